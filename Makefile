@@ -1,0 +1,82 @@
+# Every target does its own set-up: on a fresh machine with Python >= 3.11 and make, `make test` is enough.
+#
+#   PYTHON=python3.12   the interpreter to build the environment with (default: the first one found)
+#   CONSTRAINTS=        install the newest versions in place of those that the tests ran with
+#   WORKERS=4           test processes (default 2)
+
+PYTHON ?=
+CONSTRAINTS ?= constraints.txt
+WORKERS ?= 2
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+CANDIDATES := $(if $(PYTHON),$(PYTHON),python3 python3.13 python3.12 python3.11)
+PINS := $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
+
+.DEFAULT_GOAL := help
+.PHONY: help install check test test-slow demo bench constraints clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /  make \1@/' | tr '@' '\t' | expand -t 20
+
+install: $(INSTALLED) ## build .venv with hwnas and its tools
+
+$(INSTALLED): pyproject.toml $(CONSTRAINTS)
+	@test -x $(BIN)/python || { \
+	  for python in $(CANDIDATES); do \
+	    if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then found=$$python; break; fi; \
+	  done; \
+	  if [ -z "$${found:-}" ]; then \
+	    echo "error: hwnas needs Python 3.11 or newer" >&2; \
+	    echo "  got     none among: $(CANDIDATES)" >&2; \
+	    echo "  try     make install PYTHON=/path/to/python3.12" >&2; \
+	    exit 1; \
+	  fi; \
+	  if ! $$found -c 'import ensurepip, venv' >/dev/null 2>&1; then \
+	    echo "error: $$found has no venv module, which builds the environment" >&2; \
+	    echo "  try     apt install python3-venv (Debian, Ubuntu), or a Python from python.org" >&2; \
+	    exit 1; \
+	  fi; \
+	  echo "building $(VENV) with $$($$found --version)"; \
+	  $$found -m venv $(VENV); \
+	}
+	$(BIN)/python -m pip install --quiet uv $(PINS)
+	$(BIN)/uv pip install --python $(BIN)/python --editable '.[dev]' $(PINS)
+	@touch $@
+
+check: $(INSTALLED) ## style, types and architecture
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: $(INSTALLED) ## the tests that take seconds
+	$(BIN)/pytest -n $(WORKERS)
+
+test-slow: $(INSTALLED) ## the tests that take minutes
+	$(BIN)/pytest -n $(WORKERS) -m slow
+
+demo: ## not built yet: says what works today
+	@echo "error: the demo is not built yet, and nothing was run" >&2
+	@echo "  try     make install, and then $(BIN)/hwnas spaces" >&2
+	@echo "          or $(BIN)/hwnas describe autoformer-tiny AutoFormer-T" >&2
+	@echo "          or $(BIN)/hwnas doctor" >&2
+	@exit 1
+
+bench: $(INSTALLED) ## run every script in benchmarks/
+	@found=; for script in benchmarks/*.py; do \
+	  test -e "$$script" || continue; \
+	  found=yes; echo "== $$script"; $(BIN)/python "$$script" || exit 1; \
+	done; test -n "$$found" || { echo "error: there are no scripts in benchmarks/" >&2; exit 1; }
+
+constraints: $(INSTALLED) ## write constraints.txt from what .venv holds
+	{ echo "# The versions that the tests ran with: $$($(BIN)/python --version), $$(uname -sm). Made by make constraints."; \
+	  $(BIN)/uv pip freeze --python $(BIN)/python --exclude-editable \
+	  | grep -E '^[A-Za-z0-9._-]+==' | grep -vE '^(hwnas|pip)==' | sed -E 's/\+.*//'; } > $(VENV)/constraints.new
+	mv $(VENV)/constraints.new constraints.txt
+	@touch $(INSTALLED)
+
+clean: ## remove caches and builds; .venv stays
+	rm -rf build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find hwnas tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

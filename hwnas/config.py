@@ -1,0 +1,170 @@
+"""Plain data to frozen settings and back: TOML and JSON in, checked dataclasses out.
+
+A settings class is a frozen, keyword-only dataclass that stands beside the component it configures.
+Reading is strict: an unknown key, a missing one, a value of another type or a NaN is an error that
+names the field, the value and what would have been right.
+"""
+
+import dataclasses
+import json
+import sys
+import tomllib
+import types
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import tomli_w
+
+from hwnas.errors import InputError, unknown
+
+Settings = TypeVar("Settings")
+
+
+def from_mapping(cls: type[Settings], data: object, *, where: str = "") -> Settings:
+    """Build `cls` from plain data; `where` is the path of `data` in messages, empty at the top."""
+    if not isinstance(data, Mapping):
+        raise InputError(f"{where or cls.__name__} must be a table of named values", got=shown(data))
+    hints = get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
+    for key in data:
+        if key not in fields:
+            raise unknown(f"{where or cls.__name__}: key", str(key), fields)
+    values = {}
+    for name, field in fields.items():
+        path = f"{where}.{name}" if where else name
+        if name in data:
+            values[name] = _convert(hints[name], data[name], path)
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise InputError(f"{path} is missing", got=f"only {', '.join(map(str, data)) or 'nothing'}")
+    return cls(**values)
+
+
+def to_mapping(settings: object) -> dict[str, Any]:
+    """The plain data of a dataclass: tables, lists, numbers, texts; a None that is the default is left out."""
+    assert dataclasses.is_dataclass(settings)
+    values = [(field, getattr(settings, field.name)) for field in dataclasses.fields(settings) if field.init]
+    return {field.name: _plain(value) for field, value in values if value is not None or field.default is not None}
+
+
+def load_toml(cls: type[Settings], path: Path) -> Settings:
+    """Read `cls` from a TOML file."""
+    try:
+        data = tomllib.loads(_read(path))
+    except RecursionError as error:
+        raise InputError(f"{path} is nested too deeply to be read") from error
+    except ValueError as error:
+        raise InputError(f"{path} is not TOML", got=error) from error
+    return from_mapping(cls, data)
+
+
+def dump_toml(settings: object) -> str:
+    """The TOML text of a dataclass, read back to an equal one by `load_toml`.
+
+    TOML has no null: a field may be None only where that is its default.
+    """
+    return tomli_w.dumps(to_mapping(settings))
+
+
+def load_json(path: Path) -> object:
+    """Read a JSON file; an empty or broken one is an error that names it."""
+    return parse_json(_read(path), source=str(path))
+
+
+def parse_json(text: str, *, source: str) -> object:
+    """Read JSON text from `source`; a key that stands twice in one table is an error."""
+    if not text.strip():
+        raise InputError(f"{source} is empty, but it must hold JSON")
+    try:
+        return json.loads(text, object_pairs_hook=_unique_keys)
+    except ValueError as error:
+        raise InputError(f"{source} is not JSON", got=error) from error
+    except RecursionError as error:
+        raise InputError(f"{source} is nested too deeply to be read") from error
+
+
+def shown(value: object) -> str:
+    """A value as it may stand in a message: its JSON where it has one, cut where it is long."""
+    try:
+        text = json.dumps(value)
+    except (TypeError, ValueError):
+        text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise InputError(f"there is no file {path}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read", got=error) from error
+
+
+def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"key {twice!r} stands twice in one table")
+    return table
+
+
+def _plain(value: object) -> object:
+    if dataclasses.is_dataclass(value):
+        return to_mapping(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _convert(hint: Any, value: object, where: str) -> Any:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return _convert_optional(arguments, value, where)
+    if origin is Literal:
+        return _convert_literal(arguments, value, where)
+    if origin is tuple:
+        return _convert_tuple(arguments, value, where)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return from_mapping(hint, value, where=where)
+    return _convert_scalar(hint, value, where)
+
+
+def _convert_optional(arguments: tuple[Any, ...], value: object, where: str) -> Any:
+    if value is None and type(None) in arguments:
+        return None
+    (inner,) = [argument for argument in arguments if argument is not type(None)]
+    return _convert(inner, value, where)
+
+
+def _convert_literal(choices: tuple[Any, ...], value: object, where: str) -> Any:
+    if not any(value == choice and type(value) is type(choice) for choice in choices):
+        raise unknown(f"{where}:", str(value), [str(choice) for choice in choices])
+    return value
+
+
+def _convert_tuple(arguments: tuple[Any, ...], value: object, where: str) -> tuple[Any, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise InputError(f"{where} must be a list", got=shown(value))
+    if arguments[-1:] == (Ellipsis,):
+        arguments = (arguments[0],) * len(value)
+    if len(arguments) != len(value):
+        raise InputError(f"{where} must have {len(arguments)} values", got=shown(value))
+    pairs = enumerate(zip(arguments, value, strict=True))
+    return tuple(_convert(hint, item, f"{where}[{index}]") for index, (hint, item) in pairs)
+
+
+def _convert_scalar(hint: Any, value: object, where: str) -> Any:
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if abs(value) <= sys.float_info.max:
+            return float(value)
+        raise InputError(f"{where} must be a finite number", got=shown(value))
+    if hint in (int, str, bool) and type(value) is hint:
+        return value
+    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", Path: "a path"}
+    raise InputError(f"{where} must be {names.get(hint, hint)}", got=shown(value))

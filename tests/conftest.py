@@ -1,0 +1,40 @@
+"""What every test runs under: one thread a process, a Hypothesis profile, and the machine's own limits."""
+
+import importlib.util
+import os
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Two test processes on two cores: more threads in each only take turns. Set before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A busy machine makes a good example slow, which is no finding: no deadline, and no complaint about speed.
+_UNTIMED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("local", **_UNTIMED)  # type: ignore[arg-type]
+settings.register_profile("ci", derandomize=True, print_blob=True, **_UNTIMED)  # type: ignore[arg-type]
+settings.load_profile("ci" if os.environ.get("CI") == "true" else "local")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what this machine cannot run, and say why."""
+    for marker, available, reason in (
+        ("gpu", _sees_cuda, "torch sees no CUDA device here"),
+        ("tensorrt", _has_tensorrt, "the tensorrt package is not installed here"),
+    ):
+        marked = [item for item in items if item.get_closest_marker(marker)]
+        if marked and not available():
+            for item in marked:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _sees_cuda() -> bool:
+    if importlib.util.find_spec("torch") is None:
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _has_tensorrt() -> bool:
+    return importlib.util.find_spec("tensorrt") is not None

@@ -1,0 +1,56 @@
+"""The `hwnas` commands in the README are run as they stand there."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def commands(text: str) -> list[str]:
+    """The lines of fenced code blocks that call `hwnas`, in order, without their comments."""
+    blocks = re.findall(r"^```\w*\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    lines = [line.removeprefix("$ ") for block in blocks for line in block.splitlines()]
+    return [shlex.join(shlex.split(line, comments=True)) for line in lines if line.startswith("hwnas ")]
+
+
+README = commands((ROOT / "README.md").read_text(encoding="utf-8"))
+
+
+def test_commands_are_taken_from_code_blocks_alone() -> None:
+    text = (
+        "hwnas no\n```sh\nmake no\nhwnas a 'b c'   # why\n```\nhwnas no\n"
+        "```\n$ hwnas d --e\n  hwnas no\n```\nhwnas no\n"
+    )
+    assert commands(text) == ["hwnas a 'b c'", "hwnas d --e"]
+
+
+def test_the_readme_shows_what_works_today() -> None:
+    assert [command.split()[1] for command in README] == ["spaces", "describe", "doctor"]
+
+
+@pytest.mark.parametrize("command", README)
+def test_a_command_of_the_readme_works(command: str, tmp_path: Path) -> None:
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    done = subprocess.run(
+        shlex.split(command),
+        cwd=tmp_path,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_links_between_documents_lead_somewhere(name: str) -> None:
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", (ROOT / name).read_text(encoding="utf-8"))
+    assert [link for link in links if not (ROOT / link).exists()] == []
