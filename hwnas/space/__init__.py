@@ -1,0 +1,14 @@
+"""What can be searched: the spaces of four published systems, and what each of their networks costs. Numpy only."""
+
+from typing import Any
+
+from hwnas.registry import Registry
+from hwnas.space import autoformer, glit, resnas, vitas, vitas_twins
+from hwnas.space.space import Space
+
+SPACES: Registry[Space[Any, Any]] = Registry("space", hint="hwnas describe {} max")
+"""All named spaces."""
+
+for _family in (autoformer, resnas, vitas, vitas_twins, glit):
+    for _space in _family.SPACES:
+        SPACES.add(_space.name, _space)

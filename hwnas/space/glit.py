@@ -1,0 +1,355 @@
+"""GLiT (Chen et al. 2021, arXiv 2107.02960): ViT blocks that share their channels between attention and convolution.
+
+A block splits its channels into three groups: the first `groups` of them go through attention, the others through a
+locality module (1-D convolutions over the tokens, class token included); nothing mixes the two but the MLP that
+follows. The search has two levels: the distribution (attention groups of every block), then the detail.
+
+The detail has two forms. In the coded form (of the released code) a block has nine choices: kernel and expansion if
+it is all convolution, value and MLP ratio if it is all attention, expansion and MLP ratio if it is mixed; the rest
+is fixed. In the paper's form everything that a block has is chosen: 3·3·3·3 choices, fewer where a value has nothing
+to act on. The released network, GLiT-T, is in both. GLiT-Small and -Base were never published layer by layer; their
+widths follow DeiT.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hwnas.config import shown
+from hwnas.errors import InputError
+from hwnas.space.arch import Arch
+from hwnas.space.dimension import Dimension, per_block
+from hwnas.space.layers import Operations, head, mlp_branch, patch_stem, residual
+from hwnas.space.space import (
+    Costs,
+    Genes,
+    Genomes,
+    Mask,
+    Row,
+    Space,
+    SpaceConfig,
+    require_length,
+    require_multiple,
+    require_positive,
+)
+from hwnas.workload import Attention, Convolution, Elementwise, Linear, Norm, Segment, Size
+
+GROUPS = 3
+"""The number of groups into which a block splits its channels."""
+
+_DETAILS = ("value_ratio", "expansion", "kernel_size", "mlp_ratio")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GlitBlock:
+    """`groups` of three channel groups in attention, the rest in convolution; what a block lacks is None."""
+
+    groups: int
+    mlp_ratio: int
+    value_ratio: float | None = None
+    """Width of q, k and v over the width of the attention's channels."""
+    expansion: int | None = None
+    """Inner width of the locality module over the width of its channels."""
+    kernel_size: int | None = None
+    """Taps of the depthwise convolution."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GlitArch(Arch):
+    """The blocks of a network."""
+
+    blocks: tuple[GlitBlock, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GlitConfig(SpaceConfig):
+    """What is chosen per block, and what is the same in all networks."""
+
+    embed_dim: int
+    num_heads: int
+    depth: int = 12
+    patch_size: int = 16
+    value_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    expansions: tuple[int, ...] = (1, 2, 4)
+    kernel_sizes: tuple[int, ...] = (17, 31, 45)
+    mlp_ratios: tuple[int, ...] = (2, 4, 6)
+    form: Literal["coded", "paper"] = "coded"
+    """Which details a block chooses."""
+    fixed_value_ratio: float = 1.0
+    """What the coded form has where it does not choose; likewise the next two."""
+    fixed_kernel_size: int = 31
+    fixed_mlp_ratio: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_positive("depth", self.depth)
+        require_positive("the number of patches", self.image_size // self.patch_size)
+        require_multiple("embed_dim", self.embed_dim, self.num_heads, "heads of one width")
+        require_multiple("num_heads", self.num_heads, GROUPS, "heads are dealt out by channel group")
+        for ratio in self.value_ratios:
+            if not (self.embed_dim // self.num_heads * ratio).is_integer():
+                raise InputError("value_ratios must give heads of a whole width", got=ratio)
+
+    @property
+    def tokens(self) -> int:
+        """Patches and the class token."""
+        return (self.image_size // self.patch_size) ** 2 + 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Widths:
+    """What the blocks of a population are made of, arrays of shape (rows, slots)."""
+
+    attention: Size
+    """Channels in attention."""
+    locality: Size
+    """Channels in the locality module."""
+    heads: Size
+    value: Size
+    """Width of each of q, k and v."""
+    inner: Size
+    """Inner width of the locality module."""
+    kernel: Size
+    hidden: Size
+
+
+class Glit(Space[GlitConfig, GlitArch]):
+    """A space of GLiT networks."""
+
+    family = "glit"
+    arch_type = GlitArch
+
+    @cached_property
+    def dimensions(self) -> tuple[Dimension, ...]:
+        """Attention groups, value ratio, expansion, kernel and MLP ratio of each block."""
+        config = self.config
+        choices = {
+            "groups": range(GROUPS + 1),
+            "value_ratio": config.value_ratios,
+            "expansion": config.expansions,
+            "kernel_size": config.kernel_sizes,
+            "mlp_ratio": config.mlp_ratios,
+        }
+        return tuple(
+            dimension for name, values in choices.items() for dimension in per_block(name, values, blocks=config.depth)
+        )
+
+    @property
+    def size(self) -> int:
+        """The number of canonical genomes."""
+        counts = {name: len(self.dimensions[self.columns(name)][0].choices) for name in _DETAILS}
+        per_slot = 0
+        for groups in range(GROUPS + 1):
+            chosen = self._chosen(np.array([[groups]]))
+            per_slot += int(np.prod([counts[name] for name in _DETAILS if chosen[name].item()]))
+        return int(per_slot**self.config.depth)
+
+    def official(self, genomes: ArrayLike) -> Costs:
+        """The counts of the released code, which takes the first pointwise convolution for half as wide as it is."""
+        rows = self.canonical(genomes)
+        costs, widths = self.costs(rows), self._widths(rows)
+        gate = self.config.tokens * widths.locality * widths.inner
+        return Costs(params=costs.params, macs=costs.macs - gate.sum(axis=1))
+
+    def _chosen(self, groups: NDArray[Any]) -> dict[str, Mask]:
+        """Which details a block with so many attention groups chooses."""
+        attention, locality = groups > 0, groups < GROUPS
+        if self.config.form == "paper":
+            live = {"value_ratio": attention, "expansion": locality, "kernel_size": locality}
+            return {**live, "mlp_ratio": np.ones_like(attention)}
+        return {
+            "value_ratio": ~locality,
+            "expansion": locality,
+            "kernel_size": ~attention,
+            "mlp_ratio": attention,
+        }
+
+    def _used(self, genomes: Genomes) -> Mask:
+        chosen = self._chosen(self.values(genomes, "groups"))
+        always = np.ones((len(genomes), self.config.depth), dtype=np.bool_)
+        return np.concatenate([always, *(chosen[name] for name in _DETAILS)], axis=1)
+
+    def _fixed(self, name: str) -> float:
+        config = self.config
+        fixed = {
+            "value_ratio": config.fixed_value_ratio,
+            "kernel_size": config.fixed_kernel_size,
+            "mlp_ratio": config.fixed_mlp_ratio,
+        }
+        return fixed.get(name, 0)
+
+    def _widths(self, genomes: Genomes) -> _Widths:
+        config = self.config
+        groups = self.values(genomes, "groups")
+        chosen = self._chosen(groups)
+        detail = {name: np.where(chosen[name], self.values(genomes, name), self._fixed(name)) for name in _DETAILS}
+        attention = groups * (config.embed_dim // GROUPS)
+        locality = config.embed_dim - attention
+        whole = {name: detail[name].astype(np.int64) for name in ("expansion", "kernel_size", "mlp_ratio")}
+        return _Widths(
+            attention=attention,
+            locality=locality,
+            heads=groups * (config.num_heads // GROUPS),
+            value=(attention * detail["value_ratio"]).astype(np.int64),
+            inner=locality * whole["expansion"],
+            kernel=whole["kernel_size"],
+            hidden=config.embed_dim * whole["mlp_ratio"],
+        )
+
+    def _segments(self, genomes: Genomes) -> tuple[Segment, ...]:
+        config = self.config
+        widths = self._widths(genomes)
+        tokens, embed = config.tokens, config.embed_dim
+        times = np.ones_like(widths.heads)
+        stem = patch_stem(
+            image_size=config.image_size, channels=config.channels, patch_size=config.patch_size, embed=embed
+        )
+        block = (
+            Norm(name="norm1", times=times, tokens=tokens, channels=embed),
+            *_attention(widths, tokens=tokens),
+            *_locality(widths, tokens=tokens),
+            residual("add1", times=times, elements=tokens * embed),
+            *mlp_branch(times=times, tokens=tokens, embed=embed, hidden=widths.hidden),
+        )
+        end = head(tokens=tokens, embed=embed, num_classes=config.num_classes)
+        return (Segment("stem", stem), Segment("blocks", block, slots=config.depth), Segment("head", end))
+
+    def _live(self, groups: int) -> dict[str, bool]:
+        return {
+            "value_ratio": groups > 0,
+            "expansion": groups < GROUPS,
+            "kernel_size": groups < GROUPS,
+            "mlp_ratio": True,
+        }
+
+    def _decode(self, row: Row) -> GlitArch:
+        columns = {name: row.all(name) for name in _DETAILS}
+        return GlitArch(
+            blocks=tuple(
+                self._block(groups, {name: column[slot] for name, column in columns.items()})
+                for slot, groups in enumerate(row.all("groups"))
+            )
+        )
+
+    def _block(self, groups: int, chosen: dict[str, Any]) -> GlitBlock:
+        live = [name for name, alive in self._live(groups).items() if alive]
+        values: dict[str, Any] = {name: self._fixed(name) if chosen[name] is None else chosen[name] for name in live}
+        return GlitBlock(groups=groups, **values)
+
+    def _encode(self, arch: GlitArch, genes: Genes) -> None:
+        require_length("blocks", len(arch.blocks), [self.config.depth])
+        for index, block in enumerate(arch.blocks):
+            field = f"blocks[{index}]"
+            genes.put("groups", block.groups, field=f"{field}.groups", index=index)
+            chosen = self._chosen(np.array([block.groups]))
+            for name, live in self._live(block.groups).items():
+                value = getattr(block, name)
+                if live and chosen[name].item():
+                    genes.put(name, value, field=f"{field}.{name}", index=index)
+                else:
+                    self._require_fixed(value, live=live, name=name, field=f"{field}.{name}")
+
+    def _require_fixed(self, value: object, *, live: bool, name: str, field: str) -> None:
+        expected = self._fixed(name) if live else None
+        if value != expected:
+            message = f"{field} is not chosen for such a block in {self.name}"
+            raise InputError(message, got=shown(value), known=["leave it out"] if expected is None else [expected])
+
+    def _structure(self, arch: GlitArch) -> dict[str, Any]:
+        config = self.config
+        return {
+            "patch_size": config.patch_size,
+            "embed_dim": config.embed_dim,
+            "num_heads": config.num_heads,
+            "blocks": arch.to_mapping()["blocks"],
+        }
+
+
+def _attention(widths: _Widths, *, tokens: int) -> Operations:
+    times = widths.heads > 0
+    return (
+        Linear(name="qkv", times=times, tokens=tokens, inputs=widths.attention, outputs=3 * widths.value),
+        Attention(name="attention", times=times, heads=widths.heads, width=widths.value, queries=tokens, keys=tokens),
+        Linear(name="proj", times=times, tokens=tokens, inputs=widths.value, outputs=widths.attention),
+    )
+
+
+def _locality(widths: _Widths, *, tokens: int) -> Operations:
+    times, channels, inner = widths.locality > 0, widths.locality, widths.inner
+    line: dict[str, Any] = {"variant": "conv1d", "times": times, "positions_in": tokens, "positions_out": tokens}
+    return (
+        Convolution(name="expand", inputs=channels, outputs=2 * inner, kernel=1, **line),
+        Elementwise(name="glu", times=times, variant="glu", elements=tokens * inner, operands=2),
+        Convolution(
+            name="depthwise",
+            inputs=inner,
+            outputs=inner,
+            kernel=widths.kernel,
+            groups=np.maximum(inner, 1),
+            **line,
+        ),
+        Norm(name="batch_norm", times=times, variant="batch_norm", tokens=tokens, channels=inner),
+        Elementwise(name="silu", times=times, variant="silu", elements=tokens * inner),
+        Convolution(name="reduce", inputs=inner, outputs=channels, kernel=1, **line),
+    )
+
+
+def _released() -> GlitArch:
+    """GLiT-T: attention groups, then value ratio, expansion, kernel and MLP ratio of each block."""
+    rows: tuple[tuple[int, float | None, int | None, int | None, int], ...] = (
+        (3, 0.5, None, None, 4),
+        (0, None, 2, 31, 4),
+        (1, 1.0, 4, 31, 6),
+        (3, 1.0, None, None, 4),
+        (0, None, 4, 45, 4),
+        (1, 1.0, 4, 31, 6),
+        (3, 1.0, None, None, 2),
+        (1, 1.0, 4, 31, 2),
+        (0, None, 4, 45, 4),
+        (3, 1.0, None, None, 4),
+        (0, None, 4, 31, 4),
+        (3, 2.0, None, None, 6),
+    )
+    return GlitArch(
+        blocks=tuple(
+            GlitBlock(groups=groups, value_ratio=value, expansion=expansion, kernel_size=kernel, mlp_ratio=mlp)
+            for groups, value, expansion, kernel, mlp in rows
+        )
+    )
+
+
+def _in_paper_form(space: Glit) -> Glit:
+    config = replace(space.config, form="paper")
+    return Glit(name=f"{space.name}-paper", config=config, published=space.published)
+
+
+TINY = Glit(name="glit-tiny", config=GlitConfig(embed_dim=192, num_heads=3), published={"GLiT-T": _released()})
+"""The tiny space in the form of the released code."""
+
+SMALL = Glit(name="glit-small", config=GlitConfig(embed_dim=384, num_heads=6))
+"""The small space; its published network is known by its totals alone."""
+
+BASE = Glit(name="glit-base", config=GlitConfig(embed_dim=768, num_heads=12))
+"""The base space; its published network is known by its totals alone."""
+
+TINY_PAPER, SMALL_PAPER, BASE_PAPER = (_in_paper_form(space) for space in (TINY, SMALL, BASE))
+
+MICRO = Glit(
+    name="glit-micro",
+    config=GlitConfig(
+        image_size=32,
+        num_classes=10,
+        embed_dim=48,
+        num_heads=3,
+        depth=4,
+        patch_size=8,
+        kernel_sizes=(3, 7, 11),
+        fixed_kernel_size=7,
+    ),
+)
+"""A space for tests and the demo: its supernet trains on 32-pixel images in about a minute on two cores."""
+
+SPACES = (TINY, SMALL, BASE, TINY_PAPER, SMALL_PAPER, BASE_PAPER, MICRO)

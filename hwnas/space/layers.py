@@ -1,0 +1,65 @@
+"""The parts that transformers of several families have in common, as operations.
+
+Sizes are whole numbers or arrays over a population (`hwnas.workload`); `times` is 1 where a row has the part.
+"""
+
+from hwnas.workload import Attention, Convolution, Elementwise, Linear, Norm, Operation, Size, Table
+
+Operations = tuple[Operation, ...]
+
+
+def patch_stem(*, image_size: int, channels: int, patch_size: Size, embed: Size) -> Operations:
+    """Patches to tokens, a class token before them, and a position embedding on all."""
+    patches = (image_size // patch_size) ** 2
+    elements = (patches + 1) * embed
+    patch_embed = Convolution(
+        name="patch_embed",
+        positions_in=image_size**2,
+        positions_out=patches,
+        inputs=channels,
+        outputs=embed,
+        kernel=patch_size**2,
+    )
+    return (patch_embed, Table(name="class_token", elements=embed), *position("position", elements))
+
+
+def position(name: str, elements: Size) -> Operations:
+    """A position embedding that is added to the tokens."""
+    added = Elementwise(name=f"add_{name}", variant="add", elements=elements, operands=2)
+    return (Table(name=name, elements=elements), added)
+
+
+def attention_branch(*, times: Size, tokens: Size, embed: Size, heads: Size, width: Size) -> Operations:
+    """Norm, joint q, k and v of `width` each, attention, projection, residual sum."""
+    return (
+        Norm(name="norm1", times=times, tokens=tokens, channels=embed),
+        Linear(name="qkv", times=times, tokens=tokens, inputs=embed, outputs=3 * width),
+        Attention(name="attention", times=times, heads=heads, width=width, queries=tokens, keys=tokens),
+        Linear(name="proj", times=times, tokens=tokens, inputs=width, outputs=embed),
+        residual("add1", times=times, elements=tokens * embed),
+    )
+
+
+def mlp_branch(*, times: Size, tokens: Size, embed: Size, hidden: Size) -> Operations:
+    """Norm, two linears with a GELU between them, residual sum."""
+    return (
+        Norm(name="norm2", times=times, tokens=tokens, channels=embed),
+        Linear(name="fc1", times=times, tokens=tokens, inputs=embed, outputs=hidden),
+        Elementwise(name="gelu", times=times, variant="gelu", elements=tokens * hidden),
+        Linear(name="fc2", times=times, tokens=tokens, inputs=hidden, outputs=embed),
+        residual("add2", times=times, elements=tokens * embed),
+    )
+
+
+def residual(name: str, *, times: Size, elements: Size) -> Operation:
+    """The sum of a branch and what it started from."""
+    return Elementwise(name=name, times=times, variant="add", elements=elements, operands=2)
+
+
+def head(*, tokens: Size, embed: Size, num_classes: int, pool: Operations = ()) -> Operations:
+    """The last norm, a pool where there is one, and the classifier."""
+    return (
+        Norm(name="norm", tokens=tokens, channels=embed),
+        *pool,
+        Linear(name="classifier", tokens=1, inputs=embed, outputs=num_classes),
+    )

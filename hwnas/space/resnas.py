@@ -1,0 +1,402 @@
+"""ViT-ResNAS (Liao et al. 2021, arXiv 2109.00642): three-stage ViTs with residual spatial reduction.
+
+A convolutional stem, then stages of pre-norm blocks with a head width of their own; between two stages a strided
+convolution halves the grid and widens the embedding, beside an average-pooled and zero-padded skip. One class token
+goes through all stages. The embedding width is chosen per stage; heads, MLP width and, for some blocks, existence
+are chosen per block.
+
+The published networks drop the last removable blocks of their stages. ViT-ResNAS-M was searched in the small space.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate, pairwise
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from hwnas.errors import InputError
+from hwnas.space.arch import Arch
+from hwnas.space.dimension import Dimension, per_block, per_stage
+from hwnas.space.layers import Operations, attention_branch, head, mlp_branch, position
+from hwnas.space.space import (
+    Costs,
+    Genes,
+    Genomes,
+    Mask,
+    Row,
+    Space,
+    SpaceConfig,
+    require_length,
+    require_multiple,
+    require_positive,
+)
+from hwnas.workload import Convolution, Elementwise, Linear, Norm, Pool, Segment, Size, Table
+
+_OFFICIAL_STEM_POSITIONS = 112**2
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResNasBlock:
+    """Attention with `num_heads` heads, then an MLP of `hidden_dim`."""
+
+    num_heads: int
+    hidden_dim: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResNasStage:
+    """The embedding width of a stage and its slots; a slot that is None has no block."""
+
+    embed_dim: int
+    blocks: tuple[ResNasBlock | None, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResNasArch(Arch):
+    """The stages of a network."""
+
+    stages: tuple[ResNasStage, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResNasStageConfig:
+    """The choices of one stage: `slots` blocks, of which those at `removable` (from 0) may be left out."""
+
+    embed_dims: tuple[int, ...]
+    num_heads: tuple[int, ...]
+    head_dim: int
+    hidden_dims: tuple[int, ...]
+    slots: int
+    removable: tuple[int, ...] = (1, 3, 5)
+
+    def __post_init__(self) -> None:
+        require_positive("head_dim", self.head_dim)
+        if not set(self.removable) < set(range(self.slots)):
+            raise InputError("removable must name slots, and leave one block in the stage", got=self.removable)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResNasConfig(SpaceConfig):
+    """The choices of the stages, and the stem in front of them."""
+
+    stages: tuple[ResNasStageConfig, ...]
+    stem_channels: int = 24
+    patch_size: int = 7
+    """Kernel and stride of the stem's last convolution, on a grid of half the image size."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_multiple("image_size", self.image_size, 2 * self.patch_size, "stem stride")
+        for grid in self.grids[:-1]:
+            require_multiple("the grid before a spatial reduction", grid, 2, "it is halved")
+        for before, after in pairwise(self.stages):
+            if max(before.embed_dims) > min(after.embed_dims):
+                raise InputError("a stage must be at least as wide as the one before", got=after.embed_dims)
+
+    @property
+    def grids(self) -> tuple[int, ...]:
+        """Patches along one side of the image, in each stage."""
+        first = self.image_size // 2 // self.patch_size
+        return tuple(first // 2**stage for stage in range(len(self.stages)))
+
+
+class ResNas(Space[ResNasConfig, ResNasArch]):
+    """A space of ViT-ResNAS networks."""
+
+    family = "resnas"
+    arch_type = ResNasArch
+
+    @cached_property
+    def dimensions(self) -> tuple[Dimension, ...]:
+        """Width of each stage; existence of each removable slot; heads and MLP width of each slot."""
+        stages = self.config.stages
+        return (
+            *per_stage("embed_dim", [stage.embed_dims for stage in stages]),
+            *(
+                Dimension(name="exists", kind="ordinal", choices=(0, 1), stage=number, block=slot)
+                for number, stage in enumerate(stages)
+                for slot in stage.removable
+            ),
+            *self._per_block("num_heads", [stage.num_heads for stage in stages]),
+            *self._per_block("hidden_dim", [stage.hidden_dims for stage in stages]),
+        )
+
+    def _per_block(self, name: str, choices: Sequence[Sequence[int]]) -> Iterator[Dimension]:
+        for number, (stage, values) in enumerate(zip(self.config.stages, choices, strict=True)):
+            yield from per_block(name, values, blocks=stage.slots, stage=number)
+
+    @cached_property
+    def _removable(self) -> tuple[int, ...]:
+        """The removable slots, counted through all stages."""
+        starts = accumulate((stage.slots for stage in self.config.stages), initial=0)
+        return tuple(
+            start + slot for start, stage in zip(starts, self.config.stages, strict=False) for slot in stage.removable
+        )
+
+    @property
+    def size(self) -> int:
+        """The number of canonical genomes."""
+        return prod(_stage_size(stage) for stage in self.config.stages)
+
+    def official(self, genomes: ArrayLike) -> Costs:
+        """The counts of the released estimator: with the patch head of training, and a stem that is fixed to 224 px."""
+        rows = self.canonical(genomes)
+        costs = self.costs(rows)
+        last = self.values(rows, "embed_dim")[:, -1]
+        stem_macs = sum(_macs_per_position(self.config)) * (
+            _OFFICIAL_STEM_POSITIONS - (self.config.image_size // 2) ** 2
+        )
+        return Costs(params=costs.params + (last + 1) * self.config.num_classes, macs=costs.macs + stem_macs)
+
+    def _used(self, genomes: Genomes) -> Mask:
+        stages = np.ones((len(genomes), len(self.config.stages)), dtype=np.bool_)
+        present = self._present(genomes)
+        exists = np.ones((len(genomes), len(self._removable)), dtype=np.bool_)
+        return np.concatenate([stages, exists, present, present], axis=1)
+
+    def _present(self, genomes: Genomes) -> Mask:
+        present = np.ones((len(genomes), sum(stage.slots for stage in self.config.stages)), dtype=np.bool_)
+        if self._removable:
+            present[:, self._removable] = self.values(genomes, "exists")
+        return present
+
+    def _segments(self, genomes: Genomes) -> tuple[Segment, ...]:
+        embeds = self.values(genomes, "embed_dim")
+        columns = [embeds[:, stage : stage + 1] for stage in range(embeds.shape[1])]
+        segments = [Segment("stem", self._stem(columns[0]))]
+        for stage, blocks in enumerate(self._blocks(genomes, columns)):
+            if stage:
+                reduction = self._reduction(stage, columns[stage - 1], columns[stage])
+                segments.append(Segment(f"reductions.{stage - 1}", reduction))
+            segments.append(Segment(f"stages.{stage}", blocks, slots=self.config.stages[stage].slots))
+        tokens = self.config.grids[-1] ** 2 + 1
+        end = head(tokens=tokens, embed=columns[-1], num_classes=self.config.num_classes)
+        return (*segments, Segment("head", end))
+
+    def _stem(self, embed: Size) -> Operations:
+        config = self.config
+        mid, pixels, patches = config.stem_channels, (config.image_size // 2) ** 2, config.grids[0] ** 2
+        return (
+            *_conv_norm(
+                "conv1",
+                positions_in=config.image_size**2,
+                positions=pixels,
+                inputs=config.channels,
+                outputs=mid,
+            ),
+            *_conv_norm("conv2", positions_in=pixels, positions=pixels, inputs=mid, outputs=mid),
+            *_conv_norm("conv3", positions_in=pixels, positions=pixels, inputs=mid, outputs=mid),
+            Elementwise(name="add", variant="add", elements=pixels * mid, operands=2),
+            Convolution(
+                name="patch_embed",
+                positions_in=pixels,
+                positions_out=patches,
+                inputs=mid,
+                outputs=embed,
+                kernel=config.patch_size**2,
+            ),
+            Table(name="class_token", elements=embed),
+            *position("position", (patches + 1) * embed),
+        )
+
+    def _reduction(self, stage: int, inputs: Size, outputs: Size) -> Operations:
+        before, after = (self.config.grids[index] ** 2 for index in (stage - 1, stage))
+        return (
+            Norm(name="norm", tokens=before + 1, channels=inputs),
+            Convolution(
+                name="conv",
+                positions_in=before,
+                positions_out=after,
+                inputs=inputs,
+                outputs=outputs,
+                kernel=9,
+            ),
+            *position("position", after * outputs),
+            Pool(name="skip", positions_in=before, positions_out=after, channels=inputs),
+            Linear(name="class_token", tokens=1, inputs=inputs, outputs=outputs),
+            Elementwise(name="add", variant="add", elements=(after + 1) * outputs, operands=2),
+        )
+
+    def _blocks(self, genomes: Genomes, embeds: list[Size]) -> Iterator[Operations]:
+        present, heads = self._present(genomes), self.values(genomes, "num_heads")
+        hidden = self.values(genomes, "hidden_dim")
+        start = 0
+        for stage, grid, embed in zip(self.config.stages, self.config.grids, embeds, strict=True):
+            slots = slice(start, start := start + stage.slots)
+            width = heads[:, slots] * stage.head_dim
+            tokens, times = grid**2 + 1, present[:, slots]
+            yield (
+                *attention_branch(times=times, tokens=tokens, embed=embed, heads=heads[:, slots], width=width),
+                *mlp_branch(times=times, tokens=tokens, embed=embed, hidden=hidden[:, slots]),
+            )
+
+    def _decode(self, row: Row) -> ResNasArch:
+        blocks = (
+            None if heads is None else ResNasBlock(num_heads=heads, hidden_dim=hidden)
+            for heads, hidden in zip(row.all("num_heads"), row.all("hidden_dim"), strict=True)
+        )
+        stages = zip(self.config.stages, row.all("embed_dim"), strict=True)
+        return ResNasArch(
+            stages=tuple(
+                ResNasStage(embed_dim=embed, blocks=tuple(next(blocks) for _ in range(stage.slots)))
+                for stage, embed in stages
+            )
+        )
+
+    def _encode(self, arch: ResNasArch, genes: Genes) -> None:
+        require_length("stages", len(arch.stages), [len(self.config.stages)])
+        index = 0
+        for number, (stage, config) in enumerate(zip(arch.stages, self.config.stages, strict=True)):
+            require_length(f"stages[{number}].blocks", len(stage.blocks), [config.slots])
+            genes.put("embed_dim", stage.embed_dim, field=f"stages[{number}].embed_dim", index=number)
+            for slot, block in enumerate(stage.blocks):
+                self._encode_slot(block, genes, field=f"stages[{number}].blocks[{slot}]", index=index)
+                index += 1
+
+    def _encode_slot(self, block: ResNasBlock | None, genes: Genes, *, field: str, index: int) -> None:
+        if index in self._removable:
+            genes.put("exists", int(block is not None), field=field, index=self._removable.index(index))
+        elif block is None:
+            raise InputError(f"{field} cannot be left out", got="null", known=["num_heads and hidden_dim"])
+        if block is not None:
+            genes.put("num_heads", block.num_heads, field=f"{field}.num_heads", index=index)
+            genes.put("hidden_dim", block.hidden_dim, field=f"{field}.hidden_dim", index=index)
+
+    def _structure(self, arch: ResNasArch) -> dict[str, Any]:
+        stages = zip(arch.stages, self.config.stages, strict=True)
+        return {
+            "stem_channels": self.config.stem_channels,
+            "patch_size": self.config.patch_size,
+            "stages": [
+                {
+                    "embed_dim": stage.embed_dim,
+                    "head_dim": config.head_dim,
+                    "blocks": [
+                        {"num_heads": block.num_heads, "hidden_dim": block.hidden_dim}
+                        for block in stage.blocks
+                        if block is not None
+                    ],
+                }
+                for stage, config in stages
+            ],
+        }
+
+
+def _stage_size(stage: ResNasStageConfig) -> int:
+    per_slot, removable = len(stage.num_heads) * len(stage.hidden_dims), len(stage.removable)
+    return int(len(stage.embed_dims) * (per_slot + 1) ** removable * per_slot ** (stage.slots - removable))
+
+
+def _conv_norm(name: str, *, positions_in: int, positions: int, inputs: int, outputs: int) -> Operations:
+    return (
+        Convolution(
+            name=name,
+            positions_in=positions_in,
+            positions_out=positions,
+            inputs=inputs,
+            outputs=outputs,
+            kernel=9,
+            bias=0,
+        ),
+        Norm(name=f"{name}_norm", variant="batch_norm", tokens=positions, channels=outputs),
+        Elementwise(name=f"{name}_relu", variant="relu", elements=positions * outputs),
+    )
+
+
+def _macs_per_position(config: ResNasConfig) -> tuple[int, int]:
+    mid = config.stem_channels
+    return config.channels * mid * 9, 2 * mid * mid * 9
+
+
+def _stages(unit: int, *, heads: tuple[tuple[int, ...], ...], slots: int) -> tuple[ResNasStageConfig, ...]:
+    """Three stages, each twice as wide as the one before; `unit` is the smallest step of the first stage's MLP."""
+    return tuple(
+        ResNasStageConfig(
+            embed_dims=tuple(unit * step * 2**stage // 4 for step in (10, 11, 12, 14, 16)),
+            num_heads=heads[stage],
+            head_dim=(32, 48, 64)[stage],
+            hidden_dims=tuple(unit * step * 2**stage for step in range(6, 13)),
+            slots=slots,
+        )
+        for stage in range(3)
+    )
+
+
+def _stage(embed_dim: int, blocks: str, *, slots: int) -> ResNasStage:
+    """A published stage; the slots that its network lacks are the last removable ones."""
+    pairs = [tuple(map(int, block.split(":"))) for block in blocks.split()]
+    removed = {1, 3, 5} - set(sorted({1, 3, 5})[: 3 - (slots - len(pairs))])
+    live = iter(ResNasBlock(num_heads=heads, hidden_dim=hidden) for heads, hidden in pairs)
+    return ResNasStage(
+        embed_dim=embed_dim, blocks=tuple(None if slot in removed else next(live) for slot in range(slots))
+    )
+
+
+TINY = ResNas(
+    name="resnas-tiny",
+    config=ResNasConfig(stages=_stages(64, heads=((3, 4, 5, 6), (6, 8, 10, 12), (6, 8, 10, 12)), slots=6)),
+    published={
+        "ViT-ResNAS-T": ResNasArch(
+            stages=(
+                _stage(176, "3:704 3:576 3:640 4:576 4:704", slots=6),
+                _stage(352, "10:1408 8:1408 8:1280 8:1408 10:1280 10:1024", slots=6),
+                _stage(704, "10:2560 10:1792 10:2816 8:2816 8:2560", slots=6),
+            )
+        )
+    },
+)
+"""The tiny space, as the code has it."""
+
+SMALL = ResNas(
+    name="resnas-small",
+    config=ResNasConfig(stages=_stages(80, heads=((5, 6, 7, 8), (10, 12, 14, 16), (10, 12, 14, 16)), slots=7)),
+    published={
+        "ViT-ResNAS-S": ResNasArch(
+            stages=(
+                _stage(220, "5:880 5:880 7:800 5:720 5:720 5:720", slots=7),
+                _stage(440, "10:1760 10:1440 10:1920 10:1600 12:1600 12:1440", slots=7),
+                _stage(880, "16:3200 12:3200 16:2880 12:2240 14:2560", slots=7),
+            )
+        ),
+        "ViT-ResNAS-M": ResNasArch(
+            stages=(
+                _stage(240, "7:960 6:960 7:800 8:960 7:880 8:880 6:800", slots=7),
+                _stage(640, "10:1120 14:1760 14:1920 16:1760 14:1440 16:1760 16:1920", slots=7),
+                _stage(880, "16:3200 10:3840 16:3840 12:3200 16:3520 14:3520", slots=7),
+            )
+        ),
+    },
+)
+"""The small space, as the code has it; the medium network was searched in it too."""
+
+MICRO = ResNas(
+    name="resnas-micro",
+    config=ResNasConfig(
+        image_size=32,
+        num_classes=10,
+        stem_channels=8,
+        patch_size=2,
+        stages=tuple(
+            ResNasStageConfig(
+                embed_dims=embed_dims,
+                num_heads=(1, 2, 3),
+                head_dim=16,
+                hidden_dims=hidden_dims,
+                slots=2,
+                removable=(1,),
+            )
+            for embed_dims, hidden_dims in (
+                ((24, 32), (32, 48, 64)),
+                ((48, 64), (64, 96, 128)),
+                ((80, 112), (96, 160, 224)),
+            )
+        ),
+    ),
+)
+"""A space for tests and the demo: its supernet trains on 32-pixel images in about a minute on two cores."""
+
+SPACES = (TINY, SMALL, MICRO)

@@ -1,0 +1,316 @@
+"""ViTAS on the DeiT skeleton (Su et al. 2021, arXiv 2106.13700, first version): plain ViTs of many widths.
+
+Patch size and embedding width are chosen once; each slot holds attention with its own number of heads and total
+width of q, k and v, and an MLP of its own width, or an identity.
+
+In the space as published identities may stand in any slot, so that one network has many genomes. In a `-shifted`
+space they can only occupy the last slots (the paper's identity shifting), written as a depth; it is the default for
+search, and a published name there means the shifted form, which costs the same. The base space has no identities, as
+published; its shifted form adds them at the end, which is ours.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from hwnas.errors import InputError
+from hwnas.space.arch import Arch
+from hwnas.space.dimension import Dimension, per_block, per_network
+from hwnas.space.layers import attention_branch, head, mlp_branch, patch_stem
+from hwnas.space.space import (
+    Costs,
+    Genes,
+    Genomes,
+    Mask,
+    Row,
+    Space,
+    SpaceConfig,
+    require_head_widths,
+    require_length,
+    require_positive,
+)
+from hwnas.workload import Segment, Size
+
+IDENTITY = 0
+"""The number of heads that stands for a slot without a block."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VitasBlock:
+    """Attention of `num_heads` heads with q, k and v of `qkv_dim` in all, then an MLP of `hidden_dim`."""
+
+    num_heads: int
+    qkv_dim: int
+    hidden_dim: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class VitasArch(Arch):
+    """Patch size, embedding width and slots; a slot that is None is an identity."""
+
+    patch_size: int
+    embed_dim: int
+    blocks: tuple[VitasBlock | None, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VitasConfig(SpaceConfig):
+    """The choices of a space."""
+
+    patch_sizes: tuple[int, ...]
+    embed_dims: tuple[int, ...]
+    num_heads: tuple[int, ...]
+    qkv_dims: tuple[int, ...]
+    hidden_dims: tuple[int, ...]
+    slots: int
+    identity: Literal["anywhere", "last", "none"] = "last"
+    """Which slots may be an identity."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_positive("slots", self.slots)
+        require_positive("the number of patches", self.image_size // max(self.patch_sizes))
+        require_head_widths(self.qkv_dims, self.num_heads)
+
+
+class Vitas(Space[VitasConfig, VitasArch]):
+    """A space of ViTAS networks on the DeiT skeleton."""
+
+    family = "vitas"
+    arch_type = VitasArch
+
+    @cached_property
+    def dimensions(self) -> tuple[Dimension, ...]:
+        """Patch size, width, depth where identities are last; heads, qkv and MLP width of each slot."""
+        config = self.config
+        depth = [per_network("depth", range(1, config.slots + 1))] if config.identity == "last" else []
+        heads = (*config.num_heads, IDENTITY) if config.identity == "anywhere" else config.num_heads
+        return (
+            per_network("patch_size", config.patch_sizes, kind="categorical"),
+            per_network("embed_dim", config.embed_dims),
+            *depth,
+            *per_block("num_heads", heads, blocks=config.slots, kind="categorical"),
+            *per_block("qkv_dim", config.qkv_dims, blocks=config.slots),
+            *per_block("hidden_dim", config.hidden_dims, blocks=config.slots),
+        )
+
+    @property
+    def size(self) -> int:
+        """The number of canonical genomes."""
+        config = self.config
+        per_slot = len(config.num_heads) * len(config.qkv_dims) * len(config.hidden_dims)
+        blocks: dict[str, int] = {
+            "anywhere": (per_slot + 1) ** config.slots - 1,
+            "last": sum(per_slot**depth for depth in range(1, config.slots + 1)),
+            "none": per_slot**config.slots,
+        }
+        return len(config.patch_sizes) * len(config.embed_dims) * blocks[config.identity]
+
+    def official(self, genomes: ArrayLike) -> Costs:
+        """The counts of the released code: it leaves the class token out and runs the head on every patch."""
+        rows = self.canonical(genomes)
+        embed, present, width, hidden = self._sizes(rows)
+        patch = self.values(rows, "patch_size")
+        patches = (self.config.image_size // patch) ** 2
+        blocks = 4 * patches * embed * width + 2 * patches**2 * width + 2 * patches * embed * hidden
+        stem = self.config.channels * patches * patch**2 * embed
+        classifier = patches * embed * self.config.num_classes
+        macs = (stem + classifier)[:, 0] + (blocks * present).sum(axis=1)
+        return Costs(params=self.costs(rows).params, macs=macs)
+
+    def _used(self, genomes: Genomes) -> Mask:
+        present = self._present(genomes)
+        always = self.columns("num_heads").start + (0 if self._has_depth else self.config.slots)
+        parts = [present] * (3 if self._has_depth else 2)
+        return np.concatenate([np.ones((len(genomes), always), dtype=np.bool_), *parts], axis=1)
+
+    @property
+    def _has_depth(self) -> bool:
+        return self.config.identity == "last"
+
+    def _present(self, genomes: Genomes) -> Mask:
+        mask: Mask = self.values(genomes, "num_heads") != IDENTITY
+        if not self._has_depth:
+            return mask
+        shallow: Mask = self.values(genomes, "depth") > np.arange(self.config.slots)
+        return shallow
+
+    def _has_block(self, genomes: Genomes) -> Mask:
+        mask: Mask = self._present(genomes).any(axis=1)
+        return mask
+
+    def _give_block(self, genomes: Genomes) -> Genomes:
+        given = genomes.copy()
+        given[~self._has_block(genomes), self.columns("num_heads").start] = 0
+        return given
+
+    def _sizes(self, genomes: Genomes) -> tuple[Size, Size, Size, Size]:
+        """Embedding width (rows, 1), and per slot: present or not, width of each of q, k and v, MLP width."""
+        width = self.values(genomes, "qkv_dim") // 3
+        return self.values(genomes, "embed_dim"), self._present(genomes), width, self.values(genomes, "hidden_dim")
+
+    def _segments(self, genomes: Genomes) -> tuple[Segment, ...]:
+        config = self.config
+        embed, present, width, hidden = self._sizes(genomes)
+        patch = self.values(genomes, "patch_size")
+        heads = self.values(genomes, "num_heads")
+        tokens = (config.image_size // patch) ** 2 + 1
+        stem = patch_stem(image_size=config.image_size, channels=config.channels, patch_size=patch, embed=embed)
+        block = (
+            *attention_branch(times=present, tokens=tokens, embed=embed, heads=heads, width=width),
+            *mlp_branch(times=present, tokens=tokens, embed=embed, hidden=hidden),
+        )
+        end = head(tokens=tokens, embed=embed, num_classes=config.num_classes)
+        return (Segment("stem", stem), Segment("blocks", block, slots=config.slots), Segment("head", end))
+
+    def _decode(self, row: Row) -> VitasArch:
+        triples = zip(row.all("num_heads"), row.all("qkv_dim"), row.all("hidden_dim"), strict=True)
+        slots = (
+            None if qkv is None else VitasBlock(num_heads=heads, qkv_dim=qkv, hidden_dim=hidden)
+            for heads, qkv, hidden in triples
+        )
+        blocks = tuple(slot for slot in slots if slot is not None or not self._has_depth)
+        return VitasArch(patch_size=row.one("patch_size"), embed_dim=row.one("embed_dim"), blocks=blocks)
+
+    def _encode(self, arch: VitasArch, genes: Genes) -> None:
+        slots = self.config.slots
+        require_length("blocks", len(arch.blocks), range(1, slots + 1) if self._has_depth else [slots])
+        genes.put("patch_size", arch.patch_size, field="patch_size")
+        genes.put("embed_dim", arch.embed_dim, field="embed_dim")
+        if self._has_depth:
+            genes.put("depth", len(arch.blocks), field="blocks")
+        if not any(arch.blocks):
+            raise InputError("blocks must hold at least one block that is no identity", got="none")
+        for index, block in enumerate(arch.blocks):
+            self._encode_slot(block, genes, field=f"blocks[{index}]", index=index)
+
+    def _encode_slot(self, block: VitasBlock | None, genes: Genes, *, field: str, index: int) -> None:
+        if block is None:
+            if self.config.identity != "anywhere":
+                raise InputError(f"{field} cannot be an identity in {self.name}", got="null")
+            genes.put("num_heads", IDENTITY, field=field, index=index)
+            return
+        if block.num_heads not in self.config.num_heads:
+            known = self.config.num_heads
+            raise InputError(f"{field}.num_heads must be one of its choices", got=block.num_heads, known=known)
+        for name in ("num_heads", "qkv_dim", "hidden_dim"):
+            genes.put(name, getattr(block, name), field=f"{field}.{name}", index=index)
+
+    def _structure(self, arch: VitasArch) -> dict[str, Any]:
+        live = [block for block in arch.blocks if block is not None]
+        return {
+            "patch_size": arch.patch_size,
+            "embed_dim": arch.embed_dim,
+            "blocks": [
+                {"num_heads": block.num_heads, "qkv_dim": block.qkv_dim, "hidden_dim": block.hidden_dim}
+                for block in live
+            ],
+        }
+
+
+def tenths(widest: int) -> tuple[int, ...]:
+    """The ten widths of a ViTAS dimension: tenths of the widest, rounded."""
+    return tuple(round(widest * tenth / 10) for tenth in range(1, 11))
+
+
+def _published(embed_dim: int, blocks: str) -> VitasArch:
+    """A published network, patch size 16; blocks as heads:qkv:mlp, an identity as '-'."""
+    return VitasArch(patch_size=16, embed_dim=embed_dim, blocks=tuple(map(_block, blocks.split())))
+
+
+def _block(text: str) -> VitasBlock | None:
+    if text == "-":
+        return None
+    heads, qkv, hidden = map(int, text.split(":"))
+    return VitasBlock(num_heads=heads, qkv_dim=qkv, hidden_dim=hidden)
+
+
+def _shifted(space: Vitas) -> Vitas:
+    """The same space with identities at the end alone, and its published networks in that form."""
+    return Vitas(
+        name=f"{space.name}-shifted",
+        config=replace(space.config, identity="last"),
+        published={
+            name: replace(arch, blocks=tuple(block for block in arch.blocks if block is not None))
+            for name, arch in space.published.items()
+        },
+    )
+
+
+DEIT_SMALL = Vitas(
+    name="vitas-deit-small",
+    config=VitasConfig(
+        patch_sizes=(14, 16, 32),
+        embed_dims=tenths(384),
+        num_heads=(3, 6, 12, 16),
+        qkv_dims=tenths(1440),
+        hidden_dims=tenths(1440),
+        slots=16,
+        identity="anywhere",
+    ),
+    published={
+        "ViTAS-A": _published(
+            154,
+            "12:288:1008 - 16:720:576 - - 6:288:1296 16:1008:720 - 16:1152:1008 - - - - 16:864:1152 16:1440:1296 -",
+        ),
+        "ViTAS-B": _published(
+            192,
+            "16:288:864 - - 16:432:576 - 16:432:1008 - - "
+            "12:1152:864 12:1008:720 - 12:864:576 16:432:1296 - - 6:864:864",
+        ),
+        "ViTAS-C": _published(230, "3:432:720 " * 12 + "- " * 4),
+        "ViTAS-E": _published(
+            346,
+            "16:720:720 - 16:1008:864 - 16:864:1008 6:864:1008 - 3:576:720 - "
+            "12:1296:1296 6:1296:1152 12:720:144 - 12:1440:864 6:576:1008 12:1152:1296",
+        ),
+    },
+)
+"""The small space as published; ViTAS-C has 12 blocks in a row, which leaves the last four slots empty."""
+
+DEIT_BASE = Vitas(
+    name="vitas-deit-base",
+    config=VitasConfig(
+        patch_sizes=(14, 16, 32),
+        embed_dims=tenths(768),
+        num_heads=(3, 6, 12, 16),
+        qkv_dims=tenths(2880),
+        hidden_dims=tenths(2880),
+        slots=13,
+        identity="none",
+    ),
+    published={
+        "ViTAS-F": _published(
+            307,
+            "16:864:1728 16:288:2304 16:1728:864 16:1152:2016 16:2016:864 16:1440:1440 16:2592:2304 "
+            "16:1440:2016 16:2304:864 16:2016:576 16:2016:2016 16:1440:2304 16:1728:2304",
+        )
+    },
+)
+"""The base space as published: 13 blocks, no identity."""
+
+DEIT_SMALL_SHIFTED = _shifted(DEIT_SMALL)
+"""The small space with identity shifting: the one to search in."""
+
+DEIT_BASE_SHIFTED = _shifted(DEIT_BASE)
+"""The base space with identities in the last slots (ours)."""
+
+MICRO = Vitas(
+    name="vitas-micro",
+    config=VitasConfig(
+        image_size=32,
+        num_classes=10,
+        patch_sizes=(4, 8, 16),
+        embed_dims=(24, 36, 48, 60),
+        num_heads=(1, 2, 4),
+        qkv_dims=(48, 96, 144),
+        hidden_dims=(48, 96, 144),
+        slots=4,
+    ),
+)
+"""A space for tests and the demo: its supernet trains on 32-pixel images in about a minute on two cores."""
+
+SPACES = (DEIT_SMALL, DEIT_SMALL_SHIFTED, DEIT_BASE, DEIT_BASE_SHIFTED, MICRO)

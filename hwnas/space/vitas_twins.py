@@ -1,0 +1,376 @@
+"""ViTAS on the Twins-SVT skeleton ("Twins-style"): four stages, local and global attention in turn.
+
+The second version of ViTAS (arXiv 2106.13700) searched such a space, but its layer tables were never published: these
+spaces are ours, on the skeleton of Twins-SVT (Chu et al. 2021, arXiv 2104.13840), whose small and base networks they
+contain. Nothing here is a published ViTAS result.
+
+A stage starts with a patch embedding; blocks then alternate between attention within windows and attention to keys
+and values that a strided convolution has thinned out. A depthwise convolution after the first block of a stage gives
+positions; there is no class token. Width and depth are chosen per stage; heads, total width of q, k and v, and MLP
+width per block.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from hwnas.space.arch import Arch
+from hwnas.space.dimension import Dimension, per_block, per_stage
+from hwnas.space.layers import Operations, head, mlp_branch, residual
+from hwnas.space.space import (
+    Genes,
+    Genomes,
+    Mask,
+    Row,
+    Space,
+    SpaceConfig,
+    require_head_widths,
+    require_length,
+    require_multiple,
+    require_positive,
+)
+from hwnas.space.vitas import VitasBlock, tenths
+from hwnas.workload import Attention, Convolution, Elementwise, Linear, Norm, Pool, Segment, Size
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwinsStage:
+    """The embedding width of a stage and its blocks: the first, third, … attend locally, the others globally."""
+
+    embed_dim: int
+    blocks: tuple[VitasBlock, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwinsArch(Arch):
+    """The stages of a network."""
+
+    stages: tuple[TwinsStage, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwinsStageConfig:
+    """The choices of one stage, its patch embedding, and by how much global attention thins out keys and values."""
+
+    embed_dims: tuple[int, ...]
+    num_heads: tuple[int, ...]
+    qkv_dims: tuple[int, ...]
+    hidden_dims: tuple[int, ...]
+    slots: int
+    patch_size: int = 2
+    reduction: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("slots", "patch_size", "reduction"):
+            require_positive(name, getattr(self, name))
+        require_head_widths(self.qkv_dims, self.num_heads)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwinsConfig(SpaceConfig):
+    """The choices of the stages, and the side of a local window."""
+
+    stages: tuple[TwinsStageConfig, ...]
+    window: int = 7
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_positive("window", self.window)
+        stride = prod(stage.patch_size for stage in self.stages)
+        require_multiple("image_size", self.image_size, stride, "the patch embeddings' strides")
+        for stage, grid in zip(self.stages, self.grids, strict=True):
+            require_positive("the grid of thinned-out keys", grid // stage.reduction)
+
+    @property
+    def grids(self) -> tuple[int, ...]:
+        """Tokens along one side of the image, in each stage."""
+        strides = accumulate((stage.patch_size for stage in self.stages), lambda stride, patch: stride * patch)
+        return tuple(self.image_size // stride for stride in strides)
+
+
+class Twins(Space[TwinsConfig, TwinsArch]):
+    """A space of Twins-style networks."""
+
+    family = "vitas-twins"
+    arch_type = TwinsArch
+
+    @cached_property
+    def dimensions(self) -> tuple[Dimension, ...]:
+        """Width and depth of each stage; heads, qkv and MLP width of each slot."""
+        stages = self.config.stages
+        return (
+            *per_stage("embed_dim", [stage.embed_dims for stage in stages]),
+            *per_stage("depth", [range(1, stage.slots + 1) for stage in stages]),
+            *self._per_block("num_heads", [stage.num_heads for stage in stages]),
+            *self._per_block("qkv_dim", [stage.qkv_dims for stage in stages]),
+            *self._per_block("hidden_dim", [stage.hidden_dims for stage in stages]),
+        )
+
+    def _per_block(self, name: str, choices: Sequence[Sequence[int]]) -> Iterator[Dimension]:
+        for number, (stage, values) in enumerate(zip(self.config.stages, choices, strict=True)):
+            yield from per_block(name, values, blocks=stage.slots, stage=number)
+
+    @property
+    def size(self) -> int:
+        """The number of canonical genomes."""
+        return prod(_stage_size(stage) for stage in self.config.stages)
+
+    def _used(self, genomes: Genomes) -> Mask:
+        always = np.ones((len(genomes), 2 * len(self.config.stages)), dtype=np.bool_)
+        present = np.concatenate(self._present(genomes), axis=1)
+        return np.concatenate([always, present, present, present], axis=1)
+
+    def _present(self, genomes: Genomes) -> list[Mask]:
+        depths = self.values(genomes, "depth")
+        stages = enumerate(self.config.stages)
+        return [np.arange(stage.slots) < depths[:, number : number + 1] for number, stage in stages]
+
+    def _segments(self, genomes: Genomes) -> tuple[Segment, ...]:
+        config = self.config
+        embeds = self.values(genomes, "embed_dim")
+        channels: Size = config.channels
+        segments = []
+        for number, (stage, blocks) in enumerate(zip(config.stages, self._blocks(genomes), strict=True)):
+            embed = embeds[:, number : number + 1]
+            grid = config.grids[number]
+            patches = _patch_embed(grid=grid, patch_size=stage.patch_size, inputs=channels, outputs=embed)
+            segments.append(Segment(f"patch_embeds.{number}", patches))
+            segments.append(Segment(f"stages.{number}", blocks, slots=stage.slots))
+            channels = embed
+        tokens = config.grids[-1] ** 2
+        pool = Pool(name="pool", positions_in=tokens, positions_out=1, channels=channels)
+        end = head(tokens=tokens, embed=channels, num_classes=config.num_classes, pool=(pool,))
+        return (*segments, Segment("head", end))
+
+    def _blocks(self, genomes: Genomes) -> Iterator[Operations]:
+        embeds, present = self.values(genomes, "embed_dim"), self._present(genomes)
+        sizes = [self.values(genomes, name) for name in ("num_heads", "qkv_dim", "hidden_dim")]
+        start = 0
+        for number, stage in enumerate(self.config.stages):
+            slots = slice(start, start := start + stage.slots)
+            heads, qkv, hidden = (size[:, slots] for size in sizes)
+            embed, grid, times = embeds[:, number : number + 1], self.config.grids[number], present[number]
+            odd = np.arange(stage.slots) % 2
+            part: dict[str, Any] = {"embed": embed, "grid": grid, "heads": heads, "width": qkv // 3}
+            yield (
+                Norm(name="norm1", times=times, tokens=grid**2, channels=embed),
+                *_local_attention(times=times * (1 - odd), window=self.config.window, **part),
+                *_global_attention(times=times * odd, reduction=stage.reduction, **part),
+                Linear(name="proj", times=times, tokens=grid**2, inputs=qkv // 3, outputs=embed),
+                residual("add1", times=times, elements=grid**2 * embed),
+                *mlp_branch(times=times, tokens=grid**2, embed=embed, hidden=hidden),
+                *_position(times=times * (np.arange(stage.slots) == 0), tokens=grid**2, embed=embed),
+            )
+
+    def _decode(self, row: Row) -> TwinsArch:
+        triples = zip(row.all("num_heads"), row.all("qkv_dim"), row.all("hidden_dim"), strict=True)
+        blocks = [
+            VitasBlock(num_heads=heads, qkv_dim=qkv, hidden_dim=hidden)
+            for heads, qkv, hidden in triples
+            if heads is not None
+        ]
+        ends = list(accumulate(row.all("depth"), initial=0))
+        return TwinsArch(
+            stages=tuple(
+                TwinsStage(embed_dim=embed, blocks=tuple(blocks[start:end]))
+                for embed, start, end in zip(row.all("embed_dim"), ends, ends[1:], strict=False)
+            )
+        )
+
+    def _encode(self, arch: TwinsArch, genes: Genes) -> None:
+        require_length("stages", len(arch.stages), [len(self.config.stages)])
+        start = 0
+        for number, (stage, config) in enumerate(zip(arch.stages, self.config.stages, strict=True)):
+            field = f"stages[{number}]"
+            require_length(f"{field}.blocks", len(stage.blocks), range(1, config.slots + 1))
+            genes.put("embed_dim", stage.embed_dim, field=f"{field}.embed_dim", index=number)
+            genes.put("depth", len(stage.blocks), field=f"{field}.blocks", index=number)
+            for slot, block in enumerate(stage.blocks):
+                for name in ("num_heads", "qkv_dim", "hidden_dim"):
+                    value = getattr(block, name)
+                    genes.put(name, value, field=f"{field}.blocks[{slot}].{name}", index=start + slot)
+            start += config.slots
+
+    def _structure(self, arch: TwinsArch) -> dict[str, Any]:
+        stages = zip(arch.to_mapping()["stages"], self.config.stages, strict=True)
+        return {
+            "window": self.config.window,
+            "stages": [
+                {"patch_size": config.patch_size, "reduction": config.reduction, **stage} for stage, config in stages
+            ],
+        }
+
+
+def _stage_size(stage: TwinsStageConfig) -> int:
+    per_slot = len(stage.num_heads) * len(stage.qkv_dims) * len(stage.hidden_dims)
+    return len(stage.embed_dims) * int(sum(per_slot**depth for depth in range(1, stage.slots + 1)))
+
+
+def _patch_embed(*, grid: int, patch_size: int, inputs: Size, outputs: Size) -> Operations:
+    return (
+        Convolution(
+            name="conv",
+            positions_in=(grid * patch_size) ** 2,
+            positions_out=grid**2,
+            inputs=inputs,
+            outputs=outputs,
+            kernel=patch_size**2,
+        ),
+        Norm(name="norm", tokens=grid**2, channels=outputs),
+    )
+
+
+def _local_attention(*, times: Size, embed: Size, grid: int, heads: Size, width: Size, window: int) -> Operations:
+    """Attention within windows; a grid that they do not divide is padded with zeros."""
+    windows, area = -(-grid // window), window**2
+    tokens = windows**2 * area
+    return (
+        Linear(name="local_qkv", times=times, tokens=tokens, inputs=embed, outputs=3 * width),
+        Attention(
+            name="local_attention",
+            times=times,
+            heads=heads,
+            queries=area,
+            keys=area,
+            width=width,
+            windows=windows**2,
+        ),
+    )
+
+
+def _global_attention(*, times: Size, embed: Size, grid: int, heads: Size, width: Size, reduction: int) -> Operations:
+    """Attention of all tokens to keys and values on a grid that is `reduction` times coarser."""
+    keys = (grid // reduction) ** 2
+    thinned = (
+        Convolution(
+            name="reduce",
+            times=times,
+            positions_in=grid**2,
+            positions_out=keys,
+            inputs=embed,
+            outputs=embed,
+            kernel=reduction**2,
+        ),
+        Norm(name="reduce_norm", times=times, tokens=keys, channels=embed),
+    )
+    return (
+        Linear(name="global_q", times=times, tokens=grid**2, inputs=embed, outputs=width),
+        *(thinned if reduction > 1 else ()),
+        Linear(name="global_kv", times=times, tokens=keys, inputs=embed, outputs=2 * width),
+        Attention(
+            name="global_attention",
+            times=times,
+            heads=heads,
+            queries=grid**2,
+            keys=keys,
+            width=width,
+        ),
+    )
+
+
+def _position(*, times: Size, tokens: int, embed: Size) -> Operations:
+    """The positional convolution and its residual sum."""
+    return (
+        Convolution(
+            name="position",
+            times=times,
+            positions_in=tokens,
+            positions_out=tokens,
+            inputs=embed,
+            outputs=embed,
+            kernel=9,
+            groups=embed,
+        ),
+        Elementwise(name="add_position", times=times, variant="add", elements=tokens * embed, operands=2),
+    )
+
+
+def _template(
+    widest: Sequence[tuple[int, int, int]], *, heads: Sequence[tuple[int, ...]], slots: Sequence[int]
+) -> TwinsConfig:
+    """Four stages at 224 pixels, the widths of a stage in tenths of its widest (embedding, qkv, MLP)."""
+    stages = zip(widest, heads, slots, (4, 2, 2, 2), (8, 4, 2, 1), strict=True)
+    return TwinsConfig(
+        stages=tuple(
+            TwinsStageConfig(
+                embed_dims=tenths(embed),
+                qkv_dims=tenths(qkv),
+                hidden_dims=tenths(hidden),
+                num_heads=num_heads,
+                slots=count,
+                patch_size=patch,
+                reduction=reduction,
+            )
+            for (embed, qkv, hidden), num_heads, count, patch, reduction in stages
+        )
+    )
+
+
+def _twins_svt(embed_dim: int, num_heads: int, depths: Sequence[int]) -> TwinsArch:
+    """A published Twins-SVT: width and heads double from stage to stage."""
+    return TwinsArch(
+        stages=tuple(
+            TwinsStage(
+                embed_dim=width,
+                blocks=(VitasBlock(num_heads=num_heads * 2**stage, qkv_dim=3 * width, hidden_dim=4 * width),) * depth,
+            )
+            for stage, depth in enumerate(depths)
+            for width in (embed_dim * 2**stage,)
+        )
+    )
+
+
+SMALL = Twins(
+    name="vitas-twins-small",
+    config=_template(
+        ((128, 480, 512), (256, 960, 1024), (512, 1920, 2048), (1024, 3840, 4096)),
+        heads=((2, 4, 8), (2, 4, 8), (4, 8, 16), (8, 16, 32)),
+        slots=(4, 4, 12, 6),
+    ),
+    published={"Twins-SVT-S": _twins_svt(64, 2, (2, 2, 10, 4))},
+)
+"""A Twins-style space around Twins-SVT-S."""
+
+BASE = Twins(
+    name="vitas-twins-base",
+    config=_template(
+        ((192, 720, 768), (384, 1440, 1536), (768, 2880, 3072), (1536, 5760, 6144)),
+        heads=((3, 6, 12), (3, 6, 12), (6, 12, 24), (12, 24, 48)),
+        slots=(4, 4, 20, 4),
+    ),
+    published={"Twins-SVT-B": _twins_svt(96, 3, (2, 2, 18, 2))},
+)
+"""A Twins-style space around Twins-SVT-B (ours)."""
+
+MICRO = Twins(
+    name="vitas-twins-micro",
+    config=TwinsConfig(
+        image_size=32,
+        num_classes=10,
+        window=4,
+        stages=tuple(
+            TwinsStageConfig(
+                embed_dims=embed_dims,
+                num_heads=(1, 2, 4),
+                qkv_dims=qkv_dims,
+                hidden_dims=hidden_dims,
+                slots=slots,
+                patch_size=patch_size,
+                reduction=reduction,
+            )
+            for embed_dims, qkv_dims, hidden_dims, slots, patch_size, reduction in (
+                ((24, 32), (48, 96), (48, 96), 2, 4, 4),
+                ((36, 48, 64), (96, 144), (96, 144), 3, 2, 2),
+                ((64, 96), (96, 192), (128, 256), 2, 2, 1),
+            )
+        ),
+    ),
+)
+"""A space for tests and the demo: its supernet trains on 32-pixel images in about a minute on two cores."""
+
+SPACES = (SMALL, BASE, MICRO)
