@@ -216,9 +216,7 @@ trainings = st.builds(
 
 
 @given(trainings)
-def test_toml_is_read_back_to_an_equal_value(
-    tmp_path_factory: pytest.TempPathFactory, settings: Training
-) -> None:
+def test_toml_is_read_back_to_an_equal_value(tmp_path_factory: pytest.TempPathFactory, settings: Training) -> None:
     path = tmp_path_factory.getbasetemp() / "training.toml"
     path.write_text(dump_toml(settings), encoding="utf-8", newline="")
     assert load_toml(Training, path) == settings

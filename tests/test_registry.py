@@ -43,10 +43,7 @@ def test_a_miss_lists_the_choices_and_the_nearest(devices: Registry[int]) -> Non
     with pytest.raises(UnknownNameError) as caught:
         devices.get("a10")
     assert str(caught.value) == (
-        "device 'a10' is not known\n"
-        "  got     a10\n"
-        "  known   H200, A100\n"
-        "  try     hwnas profile --device A100"
+        "device 'a10' is not known\n  got     a10\n  known   H200, A100\n  try     hwnas profile --device A100"
     )
 
 

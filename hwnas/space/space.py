@@ -7,9 +7,9 @@ here works on whole populations. Genes that a path does not use have the value 0
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -212,6 +212,14 @@ class Space(ABC, Generic[Config, Network]):
     def largest(self) -> Network:
         """The network with the most MACs, then parameters, then the last genome."""
         return self._extreme(sign=-1)
+
+    def adapted(
+        self, *, image_size: int | None = None, channels: int | None = None, num_classes: int | None = None
+    ) -> Self:
+        """The same space for other images or classes."""
+        wanted = {"image_size": image_size, "channels": channels, "num_classes": num_classes}
+        changes: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
+        return replace(self, config=replace(self.config, **changes))
 
     # Look-ups shared by the families.
 

@@ -132,15 +132,12 @@ class Vitas(Space[VitasConfig, VitasArch]):
         return self.config.identity == "last"
 
     def _present(self, genomes: Genomes) -> Mask:
-        mask: Mask = self.values(genomes, "num_heads") != IDENTITY
-        if not self._has_depth:
-            return mask
-        shallow: Mask = self.values(genomes, "depth") > np.arange(self.config.slots)
-        return shallow
+        if self._has_depth:
+            return np.asarray(self.values(genomes, "depth") > np.arange(self.config.slots))
+        return np.asarray(self.values(genomes, "num_heads") != IDENTITY)
 
     def _has_block(self, genomes: Genomes) -> Mask:
-        mask: Mask = self._present(genomes).any(axis=1)
-        return mask
+        return np.asarray(self._present(genomes).any(axis=1))
 
     def _give_block(self, genomes: Genomes) -> Genomes:
         given = genomes.copy()

@@ -1,0 +1,84 @@
+"""How fast populations are sampled, brought to canonical form and costed, beside counting one network at a time.
+
+    python benchmarks/space.py [--rows 50000] [--repeats 5] [--save]
+
+CPU seconds of one thread. Both sides of the ratio run in this process, on genomes of one sample: `costs` on the whole
+population, and `workload` on networks one by one (a list of operations each, summed). `--save` writes the table to
+`benchmarks/results/`.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from hwnas.devices import detect
+from hwnas.runs import environment, write_atomic
+from hwnas.space import SPACES
+from hwnas.space.space import Space
+
+NAMES = ("autoformer-tiny", "resnas-tiny", "vitas-deit-small-shifted", "vitas-twins-small", "glit-tiny")
+HEADER = ("space", "genes", "sample/s", "canonical/s", "costs/s", "one by one/s", "costs over one by one")
+
+
+def rate(task: Callable[[], object], *, items: int, repeats: int) -> tuple[float, float]:
+    """Median and worst number of items done in a CPU second."""
+    seconds = []
+    for _ in range(repeats):
+        start = time.process_time()
+        task()
+        seconds.append(time.process_time() - start)
+    return items / median(seconds), items / max(seconds)
+
+
+def measure(space: Space[Any, Any], *, rows: int, repeats: int) -> tuple[str, ...]:
+    rng = np.random.default_rng(0)
+    genomes = space.sample(rng, rows)
+    wild = rng.integers(0, 99, size=genomes.shape) % np.array([len(d.choices) for d in space.dimensions])
+    wild = wild[space.contains(wild)]
+    few = space.decode(genomes[: max(1, rows // 500)])
+    sampled = rate(lambda: space.sample(rng, rows), items=rows, repeats=repeats)
+    canonical = rate(lambda: space.canonical(wild), items=len(wild), repeats=repeats)
+    costed = rate(lambda: space.costs(genomes), items=rows, repeats=repeats)
+    single = rate(lambda: [space.workload(arch).macs for arch in few], items=len(few), repeats=repeats)
+    rates = [f"{mid:,.0f} ({worst:,.0f})" for mid, worst in (sampled, canonical, costed, single)]
+    return (space.name, str(len(space.dimensions)), *rates, f"{costed[0] / single[0]:,.0f}x")
+
+
+def table(rows: list[tuple[str, ...]]) -> str:
+    lines = [HEADER, tuple("---" for _ in HEADER), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=50_000, help="genomes in the population")
+    parser.add_argument(
+        "--repeats", type=int, default=5, help="runs of each side; the median is shown, the worst beside"
+    )
+    parser.add_argument("--save", action="store_true", help="write the table to benchmarks/results/")
+    options = parser.parse_args()
+    rows = [measure(SPACES.get(name), rows=options.rows, repeats=options.repeats) for name in NAMES]
+    print(text := table(rows))
+    if options.save:
+        print(f"saved {save(text, options)}")
+
+
+def save(text: str, options: argparse.Namespace) -> Path:
+    env = environment()
+    slug = detect().cpu.slug
+    path = Path(__file__).parent / "results" / f"space-{slug}-{datetime.now(UTC):%Y-%m-%d}.md"
+    command = f"python benchmarks/space.py --rows {options.rows} --repeats {options.repeats} --save"
+    facts = f"Python {env.python}, numpy {np.__version__}, hwnas {env.hwnas}, commit {env.commit}"
+    body = f"# Spaces: genomes per CPU second, one thread\n\n`{command}` on {slug}; {facts}.\n"
+    write_atomic(path, f"{body}Median of {options.repeats} runs, the worst in brackets.\n\n{text}\n")
+    return path
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,23 @@
+"""The command line: thin, it parses, calls the pipeline and prints."""
+
+import os
+import sys
+from io import TextIOWrapper
+from pathlib import Path
+from typing import NoReturn
+
+
+def main() -> NoReturn:
+    """Run the command that the process was started with, and exit."""
+    from hwnas.cli.app import run
+
+    _prepare_stdout()
+    sys.exit(run(sys.argv[1:]))
+
+
+def _prepare_stdout() -> None:
+    """Let text be printed where stdout is closed or knows only ASCII."""
+    if sys.stdout is None:  # started with `>&-`
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - open to the end
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")

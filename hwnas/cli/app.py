@@ -1,0 +1,130 @@
+"""The `hwnas` command, and how whatever a command raises ends the process."""
+
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+from click.shell_completion import shell_complete
+
+from hwnas.cli.group import CommandRow, LazyGroup
+from hwnas.errors import EXIT_BUG, EXIT_INTERRUPTED, HwnasError, InputError, UsageError, nearest
+
+EXIT_BROKEN_PIPE = 141
+"""What a shell reports of a program whose reader went away: 128 + SIGPIPE."""
+
+_COMPLETE = "_HWNAS_COMPLETE"
+"""The variable through which a shell asks for completions."""
+
+COMMANDS = (
+    CommandRow("doctor", "hwnas.cli.doctor:doctor", "What this machine can measure, and what is missing."),
+    CommandRow("spaces", "hwnas.cli.spaces:spaces", "The search spaces and their published networks."),
+    CommandRow("describe", "hwnas.cli.describe:describe", "What one network of a space costs."),
+)
+"""Every command: its module is imported only when it runs."""
+
+
+def _version(context: click.Context, parameter: click.Parameter, asked: bool) -> None:
+    if asked:
+        from hwnas.runs import hwnas_version
+
+        click.echo(f"hwnas {hwnas_version()}")
+        context.exit()
+
+
+@click.group(cls=LazyGroup, rows=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Print the version."
+)
+def hwnas() -> None:
+    """Find the best vision transformers for a device, measured on the device."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code."""
+    try:
+        code = _execute(list(arguments))
+        sys.stdout.flush()
+    except Exception as error:
+        return _ended_by(error)
+    except KeyboardInterrupt:
+        return _interrupted()
+    return code
+
+
+def _execute(arguments: list[str]) -> int:
+    # What `hwnas.main` of click does, but for its own answers to errors and to broken pipes.
+    completing = os.environ.get(_COMPLETE)
+    if completing:
+        return shell_complete(hwnas, {}, "hwnas", _COMPLETE, completing)
+    try:
+        with hwnas.make_context("hwnas", arguments) as context:
+            code = hwnas.invoke(context)
+    except click.exceptions.Exit as ended:
+        return ended.exit_code
+    return code if isinstance(code, int) else 0
+
+
+def _ended_by(error: Exception) -> int:
+    if isinstance(error, OSError) and error.errno == errno.EPIPE:
+        _drop_output()
+        return EXIT_BROKEN_PIPE
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        _drop_output()
+        return _told(InputError(f"{error.filename or 'the output'} cannot be written", got=error.strerror))
+    if isinstance(error, HwnasError):
+        return _told(error)
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        click.echo(error.format_message(), err=True)
+        return UsageError.exit_code
+    if isinstance(error, click.ClickException):
+        return _told(_usage_error(error))
+    if isinstance(error, click.Abort):
+        return _interrupted()
+    return _bug(error)
+
+
+def _told(error: HwnasError) -> int:
+    click.echo(f"error: {error}", err=True)
+    return error.exit_code
+
+
+def _interrupted() -> int:
+    click.echo("interrupted", err=True)
+    return EXIT_INTERRUPTED
+
+
+def _bug(error: Exception) -> int:
+    click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
+    click.echo(
+        "This is a bug in hwnas. Please report it, with the lines above and what `hwnas doctor --json` says.",
+        err=True,
+    )
+    return EXIT_BUG
+
+
+def _drop_output() -> None:
+    # What is still buffered must go somewhere when the interpreter flushes stdout at its end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _usage_error(error: click.ClickException) -> UsageError:
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context else "hwnas"
+    if isinstance(error, click.NoSuchOption):
+        return _unknown_option(error.option_name, context, path)
+    message = error.format_message().rstrip(".")
+    return UsageError(message[:1].lower() + message[1:], hint=f"{path} --help")
+
+
+def _unknown_option(option: str, context: click.Context | None, path: str) -> UsageError:
+    parameters = context.command.get_params(context) if context else []
+    known = [spelling for parameter in parameters for spelling in parameter.opts if spelling[0] == "-"]
+    return UsageError(
+        f"option {option!r} is not known",
+        got=option,
+        known=known,
+        hint=f"{path} {nearest(option, known) or '--help'}",
+    )

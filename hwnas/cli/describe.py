@@ -1,0 +1,60 @@
+"""`hwnas describe`."""
+
+import click
+
+from hwnas.cli.options import json_option
+from hwnas.cli.output import Column, print_json, print_line, print_table
+from hwnas.pipeline.describe import Description
+from hwnas.pipeline.describe import describe as describe_arch
+from hwnas.space.arch import canonical_json
+
+
+@click.command()
+@click.argument("space")
+@click.argument("arch")
+@click.option("--operations", is_flag=True, help="List every operation, not sums by kind.")
+@json_option
+def describe(space: str, arch: str, *, operations: bool, as_json: bool) -> None:
+    """Say what one network is and what it costs.
+
+    ARCH is a published name, min or max (the fewest or most MACs), random:SEED, a JSON file or inline JSON.
+    """
+    description = describe_arch(space, arch)
+    if as_json:
+        print_json(description.to_mapping())
+        return
+    _print_facts(description)
+    print_line()
+    if operations:
+        print_line(str(description.workload))
+    else:
+        _print_kinds(description)
+
+
+def _print_facts(description: Description) -> None:
+    images = f"{description.channels} x {description.image_size} x {description.image_size}"
+    rows = [
+        ("space", description.space),
+        ("arch_id", description.arch_id),
+        ("network_id", description.network_id),
+        ("input", f"{images}, {description.num_classes} classes"),
+        ("params", description.params),
+        ("macs", description.macs),
+        ("macs_relative", description.macs_relative),
+        ("official_params", description.official_params),
+        ("official_macs", description.official_macs),
+    ]
+    print_table(["", ""], [row for row in rows if row[0] != "macs_relative" or row[1]])
+    print_line()
+    print_line(canonical_json(description.arch.to_mapping()))
+
+
+def _print_kinds(description: Description) -> None:
+    columns = [Column("kind"), *(Column(name, numeric=True) for name in ("number", "macs executed", "params", "share"))]
+    whole = description.workload.macs_executed
+    groups = description.workload.by_kind().items()
+    rows = [
+        (kind, len(part.operations), part.macs_executed, part.params, f"{part.macs_executed / whole:.1%}")
+        for kind, part in groups
+    ]
+    print_table(columns, rows)

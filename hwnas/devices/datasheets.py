@@ -1,0 +1,129 @@
+"""What datasheets say about the devices that hwnas knows by name.
+
+A name stands for one variant, because variants differ in bandwidth or clock: `a100` is the SXM board with
+80 GB, `a100-pcie` another device.
+"""
+
+import re
+
+from hwnas.devices.device import Device
+from hwnas.registry import Registry
+
+# Peak rates are in TFLOP/s (int8: TOP/s), dense: where a datasheet prints only the rate with sparsity, half
+# of it stands here. Of the desktop boards the rates that sum in fp32 (int8: in int32) are taken; the fp16
+# rate of a P100 is that of its packed vector units. A dash: the device lacks it, or the figure is not sure.
+_FIGURES = """
+name            architecture fp32   tf32   fp16   bf16   fp8     int8    GB/s   GiB  SMs  L2_MiB
+b200            blackwell    75     1125   2250   2250   4500    4500    8000   180  148  -
+h200            hopper       67     494.5  989.5  989.5  1979    1979    4800   141  132  -
+h100            hopper       67     494.5  989.5  989.5  1979    1979    3350   80   132  50
+h100-pcie       hopper       51     378    756.5  756.5  1513    1513    2000   80   114  50
+h100-nvl        hopper       60     417.5  835.5  835.5  1670.5  1670.5  3900   94   132  50
+l40s            ada          91.6   183    362    362    733     733     864    48   142  96
+l4              ada          30.3   60     121    121    242.5   242.5   300    24   58   48
+a100            ampere       19.5   156    312    312    -       624     2039   80   108  40
+a100-40gb       ampere       19.5   156    312    312    -       624     1555   40   108  40
+a100-pcie       ampere       19.5   156    312    312    -       624     1935   80   108  40
+a100-pcie-40gb  ampere       19.5   156    312    312    -       624     1555   40   108  40
+a10             ampere       31.2   62.5   125    125    -       250     600    24   72   6
+t4              turing       8.1    -      65     -      -       130     320    16   40   4
+v100            volta        15.7   -      125    -      -       -       900    32   80   6
+v100-16gb       volta        15.7   -      125    -      -       -       900    16   80   6
+v100-pcie       volta        14     -      112    -      -       -       900    32   80   6
+v100-pcie-16gb  volta        14     -      112    -      -       -       900    16   80   6
+p100            pascal       9.3    -      18.7   -      -       -       732    16   56   4
+p4              pascal       5.5    -      -      -      -       22      192    8    20   2
+rtx4090         ada          82.6   82.6   165.2  165.2  330.3   660.6   1008   24   128  72
+rtx3090         ampere       35.6   35.6   71     71     -       284     936    24   82   6
+titan-xp        pascal       12.15  -      -      -      -       -       547.7  12   30   3
+jetson-orin     ampere       5.3    -      -      -      -       85      204.8  64   16   4
+"""
+
+# Name: what drivers report (parted by |), aliases, source. The driver calls every Orin `Orin (nvgpu)`;
+# detection tells the boards apart by their device tree.
+_NAMES: dict[str, tuple[str, str, str]] = {
+    "b200": ("NVIDIA B200", "b200-sxm", "NVIDIA HGX B200 datasheet, per GPU"),
+    "h200": ("NVIDIA H200", "h200-sxm h200-141gb", "NVIDIA H200 datasheet, SXM"),
+    "h100": ("NVIDIA H100 80GB HBM3", "h100-sxm h100-80gb h100-sxm-80gb", "NVIDIA H100 datasheet, SXM"),
+    "h100-pcie": ("NVIDIA H100 PCIe", "h100-pcie-80gb", "NVIDIA H100 datasheet, PCIe"),
+    "h100-nvl": ("NVIDIA H100 NVL", "h100-nvl-94gb", "NVIDIA H100 datasheet, NVL"),
+    "l40s": ("NVIDIA L40S", "", "NVIDIA L40S datasheet"),
+    "l4": ("NVIDIA L4", "", "NVIDIA L4 datasheet"),
+    "a100": ("NVIDIA A100-SXM4-80GB", "a100-sxm a100-80gb a100-sxm-80gb", "NVIDIA A100 datasheet, SXM 80 GB"),
+    "a100-40gb": ("NVIDIA A100-SXM4-40GB", "a100-sxm-40gb", "NVIDIA A100 datasheet, SXM 40 GB"),
+    "a100-pcie": ("NVIDIA A100 80GB PCIe", "a100-pcie-80gb", "NVIDIA A100 datasheet, PCIe 80 GB"),
+    "a100-pcie-40gb": ("NVIDIA A100-PCIE-40GB", "", "NVIDIA A100 datasheet, PCIe 40 GB"),
+    "a10": ("NVIDIA A10", "", "NVIDIA A10 datasheet"),
+    "t4": ("Tesla T4", "", "NVIDIA T4 datasheet"),
+    "v100": ("Tesla V100-SXM2-32GB", "v100-sxm v100-32gb v100-sxm-32gb", "NVIDIA V100 datasheet, SXM2"),
+    "v100-16gb": ("Tesla V100-SXM2-16GB", "v100-sxm-16gb", "NVIDIA V100 datasheet, SXM2"),
+    "v100-pcie": ("Tesla V100-PCIE-32GB", "v100-pcie-32gb", "NVIDIA V100 datasheet, PCIe"),
+    "v100-pcie-16gb": ("Tesla V100-PCIE-16GB", "", "NVIDIA V100 datasheet, PCIe"),
+    "p100": ("Tesla P100-PCIE-16GB", "p100-pcie p100-pcie-16gb", "NVIDIA P100 datasheet, PCIe 16 GB"),
+    "p4": ("Tesla P4", "", "NVIDIA P4 datasheet"),
+    "rtx4090": ("NVIDIA GeForce RTX 4090", "rtx-4090 4090", "NVIDIA Ada architecture whitepaper"),
+    "rtx3090": ("NVIDIA GeForce RTX 3090", "rtx-3090 3090", "NVIDIA GA102 architecture whitepaper"),
+    "titan-xp": ("NVIDIA TITAN Xp", "titanxp", "NVIDIA TITAN Xp specifications"),
+    "jetson-orin": (
+        "Orin (nvgpu)|NVIDIA Jetson AGX Orin|NVIDIA Jetson AGX Orin Developer Kit",
+        "jetson-agx-orin agx-orin",
+        "NVIDIA Jetson AGX Orin technical brief, 64 GB",
+    ),
+}
+
+
+def match(reported: str) -> Device | None:
+    """The device behind a name that a driver reports, or None; another variant is no match."""
+    return _BY_REPORTED.get(normalised(reported))
+
+
+def normalised(reported: str) -> str:
+    """A reported name as lower-case words joined by hyphens, without those that only name a brand."""
+    words = re.findall(r"[a-z0-9.]+", reported.casefold())
+    return "-".join(word for word in words if word not in ("nvidia", "tesla", "geforce"))
+
+
+def _devices() -> Registry[Device]:
+    registry: Registry[Device] = Registry("device")
+    header, *lines = (line.split() for line in _FIGURES.strip().splitlines())
+    for line in lines:
+        device = _device(dict(zip(header, line, strict=True)))
+        registry.add(device.name, device, aliases=device.aliases)
+    return registry
+
+
+def _device(row: dict[str, str]) -> Device:
+    reported, aliases, source = _NAMES[row["name"]]
+    return Device(
+        name=row["name"],
+        kind="gpu",
+        vendor="nvidia",
+        architecture=row["architecture"],
+        aliases=tuple(aliases.split()),
+        reported=tuple(reported.split("|")),
+        fp32_flop_per_s=_figure(row["fp32"], 1e12),
+        tf32_flop_per_s=_figure(row["tf32"], 1e12),
+        fp16_flop_per_s=_figure(row["fp16"], 1e12),
+        bf16_flop_per_s=_figure(row["bf16"], 1e12),
+        fp8_flop_per_s=_figure(row["fp8"], 1e12),
+        int8_op_per_s=_figure(row["int8"], 1e12),
+        memory_byte_per_s=_figure(row["GB/s"], 1e9),
+        memory_bytes=_count(row["GiB"], 2**30),
+        num_sms=_count(row["SMs"], 1),
+        l2_bytes=_count(row["L2_MiB"], 2**20),
+        source=source,
+    )
+
+
+def _figure(text: str, unit: float) -> float | None:
+    return None if text == "-" else float(text) * unit
+
+
+def _count(text: str, unit: int) -> int | None:
+    return None if text == "-" else int(text) * unit
+
+
+DEVICES = _devices()
+"""The devices known by name; datasheet gigabytes of memory are taken as GiB, as the drivers count them."""
+
+_BY_REPORTED = {normalised(reported): device for device in DEVICES.things() for reported in device.reported}

@@ -1,0 +1,102 @@
+"""The GPUs of this machine, as NVIDIA's driver lists them."""
+
+from dataclasses import dataclass, replace
+
+from hwnas.devices.datasheets import match, normalised
+from hwnas.devices.device import Device, FileReader
+from hwnas.runs import CommandRunner
+
+GPU_QUERY = ("nvidia-smi", "--query-gpu=name,memory.total,driver_version,uuid", "--format=csv,noheader")
+DRIVER_FILE = "/proc/driver/nvidia/version"
+BOARD_FILE = "/proc/device-tree/model"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gpu:
+    """One GPU in this machine."""
+
+    index: int
+    """Its place among the GPUs that the driver lists."""
+    reported: str
+    driver: str
+    memory_bytes: int | None
+    uuid: str
+    device: Device
+
+
+def parse_gpus(text: str) -> tuple[tuple[Gpu, ...], tuple[str, ...]]:
+    """The GPUs in the answer to `GPU_QUERY`, and a note for each line that is none."""
+    rows = [[cell.strip() for cell in line.split(",")] for line in text.splitlines() if line.strip()]
+    gpus = [_gpu(index, row) for index, row in enumerate(rows) if len(row) == 4]
+    notes = [f"nvidia-smi answered {', '.join(row)!r}" for row in rows if len(row) != 4]
+    return tuple(gpus), tuple(notes)
+
+
+def detect_gpus(
+    *, run: CommandRunner, read: FileReader, visible: str | None
+) -> tuple[tuple[Gpu, ...], tuple[str, ...]]:
+    """The GPUs that this process may use, and notes on what could not be seen.
+
+    `visible` is the value of CUDA_VISIBLE_DEVICES.
+    """
+    outcome = run(GPU_QUERY)
+    if outcome.failure is not None:
+        driver = "" if read(DRIVER_FILE) is None else ", though NVIDIA's driver is loaded"
+        return (), (outcome.failure + driver,)
+    gpus, notes = parse_gpus(outcome.output)
+    kept, hidden = visible_gpus(tuple(_on_board(gpu, read=read) for gpu in gpus), visible=visible)
+    return kept, (*notes, *hidden)
+
+
+def visible_gpus(gpus: tuple[Gpu, ...], *, visible: str | None) -> tuple[tuple[Gpu, ...], tuple[str, ...]]:
+    """Those of the GPUs that CUDA_VISIBLE_DEVICES leaves, in its order, and a note if it hides any.
+
+    As in CUDA, the first entry that names no GPU ends the list.
+    """
+    if visible is None:
+        return gpus, ()
+    kept: list[Gpu] = []
+    for entry in visible.split(","):
+        found = [gpu for gpu in gpus if _is_named(gpu, entry.strip())]
+        if len(found) != 1:
+            break
+        kept += found
+    hidden = len(gpus) - len(kept)
+    note = f"CUDA_VISIBLE_DEVICES={visible!r} hides {hidden} of {len(gpus)} GPUs"
+    return tuple(kept), (note,) if hidden else ()
+
+
+def _gpu(index: int, row: list[str]) -> Gpu:
+    reported, memory, driver, uuid = row
+    return Gpu(
+        index=index,
+        reported=reported,
+        driver=driver,
+        memory_bytes=_mib(memory),
+        uuid=uuid,
+        device=match(reported) or _unknown_device(reported),
+    )
+
+
+def _mib(text: str) -> int | None:
+    """Bytes in `143771 MiB`; a board that shares its memory with the CPU says `[N/A]`."""
+    number = text.removesuffix("MiB").strip()
+    return int(number) * 2**20 if number.isdecimal() else None
+
+
+def _unknown_device(reported: str) -> Device:
+    name = f"nvidia-{normalised(reported)}"
+    return Device(name=name, kind="gpu", vendor="nvidia", architecture="unknown", reported=(reported,))
+
+
+def _on_board(gpu: Gpu, *, read: FileReader) -> Gpu:
+    """The same GPU, named after its board where the driver's name stands for several boards."""
+    board = read(BOARD_FILE) if "nvgpu" in gpu.reported else None
+    if board is None:
+        return gpu
+    model = board.strip("\0\n ")
+    return replace(gpu, device=match(model) or _unknown_device(model))
+
+
+def _is_named(gpu: Gpu, entry: str) -> bool:
+    return entry == str(gpu.index) or (entry.startswith("GPU-") and gpu.uuid.startswith(entry))

@@ -1,0 +1,1 @@
+"""The verbs: the only package that wires the others together, one file a verb."""

@@ -1,0 +1,65 @@
+"""`hwnas describe`: what one network is, and what it costs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from hwnas.pipeline.archs import find_arch
+from hwnas.space import SPACES
+from hwnas.space.arch import Arch
+from hwnas.workload import Workload
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """One network of a space, and its costs for one image; `official_*` is None where no published code counts."""
+
+    space: str
+    family: str
+    arch: Arch
+    arch_id: str
+    network_id: str
+    image_size: int
+    channels: int
+    num_classes: int
+    params: int
+    macs: int
+    macs_relative: int
+    official_params: int | None
+    official_macs: int | None
+    workload: Workload
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain values, as `--json` prints them."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {**values, "arch": self.arch.to_mapping(), "workload": self.workload.rows()}
+
+
+def describe(space: str, arch: str | Mapping[str, Any] | Arch) -> Description:
+    """Describe a network of the space of that name.
+
+    `arch` is a published name, `min`, `max`, `random:SEED`, inline JSON, the path of a JSON file, or plain values.
+    """
+    chosen = SPACES.get(space)
+    if isinstance(arch, str):
+        network = find_arch(chosen, arch)
+    else:
+        network = arch if isinstance(arch, Arch) else chosen.parse(arch)
+    official = chosen.official(chosen.encode([network]))
+    workload = chosen.workload(network)
+    return Description(
+        space=chosen.name,
+        family=chosen.family,
+        arch=network,
+        arch_id=chosen.arch_id(network),
+        network_id=chosen.network_id(network),
+        image_size=chosen.config.image_size,
+        channels=chosen.config.channels,
+        num_classes=chosen.config.num_classes,
+        params=workload.params,
+        macs=workload.macs,
+        macs_relative=workload.macs_relative,
+        official_params=None if official is None else int(official.params[0]),
+        official_macs=None if official is None else int(official.macs[0]),
+        workload=workload,
+    )

@@ -1,0 +1,233 @@
+"""What this machine can do, what it cannot, and what to do about it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+from hwnas.devices import Machine, detect
+from hwnas.runs import Environment, environment
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackageStatus:
+    """One package that hwnas can use; `installed` is None where it is missing."""
+
+    name: str
+    distribution: str
+    installed: str | None
+    required: str | None
+    """The versions that hwnas accepts, where it says so."""
+    accepted: bool
+    """Whether it is installed in a version that hwnas accepts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """Something missing or wrong: what it costs and what to do."""
+
+    subject: str
+    problem: str
+    cost: str
+    remedy: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorReport:
+    """The state of this machine, as far as hwnas depends on it."""
+
+    environment: Environment
+    machine: Machine
+    default_device: str
+    """What `--device auto` means here."""
+    packages: tuple[PackageStatus, ...]
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True)
+class _Tool:
+    name: str
+    distributions: tuple[str, ...]
+    """Any one of them provides it."""
+    cost: str
+    extra: str | None = None
+
+
+_TOOLS = (
+    _Tool("torch", ("torch",), "networks cannot be built, trained, timed or exported"),
+    _Tool("timm", ("timm",), "there is no training, and no reference model"),
+    _Tool("numpy", ("numpy",), "nothing works"),
+    _Tool("onnx", ("onnx",), "networks cannot be exported to ONNX"),
+    _Tool("onnxscript", ("onnxscript",), "torch cannot export to ONNX"),
+    _Tool("onnxruntime", ("onnxruntime", "onnxruntime-gpu"), "networks cannot be timed with ONNX Runtime"),
+    _Tool(
+        "tensorrt",
+        ("tensorrt", "tensorrt-cu12", "tensorrt-cu13"),
+        "TensorRT engines cannot be built or timed",
+        "tensorrt",
+    ),
+    _Tool("scikit-learn", ("scikit-learn",), "latency predictors cannot be fitted"),
+    _Tool("xgboost", ("xgboost",), "boosted predictors cannot be fitted or used"),
+    _Tool("pymoo", ("pymoo",), "there is no search"),
+    _Tool("moocore", ("moocore",), "fronts cannot be judged by their hypervolume"),
+    _Tool("pyarrow", ("pyarrow",), "data in Parquet files cannot be read"),
+    _Tool("safetensors", ("safetensors",), "checkpoints cannot be read or written"),
+    _Tool("plotly", ("plotly",), "there is no HTML report"),
+    _Tool("jinja2", ("jinja2",), "there is no HTML report"),
+    _Tool("matplotlib", ("matplotlib",), "there are no PNG or SVG figures"),
+)
+_GPU_TOOLS = (
+    _Tool(
+        "nvidia-ml-py",
+        ("nvidia-ml-py",),
+        "clocks, temperature, throttling and energy are not recorded with GPU timings",
+        "gpu",
+    ),
+)
+
+
+def doctor(
+    *,
+    machine: Machine | None = None,
+    software: Environment | None = None,
+    requires: Sequence[str] | None = None,
+) -> DoctorReport:
+    """Look at this machine and at what is installed; nothing heavy is imported.
+
+    `requires` are the requirements of hwnas, by default those of the installed distribution.
+    """
+    here = machine or detect()
+    env = software or environment()
+    versions = dict(entry.split("==", 1) for entry in env.packages)
+    lines = _own_requirements() if requires is None else tuple(requires)
+    requirements, note = _parsed(lines)
+    tools = _TOOLS + (_GPU_TOOLS if here.gpus else ())
+    packages = tuple(_status(tool, versions, requirements) for tool in tools)
+    findings = (
+        *_package_findings(tools, packages),
+        *_runtime_findings(here, versions),
+        *_machine_findings(here),
+        *note,
+        *_checkout_findings(env),
+    )
+    return DoctorReport(
+        environment=env,
+        machine=here,
+        default_device=here.devices[0].name,
+        packages=packages,
+        findings=findings,
+    )
+
+
+def _own_requirements() -> tuple[str, ...]:
+    try:
+        return tuple(metadata.requires("hwnas") or ())
+    except metadata.PackageNotFoundError:
+        return ()
+
+
+def _parsed(lines: Sequence[str]) -> tuple[dict[str, "Requirement"], tuple[Finding, ...]]:
+    """The requirements by distribution, and a finding if they cannot be checked."""
+    cost = "packages that are too old go unnoticed"
+    if not lines:
+        remedy = "pip install -e . in the checkout"
+        return {}, (Finding(subject="hwnas", problem="is not installed", cost=cost, remedy=remedy),)
+    try:
+        from packaging.requirements import Requirement
+    except ModuleNotFoundError:
+        remedy = "pip install packaging"
+        return {}, (Finding(subject="packaging", problem="is missing", cost=cost, remedy=remedy),)
+    return {item.name.casefold(): item for item in map(Requirement, lines)}, ()
+
+
+def _status(tool: _Tool, versions: Mapping[str, str], requirements: Mapping[str, "Requirement"]) -> PackageStatus:
+    present = [name for name in tool.distributions if name in versions]
+    distribution = present[0] if present else tool.distributions[0]
+    installed = versions.get(distribution)
+    requirement = requirements.get(distribution) or requirements.get(tool.name)
+    accepted = installed is not None and (
+        requirement is None or requirement.specifier.contains(installed, prereleases=True)
+    )
+    return PackageStatus(
+        name=tool.name,
+        distribution=distribution,
+        installed=installed,
+        required=str(requirement.specifier) if requirement else None,
+        accepted=accepted,
+    )
+
+
+def _package_findings(tools: Sequence[_Tool], packages: Sequence[PackageStatus]) -> Iterator[Finding]:
+    for tool, package in zip(tools, packages, strict=True):
+        if package.accepted:
+            continue
+        if package.installed is None:
+            problem, remedy = "is missing", _install(tool, package)
+        else:
+            problem = f"{package.installed} does not meet {package.required}"
+            remedy = f"pip install '{package.distribution}{package.required}'"
+        yield Finding(subject=package.name, problem=problem, cost=tool.cost, remedy=remedy)
+
+
+def _install(tool: _Tool, package: PackageStatus) -> str:
+    if tool.extra is not None:
+        return f"pip install 'hwnas[{tool.extra}]'"
+    return f"pip install '{package.distribution}{package.required or ''}'"
+
+
+def _runtime_findings(machine: Machine, versions: Mapping[str, str]) -> Iterator[Finding]:
+    """What is installed in a build that does not fit the machine."""
+    both = {"onnxruntime", "onnxruntime-gpu"} <= versions.keys()
+    if both:
+        yield Finding(
+            subject="onnxruntime",
+            problem="is installed twice, as onnxruntime and as onnxruntime-gpu",
+            cost="the two overwrite each other's files: ONNX Runtime may not see the GPU",
+            remedy="pip uninstall onnxruntime onnxruntime-gpu, then pip install --no-deps of the one",
+        )
+    if machine.gpus and not both and "onnxruntime" in versions:
+        yield Finding(
+            subject="onnxruntime",
+            problem="is the CPU build, though a GPU is here",
+            cost="ONNX Runtime cannot time networks on the GPU",
+            remedy="pip uninstall onnxruntime, then pip install 'hwnas[gpu]'",
+        )
+    if machine.gpus and versions.get("torch", "").endswith("+cpu"):
+        yield Finding(
+            subject="torch",
+            problem="is the CPU build, though a GPU is here",
+            cost="torch cannot train or time networks on the GPU",
+            remedy="install the CUDA build of torch, see pytorch.org",
+        )
+
+
+def _machine_findings(machine: Machine) -> Iterator[Finding]:
+    if not machine.gpus:
+        why = f" ({'; '.join(machine.notes)})" if machine.notes else ""
+        yield Finding(
+            subject="gpu",
+            problem=f"no NVIDIA GPU can be used{why}",
+            cost="nothing can be timed on a GPU here, and training is slow",
+            remedy="use --device cpu here, or run hwnas on the machine that has the GPU",
+        )
+        return
+    for note in machine.notes:
+        yield Finding(
+            subject="machine",
+            problem=note,
+            cost="not everything in this machine can be used or described",
+            remedy="look at what `nvidia-smi` says",
+        )
+
+
+def _checkout_findings(env: Environment) -> Iterator[Finding]:
+    if env.commit_problem is not None:
+        yield Finding(
+            subject="git",
+            problem=env.commit_problem,
+            cost="runs do not record the commit that they were made with",
+            remedy="make `git status` work in the checkout of hwnas",
+        )

@@ -1,0 +1,49 @@
+"""`hwnas spaces`: what can be searched."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from hwnas.space import SPACES
+from hwnas.space.space import Space
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpaceSummary:
+    """One space: how many networks, from which cost to which, and the published ones in it."""
+
+    name: str
+    family: str
+    size: int
+    num_genes: int
+    image_size: int
+    channels: int
+    num_classes: int
+    min_params: int
+    max_params: int
+    min_macs: int
+    max_macs: int
+    published: tuple[str, ...]
+
+
+def spaces() -> tuple[SpaceSummary, ...]:
+    """Summarise all named spaces; the extremes are those of MACs."""
+    return tuple(_summary(space) for space in SPACES.things())
+
+
+def _summary(space: Space[Any, Any]) -> SpaceSummary:
+    smallest, largest = space.smallest(), space.largest()
+    costs = space.costs(space.encode([smallest, largest]))
+    return SpaceSummary(
+        name=space.name,
+        family=space.family,
+        size=space.size,
+        num_genes=len(space.dimensions),
+        image_size=space.config.image_size,
+        channels=space.config.channels,
+        num_classes=space.config.num_classes,
+        min_params=int(costs.params[0]),
+        max_params=int(costs.params[1]),
+        min_macs=int(costs.macs[0]),
+        max_macs=int(costs.macs[1]),
+        published=tuple(space.published),
+    )

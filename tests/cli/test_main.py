@@ -1,0 +1,276 @@
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import pytest
+
+from hwnas import __version__
+from hwnas.cli import app
+from hwnas.cli.app import COMMANDS, run
+from hwnas.cli.group import CommandRow, load
+from hwnas.cli.output import Column, print_json, print_table
+from hwnas.errors import GateError, HwnasError, InputError, MissingError, UsageError
+
+SURFACE = {
+    "doctor": ["--json"],
+    "spaces": ["--json"],
+    "describe": ["--json", "--operations", "arch", "space"],
+}
+"""Every command with its arguments and options: a change of it is a change for users."""
+
+HEAVY = ("matplotlib", "numpy", "onnx", "onnxruntime", "pyarrow", "rich", "sklearn", "timm", "torch", "xgboost")
+
+
+def spellings(command: click.Command) -> list[str]:
+    return sorted(spelling for item in command.params for spelling in (*item.opts, *item.secondary_opts))
+
+
+# ------------------------------------------------------------------------------------------ surface
+
+
+def test_the_commands_are_exactly_these() -> None:
+    assert [row.name for row in COMMANDS] == ["doctor", "spaces", "describe"]
+
+
+@pytest.mark.parametrize("row", COMMANDS, ids=lambda row: row.name)
+def test_the_surface_of_a_command_is_exact(row: CommandRow) -> None:
+    command = load(row)
+    assert spellings(command) == SURFACE[row.name]
+    assert command.name == row.name
+    assert command.help
+
+
+def test_every_command_prints_json() -> None:
+    assert all("--json" in options for options in SURFACE.values())
+
+
+def test_the_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--help"]) == 0
+    out = capsys.readouterr().out
+    for row in COMMANDS:
+        assert re.search(rf"^  {row.name} +{re.escape(row.summary)}$", out, flags=re.MULTILINE)
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"hwnas {__version__}\n"
+
+
+def test_the_help_imports_no_command_and_nothing_heavy() -> None:
+    code = "import sys; from hwnas.cli.app import run; run(['--help']); print('loaded:', *sys.modules)"
+    out = subprocess.check_output([sys.executable, "-c", code], text=True)
+    loaded = set(out.splitlines()[-1].split())
+    assert "hwnas.cli.group" in loaded
+    assert not loaded & {*HEAVY, *(row.target.split(":")[0] for row in COMMANDS)}
+
+
+# --------------------------------------------------------------------------------------- exit codes
+
+
+@pytest.fixture
+def raising(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], int]:
+    """Run a command that raises what it is given."""
+
+    def go(error: BaseException) -> int:
+        @click.command()
+        def broken() -> None:
+            raise error
+
+        monkeypatch.setattr("hwnas.cli.group.load", lambda _: broken)
+        return run(["doctor"])
+
+    return go
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (InputError("no"), 1),
+        (UsageError("no"), 2),
+        (MissingError("no"), 3),
+        (GateError("no"), 4),
+        (HwnasError("no"), 70),
+    ],
+)
+def test_our_errors_end_with_their_code_and_no_traceback(
+    raising: Callable[[BaseException], int], capsys: pytest.CaptureFixture[str], error: HwnasError, code: int
+) -> None:
+    assert raising(error) == code
+    assert capsys.readouterr() == ("", "error: no\n")
+
+
+def test_an_error_is_laid_out_in_rows(
+    raising: Callable[[BaseException], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    raising(InputError("must hold", got=3, known=("1", "2"), hint="1"))
+    assert capsys.readouterr().err == "error: must hold\n  got     3\n  known   1, 2\n  try     1\n"
+
+
+def test_an_interrupt_ends_with_130(
+    raising: Callable[[BaseException], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert raising(KeyboardInterrupt()) == 130
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "interrupted\n")
+
+
+def test_a_bug_shows_its_traceback_and_asks_for_a_report(
+    raising: Callable[[BaseException], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert raising(ZeroDivisionError("by zero")) == 70
+    err = capsys.readouterr().err
+    assert err.startswith("Traceback (most recent call last)")
+    assert "ZeroDivisionError: by zero\nThis is a bug in hwnas. Please report it" in err
+
+
+def test_the_code_that_a_command_returns_is_that_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hwnas.cli.group.load", lambda _: click.Command("doctor", callback=lambda: 4))
+    assert run(["doctor"]) == 4
+
+
+def test_main_exits_with_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hwnas.cli import main
+
+    monkeypatch.setattr(sys, "argv", ["hwnas", "--version"])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 0
+
+
+# ------------------------------------------------------------------------------- wrong command lines
+
+
+@pytest.mark.parametrize(
+    ("arguments", "err"),
+    [
+        (
+            ["doctr"],
+            "error: command 'doctr' is not known\n  got     doctr\n"
+            "  known   doctor, spaces, describe\n  try     hwnas doctor\n",
+        ),
+        (
+            ["xyzzy"],
+            "error: command 'xyzzy' is not known\n  got     xyzzy\n"
+            "  known   doctor, spaces, describe\n  try     hwnas --help\n",
+        ),
+        (
+            ["doctor", "--jsn"],
+            "error: option '--jsn' is not known\n  got     --jsn\n"
+            "  known   --json, -h, --help\n  try     hwnas doctor --json\n",
+        ),
+        (
+            ["--vrsion"],
+            "error: option '--vrsion' is not known\n  got     --vrsion\n"
+            "  known   --version, -h, --help\n  try     hwnas --version\n",
+        ),
+        (["doctor", "x"], "error: got unexpected extra argument (x)\n  try     hwnas doctor --help\n"),
+    ],
+)
+def test_a_wrong_command_line_is_answered_with_the_right_one(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], err: str
+) -> None:
+    assert run(arguments) == 2
+    assert capsys.readouterr() == ("", err)
+
+
+def test_no_command_shows_the_help_as_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("Usage: hwnas [OPTIONS] COMMAND")
+
+
+def test_a_shell_is_given_the_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("_HWNAS_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", "hwnas d")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    assert run([]) == 0
+    assert capsys.readouterr().out.split() == ["plain,doctor", "plain,describe"]
+
+
+# ------------------------------------------------------------------------------------------- output
+
+
+def test_doctor_prints_one_json_document(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["doctor", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert list(document) == ["environment", "machine", "default_device", "packages", "findings"]
+    assert document["environment"]["hwnas"] == __version__
+
+
+def test_doctor_prints_what_it_found(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^torch +", out, flags=re.MULTILINE)
+    assert "(--device auto)" in out
+
+
+@dataclass(frozen=True)
+class Result:
+    path: Path
+    values: tuple[float, ...]
+    missing: int | None = None
+
+
+def test_json_keeps_absent_values_and_plain_paths(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"result": Result(Path("a/b"), (1.5, 2.0))})
+    document = json.loads(capsys.readouterr().out)
+    assert document == {"result": {"path": "a/b", "values": [1.5, 2.0], "missing": None}}
+
+
+def test_json_refuses_what_is_no_number(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError, match="Out of range"):
+        print_json(float("nan"))
+    assert capsys.readouterr().out == ""
+
+
+def test_a_table_in_a_pipe_is_never_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    long = "word " * 60 + "[bold]end"
+    rows = [(long, 1234567, None), ("b", True, "x")]
+    print_table(["name", Column("params", numeric=True), "note"], rows, title="All")
+    title, header, first, second = capsys.readouterr().out.splitlines()
+    assert title == "All"
+    assert header.split() == ["name", "params", "note"]
+    assert first == f"{long}   1,234,567   -"
+    assert second.split() == ["b", "yes", "x"]
+
+
+def hwnas_process(arguments: list[str], *, stdout: int, environ: dict[str, str] | None = None) -> tuple[int, str]:
+    command = [sys.executable, "-m", "hwnas", *arguments]
+    env = {**os.environ, **(environ or {})}
+    done = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, env=env)
+    return done.returncode, done.stderr
+
+
+def test_a_reader_that_goes_away_ends_the_command_quietly() -> None:
+    for arguments in (["doctor"], ["doctor", "--json"], ["--help"]):
+        reading, writing = os.pipe()
+        os.close(reading)
+        ended = hwnas_process(arguments, stdout=writing)
+        os.close(writing)
+        assert ended == (app.EXIT_BROKEN_PIPE, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device here")
+@pytest.mark.parametrize("arguments", [["doctor"], ["doctor", "--json"], ["--help"]])
+def test_a_full_disk_is_told(arguments: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        ended = hwnas_process(arguments, stdout=full.fileno())
+    assert ended == (1, "error: the output cannot be written\n  got     No space left on device\n")
+
+
+def test_a_terminal_that_knows_only_ascii_will_do() -> None:
+    ascii_only = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    assert hwnas_process(["spaces"], stdout=subprocess.DEVNULL, environ=ascii_only) == (0, "")
+
+
+def test_a_closed_stdout_will_do() -> None:
+    code = "import os, sys; os.close(1); os.execv(sys.executable, [sys.executable, '-m', 'hwnas', 'doctor'])"
+    done = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,0 +1,112 @@
+import dataclasses
+
+import pytest
+
+from hwnas.devices import DEVICES, Gpu
+from hwnas.devices.gpu import BOARD_FILE, DRIVER_FILE, GPU_QUERY, detect_gpus, parse_gpus, visible_gpus
+from hwnas.runs import CommandOutcome
+
+TWO = (
+    "NVIDIA H200, 143771 MiB, 570.86.15, GPU-aaaa1111-2222\n"
+    "NVIDIA GeForce RTX 4090, 24564 MiB, 570.86.15, GPU-bbbb1111-2222\n"
+)
+
+
+def detected(
+    outcome: CommandOutcome, *, files: dict[str, str] | None = None, visible: str | None = None
+) -> tuple[tuple[Gpu, ...], tuple[str, ...]]:
+    def run(arguments: object) -> CommandOutcome:
+        assert arguments == GPU_QUERY
+        return outcome
+
+    return detect_gpus(run=run, read=(files or {}).get, visible=visible)
+
+
+def test_each_line_is_a_gpu() -> None:
+    (h200, rtx), notes = parse_gpus(TWO)
+    assert notes == ()
+    assert h200.device is DEVICES.get("h200")
+    assert (h200.index, h200.reported, h200.driver) == (0, "NVIDIA H200", "570.86.15")
+    assert (h200.memory_bytes, h200.uuid) == (143771 * 2**20, "GPU-aaaa1111-2222")
+    assert (rtx.index, rtx.device.name) == (1, "rtx4090")
+
+
+def test_a_gpu_without_a_datasheet_gets_a_name_of_its_own() -> None:
+    (gpu,), _ = parse_gpus("NVIDIA RTX 6000 Ada Generation, 49140 MiB, 550.1, GPU-1\n")
+    assert gpu.device.name == "nvidia-rtx-6000-ada-generation"
+    assert gpu.device.fp32_flop_per_s is None
+
+
+def test_a_board_without_memory_of_its_own_has_no_size() -> None:
+    (gpu,), _ = parse_gpus("Orin (nvgpu), [N/A], 540.3.0, GPU-1\n")
+    assert (gpu.device.name, gpu.memory_bytes) == ("jetson-orin", None)
+
+
+@pytest.mark.parametrize("text", ["", "\n\n"])
+def test_no_answer_is_no_gpu(text: str) -> None:
+    assert parse_gpus(text) == ((), ())
+
+
+def test_a_line_that_is_no_gpu_is_noted() -> None:
+    gpus, notes = parse_gpus("No devices were found\n" + TWO)
+    assert len(gpus) == 2
+    assert notes == ("nvidia-smi answered 'No devices were found'",)
+
+
+def test_a_failure_is_noted() -> None:
+    assert detected(CommandOutcome(failure="nvidia-smi did not answer within 10 s")) == (
+        (),
+        ("nvidia-smi did not answer within 10 s",),
+    )
+
+
+def test_a_driver_without_its_tool_is_noted() -> None:
+    failure = CommandOutcome(failure="nvidia-smi is not installed")
+    assert detected(failure, files={DRIVER_FILE: "NVRM version: ..."}) == (
+        (),
+        ("nvidia-smi is not installed, though NVIDIA's driver is loaded",),
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("NVIDIA Jetson AGX Orin Developer Kit\0", "jetson-orin"),
+        ("NVIDIA Jetson Orin Nano Developer Kit\0", "nvidia-jetson-orin-nano-developer-kit"),
+    ],
+)
+def test_boards_of_one_chip_are_told_apart(model: str, name: str) -> None:
+    answer = CommandOutcome(output="Orin (nvgpu), [N/A], 540.3.0, GPU-1\n")
+    (gpu,), _ = detected(answer, files={BOARD_FILE: model})
+    assert gpu.device.name == name
+
+
+def test_without_a_limit_all_are_visible() -> None:
+    gpus, notes = detected(CommandOutcome(output=TWO))
+    assert ([gpu.index for gpu in gpus], notes) == ([0, 1], ())
+
+
+@pytest.mark.parametrize(
+    ("visible", "indices"),
+    [
+        ("1,0", [1, 0]),
+        ("1", [1]),
+        ("GPU-bbbb", [1]),
+        ("", []),
+        ("-1", []),
+        ("1,7,0", [1]),
+        ("GPU-", []),
+    ],
+)
+def test_cuda_visible_devices_is_obeyed(visible: str, indices: list[int]) -> None:
+    gpus, _ = parse_gpus(TWO)
+    kept, notes = visible_gpus(gpus, visible=visible)
+    assert [gpu.index for gpu in kept] == indices
+    hidden = 2 - len(indices)
+    assert notes == ((f"CUDA_VISIBLE_DEVICES={visible!r} hides {hidden} of 2 GPUs",) if hidden else ())
+
+
+def test_a_gpu_is_frozen() -> None:
+    (gpu, _), _ = parse_gpus(TWO)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        gpu.index = 3  # type: ignore[misc]

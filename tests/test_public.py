@@ -1,0 +1,39 @@
+"""The public surface is exact, and importing it is light."""
+
+import subprocess
+import sys
+from importlib import import_module
+
+import pytest
+
+import hwnas
+
+HEAVY = ("matplotlib", "numpy", "onnx", "onnxruntime", "pyarrow", "rich", "sklearn", "timm", "torch", "xgboost")
+
+
+def test_the_public_names_are_exactly_these() -> None:
+    assert hwnas.__all__ == ["__version__", "describe", "doctor", "spaces"]
+    assert set(hwnas.__all__) <= set(dir(hwnas))
+
+
+def test_every_public_verb_is_the_function_of_its_module() -> None:
+    verbs = [name for name in hwnas.__all__ if name != "__version__"]
+    for name in verbs:
+        assert getattr(hwnas, name) is getattr(import_module(f"hwnas.pipeline.{name}"), name)
+
+
+def test_no_public_verb_has_the_name_of_a_package() -> None:
+    for name in hwnas.__all__:
+        with pytest.raises(ModuleNotFoundError):
+            import_module(f"hwnas.{name}")
+
+
+def test_another_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="'thing'"):
+        _ = hwnas.thing
+
+
+@pytest.mark.parametrize("statement", ["import hwnas", "import hwnas.runs, hwnas.devices, hwnas.pipeline.doctor"])
+def test_importing_hwnas_loads_nothing_heavy(statement: str) -> None:
+    code = f"{statement}, sys; print(*sorted(set({HEAVY}) & set(sys.modules)))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == []
