@@ -21,6 +21,11 @@ Integers = NDArray[np.int64]
 Size = Any
 """A whole number, or an integer array of shape (rows, slots), (rows, 1) or (slots,)."""
 
+_DIRECT_TOKENS = 50
+"""Up to so many tokens relative position is computed per pair."""
+
+_NOT_SIZES = ("name", "times", "shared", "variant")
+
 BYTES_PER_ELEMENT: Mapping[str, int] = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 
 
@@ -30,6 +35,8 @@ class Operation:
 
     name: str
     times: Size = 1
+    shared: Size = 0
+    """Parameters it reads that another row counts: tied weights, or weights made of other parameters."""
     kind: ClassVar[str]
 
     @property
@@ -39,13 +46,13 @@ class Operation:
 
     @property
     def params(self) -> Size:
-        """Trainable parameters."""
-        return self._times(self._params())
+        """Trainable parameters that this row counts."""
+        return self._times(self._params()) - self.shared
 
     @property
     def elements_read(self) -> Size:
         """Activation elements read; the parameters are read besides."""
-        return self._times(self._elements_read())
+        return self._times(self._elements_read()) + self.shared
 
     @property
     def elements_written(self) -> Size:
@@ -55,7 +62,7 @@ class Operation:
     @property
     def shape(self) -> dict[str, Size]:
         """The sizes that define this operation, by name."""
-        names = [entry.name for entry in dataclasses.fields(self) if entry.name not in ("name", "times", "variant")]
+        names = [entry.name for entry in dataclasses.fields(self) if entry.name not in _NOT_SIZES]
         return {name: getattr(self, name) for name in names}
 
     @property
@@ -87,12 +94,13 @@ class Linear(Operation):
     tokens: Size
     inputs: Size
     outputs: Size
+    bias: int = 1
 
     def _macs(self) -> Size:
         return self.tokens * self.inputs * self.outputs
 
     def _params(self) -> Size:
-        return (self.inputs + 1) * self.outputs
+        return (self.inputs + self.bias) * self.outputs
 
     def _elements_read(self) -> Size:
         return self.tokens * self.inputs
@@ -129,8 +137,44 @@ class Convolution(Operation):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TransposedConvolution(Convolution):
+    """A transposed convolution: each position of the input meets every tap."""
+
+    variant: str = "conv_transpose2d"
+
+    def _macs(self) -> Size:
+        return self.positions_in * self.inputs * (self.outputs // self.groups) * self.kernel
+
+    def _params(self) -> Size:
+        return self.inputs * (self.outputs // self.groups) * self.kernel + self.bias * self.outputs
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatMul(Operation):
+    """`batch` products of a (rows, inner) and an (inner, columns) matrix, both of them activations."""
+
+    kind = "matmul"
+    batch: Size
+    rows: Size
+    inner: Size
+    columns: Size
+
+    def _macs(self) -> Size:
+        return self.batch * self.rows * self.inner * self.columns
+
+    def _elements_read(self) -> Size:
+        return self.batch * self.inner * (self.rows + self.columns)
+
+    def _elements_written(self) -> Size:
+        return self.batch * self.rows * self.columns
+
+
+@dataclass(frozen=True, kw_only=True)
 class Attention(Operation):
-    """softmax(q kᵀ) v of `heads` heads, `width` wide in all, in `windows` windows of `queries` by `keys` tokens."""
+    """softmax(q kᵀ) v of `heads` heads, `width` wide in all, in `windows` windows of `queries` by `keys` tokens.
+
+    `mask` is the number of elements of a mask or a position bias that is added to the scores.
+    """
 
     kind = "attention"
     heads: Size
@@ -138,12 +182,13 @@ class Attention(Operation):
     queries: Size
     keys: Size
     windows: Size = 1
+    mask: Size = 0
 
     def _macs(self) -> Size:
         return self.windows * self.queries * self.keys * 2 * self.width
 
     def _elements_read(self) -> Size:
-        return self.windows * (self.queries + 2 * self.keys) * self.width
+        return self.windows * (self.queries + 2 * self.keys) * self.width + self.mask
 
     def _elements_written(self) -> Size:
         return self.windows * self.queries * self.width
@@ -154,8 +199,8 @@ class RelativePosition(Operation):
     """2-D relative position on keys and values (Shaw et al. 2018), on a grid of patches beside one class token.
 
     Four tables of `2 * clip + 2` vectors (rows and columns, for keys and for values) are shared by the heads.
-    The products are executed in their augmented form: each query meets every table vector once, scores and
-    values then get one extra column per grid row, per grid column and for the class token.
+    On more than a few tokens the products are executed in their augmented form: each query meets every table vector
+    once, scores and values then get one extra column per grid row, per grid column and for the class token.
     """
 
     kind = "relative_position"
@@ -170,7 +215,9 @@ class RelativePosition(Operation):
         return self.times * self.heads * 2 * self._tokens() ** 2 * self.head_dim
 
     def _macs(self) -> Size:
-        columns = 2 * self.grid + 1
+        if self.is_direct(self.grid):
+            return self.heads * 2 * self._tokens() ** 2 * self.head_dim
+        columns = self.columns(self.grid, head_dim=self.head_dim)
         vectors = 2 * (2 * self.clip + 2)
         return self.heads * 2 * self._tokens() * (self._tokens() * columns + vectors * self.head_dim)
 
@@ -183,21 +230,32 @@ class RelativePosition(Operation):
     def _elements_written(self) -> Size:
         return self.heads * self._tokens() * self.head_dim
 
+    @staticmethod
+    def is_direct(grid: int) -> bool:
+        """Whether so few tokens are computed as the paper writes it, which is then the faster form."""
+        return grid**2 + 1 <= _DIRECT_TOKENS
+
+    @staticmethod
+    def columns(grid: int, *, head_dim: int) -> int:
+        """The extra columns of the augmented form, with padding that brings a head to a multiple of 8."""
+        return -(-(head_dim + 2 * grid + 1) // 8) * 8 - head_dim
+
     def _tokens(self) -> int:
         return self.grid**2 + 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Norm(Operation):
-    """A normalisation with a scale and a shift per channel."""
+    """A normalisation; `affine` is its number of parameters per channel: 2 are a scale and a shift."""
 
     kind = "norm"
     variant: str = "layer_norm"
     tokens: Size
     channels: Size
+    affine: int = 2
 
     def _params(self) -> Size:
-        return 2 * self.channels
+        return self.affine * self.channels
 
     def _elements_read(self) -> Size:
         return self.tokens * self.channels
@@ -223,10 +281,26 @@ class Elementwise(Operation):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Move(Operation):
+    """Elements that change their place and not their values: a concatenation, a padding, a gather, a roll."""
+
+    kind = "move"
+    variant: str
+    elements: Size
+
+    def _elements_read(self) -> Size:
+        return self.elements
+
+    def _elements_written(self) -> Size:
+        return self.elements
+
+
+@dataclass(frozen=True, kw_only=True)
 class Pool(Operation):
-    """A mean over positions: a window of a grid, or all tokens."""
+    """A mean over positions: a window of a grid, or all tokens; other reductions say so in `variant`."""
 
     kind = "pool"
+    variant: str = "pool"
     positions_in: Size
     positions_out: Size
     channels: Size

@@ -1,0 +1,167 @@
+"""AutoFormer's supernet: entangled blocks, every width a prefix of the widest, with 2-D relative position."""
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+
+from hwnas.space.autoformer import AutoFormer, AutoFormerArch, AutoFormerConfig
+from hwnas.supernet.attention import attend
+from hwnas.supernet.layers import (
+    Block,
+    Head,
+    Linear,
+    Mlp,
+    PatchStem,
+    drop_path_rates,
+    init_linears,
+    join_heads,
+    split_heads,
+)
+from hwnas.supernet.network import SegmentConfig, build
+from hwnas.supernet.relative import RelativeAttention
+from hwnas.supernet.rules import Axes, attention_axes, head_axes, mlp_axes, stem_axes
+from hwnas.supernet.sharing import interleaved, prefix
+from hwnas.supernet.supernet import Piece, Supernet, SupernetConfig, whole_piece
+
+EPS = 1e-5
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoFormerSupernetConfig(SupernetConfig):
+    """How the weights are shared, beyond what the space says."""
+
+    embed_dim: int | None = None
+    """Allocated embedding width; None: the widest choice. The released supernets have more than they ever use."""
+    plain_bias: bool = False
+    """Take the bias of q, k and v as a prefix, unlike its weight: as the released checkpoints were trained."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StemConfig:
+    """Patch embedding, class token, position."""
+
+    channels: int
+    patch_size: int
+    grid: int
+    embed_dim: int
+
+    def build(self) -> nn.Module:
+        """The segment with fresh weights."""
+        stem = PatchStem(channels=self.channels, patch_size=self.patch_size, grid=self.grid, embed_dim=self.embed_dim)
+        nn.init.trunc_normal_(stem.class_token, std=0.02)
+        nn.init.trunc_normal_(stem.position, std=0.02)
+        return stem
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockConfig:
+    """Attention with relative position, and an MLP."""
+
+    embed_dim: int
+    num_heads: int
+    head_dim: int
+    hidden_dim: int
+    grid: int
+    relative_clip: int | None
+    drop_path: float = 0.0
+
+    def build(self) -> nn.Module:
+        """The segment with fresh weights."""
+        attention, mlp = AutoFormerAttention(self), Mlp(embed_dim=self.embed_dim, hidden_dim=self.hidden_dim)
+        block = Block(attention, mlp, embed_dim=self.embed_dim, eps=EPS, drop_path=self.drop_path)
+        init_linears(block)
+        return block
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadConfig:
+    """Norm, average over the patches or class token, classifier."""
+
+    embed_dim: int
+    num_classes: int
+    average: bool
+
+    def build(self) -> nn.Module:
+        """The segment with fresh weights."""
+        patches = slice(1, None) if self.average else None
+        head = Head(embed_dim=self.embed_dim, num_classes=self.num_classes, eps=EPS, average=patches)
+        init_linears(head)
+        return head
+
+
+class AutoFormerAttention(nn.Module):
+    """Attention with heads of a fixed width, and relative position where the config has it."""
+
+    def __init__(self, config: BlockConfig) -> None:
+        super().__init__()
+        width = config.num_heads * config.head_dim
+        self.num_heads = config.num_heads
+        self.qkv = Linear(config.embed_dim, 3 * width)
+        self.proj = Linear(width, config.embed_dim)
+        self.relative = None
+        if config.relative_clip is not None:
+            self.relative = RelativeAttention(grid=config.grid, clip=config.relative_clip, head_dim=config.head_dim)
+
+    def forward(self, x_BND: Tensor) -> Tensor:
+        """Attention of all tokens to all tokens."""
+        q, k, v = split_heads(self.qkv(x_BND), parts=3, num_heads=self.num_heads)
+        attended = attend(q, k, v) if self.relative is None else self.relative(q, k, v)
+        out: Tensor = self.proj(join_heads(attended))
+        return out
+
+
+def outline(config: AutoFormerConfig, arch: AutoFormerArch, *, drop_path: float = 0.0) -> dict[str, SegmentConfig]:
+    """The segments of a network; `drop_path` is the rate of the deepest slot of the space."""
+    rates = drop_path_rates(drop_path, slots=max(config.depths))
+    stem = StemConfig(
+        channels=config.channels, patch_size=config.patch_size, grid=config.grid, embed_dim=arch.embed_dim
+    )
+    blocks = {
+        f"blocks.{slot}": BlockConfig(
+            embed_dim=arch.embed_dim,
+            num_heads=block.num_heads,
+            head_dim=config.head_dim,
+            hidden_dim=int(arch.embed_dim * block.mlp_ratio),
+            grid=config.grid,
+            relative_clip=config.relative_clip,
+            drop_path=rates[slot],
+        )
+        for slot, block in enumerate(arch.blocks)
+    }
+    head = HeadConfig(embed_dim=arch.embed_dim, num_classes=config.num_classes, average=config.pooling == "average")
+    return {"stem": stem, **blocks, "head": head}
+
+
+class AutoFormerSupernet(Supernet[AutoFormerConfig, AutoFormerArch, AutoFormerSupernetConfig]):
+    """Weights of a space of AutoFormer networks."""
+
+    config_type = AutoFormerSupernetConfig
+
+    def __init__(self, space: AutoFormer, config: AutoFormerSupernetConfig | None = None) -> None:
+        config = config or AutoFormerSupernetConfig()
+        widest = space.largest()
+        if config.embed_dim is not None:
+            widest = replace(widest, embed_dim=config.embed_dim)
+        super().__init__(space, config, build(outline(space.config, widest)))
+
+    def path(self, arch: AutoFormerArch) -> dict[str, Piece]:
+        """The segments of a network, every width a prefix."""
+        segments = outline(self.space.config, arch, drop_path=self.config.drop_path)
+        return {name: whole_piece(name, config, self._axes(config)) for name, config in segments.items()}
+
+    def _axes(self, config: SegmentConfig) -> Axes:
+        match config:
+            case StemConfig():
+                return stem_axes(prefix(config.embed_dim))
+            case BlockConfig():
+                return self._block_axes(config)
+            case HeadConfig():
+                return head_axes(prefix(config.embed_dim))
+        raise AssertionError(config)
+
+    def _block_axes(self, config: BlockConfig) -> Axes:
+        embed, width = prefix(config.embed_dim), config.num_heads * config.head_dim
+        rows = interleaved(3 * width)
+        bias = prefix(3 * width) if self.config.plain_bias else rows
+        attention = attention_axes(embed, rows=rows, bias=bias, width=prefix(width))
+        return {**attention, **mlp_axes(embed, hidden=prefix(config.hidden_dim))}

@@ -1,0 +1,52 @@
+"""A network of its own: plain modules that run one after another."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from torch import Tensor, nn
+
+
+class SegmentConfig(Protocol):
+    """What a segment is made of: a frozen value that builds it."""
+
+    def build(self) -> nn.Module:
+        """The segment with fresh weights."""
+
+    def __hash__(self) -> int: ...
+
+
+class Network(nn.Module):
+    """Stem, blocks and head, each a module from one tensor to the next.
+
+    Segments have dotted names (`stem`, `blocks.3`, `head`) that are also the names of their weights.
+    """
+
+    def __init__(self, segments: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self._names = tuple(segments)
+        for name, module in segments.items():
+            _attach(self, name, module)
+
+    def segments(self) -> dict[str, nn.Module]:
+        """The modules in the order in which they run."""
+        return {name: self.get_submodule(name) for name in self._names}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images to logits."""
+        for name in self._names:
+            x = self.get_submodule(name)(x)
+        return x
+
+
+def build(outline: Mapping[str, SegmentConfig]) -> Network:
+    """A network with fresh weights."""
+    return Network({name: config.build() for name, config in outline.items()})
+
+
+def _attach(root: nn.Module, name: str, module: nn.Module) -> None:
+    *parents, last = name.split(".")
+    for part in parents:
+        if part not in dict(root.named_children()):
+            root.add_module(part, nn.Module())
+        root = root.get_submodule(part)
+    root.add_module(last, module)

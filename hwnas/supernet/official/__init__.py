@@ -1,0 +1,1 @@
+"""The checkpoints of the four published systems, turned into ours."""

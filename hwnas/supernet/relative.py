@@ -1,0 +1,151 @@
+"""2-D relative position on keys and values, without a vector per pair of tokens.
+
+A query meets each vector of the tables once; the products are gathered into one extra key column per grid row, per
+grid column and for the class token. With keys and values that carry one-hot rows and columns in these places, plain
+attention then adds the key term to the scores, and returns beside each output how much attention fell on each grid
+row and column, from which the value term follows:
+
+    q' = [q, P]    k' = [k, one-hot]    v' = [v, one-hot]      P = q Tᵀ, gathered
+
+which is exact, and works with any fused attention. On few tokens the products as the paper writes them are faster.
+
+Shape suffixes: B images, H heads, N tokens, D channels of a head, E extra columns, T vectors of two tables.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hwnas.supernet.attention import attend
+from hwnas.workload import RelativePosition
+
+TABLES = ("key_rows", "key_columns", "value_rows", "value_columns")
+
+
+class RelativeAttention(nn.Module):
+    """Attention among a class token and a square grid of patches, with relative position.
+
+    Each table holds `2 * clip + 2` vectors for all heads: the first is for pairs with the class token, the others are
+    for distances from -clip to clip, and farther ones take the last.
+    """
+
+    key_rows: Tensor
+    key_columns: Tensor
+    value_rows: Tensor
+    value_columns: Tensor
+
+    def __init__(self, *, grid: int, clip: int, head_dim: int) -> None:
+        super().__init__()
+        for name in TABLES:
+            self.register_parameter(name, nn.Parameter(torch.empty(2 * clip + 2, head_dim)))
+        for table in self.parameters():
+            nn.init.trunc_normal_(table, std=0.02)
+        direct = RelativePosition.is_direct(grid)
+        self.products: nn.Module = _Direct(grid, clip) if direct else _Augmented(grid, clip, head_dim)
+
+    def forward(self, q_BHND: Tensor, k_BHND: Tensor, v_BHND: Tensor) -> Tensor:
+        """The attention's output, (B, H, N, D)."""
+        keys_TD = torch.cat([self.key_rows, self.key_columns])
+        values_TD = torch.cat([self.value_rows, self.value_columns])
+        out: Tensor = self.products(q_BHND, k_BHND, v_BHND, keys_TD, values_TD)
+        return out
+
+
+class _Augmented(nn.Module):
+    """Every query with every vector of the tables, then attention with extra columns."""
+
+    index_NE: Tensor
+    places_NE: Tensor
+    class_T: Tensor
+
+    def __init__(self, grid: int, clip: int, head_dim: int) -> None:
+        super().__init__()
+        self.num_near = 2 * grid
+        self.num_columns = RelativePosition.columns(grid, head_dim=head_dim)
+        self.register_buffer("index_NE", _near_index(grid, clip), persistent=False)
+        self.register_buffer("places_NE", _places(grid, self.num_columns), persistent=False)
+        self.register_buffer("class_T", _class_vectors(clip), persistent=False)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, keys_TD: Tensor, values_TD: Tensor) -> Tensor:
+        batch, heads, _, head_dim = q.shape
+        index = self.index_NE.expand(batch, heads, -1, -1)
+        places = self.places_NE.to(q.dtype).expand(batch, heads, -1, -1)
+        products_BHNT = q @ keys_TD.transpose(0, 1)
+        queries = torch.cat([q, self._columns(products_BHNT, index)], dim=-1)
+        keys, values = torch.cat([k, places], dim=-1), torch.cat([v, places], dim=-1)
+        attended = attend(queries, keys, values, scale=head_dim**-0.5)
+        mass_BHNT = self._by_vector(attended[..., head_dim:], index)
+        return attended[..., :head_dim] + torch.matmul(mass_BHNT, values_TD)
+
+    def _columns(self, products_BHNT: Tensor, index: Tensor) -> Tensor:
+        """What each grid row, grid column and the class token add to a query's score."""
+        near = products_BHNT.gather(-1, index)
+        half = products_BHNT.shape[-1] // 2
+        class_token = products_BHNT[..., :1] + products_BHNT[..., half : half + 1]
+        columns = torch.cat([near, class_token], dim=-1)
+        return F.pad(columns, (0, self.num_columns - self.num_near - 1))
+
+    def _by_vector(self, mass_BHNE: Tensor, index: Tensor) -> Tensor:
+        """How much of a query's attention falls on each vector of the tables."""
+        near, class_token = mass_BHNE[..., : self.num_near], mass_BHNE[..., self.num_near : self.num_near + 1]
+        empty = near.new_zeros(*near.shape[:-1], len(self.class_T))
+        return empty.scatter_add(-1, index, near) + class_token * self.class_T.to(near.dtype)
+
+
+class _Direct(nn.Module):
+    """One vector per pair of tokens, as the paper writes it: faster on few tokens."""
+
+    index_NN2: Tensor
+
+    def __init__(self, grid: int, clip: int) -> None:
+        super().__init__()
+        self.register_buffer("index_NN2", _pair_index(grid, clip), persistent=False)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, keys_TD: Tensor, values_TD: Tensor) -> Tensor:
+        keys_NND, values_NND = (table[self.index_NN2].sum(dim=2) for table in (keys_TD, values_TD))
+        bias = torch.einsum("bhnd,nmd->bhnm", q, keys_NND)
+        scores = (q @ k.transpose(-2, -1) + bias) * q.shape[-1] ** -0.5
+        weights = scores.softmax(dim=-1).to(v.dtype)
+        return torch.matmul(weights, v) + torch.einsum("bhnm,nmd->bhnd", weights, values_NND)
+
+
+def _distances(grid: int, clip: int) -> Tensor:
+    """The vector for each pair of grid rows (or columns), (grid, grid)."""
+    line = torch.arange(grid)
+    return (line[None, :] - line[:, None]).clamp(-clip, clip) + clip + 1
+
+
+def _near_index(grid: int, clip: int) -> Tensor:
+    """For each query, the vectors of the key's grid rows and grid columns; the class token's are the first."""
+    near = _distances(grid, clip)
+    rows, columns = near.repeat_interleave(grid, 0), near.repeat(grid, 1)
+    patches = torch.cat([rows, columns + 2 * clip + 2], dim=1)
+    class_token = torch.cat([torch.zeros(1, grid), torch.full((1, grid), 2 * clip + 2)], dim=1)
+    return torch.cat([class_token.long(), patches])
+
+
+def _places(grid: int, num_columns: int) -> Tensor:
+    """For each key, ones in its grid row's and grid column's place, or in the class token's."""
+    places = torch.zeros(grid**2 + 1, num_columns)
+    patches = torch.arange(grid**2)
+    places[0, 2 * grid] = 1
+    places[1 + patches, patches // grid] = 1
+    places[1 + patches, grid + patches % grid] = 1
+    return places
+
+
+def _class_vectors(clip: int) -> Tensor:
+    """Ones for the two vectors of pairs with the class token."""
+    vectors = torch.zeros(2 * (2 * clip + 2))
+    vectors[0] = vectors[2 * clip + 2] = 1
+    return vectors
+
+
+def _pair_index(grid: int, clip: int) -> Tensor:
+    """For each pair of tokens, its vector of the row table and its vector of the column table."""
+    near, patches = _distances(grid, clip), torch.arange(grid**2)
+    row, column = patches // grid, patches % grid
+    index = torch.zeros(grid**2 + 1, grid**2 + 1, 2, dtype=torch.long)
+    index[1:, 1:, 0] = near[row][:, row]
+    index[1:, 1:, 1] = near[column][:, column]
+    return index + torch.tensor([0, 2 * clip + 2])
