@@ -6,15 +6,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hwnas.pipeline.describe import describe
     from hwnas.pipeline.doctor import doctor
+    from hwnas.pipeline.import_checkpoint import import_checkpoint
     from hwnas.pipeline.spaces import spaces
 
 __version__ = "0.1.0.dev0"
 
-__all__ = ["__version__", "describe", "doctor", "spaces"]
+__all__ = ["__version__", "describe", "doctor", "import_checkpoint", "spaces"]
 
 _VERBS = {
     "describe": "hwnas.pipeline.describe",
     "doctor": "hwnas.pipeline.doctor",
+    "import_checkpoint": "hwnas.pipeline.import_checkpoint",
     "spaces": "hwnas.pipeline.spaces",
 }
 """The public verbs and their modules, imported on first use: `import hwnas` alone must stay quick."""

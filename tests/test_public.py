@@ -12,7 +12,7 @@ HEAVY = ("matplotlib", "numpy", "onnx", "onnxruntime", "pyarrow", "rich", "sklea
 
 
 def test_the_public_names_are_exactly_these() -> None:
-    assert hwnas.__all__ == ["__version__", "describe", "doctor", "spaces"]
+    assert hwnas.__all__ == ["__version__", "describe", "doctor", "import_checkpoint", "spaces"]
     assert set(hwnas.__all__) <= set(dir(hwnas))
 
 

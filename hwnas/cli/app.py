@@ -22,6 +22,7 @@ COMMANDS = (
     CommandRow("doctor", "hwnas.cli.doctor:doctor", "What this machine can measure, and what is missing."),
     CommandRow("spaces", "hwnas.cli.spaces:spaces", "The search spaces and their published networks."),
     CommandRow("describe", "hwnas.cli.describe:describe", "What one network of a space costs."),
+    CommandRow("import", "hwnas.cli.import_checkpoint:import_checkpoint", "An official checkpoint turned into ours."),
 )
 """Every command: its module is imported only when it runs."""
 

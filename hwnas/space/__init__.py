@@ -9,6 +9,12 @@ from hwnas.space.space import Space
 SPACES: Registry[Space[Any, Any]] = Registry("space", hint="hwnas describe {} max")
 """All named spaces."""
 
+FAMILIES: Registry[type[Space[Any, Any]]] = Registry("family")
+"""The families, each a kind of space."""
+
+for _kind in (autoformer.AutoFormer, resnas.ResNas, vitas.Vitas, vitas_twins.Twins, glit.Glit):
+    FAMILIES.add(_kind.family, _kind)
+
 for _family in (autoformer, resnas, vitas, vitas_twins, glit):
     for _space in _family.SPACES:
         SPACES.add(_space.name, _space)

@@ -83,6 +83,7 @@ class AutoFormer(Space[AutoFormerConfig, AutoFormerArch]):
     """A space of AutoFormer networks."""
 
     family = "autoformer"
+    config_type = AutoFormerConfig
     arch_type = AutoFormerArch
 
     @cached_property

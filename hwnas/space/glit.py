@@ -120,6 +120,7 @@ class Glit(Space[GlitConfig, GlitArch]):
     """A space of GLiT networks."""
 
     family = "glit"
+    config_type = GlitConfig
     arch_type = GlitArch
 
     @cached_property

@@ -108,6 +108,7 @@ class ResNas(Space[ResNasConfig, ResNasArch]):
     """A space of ViT-ResNAS networks."""
 
     family = "resnas"
+    config_type = ResNasConfig
     arch_type = ResNasArch
 
     @cached_property

@@ -67,6 +67,7 @@ class Space(ABC, Generic[Config, Network]):
     """Networks of papers and their code that this space contains, by name."""
 
     family: ClassVar[str]
+    config_type: ClassVar[type[SpaceConfig]]
     arch_type: ClassVar[type[Arch]]
 
     # What a family says about itself.

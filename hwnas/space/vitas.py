@@ -80,6 +80,7 @@ class Vitas(Space[VitasConfig, VitasArch]):
     """A space of ViTAS networks on the DeiT skeleton."""
 
     family = "vitas"
+    config_type = VitasConfig
     arch_type = VitasArch
 
     @cached_property

@@ -97,6 +97,7 @@ class Twins(Space[TwinsConfig, TwinsArch]):
     """A space of Twins-style networks."""
 
     family = "vitas-twins"
+    config_type = TwinsConfig
     arch_type = TwinsArch
 
     @cached_property

@@ -135,6 +135,7 @@ def outline(config: AutoFormerConfig, arch: AutoFormerArch, *, drop_path: float 
 class AutoFormerSupernet(Supernet[AutoFormerConfig, AutoFormerArch, AutoFormerSupernetConfig]):
     """Weights of a space of AutoFormer networks."""
 
+    space_type = AutoFormer
     config_type = AutoFormerSupernetConfig
 
     def __init__(self, space: AutoFormer, config: AutoFormerSupernetConfig | None = None) -> None:
@@ -165,3 +166,7 @@ class AutoFormerSupernet(Supernet[AutoFormerConfig, AutoFormerArch, AutoFormerSu
         bias = prefix(3 * width) if self.config.plain_bias else rows
         attention = attention_axes(embed, rows=rows, bias=bias, width=prefix(width))
         return {**attention, **mlp_axes(embed, hidden=prefix(config.hidden_dim))}
+
+
+SUPERNET = AutoFormerSupernet
+SEGMENTS = (StemConfig, BlockConfig, HeadConfig)

@@ -1,43 +1,73 @@
 """Which backend runs a linear layer: the one place that decides.
 
-On CPUs that are not Intel's, torch sends float32 matrix products to MKL's AVX2 path and convolutions to oneDNN, which
-uses AVX-512: a linear written as a 1x1 convolution over channels-last tokens then takes about half the time, with the
-same float32 result. It only pays from about a thousand token rows on, while weights stay small against them; elsewhere
-(other precisions, devices, compilers and exporters) a linear is a linear.
+On a CPU, torch sends float32 matrix products to MKL and convolutions to oneDNN. Where MKL leaves vector units unused
+(it does not use AVX-512 on other vendors' CPUs), a linear written as a 1x1 convolution over channels-last tokens takes
+about half the time with the same float32 arithmetic; where MKL is at the peak already, the convolution is slower. No
+name of a CPU tells the two apart reliably, so both are timed once per process on a typical layer, and the convolution
+is taken only if it is clearly faster. It needs about a thousand token rows; with fewer, with other precisions or
+devices, and under compilers and exporters a linear is a linear.
+
+`HWNAS_LINEAR=plain` or `HWNAS_LINEAR=convolution` skips the timing.
 """
 
 import functools
+import os
+import time
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hwnas.devices import detect
+from hwnas.errors import InputError
 
+VARIABLE = "HWNAS_LINEAR"
 _MIN_ROWS = 1000
+_CLEARLY = 1.25
+_TRIAL_ROWS, _TRIAL_INPUTS, _TRIAL_OUTPUTS, _TRIAL_REPEATS = 1576, 192, 576, 5
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """`F.linear`, on the backend that is faster for this shape."""
-    if _suits_convolution(x, weight):
-        return _as_convolution(x, weight, bias)
+    if _may_convolve(x) and convolution_is_faster():
+        return as_convolution(x, weight, bias)
     return F.linear(x, weight, bias)
 
 
-def _suits_convolution(x: Tensor, weight: Tensor) -> bool:
-    if x.device.type != "cpu" or x.dtype != torch.float32 or x.ndim != 3:
-        return False
-    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
-        return False
-    return x.shape[0] * x.shape[1] >= _MIN_ROWS and _convolutions_are_faster()
-
-
-def _as_convolution(x_BND: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def as_convolution(x_BND: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The same as a 1x1 convolution over an image of one column, channels last."""
     image = x_BND.transpose(1, 2).unsqueeze(-1)
     return F.conv2d(image, weight[:, :, None, None], bias).squeeze(-1).transpose(1, 2)
 
 
 @functools.cache
-def _convolutions_are_faster() -> bool:
-    cpu = detect().cpu
-    return cpu.vendor != "intel" and "avx512f" in cpu.instruction_sets and torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
+def convolution_is_faster() -> bool:
+    """Whether a forward and a backward through the convolution are clearly faster on this CPU."""
+    chosen = os.environ.get(VARIABLE, "")
+    if chosen not in ("", "plain", "convolution"):
+        raise InputError(f"{VARIABLE} must be plain or convolution", got=chosen)
+    if chosen:
+        return chosen == "convolution"
+    return _seconds(F.linear) > _CLEARLY * _seconds(as_convolution)
+
+
+def _may_convolve(x: Tensor) -> bool:
+    if x.device.type != "cpu" or x.dtype != torch.float32 or x.ndim != 3:
+        return False
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
+        return False
+    return x.shape[0] * x.shape[1] >= _MIN_ROWS
+
+
+def _seconds(function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> float:
+    """CPU seconds of the fastest of a few forwards and backwards on this thread."""
+    seconds = []
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        x = torch.ones(8, _TRIAL_ROWS // 8, _TRIAL_INPUTS, requires_grad=True)
+        weight = torch.ones(_TRIAL_OUTPUTS, _TRIAL_INPUTS, requires_grad=True)
+        bias = torch.ones(_TRIAL_OUTPUTS)
+        for _ in range(_TRIAL_REPEATS):
+            start = time.thread_time()
+            torch.autograd.grad(function(x, weight, bias).sum(), (x, weight))
+            seconds.append(time.thread_time() - start)
+    return min(seconds)

@@ -16,31 +16,31 @@ class SegmentConfig(Protocol):
 
 
 class Network(nn.Module):
-    """Stem, blocks and head, each a module from one tensor to the next.
+    """Stem, blocks and head, each a module from one tensor to the next, with fresh weights.
 
     Segments have dotted names (`stem`, `blocks.3`, `head`) that are also the names of their weights.
     """
 
-    def __init__(self, segments: Mapping[str, nn.Module]) -> None:
+    def __init__(self, outline: Mapping[str, SegmentConfig]) -> None:
         super().__init__()
-        self._names = tuple(segments)
-        for name, module in segments.items():
-            _attach(self, name, module)
+        self.outline = dict(outline)
+        for name, config in outline.items():
+            _attach(self, name, config.build())
 
     def segments(self) -> dict[str, nn.Module]:
         """The modules in the order in which they run."""
-        return {name: self.get_submodule(name) for name in self._names}
+        return {name: self.get_submodule(name) for name in self.outline}
 
     def forward(self, x: Tensor) -> Tensor:
         """Images to logits."""
-        for name in self._names:
+        for name in self.outline:
             x = self.get_submodule(name)(x)
         return x
 
 
 def build(outline: Mapping[str, SegmentConfig]) -> Network:
     """A network with fresh weights."""
-    return Network({name: config.build() for name, config in outline.items()})
+    return Network(outline)
 
 
 def _attach(root: nn.Module, name: str, module: nn.Module) -> None:

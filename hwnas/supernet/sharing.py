@@ -37,7 +37,8 @@ class Pick:
         """These entries of one axis, copied."""
         index = self._tensors.get(tensor.device)
         if index is None:
-            index = self._tensors[tensor.device] = torch.tensor(self.positions, device=tensor.device)
+            with torch.inference_mode(False):  # it is kept, and autograd refuses what inference mode made
+                index = self._tensors[tensor.device] = torch.tensor(self.positions, device=tensor.device)
         return tensor.index_select(axis, index)
 
 
@@ -83,9 +84,24 @@ def suffix(width: int, *, total: int) -> Span:
 
 
 @cache
+def cyclic(width: int, *, widths: tuple[int, ...]) -> Index:
+    """An arc of a ring of as many channels as the widest choice has: ViTAS's cyclic sharing.
+
+    The arcs of all choices lie end to end in the order of their widths, so that every channel serves about the same
+    number of choices, narrow and wide ones alike. Positions are in ascending order.
+    """
+    total = max(widths)
+    start = sum(choice for choice in widths if choice < width) % total
+    over = start + width - total
+    if over <= 0 or width == total:
+        return Span(min(start, total - width), width)
+    return Pick((*range(over), *range(start, total)))
+
+
+@cache
 def centre(width: int, *, total: int) -> Span:
-    """The middle entries of a kernel."""
-    return Span((total - width) // 2, width)
+    """The middle taps of a kernel, those of the same offsets: a kernel of n taps starts n // 2 before its token."""
+    return Span(total // 2 - width // 2, width)
 
 
 @cache

@@ -1,8 +1,7 @@
 """Weights that all networks of a space share, and one network run on slices of them."""
 
-import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar, Generic, TypeVar
@@ -41,6 +40,10 @@ class Piece:
     sources: Mapping[str, Source]
 
 
+Prepared = tuple[nn.Module, Mapping[str, Source]]
+"""A segment without weights, and where its tensors come from."""
+
+
 class Supernet(nn.Module, ABC, Generic[Config, Choice, Settings]):
     """Shared weights of a space.
 
@@ -49,6 +52,7 @@ class Supernet(nn.Module, ABC, Generic[Config, Choice, Settings]):
     slices alone.
     """
 
+    space_type: ClassVar[type[Space[Any, Any]]]
     config_type: ClassVar[type[SupernetConfig]]
 
     def __init__(self, space: Space[Config, Choice], config: Settings, shared: nn.Module) -> None:
@@ -69,29 +73,50 @@ class Supernet(nn.Module, ABC, Generic[Config, Choice, Settings]):
         """
         networks = [archs] if isinstance(archs, Arch) else list(archs)
         self._check(images, networks)
-        paths = [list(self.path(arch).values()) for arch in networks]
+        paths = [list(self._checked(arch).values()) for arch in networks]
         tensors = self._tensors()
-        while len(paths) > 1 and paths[0] and all(path[0] == paths[0][0] for path in paths):
-            images = self._run([path.pop(0) for path in paths][:1], images, tensors)
-        outputs = [self._run(path, images[index :: len(paths)], tensors) for index, path in enumerate(paths)]
+        while len(paths) > 1 and len(paths[0]) > 1 and all(path[0] == paths[0][0] for path in paths):
+            images = self._run(_prepared([path.pop(0) for path in paths][:1]), images, tensors)
+        outputs = [self._run(_prepared(path), images[index :: len(paths)], tensors) for index, path in enumerate(paths)]
         return outputs[0] if len(outputs) == 1 else _merged(outputs)
+
+    def bind(self, arch: Choice) -> Callable[[Tensor], Any]:
+        """The forward of one network with its path worked out: what to hand to `torch.compile`."""
+        prepared = _prepared(list(self._checked(arch).values()))
+        return lambda images: self._run(prepared, images, self._tensors())
+
+    def outline(self, arch: Choice) -> dict[str, SegmentConfig]:
+        """What the extracted network is built from."""
+        return {name: piece.config for name, piece in self._checked(arch).items()}
 
     def subnet(self, arch: Choice) -> Network:
         """The network with its own copy of the weights, in this module's mode."""
-        tensors = self._tensors()
-        modules = {}
-        for name, piece in self.path(arch).items():
-            modules[name] = _filled(piece, tensors)
-        return Network(modules).train(self.training)
+        return self._extracted(self._checked(arch))
+
+    def _extracted(self, path: Mapping[str, Piece]) -> Network:
+        shared = self._tensors()
+        with torch.device("meta"):
+            network = Network({name: piece.config for name, piece in path.items()})
+        network.to_empty(device=next(iter(shared.values())).device)
+        own = dict((*network.named_parameters(), *network.named_buffers()))
+        with torch.no_grad():
+            for segment, piece in path.items():
+                for name, source in piece.sources.items():
+                    _copy(take(source, shared), own[f"{segment}.{name}"])
+        return network.train(self.training)
+
+    def _checked(self, arch: Choice) -> dict[str, Piece]:
+        """The path of a network that is known to be one of the space."""
+        self.space.encode([arch])
+        return self.path(arch)
 
     def _tensors(self) -> dict[str, Tensor]:
         return {**dict(self.shared.named_parameters()), **dict(self.shared.named_buffers())}
 
-    def _run(self, path: Sequence[Piece], x: Any, shared: Mapping[str, Tensor]) -> Any:
-        for piece in path:
-            template = _template(piece.config)
+    def _run(self, path: Sequence[Prepared], x: Any, shared: Mapping[str, Tensor]) -> Any:
+        for template, sources in path:
             template.train(self.training)
-            x = functional_call(template, {name: take(source, shared) for name, source in piece.sources.items()}, (x,))
+            x = functional_call(template, {name: take(source, shared) for name, source in sources.items()}, (x,))
         return x
 
     def _check(self, images: Tensor, archs: Sequence[Choice]) -> None:
@@ -112,6 +137,10 @@ def whole_piece(name: str, config: SegmentConfig, axes: Axes) -> Piece:
     )
 
 
+def _prepared(path: Sequence[Piece]) -> list[Prepared]:
+    return [(_template(piece.config), piece.sources) for piece in path]
+
+
 @lru_cache(maxsize=4096)
 def tensor_names(config: SegmentConfig) -> tuple[str, ...]:
     """The parameters and buffers of a segment."""
@@ -126,13 +155,9 @@ def _template(config: SegmentConfig) -> nn.Module:
         return config.build()
 
 
-def _filled(piece: Piece, shared: Mapping[str, Tensor]) -> nn.Module:
-    device = next(iter(shared.values())).device
-    module = copy.deepcopy(_template(piece.config)).to_empty(device=device)
-    with torch.no_grad():
-        for name, tensor in (*module.named_parameters(), *module.named_buffers()):
-            tensor.copy_(take(piece.sources[name], shared))
-    return module
+def _copy(tensor: Tensor, target: Tensor) -> None:
+    assert tensor.shape == target.shape, (tensor.shape, target.shape)
+    target.copy_(tensor)
 
 
 def _merged(outputs: Sequence[Any]) -> Any:

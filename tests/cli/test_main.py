@@ -21,6 +21,7 @@ SURFACE = {
     "doctor": ["--json"],
     "spaces": ["--json"],
     "describe": ["--json", "--operations", "arch", "space"],
+    "import": ["--arch", "--classes", "--image-size", "--json", "--out", "--space", "family", "file"],
 }
 """Every command with its arguments and options: a change of it is a change for users."""
 
@@ -35,7 +36,7 @@ def spellings(command: click.Command) -> list[str]:
 
 
 def test_the_commands_are_exactly_these() -> None:
-    assert [row.name for row in COMMANDS] == ["doctor", "spaces", "describe"]
+    assert [row.name for row in COMMANDS] == ["doctor", "spaces", "describe", "import"]
 
 
 @pytest.mark.parametrize("row", COMMANDS, ids=lambda row: row.name)
@@ -152,12 +153,12 @@ def test_main_exits_with_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
         (
             ["doctr"],
             "error: command 'doctr' is not known\n  got     doctr\n"
-            "  known   doctor, spaces, describe\n  try     hwnas doctor\n",
+            "  known   doctor, spaces, describe, import\n  try     hwnas doctor\n",
         ),
         (
             ["xyzzy"],
             "error: command 'xyzzy' is not known\n  got     xyzzy\n"
-            "  known   doctor, spaces, describe\n  try     hwnas --help\n",
+            "  known   doctor, spaces, describe, import\n  try     hwnas --help\n",
         ),
         (
             ["doctor", "--jsn"],

@@ -1,0 +1,201 @@
+"""One training step of a supernet beside the naive formulation of the same networks: CPU seconds and peak memory.
+
+    python benchmarks/supernet_step.py [--spaces autoformer-tiny,resnas-tiny] [--repeats 5] [--rounds 2] [--save]
+    python benchmarks/supernet_step.py --device cuda --compile --save
+
+A step is forward, backward and fused AdamW, batch 16 at 224 pixels, one thread. The naive side has the same weights,
+networks and loss:
+
+- AutoFormer (the published network): relative position as the paper writes it, one vector for every pair of tokens.
+- ViT-ResNAS (two random networks a step): the whole super-network computed and masked.
+- ViTAS, GLiT (a random network a step): the whole super-network computed; masks would cost more.
+
+Each side runs in a process of its own, in turn, `--rounds` times; the median of all its steps is shown with the
+fastest and the slowest. Memory is the highest resident size of the process (on a GPU, of its allocations).
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hwnas import workload
+from hwnas.devices import detect
+from hwnas.runs import environment, write_atomic
+from hwnas.space import SPACES
+from hwnas.space.resnas import ResNas
+from hwnas.space.space import Space
+from hwnas.supernet import linear
+from hwnas.supernet.families import SUPERNETS, make_network, make_supernet
+
+SPACE_NAMES = ("autoformer-tiny", "autoformer-small", "resnas-tiny", "vitas-deit-small-shifted", "glit-tiny")
+SIDES = (("naive", "fp32"), ("ours", "fp32"), ("naive", "bf16"), ("ours", "bf16"))
+DROP_PATH = 0.1
+Forward = Callable[[Tensor, list[Any]], Any]
+
+
+def draws(space: Space[Any, Any]) -> Iterator[list[Any]]:
+    """The networks of each step, the same on both sides: for AutoFormer the published one, else random ones."""
+    rng = np.random.default_rng(0)
+    count = 2 if space.family == "resnas" else 1
+    while True:
+        published = list(space.published.values())[:1]
+        yield published if space.family == "autoformer" else list(space.decode(space.sample(rng, count)))
+
+
+def ours(space: Space[Any, Any]) -> tuple[nn.Module, Forward]:
+    settings: dict[str, Any] = {"drop_path": DROP_PATH}
+    if space.family == "resnas":
+        settings["patch_logits"] = "training"
+    supernet = make_supernet(space, SUPERNETS.get(space.family).config_type(**settings))
+    return supernet, lambda images, archs: supernet(images, archs)
+
+
+def naive(space: Space[Any, Any]) -> tuple[nn.Module, Forward]:
+    linear.convolution_is_faster = lambda: False  # type: ignore[assignment]
+    if isinstance(space, ResNas):
+        from benchmarks.masked_resnas import MaskedResNas
+
+        masked = MaskedResNas(space, drop_path=DROP_PATH)
+        return masked, masked
+    if space.family == "autoformer":
+        workload._DIRECT_TOKENS = 10**9
+        return ours(space)
+    config = SUPERNETS.get(space.family).config_type(drop_path=DROP_PATH)
+    network = make_network(space, space.largest(), config)
+    return network, lambda images, archs: network(images)
+
+
+def loss(output: Any, labels: Tensor) -> Tensor:
+    logits, patch_logits = output if isinstance(output, tuple) else (output, None)
+    total = nn.functional.cross_entropy(logits.float(), labels)
+    if patch_logits is not None:
+        total = total + nn.functional.cross_entropy(
+            patch_logits.float().transpose(1, 2), labels[:, None].expand(-1, patch_logits.shape[1])
+        )
+    return total
+
+
+def run_side(options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of each step, megabytes, mean MACs of an image's network."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    space, device = SPACES.get(options.spaces), torch.device(options.device)
+    module, forward = (ours if options.side == "ours" else naive)(space)
+    module.to(device).train()
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3, fused=True)
+    images = torch.randn(options.batch, 3, space.config.image_size, space.config.image_size, device=device)
+    labels = torch.randint(space.config.num_classes, (options.batch,), device=device)
+    seconds, macs = [], []
+    networks = draws(space)
+    if options.compile and options.side == "ours" and space.family == "autoformer":
+        bound = torch.compile(module.bind(next(networks)[0]))  # type: ignore[operator]
+        forward = lambda images, archs: bound(images)  # noqa: E731
+    for archs, _ in zip(networks, range(options.repeats + 2), strict=False):
+        macs.append(mean(space.costs(space.encode(archs)).macs.tolist()))
+        start = _clock(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
+            output = forward(images, archs)
+        loss(output, labels).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        seconds.append(_clock(device) - start)
+    return {"seconds": seconds[2:], "megabytes": _megabytes(device), "macs": mean(macs[2:])}
+
+
+def _clock(device: torch.device) -> float:
+    if device.type == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def _megabytes(device: torch.device) -> float:
+    if device.type == "cpu":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+    return torch.cuda.max_memory_allocated() / 1e6
+
+
+def in_process(name: str, side: str, precision: str, options: argparse.Namespace) -> dict[str, Any]:
+    arguments = ["--spaces", name, "--side", side, "--precision", precision, "--device", options.device]
+    arguments += ["--repeats", str(options.repeats), "--batch", str(options.batch)]
+    arguments += ["--compile"] if options.compile else []
+    command = [sys.executable, "-m", "benchmarks.supernet_step", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1])
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def measure(name: str, options: argparse.Namespace) -> list[str]:
+    """The rows of one space; the ratios are to the naive side in float32."""
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for _ in range(options.rounds):
+        for side in SIDES:
+            found.setdefault(side, []).append(in_process(name, *side, options))
+            print(f"{name} {side}: {found[side][-1]}", file=sys.stderr)
+    base = median(_all_seconds(found[SIDES[0]]))
+    return [_row(name, side, runs, base) for side, runs in found.items()]
+
+
+def _all_seconds(runs: list[dict[str, Any]]) -> list[float]:
+    return [seconds for run in runs for seconds in run["seconds"]]
+
+
+def _row(name: str, side: tuple[str, str], runs: list[dict[str, Any]], base: float) -> str:
+    seconds = _all_seconds(runs)
+    spread = f"{median(seconds):.3g} ({min(seconds):.3g} – {max(seconds):.3g})"
+    memory, macs = max(run["megabytes"] for run in runs), runs[0]["macs"] / 1e9
+    return f"| {name} | {side[0]} | {side[1]} | {spread} | {base / median(seconds):.2f}x | {memory:,.0f} | {macs:.3f} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--spaces", default=",".join(SPACE_NAMES), help="names, separated by commas")
+    parser.add_argument("--repeats", type=int, default=5, help="steps that count, a process")
+    parser.add_argument("--rounds", type=int, default=2, help="processes a side, in turn")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--compile", action="store_true", help="compile our side where the network is fixed")
+    parser.add_argument("--save", action="store_true", help="write the table to benchmarks/results/")
+    parser.add_argument("--side", choices=("ours", "naive"), help="run one side in this process (used internally)")
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"), help="with --side")
+    options = parser.parse_args()
+    if options.side:
+        print(json.dumps(run_side(options)))
+        return
+    header = "| space | side | precision | seconds a step | against naive fp32 | MB | GMACs of the networks drawn |"
+    rows = [row for name in options.spaces.split(",") for row in measure(name, options)]
+    print(text := "\n".join([header, "|" + " --- |" * 7, *rows]))
+    if options.save:
+        print(f"saved {save(text, options)}")
+
+
+def save(text: str, options: argparse.Namespace) -> Path:
+    env, machine = environment(), detect()
+    slug = machine.cpu.slug if options.device == "cpu" else machine.devices[0].name
+    path = Path(__file__).parent / "results" / f"supernet_step-{slug}-{datetime.now(UTC):%Y-%m-%d}.md"
+    command = f"python benchmarks/supernet_step.py {' '.join(sys.argv[1:])}"
+    facts = f"Python {env.python}, torch {torch.__version__}, hwnas {env.hwnas}, commit {env.commit}"
+    clock = "CPU seconds of one thread" if options.device == "cpu" else "Seconds, synchronised"
+    about = (
+        f"`{command}` on {slug}; {facts}.\n{clock}; convolution backend for linears: {linear.convolution_is_faster()}."
+    )
+    write_atomic(path, f"# A training step of a supernet, batch {options.batch}\n\n{about}\n\n{text}\n")
+    return path
+
+
+if __name__ == "__main__":
+    main()

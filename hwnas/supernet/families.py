@@ -1,0 +1,45 @@
+"""The supernets by family, and the kinds of segments that their networks are made of."""
+
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from hwnas.registry import Registry
+from hwnas.space.arch import Arch
+from hwnas.space.space import Space
+from hwnas.supernet import autoformer, glit, resnas, vitas, vitas_twins
+from hwnas.supernet.network import Network, SegmentConfig
+from hwnas.supernet.supernet import Supernet, SupernetConfig
+
+_MODULES: tuple[ModuleType, ...] = (autoformer, resnas, vitas, vitas_twins, glit)
+
+
+def make_supernet(space: Space[Any, Any], config: SupernetConfig | None = None) -> Supernet[Any, Any, Any]:
+    """A supernet of a space with fresh weights."""
+    supernet: Supernet[Any, Any, Any] = SUPERNETS.get(space.family)(space, config)
+    return supernet
+
+
+def make_network(space: Space[Any, Any], arch: Arch, config: SupernetConfig | None = None) -> Network:
+    """A network of a space with fresh weights, as a supernet of that config would extract it."""
+    with torch.device("meta"):
+        supernet = make_supernet(space, config)
+    return Network(supernet.outline(arch))
+
+
+def segment_types() -> dict[str, type[Any]]:
+    """The kinds of segments by the names under which files know them."""
+    return {segment_name(kind): kind for module in _MODULES for kind in module.SEGMENTS}
+
+
+def segment_name(kind: type[SegmentConfig]) -> str:
+    """The name under which files know a kind of segment: 'autoformer.BlockConfig'."""
+    return f"{kind.__module__.rpartition('.')[2]}.{kind.__name__}"
+
+
+SUPERNETS: Registry[Any] = Registry("family")
+"""The supernet classes by family; each is called with a space and a config."""
+
+for _module in _MODULES:
+    SUPERNETS.add(_module.SUPERNET.space_type.family, _module.SUPERNET)

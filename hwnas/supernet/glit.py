@@ -1,0 +1,267 @@
+"""GLiT's supernet: blocks that split their channels between attention (the first) and convolution (the last).
+
+Sharing by slices: attention grows from the first channel of a block, the locality module from the last one, so both
+meet the same channels in every choice that gives them these. The rows of q, k and v are nested twice over: fewer
+groups take the first heads, a smaller value ratio the first entries of each head. Inner and hidden widths are
+prefixes (values and gates of the locality module each their own), kernels the taps of the same offsets. The
+statistics of a batch norm are a prefix too, and mix what all networks see: `hwnas.supernet.batch_norm` estimates
+those of one network.
+"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hwnas.errors import InputError
+from hwnas.space.glit import GROUPS, Glit, GlitArch, GlitBlock, GlitConfig
+from hwnas.supernet.layers import Attention, Block, Head, Mlp, PatchStem, drop_path_rates, init_linears
+from hwnas.supernet.locality import Locality
+from hwnas.supernet.network import SegmentConfig, build
+from hwnas.supernet.rules import Axes, linear_axes, mlp_axes
+from hwnas.supernet.sharing import Index, Pick, centre, prefix, suffix
+from hwnas.supernet.supernet import Piece, Supernet, SupernetConfig, whole_piece
+
+EPS = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class GlitSupernetConfig(SupernetConfig):
+    """How the weights are shared."""
+
+    share: Literal["slices", "none"] = "slices"
+    """Slices of one set of weights per block, or, as in the paper, weights of its own for all that a block can be."""
+    max_params: int = 1_000_000_000
+    """The most parameters that weights without sharing may have."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StemConfig:
+    """Patch embedding, class token, position."""
+
+    channels: int
+    patch_size: int
+    grid: int
+    embed_dim: int
+
+    def build(self) -> nn.Module:
+        """The segment with fresh weights."""
+        stem = PatchStem(channels=self.channels, patch_size=self.patch_size, grid=self.grid, embed_dim=self.embed_dim)
+        nn.init.trunc_normal_(stem.class_token, std=0.02)
+        nn.init.trunc_normal_(stem.position, std=0.02)
+        return stem
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockConfig:
+    """Attention on the first channels beside convolution on the last, and an MLP; 0 where a block lacks either."""
+
+    embed_dim: int
+    attention_dim: int
+    num_heads: int
+    value_dim: int
+    """Width of each of q, k and v."""
+    locality_dim: int
+    inner_dim: int
+    kernel_size: int
+    hidden_dim: int
+    drop_path: float = 0.0
+
+    def build(self) -> nn.Module:
+        """The segment with fresh weights."""
+        mlp = Mlp(embed_dim=self.embed_dim, hidden_dim=self.hidden_dim)
+        block = Block(GlobalLocal(self), mlp, embed_dim=self.embed_dim, eps=EPS, drop_path=self.drop_path)
+        init_linears(block)
+        return block
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadConfig:
+    """Norm, class token, classifier."""
+
+    embed_dim: int
+    num_classes: int
+
+    def build(self) -> nn.Module:
+        """The segment with fresh weights."""
+        head = Head(embed_dim=self.embed_dim, num_classes=self.num_classes, eps=EPS)
+        init_linears(head)
+        return head
+
+
+class GlobalLocal(nn.Module):
+    """Attention on the first channels, the locality module on the last; nothing mixes the two."""
+
+    def __init__(self, config: BlockConfig) -> None:
+        super().__init__()
+        self.split = config.attention_dim
+        self.attention: nn.Module | None = None
+        if config.attention_dim:
+            self.attention = Attention(
+                embed_dim=config.attention_dim, num_heads=config.num_heads, width=config.value_dim
+            )
+        self.locality: nn.Module | None = None
+        if config.locality_dim:
+            self.locality = Locality(
+                channels=config.locality_dim, inner_dim=config.inner_dim, kernel_size=config.kernel_size
+            )
+
+    def forward(self, x_BND: Tensor) -> Tensor:
+        """Tokens to tokens."""
+        if self.attention is None or self.locality is None:
+            alone: Tensor = (self.attention or self.locality)(x_BND)  # type: ignore[misc]
+            return alone
+        parts = self.attention(x_BND[..., : self.split]), self.locality(x_BND[..., self.split :])
+        return torch.cat(parts, dim=-1)
+
+
+def outline(config: GlitConfig, arch: GlitArch, *, drop_path: float = 0.0) -> dict[str, SegmentConfig]:
+    """The segments of a network; `drop_path` is the rate of the last block."""
+    rates = drop_path_rates(drop_path, slots=config.depth)
+    stem = StemConfig(
+        channels=config.channels,
+        patch_size=config.patch_size,
+        grid=config.image_size // config.patch_size,
+        embed_dim=config.embed_dim,
+    )
+    blocks = {
+        f"blocks.{slot}": replace(block_config(config, block), drop_path=rates[slot])
+        for slot, block in enumerate(arch.blocks)
+    }
+    return {"stem": stem, **blocks, "head": HeadConfig(embed_dim=config.embed_dim, num_classes=config.num_classes)}
+
+
+def block_config(config: GlitConfig, block: GlitBlock) -> BlockConfig:
+    """The widths of a block."""
+    attention_dim = config.embed_dim // GROUPS * block.groups
+    locality_dim = config.embed_dim - attention_dim
+    return BlockConfig(
+        embed_dim=config.embed_dim,
+        attention_dim=attention_dim,
+        num_heads=config.num_heads // GROUPS * block.groups,
+        value_dim=int(attention_dim * (block.value_ratio or 0)),
+        locality_dim=locality_dim,
+        inner_dim=locality_dim * (block.expansion or 0),
+        kernel_size=block.kernel_size or 0,
+        hidden_dim=config.embed_dim * block.mlp_ratio,
+    )
+
+
+def candidates(space: Glit) -> tuple[GlitBlock, ...]:
+    """All that a block of this space can be, in the order of the genes."""
+    columns = [column for column, dimension in enumerate(space.dimensions) if dimension.block == 0]
+    choices = [range(len(space.dimensions[column].choices)) for column in columns]
+    chosen = np.array(list(itertools.product(*choices)))
+    genomes = np.zeros((len(chosen), len(space.dimensions)), dtype=np.int64)
+    genomes[:, columns] = chosen
+    return tuple(dict.fromkeys(arch.blocks[0] for arch in space.decode(genomes)))
+
+
+class GlitSupernet(Supernet[GlitConfig, GlitArch, GlitSupernetConfig]):
+    """Weights of a space of GLiT networks."""
+
+    space_type = Glit
+    config_type = GlitSupernetConfig
+
+    def __init__(self, space: Glit, config: GlitSupernetConfig | None = None) -> None:
+        config = config or GlitSupernetConfig()
+        choices = tuple(block_config(space.config, block) for block in candidates(space))
+        if config.share == "none":
+            _require_room(space, choices, max_params=config.max_params)
+        super().__init__(space, config, build(_shared_outline(space.config, choices, share=config.share)))
+        self._choices = choices
+        self._widest = _widest(choices)
+
+    def path(self, arch: GlitArch) -> dict[str, Piece]:
+        """The segments of a network; only blocks are taken in part."""
+        segments = outline(self.space.config, arch, drop_path=self.config.drop_path)
+        return {name: self._piece(name, config) for name, config in segments.items()}
+
+    def _piece(self, name: str, config: SegmentConfig) -> Piece:
+        if not isinstance(config, BlockConfig):
+            return whole_piece(name, config, {})
+        if self.config.share == "slices":
+            return whole_piece(name, config, _block_axes(config, self._widest))
+        number = self._choices.index(replace(config, drop_path=0.0))
+        return whole_piece(f"{name}.{number}", config, {})
+
+
+def _shared_outline(config: GlitConfig, choices: Sequence[BlockConfig], *, share: str) -> dict[str, SegmentConfig]:
+    """The shared weights: one block per slot that contains all choices, or all choices of it side by side."""
+    first, *_, last = outline(config, GlitArch(blocks=())).items()
+    slots = [f"blocks.{slot}" for slot in range(config.depth)]
+    if share == "slices":
+        blocks = dict.fromkeys(slots, _widest(choices))
+    else:
+        blocks = {f"{slot}.{number}": choice for slot in slots for number, choice in enumerate(choices)}
+    return dict([first, *blocks.items(), last])
+
+
+def _widest(choices: Sequence[BlockConfig]) -> BlockConfig:
+    """A block that has the weights of all choices: full attention and full convolution at once, never run as such."""
+    widths = {width.name: max(getattr(choice, width.name) for choice in choices) for width in fields(BlockConfig)}
+    return BlockConfig(**widths)
+
+
+def _block_axes(config: BlockConfig, widest: BlockConfig) -> Axes:
+    axes = dict(mlp_axes(prefix(config.embed_dim), hidden=prefix(config.hidden_dim)))
+    if config.attention_dim:
+        axes |= _attention_axes(config, widest)
+    if config.locality_dim:
+        axes |= _locality_axes(config, widest)
+    return axes
+
+
+def _attention_axes(config: BlockConfig, widest: BlockConfig) -> Axes:
+    channels = prefix(config.attention_dim)
+    heads = (config.num_heads, widest.num_heads)
+    width = (config.value_dim // config.num_heads, widest.value_dim // widest.num_heads)
+    return {
+        **linear_axes("attention.attention.qkv", channels, _leading((3, 3), heads, width)),
+        **linear_axes("attention.attention.proj", _leading(heads, width), channels),
+    }
+
+
+def _locality_axes(config: BlockConfig, widest: BlockConfig) -> Axes:
+    channels, inner = suffix(config.locality_dim, total=widest.locality_dim), prefix(config.inner_dim)
+    values_and_gates = _leading((2, 2), (config.inner_dim, widest.inner_dim))
+    taps = centre(config.kernel_size, total=widest.kernel_size)
+    statistics = {f"batch_norm.{name}": (inner,) for name in ("weight", "bias", "running_mean", "running_var")}
+    axes: Axes = {
+        **linear_axes("expand", channels, values_and_gates),
+        "depthwise.weight": (inner, None, taps),
+        "depthwise.bias": (inner,),
+        **statistics,
+        **linear_axes("reduce", inner, channels),
+    }
+    return {f"attention.locality.{name}": indices for name, indices in axes.items()}
+
+
+@cache
+def _leading(*counts: tuple[int, int]) -> Index:
+    """The first entries of each of several axes that are folded into one, outermost first, as (taken, of)."""
+    positions = [0]
+    for taken, total in counts:
+        positions = [position * total + entry for position in positions for entry in range(taken)]
+    if positions[-1] == len(positions) - 1:
+        return prefix(len(positions))
+    return Pick(tuple(positions))
+
+
+def _require_room(space: Glit, choices: Sequence[BlockConfig], *, max_params: int) -> None:
+    with torch.device("meta"):
+        blocks = [choice.build() for choice in choices]
+    params = space.config.depth * sum(tensor.numel() for block in blocks for tensor in block.parameters())
+    if params > max_params:
+        size = f"{params:,} in {len(choices)} choices for each block ({4 * params / 1e9:.1f} GB in float32)"
+        message = f"blocks that share no weights must have at most {max_params:,} parameters (max_params)"
+        raise InputError(message, got=size, hint='share="slices", or a space in the coded form')
+
+
+SUPERNET = GlitSupernet
+SEGMENTS = (StemConfig, BlockConfig, HeadConfig)

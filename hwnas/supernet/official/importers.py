@@ -1,0 +1,114 @@
+"""Official weights to ours, family by family: supernets, and networks of their own."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+from hwnas.errors import InputError
+from hwnas.registry import Registry
+from hwnas.space.arch import Arch
+from hwnas.space.space import Space
+from hwnas.supernet.autoformer import AutoFormerSupernetConfig
+from hwnas.supernet.families import make_network, make_supernet
+from hwnas.supernet.network import Network
+from hwnas.supernet.official import autoformer, glit, resnas, timm_twins, vitas
+from hwnas.supernet.official.keys import fill, translate
+from hwnas.supernet.positions import resize_positions
+from hwnas.supernet.resnas import ResNasSupernetConfig
+from hwnas.supernet.supernet import Supernet
+from hwnas.supernet.vitas import VitasSupernetConfig
+
+State = Mapping[str, Tensor]
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Importer:
+    """How the official weights of one family become ours."""
+
+    supernet: Callable[[Space[Any, Any], State], Supernet[Any, Any, Any]]
+    network: Callable[[Space[Any, Any], Arch, State], Network]
+
+
+def _autoformer_supernet(space: Space[Any, Any], state: State) -> Supernet[Any, Any, Any]:
+    translated = translate(state, autoformer.RULES)
+    widest = translated["stem.position"].shape[-1] if "stem.position" in translated else None
+    supernet = make_supernet(space, AutoFormerSupernetConfig(embed_dim=widest, plain_bias=True))
+    return _filled(supernet, supernet.shared, translated)
+
+
+def _autoformer_network(space: Space[Any, Any], arch: Arch, state: State) -> Network:
+    """The released files of sub-networks hold a supernet's weights, tuned to that sub-network."""
+    return _autoformer_supernet(space, state).subnet(arch)
+
+
+def _resnas_supernet(space: Space[Any, Any], state: State) -> Supernet[Any, Any, Any]:
+    patch_head = "patch_head.weight" in state
+    supernet = make_supernet(space, ResNasSupernetConfig(patch_logits="training" if patch_head else "never"))
+    assert isinstance(supernet.shared, Network)
+    rules = resnas.rules(supernet.shared.outline, state, patch_head=patch_head)
+    return _filled(supernet, supernet.shared, translate(state, rules))
+
+
+def _resnas_network(space: Space[Any, Any], arch: Arch, state: State) -> Network:
+    network = make_network(space, arch)
+    return _filled(network, network, translate(state, resnas.rules(network.outline, state, patch_head=False)))
+
+
+def _vitas_supernet(space: Space[Any, Any], state: State) -> Supernet[Any, Any, Any]:
+    config = VitasSupernetConfig(
+        sharing="bilateral", attention_scale="official-supernet", joint_qk=True, collapsed_positions=True
+    )
+    supernet = make_supernet(space, config)
+    return _filled(supernet, supernet.shared, translate(state, vitas.SUPERNET_RULES))
+
+
+def _vitas_network(space: Space[Any, Any], arch: Arch, state: State) -> Network:
+    network = make_network(space, arch, VitasSupernetConfig(attention_scale="official-network"))
+    return _filled(network, network, vitas.close_gaps(translate(state, vitas.NETWORK_RULES)))
+
+
+def _twins_network(space: Space[Any, Any], arch: Arch, state: State) -> Network:
+    network = make_network(space, arch)
+    return _filled(network, network, translate(state, timm_twins.RULES))
+
+
+def _glit_network(space: Space[Any, Any], arch: Arch, state: State) -> Network:
+    network = make_network(space, arch)
+    return _filled(network, network, translate(state, glit.RULES))
+
+
+def _no_supernet(space: Space[Any, Any], state: State) -> Supernet[Any, Any, Any]:
+    known = tuple(space.published)
+    hint = f"--arch {known[0]}" if known else "--arch with the network that the file holds"
+    raise InputError(f"no supernet of the family {space.family} was ever released, only networks", hint=hint)
+
+
+def _filled(result: Result, module: nn.Module, tensors: Mapping[str, Tensor]) -> Result:
+    """Fill the module, position tables interpolated where the image size differs, and return the result."""
+    targets = dict(module.named_parameters())
+    resized = {
+        name: resize_positions(tensor, tokens=targets[name].shape[1]) if _is_position(name, targets) else tensor
+        for name, tensor in tensors.items()
+    }
+    fill(module, resized)
+    return result
+
+
+def _is_position(name: str, targets: Mapping[str, Tensor]) -> bool:
+    return name.endswith("position") and name in targets and targets[name].ndim == 3
+
+
+IMPORTERS: Registry[Importer] = Registry(
+    "family",
+    (
+        ("autoformer", Importer(supernet=_autoformer_supernet, network=_autoformer_network)),
+        ("resnas", Importer(supernet=_resnas_supernet, network=_resnas_network)),
+        ("vitas", Importer(supernet=_vitas_supernet, network=_vitas_network)),
+        ("vitas-twins", Importer(supernet=_no_supernet, network=_twins_network)),
+        ("glit", Importer(supernet=_no_supernet, network=_glit_network)),
+    ),
+)
+"""All families whose official checkpoints can be read."""

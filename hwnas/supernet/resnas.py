@@ -1,0 +1,322 @@
+"""ViT-ResNAS's supernet: every width a prefix of the widest; convolutions in front and between the stages.
+
+The stem's convolutions are the same for all networks of a space, so several networks in one step run them once, on the
+whole batch. Beside the classifier of the class token the supernet may train one for each patch (token labels); it is
+no part of an extracted network unless asked for. Convolutions start as torch starts them, all else as a DeiT.
+
+Shape suffixes: B images, N tokens, D channels, G rows and columns of the grid.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hwnas.errors import InputError
+from hwnas.space.resnas import ResNas, ResNasArch, ResNasConfig
+from hwnas.supernet.layers import Attention, Block, Head, Linear, Mlp, PatchStem, drop_path_rates, init_linears
+from hwnas.supernet.network import Network, SegmentConfig, build
+from hwnas.supernet.rules import Axes, attention_axes, head_axes, linear_axes, mlp_axes, norm_axes, stem_axes
+from hwnas.supernet.sharing import prefix, thirds
+from hwnas.supernet.sorting import Group, block_groups
+from hwnas.supernet.supernet import Piece, Supernet, SupernetConfig, whole_piece
+
+EPS = 1e-6
+
+PatchLogits = Literal["never", "training", "always"]
+"""When a head returns (logits, logits of each patch) rather than logits alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResNasSupernetConfig(SupernetConfig):
+    """What is trained beside the weights of the networks."""
+
+    patch_logits: PatchLogits = "never"
+    """Unless never, there is a classifier of patches, for training with token labels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StemConfig:
+    """Three convolutions with batch norm."""
+
+    channels: int
+    stem_channels: int
+
+    def build(self) -> nn.Module:
+        """The segment with fresh weights."""
+        return ConvStem(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokensConfig:
+    """The stem's output as patches, the class token, position."""
+
+    channels: int
+    patch_size: int
+    grid: int
+    embed_dim: int
+
+    def build(self) -> nn.Module:
+        """The segment with fresh weights."""
+        tokens = PatchStem(channels=self.channels, patch_size=self.patch_size, grid=self.grid, embed_dim=self.embed_dim)
+        nn.init.trunc_normal_(tokens.class_token, std=0.02)
+        nn.init.trunc_normal_(tokens.position, std=0.02)
+        return tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockConfig:
+    """Attention and an MLP."""
+
+    embed_dim: int
+    num_heads: int
+    head_dim: int
+    hidden_dim: int
+    drop_path: float = 0.0
+
+    def build(self) -> nn.Module:
+        """The segment with fresh weights."""
+        width = self.num_heads * self.head_dim
+        attention = Attention(embed_dim=self.embed_dim, num_heads=self.num_heads, width=width)
+        mlp = Mlp(embed_dim=self.embed_dim, hidden_dim=self.hidden_dim)
+        block = Block(attention, mlp, embed_dim=self.embed_dim, eps=EPS, drop_path=self.drop_path)
+        init_linears(block)
+        return block
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReductionConfig:
+    """From a grid to half of it, and from one width to another."""
+
+    inputs: int
+    outputs: int
+    grid: int
+    """Patches along one side before it."""
+
+    def build(self) -> nn.Module:
+        """The segment with fresh weights."""
+        reduction = Reduction(self)
+        init_linears(reduction)
+        nn.init.trunc_normal_(reduction.position, std=0.02)
+        return reduction
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadConfig:
+    """Norm and the classifier of the class token, and perhaps one of the patches."""
+
+    embed_dim: int
+    num_classes: int
+    patch_logits: PatchLogits
+
+    def build(self) -> nn.Module:
+        """The segment with fresh weights."""
+        plain = self.patch_logits == "never"
+        head = Head(embed_dim=self.embed_dim, num_classes=self.num_classes, eps=EPS) if plain else PatchHead(self)
+        init_linears(head)
+        return head
+
+
+class ConvNorm(nn.Module):
+    """A 3x3 convolution, batch norm, ReLU."""
+
+    def __init__(self, inputs: int, outputs: int, *, stride: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(outputs)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Apply the layers."""
+        return F.relu(self.norm(self.conv(images)))
+
+
+class ConvStem(nn.Module):
+    """Three convolutions at half the image size, the last two with a skip around them."""
+
+    def __init__(self, config: StemConfig) -> None:
+        super().__init__()
+        self.conv1 = ConvNorm(config.channels, config.stem_channels, stride=2)
+        self.conv2 = ConvNorm(config.stem_channels, config.stem_channels)
+        self.conv3 = ConvNorm(config.stem_channels, config.stem_channels)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images to feature maps."""
+        images = self.conv1(images)
+        out: Tensor = images + self.conv3(self.conv2(images))
+        return out
+
+
+class Reduction(nn.Module):
+    """A strided convolution of the normed patches and a linear of the normed class token, beside a pooled skip."""
+
+    def __init__(self, config: ReductionConfig) -> None:
+        super().__init__()
+        self.grid = config.grid
+        self.widening = config.outputs - config.inputs
+        self.norm = nn.LayerNorm(config.inputs, eps=EPS)
+        self.conv = nn.Conv2d(config.inputs, config.outputs, 3, 2, padding=1)
+        self.position = nn.Parameter(torch.zeros(1, (config.grid // 2) ** 2, config.outputs))
+        self.class_token = Linear(config.inputs, config.outputs)
+
+    def forward(self, x_BND: Tensor) -> Tensor:
+        """Tokens of one stage to tokens of the next."""
+        normed = self.norm(x_BND)
+        patches = self.conv(self._image(normed)).flatten(2).transpose(1, 2) + self.position
+        pooled = F.avg_pool2d(self._image(x_BND), 2).flatten(2).transpose(1, 2)
+        skip = F.pad(torch.cat([x_BND[:, :1], pooled], dim=1), (0, self.widening))
+        return torch.cat([self.class_token(normed[:, :1]), patches], dim=1) + skip
+
+    def _image(self, x_BND: Tensor) -> Tensor:
+        """The patches as (B, D, G, G)."""
+        return x_BND[:, 1:].transpose(1, 2).reshape(x_BND.shape[0], -1, self.grid, self.grid)
+
+
+class PatchHead(nn.Module):
+    """The last norm, the classifier of the class token and the one of the patches."""
+
+    def __init__(self, config: HeadConfig) -> None:
+        super().__init__()
+        self.always = config.patch_logits == "always"
+        self.norm = nn.LayerNorm(config.embed_dim, eps=EPS)
+        self.classifier = Linear(config.embed_dim, config.num_classes)
+        self.patch_classifier = Linear(config.embed_dim, config.num_classes)
+
+    def forward(self, x_BND: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Tokens to logits, and to those of each patch where they are wanted."""
+        x_BND = self.norm(x_BND)
+        logits: Tensor = self.classifier(x_BND[:, 0])
+        if not (self.training or self.always):
+            return logits
+        return logits, self.patch_classifier(x_BND[:, 1:])
+
+
+def outline(
+    config: ResNasConfig, arch: ResNasArch, *, drop_path: float = 0.0, patch_logits: PatchLogits = "never"
+) -> dict[str, SegmentConfig]:
+    """The segments of a network, live blocks numbered anew; `drop_path` is the rate of the last slot of the space."""
+    embeds = [stage.embed_dim for stage in arch.stages]
+    segments: dict[str, SegmentConfig] = {
+        "stem": StemConfig(channels=config.channels, stem_channels=config.stem_channels),
+        "tokens": TokensConfig(
+            channels=config.stem_channels, patch_size=config.patch_size, grid=config.grids[0], embed_dim=embeds[0]
+        ),
+    }
+    rates = iter(drop_path_rates(drop_path, slots=sum(len(stage.blocks) for stage in arch.stages)))
+    for number in range(len(arch.stages)):
+        if number:
+            segments[f"reductions.{number - 1}"] = ReductionConfig(
+                inputs=embeds[number - 1], outputs=embeds[number], grid=config.grids[number - 1]
+            )
+        blocks = _blocks(config, arch, number, rates)
+        segments.update((f"stages.{number}.{index}", block) for index, block in enumerate(blocks))
+    segments["head"] = HeadConfig(embed_dim=embeds[-1], num_classes=config.num_classes, patch_logits=patch_logits)
+    return segments
+
+
+def _blocks(config: ResNasConfig, arch: ResNasArch, number: int, rates: Iterator[float]) -> Iterator[BlockConfig]:
+    """The live blocks of a stage; a slot without a block has its rate all the same."""
+    stage = arch.stages[number]
+    for block, rate in zip(stage.blocks, [next(rates) for _ in stage.blocks], strict=True):
+        if block is not None:
+            yield BlockConfig(
+                embed_dim=stage.embed_dim,
+                num_heads=block.num_heads,
+                head_dim=config.stages[number].head_dim,
+                hidden_dim=block.hidden_dim,
+                drop_path=rate,
+            )
+
+
+def live_slots(arch: ResNasArch) -> dict[str, str]:
+    """The blocks of a network by their names in it, and the names of their slots in the supernet."""
+    return {
+        f"stages.{number}.{index}": f"stages.{number}.{slot}"
+        for number, stage in enumerate(arch.stages)
+        for index, slot in enumerate(slot for slot, block in enumerate(stage.blocks) if block is not None)
+    }
+
+
+class ResNasSupernet(Supernet[ResNasConfig, ResNasArch, ResNasSupernetConfig]):
+    """Weights of a space of ViT-ResNAS networks."""
+
+    space_type = ResNas
+    config_type = ResNasSupernetConfig
+
+    def __init__(self, space: ResNas, config: ResNasSupernetConfig | None = None) -> None:
+        config = config or ResNasSupernetConfig()
+        widest = build(outline(space.config, space.largest(), patch_logits=config.patch_logits))
+        super().__init__(space, config, widest)
+        self._widest = widest.outline
+
+    def path(self, arch: ResNasArch) -> dict[str, Piece]:
+        """The segments of a network, every width a prefix."""
+        return self._path(arch, self.config.patch_logits)
+
+    def outline(self, arch: ResNasArch, *, patch_logits: PatchLogits = "never") -> dict[str, SegmentConfig]:
+        """What the extracted network is built from; its patch head only on demand."""
+        return {name: piece.config for name, piece in self._extraction(arch, patch_logits).items()}
+
+    def subnet(self, arch: ResNasArch, *, patch_logits: PatchLogits = "never") -> Network:
+        """The network with its own copy of the weights, in this module's mode; its patch head only on demand."""
+        return self._extracted(self._extraction(arch, patch_logits))
+
+    def sortable(self) -> tuple[Group, ...]:
+        """Heads and hidden units of all slots, which may be sorted (`hwnas.supernet.sorting`) in `self.shared`."""
+        blocks = [(name, config) for name, config in self._widest.items() if isinstance(config, BlockConfig)]
+        return tuple(group for name, config in blocks for group in block_groups(name, num_heads=config.num_heads))
+
+    def _extraction(self, arch: ResNasArch, patch_logits: PatchLogits) -> dict[str, Piece]:
+        self.space.encode([arch])
+        if patch_logits != "never" and self.config.patch_logits == "never":
+            raise InputError(
+                "a patch head can only come from a supernet that has one", got=f"patch_logits={patch_logits}"
+            )
+        return self._path(arch, patch_logits)
+
+    def _path(self, arch: ResNasArch, patch_logits: PatchLogits) -> dict[str, Piece]:
+        slots, pieces = live_slots(arch), {}
+        segments = outline(self.space.config, arch, drop_path=self.config.drop_path, patch_logits=patch_logits)
+        for name, config in segments.items():
+            shared = slots.get(name, name)
+            pieces[name] = whole_piece(shared, config, _axes(config, self._widest[shared]))
+        return pieces
+
+
+def _axes(config: SegmentConfig, widest: SegmentConfig) -> Axes:
+    match config, widest:
+        case StemConfig(), _:
+            return {}
+        case TokensConfig(), _:
+            return stem_axes(prefix(config.embed_dim))
+        case BlockConfig(), BlockConfig():
+            return _block_axes(config, total=3 * widest.num_heads * widest.head_dim)
+        case ReductionConfig(), _:
+            return _reduction_axes(config)
+        case HeadConfig(), _:
+            embed = prefix(config.embed_dim)
+            return {**head_axes(embed), "patch_classifier.weight": (None, embed)}
+    raise AssertionError(config)
+
+
+def _block_axes(config: BlockConfig, *, total: int) -> Axes:
+    embed, width = prefix(config.embed_dim), config.num_heads * config.head_dim
+    rows = thirds(3 * width, total=total)
+    attention = attention_axes(embed, rows=rows, bias=rows, width=prefix(width))
+    return {**attention, **mlp_axes(embed, hidden=prefix(config.hidden_dim))}
+
+
+def _reduction_axes(config: ReductionConfig) -> Axes:
+    inputs, outputs = prefix(config.inputs), prefix(config.outputs)
+    return {
+        **norm_axes("norm", inputs),
+        **linear_axes("conv", inputs, outputs),
+        "position": (None, None, outputs),
+        **linear_axes("class_token", inputs, outputs),
+    }
+
+
+SUPERNET = ResNasSupernet
+SEGMENTS = (StemConfig, TokensConfig, BlockConfig, ReductionConfig, HeadConfig)

@@ -1,0 +1,120 @@
+"""Weights in files: safetensors, with what it takes to build the module again in the file's metadata."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor, nn
+
+from hwnas.config import from_mapping, to_mapping
+from hwnas.errors import InputError, unknown
+from hwnas.runs import write_atomic
+from hwnas.space import FAMILIES, SPACES
+from hwnas.space.arch import Arch
+from hwnas.space.space import Space
+from hwnas.supernet.families import SUPERNETS, make_supernet, segment_name, segment_types
+from hwnas.supernet.network import Network, SegmentConfig
+from hwnas.supernet.supernet import Supernet
+
+SCHEMA = "hwnas.weights/1"
+"""The form of the metadata that this version writes and reads."""
+
+_KEY = "hwnas"
+
+
+@dataclass(frozen=True)
+class StoredNetwork:
+    """A network of its own, the space that it comes from and its arch there."""
+
+    network: Network
+    space: Space[Any, Any]
+    arch: Arch
+
+
+def save_supernet(supernet: Supernet[Any, Any, Any], path: Path) -> None:
+    """Write a supernet's weights, its space and its config to one file, all or nothing."""
+    about = {"kind": "supernet", **_space_values(supernet.space), "supernet": to_mapping(supernet.config)}
+    _save(path, supernet.shared, about)
+
+
+def load_supernet(path: Path) -> Supernet[Any, Any, Any]:
+    """Read a supernet from a file that `save_supernet` wrote."""
+    about, tensors = _load(path, kind="supernet")
+    space = _space(about)
+    config_type = SUPERNETS.get(space.family).config_type
+    supernet = make_supernet(space, from_mapping(config_type, about["supernet"], where="supernet"))
+    _fill(supernet.shared, tensors, path)
+    return supernet
+
+
+def save_network(network: Network, path: Path, *, space: Space[Any, Any], arch: Arch) -> None:
+    """Write a network of its own to one file, all or nothing."""
+    outline = {name: _segment_values(config) for name, config in network.outline.items()}
+    about = {"kind": "network", **_space_values(space), "arch": arch.to_mapping(), "segments": outline}
+    _save(path, network, about)
+
+
+def load_network(path: Path) -> StoredNetwork:
+    """Read a network from a file that `save_network` wrote."""
+    about, tensors = _load(path, kind="network")
+    network = Network({name: _segment(name, values) for name, values in about["segments"].items()})
+    _fill(network, tensors, path)
+    space = _space(about)
+    return StoredNetwork(network, space, space.parse(about["arch"]))
+
+
+def _save(path: Path, module: nn.Module, about: Mapping[str, Any]) -> None:
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    metadata = {_KEY: json.dumps({"schema": SCHEMA, **about}, allow_nan=False)}
+    write_atomic(path, safetensors.torch.save(tensors, metadata))
+
+
+def _load(path: Path, *, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {}).get(_KEY, "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+    except FileNotFoundError as error:
+        raise InputError(f"there is no file {path}") from error
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        raise InputError(f"{path} is not a file of weights that hwnas wrote", got=error) from error
+    if about.get("schema") != SCHEMA:
+        raise InputError(f"{path} must hold weights of the form {SCHEMA}", got=about.get("schema", "none"))
+    if about.get("kind") != kind:
+        raise InputError(f"{path} must hold a {kind}", got=f"a {about.get('kind')}")
+    return about, tensors
+
+
+def _fill(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise InputError(f"the weights in {path} do not fit what it says they are", got=error) from error
+
+
+def _space_values(space: Space[Any, Any]) -> dict[str, Any]:
+    return {"family": space.family, "space": space.name, "config": to_mapping(space.config)}
+
+
+def _space(about: Mapping[str, Any]) -> Space[Any, Any]:
+    kind = FAMILIES.get(about["family"])
+    space = kind(name=about["space"], config=from_mapping(kind.config_type, about["config"], where="config"))
+    named = SPACES.get(space.name) if space.name in SPACES else space
+    return named if named == space else space
+
+
+def _segment_values(config: SegmentConfig) -> dict[str, Any]:
+    return {"type": segment_name(type(config)), **to_mapping(config)}
+
+
+def _segment(name: str, values: Mapping[str, Any]) -> SegmentConfig:
+    types = segment_types()
+    if values["type"] not in types:
+        raise unknown(f"segment {name}: type", str(values["type"]), types)
+    fields = {key: value for key, value in values.items() if key != "type"}
+    config: SegmentConfig = from_mapping(types[values["type"]], fields, where=name)
+    return config

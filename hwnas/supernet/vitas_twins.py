@@ -1,0 +1,316 @@
+"""The supernet of Twins-style networks: a ring of embedding channels in each stage, all other widths prefixes.
+
+Shape suffixes: B images (or windows of images), N tokens, D channels, H heads, R rows and C columns of the grid.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import sqrt
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hwnas.space.vitas_twins import Twins, TwinsArch, TwinsConfig
+from hwnas.supernet.attention import attend
+from hwnas.supernet.layers import Block, Head, Linear, Mlp, drop_path_rates, init_linears, join_heads, split_heads
+from hwnas.supernet.network import SegmentConfig, build
+from hwnas.supernet.rules import Axes, head_axes, linear_axes, mlp_axes, norm_axes
+from hwnas.supernet.sharing import Index, Part, Source, Span, cyclic, prefix, thirds
+from hwnas.supernet.supernet import Piece, Supernet, SupernetConfig, whole_piece
+
+EPS = 1e-6
+PATCH_EPS = 1e-5
+"""Of the norms behind a patch embedding and behind the convolution that thins out keys and values."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwinsSupernetConfig(SupernetConfig):
+    """How the weights are shared."""
+
+    sharing: Literal["cyclic", "prefix"] = "cyclic"
+    """Embedding channels as arcs of a ring, or as prefixes; all other widths are prefixes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchEmbedConfig:
+    """Convolution and norm at the start of a stage; `grid` is that of the tokens that come in, None for images."""
+
+    inputs: int
+    outputs: int
+    patch_size: int
+    grid: int | None = None
+
+    def build(self) -> nn.Module:
+        """The segment with fresh weights."""
+        return _started(PatchConv(self.inputs, self.outputs, size=self.patch_size, grid=self.grid))
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockConfig:
+    """Attention with q, k and v of `width` each, an MLP, and the positional convolution where the block has it.
+
+    Attention is local where there is a window, else global with keys and values that are thinned out by `reduction`.
+    """
+
+    embed_dim: int
+    num_heads: int
+    width: int
+    hidden_dim: int
+    grid: int
+    window: int | None = None
+    reduction: int = 1
+    position: bool = False
+    drop_path: float = 0.0
+
+    def build(self) -> nn.Module:
+        """The segment with fresh weights."""
+        return _started(TwinsBlock(self))
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadConfig:
+    """Norm, average over the tokens, classifier."""
+
+    embed_dim: int
+    num_classes: int
+
+    def build(self) -> nn.Module:
+        """The segment with fresh weights."""
+        return _started(Head(embed_dim=self.embed_dim, num_classes=self.num_classes, eps=EPS, average=slice(None)))
+
+
+class PatchConv(nn.Module):
+    """A convolution whose steps are as wide as its kernel, and a norm: an image, or tokens of a grid, to tokens."""
+
+    def __init__(self, inputs: int, outputs: int, *, size: int, grid: int | None) -> None:
+        super().__init__()
+        self.grid = grid
+        self.conv = nn.Conv2d(inputs, outputs, size, size)
+        self.norm = nn.LayerNorm(outputs, eps=PATCH_EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (B, D, R, C), or tokens (B, N, D), to fewer tokens."""
+        image = x if self.grid is None else _as_image(x, self.grid)
+        out: Tensor = self.norm(_as_tokens(self.conv(image)))
+        return out
+
+
+class PositionConv(nn.Module):
+    """Positions from a depthwise convolution over the grid, added to the tokens."""
+
+    def __init__(self, embed_dim: int, *, grid: int) -> None:
+        super().__init__()
+        self.grid = grid
+        self.conv = nn.Conv2d(embed_dim, embed_dim, 3, padding=1, groups=embed_dim)
+
+    def forward(self, x_BND: Tensor) -> Tensor:
+        """Tokens to as many tokens."""
+        return x_BND + _as_tokens(self.conv(_as_image(x_BND, self.grid)))
+
+
+class LocalAttention(nn.Module):
+    """Attention within windows; a grid that they do not divide is padded with zeros, which take part."""
+
+    def __init__(self, config: BlockConfig, *, window: int) -> None:
+        super().__init__()
+        self.num_heads, self.grid, self.window = config.num_heads, config.grid, window
+        self.qkv = Linear(config.embed_dim, 3 * config.width)
+        self.proj = Linear(config.width, config.embed_dim)
+
+    def forward(self, x_BND: Tensor) -> Tensor:
+        """Attention of all tokens of a window to all tokens of the same window."""
+        windows = _to_windows(x_BND, grid=self.grid, window=self.window)
+        attended = join_heads(attend(*split_heads(self.qkv(windows), parts=3, num_heads=self.num_heads)))
+        out: Tensor = self.proj(_from_windows(attended, grid=self.grid, window=self.window))
+        return out
+
+
+class GlobalAttention(nn.Module):
+    """Attention of all tokens to keys and values on a coarser grid."""
+
+    def __init__(self, config: BlockConfig) -> None:
+        super().__init__()
+        embed, size = config.embed_dim, config.reduction
+        self.num_heads = config.num_heads
+        self.q = Linear(embed, config.width)
+        self.kv = Linear(embed, 2 * config.width)
+        self.proj = Linear(config.width, embed)
+        self.reduce = PatchConv(embed, embed, size=size, grid=config.grid) if size > 1 else None
+
+    def forward(self, x_BND: Tensor) -> Tensor:
+        """Attention of all tokens to the thinned-out ones."""
+        coarse = x_BND if self.reduce is None else self.reduce(x_BND)
+        (q,) = split_heads(self.q(x_BND), parts=1, num_heads=self.num_heads)
+        k, v = split_heads(self.kv(coarse), parts=2, num_heads=self.num_heads)
+        out: Tensor = self.proj(join_heads(attend(q, k, v)))
+        return out
+
+
+class TwinsBlock(Block):
+    """A pre-norm block, and a positional convolution after it where it is the first of a stage."""
+
+    def __init__(self, config: BlockConfig) -> None:
+        window = config.window
+        attention = GlobalAttention(config) if window is None else LocalAttention(config, window=window)
+        mlp = Mlp(embed_dim=config.embed_dim, hidden_dim=config.hidden_dim)
+        super().__init__(attention, mlp, embed_dim=config.embed_dim, eps=EPS, drop_path=config.drop_path)
+        self.position = PositionConv(config.embed_dim, grid=config.grid) if config.position else None
+
+    def forward(self, x_BND: Tensor) -> Tensor:
+        """Both branches and their residual sums, then the positions."""
+        x_BND = super().forward(x_BND)
+        out: Tensor = x_BND if self.position is None else self.position(x_BND)
+        return out
+
+
+def outline(config: TwinsConfig, arch: TwinsArch, *, drop_path: float = 0.0) -> dict[str, SegmentConfig]:
+    """The segments of a network; `drop_path` is the rate of the last slot of the space."""
+    segments: dict[str, SegmentConfig] = {}
+    inputs, grid = config.channels, None
+    for number, stage in enumerate(arch.stages):
+        patch_size = config.stages[number].patch_size
+        segments[f"patch_embeds.{number}"] = PatchEmbedConfig(
+            inputs=inputs, outputs=stage.embed_dim, patch_size=patch_size, grid=grid
+        )
+        segments |= _stage(config, arch, number=number, drop_path=drop_path)
+        inputs, grid = stage.embed_dim, config.grids[number]
+    return {**segments, "head": HeadConfig(embed_dim=inputs, num_classes=config.num_classes)}
+
+
+def _stage(config: TwinsConfig, arch: TwinsArch, *, number: int, drop_path: float) -> dict[str, SegmentConfig]:
+    stage, choices = arch.stages[number], config.stages[number]
+    slots = [other.slots for other in config.stages]
+    rates = drop_path_rates(drop_path, slots=sum(slots))[sum(slots[:number]) :]
+    return {
+        f"stages.{number}.{slot}": BlockConfig(
+            embed_dim=stage.embed_dim,
+            num_heads=block.num_heads,
+            width=block.qkv_dim // 3,
+            hidden_dim=block.hidden_dim,
+            grid=config.grids[number],
+            window=config.window if slot % 2 == 0 else None,
+            reduction=1 if slot % 2 == 0 else choices.reduction,
+            position=slot == 0,
+            drop_path=rates[slot],
+        )
+        for slot, block in enumerate(stage.blocks)
+    }
+
+
+class TwinsSupernet(Supernet[TwinsConfig, TwinsArch, TwinsSupernetConfig]):
+    """Weights of a space of Twins-style networks."""
+
+    space_type = Twins
+    config_type = TwinsSupernetConfig
+
+    def __init__(self, space: Twins, config: TwinsSupernetConfig | None = None) -> None:
+        config = config or TwinsSupernetConfig()
+        super().__init__(space, config, build(outline(space.config, space.largest())))
+
+    def path(self, arch: TwinsArch) -> dict[str, Piece]:
+        """The segments of a network: the first slots of each stage."""
+        segments = outline(self.space.config, arch, drop_path=self.config.drop_path)
+        embeds = [self._embed(number, stage.embed_dim) for number, stage in enumerate(arch.stages)]
+        pieces = {}
+        for number, embed in enumerate(embeds):
+            name = f"patch_embeds.{number}"
+            inputs = embeds[number - 1] if number else None
+            pieces[name] = whole_piece(name, segments[name], _patch_axes("", inputs, embed))
+            for slot in range(len(arch.stages[number].blocks)):
+                name = f"stages.{number}.{slot}"
+                pieces[name] = self._block(name, segments[name], stage=number, embed=embed)
+        return {**pieces, "head": whole_piece("head", segments["head"], head_axes(embeds[-1]))}
+
+    def _block(self, name: str, config: SegmentConfig, *, stage: int, embed: Index) -> Piece:
+        assert isinstance(config, BlockConfig)
+        widest = max(self.space.config.stages[stage].qkv_dims)
+        qkv = thirds(3 * config.width, total=widest)
+        axes = {
+            **_attention_axes(embed, width=prefix(config.width), qkv=qkv),
+            **mlp_axes(embed, hidden=prefix(config.hidden_dim)),
+            "position.conv.weight": (embed,),
+            "position.conv.bias": (embed,),
+        }
+        piece = whole_piece(name, config, axes)
+        if config.window is not None:
+            return piece
+        kv = _kv_sources(f"{name}.attention.kv", embed, width=config.width, widest=widest // 3)
+        return replace(piece, sources={**piece.sources, **kv})
+
+    def _embed(self, stage: int, width: int) -> Index:
+        widths = self.space.config.stages[stage].embed_dims
+        return cyclic(width, widths=widths) if self.config.sharing == "cyclic" else prefix(width)
+
+
+def _patch_axes(name: str, inputs: Index | None, outputs: Index) -> Axes:
+    """`PatchConv`; its name ends with a dot, or is empty."""
+    return {
+        f"{name}conv.weight": (outputs, inputs),
+        f"{name}conv.bias": (outputs,),
+        **norm_axes(f"{name}norm", outputs),
+    }
+
+
+def _attention_axes(embed: Index, *, width: Index, qkv: Index) -> Axes:
+    """The first half of either kind of block, without k and v of global attention."""
+    return {
+        **norm_axes("norm1", embed),
+        **linear_axes("attention.qkv", embed, qkv),
+        **linear_axes("attention.q", embed, width),
+        **linear_axes("attention.proj", width, embed),
+        **_patch_axes("attention.reduce.", embed, embed),
+    }
+
+
+def _kv_sources(name: str, embed: Index, *, width: int, widest: int) -> Mapping[str, Source]:
+    """The rows [k | v]: a prefix of each half."""
+    halves = (Span(0, width), Span(widest, width))
+    return {
+        "attention.kv.weight": tuple(Part(f"{name}.weight", (rows, embed)) for rows in halves),
+        "attention.kv.bias": tuple(Part(f"{name}.bias", (rows,)) for rows in halves),
+    }
+
+
+def _as_image(x_BND: Tensor, grid: int) -> Tensor:
+    batch, _, channels = x_BND.shape
+    return x_BND.transpose(1, 2).reshape(batch, channels, grid, grid)
+
+
+def _as_tokens(x_BDRC: Tensor) -> Tensor:
+    return x_BDRC.flatten(2).transpose(1, 2)
+
+
+def _to_windows(x_BND: Tensor, *, grid: int, window: int) -> Tensor:
+    """Tokens of a grid to (B · windows, tokens of a window, D)."""
+    batch, _, channels = x_BND.shape
+    x_BRCD = x_BND.reshape(batch, grid, grid, channels)
+    rest = -grid % window
+    if rest:
+        x_BRCD = F.pad(x_BRCD, (0, 0, 0, rest, 0, rest))
+    count = (grid + rest) // window
+    split = x_BRCD.reshape(batch, count, window, count, window, channels)
+    return split.transpose(2, 3).flatten(3, 4).flatten(0, 2)
+
+
+def _from_windows(x_BND: Tensor, *, grid: int, window: int) -> Tensor:
+    """Windows back to the tokens of a grid, without the padding."""
+    count, channels = -(-grid // window), x_BND.shape[-1]
+    split = x_BND.reshape(-1, count, count, window, window, channels).transpose(2, 3)
+    return split.flatten(3, 4).flatten(1, 2)[:, :grid, :grid].flatten(1, 2)
+
+
+def _started(module: nn.Module) -> nn.Module:
+    """The module started as Twins-SVT is: convolutions by the width of their output, biases 0."""
+    init_linears(module)
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            fan_out = part.weight[0, 0].numel() * part.out_channels // part.groups
+            nn.init.normal_(part.weight, std=sqrt(2 / fan_out))
+            assert part.bias is not None
+            nn.init.zeros_(part.bias)
+    return module
+
+
+SUPERNET = TwinsSupernet
+SEGMENTS = (PatchEmbedConfig, BlockConfig, HeadConfig)

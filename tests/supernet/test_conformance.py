@@ -1,0 +1,191 @@
+"""What holds for the supernet of every family: one suite, run on all of them."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from hwnas.errors import InputError
+from hwnas.space import SPACES
+from hwnas.space.space import Space
+from hwnas.supernet.families import make_network, make_supernet
+from hwnas.supernet.supernet import Supernet
+
+MICRO = ("autoformer-micro", "resnas-micro", "vitas-micro", "vitas-twins-micro", "glit-micro")
+NUM_ARCHS = 6
+
+
+@pytest.fixture(params=MICRO)
+def space(request: pytest.FixtureRequest) -> Space[Any, Any]:
+    return SPACES.get(request.param)
+
+
+@pytest.fixture
+def supernet(space: Space[Any, Any]) -> Supernet[Any, Any, Any]:
+    torch.manual_seed(0)
+    supernet = make_supernet(space)
+    with torch.no_grad():
+        for parameter in supernet.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return supernet.eval()
+
+
+def archs(space: Space[Any, Any], count: int = NUM_ARCHS) -> list[Any]:
+    """The smallest and the largest network, and random ones between."""
+    random = space.decode(space.sample(np.random.default_rng(0), count - 2))
+    return [space.smallest(), space.largest(), *random]
+
+
+def images(space: Space[Any, Any], count: int = 4) -> Tensor:
+    side = space.config.image_size
+    return torch.randn(count, space.config.channels, side, side, generator=torch.Generator().manual_seed(0))
+
+
+def logits(output: Any) -> Tensor:
+    """The logits alone, where training has a second head."""
+    found = output[0] if isinstance(output, tuple) else output
+    assert isinstance(found, Tensor)
+    return found
+
+
+def test_a_slice_is_the_extracted_network(space: Space[Any, Any], supernet: Supernet[Any, Any, Any]) -> None:
+    x = images(space)
+    for arch in archs(space):
+        torch.testing.assert_close(supernet.subnet(arch)(x), logits(supernet(x, arch)), rtol=0, atol=1e-5)
+
+
+def test_an_extracted_network_has_its_own_weights(space: Space[Any, Any], supernet: Supernet[Any, Any, Any]) -> None:
+    arch, x = space.largest(), images(space)
+    subnet = supernet.subnet(arch)
+    before = subnet(x)
+    with torch.no_grad():
+        for parameter in supernet.parameters():
+            parameter.zero_()
+    torch.testing.assert_close(subnet(x), before, rtol=0, atol=0)
+    pointers = {tensor.data_ptr() for tensor in supernet.parameters()}
+    assert not pointers & {tensor.data_ptr() for tensor in subnet.parameters()}
+
+
+def test_parameters_are_the_closed_form(space: Space[Any, Any], supernet: Supernet[Any, Any, Any]) -> None:
+    chosen = archs(space)
+    built = [sum(parameter.numel() for parameter in supernet.subnet(arch).parameters()) for arch in chosen]
+    assert built == space.costs(space.encode(chosen)).params.tolist()
+
+
+def test_macs_are_half_of_torchs_flops(space: Space[Any, Any]) -> None:
+    for arch in archs(space):
+        assert half_flops(space, arch) == space.workload(arch).macs_executed
+
+
+@pytest.mark.parametrize("name", [name for name in SPACES if "micro" not in name])
+def test_macs_at_full_size(name: str) -> None:
+    space = SPACES.get(name)
+    for arch in (*space.published.values(), space.smallest(), space.largest()):
+        assert half_flops(space, arch) == space.workload(arch).macs_executed
+
+
+def half_flops(space: Space[Any, Any], arch: Any) -> int:
+    """Half of what torch counts for one image, on the device where nothing is computed."""
+    side = space.config.image_size
+    with torch.device("meta"):
+        network, image = make_network(space, arch).eval(), torch.randn(1, space.config.channels, side, side)
+    with FlopCounterMode(display=False) as counter:
+        network(image)
+    flops = counter.get_total_flops()
+    assert flops % 2 == 0
+    return int(flops // 2)
+
+
+def test_another_arch_gives_another_output(space: Space[Any, Any], supernet: Supernet[Any, Any, Any]) -> None:
+    x = images(space)
+    outputs = [logits(supernet(x, arch)) for arch in archs(space)]
+    for index, output in enumerate(outputs):
+        assert all((output - other).abs().max() > 1e-4 for other in outputs[:index])
+
+
+def test_gradients_reach_the_slices_alone(space: Space[Any, Any], supernet: Supernet[Any, Any, Any]) -> None:
+    for arch in archs(space, count=3):
+        supernet.zero_grad(set_to_none=True)
+        logits(supernet(images(space), arch)).square().sum().backward()  # type: ignore[no-untyped-call]
+        parameters = dict(supernet.shared.named_parameters())
+        used = used_entries(supernet, arch)
+        for name, parameter in parameters.items():
+            reached = marks(parameter)
+            assert not (reached & ~used[name]).any(), name
+            # a bias of keys shifts all scores of a query alike, which softmax does not see: its gradient is 0
+            keys = re.search(r"attention\.(.*\.)?(qkv|qk\.\d+|kv)\.bias$", name)
+            assert keys or reached.equal(used[name]), name
+
+
+def used_entries(supernet: Supernet[Any, Any, Any], arch: Any) -> dict[str, Tensor]:
+    """Which entries of each shared parameter the network's sources name."""
+    marked = {name: torch.zeros_like(tensor) for name, tensor in supernet.shared.named_parameters()}
+    numbers = {name: torch.arange(tensor.numel()).reshape(tensor.shape) for name, tensor in marked.items()}
+    for piece in supernet.path(arch).values():
+        for source in piece.sources.values():
+            for part in source:
+                if part.name in marked:
+                    marked[part.name].view(-1)[part.take(numbers).reshape(-1)] = 1
+    return {name: tensor.bool() for name, tensor in marked.items()}
+
+
+def marks(parameter: nn.Parameter) -> Tensor:
+    """Which entries have a gradient."""
+    return torch.zeros_like(parameter).bool() if parameter.grad is None else parameter.grad != 0
+
+
+def test_networks_side_by_side_are_networks_one_by_one(
+    space: Space[Any, Any], supernet: Supernet[Any, Any, Any]
+) -> None:
+    x, chosen = images(space, 5), archs(space)[2:4]
+    together = logits(supernet(x, chosen))
+    for index, arch in enumerate(chosen):
+        torch.testing.assert_close(together[index::2], logits(supernet(x[index::2], arch)), rtol=0, atol=1e-5)
+
+
+def test_bfloat16_runs_forward_and_backward(space: Space[Any, Any], supernet: Supernet[Any, Any, Any]) -> None:
+    x, arch = images(space), archs(space)[2]
+    supernet.train()
+    with torch.autocast("cpu", torch.bfloat16):
+        output = logits(supernet(x, arch))
+    output.float().square().mean().backward()  # type: ignore[no-untyped-call]
+    assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in supernet.parameters())
+    supernet.eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        output = logits(supernet(x, arch)).float()
+    exact = logits(supernet(x, arch))
+    assert (output - exact).abs().max() < 0.05 * exact.abs().max()
+
+
+def test_a_compiled_network_gives_the_same(space: Space[Any, Any], supernet: Supernet[Any, Any, Any]) -> None:
+    x, arch = images(space), archs(space)[2]
+    subnet = supernet.subnet(arch)
+    for function in (subnet, supernet.bind(arch)):
+        torch.compiler.reset()
+        compiled = torch.compile(function, backend="aot_eager", fullgraph=True)
+        torch.testing.assert_close(logits(compiled(x)), logits(function(x)), rtol=0, atol=1e-5)
+
+
+def wrong_images(space: Space[Any, Any]) -> Iterator[Tensor]:
+    side = space.config.image_size
+    yield torch.zeros(1, 3, side + 1, side + 1)
+    yield torch.zeros(1, 1, side, side)
+    yield torch.zeros(3, side, side)
+
+
+def test_wrong_images_are_refused(space: Space[Any, Any], supernet: Supernet[Any, Any, Any]) -> None:
+    for x in wrong_images(space):
+        with pytest.raises(InputError, match="must have the shape") as caught:
+            supernet(x, space.largest())
+        assert caught.value.got == tuple(x.shape)
+
+
+def test_another_familys_arch_is_refused(space: Space[Any, Any], supernet: Supernet[Any, Any, Any]) -> None:
+    other = SPACES.get("glit-micro" if space.family == "autoformer" else "autoformer-micro")
+    with pytest.raises(InputError, match=space.arch_type.__name__):
+        supernet(images(space), other.largest())
