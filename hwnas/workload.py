@@ -4,7 +4,7 @@ An operation's sizes are whole numbers, or integer arrays with one row per netwo
 column per block slot. So a family writes down its network once: one row of it is the workload of one network
 (`Workloads.one`), and sums over the arrays are the costs of a whole population (`Workloads.params`, `.macs`).
 
-Counting rules: a multiply-accumulate is one; convolutions, linears and attention products count, biases, norms,
+Counting rules: a multiply-accumulate is one; convolutions, linears and matrix products count, biases, norms,
 activations, softmax and pooling do not. Relative-position products are rows of their own kind, left out of `macs`.
 All figures are for one image.
 """
@@ -17,6 +17,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from hwnas.errors import unknown
+
 Integers = NDArray[np.int64]
 Size = Any
 """A whole number, or an integer array of shape (rows, slots), (rows, 1) or (slots,)."""
@@ -27,6 +29,13 @@ _DIRECT_TOKENS = 50
 _NOT_SIZES = ("name", "times", "shared", "variant")
 
 BYTES_PER_ELEMENT: Mapping[str, int] = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
+
+
+def element_bytes(precision: str) -> int:
+    """The width of one element."""
+    if precision not in BYTES_PER_ELEMENT:
+        raise unknown("precision", precision, BYTES_PER_ELEMENT)
+    return BYTES_PER_ELEMENT[precision]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -352,12 +361,12 @@ class Workload:
     def bytes_read(self, *, precision: str) -> int:
         """Bytes read for one image: activations and parameters."""
         elements = sum(operation.elements_read + operation.params for operation in self.operations)
-        return int(elements) * BYTES_PER_ELEMENT[precision]
+        return int(elements) * element_bytes(precision)
 
     def bytes_written(self, *, precision: str) -> int:
         """Bytes of activations written for one image."""
         elements = sum(operation.elements_written for operation in self.operations)
-        return int(elements) * BYTES_PER_ELEMENT[precision]
+        return int(elements) * element_bytes(precision)
 
     def by_kind(self) -> dict[str, "Workload"]:
         """The operations by their label, the labels in order of first appearance."""
@@ -368,7 +377,7 @@ class Workload:
 
     def rows(self, *, precision: str = "fp32") -> list[dict[str, Any]]:
         """One plain row per operation, for tables and JSON."""
-        width = BYTES_PER_ELEMENT[precision]
+        width = element_bytes(precision)
         return [
             {
                 "name": operation.name,
@@ -388,9 +397,11 @@ class Workload:
             (row["name"], row["kind"], _shape_text(row["shape"]), f"{row['macs']:,}", f"{row['params']:,}")
             for row in self.rows()
         ]
-        total = ("total", "", "", f"{self.macs_executed:,}", f"{self.params:,}")
-        widths = [max(map(len, column)) for column in zip(header, *body, total, strict=True)]
-        return "\n".join(_aligned(line, widths) for line in (header, *body, total))
+        totals = [("total", "", "", f"{self.macs:,}", f"{self.params:,}")]
+        if self.macs_executed != self.macs:
+            totals.append(("total as executed", "", "", f"{self.macs_executed:,}", ""))
+        widths = [max(map(len, column)) for column in zip(header, *body, *totals, strict=True)]
+        return "\n".join(_aligned(line, widths) for line in (header, *body, *totals))
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The whole chain once, at toy size: space, supernet, ONNX timing, fit, NSGA-II, CSV.
 
-The space is real. What is not there yet is stood in for by the simplest thing that has the same place: each stand-in
-leaves this file when its package comes.
+Space and supernet are real. What is not there yet is stood in for by the simplest thing that has the same place: each
+stand-in leaves this file when its package comes.
 """
 
 import csv
@@ -22,53 +22,15 @@ from pymoo.operators.sampling.rnd import IntegerRandomSampling
 from pymoo.optimize import minimize
 from sklearn.linear_model import LinearRegression
 from torch import nn
-from torch.nn import functional as F
 
 from hwnas.runs import write_atomic
 from hwnas.space import SPACES
-from hwnas.space.autoformer import AutoFormerArch
+from hwnas.supernet.families import make_supernet
+from hwnas.supernet.supernet import Supernet
 
 SPACE = SPACES.get("autoformer-micro")
+AnySupernet = Supernet[Any, Any, Any]
 COLUMNS = ("arch_id", "accuracy", "macs", "latency_ms")
-
-
-class Supernet(nn.Module):
-    """Stand-in: residual MLPs on patch tokens, every width a prefix of the widest."""
-
-    def __init__(self, *, widest: int, hidden: int, depth: int, patch_size: int, num_classes: int) -> None:
-        super().__init__()
-        self.patch = nn.Conv2d(3, widest, patch_size, patch_size)
-        self.expand = nn.ParameterList(torch.randn(hidden, widest) / widest**0.5 for _ in range(depth))
-        self.reduce = nn.ParameterList(torch.randn(widest, hidden) / hidden**0.5 for _ in range(depth))
-        self.head = nn.Linear(widest, num_classes)
-
-    def forward(self, images: torch.Tensor, arch: AutoFormerArch) -> torch.Tensor:
-        logits: torch.Tensor = self.subnet(arch)(images)
-        return logits
-
-    def subnet(self, arch: AutoFormerArch) -> "Subnet":
-        return Subnet(self, arch)
-
-
-class Subnet(nn.Module):
-    """Stand-in: one network with its own copy of the weights."""
-
-    def __init__(self, supernet: Supernet, arch: AutoFormerArch) -> None:
-        super().__init__()
-        width = arch.embed_dim
-        hidden = [int(width * block.mlp_ratio) for block in arch.blocks]
-        self.stride = supernet.patch.stride
-        self.patch = nn.Parameter(supernet.patch.weight[:width].detach().clone())
-        pairs = list(zip(supernet.expand, supernet.reduce, hidden, strict=False))
-        self.expand = nn.ParameterList(expand[:size, :width].detach().clone() for expand, _, size in pairs)
-        self.reduce = nn.ParameterList(reduce[:width, :size].detach().clone() for _, reduce, size in pairs)
-        self.head = nn.Parameter(supernet.head.weight[:, :width].detach().clone())
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        tokens = F.conv2d(images, self.patch, stride=self.stride).flatten(2).transpose(1, 2)
-        for expand, reduce in zip(self.expand, self.reduce, strict=True):
-            tokens = tokens + F.linear(F.gelu(F.linear(tokens, expand)), reduce)
-        return F.linear(tokens.mean(dim=1), self.head)
 
 
 def latency_ms(network: nn.Module, images: torch.Tensor, path: Path) -> float:
@@ -91,7 +53,7 @@ def latency_ms(network: nn.Module, images: torch.Tensor, path: Path) -> float:
 class Choose(Problem):  # type: ignore[misc]
     """Stand-in for the search: accuracy, MACs and predicted latency of a population."""
 
-    def __init__(self, supernet: Supernet, predictor: LinearRegression) -> None:
+    def __init__(self, supernet: AnySupernet, predictor: LinearRegression) -> None:
         upper = [len(dimension.choices) - 1 for dimension in SPACE.dimensions]
         super().__init__(n_var=len(upper), n_obj=3, xl=0, xu=np.array(upper), vtype=int)
         self.supernet, self.predictor = supernet, predictor
@@ -100,7 +62,7 @@ class Choose(Problem):  # type: ignore[misc]
         out["F"] = objectives(SPACE.repair(x), self.supernet, self.predictor)
 
 
-def objectives(genomes: NDArray[Any], supernet: Supernet, predictor: LinearRegression) -> NDArray[np.float64]:
+def objectives(genomes: NDArray[Any], supernet: AnySupernet, predictor: LinearRegression) -> NDArray[np.float64]:
     images, labels = held_out()
     macs = SPACE.costs(genomes).macs
     with torch.no_grad():
@@ -115,9 +77,7 @@ def held_out() -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_the_chain_ends_in_a_front(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    largest = SPACE.largest()
-    assert isinstance(largest, AutoFormerArch)
-    supernet = Supernet(widest=80, hidden=240, depth=len(largest.blocks), patch_size=8, num_classes=10)
+    supernet = make_supernet(SPACE).eval()
 
     profiled = SPACE.sample(np.random.default_rng(0), 4)
     images = held_out()[0][:1]

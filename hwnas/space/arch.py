@@ -27,4 +27,13 @@ def canonical_json(values: Mapping[str, Any]) -> str:
 
 def digest(values: Mapping[str, Any]) -> str:
     """An identifier of plain values: the first 16 hex digits of the SHA-256 of their canonical JSON."""
-    return hashlib.sha256(canonical_json(values).encode()).hexdigest()[:_ID_DIGITS]
+    return hashlib.sha256(canonical_json(_unspelled(values)).encode()).hexdigest()[:_ID_DIGITS]
+
+
+def _unspelled(value: Any) -> Any:
+    """The value with whole numbers as such, however they are spelled: 2.0 is 2."""
+    if isinstance(value, Mapping):
+        return {key: _unspelled(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_unspelled(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value

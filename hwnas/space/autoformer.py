@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
+from hwnas.errors import InputError
 from hwnas.space.arch import Arch
 from hwnas.space.dimension import Dimension, per_block, per_network
 from hwnas.space.layers import attention_branch, head, mlp_branch, patch_stem
@@ -26,8 +27,10 @@ from hwnas.space.space import (
     Row,
     Space,
     SpaceConfig,
+    require_choices,
     require_length,
     require_positive,
+    require_sizes,
 )
 from hwnas.workload import Operation, Pool, RelativePosition, Segment, Size
 
@@ -65,8 +68,11 @@ class AutoFormerConfig(SpaceConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("patch_size", "head_dim", "grid"):
-            require_positive(name, getattr(self, name))
+        require_sizes(self, "patch_size", "head_dim", "grid")
+        require_choices(self, "embed_dims", "depths", "num_heads", "mlp_ratios")
+        require_positive("the narrowest MLP", int(self.embed_dims[0] * self.mlp_ratios[0]))
+        if self.relative_clip is not None and self.relative_clip < 0:
+            raise InputError("relative_clip must be a distance, or None", got=self.relative_clip)
 
     @property
     def grid(self) -> int:
@@ -113,27 +119,20 @@ class AutoFormer(Space[AutoFormerConfig, AutoFormerArch]):
         """The counts of the released `get_complexity`, called with the number of patches.
 
         It adds two tokens instead of one in the blocks, runs the head on every token, leaves the last norm out
-        and charges relative position with 28 products per pair of tokens.
+        and charges relative position with two products per pair of tokens and distance.
         """
         rows = self.canonical(genomes)
         embed, present, heads, hidden = self._sizes(rows)
-        patches, width = self.config.grid**2, heads * self.config.head_dim
-        tokens = patches + 2
-        blocks = (
-            2 * tokens * embed
-            + 3 * tokens * embed * width
-            + 2 * tokens**2 * width
-            + tokens * width * embed
-            + 28 * tokens**2
-            + tokens**2 // 2
-            + tokens * width // 2
-            + 2 * tokens * embed * hidden
-        )
-        pixels = self.config.channels * self.config.patch_size**2
-        stem = embed + pixels * patches * embed + (patches + 1) * embed // 2
-        classifier = (patches + 1) * embed * self.config.num_classes
-        macs = (stem + classifier)[:, 0] + (blocks * present).sum(axis=1)
-        return Costs(params=self.costs(rows).params, macs=macs)
+        config, width = self.config, heads * self.config.head_dim
+        patches, tokens = config.grid**2, config.grid**2 + 2
+        blocks = tokens * (2 * embed + 4 * embed * width + 2 * tokens * width + 2 * embed * hidden)
+        twice = 2 * blocks
+        if config.relative_clip is not None:
+            twice = twice + tokens * (4 * config.relative_clip * tokens + tokens + width)
+        stem = 2 * embed + 2 * config.channels * config.patch_size**2 * patches * embed + (patches + 1) * embed
+        classifier = 2 * (patches + 1) * embed * config.num_classes
+        doubled = (stem + classifier)[:, 0] + (twice * present).sum(axis=1)
+        return Costs(params=self.costs(rows).params, macs=doubled // 2)
 
     def _used(self, genomes: Genomes) -> Mask:
         present = self._present(genomes)

@@ -31,9 +31,11 @@ from hwnas.space.space import (
     Row,
     Space,
     SpaceConfig,
+    require_choices,
     require_length,
     require_multiple,
     require_positive,
+    require_sizes,
 )
 from hwnas.workload import Attention, Convolution, Elementwise, Linear, Norm, Segment, Size
 
@@ -85,12 +87,15 @@ class GlitConfig(SpaceConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_positive("depth", self.depth)
+        require_sizes(self, "embed_dim", "num_heads", "depth", "patch_size")
+        require_choices(self, "value_ratios", "expansions", "kernel_sizes", "mlp_ratios")
+        require_sizes(self, "fixed_kernel_size", "fixed_mlp_ratio")
         require_positive("the number of patches", self.image_size // self.patch_size)
         require_multiple("embed_dim", self.embed_dim, self.num_heads, "heads of one width")
         require_multiple("num_heads", self.num_heads, GROUPS, "heads are dealt out by channel group")
-        for ratio in self.value_ratios:
-            if not (self.embed_dim // self.num_heads * ratio).is_integer():
+        for ratio in (*self.value_ratios, self.fixed_value_ratio):
+            width = float(self.embed_dim // self.num_heads * ratio)
+            if width < 1 or not width.is_integer():
                 raise InputError("value_ratios must give heads of a whole width", got=ratio)
 
     @property
@@ -194,7 +199,7 @@ class Glit(Space[GlitConfig, GlitArch]):
             attention=attention,
             locality=locality,
             heads=groups * (config.num_heads // GROUPS),
-            value=(attention * detail["value_ratio"]).astype(np.int64),
+            value=np.rint(attention * detail["value_ratio"]).astype(np.int64),
             inner=locality * whole["expansion"],
             kernel=whole["kernel_size"],
             hidden=config.embed_dim * whole["mlp_ratio"],

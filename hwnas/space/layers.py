@@ -25,7 +25,8 @@ def patch_stem(*, image_size: int, channels: int, patch_size: Size, embed: Size)
 
 def position(name: str, elements: Size) -> Operations:
     """A position embedding that is added to the tokens."""
-    added = Elementwise(name=f"add_{name}", variant="add", elements=elements, operands=2)
+    # the table's own elements are read as parameters
+    added = Elementwise(name=f"add_{name}", variant="add", elements=elements)
     return (Table(name=name, elements=elements), added)
 
 

@@ -30,9 +30,11 @@ from hwnas.space.space import (
     Row,
     Space,
     SpaceConfig,
+    require_choices,
     require_length,
     require_multiple,
     require_positive,
+    require_sizes,
 )
 from hwnas.workload import Convolution, Elementwise, Linear, Norm, Pool, Segment, Size, Table
 
@@ -74,9 +76,11 @@ class ResNasStageConfig:
     removable: tuple[int, ...] = (1, 3, 5)
 
     def __post_init__(self) -> None:
-        require_positive("head_dim", self.head_dim)
-        if not set(self.removable) < set(range(self.slots)):
-            raise InputError("removable must name slots, and leave one block in the stage", got=self.removable)
+        require_sizes(self, "head_dim", "slots")
+        require_choices(self, "embed_dims", "num_heads", "hidden_dims")
+        named = set(self.removable)
+        if len(named) < len(self.removable) or not named < set(range(self.slots)):
+            raise InputError("removable must name slots once, and leave one block in the stage", got=self.removable)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +94,8 @@ class ResNasConfig(SpaceConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_sizes(self, "stem_channels", "patch_size")
+        require_positive("the number of stages", len(self.stages))
         require_multiple("image_size", self.image_size, 2 * self.patch_size, "stem stride")
         for grid in self.grids[:-1]:
             require_multiple("the grid before a spatial reduction", grid, 2, "it is halved")

@@ -9,13 +9,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, Self, TypeVar, get_args, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hwnas.config import from_mapping, shown, to_mapping
-from hwnas.errors import InputError
+from hwnas.errors import InputError, unknown
 from hwnas.space.arch import Arch, digest
 from hwnas.space.dimension import Dimension
 from hwnas.workload import Integers, Segment, Workload, Workloads
@@ -35,8 +35,8 @@ class SpaceConfig:
     num_classes: int = 1000
 
     def __post_init__(self) -> None:
-        for name in ("image_size", "channels", "num_classes"):
-            require_positive(name, getattr(self, name))
+        require_sizes(self, "image_size", "channels", "num_classes")
+        require_literals(self)
 
 
 Config = TypeVar("Config", bound=SpaceConfig)
@@ -195,7 +195,7 @@ class Space(ABC, Generic[Config, Network]):
     def arch_id(self, arch: Network) -> str:
         """The name of the path through this space's supernet, slots included."""
         (canonical,) = self.decode(self.encode([arch]))
-        return digest({"space": self.name, "arch": canonical.to_mapping()})
+        return digest({"space": self.name, "config": to_mapping(self.config), "arch": canonical.to_mapping()})
 
     def network_id(self, arch: Network) -> str:
         """The name of the extracted network: two paths, or two spaces, may share it."""
@@ -203,8 +203,9 @@ class Space(ABC, Generic[Config, Network]):
 
     def network(self, arch: Network) -> dict[str, Any]:
         """The extracted network as plain values: family, input, classes and live structure."""
+        (canonical,) = self.decode(self.encode([arch]))
         images = to_mapping(SpaceConfig(**{name: getattr(self.config, name) for name in _IMAGE_FIELDS}))
-        return {"family": self.family, **images, **self._structure(arch)}
+        return {"family": self.family, **images, **self._structure(canonical)}
 
     def smallest(self) -> Network:
         """The network with the fewest MACs, then parameters, then the first genome."""
@@ -246,7 +247,10 @@ class Space(ABC, Generic[Config, Network]):
         return np.array([len(dimension.choices) for dimension in self.dimensions], dtype=np.int16)
 
     def _checked(self, genomes: ArrayLike) -> NDArray[Any]:
-        rows = np.asarray(genomes)
+        try:
+            rows = np.asarray(genomes)
+        except ValueError as error:
+            raise InputError("genomes must be rows of one length", got=shown(genomes)) from error
         if rows.dtype.kind not in "iu" and rows.size:
             raise InputError("genomes must be whole numbers", got=f"an array of {rows.dtype}")
         width = len(self.dimensions)
@@ -354,6 +358,31 @@ def require_positive(name: str, value: int) -> None:
     """A size must be a whole number above 0."""
     if value < 1:
         raise InputError(f"{name} must be at least 1", got=value)
+
+
+def require_sizes(config: object, *names: str) -> None:
+    """Fields of a config that must be sizes."""
+    for name in names:
+        require_positive(name, getattr(config, name))
+
+
+def require_choices(config: object, *names: str, ordered: bool = True) -> None:
+    """Fields of a config that must be choices: at least one, distinct, finite, above 0, growing if `ordered`."""
+    for name in names:
+        choices = getattr(config, name)
+        if not choices or len(set(choices)) < len(choices):
+            raise InputError(f"{name} must have distinct choices, at least one", got=choices)
+        if not all(0 < choice < float("inf") for choice in choices):
+            raise InputError(f"{name} must have choices above 0", got=choices)
+        if ordered and tuple(sorted(choices)) != tuple(choices):
+            raise InputError(f"{name} must have growing choices", got=choices)
+
+
+def require_literals(config: object) -> None:
+    """Fields of a config that name a variant must name one that there is."""
+    for name, hint in get_type_hints(type(config)).items():
+        if get_origin(hint) is Literal and getattr(config, name) not in get_args(hint):
+            raise unknown(f"{name}:", str(getattr(config, name)), get_args(hint))
 
 
 def require_multiple(name: str, value: int, divisor: int, reason: str) -> None:

@@ -28,9 +28,11 @@ from hwnas.space.space import (
     Row,
     Space,
     SpaceConfig,
+    require_choices,
     require_head_widths,
     require_length,
     require_positive,
+    require_sizes,
 )
 from hwnas.workload import Segment, Size
 
@@ -71,7 +73,9 @@ class VitasConfig(SpaceConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_positive("slots", self.slots)
+        require_sizes(self, "slots")
+        require_choices(self, "patch_sizes", ordered=False)
+        require_choices(self, "embed_dims", "num_heads", "qkv_dims", "hidden_dims")
         require_positive("the number of patches", self.image_size // max(self.patch_sizes))
         require_head_widths(self.qkv_dims, self.num_heads)
 
@@ -193,7 +197,8 @@ class Vitas(Space[VitasConfig, VitasArch]):
             return
         if block.num_heads not in self.config.num_heads:
             known = self.config.num_heads
-            raise InputError(f"{field}.num_heads must be one of its choices", got=block.num_heads, known=known)
+            message = f"{field}.num_heads of a network of {self.name} must be one of its choices"
+            raise InputError(message, got=block.num_heads, known=known)
         for name in ("num_heads", "qkv_dim", "hidden_dim"):
             genes.put(name, getattr(block, name), field=f"{field}.{name}", index=index)
 

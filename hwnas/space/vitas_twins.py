@@ -29,10 +29,12 @@ from hwnas.space.space import (
     Row,
     Space,
     SpaceConfig,
+    require_choices,
     require_head_widths,
     require_length,
     require_multiple,
     require_positive,
+    require_sizes,
 )
 from hwnas.space.vitas import VitasBlock, tenths
 from hwnas.workload import Attention, Convolution, Elementwise, Linear, Norm, Pool, Segment, Size
@@ -66,8 +68,8 @@ class TwinsStageConfig:
     reduction: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("slots", "patch_size", "reduction"):
-            require_positive(name, getattr(self, name))
+        require_sizes(self, "slots", "patch_size", "reduction")
+        require_choices(self, "embed_dims", "num_heads", "qkv_dims", "hidden_dims")
         require_head_widths(self.qkv_dims, self.num_heads)
 
 
@@ -80,7 +82,8 @@ class TwinsConfig(SpaceConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_positive("window", self.window)
+        require_sizes(self, "window")
+        require_positive("the number of stages", len(self.stages))
         stride = prod(stage.patch_size for stage in self.stages)
         require_multiple("image_size", self.image_size, stride, "the patch embeddings' strides")
         for stage, grid in zip(self.stages, self.grids, strict=True):
@@ -198,11 +201,17 @@ class Twins(Space[TwinsConfig, TwinsArch]):
             start += config.slots
 
     def _structure(self, arch: TwinsArch) -> dict[str, Any]:
-        stages = zip(arch.to_mapping()["stages"], self.config.stages, strict=True)
+        # a stage of one block has no global attention, so nothing is thinned out there
+        reductions = [
+            config.reduction if len(stage.blocks) > 1 else None
+            for stage, config in zip(arch.stages, self.config.stages, strict=True)
+        ]
+        stages = zip(arch.to_mapping()["stages"], self.config.stages, reductions, strict=True)
         return {
             "window": self.config.window,
             "stages": [
-                {"patch_size": config.patch_size, "reduction": config.reduction, **stage} for stage, config in stages
+                {"patch_size": config.patch_size, "reduction": reduction, **stage}
+                for stage, config, reduction in stages
             ],
         }
 

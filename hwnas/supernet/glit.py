@@ -174,7 +174,7 @@ class GlitSupernet(Supernet[GlitConfig, GlitArch, GlitSupernetConfig]):
         if config.share == "none":
             _require_room(space, choices, max_params=config.max_params)
         super().__init__(space, config, build(_shared_outline(space.config, choices, share=config.share)))
-        self._choices = choices
+        self._numbers = {choice: number for number, choice in enumerate(choices)}
         self._widest = _widest(choices)
 
     def path(self, arch: GlitArch) -> dict[str, Piece]:
@@ -187,7 +187,7 @@ class GlitSupernet(Supernet[GlitConfig, GlitArch, GlitSupernetConfig]):
             return whole_piece(name, config, {})
         if self.config.share == "slices":
             return whole_piece(name, config, _block_axes(config, self._widest))
-        number = self._choices.index(replace(config, drop_path=0.0))
+        number = self._numbers[replace(config, drop_path=0.0)]
         return whole_piece(f"{name}.{number}", config, {})
 
 

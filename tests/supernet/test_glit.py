@@ -209,6 +209,15 @@ def test_gradients_reach_the_slices_alone(space: Glit) -> None:
             assert (grad[expected[name] == 0] == 0).all()
 
 
+def test_evaluation_may_come_before_training() -> None:
+    space = Glit(name="fresh", config=replace(MICRO.config, embed_dim=66))
+    supernet = GlitSupernet(space)
+    arch = archs_of(space, 1)[0]
+    with torch.inference_mode():
+        supernet(pictures(space), arch)
+    supernet(pictures(space), arch).sum().backward()
+
+
 def taken(supernet: GlitSupernet, arch: GlitArch, name: str) -> set[int]:
     """The entries of a shared tensor that a network uses."""
     (source,) = [
