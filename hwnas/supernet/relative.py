@@ -12,12 +12,14 @@ which is exact, and works with any fused attention. On few tokens the products a
 Shape suffixes: B images, H heads, N tokens, D channels of a head, E extra columns, T vectors of two tables.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hwnas.supernet.attention import attend
-from hwnas.workload import RelativePosition
+from hwnas.workload import Attention, Operation, RelativePosition
 
 TABLES = ("key_rows", "key_columns", "value_rows", "value_columns")
 
@@ -40,6 +42,7 @@ class RelativeAttention(nn.Module):
             self.register_parameter(name, nn.Parameter(torch.empty(2 * clip + 2, head_dim)))
         for table in self.parameters():
             nn.init.trunc_normal_(table, std=0.02)
+        self.grid, self.clip, self.head_dim = grid, clip, head_dim
         direct = RelativePosition.is_direct(grid)
         self.products: nn.Module = _Direct(grid, clip) if direct else _Augmented(grid, clip, head_dim)
 
@@ -49,6 +52,16 @@ class RelativeAttention(nn.Module):
         values_TD = torch.cat([self.value_rows, self.value_columns])
         out: Tensor = self.products(q_BHND, k_BHND, v_BHND, keys_TD, values_TD)
         return out
+
+    def summarise_workload(self, operations: tuple[Operation, ...]) -> tuple[Operation, ...]:
+        """Attention as it would be without relative position, and what this adds to it."""
+        tokens = self.grid**2 + 1
+        plain = Attention(name="attention", heads=1, width=self.head_dim, queries=tokens, keys=tokens)
+        added = RelativePosition(
+            name="relative_position", heads=1, grid=self.grid, head_dim=self.head_dim, clip=self.clip
+        )
+        heads = sum(operation.macs for operation in operations) // (plain.macs + added.macs)
+        return replace(plain, heads=heads, width=heads * self.head_dim), replace(added, heads=heads)
 
 
 class _Augmented(nn.Module):

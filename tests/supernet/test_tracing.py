@@ -1,0 +1,54 @@
+"""The traced workload of our networks is the closed form of their spaces."""
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hwnas.export.tracer import trace_workload
+from hwnas.space import SPACES
+from hwnas.space.space import Space
+from hwnas.supernet.families import make_network
+from hwnas.workload import Workload
+
+MOVEMENT = {"cat", "pad", "gather", "expand"}
+"""What a network does to its tokens between operations, of which the closed form says nothing."""
+
+
+def rows(workload: Workload) -> Counter[tuple[Any, ...]]:
+    """The operations as values, names and order left out."""
+    found = (row for row in workload.rows() if row["kind"] not in MOVEMENT)
+    return Counter((row["kind"], *sorted(row["shape"].items()), row["macs"], row["params"]) for row in found)
+
+
+def traced(space: Space[Any, Any], arch: Any) -> Workload:
+    with torch.device("meta"):
+        network = make_network(space, arch)
+    return trace_workload(network, image_size=space.config.image_size, channels=space.config.channels)
+
+
+def archs(space: Space[Any, Any]) -> list[Any]:
+    random = space.decode(space.sample(np.random.default_rng(3), 3))
+    return [space.smallest(), space.largest(), *space.published.values(), *random]
+
+
+@pytest.mark.parametrize("name", list(SPACES))
+def test_traced_operations_are_those_of_the_closed_form(name: str) -> None:
+    space = SPACES.get(name)
+    for arch in archs(space):
+        found, expected = traced(space, arch), space.workload(arch)
+        assert (found.macs, found.macs_executed, found.params) == (
+            expected.macs,
+            expected.macs_executed,
+            expected.params,
+        )
+        assert rows(found) == rows(expected)
+
+
+def test_every_traced_row_has_a_name_of_its_own() -> None:
+    space = SPACES.get("autoformer-micro")
+    names = [operation.name for operation in traced(space, space.largest()).operations]
+    assert len(set(names)) == len(names)
+    assert "blocks.3.attention.relative.relative_position" in names
