@@ -14,8 +14,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-import tomli_w
-
 from hwnas.errors import InputError, unknown
 
 Settings = TypeVar("Settings")
@@ -63,6 +61,8 @@ def dump_toml(settings: object) -> str:
 
     TOML has no null: a field may be None only where that is its default.
     """
+    import tomli_w  # only writing needs it, and a machine that only measures may not have it
+
     return tomli_w.dumps(to_mapping(settings))
 
 
