@@ -74,7 +74,7 @@ def save(text: str, options: argparse.Namespace) -> Path:
     slug = detect().cpu.slug
     path = Path(__file__).parent / "results" / f"space-{slug}-{datetime.now(UTC):%Y-%m-%d}.md"
     command = f"python benchmarks/space.py --rows {options.rows} --repeats {options.repeats} --save"
-    facts = f"Python {env.python}, numpy {np.__version__}, hwnas {env.hwnas}, commit {env.commit}"
+    facts = f"Python {env.python}, numpy {np.__version__}, hwnas {env.hwnas}, commit {env.commit}{' + changes' if env.modified else ''}"
     body = f"# Spaces: genomes per CPU second, one thread\n\n`{command}` on {slug}; {facts}.\n"
     write_atomic(path, f"{body}Median of {options.repeats} runs, the worst in brackets.\n\n{text}\n")
     return path

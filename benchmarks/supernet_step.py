@@ -8,7 +8,7 @@ networks and loss:
 
 - AutoFormer (the published network): relative position as the paper writes it, one vector for every pair of tokens.
 - ViT-ResNAS (two random networks a step): the whole super-network computed and masked.
-- ViTAS, GLiT (a random network a step): the whole super-network computed; masks would cost more.
+- ViTAS, GLiT (a random network a step): the largest network of the space, which is less than what masking costs.
 
 Each side runs in a process of its own, in turn, `--rounds` times; the median of all its steps is shown with the
 fastest and the slowest. Memory is the highest resident size of the process (on a GPU, of its allocations).
@@ -65,7 +65,7 @@ def ours(space: Space[Any, Any]) -> tuple[nn.Module, Forward]:
 def naive(space: Space[Any, Any]) -> tuple[nn.Module, Forward]:
     linear.convolution_is_faster = lambda: False  # type: ignore[assignment]
     if isinstance(space, ResNas):
-        from benchmarks.masked_resnas import MaskedResNas
+        from benchmarks.naive.masked_resnas import MaskedResNas
 
         masked = MaskedResNas(space, drop_path=DROP_PATH)
         return masked, masked
@@ -188,7 +188,7 @@ def save(text: str, options: argparse.Namespace) -> Path:
     slug = machine.cpu.slug if options.device == "cpu" else machine.devices[0].name
     path = Path(__file__).parent / "results" / f"supernet_step-{slug}-{datetime.now(UTC):%Y-%m-%d}.md"
     command = f"python benchmarks/supernet_step.py {' '.join(sys.argv[1:])}"
-    facts = f"Python {env.python}, torch {torch.__version__}, hwnas {env.hwnas}, commit {env.commit}"
+    facts = f"Python {env.python}, torch {torch.__version__}, hwnas {env.hwnas}, commit {env.commit}{' + changes' if env.modified else ''}"
     clock = "CPU seconds of one thread" if options.device == "cpu" else "Seconds, synchronised"
     about = (
         f"`{command}` on {slug}; {facts}.\n{clock}; convolution backend for linears: {linear.convolution_is_faster()}."

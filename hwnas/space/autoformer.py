@@ -42,6 +42,10 @@ class AutoFormerBlock:
     num_heads: int
     mlp_ratio: float
 
+    def hidden_dim(self, embed_dim: int) -> int:
+        """The width of the MLP."""
+        return int(embed_dim * self.mlp_ratio)
+
 
 @dataclass(frozen=True, kw_only=True)
 class AutoFormerArch(Arch):
@@ -206,8 +210,7 @@ class AutoFormer(Space[AutoFormerConfig, AutoFormerArch]):
             "relative_clip": config.relative_clip,
             "pooling": config.pooling,
             "blocks": [
-                {"num_heads": block.num_heads, "hidden_dim": int(arch.embed_dim * block.mlp_ratio)}
-                for block in arch.blocks
+                {"num_heads": block.num_heads, "hidden_dim": block.hidden_dim(arch.embed_dim)} for block in arch.blocks
             ],
         }
 

@@ -199,7 +199,7 @@ class Glit(Space[GlitConfig, GlitArch]):
             attention=attention,
             locality=locality,
             heads=groups * (config.num_heads // GROUPS),
-            value=np.rint(attention * detail["value_ratio"]).astype(np.int64),
+            value=value_dim(attention, detail["value_ratio"]),
             inner=locality * whole["expansion"],
             kernel=whole["kernel_size"],
             hidden=config.embed_dim * whole["mlp_ratio"],
@@ -272,6 +272,11 @@ class Glit(Space[GlitConfig, GlitArch]):
             "num_heads": config.num_heads,
             "blocks": arch.to_mapping()["blocks"],
         }
+
+
+def value_dim(attention: Size, value_ratio: Size) -> Size:
+    """The width of each of q, k and v; a product of floats that should be whole is rounded to it."""
+    return np.rint(attention * value_ratio).astype(np.int64)
 
 
 def _attention(widths: _Widths, *, tokens: int) -> Operations:

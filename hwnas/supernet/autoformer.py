@@ -121,7 +121,7 @@ def outline(config: AutoFormerConfig, arch: AutoFormerArch, *, drop_path: float 
             embed_dim=arch.embed_dim,
             num_heads=block.num_heads,
             head_dim=config.head_dim,
-            hidden_dim=int(arch.embed_dim * block.mlp_ratio),
+            hidden_dim=block.hidden_dim(arch.embed_dim),
             grid=config.grid,
             relative_clip=config.relative_clip,
             drop_path=rates[slot],

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from hwnas.errors import InputError
 from hwnas.registry import Registry
 from hwnas.space.arch import Arch
 from hwnas.space.space import Space
@@ -16,7 +17,10 @@ _MODULES: tuple[ModuleType, ...] = (autoformer, resnas, vitas, vitas_twins, glit
 
 
 def make_supernet(space: Space[Any, Any], config: SupernetConfig | None = None) -> Supernet[Any, Any, Any]:
-    """A supernet of a space with fresh weights."""
+    """A supernet of a space with fresh weights, drawn from torch's generator."""
+    expected = SUPERNETS.get(space.family).config_type
+    if config is not None and not isinstance(config, expected):
+        raise InputError(f"a supernet of {space.name} takes a {expected.__name__}", got=type(config).__name__)
     supernet: Supernet[Any, Any, Any] = SUPERNETS.get(space.family)(space, config)
     return supernet
 
@@ -25,7 +29,8 @@ def make_network(space: Space[Any, Any], arch: Arch, config: SupernetConfig | No
     """A network of a space with fresh weights, as a supernet of that config would extract it."""
     with torch.device("meta"):
         supernet = make_supernet(space, config)
-    return Network(supernet.outline(arch))
+    images = space.config
+    return Network(supernet.outline(arch), input_shape=(images.channels, images.image_size, images.image_size))
 
 
 def segment_types() -> dict[str, type[Any]]:

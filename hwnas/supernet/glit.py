@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from hwnas.errors import InputError
-from hwnas.space.glit import GROUPS, Glit, GlitArch, GlitBlock, GlitConfig
+from hwnas.space.glit import GROUPS, Glit, GlitArch, GlitBlock, GlitConfig, value_dim
 from hwnas.supernet.layers import Attention, Block, Head, Mlp, PatchStem, drop_path_rates, init_linears
 from hwnas.supernet.locality import Locality
 from hwnas.supernet.network import SegmentConfig, build
@@ -144,7 +144,7 @@ def block_config(config: GlitConfig, block: GlitBlock) -> BlockConfig:
         embed_dim=config.embed_dim,
         attention_dim=attention_dim,
         num_heads=config.num_heads // GROUPS * block.groups,
-        value_dim=int(attention_dim * (block.value_ratio or 0)),
+        value_dim=int(value_dim(attention_dim, block.value_ratio or 0)),
         locality_dim=locality_dim,
         inner_dim=locality_dim * (block.expansion or 0),
         kernel_size=block.kernel_size or 0,

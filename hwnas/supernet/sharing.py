@@ -35,11 +35,16 @@ class Pick:
 
     def take(self, tensor: Tensor, *, axis: int) -> Tensor:
         """These entries of one axis, copied."""
-        index = self._tensors.get(tensor.device)
+        return tensor.index_select(axis, self._on(tensor.device))
+
+    def _on(self, device: torch.device) -> Tensor:
+        index = self._tensors.get(device)
         if index is None:
             with torch.inference_mode(False):  # it is kept, and autograd refuses what inference mode made
-                index = self._tensors[tensor.device] = torch.tensor(self.positions, device=tensor.device)
-        return tensor.index_select(axis, index)
+                index = torch.tensor(self.positions, device=device)
+            if type(index) is Tensor:  # while an exporter traces, tensors are stand-ins of one trace
+                self._tensors[device] = index
+        return index
 
 
 Index = Span | Pick

@@ -13,7 +13,7 @@ from torch.func import functional_call
 from hwnas.errors import InputError
 from hwnas.space.arch import Arch
 from hwnas.space.space import Space, SpaceConfig
-from hwnas.supernet.network import Network, SegmentConfig
+from hwnas.supernet.network import Network, SegmentConfig, require_images
 from hwnas.supernet.rules import Axes
 from hwnas.supernet.sharing import Part, Source, take
 
@@ -83,7 +83,12 @@ class Supernet(nn.Module, ABC, Generic[Config, Choice, Settings]):
     def bind(self, arch: Choice) -> Callable[[Tensor], Any]:
         """The forward of one network with its path worked out: what to hand to `torch.compile`."""
         prepared = _prepared(list(self._checked(arch).values()))
-        return lambda images: self._run(prepared, images, self._tensors())
+
+        def forward(images: Tensor) -> Any:
+            require_images(images, self._input_shape)
+            return self._run(prepared, images, self._tensors())
+
+        return forward
 
     def outline(self, arch: Choice) -> dict[str, SegmentConfig]:
         """What the extracted network is built from."""
@@ -96,7 +101,7 @@ class Supernet(nn.Module, ABC, Generic[Config, Choice, Settings]):
     def _extracted(self, path: Mapping[str, Piece]) -> Network:
         shared = self._tensors()
         with torch.device("meta"):
-            network = Network({name: piece.config for name, piece in path.items()})
+            network = Network({name: piece.config for name, piece in path.items()}, input_shape=self._input_shape)
         network.to_empty(device=next(iter(shared.values())).device)
         own = dict((*network.named_parameters(), *network.named_buffers()))
         with torch.no_grad():
@@ -120,13 +125,14 @@ class Supernet(nn.Module, ABC, Generic[Config, Choice, Settings]):
         return x
 
     def _check(self, images: Tensor, archs: Sequence[Choice]) -> None:
-        config = self.space.config
-        expected = (config.channels, config.image_size, config.image_size)
-        if images.ndim != 4 or tuple(images.shape[1:]) != expected:
-            message = f"images for {self.space.name} must have the shape (batch, {', '.join(map(str, expected))})"
-            raise InputError(message, got=tuple(images.shape))
+        require_images(images, self._input_shape)
         if not 1 <= len(archs) <= len(images):
             raise InputError("there must be at least one image for each network", got=f"{len(archs)} networks")
+
+    @property
+    def _input_shape(self) -> tuple[int, int, int]:
+        config = self.space.config
+        return config.channels, config.image_size, config.image_size
 
 
 def whole_piece(name: str, config: SegmentConfig, axes: Axes) -> Piece:

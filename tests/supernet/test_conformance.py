@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from hwnas.errors import InputError
 from hwnas.space import SPACES
 from hwnas.space.space import Space
 from hwnas.supernet.families import make_network, make_supernet
-from hwnas.supernet.supernet import Supernet
+from hwnas.supernet.supernet import Supernet, SupernetConfig
 
 MICRO = ("autoformer-micro", "resnas-micro", "vitas-micro", "vitas-twins-micro", "glit-micro")
 NUM_ARCHS = 6
@@ -175,6 +176,30 @@ def test_a_compiled_network_gives_the_same(space: Space[Any, Any], supernet: Sup
         torch.testing.assert_close(logits(compiled(x)), logits(function(x)), rtol=0, atol=1e-5)
 
 
+def test_an_exported_slice_leaves_no_trace(space: Space[Any, Any]) -> None:
+    torch.manual_seed(0)
+    supernet, arch, x = make_supernet(space).eval(), archs(space)[3], images(space)
+
+    class Slice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.supernet = supernet
+
+        def forward(self, x: Tensor) -> Any:
+            return self.supernet.bind(arch)(x)
+
+    torch.export.export(supernet.subnet(arch), (x,))
+    with torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True):
+        Slice()(torch.zeros(x.shape))
+    assert type(supernet(x, arch)) is Tensor
+    torch.testing.assert_close(supernet(x, arch), supernet.subnet(arch)(x), rtol=0, atol=1e-5)
+
+
+def test_another_familys_config_is_refused(space: Space[Any, Any]) -> None:
+    with pytest.raises(InputError, match="takes a"):
+        make_supernet(space, SupernetConfig())
+
+
 def wrong_images(space: Space[Any, Any]) -> Iterator[Tensor]:
     side = space.config.image_size
     yield torch.zeros(1, 3, side + 1, side + 1)
@@ -183,10 +208,13 @@ def wrong_images(space: Space[Any, Any]) -> Iterator[Tensor]:
 
 
 def test_wrong_images_are_refused(space: Space[Any, Any], supernet: Supernet[Any, Any, Any]) -> None:
+    arch = space.smallest()
+    sliced = partial(supernet, archs=arch)
     for x in wrong_images(space):
-        with pytest.raises(InputError, match="must have the shape") as caught:
-            supernet(x, space.largest())
-        assert caught.value.got == tuple(x.shape)
+        for network in (sliced, supernet.bind(arch), supernet.subnet(arch), make_network(space, arch)):
+            with pytest.raises(InputError, match="must have the shape") as caught:
+                network(x)
+            assert caught.value.got == tuple(x.shape)
 
 
 def test_another_familys_arch_is_refused(space: Space[Any, Any], supernet: Supernet[Any, Any, Any]) -> None:
