@@ -67,7 +67,7 @@ demo: ## not built yet: says what works today
 bench: $(INSTALLED) ## run every script in benchmarks/
 	@found=; for script in benchmarks/*.py; do \
 	  test -e "$$script" || continue; \
-	  found=yes; echo "== $$script"; $(BIN)/python "$$script" || exit 1; \
+	  found=yes; echo "== $$script"; $(BIN)/python -m "benchmarks.$$(basename "$$script" .py)" || exit 1; \
 	done; test -n "$$found" || { echo "error: there are no scripts in benchmarks/" >&2; exit 1; }
 
 constraints: $(INSTALLED) ## write constraints.txt from what .venv holds

@@ -1,6 +1,6 @@
 """How fast populations are sampled, brought to canonical form and costed, beside counting one network at a time.
 
-    python benchmarks/space.py [--rows 50000] [--repeats 5] [--save]
+    python -m benchmarks.space [--rows 50000] [--repeats 5] [--save]
 
 CPU seconds of one thread. Both sides of the ratio run in this process, on genomes of one sample: `costs` on the whole
 population, and `workload` on networks one by one (a list of operations each, summed). `--save` writes the table to
@@ -10,15 +10,13 @@ population, and `workload` on networks one by one (a list of operations each, su
 import argparse
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 
+from benchmarks.support.saving import save
 from hwnas.devices import detect
-from hwnas.runs import environment, write_atomic
 from hwnas.space import SPACES
 from hwnas.space.space import Space
 
@@ -66,18 +64,11 @@ def main() -> None:
     rows = [measure(SPACES.get(name), rows=options.rows, repeats=options.repeats) for name in NAMES]
     print(text := table(rows))
     if options.save:
-        print(f"saved {save(text, options)}")
-
-
-def save(text: str, options: argparse.Namespace) -> Path:
-    env = environment()
-    slug = detect().cpu.slug
-    path = Path(__file__).parent / "results" / f"space-{slug}-{datetime.now(UTC):%Y-%m-%d}.md"
-    command = f"python benchmarks/space.py --rows {options.rows} --repeats {options.repeats} --save"
-    facts = f"Python {env.python}, numpy {np.__version__}, hwnas {env.hwnas}, commit {env.commit}{' + changes' if env.modified else ''}"
-    body = f"# Spaces: genomes per CPU second, one thread\n\n`{command}` on {slug}; {facts}.\n"
-    write_atomic(path, f"{body}Median of {options.repeats} runs, the worst in brackets.\n\n{text}\n")
-    return path
+        command = f"python -m benchmarks.space --rows {options.rows} --repeats {options.repeats} --save"
+        notes = f"Median of {options.repeats} runs, the slowest in brackets."
+        title = "Spaces: genomes per CPU second, one thread"
+        path = save(text, name="space", device=detect().cpu.slug, title=title, command=command, notes=notes)
+        print(f"saved {path}")
 
 
 if __name__ == "__main__":

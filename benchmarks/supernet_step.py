@@ -1,7 +1,7 @@
 """One training step of a supernet beside the naive formulation of the same networks: CPU seconds and peak memory.
 
-    python benchmarks/supernet_step.py [--spaces autoformer-tiny,resnas-tiny] [--repeats 5] [--rounds 2] [--save]
-    python benchmarks/supernet_step.py --device cuda --compile --save
+    python -m benchmarks.supernet_step [--spaces autoformer-tiny,resnas-tiny] [--repeats 5] [--rounds 2] [--save]
+    python -m benchmarks.supernet_step --device cuda --compile --save
 
 A step is forward, backward and fused AdamW, batch 16 at 224 pixels, one thread. The naive side has the same weights,
 networks and loss:
@@ -21,7 +21,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -30,9 +29,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.support.saving import save
 from hwnas import workload
 from hwnas.devices import detect
-from hwnas.runs import environment, write_atomic
 from hwnas.space import SPACES
 from hwnas.space.resnas import ResNas
 from hwnas.space.space import Space
@@ -65,7 +64,7 @@ def ours(space: Space[Any, Any]) -> tuple[nn.Module, Forward]:
 def naive(space: Space[Any, Any]) -> tuple[nn.Module, Forward]:
     linear.convolution_is_faster = lambda: False  # type: ignore[assignment]
     if isinstance(space, ResNas):
-        from benchmarks.naive.masked_resnas import MaskedResNas
+        from benchmarks.support.masked_resnas import MaskedResNas
 
         masked = MaskedResNas(space, drop_path=DROP_PATH)
         return masked, masked
@@ -180,21 +179,21 @@ def main() -> None:
     rows = [row for name in options.spaces.split(",") for row in measure(name, options)]
     print(text := "\n".join([header, "|" + " --- |" * 7, *rows]))
     if options.save:
-        print(f"saved {save(text, options)}")
+        print(f"saved {report(text, options)}")
 
 
-def save(text: str, options: argparse.Namespace) -> Path:
-    env, machine = environment(), detect()
-    slug = machine.cpu.slug if options.device == "cpu" else machine.devices[0].name
-    path = Path(__file__).parent / "results" / f"supernet_step-{slug}-{datetime.now(UTC):%Y-%m-%d}.md"
-    command = f"python benchmarks/supernet_step.py {' '.join(sys.argv[1:])}"
-    facts = f"Python {env.python}, torch {torch.__version__}, hwnas {env.hwnas}, commit {env.commit}{' + changes' if env.modified else ''}"
+def report(text: str, options: argparse.Namespace) -> Path:
+    """Keep the table."""
+    machine = detect()
     clock = "CPU seconds of one thread" if options.device == "cpu" else "Seconds, synchronised"
-    about = (
-        f"`{command}` on {slug}; {facts}.\n{clock}; convolution backend for linears: {linear.convolution_is_faster()}."
+    return save(
+        text,
+        name="supernet_step",
+        device=machine.cpu.slug if options.device == "cpu" else machine.devices[0].name,
+        title=f"A training step of a supernet, batch {options.batch}",
+        command=f"python -m benchmarks.supernet_step {' '.join(sys.argv[1:])}",
+        notes=f"{clock}, median, fastest and slowest; linears as convolutions: {linear.convolution_is_faster()}.",
     )
-    write_atomic(path, f"# A training step of a supernet, batch {options.batch}\n\n{about}\n\n{text}\n")
-    return path
 
 
 if __name__ == "__main__":

@@ -1,0 +1,19 @@
+"""Where the tables of benchmarks are kept, and what stands above them."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from hwnas.runs import environment, write_atomic
+
+RESULTS = Path(__file__).parents[1] / "results"
+
+
+def save(table: str, *, name: str, device: str, title: str, command: str, notes: str) -> Path:
+    """Write a table with the command, the machine, the versions and the commit that made it."""
+    env = environment()
+    versions = [entry for entry in env.packages if entry.startswith(("numpy==", "torch=="))]
+    commit = f"commit {env.commit}{' with changes' if env.modified else ''}"
+    facts = f"Python {env.python}, {', '.join(versions)}, hwnas {env.hwnas}, {commit}"
+    path = RESULTS / f"{name}-{device}-{datetime.now(UTC):%Y-%m-%d}.md"
+    write_atomic(path, f"# {title}\n\n`{command}` on {device};\n{facts}.\n{notes}\n\n{table}\n")
+    return path
