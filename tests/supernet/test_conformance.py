@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hwnas.errors import InputError
 from hwnas.space import SPACES
+from hwnas.space.glit import Glit, GlitConfig
 from hwnas.space.space import Space
 from hwnas.supernet.families import make_network, make_supernet
 from hwnas.supernet.supernet import Supernet, SupernetConfig
@@ -221,3 +222,14 @@ def test_another_familys_arch_is_refused(space: Space[Any, Any], supernet: Super
     other = SPACES.get("glit-micro" if space.family == "autoformer" else "autoformer-micro")
     with pytest.raises(InputError, match=space.arch_type.__name__):
         supernet(images(space), other.largest())
+
+
+def test_a_width_that_floats_miss_by_a_hair_is_whole_in_both_definitions() -> None:
+    images = {"image_size": 32, "patch_size": 16}
+    config = GlitConfig(embed_dim=90, num_heads=9, depth=1, value_ratios=(0.7,), form="paper", **images)
+    space = Glit(name="nine-heads", config=config)
+    arch = space.largest()
+    assert arch.blocks[0].groups == 3
+    network = make_network(space, arch)
+    assert sum(parameter.numel() for parameter in network.parameters()) == space.workload(arch).params
+    assert network.eval()(torch.zeros(1, 3, 32, 32)).isfinite().all()
