@@ -225,11 +225,11 @@ def test_another_familys_arch_is_refused(space: Space[Any, Any], supernet: Super
 
 
 def test_a_width_that_floats_miss_by_a_hair_is_whole_in_both_definitions() -> None:
-    images = {"image_size": 32, "patch_size": 16}
-    config = GlitConfig(embed_dim=90, num_heads=9, depth=1, value_ratios=(0.7,), form="paper", **images)
+    config = GlitConfig(
+        image_size=32, embed_dim=90, num_heads=9, depth=1, value_ratios=(0.7,), fixed_value_ratio=0.7, form="paper"
+    )
     space = Glit(name="nine-heads", config=config)
-    arch = space.largest()
-    assert arch.blocks[0].groups == 3
+    arch = space.parse({"blocks": [{"groups": 3, "value_ratio": 0.7, "mlp_ratio": 4}]})
     network = make_network(space, arch)
     assert sum(parameter.numel() for parameter in network.parameters()) == space.workload(arch).params
     assert network.eval()(torch.zeros(1, 3, 32, 32)).isfinite().all()
