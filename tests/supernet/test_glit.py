@@ -1,7 +1,6 @@
 """GLiT's supernet against the official code's outputs, and against its own extracted networks."""
 
 import itertools
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +20,7 @@ from hwnas.supernet.official.keys import fill, translate
 from hwnas.supernet.sharing import take
 from tests.strategies import TINY as TINY_SPACES
 from tests.supernet.golden import assert_golden, golden, images, weights
+from tests.supernet.scatter import scatter
 
 NETWORKS = ("glit-small-full", "glit-small-six-heads", "glit-t")
 BLOCKS = ("glit-block-g2l1-k17", "glit-block-g3-v2", "glit-block-l3-k17")
@@ -59,16 +59,6 @@ def golden_block(groups: int, index: int) -> GlitBlock:
 def golden_arch(config: dict[str, Any]) -> GlitArch:
     """The golden network in our terms."""
     return GlitArch(blocks=tuple(map(golden_block, config["base_arch"], config["arch"])))
-
-
-def scatter(supernet: GlitSupernet, arch: GlitArch, tensors: Mapping[str, Tensor]) -> None:
-    """Put the weights of a network where the supernet takes them from."""
-    shared = dict((*supernet.shared.named_parameters(), *supernet.shared.named_buffers()))
-    places = {name: torch.arange(tensor.numel()).view(tensor.shape) for name, tensor in shared.items()}
-    for segment, piece in supernet.path(arch).items():
-        for name, source in piece.sources.items():
-            if (tensor := tensors.get(f"{segment}.{name}")) is not None:
-                shared[source[0].name].data.view(-1)[take(source, places).ravel()] = tensor.ravel()
 
 
 @pytest.mark.parametrize("name", NETWORKS)

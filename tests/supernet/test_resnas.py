@@ -18,6 +18,7 @@ from hwnas.supernet.official.keys import fill, translate
 from hwnas.supernet.official.resnas import rules
 from hwnas.supernet.resnas import PatchLogits, ResNasSupernet, ResNasSupernetConfig, live_slots, outline
 from tests.supernet.golden import assert_golden, golden, images, weights
+from tests.supernet.scatter import scatter
 
 SMALL_GOLDEN = ("resnas-small-full", "resnas-small-mixed")
 PUBLISHED = [(TINY, "ViT-ResNAS-T"), (SMALL, "ViT-ResNAS-S"), (SMALL, "ViT-ResNAS-M")]
@@ -151,6 +152,17 @@ def test_official_searched_network(numbering: str) -> None:
     with torch.inference_mode():
         assert_golden(network(images(record)), record)
     assert num_parameters(network) == record["config"]["params_with_patch_head"] - 705 * 1000
+
+
+def test_official_searched_network_as_a_slice() -> None:
+    record = golden("resnas-t")
+    arch = TINY.published["ViT-ResNAS-T"]
+    net = ResNasSupernet(TINY).eval()
+    state = weights(record["shapes"])
+    scatter(net, arch, translate(state, rules(net.outline(arch), state, patch_head=False)))
+    with torch.inference_mode():
+        assert_golden(net(images(record), arch), record)
+        assert_golden(net.subnet(arch)(images(record)), record)
 
 
 def _with_removed_blocks(key: str) -> str:

@@ -24,6 +24,7 @@ from hwnas.supernet.vitas import (
     outline,
 )
 from tests.supernet.golden import assert_golden, golden, images, weights
+from tests.supernet.scatter import scatter
 
 ANYWHERE = Vitas(name="anywhere", config=replace(MICRO.config, identity="anywhere"))
 BILATERAL = VitasSupernetConfig(sharing="bilateral")
@@ -38,6 +39,15 @@ WAYS = (
     BILATERAL,
     OFFICIAL,
     replace(OFFICIAL, private_qk=False),
+)
+NETWORK_SCALE = VitasSupernetConfig(attention_scale="official-network")
+"""Our own way to share, and the scale of the official networks."""
+NETWORK_SCALES = (
+    NETWORK_SCALE,
+    replace(NETWORK_SCALE, private_qk=False),
+    replace(NETWORK_SCALE, sharing="prefix"),
+    replace(NETWORK_SCALE, sharing="bilateral"),
+    replace(NETWORK_SCALE, sharing="bilateral", joint_qk=True),
 )
 SIDES: tuple[Side, ...] = ("left", "right")
 
@@ -105,6 +115,46 @@ def test_official_networks(name: str) -> None:
     with torch.inference_mode():
         assert_golden(network(images(record)), record)
     assert sum(parameter.numel() for parameter in network.parameters()) == record["config"]["params"]
+
+
+@pytest.fixture(scope="module")
+def deit_small() -> VitasSupernet:
+    return VitasSupernet(DEIT_SMALL, NETWORK_SCALE).eval()
+
+
+@pytest.mark.parametrize("name", ["ViTAS-A", "ViTAS-C", "ViTAS-E"])
+def test_official_networks_as_slices(deit_small: VitasSupernet, name: str) -> None:
+    record, arch = golden(name.lower()), DEIT_SMALL.published[name]
+    official = golden_network(record["config"])
+    empty = (None,) * (len(arch.blocks) - len(official.blocks))
+    assert replace(official, blocks=official.blocks + empty) == arch
+    assert_golden_slice(deit_small, arch, record)
+
+
+@pytest.mark.parametrize("config", NETWORK_SCALES)
+def test_official_mixed_network_as_a_slice(config: VitasSupernetConfig) -> None:
+    """The arc of 42 channels starts at 30 of 60 and goes round."""
+    record = golden("vitas-small-mixed")
+    space = VitasConfig(
+        num_classes=10,
+        patch_sizes=(28, 32),
+        embed_dims=(30, 42, 60),
+        num_heads=(3, 6, 12, 16),
+        qkv_dims=(144, 288, 432, 720, 864),
+        hidden_dims=(72, 120, 192, 216, 288),
+        slots=6,
+        identity="anywhere",
+    )
+    supernet = VitasSupernet(Vitas(name="wider", config=space), config).eval()
+    for side in sides(config):
+        assert_golden_slice(supernet.from_side(side), golden_network(record["config"]), record)
+
+
+def assert_golden_slice(supernet: VitasSupernet, arch: VitasArch, record: dict[str, Any]) -> None:
+    scatter(supernet, arch, close_gaps(translate(weights(record["shapes"]), NETWORK_RULES)))
+    with torch.inference_mode():
+        assert_golden(supernet(images(record), arch), record)
+        assert_golden(supernet.subnet(arch)(images(record)), record)
 
 
 @pytest.fixture(scope="module")

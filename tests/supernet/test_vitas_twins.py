@@ -17,6 +17,7 @@ from hwnas.supernet.network import build
 from hwnas.supernet.official.keys import fill, translate
 from hwnas.supernet.official.timm_twins import RULES
 from hwnas.supernet.vitas_twins import BlockConfig, TwinsSupernet, TwinsSupernetConfig, outline
+from tests.supernet.scatter import scatter
 
 
 def randomised(module: nn.Module) -> None:
@@ -51,6 +52,18 @@ def test_twins_svt_small() -> None:
     with torch.inference_mode():
         torch.testing.assert_close(network(x), reference(x), rtol=0, atol=1e-5)
     assert sum(parameter.numel() for parameter in network.parameters()) == 24_060_776
+
+
+def test_twins_svt_small_as_a_slice() -> None:
+    reference = timm.create_model("twins_svt_small", pretrained=False).eval()
+    randomised(reference)
+    supernet, arch = TwinsSupernet(SMALL).eval(), SMALL.published["Twins-SVT-S"]
+    scatter(supernet, arch, translate(reference.state_dict(), RULES))
+    x = random_images(224)
+    with torch.inference_mode():
+        expected = reference(x)
+        torch.testing.assert_close(supernet(x, arch), expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(supernet.subnet(arch)(x), expected, rtol=0, atol=1e-5)
 
 
 def svt(image_size: int, *, window: int, widths: tuple[int, ...], reductions: tuple[int, ...]) -> tuple[Any, Twins]:
