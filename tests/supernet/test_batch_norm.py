@@ -117,7 +117,7 @@ def test_no_images_are_refused_before_anything_is_lost() -> None:
 
 def test_modes_come_back_after_an_error() -> None:
     network = GlitSupernet(MICRO).subnet(mixed_arch()).train()
-    with pytest.raises(RuntimeError):
+    with pytest.raises(InputError):
         recalibrate(network, [torch.zeros(1, 5, 32, 32)])
     assert all(part.training for part in network.modules())
     assert {norm.momentum for norm in norms_of(network)} == {0.1}
