@@ -13,13 +13,17 @@ from hwnas.space.arch import canonical_json
 @click.argument("space")
 @click.argument("arch")
 @click.option("--operations", is_flag=True, help="List every operation, not sums by kind.")
+@click.option("--image-size", type=click.IntRange(min=1), help="Count at this image size.")
+@click.option("--classes", type=click.IntRange(min=1), help="Count with so many classes.")
 @json_option
-def describe(space: str, arch: str, *, operations: bool, as_json: bool) -> None:
+def describe(
+    space: str, arch: str, *, operations: bool, image_size: int | None, classes: int | None, as_json: bool
+) -> None:
     """Say what one network is and what it costs.
 
     ARCH is a published name, min or max (the fewest or most MACs), random:SEED, a JSON file or inline JSON.
     """
-    description = describe_arch(space, arch)
+    description = describe_arch(space, arch, image_size=image_size, num_classes=classes)
     if as_json:
         print_json(description.to_mapping())
         return

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
-from hwnas.pipeline.archs import find_arch
+from hwnas.pipeline.archs import adapted, find_arch
 from hwnas.space import SPACES
 from hwnas.space.arch import Arch
 from hwnas.workload import Workload
@@ -35,16 +36,20 @@ class Description:
         return {**values, "arch": self.arch.to_mapping(), "workload": self.workload.rows()}
 
 
-def describe(space: str, arch: str | Mapping[str, Any] | Arch) -> Description:
-    """Describe a network of the space of that name.
+def describe(
+    space: str,
+    arch: str | Path | Mapping[str, Any] | Arch,
+    *,
+    image_size: int | None = None,
+    num_classes: int | None = None,
+) -> Description:
+    """Describe a network of the space of that name, at its own image size and number of classes or at others.
 
-    `arch` is a published name, `min`, `max`, `random:SEED`, inline JSON, the path of a JSON file, or plain values.
+    `arch` is a published name, `min`, `max`, `random:SEED`, inline JSON, the path of a JSON file, or plain values; a
+    description as plain values will do, too.
     """
-    chosen = SPACES.get(space)
-    if isinstance(arch, str):
-        network = find_arch(chosen, arch)
-    else:
-        network = arch if isinstance(arch, Arch) else chosen.parse(arch)
+    chosen = adapted(SPACES.get(space), image_size=image_size, num_classes=num_classes)
+    network = find_arch(chosen, arch)
     official = chosen.official(chosen.encode([network]))
     workload = chosen.workload(network)
     return Description(

@@ -88,6 +88,9 @@ _GPU_TOOLS = (
     ),
 )
 
+_GPU_RUNTIME = "pip uninstall onnxruntime onnxruntime-gpu, then pip install onnxruntime-gpu"
+"""How to come to the GPU build alone: an extra of hwnas would bring the CPU build with it."""
+
 
 def doctor(
     *,
@@ -186,14 +189,14 @@ def _runtime_findings(machine: Machine, versions: Mapping[str, str]) -> Iterator
             subject="onnxruntime",
             problem="is installed twice, as onnxruntime and as onnxruntime-gpu",
             cost="the two overwrite each other's files: ONNX Runtime may not see the GPU",
-            remedy="pip uninstall onnxruntime onnxruntime-gpu, then pip install --no-deps of the one",
+            remedy=_GPU_RUNTIME,
         )
     if machine.gpus and not both and "onnxruntime" in versions:
         yield Finding(
             subject="onnxruntime",
             problem="is the CPU build, though a GPU is here",
             cost="ONNX Runtime cannot time networks on the GPU",
-            remedy="pip uninstall onnxruntime, then pip install 'hwnas[gpu]'",
+            remedy=_GPU_RUNTIME,
         )
     if machine.gpus and versions.get("torch", "").endswith("+cpu"):
         yield Finding(

@@ -1,14 +1,18 @@
 """`hwnas import`: an official checkpoint turned into a file of ours."""
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hwnas.errors import InputError
-from hwnas.pipeline.archs import find_arch
+from hwnas.errors import InputError, unknown
+from hwnas.pipeline.archs import adapted, find_arch
 from hwnas.space import FAMILIES, SPACES
 from hwnas.space.arch import Arch
 from hwnas.space.space import Space
+
+if TYPE_CHECKING:
+    from hwnas.supernet.official.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +28,10 @@ class Imported:
     params: int
     image_size: int
     num_classes: int
+    entry: str | None
+    """The entry of the checkpoint that the weights are from; None: it holds nothing else."""
+    other_entries: tuple[str, ...]
+    """Its other entries that hold weights."""
 
 
 def import_checkpoint(
@@ -35,31 +43,60 @@ def import_checkpoint(
     arch: str | None = None,
     image_size: int | None = None,
     num_classes: int | None = None,
+    entry: str | None = None,
+    overwrite: bool = False,
 ) -> Imported:
     """Turn an official checkpoint into ours, and write it to `out`.
 
     Without `arch` the file holds a supernet of the space; with it, that network. At another image size than the
-    checkpoint's, position tables are interpolated. Nothing in the file is run.
+    checkpoint's, position tables are interpolated. `entry` chooses among the weights of a file that holds several.
+    What stands at `out` is replaced only with `overwrite`, the checkpoint itself never. Nothing in the file is run.
     """
     from hwnas.supernet.official.checkpoint import read_checkpoint
     from hwnas.supernet.official.importers import IMPORTERS
     from hwnas.supernet.store import save_network, save_supernet
 
-    chosen = _space(family, space).adapted(image_size=image_size, num_classes=num_classes)
-    network = None if arch is None else find_arch(chosen, arch)
-    state, importer = read_checkpoint(file), IMPORTERS.get(chosen.family)
+    chosen = adapted(_space(family, space), image_size=image_size, num_classes=num_classes)
+    network = None if arch is None else find_arch(chosen, arch, command="--space {space} --arch {arch}")
+    _require_free(out, file, overwrite=overwrite)
+    checkpoint, importer = read_checkpoint(file, entry=entry), IMPORTERS.get(chosen.family)
     if network is None:
-        supernet = importer.supernet(chosen, state)
+        supernet = importer.supernet(chosen, checkpoint.weights)
         save_supernet(supernet, out)
         params = sum(parameter.numel() for parameter in supernet.parameters())
     else:
-        module = importer.network(chosen, network, state)
+        module = importer.network(chosen, network, checkpoint.weights)
         save_network(module, out, space=chosen, arch=network)
         params = sum(parameter.numel() for parameter in module.parameters())
-    return _imported(out, chosen, network, params)
+    return _imported(out, chosen, network, params, checkpoint)
+
+
+def _require_free(out: Path, file: Path, *, overwrite: bool) -> None:
+    """What is written must be a new file, or one that may be replaced, in a folder that takes it."""
+    try:
+        if _are_same(out, file):
+            raise InputError("--out must be another file than the checkpoint", got=out, hint="another name for --out")
+        if out.is_dir() or not out.parent.is_dir():
+            raise InputError("--out must name a file in a folder that exists", got=out)
+        if not overwrite and (out.exists() or out.is_symlink()):
+            raise InputError(f"{out} must be a new file", got="one that exists", hint="--force to replace it")
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        raise InputError(f"{out} cannot be written", got=error.strerror or error) from error
+
+
+def _are_same(out: Path, file: Path) -> bool:
+    """Whether both are one file, also through links."""
+    try:
+        return out.samefile(file)
+    except OSError:  # one of them does not exist
+        return False
 
 
 def _space(family: str, space: str) -> Space[Any, Any]:
+    if space not in SPACES:
+        raise unknown("space", space, SPACES, hint="--space {}")
     chosen, kind = SPACES.get(space), FAMILIES.resolve(family)
     if chosen.family != kind:
         names = [candidate.name for candidate in SPACES.things() if candidate.family == kind]
@@ -67,7 +104,7 @@ def _space(family: str, space: str) -> Space[Any, Any]:
     return chosen
 
 
-def _imported(path: Path, space: Space[Any, Any], arch: Arch | None, params: int) -> Imported:
+def _imported(path: Path, space: Space[Any, Any], arch: Arch | None, params: int, checkpoint: "Checkpoint") -> Imported:
     return Imported(
         path=path,
         space=space.name,
@@ -78,4 +115,6 @@ def _imported(path: Path, space: Space[Any, Any], arch: Arch | None, params: int
         params=params,
         image_size=space.config.image_size,
         num_classes=space.config.num_classes,
+        entry=checkpoint.entry,
+        other_entries=checkpoint.other_entries,
     )

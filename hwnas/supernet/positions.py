@@ -14,6 +14,8 @@ def resize_positions(table_1ND: Tensor, *, tokens: int) -> Tensor:
 
     Both tables must have a row per grid cell, with or without one more for the class token at the start.
     """
+    if table_1ND.ndim != 3 or table_1ND.shape[0] != 1 or 0 in table_1ND.shape:
+        raise InputError("a position table must have the shape (1, tokens, channels)", got=tuple(table_1ND.shape))
     if table_1ND.shape[1] == tokens:
         return table_1ND
     (old, extra), (new, extra_wanted) = _grid(table_1ND.shape[1]), _grid(tokens)

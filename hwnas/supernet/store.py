@@ -10,7 +10,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor, nn
 
-from hwnas.config import from_mapping, to_mapping
+from hwnas.config import from_mapping, parse_json, shown, to_mapping
 from hwnas.errors import InputError, unknown
 from hwnas.runs import write_atomic
 from hwnas.space import FAMILIES, SPACES
@@ -24,6 +24,12 @@ SCHEMA = "hwnas.weights/1"
 """The form of the metadata that this version writes and reads."""
 
 _KEY = "hwnas"
+_SPACE_FIELDS = {"schema": str, "kind": str, "family": str, "space": str, "config": dict}
+_FIELDS = {
+    "supernet": {**_SPACE_FIELDS, "supernet": dict},
+    "network": {**_SPACE_FIELDS, "arch": dict, "segments": dict},
+}
+"""The metadata by kind: every one of these, and nothing else."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +67,11 @@ def save_network(network: Network, path: Path, *, space: Space[Any, Any], arch: 
 def load_network(path: Path) -> StoredNetwork:
     """Read a network from a file that `save_network` wrote."""
     about, tensors = _load(path, kind="network")
-    network = Network({name: _segment(name, values) for name, values in about["segments"].items()})
-    _fill(network, tensors, path)
     space = _space(about)
-    return StoredNetwork(network, space, space.parse(about["arch"]))
+    arch = space.parse(about["arch"])
+    network = _network({name: _segment(name, values) for name, values in about["segments"].items()}, path)
+    _fill(network, tensors, path)
+    return StoredNetwork(network, space, arch)
 
 
 def _save(path: Path, module: nn.Module, about: Mapping[str, Any]) -> None:
@@ -76,17 +83,38 @@ def _save(path: Path, module: nn.Module, about: Mapping[str, Any]) -> None:
 def _load(path: Path, *, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {}).get(_KEY, "{}"))
+            text = (file.metadata() or {}).get(_KEY, "{}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
     except FileNotFoundError as error:
         raise InputError(f"there is no file {path}") from error
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise InputError(f"{path} is not a file of weights that hwnas wrote", got=error) from error
+    return _about(parse_json(text, source=f"the metadata of {path}"), kind=kind, path=path), tensors
+
+
+def _about(values: object, *, kind: str, path: Path) -> dict[str, Any]:
+    """The metadata, known to have every field of its kind, each a text or a table."""
+    about = values if isinstance(values, dict) else {}
     if about.get("schema") != SCHEMA:
         raise InputError(f"{path} must hold weights of the form {SCHEMA}", got=about.get("schema", "none"))
     if about.get("kind") != kind:
         raise InputError(f"{path} must hold a {kind}", got=f"a {about.get('kind')}")
-    return about, tensors
+    for name in about:
+        if name not in _FIELDS[kind]:
+            raise unknown(f"the metadata of {path}: key", name, _FIELDS[kind])
+    for name, expected in _FIELDS[kind].items():
+        if not isinstance(about.get(name), expected):
+            what = "a text" if expected is str else "a table of named values"
+            got = shown(about[name]) if name in about else "nothing"
+            raise InputError(f"the metadata of {path}: {name} must be {what}", got=got)
+    return about
+
+
+def _network(outline: Mapping[str, SegmentConfig], path: Path) -> Network:
+    try:
+        return Network(outline)
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, ValueError) as error:
+        raise InputError(f"the segments in the metadata of {path} cannot be built", got=error) from error
 
 
 def _fill(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -111,10 +139,13 @@ def _segment_values(config: SegmentConfig) -> dict[str, Any]:
     return {"type": segment_name(type(config)), **to_mapping(config)}
 
 
-def _segment(name: str, values: Mapping[str, Any]) -> SegmentConfig:
+def _segment(name: str, values: object) -> SegmentConfig:
     types = segment_types()
-    if values["type"] not in types:
-        raise unknown(f"segment {name}: type", str(values["type"]), types)
+    if not isinstance(values, Mapping):
+        raise InputError(f"segment {name} must be a table of named values", got=shown(values))
+    kind = values.get("type")
+    if not isinstance(kind, str) or kind not in types:
+        raise unknown(f"segment {name}: type", str(kind), types)
     fields = {key: value for key, value in values.items() if key != "type"}
-    config: SegmentConfig = from_mapping(types[values["type"]], fields, where=name)
+    config: SegmentConfig = from_mapping(types[kind], fields, where=name)
     return config

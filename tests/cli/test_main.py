@@ -20,8 +20,19 @@ from hwnas.errors import GateError, HwnasError, InputError, MissingError, UsageE
 SURFACE = {
     "doctor": ["--json"],
     "spaces": ["--json"],
-    "describe": ["--json", "--operations", "arch", "space"],
-    "import": ["--arch", "--classes", "--image-size", "--json", "--out", "--space", "family", "file"],
+    "describe": ["--classes", "--image-size", "--json", "--operations", "arch", "space"],
+    "import": [
+        "--arch",
+        "--classes",
+        "--entry",
+        "--force",
+        "--image-size",
+        "--json",
+        "--out",
+        "--space",
+        "family",
+        "file",
+    ],
 }
 """Every command with its arguments and options: a change of it is a change for users."""
 

@@ -39,6 +39,9 @@ GPU = CommandOutcome(output="NVIDIA H200, 143771 MiB, 570.1, GPU-1\n")
 NO_GPU = CommandOutcome(failure="nvidia-smi is not installed")
 ON_GPU = {name: version for name, version in COMPLETE.items() if name != "onnxruntime"} | {"onnxruntime-gpu": "1.23.1"}
 
+ONLY_GPU_RUNTIME = "pip uninstall onnxruntime onnxruntime-gpu, then pip install onnxruntime-gpu"
+"""An extra of hwnas would install both: the CPU build is among what hwnas itself requires."""
+
 
 def machine(outcome: CommandOutcome) -> Machine:
     files = {CPUINFO: "model name : AMD EPYC 9B45\nflags : avx2\n"}
@@ -129,12 +132,13 @@ def test_packages_for_gpus_are_not_missed_without_one() -> None:
 def test_the_cpu_build_of_onnxruntime_beside_a_gpu_is_found() -> None:
     found = finding(examined(COMPLETE), "onnxruntime")
     assert found.problem == "is the CPU build, though a GPU is here"
-    assert "hwnas[gpu]" in found.remedy
+    assert found.remedy == ONLY_GPU_RUNTIME
 
 
 def test_two_builds_of_onnxruntime_are_found() -> None:
     found = finding(examined({**ON_GPU, "onnxruntime": "1.23.1"}), "onnxruntime")
     assert found.problem == "is installed twice, as onnxruntime and as onnxruntime-gpu"
+    assert found.remedy == ONLY_GPU_RUNTIME
 
 
 def test_the_cpu_build_of_torch_is_found_only_beside_a_gpu() -> None:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,3 +82,71 @@ def test_weights_that_do_not_fit_their_description_are_refused(tmp_path: Path) -
     safetensors.torch.save_file(tensors, path, {"hwnas": json.dumps(about)})
     with pytest.raises(InputError, match="widths"):
         load_supernet(path)
+
+
+def edited(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """The metadata of a fresh file of that kind, to be changed, and its tensors."""
+    space = SPACES.get("autoformer-micro")
+    supernet = make_supernet(space)
+    if kind == "supernet":
+        save_supernet(supernet, path)
+    else:
+        save_network(supernet.subnet(space.largest()), path, space=space, arch=space.largest())
+    with safetensors.safe_open(path, framework="pt") as file:
+        return json.loads(file.metadata()["hwnas"]), safetensors.torch.load_file(path)
+
+
+LOADERS = {"supernet": load_supernet, "network": load_network}
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+def test_every_field_of_the_metadata_is_needed_and_has_its_type(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    about, tensors = edited(path, kind)
+    for name in about:
+        wrongs: tuple[object, ...] = (None, 3, [], ["a"], [{}], "none", {"a": 1})
+        others = [{key: value for key, value in about.items() if key != name}]
+        others += [{**about, name: wrong} for wrong in wrongs]
+        for other in others:
+            safetensors.torch.save_file(tensors, path, {"hwnas": json.dumps(other)})
+            if (name, other.get(name)) == ("space", "none"):  # a space may have any name
+                continue
+            with pytest.raises(InputError, match=r"must|is not known|missing"):
+                LOADERS[kind](path)
+
+
+@pytest.mark.parametrize("text", ["null", "[]", "3", '"text"', "", "{", "[" * 100_000, '{"a": 1, "a": 2}'])
+def test_metadata_that_is_no_table_is_refused(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    safetensors.torch.save_file({"a": torch.zeros(1)}, path, {"hwnas": text})
+    with pytest.raises(InputError, match=r"of the form|metadata"):
+        load_supernet(path)
+
+
+def test_a_field_too_many_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    about, tensors = edited(path, "supernet")
+    safetensors.torch.save_file(tensors, path, {"hwnas": json.dumps({**about, "famly": "glit"})})
+    with pytest.raises(InputError, match="key 'famly' is not known") as caught:
+        load_supernet(path)
+    assert caught.value.hint == "family"
+
+
+@pytest.mark.parametrize("segment", [None, 3, [], {}, {"type": None}, {"type": []}, {"type": "none"}])
+def test_segments_that_are_none_are_refused(segment: object, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    about, tensors = edited(path, "network")
+    about["segments"]["stem"] = segment
+    safetensors.torch.save_file(tensors, path, {"hwnas": json.dumps(about)})
+    with pytest.raises(InputError, match="segment stem"):
+        load_network(path)
+
+
+@pytest.mark.parametrize("name", ["", "a..b", "forward", "stem.position.x", "outline"])
+def test_names_that_no_segment_can_have_are_refused(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    about, tensors = edited(path, "network")
+    about["segments"][name] = about["segments"]["head"]
+    safetensors.torch.save_file(tensors, path, {"hwnas": json.dumps(about)})
+    with pytest.raises(InputError, match="cannot be built"):
+        load_network(path)

@@ -1,50 +1,158 @@
 """Files that the official trainers wrote: weights beside optimiser state and an argument namespace."""
 
 import argparse
-from collections.abc import Mapping
+import codecs
+import re
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hwnas.errors import InputError
+from hwnas.errors import InputError, unknown
 
 _WEIGHTS = ("model", "state_dict", "net", "model_state_dict")
 _PREFIX = "module."
+_COUNTER = "num_batches_tracked"
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
-def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The weights of a checkpoint, under their official names.
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """The weights of a checkpoint under their official names, and where they stood in the file."""
+
+    weights: Mapping[str, Tensor]
+    entry: str | None
+    """The entry that they are; None: the file holds nothing else."""
+    other_entries: tuple[str, ...]
+    """Further entries that hold weights."""
+
+
+def read_checkpoint(path: Path, *, entry: str | None = None) -> Checkpoint:
+    """The weights of a checkpoint: those of `entry`, or else of the first one that official trainers write them to.
 
     Nothing in the file is run: it may hold tensors, plain values and an `argparse.Namespace`, and is refused otherwise.
+    Every tensor is known to hold finite numbers of its own.
     """
-    if not path.is_file():
-        raise InputError(f"there is no file {path}")
+    content = _content(path)
+    if _are_weights(content):
+        if entry is not None:
+            raise InputError(f"{path} has no entries: it holds weights alone", got=entry, hint="leave out --entry")
+        return Checkpoint(weights=_checked(content, path), entry=None, other_entries=())
+    held = content if isinstance(content, Mapping) else {}
+    entries = {name: values for name, values in held.items() if isinstance(name, str) and _are_weights(values)}
+    chosen = _chosen(entries, entry, path=path, content=content)
+    others = tuple(name for name in entries if name != chosen)
+    return Checkpoint(weights=_checked(entries[chosen], path), entry=chosen, other_entries=others)
+
+
+def _content(path: Path) -> Any:
+    _require_file(path)
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's advice to whoever wrote the file; what matters is checked below
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a file that is no checkpoint makes the reader stumble over
+        raise _unreadable(path, error) from error
+
+
+def _require_file(path: Path) -> None:
+    try:
+        folder, file = path.is_dir(), path.is_file()
+    except OSError as error:  # a name that is too long
+        raise InputError(f"{path} cannot be read", got=error.strerror) from error
+    if folder:
+        raise InputError(f"{path} is a folder, but it must be the file of a checkpoint")
+    if not file:
+        raise InputError(f"there is no file {path}")
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    """Why a file cannot be read, in place of what torch says, which is advice to read it unsafely."""
+    if isinstance(error, OSError):
+        return InputError(f"{path} cannot be read", got=error.strerror or error)
+    if code := re.search(r"GLOBAL (\S+)", str(error)):
         message = f"{path} is not a checkpoint that can be read without running code from it"
-        raise InputError(message, got=str(error).split("\n")[0]) from error
-    return _without_prefix(_state(content, path))
+        return InputError(message, got=f"a call of {code[1]}", hint="a file with its state dict alone")
+    return InputError(f"{path} is not a checkpoint that torch wrote", got=_kind(path) or _reason(error))
 
 
-def _state(content: Any, path: Path) -> dict[str, Tensor]:
-    if isinstance(content, Mapping):
-        for candidate in (content, *(content.get(name) for name in _WEIGHTS)):
-            if isinstance(candidate, Mapping) and candidate and _are_tensors(candidate):
-                return {str(name): tensor for name, tensor in candidate.items()}
+def _kind(path: Path) -> str | None:
+    """What a file is by its first bytes, if it is none that torch writes."""
+    with path.open("rb") as file:
+        start = file.read(256)
+    if not start:
+        return "an empty file"
+    if start.startswith((b"PK", b"\x80")):  # a zip archive, a pickle
+        return None
+    if start[8:10] == b'{"':
+        return "a safetensors file"
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(start)
+    except UnicodeDecodeError:
+        return None
+    line = (text.strip().splitlines() or [""])[0]
+    return f"text that begins with {line[:60]!r}" if "".join(text.split()).isprintable() else None
+
+
+def _reason(error: Exception) -> str:
+    if "TorchScript" in str(error):
+        return "a TorchScript archive, which is code"
+    text = str(error).rpartition("WeightsUnpickler error:")[2].strip()
+    return text.split("\n")[0].split(". ")[0] or type(error).__name__
+
+
+def _chosen(entries: Iterable[str], entry: str | None, *, path: Path, content: Any) -> str:
+    known = tuple(entries)
+    if entry is not None and known:
+        if entry not in known:
+            raise unknown(f"{path}: an entry of weights named", entry, known, hint="--entry {}")
+        return entry
+    for name in _WEIGHTS:
+        if name in known:
+            return name
     found = ", ".join(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
-    raise InputError(f"{path} must hold weights, by themselves or as one of its entries", got=found, known=_WEIGHTS)
+    message = f"{path} must hold weights, by themselves or as one of its entries"
+    raise InputError(message, got=found, known=_WEIGHTS, hint=f"--entry {known[0]}" if known else None)
 
 
-def _are_tensors(values: Mapping[Any, Any]) -> bool:
-    return all(isinstance(value, Tensor) for value in values.values())
+def _are_weights(values: object) -> bool:
+    if not isinstance(values, Mapping) or not values:
+        return False
+    return all(isinstance(name, str) and isinstance(value, Tensor) for name, value in values.items())
 
 
-def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _checked(weights: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Weights under the names of the bare module, every tensor one that can be a weight."""
+    for name, tensor in weights.items():
+        if problem := _problem(tensor, counter=name.endswith(_COUNTER)):
+            raise InputError(f"{path}: {name} must be a dense tensor of finite numbers", got=problem)
+    return _without_prefix(weights)
+
+
+def _problem(tensor: Tensor, *, counter: bool) -> str | None:
+    """What keeps a tensor from being a weight; the counters of batch norms may be whole numbers."""
+    if tensor.layout is not torch.strided or tensor.is_nested:
+        return "a sparse or nested tensor"
+    if counter and tensor.dtype in _INTEGERS:
+        return None
+    if tensor.dtype not in _FLOATS:
+        return f"numbers of the type {str(tensor.dtype).removeprefix('torch.')}"
+    if not 0 < tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes() or tensor.is_meta:
+        return f"the shape {tuple(tensor.shape)} with fewer numbers stored, or none"
+    low, high = tensor.detach().aminmax()
+    bound = torch.finfo(torch.float32).max
+    if not (-bound <= low.item() and high.item() <= bound):
+        return "NaN or infinite values"
+    return None
+
+
+def _without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Names as the bare module has them; distributed training puts a prefix before all of them."""
     if all(name.startswith(_PREFIX) for name in state):
         return {name.removeprefix(_PREFIX): tensor for name, tensor in state.items()}
-    return state
+    return dict(state)

@@ -34,7 +34,8 @@ class Importer:
 
 def _autoformer_supernet(space: Space[Any, Any], state: State) -> Supernet[Any, Any, Any]:
     translated = translate(state, autoformer.RULES)
-    widest = translated["stem.position"].shape[-1] if "stem.position" in translated else None
+    position = translated.get("stem.position")
+    widest = None if position is None or position.ndim != 3 else position.shape[-1]
     supernet = make_supernet(space, AutoFormerSupernetConfig(embed_dim=widest, plain_bias=True))
     return _filled(supernet, supernet.shared, translated)
 

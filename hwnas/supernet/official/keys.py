@@ -7,6 +7,12 @@ from torch import Tensor, nn
 
 from hwnas.errors import InputError
 
+_NAMED = 40
+"""Keys that a message names."""
+
+BLOCK_NUMBER = r"blocks\.(0|[1-9][0-9]{0,3})\."
+"""The start of a block's keys; a number spelled otherwise is none, so that no two keys have the same."""
+
 Rule = tuple[str, str]
 """A regular expression for an official key, and our name for it; an empty name drops the key."""
 
@@ -54,4 +60,4 @@ def _renamed(key: str, rules: Iterable[Rule]) -> str | None:
 
 
 def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return ", ".join(names[:_NAMED]) + (f", … ({len(names)} in all)" if len(names) > _NAMED else "")

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 
 from hwnas.errors import InputError
-from hwnas.supernet.official.keys import Rule
+from hwnas.supernet.official.keys import BLOCK_NUMBER, Rule
 
 _STEM: tuple[Rule, ...] = (
     (r"tokens", "tokens.class_token"),
@@ -45,7 +45,7 @@ def rules(segments: Iterable[str], keys: Iterable[str], *, patch_head: bool) -> 
 
 def _numbered(segments: list[str], keys: Iterable[str]) -> list[Rule]:
     names = [name for name in segments if name.startswith(("stages.", "reductions."))]
-    found = (re.match(r"blocks\.(\d+)\.", key) for key in keys)
+    found = (re.match(BLOCK_NUMBER, key) for key in keys)
     numbers = sorted({int(match[1]) for match in found if match})
     if len(numbers) != len(names):
         message = f"the checkpoint must hold {len(names)} blocks and spatial reductions for this network"

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from hwnas.supernet.official.keys import Rule
+from hwnas.supernet.official.keys import BLOCK_NUMBER, Rule
 
 _STEM = r"net\.backbone_init_stem_Patch_init_0\."
 _BLOCK = r"net\.backbone_Block_(?:Block|id)_(\d+)\.0\."
@@ -45,7 +45,7 @@ NETWORK_RULES: tuple[Rule, ...] = (
 
 def close_gaps(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a retrained network with its blocks numbered without gaps."""
-    found = {name: re.match(r"blocks\.(\d+)\.", name) for name in tensors}
+    found = {name: re.match(BLOCK_NUMBER, name) for name in tensors}
     slots = sorted({int(match[1]) for match in found.values() if match})
     return {
         f"blocks.{slots.index(int(match[1]))}.{name[match.end() :]}" if match else name: tensors[name]
