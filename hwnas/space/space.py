@@ -38,6 +38,11 @@ class SpaceConfig:
         require_sizes(self, "image_size", "channels", "num_classes")
         require_literals(self)
 
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        return self.channels, self.image_size, self.image_size
+
 
 Config = TypeVar("Config", bound=SpaceConfig)
 Network = TypeVar("Network", bound=Arch)

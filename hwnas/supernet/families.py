@@ -29,8 +29,7 @@ def make_network(space: Space[Any, Any], arch: Arch, config: SupernetConfig | No
     """A network of a space with fresh weights, as a supernet of that config would extract it."""
     with torch.device("meta"):
         supernet = make_supernet(space, config)
-    images = space.config
-    return Network(supernet.outline(arch), input_shape=(images.channels, images.image_size, images.image_size))
+    return Network(supernet.outline(arch), input_shape=space.config.input_shape)
 
 
 def segment_types() -> dict[str, type[Any]]:

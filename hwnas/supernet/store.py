@@ -71,6 +71,7 @@ def load_network(path: Path) -> StoredNetwork:
     arch = space.parse(about["arch"])
     network = _network({name: _segment(name, values) for name, values in about["segments"].items()}, path)
     _fill(network, tensors, path)
+    network.input_shape = space.config.input_shape
     return StoredNetwork(network, space, arch)
 
 

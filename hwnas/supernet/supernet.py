@@ -85,7 +85,7 @@ class Supernet(nn.Module, ABC, Generic[Config, Choice, Settings]):
         prepared = _prepared(list(self._checked(arch).values()))
 
         def forward(images: Tensor) -> Any:
-            require_images(images, self._input_shape)
+            require_images(images, self.space.config.input_shape)
             return self._run(prepared, images, self._tensors())
 
         return forward
@@ -101,7 +101,9 @@ class Supernet(nn.Module, ABC, Generic[Config, Choice, Settings]):
     def _extracted(self, path: Mapping[str, Piece]) -> Network:
         shared = self._tensors()
         with torch.device("meta"):
-            network = Network({name: piece.config for name, piece in path.items()}, input_shape=self._input_shape)
+            network = Network(
+                {name: piece.config for name, piece in path.items()}, input_shape=self.space.config.input_shape
+            )
         network.to_empty(device=next(iter(shared.values())).device)
         own = dict((*network.named_parameters(), *network.named_buffers()))
         with torch.no_grad():
@@ -125,14 +127,9 @@ class Supernet(nn.Module, ABC, Generic[Config, Choice, Settings]):
         return x
 
     def _check(self, images: Tensor, archs: Sequence[Choice]) -> None:
-        require_images(images, self._input_shape)
+        require_images(images, self.space.config.input_shape)
         if not 1 <= len(archs) <= len(images):
             raise InputError("there must be at least one image for each network", got=f"{len(archs)} networks")
-
-    @property
-    def _input_shape(self) -> tuple[int, int, int]:
-        config = self.space.config
-        return config.channels, config.image_size, config.image_size
 
 
 def whole_piece(name: str, config: SegmentConfig, axes: Axes) -> Piece:

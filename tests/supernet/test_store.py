@@ -33,6 +33,8 @@ def test_what_is_saved_is_what_is_loaded(name: str, tmp_path: Path) -> None:
     torch.testing.assert_close(loaded(images, arch), supernet(images, arch), rtol=0, atol=0)
     stored = load_network(tmp_path / "network.safetensors")
     assert (stored.space, stored.arch) == (space, arch)
+    with pytest.raises(InputError, match="must have the shape"):
+        stored.network(torch.zeros(1, 3, 33, 33))
     torch.testing.assert_close(stored.network.eval()(images), network(images), rtol=0, atol=0)
 
 
