@@ -45,7 +45,7 @@ Forward = Callable[[Tensor, list[Any]], Any]
 
 
 def draws(space: Space[Any, Any], *, fixed: bool) -> Iterator[list[Any]]:
-    """The networks of each step, the same on both sides: the published one if `fixed` and for AutoFormer, else random."""
+    """The networks of each step, the same on both sides: for AutoFormer or if `fixed` the published one."""
     rng = np.random.default_rng(0)
     count = 2 if space.family == "resnas" else 1
     while True:
