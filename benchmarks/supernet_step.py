@@ -10,6 +10,7 @@ networks and loss:
 - ViT-ResNAS (two random networks a step): the whole super-network computed and masked.
 - ViTAS, GLiT (a random network a step): the largest network of the space, which is less than what masking costs.
 
+On a CPU our side multiplies on the library that `hwnas.supernet.products` finds, the naive side on torch's default.
 Each side runs in a process of its own, in turn, `--rounds` times; the median of all its steps is shown with the
 fastest and the slowest. Memory is the highest resident size of the process (on a GPU, of its allocations).
 """
@@ -21,6 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -35,8 +37,8 @@ from hwnas.devices import detect
 from hwnas.space import SPACES
 from hwnas.space.resnas import ResNas
 from hwnas.space.space import Space
-from hwnas.supernet import linear
 from hwnas.supernet.families import SUPERNETS, make_network, make_supernet
+from hwnas.supernet.products import fast_products, products
 
 SPACE_NAMES = ("autoformer-tiny", "autoformer-small", "resnas-tiny", "vitas-deit-small-shifted", "glit-tiny")
 SIDES = (("naive", "fp32"), ("ours", "fp32"), ("naive", "bf16"), ("ours", "bf16"))
@@ -62,7 +64,6 @@ def ours(space: Space[Any, Any]) -> tuple[nn.Module, Forward]:
 
 
 def naive(space: Space[Any, Any]) -> tuple[nn.Module, Forward]:
-    linear.convolution_is_faster = lambda: False  # type: ignore[assignment]
     if isinstance(space, ResNas):
         from benchmarks.support.masked_resnas import MaskedResNas
 
@@ -89,6 +90,12 @@ def loss(output: Any, labels: Tensor) -> Tensor:
 def run_side(options: argparse.Namespace) -> dict[str, Any]:
     """Seconds of each step, megabytes, mean MACs of an image's network."""
     torch.set_num_threads(1)
+    with fast_products() if options.side == "ours" and options.device == "cpu" else nullcontext():
+        return run_steps(options)
+
+
+def run_steps(options: argparse.Namespace) -> dict[str, Any]:
+    """As `run_side`, on the libraries that torch is set to."""
     torch.manual_seed(0)
     space, device = SPACES.get(options.spaces), torch.device(options.device)
     module, forward = (ours if options.side == "ours" else naive)(space)
@@ -192,7 +199,7 @@ def report(text: str, options: argparse.Namespace) -> Path:
         device=machine.cpu.slug if options.device == "cpu" else machine.devices[0].name,
         title=f"A training step of a supernet, batch {options.batch}",
         command=f"python -m benchmarks.supernet_step {' '.join(sys.argv[1:])}",
-        notes=f"{clock}, median, fastest and slowest; linears as convolutions: {linear.convolution_is_faster()}.",
+        notes=f"{clock}, median, fastest and slowest; our products run on: {products()}.",
     )
 
 

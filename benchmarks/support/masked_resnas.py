@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hwnas.space.resnas import ResNas, ResNasArch, ResNasBlock
 from hwnas.supernet.attention import attend
 from hwnas.supernet.layers import Attention, Block, Mlp, join_heads, split_heads
-from hwnas.supernet.network import build
+from hwnas.supernet.network import Network
 from hwnas.supernet.resnas import Reduction, outline
 
 
@@ -21,7 +21,7 @@ class MaskedResNas(nn.Module):
         super().__init__()
         self.space = space
         widest = outline(space.config, space.largest(), drop_path=drop_path, patch_logits="training")
-        self.network = build(widest)
+        self.network = Network(widest)
 
     def forward(self, images: Tensor, archs: Sequence[ResNasArch]) -> tuple[Tensor, Tensor]:
         segments = self.network.segments()

@@ -9,15 +9,14 @@ from hwnas.supernet.attention import attend
 from hwnas.supernet.layers import (
     Block,
     Head,
-    Linear,
     Mlp,
-    PatchStem,
+    StemConfig,
     drop_path_rates,
     init_linears,
     join_heads,
     split_heads,
 )
-from hwnas.supernet.network import SegmentConfig, build
+from hwnas.supernet.network import Network, SegmentConfig
 from hwnas.supernet.relative import RelativeAttention
 from hwnas.supernet.rules import Axes, attention_axes, head_axes, mlp_axes, stem_axes
 from hwnas.supernet.sharing import interleaved, prefix
@@ -34,23 +33,6 @@ class AutoFormerSupernetConfig(SupernetConfig):
     """Allocated embedding width; None: the widest choice. The released supernets have more than they ever use."""
     plain_bias: bool = False
     """Take the bias of q, k and v as a prefix, unlike its weight: as the released checkpoints were trained."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StemConfig:
-    """Patch embedding, class token, position."""
-
-    channels: int
-    patch_size: int
-    grid: int
-    embed_dim: int
-
-    def build(self) -> nn.Module:
-        """The segment with fresh weights."""
-        stem = PatchStem(channels=self.channels, patch_size=self.patch_size, grid=self.grid, embed_dim=self.embed_dim)
-        nn.init.trunc_normal_(stem.class_token, std=0.02)
-        nn.init.trunc_normal_(stem.position, std=0.02)
-        return stem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +78,8 @@ class AutoFormerAttention(nn.Module):
         super().__init__()
         width = config.num_heads * config.head_dim
         self.num_heads = config.num_heads
-        self.qkv = Linear(config.embed_dim, 3 * width)
-        self.proj = Linear(width, config.embed_dim)
+        self.qkv = nn.Linear(config.embed_dim, 3 * width)
+        self.proj = nn.Linear(width, config.embed_dim)
         self.relative = None
         if config.relative_clip is not None:
             self.relative = RelativeAttention(grid=config.grid, clip=config.relative_clip, head_dim=config.head_dim)
@@ -143,7 +125,7 @@ class AutoFormerSupernet(Supernet[AutoFormerConfig, AutoFormerArch, AutoFormerSu
         widest = space.largest()
         if config.embed_dim is not None:
             widest = replace(widest, embed_dim=config.embed_dim)
-        super().__init__(space, config, build(outline(space.config, widest)))
+        super().__init__(space, config, Network(outline(space.config, widest)))
 
     def path(self, arch: AutoFormerArch) -> dict[str, Piece]:
         """The segments of a network, every width a prefix."""

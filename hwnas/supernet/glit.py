@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from hwnas.errors import InputError
 from hwnas.space.glit import GROUPS, Glit, GlitArch, GlitBlock, GlitConfig, value_dim
-from hwnas.supernet.layers import Attention, Block, Head, Mlp, PatchStem, drop_path_rates, init_linears
+from hwnas.supernet.layers import Attention, Block, Head, Mlp, StemConfig, drop_path_rates, init_linears
 from hwnas.supernet.locality import Locality
-from hwnas.supernet.network import SegmentConfig, build
+from hwnas.supernet.network import Network, SegmentConfig
 from hwnas.supernet.rules import Axes, linear_axes, mlp_axes
 from hwnas.supernet.sharing import Index, Pick, centre, prefix, suffix
 from hwnas.supernet.supernet import Piece, Supernet, SupernetConfig, whole_piece
@@ -38,23 +38,6 @@ class GlitSupernetConfig(SupernetConfig):
     """Slices of one set of weights per block, or, as in the paper, weights of its own for all that a block can be."""
     max_params: int = 1_000_000_000
     """The most parameters that weights without sharing may have."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StemConfig:
-    """Patch embedding, class token, position."""
-
-    channels: int
-    patch_size: int
-    grid: int
-    embed_dim: int
-
-    def build(self) -> nn.Module:
-        """The segment with fresh weights."""
-        stem = PatchStem(channels=self.channels, patch_size=self.patch_size, grid=self.grid, embed_dim=self.embed_dim)
-        nn.init.trunc_normal_(stem.class_token, std=0.02)
-        nn.init.trunc_normal_(stem.position, std=0.02)
-        return stem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +156,7 @@ class GlitSupernet(Supernet[GlitConfig, GlitArch, GlitSupernetConfig]):
         choices = tuple(block_config(space.config, block) for block in candidates(space))
         if config.share == "none":
             _require_room(space, choices, max_params=config.max_params)
-        super().__init__(space, config, build(_shared_outline(space.config, choices, share=config.share)))
+        super().__init__(space, config, Network(_shared_outline(space.config, choices, share=config.share)))
         self._numbers = {choice: number for number, choice in enumerate(choices)}
         self._widest = _widest(choices)
 

@@ -3,20 +3,13 @@
 Shape suffixes: B images, N tokens, D channels, H heads.
 """
 
+from dataclasses import dataclass
+
 import torch
 from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
 from hwnas.supernet.attention import attend
-from hwnas.supernet.linear import linear
-
-
-class Linear(nn.Linear):
-    """A linear layer on the fastest backend that gives the same float32 result (`hwnas.supernet.linear`)."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Apply the layer to the last axis."""
-        return linear(input, self.weight, self.bias)
 
 
 class PatchStem(nn.Module):
@@ -35,6 +28,26 @@ class PatchStem(nn.Module):
         return torch.cat([class_token, x_BND], dim=1) + self.position
 
 
+@dataclass(frozen=True, kw_only=True)
+class StemConfig:
+    """Patch embedding, class token, position."""
+
+    channels: int
+    patch_size: int
+    grid: int
+    embed_dim: int
+    init_std: float = 0.02
+    """Of the class token and the position; 0: they start at 0."""
+
+    def build(self) -> nn.Module:
+        """The segment with fresh weights."""
+        stem = PatchStem(channels=self.channels, patch_size=self.patch_size, grid=self.grid, embed_dim=self.embed_dim)
+        if self.init_std:
+            nn.init.trunc_normal_(stem.class_token, std=self.init_std)
+            nn.init.trunc_normal_(stem.position, std=self.init_std)
+        return stem
+
+
 class Attention(nn.Module):
     """Multi-head attention with a joint linear for q, k and v, `width` each; rows are [q | k | v], heads within."""
 
@@ -42,8 +55,8 @@ class Attention(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.scale = scale
-        self.qkv = Linear(embed_dim, 3 * width)
-        self.proj = Linear(width, embed_dim)
+        self.qkv = nn.Linear(embed_dim, 3 * width)
+        self.proj = nn.Linear(width, embed_dim)
 
     def forward(self, x_BND: Tensor) -> Tensor:
         """Attention of all tokens to all tokens."""
@@ -57,9 +70,9 @@ class Mlp(nn.Module):
 
     def __init__(self, *, embed_dim: int, hidden_dim: int) -> None:
         super().__init__()
-        self.fc1 = Linear(embed_dim, hidden_dim)
+        self.fc1 = nn.Linear(embed_dim, hidden_dim)
         self.gelu = nn.GELU()
-        self.fc2 = Linear(hidden_dim, embed_dim)
+        self.fc2 = nn.Linear(hidden_dim, embed_dim)
 
     def forward(self, x_BND: Tensor) -> Tensor:
         """Apply the layers."""
@@ -91,7 +104,7 @@ class Head(nn.Module):
     def __init__(self, *, embed_dim: int, num_classes: int, eps: float, average: slice | None = None) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(embed_dim, eps=eps)
-        self.classifier = Linear(embed_dim, num_classes)
+        self.classifier = nn.Linear(embed_dim, num_classes)
         self.average = average
         """The tokens that are averaged; None: the first token, which is the class token."""
 

@@ -53,11 +53,6 @@ def require_images(images: Tensor, shape: tuple[int, int, int]) -> None:
         raise InputError(message, got=tuple(images.shape))
 
 
-def build(outline: Mapping[str, SegmentConfig]) -> Network:
-    """A network with fresh weights."""
-    return Network(outline)
-
-
 def _attach(root: nn.Module, name: str, module: nn.Module) -> None:
     *parents, last = name.split(".")
     for part in parents:

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 from hwnas.errors import InputError
 from hwnas.space.resnas import ResNas, ResNasArch, ResNasConfig
-from hwnas.supernet.layers import Attention, Block, Head, Linear, Mlp, PatchStem, drop_path_rates, init_linears
-from hwnas.supernet.network import Network, SegmentConfig, build
+from hwnas.supernet.layers import Attention, Block, Head, Mlp, StemConfig, drop_path_rates, init_linears
+from hwnas.supernet.network import Network, SegmentConfig
 from hwnas.supernet.rules import Axes, attention_axes, head_axes, linear_axes, mlp_axes, norm_axes, stem_axes
 from hwnas.supernet.sharing import prefix, thirds
 from hwnas.supernet.sorting import Group, block_groups
@@ -39,7 +39,7 @@ class ResNasSupernetConfig(SupernetConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class StemConfig:
+class ConvStemConfig:
     """Three convolutions with batch norm."""
 
     channels: int
@@ -48,23 +48,6 @@ class StemConfig:
     def build(self) -> nn.Module:
         """The segment with fresh weights."""
         return ConvStem(self)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokensConfig:
-    """The stem's output as patches, the class token, position."""
-
-    channels: int
-    patch_size: int
-    grid: int
-    embed_dim: int
-
-    def build(self) -> nn.Module:
-        """The segment with fresh weights."""
-        tokens = PatchStem(channels=self.channels, patch_size=self.patch_size, grid=self.grid, embed_dim=self.embed_dim)
-        nn.init.trunc_normal_(tokens.class_token, std=0.02)
-        nn.init.trunc_normal_(tokens.position, std=0.02)
-        return tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +119,7 @@ class ConvNorm(nn.Module):
 class ConvStem(nn.Module):
     """Three convolutions at half the image size, the last two with a skip around them."""
 
-    def __init__(self, config: StemConfig) -> None:
+    def __init__(self, config: ConvStemConfig) -> None:
         super().__init__()
         self.conv1 = ConvNorm(config.channels, config.stem_channels, stride=2)
         self.conv2 = ConvNorm(config.stem_channels, config.stem_channels)
@@ -159,7 +142,7 @@ class Reduction(nn.Module):
         self.norm = nn.LayerNorm(config.inputs, eps=EPS)
         self.conv = nn.Conv2d(config.inputs, config.outputs, 3, 2, padding=1)
         self.position = nn.Parameter(torch.zeros(1, (config.grid // 2) ** 2, config.outputs))
-        self.class_token = Linear(config.inputs, config.outputs)
+        self.class_token = nn.Linear(config.inputs, config.outputs)
 
     def forward(self, x_BND: Tensor) -> Tensor:
         """Tokens of one stage to tokens of the next."""
@@ -181,8 +164,8 @@ class PatchHead(nn.Module):
         super().__init__()
         self.always = config.patch_logits == "always"
         self.norm = nn.LayerNorm(config.embed_dim, eps=EPS)
-        self.classifier = Linear(config.embed_dim, config.num_classes)
-        self.patch_classifier = Linear(config.embed_dim, config.num_classes)
+        self.classifier = nn.Linear(config.embed_dim, config.num_classes)
+        self.patch_classifier = nn.Linear(config.embed_dim, config.num_classes)
 
     def forward(self, x_BND: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Tokens to logits, and to those of each patch where they are wanted."""
@@ -199,8 +182,8 @@ def outline(
     """The segments of a network, live blocks numbered anew; `drop_path` is the rate of the last slot of the space."""
     embeds = [stage.embed_dim for stage in arch.stages]
     segments: dict[str, SegmentConfig] = {
-        "stem": StemConfig(channels=config.channels, stem_channels=config.stem_channels),
-        "tokens": TokensConfig(
+        "stem": ConvStemConfig(channels=config.channels, stem_channels=config.stem_channels),
+        "tokens": StemConfig(
             channels=config.stem_channels, patch_size=config.patch_size, grid=config.grids[0], embed_dim=embeds[0]
         ),
     }
@@ -247,7 +230,7 @@ class ResNasSupernet(Supernet[ResNasConfig, ResNasArch, ResNasSupernetConfig]):
 
     def __init__(self, space: ResNas, config: ResNasSupernetConfig | None = None) -> None:
         config = config or ResNasSupernetConfig()
-        widest = build(outline(space.config, space.largest(), patch_logits=config.patch_logits))
+        widest = Network(outline(space.config, space.largest(), patch_logits=config.patch_logits))
         super().__init__(space, config, widest)
         self._widest = widest.outline
 
@@ -287,9 +270,9 @@ class ResNasSupernet(Supernet[ResNasConfig, ResNasArch, ResNasSupernetConfig]):
 
 def _axes(config: SegmentConfig, widest: SegmentConfig) -> Axes:
     match config, widest:
-        case StemConfig(), _:
+        case ConvStemConfig(), _:
             return {}
-        case TokensConfig(), _:
+        case StemConfig(), _:
             return stem_axes(prefix(config.embed_dim))
         case BlockConfig(), BlockConfig():
             return _block_axes(config, total=3 * widest.num_heads * widest.head_dim)
@@ -319,4 +302,4 @@ def _reduction_axes(config: ReductionConfig) -> Axes:
 
 
 SUPERNET = ResNasSupernet
-SEGMENTS = (StemConfig, TokensConfig, BlockConfig, ReductionConfig, HeadConfig)
+SEGMENTS = (ConvStemConfig, StemConfig, BlockConfig, ReductionConfig, HeadConfig)

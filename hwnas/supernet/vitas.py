@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from hwnas.errors import InputError
 from hwnas.space.vitas import Vitas, VitasArch, VitasBlock, VitasConfig
-from hwnas.supernet.layers import Attention, Block, Head, Linear, Mlp, PatchStem, drop_path_rates, init_linears
-from hwnas.supernet.network import SegmentConfig, build
+from hwnas.supernet.layers import Attention, Block, Head, Mlp, StemConfig, drop_path_rates, init_linears
+from hwnas.supernet.network import Network, SegmentConfig
 from hwnas.supernet.rules import Axes, head_axes, linear_axes, mlp_axes, norm_axes, stem_axes
 from hwnas.supernet.sharing import Index, Part, Pick, Source, Span, cyclic, prefix, suffix
 from hwnas.supernet.supernet import Piece, Supernet, SupernetConfig, whole_piece
@@ -38,20 +38,6 @@ class VitasSupernetConfig(SupernetConfig):
     """Slice the rows [q | k] as one, so that rows change their role with the width."""
     collapsed_positions: bool = False
     """Add the position vector of the last token to all tokens."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StemConfig:
-    """Patch embedding, class token, position."""
-
-    channels: int
-    patch_size: int
-    grid: int
-    embed_dim: int
-
-    def build(self) -> nn.Module:
-        """The segment with fresh weights; class token and position start at 0, as published."""
-        return PatchStem(channels=self.channels, patch_size=self.patch_size, grid=self.grid, embed_dim=self.embed_dim)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,9 +90,9 @@ class SharedAttention(nn.Module):
 
     def __init__(self, config: SharedBlockConfig) -> None:
         super().__init__()
-        self.qk = nn.ModuleList(Linear(config.embed_dim, 2 * config.width) for _ in range(config.num_qk))
-        self.v = Linear(config.embed_dim, config.width)
-        self.proj = Linear(config.width, config.embed_dim)
+        self.qk = nn.ModuleList(nn.Linear(config.embed_dim, 2 * config.width) for _ in range(config.num_qk))
+        self.v = nn.Linear(config.embed_dim, config.width)
+        self.proj = nn.Linear(config.width, config.embed_dim)
 
 
 def outline(
@@ -145,7 +131,7 @@ class VitasSupernet(Supernet[VitasConfig, VitasArch, VitasSupernetConfig]):
 
     def __init__(self, space: Vitas, config: VitasSupernetConfig | None = None) -> None:
         config = config or VitasSupernetConfig()
-        super().__init__(space, config, build(_allocated(space.config, private_qk=config.private_qk)))
+        super().__init__(space, config, Network(_allocated(space.config, private_qk=config.private_qk)))
         self.side: Side = "left"
         """Where prefixes begin; "right" makes them suffixes, under bilateral sharing."""
 
@@ -247,7 +233,7 @@ def _allocated(config: VitasConfig, *, private_qk: bool) -> dict[str, SegmentCon
 
 def _stem(config: VitasConfig, *, patch_size: int, embed_dim: int) -> StemConfig:
     grid = _grid(config, patch_size)
-    return StemConfig(channels=config.channels, patch_size=patch_size, grid=grid, embed_dim=embed_dim)
+    return StemConfig(channels=config.channels, patch_size=patch_size, grid=grid, embed_dim=embed_dim, init_std=0.0)
 
 
 def _grid(config: VitasConfig, patch_size: int) -> int:

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from hwnas.space.vitas_twins import Twins, TwinsArch, TwinsConfig
 from hwnas.supernet.attention import attend
-from hwnas.supernet.layers import Block, Head, Linear, Mlp, drop_path_rates, init_linears, join_heads, split_heads
-from hwnas.supernet.network import SegmentConfig, build
+from hwnas.supernet.layers import Block, Head, Mlp, drop_path_rates, init_linears, join_heads, split_heads
+from hwnas.supernet.network import Network, SegmentConfig
 from hwnas.supernet.rules import Axes, head_axes, linear_axes, mlp_axes, norm_axes
 from hwnas.supernet.sharing import Index, Part, Source, Span, cyclic, prefix, thirds
 from hwnas.supernet.supernet import Piece, Supernet, SupernetConfig, whole_piece
@@ -115,8 +115,8 @@ class LocalAttention(nn.Module):
     def __init__(self, config: BlockConfig, *, window: int) -> None:
         super().__init__()
         self.num_heads, self.grid, self.window = config.num_heads, config.grid, window
-        self.qkv = Linear(config.embed_dim, 3 * config.width)
-        self.proj = Linear(config.width, config.embed_dim)
+        self.qkv = nn.Linear(config.embed_dim, 3 * config.width)
+        self.proj = nn.Linear(config.width, config.embed_dim)
 
     def forward(self, x_BND: Tensor) -> Tensor:
         """Attention of all tokens of a window to all tokens of the same window."""
@@ -133,9 +133,9 @@ class GlobalAttention(nn.Module):
         super().__init__()
         embed, size = config.embed_dim, config.reduction
         self.num_heads = config.num_heads
-        self.q = Linear(embed, config.width)
-        self.kv = Linear(embed, 2 * config.width)
-        self.proj = Linear(config.width, embed)
+        self.q = nn.Linear(embed, config.width)
+        self.kv = nn.Linear(embed, 2 * config.width)
+        self.proj = nn.Linear(config.width, embed)
         self.reduce = PatchConv(embed, embed, size=size, grid=config.grid) if size > 1 else None
 
     def forward(self, x_BND: Tensor) -> Tensor:
@@ -206,7 +206,7 @@ class TwinsSupernet(Supernet[TwinsConfig, TwinsArch, TwinsSupernetConfig]):
 
     def __init__(self, space: Twins, config: TwinsSupernetConfig | None = None) -> None:
         config = config or TwinsSupernetConfig()
-        super().__init__(space, config, build(outline(space.config, space.largest())))
+        super().__init__(space, config, Network(outline(space.config, space.largest())))
 
     def path(self, arch: TwinsArch) -> dict[str, Piece]:
         """The segments of a network: the first slots of each stage."""

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from hwnas.errors import InputError
 from hwnas.space.resnas import MICRO, SMALL, TINY, ResNas, ResNasArch, ResNasBlock, ResNasConfig, ResNasStage
 from hwnas.space.resnas import ResNasStageConfig as StageConfig
-from hwnas.supernet.network import Network, build
+from hwnas.supernet.network import Network
 from hwnas.supernet.official.keys import fill, translate
 from hwnas.supernet.official.resnas import rules
 from hwnas.supernet.resnas import PatchLogits, ResNasSupernet, ResNasSupernetConfig, live_slots, outline
@@ -146,7 +146,7 @@ def test_official_searched_network(numbering: str) -> None:
         assert "blocks.19.mlp.fc2.bias" not in state
         assert "blocks.18.mlp.fc2.bias" in state
     with torch.device("meta"):
-        network = build(segments)
+        network = Network(segments)
     network.to_empty(device="cpu").eval()
     fill(network, translate(state, rules(segments, state, patch_head=False)))
     with torch.inference_mode():
@@ -198,7 +198,7 @@ def test_the_outline_is_what_is_extracted() -> None:
     for arch in drawn(AWKWARD, 4):
         network = net.subnet(arch)
         assert network.outline == net.outline(arch) == outline(AWKWARD.config, arch)
-        assert list(network.state_dict()) == list(build(network.outline).state_dict())
+        assert list(network.state_dict()) == list(Network(network.outline).state_dict())
 
 
 def test_equal_networks_on_different_paths_have_equal_names_and_not_weights() -> None:
@@ -267,7 +267,7 @@ def test_start() -> None:
 def test_published_networks_cost_what_the_closed_form_says(space: ResNas, name: str) -> None:
     arch = space.published[name]
     with torch.device("meta"):
-        network = build(outline(space.config, arch))
+        network = Network(outline(space.config, arch))
     workload = space.workload(arch)
     assert (num_parameters(network), _macs(network, space)) == (workload.params, workload.macs)
 
@@ -280,7 +280,7 @@ def test_a_slice_costs_what_its_network_costs(space: ResNas) -> None:
     costs = space.costs(genomes)
     for arch, params, macs in zip(space.decode(genomes), costs.params, costs.macs, strict=True):
         with torch.device("meta"):
-            network = build(net.outline(arch))
+            network = Network(net.outline(arch))
         assert num_parameters(network) == params
         assert _macs(network, space) == _macs(net, space, arch) == macs
 

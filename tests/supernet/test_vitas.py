@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hwnas.errors import InputError
 from hwnas.space.vitas import DEIT_SMALL, DEIT_SMALL_SHIFTED, MICRO, Vitas, VitasArch, VitasBlock, VitasConfig
-from hwnas.supernet.network import build
+from hwnas.supernet.network import Network
 from hwnas.supernet.official.keys import fill, translate
 from hwnas.supernet.official.vitas import NETWORK_RULES, SUPERNET_RULES, close_gaps
 from hwnas.supernet.vitas import (
@@ -110,7 +110,7 @@ def test_official_networks(name: str) -> None:
     segments = outline(space.config, arch, attention_scale="official-network")
     scales = [block[3] ** -0.5 for block in record["config"]["blocks"] if block != "identity"]
     assert [config.scale for config in segments.values() if isinstance(config, BlockConfig)] == scales
-    network = build(segments).eval()
+    network = Network(segments).eval()
     fill(network, close_gaps(translate(weights(record["shapes"]), NETWORK_RULES)))
     with torch.inference_mode():
         assert_golden(network(images(record)), record)
@@ -231,7 +231,7 @@ def test_a_plain_vit_of_timm() -> None:
     ).eval()
     reference.norm.eps = 1e-5
     randomised(reference)
-    network = build(outline(MICRO.config, arch)).eval()
+    network = Network(outline(MICRO.config, arch)).eval()
     fill(network, translate(reference.state_dict(), VIT_RULES))
     x = random_images(MICRO)
     torch.testing.assert_close(network(x), reference(x), rtol=0, atol=1e-5)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hwnas.space.vitas import VitasBlock
 from hwnas.space.vitas_twins import MICRO, SMALL, Twins, TwinsArch, TwinsConfig, TwinsStage, TwinsStageConfig
-from hwnas.supernet.network import build
+from hwnas.supernet.network import Network
 from hwnas.supernet.official.keys import fill, translate
 from hwnas.supernet.official.timm_twins import RULES
 from hwnas.supernet.vitas_twins import BlockConfig, TwinsSupernet, TwinsSupernetConfig, outline
@@ -46,7 +46,7 @@ def random_archs(space: Twins, count: int) -> list[TwinsArch]:
 def test_twins_svt_small() -> None:
     reference = timm.create_model("twins_svt_small", pretrained=False).eval()
     randomised(reference)
-    network = build(outline(SMALL.config, SMALL.published["Twins-SVT-S"])).eval()
+    network = Network(outline(SMALL.config, SMALL.published["Twins-SVT-S"])).eval()
     fill(network, translate(reference.state_dict(), RULES))
     x = random_images(224)
     with torch.inference_mode():
