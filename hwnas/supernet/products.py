@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,6 +39,11 @@ def fast_products() -> Iterator[str]:
         return
     with _onednn():
         yield choice
+
+
+def on_onednn() -> bool:
+    """Whether float32 products run on oneDNN now."""
+    return bool(_switch().fp32_precision == "bf16")
 
 
 @functools.cache
@@ -95,10 +101,14 @@ def _seconds(x: Tensor, weight: Tensor) -> float:
 
 @contextmanager
 def _onednn() -> Iterator[None]:
-    switch = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    switch = _switch()
     before = switch.fp32_precision
     switch.fp32_precision = "bf16"
     try:
         yield
     finally:
         switch.fp32_precision = before
+
+
+def _switch() -> Any:
+    return torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
