@@ -22,6 +22,8 @@ COMMANDS = (
     CommandRow("doctor", "hwnas.cli.doctor:doctor", "What this machine can measure, and what is missing."),
     CommandRow("spaces", "hwnas.cli.spaces:spaces", "The search spaces and their published networks."),
     CommandRow("describe", "hwnas.cli.describe:describe", "What one network of a space costs."),
+    CommandRow("train", "hwnas.cli.train:train", "A weight-sharing supernet, or one network of it, trained."),
+    CommandRow("evaluate", "hwnas.cli.evaluate:evaluate", "How well networks do on held-out or test pictures."),
     CommandRow("import", "hwnas.cli.import_checkpoint:import_checkpoint", "An official checkpoint turned into ours."),
 )
 """Every command: its module is imported only when it runs."""
@@ -50,8 +52,8 @@ def run(arguments: Sequence[str]) -> int:
         sys.stdout.flush()
     except Exception as error:
         return _ended_by(error)
-    except KeyboardInterrupt:
-        return _interrupted()
+    except KeyboardInterrupt as stopped:
+        return _interrupted(stopped)
     return code
 
 
@@ -83,7 +85,7 @@ def _ended_by(error: Exception) -> int:
     if isinstance(error, click.ClickException):
         return _told(_usage_error(error))
     if isinstance(error, click.Abort):
-        return _interrupted()
+        return _interrupted(error)
     return _bug(error)
 
 
@@ -92,8 +94,9 @@ def _told(error: HwnasError) -> int:
     return error.exit_code
 
 
-def _interrupted() -> int:
-    click.echo("interrupted", err=True)
+def _interrupted(stopped: BaseException) -> int:
+    said = str(stopped)  # what was saved, and how to go on
+    click.echo(f"interrupted{': ' if said else ''}{said}", err=True)
     return EXIT_INTERRUPTED
 
 

@@ -1,0 +1,62 @@
+"""`hwnas evaluate`."""
+
+from pathlib import Path
+
+import click
+
+from hwnas.cli.options import json_option
+from hwnas.cli.output import Column, print_json, print_line, print_table
+from hwnas.pipeline.evaluate import Evaluation
+from hwnas.pipeline.evaluate import evaluate as judge
+from hwnas.pipeline.training.judging import Split
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("archs", nargs=-1)
+@click.option(
+    "--split",
+    type=click.Choice(["heldout", "test"]),
+    default="heldout",
+    help="Held-out pictures (for choosing), or test pictures (once, at the end).",
+)
+@click.option("--data", help="Other pictures than the run's; needed where RUN is a file of weights.")
+@click.option("--workers", type=click.IntRange(min=0), default=0, help="Processes that load pictures.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where the networks run.")
+@json_option
+def evaluate(
+    run: Path, archs: tuple[str, ...], *, split: Split, data: str | None, workers: int, device: str, as_json: bool
+) -> None:
+    """Judge networks with the weights of RUN, a run of `hwnas train` or a file of weights.
+
+    ARCHS are networks of the supernet in RUN: published names, min, max, random:SEED, JSON files or inline JSON;
+    without any, the smallest and the largest. A run of one network takes none.
+    """
+    evaluation = judge(run, archs, split=split, data=data, workers=workers, device=device)
+    if as_json:
+        print_json(evaluation)
+        return
+    _print(evaluation)
+
+
+def _print(evaluation: Evaluation) -> None:
+    numbers = ("params", "macs", "top-1", "top-5", "loss")
+    columns = [Column("network"), Column("arch_id"), *(Column(name, numeric=True) for name in numbers)]
+    rows = [
+        (
+            network.name,
+            network.arch_id,
+            network.params,
+            network.macs,
+            f"{network.top1:.2%}",
+            f"{network.top5:.2%}",
+            f"{network.loss:.3f}",
+        )
+        for network in evaluation.networks
+    ]
+    print_table(columns, rows)
+    print_line()
+    pictures = evaluation.networks[0].count
+    print_line(f"{pictures:,} {evaluation.split} pictures of {evaluation.data}; weights of {evaluation.weights}")
+    for note in evaluation.notes:
+        print_line(f"note: {note}")

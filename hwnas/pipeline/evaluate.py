@@ -1,0 +1,234 @@
+"""`hwnas evaluate`: how well the networks of a supernet, or a network of its own, do on held-out or test pictures."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from hwnas.errors import InputError, UsageError
+from hwnas.pipeline.archs import find_arch
+from hwnas.pipeline.train import read_train_config
+from hwnas.pipeline.training.judging import ACCURACIES, Split, eval_batches, make_judge, weights_digest
+from hwnas.pipeline.training.options import TrainConfig, supernet_file
+from hwnas.runs import Run
+from hwnas.space.arch import Arch
+from hwnas.supernet.store import load_supernet
+from hwnas.supernet.supernet import Supernet
+from hwnas.train.accuracy import Accuracy, judge_module
+from hwnas.train.data.config import DataConfig
+from hwnas.train.data.sources import Data, open_data
+from hwnas.train.data.split import HELDOUT_LIST, require_same_list
+from hwnas.train.facts import num_classes_of
+from hwnas.train.weights import MODEL, NETWORK, SUPERNET, load_model
+
+TEST_USES = "test-uses.jsonl"
+"""The file of a run that tells how often its test pictures were looked at."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluated:
+    """One network and how well it does."""
+
+    name: str
+    """As it was asked for."""
+    arch_id: str | None
+    arch: Mapping[str, Any] | None
+    params: int
+    macs: int | None
+    top1: float
+    top5: float
+    loss: float
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Networks judged on one split."""
+
+    weights: Path
+    data: str
+    split: Split
+    networks: tuple[Evaluated, ...]
+    test_uses: int
+    """How often the test pictures of this run have been looked at, this time included; 0 for held-out ones."""
+    notes: tuple[str, ...]
+
+
+def evaluate(
+    run: Path,
+    archs: Sequence[str] = (),
+    *,
+    split: Split = "heldout",
+    data: str | None = None,
+    workers: int = 0,
+    device: str = "auto",
+) -> Evaluation:
+    """Judge networks of a run, or of a file of weights if `data` says on what.
+
+    Of a supernet, `archs` are judged with inherited weights, as `hwnas describe` takes them: a name, `min`, `max`,
+    `random:SEED`, JSON. A run of one network needs none.
+    """
+    config = read_train_config(Run.open(run)) if run.is_dir() else None
+    if config is None and data is None:
+        raise UsageError("a file of weights does not say on what to judge them", hint="--data NAME")
+    where = torch.device("cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu"))
+    if _is_supernet(run):
+        return _of_supernet(run, archs, config, split=split, data=data, workers=workers, device=where)
+    if archs:
+        raise UsageError("a network of its own is judged as it is", hint=f"hwnas evaluate {run}")
+    return _of_network(run, config, split=split, data=data, workers=workers, device=where)
+
+
+def open_run_data(
+    run: Path, config: TrainConfig | None, *, data: str | None, shape: tuple[int, int, int], num_classes: int
+) -> Data:
+    """The pictures of a run, which must be those that it was trained with, or other ones by name."""
+    own = config is not None and data in (None, config.data.name)
+    if own:
+        assert config is not None
+        chosen = config.data
+    else:
+        assert data is not None
+        chosen = DataConfig(name=data) if config is None else replace(config.data, name=data)
+    opened = open_data(chosen, image_shape=shape, num_classes=num_classes)
+    if own and (run / HELDOUT_LIST).exists():
+        require_same_list(run / HELDOUT_LIST, opened.heldout)
+    return opened
+
+
+def _of_supernet(
+    run: Path,
+    archs: Sequence[str],
+    config: TrainConfig | None,
+    *,
+    split: Split,
+    data: str | None,
+    workers: int,
+    device: torch.device,
+) -> Evaluation:
+    file = supernet_file(run)
+    supernet = load_supernet(file).to(device).eval()
+    space = supernet.space
+    chosen = {name: find_arch(space, name, command=f"evaluate {run} {{arch}}") for name in archs or ("min", "max")}
+    opened = open_run_data(run, config, data=data, shape=space.config.input_shape, num_classes=space.config.num_classes)
+    _require_split(opened, split)
+    judge = make_judge(
+        supernet,
+        opened,
+        checkpoint_id=weights_digest(file),
+        split=split,
+        cache=run / ACCURACIES if run.is_dir() else None,
+        workers=workers,
+        device=device,
+    )
+    found = judge.judge(list(chosen.values()))
+    rows = [_row(name, supernet, arch, accuracy) for (name, arch), accuracy in zip(chosen.items(), found, strict=True)]
+    return _evaluation(run, file, opened, split, rows)
+
+
+def _of_network(
+    run: Path,
+    config: TrainConfig | None,
+    *,
+    split: Split,
+    data: str | None,
+    workers: int,
+    device: torch.device,
+) -> Evaluation:
+    module = load_model(run)
+    shape, classes = _input_of(module, config)
+    opened = open_run_data(run, config, data=data, shape=shape, num_classes=classes)
+    _require_split(opened, split)
+    accuracy = judge_module(module, eval_batches(opened, shape, split=split, workers=workers), device=device)
+    name = config.model or "network" if config is not None else "network"
+    file = next((run / inside for inside in (NETWORK, MODEL) if (run / inside).is_file()), run)
+    return _evaluation(run, file, opened, split, [_figures(name, None, module, None, accuracy)])
+
+
+def _input_of(module: nn.Module, config: TrainConfig | None) -> tuple[tuple[int, int, int], int]:
+    if config is not None:
+        return config.image_shape, config.num_classes
+    shape = getattr(module, "input_shape", None)
+    if shape is None:
+        size = module.pretrained_cfg["input_size"]  # type: ignore[index]
+        shape = tuple(size)
+    return shape, num_classes_of(module)
+
+
+def _is_supernet(run: Path) -> bool:
+    if run.is_dir():
+        if not any((run / name).is_file() for name in (SUPERNET, NETWORK, MODEL)):
+            hint = f"hwnas train --out {run} --resume"
+            raise InputError(f"{run} must hold trained weights", got="a training that has not ended", hint=hint)
+        return (run / SUPERNET).is_file()
+    import safetensors
+
+    try:
+        with safetensors.safe_open(run, framework="pt") as file:
+            about = json.loads((file.metadata() or {}).get("hwnas", "{}"))
+    except FileNotFoundError as error:
+        raise InputError(f"there is no run and no file {run}") from error
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        raise InputError(f"{run} must be a run or a file of weights that hwnas wrote", got=error) from error
+    return bool(about.get("kind") == "supernet")
+
+
+def _require_split(data: Data, split: Split) -> None:
+    if split == "test" and data.test is None:
+        raise InputError(f"{data.name} has no test pictures", got="--split test", hint="--split heldout")
+
+
+def _row(name: str, supernet: Supernet[Any, Any, Any], arch: Arch, accuracy: Accuracy) -> Evaluated:
+    return _figures(name, arch, None, supernet, accuracy)
+
+
+def _figures(
+    name: str,
+    arch: Arch | None,
+    module: nn.Module | None,
+    supernet: Supernet[Any, Any, Any] | None,
+    accuracy: Accuracy,
+) -> Evaluated:
+    if supernet is not None:
+        costs = supernet.space.costs(supernet.space.encode([arch]))
+        params, macs = int(costs.params[0]), int(costs.macs[0])
+    else:
+        assert module is not None
+        params, macs = sum(parameter.numel() for parameter in module.parameters()), None
+    return Evaluated(
+        name=name,
+        arch_id=None if arch is None else accuracy.arch_id,
+        arch=None if arch is None else arch.to_mapping(),
+        params=params,
+        macs=macs,
+        top1=accuracy.top1,
+        top5=accuracy.top5,
+        loss=accuracy.loss,
+        count=accuracy.count,
+    )
+
+
+def _evaluation(run: Path, weights: Path, data: Data, split: Split, rows: Sequence[Evaluated]) -> Evaluation:
+    uses = _note_test_use(run, [row.arch_id or row.name for row in rows]) if split == "test" else 0
+    notes = data.notes
+    if uses > 1:
+        notes = (*notes, f"the test pictures have been looked at {uses} times: choose by held-out accuracy")
+    return Evaluation(
+        weights=weights, data=data.name, split=split, networks=tuple(rows), test_uses=uses, notes=tuple(notes)
+    )
+
+
+def _note_test_use(run: Path, networks: Sequence[str]) -> int:
+    """Write down that the test pictures were looked at, and say how often that was."""
+    if not run.is_dir():
+        return 1
+    path = run / TEST_USES
+    row = {"time_utc": datetime.now(UTC).isoformat(timespec="seconds"), "networks": list(networks)}
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+    return len(path.read_text(encoding="utf-8").splitlines())

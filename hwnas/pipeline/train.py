@@ -1,0 +1,243 @@
+"""`hwnas train`: a supernet of a space, one network of it, or a model of timm for comparison."""
+
+import resource
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hwnas.config import from_mapping, to_mapping
+from hwnas.errors import InputError, UsageError
+from hwnas.pipeline.training.judging import make_judge
+from hwnas.pipeline.training.memory import told_when_full
+from hwnas.pipeline.training.models import make_model, make_teacher, origin
+from hwnas.pipeline.training.options import (
+    TrainConfig,
+    TrainOptions,
+    data_config,
+    default_out,
+    image_shape,
+    require_consistent,
+    resolved,
+)
+from hwnas.runs import MANIFEST, Run
+from hwnas.supernet.supernet import Supernet
+from hwnas.train.data.sources import Data, open_data
+from hwnas.train.data.split import HELDOUT_LIST, require_same_list, write_list
+from hwnas.train.distributed import World, joined_world
+from hwnas.train.loop import Loop, LoopConfig
+from hwnas.train.machine import Interrupted
+from hwnas.train.recipe import differences
+from hwnas.train.session import open_batches, train
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What a training came to."""
+
+    run: Path
+    weights: Path
+    steps: int
+    loss: float | None
+    """Of the last step; None: nothing was left to do."""
+    seconds: float
+    images_per_s: float
+    accuracies: Mapping[str, float]
+    """Held-out accuracies of a supernet's smallest and largest network."""
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rehearsal:
+    """What a training would be, and how long it would take, from a few steps that were timed."""
+
+    config: TrainConfig
+    params: int
+    train_pictures: int
+    heldout_pictures: int
+    test_pictures: int
+    steps_per_epoch: int
+    seconds_per_step: float
+    memory_mb: float
+    """The most that this process, or the GPU, has held."""
+    notes: tuple[str, ...]
+
+    @property
+    def seconds_per_epoch(self) -> float:
+        """How long an epoch takes."""
+        return self.seconds_per_step * self.steps_per_epoch
+
+
+def train_model(
+    options: TrainOptions,
+    *,
+    out: Path | None = None,
+    resume: bool = False,
+    workers: int = 0,
+    loop: LoopConfig | None = None,
+) -> Trained:
+    """Train, and leave a run folder; with `resume` go on from its last checkpoint, to the same end."""
+    if resume and out is None:
+        raise UsageError("the run that is resumed must be named", hint="--out RUN --resume")
+    folder = out or default_out(options)
+    with joined_world() as world:
+        config, data = _resumed(options, folder) if resume else _begun(options)
+        model = make_model(config)
+        if world.leads:
+            _settle(folder, config, data, resume=resume)
+        world.wait()
+        with told_when_full(config), _telling_how_to_go_on(folder):
+            trained = train(
+                _loop(config, data, model, folder=folder, world=world, workers=workers, loop=loop),
+                origin=origin(config),
+                judge=lambda supernet: _extremes(supernet, data, folder, device=world.device),
+                resume=resume,
+            )
+    return Trained(
+        run=folder,
+        weights=trained.weights,
+        steps=trained.outcome.steps,
+        loss=trained.outcome.loss,
+        seconds=trained.outcome.seconds,
+        images_per_s=trained.outcome.images_per_s,
+        accuracies=trained.accuracies,
+        notes=data.notes,
+    )
+
+
+def rehearse(options: TrainOptions, *, workers: int = 0, loop: LoopConfig | None = None) -> Rehearsal:
+    """Work a training out, time a few steps of it, and leave nothing behind."""
+    config, data = _begun(options)
+    model = make_model(config)
+    with joined_world() as world, told_when_full(config):
+        prepared = _loop(config, data, model, folder=Path(), world=world, workers=workers, loop=loop)
+        seconds = prepared.rehearse()
+        memory = _memory_mb(world)
+    return Rehearsal(
+        config=config,
+        params=sum(parameter.numel() for parameter in model.parameters()),
+        train_pictures=len(data.train),
+        heldout_pictures=len(data.heldout),
+        test_pictures=0 if data.test is None else len(data.test),
+        steps_per_epoch=prepared.steps_per_epoch,
+        seconds_per_step=seconds,
+        memory_mb=memory,
+        notes=data.notes,
+    )
+
+
+def read_train_config(run: Run) -> TrainConfig:
+    """The config of a training's run."""
+    if "recipe" not in run.manifest.config:
+        raise InputError(f"{run.path} must be the run of a training", got="another kind of run")
+    return from_mapping(TrainConfig, run.manifest.config, where=f"{run.path / MANIFEST}: config")
+
+
+@contextmanager
+def _telling_how_to_go_on(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except Interrupted as stopped:
+        raise Interrupted(f"{stopped}\n  try     hwnas train --out {folder} --resume") from stopped
+
+
+def _begun(options: TrainOptions) -> tuple[TrainConfig, Data]:
+    require_consistent(options)
+    shape = image_shape(options)
+    data = open_data(data_config(options), image_shape=shape, num_classes=options.num_classes)
+    return resolved(options, num_classes=len(data.classes)), data
+
+
+def _resumed(options: TrainOptions, folder: Path) -> tuple[TrainConfig, Data]:
+    """The config of the run, which whatever is asked for must equal."""
+    config = read_train_config(Run.open(folder))
+    if options != TrainOptions():
+        _require_same(_repeated(options, config), config)
+    data = open_data(config.data, image_shape=config.image_shape, num_classes=config.num_classes)
+    return config, data
+
+
+def _repeated(options: TrainOptions, config: TrainConfig) -> TrainConfig:
+    """The config of a command that need not name the data again."""
+    if options.data is None:
+        options = replace(options, data=config.data.name)
+    if (options.space, options.model, options.supernet) == (None, None, None):
+        options = replace(options, space=config.space, model=config.model, supernet=config.supernet)
+    require_consistent(options)
+    return resolved(options, num_classes=config.num_classes)
+
+
+def _require_same(asked: TrainConfig, config: TrainConfig) -> None:
+    found = differences(to_mapping(asked), to_mapping(config))
+    if found:
+        rows = [f"{key} {mine} instead of {theirs}" for key, (mine, theirs) in found.items()]
+        more = f"; and {len(rows) - 4} more" if len(rows) > 4 else ""
+        hint = "--resume with --out alone, or another --out for another training"
+        raise InputError("a resumed training must stay the same", got="; ".join(rows[:4]) + more, hint=hint)
+
+
+def _settle(folder: Path, config: TrainConfig, data: Data, *, resume: bool) -> None:
+    """Make the run folder, or see that it holds the same pictures out."""
+    if resume:
+        if (folder / HELDOUT_LIST).exists():
+            require_same_list(folder / HELDOUT_LIST, data.heldout)
+            return
+    else:
+        _create(folder, config)
+    write_list(folder / HELDOUT_LIST, data.heldout)
+
+
+def _create(folder: Path, config: TrainConfig) -> None:
+    if (folder / MANIFEST).exists():
+        raise InputError(f"{folder} is a run already", hint=f"--out {folder} --resume to go on, or another --out")
+    Run.create(folder, command=("hwnas", *sys.argv[1:]), config=config, seeds={"seed": config.seed})
+
+
+def _loop(
+    config: TrainConfig,
+    data: Data,
+    model: torch.nn.Module,
+    *,
+    folder: Path,
+    world: World,
+    workers: int,
+    loop: LoopConfig | None,
+) -> Loop:
+    batches = open_batches(
+        data,
+        config.recipe,
+        image_shape=config.image_shape,
+        seed=config.seed,
+        workers=workers,
+        world=world,
+    )
+    return Loop(
+        folder,
+        model.to(world.device),
+        batches,
+        config.recipe,
+        seed=config.seed,
+        data=data.fingerprint,
+        teacher=make_teacher(config),
+        world=world,
+        config=loop,
+    )
+
+
+def _extremes(supernet: Supernet[Any, Any, Any], data: Data, folder: Path, *, device: torch.device) -> dict[str, float]:
+    """Whether the supernet is sound: the accuracy of its smallest and of its largest network."""
+    space = supernet.space
+    judge = make_judge(supernet, data, checkpoint_id="last", device=device)
+    smallest, largest = judge.judge([space.smallest(), space.largest()])
+    return {"smallest": smallest.top1, "largest": largest.top1}
+
+
+def _memory_mb(world: World) -> float:
+    if world.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(world.device) / 1e6
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilobytes / 1e6 if sys.platform == "darwin" else kilobytes / 1e3

@@ -1,0 +1,232 @@
+"""The accuracy of networks with the weights that they have: of sub-networks of a supernet, or of any module."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from hwnas.errors import InputError, unknown
+from hwnas.space.arch import Arch
+from hwnas.supernet.batch_norm import recalibrate
+from hwnas.supernet.supernet import Supernet
+from hwnas.train.data.loading import Batch, EvalBatches
+from hwnas.train.memo import Memo
+
+Precision = Literal["fp32", "bf16"]
+Hits = NDArray[np.bool_]
+
+ARCHS_PER_PASS = 64
+"""Networks that are judged in one pass over the pictures, at most."""
+
+NETWORKS_BYTES = 1 << 30
+"""And no more than have this many bytes of weights, but for the last of them."""
+
+KEPT_BYTES = 1 << 30
+"""Decoded pictures are kept between calls where they take no more than this."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy:
+    """How well one network does on one split."""
+
+    arch_id: str
+    top1: float
+    """The share of pictures whose class is the first guess."""
+    top5: float
+    """The share whose class is among the first five, or among all where there are fewer."""
+    loss: float
+    """Mean cross-entropy."""
+    count: int
+    """Pictures that were looked at."""
+    hits: Hits | None = field(default=None, compare=False, repr=False)
+    """Whether the first guess was right, picture by picture, where it was asked for."""
+
+
+class Judge:
+    """The accuracy of sub-networks with inherited weights, each computed once.
+
+    A network with batch norms has their statistics estimated anew from the `recalibration` batches: those of a
+    supernet mix what all of its networks see. Results are remembered by checkpoint, network, split and precision, in
+    the file `cache` where there is one.
+    """
+
+    def __init__(
+        self,
+        supernet: Supernet[Any, Any, Any],
+        heldout: EvalBatches,
+        *,
+        checkpoint_id: str,
+        split_id: str,
+        recalibration: Iterable[Batch] | None = None,
+        cache: Path | None = None,
+        device: torch.device | str = "cpu",
+        precision: Precision = "fp32",
+        keep_hits: bool = False,
+    ) -> None:
+        self.supernet = supernet
+        self.batches = _Kept(heldout)
+        self.device, self.precision, self.keep_hits = torch.device(device), _known(precision), keep_hits
+        self._recalibration = recalibration
+        key = {"checkpoint": checkpoint_id, "split": split_id, "precision": precision}
+        self._memo = Memo(cache, key=key)
+
+    def judge(self, archs: Sequence[Arch]) -> list[Accuracy]:
+        """The accuracies in the order of the networks; new ones are judged in few passes over the pictures."""
+        ids = [self.supernet.space.arch_id(arch) for arch in archs]
+        new = {id_: arch for id_, arch in zip(ids, archs, strict=True) if self._remembered(id_) is None}
+        for networks in self._groups(new):
+            for accuracy in _judged(networks, self.batches, self.device, self.precision, keep_hits=self.keep_hits):
+                self._memo.add(accuracy.arch_id, _row(accuracy))
+        return [_accuracy(id_, self._memo.get(id_), keep_hits=self.keep_hits) for id_ in ids]
+
+    def _remembered(self, arch_id: str) -> Mapping[str, Any] | None:
+        row = self._memo.get(arch_id)
+        return None if row is None or (self.keep_hits and "hits" not in row) else row
+
+    def _groups(self, archs: Mapping[str, Arch]) -> Iterator[dict[str, nn.Module]]:
+        """The networks by id, as many at once as one pass judges."""
+        group: dict[str, nn.Module] = {}
+        weight_bytes = 0
+        for id_, arch in archs.items():
+            group[id_] = self._network(arch)
+            weight_bytes += sum(weight.nbytes for weight in group[id_].parameters())
+            if len(group) == ARCHS_PER_PASS or weight_bytes > NETWORKS_BYTES:
+                yield group
+                group, weight_bytes = {}, 0
+        if group:
+            yield group
+
+    def _network(self, arch: Arch) -> nn.Module:
+        network = self.supernet.subnet(arch).to(self.device)
+        if any(isinstance(part, _BatchNorm) for part in network.modules()):
+            recalibrate(network, self._calibrating())
+        return network.eval()
+
+    def _calibrating(self) -> Iterator[Tensor]:
+        if self._recalibration is None:
+            message = "a network of a supernet with batch norms needs batches to estimate their statistics from"
+            raise InputError(message, got="none")
+        if not isinstance(self._recalibration, Sequence):
+            self._recalibration = list(self._recalibration)
+        return (batch.images.to(self.device) for batch in self._recalibration)
+
+
+def judge_module(
+    module: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    name: str = "network",
+    device: torch.device | str = "cpu",
+    precision: Precision = "fp32",
+    keep_hits: bool = False,
+) -> Accuracy:
+    """The accuracy of one module with its own weights and statistics; its modes come back at the end."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.to(device).eval()
+    try:
+        return _judged({name: module}, batches, torch.device(device), _known(precision), keep_hits=keep_hits)[0]
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+class _Kept:
+    """Batches that are decoded once where they fit into memory."""
+
+    def __init__(self, batches: EvalBatches) -> None:
+        self._source: Iterable[Batch] = batches
+        self._fits = len(batches.images) * 4 * int(np.prod(batches.image_shape)) <= KEPT_BYTES
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self._fits and not isinstance(self._source, list):
+            self._source = list(self._source)
+        return iter(self._source)
+
+
+class _Tally:
+    """Right guesses of one network so far."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.top5 = 0
+        self.loss = 0.0
+        self.hits: list[Tensor] = []
+
+    def add(self, logits_BC: Tensor, labels_B: Tensor) -> None:
+        """Count one batch."""
+        if not torch.isfinite(logits_BC).all():
+            raise InputError(f"the outputs of network {self.name} must be finite numbers", got="NaN or infinity")
+        guesses = logits_BC.topk(min(5, logits_BC.shape[1]), dim=1).indices
+        right = guesses == labels_B[:, None]
+        self.hits.append(right[:, 0].cpu())
+        self.top5 += int(right.sum())
+        self.loss += float(F.cross_entropy(logits_BC, labels_B, reduction="sum"))
+
+    def result(self, *, keep_hits: bool) -> Accuracy:
+        """The accuracy over all batches."""
+        if not self.hits:
+            raise InputError("there must be at least one picture to judge a network on", got="none")
+        hits = torch.cat(self.hits).numpy()
+        return Accuracy(
+            arch_id=self.name,
+            top1=float(hits.mean()),
+            top5=self.top5 / len(hits),
+            loss=self.loss / len(hits),
+            count=len(hits),
+            hits=hits if keep_hits else None,
+        )
+
+
+def _judged(
+    networks: Mapping[str, nn.Module],
+    batches: Iterable[Batch],
+    device: torch.device,
+    precision: Precision,
+    *,
+    keep_hits: bool,
+) -> list[Accuracy]:
+    """One pass over the pictures with all of these networks, which are in eval mode."""
+    tallies = {name: _Tally(name) for name in networks}
+    with torch.inference_mode():
+        for batch in batches:
+            images, labels = batch.images.to(device), batch.labels.to(device)
+            for name, network in networks.items():
+                with _autocast(device, precision):
+                    logits = network(images)
+                tallies[name].add((logits[0] if isinstance(logits, tuple) else logits).float(), labels)
+    return [tally.result(keep_hits=keep_hits) for tally in tallies.values()]
+
+
+def _autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def _known(precision: Precision) -> Precision:
+    if precision not in ("fp32", "bf16"):
+        raise unknown("precision", str(precision), ("fp32", "bf16"))
+    return precision
+
+
+def _row(accuracy: Accuracy) -> dict[str, Any]:
+    row: dict[str, Any] = {name: getattr(accuracy, name) for name in ("top1", "top5", "loss", "count")}
+    if accuracy.hits is not None:
+        row["hits"] = np.packbits(accuracy.hits).tobytes().hex()
+    return row
+
+
+def _accuracy(arch_id: str, row: Mapping[str, Any] | None, *, keep_hits: bool) -> Accuracy:
+    assert row is not None
+    hits = None
+    if keep_hits:
+        bits = np.unpackbits(np.frombuffer(bytes.fromhex(row["hits"]), dtype=np.uint8))
+        hits = bits[: row["count"]].astype(np.bool_)
+    figures = {name: row[name] for name in ("top1", "top5", "loss", "count")}
+    return Accuracy(arch_id=arch_id, hits=hits, **figures)

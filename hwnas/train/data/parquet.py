@@ -1,0 +1,171 @@
+"""Pictures in Parquet files with columns `image` and `label`, as Hugging Face writes them."""
+
+import itertools
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hwnas.errors import InputError
+from hwnas.train.data.images import BadImageError, Labels, decode
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MEMORY_BYTES = 4 << 30
+"""Encoded pictures that are held in memory; more of them go to a temporary file that is mapped."""
+
+
+@dataclass(frozen=True)
+class ParquetImages:
+    """Encoded pictures in memory or in a mapped file, decoded when they are read."""
+
+    files: tuple[str, ...]
+    starts: tuple[int, ...]
+    """The number of the first picture of each file."""
+    column: Any
+    """A pyarrow column of bytes."""
+    labels: Labels
+
+    @cached_property
+    def keys(self) -> Sequence[str]:
+        """Row and file of each picture."""
+        ends = (*self.starts[1:], len(self))
+        spans = zip(self.files, self.starts, ends, strict=True)
+        return [f"row {row} of {file}" for file, start, end in spans for row in range(end - start)]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, index: int) -> "Image":
+        """One picture."""
+        data = self.column[index].as_py()
+        if data is None:
+            raise BadImageError(self.keys[index], "it holds no bytes")
+        return decode(data, self.keys[index])
+
+
+def is_parquet(path: Path) -> bool:
+    """Whether a path is a Parquet file or a folder of such."""
+    return path.suffix == ".parquet" or any(part_files(path, (prefix,)) for prefix in ("train", "test", "val"))
+
+
+def part_files(path: Path, prefixes: Sequence[str]) -> list[Path]:
+    """The files of a part, those of the first prefix that has any; they lie in the folder or in its `data`."""
+    for folder, prefix in itertools.product((path, path / "data"), prefixes):
+        if files := sorted(folder.glob(f"{prefix}*.parquet")):
+            return files
+    return []
+
+
+def open_parquet(files: Sequence[Path]) -> tuple[ParquetImages, tuple[str, ...] | None]:
+    """The pictures of some files, and the names of the classes where the first file has them."""
+    handles = [_opened(file) for file in files]
+    for handle, file in zip(handles, files, strict=True):
+        _require_columns(handle.schema_arrow, file)
+    starts = np.cumsum([0, *(handle.metadata.num_rows for handle in handles)])[:-1]
+    column = _image_column(handles, files)
+    labels = np.concatenate([_labels(handle, file) for handle, file in zip(handles, files, strict=True)])
+    images = ParquetImages(tuple(file.name for file in files), tuple(map(int, starts)), column, labels)
+    return images, _class_names(handles[0].schema_arrow)
+
+
+def _opened(file: Path) -> Any:
+    import pyarrow
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        return ParquetFile(file, memory_map=True)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise InputError(f"{file} must be a Parquet file that can be read", got=error) from error
+
+
+def _require_columns(schema: Any, file: Path) -> None:
+    from pyarrow import types
+
+    missing = [name for name in ("image", "label") if name not in schema.names]
+    if missing:
+        message = f"{file} must have the columns image and label"
+        raise InputError(message, got=f"no {' and no '.join(missing)}", known=schema.names)
+    if not types.is_integer(schema.field("label").type):
+        raise InputError(f"labels in {file} must be whole numbers", got=schema.field("label").type)
+    image = schema.field("image").type
+    if types.is_struct(image) and image.get_field_index("bytes") >= 0:
+        image = image.field("bytes").type
+    if not (types.is_binary(image) or types.is_large_binary(image)):
+        raise InputError(f"images in {file} must be bytes, or a struct with a field of bytes", got=image)
+
+
+def _labels(handle: Any, file: Path) -> Labels:
+    column = _columns(handle, "label", file)["label"]
+    if column.null_count:
+        raise InputError(f"every row of {file} must have a label", got=f"{column.null_count} without")
+    labels: Labels = column.to_numpy().astype(np.int64)
+    return labels
+
+
+def _columns(handle: Any, name: str, file: Path, *, group: int | None = None) -> Any:
+    import pyarrow
+
+    try:
+        return handle.read([name]) if group is None else handle.read_row_group(group, [name])
+    except (pyarrow.ArrowException, OSError) as error:
+        raise InputError(f"the column {name} of {file} cannot be read", got=error) from error
+
+
+def _image_column(handles: Sequence[Any], files: Sequence[Path]) -> Any:
+    import pyarrow
+
+    groups = (
+        _bytes_of(_columns(handle, "image", file, group=group)["image"])
+        for handle, file in zip(handles, files, strict=True)
+        for group in range(handle.num_row_groups)
+    )
+    if sum(_image_bytes(handle) for handle in handles) > MEMORY_BYTES:
+        return _mapped(groups)
+    return pyarrow.chunked_array(
+        itertools.chain.from_iterable(group.chunks for group in groups), pyarrow.large_binary()
+    )
+
+
+def _image_bytes(handle: Any) -> int:
+    metadata = handle.metadata
+    return sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
+
+
+def _bytes_of(column: Any) -> Any:
+    import pyarrow
+    from pyarrow import compute
+
+    if pyarrow.types.is_struct(column.type):
+        column = compute.struct_field(column, "bytes")
+    return column.cast(pyarrow.large_binary())
+
+
+def _mapped(groups: Any) -> Any:
+    """Columns in a temporary file, mapped; the file has no name, and goes with the mapping."""
+    import pyarrow
+
+    schema = pyarrow.schema([("image", pyarrow.large_binary())])
+    with tempfile.NamedTemporaryFile(prefix="hwnas-", suffix=".arrow") as file:
+        with pyarrow.OSFile(file.name, "wb") as sink, pyarrow.ipc.new_file(sink, schema) as writer:
+            for group in groups:
+                writer.write_table(pyarrow.table({"image": group}, schema=schema))
+        return pyarrow.ipc.open_file(pyarrow.memory_map(file.name)).read_all()["image"]
+
+
+def _class_names(schema: Any) -> tuple[str, ...] | None:
+    """The names that Hugging Face keeps in the schema."""
+    text = (schema.metadata or {}).get(b"huggingface")
+    if text is None:
+        return None
+    try:
+        names = json.loads(text)["info"]["features"]["label"]["names"]
+    except (ValueError, KeyError, TypeError):  # other writers keep other things there: the names are a courtesy
+        return None
+    return tuple(map(str, names)) if isinstance(names, list) else None

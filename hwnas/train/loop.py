@@ -1,0 +1,252 @@
+"""The loop: a training from its first step, or from its last checkpoint, to its end.
+
+A training that was killed anywhere ends, when it is resumed, with the same weights: every draw is a function of the
+seed and the step. On a CPU that holds bit for bit, given the number of threads, which a checkpoint remembers.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from torch import nn
+
+from hwnas.config import to_mapping
+from hwnas.errors import InputError
+from hwnas.supernet.products import products
+from hwnas.train import checkpoint as checkpoints
+from hwnas.train.data.loading import Batch
+from hwnas.train.distributed import World
+from hwnas.train.facts import arch_names, identity, largest_macs
+from hwnas.train.machine import Interrupted, Stop, choose_threads, compile_blocks, cpu_settings, stop_on_signals
+from hwnas.train.progress import Metrics, Progress, Status
+from hwnas.train.recipe import Recipe
+from hwnas.train.seeds import generators_kept
+from hwnas.train.step import Stepper, StepResult
+from hwnas.train.strategies import Networks
+
+
+class Batches(Protocol):
+    """Where pictures come from: `hwnas.train.data.loading.TrainBatches`."""
+
+    def __len__(self) -> int: ...
+
+    def epoch(self, epoch: int, *, first: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch, from the `first` on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopConfig:
+    """How a training is run; a checkpoint remembers the threads, nothing else of it changes the result."""
+
+    checkpoint_minutes: float = 10.0
+    """How often a checkpoint is written, besides those at the end of each epoch."""
+    threads: int = 0
+    """Of a CPU; 0: one where steps are small, else torch's own choice."""
+    compile: Literal["auto", "blocks", "never"] = "auto"
+    """Whether blocks of a network of its own are compiled; auto: on a GPU."""
+    progress: bool = True
+    """Whether stderr shows how far the training is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """The end of a training."""
+
+    steps: int
+    loss: float | None
+    """Of the last step; None: a resumed training that had nothing left to do."""
+    seconds: float
+    """Since it was begun or resumed."""
+    images_per_s: float
+
+
+class Loop:
+    """Trains a model in place. The process of rank 0 alone writes files."""
+
+    def __init__(
+        self,
+        run: Path,
+        model: nn.Module,
+        batches: Batches,
+        recipe: Recipe,
+        *,
+        seed: int,
+        data: str,
+        teacher: nn.Module | None = None,
+        world: World | None = None,
+        config: LoopConfig | None = None,
+    ) -> None:
+        self.folder, self.model, self.batches, self.recipe = run, model, batches, recipe
+        self.world, self.config = world or World(), config or LoopConfig()
+        self.seed, self.data = seed, data
+        self.steps_per_epoch = _steps_per_epoch(batches, recipe)
+        self.steps = self.steps_per_epoch * recipe.epochs
+        self._part_size = recipe.part_size(self.world.size)
+        self._stepper = Stepper(
+            model, recipe, seed=seed, steps_per_epoch=self.steps_per_epoch, teacher=teacher, world=self.world
+        )
+        self._machine: dict[str, Any] = {}
+        self._done = 0
+        self._loss: float | None = None
+
+    def run(self, *, resume: bool = False) -> Outcome:
+        """Train to the end; with `resume`, from the last checkpoint where there is one."""
+        found = self._last_checkpoint(resume=resume)
+        compile_blocks(self.model, wanted=self.config.compile, device=self.world.device)
+        with self._settings(found), stop_on_signals() as stop:
+            if found is not None:
+                self._restore(found)
+            return self._trained(stop)
+
+    def rehearse(self, steps: int = 3) -> float:
+        """The median seconds of a few steps; the weights are changed, so the loop is of no use afterwards."""
+        seconds = []
+        with self._settings(None):
+            self.model.train()
+            for step, parts in enumerate(islice(self._epoch(0, first=0), steps)):
+                began = time.perf_counter()
+                self._stepper.run(step, parts, self._stepper.networks(step))
+                seconds.append(time.perf_counter() - began)
+        return sorted(seconds)[len(seconds) // 2]
+
+    def take_average(self) -> bool:
+        """Give the model the moving average of its weights, if there is one."""
+        average = self._stepper.parts.average
+        if average is not None:
+            self.model.load_state_dict(average.state_dict())
+        return average is not None
+
+    # From here on, in the order in which a run goes.
+
+    def _last_checkpoint(self, *, resume: bool) -> checkpoints.Checkpoint | None:
+        if not resume:
+            if checkpoints.checkpoints(self.folder):
+                raise InputError("a new training must not have checkpoints", got=self.folder, hint="--resume")
+            return None
+        found = checkpoints.last_checkpoint(self.folder, cleaning=self.world.leads)
+        if found is not None:
+            checkpoints.require_same(found, self._about())
+        return found
+
+    @contextmanager
+    def _settings(self, found: checkpoints.Checkpoint | None) -> Iterator[None]:
+        """Threads and products as a checkpoint has them, else as they suit this machine; generators kept."""
+        threads = choose_threads(asked=self.config.threads, macs=largest_macs(self.model) * self._part_size)
+        self._machine = {"threads": threads, "products": products()}
+        if found is not None:
+            self._machine = {name: found.about[name] for name in self._machine}
+        with generators_kept(), cpu_settings(**self._machine):
+            yield
+
+    def _restore(self, found: checkpoints.Checkpoint) -> None:
+        checkpoints.restore(found, self._stepper.parts)
+        if found.about["scaler"]:
+            self._stepper.scaler.load_state_dict(found.about["scaler"])
+        self._done = found.step
+
+    def _trained(self, stop: Stop) -> Outcome:
+        first, began = self._done, time.monotonic()
+        self._saved_at = self._clock = began
+        self.model.train()
+        with ExitStack() as stack:
+            if self.world.leads:
+                self._metrics = stack.enter_context(Metrics(self.folder, step=first))
+                self._progress = stack.enter_context(self._make_progress())
+            for epoch in range(first // self.steps_per_epoch, self.recipe.epochs):
+                self._run_epoch(epoch, stop)
+        seconds = time.monotonic() - began
+        images = (self.steps - first) * self._part_size * self.recipe.accumulate * self.world.size
+        return Outcome(steps=self.steps, loss=self._loss, seconds=seconds, images_per_s=images / max(seconds, 1e-9))
+
+    def _run_epoch(self, epoch: int, stop: Stop) -> None:
+        for parts in self._epoch(epoch, first=self._done - epoch * self.steps_per_epoch):
+            networks = self._stepper.networks(self._done)
+            result = self._stepper.run(self._done, parts, networks)
+            self._done += 1
+            self._after_step(epoch, result, networks, stop)
+
+    def _epoch(self, epoch: int, *, first: int) -> Iterator[list[Batch]]:
+        """The parts of each step of an epoch, from a step on."""
+        parts = self.recipe.accumulate
+        batches = self.batches.epoch(epoch, first=first * parts)
+        for _ in range(first, self.steps_per_epoch):
+            yield list(islice(batches, parts))
+
+    def _after_step(self, epoch: int, result: StepResult, networks: Networks, stop: Stop) -> None:
+        """Agree with the other processes on how the step went and what is to be done; tell, save, stop."""
+        due = self.world.leads and time.monotonic() - self._saved_at >= 60 * self.config.checkpoint_minutes
+        loss, stopping, saving = self.world.mean([result.loss, stop.asked, due])
+        self._require_finite(loss, networks)
+        self._loss = loss
+        if self.world.leads:
+            self._tell(epoch, result, networks)
+        if stopping or saving or self._done % self.steps_per_epoch == 0:
+            self._save()
+        if stopping and self._done < self.steps:
+            where = f"after step {self._done} of {self.steps}; the state is saved in {self.folder}"
+            raise Interrupted(f"the training was stopped {where}")
+
+    def _tell(self, epoch: int, result: StepResult, networks: Networks) -> None:
+        now = time.monotonic()
+        images = self._part_size * self.recipe.accumulate * self.world.size
+        status = Status(self._done, epoch, float(self._loss or 0), images / max(now - self._clock, 1e-9))
+        self._clock = now
+        row: dict[str, Any] = {
+            "step": status.step,
+            "epoch": epoch,
+            "loss": status.loss,
+            "lr": result.lr,
+            "images_per_s": round(status.images_per_s, 1),
+            "macs": list(networks.macs),
+        }
+        if result.grad_norm is not None:
+            row["grad_norm"] = result.grad_norm
+        self._metrics.write(row)
+        self._progress.update(status)
+
+    def _require_finite(self, loss: float, networks: Networks) -> None:
+        if math.isfinite(loss):
+            return
+        message = f"the loss must be finite, but that of step {self._done} is {loss}"
+        got = ", ".join(arch_names(self.model, networks.archs))
+        raise InputError(message, got=got, hint=checkpoints.after_divergence(self.folder))
+
+    def _save(self) -> None:
+        if self.world.leads:
+            checkpoints.require_finite(self.model, step=self._done, run=self.folder)
+            checkpoints.save_checkpoint(self.folder, self._stepper.parts, self._about())
+        self._saved_at = time.monotonic()
+
+    def _make_progress(self) -> Progress:
+        return Progress(
+            steps=self.steps, steps_per_epoch=self.steps_per_epoch, done=self._done, shown=self.config.progress
+        )
+
+    def _about(self) -> dict[str, Any]:
+        return {
+            "step": self._done,
+            "epoch": self._done // self.steps_per_epoch,
+            "seed": self.seed,
+            "data": self.data,
+            "recipe": to_mapping(self.recipe),
+            "model": identity(self.model),
+            "world_size": self.world.size,
+            "device": self.world.device.type,
+            "scaler": self._stepper.scaler.state_dict(),
+            **self._machine,
+        }
+
+
+def _steps_per_epoch(batches: Batches, recipe: Recipe) -> int:
+    steps = len(batches) // recipe.accumulate
+    if steps < 1:
+        message = "the pictures of an epoch must fill at least one step"
+        raise InputError(
+            message, got=f"{len(batches)} batches, {recipe.accumulate} a step", hint="a smaller batch_size"
+        )
+    return steps

@@ -1,0 +1,142 @@
+"""Models to train: supernets, networks of their own and timm's, each started as the recipe says.
+
+The seed decides the fresh weights; torch's global generator is left as it was.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from hwnas.errors import InputError
+from hwnas.space.arch import Arch
+from hwnas.space.space import Space
+from hwnas.supernet.families import SUPERNETS, make_supernet
+from hwnas.supernet.network import Network
+from hwnas.supernet.supernet import Supernet, SupernetConfig
+from hwnas.supernet.transfer import carry_over
+from hwnas.train.recipe import InitialisationConfig, Recipe
+from hwnas.train.seeds import torch_seed
+
+_TOKENS = ("class_token", "position", "cls_token", "pos_embed")
+"""Parameters that are added to tokens or stand among them, by the last part of their name; timm's names too."""
+
+
+def fresh_supernet(space: Space[Any, Any], recipe: Recipe, *, seed: int) -> Supernet[Any, Any, Any]:
+    """A supernet of a space as a recipe wants it."""
+    config = supernet_config(space, recipe)
+    with _seeded(seed):
+        supernet = make_supernet(space, config)
+        initialise(supernet, recipe.initialisation)
+    return supernet
+
+
+def fresh_network(space: Space[Any, Any], arch: Arch, recipe: Recipe, *, seed: int) -> Network:
+    """A network of a space with fresh weights, as a recipe wants it."""
+    with torch.device("meta"):
+        supernet = make_supernet(space, supernet_config(space, recipe))
+    outline = supernet.outline(arch, **_patch_options(supernet, recipe))
+    with _seeded(seed):
+        network = Network(outline, input_shape=space.config.input_shape)
+        initialise(network, recipe.initialisation)
+    return network
+
+
+def continued_supernet(
+    held: Supernet[Any, Any, Any], space: Space[Any, Any], recipe: Recipe, *, seed: int
+) -> Supernet[Any, Any, Any]:
+    """A supernet with the weights and the sharing of another one, for a space of other images or classes too.
+
+    Positions are interpolated; a classifier for other classes is fresh.
+    """
+    config = replace(held.config, drop_path=recipe.regularisation.drop_path)
+    with _seeded(seed):
+        supernet = make_supernet(space, config)
+        initialise(supernet, recipe.initialisation)
+    carry_over(held.shared.state_dict(), supernet.shared)
+    return supernet
+
+
+def inherited_network(supernet: Supernet[Any, Any, Any], arch: Arch, recipe: Recipe) -> Network:
+    """A network with the weights that a supernet has for it, and the stochastic depth of the recipe."""
+    view = make_supernet(supernet.space, replace(supernet.config, drop_path=recipe.regularisation.drop_path))
+    view.load_state_dict(supernet.state_dict())
+    network: Network = view.subnet(arch, **_patch_options(view, recipe))
+    return network
+
+
+def timm_network(name: str, recipe: Recipe, *, image_size: int, num_classes: int, seed: int) -> nn.Module:
+    """A model of timm with fresh weights for these images and classes."""
+    drop_path = recipe.regularisation.drop_path
+    with _seeded(seed):
+        model = create_timm(name, image_size=image_size, num_classes=num_classes, drop_path_rate=drop_path)
+        initialise(model, recipe.initialisation)
+    return model
+
+
+def create_timm(name: str, *, image_size: int, num_classes: int, **options: Any) -> nn.Module:
+    """A model of timm by its name, with or without `timm:`, for these images and classes."""
+    import timm
+
+    from hwnas.export.timm_models import build_timm
+
+    bare = name.removeprefix("timm:")
+    build_timm(bare, image_size=image_size)  # on the meta device: a wrong name or size is an error that says so
+    make = partial(timm.create_model, bare, num_classes=num_classes, **options)
+    try:
+        return make(img_size=image_size)
+    except TypeError as error:
+        if "img_size" not in str(error):
+            raise
+        return make()  # it takes images of any size
+
+
+def supernet_config(space: Space[Any, Any], recipe: Recipe) -> SupernetConfig:
+    """The config of a supernet: stochastic depth, the head of patches and the sharing that the recipe needs."""
+    kind = SUPERNETS.get(space.family).config_type
+    settings: dict[str, Any] = {"drop_path": recipe.regularisation.drop_path}
+    if recipe.regularisation.patch_loss:
+        if space.family != "resnas":
+            message = "a classifier of patches is part of ViT-ResNAS alone"
+            raise InputError(message, got=space.name, hint="regularisation.patch_loss=false mix.token_mixup=false")
+        settings["patch_logits"] = "training"
+    if recipe.strategy.name in ("bilateral", "cyclic"):
+        if space.family != "vitas" and (recipe.strategy.name, space.family) != ("cyclic", "vitas-twins"):
+            message = f"strategy {recipe.strategy.name} needs a space of ViTAS that can be shared so"
+            raise InputError(message, got=space.name, hint="strategy.name=single")
+        settings["sharing"] = recipe.strategy.name
+    config: SupernetConfig = kind(**settings)
+    return config
+
+
+@torch.no_grad()
+def initialise(model: nn.Module, config: InitialisationConfig) -> None:
+    """Draw weights by their fan-in from torch's generator, if the config says so; published ones are there already."""
+    if config.weights == "published":
+        return
+    for module in model.modules():
+        if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d)):
+            nn.init.trunc_normal_(module.weight, std=module.weight[0].numel() ** -0.5)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for name, parameter in model.named_parameters():
+        if name.rpartition(".")[2] in _TOKENS:
+            nn.init.trunc_normal_(parameter, std=config.token_std)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Within it, torch's global generator is seeded for fresh weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(torch_seed(seed, "weights"))
+        yield
+
+
+def _patch_options(supernet: Supernet[Any, Any, Any], recipe: Recipe) -> dict[str, Any]:
+    """Networks of ViT-ResNAS keep their classifier of patches where it is trained."""
+    wanted = recipe.regularisation.patch_loss and getattr(supernet.config, "patch_logits", "never") != "never"
+    return {"patch_logits": "training"} if wanted else {}

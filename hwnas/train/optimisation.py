@@ -1,0 +1,87 @@
+"""Optimizer, schedule and average of the weights: timm's, set up by a recipe."""
+
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from hwnas.errors import InputError, unknown
+from hwnas.train.recipe import EmaConfig, OptimiserConfig, Recipe, ScheduleConfig
+
+if TYPE_CHECKING:
+    from timm.scheduler.scheduler import Scheduler
+    from timm.utils.model_ema import ModelEmaV3
+
+_FUSED = ("adam", "adamw")
+"""Optimizers of torch whose fused form runs everywhere, and is four times as fast on a CPU."""
+_ADAMS = ("adam", "nadam", "radam", "lamb", "adan", "adopt")
+
+
+def make_optimizer(model: nn.Module, config: OptimiserConfig, *, batch_size: int) -> Optimizer:
+    """The optimizer of a model, weight decay off for what the config exempts."""
+    from timm.optim._optim_factory import create_optimizer_v2, list_optimizers
+
+    known = [str(name) for name in list_optimizers()]
+    if config.name not in known:
+        raise unknown("optimizer", config.name, known)
+    options: dict[str, Any] = {"eps": config.eps} if _is_adam(config) else {}
+    if _is_adam(config):
+        options["betas"] = config.betas
+    if config.name in _FUSED:
+        options["fused"] = True
+    groups, lr = parameter_groups(model, config), config.scaled_lr(batch_size)
+    try:
+        return create_optimizer_v2(groups, opt=config.name, lr=lr, momentum=config.momentum, **options)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"optimizer {config.name} must take the settings of the recipe", got=error) from error
+
+
+def parameter_groups(model: nn.Module, config: OptimiserConfig) -> list[dict[str, Any]]:
+    """The parameters with weight decay, and those without."""
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    if not trained:
+        raise InputError("a model must have weights to train", got="none")
+    decayed = [parameter for name, parameter in trained if not is_exempt(name, parameter.ndim, config)]
+    exempt = [parameter for name, parameter in trained if is_exempt(name, parameter.ndim, config)]
+    groups = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": exempt, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def is_exempt(name: str, axes: int, config: OptimiserConfig) -> bool:
+    """Whether a parameter is spared weight decay."""
+    last = name.rpartition(".")[2]
+    return axes <= 1 or last == "bias" or last in config.exempt
+
+
+def make_schedule(optimizer: Optimizer, recipe: Recipe, *, steps_per_epoch: int) -> "Scheduler":
+    """The schedule of an optimizer: `step_update(step)` before each step, a function of the step alone."""
+    from timm.scheduler.scheduler_factory import create_scheduler_v2
+
+    config: ScheduleConfig = recipe.schedule
+    schedule, _ = create_scheduler_v2(
+        optimizer,
+        sched=config.name,
+        num_epochs=recipe.epochs,
+        warmup_epochs=config.warmup_epochs,
+        warmup_lr=config.warmup_lr,
+        min_lr=config.min_lr,
+        step_on_epochs=False,
+        updates_per_epoch=steps_per_epoch,
+    )
+    return schedule  # type: ignore[no-any-return]
+
+
+def make_average(model: nn.Module, config: EmaConfig) -> "ModelEmaV3 | None":
+    """The moving average of a model, if there is to be one."""
+    if not config.decay:
+        return None
+    from timm.utils.model_ema import ModelEmaV3
+
+    return ModelEmaV3(model, decay=config.decay, use_warmup=config.warmup)
+
+
+def _is_adam(config: OptimiserConfig) -> bool:
+    return any(name in config.name for name in _ADAMS)

@@ -1,0 +1,159 @@
+"""The recipes of the four systems, as their code and papers have them, and one for networks that are tiny."""
+
+from dataclasses import replace
+from typing import Any
+
+from hwnas.registry import Registry
+from hwnas.space.space import Space
+from hwnas.train.data.augment import AugmentConfig
+from hwnas.train.recipe import (
+    EmaConfig,
+    InitialisationConfig,
+    MixConfig,
+    OptimiserConfig,
+    Recipe,
+    RegularisationConfig,
+    ScheduleConfig,
+    StrategyConfig,
+)
+from hwnas.train.sampling import SamplingConfig
+
+_DEIT_AUGMENT = AugmentConfig(
+    crop="random-resized",
+    scale=(0.08, 1.0),
+    flip=0.5,
+    rand_augment="rand-m9-mstd0.5-inc1",
+    color_jitter=0.4,
+    erase=0.25,
+    interpolation="bicubic",
+    repeats=3,
+)
+_DEIT_MIX = MixConfig(mixup=0.8, cutmix=1.0, prob=1.0, switch=0.5, smoothing=0.1)
+_TOKENS = ("class_token", "position")
+
+AUTOFORMER = Recipe(
+    epochs=500,
+    batch_size=1024,
+    precision="fp16",
+    optimiser=OptimiserConfig(lr=5e-4, lr_per_images=512, weight_decay=0.05, exempt=_TOKENS),
+    schedule=ScheduleConfig(warmup_epochs=20, warmup_lr=1e-6, min_lr=1e-5),
+    augment=_DEIT_AUGMENT,
+    mix=_DEIT_MIX,
+    regularisation=RegularisationConfig(drop_path=0.1),
+    strategy=StrategyConfig(name="single"),
+)
+"""DeiT's recipe for 500 epochs, one uniform network a step; the tables of relative position are decayed."""
+
+RESNAS = Recipe(
+    epochs=120,
+    batch_size=1024,
+    precision="fp16",
+    optimiser=OptimiserConfig(lr=5e-4, lr_per_images=512, weight_decay=0.05, exempt=("class_token",)),
+    schedule=ScheduleConfig(warmup_epochs=5, warmup_lr=1e-6, min_lr=1e-5),
+    augment=replace(_DEIT_AUGMENT, repeats=1),
+    mix=MixConfig(mixup=0.8, cutmix=1.0, smoothing=0.1, token_mixup=True),
+    regularisation=RegularisationConfig(drop_path=0.2, patch_loss=True),
+    sampling=SamplingConfig(widening_epochs=30, distinct=True),
+    strategy=StrategyConfig(name="several", networks=2, sort_units=True),
+)
+"""Two networks a step on each process, with token labels; widening and sorting in the first 30 epochs. Of the small
+space: `regularisation.drop_path=0.3`."""
+
+VITAS = Recipe(
+    epochs=300,
+    batch_size=1024,
+    optimiser=OptimiserConfig(lr=1e-3, weight_decay=0.05),
+    schedule=ScheduleConfig(warmup_epochs=5, warmup_lr=1e-6, min_lr=0.0),
+    augment=replace(_DEIT_AUGMENT, rand_augment="", color_jitter=0.0, repeats=1),
+    mix=MixConfig(cutmix=1.0, prob=1.0, smoothing=0.1),
+    strategy=StrategyConfig(name="cyclic"),
+)
+"""Weak augmentation and CutMix alone, one network a step on the ring. Give a budget with `sampling.budget=identity`,
+`sampling.macs_low` and `sampling.macs_high`; the first version is `strategy.name=bilateral`."""
+
+GLIT = Recipe(
+    epochs=300,
+    batch_size=1024,
+    precision="fp16",
+    optimiser=OptimiserConfig(lr=5e-4, lr_per_images=512, weight_decay=0.05, exempt=_TOKENS),
+    schedule=ScheduleConfig(warmup_epochs=5, warmup_lr=1e-6, min_lr=1e-5),
+    augment=_DEIT_AUGMENT,
+    mix=_DEIT_MIX,
+    regularisation=RegularisationConfig(drop_path=0.1, clip=1.0),
+    strategy=StrategyConfig(name="single"),
+)
+"""DeiT's recipe with clipped gradients. It is the published one of retraining: that of the supernet never was. Its
+average of the weights was kept and never evaluated, and is left out."""
+
+MICRO = Recipe(
+    epochs=20,
+    batch_size=64,
+    optimiser=OptimiserConfig(lr=2e-3, weight_decay=0.02, exempt=_TOKENS),
+    schedule=ScheduleConfig(warmup_epochs=1, warmup_lr=1e-5, min_lr=1e-5),
+    augment=AugmentConfig(
+        crop="none",
+        scale=(1.0, 1.0),
+        flip=0.0,
+        rand_augment="",
+        color_jitter=0.0,
+        erase=0.0,
+        interpolation="bicubic",
+        repeats=1,
+    ),
+    regularisation=RegularisationConfig(clip=1.0),
+    initialisation=InitialisationConfig(weights="fan-in", token_std=0.5),
+    strategy=StrategyConfig(name="single"),
+)
+"""For networks of some ten thousand weights that train about a minute on one core: weights start by their fan-in,
+nothing is augmented or mixed."""
+
+RESNAS_RETRAIN = replace(
+    RESNAS,
+    epochs=300,
+    ema=EmaConfig(decay=0.99996),
+    sampling=SamplingConfig(),
+    strategy=StrategyConfig(name="network"),
+)
+"""A network of ViT-ResNAS from scratch."""
+
+VITAS_RETRAIN = replace(
+    VITAS,
+    augment=replace(_DEIT_AUGMENT, repeats=1),
+    mix=MixConfig(smoothing=0.1),
+    regularisation=RegularisationConfig(drop_path=0.1),
+    strategy=StrategyConfig(name="network"),
+)
+"""A small network of ViTAS from scratch; those from 2.7 GMACs on were trained with `mix.mixup=0.8 mix.cutmix=1.0`."""
+
+RECIPES: Registry[Recipe] = Registry(
+    "recipe",
+    [
+        ("autoformer", AUTOFORMER),
+        ("resnas", RESNAS),
+        ("resnas-retrain", RESNAS_RETRAIN),
+        ("vitas", VITAS),
+        ("vitas-retrain", VITAS_RETRAIN),
+        ("glit", GLIT),
+        ("micro", MICRO),
+    ],
+)
+"""The recipes by name."""
+
+
+def default_recipe(space: Space[Any, Any]) -> str:
+    """The name of the recipe of a space: `micro` of a micro space, else its family's."""
+    if space.name.endswith("-micro"):
+        return "micro"
+    return RECIPES.resolve(space.family.partition("-")[0])
+
+
+def for_network(recipe: Recipe, *, patches: bool = False) -> Recipe:
+    """The recipe for one network of its own: nothing is sampled; without a classifier of patches unless `patches`."""
+    mix = recipe.mix if patches else replace(recipe.mix, token_mixup=False)
+    return replace(
+        recipe,
+        sampling=SamplingConfig(),
+        strategy=StrategyConfig(name="network"),
+        regularisation=replace(recipe.regularisation, patch_loss=patches and recipe.regularisation.patch_loss),
+        mix=mix,
+    )

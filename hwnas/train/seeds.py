@@ -1,0 +1,44 @@
+"""Every draw of a training is a function of (seed, what for, step, …), so that a killed one goes on exactly."""
+
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+
+def generator(seed: int, purpose: str, *counters: int) -> np.random.Generator:
+    """A generator for one purpose at one point of a training: two of them share nothing unless all is equal."""
+    return np.random.default_rng(_sequence(seed, purpose, counters))
+
+
+def torch_seed(seed: int, purpose: str, *counters: int) -> int:
+    """The same for torch's global generator, which is what drop path draws from."""
+    return int(_sequence(seed, purpose, counters).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+@contextmanager
+def numpy_seeded(rng: np.random.Generator) -> Iterator[None]:
+    """Within it, numpy's global generator is seeded from `rng`: timm's mixup knows no other."""
+    before = np.random.get_state()  # noqa: NPY002
+    np.random.seed(rng.integers(2**32))  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(before)  # noqa: NPY002
+
+
+@contextmanager
+def generators_kept() -> Iterator[None]:
+    """The global generators of numpy and torch are after it as they were before it."""
+    state = np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng():
+        try:
+            yield
+        finally:
+            np.random.set_state(state)  # noqa: NPY002
+
+
+def _sequence(seed: int, purpose: str, counters: tuple[int, ...]) -> np.random.SeedSequence:
+    return np.random.SeedSequence([seed, zlib.crc32(purpose.encode()), *counters])

@@ -1,0 +1,88 @@
+"""A training from its pictures to its files: what the command `train` does, given a model, pictures and a recipe."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from hwnas.errors import InputError
+from hwnas.runs import write_atomic
+from hwnas.supernet.supernet import Supernet
+from hwnas.train.data.loading import TrainBatches
+from hwnas.train.data.sources import Data
+from hwnas.train.distributed import World
+from hwnas.train.loop import Loop, Outcome
+from hwnas.train.recipe import Recipe
+from hwnas.train.weights import Origin, save_weights
+
+RESULT = "result.json"
+
+Judge = Callable[[Supernet[Any, Any, Any]], Mapping[str, float]]
+"""The accuracies of a trained supernet's smallest and largest network by name, or whatever else is to be kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """What a training came to."""
+
+    weights: Path
+    """The file."""
+    average: bool
+    """Whether the weights are the moving average rather than those of the last step."""
+    outcome: Outcome
+    accuracies: Mapping[str, float]
+    """What the judge said."""
+
+
+def open_batches(
+    data: Data,
+    recipe: Recipe,
+    *,
+    image_shape: tuple[int, int, int],
+    seed: int,
+    workers: int = 0,
+    world: World | None = None,
+) -> TrainBatches:
+    """The training pictures in batches of the size that one process takes at once."""
+    world = world or World()
+    size = recipe.part_size(world.size)
+    batches = TrainBatches(
+        data.train,
+        augment=recipe.augment,
+        image_shape=image_shape,
+        batch_size=size,
+        seed=seed,
+        workers=workers,
+        rank=world.rank,
+        world_size=world.size,
+    )
+    if batches.batch_size != size:
+        message = f"there must be at least {size * world.size} training pictures, a whole batch"
+        raise InputError(message, got=len(data.train), hint=f"batch_size={batches.batch_size // 2 * 2 * world.size}")
+    return batches
+
+
+def train(loop: Loop, *, origin: Origin | None = None, judge: Judge | None = None, resume: bool = False) -> TrainResult:
+    """Run a training to its end, write the weights and the result, and judge a supernet.
+
+    Where the recipe has a moving average, the model is left with it, and it is what is written and judged.
+    """
+    outcome = loop.run(resume=resume)
+    averaged = loop.take_average()
+    accuracies: Mapping[str, float] = {}
+    if judge is not None and isinstance(loop.model, Supernet):
+        loop.model.eval()
+        accuracies = judge(loop.model)
+    path = loop.folder
+    if loop.world.leads:
+        path = save_weights(loop.model, loop.folder, origin)
+        _write_result(loop.folder, outcome, averaged=averaged, accuracies=accuracies)
+    loop.world.wait()
+    return TrainResult(weights=path, average=averaged, outcome=outcome, accuracies=accuracies)
+
+
+def _write_result(run: Path, outcome: Outcome, *, averaged: bool, accuracies: Mapping[str, float]) -> None:
+    kind: Literal["average", "plain"] = "average" if averaged else "plain"
+    values = {**asdict(outcome), "weights": kind, "accuracies": dict(accuracies)}
+    write_atomic(run / RESULT, json.dumps(values, indent=2, allow_nan=False) + "\n")

@@ -1,0 +1,124 @@
+"""One step of a training: its networks, its loss, its update.
+
+A step is a function of the weights, the seed and its number: networks, mixing and drop path draw from generators that
+are seeded for it alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hwnas.supernet.sorting import sort_units
+from hwnas.train.checkpoint import Parts
+from hwnas.train.data.loading import Batch
+from hwnas.train.distributed import World
+from hwnas.train.facts import num_classes_of, patches_per_side
+from hwnas.train.losses import Lesson
+from hwnas.train.machine import autocast
+from hwnas.train.mixing import make_mixer
+from hwnas.train.optimisation import make_average, make_optimizer, make_schedule
+from hwnas.train.recipe import Recipe
+from hwnas.train.seeds import generator, torch_seed
+from hwnas.train.strategies import Networks, make_strategy
+from hwnas.train.teacher import answers
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step came to, on this process."""
+
+    loss: float
+    lr: float
+    grad_norm: float | None
+    """Before it was clipped; None: gradients are not clipped."""
+
+
+class Stepper:
+    """Trains a model in place, step by step."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        *,
+        seed: int,
+        steps_per_epoch: int,
+        teacher: nn.Module | None,
+        world: World,
+    ) -> None:
+        autocast(recipe.precision, world.device)  # a precision that cannot be had is an error now
+        self.model, self.recipe, self.seed, self.world = model.to(world.device), recipe, seed, world
+        self.teacher = None if teacher is None else teacher.to(world.device)
+        self.strategy = make_strategy(model, recipe, seed=seed)
+        self.scaler = torch.amp.GradScaler("cuda", enabled=recipe.precision == "fp16")
+        self._steps_per_epoch = steps_per_epoch
+        self._mixer = make_mixer(recipe.mix, num_classes=num_classes_of(model), patches=patches_per_side(model))
+        self._optimizer = make_optimizer(model, recipe.optimiser, batch_size=recipe.batch_size)
+        self._schedule = make_schedule(self._optimizer, recipe, steps_per_epoch=steps_per_epoch)
+        self._average = make_average(model, recipe.ema)
+
+    @property
+    def parts(self) -> Parts:
+        """What a checkpoint keeps."""
+        average = None if self._average is None else self._average.module
+        return Parts(model=self.model, optimizer=self._optimizer, average=average)
+
+    def networks(self, step: int) -> Networks:
+        """The networks of a step."""
+        rank = 0 if self.strategy.same_on_all_ranks else self.world.rank
+        rng = generator(self.seed, "networks", step, rank)
+        return self.strategy.networks(rng, epoch=step // self._steps_per_epoch)
+
+    def run(self, step: int, batches: Sequence[Batch], networks: Networks) -> StepResult:
+        """Do one step, on the pictures of its parts."""
+        if step % self._steps_per_epoch == 0:
+            self._sort_units(epoch=step // self._steps_per_epoch)
+        self._schedule.step_update(step)
+        losses = [self._part(step, number, batch, networks) for number, batch in enumerate(batches)]
+        self.world.finish_gradients(self.model.parameters(), unused=self.recipe.unused)
+        self.world.average_buffers(self.model)
+        norm = self._clip()
+        self.scaler.step(self._optimizer)
+        self.scaler.update()
+        self._optimizer.zero_grad(set_to_none=True)
+        if self._average is not None:
+            self._average.update(self.model, step=step + 1)
+        return StepResult(float(torch.stack(losses).mean()), self._optimizer.param_groups[0]["lr"], norm)
+
+    def _part(self, step: int, number: int, batch: Batch, networks: Networks) -> Tensor:
+        """Forward and backward of one part of a step; the loss to report."""
+        lesson = self._lesson(batch.to(self.world.device), counters=(step, number, self.world.rank))
+        losses = self.strategy.losses(lesson, networks)
+        reported: list[Tensor] = []
+        while True:
+            with autocast(self.recipe.precision, self.world.device):
+                loss = next(losses, None)
+            if loss is None:
+                return reported[0]
+            self.scaler.scale(loss / self.recipe.accumulate).backward()  # type: ignore[no-untyped-call]
+            reported.append(loss.detach())
+
+    def _lesson(self, batch: Batch, *, counters: tuple[int, int, int]) -> Lesson:
+        mixed = self._mixer(batch.images, batch.labels, generator(self.seed, "mixing", *counters))
+        torch.manual_seed(torch_seed(self.seed, "drop path", *counters))
+        if self.teacher is None:
+            return Lesson(mixed)
+        with autocast(self.recipe.precision, self.world.device):
+            return Lesson(mixed, answers(self.teacher, mixed.images))
+
+    def _clip(self) -> float | None:
+        limit = self.recipe.regularisation.clip
+        if not limit:
+            return None
+        self.scaler.unscale_(self._optimizer)
+        return float(nn.utils.clip_grad_norm_(self.model.parameters(), limit))
+
+    def _sort_units(self, *, epoch: int) -> None:
+        if not self.recipe.strategy.sort_units or epoch > self.recipe.sampling.widening_epochs:
+            return
+        average = [] if self._average is None else [self._average.module.get_submodule("shared").state_dict()]
+        # make_strategy has seen that the model can be sorted.
+        groups = self.model.sortable()  # type: ignore[operator]
+        sort_units(self.model.get_submodule("shared"), groups, optimizer=self._optimizer, averages=average)

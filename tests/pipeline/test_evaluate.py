@@ -1,0 +1,90 @@
+"""`evaluate`: what is judged, on which pictures, and what is remembered."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hwnas.errors import InputError, UsageError
+from hwnas.pipeline.evaluate import evaluate
+from hwnas.pipeline.train import train_model
+from hwnas.pipeline.training.options import TrainOptions
+from hwnas.space import SPACES
+from hwnas.supernet.store import load_supernet
+from hwnas.train.data.config import DataConfig
+from hwnas.train.data.loading import EvalBatches
+from hwnas.train.data.sources import open_data
+from hwnas.train.loop import LoopConfig
+
+SPACE = SPACES.get("glit-micro")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "supernet"
+    options = TrainOptions(space=SPACE.name, data="digits", limit=64, epochs=1, changes={"schedule.warmup_epochs": "0"})
+    train_model(options, out=folder, loop=LoopConfig(progress=False, threads=1))
+    return folder
+
+
+def test_networks_are_judged_on_the_held_out_pictures_of_the_run(run: Path) -> None:
+    found = evaluate(run, ["min", "random:3"])
+    heldout = (run / "heldout.txt").read_text().splitlines()
+    assert [row.name for row in found.networks] == ["min", "random:3"]
+    assert {row.count for row in found.networks} == {len(heldout)}
+    assert found.networks[0].arch_id == SPACE.arch_id(SPACE.smallest())
+    assert found.networks[0].macs == SPACE.workload(SPACE.smallest()).macs
+    assert (run / "accuracies.jsonl").exists()
+    assert evaluate(run, ["min", "random:3"]) == found
+
+
+def test_test_pictures_are_counted(run: Path) -> None:
+    first, second = evaluate(run, ["min"], split="test"), evaluate(run, ["max"], split="test")
+    assert (first.test_uses, second.test_uses) == (1, 2)
+    assert any("2 times" in note for note in second.notes)
+    rows = [json.loads(line) for line in (run / "test-uses.jsonl").read_text().splitlines()]
+    assert rows[0]["networks"] == [SPACE.arch_id(SPACE.smallest())]
+
+
+def test_a_file_of_weights_needs_pictures(run: Path) -> None:
+    file = run / "supernet.safetensors"
+    with pytest.raises(UsageError, match="on what to judge"):
+        evaluate(file, ["min"])
+    found = evaluate(file, ["min"], data="digits")
+    data = open_data(DataConfig(name="digits"), image_shape=SPACE.config.input_shape)
+    assert found.networks[0].count == len(data.heldout)
+
+
+def test_batch_norms_are_estimated_anew(run: Path) -> None:
+    supernet = load_supernet(run / "supernet.safetensors").eval()
+    (arch,) = SPACE.decode(SPACE.sample(np.random.default_rng(3), 1))
+    network = supernet.subnet(arch)
+    assert any(isinstance(part, torch.nn.BatchNorm1d) for part in network.modules())
+    data = open_data(DataConfig(name="digits", limit=64), image_shape=SPACE.config.input_shape)
+    losses = []
+    with torch.inference_mode():
+        for batch in EvalBatches(data.heldout, image_shape=SPACE.config.input_shape, batch_size=512):
+            losses.append(torch.nn.functional.cross_entropy(network(batch.images), batch.labels))
+    assert evaluate(run, ["random:3"]).networks[0].loss != pytest.approx(float(torch.stack(losses).mean()), rel=1e-3)
+
+
+def test_bad_input(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no run and no file"):
+        evaluate(tmp_path / "nothing", ["min"], data="digits")
+    with pytest.raises(InputError, match="is not a run"):
+        evaluate(tmp_path, ["min"])
+    (tmp_path / "text.safetensors").write_text("no weights")
+    with pytest.raises(InputError, match="file of weights"):
+        evaluate(tmp_path / "text.safetensors", data="digits")
+    with pytest.raises(InputError, match="network 'largest' is not known"):
+        evaluate(run, ["largest"])
+    heldout = run / "heldout.txt"
+    listed = heldout.read_text()
+    try:
+        heldout.write_text("".join(listed.splitlines(keepends=True)[1:]))
+        with pytest.raises(InputError, match="held-out pictures must be those"):
+            evaluate(run, ["min"])
+    finally:
+        heldout.write_text(listed)

@@ -1,0 +1,180 @@
+"""`train_model`: run folders, resuming, one network, reference models, bad input."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hwnas.errors import InputError, UsageError
+from hwnas.pipeline.evaluate import evaluate
+from hwnas.pipeline.train import read_train_config, rehearse, train_model
+from hwnas.pipeline.training.options import TrainOptions, resolved
+from hwnas.pipeline.training.recipes import chosen_recipe
+from hwnas.runs import Run
+from hwnas.space import SPACES
+from hwnas.supernet.store import load_network, load_supernet
+from hwnas.train.loop import LoopConfig
+from hwnas.train.machine import Interrupted
+from hwnas.train.presets import RECIPES
+from hwnas.train.progress import read_metrics
+
+SMALL = TrainOptions(space="autoformer-micro", data="digits", limit=128, epochs=2)
+QUIET = LoopConfig(progress=False, threads=1)
+
+
+def trained(options: TrainOptions, out: Path, **how: Any) -> Any:
+    return train_model(options, out=out, loop=QUIET, **how)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "supernet"
+    trained(SMALL, folder)
+    return folder
+
+
+def test_a_run_explains_itself(run: Path) -> None:
+    config = read_train_config(Run.open(run))
+    assert config.space == "autoformer-micro"
+    assert (config.recipe.epochs, config.data.limit, config.num_classes) == (2, 128, 10)
+    assert len((run / "heldout.txt").read_text().splitlines()) > 100
+    assert [row["step"] for row in read_metrics(run)] == [1, 2, 3, 4]
+    result = json.loads((run / "result.json").read_text())
+    assert result["accuracies"].keys() == {"smallest", "largest"}
+    assert load_supernet(run / "supernet.safetensors").space == SPACES.get("autoformer-micro")
+
+
+def test_a_resumed_training_ends_with_the_same_weights(run: Path, tmp_path: Path) -> None:
+    from hwnas.train import step as steps
+
+    original, count = steps.Stepper.run, 0
+
+    def stopping(self: Any, *arguments: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == 3:
+            raise Interrupted("pulled")
+        return original(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(steps.Stepper, "run", stopping)
+        with pytest.raises(Interrupted, match=r"hwnas train --out .* --resume"):
+            trained(SMALL, tmp_path / "again")
+    trained(TrainOptions(), tmp_path / "again", resume=True)
+    one, other = (load_file(folder / "supernet.safetensors") for folder in (run, tmp_path / "again"))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_resumed_training_must_stay_the_same(run: Path) -> None:
+    with pytest.raises(InputError, match="must stay the same") as caught:
+        trained(replace(SMALL, seed=1), run, resume=True)
+    assert "seed 1 instead of 0" in str(caught.value.got)
+    with pytest.raises(InputError, match="is a run already") as caught:
+        trained(SMALL, run)
+    assert "--resume" in str(caught.value.hint)
+    with pytest.raises(UsageError):
+        train_model(TrainOptions(), resume=True)
+
+
+def test_a_network_starts_from_a_supernet(run: Path, tmp_path: Path) -> None:
+    options = replace(SMALL, space=None, arch="min", supernet=run, epochs=1)
+    found = trained(options, tmp_path / "network")
+    stored = load_network(found.weights)
+    assert stored.arch == SPACES.get("autoformer-micro").smallest()
+    assert found.accuracies == {}
+    judged = evaluate(tmp_path / "network")
+    assert judged.networks[0].params == sum(parameter.numel() for parameter in stored.network.parameters())
+
+
+def test_weights_go_to_other_images_and_classes(run: Path, tmp_path: Path) -> None:
+    for label in ("even", "odd", "none"):
+        write_pictures(tmp_path / "data" / "train" / label, 8)
+    options = replace(SMALL, data=str(tmp_path / "data"), limit=None, batch_size=8, epochs=1, image_size=48)
+    found = trained(replace(options, space=None, arch="max", supernet=run), tmp_path / "tuned")
+    network = load_network(found.weights).network
+    assert network.input_shape == (3, 48, 48)
+    assert network(torch.zeros(1, 3, 48, 48)).shape == (1, 3)
+
+
+def write_pictures(folder: Path, count: int) -> None:
+    from PIL import Image
+
+    folder.mkdir(parents=True)
+    for index in range(count):
+        Image.new("RGB", (40, 30), (index, 2 * index, 3 * index)).save(folder / f"{index}.png")
+
+
+def test_a_reference_model_is_trained_and_judged(tmp_path: Path) -> None:
+    options = replace(SMALL, space="autoformer-micro", model="timm:test_vit", limit=64, epochs=1)
+    found = trained(options, tmp_path / "model")
+    assert found.weights.name == "model.safetensors"
+    (row,) = evaluate(tmp_path / "model").networks
+    assert row.name == "timm:test_vit"
+    assert 0 <= row.top1 <= 1
+
+
+def test_a_rehearsal_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = rehearse(SMALL, loop=QUIET)
+    assert (found.train_pictures, found.steps_per_epoch) == (128, 2)
+    assert found.seconds_per_epoch == 2 * found.seconds_per_step > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (TrainOptions(data="digits"), "what is to be trained"),
+        (TrainOptions(space="autoformer-micro"), "needs pictures"),
+        (TrainOptions(data="digits", model="deit_tiny"), "must be timm:NAME"),
+        (TrainOptions(data="digits", model="timm:test_vit", arch="min"), "goes with neither"),
+    ],
+)
+def test_what_is_asked_for_must_make_sense(options: TrainOptions, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=message):
+        train_model(options, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (replace(SMALL, space="autoformer-mikro"), "space 'autoformer-mikro' is not known"),
+        (replace(SMALL, data="digitz"), "digitz"),
+        (replace(SMALL, recipe="mikro"), "recipe 'mikro' is not known"),
+        (replace(SMALL, changes={"optimiser.lerning": "1"}), "lerning"),
+        (replace(SMALL, batch_size=4096), "training pictures"),
+        (replace(SMALL, num_classes=7), "10 classes"),
+        (replace(SMALL, supernet=Path("nowhere")), "nowhere"),
+    ],
+)
+def test_bad_input_leaves_no_run(options: TrainOptions, message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        train_model(options, out=tmp_path / "run", loop=QUIET)
+    assert not (tmp_path / "run" / "supernet.safetensors").exists()
+
+
+def test_epochs_keep_the_shares_of_warm_up_and_widening() -> None:
+    space = SPACES.get("resnas-tiny")
+    recipe = chosen_recipe(space=space, one_network=False, epochs=12)
+    assert (recipe.epochs, recipe.sampling.widening_epochs) == (12, 3)
+    assert recipe.schedule.warmup_epochs == 1  # 5 of 120
+    chosen = chosen_recipe(space=space, one_network=False, epochs=12, changes={"schedule.warmup_epochs": "0"})
+    assert chosen.schedule.warmup_epochs == 0
+
+
+def test_one_network_has_the_recipe_of_retraining() -> None:
+    space = SPACES.get("resnas-tiny")
+    recipe = chosen_recipe(space=space, one_network=True)
+    assert (recipe.epochs, recipe.strategy.name) == (300, "network")
+    assert recipe.ema == RECIPES.get("resnas-retrain").ema
+
+
+def test_a_config_is_the_same_after_it_was_written(run: Path) -> None:
+    config = resolved(SMALL, num_classes=10)
+    assert read_train_config(Run.open(run)) == config

@@ -1,0 +1,73 @@
+"""How pictures are varied."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hwnas.errors import InputError
+from hwnas.train.data.augment import AugmentConfig, Normalization, colour_transform, rand_augment
+from hwnas.train.data.randomness import borrowed_generators, seed_generators
+from tests.train.data.pictures import array_images
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"crop": "middle"}, "crop 'middle' is not known"),
+        ({"interpolation": "cubic"}, "interpolation 'cubic' is not known"),
+        ({"scale": (0.5, 0.2)}, "scale must be two shares"),
+        ({"scale": (0.0, 1.0)}, "scale must be two shares"),
+        ({"flip": 1.5}, "flip must be a share"),
+        ({"erase": -0.1}, "erase must be a share"),
+        ({"color_jitter": -1.0}, "color_jitter must not be negative"),
+        ({"repeats": 0}, "repeats must be at least 1"),
+        ({"rand_augment": "augmix-m3"}, "rand_augment must begin with 'rand'"),
+        ({"rand_augment": "rand-m9-q3"}, "rand_augment must be written as timm does"),
+    ],
+)
+def test_bad_settings(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        AugmentConfig(**values)
+
+
+@pytest.mark.parametrize("config", ["rand-m10-p1.0-inc1", "rand-m0-p1.0", "rand-m2-p1.0"])
+def test_posterizing_keeps_a_bit(config: str) -> None:
+    """timm asks Pillow for no bits at both ends of its scales."""
+    transform = rand_augment(config, image_size=32)
+    image = array_images(1, size=32).read(0)
+    posterizing = [operation for operation in transform.ops if operation.name.startswith("Posterize")]
+    assert posterizing
+    for operation in posterizing:
+        assert np.asarray(operation(image)).max() == 128 or config == "rand-m2-p1.0"
+
+
+def test_other_users_of_timm_are_not_changed() -> None:
+    from timm.data import auto_augment
+
+    before = dict(auto_augment.LEVEL_TO_ARG)
+    rand_augment("rand-m10-inc1", image_size=32)
+    assert before == auto_augment.LEVEL_TO_ARG
+
+
+def test_rand_augment_takes_the_place_of_jitter() -> None:
+    both = AugmentConfig(rand_augment="rand-m9", color_jitter=0.4)
+    assert type(colour_transform(both, image_size=32)).__name__ == "RandAugment"
+    assert type(colour_transform(AugmentConfig(color_jitter=0.4), image_size=32)).__name__ == "ColorJitter"
+    assert colour_transform(AugmentConfig(), image_size=32) is None
+
+
+def test_all_operations_run_on_this_pillow() -> None:
+    transform = rand_augment("rand-m9-mstd3-inc1-p1.0", image_size=32)
+    image = Image.fromarray(array_images(1, size=32).array[0])
+    with borrowed_generators():
+        for seed in range(300):
+            seed_generators(seed)
+            assert transform(image).size == (32, 32)
+
+
+def test_one_channel_has_the_mean_of_three() -> None:
+    mean, std = Normalization(mean=(0.1, 0.2, 0.6), std=(0.5, 0.5, 0.2)).columns(1)
+    assert mean == pytest.approx([0.3])
+    assert std == pytest.approx([0.4])

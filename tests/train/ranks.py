@@ -1,0 +1,43 @@
+"""One of several processes that train together, as torchrun starts them: `python -m tests.train.ranks RUN NAME`."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from hwnas.train.distributed import joined_world
+from hwnas.train.recipe import EmaConfig, MixConfig, Recipe, RegularisationConfig, StrategyConfig
+from tests.train.toys import RESNAS, VITAS, toy_loop, toy_recipe, weights
+
+CASES: dict[str, tuple[Any, Recipe]] = {
+    # The same network on all ranks, some weights used by none.
+    "single": (VITAS, toy_recipe(epochs=1)),
+    # Networks of their own on each rank, drop path, statistics of batch norms, an average.
+    "several": (
+        RESNAS,
+        replace(
+            toy_recipe(epochs=1),
+            strategy=StrategyConfig(name="several", networks=2),
+            regularisation=RegularisationConfig(drop_path=0.2, clip=1.0),
+            mix=MixConfig(mixup=0.8),
+            ema=EmaConfig(decay=0.9),
+        ),
+    ),
+}
+
+
+def main(run: Path) -> None:
+    with joined_world() as world:
+        for name, (space, recipe) in CASES.items():
+            folder = run / f"{name}-{world.size}"
+            folder.mkdir(exist_ok=True)
+            loop = toy_loop(folder, space, recipe, world=world)
+            loop.run()
+            world.wait()
+            save_file(weights(loop.model), str(folder / f"rank{world.rank}.safetensors"))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,79 @@
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from hwnas.train.distributed import World, joined_world
+from hwnas.train.progress import read_metrics
+from tests.train.ranks import CASES
+from tests.train.toys import assert_same, toy_loop, weights
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """What two processes on this machine have trained."""
+    folder = tmp_path_factory.mktemp("ranks")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.train.ranks", str(folder)],
+            cwd=Path(__file__).parents[2],
+            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    complaints = [process.communicate(timeout=240)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], complaints
+    yield folder
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_processes_end_with_the_same_weights(name: str, runs: Path) -> None:
+    one, other = (load_file(runs / f"{name}-2" / f"rank{rank}.safetensors") for rank in range(2))
+    assert_same(one, other)
+
+
+def test_two_processes_train_as_one_does(runs: Path, tmp_path: Path) -> None:
+    space, recipe = CASES["single"]
+    alone = toy_loop(tmp_path, space, recipe)
+    alone.run()
+    together = load_file(runs / "single-2" / "rank0.safetensors")
+    for name, tensor in weights(alone.model).items():
+        torch.testing.assert_close(together[name], tensor, rtol=1e-2, atol=2e-4)
+    pairs = zip(read_metrics(tmp_path), read_metrics(runs / "single-2"), strict=True)
+    assert all(one["loss"] == pytest.approx(other["loss"], rel=1e-3) for one, other in pairs)
+
+
+def test_only_the_first_process_writes(runs: Path) -> None:
+    assert len(read_metrics(runs / "several-2")) == 6
+    assert len(list((runs / "several-2" / "checkpoints").iterdir())) == 1
+
+
+def test_one_process_alone_changes_no_gradient() -> None:
+    layer = nn.Linear(2, 2)
+    layer.weight.grad = torch.ones(2, 2)
+    World().finish_gradients(layer.parameters(), unused="skip")
+    assert torch.equal(layer.weight.grad, torch.ones(2, 2))
+    assert layer.bias.grad is None
+    World().finish_gradients(layer.parameters(), unused="decay")
+    assert layer.bias.grad is not None
+    assert not layer.bias.grad.any()
+
+
+def test_without_torchrun_there_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with joined_world() as world:
+        assert (world.rank, world.size, world.leads) == (0, 1, True)
+        assert world.mean([1.0, 2.0]) == [1.0, 2.0]

@@ -1,0 +1,259 @@
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hwnas.errors import InputError
+from hwnas.supernet.products import VARIABLE
+from hwnas.train.checkpoint import FOLDER, checkpoints, read_checkpoint
+from hwnas.train.data.loading import Batch
+from hwnas.train.loop import Loop
+from hwnas.train.machine import Interrupted
+from hwnas.train.progress import METRICS, read_metrics
+from hwnas.train.recipe import OptimiserConfig, Recipe
+from tests.train.killed import RECIPE
+from tests.train.test_strategies import SEVERAL
+from tests.train.toys import (
+    AUTOFORMER,
+    EVERY_STEP,
+    RESNAS,
+    ToyBatches,
+    assert_same,
+    toy_batches,
+    toy_loop,
+    toy_recipe,
+    weights,
+)
+
+
+class Ending(ToyBatches):
+    """Batches that do something in place of the one of a step."""
+
+    def epoch(self, epoch: int, *, first: int = 0) -> Iterator[Batch]:
+        for step, batch in enumerate(super().epoch(epoch, first=first), first + epoch * len(self)):
+            if step == 8:
+                self.end()
+            yield batch
+
+    def end(self) -> None:
+        raise OSError("the disk is gone")
+
+
+class Signalled(Ending):
+    def end(self) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def batches_of(kind: type[ToyBatches], recipe: Recipe, space: Any = AUTOFORMER) -> ToyBatches:
+    plain = toy_batches(space, recipe)
+    return kind(plain.images, plain.labels, plain.batch_size)
+
+
+def finished(run: Path, recipe: Recipe, space: Any = AUTOFORMER, **options: Any) -> Loop:
+    loop = toy_loop(run, space, recipe, **options)
+    loop.run(resume=True)
+    return loop
+
+
+def losses(run: Path) -> list[tuple[int, float]]:
+    return [(row["step"], row["loss"]) for row in read_metrics(run)]
+
+
+@pytest.mark.parametrize(("space", "recipe"), [(AUTOFORMER, RECIPE), (RESNAS, replace(SEVERAL, epochs=3))])
+def test_resuming_in_mid_epoch_is_exact(space: Any, recipe: Recipe, tmp_path: Path) -> None:
+    whole = finished(tmp_path / "whole", recipe, space)
+    with pytest.raises(OSError, match="disk is gone"):
+        finished(tmp_path / "cut", recipe, space, batches=batches_of(Ending, recipe, space), config=EVERY_STEP)
+    assert [path.name for path in checkpoints(tmp_path / "cut")] == [
+        "step-000000007.safetensors",
+        "step-000000008.safetensors",
+    ]
+    resumed = finished(tmp_path / "cut", recipe, space)
+    assert_same(weights(resumed.model), weights(whole.model))
+    assert_same(weights(resumed._stepper.parts.average), weights(whole._stepper.parts.average))  # type: ignore[arg-type]
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+
+
+def test_a_killed_training_ends_with_the_same_weights(tmp_path: Path) -> None:
+    whole = finished(tmp_path / "whole", RECIPE)
+    assert killed(tmp_path / "cut", 4) == -signal.SIGKILL
+    resumed = finished(tmp_path / "cut", RECIPE)
+    assert_same(weights(resumed.model), weights(whole.model))
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_training_killed_three_times_ends_with_the_same_weights(tmp_path: Path) -> None:
+    whole = finished(tmp_path / "whole", RECIPE)
+    assert [killed(tmp_path / "cut", step) for step in (1, 6, 14)] == [-signal.SIGKILL] * 3
+    resumed = finished(tmp_path / "cut", RECIPE)
+    assert_same(weights(resumed.model), weights(whole.model))
+
+
+def killed(run: Path, step: int) -> int:
+    command = [sys.executable, "-m", "tests.train.killed", str(run), str(step)]
+    return subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, timeout=120).returncode
+
+
+def test_a_signal_stops_after_a_step_and_saves(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Interrupted, match=r"stopped after step 9 of 18; the state is saved in .*run"):
+        finished(tmp_path / "run", RECIPE, batches=batches_of(Signalled, RECIPE))
+    assert read_checkpoint(checkpoints(tmp_path / "run")[-1]).step == 9
+    assert signal.getsignal(signal.SIGTERM) is before
+    whole, resumed = finished(tmp_path / "whole", RECIPE), finished(tmp_path / "run", RECIPE)
+    assert_same(weights(resumed.model), weights(whole.model))
+
+
+def test_resuming_a_finished_training_does_nothing(tmp_path: Path) -> None:
+    first = finished(tmp_path / "run", toy_recipe())
+    text = (tmp_path / "run" / METRICS).read_text()
+    again = toy_loop(tmp_path / "run", AUTOFORMER, toy_recipe())
+    outcome = again.run(resume=True)
+    assert (outcome.steps, outcome.loss) == (18, None)
+    assert_same(weights(again.model), weights(first.model))
+    assert (tmp_path / "run" / METRICS).read_text() == text
+
+
+def test_the_two_last_checkpoints_are_kept_and_leftovers_removed(tmp_path: Path) -> None:
+    (tmp_path / FOLDER).mkdir()
+    (tmp_path / FOLDER / ".step-000000001.safetensors.abc.tmp").write_text("half")
+    finished(tmp_path, toy_recipe())
+    names = sorted(path.name for path in (tmp_path / FOLDER).iterdir())
+    assert names == ["step-000000012.safetensors", "step-000000018.safetensors"]
+
+
+def test_metrics_have_a_row_for_each_step(tmp_path: Path) -> None:
+    finished(tmp_path, RECIPE)
+    rows = read_metrics(tmp_path)
+    assert [row["step"] for row in rows] == list(range(1, 19))
+    assert [row["epoch"] for row in rows] == [step // 6 for step in range(18)]
+    assert rows[0].keys() == {"step", "epoch", "loss", "lr", "images_per_s", "macs", "grad_norm"}
+    stepper = toy_loop(tmp_path, AUTOFORMER, RECIPE)._stepper
+    networks = [stepper.networks(step).archs[0] for step in range(18)]
+    assert [row["macs"] for row in rows] == [[AUTOFORMER.workload(arch).macs] for arch in networks]
+
+
+def test_half_a_row_of_metrics_is_dropped(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="disk"):
+        finished(tmp_path, RECIPE, batches=batches_of(Ending, RECIPE))
+    with (tmp_path / METRICS).open("a") as file:
+        file.write('{"step": 9, "lo')
+    finished(tmp_path, RECIPE)
+    assert [row["step"] for row in read_metrics(tmp_path)] == list(range(1, 19))
+
+
+def all_finite(run: Path) -> bool:
+    tensors = [tensor for path in checkpoints(run) for tensor in read_checkpoint(path).tensors.values()]
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
+
+
+def test_a_loss_that_is_no_number_ends_the_training(tmp_path: Path) -> None:
+    recipe = toy_recipe()
+    batches = toy_batches(AUTOFORMER, recipe)
+    finished(tmp_path / "good", replace(recipe, epochs=1), batches=batches)
+    batches.images[int(next(batches.epoch(1)).indices[0])] = float("nan")
+    loop = toy_loop(tmp_path / "run", AUTOFORMER, recipe, batches=batches, config=EVERY_STEP)
+    with pytest.raises(InputError, match=r"the loss must be finite, but that of step \d+ is nan") as caught:
+        loop.run()
+    step = int(str(caught.value).split("that of step ")[1].split()[0])
+    arch = loop._stepper.networks(step - 1).archs[0]
+    assert str(caught.value.got) == f"arch {AUTOFORMER.arch_id(arch)}"
+    assert all_finite(tmp_path / "run")
+
+
+def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
+    recipe = toy_recipe(optimiser=OptimiserConfig(name="momentum", lr=1e38, weight_decay=0.0, momentum=0.0))
+    with pytest.raises(InputError, match="must be finite"):
+        finished(tmp_path, recipe, config=EVERY_STEP)
+    assert all_finite(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 6}, r"seed was 5, is 6"),
+        ({"data": "other"}, r"data was toy, is other"),
+        ({"recipe": toy_recipe(optimiser=OptimiserConfig(lr=1.0))}, r"recipe.optimiser.lr was 0.005, is 1.0"),
+        ({"space": RESNAS}, r"model.space was tiny-autoformer, is tiny-resnas"),
+    ],
+)
+def test_resuming_something_else_is_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    finished(tmp_path, toy_recipe())
+    settings: dict[str, Any] = {"space": AUTOFORMER, "recipe": toy_recipe(), **change}
+    with pytest.raises(InputError, match=message):
+        toy_loop(tmp_path, settings.pop("space"), settings.pop("recipe"), **settings).run(resume=True)
+
+
+def test_a_new_training_needs_a_folder_without_checkpoints(tmp_path: Path) -> None:
+    finished(tmp_path, toy_recipe())
+    with pytest.raises(InputError, match="must not have checkpoints"):
+        toy_loop(tmp_path, AUTOFORMER, toy_recipe()).run()
+
+
+def test_a_broken_checkpoint_is_named(tmp_path: Path) -> None:
+    finished(tmp_path, toy_recipe())
+    newest = checkpoints(tmp_path)[-1]
+    newest.write_bytes(newest.read_bytes()[:100])
+    with pytest.raises(InputError, match=r"step-000000018.safetensors cannot be read as a checkpoint"):
+        finished(tmp_path, toy_recipe())
+
+
+def test_threads_and_products_of_the_checkpoint_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    finished(tmp_path, toy_recipe())
+    about = read_checkpoint(checkpoints(tmp_path)[-1]).about
+    assert about["threads"] == 1
+    assert about["products"] in ("plain", "onednn")
+    seen: list[tuple[int, str]] = []
+    loop = toy_loop(tmp_path, AUTOFORMER, toy_recipe(), config=replace(EVERY_STEP, threads=2))
+    monkeypatch.setattr(loop, "_trained", lambda _: seen.append((torch.get_num_threads(), os.environ[VARIABLE])))
+    loop.run(resume=True)
+    assert seen == [(1, about["products"])]
+
+
+def test_global_state_is_left_as_it_was(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    random.seed(0)
+    expected = torch.get_rng_state(), np.random.get_state()[2], random.getstate()  # type: ignore[index, union-attr]  # noqa: NPY002
+    threads, environment = torch.get_num_threads(), dict(os.environ)
+    finished(tmp_path, RECIPE)
+    assert torch.equal(torch.get_rng_state(), expected[0])
+    assert (np.random.get_state()[2], random.getstate()) == expected[1:]  # type: ignore[index, union-attr]  # noqa: NPY002
+    assert (torch.get_num_threads(), dict(os.environ)) == (threads, environment)
+
+
+def test_a_rehearsal_takes_time_and_writes_nothing(tmp_path: Path) -> None:
+    assert 0 < toy_loop(tmp_path, AUTOFORMER, toy_recipe()).rehearse() < 10
+    assert not list(tmp_path.iterdir())
+
+
+def test_too_few_pictures_for_a_step(tmp_path: Path) -> None:
+    recipe = toy_recipe(accumulate=4, batch_size=64)
+    with pytest.raises(InputError, match="must fill at least one step"):
+        toy_loop(tmp_path, AUTOFORMER, recipe, batches=toy_batches(AUTOFORMER, recipe, pictures=32))
+
+
+def test_half_precision_needs_a_gpu(tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(InputError, match="fp16 needs a CUDA device"):
+        toy_loop(tmp_path, AUTOFORMER, toy_recipe(precision="fp16"))
+
+
+def test_progress_is_a_line_an_epoch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    finished(tmp_path, toy_recipe(), config=replace(EVERY_STEP, progress=True))
+    out, err = capsys.readouterr()
+    assert out == ""
+    lines = err.splitlines()
+    assert [line.split("  ")[0] for line in lines] == ["epoch 1", "epoch 2", "epoch 3"]
+    assert all("images/s" in line and line.endswith("s left") for line in lines)

@@ -1,0 +1,146 @@
+from pathlib import Path
+
+import pytest
+
+from hwnas.config import dump_toml, load_toml, to_mapping
+from hwnas.errors import InputError, UnknownNameError
+from hwnas.space import SPACES
+from hwnas.train.presets import AUTOFORMER, MICRO, RECIPES, RESNAS, VITAS, default_recipe, for_network
+from hwnas.train.recipe import Recipe, differences, overridden, with_file
+
+# From the published code of each system: epochs, rate at a total batch of 1024, warm-up, lowest rate, drop path,
+# clipping, repeated augmentation.
+SHEET: dict[str, tuple[float, ...]] = {
+    "autoformer": (500, 1e-3, 20, 1e-5, 0.1, 0, 3),
+    "resnas": (120, 1e-3, 5, 1e-5, 0.2, 0, 1),
+    "resnas-retrain": (300, 1e-3, 5, 1e-5, 0.2, 0, 1),
+    "vitas": (300, 1e-3, 5, 0, 0, 0, 1),
+    "vitas-retrain": (300, 1e-3, 5, 0, 0.1, 0, 1),
+    "glit": (300, 1e-3, 5, 1e-5, 0.1, 1, 3),
+}
+
+
+@pytest.mark.parametrize("name", SHEET)
+def test_presets_are_those_of_the_sheet(name: str) -> None:
+    recipe = RECIPES.get(name)
+    schedule, regularisation = recipe.schedule, recipe.regularisation
+    found = (recipe.epochs, recipe.optimiser.scaled_lr(1024), schedule.warmup_epochs, schedule.min_lr)
+    assert (*found, regularisation.drop_path, regularisation.clip, recipe.augment.repeats) == SHEET[name]
+    assert (recipe.batch_size, recipe.optimiser.name, recipe.optimiser.weight_decay) == (1024, "adamw", 0.05)
+    assert recipe.mix.smoothing == 0.1
+    assert recipe.augment.erase == 0.25
+
+
+def test_what_is_special_in_each_preset() -> None:
+    assert (AUTOFORMER.mix.mixup, AUTOFORMER.mix.cutmix) == (0.8, 1.0)
+    assert AUTOFORMER.strategy.name == "single"
+    assert (RESNAS.strategy.name, RESNAS.strategy.networks, RESNAS.sampling.widening_epochs) == ("several", 2, 30)
+    assert RESNAS.mix.token_mixup
+    assert RESNAS.optimiser.exempt == ("class_token",)
+    assert (VITAS.augment.rand_augment, VITAS.augment.color_jitter) == ("", 0)
+    assert (VITAS.mix.mixup, VITAS.mix.cutmix) == (0, 1.0)
+    assert MICRO.initialisation.weights == "fan-in"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_presets_survive_toml(name: str, tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text(dump_toml(RECIPES.get(name)))
+    assert load_toml(Recipe, tmp_path / "recipe.toml") == RECIPES.get(name)
+
+
+@pytest.mark.parametrize(
+    ("space", "recipe"),
+    [
+        ("autoformer-small", "autoformer"),
+        ("resnas-tiny", "resnas"),
+        ("vitas-deit-base", "vitas"),
+        ("vitas-twins-small", "vitas"),
+        ("glit-tiny-paper", "glit"),
+        ("autoformer-micro", "micro"),
+        ("vitas-twins-micro", "micro"),
+    ],
+)
+def test_default_recipes(space: str, recipe: str) -> None:
+    assert default_recipe(SPACES.get(space)) == recipe
+
+
+def test_rates_grow_with_the_batch_where_they_should() -> None:
+    assert AUTOFORMER.optimiser.scaled_lr(256) == pytest.approx(2.5e-4)
+    assert VITAS.optimiser.scaled_lr(256) == 1e-3
+
+
+def test_values_are_changed_by_dotted_keys() -> None:
+    changes = {"optimiser.lr": "1e-4", "epochs": "7", "mix.token_mixup": "false", "unused": "decay"}
+    recipe = overridden(RESNAS, {**changes, "optimiser.betas": "[0.9, 0.95]", "strategy.name": "single"})
+    assert (recipe.optimiser.lr, recipe.epochs, recipe.mix.token_mixup, recipe.unused) == (1e-4, 7, False, "decay")
+    assert (recipe.optimiser.betas, recipe.strategy.name) == ((0.9, 0.95), "single")
+    assert set(differences(to_mapping(RESNAS), to_mapping(recipe))) == {*changes, "optimiser.betas", "strategy.name"}
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "message"),
+    [
+        ("optimiser.rate", "1", r"optimiser: key 'rate' is not known"),
+        ("optimizer.lr", "1", r"key 'optimizer' is not known"),
+        ("optimiser.lr", "fast", r"optimiser.lr must be a number"),
+        ("precision", "fp8", r"precision: 'fp8' is not known"),
+        ("optimiser", "1", r"by its whole name"),
+        ("epochs.more", "1", r"by its whole name"),
+        ("epochs", "0", r"must be at least 1"),
+        ("epochs", "1", r"warmup_epochs must be less than epochs"),
+        ("regularisation.drop_path", "1.0", r"drop_path must be 0 to 1"),
+        ("ema.decay", "1", r"decay of an average"),
+        ("teacher.temperature", "0", r"temperature above 0"),
+        ("strategy.networks", "0", r"networks must be at least 1"),
+        ("mix.prob", "2", r"must be probabilities"),
+        ("mix.smoothing", "1", r"smoothing must be 0 to 1"),
+        ("optimiser.lr", "0", r"lr must be above 0"),
+    ],
+)
+def test_wrong_changes_are_named(key: str, text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        overridden(MICRO, {key: text})
+
+
+def test_token_mixup_needs_both_kinds() -> None:
+    with pytest.raises(InputError, match="needs both mixup and cutmix"):
+        overridden(RESNAS, {"mix.cutmix": "0"})
+
+
+def test_a_file_changes_some_values(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("epochs = 9\n[optimiser]\nlr = 1e-2\n")
+    recipe = with_file(MICRO, file)
+    assert set(differences(to_mapping(MICRO), to_mapping(recipe))) == {"epochs", "optimiser.lr"}
+    assert recipe.optimiser.weight_decay == MICRO.optimiser.weight_decay
+
+
+@pytest.mark.parametrize(("text", "message"), [("epochs = ", "not TOML"), ("[mix]\nmixed = 1", "'mixed' is not known")])
+def test_wrong_files_are_named(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(text)
+    with pytest.raises(InputError, match=message):
+        with_file(MICRO, file)
+    with pytest.raises(InputError, match="there is no file"):
+        with_file(MICRO, tmp_path / "none.toml")
+
+
+def test_parts_of_a_step_must_be_whole_and_even() -> None:
+    assert overridden(MICRO, {"accumulate": "2", "batch_size": "64"}).part_size(4) == 8
+    with pytest.raises(InputError, match="divide into equal parts"):
+        overridden(MICRO, {"accumulate": "3"}).part_size(1)
+    with pytest.raises(InputError, match="even ones where pictures are mixed"):
+        overridden(MICRO, {"mix.mixup": "0.8", "batch_size": "9"}).part_size(1)
+
+
+def test_the_recipe_of_one_network() -> None:
+    recipe = for_network(RESNAS)
+    assert (recipe.strategy.name, recipe.mix.token_mixup, recipe.regularisation.patch_loss) == ("network", False, False)
+    assert recipe.sampling.widening_epochs == 0
+    assert recipe.optimiser == RESNAS.optimiser
+    assert for_network(RESNAS, patches=True).mix.token_mixup
+
+
+def test_an_unknown_recipe_lists_the_known_ones() -> None:
+    with pytest.raises(UnknownNameError, match="autoformer"):
+        RECIPES.get("autofomer")

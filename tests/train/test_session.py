@@ -1,0 +1,120 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hwnas.errors import InputError
+from hwnas.supernet.families import make_supernet
+from hwnas.supernet.store import load_network, load_supernet
+from hwnas.train.data.images import ArrayImages
+from hwnas.train.data.sources import Data
+from hwnas.train.models import fresh_network, fresh_supernet, inherited_network, timm_network
+from hwnas.train.presets import RESNAS, for_network
+from hwnas.train.recipe import EmaConfig, RegularisationConfig
+from hwnas.train.session import open_batches, train
+from hwnas.train.weights import SpaceOrigin, TimmOrigin, load_model, save_weights
+from tests.train.toys import AUTOFORMER, assert_same, toy_batches, toy_loop, toy_recipe, weights
+from tests.train.toys import RESNAS as RESNAS_SPACE
+
+
+def test_a_supernet_is_trained_judged_and_saved(tmp_path: Path) -> None:
+    loop = toy_loop(tmp_path, AUTOFORMER, toy_recipe())
+    judged: list[bool] = []
+
+    def judge(supernet: Any) -> dict[str, float]:
+        judged.append(supernet.training)
+        return {"smallest": 0.5, "largest": 0.75}
+
+    result = train(loop, judge=judge)
+    assert (result.weights, result.average) == (tmp_path / "supernet.safetensors", False)
+    assert judged == [False]
+    assert_same(weights(load_supernet(result.weights)), weights(loop.model))
+    values = json.loads((tmp_path / "result.json").read_text())
+    assert values["weights"] == "plain"
+    assert values["accuracies"] == {"smallest": 0.5, "largest": 0.75}
+    assert values["steps"] == 18
+
+
+def test_the_average_is_what_is_saved(tmp_path: Path) -> None:
+    loop = toy_loop(tmp_path, AUTOFORMER, toy_recipe(ema=EmaConfig(decay=0.9)))
+    result = train(loop)
+    assert result.average
+    average = loop._stepper.parts.average
+    assert average is not None
+    assert_same(weights(load_supernet(result.weights)), weights(average))
+    assert json.loads((tmp_path / "result.json").read_text())["weights"] == "average"
+
+
+def test_a_network_goes_on_from_what_its_supernet_knows(tmp_path: Path) -> None:
+    recipe = replace(for_network(toy_recipe()), regularisation=RegularisationConfig(drop_path=0.2))
+    supernet, arch = fresh_supernet(AUTOFORMER, toy_recipe(), seed=1), AUTOFORMER.largest()
+    network = inherited_network(supernet, arch, recipe)
+    images = next(toy_batches(AUTOFORMER, recipe).epoch(0)).images
+    torch.testing.assert_close(network.eval()(images), supernet.eval()(images, arch))
+    assert network.get_submodule("blocks.2.drop_path").drop_prob == 0.2
+    result = train(
+        toy_loop(tmp_path, AUTOFORMER, recipe, model=network), origin=SpaceOrigin(space=AUTOFORMER, arch=arch)
+    )
+    stored = load_network(result.weights)
+    assert stored.arch == arch
+    assert_same(weights(stored.network), weights(network))
+
+
+def test_a_model_of_timm_is_trained_too(tmp_path: Path) -> None:
+    recipe = for_network(toy_recipe(epochs=1))
+    model = timm_network("timm:test_vit", recipe, image_size=32, num_classes=3, seed=0)
+    batches = toy_batches(AUTOFORMER, recipe)
+    batches.images = torch.nn.functional.interpolate(batches.images[:, :1].expand(-1, 3, -1, -1), size=32)
+    result = train(
+        toy_loop(tmp_path, AUTOFORMER, recipe, model=model, batches=batches),
+        origin=TimmOrigin(name="test_vit", image_size=32, num_classes=3),
+    )
+    assert_same(weights(load_model(result.weights)), weights(model))
+
+
+def test_fresh_weights_are_a_function_of_the_seed() -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    one, same, other = (fresh_supernet(AUTOFORMER, toy_recipe(), seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.rand(1), expected)
+    assert_same(weights(one), weights(same))
+    name = "shared.blocks.0.mlp.fc1.weight"
+    assert not torch.equal(weights(one)[name], weights(other)[name])
+
+
+def test_patches_are_classified_where_the_recipe_says_so() -> None:
+    recipe = for_network(RESNAS, patches=True)
+    network = fresh_network(RESNAS_SPACE, RESNAS_SPACE.largest(), recipe, seed=0)
+    logits, patches = network.train()(torch.zeros(2, 3, 16, 16))
+    assert (logits.shape, patches.shape) == ((2, 3), (2, 4, 3))
+    plain = fresh_network(RESNAS_SPACE, RESNAS_SPACE.largest(), for_network(RESNAS), seed=0)
+    assert plain.train()(torch.zeros(2, 3, 16, 16)).shape == (2, 3)
+
+
+def test_weights_need_to_say_what_they_are(tmp_path: Path) -> None:
+    network = make_supernet(AUTOFORMER).subnet(AUTOFORMER.smallest())
+    with pytest.raises(InputError, match="with its space and arch, or its name in timm"):
+        save_weights(network, tmp_path)
+
+
+def pictures(count: int) -> Data:
+    rng = np.random.default_rng(0)
+    labels = np.arange(count) % 3
+    images = ArrayImages(rng.integers(0, 255, (count, 15, 15, 3), dtype=np.uint8), labels)
+    return Data("toy", ("a", "b", "c"), images, images, None, "print")
+
+
+def test_batches_are_as_large_as_a_process_can_take() -> None:
+    recipe = toy_recipe(accumulate=2)
+    batches = open_batches(pictures(40), recipe, image_shape=(3, 15, 15), seed=0)
+    assert (len(batches), len(next(batches.epoch(0)))) == (5, 8)
+
+
+def test_too_few_pictures_for_a_batch() -> None:
+    with pytest.raises(InputError, match="at least 16 training pictures, a whole batch"):
+        open_batches(pictures(10), toy_recipe(), image_shape=(3, 15, 15), seed=0)

@@ -1,0 +1,194 @@
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from hwnas.errors import InputError, UnknownNameError
+from hwnas.space.space import Space
+from hwnas.supernet.families import make_supernet
+from hwnas.supernet.resnas import ResNasSupernet
+from hwnas.supernet.vitas import VitasSupernet
+from hwnas.train.losses import Lesson
+from hwnas.train.mixing import Mixed
+from hwnas.train.models import fresh_network, fresh_supernet
+from hwnas.train.presets import for_network
+from hwnas.train.progress import read_metrics
+from hwnas.train.recipe import EmaConfig, MixConfig, Recipe, RegularisationConfig, StrategyConfig
+from hwnas.train.sampling import SamplingConfig
+from hwnas.train.strategies import make_strategy
+from tests.train.toys import (
+    AUTOFORMER,
+    GLIT,
+    RESNAS,
+    TWINS,
+    VITAS,
+    stepper,
+    toy_batches,
+    toy_loop,
+    toy_recipe,
+    weights,
+)
+
+
+def strategy_recipe(name: str, **settings: Any) -> Recipe:
+    return toy_recipe(epochs=6, strategy=StrategyConfig(name=name, **settings))
+
+
+SEVERAL = replace(
+    strategy_recipe("several", networks=2, sort_units=True),
+    sampling=SamplingConfig(widening_epochs=3, distinct=True),
+    regularisation=RegularisationConfig(patch_loss=True, drop_path=0.1),
+    mix=MixConfig(mixup=0.1, cutmix=1.0, token_mixup=True),
+    ema=EmaConfig(decay=0.5),
+)
+CASES: list[tuple[Space[Any, Any], Recipe]] = [
+    (AUTOFORMER, strategy_recipe("single")),
+    (GLIT, strategy_recipe("single")),
+    (RESNAS, SEVERAL),
+    (RESNAS, strategy_recipe("several", networks=3)),
+    (VITAS, strategy_recipe("bilateral")),
+    (VITAS, strategy_recipe("cyclic")),
+    (TWINS, strategy_recipe("cyclic")),
+    (AUTOFORMER, strategy_recipe("sandwich", networks=1)),
+    (RESNAS, replace(strategy_recipe("sandwich", networks=1), regularisation=RegularisationConfig(patch_loss=True))),
+]
+
+
+@pytest.mark.parametrize(("space", "recipe"), CASES, ids=lambda value: getattr(value, "name", ""))
+def test_the_loss_falls(space: Space[Any, Any], recipe: Recipe, tmp_path: Path) -> None:
+    outcome = toy_loop(tmp_path / "run", space, recipe).run()
+    losses = [row["loss"] for row in read_metrics(tmp_path / "run")]
+    assert outcome.steps == len(losses) == 36
+    assert sum(losses[-6:]) < 0.8 * sum(losses[:6])
+
+
+def test_one_network_learns_too(tmp_path: Path) -> None:
+    recipe = for_network(strategy_recipe("single"))
+    network = fresh_network(AUTOFORMER, AUTOFORMER.largest(), recipe, seed=0)
+    outcome = toy_loop(tmp_path / "run", AUTOFORMER, recipe, model=network).run()
+    assert outcome.loss is not None
+    assert outcome.loss < 0.4
+
+
+def lesson(space: Space[Any, Any], count: int = 6) -> Lesson:
+    batch = next(toy_batches(space, toy_recipe(batch_size=count)).epoch(0))
+    return Lesson(Mixed(batch.images, F.one_hot(batch.labels, space.config.num_classes).float()))
+
+
+def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+def test_sandwich_gradients_are_those_of_largest_and_pupils() -> None:
+    recipe = strategy_recipe("sandwich", networks=1, temperature=2.0)
+    supernet = fresh_supernet(AUTOFORMER, recipe, seed=0).train()
+    strategy, taught = make_strategy(supernet, recipe, seed=0), lesson(AUTOFORMER)
+    networks = strategy.networks(numbers(), epoch=0)
+    assert networks.archs[:2] == (AUTOFORMER.largest(), AUTOFORMER.smallest())
+    assert len(networks.archs) == len(networks.macs) == 3
+    for loss in strategy.losses(taught, networks):
+        loss.backward()  # type: ignore[no-untyped-call]
+    found = {name: gradient.clone() for name, gradient in gradients(supernet).items()}
+    supernet.zero_grad()
+    output = supernet(taught.mixed.images, networks.archs[0])
+    soft = F.softmax(output.detach() / 2, -1)
+    total = -(taught.mixed.targets * F.log_softmax(output, -1)).sum(-1).mean()
+    for arch in networks.archs[1:]:
+        total = total - 4 * (soft * F.log_softmax(supernet(taught.mixed.images, arch) / 2, -1)).sum(-1).mean()
+    total.backward()
+    expected = gradients(supernet)
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def numbers() -> Any:
+    import numpy as np
+
+    return np.random.default_rng(0)
+
+
+def test_bilateral_sums_the_logits_of_both_sides() -> None:
+    recipe = strategy_recipe("bilateral")
+    supernet = fresh_supernet(VITAS, recipe, seed=0)
+    strategy, taught = make_strategy(supernet, recipe, seed=0), lesson(VITAS)
+    networks = strategy.networks(numbers(), epoch=0)
+    (loss,) = strategy.losses(taught, networks)
+    assert isinstance(supernet, VitasSupernet)
+    sides = supernet(taught.mixed.images, networks.archs[0], side="left") + supernet.from_side("right")(
+        taught.mixed.images, networks.archs[0]
+    )
+    assert loss.item() == pytest.approx(F.cross_entropy(sides, taught.mixed.targets).item())
+
+
+def test_several_networks_share_the_pictures() -> None:
+    recipe = strategy_recipe("several", networks=2)
+    supernet = fresh_supernet(AUTOFORMER, recipe, seed=0)
+    strategy, taught = make_strategy(supernet, recipe, seed=0), lesson(AUTOFORMER)
+    networks = strategy.networks(numbers(), epoch=0)
+    (loss,) = strategy.losses(taught, networks)
+    parts = [
+        F.cross_entropy(supernet(taught.mixed.images[number::2], arch), taught.mixed.targets[number::2])
+        for number, arch in enumerate(networks.archs)
+    ]
+    assert loss.item() == pytest.approx(torch.stack(parts).mean().item(), rel=1e-5)
+    assert not strategy.same_on_all_ranks
+
+
+def test_sorting_leaves_the_network_of_the_widest_choices_as_it_is() -> None:
+    sorting, plain = SEVERAL, replace(SEVERAL, strategy=replace(SEVERAL.strategy, sort_units=False))
+    results = []
+    for recipe in (sorting, plain):
+        batch = next(toy_batches(RESNAS, recipe).epoch(0))
+        training = stepper(RESNAS, recipe, steps_per_epoch=1)
+        results.append([training.run(step, [batch], training.networks(step)).loss for step in range(2)])
+    # In the first epochs all networks are the largest one, which sorting does not change: nor do its two first steps.
+    assert results[0] == pytest.approx(results[1], rel=1e-5)
+
+
+def test_units_are_sorted_while_choices_widen_and_not_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = replace(SEVERAL, epochs=6)
+    seen: list[int] = []
+    monkeypatch.setattr("hwnas.train.step.sort_units", lambda *_, **__: seen.append(1))
+    training, batch = stepper(RESNAS, recipe, steps_per_epoch=2), next(toy_batches(RESNAS, recipe).epoch(0))
+    for step in range(12):
+        before = len(seen)
+        training.run(step, [batch], training.networks(step))
+        assert len(seen) - before == (step in (0, 2, 4, 6))  # the starts of epochs 0 to 3
+
+
+@pytest.mark.parametrize(
+    ("space", "recipe", "message"),
+    [
+        (AUTOFORMER, strategy_recipe("cyclic"), "needs a space of ViTAS"),
+        (TWINS, strategy_recipe("bilateral"), "needs a space of ViTAS"),
+        (AUTOFORMER, toy_recipe(regularisation=RegularisationConfig(patch_loss=True)), "part of ViT-ResNAS alone"),
+    ],
+)
+def test_strategies_that_a_space_cannot_have(space: Space[Any, Any], recipe: Recipe, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        fresh_supernet(space, recipe, seed=0)
+
+
+def test_strategies_that_a_model_cannot_have() -> None:
+    network = fresh_network(AUTOFORMER, AUTOFORMER.smallest(), toy_recipe(), seed=0)
+    with pytest.raises(InputError, match="strategy single trains a supernet"):
+        make_strategy(network, toy_recipe(), seed=0)
+    with pytest.raises(InputError, match="must have bilateral sharing"):
+        make_strategy(make_supernet(VITAS), strategy_recipe("bilateral"), seed=0)
+    with pytest.raises(InputError, match="sorted in a supernet of ViT-ResNAS alone"):
+        make_strategy(make_supernet(VITAS), strategy_recipe("single", sort_units=True), seed=0)
+    with pytest.raises(UnknownNameError, match="sandwich"):
+        make_strategy(make_supernet(VITAS), strategy_recipe("sandwhich"), seed=0)
+
+
+def test_batch_norms_of_the_supernet_move() -> None:
+    training, batch = stepper(RESNAS, strategy_recipe("single")), next(toy_batches(RESNAS, toy_recipe()).epoch(0))
+    assert isinstance(training.model, ResNasSupernet)
+    before = weights(training.model)["shared.stem.conv1.norm.running_mean"]
+    training.run(0, [batch], training.networks(0))
+    assert not torch.equal(weights(training.model)["shared.stem.conv1.norm.running_mean"], before)

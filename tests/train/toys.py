@@ -1,0 +1,106 @@
+"""Pictures that a tiny network learns in a few steps, and trainings on them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hwnas.space.space import Space
+from hwnas.train.data.loading import Batch
+from hwnas.train.distributed import World
+from hwnas.train.loop import Loop, LoopConfig
+from hwnas.train.models import fresh_supernet
+from hwnas.train.presets import MICRO
+from hwnas.train.recipe import OptimiserConfig, Recipe, RegularisationConfig, ScheduleConfig
+from hwnas.train.step import Stepper, StepResult
+from tests.strategies import TINY
+
+AUTOFORMER, RESNAS, VITAS, VITAS_ANYWHERE, TWINS, GLIT = (
+    next(space for space in TINY if space.name == name)
+    for name in (
+        "tiny-autoformer",
+        "tiny-resnas",
+        "tiny-vitas-last",
+        "tiny-vitas-anywhere",
+        "tiny-twins",
+        "tiny-glit-coded",
+    )
+)
+QUIET = LoopConfig(progress=False, threads=1)
+EVERY_STEP = LoopConfig(progress=False, threads=1, checkpoint_minutes=0)
+
+
+@dataclass
+class ToyBatches:
+    """Each class has a pattern of its own, with noise on it; the order is a function of the seed and the epoch."""
+
+    images: Tensor
+    labels: Tensor
+    batch_size: int
+    seed: int = 0
+    world: World = field(default_factory=World)
+
+    def __len__(self) -> int:
+        return len(self.labels) // self.batch_size // self.world.size
+
+    def epoch(self, epoch: int, *, first: int = 0) -> Iterator[Batch]:
+        order = torch.randperm(len(self.labels), generator=torch.Generator().manual_seed(1000 * self.seed + epoch))
+        size = self.batch_size * self.world.size
+        for step in range(first, len(self)):
+            mine = order[step * size : (step + 1) * size][self.world.rank :: self.world.size]
+            yield Batch(self.images[mine], self.labels[mine], mine)
+
+
+def toy_batches(
+    space: Space[Any, Any], recipe: Recipe, *, pictures: int = 96, world: World | None = None
+) -> ToyBatches:
+    world = world or World()
+    rng = torch.Generator().manual_seed(7)
+    config = space.config
+    labels = torch.arange(pictures) % config.num_classes
+    patterns = torch.randn(config.num_classes, *config.input_shape, generator=rng)
+    images = patterns[labels] + 0.3 * torch.randn(pictures, *config.input_shape, generator=rng)
+    return ToyBatches(images, labels, recipe.part_size(world.size), world=world)
+
+
+def toy_recipe(**changes: Any) -> Recipe:
+    """Six steps an epoch, three epochs, no clipping."""
+    values: dict[str, Any] = {
+        "epochs": 3,
+        "batch_size": 16,
+        "optimiser": OptimiserConfig(lr=5e-3),
+        "schedule": ScheduleConfig(warmup_epochs=0, min_lr=1e-4),
+        "regularisation": RegularisationConfig(),
+    }
+    return replace(MICRO, **{**values, **changes})
+
+
+def toy_loop(run: Path, space: Space[Any, Any], recipe: Recipe, **options: Any) -> Loop:
+    model = options.pop("model", None) or fresh_supernet(space, recipe, seed=3)
+    batches = options.pop("batches", None) or toy_batches(space, recipe, world=options.get("world"))
+    settings: dict[str, Any] = {"seed": 5, "data": "toy", "config": QUIET, **options}
+    run.mkdir(exist_ok=True)
+    return Loop(run, model, batches, recipe, **settings)
+
+
+def stepper(space: Space[Any, Any], recipe: Recipe, *, model: nn.Module | None = None, **options: Any) -> Stepper:
+    model = model or fresh_supernet(space, recipe, seed=3)
+    settings: dict[str, Any] = {"seed": 5, "steps_per_epoch": 6, "teacher": None, "world": World(), **options}
+    return Stepper(model.train(), recipe, **settings)
+
+
+def first_step(stepper: Stepper, batch: Batch) -> StepResult:
+    return stepper.run(0, [batch], stepper.networks(0))
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    assert one.keys() == other.keys()
+    different = [name for name in one if not torch.equal(one[name], other[name])]
+    assert not different
