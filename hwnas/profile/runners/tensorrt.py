@@ -1,0 +1,162 @@
+"""Networks run by TensorRT: an engine, recorded once as a CUDA graph and replayed, timed by device events.
+
+Engines are strongly typed on TensorRT 10 and 11 alike: the precision is that of the ONNX graph. `HWNAS_TIMING_CACHE`
+names a file of kernel timings that builds share, `HWNAS_TIMING_CACHE_USE` how ('extend', 'read', 'pinned'); without it
+each build times its kernels anew.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from hwnas.devices import Device
+from hwnas.errors import HwnasError
+from hwnas.export.tensorrt import EngineSettings, TensorRtError, TimingCache, build_engine, gpu_facts, load_tensorrt
+from hwnas.export.tensorrt.cuda import Cuda, TorchCuda
+from hwnas.export.tensorrt.execution import Execution
+from hwnas.export.tensorrt.gpu import GpuFacts
+from hwnas.export.tensorrt.settings import CacheUse, EnginePrecision
+from hwnas.export.tensorrt.timing_cache import read_cache, sha256
+from hwnas.profile.runners.cuda import CudaClock, cuda_available
+from hwnas.profile.runners.graphs import onnx_graph
+from hwnas.profile.runners.prepared import DTYPES, device_of
+from hwnas.profile.runners.runner import AVAILABLE, Availability, MeasurementError, Sample
+from hwnas.records import Reason, Setting
+
+CACHE_VARIABLE, CACHE_USE_VARIABLE = "HWNAS_TIMING_CACHE", "HWNAS_TIMING_CACHE_USE"
+
+_EXTRA = "tensorrt"
+_REASONS: Mapping[str, Reason] = {"unsupported": "unsupported", "memory": "memory", "build": "export"}
+
+
+class Clock(Protocol):
+    """Times work on the current stream."""
+
+    def time(self, run: Callable[[], object]) -> Sample:
+        """Run, wait, and say how long it took."""
+
+
+class TensorRtSession:
+    """An engine for one batch."""
+
+    def __init__(self, execution: Execution, *, cuda: Cuda, clock: Clock) -> None:
+        self._execution = execution
+        self._cuda = cuda
+        self._clock = clock
+
+    def run_once(self) -> Sample:
+        """Replay the recorded engine once."""
+        with self._cuda.current():
+            return self._clock.time(self._execution.launch)
+
+    def outputs(self) -> Tensor:
+        """The logits of the batch."""
+        return self._execution.logits()
+
+    def memory_mb(self) -> float | None:
+        """Weights, scratch memory, images and logits, as TensorRT counts them."""
+        return self._execution.memory_mb()
+
+    def close(self) -> None:
+        """Let go of the engine."""
+        self._execution.close()
+
+
+class TensorRtRunner:
+    """TensorRT 10 or 11 on an NVIDIA GPU."""
+
+    name = "tensorrt"
+
+    def __init__(
+        self,
+        *,
+        make_cuda: Callable[[], Cuda] = TorchCuda,
+        make_clock: Callable[[], Clock] = CudaClock,
+        find_gpu: Callable[[], GpuFacts] = gpu_facts,
+        environ: Mapping[str, str] = os.environ,
+    ) -> None:
+        self._make_cuda = make_cuda
+        self._make_clock = make_clock
+        self._find_gpu = find_gpu
+        self._environ = environ
+
+    def available(self, device: Device) -> Availability:
+        """Whether TensorRT can be loaded and torch sees the GPU."""
+        if device.kind == "cpu":
+            return Availability(available=False, reason="TensorRT needs an NVIDIA GPU")
+        if find_spec("tensorrt") is None:
+            return Availability(available=False, reason="tensorrt is not installed", extra=_EXTRA)
+        try:
+            load_tensorrt()
+        except HwnasError as error:
+            reason = f"{error.message}: {error.got}"
+            return Availability(available=False, reason=reason, extra=_EXTRA)
+        return cuda_available()
+
+    def supports(self, setting: Setting) -> Availability:
+        """Whether TensorRT runs the precision on that device."""
+        if device_of(setting).kind == "cpu":
+            return Availability(available=False, reason="TensorRT needs an NVIDIA GPU")
+        if setting.precision in DTYPES:
+            return AVAILABLE
+        reason = f"tensorrt runs {', '.join(DTYPES)}, not {setting.precision}"
+        return Availability(available=False, reason=reason)
+
+    def prepare(self, module: nn.Module, images: Tensor, setting: Setting) -> TensorRtSession:
+        """Build the module's engine for this batch and record a run of it."""
+        graph = onnx_graph(module, images, setting)
+        try:
+            built = build_engine(graph, self._settings(setting), gpu=self._find_gpu())
+            cuda = self._make_cuda()
+            execution = Execution(built.engine, images, cuda=cuda)
+        except TensorRtError as error:
+            raise MeasurementError(_REASONS[error.kind], _one_line(error), hint=error.hint) from error
+        return TensorRtSession(execution, cuda=cuda, clock=self._make_clock())
+
+    def facts(self, setting: Setting) -> Mapping[str, str]:
+        """Versions, the GPU, and how engines are built."""
+        settings, gpu = self._settings(setting), self._find_gpu()
+        return {
+            "tensorrt": str(load_tensorrt().__version__),
+            "torch": torch.__version__,
+            "cuda": gpu.cuda,
+            "driver": gpu.driver,
+            "gpu": gpu.reported,
+            "compute_capability": gpu.compute_capability,
+            "typing": settings.typing,
+            "optimization_level": str(settings.optimization_level),
+            "timing_cache": _cache_fact(settings.timing_cache),
+        }
+
+    def _settings(self, setting: Setting) -> EngineSettings:
+        return EngineSettings(
+            precision=cast("EnginePrecision", setting.precision),
+            batch=setting.batch,
+            timing_cache=timing_cache_from(self._environ),
+        )
+
+
+def timing_cache_from(environ: Mapping[str, str]) -> TimingCache | None:
+    """The timing cache that the environment names."""
+    path = environ.get(CACHE_VARIABLE)
+    if not path:
+        return None
+    use: Any = environ.get(CACHE_USE_VARIABLE, "extend")
+    return TimingCache(path=Path(path), use=cast("CacheUse", use))
+
+
+def _cache_fact(cache: TimingCache | None) -> str:
+    """What tells campaigns apart: one that grows is another with every build, so only a fixed one has its hash here."""
+    if cache is None:
+        return "none"
+    data = None if cache.use == "extend" else read_cache(cache)
+    return cache.use if data is None else f"{cache.use} sha256:{sha256(data)}"
+
+
+def _one_line(error: TensorRtError) -> str:
+    return error.message if error.got is None else f"{error.message}: {error.got}"
