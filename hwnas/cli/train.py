@@ -75,6 +75,8 @@ def train(*, dry_run: bool, out: Path | None, resume: bool, workers: int, thread
         print_json(rehearsal) if as_json else _print_rehearsal(rehearsal)
         return
     trained = train_model(options, out=out, resume=resume, workers=workers, loop=loop)
+    if not trained.leads:  # of several processes one prints
+        return
     print_json(trained) if as_json else _print_trained(trained)
 
 

@@ -49,6 +49,8 @@ class Trained:
     accuracies: Mapping[str, float]
     """Held-out accuracies of a supernet's smallest and largest network."""
     notes: tuple[str, ...]
+    leads: bool = True
+    """Whether this is the one of several processes that writes files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +108,7 @@ def train_model(
         images_per_s=trained.outcome.images_per_s,
         accuracies=trained.accuracies,
         notes=data.notes,
+        leads=world.leads,
     )
 
 

@@ -88,7 +88,7 @@ average of the weights was kept and never evaluated, and is left out."""
 MICRO = Recipe(
     epochs=20,
     batch_size=64,
-    optimiser=OptimiserConfig(lr=2e-3, weight_decay=0.02, exempt=_TOKENS),
+    optimiser=OptimiserConfig(lr=4e-3, weight_decay=0.02, exempt=_TOKENS),
     schedule=ScheduleConfig(warmup_epochs=1, warmup_lr=1e-5, min_lr=1e-5),
     augment=AugmentConfig(
         crop="none",

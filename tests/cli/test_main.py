@@ -21,6 +21,34 @@ SURFACE = {
     "doctor": ["--json"],
     "spaces": ["--json"],
     "describe": ["--classes", "--image-size", "--json", "--operations", "arch", "space"],
+    "train": [
+        "--arch",
+        "--batch",
+        "--config",
+        "--data",
+        "--download",
+        "--dry-run",
+        "--epochs",
+        "--heldout",
+        "--image-size",
+        "--json",
+        "--limit",
+        "--model",
+        "--out",
+        "--recipe",
+        "--resume",
+        "--root",
+        "--scratch",
+        "--seed",
+        "--set",
+        "--space",
+        "--supernet",
+        "--teacher",
+        "--teacher-weights",
+        "--threads",
+        "--workers",
+    ],
+    "evaluate": ["--data", "--device", "--json", "--split", "--workers", "archs", "run"],
     "import": [
         "--arch",
         "--classes",
@@ -47,7 +75,7 @@ def spellings(command: click.Command) -> list[str]:
 
 
 def test_the_commands_are_exactly_these() -> None:
-    assert [row.name for row in COMMANDS] == ["doctor", "spaces", "describe", "import"]
+    assert [row.name for row in COMMANDS] == ["doctor", "spaces", "describe", "train", "evaluate", "import"]
 
 
 @pytest.mark.parametrize("row", COMMANDS, ids=lambda row: row.name)

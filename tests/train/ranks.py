@@ -8,12 +8,12 @@ from typing import Any
 from safetensors.torch import save_file
 
 from hwnas.train.distributed import joined_world
-from hwnas.train.recipe import EmaConfig, MixConfig, Recipe, RegularisationConfig, StrategyConfig
+from hwnas.train.recipe import EmaConfig, MixConfig, OptimiserConfig, Recipe, RegularisationConfig, StrategyConfig
 from tests.train.toys import RESNAS, VITAS, toy_loop, toy_recipe, weights
 
 CASES: dict[str, tuple[Any, Recipe]] = {
     # The same network on all ranks, some weights used by none.
-    "single": (VITAS, toy_recipe(epochs=1)),
+    "single": (VITAS, toy_recipe(epochs=1, optimiser=OptimiserConfig(name="momentum", lr=0.02))),
     # Networks of their own on each rank, drop path, statistics of batch norms, an average.
     "several": (
         RESNAS,

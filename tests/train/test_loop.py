@@ -224,11 +224,11 @@ def test_global_state_is_left_as_it_was(tmp_path: Path) -> None:
     torch.manual_seed(0)
     np.random.seed(0)  # noqa: NPY002
     random.seed(0)
-    expected = torch.get_rng_state(), np.random.get_state()[2], random.getstate()  # type: ignore[index, union-attr]  # noqa: NPY002
+    expected = torch.get_rng_state(), np.random.get_state()[2], random.getstate()  # type: ignore[index]  # noqa: NPY002
     threads, environment = torch.get_num_threads(), dict(os.environ)
     finished(tmp_path, RECIPE)
     assert torch.equal(torch.get_rng_state(), expected[0])
-    assert (np.random.get_state()[2], random.getstate()) == expected[1:]  # type: ignore[index, union-attr]  # noqa: NPY002
+    assert (np.random.get_state()[2], random.getstate()) == expected[1:]  # type: ignore[index]  # noqa: NPY002
     assert (torch.get_num_threads(), dict(os.environ)) == (threads, environment)
 
 

@@ -47,14 +47,14 @@ def test_cutmix_mixes_labels_by_area() -> None:
 )
 def test_mixing_is_a_function_of_the_generator(config: MixConfig, patches: int | None) -> None:
     np.random.seed(1)  # noqa: NPY002
-    state = np.random.get_state()[1].tolist()  # type: ignore[index, union-attr]  # noqa: NPY002
+    state = np.random.get_state()[1].tolist()  # type: ignore[index]  # noqa: NPY002
     before = IMAGES.clone()
     one = mixed(config, patches=patches)
     np.random.rand(5)  # noqa: NPY002
     two, other = mixed(config, patches=patches), mixed(config, seed=1, patches=patches)
     np.random.seed(1)  # noqa: NPY002
     mixed(config, patches=patches)
-    assert np.random.get_state()[1].tolist() == state  # type: ignore[index, union-attr]  # noqa: NPY002
+    assert np.random.get_state()[1].tolist() == state  # type: ignore[index]  # noqa: NPY002
     assert torch.equal(one.images, two.images)
     assert torch.equal(one.targets, two.targets)
     assert not torch.equal(one.images, other.images)

@@ -105,7 +105,9 @@ def test_weights_need_to_say_what_they_are(tmp_path: Path) -> None:
 def pictures(count: int) -> Data:
     rng = np.random.default_rng(0)
     labels = np.arange(count) % 3
-    images = ArrayImages(rng.integers(0, 255, (count, 15, 15, 3), dtype=np.uint8), labels)
+    images = ArrayImages(
+        rng.integers(0, 255, (count, 15, 15, 3), dtype=np.uint8), labels, [str(key) for key in range(count)]
+    )
     return Data("toy", ("a", "b", "c"), images, images, None, "print")
 
 

@@ -130,7 +130,7 @@ def test_a_teacher_is_asked_for_the_mixed_pictures() -> None:
     recipe = toy_recipe(teacher=TeacherConfig(labels="soft", weight=1.0), mix=MixConfig(mixup=0.8))
     teacher = fresh_network(AUTOFORMER, AUTOFORMER.largest(), for_network(recipe), seed=9).eval()
     with torch.no_grad():
-        teacher.get_submodule("head.classifier").weight *= 20  # one that is sure of its answers
+        teacher.get_parameter("head.classifier.weight").mul_(20)  # one that is sure of its answers
     asked: list[Tensor] = []
     teacher.register_forward_hook(lambda _, inputs, __: asked.append(inputs[0]))
     training = stepper(AUTOFORMER, recipe, teacher=teacher)

@@ -53,7 +53,8 @@ def test_published_weights_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatc
     def unreachable(*_: object, **__: object) -> None:
         raise OSError("the hub cannot be reached\nand more")
 
-    monkeypatch.setattr("timm.create_model", lambda *a, **k: unreachable() if k.get("pretrained") else small_vit())
+    create = timm.create_model
+    monkeypatch.setattr("timm.create_model", lambda *a, **k: (unreachable if k["pretrained"] else create)(*a, **k))
     with pytest.raises(MissingError, match="weights of timm:test_vit must be at hand or downloadable") as caught:
         load_teacher(NAME, image_size=32, num_classes=3, pretrained=True)
     assert caught.value.got == "the hub cannot be reached"
@@ -75,5 +76,7 @@ def test_bad_teachers_are_named(tmp_path: Path) -> None:
     save_weights(small_vit(), tmp_path, TimmOrigin(name="test_vit", image_size=32, num_classes=3))
     with pytest.raises(InputError, match="must know the same 5 classes"):
         load_teacher(str(tmp_path), image_size=32, num_classes=5)
+    network = fresh_network(AUTOFORMER, AUTOFORMER.largest(), for_network(toy_recipe()), seed=0)
+    save_network(network, tmp_path / "network.safetensors", space=AUTOFORMER, arch=AUTOFORMER.largest())
     with pytest.raises(InputError, match="must take images of 48 x 48"):
         load_teacher(str(tmp_path), image_size=48, num_classes=3)
