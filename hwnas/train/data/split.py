@@ -33,7 +33,7 @@ def split_off(labels: Labels, amount: float, *, seed: int) -> tuple[Indices, Ind
 
     `amount` is a share below 1, which grows to one picture of each class, or else a number.
     """
-    least = np.count_nonzero(np.bincount(labels))
+    least = int(np.count_nonzero(np.bincount(labels)))
     count = max(round(amount * len(labels)), least) if amount < 1 else int(amount)
     away = stratified(labels, count, seed=seed, keep=1)
     return np.setdiff1d(np.arange(len(labels)), away), away
