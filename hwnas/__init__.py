@@ -7,30 +7,45 @@ if TYPE_CHECKING:
     from hwnas.pipeline.describe import describe
     from hwnas.pipeline.doctor import doctor
     from hwnas.pipeline.evaluate import evaluate
+    from hwnas.pipeline.explain import explain
+    from hwnas.pipeline.export_network import export_network
     from hwnas.pipeline.import_checkpoint import import_checkpoint
+    from hwnas.pipeline.measure import measure
+    from hwnas.pipeline.profiles import list_profiles
     from hwnas.pipeline.spaces import spaces
     from hwnas.pipeline.train import train_model
     from hwnas.pipeline.training.options import TrainOptions
+    from hwnas.profile.request import CampaignRequest
 
 __version__ = "0.1.0.dev0"
 
 __all__ = [
+    "CampaignRequest",
     "TrainOptions",
     "__version__",
     "describe",
     "doctor",
     "evaluate",
+    "explain",
+    "export_network",
     "import_checkpoint",
+    "list_profiles",
+    "measure",
     "spaces",
     "train_model",
 ]
 
 _VERBS = {
+    "CampaignRequest": "hwnas.profile.request",
     "TrainOptions": "hwnas.pipeline.training.options",
     "describe": "hwnas.pipeline.describe",
     "doctor": "hwnas.pipeline.doctor",
     "evaluate": "hwnas.pipeline.evaluate",
+    "explain": "hwnas.pipeline.explain",
+    "export_network": "hwnas.pipeline.export_network",
     "import_checkpoint": "hwnas.pipeline.import_checkpoint",
+    "list_profiles": "hwnas.pipeline.profiles",
+    "measure": "hwnas.pipeline.measure",
     "spaces": "hwnas.pipeline.spaces",
     "train_model": "hwnas.pipeline.train",
 }

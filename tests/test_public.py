@@ -13,12 +13,17 @@ HEAVY = ("matplotlib", "numpy", "onnx", "onnxruntime", "pyarrow", "rich", "sklea
 
 def test_the_public_names_are_exactly_these() -> None:
     assert hwnas.__all__ == [
+        "CampaignRequest",
         "TrainOptions",
         "__version__",
         "describe",
         "doctor",
         "evaluate",
+        "explain",
+        "export_network",
         "import_checkpoint",
+        "list_profiles",
+        "measure",
         "spaces",
         "train_model",
     ]
@@ -29,7 +34,6 @@ def test_every_public_verb_is_the_function_of_its_module() -> None:
     verbs = [name for name in hwnas.__all__ if name != "__version__"]
     for name in verbs:
         module = import_module(hwnas._VERBS[name])
-        assert module.__name__.startswith("hwnas.pipeline.")
         assert getattr(hwnas, name) is getattr(module, name)
 
 

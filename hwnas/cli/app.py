@@ -24,6 +24,10 @@ COMMANDS = (
     CommandRow("describe", "hwnas.cli.describe:describe", "What one network of a space costs."),
     CommandRow("train", "hwnas.cli.train:train", "A weight-sharing supernet, or one network of it, trained."),
     CommandRow("evaluate", "hwnas.cli.evaluate:evaluate", "How well networks do on held-out or test pictures."),
+    CommandRow("profile", "hwnas.cli.profile:profile", "Networks exported and timed on a device."),
+    CommandRow("profiles", "hwnas.cli.profiles:profiles", "What was measured, and how good it is."),
+    CommandRow("explain", "hwnas.cli.explain:explain", "Where the time of a network goes, and why it is not faster."),
+    CommandRow("export", "hwnas.cli.export_network:export_network", "A network in a file, checked against torch."),
     CommandRow("import", "hwnas.cli.import_checkpoint:import_checkpoint", "An official checkpoint turned into ours."),
 )
 """Every command: its module is imported only when it runs."""

@@ -6,7 +6,6 @@ Shape suffixes: B images, N tokens, D channels, H heads.
 from dataclasses import dataclass
 
 import torch
-from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
 from hwnas.supernet.attention import attend
@@ -114,6 +113,25 @@ class Head(nn.Module):
         pooled = x_BND[:, 0] if self.average is None else x_BND[:, self.average].mean(dim=1)
         logits: Tensor = self.classifier(pooled)
         return logits
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: in training an image goes through the branch or not, and what goes is scaled up for it.
+
+    As timm's, draw for draw; importing that takes seconds in every process that runs a network.
+    """
+
+    def __init__(self, drop_prob: float) -> None:
+        super().__init__()
+        self.drop_prob = drop_prob
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A branch's output, 0 for the images that leave it out."""
+        if not (self.training and self.drop_prob):
+            return x
+        keep = 1 - self.drop_prob
+        kept = x.new_empty(len(x), *(1 for _ in x.shape[1:])).bernoulli_(keep)
+        return x * kept.div_(keep)
 
 
 def split_heads(x_BND: Tensor, *, parts: int, num_heads: int) -> tuple[Tensor, ...]:

@@ -1,0 +1,125 @@
+"""`hwnas explain`."""
+
+import click
+
+from hwnas.cli.options import json_option
+from hwnas.cli.output import Column, print_json, print_line, print_table
+from hwnas.pipeline.explain import Explanation
+from hwnas.pipeline.explain import explain as explain_network
+from hwnas.pipeline.runtime_profile import TimedNodes
+
+_MOST = 16
+"""Rows of a table, where not every operation is asked for."""
+
+
+@click.command()
+@click.argument("space")
+@click.argument("arch")
+@click.option("--device", default="auto", show_default=True, help="Here, or any that a datasheet stands for.")
+@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Images at once.")
+@click.option("--precision", default="fp32", show_default=True, help="fp32, tf32, fp16, bf16 or int8.")
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of a CPU.")
+@click.option("--operations", is_flag=True, help="List every operation.")
+@json_option
+def explain(
+    space: str, arch: str, *, device: str, batch: int, precision: str, threads: int, operations: bool, as_json: bool
+) -> None:
+    """Say where the time of one network goes on a device, and why it is not faster.
+
+    Where the device is here, the runtime's own profile is shown; where its peak rates are known, so is the time of
+    each operation by them. ARCH is a published name, min or max, random:SEED, a JSON file or inline JSON.
+    """
+    found = explain_network(space, arch, device=device, batch=batch, precision=precision, threads=threads)
+    if as_json:
+        print_json(found.to_mapping())
+        return
+    print_line(f"{found.space} {found.network_id} on {found.device}, {found.precision}, batch {found.batch}")
+    print_line()
+    _print_measured(found)
+    if operations:
+        _print_operations(found)
+    else:
+        _print_groups(found)
+    print_line()
+    for hint in found.hints:
+        print_line(f"- {hint}")
+
+
+def _print_measured(found: Explanation) -> None:
+    profile = found.measured
+    if profile is None:
+        return
+    print_line(f"Measured by {profile.runtime}'s own profiler, which costs some time itself: {profile.total_ms:.3f} ms")
+    _print_nodes("kind of node", profile.by_kind)
+    _print_nodes("segment", profile.by_segment)
+
+
+def _print_nodes(what: str, nodes: tuple[TimedNodes, ...]) -> None:
+    if not nodes:
+        return
+    columns = (what, Column("nodes", numeric=True), Column("ms", numeric=True), Column("share", numeric=True))
+    shown = nodes[:_MOST]
+    rows: list[tuple[object, ...]] = [
+        (node.name, node.num_nodes, f"{node.time_ms:.3f}", f"{node.share:.1%}") for node in shown
+    ]
+    rest = nodes[_MOST:]
+    if rest:
+        time, share = sum(node.time_ms for node in rest), sum(node.share for node in rest)
+        rows.append((f"{len(rest)} more", sum(node.num_nodes for node in rest), f"{time:.3f}", f"{share:.1%}"))
+    print_table(columns, rows)
+    print_line()
+
+
+def _print_groups(found: Explanation) -> None:
+    columns: list[Column | str] = [
+        "operation",
+        "kind",
+        Column("number", numeric=True),
+        *_columns(found),
+        "bound by",
+    ]
+    rows = [
+        (
+            group.name,
+            group.kind,
+            group.num_operations,
+            group.macs,
+            f"{group.intensity:.1f}",
+            *(() if group.time_ms is None else (f"{group.time_ms * 1e3:.1f}",)),
+            f"{group.share:.1%}",
+            group.bound,
+        )
+        for group in found.groups
+    ]
+    print_line(_title(found))
+    print_table(columns, rows)
+
+
+def _print_operations(found: Explanation) -> None:
+    columns: list[Column | str] = ["operation", "kind", *_columns(found), "bound by"]
+    whole = found.roofline_ms or sum(cost.macs for cost in found.operations) or 1
+    rows = [
+        (
+            cost.name,
+            cost.kind,
+            cost.macs,
+            f"{cost.intensity:.1f}",
+            *(() if cost.time_ms is None else (f"{cost.time_ms * 1e3:.1f}",)),
+            f"{(cost.macs if cost.time_ms is None else cost.time_ms) / whole:.1%}",
+            None if cost.memory_bound is None else "memory" if cost.memory_bound else "compute",
+        )
+        for cost in found.operations
+    ]
+    print_line(_title(found))
+    print_table(columns, rows)
+
+
+def _title(found: Explanation) -> str:
+    if found.roofline_ms is None:
+        return "Operations (no peak rates are known of this device: shares are of the products)"
+    return f"Roofline: {found.roofline_ms:.3f} ms, if nothing is fused and operations start at no cost"
+
+
+def _columns(found: Explanation) -> tuple[Column, ...]:
+    time = () if found.roofline_ms is None else ("us",)
+    return tuple(Column(name, numeric=True) for name in ("macs", "flop/byte", *time, "share"))

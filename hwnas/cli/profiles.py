@@ -1,0 +1,87 @@
+"""`hwnas profiles`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hwnas.cli.options import json_option
+from hwnas.cli.output import Column, print_json, print_line, print_table
+from hwnas.cli.quality import print_quality, quality_values
+from hwnas.config import to_mapping
+from hwnas.pipeline.profiles import ProfileDetails, ProfileSummary, list_profiles, show_profile
+from hwnas.profile.request import command_text
+
+profiles_option = click.option(
+    "--profiles", "folder", type=click.Path(path_type=Path), help="Look in this folder alone (HWNAS_PROFILES)."
+)
+"""`--profiles`: the command gets `folder`."""
+
+
+@click.group(invoke_without_command=True)
+@profiles_option
+@json_option
+@click.pass_context
+def profiles(context: click.Context, /, *, folder: Path | None, as_json: bool) -> None:
+    """List the profiles that are here, own ones first, shipped ones last."""
+    context.obj = folder
+    if context.invoked_subcommand is None:
+        _print_list(list_profiles(folder), as_json=as_json)
+
+
+@profiles.command()
+@click.argument("name")
+@profiles_option
+@json_option
+@click.pass_context
+def show(context: click.Context, /, *, name: str, folder: Path | None, as_json: bool) -> None:
+    """Say how good a profile is: failures, noise floor, drift, environment.
+
+    NAME is DEVICE/FOLDER as it is listed, FOLDER alone where it is clear, or a path.
+    """
+    details = show_profile(name, profiles=folder or context.obj)
+    if as_json:
+        print_json(_values(details))
+    else:
+        _print_details(details)
+
+
+_COLUMNS = (
+    "profile",
+    "origin",
+    Column("networks", numeric=True),
+    Column("failed", numeric=True),
+    Column("noise floor", numeric=True),
+    "created",
+)
+
+
+def _print_list(found: tuple[ProfileSummary, ...], *, as_json: bool) -> None:
+    if as_json:
+        print_json(found)
+    elif found:
+        print_table(_COLUMNS, map(_row, found))
+    else:
+        print_line("There are no profiles here; hwnas profile makes one.")
+
+
+def _row(found: ProfileSummary) -> tuple[object, ...]:
+    floor = None if found.noise_floor is None else f"{found.noise_floor:.2%}"
+    return (found.name, found.origin, found.num_networks, found.num_failed, floor, found.created_utc[:10])
+
+
+def _values(details: ProfileDetails) -> dict[str, Any]:
+    values = {name: getattr(details, name) for name in details.__dataclass_fields__}
+    return {**values, "manifest": to_mapping(details.manifest), "quality": quality_values(details.quality)}
+
+
+def _print_details(details: ProfileDetails) -> None:
+    for note in details.notes:
+        click.echo(note, err=True)
+    print_quality(str(details.path), details.quality)
+    print_line()
+    print_table(["", ""], sorted(details.manifest.environment.items()), title="Environment")
+    print_line()
+    for session in details.manifest.sessions:
+        commit = f" at {session.commit[:12]}{' + changes' if session.modified else ''}" if session.commit else ""
+        print_line(f"{session.started_utc}  {command_text(session.command)}{commit}")

@@ -1,0 +1,144 @@
+"""`hwnas profile`: networks timed on a device, or a plan that does so on another machine."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from hwnas.devices import Device, Machine, require, resolve
+from hwnas.errors import MissingError
+from hwnas.pipeline.plans import require_space, stages, with_runtime
+from hwnas.pipeline.workplace import Reporter, Silent, StoreOpener, Workplace, choose_runtime
+from hwnas.profile.campaign import Campaign, CampaignResult, Processes
+from hwnas.profile.plan import Plan, load_plan
+from hwnas.profile.request import CampaignRequest, command_text
+from hwnas.profile.summary import Quality, assess
+from hwnas.records import load_profile
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredProfile:
+    """One profile that a campaign wrote to, and what it is worth now."""
+
+    name: str
+    path: Path
+    quality: Quality
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What a campaign did: its profiles, one for each batch."""
+
+    device: str
+    runtime: str
+    profiles: tuple[MeasuredProfile, ...]
+    num_measured: int
+    """In this session, as the two that follow."""
+    num_failed: int
+    num_skipped: int
+    """Tasks that were done before, or failed before and were not tried again."""
+    num_left: int
+    """Tasks that there was no time for."""
+
+
+def measure(
+    request: CampaignRequest,
+    *,
+    new: bool = False,
+    retry: bool = False,
+    reporter: Reporter | None = None,
+    workplace: Workplace | None = None,
+) -> Measured:
+    """Measure networks of a space on a device of this machine, and go on where a campaign was ended.
+
+    `new` begins a profile beside one that is there; `retry` tries again what failed.
+    """
+    require_space(request.space)
+    place = workplace or Workplace.here()
+    device = _required(request, place.machine)
+    options = _Options(out=request.out, new=new, retry=retry, minutes=request.minutes)
+    return _run(stages(request, device.name), device, place, options, reporter or Silent())
+
+
+def measure_plan(
+    path: Path,
+    *,
+    out: Path,
+    new: bool = False,
+    retry: bool = False,
+    reporter: Reporter | None = None,
+    workplace: Workplace | None = None,
+) -> Measured:
+    """Measure what a plan says, on the machine that has its device."""
+    plan = load_plan(path)
+    place = workplace or Workplace.here()
+    try:
+        device = require(plan.device, machine=place.machine)
+    except MissingError as error:
+        hint = f"take {path} to a machine with {plan.device}, and there: hwnas profile --plan {path.name}"
+        raise MissingError(error.message, got=error.got, known=error.known, hint=hint) from error
+    options = _Options(out=out, new=new, retry=retry)
+    return _run(iter([plan]), device, place, options, reporter or Silent())
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Options:
+    out: Path
+    new: bool
+    retry: bool
+    minutes: float | None = None
+
+
+def _run(plans: Iterator[Plan], device: Device, place: Workplace, options: _Options, reporter: Reporter) -> Measured:
+    """Plan after plan, each an extension of the one before, until the time is up or one adds nothing."""
+    deadline_s = None if options.minutes is None else time.monotonic() + 60 * options.minutes
+    plan = next(plans)
+    runtime = choose_runtime(plan, device, reporter)
+    following: Plan | None = plan
+    with ExitStack() as stack:
+        processes = Processes(place.start)
+        stack.callback(processes.close)
+        opener = StoreOpener(
+            out=options.out, new=options.new, device=device, place=place, processes=processes, reporter=reporter
+        )
+        stores = opener.open(with_runtime(plan, runtime))
+        for store in stores.values():
+            stack.callback(store.close)
+        campaign = Campaign(stores, processes, pairs=plan.pairs, seed=plan.seed, retry=options.retry)
+        results: list[CampaignResult] = []
+        size = 0
+        while following is not None and len(following.tasks) > size and not (results and results[-1].num_left):
+            tasks, size = with_runtime(following, runtime).tasks, len(following.tasks)
+            results.append(campaign.run(tasks, deadline_s=deadline_s, listener=reporter.progress))
+            following = next(plans, None)
+    return _measured(device.name, runtime, [store.path for store in stores.values()], results)
+
+
+def _measured(device: str, runtime: str, paths: Sequence[Path], results: Sequence[CampaignResult]) -> Measured:
+    profiles = [
+        MeasuredProfile(name=f"{path.parent.name}/{path.name}", path=path, quality=assess(load_profile(path)))
+        for path in paths
+    ]
+    return Measured(
+        device=device,
+        runtime=runtime,
+        profiles=tuple(profiles),
+        num_measured=sum(result.num_measured for result in results),
+        num_failed=sum(result.num_failed for result in results),
+        num_skipped=results[0].num_skipped,
+        num_left=results[-1].num_left,
+    )
+
+
+def _required(request: CampaignRequest, machine: Machine) -> Device:
+    """The device, or an error that says how to take the campaign to it."""
+    try:
+        return require(request.device, machine=machine)
+    except MissingError as error:
+        command = command_text(replace(request, minutes=None).command())
+        hint = (
+            f"{error.hint}; to take the campaign there: {command} --plan-only --out plan.jsonl here, "
+            f"hwnas profile --plan plan.jsonl there, and bring its folder profiles/{resolve(request.device)} back"
+        )
+        raise MissingError(error.message, got=error.got, known=error.known, hint=hint) from error

@@ -1,0 +1,102 @@
+"""A runtime's own profile of one network, where its device is here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hwnas.records import Setting, Subject
+
+_UNNAMED = "(not said)"
+"""Nodes whose names tell no segment: fused or shared ones."""
+
+_PRODUCTS = ("Attention", "Conv", "FusedConv", "FusedGemm", "FusedMatMul", "Gemm", "MatMul", "MultiHeadAttention")
+_MOVES = (
+    "Cast",
+    "Concat",
+    "Expand",
+    "Gather",
+    "GatherElements",
+    "GatherND",
+    "Pad",
+    "Reshape",
+    "ScatterElements",
+    "ScatterND",
+    "Slice",
+    "Split",
+    "Squeeze",
+    "Transpose",
+    "Unsqueeze",
+)
+_WORTH_SAYING = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimedNodes:
+    """The time of one kind of nodes, or of all nodes of one segment, in the graph that a runtime really ran."""
+
+    name: str
+    time_ms: float
+    share: float
+    num_nodes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeProfile:
+    """What a runtime says of itself: its times by kind of node and by segment of the network."""
+
+    runtime: str
+    total_ms: float
+    by_kind: tuple[TimedNodes, ...]
+    by_segment: tuple[TimedNodes, ...]
+    """Empty where the names of the nodes tell no segment."""
+
+
+def measured_hints(profile: RuntimeProfile, *, macs: int) -> tuple[str, ...]:
+    """What stands out in the times that were measured; `macs` are those of the batch."""
+    whole = profile.total_ms or 1.0
+    products_ms = sum(nodes.time_ms for nodes in profile.by_kind if nodes.name in _PRODUCTS)
+    moves = [nodes for nodes in profile.by_kind if nodes.name in _MOVES]
+    found = []
+    if products_ms:
+        rate = 2 * macs / products_ms / 1e6
+        found.append(f"products take {products_ms / whole:.0%} of the measured time, at {rate:.0f} GFLOP/s")
+    share = sum(nodes.time_ms for nodes in moves) / whole
+    if share >= _WORTH_SAYING:
+        names = ", ".join(nodes.name for nodes in moves[:4])
+        number = sum(nodes.num_nodes for nodes in moves)
+        found.append(f"{number} nodes that only move elements ({names}) take {share:.0%} of the measured time")
+    return tuple(found)
+
+
+def runtime_profile(subject: Subject, setting: Setting) -> RuntimeProfile | None:
+    """The profile of a network with weights of its own; None where the runtime tells nothing on that device."""
+    from hwnas.profile.runners.prepared import device_of
+    from hwnas.profile.runners.runner import load_runner
+
+    device, runner = device_of(setting), load_runner(setting.runtime)
+    if device.kind != "cpu" or not runner.available(device).available or not runner.supports(setting).available:
+        return None
+    from hwnas.profile.networks import build_subject, seeded_images
+    from hwnas.profile.operations import operation_times
+
+    module = build_subject(subject, seed=0)
+    nodes = operation_times(module, seeded_images(subject, batch=setting.batch, seed=0), setting)
+    named = [(node.segment or _UNNAMED, node.time_ms) for node in nodes]
+    return RuntimeProfile(
+        runtime=setting.runtime,
+        total_ms=sum(node.time_ms for node in nodes),
+        by_kind=summed([(node.kind, node.time_ms) for node in nodes]),
+        by_segment=summed(named) if any(node.segment for node in nodes) else (),
+    )
+
+
+def summed(nodes: Sequence[tuple[str, float]]) -> tuple[TimedNodes, ...]:
+    """The times of nodes of one name together, the longest first."""
+    times: dict[str, list[float]] = {}
+    for name, time_ms in nodes:
+        times.setdefault(name, []).append(time_ms)
+    whole = sum(time_ms for _, time_ms in nodes) or 1.0
+    found = [
+        TimedNodes(name=name, time_ms=sum(members), share=sum(members) / whole, num_nodes=len(members))
+        for name, members in times.items()
+    ]
+    return tuple(sorted(found, key=lambda node: -node.time_ms))

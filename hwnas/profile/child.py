@@ -1,0 +1,81 @@
+"""The worker process itself: tasks come as lines on standard input, answers go out as lines on standard output.
+
+    python -m hwnas.profile.child
+
+Whatever else is printed, by libraries too, goes to standard error, which the other side keeps for its messages.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, TextIO
+
+from hwnas.config import parse_json, to_mapping
+from hwnas.errors import HwnasError
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    """Answer until standard input ends."""
+    _die_with_parent()
+    answers = _own_standard_output()
+
+    def say(**values: Any) -> None:
+        print(json.dumps(values), file=answers, flush=True)
+
+    from hwnas.profile.bench import Bench
+
+    bench = Bench(stage=lambda stage: say(stage=stage))
+    _single_threaded()
+    say(ready=bench.process_id)
+    for line in sys.stdin:
+        _answer(bench, parse_json(line, source="a request"), say)
+    bench.close()
+
+
+def _answer(bench: Any, request: Any, say: Callable[..., None]) -> None:
+    from hwnas.profile.memory import resident_mb
+    from hwnas.profile.task import parse_setting, parse_task
+
+    try:
+        if "facts" in request:
+            say(facts=to_mapping(bench.facts(parse_setting(request["facts"]))))
+        else:
+            outcome = bench.measure(parse_task(request["task"]))
+            say(outcome=to_mapping(outcome), resident_mb=resident_mb())
+    except HwnasError as error:
+        say(error=_error_values(error))
+
+
+def _error_values(error: HwnasError) -> Mapping[str, Any]:
+    got = None if error.got is None else str(error.got)
+    return {"kind": type(error).__name__, "message": error.message, "got": got, "hint": error.hint}
+
+
+def _own_standard_output() -> TextIO:
+    """The stream that answers go to; from now on everything else that is printed goes to standard error."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return answers
+
+
+def _single_threaded() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _die_with_parent() -> None:
+    """Let the kernel end this process when the other side is killed, in the middle of a run too."""
+    if sys.platform == "linux":
+        with contextlib.suppress(AttributeError):  # without it, the end of standard input ends it after the run
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""Where profiles are: those measured here first, those that ship with hwnas last.
+
+The places, in order: `--profiles` (or `HWNAS_PROFILES`) in place of all others; else `./profiles`, the data in the
+installed package, and `profiles` at the root of a checkout.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from hwnas.errors import InputError, UnknownNameError, nearest
+from hwnas.records import Profile, Setting, is_profile, load_profile
+from hwnas.records.manifest import ProfileManifest, read_manifest
+
+FOLDER = "profiles"
+"""Where a campaign writes, under the working folder."""
+
+VARIABLE = "HWNAS_PROFILES"
+"""Another place, where it is set; several are parted as in PATH."""
+
+Origin = Literal["own", "shipped"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A profile that was found."""
+
+    name: str
+    """DEVICE/FOLDER."""
+    path: Path
+    origin: Origin
+    manifest: ProfileManifest
+
+
+def folder_name(space: str | None, setting: Setting) -> str:
+    """The folder of a profile under that of its device."""
+    parts = (space or "timm", setting.runtime, setting.precision, f"b{setting.batch}", f"t{setting.threads}")
+    return "-".join(parts)
+
+
+def free_name(parent: Path, name: str) -> str:
+    """The name itself if it is free, else the first of NAME-2, NAME-3 and so on that is."""
+    if not (parent / name).exists():
+        return name
+    number = 2
+    while (parent / f"{name}-{number}").exists():
+        number += 1
+    return f"{name}-{number}"
+
+
+def folders_of(parent: Path, name: str) -> tuple[Path, ...]:
+    """The profiles NAME, NAME-2, NAME-3 and so on that are there, in this order."""
+    numbered = {folder: folder.name.removeprefix(f"{name}-") for folder in parent.glob(f"{name}-*")}
+    more = sorted((int(number), folder) for folder, number in numbered.items() if number.isdecimal())
+    every = (parent / name, *(folder for _, folder in more))
+    return tuple(folder for folder in every if is_profile(folder))
+
+
+def search_path(
+    given: Path | None = None,
+    *,
+    environ: Mapping[str, str] = os.environ,
+    working: Path | None = None,
+    package: Path | None = None,
+) -> tuple[tuple[Path, Origin], ...]:
+    """The places where profiles are looked for, in order; a place is listed once."""
+    if given is not None:
+        if not given.is_dir():
+            raise InputError("--profiles must name a folder of profiles", got=given)
+        return ((given, "own"),)
+    if environ.get(VARIABLE):
+        return tuple((Path(part), "own") for part in environ[VARIABLE].split(os.pathsep) if part)
+    root = package or Path(__file__).resolve().parents[1]
+    places: list[tuple[Path, Origin]] = [((working or Path.cwd()) / FOLDER, "own")]
+    places += [(root / FOLDER, "shipped"), (root.parent / FOLDER, "shipped")]
+    found: dict[Path, tuple[Path, Origin]] = {}
+    for path, origin in places:
+        found.setdefault(path.resolve(), (path, origin))
+    return tuple(found.values())
+
+
+def entries(places: Sequence[tuple[Path, Origin]]) -> tuple[Entry, ...]:
+    """All profiles in those places; of two with one name the first."""
+    found: dict[str, Entry] = {}
+    for place, origin in places:
+        for folder in _folders(place):
+            name = f"{folder.parent.name}/{folder.name}"
+            if name not in found:
+                found[name] = Entry(name=name, path=folder, origin=origin, manifest=read_manifest(folder))
+    return tuple(found.values())
+
+
+def find_entry(name: str, places: Sequence[tuple[Path, Origin]]) -> Entry:
+    """The profile of that name (DEVICE/FOLDER, FOLDER alone where it is clear), or in a folder of that path."""
+    if is_profile(Path(name)):
+        path = Path(name)
+        return Entry(name=name, path=path, origin="own", manifest=read_manifest(path))
+    every = entries(places)
+    same = [entry for entry in every if name in (entry.name, entry.path.name)]
+    if len(same) == 1:
+        return same[0]
+    if same:
+        names = [entry.name for entry in same]
+        raise InputError(f"profile {name!r} must be named with its device", got=name, known=names)
+    raise _unknown(name, [entry.name for entry in every], places)
+
+
+def load_entry(entry: Entry) -> Profile:
+    """The measurements of a profile that was found."""
+    return load_profile(entry.path)
+
+
+def _folders(place: Path) -> list[Path]:
+    if not place.is_dir():
+        return []
+    return sorted(folder for folder in place.glob("*/*") if is_profile(folder))
+
+
+def _unknown(name: str, names: list[str], places: Sequence[tuple[Path, Origin]]) -> UnknownNameError:
+    near = nearest(name, names) or nearest(name, [other.split("/")[1] for other in names])
+    where = ", ".join(str(place) for place, _ in places)
+    hint = f"hwnas profiles show {near}" if near else f"hwnas profile to make one; looked in {where}"
+    return UnknownNameError(f"profile {name!r} is not known", got=name, known=names, hint=hint)

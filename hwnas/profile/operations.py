@@ -1,0 +1,96 @@
+"""Where the time of one network goes: ONNX Runtime's own profile, operation by operation."""
+
+import json
+import tempfile
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from hwnas.errors import InputError
+from hwnas.profile.runners.graphs import onnx_graph
+from hwnas.profile.runners.onnxruntime import cpu_feed, create_session
+from hwnas.profile.runners.prepared import device_of
+from hwnas.profile.statistics import QUANTILE
+from hwnas.records import Setting
+
+_WARM_RUNS = 3
+_SUFFIX = "_kernel_time"
+_ENDS = "/.:_"
+"""What may stand between the name of a segment and the rest of a node's name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperationTime:
+    """One node of the optimised graph."""
+
+    name: str
+    kind: str
+    """ONNX Runtime's name of the operation: 'MatMul', 'FusedMatMul', 'LayerNormalization'."""
+    segment: str
+    """The segment of the network that it belongs to; empty where its name does not say."""
+    time_ms: float
+    """The 20 % quantile of its runs."""
+    share: float
+    """Of the sum of all nodes."""
+
+
+def operation_times(
+    module: nn.Module, images: Tensor, setting: Setting, *, runs: int = 20
+) -> tuple[OperationTime, ...]:
+    """The nodes of a network in the order in which they run, on the CPU provider.
+
+    The profiler itself costs time, so the sum is somewhat above the latency; the shares are what counts.
+    """
+    if device_of(setting).kind != "cpu":
+        message = "times of single operations are known of onnxruntime on a CPU only"
+        raise InputError(message, got=f"{setting.runtime} on {setting.device}")
+    with tempfile.TemporaryDirectory() as folder:
+        prefix = str(Path(folder) / "profile")
+        session = create_session(onnx_graph(module, images, setting), setting, profile_to=prefix)
+        feed = cpu_feed(session, images)
+        for _ in range(_WARM_RUNS + runs):
+            session.run(None, feed)
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    return times_of(events, runs=runs, segments=_segments(module))
+
+
+def times_of(
+    events: Sequence[Mapping[str, Any]], *, runs: int, segments: Collection[str] = ()
+) -> tuple[OperationTime, ...]:
+    """The nodes in a profile's events; of each the last `runs` runs count."""
+    durations: dict[str, list[float]] = defaultdict(list)
+    kinds: dict[str, str] = {}
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith(_SUFFIX):
+            name = event["name"].removesuffix(_SUFFIX)
+            durations[name].append(float(event["dur"]) / 1e3)
+            kinds[name] = str(event["args"]["op_name"])
+    times = {name: float(np.quantile(values[-runs:], QUANTILE)) for name, values in durations.items()}
+    total = sum(times.values())
+    return tuple(
+        OperationTime(
+            name=name,
+            kind=kinds[name],
+            segment=segment_of(name, segments),
+            time_ms=time_ms,
+            share=time_ms / total if total else 0.0,
+        )
+        for name, time_ms in times.items()
+    )
+
+
+def segment_of(node: str, segments: Collection[str]) -> str:
+    """The longest name of a segment that a node's name begins with, or nothing."""
+    fits = [name for name in segments if node.startswith(name) and node[len(name) : len(name) + 1] in tuple(_ENDS)]
+    return max(fits, key=len, default="")
+
+
+def _segments(module: nn.Module) -> tuple[str, ...]:
+    """The names of a module's segments, if it says them."""
+    named: Any = getattr(module, "segments", dict)
+    return tuple(named())

@@ -1,0 +1,50 @@
+"""Whether a runtime's outputs are those of torch, before any time of it is believed."""
+
+import torch
+from torch import Tensor, nn
+
+from hwnas.profile.runners.runner import MeasurementError
+from hwnas.records import Parity
+
+TOLERANCE = {"fp32": 1e-4, "tf32": 1e-2, "fp16": 2e-2, "bf16": 1e-1}
+"""The largest difference of a logit, as a share of the largest logit."""
+
+MAX_IMAGES = 8
+"""Compared images of a batch: torch computes them on the CPU."""
+
+
+def expected_logits(module: nn.Module, images: Tensor) -> Tensor:
+    """What torch gives in float32 on the CPU for the first images of the batch."""
+    with torch.inference_mode():
+        logits: Tensor = module(images[:MAX_IMAGES])
+    return logits.clone()
+
+
+def compare(outputs: Tensor, expected: Tensor) -> Parity:
+    """Differences of a runtime's outputs from torch's, relative ones to the largest logit."""
+    first = outputs[: len(expected)]
+    if first.shape != expected.shape:
+        shapes = f"{tuple(first.shape)}, and torch's {tuple(expected.shape)}"
+        raise MeasurementError("mismatch", f"the outputs must have torch's shape, and have {shapes}")
+    difference = float((first - expected).abs().max())
+    largest = float(expected.abs().max())
+    return Parity(
+        max_absolute=difference,
+        max_relative=difference / largest if largest else difference,
+        top1_agreement=float((first.argmax(-1) == expected.argmax(-1)).float().mean()),
+    )
+
+
+def require_parity(outputs: Tensor, expected: Tensor, *, precision: str) -> Parity:
+    """How the outputs compare; a NaN or a difference beyond the precision's tolerance is an error."""
+    if not torch.isfinite(outputs).all():
+        number = int((~torch.isfinite(outputs)).sum())
+        raise MeasurementError("nan", f"{number} of {outputs.numel()} outputs are NaN or infinite in {precision}")
+    found = compare(outputs, expected)
+    if found.max_relative > TOLERANCE[precision]:
+        raise MeasurementError(
+            "mismatch",
+            f"outputs differ from torch's by {found.max_relative:.2g} of the largest logit, "
+            f"and {TOLERANCE[precision]:g} is allowed in {precision}",
+        )
+    return found

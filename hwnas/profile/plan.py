@@ -1,0 +1,160 @@
+"""What a campaign measures, in which order, as a file that can be taken to another machine.
+
+A plan is JSON lines: a head that says for which device and space, then one task a line, each complete in itself.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hwnas.config import from_mapping, parse_json, shown, to_mapping
+from hwnas.errors import InputError
+from hwnas.profile.timing import PAIRS
+from hwnas.records import Setting, Subject
+from hwnas.records.lines import require_schema, subject_from
+from hwnas.records.manifest import Session
+from hwnas.runs import write_atomic
+
+SCHEMA = "hwnas.plan/1"
+"""The form of the file that this version writes and reads."""
+
+MIN_REPEATS = 12
+"""Networks measured twice at the least: fewer tell no noise floor."""
+
+_ORDER = 1
+"""What the generator is for, beside the seed: its draws are not those that choose networks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedTask:
+    """One measurement that is to be made; `repeat` is the second one of a network, in another process."""
+
+    subject: Subject
+    setting: Setting
+    repeat: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Head:
+    schema: str = SCHEMA
+    device: str
+    space: str | None
+    seed: int
+    pairs: int = PAIRS
+    num_tasks: int
+    origin: Session
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The tasks of a campaign in their order."""
+
+    device: str
+    space: str | None
+    seed: int
+    pairs: int = PAIRS
+    origin: Session
+    """When and by which command it was made."""
+    tasks: tuple[PlannedTask, ...]
+
+    @property
+    def settings(self) -> tuple[Setting, ...]:
+        """The different settings, in the order of their batches."""
+        found = {task.setting: None for task in self.tasks}
+        return tuple(sorted(found, key=lambda setting: (setting.batch, setting.exporter)))
+
+
+def default_repeats(num_samples: int) -> int:
+    """How many networks are measured twice: one in eight, and enough for a noise floor."""
+    return max(MIN_REPEATS, num_samples // 8)
+
+
+def make_tasks(
+    subjects: Sequence[Subject], settings: Sequence[Setting], *, repeats: int, seed: int
+) -> tuple[PlannedTask, ...]:
+    """Every subject once in every setting, the first `repeats` of them twice, in random order.
+
+    A repeat stands anywhere after the first measurement of its network.
+    """
+    rng = np.random.default_rng([seed, _ORDER])
+    keyed: list[tuple[float, PlannedTask]] = []
+    for setting in settings:
+        for index, subject in enumerate(subjects):
+            task = PlannedTask(subject=subject, setting=replace(setting, exporter=exporter(setting.runtime, subject)))
+            one, other = rng.uniform(size=2).tolist()
+            keyed.append((min(one, other) if index < repeats else one, task))
+            if index < repeats:
+                keyed.append((max(one, other), replace(task, repeat=True)))
+    return tuple(task for _, task in sorted(keyed, key=lambda pair: pair[0]))
+
+
+def exporter(runtime: str, subject: Subject) -> str:
+    """How a runtime gets a network: torch as a module, others composed from blocks where it is made of such."""
+    if runtime.startswith("torch"):
+        return "module"
+    return "composed" if subject.source == "space" else "dynamo"
+
+
+def save_plan(plan: Plan, path: Path) -> None:
+    """Write a plan, all or nothing."""
+    values = {field.name: getattr(plan, field.name) for field in fields(plan) if field.name != "tasks"}
+    rows = [_Head(**values, num_tasks=len(plan.tasks)), *plan.tasks]
+    lines = (json.dumps(to_mapping(row), ensure_ascii=False, allow_nan=False) for row in rows)
+    write_atomic(path, "".join(line + "\n" for line in lines))
+
+
+def load_plan(path: Path) -> Plan:
+    """Read a plan; one that is cut off is an error."""
+    lines = _lines(path)
+    head = _head(lines[0], source=f"{path}, line 1")
+    if len(lines) - 1 != head.num_tasks:
+        raise InputError(f"{path} must hold {head.num_tasks} tasks", got=len(lines) - 1, hint="copy it again")
+    tasks = tuple(_task(line, source=f"{path}, line {number}") for number, line in enumerate(lines[1:], start=2))
+    values = {field.name: getattr(head, field.name) for field in fields(head)}
+    return Plan(**{name: value for name, value in values.items() if name not in ("schema", "num_tasks")}, tasks=tasks)
+
+
+def unique(subjects: Iterable[Subject]) -> tuple[Subject, ...]:
+    """The subjects without those that extract to a network that was there before."""
+    found: dict[str, Subject] = {}
+    for subject in subjects:
+        found.setdefault(subject.network_id, subject)
+    return tuple(found.values())
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise InputError(f"there is no file {path}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read", got=error) from error
+    if not text.strip():
+        raise InputError(f"{path} is empty, but it must hold a plan")
+    return text.splitlines()
+
+
+def _head(line: str, *, source: str) -> _Head:
+    data = parse_json(line, source=source)
+    if not isinstance(data, dict) or "schema" not in data:
+        raise InputError(f"{source} must be the head of a plan", got=shown(data))
+    require_schema(data["schema"], expected=SCHEMA, source=source)
+    return from_mapping(_Head, data, where=source)
+
+
+def _task(line: str, *, source: str) -> PlannedTask:
+    data = parse_json(line, source=source)
+    known = {field.name for field in fields(PlannedTask)}
+    if not isinstance(data, dict) or not {"subject", "setting"} <= data.keys() <= known:
+        raise InputError(f"{source} must be a task", got=shown(data), known=sorted(known))
+    values: dict[str, Any] = {
+        "subject": subject_from(data["subject"], where=f"{source}: subject"),
+        "setting": from_mapping(Setting, data["setting"], where=f"{source}: setting"),
+    }
+    if not isinstance(data.get("repeat", False), bool):
+        raise InputError(f"{source}: repeat must be true or false", got=shown(data["repeat"]))
+    return PlannedTask(**values, repeat=data.get("repeat", False))

@@ -1,0 +1,1 @@
+"""The runtimes that networks are timed with, behind one protocol."""

@@ -1,0 +1,246 @@
+"""Networks run by ONNX Runtime, on a CPU or a GPU."""
+
+import functools
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hwnas.devices import Device
+from hwnas.errors import MissingError
+from hwnas.profile.clock import run_timed
+from hwnas.profile.memory import resident_mb, trim
+from hwnas.profile.runners.cuda import CudaClock, cuda_available
+from hwnas.profile.runners.graphs import onnx_graph
+from hwnas.profile.runners.prepared import device_of
+from hwnas.profile.runners.runner import AVAILABLE, Availability, Sample, Session
+from hwnas.records import Setting
+
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+
+_PRECISIONS = {"cpu": ("fp32", "fp16"), "gpu": ("fp32", "tf32", "fp16", "bf16")}
+"""Of bf16 ONNX Runtime has no convolution on a CPU."""
+
+_TYPES = {
+    "tensor(float)": torch.float32,
+    "tensor(float16)": torch.float16,
+    "tensor(bfloat16)": torch.bfloat16,
+}
+_ERRORS_ONLY = 3
+
+
+class CpuSession:
+    """A graph on the CPU provider."""
+
+    def __init__(self, graph: bytes, images: Tensor, setting: Setting) -> None:
+        trim()
+        before = resident_mb()
+        self._threads = setting.threads
+        self._session = create_session(graph, setting)
+        self._feed = cpu_feed(self._session, images)
+        self._run()
+        trim()
+        after = resident_mb()
+        self._memory_mb = None if before is None or after is None else after - before
+
+    def run_once(self) -> Sample:
+        """Run the batch once."""
+        return run_timed(self._run, threads=self._threads)
+
+    def outputs(self) -> Tensor:
+        """The logits of the batch."""
+        return torch.from_numpy(self._run()[0]).float()
+
+    def memory_mb(self) -> float | None:
+        """By how much the process grew with the session and its first run."""
+        return self._memory_mb
+
+    def close(self) -> None:
+        """Let go of the session."""
+        del self._session, self._feed
+
+    def _run(self) -> list[Any]:
+        outputs: list[Any] = self._session.run(None, self._feed)
+        return outputs
+
+
+class CudaSession:
+    """A graph on the CUDA provider; images and logits stay on the device."""
+
+    def __init__(self, graph: bytes, images: Tensor, setting: Setting) -> None:
+        before = torch.cuda.mem_get_info()[0]
+        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self._clock = CudaClock()
+        self._session = create_session(graph, setting, stream=self._stream.cuda_stream)
+        self._images = images.to("cuda", _tensor_type(self._session.get_inputs()[0])).contiguous()
+        self._logits = self._empty_logits()
+        self._binding = self._bound()
+        self._run()
+        torch.cuda.synchronize()
+        self._memory_mb = (before - torch.cuda.mem_get_info()[0]) / 1e6
+
+    def run_once(self) -> Sample:
+        """Run the batch once."""
+        with torch.cuda.stream(self._stream):
+            return self._clock.time(self._run)
+
+    def outputs(self) -> Tensor:
+        """The logits of the batch."""
+        self._run()
+        torch.cuda.synchronize()
+        return self._logits.float().cpu()
+
+    def memory_mb(self) -> float | None:
+        """By how much the device's free memory fell with the session and its first run."""
+        return self._memory_mb
+
+    def close(self) -> None:
+        """Let go of the session."""
+        del self._binding, self._session, self._images, self._logits
+
+    def _run(self) -> None:
+        self._session.run_with_iobinding(self._binding)
+
+    def _empty_logits(self) -> Tensor:
+        logits = self._session.get_outputs()[0]
+        _, *rest = logits.shape  # the batch has a name in place of a number where it is free
+        return torch.empty((len(self._images), *rest), dtype=_tensor_type(logits), device="cuda")
+
+    def _bound(self) -> Any:
+        binding = self._session.io_binding()
+        for bind, ends, tensor in (
+            (binding.bind_input, self._session.get_inputs(), self._images),
+            (binding.bind_output, self._session.get_outputs(), self._logits),
+        ):
+            bind(ends[0].name, "cuda", 0, _onnx_type(tensor), tuple(tensor.shape), tensor.data_ptr())
+        return binding
+
+
+class OnnxRuntimeRunner:
+    """ONNX Runtime with one provider, and no other to fall back to."""
+
+    name = "onnxruntime"
+
+    def available(self, device: Device) -> Availability:
+        """Whether ONNX Runtime is installed with the provider of that device."""
+        extra = "gpu" if device.kind == "gpu" else None
+        if find_spec("onnxruntime") is None:
+            return Availability(available=False, reason="onnxruntime is not installed", extra=extra)
+        import onnxruntime
+
+        wanted, present = CUDA if device.kind == "gpu" else CPU, onnxruntime.get_available_providers()
+        if wanted not in present:
+            reason = f"onnxruntime {onnxruntime.__version__} has no {wanted} (it has {', '.join(present)})"
+            return Availability(available=False, reason=reason, extra=extra)
+        return cuda_available() if device.kind == "gpu" else AVAILABLE
+
+    def supports(self, setting: Setting) -> Availability:
+        """Whether the provider has kernels for the precision."""
+        known = _PRECISIONS[device_of(setting).kind]
+        if setting.precision in known:
+            return AVAILABLE
+        reason = f"onnxruntime runs {', '.join(known)} on {setting.device}, not {setting.precision}"
+        return Availability(available=False, reason=reason)
+
+    def prepare(self, module: nn.Module, images: Tensor, setting: Setting) -> Session:
+        """The module's graph in a session of its own."""
+        graph = onnx_graph(module, images, setting)
+        return (CudaSession if device_of(setting).kind == "gpu" else CpuSession)(graph, images, setting)
+
+    def facts(self, setting: Setting) -> Mapping[str, str]:
+        """Version, provider, options."""
+        import onnx
+        import onnxruntime
+
+        gpu = device_of(setting).kind == "gpu"
+        found = {
+            "onnxruntime": onnxruntime.__version__,
+            "onnx": onnx.__version__,
+            "torch": torch.__version__,
+            "provider": CUDA if gpu else CPU,
+            "graph_optimisation": "all",
+            "spinning": str(_spins(setting)).lower(),
+        }
+        return {**found, "cuda": str(torch.version.cuda)} if gpu else found
+
+
+def create_session(graph: bytes, setting: Setting, *, stream: int | None = None, profile_to: str | None = None) -> Any:
+    """A session on the provider of the device; another provider in its place is refused.
+
+    `profile_to` is the beginning of the name of a file that ONNX Runtime's own profiler writes.
+    """
+    import onnxruntime
+
+    gpu = device_of(setting).kind == "gpu"
+    if gpu:
+        _preload()
+    provider: Any = (CUDA, _cuda_options(setting, stream)) if gpu else CPU
+    options = session_options(setting)
+    if profile_to is not None:
+        options.enable_profiling, options.profile_file_prefix = True, profile_to
+    session = onnxruntime.InferenceSession(graph, options, providers=[provider])
+    require_provider(session.get_providers(), wanted=CUDA if gpu else CPU)
+    return session
+
+
+def cpu_feed(session: Any, images: Tensor) -> dict[str, Any]:
+    """The images under the name and in the type that a session's graph has for them."""
+    (images_in,) = session.get_inputs()
+    return {images_in.name: images.to(_tensor_type(images_in)).numpy()}
+
+
+def session_options(setting: Setting) -> Any:
+    """Threads as asked for and asleep while they wait; everything else as ONNX Runtime has it."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = setting.threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = _ERRORS_ONLY
+    if not _spins(setting):
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def require_provider(found: list[str], *, wanted: str) -> None:
+    """The session's first provider must be the one that was asked for."""
+    if found[:1] != [wanted]:
+        raise MissingError(
+            f"onnxruntime must run on {wanted}, and took another provider",
+            got=", ".join(found),
+            hint="onnxruntime-gpu in the version that fits this machine's CUDA and cuDNN",
+        )
+
+
+def _tensor_type(end: Any) -> torch.dtype:
+    """The torch type of an input or an output of a graph."""
+    return _TYPES[end.type]
+
+
+def _onnx_type(tensor: Tensor) -> int:
+    import onnx
+
+    names = {torch.float32: "FLOAT", torch.float16: "FLOAT16", torch.bfloat16: "BFLOAT16"}
+    return int(onnx.TensorProto.DataType.Value(names[tensor.dtype]))
+
+
+def _spins(setting: Setting) -> bool:
+    """Threads that wait awake steal from each other on a busy machine; one thread never waits."""
+    return setting.threads == 1
+
+
+def _cuda_options(setting: Setting, stream: int | None) -> dict[str, str]:
+    options = {"use_tf32": "1" if setting.precision == "tf32" else "0"}
+    return options if stream is None else {**options, "user_compute_stream": str(stream)}
+
+
+@functools.cache
+def _preload() -> None:
+    """Let ONNX Runtime use the CUDA libraries that came with torch, where it can."""
+    import onnxruntime
+
+    if hasattr(onnxruntime, "preload_dlls"):
+        onnxruntime.preload_dlls()

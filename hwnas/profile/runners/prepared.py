@@ -1,0 +1,52 @@
+"""What the runners that are built on torch share: precision, device, switches."""
+
+import copy
+import functools
+
+import torch
+from torch import nn
+
+from hwnas.devices import Device, require
+from hwnas.profile.runners.runner import AVAILABLE, Availability
+from hwnas.records import Setting
+
+DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+"""How weights and images are stored in each precision."""
+
+
+@functools.cache
+def _device(name: str) -> Device:
+    return require(name)
+
+
+def device_of(setting: Setting) -> Device:
+    """The device, which must be in this machine."""
+    return _device(setting.device)
+
+
+def precision_supported(setting: Setting) -> Availability:
+    """Whether torch runs networks in that precision on that kind of device."""
+    known = list(DTYPES)
+    if device_of(setting).kind == "cpu":
+        known.remove("tf32")
+    if setting.precision in known:
+        return AVAILABLE
+    reason = f"{setting.runtime} runs {', '.join(known)} on {setting.device}, not {setting.precision}"
+    return Availability(available=False, reason=reason)
+
+
+def configure(setting: Setting) -> None:
+    """Set the threads, and that float32 is float32 unless tf32 is asked for."""
+    if device_of(setting).kind == "cpu":
+        torch.set_num_threads(setting.threads)
+        return
+    precision = "tf32" if setting.precision == "tf32" else "ieee"
+    torch.backends.cuda.matmul.fp32_precision = precision
+    torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined]
+    torch.backends.cudnn.benchmark = False
+
+
+def copied(module: nn.Module, setting: Setting) -> nn.Module:
+    """A copy of the module on the device and in the precision; its memory layout stays as it is."""
+    kind = "cuda" if device_of(setting).kind == "gpu" else "cpu"
+    return copy.deepcopy(module).to(kind, DTYPES[setting.precision]).eval().requires_grad_(requires_grad=False)

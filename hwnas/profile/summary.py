@@ -1,0 +1,198 @@
+"""What a profile is worth: how many networks, what failed and why, noise floor, drift, unstable rows."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hwnas.errors import GateError
+from hwnas.profile.statistics import (
+    HARMLESS_THROTTLE,
+    MIN_NETWORKS,
+    Drift,
+    NoiseFloor,
+    Verdict,
+    drift,
+    latency_median_ms,
+    latency_ms,
+    noise_floor,
+    reference_latency_ms,
+    throughput,
+    verdict,
+)
+from hwnas.records import Measurement, Profile, Samples, Subject
+
+MAX_MEAN_ERROR = 0.02
+"""The largest noise floor of a campaign that passes `--strict`."""
+
+MAX_UNSTABLE = 0.1
+"""The largest share of unstable measurements of one that does."""
+
+MAX_DRIFT = 0.1
+"""The largest drift of the reference network of one that does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """What one measurement says, in the units that users ask for."""
+
+    subject: Subject
+    exporter: str
+    latency_ms: float
+    """Undisturbed: against the reference network that ran in turn with it."""
+    latency_median_ms: float
+    """The median wall time, as busy as the machine was."""
+    throughput: float
+    """Images a second, undisturbed."""
+    memory_mb: float | None
+    energy_j: float | None
+    verdict: Verdict
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailureCount:
+    """How many networks could not be measured for one reason, and what the last of them said."""
+
+    reason: str
+    count: int
+    example: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quality:
+    """How good a profile is; shares, 0.01 is one percent."""
+
+    num_networks: int
+    num_measurements: int
+    num_repeated: int
+    failures: tuple[FailureCount, ...]
+    num_unstable: int
+    unstable: tuple[FailureCount, ...]
+    """Why measurements are unstable, most frequent first."""
+    reference_ms: float | None
+    noise_floor: NoiseFloor | None
+    """None where fewer than 12 networks were measured twice."""
+    drift: Drift | None
+    exporters: tuple[str, ...]
+    throttled: tuple[str, ...]
+    """Throttle reasons that the device gave."""
+    measured_s: float
+    """Time spent on measuring, pauses left out."""
+    first_utc: str | None
+    last_utc: str | None
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Why the measurements should not be relied on; empty where they may be."""
+        return tuple(filter(None, (_floor_problem(self), _unstable_problem(self), _drift_problem(self))))
+
+
+def figures(profile: Profile) -> tuple[Figures, ...]:
+    """What each measurement that has samples says, in the order of the rows."""
+    pairs = _samples(profile)
+    if not pairs:
+        return ()
+    reference = reference_latency_ms([theirs for _, _, theirs in pairs])
+    return tuple(_figures(row, ours, theirs, reference_ms=reference) for row, ours, theirs in pairs)
+
+
+def assess(profile: Profile) -> Quality:
+    """Judge a profile."""
+    found = figures(profile)
+    pairs = _samples(profile)
+    rows = [row for row, _, _ in pairs]
+    references = [theirs for _, _, theirs in sorted(pairs, key=lambda pair: pair[0].started_utc)]
+    unstable = [item.verdict.reason for item in found if not item.verdict.stable]
+    failed = [(row.failure.reason, row.failure.message) for row in profile.failures if row.failure]
+    times = sorted(row.started_utc for row in profile.measurements)
+    return Quality(
+        num_networks=len(profile.counts),
+        num_measurements=len(rows),
+        num_repeated=len(repeated_pairs(profile)),
+        failures=_counted(failed),
+        num_unstable=len(unstable),
+        unstable=_counted([(_kind(reason), reason) for reason in unstable]),
+        reference_ms=reference_latency_ms(references) if references else None,
+        noise_floor=noise_floor(repeated_pairs(profile)),
+        drift=drift(references) if references else None,
+        exporters=tuple(sorted({row.setting.exporter for row in rows})),
+        throttled=_throttled(rows),
+        measured_s=sum(row.duration_s for row in profile.measurements),
+        first_utc=times[0] if times else None,
+        last_utc=times[-1] if times else None,
+    )
+
+
+def repeated_pairs(profile: Profile) -> list[tuple[float, float]]:
+    """The latencies of networks measured twice: first and second, of different processes."""
+    first: dict[str, tuple[str, float]] = {}
+    pairs: dict[str, tuple[float, float]] = {}
+    for row, item in zip((row for row, _, _ in _samples(profile)), figures(profile), strict=True):
+        known = first.setdefault(row.subject.network_id, (row.process_id, item.latency_ms))
+        if known[0] != row.process_id:
+            pairs.setdefault(row.subject.network_id, (known[1], item.latency_ms))
+    return list(pairs.values())
+
+
+def require_stable(qualities: Sequence[tuple[str, Quality]]) -> None:
+    """The gate of `--strict`: every profile must be one to rely on."""
+    problems = [f"{name}: {problem}" for name, quality in qualities for problem in quality.problems]
+    if problems:
+        hint = "measure again when the machine is less busy, with more --pairs or --repeats"
+        raise GateError("the measurements must be stable", got="; ".join(problems), hint=hint)
+
+
+def _samples(profile: Profile) -> list[tuple[Measurement, Samples, Samples]]:
+    return [(row, row.samples, row.reference) for row in profile.measured if row.samples and row.reference]
+
+
+def _figures(row: Measurement, ours: Samples, theirs: Samples, *, reference_ms: float) -> Figures:
+    latency = latency_ms(ours, theirs, reference_ms=reference_ms)
+    return Figures(
+        subject=row.subject,
+        exporter=row.setting.exporter,
+        latency_ms=latency,
+        latency_median_ms=latency_median_ms(ours),
+        throughput=throughput(latency, batch=row.setting.batch),
+        memory_mb=row.memory_mb,
+        energy_j=row.energy_j,
+        verdict=verdict(ours, theirs, states=(row.before, row.after), seed=row.seed),
+    )
+
+
+def _counted(items: Sequence[tuple[str, str]]) -> tuple[FailureCount, ...]:
+    last = dict(items)
+    counts = Counter(reason for reason, _ in items).most_common()
+    return tuple(FailureCount(reason=reason, count=count, example=last[reason]) for reason, count in counts)
+
+
+def _kind(reason: str) -> str:
+    """What kind of instability a reason tells of: its words without the figures."""
+    words = [word for word in reason.split("(")[0].split() if not any(letter.isdigit() for letter in word)]
+    return " ".join(words[:6]).rstrip(",:")
+
+
+def _throttled(rows: Sequence[Measurement]) -> tuple[str, ...]:
+    reasons = {reason for row in rows for state in (row.before, row.after) if state for reason in state.throttle}
+    return tuple(sorted(reasons - set(HARMLESS_THROTTLE)))
+
+
+def _floor_problem(quality: Quality) -> str | None:
+    floor = quality.noise_floor
+    if floor is None:
+        return f"{quality.num_repeated} networks were measured twice, and {MIN_NETWORKS} tell a noise floor"
+    if floor.mean_error > MAX_MEAN_ERROR:
+        return f"the noise floor is {floor.mean_error:.1%}, and {MAX_MEAN_ERROR:.0%} is the most"
+    return None
+
+
+def _unstable_problem(quality: Quality) -> str | None:
+    share = quality.num_unstable / max(1, quality.num_measurements)
+    if share > MAX_UNSTABLE:
+        return f"{share:.0%} of the measurements are unstable, and {MAX_UNSTABLE:.0%} is the most"
+    return None
+
+
+def _drift_problem(quality: Quality) -> str | None:
+    if quality.drift is not None and abs(quality.drift.change) > MAX_DRIFT:
+        return f"the reference network drifted by {quality.drift.change:+.1%}, and {MAX_DRIFT:.0%} is the most"
+    return None

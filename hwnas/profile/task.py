@@ -1,0 +1,93 @@
+"""What a worker is asked and what it answers, as lines of JSON."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from hwnas.config import from_mapping, shown
+from hwnas.errors import InputError
+from hwnas.profile.subjects import REFERENCE
+from hwnas.profile.timing import PAIRS
+from hwnas.records import DeviceState, Failure, Measurement, Parity, Samples, Setting, Subject
+from hwnas.records.lines import subject_from
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One network to be measured in strict pairs with the reference network."""
+
+    subject: Subject
+    setting: Setting
+    seed: int
+    """Of weights and images."""
+    pairs: int = PAIRS
+    reference: Subject = REFERENCE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What came of a task: samples or a failure; `process_id` names the worker process."""
+
+    process_id: str
+    started_utc: str
+    duration_s: float
+    samples: Samples | None = None
+    reference: Samples | None = None
+    export_s: float | None = None
+    """From the module to a session that runs."""
+    memory_mb: float | None = None
+    energy_j: float | None = None
+    parity: Parity | None = None
+    before: DeviceState | None = None
+    after: DeviceState | None = None
+    failure: Failure | None = None
+
+    def measurement(self, task: Task, *, environment_id: str) -> Measurement:
+        """The row that is recorded."""
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return Measurement(
+            subject=task.subject,
+            setting=task.setting,
+            seed=task.seed,
+            environment_id=environment_id,
+            **values,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerFacts:
+    """What a worker process says of itself for a setting."""
+
+    process_id: str
+    runtime: Mapping[str, str] = field(default_factory=dict)
+    """Versions, providers, switches: part of the environment."""
+    notes: tuple[str, ...] = ()
+    """What cannot be recorded here, and why."""
+
+
+def parse_task(data: object) -> Task:
+    """The task in plain values."""
+    if not isinstance(data, Mapping):
+        raise InputError("a task must be a table of named values", got=shown(data))
+    return Task(
+        subject=subject_from(data.get("subject"), where="task.subject"),
+        reference=subject_from(data.get("reference"), where="task.reference"),
+        setting=parse_setting(data.get("setting")),
+        **{name: data[name] for name in ("seed", "pairs")},
+    )
+
+
+def parse_setting(data: object) -> Setting:
+    """The setting in plain values."""
+    return from_mapping(Setting, data, where="setting")
+
+
+def parse_outcome(values: object) -> Outcome:
+    """The outcome in plain values."""
+    return from_mapping(Outcome, values, where="outcome")
+
+
+def parse_facts(values: Mapping[str, Any]) -> WorkerFacts:
+    """The facts in plain values."""
+    runtime = {str(name): str(value) for name, value in values["runtime"].items()}
+    return WorkerFacts(process_id=str(values["process_id"]), runtime=runtime, notes=tuple(values["notes"]))

@@ -1,0 +1,97 @@
+"""How two networks are timed: warm until stationary, then in strict turn with each other."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from statistics import median
+
+from hwnas.profile.runners.runner import Sample, Session
+from hwnas.records import Samples, Setting
+
+PAIRS = 24
+"""Runs of each of the two by default."""
+
+_WINDOW = 4
+_WINDOW_OF_SLOW = 2
+_SLOW_NS = 200_000_000
+_STILL_FASTER = 0.98
+_MAX_WARM_UP = 40
+_GPU_WARM_UP_NS = 200_000_000
+_MAX_ROUNDS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimedPairs:
+    """The runs of a network and of its reference, in the order in which each ran."""
+
+    samples: Samples
+    reference: Samples
+
+
+def warm_up(session: Session) -> int:
+    """Run until runs no longer become faster, on a GPU also until its clocks are up; the number of runs."""
+    samples: list[Sample] = []
+    while len(samples) < _MAX_WARM_UP or not _lasted(samples):
+        samples.append(session.run_once())
+        if _lasted(samples) and _stationary([duration_ns(sample) for sample in samples]):
+            break
+    return len(samples)
+
+
+def time_pairs(candidate: Session, reference: Session, *, pairs: int, setting: Setting) -> TimedPairs:
+    """Run both in turn, `pairs` times each; which one begins a pair alternates.
+
+    Where only undisturbed runs count (a CPU with several threads), pairs are added until enough of both do, up to
+    four times as many.
+    """
+    ours: list[Sample] = []
+    theirs: list[Sample] = []
+    turns: tuple[tuple[Session, list[Sample]], ...] = ((candidate, ours), (reference, theirs))
+    for index in range(_MAX_ROUNDS * pairs):
+        if index >= pairs and _enough(ours, pairs) and _enough(theirs, pairs):
+            break
+        for session, found in turns if index % 2 == 0 else reversed(turns):
+            found.append(session.run_once())
+    return TimedPairs(samples=to_samples(ours), reference=to_samples(theirs))
+
+
+def to_samples(runs: Iterable[Sample]) -> Samples:
+    """Runs as they are recorded; what one of them does not know is left out for all."""
+    every = tuple(runs)
+    return Samples(
+        wall_ns=tuple(run.wall_ns for run in every),
+        cpu_ns=_known(every, lambda run: run.cpu_ns),
+        device_ns=_known(every, lambda run: run.device_ns),
+        switches=() if _known(every, lambda run: run.device_ns) else tuple(run.switches for run in every),
+    )
+
+
+def duration_ns(sample: Sample) -> int:
+    """The time of a run by the best clock that it has."""
+    if sample.device_ns is not None:
+        return sample.device_ns
+    return sample.wall_ns if sample.cpu_ns is None else sample.cpu_ns
+
+
+def _known(runs: tuple[Sample, ...], value: Callable[[Sample], int | None]) -> tuple[int, ...]:
+    found = [value(run) for run in runs]
+    return tuple(item for item in found if item is not None) if None not in found else ()
+
+
+def _enough(runs: list[Sample], pairs: int) -> bool:
+    """Whether enough runs count: those by a clock of their own all do, others if nothing disturbed them."""
+    return sum(run.device_ns is not None or run.cpu_ns is not None or run.switches == 0 for run in runs) >= pairs
+
+
+def _lasted(samples: list[Sample]) -> bool:
+    """Whether a GPU was busy for long enough to raise its clocks; a CPU needs no such time."""
+    if not samples or samples[0].device_ns is None:
+        return bool(samples)
+    return sum(sample.wall_ns for sample in samples) >= _GPU_WARM_UP_NS
+
+
+def _stationary(durations: list[int]) -> bool:
+    """Whether the last few runs were about as slow as those before them."""
+    window = _WINDOW_OF_SLOW if min(durations) > _SLOW_NS else _WINDOW
+    if len(durations) < 2 * window:
+        return False
+    return median(durations[-window:]) >= _STILL_FASTER * median(durations[-2 * window : -window])

@@ -1,0 +1,42 @@
+"""What was measured: raw samples with all that it takes to know what they are worth, and the folders that keep them.
+
+A profile is a folder of one device, one runtime and one batch:
+
+    PROFILE/manifest.json         what was measured, where, with which software, by which commands
+    PROFILE/measurements.jsonl    one line a measurement, failures included, in the order in which they were made
+"""
+
+from hwnas.records.lines import from_line, to_line
+from hwnas.records.manifest import ProfileManifest, Session, environment_id
+from hwnas.records.measurement import (
+    DeviceState,
+    Failure,
+    Measurement,
+    Parity,
+    Reason,
+    Samples,
+    Setting,
+    Subject,
+)
+from hwnas.records.profile import Profile, is_profile, load_profile
+from hwnas.records.store import Store
+
+__all__ = [
+    "DeviceState",
+    "Failure",
+    "Measurement",
+    "Parity",
+    "Profile",
+    "ProfileManifest",
+    "Reason",
+    "Samples",
+    "Session",
+    "Setting",
+    "Store",
+    "Subject",
+    "environment_id",
+    "from_line",
+    "is_profile",
+    "load_profile",
+    "to_line",
+]

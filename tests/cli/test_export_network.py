@@ -1,0 +1,46 @@
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.cli.commands import CommandLine, command_line
+
+__all__ = ["command_line"]
+
+ARGUMENTS = ("export", "autoformer-micro", "min", "--format", "safetensors")
+
+
+def test_files_and_their_check_are_printed(command_line: CommandLine, tmp_path: Path) -> None:
+    assert command_line(*ARGUMENTS, "--out", str(tmp_path)) == 0
+    assert re.search(r"^weights +fresh, random, of seed 0$", command_line.out, re.MULTILINE)
+    assert re.search(r"^top-1 agreement +100%$", command_line.out, re.MULTILINE)
+    last = command_line.out.split("\n\n")[-1].splitlines()
+    assert all(Path(line).exists() for line in last)
+    assert last[0].endswith(".safetensors")
+    assert last[1].endswith(".safetensors.parity.json")
+
+
+def test_json_is_one_document(command_line: CommandLine, tmp_path: Path) -> None:
+    named = ("export", "autoformer-micro", "--arch", "min", "--format", "safetensors", "--batch", "any")
+    assert command_line(*named, "--out", str(tmp_path), "--json") == 0
+    document = json.loads(command_line.out)
+    assert (document["format"], document["batch"], document["fresh_weights"]) == ("safetensors", None, True)
+    assert document["parity"]["max_relative"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ((*ARGUMENTS, "--out", "x", "--arch", "max"), 2, "the network must be named once"),
+        ((*ARGUMENTS, "--out", "x", "--batch", "0"), 2, "--batch must be a number above 0, or any"),
+        ((*ARGUMENTS, "--out", "x", "--format", "onyx"), 2, "'onyx' is not one of 'onnx'"),
+        (ARGUMENTS, 2, "missing option '--out'"),
+        ((*ARGUMENTS, "--out", "x", "--weights", "none.safetensors"), 1, "there is no file none.safetensors"),
+    ],
+)
+def test_what_cannot_work_is_said(
+    command_line: CommandLine, arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    assert command_line(*arguments) == code
+    assert message in command_line.err

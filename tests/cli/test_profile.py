@@ -1,0 +1,181 @@
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from hwnas.pipeline.workplace import Workplace
+from hwnas.profile.task import Outcome, Task
+from hwnas.records import Failure, load_profile
+from tests.cli.commands import CommandLine, command_line
+from tests.pipeline.campaigns import CPU, Place
+from tests.profile.stand_ins import FakeWorker
+
+__all__ = ["command_line"]
+
+SMALL = ("profile", "--space", "autoformer-micro", "--device", "cpu", "--runtime", "onnxruntime", "--no-landmarks")
+FOLDER = "autoformer-micro-onnxruntime-fp32-b1-t1"
+
+
+@pytest.fixture(autouse=True)
+def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Place:
+    """A working folder of its own, and workers that take no time."""
+    found = Place()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Workplace, "here", lambda: found.workplace)
+    return found
+
+
+def test_a_campaign_prints_what_it_did_and_how_good_it_is(command_line: CommandLine) -> None:
+    assert command_line(*SMALL, "--samples", "14") == 0
+    lines = command_line.out.splitlines()
+    assert lines[0] == f"26 measured with onnxruntime on {CPU}, 0 failed, 0 done before"
+    assert lines[2] == f"profiles/{CPU}/{FOLDER}"
+    assert re.search(r"^networks +14$", command_line.out, re.MULTILINE)
+    assert re.search(r"^noise floor +0\.00% \(sigma 0\.00%, 12 networks\)$", command_line.out, re.MULTILINE)
+    assert re.search(r"^drift of the reference +\+0\.0% ", command_line.out, re.MULTILINE)
+    assert command_line.err.splitlines()[-1] == "26 of 26, 0 s left"
+
+
+def test_the_same_command_again_measures_nothing(command_line: CommandLine) -> None:
+    command_line(*SMALL, "--samples", "3")
+    assert command_line(*SMALL, "--samples", "3") == 0
+    assert command_line.out.startswith("0 measured with onnxruntime")
+    assert "6 done before" in command_line.out.splitlines()[0]
+
+
+def test_json_is_one_document(command_line: CommandLine) -> None:
+    assert command_line(*SMALL, "--samples", "3", "--batch", "1,8", "--json") == 0
+    document = json.loads(command_line.out)
+    assert (document["device"], document["num_measured"]) == (CPU, 12)
+    first, second = document["profiles"]
+    assert first["path"] == f"profiles/{CPU}/{FOLDER}"
+    assert second["quality"]["num_networks"] == 3
+    assert first["quality"]["problems"] == ["3 networks were measured twice, and 12 tell a noise floor"]
+
+
+def test_failures_are_told_while_it_runs_and_in_the_summary(command_line: CommandLine, place: Place) -> None:
+    command_line(*SMALL, "--samples", "2", "--out", "first")
+    bad = load_profile(Path("first") / CPU / FOLDER).measurements[0].subject.network_id
+    place.failing = {bad: Failure(reason="crash", message="the process was killed by SIGSEGV")}
+    assert command_line(*SMALL, "--samples", "2") == 0
+    assert f"autoformer-micro {bad}: crash: the process was killed by SIGSEGV" in command_line.err
+    assert "failed: 1 by crash, such as: the process was killed by SIGSEGV" in command_line.out
+
+
+def test_strict_ends_with_4_after_the_summary(command_line: CommandLine) -> None:
+    assert command_line(*SMALL, "--samples", "3", "--strict") == 4
+    assert "networks                 3" in command_line.out
+    problem = f"{CPU}/{FOLDER}: 3 networks were measured twice, and 12 tell a noise floor"
+    assert f"error: the measurements must be stable\n  got     {problem}\n" in command_line.err
+
+
+def test_strict_lets_a_steady_campaign_pass(command_line: CommandLine) -> None:
+    assert command_line(*SMALL, "--samples", "12", "--strict") == 0
+
+
+def test_a_device_that_is_not_here_ends_with_3(command_line: CommandLine) -> None:
+    assert command_line("profile", "--device", "a100") == 3
+    assert command_line.out == ""
+    assert "error: device 'a100' is not in this machine" in command_line.err
+    assert f"{CPU}\n" in command_line.err
+    assert "hwnas profile --plan plan.jsonl" in command_line.err
+
+
+def test_a_plan_is_written_here_and_measured_there(command_line: CommandLine) -> None:
+    assert command_line(*SMALL, "--samples", "3", "--plan-only", "--out", "plan.jsonl") == 0
+    assert command_line.out.splitlines() == [
+        "plan.jsonl: 6 measurements of 3 networks",
+        f"on a machine with {CPU}: hwnas profile --plan plan.jsonl",
+    ]
+    assert not Path("profiles").exists()
+    assert command_line("profile", "--plan", "plan.jsonl", "--json") == 0
+    assert json.loads(command_line.out)["num_measured"] == 6
+
+
+def test_a_plan_for_another_device_needs_nothing_of_it(command_line: CommandLine) -> None:
+    assert command_line("profile", "--device", "a100", "--samples", "3", "--plan-only", "--out", "p", "--json") == 0
+    assert json.loads(command_line.out) == {"path": "p", "device": "a100", "num_tasks": 12, "num_networks": 6}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--plan", "p", "--samples", "3"], "--plan says what is measured"),
+        (["--plan-only"], "--plan-only needs a file to write to"),
+        (["--plan-only", "--out", "p", "--plan", "q"], "--plan-only needs a file to write to"),
+        (["--batch", "1,x"], "is not whole numbers parted by commas"),
+        (["--samples", "3", "--minutes", "1"], "--samples and --minutes must not both be given"),
+        (["--pairs", "2"], "--pairs must be at least 8"),
+        (["--sampels", "3"], "option '--sampels' is not known"),
+    ],
+)
+def test_a_wrong_command_line_ends_with_2(command_line: CommandLine, arguments: list[str], message: str) -> None:
+    assert command_line("profile", *arguments) == 2
+    assert message in command_line.err
+
+
+def test_an_interrupt_ends_with_130_and_says_how_to_go_on(
+    command_line: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = FakeWorker.measure
+    calls: list[Task] = []
+
+    def measure(self: FakeWorker, task: Task, **options: object) -> Outcome:
+        calls.append(task)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return real(self, task, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(FakeWorker, "measure", measure)
+    assert command_line(*SMALL, "--samples", "5") == 130
+    told = command_line.err.splitlines()
+    assert told[-2] == (
+        "3 measured, all kept; to go on: hwnas profile --space autoformer-micro --device cpu --samples 5 "
+        "--runtime onnxruntime --no-landmarks"
+    )
+    assert told[-1] == "interrupted"
+    assert command_line(*told[-2].partition("to go on: hwnas ")[2].split()) == 0
+    assert "7 measured" in command_line.out
+    assert "3 done before" in command_line.out
+
+
+def test_two_campaigns_at_once_are_refused(command_line: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = FakeWorker.measure
+    codes: list[int] = []
+
+    def measure(self: FakeWorker, task: Task, **options: object) -> Outcome:
+        if not codes:
+            codes.append(-1)
+            codes.append(command_line(*SMALL, "--samples", "2"))
+            assert "is being written by another campaign" in command_line.err
+            assert "--out" in command_line.err
+        return real(self, task, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(FakeWorker, "measure", measure)
+    assert command_line(*SMALL, "--samples", "2") == 0
+    assert codes == [-1, 1]
+
+
+def test_profiles_are_listed_and_shown(command_line: CommandLine) -> None:
+    Path("profiles").mkdir()
+    assert command_line("profiles", "--profiles", "profiles") == 0
+    assert command_line.out == "There are no profiles here; hwnas profile makes one.\n"
+    command_line(*SMALL, "--samples", "3")
+    assert command_line("profiles", "--profiles", "profiles") == 0
+    (line,) = command_line.out.splitlines()[1:]
+    assert line.split()[:4] == [f"{CPU}/{FOLDER}", "own", "3", "0"]
+    assert command_line("profiles", "--profiles", "profiles", "--json") == 0
+    assert json.loads(command_line.out)[0]["num_networks"] == 3
+    assert command_line("profiles", "show", FOLDER, "--profiles", "profiles") == 0
+    assert re.search(r"^torch +2\.15\.0$", command_line.out, re.MULTILINE)
+    assert "hwnas profile --space autoformer-micro" in command_line.out.splitlines()[-1]
+    assert command_line("profiles", "show", FOLDER, "--profiles", "profiles", "--json") == 0
+    document = json.loads(command_line.out)
+    assert document["manifest"]["environment"]["torch"] == "2.15.0"
+    assert len(document["figures"]) == 6
+
+
+def test_a_profile_that_is_not_there_ends_with_1(command_line: CommandLine) -> None:
+    assert command_line("profiles", "show", "nothing", "--profiles", ".") == 1
+    assert "error: profile 'nothing' is not known" in command_line.err

@@ -1,0 +1,50 @@
+"""A place for campaigns that take no time: this machine, with stand-ins for its worker processes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from hwnas.devices import Machine, detect
+from hwnas.pipeline.workplace import Workplace
+from hwnas.profile.campaign import Progress
+from hwnas.records import Failure
+from hwnas.runs import Environment
+from tests.profile.stand_ins import FakeWorker
+
+MACHINE: Machine = detect()
+CPU = MACHINE.cpu.slug
+
+
+@dataclass
+class Place:
+    """What a test changes about the place, and what it sees of it."""
+
+    versions: tuple[str, ...] = ("torch==2.15.0", "click==8.2")
+    failing: Mapping[str, Failure] = field(default_factory=dict)
+    noise: float = 0.0
+    notes: tuple[str, ...] = ()
+    workers: list[FakeWorker] = field(default_factory=list)
+
+    @property
+    def workplace(self) -> Workplace:
+        software = Environment(
+            hwnas="0.1", python="3.11.7", system="Linux", release="6", machine="x86_64", packages=self.versions
+        )
+        return Workplace(machine=MACHINE, software=software, start=self._start)
+
+    def _start(self) -> FakeWorker:
+        self.workers.append(FakeWorker(failing=self.failing, noise=self.noise, notes=self.notes))
+        return self.workers[-1]
+
+
+@dataclass
+class Listener:
+    """Remembers what it was told."""
+
+    texts: list[str] = field(default_factory=list)
+    states: list[Progress] = field(default_factory=list)
+
+    def say(self, text: str) -> None:
+        self.texts.append(text)
+
+    def progress(self, state: Progress) -> None:
+        self.states.append(state)

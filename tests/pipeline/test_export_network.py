@@ -1,0 +1,82 @@
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hwnas.errors import InputError, MissingError, UnknownNameError, UsageError
+from hwnas.pipeline.export_network import export_network
+from hwnas.space import SPACES
+from hwnas.supernet.families import make_supernet
+from hwnas.supernet.store import save_supernet
+
+SPACE = SPACES.get("autoformer-micro")
+ARCH = SPACE.smallest()
+
+
+def test_weights_of_a_supernet_are_those_in_the_file(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    supernet = make_supernet(SPACE)
+    save_supernet(supernet, tmp_path / "supernet.safetensors")
+    found = export_network(
+        "autoformer-micro", "min", out=tmp_path, format="safetensors", weights=tmp_path / "supernet.safetensors"
+    )
+    network_id = SPACE.network_id(ARCH)
+    assert found.files[0] == tmp_path / f"autoformer-micro-{network_id}-fp32-b1.safetensors"
+    assert all(file.exists() for file in found.files)
+    assert (found.fresh_weights, found.weights) == (False, str(tmp_path / "supernet.safetensors"))
+    tensors, expected = load_file(found.files[0]), supernet.subnet(ARCH).state_dict()
+    assert tensors.keys() == expected.keys()
+    assert all(torch.equal(tensors[name], expected[name]) for name in expected)
+    assert found.parity.passed
+
+
+def test_fresh_weights_are_said_to_be_so(tmp_path: Path) -> None:
+    found = export_network("autoformer-micro", "min", out=tmp_path, format="safetensors")
+    assert (found.fresh_weights, found.weights) == (True, "fresh, random, of seed 0")
+    values = json.loads(json.dumps(found.to_mapping(), default=str))
+    assert values["arch"] == ARCH.to_mapping()
+
+
+@pytest.mark.slow
+def test_an_onnx_file_runs_without_hwnas_for_any_batch(tmp_path: Path) -> None:
+    found = export_network("autoformer-micro", "min", out=tmp_path, batch=None)
+    assert found.files[0].name.endswith("-fp32-bany.onnx")
+    session = onnxruntime.InferenceSession(found.files[0], providers=["CPUExecutionProvider"])
+    for batch in (1, 5):
+        (logits,) = session.run(None, {"images": np.zeros((batch, 3, 32, 32), dtype=np.float32)})
+        assert logits.shape == (batch, 10)
+    assert found.parity.max_relative < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"space": "autoformer-mikro"}, UnknownNameError, "space 'autoformer-mikro' is not known"),
+        ({"format": "onyx"}, UnknownNameError, "format 'onyx' is not known"),
+        ({"precision": "fp8"}, UnknownNameError, "precision 'fp8' is not known"),
+        ({"format": "tensorrt", "batch": None}, UsageError, "an engine is built for one batch"),
+        ({"weights": Path("x"), "image_size": 64}, UsageError, "are those of the file of weights"),
+        ({"arch": None}, InputError, "a network of the space must be named"),
+        ({"space": "."}, InputError, "must be a space: folders of runs hold no networks yet"),
+    ],
+)
+def test_what_cannot_work_is_an_error_and_leaves_no_file(
+    tmp_path: Path, arguments: dict[str, object], error: type[Exception], message: str
+) -> None:
+    given = {"space": "autoformer-micro", "arch": "min", "out": tmp_path / "out", **arguments}
+    with pytest.raises(error, match=message):
+        export_network(**given)  # type: ignore[arg-type]
+    assert not list(tmp_path.rglob("*.*"))
+
+
+@pytest.mark.skipif("tensorrt" in sys.modules, reason="the library is here")
+def test_without_tensorrt_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(MissingError):
+        export_network("autoformer-micro", "min", out=tmp_path / "out", format="tensorrt")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,228 @@
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hwnas.errors import InputError, MissingError, UnknownNameError, UsageError
+from hwnas.pipeline.measure import Measured, measure, measure_plan
+from hwnas.pipeline.plans import write_plan
+from hwnas.profile.plan import load_plan
+from hwnas.profile.request import CampaignRequest
+from hwnas.profile.subjects import REFERENCE
+from hwnas.records import Profile, load_profile
+from tests.pipeline.campaigns import CPU, Listener, Place
+
+REQUEST = CampaignRequest(
+    space="autoformer-micro", device="cpu", samples=6, repeats=2, runtime="onnxruntime", landmarks=False
+)
+
+
+@pytest.fixture
+def request_here(tmp_path: Path) -> CampaignRequest:
+    return replace(REQUEST, out=tmp_path / "profiles")
+
+
+def loaded(measured: Measured) -> Profile:
+    (item,) = measured.profiles
+    return load_profile(item.path)
+
+
+def test_a_campaign_leaves_a_profile_that_explains_itself(request_here: CampaignRequest) -> None:
+    measured = measure(request_here, workplace=Place().workplace)
+    assert (measured.device, measured.runtime) == (CPU, "onnxruntime")
+    assert (measured.num_measured, measured.num_failed, measured.num_skipped, measured.num_left) == (8, 0, 0, 0)
+    profile = loaded(measured)
+    assert profile.path == request_here.out / CPU / "autoformer-micro-onnxruntime-fp32-b1-t1"
+    manifest = profile.manifest
+    assert manifest.space == "autoformer-micro"
+    assert manifest.reference == REFERENCE
+    assert manifest.environment["torch"] == "2.15.0"
+    assert manifest.environment["onnxruntime.version"] == "1"
+    assert "click" not in manifest.environment
+    assert manifest.sessions[0].command == request_here.command()
+    assert manifest.device["name"] == CPU
+    assert Counter(profile.counts.values()) == {1: 4, 2: 2}
+    assert measured.profiles[0].quality.num_repeated == 2
+
+
+def test_published_networks_and_landmarks_are_measured_too(tmp_path: Path) -> None:
+    request = replace(REQUEST, space="autoformer-tiny", samples=2, repeats=0, landmarks=True, out=tmp_path)
+    request = replace(request, also=("timm:vit_tiny_patch16_224@112", "timm:deit_tiny_patch16_224"))
+    rows = loaded(measure(request, workplace=Place().workplace)).measurements
+    names = {row.subject.network_id: row.setting.exporter for row in rows if row.subject.source == "timm"}
+    assert names == {
+        "timm:deit_tiny_patch16_224": "dynamo",
+        "timm:deit_small_patch16_224": "dynamo",
+        "timm:vit_tiny_patch16_224@112": "dynamo",
+    }
+    assert {row.subject.image_size for row in rows} == {112, 224}
+    assert sum(row.subject.source == "space" and row.setting.exporter == "composed" for row in rows) == 3
+
+
+def test_the_same_request_again_goes_on(request_here: CampaignRequest) -> None:
+    place = Place()
+    measure(request_here, workplace=place.workplace)
+    again = measure(request_here, workplace=place.workplace)
+    assert (again.num_measured, again.num_skipped) == (0, 8)
+    more = measure(replace(request_here, samples=10), workplace=place.workplace)
+    assert (more.num_measured, more.num_skipped) == (4, 8)
+    assert [len(session.command) > 0 for session in loaded(more).manifest.sessions] == [True, True]
+
+
+def test_batches_are_profiles_of_their_own(request_here: CampaignRequest) -> None:
+    measured = measure(replace(request_here, batches=(1, 8)), workplace=Place().workplace)
+    assert [item.path.name[-5:] for item in measured.profiles] == ["b1-t1", "b8-t1"]
+    assert measured.num_measured == 16
+    assert {row.setting.batch for row in load_profile(measured.profiles[1].path).measurements} == {8}
+
+
+def test_another_environment_is_refused_and_new_begins_a_profile_beside_it(request_here: CampaignRequest) -> None:
+    measure(request_here, workplace=Place().workplace)
+    other = Place(versions=("torch==2.16.0",))
+    with pytest.raises(InputError, match="rows are not mixed") as caught:
+        measure(request_here, workplace=other.workplace)
+    assert "torch: there 2.15.0, here 2.16.0" in str(caught.value.got)
+    beside = measure(request_here, new=True, workplace=other.workplace)
+    assert beside.profiles[0].path.name == "autoformer-micro-onnxruntime-fp32-b1-t1-2"
+    assert measure(request_here, workplace=other.workplace).num_skipped == 8  # it is found again
+    assert measure(request_here, workplace=Place().workplace).num_skipped == 8
+
+
+def test_the_worker_processes_are_ended_also_after_an_error(request_here: CampaignRequest) -> None:
+    place = Place()
+    measure(request_here, workplace=place.workplace)
+    other = Place(versions=("torch==2.16.0",))
+    with pytest.raises(InputError):
+        measure(request_here, workplace=other.workplace)
+    assert all(worker.closed for worker in place.workers + other.workers)
+
+
+def test_notes_and_progress_are_told(request_here: CampaignRequest) -> None:
+    listener = Listener()
+    measure(request_here, workplace=Place(notes=("no clocks",)).workplace, reporter=listener)
+    assert listener.texts == ["no clocks"]
+    assert [state.done for state in listener.states] == list(range(1, 9))
+
+
+def test_a_time_is_spent_in_stages_that_extend_each_other(request_here: CampaignRequest) -> None:
+    minutes = replace(request_here, samples=None, minutes=0.02)
+    measured = measure(minutes, workplace=Place().workplace)
+    assert measured.num_measured > 24
+    assert measured.num_left > 0
+    assert max(loaded(measured).counts.values()) == 2
+
+
+@pytest.mark.parametrize("device", ["a100", "jetson-orin"])
+def test_a_device_that_is_not_here_ends_with_3_and_helps(request_here: CampaignRequest, device: str) -> None:
+    with pytest.raises(MissingError) as caught:
+        measure(replace(request_here, device=device, out=Path("profiles")), workplace=Place().workplace)
+    assert caught.value.exit_code == 3
+    assert caught.value.known[-1] == CPU
+    hint = str(caught.value.hint)
+    assert f"hwnas profile --space autoformer-micro --device {device} --samples 6" in hint
+    assert "--plan-only --out plan.jsonl" in hint
+    assert "hwnas profile --plan plan.jsonl there" in hint
+    assert f"profiles/{device}" in hint
+
+
+def test_a_plan_measures_what_the_request_would(request_here: CampaignRequest, tmp_path: Path) -> None:
+    planned = write_plan(request_here, tmp_path / "plan.jsonl")
+    assert (planned.device, planned.num_tasks, planned.num_networks) == (CPU, 8, 6)
+    measured = measure_plan(tmp_path / "plan.jsonl", out=tmp_path / "there", workplace=Place().workplace)
+    direct = measure(request_here, workplace=Place().workplace)
+    assert [row.subject for row in loaded(measured).measurements] == [
+        row.subject for row in loaded(direct).measurements
+    ]
+    assert [row.setting for row in loaded(measured).measurements] == [
+        row.setting for row in loaded(direct).measurements
+    ]
+
+
+def test_a_plan_for_another_device_leaves_the_runtime_open(tmp_path: Path) -> None:
+    request = replace(REQUEST, device="a100", runtime="auto")
+    write_plan(request, tmp_path / "plan.jsonl")
+    plan = load_plan(tmp_path / "plan.jsonl")
+    assert {task.setting.runtime for task in plan.tasks} == {"auto"}
+    assert plan.origin.command == request.command()
+    with pytest.raises(MissingError, match="'a100' is not in this machine") as caught:
+        measure_plan(tmp_path / "plan.jsonl", out=tmp_path, workplace=Place().workplace)
+    assert "and there: hwnas profile --plan plan.jsonl" in str(caught.value.hint)
+
+
+def test_auto_takes_the_best_runtime_that_is_here_and_says_so(request_here: CampaignRequest) -> None:
+    listener = Listener()
+    measured = measure(replace(request_here, runtime="auto"), workplace=Place().workplace, reporter=listener)
+    assert measured.runtime == "onnxruntime"
+    assert listener.texts == [f"runtime onnxruntime on {CPU}"]
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"space": "autoformer-teeny"}, UnknownNameError, "space 'autoformer-teeny' is not known"),
+        ({"device": "b52"}, UnknownNameError, "device 'b52' is not known"),
+        ({"runtime": "onnxrt"}, UnknownNameError, "runtime 'onnxrt' is not known"),
+        ({"runtime": "torch-graph"}, MissingError, "runtime torch-graph cannot be used here"),
+        ({"precision": "tf32"}, InputError, "onnxruntime must be able to run in this setting"),
+        ({"also": ("deit_tiny",)}, InputError, "must be one of timm"),
+        ({"also": ("timm:deit_teeny",)}, UnknownNameError, "timm model 'deit_teeny' is not known"),
+        ({"also": ("timm:deit_tiny_patch16_224@x",)}, InputError, "image size must be a whole number"),
+        ({"samples": 0, "space": "vitas-micro"}, UsageError, "there must be something to measure"),
+    ],
+)
+def test_what_cannot_work_is_said_before_anything_is_measured(
+    request_here: CampaignRequest, change: dict[str, object], error: type[Exception], message: str
+) -> None:
+    place = Place()
+    with pytest.raises(error, match=message):
+        measure(replace(request_here, **change), workplace=place.workplace)  # type: ignore[arg-type]
+    assert not any(worker.tasks for worker in place.workers)
+    assert not request_here.out.exists()
+
+
+def test_a_plan_needs_a_number_and_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="a plan needs a number of networks"):
+        write_plan(replace(REQUEST, samples=None, minutes=1.0), tmp_path / "plan.jsonl")
+    with pytest.raises(InputError, match="in a folder that exists"):
+        write_plan(REQUEST, tmp_path / "none" / "plan.jsonl")
+
+
+def test_rows_of_a_plan_are_plain_json(tmp_path: Path) -> None:
+    write_plan(REQUEST, tmp_path / "plan.jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "plan.jsonl").read_text().splitlines()]
+    assert lines[0]["schema"] == "hwnas.plan/1"
+    assert lines[1]["subject"]["arch"]["embed_dim"]
+
+
+# ----------------------------------------------------------------------------------------- requests
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"samples": -1}, "--samples must be at least 0"),
+        ({"repeats": -1}, "--repeats must be at least 0"),
+        ({"threads": 0}, "--threads must be at least 1"),
+        ({"pairs": 3}, "--pairs must be at least 8"),
+        ({"samples": None, "minutes": 0.0}, "--minutes must be a time above 0"),
+        ({"samples": None, "minutes": float("nan")}, "--minutes must be a time above 0"),
+        ({"minutes": 1.0}, "must not both be given"),
+        ({"batches": (1, 1)}, "--batch must be different numbers"),
+        ({"batches": (0,)}, "--batch must be different numbers"),
+        ({"batches": ()}, "--batch must be different numbers"),
+        ({"precision": "fp64"}, "precision 'fp64' is not known"),
+    ],
+)
+def test_a_request_that_cannot_be_meant_is_a_usage_error(change: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        replace(REQUEST, **change)  # type: ignore[arg-type]
+
+
+def test_a_request_says_its_command() -> None:
+    assert " ".join(CampaignRequest().command()) == "hwnas profile --space autoformer-tiny --device auto"
+    request = replace(REQUEST, batches=(1, 8), also=("timm:a", "timm:b"), minutes=2.5, samples=None, out=Path("x"))
+    assert " ".join(request.command()[6:]) == (
+        "--minutes 2.5 --batch 1,8 --runtime onnxruntime --repeats 2 --also timm:a --also timm:b --out x --no-landmarks"
+    )

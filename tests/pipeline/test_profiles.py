@@ -1,0 +1,44 @@
+from pathlib import Path
+
+import pytest
+
+from hwnas.errors import InputError
+from hwnas.pipeline.profiles import list_profiles, show_profile
+from hwnas.records import Store
+from tests.records.rows import MANIFEST, SESSION, failed, row
+
+ROWS = (row(0), row(1), failed(2), *(row(number, process_id="b") for number in range(2)))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    with Store(tmp_path / "toy-2c" / "autoformer-micro", manifest=MANIFEST, session=SESSION) as store:
+        for measurement in ROWS:
+            store.append(measurement)
+    Store(tmp_path / "toy-2c" / "empty", manifest=MANIFEST, session=SESSION).close()
+    return tmp_path
+
+
+def test_profiles_are_listed_with_what_they_hold(folder: Path) -> None:
+    first, second = list_profiles(folder)
+    assert (first.name, first.origin, first.num_networks, first.num_failed) == ("toy-2c/autoformer-micro", "own", 2, 1)
+    assert (first.device, first.runtime, first.batch, first.noise_floor) == ("toy-2c", "onnxruntime", 1, None)
+    assert (second.name, second.num_networks) == ("toy-2c/empty", 0)
+
+
+def test_a_profile_is_shown_in_full(folder: Path) -> None:
+    details = show_profile("autoformer-micro", profiles=folder)
+    assert details.manifest.sessions == (SESSION,)
+    assert details.quality.num_repeated == 2
+    assert [item.latency_ms for item in details.figures] == pytest.approx([2.0] * 4, rel=1e-4)
+
+
+def test_the_variable_names_the_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HWNAS_PROFILES", str(folder))
+    assert [item.name for item in list_profiles()] == ["toy-2c/autoformer-micro", "toy-2c/empty"]
+
+
+def test_a_profile_of_another_name_is_an_error_with_the_nearest(folder: Path) -> None:
+    with pytest.raises(InputError, match="profile 'autoformer-mikro' is not known") as caught:
+        show_profile("autoformer-mikro", profiles=folder)
+    assert caught.value.hint == "hwnas profiles show toy-2c/autoformer-micro"

@@ -1,0 +1,145 @@
+"""What every runner must do, on each that works on this machine's CPU; GPU runners run it where there is a GPU."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hwnas.devices import DEVICES, Device, detect
+from hwnas.profile.runners.prepared import device_of
+from hwnas.profile.runners.runner import RUNNERS, Runner, Session, load_runner
+from hwnas.records import Setting
+
+CPU = detect().cpu.device
+SLOW = ("torch-compile",)
+NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in RUNNERS]
+
+
+class Tiny(nn.Module):
+    """A convolution, attention's operations and norms with weights that all differ."""
+
+    def __init__(self, classes: int = 5) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 8, 4, 4)
+        self.norm = nn.LayerNorm(8)
+        self.qkv = nn.Linear(8, 24)
+        self.head = nn.Linear(8, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.norm(self.patches(x).flatten(2).transpose(1, 2))
+        q, k, v = self.qkv(tokens).unflatten(-1, (3, 2, 4)).permute(2, 0, 3, 1, 4)
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        logits: Tensor = self.head((tokens + mixed).mean(1))
+        return logits
+
+
+def seeded(classes: int = 5) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Tiny(classes).eval()
+
+
+def here() -> list[Device]:
+    return list(detect().devices)
+
+
+@pytest.fixture(scope="module")
+def images() -> Tensor:
+    return torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def runner(request: pytest.FixtureRequest) -> Runner:
+    name: str = request.param
+    if name == "tensorrt":
+        pytest.importorskip("tensorrt")
+    return load_runner(name)
+
+
+@pytest.fixture(scope="module")
+def setting(runner: Runner) -> Setting:
+    for device in here():
+        if runner.available(device).available:
+            return Setting(device=device.name, runtime=runner.name, batch=2)
+    pytest.skip(runner.available(here()[0]).reason)
+
+
+@pytest.fixture(scope="module")
+def session(runner: Runner, setting: Setting, images: Tensor) -> Iterator[Session]:
+    prepared = runner.prepare(seeded(), images, setting)
+    yield prepared
+    prepared.close()
+
+
+def test_it_is_registered_under_its_own_name(runner: Runner) -> None:
+    assert isinstance(runner, Runner)
+    assert RUNNERS.get(runner.name)
+
+
+def test_what_is_missing_has_a_reason(runner: Runner) -> None:
+    for device in (CPU, DEVICES.get("h100")):
+        found = runner.available(device)
+        assert found.available == (found.reason == "")
+
+
+def test_a_precision_that_nothing_has_is_refused_with_a_reason(runner: Runner, setting: Setting) -> None:
+    found = runner.supports(Setting(device=setting.device, runtime=runner.name, precision="int3"))
+    assert not found.available
+    assert "int3" in found.reason
+    assert runner.supports(setting).available
+
+
+def test_outputs_are_those_of_torch(session: Session, images: Tensor) -> None:
+    with torch.inference_mode():
+        expected = seeded()(images)
+    found = session.outputs()
+    assert found.dtype == torch.float32
+    assert found.device.type == "cpu"
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_a_run_is_timed_by_the_clocks_of_its_device(session: Session, setting: Setting) -> None:
+    samples = [session.run_once() for _ in range(3)]
+    assert all(sample.wall_ns > 0 for sample in samples)
+    if device_of(setting).kind == "gpu":
+        assert all(sample.device_ns and sample.cpu_ns is None for sample in samples)
+    else:
+        assert all(sample.cpu_ns and sample.device_ns is None and sample.switches >= 0 for sample in samples)
+
+
+def test_memory_is_told_in_megabytes_or_not_at_all(session: Session) -> None:
+    found = session.memory_mb()
+    assert found is None or -5 < found < 2000
+
+
+def test_sessions_live_side_by_side_and_the_module_stays_as_it_was(
+    runner: Runner, setting: Setting, session: Session, images: Tensor
+) -> None:
+    module = seeded(classes=3)
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    other = runner.prepare(module, images, setting)
+    assert other.outputs().shape == (2, 3)
+    assert session.outputs().shape == (2, 5)
+    other.close()
+    assert session.outputs().shape == (2, 5)
+    assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
+
+
+def test_half_precision_is_near_float32(runner: Runner, setting: Setting, images: Tensor) -> None:
+    half = Setting(device=setting.device, runtime=runner.name, batch=2, precision="fp16")
+    if not runner.supports(half).available:
+        pytest.skip(runner.supports(half).reason)
+    prepared = runner.prepare(seeded(), images, half)
+    with torch.inference_mode():
+        expected = seeded()(images)
+    difference = (prepared.outputs() - expected).abs().max()
+    assert 0 < difference < 2e-2
+    prepared.close()
+
+
+def test_facts_are_texts_with_a_version(runner: Runner, setting: Setting) -> None:
+    facts = runner.facts(setting)
+    assert all(isinstance(value, str) and value for value in facts.values())
+    assert facts == runner.facts(setting)
+    assert any(name in facts for name in ("torch", "onnxruntime", "tensorrt"))

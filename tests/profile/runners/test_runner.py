@@ -1,0 +1,89 @@
+"""Names of runtimes, and what single runners refuse."""
+
+import sys
+
+import pytest
+import torch
+
+from hwnas.devices import DEVICES, detect
+from hwnas.errors import MissingError, UnknownNameError
+from hwnas.profile.runners import onnxruntime as ort_runner
+from hwnas.profile.runners.onnxruntime import CPU, CUDA, OnnxRuntimeRunner, require_provider, session_options
+from hwnas.profile.runners.runner import DEFAULT_ORDER, RUNNERS, Availability, MeasurementError, load_runner
+from hwnas.profile.runners.torch_eager import TorchCompileRunner, TorchRunner
+from hwnas.profile.runners.torch_graph import TorchGraphRunner
+from hwnas.records import Setting
+
+CPU_DEVICE, H100 = detect().cpu.device, DEVICES.get("h100")
+
+
+def setting(**changes: object) -> Setting:
+    return Setting(device=CPU_DEVICE.name, runtime="onnxruntime", **changes)  # type: ignore[arg-type]
+
+
+def test_the_default_order_names_runtimes() -> None:
+    assert set(DEFAULT_ORDER) <= set(RUNNERS)
+
+
+def test_an_unknown_runtime_is_answered_with_the_nearest() -> None:
+    with pytest.raises(UnknownNameError) as caught:
+        load_runner("onnx-runtime")
+    assert caught.value.hint == "--runtime onnxruntime"
+
+
+def test_a_measurement_error_has_a_category() -> None:
+    error = MeasurementError("memory", "it does not fit", hint="a smaller batch")
+    assert (error.reason, str(error)) == ("memory", "it does not fit\n  try     a smaller batch")
+
+
+def test_another_provider_than_the_one_asked_for_is_refused() -> None:
+    require_provider([CUDA, CPU], wanted=CUDA)
+    with pytest.raises(MissingError, match="must run on CUDAExecutionProvider") as caught:
+        require_provider([CPU], wanted=CUDA)
+    assert caught.value.got == CPU
+
+
+def test_onnxruntime_names_the_gpu_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: [CPU])
+    found = OnnxRuntimeRunner().available(H100)
+    assert not found.available
+    assert found.extra == "gpu"
+    assert "has no CUDAExecutionProvider (it has CPUExecutionProvider)" in found.reason
+    monkeypatch.setattr(ort_runner, "find_spec", lambda name: None)
+    assert OnnxRuntimeRunner().available(CPU_DEVICE) == Availability(
+        available=False, reason="onnxruntime is not installed"
+    )
+
+
+def test_threads_sleep_while_they_wait_where_there_are_several() -> None:
+    one, two = session_options(setting()), session_options(setting(threads=2))
+    assert (one.intra_op_num_threads, two.intra_op_num_threads) == (1, 2)
+    assert two.inter_op_num_threads == 1
+    assert two.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+    with pytest.raises(RuntimeError, match="does not have"):
+        one.get_session_config_entry("session.intra_op.allow_spinning")
+
+
+def test_bfloat16_has_no_kernels_on_a_cpu_of_onnxruntime() -> None:
+    found = OnnxRuntimeRunner().supports(setting(precision="bf16"))
+    assert not found.available
+    assert "runs fp32, fp16 on" in found.reason
+
+
+def test_cuda_graphs_need_a_gpu() -> None:
+    assert TorchGraphRunner().available(CPU_DEVICE).reason == "CUDA graphs need an NVIDIA GPU"
+    assert not TorchGraphRunner().supports(setting()).available
+
+
+def test_a_torch_without_a_gpu_says_what_it_was_built_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert "(a build without CUDA) sees no GPU here" in TorchRunner().available(H100).reason
+
+
+def test_compiling_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    assert "C++ compiler" in TorchCompileRunner().available(CPU_DEVICE).reason
+    monkeypatch.setenv("CXX", sys.executable)
+    assert TorchCompileRunner().available(CPU_DEVICE).available

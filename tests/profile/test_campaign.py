@@ -1,0 +1,213 @@
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hwnas.profile.campaign import Campaign, CampaignResult, Processes, Progress, ProgressListener
+from hwnas.profile.plan import PlannedTask, make_tasks
+from hwnas.records import Failure, Profile, Setting, Store, load_profile
+from tests.profile.stand_ins import TASKS, FakeWorker
+from tests.records.rows import SESSION, SETTING, manifest, subject
+
+NAN = Failure(reason="nan", message="1 output is NaN")
+
+
+class Yard:
+    """A store and workers to run campaigns with."""
+
+    def __init__(self, path: Path, *, failing: dict[str, Failure] | None = None) -> None:
+        self.path = path
+        self.failing = failing or {}
+        self.workers: list[FakeWorker] = []
+        self.seen: list[Progress] = []
+        self.listener: ProgressListener = self.seen.append
+
+    def run(
+        self,
+        tasks: tuple[PlannedTask, ...] = TASKS,
+        *,
+        retry: bool = False,
+        deadline_s: float | None = None,
+        clock: object = time.monotonic,
+    ) -> CampaignResult:
+        processes = Processes(self._start)
+        with Store(self.path, manifest=manifest(), session=SESSION) as store:
+            campaign = Campaign({1: store}, processes, pairs=12, seed=5, retry=retry)
+            result = campaign.run(tasks, listener=self.listener, deadline_s=deadline_s, clock=clock)  # type: ignore[arg-type]
+        processes.close()
+        return result
+
+    @property
+    def profile(self) -> Profile:
+        return load_profile(self.path)
+
+    def _start(self) -> FakeWorker:
+        self.workers.append(FakeWorker(failing=self.failing))
+        return self.workers[-1]
+
+
+@pytest.fixture
+def yard(tmp_path: Path) -> Yard:
+    return Yard(tmp_path / "p")
+
+
+def expected_counts(tasks: tuple[PlannedTask, ...] = TASKS) -> Counter[str]:
+    return Counter(task.subject.network_id for task in tasks)
+
+
+def test_every_task_is_measured_once_in_the_order_of_the_plan(yard: Yard) -> None:
+    assert yard.run() == CampaignResult(num_measured=32, num_failed=0, num_skipped=0, num_left=0)
+    rows = yard.profile.measurements
+    assert [row.subject.network_id for row in rows] == [task.subject.network_id for task in TASKS]
+    assert {row.seed for row in rows} == {5}
+    assert len(rows[0].samples.wall_ns) == 12  # type: ignore[union-attr]
+    assert all(worker.closed for worker in yard.workers)
+
+
+def test_repeats_are_measured_in_another_process(yard: Yard) -> None:
+    yard.run()
+    processes: dict[str, list[str]] = {}
+    for row in yard.profile.measurements:
+        processes.setdefault(row.subject.network_id, []).append(row.process_id)
+    twice = [found for found in processes.values() if len(found) == 2]
+    assert len(twice) == 12
+    assert all(first != second for first, second in twice)
+    assert len(yard.workers) == 2
+
+
+def test_the_same_campaign_again_measures_nothing(yard: Yard) -> None:
+    yard.run()
+    before = yard.profile.measurements
+    assert yard.run() == CampaignResult(num_measured=0, num_failed=0, num_skipped=32, num_left=0)
+    assert yard.profile.measurements == before
+    assert len(yard.workers) == 2
+
+
+def test_a_larger_campaign_measures_only_what_is_new(yard: Yard) -> None:
+    yard.run()
+    more = make_tasks([subject(number) for number in range(30)], [SETTING], repeats=15, seed=0)
+    assert yard.run(more).num_measured == 45 - 32
+    assert yard.profile.counts == expected_counts(more)
+
+
+def test_a_failure_costs_only_its_network_and_is_recorded(yard: Yard) -> None:
+    bad = subject(0).network_id
+    yard.failing = {bad: NAN}
+    assert yard.run() == CampaignResult(num_measured=30, num_failed=1, num_skipped=0, num_left=0)
+    assert [row.failure for row in yard.profile.failures] == [NAN]
+    assert yard.profile.counts[bad] == 0
+    assert sum(task.subject.network_id == bad for worker in yard.workers for task in worker.tasks) == 1
+
+
+def test_a_failure_is_tried_again_only_when_asked_and_once(yard: Yard) -> None:
+    bad = subject(0).network_id
+    yard.failing = {bad: NAN}
+    yard.run()
+    assert yard.run().num_failed == 0
+    assert yard.run(retry=True) == CampaignResult(num_measured=0, num_failed=1, num_skipped=30, num_left=0)
+    yard.failing = {}
+    assert yard.run(retry=True) == CampaignResult(num_measured=2, num_failed=0, num_skipped=30, num_left=0)
+    assert yard.profile.failures == ()
+    assert yard.profile.counts == expected_counts()
+
+
+def test_a_campaign_ends_when_its_time_is_up(yard: Yard) -> None:
+    clock = iter(range(10_000))
+    result = yard.run(deadline_s=21, clock=lambda: next(clock))
+    assert 0 < result.num_measured < 32
+    assert result.num_left == 32 - result.num_measured
+    assert yard.run().num_measured == result.num_left
+    assert yard.profile.counts == expected_counts()
+
+
+def test_progress_is_told_after_the_row_is_on_the_disk(yard: Yard) -> None:
+    counts: list[int] = []
+    yard.listener = lambda state: counts.append(len(yard.profile.measurements))
+    yard.run(TASKS[:5])
+    assert counts == [1, 2, 3, 4, 5]
+
+
+def test_progress_counts(yard: Yard) -> None:
+    tasks = tuple(task for task in TASKS if not task.repeat)[:4]
+    yard.failing = {tasks[1].subject.network_id: NAN}
+    yard.run(tasks)
+    assert [(state.done, state.total, state.failed) for state in yard.seen] == [
+        (1, 4, 0),
+        (2, 4, 1),
+        (3, 4, 1),
+        (4, 4, 1),
+    ]
+
+
+def test_batches_go_to_stores_of_their_own(tmp_path: Path) -> None:
+    settings = [Setting(device="toy-2c", runtime="onnxruntime", batch=batch) for batch in (1, 8)]
+    tasks = make_tasks([subject(number) for number in range(4)], settings, repeats=1, seed=0)
+    processes = Processes(FakeWorker)
+    stores = {
+        setting.batch: Store(tmp_path / str(setting.batch), manifest=manifest(setting=setting), session=SESSION)
+        for setting in settings
+    }
+    assert Campaign(stores, processes, pairs=8, seed=0).run(tasks).num_measured == 10
+    for batch, store in stores.items():
+        store.close()
+        assert [row.setting.batch for row in load_profile(store.path).measurements] == [batch] * 5
+
+
+# ---------------------------------------------------------------------------------------- kill -9
+
+SCRIPT = """
+import sys, time
+from pathlib import Path
+from hwnas.profile.campaign import Campaign, Processes
+from hwnas.records import Store
+from tests.profile.stand_ins import TASKS, FakeWorker
+from tests.records.rows import SESSION, manifest
+
+class Slow(FakeWorker):
+    def measure(self, task, *, elsewhere_than=()):
+        time.sleep(0.02)
+        return super().measure(task, elsewhere_than=elsewhere_than)
+
+with Store(Path(sys.argv[1]), manifest=manifest(), session=SESSION) as store:
+    start = lambda: Slow(process_id=f"{sys.argv[2]}-{time.monotonic_ns()}")
+    campaign = Campaign({1: store}, Processes(start), pairs=12, seed=5)
+    told = lambda state: print(state.task.subject.network_id, flush=True)
+    print("ready", flush=True)
+    campaign.run(TASKS, listener=told)
+"""
+
+
+def lines_until_killed(path: Path, number: int, rng: random.Random) -> Iterator[str]:
+    """What a campaign tells until it is killed, somewhere in the next few tasks."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(path), str(number)],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(rng.uniform(0.01, 0.12))
+    process.send_signal(signal.SIGKILL)
+    yield from process.stdout.read().split()
+    assert process.wait() == -signal.SIGKILL
+    process.stdout.close()
+
+
+def test_nothing_is_lost_and_nothing_measured_twice_when_a_campaign_is_killed(tmp_path: Path) -> None:
+    rng = random.Random(0)
+    yard = Yard(tmp_path / "p")
+    told: Counter[str] = Counter()
+    for number in range(5):
+        told.update(lines_until_killed(yard.path, number, rng))
+        assert not told - yard.profile.counts  # what was told is there
+    assert 0 < sum(yard.profile.counts.values()) < 32
+    yard.run()
+    assert yard.profile.counts == expected_counts()
+    assert yard.profile.failures == ()

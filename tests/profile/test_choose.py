@@ -1,0 +1,65 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from hwnas.profile.choose import choose, sequence
+from hwnas.space import SPACES
+
+TINY = ("autoformer-tiny", "resnas-tiny", "glit-tiny")
+
+
+@pytest.mark.parametrize("name", [*TINY, "vitas-deit-small-shifted", "vitas-twins-small"])
+def test_macs_are_spread_evenly_over_the_whole_space(name: str) -> None:
+    space = SPACES.get(name)
+    macs = space.costs(space.encode(list(choose(space, 100, seed=0)))).macs
+    low, high = space.costs(space.encode([space.smallest(), space.largest()])).macs
+    counts, _ = np.histogram(macs, bins=5, range=(macs.min(), macs.max()))
+    assert counts.sum() == 100
+    assert counts.min() >= 12
+    assert macs.min() <= low + 0.15 * (high - low)
+    assert macs.max() >= high - 0.25 * (high - low)
+
+
+def test_uniform_genomes_are_not_spread_evenly() -> None:
+    """What the sequence is for: the ends of a space are rare among genomes drawn uniformly."""
+    space = SPACES.get("resnas-tiny")
+    macs = space.costs(space.sample(np.random.default_rng(0), 100)).macs
+    chosen = space.costs(space.encode(list(choose(space, 100, seed=0)))).macs
+    assert np.histogram(macs, bins=5, range=(chosen.min(), chosen.max()))[0].min() < 5
+
+
+def test_every_depth_is_met_at_small_and_at_large_macs() -> None:
+    space = SPACES.get("autoformer-tiny")
+    archs = choose(space, 90, seed=1)
+    macs = space.costs(space.encode(list(archs))).macs
+    depths = np.array([len(arch.to_mapping()["blocks"]) for arch in archs])
+    for depth in (12, 13, 14):
+        assert 20 <= (depths == depth).sum() <= 40
+    middle = np.abs(macs - np.median(macs)) < 0.25 * (macs.max() - macs.min())
+    assert set(depths[middle]) == {12, 13, 14}
+
+
+@pytest.mark.parametrize("name", ["autoformer-micro", "glit-tiny"])
+def test_more_networks_extend_fewer(name: str) -> None:
+    space = SPACES.get(name)
+    assert choose(space, 40, seed=3)[:15] == choose(space, 15, seed=3)
+
+
+def test_the_networks_are_those_of_the_seed_and_all_different() -> None:
+    space = SPACES.get("autoformer-tiny")
+    first, again, other = (choose(space, 50, seed=seed) for seed in (0, 0, 1))
+    assert first == again
+    assert first != other
+    assert len({space.network_id(arch) for arch in first}) == 50
+
+
+def test_a_small_space_gives_all_that_it_has_and_ends() -> None:
+    space = SPACES.get("autoformer-micro")
+    small = replace(space, config=replace(space.config, depths=(1, 2), num_heads=(1, 2), mlp_ratios=(2.0,)))
+    archs = list(sequence(small, seed=0))
+    assert len({small.network_id(arch) for arch in archs}) == len(archs) == small.size
+
+
+def test_no_network_is_no_work() -> None:
+    assert choose(SPACES.get("autoformer-micro"), 0, seed=0) == ()

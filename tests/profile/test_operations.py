@@ -1,0 +1,52 @@
+"""Where a network's time goes."""
+
+import pytest
+import torch
+
+from hwnas.devices import detect
+from hwnas.profile.operations import operation_times, segment_of, times_of
+from hwnas.records import Setting
+
+SEGMENTS = ("stem", "blocks.1", "blocks.10", "head")
+
+
+@pytest.mark.parametrize(
+    ("node", "segment"),
+    [
+        ("blocks.1/MatMul_3", "blocks.1"),
+        ("blocks.10/MatMul", "blocks.10"),
+        ("blocks.10.node_linear", "blocks.10"),
+        ("stem", ""),
+        ("stemming/Add", ""),
+        ("node_linear_7", ""),
+    ],
+)
+def test_the_segment_of_a_node(node: str, segment: str) -> None:
+    assert segment_of(node, SEGMENTS) == segment
+
+
+def test_events_become_times_and_shares() -> None:
+    def event(name: str, kind: str, microseconds: int, category: str = "Node") -> dict[str, object]:
+        return {"cat": category, "name": name, "dur": microseconds, "args": {"op_name": kind}}
+
+    events = [
+        {"cat": "Session", "name": "model_run", "dur": 9000},
+        event("stem/Conv_kernel_time", "Conv", 90_000),
+        event("head/Gemm_fence_before", "Gemm", 5),
+    ]
+    for run in range(6):
+        events += [event("stem/Conv_kernel_time", "Conv", 3000 + run), event("head/Gemm_kernel_time", "Gemm", 1000)]
+    stem, head = times_of(events, runs=6, segments=SEGMENTS)
+    assert (stem.name, stem.segment, stem.kind, stem.time_ms) == ("stem/Conv", "stem", "Conv", 3.001)
+    assert stem.share == pytest.approx(3.001 / 4.001)
+    assert (head.segment, head.kind, head.time_ms) == ("head", "Gemm", 1)
+    assert times_of([], runs=6) == ()
+
+
+def test_the_larger_product_takes_the_larger_share() -> None:
+    module = torch.nn.Sequential(torch.nn.Linear(64, 2048), torch.nn.GELU(), torch.nn.Linear(2048, 4)).eval()
+    setting = Setting(device=detect().cpu.slug, runtime="onnxruntime")
+    times = operation_times(module, torch.randn(256, 64), setting, runs=5)
+    assert sum(entry.share for entry in times) == pytest.approx(1)
+    first, last = (entry for entry in times if entry.kind in ("Gemm", "MatMul", "FusedGemm"))
+    assert first.share > last.share

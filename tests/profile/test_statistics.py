@@ -1,0 +1,181 @@
+"""Statistics of runs against plain formulas and simulated machines."""
+
+import math
+
+import numpy as np
+import pytest
+
+from hwnas.errors import InputError
+from hwnas.profile.statistics import (
+    Interval,
+    counted,
+    drift,
+    interval_ms,
+    latency_median_ms,
+    latency_ms,
+    noise_floor,
+    reference_latency_ms,
+    relative_latency,
+    throughput,
+    typical_ns,
+    verdict,
+)
+from hwnas.records import DeviceState, Samples
+
+MS = 1_000_000
+
+
+def cpu(*values: float) -> Samples:
+    """Runs with these CPU times in ms, three times as long on the wall."""
+    return Samples(wall_ns=tuple(int(3 * v * MS) for v in values), cpu_ns=tuple(int(v * MS) for v in values))
+
+
+def simulated(
+    rng: np.random.Generator, *, base_ms: float, runs: int = 24, noise: float = 0.01, slowdown: object = 1.0
+) -> Samples:
+    """Runs of a network on a machine that is never faster than it and now and then slower, by up to a half."""
+    disturbed = rng.random(runs) < 0.3
+    factor = (1 + noise * np.abs(rng.standard_normal(runs))) * np.where(disturbed, 1 + 0.5 * rng.random(runs), 1)
+    nanoseconds = base_ms * MS * factor * np.asarray(slowdown)
+    return Samples(
+        wall_ns=tuple((4 * nanoseconds).astype(int).tolist()), cpu_ns=tuple(nanoseconds.astype(int).tolist())
+    )
+
+
+def test_the_device_clock_comes_before_cpu_time_and_that_before_the_wall() -> None:
+    everything = Samples(wall_ns=(9, 9), cpu_ns=(5, 6), device_ns=(1, 2), switches=(0, 4))
+    assert counted(everything).tolist() == [1, 2]
+    assert counted(Samples(wall_ns=(9, 9), cpu_ns=(5, 6), switches=(0, 4))).tolist() == [5, 6]
+    assert counted(Samples(wall_ns=(9, 8))).tolist() == [9, 8]
+
+
+def test_of_several_threads_only_undisturbed_runs_count() -> None:
+    samples = Samples(wall_ns=(10, 99, 12, 98), switches=(0, 3, 0, 1))
+    assert counted(samples).tolist() == [10, 12]
+    assert typical_ns(samples) == pytest.approx(10.4)
+    assert typical_ns(Samples(wall_ns=(10, 20), switches=(1, 1))) == pytest.approx(12)
+
+
+def test_typical_is_the_twenty_percent_quantile() -> None:
+    values = sorted([5.0, 1.0, 4.0, 2.0, 3.0, 6.0])
+    assert typical_ns(cpu(*values)) / MS == pytest.approx(values[1])  # 0.2 * (6 - 1) = 1
+    assert typical_ns(cpu(1, 2)) / MS == pytest.approx(1.2)
+
+
+def test_latency_is_the_ratio_times_the_reference() -> None:
+    ours, theirs = cpu(*[20] * 10), cpu(*[10] * 10)
+    assert relative_latency(ours, theirs) == pytest.approx(2)
+    assert latency_ms(ours, theirs, reference_ms=7.5) == pytest.approx(15)
+    assert latency_median_ms(ours) == pytest.approx(60)
+    assert throughput(15.0, batch=30) == pytest.approx(2000)
+
+
+def test_the_reference_latency_is_a_quantile_of_all_its_runs() -> None:
+    campaign = [cpu(*range(1, 7)), cpu(*range(7, 12))]
+    assert reference_latency_ms(campaign) == pytest.approx(3)  # of 1 … 11: 1 + 0.2 * 10
+    with pytest.raises(InputError, match="no run of the reference network counts"):
+        reference_latency_ms([Samples(wall_ns=(1,), switches=(2,))])
+
+
+def test_a_slowdown_of_the_machine_falls_out_of_the_ratio() -> None:
+    rng = np.random.default_rng(0)
+    slow = np.repeat([1.0, 1.6], 12)
+    found = [
+        relative_latency(simulated(rng, base_ms=20, slowdown=slow), simulated(rng, base_ms=10, slowdown=slow))
+        for _ in range(50)
+    ]
+    assert np.median(found) == pytest.approx(2, rel=0.01)
+    assert np.std(found) / 2 < 0.03
+
+
+def test_an_interval_holds_the_truth_about_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(1)
+    held = []
+    for seed in range(120):
+        ours, theirs = simulated(rng, base_ms=20, runs=60), simulated(rng, base_ms=10, runs=60)
+        found = interval_ms(ours, theirs, reference_ms=10, seed=seed, confidence=0.9, resamples=200)
+        held.append(found.low_ms <= 20 <= found.high_ms)
+    assert 0.8 <= np.mean(held) <= 1.0
+
+
+def test_an_interval_is_a_function_of_its_seed_and_narrower_with_more_runs() -> None:
+    def width(runs: int, seed: int) -> Interval:
+        rng = np.random.default_rng(2)
+        ours, theirs = simulated(rng, base_ms=20, runs=runs), simulated(rng, base_ms=10, runs=runs)
+        return interval_ms(ours, theirs, reference_ms=10, seed=seed)
+
+    assert width(24, 0) == width(24, 0) != width(24, 1)
+    few, many = width(12, 0), width(200, 0)
+    assert many.high_ms - many.low_ms < 0.5 * (few.high_ms - few.low_ms)
+
+
+def test_an_interval_of_undisturbed_runs_of_unequal_number() -> None:
+    ours = Samples(wall_ns=(20, 20, 99, 20), switches=(0, 0, 1, 0))
+    theirs = Samples(wall_ns=(10, 10, 10, 10), switches=(0, 0, 0, 0))
+    assert interval_ms(ours, theirs, reference_ms=1, seed=0) == Interval(low_ms=2, high_ms=2)
+
+
+def test_a_calm_measurement_is_stable() -> None:
+    rng = np.random.default_rng(3)
+    found = verdict(simulated(rng, base_ms=20, noise=0.002), simulated(rng, base_ms=10, noise=0.002))
+    assert (found.stable, found.reason) == (True, "")
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "reason"),
+    [
+        (cpu(*[20] * 7), cpu(*[10] * 24), "only 7 runs of the network count (0 were disturbed), and 8 must"),
+        (
+            Samples(wall_ns=(20,) * 24, switches=(0,) * 24),
+            Samples(wall_ns=(10,) * 24, switches=(1,) * 20 + (0,) * 4),
+            "only 4 runs of the reference count (20 were disturbed), and 8 must",
+        ),
+        (cpu(*[20] * 12, *[24] * 12), cpu(*[10] * 24), "the second half is +20.0% off the first"),
+        (cpu(*range(20, 44)), cpu(*[10] * 24), "of the latency open"),
+    ],
+)
+def test_why_a_measurement_is_not_stable(ours: Samples, theirs: Samples, reason: str) -> None:
+    found = verdict(ours, theirs)
+    assert not found.stable
+    assert reason in found.reason
+
+
+def test_throttling_is_named_and_idling_is_none() -> None:
+    ours, theirs = cpu(*[20] * 24), cpu(*[10] * 24)
+    hot = DeviceState(throttle=("gpu_idle", "hw_thermal_slowdown"))
+    assert verdict(ours, theirs, states=(None, hot)).reason == "the device throttled: hw_thermal_slowdown"
+    assert verdict(ours, theirs, states=(DeviceState(throttle=("gpu_idle",)), None)).stable
+
+
+def test_drift_tells_a_slow_end_from_scatter() -> None:
+    steady = drift([cpu(*[value] * 8) for value in (10, 11, 10, 11, 10, 11)])
+    assert steady.change == pytest.approx(0, abs=0.06)
+    assert steady.spread == pytest.approx(math.log(1.1) / 2)
+    rising = drift([cpu(*[value] * 8) for value in (10, 10, 11, 11, 12, 12)])
+    assert rising.change == pytest.approx(0.2)
+
+
+def test_the_noise_floor_of_simulated_repeats() -> None:
+    rng = np.random.default_rng(4)
+    truth = rng.uniform(5, 30, 4000)
+    pairs = [(value * math.exp(0.01 * a), value * math.exp(0.01 * b)) for value, a, b in zip(
+        truth, rng.standard_normal(4000), rng.standard_normal(4000), strict=True
+    )]  # fmt: skip
+    found = noise_floor(pairs)
+    assert found is not None
+    assert found.sigma == pytest.approx(0.01, rel=0.05)
+    errors = [abs(first / value - 1) for (first, _), value in zip(pairs, truth, strict=True)]
+    assert found.mean_error == pytest.approx(np.mean(errors), rel=0.05)
+    assert found.num_networks == 4000
+
+
+def test_the_noise_floor_by_its_plain_formula() -> None:
+    pairs = [(1.0, 1.02)] * 6 + [(2.0, 1.98)] * 6
+    found = noise_floor(pairs)
+    assert found is not None
+    squares = [math.log(a / b) ** 2 for a, b in pairs]
+    assert found.sigma == pytest.approx(math.sqrt(sum(squares) / 12) / math.sqrt(2))
+
+
+def test_too_few_repeats_tell_no_floor() -> None:
+    assert noise_floor([(1.0, 1.0)] * 11) is None

@@ -1,0 +1,111 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hwnas.errors import GateError
+from hwnas.profile.summary import assess, figures, repeated_pairs, require_stable
+from hwnas.records import DeviceState, Measurement, Profile
+from tests.records.rows import MANIFEST, failed, row
+
+
+def profile(*rows: Measurement) -> Profile:
+    return Profile(Path("p"), MANIFEST, rows)
+
+
+def repeated(noise: float, *, networks: int = 16) -> Profile:
+    """Every network twice, in different processes; logarithms of the times are spread by `noise`."""
+    rng = np.random.default_rng(0)
+    rows = [
+        row(number, ns=round((2e6 + 1e5 * number) * np.exp(rng.normal(0, noise))), process_id=process)
+        for process in ("a", "b")
+        for number in range(networks)
+    ]
+    return profile(*rows)
+
+
+def test_latency_is_the_ratio_to_the_reference_times_the_reference_of_the_campaign() -> None:
+    found = figures(profile(row(0, ns=3_000_000, reference_ns=1_500_000), row(1, ns=500_000, reference_ns=1_000_000)))
+    # The 20 % quantile of all reference runs: 24 of about 1 ms and 24 of about 1.5 ms.
+    assert [item.latency_ms for item in found] == pytest.approx([2.0, 0.5], rel=1e-5)
+    assert [item.latency_median_ms for item in found] == pytest.approx([6.0, 1.0], rel=1e-5)
+    assert [item.throughput for item in found] == pytest.approx([500.0, 2000.0], rel=1e-5)
+    assert all(item.verdict.stable for item in found)
+
+
+def test_throughput_counts_the_images_of_the_batch() -> None:
+    (found,) = figures(profile(replace(row(0), setting=replace(row(0).setting, batch=8))))
+    assert found.throughput == pytest.approx(8 / found.latency_ms * 1000)
+
+
+def test_failures_are_counted_by_reason() -> None:
+    quality = assess(profile(row(0), failed(1), failed(2), failed(3, "crash", "SIGSEGV"), failed(4), row(4)))
+    assert [(item.reason, item.count, item.example) for item in quality.failures] == [
+        ("nan", 2, "12 of 1000 outputs are NaN"),
+        ("crash", 1, "SIGSEGV"),
+    ]
+    assert (quality.num_networks, quality.num_measurements, quality.num_repeated) == (2, 2, 0)
+    assert quality.measured_s == 1.5 * 6
+    assert (quality.first_utc, quality.last_utc) == ("2026-01-02T03:00:00.000+00:00", "2026-01-02T03:04:00.000+00:00")
+
+
+def test_the_noise_floor_is_that_of_pairs_in_different_processes() -> None:
+    quality = assess(repeated(0.01))
+    assert quality.noise_floor is not None
+    assert quality.noise_floor.num_networks == 16
+    assert quality.noise_floor.sigma == pytest.approx(0.01, rel=0.5)
+    same = profile(*(replace(item, process_id="a") for item in repeated(0.01).measurements))
+    assert repeated_pairs(same) == []
+    assert assess(same).noise_floor is None
+
+
+def test_a_third_measurement_makes_no_second_pair() -> None:
+    rows = [row(0, process_id=process) for process in ("a", "b", "c")]
+    assert len(repeated_pairs(profile(*rows))) == 1
+
+
+def test_drift_follows_time_and_not_the_order_of_rows() -> None:
+    rows = [row(number, reference_ns=1_000_000 + 20_000 * number) for number in range(9)]
+    quality = assess(profile(*rows[::-1]))
+    assert quality.drift is not None
+    assert quality.drift.change == pytest.approx(1.14 / 1.02 - 1, rel=1e-3)
+
+
+def test_throttling_is_listed_and_harmless_reasons_are_not() -> None:
+    hot = replace(row(0), after=DeviceState(throttle=("hw_thermal_slowdown", "gpu_idle")))
+    quality = assess(profile(hot, row(1)))
+    assert quality.throttled == ("hw_thermal_slowdown",)
+    assert quality.num_unstable == 1
+    assert quality.unstable[0].example == "the device throttled: hw_thermal_slowdown"
+
+
+def test_an_empty_profile_is_no_error() -> None:
+    quality = assess(profile())
+    assert (quality.num_networks, quality.reference_ms, quality.drift, quality.noise_floor) == (0, None, None, None)
+    assert figures(profile()) == ()
+
+
+def test_the_gate_lets_a_steady_campaign_pass() -> None:
+    quality = assess(repeated(0.005))
+    assert quality.problems == ()
+    require_stable([("toy/a", quality)])
+
+
+@pytest.mark.parametrize(
+    ("shaky", "problem"),
+    [
+        (repeated(0.08), "the noise floor is"),
+        (repeated(0.005, networks=5), "5 networks were measured twice, and 12 tell a noise floor"),
+        (
+            profile(*(row(number, reference_ns=1_000_000 + 30_000 * number) for number in range(12))),
+            "the reference network drifted by",
+        ),
+    ],
+)
+def test_the_gate_stops_what_cannot_be_relied_on(shaky: Profile, problem: str) -> None:
+    with pytest.raises(GateError, match="must be stable") as caught:
+        require_stable([("toy/a", assess(shaky))])
+    assert str(caught.value.got).count("toy/a: ") >= 1
+    assert problem in str(caught.value.got)
+    assert caught.value.exit_code == 4

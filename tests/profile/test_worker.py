@@ -1,0 +1,224 @@
+"""Networks that go wrong in every way, in real worker processes."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hwnas.devices import detect
+from hwnas.errors import InputError, MissingError, UnknownNameError
+from hwnas.profile.subjects import space_subject
+from hwnas.profile.task import Outcome, Task
+from hwnas.profile.worker import Limits, Worker
+from hwnas.records import Setting
+from hwnas.space import SPACES
+
+SPACE = SPACES.get("autoformer-micro")
+REFERENCE = space_subject(SPACE.adapted(num_classes=7), SPACE.smallest())
+SUBJECT = space_subject(SPACE, SPACE.smallest())
+DEVICE = detect().cpu.slug
+
+
+def task(runtime: str, **changes: object) -> Task:
+    setting = Setting(device=DEVICE, runtime=runtime)
+    made = Task(subject=SUBJECT, setting=setting, seed=1, pairs=9, reference=REFERENCE)
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[Worker]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(Path(__file__).parents[2])
+        with Worker(command=(sys.executable, "-m", "tests.profile.faulty")) as shared:
+            yield shared
+
+
+def works(worker: Worker) -> Outcome:
+    outcome = worker.measure(task("works"))
+    assert outcome.failure is None
+    return outcome
+
+
+def test_a_network_is_timed_beside_the_reference_and_checked(worker: Worker) -> None:
+    outcome = works(worker)
+    assert outcome.samples is not None
+    assert outcome.reference is not None
+    assert len(outcome.samples.wall_ns) == len(outcome.samples.cpu_ns) == len(outcome.reference.cpu_ns) == 9
+    assert all(0 < cpu <= 1.5 * wall for cpu, wall in zip(outcome.samples.cpu_ns, outcome.samples.wall_ns, strict=True))
+    assert outcome.parity is not None
+    assert (outcome.parity.max_absolute, outcome.parity.top1_agreement) == (0, 1)
+    assert outcome.process_id == worker.process_id
+    assert outcome.export_s is not None
+    assert outcome.duration_s > outcome.export_s > 0
+
+
+def test_a_measurement_is_made_of_task_and_outcome(worker: Worker) -> None:
+    outcome = works(worker)
+    row = outcome.measurement(task("works"), environment_id="abc")
+    assert (row.subject, row.seed, row.environment_id) == (SUBJECT, 1, "abc")
+    assert (row.samples, row.process_id, row.started_utc) == (outcome.samples, outcome.process_id, outcome.started_utc)
+
+
+@pytest.mark.parametrize(
+    ("runtime", "reason", "message"),
+    [
+        ("memory", "memory", "allocate"),
+        ("unsupported", "unsupported", "Could not find an implementation for Conv"),
+        ("declined", "unsupported", "there is no such layer here"),
+        ("export", "export", "RuntimeError: the graph has a cycle"),
+        ("mismatch", "mismatch", "of the largest logit, and 0.0001 is allowed in fp32"),
+        ("nan", "nan", "outputs are NaN or infinite in fp32"),
+    ],
+)
+def test_what_goes_wrong_is_the_networks_own_result(worker: Worker, runtime: str, reason: str, message: str) -> None:
+    before = worker.process_id
+    outcome = worker.measure(task(runtime))
+    assert outcome.failure is not None
+    assert outcome.failure.reason == reason
+    assert message in outcome.failure.message
+    assert (outcome.samples, outcome.parity) == (None, None)
+    assert before in (None, worker.process_id)
+
+
+@pytest.mark.parametrize(
+    ("runtime", "message"),
+    [
+        ("crash", "the process was killed by SIGSEGV while at: prepare; about to die"),
+        pytest.param("exit", "the process ended with code 9 while at: prepare", marks=pytest.mark.slow),
+    ],
+)
+def test_a_crash_costs_one_network_and_the_process(worker: Worker, runtime: str, message: str) -> None:
+    works(worker)
+    before = worker.process_id
+    outcome = worker.measure(task(runtime))
+    assert outcome.failure is not None
+    assert outcome.failure.reason == "crash"
+    assert outcome.failure.message.startswith(message)
+    assert outcome.process_id == before
+    assert worker.process_id is None
+    assert works(worker).process_id != before
+
+
+def test_a_network_that_hangs_is_given_up_with_all_that_it_started(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    works(worker)
+    assert worker._process is not None
+    group = worker._process.pid
+    monkeypatch.setattr(worker, "_limits", Limits(task_s=4))
+    outcome = worker.measure(task("hang"))
+    assert outcome.failure is not None
+    assert outcome.failure.reason == "timeout"
+    assert "no answer within 4 s while at: prepare" in outcome.failure.message
+    assert _ended(group)
+
+
+def _ended(group: int, *, patience_s: float = 5.0) -> bool:
+    """Whether no process of a group is left; those that nobody waits for may stand as zombies for a moment."""
+    end = time.monotonic() + patience_s
+    while time.monotonic() < end:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        pids = [entry.name for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
+        if all(_is_zombie(int(pid)) for pid in pids if _group(pid) == group):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def _group(pid: str) -> int | None:
+    try:
+        return os.getpgid(int(pid))
+    except ProcessLookupError:
+        return None
+
+
+def _is_zombie(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def test_a_process_that_was_killed_between_two_networks_is_replaced(worker: Worker) -> None:
+    before = works(worker).process_id
+    assert worker._process is not None
+    os.kill(worker._process.pid, signal.SIGKILL)
+    assert works(worker).process_id != before
+
+
+def test_a_reference_network_that_does_not_run_is_an_error(worker: Worker) -> None:
+    with pytest.raises(InputError, match=f"the reference network {REFERENCE.network_id} must run on bad-ref") as caught:
+        worker.measure(task("bad-reference"))
+    assert caught.value.got == "export: RuntimeError: no kernel image"
+
+
+@pytest.mark.slow
+def test_a_reference_network_that_kills_two_processes_is_an_error(worker: Worker) -> None:
+    with pytest.raises(InputError, match="must run on dead-reference") as caught:
+        worker.measure(task("dead-reference"))
+    assert "ended with code 3 while at: reference" in str(caught.value.got)
+
+
+def test_a_runtime_that_is_missing_names_the_extra(worker: Worker) -> None:
+    with pytest.raises(MissingError, match=r"absent cannot be used on .*: it is not installed") as caught:
+        worker.facts(Setting(device=DEVICE, runtime="absent"))
+    assert caught.value.hint == "pip install 'hwnas[gpu]'"
+
+
+def test_settings_that_cannot_be(worker: Worker) -> None:
+    with pytest.raises(InputError, match="only fp16"):
+        worker.facts(Setting(device=DEVICE, runtime="no-precision"))
+    with pytest.raises(UnknownNameError, match="runtime 'torhc' is not known"):
+        worker.facts(Setting(device=DEVICE, runtime="torhc"))
+    with pytest.raises(MissingError, match="device 'h100' is not in this machine"):
+        worker.facts(Setting(device="h100", runtime="torch"))
+    with pytest.raises(InputError, match="at least one pair"):
+        worker.measure(task("works", pairs=0))
+
+
+def test_a_repeat_is_measured_in_another_process(worker: Worker) -> None:
+    first = works(worker)
+    second = worker.measure(task("works"), elsewhere_than=(first.process_id,))
+    assert second.process_id != first.process_id
+
+
+@pytest.mark.parametrize("limits", [Limits(tasks=1), Limits(resident_mb=1)])
+def test_a_process_is_replaced_after_some_tasks_or_when_it_grew(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, limits: Limits
+) -> None:
+    monkeypatch.setattr(worker, "_limits", limits)
+    works(worker)
+    assert worker.process_id is None
+
+
+def test_facts_name_the_process_and_the_runtime(worker: Worker) -> None:
+    import torch
+
+    facts = worker.facts(Setting(device=DEVICE, runtime="works"))
+    assert facts.process_id == worker.process_id
+    assert facts.runtime["torch"] == torch.__version__
+    assert facts.notes == ()
+
+
+def test_a_process_that_cannot_start_says_what_it_printed() -> None:
+    broken = Worker(command=(sys.executable, "-c", "raise SystemExit('no such thing')"))
+    with pytest.raises(InputError, match="the worker process must be able to start") as caught:
+        broken.measure(task("works"))
+    assert caught.value.got == "the process ended with code 1 while at: start; no such thing"
+
+
+def test_closing_ends_the_process(worker: Worker) -> None:
+    works(worker)
+    assert worker._process is not None
+    group = worker._process.pid
+    worker.close()
+    assert worker.process_id is None
+    assert _ended(group)

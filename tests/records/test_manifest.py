@@ -1,0 +1,41 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from hwnas.errors import InputError
+from hwnas.records import environment_id
+from hwnas.records.manifest import MANIFEST, read_manifest, with_session, write_manifest
+from tests.records.rows import ENVIRONMENT, SESSION, manifest
+
+
+def test_a_manifest_is_read_back(tmp_path: Path) -> None:
+    whole = with_session(manifest(), SESSION)
+    write_manifest(tmp_path, whole)
+    assert read_manifest(tmp_path) == whole
+
+
+def test_an_environment_has_one_id_whatever_its_order() -> None:
+    turned = dict(reversed(ENVIRONMENT.items()))
+    assert environment_id(turned) == environment_id(ENVIRONMENT) == manifest().environment_id
+    assert environment_id({**ENVIRONMENT, "torch": "2.16.0"}) != environment_id(ENVIRONMENT)
+    assert len(environment_id(ENVIRONMENT)) == 16
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema": "hwnas.profile/9"}, "has another form"),
+        ({"colour": "red"}, "key 'colour' is not known"),
+        ({"environment": {"torch": 2}}, "environment: every fact must be a text"),
+        ({"environment": None}, "environment must be a table"),
+        ({"reference": 3}, "reference must be a table"),
+        ({"setting": {"device": "x"}}, r"setting\.runtime is missing"),
+    ],
+)
+def test_a_wrong_manifest_is_an_error(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    write_manifest(tmp_path, manifest())
+    data = json.loads((tmp_path / MANIFEST).read_text()) | change
+    (tmp_path / MANIFEST).write_text(json.dumps(data))
+    with pytest.raises(InputError, match=message):
+        read_manifest(tmp_path)
