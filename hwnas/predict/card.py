@@ -1,0 +1,159 @@
+"""The card of a predictor: what it was fitted to and how good it is on networks that it had not seen."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hwnas.config import from_mapping, shown, to_mapping
+from hwnas.errors import InputError
+from hwnas.predict.metric import DeviceMetric
+from hwnas.predict.metrics import Scores
+from hwnas.predict.selection import Protocol
+
+SCHEMA = "hwnas.predictor/1"
+"""The form of a predictor that this version writes and reads."""
+
+CONFIDENCES = (0.5, 0.8, 0.9, 0.95)
+"""The confidences at which coverage is stated."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittedData:
+    """What a predictor was fitted to."""
+
+    sources: tuple[str, ...]
+    """Profiles or files."""
+    num_rows: int
+    num_networks: int
+    """Distinct ones."""
+    is_mixed: bool = False
+    """Whether rows of several environments were put together, which was asked for."""
+    count_names: tuple[str, ...] = ()
+    """The distinct blocks that the features count, where they do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranked:
+    """One of the models that were tried, and what it answered."""
+
+    model: str
+    scores: Scores
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coverage:
+    """The share of held-out networks inside intervals that were calibrated without them."""
+
+    confidence: float
+    share: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """A network as it was measured, and as it was predicted without it (mean over the repeats)."""
+
+    measured: float
+    predicted: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurvePoint:
+    """The error with so many networks fitted."""
+
+    count: int
+    mape: float
+    spearman: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Body:
+    schema: str = SCHEMA
+    created_utc: str
+    metric: DeviceMetric
+    data: FittedData
+    protocol: Protocol
+    model: str
+    ranking: tuple[Ranked, ...]
+    """All that were tried, the best first."""
+    coverage: tuple[Coverage, ...]
+    noise_floor: float | None = None
+    """The mean absolute relative error of a perfect predictor: what measuring the same network again gives."""
+    learning_curve: tuple[CurvePoint, ...] = ()
+    held_out: tuple[HeldOut, ...] = ()
+    notes: tuple[str, ...] = ()
+    model_sha256: str = ""
+    """Of model.json beside it."""
+    card_sha256: str = ""
+    """Of the card itself without this line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card(_Body):
+    """What a predictor says about itself."""
+
+    environment: Mapping[str, str]
+    """In which the rows were measured, as far as their source tells."""
+
+    @property
+    def scores(self) -> Scores:
+        """The chosen model's scores on held-out networks."""
+        return next(ranked.scores for ranked in self.ranking if ranked.model == self.model)
+
+    @property
+    def error_over_floor(self) -> float | None:
+        """The error in units of the noise floor."""
+        return None if not self.noise_floor else self.scores.mape / self.noise_floor
+
+
+def sealed(card: Card, *, model_text: str) -> Card:
+    """The card with the digests of the model's file and of itself."""
+    bound = replace(card, model_sha256=_digest(model_text), card_sha256="")
+    return replace(bound, card_sha256=_digest(_canonical(bound)))
+
+
+def require_seal(card: Card, *, model_text: str, source: str) -> None:
+    """A card or a model that was changed after it was written is an error."""
+    if card.card_sha256 != _digest(_canonical(replace(card, card_sha256=""))):
+        raise _changed(f"{source}/card.json")
+    if card.model_sha256 != _digest(model_text):
+        raise _changed(f"{source}/model.json")
+
+
+def card_json(card: Card) -> dict[str, Any]:
+    """The card as plain values."""
+    return to_mapping(card)
+
+
+def card_from_json(data: object, *, source: str) -> Card:
+    """A card from plain values; another form, or a value of another type, is an error."""
+    if not isinstance(data, dict) or "schema" not in data:
+        raise InputError(f"{source} must hold the card of a predictor", got=shown(data))
+    if data["schema"] != SCHEMA:
+        hint = "fit again with this version of hwnas, or read it with the one that wrote it"
+        raise InputError(f"{source} has another form", got=shown(data["schema"]), known=[SCHEMA], hint=hint)
+    environment = data.get("environment")
+    if not isinstance(environment, dict) or not all(isinstance(value, str) for value in environment.values()):
+        raise InputError(f"{source}: environment must be a table of texts", got=shown(environment))
+    body = from_mapping(_Body, {name: value for name, value in data.items() if name != "environment"}, where=source)
+    if body.model not in [ranked.model for ranked in body.ranking]:
+        raise InputError(f"{source}: the model must be one of the ranking", got=body.model)
+    values = {name: getattr(body, name) for name in _Body.__dataclass_fields__}
+    return Card(**values, environment=environment)
+
+
+def _canonical(card: Card) -> str:
+    return json.dumps(card_json(card), sort_keys=True, separators=(",", ":"))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def _changed(what: str) -> InputError:
+    return InputError(
+        f"{what} was changed after the predictor was fitted, so its figures cannot be relied on",
+        got="another digest than the one that the card states",
+        hint="fit again, or restore the file",
+    )

@@ -1,0 +1,105 @@
+"""A card as people read it: Markdown, with a parity plot beside it."""
+
+import io
+from collections.abc import Sequence
+
+from hwnas.predict.card import Card
+from hwnas.predict.metric import UNITS
+from hwnas.predict.metrics import Scores
+
+PARITY = "parity.svg"
+"""The file of the plot."""
+
+_HEADER = ("model", "MAPE", "RMSPE", "within 5 %", "within 10 %", "Spearman", "Kendall", "largest error")
+
+
+def card_page(card: Card) -> str:
+    """The text of `card.md`."""
+    parts = [f"# {card.metric}", _summary(card), "## Models", _table(card), "## Intervals", _coverage(card)]
+    if card.learning_curve:
+        parts += ["## How many samples", _curve(card)]
+    parts += ["## Predicted and measured", f"![held-out networks]({PARITY})", "## Where it is from", _origin(card)]
+    return "\n\n".join(parts) + "\n"
+
+
+def parity_plot(card: Card) -> str:
+    """Predicted against measured figures of networks that were held out, as SVG."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    unit = UNITS[card.metric.name]
+    measured = [row.measured for row in card.held_out]
+    predicted = [row.predicted for row in card.held_out]
+    with mpl.rc_context({"svg.hashsalt": "hwnas", "svg.fonttype": "none"}):
+        figure = Figure(figsize=(4.5, 4.5), layout="constrained")
+        axes = figure.add_subplot(xscale="log", yscale="log", xlabel=f"measured, {unit}", ylabel=f"predicted, {unit}")
+        ends = [min(measured + predicted), max(measured + predicted)]
+        axes.plot(ends, ends, color="0.6", linewidth=1)
+        axes.scatter(measured, predicted, s=12, alpha=0.6)
+        axes.set_title(str(card.metric), fontsize=9)
+        file = io.StringIO()
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    return file.getvalue()
+
+
+def _summary(card: Card) -> str:
+    scores, data = card.scores, card.data
+    lines = [
+        f"Held-out networks are predicted to {scores.mape:.2%} on average (median {scores.median_error:.2%}, largest "
+        f"{scores.max_error:.1%}) by the model `{card.model}`, fitted to {data.num_rows} measurements of "
+        f"{data.num_networks} networks."
+    ]
+    if card.noise_floor is not None and card.error_over_floor is not None:
+        lines.append(
+            f"A perfect predictor would reach {card.noise_floor:.2%}, the noise floor of measuring again: "
+            f"the error is {card.error_over_floor:.2f} times that."
+        )
+    else:
+        lines.append("The noise floor of these measurements is not known.")
+    return "\n".join([*lines, *card.notes])
+
+
+def _table(card: Card) -> str:
+    rows = [(f"**{row.model}**" if row.model == card.model else row.model, *_cells(row.scores)) for row in card.ranking]
+    return _markdown(_HEADER, rows)
+
+
+def _cells(scores: Scores) -> tuple[str, ...]:
+    return (
+        f"{scores.mape:.2%}",
+        f"{scores.rmspe:.2%}",
+        f"{scores.within_5:.0%}",
+        f"{scores.within_10:.0%}",
+        "-" if scores.spearman is None else f"{scores.spearman:.4f}",
+        "-" if scores.kendall is None else f"{scores.kendall:.4f}",
+        f"{scores.max_error:.1%}",
+    )
+
+
+def _coverage(card: Card) -> str:
+    rows = [(f"{entry.confidence:.0%}", f"{entry.share:.1%}") for entry in card.coverage]
+    return _markdown(("confidence", "held-out networks inside"), rows)
+
+
+def _curve(card: Card) -> str:
+    floor = "-" if card.noise_floor is None else f"{card.noise_floor:.2%}"
+    rows = [(str(point.count), f"{point.mape:.2%}", floor) for point in card.learning_curve]
+    return _markdown(("networks fitted", "MAPE", "noise floor"), rows)
+
+
+def _origin(card: Card) -> str:
+    protocol = card.protocol
+    facts = [("created", card.created_utc), ("fitted to", ", ".join(card.data.sources) or "-")]
+    facts += [
+        (
+            "protocol",
+            f"{protocol.num_folds} folds, {protocol.repeats} times, seed {protocol.seed}, {protocol.held_out} held out",
+        )
+    ]
+    facts += [("mixed environments", "yes")] if card.data.is_mixed else []
+    return _markdown(("", ""), [*facts, *sorted(card.environment.items())])
+
+
+def _markdown(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    lines = [header, tuple("---" for _ in header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

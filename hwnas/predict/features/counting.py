@@ -1,0 +1,181 @@
+"""From workloads to features: the terms of all operations, summed network by network.
+
+Operations of single networks are stacked by kind; those of a population are already arrays. In a population the same
+block stands in many networks, so each distinct block is evaluated once and its row is added where it stands.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwnas.predict.features.conditions import Conditions
+from hwnas.predict.features.table import Features, Numbers
+from hwnas.predict.features.terms import terms
+from hwnas.workload import Operation, Segment, Workload, Workloads
+
+_MOMENT = "moment."
+_MIX = 0x9E3779B97F4A7C15
+"""Odd multipliers of this spread the sizes of a block over 64 bits (Knuth's multiplicative hashing)."""
+
+Sums = dict[str, Numbers]
+Keys = NDArray[np.uint64]
+
+
+def workload_features(workloads: Sequence[Workload], conditions: Conditions) -> Features:
+    """The features of networks, given as their operations; batches may differ from network to network."""
+    sums: Sums = {}
+    for operation, owners in _stacked(workloads):
+        for name, amount in terms(operation, conditions, conditions.batch_of(owners)):
+            sums.setdefault(name, np.zeros(len(workloads)))
+            sums[name] += np.bincount(owners, weights=np.broadcast_to(amount, owners.shape), minlength=len(workloads))
+    return _features(sums, conditions.batch_of(np.arange(len(workloads))), counts={})
+
+
+def population_features(workloads: Workloads, conditions: Conditions, *, counts: bool = False) -> Features:
+    """The features of a population; with `counts`, those of its distinct blocks too."""
+    totals: list[Sums] = []
+    counted: dict[str, Numbers] = {}
+    for segment in workloads.segments:
+        _add_segment(segment, workloads.rows, conditions, totals=totals, counted=counted if counts else None)
+    sums: Sums = {}
+    for total in totals:
+        for name, amount in total.items():
+            sums[name] = sums[name] + amount if name in sums else amount
+    batches = conditions.batch_of(np.arange(workloads.rows))
+    return _features(sums, batches, counts=counted)
+
+
+def _add_segment(
+    segment: Segment,
+    rows: int,
+    conditions: Conditions,
+    *,
+    totals: list[Sums],
+    counted: dict[str, Numbers] | None,
+) -> None:
+    places, blocks = _distinct(segment, rows)
+    names, table = _block_table(blocks, conditions)
+    summed = table[places[:, 0]]
+    for slot in range(1, places.shape[1]):
+        summed += table[places[:, slot]]
+    totals.append(dict(zip(names, summed.T, strict=True)))
+    if counted is not None and segment.slots is not None:
+        for number, name in enumerate(_block_names(segment.name, blocks)):
+            if name is not None:
+                counted[name] = counted.get(name, 0) + (places == number).sum(axis=1, dtype=np.float64)
+
+
+def _block_table(blocks: Sequence[Operation], conditions: Conditions) -> tuple[tuple[str, ...], Numbers]:
+    """The terms of distinct blocks: one row a block."""
+    length = max(np.size(block.times) for block in blocks)
+    batch = conditions.batch_of(np.zeros(length, dtype=np.intp))
+    sums: Sums = {}
+    for block in blocks:
+        for name, amount in terms(block, conditions, batch):
+            if np.any(amount):
+                sums[name] = sums.get(name, 0.0) + np.broadcast_to(amount, (length,)).astype(np.float64)
+    return tuple(sums), np.column_stack(list(sums.values()))
+
+
+def _distinct(segment: Segment, rows: int) -> tuple[NDArray[np.int64], tuple[Operation, ...]]:
+    """The distinct blocks of a segment, as operations with 1-D sizes, and which of them stands in each slot."""
+    import pyarrow as pa  # its dictionary encoding hashes; numpy's unique would sort
+
+    shape = (rows, segment.slots or 1)
+    keys = _keys(segment.operations, shape)
+    encoded = pa.array(keys.ravel()).dictionary_encode()
+    places: NDArray[np.int64] = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    first = np.empty(len(encoded.dictionary), dtype=np.int64)
+    first[places[::-1]] = np.arange(places.size)[::-1]
+    blocks = tuple(_at(operation, first, shape) for operation in segment.operations)
+    return places.reshape(shape), blocks
+
+
+def _keys(operations: Iterable[Operation], shape: tuple[int, int]) -> Keys:
+    """One 64-bit number for each slot of each network: equal where all sizes of its operations are equal."""
+    arrays = {id(size): size for operation in operations for _, size in _sizes(operation) if np.ndim(size)}
+    keys = np.zeros(shape, dtype=np.uint64)
+    factor = _MIX
+    for size in arrays.values():
+        factor = (factor * _MIX + 2) % 2**64 | 1
+        keys += np.asarray(size).astype(np.uint64) * np.uint64(factor)
+    return keys
+
+
+def _at(operation: Operation, places: NDArray[np.int64], shape: tuple[int, int]) -> Operation:
+    changes: dict[str, Any] = {
+        name: np.broadcast_to(np.asarray(size), shape).ravel()[places]
+        for name, size in _sizes(operation)
+        if np.ndim(size)
+    }
+    times: Any = np.broadcast_to(np.asarray(changes.get("times", operation.times)), places.shape)
+    return dataclasses.replace(operation, **{**changes, "times": times})
+
+
+def _sizes(operation: Operation) -> Iterator[tuple[str, Any]]:
+    yield "times", operation.times
+    yield from operation.shape.items()
+
+
+def _block_names(segment: str, blocks: Sequence[Operation]) -> list[str | None]:
+    """What a distinct block is called: its sizes; None where there is no block."""
+    length = np.size(blocks[0].times)
+    columns = [(name, np.broadcast_to(size, (length,))) for block in blocks for name, size in _sizes(block)]
+    varied = [(name, values) for name, values in columns if np.ndim(values)]
+    times = [np.broadcast_to(block.times, (length,)) for block in blocks]
+    return [
+        None
+        if not any(time[row] for time in times)
+        else segment.split(".")[0] + ":" + ",".join(str(values[row]) for _, values in varied)
+        for row in range(length)
+    ]
+
+
+def _stacked(workloads: Sequence[Workload]) -> Iterator[tuple[Operation, NDArray[np.intp]]]:
+    """Operations of one kind as one operation whose sizes are arrays, and whose network each of them is of."""
+    groups: dict[tuple[object, ...], list[tuple[int, Operation]]] = {}
+    for owner, workload in enumerate(workloads):
+        for operation in workload.operations:
+            groups.setdefault(_kind(operation), []).append((owner, operation))
+    for members in groups.values():
+        owners = np.array([owner for owner, _ in members], dtype=np.intp)
+        yield _stack([operation for _, operation in members]), owners
+
+
+def _kind(operation: Operation) -> tuple[object, ...]:
+    """What operations must share to be stacked: their type, their label, and what is a plain number by its type."""
+    plain = [getattr(operation, entry.name) for entry in dataclasses.fields(operation) if entry.type is int]
+    return type(operation), operation.label, *plain
+
+
+def _stack(operations: Sequence[Operation]) -> Operation:
+    names = [entry.name for entry in dataclasses.fields(operations[0]) if entry.type not in (int, str)]
+    sizes: dict[str, Any] = {name: np.array([getattr(one, name) for one in operations]) for name in names}
+    return dataclasses.replace(operations[0], **sizes)
+
+
+def _features(sums: Sums, batches: Numbers, *, counts: Mapping[str, Numbers]) -> Features:
+    rows = len(batches)
+    costs = {name: amount for name, amount in sums.items() if not name.startswith(_MOMENT)}
+    moments = {name: amount for name, amount in sums.items() if name.startswith(_MOMENT)}
+    costs["runs"] = np.ones(rows)
+    shapes = {name.removeprefix(_MOMENT): _mean(name, amount, costs) for name, amount in moments.items()}
+    shapes["batch"] = np.log2(batches)
+    return Features(
+        cost_names=tuple(costs),
+        costs=np.column_stack(list(costs.values())),
+        shape_names=tuple(f"mean.{name}" for name in shapes),
+        shapes=np.column_stack(list(shapes.values())),
+        count_names=tuple(counts),
+        counts=np.column_stack(list(counts.values())) if counts else np.zeros((rows, 0)),
+    )
+
+
+def _mean(name: str, moment: Numbers, costs: Mapping[str, Numbers]) -> Numbers:
+    """A moment over the sum of the cost that it was weighted with; 0 for a network without it."""
+    group = name.removeprefix(_MOMENT).split(".")[0]
+    weight = sum(amount for cost, amount in costs.items() if cost.startswith(f"{group}.macs"))
+    return np.divide(moment, weight, out=np.zeros_like(moment), where=np.greater(weight, 0))

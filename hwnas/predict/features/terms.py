@@ -1,0 +1,266 @@
+"""What one operation contributes to the features of its network.
+
+Costs add up over the operations of a network: milliseconds at the device's peak rates, or counts of calls. They are
+grouped by kind and by class of shape, never by the name of a network. Moments are products of a cost and the
+logarithm of a size; divided by the sum of that cost they are mean sizes of a network (`mean.linear.inputs`).
+
+Every size may be an array, so one definition serves a population and a single network.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hwnas.predict.features.conditions import Conditions
+from hwnas.workload import (
+    Attention,
+    Convolution,
+    Elementwise,
+    Linear,
+    MatMul,
+    Move,
+    Norm,
+    Operation,
+    Pool,
+    RelativePosition,
+    Table,
+)
+
+Amount = Any
+Term = tuple[str, Amount]
+
+MS_PER_S = 1e3
+_TILE = {"gpu": (128, 128, 32), "cpu": (1, 16, 1)}
+"""Rows, columns and depth to which a product is padded: a tile of a GPU's kernels, the lanes of a CPU."""
+_WIDTHS = (128, 256, 512)
+_HEADS = (32, 64)
+_TRANSCENDENTAL = ("gelu", "silu", "sigmoid", "tanh", "exp", "hardswish", "hardsigmoid", "mish", "softplus")
+_PAGE_BYTES = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class Product:
+    """A matrix product as a device sees it: `count` products of (rows, depth) and (depth, columns)."""
+
+    count: Amount
+    rows: Amount
+    depth: Amount
+    columns: Amount
+
+    @property
+    def macs(self) -> Amount:
+        """Multiply-accumulates."""
+        return self.count * self.rows * self.depth * self.columns
+
+
+def terms(operation: Operation, conditions: Conditions, batch: Amount) -> Iterator[Term]:
+    """The costs of an operation by name; names that begin with `moment.` are moments."""
+    for name, amount in _TERMS[operation.kind](operation, conditions, batch):
+        yield name, operation.times * amount
+
+
+def _linear(operation: Linear, conditions: Conditions, batch: Amount) -> Iterator[Term]:
+    product = Product(
+        count=1.0, rows=batch * operation.tokens, depth=1.0 * operation.inputs, columns=1.0 * operation.outputs
+    )
+    yield from _product("linear", product, conditions)
+    yield from _traffic("linear", operation, conditions, batch)
+    yield from _bound("linear", product, operation, conditions, batch)
+
+
+def _convolution(operation: Convolution, conditions: Conditions, batch: Amount) -> Iterator[Term]:
+    depth = operation.inputs // operation.groups * operation.kernel
+    product = Product(
+        count=1.0 * operation.groups,
+        rows=batch * operation.positions_out,
+        depth=1.0 * depth,
+        columns=operation.outputs / operation.groups,
+    )
+    for group, chosen in _convolution_groups(operation):
+        if not np.any(chosen):
+            continue
+        yield from ((name, chosen * amount) for name, amount in _product(group, product, conditions))
+        yield from ((name, chosen * amount) for name, amount in _traffic(group, operation, conditions, batch))
+        yield from ((name, chosen * amount) for name, amount in _bound(group, product, operation, conditions, batch))
+
+
+def _convolution_groups(operation: Convolution) -> Iterator[tuple[str, Amount]]:
+    """Which class of convolution it is: one of them is 1 for each element, the others 0."""
+    depthwise = np.equal(operation.groups, operation.inputs) & np.greater(operation.groups, 1)
+    grouped = np.greater(operation.groups, 1) & ~depthwise
+    pointwise = ~depthwise & ~grouped & np.equal(operation.kernel, 1)
+    patches = np.equal(operation.positions_in, np.multiply(operation.positions_out, operation.kernel))
+    patchify = ~depthwise & ~grouped & ~pointwise & patches
+    yield "depthwise", depthwise
+    yield "grouped", grouped
+    yield "linear", pointwise
+    yield "patchify", patchify
+    yield "convolution", ~(depthwise | grouped | pointwise | patchify)
+
+
+def _matmul(operation: MatMul, conditions: Conditions, batch: Amount) -> Iterator[Term]:
+    product = Product(
+        count=batch * operation.batch,
+        rows=1.0 * operation.rows,
+        depth=1.0 * operation.inner,
+        columns=1.0 * operation.columns,
+    )
+    yield from _compute("matmul", product, conditions)
+    yield from _traffic("matmul", operation, conditions, batch)
+
+
+def _attention(operation: Attention, conditions: Conditions, batch: Amount) -> Iterator[Term]:
+    head_dim = operation.width / np.maximum(operation.heads, 1)
+    count = batch * operation.heads * operation.windows
+    scores = Product(count=count, rows=1.0 * operation.queries, depth=head_dim, columns=1.0 * operation.keys)
+    compute = MS_PER_S * 4 * scores.macs / conditions.op_per_s
+    for name, chosen in _classes(head_dim, _HEADS):
+        yield f"attention.macs.head{name}", chosen * compute
+    padded = _up(scores.rows, 64) * _up(scores.depth, 32) * _up(scores.columns, 64) * count
+    yield "attention.padding", MS_PER_S * 4 * (padded - scores.macs) / conditions.op_per_s
+    elements = count * operation.queries * operation.keys
+    yield "attention.scores", _bytes_ms(elements, conditions)
+    yield "attention.masked", np.greater(operation.mask, 0) * _bytes_ms(elements, conditions)
+    yield "attention.windowed", np.greater(operation.windows, 1) * compute
+    yield "moment.attention.head_dim", compute * _log2(head_dim)
+    yield "moment.attention.keys", compute * _log2(operation.keys)
+    yield from _traffic("attention", operation, conditions, batch)
+
+
+def _relative(operation: RelativePosition, conditions: Conditions, batch: Amount) -> Iterator[Term]:
+    yield "relative.macs", MS_PER_S * 2 * batch * operation._macs() / conditions.op_per_s
+    yield from _traffic("relative", operation, conditions, batch)
+
+
+def _norm(operation: Norm, conditions: Conditions, batch: Amount) -> Iterator[Term]:
+    group = {"layer_norm": "layer_norm", "batch_norm": "batch_norm"}.get(operation.label, "other_norm")
+    moved = _bytes_ms(_moved(operation, batch), conditions)
+    for name, chosen in _classes(operation.channels, (256,)):
+        yield f"{group}.bytes{name}", chosen * moved
+    yield "calls.norm", 1.0
+
+
+def _elementwise(operation: Elementwise, conditions: Conditions, batch: Amount) -> Iterator[Term]:
+    group = _elementwise_group(operation.label)
+    yield f"{group}.bytes", _bytes_ms(_moved(operation, batch), conditions)
+    yield "calls.elementwise", 1.0
+
+
+def _elementwise_group(label: str) -> str:
+    if label in ("softmax", "add", "mul"):
+        return label
+    if label in _TRANSCENDENTAL:
+        return "activation"
+    return "elementwise"
+
+
+def _move(operation: Move, conditions: Conditions, batch: Amount) -> Iterator[Term]:
+    group = operation.label if operation.label in ("cat", "roll", "pad") else "gather"
+    yield f"move.{group}.bytes", _bytes_ms(_moved(operation, batch), conditions)
+    yield "calls.move", 1.0
+
+
+def _pool(operation: Pool, conditions: Conditions, batch: Amount) -> Iterator[Term]:
+    yield "pool.bytes", _bytes_ms(_moved(operation, batch), conditions)
+    yield "calls.pool", 1.0
+
+
+def _table(operation: Table, conditions: Conditions, batch: Amount) -> Iterator[Term]:
+    del batch  # read once for all images
+    yield "table.bytes", _bytes_ms(1.0 * operation.elements, conditions)
+
+
+def _product(group: str, product: Product, conditions: Conditions) -> Iterator[Term]:
+    """Compute by class of width, with moments of its sizes."""
+    compute = MS_PER_S * 2 * product.macs / conditions.op_per_s
+    yield from _compute(group, product, conditions)
+    yield f"moment.{group}.rows", compute * _log2(product.rows)
+    yield f"moment.{group}.depth", compute * _log2(product.depth)
+    yield f"moment.{group}.columns", compute * _log2(product.columns)
+
+
+def _compute(group: str, product: Product, conditions: Conditions) -> Iterator[Term]:
+    compute = MS_PER_S * 2 * product.macs / conditions.op_per_s
+    for name, chosen in _classes(np.minimum(product.depth, product.columns), _WIDTHS):
+        yield f"{group}.macs{name}", chosen * compute
+    padded = _padded(product, conditions)
+    yield f"{group}.padding", MS_PER_S * 2 * (padded - product.macs) / conditions.op_per_s
+    yield f"{group}.paged", compute * _is_paged(product, conditions)
+    if conditions.num_sms is not None:
+        yield f"{group}.waves", MS_PER_S * 2 * _idle(product, conditions) / conditions.op_per_s
+
+
+def _is_paged(product: Product, conditions: Conditions) -> Amount:
+    """Whether a row of a matrix fills whole memory pages: its elements then compete for the same cache lines."""
+    elements = _PAGE_BYTES // conditions.bytes_per_element
+    return np.equal(product.depth % elements, 0) | np.equal(product.columns % elements, 0)
+
+
+def _padded(product: Product, conditions: Conditions) -> Amount:
+    rows, columns, depth = _TILE[conditions.kind]
+    return product.count * _up(product.rows, rows) * _up(product.columns, columns) * _up(product.depth, depth)
+
+
+def _idle(product: Product, conditions: Conditions) -> Amount:
+    """What the processors without a tile could have done in the last wave."""
+    rows, columns, depth = _TILE["gpu"]
+    tiles = product.count * np.ceil(product.rows / rows) * np.ceil(product.columns / columns)
+    return (_up(tiles, conditions.num_sms) - tiles) * rows * columns * _up(product.depth, depth)
+
+
+def _traffic(group: str, operation: Operation, conditions: Conditions, batch: Amount) -> Iterator[Term]:
+    """Activations, parameters and calls."""
+    yield f"{group}.bytes", _bytes_ms(_moved(operation, batch), conditions)
+    yield f"{group}.params", _bytes_ms(1.0 * operation._params(), conditions)
+    yield f"calls.{group}", 1.0
+
+
+def _bound(group: str, product: Product, operation: Operation, conditions: Conditions, batch: Amount) -> Iterator[Term]:
+    """By how much moving takes longer than computing, at peak rates: with the compute it is the roofline."""
+    moving = _bytes_ms(_moved(operation, batch) + operation._params(), conditions)
+    computing = MS_PER_S * 2 * product.macs / conditions.op_per_s
+    yield f"{group}.memory_bound", np.maximum(moving - computing, 0)
+
+
+def _moved(operation: Operation, batch: Amount) -> Amount:
+    """Elements of activations read and written."""
+    return batch * (operation._elements_read() + operation._elements_written())
+
+
+def _bytes_ms(elements: Amount, conditions: Conditions) -> Amount:
+    return MS_PER_S * elements * conditions.bytes_per_element / conditions.byte_per_s
+
+
+def _classes(size: Amount, limits: tuple[int, ...]) -> Iterator[tuple[str, Amount]]:
+    """Which class a size belongs to: '<=128', '<=256', ..., '>512'."""
+    lower: Amount = 0
+    for limit in limits:
+        yield f"<={limit}", np.greater(size, lower) & np.less_equal(size, limit)
+        lower = limit
+    yield f">{lower}", np.greater(size, lower)
+
+
+def _log2(size: Amount) -> Amount:
+    """The logarithm of a size; of 0, which a block that is not there may have, it is 0 too."""
+    return np.log2(np.maximum(size, 1))
+
+
+def _up(size: Amount, multiple: int | None) -> Amount:
+    assert multiple is not None
+    return np.ceil(np.divide(size, multiple)) * multiple
+
+
+_TERMS: dict[str, Any] = {
+    "linear": _linear,
+    "convolution": _convolution,
+    "matmul": _matmul,
+    "attention": _attention,
+    "relative_position": _relative,
+    "norm": _norm,
+    "elementwise": _elementwise,
+    "move": _move,
+    "pool": _pool,
+    "table": _table,
+}

@@ -1,0 +1,142 @@
+"""Fitting a predictor: judge all models on held-out networks, take the best, and say on a card how good it is."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+import numpy as np
+
+from hwnas.errors import InputError
+from hwnas.predict.card import CONFIDENCES, Card, Coverage, CurvePoint, FittedData, HeldOut, Ranked
+from hwnas.predict.features.conditions import Conditions
+from hwnas.predict.features.table import Features, Numbers, require_finite
+from hwnas.predict.fitted_range import FittedRange
+from hwnas.predict.intervals import calibrate, held_out_coverage
+from hwnas.predict.learning_curve import COUNTS, learning_curve
+from hwnas.predict.metric import DeviceMetric
+from hwnas.predict.models import Learner
+from hwnas.predict.predictor import Predictor
+from hwnas.predict.selection import Answers, Protocol, cross_validate, identities, refit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observations:
+    """Measured networks: features, figures in the metric's unit, and where they are from."""
+
+    metric: DeviceMetric
+    conditions: Conditions
+    features: Features
+    figures: Numbers
+    weights: Numbers | None = None
+    environments: Sequence[str] = ()
+    """The environment id of each row, where it is known."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    sources: tuple[str, ...] = ()
+    noise_floor: float | None = None
+    groups: Sequence[str] | None = None
+    """What is held out together, a label per row; None: equal networks."""
+
+    @property
+    def target(self) -> Numbers:
+        """What models fit: the figure of one run of a batch, less being better."""
+        return self.metric.to_target(self.figures, batch=self.batches)
+
+    @property
+    def batches(self) -> Numbers:
+        """The batch of each row."""
+        return self.conditions.batch_of(np.arange(len(self.features)))
+
+
+def fit_predictor(
+    observed: Observations,
+    *,
+    protocol: Protocol | None = None,
+    learners: Sequence[Learner] | None = None,
+    allow_mixed: bool = False,
+    with_curve: bool = True,
+) -> Predictor:
+    """The best predictor for these measurements, with its card."""
+    protocol = protocol or Protocol(held_out="networks" if observed.groups is None else "groups")
+    _check(observed, allow_mixed=allow_mixed)
+    features, target = observed.features, observed.target
+    answers = cross_validate(
+        features, target, protocol=protocol, learners=learners, weights=observed.weights, groups=observed.groups
+    )
+    choice = answers.choice()
+    model = refit(choice, features, target, answers=answers, learners=learners, weights=observed.weights)
+    card = _card(observed, answers, choice)
+    return Predictor(
+        card=replace(card, learning_curve=_curve(observed, answers, learners)) if with_curve else card,
+        conditions=replace(observed.conditions, batch=1),
+        model=model,
+        intervals=calibrate(features, target, answers.by_model[choice]),
+        fitted_range=FittedRange.of(features),
+    )
+
+
+def _check(observed: Observations, *, allow_mixed: bool) -> None:
+    figures = np.asarray(observed.figures)
+    if figures.shape != (len(observed.features),):
+        raise InputError("there must be one figure per network", got=f"{figures.shape} for {len(observed.features)}")
+    require_finite(figures[:, None], names=[observed.metric.name])
+    if (figures <= 0).any():
+        row = int(figures.argmin())
+        raise InputError(f"{observed.metric.name} must be above 0", got=f"{figures[row]} in row {row}")
+    environments = sorted(set(observed.environments))
+    if len(environments) > 1 and not allow_mixed:
+        raise InputError(
+            "measurements must be of one environment",
+            got=", ".join(environments),
+            hint="fit each profile by itself, or say that they may be mixed",
+        )
+
+
+def _card(observed: Observations, answers: Answers, choice: str) -> Card:
+    by_model, target, features = answers.by_model[choice], answers.target, observed.features
+    predicted = observed.metric.from_target(np.exp(np.log(by_model).mean(axis=0)), batch=observed.batches)
+    return Card(
+        created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+        metric=observed.metric,
+        data=FittedData(
+            sources=observed.sources,
+            num_rows=len(features),
+            num_networks=len(set(identities(features))),
+            is_mixed=len(set(observed.environments)) > 1,
+            count_names=features.count_names,
+        ),
+        protocol=answers.protocol,
+        model=choice,
+        ranking=tuple(Ranked(model=name, scores=found) for name, found in answers.ranking().items()),
+        coverage=tuple(
+            Coverage(
+                confidence=confidence,
+                share=held_out_coverage(features, target, by_model, answers.folds, confidence=confidence),
+            )
+            for confidence in CONFIDENCES
+        ),
+        noise_floor=observed.noise_floor,
+        held_out=tuple(
+            HeldOut(measured=float(measured), predicted=float(value))
+            for measured, value in zip(observed.figures, predicted, strict=True)
+        ),
+        environment=dict(observed.environment),
+    )
+
+
+def _curve(observed: Observations, answers: Answers, learners: Sequence[Learner] | None) -> tuple[CurvePoint, ...]:
+    """The curve of the best single model: a stack at every point would take many times longer."""
+    from hwnas.predict.selection import STACK, candidates
+
+    by_name = {learner.name: learner for learner in learners or candidates(observed.features)}
+    best = next(name for name in answers.ranking() if name != STACK)
+    curve = learning_curve(
+        by_name[best],
+        observed.features,
+        observed.target,
+        counts=[count for count in COUNTS if count < len(observed.features)],
+        seed=answers.protocol.seed,
+        groups=observed.groups,
+    )
+    return tuple(
+        CurvePoint(count=point.count, mape=point.scores.mape, spearman=point.scores.spearman) for point in curve.points
+    )

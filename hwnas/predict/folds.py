@@ -1,0 +1,49 @@
+"""Folds: which networks are held out together, a function of the seed alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwnas.errors import InputError
+
+Rows = NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class Fold:
+    """The networks that are fitted, and those that are held out."""
+
+    fit: Rows
+    held_out: Rows
+
+
+def make_folds(count: int, *, num_folds: int, seed: int, groups: Sequence[str] | None = None) -> tuple[Fold, ...]:
+    """Folds of nearly equal size in random order; the networks of a group are held out together.
+
+    Without groups of one's own every network is its own group. Networks that are the same belong in one group:
+    otherwise a model is asked what it was told.
+    """
+    labels = np.arange(count) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    if len(labels) != count:
+        raise InputError("there must be as many groups as networks", got=f"{len(labels)} for {count}")
+    sizes = np.bincount(labels)
+    if len(sizes) < num_folds:
+        message = f"there must be at least {num_folds} distinct networks (or groups of them) to hold some out"
+        raise InputError(message, got=len(sizes), hint="measure more networks")
+    owner = _dealt(sizes, num_folds=num_folds, seed=seed)[labels]
+    rows = np.arange(count)
+    return tuple(Fold(rows[owner != number], rows[owner == number]) for number in range(num_folds))
+
+
+def _dealt(sizes: NDArray[np.intp], *, num_folds: int, seed: int) -> Rows:
+    """The fold of each group: in random order, each to the fold that holds fewest networks so far."""
+    order = np.random.default_rng(seed).permutation(len(sizes))
+    order = order[np.argsort(-sizes[order], kind="stable")]
+    filled = np.zeros(num_folds, dtype=np.intp)
+    owner = np.zeros(len(sizes), dtype=np.intp)
+    for group in order:
+        owner[group] = int(np.argmin(filled))
+        filled[owner[group]] += sizes[group]
+    return owner

@@ -1,0 +1,64 @@
+"""How the error falls with the number of measured networks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hwnas.errors import InputError
+from hwnas.predict.features.table import Features, Numbers
+from hwnas.predict.folds import make_folds
+from hwnas.predict.metrics import Scores, scores
+from hwnas.predict.models import Learner
+from hwnas.predict.selection import identities
+
+COUNTS = (20, 50, 100, 200)
+"""Networks that are fitted; all of them come last."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """The scores on held-out networks with so many fitted."""
+
+    count: int
+    scores: Scores
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearningCurve:
+    """Points by growing count, and the error that no predictor can go below."""
+
+    points: tuple[Point, ...]
+    noise_floor: float | None = None
+    """The mean absolute relative error of a perfect predictor: what measuring again gives."""
+
+    def first_below(self, mape: float) -> int | None:
+        """The least count whose error is at most this; None where none is."""
+        return next((point.count for point in self.points if point.scores.mape <= mape), None)
+
+
+def learning_curve(
+    learner: Learner,
+    features: Features,
+    target: Numbers,
+    *,
+    counts: Sequence[int] = COUNTS,
+    num_folds: int = 5,
+    seed: int = 0,
+    noise_floor: float | None = None,
+    groups: Sequence[str] | None = None,
+) -> LearningCurve:
+    """Cross-validated scores with some and with all of the other folds' networks fitted."""
+    if any(count < 3 for count in counts):
+        raise InputError("a learning curve needs at least 3 networks a point", got=min(counts))
+    folds = make_folds(len(target), num_folds=num_folds, seed=seed, groups=groups or identities(features))
+    most = min(len(fold.fit) for fold in folds)
+    points = []
+    for count in (*(count for count in sorted(counts) if count < most), most):
+        answers = np.zeros(len(target))
+        for number, fold in enumerate(folds):
+            rows = np.random.default_rng([seed, number]).permutation(fold.fit)[:count]
+            fitted = learner.fit(features.take(rows), target[rows], seed=seed)
+            answers[fold.held_out] = fitted.predict(features.take(fold.held_out))
+        points.append(Point(count=count, scores=scores(answers, target)))
+    return LearningCurve(points=tuple(points), noise_floor=noise_floor)

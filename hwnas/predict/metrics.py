@@ -1,0 +1,65 @@
+"""How good predictions are, on networks that the model had not seen."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hwnas.errors import InputError
+from hwnas.predict.features.table import Numbers, require_finite
+
+_ROUNDING = 1e-12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """Errors are shares: 0.01 is one percent."""
+
+    count: int
+    mape: float
+    """Mean of |predicted / measured - 1|."""
+    rmspe: float
+    """Root of the mean square of the same."""
+    median_error: float
+    within_5: float
+    """Share of networks within 5 %."""
+    within_10: float
+    spearman: float | None
+    """Rank correlation; None where all measured or all predicted figures are equal."""
+    kendall: float | None
+    max_error: float
+
+
+def scores(predicted: Numbers, measured: Numbers) -> Scores:
+    """The scores of predictions; all figures must be finite, and measured ones above 0."""
+    predicted, measured = np.asarray(predicted, dtype=np.float64), np.asarray(measured, dtype=np.float64)
+    if predicted.shape != measured.shape or not predicted.size or predicted.ndim != 1:
+        raise InputError("there must be one prediction per measurement", got=f"{predicted.shape}, {measured.shape}")
+    require_finite(np.column_stack([predicted, measured]), names=["a prediction", "a measurement"])
+    if (measured <= 0).any():
+        raise InputError("measurements must be above 0", got=measured.min())
+    error = np.abs(predicted / measured - 1)
+    spearman, kendall = _ranks(predicted, measured)
+    return Scores(
+        count=len(error),
+        mape=float(error.mean()),
+        rmspe=float(np.sqrt((error**2).mean())),
+        median_error=float(np.median(error)),
+        within_5=float((error <= 0.05 + _ROUNDING).mean()),
+        within_10=float((error <= 0.10 + _ROUNDING).mean()),
+        spearman=spearman,
+        kendall=kendall,
+        max_error=float(error.max()),
+    )
+
+
+def coverage(lower: Numbers, upper: Numbers, measured: Numbers) -> float:
+    """The share of measurements inside their intervals."""
+    return float(((lower <= measured) & (measured <= upper)).mean())
+
+
+def _ranks(predicted: Numbers, measured: Numbers) -> tuple[float | None, float | None]:
+    if np.ptp(predicted) == 0 or np.ptp(measured) == 0:
+        return None, None
+    from scipy.stats import kendalltau, spearmanr  # type: ignore[import-untyped]
+
+    return float(spearmanr(predicted, measured).statistic), float(kendalltau(predicted, measured).statistic)

@@ -1,0 +1,70 @@
+"""The models that are tried on every profile, and how a stored one is read."""
+
+from typing import Any
+
+from hwnas.config import shown
+from hwnas.errors import InputError
+from hwnas.predict.models.analytic import Analytic, AnalyticLearner
+from hwnas.predict.models.blocks import Blocks, BlocksLearner
+from hwnas.predict.models.boosted import Boosted, BoostedLearner
+from hwnas.predict.models.gaussian import Gaussian, GaussianLearner
+from hwnas.predict.models.linear import Ridge, RidgeLearner
+from hwnas.predict.models.model import Fitted, Learner
+from hwnas.predict.models.scaled import Scaled
+from hwnas.predict.models.stack import Stack, stack_weights
+from hwnas.registry import Registry
+
+_ALL: tuple[Learner, ...] = (
+    AnalyticLearner(),
+    RidgeLearner(),
+    RidgeLearner(name="quadratic", squared=True),
+    BlocksLearner(),
+    GaussianLearner(),
+    BoostedLearner(),
+)
+LEARNERS: Registry[Learner] = Registry("predictor model", [(learner.name, learner) for learner in _ALL])
+"""In the order in which ties are decided: the simpler one first. The stack is made of their answers."""
+
+_FITTED: Registry[Any] = Registry(
+    "kind of fitted model",
+    [(made.kind, made) for made in (Analytic, Ridge, Blocks, Gaussian, Boosted, Stack, Scaled)],
+)
+
+
+def fitted_from_json(data: object) -> Fitted:
+    """A fitted model from its plain values, which say its kind."""
+    if not isinstance(data, dict) or not isinstance(data.get("kind"), str):
+        raise InputError("a fitted model must be a table with its kind", got=shown(data))
+    made = _FITTED.get(data["kind"])
+    try:
+        fitted: Fitted = made.from_json({name: value for name, value in data.items() if name != "kind"})
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"a fitted model of kind {data['kind']!r} is incomplete", got=repr(error)) from error
+    return fitted
+
+
+def fitted_to_json(fitted: Fitted) -> dict[str, Any]:
+    """A fitted model as plain values, with its kind."""
+    return {"kind": fitted.kind, **fitted.to_json()}
+
+
+__all__ = [
+    "LEARNERS",
+    "Analytic",
+    "AnalyticLearner",
+    "Blocks",
+    "BlocksLearner",
+    "Boosted",
+    "BoostedLearner",
+    "Fitted",
+    "Gaussian",
+    "GaussianLearner",
+    "Learner",
+    "Ridge",
+    "RidgeLearner",
+    "Scaled",
+    "Stack",
+    "fitted_from_json",
+    "fitted_to_json",
+    "stack_weights",
+]

@@ -1,0 +1,73 @@
+"""An analytic mean and a correction for each distinct block: a look-up table that knows what a new block costs.
+
+A network's target is the mean plus, for each of its blocks, that block's own difference; blocks that were seldom seen
+are held back towards the mean, and one that was never seen is the mean.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from hwnas.predict.features.table import Features, Numbers
+from hwnas.predict.models.analytic import Analytic, AnalyticLearner
+from hwnas.predict.models.model import Plain, checked, names, numbers
+
+_ALPHAS = np.logspace(-2, 4, 13)
+_SMALLEST_SHARE = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blocks:
+    """A fitted mean with a difference for each distinct block."""
+
+    kind: ClassVar[str] = "blocks"
+    mean: Analytic
+    count_names: tuple[str, ...]
+    differences: Numbers
+    """What a block takes beyond the mean."""
+
+    def predict(self, features: Features) -> Numbers:
+        """The mean and the differences."""
+        mean = self.mean.predict(features)
+        return np.maximum(mean + features.counts_by(self.count_names) @ self.differences, _SMALLEST_SHARE * mean)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "mean": self.mean.to_json(),
+            "count_names": list(self.count_names),
+            "differences": self.differences.tolist(),
+        }
+
+    @classmethod
+    def from_json(cls, data: Plain) -> Self:
+        """What `to_json` wrote."""
+        return cls(
+            mean=Analytic.from_json(data["mean"]),
+            count_names=names(data["count_names"]),
+            differences=numbers(data["differences"]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlocksLearner:
+    """Fits the mean, then the differences (ridge, its strength by leave-one-out error)."""
+
+    name: str = "blocks"
+
+    def fit(self, features: Features, target: Numbers, *, weights: Numbers | None = None, seed: int = 0) -> Blocks:
+        """Fit mean and differences."""
+        from sklearn.linear_model import RidgeCV
+
+        del seed
+        target, weights = checked(features, target, weights)
+        mean = AnalyticLearner().fit(features, target, weights=weights)
+        if not features.count_names:
+            return Blocks(mean=mean, count_names=(), differences=np.zeros(0))
+        fitted = mean.predict(features)
+        typical = float(np.median(target))
+        columns, left = features.counts * (typical / target)[:, None], (target - fitted) / target
+        limit = max(5 * 1.4826 * float(np.median(abs(left))), 1e-6)
+        ridge = RidgeCV(_ALPHAS, fit_intercept=False).fit(columns, np.clip(left, -limit, limit), sample_weight=weights)
+        return Blocks(mean=mean, count_names=features.count_names, differences=ridge.coef_ * typical)

@@ -1,0 +1,159 @@
+"""A Gaussian process with a length scale per input on what the analytic mean leaves.
+
+scikit-learn finds the hyperparameters; inputs, weights and scales are kept as plain numbers. Beyond `points` networks
+the hyperparameters, and the process itself, are those of a subset drawn by the seed.
+"""
+
+import warnings
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from hwnas.predict.features.table import Features, Numbers
+from hwnas.predict.models.model import Plain, numbers
+from hwnas.predict.models.residual import Correction, _Corrected, learn
+
+_CHUNK = 2048
+"""Networks predicted at once, so that the distances stay in the cache."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Process:
+    """The posterior mean of a Gaussian process with a Matern 5/2 kernel."""
+
+    columns: tuple[int, ...]
+    """The inputs that it looks at."""
+    points: Numbers
+    """Inputs of the fitted networks, divided by the length scales."""
+    inverse_scales: Numbers
+    dual: Numbers
+    """Weights of the kernel values, amplitude included."""
+    offset: float
+
+    def correct(self, inputs: Numbers) -> Numbers:
+        """The posterior mean."""
+        scaled = (inputs[:, list(self.columns)] * self.inverse_scales).astype(np.float32)
+        points, dual = np.ascontiguousarray(self.points, dtype=np.float32), self.dual.astype(np.float32)
+        norms = (points**2).sum(axis=1)
+        parts = [
+            _kernel(scaled[start : start + _CHUNK], points, norms) @ dual for start in range(0, len(scaled), _CHUNK)
+        ]
+        values: Numbers = np.concatenate([np.zeros(0, np.float32), *parts]).astype(np.float64) + self.offset
+        return values
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain lists."""
+        return {
+            "columns": list(self.columns),
+            "points": self.points.tolist(),
+            "inverse_scales": self.inverse_scales.tolist(),
+            "dual": self.dual.tolist(),
+            "offset": self.offset,
+        }
+
+    @classmethod
+    def from_json(cls, data: Plain) -> Self:
+        """What `to_json` wrote."""
+        return cls(
+            columns=tuple(int(column) for column in data["columns"]),
+            points=numbers(data["points"]),
+            inverse_scales=numbers(data["inverse_scales"]),
+            dual=numbers(data["dual"]),
+            offset=float(data["offset"]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gaussian(_Corrected):
+    """An analytic mean corrected by a Gaussian process."""
+
+    kind: ClassVar[str] = "gaussian"
+    correction_type: ClassVar[type[Correction]] = Process
+
+
+@dataclass(frozen=True, kw_only=True)
+class GaussianLearner:
+    """Fits the mean, then a process to its residual on the inputs that say most about it."""
+
+    name: str = "gaussian"
+    num_inputs: int = 12
+    points: int = 400
+    shrinkage: float = 1.0
+
+    def fit(self, features: Features, target: Numbers, *, weights: Numbers | None = None, seed: int = 0) -> Gaussian:
+        """Fit mean and process."""
+        fitted = learn(self, Gaussian, features, target, weights=weights, seed=seed, shrinkage=self.shrinkage)
+        assert isinstance(fitted, Gaussian)
+        return fitted
+
+    def learn(self, inputs: Numbers, residual: Numbers, *, weights: Numbers, seed: int) -> Process:
+        """Fit the process."""
+        rows = np.arange(len(inputs))
+        if len(rows) > self.points:
+            rows = np.random.default_rng(seed).permutation(rows)[: self.points]
+        columns = self._columns(inputs[rows], residual[rows])
+        return _process(inputs[rows][:, list(columns)], residual[rows], weights[rows], columns=columns)
+
+    def _columns(self, inputs: Numbers, residual: Numbers) -> tuple[int, ...]:
+        """The inputs of which a forest of shallow trees makes most; no two that say the same."""
+        varied = np.flatnonzero(inputs.std(axis=0) > 0)
+        if len(varied) <= self.num_inputs:
+            return tuple(int(column) for column in varied) or (0,)
+        from sklearn.ensemble import ExtraTreesRegressor
+
+        forest = ExtraTreesRegressor(100, max_depth=6, min_samples_leaf=3, random_state=0, n_jobs=1)
+        worth = forest.fit(inputs[:, varied], residual).feature_importances_
+        chosen: list[int] = []
+        for column in varied[np.argsort(-worth, kind="stable")]:
+            alike = [abs(np.corrcoef(inputs[:, column], inputs[:, other])[0, 1]) for other in chosen]
+            if not alike or max(alike) < 0.98:
+                chosen.append(int(column))
+            if len(chosen) == self.num_inputs:
+                break
+        return tuple(chosen)
+
+
+def _process(inputs: Numbers, residual: Numbers, weights: Numbers, *, columns: tuple[int, ...]) -> Process:
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+
+    spread = max(float(residual.std()), 1e-6)
+    kernel = ConstantKernel(1.0, (1e-3, 1e2)) * Matern(np.full(len(columns), 3.0), (0.3, 1e3), nu=2.5) + WhiteKernel(
+        0.1, (1e-5, 3.0)
+    )
+    offset = float(np.median(residual))
+    centred = np.clip((residual - offset) / spread, -5, 5)
+    relative = weights.mean() / np.maximum(weights, 1e-9 * weights.mean())
+    with warnings.catch_warnings():
+        # a length scale at its upper bound is an input that says nothing, which is an answer
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        process = GaussianProcessRegressor(kernel, alpha=1e-8, optimizer=_optimised).fit(inputs, centred)
+    amplitude, scales, noise = process.kernel_.k1.k1, process.kernel_.k1.k2.length_scale, process.kernel_.k2
+    inverse = 1 / np.broadcast_to(scales, (len(columns),))
+    points = inputs * inverse
+    matrix = amplitude.constant_value * _kernel(points, points, (points**2).sum(axis=1))
+    dual = np.linalg.solve(matrix + np.diag(noise.noise_level * relative + 1e-8), centred)
+    return Process(
+        columns=columns,
+        points=points,
+        inverse_scales=inverse,
+        dual=dual * amplitude.constant_value * spread,
+        offset=offset,
+    )
+
+
+def _optimised(objective: Any, initial: Numbers, bounds: Numbers) -> tuple[Numbers, float]:
+    """A short search: more steps change the likelihood, and hardly the predictions."""
+    from scipy.optimize import minimize  # type: ignore[import-untyped]
+
+    found = minimize(objective, initial, method="L-BFGS-B", jac=True, bounds=bounds, options={"maxiter": 30})
+    return found.x, float(found.fun)
+
+
+def _kernel(inputs: Any, points: Any, norms: Any) -> Any:
+    """Matern 5/2 of scaled inputs, with distances from one matrix product."""
+    squares = (inputs**2).sum(axis=1)[:, None] + norms - 2 * (inputs @ points.T)
+    steps = np.sqrt(5 * np.maximum(squares, 0))
+    return (1 + steps + steps * steps / 3) * np.exp(-steps)

@@ -1,0 +1,187 @@
+"""Ridge regression on costs and shapes, plain or with squares and products of the columns.
+
+Each is tried on the target itself, with relative weights, and on its logarithm; leave-one-out error decides, as it
+decides how strongly coefficients are held back (scikit-learn's RidgeCV).
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+
+from hwnas.predict.features.table import Features, Numbers
+from hwnas.predict.models.model import Plain, Standard, checked, names, numbers
+
+_ALPHAS = np.logspace(-6, 3, 19)
+_MAX_SQUARED = 26
+"""Columns whose squares and products are made; where there are more, those of their principal components."""
+_COMPONENTS = 12
+_BEYOND = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Basis:
+    """Standardised columns, their principal components where there are many, and their products if asked for."""
+
+    cost_names: tuple[str, ...]
+    shape_names: tuple[str, ...]
+    standard: Standard
+    rotation: Numbers | None
+    squared: bool
+
+    @classmethod
+    def of(cls, features: Features, *, squared: bool) -> Self:
+        """As these networks need it."""
+        raw = np.concatenate([features.costs, features.shapes], axis=1)
+        standard = Standard.of(raw)
+        rotation = _components(standard.apply(raw)) if squared and raw.shape[1] > _MAX_SQUARED else None
+        return cls(
+            cost_names=features.cost_names,
+            shape_names=features.shape_names,
+            standard=standard,
+            rotation=rotation,
+            squared=squared,
+        )
+
+    def columns(self, features: Features) -> Numbers:
+        """The columns of networks."""
+        raw = np.concatenate([features.costs_by(self.cost_names), features.shapes_by(self.shape_names)], axis=1)
+        columns = self.standard.apply(raw)
+        if self.rotation is not None:
+            columns = columns @ self.rotation
+        if self.squared:
+            upper, lower = np.triu_indices(columns.shape[1])
+            columns = np.concatenate([columns, columns[:, upper] * columns[:, lower]], axis=1)
+        return columns
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "cost_names": list(self.cost_names),
+            "shape_names": list(self.shape_names),
+            "standard": self.standard.to_json(),
+            "rotation": None if self.rotation is None else self.rotation.tolist(),
+            "squared": self.squared,
+        }
+
+    @classmethod
+    def from_json(cls, data: Plain) -> Self:
+        """What `to_json` wrote."""
+        return cls(
+            cost_names=names(data["cost_names"]),
+            shape_names=names(data["shape_names"]),
+            standard=Standard.from_json(data["standard"]),
+            rotation=None if data["rotation"] is None else numbers(data["rotation"]),
+            squared=bool(data["squared"]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ridge:
+    """A fitted weighted sum of columns, of the target or of its logarithm."""
+
+    kind: ClassVar[str] = "ridge"
+    basis: Basis
+    coefficients: Numbers
+    offset: float
+    scale: Literal["plain", "log"]
+    smallest: float
+    largest: float
+    """Predictions are cut to this range, which is wider than the fitted one: a polynomial has no bound of its own."""
+
+    def predict(self, features: Features) -> Numbers:
+        """The sum."""
+        values = self.basis.columns(features) @ self.coefficients + self.offset
+        if self.scale == "log":
+            values = np.exp(np.minimum(values, np.log(self.largest)))
+        return np.clip(values, self.smallest, self.largest)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "basis": self.basis.to_json(),
+            "coefficients": self.coefficients.tolist(),
+            "offset": self.offset,
+            "scale": self.scale,
+            "smallest": self.smallest,
+            "largest": self.largest,
+        }
+
+    @classmethod
+    def from_json(cls, data: Plain) -> Self:
+        """What `to_json` wrote."""
+        return cls(
+            basis=Basis.from_json(data["basis"]),
+            coefficients=numbers(data["coefficients"]),
+            offset=float(data["offset"]),
+            scale="log" if data["scale"] == "log" else "plain",
+            smallest=float(data["smallest"]),
+            largest=float(data["largest"]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RidgeLearner:
+    """Fits a ridge regression; `squared` adds squares and products."""
+
+    name: str = "ridge"
+    squared: bool = False
+    iterations: int = 3
+
+    def fit(self, features: Features, target: Numbers, *, weights: Numbers | None = None, seed: int = 0) -> Ridge:
+        """Fit on both scales and keep the better one."""
+        del seed
+        target, weights = checked(features, target, weights)
+        basis = Basis.of(features, squared=self.squared)
+        columns = basis.columns(features)
+        tried = [self._fitted(columns, target, weights, scale=scale) for scale in _SCALES]
+        _, scale, coefficients, offset = min(tried, key=lambda found: found[0])
+        return Ridge(
+            basis=basis,
+            coefficients=coefficients,
+            offset=offset,
+            scale=scale,
+            smallest=float(target.min()) / _BEYOND,
+            largest=float(target.max()) * _BEYOND,
+        )
+
+    def _fitted(
+        self, columns: Numbers, target: Numbers, weights: Numbers, *, scale: Literal["plain", "log"]
+    ) -> tuple[float, Literal["plain", "log"], Numbers, float]:
+        from sklearn.linear_model import RidgeCV
+
+        response = target if scale == "plain" else np.log(target)
+        relative = weights / target**2 if scale == "plain" else weights
+        robust = np.ones(len(target))
+        for _ in range(self.iterations):
+            total = relative * robust
+            ridge = RidgeCV(_ALPHAS).fit(columns, response, sample_weight=total / total.mean())
+            fitted = ridge.predict(columns)
+            residual = fitted / target - 1 if scale == "plain" else fitted - response
+            spread = max(1.4826 * float(np.median(abs(residual))), 1e-5)
+            robust = 1 / (1 + (residual / (3 * spread)) ** 2)
+        return (
+            _held_out(columns, residual, total / total.mean(), float(ridge.alpha_)),
+            scale,
+            ridge.coef_,
+            float(ridge.intercept_),
+        )
+
+
+_SCALES: tuple[Literal["plain", "log"], ...] = ("plain", "log")
+
+
+def _held_out(columns: Numbers, residual: Numbers, weights: Numbers, alpha: float) -> float:
+    """The median leave-one-out error, from the leverage of each row."""
+    root = np.sqrt(weights)[:, None] * np.column_stack([np.ones(len(columns)), columns])
+    penalty = alpha * np.eye(root.shape[1])
+    penalty[0, 0] = 1e-12
+    leverage = np.einsum("ij,ji->i", root, np.linalg.solve(root.T @ root + penalty, root.T))
+    return float(np.mean(np.minimum(abs(residual) / np.maximum(1 - leverage, 1e-3), 1.0)))
+
+
+def _components(columns: Numbers) -> Numbers:
+    _, _, rotation = np.linalg.svd(columns, full_matrices=False)
+    kept: Numbers = rotation[:_COMPONENTS].T
+    scaled: Numbers = kept / np.maximum((columns @ kept).std(axis=0), 1e-9)
+    return scaled

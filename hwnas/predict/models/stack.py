@@ -1,0 +1,78 @@
+"""A stack: a weighted geometric mean of other models, the weights found on networks that those had not seen."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from hwnas.errors import InputError
+from hwnas.predict.features.table import Features, Numbers
+from hwnas.predict.models.model import Fitted, Plain, numbers
+
+_HOPELESS = 3.0
+_ITERATIONS = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stack:
+    """Fitted members and their weights, which add up to 1."""
+
+    kind: ClassVar[str] = "stack"
+    members: tuple[Fitted, ...]
+    weights: Numbers
+
+    def predict(self, features: Features) -> Numbers:
+        """The weighted geometric mean."""
+        logs = np.stack([np.log(member.predict(features)) for member in self.members])
+        predicted: Numbers = np.exp(self.weights @ logs)
+        return predicted
+
+    def to_json(self) -> dict[str, Any]:
+        """The members with their kinds, and the weights."""
+        members = [{"kind": member.kind, **member.to_json()} for member in self.members]
+        return {"members": members, "weights": self.weights.tolist()}
+
+    @classmethod
+    def from_json(cls, data: Plain) -> Self:
+        """What `to_json` wrote."""
+        from hwnas.predict.models import fitted_from_json  # members are of any kind, this one included
+
+        members = tuple(fitted_from_json(member) for member in data["members"])
+        weights = numbers(data["weights"])
+        if not members or weights.shape != (len(members),):
+            raise InputError("a stack must have a weight per member", got=f"{len(weights)} for {len(members)}")
+        return cls(members=members, weights=weights)
+
+
+def stack_weights(predictions: Sequence[Numbers], target: Numbers) -> Numbers:
+    """Weights, not negative and of sum 1, that bring held-out predictions nearest to the target.
+
+    Absolute errors of the logarithms count, so that one outlier does not choose; a little is given to equal weights.
+    A model whose median error is more than three times the best one's gets none.
+    """
+    errors = np.stack([np.log(prediction / target) for prediction in predictions], axis=1)
+    medians = np.median(abs(errors), axis=0)
+    able = np.flatnonzero(medians <= _HOPELESS * medians.min() + 1e-12)
+    weights = np.zeros(errors.shape[1])
+    weights[able] = _weights(errors[:, able])
+    return weights
+
+
+def _weights(errors: Numbers) -> Numbers:
+    from scipy.optimize import nnls  # type: ignore[import-untyped]
+
+    rows, members = errors.shape
+    weights, robust = np.full(members, 1 / members), np.ones(rows)
+    for _ in range(_ITERATIONS):
+        spread = max(float(np.median(abs(errors @ weights))), 1e-6)
+        hold = 0.3 * spread * np.eye(members)
+        total = 1e3 * spread * np.sqrt(rows)
+        matrix = np.concatenate([errors * np.sqrt(robust)[:, None], hold, np.full((1, members), total)])
+        wanted = np.concatenate([np.zeros(rows), np.diag(hold) / members, [total]])
+        weights, _ = nnls(matrix, wanted)
+        weights = weights / weights.sum()
+        robust = 1 / np.maximum(abs(errors @ weights), 0.3 * spread)
+        robust = robust / robust.mean()
+    result: Numbers = weights
+    return result

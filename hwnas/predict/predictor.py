@@ -1,0 +1,107 @@
+"""A predictor: features in, mean and interval out, with the card that says how good it is."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwnas.predict.card import Card
+from hwnas.predict.features.conditions import Conditions
+from hwnas.predict.features.counting import population_features, workload_features
+from hwnas.predict.features.table import Features, Numbers
+from hwnas.predict.fitted_range import FittedRange, require_inside
+from hwnas.predict.intervals import Intervals, require_confident
+from hwnas.predict.models import Fitted, fitted_from_json, fitted_to_json
+from hwnas.predict.models.model import Plain
+from hwnas.workload import Workload, Workloads
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """Figures of networks in the metric's unit, each with an interval of the confidence asked for."""
+
+    mean: Numbers
+    lower: Numbers
+    upper: Numbers
+    more_is_better: bool
+    outside: NDArray[np.bool_]
+    """Which networks are unlike all that were fitted: their figures are a guess, and their intervals too."""
+
+    @property
+    def unfavourable(self) -> Numbers:
+        """The bound that a constraint held with confidence uses: upper where less is better, else lower."""
+        return self.lower if self.more_is_better else self.upper
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictor:
+    """A fitted model with its intervals, its range, the conditions of its features, and its card."""
+
+    card: Card
+    conditions: Conditions
+    model: Fitted
+    intervals: Intervals
+    fitted_range: FittedRange
+
+    def predict(self, features: Features, *, confidence: float = 0.9, batch: int | None = None) -> Prediction:
+        """Predict networks from features that were made under this predictor's conditions at `batch`."""
+        metric = self.card.metric
+        count = np.full(len(features), float(metric.require_batch(batch)))
+        require_confident(self.card.data.num_networks, confidence=confidence)
+        mean = self.model.predict(features)
+        low, high = self.intervals.bounds(mean, features, confidence=confidence)
+        figures = [metric.from_target(values, batch=count) for values in (mean, low, high)]
+        return Prediction(
+            mean=figures[0],
+            lower=np.minimum(figures[1], figures[2]),
+            upper=np.maximum(figures[1], figures[2]),
+            more_is_better=metric.more_is_better,
+            outside=self.fitted_range.is_outside(features),
+        )
+
+    def predict_workloads(
+        self, workloads: Sequence[Workload], *, confidence: float = 0.9, batch: int | None = None
+    ) -> Prediction:
+        """Predict networks from their operations."""
+        return self.predict(self.features(workloads, batch=batch), confidence=confidence, batch=batch)
+
+    def predict_population(
+        self, workloads: Workloads, *, confidence: float = 0.9, batch: int | None = None
+    ) -> Prediction:
+        """Predict a population of a space."""
+        counts = any(name for name in self.card.data.count_names)
+        features = population_features(workloads, self._at(batch), counts=counts)
+        return self.predict(features, confidence=confidence, batch=batch)
+
+    def features(self, workloads: Sequence[Workload], *, batch: int | None = None) -> Features:
+        """The features of networks under this predictor's conditions."""
+        return workload_features(workloads, self._at(batch))
+
+    def require_inside(self, features: Features, *, labels: Sequence[str] | None = None) -> None:
+        """An error for the first network outside the fitted range, saying in what."""
+        require_inside(self.fitted_range, features, labels=labels)
+
+    def model_json(self) -> dict[str, Any]:
+        """All but the card, as plain values."""
+        return {
+            "conditions": self.conditions.plain(),
+            "model": fitted_to_json(self.model),
+            "intervals": self.intervals.to_json(),
+            "fitted_range": self.fitted_range.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, card: Card, data: Plain) -> Self:
+        """The predictor that `model_json` wrote."""
+        return cls(
+            card=card,
+            conditions=Conditions(**data["conditions"]),
+            model=fitted_from_json(data["model"]),
+            intervals=Intervals.from_json(data["intervals"]),
+            fitted_range=FittedRange.from_json(data["fitted_range"]),
+        )
+
+    def _at(self, batch: int | None) -> Conditions:
+        return replace(self.conditions, batch=self.card.metric.require_batch(batch))

@@ -1,0 +1,136 @@
+"""A predictor for a new device from a few measurements and the predictors of other devices.
+
+Several ways are tried: from scratch, one source scaled, one bent (its logarithm times a power), and several sources as
+a basis (their main common directions, a robust Bayesian ridge on them). They are mixed by their leave-one-out answers
+on the few measured networks, so a source that does not help is left aside. To choose a single way would be a gamble:
+with ten networks the least leave-one-out error is often that of a poor way.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hwnas.errors import InputError
+from hwnas.predict.features.table import Features, Numbers
+from hwnas.predict.metrics import Scores, scores
+from hwnas.predict.models import Fitted, Scaled, Stack, stack_weights
+from hwnas.predict.models.analytic import AnalyticLearner
+from hwnas.predict.models.model import checked
+from hwnas.predict.models.scaled import source_logs
+
+MIN_NETWORKS = 4
+"""Fewer measured networks cannot gate a source."""
+_RANK = 4
+_SMALLEST_SPREAD = 0.005
+_SMALLEST_SHARE = 0.02
+
+Way = Callable[[Features, Numbers], Fitted]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transferred:
+    """The model for the new device, how it was made, and how good its parts are."""
+
+    fitted: Fitted
+    shares: Mapping[str, float]
+    """How much each way counts; those that hardly do are left out."""
+    ranking: Mapping[str, Scores]
+    """What leave-one-out said of each way, the best first."""
+    answers: Numbers
+    """The mixture of the ways' leave-one-out answers, one a measured network."""
+
+
+def transfer(features: Features, target: Numbers, *, sources: Mapping[str, Fitted]) -> Transferred:
+    """A mixture of the ways to use the sources' models for a new device."""
+    target, _ = checked(features, target, None)
+    if len(target) < MIN_NETWORKS:
+        raise InputError(f"a transfer needs at least {MIN_NETWORKS} measured networks", got=len(target))
+    tried = ways(sources)
+    answers = {name: _left_out(way, features, target) for name, way in tried.items()}
+    ranking = dict(sorted(((name, scores(given, target)) for name, given in answers.items()), key=_by_error))
+    weights = stack_weights(list(answers.values()), target)
+    kept = {name: float(weight) for name, weight in zip(tried, weights, strict=True) if weight > _SMALLEST_SHARE}
+    shares = {name: weight / sum(kept.values()) for name, weight in kept.items()}
+    mixed = np.exp(sum(share * np.log(answers[name]) for name, share in shares.items()))
+    members = tuple(tried[name](features, target) for name in shares)
+    fitted = Stack(members=members, weights=np.array(list(shares.values())))
+    return Transferred(fitted=fitted, shares=shares, ranking=ranking, answers=mixed)
+
+
+def ways(sources: Mapping[str, Fitted]) -> dict[str, Way]:
+    """The ways to make a model from a few measurements, by name."""
+    found: dict[str, Way] = {"from scratch": lambda features, target: AnalyticLearner().fit(features, target)}
+    for name, source in sources.items():
+        found[f"{name} scaled"] = _scaled(source)
+        found[f"{name} bent"] = _basis((source,))
+    if len(sources) > 1:
+        found["basis"] = _basis(tuple(sources.values()))
+    return found
+
+
+def _scaled(source: Fitted) -> Way:
+    """A source times the median ratio to it."""
+
+    def way(features: Features, target: Numbers) -> Fitted:
+        logs = source_logs((source,), features)
+        offset = float(np.median(np.log(target) - logs[:, 0]))
+        return Scaled(sources=(source,), weights=np.ones(1), centres=np.zeros(1), offset=offset)
+
+    return way
+
+
+def _basis(sources: Sequence[Fitted]) -> Way:
+    """A robust Bayesian ridge on the main common directions of the sources' logarithms.
+
+    The prior is the sources' own mean, scaled: a weight of 1 in all on what they agree upon, 0 on what they differ in.
+    """
+
+    def way(features: Features, target: Numbers) -> Fitted:
+        logs = source_logs(tuple(sources), features)
+        centres = logs.mean(axis=0)
+        directions = _directions(logs - centres)
+        coordinates = (logs - centres) @ directions
+        prior = np.linalg.pinv(directions) @ np.full(len(sources), 1 / len(sources))
+        offset, weights = _bayesian(coordinates, np.log(target), prior=prior)
+        return Scaled(sources=tuple(sources), weights=directions @ weights, centres=centres, offset=offset)
+
+    return way
+
+
+def _directions(centred: Numbers) -> Numbers:
+    """The main common directions, a column each, scaled to spread 1."""
+    _, spread, directions = np.linalg.svd(centred, full_matrices=False)
+    kept = np.flatnonzero(spread > 1e-3 * max(float(spread[0]), 1e-12))[:_RANK]
+    main: Numbers = directions[kept].T
+    return main
+
+
+def _bayesian(coordinates: Numbers, logs: Numbers, *, prior: Numbers) -> tuple[float, Numbers]:
+    """Offset and weights; the noise is that of the residual, outliers count less."""
+    left = logs - coordinates @ prior
+    robust, weights, offset = np.ones(len(logs)), prior, float(np.median(left))
+    for _ in range(8):
+        residual = logs - offset - coordinates @ weights
+        spread = max(1.4826 * float(np.median(abs(residual))), _SMALLEST_SPREAD)
+        robust = 1 / (1 + (residual / (2 * spread)) ** 2)
+        penalty = spread**2 / 0.3**2 * np.eye(coordinates.shape[1])
+        offset = float(np.average(logs - coordinates @ weights, weights=robust))
+        weighted = coordinates * robust[:, None]
+        right = weighted.T @ (logs - offset - coordinates @ prior)
+        weights = prior + np.linalg.solve(weighted.T @ coordinates + penalty, right)
+    return offset, weights
+
+
+def _left_out(way: Way, features: Features, target: Numbers) -> Numbers:
+    rows = np.arange(len(target))
+    return np.array(
+        [
+            way(features.take(rows != row), target[rows != row]).predict(features.take(slice(row, row + 1)))[0]
+            for row in rows
+        ]
+    )
+
+
+def _by_error(item: tuple[str, Scores]) -> float:
+    return item[1].mape

@@ -1,0 +1,28 @@
+import numpy as np
+import pytest
+
+from hwnas.devices import DEVICES
+from hwnas.devices.device import Device
+from hwnas.errors import InputError
+from hwnas.predict.features.conditions import Conditions, conditions_of
+
+
+def test_rates_are_those_of_the_datasheet() -> None:
+    conditions = conditions_of(DEVICES.get("a100"), precision="bf16", batch=4)
+    assert (conditions.op_per_s, conditions.byte_per_s, conditions.num_sms) == (312e12, 2039e9, 108)
+    assert conditions.bytes_per_element == 2
+
+
+def test_a_cpu_without_datasheet_has_nominal_rates() -> None:
+    conditions = conditions_of(Device(name="c", kind="cpu", vendor="v", architecture="a"))
+    assert (conditions.op_per_s, conditions.byte_per_s, conditions.num_sms) == (1e11, 2e10, None)
+
+
+def test_conditions_survive_as_plain_values() -> None:
+    conditions = conditions_of(DEVICES.get("t4"), precision="fp16")
+    assert Conditions(**conditions.plain()) == conditions  # type: ignore[arg-type]
+
+
+def test_a_batch_without_images_is_refused() -> None:
+    with pytest.raises(InputError, match="at least one image"):
+        conditions_of(DEVICES.get("t4"), batch=np.array([4, 0]))

@@ -1,0 +1,152 @@
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+
+from hwnas.errors import InputError
+from hwnas.predict.features.counting import population_features
+from hwnas.predict.features.table import features_of
+from hwnas.predict.fit import Observations, fit_predictor
+from hwnas.predict.metric import DeviceMetric, MetricName
+from hwnas.predict.models import AnalyticLearner, RidgeLearner
+from hwnas.predict.predictor import Predictor
+from hwnas.predict.selection import Protocol
+from hwnas.space import SPACES
+from tests.predict.synthetic import NOISE, cpu_conditions, measured_times, networks, true_times
+
+FAST = (AnalyticLearner(), RidgeLearner())
+
+
+def observations(count: int = 60, *, name: MetricName = "latency_ms") -> Observations:
+    features = networks(count)
+    times = measured_times(features)
+    return Observations(
+        metric=DeviceMetric(name=name, device="some-cpu-4c", runtime="onnxruntime"),
+        conditions=cpu_conditions(),
+        features=features,
+        figures=1000 / times if name == "throughput" else times,
+        noise_floor=0.8 * NOISE,
+        sources=("profiles/some-cpu-4c",),
+        environment={"driver": "1.2"},
+    )
+
+
+@cache
+def fitted() -> Predictor:
+    return fit_predictor(observations(), learners=FAST, with_curve=False)
+
+
+def test_the_card_says_how_good_it_is_on_networks_that_were_held_out() -> None:
+    predictor = fit_predictor(observations(120), learners=FAST)
+    card = predictor.card
+    assert card.scores.mape < 1.5 * 0.8 * NOISE
+    assert card.error_over_floor == pytest.approx(card.scores.mape / (0.8 * NOISE))
+    assert card.scores.spearman is not None
+    assert card.scores.spearman > 0.99
+    assert card.scores.count == 240
+    assert (card.data.num_rows, card.data.num_networks) == (120, 120)
+    assert card.ranking[0].model in (card.model, "stack", "ridge", "analytic")
+    assert {ranked.model for ranked in card.ranking} == {"analytic", "ridge", "stack"}
+    assert [point.count for point in card.learning_curve] == [20, 50, 96]
+    assert len(card.held_out) == 120
+    ninety = next(entry.share for entry in card.coverage if entry.confidence == 0.9)
+    assert 0.85 <= ninety <= 0.95
+    new = networks(300, seed=7)
+    prediction = predictor.predict(new)
+    error = np.abs(prediction.mean / true_times(new) - 1).mean()
+    assert error < card.scores.mape
+
+
+def test_the_unfavourable_bound_is_the_slow_side() -> None:
+    slow = fitted().predict(networks(9, seed=2))
+    fast = fit_predictor(observations(name="throughput"), learners=FAST, with_curve=False).predict(networks(9, seed=2))
+    np.testing.assert_array_equal(slow.unfavourable, slow.upper)
+    np.testing.assert_array_equal(fast.unfavourable, fast.lower)
+    np.testing.assert_allclose(fast.mean, 1000 / slow.mean, rtol=1e-6)
+    np.testing.assert_allclose(fast.lower, 1000 / slow.upper, rtol=1e-6)
+
+
+def test_a_greater_confidence_gives_wider_intervals() -> None:
+    predictor = fitted()
+    narrow, wide = (predictor.predict(networks(9, seed=2), confidence=share) for share in (0.5, 0.9))
+    assert (wide.upper - wide.lower > narrow.upper - narrow.lower).all()
+
+
+def test_populations_and_workloads_are_predicted_alike() -> None:
+    predictor = fitted()
+    space = SPACES.get("autoformer-tiny")
+    workloads = space.workloads(space.sample(np.random.default_rng(4), 5))
+    many = predictor.predict_population(workloads)
+    singles = predictor.predict_workloads([workloads.one(row) for row in range(5)])
+    np.testing.assert_allclose(many.mean, singles.mean, rtol=1e-9)
+    np.testing.assert_allclose(many.upper, singles.upper, rtol=1e-9)
+    assert not many.outside.any()
+
+
+def test_a_network_of_another_space_is_outside() -> None:
+    predictor = fitted()
+    strange = networks(3, space="vitas-twins-small")
+    assert predictor.predict(strange).outside.all()
+    with pytest.raises(InputError, match="net-0 lies outside what the predictor was fitted to") as caught:
+        predictor.require_inside(strange, labels=["net-0", "net-1", "net-2"])
+    assert "were fitted" in str(caught.value.got)
+
+
+def test_groups_are_named_on_the_card() -> None:
+    observed = replace(observations(), groups=[f"family-{row % 6}" for row in range(60)])
+    card = fit_predictor(observed, learners=FAST, with_curve=False).card
+    assert card.protocol.held_out == "groups"
+
+
+def test_block_counts_are_asked_for_where_the_model_was_fitted_with_them() -> None:
+    space = SPACES.get("autoformer-tiny")
+    workloads = space.workloads(space.sample(np.random.default_rng(0), 30))
+    features = population_features(workloads, cpu_conditions(), counts=True)
+    observed = replace(observations(30), features=features, figures=measured_times(features))
+    predictor = fit_predictor(observed, protocol=Protocol(repeats=1), learners=FAST, with_curve=False)
+    assert predictor.card.data.count_names == features.count_names
+    assert (predictor.predict_population(workloads).mean > 0).all()
+
+
+def test_several_batches_need_one_to_predict_at() -> None:
+    batches = np.array([1, 2, 4] * 20)
+    conditions = replace(cpu_conditions(), batch=batches)
+    observed = observations()
+    observed = replace(observed, metric=replace(observed.metric, batch=None), conditions=conditions)
+    predictor = fit_predictor(observed, learners=FAST, with_curve=False)
+    with pytest.raises(InputError, match="needs a batch"):
+        predictor.predict(networks(2))
+    assert (predictor.predict(networks(2), batch=2).mean > 0).all()
+
+
+def test_another_batch_than_the_measured_one_is_refused() -> None:
+    predictor = fitted()
+    with pytest.raises(InputError, match="measured at another batch"):
+        predictor.predict(networks(2), batch=8)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"figures": np.full(60, np.nan)}, "latency_ms must be a finite number"),
+        ({"figures": np.r_[-1.0, np.ones(59)]}, "latency_ms must be above 0"),
+        ({"figures": np.ones(59)}, "there must be one figure per network"),
+        ({"environments": ["a"] * 59 + ["b"]}, "measurements must be of one environment"),
+        ({"features": features_of({"runs": np.ones(60)})}, "at least 8 distinct networks"),
+    ],
+)
+def test_bad_input_is_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        fit_predictor(replace(observations(), **change), learners=FAST)  # type: ignore[arg-type]
+
+
+def test_mixed_environments_are_possible_and_stand_on_the_card() -> None:
+    observed = replace(observations(), environments=["a"] * 30 + ["b"] * 30)
+    assert fit_predictor(observed, learners=FAST, allow_mixed=True, with_curve=False).card.data.is_mixed
+
+
+@pytest.mark.slow
+def test_all_models_together_reach_the_noise_floor() -> None:
+    card = fit_predictor(observations(100), protocol=Protocol(repeats=1)).card
+    assert card.scores.mape < 1.3 * 0.8 * NOISE

@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+
+from hwnas.errors import InputError
+from hwnas.predict.features.table import joined
+from hwnas.predict.models import AnalyticLearner, RidgeLearner
+from hwnas.predict.selection import Answers, Protocol, candidates, cross_validate, identities, refit
+from tests.predict.synthetic import measured_times, networks, true_times
+
+LEARNERS = (AnalyticLearner(), RidgeLearner())
+
+
+def test_answers_are_of_networks_that_were_held_out() -> None:
+    features = networks(40)
+    target = measured_times(features)
+    answers = cross_validate(features, target, protocol=Protocol(repeats=2), learners=LEARNERS)
+    fold = answers.folds[1][3]
+    alone = AnalyticLearner().fit(features.take(fold.fit), target[fold.fit]).predict(features.take(fold.held_out))
+    np.testing.assert_array_equal(answers.by_model["analytic"][1, fold.held_out], alone)
+    assert list(answers.by_model) == ["analytic", "ridge", "stack"]
+
+
+def test_the_stack_of_a_fold_does_not_see_the_fold() -> None:
+    features = networks(40)
+    target = measured_times(features)
+    answers = cross_validate(features, target, protocol=Protocol(repeats=1), learners=LEARNERS)
+    fold = answers.folds[0][0]
+    changed = target.copy()
+    changed[fold.held_out] *= 3
+    again = cross_validate(features, changed, protocol=Protocol(repeats=1), learners=LEARNERS)
+    for name in ("analytic", "ridge"):
+        np.testing.assert_array_equal(again.by_model[name][0, fold.held_out], answers.by_model[name][0, fold.held_out])
+
+
+def test_the_simpler_model_wins_a_tie() -> None:
+    target = np.ones(10)
+    wrong = np.full((1, 10), 1.0200)
+    near = np.full((1, 10), 1.0199)
+    better = np.full((1, 10), 1.0100)
+    answers = Answers(target=target, protocol=Protocol(), by_model={"simple": wrong, "other": near}, folds=())
+    assert answers.choice() == "simple"
+    assert list(answers.ranking()) == ["other", "simple"]
+    answers = Answers(target=target, protocol=Protocol(), by_model={"simple": wrong, "other": better}, folds=())
+    assert answers.choice() == "other"
+
+
+def test_a_refitted_stack_has_members_of_weight() -> None:
+    features = networks(40)
+    target = measured_times(features)
+    answers = cross_validate(features, target, protocol=Protocol(repeats=1), learners=LEARNERS)
+    stack = refit("stack", features, target, answers=answers, learners=LEARNERS)
+    assert np.abs(stack.predict(features) / true_times(features) - 1).mean() < 0.01
+
+
+def test_equal_networks_are_never_on_both_sides() -> None:
+    features = networks(20)
+    twice = joined([features, features])
+    answers = cross_validate(
+        twice, np.tile(measured_times(features), 2), protocol=Protocol(repeats=1), learners=LEARNERS
+    )
+    labels = identities(twice)
+    for fold in answers.folds[0]:
+        assert not {labels[row] for row in fold.fit} & {labels[row] for row in fold.held_out}
+
+
+def test_blocks_are_tried_where_they_are_counted() -> None:
+    assert "blocks" not in [learner.name for learner in candidates(networks(4))]
+    assert "blocks" in [learner.name for learner in candidates(networks(4, counts=True))]
+
+
+@pytest.mark.parametrize(("rows", "got"), [(range(5), "5 rows of 5"), ([0] * 30, "30 rows of 1")])
+def test_too_few_distinct_networks_are_refused(rows: object, got: str) -> None:
+    features = networks(8).take(np.array(list(rows)))  # type: ignore[call-overload]
+    with pytest.raises(InputError, match="at least 8 distinct networks") as caught:
+        cross_validate(features, np.ones(len(features)), protocol=Protocol())
+    assert caught.value.got == got

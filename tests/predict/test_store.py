@@ -1,0 +1,125 @@
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hwnas.errors import InputError
+from hwnas.predict.fit import fit_predictor
+from hwnas.predict.models import AnalyticLearner, BoostedLearner
+from hwnas.predict.predictor import Predictor
+from hwnas.predict.selection import Protocol
+from hwnas.predict.store import find_predictors, load_card, load_predictor, metric_folder, save_predictor
+from tests.predict.synthetic import networks
+from tests.predict.test_fit import observations
+
+
+@cache
+def fitted() -> Predictor:
+    learners = (AnalyticLearner(), BoostedLearner(rounds=20))
+    return fit_predictor(observations(30), protocol=Protocol(repeats=1), learners=learners)
+
+
+def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
+    saved = save_predictor(fitted(), tmp_path / "p")
+    read = load_predictor(tmp_path / "p")
+    assert read.card == saved.card
+    assert replace(read.card, model_sha256="", card_sha256="") == fitted().card
+    mine, theirs = (predictor.predict(networks(20, seed=3)) for predictor in (read, fitted()))
+    for name in ("mean", "lower", "upper", "outside"):
+        np.testing.assert_array_equal(getattr(mine, name), getattr(theirs, name))
+    assert sorted(path.name for path in (tmp_path / "p").iterdir()) == [
+        "card.json",
+        "card.md",
+        "model.json",
+        "parity.svg",
+    ]
+    assert list(tmp_path.iterdir()) == [tmp_path / "p"]
+
+
+def test_the_page_states_the_figures(tmp_path: Path) -> None:
+    save_predictor(fitted(), tmp_path / "p")
+    page = (tmp_path / "p" / "card.md").read_text()
+    scores = fitted().card.scores
+    assert page.startswith("# latency_ms@some-cpu-4c/onnxruntime/fp32/b1\n")
+    assert f"{scores.mape:.2%} on average" in page
+    assert f"{scores.spearman:.4f}" in page
+    assert "![held-out networks](parity.svg)" in page
+    assert "| driver | 1.2 |" in page
+    assert "noise floor of measuring again" in page
+    plot = (tmp_path / "p" / "parity.svg").read_text()
+    assert plot.lstrip().startswith("<?xml")
+    assert "measured, ms" in plot
+
+
+def test_equal_predictors_are_written_equal(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        save_predictor(fitted(), tmp_path / name)
+    for name in ("card.json", "card.md", "model.json", "parity.svg"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_a_predictor_takes_the_place_of_another(tmp_path: Path) -> None:
+    save_predictor(fitted(), tmp_path / "p")
+    save_predictor(replace(fitted(), card=replace(fitted().card, notes=("second",))), tmp_path / "p")
+    assert load_card(tmp_path / "p").notes == ("second",)
+    assert list(tmp_path.iterdir()) == [tmp_path / "p"]
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="holds something else than a predictor"):
+        save_predictor(fitted(), tmp_path)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def _edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("card.json", lambda card: card["ranking"][0]["scores"].update(mape=0.0001), "card.json was changed"),
+        ("card.json", lambda card: card.update(noise_floor=0.5), "card.json was changed"),
+        ("card.json", lambda card: card["environment"].update(driver="9"), "card.json was changed"),
+        ("model.json", lambda model: model["intervals"].update(slope=9.0), "model.json was changed"),
+        ("card.json", lambda card: card.update(schema="hwnas.predictor/9"), "has another form"),
+        ("card.json", lambda card: card.pop("schema"), "must hold the card of a predictor"),
+        ("card.json", lambda card: card.update(created_utc=3), "created_utc must be a text"),
+        ("card.json", lambda card: card.update(extra=1), "key 'extra' is not known"),
+        ("card.json", lambda card: card.update(environment=[]), "environment must be a table of texts"),
+        ("card.json", lambda card: card.update(model="other"), "the model must be one of the ranking"),
+    ],
+)
+def test_what_was_edited_by_hand_is_found_out(
+    tmp_path: Path, name: str, change: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    save_predictor(fitted(), tmp_path / "p")
+    _edit(tmp_path / "p" / name, change)
+    with pytest.raises(InputError, match=message):
+        load_predictor(tmp_path / "p")
+
+
+def test_a_folder_without_predictor_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="must be the folder of a predictor"):
+        load_predictor(tmp_path)
+    save_predictor(fitted(), tmp_path / "p")
+    (tmp_path / "p" / "model.json").unlink()
+    with pytest.raises(InputError, match=r"model\.json cannot be read"):
+        load_predictor(tmp_path / "p")
+
+
+def test_predictors_are_found_under_roots_the_first_one_first(tmp_path: Path) -> None:
+    metric = fitted().card.metric
+    assert metric_folder(metric) == Path("some-cpu-4c/onnxruntime-fp32-b1/latency_ms")
+    for root in ("one", "two"):
+        save_predictor(fitted(), tmp_path / root / metric_folder(metric))
+    found = find_predictors([tmp_path / "one", tmp_path / "two", tmp_path / "none"])
+    assert found == {"latency_ms@some-cpu-4c/onnxruntime/fp32/b1": tmp_path / "one" / metric_folder(metric)}
