@@ -41,6 +41,7 @@ PACKAGES = (
     "onnxruntime",
     "onnxruntime-gpu",
     "onnxscript",
+    "optuna",
     "plotly",
     "pyarrow",
     "pymoo",

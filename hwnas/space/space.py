@@ -139,6 +139,10 @@ class Space(ABC, Generic[Config, Network]):
             raise InputError(f"row {first} is no network of {self.name}", got=shown(rows[first].tolist()))
         return self._canonical(rows.astype(np.int16, copy=False))
 
+    def used(self, genomes: ArrayLike) -> Mask:
+        """Which genes the path of each row uses; the others are 0 in its canonical form."""
+        return self._used(self.canonical(genomes))
+
     def repair(self, genomes: ArrayLike) -> Genomes:
         """The canonical genomes nearest to any rows of integers: values out of range are clipped."""
         return self._canonical(self._give_block(self._clipped(self._checked(genomes))))

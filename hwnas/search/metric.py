@@ -1,0 +1,158 @@
+"""Metrics of a network by name: what they count, in which unit, and which way is better.
+
+    accuracy · macs · params                 of the network
+    latency_ms · throughput · memory_mb · energy_j    of the network on a device
+
+A device metric is written `throughput@h200/torch-graph/bf16/b64`: device, runtime, precision, batch. What is left
+out is None, and is filled in by whoever knows what was profiled.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+from hwnas.devices import Precision
+from hwnas.errors import InputError, unknown
+from hwnas.registry import Registry
+
+Goal = Literal["min", "max"]
+
+RUNTIMES = ("tensorrt", "torch-graph", "onnxruntime", "torch-compile", "torch")
+"""The runtimes that a device metric may name."""
+
+_NUMBER = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(\S*)\s*")
+_BATCH = re.compile(r"b([1-9]\d*)")
+_COUNTS = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantity:
+    """What a metric counts; `units` are the suffixes that a bound may have, each with its factor."""
+
+    name: str
+    goal: Goal
+    unit: str
+    units: Mapping[str, float]
+    on_device: bool = True
+    most: float = float("inf")
+    """No network has more of it; none has less than 0."""
+
+    def parse(self, text: str) -> float:
+        """The value behind a number with or without a unit: `8`, `8ms`, `1.4G`."""
+        match = _NUMBER.fullmatch(text)
+        if match is None:
+            raise InputError(f"a bound of {self.name} must be a number, with or without a unit", got=text)
+        number, unit = match.groups()
+        if unit not in self.units:
+            known = [suffix for suffix in self.units if suffix]
+            raise unknown(f"unit of {self.name}:", unit, known)
+        return float(number) * self.units[unit]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """One metric, with the device that it is of; None is what nobody has said yet."""
+
+    name: str
+    device: str | None = None
+    runtime: str | None = None
+    precision: str | None = None
+    batch: int | None = None
+
+    @property
+    def quantity(self) -> Quantity:
+        """What it counts."""
+        return METRICS.get(self.name)
+
+    @property
+    def maximised(self) -> bool:
+        """Whether more of it is better."""
+        return self.quantity.goal == "max"
+
+    def completed(
+        self,
+        *,
+        device: str | None = None,
+        runtime: str | None = None,
+        precision: str | None = None,
+        batch: int | None = None,
+    ) -> "Metric":
+        """The metric with what it leaves out; a metric of the network alone stays as it is."""
+        if not self.quantity.on_device:
+            return self
+        return replace(
+            self,
+            device=self.device or device,
+            runtime=self.runtime or runtime,
+            precision=self.precision or precision,
+            batch=self.batch or batch,
+        )
+
+    def __str__(self) -> str:
+        batch = None if self.batch is None else f"b{self.batch}"
+        parts = [part for part in (self.device, self.runtime, self.precision, batch) if part is not None]
+        return "@".join([self.name, "/".join(parts)]) if parts else self.name
+
+
+METRICS: Registry[Quantity] = Registry("metric")
+"""All metrics that a search can ask for."""
+
+for _quantity in (
+    Quantity(name="accuracy", goal="max", unit="", units={"": 1.0, "%": 0.01}, on_device=False, most=1.0),
+    Quantity(name="energy_j", goal="min", unit="J", units={"": 1.0, "J": 1.0, "mJ": 1e-3}),
+    Quantity(name="latency_ms", goal="min", unit="ms", units={"": 1.0, "ms": 1.0, "s": 1e3, "us": 1e-3}),
+    Quantity(name="macs", goal="min", unit="", units=_COUNTS, on_device=False),
+    Quantity(
+        name="memory_mb",
+        goal="min",
+        unit="MB",
+        units={"": 1.0, "MB": 1.0, "GB": 1e3, "MiB": 2**20 / 1e6, "GiB": 2**30 / 1e6},
+    ),
+    Quantity(name="params", goal="min", unit="", units=_COUNTS, on_device=False),
+    Quantity(
+        name="throughput",
+        goal="max",
+        unit="images/s",
+        units={"": 1.0, "k": 1e3, "K": 1e3, "images/s": 1.0, "img/s": 1.0},
+    ),
+):
+    METRICS.add(_quantity.name, _quantity)
+
+
+def parse_metric(text: str, *, what: str = "metric") -> Metric:
+    """The metric that a text names; `what` is what messages call it."""
+    name, at, rest = text.strip().partition("@")
+    if name not in METRICS:
+        raise unknown(what, name, METRICS)
+    quantity = METRICS.get(name)
+    if not at:
+        return Metric(name=quantity.name)
+    if not quantity.on_device:
+        raise InputError(f"{quantity.name} is the same on every device", got=text, hint=quantity.name)
+    device, *parts = rest.split("/")
+    if not device or _part(device) is not None:
+        raise InputError(f"after {name}@ a device must be named", got=text, hint=f"{name}@h200")
+    return _with_parts(Metric(name=quantity.name, device=device), parts, text=text)
+
+
+def _with_parts(metric: Metric, parts: list[str], *, text: str) -> Metric:
+    found: dict[str, str] = {}
+    for part in parts:
+        kind = _part(part)
+        if kind is None:
+            raise unknown(f"in {text!r} the part", part, [*RUNTIMES, *get_args(Precision), "b1"])
+        if kind in found:
+            raise InputError(f"a metric has one {kind}", got=text)
+        found[kind] = part
+    batch = int(found["batch"][1:]) if "batch" in found else None
+    return replace(metric, runtime=found.get("runtime"), precision=found.get("precision"), batch=batch)
+
+
+def _part(text: str) -> str | None:
+    """Which part of a device metric a text is; None: none that is known."""
+    if text in RUNTIMES:
+        return "runtime"
+    if text in get_args(Precision):
+        return "precision"
+    return "batch" if _BATCH.fullmatch(text) else None

@@ -1,0 +1,111 @@
+"""What a search is asked for: objectives that are made better, constraints that must hold."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwnas.errors import InputError
+from hwnas.search.estimate import Estimate
+from hwnas.search.metric import Metric, parse_metric
+
+Sense = Literal["<=", ">="]
+
+_CONSTRAINT = re.compile(r"\s*([^<>=\s]+)\s*([<>=]+)\s*([^<>=]*?)\s*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """A metric to be made better: more of it or less, as its nature is."""
+
+    metric: Metric
+
+    def minimised(self, estimate: Estimate) -> NDArray[np.float64]:
+        """Values of which less is better; here and in `value` the sign flips, and nowhere else."""
+        return -estimate.mean if self.metric.maximised else estimate.mean
+
+    def value(self, minimised: float) -> float:
+        """The metric behind a value of `minimised`."""
+        return -minimised if self.metric.maximised else minimised
+
+    def __str__(self) -> str:
+        return str(self.metric)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constraint:
+    """A bound on a metric."""
+
+    metric: Metric
+    sense: Sense
+    bound: float
+
+    def violation(self, estimate: Estimate, *, confident: bool = False) -> NDArray[np.float64]:
+        """By which share of the bound it is missed, at most 0 where it holds; `confident`: by the unfavourable end."""
+        if self.sense == "<=":
+            excess = (estimate.upper if confident else estimate.mean) - self.bound
+        else:
+            excess = self.bound - (estimate.lower if confident else estimate.mean)
+        return excess / (abs(self.bound) or 1.0)
+
+    def __str__(self) -> str:
+        return f"{self.metric}{self.sense}{self.bound:g}"
+
+
+def parse_objective(text: str) -> Objective:
+    """The objective that a text names: `throughput`, `latency_ms@cpu`."""
+    return Objective(metric=parse_metric(text, what="objective"))
+
+
+def parse_constraint(text: str) -> Constraint:
+    """The constraint that a text states: `latency_ms<=8`, `macs<=1.4G`, `accuracy>=75%`."""
+    match = _CONSTRAINT.fullmatch(text)
+    if match is None:
+        raise InputError("a constraint must be METRIC<=BOUND or METRIC>=BOUND", got=text, hint="latency_ms<=8")
+    name, sense, bound = match.groups()
+    metric = parse_metric(name, what="metric of a constraint")
+    if sense not in ("<=", ">="):
+        near = "<=" if "<" in sense else ">="
+        raise InputError("a constraint must be METRIC<=BOUND or METRIC>=BOUND", got=text, hint=f"{name}{near}{bound}")
+    constraint = Constraint(metric=metric, sense="<=" if sense == "<=" else ">=", bound=metric.quantity.parse(bound))
+    _require_possible(constraint, text=text)
+    return constraint
+
+
+def make_objectives(texts: Iterable[str], *, accuracy: bool = True, macs: bool = True) -> tuple[Objective, ...]:
+    """The objectives of a search: accuracy and MACs unless they are left out, then those that are named."""
+    always = [name for name, wanted in (("accuracy", accuracy), ("macs", macs)) if wanted]
+    objectives = [parse_objective(text) for text in dict.fromkeys([*always, *texts])]
+    require_objectives(objectives)
+    return tuple(objectives)
+
+
+def require_objectives(objectives: Sequence[Objective]) -> None:
+    """There must be at least one objective, and none twice."""
+    if not objectives:
+        raise InputError("a search needs at least one objective", hint="--objective throughput")
+    names = [str(objective) for objective in objectives]
+    if len(set(names)) < len(names):
+        raise InputError("an objective must not be named twice", got=", ".join(names))
+
+
+def require_consistent(constraints: Sequence[Constraint]) -> None:
+    """No two constraints may exclude each other."""
+    for upper in constraints:
+        for lower in constraints:
+            opposed = upper.metric == lower.metric and (upper.sense, lower.sense) == ("<=", ">=")
+            if opposed and lower.bound > upper.bound:
+                raise InputError("constraints must not exclude each other", got=f"{lower} and {upper}")
+
+
+def _require_possible(constraint: Constraint, *, text: str) -> None:
+    most = constraint.metric.quantity.most
+    name = constraint.metric.name
+    if constraint.sense == ">=" and constraint.bound > most:
+        hint = f"{name}>={constraint.bound:g}%" if name == "accuracy" else None
+        raise InputError(f"no network has {name} above {most:g}", got=text, hint=hint)
+    if constraint.sense == "<=" and constraint.bound <= 0:
+        raise InputError(f"no network has {name} of {constraint.bound:g} or less", got=text)

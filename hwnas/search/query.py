@@ -1,0 +1,70 @@
+"""A finished search asked again: other constraints, other objectives, another device, without searching."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwnas.errors import InputError
+from hwnas.search.estimate import Estimate, Metrics
+from hwnas.search.front import Mask, on_front
+from hwnas.search.problem import Cheap, Problem, Scores, require_metrics
+from hwnas.search.study import SEARCHED, Source, Study
+from hwnas.space.space import Genomes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """All candidates of a study under a new question."""
+
+    genomes: Genomes
+    metrics: Metrics
+    scores: Scores
+    front: Mask
+
+    @property
+    def rows(self) -> NDArray[np.intp]:
+        """The candidates on the front, by their first objective, best first."""
+        rows = np.flatnonzero(self.front)
+        return rows[np.argsort(self.scores.objectives[rows, 0], kind="stable")]
+
+
+def query(
+    study: Study, problem: Problem, *, recompute: Cheap | None = None, sources: tuple[Source, ...] = SEARCHED
+) -> Answer:
+    """The front of a study's candidates for the objectives and constraints of `problem`.
+
+    Metrics that the study does not hold are computed by `recompute`, for those candidates alone that can be on the
+    front.
+    """
+    table = study.table([name for name in problem.metrics if name in study.metrics], sources=sources)
+    missing = [name for name in problem.metrics if name not in table.metrics]
+    metrics = dict(table.metrics)
+    if missing:
+        metrics |= _recomputed(table.genomes, _known(metrics, len(table.genomes)), missing, recompute)
+    scores = problem.scores(metrics)
+    front = on_front(scores.objectives, feasible=scores.feasible)
+    return Answer(genomes=table.genomes, metrics=metrics, scores=scores, front=front)
+
+
+def _known(metrics: Metrics, count: int) -> Mask:
+    """Candidates that have all the stored metrics."""
+    known = np.ones(count, dtype=np.bool_)
+    for estimate in metrics.values():
+        known &= np.isfinite(estimate.mean)
+    return known
+
+
+def _recomputed(genomes: Genomes, wanted: Mask, missing: Sequence[str], recompute: Cheap | None) -> Metrics:
+    if recompute is None:
+        raise InputError("the study must hold every metric that is asked for", got=", ".join(missing))
+    found = recompute(genomes[wanted])
+    require_metrics(found, missing)
+    return {name: _scattered(found[name], wanted) for name in missing}
+
+
+def _scattered(estimate: Estimate, rows: Mask) -> Estimate:
+    values = np.full((3, len(rows)), np.nan)
+    values[:, rows] = estimate
+    return Estimate(*values)

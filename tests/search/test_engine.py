@@ -1,0 +1,90 @@
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from hwnas.search.engine import Nsga2
+from hwnas.search.hypervolume import Box, hypervolume
+from hwnas.search.operators import Variation, sample_levels
+from hwnas.search.problem import Scores
+from hwnas.search.region import whole
+from hwnas.search.seen import Seen
+from hwnas.space import SPACES
+from tests.search.toys import rows_as_set
+from tests.strategies import TINY, AnySpace, all_genomes
+
+SPACE = SPACES.get("autoformer-micro")
+
+
+def engine(space: AnySpace, *, population: int = 20, constraints: int = 0, seed: int = 0) -> Nsga2:
+    region, seen = whole(space), Seen()
+    initial = sample_levels(region, np.random.default_rng(seed), 2 * population)
+    return Nsga2(
+        region=region,
+        initial=initial[seen.fresh(initial)][:population],
+        variation=Variation(),
+        seen=seen,
+        population=population,
+        objectives=2,
+        constraints=constraints,
+        seed=seed,
+    )
+
+
+def two_costs(space: AnySpace, genomes: NDArray[np.int16]) -> NDArray[np.float64]:
+    costs = space.costs(genomes)
+    return np.stack([costs.macs / 1e6, -costs.params / 1e3], axis=1).astype(np.float64)
+
+
+def evolve(space: AnySpace, generations: int, *, seed: int = 0) -> NDArray[np.int16]:
+    nsga2, parts = engine(space, seed=seed), []
+    for _ in range(generations):
+        parts.append(nsga2.ask())
+        nsga2.tell(Scores(two_costs(space, parts[-1]), np.zeros((len(parts[-1]), 0))))
+    return np.concatenate(parts)
+
+
+def test_nothing_is_asked_for_twice_and_a_seed_says_everything() -> None:
+    state = np.random.get_state()[1].tolist()  # type: ignore[index]  # noqa: NPY002
+    asked = evolve(SPACE, 15, seed=3)
+    assert len(rows_as_set(asked)) == len(asked)
+    assert (evolve(SPACE, 15, seed=3) == asked).all()
+    assert (evolve(SPACE, 15, seed=4)[: len(asked)] != asked[: len(evolve(SPACE, 15, seed=4))]).any()
+    assert np.random.get_state()[1].tolist() == state  # type: ignore[index]  # noqa: NPY002
+
+
+def test_it_asks_for_all_of_a_small_space_and_ends() -> None:
+    space = next(space for space in TINY if space.name == "tiny-autoformer")
+    everything = all_genomes(space)
+    everything = space.canonical(everything[space.contains(everything)])
+    nsga2, asked = engine(space), []
+    while len(genomes := nsga2.ask()):
+        asked.append(genomes)
+        nsga2.tell(Scores(two_costs(space, genomes), np.zeros((len(genomes), 0))))
+    found = np.concatenate(asked)
+    assert rows_as_set(found) == rows_as_set(everything)
+    assert len(found) == space.size
+
+
+def test_less_violation_wins_then_rank() -> None:
+    nsga2 = engine(SPACE, population=6, constraints=1)
+    genomes = nsga2.ask()
+    objectives = np.array([[0.0, 0.0], [9.0, 9.0], [5.0, 5.0], [1.0, 1.0], [2.0, 2.0], [np.nan, 0.0]])
+    violations = np.array([[0.5], [0.0], [-1.0], [0.1], [0.2], [0.0]])
+    nsga2.tell(Scores(objectives[: len(genomes)], violations[: len(genomes)]))
+    # All six are kept; a worse second generation pushes out none but those that violate most.
+    later = nsga2.ask()
+    nsga2.tell(Scores(np.full((len(later), 2), 10.0), np.full((len(later), 1), 0.15)))
+    kept = rows_as_set(nsga2.population)
+    assert {tuple(genomes[row].tolist()) for row in (1, 2, 3)} <= kept
+    assert not {tuple(genomes[row].tolist()) for row in (0, 4, 5)} & kept
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_it_beats_random_search(seed: int) -> None:
+    asked = evolve(SPACE, 20, seed=seed)
+    sample = SPACE.sample(np.random.default_rng(seed), len(asked))
+    ours, drawn = two_costs(SPACE, asked), two_costs(SPACE, sample)
+    both = np.concatenate([ours, drawn])
+    low, high = both.min(axis=0).tolist(), both.max(axis=0).tolist()
+    box = Box(ideal=tuple(low), reference=tuple(high))
+    assert hypervolume(ours, box) > hypervolume(drawn, box)

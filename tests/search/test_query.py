@@ -1,0 +1,77 @@
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hwnas.errors import InputError
+from hwnas.search.budget import Budget
+from hwnas.search.estimate import Metrics, exact
+from hwnas.search.front import on_front
+from hwnas.search.query import query
+from hwnas.search.run import run_search
+from hwnas.search.strategies import STRATEGIES
+from hwnas.search.study import Study
+from hwnas.space import SPACES
+from hwnas.space.space import Genomes
+from tests.search.toys import LATENCY, evaluators, problem
+
+SPACE = SPACES.get("resnas-micro")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("study")
+    with Study.create(path, config={}) as study:
+        strategy = STRATEGIES.get("nsga2")()
+        run_search(problem(SPACE), evaluators(SPACE), strategy=strategy, budget=Budget(evaluations=120), study=study)
+    return path
+
+
+def test_other_constraints_are_answered_from_the_study(folder: Path) -> None:
+    with Study.read(folder) as study:
+        free = query(study, problem(SPACE))
+        bound = float(np.median(free.metrics[LATENCY].mean))
+        bounded = query(study, problem(SPACE, f"{LATENCY}<={bound}"))
+    within = free.metrics[LATENCY].mean <= bound
+    assert (bounded.front == on_front(free.scores.objectives, feasible=within)).all()
+    assert 0 < bounded.front.sum() < len(within)
+    accuracies = bounded.metrics["accuracy"].mean[bounded.rows]
+    assert (np.diff(accuracies) <= 0).all()
+
+
+def test_another_device_is_computed_anew(folder: Path) -> None:
+    asked: list[int] = []
+
+    def other(genomes: Genomes) -> Metrics:
+        asked.append(len(genomes))
+        return {"throughput@h200": exact(1e9 / SPACE.costs(genomes).params)}
+
+    with Study.read(folder) as study:
+        answer = query(study, problem(SPACE, objectives=("throughput@h200",)), recompute=other)
+        with pytest.raises(InputError, match="the study must hold every metric that is asked for") as error:
+            query(study, problem(SPACE, objectives=("throughput@h200",)))
+    assert error.value.got == "throughput@h200"
+    assert asked == [120]
+    expected = [
+        -answer.metrics["accuracy"].mean,
+        SPACE.costs(answer.genomes).macs,
+        -1e9 / SPACE.costs(answer.genomes).params,
+    ]
+    assert (answer.front == on_front(np.stack(expected, axis=1))).all()
+
+
+def test_fifty_thousand_rows_are_answered_in_well_under_a_second(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = np.arange(50_000, dtype=np.int32).view(np.int16).reshape(50_000, 2)
+    values = {name: exact(rng.random(50_000)) for name in ("accuracy", "macs", LATENCY, "params")}
+    with Study.create(tmp_path, config={}) as study:
+        study.add(rows, generation=0, metrics=values, sources=dict.fromkeys(values, "analytic"))
+    seconds = []
+    for _ in range(3):
+        start = time.process_time()
+        with Study.read(tmp_path) as study:
+            answer = query(study, problem(SPACE, f"{LATENCY}<=0.5", "params<=0.9"))
+        seconds.append(time.process_time() - start)
+    assert (answer.metrics["macs"].mean == values["macs"].mean).all()
+    assert min(seconds) < 0.6

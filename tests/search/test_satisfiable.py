@@ -1,0 +1,60 @@
+import pytest
+
+from hwnas.errors import InputError
+from hwnas.search.satisfiable import check_satisfiable, require_satisfiable
+from hwnas.space import SPACES
+from tests.search.toys import LATENCY, cheap, problem
+
+SPACE = SPACES.get("autoformer-micro")
+MACS = SPACE.costs(SPACE.encode([SPACE.smallest(), SPACE.largest()])).macs.tolist()
+
+
+def test_no_cheap_constraint_is_always_met() -> None:
+    assert check_satisfiable(problem(SPACE, "accuracy>=0.9"), cheap(SPACE)).holds
+
+
+def test_a_loose_constraint_is_met_by_a_share_of_networks() -> None:
+    answer = check_satisfiable(problem(SPACE, f"macs<={MACS[1]}"), cheap(SPACE))
+    assert str(answer) == "satisfiable: yes, 100.0% of 2,000 sampled networks meet the constraints"
+
+
+def test_the_smallest_network_alone_is_found() -> None:
+    assert check_satisfiable(problem(SPACE, f"macs<={MACS[0]}"), cheap(SPACE)).holds
+    assert check_satisfiable(problem(SPACE, f"macs>={MACS[1]}"), cheap(SPACE)).holds
+
+
+def test_an_infeasible_bound_says_what_the_smallest_network_has() -> None:
+    with pytest.raises(InputError) as error:
+        require_satisfiable(problem(SPACE, f"macs<={MACS[0] - 1}"), cheap(SPACE))
+    assert error.value.message == f"satisfiable: no, the smallest network has macs {MACS[0]:.6g}"
+    with pytest.raises(InputError, match=f"the largest network has macs {MACS[1]:.6g}".replace("+", r"\+")):
+        require_satisfiable(problem(SPACE, f"macs>={MACS[1] + 1}"), cheap(SPACE))
+
+
+def test_confidence_can_make_it_infeasible() -> None:
+    latency = cheap(SPACE)(SPACE.encode([SPACE.smallest()]))[LATENCY]
+    text = f"{LATENCY}<={float(latency.mean[0]) * 1.0001}"
+    loose = check_satisfiable(problem(SPACE, text), cheap(SPACE))
+    strict = check_satisfiable(problem(SPACE, text, confident=True), cheap(SPACE))
+    assert loose.holds
+    assert not strict.holds
+
+
+def test_a_needle_is_found_by_searching_for_it() -> None:
+    space = SPACES.get("glit-tiny")
+    published = space.encode([space.published["GLiT-T"]])
+    costs = space.costs(published)
+    macs, params = int(costs.macs[0]), int(costs.params[0])
+    narrow = [
+        f"macs<={macs * 1.0005}",
+        f"macs>={macs * 0.9995}",
+        f"params<={params * 1.002}",
+        f"params>={params * 0.998}",
+    ]
+    answer = check_satisfiable(problem(space, *narrow), cheap(space))
+    assert str(answer) == "satisfiable: yes, but none of 2,000 sampled networks meets the constraints"
+
+
+def test_constraints_that_cannot_be_met_together_say_so() -> None:
+    answer = check_satisfiable(problem(SPACE, f"macs<={MACS[0]}", "params>=150k"), cheap(SPACE))
+    assert str(answer) == "satisfiable: no, each constraint can be met, but no network was found that meets all of them"

@@ -1,0 +1,45 @@
+import numpy as np
+import pytest
+
+from hwnas.search.operators import sample_levels
+from hwnas.search.region import only, whole
+from hwnas.search.seen import Seen, keys, unseen
+from hwnas.space import SPACES
+from tests.search.toys import rows_as_set
+from tests.strategies import TINY, AnySpace, space_id
+
+
+def test_keys_tell_rows_apart() -> None:
+    rows = np.array([[1, 2], [2, 1], [1, 2], [256, 0]], dtype=np.int16)
+    assert keys(rows) == [b"\1\0\2\0", b"\2\0\1\0", b"\1\0\2\0", b"\0\1\0\0"]
+
+
+def test_fresh_rows_are_new_and_the_first_of_their_kind() -> None:
+    seen = Seen()
+    rows = np.array([[1, 2], [2, 1], [1, 2], [3, 3]], dtype=np.int16)
+    assert seen.fresh(rows).tolist() == [True, True, False, True]
+    seen.add(rows[1:2])
+    other = seen.copy()
+    other.add(rows[3:])
+    assert seen.fresh(rows).tolist() == [True, False, False, True]
+    assert other.fresh(rows).tolist() == [True, False, False, False]
+    assert (len(seen), len(other)) == (1, 2)
+
+
+@pytest.mark.parametrize("space", [space for space in TINY if space.size < 3000], ids=space_id)
+def test_a_region_is_exhausted_to_its_last_network(space: AnySpace) -> None:
+    region, seen, rng = whole(space), Seen(), np.random.default_rng(0)
+    parts = []
+    while len(rows := unseen(lambda n: sample_levels(region, rng, n), 97, seen=seen, region=region)):
+        seen.add(rows)
+        parts.append(rows)
+    everything = np.concatenate(parts)
+    assert len(everything) == len(rows_as_set(everything)) == space.size
+    assert all(len(part) == 97 for part in parts[:-1])
+
+
+def test_a_level_is_exhausted_too() -> None:
+    space = SPACES.get("glit-micro")
+    region, seen, rng = only(space, ["groups"]), Seen(), np.random.default_rng(0)
+    rows = unseen(lambda n: region.sample(rng, n), 1000, seen=seen, region=region)
+    assert len(rows) == len(rows_as_set(rows)) == 4**4
