@@ -27,6 +27,8 @@ _WHAT = (
 _DATA = (
     click.option("--data", help="digits, digits-clutter, a folder, Parquet, torch/NAME or wds/DIR."),
     click.option("--heldout", type=float, help="Pictures held out of training: a share or a number."),
+    click.option("--data-seed", type=click.IntRange(min=0), help="Of the split into training and held-out pictures."),
+    click.option("--max-bad", type=click.IntRange(min=0), help="Unreadable pictures that are skipped (50)."),
     click.option("--limit", type=click.IntRange(min=1), help="Use so many training pictures."),
     click.option("--root", type=click.Path(path_type=Path), help="Where a torch/ set lies."),
     click.option("--download", is_flag=True, help="Let a torch/ set be downloaded."),

@@ -14,11 +14,11 @@ from hwnas.errors import InputError, UsageError
 from hwnas.pipeline.archs import find_arch
 from hwnas.pipeline.train import read_train_config
 from hwnas.pipeline.training.judging import ACCURACIES, Split, eval_batches, make_judge, weights_digest
-from hwnas.pipeline.training.options import TrainConfig, supernet_file
+from hwnas.pipeline.training.options import TrainConfig, absolute_name, supernet_file
 from hwnas.runs import Run
 from hwnas.space.arch import Arch
+from hwnas.space.space import Space
 from hwnas.supernet.store import load_supernet
-from hwnas.supernet.supernet import Supernet
 from hwnas.train.accuracy import Accuracy, judge_module
 from hwnas.train.data.config import DataConfig
 from hwnas.train.data.sources import Data, open_data
@@ -88,6 +88,7 @@ def open_run_data(
     run: Path, config: TrainConfig | None, *, data: str | None, shape: tuple[int, int, int], num_classes: int
 ) -> Data:
     """The pictures of a run, which must be those that it was trained with, or other ones by name."""
+    data = None if data is None else absolute_name(data)
     own = config is not None and data in (None, config.data.name)
     if own:
         assert config is not None
@@ -127,7 +128,7 @@ def _of_supernet(
         device=device,
     )
     found = judge.judge(list(chosen.values()))
-    rows = [_row(name, supernet, arch, accuracy) for (name, arch), accuracy in zip(chosen.items(), found, strict=True)]
+    rows = [_row(name, space, arch, accuracy) for (name, arch), accuracy in zip(chosen.items(), found, strict=True)]
     return _evaluation(run, file, opened, split, rows)
 
 
@@ -147,7 +148,14 @@ def _of_network(
     accuracy = judge_module(module, eval_batches(opened, shape, split=split, workers=workers), device=device)
     name = config.model or "network" if config is not None else "network"
     file = next((run / inside for inside in (NETWORK, MODEL) if (run / inside).is_file()), run)
-    return _evaluation(run, file, opened, split, [_figures(name, None, module, None, accuracy)])
+    return _evaluation(run, file, opened, split, [_network_row(name, module, config, accuracy)])
+
+
+def _network_row(name: str, module: nn.Module, config: TrainConfig | None, accuracy: Accuracy) -> Evaluated:
+    """A network of its own; its run knows which network of a space it is."""
+    if config is None or config.arch is None:
+        return _evaluated(name, accuracy, params=sum(parameter.numel() for parameter in module.parameters()))
+    return _row(name, config.chosen_space(), config.chosen_arch(), accuracy)
 
 
 def _input_of(module: nn.Module, config: TrainConfig | None) -> tuple[tuple[int, int, int], int]:
@@ -183,26 +191,24 @@ def _require_split(data: Data, split: Split) -> None:
         raise InputError(f"{data.name} has no test pictures", got="--split test", hint="--split heldout")
 
 
-def _row(name: str, supernet: Supernet[Any, Any, Any], arch: Arch, accuracy: Accuracy) -> Evaluated:
-    return _figures(name, arch, None, supernet, accuracy)
+def _row(name: str, space: Space[Any, Any], arch: Arch, accuracy: Accuracy) -> Evaluated:
+    costs = space.costs(space.encode([arch]))
+    params, macs = int(costs.params[0]), int(costs.macs[0])
+    return _evaluated(name, accuracy, params=params, macs=macs, arch=arch, arch_id=space.arch_id(arch))
 
 
-def _figures(
+def _evaluated(
     name: str,
-    arch: Arch | None,
-    module: nn.Module | None,
-    supernet: Supernet[Any, Any, Any] | None,
     accuracy: Accuracy,
+    *,
+    params: int,
+    macs: int | None = None,
+    arch: Arch | None = None,
+    arch_id: str | None = None,
 ) -> Evaluated:
-    if supernet is not None:
-        costs = supernet.space.costs(supernet.space.encode([arch]))
-        params, macs = int(costs.params[0]), int(costs.macs[0])
-    else:
-        assert module is not None
-        params, macs = sum(parameter.numel() for parameter in module.parameters()), None
     return Evaluated(
         name=name,
-        arch_id=None if arch is None else accuracy.arch_id,
+        arch_id=arch_id,
         arch=None if arch is None else arch.to_mapping(),
         params=params,
         macs=macs,

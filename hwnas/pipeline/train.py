@@ -86,17 +86,20 @@ def train_model(
     if resume and out is None:
         raise UsageError("the run that is resumed must be named", hint="--out RUN --resume")
     folder = out or default_out(options)
+    if not resume:
+        _require_new(folder)
     with joined_world() as world:
         config, data = _resumed(options, folder) if resume else _begun(options)
         model = make_model(config)
-        if world.leads:
+        prepared = _loop(config, data, model, folder=folder, world=world, workers=workers, loop=loop)
+        if world.leads:  # from here on nothing is wrong with what was asked for
             _settle(folder, config, data, resume=resume)
         world.wait()
         with told_when_full(config), _telling_how_to_go_on(folder):
             trained = train(
-                _loop(config, data, model, folder=folder, world=world, workers=workers, loop=loop),
+                prepared,
                 origin=origin(config),
-                judge=lambda supernet: _extremes(supernet, data, folder, device=world.device),
+                judge=lambda supernet: _extremes(supernet, data, device=world.device, workers=workers),
                 resume=resume,
             )
     return Trained(
@@ -157,6 +160,8 @@ def _begun(options: TrainOptions) -> tuple[TrainConfig, Data]:
 
 def _resumed(options: TrainOptions, folder: Path) -> tuple[TrainConfig, Data]:
     """The config of the run, which whatever is asked for must equal."""
+    if not (folder / MANIFEST).exists():
+        raise InputError(f"{folder} holds no training to go on with", hint="the same command without --resume")
     config = read_train_config(Run.open(folder))
     if options != TrainOptions():
         _require_same(_repeated(options, config), config)
@@ -194,9 +199,12 @@ def _settle(folder: Path, config: TrainConfig, data: Data, *, resume: bool) -> N
     write_list(folder / HELDOUT_LIST, data.heldout)
 
 
-def _create(folder: Path, config: TrainConfig) -> None:
+def _require_new(folder: Path) -> None:
     if (folder / MANIFEST).exists():
         raise InputError(f"{folder} is a run already", hint=f"--out {folder} --resume to go on, or another --out")
+
+
+def _create(folder: Path, config: TrainConfig) -> None:
     Run.create(folder, command=("hwnas", *sys.argv[1:]), config=config, seeds={"seed": config.seed})
 
 
@@ -231,10 +239,10 @@ def _loop(
     )
 
 
-def _extremes(supernet: Supernet[Any, Any, Any], data: Data, folder: Path, *, device: torch.device) -> dict[str, float]:
+def _extremes(supernet: Supernet[Any, Any, Any], data: Data, *, device: torch.device, workers: int) -> dict[str, float]:
     """Whether the supernet is sound: the accuracy of its smallest and of its largest network."""
     space = supernet.space
-    judge = make_judge(supernet, data, checkpoint_id="last", device=device)
+    judge = make_judge(supernet, data, checkpoint_id="last", device=device, workers=workers)
     smallest, largest = judge.judge([space.smallest(), space.largest()])
     return {"smallest": smallest.top1, "largest": largest.top1}
 

@@ -24,7 +24,9 @@ SPACE = SPACES.get("glit-micro")
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "supernet"
-    options = TrainOptions(space=SPACE.name, data="digits", limit=64, epochs=1, changes={"schedule.warmup_epochs": "0"})
+    options = TrainOptions(
+        space=SPACE.name, data="digits", limit=64, batch_size=64, epochs=1, changes={"schedule.warmup_epochs": "0"}
+    )
     train_model(options, out=folder, loop=LoopConfig(progress=False, threads=1))
     return folder
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from hwnas.errors import InputError, UsageError
 from hwnas.pipeline.evaluate import evaluate
 from hwnas.pipeline.train import read_train_config, rehearse, train_model
-from hwnas.pipeline.training.options import TrainOptions, resolved
+from hwnas.pipeline.training.options import TeacherOptions, TrainOptions, data_config, resolved
 from hwnas.pipeline.training.recipes import chosen_recipe
 from hwnas.runs import Run
 from hwnas.space import SPACES
@@ -22,7 +22,7 @@ from hwnas.train.machine import Interrupted
 from hwnas.train.presets import RECIPES
 from hwnas.train.progress import read_metrics
 
-SMALL = TrainOptions(space="autoformer-micro", data="digits", limit=128, epochs=2)
+SMALL = TrainOptions(space="autoformer-micro", data="digits", limit=128, epochs=2, batch_size=64)
 QUIET = LoopConfig(progress=False, threads=1)
 
 
@@ -91,6 +91,30 @@ def test_a_network_starts_from_a_supernet(run: Path, tmp_path: Path) -> None:
     assert judged.networks[0].params == sum(parameter.numel() for parameter in stored.network.parameters())
 
 
+def test_what_weights_were_trained_on_is_not_held_out(run: Path, tmp_path: Path) -> None:
+    options = TrainOptions(arch="min", supernet=run)
+    known = read_train_config(Run.open(run)).data
+    assert data_config(options) == known
+    assert data_config(replace(options, data="digits", limit=64)) == replace(known, limit=64)
+    assert data_config(replace(options, data="digits-clutter")).name == "digits-clutter"
+    for changed in (replace(options, data_seed=1), replace(options, heldout=0.5)):
+        with pytest.raises(InputError, match="must not be held out"):
+            data_config(changed)
+
+
+def test_paths_are_kept_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pictures").mkdir()
+    assert data_config(TrainOptions(data="pictures")).name == str(tmp_path / "pictures")
+    assert data_config(TrainOptions(data="digits")).name == "digits"
+
+
+def test_a_folder_without_a_training_is_not_resumed(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no training") as caught:
+        trained(SMALL, tmp_path / "nothing", resume=True)
+    assert "without --resume" in str(caught.value.hint)
+
+
 def test_weights_go_to_other_images_and_classes(run: Path, tmp_path: Path) -> None:
     for label in ("even", "odd", "none"):
         write_pictures(tmp_path / "data" / "train" / label, 8)
@@ -149,6 +173,8 @@ def test_what_is_asked_for_must_make_sense(options: TrainOptions, message: str, 
         (replace(SMALL, recipe="mikro"), "recipe 'mikro' is not known"),
         (replace(SMALL, changes={"optimiser.lerning": "1"}), "lerning"),
         (replace(SMALL, batch_size=4096), "training pictures"),
+        (replace(SMALL, changes={"precision": "fp16"}), "fp16 needs a CUDA device"),
+        (replace(SMALL, teacher=TeacherOptions(name="nowhere")), "a file of one network"),
         (replace(SMALL, num_classes=7), "10 classes"),
         (replace(SMALL, supernet=Path("nowhere")), "nowhere"),
     ],
@@ -156,7 +182,7 @@ def test_what_is_asked_for_must_make_sense(options: TrainOptions, message: str, 
 def test_bad_input_leaves_no_run(options: TrainOptions, message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):
         train_model(options, out=tmp_path / "run", loop=QUIET)
-    assert not (tmp_path / "run" / "supernet.safetensors").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_epochs_keep_the_shares_of_warm_up_and_widening() -> None:

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 
 from hwnas.errors import InputError
 from hwnas.pipeline.training.options import TrainConfig
+from hwnas.train.recipe import Recipe
 
 _CPU_ALLOCATOR = "can't allocate memory"
 
@@ -26,9 +28,17 @@ def told_when_full(config: TrainConfig) -> Iterator[None]:
 
 def _full(config: TrainConfig, error: BaseException) -> InputError:
     recipe = config.recipe
-    parts = recipe.accumulate * 2
     got = str(error).splitlines()[0] if str(error) else type(error).__name__
-    at_once = recipe.batch_size // parts
-    hint = f"--set accumulate={parts}: {recipe.batch_size} pictures a step as before, {at_once} at once"
     message = f"{recipe.batch_size // recipe.accumulate} pictures at once must fit into memory"
-    return InputError(message, got=got, hint=hint)
+    return InputError(message, got=got, hint=_smaller(recipe))
+
+
+def _smaller(recipe: Recipe) -> str | None:
+    """The setting with the next smaller part of a step that can be had."""
+    for parts in range(recipe.accumulate + 1, recipe.batch_size + 1):
+        try:
+            at_once = replace(recipe, accumulate=parts).part_size(1)
+        except InputError:
+            continue
+        return f"--set accumulate={parts}: {recipe.batch_size} pictures a step as before, {at_once} at once"
+    return None

@@ -1,14 +1,16 @@
 """What a user asks of a training, and the config that it is worked out to."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from hwnas.config import from_mapping
 from hwnas.errors import InputError, UsageError
 from hwnas.pipeline.archs import adapted, find_arch
 from hwnas.pipeline.training.recipes import chosen_recipe
+from hwnas.runs import MANIFEST, Run
 from hwnas.space import SPACES
 from hwnas.space.arch import Arch, canonical_json
 from hwnas.space.space import Space
@@ -55,6 +57,10 @@ class TrainOptions:
     num_classes: int | None = None
     heldout: float | None = None
     limit: int | None = None
+    data_seed: int | None = None
+    """Of the split, and of pictures that are made; None: 0, or that of the run that `supernet` is."""
+    max_bad: int | None = None
+    """Unreadable pictures that are skipped before it is an error."""
     root: Path | None = None
     download: bool = False
     teacher: TeacherOptions | None = None
@@ -120,24 +126,61 @@ def resolved(options: TrainOptions, *, num_classes: int) -> TrainConfig:
         num_classes=num_classes,
         space=None if space is None or options.model is not None else space.name,
         arch=arch,
-        supernet=options.supernet,
+        supernet=None if options.supernet is None else options.supernet.resolve(),
         model=options.model,
-        teacher=options.teacher,
+        teacher=None if options.teacher is None else _absolute_teacher(options.teacher),
     )
+
+
+def _absolute_teacher(teacher: TeacherOptions) -> TeacherOptions:
+    name = teacher.name if teacher.name.startswith(_TIMM) else str(Path(teacher.name).resolve())
+    checkpoint = None if teacher.checkpoint is None else teacher.checkpoint.resolve()
+    return replace(teacher, name=name, checkpoint=checkpoint)
 
 
 def data_config(options: TrainOptions) -> DataConfig:
-    """Which pictures, and how they are split."""
-    if options.data is None:
+    """Which pictures, and how they are split: as they are in the run that the weights are from, if it has them."""
+    known = _data_of_run(options.supernet)
+    name = options.data if options.data is None else absolute_name(options.data)
+    if known is not None and name in (None, known.name):
+        return _same_split(known, options)
+    if name is None:
         raise UsageError("a training needs pictures", hint="--data digits-clutter, or a folder of pictures")
-    return DataConfig(
-        name=options.data,
-        root=options.root,
-        download=options.download,
-        heldout=options.heldout,
-        seed=options.seed,
-        limit=options.limit,
+    plain = DataConfig(
+        name=name, root=options.root, download=options.download, heldout=options.heldout, seed=options.data_seed or 0
     )
+    return _with_limits(plain, options)
+
+
+def _data_of_run(path: Path | None) -> DataConfig | None:
+    """The pictures of the training that a run is."""
+    if path is None or not (path / MANIFEST).is_file():
+        return None
+    data = Run.open(path).manifest.config.get("data")
+    return None if data is None else from_mapping(DataConfig, data, where=str(path / MANIFEST))
+
+
+def _same_split(known: DataConfig, options: TrainOptions) -> DataConfig:
+    """The same pictures held out again: the weights have been trained on the others."""
+    asked = {"heldout": options.heldout, "seed": options.data_seed}
+    for name, value in asked.items():
+        if value not in (None, getattr(known, name)):
+            message = "pictures that the weights were trained on must not be held out"
+            got = f"{name} {value}, and {getattr(known, name)} in {options.supernet}"
+            raise InputError(message, got=got, hint=f"leave {name} as it is in that run")
+    return _with_limits(known, options)
+
+
+def _with_limits(config: DataConfig, options: TrainOptions) -> DataConfig:
+    limits = {"limit": options.limit, "max_bad": options.max_bad}
+    given: dict[str, Any] = {name: value for name, value in limits.items() if value is not None}
+    return replace(config, **given)
+
+
+def absolute_name(name: str) -> str:
+    """A name, or the whole path of what is there, so that the run can be used from any folder."""
+    path = Path(name)
+    return str(path.resolve()) if len(path.parts) > 1 or path.is_absolute() or path.is_dir() else name
 
 
 def image_shape(options: TrainOptions) -> tuple[int, int, int]:
@@ -158,6 +201,8 @@ def require_consistent(options: TrainOptions) -> None:
         raise UsageError("--model trains a model of timm and goes with neither --arch nor --supernet")
     if options.model is not None and not options.model.startswith(_TIMM):
         raise UsageError("--model must be timm:NAME", hint=f"--model {_TIMM}{options.model}")
+    if options.arch is not None and options.space is None and options.supernet is None:
+        raise UsageError("the space of --arch must be said", hint="--space autoformer-micro, or --supernet RUN")
     if options.space is None and options.model is None and options.supernet is None:
         raise UsageError("what is to be trained must be said", hint="--space autoformer-micro, or --model timm:NAME")
 
