@@ -1,0 +1,96 @@
+"""Graphs taken apart and put together again."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from hwnas.export.holes import UnfitError, take_apart
+
+
+def graph(*, heads: int, width: int, value: float = 0.5, tail: str = "Relu") -> onnx.ModelProto:
+    """A weight product, a reshape, a filled constant and a scale."""
+    shape = numpy_helper.from_array(np.array([1, heads, width // heads]), "shape")
+    scale = numpy_helper.from_array(np.array(value, np.float32), "scale")
+    filled = numpy_helper.from_array(np.full((1, heads, width // heads), 2.0, np.float32), "filled")
+    nodes = [
+        helper.make_node("MatMul", ["input", "weight"], ["product"]),
+        helper.make_node("Reshape", ["product", "shape"], ["heads"], allowzero=1),
+        helper.make_node("Mul", ["heads", "scale"], ["scaled"]),
+        helper.make_node("Mul", ["scaled", "scale"], ["again"]),
+        helper.make_node("Add", ["again", "filled"], ["sum"]),
+        helper.make_node(tail, ["sum"], ["out"]),
+    ]
+    inputs = [
+        helper.make_tensor_value_info("weight", TensorProto.FLOAT, [4, width]),
+        helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 4]),
+    ]
+    outputs = [helper.make_tensor_value_info("out", TensorProto.FLOAT, [1, heads, width // heads])]
+    body = helper.make_graph(nodes, "g", inputs, outputs, [shape, scale, filled])
+    return helper.make_model(body, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+def test_numbers_are_constants_attributes_and_the_output_in_this_order() -> None:
+    _, numbers = take_apart(graph(heads=4, width=96))
+    assert numbers == [1, 4, 24, 0.5, 0.5, 1, 4, 24, 2.0, 1, 1, 4, 24]
+
+
+def test_graphs_that_differ_in_numbers_have_one_form() -> None:
+    one, _ = take_apart(graph(heads=4, width=96))
+    other, _ = take_apart(graph(heads=3, width=60, value=0.25))
+    assert one.key() == other.key()
+
+
+def test_another_operator_is_another_form() -> None:
+    one, _ = take_apart(graph(heads=4, width=96))
+    other, _ = take_apart(graph(heads=4, width=96, tail="Tanh"))
+    assert one.key() != other.key()
+
+
+def test_a_form_takes_the_numbers_of_another_graph() -> None:
+    form, _ = take_apart(graph(heads=4, width=96))
+    _, numbers = take_apart(graph(heads=3, width=60, value=0.25))
+    filled = form.fill(numbers)
+    assert filled.output_shape == (1, 3, 20)
+    assert [node.op_type for node in filled.nodes] == ["MatMul", "Reshape", "Mul", "Mul", "Add", "Relu"]
+    arrays = [numpy_helper.to_array(tensor) for tensor in filled.constants]
+    assert arrays[0].tolist() == [1, 3, 20]
+    assert arrays[0].dtype == np.int64
+    assert arrays[1] == arrays[2] == np.float32(0.25)
+    np.testing.assert_array_equal(arrays[3], np.full((1, 3, 20), 2.0, np.float32))
+    assert filled.nodes[1].attribute[0].i == 1
+    assert filled.nodes[0].input[:] == ["x", "p:weight"]
+
+
+def test_filling_leaves_the_form_as_it_was() -> None:
+    form, numbers = take_apart(graph(heads=4, width=96))
+    before = form.key()
+    form.fill(numbers).nodes[1].attribute[0].i = 77
+    assert form.key() == before
+
+
+def test_constants_of_few_bits_are_known_less_well() -> None:
+    model = graph(heads=4, width=96)
+    model.graph.initializer[1].CopyFrom(numpy_helper.from_array(np.array(0.5, np.float16), "scale"))
+    form, numbers = take_apart(model)
+    assert form.tolerances(numbers)[3:5] == [2e-3, 2e-3]
+    assert set(form.tolerances(numbers)) == {1e-6, 2e-3}
+
+
+def test_a_large_constant_is_part_of_the_form() -> None:
+    model = graph(heads=4, width=96)
+    model.graph.initializer[2].CopyFrom(numpy_helper.from_array(np.arange(96, dtype=np.float32), "filled"))
+    form, numbers = take_apart(model)
+    assert len(numbers) == 9
+    np.testing.assert_array_equal(numpy_helper.to_array(form.fill(numbers).constants[3]), np.arange(96))
+
+
+def test_graphs_within_nodes_and_foreign_operators_are_refused() -> None:
+    model = graph(heads=4, width=96)
+    model.graph.node[-1].attribute.append(helper.make_attribute("body", onnx.GraphProto()))
+    with pytest.raises(UnfitError, match="body holds a graph"):
+        take_apart(model)
+    model = graph(heads=4, width=96)
+    model.opset_import.append(helper.make_opsetid("com.example", 1))
+    with pytest.raises(UnfitError, match=r"com\.example"):
+        take_apart(model)

@@ -1,0 +1,112 @@
+"""Templates in memory and on disk, learned from graphs written by hand."""
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from hwnas.export.templates import TemplateStore, cache_folder, default_store
+
+SIZES = [(4, 96), (3, 60), (5, 100), (6, 90), (7, 70)]
+
+
+def graph(heads: int, width: int, *, op: str = "Relu") -> onnx.ModelProto:
+    shape = helper.make_tensor("shape", TensorProto.INT64, [3], [1, heads, width // heads])
+    nodes = [helper.make_node("Reshape", ["x", "shape"], ["a"]), helper.make_node(op, ["a"], ["y"])]
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, width])]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, heads, width // heads])]
+    body = helper.make_graph(nodes, "g", inputs, outputs, [shape])
+    return helper.make_model(body, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+def sizes(heads: int, width: int) -> dict[str, int | float]:
+    return {"heads": heads, "width": width}
+
+
+def learned(folder: Path | None) -> TemplateStore:
+    store = TemplateStore(folder)
+    for pair in SIZES:
+        store.get("text").learn(sizes(*pair), graph(*pair))
+    store.save("text")
+    return store
+
+
+def test_a_template_knows_what_it_saw_and_infers_the_rest() -> None:
+    template = learned(None).get("text")
+    known, inferred = template.known(sizes(3, 60)), template.infer(sizes(8, 200))
+    assert known is not None
+    assert known.output_shape == (1, 3, 20)
+    assert template.known(sizes(8, 200)) is None
+    assert inferred is not None
+    assert inferred.output_shape == (1, 8, 25)
+    template.accept(sizes(8, 200), inferred)
+    assert template.known(sizes(8, 200)) is inferred
+
+
+def test_two_forms_of_one_structure_leave_a_choice() -> None:
+    template = learned(None).get("text")
+    template.learn(sizes(9, 90), graph(9, 90, op="Tanh"))
+    assert template.infer(sizes(8, 200)) is None
+    known = template.known(sizes(9, 90))
+    assert known is not None
+    assert [node.op_type for node in known.nodes] == ["Reshape", "Tanh"]
+
+
+def test_a_refuted_template_infers_nothing() -> None:
+    template = learned(None).get("text")
+    template.is_refuted = True
+    assert template.infer(sizes(8, 200)) is None
+
+
+def test_templates_outlast_the_process(tmp_path: Path) -> None:
+    learned(tmp_path).get("text")
+    again = TemplateStore(tmp_path).get("text")
+    assert again.num_instances == len(SIZES)
+    inferred = again.infer(sizes(8, 200))
+    assert inferred is not None
+    assert inferred.output_shape == (1, 8, 25)
+    assert TemplateStore(tmp_path).get("another text").num_instances == 0
+
+
+@pytest.mark.parametrize("damage", ["", "{", "null", '{"schema": "hwnas.templates/0"}', "cut", "changed"])
+def test_a_damaged_file_is_made_anew(tmp_path: Path, damage: str) -> None:
+    learned(tmp_path)
+    (file,) = (tmp_path / "templates").iterdir()
+    text = file.read_text()
+    file.write_text({"cut": text[:-40], "changed": text.replace("96", "97")}.get(damage, damage))
+    store = TemplateStore(tmp_path)
+    assert store.get("text").num_instances == 0
+    assert store.damaged == [file]
+    learned(tmp_path)
+    assert TemplateStore(tmp_path).get("text").num_instances == len(SIZES)
+
+
+def test_other_versions_have_other_templates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    learned(tmp_path)
+    monkeypatch.setattr("hwnas.export.templates._versions", lambda: "torch 99")
+    assert TemplateStore(tmp_path).get("text").num_instances == 0
+
+
+def test_nothing_is_kept_without_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    learned(None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_folder_is_the_users_cache_unless_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HWNAS_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    assert cache_folder() == Path("/somewhere/hwnas")
+    monkeypatch.setenv("HWNAS_CACHE", "/else")
+    assert cache_folder() == Path("/else")
+    assert default_store() is default_store()
+
+
+def test_a_file_says_what_it_is(tmp_path: Path) -> None:
+    learned(tmp_path)
+    (file,) = (tmp_path / "templates").iterdir()
+    stored = json.loads(file.read_text())
+    assert stored["schema"] == "hwnas.templates/1"
+    assert json.loads(stored["content"])["structure"] == "text"
