@@ -240,13 +240,11 @@ def test_main_exits_with_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (
             ["doctr"],
-            "error: command 'doctr' is not known\n  got     doctr\n"
-            f"  known   {KNOWN}\n  try     hwnas doctor\n",
+            f"error: command 'doctr' is not known\n  got     doctr\n  known   {KNOWN}\n  try     hwnas doctor\n",
         ),
         (
             ["xyzzy"],
-            "error: command 'xyzzy' is not known\n  got     xyzzy\n"
-            f"  known   {KNOWN}\n  try     hwnas --help\n",
+            f"error: command 'xyzzy' is not known\n  got     xyzzy\n  known   {KNOWN}\n  try     hwnas --help\n",
         ),
         (
             ["doctor", "--jsn"],
