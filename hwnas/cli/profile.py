@@ -9,7 +9,7 @@ from hwnas.cli.options import json_option
 from hwnas.cli.output import print_json, print_line
 from hwnas.cli.progress import CampaignReporter
 from hwnas.cli.quality import print_quality, quality_values
-from hwnas.errors import UsageError
+from hwnas.errors import GateError, UsageError
 from hwnas.pipeline.measure import Measured, measure, measure_plan
 from hwnas.pipeline.plans import Planned, write_plan
 from hwnas.profile.library import FOLDER
@@ -91,6 +91,8 @@ def profile(
             reporter.say(f"{reporter.done} measured, all kept; to go on: {command_text(again)}")
             raise
     _print_measured(measured, as_json=as_json)
+    if measured.num_failed and not any(item.quality.num_measurements for item in measured.profiles):
+        raise GateError("no network could be measured", got=f"{measured.num_failed} failed, for the reasons above")
     if strict:
         require_stable([(item.name, item.quality) for item in measured.profiles])
 

@@ -51,6 +51,7 @@ class _Reader:
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.numbers: dict[str, Number] = {}
+        self._tensors: dict[int, str] = {}
 
     def say(self, line: str) -> None:
         self.lines.append(line)
@@ -73,7 +74,9 @@ class _Reader:
         if tensor is None:
             self.say(f"{name} none")
             return
-        self.say(f"{name} {len(tensor.shape)} {tensor.is_floating_point() or tensor.dtype}")
+        first = self._tensors.setdefault(id(tensor), name)
+        tied = "" if first == name else f", which is {first}"
+        self.say(f"{name} {len(tensor.shape)} {tensor.is_floating_point() or tensor.dtype}{tied}")
         for index, size in enumerate(tensor.shape):
             self.numbers[f"{name}.{index}"] = size
 

@@ -40,8 +40,10 @@ def require_parity(outputs: Tensor, expected: Tensor, *, precision: str) -> Pari
     if not torch.isfinite(outputs).all():
         number = int((~torch.isfinite(outputs)).sum())
         raise MeasurementError("nan", f"{number} of {outputs.numel()} outputs are NaN or infinite in {precision}")
+    if not torch.isfinite(expected).all():
+        raise MeasurementError("nan", "torch's own outputs are NaN or infinite")
     found = compare(outputs, expected)
-    if found.max_relative > TOLERANCE[precision]:
+    if not found.max_relative <= TOLERANCE[precision]:
         raise MeasurementError(
             "mismatch",
             f"outputs differ from torch's by {found.max_relative:.2g} of the largest logit, "

@@ -113,7 +113,10 @@ class Worker:
             message = f"the reference network {task.reference.network_id} must run on {task.setting.runtime}"
             raise InputError(message, got=reason)
         outcome = parse_outcome(answer["outcome"])
-        self._retire_if_due(answer.get("resident_mb"))
+        if outcome.failure is not None and outcome.failure.reason in _POISONING:
+            self.close()
+        else:
+            self._retire_if_due(answer.get("resident_mb"))
         return outcome
 
     def _running(self) -> "_Process":
@@ -125,6 +128,10 @@ class Worker:
         self._num_tasks += 1
         if self._num_tasks >= self._limits.tasks or (resident_mb or 0.0) > self._limits.resident_mb:
             self.close()
+
+
+_POISONING = ("crash", "memory")
+"""After these a process may live on and fail at whatever comes next: an error of CUDA stays in its context."""
 
 
 class _Gone(Exception):  # noqa: N818 - a state and not an error

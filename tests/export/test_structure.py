@@ -100,3 +100,17 @@ def test_the_digest_of_code_covers_what_a_module_uses(monkeypatch: pytest.Monkey
         assert code_digest(name) != before
     finally:
         code_digest.cache_clear()
+
+
+def test_tied_weights_are_another_structure() -> None:
+    class Two(nn.Module):
+        def __init__(self, *, tied: bool) -> None:
+            super().__init__()
+            self.one, self.other = nn.Linear(8, 8), nn.Linear(8, 8)
+            if tied:
+                self.other.weight = self.one.weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.other(self.one(x))  # type: ignore[no-any-return]
+
+    assert structure(Two(tied=True)).text != structure(Two(tied=False)).text

@@ -51,3 +51,8 @@ def test_outputs_of_another_shape_are_a_mismatch() -> None:
     with pytest.raises(MeasurementError, match=r"have \(2, 2\), and torch's \(2, 3\)") as caught:
         compare(EXPECTED[:, :2], EXPECTED)
     assert caught.value.reason == "mismatch"
+
+
+def test_nan_of_torch_itself_is_no_agreement() -> None:
+    with pytest.raises(MeasurementError, match="torch's own outputs"):
+        require_parity(EXPECTED, EXPECTED * float("nan"), precision="fp32")

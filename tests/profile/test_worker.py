@@ -82,7 +82,10 @@ def test_what_goes_wrong_is_the_networks_own_result(worker: Worker, runtime: str
     assert outcome.failure.reason == reason
     assert message in outcome.failure.message
     assert (outcome.samples, outcome.parity) == (None, None)
-    assert before in (None, worker.process_id)
+    if reason == "memory":  # what is left of the process may be of no use
+        assert worker.process_id is None
+    else:
+        assert before in (None, worker.process_id)
 
 
 @pytest.mark.parametrize(
