@@ -137,6 +137,8 @@ def _print_trained(trained: Trained) -> None:
     print_line(f"{trained.weights}: {trained.steps:,} steps{loss}, {speed}")
     for name, accuracy in trained.accuracies.items():
         print_line(f"{name} network: {accuracy:.2%} of the held-out pictures")
+    if trained.bad_pictures:
+        print_line(f"could not be read: {', '.join(trained.bad_pictures)}")
     for note in trained.notes:
         print_line(f"note: {note}")
     print_line(f"next: hwnas evaluate {trained.run}")

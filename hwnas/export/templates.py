@@ -1,7 +1,7 @@
 """Templates of graphs: what was learned of each structure, in memory and on disk.
 
 One file per structure, under the folder that `HWNAS_CACHE` names, or the user's cache. Its name digests the structure
-with the code behind it and the versions of the exporter; a file that is damaged is made anew.
+with the code behind it, the code that exports, and the versions of both; a file that is damaged is made anew.
 """
 
 import base64
@@ -9,6 +9,7 @@ import functools
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,16 +17,20 @@ from typing import Any
 
 import onnx
 
+from hwnas.errors import InputError
 from hwnas.export.holes import Filled, Form, Number, take_apart
 from hwnas.export.rules import Rules
-from hwnas.runs import package_versions, write_atomic
+from hwnas.runs import hwnas_version, package_versions, write_atomic
 
 VARIABLE = "HWNAS_CACHE"
 SCHEMA = "hwnas.templates/1"
+_FOLDER = "templates"
 MAX_INSTANCES = 48
 """Instances kept of one form; a structure that is not understood by then never will be."""
 MAX_FILLED = 512
 """Filled graphs kept of one structure."""
+EXPORTING = ("compose", "dynamo", "holes", "precision", "rules", "segment", "structure", "templates")
+"""The modules of hwnas.export that decide what stands in a template, and what is made of it."""
 
 
 def cache_folder() -> Path:
@@ -34,6 +39,17 @@ def cache_folder() -> Path:
         return Path(named)
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "hwnas"
+
+
+def require_writable(folder: Path) -> None:
+    """Templates can be kept under a folder; else an error that says where to name another."""
+    place = folder / _FOLDER
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise _cannot_write(place, error) from error
 
 
 @dataclass(kw_only=True)
@@ -153,8 +169,11 @@ class TemplateStore:
         }
         content = json.dumps(body)
         path = self._path(text)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, json.dumps({"schema": SCHEMA, "sha256": _digest(content), "content": content}))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, json.dumps({"schema": SCHEMA, "sha256": _digest(content), "content": content}))
+        except OSError as error:
+            raise _cannot_write(path.parent, error) from error
 
     def _load(self, text: str) -> Template | None:
         if self._folder is None or not (path := self._path(text)).exists():
@@ -169,7 +188,7 @@ class TemplateStore:
 
     def _path(self, text: str) -> Path:
         assert self._folder is not None
-        return self._folder / "templates" / f"{_digest(_versions() + text)[:32]}.json"
+        return self._folder / _FOLDER / f"{_digest(_versions() + text)[:32]}.json"
 
 
 def default_store() -> TemplateStore:
@@ -202,7 +221,18 @@ def _variant(entry: Mapping[str, Any]) -> _Variant:
 
 @functools.cache
 def _versions() -> str:
-    return json.dumps([SCHEMA, package_versions(("torch", "onnx", "onnxscript"))])
+    versions = package_versions(("torch", "onnx", "onnxscript"))
+    return json.dumps([SCHEMA, hwnas_version(), _code_digest(Path(__file__).parent), versions])
+
+
+def _code_digest(folder: Path) -> str:
+    """A digest of the code that exports."""
+    return _digest("\0".join((folder / f"{name}.py").read_text(encoding="utf-8") for name in EXPORTING))
+
+
+def _cannot_write(folder: Path, error: OSError) -> InputError:
+    message = f"templates of graphs must have a folder to be kept in, and {folder} cannot be written"
+    return InputError(message, got=error.strerror or str(error), hint=f"{VARIABLE}=DIR for another folder")
 
 
 def _digest(text: str) -> str:

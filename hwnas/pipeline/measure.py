@@ -8,10 +8,11 @@ from pathlib import Path
 
 from hwnas.devices import Device, Machine, require, resolve
 from hwnas.errors import MissingError
-from hwnas.pipeline.plans import require_space, stages, with_runtime
+from hwnas.pipeline.plans import read_plan, require_space, stages, with_runtime
 from hwnas.pipeline.workplace import Reporter, Silent, StoreOpener, Workplace, choose_runtime
 from hwnas.profile.campaign import Campaign, CampaignResult, Processes
-from hwnas.profile.plan import Plan, load_plan
+from hwnas.profile.library import FOLDER
+from hwnas.profile.plan import Plan
 from hwnas.profile.request import CampaignRequest, command_text
 from hwnas.profile.summary import Quality, assess
 from hwnas.records import load_profile
@@ -52,7 +53,8 @@ def measure(
 ) -> Measured:
     """Measure networks of a space on a device of this machine, and go on where a campaign was ended.
 
-    `new` begins a profile beside one that is there; `retry` tries again what failed.
+    `new` begins a profile beside one that is there; `retry` tries again what failed. Profiles of another environment
+    are never added to: in `profiles` one begins beside them, and in another folder that is an error without `new`.
     """
     require_space(request.space)
     place = workplace or Workplace.here()
@@ -71,7 +73,7 @@ def measure_plan(
     workplace: Workplace | None = None,
 ) -> Measured:
     """Measure what a plan says, on the machine that has its device."""
-    plan = load_plan(path)
+    plan = read_plan(path)
     place = workplace or Workplace.here()
     try:
         device = require(plan.device, machine=place.machine)
@@ -100,7 +102,13 @@ def _run(plans: Iterator[Plan], device: Device, place: Workplace, options: _Opti
         processes = Processes(place.start)
         stack.callback(processes.close)
         opener = StoreOpener(
-            out=options.out, new=options.new, device=device, place=place, processes=processes, reporter=reporter
+            out=options.out,
+            new=options.new,
+            named=options.out != Path(FOLDER),
+            device=device,
+            place=place,
+            processes=processes,
+            reporter=reporter,
         )
         stores = opener.open(with_runtime(plan, runtime))
         for store in stores.values():

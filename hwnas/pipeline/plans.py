@@ -7,10 +7,11 @@ from pathlib import Path
 
 from hwnas.devices import resolve
 from hwnas.errors import InputError, UsageError, unknown
-from hwnas.profile.plan import Plan, PlannedTask, default_repeats, exporter, make_tasks, save_plan
+from hwnas.profile.plan import Plan, PlannedTask, default_repeats, exporter, load_plan, make_tasks, save_plan
 from hwnas.profile.request import AUTO, CampaignRequest
 from hwnas.profile.runners.runner import RUNNERS
 from hwnas.profile.selection import select
+from hwnas.profile.statistics import MIN_RUNS
 from hwnas.records import Session, Setting
 from hwnas.runs import Environment, environment
 from hwnas.space import SPACES
@@ -40,6 +41,29 @@ def write_plan(request: CampaignRequest, path: Path) -> Planned:
     save_plan(plan, path)
     networks = {task.subject.network_id for task in plan.tasks}
     return Planned(path=path, device=plan.device, num_tasks=len(plan.tasks), num_networks=len(networks))
+
+
+def read_plan(path: Path) -> Plan:
+    """The plan in a file, which must be one campaign: one device, runtime and precision, and as many threads."""
+    plan = load_plan(path)
+    if not plan.tasks:
+        raise InputError(f"{path} must hold at least one task", got="its head alone")
+    if plan.pairs < MIN_RUNS:
+        raise InputError(f"{path}, line 1: pairs must be at least {MIN_RUNS}", got=plan.pairs)
+    first = replace(plan.tasks[0].setting, device=plan.device)
+    for line, task in enumerate(plan.tasks, start=2):
+        _require_alike(task.setting, first, where=f"{path}, line {line}")
+    return plan
+
+
+def _require_alike(setting: Setting, first: Setting, *, where: str) -> None:
+    for name in ("device", "runtime", "precision", "threads"):
+        found, wanted = getattr(setting, name), getattr(first, name)
+        if found != wanted:
+            raise InputError(f"{where}: setting.{name} must be that of the whole plan", got=found, known=[wanted])
+    for name in ("batch", "threads"):
+        if getattr(setting, name) < 1:
+            raise InputError(f"{where}: setting.{name} must be at least 1", got=getattr(setting, name))
 
 
 def stages(request: CampaignRequest, device: str) -> Iterator[Plan]:

@@ -3,29 +3,32 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from hwnas.profile.library import Entry, Origin, entries, find_entry, load_entry, search_path
+from hwnas.errors import HwnasError
+from hwnas.profile.library import Broken, Entry, Origin, find_entry, load_entry, scan, search_path
 from hwnas.profile.summary import Figures, Quality, assess, figures
 from hwnas.records import ProfileManifest
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProfileSummary:
-    """One profile in a list."""
+    """One profile in a list; where its manifest cannot be read, only name, path, origin and device are known."""
 
     name: str
     path: Path
     origin: Origin
     device: str
-    space: str | None
-    runtime: str
-    precision: str
-    batch: int
-    threads: int
-    created_utc: str
-    num_networks: int
-    num_failed: int
-    noise_floor: float | None
+    space: str | None = None
+    runtime: str | None = None
+    precision: str | None = None
+    batch: int | None = None
+    threads: int | None = None
+    created_utc: str = ""
+    num_networks: int = 0
+    num_failed: int = 0
+    noise_floor: float | None = None
     """A share, 0.01 is one percent; None where too few networks were measured twice."""
+    problem: str | None = None
+    """Why it cannot be read; None where it can."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +45,11 @@ class ProfileDetails:
 
 
 def list_profiles(profiles: Path | None = None) -> tuple[ProfileSummary, ...]:
-    """All profiles that are found: own ones first, shipped ones last; `profiles` is a folder to look in instead."""
-    return tuple(_summary(entry) for entry in entries(search_path(profiles)))
+    """All profiles that are found: own ones first, shipped ones last; `profiles` is a folder to look in instead.
+
+    One that cannot be read is listed with its problem.
+    """
+    return tuple(_row(found) for found in scan(search_path(profiles)))
 
 
 def show_profile(name: str, *, profiles: Path | None = None) -> ProfileDetails:
@@ -61,8 +67,23 @@ def show_profile(name: str, *, profiles: Path | None = None) -> ProfileDetails:
     )
 
 
-def _summary(entry: Entry) -> ProfileSummary:
-    setting, quality = entry.manifest.setting, assess(load_entry(entry))
+def _row(found: Entry | Broken) -> ProfileSummary:
+    if isinstance(found, Broken):
+        device, problem = found.path.parent.name, _shown(found.error)
+        return ProfileSummary(name=found.name, path=found.path, origin=found.origin, device=device, problem=problem)
+    try:
+        return _summary(found, assess(load_entry(found)))
+    except HwnasError as error:
+        return _summary(found, None, problem=_shown(error))
+
+
+def _shown(error: HwnasError) -> str:
+    return error.message if error.got is None else f"{error.message}, got {error.got}"
+
+
+def _summary(entry: Entry, quality: Quality | None, *, problem: str | None = None) -> ProfileSummary:
+    setting = entry.manifest.setting
+    floor = quality.noise_floor if quality else None
     return ProfileSummary(
         name=entry.name,
         path=entry.path,
@@ -74,7 +95,8 @@ def _summary(entry: Entry) -> ProfileSummary:
         batch=setting.batch,
         threads=setting.threads,
         created_utc=entry.manifest.created_utc,
-        num_networks=quality.num_networks,
-        num_failed=sum(failure.count for failure in quality.failures),
-        noise_floor=None if quality.noise_floor is None else quality.noise_floor.mean_error,
+        num_networks=quality.num_networks if quality else 0,
+        num_failed=sum(failure.count for failure in quality.failures) if quality else 0,
+        noise_floor=floor.mean_error if floor else None,
+        problem=problem,
     )

@@ -26,6 +26,7 @@ from hwnas.pipeline.training.options import (
 )
 from hwnas.runs import MANIFEST, Run
 from hwnas.supernet.supernet import Supernet
+from hwnas.train.data.bad_images import BadImages
 from hwnas.train.data.sources import Data, open_data
 from hwnas.train.data.split import HELDOUT_LIST, require_same_list, write_list
 from hwnas.train.distributed import World, joined_world
@@ -48,6 +49,8 @@ class Trained:
     images_per_s: float
     accuracies: Mapping[str, float]
     """Held-out accuracies of a supernet's smallest and largest network."""
+    bad_pictures: tuple[str, ...]
+    """The first of those that could not be read."""
     notes: tuple[str, ...]
     leads: bool = True
     """Whether this is the one of several processes that writes files."""
@@ -110,6 +113,7 @@ def train_model(
         seconds=trained.outcome.seconds,
         images_per_s=trained.outcome.images_per_s,
         accuracies=trained.accuracies,
+        bad_pictures=tuple(trained.bad_pictures),
         notes=data.notes,
         leads=world.leads,
     )
@@ -225,6 +229,7 @@ def _loop(
         seed=config.seed,
         workers=workers,
         world=world,
+        bad=BadImages(limit=config.data.max_bad),
     )
     return Loop(
         folder,

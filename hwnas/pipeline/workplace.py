@@ -87,6 +87,8 @@ class StoreOpener:
 
     out: Path
     new: bool
+    named: bool
+    """Whether the user named `out`: then nothing is measured beside what stands there unless `new` says so."""
     device: Device
     place: Workplace
     processes: Processes
@@ -124,13 +126,23 @@ class StoreOpener:
         )
 
     def _folder(self, manifest: ProfileManifest) -> Path:
-        """A profile of the same environment if there is one, else, if that is asked for, one beside it."""
+        """The newest profile of the same environment; else a new one, beside those of other environments."""
         parent, name = self.out / self.device.name, folder_name(manifest.space, manifest.setting)
         if self.new:
             return parent / free_name(parent, name)
         there = folders_of(parent, name)
         fitting = [folder for folder in there if not differences(read_manifest(folder), manifest)]
-        return fitting[-1] if fitting else parent / name
+        if fitting:
+            return fitting[-1]
+        return parent / name if self.named or not there else self._beside(there[-1], parent / name, manifest)
+
+    def _beside(self, there: Path, wanted: Path, manifest: ProfileManifest) -> Path:
+        """The folder of a profile that begins beside those there, and a word on why it does."""
+        free = wanted.parent / free_name(wanted.parent, wanted.name)
+        pairs = differences(read_manifest(there), manifest)
+        shown = "; ".join(f"{name}: there {one}, here {other}" for name, (one, other) in pairs.items())
+        self.reporter.say(f"{there} was measured in another environment ({shown}); measuring into {free}")
+        return free
 
 
 def _settings(plan: Plan) -> list[Setting]:

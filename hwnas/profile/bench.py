@@ -10,12 +10,15 @@ from datetime import UTC, datetime
 
 import torch
 
+from hwnas.devices import Device, match
+from hwnas.devices.datasheets import normalised
 from hwnas.errors import InputError, MissingError
 from hwnas.profile.failures import failure_of
 from hwnas.profile.memory import limited
 from hwnas.profile.networks import build_subject, seeded_images
 from hwnas.profile.nvml import Nvml, open_nvml
 from hwnas.profile.parity import expected_logits, require_parity
+from hwnas.profile.plan import exporter
 from hwnas.profile.runners.prepared import device_of
 from hwnas.profile.runners.runner import Runner, Session, load_runner
 from hwnas.profile.task import Outcome, Task, WorkerFacts
@@ -37,16 +40,14 @@ class _Ready:
 
 @dataclass(frozen=True, kw_only=True)
 class _Place:
-    """What stays between tasks of one setting."""
+    """What stays between tasks of one setting, whatever exports their networks."""
 
-    setting: Setting
-    subject: Subject
     runner: Runner
     reference: Session
 
 
 class Bench:
-    """Measures tasks one by one; the reference network's session stays from one to the next.
+    """Measures tasks one by one; the reference network's session of each setting stays until all are closed.
 
     `stage` is told what is being done, so that whoever watches knows where a process died.
     """
@@ -54,7 +55,8 @@ class Bench:
     def __init__(self, *, stage: Callable[[str], None] = lambda stage: None) -> None:
         self._tell = stage
         self._stage = ""
-        self._place: _Place | None = None
+        self._places: dict[tuple[Setting, Subject], _Place] = {}
+        self._at_reference = False
         self._nvml: Nvml | None = None
         self.process_id = secrets.token_hex(6)
         """Names this process in what it measures."""
@@ -62,6 +64,7 @@ class Bench:
     def facts(self, setting: Setting) -> WorkerFacts:
         """What decides how fast this process runs networks in a setting."""
         runner = require_runner(setting)
+        _require_cache(setting)
         notes = (self._open_nvml(),) if device_of(setting).kind == "gpu" else ()
         return WorkerFacts(process_id=self.process_id, runtime=runner.facts(setting), notes=tuple(filter(None, notes)))
 
@@ -81,9 +84,9 @@ class Bench:
 
     def close(self) -> None:
         """Give back what stays between tasks."""
-        if self._place is not None:
-            self._place.reference.close()
-        self._place = None
+        for place in self._places.values():
+            place.reference.close()
+        self._places.clear()
         _clean_up()
 
     def _measured(self, task: Task, place: _Place, outcome: Outcome) -> Outcome:
@@ -134,28 +137,43 @@ class Bench:
         return _Ready(session=session, parity=parity, export_s=export_s)
 
     def _set_up(self, task: Task) -> _Place:
-        """The place for a task's setting; another one is cleared away first."""
-        place = self._place
-        if place is not None and (place.setting, place.subject) == (task.setting, task.reference):
-            return place
-        self.close()
+        """The place for a task's setting.
+
+        The reference network has the exporter that is its own, so that it is one graph for tasks of every exporter.
+        """
+        setting = replace(task.setting, exporter=exporter(task.setting.runtime, task.reference))
+        key = (setting, task.reference)
+        if key in self._places:
+            return self._places[key]
         self._tell("reference")
-        runner = require_runner(task.setting)
+        runner = require_runner(setting)
+        _require_cache(setting)
+        self._at_reference = True
         try:
-            ready = self._prepared(runner, task.reference, task.setting, seed=_REFERENCE_SEED)
-            warm_up(ready.session)
+            reference = self._warm_reference(runner, task.reference, setting)
         except Exception as error:
             found = failure_of(error, stage=self._stage)
-            message = f"the reference network {task.reference.network_id} must run on {task.setting.runtime}"
+            message = f"the reference network {task.reference.network_id} must run on {setting.runtime}"
             raise InputError(message, got=f"{found.reason}: {found.message}") from error
-        if device_of(task.setting).kind == "gpu":
+        finally:
+            self._at_reference = False
+        if device_of(setting).kind == "gpu":
             self._open_nvml()
-        self._place = _Place(setting=task.setting, subject=task.reference, runner=runner, reference=ready.session)
-        return self._place
+        self._places[key] = _Place(runner=runner, reference=reference)
+        return self._places[key]
+
+    def _warm_reference(self, runner: Runner, subject: Subject, setting: Setting) -> Session:
+        session = self._prepared(runner, subject, setting, seed=_REFERENCE_SEED).session
+        try:
+            warm_up(session)
+        except BaseException:
+            session.close()
+            raise
+        return session
 
     def _enter(self, stage: str) -> None:
         self._stage = stage
-        if self._place is not None:
+        if not self._at_reference:  # until the network's turn comes, all that happens is the reference network's
             self._tell(stage)
 
     def _state(self) -> DeviceState | None:
@@ -176,10 +194,32 @@ def require_runner(setting: Setting) -> Runner:
     if not here.available:
         hint = f"pip install 'hwnas[{here.extra}]'" if here.extra else None
         raise MissingError(f"{setting.runtime} cannot be used on {device.name}: {here.reason}", hint=hint)
+    if device.kind == "gpu":
+        _require_first_gpu(device)
     able = runner.supports(setting)
     if not able.available:
         raise InputError(able.reason, got=f"{setting.runtime} in {setting.precision}")
     return runner
+
+
+def _require_first_gpu(device: Device) -> None:
+    """The GPU that every runner uses, CUDA's first one, must be of the model that was asked for."""
+    if torch.cuda.get_device_properties(0).is_integrated:
+        return  # CUDA names the chip, and the device is named after its board; there is no second one
+    reported = torch.cuda.get_device_name(0)
+    found = match(reported)
+    if device.name == found.name if found else normalised(reported) in map(normalised, device.reported):
+        return
+    hint = "CUDA_VISIBLE_DEVICES=UUID of that GPU (nvidia-smi -L), or CUDA_DEVICE_ORDER=PCI_BUS_ID"
+    raise MissingError(f"the first GPU of CUDA must be the device {device.name}", got=reported, hint=hint)
+
+
+def _require_cache(setting: Setting) -> None:
+    """Templates must find room where they are kept: else every network would fail for the same reason."""
+    if setting.exporter == "composed" and not setting.runtime.startswith("torch"):
+        from hwnas.export.templates import cache_folder, require_writable
+
+        require_writable(cache_folder())
 
 
 def _within_memory(setting: Setting) -> AbstractContextManager[None]:

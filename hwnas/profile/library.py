@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from hwnas.errors import InputError, UnknownNameError, nearest
+from hwnas.errors import HwnasError, InputError, UnknownNameError, nearest
 from hwnas.records import Profile, Setting, is_profile, load_profile
 from hwnas.records.manifest import ProfileManifest, read_manifest
 
@@ -32,6 +32,16 @@ class Entry:
     path: Path
     origin: Origin
     manifest: ProfileManifest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Broken:
+    """The folder of a profile whose manifest cannot be read."""
+
+    name: str
+    path: Path
+    origin: Origin
+    error: HwnasError
 
 
 def folder_name(space: str | None, setting: Setting) -> str:
@@ -81,15 +91,20 @@ def search_path(
     return tuple(found.values())
 
 
-def entries(places: Sequence[tuple[Path, Origin]]) -> tuple[Entry, ...]:
-    """All profiles in those places; of two with one name the first."""
-    found: dict[str, Entry] = {}
+def scan(places: Sequence[tuple[Path, Origin]]) -> tuple[Entry | Broken, ...]:
+    """All profiles in those places, also those whose manifest cannot be read; of two with one name the first."""
+    found: dict[str, Entry | Broken] = {}
     for place, origin in places:
         for folder in _folders(place):
             name = f"{folder.parent.name}/{folder.name}"
             if name not in found:
-                found[name] = Entry(name=name, path=folder, origin=origin, manifest=read_manifest(folder))
+                found[name] = _entry(name, folder, origin)
     return tuple(found.values())
+
+
+def entries(places: Sequence[tuple[Path, Origin]]) -> tuple[Entry, ...]:
+    """The profiles in those places that can be read; of two with one name the first."""
+    return tuple(entry for entry in scan(places) if isinstance(entry, Entry))
 
 
 def find_entry(name: str, places: Sequence[tuple[Path, Origin]]) -> Entry:
@@ -97,10 +112,10 @@ def find_entry(name: str, places: Sequence[tuple[Path, Origin]]) -> Entry:
     if is_profile(Path(name)):
         path = Path(name)
         return Entry(name=name, path=path, origin="own", manifest=read_manifest(path))
-    every = entries(places)
+    every = scan(places)
     same = [entry for entry in every if name in (entry.name, entry.path.name)]
     if len(same) == 1:
-        return same[0]
+        return _readable(same[0])
     if same:
         names = [entry.name for entry in same]
         raise InputError(f"profile {name!r} must be named with its device", got=name, known=names)
@@ -110,6 +125,19 @@ def find_entry(name: str, places: Sequence[tuple[Path, Origin]]) -> Entry:
 def load_entry(entry: Entry) -> Profile:
     """The measurements of a profile that was found."""
     return load_profile(entry.path)
+
+
+def _entry(name: str, folder: Path, origin: Origin) -> Entry | Broken:
+    try:
+        return Entry(name=name, path=folder, origin=origin, manifest=read_manifest(folder))
+    except HwnasError as error:
+        return Broken(name=name, path=folder, origin=origin, error=error)
+
+
+def _readable(entry: Entry | Broken) -> Entry:
+    if isinstance(entry, Broken):
+        raise entry.error
+    return entry
 
 
 def _folders(place: Path) -> list[Path]:

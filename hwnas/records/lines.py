@@ -7,7 +7,7 @@ from typing import Any
 
 from hwnas.config import from_mapping, parse_json, shown, to_mapping
 from hwnas.errors import InputError
-from hwnas.records.measurement import SCHEMA, Measurement, Subject
+from hwnas.records.measurement import SCHEMA, Measurement, Samples, Subject
 
 
 def to_line(measurement: Measurement) -> str:
@@ -23,7 +23,10 @@ def from_line(text: str, *, source: str) -> Measurement:
     require_schema(data["schema"], expected=SCHEMA, source=source)
     subject = subject_from(data.get("subject"), where=f"{source}: subject")
     plain = {**data, "subject": to_mapping(replace(subject, arch=None))}
-    return replace(from_mapping(Measurement, plain, where=source), subject=subject)
+    measurement = replace(from_mapping(Measurement, plain, where=source), subject=subject)
+    for samples in filter(None, (measurement.samples, measurement.reference)):
+        _require_whole(samples, source=source)
+    return measurement
 
 
 def subject_from(data: object, *, where: str) -> Subject:
@@ -35,6 +38,17 @@ def subject_from(data: object, *, where: str) -> Subject:
         raise InputError(f"{where}.arch must be a table of named values", got=shown(arch))
     plain: dict[str, Any] = {name: value for name, value in data.items() if name != "arch"}
     return replace(from_mapping(Subject, plain, where=where), arch=arch)
+
+
+def _require_whole(samples: Samples, *, source: str) -> None:
+    """Every clock has a time above 0 for each run, or for none."""
+    clocks = (samples.wall_ns, samples.cpu_ns, samples.device_ns)
+    lengths = {len(values) for values in (*clocks, samples.switches) if values}
+    if not samples.wall_ns or len(lengths) > 1:
+        got = ", ".join(str(len(values)) for values in (*clocks, samples.switches))
+        raise InputError(f"{source} must have as many times as runs", got=got)
+    if any(value <= 0 for values in clocks for value in values):
+        raise InputError(f"{source}: every run must have taken some time", got=0)
 
 
 def require_schema(got: object, *, expected: str, source: str) -> None:

@@ -1,7 +1,7 @@
 """Reading a profile: its manifest and its measurements, without a lock and without changing anything."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from hwnas.config import shown
 from hwnas.errors import InputError
 from hwnas.records.lines import from_line
 from hwnas.records.manifest import MANIFEST, ProfileManifest, read_manifest
-from hwnas.records.measurement import Measurement
+from hwnas.records.measurement import Measurement, Setting
 
 MEASUREMENTS = "measurements.jsonl"
 """The lines of a profile."""
@@ -56,7 +56,7 @@ def load_profile(folder: Path) -> Profile:
     manifest = read_manifest(folder)
     path = folder / MEASUREMENTS
     lines, rest = split_lines(read_lines(path))
-    rows = parse_lines(lines, path=path, environment_id=manifest.environment_id)
+    rows = parse_lines(lines, path=path, manifest=manifest)
     notes = (f"the last line of {path} is cut off and was left out",) if rest else ()
     return Profile(folder, manifest, rows, notes)
 
@@ -77,13 +77,21 @@ def split_lines(data: bytes) -> tuple[list[bytes], bytes]:
     return lines, rest
 
 
-def parse_lines(lines: list[bytes], *, path: Path, environment_id: str) -> tuple[Measurement, ...]:
-    """The measurements in complete lines; all must be of one environment."""
+def parse_lines(lines: list[bytes], *, path: Path, manifest: ProfileManifest) -> tuple[Measurement, ...]:
+    """The measurements in complete lines; all must be of the manifest's environment and setting."""
+    expected, setting = manifest.environment_id, shared(manifest.setting)
     numbered = enumerate(lines, start=1)
-    return tuple(_parsed(line, source=f"{path}, line {number}", expected=environment_id) for number, line in numbered)
+    return tuple(
+        _parsed(line, source=f"{path}, line {number}", expected=expected, setting=setting) for number, line in numbered
+    )
 
 
-def _parsed(line: bytes, *, source: str, expected: str) -> Measurement:
+def shared(setting: Setting) -> Setting:
+    """What the settings of all rows of a profile have in common: all but the exporter."""
+    return replace(setting, exporter="")
+
+
+def _parsed(line: bytes, *, source: str, expected: str, setting: Setting) -> Measurement:
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -92,4 +100,12 @@ def _parsed(line: bytes, *, source: str, expected: str) -> Measurement:
     if row.environment_id != expected:
         message = f"{source} must be of the environment in {MANIFEST}"
         raise InputError(message, got=row.environment_id, known=[expected])
+    if shared(row.setting) != setting:
+        message = f"{source} must be of the setting in {MANIFEST}"
+        raise InputError(message, got=_shown(row.setting), known=[_shown(setting)])
     return row
+
+
+def _shown(setting: Setting) -> str:
+    parts = (setting.device, setting.runtime, setting.precision, f"b{setting.batch}", f"t{setting.threads}")
+    return " ".join(parts)

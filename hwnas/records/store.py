@@ -4,7 +4,6 @@ import json
 import os
 import socket
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -14,7 +13,7 @@ from hwnas.errors import HwnasError, InputError
 from hwnas.records.lines import from_line, to_line
 from hwnas.records.manifest import MANIFEST, ProfileManifest, Session, read_manifest, with_session, write_manifest
 from hwnas.records.measurement import Measurement, Setting
-from hwnas.records.profile import MEASUREMENTS, Profile, parse_lines, read_lines, split_lines
+from hwnas.records.profile import MEASUREMENTS, Profile, parse_lines, read_lines, shared, split_lines
 
 HOLDER = ".writer.json"
 """Who writes into a profile, while somebody does."""
@@ -50,6 +49,8 @@ class Store:
         """Add one measurement; when this returns, it is on the disk."""
         if measurement.environment_id != self.profile.manifest.environment_id:
             raise ValueError(f"a row of environment {measurement.environment_id} in {self.path}")
+        if shared(measurement.setting) != shared(self.profile.manifest.setting):
+            raise ValueError(f"a row of another setting in {self.path}: {measurement.setting}")
         if self._session is not None:
             write_manifest(self.path, with_session(self.profile.manifest, self._session))
             self._session = None
@@ -81,7 +82,7 @@ class Store:
             current = read_manifest(self.path)
             _require_same(self.path, current, wanted)
         lines, notes = self._repaired(lines, rest)
-        rows = parse_lines(lines, path=self.path / MEASUREMENTS, environment_id=current.environment_id)
+        rows = parse_lines(lines, path=self.path / MEASUREMENTS, manifest=current)
         return Profile(self.path, current, rows, notes)
 
     def _repaired(self, lines: list[bytes], rest: bytes) -> tuple[list[bytes], tuple[str, ...]]:
@@ -172,7 +173,7 @@ def _require_same(path: Path, current: ProfileManifest, wanted: ProfileManifest)
 
 def _setting(setting: Setting) -> dict[str, str]:
     """What all rows share; the exporter may differ between a space's networks and others."""
-    return {name: str(value) for name, value in to_mapping(replace(setting, exporter="")).items()}
+    return {name: str(value) for name, value in to_mapping(shared(setting)).items()}
 
 
 def _unequal(there: Mapping[str, str | None], here: Mapping[str, str | None]) -> dict[str, tuple[str, str]]:

@@ -9,8 +9,9 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, count, islice, pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any, Literal, Protocol
 
 from torch import nn
@@ -22,12 +23,15 @@ from hwnas.train import checkpoint as checkpoints
 from hwnas.train.data.loading import Batch
 from hwnas.train.distributed import World
 from hwnas.train.facts import arch_names, identity, largest_macs
-from hwnas.train.machine import Interrupted, Stop, choose_threads, compile_blocks, cpu_settings, stop_on_signals
+from hwnas.train.machine import Interrupted, Stop, choose_threads, compiled_blocks, cpu_settings, stop_on_signals
 from hwnas.train.progress import Metrics, Progress, Status
-from hwnas.train.recipe import Recipe
+from hwnas.train.recipe import EmaConfig, Recipe
 from hwnas.train.seeds import generators_kept
 from hwnas.train.step import Stepper, StepResult
 from hwnas.train.strategies import Networks
+
+_FIRST_WEIGHTS = 0.05
+"""The share of an average that its first weights may have in the end."""
 
 
 class Batches(Protocol):
@@ -86,6 +90,7 @@ class Loop:
         self.seed, self.data = seed, data
         self.steps_per_epoch = _steps_per_epoch(batches, recipe)
         self.steps = self.steps_per_epoch * recipe.epochs
+        _require_average(recipe.ema, self.steps)
         self._part_size = recipe.part_size(self.world.size)
         self._stepper = Stepper(
             model, recipe, seed=seed, steps_per_epoch=self.steps_per_epoch, teacher=teacher, world=self.world
@@ -97,22 +102,24 @@ class Loop:
     def run(self, *, resume: bool = False) -> Outcome:
         """Train to the end; with `resume`, from the last checkpoint where there is one."""
         found = self._last_checkpoint(resume=resume)
-        compile_blocks(self.model, wanted=self.config.compile, device=self.world.device)
         with self._settings(found), stop_on_signals() as stop:
             if found is not None:
                 self._restore(found)
             return self._trained(stop)
 
     def rehearse(self, steps: int = 3) -> float:
-        """The median seconds of a few steps; the weights are changed, so the loop is of no use afterwards."""
-        seconds = []
+        """The median seconds of a few steps with their loading; the first one, which sets things up, does not count.
+
+        The weights are changed, so the loop is of no use afterwards.
+        """
+        ends = []
         with self._settings(None):
             self.model.train()
-            for step, parts in enumerate(islice(self._epoch(0, first=0), steps)):
-                began = time.perf_counter()
+            epochs = chain.from_iterable(self._epoch(epoch, first=0) for epoch in count())
+            for step, parts in enumerate(islice(epochs, steps + 1)):
                 self._stepper.run(step, parts, self._stepper.networks(step))
-                seconds.append(time.perf_counter() - began)
-        return sorted(seconds)[len(seconds) // 2]
+                ends.append(time.perf_counter())
+        return median(end - before for before, end in pairwise(ends))
 
     def take_average(self) -> bool:
         """Give the model the moving average of its weights, if there is one."""
@@ -140,7 +147,9 @@ class Loop:
         self._machine = {"threads": threads, "products": products()}
         if found is not None:
             self._machine = {name: found.about[name] for name in self._machine}
-        with generators_kept(), cpu_settings(**self._machine):
+        device = self.world.device
+        compiled = compiled_blocks(self.model, wanted=self.config.compile, device=device)
+        with generators_kept(device), cpu_settings(**self._machine), compiled:
             yield
 
     def _restore(self, found: checkpoints.Checkpoint) -> None:
@@ -168,6 +177,8 @@ class Loop:
             networks = self._stepper.networks(self._done)
             result = self._stepper.run(self._done, parts, networks)
             self._done += 1
+            self._require_finite(result, networks)
+            self._loss = result.loss
             self._after_step(epoch, result, networks, stop)
 
     def _epoch(self, epoch: int, *, first: int) -> Iterator[list[Batch]]:
@@ -180,9 +191,7 @@ class Loop:
     def _after_step(self, epoch: int, result: StepResult, networks: Networks, stop: Stop) -> None:
         """Agree with the other processes on how the step went and what is to be done; tell, save, stop."""
         due = self.world.leads and time.monotonic() - self._saved_at >= 60 * self.config.checkpoint_minutes
-        loss, stopping, saving = self.world.mean([result.loss, stop.asked, due])
-        self._require_finite(loss, networks)
-        self._loss = loss
+        stopping, saving = self.world.mean([stop.asked, due])
         if self.world.leads:
             self._tell(epoch, result, networks)
         if stopping or saving or self._done % self.steps_per_epoch == 0:
@@ -203,16 +212,16 @@ class Loop:
             "lr": result.lr,
             "images_per_s": round(status.images_per_s, 1),
             "macs": list(networks.macs),
+            "grad_norm": _finite(result.grad_norm),
         }
-        if result.grad_norm is not None:
-            row["grad_norm"] = result.grad_norm
         self._metrics.write(row)
         self._progress.update(status)
 
-    def _require_finite(self, loss: float, networks: Networks) -> None:
-        if math.isfinite(loss):
+    def _require_finite(self, result: StepResult, networks: Networks) -> None:
+        """The weights are still those of the step before."""
+        if not result.trouble:
             return
-        message = f"the loss must be finite, but that of step {self._done} is {loss}"
+        message = result.trouble.format(step=self._done)
         got = ", ".join(arch_names(self.model, networks.archs))
         raise InputError(message, got=got, hint=checkpoints.after_divergence(self.folder))
 
@@ -240,6 +249,19 @@ class Loop:
             "scaler": self._stepper.scaler.state_dict(),
             **self._machine,
         }
+
+
+def _require_average(config: EmaConfig, steps: int) -> None:
+    """An average must have forgotten the weights of the first step, but for a little, when the training ends."""
+    left = 0.0 if config.warmup else config.decay**steps
+    if left > _FIRST_WEIGHTS:
+        message = f"at most {_FIRST_WEIGHTS:.0%} of the average of the weights may be left of the first ones"
+        got = f"{left:.0%} after {steps} steps with ema.decay={config.decay}"
+        raise InputError(message, got=got, hint="ema.warmup=true, or a smaller ema.decay")
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _steps_per_epoch(batches: Batches, recipe: Recipe) -> int:

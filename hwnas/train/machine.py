@@ -93,10 +93,21 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[obj
     return torch.autocast(device.type, dtype=_DTYPES[precision])
 
 
-def compile_blocks(model: nn.Module, *, wanted: str, device: torch.device) -> None:
-    """Compile the segments of a network of its own; a supernet's networks change with every step and are not."""
+@contextmanager
+def compiled_blocks(model: nn.Module, *, wanted: str, device: torch.device) -> Iterator[None]:
+    """Compile the segments of a network of its own; a supernet's networks change with every step and are not.
+
+    Blocks share their code, which torch compiles only so many times: within it, at least once for each of them.
+    """
     if isinstance(model, Network) and (wanted == "blocks" or (wanted == "auto" and device.type == "cuda")):
-        for segment in model.segments().values():
+        import torch._dynamo.config as limits
+
+        segments = list(model.segments().values())
+        for segment in segments:
             segment.compile()
-    elif wanted == "blocks":
+        with limits.patch(recompile_limit=max(limits.recompile_limit, len(segments))):
+            yield
+        return
+    if wanted == "blocks":
         raise InputError("only the blocks of a network of a space can be compiled", got=type(model).__name__)
+    yield

@@ -20,7 +20,7 @@ from hwnas.supernet.network import Network
 from hwnas.supernet.supernet import Supernet, SupernetConfig
 from hwnas.supernet.transfer import carry_over
 from hwnas.train.recipe import InitialisationConfig, Recipe
-from hwnas.train.seeds import torch_seed
+from hwnas.train.seeds import seed_torch, torch_seed
 
 _TOKENS = ("class_token", "position", "cls_token", "pos_embed")
 """Parameters that are added to tokens or stand among them, by the last part of their name; timm's names too."""
@@ -131,8 +131,8 @@ def initialise(model: nn.Module, config: InitialisationConfig) -> None:
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
     """Within it, torch's global generator is seeded for fresh weights."""
-    with torch.random.fork_rng():
-        torch.manual_seed(torch_seed(seed, "weights"))
+    with torch.random.fork_rng(devices=[]):
+        seed_torch(torch_seed(seed, "weights"), torch.device("cpu"))
         yield
 
 

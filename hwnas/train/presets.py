@@ -29,7 +29,7 @@ _DEIT_AUGMENT = AugmentConfig(
     repeats=3,
 )
 _DEIT_MIX = MixConfig(mixup=0.8, cutmix=1.0, prob=1.0, switch=0.5, smoothing=0.1)
-_TOKENS = ("class_token", "position")
+_TOKENS = ("class_token", "position", "cls_token", "pos_embed")
 
 AUTOFORMER = Recipe(
     epochs=500,
@@ -87,7 +87,7 @@ average of the weights was kept and never evaluated, and is left out."""
 
 MICRO = Recipe(
     epochs=20,
-    batch_size=64,
+    batch_size=128,
     optimiser=OptimiserConfig(lr=4e-3, weight_decay=0.02, exempt=_TOKENS),
     schedule=ScheduleConfig(warmup_epochs=1, warmup_lr=1e-5, min_lr=1e-5),
     augment=AugmentConfig(

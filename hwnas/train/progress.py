@@ -37,11 +37,11 @@ class Metrics:
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Add the row of one step."""
-        self._file.write(json.dumps(row) + "\n")
+        self._file.write(json.dumps(row, allow_nan=False) + "\n")
         self._file.flush()
         if self._board is not None:
             for name in _SHOWN:
-                if name in row:
+                if row.get(name) is not None:
                     self._board.add_scalar(name, row[name], row["step"])
 
     def __enter__(self) -> Self:

@@ -191,6 +191,10 @@ class Recipe:
         if min(self.epochs, self.batch_size, self.accumulate) < 1:
             got = f"epochs {self.epochs}, batch_size {self.batch_size}, accumulate {self.accumulate}"
             raise InputError("epochs, batch_size and accumulate must be at least 1", got=got)
+        if self.sampling.widening_epochs > self.epochs:
+            message = "sampling.widening_epochs must not be more than epochs, or some choices are never trained"
+            got = f"{self.sampling.widening_epochs} of {self.epochs}"
+            raise InputError(message, got=got, hint=f"sampling.widening_epochs={self.epochs // 4}")
         if self.schedule.name == "cosine" and not 0 <= self.schedule.warmup_epochs < self.epochs:
             message = "schedule.warmup_epochs must be less than epochs"
             got = f"{self.schedule.warmup_epochs} of {self.epochs}"

@@ -42,6 +42,9 @@ class SamplingConfig:
         if self.budget != "none" and not 0 < self.macs_high >= self.macs_low:
             got = f"macs_low {self.macs_low}, macs_high {self.macs_high}"
             raise InputError("a budget must have macs_low <= macs_high, above 0", got=got)
+        if self.distinct and self.budget == "reject":
+            message = "distinct networks do not go together with drawing again for a budget"
+            raise InputError(message, got="distinct=true, budget=reject", hint="sampling.distinct=false")
         ways = [self.widening_epochs > 0 or self.distinct, self.identity > 0 or self.budget == "identity"]
         if all(ways):
             raise InputError("widening or distinct choices do not go together with a probability of identities")

@@ -29,11 +29,19 @@ def numpy_seeded(rng: np.random.Generator) -> Iterator[None]:
         np.random.set_state(before)  # noqa: NPY002
 
 
+def seed_torch(seed: int, device: torch.device) -> None:
+    """Seed torch's global generators of the CPU and of this device, no other one."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+
+
 @contextmanager
-def generators_kept() -> Iterator[None]:
-    """The global generators of numpy and torch are after it as they were before it."""
+def generators_kept(device: torch.device) -> Iterator[None]:
+    """The global generators of numpy and torch, of the CPU and this device, are after it as they were before it."""
     state = np.random.get_state()  # noqa: NPY002
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         try:
             yield
         finally:

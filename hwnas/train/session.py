@@ -1,14 +1,16 @@
 """A training from its pictures to its files: what the command `train` does, given a model, pictures and a recipe."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from hwnas.config import parse_json
 from hwnas.errors import InputError
 from hwnas.runs import write_atomic
 from hwnas.supernet.supernet import Supernet
+from hwnas.train.data.bad_images import BadImages
 from hwnas.train.data.loading import TrainBatches
 from hwnas.train.data.sources import Data
 from hwnas.train.distributed import World
@@ -17,6 +19,7 @@ from hwnas.train.recipe import Recipe
 from hwnas.train.weights import Origin, save_weights
 
 RESULT = "result.json"
+_BAD_SHOWN = 20
 
 Judge = Callable[[Supernet[Any, Any, Any]], Mapping[str, float]]
 """The accuracies of a trained supernet's smallest and largest network by name, or whatever else is to be kept."""
@@ -33,6 +36,8 @@ class TrainResult:
     outcome: Outcome
     accuracies: Mapping[str, float]
     """What the judge said."""
+    bad_pictures: Sequence[str] = ()
+    """Those that this process could not read and left out, since the training was begun or resumed."""
 
 
 def open_batches(
@@ -43,8 +48,9 @@ def open_batches(
     seed: int,
     workers: int = 0,
     world: World | None = None,
+    bad: BadImages | None = None,
 ) -> TrainBatches:
-    """The training pictures in batches of the size that one process takes at once."""
+    """The training pictures in batches of the size that one process takes at once; unreadable ones go to `bad`."""
     world = world or World()
     size = recipe.part_size(world.size)
     batches = TrainBatches(
@@ -56,6 +62,7 @@ def open_batches(
         workers=workers,
         rank=world.rank,
         world_size=world.size,
+        bad=bad,
     )
     if batches.batch_size != size:
         message = f"there must be at least {size * world.size} training pictures, a whole batch"
@@ -66,23 +73,44 @@ def open_batches(
 def train(loop: Loop, *, origin: Origin | None = None, judge: Judge | None = None, resume: bool = False) -> TrainResult:
     """Run a training to its end, write the weights and the result, and judge a supernet.
 
-    Where the recipe has a moving average, the model is left with it, and it is what is written and judged.
+    Where the recipe has a moving average, the model is left with it, and it is what is written and judged. All is
+    written before the judge is asked, and the result once more with what it said.
     """
     outcome = loop.run(resume=resume)
     averaged = loop.take_average()
+    values = _values(loop, outcome, averaged=averaged)
+    path = loop.folder
+    if loop.world.leads:
+        path = save_weights(loop.model, loop.folder, origin)
+        _write_result(loop.folder, values)
     accuracies: Mapping[str, float] = {}
     if judge is not None and isinstance(loop.model, Supernet):
         loop.model.eval()
         accuracies = judge(loop.model)
-    path = loop.folder
-    if loop.world.leads:
-        path = save_weights(loop.model, loop.folder, origin)
-        _write_result(loop.folder, outcome, averaged=averaged, accuracies=accuracies)
+        if loop.world.leads:
+            _write_result(loop.folder, {**values, "accuracies": dict(accuracies)})
     loop.world.wait()
-    return TrainResult(weights=path, average=averaged, outcome=outcome, accuracies=accuracies)
+    bad = tuple(_bad(loop).reasons)
+    return TrainResult(weights=path, average=averaged, outcome=outcome, accuracies=accuracies, bad_pictures=bad)
 
 
-def _write_result(run: Path, outcome: Outcome, *, averaged: bool, accuracies: Mapping[str, float]) -> None:
+def _values(loop: Loop, outcome: Outcome, *, averaged: bool) -> dict[str, Any]:
+    """What the result holds; a training that had ended before keeps what it had."""
+    count = round(loop.world.mean([len(_bad(loop))])[0] * loop.world.size)
+    file = loop.folder / RESULT
+    if outcome.loss is None and file.exists():
+        before = parse_json(file.read_text(encoding="utf-8"), source=str(file))
+        if isinstance(before, dict):
+            return before
     kind: Literal["average", "plain"] = "average" if averaged else "plain"
-    values = {**asdict(outcome), "weights": kind, "accuracies": dict(accuracies)}
+    bad = {"bad_pictures": count, "first_bad_pictures": list(_bad(loop).reasons)[:_BAD_SHOWN]}
+    return {**asdict(outcome), "weights": kind, "accuracies": {}, **bad}
+
+
+def _bad(loop: Loop) -> BadImages:
+    bad = getattr(loop.batches, "bad", None)
+    return bad if isinstance(bad, BadImages) else BadImages()
+
+
+def _write_result(run: Path, values: Mapping[str, Any]) -> None:
     write_atomic(run / RESULT, json.dumps(values, indent=2, allow_nan=False) + "\n")

@@ -4,6 +4,7 @@ A step is a function of the weights, the seed and its number: networks, mixing a
 are seeded for it alone.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,19 +21,22 @@ from hwnas.train.machine import autocast
 from hwnas.train.mixing import make_mixer
 from hwnas.train.optimisation import make_average, make_optimizer, make_schedule
 from hwnas.train.recipe import Recipe
-from hwnas.train.seeds import generator, torch_seed
+from hwnas.train.seeds import generator, seed_torch, torch_seed
 from hwnas.train.strategies import Networks, make_strategy
 from hwnas.train.teacher import answers
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step came to, on this process."""
+    """What a step came to."""
 
     loss: float
+    """The mean over all processes."""
     lr: float
     grad_norm: float | None
-    """Before it was clipped; None: gradients are not clipped."""
+    """Before it was clipped; None: it is not known under fp16 without clipping."""
+    trouble: str = ""
+    """What is no finite number; then the weights were not updated."""
 
 
 class Stepper:
@@ -80,15 +84,36 @@ class Stepper:
         self.world.finish_gradients(self.model.parameters(), unused=self.recipe.unused)
         self.world.average_buffers(self.model)
         norm = self._clip()
+        loss, everything = self._agreed(losses)
+        trouble = self._trouble(loss, everything, norm)
+        if not trouble:
+            self._update(step)
+        return StepResult(loss, self._optimizer.param_groups[0]["lr"], norm, trouble)
+
+    def _update(self, step: int) -> None:
         self.scaler.step(self._optimizer)
         self.scaler.update()
         self._optimizer.zero_grad(set_to_none=True)
         if self._average is not None:
             self._average.update(self.model, step=step + 1)
-        return StepResult(float(torch.stack(losses).mean()), self._optimizer.param_groups[0]["lr"], norm)
+
+    def _agreed(self, losses: Sequence[Tensor]) -> tuple[float, float]:
+        """The loss to report and the sum of all losses; a sum that is no number is none on any process."""
+        loss, everything = torch.stack([torch.stack([part[0], part.sum()]) for part in losses]).mean(0).tolist()
+        loss, everything = self.world.mean([loss, everything])
+        return loss, everything
+
+    def _trouble(self, loss: float, everything: float, norm: float | None) -> str:
+        if not math.isfinite(loss):
+            return f"the loss must be finite, but that of step {{step}} is {loss}"
+        if not math.isfinite(everything):
+            return f"all losses must be finite, but the sum of those of step {{step}} is {everything}"
+        if norm is not None and not math.isfinite(norm) and not self.scaler.is_enabled():
+            return f"gradients must be finite, but the norm of those of step {{step}} is {norm}"
+        return ""
 
     def _part(self, step: int, number: int, batch: Batch, networks: Networks) -> Tensor:
-        """Forward and backward of one part of a step; the loss to report."""
+        """Forward and backward of one part of a step; its losses, the one to report first."""
         lesson = self._lesson(batch.to(self.world.device), counters=(step, number, self.world.rank))
         losses = self.strategy.losses(lesson, networks)
         reported: list[Tensor] = []
@@ -96,13 +121,13 @@ class Stepper:
             with autocast(self.recipe.precision, self.world.device):
                 loss = next(losses, None)
             if loss is None:
-                return reported[0]
+                return torch.stack(reported)
             self.scaler.scale(loss / self.recipe.accumulate).backward()  # type: ignore[no-untyped-call]
             reported.append(loss.detach())
 
     def _lesson(self, batch: Batch, *, counters: tuple[int, int, int]) -> Lesson:
         mixed = self._mixer(batch.images, batch.labels, generator(self.seed, "mixing", *counters))
-        torch.manual_seed(torch_seed(self.seed, "drop path", *counters))
+        seed_torch(torch_seed(self.seed, "drop path", *counters), self.world.device)
         if self.teacher is None:
             return Lesson(mixed)
         with autocast(self.recipe.precision, self.world.device):
@@ -110,10 +135,14 @@ class Stepper:
 
     def _clip(self) -> float | None:
         limit = self.recipe.regularisation.clip
-        if not limit:
+        if not limit and self.scaler.is_enabled():
             return None
         self.scaler.unscale_(self._optimizer)
-        return float(nn.utils.clip_grad_norm_(self.model.parameters(), limit))
+        trained = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
+        norm = nn.utils.get_total_norm([parameter.grad for parameter in trained if parameter.grad is not None])
+        if limit:
+            nn.utils.clip_grads_with_norm_(trained, limit, norm)
+        return float(norm)
 
     def _sort_units(self, *, epoch: int) -> None:
         if not self.recipe.strategy.sort_units or epoch > self.recipe.sampling.widening_epochs:

@@ -55,6 +55,12 @@ class Strategy(ABC):
 class OneNetwork(Strategy):
     """A network of its own, whatever made it."""
 
+    def __init__(self, model: nn.Module, recipe: Recipe, *, seed: int) -> None:
+        if isinstance(model, Supernet):
+            message = f"strategy {recipe.strategy.name} trains a network of its own"
+            raise InputError(message, got=type(model).__name__, hint="--arch …, or strategy.name=single")
+        super().__init__(model, recipe, seed=seed)
+
     def losses(self, lesson: Lesson, networks: Networks) -> Iterator[Tensor]:
         """The loss of the one network."""
         yield self._supervised(self.model(lesson.mixed.images), lesson)

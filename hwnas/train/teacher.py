@@ -42,6 +42,8 @@ def _timm_teacher(
     if not pretrained and checkpoint is None:
         message = "a teacher of timm must have weights"
         raise InputError(message, got=name, hint="its published ones (pretrained), or a checkpoint file")
+    if checkpoint is None:
+        _require_published(name, num_classes)
     try:
         options: dict[str, Any] = {"pretrained": pretrained and checkpoint is None}
         teacher = create_timm(name, image_size=image_size, num_classes=num_classes, **options)
@@ -53,6 +55,16 @@ def _timm_teacher(
     if checkpoint is not None:
         _load(teacher, checkpoint)
     return teacher
+
+
+def _require_published(name: str, num_classes: int) -> None:
+    """With another number of classes timm would leave out the published classifier and draw one at random."""
+    from timm.models import get_pretrained_cfg
+
+    config = get_pretrained_cfg(name.removeprefix(_PREFIX))
+    if config is not None and config.num_classes != num_classes:
+        message = f"a teacher with its published weights must know the same {num_classes} classes"
+        raise InputError(message, got=f"{name}, which knows {config.num_classes}", hint="--teacher-weights FILE")
 
 
 def _load(teacher: nn.Module, path: Path) -> None:

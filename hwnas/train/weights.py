@@ -64,13 +64,31 @@ def save_weights(model: nn.Module, folder: Path, origin: Origin | None = None) -
 
 
 def load_model(path: Path) -> nn.Module:
-    """A network of a space or a model of timm, from a file of a training or from its run folder."""
+    """A network of a space or a model of timm, from a file of a training or from its run folder.
+
+    Either says by `input_shape` what pictures it takes.
+    """
+    file = _file(path)
+    about = _about(file)
+    return _load_timm(file, about) if about.get("schema") == SCHEMA else load_network(file).network
+
+
+def origin_of(path: Path) -> Origin:
+    """What a file of one network, or that of a run folder, says that it holds."""
+    file = _file(path)
+    about = _about(file)
+    if about.get("schema") == SCHEMA:
+        return _timm_origin(about)
+    stored = load_network(file)
+    return SpaceOrigin(space=stored.space, arch=stored.arch)
+
+
+def _file(path: Path) -> Path:
     file = next((path / name for name in (NETWORK, MODEL) if (path / name).is_file()), path)
     if not file.is_file():
         hint = f"a run that holds {NETWORK} or {MODEL}"
         raise InputError("there must be a file of one network", got=path, hint=hint)
-    about = _about(file)
-    return _load_timm(file, about) if about.get("schema") == SCHEMA else load_network(file).network
+    return file
 
 
 def _save_timm(model: nn.Module, path: Path, origin: TimmOrigin) -> Path:
@@ -88,13 +106,18 @@ def _save_timm(model: nn.Module, path: Path, origin: TimmOrigin) -> Path:
 def _load_timm(path: Path, about: dict[str, Any]) -> nn.Module:
     from hwnas.train.models import create_timm
 
-    origin = from_mapping(TimmOrigin, {key: value for key, value in about.items() if key != "schema"})
+    origin = _timm_origin(about)
     model = create_timm(origin.name, image_size=origin.image_size, num_classes=origin.num_classes)
     try:
         model.load_state_dict(safetensors.torch.load_file(path))
     except RuntimeError as error:
         raise InputError(f"the weights in {path} do not fit what it says they are", got=error) from error
+    model.input_shape = (3, origin.image_size, origin.image_size)  # type: ignore[assignment]
     return model
+
+
+def _timm_origin(about: dict[str, Any]) -> TimmOrigin:
+    return from_mapping(TimmOrigin, {key: value for key, value in about.items() if key != "schema"})
 
 
 def _about(path: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from tests.train.toys import AUTOFORMER, EVERY_STEP, ToyBatches, toy_batches, to
 RECIPE: Recipe = toy_recipe(
     regularisation=RegularisationConfig(drop_path=0.2, clip=1.0),
     mix=MixConfig(mixup=0.8, cutmix=1.0, smoothing=0.1),
-    ema=EmaConfig(decay=0.9),
+    ema=EmaConfig(decay=0.8),
 )
 
 

@@ -22,7 +22,7 @@ CASES: dict[str, tuple[Any, Recipe]] = {
             strategy=StrategyConfig(name="several", networks=2),
             regularisation=RegularisationConfig(drop_path=0.2, clip=1.0),
             mix=MixConfig(mixup=0.8),
-            ema=EmaConfig(decay=0.9),
+            ema=EmaConfig(decay=0.5),
         ),
     ),
 }

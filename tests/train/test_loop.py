@@ -17,9 +17,11 @@ from hwnas.supernet.products import VARIABLE
 from hwnas.train.checkpoint import FOLDER, checkpoints, read_checkpoint
 from hwnas.train.data.loading import Batch
 from hwnas.train.loop import Loop
-from hwnas.train.machine import Interrupted
+from hwnas.train.machine import Interrupted, compiled_blocks
+from hwnas.train.models import fresh_network
+from hwnas.train.presets import for_network
 from hwnas.train.progress import METRICS, read_metrics
-from hwnas.train.recipe import OptimiserConfig, Recipe
+from hwnas.train.recipe import EmaConfig, OptimiserConfig, Recipe
 from tests.train.killed import RECIPE
 from tests.train.test_strategies import SEVERAL
 from tests.train.toys import (
@@ -257,3 +259,30 @@ def test_progress_is_a_line_an_epoch(tmp_path: Path, capsys: pytest.CaptureFixtu
     lines = err.splitlines()
     assert [line.split("  ")[0] for line in lines] == ["epoch 1", "epoch 2", "epoch 3"]
     assert all("images/s" in line and line.endswith("s left") for line in lines)
+
+
+def test_a_step_with_a_number_that_is_none_leaves_the_weights_alone(tmp_path: Path) -> None:
+    loop = toy_loop(tmp_path, AUTOFORMER, toy_recipe())
+    before = weights(loop.model)
+    weight = loop.model.get_parameter("shared.head.classifier.weight")
+    weight.register_hook(lambda gradient: gradient * float("inf"))  # type: ignore[no-untyped-call]
+    with pytest.raises(InputError, match=r"the norm of those of step 1 is (nan|inf)"):
+        loop.run()
+    assert_same(weights(loop.model), before)
+
+
+def test_an_average_that_has_not_forgotten_the_first_weights(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"(?s)at most 5% of .* 83% after 18 steps with ema.decay=0.99") as caught:
+        toy_loop(tmp_path, AUTOFORMER, toy_recipe(ema=EmaConfig(decay=0.99)))
+    assert caught.value.hint == "ema.warmup=true, or a smaller ema.decay"
+    toy_loop(tmp_path, AUTOFORMER, toy_recipe(ema=EmaConfig(decay=0.99, warmup=True)))
+
+
+def test_blocks_may_be_compiled_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch._dynamo.config as limits
+
+    network = fresh_network(AUTOFORMER, AUTOFORMER.largest(), for_network(toy_recipe()), seed=0)
+    monkeypatch.setattr(limits, "recompile_limit", 1)
+    with compiled_blocks(network, wanted="blocks", device=torch.device("cpu")):
+        assert limits.recompile_limit == len(network.segments()) > 1
+    assert limits.recompile_limit == 1

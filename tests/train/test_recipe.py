@@ -70,9 +70,9 @@ def test_rates_grow_with_the_batch_where_they_should() -> None:
 
 
 def test_values_are_changed_by_dotted_keys() -> None:
-    changes = {"optimiser.lr": "1e-4", "epochs": "7", "mix.token_mixup": "false", "unused": "decay"}
+    changes = {"optimiser.lr": "1e-4", "epochs": "77", "mix.token_mixup": "false", "unused": "decay"}
     recipe = overridden(RESNAS, {**changes, "optimiser.betas": "[0.9, 0.95]", "strategy.name": "single"})
-    assert (recipe.optimiser.lr, recipe.epochs, recipe.mix.token_mixup, recipe.unused) == (1e-4, 7, False, "decay")
+    assert (recipe.optimiser.lr, recipe.epochs, recipe.mix.token_mixup, recipe.unused) == (1e-4, 77, False, "decay")
     assert (recipe.optimiser.betas, recipe.strategy.name) == ((0.9, 0.95), "single")
     assert set(differences(to_mapping(RESNAS), to_mapping(recipe))) == {*changes, "optimiser.betas", "strategy.name"}
 
@@ -89,6 +89,7 @@ def test_values_are_changed_by_dotted_keys() -> None:
         ("epochs", "0", r"must be at least 1"),
         ("epochs", "1", r"warmup_epochs must be less than epochs"),
         ("regularisation.drop_path", "1.0", r"drop_path must be 0 to 1"),
+        ("sampling.widening_epochs", "99", r"widening_epochs must not be more than epochs"),
         ("ema.decay", "1", r"decay of an average"),
         ("teacher.temperature", "0", r"temperature above 0"),
         ("strategy.networks", "0", r"networks must be at least 1"),

@@ -169,6 +169,7 @@ def test_identities_need_a_space_that_has_them(space: Space[Any, Any]) -> None:
         ({"budget": "reject"}, "macs_low <= macs_high"),
         ({"widening_epochs": -1}, "0 or more"),
         ({"widening_epochs": 3, "identity": 0.2}, "do not go together"),
+        ({"distinct": True, "budget": "reject", "macs_high": 1}, "do not go together with drawing again"),
     ],
 )
 def test_settings_that_cannot_work(changes: dict[str, Any], message: str) -> None:

@@ -10,14 +10,15 @@ import torch
 from hwnas.errors import InputError
 from hwnas.supernet.families import make_supernet
 from hwnas.supernet.store import load_network, load_supernet
+from hwnas.train.data.bad_images import BadImages
 from hwnas.train.data.images import ArrayImages
 from hwnas.train.data.sources import Data
 from hwnas.train.models import fresh_network, fresh_supernet, inherited_network, timm_network
 from hwnas.train.presets import RESNAS, for_network
 from hwnas.train.recipe import EmaConfig, RegularisationConfig
 from hwnas.train.session import open_batches, train
-from hwnas.train.weights import SpaceOrigin, TimmOrigin, load_model, save_weights
-from tests.train.toys import AUTOFORMER, assert_same, toy_batches, toy_loop, toy_recipe, weights
+from hwnas.train.weights import SpaceOrigin, TimmOrigin, load_model, origin_of, save_weights
+from tests.train.toys import AUTOFORMER, ToyBatches, assert_same, toy_batches, toy_loop, toy_recipe, weights
 from tests.train.toys import RESNAS as RESNAS_SPACE
 
 
@@ -40,7 +41,7 @@ def test_a_supernet_is_trained_judged_and_saved(tmp_path: Path) -> None:
 
 
 def test_the_average_is_what_is_saved(tmp_path: Path) -> None:
-    loop = toy_loop(tmp_path, AUTOFORMER, toy_recipe(ema=EmaConfig(decay=0.9)))
+    loop = toy_loop(tmp_path, AUTOFORMER, toy_recipe(ema=EmaConfig(decay=0.8)))
     result = train(loop)
     assert result.average
     average = loop._stepper.parts.average
@@ -61,6 +62,7 @@ def test_a_network_goes_on_from_what_its_supernet_knows(tmp_path: Path) -> None:
     )
     stored = load_network(result.weights)
     assert stored.arch == arch
+    assert origin_of(tmp_path) == SpaceOrigin(space=AUTOFORMER, arch=arch)
     assert_same(weights(stored.network), weights(network))
 
 
@@ -69,11 +71,12 @@ def test_a_model_of_timm_is_trained_too(tmp_path: Path) -> None:
     model = timm_network("timm:test_vit", recipe, image_size=32, num_classes=3, seed=0)
     batches = toy_batches(AUTOFORMER, recipe)
     batches.images = torch.nn.functional.interpolate(batches.images[:, :1].expand(-1, 3, -1, -1), size=32)
-    result = train(
-        toy_loop(tmp_path, AUTOFORMER, recipe, model=model, batches=batches),
-        origin=TimmOrigin(name="test_vit", image_size=32, num_classes=3),
-    )
-    assert_same(weights(load_model(result.weights)), weights(model))
+    origin = TimmOrigin(name="test_vit", image_size=32, num_classes=3)
+    result = train(toy_loop(tmp_path, AUTOFORMER, recipe, model=model, batches=batches), origin=origin)
+    loaded = load_model(result.weights)
+    assert_same(weights(loaded), weights(model))
+    assert loaded.input_shape == (3, 32, 32)
+    assert origin_of(tmp_path) == origin
 
 
 def test_fresh_weights_are_a_function_of_the_seed() -> None:
@@ -120,3 +123,35 @@ def test_batches_are_as_large_as_a_process_can_take() -> None:
 def test_too_few_pictures_for_a_batch() -> None:
     with pytest.raises(InputError, match="at least 16 training pictures, a whole batch"):
         open_batches(pictures(10), toy_recipe(), image_shape=(3, 15, 15), seed=0)
+
+
+def test_weights_outlive_a_judge_that_fails(tmp_path: Path) -> None:
+    def judge(supernet: Any) -> dict[str, float]:
+        raise OSError("the held-out pictures are gone")
+
+    with pytest.raises(OSError, match="are gone"):
+        train(toy_loop(tmp_path, AUTOFORMER, toy_recipe(epochs=1)), judge=judge)
+    first = json.loads((tmp_path / "result.json").read_text())
+    assert (first["accuracies"], first["bad_pictures"]) == ({}, 0)
+    loop = toy_loop(tmp_path, AUTOFORMER, toy_recipe(epochs=1))
+    result = train(loop, judge=lambda _: {"largest": 0.5}, resume=True)
+    assert_same(weights(load_supernet(result.weights)), weights(loop.model))
+    assert json.loads((tmp_path / "result.json").read_text()) == {**first, "accuracies": {"largest": 0.5}}
+
+
+class Spoilt(ToyBatches):
+    bad = BadImages(reasons={"a.png": "cut off"})
+
+
+def test_pictures_that_could_not_be_read_are_told(tmp_path: Path) -> None:
+    plain = toy_batches(AUTOFORMER, toy_recipe())
+    batches = Spoilt(plain.images, plain.labels, plain.batch_size)
+    result = train(toy_loop(tmp_path, AUTOFORMER, toy_recipe(epochs=1), batches=batches))
+    assert result.bad_pictures == ("a.png",)
+    values = json.loads((tmp_path / "result.json").read_text())
+    assert (values["bad_pictures"], values["first_bad_pictures"]) == (1, ["a.png"])
+
+
+def test_batches_count_what_they_cannot_read_where_they_are_told() -> None:
+    bad = BadImages(limit=3)
+    assert open_batches(pictures(40), toy_recipe(), image_shape=(3, 15, 15), seed=0, bad=bad).bad is bad

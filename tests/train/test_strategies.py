@@ -178,6 +178,8 @@ def test_strategies_that_a_model_cannot_have() -> None:
     network = fresh_network(AUTOFORMER, AUTOFORMER.smallest(), toy_recipe(), seed=0)
     with pytest.raises(InputError, match="strategy single trains a supernet"):
         make_strategy(network, toy_recipe(), seed=0)
+    with pytest.raises(InputError, match="strategy network trains a network of its own"):
+        make_strategy(make_supernet(VITAS), strategy_recipe("network"), seed=0)
     with pytest.raises(InputError, match="must have bilateral sharing"):
         make_strategy(make_supernet(VITAS), strategy_recipe("bilateral"), seed=0)
     with pytest.raises(InputError, match="sorted in a supernet of ViT-ResNAS alone"):

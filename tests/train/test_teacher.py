@@ -56,7 +56,7 @@ def test_published_weights_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatc
     create = timm.create_model
     monkeypatch.setattr("timm.create_model", lambda *a, **k: (unreachable if k["pretrained"] else create)(*a, **k))
     with pytest.raises(MissingError, match="weights of timm:test_vit must be at hand or downloadable") as caught:
-        load_teacher(NAME, image_size=32, num_classes=3, pretrained=True)
+        load_teacher(NAME, image_size=32, num_classes=1000, pretrained=True)
     assert caught.value.got == "the hub cannot be reached"
     assert caught.value.hint == "a checkpoint file of the teacher"
 
@@ -80,3 +80,9 @@ def test_bad_teachers_are_named(tmp_path: Path) -> None:
     save_network(network, tmp_path / "network.safetensors", space=AUTOFORMER, arch=AUTOFORMER.largest())
     with pytest.raises(InputError, match="must take images of 48 x 48"):
         load_teacher(str(tmp_path), image_size=48, num_classes=3)
+
+
+def test_a_published_classifier_of_other_classes_is_no_teacher() -> None:
+    with pytest.raises(InputError, match=r"(?s)must know the same 3 classes.* which knows 1000") as caught:
+        load_teacher(NAME, image_size=32, num_classes=3, pretrained=True)
+    assert caught.value.hint == "--teacher-weights FILE"

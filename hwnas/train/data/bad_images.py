@@ -27,7 +27,11 @@ class BadImages:
         self.reasons[key] = reason
         if len(self.reasons) > self.limit:
             message = f"more than {self.limit} pictures cannot be read"
-            raise InputError(message, got=self.summary(), hint="repair or remove them, or allow more with max_bad")
+            raise InputError(
+                message,
+                got=self.summary(),
+                hint=f"repair or remove them, or allow more: --max-bad {2 * self.limit or 1}",
+            )
         _log.warning("skipped %s, which cannot be read: %s", key, reason)
 
     def summary(self) -> str:

@@ -5,6 +5,7 @@ Position is the place in an epoch of all ranks together; rank r of w has the pos
 
 import logging
 import os
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -184,6 +185,7 @@ def _loaded(steps: _Steps, workers: int) -> Iterator[Fetched]:
         batch_size=None,
         num_workers=min(workers, max(1, len(steps))),
         collate_fn=_unchanged,
+        worker_init_fn=_outlive_signals,
         generator=torch.Generator(),  # otherwise the loader draws from torch's global one
     )
     yield from loader
@@ -191,6 +193,15 @@ def _loaded(steps: _Steps, workers: int) -> Iterator[Fetched]:
 
 def _unchanged(fetched: Any) -> Any:
     return fetched
+
+
+def _outlive_signals(worker: int) -> None:
+    """A signal to all processes of a training must leave it its workers until it has saved its state.
+
+    They end with the loader; a second SIGTERM ends them at once, so that nothing waits for them in vain.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
 
 
 def _array_shape(images: Images) -> tuple[int, ...] | None:

@@ -220,7 +220,7 @@ def _require_classes(source: _Source, name: str, num_classes: int | None) -> Non
         raise InputError(message, got=f"fewer in {', '.join(few)}")
     if num_classes not in (None, count):
         message = f"{name} has {count} classes, and so must the network"
-        raise InputError(message, got=num_classes, hint=f"--classes {count}")
+        raise InputError(message, got=num_classes, hint=f"a network for {count} classes")
 
 
 def _with_test(source: _Source) -> _Source:

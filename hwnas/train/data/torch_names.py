@@ -54,7 +54,7 @@ def open_torch(name: str, *, root: Path | None, train: bool, download: bool) -> 
     if short not in NAMES:
         raise unknown("data: torch/", short, NAMES, hint="--data torch/{}")
     if root is None:
-        raise InputError(f"{name} needs the folder in which it lies", hint="--data-root DIR")
+        raise InputError(f"{name} needs the folder in which it lies", hint="--root DIR")
     split = "train" if train else "validation"
     try:
         dataset = create_dataset(name.casefold(), root=str(root), split=split, download=download)

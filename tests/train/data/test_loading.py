@@ -2,7 +2,10 @@
 
 import itertools
 import logging
+import multiprocessing
+import os
 import random
+import signal
 import time
 from typing import Any
 
@@ -41,6 +44,18 @@ def normalised(pictures: Any) -> Tensor:
     """Bytes (B, H, W, C) as a network sees them."""
     mean, std = torch.tensor(IMAGENET.mean), torch.tensor(IMAGENET.std)
     return ((torch.from_numpy(pictures).double() / 255 - mean) / std).permute(0, 3, 1, 2).float()
+
+
+def test_workers_outlive_a_signal_to_all_processes() -> None:
+    images = array_images(20)
+    epoch = batches(images, PLAIN, workers=1, batch_size=1).epoch(0)
+    found = [next(epoch)]
+    (worker,) = multiprocessing.active_children()
+    assert worker.pid is not None
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(worker.pid, number)
+    found.extend(epoch)
+    assert_same(found, list(batches(images, PLAIN, batch_size=1).epoch(0)))
 
 
 def test_an_epoch_is_a_permutation_without_its_last_partial_batch() -> None:

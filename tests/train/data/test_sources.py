@@ -154,7 +154,7 @@ def test_names_that_lead_nowhere(tmp_path: Path) -> None:
 def test_the_network_must_have_as_many_classes() -> None:
     with pytest.raises(InputError, match="digits has 10 classes, and so must the network") as caught:
         opened("digits", classes=1000)
-    assert (caught.value.got, caught.value.hint) == (1000, "--classes 10")
+    assert (caught.value.got, caught.value.hint) == (1000, "a network for 10 classes")
     with pytest.raises(InputError, match="1 or 3 channels"):
         opened("digits", classes=10, shape=(4, 8, 8))
 
