@@ -61,6 +61,9 @@ def _print_list(found: tuple[ProfileSummary, ...], *, as_json: bool) -> None:
         print_json(found)
     elif found:
         print_table(_COLUMNS, map(_row, found))
+        for summary in found:
+            if summary.problem is not None:
+                click.echo(f"{summary.name}: {summary.problem}", err=True)
     else:
         print_line("There are no profiles here; hwnas profile makes one.")
 

@@ -142,7 +142,7 @@ class Bench:
         The reference network has the exporter that is its own, so that it is one graph for tasks of every exporter.
         """
         setting = replace(task.setting, exporter=exporter(task.setting.runtime, task.reference))
-        key = (setting, task.reference)
+        key = (setting, replace(task.reference, arch=None))  # its network_id says what the arch does
         if key in self._places:
             return self._places[key]
         self._tell("reference")

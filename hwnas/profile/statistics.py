@@ -92,7 +92,10 @@ def typical_ns(samples: Samples) -> float:
         runs = np.asarray(samples.wall_ns, dtype=np.float64)
     if not len(runs):
         raise InputError("a measurement must have at least one run")
-    return float(np.quantile(runs, QUANTILE))
+    found = float(np.quantile(runs, QUANTILE))
+    if found <= 0:
+        raise InputError("the runs of a measurement must take some time", got=f"{found:g} ns")
+    return found
 
 
 def relative_latency(samples: Samples, reference: Samples) -> float:

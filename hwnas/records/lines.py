@@ -41,14 +41,10 @@ def subject_from(data: object, *, where: str) -> Subject:
 
 
 def _require_whole(samples: Samples, *, source: str) -> None:
-    """Every clock has a time above 0 for each run, or for none."""
-    clocks = (samples.wall_ns, samples.cpu_ns, samples.device_ns)
-    lengths = {len(values) for values in (*clocks, samples.switches) if values}
-    if not samples.wall_ns or len(lengths) > 1:
-        got = ", ".join(str(len(values)) for values in (*clocks, samples.switches))
-        raise InputError(f"{source} must have as many times as runs", got=got)
-    if any(value <= 0 for values in clocks for value in values):
-        raise InputError(f"{source}: every run must have taken some time", got=0)
+    """Every clock has a time for each run, or for none."""
+    lengths = [len(values) for values in (samples.wall_ns, samples.cpu_ns, samples.device_ns, samples.switches)]
+    if not samples.wall_ns or not set(lengths) <= {0, lengths[0]}:
+        raise InputError(f"{source} must have a time for each run", got=", ".join(map(str, lengths)))
 
 
 def require_schema(got: object, *, expected: str, source: str) -> None:

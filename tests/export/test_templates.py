@@ -7,7 +7,16 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from hwnas.export.templates import TemplateStore, cache_folder, default_store
+from hwnas.errors import InputError
+from hwnas.export.templates import (
+    EXPORTING,
+    TemplateStore,
+    _code_digest,
+    _versions,
+    cache_folder,
+    default_store,
+    require_writable,
+)
 
 SIZES = [(4, 96), (3, 60), (5, 100), (6, 90), (7, 70)]
 
@@ -110,3 +119,29 @@ def test_a_file_says_what_it_is(tmp_path: Path) -> None:
     stored = json.loads(file.read_text())
     assert stored["schema"] == "hwnas.templates/1"
     assert json.loads(stored["content"])["structure"] == "text"
+
+
+def test_other_exporting_code_has_other_templates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in EXPORTING:
+        (tmp_path / f"{name}.py").write_text(name)
+    digests = {_code_digest(tmp_path)}
+    for name in EXPORTING:
+        (tmp_path / f"{name}.py").write_text(f"{name} changed")
+        digests.add(_code_digest(tmp_path))
+    assert len(digests) == 1 + len(EXPORTING)
+    here = _versions()
+    _versions.cache_clear()
+    monkeypatch.setattr("hwnas.export.templates.hwnas_version", lambda: "99")
+    assert _versions() != here
+    _versions.cache_clear()
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_with_a_way_out(tmp_path: Path) -> None:
+    require_writable(tmp_path / "cache")
+    assert list((tmp_path / "cache" / "templates").iterdir()) == []
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match="cannot be written") as caught:
+        require_writable(tmp_path / "file")
+    assert caught.value.hint == "HWNAS_CACHE=DIR for another folder"
+    with pytest.raises(InputError, match="cannot be written"):
+        learned(tmp_path / "file")

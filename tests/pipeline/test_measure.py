@@ -226,3 +226,53 @@ def test_a_request_says_its_command() -> None:
     assert " ".join(request.command()[6:]) == (
         "--minutes 2.5 --batch 1,8 --runtime onnxruntime --repeats 2 --also timm:a --also timm:b --out x --no-landmarks"
     )
+
+
+def test_in_the_own_folder_a_profile_begins_beside_those_of_another_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    measure(REQUEST, workplace=Place().workplace)
+    other, listener = Place(versions=("torch==2.16.0",)), Listener()
+    beside = measure(REQUEST, workplace=other.workplace, reporter=listener)
+    assert (beside.profiles[0].path.name, beside.num_measured) == ("autoformer-micro-onnxruntime-fp32-b1-t1-2", 8)
+    assert "(torch: there 2.15.0, here 2.16.0); measuring into profiles/" in listener.texts[0]
+    assert measure(REQUEST, workplace=other.workplace).num_skipped == 8
+    assert measure(REQUEST, workplace=Place().workplace).num_skipped == 8
+
+
+def edited_plan(path: Path, *, head: dict[str, object], setting: dict[str, object]) -> None:
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines[0].update(head)
+    lines[2]["setting"].update(setting)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+@pytest.mark.parametrize(
+    ("head", "setting", "message"),
+    [
+        ({"pairs": 7}, {}, "line 1: pairs must be at least 8"),
+        ({"device": "a100"}, {}, r"line 2: setting\.device must be that of the whole plan"),
+        ({}, {"device": "a100"}, r"line 3: setting\.device must be that of the whole plan"),
+        ({}, {"runtime": "torch"}, r"line 3: setting\.runtime must be"),
+        ({}, {"precision": "fp16"}, r"line 3: setting\.precision must be"),
+        ({}, {"threads": 2}, r"line 3: setting\.threads must be"),
+        ({}, {"batch": 0}, r"line 3: setting\.batch must be at least 1"),
+    ],
+)
+def test_a_plan_that_is_no_one_campaign_is_refused(
+    tmp_path: Path, head: dict[str, object], setting: dict[str, object], message: str
+) -> None:
+    write_plan(REQUEST, tmp_path / "plan.jsonl")
+    edited_plan(tmp_path / "plan.jsonl", head=head, setting=setting)
+    with pytest.raises(InputError, match=message):
+        measure_plan(tmp_path / "plan.jsonl", out=tmp_path / "out", workplace=Place().workplace)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_plan_of_nothing_is_refused(tmp_path: Path) -> None:
+    write_plan(REQUEST, tmp_path / "plan.jsonl")
+    head = json.loads((tmp_path / "plan.jsonl").read_text().splitlines()[0])
+    (tmp_path / "plan.jsonl").write_text(json.dumps({**head, "num_tasks": 0}) + "\n")
+    with pytest.raises(InputError, match="must hold at least one task"):
+        measure_plan(tmp_path / "plan.jsonl", out=tmp_path / "out", workplace=Place().workplace)

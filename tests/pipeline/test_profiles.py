@@ -42,3 +42,18 @@ def test_a_profile_of_another_name_is_an_error_with_the_nearest(folder: Path) ->
     with pytest.raises(InputError, match="profile 'autoformer-mikro' is not known") as caught:
         show_profile("autoformer-mikro", profiles=folder)
     assert caught.value.hint == "hwnas profiles show toy-2c/autoformer-micro"
+
+
+def test_what_is_broken_is_a_row_with_its_problem(folder: Path) -> None:
+    broken = folder / "toy-2c" / "broken"
+    broken.mkdir()
+    (broken / "manifest.json").write_text("{")
+    old = folder / "toy-2c" / "empty"
+    (old / "measurements.jsonl").write_text("{}\n")
+    good, first, second = list_profiles(folder)
+    assert (good.name, good.problem) == ("toy-2c/autoformer-micro", None)
+    assert (first.device, first.runtime, first.num_networks, first.created_utc) == ("toy-2c", None, 0, "")
+    assert "manifest.json is not JSON" in str(first.problem)
+    assert (second.runtime, second.num_networks) == ("onnxruntime", 0)
+    assert "line 1 must hold a measurement" in str(second.problem)
+    assert show_profile("autoformer-micro", profiles=folder).quality.num_networks == 2

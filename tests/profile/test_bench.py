@@ -2,12 +2,18 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
+from torch import Tensor, nn
 
-from hwnas.devices import detect
-from hwnas.errors import InputError
-from hwnas.profile.bench import Bench
+from hwnas.devices import DEVICES, Device, detect
+from hwnas.errors import InputError, MissingError
+from hwnas.profile.bench import Bench, require_runner
+from hwnas.profile.runners.runner import AVAILABLE, Availability, Session
+from hwnas.profile.runners.torch_eager import TorchRunner
 from hwnas.profile.statistics import relative_latency
 from hwnas.profile.subjects import REFERENCE, space_subject, timm_subject
 from hwnas.profile.task import Task, parse_task
@@ -115,3 +121,82 @@ def test_two_threads_have_no_cpu_time() -> None:
     assert outcome.samples is not None
     assert outcome.samples.cpu_ns == ()
     assert len(outcome.samples.switches) == len(outcome.samples.wall_ns) >= 4
+
+
+def test_the_reference_is_prepared_once_for_each_batch_whatever_exports_the_networks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    prepared: list[Setting] = []
+    prepare = TorchRunner.prepare
+
+    def counting(self: TorchRunner, module: nn.Module, images: Tensor, setting: Setting) -> Session:
+        prepared.append(setting)
+        return prepare(self, module, images, setting)
+
+    monkeypatch.setattr(TorchRunner, "prepare", counting)
+    told: list[str] = []
+    bench = Bench(stage=told.append)
+    torch_setting = replace(SETTING, runtime="torch")
+    settings = [replace(torch_setting, batch=batch, exporter=way) for way in ("module", "other") for batch in (1, 2)]
+    for setting in settings:
+        assert bench.measure(replace(TASK, setting=setting, subject=TASK.reference, pairs=1)).failure is None
+    assert len(prepared) == 4 + 2
+    assert told.count("reference") == 2
+    bench.close()
+    bench.measure(replace(TASK, setting=torch_setting, subject=TASK.reference, pairs=1))
+    assert told.count("reference") == 3
+    bench.close()
+
+
+def test_a_cache_that_cannot_be_written_is_known_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setenv("HWNAS_CACHE", str(tmp_path / "file"))
+    for ask in (lambda: Bench().facts(SETTING), lambda: Bench().measure(TASK)):
+        with pytest.raises(InputError, match="cannot be written") as caught:
+            ask()
+        assert caught.value.hint == "HWNAS_CACHE=DIR for another folder"
+    assert Bench().facts(replace(SETTING, runtime="torch")).runtime["torch"]
+
+
+@pytest.mark.parametrize(
+    ("reported", "integrated", "fits"),
+    [("NVIDIA H200", False, True), ("NVIDIA L4", False, False), ("NVIDIA T400", False, False), ("Orin", True, True)],
+)
+def test_the_first_gpu_of_cuda_must_be_the_one_that_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch, reported: str, integrated: bool, fits: bool
+) -> None:
+    monkeypatch.setattr("hwnas.profile.bench.device_of", lambda setting: DEVICES.get(setting.device))
+    monkeypatch.setattr("hwnas.profile.bench.load_runner", lambda name: Willing())
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: reported)
+    properties = SimpleNamespace(is_integrated=integrated)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
+    setting = Setting(device="h200", runtime="torch")
+    if fits:
+        assert isinstance(require_runner(setting), Willing)
+        return
+    with pytest.raises(MissingError, match="the first GPU of CUDA must be the device h200") as caught:
+        require_runner(setting)
+    assert caught.value.got == reported
+    assert "CUDA_VISIBLE_DEVICES" in str(caught.value.hint)
+    assert "CUDA_DEVICE_ORDER" in str(caught.value.hint)
+
+
+def test_a_gpu_of_no_datasheet_is_known_by_what_its_driver_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Device(name="nvidia-t400", kind="gpu", vendor="nvidia", architecture="unknown", reported=("NVIDIA T400",))
+    monkeypatch.setattr("hwnas.profile.bench.device_of", lambda setting: device)
+    monkeypatch.setattr("hwnas.profile.bench.load_runner", lambda name: Willing())
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(is_integrated=False))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "NVIDIA T400")
+    assert isinstance(require_runner(Setting(device="nvidia-t400", runtime="torch")), Willing)
+
+
+class Willing:
+    """A runner for everything."""
+
+    def available(self, device: Device) -> Availability:
+        return AVAILABLE
+
+    def supports(self, setting: Setting) -> Availability:
+        return AVAILABLE

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from hwnas.errors import InputError
-from hwnas.profile.library import entries, find_entry, folder_name, folders_of, free_name, search_path
+from hwnas.profile.library import Broken, entries, find_entry, folder_name, folders_of, free_name, scan, search_path
 from hwnas.records import Store
 from tests.records.rows import MANIFEST, SESSION, SETTING
 
@@ -84,3 +84,16 @@ def test_where_nothing_is_the_error_says_where_it_looked(tmp_path: Path) -> None
     with pytest.raises(InputError, match="is not known") as caught:
         find_entry("x", [(tmp_path / "profiles", "own")])
     assert caught.value.hint == f"hwnas profile to make one; looked in {tmp_path / 'profiles'}"
+
+
+def test_a_broken_profile_is_found_and_keeps_no_other_from_being_found(tmp_path: Path) -> None:
+    profile(tmp_path / "toy" / "a")
+    (profile(tmp_path / "toy" / "b") / "manifest.json").write_text("{")
+    places = [(tmp_path, "own")]
+    good, broken = scan(places)  # type: ignore[arg-type]
+    assert (good.name, broken.name) == ("toy/a", "toy/b")
+    assert isinstance(broken, Broken)
+    assert [entry.name for entry in entries(places)] == ["toy/a"]  # type: ignore[arg-type]
+    assert find_entry("a", places).name == "toy/a"  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="is not JSON"):
+        find_entry("b", places)  # type: ignore[arg-type]

@@ -73,8 +73,16 @@ def test_latency_is_the_ratio_times_the_reference() -> None:
 def test_the_reference_latency_is_a_quantile_of_all_its_runs() -> None:
     campaign = [cpu(*range(1, 7)), cpu(*range(7, 12))]
     assert reference_latency_ms(campaign) == pytest.approx(3)  # of 1 … 11: 1 + 0.2 * 10
-    with pytest.raises(InputError, match="no run of the reference network counts"):
+    disturbed = Samples(wall_ns=(5_000_000,) * 6, switches=(2,) * 6)
+    assert reference_latency_ms([*campaign, disturbed]) == pytest.approx(3)
+    assert reference_latency_ms([disturbed]) == pytest.approx(5)  # none counts, so all do
+    with pytest.raises(InputError, match="at least one run of the reference network"):
         reference_latency_ms([Samples(wall_ns=())])
+
+
+def test_runs_that_take_no_time_are_no_measurement() -> None:
+    with pytest.raises(InputError, match="must take some time"):
+        relative_latency(cpu(5), cpu(0))
 
 
 def test_a_slowdown_of_the_machine_falls_out_of_the_ratio() -> None:

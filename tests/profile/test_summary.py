@@ -6,7 +6,7 @@ import pytest
 
 from hwnas.errors import GateError
 from hwnas.profile.summary import assess, figures, repeated_pairs, require_stable
-from hwnas.records import DeviceState, Measurement, Profile
+from hwnas.records import DeviceState, Measurement, Profile, Samples
 from tests.records.rows import MANIFEST, failed, row
 
 
@@ -109,3 +109,13 @@ def test_the_gate_stops_what_cannot_be_relied_on(shaky: Profile, problem: str) -
     assert str(caught.value.got).count("toy/a: ") >= 1
     assert problem in str(caught.value.got)
     assert caught.value.exit_code == 4
+
+
+def test_a_campaign_in_which_no_reference_run_counts_is_judged_and_not_refused() -> None:
+    disturbed = Samples(wall_ns=(4_000_000,) * 24, switches=(1,) * 24)
+    shaky = profile(*(replace(row(number), samples=disturbed, reference=disturbed) for number in range(3)))
+    found = figures(shaky)
+    assert [item.latency_ms for item in found] == pytest.approx([4.0] * 3)
+    assert not any(item.verdict.stable for item in found)
+    assert "only 0 runs of the network count (24 were disturbed)" in found[0].verdict.reason
+    assert "100% of the measurements are unstable, and 10% is the most" in assess(shaky).problems

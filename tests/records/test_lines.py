@@ -34,6 +34,8 @@ def test_a_line_is_one_line_of_plain_json_with_raw_samples() -> None:
         (lambda data: data["subject"].update(arch=[1]), r"line 3: subject\.arch must be a table"),
         (lambda data: data["samples"].update(wall_ns=[1.5]), r"line 3\.samples\.wall_ns\[0\] must be a whole number"),
         (lambda data: data.update(subject=None), "line 3: subject must be a table"),
+        (lambda data: data["samples"].update(wall_ns=[]), "line 3 must have a time for each run"),
+        (lambda data: data["reference"].update(switches=[0]), "line 3 must have a time for each run"),
     ],
 )
 def test_a_wrong_line_is_an_error_that_names_it(change: object, message: str) -> None:

@@ -184,3 +184,18 @@ def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
 def test_a_row_of_another_environment_is_our_own_mistake(tmp_path: Path) -> None:
     with open_store(tmp_path / "p") as store, pytest.raises(ValueError, match="environment"):
         store.append(replace(row(0), environment_id="0" * 16))
+
+
+@pytest.mark.parametrize("change", [{"batch": 8}, {"device": "toy-4c"}, {"precision": "fp16"}, {"threads": 2}])
+def test_a_row_of_another_setting_is_neither_written_nor_read(tmp_path: Path, change: dict[str, object]) -> None:
+    other = row(0, setting=replace(SETTING, **change))  # type: ignore[arg-type]
+    with open_store(tmp_path / "p") as store:
+        with pytest.raises(ValueError, match="another setting"):
+            store.append(other)
+        store.append(row(0, setting=replace(SETTING, exporter="dynamo")))
+    with (tmp_path / "p" / MEASUREMENTS).open("a") as file:
+        file.write(to_line(other) + "\n")
+    for read in (open_store, load_profile):
+        with pytest.raises(InputError, match=r"line 2 must be of the setting in manifest\.json") as caught:
+            read(tmp_path / "p")
+        assert str(next(iter(change.values()))) in str(caught.value.got)
