@@ -1,0 +1,228 @@
+"""Supernets of the micro spaces, each trained for about a minute on one core: what their networks can do afterwards.
+
+    python -m benchmarks.micro_training [--spaces autoformer-micro,resnas-micro] [--seeds 3] [--epochs N] [--save]
+    python -m benchmarks.micro_training --set optimiser.lr=1e-3 --set batch_size=64
+
+A training is a fixed number of epochs of the recipe `micro` on `digits-clutter`, on one thread, so that its result
+does not depend on how busy the machine is; seconds are those of the process on a core. Then the smallest, the largest
+and `--networks` random networks (every gene uniform) are judged on the held-out pictures with inherited weights, batch
+norms recalibrated. The linear classifier is a logistic regression on the pixels of the same training pictures, with
+the best of three strengths of regularisation on the held-out ones.
+
+Each finished training is written to `--state`, and another call with the same settings reads it there.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.support.saving import save
+from hwnas.config import from_mapping, load_json, to_mapping
+from hwnas.devices import detect
+from hwnas.pipeline.training.judging import make_judge
+from hwnas.runs import write_atomic
+from hwnas.space import SPACES
+from hwnas.supernet.products import fast_products, products
+from hwnas.train.data.config import DataConfig
+from hwnas.train.data.images import ArrayImages
+from hwnas.train.data.sources import Data, open_data
+from hwnas.train.loop import Loop, LoopConfig
+from hwnas.train.models import fresh_supernet
+from hwnas.train.presets import MICRO
+from hwnas.train.recipe import Recipe, overridden
+from hwnas.train.session import open_batches, train
+
+EPOCHS = {"autoformer-micro": 20, "resnas-micro": 9, "vitas-micro": 14, "vitas-twins-micro": 10, "glit-micro": 11}
+"""What takes about a minute."""
+
+STRENGTHS = (1e-4, 1e-3, 1e-2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One training of one space."""
+
+    epochs: int
+    cpu_s: float
+    images_per_s: float
+    smallest: float
+    largest: float
+    accuracies: tuple[float, ...]
+    """Of the random networks."""
+    macs: tuple[int, ...]
+
+    @property
+    def spread(self) -> float:
+        """From the worst to the best random network."""
+        return float(np.ptp(self.accuracies))
+
+    @property
+    def central_spread(self) -> float:
+        """The same without the 5 % at either end."""
+        low, high = np.quantile(self.accuracies, (0.05, 0.95))
+        return float(high - low)
+
+    @property
+    def correlation(self) -> float:
+        """Spearman's, of accuracy with MACs."""
+        from scipy.stats import spearmanr  # type: ignore[import-untyped]
+
+        return float(spearmanr(self.accuracies, self.macs).statistic)
+
+
+def chosen_recipe(name: str, options: argparse.Namespace) -> Recipe:
+    """The recipe `micro` with the epochs of a space, and what the command line changes."""
+    changes = dict(change.split("=", 1) for change in options.set)
+    return replace(overridden(MICRO, changes), epochs=options.epochs or EPOCHS[name])
+
+
+def linear_accuracy(data: Data) -> float:
+    """Of logistic regression on the pixels."""
+    from sklearn.linear_model import LogisticRegression
+
+    train, heldout = (_pixels(images) for images in (data.train, data.heldout))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it need not have converged to the last digit
+        fitted = [LogisticRegression(C=strength, max_iter=60).fit(train, data.train.labels) for strength in STRENGTHS]
+    return max(float(model.score(heldout, data.heldout.labels)) for model in fitted)
+
+
+def _pixels(images: Any) -> NDArray[np.float32]:
+    assert isinstance(images, ArrayImages)
+    flat = images.array.reshape(len(images), -1)
+    return (flat / 255 - 0.5).astype(np.float32)
+
+
+def measure(name: str, data: Data, recipe: Recipe, *, seed: int, networks: int) -> Finding:
+    """Train the supernet of a space and judge its networks."""
+    space = SPACES.get(name)
+    supernet = fresh_supernet(space, recipe, seed=seed)
+    batches = open_batches(data, recipe, image_shape=space.config.input_shape, seed=seed)
+    with tempfile.TemporaryDirectory() as folder:
+        settings = LoopConfig(threads=1, progress=False)
+        loop = Loop(Path(folder), supernet, batches, recipe, seed=seed, data=data.fingerprint, config=settings)
+        began = time.process_time()
+        train(loop)
+        cpu_s = time.process_time() - began
+    genomes = space.sample(np.random.default_rng(seed), networks)
+    archs = [space.smallest(), space.largest(), *space.decode(genomes)]
+    with fast_products():
+        found = make_judge(supernet.eval(), data, checkpoint_id="last").judge(archs)
+    smallest, largest, *rest = [accuracy.top1 for accuracy in found]
+    return Finding(
+        epochs=recipe.epochs,
+        cpu_s=cpu_s,
+        images_per_s=loop.steps * recipe.batch_size / cpu_s,
+        smallest=smallest,
+        largest=largest,
+        accuracies=tuple(rest),
+        macs=tuple(space.costs(genomes).macs.tolist()),
+    )
+
+
+def remembered(path: Path, settings: Mapping[str, Any], make: Callable[[], Finding]) -> Finding:
+    """What a file knows of a training with these settings, else what comes of it now."""
+    wanted = json.loads(json.dumps(settings))
+    if path.exists():
+        known: Any = load_json(path)
+        if known["settings"] == wanted:
+            return from_mapping(Finding, known["finding"])
+    finding = make()
+    write_atomic(path, json.dumps({"settings": wanted, "finding": asdict(finding)}) + "\n")
+    return finding
+
+
+def row(name: str, linear: Sequence[float], findings: Sequence[Finding]) -> str:
+    """What came out for a space, over the seeds: means, and the range where it matters."""
+    cells = [
+        name,
+        str(findings[0].epochs),
+        f"{mean(finding.cpu_s for finding in findings):.0f}",
+        f"{mean(finding.images_per_s for finding in findings):,.0f}",
+        _ranged([100 * value for value in linear]),
+        _ranged([100 * finding.smallest for finding in findings]),
+        _ranged([100 * finding.largest for finding in findings]),
+        _ranged([100 * mean(finding.accuracies) for finding in findings]),
+        _ranged([100 * finding.spread for finding in findings]),
+        _ranged([100 * finding.central_spread for finding in findings]),
+        _ranged([finding.correlation for finding in findings], digits=2),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _ranged(values: Sequence[float], *, digits: int = 1) -> str:
+    middle = f"{mean(values):.{digits}f}"
+    return f"{middle} ({min(values):.{digits}f} – {max(values):.{digits}f})" if len(values) > 1 else middle
+
+
+HEADER = (
+    "| space | epochs | CPU s | images a CPU s | linear % | smallest % | largest % | random %, mean | spread, points "
+    "| 5 – 95 %, points | Spearman with MACs |"
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--spaces", default=",".join(EPOCHS), help="names, separated by commas")
+    parser.add_argument("--seeds", type=int, default=3, help="trainings of a space, with seeds from 0 on")
+    parser.add_argument("--epochs", type=int, help="instead of what takes about a minute")
+    parser.add_argument("--networks", type=int, default=30, help="random networks that are judged")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a value of the recipe")
+    parser.add_argument("--state", default="runs/micro_training", help="folder in which finished trainings are kept")
+    parser.add_argument("--save", action="store_true", help="write the table to benchmarks/results/")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    Path(options.state).mkdir(parents=True, exist_ok=True)
+    pictures = [_opened(seed) for seed in range(options.seeds)]
+    linear = [linear_accuracy(data) for data in pictures]
+    rows = [row(name, linear, findings(name, pictures, options)) for name in options.spaces.split(",")]
+    print(text := "\n".join([HEADER, "|" + " --- |" * (HEADER.count("|") - 1), *rows]))
+    if options.save:
+        print(f"saved {report(text, options, pictures[0])}")
+
+
+def findings(name: str, pictures: Sequence[Data], options: argparse.Namespace) -> list[Finding]:
+    """What comes of a space, seed by seed."""
+    recipe, found = chosen_recipe(name, options), []
+    for seed, data in enumerate(pictures):
+        settings = {"data": data.fingerprint, "recipe": to_mapping(recipe), "networks": options.networks}
+        path = Path(options.state) / f"{name}-{seed}.json"
+        make = partial(measure, name, data, recipe, seed=seed, networks=options.networks)
+        found.append(remembered(path, settings, make))
+        print(f"{name} seed {seed}: {found[-1]}", file=sys.stderr)
+    return found
+
+
+def _opened(seed: int) -> Data:
+    return open_data(DataConfig(name="digits-clutter", seed=seed), image_shape=(3, 32, 32))
+
+
+def report(text: str, options: argparse.Namespace, data: Data) -> Path:
+    """Keep the table."""
+    judged = f"{options.networks} networks on {len(data.heldout):,} held-out pictures"
+    ranges = f"mean over {options.seeds} seeds, lowest and highest in brackets"
+    return save(
+        text,
+        name="micro_training",
+        device=detect().cpu.slug,
+        title="Supernets of the micro spaces after about a minute on one core",
+        command=f"python -m benchmarks.micro_training {' '.join(sys.argv[1:])}",
+        notes=f"Epochs of {len(data.train):,} pictures; {judged}; {ranges}; products: {products()}.",
+    )
+
+
+if __name__ == "__main__":
+    main()
