@@ -20,12 +20,12 @@ from torch import nn
 from hwnas.errors import InputError
 from hwnas.export.assembly import Assembly
 from hwnas.export.holes import Filled, UnfitError
+from hwnas.export.parity import TOLERANCE
 from hwnas.export.precision import in_precision, precision_type
 from hwnas.export.segment import export_segment
 from hwnas.export.structure import OpaqueError, Structure, read_structure
 from hwnas.export.templates import Template, TemplateStore, default_store
 
-_AGREES = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1}
 """The largest difference of an inferred segment from torch's, as a share of the largest output."""
 
 
@@ -148,5 +148,5 @@ class _Work:
         outputs = evaluate(graph.finish(), x.numpy())
         if outputs.shape != expected.shape:
             return False
-        close = np.abs(outputs - expected).max() <= _AGREES[self.precision] * np.abs(expected).max()
+        close = np.abs(outputs - expected).max() <= TOLERANCE[self.precision] * np.abs(expected).max()
         return bool(close)

@@ -15,7 +15,7 @@ from hwnas.errors import GateError
 from hwnas.runs import write_atomic
 
 SCHEMA = "hwnas.parity/1"
-TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1}
+TOLERANCE = {"fp32": 1e-4, "tf32": 1e-2, "fp16": 2e-2, "bf16": 1e-1}
 """The largest difference of a logit by precision, as a share of the largest logit that torch gives in float32."""
 
 Array = NDArray[np.float32]

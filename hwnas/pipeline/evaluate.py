@@ -18,7 +18,7 @@ from hwnas.pipeline.training.options import TrainConfig, absolute_name, supernet
 from hwnas.runs import Run
 from hwnas.space.arch import Arch
 from hwnas.space.space import Space
-from hwnas.supernet.store import load_supernet
+from hwnas.supernet.store import load_supernet, read_about
 from hwnas.train.accuracy import Accuracy, judge_module
 from hwnas.train.data.config import DataConfig
 from hwnas.train.data.sources import Data, open_data
@@ -174,16 +174,9 @@ def _is_supernet(run: Path) -> bool:
             hint = f"hwnas train --out {run} --resume"
             raise InputError(f"{run} must hold trained weights", got="a training that has not ended", hint=hint)
         return (run / SUPERNET).is_file()
-    import safetensors
-
-    try:
-        with safetensors.safe_open(run, framework="pt") as file:
-            about = json.loads((file.metadata() or {}).get("hwnas", "{}"))
-    except FileNotFoundError as error:
-        raise InputError(f"there is no run and no file {run}") from error
-    except (OSError, ValueError, safetensors.SafetensorError) as error:
-        raise InputError(f"{run} must be a run or a file of weights that hwnas wrote", got=error) from error
-    return bool(about.get("kind") == "supernet")
+    if not run.exists():
+        raise InputError(f"there is no run and no file {run}")
+    return bool(read_about(run).get("kind") == "supernet")
 
 
 def _require_split(data: Data, split: Split) -> None:

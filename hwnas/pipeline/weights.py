@@ -1,6 +1,5 @@
 """A network of a space as a module: with weights from a file, or with fresh ones."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,9 +67,9 @@ def _fresh(
 
 
 def _from_file(name: str, arch: Any, path: Path, *, command: str) -> WeightedNetwork:
-    from hwnas.supernet.store import load_network, load_supernet
+    from hwnas.supernet.store import load_network, load_supernet, read_about
 
-    if _kind(path) == "supernet":
+    if read_about(path).get("kind") == "supernet":
         supernet = load_supernet(path)
         space = _same_space(name, supernet.space, path)
         network = find_arch(space, _given(space, arch, command=command), command=command)
@@ -83,18 +82,6 @@ def _from_file(name: str, arch: Any, path: Path, *, command: str) -> WeightedNet
     if arch is not None:
         _require_same_network(space, find_arch(space, arch, command=command), stored.arch, path)
     return WeightedNetwork(module=stored.network, space=space, arch=stored.arch, weights=str(path), fresh=False)
-
-
-def _kind(path: Path) -> str | None:
-    """What a file of weights says that it holds; None where it does not, and reading it says why."""
-    import safetensors
-
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {}).get("hwnas", "{}"))
-    except (OSError, ValueError, safetensors.SafetensorError):
-        return None
-    return about.get("kind") if isinstance(about, dict) else None
 
 
 def _given(space: Space[Any, Any], arch: Any, *, command: str) -> Any:

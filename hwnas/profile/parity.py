@@ -3,11 +3,9 @@
 import torch
 from torch import Tensor, nn
 
+from hwnas.export.parity import TOLERANCE
 from hwnas.profile.runners.runner import MeasurementError
 from hwnas.records import Parity
-
-TOLERANCE = {"fp32": 1e-4, "tf32": 1e-2, "fp16": 2e-2, "bf16": 1e-1}
-"""The largest difference of a logit, as a share of the largest logit."""
 
 MAX_IMAGES = 8
 """Compared images of a batch: torch computes them on the CPU."""

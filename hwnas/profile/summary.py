@@ -99,6 +99,7 @@ def assess(profile: Profile) -> Quality:
     """Judge a profile."""
     found = figures(profile)
     pairs = _samples(profile)
+    repeated = _repeated([row for row, _, _ in pairs], found)
     rows = [row for row, _, _ in pairs]
     references = [theirs for _, _, theirs in sorted(pairs, key=lambda pair: pair[0].started_utc)]
     unstable = [item.verdict.reason for item in found if not item.verdict.stable]
@@ -107,12 +108,12 @@ def assess(profile: Profile) -> Quality:
     return Quality(
         num_networks=len(profile.counts),
         num_measurements=len(rows),
-        num_repeated=len(repeated_pairs(profile)),
+        num_repeated=len(repeated),
         failures=_counted(failed),
         num_unstable=len(unstable),
         unstable=_counted([(_kind(reason), reason) for reason in unstable]),
         reference_ms=reference_latency_ms(references) if references else None,
-        noise_floor=noise_floor(repeated_pairs(profile)),
+        noise_floor=noise_floor(repeated),
         drift=drift(references) if references else None,
         exporters=tuple(sorted({row.setting.exporter for row in rows})),
         throttled=_throttled(rows),
@@ -124,9 +125,13 @@ def assess(profile: Profile) -> Quality:
 
 def repeated_pairs(profile: Profile) -> list[tuple[float, float]]:
     """The latencies of networks measured twice: first and second, of different processes."""
+    return _repeated([row for row, _, _ in _samples(profile)], figures(profile))
+
+
+def _repeated(rows: Sequence[Measurement], found: Sequence[Figures]) -> list[tuple[float, float]]:
     first: dict[str, tuple[str, float]] = {}
     pairs: dict[str, tuple[float, float]] = {}
-    for row, item in zip((row for row, _, _ in _samples(profile)), figures(profile), strict=True):
+    for row, item in zip(rows, found, strict=True):
         known = first.setdefault(row.subject.network_id, (row.process_id, item.latency_ms))
         if known[0] != row.process_id:
             pairs.setdefault(row.subject.network_id, (known[1], item.latency_ms))

@@ -75,6 +75,19 @@ def load_network(path: Path) -> StoredNetwork:
     return StoredNetwork(network, space, arch)
 
 
+def read_about(path: Path) -> dict[str, Any]:
+    """What a file of weights says of itself; its tensors are not read."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(_KEY, "{}")
+    except FileNotFoundError as error:
+        raise InputError(f"there is no file {path}") from error
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        raise InputError(f"{path} is not a file of weights that hwnas wrote", got=error) from error
+    about = parse_json(text, source=f"the metadata of {path}")
+    return about if isinstance(about, dict) else {}
+
+
 def _save(path: Path, module: nn.Module, about: Mapping[str, Any]) -> None:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
     metadata = {_KEY: json.dumps({"schema": SCHEMA, **about}, allow_nan=False)}
@@ -82,20 +95,12 @@ def _save(path: Path, module: nn.Module, about: Mapping[str, Any]) -> None:
 
 
 def _load(path: Path, *, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(_KEY, "{}")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
-    except FileNotFoundError as error:
-        raise InputError(f"there is no file {path}") from error
-    except (OSError, ValueError, safetensors.SafetensorError) as error:
-        raise InputError(f"{path} is not a file of weights that hwnas wrote", got=error) from error
-    return _about(parse_json(text, source=f"the metadata of {path}"), kind=kind, path=path), tensors
+    about = _checked(read_about(path), kind=kind, path=path)
+    return about, safetensors.torch.load_file(path)
 
 
-def _about(values: object, *, kind: str, path: Path) -> dict[str, Any]:
+def _checked(about: dict[str, Any], *, kind: str, path: Path) -> dict[str, Any]:
     """The metadata, known to have every field of its kind, each a text or a table."""
-    about = values if isinstance(values, dict) else {}
     if about.get("schema") != SCHEMA:
         raise InputError(f"{path} must hold weights of the form {SCHEMA}", got=about.get("schema", "none"))
     if about.get("kind") != kind:

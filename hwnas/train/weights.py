@@ -14,13 +14,13 @@ import safetensors
 import safetensors.torch
 from torch import nn
 
-from hwnas.config import from_mapping, parse_json
+from hwnas.config import from_mapping
 from hwnas.errors import InputError
 from hwnas.runs import write_atomic
 from hwnas.space.arch import Arch
 from hwnas.space.space import Space
 from hwnas.supernet.network import Network
-from hwnas.supernet.store import load_network, save_network, save_supernet
+from hwnas.supernet.store import load_network, read_about, save_network, save_supernet
 from hwnas.supernet.supernet import Supernet
 
 SCHEMA = "hwnas.timm/1"
@@ -69,14 +69,14 @@ def load_model(path: Path) -> nn.Module:
     Either says by `input_shape` what pictures it takes.
     """
     file = _file(path)
-    about = _about(file)
+    about = read_about(file)
     return _load_timm(file, about) if about.get("schema") == SCHEMA else load_network(file).network
 
 
 def origin_of(path: Path) -> Origin:
     """What a file of one network, or that of a run folder, says that it holds."""
     file = _file(path)
-    about = _about(file)
+    about = read_about(file)
     if about.get("schema") == SCHEMA:
         return _timm_origin(about)
     stored = load_network(file)
@@ -118,13 +118,3 @@ def _load_timm(path: Path, about: dict[str, Any]) -> nn.Module:
 
 def _timm_origin(about: dict[str, Any]) -> TimmOrigin:
     return from_mapping(TimmOrigin, {key: value for key, value in about.items() if key != "schema"})
-
-
-def _about(path: Path) -> dict[str, Any]:
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(_KEY, "{}")
-    except (OSError, safetensors.SafetensorError) as error:
-        raise InputError(f"{path} is not a file of weights that hwnas wrote", got=error) from error
-    about = parse_json(text, source=f"the metadata of {path}")
-    return about if isinstance(about, dict) else {}

@@ -145,7 +145,9 @@ def test_another_environment_is_refused_with_what_differs(tmp_path: Path, wanted
 def test_the_exporter_of_the_manifest_alone_keeps_nothing_apart(tmp_path: Path) -> None:
     open_store(tmp_path / "p").close()
     other = manifest(setting=replace(SETTING, exporter="dynamo"))
-    Store(tmp_path / "p", manifest=other, session=SESSION).close()
+    with_other = Store(tmp_path / "p", manifest=other, session=SESSION)
+    with_other.close()
+    assert with_other.profile.manifest.setting == SETTING
 
 
 def test_measurements_without_a_manifest_are_refused(tmp_path: Path) -> None:

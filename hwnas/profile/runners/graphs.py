@@ -1,14 +1,9 @@
 """How a runtime that reads ONNX gets the graph of a network."""
 
-from typing import TYPE_CHECKING
-
 from torch import Tensor, nn
 
 from hwnas.errors import InputError
 from hwnas.records import Setting
-
-if TYPE_CHECKING:
-    import onnx
 
 EXPORTERS = ("composed", "dynamo", "dynamo-dynamic")
 """The values of `Setting.exporter` that make a graph."""
@@ -23,18 +18,15 @@ def onnx_graph(module: nn.Module, images: Tensor, setting: Setting) -> bytes:
     if setting.exporter not in EXPORTERS:
         message = f"{setting.runtime} takes graphs, which an exporter must make"
         raise InputError(message, got=setting.exporter, known=EXPORTERS)
-    data: bytes = _model(module, images, setting).SerializeToString()
-    return data
-
-
-def _model(module: nn.Module, images: Tensor, setting: Setting) -> "onnx.ModelProto":
-    from hwnas.export.compose import Segmented, compose
-    from hwnas.export.dynamo import export_dynamo
-    from hwnas.export.precision import in_precision
+    from hwnas.export.onnx_graph import build_onnx
 
     batch, *shape = images.shape
-    precision = "fp32" if setting.precision == "tf32" else setting.precision
-    if setting.exporter == "composed" and isinstance(module, Segmented):
-        return compose(module, input_shape=shape, batch=batch, precision=precision).model
-    fixed = None if setting.exporter == "dynamo-dynamic" else batch
-    return export_dynamo(in_precision(module, precision), input_shape=shape, batch=fixed)
+    graph = build_onnx(
+        module,
+        input_shape=shape,
+        batch=None if setting.exporter == "dynamo-dynamic" else batch,
+        precision="fp32" if setting.precision == "tf32" else setting.precision,
+        exporter="auto" if setting.exporter == "composed" else "dynamo",
+    )
+    data: bytes = graph.model.SerializeToString()
+    return data

@@ -4,7 +4,6 @@ Position is the place in an epoch of all ranks together; rank r of w has the pos
 """
 
 import logging
-import os
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from hwnas.devices.machine import usable_cores
 from hwnas.errors import InputError
 from hwnas.train.data.augment import IMAGENET, AugmentConfig, Normalization, view_transform
 from hwnas.train.data.bad_images import BadImages
@@ -142,7 +142,7 @@ def usable_workers(wanted: int) -> int:
     """As many processes as were asked for, or as there are processor cores; fewer are announced."""
     if wanted < 0:
         raise InputError("the number of workers must not be negative", got=wanted)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     if wanted > cores:
         _log.warning("%d workers load pictures, not %d: there are %d processor cores", cores, wanted, cores)
     return min(wanted, cores)
