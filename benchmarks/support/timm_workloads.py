@@ -2,15 +2,13 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hwnas import workload as operations
 from hwnas.errors import InputError
+from hwnas.records.workloads import plain_operations, workload_from
 from hwnas.runs import package_versions, write_atomic
-from hwnas.workload import Operation, Workload
+from hwnas.workload import Workload
 
 
 def cache_folder() -> Path:
@@ -29,7 +27,7 @@ def timm_workload(name: str, *, image_size: int, folder: Path) -> Workload | Non
         data = _traced(name, image_size)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, json.dumps(data, separators=(",", ":")))
-    return None if "failure" in data else Workload(tuple(_operation(row) for row in data["operations"]))
+    return None if "failure" in data else workload_from(data["operations"])
 
 
 def _traced(name: str, image_size: int) -> dict[str, Any]:
@@ -39,24 +37,4 @@ def _traced(name: str, image_size: int) -> dict[str, Any]:
         workload = build_timm(name, image_size=image_size).workload()
     except InputError as error:
         return {"failure": str(error)}
-    return {"operations": _merged(workload.operations)}
-
-
-def _merged(rows: Sequence[Operation]) -> list[dict[str, Any]]:
-    """Equal operations once, with the number of times that they run: names are not kept."""
-    merged: dict[Operation, Operation] = {}
-    for row in rows:
-        key = replace(row, name="", times=1, shared=0)
-        old = merged.get(key, replace(key, times=0))
-        merged[key] = replace(old, times=old.times + row.times, shared=old.shared + row.shared)
-    return [_plain(row) for row in merged.values()]
-
-
-def _plain(row: Operation) -> dict[str, Any]:
-    extra = {"variant": row.label} if row.label != row.kind else {}
-    return {"type": type(row).__name__, "times": row.times, "shared": row.shared, **extra, **row.shape}
-
-
-def _operation(row: Mapping[str, Any]) -> Operation:
-    made: Operation = getattr(operations, row["type"])(name="", **{k: v for k, v in row.items() if k != "type"})
-    return made
+    return {"operations": plain_operations(workload)}

@@ -74,7 +74,9 @@ _NAMES: dict[str, tuple[str, str, str]] = {
 
 def match(reported: str) -> Device | None:
     """The device behind a name that a driver reports, or None; another variant is no match."""
-    return _BY_REPORTED.get(normalised(reported))
+    wanted = normalised(reported)
+    found = (device for device in DEVICES.things() if wanted in map(normalised, device.reported))
+    return next(found, None)
 
 
 def normalised(reported: str) -> str:
@@ -125,5 +127,3 @@ def _count(text: str, unit: int) -> int | None:
 
 DEVICES = _devices()
 """The devices known by name; datasheet gigabytes of memory are taken as GiB, as the drivers count them."""
-
-_BY_REPORTED = {normalised(reported): device for device in DEVICES.things() for reported in device.reported}

@@ -20,13 +20,12 @@ from torch import nn
 from hwnas.errors import InputError
 from hwnas.export.assembly import Assembly
 from hwnas.export.holes import Filled, UnfitError
-from hwnas.export.parity import TOLERANCE
-from hwnas.export.precision import in_precision, precision_type
+from hwnas.export.parity import EXACT_TOLERANCE
+from hwnas.export.precision import precision_type
+from hwnas.export.rounding import rounded_weights
 from hwnas.export.segment import export_segment
 from hwnas.export.structure import OpaqueError, Structure, read_structure
 from hwnas.export.templates import Template, TemplateStore, default_store
-
-"""The largest difference of an inferred segment from torch's, as a share of the largest output."""
 
 
 @runtime_checkable
@@ -137,16 +136,16 @@ class _Work:
             ) from error
 
     def _agrees(self, segment: nn.Module, shape: Sequence[int], found: Filled) -> bool:
-        """Whether the graph gives what the segment gives."""
-        from hwnas.export.evaluate import evaluate
+        """Whether the graph, computed in float32, gives what the segment gives with the same weights."""
+        from hwnas.export.evaluate import evaluate, widened
 
         x = torch.randn(tuple(shape), generator=torch.Generator().manual_seed(0))
         graph = Assembly(precision=self.precision, shape=shape)
         graph.append("segment", found, segment)
         with torch.inference_mode():
-            expected = in_precision(segment, "fp32")(x).numpy()
-        outputs = evaluate(graph.finish(), x.numpy())
+            expected = rounded_weights(segment, precision=self.precision)(x).numpy()
+        outputs = evaluate(widened(graph.finish()), x.numpy())
         if outputs.shape != expected.shape:
             return False
-        close = np.abs(outputs - expected).max() <= TOLERANCE[self.precision] * np.abs(expected).max()
+        close = np.abs(outputs - expected).max() <= EXACT_TOLERANCE * np.abs(expected).max()
         return bool(close)

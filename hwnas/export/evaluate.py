@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Array = NDArray[np.float32]
 
 _LARGE = 1024
+_NARROW = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
 def evaluate(model: ModelProto, images: Array) -> Array:
@@ -87,9 +88,12 @@ def is_widened(model: ModelProto) -> bool:
 
 
 def runnable(model: ModelProto) -> ModelProto:
-    """The graph itself, or the same in float32 with the weights that bfloat16 has left of them."""
-    if not is_widened(model):
-        return model
+    """The graph itself, or the same in float32 where this runtime has no kernels for its numbers."""
+    return widened(model) if is_widened(model) else model
+
+
+def widened(model: ModelProto) -> ModelProto:
+    """The same graph in float32, with the weights that its own precision has left of them."""
     wide = ModelProto()
     wide.CopyFrom(model)
     for tensor in wide.graph.initializer:
@@ -104,7 +108,7 @@ def runnable(model: ModelProto) -> ModelProto:
 
 
 def _widen(tensor: TensorProto) -> None:
-    if tensor.data_type == TensorProto.BFLOAT16:
+    if tensor.data_type in _NARROW:
         wide: Any = numpy_helper.to_array(tensor).astype(np.float32)
         tensor.CopyFrom(numpy_helper.from_array(wide, name=tensor.name))
 
@@ -112,10 +116,10 @@ def _widen(tensor: TensorProto) -> None:
 def _widen_attribute(op_type: str, attribute: AttributeProto) -> None:
     if attribute.type == AttributeProto.TENSOR:
         _widen(attribute.t)
-    elif op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.BFLOAT16:
+    elif op_type == "Cast" and attribute.name == "to" and attribute.i in _NARROW:
         attribute.i = TensorProto.FLOAT
 
 
 def _widen_value(value: ValueInfoProto) -> None:
-    if value.type.tensor_type.elem_type == TensorProto.BFLOAT16:
+    if value.type.tensor_type.elem_type in _NARROW:
         value.type.tensor_type.elem_type = TensorProto.FLOAT

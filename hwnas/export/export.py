@@ -6,16 +6,25 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from hwnas.errors import InputError, unknown
 from hwnas.export.onnx_graph import build_onnx, facts
-from hwnas.export.parity import Array, Parity, Runner, check_parity, parity_path
+from hwnas.export.parity import (
+    Array,
+    Parity,
+    Runner,
+    Twin,
+    check_parity,
+    forget_parity,
+    parity_path,
+    write_checked,
+)
 from hwnas.export.precision import in_precision, precision_type
-from hwnas.runs import write_atomic
+from hwnas.export.rounding import rounded_weights
 
 if TYPE_CHECKING:
     from hwnas.export.compose import Composition
@@ -24,8 +33,8 @@ if TYPE_CHECKING:
 DESCRIPTION = "hwnas.json"
 """The file inside a pt2 archive, and the entry of a safetensors file is `hwnas`, in which it says how it was made."""
 
-_ANY_BATCH = 3
-"""The batch that a file for any batch is checked with."""
+_ANY_BATCH = (1, 3)
+"""The batches that a file for any batch is checked with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +63,8 @@ class Artifact:
     exporter: str
     run: Runner
     runtime: str
+    twin: Twin | None = None
+    """Of a lower precision: what tells a wrong network from a rounded one."""
     composition: "Composition | None" = None
 
 
@@ -89,8 +100,8 @@ def export_module(
 ) -> Exported:
     """Write a network to a file, after comparing what will be in it with torch on seeded images.
 
-    The figures are written to `NAME.parity.json` in any case, the network only if they are good. The module is exported
-    as it is in evaluation mode, and left as it was.
+    The figures are written to `NAME.parity.json` with the digest of the file that they are of; the network is written
+    only if they are good. The module is exported as it is in evaluation mode, and left as it was.
     """
     if format not in FORMATS:
         raise unknown("export format", format, FORMATS)
@@ -105,20 +116,21 @@ def export_module(
         metadata=metadata,
         store=store,
     )
+    forget_parity(path)
     reference = in_precision(module, "fp32")
     artifact = FORMATS[format](reference, request)
-    parity = check_parity(
+    found = check_parity(
         reference,
         artifact.run,
         input_shape=input_shape,
         precision=precision,
-        batch=batch or _ANY_BATCH,
+        batches=_ANY_BATCH if batch is None else (batch,),
         images=images,
         seed=seed,
         runtime=artifact.runtime,
-        path=path,
+        twin=artifact.twin,
     )
-    write_atomic(path, artifact.content)
+    parity = write_checked(found, path, content=artifact.content)
     return Exported(
         path=path,
         files=(path, parity_path(path)),
@@ -133,7 +145,7 @@ def export_module(
 
 
 def _onnx(module: nn.Module, request: Request) -> Artifact:
-    from hwnas.export.evaluate import is_widened, open_session, runnable
+    from hwnas.export.evaluate import is_widened, open_session, runnable, widened
 
     graph = build_onnx(
         module,
@@ -145,17 +157,17 @@ def _onnx(module: nn.Module, request: Request) -> Artifact:
         store=request.store,
     )
     content = graph.model.SerializeToString()
-    session = open_session(runnable(graph.model))
-
-    def run(images: Array) -> Array:
-        logits: Array = session.run(None, {session.get_inputs()[0].name: images})[0]
-        return logits
-
+    run = _session_runner(open_session(runnable(graph.model)))
+    twin = None
+    if request.precision != "fp32":
+        exact = run if is_widened(graph.model) else _session_runner(open_session(widened(graph.model)))
+        twin = Twin(run=exact, module=rounded_weights(module, precision=request.precision))
     return Artifact(
         content=content,
         exporter=graph.exporter,
         run=run,
         runtime="onnxruntime, widened to fp32" if is_widened(graph.model) else "onnxruntime",
+        twin=twin,
         composition=graph.composition,
     )
 
@@ -170,7 +182,10 @@ def _pt2(module: nn.Module, request: Request) -> Artifact:
     description = json.dumps(request.describe("torch.export"))
     torch.export.save(program, buffer, extra_files={DESCRIPTION: description})
     loaded = torch.export.load(io.BytesIO(buffer.getvalue())).module()
-    return Artifact(content=buffer.getvalue(), exporter="torch.export", run=_runner(loaded), runtime="torch.export")
+    run = _runner(loaded)
+    # The program runs torch's own operations: beside the module in the same precision, it rounds alike.
+    twin = None if request.precision == "fp32" else Twin(run=run, module=network)
+    return Artifact(content=buffer.getvalue(), exporter="torch.export", run=run, runtime="torch.export", twin=twin)
 
 
 def _safetensors(module: nn.Module, request: Request) -> Artifact:
@@ -181,7 +196,10 @@ def _safetensors(module: nn.Module, request: Request) -> Artifact:
     content = save(tensors, metadata={"format": "pt", "hwnas": json.dumps(request.describe("module"))})
     own = in_precision(module, "fp32")
     own.load_state_dict(load(content))
-    return Artifact(content=content, exporter="module", run=_runner(own), runtime="torch")
+    run = _runner(own)
+    narrow = request.precision != "fp32"
+    twin = Twin(run=run, module=rounded_weights(module, precision=request.precision)) if narrow else None
+    return Artifact(content=content, exporter="module", run=run, runtime="torch", twin=twin)
 
 
 FORMATS: Mapping[str, Callable[[nn.Module, Request], Artifact]] = {
@@ -195,6 +213,14 @@ FORMATS: Mapping[str, Callable[[nn.Module, Request], Artifact]] = {
 def _saved(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """A tensor of its own, as safetensors wants it: names that share one each get a copy."""
     return tensor.detach().to(dtype if tensor.is_floating_point() else tensor.dtype).contiguous().clone()
+
+
+def _session_runner(session: Any) -> Runner:
+    def run(images: Array) -> Array:
+        logits: Array = session.run(None, {session.get_inputs()[0].name: images})[0]
+        return logits
+
+    return run
 
 
 def _runner(module: Callable[[Tensor], Tensor]) -> Runner:

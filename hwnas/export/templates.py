@@ -10,7 +10,8 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from hwnas.runs import hwnas_version, package_versions, write_atomic
 VARIABLE = "HWNAS_CACHE"
 SCHEMA = "hwnas.templates/1"
 _FOLDER = "templates"
+_LOCK = ".templates.lock"
 MAX_INSTANCES = 48
 """Instances kept of one form; a structure that is not understood by then never will be."""
 MAX_FILLED = 512
@@ -82,6 +84,11 @@ class _Variant:
             self._rules = Rules(self.sizes, self.numbers, tolerances=tolerances)
         return self._rules.answer(sizes)
 
+    def merge(self, other: "_Variant") -> None:
+        """Take what another process learned of the same form."""
+        for sizes, numbers in zip(other.sizes, other.numbers, strict=True):
+            self.add(sizes, numbers)
+
     def to_json(self) -> dict[str, Any]:
         model = base64.b64encode(self.model).decode()
         return {"model": model, "sizes": self.sizes, "numbers": self.numbers}
@@ -135,6 +142,18 @@ class Template:
         variant.add(sizes, numbers)
         return form.fill(numbers)
 
+    def merge(self, other: "Template") -> None:
+        """Take what another process learned of the same structure; what it found wrong is wrong here too."""
+        for variant in other.variants:
+            key = variant.form.key()
+            mine = next((known for known in self.variants if known.form.key() == key), None)
+            if mine is None:
+                self.variants.append(variant)
+            else:
+                mine.merge(variant)
+        self.is_refuted = self.is_refuted or other.is_refuted
+        self.is_verified = (self.is_verified or other.is_verified) and not self.is_refuted
+
     @property
     def num_instances(self) -> int:
         """How many exported instances it was learned from."""
@@ -157,21 +176,16 @@ class TemplateStore:
         return self._templates[text]
 
     def save(self, text: str) -> None:
-        """Keep what is known of a structure beyond this process."""
+        """Keep what is known of a structure beyond this process, beside what others learned of it meanwhile."""
         if self._folder is None:
             return
-        template = self._templates[text]
-        body = {
-            "structure": text,
-            "is_verified": template.is_verified,
-            "is_refuted": template.is_refuted,
-            "variants": [variant.to_json() for variant in template.variants],
-        }
-        content = json.dumps(body)
-        path = self._path(text)
+        template, path = self._templates[text], self._path(text)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, json.dumps({"schema": SCHEMA, "sha256": _digest(content), "content": content}))
+            with _alone(self._folder / _LOCK):
+                if (there := self._load(text)) is not None:
+                    template.merge(there)
+                write_atomic(path, _text(text, template))
         except OSError as error:
             raise _cannot_write(path.parent, error) from error
 
@@ -199,6 +213,31 @@ def default_store() -> TemplateStore:
 @functools.cache
 def _store(folder: Path) -> TemplateStore:
     return TemplateStore(folder)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Be the only process that has this lock; others wait, and the system lets go of it where a process ends."""
+    try:
+        import fcntl
+    except ImportError:  # a system without such locks: there the last writer wins, and others export once more
+        yield
+        return
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _text(structure: str, template: Template) -> str:
+    """What stands in the file of a template."""
+    body = {
+        "structure": structure,
+        "is_verified": template.is_verified,
+        "is_refuted": template.is_refuted,
+        "variants": [variant.to_json() for variant in template.variants],
+    }
+    content = json.dumps(body)
+    return json.dumps({"schema": SCHEMA, "sha256": _digest(content), "content": content})
 
 
 def _parse(text: str) -> Template:

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from hwnas.devices import DEVICES, Device, Machine, detect, resolve
+from hwnas.devices import DEVICES, PRECISIONS, Device, Machine, detect, resolve
 from hwnas.errors import MissingError, UsageError, unknown
 from hwnas.pipeline.archs import find_arch
 from hwnas.pipeline.runtime_profile import RuntimeProfile, measured_hints, runtime_profile
 from hwnas.profile.hints import hints
-from hwnas.profile.request import PRECISIONS
 from hwnas.profile.roofline import OperationCost, Rates, operation_costs, peak_rates
 from hwnas.profile.subjects import space_subject
 from hwnas.records import Setting, Subject
@@ -20,7 +19,7 @@ from hwnas.space.arch import Arch
 _COMMAND = "hwnas explain {space} {arch}"
 
 RUNTIME = "onnxruntime"
-"""The runtime whose own profile is asked where the device is here."""
+"""The runtime whose own profile is asked first where the device is here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +163,7 @@ def _device(name: str, machine: Machine) -> Device:
 def _nothing_known(device: Device, precision: str, machine: Machine) -> MissingError:
     here = any(item.name == device.name for item in machine.devices)
     lacks = f"its datasheet has no {precision} rate" if device.source else "no peak rates are known of it"
-    needs = f"{RUNTIME} cannot measure {precision} on it here" if here else "it is not in this machine"
+    needs = f"no runtime here measures {precision} on it" if here else "it is not in this machine"
     return MissingError(
         f"{device.name}: {lacks}, and {needs}", got=precision, hint="another --precision, or hwnas doctor"
     )

@@ -24,7 +24,34 @@ SUFFIXES: Mapping[str, str] = {
 
 FORMATS = tuple(SUFFIXES)
 
+CACHE_USES = ("extend", "read", "pinned")
+"""How a file of kernel timings can be used: let it grow, time what it lacks, or time nothing."""
+
 _COMMAND = "hwnas export {space} {arch}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """How TensorRT builds an engine; what is None stays as hwnas has it."""
+
+    workspace_mb: int | None = None
+    """Scratch memory that a layer may take."""
+    optimization_level: int | None = None
+    """0 to 5: how long the builder looks for fast kernels."""
+    timing_cache: Path | None = None
+    """A file of kernel timings."""
+    timing_cache_use: str | None = None
+    """'extend', 'read' or 'pinned'."""
+
+    def __post_init__(self) -> None:
+        if self.timing_cache_use is not None and self.timing_cache is None:
+            hint = "--timing-cache FILE"
+            raise UsageError("a use of a timing cache needs its file", got=self.timing_cache_use, hint=hint)
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """The names of those that were asked for."""
+        return tuple(name for name in self.__dataclass_fields__ if getattr(self, name) is not None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,20 +93,26 @@ def export_network(
     seed: int = 0,
     image_size: int | None = None,
     num_classes: int | None = None,
+    engine: EngineOptions | None = None,
 ) -> ExportedNetwork:
     """Write a network to a folder: a graph, a program of torch, weights alone or a TensorRT engine.
 
     The weights are those of a file of a supernet or of a network, or fresh ones from the seed, and then say so. `arch`
-    may be left out where the file holds one network; a file decides images and classes, too.
+    may be left out where the file holds one network; a file decides images and classes, too. `engine` is for TensorRT
+    alone, and so is the precision tf32: products in TF32 of a float32 graph.
     """
+    options = engine or EngineOptions()
     _check(space, format=format, batch=batch, weights=weights, changed=(image_size, num_classes))
+    _check_engine(options, format=format, precision=precision)
     found = weighted_network(
         space, arch, weights=weights, seed=seed, image_size=image_size, num_classes=num_classes, command=_COMMAND
     )
     stem = f"{found.space.name}-{found.space.network_id(found.arch)}-{precision}"
     path = out / f"{stem}-b{'any' if batch is None else batch}.{SUFFIXES[format]}"
-    write = _write_engine if format == "tensorrt" else _write_file
-    exported, files = write(found, path, format=format, precision=precision, batch=batch)
+    if format == "tensorrt":
+        exported, files = _write_engine(found, path, precision=precision, batch=batch, options=options)
+    else:
+        exported, files = _write_file(found, path, format=format, precision=precision, batch=batch)
     return ExportedNetwork(
         space=found.space.name,
         arch=found.arch,
@@ -108,10 +141,21 @@ def _check(
     if format not in FORMATS:
         raise unknown("format", format, FORMATS, hint="--format {}")
     if format == "tensorrt" and batch is None:
-        raise UsageError("an engine is built for one batch", got="--batch any", hint="--batch 1")
+        raise UsageError("an engine is built for one batch", got="--batch dynamic", hint="--batch 1")
     if weights is not None and changed != (None, None):
         message = "--image-size and --classes are those of the file of weights"
         raise UsageError(message, got=weights, hint="leave them out, or leave --weights out")
+
+
+def _check_engine(options: EngineOptions, *, format: str, precision: str) -> None:
+    if format == "tensorrt":
+        return
+    if options.given:
+        got = ", ".join(f"--{name.replace('_', '-')}" for name in options.given)
+        raise UsageError("options of TensorRT's builder are for --format tensorrt", got=got)
+    if precision == "tf32":
+        message = "tf32 is how an engine multiplies; files hold fp32, fp16 or bf16"
+        raise UsageError(message, got="--precision tf32", hint="--format tensorrt, or --precision fp32")
 
 
 def _write_file(
@@ -136,13 +180,23 @@ def _write_file(
 
 
 def _write_engine(
-    found: WeightedNetwork, path: Path, *, format: str, precision: str, batch: int | None
+    found: WeightedNetwork, path: Path, *, precision: str, batch: int | None, options: EngineOptions
 ) -> tuple["Exported", tuple[Path, ...]]:
     """The engine of the graph, which stays beside it."""
     from hwnas.export.tensorrt import load_tensorrt
-    from hwnas.pipeline.engine import write_engine
+    from hwnas.pipeline.engine import engine_settings, write_engine
 
+    settings = engine_settings(
+        precision=precision,
+        batch=batch or 1,
+        workspace_mb=options.workspace_mb,
+        optimization_level=options.optimization_level,
+        timing_cache=options.timing_cache,
+        timing_cache_use=options.timing_cache_use,
+    )
     load_tensorrt()  # its absence must not show only after the graph is made
-    exported, graph = _write_file(found, path.with_suffix(".onnx"), format="onnx", precision=precision, batch=batch)
-    built = write_engine(found, exported, path, precision=precision, batch=batch or 1)
+    exported, graph = _write_file(
+        found, path.with_suffix(".onnx"), format="onnx", precision=settings.weight_precision, batch=batch
+    )
+    built = write_engine(found, exported, path, settings=settings)
     return built.exported, (*built.files, *graph)

@@ -1,14 +1,43 @@
 """A runtime's own profile of one network, where its device is here."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from hwnas.records import Setting, Subject
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from hwnas.profile.operations import OperationTime
 
 _UNNAMED = "(not said)"
 """Nodes whose names tell no segment: fused or shared ones."""
 
-_PRODUCTS = ("Attention", "Conv", "FusedConv", "FusedGemm", "FusedMatMul", "Gemm", "MatMul", "MultiHeadAttention")
+_PRODUCTS = (
+    "Attention",
+    "Conv",
+    "FusedConv",
+    "FusedGemm",
+    "FusedMatMul",
+    "Gemm",
+    "MatMul",
+    "MultiHeadAttention",
+    "_scaled_dot_product_cudnn_attention",
+    "_scaled_dot_product_efficient_attention",
+    "_flash_attention_forward",
+    "_efficient_attention_forward",
+    "_scaled_dot_product_flash_attention_for_cpu",
+    "addmm",
+    "bmm",
+    "baddbmm",
+    "convolution",
+    "cudnn_convolution",
+    "linear",
+    "mkldnn_convolution",
+    "mm",
+    "thnn_conv2d",
+)
 _MOVES = (
     "Cast",
     "Concat",
@@ -25,6 +54,10 @@ _MOVES = (
     "Squeeze",
     "Transpose",
     "Unsqueeze",
+    "cat",
+    "clone",
+    "copy_",
+    "index",
 )
 _WORTH_SAYING = 0.05
 
@@ -68,18 +101,36 @@ def measured_hints(profile: RuntimeProfile, *, macs: int) -> tuple[str, ...]:
 
 
 def runtime_profile(subject: Subject, setting: Setting) -> RuntimeProfile | None:
-    """The profile of a network with weights of its own; None where the runtime tells nothing on that device."""
+    """The profile of a network with weights of its own; None where no runtime tells anything on that device.
+
+    ONNX Runtime is asked on a CPU. It tells no times of its kernels on a GPU, and lacks some precisions on a CPU: there
+    torch's profiler is asked.
+    """
+    for runtime, times in (("onnxruntime", _onnxruntime_times), ("torch", _torch_times)):
+        asked = replace(setting, runtime=runtime)
+        if _can_tell(asked):
+            return _profile(subject, asked, times)
+    return None
+
+
+_Times = Callable[["nn.Module", "Tensor", Setting], Sequence["OperationTime"]]
+
+
+def _can_tell(setting: Setting) -> bool:
     from hwnas.profile.runners.prepared import device_of
     from hwnas.profile.runners.runner import load_runner
 
     device, runner = device_of(setting), load_runner(setting.runtime)
-    if device.kind != "cpu" or not runner.available(device).available or not runner.supports(setting).available:
-        return None
+    if device.kind != "cpu" and setting.runtime == "onnxruntime":
+        return False
+    return runner.available(device).available and runner.supports(setting).available
+
+
+def _profile(subject: Subject, setting: Setting, times: _Times) -> RuntimeProfile:
     from hwnas.profile.networks import build_subject, seeded_images
-    from hwnas.profile.operations import operation_times
 
     module = build_subject(subject, seed=0)
-    nodes = operation_times(module, seeded_images(subject, batch=setting.batch, seed=0), setting)
+    nodes = times(module, seeded_images(subject, batch=setting.batch, seed=0), setting)
     named = [(node.segment or _UNNAMED, node.time_ms) for node in nodes]
     return RuntimeProfile(
         runtime=setting.runtime,
@@ -87,6 +138,18 @@ def runtime_profile(subject: Subject, setting: Setting) -> RuntimeProfile | None
         by_kind=summed([(node.kind, node.time_ms) for node in nodes]),
         by_segment=summed(named) if any(node.segment for node in nodes) else (),
     )
+
+
+def _onnxruntime_times(module: "nn.Module", images: "Tensor", setting: Setting) -> Sequence["OperationTime"]:
+    from hwnas.profile.operations import operation_times
+
+    return operation_times(module, images, setting)
+
+
+def _torch_times(module: "nn.Module", images: "Tensor", setting: Setting) -> Sequence["OperationTime"]:
+    from hwnas.profile.torch_operations import torch_operation_times
+
+    return torch_operation_times(module, images, setting)
 
 
 def summed(nodes: Sequence[tuple[str, float]]) -> tuple[TimedNodes, ...]:

@@ -52,11 +52,12 @@ class Workplace:
     start: Callable[[], Measurer]
 
     @classmethod
-    def here(cls) -> "Workplace":
-        """This machine, with worker processes that measure."""
-        from hwnas.profile.worker import Worker
+    def here(cls, *, limit_s: float | None = None) -> "Workplace":
+        """This machine, with worker processes that measure and give a network up after `limit_s` in all."""
+        from hwnas.profile.worker import Limits, Worker
 
-        return cls(machine=detect(), software=environment(), start=Worker)
+        limits = Limits() if limit_s is None else Limits(task_s=limit_s)
+        return cls(machine=detect(), software=environment(), start=lambda: Worker(limits=limits))
 
 
 def choose_runtime(plan: Plan, device: Device, reporter: Reporter) -> str:

@@ -17,12 +17,12 @@ from hwnas.profile.failures import failure_of
 from hwnas.profile.memory import limited
 from hwnas.profile.networks import build_subject, seeded_images
 from hwnas.profile.nvml import Nvml, open_nvml
-from hwnas.profile.parity import expected_logits, require_parity
+from hwnas.profile.parity import allowed, expected_logits, require_parity
 from hwnas.profile.plan import exporter
 from hwnas.profile.runners.prepared import device_of
 from hwnas.profile.runners.runner import Runner, Session, load_runner
 from hwnas.profile.task import Outcome, Task, WorkerFacts
-from hwnas.profile.timing import time_pairs, warm_up
+from hwnas.profile.timing import nobody, time_pairs, warm_up
 from hwnas.records import DeviceState, Parity, Setting, Subject
 
 _REFERENCE_SEED = 0
@@ -49,11 +49,15 @@ class _Place:
 class Bench:
     """Measures tasks one by one; the reference network's session of each setting stays until all are closed.
 
-    `stage` is told what is being done, so that whoever watches knows where a process died.
+    `stage` is told what is being done, so that whoever watches knows where a process died; `progress` is called after
+    each run and each step, so that slow is told from stuck.
     """
 
-    def __init__(self, *, stage: Callable[[str], None] = lambda stage: None) -> None:
+    def __init__(
+        self, *, stage: Callable[[str], None] = lambda stage: None, progress: Callable[[], None] = nobody
+    ) -> None:
         self._tell = stage
+        self._progress = progress
         self._stage = ""
         self._places: dict[tuple[Setting, Subject], _Place] = {}
         self._at_reference = False
@@ -92,11 +96,13 @@ class Bench:
     def _measured(self, task: Task, place: _Place, outcome: Outcome) -> Outcome:
         with self._ready(place.runner, task.subject, task.setting, seed=task.seed) as ready:
             self._enter("warm up")
-            warm_up(ready.session)
+            warm_up(ready.session, progress=self._progress)
             place.reference.run_once()
             self._enter("time")
             before = self._state()
-            timed = time_pairs(ready.session, place.reference, pairs=task.pairs, setting=task.setting)
+            timed = time_pairs(
+                ready.session, place.reference, pairs=task.pairs, setting=task.setting, progress=self._progress
+            )
             return replace(
                 outcome,
                 samples=timed.samples,
@@ -124,13 +130,15 @@ class Bench:
             module = build_subject(subject, seed=seed)
             images = seeded_images(subject, batch=setting.batch, seed=seed)
             expected = expected_logits(module, images)
+            tolerance = allowed(module, images, precision=setting.precision)
             self._enter("prepare")
             begin = time.perf_counter()
             session = runner.prepare(module, images, setting)
             export_s = time.perf_counter() - begin
             self._enter("check")
             try:
-                parity = require_parity(session.outputs(), expected, precision=setting.precision)
+                precision = setting.precision
+                parity = require_parity(session.outputs(), expected, precision=precision, tolerance=tolerance)
             except BaseException:
                 session.close()
                 raise
@@ -165,7 +173,7 @@ class Bench:
     def _warm_reference(self, runner: Runner, subject: Subject, setting: Setting) -> Session:
         session = self._prepared(runner, subject, setting, seed=_REFERENCE_SEED).session
         try:
-            warm_up(session)
+            warm_up(session, progress=self._progress)
         except BaseException:
             session.close()
             raise
@@ -173,6 +181,7 @@ class Bench:
 
     def _enter(self, stage: str) -> None:
         self._stage = stage
+        self._progress()
         if not self._at_reference:  # until the network's turn comes, all that happens is the reference network's
             self._tell(stage)
 

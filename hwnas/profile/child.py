@@ -11,13 +11,18 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
 from hwnas.config import parse_json, to_mapping
 from hwnas.errors import HwnasError
+from hwnas.extensions import load_extensions
 
 _PR_SET_PDEATHSIG = 1
+
+_PULSE_S = 1.0
+"""Between two signs of life at the least."""
 
 
 def main() -> None:
@@ -30,12 +35,28 @@ def main() -> None:
 
     from hwnas.profile.bench import Bench
 
-    bench = Bench(stage=lambda stage: say(stage=stage))
+    load_extensions()
+    bench = Bench(stage=lambda stage: say(stage=stage), progress=Pulse(lambda: say(alive=True)))
     _single_threaded()
     say(ready=bench.process_id)
     for line in sys.stdin:
         _answer(bench, parse_json(line, source="a request"), say)
     bench.close()
+
+
+class Pulse:
+    """Says that work goes on, whenever a piece of it is done, and at most once in `every_s`: a word costs time too."""
+
+    def __init__(self, say: Callable[[], None], *, every_s: float = _PULSE_S) -> None:
+        self._say, self._every_s = say, every_s
+        self._said_s = time.monotonic()
+
+    def __call__(self) -> None:
+        """Another piece is done."""
+        now_s = time.monotonic()
+        if now_s - self._said_s >= self._every_s:
+            self._said_s = now_s
+            self._say()
 
 
 def _answer(bench: Any, request: Any, say: Callable[..., None]) -> None:

@@ -7,7 +7,13 @@ from hwnas.profile.runners.runner import MeasurementError
 from hwnas.records import Failure, Reason
 
 _MEMORY = ("out of memory", "bad_alloc", "can't allocate memory", "failed to allocate", "cannot allocate memory")
-_UNSUPPORTED = ("could not find an implementation", "no onnx function found", "not implemented for", "not_implemented")
+_UNSUPPORTED = (
+    "could not find an implementation",
+    "no onnx function found",
+    "not implemented for",
+    "not_implemented",
+    "fallback to cpu ep has been explicitly disabled",
+)
 _LENGTH = 600
 """Characters of a message that are kept: exporters write pages."""
 

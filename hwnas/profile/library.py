@@ -8,9 +8,9 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from hwnas.errors import HwnasError, InputError, UnknownNameError, nearest
+from hwnas.places import Origin, Places, search_places
 from hwnas.records import Profile, Setting, is_profile, load_profile
 from hwnas.records.manifest import ProfileManifest, read_manifest
 
@@ -19,8 +19,6 @@ FOLDER = "profiles"
 
 VARIABLE = "HWNAS_PROFILES"
 """Another place, where it is set; several are parted as in PATH."""
-
-Origin = Literal["own", "shipped"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,21 +72,9 @@ def search_path(
     environ: Mapping[str, str] = os.environ,
     working: Path | None = None,
     package: Path | None = None,
-) -> tuple[tuple[Path, Origin], ...]:
+) -> Places:
     """The places where profiles are looked for, in order; a place is listed once."""
-    if given is not None:
-        if not given.is_dir():
-            raise InputError("--profiles must name a folder of profiles", got=given)
-        return ((given, "own"),)
-    if environ.get(VARIABLE):
-        return tuple((Path(part), "own") for part in environ[VARIABLE].split(os.pathsep) if part)
-    root = package or Path(__file__).resolve().parents[1]
-    places: list[tuple[Path, Origin]] = [((working or Path.cwd()) / FOLDER, "own")]
-    places += [(root / FOLDER, "shipped"), (root.parent / FOLDER, "shipped")]
-    found: dict[Path, tuple[Path, Origin]] = {}
-    for path, origin in places:
-        found.setdefault(path.resolve(), (path, origin))
-    return tuple(found.values())
+    return search_places(FOLDER, given, variable=VARIABLE, environ=environ, working=working, package=package)
 
 
 def scan(places: Sequence[tuple[Path, Origin]]) -> tuple[Entry | Broken, ...]:

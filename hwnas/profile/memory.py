@@ -13,6 +13,7 @@ from hwnas.devices.device import FileReader, read_system_file
 STATUS = "/proc/self/status"
 MEMORY = "/proc/meminfo"
 CGROUP_LIMIT, CGROUP_USE = "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"
+CGROUP_KINDS = "/sys/fs/cgroup/memory.stat"
 _SHARE = 0.9
 """Of the memory that is free: the rest is for others."""
 
@@ -47,11 +48,21 @@ def trim() -> None:
 def available_bytes(*, read: FileReader = read_system_file) -> int | None:
     """Memory that this process may still take: what the system has free, or less where a container is limited."""
     free = _field(read(MEMORY), "MemAvailable")
-    limit, use = (read(CGROUP_LIMIT) or "").strip(), (read(CGROUP_USE) or "").strip()
     found = [] if free is None else [int(free * 1e6)]
-    if limit.isdecimal() and use.isdecimal():
-        found.append(int(limit) - int(use))
+    limit, use = (read(CGROUP_LIMIT) or "").strip(), _used_bytes(read)
+    if limit.isdecimal() and use is not None:
+        found.append(int(limit) - use)
     return max(0, min(found)) if found else None
+
+
+def _used_bytes(read: FileReader) -> int | None:
+    """What a container holds and cannot give back: copies of files that nobody uses now go when memory is wanted."""
+    use = (read(CGROUP_USE) or "").strip()
+    if not use.isdecimal():
+        return None
+    kinds = dict(line.split()[:2] for line in (read(CGROUP_KINDS) or "").splitlines() if len(line.split()) >= 2)
+    idle = kinds.get("inactive_file", "0")
+    return max(0, int(use) - (int(idle) if idle.isdecimal() else 0))
 
 
 @contextlib.contextmanager

@@ -3,12 +3,15 @@
 import torch
 from torch import Tensor, nn
 
-from hwnas.export.parity import TOLERANCE
+from hwnas.export.rounding import tolerance_of
 from hwnas.profile.runners.runner import MeasurementError
 from hwnas.records import Parity
 
 MAX_IMAGES = 8
 """Compared images of a batch: torch computes them on the CPU."""
+
+_FOR_ROUNDING = 2
+"""Images that rounding is judged by, in a run of its own."""
 
 
 def expected_logits(module: nn.Module, images: Tensor) -> Tensor:
@@ -16,6 +19,11 @@ def expected_logits(module: nn.Module, images: Tensor) -> Tensor:
     with torch.inference_mode():
         logits: Tensor = module(images[:MAX_IMAGES])
     return logits.clone()
+
+
+def allowed(module: nn.Module, images: Tensor, *, precision: str) -> float:
+    """What the outputs may differ by, as a share of the largest logit: by what rounding does to this network."""
+    return tolerance_of(module, images[:_FOR_ROUNDING], precision=precision)
 
 
 def compare(outputs: Tensor, expected: Tensor) -> Parity:
@@ -33,18 +41,18 @@ def compare(outputs: Tensor, expected: Tensor) -> Parity:
     )
 
 
-def require_parity(outputs: Tensor, expected: Tensor, *, precision: str) -> Parity:
-    """How the outputs compare; a NaN or a difference beyond the precision's tolerance is an error."""
+def require_parity(outputs: Tensor, expected: Tensor, *, precision: str, tolerance: float) -> Parity:
+    """How the outputs compare; a NaN or a difference beyond the tolerance is an error."""
     if not torch.isfinite(outputs).all():
         number = int((~torch.isfinite(outputs)).sum())
         raise MeasurementError("nan", f"{number} of {outputs.numel()} outputs are NaN or infinite in {precision}")
     if not torch.isfinite(expected).all():
         raise MeasurementError("nan", "torch's own outputs are NaN or infinite")
     found = compare(outputs, expected)
-    if not found.max_relative <= TOLERANCE[precision]:
+    if not found.max_relative <= tolerance:
         raise MeasurementError(
             "mismatch",
             f"outputs differ from torch's by {found.max_relative:.2g} of the largest logit, "
-            f"and {TOLERANCE[precision]:g} is allowed in {precision}",
+            f"and {tolerance:.2g} is allowed in {precision}",
         )
     return found

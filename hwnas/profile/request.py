@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hwnas.config import shown
+from hwnas.devices import PRECISIONS
 from hwnas.errors import UsageError
 from hwnas.profile.library import FOLDER
 from hwnas.profile.timing import PAIRS
@@ -17,9 +18,6 @@ DEFAULT_SAMPLES = 100
 """Networks of the space, where neither a number nor a time is given."""
 
 _MIN_PAIRS = 8
-
-PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
-"""What a network can be timed in, somewhere."""
 
 _SHOWN: dict[str, str] = {
     "space": "--space",

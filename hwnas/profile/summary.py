@@ -138,6 +138,18 @@ def _repeated(rows: Sequence[Measurement], found: Sequence[Figures]) -> list[tup
     return list(pairs.values())
 
 
+def require_measured(qualities: Sequence[tuple[str, Quality]]) -> None:
+    """The gate of every campaign: no profile may consist of failures alone, of this session or of earlier ones."""
+    empty = [
+        f"{name}: {', '.join(f'{failure.count} {failure.reason}' for failure in quality.failures)}"
+        for name, quality in qualities
+        if quality.failures and not quality.num_measurements
+    ]
+    if empty:
+        hint = "hwnas profiles show NAME for what they said; --retry tries them again"
+        raise GateError("no network could be measured, all failed", got="; ".join(empty), hint=hint)
+
+
 def require_stable(qualities: Sequence[tuple[str, Quality]]) -> None:
     """The gate of `--strict`: every profile must be one to rely on."""
     problems = [f"{name}: {problem}" for name, quality in qualities for problem in quality.problems]

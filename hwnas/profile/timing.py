@@ -27,21 +27,36 @@ class TimedPairs:
     reference: Samples
 
 
-def warm_up(session: Session) -> int:
-    """Run until runs no longer become faster, on a GPU also until its clocks are up; the number of runs."""
+def nobody() -> None:
+    """Tell nobody that another run is done."""
+
+
+def warm_up(session: Session, *, progress: Callable[[], None] = nobody) -> int:
+    """Run until runs no longer become faster, on a GPU also until its clocks are up; the number of runs.
+
+    `progress` is called after each run.
+    """
     samples: list[Sample] = []
     while len(samples) < _MAX_WARM_UP or not _lasted(samples):
         samples.append(session.run_once())
+        progress()
         if _lasted(samples) and _stationary([duration_ns(sample) for sample in samples]):
             break
     return len(samples)
 
 
-def time_pairs(candidate: Session, reference: Session, *, pairs: int, setting: Setting) -> TimedPairs:
+def time_pairs(
+    candidate: Session,
+    reference: Session,
+    *,
+    pairs: int,
+    setting: Setting,
+    progress: Callable[[], None] = nobody,
+) -> TimedPairs:
     """Run both in turn, `pairs` times each; which one begins a pair alternates.
 
     Where only undisturbed runs count (a CPU with several threads), pairs are added until enough of both do, up to
-    four times as many.
+    four times as many. `progress` is called between pairs.
     """
     ours: list[Sample] = []
     theirs: list[Sample] = []
@@ -51,6 +66,7 @@ def time_pairs(candidate: Session, reference: Session, *, pairs: int, setting: S
             break
         for session, found in turns if index % 2 == 0 else reversed(turns):
             found.append(session.run_once())
+        progress()
     return TimedPairs(samples=to_samples(ours), reference=to_samples(theirs))
 
 

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from hwnas import errors
 from hwnas.config import to_mapping
-from hwnas.errors import HwnasError, InputError
+from hwnas.errors import HwnasError, InputError, UsageError
 from hwnas.profile.task import Outcome, Task, WorkerFacts, parse_facts, parse_outcome
 from hwnas.records import Failure, Reason, Setting
 
@@ -29,11 +29,18 @@ _TAIL_BYTES = 800
 class Limits:
     """When a process is given up, and when it is replaced though nothing happened."""
 
-    task_s: float = 300.0
-    """For one network, the reference network's preparation included where that is due."""
+    silence_s: float = 300.0
+    """Without a run or a step done. A network that is slow and goes on is none of those that hang."""
+    task_s: float = 3600.0
+    """For one network in all, the reference network's preparation included where that is due."""
     start_s: float = 180.0
     tasks: int = 100
     resident_mb: float = 6000.0
+
+    def __post_init__(self) -> None:
+        for name in ("silence_s", "task_s", "start_s"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise UsageError("a network's time limit must be a time above 0", got=f"{getattr(self, name):g} s")
 
 
 class Worker:
@@ -65,7 +72,8 @@ class Worker:
         """What decides how fast networks run in a setting here; an error says what is missing."""
         process = self._running()
         try:
-            answer = process.ask({"facts": to_mapping(setting)}, limit_s=self._limits.start_s)
+            start_s = self._limits.start_s
+            answer = process.ask({"facts": to_mapping(setting)}, limit_s=start_s, silence_s=start_s)
         except _Gone as gone:
             self.close()
             raise InputError("the worker process must be able to start", got=gone.failure.message) from gone
@@ -102,7 +110,8 @@ class Worker:
         for _ in range(2):
             process = self._running()
             try:
-                answer = process.ask({"task": to_mapping(task)}, limit_s=self._limits.task_s)
+                limits = self._limits
+                answer = process.ask({"task": to_mapping(task)}, limit_s=limits.task_s, silence_s=limits.silence_s)
                 break
             except _Gone as gone:
                 self.close()
@@ -144,6 +153,33 @@ class _Gone(Exception):  # noqa: N818 - a state and not an error
         self.process_id = process_id
 
 
+_ANSWERS = {"ready", "facts", "outcome", "error"}
+"""What ends a request; other words are on the way to it."""
+
+
+class _Deadline:
+    """When a request is given up: after too long in all, or after too long without a word."""
+
+    def __init__(self, *, limit_s: float, silence_s: float) -> None:
+        self._limit_s, self._silence_s = limit_s, silence_s
+        self._end_s = time.monotonic() + limit_s
+        self._word_s = time.monotonic()
+
+    def word(self) -> None:
+        """Something was said."""
+        self._word_s = time.monotonic()
+
+    def left_s(self) -> float:
+        """How long to wait from now on."""
+        return max(0.0, min(self._end_s, self._word_s + self._silence_s) - time.monotonic())
+
+    def passed(self) -> str:
+        """Which of the two it was."""
+        if self._end_s <= self._word_s + self._silence_s:
+            return f"not done within {self._limit_s:g} s"
+        return f"no progress within {self._silence_s:g} s"
+
+
 class _Process:
     """A running process and the lines to and from it."""
 
@@ -162,20 +198,21 @@ class _Process:
         self._buffer = b""
         self._stage = ""
         try:
-            ready = self._receive(deadline=time.monotonic() + start_s, limit_s=start_s)
+            ready = self._receive(deadline=_Deadline(limit_s=start_s, silence_s=start_s))
             self.process_id = str(ready["ready"])
         except _Gone as gone:
             self.end()
             raise InputError("the worker process must be able to start", got=gone.failure.message) from gone
 
-    def ask(self, request: Mapping[str, Any], *, limit_s: float) -> dict[str, Any]:
-        """The answer to a request; the stages on the way to it are remembered."""
+    def ask(self, request: Mapping[str, Any], *, limit_s: float, silence_s: float) -> dict[str, Any]:
+        """The answer to a request; the stages on the way to it are remembered, and every word of it buys time."""
         self._stage = ""
         self._printed_before = os.fstat(self._printed.fileno()).st_size
         self._send(request)
-        deadline = time.monotonic() + limit_s
-        while "stage" in (answer := self._receive(deadline=deadline, limit_s=limit_s)):
-            self._stage = str(answer["stage"])
+        deadline = _Deadline(limit_s=limit_s, silence_s=silence_s)
+        while not _ANSWERS & (answer := self._receive(deadline=deadline)).keys():
+            self._stage = str(answer.get("stage", self._stage))
+            deadline.word()
         if "error" in answer:
             raise _error(answer["error"])
         return answer
@@ -197,12 +234,12 @@ class _Process:
         except BrokenPipeError as error:
             raise self._died() from error
 
-    def _receive(self, *, deadline: float, limit_s: float) -> dict[str, Any]:
+    def _receive(self, *, deadline: "_Deadline") -> dict[str, Any]:
         assert self._process.stdout is not None
         output = self._process.stdout.fileno()
         while b"\n" not in self._buffer:
-            if not select.select([output], [], [], max(0.0, deadline - time.monotonic()))[0]:
-                raise self._gone("timeout", f"no answer within {limit_s:g} s while at: {self._stage or 'start'}")
+            if not select.select([output], [], [], deadline.left_s())[0]:
+                raise self._gone("timeout", f"{deadline.passed()} while at: {self._stage or 'start'}")
             chunk = os.read(output, 1 << 16)
             if not chunk:
                 raise self._died()

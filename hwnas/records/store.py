@@ -191,4 +191,5 @@ def _is_whole(rest: bytes) -> bool:
 
 
 def _cannot_write(path: Path, error: OSError) -> InputError:
-    return InputError(f"{path} cannot be written", got=error.strerror or str(error))
+    hint = "what is measured is kept: once it can be written, the same command goes on"
+    return InputError(f"{path} cannot be written", got=error.strerror or str(error), hint=hint)

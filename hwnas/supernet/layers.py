@@ -23,7 +23,7 @@ class PatchStem(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Images to tokens, the class token first."""
         x_BND = self.patch_embed(images).flatten(2).transpose(1, 2)
-        class_token = self.class_token.expand(len(x_BND), -1, -1)
+        class_token = self.class_token.expand(x_BND.shape[0], -1, -1)  # len() would fix the batch of an export
         return torch.cat([class_token, x_BND], dim=1) + self.position
 
 

@@ -26,6 +26,9 @@ def test_json_is_one_document(command_line: CommandLine, tmp_path: Path) -> None
     assert command_line(*named, "--out", str(tmp_path), "--json") == 0
     document = json.loads(command_line.out)
     assert (document["format"], document["batch"], document["fresh_weights"]) == ("safetensors", None, True)
+    assert document["parity"]["batches"] == [1, 3]
+    assert command_line(*named[:-1], "dynamic", "--out", str(tmp_path), "--json") == 0
+    assert json.loads(command_line.out)["batch"] is None
     assert document["parity"]["max_relative"] == 0.0
 
 
@@ -33,9 +36,11 @@ def test_json_is_one_document(command_line: CommandLine, tmp_path: Path) -> None
     ("arguments", "code", "message"),
     [
         ((*ARGUMENTS, "--out", "x", "--arch", "max"), 2, "the network must be named once"),
-        ((*ARGUMENTS, "--out", "x", "--batch", "0"), 2, "--batch must be a number above 0, or any"),
+        ((*ARGUMENTS, "--out", "x", "--batch", "0"), 2, "--batch must be a number above 0, or dynamic"),
         ((*ARGUMENTS, "--out", "x", "--format", "onyx"), 2, "'onyx' is not one of 'onnx'"),
         (ARGUMENTS, 2, "missing option '--out'"),
+        ((*ARGUMENTS, "--out", "x", "--workspace-mb", "64"), 2, "options of TensorRT's builder"),
+        ((*ARGUMENTS, "--out", "x", "--timing-cache-use", "pinned"), 2, "a use of a timing cache needs its file"),
         ((*ARGUMENTS, "--out", "x", "--weights", "none.safetensors"), 1, "there is no file none.safetensors"),
     ],
 )

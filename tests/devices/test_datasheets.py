@@ -1,7 +1,8 @@
 import pytest
 
-from hwnas.devices import DEVICES, Device, Precision, match
+from hwnas.devices import DEVICES, Device, Precision, datasheets, match
 from hwnas.errors import UnknownNameError
+from hwnas.registry import Registry
 
 
 @pytest.mark.parametrize(
@@ -114,3 +115,12 @@ def test_every_device_is_plausible_and_says_its_source(device: Device) -> None:
     rates = [rate for rate in map(device.peak_op_per_s, narrower) if rate is not None]
     assert rates == sorted(rates)
     assert device.bf16_flop_per_s in (None, device.fp16_flop_per_s)
+
+
+def test_a_device_that_is_added_is_found_by_what_its_driver_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry: Registry[Device] = Registry("device")
+    monkeypatch.setattr(datasheets, "DEVICES", registry)
+    assert match("NVIDIA ACME X900") is None
+    board = Device(name="x900", kind="gpu", vendor="nvidia", architecture="ampere", reported=("NVIDIA ACME X900",))
+    registry.add(board.name, board)
+    assert match("ACME X900") is board

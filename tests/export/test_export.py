@@ -1,6 +1,7 @@
 """Networks written to files that run without hwnas."""
 
 import errno
+import hashlib
 import json
 import os
 import subprocess
@@ -101,6 +102,7 @@ def test_figures_stand_beside_the_file(module: nn.Module, tmp_path: Path) -> Non
     stored = json.loads(exported.files[1].read_text())
     assert stored["max_absolute"] == exported.parity.max_absolute < 1e-5
     assert (stored["images"], stored["passed"], stored["runtime"]) == (8, True, "onnxruntime")
+    assert stored["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert exported.seconds > 0
 
 
@@ -122,6 +124,18 @@ def test_what_overflows_is_not_written(module: nn.Module, tmp_path: Path) -> Non
     assert caught.value.hint is not None
     assert "bf16" in caught.value.hint
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_that_fails_leaves_no_record_of_an_earlier_one(module: nn.Module, tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    export_module(module, format="safetensors", path=path, input_shape=SHAPE, precision="fp16")
+    before = path.read_bytes()
+    with torch.no_grad():
+        module.get_parameter("4.weight").mul_(1e7)
+    with pytest.raises(GateError):
+        export_module(module, format="safetensors", path=path, input_shape=SHAPE, precision="fp16")
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == before
 
 
 def test_a_full_disk_leaves_nothing(module: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """When the outputs of an exported network count as torch's."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,17 @@ import pytest
 import torch
 from torch import nn
 
-from hwnas.errors import GateError
-from hwnas.export.parity import Array, check_parity, parity_path
+from hwnas.errors import GateError, InputError
+from hwnas.export.parity import (
+    Array,
+    Twin,
+    check_parity,
+    forget_parity,
+    parity_path,
+    require_parity,
+    write_checked,
+)
+from hwnas.export.rounding import rounded_weights
 
 SHAPE = (3, 2, 2)
 
@@ -32,8 +42,9 @@ def check(module: nn.Module, change: Any, **options: Any) -> Any:
 
 
 def test_equal_outputs_agree_fully(module: nn.Module) -> None:
-    found = check(module, lambda out: out, batch=3)
+    found = check(module, lambda out: out, batches=(3,))
     assert (found.max_absolute, found.max_relative, found.top1_agreement, found.images) == (0, 0, 1, 18)
+    assert found.batches == (3,)
     assert found.passed
 
 
@@ -67,17 +78,64 @@ def test_images_come_from_the_seed(module: nn.Module) -> None:
     assert not np.array_equal(fed[0], fed[2])
 
 
-@pytest.mark.parametrize(("precision", "factor"), [("fp32", 1.001), ("fp16", 1.1), ("bf16", 1.5)])
+def test_several_batches_take_turns(module: nn.Module) -> None:
+    sizes: list[int] = []
+
+    def run(images: Array) -> Array:
+        sizes.append(len(images))
+        return logits(module, images)
+
+    found = check_parity(module, run, input_shape=SHAPE, batches=(1, 3), images=9)
+    assert sizes == [1, 3, 1, 3, 1]
+    assert (found.batches, found.images) == ((1, 3), 9)
+    assert check_parity(module, run, input_shape=SHAPE, batches=(1, 3), images=1).batches == (1, 3)
+
+
+@pytest.mark.parametrize(("precision", "factor"), [("fp32", 1.001), ("fp16", 1.01), ("bf16", 1.05)])
 def test_a_difference_beyond_the_tolerance_fails_the_gate(
     module: nn.Module, precision: str, factor: float, tmp_path: Path
 ) -> None:
+    path = tmp_path / "net.onnx"
+    found = check(module, lambda out: out * np.float32(factor), precision=precision)
     with pytest.raises(GateError, match="of the largest logit of torch's") as caught:
-        check(module, lambda out: out * np.float32(factor), precision=precision, path=tmp_path / "net.onnx")
+        write_checked(found, path, content=b"refused")
     assert caught.value.exit_code == 4
-    stored = json.loads(parity_path(tmp_path / "net.onnx").read_text())
+    assert not path.exists()
+    stored = json.loads(parity_path(path).read_text())
     assert stored["passed"] is False
+    assert stored["sha256"] == hashlib.sha256(b"refused").hexdigest()
     assert stored["max_relative"] == pytest.approx(factor - 1, rel=0.05)
     assert stored["precision"] == precision
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_without_rounding_a_lower_precision_is_judged_like_float32(module: nn.Module, precision: str) -> None:
+    same = rounded_weights(module, precision=precision)
+    for factor, passes in ((1.0, True), (1.001, False)):
+        twin = Twin(run=lambda images, by=factor: logits(same, images) * np.float32(by), module=same)  # type: ignore[misc]
+        found = check(same, lambda out: out, precision=precision, twin=twin)
+        assert found.exact_relative == pytest.approx(factor - 1, rel=0.05, abs=1e-7)
+        assert found.passed is passes
+        if not passes:
+            with pytest.raises(GateError, match=r"without rounding, its outputs must be within 0\.0001"):
+                require_parity(found)
+
+
+def test_a_record_names_the_file_that_it_is_of_and_is_gone_before_the_next(module: nn.Module, tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    found = check(module, lambda out: out)
+    assert write_checked(found, path, content=b"network").sha256 == hashlib.sha256(b"network").hexdigest()
+    assert json.loads(parity_path(path).read_text())["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    forget_parity(path)
+    forget_parity(path)
+    assert sorted(tmp_path.iterdir()) == [path]
+
+    def full() -> None:
+        raise InputError("no room")
+
+    with pytest.raises(InputError, match="no room"):
+        write_checked(found, path, content=b"another", write=full)
+    assert sorted(tmp_path.iterdir()) == [path]
 
 
 def test_outputs_that_are_no_numbers_fail(module: nn.Module) -> None:

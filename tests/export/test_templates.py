@@ -79,6 +79,26 @@ def test_templates_outlast_the_process(tmp_path: Path) -> None:
     assert TemplateStore(tmp_path).get("another text").num_instances == 0
 
 
+def test_two_processes_that_learn_at_once_both_keep_what_they_learned(tmp_path: Path) -> None:
+    one, other = TemplateStore(tmp_path), TemplateStore(tmp_path)
+    for store, pairs in ((one, SIZES[:2]), (other, SIZES[1:4])):
+        for pair in pairs:
+            store.get("text").learn(sizes(*pair), graph(*pair))
+    one.get("text").is_verified = True
+    one.save("text")
+    other.save("text")
+    again = TemplateStore(tmp_path).get("text")
+    assert again.num_instances == 4
+    assert again.is_verified
+    other.get("text").is_refuted = True
+    other.save("text")
+    one.get("text").learn(sizes(9, 90), graph(9, 90, op="Tanh"))
+    one.save("text")
+    again = TemplateStore(tmp_path).get("text")
+    assert (again.num_instances, len(again.variants)) == (5, 2)
+    assert (again.is_verified, again.is_refuted) == (False, True)
+
+
 @pytest.mark.parametrize("damage", ["", "{", "null", '{"schema": "hwnas.templates/0"}', "cut", "changed"])
 def test_a_damaged_file_is_made_anew(tmp_path: Path, damage: str) -> None:
     learned(tmp_path)

@@ -80,6 +80,17 @@ def test_onnxruntime_tells_its_times_here() -> None:
         assert sum(node.time_ms for node in nodes) == pytest.approx(found.total_ms)
 
 
+def test_where_onnxruntime_lacks_a_precision_torch_tells_its_times() -> None:
+    found = explain("autoformer-micro", "min", device="cpu", precision="bf16", machine=MACHINE).measured
+    assert found is not None
+    assert found.runtime == "torch"
+    assert found.by_segment == ()
+    kinds = {nodes.name: nodes.num_nodes for nodes in found.by_kind}
+    assert kinds["native_layer_norm"] == 3
+    assert {"bmm", "gelu"} <= kinds.keys()
+    assert sum(nodes.share for nodes in found.by_kind) == pytest.approx(1.0)
+
+
 def test_nodes_of_one_name_are_summed_the_longest_first() -> None:
     assert summed([("a", 1.0), ("b", 5.0), ("a", 2.0)]) == (
         TimedNodes(name="b", time_ms=5.0, share=0.625, num_nodes=1),
@@ -90,7 +101,7 @@ def test_nodes_of_one_name_are_summed_the_longest_first() -> None:
 @pytest.mark.parametrize(
     ("device", "precision", "message"),
     [
-        (CPU, "bf16", "no peak rates are known of it, and onnxruntime cannot measure bf16 on it here"),
+        (CPU, "bf16", "no peak rates are known of it, and no runtime here measures bf16 on it"),
         ("v100", "bf16", "v100: its datasheet has no bf16 rate, and it is not in this machine"),
         ("intel-xeon-9999-8c-avx512", "fp32", "no datasheet stands for it"),
     ],

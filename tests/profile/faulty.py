@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from hwnas.devices import Device
 from hwnas.profile import bench
 from hwnas.profile.child import main
-from hwnas.profile.runners.runner import AVAILABLE, RUNNERS, Availability, MeasurementError
+from hwnas.profile.runners.runner import AVAILABLE, RUNNERS, Availability, MeasurementError, Sample
 from hwnas.profile.runners.torch_eager import TorchRunner, TorchSession
 from hwnas.records import Setting, Subject
 
@@ -65,6 +65,17 @@ class Hang(_Faulty):
         if os.fork() == 0:  # what it started must not outlive it either
             time.sleep(600)
         time.sleep(600)
+
+
+class _SlowSession(TorchSession):
+    def run_once(self) -> Sample:
+        time.sleep(0.4)
+        return super().run_once()
+
+
+class Slow(_Faulty):
+    def prepare(self, module: nn.Module, images: Tensor, setting: Setting) -> TorchSession:
+        return (TorchSession if _is_reference(module) else _SlowSession)(module, images, setting)
 
 
 class Memory(_Faulty):
@@ -131,6 +142,7 @@ _KINDS = {
     "crash": Crash,
     "exit": Exit,
     "hang": Hang,
+    "slow": Slow,
     "memory": Memory,
     "unsupported": Unsupported,
     "export": Export,

@@ -16,6 +16,13 @@ from hwnas.profile.runners.runner import MeasurementError
         (RuntimeError("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : std::bad_alloc"), "check", "memory"),
         (NotImplementedError("no such layer"), "prepare", "unsupported"),
         (MissingError("no provider"), "prepare", "unsupported"),
+        (
+            RuntimeError(
+                "nodes that are assigned to the default CPU EP, but fallback to CPU EP has been explicitly disabled"
+            ),
+            "prepare",
+            "unsupported",
+        ),
         (RuntimeError("No ONNX function found for <OpOverload(op='aten.foo')>"), "prepare", "unsupported"),
         (RuntimeError("\"addmm\" not implemented for 'Half'"), "check", "unsupported"),
         (InputError("timm model 'x' is not known"), "build", "export"),

@@ -33,6 +33,20 @@ def test_a_container_may_have_less_than_the_system(limit: str | None, expected: 
     assert available_bytes(read=files.get) == expected
 
 
+def test_copies_of_files_are_no_memory_in_use() -> None:
+    files = {
+        "/proc/meminfo": "MemAvailable: 1000000 kB\n",
+        "/sys/fs/cgroup/memory.max": "500000000\n",
+        "/sys/fs/cgroup/memory.current": "480000000\n",
+        "/sys/fs/cgroup/memory.stat": "anon 100000000\nfile 380000000\ninactive_file 300000000\nactive_file 80000000\n",
+    }
+    assert available_bytes(read=files.get) == 320_000_000
+    files["/sys/fs/cgroup/memory.stat"] = "anon 1\ninactive_file many\n\nhalf"
+    assert available_bytes(read=files.get) == 20_000_000
+    del files["/sys/fs/cgroup/memory.current"]
+    assert available_bytes(read=files.get) == 1_024_000_000
+
+
 def test_the_peak_sees_what_was_given_back() -> None:
     if not reset_peak():
         pytest.skip("this system does not let the peak be reset")

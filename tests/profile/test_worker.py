@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hwnas.devices import detect
-from hwnas.errors import InputError, MissingError, UnknownNameError
+from hwnas.errors import InputError, MissingError, UnknownNameError, UsageError
 from hwnas.profile.subjects import space_subject
 from hwnas.profile.task import Outcome, Task
 from hwnas.profile.worker import Limits, Worker
@@ -113,12 +113,34 @@ def test_a_network_that_hangs_is_given_up_with_all_that_it_started(
     works(worker)
     assert worker._process is not None
     group = worker._process.pid
-    monkeypatch.setattr(worker, "_limits", Limits(task_s=4))
+    monkeypatch.setattr(worker, "_limits", Limits(silence_s=3))
     outcome = worker.measure(task("hang"))
     assert outcome.failure is not None
     assert outcome.failure.reason == "timeout"
-    assert "no answer within 4 s while at: prepare" in outcome.failure.message
+    assert "no progress within 3 s while at: prepare" in outcome.failure.message
     assert _ended(group)
+
+
+@pytest.mark.slow
+def test_a_network_that_is_slow_is_not_given_up_while_it_goes_on(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    works(worker)
+    monkeypatch.setattr(worker, "_limits", Limits(silence_s=3))
+    outcome = worker.measure(task("slow"))
+    assert outcome.failure is None
+    assert outcome.duration_s > 6
+
+
+def test_a_network_that_goes_on_for_ever_is_given_up_in_the_end(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    works(worker)
+    monkeypatch.setattr(worker, "_limits", Limits(task_s=2.5))
+    outcome = worker.measure(task("slow", pairs=1000))
+    assert outcome.failure is not None
+    assert outcome.failure.reason == "timeout"
+    assert "not done within 2.5 s while at: " in outcome.failure.message
 
 
 def _ended(group: int, *, patience_s: float = 5.0) -> bool:
@@ -200,6 +222,12 @@ def test_a_process_is_replaced_after_some_tasks_or_when_it_grew(
     monkeypatch.setattr(worker, "_limits", limits)
     works(worker)
     assert worker.process_id is None
+
+
+@pytest.mark.parametrize("limit_s", [0.0, -60.0, float("nan"), float("inf")])
+def test_a_limit_that_is_no_time_is_refused(limit_s: float) -> None:
+    with pytest.raises(UsageError, match="time limit must be a time above 0"):
+        Limits(task_s=limit_s)
 
 
 def test_facts_name_the_process_and_the_runtime(worker: Worker) -> None:

@@ -29,6 +29,8 @@ _TYPES = {
     "tensor(bfloat16)": torch.bfloat16,
 }
 _ERRORS_ONLY = 3
+NO_FALLBACK = "session.disable_cpu_ep_fallback"
+"""ONNX Runtime's switch that makes a node without a kernel on the provider an error."""
 
 
 class CpuSession:
@@ -155,6 +157,7 @@ class OnnxRuntimeRunner:
         import onnxruntime
 
         gpu = device_of(setting).kind == "gpu"
+        on_gpu = {"cuda": str(torch.version.cuda), "cpu_fallback": "refused"}
         found = {
             "onnxruntime": onnxruntime.__version__,
             "onnx": onnx.__version__,
@@ -163,7 +166,7 @@ class OnnxRuntimeRunner:
             "graph_optimisation": "all",
             "spinning": str(_spins(setting)).lower(),
         }
-        return {**found, "cuda": str(torch.version.cuda)} if gpu else found
+        return {**found, **on_gpu} if gpu else found
 
 
 def create_session(graph: bytes, setting: Setting, *, stream: int | None = None, profile_to: str | None = None) -> Any:
@@ -200,6 +203,8 @@ def session_options(setting: Setting) -> Any:
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = _ERRORS_ONLY
+    if device_of(setting).kind == "gpu":  # a node that CUDA has no kernel for must not be timed on the CPU in silence
+        options.add_session_config_entry(NO_FALLBACK, "1")
     if not _spins(setting):
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options

@@ -7,11 +7,12 @@ import torch
 from torch import nn
 
 from hwnas.devices import Device, require
+from hwnas.export.precision import PRECISIONS as EXPORTED
 from hwnas.profile.runners.runner import AVAILABLE, Availability
 from hwnas.records import Setting
 
-DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-"""How weights and images are stored in each precision."""
+DTYPES = {**EXPORTED, "tf32": torch.float32}
+"""How weights and images are stored in each precision: tf32 is a way to multiply what is stored in float32."""
 
 
 @functools.cache

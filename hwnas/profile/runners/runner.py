@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from hwnas.devices import Device
 from hwnas.errors import InputError
 from hwnas.records import Reason, Setting
-from hwnas.registry import Registry
+from hwnas.records.runtimes import RUNTIMES
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -95,17 +95,7 @@ class Runner(Protocol):
         """What else decides how fast it runs: versions, providers, switches; part of the environment."""
 
 
-RUNNERS: Registry[str] = Registry(
-    "runtime",
-    [
-        ("tensorrt", "hwnas.profile.runners.tensorrt:TensorRtRunner"),
-        ("torch-graph", "hwnas.profile.runners.torch_graph:TorchGraphRunner"),
-        ("onnxruntime", "hwnas.profile.runners.onnxruntime:OnnxRuntimeRunner"),
-        ("torch-compile", "hwnas.profile.runners.torch_eager:TorchCompileRunner"),
-        ("torch", "hwnas.profile.runners.torch_eager:TorchRunner"),
-    ],
-    hint="--runtime {}",
-)
+RUNNERS = RUNTIMES
 """Where each runner is defined; it is imported when it is asked for."""
 
 DEFAULT_ORDER = ("tensorrt", "torch-graph", "onnxruntime", "torch")

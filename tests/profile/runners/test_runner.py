@@ -8,7 +8,14 @@ import torch
 from hwnas.devices import DEVICES, detect
 from hwnas.errors import MissingError, UnknownNameError
 from hwnas.profile.runners import onnxruntime as ort_runner
-from hwnas.profile.runners.onnxruntime import CPU, CUDA, OnnxRuntimeRunner, require_provider, session_options
+from hwnas.profile.runners.onnxruntime import (
+    CPU,
+    CUDA,
+    NO_FALLBACK,
+    OnnxRuntimeRunner,
+    require_provider,
+    session_options,
+)
 from hwnas.profile.runners.runner import DEFAULT_ORDER, RUNNERS, Availability, MeasurementError, load_runner
 from hwnas.profile.runners.torch_eager import TorchCompileRunner, TorchRunner
 from hwnas.profile.runners.torch_graph import TorchGraphRunner
@@ -62,6 +69,14 @@ def test_threads_sleep_while_they_wait_where_there_are_several() -> None:
     assert two.get_session_config_entry("session.intra_op.allow_spinning") == "0"
     with pytest.raises(RuntimeError, match="does not have"):
         one.get_session_config_entry("session.intra_op.allow_spinning")
+
+
+def test_nodes_that_cuda_cannot_run_are_refused_and_not_run_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RuntimeError, match="does not have"):
+        session_options(setting()).get_session_config_entry(NO_FALLBACK)
+    monkeypatch.setattr(ort_runner, "device_of", lambda found: H100)
+    assert session_options(setting()).get_session_config_entry(NO_FALLBACK) == "1"
+    assert OnnxRuntimeRunner().facts(setting())["cpu_fallback"] == "refused"
 
 
 def test_bfloat16_has_no_kernels_on_a_cpu_of_onnxruntime() -> None:
