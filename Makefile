@@ -3,9 +3,11 @@
 #   PYTHON=python3.12   the interpreter to build the environment with (default: the first one found)
 #   CONSTRAINTS=        install the newest versions in place of those that the tests ran with
 #   WORKERS=4           test processes (default 2)
+#   SPACE=glit-micro    the space of the demo
 
 PYTHON ?=
 CONSTRAINTS ?= constraints.txt
+SPACE ?=
 WORKERS ?= 2
 
 VENV := .venv
@@ -57,12 +59,8 @@ test: $(INSTALLED) ## the tests that take seconds
 test-slow: $(INSTALLED) ## the tests that take minutes
 	$(BIN)/pytest -n $(WORKERS) -m slow
 
-demo: ## not built yet: says what works today
-	@echo "error: the demo is not built yet, and nothing was run" >&2
-	@echo "  try     make install, and then $(BIN)/hwnas spaces" >&2
-	@echo "          or $(BIN)/hwnas describe autoformer-tiny AutoFormer-T" >&2
-	@echo "          or $(BIN)/hwnas doctor" >&2
-	@exit 1
+demo: $(INSTALLED) ## the whole of it, small, on this CPU, in minutes; SPACE=glit-micro for another family
+	$(BIN)/hwnas demo $(if $(SPACE),--space $(SPACE))
 
 bench: $(INSTALLED) ## run every script in benchmarks/
 	@found=; for script in benchmarks/*.py; do \

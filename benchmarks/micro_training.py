@@ -45,7 +45,7 @@ from hwnas.train.presets import MICRO
 from hwnas.train.recipe import Recipe, overridden
 from hwnas.train.session import open_batches, train
 
-EPOCHS = {"autoformer-micro": 20, "resnas-micro": 9, "vitas-micro": 14, "vitas-twins-micro": 10, "glit-micro": 11}
+EPOCHS = {"autoformer-micro": 20, "resnas-micro": 9, "vitas-micro": 22, "vitas-twins-micro": 10, "glit-micro": 11}
 """What takes about a minute."""
 
 STRENGTHS = (1e-4, 1e-3, 1e-2)
@@ -198,7 +198,12 @@ def findings(name: str, pictures: Sequence[Data], options: argparse.Namespace) -
     """What comes of a space, seed by seed."""
     recipe, found = chosen_recipe(name, options), []
     for seed, data in enumerate(pictures):
-        settings = {"data": data.fingerprint, "recipe": to_mapping(recipe), "networks": options.networks}
+        settings = {
+            "space": to_mapping(SPACES.get(name).config),
+            "data": data.fingerprint,
+            "recipe": to_mapping(recipe),
+            "networks": options.networks,
+        }
         path = Path(options.state) / f"{name}-{seed}.json"
         make = partial(measure, name, data, recipe, seed=seed, networks=options.networks)
         found.append(remembered(path, settings, make))

@@ -24,7 +24,7 @@ from benchmarks.support.timm_workloads import cache_folder
 from hwnas.devices import detect
 from hwnas.predict.active import choose_next, spread_out
 from hwnas.predict.drift import fit_with_drift
-from hwnas.predict.features.table import Features, Numbers, joined
+from hwnas.predict.features.table import Features, Numbers, joined, with_answers
 from hwnas.predict.folds import Fold, Rows, make_folds
 from hwnas.predict.metrics import scores
 from hwnas.predict.models import AnalyticLearner, BoostedLearner, GaussianLearner, Learner, RidgeLearner
@@ -189,7 +189,7 @@ def folds_of(row: Row, data: Data, seed: int) -> Iterator[Fold]:
         order = np.random.default_rng(seed).permutation(len(data.target))
         yield Fold(order[row.held_out : row.held_out + (row.count or len(order))], order[: row.held_out])
         return
-    groups = list(data.families) if row.by_family else None
+    groups = list(data.families) if row.by_family else list(data.names)
     for number, fold in enumerate(make_folds(len(data.target), num_folds=5, seed=seed, groups=groups)):
         yield Fold(np.random.default_rng([seed, number]).permutation(fold.fit)[: row.count], fold.held_out)
 
@@ -231,10 +231,11 @@ def transfers(root: Path, *, seeds: int) -> Iterator[tuple[str, ...]]:
             few, rest = order[:10], order[10:]
             # a source was measured on the same networks: that is what one has in practice
             models = {key: BoostedLearner().fit(source.features, source.target) for key, source in sources.items()}
-            made = transfer(data.features.take(few), data.target[few], sources=models)
+            leaning = with_answers(data.features, {key: made.predict(data.features) for key, made in models.items()})
+            made = transfer(leaning.take(few), data.target[few], sources=tuple(models))
             scratch = AnalyticLearner().fit(data.features.take(few), data.target[few])
             answers["from scratch"].append(scratch.predict(data.features.take(rest)))
-            answers["transfer, mixed by leave-one-out"].append(made.fitted.predict(data.features.take(rest)))
+            answers["transfer, mixed by leave-one-out"].append(made.fitted.predict(leaning.take(rest)))
             truth.append(data.target[rest])
         for name, given in answers.items():
             found = scores(np.concatenate(given), np.concatenate(truth))
@@ -303,7 +304,12 @@ def own_lines(root: Path, *, seeds: int) -> Iterator[tuple[str, ...]]:
 def left_out_spaces(loaded: dict[Path, Data], root: Path) -> Iterator[tuple[str, ...]]:
     """Each space predicted from the others of the same device and setting."""
     for folder, data in loaded.items():
-        others = [other for path, other in loaded.items() if path.parent == folder.parent and path != folder]
+        setting = folder.name.removeprefix(data.families[0])
+        others = [
+            other
+            for path, other in loaded.items()
+            if path.parent == folder.parent and path != folder and path.name == other.families[0] + setting
+        ]
         if not others:
             continue
         features = joined([other.features for other in others])

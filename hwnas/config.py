@@ -128,6 +128,10 @@ def _convert(hint: Any, value: object, where: str) -> Any:
         return _convert_literal(arguments, value, where)
     if origin is tuple:
         return _convert_tuple(arguments, value, where)
+    if origin is Mapping:
+        return _convert_mapping(arguments[1], value, where)
+    if hint is Any:
+        return value
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return from_mapping(hint, value, where=where)
     return _convert_scalar(hint, value, where)
@@ -155,6 +159,12 @@ def _convert_tuple(arguments: tuple[Any, ...], value: object, where: str) -> tup
         raise InputError(f"{where} must have {len(arguments)} values", got=shown(value))
     pairs = enumerate(zip(arguments, value, strict=True))
     return tuple(_convert(hint, item, f"{where}[{index}]") for index, (hint, item) in pairs)
+
+
+def _convert_mapping(hint: Any, value: object, where: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise InputError(f"{where} must be a table of named values", got=shown(value))
+    return {str(key): _convert(hint, item, f"{where}.{key}") for key, item in value.items()}
 
 
 def _convert_scalar(hint: Any, value: object, where: str) -> Any:

@@ -2,6 +2,7 @@ import dataclasses
 import json
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -386,3 +387,26 @@ def test_what_is_shown_fits_a_line(value: object) -> None:
 def test_settings_are_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         from_mapping(Optimiser, {}).rate = 2  # type: ignore[misc]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tables:
+    sizes: Mapping[str, int]
+    stages: Mapping[str, Stage] = field(default_factory=dict)
+    anything: Mapping[str, Any] = field(default_factory=dict)
+
+
+def test_tables_of_named_values_are_read_by_the_type_of_their_values() -> None:
+    data = {"sizes": {"a": 1}, "stages": {"one": {"width": 3}}, "anything": {"x": [1, {"y": None}]}}
+    read = from_mapping(Tables, data)
+    assert read == Tables(sizes={"a": 1}, stages={"one": Stage(width=3)}, anything={"x": [1, {"y": None}]})
+    assert from_mapping(Tables, to_mapping(read)) == read
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [({"a": "b"}, "sizes.a must be a whole number"), ([1], "sizes must be a table of named values")],
+)
+def test_a_wrong_value_in_a_table_is_named(sizes: object, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        from_mapping(Tables, {"sizes": sizes})

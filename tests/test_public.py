@@ -14,6 +14,9 @@ HEAVY = ("matplotlib", "numpy", "onnx", "onnxruntime", "pyarrow", "rich", "sklea
 def test_the_public_names_are_exactly_these() -> None:
     assert hwnas.__all__ == [
         "CampaignRequest",
+        "FitOptions",
+        "PredictOptions",
+        "SearchOptions",
         "TrainOptions",
         "__version__",
         "describe",
@@ -21,11 +24,17 @@ def test_the_public_names_are_exactly_these() -> None:
         "evaluate",
         "explain",
         "export_network",
+        "fit_predictors",
         "import_checkpoint",
+        "import_timm",
         "list_profiles",
         "measure",
+        "predict_networks",
+        "query",
+        "search_networks",
         "spaces",
         "train_model",
+        "write_report",
     ]
     assert set(hwnas.__all__) <= set(dir(hwnas))
 

@@ -15,7 +15,7 @@ from hwnas.errors import EXIT_BUG, EXIT_INTERRUPTED, HwnasError, InputError, Usa
 EXIT_BROKEN_PIPE = 141
 """What a shell reports of a program whose reader went away: 128 + SIGPIPE."""
 
-_COMPLETE = "_HWNAS_COMPLETE"
+COMPLETE = "_HWNAS_COMPLETE"
 """The variable through which a shell asks for completions."""
 
 COMMANDS = (
@@ -26,9 +26,16 @@ COMMANDS = (
     CommandRow("evaluate", "hwnas.cli.evaluate:evaluate", "How well networks do on held-out or test pictures."),
     CommandRow("profile", "hwnas.cli.profile:profile", "Networks exported and timed on a device."),
     CommandRow("profiles", "hwnas.cli.profiles:profiles", "What was measured, and how good it is."),
+    CommandRow("fit", "hwnas.cli.fit:fit", "Predictors fitted to what was measured, and how good they are."),
+    CommandRow("predict", "hwnas.cli.predict:predict", "What networks would take on a device, and how sure that is."),
+    CommandRow("search", "hwnas.cli.search:search", "The best networks for a device, measured there."),
+    CommandRow("query", "hwnas.cli.query:query", "A search asked again, without searching."),
     CommandRow("explain", "hwnas.cli.explain:explain", "Where the time of a network goes, and why it is not faster."),
+    CommandRow("report", "hwnas.cli.report:report", "What a search found: one page, tables, figures."),
     CommandRow("export", "hwnas.cli.export_network:export_network", "A network in a file, checked against torch."),
+    CommandRow("demo", "hwnas.cli.demo:demo", "All of it, small, on this CPU, in minutes."),
     CommandRow("import", "hwnas.cli.import_checkpoint:import_checkpoint", "An official checkpoint turned into ours."),
+    CommandRow("completion", "hwnas.cli.completion:completion", "The script that lets a shell complete commands."),
 )
 """Every command: its module is imported only when it runs."""
 
@@ -47,6 +54,9 @@ def _version(context: click.Context, parameter: click.Parameter, asked: bool) ->
 )
 def hwnas() -> None:
     """Find the best vision transformers for a device, measured on the device."""
+    from hwnas.extensions import load_extensions
+
+    load_extensions()
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -63,9 +73,9 @@ def run(arguments: Sequence[str]) -> int:
 
 def _execute(arguments: list[str]) -> int:
     # What `hwnas.main` of click does, but for its own answers to errors and to broken pipes.
-    completing = os.environ.get(_COMPLETE)
+    completing = os.environ.get(COMPLETE)
     if completing:
-        return shell_complete(hwnas, {}, "hwnas", _COMPLETE, completing)
+        return shell_complete(hwnas, {}, "hwnas", COMPLETE, completing)
     try:
         with hwnas.make_context("hwnas", arguments) as context:
             code = hwnas.invoke(context)

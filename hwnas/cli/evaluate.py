@@ -29,8 +29,9 @@ def evaluate(
 ) -> None:
     """Judge networks with the weights of RUN, a run of `hwnas train` or a file of weights.
 
-    ARCHS are networks of the supernet in RUN: published names, min, max, random:SEED, JSON files or inline JSON;
-    without any, the smallest and the largest. A run of one network takes none.
+    ARCHS are networks of the supernet in RUN: published names, min, max, random:SEED, JSON files, inline JSON, or ids
+    of networks that were judged in RUN before; without any, the smallest and the largest. A run of one network takes
+    none.
     """
     evaluation = judge(run, archs, split=split, data=data, workers=workers, device=device)
     if as_json:

@@ -11,7 +11,7 @@ from hwnas.pipeline.export_network import export_network as write_network
 
 
 @click.command("export")
-@click.argument("space")
+@click.argument("space", metavar="SPACE|RUN")
 @click.argument("arch", required=False)
 @click.option("--arch", "named", metavar="ARCH", help="The network, in place of the argument.")
 @click.option("--format", "format_", type=click.Choice(FORMATS), default="onnx", show_default=True, help="The form.")
@@ -49,7 +49,8 @@ def export_network(
     """Write one network to files that run without hwnas, checked against torch.
 
     ARCH is a published name, min or max, random:SEED, a JSON file or inline JSON; it may be left out where --weights is
-    a file of one network.
+    a file of one network. Of a RUN of hwnas search or hwnas train it is also the id of one of its networks, which is
+    written with the weights that it has there.
     """
     exported = write_network(
         space,

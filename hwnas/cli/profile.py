@@ -1,7 +1,7 @@
 """`hwnas profile`."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -9,14 +9,18 @@ from hwnas.cli.options import json_option
 from hwnas.cli.output import print_json, print_line
 from hwnas.cli.progress import CampaignReporter
 from hwnas.cli.quality import print_quality, quality_values
-from hwnas.errors import GateError, UsageError
+from hwnas.errors import UsageError
 from hwnas.pipeline.measure import Measured, measure, measure_plan
 from hwnas.pipeline.plans import Planned, write_plan
+from hwnas.pipeline.workplace import Workplace
 from hwnas.profile.library import FOLDER
 from hwnas.profile.request import CampaignRequest, command_text
-from hwnas.profile.summary import require_stable
+from hwnas.profile.summary import require_measured, require_stable
 
-_OF_THE_RUN = ("plan", "out", "new", "retry", "strict", "as_json", "plan_only")
+if TYPE_CHECKING:
+    from hwnas.pipeline.predicting.until import Until
+
+_OF_THE_RUN = ("plan", "out", "new", "retry", "strict", "limit_minutes", "until", "order", "as_json", "plan_only")
 """Parameters that say how a campaign runs; the others say what it measures, which a plan does too."""
 
 
@@ -53,6 +57,9 @@ class BatchesType(click.ParamType[tuple[int, ...]]):
 @click.option("--new", is_flag=True, help="Begin a profile of its own beside the one that is there.")
 @click.option("--retry", is_flag=True, help="Try again what failed.")
 @click.option("--strict", is_flag=True, help="End with code 4 where the measurements are not stable.")
+@click.option("--until", metavar="mape=3%", help="Measure in rounds until a predictor is as good; --samples at most.")
+@click.option("--order", default="spread", show_default=True, help="With --until: networks spread evenly, or active.")
+@click.option("--limit-minutes", type=float, help="Give a network up after so long (60), however it goes on.")
 @click.option("--plan-only", is_flag=True, help="Measure nothing, and write the plan to --out.")
 @click.option("--plan", type=click.Path(path_type=Path), help="Measure what a plan says.")
 @json_option
@@ -65,6 +72,9 @@ def profile(
     new: bool,
     retry: bool,
     strict: bool,
+    limit_minutes: float | None,
+    until: str | None,
+    order: str,
     plan_only: bool,
     plan: Path | None,
     as_json: bool,
@@ -76,25 +86,28 @@ def profile(
     machine: --plan-only --out plan.jsonl here, --plan plan.jsonl there, and bring its folder of profiles back.
     """
     _require_one_source(context, plan=plan, plan_only=plan_only, out=out)
+    goal = _goal(until, order, planned=plan_only or plan is not None)
     if plan_only:
         _print_planned(write_plan(CampaignRequest(**asked), out or Path()), as_json=as_json)
         return
     request = CampaignRequest(**asked, out=out or Path(FOLDER))
+    place = None if limit_minutes is None else Workplace.here(limit_s=60 * limit_minutes)
     with CampaignReporter(minutes=request.minutes) as reporter:
         try:
             if plan is None:
-                measured = measure(request, new=new, retry=retry, reporter=reporter)
+                measured = measure(request, new=new, retry=retry, until=goal, reporter=reporter, workplace=place)
             else:
-                measured = measure_plan(plan, out=request.out, new=new, retry=retry, reporter=reporter)
+                measured = measure_plan(plan, out=request.out, new=new, retry=retry, reporter=reporter, workplace=place)
         except KeyboardInterrupt:
-            again = request.command() if plan is None else ("hwnas", "profile", "--plan", str(plan), *_out(out))
+            asked_for = (*request.command(), *(goal.words if goal else ()))
+            again = asked_for if plan is None else ("hwnas", "profile", "--plan", str(plan), *_out(out))
             reporter.say(f"{reporter.done} measured, all kept; to go on: {command_text(again)}")
             raise
     _print_measured(measured, as_json=as_json)
-    if measured.num_failed and not any(item.quality.num_measurements for item in measured.profiles):
-        raise GateError("no network could be measured", got=f"{measured.num_failed} failed, for the reasons above")
+    qualities = [(item.name, item.quality) for item in measured.profiles]
+    require_measured(qualities)
     if strict:
-        require_stable([(item.name, item.quality) for item in measured.profiles])
+        require_stable(qualities)
 
 
 def _require_one_source(context: click.Context, *, plan: Path | None, plan_only: bool, out: Path | None) -> None:
@@ -113,6 +126,16 @@ def _require_one_source(context: click.Context, *, plan: Path | None, plan_only:
         raise UsageError("--plan says what is measured", got=" ".join(given), hint=f"hwnas profile --plan {plan}")
 
 
+def _goal(until: str | None, order: str, *, planned: bool) -> "Until | None":
+    if until is None:
+        return None
+    if planned:
+        raise UsageError("--until needs the device: what is measured follows from what was", got="a plan")
+    from hwnas.pipeline.predicting.until import parse_until  # it fits models, which measuring alone does not need
+
+    return parse_until(until, order=order)
+
+
 def _out(out: Path | None) -> tuple[str, ...]:
     return () if out is None else ("--out", str(out))
 
@@ -123,6 +146,7 @@ def _print_planned(planned: Planned, *, as_json: bool) -> None:
         return
     print_line(f"{planned.path}: {planned.num_tasks} measurements of {planned.num_networks} networks")
     print_line(f"on a machine with {planned.device}: hwnas profile --plan {planned.path.name}")
+    print_line(f"then bring its folder {FOLDER}/{planned.device} back")
 
 
 def _print_measured(measured: Measured, *, as_json: bool) -> None:

@@ -9,7 +9,9 @@ from hwnas.cli.options import json_option
 from hwnas.cli.output import Column, print_json, print_line, print_table
 from hwnas.cli.quality import print_quality, quality_values
 from hwnas.config import to_mapping
+from hwnas.pipeline.import_timm import ImportOptions, import_timm
 from hwnas.pipeline.profiles import ProfileDetails, ProfileSummary, list_profiles, show_profile
+from hwnas.profile.library import FOLDER
 from hwnas.profile.request import command_text
 
 profiles_option = click.option(
@@ -44,6 +46,29 @@ def show(context: click.Context, /, *, name: str, folder: Path | None, as_json: 
         print_json(_values(details))
     else:
         _print_details(details)
+
+
+@profiles.command("import-timm")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--device", help="The device, where the file's name does not tell it.")
+@click.option("--precision", help="The precision, where the name does not tell it (amp is kept as fp16).")
+@click.option("--runtime", help="torch or torch-compile, where the name does not tell it.")
+@click.option("--match", default="", help="Use models alone whose name this regular expression matches.")
+@click.option("--out", type=click.Path(path_type=Path), default=FOLDER, show_default=True, help="Where to keep them.")
+@json_option
+def import_timm_tables(*, files: tuple[Path, ...], as_json: bool, **asked: Any) -> None:
+    """Keep tables of timm's inference benchmark, for predictors of models of timm on devices that are elsewhere.
+
+    FILES are CSV files such as benchmark-infer-amp-nchw-pt291-cu128-4090-dynamo.csv; their models are traced once.
+    """
+    tables = import_timm(files, ImportOptions(**asked), say=lambda text: click.echo(text, err=True))
+    if as_json:
+        print_json([{**vars(table), "manifest": to_mapping(table.manifest)} for table in tables])
+        return
+    for table in tables:
+        setting = f"{table.manifest.device}, {table.manifest.runtime}, {table.manifest.precision}"
+        missing = f", {len(table.not_traced)} models not known here" if table.not_traced else ""
+        print_line(f"{table.path}: {table.num_used} of {table.num_rows} rows, {setting}{missing}")
 
 
 _COLUMNS = (

@@ -57,7 +57,7 @@ class CampaignReporter:
 
     def _text(self, state: Progress) -> str:
         failed = f", {state.failed} failed" if state.failed else ""
-        return f"{state.done} of {state.total}{failed}, {_duration(self._left_s(state))} left"
+        return f"{state.done} of {state.total}{failed}, {duration(self._left_s(state))} left"
 
     def _left_s(self, state: Progress) -> float:
         if self._minutes is not None:
@@ -92,7 +92,8 @@ def _name(state: Progress) -> str:
     return f"{subject.name} {subject.network_id}" if subject.source == "space" else subject.network_id
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A time as people say it."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

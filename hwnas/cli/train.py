@@ -18,7 +18,9 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 _WHAT = (
     click.option("--space", help="The space whose supernet is trained."),
-    click.option("--arch", help="Train one network of the space: a name, min, max, random:SEED, JSON."),
+    click.option(
+        "--arch", help="Train one network of the space: a name, min, max, random:SEED, JSON, or an id of --supernet."
+    ),
     click.option("--supernet", type=click.Path(path_type=Path), help="Start from the weights of a run or a file."),
     click.option("--scratch", is_flag=True, help="Say that the network of --arch starts from fresh weights."),
     click.option("--model", help="Train a reference model, timm:NAME."),

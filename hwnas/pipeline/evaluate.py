@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from hwnas.errors import InputError, UsageError
-from hwnas.pipeline.archs import find_arch
 from hwnas.pipeline.train import read_train_config
 from hwnas.pipeline.training.judging import ACCURACIES, Split, eval_batches, make_judge, weights_digest
+from hwnas.pipeline.training.named import named_arch
 from hwnas.pipeline.training.options import TrainConfig, absolute_name, supernet_file
 from hwnas.runs import Run
 from hwnas.space.arch import Arch
@@ -71,7 +71,7 @@ def evaluate(
     """Judge networks of a run, or of a file of weights if `data` says on what.
 
     Of a supernet, `archs` are judged with inherited weights, as `hwnas describe` takes them: a name, `min`, `max`,
-    `random:SEED`, JSON. A run of one network needs none.
+    `random:SEED`, JSON; or by the id of one that was judged before. A run of one network needs none.
     """
     config = read_train_config(Run.open(run)) if run.is_dir() else None
     if config is None and data is None:
@@ -115,7 +115,8 @@ def _of_supernet(
     file = supernet_file(run)
     supernet = load_supernet(file).to(device).eval()
     space = supernet.space
-    chosen = {name: find_arch(space, name, command=f"evaluate {run} {{arch}}") for name in archs or ("min", "max")}
+    command = f"hwnas evaluate {run} {{arch}}"
+    chosen = {name: named_arch(space, name, run, command=command) for name in archs or ("min", "max")}
     opened = open_run_data(run, config, data=data, shape=space.config.input_shape, num_classes=space.config.num_classes)
     _require_split(opened, split)
     judge = make_judge(

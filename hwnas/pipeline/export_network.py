@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hwnas.errors import InputError, UsageError, unknown
 from hwnas.pipeline.weights import WeightedNetwork, weighted_network
+from hwnas.runs import MANIFEST
 from hwnas.space import SPACES
 from hwnas.space.arch import Arch
 
@@ -97,11 +98,17 @@ def export_network(
 ) -> ExportedNetwork:
     """Write a network to a folder: a graph, a program of torch, weights alone or a TensorRT engine.
 
+    `space` is the name of one, or the folder of a run: then `arch` may be the id of one of its networks, whose weights,
+    images and classes are taken. Otherwise:
     The weights are those of a file of a supernet or of a network, or fresh ones from the seed, and then say so. `arch`
     may be left out where the file holds one network; a file decides images and classes, too. `engine` is for TensorRT
     alone, and so is the precision tf32: products in TF32 of a float32 graph.
     """
     options = engine or EngineOptions()
+    if (Path(space) / MANIFEST).is_file():
+        space, arch, weights, image_size, num_classes = _of_run(
+            Path(space), arch, weights=weights, changed=(image_size, num_classes)
+        )
     _check(space, format=format, batch=batch, weights=weights, changed=(image_size, num_classes))
     _check_engine(options, format=format, precision=precision)
     found = weighted_network(
@@ -130,13 +137,28 @@ def export_network(
     )
 
 
+def _of_run(
+    run: Path, arch: Any, *, weights: Path | None, changed: tuple[int | None, int | None]
+) -> tuple[str, Arch, Path | None, int | None, int | None]:
+    """Space, network, file of weights, images and classes of a network of a run."""
+    from hwnas.pipeline.run_network import network_of_run
+
+    if weights is not None or changed != (None, None):
+        message = "a run decides weights, images and classes"
+        raise UsageError(message, got=run, hint=f"hwnas export {run} --arch ID --out exported")
+    found = network_of_run(run, arch)
+    if found.weights is not None:
+        return found.space.name, found.arch, found.weights, None, None
+    config = found.space.config
+    return found.space.name, found.arch, None, config.image_size, config.num_classes
+
+
 def _check(
     space: str, *, format: str, batch: int | None, weights: Path | None, changed: tuple[int | None, int | None]
 ) -> None:
     if space not in SPACES:
         if Path(space).is_dir():
-            message = "the first argument must be a space: folders of runs hold no networks yet"
-            raise InputError(message, got=space, hint="hwnas export SPACE ARCH")
+            raise InputError("a folder must be a run", got=space, hint="hwnas export RUN --arch ID --out exported")
         raise unknown("space", space, SPACES, hint="hwnas export {} max --out .")
     if format not in FORMATS:
         raise unknown("format", format, FORMATS, hint="--format {}")

@@ -1,10 +1,11 @@
 """`hwnas profile`: networks timed on a device, or a plan that does so on another machine."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hwnas.devices import Device, Machine, require, resolve
 from hwnas.errors import MissingError
@@ -16,6 +17,12 @@ from hwnas.profile.plan import Plan
 from hwnas.profile.request import CampaignRequest, command_text
 from hwnas.profile.summary import Quality, assess
 from hwnas.records import load_profile
+
+if TYPE_CHECKING:
+    from hwnas.pipeline.predicting.until import Until
+
+Extend = Callable[[Sequence[Path]], Plan | None]
+"""The plan that follows, by the profiles as they are now; None: there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +55,7 @@ def measure(
     *,
     new: bool = False,
     retry: bool = False,
+    until: "Until | None" = None,
     reporter: Reporter | None = None,
     workplace: Workplace | None = None,
 ) -> Measured:
@@ -55,12 +63,20 @@ def measure(
 
     `new` begins a profile beside one that is there; `retry` tries again what failed. Profiles of another environment
     are never added to: in `profiles` one begins beside them, and in another folder that is an error without `new`.
+    `until` measures in rounds, and ends when a predictor of what was measured is good enough.
     """
     require_space(request.space)
     place = workplace or Workplace.here()
     device = _required(request, place.machine)
     options = _Options(out=request.out, new=new, retry=retry, minutes=request.minutes)
-    return _run(stages(request, device.name), device, place, options, reporter or Silent())
+    told = reporter or Silent()
+    if until is None:
+        plans = stages(request, device.name)
+        return _run(next(plans), lambda _: next(plans, None), device, place, options, told)
+    from hwnas.pipeline.predicting.until import Rounds  # it fits models, which measuring alone does not need
+
+    rounds = Rounds(request, device.name, until, reporter=told)
+    return _run(rounds.first(), rounds.extend, device, place, options, told)
 
 
 def measure_plan(
@@ -81,7 +97,7 @@ def measure_plan(
         hint = f"take {path} to a machine with {plan.device}, and there: hwnas profile --plan {path.name}"
         raise MissingError(error.message, got=error.got, known=error.known, hint=hint) from error
     options = _Options(out=out, new=new, retry=retry)
-    return _run(iter([plan]), device, place, options, reporter or Silent())
+    return _run(plan, lambda _: None, device, place, options, reporter or Silent())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,10 +108,11 @@ class _Options:
     minutes: float | None = None
 
 
-def _run(plans: Iterator[Plan], device: Device, place: Workplace, options: _Options, reporter: Reporter) -> Measured:
+def _run(
+    plan: Plan, extend: Extend, device: Device, place: Workplace, options: _Options, reporter: Reporter
+) -> Measured:
     """Plan after plan, each an extension of the one before, until the time is up or one adds nothing."""
     deadline_s = None if options.minutes is None else time.monotonic() + 60 * options.minutes
-    plan = next(plans)
     runtime = choose_runtime(plan, device, reporter)
     following: Plan | None = plan
     with ExitStack() as stack:
@@ -114,13 +131,14 @@ def _run(plans: Iterator[Plan], device: Device, place: Workplace, options: _Opti
         for store in stores.values():
             stack.callback(store.close)
         campaign = Campaign(stores, processes, pairs=plan.pairs, seed=plan.seed, retry=options.retry)
+        paths = [store.path for store in stores.values()]
         results: list[CampaignResult] = []
         size = 0
         while following is not None and len(following.tasks) > size and not (results and results[-1].num_left):
             tasks, size = with_runtime(following, runtime).tasks, len(following.tasks)
             results.append(campaign.run(tasks, deadline_s=deadline_s, listener=reporter.progress))
-            following = next(plans, None)
-    return _measured(device.name, runtime, [store.path for store in stores.values()], results)
+            following = extend(paths)
+    return _measured(device.name, runtime, paths, results)
 
 
 def _measured(device: str, runtime: str, paths: Sequence[Path], results: Sequence[CampaignResult]) -> Measured:
@@ -144,9 +162,11 @@ def _required(request: CampaignRequest, machine: Machine) -> Device:
     try:
         return require(request.device, machine=machine)
     except MissingError as error:
-        command = command_text(replace(request, minutes=None).command())
+        command = command_text(replace(request, minutes=None, out=Path(FOLDER)).command())
         hint = (
-            f"{error.hint}; to take the campaign there: {command} --plan-only --out plan.jsonl here, "
-            f"hwnas profile --plan plan.jsonl there, and bring its folder profiles/{resolve(request.device)} back"
+            f"a device that is here, or take the campaign there:\n"
+            f"          here   {command} --plan-only --out plan.jsonl\n"
+            f"          there  hwnas profile --plan plan.jsonl\n"
+            f"          here   put its folder profiles/{resolve(request.device)} under {request.out}"
         )
         raise MissingError(error.message, got=error.got, known=error.known, hint=hint) from error

@@ -1,6 +1,6 @@
 """Plans: what a campaign measures, made here and perhaps run on another machine."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +12,7 @@ from hwnas.profile.request import AUTO, CampaignRequest
 from hwnas.profile.runners.runner import RUNNERS
 from hwnas.profile.selection import select
 from hwnas.profile.statistics import MIN_RUNS
-from hwnas.records import Session, Setting
+from hwnas.records import Session, Setting, Subject
 from hwnas.runs import Environment, environment
 from hwnas.space import SPACES
 
@@ -83,13 +83,20 @@ def make_plan(request: CampaignRequest, device: str, *, num_samples: int) -> Pla
     subjects = select(space, num_samples, seed=request.seed, also=request.also, landmarks=request.landmarks)
     if not subjects:
         raise UsageError("there must be something to measure", got="--samples 0 --no-landmarks", hint="--samples 20")
+    return plan_of(request, device, subjects, num_samples=num_samples)
+
+
+def plan_of(
+    request: CampaignRequest, device: str, subjects: Sequence[Subject], *, num_samples: int | None = None
+) -> Plan:
+    """The plan that measures these networks as a request says."""
     runtime = request.runtime if request.runtime == AUTO else RUNNERS.resolve(request.runtime)
     options = {"device": device, "runtime": runtime, "precision": request.precision, "threads": request.threads}
     settings = [Setting(**options, batch=batch) for batch in request.batches]  # type: ignore[arg-type]
-    repeats = default_repeats(num_samples) if request.repeats is None else request.repeats
+    repeats = default_repeats(num_samples or len(subjects)) if request.repeats is None else request.repeats
     return Plan(
         device=device,
-        space=space.name,
+        space=SPACES.resolve(request.space),
         seed=request.seed,
         pairs=request.pairs,
         origin=session_now(request.command(), environment()),

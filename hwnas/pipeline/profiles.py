@@ -1,12 +1,15 @@
 """`hwnas profiles`: what was measured, here or by others, and how good it is."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hwnas.errors import HwnasError
-from hwnas.profile.library import Broken, Entry, Origin, find_entry, load_entry, scan, search_path
+from hwnas.errors import HwnasError, InputError
+from hwnas.pipeline.predicting.tables import TableEntry, table_entries
+from hwnas.places import Origin
+from hwnas.profile.library import Broken, Entry, find_entry, load_entry, scan, search_path
 from hwnas.profile.summary import Figures, Quality, assess, figures
 from hwnas.records import ProfileManifest
+from hwnas.records.table import read_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,14 +50,20 @@ class ProfileDetails:
 def list_profiles(profiles: Path | None = None) -> tuple[ProfileSummary, ...]:
     """All profiles that are found: own ones first, shipped ones last; `profiles` is a folder to look in instead.
 
-    One that cannot be read is listed with its problem.
+    One that cannot be read is listed with its problem. Published tables, which have figures alone, come last.
     """
-    return tuple(_row(found) for found in scan(search_path(profiles)))
+    places = search_path(profiles)
+    return (*map(_row, scan(places)), *map(_table, table_entries(places)))
 
 
 def show_profile(name: str, *, profiles: Path | None = None) -> ProfileDetails:
     """One profile by its name, DEVICE/FOLDER or FOLDER alone, or by its path."""
-    entry = find_entry(name, search_path(profiles))
+    places = search_path(profiles)
+    for table in table_entries(places):
+        if name in (table.name, table.path.name):
+            message = f"{table.name} holds figures that others published, and no samples to judge"
+            raise InputError(message, got=table.manifest.source, hint=f"{table.path}/table.json")
+    entry = find_entry(name, places)
     profile = load_entry(entry)
     return ProfileDetails(
         name=entry.name,
@@ -75,6 +84,24 @@ def _row(found: Entry | Broken) -> ProfileSummary:
         return _summary(found, assess(load_entry(found)))
     except HwnasError as error:
         return _summary(found, None, problem=_shown(error))
+
+
+def _table(entry: TableEntry) -> ProfileSummary:
+    manifest = entry.manifest
+    summary = ProfileSummary(
+        name=entry.name,
+        path=entry.path,
+        origin=entry.origin,
+        device=manifest.device,
+        runtime=manifest.runtime,
+        precision=manifest.precision,
+        created_utc=manifest.created_utc,
+    )
+    try:
+        _, rows = read_table(entry.path)
+    except HwnasError as error:
+        return replace(summary, problem=_shown(error))
+    return replace(summary, num_networks=len(rows))
 
 
 def _shown(error: HwnasError) -> str:

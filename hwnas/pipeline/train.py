@@ -13,8 +13,8 @@ import torch
 from hwnas.config import from_mapping, to_mapping
 from hwnas.errors import InputError, UsageError
 from hwnas.pipeline.training.judging import make_judge
-from hwnas.pipeline.training.memory import told_when_full
-from hwnas.pipeline.training.models import make_model, make_teacher, origin
+from hwnas.pipeline.training.memory import needed, told_when_full, warning
+from hwnas.pipeline.training.models import Start, make_model, make_teacher, origin
 from hwnas.pipeline.training.options import (
     TrainConfig,
     TrainOptions,
@@ -22,6 +22,7 @@ from hwnas.pipeline.training.options import (
     default_out,
     image_shape,
     require_consistent,
+    require_same_weights,
     resolved,
 )
 from hwnas.runs import MANIFEST, Run
@@ -93,12 +94,14 @@ def train_model(
         _require_new(folder)
     with joined_world() as world:
         config, data = _resumed(options, folder) if resume else _begun(options)
-        model = make_model(config)
-        prepared = _loop(config, data, model, folder=folder, world=world, workers=workers, loop=loop)
+        start = make_model(config)
+        prepared = _loop(config, data, start.model, folder=folder, world=world, workers=workers, loop=loop)
+        notes = _notes(config, data, start, world)
         if world.leads:  # from here on nothing is wrong with what was asked for
             _settle(folder, config, data, resume=resume)
+            _tell(notes, shown=loop is None or loop.progress)
         world.wait()
-        with told_when_full(config), _telling_how_to_go_on(folder):
+        with told_when_full(config, world), _telling_how_to_go_on(folder):
             trained = train(
                 prepared,
                 origin=origin(config),
@@ -114,7 +117,7 @@ def train_model(
         images_per_s=trained.outcome.images_per_s,
         accuracies=trained.accuracies,
         bad_pictures=tuple(trained.bad_pictures),
-        notes=data.notes,
+        notes=notes,
         leads=world.leads,
     )
 
@@ -122,21 +125,22 @@ def train_model(
 def rehearse(options: TrainOptions, *, workers: int = 0, loop: LoopConfig | None = None) -> Rehearsal:
     """Work a training out, time a few steps of it, and leave nothing behind."""
     config, data = _begun(options)
-    model = make_model(config)
-    with joined_world() as world, told_when_full(config):
-        prepared = _loop(config, data, model, folder=Path(), world=world, workers=workers, loop=loop)
+    start = make_model(config)
+    with joined_world() as world, told_when_full(config, world):
+        prepared = _loop(config, data, start.model, folder=Path(), world=world, workers=workers, loop=loop)
+        notes = _notes(config, data, start, world)
         seconds = prepared.rehearse()
         memory = _memory_mb(world)
     return Rehearsal(
         config=config,
-        params=sum(parameter.numel() for parameter in model.parameters()),
+        params=sum(parameter.numel() for parameter in start.model.parameters()),
         train_pictures=len(data.train),
         heldout_pictures=len(data.heldout),
         test_pictures=0 if data.test is None else len(data.test),
         steps_per_epoch=prepared.steps_per_epoch,
         seconds_per_step=seconds,
         memory_mb=memory,
-        notes=data.notes,
+        notes=notes,
     )
 
 
@@ -155,6 +159,17 @@ def _telling_how_to_go_on(folder: Path) -> Iterator[None]:
         raise Interrupted(f"{stopped}\n  try     hwnas train --out {folder} --resume") from stopped
 
 
+def _notes(config: TrainConfig, data: Data, start: Start, world: World) -> tuple[str, ...]:
+    """What the user should know before the first step."""
+    full = warning(needed(config, start.model, world), config.recipe)
+    return (*data.notes, *start.notes, *([] if full is None else [full]))
+
+
+def _tell(notes: tuple[str, ...], *, shown: bool) -> None:
+    for note in notes if shown else ():
+        print(f"note: {note}", file=sys.stderr)
+
+
 def _begun(options: TrainOptions) -> tuple[TrainConfig, Data]:
     require_consistent(options)
     shape = image_shape(options)
@@ -167,6 +182,7 @@ def _resumed(options: TrainOptions, folder: Path) -> tuple[TrainConfig, Data]:
     if not (folder / MANIFEST).exists():
         raise InputError(f"{folder} holds no training to go on with", hint="the same command without --resume")
     config = read_train_config(Run.open(folder))
+    require_same_weights(config)
     if options != TrainOptions():
         _require_same(_repeated(options, config), config)
     data = open_data(config.data, image_shape=config.image_shape, num_classes=config.num_classes)

@@ -30,6 +30,10 @@ class FittedData:
     """Distinct ones."""
     is_mixed: bool = False
     """Whether rows of several environments were put together, which was asked for."""
+    kinds: tuple[str, ...] = ()
+    """The spaces that the networks are of; `timm` for its models."""
+    usual_batch: int | None = None
+    """The commonest batch, where the rows have different ones."""
     count_names: tuple[str, ...] = ()
     """The distinct blocks that the features count, where they do."""
 
@@ -72,6 +76,10 @@ class _Body:
     schema: str = SCHEMA
     created_utc: str
     metric: DeviceMetric
+    space: str | None = None
+    """The space of the fitted networks; None: all networks that were measured in this setting, whatever they are."""
+    threads: int | None = None
+    """Of the CPU; None where the source does not tell, or a GPU works."""
     data: FittedData
     protocol: Protocol
     model: str
@@ -105,6 +113,10 @@ class Card(_Body):
     def error_over_floor(self) -> float | None:
         """The error in units of the noise floor."""
         return None if not self.noise_floor else self.scores.mape / self.noise_floor
+
+    def coverage_at(self, confidence: float) -> float:
+        """The share of held-out networks inside intervals of this confidence, which must be one of `CONFIDENCES`."""
+        return next(entry.share for entry in self.coverage if entry.confidence == confidence)
 
 
 def sealed(card: Card, *, model_text: str) -> Card:

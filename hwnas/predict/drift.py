@@ -4,12 +4,14 @@ The factor of a row is a smooth function of its place in time: a Gaussian-weight
 drift leaves, over the rows that were given. Rows whose target is to be predicted must not be given.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 
 from hwnas.predict.features.table import Features, Numbers
+from hwnas.predict.folds import Fold
 from hwnas.predict.models.model import Fitted, Learner
 
 _WIDTHS = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
@@ -67,6 +69,20 @@ def fit_with_drift(
             break
         fitted = learner.fit(features, target / drift.factor(times), seed=seed)
     return fitted, drift
+
+
+def without_drift(target: Numbers, answers: Numbers, *, times: Numbers, folds: Sequence[Fold]) -> Numbers | None:
+    """The target as the device would have given it without drift; None where neighbours in time say nothing.
+
+    `answers` are those of a model that had not seen the rows; the drift at a row is told by rows of other folds alone.
+    """
+    logs = np.log(target / answers)
+    if find_drift(times, logs).width is None:
+        return None
+    factor = np.ones(len(target))
+    for fold in folds:
+        factor[fold.held_out] = find_drift(times[fold.fit], logs[fold.fit]).factor(times[fold.held_out])
+    return target / factor
 
 
 def _left_out(times: Numbers, logs: Numbers, *, width: float) -> float:

@@ -8,6 +8,7 @@ import numpy as np
 
 from hwnas.errors import InputError
 from hwnas.predict.card import CONFIDENCES, Card, Coverage, CurvePoint, FittedData, HeldOut, Ranked
+from hwnas.predict.drift import without_drift
 from hwnas.predict.features.conditions import Conditions
 from hwnas.predict.features.table import Features, Numbers, require_finite
 from hwnas.predict.fitted_range import FittedRange
@@ -17,6 +18,9 @@ from hwnas.predict.metric import DeviceMetric
 from hwnas.predict.models import Learner
 from hwnas.predict.predictor import Predictor
 from hwnas.predict.selection import Answers, Protocol, cross_validate, identities, refit
+
+_DRIFT_GAIN = 0.95
+"""Drift is taken out only where that brings the error on held-out networks below this share."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +39,13 @@ class Observations:
     noise_floor: float | None = None
     groups: Sequence[str] | None = None
     """What is held out together, a label per row; None: equal networks."""
+    times: Numbers | None = None
+    """When each row was measured, in seconds, where that is known: a device that drifts is told by it."""
+    space: str | None = None
+    """The space of all networks; None where they are of several kinds."""
+    kinds: tuple[str, ...] = ()
+    threads: int | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def target(self) -> Numbers:
@@ -57,14 +68,12 @@ def fit_predictor(
 ) -> Predictor:
     """The best predictor for these measurements, with its card."""
     protocol = protocol or Protocol(held_out="networks" if observed.groups is None else "groups")
-    _check(observed, allow_mixed=allow_mixed)
+    check_observations(observed, allow_mixed=allow_mixed)
+    observed, answers = _judged(observed, protocol, learners)
     features, target = observed.features, observed.target
-    answers = cross_validate(
-        features, target, protocol=protocol, learners=learners, weights=observed.weights, groups=observed.groups
-    )
     choice = answers.choice()
     model = refit(choice, features, target, answers=answers, learners=learners, weights=observed.weights)
-    card = _card(observed, answers, choice)
+    card = make_card(observed, answers, choice)
     return Predictor(
         card=replace(card, learning_curve=_curve(observed, answers, learners)) if with_curve else card,
         conditions=replace(observed.conditions, batch=1),
@@ -74,7 +83,58 @@ def fit_predictor(
     )
 
 
-def _check(observed: Observations, *, allow_mixed: bool) -> None:
+def _judged(
+    observed: Observations, protocol: Protocol, learners: Sequence[Learner] | None
+) -> tuple[Observations, Answers]:
+    """The models' answers; where the device drifted, and it shows in networks held out, those to figures without it."""
+
+    def judge(given: Observations) -> Answers:
+        return cross_validate(
+            given.features,
+            given.target,
+            protocol=protocol,
+            learners=learners,
+            weights=given.weights,
+            groups=given.groups,
+        )
+
+    answers = judge(observed)
+    if observed.times is None:
+        return observed, answers
+    first = answers.by_model[answers.choice()][0]
+    steady = without_drift(observed.target, first, times=observed.times, folds=answers.folds[0])
+    if steady is None:
+        return observed, answers
+    figures = observed.metric.from_target(steady, batch=observed.batches)
+    most = float(np.abs(observed.target / steady - 1).max())
+    drifted = f"the device drifted by up to {most:.1%} while it was measured"
+    note = f"{drifted}; the figures are those without it, the noise floor is with it"
+    corrected = replace(observed, figures=figures, notes=(*observed.notes, note))
+    again = judge(corrected)
+    if again.scores(again.choice()).mape > _DRIFT_GAIN * answers.scores(answers.choice()).mape:
+        return observed, answers
+    return corrected, again
+
+
+def as_throughput(predictor: Predictor, *, batches: Numbers) -> Predictor:
+    """The same predictor for images a second: models fit the time of one run of the batch, and nothing else changes.
+
+    `batches` are those of the rows that it was fitted to.
+    """
+    card = predictor.card
+    metric = replace(card.metric, name="throughput")
+    measured, predicted = (
+        metric.from_target(np.array([getattr(row, name) for row in card.held_out]), batch=batches)
+        for name in ("measured", "predicted")
+    )
+    held_out = tuple(
+        HeldOut(measured=float(one), predicted=float(other)) for one, other in zip(measured, predicted, strict=True)
+    )
+    return replace(predictor, card=replace(card, metric=metric, held_out=held_out))
+
+
+def check_observations(observed: Observations, *, allow_mixed: bool) -> None:
+    """Measurements must be finite, above 0, one for each network, and of one environment."""
     figures = np.asarray(observed.figures)
     if figures.shape != (len(observed.features),):
         raise InputError("there must be one figure per network", got=f"{figures.shape} for {len(observed.features)}")
@@ -91,17 +151,22 @@ def _check(observed: Observations, *, allow_mixed: bool) -> None:
         )
 
 
-def _card(observed: Observations, answers: Answers, choice: str) -> Card:
+def make_card(observed: Observations, answers: Answers, choice: str) -> Card:
+    """What a model says about itself, by its answers on networks that were held out."""
     by_model, target, features = answers.by_model[choice], answers.target, observed.features
     predicted = observed.metric.from_target(np.exp(np.log(by_model).mean(axis=0)), batch=observed.batches)
     return Card(
         created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
         metric=observed.metric,
+        space=observed.space,
+        threads=observed.threads,
         data=FittedData(
             sources=observed.sources,
             num_rows=len(features),
             num_networks=len(set(identities(features))),
             is_mixed=len(set(observed.environments)) > 1,
+            kinds=observed.kinds,
+            usual_batch=_usual_batch(observed),
             count_names=features.count_names,
         ),
         protocol=answers.protocol,
@@ -120,7 +185,16 @@ def _card(observed: Observations, answers: Answers, choice: str) -> Card:
             for measured, value in zip(observed.figures, predicted, strict=True)
         ),
         environment=dict(observed.environment),
+        notes=observed.notes,
     )
+
+
+def _usual_batch(observed: Observations) -> int | None:
+    """The commonest batch, the greatest of several; None where there is only one anyway."""
+    if observed.metric.batch is not None:
+        return None
+    values, counts = np.unique(observed.batches, return_counts=True)
+    return int(values[counts == counts.max()][-1])
 
 
 def _curve(observed: Observations, answers: Answers, learners: Sequence[Learner] | None) -> tuple[CurvePoint, ...]:

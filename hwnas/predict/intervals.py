@@ -6,6 +6,7 @@ in units of their scales (normalised conformal prediction with cross-validation'
 with one refitted model). Lower and upper quantiles are taken apart, because slow outliers are commoner than fast ones.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -148,7 +149,7 @@ def quantiles(errors: Numbers, *, confidence: float) -> tuple[float, float]:
 def require_confident(count: int, *, confidence: float) -> None:
     """A confidence that so few networks cannot support is an error, not a wider guess."""
     if (1 - confidence) / 2 * (count + 1) < 1 - _ROUNDING:
-        best = 1 - 2 / (count + 1)
+        best = math.floor(100 * (1 - 2 / (count + 1))) / 100
         message = f"{count} networks support no interval at this confidence"
         raise InputError(message, got=confidence, hint=f"--confidence {best:.2f}, or measure more networks")
 

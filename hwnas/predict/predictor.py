@@ -1,7 +1,7 @@
 """A predictor: features in, mean and interval out, with the card that says how good it is."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from hwnas.predict.card import Card
 from hwnas.predict.features.conditions import Conditions
 from hwnas.predict.features.counting import population_features, workload_features
-from hwnas.predict.features.table import Features, Numbers
+from hwnas.predict.features.table import Features, Numbers, with_answers
 from hwnas.predict.fitted_range import FittedRange, require_inside
 from hwnas.predict.intervals import Intervals, require_confident
 from hwnas.predict.models import Fitted, fitted_from_json, fitted_to_json
@@ -36,6 +36,19 @@ class Prediction:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Source:
+    """The model of another device, and the conditions under which its features are made."""
+
+    conditions: Conditions
+    batch: int
+    model: Fitted
+
+    def answers(self, build: Callable[[Conditions], Features]) -> Numbers:
+        """What it says of networks whose features `build` makes."""
+        return self.model.predict(build(replace(self.conditions, batch=self.batch)))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Predictor:
     """A fitted model with its intervals, its range, the conditions of its features, and its card."""
 
@@ -44,6 +57,8 @@ class Predictor:
     model: Fitted
     intervals: Intervals
     fitted_range: FittedRange
+    sources: Mapping[str, Source] = field(default_factory=dict)
+    """Models of other devices that this one leans on."""
 
     def predict(self, features: Features, *, confidence: float = 0.9, batch: int | None = None) -> Prediction:
         """Predict networks from features that were made under this predictor's conditions at `batch`."""
@@ -71,13 +86,18 @@ class Predictor:
         self, workloads: Workloads, *, confidence: float = 0.9, batch: int | None = None
     ) -> Prediction:
         """Predict a population of a space."""
-        counts = any(name for name in self.card.data.count_names)
-        features = population_features(workloads, self._at(batch), counts=counts)
-        return self.predict(features, confidence=confidence, batch=batch)
+        return self.predict(self.population(workloads, batch=batch), confidence=confidence, batch=batch)
 
     def features(self, workloads: Sequence[Workload], *, batch: int | None = None) -> Features:
         """The features of networks under this predictor's conditions."""
-        return workload_features(workloads, self._at(batch))
+        if self.card.data.count_names:
+            raise ValueError("a predictor that counts blocks needs a population of its space")
+        return self._built(lambda conditions: workload_features(workloads, conditions), batch)
+
+    def population(self, workloads: Workloads, *, batch: int | None = None) -> Features:
+        """The features of a population of a space."""
+        counts = bool(self.card.data.count_names)
+        return self._built(lambda conditions: population_features(workloads, conditions, counts=counts), batch)
 
     def require_inside(self, features: Features, *, labels: Sequence[str] | None = None) -> None:
         """An error for the first network outside the fitted range, saying in what."""
@@ -90,6 +110,7 @@ class Predictor:
             "model": fitted_to_json(self.model),
             "intervals": self.intervals.to_json(),
             "fitted_range": self.fitted_range.to_json(),
+            "sources": {name: _source_json(source) for name, source in self.sources.items()},
         }
 
     @classmethod
@@ -101,7 +122,22 @@ class Predictor:
             model=fitted_from_json(data["model"]),
             intervals=Intervals.from_json(data["intervals"]),
             fitted_range=FittedRange.from_json(data["fitted_range"]),
+            sources={name: _source(source) for name, source in data["sources"].items()},
         )
+
+    def _built(self, build: Callable[[Conditions], Features], batch: int | None) -> Features:
+        answers = {name: source.answers(build) for name, source in self.sources.items()}
+        return with_answers(build(self._at(batch)), answers)
 
     def _at(self, batch: int | None) -> Conditions:
         return replace(self.conditions, batch=self.card.metric.require_batch(batch))
+
+
+def _source_json(source: Source) -> dict[str, Any]:
+    return {"conditions": source.conditions.plain(), "batch": source.batch, "model": fitted_to_json(source.model)}
+
+
+def _source(data: Plain) -> Source:
+    return Source(
+        conditions=Conditions(**data["conditions"]), batch=int(data["batch"]), model=fitted_from_json(data["model"])
+    )

@@ -10,7 +10,6 @@ A card states the digest of the model and of itself.
 import json
 import secrets
 import shutil
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from hwnas.config import load_json, parse_json
 from hwnas.errors import InputError
 from hwnas.predict.card import Card, card_from_json, card_json, require_seal, sealed
 from hwnas.predict.card_page import PARITY, card_page, parity_plot
-from hwnas.predict.metric import DeviceMetric
 from hwnas.predict.predictor import Predictor
 
 CARD, PAGE, MODEL = "card.json", "card.md", "model.json"
@@ -57,22 +55,6 @@ def load_card(folder: Path) -> Card:
     if not (folder / CARD).is_file():
         raise InputError(f"{folder} must be the folder of a predictor", got=f"it has no {CARD}", hint="hwnas fit")
     return card_from_json(load_json(folder / CARD), source=str(folder / CARD))
-
-
-def find_predictors(roots: Sequence[Path]) -> dict[str, Path]:
-    """The folders of predictors under these roots by metric; the first root that has one wins."""
-    found: dict[str, Path] = {}
-    for root in roots:
-        for path in sorted(root.rglob(CARD)):
-            if not any(part.startswith(".") for part in path.relative_to(root).parts):
-                found.setdefault(str(load_card(path.parent).metric), path.parent)
-    return found
-
-
-def metric_folder(metric: DeviceMetric) -> Path:
-    """Where a predictor stands under a root: DEVICE/RUNTIME-PRECISION-BATCH/METRIC."""
-    batch = "any" if metric.batch is None else str(metric.batch)
-    return Path(metric.device) / f"{metric.runtime}-{metric.precision}-b{batch}" / metric.name
 
 
 def _write_folder(folder: Path, texts: dict[str, str]) -> None:

@@ -21,6 +21,7 @@ from hwnas.predict.models.scaled import source_logs
 
 MIN_NETWORKS = 4
 """Fewer measured networks cannot gate a source."""
+SCRATCH = "from scratch"
 _RANK = 4
 _SMALLEST_SPREAD = 0.005
 _SMALLEST_SHARE = 0.02
@@ -41,8 +42,8 @@ class Transferred:
     """The mixture of the ways' leave-one-out answers, one a measured network."""
 
 
-def transfer(features: Features, target: Numbers, *, sources: Mapping[str, Fitted]) -> Transferred:
-    """A mixture of the ways to use the sources' models for a new device."""
+def transfer(features: Features, target: Numbers, *, sources: Sequence[str]) -> Transferred:
+    """A mixture of the ways to use other devices' models, whose answers the features hold, for a new device."""
     target, _ = checked(features, target, None)
     if len(target) < MIN_NETWORKS:
         raise InputError(f"a transfer needs at least {MIN_NETWORKS} measured networks", got=len(target))
@@ -58,18 +59,18 @@ def transfer(features: Features, target: Numbers, *, sources: Mapping[str, Fitte
     return Transferred(fitted=fitted, shares=shares, ranking=ranking, answers=mixed)
 
 
-def ways(sources: Mapping[str, Fitted]) -> dict[str, Way]:
+def ways(sources: Sequence[str]) -> dict[str, Way]:
     """The ways to make a model from a few measurements, by name."""
-    found: dict[str, Way] = {"from scratch": lambda features, target: AnalyticLearner().fit(features, target)}
-    for name, source in sources.items():
-        found[f"{name} scaled"] = _scaled(source)
-        found[f"{name} bent"] = _basis((source,))
+    found: dict[str, Way] = {SCRATCH: lambda features, target: AnalyticLearner().fit(features, target)}
+    for source in sources:
+        found[f"{source} scaled"] = _scaled(source)
+        found[f"{source} bent"] = _basis((source,))
     if len(sources) > 1:
-        found["basis"] = _basis(tuple(sources.values()))
+        found["basis"] = _basis(tuple(sources))
     return found
 
 
-def _scaled(source: Fitted) -> Way:
+def _scaled(source: str) -> Way:
     """A source times the median ratio to it."""
 
     def way(features: Features, target: Numbers) -> Fitted:
@@ -80,20 +81,20 @@ def _scaled(source: Fitted) -> Way:
     return way
 
 
-def _basis(sources: Sequence[Fitted]) -> Way:
+def _basis(sources: tuple[str, ...]) -> Way:
     """A robust Bayesian ridge on the main common directions of the sources' logarithms.
 
     The prior is the sources' own mean, scaled: a weight of 1 in all on what they agree upon, 0 on what they differ in.
     """
 
     def way(features: Features, target: Numbers) -> Fitted:
-        logs = source_logs(tuple(sources), features)
+        logs = source_logs(sources, features)
         centres = logs.mean(axis=0)
         directions = _directions(logs - centres)
         coordinates = (logs - centres) @ directions
         prior = np.linalg.pinv(directions) @ np.full(len(sources), 1 / len(sources))
         offset, weights = _bayesian(coordinates, np.log(target), prior=prior)
-        return Scaled(sources=tuple(sources), weights=directions @ weights, centres=centres, offset=offset)
+        return Scaled(sources=sources, weights=directions @ weights, centres=centres, offset=offset)
 
     return way
 

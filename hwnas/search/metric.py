@@ -14,12 +14,10 @@ from typing import Literal, get_args
 
 from hwnas.devices import Precision
 from hwnas.errors import InputError, unknown
+from hwnas.records.runtimes import RUNTIMES
 from hwnas.registry import Registry
 
 Goal = Literal["min", "max"]
-
-RUNTIMES = ("tensorrt", "torch-graph", "onnxruntime", "torch-compile", "torch")
-"""The runtimes that a device metric may name."""
 
 _NUMBER = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(\S*)\s*")
 _BATCH = re.compile(r"b([1-9]\d*)")

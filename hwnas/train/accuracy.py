@@ -84,7 +84,8 @@ class Judge:
         new = {id_: arch for id_, arch in zip(ids, archs, strict=True) if self._remembered(id_) is None}
         for networks in self._groups(new):
             for accuracy in _judged(networks, self.batches, self.device, self.precision, keep_hits=self.keep_hits):
-                self._memo.add(accuracy.arch_id, _row(accuracy))
+                arch = new[accuracy.arch_id].to_mapping()
+                self._memo.add(accuracy.arch_id, {**_row(accuracy), "arch": arch})
         return [_accuracy(id_, self._memo.get(id_), keep_hits=self.keep_hits) for id_ in ids]
 
     def _remembered(self, arch_id: str) -> Mapping[str, Any] | None:

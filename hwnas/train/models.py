@@ -48,17 +48,17 @@ def fresh_network(space: Space[Any, Any], arch: Arch, recipe: Recipe, *, seed: i
 
 def continued_supernet(
     held: Supernet[Any, Any, Any], space: Space[Any, Any], recipe: Recipe, *, seed: int
-) -> Supernet[Any, Any, Any]:
+) -> tuple[Supernet[Any, Any, Any], tuple[str, ...]]:
     """A supernet with the weights and the sharing of another one, for a space of other images or classes too.
 
-    Positions are interpolated; a classifier for other classes is fresh.
+    Positions are interpolated; a classifier for other classes is fresh, and its tensors are the names that come too.
     """
     config = replace(held.config, drop_path=recipe.regularisation.drop_path)
     with _seeded(seed):
         supernet = make_supernet(space, config)
         initialise(supernet, recipe.initialisation)
-    carry_over(held.shared.state_dict(), supernet.shared)
-    return supernet
+    fresh = carry_over(held.shared.state_dict(), supernet.shared)
+    return supernet, fresh
 
 
 def inherited_network(supernet: Supernet[Any, Any, Any], arch: Arch, recipe: Recipe) -> Network:

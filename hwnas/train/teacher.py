@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from hwnas.errors import InputError, MissingError
+from hwnas.train.data.augment import IMAGENET, Normalization
 from hwnas.train.models import create_timm
 from hwnas.train.weights import load_model
 
@@ -18,7 +19,8 @@ def load_teacher(
 ) -> nn.Module:
     """A frozen teacher: `timm:NAME`, a file that holds a network, or a run folder that has one.
 
-    A model of timm has its published weights if `pretrained`, or those of a checkpoint file.
+    A model of timm has its published weights if `pretrained`, or those of a checkpoint file; it is shown pictures that
+    are normalised as it was trained with, which its config at timm says.
     """
     if name.startswith(_PREFIX):
         teacher = _timm_teacher(
@@ -27,6 +29,26 @@ def load_teacher(
     else:
         teacher = load_model(Path(name))
     return _checked(teacher.eval().requires_grad_(False), name, image_size=image_size, num_classes=num_classes)
+
+
+class Renormalised(nn.Module):
+    """A network that is shown pictures in its own normalisation, whatever they come in."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, network: nn.Module, own: Normalization, *, given: Normalization = IMAGENET) -> None:
+        super().__init__()
+        self.network = network
+        mean, std, given_mean, given_std = (
+            torch.tensor(values).view(3, 1, 1) for values in (own.mean, own.std, given.mean, given.std)
+        )
+        self.register_buffer("scale", given_std / std)
+        self.register_buffer("shift", (given_mean - mean) / std)
+
+    def forward(self, images: Tensor) -> Any:
+        """The outputs of the network."""
+        return self.network(images * self.scale + self.shift)
 
 
 @torch.no_grad()
@@ -54,7 +76,15 @@ def _timm_teacher(
         raise MissingError(message, got=_first_line(error), hint="a checkpoint file of the teacher") from error
     if checkpoint is not None:
         _load(teacher, checkpoint)
-    return teacher
+    own = _normalization(teacher)
+    return teacher if own == IMAGENET else Renormalised(teacher, own)
+
+
+def _normalization(model: nn.Module) -> Normalization:
+    """What the config of a model of timm says about its pictures."""
+    config: dict[str, Any] = getattr(model, "pretrained_cfg", {})
+    mean, std = (tuple(config.get(name) or getattr(IMAGENET, name)) for name in ("mean", "std"))
+    return Normalization(mean=mean, std=std)
 
 
 def _require_published(name: str, num_classes: int) -> None:

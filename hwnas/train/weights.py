@@ -68,14 +68,14 @@ def load_model(path: Path) -> nn.Module:
 
     Either says by `input_shape` what pictures it takes.
     """
-    file = _file(path)
+    file = weights_file(path)
     about = read_about(file)
     return _load_timm(file, about) if about.get("schema") == SCHEMA else load_network(file).network
 
 
 def origin_of(path: Path) -> Origin:
     """What a file of one network, or that of a run folder, says that it holds."""
-    file = _file(path)
+    file = weights_file(path)
     about = read_about(file)
     if about.get("schema") == SCHEMA:
         return _timm_origin(about)
@@ -83,7 +83,8 @@ def origin_of(path: Path) -> Origin:
     return SpaceOrigin(space=stored.space, arch=stored.arch)
 
 
-def _file(path: Path) -> Path:
+def weights_file(path: Path) -> Path:
+    """The file of one network: itself, or that of a run folder."""
     file = next((path / name for name in (NETWORK, MODEL) if (path / name).is_file()), path)
     if not file.is_file():
         hint = f"a run that holds {NETWORK} or {MODEL}"

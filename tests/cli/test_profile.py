@@ -63,6 +63,41 @@ def test_failures_are_told_while_it_runs_and_in_the_summary(command_line: Comman
     assert "failed: 1 by crash, such as: the process was killed by SIGSEGV" in command_line.out
 
 
+def all_failing(place: Place, command_line: CommandLine) -> None:
+    command_line(*SMALL, "--samples", "3", "--out", "names")
+    rows = load_profile(Path("names") / CPU / FOLDER).measurements
+    place.failing = {row.subject.network_id: Failure(reason="memory", message="it does not fit") for row in rows}
+
+
+def test_a_campaign_in_which_all_fails_ends_with_4_and_does_so_again(command_line: CommandLine, place: Place) -> None:
+    all_failing(place, command_line)
+    assert command_line(*SMALL, "--samples", "3") == 4
+    assert "0 measured with onnxruntime" in command_line.out
+    assert "error: no network could be measured, all failed" in command_line.err
+    assert f"got     {CPU}/{FOLDER}: 3 memory" in command_line.err
+    assert "--retry tries them again" in command_line.err
+    assert command_line(*SMALL, "--samples", "3", "--json") == 4  # nothing is tried again, and still nothing is there
+    assert json.loads(command_line.out)["num_failed"] == 0
+    place.failing = {}
+    assert command_line(*SMALL, "--samples", "3", "--retry") == 0
+
+
+def test_a_plan_of_which_all_fails_ends_with_4(command_line: CommandLine, place: Place) -> None:
+    all_failing(place, command_line)
+    assert command_line(*SMALL, "--samples", "3", "--plan-only", "--out", "plan.jsonl") == 0
+    assert command_line("profile", "--plan", "plan.jsonl") == 4
+    assert "no network could be measured" in command_line.err
+
+
+def test_one_batch_of_which_all_fails_is_no_success(command_line: CommandLine, place: Place) -> None:
+    all_failing(place, command_line)
+    fails, place.failing = place.failing, {}
+    assert command_line(*SMALL, "--samples", "3") == 0
+    place.failing = fails
+    assert command_line(*SMALL, "--samples", "3", "--batch", "1,512") == 4
+    assert f"got     {CPU}/{FOLDER.replace('-b1-', '-b512-')}: 3 memory" in command_line.err
+
+
 def test_strict_ends_with_4_after_the_summary(command_line: CommandLine) -> None:
     assert command_line(*SMALL, "--samples", "3", "--strict") == 4
     assert "networks                 3" in command_line.out
@@ -87,6 +122,7 @@ def test_a_plan_is_written_here_and_measured_there(command_line: CommandLine) ->
     assert command_line.out.splitlines() == [
         "plan.jsonl: 6 measurements of 3 networks",
         f"on a machine with {CPU}: hwnas profile --plan plan.jsonl",
+        f"then bring its folder profiles/{CPU} back",
     ]
     assert not Path("profiles").exists()
     assert command_line("profile", "--plan", "plan.jsonl", "--json") == 0

@@ -42,6 +42,17 @@ def test_networks_are_judged_on_the_held_out_pictures_of_the_run(run: Path) -> N
     assert evaluate(run, ["min", "random:3"]) == found
 
 
+def test_a_network_that_was_judged_is_known_by_its_id(run: Path) -> None:
+    (before,) = evaluate(run, ["random:11"]).networks
+    assert before.arch_id is not None
+    (found,) = evaluate(run, [before.arch_id[:12].upper()]).networks
+    assert (found.arch, found.top1) == (before.arch, before.top1)
+    assert evaluate(run, [SPACE.arch_id(SPACE.largest())]).networks[0].arch == SPACE.largest().to_mapping()
+    with pytest.raises(InputError, match="no network with this id has been judged") as caught:
+        evaluate(run, ["0" * 12])
+    assert str(caught.value.hint).startswith(f"hwnas evaluate {run} ")
+
+
 def test_test_pictures_are_counted(run: Path) -> None:
     first, second = evaluate(run, ["min"], split="test"), evaluate(run, ["max"], split="test")
     assert (first.test_uses, second.test_uses) == (1, 2)

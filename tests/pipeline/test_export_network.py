@@ -62,7 +62,7 @@ def test_an_onnx_file_runs_without_hwnas_for_any_batch(tmp_path: Path) -> None:
         ({"format": "tensorrt", "batch": None}, UsageError, "an engine is built for one batch"),
         ({"weights": Path("x"), "image_size": 64}, UsageError, "are those of the file of weights"),
         ({"arch": None}, InputError, "a network of the space must be named"),
-        ({"space": "."}, InputError, "must be a space: folders of runs hold no networks yet"),
+        ({"space": "."}, InputError, "a folder must be a run"),
     ],
 )
 def test_what_cannot_work_is_an_error_and_leaves_no_file(

@@ -123,8 +123,8 @@ def test_a_device_that_is_not_here_ends_with_3_and_helps(request_here: CampaignR
     hint = str(caught.value.hint)
     assert f"hwnas profile --space autoformer-micro --device {device} --samples 6" in hint
     assert "--plan-only --out plan.jsonl" in hint
-    assert "hwnas profile --plan plan.jsonl there" in hint
-    assert f"profiles/{device}" in hint
+    assert "there  hwnas profile --plan plan.jsonl\n" in hint
+    assert hint.endswith(f"put its folder profiles/{device} under profiles")
 
 
 def test_a_plan_measures_what_the_request_would(request_here: CampaignRequest, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from hwnas.errors import InputError, UsageError
 from hwnas.pipeline.evaluate import evaluate
 from hwnas.pipeline.train import read_train_config, rehearse, train_model
+from hwnas.pipeline.training.judging import weights_digest
 from hwnas.pipeline.training.options import TeacherOptions, TrainOptions, data_config, resolved
 from hwnas.pipeline.training.recipes import chosen_recipe
 from hwnas.runs import Run
@@ -81,6 +82,31 @@ def test_a_resumed_training_must_stay_the_same(run: Path) -> None:
         train_model(TrainOptions(), resume=True)
 
 
+def test_weights_that_a_training_began_with_must_stay(run: Path, tmp_path: Path) -> None:
+    given = tmp_path / "given"
+    given.mkdir()
+    file = given / "supernet.safetensors"
+    file.write_bytes((run / "supernet.safetensors").read_bytes())
+    teacher = trained(replace(SMALL, arch="min", epochs=1), tmp_path / "teacher")
+    options = replace(SMALL, supernet=given, teacher=TeacherOptions(name=str(tmp_path / "teacher")), epochs=1)
+    again = tmp_path / "again"
+    trained(options, again)
+    assert read_train_config(Run.open(again)).supernet_digest == weights_digest(file)
+    assert train_model(TrainOptions(), out=again, resume=True, loop=QUIET).loss is None
+    teacher.weights.write_bytes(network_of_other_weights(teacher.weights))
+    with pytest.raises(InputError, match="weights of --teacher must be those that the training began with"):
+        train_model(TrainOptions(), out=again, resume=True, loop=QUIET)
+    file.unlink()
+    with pytest.raises(InputError, match="there is no file"):
+        train_model(TrainOptions(), out=again, resume=True, loop=QUIET)
+
+
+def network_of_other_weights(file: Path) -> bytes:
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    return bytes(data)
+
+
 def test_a_network_starts_from_a_supernet(run: Path, tmp_path: Path) -> None:
     options = replace(SMALL, space=None, arch="min", supernet=run, epochs=1)
     found = trained(options, tmp_path / "network")
@@ -123,6 +149,7 @@ def test_weights_go_to_other_images_and_classes(run: Path, tmp_path: Path) -> No
     network = load_network(found.weights).network
     assert network.input_shape == (3, 48, 48)
     assert network(torch.zeros(1, 3, 48, 48)).shape == (1, 3)
+    assert found.notes[-1] == "drawn anew, for 3 classes: head.classifier.weight, head.classifier.bias"
 
 
 def write_pictures(folder: Path, count: int) -> None:

@@ -146,6 +146,18 @@ def test_mixed_environments_are_possible_and_stand_on_the_card() -> None:
     assert fit_predictor(observed, learners=FAST, allow_mixed=True, with_curve=False).card.data.is_mixed
 
 
+def test_a_device_that_drifts_is_told_by_the_times_of_its_rows() -> None:
+    observed = observations(100)
+    times = np.random.default_rng(2).permutation(100).astype(np.float64)
+    drifting = replace(observed, figures=observed.figures * (1 + 0.1 * np.sin(times / 16)))
+    without = fit_predictor(drifting, learners=FAST, with_curve=False).card
+    told = fit_predictor(replace(drifting, times=times), learners=FAST, with_curve=False).card
+    assert told.scores.mape < 0.5 * without.scores.mape
+    assert "the device drifted by up to" in told.notes[0]
+    steady = fit_predictor(replace(observed, times=times), learners=FAST, with_curve=False).card
+    assert steady.notes == ()
+
+
 @pytest.mark.slow
 def test_all_models_together_reach_the_noise_floor() -> None:
     card = fit_predictor(observations(100), protocol=Protocol(repeats=1)).card

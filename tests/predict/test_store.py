@@ -13,7 +13,7 @@ from hwnas.predict.fit import fit_predictor
 from hwnas.predict.models import AnalyticLearner, BoostedLearner
 from hwnas.predict.predictor import Predictor
 from hwnas.predict.selection import Protocol
-from hwnas.predict.store import find_predictors, load_card, load_predictor, metric_folder, save_predictor
+from hwnas.predict.store import load_card, load_predictor, save_predictor
 from tests.predict.synthetic import networks
 from tests.predict.test_fit import observations
 
@@ -114,12 +114,3 @@ def test_a_folder_without_predictor_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "p" / "model.json").unlink()
     with pytest.raises(InputError, match=r"model\.json cannot be read"):
         load_predictor(tmp_path / "p")
-
-
-def test_predictors_are_found_under_roots_the_first_one_first(tmp_path: Path) -> None:
-    metric = fitted().card.metric
-    assert metric_folder(metric) == Path("some-cpu-4c/onnxruntime-fp32-b1/latency_ms")
-    for root in ("one", "two"):
-        save_predictor(fitted(), tmp_path / root / metric_folder(metric))
-    found = find_predictors([tmp_path / "one", tmp_path / "two", tmp_path / "none"])
-    assert found == {"latency_ms@some-cpu-4c/onnxruntime/fp32/b1": tmp_path / "one" / metric_folder(metric)}

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from hwnas.errors import InputError
-from hwnas.predict.features.table import features_of
+from hwnas.predict.features.table import Features, features_of, with_answers
 from hwnas.predict.models import AnalyticLearner, Fitted
 from hwnas.predict.transfer import transfer
 from tests.predict.synthetic import Numbers, measured_times, networks, true_times
@@ -13,15 +13,19 @@ def _source(power: float = 1.0, *, seed: int = 0) -> Fitted:
     return AnalyticLearner().fit(features, measured_times(features, seed=seed) ** power)
 
 
-def _error(fitted: Fitted, truth: Numbers) -> float:
-    return float(np.abs(fitted.predict(networks(200, seed=8)) / truth - 1).mean())
+def _with(features: Features, **sources: Fitted) -> Features:
+    return with_answers(features, {name: source.predict(features) for name, source in sources.items()})
+
+
+def _error(fitted: Fitted, truth: Numbers, **sources: Fitted) -> float:
+    return float(np.abs(fitted.predict(_with(networks(200, seed=8), **sources)) / truth - 1).mean())
 
 
 def test_a_sibling_device_needs_only_a_factor() -> None:
     few, truth = networks(10, seed=4), 2.7 * true_times(networks(200, seed=8))
-    made = transfer(few, 2.7 * measured_times(few, seed=6), sources={"sibling": _source()})
+    made = transfer(_with(few, sibling=_source()), 2.7 * measured_times(few, seed=6), sources=("sibling",))
     assert made.ranking["sibling scaled"].mape < 0.015
-    assert _error(made.fitted, truth) < 0.01
+    assert _error(made.fitted, truth, sibling=_source()) < 0.01
 
 
 def test_a_source_of_another_law_is_left_aside() -> None:
@@ -29,25 +33,26 @@ def test_a_source_of_another_law_is_left_aside() -> None:
     rng = np.random.default_rng(0)
     other = features_of(dict(zip(few.cost_names, rng.uniform(1, 2, (len(few.cost_names), 60)), strict=True)))
     useless = AnalyticLearner().fit(other, rng.uniform(1, 99, 60))
-    made = transfer(few, measured_times(few, seed=6), sources={"useless": useless, "sibling": _source()})
+    both = {"useless": useless, "sibling": _source()}
+    made = transfer(_with(few, **both), measured_times(few, seed=6), sources=tuple(both))
     ranked = list(made.ranking)
     assert ranked.index("useless scaled") > ranked.index("sibling scaled")
     assert not any(name.startswith("useless") for name in made.shares)
-    assert _error(made.fitted, true_times(networks(200, seed=8))) < 0.03
+    assert _error(made.fitted, true_times(networks(200, seed=8)), **both) < 0.03
 
 
 def test_one_wrong_measurement_does_not_spoil_it() -> None:
     few = networks(10, seed=4)
     target = measured_times(few, seed=6)
     target[3] *= 2
-    made = transfer(few, target, sources={"sibling": _source()})
-    assert _error(made.fitted, true_times(networks(200, seed=8))) < 0.03
+    made = transfer(_with(few, sibling=_source()), target, sources=("sibling",))
+    assert _error(made.fitted, true_times(networks(200, seed=8)), sibling=_source()) < 0.03
 
 
 def test_leave_one_out_answers_are_kept() -> None:
     few = networks(10, seed=4)
     target = measured_times(few, seed=6)
-    made = transfer(few, target, sources={"sibling": _source()})
+    made = transfer(_with(few, sibling=_source()), target, sources=("sibling",))
     assert made.answers.shape == (10,)
     assert sum(made.shares.values()) == pytest.approx(1)
     errors = [found.mape for found in made.ranking.values()]
@@ -59,4 +64,4 @@ def test_leave_one_out_answers_are_kept() -> None:
 def test_three_networks_cannot_gate_a_source() -> None:
     few = networks(3)
     with pytest.raises(InputError, match="a transfer needs at least 4 measured networks"):
-        transfer(few, measured_times(few), sources={})
+        transfer(few, measured_times(few), sources=())

@@ -43,7 +43,7 @@ def test_a_mutation_changes_one_used_gene_by_one_step() -> None:
 
 
 def test_categorical_genes_are_redrawn() -> None:
-    space = SPACES.get("vitas-micro")
+    space = SPACES.get("vitas-deit-small-shifted")
     column = space.columns("patch_size").start
     rng = np.random.default_rng(0)
     parents = np.repeat(space.sample(rng, 1), 3000, axis=0)

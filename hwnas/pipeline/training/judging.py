@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 
+from hwnas.errors import InputError
 from hwnas.supernet.supernet import Supernet
 from hwnas.train.accuracy import Judge
 from hwnas.train.data.augment import AugmentConfig
@@ -64,6 +65,8 @@ def calibration(data: Data, shape: tuple[int, int, int]) -> Iterable[Batch]:
 
 def weights_digest(path: Path) -> str:
     """The id of weights: what their file holds."""
+    if not path.is_file():
+        raise InputError(f"there is no file {path}")
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:24]
 

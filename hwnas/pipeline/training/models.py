@@ -1,12 +1,11 @@
 """The model of a training, with the weights that it starts from, and its teacher."""
 
-from typing import Any
+from dataclasses import dataclass
 
 from torch import nn
 
 from hwnas.pipeline.training.options import TrainConfig, supernet_file
 from hwnas.supernet.store import load_supernet
-from hwnas.supernet.supernet import Supernet
 from hwnas.train.models import (
     continued_supernet,
     fresh_network,
@@ -18,23 +17,24 @@ from hwnas.train.teacher import load_teacher
 from hwnas.train.weights import Origin, SpaceOrigin, TimmOrigin
 
 
-def make_model(config: TrainConfig) -> nn.Module:
-    """The model as it is before the first step."""
+@dataclass(frozen=True)
+class Start:
+    """A model as it is before the first step."""
+
+    model: nn.Module
+    notes: tuple[str, ...] = ()
+    """What of given weights could not be used."""
+
+
+def make_model(config: TrainConfig) -> Start:
+    """The model of a training, with fresh weights or those of a supernet."""
+    if config.supernet is not None:
+        return _continued(config)
     if config.model is not None:
-        return timm_network(
-            config.model,
-            config.recipe,
-            image_size=config.image_size,
-            num_classes=config.num_classes,
-            seed=config.seed,
-        )
-    space = config.chosen_space()
-    if config.supernet is None:
-        if config.arch is None:
-            return fresh_supernet(space, config.recipe, seed=config.seed)
-        return fresh_network(space, config.chosen_arch(), config.recipe, seed=config.seed)
-    supernet = _continued(config)
-    return supernet if config.arch is None else inherited_network(supernet, config.chosen_arch(), config.recipe)
+        return Start(_of_timm(config, config.model))
+    if config.arch is None:
+        return Start(fresh_supernet(config.chosen_space(), config.recipe, seed=config.seed))
+    return Start(fresh_network(config.chosen_space(), config.chosen_arch(), config.recipe, seed=config.seed))
 
 
 def make_teacher(config: TrainConfig) -> nn.Module | None:
@@ -59,8 +59,18 @@ def origin(config: TrainConfig) -> Origin | None:
     return None
 
 
-def _continued(config: TrainConfig) -> Supernet[Any, Any, Any]:
-    """A supernet with the weights of the one that is given, at the images and classes of this training."""
+def _of_timm(config: TrainConfig, name: str) -> nn.Module:
+    return timm_network(
+        name, config.recipe, image_size=config.image_size, num_classes=config.num_classes, seed=config.seed
+    )
+
+
+def _continued(config: TrainConfig) -> Start:
+    """A supernet, or a network of it, with given weights, at the images and classes of this training."""
     assert config.supernet is not None
     held = load_supernet(supernet_file(config.supernet))
-    return continued_supernet(held, config.chosen_space(), config.recipe, seed=config.seed)
+    supernet, fresh = continued_supernet(held, config.chosen_space(), config.recipe, seed=config.seed)
+    notes = (f"drawn anew, for {config.num_classes} classes: {', '.join(fresh)}",) if fresh else ()
+    if config.arch is None:
+        return Start(supernet, notes)
+    return Start(inherited_network(supernet, config.chosen_arch(), config.recipe), notes)

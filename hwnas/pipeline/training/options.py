@@ -9,6 +9,8 @@ from typing import Any
 from hwnas.config import from_mapping
 from hwnas.errors import InputError, UsageError
 from hwnas.pipeline.archs import adapted, find_arch
+from hwnas.pipeline.training.judging import weights_digest
+from hwnas.pipeline.training.named import named_arch
 from hwnas.pipeline.training.recipes import chosen_recipe
 from hwnas.runs import MANIFEST, Run
 from hwnas.space import SPACES
@@ -17,7 +19,7 @@ from hwnas.space.space import Space
 from hwnas.supernet.store import load_supernet
 from hwnas.train.data.config import DataConfig
 from hwnas.train.recipe import Recipe
-from hwnas.train.weights import SUPERNET
+from hwnas.train.weights import SUPERNET, weights_file
 
 _TIMM = "timm:"
 _TIMM_IMAGE_SIZE = 224
@@ -40,7 +42,8 @@ class TrainOptions:
     data: str | None = None
     space: str | None = None
     arch: str | None = None
-    """One network of the space, instead of its supernet: in any of the forms that `hwnas describe` takes."""
+    """One network of the space, instead of its supernet: in any of the forms that `hwnas describe` takes, or by the id
+    of one that was judged in the run that `supernet` is."""
     supernet: Path | None = None
     """A run or a file whose weights are where a supernet, or the network, starts."""
     model: str | None = None
@@ -82,6 +85,10 @@ class TrainConfig:
     supernet: Path | None = None
     model: str | None = None
     teacher: TeacherOptions | None = None
+    supernet_digest: str | None = None
+    """Of what the file of `supernet` held, so that a resumed training starts from nothing else."""
+    teacher_digest: str | None = None
+    """The same of the teacher's file; None: it has none, or the run is older."""
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -106,7 +113,7 @@ def resolved(options: TrainOptions, *, num_classes: int) -> TrainConfig:
     arch = None
     if options.arch is not None:
         assert space is not None
-        found = find_arch(space, options.arch, command="--space {space} --arch {arch}")
+        found = named_arch(space, options.arch, options.supernet, command="--space {space} --arch {arch}")
         (canonical,) = space.decode(space.encode([found]))
         arch = canonical_json(canonical.to_mapping())
     return TrainConfig(
@@ -129,7 +136,30 @@ def resolved(options: TrainOptions, *, num_classes: int) -> TrainConfig:
         supernet=None if options.supernet is None else options.supernet.resolve(),
         model=options.model,
         teacher=None if options.teacher is None else _absolute_teacher(options.teacher),
+        supernet_digest=None if options.supernet is None else weights_digest(supernet_file(options.supernet)),
+        teacher_digest=_teacher_digest(options.teacher),
     )
+
+
+def require_same_weights(config: TrainConfig) -> None:
+    """The files that a training began with must hold what they held then."""
+    supernet = None if config.supernet is None else weights_digest(supernet_file(config.supernet))
+    for option, file, before, now in (
+        ("--supernet", config.supernet, config.supernet_digest, supernet),
+        ("--teacher", config.teacher and config.teacher.name, config.teacher_digest, _teacher_digest(config.teacher)),
+    ):
+        if before is not None and now != before:
+            message = f"the weights of {option} must be those that the training began with"
+            raise InputError(message, got=f"{file}, which has changed", hint="the old file, or another training")
+
+
+def _teacher_digest(teacher: TeacherOptions | None) -> str | None:
+    """Of the file of a teacher's weights, if they are in one."""
+    if teacher is None:
+        return None
+    if teacher.checkpoint is not None:
+        return weights_digest(teacher.checkpoint)
+    return None if teacher.name.startswith(_TIMM) else weights_digest(weights_file(Path(teacher.name)))
 
 
 def _absolute_teacher(teacher: TeacherOptions) -> TeacherOptions:

@@ -1,7 +1,7 @@
 """Features of networks as columns with names: what every model of this package reads."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,6 +80,23 @@ def features_of(
         shapes=_columns(shapes, length),
         counts=np.zeros((length, 0)),
     )
+
+
+def with_answers(features: Features, answers: Mapping[str, Numbers]) -> Features:
+    """The features with what other devices' models say of these networks: the logarithms, among the shapes."""
+    if not answers:
+        return features
+    columns = np.column_stack([np.log(values) for values in answers.values()])
+    return replace(
+        features,
+        shape_names=(*features.shape_names, *map(answer_name, answers)),
+        shapes=np.concatenate([features.shapes, columns], axis=1),
+    )
+
+
+def answer_name(source: str) -> str:
+    """The column of a source's answers."""
+    return f"source.{source}"
 
 
 def joined(parts: Sequence[Features]) -> Features:

@@ -1,20 +1,23 @@
-"""Other devices' models as a basis for a new one: their predictions, weighted in the logarithm."""
+"""Other devices' models as a basis for a new one: their answers, weighted in the logarithm.
+
+The answers are columns of the features (`with_answers`), each made under the conditions of its own device.
+"""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from hwnas.predict.features.table import Features, Numbers
-from hwnas.predict.models.model import Fitted, Plain, numbers
+from hwnas.predict.features.table import Features, Numbers, answer_name
+from hwnas.predict.models.model import Plain, names, numbers
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scaled:
-    """The exponential of an offset plus weighted logarithms of the sources' predictions, less their centres."""
+    """The exponential of an offset plus weighted logarithms of the sources' answers, less their centres."""
 
     kind: ClassVar[str] = "scaled"
-    sources: tuple[Fitted, ...]
+    sources: tuple[str, ...]
     weights: Numbers
     centres: Numbers
     offset: float
@@ -25,9 +28,9 @@ class Scaled:
         return predicted
 
     def to_json(self) -> dict[str, Any]:
-        """The sources with their kinds, and numbers."""
+        """The names of the sources, and numbers."""
         return {
-            "sources": [{"kind": source.kind, **source.to_json()} for source in self.sources],
+            "sources": list(self.sources),
             "weights": self.weights.tolist(),
             "centres": self.centres.tolist(),
             "offset": self.offset,
@@ -36,16 +39,14 @@ class Scaled:
     @classmethod
     def from_json(cls, data: Plain) -> Self:
         """What `to_json` wrote."""
-        from hwnas.predict.models import fitted_from_json  # sources are of any kind
-
         return cls(
-            sources=tuple(fitted_from_json(source) for source in data["sources"]),
+            sources=names(data["sources"]),
             weights=numbers(data["weights"]),
             centres=numbers(data["centres"]),
             offset=float(data["offset"]),
         )
 
 
-def source_logs(sources: tuple[Fitted, ...], features: Features) -> Numbers:
-    """The logarithm of each source's prediction, a column per source."""
-    return np.stack([np.log(source.predict(features)) for source in sources], axis=1)
+def source_logs(sources: tuple[str, ...], features: Features) -> Numbers:
+    """The logarithm of each source's answer, a column per source."""
+    return features.shapes_by([answer_name(source) for source in sources])

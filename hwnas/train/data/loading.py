@@ -38,8 +38,11 @@ class Batch:
     """(pictures,), int64: their numbers in the set."""
 
     def to(self, device: torch.device | str) -> Self:
-        """The batch on a device."""
-        return type(self)(*(part.to(device, non_blocking=True) for part in (self.images, self.labels, self.indices)))
+        """The batch on a device; to a GPU it is copied out of pinned memory, beside what the device does meanwhile."""
+        parts = [self.images, self.labels, self.indices]
+        if torch.device(device).type == "cuda":
+            parts = [part if part.is_cuda else part.pin_memory() for part in parts]
+        return type(self)(*(part.to(device, non_blocking=True) for part in parts))
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hwnas.errors import InputError
-from hwnas.predict.features.table import Features, features_of
+from hwnas.predict.features.table import Features, features_of, with_answers
 from hwnas.predict.models import LEARNERS, Learner, Scaled, Stack, fitted_from_json, fitted_to_json
 from tests.predict.synthetic import measured_times, networks, true_times
 
@@ -129,10 +129,11 @@ def test_a_stack_is_the_weighted_geometric_mean_of_its_members() -> None:
 
 def test_scaled_sources_survive_as_json() -> None:
     source = LEARNERS.get("analytic").fit(_train(), measured_times(_train()))
-    scaled = Scaled(sources=(source,), weights=np.ones(1), centres=np.zeros(1), offset=float(np.log(2)))
-    np.testing.assert_allclose(scaled.predict(_test()), 2 * source.predict(_test()))
+    asked = with_answers(_test(), {"sibling": source.predict(_test())})
+    scaled = Scaled(sources=("sibling",), weights=np.ones(1), centres=np.zeros(1), offset=float(np.log(2)))
+    np.testing.assert_allclose(scaled.predict(asked), 2 * source.predict(_test()))
     again = fitted_from_json(json.loads(json.dumps(fitted_to_json(scaled))))
-    np.testing.assert_array_equal(again.predict(_test()), scaled.predict(_test()))
+    np.testing.assert_array_equal(again.predict(asked), scaled.predict(asked))
 
 
 @pytest.mark.parametrize(

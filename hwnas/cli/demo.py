@@ -1,0 +1,128 @@
+"""`hwnas demo`."""
+
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import click
+
+from hwnas.cli.front import print_rows
+from hwnas.cli.options import json_option
+from hwnas.cli.output import print_json, print_line
+from hwnas.cli.progress import CampaignReporter
+from hwnas.cli.search_progress import SearchTeller
+from hwnas.config import to_mapping
+from hwnas.pipeline.demo import Demonstrated, DemoOptions, demonstrate
+from hwnas.pipeline.meaning import sentences
+
+
+@click.command()
+@click.option("--space", default="autoformer-micro", show_default=True, help="A micro space of one of the families.")
+@click.option("--out", type=click.Path(path_type=Path), help="The folder (hwnas-demo/SPACE).")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Decides all that is drawn.")
+@click.option("--epochs", type=click.IntRange(min=1), help="Of the supernet's training (the recipe's).")
+@click.option("--pictures", type=click.IntRange(min=1), help="At most so many pictures of each split (all).")
+@click.option("--samples", type=click.IntRange(min=8), default=60, show_default=True, help="Networks that are timed.")
+@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Images a run of a network.")
+@click.option("--budget", type=click.IntRange(min=1), default=120, show_default=True, help="Networks judged truly.")
+@json_option
+def demo(*, out: Path | None, as_json: bool, **asked: Any) -> None:
+    """Do all of it, small, on this CPU, in minutes.
+
+    Pictures of digits among clutter are made, and a supernet of tiny vision transformers is trained on them. Some of
+    its networks are exported and timed here, and a predictor of throughput is fitted to that. A search finds the front
+    of accuracy, MACs and throughput; the front is timed again; the best network is exported and run once; a page
+    shows it all. Nothing is downloaded. A demo that was stopped goes on when the same command is given again.
+    """
+    options = DemoOptions(**asked)
+    folder = out or Path("hwnas-demo") / options.space
+    with _Narrator() as narrator:
+        done = demonstrate(options, out=folder, narrator=narrator)
+    if as_json:
+        print_json(_values(done))
+    else:
+        _print(done)
+
+
+class _Narrator:
+    """Tells the steps on stderr, and how each goes."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._open: CampaignReporter | SearchTeller | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+
+    def step(self, number: int, total: int, title: str) -> None:
+        """The next step begins."""
+        self._close()
+        seconds = time.monotonic() - self._began
+        click.secho(f"{number}/{total} {title} ({seconds:.0f} s so far)", err=True, bold=sys.stderr.isatty())
+
+    def say(self, text: str) -> None:
+        """Something that is worth knowing now."""
+        click.echo(text, err=True)
+
+    def campaign(self) -> CampaignReporter:
+        """Who is told how the measurements go."""
+        self._open = CampaignReporter()
+        return self._open
+
+    def search(self) -> SearchTeller:
+        """Who is told how the search goes."""
+        self._open = SearchTeller()
+        return self._open
+
+    def _close(self) -> None:
+        if self._open is not None:
+            self._open.__exit__(None, None, None)
+            self._open = None
+
+
+def _values(done: Demonstrated) -> dict[str, Any]:
+    return {
+        "out": done.out,
+        "space": done.space,
+        "report": done.report,
+        "model": done.model,
+        "trial": done.trial,
+        "seconds": done.seconds,
+        "front": [row.cells() for row in done.front],
+        "sentences": sentences(done),
+        "record": to_mapping(done.record),
+    }
+
+
+def _print(done: Demonstrated) -> None:
+    print_rows(done.out / "search")
+    print_line()
+    for sentence in sentences(done):
+        print_line(sentence)
+    trial = done.trial
+    print_line()
+    print_line(f"report: {done.report}")
+    print_line(f"network: {done.model}")
+    answer = "right" if trial.said == trial.truth else f"wrong, it is a {trial.truth}"
+    print_line(f"  of {trial.picture} it says: a {trial.said}, with {trial.share:.0%} ({answer})")
+    print_line()
+    print_line("The same with your pictures and your device, DIR having a folder for each class:")
+    for command in _COMMANDS:
+        print_line(f"  {command}")
+
+
+_COMMANDS = (
+    "hwnas train --space autoformer-tiny --data DIR --out runs/supernet",
+    "hwnas profile --space autoformer-tiny --device auto --batch 1,64",
+    "hwnas fit --device auto",
+    "hwnas search --supernet runs/supernet --device auto --objective throughput",
+    "hwnas report RUN",
+)
+"""What the demo did, for a user's own case; `hwnas search` prints its RUN."""

@@ -1,0 +1,107 @@
+"""`hwnas fit`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hwnas.cli.options import json_option
+from hwnas.cli.output import Column, print_json, print_line, print_table
+from hwnas.cli.profiles import profiles_option
+from hwnas.pipeline.fit import FitOptions, FitReport, FittedPredictor, fit_predictors
+from hwnas.predict.library import FOLDER
+
+CONFIDENCE = 0.9
+"""The confidence whose coverage is shown."""
+
+_COLUMNS: tuple[Column | str, ...] = (
+    "fitted to",
+    "metric",
+    "model",
+    *(
+        Column(name, numeric=True)
+        for name in ("networks", "MAPE", "noise floor", "error/floor", "Spearman", "coverage at 90 %")
+    ),
+    "folder",
+)
+
+
+@click.command()
+@click.option("--device", default="auto", show_default=True, help="The device whose profiles are fitted.")
+@click.option("--space", help="Fit the profiles of this space alone.")
+@click.option("--metric", "metrics", multiple=True, help="latency_ms, throughput, memory_mb or energy_j; repeatable.")
+@click.option("--runtime", help="Fit the profiles of this runtime alone.")
+@click.option("--precision", help="Fit the profiles in this precision alone.")
+@click.option("--batch", type=click.IntRange(min=1), help="Fit the profiles at this batch alone.")
+@click.option("--from", "sources", multiple=True, metavar="DEVICE", help="Use this device's predictors; repeatable.")
+@click.option("--samples", type=click.IntRange(min=1), help="Fit so many networks of each profile.")
+@click.option("--mixed", is_flag=True, help="Fit profiles of different environments together.")
+@profiles_option
+@click.option("--predictors", type=click.Path(path_type=Path), help="Look for those of --from in this folder alone.")
+@click.option("--out", type=click.Path(path_type=Path), default=FOLDER, show_default=True, help="Where to write them.")
+@json_option
+def fit(*, folder: Path | None, as_json: bool, **asked: Any) -> None:
+    """Fit predictors to the profiles of a device, and say how good they are on networks that they had not seen.
+
+    Every profile gives a predictor of each figure that it holds, for the networks of its space; all profiles of one
+    setting together give one for any network. Of all models the best one on held-out networks is taken.
+    """
+    report = fit_predictors(FitOptions(profiles=folder, **asked), say=_say)
+    if as_json:
+        print_json(_values(report))
+    else:
+        _print(report)
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _print(report: FitReport) -> None:
+    print_table(_COLUMNS, map(_row, report.fitted))
+    for item in report.left_out:
+        print_line(f"not fitted: {item.name}: {item.reason}")
+    for text in dict.fromkeys(note for item in report.fitted for note in item.card.notes):
+        print_line(f"note: {text}")
+
+
+def _row(item: FittedPredictor) -> tuple[object, ...]:
+    card = item.card
+    scores, floor, ratio = card.scores, card.noise_floor, card.error_over_floor
+    return (
+        item.fitted_to,
+        card.metric.name,
+        card.model,
+        card.data.num_networks,
+        f"{scores.mape:.2%}",
+        None if floor is None else f"{floor:.2%}",
+        None if ratio is None else f"{ratio:.2f}",
+        None if scores.spearman is None else f"{scores.spearman:.4f}",
+        f"{card.coverage_at(CONFIDENCE):.1%}",
+        item.path,
+    )
+
+
+def _values(report: FitReport) -> dict[str, Any]:
+    """Plain values: of the cards what a table can show, the rest stands in their files."""
+    return {
+        "device": report.device,
+        "fitted": [
+            {
+                "fitted_to": item.fitted_to,
+                "path": item.path,
+                "metric": str(item.card.metric),
+                "space": item.card.space,
+                "model": item.card.model,
+                "num_rows": item.card.data.num_rows,
+                "num_networks": item.card.data.num_networks,
+                "scores": item.card.scores,
+                "noise_floor": item.card.noise_floor,
+                "error_over_floor": item.card.error_over_floor,
+                "coverage": item.card.coverage,
+                "notes": item.card.notes,
+            }
+            for item in report.fitted
+        ],
+        "left_out": report.left_out,
+    }

@@ -1,0 +1,112 @@
+"""A front as a table: accuracy, MACs, params, predicted and measured speed, each relative to DeiT-Ti."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from hwnas.cli.output import Column, print_line, print_table
+from hwnas.report.front import FrontRow, front_rows
+from hwnas.search.record import SearchRecord, Verification
+
+_MOST = 30
+"""Rows of the table; the files have all of them."""
+
+_TEXTS = ("arch_id", "verified")
+
+_SETTING = re.compile(r"@\S+?(?=_measured|_lower|_upper|_vs_|$)")
+"""Device, runtime, precision and batch in the name of a column."""
+
+
+def print_found(run: Path, record: SearchRecord) -> None:
+    """What a search found, how far it holds, and what to do next."""
+    print_rows(run)
+    print_line()
+    print_line(_summary(record))
+    for text in verification_lines(record):
+        print_line(text)
+    for item in record.kit:
+        tested = "" if item.test_accuracy is None else f", test accuracy {item.test_accuracy:.2%}"
+        print_line(f"network {item.arch_id}: {run / item.folder}{tested} ({item.why})")
+    if record.seeds is not None:
+        spread = record.seeds.hypervolume
+        print_line(f"{len(record.seeds.seeds)} seeds: hypervolume {spread.mean:.4f} ± {spread.std:.4f}")
+    for note in record.notes:
+        print_line(f"note: {note}")
+    print_line(f"run: {run}")
+    print_line(f"next: hwnas report {run}")
+
+
+def verification_lines(record: SearchRecord) -> list[str]:
+    """Whether the front was measured again, and how well it holds."""
+    found = record.verification
+    if found is None:
+        return ["not verified: the front has not been measured again"]
+    if found.status != "verified":
+        what = "not verified" if found.status == "skipped" else "verification failed"
+        return [f"{what}: {found.reason}; every speed is predicted"]
+    on_front = sum(member.on_front for member in found.members)
+    held = f"{on_front} of {len(found.members)} are on the measured front"
+    lines = [f"verified on {found.device} with {found.runtime}: {held}"]
+    lines += [_agreement(found, name) for name in found.mape]
+    lines += [f"doubtful: {problem} ({profile.path})" for profile in found.profiles for problem in profile.problems]
+    broken = [member for member in found.members if member.violated]
+    if broken:
+        lines.append(f"{len(broken)} break a constraint when measured: " + ", ".join(one.arch_id for one in broken))
+    failed = [member for member in found.members if member.failure]
+    if failed:
+        lines.append(f"{len(failed)} could not be measured: {failed[0].failure}")
+    if found.reason:
+        lines.append(f"not measured: {found.reason}")
+    return lines
+
+
+def print_rows(run: Path) -> None:
+    """The front, best first: searched and measured values, relative to DeiT-Ti where that is known."""
+    cells = [_shown_cells(row) for row in front_rows(run)]
+    if not cells:
+        print_line("The front is empty: no network was found that meets every constraint.")
+        return
+    titles = _short_names(list(cells[0]))
+    columns = [Column(title, numeric=title not in _TEXTS) for title in titles]
+    print_table(columns, [[_text(name, value) for name, value in row.items()] for row in cells[:_MOST]])
+    if len(cells) > _MOST:
+        print_line(f"and {len(cells) - _MOST} more in {run / 'front.csv'}")
+
+
+def _shown_cells(row: FrontRow) -> dict[str, Any]:
+    """The columns that a terminal has room for."""
+    hidden = ("network_id", "arch")
+    cells = row.cells().items()
+    return {name: value for name, value in cells if name not in hidden and not name.endswith(("_lower", "_upper"))}
+
+
+def _short_names(names: list[str]) -> list[str]:
+    """Columns without device and setting, where they are clear without."""
+    short = [_SETTING.sub("", name) for name in names]
+    return [one if short.count(one) == 1 else name for one, name in zip(short, names, strict=True)]
+
+
+def _text(name: str, value: Any) -> object:
+    if value is None or isinstance(value, (int, str)):
+        return value
+    if name.startswith("accuracy") and "_vs_" not in name:
+        return f"{value:.2%}"
+    return f"{value:.3g}" if "_vs_" in name else f"{value:,.5g}"
+
+
+def _summary(record: SearchRecord) -> str:
+    reached = record.history[-1][2] if record.history else 0.0
+    random = record.random_history
+    beside = f" (random search: {random[-1][2]:.4f})" if random else ""
+    return (
+        f"{len(record.front)} on the front of {record.candidates:,} candidates, {record.evaluations:,} evaluations by "
+        f"{record.strategy}, ended by {record.stop}; hypervolume {reached:.4f}{beside}"
+    )
+
+
+def _agreement(found: Verification, name: str) -> str:
+    spearman, coverage = found.spearman.get(name), found.coverage.get(name)
+    rank = "" if spearman is None else f", Spearman {spearman:.3f}"
+    known = coverage is not None and found.confidence is not None
+    inside = f", {coverage:.0%} inside intervals of {found.confidence:.0%}" if known else ""
+    return f"{name}: predicted within {found.mape[name]:.2%} on average{rank}{inside}"

@@ -1,0 +1,48 @@
+"""`hwnas report`."""
+
+from pathlib import Path
+
+import click
+
+from hwnas.cli.options import json_option
+from hwnas.cli.output import print_json, print_line
+from hwnas.pipeline.report import Report, write_report
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Write into this folder, not into the first RUN.")
+@click.option("--open", "show", is_flag=True, help="Open the page in a browser.")
+@json_option
+def report(runs: tuple[Path, ...], *, out: Path | None, show: bool, as_json: bool) -> None:
+    """Show what a search found: one page that needs no network, tables and figures.
+
+    RUN is the folder of a search; of several, the fronts are laid over each other. A search that has not ended is
+    shown as far as it is.
+    """
+    written = write_report(runs, out=out)
+    if as_json:
+        print_json(written)
+    else:
+        _print(written)
+    if show:
+        _open(written.page)
+
+
+def _print(written: Report) -> None:
+    for run in written.runs:
+        print_line(run.verdict if len(written.runs) == 1 else f"{run.run.name}: {run.verdict}")
+        for warning in run.warnings:
+            click.echo(f"careful: {warning}", err=True)
+    print_line()
+    for path in (written.page, *written.tables):
+        print_line(str(path))
+    if written.figures:
+        print_line(f"{written.figures[0].parent}: {', '.join(path.name for path in written.figures)}")
+
+
+def _open(page: Path) -> None:
+    import webbrowser
+
+    if not webbrowser.open(page.resolve().as_uri()):
+        click.echo(f"no browser could be opened here: open {page} yourself", err=True)

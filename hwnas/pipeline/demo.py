@@ -1,0 +1,253 @@
+"""`hwnas demo`: the whole of it, small, on this CPU: pictures of digits in, a measured front and a network out.
+
+    OUT/supernet      the trained supernet
+    OUT/profiles      what was measured on this CPU
+    OUT/predictors    what was fitted to it
+    OUT/search        the search: front, networks, report.html
+
+What is done is not done again, so a demo that was stopped goes on where it was.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from hwnas.config import shown, to_mapping
+from hwnas.errors import InputError, unknown
+from hwnas.pipeline.workplace import Reporter
+from hwnas.runs import MANIFEST, Run
+from hwnas.space import SPACES
+
+if TYPE_CHECKING:
+    from hwnas.pipeline.searching.reporter import SearchReporter
+    from hwnas.pipeline.trial import Trial
+    from hwnas.report.front import FrontRow
+    from hwnas.search.record import SearchRecord
+
+DEVICE = "cpu"
+RUNTIME = "onnxruntime"
+DATA = "digits-clutter"
+OBJECTIVE = "throughput"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoOptions:
+    """How large a demo is."""
+
+    space: str = "autoformer-micro"
+    seed: int = 0
+    epochs: int | None = None
+    """Of the supernet's training; None: the recipe's."""
+    pictures: int | None = None
+    """At most so many of each split."""
+    samples: int = 60
+    """Networks that are measured."""
+    batch: int = 1
+    budget: int = 120
+    """Networks that are judged truly."""
+
+
+class Narrator(Protocol):
+    """Who is told what happens."""
+
+    def step(self, number: int, total: int, title: str) -> None:
+        """The next step begins."""
+
+    def say(self, text: str) -> None:
+        """Something that is worth knowing now."""
+
+    def campaign(self) -> Reporter:
+        """Who is told how the measurements go."""
+
+    def search(self) -> "SearchReporter":
+        """Who is told how the search goes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demonstrated:
+    """What a demo left behind."""
+
+    out: Path
+    space: str
+    record: "SearchRecord"
+    front: "tuple[FrontRow, ...]"
+    """The best of accuracy first."""
+    report: Path
+    model: Path
+    """The exported network, ONNX."""
+    trial: "Trial"
+    """What the exported network says of a picture."""
+    seconds: Mapping[str, float]
+    """How long each step took, in this session."""
+
+
+def demonstrate(options: DemoOptions, *, out: Path, narrator: Narrator) -> Demonstrated:
+    """Train, measure, fit, search, report and run, or go on where that was stopped."""
+    settled = _settle(options, out)
+    steps = _Steps(settled, out, narrator)
+    steps.train()
+    steps.measure()
+    steps.fit()
+    searched = steps.search()
+    page = steps.report()
+    model, trial = steps.run(searched)
+    from hwnas.report.front import front_rows
+
+    return Demonstrated(
+        out=out,
+        space=settled.space,
+        record=searched,
+        front=front_rows(out / "search"),
+        report=page,
+        model=model,
+        trial=trial,
+        seconds=steps.seconds,
+    )
+
+
+def _settle(options: DemoOptions, out: Path) -> DemoOptions:
+    """Make the folder, or see that it holds the same demo."""
+    settled = replace(options, space=_micro_space(options.space))
+    if not (out / MANIFEST).is_file():
+        Run.create(out, command=("hwnas", "demo"), config=settled, seeds={"seed": settled.seed})
+        return settled
+    there, here = Run.open(out).manifest.config, to_mapping(settled)
+    different = [name for name in here if here[name] != there.get(name)]
+    if different:
+        got = "; ".join(f"{name} {shown(here[name])} instead of {shown(there.get(name))}" for name in different)
+        raise InputError(f"{out} holds another demo", got=got, hint="the same options, or another --out")
+    return settled
+
+
+def _micro_space(name: str) -> str:
+    """The name of a space that is small enough, as it is registered."""
+    micro = [known for known in SPACES if known.endswith("-micro")]
+    if name not in SPACES:
+        raise unknown("space", name, micro, hint="hwnas demo --space {}")
+    found = SPACES.resolve(name)
+    if found not in micro:
+        message = "a demo needs a space that trains on a CPU in about a minute"
+        raise InputError(message, got=found, known=micro, hint=f"hwnas demo --space {micro[0]}")
+    return found
+
+
+class _Steps:
+    """The steps of a demo, each of which leaves its own folder."""
+
+    TOTAL = 6
+
+    def __init__(self, options: DemoOptions, out: Path, narrator: Narrator) -> None:
+        self.options, self.out, self.narrator = options, out, narrator
+        self.seconds: dict[str, float] = {}
+
+    def train(self) -> None:
+        """The supernet: every network of the space is a part of it."""
+        from hwnas.pipeline.train import train_model
+        from hwnas.pipeline.training.options import TrainOptions
+        from hwnas.train.weights import SUPERNET
+
+        options, run = self.options, self.out / "supernet"
+        with self._step("train", f"training the supernet of {options.space} on {DATA}"):
+            if (run / SUPERNET).is_file():
+                return
+            if (run / MANIFEST).is_file():
+                train_model(TrainOptions(), out=run, resume=True)
+                return
+            asked = TrainOptions(
+                space=options.space, data=DATA, epochs=options.epochs, seed=options.seed, limit=options.pictures
+            )
+            train_model(asked, out=run)
+
+    def measure(self) -> None:
+        """Networks of the space, timed on this CPU."""
+        from hwnas.pipeline.measure import measure
+        from hwnas.profile.request import CampaignRequest
+
+        options = self.options
+        request = CampaignRequest(
+            space=options.space,
+            device=DEVICE,
+            runtime=RUNTIME,
+            samples=options.samples,
+            batches=(options.batch,),
+            seed=options.seed,
+            out=self.out / "profiles",
+        )
+        with self._step("profile", f"timing {options.samples} networks on this CPU with {RUNTIME}"):
+            measure(request, reporter=self.narrator.campaign())
+
+    def fit(self) -> None:
+        """A predictor of throughput, with a card that says how good it is."""
+        from hwnas.pipeline.fit import FitOptions, fit_predictors
+
+        with self._step("fit", "fitting a predictor of throughput to what was timed"):
+            if any((self.out / "predictors").rglob("card.json")):
+                return
+            fit_predictors(
+                FitOptions(
+                    device=DEVICE,
+                    space=self.options.space,
+                    metrics=(OBJECTIVE,),
+                    profiles=self.out / "profiles",
+                    out=self.out / "predictors",
+                ),
+                say=self.narrator.say,
+            )
+
+    def search(self) -> "SearchRecord":
+        """NSGA-II on accuracy, MACs and throughput; the front is measured again, the best network exported."""
+        from hwnas.pipeline.search import search_networks
+        from hwnas.pipeline.searching.options import Finish, SearchOptions
+
+        options, run = self.options, self.out / "search"
+        asked = SearchOptions(
+            space=options.space,
+            supernet=self.out / "supernet",
+            device=DEVICE,
+            objectives=(OBJECTIVE,),
+            budget=options.budget,
+            seed=options.seed,
+            predictors=self.out / "predictors",
+            runs=self.out,
+            finish=Finish(kit=1),
+        )
+        with self._step("search", f"searching, {options.budget} networks judged truly, the front measured again"):
+            if (run / MANIFEST).is_file():
+                return search_networks(resume=run, reporter=self.narrator.search()).record
+            return search_networks(asked, out=run, reporter=self.narrator.search()).record
+
+    def report(self) -> Path:
+        """The page."""
+        from hwnas.pipeline.report import write_report
+
+        with self._step("report", "writing the report"):
+            return write_report(self.out / "search").page
+
+    def run(self, record: "SearchRecord") -> "tuple[Path, Trial]":
+        """The exported network, once, without hwnas or torch in its way."""
+        from hwnas.pipeline.trial import try_network
+
+        with self._step("run", "running the exported network once"):
+            model = self._model(record)
+            return model, try_network(model, run=self.out / "supernet")
+
+    def _model(self, record: "SearchRecord") -> Path:
+        for item in record.kit:
+            for file in item.files:
+                if file.endswith(".onnx"):
+                    return self.out / "search" / item.folder / file
+        raise InputError("no network of the front could be exported", got="; ".join(record.notes) or "no reason")
+
+    @contextmanager
+    def _step(self, name: str, title: str) -> Iterator[None]:
+        self.narrator.step(len(self.seconds) + 1, self.TOTAL, title)
+        began = time.perf_counter()
+        try:
+            yield
+        except KeyboardInterrupt as stopped:
+            again = f"hwnas demo --out {self.out}" + ("" if self.options == DemoOptions() else " with the same options")
+            raise KeyboardInterrupt(f"all that is done is kept\n  try     {again}") from stopped
+        self.seconds[name] = time.perf_counter() - began

@@ -1,0 +1,1 @@
+"""What fitting and predicting share: networks and their figures as a predictor takes them."""

@@ -1,0 +1,56 @@
+"""Predictors of other devices, for a fit that leans on them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hwnas.devices import resolve
+from hwnas.errors import InputError
+from hwnas.pipeline.predicting.measured import MeasuredNetworks
+from hwnas.pipeline.predictors import ChosenPredictor, choose_predictor
+from hwnas.predict.features.counting import workload_features
+from hwnas.predict.features.table import Numbers
+from hwnas.predict.metric import MetricName
+from hwnas.predict.predictor import Source
+from hwnas.search.metric import Metric
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundSources:
+    """Other devices' models by device, and what each says of the measured networks."""
+
+    sources: Mapping[str, Source]
+    answers: Mapping[str, Numbers]
+
+
+def find_sources(
+    networks: MeasuredNetworks, metric: MetricName, devices: Sequence[str], *, predictors: Path | None = None
+) -> FoundSources:
+    """The predictors of those devices for networks of this kind: of the same runtime where there is one."""
+    found = {resolve(device): _source(networks, metric, resolve(device), predictors) for device in devices}
+    if networks.setting.device.name in found:
+        raise InputError("--from must name another device", got=networks.setting.device.name)
+    answers = {
+        name: source.answers(lambda conditions: workload_features(networks.workloads, conditions))
+        for name, source in found.items()
+    }
+    return FoundSources(sources=found, answers={name: np.asarray(values) for name, values in answers.items()})
+
+
+def _source(networks: MeasuredNetworks, name: MetricName, device: str, predictors: Path | None) -> Source:
+    chosen = _chosen(networks, Metric(name=name, device=device), predictors)
+    predictor = chosen.predictor
+    if predictor.sources or predictor.card.data.count_names:
+        raise InputError(f"{chosen.path} leans on other devices itself, or counts blocks: it can be no source")
+    batch = predictor.card.metric.batch or networks.setting.batch or predictor.card.data.usual_batch or 1
+    return Source(conditions=predictor.conditions, batch=batch, model=predictor.model)
+
+
+def _chosen(networks: MeasuredNetworks, metric: Metric, predictors: Path | None) -> ChosenPredictor:
+    try:
+        same = metric.completed(runtime=networks.setting.runtime)
+        return choose_predictor(same, space=networks.space, predictors=predictors)
+    except InputError:  # there is none of that runtime: another one is still a basis, and leave-one-out judges it
+        return choose_predictor(metric, space=networks.space, predictors=predictors)

@@ -1,0 +1,57 @@
+"""Networks to workloads: those of spaces in closed form, models of timm traced."""
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from hwnas.errors import InputError
+from hwnas.records import Subject
+from hwnas.space import SPACES
+from hwnas.space.space import Space
+from hwnas.workload import Workload
+
+
+def subject_workloads(subjects: Sequence[Subject]) -> tuple[Workload, ...]:
+    """The workload of each subject; networks of one space are counted together."""
+    groups: dict[tuple[object, ...], list[int]] = {}
+    for row, subject in enumerate(subjects):
+        groups.setdefault(_group(subject), []).append(row)
+    found: dict[int, Workload] = {}
+    for rows in groups.values():
+        found.update(zip(rows, _workloads([subjects[row] for row in rows]), strict=True))
+    return tuple(found[row] for row in range(len(subjects)))
+
+
+def subject_space(subject: Subject) -> Space[Any, Any]:
+    """The space of a subject, with its images and classes."""
+    sizes = {"image_size": subject.image_size, "channels": subject.channels, "num_classes": subject.num_classes}
+    return SPACES.get(subject.name).adapted(**sizes)
+
+
+@cache
+def timm_workload(name: str, *, image_size: int | None = None) -> Workload:
+    """The workload of a model of timm for one image of its own or of another size."""
+    from hwnas.export.timm_models import build_timm  # torch and timm: networks of a space need neither
+
+    return build_timm(name, image_size=image_size).workload()
+
+
+def _group(subject: Subject) -> tuple[object, ...]:
+    if subject.source == "timm":
+        return ("timm", subject.name, subject.image_size)
+    return ("space", subject.name, subject.image_size, subject.channels, subject.num_classes)
+
+
+def _workloads(subjects: Sequence[Subject]) -> list[Workload]:
+    first = subjects[0]
+    if first.source == "timm":
+        return [timm_workload(first.name, image_size=first.image_size)] * len(subjects)
+    space = subject_space(first)
+    workloads = space.workloads(space.encode([space.parse(_arch(subject)) for subject in subjects]))
+    return [workloads.one(row) for row in range(len(subjects))]
+
+
+def _arch(subject: Subject) -> dict[str, Any]:
+    if subject.arch is None:
+        raise InputError(f"a network of {subject.name} must have an arch", got=subject.network_id)
+    return dict(subject.arch)

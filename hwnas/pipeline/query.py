@@ -1,0 +1,208 @@
+"""`hwnas query`: a search that has ended asked for other constraints, objectives or devices, without searching."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hwnas.pipeline.searching.defaults import Asked, complete
+from hwnas.pipeline.searching.evaluators import CheapMetrics, MetricPredictor, require_confidence, supported_confidence
+from hwnas.pipeline.searching.options import DEFAULT_CONFIDENCE, SearchOptions, parsed
+from hwnas.predict.store import load_predictor
+from hwnas.search.metric import Metric, parse_metric
+from hwnas.search.objective import Constraint, Objective, parse_constraint, parse_objective
+from hwnas.search.problem import Problem
+from hwnas.search.query import Answer
+from hwnas.search.query import query as ask
+from hwnas.search.record import SearchRecord, read_record, searched_space
+from hwnas.search.study import Study
+from hwnas.space.space import Space
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueriedNetwork:
+    """One network of an answer."""
+
+    arch_id: str
+    network_id: str
+    arch: Mapping[str, Any]
+    metrics: Mapping[str, float]
+    lower: Mapping[str, float]
+    """The lower ends of the intervals of what is predicted."""
+    upper: Mapping[str, float]
+    measured: Mapping[str, float]
+    """What was measured of it when the search was verified."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Queried:
+    """What a study answers."""
+
+    run: Path
+    objectives: tuple[str, ...]
+    constraints: tuple[str, ...]
+    confidence: float | None
+    candidates: int
+    networks: tuple[QueriedNetwork, ...]
+    notes: tuple[str, ...]
+
+
+def query(
+    run: Path,
+    *,
+    objectives: Sequence[str] | None = None,
+    constraints: Sequence[str] = (),
+    device: str | None = None,
+    confidence: float | None = None,
+    predictors: Path | None = None,
+) -> Queried:
+    """The front of what a search evaluated, for other objectives and constraints, or on another device.
+
+    Without objectives they are those of the search; with a device, their device metrics are of that one. Nothing is
+    evaluated but what predictors say.
+    """
+    record = read_record(run)
+    space = searched_space(record)
+    notes: list[str] = []
+    asked = _asked(record, objectives, constraints, device, confidence)
+    own = _own_metrics(record)
+    with Study.read(run) as study:
+        known = {**own, **{name: parse_metric(name) for name in study.metrics}}
+        found = _completed(asked, known, record, device=device, predictors=predictors, notes=notes)
+        held = record.confidence if confidence is None else confidence
+        problem = Problem(
+            space=space, objectives=found.objectives, constraints=found.constraints, confident=held is not None
+        )
+        recompute = _recompute(run, record, space, found, problem, held)
+        answer = ask(study, problem, recompute=recompute)
+        measured = _measured(study, answer)
+    return Queried(
+        run=run,
+        objectives=tuple(map(str, found.objectives)),
+        constraints=tuple(map(str, found.constraints)),
+        confidence=held,
+        candidates=len(answer.genomes),
+        networks=_networks(space, answer, problem, measured),
+        notes=tuple(notes),
+    )
+
+
+def _asked(
+    record: SearchRecord,
+    objectives: Sequence[str] | None,
+    constraints: Sequence[str],
+    device: str | None,
+    confidence: float | None,
+) -> tuple[tuple[Objective, ...], tuple[Constraint, ...]]:
+    """What is asked for; objectives of the search on another device lose their setting there."""
+    if objectives:
+        options = SearchOptions(
+            objectives=tuple(objectives),
+            constraints=tuple(constraints),
+            confidence=confidence,
+            accuracy="accuracy" in record.objectives,
+            macs="macs" in record.objectives,
+        )
+        return parsed(options)
+    _, found = parsed(SearchOptions(constraints=tuple(constraints), confidence=confidence))
+    own = tuple(map(parse_objective, record.objectives))
+    if device is not None:
+        own = tuple(replace(one, metric=_bare(one.metric)) for one in own)
+    return own, found or (() if device is not None else tuple(map(parse_constraint, record.constraints)))
+
+
+def _bare(metric: Metric) -> Metric:
+    return Metric(name=metric.name)
+
+
+def _own_metrics(record: SearchRecord) -> dict[str, Metric]:
+    return {used.metric: parse_metric(used.metric) for used in record.predictors}
+
+
+def _completed(
+    asked: tuple[tuple[Objective, ...], tuple[Constraint, ...]],
+    known: Mapping[str, Metric],
+    record: SearchRecord,
+    *,
+    device: str | None,
+    predictors: Path | None,
+    notes: list[str],
+) -> Asked:
+    """Metrics as the study has them where they fit; the others are completed by a predictor."""
+
+    def fitting(metric: Metric) -> Metric:
+        if not metric.quantity.on_device or device is not None:
+            return metric
+        return next((one for one in known.values() if _fits(metric, one)), metric)
+
+    objectives = tuple(replace(one, metric=fitting(one.metric)) for one in asked[0])
+    constraints = tuple(replace(one, metric=fitting(one.metric)) for one in asked[1])
+    theirs = [*(one.metric for one in objectives), *(one.metric for one in constraints)]
+    if all(not metric.quantity.on_device or str(metric) in known for metric in theirs):
+        return Asked(objectives=objectives, constraints=constraints, chosen=())
+    found = complete(
+        objectives,
+        constraints,
+        space=record.space,
+        device=device,
+        predictors=predictors,
+        profiles=None,
+        fitted=None,
+        say=notes.append,
+    )
+    notes += [f"predictor {item.note}; {item.path}" for item in found.chosen if str(item.metric) not in known]
+    return found
+
+
+def _fits(asked: Metric, one: Metric) -> bool:
+    """Whether a complete metric is what is asked for, as far as that says."""
+    names = ("device", "runtime", "precision", "batch")
+    return asked.name == one.name and all(getattr(asked, name) in (None, getattr(one, name)) for name in names)
+
+
+def _recompute(
+    run: Path, record: SearchRecord, space: Space[Any, Any], found: Asked, problem: Problem, held: float | None
+) -> CheapMetrics:
+    """What computes the metrics that the study lacks."""
+    own = [
+        MetricPredictor(metric=parse_metric(used.metric), predictor=load_predictor(run / used.path))
+        for used in record.predictors
+        if used.metric in problem.metrics
+    ]
+    fresh = [
+        MetricPredictor(metric=item.metric, predictor=item.predictor)
+        for item in found.chosen
+        if str(item.metric) not in {str(one.metric) for one in own}
+    ]
+    every = (*own, *fresh)
+    if held is not None:
+        require_confidence(every, held)
+    return CheapMetrics(
+        space=space, predictors=every, confidence=held or supported_confidence(every, DEFAULT_CONFIDENCE)
+    )
+
+
+def _measured(study: Study, answer: Answer) -> Mapping[str, Any]:
+    names = [name for name in study.metrics if "measured" in study.source_of(name)]
+    return {name: study.table([name], sources=("measured",)).metrics[name].mean[answer.rows] for name in names}
+
+
+def _networks(
+    space: Space[Any, Any], answer: Answer, problem: Problem, measured: Mapping[str, Any]
+) -> tuple[QueriedNetwork, ...]:
+    rows = answer.rows
+    names = list(dict.fromkeys([*problem.metrics, *(name for name in ("macs", "params") if name in answer.metrics)]))
+    return tuple(
+        QueriedNetwork(
+            arch_id=space.arch_id(arch),
+            network_id=space.network_id(arch),
+            arch=arch.to_mapping(),
+            metrics={name: float(answer.metrics[name].mean[row]) for name in names},
+            lower={name: float(answer.metrics[name].lower[row]) for name in names},
+            upper={name: float(answer.metrics[name].upper[row]) for name in names},
+            measured={
+                name: float(values[place]) for name, values in measured.items() if values[place] == values[place]
+            },
+        )
+        for place, (row, arch) in enumerate(zip(rows, space.decode(answer.genomes[rows]), strict=True))
+    )

@@ -1,0 +1,109 @@
+"""One network of a run, by its id: what it is, and where its weights are."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hwnas.errors import InputError
+from hwnas.pipeline.searching.kit import NETWORKS
+from hwnas.pipeline.training.named import named_arch
+from hwnas.pipeline.training.options import supernet_file
+from hwnas.runs import Run
+from hwnas.search.record import FILE as RECORD
+from hwnas.search.record import read_record, searched_space
+from hwnas.search.study import Study
+from hwnas.space.arch import Arch
+from hwnas.space.space import Space
+from hwnas.train.weights import NETWORK, SUPERNET
+
+_COMMAND = "hwnas export {run} --arch {{arch}} --out exported"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunNetwork:
+    """A network of a space, at the images and classes of its run."""
+
+    space: Space[Any, Any]
+    arch: Arch
+    weights: Path | None
+    """The file of the network itself, or of the supernet that it is a part of; None: the run has no weights."""
+
+
+def network_of_run(run: Path, arch: str | None) -> RunNetwork:
+    """The network of a search's run, or of a training's, that an id or a name means.
+
+    Of a search it is the exported winner with its own weights, or else a part of the supernet; a training of one
+    network needs no name.
+    """
+    Run.open(run)
+    if (run / RECORD).is_file():
+        return _of_search(run, _named(arch, run))
+    if (run / NETWORK).is_file():
+        return _of_network(run / NETWORK)
+    if (run / SUPERNET).is_file():
+        return _of_supernet(run, _named(arch, run))
+    hint = "a run of hwnas search that has ended, or of hwnas train"
+    raise InputError(f"{run} must be a run that holds networks", got="no networks of a space", hint=hint)
+
+
+def _named(arch: str | None, run: Path) -> str:
+    if arch is None:
+        raise InputError("the network must be named", got=str(run), hint=f"hwnas export {run} --arch ID --out exported")
+    return arch
+
+
+def _of_network(file: Path) -> RunNetwork:
+    from hwnas.supernet.store import load_network
+
+    stored = load_network(file)
+    return RunNetwork(space=stored.space, arch=stored.arch, weights=file)
+
+
+def _of_supernet(run: Path, name: str) -> RunNetwork:
+    from hwnas.supernet.store import load_supernet
+
+    file = supernet_file(run)
+    space = load_supernet(file).space
+    command = _COMMAND.format(run=run)
+    return RunNetwork(space=space, arch=named_arch(space, name, run, command=command), weights=file)
+
+
+def _of_search(run: Path, name: str) -> RunNetwork:
+    record = read_record(run)
+    space = searched_space(record)
+    arch = _candidate(space, run, name) or named_arch(space, name, run, command=_COMMAND.format(run=run))
+    return RunNetwork(space=space, arch=arch, weights=_weights(run, space.arch_id(arch), record.supernet))
+
+
+def _candidate(space: Space[Any, Any], run: Path, name: str) -> Arch | None:
+    """The candidate of the study whose id begins so; None where there is none, or no id is meant."""
+    if len(name) < 4 or not set(name.casefold()) <= set("0123456789abcdef"):
+        return None
+    found = {space.arch_id(arch): arch for arch in _candidates(space, run)}
+    fitting = [arch_id for arch_id in found if arch_id.startswith(name.casefold())]
+    if len(fitting) > 1:
+        raise InputError("an id must have enough digits to be of one network", got=name, known=sorted(fitting))
+    return found[fitting[0]] if fitting else None
+
+
+def _candidates(space: Space[Any, Any], run: Path) -> Iterator[Arch]:
+    study = Study.read(run)
+    try:
+        yield from space.decode(study.table([]).genomes)
+    finally:
+        study.close()
+
+
+def _weights(run: Path, arch_id: str, supernet: str | None) -> Path | None:
+    """The winner's own file, trained on or extracted; else that of the supernet."""
+    folder = run / NETWORKS / arch_id
+    for file in (folder / "training" / NETWORK, folder / NETWORK):
+        if file.is_file():
+            return file
+    if supernet is None:
+        return None
+    file = supernet_file(Path(supernet))
+    if not file.is_file():
+        raise InputError(f"the supernet of {run} must be where it was", got=supernet, hint="put it back there")
+    return file

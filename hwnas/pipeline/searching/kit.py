@@ -1,0 +1,187 @@
+"""The winners of a search, exported: each in a folder with weights, graphs, its arch and a card."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwnas.errors import HwnasError, InputError
+from hwnas.pipeline.searching.bench import Bench
+from hwnas.pipeline.searching.card import card_page
+from hwnas.pipeline.searching.members import Member
+from hwnas.pipeline.searching.reporter import SearchReporter
+from hwnas.runs import write_atomic
+from hwnas.search.estimate import exact
+from hwnas.search.front import knee
+from hwnas.search.infill import most_improving
+from hwnas.search.record import KitItem, SearchRecord
+from hwnas.space.arch import canonical_json
+
+if TYPE_CHECKING:
+    from hwnas.pipeline.searching.accuracy import TrueAccuracy
+
+NETWORKS = "networks"
+"""The folder of a run that holds its winners."""
+
+KNEE = "the knee of the front: farthest from the plane through its extremes"
+SPREAD = "adds most hypervolume to those before it"
+
+_WEIGHTS = "network.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """The file with the weights of a winner; None: there is no supernet, and they are fresh."""
+
+    file: Path | None
+    test_accuracy: float | None = None
+
+
+def make_kit(
+    bench: Bench,
+    run: Path,
+    record: SearchRecord,
+    members: Sequence[Member],
+    *,
+    truth: "TrueAccuracy | None",
+    reporter: SearchReporter,
+) -> tuple[KitItem, ...]:
+    """Export the winners; one that cannot be is said."""
+    wanted = bench.config.finish
+    items = []
+    for place, (member, why) in enumerate(winners(bench, record, members, max(wanted.kit, wanted.retrain))):
+        folder = run / NETWORKS / member.arch_id
+        reporter.say(f"network {member.arch_id}: {why}")
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            weights = _weights(bench, member, folder, truth=truth, retrained=place < wanted.retrain)
+            files = _exported(bench, member, folder, weights) if place < wanted.kit else ()
+            failure = None
+        except HwnasError as error:
+            weights, files, failure = Weights(file=None), (), str(error).splitlines()[0]
+        item = KitItem(
+            arch_id=member.arch_id,
+            network_id=member.network_id,
+            folder=str(folder.relative_to(run)),
+            why=why,
+            files=tuple(file.name for file in files),
+            test_accuracy=weights.test_accuracy,
+            failure=failure,
+        )
+        _describe(bench, record, member, item, folder)
+        items.append(item)
+    return tuple(items)
+
+
+def winners(bench: Bench, record: SearchRecord, members: Sequence[Member], count: int) -> list[tuple[Member, str]]:
+    """The knee of the front first, then one after the other whatever adds most to what is chosen.
+
+    The front is that of measured values where there is one.
+    """
+    able = _able(record, members)
+    if not able or count < 1:
+        return []
+    values = _objectives(bench, record, able)
+    first = knee(values)
+    assert first is not None
+    chosen = [(able[first], KNEE)]
+    others = [place for place in range(len(able)) if place != first]
+    rest = most_improving(values[others], values[[first]], count - 1, record.box) if others else []
+    # What adds nothing to the hypervolume, as equal networks do, comes last.
+    rest += [place for place in range(len(others)) if place not in rest]
+    return chosen + [(able[others[place]], SPREAD) for place in rest[: count - 1]]
+
+
+def _able(record: SearchRecord, members: Sequence[Member]) -> list[Member]:
+    wanted = record.front if record.measured_front is None else record.measured_front
+    return [member for member in members if member.arch_id in wanted]
+
+
+def _objectives(bench: Bench, record: SearchRecord, members: Sequence[Member]) -> NDArray[np.float64]:
+    measured = {} if record.verification is None else {row.arch_id: row.metrics for row in record.verification.members}
+    columns = []
+    for objective in bench.problem.objectives:
+        name = str(objective)
+        values = []
+        for member in members:
+            check = measured.get(member.arch_id, {}).get(name)
+            known = None if check is None else check.measured
+            values.append(float(member.searched[name].mean[0]) if known is None else known)
+        columns.append(objective.minimised(exact(values)))
+    return np.stack(columns, axis=1)
+
+
+def _weights(bench: Bench, member: Member, folder: Path, *, truth: "TrueAccuracy | None", retrained: bool) -> Weights:
+    """The weights of a winner in a file of its own: inherited, or trained on from there."""
+    if truth is None:
+        if retrained:
+            raise InputError(
+                "only a network of a supernet is trained on", got="--no-accuracy", hint="leave out --retrain"
+            )
+        return Weights(file=None)
+    if retrained:
+        return _retrained(bench, member, folder)
+    from hwnas.supernet.store import save_network
+
+    save_network(truth.network(member.arch), folder / _WEIGHTS, space=bench.space, arch=member.arch)
+    return Weights(file=folder / _WEIGHTS)
+
+
+def _retrained(bench: Bench, member: Member, folder: Path) -> Weights:
+    """Train the network on from the supernet's weights, and look at the test pictures once."""
+    from hwnas.pipeline.evaluate import evaluate
+    from hwnas.pipeline.train import train_model
+    from hwnas.pipeline.training.options import TrainOptions
+    from hwnas.runs import MANIFEST
+
+    training = folder / "training"
+    options = TrainOptions(
+        data=bench.config.data,
+        arch=canonical_json(member.arch.to_mapping()),
+        supernet=bench.config.supernet,
+        epochs=bench.config.finish.retrain_epochs,
+        seed=bench.search.seed,
+    )
+    resume = (training / MANIFEST).is_file()
+    trained = train_model(TrainOptions() if resume else options, out=training, resume=resume)
+    (row,) = evaluate(training, split="test").networks
+    return Weights(file=trained.weights, test_accuracy=row.top1)
+
+
+def _exported(bench: Bench, member: Member, folder: Path, weights: Weights) -> tuple[Path, ...]:
+    """The graphs of a winner, checked against torch: ONNX at the batches of the search, and a program of torch."""
+    from hwnas.pipeline.export_network import export_network
+
+    batches = sorted({item.metric.batch or 1 for item in bench.cheap.predictors}) or [1]
+    fresh = None if weights.file is not None else bench.space.config
+    files = [] if weights.file is None else [weights.file]
+    for format_, batch in (*(("onnx", batch) for batch in batches), ("pt2", batches[0])):
+        exported = export_network(
+            bench.space.name,
+            member.arch,
+            out=folder,
+            format=format_,
+            batch=batch,
+            weights=weights.file,
+            image_size=None if fresh is None else fresh.image_size,
+            num_classes=None if fresh is None else fresh.num_classes,
+        )
+        files += exported.files
+    return tuple(files)
+
+
+def _describe(bench: Bench, record: SearchRecord, member: Member, item: KitItem, folder: Path) -> None:
+    """The arch and the card of a winner."""
+    arch = {
+        "space": bench.space.name,
+        **record.space_config,
+        "arch_id": member.arch_id,
+        "network_id": member.network_id,
+        "arch": member.arch.to_mapping(),
+    }
+    write_atomic(folder / "arch.json", json.dumps(arch, indent=2) + "\n")
+    write_atomic(folder / "card.md", card_page(record, member, item, fresh=bench.supernet is None))

@@ -1,0 +1,248 @@
+"""The front measured again: predicted beside measured, constraints on measured values, the front rebuilt of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hwnas.devices import require
+from hwnas.errors import HwnasError
+from hwnas.pipeline.measure import Measured, measure_plan
+from hwnas.pipeline.plans import session_now
+from hwnas.pipeline.searching.bench import Bench
+from hwnas.pipeline.searching.evaluators import MetricPredictor
+from hwnas.pipeline.searching.landmarks import NAMES
+from hwnas.pipeline.searching.members import Member, agreement, checks, rebuilt
+from hwnas.pipeline.searching.readings import Reading, readings
+from hwnas.pipeline.searching.reporter import SearchReporter
+from hwnas.pipeline.workplace import Workplace
+from hwnas.profile.plan import MIN_REPEATS, Plan, make_tasks, save_plan, unique
+from hwnas.profile.runners.runner import load_runner
+from hwnas.profile.selection import LANDMARKS
+from hwnas.profile.subjects import space_subject
+from hwnas.profile.summary import assess
+from hwnas.records import Setting, Subject, load_profile
+from hwnas.search.front import on_front
+from hwnas.search.record import Landmark, SearchRecord, Verification, VerifiedProfile
+from hwnas.search.study import Study
+
+PROFILES = "profiles"
+"""The folder of a run that holds what was measured to verify it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Metrics that one campaign measures: one device, runtime, precision and number of threads."""
+
+    device: str
+    runtime: str
+    precision: str
+    threads: int
+    metrics: tuple[MetricPredictor, ...]
+
+    @property
+    def batches(self) -> tuple[int, ...]:
+        """The batches of the metrics."""
+        return tuple(sorted({item.metric.batch or 1 for item in self.metrics}))
+
+    @property
+    def settings(self) -> list[Setting]:
+        """What is measured, one for each batch."""
+        shared = {"device": self.device, "runtime": self.runtime, "precision": self.precision, "threads": self.threads}
+        return [Setting(**shared, batch=batch) for batch in self.batches]  # type: ignore[arg-type]
+
+
+def groups(predictors: Sequence[MetricPredictor]) -> tuple[Group, ...]:
+    """The campaigns that it takes to measure all predicted metrics."""
+    found: dict[tuple[Any, ...], list[MetricPredictor]] = {}
+    for item in predictors:
+        metric = item.metric
+        key = (metric.device, metric.runtime, metric.precision, item.predictor.card.threads or 1)
+        found.setdefault(key, []).append(item)
+    return tuple(
+        Group(device=device, runtime=runtime, precision=precision, threads=threads, metrics=tuple(items))
+        for (device, runtime, precision, threads), items in found.items()
+    )
+
+
+def obstacle(group: Group, *, workplace: Workplace) -> str | None:
+    """Why a group cannot be measured here; None where it can."""
+    try:
+        device = require(group.device, machine=workplace.machine)
+        found = load_runner(group.runtime).available(device)
+    except HwnasError as error:
+        return error.message
+    return None if found.available else f"{group.runtime} cannot be used here: {found.reason}"
+
+
+def skipped(bench: Bench, reason: str) -> Verification:
+    """What stands in the record where nothing was measured."""
+    return _nothing(bench, "skipped", reason)
+
+
+def failed(bench: Bench, reason: str) -> Verification:
+    """What stands in the record where measuring did not come to an end."""
+    return _nothing(bench, "failed", reason)
+
+
+def verify(
+    bench: Bench, run: Path, record: SearchRecord, *, reporter: SearchReporter, workplace: Workplace
+) -> SearchRecord:
+    """The record with its front measured; a device that is not here, or goes away, is said in it."""
+    possible, reasons = [], []
+    for group in groups(bench.cheap.predictors):
+        reason = obstacle(group, workplace=workplace)
+        possible += [group] if reason is None else []
+        reasons += [] if reason is None else [reason]
+    if not possible:
+        reason = "; ".join(dict.fromkeys(reasons)) or "nothing was predicted"
+        return replace(record, verification=skipped(bench, reason))
+    if not record.front:
+        return replace(record, verification=skipped(bench, "the front is empty"))
+    try:
+        measured = [_measured(bench, run, record, group, reporter=reporter, workplace=workplace) for group in possible]
+        for group in possible:
+            require(group.device)
+    except HwnasError as error:
+        got = "" if error.got is None else f", got {error.got}"
+        return replace(record, verification=failed(bench, f"{error.message}{got}"))
+    return _verified(bench, run, record, possible, measured, "; ".join(dict.fromkeys(reasons)))
+
+
+def front_members(bench: Bench, study: Study, record: SearchRecord) -> list[Member]:
+    """The networks of the searched front with what the study holds of them, in the order of the record."""
+    table = study.table()
+    wanted = {arch_id: place for place, arch_id in enumerate(record.front)}
+    scores = bench.problem.scores(table.metrics)
+    rows = np.flatnonzero(on_front(scores.objectives, feasible=scores.feasible))
+    found: dict[int, Member] = {}
+    for row, arch in zip(rows.tolist(), bench.space.decode(table.genomes[rows]), strict=True):
+        place = wanted.get(bench.space.arch_id(arch))
+        if place is not None:
+            found[place] = Member(
+                arch=arch,
+                arch_id=record.front[place],
+                network_id=bench.space.network_id(arch),
+                genome=table.genomes[row : row + 1],
+                searched={name: estimate.rows(slice(row, row + 1)) for name, estimate in table.metrics.items()},
+            )
+    return [found[place] for place in sorted(found)]
+
+
+def _measured(
+    bench: Bench,
+    run: Path,
+    record: SearchRecord,
+    group: Group,
+    *,
+    reporter: SearchReporter,
+    workplace: Workplace,
+) -> tuple[Measured, dict[int, Mapping[str, Reading]]]:
+    """One campaign: what it did, and by batch what it read of each network."""
+    path = run / PROFILES / f"plan-{group.runtime}-{group.precision}-t{group.threads}.jsonl"
+    if not path.is_file():  # a campaign that was ended goes on with its own plan
+        path.parent.mkdir(exist_ok=True)
+        with Study.read(run) as study:
+            subjects = [space_subject(bench.space, member.arch) for member in front_members(bench, study, record)]
+        save_plan(_plan(bench, subjects, group, workplace=workplace), path)
+    done = measure_plan(path, out=run / PROFILES, reporter=reporter.campaign(), workplace=workplace)
+    found = {}
+    for item in done.profiles:
+        profile = load_profile(item.path)
+        found[profile.manifest.setting.batch] = readings(profile)
+    return done, found
+
+
+def _plan(bench: Bench, subjects: Sequence[Subject], group: Group, *, workplace: Workplace) -> Plan:
+    every, seed = unique([*subjects, *LANDMARKS]), bench.search.seed
+    return Plan(
+        device=group.device,
+        space=bench.space.name,
+        seed=seed,
+        pairs=bench.config.finish.pairs,
+        origin=session_now(("hwnas", "search"), workplace.software),
+        tasks=make_tasks(every, group.settings, repeats=min(MIN_REPEATS, len(every)), seed=seed),
+    )
+
+
+def _verified(
+    bench: Bench,
+    run: Path,
+    record: SearchRecord,
+    possible: Sequence[Group],
+    measured: Sequence[tuple[Measured, dict[int, Mapping[str, Reading]]]],
+    reason: str,
+) -> SearchRecord:
+    by_metric = {
+        str(item.metric): (item.metric.name, found[item.metric.batch or 1])
+        for group, (_, found) in zip(possible, measured, strict=True)
+        for item in group.metrics
+    }
+    with Study.read(run) as study:
+        members = [checks(member, by_metric) for member in front_members(bench, study, record)]
+    rows, front = rebuilt(bench.problem, members)
+    failing = all(row.failure is not None for row in rows)
+    verification = Verification(
+        status="failed" if failing else "verified",
+        reason=f"no network of the front could be measured: {rows[0].failure}" if failing else reason,
+        device=", ".join(dict.fromkeys(group.device for group in possible)),
+        runtime=", ".join(dict.fromkeys(group.runtime for group in possible)),
+        profiles=tuple(
+            _profile(item.path, run) for done, _ in measured for item in done.profiles if item.path.is_dir()
+        ),
+        members=tuple(rows),
+        confidence=bench.search.interval_confidence,
+        **agreement(rows, tuple(by_metric)),
+    )
+    marks = _landmarks(record.landmarks, by_metric)
+    front_ids = None if failing else front
+    return replace(record, verification=verification, measured_front=front_ids, landmarks=marks)
+
+
+def _profile(path: Path, run: Path) -> VerifiedProfile:
+    profile = load_profile(path)
+    quality = assess(profile)
+    return VerifiedProfile(
+        path=str(path.relative_to(run)),
+        batch=profile.manifest.setting.batch,
+        noise_floor=None if quality.noise_floor is None else quality.noise_floor.mean_error,
+        num_networks=quality.num_networks,
+        num_unstable=quality.num_unstable,
+        num_failed=sum(failure.count for failure in quality.failures),
+        drift=None if quality.drift is None else quality.drift.change,
+        problems=quality.problems,
+    )
+
+
+def _landmarks(
+    marks: Sequence[Landmark], by_metric: Mapping[str, tuple[str, Mapping[str, Reading]]]
+) -> tuple[Landmark, ...]:
+    """The landmarks with measured metrics in place of predicted ones."""
+    ids = {name: network_id for network_id, name in NAMES.items()}
+    found = []
+    for mark in marks:
+        values = {
+            text: read[ids[mark.name]].value(name) for text, (name, read) in by_metric.items() if ids[mark.name] in read
+        }
+        known = {text: float(value) for text, value in values.items() if value is not None and np.isfinite(value)}
+        found.append(replace(mark, metrics={**mark.metrics, **known}, measured=bool(known)))
+    return tuple(found)
+
+
+def _nothing(bench: Bench, status: Any, reason: str) -> Verification:
+    metrics = [item.metric for item in bench.cheap.predictors]
+    return Verification(
+        status=status,
+        reason=reason,
+        device=", ".join(dict.fromkeys(str(metric.device) for metric in metrics)) or None,
+        runtime=", ".join(dict.fromkeys(str(metric.runtime) for metric in metrics)) or None,
+        profiles=(),
+        members=(),
+        mape={},
+        spearman={},
+        kendall={},
+        coverage={},
+        confidence=None,
+    )

@@ -1,0 +1,54 @@
+"""A predictor for a new device that leans on those of others, with a card of its own."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from hwnas.predict.card import Ranked
+from hwnas.predict.features.table import Numbers, with_answers
+from hwnas.predict.fit import Observations, check_observations, make_card
+from hwnas.predict.fitted_range import FittedRange
+from hwnas.predict.folds import Fold
+from hwnas.predict.intervals import calibrate
+from hwnas.predict.metrics import scores
+from hwnas.predict.predictor import Predictor, Source
+from hwnas.predict.selection import Answers, Protocol
+from hwnas.predict.transfer import SCRATCH, Transferred, transfer
+
+NAME = "transfer"
+"""What the mixture of ways is called on a card."""
+
+
+def transfer_predictor(
+    observed: Observations, *, sources: Mapping[str, Source], answers: Mapping[str, Numbers], allow_mixed: bool = False
+) -> Predictor | None:
+    """The predictor that leans on the sources; None where leaning on them is no better than to fit from scratch.
+
+    `answers` are what the sources say of the measured networks. Every figure is a leave-one-out one.
+    """
+    check_observations(observed, allow_mixed=allow_mixed)
+    features, target = with_answers(observed.features, answers), observed.target
+    made = transfer(features, target, sources=tuple(answers))
+    mixed = scores(made.answers, target)
+    if mixed.mape >= made.ranking[SCRATCH].mape:
+        return None
+    card = make_card(replace(observed, features=features), _as_answers(made, target), NAME)
+    ranking = (Ranked(model=NAME, scores=mixed), *(Ranked(model=name, scores=of) for name, of in made.ranking.items()))
+    used = ", ".join(f"{name} {share:.0%}" for name, share in made.shares.items())
+    return Predictor(
+        card=replace(card, ranking=ranking, notes=(*card.notes, f"mixed of: {used}")),
+        conditions=replace(observed.conditions, batch=1),
+        model=made.fitted,
+        intervals=calibrate(features, target, made.answers[None]),
+        fitted_range=FittedRange.of(features),
+        sources=dict(sources),
+    )
+
+
+def _as_answers(made: Transferred, target: Numbers) -> Answers:
+    """The mixture's leave-one-out answers, as cross-validation would have them."""
+    rows = np.arange(len(target))
+    folds = tuple(Fold(rows[rows != row], rows[rows == row]) for row in rows)
+    protocol = Protocol(num_folds=len(rows), repeats=1, held_out="networks")
+    return Answers(target=target, protocol=protocol, by_model={NAME: made.answers[None]}, folds=(folds,))

@@ -1,0 +1,98 @@
+// The best network within a budget, and the command that exports it.
+
+const CHOICE = { run: RUNS[0], label: null, target: null, limits: [], member: null };
+
+/** The members that have a value of both metrics, the tightest limit first. */
+function limitsOf(run, label) {
+  const known = run.members.filter((member) => run.stands(member) && Number.isFinite(run.best(label, member)));
+  return [...new Set(known.map((member) => run.best(label, member)))].sort(better(label));
+}
+
+function within(run, label, limit) {
+  const order = better(label);
+  return run.members.filter((member) => run.stands(member) && order(run.best(label, member), limit) <= 0);
+}
+
+function choose() {
+  const { run, label, target, limits } = CHOICE;
+  const limit = limits[Number(byId("budget").value)];
+  const sign = AXES.get(label).maximised ? "≥" : "≤";
+  const name = title(label).split(",")[0];
+  byId("budget-text").textContent = limits.length ? `${name} ${sign} ${withUnit(label, limit)}` : "There is nothing to choose from.";
+  byId("budget").setAttribute("aria-valuetext", byId("budget-text").textContent);
+  const ranked = limits.length ? within(run, label, limit).sort((a, b) => better(target)(run.best(target, a), run.best(target, b))) : [];
+  CHOICE.member = ranked[0] ?? null;
+  drawChoice();
+}
+
+function drawChoice() {
+  const { run, member } = CHOICE;
+  byId("command").textContent = member ? `${run.command}${member.id} --format onnx --out ${short(member.id)}-onnx` : "";
+  byId("copy").disabled = !member;
+  if (!member) return byId("choice").replaceChildren();
+  const rows = run.metrics.flatMap((metric) => {
+    const measured = run.measured(metric.label, member);
+    const value = withUnit(metric.label, run.best(metric.label, member));
+    const how = measured ? ", measured" : metric.predicted ? ", predicted" : "";
+    return [make("dt", {}, `${title(metric.label).split(",")[0]}${how}`), make("dd", {}, value, relative(run, metric.label, member))];
+  });
+  byId("choice").replaceChildren(make("p", { class: "id" }, `network ${member.id}`), make("dl", {}, ...rows), genesOf(run, member.at),
+    member.kit ? make("p", { class: "muted" }, `Exported already: ${member.kit} in the run.`) : "");
+}
+
+/** " (0.87 × DeiT-Ti)", where that is known. */
+function relative(run, label, member) {
+  const ratio = ratioOf(run, label, member);
+  return ratio === null || ratio < 0.01 ? "" : make("span", { class: "aside" }, ` ${times(ratio)} ${run.landmarks[run.baseline].name}`);
+}
+
+function ratioOf(run, label, member) {
+  const base = run.baseline === null ? null : run.landmarks[run.baseline].values[run.column(label)];
+  const value = run.best(label, member);
+  return !base || AXES.get(label).name === "accuracy" || !Number.isFinite(value) ? null : value / base;
+}
+
+function setBudget() {
+  const run = RUNS[Number(byId("choose-run").value)];
+  const label = byId("budget-metric").value;
+  const limits = limitsOf(run, label);
+  Object.assign(CHOICE, { run, label, limits, target: run.metrics[run.objectives[0]].label });
+  const slider = byId("budget");
+  slider.max = Math.max(0, limits.length - 1);
+  slider.disabled = limits.length < 2;
+  const start = run.members[run.choice[0]];
+  slider.value = start ? Math.max(0, limits.indexOf(run.best(label, start))) : 0;
+  choose();
+}
+
+function setRun() {
+  const run = RUNS[Number(byId("choose-run").value)];
+  const target = run.objectives[0];
+  const others = run.metrics.filter((metric, at) => at !== target && metric.role !== "other");
+  const more = run.metrics.filter((metric, at) => at !== target && metric.role === "other");
+  const offered = [...others, ...more].map((metric) => [metric.label, title(metric.label)]);
+  const speed = others.find((metric) => metric.where) ?? others[0] ?? more[0];
+  choices(byId("budget-metric"), offered.length ? offered : [[run.metrics[target].label, title(run.metrics[target].label)]], speed?.label);
+  setBudget();
+}
+
+async function copyCommand() {
+  const text = byId("command").textContent;
+  try {
+    await navigator.clipboard.writeText(text);
+    byId("copied").textContent = "Copied.";
+  } catch {
+    getSelection().selectAllChildren(byId("command"));
+    byId("copied").textContent = "Marked: press Ctrl+C.";
+  }
+}
+
+function startChoose() {
+  choices(byId("choose-run"), RUNS.map((run) => [String(run.index), run.name]), "0");
+  byId("choose-run-label").hidden = SINGLE;
+  byId("choose-run").addEventListener("change", setRun);
+  byId("budget-metric").addEventListener("change", setBudget);
+  byId("budget").addEventListener("input", () => { choose(); if (CHOICE.member) select(CHOICE.member); });
+  byId("copy").addEventListener("click", copyCommand);
+  setRun();
+}

@@ -1,0 +1,67 @@
+// What is said of one network where the pointer is.
+
+function geneLines(run, at) {
+  return [...run.genes(at)].map(([name, genes]) => {
+    const parts = [];
+    let stage = genes[0].stage;
+    for (const gene of genes) {
+      if (gene.stage !== stage && genes.length > 4) parts.push("|");
+      stage = gene.stage;
+      parts.push(gene.value === null ? "·" : String(gene.value));
+    }
+    return [name, parts.join(" ")];
+  });
+}
+
+function genesOf(run, at) {
+  return make("div", { class: "genes" }, ...geneLines(run, at).map(([name, text]) => make("div", {}, make("b", {}, name), make("span", {}, text))));
+}
+
+function rowsOf(run, at, member) {
+  return run.metrics.map((metric, column) => {
+    const { label } = metric;
+    const seen = run.seen(label, at);
+    const measured = member ? run.measured(label, member) : null;
+    const ends = run.interval(label, at);
+    const range = ends && Number.isFinite(ends[0]) ? ` (${cell(label, ends[0])} to ${cell(label, ends[1])})` : "";
+    const text = metric.predicted ? `predicted ${cell(label, seen)}${range}` : cell(label, seen);
+    return [title(label), measured ? `${cell(label, measured[0])} measured, ${text}` : text];
+  });
+}
+
+const VERDICTS = ["looked at, beaten by another", "on the front", "violates a constraint", "not evaluated"];
+
+function tipOf(run, at, member) {
+  const status = member?.verdict ?? VERDICTS[run.status[at]];
+  const name = member ? member.id : `candidate ${run.order[at]}`;
+  return [
+    make("h4", {}, SINGLE ? name : `${run.name}: ${name}`),
+    make("div", { class: "aside" }, status),
+    make("table", {}, ...rowsOf(run, at, member).map((row) => make("tr", {}, ...row.map((text) => make("td", {}, text))))),
+    genesOf(run, at),
+  ];
+}
+
+function landmarkTip(run, landmark) {
+  const rows = run.metrics.map((metric, column) => [title(metric.label), cell(metric.label, landmark.values[column])]);
+  return [
+    make("h4", {}, landmark.name),
+    make("div", { class: "aside" }, landmark.measured ? "measured on the same device" : "its speed is predicted"),
+    make("table", {}, ...rows.map((row) => make("tr", {}, ...row.map((text) => make("td", {}, text))))),
+  ];
+}
+
+function showTip(event, children) {
+  const tip = byId("tip");
+  tip.replaceChildren(...children);
+  tip.hidden = false;
+  const { clientX: x, clientY: y } = event;
+  const box = tip.getBoundingClientRect();
+  const room = document.documentElement.clientWidth;
+  const left = x + 16 + box.width > room ? Math.max(4, Math.min(x - 16 - box.width, room - box.width - 4)) : x + 16;
+  const top = y + 16 + box.height > window.innerHeight ? Math.max(4, y - 16 - box.height) : y + 16;
+  tip.style.left = `${left + window.scrollX}px`;
+  tip.style.top = `${top + window.scrollY}px`;
+}
+
+const hideTip = () => { byId("tip").hidden = true; };

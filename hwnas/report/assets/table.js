@@ -1,0 +1,136 @@
+// The front as a table that is linked with the plots, and its files.
+
+const TABLE = { sort: null, descending: false, all: false };
+const FIRST_ROWS = 200;
+
+function tableColumns() {
+  const labels = [...AXES.keys()].filter((label) => label !== "order" && (AXES.get(label).role !== "other" || AXES.get(label).name === "params"));
+  const columns = [{ name: "network", text: true, value: (run, member) => member.id, show: (run, member) => [short(member.id)] }];
+  if (!SINGLE) columns.push({ name: "run", text: true, value: (run) => run.short, show: (run) => [run.short] });
+  for (const label of labels) columns.push(valueColumn(label));
+  const based = RUNS.filter((run) => run.baseline !== null);
+  const compared = labels.filter((label) => based.some((run) => run.members.some((member) => ratioOf(run, label, member) !== null)));
+  for (const label of compared) columns.push(ratioColumn(label, based[0]));
+  const checked = RUNS.some((run) => run.members.some((member) => member.verdict));
+  if (checked) columns.push({ name: "when measured", text: true, value: (run, member) => member.verdict ?? "", show: (run, member) => [member.verdict ?? "–"] });
+  return columns;
+}
+
+function valueColumn(label) {
+  return {
+    name: title(label),
+    value: (run, member) => run.best(label, member),
+    show: (run, member) => {
+      const measured = run.measured(label, member);
+      const seen = cell(label, run.seen(label, member.at));
+      return measured ? [cell(label, measured[0]), make("span", { class: "aside" }, ` pred. ${seen}`)] : [seen];
+    },
+    landmark: (run, landmark) => cell(label, landmark.values[run.column(label)]),
+  };
+}
+
+function ratioColumn(label, based) {
+  return {
+    name: `${title(label).split(",")[0]} vs ${based.landmarks[based.baseline].name}`,
+    value: (run, member) => ratioOf(run, label, member) ?? NaN,
+    show: (run, member) => [ratioOf(run, label, member) === null ? "–" : times(ratioOf(run, label, member))],
+    landmark: (run, landmark) => {
+      const base = run.landmarks[run.baseline]?.values[run.column(label)];
+      const value = landmark.values[run.column(label)];
+      return base && value ? times(value / base) : "–";
+    },
+  };
+}
+
+let COLUMNS = [];
+
+function sortedMembers() {
+  const members = RUNS.flatMap((run) => run.members);
+  if (TABLE.sort === null) return members;
+  const { value } = COLUMNS[TABLE.sort];
+  const sign = TABLE.descending ? -1 : 1;
+  const order = (a, b) => (typeof a === "string" ? a.localeCompare(b) : a - b);
+  return members.toSorted((a, b) => {
+    const [left, right] = [value(a.run, a), value(b.run, b)];
+    if (Number.isNaN(left) || Number.isNaN(right)) return Number.isNaN(left) - Number.isNaN(right);
+    return sign * order(left, right);
+  });
+}
+
+function sortBy(column) {
+  TABLE.descending = TABLE.sort === column ? !TABLE.descending : false;
+  TABLE.sort = column;
+  drawTable();
+}
+
+function headRow() {
+  return make("tr", {}, ...COLUMNS.map((column, at) => {
+    const order = TABLE.sort === at ? (TABLE.descending ? "descending" : "ascending") : "none";
+    return make("th", { scope: "col", class: column.text ? "text" : null, "aria-sort": order }, make("button", { type: "button", onclick: () => sortBy(at) }, column.name));
+  }));
+}
+
+function memberRow(member) {
+  const pick = () => select(member);
+  return make("tr", {
+    tabindex: 0, "data-id": member.id, class: member.run.stands(member) ? null : "fallen", "aria-selected": String(STATE.selected === member),
+    onclick: pick,
+    onkeydown: (event) => {
+      if (event.key === "Enter" || event.key === " ") { event.preventDefault(); pick(); }
+      const step = { ArrowDown: "nextElementSibling", ArrowUp: "previousElementSibling" }[event.key];
+      if (step && event.currentTarget[step]) { event.preventDefault(); event.currentTarget[step].focus(); }
+    },
+  }, ...COLUMNS.map((column) => make("td", { class: column.text ? "text" : null }, ...column.show(member.run, member))));
+}
+
+function landmarkRow(run, landmark) {
+  const cells = COLUMNS.map((column, at) => (at === 0 ? landmark.name : column.landmark ? column.landmark(run, landmark) : ""));
+  return make("tr", { class: "fallen" }, ...cells.map((text, at) => make("td", { class: COLUMNS[at].text ? "text" : null }, text)));
+}
+
+function drawTable() {
+  const members = sortedMembers();
+  const shown = TABLE.all ? members : members.slice(0, FIRST_ROWS);
+  const table = byId("rows");
+  const focused = document.activeElement?.closest?.("#rows thead th")?.cellIndex;
+  table.tHead.replaceChildren(headRow());
+  if (focused !== undefined) table.tHead.rows[0].cells[focused].firstChild.focus();
+  table.tBodies[0].replaceChildren(...shown.map(memberRow), ...RUNS[0].landmarks.map((landmark) => landmarkRow(RUNS[0], landmark)));
+  byId("more").hidden = shown.length === members.length;
+  byId("more").textContent = `Show all ${members.length.toLocaleString("en")} networks`;
+}
+
+function markSelected() {
+  for (const row of byId("rows").tBodies[0].rows) if (row.dataset.id) row.setAttribute("aria-selected", String(row.dataset.id === STATE.selected?.id));
+}
+
+async function unpacked(text) {
+  const stream = new Blob([bytes(text)]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return new Response(stream).blob();
+}
+
+async function download(name, text, type) {
+  const blob = new Blob([await unpacked(text)], { type });
+  const link = make("a", { href: URL.createObjectURL(blob), download: name });
+  document.body.append(link);
+  link.click();
+  link.remove();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+}
+
+function startTable() {
+  byId("fallen-note").hidden = RUNS.every((run) => run.members.every((member) => run.stands(member)));
+  const based = RUNS.find((run) => run.baseline !== null);
+  if (based) byId("baseline-note").textContent = `Figures “vs ${based.landmarks[based.baseline].name}” are multiples of its own.`;
+  COLUMNS = tableColumns();
+  const links = RUNS.flatMap((run) => ["csv", "json"].filter((kind) => run.files[kind]).map((kind) => {
+    const name = SINGLE ? `front.${kind}` : `${run.name}-front.${kind}`;
+    const type = kind === "csv" ? "text/csv" : "application/json";
+    return make("button", { type: "button", "data-file": kind, onclick: () => download(name, run.files[kind], type) }, SINGLE ? `Download ${name}` : `${run.short} ${kind}`);
+  }));
+  const left = RUNS.some((run) => !run.files.csv || !run.files.json) ? "Files that are too large to be in this page stand beside it." : "";
+  byId("downloads").replaceChildren(...links.flatMap((link) => [link, " "]), left);
+  byId("more").addEventListener("click", () => { TABLE.all = true; drawTable(); });
+  drawTable();
+  STATE.listeners.push(markSelected);
+}

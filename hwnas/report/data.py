@@ -1,0 +1,150 @@
+"""What a report shows, as plain frozen values: gathered in one place, drawn in others."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwnas.runs import Manifest
+from hwnas.search.estimate import Metrics
+from hwnas.search.record import Landmark, MetricCheck, SearchRecord
+from hwnas.space.space import Genomes, Mask, Space
+
+Role = Literal["objective", "constraint", "other"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricInfo:
+    """One metric of a search as it is shown."""
+
+    key: str
+    """Its full text, by which values are found."""
+    name: str
+    unit: str
+    where: str
+    """Device, runtime, precision and batch; empty for what is the same everywhere."""
+    maximised: bool
+    role: Role
+    predicted: bool
+    """Whether values of the search come from a predictor, and have intervals."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidates:
+    """Everything that was looked at, row by row; an unknown value is NaN."""
+
+    genomes: Genomes
+    used: Mask
+    """Which genes the network of a row has."""
+    metrics: Metrics
+    generations: NDArray[np.intp]
+    feasible: Mask
+    """Rows that violate no constraint, as far as their values are known."""
+    on_front: Mask
+
+    def __len__(self) -> int:
+        return len(self.genomes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One network of the searched front."""
+
+    row: int
+    """Its candidate."""
+    arch_id: str
+    network_id: str
+    arch: Mapping[str, Any]
+    params: int
+    macs: int
+    metrics: Mapping[str, MetricCheck]
+    """By the key of the metric; measured values are None where it was not verified."""
+    violated: tuple[str, ...]
+    """Constraints that the measured values violate."""
+    failure: str | None
+    measured: bool
+    on_measured_front: bool | None
+    """None where the front was not measured."""
+    kit: str | None
+    """The folder of the exported network, relative to the run."""
+
+    def value(self, key: str) -> float | None:
+        """The best known value of a metric: measured, else as the search saw it."""
+        check = self.metrics[key]
+        return check.predicted if check.measured is None else check.measured
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Where a search stood after a generation."""
+
+    candidates: int
+    evaluations: int
+    hypervolume: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunData:
+    """One search run."""
+
+    name: str
+    path: Path
+    manifest: Manifest
+    record: SearchRecord | None
+    """None while the search goes on."""
+    space: Space[Any, Any]
+    metrics: tuple[MetricInfo, ...]
+    constraints: tuple[str, ...]
+    candidates: Candidates
+    front: tuple[Member, ...]
+    """The best of the first objective first."""
+    history: tuple[Progress, ...]
+    outside: Mapping[str, Sequence[int]]
+    """By metric, the places in the front outside what its predictor was fitted to, where that could be told."""
+    hashes: Mapping[str, str]
+    """SHA-256 of the files that the report was made of."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the search has ended."""
+        return self.record is not None
+
+    @property
+    def verified(self) -> bool:
+        """Whether the front was measured on the device."""
+        verification = None if self.record is None else self.record.verification
+        return verification is not None and verification.status == "verified"
+
+    @property
+    def objectives(self) -> tuple[MetricInfo, ...]:
+        """The metrics that were made better."""
+        return tuple(metric for metric in self.metrics if metric.role == "objective")
+
+    @property
+    def landmarks(self) -> tuple[Landmark, ...]:
+        """Networks that everybody knows."""
+        return () if self.record is None else self.record.landmarks
+
+    @property
+    def baseline(self) -> Landmark | None:
+        """The network that figures are relative to: DeiT-Ti, else the first landmark."""
+        named = {slug(landmark.name): landmark for landmark in reversed(self.landmarks)}
+        return named.get("deit_ti") or (self.landmarks[0] if self.landmarks else None)
+
+    def metric(self, key: str) -> MetricInfo:
+        """The metric of a key."""
+        return next(metric for metric in self.metrics if metric.key == key)
+
+
+def slug(name: str) -> str:
+    """A name as part of a column: letters, digits and underscores."""
+    return "".join(letter if letter.isalnum() else "_" for letter in name.casefold()).strip("_")
+
+
+def landmark_value(landmark: Landmark, metric: MetricInfo) -> float | None:
+    """A metric of a landmark, where it is known."""
+    own = {"macs": landmark.macs, "params": landmark.params, "accuracy": landmark.accuracy}
+    return own[metric.name] if metric.name in own else landmark.metrics.get(metric.key)

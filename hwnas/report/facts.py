@@ -1,0 +1,263 @@
+"""What a page says of a run in tables: figures, predictors, measurements, the supernet, how to do it again."""
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwnas.report.anatomy import PARTS, anatomy, conditions_of
+from hwnas.report.data import Member, RunData
+from hwnas.report.units import counted, percent, three_digits
+from hwnas.report.verdict import accuracy_error, best_of, standing
+from hwnas.search.record import KitItem, UsedPredictor, VerifiedProfile
+
+Rows = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictorFacts:
+    """A predictor's figures, on networks that it had not seen and on the front when it was measured."""
+
+    metric: str
+    rows: Rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileFacts:
+    """What one profile of the verification is worth."""
+
+    path: str
+    rows: Rows
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """The tables of one run."""
+
+    figures: Rows
+    predictors: tuple[PredictorFacts, ...]
+    range_note: str
+    profiles: tuple[ProfileFacts, ...]
+    unstable: tuple[str, ...]
+    why_fast: str
+    supernet: Rows
+    command: str
+    reproduce: Rows
+    packages: tuple[str, ...]
+    config: str
+    kit: Rows
+
+
+def facts_of(data: RunData) -> Facts:
+    """All tables of a run."""
+    record = data.record
+    verification = None if record is None else record.verification
+    return Facts(
+        figures=tuple(_figures(data)),
+        predictors=() if record is None else tuple(_predictor(data, used) for used in record.predictors),
+        range_note=_range_note(data),
+        profiles=() if verification is None else tuple(map(_profile, verification.profiles)),
+        unstable=tuple(_unstable(data)),
+        why_fast=why_fast(data),
+        supernet=tuple(_supernet(data)),
+        command=shlex.join(data.manifest.command),
+        reproduce=tuple(_reproduce(data)),
+        packages=data.manifest.environment.packages,
+        config=json.dumps(dict(data.manifest.config), indent=1, ensure_ascii=False),
+        kit=() if record is None else tuple(map(_exported, record.kit)),
+    )
+
+
+def _exported(item: KitItem) -> tuple[str, str]:
+    said = item.why if item.failure is None else f"{item.why}; could not be exported: {item.failure}"
+    return item.folder, f"{item.arch_id}, {said}"
+
+
+def _figures(data: RunData) -> Iterator[tuple[str, str]]:
+    yield "on the front", f"{len(standing(data)):,}"
+    yield "looked at", f"{len(data.candidates):,}"
+    record = data.record
+    if record is not None:
+        yield "evaluated", f"{record.evaluations:,}"
+        yield "time", _duration(record.elapsed_s)
+    if data.history:
+        yield "hypervolume", f"{data.history[-1].hypervolume:.3f}"
+    verification = None if record is None else record.verification
+    if verification is not None and verification.mape:
+        yield "prediction error", percent(max(verification.mape.values()))
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _predictor(data: RunData, used: UsedPredictor) -> PredictorFacts:
+    return PredictorFacts(metric=used.metric, rows=(*_card(used.card), *_rechecked(data, used.metric)))
+
+
+def _card(card: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The figures of a card; one that lacks some says less."""
+    ranked = [row for row in card.get("ranking") or () if row.get("model") == card.get("model")]
+    scores = ranked[0]["scores"] if ranked else {}
+    if "mape" in scores:
+        yield "error on held-out networks", f"{percent(scores['mape'], digits=2)} on average"
+    floor = card.get("noise_floor")
+    if floor:
+        yield "noise floor of measuring again", percent(floor, digits=2)
+        if "mape" in scores:
+            yield "error over noise floor", f"{scores['mape'] / floor:.2f}"
+    if scores.get("spearman") is not None:
+        yield "rank correlation, held out", f"{scores['spearman']:.3f} (Spearman)"
+    for entry in card.get("coverage") or ():
+        yield f"inside {entry['confidence']:.0%} intervals", percent(entry["share"])
+    data = card.get("data") or {}
+    if "num_networks" in data:
+        yield "fitted to", f"{data['num_networks']:,} networks, model {card.get('model')}"
+
+
+def _rechecked(data: RunData, metric: str) -> Iterator[tuple[str, str]]:
+    verification = None if data.record is None else data.record.verification
+    if verification is None or metric not in verification.mape:
+        return
+    yield "error on the front, measured again", f"{percent(verification.mape[metric], digits=2)} on average"
+    spearman = verification.spearman.get(metric)
+    if spearman is not None:
+        yield "rank correlation on the front", f"{spearman:.3f} (Spearman)"
+    if metric in verification.coverage:
+        promised = "" if verification.confidence is None else f" of {verification.confidence:.0%}"
+        yield f"measured values inside intervals{promised}", percent(verification.coverage[metric])
+
+
+def _range_note(data: RunData) -> str:
+    if data.record is None or not data.record.predictors:
+        return ""
+    unchecked = [used.metric for used in data.record.predictors if used.metric not in data.outside]
+    if unchecked:
+        return (
+            "Whether the front lies inside the range that the predictors were fitted to cannot be told here: "
+            f"the predictors of {', '.join(unchecked)} are not where the search found them."
+        )
+    count = len({place for places in data.outside.values() for place in places})
+    return f"{count} of {len(data.front)} networks of the front lie outside the range that was fitted."
+
+
+def _profile(profile: VerifiedProfile) -> ProfileFacts:
+    floor = "too few networks were measured twice" if profile.noise_floor is None else percent(profile.noise_floor)
+    rows = (
+        ("networks measured", f"{profile.num_networks:,}"),
+        ("batch", str(profile.batch)),
+        ("noise floor", floor),
+        ("drift of the reference network", percent(profile.drift)),
+        ("unstable measurements", f"{profile.num_unstable:,}"),
+        ("failed", f"{profile.num_failed:,}"),
+    )
+    return ProfileFacts(path=profile.path, rows=rows, problems=profile.problems)
+
+
+def _unstable(data: RunData) -> Iterator[str]:
+    for member in data.front:
+        reasons = [check.verdict for check in member.metrics.values() if check.stable is False]
+        if reasons:
+            yield f"{member.arch_id}: {'; '.join(dict.fromkeys(reasons))}"
+
+
+def why_fast(data: RunData) -> str:
+    """Where the fastest network of a front saves work against its most accurate one."""
+    first, speed = data.objectives[0], next((metric for metric in data.objectives if metric.where), None)
+    front = standing(data)
+    if speed is None:
+        speed = next((metric for metric in data.objectives if metric.name == "macs"), None)
+    ends = [None, None] if speed is None else [best_of(front, speed), best_of(front, first)]
+    fast, best = ends
+    if fast is None or best is None or fast.arch_id == best.arch_id:
+        return ""
+    return _saving(data, fast, best)
+
+
+def _saving(data: RunData, fast: Member, best: Member) -> str:
+    workloads = data.space.workloads(data.candidates.genomes[[fast.row, best.row]])
+    quick, slow = (anatomy(workloads.one(row), conditions_of(data)) for row in range(2))
+    saved = np.array(slow.shares.macs) - np.array(quick.shares.macs)
+    depth = f"{len(quick.blocks)} block{'' if len(quick.blocks) == 1 else 's'} in place of {len(slow.blocks)}"
+    if len(quick.blocks) == len(slow.blocks):
+        depth = f"as many blocks ({len(quick.blocks)})"
+    if saved.sum() <= 0:
+        return (
+            f"The fastest network has {depth} and no fewer MACs than the one with the best {data.objectives[0].name}."
+        )
+    part = PARTS[int(saved.argmax())]
+    return (
+        f"Against the network with the best {data.objectives[0].name}, the fastest has {depth} and does "
+        f"{counted(float(saved.sum()))} fewer MACs, {percent(saved.max() / saved.sum(), digits=0)} of them saved in "
+        f"the {_PART_NAMES[part]}."
+    )
+
+
+_PART_NAMES = {
+    "stem": "stem",
+    "attention": "attention",
+    "locality": "locality modules",
+    "mlp": "MLPs",
+    "head": "head",
+    "other": "rest",
+}
+
+
+def _supernet(data: RunData) -> Iterator[tuple[str, str]]:
+    record = data.record
+    if record is None or record.supernet is None:
+        return
+    yield "weights", record.supernet
+    if record.supernet_health is not None:
+        yield "smallest network", f"{percent(record.supernet_health.smallest)} top-1"
+        yield "largest network", f"{percent(record.supernet_health.largest)} top-1"
+    first = _first_generation(data)
+    if len(first):
+        low, middle, high = np.quantile(first, (0.1, 0.5, 0.9)).tolist()
+        spread = f"{percent(low)} to {percent(high)} (the middle 80 % of {len(first)})"
+        yield "networks of the first generation", f"{percent(middle)} in the middle, {spread}"
+    error = accuracy_error(data)
+    if record.num_pictures and error is not None:
+        yield "judged on", f"{record.num_pictures:,} held-out pictures (standard error {percent(error)})"
+    tested = [item for item in record.kit if item.test_accuracy is not None]
+    for item in tested:
+        yield f"{item.arch_id} trained alone", f"{percent(item.test_accuracy)} on test pictures"
+    yield "rank correlation with networks trained alone", "not known"
+
+
+def _first_generation(data: RunData) -> NDArray[np.float64]:
+    accuracy = next((metric for metric in data.metrics if metric.name == "accuracy"), None)
+    if accuracy is None or not len(data.candidates):
+        return np.zeros(0)
+    values = data.candidates.metrics[accuracy.key].mean[data.candidates.generations == 0]
+    known: NDArray[np.float64] = values[np.isfinite(values)]
+    return known
+
+
+def _reproduce(data: RunData) -> Iterator[tuple[str, str]]:
+    manifest = data.manifest
+    environment = manifest.environment
+    yield "made", manifest.created_utc
+    commit = f", commit {environment.commit[:12]}" if environment.commit else ""
+    yield "hwnas", f"{environment.hwnas}{commit}{' with changes' if environment.modified else ''}"
+    yield "Python", f"{environment.python} on {environment.system} {environment.release}, {environment.machine}"
+    yield "seeds", ", ".join(f"{name} {seed}" for name, seed in manifest.seeds.items()) or "none"
+    record = data.record
+    if record is not None:
+        yield "strategy", f"{record.strategy}, ended by: {record.stop}"
+        yield "constraints", record.satisfiable
+        reference = ", ".join(three_digits(value) for value in record.box.reference)
+        yield "reference point of the hypervolume", f"({reference}), every objective minimised"
+        if record.supernet_digest:
+            yield "supernet", record.supernet_digest
+        for used in record.predictors:
+            yield f"predictor of {used.metric}", str(used.card.get("card_sha256") or used.path)
+    for name, digest in data.hashes.items():
+        yield f"SHA-256 of {name}", digest

@@ -1,0 +1,293 @@
+"""Figures for a paper: the front, predicted against measured, and the hypervolume, as PNG and SVG."""
+
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hwnas.report.data import Member, MetricInfo, RunData, landmark_value
+from hwnas.runs import write_atomic
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FOLDER = "figures"
+"""Where figures stand in a run."""
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+"""One for each run, after Okabe and Ito: told apart by colour-blind people too."""
+
+_MARKERS = ("o", "s", "D", "^", "p", "v")
+_GREY = "0.55"
+_WIDTH_IN, _HEIGHT_IN = 4.8, 3.4
+_DPI = 300
+_ROW_IN = 0.17
+_HIDDEN = "_"
+"""A label that the legend leaves out."""
+_NEAR = 0.35
+"""Known networks are shown up to this share of the axis away from the points."""
+_LEGEND_LETTERS = 60
+_NAME_LETTERS = 44
+
+_TITLES = {
+    "accuracy": "accuracy (%)",
+    "macs": "MACs (G)",
+    "params": "parameters (M)",
+    "latency_ms": "latency (ms)",
+    "throughput": "throughput (images/s)",
+    "memory_mb": "memory (MB)",
+    "energy_j": "energy (J)",
+}
+_FACTORS = {"accuracy": 100.0, "macs": 1e-9, "params": 1e-6}
+
+Draw = Callable[["Axes"], None]
+
+
+def write_figures(runs: Sequence[RunData], folder: Path) -> tuple[Path, ...]:
+    """Write every figure that the runs have something for; their paths."""
+    written = []
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, draw in _figures(runs):
+        for kind, content in _rendered(draw).items():
+            write_atomic(folder / f"{name}.{kind}", content)
+            written.append(folder / f"{name}.{kind}")
+    return tuple(written)
+
+
+def _figures(runs: Sequence[RunData]) -> Iterator[tuple[str, Draw]]:
+    if any(data.front for data in runs):
+        yield "front", lambda axes: draw_front(axes, runs)
+    if any(data.history for data in runs):
+        yield "hypervolume", lambda axes: draw_hypervolume(axes, runs)
+    first = runs[0]
+    for number, metric in enumerate(metric for metric in first.metrics if _pairs(first, metric)):
+        # The variable of a loop is bound when the figure is drawn: by then it is another one.
+        yield f"parity{number + 1 if number else ''}", lambda axes, metric=metric: draw_parity(axes, first, metric)  # type: ignore[misc]
+
+
+def _rendered(draw: Draw) -> dict[str, bytes]:
+    """One drawing as PNG and as SVG with its texts as texts; the same values give the same bytes."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    style: dict[Any, Any] = {
+        "font.size": 8,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "legend.frameon": False,
+    }
+    with mpl.rc_context({**style, "svg.hashsalt": "hwnas", "svg.fonttype": "none"}):
+        figure = Figure(figsize=(_WIDTH_IN, _HEIGHT_IN), layout="constrained")
+        draw(figure.add_subplot())
+        return {"png": _saved(figure, "png", {}), "svg": _saved(figure, "svg", {"Date": None})}
+
+
+def _saved(figure: "Figure", kind: str, metadata: Mapping[str, Any]) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format=kind, dpi=_DPI, metadata=dict(metadata))
+    return file.getvalue()
+
+
+def draw_front(axes: "Axes", runs: Sequence[RunData]) -> None:
+    """The first objective over the first speed, or the second objective: predicted hollow, measured filled."""
+    y, x = axes_of(runs[0])
+    for number, data in enumerate(runs):
+        _draw_run(axes, data, x, y, colour=COLOURS[number % 6], marker=_MARKERS[number % 6], alone=len(runs) == 1)
+    low, high = axes.get_xlim()
+    near = (low - _NEAR * (high - low), high + _NEAR * (high - low))
+    for landmark in runs[0].landmarks:
+        across = landmark_value(landmark, x)
+        if across is not None and near[0] <= across * _factor(x) <= near[1]:
+            _draw_landmark(axes, landmark.name, across * _factor(x), landmark_value(landmark, y), y)
+    axes.set_xlabel(_title(x))
+    axes.set_ylabel(_title(y))
+    axes.grid(color="0.92", linewidth=0.6)
+    axes.set_axisbelow(True)
+    _legend_above(axes)
+
+
+def axes_of(data: RunData) -> tuple[MetricInfo, MetricInfo]:
+    """The metrics of the front's figure: up and across."""
+    first, *others = data.objectives
+    if not others:
+        others = [metric for metric in data.metrics if metric.key != first.key]
+    return first, next((metric for metric in others if metric.where), others[0] if others else first)
+
+
+def _draw_run(
+    axes: "Axes", data: RunData, x: MetricInfo, y: MetricInfo, *, colour: str, marker: str, alone: bool
+) -> None:
+    if not {x.key, y.key} <= {metric.key for metric in data.metrics}:
+        return
+    if alone:
+        _draw_beaten(axes, data, x, y)
+    predicted = any(metric.predicted for metric in (x, y))
+    shown = [member for member in data.front if member.measured] if predicted else list(data.front)
+    labels = ["front, predicted", "front, measured" if predicted else "front"]
+    if not alone:  # one line of the legend for each run
+        labels = [_HIDDEN, _cut(data.name)] if shown else [_cut(data.name), _HIDDEN]
+    if predicted:
+        _joined(axes, data, x, y)
+        points = [_point(member, x, y, measured=False) for member in data.front]
+        axes.plot(*_columns(points), marker, mfc="none", color=colour, markersize=5, label=labels[0], linestyle="none")
+    if shown:
+        points = [_point(member, x, y, measured=predicted) for member in shown]
+        errors = [_errors(data, metric) if predicted else None for metric in (x, y)]
+        style: dict[str, Any] = {
+            "fmt": marker,
+            "color": colour,
+            "markersize": 4.5,
+            "elinewidth": 0.8,
+            "label": labels[1],
+        }
+        axes.errorbar(*_columns(points), xerr=errors[0], yerr=errors[1], **style)
+
+
+def _draw_beaten(axes: "Axes", data: RunData, x: MetricInfo, y: MetricInfo) -> None:
+    found = data.candidates
+    beaten = found.feasible & ~found.on_front
+    columns = [found.metrics[metric.key].mean[beaten] * _factor(metric) for metric in (x, y)]
+    axes.plot(*columns, ".", color="0.8", markersize=2, label="beaten", zorder=1, rasterized=True)
+
+
+def _joined(axes: "Axes", data: RunData, x: MetricInfo, y: MetricInfo) -> None:
+    for member in data.front:
+        if member.measured:
+            ends = [_point(member, x, y, measured=False), _point(member, x, y, measured=True)]
+            axes.plot(*_columns(ends), color=_GREY, linewidth=0.7, zorder=1.5)
+
+
+def _point(member: Member, x: MetricInfo, y: MetricInfo, *, measured: bool) -> tuple[float, float]:
+    values = [member.value(metric.key) if measured else member.metrics[metric.key].predicted for metric in (x, y)]
+    across, up = (np.nan if value is None else value for value in values)
+    return across * _factor(x), up * _factor(y)
+
+
+def _errors(data: RunData, metric: MetricInfo) -> Any:
+    """The distances to the ends of the measured intervals, of shape (2, networks), or None where there are none."""
+    checks = [member.metrics[metric.key] for member in data.front if member.measured]
+    if all(check.measured_lower is None for check in checks):
+        return None
+    rows = [
+        (0.0, 0.0)
+        if check.measured is None or check.measured_lower is None or check.measured_upper is None
+        else (max(0.0, check.measured - check.measured_lower), max(0.0, check.measured_upper - check.measured))
+        for check in checks
+    ]
+    return np.array(rows).T * _factor(metric)
+
+
+def _draw_landmark(axes: "Axes", name: str, across: float, up: float | None, y: MetricInfo) -> None:
+    """A known network as a star, or as a line where only its place across is known."""
+    if up is not None:
+        place = (across, up * _factor(y))
+        axes.plot([place[0]], [place[1]], "*", color="black", markersize=9)
+        axes.annotate(_plain(name), place, (4, 4), textcoords="offset points")
+        return
+    axes.axvline(across, color=_GREY, linewidth=0.8, linestyle="--")
+    below: dict[str, Any] = {
+        "xycoords": axes.get_xaxis_transform(),
+        "textcoords": "offset points",
+        "rotation": 90,
+        "color": _GREY,
+    }
+    axes.annotate(_plain(name), (across, 0.02), (2, 0), **below)
+
+
+def draw_hypervolume(axes: "Axes", runs: Sequence[RunData]) -> None:
+    """The hypervolume over the networks looked at, beside random search."""
+    for number, data in enumerate(runs):
+        name, colour = ("this search" if len(runs) == 1 else _cut(data.name)), COLOURS[number % 6]
+        points = [(item.candidates, item.hypervolume) for item in data.history]
+        axes.step(*_columns(points), where="post", color=colour, label=name)
+        random = None if data.record is None else data.record.random_history
+        if random:
+            rows = [(count, value) for count, _, value in random]
+            label = _HIDDEN if number else "random search"
+            axes.step(*_columns(rows), where="post", color=colour, linestyle="--", alpha=0.7, label=label)
+    axes.set_xlabel("networks looked at")
+    axes.set_ylabel("hypervolume")
+    axes.grid(color="0.92", linewidth=0.6)
+    _legend_above(axes)
+
+
+def draw_parity(axes: "Axes", data: RunData, metric: MetricInfo) -> None:
+    """Predicted against measured values: networks held out when it was fitted, and the front measured again."""
+    for name, points in _pairs(data, metric).items():
+        held = name == "held out"
+        axes.plot(
+            *_columns(points),
+            "o" if held else "D",
+            mfc="none" if held else COLOURS[0],
+            color=_GREY if held else COLOURS[0],
+            markersize=4,
+            linestyle="none",
+            label=name,
+        )
+    values = np.array([point for points in _pairs(data, metric).values() for point in points])
+    ends = [values.min(), values.max()]
+    axes.plot(ends, ends, color=_GREY, linewidth=0.8, zorder=1)
+    _plain_logarithms(axes)
+    axes.set_xlabel(f"measured {_title(metric)}")
+    axes.set_ylabel(f"predicted {_TITLES[metric.name]}")
+    _legend_above(axes)
+
+
+def _plain_logarithms(axes: "Axes") -> None:
+    """Logarithmic axes with plain numbers on them."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    for axis, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+        axis.set_major_locator(
+            LogLocator(subs=(1.0, 2.0, 5.0) if high / low > 12 else (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0))
+        )
+        axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+        axis.set_minor_formatter(NullFormatter())
+
+
+def _legend_above(axes: "Axes") -> None:
+    """The legend where no point can be under it; a long one makes the figure higher."""
+    _, labels = axes.get_legend_handles_labels()
+    if not labels:
+        return
+    columns = 3 if sum(map(len, labels)) <= _LEGEND_LETTERS else 1
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.set_size_inches(_WIDTH_IN, _HEIGHT_IN + _ROW_IN * (len(labels) // columns - 1))
+    axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=columns, borderaxespad=0.2, columnspacing=1.2)
+
+
+def _pairs(data: RunData, metric: MetricInfo) -> dict[str, list[tuple[float, float]]]:
+    """(measured, predicted) of networks held out, and of the front when it was measured."""
+    cards = [] if data.record is None else [used.card for used in data.record.predictors if used.metric == metric.key]
+    held = [(row["measured"], row["predicted"]) for card in cards for row in card.get("held_out") or ()]
+    checks = [member.metrics[metric.key] for member in data.front]
+    front = [(check.measured, check.predicted) for check in checks if check.measured is not None and check.predicted]
+    return {name: points for name, points in (("held out", held), ("front, measured again", front)) if points}
+
+
+def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    return [point[0] for point in points], [point[1] for point in points]
+
+
+def _factor(metric: MetricInfo) -> float:
+    return _FACTORS.get(metric.name, 1.0)
+
+
+def _title(metric: MetricInfo) -> str:
+    return f"{_TITLES[metric.name]}{chr(10) + _plain(metric.where) if metric.where else ''}"
+
+
+def _cut(name: str) -> str:
+    """The name of a run, short enough for a legend."""
+    return _plain(name if len(name) <= _NAME_LETTERS else f"…{name[1 - _NAME_LETTERS :]}")
+
+
+def _plain(text: str) -> str:
+    """A text in which nothing is mathematics."""
+    return text.replace("$", r"\$")

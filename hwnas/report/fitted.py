@@ -1,0 +1,45 @@
+"""Which networks of a front lie outside what a predictor was fitted to."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hwnas.errors import HwnasError
+from hwnas.search.metric import parse_metric
+from hwnas.search.record import SearchRecord, UsedPredictor
+from hwnas.space.space import Genomes, Space
+
+
+def outside_range(
+    run: Path, record: SearchRecord, space: Space[Any, Any], front: Genomes
+) -> Mapping[str, Sequence[int]]:
+    """By metric, the places in the front; metrics whose predictor is not here any more, or is another, are left out.
+
+    A predictor is looked for where the search found it, seen from here and from the run.
+    """
+    found = {}
+    for used in record.predictors:
+        tried = (_outside(folder / used.path, used, space, front) for folder in (Path(), run))
+        places = next((found for found in tried if found is not None), None)
+        if places is not None:
+            found[used.metric] = places
+    return found
+
+
+def _outside(folder: Path, used: UsedPredictor, space: Space[Any, Any], front: Genomes) -> tuple[int, ...] | None:
+    from hwnas.predict.store import CARD, load_predictor
+
+    if not (folder / CARD).is_file():
+        return None
+    try:
+        predictor = load_predictor(folder)
+        if predictor.card.card_sha256 != used.card.get("card_sha256"):
+            return None
+        batch = parse_metric(used.metric).batch if predictor.card.metric.batch is None else None
+        prediction = predictor.predict_population(space.workloads(front), batch=batch)
+    except HwnasError:
+        # The page says that it could not be checked; the figures of the search do not depend on it.
+        return None
+    return tuple(np.flatnonzero(prediction.outside).tolist())

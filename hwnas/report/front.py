@@ -1,0 +1,183 @@
+"""The front as a table: front.csv, front.json and front.md, a row per network."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hwnas.report.data import Member, MetricInfo, RunData, landmark_value, slug
+from hwnas.report.gather import gather
+from hwnas.runs import write_atomic
+from hwnas.search.record import Landmark
+from hwnas.space.arch import canonical_json
+
+CSV, JSON, MARKDOWN = "front.csv", "front.json", "front.md"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrontRow:
+    """One network of a front as its files show it; the columns are the same in all rows of a front."""
+
+    arch_id: str
+    network_id: str
+    metrics: dict[str, float | int | None]
+    """Objectives and constraints: values of the search, `_lower`, `_upper` and `_measured` beside them."""
+    params: int
+    relative: dict[str, float | None]
+    """The best known values as shares of those of the baseline network."""
+    verified: str
+    """measured; measured, beaten; violates CONSTRAINT; failed: REASON; or no."""
+    arch: dict[str, Any]
+
+    def cells(self) -> dict[str, Any]:
+        """The columns in order."""
+        return {
+            "arch_id": self.arch_id,
+            "network_id": self.network_id,
+            **self.metrics,
+            "params": self.params,
+            **self.relative,
+            "verified": self.verified,
+            "arch": self.arch,
+        }
+
+
+def front_rows(run: Path) -> tuple[FrontRow, ...]:
+    """The front of a run, the best of the first objective first."""
+    return rows_of(gather(run))
+
+
+def write_front(run: Path) -> tuple[Path, ...]:
+    """Write front.csv, front.json and front.md into a run; their paths."""
+    return write_tables(gather(run), run)
+
+
+def rows_of(data: RunData) -> tuple[FrontRow, ...]:
+    """The front of a run that was read."""
+    return tuple(_row(data, member) for member in data.front)
+
+
+def write_tables(data: RunData, folder: Path) -> tuple[Path, ...]:
+    """Write the three tables of a run into a folder; their paths."""
+    rows = rows_of(data)
+    texts = {CSV: csv_text(data, rows), JSON: json_text(rows), MARKDOWN: markdown_text(data, rows)}
+    for name, text in texts.items():
+        write_atomic(folder / name, text)
+    return tuple(folder / name for name in texts)
+
+
+def csv_text(data: RunData, rows: Sequence[FrontRow]) -> str:
+    """The rows as CSV with a header; an empty cell is an unknown value, `arch` is JSON."""
+    file = io.StringIO()
+    writer = csv.DictWriter(file, fieldnames=columns(data), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({**row.cells(), "arch": canonical_json(row.arch)})
+    return file.getvalue()
+
+
+def json_text(rows: Sequence[FrontRow]) -> str:
+    """The rows as a JSON list."""
+    return json.dumps([row.cells() for row in rows], indent=1, allow_nan=False) + "\n"
+
+
+def markdown_text(data: RunData, rows: Sequence[FrontRow]) -> str:
+    """The rows as a Markdown table, the networks by their ids."""
+    names = columns(data)[:-1]
+    short, notes = _short_names(data)
+    header = [short(name) for name in names]
+    lines = [header, ["---"] * len(names), *([_shown(row.cells()[name]) for name in names] for row in rows)]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n\n".join([f"# Front of {_escaped(data.name)}", *notes, table]) + "\n"
+
+
+def columns(data: RunData) -> list[str]:
+    """The names of the columns, whether there is a row or not."""
+    metrics = [name for metric in _shown_metrics(data) for name in _metric_columns(data, metric)]
+    relative = list(_relative_columns(data))
+    return ["arch_id", "network_id", *metrics, "params", *relative, "verified", "arch"]
+
+
+def verdict_of(member: Member) -> str:
+    """What measuring a network again said, in a word or two."""
+    if member.failure is not None:
+        return f"failed: {member.failure}"
+    if member.violated:
+        return f"violates {', '.join(member.violated)}"
+    if not member.measured:
+        return "no"
+    return "measured" if member.on_measured_front is not False else "measured, beaten"
+
+
+def _row(data: RunData, member: Member) -> FrontRow:
+    return FrontRow(
+        arch_id=member.arch_id,
+        network_id=member.network_id,
+        metrics={name: value for metric in _shown_metrics(data) for name, value in _values(data, member, metric)},
+        params=member.params,
+        relative={
+            name: _ratio(member.value(metric.key), landmark_value(baseline, metric))
+            for name, (baseline, metric) in _relative_columns(data).items()
+        },
+        verified=verdict_of(member),
+        arch=dict(member.arch),
+    )
+
+
+def _shown_metrics(data: RunData) -> list[MetricInfo]:
+    return [metric for metric in data.metrics if metric.role != "other" and metric.name != "params"]
+
+
+def _metric_columns(data: RunData, metric: MetricInfo) -> list[str]:
+    suffixes = ["", *(("_lower", "_upper") if metric.predicted else ())]
+    if data.verified and metric.where:
+        suffixes.append("_measured")
+    return [metric.key + suffix for suffix in suffixes]
+
+
+def _values(data: RunData, member: Member, metric: MetricInfo) -> Sequence[tuple[str, float | int | None]]:
+    check = member.metrics[metric.key]
+    values = {"": check.predicted, "_lower": check.lower, "_upper": check.upper, "_measured": check.measured}
+    found = [(name, values[name.removeprefix(metric.key)]) for name in _metric_columns(data, metric)]
+    return [(name, _counted(value)) for name, value in found] if metric.name == "macs" else found
+
+
+def _counted(value: float | None) -> int | None:
+    return None if value is None else int(value)
+
+
+def _relative_columns(data: RunData) -> dict[str, tuple[Landmark, MetricInfo]]:
+    baseline = data.baseline
+    if baseline is None:
+        return {}
+    known = [metric for metric in data.metrics if metric.name != "accuracy" and landmark_value(baseline, metric)]
+    return {f"{metric.key}_vs_{slug(baseline.name)}": (baseline, metric) for metric in known}
+
+
+def _ratio(value: float | None, base: float | None) -> float | None:
+    return None if value is None or not base else value / base
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.6g}" if isinstance(value, float) else _escaped(str(value))
+
+
+def _short_names(data: RunData) -> tuple[Callable[[str], str], list[str]]:
+    """How columns are called where they must be narrow, and what that leaves out."""
+    names = [metric.name for metric in data.metrics]
+    short = {metric.key: metric.name for metric in data.metrics if metric.where and names.count(metric.name) == 1}
+    notes = [f"`{name}` is `{key}`." for key, name in short.items()]
+
+    def shortened(column: str) -> str:
+        return next((name + column.removeprefix(key) for key, name in short.items() if column.startswith(key)), column)
+
+    return shortened, notes
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")

@@ -1,0 +1,74 @@
+"""One HTML page that needs nothing else: data, script, style and plotly are in it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+
+from hwnas.report.compact import script_json, values_of
+from hwnas.report.data import RunData
+from hwnas.report.facts import Facts, facts_of
+from hwnas.report.verdict import banners, sentence
+
+TEMPLATE, STYLE = "report.html", "report.css"
+SCRIPTS = (
+    "base.js",
+    "points.js",
+    "front.js",
+    "choose.js",
+    "table.js",
+    "networks.js",
+    "parallel.js",
+    "curves.js",
+    "main.js",
+)
+"""The parts of the page's script, in the order in which they are put together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunView:
+    """What the page says of one run in words and tables."""
+
+    name: str
+    space: str
+    sentence: str
+    warnings: tuple[str, ...]
+    notes: tuple[str, ...]
+    facts: Facts
+
+
+def render(runs: Sequence[RunData]) -> str:
+    """The page of one run, or of several laid over each other."""
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+    from plotly.offline import get_plotlyjs
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(_asset(TEMPLATE)).render(
+        runs=[_view(data) for data in runs],
+        title=_title(runs),
+        # Our own files, and JSON that is escaped for its place: all other texts are escaped by the template.
+        style=Markup(_asset(STYLE)),
+        plotly=Markup(get_plotlyjs()),
+        data=Markup(script_json(values_of(runs))),
+        script=Markup("\n".join(_asset(name) for name in SCRIPTS)),
+    )
+
+
+def _asset(name: str) -> str:
+    return (files("hwnas.report") / "assets" / name).read_text(encoding="utf-8")
+
+
+def _title(runs: Sequence[RunData]) -> str:
+    return ", ".join(dict.fromkeys(data.space.name for data in runs))
+
+
+def _view(data: RunData) -> RunView:
+    said = banners(data)
+    return RunView(
+        name=data.name,
+        space=data.space.name,
+        sentence=sentence(data),
+        warnings=tuple(banner.text for banner in said if banner.level == "warning"),
+        notes=tuple(banner.text for banner in said if banner.level == "note"),
+        facts=facts_of(data),
+    )

@@ -1,0 +1,244 @@
+"""What a search came to, in one file of its run: front, box, predictors, verification, landmarks, kit.
+
+    RUN/search.json     a `SearchRecord`, written when the search ends and again when its front is verified
+    RUN/study.sqlite    every candidate behind it
+
+Metrics are named by their full text, `throughput@h200/torch-graph/bf16/b64`. Paths are the searching machine's.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from hwnas.config import from_mapping, load_json, shown, to_mapping
+from hwnas.errors import InputError
+from hwnas.runs import write_atomic
+from hwnas.search.hypervolume import Box
+from hwnas.space import SPACES
+from hwnas.space.space import Space
+
+SCHEMA = "hwnas.search/1"
+"""The form of the file that this version writes and reads."""
+
+FILE = "search.json"
+
+History = tuple[tuple[int, int, float], ...]
+"""After each generation: candidates, evaluations, hypervolume."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpentBudget:
+    """What the search was allowed."""
+
+    evaluations: int | None
+    minutes: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupernetHealth:
+    """Held-out top-1 of the two extremes of the space: a supernet in which they are alike tells nothing."""
+
+    smallest: float
+    largest: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class UsedPredictor:
+    """The predictor behind a metric, with its whole card as plain values."""
+
+    metric: str
+    path: str
+    card: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Landmark:
+    """A network that everybody knows beside the front."""
+
+    name: str
+    macs: int
+    params: int
+    metrics: Mapping[str, float]
+    """Device metrics that are known of it."""
+    measured: bool
+    """Whether they were measured with the front; else they are predicted."""
+    accuracy: float | None
+    """On the same pictures; None where nobody trained it on them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricCheck:
+    """One metric of a network, predicted and measured."""
+
+    predicted: float | None
+    lower: float | None
+    upper: float | None
+    measured: float | None
+    measured_lower: float | None
+    """The ends of the 95 % interval of the runs; None where the metric has none."""
+    measured_upper: float | None
+    stable: bool | None
+    """The verdict on the measurement; None where there is none."""
+    verdict: str
+    """Why it is not stable."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifiedMember:
+    """A network of the searched front, measured again."""
+
+    arch_id: str
+    network_id: str
+    metrics: Mapping[str, MetricCheck]
+    violated: tuple[str, ...]
+    """Constraints that do not hold on the measured values."""
+    failure: str | None
+    """Why it could not be measured."""
+    on_front: bool
+    """Whether it is on the front of measured values."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifiedProfile:
+    """A profile of the campaign that verified: one for each batch."""
+
+    path: str
+    batch: int
+    noise_floor: float | None
+    """The mean error of a perfect predictor; None where too few networks were measured twice."""
+    num_networks: int
+    num_unstable: int
+    num_failed: int
+    drift: float | None
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """What measuring the front again said, or why it was not done."""
+
+    status: Literal["verified", "skipped", "failed"]
+    reason: str
+    """Why it was skipped or failed; empty where it was done."""
+    device: str | None
+    runtime: str | None
+    profiles: tuple[VerifiedProfile, ...]
+    members: tuple[VerifiedMember, ...]
+    """In the order of the searched front."""
+    mape: Mapping[str, float]
+    """Mean absolute relative error of the predictions, by metric; 0.01 is one percent."""
+    spearman: Mapping[str, float | None]
+    kendall: Mapping[str, float | None]
+    coverage: Mapping[str, float]
+    """The share of measured values inside the predicted intervals."""
+    confidence: float | None
+    """The confidence of those intervals."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KitItem:
+    """A winner that was exported."""
+
+    arch_id: str
+    network_id: str
+    folder: str
+    """Relative to the run."""
+    why: str
+    """The rule that chose it."""
+    files: tuple[str, ...]
+    test_accuracy: float | None
+    """Of the retrained network, looked at once; None where it was not retrained."""
+    failure: str | None
+    """Why it could not be exported."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """Mean, standard deviation and values over the seeds."""
+
+    mean: float
+    std: float
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedRuns:
+    """The same search with several seeds; front and study of the run are those of the first one."""
+
+    seeds: tuple[int, ...]
+    hypervolume: Spread
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchRecord:
+    """All that a report needs beside the study."""
+
+    schema: str = SCHEMA
+    created_utc: str
+    space: str
+    space_config: Mapping[str, int]
+    """Image size, channels and classes."""
+    objectives: tuple[str, ...]
+    constraints: tuple[str, ...]
+    confidence: float | None
+    """Constraints were held against the ends of intervals of this confidence; None: against the mean."""
+    interval_confidence: float | None
+    """The confidence of the intervals in the study; None where nothing is predicted."""
+    strategy: str
+    seed: int
+    budget: SpentBudget
+    stop: str
+    """Why it ended: evaluations, minutes, stalled, exhausted."""
+    evaluations: int
+    candidates: int
+    satisfiable: str
+    elapsed_s: float
+    box: Box
+    """In minimised objectives; `reference` is the reference point of the hypervolume."""
+    history: History
+    random_history: History | None
+    """Of random search with the same budget."""
+    supernet: str | None
+    supernet_digest: str | None
+    data: str | None
+    num_pictures: int | None
+    """Held-out pictures that accuracy is judged on."""
+    supernet_health: SupernetHealth | None
+    predictors: tuple[UsedPredictor, ...]
+    front: tuple[str, ...]
+    """The arch ids of the searched front, the best of the first objective first."""
+    measured_front: tuple[str, ...] | None
+    """The front of measured values; None where it was not verified."""
+    landmarks: tuple[Landmark, ...]
+    verification: Verification | None
+    kit: tuple[KitItem, ...]
+    seeds: SeedRuns | None
+    notes: tuple[str, ...]
+
+
+def write_record(run: Path, record: SearchRecord) -> None:
+    """Write the record of a run, in place of one that stands there."""
+    text = json.dumps(to_mapping(record), indent=1, ensure_ascii=False, allow_nan=False)
+    write_atomic(run / FILE, text + "\n")
+
+
+def read_record(run: Path) -> SearchRecord:
+    """The record of a run; a run whose search has not ended is an error."""
+    path = run / FILE
+    if not path.is_file():
+        hint = f"hwnas search --resume {run}"
+        raise InputError(f"{run} must be the run of a search that has ended", got=f"no file {FILE}", hint=hint)
+    data = load_json(path)
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        got = shown(data.get("schema") if isinstance(data, dict) else data)
+        hint = "read it with the version of hwnas that wrote it"
+        raise InputError(f"{path} has another form", got=got, known=[SCHEMA], hint=hint)
+    return from_mapping(SearchRecord, data, where=str(path))
+
+
+def searched_space(record: SearchRecord) -> Space[Any, Any]:
+    """The space that was searched, at the images and classes of the search."""
+    space: Space[Any, Any] = SPACES.get(record.space).adapted(**record.space_config)
+    return space

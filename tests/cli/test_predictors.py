@@ -1,0 +1,84 @@
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.cli.commands import CommandLine, command_line
+from tests.pipeline.measured_profiles import DEVICE, fast_fits, make_profile
+
+__all__ = ["command_line"]
+
+SPACE = "autoformer-micro"
+FOLDER = f"predictors/{DEVICE}/{SPACE}-onnxruntime-fp32-b1-t1"
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    fast_fits(monkeypatch)
+    make_profile(Path("profiles"))
+
+
+def test_fit_prints_how_good_each_predictor_is(command_line: CommandLine) -> None:
+    assert command_line("fit", "--device", DEVICE) == 0
+    head, latency, throughput, memory = command_line.out.splitlines()
+    assert re.split(r" {2,}", head)[:5] == ["fitted to", "metric", "model", "networks", "MAPE"]
+    for line, name in ((latency, "latency_ms"), (throughput, "throughput"), (memory, "memory_mb")):
+        assert line.split()[1] == name
+        assert line.endswith(f"{FOLDER}/{name}")
+    assert "fitting latency_ms to 42 rows" in command_line.err
+
+
+def test_fit_as_json_is_one_document(command_line: CommandLine) -> None:
+    assert command_line("fit", "--device", DEVICE, "--metric", "latency_ms", "--json") == 0
+    (fitted,) = json.loads(command_line.out)["fitted"]
+    assert fitted["metric"] == f"latency_ms@{DEVICE}/onnxruntime/fp32/b1"
+    assert (fitted["num_rows"], fitted["num_networks"], fitted["path"]) == (42, 30, f"{FOLDER}/latency_ms")
+    assert fitted["scores"]["mape"] < 0.05
+
+
+def test_predict_answers_with_an_interval_and_says_who_answered(command_line: CommandLine) -> None:
+    command_line("fit", "--device", DEVICE, "--metric", "latency_ms")
+    assert command_line("predict", f"{SPACE}:random:1", "--device", DEVICE) == 0
+    head, row, empty, note, facts, card = command_line.out.splitlines()
+    assert "90% interval" in head
+    assert re.search(r"[\d.]+ ms +[\d.]+ to [\d.]+", row)
+    assert empty == ""
+    assert note.startswith(f"latency_ms@{DEVICE}/onnxruntime/fp32/b1, fitted to 30 networks of {SPACE} (")
+    assert facts == f"  measured in {DEVICE}/{SPACE}-onnxruntime-fp32-b1-t1 with torch 2.15.0"
+    assert card.endswith(f"{FOLDER}/latency_ms/card.md says how good it is")
+
+
+def test_a_network_outside_ends_with_1(command_line: CommandLine) -> None:
+    command_line("fit", "--device", DEVICE, "--metric", "latency_ms")
+    Path("some.jsonl").write_text(f'"{SPACE}:random:1"\n"{SPACE}:max"\n')
+    changed = {"space": SPACE, "arch": "random:2"}
+    Path("good.jsonl").write_text(json.dumps(changed) + "\n")
+    assert command_line("predict", "good.jsonl", "--device", DEVICE) == 0
+    assert command_line("predict", "some.jsonl", "--device", DEVICE, "--json") in (0, 1)
+    figures = json.loads(command_line.out)["figures"]
+    assert len(figures) == 2
+    assert command_line("predict", "some.jsonl", "--device", DEVICE, "--allow-outside") == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("fit", "--device", "h200"), 1, "error: there is no profile of h200"),
+        (("fit", "--device", DEVICE, "--metric", "speed"), 1, "error: metric 'speed' is not known"),
+        (("fit", "--device", DEVICE, "--samples", "0"), 2, "error: invalid value for '--samples'"),
+        (("predict", "autoformer-tiny:min", "--device", "h200"), 3, "error: there is no predictor for h200"),
+        (("predict", "--device", "h200"), 1, "error: there must be a network to predict"),
+        (("predict", "min", "--device", "h200"), 1, "error: a network must be named with its space"),
+        (("predict", "timm:x", "--confidence", "1.5"), 1, "error: a confidence must be between 0 and 1"),
+        (("profiles", "import-timm", "none.csv"), 1, "error: there is no file none.csv"),
+        (("profile", "--until", "good"), 2, "error: --until must be an error of the predictor"),
+    ],
+)
+def test_bad_input_is_told_without_a_traceback(
+    command_line: CommandLine, arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    assert command_line(*arguments) == code
+    assert command_line.err.startswith(message)
+    assert "Traceback" not in command_line.err

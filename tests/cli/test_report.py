@@ -1,0 +1,75 @@
+import json
+import webbrowser
+from pathlib import Path
+
+import pytest
+
+from hwnas.cli.app import run as hwnas
+from hwnas.runs import Run
+from tests.report.example import Example, make_run
+
+SMALL = Example(space="autoformer-micro", count=40)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("runs") / "search-a", SMALL)
+
+
+def test_the_verdict_and_the_paths_are_printed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert hwnas(["report", str(run)]) == 0
+    captured = capsys.readouterr()
+    lines = captured.out.splitlines()
+    assert lines[0].startswith("The search found ")
+    assert lines[2:6] == [str(run / name) for name in ("report.html", "front.csv", "front.json", "front.md")]
+    assert lines[6].startswith(f"{run / 'figures'}: front.png, front.svg, ")
+    assert "careful: Could not be measured: 1 of " in captured.err
+    assert all((run / name).is_file() for name in ("report.html", "front.csv", "figures/front.svg"))
+
+
+def test_json_is_one_document(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert hwnas(["report", str(run), "--out", str(tmp_path / "new" / "out"), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert list(document) == ["page", "tables", "figures", "runs"]
+    assert document["page"] == str(tmp_path / "new" / "out" / "report.html")
+    assert document["runs"][0]["num_candidates"] == 40
+    assert document["runs"][0]["finished"] is True
+
+
+def test_several_runs_go_on_one_page(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = make_run(tmp_path / "search-b", SMALL)
+    assert hwnas(["report", str(other), str(run)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("search-b: The search found ")
+    assert lines[1].startswith("search-a: The search found ")
+    assert lines[3] == str(other / "report.html")
+
+
+def test_open_opens_the_page(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened: list[str] = []
+
+    def fail(address: str) -> bool:
+        opened.append(address)
+        return False
+
+    monkeypatch.setattr(webbrowser, "open", fail)
+    assert hwnas(["report", str(run), "--out", str(tmp_path), "--open"]) == 0
+    assert opened == [(tmp_path / "report.html").as_uri()]
+    assert "no browser could be opened here" in capsys.readouterr().err
+
+
+def test_what_is_no_search_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert hwnas(["report", str(tmp_path / "nowhere")]) == 1
+    assert capsys.readouterr().err.startswith("error: there is no run folder ")
+    Run.create(tmp_path / "train-a", command=["hwnas", "train"], config={})
+    assert hwnas(["report", str(tmp_path / "train-a")]) == 1
+    err = capsys.readouterr().err
+    assert "train-a must be the run of a search" in err
+    assert "got     no file study.sqlite" in err
+
+
+def test_a_run_must_be_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert hwnas(["report"]) == 2
+    assert "missing argument 'RUN...'" in capsys.readouterr().err

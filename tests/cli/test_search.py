@@ -1,0 +1,204 @@
+"""`hwnas search` and `hwnas query` as they are typed: what they print, and how they end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hwnas.cli import search as command
+from hwnas.cli.app import run
+from hwnas.cli.front import _short_names
+from hwnas.cli.search_progress import SearchTeller, progress_text
+from hwnas.pipeline.searching import verify
+from hwnas.search.budget import Budget
+from hwnas.search.ledger import Progress
+from hwnas.search.record import read_record
+from tests.pipeline.campaigns import CPU
+from tests.pipeline.searching.workbench import FIRST, write_bench
+
+STATE = Progress(
+    generation=3,
+    evaluations=60,
+    budget=Budget(evaluations=500),
+    candidates=75,
+    elapsed_s=120.0,
+    hypervolume=0.41234,
+    best={"accuracy": 0.7512, f"throughput@{CPU}/onnxruntime/fp32/b1": 1234.56},
+)
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return write_bench(tmp_path_factory.mktemp("bench"), FIRST)
+
+
+def words(bench: dict[str, Any], out: Path, *more: str) -> list[str]:
+    """A search without accuracy, which takes no time."""
+    base = ["search", "--space", FIRST, "--no-accuracy", "--objective", "throughput", "--budget", "40", "--kit", "0"]
+    return [*base, "--predictors", str(bench["predictors"]), "--out", str(out), *more]
+
+
+def dear_words(bench: dict[str, Any], out: Path, *more: str) -> list[str]:
+    base = ["search", "--objective", "throughput", "--no-verify", "--kit", "0", "--strategy", "nsga2"]
+    weights = ["--supernet", str(bench["supernet"]), "--data", bench["data"]]
+    return [*base, *weights, "--predictors", str(bench["predictors"]), "--out", str(out), *more]
+
+
+def test_a_search_prints_its_front_and_the_next_command(
+    bench: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(words(bench, tmp_path / "run", "--no-verify")) == 0
+    out, err = capsys.readouterr()
+    record = read_record(tmp_path / "run")
+    assert out.splitlines()[0].split()[0] == "arch_id"
+    assert all(arch_id in out for arch_id in record.front)
+    assert "not verified: it was not asked for (--no-verify); every speed is predicted" in out
+    assert out.rstrip().endswith(f"next: hwnas report {tmp_path / 'run'}")
+    assert "40 of 40 evaluations, hypervolume" in err
+    assert run(["query", str(tmp_path / "run"), "--constraint", "macs<=2M"]) == 0
+    assert "on the front of" in capsys.readouterr().out
+    assert run(["query", str(tmp_path / "run"), "--constraint", "macs<=2"]) == 0
+    assert capsys.readouterr().out.startswith("None of the 40 candidates meets macs<=2.")
+
+
+def test_json_is_the_record(bench: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(words(bench, tmp_path / "run", "--no-verify", "--json")) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["run"] == str(tmp_path / "run")
+    assert document["front"] == list(read_record(tmp_path / "run").front)
+    assert run(["query", str(tmp_path / "run"), "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert {network["arch_id"] for network in answer["networks"]} == set(document["front"])
+
+
+def test_a_bare_search_names_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HWNAS_PREDICTORS", str(tmp_path))
+    monkeypatch.setenv("HWNAS_PROFILES", str(tmp_path))
+    assert run(["search", "--objective", "throughput"]) == 1
+    err = capsys.readouterr().err
+    assert "there is no trained supernet of autoformer-tiny under runs" in err
+    assert "hwnas train --space autoformer-tiny --data DIR" in err
+    assert "hwnas profile --space autoformer-tiny --device" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_says_what_would_be_searched(
+    bench: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(words(bench, tmp_path / "run", "--dry-run", "--constraint", "macs<=3M")) == 0
+    out = capsys.readouterr().out
+    assert "macs<=3e+06" in out
+    assert "satisfiable: yes" in out
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_front_that_could_not_be_verified_shows_in_the_exit_code(
+    bench: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hwnas.errors import MissingError
+
+    def gone(*args: Any, **options: Any) -> Any:
+        raise MissingError("device 'h200' is not in this machine")
+
+    monkeypatch.setattr(verify, "measure_plan", gone)
+    assert run(words(bench, tmp_path / "run")) == 4
+    out, err = capsys.readouterr()
+    assert "verification failed: device 'h200' is not in this machine" in out
+    assert f"try     hwnas search --resume {tmp_path / 'run'}" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["search", "--objective", "thruput"], 1, "objective 'thruput' is not known"),
+        (["search", "--constraint", "latency_ms<8"], 1, "must be METRIC<=BOUND"),
+        (["search", "--resume", "x", "--seed", "1"], 2, "--resume goes on as the run was begun"),
+        (["search", "--resume", "nowhere"], 1, "there is no run folder nowhere"),
+        (["search", "--confidence", "2"], 2, "--confidence must be between 0 and 1"),
+        (["search", "--budget", "0"], 2, "--budget"),
+        (["query", "nowhere"], 1, "must be the run of a search that has ended"),
+    ],
+)
+def test_wrong_command_lines_are_told(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, message: str
+) -> None:
+    assert run(arguments) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_the_progress_line_says_how_far_it_is() -> None:
+    assert progress_text(STATE) == (
+        "generation 3, 60 of 500 evaluations, hypervolume 0.4123, best accuracy 75.12%, throughput 1235, "
+        "14 min 40 s left"
+    )
+
+
+def test_an_interrupted_search_says_how_to_go_on(
+    bench: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Impatient(SearchTeller):
+        def searched(self, state: Progress) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "SearchTeller", Impatient)
+    assert run(words(bench, tmp_path / "run", "--no-verify")) == 130
+    assert capsys.readouterr().err.endswith(
+        f"interrupted: all that was evaluated is kept\n  try     hwnas search --resume {tmp_path / 'run'}\n"
+    )
+    monkeypatch.undo()
+    assert run(["search", "--resume", str(tmp_path / "run")]) == 0
+    assert run(words(bench, tmp_path / "other", "--no-verify")) == 0
+    assert read_record(tmp_path / "run").front == read_record(tmp_path / "other").front
+
+
+@pytest.mark.slow
+def test_a_search_killed_ten_times_ends_as_one_that_was_not(bench: dict[str, Any], tmp_path: Path) -> None:
+    rng = np.random.default_rng(int.from_bytes(os.urandom(4), "little"))
+    folder, budget = tmp_path / "killed", ("--budget", "60")
+    start = [sys.executable, "-m", "hwnas", *dear_words(bench, folder, *budget)]
+    again = [sys.executable, "-m", "hwnas", "search", "--resume", str(folder)]
+    killed = 0
+    while killed < 10 and not (folder / "search.json").exists():
+        command_line = again if (folder / "manifest.json").exists() else start
+        process = subprocess.Popen(command_line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        _wait_for_work(process, folder, until=_judged(folder) + int(rng.integers(0, 6)))
+        time.sleep(float(rng.uniform(0.0, 0.2)))
+        process.send_signal(signal.SIGKILL)
+        killed += process.wait() == -signal.SIGKILL
+    assert killed >= 3
+    assert subprocess.run(again, stdout=subprocess.DEVNULL, check=False).returncode == 0
+    assert run(dear_words(bench, tmp_path / "whole", *budget)) == 0
+    whole, found = read_record(tmp_path / "whole"), read_record(folder)
+    assert found.front == whole.front
+    assert found.history == whole.history
+
+
+def _judged(folder: Path) -> int:
+    path = folder / "accuracies.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def _wait_for_work(process: "subprocess.Popen[bytes]", folder: Path, *, until: int) -> None:
+    while process.poll() is None and _judged(folder) <= until:
+        time.sleep(0.005)
+
+
+def test_columns_lose_the_setting_where_they_are_clear_without() -> None:
+    where = "@some-cpu-4c/onnxruntime/fp32/b1"
+    names = ["macs", f"throughput{where}", f"throughput{where}_measured", f"throughput{where}_vs_deit_ti"]
+    assert _short_names(names) == ["macs", "throughput", "throughput_measured", "throughput_vs_deit_ti"]
+    two = ["latency_ms@h200/torch-graph/bf16/b1", f"latency_ms{where}"]
+    assert _short_names(two) == two

@@ -1,0 +1,95 @@
+"""A search that has ended is asked again, from what it stored."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hwnas.errors import HwnasError, InputError
+from hwnas.pipeline.query import query
+from hwnas.pipeline.search import Searched, search_networks
+from tests.pipeline.campaigns import CPU, Place
+from tests.pipeline.searching.workbench import FIRST, options, write_bench, write_predictor
+
+SPEED = f"throughput@{CPU}/onnxruntime/fp32/b1"
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return write_bench(tmp_path_factory.mktemp("bench"), FIRST)
+
+
+@pytest.fixture(scope="module")
+def searched(bench: dict[str, Any]) -> Searched:
+    wanted = options(bench, objectives=("throughput",), strategy="nsga2", budget=20)
+    return search_networks(wanted, out=bench["runs"] / "run", workplace=Place().workplace)
+
+
+def test_the_same_question_has_the_same_answer(searched: Searched) -> None:
+    found = query(searched.run)
+    assert {network.arch_id for network in found.networks} == set(searched.record.front)
+    assert found.objectives == searched.record.objectives
+    assert all(SPEED in network.measured for network in found.networks)
+
+
+def test_another_constraint_needs_no_search(searched: Searched) -> None:
+    every = sorted(network.metrics["macs"] for network in query(searched.run).networks)
+    bound = every[0]
+    began = time.thread_time()
+    found = query(searched.run, constraints=[f"macs<={bound:.0f}"])
+    assert time.thread_time() - began < 1
+    assert 0 < len(found.networks) < len(every)
+    assert max(network.metrics["macs"] for network in found.networks) <= bound
+    assert query(searched.run, constraints=["macs<=1"]).networks == ()
+
+
+def test_a_metric_that_was_searched_is_found_by_its_name(searched: Searched) -> None:
+    found = query(searched.run, objectives=["throughput"], constraints=[f"throughput@{CPU}>=1"])
+    assert found.objectives == ("accuracy", "macs", SPEED)
+    assert found.constraints == (f"{SPEED}>=1",)
+    assert found.notes == ()
+
+
+def test_a_metric_that_was_not_searched_is_predicted(searched: Searched, bench: dict[str, Any]) -> None:
+    found = query(searched.run, objectives=["latency_ms"], predictors=bench["predictors"])
+    latency = f"latency_ms@{CPU}/onnxruntime/fp32/b1"
+    assert found.objectives == ("accuracy", "macs", latency)
+    assert all(network.lower[latency] < network.metrics[latency] < network.upper[latency] for network in found.networks)
+    assert found.notes[0].startswith(f"predictor {latency}")
+
+
+def test_another_device_is_asked_through_its_predictor(searched: Searched, tmp_path: Path) -> None:
+    write_predictor(tmp_path, FIRST, device="h200")
+    found = query(searched.run, device="h200", predictors=tmp_path)
+    assert found.objectives == ("accuracy", "macs", "throughput@h200/onnxruntime/fp32/b1")
+    assert found.networks
+
+
+def test_a_constraint_can_be_held_with_confidence(searched: Searched) -> None:
+    some = query(searched.run).networks
+    bound = sorted(network.metrics[SPEED] for network in some)[len(some) // 2]
+    plain = query(searched.run, constraints=[f"throughput>={bound}"])
+    held = query(searched.run, constraints=[f"throughput>={bound}"], confidence=0.9)
+    assert held.confidence == 0.9
+    assert all(network.lower[SPEED] >= bound for network in held.networks)
+    assert len(held.networks) <= len(plain.networks)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"constraints": ["macs=<3"]}, "must be METRIC<=BOUND"),
+        ({"objectives": ["speed"]}, "objective 'speed' is not known"),
+        ({"objectives": ["energy_j"]}, "energy_j|predictor"),
+        ({"device": "a100"}, "no predictor for a100"),
+    ],
+)
+def test_bad_questions_are_told(searched: Searched, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(HwnasError, match=message):
+        query(searched.run, predictors=tmp_path, **changes)
+
+
+def test_only_a_search_that_has_ended_answers(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="must be the run of a search that has ended"):
+        query(tmp_path)

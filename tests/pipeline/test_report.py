@@ -1,0 +1,47 @@
+from pathlib import Path
+
+import pytest
+
+from hwnas.errors import InputError
+from hwnas.pipeline.report import MOST_RUNS, write_report
+from tests.report.example import Example, make_run
+
+SMALL = Example(space="autoformer-micro", count=40)
+
+
+def test_everything_is_written_and_told(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "search-a", SMALL)
+    written = write_report(run)
+    assert written.page == run / "report.html"
+    assert [path.name for path in written.tables] == ["front.csv", "front.json", "front.md"]
+    assert all(path.is_file() for path in (written.page, *written.tables, *written.figures))
+    (summary,) = written.runs
+    assert (summary.run, summary.finished, summary.num_candidates) == (run, True, 40)
+    assert summary.verdict.startswith(f"The search found {summary.num_front} networks of autoformer-micro")
+
+
+def test_a_report_is_made_again_with_the_same_bytes(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "search-a", SMALL)
+    first = write_report(run).page.read_bytes()
+    assert write_report([run]).page.read_bytes() == first
+
+
+def test_a_search_that_goes_on_is_reported(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "search-a", Example(space="autoformer-micro", count=40, finished=False))
+    (summary,) = write_report(run, out=tmp_path / "out").runs
+    assert not summary.finished
+    assert summary.warnings[0].startswith("This search has not ended.")
+    assert not (run / "report.html").exists()
+
+
+@pytest.mark.parametrize(("count", "message"), [(0, "needs the run"), (2, "twice"), (MOST_RUNS + 1, "at most 6 runs")])
+def test_which_runs_go_on_a_page(tmp_path: Path, count: int, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        write_report([tmp_path] * count)
+
+
+def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "search-a", SMALL)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"):
+        write_report(run, out=tmp_path / "file" / "out")

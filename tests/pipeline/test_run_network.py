@@ -1,0 +1,60 @@
+from pathlib import Path
+
+import pytest
+
+from hwnas.errors import InputError, UsageError
+from hwnas.pipeline.export_network import export_network
+from hwnas.pipeline.run_network import network_of_run
+from hwnas.runs import Run
+from hwnas.space import SPACES
+from hwnas.supernet.families import make_supernet
+from hwnas.supernet.store import save_network, save_supernet
+
+SPACE = SPACES.get("autoformer-micro")
+
+
+@pytest.fixture
+def training(tmp_path: Path) -> Path:
+    run = tmp_path / "training"
+    Run.create(run, command=("hwnas",), config={})
+    save_supernet(make_supernet(SPACE), run / "supernet.safetensors")
+    return run
+
+
+def test_a_network_of_a_supernet_is_found_by_its_name_and_by_its_id(training: Path) -> None:
+    smallest = SPACE.smallest()
+    for name in ("min", SPACE.arch_id(smallest), SPACE.arch_id(smallest)[:12].upper()):
+        found = network_of_run(training, name)
+        assert (found.arch, found.weights) == (smallest, training / "supernet.safetensors")
+
+
+def test_the_one_network_of_a_training_needs_no_name(tmp_path: Path) -> None:
+    run = tmp_path / "one"
+    Run.create(run, command=("hwnas",), config={})
+    save_network(
+        make_supernet(SPACE).subnet(SPACE.smallest()), run / "network.safetensors", space=SPACE, arch=SPACE.smallest()
+    )
+    found = network_of_run(run, None)
+    assert (found.arch, found.weights) == (SPACE.smallest(), run / "network.safetensors")
+
+
+def test_a_network_of_a_run_is_exported_with_its_weights(training: Path, tmp_path: Path) -> None:
+    done = export_network(str(training), "min", out=tmp_path / "out", format="safetensors")
+    assert not done.fresh_weights
+    assert done.arch_id == SPACE.arch_id(SPACE.smallest())
+
+
+def test_what_is_wrong_is_said(training: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="must be named"):
+        network_of_run(training, None)
+    with pytest.raises(InputError, match="no network with this id"):
+        network_of_run(training, "0123456789abcdef")
+    with pytest.raises(UsageError, match="a run decides"):
+        export_network(str(training), "min", out=tmp_path, image_size=64)
+    empty = tmp_path / "empty"
+    Run.create(empty, command=("hwnas",), config={})
+    with pytest.raises(InputError, match="must be a run that holds networks"):
+        network_of_run(empty, "min")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(InputError, match="a folder must be a run"):
+        export_network(str(tmp_path / "folder"), "min", out=tmp_path)

@@ -1,0 +1,363 @@
+"""A made-up search run: the real study and record of a search that nobody ran, with options for every case."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwnas.config import to_mapping
+from hwnas.predict.card import Card, Coverage, CurvePoint, FittedData, HeldOut, Ranked, card_json
+from hwnas.predict.metric import DeviceMetric
+from hwnas.predict.metrics import scores as predictor_scores
+from hwnas.predict.selection import Protocol
+from hwnas.runs import Run
+from hwnas.search.estimate import Estimate, exact
+from hwnas.search.front import on_front
+from hwnas.search.hypervolume import Box, history, make_box
+from hwnas.search.metric import parse_metric
+from hwnas.search.objective import parse_constraint, parse_objective
+from hwnas.search.problem import Problem
+from hwnas.search.record import (
+    KitItem,
+    Landmark,
+    MetricCheck,
+    SearchRecord,
+    SpentBudget,
+    SupernetHealth,
+    UsedPredictor,
+    Verification,
+    VerifiedMember,
+    VerifiedProfile,
+    write_record,
+)
+from hwnas.search.study import Study
+from hwnas.space import SPACES
+from hwnas.space.space import Genomes, Space
+
+DEVICE = "amd-epyc-9b45-1c-avx512bf16"
+LATENCY = f"latency_ms@{DEVICE}/onnxruntime/fp32/b1"
+THROUGHPUT = f"throughput@{DEVICE}/onnxruntime/fp32/b8"
+MEMORY = f"memory_mb@{DEVICE}/onnxruntime/fp32/b1"
+OBJECTIVES = ("accuracy", "macs", LATENCY)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """What kind of run is made."""
+
+    space: str = "autoformer-tiny"
+    count: int = 300
+    objectives: tuple[str, ...] = OBJECTIVES
+    constraints: tuple[str, ...] = ()
+    seed: int = 0
+    verified: bool = True
+    predictor: bool = True
+    finished: bool = True
+    landmarks: bool = True
+    unknown_share: float = 0.0
+    """Candidates whose accuracy could not be had."""
+    ties: bool = False
+    """Whether every value is rounded so much that many networks are equal."""
+    label: str = ""
+    """A text that is put wherever a user may have one."""
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        named = [str(parse_constraint(text).metric) for text in self.constraints]
+        return tuple(dict.fromkeys([*self.objectives, *named]))
+
+
+def make_run(path: Path, example: Example | None = None) -> Path:
+    """Write a run folder."""
+    example = example or Example()
+    space: Space[Any, Any] = SPACES.get(example.space).adapted(num_classes=10)
+    rng = np.random.default_rng(example.seed)
+    genomes = _distinct(space, rng, example.count)
+    metrics = {name: _estimate(name, space, genomes, rng, example) for name in example.metrics}
+    generations = np.arange(len(genomes)) // 50
+    config = _config(example, space)
+    Run.create(
+        path,
+        command=["hwnas", "search", "--space", example.space, "--data", example.label or "digits-clutter"],
+        config={**config, "label": example.label},
+        seeds={"search": example.seed},
+    )
+    problem = _problem(example, space)
+    box = make_box(problem.objectives, metrics) if len(genomes) else None
+    with Study.create(path, config=config) as study:
+        if box is not None:
+            study.remember("box", to_mapping(box))
+        _fill(study, problem, genomes, metrics, generations)
+    if example.finished:
+        _finish(path, example, problem, box or Box(ideal=(0.0,), reference=(1.0,)), metrics, genomes, generations)
+    return path
+
+
+def _config(example: Example, space: Space[Any, Any]) -> dict[str, Any]:
+    return {
+        "space": example.space,
+        **_space_config(space),
+        "objectives": list(example.objectives),
+        "constraints": list(example.constraints),
+        "strategy": "rounds",
+        "seed": example.seed,
+    }
+
+
+def _space_config(space: Space[Any, Any]) -> dict[str, int]:
+    return {"image_size": space.config.image_size, "channels": 3, "num_classes": 10}
+
+
+def _problem(example: Example, space: Space[Any, Any]) -> Problem:
+    return Problem(
+        space=space,
+        objectives=tuple(parse_objective(text) for text in example.objectives),
+        constraints=tuple(parse_constraint(text) for text in example.constraints),
+    )
+
+
+def _distinct(space: Space[Any, Any], rng: np.random.Generator, count: int) -> Genomes:
+    rows = space.sample(rng, int(1.2 * count) + 20)
+    _, first = np.unique(rows, axis=0, return_index=True)
+    return rows[np.sort(first)][:count]
+
+
+def _estimate(
+    name: str, space: Space[Any, Any], genomes: Genomes, rng: np.random.Generator, example: Example
+) -> Estimate:
+    costs = space.costs(genomes)
+    noise = rng.normal(size=len(genomes))
+    kind = parse_metric(name).name
+    latency = 1e-8 * costs.macs + 2.0 + 0.05 * noise
+    values = {
+        "accuracy": 0.62 + 0.05 * np.log(costs.params / 4e6) + 0.008 * noise,
+        "macs": costs.macs,
+        "params": costs.params,
+        "latency_ms": latency,
+        "throughput": 8e3 / (7 * latency),
+        "memory_mb": 60 - 2e-6 * costs.params + noise,
+        "energy_j": 0.04 * latency,
+    }[kind].astype(np.float64)
+    if example.ties:
+        values = np.floor(4 * values / max(values.max(), 1e-9)) + 1
+        values = values / 10 if kind == "accuracy" else values
+    if kind == "accuracy":
+        values[rng.random(len(values)) < example.unknown_share] = np.nan
+    if kind in ("accuracy", "macs", "params") or not example.predictor:
+        return exact(values)
+    return Estimate(values, 0.97 * values, 1.03 * values)
+
+
+def _fill(
+    study: Study,
+    problem: Problem,
+    genomes: Genomes,
+    metrics: Mapping[str, Estimate],
+    generations: NDArray[np.intp],
+) -> None:
+    cheap = [name for name in metrics if name != "accuracy"]
+    sources = {name: "analytic" if name in ("macs", "params") else "predicted" for name in cheap}
+    admitted = problem.admits(dict(metrics)) if len(genomes) else np.zeros(0, dtype=np.bool_)
+    for generation in np.unique(generations).tolist():
+        rows = generations == generation
+        study.add(
+            genomes[rows],
+            generation=generation,
+            metrics={name: metrics[name].rows(rows) for name in cheap},
+            sources=sources,  # type: ignore[arg-type]
+        )
+    if "accuracy" in metrics:
+        _judge(study, problem.space, genomes, metrics["accuracy"].mean, admitted)
+
+
+def _judge(
+    study: Study, space: Space[Any, Any], genomes: Genomes, accuracy: NDArray[np.float64], admitted: NDArray[np.bool_]
+) -> None:
+    """As `Study.record` does, but all at once: a transaction for each of thousands takes its time."""
+    connection = study._connection
+    rows = np.flatnonzero(admitted).tolist()
+    study._insert("accuracy", "supernet", rows, exact(accuracy[rows]))
+    archs = space.decode(genomes[rows[:200]])
+    pairs = [(space.arch_id(arch), row) for arch, row in zip(archs, rows, strict=False)]
+    connection.executemany("UPDATE candidates SET arch_id = ? WHERE id = ?", pairs)
+
+
+def _finish(
+    path: Path,
+    example: Example,
+    problem: Problem,
+    box: Box,
+    metrics: Mapping[str, Estimate],
+    genomes: Genomes,
+    generations: NDArray[np.intp],
+) -> None:
+    space = problem.space
+    scores = problem.scores(dict(metrics)) if len(genomes) else None
+    rows = np.zeros(0, dtype=np.intp)
+    points: list[tuple[int, float]] = []
+    if scores is not None:
+        rows = np.flatnonzero(on_front(scores.objectives, feasible=scores.feasible))
+        rows = rows[np.argsort(scores.objectives[rows, 0], kind="stable")]
+        points = history(scores.objectives, generations, box, feasible=scores.feasible)
+    front = tuple(space.arch_id(arch) for arch in space.decode(genomes[rows]))
+    members = _members(example, space, metrics, genomes, rows) if example.verified else ()
+    device_metrics = [name for name in example.metrics if "@" in name]
+    record = SearchRecord(
+        created_utc="2026-11-21T15:00:00+00:00",
+        space=example.space,
+        space_config=_space_config(space),
+        objectives=example.objectives,
+        constraints=example.constraints,
+        confidence=None,
+        interval_confidence=0.9 if example.predictor else None,
+        strategy="rounds",
+        seed=example.seed,
+        budget=SpentBudget(evaluations=example.count, minutes=None),
+        stop="evaluations",
+        evaluations=len(genomes),
+        candidates=len(genomes),
+        satisfiable="satisfiable: yes, 41.0% of 2,000 sampled networks meet the constraints",
+        elapsed_s=812.5,
+        box=box,
+        history=tuple((count, count, value) for count, value in points),
+        random_history=tuple((count, count, 0.96 * value) for count, value in points),
+        supernet=f"runs/train-{example.space}{example.label}",
+        supernet_digest="sha256:1f2e3d",
+        data=example.label or "digits-clutter",
+        num_pictures=1000,
+        supernet_health=SupernetHealth(smallest=0.553, largest=0.702),
+        predictors=tuple(_predictor(name, example) for name in device_metrics if example.predictor),
+        front=front,
+        measured_front=tuple(member.arch_id for member in members if member.on_front) if example.verified else None,
+        landmarks=_landmarks(example, device_metrics),
+        verification=_verification(members, device_metrics) if example.verified else None,
+        kit=_kit(space, genomes, rows),
+        seeds=None,
+        notes=(f"accuracy is that of shared weights {example.label}".strip(),),
+    )
+    write_record(path, record)
+
+
+def _members(
+    example: Example,
+    space: Space[Any, Any],
+    metrics: Mapping[str, Estimate],
+    genomes: Genomes,
+    rows: Sequence[int] | NDArray[np.intp],
+) -> tuple[VerifiedMember, ...]:
+    members = []
+    for place, row in enumerate(int(row) for row in rows):
+        (arch,) = space.decode(genomes[row : row + 1])
+        checks = {name: _checked(metrics[name], row, place) for name in metrics if "@" in name}
+        failed = place == 3
+        members.append(
+            VerifiedMember(
+                arch_id=space.arch_id(arch),
+                network_id=space.network_id(arch),
+                metrics={} if failed else checks,
+                violated=("latency_ms<=99",) if place == 4 else (),
+                failure=f"time-limit: the worker was ended {example.label}" if failed else None,
+                on_front=not failed and place % 5 != 2,
+            )
+        )
+    return tuple(members)
+
+
+def _checked(estimate: Estimate, row: int, place: int) -> MetricCheck:
+    mean, lower, upper = (float(values[row]) for values in estimate)
+    measured = mean * (1 + 0.02 * np.sin(place))
+    return MetricCheck(
+        predicted=mean,
+        lower=lower,
+        upper=upper,
+        measured=measured,
+        measured_lower=0.995 * measured,
+        measured_upper=1.005 * measured,
+        stable=place % 7 != 6,
+        verdict="" if place % 7 != 6 else "the runs spread by 6.1 %",
+    )
+
+
+def _verification(members: tuple[VerifiedMember, ...], metrics: Sequence[str]) -> Verification:
+    profile = VerifiedProfile(
+        path=f"profiles/{DEVICE}/autoformer-tiny-onnxruntime-fp32-b1-t1",
+        batch=1,
+        noise_floor=0.0071,
+        num_networks=len(members) + 2,
+        num_unstable=sum(1 for member in members for check in member.metrics.values() if not check.stable),
+        num_failed=sum(member.failure is not None for member in members),
+        drift=0.012,
+        problems=("12 networks tell a noise floor",),
+    )
+    return Verification(
+        status="verified",
+        reason="",
+        device=DEVICE,
+        runtime="onnxruntime",
+        profiles=(profile,),
+        members=members,
+        mape=dict.fromkeys(metrics, 0.0123),
+        spearman=dict.fromkeys(metrics, 0.981),
+        kendall=dict.fromkeys(metrics, 0.902),
+        coverage=dict.fromkeys(metrics, 0.93),
+        confidence=0.9,
+    )
+
+
+def _predictor(name: str, example: Example) -> UsedPredictor:
+    metric = parse_metric(name)
+    rng = np.random.default_rng(7)
+    measured = rng.uniform(8, 40, size=80)
+    predicted = measured * (1 + 0.02 * rng.normal(size=80))
+    card = Card(
+        created_utc="2026-11-21T14:00:00+00:00",
+        metric=DeviceMetric(
+            name=metric.name,  # type: ignore[arg-type]
+            device=str(metric.device),
+            runtime=str(metric.runtime),
+            precision=str(metric.precision),
+            batch=metric.batch,
+        ),
+        data=FittedData(sources=(f"profiles/{example.label}",), num_rows=100, num_networks=80),
+        protocol=Protocol(),
+        model="analytic",
+        ranking=(Ranked(model="analytic", scores=predictor_scores(predicted, measured)),),
+        coverage=tuple(Coverage(confidence=level, share=level - 0.01) for level in (0.5, 0.8, 0.9, 0.95)),
+        noise_floor=0.0085,
+        learning_curve=(CurvePoint(count=20, mape=0.03), CurvePoint(count=80, mape=0.016)),
+        held_out=tuple(
+            HeldOut(measured=float(m), predicted=float(p)) for m, p in zip(measured, predicted, strict=True)
+        ),
+        environment={"onnxruntime": "1.23.2"},
+    )
+    return UsedPredictor(metric=name, path=f"predictors/{DEVICE}/x/latency_ms", card=card_json(card))
+
+
+def _landmarks(example: Example, metrics: Sequence[str]) -> tuple[Landmark, ...]:
+    if not example.landmarks:
+        return ()
+    values = {"latency_ms": 14.2, "throughput": 80.0, "memory_mb": 41.0, "energy_j": 0.5}
+    tiny = {name: values[parse_metric(name).name] for name in metrics}
+    first = Landmark(
+        name="DeiT-Ti", macs=1_258_229_760, params=5_526_346, metrics=tiny, measured=example.verified, accuracy=None
+    )
+    double = {name: value / 2.4 if name.startswith("throughput") else 2.4 * value for name, value in tiny.items()}
+    return first, replace(first, name="DeiT-S", macs=4_608_338_304, params=21_669_514, metrics=double)
+
+
+def _kit(space: Space[Any, Any], genomes: Genomes, rows: NDArray[np.intp]) -> tuple[KitItem, ...]:
+    return tuple(
+        KitItem(
+            arch_id=space.arch_id(arch),
+            network_id=space.network_id(arch),
+            folder="kit/best",
+            why="the most accurate",
+            files=("network.onnx",),
+            test_accuracy=None,
+            failure=None,
+        )
+        for arch in space.decode(genomes[rows[:1]])
+    )

@@ -1,0 +1,75 @@
+from pathlib import Path
+
+import pytest
+
+from hwnas.report.anatomy import MOST_DRAWN, PARTS, Conditions, anatomies, anatomy, blocks_of, conditions_of, drawn
+from hwnas.report.facts import facts_of, why_fast
+from hwnas.report.gather import gather
+from hwnas.space import SPACES
+from tests.report.example import Example, make_run
+
+
+def test_the_blocks_of_a_published_network() -> None:
+    space = SPACES.get("autoformer-tiny")
+    arch = space.published["AutoFormer-T"]
+    blocks = blocks_of(space.workload(arch))
+    assert [block.heads for block in blocks] == [block.num_heads for block in arch.blocks]
+    assert [block.hidden for block in blocks] == [int(192 * block.mlp_ratio) for block in arch.blocks]
+    assert {(block.width, block.tokens, block.stage, block.locality) for block in blocks} == {(192, 197, 0, 0)}
+
+
+@pytest.mark.parametrize("name", [space.name for space in SPACES.things() if space.name.endswith("-micro")])
+def test_every_family_is_taken_apart(name: str) -> None:
+    space = SPACES.get(name)
+    workload = space.workload(space.smallest())
+    found = anatomy(workload, Conditions())
+    assert found.blocks
+    assert all(block.width and block.heads and block.hidden for block in found.blocks)
+    assert sum(found.shares.macs) == workload.macs_executed
+    assert dict(zip(PARTS, found.shares.macs, strict=True))["attention"] > 0
+
+
+def test_locality_is_seen() -> None:
+    space = SPACES.get("glit-tiny")
+    block = blocks_of(space.workload(space.smallest()))[0]
+    assert (block.heads, block.locality, block.kernel) == (1, 128, 31)
+
+
+def test_times_by_part_need_the_rates_of_the_device(tmp_path: Path) -> None:
+    here = gather(make_run(tmp_path / "a", Example(count=50)))
+    assert conditions_of(here).rates is None
+    there = Example(count=50, objectives=("accuracy", "latency_ms@h200/torch-graph/bf16/b64"))
+    data = gather(make_run(tmp_path / "b", there))
+    conditions = conditions_of(data)
+    assert (conditions.precision, conditions.batch) == ("bf16", 64)
+    found = anatomies(data)[0]
+    assert found.shares.time_ms is not None
+    assert sum(found.shares.time_ms) > 0
+
+
+def test_of_a_large_front_evenly_spread_networks_are_taken_apart() -> None:
+    places = drawn([None] * 1000)  # type: ignore[list-item]
+    assert len(places) == MOST_DRAWN
+    assert (places[0], places[-1]) == (0, 999)
+    assert drawn([]) == []
+
+
+def test_why_the_fastest_is_fast(tmp_path: Path) -> None:
+    data = gather(make_run(tmp_path / "a", Example(count=200)))
+    text = why_fast(data)
+    assert text.startswith("Against the network with the best accuracy, the fastest has ")
+    assert "fewer MACs" in text
+
+
+def test_the_tables_of_a_run(tmp_path: Path) -> None:
+    facts = facts_of(gather(make_run(tmp_path / "a", Example(count=120))))
+    (predictor,) = facts.predictors
+    rows = dict(predictor.rows)
+    assert rows["noise floor of measuring again"] == "0.85 %"
+    assert rows["error on the front, measured again"] == "1.23 % on average"
+    assert rows["measured values inside intervals of 90%"] == "93.0 %"
+    assert dict(facts.profiles[0].rows)["noise floor"] == "0.7 %"
+    assert dict(facts.supernet)["largest network"] == "70.2 % top-1"
+    assert dict(facts.reproduce)["seeds"] == "search 0"
+    assert facts.command == "hwnas search --space autoformer-tiny --data digits-clutter"
+    assert facts.range_note.startswith("Whether the front lies inside the range")

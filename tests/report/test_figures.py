@@ -1,0 +1,66 @@
+from pathlib import Path
+
+import pytest
+
+from hwnas.report.figures import write_figures
+from hwnas.report.gather import gather
+from tests.report.example import OBJECTIVES, THROUGHPUT, Example, make_run
+
+
+def names(paths: tuple[Path, ...]) -> list[str]:
+    return sorted(path.name for path in paths)
+
+
+def test_the_figures_of_a_run(tmp_path: Path) -> None:
+    data = gather(make_run(tmp_path / "a", Example(count=120)))
+    written = write_figures([data], tmp_path / "figures")
+    assert names(written) == [
+        "front.png",
+        "front.svg",
+        "hypervolume.png",
+        "hypervolume.svg",
+        "parity.png",
+        "parity.svg",
+    ]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in written if path.suffix == ".png")
+    text = (tmp_path / "figures" / "front.svg").read_text()
+    assert "accuracy (%)" in text
+    assert "front, measured" in text
+    assert "DeiT-Ti" in text
+
+
+def test_the_same_values_give_the_same_figure(tmp_path: Path) -> None:
+    data = gather(make_run(tmp_path / "a", Example(count=60)))
+    write_figures([data], tmp_path / "one")
+    write_figures([data], tmp_path / "two")
+    assert (tmp_path / "one" / "front.svg").read_bytes() == (tmp_path / "two" / "front.svg").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("example", "figures"),
+    [
+        (Example(count=60, objectives=("accuracy",), verified=False), ["front", "hypervolume"]),
+        (Example(count=60, constraints=("macs<=1M",), verified=False), ["hypervolume", "parity"]),
+        (Example(count=0, finished=False), []),
+        (
+            Example(count=60, objectives=(*OBJECTIVES, THROUGHPUT), label="$x_1$"),
+            ["front", "hypervolume", "parity", "parity2"],
+        ),
+        (Example(count=60, landmarks=False, predictor=False, verified=False), ["front", "hypervolume"]),
+    ],
+    ids=["one objective", "empty front", "nothing yet", "two device metrics", "no predictor"],
+)
+def test_what_a_run_has_is_drawn(tmp_path: Path, example: Example, figures: list[str]) -> None:
+    data = gather(make_run(tmp_path / "run $1$", example))
+    written = write_figures([data], tmp_path / "figures")
+    assert [path.stem for path in written if path.suffix == ".svg"] == figures
+
+
+def test_several_runs_lie_over_each_other(tmp_path: Path) -> None:
+    names = ["run_0", "a-very-long-name-" * 4 + "end", *(f"run_{number}" for number in range(2, 6))]
+    runs = [gather(make_run(tmp_path / name, Example(count=60, seed=seed))) for seed, name in enumerate(names)]
+    write_figures(runs, tmp_path / "figures")
+    text = (tmp_path / "figures" / "front.svg").read_text()
+    assert ">run_0<" in text
+    assert "-very-long-name-end<" in text
+    assert ">run_5<" in text

@@ -1,0 +1,72 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hwnas.predict.card import card_json
+from hwnas.predict.features.counting import population_features
+from hwnas.predict.fit import Observations, fit_predictor
+from hwnas.predict.metric import DeviceMetric
+from hwnas.predict.models import RidgeLearner
+from hwnas.predict.store import MODEL, save_predictor
+from hwnas.report.facts import facts_of
+from hwnas.report.gather import gather
+from hwnas.report.verdict import banners
+from hwnas.search.record import SearchRecord, UsedPredictor, read_record, write_record
+from tests.predict.synthetic import cpu_conditions
+from tests.report.example import DEVICE, LATENCY, Example, make_run
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run whose predictor, in a folder beside its files, was fitted to the cheaper half of its candidates."""
+    run = make_run(tmp_path / "run", Example(count=120, verified=False))
+    data = gather(run)
+    found = data.candidates
+    macs = found.metrics["macs"].mean
+    genomes = found.genomes[macs < sorted(macs)[60]]
+    conditions = cpu_conditions()
+    features = population_features(data.space.workloads(genomes), conditions)
+    observed = Observations(
+        metric=DeviceMetric(device=DEVICE, runtime="onnxruntime"),
+        conditions=conditions,
+        features=features,
+        figures=found.metrics[LATENCY].mean[macs < sorted(macs)[60]],
+    )
+    predictor = fit_predictor(observed, learners=(RidgeLearner(),), with_curve=False)
+    saved = save_predictor(predictor, run / "predictors" / "latency")
+    record = read_record(run)
+    used = UsedPredictor(metric=LATENCY, path="predictors/latency", card=card_json(saved.card))
+    write_record(run, changed(record, used))
+    return run
+
+
+def changed(record: SearchRecord, used: UsedPredictor) -> SearchRecord:
+    return replace(record, predictors=(used,))
+
+
+def test_networks_beyond_the_fitted_range_are_found_and_told(run: Path) -> None:
+    data = gather(run)
+    places = data.outside[LATENCY]
+    assert 0 < len(places) < len(data.front)
+    outside = {data.front[place].macs for place in places}
+    inside = {member.macs for place, member in enumerate(data.front) if place not in places}
+    assert max(outside) > max(inside)
+    text = f"Outside what the predictor of latency_ms was fitted to: {len(places)} of {len(data.front)} networks."
+    assert any(banner.text.startswith(text) for banner in banners(data))
+    assert facts_of(data).range_note.startswith(f"{len(places)} of {len(data.front)} networks of the front lie outside")
+
+
+def test_another_predictor_in_its_place_is_not_asked(run: Path) -> None:
+    record = read_record(run)
+    used = record.predictors[0]
+    write_record(run, changed(record, replace(used, card={**used.card, "card_sha256": "0" * 64})))
+    data = gather(run)
+    assert data.outside == {}
+    assert facts_of(data).range_note.startswith("Whether the front lies inside the range")
+
+
+def test_a_predictor_that_was_changed_is_not_asked(run: Path) -> None:
+    model = run / "predictors" / "latency" / MODEL
+    model.write_text(model.read_text() + " ")
+    assert gather(run).outside == {}

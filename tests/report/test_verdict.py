@@ -1,0 +1,132 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hwnas.report.data import RunData
+from hwnas.report.gather import gather
+from hwnas.report.verdict import accuracy_error, balanced, banners, sentence, standing
+from hwnas.search.record import SearchRecord, SupernetHealth, Verification
+from tests.report.example import LATENCY, Example, make_run
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> RunData:
+    return gather(make_run(tmp_path_factory.mktemp("runs") / "search-a", Example(count=200)))
+
+
+def changed(data: RunData, **changes: object) -> RunData:
+    assert data.record is not None
+    return replace(data, record=replace(data.record, **changes))  # type: ignore[arg-type]
+
+
+def warnings(data: RunData) -> list[str]:
+    return [banner.text for banner in banners(data) if banner.level == "warning"]
+
+
+def record_of(data: RunData) -> SearchRecord:
+    assert data.record is not None
+    return data.record
+
+
+def verification_of(data: RunData) -> Verification:
+    found = record_of(data).verification
+    assert found is not None
+    return found
+
+
+def test_the_verdict_is_one_sentence(data: RunData) -> None:
+    text = sentence(data)
+    count = len(standing(data))
+    assert text.startswith(f"The search found {count} networks of autoformer-tiny that no other beats on amd-epyc-9b45")
+    assert "% accuracy, " in text
+    assert " × the speed of DeiT-Ti); measured on the device after the search" in text
+    assert text.endswith("where predictions were off by 1.2 % on average.")
+
+
+def test_what_measuring_took_off_the_front_does_not_stand(data: RunData) -> None:
+    fallen = [member for member in data.front if member not in standing(data)]
+    assert {member.failure is not None for member in fallen} == {True, False}
+    assert any(member.violated for member in fallen)
+
+
+def test_the_balanced_network_stands_and_is_neither_end(data: RunData) -> None:
+    member = balanced(data, standing(data))
+    assert member in standing(data)
+    assert member not in (standing(data)[0], standing(data)[-1])
+    assert balanced(data, ()) is None
+
+
+def test_a_front_that_was_not_measured_is_called_out(data: RunData) -> None:
+    skipped = replace(verification_of(data), status="skipped", reason="h200 is not here.", members=())
+    found = changed(data, verification=skipped)
+    assert warnings(found)[0] == (
+        "The front was not measured on the device: h200 is not here. Speeds and memory are predictions."
+    )
+    assert sentence(found).endswith("; its speed is predicted and was not measured.")
+
+
+def test_networks_outside_the_fitted_range_are_called_out(data: RunData) -> None:
+    found = replace(data, outside={LATENCY: (0, 2)})
+    assert any(
+        text.startswith("Outside what the predictor of latency_ms was fitted to: 2 of") for text in warnings(found)
+    )
+
+
+def test_poor_coverage_is_called_out(data: RunData) -> None:
+    found = changed(data, verification=replace(verification_of(data), coverage={LATENCY: 0.6}))
+    assert "Only 60 % of the measured values of latency_ms lie inside intervals that promise 90 %." in warnings(found)
+
+
+def test_failures_violations_and_doubtful_measurements_are_called_out(data: RunData) -> None:
+    text = "\n".join(warnings(data))
+    assert "Could not be measured: 1 of" in text
+    assert "Violating a constraint when measured (latency_ms<=99): 1 of" in text
+    assert "Measurements at batch 1: 12 networks tell a noise floor." in text
+
+
+def test_a_supernet_that_tells_nothing_apart_is_called_out(data: RunData) -> None:
+    found = changed(data, supernet_health=SupernetHealth(smallest=0.60, largest=0.605))
+    assert any(text.startswith("The supernet hardly tells networks apart") for text in warnings(found))
+    assert not any("supernet" in text for text in warnings(data))
+
+
+def test_the_error_of_an_accuracy_is_that_of_its_pictures(data: RunData) -> None:
+    assert accuracy_error(data) == pytest.approx((0.66 * 0.34 / 1000) ** 0.5, rel=0.05)
+    assert accuracy_error(changed(data, num_pictures=None)) is None
+
+
+@pytest.mark.parametrize(
+    ("example", "text"),
+    [
+        (
+            Example(count=50, constraints=("macs<=1M",), verified=False),
+            "None of the 50 networks of autoformer-tiny that were looked at meets macs<=1e+06.",
+        ),
+        (
+            Example(count=50, unknown_share=1.0, verified=False),
+            "None of the 50 networks of autoformer-tiny that were looked at has a value for every objective.",
+        ),
+        (Example(count=0, finished=False), "The search of autoformer-tiny has looked at no network yet."),
+    ],
+)
+def test_an_empty_front_has_its_reason(tmp_path: Path, example: Example, text: str) -> None:
+    example = replace(example, constraints=tuple(limit.replace("1M", "1e6") for limit in example.constraints))
+    assert sentence(gather(make_run(tmp_path / "a", example))).replace("macs<=1e6", "macs<=1e+06") == text
+
+
+def test_a_front_on_which_nothing_stood_is_told(data: RunData) -> None:
+    failed = tuple(replace(member, failure="time-limit") for member in data.front)
+    assert "stood when it was measured" in sentence(replace(data, front=failed))
+
+
+def test_one_network_with_one_objective(tmp_path: Path) -> None:
+    data = gather(make_run(tmp_path / "a", Example(count=50, objectives=("accuracy",), verified=False)))
+    assert sentence(data).startswith("The search found one network of autoformer-tiny that no other beats; it has 6")
+    assert sentence(data).endswith("% accuracy.")
+
+
+def test_a_search_that_goes_on_says_so(tmp_path: Path) -> None:
+    data = gather(make_run(tmp_path / "a", Example(count=100, finished=False)))
+    assert sentence(data).startswith("The search goes on and has ")
+    assert warnings(data) == ["This search has not ended. What it holds so far: 100 networks."]

@@ -1,0 +1,57 @@
+"""What a training is said to need, beside what a real forward keeps."""
+
+import pytest
+import torch
+
+from hwnas.space.space import Space
+from hwnas.train.footprint import picture_bytes, state_bytes
+from hwnas.train.models import fresh_network, fresh_supernet, timm_network
+from hwnas.train.presets import for_network
+from hwnas.train.recipe import EmaConfig, OptimiserConfig
+from tests.train.toys import AUTOFORMER, GLIT, RESNAS, TWINS, VITAS, assert_same, toy_recipe, weights
+
+
+def kept_by_a_forward(model: torch.nn.Module, shape: tuple[int, int, int], *, pictures: int) -> int:
+    own = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model.train()(torch.randn(pictures, *shape))
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+@pytest.mark.parametrize("space", [AUTOFORMER, RESNAS, VITAS, TWINS, GLIT], ids=lambda space: str(space.family))
+def test_pictures(space: Space) -> None:  # type: ignore[type-arg]
+    recipe, shape = toy_recipe(), space.config.input_shape
+    network = fresh_network(space, space.largest(), for_network(recipe), seed=0)
+    before = weights(network.eval())
+    estimate = picture_bytes(network, recipe, input_shape=shape)
+    assert not network.training
+    assert_same(weights(network), before)
+    of_supernet = picture_bytes(fresh_supernet(space, recipe, seed=0), recipe, input_shape=shape)
+    assert of_supernet == pytest.approx(estimate, rel=0.05)
+    kept = [kept_by_a_forward(network, shape, pictures=count) for count in (2, 10)]
+    assert 8 * estimate == pytest.approx(kept[1] - kept[0], rel=0.02)
+
+
+def test_a_model_of_timm() -> None:
+    recipe = toy_recipe()
+    model = timm_network("timm:test_vit", recipe, image_size=32, num_classes=3, seed=0)
+    few, many = (picture_bytes(model, recipe, input_shape=(3, 32, 32)) for _ in range(2))
+    assert few == many > 3 * 32 * 32 * 4
+    halved = picture_bytes(model, toy_recipe(precision="bf16"), input_shape=(3, 32, 32))
+    assert halved < 0.9 * few
+
+
+def test_weights_and_what_the_optimizer_keeps() -> None:
+    supernet = fresh_supernet(AUTOFORMER, toy_recipe(), seed=0)
+    size = sum(weight.nbytes for weight in supernet.parameters())
+    assert state_bytes(supernet, toy_recipe()) == 4 * size
+    assert state_bytes(supernet, toy_recipe(ema=EmaConfig(decay=0.9))) == 5 * size
+    assert state_bytes(supernet, toy_recipe(optimiser=OptimiserConfig(name="sgd"))) == 3 * size
