@@ -45,7 +45,7 @@ from hwnas.train.presets import MICRO
 from hwnas.train.recipe import Recipe, overridden
 from hwnas.train.session import open_batches, train
 
-EPOCHS = {"autoformer-micro": 20, "resnas-micro": 9, "vitas-micro": 22, "vitas-twins-micro": 10, "glit-micro": 11}
+EPOCHS = {"autoformer-micro": 18, "resnas-micro": 9, "vitas-micro": 22, "vitas-twins-micro": 10, "glit-micro": 11}
 """What takes about a minute."""
 
 STRENGTHS = (1e-4, 1e-3, 1e-2)

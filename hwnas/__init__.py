@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from hwnas.pipeline.measure import measure
     from hwnas.pipeline.predict import PredictOptions, predict_networks
     from hwnas.pipeline.profiles import list_profiles
-    from hwnas.pipeline.report import write_report
     from hwnas.pipeline.query import query
+    from hwnas.pipeline.report import write_report
     from hwnas.pipeline.search import search_networks
     from hwnas.pipeline.searching.options import SearchOptions
     from hwnas.pipeline.spaces import spaces

@@ -22,7 +22,7 @@ from hwnas.profile.plan import exporter
 from hwnas.profile.runners.prepared import device_of
 from hwnas.profile.runners.runner import Runner, Session, load_runner
 from hwnas.profile.task import Outcome, Task, WorkerFacts
-from hwnas.profile.timing import nobody, time_pairs, warm_up
+from hwnas.profile.timing import nobody, runs_per_sample, time_pairs, warm_up
 from hwnas.records import DeviceState, Parity, Setting, Subject
 
 _REFERENCE_SEED = 0
@@ -97,11 +97,16 @@ class Bench:
         with self._ready(place.runner, task.subject, task.setting, seed=task.seed) as ready:
             self._enter("warm up")
             warm_up(ready.session, progress=self._progress)
-            place.reference.run_once()
+            runs = (runs_per_sample(ready.session), runs_per_sample(place.reference))
             self._enter("time")
             before = self._state()
             timed = time_pairs(
-                ready.session, place.reference, pairs=task.pairs, setting=task.setting, progress=self._progress
+                ready.session,
+                place.reference,
+                pairs=task.pairs,
+                setting=task.setting,
+                runs=runs,
+                progress=self._progress,
             )
             return replace(
                 outcome,

@@ -17,6 +17,8 @@ _STILL_FASTER = 0.98
 _MAX_WARM_UP = 40
 _GPU_WARM_UP_NS = 200_000_000
 _MAX_ROUNDS = 4
+_SHORT_NS = 2_000_000
+_MOST_RUNS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,35 +47,65 @@ def warm_up(session: Session, *, progress: Callable[[], None] = nobody) -> int:
     return len(samples)
 
 
+def runs_per_sample(session: Session) -> int:
+    """How many runs in a row are timed as one: enough to take 2 ms.
+
+    A network that takes less is at the mercy of clocks and of the caches that the reference network left behind.
+    """
+    typical_ns = median(duration_ns(session.run_once()) for _ in range(3))
+    return min(_MOST_RUNS, max(1, round(_SHORT_NS / max(typical_ns, 1))))
+
+
 def time_pairs(
     candidate: Session,
     reference: Session,
     *,
     pairs: int,
     setting: Setting,
+    runs: tuple[int, int] = (1, 1),
     progress: Callable[[], None] = nobody,
 ) -> TimedPairs:
     """Run both in turn, `pairs` times each; which one begins a pair alternates.
+
+    `runs` says how many runs of each are one sample, their mean; before several there is one that does not count.
 
     Where only undisturbed runs count (a CPU with several threads), pairs are added until enough of both do, up to
     four times as many. `progress` is called between pairs.
     """
     ours: list[Sample] = []
     theirs: list[Sample] = []
-    turns: tuple[tuple[Session, list[Sample]], ...] = ((candidate, ours), (reference, theirs))
+    turns = ((candidate, ours, runs[0]), (reference, theirs, runs[1]))
     for index in range(_MAX_ROUNDS * pairs):
         if index >= pairs and _enough(ours, pairs) and _enough(theirs, pairs):
             break
-        for session, found in turns if index % 2 == 0 else reversed(turns):
-            found.append(session.run_once())
+        for session, found, times in turns if index % 2 == 0 else reversed(turns):
+            found.append(_sample(session, times))
         progress()
-    return TimedPairs(samples=to_samples(ours), reference=to_samples(theirs))
+    return TimedPairs(
+        samples=to_samples(ours, runs_per_sample=runs[0]), reference=to_samples(theirs, runs_per_sample=runs[1])
+    )
 
 
-def to_samples(runs: Iterable[Sample]) -> Samples:
-    """Runs as they are recorded; what one of them does not know is left out for all."""
+def _sample(session: Session, times: int) -> Sample:
+    """The mean of so many runs in a row; interruptions are all of them."""
+    if times == 1:
+        return session.run_once()
+    session.run_once()
+    every = tuple(session.run_once() for _ in range(times))
+    cpu, device = (_known(every, clock) for clock in (lambda run: run.cpu_ns, lambda run: run.device_ns))
+    return Sample(
+        wall_ns=sum(run.wall_ns for run in every) // times,
+        cpu_ns=sum(cpu) // times if cpu else None,
+        device_ns=sum(device) // times if device else None,
+        switches=sum(run.switches for run in every),
+    )
+
+
+def to_samples(runs: Iterable[Sample], *, runs_per_sample: int = 1) -> Samples:
+    """Samples as they are recorded; what one of them does not know is left out for all."""
     every = tuple(runs)
     return Samples(
+        runs_per_sample=runs_per_sample,
         wall_ns=tuple(run.wall_ns for run in every),
         cpu_ns=_known(every, lambda run: run.cpu_ns),
         device_ns=_known(every, lambda run: run.device_ns),

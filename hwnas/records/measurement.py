@@ -45,8 +45,12 @@ class Setting:
 
 @dataclass(frozen=True, kw_only=True)
 class Samples:
-    """Every timed run in order, in nanoseconds; `switches` counts involuntary context switches in the run."""
+    """Every timed run in order, in nanoseconds; `switches` counts involuntary context switches in the run.
 
+    Of a network that takes less than a few milliseconds, a sample is the mean of several runs in a row.
+    """
+
+    runs_per_sample: int = 1
     wall_ns: tuple[int, ...]
     cpu_ns: tuple[int, ...] = ()
     """CPU time of the running thread; empty where it says nothing (several threads, a GPU)."""

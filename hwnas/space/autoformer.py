@@ -269,7 +269,7 @@ MICRO = AutoFormer(
         head_dim=16,
         relative_clip=3,
         embed_dims=(32, 48, 64, 80),
-        depths=(1, 2, 3, 4),
+        depths=(2, 3, 4),
         num_heads=(1, 2, 3, 4),
         mlp_ratios=(1.0, 2.0, 3.0),
     ),

@@ -18,7 +18,6 @@ from hwnas.cli.output import Column, print_json, print_table
 from hwnas.errors import GateError, HwnasError, InputError, MissingError, UsageError
 
 SURFACE = {
-    "demo": ["--batch", "--budget", "--epochs", "--json", "--out", "--pictures", "--samples", "--seed", "--space"],
     "doctor": ["--json"],
     "spaces": ["--json"],
     "describe": ["--classes", "--image-size", "--json", "--operations", "arch", "space"],
@@ -158,6 +157,7 @@ SURFACE = {
         "arch",
         "space",
     ],
+    "demo": ["--batch", "--budget", "--epochs", "--json", "--out", "--pictures", "--samples", "--seed", "--space"],
     "import": [
         "--arch",
         "--classes",
@@ -346,7 +346,7 @@ def test_a_shell_is_given_the_commands(monkeypatch: pytest.MonkeyPatch, capsys: 
     monkeypatch.setenv("COMP_WORDS", "hwnas d")
     monkeypatch.setenv("COMP_CWORD", "1")
     assert run([]) == 0
-    assert capsys.readouterr().out.split() == ["plain,doctor", "plain,describe"]
+    assert capsys.readouterr().out.split() == ["plain,doctor", "plain,describe", "plain,demo"]
 
 
 # ------------------------------------------------------------------------------------------- output

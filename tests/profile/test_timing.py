@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hwnas.profile.runners.runner import Sample
-from hwnas.profile.timing import duration_ns, time_pairs, to_samples, warm_up
+from hwnas.profile.timing import duration_ns, runs_per_sample, time_pairs, to_samples, warm_up
 from hwnas.records import Samples, Setting
 
 SETTING = Setting(device="cpu-2c", runtime="fake")
@@ -106,3 +106,20 @@ def test_slow_networks_warm_up_with_fewer_runs() -> None:
 def test_a_gpu_warms_up_until_its_clocks_are_up() -> None:
     runs = iter(lambda: Sample(wall_ns=1_000_000, device_ns=500_000), None)
     assert warm_up(FakeSession("a", runs, [])) == 200
+
+
+def test_a_fast_network_is_timed_over_several_runs_in_a_row() -> None:
+    log: list[str] = []
+    ours, theirs = FakeSession("a", counting(400_000), log), FakeSession("b", counting(9_000_000), log)
+    assert runs_per_sample(ours) == 5
+    assert runs_per_sample(theirs) == 1
+    log.clear()
+    timed = time_pairs(ours, theirs, pairs=2, setting=SETTING, runs=(3, 1))
+    assert "".join(log) == "aaaabbaaaa"  # before several runs there is one that does not count
+    assert timed.samples.cpu_ns == (400_005, 400_009)  # of 3 runs from the fifth on, the first three being the trial
+    assert timed.samples.runs_per_sample == 3
+    assert timed.reference.runs_per_sample == 1
+
+
+def test_the_runs_of_one_sample_have_a_limit() -> None:
+    assert runs_per_sample(FakeSession("a", counting(10), [])) == 64

@@ -17,7 +17,7 @@ _PLAIN = st.recursive(
 def test_the_plain_values_of_each_family() -> None:
     assert autoformer.MICRO.smallest().to_mapping() == {
         "embed_dim": 32,
-        "blocks": [{"num_heads": 1, "mlp_ratio": 1.0}],
+        "blocks": 2 * [{"num_heads": 1, "mlp_ratio": 1.0}],
     }
     assert resnas.MICRO.smallest().to_mapping()["stages"][0] == {
         "embed_dim": 24,

@@ -143,7 +143,7 @@ def test_rounds_beat_nsga2_and_that_beats_random(space: AnySpace) -> None:
 def test_the_surrogate_is_believed_with_its_doubt() -> None:
     # Whatever the truth is, what the surrogate promises is evaluated.
     space = SPACES.get("autoformer-micro")
-    best = space.repair([[1, 2, 2, 1, 0, 0, 1, 1, 0, 0]])
+    best = space.repair([[1, 1, 2, 1, 0, 0, 1, 1, 0, 0]])
 
     def fit(genomes: Genomes, values: Values, seed: int) -> Surrogate:
         return lambda rows: exact(0.99 - 0.02 * np.abs(rows - best).sum(axis=1))
