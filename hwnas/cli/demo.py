@@ -24,9 +24,9 @@ from hwnas.pipeline.meaning import sentences
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Decides all that is drawn.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Of the supernet's training (the recipe's).")
 @click.option("--pictures", type=click.IntRange(min=1), help="At most so many pictures of each split (all).")
-@click.option("--samples", type=click.IntRange(min=8), default=60, show_default=True, help="Networks that are timed.")
+@click.option("--samples", type=click.IntRange(min=8), default=40, show_default=True, help="Networks that are timed.")
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Images a run of a network.")
-@click.option("--budget", type=click.IntRange(min=1), default=120, show_default=True, help="Networks judged truly.")
+@click.option("--budget", type=click.IntRange(min=1), default=80, show_default=True, help="Networks judged truly.")
 @json_option
 def demo(*, out: Path | None, as_json: bool, **asked: Any) -> None:
     """Do all of it, small, on this CPU, in minutes.

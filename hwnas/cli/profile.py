@@ -128,6 +128,8 @@ def _require_one_source(context: click.Context, *, plan: Path | None, plan_only:
 
 def _goal(until: str | None, order: str, *, planned: bool) -> "Until | None":
     if until is None:
+        if order != "spread":
+            raise UsageError("--order says how --until chooses networks", got=order, hint="--until mape=3%")
         return None
     if planned:
         raise UsageError("--until needs the device: what is measured follows from what was", got="a plan")

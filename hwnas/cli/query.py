@@ -46,7 +46,8 @@ def query(
 
 def _print(found: Queried) -> None:
     if not found.networks:
-        print_line(f"None of the {found.candidates:,} candidates meets {', '.join(found.constraints)}.")
+        wanted = f"meets {', '.join(found.constraints)}" if found.constraints else "has all of these metrics"
+        print_line(f"None of the {found.candidates:,} candidates {wanted}.")
     else:
         names = list(found.networks[0].metrics)
         measured = [name for name in names if any(name in network.measured for network in found.networks)]

@@ -31,9 +31,12 @@ def report(runs: tuple[Path, ...], *, out: Path | None, show: bool, as_json: boo
 
 def _print(written: Report) -> None:
     for run in written.runs:
-        print_line(run.verdict if len(written.runs) == 1 else f"{run.run.name}: {run.verdict}")
+        name = "" if len(written.runs) == 1 else f"{run.run.name}: "
+        print_line(f"{name}{run.verdict}")
         for warning in run.warnings:
-            click.echo(f"careful: {warning}", err=True)
+            click.echo(f"careful: {name}{warning}", err=True)
+    for warning in written.warnings:
+        click.echo(f"careful: {warning}", err=True)
     print_line()
     for path in (written.page, *written.tables):
         print_line(str(path))

@@ -1,5 +1,6 @@
 """How a search goes, on stderr: a line for each generation on a terminal, one now and then elsewhere."""
 
+import shutil
 import sys
 import time
 from types import TracebackType
@@ -34,12 +35,12 @@ class SearchTeller:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._end_line()
-        if self._campaign is not None:
-            self._campaign.__exit__(kind, error, trace)
+        self._end_campaign()
 
     def say(self, text: str) -> None:
         """Something that is worth knowing now."""
         self._end_line()
+        self._end_campaign()
         click.echo(text, err=True)
 
     def searched(self, state: Progress) -> None:
@@ -56,13 +57,16 @@ class SearchTeller:
     def campaign(self) -> Reporter:
         """Who is told how the measurements go that verify the front."""
         self._end_line()
+        self._end_campaign()
         self._campaign = CampaignReporter()
         return self._campaign
 
     def _show(self, text: str, *, last: bool) -> None:
         now = time.monotonic()
         if self._line:
-            click.echo(f"\r\x1b[K{text}", err=True, nl=False)
+            # A line that wraps could not be taken back.
+            width = shutil.get_terminal_size().columns - 1
+            click.echo(f"\r\x1b[K{text[:width]}", err=True, nl=False)
             self._open = True
         elif last or now - self._told >= _EVERY_S:
             self._told = now
@@ -72,6 +76,11 @@ class SearchTeller:
         if self._open:
             click.echo("", err=True)
             self._open = False
+
+    def _end_campaign(self) -> None:
+        if self._campaign is not None:
+            self._campaign.__exit__(None, None, None)
+            self._campaign = None
 
 
 def progress_text(state: Progress) -> str:

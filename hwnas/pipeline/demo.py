@@ -43,11 +43,13 @@ class DemoOptions:
     """Of the supernet's training; None: the recipe's."""
     pictures: int | None = None
     """At most so many of each split."""
-    samples: int = 60
+    samples: int = 40
     """Networks that are measured."""
     batch: int = 1
-    budget: int = 120
+    budget: int = 80
     """Networks that are judged truly."""
+    pairs: int = 16
+    """Runs of each network beside the reference network."""
 
 
 class Narrator(Protocol):
@@ -173,6 +175,7 @@ class _Steps:
             runtime=RUNTIME,
             samples=options.samples,
             batches=(options.batch,),
+            pairs=options.pairs,
             seed=options.seed,
             out=self.out / "profiles",
         )
@@ -182,9 +185,10 @@ class _Steps:
     def fit(self) -> None:
         """A predictor of throughput, with a card that says how good it is."""
         from hwnas.pipeline.fit import FitOptions, fit_predictors
+        from hwnas.predict.library import entries, search_path
 
         with self._step("fit", "fitting a predictor of throughput to what was timed"):
-            if any((self.out / "predictors").rglob("card.json")):
+            if entries(search_path(self.out / "predictors")):
                 return
             fit_predictors(
                 FitOptions(
@@ -212,7 +216,7 @@ class _Steps:
             seed=options.seed,
             predictors=self.out / "predictors",
             runs=self.out,
-            finish=Finish(kit=1),
+            finish=Finish(kit=1, pairs=options.pairs),
         )
         with self._step("search", f"searching, {options.budget} networks judged truly, the front measured again"):
             if (run / MANIFEST).is_file():
@@ -239,7 +243,9 @@ class _Steps:
             for file in item.files:
                 if file.endswith(".onnx"):
                     return self.out / "search" / item.folder / file
-        raise InputError("no network of the front could be exported", got="; ".join(record.notes) or "no reason")
+        reasons = dict.fromkeys(item.failure for item in record.kit if item.failure is not None)
+        got = "; ".join(reasons) or "no network is on the measured front"
+        raise InputError("no network of the front could be exported", got=got)
 
     @contextmanager
     def _step(self, name: str, title: str) -> Iterator[None]:

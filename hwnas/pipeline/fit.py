@@ -84,12 +84,13 @@ def fit_predictors(options: FitOptions, *, say: Say = lambda text: None, machine
     fitted: list[FittedPredictor] = []
     left_out, errors = list(groups.left_out), []
     for networks in groups.fitted:
-        try:
-            fitted += _fitted(_first(networks, options.samples), options, say)
-        except InputError as error:
-            errors.append(error)
-            left_out.append(LeftOut(name=networks.name, reason=_reason(error)))
-            say(f"{networks.name}: {_reason(error)}")
+        for found in _fitted(_first(networks, options.samples), options, say):
+            if isinstance(found, FittedPredictor):
+                fitted.append(found)
+            else:
+                errors.append(found.error)
+                left_out.append(LeftOut(name=found.name, reason=_reason(found.error)))
+                say(f"{found.name}: {_reason(found.error)}")
     if not fitted:
         raise errors[0] if errors else _nothing_to_fit(device, options)
     return FitReport(device=device, fitted=tuple(fitted), left_out=tuple(left_out))
@@ -136,22 +137,38 @@ def _no_profile(device: str, places: Places) -> InputError:
     return InputError(f"there is no profile of {device}", got=device, known=sorted(known), hint=hint)
 
 
-def _fitted(networks: MeasuredNetworks, options: FitOptions, say: Say) -> Iterator[FittedPredictor]:
-    """A predictor for each metric; throughput at one batch is the latency told the other way round."""
+@dataclass(frozen=True, kw_only=True)
+class _Failed:
+    name: str
+    error: InputError
+
+
+def _fitted(networks: MeasuredNetworks, options: FitOptions, say: Say) -> Iterator[FittedPredictor | _Failed]:
+    """A predictor for each metric, or why there is none; throughput is the latency told the other way round."""
     wanted = [name for name in networks.metrics if not options.metrics or name in options.metrics]
     if not wanted:
-        raise InputError("no figure of these metrics was measured", got=networks.name, known=networks.metrics)
+        error = InputError("no figure of these metrics was measured", got=networks.name, known=networks.metrics)
+        yield _Failed(name=networks.name, error=error)
     timed: Predictor | None = None
     for name in wanted:
-        if name == "throughput" and timed is not None:
-            predictor = as_throughput(timed, batches=networks.observations(name).batches)
-        else:
-            say(f"{networks.name}: fitting {name} to {len(networks)} rows")
-            predictor = _fit_one(networks, name, options, say)
-            timed = predictor if name == "latency_ms" else timed
+        try:
+            predictor = _predictor(networks, name, options, say, timed=timed)
+        except InputError as error:
+            yield _Failed(name=f"{networks.name}: {name}", error=error)
+            continue
+        timed = predictor if name == "latency_ms" else timed
         card = predictor.card
         path = options.out / predictor_folder(card.metric, space=card.space, threads=card.threads)
         yield FittedPredictor(fitted_to=networks.name, path=path, card=save_predictor(predictor, path).card)
+
+
+def _predictor(
+    networks: MeasuredNetworks, name: MetricName, options: FitOptions, say: Say, *, timed: Predictor | None
+) -> Predictor:
+    if name == "throughput" and timed is not None:
+        return as_throughput(timed, batches=networks.observations(name).batches)
+    say(f"{networks.name}: fitting {name} to {len(networks)} rows")
+    return _fit_one(networks, name, options, say)
 
 
 def _fit_one(networks: MeasuredNetworks, name: MetricName, options: FitOptions, say: Say) -> Predictor:

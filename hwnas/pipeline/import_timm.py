@@ -12,7 +12,17 @@ from hwnas.pipeline.predicting.tables import WORKLOADS, key_of, known_workloads,
 from hwnas.pipeline.predicting.workloads import timm_workload
 from hwnas.profile.library import FOLDER
 from hwnas.profile.runners.runner import RUNNERS
-from hwnas.records.table import TableManifest, TableRow, digest, parse_rows, read_text, table_folder, write_table
+from hwnas.records.table import (
+    TableManifest,
+    TableRow,
+    digest,
+    is_table,
+    parse_rows,
+    read_table_manifest,
+    read_text,
+    table_folder,
+    write_table,
+)
 from hwnas.records.workloads import Key, TracedModels, save_workloads
 from hwnas.runs import package_versions
 from hwnas.workload import Workload
@@ -66,6 +76,7 @@ def import_timm(
     """
     options = options or ImportOptions()
     tables = [_table(path, options) for path in files]
+    _require_free([manifest for manifest, _, _ in tables], options.out)
     wanted = {key_of(row): None for _, _, rows in tables for row in rows}
     traced = _traced(list(wanted), options.out, say)
     return tuple(_written(manifest, text, rows, traced, options.out) for manifest, text, rows in tables)
@@ -77,6 +88,20 @@ def _table(path: Path, options: ImportOptions) -> tuple[TableManifest, str, list
     if not rows:
         raise InputError(f"{path} must have a model that --match matches", got=options.match)
     return replace(_manifest(path, options), sha256=digest(text)), text, rows
+
+
+def _require_free(manifests: Sequence[TableManifest], out: Path) -> None:
+    """A table never takes the place of another file's, of this command or of an earlier one."""
+    taken: dict[Path, str] = {}
+    for manifest in manifests:
+        folder = out / table_folder(manifest)
+        there = read_table_manifest(folder).source if is_table(folder) else manifest.source
+        before = taken.setdefault(folder, there)
+        if before != manifest.source:
+            hint = "another folder with --out, or remove the one that is there"
+            raise InputError(
+                f"{folder} holds the table of another file", got=manifest.source, known=[before], hint=hint
+            )
 
 
 def _manifest(path: Path, options: ImportOptions) -> TableManifest:

@@ -22,7 +22,8 @@ def _front(rows: "Sequence[FrontRow]", speed: str) -> str:
         return "No network was found that meets the constraints."
     best, fastest = rows[0], max(rows, key=lambda row: _speed(row.metrics, speed))
     if best is fastest:
-        return f"One network is best in everything: {_told(best, speed)}."
+        what = "One network is" if len(rows) == 1 else f"Of {len(rows)} networks on the front, one is"
+        return f"{what} the most accurate and the fastest: {_told(best, speed)}."
     times = _speed(fastest.metrics, speed) / _speed(best.metrics, speed)
     return (
         f"The front has {len(rows)} networks, from {_told(best, speed)} to {_told(fastest, speed)}: "
@@ -37,7 +38,9 @@ def _belief(record: "SearchRecord", speed: str) -> str:
     floors = [profile.noise_floor for profile in found.profiles if profile.noise_floor is not None]
     beside = f", where measuring the same network again differs by {max(floors):.1%}" if floors else ""
     off = f"the predictions had been off by {found.mape[speed]:.1%} on average"
-    return f"All of them were timed again here: {off}{beside}."
+    failed = sum(member.failure is not None for member in found.members)
+    many = "All of them" if not failed else f"{len(found.members) - failed} of {len(found.members)}"
+    return f"{many} were timed again here: {off}{beside}."
 
 
 def _network(done: "Demonstrated", speed: str) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from hwnas.devices import resolve
 from hwnas.pipeline.searching.defaults import Asked, complete
 from hwnas.pipeline.searching.evaluators import CheapMetrics, MetricPredictor, require_confidence, supported_confidence
 from hwnas.pipeline.searching.options import DEFAULT_CONFIDENCE, SearchOptions, parsed
@@ -64,7 +65,7 @@ def query(
     record = read_record(run)
     space = searched_space(record)
     notes: list[str] = []
-    asked = _asked(record, objectives, constraints, device, confidence)
+    asked = _asked(record, objectives, constraints, device, confidence, notes=notes)
     own = _own_metrics(record)
     with Study.read(run) as study:
         known = {**own, **{name: parse_metric(name) for name in study.metrics}}
@@ -74,7 +75,9 @@ def query(
             space=space, objectives=found.objectives, constraints=found.constraints, confident=held is not None
         )
         recompute = _recompute(run, record, space, found, problem, held)
-        answer = ask(study, problem, recompute=recompute)
+        # The study holds intervals of the search's confidence: those of another one are made anew.
+        anew = () if held in (None, record.interval_confidence) else tuple(own)
+        answer = ask(study, problem, recompute=recompute, anew=anew)
         measured = _measured(study, answer)
     return Queried(
         run=run,
@@ -93,22 +96,35 @@ def _asked(
     constraints: Sequence[str],
     device: str | None,
     confidence: float | None,
+    *,
+    notes: list[str],
 ) -> tuple[tuple[Objective, ...], tuple[Constraint, ...]]:
     """What is asked for; objectives of the search on another device lose their setting there."""
-    if objectives:
-        options = SearchOptions(
-            objectives=tuple(objectives),
-            constraints=tuple(constraints),
-            confidence=confidence,
-            accuracy="accuracy" in record.objectives,
-            macs="macs" in record.objectives,
-        )
-        return parsed(options)
-    _, found = parsed(SearchOptions(constraints=tuple(constraints), confidence=confidence))
-    own = tuple(map(parse_objective, record.objectives))
-    if device is not None:
-        own = tuple(replace(one, metric=_bare(one.metric)) for one in own)
-    return own, found or (() if device is not None else tuple(map(parse_constraint, record.constraints)))
+    options = SearchOptions(
+        objectives=tuple(objectives or ()),
+        constraints=tuple(constraints),
+        confidence=confidence,
+        accuracy=not objectives or "accuracy" in record.objectives,
+        macs="macs" in record.objectives,
+    )
+    wanted, held = parsed(options)
+    if not objectives:
+        wanted = tuple(map(parse_objective, record.objectives))
+        if device is not None:
+            # Two settings of a metric on the search's device may be one on the other.
+            wanted = tuple(dict.fromkeys(replace(one, metric=_bare(one.metric)) for one in wanted))
+    return wanted, held if constraints else _own_constraints(record, device, notes=notes)
+
+
+def _own_constraints(record: SearchRecord, device: str | None, *, notes: list[str]) -> tuple[Constraint, ...]:
+    """Those of the search; a bound on one device says nothing about another one."""
+    own = tuple(map(parse_constraint, record.constraints))
+    if device is None:
+        return own
+    left_out = [one for one in own if one.metric.quantity.on_device]
+    if left_out:
+        notes.append(f"without {', '.join(map(str, left_out))}: the search's device is another one")
+    return tuple(one for one in own if one not in left_out)
 
 
 def _bare(metric: Metric) -> Metric:
@@ -133,25 +149,48 @@ def _completed(
     def fitting(metric: Metric) -> Metric:
         if not metric.quantity.on_device or device is not None:
             return metric
-        return next((one for one in known.values() if _fits(metric, one)), metric)
+        found = _first_fitting(metric, known)
+        if found is None and metric.device is not None:
+            found = _first_fitting(replace(metric, device=resolve(metric.device)), known)
+        return found or metric
+
+    def settled(metric: Metric) -> bool:
+        return not metric.quantity.on_device or str(metric) in known
 
     objectives = tuple(replace(one, metric=fitting(one.metric)) for one in asked[0])
     constraints = tuple(replace(one, metric=fitting(one.metric)) for one in asked[1])
-    theirs = [*(one.metric for one in objectives), *(one.metric for one in constraints)]
-    if all(not metric.quantity.on_device or str(metric) in known for metric in theirs):
+    metrics = [*(one.metric for one in objectives), *(one.metric for one in constraints)]
+    if device is not None and not any(metric.quantity.on_device for metric in metrics):
+        notes.append(f"no metric of a device is asked for, so {device} changes nothing")
+    if all(map(settled, metrics)):
         return Asked(objectives=objectives, constraints=constraints, chosen=())
     found = complete(
-        objectives,
-        constraints,
+        [one for one in objectives if not settled(one.metric)],
+        [one for one in constraints if not settled(one.metric)],
         space=record.space,
-        device=device,
+        device=device or _searched_device(known),
         predictors=predictors,
         profiles=None,
         fitted=None,
         say=notes.append,
     )
     notes += [f"predictor {item.note}; {item.path}" for item in found.chosen if str(item.metric) not in known]
-    return found
+    new_objectives, new_constraints = iter(found.objectives), iter(found.constraints)
+    return Asked(
+        objectives=tuple(one if settled(one.metric) else next(new_objectives) for one in objectives),
+        constraints=tuple(one if settled(one.metric) else next(new_constraints) for one in constraints),
+        chosen=found.chosen,
+    )
+
+
+def _searched_device(known: Mapping[str, Metric]) -> str | None:
+    """The one device of the search: what is asked for without a device is of that one, wherever this machine is."""
+    found = {metric.device for metric in known.values() if metric.device is not None}
+    return found.pop() if len(found) == 1 else None
+
+
+def _first_fitting(asked: Metric, known: Mapping[str, Metric]) -> Metric | None:
+    return next((one for one in known.values() if _fits(asked, one)), None)
 
 
 def _fits(asked: Metric, one: Metric) -> bool:

@@ -10,6 +10,7 @@ from hwnas.report.figures import FOLDER, write_figures
 from hwnas.report.front import write_tables
 from hwnas.report.gather import gather
 from hwnas.report.page import render
+from hwnas.report.together import mismatches
 from hwnas.report.verdict import banners, sentence, standing
 from hwnas.runs import write_atomic
 
@@ -41,6 +42,8 @@ class Report:
     tables: tuple[Path, ...]
     figures: tuple[Path, ...]
     runs: tuple[RunSummary, ...]
+    warnings: tuple[str, ...]
+    """Why figures of several runs cannot be compared."""
 
 
 def write_report(runs: Path | Sequence[Path], *, out: Path | None = None) -> Report:
@@ -60,6 +63,7 @@ def write_report(runs: Path | Sequence[Path], *, out: Path | None = None) -> Rep
         tables=write_tables(found[0], folder),
         figures=write_figures(found, folder / FOLDER),
         runs=tuple(_summary(data) for data in found),
+        warnings=mismatches(found),
     )
 
 

@@ -7,11 +7,12 @@ from typing import Any
 
 from hwnas.errors import InputError
 from hwnas.pipeline.searching.kit import NETWORKS
+from hwnas.pipeline.training.judging import weights_digest
 from hwnas.pipeline.training.named import named_arch
 from hwnas.pipeline.training.options import supernet_file
 from hwnas.runs import Run
 from hwnas.search.record import FILE as RECORD
-from hwnas.search.record import read_record, searched_space
+from hwnas.search.record import SearchRecord, read_record, searched_space
 from hwnas.search.study import Study
 from hwnas.space.arch import Arch
 from hwnas.space.space import Space
@@ -73,7 +74,7 @@ def _of_search(run: Path, name: str) -> RunNetwork:
     record = read_record(run)
     space = searched_space(record)
     arch = _candidate(space, run, name) or named_arch(space, name, run, command=_COMMAND.format(run=run))
-    return RunNetwork(space=space, arch=arch, weights=_weights(run, space.arch_id(arch), record.supernet))
+    return RunNetwork(space=space, arch=arch, weights=_weights(run, space.arch_id(arch), record))
 
 
 def _candidate(space: Space[Any, Any], run: Path, name: str) -> Arch | None:
@@ -95,15 +96,18 @@ def _candidates(space: Space[Any, Any], run: Path) -> Iterator[Arch]:
         study.close()
 
 
-def _weights(run: Path, arch_id: str, supernet: str | None) -> Path | None:
-    """The winner's own file, trained on or extracted; else that of the supernet."""
+def _weights(run: Path, arch_id: str, record: SearchRecord) -> Path | None:
+    """The winner's own file, trained on or extracted; else that of the supernet, which must be what was searched."""
     folder = run / NETWORKS / arch_id
     for file in (folder / "training" / NETWORK, folder / NETWORK):
         if file.is_file():
             return file
-    if supernet is None:
+    if record.supernet is None:
         return None
-    file = supernet_file(Path(supernet))
+    file = supernet_file(Path(record.supernet))
     if not file.is_file():
-        raise InputError(f"the supernet of {run} must be where it was", got=supernet, hint="put it back there")
+        raise InputError(f"the supernet of {run} must be where it was", got=record.supernet, hint="put it back there")
+    if record.supernet_digest not in (None, weights_digest(file)):
+        message = f"the supernet of {run} must be the one that was searched"
+        raise InputError(message, got=f"{record.supernet}, which has changed", hint="put the old file back there")
     return file

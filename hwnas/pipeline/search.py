@@ -76,6 +76,7 @@ def search_networks(
         truth = _truth(bench, run, workers=workers, reporter=told)
         if (run / FILE).is_file():
             record = read_record(run)
+            _require_same_supernet(bench, record)
         else:
             ended = run_all(bench, run, make_evaluators(bench, truth), reporter=told)
             record = make_record(bench, ended, satisfiable=str(satisfiable), truth=truth, runs=run.parent)
@@ -108,6 +109,8 @@ def default_out(bench: Bench, options: SearchOptions) -> Path:
 
 def _new_run(folder: Path, bench: Bench) -> Path:
     """Make the run, with copies of the predictors that it uses; it appears whole or not at all."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} must be a new or an empty folder", got="a file", hint="another --out")
     if folder.exists() and any(folder.iterdir()):
         hint = f"hwnas search --resume {folder}, or another --out"
         raise InputError(f"{folder} must be a new or an empty folder", got="a folder with files", hint=hint)
@@ -116,11 +119,19 @@ def _new_run(folder: Path, bench: Bench) -> Path:
     try:
         Run.create(aside, command=command, config=bench.config, seeds=seeds)
         for choice, (source, _) in zip(bench.search.predictors, bench.predictors, strict=True):
-            shutil.copytree(source, aside / choice.path)
+            # A predictor for any batch may be behind several metrics.
+            shutil.copytree(source, aside / choice.path, dirs_exist_ok=True)
         aside.rename(folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return folder
+
+
+def _require_same_supernet(bench: Bench, record: SearchRecord) -> None:
+    """Winners are cut out of the supernet that was searched, and of no other."""
+    if bench.search.supernet_digest != record.supernet_digest:
+        message = "the supernet must be the one that was searched"
+        raise InputError(message, got=f"{record.supernet}, which has changed", hint="put the old file back there")
 
 
 def _truth(bench: Bench, run: Path, *, workers: int, reporter: SearchReporter) -> "TrueAccuracy | None":

@@ -21,15 +21,17 @@ class Trial:
     """Of the one run, which is no measurement."""
 
 
-def try_network(model: Path, *, run: Path, number: int = 0) -> Trial:
-    """Run a network on one held-out picture of the training in `run`."""
+def try_network(model: Path, *, run: Path) -> Trial:
+    """Run a network on the first held-out picture of the training in `run`."""
     import time
 
     import onnxruntime
 
-    image, truth, name = _picture(run, number)
+    image, truth, name = _picture(run)
     session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
     (taken,) = session.get_inputs()
+    if isinstance(batch := taken.shape[0], int):  # a network for one batch alone takes the picture so many times
+        image = np.repeat(image, batch, axis=0)
     began = time.perf_counter()
     (logits,) = session.run(None, {taken.name: image})
     milliseconds = 1e3 * (time.perf_counter() - began)
@@ -39,7 +41,7 @@ def try_network(model: Path, *, run: Path, number: int = 0) -> Trial:
     return Trial(picture=name, said=said, truth=truth, share=share, milliseconds=milliseconds)
 
 
-def _picture(run: Path, number: int) -> tuple[NDArray[np.float32], int, str]:
+def _picture(run: Path) -> tuple[NDArray[np.float32], int, str]:
     """A held-out picture as the network takes it, its class, and what it is called."""
     from hwnas.pipeline.evaluate import open_run_data
     from hwnas.pipeline.train import read_train_config
@@ -50,4 +52,4 @@ def _picture(run: Path, number: int) -> tuple[NDArray[np.float32], int, str]:
     data = open_run_data(run, config, data=None, shape=config.image_shape, num_classes=config.num_classes)
     batches = EvalBatches(data.heldout, image_shape=config.image_shape, batch_size=1)
     batch = next(iter(batches))
-    return batch.images.numpy(), int(batch.labels[0]), f"held-out picture {number}"
+    return batch.images.numpy(), int(batch.labels[0]), "the first held-out picture"

@@ -72,6 +72,8 @@ def _write_folder(folder: Path, texts: dict[str, str]) -> None:
     except OSError as error:
         raise InputError(f"{folder} cannot be written", got=error.strerror or str(error)) from error
     finally:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
         for leftover in (new, old):
             if leftover.exists() and folder.exists():
                 shutil.rmtree(leftover)

@@ -2,22 +2,25 @@
 
 Several ways are tried: from scratch, one source scaled, one bent (its logarithm times a power), and several sources as
 a basis (their main common directions, a robust Bayesian ridge on them). They are mixed by their leave-one-out answers
-on the few measured networks, so a source that does not help is left aside. To choose a single way would be a gamble:
+on the few measured networks, so a source that does not help is left aside. A network that was measured twice is left
+out with both of its rows. To choose a single way would be a gamble:
 with ten networks the least leave-one-out error is often that of a poor way.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from hwnas.errors import InputError
-from hwnas.predict.features.table import Features, Numbers
+from hwnas.predict.features.table import Features, Numbers, answer_name
+from hwnas.predict.folds import Fold, make_folds
 from hwnas.predict.metrics import Scores, scores
 from hwnas.predict.models import Fitted, Scaled, Stack, stack_weights
 from hwnas.predict.models.analytic import AnalyticLearner
 from hwnas.predict.models.model import checked
 from hwnas.predict.models.scaled import source_logs
+from hwnas.predict.selection import identities
 
 MIN_NETWORKS = 4
 """Fewer measured networks cannot gate a source."""
@@ -39,16 +42,20 @@ class Transferred:
     ranking: Mapping[str, Scores]
     """What leave-one-out said of each way, the best first."""
     answers: Numbers
-    """The mixture of the ways' leave-one-out answers, one a measured network."""
+    """The mixture of the ways' leave-one-out answers, one a row."""
+    folds: tuple[Fold, ...]
+    """What was left out together: the rows of one network."""
 
 
 def transfer(features: Features, target: Numbers, *, sources: Sequence[str]) -> Transferred:
     """A mixture of the ways to use other devices' models, whose answers the features hold, for a new device."""
     target, _ = checked(features, target, None)
-    if len(target) < MIN_NETWORKS:
-        raise InputError(f"a transfer needs at least {MIN_NETWORKS} measured networks", got=len(target))
+    labels = _networks(features, sources)
+    if len(set(labels)) < MIN_NETWORKS:
+        raise InputError(f"a transfer needs at least {MIN_NETWORKS} measured networks", got=len(set(labels)))
+    folds = make_folds(len(target), num_folds=len(set(labels)), seed=0, groups=labels)
     tried = ways(sources)
-    answers = {name: _left_out(way, features, target) for name, way in tried.items()}
+    answers = {name: _left_out(way, features, target, folds) for name, way in tried.items()}
     ranking = dict(sorted(((name, scores(given, target)) for name, given in answers.items()), key=_by_error))
     weights = stack_weights(list(answers.values()), target)
     kept = {name: float(weight) for name, weight in zip(tried, weights, strict=True) if weight > _SMALLEST_SHARE}
@@ -56,7 +63,13 @@ def transfer(features: Features, target: Numbers, *, sources: Sequence[str]) -> 
     mixed = np.exp(sum(share * np.log(answers[name]) for name, share in shares.items()))
     members = tuple(tried[name](features, target) for name in shares)
     fitted = Stack(members=members, weights=np.array(list(shares.values())))
-    return Transferred(fitted=fitted, shares=shares, ranking=ranking, answers=mixed)
+    return Transferred(fitted=fitted, shares=shares, ranking=ranking, answers=mixed, folds=folds)
+
+
+def _networks(features: Features, sources: Sequence[str]) -> list[str]:
+    """A label per network, told by its own features: equal rows of a product may differ in their last bit."""
+    own = [name for name in features.shape_names if name not in set(map(answer_name, sources))]
+    return identities(replace(features, shape_names=tuple(own), shapes=features.shapes_by(own)))
 
 
 def ways(sources: Sequence[str]) -> dict[str, Way]:
@@ -100,7 +113,7 @@ def _basis(sources: tuple[str, ...]) -> Way:
 
 
 def _directions(centred: Numbers) -> Numbers:
-    """The main common directions, a column each, scaled to spread 1."""
+    """The main common directions, a column of length 1 each."""
     _, spread, directions = np.linalg.svd(centred, full_matrices=False)
     kept = np.flatnonzero(spread > 1e-3 * max(float(spread[0]), 1e-12))[:_RANK]
     main: Numbers = directions[kept].T
@@ -123,14 +136,12 @@ def _bayesian(coordinates: Numbers, logs: Numbers, *, prior: Numbers) -> tuple[f
     return offset, weights
 
 
-def _left_out(way: Way, features: Features, target: Numbers) -> Numbers:
-    rows = np.arange(len(target))
-    return np.array(
-        [
-            way(features.take(rows != row), target[rows != row]).predict(features.take(slice(row, row + 1)))[0]
-            for row in rows
-        ]
-    )
+def _left_out(way: Way, features: Features, target: Numbers, folds: Sequence[Fold]) -> Numbers:
+    answers = np.zeros(len(target))
+    for fold in folds:
+        fitted = way(features.take(fold.fit), target[fold.fit])
+        answers[fold.held_out] = fitted.predict(features.take(fold.held_out))
+    return answers
 
 
 def _by_error(item: tuple[str, Scores]) -> float:

@@ -3,13 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-import numpy as np
-
 from hwnas.predict.card import Ranked
 from hwnas.predict.features.table import Numbers, with_answers
 from hwnas.predict.fit import Observations, check_observations, make_card
 from hwnas.predict.fitted_range import FittedRange
-from hwnas.predict.folds import Fold
 from hwnas.predict.intervals import calibrate
 from hwnas.predict.metrics import scores
 from hwnas.predict.predictor import Predictor, Source
@@ -35,9 +32,10 @@ def transfer_predictor(
         return None
     card = make_card(replace(observed, features=features), _as_answers(made, target), NAME)
     ranking = (Ranked(model=NAME, scores=mixed), *(Ranked(model=name, scores=of) for name, of in made.ranking.items()))
+    data = replace(card.data, num_networks=len(made.folds))
     used = ", ".join(f"{name} {share:.0%}" for name, share in made.shares.items())
     return Predictor(
-        card=replace(card, ranking=ranking, notes=(*card.notes, f"mixed of: {used}")),
+        card=replace(card, data=data, ranking=ranking, notes=(*card.notes, f"mixed of: {used}")),
         conditions=replace(observed.conditions, batch=1),
         model=made.fitted,
         intervals=calibrate(features, target, made.answers[None]),
@@ -48,7 +46,5 @@ def transfer_predictor(
 
 def _as_answers(made: Transferred, target: Numbers) -> Answers:
     """The mixture's leave-one-out answers, as cross-validation would have them."""
-    rows = np.arange(len(target))
-    folds = tuple(Fold(rows[rows != row], rows[rows == row]) for row in rows)
-    protocol = Protocol(num_folds=len(rows), repeats=1, held_out="networks")
-    return Answers(target=target, protocol=protocol, by_model={NAME: made.answers[None]}, folds=(folds,))
+    protocol = Protocol(num_folds=len(made.folds), repeats=1, held_out="networks")
+    return Answers(target=target, protocol=protocol, by_model={NAME: made.answers[None]}, folds=(made.folds,))

@@ -6,6 +6,7 @@ Equal operations stand there once, with the number of times that they run; their
 
 import gzip
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -48,7 +49,7 @@ def load_workloads(path: Path) -> TracedModels:
     """Read a file of workloads."""
     try:
         lines = gzip.decompress(path.read_bytes()).decode("utf-8").splitlines()
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise InputError(f"{path} cannot be read", got=error) from error
     head = parse_json(lines[0] if lines else "", source=f"{path}, line 1")
     if not isinstance(head, dict) or not isinstance(head.get("timm"), str):

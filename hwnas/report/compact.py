@@ -44,6 +44,8 @@ def run_values(data: RunData) -> dict[str, Any]:
         "space": data.space.name,
         "finished": data.finished,
         "verified": data.verified,
+        "pixels": data.pixels,
+        "comparable": data.comparable,
         "metrics": [_metric(data, index) for index in range(len(data.metrics))],
         "dimensions": [
             {"name": item.name, "stage": item.stage, "block": item.block, "choices": list(item.choices)}
@@ -121,7 +123,7 @@ def _member(data: RunData, member: Member, place: int) -> dict[str, Any]:
             else [_digits(check.measured), _digits(check.measured_lower), _digits(check.measured_upper)]
             for check in checks
         ]
-        values["unstable"] = [check.verdict for check in checks if check.stable is False]
+        values["unstable"] = list(dict.fromkeys(check.verdict for check in checks if check.stable is False))
     if member.measured or member.failure or member.violated:
         values["verdict"] = verdict_of(member)
         values["stands"] = not member.violated and member.failure is None and member.on_measured_front is not False

@@ -15,6 +15,9 @@ from hwnas.space.space import Genomes, Mask, Space
 
 Role = Literal["objective", "constraint", "other"]
 
+LANDMARK_PIXELS = 224
+"""The side of the pictures that the landmarks take."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MetricInfo:
@@ -127,6 +130,16 @@ class RunData:
     def landmarks(self) -> tuple[Landmark, ...]:
         """Networks that everybody knows."""
         return () if self.record is None else self.record.landmarks
+
+    @property
+    def pixels(self) -> int:
+        """The side of the pictures that the networks take."""
+        return int(self.space.config.image_size)
+
+    @property
+    def comparable(self) -> bool:
+        """Whether the landmarks take pictures of the same size: else their speed and work say little beside these."""
+        return self.pixels == LANDMARK_PIXELS
 
     @property
     def baseline(self) -> Landmark | None:

@@ -87,6 +87,9 @@ def _figures(data: RunData) -> Iterator[tuple[str, str]]:
         yield "time", _duration(record.elapsed_s)
     if data.history:
         yield "hypervolume", f"{data.history[-1].hypervolume:.3f}"
+    if record is not None and record.seeds is not None:
+        spread = record.seeds.hypervolume
+        yield f"hypervolume of {len(record.seeds.seeds)} seeds", f"{spread.mean:.3f} ± {spread.std:.3f}"
     verification = None if record is None else record.verification
     if verification is not None and verification.mape:
         yield "prediction error", percent(max(verification.mape.values()))
@@ -113,6 +116,8 @@ def _card(card: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "noise floor of measuring again", percent(floor, digits=2)
         if "mape" in scores:
             yield "error over noise floor", f"{scores['mape'] / floor:.2f}"
+    else:
+        yield "noise floor of measuring again", "not known"
     if scores.get("spearman") is not None:
         yield "rank correlation, held out", f"{scores['spearman']:.3f} (Spearman)"
     for entry in card.get("coverage") or ():
@@ -253,8 +258,8 @@ def _reproduce(data: RunData) -> Iterator[tuple[str, str]]:
     if record is not None:
         yield "strategy", f"{record.strategy}, ended by: {record.stop}"
         yield "constraints", record.satisfiable
-        reference = ", ".join(three_digits(value) for value in record.box.reference)
-        yield "reference point of the hypervolume", f"({reference}), every objective minimised"
+        ideal, reference = (", ".join(map(three_digits, point)) for point in (record.box.ideal, record.box.reference))
+        yield "box of the hypervolume", f"from ({ideal}) to ({reference}), every objective minimised"
         if record.supernet_digest:
             yield "supernet", record.supernet_digest
         for used in record.predictors:

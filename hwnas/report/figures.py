@@ -98,7 +98,7 @@ def draw_front(axes: "Axes", runs: Sequence[RunData]) -> None:
         _draw_run(axes, data, x, y, colour=COLOURS[number % 6], marker=_MARKERS[number % 6], alone=len(runs) == 1)
     low, high = axes.get_xlim()
     near = (low - _NEAR * (high - low), high + _NEAR * (high - low))
-    for landmark in runs[0].landmarks:
+    for landmark in runs[0].landmarks if runs[0].comparable else ():
         across = landmark_value(landmark, x)
         if across is not None and near[0] <= across * _factor(x) <= near[1]:
             _draw_landmark(axes, landmark.name, across * _factor(x), landmark_value(landmark, y), y)
@@ -121,6 +121,9 @@ def _draw_run(
     axes: "Axes", data: RunData, x: MetricInfo, y: MetricInfo, *, colour: str, marker: str, alone: bool
 ) -> None:
     if not {x.key, y.key} <= {metric.key for metric in data.metrics}:
+        axes.plot(
+            [], [], marker, color=colour, linestyle="none", label=f"{_cut(data.name)}: of other metrics or devices"
+        )
         return
     if alone:
         _draw_beaten(axes, data, x, y)

@@ -59,6 +59,7 @@ def gather(path: Path) -> RunData:
     record = read_record(path) if (path / FILE).is_file() else None
     with Study.read(path) as study:
         question = _asked(record) if record is not None else _asked_so_far(study, path)
+        _require_same_space(path, study, question.space, made_by=run.manifest.environment.hwnas)
         candidates, metrics = _candidates(study, question)
         box = study.recall("box")
     progress = _recorded(record) if record is not None else _so_far(candidates, question, box)
@@ -105,6 +106,15 @@ def _asked_so_far(study: Study, path: Path) -> _Question:
 def _space(name: str, config: Mapping[str, Any]) -> Space[Any, Any]:
     space: Space[Any, Any] = SPACES.get(name).adapted(**config)
     return space
+
+
+def _require_same_space(path: Path, study: Study, space: Space[Any, Any], *, made_by: str) -> None:
+    """A study holds networks by the places of their choices: a space that has changed since would mean others."""
+    genomes = study.table(()).genomes
+    if len(genomes) and (genomes.shape[1] != len(space.dimensions) or not space.contains(genomes).all()):
+        message = f"{path}: the networks of the study must be of {space.name} as it is now"
+        got = f"some that it does not have: the space has changed since hwnas {made_by} searched it"
+        raise InputError(message, got=got, hint="the hwnas that made the run, or a new search")
 
 
 def _candidates(study: Study, question: _Question) -> tuple[Candidates, tuple[MetricInfo, ...]]:

@@ -7,6 +7,7 @@ from importlib.resources import files
 from hwnas.report.compact import script_json, values_of
 from hwnas.report.data import RunData
 from hwnas.report.facts import Facts, facts_of
+from hwnas.report.together import mismatches
 from hwnas.report.verdict import banners, sentence
 
 TEMPLATE, STYLE = "report.html", "report.css"
@@ -46,6 +47,7 @@ def render(runs: Sequence[RunData]) -> str:
     return environment.from_string(_asset(TEMPLATE)).render(
         runs=[_view(data) for data in runs],
         title=_title(runs),
+        mismatches=mismatches(runs),
         # Our own files, and JSON that is escaped for its place: all other texts are escaped by the template.
         style=Markup(_asset(STYLE)),
         plotly=Markup(get_plotlyjs()),

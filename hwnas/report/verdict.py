@@ -1,6 +1,7 @@
 """What a run came to in one sentence, and what speaks against believing it."""
 
 import math
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -30,8 +31,8 @@ def sentence(data: RunData) -> str:
     if not front:
         return _nothing(data)
     if not data.finished:
-        return f"The search goes on and has {_found(data, front)} so far; {_choice(data, front)}."
-    return f"The search found {_found(data, front)}; {_choice(data, front)}{_trust(data)}."
+        return f"The search has not ended. So far it {_found(data, front)}; {_choice(data, front)}."
+    return f"The search {_found(data, front)}; {_choice(data, front)}{_trust(data)}."
 
 
 def banners(data: RunData) -> tuple[Banner, ...]:
@@ -63,9 +64,9 @@ def balanced(data: RunData, front: Sequence[Member]) -> Member | None:
 def _found(data: RunData, front: Sequence[Member]) -> str:
     where = next((metric.where.split(",")[0] for metric in data.metrics if metric.where), None)
     on = f" on {where}" if where else ""
-    if len(front) == 1:
-        return f"one network of {data.space.name} that no other beats{on}"
-    return f"{len(front):,} networks of {data.space.name} that no other beats{on}"
+    count = len(data.candidates)
+    looked = f"looked at {count:,} network{'' if count == 1 else 's'} of {data.space.name}"
+    return f"{looked} and found {'one' if len(front) == 1 else f'{len(front):,}'} that no other of them beats{on}"
 
 
 def _choice(data: RunData, front: Sequence[Member]) -> str:
@@ -81,8 +82,11 @@ def _values(data: RunData, member: Member) -> list[str]:
 
 
 def _against_baseline(data: RunData, member: Member) -> str:
-    """How much faster the network is than the baseline, by the first speed that is known of both."""
-    baseline = data.baseline
+    """How much faster the network is than the baseline, by the first speed that is known of both.
+
+    Nothing where the two take pictures of different sizes: the size would be most of the difference.
+    """
+    baseline = data.baseline if data.comparable else None
     for metric in data.metrics:
         base = None if baseline is None else landmark_value(baseline, metric)
         value = member.value(metric.key)
@@ -109,7 +113,8 @@ def _trust(data: RunData) -> str:
         return "; its speed is predicted and was not measured"
     errors = [error for error in verification.mape.values() if math.isfinite(error)]
     off = f", where predictions were off by {percent(max(errors))} on average" if errors else ""
-    return f"; measured on the device after the search{off}"
+    doubt = " (the measurements are doubtful)" if any(profile.problems for profile in verification.profiles) else ""
+    return f"; measured on the device after the search{doubt}{off}"
 
 
 def _nothing(data: RunData) -> str:
@@ -129,7 +134,10 @@ def _nothing(data: RunData) -> str:
 
 def _unfinished(data: RunData) -> Iterator[str]:
     if not data.finished:
-        yield f"This search has not ended. What it holds so far: {len(data.candidates):,} networks."
+        yield (
+            f"This search has not ended, or was stopped. What it holds so far: {len(data.candidates):,} networks. "
+            f"A stopped one goes on with hwnas search --resume {shlex.quote(str(data.path))}."
+        )
 
 
 def _unsure(data: RunData) -> Iterator[str]:
@@ -195,7 +203,8 @@ def _notes(data: RunData) -> Iterator[str]:
     if error is not None and data.record is not None:
         yield (
             f"Accuracy is judged with shared weights on {data.record.num_pictures:,} held-out pictures: differences "
-            f"below {percent(2 * error)} may be chance."
+            f"below {200 * error:.1f} points may be chance, and as the search chose by these pictures, the best look a "
+            "little better than they are."
         )
     if data.record is not None:
         yield from data.record.notes

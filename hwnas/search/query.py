@@ -1,6 +1,6 @@
 """A finished search asked again: other constraints, other objectives, another device, without searching."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,14 +31,20 @@ class Answer:
 
 
 def query(
-    study: Study, problem: Problem, *, recompute: Cheap | None = None, sources: tuple[Source, ...] = SEARCHED
+    study: Study,
+    problem: Problem,
+    *,
+    recompute: Cheap | None = None,
+    anew: Collection[str] = (),
+    sources: tuple[Source, ...] = SEARCHED,
 ) -> Answer:
     """The front of a study's candidates for the objectives and constraints of `problem`.
 
-    Metrics that the study does not hold are computed by `recompute`, for those candidates alone that can be on the
-    front.
+    Metrics that the study does not hold, and those in `anew`, are computed by `recompute`, for those candidates alone
+    that can be on the front.
     """
-    table = study.table([name for name in problem.metrics if name in study.metrics], sources=sources)
+    held = [name for name in problem.metrics if name in study.metrics and name not in anew]
+    table = study.table(held, sources=sources)
     missing = [name for name in problem.metrics if name not in table.metrics]
     metrics = dict(table.metrics)
     if missing:

@@ -13,8 +13,11 @@ Shape suffixes: B images, H heads, N tokens, D channels of a head, E extra colum
 """
 
 from dataclasses import replace
+from functools import lru_cache
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -156,9 +159,17 @@ def _class_vectors(clip: int) -> Tensor:
 
 def _pair_index(grid: int, clip: int) -> Tensor:
     """For each pair of tokens, its vector of the row table and its vector of the column table."""
-    near, patches = _distances(grid, clip), torch.arange(grid**2)
+    return torch.tensor(_pair_numbers(grid, clip))
+
+
+@lru_cache(maxsize=32)
+def _pair_numbers(grid: int, clip: int) -> NDArray[np.int64]:
+    """The same in numpy: every network of a space has the same ones, and torch builds them slowly on `meta`."""
+    line = np.arange(grid)
+    near = (line[None, :] - line[:, None]).clip(-clip, clip) + clip + 1
+    patches = np.arange(grid**2)
     row, column = patches // grid, patches % grid
-    index = torch.zeros(grid**2 + 1, grid**2 + 1, 2, dtype=torch.long)
+    index = np.zeros((grid**2 + 1, grid**2 + 1, 2), dtype=np.int64)
     index[1:, 1:, 0] = near[row][:, row]
     index[1:, 1:, 1] = near[column][:, column]
-    return index + torch.tensor([0, 2 * clip + 2])
+    return index + np.array([0, 2 * clip + 2])

@@ -74,6 +74,7 @@ def test_a_network_outside_ends_with_1(command_line: CommandLine) -> None:
         (("predict", "timm:x", "--confidence", "1.5"), 1, "error: a confidence must be between 0 and 1"),
         (("profiles", "import-timm", "none.csv"), 1, "error: there is no file none.csv"),
         (("profile", "--until", "good"), 2, "error: --until must be an error of the predictor"),
+        (("profile", "--order", "active"), 2, "error: --order says how --until chooses networks"),
     ],
 )
 def test_bad_input_is_told_without_a_traceback(

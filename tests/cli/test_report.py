@@ -20,7 +20,7 @@ def test_the_verdict_and_the_paths_are_printed(run: Path, capsys: pytest.Capture
     assert hwnas(["report", str(run)]) == 0
     captured = capsys.readouterr()
     lines = captured.out.splitlines()
-    assert lines[0].startswith("The search found ")
+    assert lines[0].startswith("The search looked at 40 networks of ")
     assert lines[2:6] == [str(run / name) for name in ("report.html", "front.csv", "front.json", "front.md")]
     assert lines[6].startswith(f"{run / 'figures'}: front.png, front.svg, ")
     assert "careful: Could not be measured: 1 of " in captured.err
@@ -30,7 +30,7 @@ def test_the_verdict_and_the_paths_are_printed(run: Path, capsys: pytest.Capture
 def test_json_is_one_document(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert hwnas(["report", str(run), "--out", str(tmp_path / "new" / "out"), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert list(document) == ["page", "tables", "figures", "runs"]
+    assert list(document) == ["page", "tables", "figures", "runs", "warnings"]
     assert document["page"] == str(tmp_path / "new" / "out" / "report.html")
     assert document["runs"][0]["num_candidates"] == 40
     assert document["runs"][0]["finished"] is True
@@ -39,10 +39,12 @@ def test_json_is_one_document(run: Path, tmp_path: Path, capsys: pytest.CaptureF
 def test_several_runs_go_on_one_page(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = make_run(tmp_path / "search-b", SMALL)
     assert hwnas(["report", str(other), str(run)]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("search-b: The search found ")
-    assert lines[1].startswith("search-a: The search found ")
+    captured = capsys.readouterr()
+    lines = captured.out.splitlines()
+    assert lines[0].startswith("search-b: The search looked at 40 networks of ")
+    assert lines[1].startswith("search-a: The search looked at 40 networks of ")
     assert lines[3] == str(other / "report.html")
+    assert "careful: search-b: Could not be measured" in captured.err
 
 
 def test_open_opens_the_page(

@@ -146,6 +146,17 @@ def test_the_progress_line_says_how_far_it_is() -> None:
     )
 
 
+def test_the_progress_line_fits_the_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with SearchTeller() as teller:
+        teller.searched(STATE)
+    line = capsys.readouterr().err.rstrip("\n")
+    assert line == "\r\x1b[K" + progress_text(STATE)[:39]
+
+
 def test_an_interrupted_search_says_how_to_go_on(
     bench: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

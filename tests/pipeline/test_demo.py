@@ -1,14 +1,19 @@
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 
 from hwnas.errors import InputError, UnknownNameError
+from hwnas.pipeline import trial
 from hwnas.pipeline.demo import DemoOptions, demonstrate
 from hwnas.pipeline.meaning import sentences
 from hwnas.pipeline.searching.reporter import Quiet, SearchReporter
 from hwnas.pipeline.workplace import Reporter, Silent
 
+SPEED = "throughput@h200"
 SMALL = DemoOptions(epochs=1, pictures=200, samples=8, budget=10)
 
 
@@ -33,6 +38,7 @@ class Listener:
         return Quiet()
 
 
+@pytest.mark.slow
 def test_a_demo_that_was_stopped_goes_on_to_a_measured_front_and_a_network_that_runs(tmp_path: Path) -> None:
     out = tmp_path / "demo"
     with pytest.raises(KeyboardInterrupt):
@@ -56,6 +62,46 @@ def test_a_demo_that_was_stopped_goes_on_to_a_measured_front_and_a_network_that_
         demonstrate(replace(SMALL, samples=9), out=out, narrator=Listener())
     again = demonstrate(SMALL, out=out, narrator=Listener())
     assert (again.record, again.front) == (done.record, done.front)
+
+
+def test_a_network_for_a_fixed_batch_takes_the_picture_so_many_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Session:
+        def __init__(self, *given: object, **options: object) -> None: ...
+
+        def get_inputs(self) -> list[SimpleNamespace]:
+            return [SimpleNamespace(name="images", shape=[4, 1, 2, 2])]
+
+        def run(self, names: None, given: dict[str, Any]) -> list[Any]:
+            assert given["images"].shape == (4, 1, 2, 2)
+            return [np.array([[0.0, 2.0, 0.0]] * 4)]
+
+    monkeypatch.setattr("onnxruntime.InferenceSession", Session)
+    monkeypatch.setattr(trial, "_picture", lambda run: (np.zeros((1, 1, 2, 2), np.float32), 2, "a picture"))
+    found = trial.try_network(Path("model.onnx"), run=Path("run"))
+    assert (found.said, found.truth) == (1, 2)
+    assert found.share == pytest.approx(np.exp(2) / (np.exp(2) + 2))
+
+
+def _row(arch_id: str, accuracy: float, speed: float) -> Any:
+    return SimpleNamespace(arch_id=arch_id, metrics={"accuracy": accuracy, SPEED: speed})
+
+
+def _done(rows: tuple[Any, ...], *failures: str | None) -> Any:
+    members = [SimpleNamespace(failure=failure) for failure in failures]
+    found = SimpleNamespace(status="verified", profiles=(), members=members, mape={SPEED: 0.02})
+    return SimpleNamespace(
+        front=rows, record=SimpleNamespace(objectives=("accuracy", SPEED), verification=found, kit=())
+    )
+
+
+def test_the_sentences_claim_no_more_than_was_found() -> None:
+    rows = (_row("a", 0.9, 200.0), _row("b", 0.8, 100.0))
+    front, belief, _ = sentences(_done(rows, None, "crash"))
+    assert front == "Of 2 networks on the front, one is the most accurate and the fastest: 90.0% at 200 images/s."
+    assert belief == "1 of 2 were timed again here: the predictions had been off by 2.0% on average."
+    front, belief, _ = sentences(_done((_row("a", 0.9, 100.0), _row("b", 0.8, 250.0)), None, None))
+    assert "2.5 times as fast" in front
+    assert belief.startswith("All of them were timed again here")
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,22 @@ def test_a_few_networks_lean_on_another_device_where_that_helps(tmp_path: Path) 
         predict_networks([f"{SPACE}:min"], PredictOptions(device=DEVICE, predictors=tmp_path / "predictors"))
 
 
+def test_a_figure_that_cannot_be_fitted_keeps_no_other_from_it(tmp_path: Path) -> None:
+    make_profile(tmp_path / "profiles", count=60, device="source-4c")
+    make_profile(tmp_path / "profiles", factor=2.5)
+    fit_predictors(options(tmp_path, device="source-4c", metrics=("memory_mb",)))
+    report = fit_predictors(options(tmp_path, sources=("source-4c",), predictors=tmp_path / "predictors"))
+    assert [item.card.metric.name for item in report.fitted] == ["memory_mb"]
+    assert [item.name for item in report.left_out] == [f"{OWN}: latency_ms", f"{OWN}: throughput"]
+    assert "no predictor for source-4c answers this" in report.left_out[0].reason
+
+
+def test_a_device_is_no_source_of_itself(tmp_path: Path) -> None:
+    make_profile(tmp_path / "profiles")
+    with pytest.raises(InputError, match="--from must name another device"):
+        fit_predictors(options(tmp_path, sources=(DEVICE,)))
+
+
 def test_predictions_are_near_the_truth_and_say_where_they_are_from(tmp_path: Path) -> None:
     make_profile(tmp_path / "profiles", count=40)
     fit_predictors(options(tmp_path))
@@ -169,6 +185,7 @@ def test_files_hold_archs_descriptions_and_words(tmp_path: Path) -> None:
         ("[1]", "networks.jsonl:1 must hold a network"),
         ('{"space": "none", "arch": "min"}', "networks.jsonl:1 must name a space"),
         ("{", "is not JSON"),
+        ('"networks.jsonl"', "networks.jsonl:1 must be a network, and no other file"),
         (" \n", "is empty, but it must hold networks"),
     ],
 )

@@ -76,6 +76,20 @@ def test_a_changed_table_is_found_out(table: Path, tmp_path: Path) -> None:
         measured_table(entry)
 
 
+def test_a_table_takes_no_other_ones_place(table: Path, tmp_path: Path) -> None:
+    options = ImportOptions(out=tmp_path / "profiles", match="test_vit$")
+    other = table.with_name(table.name.replace("nhwc", "nchw"))
+    other.write_text(table.read_text())
+    with pytest.raises(InputError, match="holds the table of another file"):
+        import_timm([table, other], options)
+    assert not (tmp_path / "profiles").exists()
+    import_timm([table], options)
+    with pytest.raises(InputError, match="holds the table of another file") as caught:
+        import_timm([other], options)
+    assert caught.value.known == (f"timm results/{NAME}",)
+    import_timm([table], options)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

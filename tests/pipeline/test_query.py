@@ -9,8 +9,9 @@ import pytest
 from hwnas.errors import HwnasError, InputError
 from hwnas.pipeline.query import query
 from hwnas.pipeline.search import Searched, search_networks
+from hwnas.pipeline.searching.options import Finish
 from tests.pipeline.campaigns import CPU, Place
-from tests.pipeline.searching.workbench import FIRST, options, write_bench, write_predictor
+from tests.pipeline.searching.workbench import FIRST, free, options, write_bench, write_predictor
 
 SPEED = f"throughput@{CPU}/onnxruntime/fp32/b1"
 
@@ -74,6 +75,46 @@ def test_a_constraint_can_be_held_with_confidence(searched: Searched) -> None:
     assert held.confidence == 0.9
     assert all(network.lower[SPEED] >= bound for network in held.networks)
     assert len(held.networks) <= len(plain.networks)
+
+
+def test_intervals_are_of_the_confidence_that_is_asked_for(searched: Searched) -> None:
+    stored = {network.arch_id: network for network in query(searched.run).networks}
+    for network in query(searched.run, confidence=0.5).networks:
+        wide, (low, high) = stored[network.arch_id], (network.lower[SPEED], network.upper[SPEED])
+        assert wide.lower[SPEED] < low < high < wide.upper[SPEED]
+        assert network.metrics[SPEED] == pytest.approx(wide.metrics[SPEED])
+
+
+def test_constraints_of_the_search_stay_unless_others_are_given(bench: dict[str, Any], tmp_path: Path) -> None:
+    write_predictor(tmp_path / "other", FIRST, device="h200")
+    wanted = free(bench, constraints=("macs<=3M", "throughput>=1"), finish=Finish(verify=False, kit=0))
+    run = search_networks(wanted, out=tmp_path / "run").run
+    assert query(run, objectives=["throughput"]).constraints == ("macs<=3e+06", f"{SPEED}>=1")
+    assert query(run, objectives=["throughput"], constraints=["macs<=2M"]).constraints == ("macs<=2e+06",)
+    narrow = query(run, objectives=["params"], constraints=["macs<=2M"], device="h200")
+    assert narrow.notes == ("no metric of a device is asked for, so h200 changes nothing",)
+    elsewhere = query(run, device="h200", predictors=tmp_path / "other")
+    assert elsewhere.constraints == ("macs<=3e+06",)
+    assert elsewhere.notes[0] == f"without {SPEED}>=1: the search's device is another one"
+
+
+def test_a_metric_without_a_device_is_of_the_device_of_the_search(bench: dict[str, Any], tmp_path: Path) -> None:
+    for name in ("throughput", "latency_ms"):
+        write_predictor(tmp_path, FIRST, name, device="h200")
+    wanted = free({**bench, "predictors": tmp_path}, device="h200", finish=Finish(verify=False, kit=0))
+    run = search_networks(wanted, out=tmp_path / "run").run
+    found = query(run, constraints=["latency_ms<=100"], predictors=tmp_path)
+    assert found.constraints == ("latency_ms@h200/onnxruntime/fp32/b1<=100",)
+
+
+def test_an_alias_of_the_device_and_a_new_metric_beside_the_stored_one(
+    searched: Searched, bench: dict[str, Any], tmp_path: Path
+) -> None:
+    # Only the latency has a predictor there: the throughput is in the study.
+    write_predictor(tmp_path, FIRST, "latency_ms")
+    wanted = ["throughput@cpu>=1", "latency_ms@cpu<=100"]
+    found = query(searched.run, constraints=wanted, predictors=tmp_path)
+    assert found.constraints == (f"{SPEED}>=1", f"latency_ms@{CPU}/onnxruntime/fp32/b1<=100")
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,17 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from hwnas.errors import InputError, UsageError
 from hwnas.pipeline.export_network import export_network
-from hwnas.pipeline.run_network import network_of_run
+from hwnas.pipeline.run_network import _weights, network_of_run
+from hwnas.pipeline.training.judging import weights_digest
 from hwnas.runs import Run
 from hwnas.space import SPACES
 from hwnas.supernet.families import make_supernet
 from hwnas.supernet.store import save_network, save_supernet
+from tests.search.test_record import RECORD
 
 SPACE = SPACES.get("autoformer-micro")
 
@@ -42,6 +45,14 @@ def test_a_network_of_a_run_is_exported_with_its_weights(training: Path, tmp_pat
     done = export_network(str(training), "min", out=tmp_path / "out", format="safetensors")
     assert not done.fresh_weights
     assert done.arch_id == SPACE.arch_id(SPACE.smallest())
+
+
+def test_the_weights_are_of_the_supernet_that_was_searched(training: Path, tmp_path: Path) -> None:
+    file = training / "supernet.safetensors"
+    record = replace(RECORD, supernet=str(training), supernet_digest=weights_digest(file))
+    assert _weights(tmp_path, "0" * 12, record) == file
+    with pytest.raises(InputError, match="must be the one that was searched"):
+        _weights(tmp_path, "0" * 12, replace(record, supernet_digest="another"))
 
 
 def test_what_is_wrong_is_said(training: Path, tmp_path: Path) -> None:

@@ -229,6 +229,78 @@ def test_a_device_that_goes_away_is_recorded_and_verified_later(
     assert again.front == record.front
 
 
+def test_a_run_is_verified_on_a_machine_with_other_versions(
+    searched: Searched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hwnas.pipeline.searching import bench
+
+    run = unverified(searched, tmp_path)
+    monkeypatch.setattr(bench, "versions", lambda: ("hwnas==9.9",))
+    record = search_networks(resume=run, workplace=Place().workplace).record
+    assert record.verification is not None
+    assert record.verification.status == "verified"
+
+
+def test_networks_that_all_failed_are_tried_again(searched: Searched, tmp_path: Path) -> None:
+    run = unverified(searched, tmp_path)
+    members = searched.record.verification.members if searched.record.verification else ()
+    broken = {member.network_id: Failure(reason="crash", message="out of memory") for member in members}
+    record = search_networks(resume=run, workplace=Place(failing=broken).workplace).record
+    assert record.verification is not None
+    assert record.verification.status == "failed"
+    again = search_networks(resume=run, workplace=Place().workplace).record
+    assert again.measured_front == searched.record.measured_front
+
+
+def test_winners_are_chosen_again_when_the_front_is_measured_later(
+    bench: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hwnas.pipeline.searching import kit
+
+    exported: list[str] = []
+
+    def export(bench: Any, member: Any, folder: Path, weights: Any) -> tuple[Path, ...]:
+        exported.append(member.arch_id)
+        return (folder / "network.onnx",)
+
+    monkeypatch.setattr(kit, "_exported", export)
+    run, place = tmp_path / "run", Place().workplace
+    with monkeypatch.context() as patched:
+        patched.setattr(verify, "obstacle", lambda group, workplace: "it is elsewhere")
+        first = search_networks(free(bench, finish=Finish(pairs=8, kit=3)), out=run, workplace=place).record
+    assert exported == [item.arch_id for item in first.kit]
+    record = search_networks(resume=run, workplace=place).record
+    assert record.measured_front is not None
+    assert {item.arch_id for item in record.kit} <= set(record.measured_front)
+    assert sorted(exported) == sorted({item.arch_id for item in (*first.kit, *record.kit)})
+    assert "measured on" in (run / record.kit[0].folder / "card.md").read_text()
+
+
+def test_another_supernet_in_place_of_the_searched_one_is_refused(searched: Searched, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(searched.run, run)
+    write_record(run, replace(searched.record, supernet_digest="another"))
+    with pytest.raises(InputError, match="must be the one that was searched"):
+        search_networks(resume=run, workplace=Place().workplace)
+
+
+def test_each_device_has_a_plan_of_its_own() -> None:
+    shared: dict[str, Any] = {"runtime": "torch", "precision": "fp32", "threads": 1, "metrics": ()}
+    names = {verify.Group(device=device, **shared).plan_name for device in ("h200", CPU)}
+    assert len(names) == 2
+
+
+def test_one_predictor_for_any_batch_can_be_behind_two_metrics(bench: dict[str, Any], tmp_path: Path) -> None:
+    from tests.pipeline.searching.workbench import write_predictor
+
+    write_predictor(tmp_path, FIRST, batch=None)
+    asked = ("throughput@cpu/onnxruntime/fp32/b1", "throughput@cpu/onnxruntime/fp32/b8")
+    wanted = free({**bench, "predictors": tmp_path}, objectives=asked, finish=Finish(verify=False, kit=0))
+    record = search_networks(wanted, out=tmp_path / "run").record
+    assert [used.metric[-3:] for used in record.predictors] == ["/b1", "/b8"]
+    assert len({used.path for used in record.predictors}) == 1
+
+
 # --------------------------------------------------------------------------------------- bad input
 
 
@@ -245,6 +317,11 @@ def test_a_device_that_goes_away_is_recorded_and_verified_later(
         ({"confidence": 0.99}, InputError, "support no interval at this confidence"),
         ({"space": "glit-micro"}, InputError, "must hold a supernet of glit-micro"),
         ({"space": "glit-mikro"}, InputError, "space 'glit-mikro' is not known"),
+        ({"minutes": -1.0}, UsageError, "--minutes must be above 0"),
+        ({"minutes": float("nan")}, UsageError, "--minutes must be above 0"),
+        ({"budget": 0}, UsageError, "--budget must be at least 1"),
+        ({"strategy": "glit"}, InputError, "glit searches groups first, which autoformer-micro does not have"),
+        ({"accuracy": False, "finish": Finish(retrain=1)}, UsageError, "without accuracy there is none"),
         ({"data": None}, InputError, "does not say which pictures"),
         ({"supernet": Path("nowhere")}, InputError, "there is no run and no file nowhere"),
     ],
@@ -253,7 +330,7 @@ def test_bad_input_is_told(
     bench: dict[str, Any], tmp_path: Path, changes: dict[str, Any], kind: type[Exception], message: str
 ) -> None:
     with pytest.raises(kind, match=message):
-        search_networks(options({**bench, **changes}), out=tmp_path / "run")
+        search_networks(options({**bench, **changes}), out=tmp_path / "run", workplace=Place().workplace)
     assert not (tmp_path / "run").exists()
 
 

@@ -59,6 +59,19 @@ def test_rounds_end_at_the_goal_or_when_no_more_networks_may_be_measured(tmp_pat
     assert easy.profiles[0].quality.num_networks == 24
 
 
+@pytest.mark.parametrize("order", ["spread", "active"])
+def test_the_same_command_again_measures_nothing_more(tmp_path: Path, order: str) -> None:
+    until, request = parse_until("mape=0.1%", order=order), replace(REQUEST, samples=30, out=tmp_path)
+    measure(request, until=until, workplace=Place().workplace)
+    listener = Listener()
+    again = measure(request, until=until, workplace=Place().workplace, reporter=listener)
+    assert (again.num_measured, len(load_profile(again.profiles[0].path).counts)) == (0, 30)
+    assert next(text for text in listener.texts if "cross-validated error" in text).startswith("30 networks")
+    assert listener.texts[-1] == "the goal is not reached, and --samples allows no more than 30 networks"
+    more = measure(replace(request, samples=40), until=until, workplace=Place().workplace)
+    assert (more.num_measured, len(load_profile(more.profiles[0].path).counts)) == (10, 40)
+
+
 def test_a_time_and_a_goal_are_not_both_asked_for(tmp_path: Path) -> None:
     request = replace(REQUEST, samples=None, minutes=1.0, out=tmp_path)
     with pytest.raises(UsageError, match="--until and --minutes must not both be given"):

@@ -41,6 +41,22 @@ def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [tmp_path / "p"]
 
 
+def test_what_was_there_stays_where_the_new_one_cannot_be_put(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved = save_predictor(fitted(), tmp_path / "p")
+    rename = Path.rename
+
+    def refused(path: Path, target: Path) -> Path:
+        if path.name.endswith(".new"):
+            raise OSError("no space")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refused)
+    with pytest.raises(InputError, match="cannot be written"):
+        save_predictor(fitted(), tmp_path / "p")
+    assert load_card(tmp_path / "p") == saved.card
+    assert list(tmp_path.iterdir()) == [tmp_path / "p"]
+
+
 def test_the_page_states_the_figures(tmp_path: Path) -> None:
     save_predictor(fitted(), tmp_path / "p")
     page = (tmp_path / "p" / "card.md").read_text()

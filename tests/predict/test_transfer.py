@@ -65,3 +65,16 @@ def test_three_networks_cannot_gate_a_source() -> None:
     few = networks(3)
     with pytest.raises(InputError, match="a transfer needs at least 4 measured networks"):
         transfer(few, measured_times(few), sources=())
+
+
+def test_a_network_that_was_measured_twice_is_left_out_with_both_rows() -> None:
+    few = networks(8, seed=4)
+    target = measured_times(few, seed=6, noise=0.05)  # of the networks: both measurements of one are alike
+    once = transfer(_with(few, sibling=_source()), target, sources=("sibling",))
+    rows = np.arange(8).repeat(2)
+    twice = transfer(_with(few.take(rows), sibling=_source()), target[rows], sources=("sibling",))
+    assert sorted(tuple(fold.held_out) for fold in twice.folds) == [(row, row + 1) for row in range(0, 16, 2)]
+    for name, found in once.ranking.items():
+        assert twice.ranking[name].mape > 0.9 * found.mape
+    with pytest.raises(InputError, match="a transfer needs at least 4 measured networks"):
+        transfer(few.take(rows[:6]), target[rows[:6]], sources=())

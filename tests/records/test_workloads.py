@@ -56,3 +56,11 @@ def test_a_file_that_is_no_archive_is_refused(tmp_path: Path) -> None:
     (tmp_path / "w.gz").write_text("text")
     with pytest.raises(InputError, match="cannot be read"):
         load_workloads(tmp_path / "w.gz")
+
+
+def test_a_damaged_archive_is_refused(tmp_path: Path) -> None:
+    packed = bytearray(gzip.compress(b"text" * 99))
+    packed[10] = 0xFF
+    (tmp_path / "w.gz").write_bytes(packed)
+    with pytest.raises(InputError, match="cannot be read"):
+        load_workloads(tmp_path / "w.gz")

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -5,6 +6,7 @@ import pytest
 from hwnas.report.anatomy import MOST_DRAWN, PARTS, Conditions, anatomies, anatomy, blocks_of, conditions_of, drawn
 from hwnas.report.facts import facts_of, why_fast
 from hwnas.report.gather import gather
+from hwnas.search.record import SeedRuns, Spread
 from hwnas.space import SPACES
 from tests.report.example import Example, make_run
 
@@ -73,3 +75,13 @@ def test_the_tables_of_a_run(tmp_path: Path) -> None:
     assert dict(facts.reproduce)["seeds"] == "search 0"
     assert facts.command == "hwnas search --space autoformer-tiny --data digits-clutter"
     assert facts.range_note.startswith("Whether the front lies inside the range")
+
+
+def test_the_spread_over_seeds_and_the_box_are_told(tmp_path: Path) -> None:
+    data = gather(make_run(tmp_path / "a", Example(count=60)))
+    assert data.record is not None
+    seeds = SeedRuns(seeds=(0, 1), hypervolume=Spread(mean=0.5, std=0.01, values=(0.49, 0.51)))
+    facts = facts_of(replace(data, record=replace(data.record, seeds=seeds)))
+    assert ("hypervolume of 2 seeds", "0.500 ± 0.010") in facts.figures
+    (box,) = [text for name, text in facts.reproduce if name == "box of the hypervolume"]
+    assert box.startswith("from (-1.00, 0, 0) to (0, ")

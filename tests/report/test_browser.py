@@ -198,6 +198,45 @@ def test_the_first_tab_stop_skips_to_the_front(page: "Page") -> None:
     assert focusable == "skip"
 
 
+def test_unstable_measurements_are_marked_where_they_are_read(page: "Page", data: RunData) -> None:
+    unstable = [member for member in data.front if any(check.stable is False for check in member.metrics.values())]
+    assert unstable
+    for member in data.front:
+        text = page.inner_text(f"#rows tr[data-id='{member.arch_id}']")
+        assert ("unstable" in text) == (member in unstable)
+    assert "unstable: the runs spread by 6.1 %" in page.evaluate(
+        "(id) => { const member = RUNS[0].members.find((one) => one.id === id);"
+        " return tipOf(member.run, member.at, member).map((part) => part.textContent ?? part).join(' '); }",
+        unstable[0].arch_id,
+    )
+
+
+def test_what_takes_larger_pictures_is_no_measure_of_these(page: "Page") -> None:
+    assert "It takes pictures of 224 pixels, these networks of 32" in page.inner_text("#baseline-note")
+    assert "DeiT" not in page.inner_text("#choice")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(999_950, "1.00 M"), (1_258_229_760, "1.26 G"), (412, "412"), (999.96e6, "1.00 G")]
+)
+def test_counts_are_read_with_a_prefix(page: "Page", value: float, text: str) -> None:
+    assert page.evaluate("counted", value) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.00012, "0.000120"), (0, "0.000"), (0.25, "0.250"), (8.314, "8.31")])
+def test_small_values_keep_their_digits(page: "Page", value: float, text: str) -> None:
+    assert page.evaluate("digits", value) == text
+
+
+def test_paper_has_the_headings_and_nothing_beside_it(page: "Page") -> None:
+    page.set_viewport_size({"width": 700, "height": 980})
+    page.emulate_media(media="print")
+    assert page.locator("#rows th button").first.is_visible()
+    assert not page.locator("#copy").is_visible()
+    assert page.evaluate("document.querySelector('.card').scrollWidth <= document.querySelector('.card').clientWidth")
+    page.emulate_media(media="screen")
+
+
 def test_a_phone_needs_no_scrolling_sideways(page: "Page") -> None:
     page.set_viewport_size({"width": 390, "height": 844})
     page.wait_for_timeout(300)
@@ -208,3 +247,14 @@ def test_nothing_was_said_meanwhile(page: "Page", messages: list[str]) -> None:
     page.emulate_media(color_scheme="dark")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(18, 22, 27)"
     assert [message for message in messages if not message.startswith("request: ")] == []
+
+
+def test_two_metrics_of_one_name_are_told_apart(browser: "Browser", tmp_path: Path) -> None:
+    example = Example(count=60, space="autoformer-micro", objectives=("accuracy", LATENCY, f"{LATENCY}6"))
+    write_report(make_run(tmp_path / "two", example))
+    page = browser.new_page()
+    page.set_default_timeout(_PATIENCE_MS)
+    page.goto((tmp_path / "two" / "report.html").as_uri())
+    assert page.inner_text("#budget-text").startswith("latency (batch 1) ≤ ")
+    assert "latency (batch 16), measured" in page.inner_text("#choice")
+    page.close()

@@ -4,7 +4,7 @@ import pytest
 
 from hwnas.report.figures import write_figures
 from hwnas.report.gather import gather
-from tests.report.example import OBJECTIVES, THROUGHPUT, Example, make_run
+from tests.report.example import LATENCY, OBJECTIVES, THROUGHPUT, Example, make_run
 
 
 def names(paths: tuple[Path, ...]) -> list[str]:
@@ -64,3 +64,20 @@ def test_several_runs_lie_over_each_other(tmp_path: Path) -> None:
     assert ">run_0<" in text
     assert "-very-long-name-end<" in text
     assert ">run_5<" in text
+
+
+def test_a_run_of_another_device_is_not_left_out_in_silence(tmp_path: Path) -> None:
+    speeds = {"one": LATENCY, "two": THROUGHPUT}
+    runs = [
+        gather(make_run(tmp_path / name, Example(count=60, objectives=("accuracy", speed))))
+        for name, speed in speeds.items()
+    ]
+    write_figures(runs, tmp_path / "figures")
+    assert ">two: of other metrics or devices<" in (tmp_path / "figures" / "front.svg").read_text()
+
+
+def test_known_networks_of_larger_pictures_do_not_stretch_the_axis(tmp_path: Path) -> None:
+    data = gather(make_run(tmp_path / "a", Example(count=60, space="autoformer-micro")))
+    write_figures([data], tmp_path / "figures")
+    assert data.landmarks
+    assert "DeiT" not in (tmp_path / "figures" / "front.svg").read_text()

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ from hwnas.report.data import slug
 from hwnas.report.gather import gather
 from hwnas.runs import Run
 from hwnas.search.record import FILE, read_record
+from hwnas.space import SPACES
+from hwnas.space.autoformer import AutoFormer
 from tests.report.example import LATENCY, MEMORY, OBJECTIVES, THROUGHPUT, Example, make_run
 
 
@@ -132,6 +135,18 @@ def test_a_record_of_another_study_is_refused(tmp_path: Path) -> None:
     (one / FILE).write_bytes((other / FILE).read_bytes())
     with pytest.raises(InputError, match="must be of one search"):
         gather(one)
+
+
+def test_a_space_that_has_changed_since_is_an_error_that_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path / "one", Example(count=60, space="autoformer-micro"))
+    space = SPACES.get("autoformer-micro")
+    shorter = AutoFormer(name=space.name, config=replace(space.config, depths=space.config.depths[:-1]))
+    monkeypatch.setitem(SPACES._things, space.name, shorter)
+    with pytest.raises(InputError, match="the space has changed since hwnas") as error:
+        gather(run)
+    assert "autoformer-micro as it is now" in str(error.value)
 
 
 def test_a_broken_record_is_an_error_that_names_it(tmp_path: Path) -> None:

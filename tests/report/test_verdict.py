@@ -38,10 +38,31 @@ def verification_of(data: RunData) -> Verification:
 def test_the_verdict_is_one_sentence(data: RunData) -> None:
     text = sentence(data)
     count = len(standing(data))
-    assert text.startswith(f"The search found {count} networks of autoformer-tiny that no other beats on amd-epyc-9b45")
+    start = (
+        f"The search looked at 200 networks of autoformer-tiny and found {count} that no other of them beats on amd-"
+    )
+    assert text.startswith(start)
     assert "% accuracy, " in text
-    assert " × the speed of DeiT-Ti); measured on the device after the search" in text
+    assert " × the speed of DeiT-Ti); measured on the device after the search (the measurements are doubtful)" in text
     assert text.endswith("where predictions were off by 1.2 % on average.")
+
+
+def test_measurements_without_a_problem_are_not_doubted(data: RunData) -> None:
+    found = verification_of(data)
+    profiles = tuple(replace(profile, problems=()) for profile in found.profiles)
+    assert "doubtful" not in sentence(changed(data, verification=replace(found, profiles=profiles)))
+
+
+def test_networks_of_small_pictures_are_not_said_to_be_faster_than_deit(tmp_path: Path) -> None:
+    data = gather(make_run(tmp_path / "a", Example(count=60, space="autoformer-micro")))
+    assert data.baseline is not None
+    assert "the speed of" not in sentence(data)
+
+
+def test_accuracies_that_the_search_chose_by_are_called_flattering(data: RunData) -> None:
+    (note, *_) = [banner.text for banner in banners(data) if banner.level == "note"]
+    assert "1,000 held-out pictures: differences below 3.0 points may be chance" in note
+    assert "the search chose by these pictures" in note
 
 
 def test_what_measuring_took_off_the_front_does_not_stand(data: RunData) -> None:
@@ -122,11 +143,17 @@ def test_a_front_on_which_nothing_stood_is_told(data: RunData) -> None:
 
 def test_one_network_with_one_objective(tmp_path: Path) -> None:
     data = gather(make_run(tmp_path / "a", Example(count=50, objectives=("accuracy",), verified=False)))
-    assert sentence(data).startswith("The search found one network of autoformer-tiny that no other beats; it has 6")
+    start = "The search looked at 50 networks of autoformer-tiny and found one that no other of them beats; it has 6"
+    assert sentence(data).startswith(start)
     assert sentence(data).endswith("% accuracy.")
 
 
 def test_a_search_that_goes_on_says_so(tmp_path: Path) -> None:
     data = gather(make_run(tmp_path / "a", Example(count=100, finished=False)))
-    assert sentence(data).startswith("The search goes on and has ")
-    assert warnings(data) == ["This search has not ended. What it holds so far: 100 networks."]
+    assert sentence(data).startswith(
+        "The search has not ended. So far it looked at 100 networks of autoformer-tiny and "
+    )
+    assert warnings(data) == [
+        "This search has not ended, or was stopped. What it holds so far: 100 networks. "
+        f"A stopped one goes on with hwnas search --resume {tmp_path / 'a'}."
+    ]

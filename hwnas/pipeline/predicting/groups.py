@@ -46,7 +46,7 @@ def _newest(parts: Sequence[MeasuredNetworks], *, mixed: bool) -> tuple[list[Mea
     if mixed:
         return [_together(same) for same in groups.values()], iter(())
     older = (
-        LeftOut(name=part.name, reason=f"{same[-1].name} is newer, of another environment (--mixed fits both)")
+        LeftOut(name=part.name, reason=f"{same[-1].name} is newer (--mixed fits both)")
         for same in groups.values()
         for part in same[:-1]
     )

@@ -29,9 +29,10 @@ def find_sources(
     networks: MeasuredNetworks, metric: MetricName, devices: Sequence[str], *, predictors: Path | None = None
 ) -> FoundSources:
     """The predictors of those devices for networks of this kind: of the same runtime where there is one."""
-    found = {resolve(device): _source(networks, metric, resolve(device), predictors) for device in devices}
-    if networks.setting.device.name in found:
+    named = list(dict.fromkeys(map(resolve, devices)))
+    if networks.setting.device.name in named:
         raise InputError("--from must name another device", got=networks.setting.device.name)
+    found = {device: _source(networks, metric, device, predictors) for device in named}
     answers = {
         name: source.answers(lambda conditions: workload_features(networks.workloads, conditions))
         for name, source in found.items()

@@ -85,12 +85,11 @@ def matching(rows: Sequence[TableRow], pattern: str) -> list[TableRow]:
 
 
 def known_workloads(place: Path) -> TracedModels:
-    """The models that were traced before; none where that was another version of timm."""
-    version = package_versions(["timm"])["timm"]
+    """The models that were traced before, and with which version of timm."""
     path = place / WORKLOADS
     if path.is_file():
         return load_workloads(path)
-    return TracedModels(timm=version, models={})
+    return TracedModels(timm=package_versions(["timm"])["timm"], models={})
 
 
 def key_of(row: TableRow) -> Key:

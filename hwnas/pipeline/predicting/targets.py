@@ -104,6 +104,8 @@ def _lines(path: Path, space: str | None) -> Iterator[Target]:
 def _from_line(line: str, space: str | None, *, where: str) -> Target:
     data = parse_json(line, source=where)
     if isinstance(data, str):
+        if _is_file(data):
+            raise InputError(f"{where} must be a network, and no other file", got=data)
         (target,) = _parsed(data, space)
         return target
     if not isinstance(data, Mapping):

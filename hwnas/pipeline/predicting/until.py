@@ -85,14 +85,28 @@ class Rounds:
         """The next round after these profiles; None where the predictor is good enough, or nothing is left."""
         measured = [self._measured(path) for path in paths]
         error = max(cross_validated(networks) for networks in measured)
+        there = max(self._count, self._taken(paths[0]))
+        if self._until.order == "active":
+            self._count = there  # what was measured before, and by another round, is among those that may be
         goal = self._until.mape
-        self._reporter.say(f"{self._count} networks: cross-validated error {error:.2%}, wanted {goal:.2%}")
-        if error <= goal or self._count >= self._most:
+        self._reporter.say(f"{there} networks: cross-validated error {error:.2%}, wanted {goal:.2%}")
+        if error <= goal:
+            return None
+        if self._count >= self._most:
+            self._reporter.say(f"the goal is not reached, and --samples allows no more than {self._most} networks")
             return None
         more = min(self._most, self._count + self._count // 2)
         plan = self._spread(more) if self._until.order == "spread" else self._active(more, paths[0], measured[0])
         self._count = more
         return self._signed(plan)
+
+    def _taken(self, path: Path) -> int:
+        """The networks of the space that a profile holds or failed on, beside the published ones."""
+        space = SPACES.get(self._request.space)
+        published = {space.network_id(arch) for arch in space.published.values()}
+        rows = load_profile(path).measurements
+        ids = {row.subject.network_id for row in rows if row.subject.source == "space"}
+        return len(ids - published)
 
     def _spread(self, count: int) -> Plan:
         return make_plan(self._request, self._device, num_samples=count)

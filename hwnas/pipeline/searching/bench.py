@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hwnas.config import to_mapping
 from hwnas.devices import Machine
-from hwnas.errors import HwnasError, InputError, MissingError
+from hwnas.errors import HwnasError, InputError, MissingError, UsageError
 from hwnas.pipeline.predictors import ChosenPredictor
 from hwnas.pipeline.searching.defaults import Asked, Say, complete, known_space, missing, newest_supernet
 from hwnas.pipeline.searching.evaluators import (
@@ -74,6 +74,9 @@ def begin(options: SearchOptions, *, say: Say, machine: Machine | None = None) -
 
     objectives, constraints = parsed(options)
     dear = _has_accuracy(objectives, constraints)
+    if options.finish.retrain and not dear:
+        message = "only networks of a supernet are trained on: without accuracy there is none"
+        raise UsageError(message, got=f"--retrain {options.finish.retrain}", hint="leave out --retrain")
     name = None if options.space is None else known_space(options.space)
     problems: list[HwnasError] = []
     if name is None and options.supernet is None:
@@ -84,7 +87,7 @@ def begin(options: SearchOptions, *, say: Say, machine: Machine | None = None) -
     asked = _asked(options, objectives, constraints, space, say=note, problems=problems, machine=machine)
     if problems or asked is None:
         raise missing(problems)
-    strategy, settings = chosen_strategy(options.strategy, family=space.family, dear=dear)
+    strategy, settings = chosen_strategy(options.strategy, space=space, dear=dear)
     predictors = tuple(MetricPredictor(metric=item.metric, predictor=item.predictor) for item in asked.chosen)
     search = SearchConfig(
         space=space.name,
@@ -107,7 +110,7 @@ def begin(options: SearchOptions, *, say: Say, machine: Machine | None = None) -
     config = RunConfig(
         search=search,
         supernet=None if supernet is None else supernet.path.resolve(),
-        data=options.data,
+        data=_lasting(options.data),
         num_seeds=options.num_seeds,
         random_baseline=options.random_baseline,
         finish=options.finish,
@@ -134,6 +137,15 @@ def reopen(run: Path, config: RunConfig) -> Bench:
     )
     search = replace(config.search, predictors=choices, versions=versions(), **now)
     return _bench(replace(config, search=search), space, pairs, supernet)
+
+
+def _lasting(data: str | None) -> str | None:
+    """The pictures by a name that is good in any working folder."""
+    if data is None:
+        return None
+    from hwnas.pipeline.training.options import absolute_name
+
+    return absolute_name(data)
 
 
 @contextmanager

@@ -9,7 +9,6 @@ import numpy as np
 from hwnas.pipeline.searching.bench import Bench
 from hwnas.pipeline.searching.kit import make_kit
 from hwnas.pipeline.searching.reporter import SearchReporter
-from hwnas.pipeline.searching.running import open_study
 from hwnas.pipeline.searching.verify import front_members, skipped, verify
 from hwnas.pipeline.workplace import Workplace
 from hwnas.search.estimate import Estimate
@@ -32,16 +31,23 @@ def finish(
     """Do what is left to be done; each step is written down when it is done."""
     wanted = bench.config.finish
     # A run that was brought to its device, or a device that came back, is measured now.
+    before = record
     if record.verification is None or (wanted.verify and record.verification.status != "verified"):
         record = _verified(bench, run, record, reporter=reporter, workplace=workplace)
         write_record(run, record)
-    if len(record.kit) < min(max(wanted.kit, wanted.retrain), len(record.front)):
+    if _lacks_winners(record, max(wanted.kit, wanted.retrain)) or record.measured_front != before.measured_front:
         with Study.read(run) as study:
             members = front_members(bench, study, record)
         record = replace(record, kit=make_kit(bench, run, record, members, truth=truth, reporter=reporter))
         write_record(run, record)
     write_tables(run)
     return record
+
+
+def _lacks_winners(record: SearchRecord, count: int) -> bool:
+    """Whether there are fewer winners than there could be, or some that could not be exported."""
+    front = record.front if record.measured_front is None else record.measured_front
+    return len(record.kit) < min(count, len(front)) or any(item.failure is not None for item in record.kit)
 
 
 def write_tables(run: Path) -> None:
@@ -67,7 +73,10 @@ def _verified(
 
 def _store(bench: Bench, run: Path, record: SearchRecord, rows: tuple[VerifiedMember, ...]) -> None:
     """Keep what was measured in the study, beside what was predicted."""
-    with open_study(run, bench.search) as study:
+    # Versions and machine decide what is searched, not what is measured: the study need not be of those that are here.
+    with Study.read(run) as study:
+        config = study.config
+    with Study.resume(run, config=config) as study:
         members = {member.arch_id: member for member in front_members(bench, study, record)}
         for row in rows:
             for name, check in row.metrics.items():

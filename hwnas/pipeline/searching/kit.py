@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,31 +50,50 @@ def make_kit(
     truth: "TrueAccuracy | None",
     reporter: SearchReporter,
 ) -> tuple[KitItem, ...]:
-    """Export the winners; one that cannot be is said."""
+    """Export the winners; one that cannot be is said. What was done for one before is not done again."""
     wanted = bench.config.finish
+    done = {item.arch_id: item for item in record.kit if item.failure is None}
     items = []
     for place, (member, why) in enumerate(winners(bench, record, members, max(wanted.kit, wanted.retrain))):
         folder = run / NETWORKS / member.arch_id
-        reporter.say(f"network {member.arch_id}: {why}")
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            weights = _weights(bench, member, folder, truth=truth, retrained=place < wanted.retrain)
-            files = _exported(bench, member, folder, weights) if place < wanted.kit else ()
-            failure = None
-        except HwnasError as error:
-            weights, files, failure = Weights(file=None), (), str(error).splitlines()[0]
-        item = KitItem(
-            arch_id=member.arch_id,
-            network_id=member.network_id,
-            folder=str(folder.relative_to(run)),
-            why=why,
-            files=tuple(file.name for file in files),
-            test_accuracy=weights.test_accuracy,
-            failure=failure,
-        )
+        old, retrained, exported = done.get(member.arch_id), place < wanted.retrain, place < wanted.kit
+        if old is not None and (old.test_accuracy is not None or not retrained) and (old.files or not exported):
+            item = replace(old, why=why)
+        else:
+            reporter.say(f"network {member.arch_id}: {why}")
+            item = _made(bench, run, member, why, truth=truth, retrained=retrained, exported=exported)
         _describe(bench, record, member, item, folder)
         items.append(item)
     return tuple(items)
+
+
+def _made(
+    bench: Bench,
+    run: Path,
+    member: Member,
+    why: str,
+    *,
+    truth: "TrueAccuracy | None",
+    retrained: bool,
+    exported: bool,
+) -> KitItem:
+    folder = run / NETWORKS / member.arch_id
+    try:
+        weights = _weights(bench, member, folder, truth=truth, retrained=retrained)
+        files = _exported(bench, member, folder, weights) if exported else ()
+        failure = None
+    except HwnasError as error:
+        weights, files, failure = Weights(file=None), (), str(error).splitlines()[0]
+    return KitItem(
+        arch_id=member.arch_id,
+        network_id=member.network_id,
+        folder=str(folder.relative_to(run)),
+        why=why,
+        files=tuple(file.name for file in files),
+        test_accuracy=weights.test_accuracy,
+        failure=failure,
+    )
 
 
 def winners(bench: Bench, record: SearchRecord, members: Sequence[Member], count: int) -> list[tuple[Member, str]]:

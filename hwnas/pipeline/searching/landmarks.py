@@ -69,11 +69,11 @@ def _trained_landmark(folder: Path, data: Mapping[str, object]) -> str | None:
     """The landmark that a run trained on those pictures, if it did."""
     from hwnas.train.weights import MODEL
 
-    if not (folder / MANIFEST).is_file() or not (folder / MODEL).is_file():
-        return None
     try:
+        if not (folder / MANIFEST).is_file() or not (folder / MODEL).is_file():
+            return None
         config = Run.open(folder).manifest.config
-    except HwnasError:  # a run that cannot be read is no landmark
+    except (HwnasError, OSError):  # a run that cannot be read, or a folder that is another user's, is no landmark
         return None
     theirs = config.get("data")
     same = isinstance(theirs, Mapping) and all(theirs.get(name) == data.get(name) for name in ("name", "seed"))

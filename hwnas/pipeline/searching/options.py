@@ -1,5 +1,6 @@
 """What a user asks of a search, and the config that it is worked out to."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,6 +91,10 @@ class SearchOptions:
             raise UsageError("--seeds must be at least 1", got=self.num_seeds)
         if self.confidence is not None and not 0 < self.confidence < 1:
             raise UsageError("--confidence must be between 0 and 1", got=self.confidence, hint="--confidence 0.9")
+        if self.budget is not None and self.budget < 1:
+            raise UsageError("--budget must be at least 1", got=self.budget)
+        if self.minutes is not None and not 0 < self.minutes < math.inf:
+            raise UsageError("--minutes must be above 0", got=self.minutes, hint="--minutes 30")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,19 +185,29 @@ def read_run_config(run: Run) -> RunConfig:
     return from_mapping(RunConfig, run.manifest.config, where=f"{run.path / MANIFEST}: config")
 
 
-def chosen_strategy(given: str | Strategy | None, *, family: str, dear: bool) -> tuple[str, Strategy]:
+def chosen_strategy(given: str | Strategy | None, *, space: Space[Any, Any], dear: bool) -> tuple[str, Strategy]:
     """The strategy that is asked for, or the one that suits: rounds where a metric is dear, levels for GLiT."""
     if isinstance(given, Strategy):
         name = next(name for name in STRATEGIES.names() if STRATEGIES.get(name) is type(given))
         return name, given
     if given is None:
-        given = ("hierarchical" if family == "glit" else "rounds") if dear else "nsga2"
+        given = ("hierarchical" if space.family == "glit" else "rounds") if dear else "nsga2"
     if given not in STRATEGIES:
         raise unknown("strategy", given, STRATEGIES.names(), hint="--strategy {}")
     if given == "rounds" and not dear:
         message = "rounds need accuracy: without it every evaluation is free"
         raise UsageError(message, got="--strategy rounds --no-accuracy", hint="--strategy nsga2")
-    return STRATEGIES.resolve(given), STRATEGIES.get(given)()
+    name, strategy = STRATEGIES.resolve(given), STRATEGIES.get(given)()
+    _require_levels(name, strategy, space)
+    return name, strategy
+
+
+def _require_levels(name: str, strategy: Strategy, space: Space[Any, Any]) -> None:
+    """A strategy of two levels must find the dimensions of the first one in the space."""
+    level, known = getattr(strategy, "first_level", ()), {dimension.name for dimension in space.dimensions}
+    if not known.issuperset(level):
+        message = f"{name} searches {', '.join(level)} first, which {space.name} does not have"
+        raise InputError(message, got=f"--strategy {name}", hint="--strategy rounds, or a space of GLiT")
 
 
 def parsed(options: SearchOptions) -> tuple[tuple[Objective, ...], tuple[Constraint, ...]]:

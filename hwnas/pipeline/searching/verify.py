@@ -48,6 +48,11 @@ class Group:
         return tuple(sorted({item.metric.batch or 1 for item in self.metrics}))
 
     @property
+    def plan_name(self) -> str:
+        """The file of its plan: each campaign has one of its own."""
+        return f"plan-{self.device}-{self.runtime}-{self.precision}-t{self.threads}.jsonl"
+
+    @property
     def settings(self) -> list[Setting]:
         """What is measured, one for each batch."""
         shared = {"device": self.device, "runtime": self.runtime, "precision": self.precision, "threads": self.threads}
@@ -141,13 +146,15 @@ def _measured(
     workplace: Workplace,
 ) -> tuple[Measured, dict[int, Mapping[str, Reading]]]:
     """One campaign: what it did, and by batch what it read of each network."""
-    path = run / PROFILES / f"plan-{group.runtime}-{group.precision}-t{group.threads}.jsonl"
+    path = run / PROFILES / group.plan_name
     if not path.is_file():  # a campaign that was ended goes on with its own plan
         path.parent.mkdir(exist_ok=True)
         with Study.read(run) as study:
             subjects = [space_subject(bench.space, member.arch) for member in front_members(bench, study, record)]
         save_plan(_plan(bench, subjects, group, workplace=workplace), path)
-    done = measure_plan(path, out=run / PROFILES, reporter=reporter.campaign(), workplace=workplace)
+    # Whoever goes on with a verification that failed wants what failed to be tried again.
+    again = record.verification is not None and record.verification.status == "failed"
+    done = measure_plan(path, out=run / PROFILES, retry=again, reporter=reporter.campaign(), workplace=workplace)
     found = {}
     for item in done.profiles:
         profile = load_profile(item.path)

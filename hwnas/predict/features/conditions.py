@@ -51,7 +51,9 @@ class Conditions:
 def conditions_of(device: Device, *, precision: str = "fp32", batch: Batch = 1) -> Conditions:
     """The conditions on a device; a rate that no datasheet tells is a nominal one of its kind."""
     nominal_op_per_s, nominal_byte_per_s = _NOMINAL[device.kind]
-    width = element_bytes(precision)
+    width = element_bytes(
+        "fp32" if precision == "tf32" else precision
+    )  # tf32 is how what is stored in float32 is multiplied
     peak: Precision = precision  # type: ignore[assignment]
     return Conditions(
         kind=device.kind,

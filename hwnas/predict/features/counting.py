@@ -35,7 +35,9 @@ def workload_features(workloads: Sequence[Workload], conditions: Conditions) -> 
 
 
 def population_features(workloads: Workloads, conditions: Conditions, *, counts: bool = False) -> Features:
-    """The features of a population; with `counts`, those of its distinct blocks too."""
+    """The features of a population at one batch; with `counts`, those of its distinct blocks too."""
+    if np.ndim(conditions.batch):
+        raise ValueError("equal blocks are evaluated once, so a population has one batch")
     totals: list[Sums] = []
     counted: dict[str, Numbers] = {}
     for segment in workloads.segments:

@@ -172,7 +172,7 @@ _SCALES: tuple[Literal["plain", "log"], ...] = ("plain", "log")
 
 
 def _held_out(columns: Numbers, residual: Numbers, weights: Numbers, alpha: float) -> float:
-    """The median leave-one-out error, from the leverage of each row."""
+    """The mean leave-one-out error, from the leverage of each row; no row counts more than 1."""
     root = np.sqrt(weights)[:, None] * np.column_stack([np.ones(len(columns)), columns])
     penalty = alpha * np.eye(root.shape[1])
     penalty[0, 0] = 1e-12

@@ -104,6 +104,16 @@ function title(label) {
   return metric.label === metric.name ? text : `${text} (${metric.where})`;
 }
 
+/** What a metric is called where there is little room: with its device and setting only where others have its name. */
+function plainTitle(label) {
+  const metric = AXES.get(label);
+  const text = (TITLES[metric.name] ?? metric.name).split(",")[0];
+  if (metric.label === metric.name) return text;
+  const others = [...AXES.values()].filter((other) => other.name === metric.name && other !== metric).map((other) => other.where.split(", "));
+  const own = metric.where.split(", ").filter((part) => !others.every((parts) => parts.includes(part)));
+  return own.length ? `${text} (${own.join(", ")})` : text;
+}
+
 const factor = (label) => FACTORS[AXES.get(label).name] ?? 1;
 
 function digits(value) {
@@ -111,11 +121,12 @@ function digits(value) {
   const size = Math.abs(value);
   if (size >= 1e3) return value.toLocaleString("en", { maximumFractionDigits: 0 });
   if (size >= 100) return value.toFixed(0);
+  if (size > 0 && size < 0.1) return value.toPrecision(3);
   return value.toFixed(size >= 10 ? 1 : size >= 1 ? 2 : 3);
 }
 
 function counted(value) {
-  for (const [size, prefix] of [[1e9, "G"], [1e6, "M"], [1e3, "k"]]) if (value >= size) return `${(value / size).toPrecision(3)} ${prefix}`;
+  for (const [size, prefix] of [[1e9, "G"], [1e6, "M"], [1e3, "k"]]) if (value >= 0.9995 * size) return `${(value / size).toPrecision(3)} ${prefix}`;
   return digits(value);
 }
 

@@ -17,7 +17,7 @@ function choose() {
   const { run, label, target, limits } = CHOICE;
   const limit = limits[Number(byId("budget").value)];
   const sign = AXES.get(label).maximised ? "≥" : "≤";
-  const name = title(label).split(",")[0];
+  const name = plainTitle(label);
   byId("budget-text").textContent = limits.length ? `${name} ${sign} ${withUnit(label, limit)}` : "There is nothing to choose from.";
   byId("budget").setAttribute("aria-valuetext", byId("budget-text").textContent);
   const ranked = limits.length ? within(run, label, limit).sort((a, b) => better(target)(run.best(target, a), run.best(target, b))) : [];
@@ -33,8 +33,8 @@ function drawChoice() {
   const rows = run.metrics.flatMap((metric) => {
     const measured = run.measured(metric.label, member);
     const value = withUnit(metric.label, run.best(metric.label, member));
-    const how = measured ? ", measured" : metric.predicted ? ", predicted" : "";
-    return [make("dt", {}, `${title(metric.label).split(",")[0]}${how}`), make("dd", {}, value, relative(run, metric.label, member))];
+    const how = measured ? `, measured${member.unstable?.length ? ", unstable" : ""}` : metric.predicted ? ", predicted" : "";
+    return [make("dt", {}, `${plainTitle(metric.label)}${how}`), make("dd", {}, value, relative(run, metric.label, member))];
   });
   byId("choice").replaceChildren(make("p", { class: "id" }, `network ${member.id}`), make("dl", {}, ...rows), genesOf(run, member.at),
     member.kit ? make("p", { class: "muted" }, `Exported already: ${member.kit} in the run.`) : "");
@@ -42,7 +42,7 @@ function drawChoice() {
 
 /** " (0.87 × DeiT-Ti)", where that is known. */
 function relative(run, label, member) {
-  const ratio = ratioOf(run, label, member);
+  const ratio = run.comparable ? ratioOf(run, label, member) : null;
   return ratio === null || ratio < 0.01 ? "" : make("span", { class: "aside" }, ` ${times(ratio)} ${run.landmarks[run.baseline].name}`);
 }
 

@@ -69,6 +69,7 @@ function parityPlot({ box, held, front, metric, run }) {
 
 function startCurves() {
   byId("progress-x").addEventListener("change", drawProgress);
+  byId("random-note").textContent = RUNS.some((run) => run.random) ? "Dashed: random search with the same budget." : "Random search was not run beside it (--random-baseline).";
   drawProgress();
   drawParity();
 }

@@ -97,7 +97,7 @@ function markers(run, points, label, hollow) {
   const scale = {
     color: values, cmin: Math.min(...every), cmax: Math.max(...every), colorscale: [[0, colour("low")], [1, colour("high")]],
   };
-  const bar = { title: { text: title(label), side: "right", font: { size: 11 } }, thickness: 10, len: 0.9, outlinewidth: 0, tickfont: { size: 10 }, exponentformat: "SI" };
+  const bar = { title: { text: safe(title(label)), side: "right", font: { size: 11 } }, thickness: 10, len: 0.9, outlinewidth: 0, tickfont: { size: 10 }, exponentformat: "SI" };
   return { ...base, ...scale, colorbar: bar, showscale: false };
 }
 
@@ -199,7 +199,7 @@ function drawFront() {
   const empty = RUNS.every((run) => !run.members.length)
     ? [{ text: "No network is on the front.", showarrow: false, xref: "paper", yref: "paper", x: 0.5, y: 0.5, font: { size: 15, color: colour("muted") } }] : [];
   Plotly.react("front-plot", traces, layoutOf({
-    xaxis: axis(0, logX), yaxis: axis(1, logY), uirevision: axes.join(), shapes: lines.shapes, annotations: [...lines.annotations, ...empty],
+    xaxis: axis(0, logX), yaxis: axis(1, logY), uirevision: [...axes, logX, logY].join(), shapes: lines.shapes, annotations: [...lines.annotations, ...empty],
   }), PLOT_CONFIG);
 }
 
@@ -236,6 +236,7 @@ function startFront() {
   const drawn = RUNS.reduce((sum, run) => sum + run.count, 0);
   if (drawn < total) byId("thinned").textContent = `${drawn.toLocaleString("en")} of ${total.toLocaleString("en")} networks are drawn, the whole front among them.`;
   const ids = ["axis-x", "axis-y", "log-x", "log-y", "colour", "show-dominated", "show-infeasible", "show-landmarks"];
+  byId("infeasible-label").hidden = RUNS.every((run) => !run.status.includes(INFEASIBLE));
   ids.forEach((id) => byId(id).addEventListener("change", drawFront));
   drawFront();
   onPoint(byId("front-plot"));

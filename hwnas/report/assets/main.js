@@ -13,7 +13,7 @@ const PRINT_WIDTH = 680;
 
 function fit(width) {
   for (const plot of document.querySelectorAll(".plot.js-plotly-plot")) {
-    Plotly.relayout(plot, width ? { width: Math.min(width, plot.id === "front-plot" ? 470 : width), autosize: false } : { width: undefined, autosize: true });
+    Plotly.relayout(plot, width ? { width: width, autosize: false } : { width: undefined, autosize: true });
   }
 }
 

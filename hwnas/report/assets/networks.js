@@ -58,7 +58,7 @@ function summary(anatomy) {
   const heads = anatomy.blocks.map((block) => block[HEADS]);
   const between = (values) => (Math.min(...values) === Math.max(...values) ? `${values[0]}` : `${Math.min(...values)} to ${Math.max(...values)}`);
   const ratios = anatomy.blocks.map((block) => Number((block[HIDDEN] / block[WIDTH]).toFixed(1)));
-  return `${anatomy.blocks.length} ${anatomy.blocks.length === 1 ? "block" : "blocks"}, ${widths.join(" → ")} wide, ${between(heads)} heads, MLP ${between(ratios)} times the width`;
+  return `${anatomy.blocks.length} ${anatomy.blocks.length === 1 ? "block" : "blocks"}, ${widths.join(" → ")} wide, ${between(heads)} ${heads.every((count) => count === 1) ? "head" : "heads"}, MLP ${between(ratios)} times the width`;
 }
 
 function roleOf(member) {
@@ -70,7 +70,7 @@ function roleOf(member) {
 function networkCard(member, scale, slots) {
   const { run } = member;
   const anatomy = anatomyOf(member);
-  const values = run.objectives.map((at) => run.metrics[at].label).map((label) => `${title(label).split(",")[0]} ${withUnit(label, run.best(label, member))}`).join(", ");
+  const values = run.objectives.map((at) => run.metrics[at].label).map((label) => `${plainTitle(label)} ${withUnit(label, run.best(label, member))}`).join(", ");
   const name = `${short(member.id)}${SINGLE ? "" : `, ${run.short}`}`;
   const role = roleOf(member);
   return make("figure", { class: `network${member === STATE.selected ? " selected" : ""}` },

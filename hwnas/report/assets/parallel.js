@@ -10,7 +10,7 @@ const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.
 /** Objectives, what is chosen once or once a stage, and means of what is chosen in every block. */
 function parallelAxes(run) {
   const axes = run.objectives.map((at) => run.metrics[at].label).map((label) => ({
-    name: title(label), value: (member) => run.best(label, member) * factor(label), flip: !AXES.get(label).maximised, show: (value) => cell(label, value / factor(label)),
+    name: AXES.get(label).label === AXES.get(label).name ? title(label) : plainTitle(label), value: (member) => run.best(label, member) * factor(label), flip: !AXES.get(label).maximised, show: (value) => cell(label, value / factor(label)),
   }));
   const names = [...new Set(run.dimensions.map((dimension) => dimension.name))];
   const genes = new Map(run.members.map((member) => [member, run.genes(member.at)]));
@@ -62,7 +62,7 @@ function axisShapes(axis, at) {
   const [top, bottom] = [FRAME.top, FRAME.top + FRAME.height];
   const [above, below] = axis.flip ? [axis.low, axis.high] : [axis.high, axis.low];
   const range = PARALLEL.ranges.get(at);
-  const name = make("text", { x, y: at % 2 ? 12 : 27, "text-anchor": "middle", "font-weight": 600 }, axis.name.split(" (")[0]);
+  const name = make("text", { x, y: at % 2 ? 12 : 27, "text-anchor": "middle", "font-weight": 600 }, axis.name);
   return make("g", {}, name,
     make("line", { class: "axis", x1: x, x2: x, y1: top, y2: bottom }),
     make("text", { class: "soft", x, y: top - 4, "text-anchor": "middle" }, axis.show(above)),

@@ -25,7 +25,8 @@ function rowsOf(run, at, member) {
     const ends = run.interval(label, at);
     const range = ends && Number.isFinite(ends[0]) ? ` (${cell(label, ends[0])} to ${cell(label, ends[1])})` : "";
     const text = metric.predicted ? `predicted ${cell(label, seen)}${range}` : cell(label, seen);
-    return [title(label), measured ? `${cell(label, measured[0])} measured, ${text}` : text];
+    const spread = measured && measured[1] !== null ? ` (${cell(label, measured[1])} to ${cell(label, measured[2])})` : "";
+    return [title(label), measured ? `measured ${cell(label, measured[0])}${spread}, ${text}` : text];
   });
 }
 
@@ -37,6 +38,7 @@ function tipOf(run, at, member) {
   return [
     make("h4", {}, SINGLE ? name : `${run.name}: ${name}`),
     make("div", { class: "aside" }, status),
+    member?.unstable?.length ? make("div", { class: "aside" }, `unstable: ${member.unstable.join("; ")}`) : "",
     make("table", {}, ...rowsOf(run, at, member).map((row) => make("tr", {}, ...row.map((text) => make("td", {}, text))))),
     genesOf(run, at),
   ];

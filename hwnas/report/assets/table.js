@@ -12,7 +12,7 @@ function tableColumns() {
   const compared = labels.filter((label) => based.some((run) => run.members.some((member) => ratioOf(run, label, member) !== null)));
   for (const label of compared) columns.push(ratioColumn(label, based[0]));
   const checked = RUNS.some((run) => run.members.some((member) => member.verdict));
-  if (checked) columns.push({ name: "when measured", text: true, value: (run, member) => member.verdict ?? "", show: (run, member) => [member.verdict ?? "–"] });
+  if (checked) columns.push({ name: "when measured", text: true, value: (run, member) => member.verdict ?? "", show: (run, member) => [member.verdict ? `${member.verdict}${member.unstable?.length ? ", unstable" : ""}` : "–"] });
   return columns;
 }
 
@@ -31,7 +31,7 @@ function valueColumn(label) {
 
 function ratioColumn(label, based) {
   return {
-    name: `${title(label).split(",")[0]} vs ${based.landmarks[based.baseline].name}`,
+    name: `${plainTitle(label)} vs ${based.landmarks[based.baseline].name}`,
     value: (run, member) => ratioOf(run, label, member) ?? NaN,
     show: (run, member) => [ratioOf(run, label, member) === null ? "–" : times(ratioOf(run, label, member))],
     landmark: (run, landmark) => {
@@ -121,7 +121,9 @@ async function download(name, text, type) {
 function startTable() {
   byId("fallen-note").hidden = RUNS.every((run) => run.members.every((member) => run.stands(member)));
   const based = RUNS.find((run) => run.baseline !== null);
-  if (based) byId("baseline-note").textContent = `Figures “vs ${based.landmarks[based.baseline].name}” are multiples of its own.`;
+  if (based) byId("baseline-note").textContent = `Figures “vs ${based.landmarks[based.baseline].name}” are multiples of its own.${
+    based.comparable ? "" : ` It takes pictures of 224 pixels, these networks of ${based.pixels}: that is most of the difference.`}`;
+  byId("unstable-note").hidden = !RUNS.some((run) => run.members.some((member) => member.unstable?.length));
   COLUMNS = tableColumns();
   const links = RUNS.flatMap((run) => ["csv", "json"].filter((kind) => run.files[kind]).map((kind) => {
     const name = SINGLE ? `front.${kind}` : `${run.name}-front.${kind}`;

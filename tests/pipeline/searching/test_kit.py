@@ -93,6 +93,18 @@ def test_a_landmark_that_was_trained_on_the_same_pictures_has_an_accuracy(
     assert known_accuracies(tmp_path / "nowhere", data=data, num_pictures=360) == {}
 
 
+def test_a_folder_of_somebody_else_beside_the_run_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "private").mkdir()
+
+    def refuse(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    assert known_accuracies(tmp_path, data={"name": "digits", "seed": 0}, num_pictures=360) == {}
+
+
 @pytest.mark.slow
 def test_the_files_of_a_winner_are_the_network_that_was_judged(tmp_path: Path) -> None:
     # Its batch norms must have statistics of their own: those of the supernet are another network's.

@@ -28,13 +28,13 @@ FAST = Finish(pairs=8, kit=0)
 
 
 @cache
-def fitted(space: str, name: MetricName, device: str, count: int = 24) -> Predictor:
+def fitted(space: str, name: MetricName, device: str, count: int = 24, batch: int | None = 1) -> Predictor:
     """A predictor of times that grow with MACs."""
     chosen = SPACES.get(space)
     genomes = chosen.sample(np.random.default_rng(0), count)
     latency = np.asarray(0.2 + chosen.costs(genomes).macs * 2e-7, dtype=np.float64)
     observed = Observations(
-        metric=DeviceMetric(name=name, device=device, runtime="onnxruntime"),
+        metric=DeviceMetric(name=name, device=device, runtime="onnxruntime", batch=batch),
         conditions=cpu_conditions(),
         features=population_features(chosen.workloads(genomes), cpu_conditions()),
         figures=np.divide(1000, latency) if name == "throughput" else latency,
@@ -44,9 +44,11 @@ def fitted(space: str, name: MetricName, device: str, count: int = 24) -> Predic
     return fit_predictor(observed, learners=(AnalyticLearner(),), with_curve=False)
 
 
-def write_predictor(folder: Path, space: str, name: MetricName = "throughput", *, device: str = CPU) -> Path:
-    """A predictor where the library finds it."""
-    predictor = fitted(space, name, device)
+def write_predictor(
+    folder: Path, space: str, name: MetricName = "throughput", *, device: str = CPU, batch: int | None = 1
+) -> Path:
+    """A predictor where the library finds it; without a batch, one for any."""
+    predictor = fitted(space, name, device, batch=batch)
     path = folder / predictor_folder(predictor.card.metric, space=space, threads=1)
     save_predictor(predictor, path)
     return path

@@ -26,3 +26,8 @@ def test_conditions_survive_as_plain_values() -> None:
 def test_a_batch_without_images_is_refused() -> None:
     with pytest.raises(InputError, match="at least one image"):
         conditions_of(DEVICES.get("t4"), batch=np.array([4, 0]))
+
+
+def test_tf32_is_stored_as_float32() -> None:
+    conditions = conditions_of(DEVICES.get("a100"), precision="tf32")
+    assert (conditions.op_per_s, conditions.bytes_per_element) == (156e12, 4)

@@ -116,6 +116,13 @@ def test_block_names_do_not_depend_on_the_population() -> None:
     np.testing.assert_array_equal(last.counts_by(all_rows.count_names)[0], all_rows.counts[5])
 
 
+def test_a_population_has_one_batch() -> None:
+    space = SPACES.get("autoformer-tiny")
+    conditions = dataclasses.replace(cpu_conditions(), batch=np.array([1, 8]))
+    with pytest.raises(ValueError, match="a population has one batch"):
+        population_features(space.workloads(space.sample(np.random.default_rng(0), 2)), conditions)
+
+
 @pytest.mark.slow
 def test_a_population_is_read_at_array_speed() -> None:
     import time

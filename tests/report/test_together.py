@@ -1,0 +1,44 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hwnas.report.data import RunData
+from hwnas.report.gather import gather
+from hwnas.report.page import render
+from hwnas.report.together import mismatches
+from tests.report.example import LATENCY, THROUGHPUT, Example, make_run
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> RunData:
+    return gather(make_run(tmp_path_factory.mktemp("runs") / "a", Example(count=60)))
+
+
+def test_runs_that_share_everything_have_nothing_to_tell(data: RunData) -> None:
+    assert mismatches([data]) == ()
+    assert mismatches([data, replace(data, name="b")]) == ()
+
+
+def test_another_device_is_told(data: RunData) -> None:
+    metrics = tuple(replace(metric, where="h200, torch") if metric.where else metric for metric in data.metrics)
+    (text,) = mismatches([data, replace(data, name="b", metrics=metrics)])
+    assert text.startswith("latency_ms is not of the same device and setting in all runs (a: amd-epyc-9b45-1c")
+    assert text.endswith("; b: h200, torch).")
+
+
+def test_other_pictures_are_told(data: RunData) -> None:
+    assert data.record is not None
+    other = replace(data, name="b", record=replace(data.record, num_pictures=10))
+    assert mismatches([data, other]) == ("Accuracies are of different pictures: they cannot be compared.",)
+
+
+def test_other_boxes_are_told_on_the_page(tmp_path: Path) -> None:
+    runs = [
+        gather(make_run(tmp_path / name, Example(count=60, objectives=("accuracy", speed), verified=False)))
+        for name, speed in (("a", LATENCY), ("b", THROUGHPUT))
+    ]
+    text = "the hypervolumes cannot be compared."
+    assert [text in said for said in mismatches(runs)] == [True]
+    assert text in render(runs)
+    assert text not in render(runs[:1])
