@@ -173,6 +173,7 @@ class Bench:
         if device_of(setting).kind == "gpu":
             self._open_nvml()
         self._places[key] = _Place(runner=runner, reference=reference)
+        _set_aside()
         return self._places[key]
 
     def _warm_reference(self, runner: Runner, subject: Subject, setting: Setting) -> Session:
@@ -199,6 +200,12 @@ class Bench:
             return ""
         self._nvml, note = open_nvml(f"GPU-{torch.cuda.get_device_properties(0).uuid}")
         return note
+
+
+def _set_aside() -> None:
+    """Libraries and reference networks stay: what cleans up after each network need not look through them again."""
+    gc.collect()
+    gc.freeze()
 
 
 def require_runner(setting: Setting) -> Runner:
