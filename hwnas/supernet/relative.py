@@ -169,7 +169,8 @@ def _pair_numbers(grid: int, clip: int) -> NDArray[np.int64]:
     near = (line[None, :] - line[:, None]).clip(-clip, clip) + clip + 1
     patches = np.arange(grid**2)
     row, column = patches // grid, patches % grid
-    index = np.zeros((grid**2 + 1, grid**2 + 1, 2), dtype=np.int64)
+    index: NDArray[np.int64] = np.zeros((grid**2 + 1, grid**2 + 1, 2), dtype=np.int64)
     index[1:, 1:, 0] = near[row][:, row]
     index[1:, 1:, 1] = near[column][:, column]
-    return index + np.array([0, 2 * clip + 2])
+    index += np.array([0, 2 * clip + 2])
+    return index
