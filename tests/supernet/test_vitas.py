@@ -26,7 +26,7 @@ from hwnas.supernet.vitas import (
 from tests.supernet.golden import assert_golden, golden, images, weights
 from tests.supernet.scatter import scatter
 
-ANYWHERE = Vitas(name="anywhere", config=replace(MICRO.config, identity="anywhere"))
+ANYWHERE = Vitas(name="anywhere", config=replace(MICRO.config, patch_sizes=(4, 8, 16), identity="anywhere"))
 BILATERAL = VitasSupernetConfig(sharing="bilateral")
 OFFICIAL = VitasSupernetConfig(
     sharing="bilateral", attention_scale="official-supernet", joint_qk=True, collapsed_positions=True

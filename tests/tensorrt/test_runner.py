@@ -168,4 +168,4 @@ def test_precisions_that_it_does_not_run_are_named() -> None:
     runner = TensorRtRunner()
     assert runner.supports(Setting(device="h200", runtime="tensorrt", precision="bf16")).available
     found = runner.supports(Setting(device="h200", runtime="tensorrt", precision="int8"))
-    assert found.reason == "tensorrt runs fp32, tf32, fp16, bf16, not int8"
+    assert found.reason == "tensorrt runs fp32, fp16, bf16, tf32, not int8"
