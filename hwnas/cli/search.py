@@ -1,13 +1,12 @@
 """`hwnas search`."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from hwnas.cli.front import print_found
-from hwnas.cli.options import json_option
+from hwnas.cli.options import json_option, with_options
 from hwnas.cli.output import print_json, print_line, print_table
 from hwnas.cli.search_progress import SearchTeller
 from hwnas.config import to_mapping
@@ -15,8 +14,6 @@ from hwnas.errors import GateError, UsageError
 from hwnas.pipeline.search import Searched, SearchRehearsal, rehearse_search, search_networks
 from hwnas.pipeline.searching.options import Finish, SearchOptions
 from hwnas.profile.timing import PAIRS
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 _WHAT = (
     click.option("--space", help="The space (autoformer-tiny)."),
@@ -63,17 +60,8 @@ _RUN = (
 _BESIDE_RESUME = ("resume", "as_json", "workers")
 
 
-def _with(*groups: tuple[Callable[[Command], Command], ...]) -> Callable[[Command], Command]:
-    def add(command: Command) -> Command:
-        for option in reversed([option for group in groups for option in group]):
-            command = option(command)
-        return command
-
-    return add
-
-
 @click.command()
-@_with(_WHAT, _WANTED, _HOW, _AFTER, _RUN)
+@with_options(_WHAT, _WANTED, _HOW, _AFTER, _RUN)
 @click.pass_context
 def search(
     context: click.Context,

@@ -1,20 +1,17 @@
 """`hwnas train`."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-from hwnas.cli.options import json_option
+from hwnas.cli.options import json_option, with_options
 from hwnas.cli.output import print_json, print_line, print_table
 from hwnas.config import dump_toml
 from hwnas.errors import UsageError
 from hwnas.pipeline.train import Rehearsal, Trained, rehearse, train_model
 from hwnas.pipeline.training.options import TeacherOptions, TrainOptions
 from hwnas.train.loop import LoopConfig
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 _WHAT = (
     click.option("--space", help="The space whose supernet is trained."),
@@ -55,17 +52,8 @@ _RUN = (
 )
 
 
-def _with(*groups: tuple[Callable[[Command], Command], ...]) -> Callable[[Command], Command]:
-    def add(command: Command) -> Command:
-        for option in reversed([option for group in groups for option in group]):
-            command = option(command)
-        return command
-
-    return add
-
-
 @click.command()
-@_with(_WHAT, _DATA, _HOW, _RUN)
+@with_options(_WHAT, _DATA, _HOW, _RUN)
 def train(*, dry_run: bool, out: Path | None, resume: bool, workers: int, threads: int, **given: Any) -> None:
     """Train the weight-sharing supernet of a space, or with --arch one of its networks.
 

@@ -73,19 +73,8 @@ def _of_supernet(run: Path, name: str) -> RunNetwork:
 def _of_search(run: Path, name: str) -> RunNetwork:
     record = read_record(run)
     space = searched_space(record)
-    arch = _candidate(space, run, name) or named_arch(space, name, run, command=_COMMAND.format(run=run))
+    arch = named_arch(space, name, run, command=_COMMAND.format(run=run), others=_candidates(space, run))
     return RunNetwork(space=space, arch=arch, weights=_weights(run, space.arch_id(arch), record))
-
-
-def _candidate(space: Space[Any, Any], run: Path, name: str) -> Arch | None:
-    """The candidate of the study whose id begins so; None where there is none, or no id is meant."""
-    if len(name) < 4 or not set(name.casefold()) <= set("0123456789abcdef"):
-        return None
-    found = {space.arch_id(arch): arch for arch in _candidates(space, run)}
-    fitting = [arch_id for arch_id in found if arch_id.startswith(name.casefold())]
-    if len(fitting) > 1:
-        raise InputError("an id must have enough digits to be of one network", got=name, known=sorted(fitting))
-    return found[fitting[0]] if fitting else None
 
 
 def _candidates(space: Space[Any, Any], run: Path) -> Iterator[Arch]:

@@ -137,7 +137,8 @@ def _require_same_supernet(bench: Bench, record: SearchRecord) -> None:
 def _truth(bench: Bench, run: Path, *, workers: int, reporter: SearchReporter) -> "TrueAccuracy | None":
     if bench.supernet is None:
         return None
-    from hwnas.pipeline.searching.accuracy import ACCURACIES, TrueAccuracy
+    from hwnas.pipeline.searching.accuracy import TrueAccuracy
+    from hwnas.pipeline.training.judging import ACCURACIES
 
     return TrueAccuracy(
         bench.supernet,

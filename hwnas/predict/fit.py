@@ -15,6 +15,7 @@ from hwnas.predict.fitted_range import FittedRange
 from hwnas.predict.intervals import calibrate, held_out_coverage
 from hwnas.predict.learning_curve import COUNTS, learning_curve
 from hwnas.predict.metric import DeviceMetric
+from hwnas.predict.metrics import scores
 from hwnas.predict.models import Learner
 from hwnas.predict.predictor import Predictor
 from hwnas.predict.selection import Answers, Protocol, cross_validate, identities, refit
@@ -117,9 +118,10 @@ def _judged(
 
 
 def as_throughput(predictor: Predictor, *, batches: Numbers) -> Predictor:
-    """The same predictor for images a second: models fit the time of one run of the batch, and nothing else changes.
+    """The same predictor for images a second: models fit the time of one run of the batch.
 
-    `batches` are those of the rows that it was fitted to.
+    The scores on the card stay those of the time, by which the model was chosen; a note says what they are of images a
+    second. `batches` are those of the rows that it was fitted to.
     """
     card = predictor.card
     metric = replace(card.metric, name="throughput")
@@ -130,7 +132,17 @@ def as_throughput(predictor: Predictor, *, batches: Numbers) -> Predictor:
     held_out = tuple(
         HeldOut(measured=float(one), predicted=float(other)) for one, other in zip(measured, predicted, strict=True)
     )
-    return replace(predictor, card=replace(card, metric=metric, held_out=held_out))
+    note = _throughput_note(predicted, measured)
+    return replace(predictor, card=replace(card, metric=metric, held_out=held_out, notes=(*card.notes, note)))
+
+
+def _throughput_note(predicted: Numbers, measured: Numbers) -> str:
+    """The errors of images a second: those on the card are of the time, and the greatest ones differ."""
+    found = scores(predicted, measured)
+    return (
+        "errors and learning curve are those of the time of one run; of images a second the error on held-out networks "
+        f"is {found.mape:.2%} on average and {found.max_error:.0%} at most"
+    )
 
 
 def check_observations(observed: Observations, *, allow_mixed: bool) -> None:
@@ -155,6 +167,7 @@ def make_card(observed: Observations, answers: Answers, choice: str) -> Card:
     """What a model says about itself, by its answers on networks that were held out."""
     by_model, target, features = answers.by_model[choice], answers.target, observed.features
     predicted = observed.metric.from_target(np.exp(np.log(by_model).mean(axis=0)), batch=observed.batches)
+    notes = (_throughput_note(predicted, observed.figures),) if observed.metric.name == "throughput" else ()
     return Card(
         created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
         metric=observed.metric,
@@ -185,7 +198,7 @@ def make_card(observed: Observations, answers: Answers, choice: str) -> Card:
             for measured, value in zip(observed.figures, predicted, strict=True)
         ),
         environment=dict(observed.environment),
-        notes=observed.notes,
+        notes=(*observed.notes, *notes),
     )
 
 

@@ -24,9 +24,6 @@ from hwnas.supernet.supernet import Supernet
 from hwnas.train.accuracy import ARCHS_PER_PASS, KEPT_BYTES, Judge
 from hwnas.train.data.sources import Data
 
-ACCURACIES = "accuracies.jsonl"
-"""The file of a search that remembers what it judged."""
-
 _SECONDS = 5.0
 """About so long is one pass over the pictures, after which values are committed."""
 _LARGE_PASS = 16

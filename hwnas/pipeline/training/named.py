@@ -1,7 +1,7 @@
 """Networks by their id, where the run knows it: those that were judged in it, besides the ones with names."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,18 @@ from hwnas.space.space import Space
 _ID = re.compile(r"[0-9a-f]{12,}", re.IGNORECASE)
 
 
-def named_arch(space: Space[Any, Any], given: str, run: Path | None, *, command: str) -> Arch:
+def named_arch(
+    space: Space[Any, Any], given: str, run: Path | None, *, command: str, others: Iterable[Arch] = ()
+) -> Arch:
     """The network that is given as for `find_arch`, or by the first 12 digits of its id or more.
 
     An id is known where a network of it was judged in `run`, or where it is that of a published, the smallest or the
-    largest network. `command` is what an error tells the user to try, with places for a space and an arch.
+    largest network, or of one of `others`. `command` is what an error tells the user to try, with places for a space
+    and an arch.
     """
     if not _ID.fullmatch(given) or Path(given).is_file():
         return find_arch(space, given, command=command)
-    found = {id_: arch for id_, arch in _known(space, run) if id_.startswith(given.casefold())}
+    found = {id_: arch for id_, arch in _known(space, run, others) if id_.startswith(given.casefold())}
     if len(found) == 1:
         return next(iter(found.values()))
     if found:
@@ -33,8 +36,8 @@ def named_arch(space: Space[Any, Any], given: str, run: Path | None, *, command:
     raise InputError(f"no network with this id has been judged in {where}", got=given, hint=hint)
 
 
-def _known(space: Space[Any, Any], run: Path | None) -> Iterator[tuple[str, Arch]]:
-    for arch in (space.smallest(), space.largest(), *space.published.values()):
+def _known(space: Space[Any, Any], run: Path | None, others: Iterable[Arch]) -> Iterator[tuple[str, Arch]]:
+    for arch in (space.smallest(), space.largest(), *space.published.values(), *others):
         yield space.arch_id(arch), arch
     file = None if run is None else run / ACCURACIES
     if file is not None and file.is_file():
