@@ -58,6 +58,8 @@ def test_presets_survive_toml(name: str, tmp_path: Path) -> None:
         ("glit-tiny-paper", "glit"),
         ("autoformer-micro", "micro"),
         ("vitas-twins-micro", "micro"),
+        ("resnas-micro", "micro-several"),
+        ("glit-micro", "micro-several"),
     ],
 )
 def test_default_recipes(space: str, recipe: str) -> None:

@@ -19,7 +19,7 @@ from hwnas.train.data.split import split_off
 Floats = NDArray[np.float32]
 Split = Literal["train", "heldout", "test"]
 
-VERSION = 2
+VERSION = 3
 """Raised whenever the pictures of a seed change."""
 
 TRAIN_PICTURES = 10_000
@@ -29,7 +29,7 @@ TEST_PICTURES = 2_500
 HELDOUT_ORIGINALS = 0.25
 """The share of the digits that are not for testing from which held-out pictures are made."""
 
-DIGIT_SIZE = (0.6, 0.85)
+DIGIT_SIZE = (0.55, 0.8)
 """The side of the 8x8 digit, as a share of the picture's."""
 ROTATION_DEGREES = 15.0
 CONTRAST = (0.6, 1.0)
