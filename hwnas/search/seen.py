@@ -1,5 +1,6 @@
 """What a study has asked for already, so that nothing is asked for twice."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -7,7 +8,10 @@ import numpy as np
 from hwnas.search.region import Region
 from hwnas.space.space import Genomes, Mask
 
-_ATTEMPTS = 30
+_TRIES = 30
+"""Draws for each genome that is wanted, before neighbours are looked for instead."""
+_LARGEST_DRAW = 8
+"""Draws at once for each genome that is wanted."""
 
 
 def keys(genomes: Genomes) -> list[bytes]:
@@ -53,14 +57,25 @@ def unseen(make: Callable[[int], Genomes], count: int, *, seen: Seen, region: Re
     neighbours of what it draws, then those of their neighbours, until the region is exhausted.
     """
     found = np.zeros((0, len(region.space.dimensions)), dtype=np.int16)
-    drawn = found
-    for _ in range(_ATTEMPTS):
-        drawn = make(count - len(found))
+    drawn, tries, wanted = found, 0, count
+    while len(found) < count and tries < _TRIES * count:
+        drawn = make(wanted)
+        tries += len(drawn)
         found = _first(found, drawn, count, seen)
-        if len(found) == count:
-            return found
+        wanted = _next_draw(count, len(found), tries)
+    if len(found) == count:
+        return found
     start = np.concatenate([drawn, region.space.repair(region.bases)])
     return _explored(found, start, count, seen=seen, region=region)
+
+
+def _next_draw(count: int, found: int, tries: int) -> int:
+    """As many draws as will bring what is missing if they go on to bring as many new ones as before.
+
+    Ten draws of one cost ten times as much as one draw of ten.
+    """
+    missing = count - found
+    return min(math.ceil(1.2 * missing * tries / max(found, 1)), _LARGEST_DRAW * count)
 
 
 def _first(found: Genomes, more: Genomes, count: int, seen: Seen) -> Genomes:

@@ -1,7 +1,7 @@
 """Weights that all networks of a space share, and one network run on slices of them."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar, Generic, TypeVar
@@ -93,6 +93,10 @@ class Supernet(nn.Module, ABC, Generic[Config, Choice, Settings]):
     def outline(self, arch: Choice) -> dict[str, SegmentConfig]:
         """What the extracted network is built from."""
         return {name: piece.config for name, piece in self._checked(arch).items()}
+
+    def lineage(self, arch: Choice) -> tuple[Hashable, ...]:
+        """What each segment of a network is: equal values have equal weights, whichever networks they stand in."""
+        return tuple((piece.config, tuple(piece.sources.items())) for piece in self._checked(arch).values())
 
     def subnet(self, arch: Choice) -> Network:
         """The network with its own copy of the weights, in this module's mode."""

@@ -1,6 +1,6 @@
 """The accuracy of networks with the weights that they have: of sub-networks of a supernet, or of any module."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +16,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from hwnas.errors import InputError, unknown
 from hwnas.space.arch import Arch
 from hwnas.supernet.batch_norm import recalibrate
+from hwnas.supernet.network import Network
 from hwnas.supernet.supernet import Supernet
 from hwnas.train.data.loading import Batch, EvalBatches
 from hwnas.train.memo import Memo
+from hwnas.train.prefixes import KeptValues, Lineage, Tree
 
 Precision = Literal["fp32", "bf16"]
 Hits = NDArray[np.bool_]
@@ -30,7 +32,8 @@ NETWORKS_BYTES = 1 << 30
 """And no more than have this many bytes of weights, but for the last of them."""
 
 KEPT_BYTES = 1 << 30
-"""Decoded pictures are kept between calls where they take no more than this."""
+"""Decoded pictures are kept between calls where they take no more than this; what the first segments make of them too,
+as far as there is room in as many bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +56,8 @@ class Accuracy:
 class Judge:
     """The accuracy of sub-networks with inherited weights, each computed once.
 
-    A network with batch norms has their statistics estimated anew from the `recalibration` batches: those of a
+    The first segments that networks have in common run once for all of them. A network with batch norms runs by itself
+    and has their statistics estimated anew from the `recalibration` batches: those of a
     supernet mix what all of its networks see. Results are remembered by checkpoint, network, split and precision, in
     the file `cache` where there is one.
     """
@@ -75,6 +79,8 @@ class Judge:
         self.batches = _Kept(heldout)
         self.device, self.precision, self.keep_hits = torch.device(device), _known(precision), keep_hits
         self._recalibration = recalibration
+        self._values = KeptValues(KEPT_BYTES if self.batches.fits else 0)
+        self._numbers: dict[Hashable, int] = {}
         key = {"checkpoint": checkpoint_id, "split": split_id, "precision": precision}
         self._memo = Memo(cache, key=key)
 
@@ -83,33 +89,44 @@ class Judge:
         ids = [self.supernet.space.arch_id(arch) for arch in archs]
         new = {id_: arch for id_, arch in zip(ids, archs, strict=True) if self._remembered(id_) is None}
         for networks in self._groups(new):
-            for accuracy in _judged(networks, self.batches, self.device, self.precision, keep_hits=self.keep_hits):
+            for accuracy in self._judged(networks):
                 arch = new[accuracy.arch_id].to_mapping()
                 self._memo.add(accuracy.arch_id, {**_row(accuracy), "arch": arch})
         return [_accuracy(id_, self._memo.get(id_), keep_hits=self.keep_hits) for id_ in ids]
+
+    def _judged(self, networks: Tree) -> list[Accuracy]:
+        return _judged(
+            networks, self.batches, self.device, self.precision, keep_hits=self.keep_hits, values=self._values
+        )
 
     def _remembered(self, arch_id: str) -> Mapping[str, Any] | None:
         row = self._memo.get(arch_id)
         return None if row is None or (self.keep_hits and "hits" not in row) else row
 
-    def _groups(self, archs: Mapping[str, Arch]) -> Iterator[dict[str, nn.Module]]:
+    def _groups(self, archs: Mapping[str, Arch]) -> Iterator[Tree]:
         """The networks by id, as many at once as one pass judges."""
-        group: dict[str, nn.Module] = {}
-        weight_bytes = 0
+        tree = Tree()
         for id_, arch in archs.items():
-            group[id_] = self._network(arch)
-            weight_bytes += sum(weight.nbytes for weight in group[id_].parameters())
-            if len(group) == ARCHS_PER_PASS or weight_bytes > NETWORKS_BYTES:
-                yield group
-                group, weight_bytes = {}, 0
-        if group:
-            yield group
+            network = self._network(arch)
+            if _has_batch_norms(network):
+                tree.add(id_, (id_,), [network])
+            else:
+                tree.add(id_, self._lineage(arch), list(network.segments().values()))
+            if len(tree) == ARCHS_PER_PASS or tree.nbytes > NETWORKS_BYTES:
+                yield tree
+                tree = Tree()
+        if len(tree):
+            yield tree
 
-    def _network(self, arch: Arch) -> nn.Module:
-        network = self.supernet.subnet(arch).to(self.device)
-        if any(isinstance(part, _BatchNorm) for part in network.modules()):
+    def _network(self, arch: Arch) -> Network:
+        network: Network = self.supernet.subnet(arch).to(self.device)
+        if _has_batch_norms(network):
             recalibrate(network, self._calibrating())
         return network.eval()
+
+    def _lineage(self, arch: Arch) -> Lineage:
+        """Numbers in place of what segments are, which is long to compare."""
+        return tuple(self._numbers.setdefault(origin, len(self._numbers)) for origin in self.supernet.lineage(arch))
 
     def _calibrating(self) -> Iterator[Tensor]:
         if self._recalibration is None:
@@ -133,7 +150,9 @@ def judge_module(
     modes = [(part, part.training) for part in module.modules()]
     module.to(device).eval()
     try:
-        return _judged({name: module}, batches, torch.device(device), _known(precision), keep_hits=keep_hits)[0]
+        alone = Tree()
+        alone.add(name, (name,), [module])
+        return _judged(alone, batches, torch.device(device), _known(precision), keep_hits=keep_hits)[0]
     finally:
         for part, training in modes:
             part.training = training
@@ -144,10 +163,10 @@ class _Kept:
 
     def __init__(self, batches: EvalBatches) -> None:
         self._source: Iterable[Batch] = batches
-        self._fits = len(batches.images) * 4 * int(np.prod(batches.image_shape)) <= KEPT_BYTES
+        self.fits = len(batches.images) * 4 * int(np.prod(batches.image_shape)) <= KEPT_BYTES
 
     def __iter__(self) -> Iterator[Batch]:
-        if self._fits and not isinstance(self._source, list):
+        if self.fits and not isinstance(self._source, list):
             self._source = list(self._source)
         return iter(self._source)
 
@@ -187,23 +206,27 @@ class _Tally:
 
 
 def _judged(
-    networks: Mapping[str, nn.Module],
+    networks: Tree,
     batches: Iterable[Batch],
     device: torch.device,
     precision: Precision,
     *,
     keep_hits: bool,
+    values: KeptValues | None = None,
 ) -> list[Accuracy]:
     """One pass over the pictures with all of these networks, which are in eval mode."""
-    tallies = {name: _Tally(name) for name in networks}
+    tallies = {name: _Tally(name) for name in networks.names}
     with torch.inference_mode():
-        for batch in batches:
+        for number, batch in enumerate(batches):
             images, labels = batch.images.to(device), batch.labels.to(device)
-            for name, network in networks.items():
-                with _autocast(device, precision):
-                    logits = network(images)
-                tallies[name].add((logits[0] if isinstance(logits, tuple) else logits).float(), labels)
+            with _autocast(device, precision):
+                for name, logits in networks.run(images, batch=number, kept=values):
+                    tallies[name].add((logits[0] if isinstance(logits, tuple) else logits).float(), labels)
     return [tally.result(keep_hits=keep_hits) for tally in tallies.values()]
+
+
+def _has_batch_norms(network: nn.Module) -> bool:
+    return any(isinstance(part, _BatchNorm) for part in network.modules())
 
 
 def _autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:

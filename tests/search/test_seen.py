@@ -5,6 +5,7 @@ from hwnas.search.operators import sample_levels
 from hwnas.search.region import only, whole
 from hwnas.search.seen import Seen, keys, unseen
 from hwnas.space import SPACES
+from hwnas.space.space import Genomes
 from tests.search.toys import rows_as_set
 from tests.strategies import TINY, AnySpace, space_id
 
@@ -43,3 +44,20 @@ def test_a_level_is_exhausted_too() -> None:
     region, seen, rng = only(space, ["groups"]), Seen(), np.random.default_rng(0)
     rows = unseen(lambda n: region.sample(rng, n), 1000, seen=seen, region=region)
     assert len(rows) == len(rows_as_set(rows)) == 4**4
+
+
+def test_rare_new_networks_take_few_large_draws() -> None:
+    region, seen, rng = whole(SPACES.get("autoformer-micro")), Seen(), np.random.default_rng(0)
+    known, sizes = region.sample(rng, 50), []
+    seen.add(known)
+
+    def make(count: int) -> Genomes:
+        sizes.append(count)
+        old = rng.random(count) < 0.9
+        return np.where(old[:, None], known[rng.integers(0, len(known), size=count)], region.sample(rng, count))
+
+    rows = unseen(make, 100, seen=seen, region=region)
+    assert len(rows) == len(rows_as_set(rows)) == 100
+    assert seen.fresh(rows).all()
+    assert sizes[0] == 100
+    assert len(sizes) <= 6
