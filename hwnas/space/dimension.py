@@ -54,3 +54,9 @@ def per_block(
     """A dimension that is chosen once a block."""
     values = tuple(choices)
     return [Dimension(name=name, kind=kind, choices=values, stage=stage, block=block) for block in range(blocks)]
+
+
+def per_block_of_stages(name: str, choices: Sequence[Sequence[float]], *, slots: Sequence[int]) -> list[Dimension]:
+    """A dimension that is chosen once a block, with the choices of the block's stage."""
+    stages = enumerate(zip(choices, slots, strict=True))
+    return [one for stage, (values, blocks) in stages for one in per_block(name, values, blocks=blocks, stage=stage)]

@@ -8,7 +8,7 @@ are chosen per block.
 The published networks drop the last removable blocks of their stages. ViT-ResNAS-M was searched in the small space.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, pairwise
@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 
 from hwnas.errors import InputError
 from hwnas.space.arch import Arch
-from hwnas.space.dimension import Dimension, per_block, per_stage
+from hwnas.space.dimension import Dimension, per_block_of_stages, per_stage
 from hwnas.space.layers import Operations, attention_branch, head, mlp_branch, position
 from hwnas.space.space import (
     Costs,
@@ -121,6 +121,7 @@ class ResNas(Space[ResNasConfig, ResNasArch]):
     def dimensions(self) -> tuple[Dimension, ...]:
         """Width of each stage; existence of each removable slot; heads and MLP width of each slot."""
         stages = self.config.stages
+        slots = [stage.slots for stage in stages]
         return (
             *per_stage("embed_dim", [stage.embed_dims for stage in stages]),
             *(
@@ -128,13 +129,9 @@ class ResNas(Space[ResNasConfig, ResNasArch]):
                 for number, stage in enumerate(stages)
                 for slot in stage.removable
             ),
-            *self._per_block("num_heads", [stage.num_heads for stage in stages]),
-            *self._per_block("hidden_dim", [stage.hidden_dims for stage in stages]),
+            *per_block_of_stages("num_heads", [stage.num_heads for stage in stages], slots=slots),
+            *per_block_of_stages("hidden_dim", [stage.hidden_dims for stage in stages], slots=slots),
         )
-
-    def _per_block(self, name: str, choices: Sequence[Sequence[int]]) -> Iterator[Dimension]:
-        for number, (stage, values) in enumerate(zip(self.config.stages, choices, strict=True)):
-            yield from per_block(name, values, blocks=stage.slots, stage=number)
 
     @cached_property
     def _removable(self) -> tuple[int, ...]:

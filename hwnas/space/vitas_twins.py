@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from hwnas.space.arch import Arch
-from hwnas.space.dimension import Dimension, per_block, per_stage
+from hwnas.space.dimension import Dimension, per_block_of_stages, per_stage
 from hwnas.space.layers import Operations, head, mlp_branch, residual
 from hwnas.space.space import (
     Genes,
@@ -107,17 +107,14 @@ class Twins(Space[TwinsConfig, TwinsArch]):
     def dimensions(self) -> tuple[Dimension, ...]:
         """Width and depth of each stage; heads, qkv and MLP width of each slot."""
         stages = self.config.stages
+        slots = [stage.slots for stage in stages]
         return (
             *per_stage("embed_dim", [stage.embed_dims for stage in stages]),
             *per_stage("depth", [range(1, stage.slots + 1) for stage in stages]),
-            *self._per_block("num_heads", [stage.num_heads for stage in stages]),
-            *self._per_block("qkv_dim", [stage.qkv_dims for stage in stages]),
-            *self._per_block("hidden_dim", [stage.hidden_dims for stage in stages]),
+            *per_block_of_stages("num_heads", [stage.num_heads for stage in stages], slots=slots),
+            *per_block_of_stages("qkv_dim", [stage.qkv_dims for stage in stages], slots=slots),
+            *per_block_of_stages("hidden_dim", [stage.hidden_dims for stage in stages], slots=slots),
         )
-
-    def _per_block(self, name: str, choices: Sequence[Sequence[int]]) -> Iterator[Dimension]:
-        for number, (stage, values) in enumerate(zip(self.config.stages, choices, strict=True)):
-            yield from per_block(name, values, blocks=stage.slots, stage=number)
 
     @property
     def size(self) -> int:
