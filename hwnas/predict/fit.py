@@ -16,7 +16,7 @@ from hwnas.predict.intervals import calibrate, held_out_coverage
 from hwnas.predict.learning_curve import COUNTS, learning_curve
 from hwnas.predict.metric import DeviceMetric
 from hwnas.predict.metrics import scores
-from hwnas.predict.models import Learner
+from hwnas.predict.models import Learner, counted_blocks
 from hwnas.predict.predictor import Predictor
 from hwnas.predict.selection import Answers, Protocol, cross_validate, identities, refit
 
@@ -74,7 +74,7 @@ def fit_predictor(
     features, target = observed.features, observed.target
     choice = answers.choice()
     model = refit(choice, features, target, answers=answers, learners=learners, weights=observed.weights)
-    card = make_card(observed, answers, choice)
+    card = make_card(observed, answers, choice, count_names=counted_blocks(model))
     return Predictor(
         card=replace(card, learning_curve=_curve(observed, answers, learners)) if with_curve else card,
         conditions=replace(observed.conditions, batch=1),
@@ -163,8 +163,8 @@ def check_observations(observed: Observations, *, allow_mixed: bool) -> None:
         )
 
 
-def make_card(observed: Observations, answers: Answers, choice: str) -> Card:
-    """What a model says about itself, by its answers on networks that were held out."""
+def make_card(observed: Observations, answers: Answers, choice: str, *, count_names: tuple[str, ...] = ()) -> Card:
+    """What a model says about itself, by its answers on networks that were held out; `count_names` it counts."""
     by_model, target, features = answers.by_model[choice], answers.target, observed.features
     predicted = observed.metric.from_target(np.exp(np.log(by_model).mean(axis=0)), batch=observed.batches)
     notes = (_throughput_note(predicted, observed.figures),) if observed.metric.name == "throughput" else ()
@@ -180,7 +180,7 @@ def make_card(observed: Observations, answers: Answers, choice: str) -> Card:
             is_mixed=len(set(observed.environments)) > 1,
             kinds=observed.kinds,
             usual_batch=_usual_batch(observed),
-            count_names=features.count_names,
+            count_names=count_names,
         ),
         protocol=answers.protocol,
         model=choice,

@@ -89,14 +89,15 @@ class Predictor:
         return self.predict(self.population(workloads, batch=batch), confidence=confidence, batch=batch)
 
     def features(self, workloads: Sequence[Workload], *, batch: int | None = None) -> Features:
-        """The features of networks under this predictor's conditions."""
-        if self.card.data.count_names:
-            raise ValueError("a predictor that counts blocks needs a population of its space")
+        """The features of networks under this predictor's conditions; blocks of a space are not told in operations.
+
+        A predictor that counts blocks answers for such networks as if it had never seen one of theirs.
+        """
         return self._built(lambda conditions: workload_features(workloads, conditions), batch)
 
     def population(self, workloads: Workloads, *, batch: int | None = None) -> Features:
         """The features of a population of a space."""
-        counts = bool(self.card.data.count_names)
+        counts = self.card.data.count_names
         return self._built(lambda conditions: population_features(workloads, conditions, counts=counts), batch)
 
     def require_inside(self, features: Features, *, labels: Sequence[str] | None = None) -> None:

@@ -9,6 +9,7 @@ from hwnas.predict.fit import Observations, check_observations, make_card
 from hwnas.predict.fitted_range import FittedRange
 from hwnas.predict.intervals import calibrate
 from hwnas.predict.metrics import scores
+from hwnas.predict.models import counted_blocks
 from hwnas.predict.predictor import Predictor, Source
 from hwnas.predict.selection import Answers, Protocol
 from hwnas.predict.transfer import SCRATCH, Transferred, transfer
@@ -30,7 +31,8 @@ def transfer_predictor(
     mixed = scores(made.answers, target)
     if mixed.mape >= made.ranking[SCRATCH].mape:
         return None
-    card = make_card(replace(observed, features=features), _as_answers(made, target), NAME)
+    leaning = replace(observed, features=features)
+    card = make_card(leaning, _as_answers(made, target), NAME, count_names=_counted(made, sources))
     ranking = (Ranked(model=NAME, scores=mixed), *(Ranked(model=name, scores=of) for name, of in made.ranking.items()))
     data = replace(card.data, num_networks=len(made.folds))
     used = ", ".join(f"{name} {share:.0%}" for name, share in made.shares.items())
@@ -42,6 +44,11 @@ def transfer_predictor(
         fitted_range=FittedRange.of(features),
         sources=dict(sources),
     )
+
+
+def _counted(made: Transferred, sources: Mapping[str, Source]) -> tuple[str, ...]:
+    models = (made.fitted, *(source.model for source in sources.values()))
+    return tuple(dict.fromkeys(name for model in models for name in counted_blocks(model)))
 
 
 def _as_answers(made: Transferred, target: Numbers) -> Answers:

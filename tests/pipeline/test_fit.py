@@ -7,6 +7,7 @@ import pytest
 from hwnas.errors import InputError, MissingError
 from hwnas.pipeline.fit import FitOptions, fit_predictors
 from hwnas.pipeline.predict import PredictOptions, predict_networks, require_all_inside
+from hwnas.predict.models import BlocksLearner
 from hwnas.predict.store import load_card
 from tests.pipeline.measured_profiles import DEVICE, NOISE, fast_fits, make_profile, subjects_of, true_ms
 
@@ -124,6 +125,30 @@ def test_a_few_networks_lean_on_another_device_where_that_helps(tmp_path: Path) 
     assert np.abs(np.array([figure.mean for figure in answers.figures]) / truth - 1).mean() < 0.02
     with pytest.raises(InputError, match="support no interval at this confidence"):
         predict_networks([f"{SPACE}:min"], PredictOptions(device=DEVICE, predictors=tmp_path / "predictors"))
+
+
+def test_a_fit_of_one_space_counts_its_blocks_and_another_device_may_lean_on_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast_fits(monkeypatch, [BlocksLearner()])
+    make_profile(tmp_path / "profiles", device="source-4c")
+    make_profile(tmp_path / "profiles", factor=2.5)
+    (item,) = fit_predictors(options(tmp_path, device="source-4c", metrics=("latency_ms",))).fitted
+    assert item.card.model == "blocks"
+    assert item.card.data.count_names
+    predictors = tmp_path / "predictors"
+    targets = [f"{SPACE}:{json.dumps(subject.arch)}" for subject in subjects_of(SPACE, 30)[:9]]
+    truth = np.array([true_ms(subject) for subject in subjects_of(SPACE, 30)[:9]])
+    leaning = options(
+        tmp_path, metrics=("latency_ms",), sources=("source-4c",), samples=10, predictors=predictors, space=SPACE
+    )
+    (leant,) = fit_predictors(leaning).fitted
+    assert leant.card.model == "transfer"
+    assert leant.card.data.count_names == item.card.data.count_names
+    for device, factor in (("source-4c", 1.0), (DEVICE, 2.5)):
+        asked = PredictOptions(device=device, predictors=predictors, confidence=0.8, allow_outside=True)
+        means = np.array([figure.mean for figure in predict_networks(targets, asked).figures])
+        assert np.abs(means / (factor * truth) - 1).mean() < 0.02
 
 
 def test_a_figure_that_cannot_be_fitted_keeps_no_other_from_it(tmp_path: Path) -> None:

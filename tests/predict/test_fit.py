@@ -9,10 +9,11 @@ from hwnas.predict.features.counting import population_features
 from hwnas.predict.features.table import features_of
 from hwnas.predict.fit import Observations, fit_predictor
 from hwnas.predict.metric import DeviceMetric, MetricName
-from hwnas.predict.models import AnalyticLearner, RidgeLearner
+from hwnas.predict.models import AnalyticLearner, BlocksLearner, RidgeLearner
 from hwnas.predict.predictor import Predictor
 from hwnas.predict.selection import Protocol
 from hwnas.space import SPACES
+from hwnas.workload import Workloads
 from tests.predict.synthetic import NOISE, cpu_conditions, measured_times, networks, true_times
 
 FAST = (AnalyticLearner(), RidgeLearner())
@@ -99,13 +100,33 @@ def test_groups_are_named_on_the_card() -> None:
     assert card.protocol.held_out == "groups"
 
 
-def test_block_counts_are_asked_for_where_the_model_was_fitted_with_them() -> None:
+def _with_blocks(count: int, *, seed: int = 0) -> tuple[Workloads, Observations]:
+    """Networks of which some blocks take longer than their operations say."""
     space = SPACES.get("autoformer-tiny")
-    workloads = space.workloads(space.sample(np.random.default_rng(0), 30))
+    workloads = space.workloads(space.sample(np.random.default_rng(seed), count))
     features = population_features(workloads, cpu_conditions(), counts=True)
-    observed = replace(observations(30), features=features, figures=measured_times(features))
+    slow = [0.2 * (int(name[-1], 16) % 3) for name in features.count_names]
+    return workloads, replace(
+        observations(count), features=features, figures=measured_times(features) + features.counts @ slow
+    )
+
+
+def test_block_counts_are_asked_for_where_the_model_counts_blocks() -> None:
+    _, observed = _with_blocks(80)
+    learners = (AnalyticLearner(), BlocksLearner())
+    predictor = fit_predictor(observed, protocol=Protocol(repeats=1), learners=learners, with_curve=False)
+    assert set(predictor.card.data.count_names) == set(observed.features.count_names)
+    unseen, truth = _with_blocks(50, seed=3)
+    assert np.abs(predictor.predict_population(unseen).mean / truth.figures - 1).mean() < 0.02
+    blind = predictor.predict_workloads([unseen.one(0)]).mean[0]  # its operations alone: no block of it is known
+    assert blind == pytest.approx(predictor.predict_population(unseen).mean[0], rel=0.3)
+    assert blind != pytest.approx(predictor.predict_population(unseen).mean[0], rel=1e-3)
+
+
+def test_a_model_that_counts_no_blocks_asks_for_none() -> None:
+    workloads, observed = _with_blocks(30)
     predictor = fit_predictor(observed, protocol=Protocol(repeats=1), learners=FAST, with_curve=False)
-    assert predictor.card.data.count_names == features.count_names
+    assert predictor.card.data.count_names == ()
     assert (predictor.predict_population(workloads).mean > 0).all()
 
 
