@@ -29,7 +29,7 @@ from hwnas.predict.folds import Fold, Rows, make_folds
 from hwnas.predict.metrics import scores
 from hwnas.predict.models import AnalyticLearner, BoostedLearner, GaussianLearner, Learner, RidgeLearner
 from hwnas.predict.selection import Protocol, cross_validate, refit
-from hwnas.predict.transfer import transfer
+from hwnas.predict.transfer import SCRATCHES, SIMPLE, transfer
 
 HEADER = ("data", "fitted", "method", "MAPE %", "within 10 % %", "Spearman", "goal %", "seconds a fit")
 Method = Callable[[Data, Rows, Rows], Numbers]
@@ -215,6 +215,9 @@ def table_of(row: Row, root: Path, *, seeds: int) -> Iterator[tuple[str, ...]]:
         yield row.title, count, name, mape, within, spearman, f"≤ {row.goal:.3g}", seconds
 
 
+TRANSFERRED = ("transfer, mixed by leave-one-out", "ours: transfer where it helps")
+
+
 def transfers(root: Path, *, seeds: int) -> Iterator[tuple[str, ...]]:
     """Ten networks of a new device, with the predictors of others."""
     for title, target_key, source_keys in (
@@ -224,7 +227,7 @@ def transfers(root: Path, *, seeds: int) -> Iterator[tuple[str, ...]]:
     ):
         data = timm_data(root, target_key, cache=cache_folder())
         sources = {key: timm_data(root, key, cache=cache_folder()) for key in source_keys}
-        answers: dict[str, list[Numbers]] = {"from scratch": [], "transfer, mixed by leave-one-out": []}
+        answers: dict[str, list[Numbers]] = {name: [] for name in (*SCRATCHES, *TRANSFERRED)}
         truth = []
         for seed in range(2 * seeds):
             order = np.random.default_rng(seed).permutation(len(data.target))
@@ -233,9 +236,12 @@ def transfers(root: Path, *, seeds: int) -> Iterator[tuple[str, ...]]:
             models = {key: BoostedLearner().fit(source.features, source.target) for key, source in sources.items()}
             leaning = with_answers(data.features, {key: made.predict(data.features) for key, made in models.items()})
             made = transfer(leaning.take(few), data.target[few], sources=tuple(models))
-            scratch = AnalyticLearner().fit(data.features.take(few), data.target[few])
-            answers["from scratch"].append(scratch.predict(data.features.take(rest)))
+            for name, learner in zip(SCRATCHES, SIMPLE, strict=True):
+                scratch = learner.fit(data.features.take(few), data.target[few])
+                answers[name].append(scratch.predict(data.features.take(rest)))
             answers["transfer, mixed by leave-one-out"].append(made.fitted.predict(leaning.take(rest)))
+            gated = made.fitted.predict(leaning.take(rest)) if made.leans else chosen()(data, few, rest)
+            answers["ours: transfer where it helps"].append(gated)
             truth.append(data.target[rest])
         for name, given in answers.items():
             found = scores(np.concatenate(given), np.concatenate(truth))

@@ -12,7 +12,7 @@ from hwnas.predict.features.conditions import Conditions
 from hwnas.predict.features.counting import population_features, workload_features
 from hwnas.predict.features.table import Features, Numbers, with_answers
 from hwnas.predict.fitted_range import FittedRange, require_inside
-from hwnas.predict.intervals import Intervals, require_confident
+from hwnas.predict.intervals import Intervals, require_confident, supported_confidence
 from hwnas.predict.models import Fitted, fitted_from_json, fitted_to_json
 from hwnas.predict.models.model import Plain
 from hwnas.workload import Workload, Workloads
@@ -60,10 +60,19 @@ class Predictor:
     sources: Mapping[str, Source] = field(default_factory=dict)
     """Models of other devices that this one leans on."""
 
-    def predict(self, features: Features, *, confidence: float = 0.9, batch: int | None = None) -> Prediction:
-        """Predict networks from features that were made under this predictor's conditions at `batch`."""
+    @property
+    def usual_confidence(self) -> float:
+        """Of its intervals where none is asked for: 0.9, or the most that its fitted networks support."""
+        return supported_confidence(self.card.data.num_networks)
+
+    def predict(self, features: Features, *, confidence: float | None = None, batch: int | None = None) -> Prediction:
+        """Predict networks from features that were made under this predictor's conditions at `batch`.
+
+        A confidence that is asked for must be supported; without one it is the usual one.
+        """
         metric = self.card.metric
         count = np.full(len(features), float(metric.require_batch(batch)))
+        confidence = self.usual_confidence if confidence is None else confidence
         require_confident(self.card.data.num_networks, confidence=confidence)
         mean = self.model.predict(features)
         low, high = self.intervals.bounds(mean, features, confidence=confidence)
@@ -77,13 +86,13 @@ class Predictor:
         )
 
     def predict_workloads(
-        self, workloads: Sequence[Workload], *, confidence: float = 0.9, batch: int | None = None
+        self, workloads: Sequence[Workload], *, confidence: float | None = None, batch: int | None = None
     ) -> Prediction:
         """Predict networks from their operations."""
         return self.predict(self.features(workloads, batch=batch), confidence=confidence, batch=batch)
 
     def predict_population(
-        self, workloads: Workloads, *, confidence: float = 0.9, batch: int | None = None
+        self, workloads: Workloads, *, confidence: float | None = None, batch: int | None = None
     ) -> Prediction:
         """Predict a population of a space."""
         return self.predict(self.population(workloads, batch=batch), confidence=confidence, batch=batch)

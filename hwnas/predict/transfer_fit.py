@@ -12,7 +12,7 @@ from hwnas.predict.metrics import scores
 from hwnas.predict.models import counted_blocks
 from hwnas.predict.predictor import Predictor, Source
 from hwnas.predict.selection import Answers, Protocol
-from hwnas.predict.transfer import SCRATCH, Transferred, transfer
+from hwnas.predict.transfer import Transferred, transfer
 
 NAME = "transfer"
 """What the mixture of ways is called on a card."""
@@ -21,7 +21,7 @@ NAME = "transfer"
 def transfer_predictor(
     observed: Observations, *, sources: Mapping[str, Source], answers: Mapping[str, Numbers], allow_mixed: bool = False
 ) -> Predictor | None:
-    """The predictor that leans on the sources; None where leaning on them is no better than to fit from scratch.
+    """The predictor that leans on the sources; None where that is no better than the best model without them.
 
     `answers` are what the sources say of the measured networks. Every figure is a leave-one-out one.
     """
@@ -29,7 +29,7 @@ def transfer_predictor(
     features, target = with_answers(observed.features, answers), observed.target
     made = transfer(features, target, sources=tuple(answers))
     mixed = scores(made.answers, target)
-    if mixed.mape >= made.ranking[SCRATCH].mape:
+    if not made.leans:
         return None
     leaning = replace(observed, features=features)
     card = make_card(leaning, _as_answers(made, target), NAME, count_names=_counted(made, sources))

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -117,14 +118,19 @@ def test_a_few_networks_lean_on_another_device_where_that_helps(tmp_path: Path) 
     (item,) = fit_predictors(leaning).fitted
     assert (item.card.model, item.card.data.num_networks) == ("transfer", 10)
     assert item.card.ranking[0].model == "transfer"
+    assert {"from scratch", "from scratch, gaussian"} <= {ranked.model for ranked in item.card.ranking}
     assert any(ranked.model == "source-4c scaled" for ranked in item.card.ranking)
     asked = PredictOptions(device=DEVICE, predictors=tmp_path / "predictors", confidence=0.8, allow_outside=True)
     subjects = subjects_of(SPACE, 60)[30:50]
     answers = predict_networks([f"{SPACE}:{json.dumps(subject.arch)}" for subject in subjects], asked)
     truth = np.array([2.5 * true_ms(subject) for subject in subjects])
     assert np.abs(np.array([figure.mean for figure in answers.figures]) / truth - 1).mean() < 0.02
+    bare = PredictOptions(device=DEVICE, predictors=tmp_path / "predictors", allow_outside=True)
+    found = predict_networks([f"{SPACE}:min"], bare)
+    assert found.confidence == 0.81
+    assert found.notes == ("intervals of 81%: 10 networks were fitted, too few for 90%",)
     with pytest.raises(InputError, match="support no interval at this confidence"):
-        predict_networks([f"{SPACE}:min"], PredictOptions(device=DEVICE, predictors=tmp_path / "predictors"))
+        predict_networks([f"{SPACE}:min"], replace(bare, confidence=0.9))
 
 
 def test_a_fit_of_one_space_counts_its_blocks_and_another_device_may_lean_on_it(

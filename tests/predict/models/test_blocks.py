@@ -38,7 +38,8 @@ def test_the_commonest_blocks_are_told_apart_and_rare_ones_are_not() -> None:
 
 def test_a_stack_names_the_blocks_of_its_members() -> None:
     train = networks(40, counts=True)
-    blocks, plain = (learner.fit(train, true_times(train)) for learner in (BlocksLearner(), AnalyticLearner()))
+    blocks = BlocksLearner().fit(train, true_times(train))
+    plain = AnalyticLearner().fit(train, true_times(train))
     inner = Stack(members=(plain, blocks), weights=np.array([0.5, 0.5]))
     assert counted_blocks(plain) == ()
     assert counted_blocks(Stack(members=(plain, inner), weights=np.array([0.5, 0.5]))) == blocks.count_names
