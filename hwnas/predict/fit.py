@@ -80,7 +80,7 @@ def fit_predictor(
         conditions=replace(observed.conditions, batch=1),
         model=model,
         intervals=calibrate(features, target, answers.by_model[choice]),
-        fitted_range=FittedRange.of(features),
+        fitted_range=FittedRange.of(features, one_space=observed.space is not None),
     )
 
 

@@ -41,7 +41,7 @@ def transfer_predictor(
         conditions=replace(observed.conditions, batch=1),
         model=made.fitted,
         intervals=calibrate(features, target, made.answers[None]),
-        fitted_range=FittedRange.of(features),
+        fitted_range=FittedRange.of(features, one_space=observed.space is not None),
         sources=dict(sources),
     )
 
