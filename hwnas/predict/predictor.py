@@ -7,12 +7,14 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from hwnas.predict.card import Card
+from hwnas.predict.card import Card, CurvePoint, Ranked
 from hwnas.predict.features.conditions import Conditions
 from hwnas.predict.features.counting import population_features, workload_features
 from hwnas.predict.features.table import Features, Numbers, with_answers
 from hwnas.predict.fitted_range import FittedRange, require_inside
 from hwnas.predict.intervals import Intervals, require_confident, supported_confidence
+from hwnas.predict.metric import DeviceMetric
+from hwnas.predict.metrics import Scores, scores
 from hwnas.predict.models import Fitted, fitted_from_json, fitted_to_json
 from hwnas.predict.models.model import Plain
 from hwnas.workload import Workload, Workloads
@@ -33,6 +35,42 @@ class Prediction:
     def unfavourable(self) -> Numbers:
         """The bound that a constraint held with confidence uses: upper where less is better, else lower."""
         return self.lower if self.more_is_better else self.upper
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What models answered for networks that they had not seen, while they were judged."""
+
+    target: Numbers
+    by_model: Mapping[str, Numbers]
+    """An array per model, one row a repeat."""
+    by_count: Mapping[int, Numbers]
+    """With so many networks fitted: those of the learning curve."""
+
+    def ranking(self, metric: DeviceMetric, *, batch: Numbers) -> tuple[Ranked, ...]:
+        """The scores of all models in the metric's unit, the best first."""
+        figures = metric.from_target(self.target, batch=batch)
+        found = (
+            Ranked(model=name, scores=_scores(metric.from_target(answers, batch=batch), figures))
+            for name, answers in self.by_model.items()
+        )
+        return tuple(sorted(found, key=lambda ranked: ranked.scores.mape))
+
+    def learning_curve(self, metric: DeviceMetric, *, batch: Numbers) -> tuple[CurvePoint, ...]:
+        """The error by the number of networks, in the metric's unit."""
+        figures = metric.from_target(self.target, batch=batch)
+        found = {
+            count: _scores(metric.from_target(answers, batch=batch), figures)
+            for count, answers in self.by_count.items()
+        }
+        return tuple(
+            CurvePoint(count=count, mape=point.mape, spearman=point.spearman) for count, point in found.items()
+        )
+
+
+def _scores(answers: Numbers, figures: Numbers) -> Scores:
+    rows = np.atleast_2d(answers)
+    return scores(rows.ravel(), np.tile(figures, len(rows)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +97,8 @@ class Predictor:
     fitted_range: FittedRange
     sources: Mapping[str, Source] = field(default_factory=dict)
     """Models of other devices that this one leans on."""
+    trial: Trial | None = field(default=None, repr=False, compare=False)
+    """Of a predictor that was just fitted; it is not stored."""
 
     @property
     def usual_confidence(self) -> float:

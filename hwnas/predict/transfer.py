@@ -54,6 +54,8 @@ class Transferred:
     """How much each way counts; those that hardly do are left out."""
     ranking: Mapping[str, Scores]
     """What leave-one-out said of each way, the best first."""
+    by_way: Mapping[str, Numbers]
+    """The leave-one-out answers of each way."""
     answers: Numbers
     """The mixture of the ways' leave-one-out answers, one a row."""
     folds: tuple[Fold, ...]
@@ -91,7 +93,9 @@ def transfer(features: Features, target: Numbers, *, sources: Sequence[str]) -> 
     mixed = np.exp(sum(share * np.log(answers[name]) for name, share in shares.items()))
     members = tuple(tried[name](features, target) for name in shares)
     fitted = Stack(members=members, weights=np.array(list(shares.values())))
-    return Transferred(fitted=fitted, target=target, shares=shares, ranking=ranking, answers=mixed, folds=folds)
+    return Transferred(
+        fitted=fitted, target=target, by_way=answers, shares=shares, ranking=ranking, answers=mixed, folds=folds
+    )
 
 
 def _networks(features: Features, sources: Sequence[str]) -> list[str]:

@@ -37,9 +37,16 @@ def test_without_options_every_figure_of_a_profile_is_fitted(tmp_path: Path) -> 
     assert (latency.data.num_rows, latency.data.num_networks, latency.threads) == (42, 30, 1)
     assert latency.noise_floor == pytest.approx(0.8 * NOISE, rel=0.5)
     assert latency.scores.mape < 5 * NOISE
-    assert throughput.scores == latency.scores
     off = [abs(row.predicted / row.measured - 1) for row in throughput.held_out]
-    assert f"{sum(off) / len(off):.2%} on average and {max(off):.0%} at most" in throughput.notes[-1]
+    assert throughput.scores.mape == pytest.approx(np.mean(off))
+    assert throughput.scores.max_error == pytest.approx(max(off))
+    assert throughput.scores.mape == pytest.approx(latency.scores.mape, rel=0.05)
+    assert throughput.scores.mape != latency.scores.mape
+    assert throughput.model == latency.model
+    assert {ranked.model for ranked in throughput.ranking} == {ranked.model for ranked in latency.ranking}
+    assert throughput.notes == latency.notes == ()
+    assert [point.count for point in throughput.learning_curve] == [point.count for point in latency.learning_curve]
+    assert throughput.noise_floor == pytest.approx(latency.noise_floor, rel=0.05)
     assert throughput.held_out[0].measured == pytest.approx(1e3 / latency.held_out[0].measured)
     assert (latency.environment["torch"], latency.data.kinds) == ("2.15.0", (SPACE,))
     assert said == [f"{OWN}: fitting {name} to 42 rows" for name in ("latency_ms", "memory_mb")]

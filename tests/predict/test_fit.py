@@ -7,7 +7,7 @@ import pytest
 from hwnas.errors import InputError
 from hwnas.predict.features.counting import population_features
 from hwnas.predict.features.table import features_of
-from hwnas.predict.fit import Observations, fit_predictor
+from hwnas.predict.fit import Observations, as_throughput, fit_predictor
 from hwnas.predict.metric import DeviceMetric, MetricName
 from hwnas.predict.models import AnalyticLearner, BlocksLearner, RidgeLearner
 from hwnas.predict.predictor import Predictor
@@ -66,6 +66,24 @@ def test_the_unfavourable_bound_is_the_slow_side() -> None:
     np.testing.assert_array_equal(fast.unfavourable, fast.lower)
     np.testing.assert_allclose(fast.mean, 1000 / slow.mean, rtol=1e-6)
     np.testing.assert_allclose(fast.lower, 1000 / slow.upper, rtol=1e-6)
+
+
+def test_throughput_is_scored_in_images_a_second_by_the_model_that_the_time_chose() -> None:
+    timed = fit_predictor(observations(), learners=FAST)
+    batches = np.full(60, 1.0)
+    found = as_throughput(timed, batches=batches, noise_floor=0.01).card
+    direct = fit_predictor(observations(name="throughput"), learners=FAST).card
+    assert (found.model, found.noise_floor) == (timed.card.model, 0.01)
+    expected = {ranked.model: ranked.scores for ranked in direct.ranking}
+    for ranked in found.ranking:
+        assert ranked.scores.mape == pytest.approx(expected[ranked.model].mape, rel=1e-3)
+        assert ranked.scores.max_error == pytest.approx(expected[ranked.model].max_error, rel=1e-3)
+    errors = [ranked.scores.mape for ranked in found.ranking]
+    assert errors == sorted(errors)
+    assert [point.mape for point in found.learning_curve] == pytest.approx([p.mape for p in direct.learning_curve])
+    assert found.scores.max_error != timed.card.scores.max_error
+    with pytest.raises(ValueError, match="has not kept what the other models answered"):
+        as_throughput(replace(timed, trial=None), batches=batches)
 
 
 def test_a_greater_confidence_gives_wider_intervals() -> None:
