@@ -1,17 +1,20 @@
 """How well predictors do on measurements that others made, beside simple ones in the same folds.
 
-    python -m benchmarks.predictors [--public-data DIR] [--rows NAME ...] [--profiles DIR] [--seeds 1] [--save]
+    python -m benchmarks.predictors [--public-data DIR] [--rows NAME ...] [--profiles DIR] [--seeds 1]
+        [--state DIR] [--save]
 
 Every figure is of networks that were not fitted: the mean absolute relative error, the share within 10 %, Spearman's
 rank correlation. `ours` is what `fit_predictor` chooses by cross-validation inside the fitted part; the single models
 beside it are never chosen by their result here. Workloads of timm's models are traced once (some minutes) and kept in
-the user's cache folder. `--save` writes the table to `benchmarks/results/`.
+the user's cache folder. Each finished line is written to `--state`, and another call finds it there, unless the data or
+the code of `hwnas/predict` has changed since. `--save` writes the table to `benchmarks/results/`.
 """
 
 import argparse
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +23,7 @@ from benchmarks.support.baselines import BASELINES, Baseline
 from benchmarks.support.profiles import find_profiles, profile_data
 from benchmarks.support.public_data import Data, hat_data, neusight_data, timm_data
 from benchmarks.support.saving import save
+from benchmarks.support.state import Line, State, digest_of_arrays, digest_of_code
 from benchmarks.support.timm_workloads import cache_folder
 from hwnas.devices import detect
 from hwnas.predict.active import choose_next, spread_out
@@ -29,7 +33,7 @@ from hwnas.predict.folds import Fold, Rows, make_folds
 from hwnas.predict.metrics import scores
 from hwnas.predict.models import AnalyticLearner, BoostedLearner, GaussianLearner, Learner, RidgeLearner
 from hwnas.predict.selection import Protocol, cross_validate, refit
-from hwnas.predict.transfer import transfer
+from hwnas.predict.transfer import SCRATCHES, SIMPLE, transfer
 
 HEADER = ("data", "fitted", "method", "MAPE %", "within 10 % %", "Spearman", "goal %", "seconds a fit")
 Method = Callable[[Data, Rows, Rows], Numbers]
@@ -208,14 +212,28 @@ def judge(row: Row, data: Data, method: Method, *, seeds: int) -> tuple[str, ...
     return (f"{int(np.median(fitted))} of {len(data.target)}", *per_cent, f"{np.median(seconds):.1f}")
 
 
-def table_of(row: Row, root: Path, *, seeds: int) -> Iterator[tuple[str, ...]]:
+def table_of(row: Row, root: Path, *, seeds: int, state: State) -> Iterator[Line]:
     data = row.load(root)
+    settings = {"data": digest_of(data), "count": row.count, "goal": row.goal, "seeds": seeds}
     for name, method in row.methods.items():
-        count, mape, within, spearman, seconds = judge(row, data, method, seeds=seeds)
-        yield row.title, count, name, mape, within, spearman, f"≤ {row.goal:.3g}", seconds
+        yield from state.lines(
+            f"{row.title} {row.count} {name}", settings, partial(line_of, row, data, name, method, seeds=seeds)
+        )
 
 
-def transfers(root: Path, *, seeds: int) -> Iterator[tuple[str, ...]]:
+def line_of(row: Row, data: Data, name: str, method: Method, *, seeds: int) -> list[Line]:
+    count, mape, within, spearman, seconds = judge(row, data, method, seeds=seeds)
+    return [(row.title, count, name, mape, within, spearman, f"≤ {row.goal:.3g}", seconds)]
+
+
+def digest_of(data: Data) -> str:
+    return digest_of_arrays(data.features.costs, data.features.shapes, data.features.counts, data.target)
+
+
+TRANSFERRED = ("transfer, mixed by leave-one-out", "ours: transfer where it helps")
+
+
+def transfers(root: Path, *, seeds: int) -> Iterator[Line]:
     """Ten networks of a new device, with the predictors of others."""
     for title, target_key, source_keys in (
         ("10 samples, RTX 4090 eager from RTX 3090 eager", "rtx4090-eager", ("rtx3090-eager",)),
@@ -224,7 +242,7 @@ def transfers(root: Path, *, seeds: int) -> Iterator[tuple[str, ...]]:
     ):
         data = timm_data(root, target_key, cache=cache_folder())
         sources = {key: timm_data(root, key, cache=cache_folder()) for key in source_keys}
-        answers: dict[str, list[Numbers]] = {"from scratch": [], "transfer, mixed by leave-one-out": []}
+        answers: dict[str, list[Numbers]] = {name: [] for name in (*SCRATCHES, *TRANSFERRED)}
         truth = []
         for seed in range(2 * seeds):
             order = np.random.default_rng(seed).permutation(len(data.target))
@@ -233,9 +251,12 @@ def transfers(root: Path, *, seeds: int) -> Iterator[tuple[str, ...]]:
             models = {key: BoostedLearner().fit(source.features, source.target) for key, source in sources.items()}
             leaning = with_answers(data.features, {key: made.predict(data.features) for key, made in models.items()})
             made = transfer(leaning.take(few), data.target[few], sources=tuple(models))
-            scratch = AnalyticLearner().fit(data.features.take(few), data.target[few])
-            answers["from scratch"].append(scratch.predict(data.features.take(rest)))
+            for name, learner in zip(SCRATCHES, SIMPLE, strict=True):
+                scratch = learner.fit(data.features.take(few), data.target[few])
+                answers[name].append(scratch.predict(data.features.take(rest)))
             answers["transfer, mixed by leave-one-out"].append(made.fitted.predict(leaning.take(rest)))
+            gated = made.fitted.predict(leaning.take(rest)) if made.leans else chosen()(data, few, rest)
+            answers["ours: transfer where it helps"].append(gated)
             truth.append(data.target[rest])
         for name, given in answers.items():
             found = scores(np.concatenate(given), np.concatenate(truth))
@@ -243,7 +264,7 @@ def transfers(root: Path, *, seeds: int) -> Iterator[tuple[str, ...]]:
             yield title, f"10 of {len(data.target)}", name, *figures, "", ""
 
 
-def active_orders(root: Path, *, seeds: int) -> Iterator[tuple[str, ...]]:
+def active_orders(root: Path, *, seeds: int) -> Iterator[Line]:
     """Networks chosen by uncertainty and diversity against random ones, at equal counts."""
     data = timm_data(root, "rtx4090-compiled", cache=cache_folder())
     for count in (20, 50, 100):
@@ -277,13 +298,14 @@ def _actively(pool: Features, target: Numbers, *, count: int, seed: int) -> Rows
 EXTRAS = {"transfer": transfers, "active": active_orders}
 
 
-def lines_of(name: str, root: Path, *, seeds: int) -> Iterator[tuple[str, ...]]:
+def lines_of(name: str, root: Path, *, seeds: int, state: State) -> Iterator[Line]:
     if name in EXTRAS:
-        return EXTRAS[name](root, seeds=seeds)
-    return table_of(ROWS[name], root, seeds=seeds)
+        yield from state.lines(name, {"seeds": seeds}, lambda: list(EXTRAS[name](root, seeds=seeds)))
+    else:
+        yield from table_of(ROWS[name], root, seeds=seeds, state=state)
 
 
-def own_lines(root: Path, *, seeds: int) -> Iterator[tuple[str, ...]]:
+def own_lines(root: Path, *, seeds: int, state: State) -> Iterator[Line]:
     """Our own profiles: 80 and 200 networks fitted, the goal in noise floors; then each space left out."""
     loaded = {folder: profile_data(folder) for folder in find_profiles(root)}
     for folder, (data, floor) in loaded.items():
@@ -297,11 +319,13 @@ def own_lines(root: Path, *, seeds: int) -> Iterator[tuple[str, ...]]:
                 goal=100 * goal * (floor or 0.0),
                 methods={**COUNTERS, **MODELS, "ours": chosen()},
             )
-            yield from table_of(row, root, seeds=seeds)
-    yield from left_out_spaces({folder: data for folder, (data, _) in loaded.items()}, root)
+            yield from table_of(row, root, seeds=seeds, state=state)
+    every = {folder: data for folder, (data, _) in loaded.items()}
+    settings = {str(folder.relative_to(root)): digest_of(data) for folder, data in every.items()}
+    yield from state.lines("spaces left out", settings, lambda: list(left_out_spaces(every, root)))
 
 
-def left_out_spaces(loaded: dict[Path, Data], root: Path) -> Iterator[tuple[str, ...]]:
+def left_out_spaces(loaded: dict[Path, Data], root: Path) -> Iterator[Line]:
     """Each space predicted from the others of the same device and setting."""
     for folder, data in loaded.items():
         setting = folder.name.removeprefix(data.families[0])
@@ -320,15 +344,16 @@ def left_out_spaces(loaded: dict[Path, Data], root: Path) -> Iterator[tuple[str,
             yield f"{folder.relative_to(root)}, space left out", str(len(target)), name, *figures, "", ""
 
 
-def all_lines(options: argparse.Namespace) -> Iterator[tuple[str, ...]]:
+def all_lines(options: argparse.Namespace) -> Iterator[Line]:
+    state = State(folder=options.state, code=digest_of_code("hwnas/predict", "benchmarks"))
     if options.public_data is not None:
         for name in options.rows:
-            yield from lines_of(name, options.public_data, seeds=options.seeds)
+            yield from lines_of(name, options.public_data, seeds=options.seeds, state=state)
     if options.profiles is not None:
-        yield from own_lines(options.profiles, seeds=options.seeds)
+        yield from own_lines(options.profiles, seeds=options.seeds, state=state)
 
 
-def table(rows: list[tuple[str, ...]]) -> str:
+def table(rows: list[Line]) -> str:
     lines = [HEADER, tuple("---" for _ in HEADER), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -339,11 +364,12 @@ def main() -> None:
     parser.add_argument("--profiles", type=Path, help="a folder of profiles of our own spaces")
     parser.add_argument("--rows", nargs="+", choices=[*ROWS, *EXTRAS], default=[*ROWS, *EXTRAS], help="which lines")
     parser.add_argument("--seeds", type=int, default=1, help="repeats with other folds")
+    parser.add_argument("--state", type=Path, help="a folder in which finished lines are kept")
     parser.add_argument("--save", action="store_true", help="write the table to benchmarks/results/")
     options = parser.parse_args()
     if options.public_data is None and options.profiles is None:
         parser.error("--public-data DIR or --profiles DIR is needed")
-    rows: list[tuple[str, ...]] = []
+    rows: list[Line] = []
     for line in all_lines(options):
         rows.append(line)
         print(f"| {' | '.join(line)} |", flush=True)

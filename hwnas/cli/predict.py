@@ -21,7 +21,8 @@ _SHOWN = ("onnxruntime", "tensorrt", "torch", "cuda", "driver", "memory_format")
 @click.option("--batch", type=click.IntRange(min=1), help="Images at once, where predictors of several are there.")
 @click.option("--runtime", help="The runtime, where predictors of several are there.")
 @click.option("--precision", help="The precision, where predictors of several are there.")
-@click.option("--confidence", type=float, default=0.9, show_default=True, help="Of the intervals.")
+@click.option("--threads", type=click.IntRange(min=1), help="The threads, where predictors of several are there.")
+@click.option("--confidence", type=float, help="Of the intervals: 0.9, or the most that the predictor supports.")
 @click.option("--predictors", type=click.Path(path_type=Path), help="Look in this folder alone (HWNAS_PREDICTORS).")
 @click.option("--allow-outside", is_flag=True, help="Answer for networks unlike all fitted ones, too.")
 @json_option
@@ -52,6 +53,8 @@ def _print(predicted: Predicted) -> None:
     ]
     marked = ["outside"] if predicted.outside else []
     print_table([*columns, *marked], [(*_row(figure), *_mark(figure, marked)) for figure in predicted.figures])
+    for note in predicted.notes:
+        print_line(f"note: {note}")
     for used in predicted.predictors:
         print_line()
         print_line(f"{used.note}")

@@ -166,7 +166,8 @@ def _predictor(
     networks: MeasuredNetworks, name: MetricName, options: FitOptions, say: Say, *, timed: Predictor | None
 ) -> Predictor:
     if name == "throughput" and timed is not None:
-        return as_throughput(timed, batches=networks.observations(name).batches)
+        observed = networks.observations(name)
+        return as_throughput(timed, batches=observed.batches, noise_floor=observed.noise_floor)
     say(f"{networks.name}: fitting {name} to {len(networks)} rows")
     return _fit_one(networks, name, options, say)
 

@@ -12,6 +12,7 @@ from hwnas.pipeline.predicting.targets import Target, parse_targets
 from hwnas.pipeline.predicting.workloads import timm_workload
 from hwnas.pipeline.predictors import ChosenPredictor, choose_predictor
 from hwnas.predict.features.table import Features
+from hwnas.predict.intervals import USUAL_CONFIDENCE
 from hwnas.predict.metric import UNITS
 from hwnas.search.metric import Metric
 from hwnas.space import SPACES
@@ -27,7 +28,9 @@ class PredictOptions:
     runtime: str | None = None
     precision: str | None = None
     batch: int | None = None
-    confidence: float = 0.9
+    threads: int | None = None
+    confidence: float | None = None
+    """None: 0.9, or the most that every predictor supports."""
     predictors: Path | None = None
     allow_outside: bool = False
     """Whether networks unlike all fitted ones are answered for without an error; they are marked all the same."""
@@ -36,7 +39,7 @@ class PredictOptions:
         for name in self.metrics:
             if name not in METRICS:
                 raise unknown("metric", name, METRICS, hint="--metric {}")
-        if not 0 < self.confidence < 1:
+        if self.confidence is not None and not 0 < self.confidence < 1:
             raise InputError("a confidence must be between 0 and 1", got=self.confidence, hint="--confidence 0.9")
 
 
@@ -72,8 +75,11 @@ class Predicted:
     """The answers, in the order of the question, metric by metric."""
 
     confidence: float
+    """Of all intervals."""
     figures: tuple[PredictedFigure, ...]
     predictors: tuple[UsedPredictor, ...]
+    notes: tuple[str, ...] = ()
+    """What was filled in because the predictors allow no more."""
 
     @property
     def outside(self) -> tuple[PredictedFigure, ...]:
@@ -90,19 +96,26 @@ def predict_networks(
     """
     options = options or PredictOptions()
     asked = parse_targets(targets, space=options.space)
+    groups = _by_space(asked.networks)
+    by_metric = {name: {space: _chosen(name, space, options, machine) for space in groups} for name in options.metrics}
+    every = [chosen for by_space in by_metric.values() for chosen in by_space.values()]
+    confidence = options.confidence or min(chosen.predictor.usual_confidence for chosen in every)
     figures: list[PredictedFigure] = []
-    used: dict[Path, UsedPredictor] = {}
-    for name in options.metrics:
+    for by_space in by_metric.values():
         answers: dict[int, PredictedFigure] = {}
-        for space, rows in _by_space(asked.networks).items():
-            chosen = _chosen(name, space, options, machine)
-            used[chosen.path] = _used(chosen)
+        for space, rows in groups.items():
             networks = [asked.networks[row] for row in rows]
-            answers.update(zip(rows, _answered(networks, chosen, space, options), strict=True))
+            answers.update(zip(rows, _answered(networks, by_space[space], space, confidence), strict=True))
         figures += [answers[row] for row in range(len(asked.networks))]
     if len(asked.networks) == 1 and not asked.from_files and not options.allow_outside:
         _require_inside(figures)
-    return Predicted(confidence=options.confidence, figures=tuple(figures), predictors=tuple(used.values()))
+    used = {chosen.path: _used(chosen) for chosen in every}
+    return Predicted(
+        confidence=confidence,
+        figures=tuple(figures),
+        predictors=tuple(used.values()),
+        notes=_notes(confidence, every) if options.confidence is None else (),
+    )
 
 
 def require_all_inside(predicted: Predicted) -> None:
@@ -115,6 +128,14 @@ def require_all_inside(predicted: Predicted) -> None:
             got="; ".join(first.outside[:3]),
             hint="--allow-outside takes their figures as guesses; or measure networks like them, and fit again",
         )
+
+
+def _notes(confidence: float, every: Sequence[ChosenPredictor]) -> tuple[str, ...]:
+    """Why intervals are of less than the usual confidence, if they are."""
+    if confidence >= USUAL_CONFIDENCE:
+        return ()
+    few = min(chosen.predictor.card.data.num_networks for chosen in every)
+    return (f"intervals of {confidence:.0%}: {few} networks were fitted, too few for {USUAL_CONFIDENCE:.0%}",)
 
 
 def _by_space(networks: Sequence[Target]) -> dict[str | None, list[int]]:
@@ -132,16 +153,18 @@ def _chosen(name: str, space: str | None, options: PredictOptions, machine: Mach
         precision=options.precision,
         batch=options.batch,
     )
-    return choose_predictor(metric, space=space, predictors=options.predictors, machine=machine)
+    return choose_predictor(
+        metric, space=space, threads=options.threads, predictors=options.predictors, machine=machine
+    )
 
 
 def _answered(
-    networks: Sequence[Target], chosen: ChosenPredictor, space: str | None, options: PredictOptions
+    networks: Sequence[Target], chosen: ChosenPredictor, space: str | None, confidence: float
 ) -> Iterator[PredictedFigure]:
     predictor = chosen.predictor
     features = _features(networks, chosen, space)
     batch = chosen.metric.batch
-    answer = predictor.predict(features, confidence=options.confidence, batch=batch)
+    answer = predictor.predict(features, confidence=confidence, batch=batch)
     for row, target in enumerate(networks):
         reasons = predictor.fitted_range.reasons(features.take(slice(row, row + 1))) if answer.outside[row] else ()
         yield PredictedFigure(

@@ -31,7 +31,12 @@ class ChosenPredictor:
 
 
 def choose_predictor(
-    metric: Metric, *, space: str | None, predictors: Path | None = None, machine: Machine | None = None
+    metric: Metric,
+    *,
+    space: str | None,
+    threads: int | None = None,
+    predictors: Path | None = None,
+    machine: Machine | None = None,
 ) -> ChosenPredictor:
     """The predictor of a metric on its device, for networks of a space or, without one, for any.
 
@@ -43,27 +48,28 @@ def choose_predictor(
     there = [entry for entry in entries(places, device=device) if entry.card.metric.device == device]
     if not there:
         raise _nothing(metric, device, space, places)
-    fitting = [entry for entry in there if _answers(entry, metric, space)]
+    fitting = [entry for entry in there if _answers(entry, metric, space, threads)]
     if not fitting:
-        raise _none_fits(metric, device, space, there)
+        raise _none_fits(metric, device, space, threads, there)
     best = min(fitting, key=lambda entry: _rank(entry, metric))
     return ChosenPredictor(
         metric=_completed(best, metric),
         predictor=load_predictor(best.path),
         path=best.path,
         origin=best.origin,
-        note=_note(best, metric),
+        note=_note(best, metric, fitting),
     )
 
 
-def _answers(entry: PredictorEntry, metric: Metric, space: str | None) -> bool:
-    """Whether it is of that metric, and of whatever else the metric names."""
+def _answers(entry: PredictorEntry, metric: Metric, space: str | None, threads: int | None) -> bool:
+    """Whether it is of that metric, and of whatever else the question names."""
     found = entry.card.metric
     return (
         found.name == metric.name
         and entry.card.space in (None, space)
         and metric.runtime in (None, found.runtime)
         and metric.precision in (None, found.precision)
+        and threads in (None, entry.card.threads)
         and (found.batch is None or metric.batch in (None, found.batch))
     )
 
@@ -91,7 +97,7 @@ def _completed(entry: PredictorEntry, metric: Metric) -> Metric:
     return Metric(name=metric.name, device=found.device, runtime=found.runtime, precision=found.precision, batch=batch)
 
 
-def _note(entry: PredictorEntry, metric: Metric) -> str:
+def _note(entry: PredictorEntry, metric: Metric, fitting: Sequence[PredictorEntry]) -> str:
     """Which predictor answers, and why its setting where the question left one out."""
     complete, card = _completed(entry, metric), entry.card
     of = f"{card.data.num_networks} networks of {card.space or 'every kind that was measured there'}"
@@ -104,7 +110,16 @@ def _note(entry: PredictorEntry, metric: Metric) -> str:
         )
         if getattr(metric, name) is None
     ]
+    alike = {
+        other.card.threads for other in fitting if (other.card.metric, other.card.space) == (card.metric, card.space)
+    }
+    if len(alike) > 1 and card.threads is not None:
+        filled.append(f"{card.threads} is the fewest threads")
     return f"{complete}, fitted to {of}" + (f" ({'; '.join(filled)})" if filled else "")
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread{'s' if count > 1 else ''}"
 
 
 def _batch_reason(entry: PredictorEntry, complete: Metric) -> str:
@@ -123,15 +138,23 @@ def _nothing(metric: Metric, device: str, space: str | None, places: Places) -> 
     )
 
 
-def _none_fits(metric: Metric, device: str, space: str | None, there: Sequence[PredictorEntry]) -> InputError:
+def _none_fits(
+    metric: Metric, device: str, space: str | None, threads: int | None, there: Sequence[PredictorEntry]
+) -> InputError:
     networks = "any network" if space is None else f"networks of {space}"
-    known = sorted(f"{entry.card.metric} ({entry.card.space or 'any'})" for entry in there)
+    known = sorted(_described(entry, with_threads=threads is not None) for entry in there)
     return InputError(
         f"no predictor for {device} answers this for {networks}",
-        got=str(metric),
+        got=f"{metric} with {_threads(threads)}" if threads is not None else str(metric),
         known=known,
         hint=_commands(device, space),
     )
+
+
+def _described(entry: PredictorEntry, *, with_threads: bool) -> str:
+    card = entry.card
+    threads = f", {_threads(card.threads)}" if with_threads and card.threads is not None else ""
+    return f"{card.metric} ({card.space or 'any'}{threads})"
 
 
 def _commands(device: str, space: str | None) -> str:

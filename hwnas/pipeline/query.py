@@ -70,11 +70,14 @@ def query(
     with Study.read(run) as study:
         known = {**own, **{name: parse_metric(name) for name in study.metrics}}
         found = _completed(asked, known, record, device=device, predictors=predictors, notes=notes)
-        held = record.confidence if confidence is None else confidence
+        wanted = record.confidence if confidence is None else confidence
         problem = Problem(
-            space=space, objectives=found.objectives, constraints=found.constraints, confident=held is not None
+            space=space, objectives=found.objectives, constraints=found.constraints, confident=wanted is not None
         )
-        recompute = _recompute(run, record, space, found, problem, held)
+        every = _predictors(run, record, found, problem)
+        held = _held(every, wanted, asked=confidence is not None, notes=notes)
+        best = held or supported_confidence(every, DEFAULT_CONFIDENCE)
+        recompute = CheapMetrics(space=space, predictors=every, confidence=best)
         # The study holds intervals of the search's confidence: those of another one are made anew.
         anew = () if held in (None, record.interval_confidence) else tuple(own)
         answer = ask(study, problem, recompute=recompute, anew=anew)
@@ -199,10 +202,8 @@ def _fits(asked: Metric, one: Metric) -> bool:
     return asked.name == one.name and all(getattr(asked, name) in (None, getattr(one, name)) for name in names)
 
 
-def _recompute(
-    run: Path, record: SearchRecord, space: Space[Any, Any], found: Asked, problem: Problem, held: float | None
-) -> CheapMetrics:
-    """What computes the metrics that the study lacks."""
+def _predictors(run: Path, record: SearchRecord, found: Asked, problem: Problem) -> tuple[MetricPredictor, ...]:
+    """What predicts the metrics that the study lacks, or holds at another confidence."""
     own = [
         MetricPredictor(metric=parse_metric(used.metric), predictor=load_predictor(run / used.path))
         for used in record.predictors
@@ -213,12 +214,24 @@ def _recompute(
         for item in found.chosen
         if str(item.metric) not in {str(one.metric) for one in own}
     ]
-    every = (*own, *fresh)
-    if held is not None:
-        require_confidence(every, held)
-    return CheapMetrics(
-        space=space, predictors=every, confidence=held or supported_confidence(every, DEFAULT_CONFIDENCE)
-    )
+    return (*own, *fresh)
+
+
+def _held(
+    predictors: tuple[MetricPredictor, ...], wanted: float | None, *, asked: bool, notes: list[str]
+) -> float | None:
+    """At which confidence constraints are held: one that is asked for here must be supported.
+
+    That of the search is lowered to what the predictors of another device support, and that is said.
+    """
+    if wanted is None:
+        return None
+    if asked:
+        require_confidence(predictors, wanted)
+    held = supported_confidence(predictors, wanted)
+    if held < wanted:
+        notes.append(f"confidence {held:g}: the predictors were fitted to too few networks for the search's {wanted:g}")
+    return held
 
 
 def _measured(study: Study, answer: Answer) -> Mapping[str, Any]:

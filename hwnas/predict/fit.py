@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 from hwnas.errors import InputError
-from hwnas.predict.card import CONFIDENCES, Card, Coverage, CurvePoint, FittedData, HeldOut, Ranked
+from hwnas.predict.card import CONFIDENCES, Card, Coverage, FittedData, HeldOut
 from hwnas.predict.drift import without_drift
 from hwnas.predict.features.conditions import Conditions
 from hwnas.predict.features.table import Features, Numbers, require_finite
@@ -15,9 +15,8 @@ from hwnas.predict.fitted_range import FittedRange
 from hwnas.predict.intervals import calibrate, held_out_coverage
 from hwnas.predict.learning_curve import COUNTS, learning_curve
 from hwnas.predict.metric import DeviceMetric
-from hwnas.predict.metrics import scores
-from hwnas.predict.models import Learner
-from hwnas.predict.predictor import Predictor
+from hwnas.predict.models import Learner, counted_blocks
+from hwnas.predict.predictor import Predictor, Trial
 from hwnas.predict.selection import Answers, Protocol, cross_validate, identities, refit
 
 _DRIFT_GAIN = 0.95
@@ -74,13 +73,15 @@ def fit_predictor(
     features, target = observed.features, observed.target
     choice = answers.choice()
     model = refit(choice, features, target, answers=answers, learners=learners, weights=observed.weights)
-    card = make_card(observed, answers, choice)
+    curve = _curve(observed, answers, learners) if with_curve else {}
+    trial = Trial(target=target, by_model=answers.by_model, by_count=curve)
     return Predictor(
-        card=replace(card, learning_curve=_curve(observed, answers, learners)) if with_curve else card,
+        card=make_card(observed, answers, choice, trial=trial, count_names=counted_blocks(model)),
         conditions=replace(observed.conditions, batch=1),
         model=model,
         intervals=calibrate(features, target, answers.by_model[choice]),
-        fitted_range=FittedRange.of(features),
+        fitted_range=FittedRange.of(features, one_space=observed.space is not None),
+        trial=trial,
     )
 
 
@@ -117,32 +118,31 @@ def _judged(
     return corrected, again
 
 
-def as_throughput(predictor: Predictor, *, batches: Numbers) -> Predictor:
-    """The same predictor for images a second: models fit the time of one run of the batch.
+def as_throughput(predictor: Predictor, *, batches: Numbers, noise_floor: float | None = None) -> Predictor:
+    """A predictor of latency, just fitted, as one of images a second: models fit the time of one run of the batch.
 
-    The scores on the card stay those of the time, by which the model was chosen; a note says what they are of images a
-    second. `batches` are those of the rows that it was fitted to.
+    The model stays the one that was chosen by the time; all scores on the card are those of images a second. `batches`
+    are those of the rows that it was fitted to.
     """
-    card = predictor.card
+    card, trial = predictor.card, predictor.trial
+    if trial is None:
+        raise ValueError("a predictor that was read from a file has not kept what the other models answered")
     metric = replace(card.metric, name="throughput")
-    measured, predicted = (
-        metric.from_target(np.array([getattr(row, name) for row in card.held_out]), batch=batches)
-        for name in ("measured", "predicted")
+    answers = np.array([row.predicted for row in card.held_out])
+    throughput = replace(
+        card,
+        metric=metric,
+        noise_floor=noise_floor,
+        ranking=trial.ranking(metric, batch=batches),
+        learning_curve=trial.learning_curve(metric, batch=batches),
+        held_out=_held_out(metric.from_target(trial.target, batch=batches), metric.from_target(answers, batch=batches)),
     )
-    held_out = tuple(
-        HeldOut(measured=float(one), predicted=float(other)) for one, other in zip(measured, predicted, strict=True)
-    )
-    note = _throughput_note(predicted, measured)
-    return replace(predictor, card=replace(card, metric=metric, held_out=held_out, notes=(*card.notes, note)))
+    return replace(predictor, card=throughput)
 
 
-def _throughput_note(predicted: Numbers, measured: Numbers) -> str:
-    """The errors of images a second: those on the card are of the time, and the greatest ones differ."""
-    found = scores(predicted, measured)
-    return (
-        "errors and learning curve are those of the time of one run; of images a second the error on held-out networks "
-        f"is {found.mape:.2%} on average and {found.max_error:.0%} at most"
-    )
+def _held_out(measured: Numbers, predicted: Numbers) -> tuple[HeldOut, ...]:
+    pairs = zip(measured.tolist(), predicted.tolist(), strict=True)
+    return tuple(HeldOut(measured=one, predicted=other) for one, other in pairs)
 
 
 def check_observations(observed: Observations, *, allow_mixed: bool) -> None:
@@ -163,11 +163,12 @@ def check_observations(observed: Observations, *, allow_mixed: bool) -> None:
         )
 
 
-def make_card(observed: Observations, answers: Answers, choice: str) -> Card:
-    """What a model says about itself, by its answers on networks that were held out."""
+def make_card(
+    observed: Observations, answers: Answers, choice: str, *, trial: Trial, count_names: tuple[str, ...] = ()
+) -> Card:
+    """What a model says about itself, by its answers on networks that were held out; `count_names` it counts."""
     by_model, target, features = answers.by_model[choice], answers.target, observed.features
-    predicted = observed.metric.from_target(np.exp(np.log(by_model).mean(axis=0)), batch=observed.batches)
-    notes = (_throughput_note(predicted, observed.figures),) if observed.metric.name == "throughput" else ()
+    metric, batches = observed.metric, observed.batches
     return Card(
         created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
         metric=observed.metric,
@@ -180,11 +181,11 @@ def make_card(observed: Observations, answers: Answers, choice: str) -> Card:
             is_mixed=len(set(observed.environments)) > 1,
             kinds=observed.kinds,
             usual_batch=_usual_batch(observed),
-            count_names=features.count_names,
+            count_names=count_names,
         ),
         protocol=answers.protocol,
         model=choice,
-        ranking=tuple(Ranked(model=name, scores=found) for name, found in answers.ranking().items()),
+        ranking=trial.ranking(metric, batch=batches),
         coverage=tuple(
             Coverage(
                 confidence=confidence,
@@ -193,12 +194,13 @@ def make_card(observed: Observations, answers: Answers, choice: str) -> Card:
             for confidence in CONFIDENCES
         ),
         noise_floor=observed.noise_floor,
-        held_out=tuple(
-            HeldOut(measured=float(measured), predicted=float(value))
-            for measured, value in zip(observed.figures, predicted, strict=True)
+        learning_curve=trial.learning_curve(metric, batch=batches),
+        held_out=_held_out(
+            np.asarray(observed.figures),
+            metric.from_target(np.exp(np.log(by_model).mean(axis=0)), batch=batches),
         ),
         environment=dict(observed.environment),
-        notes=(*observed.notes, *notes),
+        notes=observed.notes,
     )
 
 
@@ -210,8 +212,8 @@ def _usual_batch(observed: Observations) -> int | None:
     return int(values[counts == counts.max()][-1])
 
 
-def _curve(observed: Observations, answers: Answers, learners: Sequence[Learner] | None) -> tuple[CurvePoint, ...]:
-    """The curve of the best single model: a stack at every point would take many times longer."""
+def _curve(observed: Observations, answers: Answers, learners: Sequence[Learner] | None) -> dict[int, Numbers]:
+    """The learning curve of the best single model: a stack at every point would take many times longer."""
     from hwnas.predict.selection import STACK, candidates
 
     by_name = {learner.name: learner for learner in learners or candidates(observed.features)}
@@ -224,6 +226,4 @@ def _curve(observed: Observations, answers: Answers, learners: Sequence[Learner]
         seed=answers.protocol.seed,
         groups=observed.groups,
     )
-    return tuple(
-        CurvePoint(count=point.count, mape=point.scores.mape, spearman=point.scores.spearman) for point in curve.points
-    )
+    return {point.count: point.answers for point in curve.points}

@@ -1,4 +1,9 @@
-"""Whether a network is like those that a predictor was fitted to."""
+"""Whether a network is like those that a predictor was fitted to.
+
+Few networks of a space show less of its range than there is, and the next ones of the same kind lie a little beyond
+them: the margin is wider for them, in the way in which the greatest of so many draws falls short of the end. Networks
+that are held out and lie in that margin are inside intervals as often as the others (see docs/predictors.md).
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +19,12 @@ from hwnas.predict.models.model import Plain, names, numbers
 
 _MARGIN = 0.1
 """A column may leave the fitted range by this share of it."""
+_FEW_MARGIN = 4.0
+"""Divided by the number of networks it is added to that, where all are of one space."""
 _FAR = 2.0
 """A network is outside from this multiple of the largest distance among the fitted ones."""
+_FEW_FAR = 16.0
+"""The same for this multiple."""
 _HARMLESS = 0.005
 """A cost that makes less than this share of all costs puts no network outside."""
 
@@ -30,12 +39,14 @@ class FittedRange:
     high: Numbers
     unusual: Unusual
     largest_distance: float
+    margin: float = _MARGIN
+    far: float = _FAR
 
     @classmethod
-    def of(cls, features: Features) -> Self:
-        """The range of the fitted networks."""
+    def of(cls, features: Features, *, one_space: bool = False) -> Self:
+        """The range of the fitted networks, with the margin that so many of one space need."""
         columns = np.concatenate([features.costs, features.shapes], axis=1)
-        unusual = Unusual.of(features)
+        unusual, count = Unusual.of(features), len(np.unique(columns, axis=0))
         return cls(
             cost_names=features.cost_names,
             shape_names=features.shape_names,
@@ -43,6 +54,8 @@ class FittedRange:
             high=columns.max(axis=0),
             unusual=unusual,
             largest_distance=float(unusual.distance(features).max()),
+            margin=_MARGIN + (_FEW_MARGIN / count if one_space else 0.0),
+            far=_FAR + (_FEW_FAR / count if one_space else 0.0),
         )
 
     def is_outside(self, features: Features) -> NDArray[np.bool_]:
@@ -69,6 +82,8 @@ class FittedRange:
             "high": self.high.tolist(),
             "unusual": self.unusual.to_json(),
             "largest_distance": self.largest_distance,
+            "margin": self.margin,
+            "far": self.far,
         }
 
     @classmethod
@@ -81,6 +96,8 @@ class FittedRange:
             high=numbers(data["high"]),
             unusual=Unusual.from_json(data["unusual"]),
             largest_distance=float(data["largest_distance"]),
+            margin=float(data.get("margin", _MARGIN)),
+            far=float(data.get("far", _FAR)),
         )
 
     def _columns(self, features: Features) -> Numbers:
@@ -88,7 +105,7 @@ class FittedRange:
 
     def _beyond(self, features: Features) -> NDArray[np.bool_]:
         columns = self._columns(features)
-        margin = _MARGIN * (self.high - self.low) + 1e-9 * (1 + abs(self.high))
+        margin = self.margin * (self.high - self.low) + 1e-9 * (1 + abs(self.high))
         beyond: NDArray[np.bool_] = (columns < self.low - margin) | (columns > self.high + margin)
         costs = len(self.cost_names)
         total = features.total()[:, None]
@@ -96,7 +113,7 @@ class FittedRange:
         return beyond
 
     def _far(self, features: Features) -> NDArray[np.bool_]:
-        far: NDArray[np.bool_] = self.unusual.distance(features) > _FAR * self.largest_distance
+        far: NDArray[np.bool_] = self.unusual.distance(features) > self.far * self.largest_distance
         return far
 
     def _unknown(self, features: Features) -> Numbers:

@@ -17,6 +17,9 @@ from hwnas.predict.features.table import Features, Numbers
 from hwnas.predict.folds import Fold
 from hwnas.predict.models.model import Plain, Standard, names, numbers
 
+USUAL_CONFIDENCE = 0.9
+"""Of intervals where nobody asked for another one and the networks support it."""
+
 _MAX_COMPONENTS = 10
 _RIDGE = 3.0
 _SCALE_RANGE = 4.0
@@ -149,9 +152,16 @@ def quantiles(errors: Numbers, *, confidence: float) -> tuple[float, float]:
 def require_confident(count: int, *, confidence: float) -> None:
     """A confidence that so few networks cannot support is an error, not a wider guess."""
     if (1 - confidence) / 2 * (count + 1) < 1 - _ROUNDING:
-        best = math.floor(100 * (1 - 2 / (count + 1))) / 100
         message = f"{count} networks support no interval at this confidence"
+        best = supported_confidence(count, wanted=confidence)
         raise InputError(message, got=confidence, hint=f"--confidence {best:.2f}, or measure more networks")
+
+
+def supported_confidence(count: int, *, wanted: float = USUAL_CONFIDENCE) -> float:
+    """The confidence that so many networks support: what is wanted, or the most that there is in whole hundredths."""
+    if (1 - wanted) / 2 * (count + 1) >= 1 - _ROUNDING:
+        return wanted
+    return max(math.floor(100 * (1 - 2 / (count + 1)) + _ROUNDING) / 100, 0.01)
 
 
 def _slope(distance: Numbers, logs: Numbers) -> float:

@@ -22,6 +22,8 @@ class Point:
 
     count: int
     scores: Scores
+    answers: Numbers
+    """What was said of each network without it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,5 +62,5 @@ def learning_curve(
             rows = np.random.default_rng([seed, number]).permutation(fold.fit)[:count]
             fitted = learner.fit(features.take(rows), target[rows], seed=seed)
             answers[fold.held_out] = fitted.predict(features.take(fold.held_out))
-        points.append(Point(count=count, scores=scores(answers, target)))
+        points.append(Point(count=count, scores=scores(answers, target), answers=answers))
     return LearningCurve(points=tuple(points), noise_floor=noise_floor)

@@ -7,12 +7,14 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from hwnas.predict.card import Card
+from hwnas.predict.card import Card, CurvePoint, Ranked
 from hwnas.predict.features.conditions import Conditions
 from hwnas.predict.features.counting import population_features, workload_features
 from hwnas.predict.features.table import Features, Numbers, with_answers
 from hwnas.predict.fitted_range import FittedRange, require_inside
-from hwnas.predict.intervals import Intervals, require_confident
+from hwnas.predict.intervals import Intervals, require_confident, supported_confidence
+from hwnas.predict.metric import DeviceMetric
+from hwnas.predict.metrics import Scores, scores
 from hwnas.predict.models import Fitted, fitted_from_json, fitted_to_json
 from hwnas.predict.models.model import Plain
 from hwnas.workload import Workload, Workloads
@@ -33,6 +35,42 @@ class Prediction:
     def unfavourable(self) -> Numbers:
         """The bound that a constraint held with confidence uses: upper where less is better, else lower."""
         return self.lower if self.more_is_better else self.upper
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What models answered for networks that they had not seen, while they were judged."""
+
+    target: Numbers
+    by_model: Mapping[str, Numbers]
+    """An array per model, one row a repeat."""
+    by_count: Mapping[int, Numbers]
+    """With so many networks fitted: those of the learning curve."""
+
+    def ranking(self, metric: DeviceMetric, *, batch: Numbers) -> tuple[Ranked, ...]:
+        """The scores of all models in the metric's unit, the best first."""
+        figures = metric.from_target(self.target, batch=batch)
+        found = (
+            Ranked(model=name, scores=_scores(metric.from_target(answers, batch=batch), figures))
+            for name, answers in self.by_model.items()
+        )
+        return tuple(sorted(found, key=lambda ranked: ranked.scores.mape))
+
+    def learning_curve(self, metric: DeviceMetric, *, batch: Numbers) -> tuple[CurvePoint, ...]:
+        """The error by the number of networks, in the metric's unit."""
+        figures = metric.from_target(self.target, batch=batch)
+        found = {
+            count: _scores(metric.from_target(answers, batch=batch), figures)
+            for count, answers in self.by_count.items()
+        }
+        return tuple(
+            CurvePoint(count=count, mape=point.mape, spearman=point.spearman) for count, point in found.items()
+        )
+
+
+def _scores(answers: Numbers, figures: Numbers) -> Scores:
+    rows = np.atleast_2d(answers)
+    return scores(rows.ravel(), np.tile(figures, len(rows)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +97,22 @@ class Predictor:
     fitted_range: FittedRange
     sources: Mapping[str, Source] = field(default_factory=dict)
     """Models of other devices that this one leans on."""
+    trial: Trial | None = field(default=None, repr=False, compare=False)
+    """Of a predictor that was just fitted; it is not stored."""
 
-    def predict(self, features: Features, *, confidence: float = 0.9, batch: int | None = None) -> Prediction:
-        """Predict networks from features that were made under this predictor's conditions at `batch`."""
+    @property
+    def usual_confidence(self) -> float:
+        """Of its intervals where none is asked for: 0.9, or the most that its fitted networks support."""
+        return supported_confidence(self.card.data.num_networks)
+
+    def predict(self, features: Features, *, confidence: float | None = None, batch: int | None = None) -> Prediction:
+        """Predict networks from features that were made under this predictor's conditions at `batch`.
+
+        A confidence that is asked for must be supported; without one it is the usual one.
+        """
         metric = self.card.metric
         count = np.full(len(features), float(metric.require_batch(batch)))
+        confidence = self.usual_confidence if confidence is None else confidence
         require_confident(self.card.data.num_networks, confidence=confidence)
         mean = self.model.predict(features)
         low, high = self.intervals.bounds(mean, features, confidence=confidence)
@@ -77,26 +126,27 @@ class Predictor:
         )
 
     def predict_workloads(
-        self, workloads: Sequence[Workload], *, confidence: float = 0.9, batch: int | None = None
+        self, workloads: Sequence[Workload], *, confidence: float | None = None, batch: int | None = None
     ) -> Prediction:
         """Predict networks from their operations."""
         return self.predict(self.features(workloads, batch=batch), confidence=confidence, batch=batch)
 
     def predict_population(
-        self, workloads: Workloads, *, confidence: float = 0.9, batch: int | None = None
+        self, workloads: Workloads, *, confidence: float | None = None, batch: int | None = None
     ) -> Prediction:
         """Predict a population of a space."""
         return self.predict(self.population(workloads, batch=batch), confidence=confidence, batch=batch)
 
     def features(self, workloads: Sequence[Workload], *, batch: int | None = None) -> Features:
-        """The features of networks under this predictor's conditions."""
-        if self.card.data.count_names:
-            raise ValueError("a predictor that counts blocks needs a population of its space")
+        """The features of networks under this predictor's conditions; blocks of a space are not told in operations.
+
+        A predictor that counts blocks answers for such networks as if it had never seen one of theirs.
+        """
         return self._built(lambda conditions: workload_features(workloads, conditions), batch)
 
     def population(self, workloads: Workloads, *, batch: int | None = None) -> Features:
         """The features of a population of a space."""
-        counts = bool(self.card.data.count_names)
+        counts = self.card.data.count_names
         return self._built(lambda conditions: population_features(workloads, conditions, counts=counts), batch)
 
     def require_inside(self, features: Features, *, labels: Sequence[str] | None = None) -> None:

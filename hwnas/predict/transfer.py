@@ -1,10 +1,11 @@
 """A predictor for a new device from a few measurements and the predictors of other devices.
 
-Several ways are tried: from scratch, one source scaled, one bent (its logarithm times a power), and several sources as
-a basis (their main common directions, a robust Bayesian ridge on them). They are mixed by their leave-one-out answers
-on the few measured networks, so a source that does not help is left aside. A network that was measured twice is left
-out with both of its rows. To choose a single way would be a gamble:
-with ten networks the least leave-one-out error is often that of a poor way.
+Several ways are tried: the simple models from scratch, one source scaled, one bent (its logarithm times a power), and
+several sources as a basis (their main common directions, a robust Bayesian ridge on them). They are mixed by their
+leave-one-out answers on the few measured networks, so a source that does not help is left aside. A network that was
+measured twice is left out with both of its rows. To choose a single way would be a gamble: with ten networks the least
+leave-one-out error is often that of a poor way. A source helps where the mixture is better than the best model from
+scratch.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,8 +17,15 @@ from hwnas.errors import InputError
 from hwnas.predict.features.table import Features, Numbers, answer_name
 from hwnas.predict.folds import Fold, make_folds
 from hwnas.predict.metrics import Scores, scores
-from hwnas.predict.models import Fitted, Scaled, Stack, stack_weights
-from hwnas.predict.models.analytic import AnalyticLearner
+from hwnas.predict.models import (
+    AnalyticLearner,
+    Fitted,
+    GaussianLearner,
+    Learner,
+    Scaled,
+    Stack,
+    stack_weights,
+)
 from hwnas.predict.models.model import checked
 from hwnas.predict.models.scaled import source_logs
 from hwnas.predict.selection import identities
@@ -25,6 +33,10 @@ from hwnas.predict.selection import identities
 MIN_NETWORKS = 4
 """Fewer measured networks cannot gate a source."""
 SCRATCH = "from scratch"
+SIMPLE: tuple[Learner, ...] = (AnalyticLearner(), GaussianLearner())
+"""What a few networks can be fitted with; a ridge on all costs is a gamble with ten of them."""
+SCRATCHES = (SCRATCH, *(f"{SCRATCH}, {learner.name}" for learner in SIMPLE[1:]))
+"""What they are called; the first one is the analytic sum."""
 _RANK = 4
 _SMALLEST_SPREAD = 0.005
 _SMALLEST_SHARE = 0.02
@@ -37,14 +49,32 @@ class Transferred:
     """The model for the new device, how it was made, and how good its parts are."""
 
     fitted: Fitted
+    target: Numbers
     shares: Mapping[str, float]
     """How much each way counts; those that hardly do are left out."""
     ranking: Mapping[str, Scores]
     """What leave-one-out said of each way, the best first."""
+    by_way: Mapping[str, Numbers]
+    """The leave-one-out answers of each way."""
     answers: Numbers
     """The mixture of the ways' leave-one-out answers, one a row."""
     folds: tuple[Fold, ...]
     """What was left out together: the rows of one network."""
+
+    @property
+    def leans(self) -> bool:
+        """Whether the sources help: they count, and the mixture is better than every model from scratch."""
+        return any(name not in SCRATCHES for name in self.shares) and self.mape < self.scratch.mape
+
+    @property
+    def mape(self) -> float:
+        """The mixture's own error."""
+        return float(np.abs(self.answers / self.target - 1).mean())
+
+    @property
+    def scratch(self) -> Scores:
+        """The best of what needs no source."""
+        return next(found for name, found in self.ranking.items() if name in SCRATCHES)
 
 
 def transfer(features: Features, target: Numbers, *, sources: Sequence[str]) -> Transferred:
@@ -63,24 +93,40 @@ def transfer(features: Features, target: Numbers, *, sources: Sequence[str]) -> 
     mixed = np.exp(sum(share * np.log(answers[name]) for name, share in shares.items()))
     members = tuple(tried[name](features, target) for name in shares)
     fitted = Stack(members=members, weights=np.array(list(shares.values())))
-    return Transferred(fitted=fitted, shares=shares, ranking=ranking, answers=mixed, folds=folds)
+    return Transferred(
+        fitted=fitted, target=target, by_way=answers, shares=shares, ranking=ranking, answers=mixed, folds=folds
+    )
 
 
 def _networks(features: Features, sources: Sequence[str]) -> list[str]:
     """A label per network, told by its own features: equal rows of a product may differ in their last bit."""
+    return identities(_own(features, sources))
+
+
+def _own(features: Features, sources: Sequence[str]) -> Features:
+    """The features without what other devices say."""
     own = [name for name in features.shape_names if name not in set(map(answer_name, sources))]
-    return identities(replace(features, shape_names=tuple(own), shapes=features.shapes_by(own)))
+    return replace(features, shape_names=tuple(own), shapes=features.shapes_by(own))
 
 
 def ways(sources: Sequence[str]) -> dict[str, Way]:
     """The ways to make a model from a few measurements, by name."""
-    found: dict[str, Way] = {SCRATCH: lambda features, target: AnalyticLearner().fit(features, target)}
+    found = {name: _scratch(learner, sources) for name, learner in zip(SCRATCHES, SIMPLE, strict=True)}
     for source in sources:
         found[f"{source} scaled"] = _scaled(source)
         found[f"{source} bent"] = _basis((source,))
     if len(sources) > 1:
         found["basis"] = _basis(tuple(sources))
     return found
+
+
+def _scratch(learner: Learner, sources: Sequence[str]) -> Way:
+    """A model that sees nothing of the sources."""
+
+    def way(features: Features, target: Numbers) -> Fitted:
+        return learner.fit(_own(features, sources), target)
+
+    return way
 
 
 def _scaled(source: str) -> Way:

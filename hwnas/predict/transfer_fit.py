@@ -3,15 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from hwnas.predict.card import Ranked
 from hwnas.predict.features.table import Numbers, with_answers
 from hwnas.predict.fit import Observations, check_observations, make_card
 from hwnas.predict.fitted_range import FittedRange
 from hwnas.predict.intervals import calibrate
-from hwnas.predict.metrics import scores
-from hwnas.predict.predictor import Predictor, Source
+from hwnas.predict.models import counted_blocks
+from hwnas.predict.predictor import Predictor, Source, Trial
 from hwnas.predict.selection import Answers, Protocol
-from hwnas.predict.transfer import SCRATCH, Transferred, transfer
+from hwnas.predict.transfer import Transferred, transfer
 
 NAME = "transfer"
 """What the mixture of ways is called on a card."""
@@ -20,28 +19,34 @@ NAME = "transfer"
 def transfer_predictor(
     observed: Observations, *, sources: Mapping[str, Source], answers: Mapping[str, Numbers], allow_mixed: bool = False
 ) -> Predictor | None:
-    """The predictor that leans on the sources; None where leaning on them is no better than to fit from scratch.
+    """The predictor that leans on the sources; None where that is no better than the best model without them.
 
     `answers` are what the sources say of the measured networks. Every figure is a leave-one-out one.
     """
     check_observations(observed, allow_mixed=allow_mixed)
     features, target = with_answers(observed.features, answers), observed.target
     made = transfer(features, target, sources=tuple(answers))
-    mixed = scores(made.answers, target)
-    if mixed.mape >= made.ranking[SCRATCH].mape:
+    if not made.leans:
         return None
-    card = make_card(replace(observed, features=features), _as_answers(made, target), NAME)
-    ranking = (Ranked(model=NAME, scores=mixed), *(Ranked(model=name, scores=of) for name, of in made.ranking.items()))
+    leaning = replace(observed, features=features)
+    trial = Trial(target=target, by_model={NAME: made.answers, **made.by_way}, by_count={})
+    card = make_card(leaning, _as_answers(made, target), NAME, trial=trial, count_names=_counted(made, sources))
     data = replace(card.data, num_networks=len(made.folds))
     used = ", ".join(f"{name} {share:.0%}" for name, share in made.shares.items())
     return Predictor(
-        card=replace(card, data=data, ranking=ranking, notes=(*card.notes, f"mixed of: {used}")),
+        card=replace(card, data=data, notes=(*card.notes, f"mixed of: {used}")),
         conditions=replace(observed.conditions, batch=1),
         model=made.fitted,
         intervals=calibrate(features, target, made.answers[None]),
-        fitted_range=FittedRange.of(features),
+        fitted_range=FittedRange.of(features, one_space=observed.space is not None),
         sources=dict(sources),
+        trial=trial,
     )
+
+
+def _counted(made: Transferred, sources: Mapping[str, Source]) -> tuple[str, ...]:
+    models = (made.fitted, *(source.model for source in sources.values()))
+    return tuple(dict.fromkeys(name for model in models for name in counted_blocks(model)))
 
 
 def _as_answers(made: Transferred, target: Numbers) -> Answers:

@@ -106,6 +106,7 @@ SURFACE = {
         "--predictors",
         "--runtime",
         "--space",
+        "--threads",
         "targets",
     ],
     "search": [

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from hwnas.errors import InputError, MissingError
 from hwnas.pipeline.fit import FitOptions, fit_predictors
 from hwnas.pipeline.predict import PredictOptions, predict_networks, require_all_inside
+from hwnas.predict.models import BlocksLearner
 from hwnas.predict.store import load_card
 from tests.pipeline.measured_profiles import DEVICE, NOISE, fast_fits, make_profile, subjects_of, true_ms
 
@@ -35,9 +37,16 @@ def test_without_options_every_figure_of_a_profile_is_fitted(tmp_path: Path) -> 
     assert (latency.data.num_rows, latency.data.num_networks, latency.threads) == (42, 30, 1)
     assert latency.noise_floor == pytest.approx(0.8 * NOISE, rel=0.5)
     assert latency.scores.mape < 5 * NOISE
-    assert throughput.scores == latency.scores
     off = [abs(row.predicted / row.measured - 1) for row in throughput.held_out]
-    assert f"{sum(off) / len(off):.2%} on average and {max(off):.0%} at most" in throughput.notes[-1]
+    assert throughput.scores.mape == pytest.approx(np.mean(off))
+    assert throughput.scores.max_error == pytest.approx(max(off))
+    assert throughput.scores.mape == pytest.approx(latency.scores.mape, rel=0.05)
+    assert throughput.scores.mape != latency.scores.mape
+    assert throughput.model == latency.model
+    assert {ranked.model for ranked in throughput.ranking} == {ranked.model for ranked in latency.ranking}
+    assert throughput.notes == latency.notes == ()
+    assert [point.count for point in throughput.learning_curve] == [point.count for point in latency.learning_curve]
+    assert throughput.noise_floor == pytest.approx(latency.noise_floor, rel=0.05)
     assert throughput.held_out[0].measured == pytest.approx(1e3 / latency.held_out[0].measured)
     assert (latency.environment["torch"], latency.data.kinds) == ("2.15.0", (SPACE,))
     assert said == [f"{OWN}: fitting {name} to 42 rows" for name in ("latency_ms", "memory_mb")]
@@ -116,14 +125,43 @@ def test_a_few_networks_lean_on_another_device_where_that_helps(tmp_path: Path) 
     (item,) = fit_predictors(leaning).fitted
     assert (item.card.model, item.card.data.num_networks) == ("transfer", 10)
     assert item.card.ranking[0].model == "transfer"
+    assert {"from scratch", "from scratch, gaussian"} <= {ranked.model for ranked in item.card.ranking}
     assert any(ranked.model == "source-4c scaled" for ranked in item.card.ranking)
     asked = PredictOptions(device=DEVICE, predictors=tmp_path / "predictors", confidence=0.8, allow_outside=True)
     subjects = subjects_of(SPACE, 60)[30:50]
     answers = predict_networks([f"{SPACE}:{json.dumps(subject.arch)}" for subject in subjects], asked)
     truth = np.array([2.5 * true_ms(subject) for subject in subjects])
     assert np.abs(np.array([figure.mean for figure in answers.figures]) / truth - 1).mean() < 0.02
+    bare = PredictOptions(device=DEVICE, predictors=tmp_path / "predictors", allow_outside=True)
+    found = predict_networks([f"{SPACE}:min"], bare)
+    assert found.confidence == 0.81
+    assert found.notes == ("intervals of 81%: 10 networks were fitted, too few for 90%",)
     with pytest.raises(InputError, match="support no interval at this confidence"):
-        predict_networks([f"{SPACE}:min"], PredictOptions(device=DEVICE, predictors=tmp_path / "predictors"))
+        predict_networks([f"{SPACE}:min"], replace(bare, confidence=0.9))
+
+
+def test_a_fit_of_one_space_counts_its_blocks_and_another_device_may_lean_on_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast_fits(monkeypatch, [BlocksLearner()])
+    make_profile(tmp_path / "profiles", device="source-4c")
+    make_profile(tmp_path / "profiles", factor=2.5)
+    (item,) = fit_predictors(options(tmp_path, device="source-4c", metrics=("latency_ms",))).fitted
+    assert item.card.model == "blocks"
+    assert item.card.data.count_names
+    predictors = tmp_path / "predictors"
+    targets = [f"{SPACE}:{json.dumps(subject.arch)}" for subject in subjects_of(SPACE, 30)[:9]]
+    truth = np.array([true_ms(subject) for subject in subjects_of(SPACE, 30)[:9]])
+    leaning = options(
+        tmp_path, metrics=("latency_ms",), sources=("source-4c",), samples=10, predictors=predictors, space=SPACE
+    )
+    (leant,) = fit_predictors(leaning).fitted
+    assert leant.card.model == "transfer"
+    assert leant.card.data.count_names == item.card.data.count_names
+    for device, factor in (("source-4c", 1.0), (DEVICE, 2.5)):
+        asked = PredictOptions(device=device, predictors=predictors, confidence=0.8, allow_outside=True)
+        means = np.array([figure.mean for figure in predict_networks(targets, asked).figures])
+        assert np.abs(means / (factor * truth) - 1).mean() < 0.02
 
 
 def test_a_figure_that_cannot_be_fitted_keeps_no_other_from_it(tmp_path: Path) -> None:

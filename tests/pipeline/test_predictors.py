@@ -66,6 +66,24 @@ def test_the_batch_is_the_smallest_and_of_throughput_the_largest(tmp_path: Path)
     )
 
 
+def test_the_threads_are_the_fewest_or_those_that_are_asked_for(tmp_path: Path) -> None:
+    paths = {
+        count: put(tmp_path, "latency_ms@h200/onnxruntime/fp32/b1", space="glit-tiny", threads=count)
+        for count in (1, 4)
+    }
+    metric = parse_metric("latency_ms@h200/onnxruntime/fp32/b1")
+    fewest = choose_predictor(metric, space="glit-tiny", predictors=tmp_path)
+    assert fewest.path == paths[1]
+    assert fewest.note.endswith("networks of glit-tiny (1 is the fewest threads)")
+    asked = choose_predictor(metric, space="glit-tiny", threads=4, predictors=tmp_path)
+    assert asked.path == paths[4]
+    assert asked.note.endswith("networks of glit-tiny")
+    with pytest.raises(InputError, match="no predictor for h200 answers this") as caught:
+        choose_predictor(metric, space="glit-tiny", threads=2, predictors=tmp_path)
+    assert caught.value.got == f"{metric} with 2 threads"
+    assert caught.value.known == (f"{metric} (glit-tiny, 1 thread)", f"{metric} (glit-tiny, 4 threads)")
+
+
 def test_a_predictor_of_several_batches_answers_at_the_commonest_or_at_the_one_asked_for(tmp_path: Path) -> None:
     put(tmp_path, "throughput@rtx4090/torch/fp16")
     for text, batch in (("throughput@4090", 256), ("throughput@rtx-4090/b64", 64)):

@@ -1,6 +1,7 @@
 """A search that has ended is asked again, from what it stored."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from hwnas.errors import HwnasError, InputError
 from hwnas.pipeline.query import query
 from hwnas.pipeline.search import Searched, search_networks
 from hwnas.pipeline.searching.options import Finish
+from hwnas.predict.store import load_predictor, save_predictor
 from tests.pipeline.campaigns import CPU, Place
 from tests.pipeline.searching.workbench import FIRST, free, options, write_bench, write_predictor
 
@@ -75,6 +77,23 @@ def test_a_constraint_can_be_held_with_confidence(searched: Searched) -> None:
     assert held.confidence == 0.9
     assert all(network.lower[SPEED] >= bound for network in held.networks)
     assert len(held.networks) <= len(plain.networks)
+
+
+def test_the_confidence_of_the_search_is_lowered_to_what_another_device_supports(
+    bench: dict[str, Any], tmp_path: Path
+) -> None:
+    wanted = free(bench, confidence=0.9, constraints=("throughput>=1",), finish=Finish(verify=False, kit=0))
+    run = search_networks(wanted, out=tmp_path / "run").run
+    folder = write_predictor(tmp_path / "other", FIRST, device="h200")
+    predictor = load_predictor(folder)
+    few = replace(predictor.card, data=replace(predictor.card.data, num_networks=10))
+    save_predictor(replace(predictor, card=few), folder)
+    assert query(run).confidence == 0.9
+    elsewhere = query(run, device="h200", predictors=tmp_path / "other")
+    assert elsewhere.confidence == 0.81
+    assert elsewhere.notes[-1].startswith("confidence 0.81: the predictors were fitted to too few networks")
+    with pytest.raises(InputError, match="10 networks support no interval at this confidence"):
+        query(run, device="h200", predictors=tmp_path / "other", confidence=0.9)
 
 
 def test_intervals_are_of_the_confidence_that_is_asked_for(searched: Searched) -> None:

@@ -7,12 +7,13 @@ import pytest
 from hwnas.errors import InputError
 from hwnas.predict.features.counting import population_features
 from hwnas.predict.features.table import features_of
-from hwnas.predict.fit import Observations, fit_predictor
+from hwnas.predict.fit import Observations, as_throughput, fit_predictor
 from hwnas.predict.metric import DeviceMetric, MetricName
-from hwnas.predict.models import AnalyticLearner, RidgeLearner
+from hwnas.predict.models import AnalyticLearner, BlocksLearner, RidgeLearner
 from hwnas.predict.predictor import Predictor
 from hwnas.predict.selection import Protocol
 from hwnas.space import SPACES
+from hwnas.workload import Workloads
 from tests.predict.synthetic import NOISE, cpu_conditions, measured_times, networks, true_times
 
 FAST = (AnalyticLearner(), RidgeLearner())
@@ -67,6 +68,24 @@ def test_the_unfavourable_bound_is_the_slow_side() -> None:
     np.testing.assert_allclose(fast.lower, 1000 / slow.upper, rtol=1e-6)
 
 
+def test_throughput_is_scored_in_images_a_second_by_the_model_that_the_time_chose() -> None:
+    timed = fit_predictor(observations(), learners=FAST)
+    batches = np.full(60, 1.0)
+    found = as_throughput(timed, batches=batches, noise_floor=0.01).card
+    direct = fit_predictor(observations(name="throughput"), learners=FAST).card
+    assert (found.model, found.noise_floor) == (timed.card.model, 0.01)
+    expected = {ranked.model: ranked.scores for ranked in direct.ranking}
+    for ranked in found.ranking:
+        assert ranked.scores.mape == pytest.approx(expected[ranked.model].mape, rel=1e-3)
+        assert ranked.scores.max_error == pytest.approx(expected[ranked.model].max_error, rel=1e-3)
+    errors = [ranked.scores.mape for ranked in found.ranking]
+    assert errors == sorted(errors)
+    assert [point.mape for point in found.learning_curve] == pytest.approx([p.mape for p in direct.learning_curve])
+    assert found.scores.max_error != timed.card.scores.max_error
+    with pytest.raises(ValueError, match="has not kept what the other models answered"):
+        as_throughput(replace(timed, trial=None), batches=batches)
+
+
 def test_a_greater_confidence_gives_wider_intervals() -> None:
     predictor = fitted()
     narrow, wide = (predictor.predict(networks(9, seed=2), confidence=share) for share in (0.5, 0.9))
@@ -99,13 +118,33 @@ def test_groups_are_named_on_the_card() -> None:
     assert card.protocol.held_out == "groups"
 
 
-def test_block_counts_are_asked_for_where_the_model_was_fitted_with_them() -> None:
+def _with_blocks(count: int, *, seed: int = 0) -> tuple[Workloads, Observations]:
+    """Networks of which some blocks take longer than their operations say."""
     space = SPACES.get("autoformer-tiny")
-    workloads = space.workloads(space.sample(np.random.default_rng(0), 30))
+    workloads = space.workloads(space.sample(np.random.default_rng(seed), count))
     features = population_features(workloads, cpu_conditions(), counts=True)
-    observed = replace(observations(30), features=features, figures=measured_times(features))
+    slow = [0.2 * (int(name[-1], 16) % 3) for name in features.count_names]
+    return workloads, replace(
+        observations(count), features=features, figures=measured_times(features) + features.counts @ slow
+    )
+
+
+def test_block_counts_are_asked_for_where_the_model_counts_blocks() -> None:
+    _, observed = _with_blocks(80)
+    learners = (AnalyticLearner(), BlocksLearner())
+    predictor = fit_predictor(observed, protocol=Protocol(repeats=1), learners=learners, with_curve=False)
+    assert set(predictor.card.data.count_names) == set(observed.features.count_names)
+    unseen, truth = _with_blocks(50, seed=3)
+    assert np.abs(predictor.predict_population(unseen).mean / truth.figures - 1).mean() < 0.02
+    blind = predictor.predict_workloads([unseen.one(0)]).mean[0]  # its operations alone: no block of it is known
+    assert blind == pytest.approx(predictor.predict_population(unseen).mean[0], rel=0.3)
+    assert blind != pytest.approx(predictor.predict_population(unseen).mean[0], rel=1e-3)
+
+
+def test_a_model_that_counts_no_blocks_asks_for_none() -> None:
+    workloads, observed = _with_blocks(30)
     predictor = fit_predictor(observed, protocol=Protocol(repeats=1), learners=FAST, with_curve=False)
-    assert predictor.card.data.count_names == features.count_names
+    assert predictor.card.data.count_names == ()
     assert (predictor.predict_population(workloads).mean > 0).all()
 
 

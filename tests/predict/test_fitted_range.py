@@ -6,7 +6,10 @@ import pytest
 from hwnas.errors import InputError
 from hwnas.predict.features.table import features_of
 from hwnas.predict.fitted_range import FittedRange, require_inside
-from tests.predict.synthetic import networks
+from hwnas.predict.intervals import calibrate
+from hwnas.predict.models import AnalyticLearner
+from hwnas.predict.selection import Protocol, cross_validate
+from tests.predict.synthetic import measured_times, networks
 
 
 def test_networks_of_the_same_space_are_inside() -> None:
@@ -44,6 +47,42 @@ def test_an_unusual_mix_inside_all_ranges_is_outside() -> None:
     strange = features_of({"a": np.array([90.0]), "b": np.array([5.0])})
     assert fitted.is_outside(strange).tolist() == [True]
     assert fitted.reasons(strange) == ("its mix of operations is unlike that of every fitted network",)
+
+
+@pytest.mark.parametrize("count", [10, 24])
+def test_few_networks_of_one_space_leave_few_of_its_others_outside(count: int) -> None:
+    few, others = networks(count, space="resnas-tiny"), networks(300, space="resnas-tiny", seed=3)
+    of_any, of_one = FittedRange.of(few), FittedRange.of(few, one_space=True)
+    assert of_one.is_outside(others).mean() < 0.5 * of_any.is_outside(others).mean()
+    assert of_one.is_outside(networks(20, space="vitas-deit-small-shifted")).all()
+    large = replace(others, costs=3 * others.costs)
+    assert of_one.is_outside(large).mean() > 0.9
+
+
+def test_networks_that_the_margin_of_few_takes_in_are_predicted_as_the_others_are() -> None:
+    inside, hits = np.zeros(2), np.zeros(2)
+    for seed in range(6):
+        few, others = networks(24, space="resnas-tiny", seed=seed), networks(300, space="resnas-tiny", seed=99)
+        target, truth = measured_times(few, seed=seed), measured_times(others, seed=seed + 50)
+        protocol = Protocol(repeats=1)
+        answers = cross_validate(few, target, protocol=protocol, learners=[AnalyticLearner()])
+        fitted = AnalyticLearner().fit(few, target)
+        intervals = calibrate(few, target, answers.by_model["analytic"])
+        lower, upper = intervals.bounds(fitted.predict(others), others, confidence=0.8)
+        held = (lower <= truth) & (truth <= upper)
+        taken = FittedRange.of(few).is_outside(others) & ~FittedRange.of(few, one_space=True).is_outside(others)
+        for place, rows in enumerate((taken, ~FittedRange.of(few).is_outside(others))):
+            inside[place] += rows.sum()
+            hits[place] += held[rows].sum()
+    assert inside[0] > 50
+    assert hits[0] / inside[0] > 0.72
+    assert hits[0] / inside[0] > hits[1] / inside[1] - 0.08
+
+
+def test_a_range_that_was_written_without_a_margin_has_the_narrow_one() -> None:
+    data = FittedRange.of(networks(12), one_space=True).to_json()
+    del data["margin"], data["far"]
+    assert FittedRange.from_json(data).to_json() == FittedRange.of(networks(12)).to_json()
 
 
 def test_json_gives_the_same_range_back() -> None:

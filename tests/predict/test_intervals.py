@@ -4,7 +4,14 @@ import pytest
 from hwnas.errors import InputError
 from hwnas.predict.features.table import features_of
 from hwnas.predict.folds import make_folds
-from hwnas.predict.intervals import Intervals, calibrate, held_out_coverage, quantiles, require_confident
+from hwnas.predict.intervals import (
+    Intervals,
+    calibrate,
+    held_out_coverage,
+    quantiles,
+    require_confident,
+    supported_confidence,
+)
 from tests.predict.synthetic import Numbers, networks, true_times
 
 
@@ -85,3 +92,12 @@ def test_a_confidence_that_so_few_networks_cannot_support_is_refused() -> None:
     with pytest.raises(InputError, match="18 networks support no interval") as caught:
         require_confident(18, confidence=0.9)
     assert caught.value.hint == "--confidence 0.89, or measure more networks"
+
+
+@pytest.mark.parametrize(("count", "most"), [(4, 0.6), (10, 0.81), (18, 0.89), (19, 0.9), (500, 0.9)])
+def test_the_most_that_some_networks_support_is_indeed_supported(count: int, most: float) -> None:
+    assert supported_confidence(count) == most
+    require_confident(count, confidence=most)
+    if most < 0.9:
+        with pytest.raises(InputError):
+            require_confident(count, confidence=most + 0.01)

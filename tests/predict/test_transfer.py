@@ -1,10 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from hwnas.errors import InputError
 from hwnas.predict.features.table import Features, features_of, with_answers
 from hwnas.predict.models import AnalyticLearner, Fitted
-from hwnas.predict.transfer import transfer
+from hwnas.predict.transfer import SCRATCHES, transfer
 from tests.predict.synthetic import Numbers, measured_times, networks, true_times
 
 
@@ -39,6 +41,18 @@ def test_a_source_of_another_law_is_left_aside() -> None:
     assert ranked.index("useless scaled") > ranked.index("sibling scaled")
     assert not any(name.startswith("useless") for name in made.shares)
     assert _error(made.fitted, true_times(networks(200, seed=8)), **both) < 0.03
+
+
+def test_a_source_must_beat_the_best_model_from_scratch_and_not_the_sum_alone() -> None:
+    few = networks(10, seed=4)
+    made = transfer(_with(few, sibling=_source()), measured_times(few, seed=6), sources=("sibling",))
+    assert made.leans
+    assert made.scratch == min((made.ranking[name] for name in SCRATCHES), key=lambda found: found.mape)
+    poor = {name: replace(found, mape=0.5) for name, found in made.ranking.items()}
+    good = {**poor, SCRATCHES[-1]: replace(made.ranking[SCRATCHES[-1]], mape=made.mape / 2)}
+    assert replace(made, ranking=poor).leans
+    assert not replace(made, ranking=dict(sorted(good.items(), key=lambda item: item[1].mape))).leans
+    assert not replace(made, shares={SCRATCHES[0]: 1.0}).leans
 
 
 def test_one_wrong_measurement_does_not_spoil_it() -> None:

@@ -10,17 +10,17 @@ from numpy.typing import NDArray
 
 from hwnas.config import from_mapping
 from hwnas.devices import DEVICES, Device
-from hwnas.pipeline.predicting.workloads import subject_workloads
-from hwnas.predict.features.conditions import conditions_of
-from hwnas.predict.features.counting import workload_features
+from hwnas.pipeline.predicting.workloads import subject_population, subject_workloads
+from hwnas.predict.features.conditions import Conditions, conditions_of
+from hwnas.predict.features.counting import population_features, workload_features
 from hwnas.predict.features.table import Features, Numbers
 from hwnas.predict.fit import Observations
 from hwnas.predict.metric import DeviceMetric, MetricName
 from hwnas.profile.library import Entry, load_entry
 from hwnas.profile.statistics import noise_floor
 from hwnas.profile.summary import Figures, figures
-from hwnas.records import Measurement
-from hwnas.workload import Workload
+from hwnas.records import Measurement, Subject
+from hwnas.workload import Workload, Workloads
 
 METRICS: tuple[MetricName, ...] = ("latency_ms", "throughput", "memory_mb", "energy_j")
 
@@ -68,6 +68,8 @@ class MeasuredNetworks:
     """Of the metrics where enough networks were measured twice."""
     times: Numbers | None = None
     """When each row was measured, in seconds; None where that is not known."""
+    subjects: tuple[Subject, ...] = ()
+    """The network of each row; none where a table names its models alone."""
 
     def __len__(self) -> int:
         return len(self.workloads)
@@ -77,7 +79,18 @@ class MeasuredNetworks:
         """The features of each row under this setting."""
         batch = self.batches if self.setting.batch is None else self.setting.batch
         conditions = conditions_of(self.setting.device, precision=self.setting.precision, batch=batch)
-        return workload_features(self.workloads, conditions)
+        return self.featurised(conditions)
+
+    def featurised(self, conditions: Conditions) -> Features:
+        """The features of each row under some conditions; for networks of one space with counts of its blocks."""
+        if self._population is None or np.ndim(conditions.batch):
+            return workload_features(self.workloads, conditions)
+        return population_features(self._population, conditions, counts=True)
+
+    @cached_property
+    def _population(self) -> Workloads | None:
+        """The networks by the closed form of their space, where they are of one and have one size of image."""
+        return subject_population(self.subjects) if self.space is not None and self.subjects else None
 
     @property
     def metrics(self) -> tuple[MetricName, ...]:
@@ -94,6 +107,7 @@ class MeasuredNetworks:
             batches=self.batches[rows],
             figures={name: values[rows] for name, values in self.figures.items()},
             times=None if self.times is None else self.times[rows],
+            subjects=tuple(self.subjects[row] for row in rows) if self.subjects else (),
         )
 
     def observations(self, metric: MetricName) -> Observations:
@@ -151,6 +165,7 @@ def measured_profile(entry: Entry) -> MeasuredNetworks:
         figures=_columns(found),
         noise_floors=_noise_floors(rows, found),
         times=np.array([datetime.fromisoformat(row.started_utc).timestamp() for row in rows]),
+        subjects=tuple(subjects),
     )
 
 
@@ -163,6 +178,7 @@ def of_space(networks: MeasuredNetworks, space: str) -> MeasuredNetworks:
 def pooled(parts: Sequence[MeasuredNetworks], *, name: str) -> MeasuredNetworks:
     """The rows of several profiles of one setting; the noise floor is the mean of theirs, by their rows."""
     first = parts[0]
+    all_named = all(part.subjects for part in parts)
     metrics = [metric for metric in METRICS if all(metric in part.figures for part in parts)]
     return replace(
         first,
@@ -177,6 +193,7 @@ def pooled(parts: Sequence[MeasuredNetworks], *, name: str) -> MeasuredNetworks:
         figures={metric: np.concatenate([part.figures[metric] for part in parts]) for metric in metrics},
         noise_floors={metric: _mean_floor(parts, metric) for metric in metrics if _have_floor(parts, metric)},
         times=None,
+        subjects=tuple(subject for part in parts for subject in part.subjects) if all_named else (),
     )
 
 

@@ -10,7 +10,6 @@ from hwnas.devices import resolve
 from hwnas.errors import InputError
 from hwnas.pipeline.predicting.measured import MeasuredNetworks
 from hwnas.pipeline.predictors import ChosenPredictor, choose_predictor
-from hwnas.predict.features.counting import workload_features
 from hwnas.predict.features.table import Numbers
 from hwnas.predict.metric import MetricName
 from hwnas.predict.predictor import Source
@@ -33,18 +32,15 @@ def find_sources(
     if networks.setting.device.name in named:
         raise InputError("--from must name another device", got=networks.setting.device.name)
     found = {device: _source(networks, metric, device, predictors) for device in named}
-    answers = {
-        name: source.answers(lambda conditions: workload_features(networks.workloads, conditions))
-        for name, source in found.items()
-    }
+    answers = {name: source.answers(networks.featurised) for name, source in found.items()}
     return FoundSources(sources=found, answers={name: np.asarray(values) for name, values in answers.items()})
 
 
 def _source(networks: MeasuredNetworks, name: MetricName, device: str, predictors: Path | None) -> Source:
     chosen = _chosen(networks, Metric(name=name, device=device), predictors)
     predictor = chosen.predictor
-    if predictor.sources or predictor.card.data.count_names:
-        raise InputError(f"{chosen.path} leans on other devices itself, or counts blocks: it can be no source")
+    if predictor.sources:
+        raise InputError(f"{chosen.path} leans on other devices itself: it can be no source")
     batch = predictor.card.metric.batch or networks.setting.batch or predictor.card.data.usual_batch or 1
     return Source(conditions=predictor.conditions, batch=batch, model=predictor.model)
 

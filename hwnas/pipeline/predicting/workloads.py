@@ -8,7 +8,7 @@ from hwnas.errors import InputError
 from hwnas.records import Subject
 from hwnas.space import SPACES
 from hwnas.space.space import Space
-from hwnas.workload import Workload
+from hwnas.workload import Workload, Workloads
 
 
 def subject_workloads(subjects: Sequence[Subject]) -> tuple[Workload, ...]:
@@ -20,6 +20,13 @@ def subject_workloads(subjects: Sequence[Subject]) -> tuple[Workload, ...]:
     for rows in groups.values():
         found.update(zip(rows, _workloads([subjects[row] for row in rows]), strict=True))
     return tuple(found[row] for row in range(len(subjects)))
+
+
+def subject_population(subjects: Sequence[Subject]) -> Workloads | None:
+    """The networks of one space as one population; None where they are of several, or of several sizes of image."""
+    if {subject.source for subject in subjects} != {"space"} or len({_group(subject) for subject in subjects}) > 1:
+        return None
+    return _population(subjects)
 
 
 def subject_space(subject: Subject) -> Space[Any, Any]:
@@ -46,9 +53,13 @@ def _workloads(subjects: Sequence[Subject]) -> list[Workload]:
     first = subjects[0]
     if first.source == "timm":
         return [timm_workload(first.name, image_size=first.image_size)] * len(subjects)
-    space = subject_space(first)
-    workloads = space.workloads(space.encode([space.parse(_arch(subject)) for subject in subjects]))
+    workloads = _population(subjects)
     return [workloads.one(row) for row in range(len(subjects))]
+
+
+def _population(subjects: Sequence[Subject]) -> Workloads:
+    space = subject_space(subjects[0])
+    return space.workloads(space.encode([space.parse(_arch(subject)) for subject in subjects]))
 
 
 def _arch(subject: Subject) -> dict[str, Any]:

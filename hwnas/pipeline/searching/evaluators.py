@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hwnas.predict.intervals import require_confident
+from hwnas.predict import intervals
 from hwnas.predict.predictor import Prediction, Predictor
 from hwnas.search.estimate import Estimate, Metrics, exact, joined
 from hwnas.search.metric import Metric
@@ -73,15 +73,14 @@ class CheapMetrics:
 
 def supported_confidence(predictors: tuple[MetricPredictor, ...], wanted: float) -> float:
     """The confidence that every predictor has enough networks for: what is wanted, or the most that there is."""
-    most = [1 - 2 / (item.predictor.card.data.num_networks + 1) for item in predictors]
-    best = min([wanted, *(int(100 * value) / 100 for value in most)])
-    return max(best, 0.01)
+    counts = [item.predictor.card.data.num_networks for item in predictors]
+    return min([wanted, *(intervals.supported_confidence(count, wanted=wanted) for count in counts)])
 
 
 def require_confidence(predictors: tuple[MetricPredictor, ...], wanted: float) -> None:
     """A confidence that somebody asked for must be supported by every predictor."""
     for item in predictors:
-        require_confident(item.predictor.card.data.num_networks, confidence=wanted)
+        intervals.require_confident(item.predictor.card.data.num_networks, confidence=wanted)
 
 
 def _chunks(genomes: Genomes) -> Iterator[Genomes]:

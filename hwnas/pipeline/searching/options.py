@@ -8,6 +8,7 @@ from typing import Any
 
 from hwnas.config import from_mapping
 from hwnas.errors import InputError, UsageError, unknown
+from hwnas.predict.intervals import USUAL_CONFIDENCE
 from hwnas.profile.statistics import MIN_RUNS
 from hwnas.profile.timing import PAIRS
 from hwnas.runs import MANIFEST, Run
@@ -28,7 +29,7 @@ from hwnas.space.space import Space
 
 DEFAULT_SPACE = "autoformer-tiny"
 DEFAULT_BUDGET = 500
-DEFAULT_CONFIDENCE = 0.9
+DEFAULT_CONFIDENCE = USUAL_CONFIDENCE
 """Of the intervals of predictions, where constraints are not held with another one."""
 
 

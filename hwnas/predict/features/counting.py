@@ -5,7 +5,7 @@ block stands in many networks, so each distinct block is evaluated once and its 
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,14 +34,24 @@ def workload_features(workloads: Sequence[Workload], conditions: Conditions) -> 
     return _features(sums, conditions.batch_of(np.arange(len(workloads))), counts={})
 
 
-def population_features(workloads: Workloads, conditions: Conditions, *, counts: bool = False) -> Features:
-    """The features of a population at one batch; with `counts`, those of its distinct blocks too."""
+def population_features(
+    workloads: Workloads, conditions: Conditions, *, counts: bool | Collection[str] = False
+) -> Features:
+    """The features of a population at one batch; with `counts`, how often its distinct blocks stand in each network.
+
+    The names of some blocks as `counts` give those alone: to count them all takes longer than all the rest.
+    """
     if np.ndim(conditions.batch):
         raise ValueError("equal blocks are evaluated once, so a population has one batch")
     totals: list[Sums] = []
-    counted: dict[str, Numbers] = {}
+    counted: Sums = {}
     for segment in workloads.segments:
-        _add_segment(segment, workloads.rows, conditions, totals=totals, counted=counted if counts else None)
+        places, blocks = _distinct(segment, workloads.rows)
+        totals.append(_segment_sums(places, blocks, conditions))
+        if counts and segment.slots is not None:
+            wanted = None if counts is True else frozenset(counts)
+            for name, amount in _block_counts(segment.name, places, blocks, wanted):
+                counted[name] = counted[name] + amount if name in counted else amount
     sums: Sums = {}
     for total in totals:
         for name, amount in total.items():
@@ -50,24 +60,29 @@ def population_features(workloads: Workloads, conditions: Conditions, *, counts:
     return _features(sums, batches, counts=counted)
 
 
-def _add_segment(
-    segment: Segment,
-    rows: int,
-    conditions: Conditions,
-    *,
-    totals: list[Sums],
-    counted: dict[str, Numbers] | None,
-) -> None:
-    places, blocks = _distinct(segment, rows)
+def _segment_sums(places: NDArray[np.int64], blocks: Sequence[Operation], conditions: Conditions) -> Sums:
     names, table = _block_table(blocks, conditions)
     summed = table[places[:, 0]]
     for slot in range(1, places.shape[1]):
         summed += table[places[:, slot]]
-    totals.append(dict(zip(names, summed.T, strict=True)))
-    if counted is not None and segment.slots is not None:
-        for number, name in enumerate(_block_names(segment.name, blocks)):
-            if name is not None:
-                counted[name] = counted.get(name, 0) + (places == number).sum(axis=1, dtype=np.float64)
+    return dict(zip(names, summed.T, strict=True))
+
+
+def _block_counts(
+    segment: str, places: NDArray[np.int64], blocks: Sequence[Operation], wanted: Collection[str] | None
+) -> Iterator[tuple[str, Numbers]]:
+    """How often each distinct block, or each of those wanted, stands in each network."""
+    names = _block_names(segment, blocks)
+    chosen = [number for number, name in enumerate(names) if name and (wanted is None or name in wanted)]
+    columns = np.full(len(names), len(chosen))
+    columns[chosen] = np.arange(len(chosen))
+    rows, width = len(places), len(chosen) + 1
+    cells = np.arange(rows)[:, None] * width + columns[places]
+    counts = np.bincount(cells.ravel(), minlength=rows * width).reshape(rows, width).astype(np.float64)
+    for column, number in enumerate(chosen):
+        name = names[number]
+        assert name is not None
+        yield name, counts[:, column]
 
 
 def _block_table(blocks: Sequence[Operation], conditions: Conditions) -> tuple[tuple[str, ...], Numbers]:
@@ -123,17 +138,16 @@ def _sizes(operation: Operation) -> Iterator[tuple[str, Any]]:
 
 
 def _block_names(segment: str, blocks: Sequence[Operation]) -> list[str | None]:
-    """What a distinct block is called: its sizes; None where there is no block."""
+    """What each distinct block is called: a digest of its sizes; None where there is no block."""
     length = np.size(blocks[0].times)
-    columns = [(name, np.broadcast_to(size, (length,))) for block in blocks for name, size in _sizes(block)]
-    varied = [(name, values) for name, values in columns if np.ndim(values)]
-    times = [np.broadcast_to(block.times, (length,)) for block in blocks]
-    return [
-        None
-        if not any(time[row] for time in times)
-        else segment.split(".")[0] + ":" + ",".join(str(values[row]) for _, values in varied)
-        for row in range(length)
-    ]
+    keys = np.zeros(length, dtype=np.uint64)
+    factor = _MIX
+    for _, size in (pair for block in blocks for pair in _sizes(block)):
+        factor = (factor * _MIX + 2) % 2**64 | 1
+        keys += np.broadcast_to(np.asarray(size).astype(np.uint64), (length,)) * np.uint64(factor)
+    there = np.any([np.broadcast_to(block.times, (length,)) for block in blocks], axis=0)
+    group = segment.split(".")[0]
+    return [f"{group}:{key:016x}" if stands else None for key, stands in zip(keys.tolist(), there, strict=True)]
 
 
 def _stacked(workloads: Sequence[Workload]) -> Iterator[tuple[Operation, NDArray[np.intp]]]:

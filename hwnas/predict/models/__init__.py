@@ -48,6 +48,14 @@ def fitted_to_json(fitted: Fitted) -> dict[str, Any]:
     return {"kind": fitted.kind, **fitted.to_json()}
 
 
+def counted_blocks(fitted: Fitted) -> tuple[str, ...]:
+    """The distinct blocks that a model must be told the counts of; none for most models."""
+    members = fitted.members if isinstance(fitted, Stack) else (fitted,)
+    named = [member.count_names if isinstance(member, Blocks) else () for member in members]
+    nested = [counted_blocks(member) for member in members if isinstance(member, Stack)]
+    return tuple(dict.fromkeys(name for names in (*named, *nested) for name in names))
+
+
 __all__ = [
     "LEARNERS",
     "Analytic",
@@ -64,6 +72,7 @@ __all__ = [
     "RidgeLearner",
     "Scaled",
     "Stack",
+    "counted_blocks",
     "fitted_from_json",
     "fitted_to_json",
     "stack_weights",

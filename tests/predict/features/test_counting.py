@@ -116,6 +116,17 @@ def test_block_names_do_not_depend_on_the_population() -> None:
     np.testing.assert_array_equal(last.counts_by(all_rows.count_names)[0], all_rows.counts[5])
 
 
+@pytest.mark.parametrize("name", ["vitas-twins-small", "resnas-tiny"])
+def test_some_blocks_are_counted_as_all_are(name: str) -> None:
+    space = SPACES.get(name)
+    workloads = space.workloads(space.sample(np.random.default_rng(0), 20))
+    every = population_features(workloads, cpu_conditions(), counts=True)
+    wanted = every.count_names[3::7]
+    some = population_features(workloads, cpu_conditions(), counts=wanted)
+    assert set(some.count_names) == set(wanted)
+    np.testing.assert_array_equal(some.counts_by(wanted), every.counts_by(wanted))
+
+
 def test_a_population_has_one_batch() -> None:
     space = SPACES.get("autoformer-tiny")
     conditions = dataclasses.replace(cpu_conditions(), batch=np.array([1, 8]))
