@@ -129,8 +129,6 @@ class RoundsSearch(Strategy):
             variation=self.variation,
             seen=seen,
             population=self.population,
-            objectives=len(problem.objectives),
-            constraints=len(problem.constraints),
             seed=derived_seed(seed, "engine"),
         )
 
