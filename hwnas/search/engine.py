@@ -4,7 +4,7 @@ pymoo's own populations are Python objects, which cost more than all else where 
 is arrays. `tests/search/test_engine.py` holds survival against pymoo's.
 """
 
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,9 +34,20 @@ class Population(NamedTuple):
     crowding: Values
     """Distance to the neighbours on the same front; 0 of the infeasible."""
 
-    def rows(self, index: NDArray[np.intp]) -> Self:
+    def rows(self, index: NDArray[np.intp]) -> "Population":
         """Some of the rows."""
-        return type(self)(*(column[index] for column in self))
+        objectives, violation = self.objectives[index], self.violation[index]
+        return Population(self.genomes[index], objectives, violation, self.rank[index], self.crowding[index])
+
+    def beside(self, other: "Population") -> "Population":
+        """The rows of both."""
+        return Population(
+            np.concatenate([self.genomes, other.genomes]),
+            np.concatenate([self.objectives, other.objectives]),
+            np.concatenate([self.violation, other.violation]),
+            np.concatenate([self.rank, other.rank]),
+            np.concatenate([self.crowding, other.crowding]),
+        )
 
 
 class Nsga2:
@@ -74,8 +85,7 @@ class Nsga2:
         if self._alive is None:
             self._alive = survivors(told, len(told.genomes), self._rng)
         else:
-            both = Population(*(np.concatenate(pair) for pair in zip(self._alive, told, strict=True)))
-            self._alive = survivors(both, self._size, self._rng)
+            self._alive = survivors(self._alive.beside(told), self._size, self._rng)
 
     @property
     def population(self) -> Genomes:
@@ -88,9 +98,7 @@ class Nsga2:
 
         def make(count: int) -> Genomes:
             first, second = (_winners(order, count, self._rng) for _ in range(2))
-            return self._variation.children(
-                parents.genomes[first], parents.genomes[second], self._region, self._rng
-            )
+            return self._variation.children(parents.genomes[first], parents.genomes[second], self._region, self._rng)
 
         return unseen(make, self._size, seen=self._seen, region=self._region)
 
@@ -112,8 +120,7 @@ def survivors(population: Population, count: int, rng: np.random.Generator) -> P
         left -= len(front)
     kept = ranked.rows(np.concatenate([np.zeros(0, dtype=np.intp), *rows]))
     least = infeasible[np.argsort(population.violation[infeasible], kind="stable")][: count - len(kept.genomes)]
-    parts = (kept, population.rows(least))
-    return Population(*(np.concatenate(pair) for pair in zip(*parts, strict=True)))
+    return kept.beside(population.rows(least))
 
 
 def _told(genomes: Genomes, scores: Scores) -> Population:
