@@ -1,11 +1,14 @@
-"""Our NSGA-II beside pymoo's default integer NSGA-II and Optuna's, on one integer problem of 40 genes.
+"""Our NSGA-II beside pymoo's default integer NSGA-II and Optuna's, on two problems of integers.
 
-    python -m benchmarks.search_engine [--evaluations 10000] [--seeds 5] [--save]
+    python -m benchmarks.search_engine [--evaluations 10000] [--seeds 5] [--problems grid,predictor] [--save]
 
-One gene of 0..15, one of 0..13 and 38 of 0..2; three objectives, defined below, minimised, each between 0 and 1. The
-hypervolume is that of all networks evaluated so far, reference point (1, 1, 1); CPU seconds are those of one process
-from the first to the last evaluation, evaluating included. All sides run in this process, in turn, from one command.
-Optuna is an optional column: without the package it is left out, and that is said.
+`grid`: one gene of 0..15, one of 0..13 and 38 of 0..2; three objectives, defined below. `predictor`: the genes of
+`autoformer-tiny`; latency as the shipped predictor tells it, MACs, and an error that is made up of parameters and of
+how the layers fit each other. Everything is minimised and lies between 0 and 1. The hypervolume is that of all networks
+evaluated so far, reference point (1, 1, 1); CPU seconds are those of one process from the first to the last evaluation,
+evaluating included. All sides run in this process, in turn, from one command. The evaluators take whole populations;
+Optuna asks for one network at a time, which costs it more on `predictor` than its own work does.
+Optuna is an optional row: without the package it is left out, and that is said.
 """
 
 import argparse
@@ -16,6 +19,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any
 
@@ -25,13 +29,17 @@ from numpy.typing import NDArray
 
 from benchmarks.support.saving import save
 from hwnas.devices import detect
+from hwnas.pipeline.searching.evaluators import CheapMetrics, MetricPredictor
+from hwnas.predict.store import load_predictor
 from hwnas.search.budget import Budget
 from hwnas.search.estimate import Metrics, exact
+from hwnas.search.metric import parse_metric
 from hwnas.search.objective import make_objectives
 from hwnas.search.problem import Evaluators, Problem
 from hwnas.search.run import run_search
 from hwnas.search.strategies import STRATEGIES
 from hwnas.search.strategies.nsga2 import Nsga2Search
+from hwnas.space import SPACES
 from hwnas.space.arch import Arch
 from hwnas.space.dimension import Dimension, per_block, per_network
 from hwnas.space.space import Genomes, Mask, Space, SpaceConfig
@@ -40,7 +48,6 @@ from hwnas.workload import Segment
 CHECKPOINTS = (500, 2_000, 10_000)
 LAYERS = 19
 Values = NDArray[np.float64]
-Side = Callable[[int, int], tuple[Values, float]]
 
 
 def objectives(genomes: NDArray[Any]) -> Values:
@@ -100,23 +107,86 @@ class Grid(Space[SpaceConfig, Arch]):
 
 
 GRID = Grid(name="grid", config=SpaceConfig())
-CHOICES = np.array([len(dimension.choices) for dimension in GRID.dimensions])
 
 
-def ours(evaluations: int, seed: int) -> tuple[Values, float]:
-    return _searched(Nsga2Search(pool=1), evaluations, seed)
+PREDICTOR = Path("predictors/amd-epyc-f26m2-2c-avx512bf16/autoformer-tiny-onnxruntime-fp32-b1-t1/latency_ms")
+"""The shipped predictor of the second problem, in the repository."""
 
 
-def at_random(evaluations: int, seed: int) -> tuple[Values, float]:
-    return _searched(STRATEGIES.get("random")(), evaluations, seed)
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A problem that every side is given."""
+
+    name: str
+    space: Space[Any, Any]
+    evaluate: Callable[[Genomes], Values]
+    """The objectives of canonical genomes, of shape (networks, 3)."""
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """The choices of each gene."""
+        return np.array([len(dimension.choices) for dimension in self.space.dimensions])
+
+    def of_rows(self, rows: NDArray[Any]) -> Values:
+        """The objectives of any rows of integers: genes that a network does not use are not looked at."""
+        return self.evaluate(self.space.repair(rows))
 
 
-def _searched(strategy: Any, evaluations: int, seed: int) -> tuple[Values, float]:
+def grid_task() -> Task:
+    return Task(name="grid", space=GRID, evaluate=objectives)
+
+
+def predictor_task() -> Task:
+    """Latency and MACs from the least (0) to the most (1) of the space's smallest and largest networks."""
+    space = SPACES.get("autoformer-tiny")
+    predictor = load_predictor(Path(__file__).parents[1] / PREDICTOR)
+    metric = parse_metric("latency_ms@amd-epyc-f26m2-2c-avx512bf16/onnxruntime/fp32/b1")
+    cheap = CheapMetrics(space=space, predictors=(MetricPredictor(metric=metric, predictor=predictor),))
+    names = (str(metric), "macs")
+    low, high = _known(cheap(space.encode([space.smallest(), space.largest()])), (*names, "params"))
+
+    def evaluate(genomes: Genomes) -> Values:
+        latency, macs, params = ((_known(cheap(genomes), (*names, "params")) - low) / (high - low)).T
+        error = 0.7 * np.exp(-2.5 * np.maximum(params, 0.0)) + 0.3 * _misfit(space, genomes)
+        return np.stack([error, macs, latency], axis=1)
+
+    return Task(name="predictor", space=space, evaluate=evaluate)
+
+
+def _known(metrics: Metrics, names: Sequence[str]) -> Values:
+    return np.stack([metrics[name].mean for name in names], axis=1)
+
+
+def _misfit(space: Space[Any, Any], genomes: Genomes) -> Values:
+    """How far the blocks of networks are from narrow MLPs in front and wide ones at the end, few heads and many."""
+    used, parts = space.used(genomes), []
+    for name in ("mlp_ratio", "num_heads"):
+        columns = space.columns(name)
+        genes, there = genomes[:, columns], used[:, columns]
+        top = max(len(space.dimensions[columns.start].choices) - 1, 1)
+        wanted = np.linspace(0.0, 1.0, genes.shape[1])
+        parts.append((np.abs(genes / top - wanted) * there).sum(axis=1) / there.sum(axis=1))
+    misfit: Values = np.mean(parts, axis=0)
+    return misfit
+
+
+TASKS: dict[str, Callable[[], Task]] = {"grid": grid_task, "predictor": predictor_task}
+
+
+def ours(task: Task, evaluations: int, seed: int) -> tuple[Values, float]:
+    return _searched(task, Nsga2Search(pool=1), evaluations, seed)
+
+
+def at_random(task: Task, evaluations: int, seed: int) -> tuple[Values, float]:
+    return _searched(task, STRATEGIES.get("random")(), evaluations, seed)
+
+
+def _searched(task: Task, strategy: Any, evaluations: int, seed: int) -> tuple[Values, float]:
     names = ["accuracy", "macs", "latency_ms"]
-    problem = Problem(space=GRID, objectives=make_objectives(names[2:]), dear=None)
+    problem = Problem(space=task.space, objectives=make_objectives(names[2:]), dear=None)
 
     def cheap(genomes: Genomes) -> Metrics:
-        error, cost, delay = objectives(genomes).T
+        error, cost, delay = task.evaluate(genomes).T
         return {name: exact(values) for name, values in zip(names, (1 - error, cost, delay), strict=True)}
 
     start = time.process_time()
@@ -126,7 +196,7 @@ def _searched(strategy: Any, evaluations: int, seed: int) -> tuple[Values, float
     return outcome.candidates.scores.objectives + np.array([1.0, 0.0, 0.0]), seconds
 
 
-def pymoos(evaluations: int, seed: int) -> tuple[Values, float]:
+def pymoos(task: Task, evaluations: int, seed: int) -> tuple[Values, float]:
     from pymoo.algorithms.moo.nsga2 import NSGA2
     from pymoo.core.problem import Problem as PymooProblem
     from pymoo.operators.crossover.sbx import SBX
@@ -139,7 +209,7 @@ def pymoos(evaluations: int, seed: int) -> tuple[Values, float]:
 
     class Integers(PymooProblem):  # type: ignore[misc]
         def _evaluate(self, x: Any, out: dict[str, Any], *args: Any, **kwargs: Any) -> None:
-            out["F"] = objectives(x)
+            out["F"] = task.of_rows(x)
             found.append(out["F"])
 
     # The operators that pymoo's guide gives for integers.
@@ -150,20 +220,22 @@ def pymoos(evaluations: int, seed: int) -> tuple[Values, float]:
         mutation=PM(prob=1.0, eta=3.0, vtype=float, repair=RoundingRepair()),
         eliminate_duplicates=True,
     )
-    problem = Integers(n_var=len(CHOICES), n_obj=3, xl=np.zeros(len(CHOICES)), xu=CHOICES - 1, vtype=int)
+    width = len(task.counts)
+    problem = Integers(n_var=width, n_obj=3, xl=np.zeros(width), xu=task.counts - 1, vtype=int)
     start = time.process_time()
     minimize(problem, algorithm, ("n_eval", evaluations), seed=seed, verbose=False)
     seconds = time.process_time() - start
     return np.concatenate(found)[:evaluations], seconds
 
 
-def optunas(evaluations: int, seed: int) -> tuple[Values, float]:
+def optunas(task: Task, evaluations: int, seed: int) -> tuple[Values, float]:
     optuna: Any = import_module("optuna")  # no dependency of hwnas
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    counts = task.counts.tolist()
 
     def objective(trial: Any) -> tuple[float, ...]:
-        genome = [trial.suggest_int(str(index), 0, int(count) - 1) for index, count in enumerate(CHOICES)]
-        return tuple(objectives(np.array([genome]))[0].tolist())
+        genome = [trial.suggest_int(str(index), 0, count - 1) for index, count in enumerate(counts)]
+        return tuple(task.of_rows(np.array([genome]))[0].tolist())
 
     study = optuna.create_study(directions=["minimize"] * 3, sampler=optuna.samplers.NSGAIISampler(seed=seed))
     start = time.process_time()
@@ -172,6 +244,7 @@ def optunas(evaluations: int, seed: int) -> tuple[Values, float]:
     return np.array([trial.values for trial in study.get_trials(deepcopy=False)]), seconds
 
 
+Side = Callable[[Task, int, int], tuple[Values, float]]
 SIDES: dict[str, Side] = {
     "ours": ours,
     "pymoo NSGA-II, integer": pymoos,
@@ -185,42 +258,48 @@ def hypervolumes(values: Values, checkpoints: Sequence[int]) -> list[float]:
     return [float(moocore.hypervolume(values[:count], ref=[1.0, 1.0, 1.0])) for count in checkpoints]
 
 
-def measure(name: str, checkpoints: Sequence[int], *, seeds: int) -> str:
+def measure(task: Task, name: str, checkpoints: Sequence[int], *, seeds: int) -> str:
     """One row of the table."""
-    runs, rates = [], []
+    runs, times, rates = [], [], []
     for seed in range(seeds):
-        values, seconds = SIDES[name](max(checkpoints), seed)
+        values, seconds = SIDES[name](task, max(checkpoints), seed)
         runs.append(hypervolumes(values, checkpoints))
+        times.append(seconds)
         rates.append(len(values) / seconds)
-        print(f"{name}, seed {seed}: {runs[-1]}, {seconds:.2f} s", file=sys.stderr)
+        print(f"{task.name}, {name}, seed {seed}: {runs[-1]}, {seconds:.2f} s", file=sys.stderr, flush=True)
     cells = [f"{mean(column):.4f} ± {stdev(column):.4f}" for column in zip(*runs, strict=True)]
-    return " | ".join(["", name, *cells, f"{median(rates):,.0f} ({min(rates):,.0f} – {max(rates):,.0f})", ""]).strip()
+    spent = f"{median(times):.2f} ({min(times):.2f} – {max(times):.2f})"
+    return " | ".join(["", task.name, name, *cells, spent, f"{median(rates):,.0f}", ""]).strip()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--evaluations", type=int, default=max(CHECKPOINTS), help="of each run")
     parser.add_argument("--seeds", type=int, default=5, help="runs of each side, at least 2")
+    parser.add_argument("--problems", default=",".join(TASKS), help="names, separated by commas without a space")
     parser.add_argument("--sides", default=",".join(SIDES), help="names, separated by commas without a space")
     parser.add_argument("--save", action="store_true", help="write the table to benchmarks/results/")
     options = parser.parse_args()
     checkpoints = sorted({min(count, options.evaluations) for count in CHECKPOINTS})
     sides = [name for name in SIDES if name in options.sides or options.sides in name]
-    notes = "Mean and standard deviation over seeds; evaluations per CPU second: median, slowest and fastest."
+    tasks = [TASKS[name]() for name in options.problems.split(",")]
+    notes = "Mean and standard deviation over seeds; CPU seconds: median, least and most."
     if find_spec("optuna") is None and "Optuna NSGA-II" in sides:
         sides.remove("Optuna NSGA-II")
         notes += " Optuna is not installed here, and its row is left out."
         print("Optuna is not installed: its row is left out", file=sys.stderr)
-    header = ["side", *(f"hypervolume at {count:,}" for count in checkpoints), "evaluations per CPU second"]
+    spent = f"CPU s for {max(checkpoints):,}"
+    volumes = [f"hypervolume at {count:,}" for count in checkpoints]
+    header = ["problem", "side", *volumes, spent, "evaluations per CPU second"]
     lines = [f"| {' | '.join(header)} |", "|" + " --- |" * len(header)]
-    lines += [measure(name, checkpoints, seeds=options.seeds) for name in sides]
+    lines += [measure(task, name, checkpoints, seeds=options.seeds) for task in tasks for name in sides]
     print(text := "\n".join(lines))
     if options.save:
         path = save(
             text,
             name="search_engine",
             device=detect().cpu.slug,
-            title="Search engines on an integer problem of 40 genes and three objectives",
+            title="Search engines on integer problems of three objectives",
             command=f"python -m benchmarks.search_engine {' '.join(sys.argv[1:])}",
             notes=f"{notes} {options.seeds} seeds.",
         )

@@ -76,8 +76,6 @@ def _least_violation(problem: Problem, cheap: Cheap, sample: Genomes, *, seed: i
         variation=Variation(),
         seen=seen,
         population=_POPULATION,
-        objectives=1,
-        constraints=len(constraints),
         seed=derived_seed(seed, "satisfiable"),
     )
     parts = []

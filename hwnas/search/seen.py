@@ -60,12 +60,12 @@ def unseen(make: Callable[[int], Genomes], count: int, *, seen: Seen, region: Re
     drawn, tries, wanted = found, 0, count
     while len(found) < count and tries < _TRIES * count:
         drawn = make(wanted)
-        tries += len(drawn)
+        tries += wanted
         found = _first(found, drawn, count, seen)
         wanted = _next_draw(count, len(found), tries)
     if len(found) == count:
         return found
-    start = np.concatenate([drawn, region.space.repair(region.bases)])
+    start = np.concatenate([drawn[:count], region.space.repair(region.bases)])
     return _explored(found, start, count, seen=seen, region=region)
 
 

@@ -1,8 +1,11 @@
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from pymoo.core.population import Population as PymooPopulation
+from pymoo.core.problem import Problem
+from pymoo.operators.survival.rank_and_crowding import RankAndCrowding
 
-from hwnas.search.engine import Nsga2
+from hwnas.search.engine import Nsga2, Population, survivors
 from hwnas.search.hypervolume import Box, hypervolume
 from hwnas.search.operators import Variation, sample_levels
 from hwnas.search.problem import Scores
@@ -15,7 +18,7 @@ from tests.strategies import TINY, AnySpace, all_genomes
 SPACE = SPACES.get("autoformer-micro")
 
 
-def engine(space: AnySpace, *, population: int = 20, constraints: int = 0, seed: int = 0) -> Nsga2:
+def engine(space: AnySpace, *, population: int = 20, seed: int = 0) -> Nsga2:
     region, seen = whole(space), Seen()
     initial = sample_levels(region, np.random.default_rng(seed), 2 * population)
     return Nsga2(
@@ -24,8 +27,6 @@ def engine(space: AnySpace, *, population: int = 20, constraints: int = 0, seed:
         variation=Variation(),
         seen=seen,
         population=population,
-        objectives=2,
-        constraints=constraints,
         seed=seed,
     )
 
@@ -66,7 +67,7 @@ def test_it_asks_for_all_of_a_small_space_and_ends() -> None:
 
 
 def test_less_violation_wins_then_rank() -> None:
-    nsga2 = engine(SPACE, population=6, constraints=1)
+    nsga2 = engine(SPACE, population=6)
     genomes = nsga2.ask()
     objectives = np.array([[0.0, 0.0], [9.0, 9.0], [5.0, 5.0], [1.0, 1.0], [2.0, 2.0], [np.nan, 0.0]])
     violations = np.array([[0.5], [0.0], [-1.0], [0.1], [0.2], [0.0]])
@@ -88,3 +89,24 @@ def test_it_beats_random_search(seed: int) -> None:
     low, high = both.min(axis=0).tolist(), both.max(axis=0).tolist()
     box = Box(ideal=tuple(low), reference=tuple(high))
     assert hypervolume(ours, box) > hypervolume(drawn, box)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_those_survive_who_survive_in_pymoo(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    objectives = rng.integers(0, 6, size=(60, 3)).astype(np.float64)
+    violations = np.maximum(rng.normal(-1.0 if seed % 2 else 0.5, 1.0, size=(60, 2)), 0.0)
+    genomes = np.arange(60, dtype=np.int16)[:, None]
+    population = Population(genomes, objectives, violations.mean(axis=1), np.zeros(60), np.zeros(60))
+    ours = survivors(population, 25, np.random.default_rng(seed))
+    theirs = RankAndCrowding().do(
+        Problem(n_var=1, n_obj=3, n_ieq_constr=2),
+        PymooPopulation.new("X", genomes, "F", objectives, "G", violations),
+        n_survive=25,
+        random_state=np.random.default_rng(seed),
+    )
+    assert ours.genomes.tolist() == theirs.get("X").tolist()
+    able = ours.violation == 0
+    assert able.sum() == theirs.get("FEAS").sum()
+    assert ours.rank[able].tolist() == theirs.get("rank")[able].tolist()
+    assert ours.crowding[able].tolist() == theirs.get("crowding")[able].tolist()

@@ -61,3 +61,10 @@ def test_rare_new_networks_take_few_large_draws() -> None:
     assert seen.fresh(rows).all()
     assert sizes[0] == 100
     assert len(sizes) <= 6
+
+
+def test_draws_that_bring_nothing_come_to_an_end() -> None:
+    space = SPACES.get("autoformer-micro")
+    nothing = np.zeros((0, len(space.dimensions)), dtype=np.int16)
+    rows = unseen(lambda count: nothing, 7, seen=Seen(), region=whole(space))
+    assert len(rows) == 7

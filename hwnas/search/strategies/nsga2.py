@@ -45,8 +45,6 @@ class Nsga2Search(Strategy):
             variation=self.variation,
             seen=ledger.seen,
             population=population,
-            objectives=len(ledger.problem.objectives),
-            constraints=len(ledger.problem.constraints),
             seed=derived_seed(seed, "engine"),
         )
         while ledger.left > until and len(genomes := engine.ask()):

@@ -116,7 +116,7 @@ class RoundsSearch(Strategy):
 
     def _engine(self, ledger: Ledger, region: Region, truth: Candidates, *, seed: int) -> Nsga2:
         """It begins with the best that is known and networks of all sizes."""
-        rng, seen, problem = generator(seed, "inner population"), Seen(), ledger.problem
+        rng, seen = generator(seed, "inner population"), Seen()
         objectives = np.where(truth.scores.feasible[:, None], truth.scores.objectives, np.nan)
         best = truth.genomes[nearest_to_front(objectives, self.population // 2)][: self.population // 2]
         seen.add(best)
@@ -129,8 +129,6 @@ class RoundsSearch(Strategy):
             variation=self.variation,
             seen=seen,
             population=self.population,
-            objectives=len(problem.objectives),
-            constraints=len(problem.constraints),
             seed=derived_seed(seed, "engine"),
         )
 

@@ -72,7 +72,7 @@ def admitted(
 
     Without `admits`, the cheap constraints decide.
     """
-    able = admits or (lambda genomes: ledger.problem.admits(ledger.cheap(genomes)))
+    able = admits or _constraints(ledger)
     met = ledger.seen.copy()
     if besides is not None:
         met.add(besides)
@@ -86,3 +86,10 @@ def admitted(
             break
     width = len(ledger.problem.space.dimensions)
     return np.concatenate([np.zeros((0, width), dtype=np.int16), *parts])[:count]
+
+
+def _constraints(ledger: Ledger) -> Admits:
+    """What the cheap constraints admit; where there are none, nothing need be evaluated to know."""
+    if not ledger.problem.cheap_constraints:
+        return lambda genomes: np.ones(len(genomes), dtype=np.bool_)
+    return lambda genomes: ledger.problem.admits(ledger.cheap(genomes))
