@@ -26,7 +26,6 @@ SPACE = SPACES.get("autoformer-micro")
 @pytest.mark.parametrize("verified", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_chain_ends_in_a_front(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, verified: bool) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HWNAS_CACHE", str(tmp_path / "cache"))
     training = TrainOptions(space=SPACE.name, data="digits", limit=256, epochs=2)
     train_model(training, out=tmp_path / "runs" / "train", loop=LoopConfig(progress=False))
     measured = CampaignRequest(space=SPACE.name, device="cpu", samples=8, repeats=0, landmarks=False, pairs=8)

@@ -65,7 +65,6 @@ def test_the_tutorial_ends_with_a_network_that_runs(tmp_path: Path) -> None:
     run_python("make_pictures.py", "60", "6", folder=tmp_path)
     assert len(list((tmp_path / "shapes").rglob("*.png"))) == 3 * 66
     environ = {
-        "HWNAS_CACHE": str(tmp_path / "cache"),
         "HWNAS_PROFILES": "profiles",  # what ships with hwnas may be of this device, too
         "HWNAS_PREDICTORS": "predictors",
     }
