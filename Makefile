@@ -16,6 +16,9 @@ INSTALLED := $(VENV)/.installed
 CANDIDATES := $(if $(PYTHON),$(PYTHON),python3 python3.13 python3.12 python3.11)
 PINS := $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 
+# Where this is set (containers often do), every process would compile torch's sources again, for seconds each.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help install check test test-slow demo bench constraints clean
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -14,6 +15,15 @@ _UNTIMED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("local", **_UNTIMED)  # type: ignore[arg-type]
 settings.register_profile("ci", derandomize=True, print_blob=True, **_UNTIMED)  # type: ignore[arg-type]
 settings.load_profile("ci" if os.environ.get("CI") == "true" else "local")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Templates of graphs are kept in a folder of the tests' own, one for all processes that xdist starts."""
+    base = tmp_path_factory.getbasetemp()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HWNAS_CACHE", str((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "hwnas-cache"))
+        yield
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

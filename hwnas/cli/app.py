@@ -52,10 +52,13 @@ def _version(context: click.Context, parameter: click.Parameter, asked: bool) ->
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Print the version."
 )
-def hwnas() -> None:
+@click.pass_context
+def hwnas(context: click.Context, /) -> None:
     """Find the best vision transformers for a device, measured on the device."""
+    from hwnas.cli.ending import note_the_time
     from hwnas.extensions import load_extensions
 
+    note_the_time(context)
     load_extensions()
 
 

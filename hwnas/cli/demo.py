@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import click
 
+from hwnas.cli.ending import print_ending
 from hwnas.cli.front import print_rows
 from hwnas.cli.options import json_option
 from hwnas.cli.output import print_json, print_line
@@ -112,6 +113,8 @@ def _print(done: Demonstrated) -> None:
     print_line(f"network: {done.model}")
     answer = "right" if trial.said == trial.truth else f"wrong, it is a {trial.truth}"
     print_line(f"  of {trial.picture} it says: a {trial.said}, with {trial.share:.0%} ({answer})")
+    print_line()
+    print_ending()
     print_line()
     print_line("The same with your pictures and your device, DIR having a folder for each class:")
     for command in _COMMANDS:

@@ -49,7 +49,7 @@ def _machine_rows(report: DoctorReport) -> list[tuple[str, str]]:
 
 def _cpu_text(cpu: Cpu) -> str:
     sets = " ".join(cpu.instruction_sets) or "instruction sets not known"
-    return f"{cpu.model}, {cpu.num_cores} cores, {sets}"
+    return f"{cpu.model}, {cpu.num_cores} core{'' if cpu.num_cores == 1 else 's'}, {sets}"
 
 
 def _gpu_text(gpu: Gpu) -> str:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from hwnas.cli.ending import print_ending
 from hwnas.cli.options import json_option
 from hwnas.cli.output import Column, print_json, print_line, print_table
 from hwnas.pipeline.evaluate import Evaluation
@@ -38,6 +39,7 @@ def evaluate(
         print_json(evaluation)
         return
     _print(evaluation)
+    print_ending(_following(evaluation))
 
 
 def _print(evaluation: Evaluation) -> None:
@@ -61,3 +63,12 @@ def _print(evaluation: Evaluation) -> None:
     print_line(f"{pictures:,} {evaluation.split} pictures of {evaluation.data}; weights of {evaluation.weights}")
     for note in evaluation.notes:
         print_line(f"note: {note}")
+
+
+def _following(evaluation: Evaluation) -> tuple[object, ...]:
+    """A supernet's space is measured next, and a network of its own exported."""
+    if evaluation.space is None:
+        return ()
+    if evaluation.kind == "supernet":
+        return ("hwnas", "profile", "--space", evaluation.space)
+    return ("hwnas", "export", evaluation.space, "--weights", evaluation.weights, "--out", "exported")

@@ -1,10 +1,12 @@
 """`hwnas fit`."""
 
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import click
 
+from hwnas.cli.ending import print_ending
 from hwnas.cli.options import json_option
 from hwnas.cli.output import Column, print_json, print_line, print_table
 from hwnas.cli.profiles import profiles_option
@@ -15,14 +17,12 @@ CONFIDENCE = 0.9
 """The confidence whose coverage is shown."""
 
 _COLUMNS: tuple[Column | str, ...] = (
-    "fitted to",
     "metric",
     "model",
     *(
         Column(name, numeric=True)
-        for name in ("networks", "MAPE", "noise floor", "error/floor", "Spearman", "coverage at 90 %")
+        for name in ("networks", "MAPE", "noise floor", "error/floor", "Spearman", f"in {CONFIDENCE:.0%} intervals")
     ),
-    "folder",
 )
 
 
@@ -58,18 +58,32 @@ def _say(text: str) -> None:
 
 
 def _print(report: FitReport) -> None:
-    print_table(_COLUMNS, map(_row, report.fitted))
+    for (fitted_to, folder), items in groupby(report.fitted, key=lambda item: (item.fitted_to, item.path.parent)):
+        print_line(fitted_to)
+        print_table(_COLUMNS, map(_row, items))
+        print_line(f"written to {folder}")
+        print_line()
     for item in report.left_out:
         print_line(f"not fitted: {item.name}: {item.reason}")
     for text in dict.fromkeys(note for item in report.fitted for note in item.card.notes):
         print_line(f"note: {text}")
+    print_ending(_following(report))
+
+
+def _following(report: FitReport) -> tuple[object, ...]:
+    """A search by what was fitted; of published tables, a question."""
+    space = next((item.card.space for item in report.fitted if item.card.space is not None), None)
+    if space is None:
+        return ("hwnas", "predict", "timm:deit_tiny_patch16_224", "--device", report.device)
+    names = [item.card.metric.name for item in report.fitted]
+    objective = "throughput" if "throughput" in names else names[0]
+    return ("hwnas", "search", "--space", space, "--device", report.device, "--objective", objective)
 
 
 def _row(item: FittedPredictor) -> tuple[object, ...]:
     card = item.card
     scores, floor, ratio = card.scores, card.noise_floor, card.error_over_floor
     return (
-        item.fitted_to,
         card.metric.name,
         card.model,
         card.data.num_networks,
@@ -78,7 +92,6 @@ def _row(item: FittedPredictor) -> tuple[object, ...]:
         None if ratio is None else f"{ratio:.2f}",
         None if scores.spearman is None else f"{scores.spearman:.4f}",
         f"{card.coverage_at(CONFIDENCE):.1%}",
-        item.path,
     )
 
 

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from hwnas.cli.ending import print_ending
 from hwnas.cli.output import Column, print_line, print_table
 from hwnas.report.front import FrontRow, front_rows
 from hwnas.search.record import SearchRecord, Verification
@@ -33,7 +34,7 @@ def print_found(run: Path, record: SearchRecord) -> None:
     for note in record.notes:
         print_line(f"note: {note}")
     print_line(f"run: {run}")
-    print_line(f"next: hwnas report {run}")
+    print_ending(("hwnas", "report", run))
 
 
 def verification_lines(record: SearchRecord) -> list[str]:

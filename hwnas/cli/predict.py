@@ -5,9 +5,11 @@ from typing import Any
 
 import click
 
+from hwnas.cli.ending import print_ending
 from hwnas.cli.options import json_option
 from hwnas.cli.output import Column, print_json, print_line, print_table
 from hwnas.pipeline.predict import Predicted, PredictedFigure, PredictOptions, predict_networks, require_all_inside
+from hwnas.space import SPACES
 
 _SHOWN = ("onnxruntime", "tensorrt", "torch", "cuda", "driver", "memory_format")
 """Facts of an environment that an answer is printed with; all stand on the card."""
@@ -38,6 +40,8 @@ def predict(*, targets: tuple[str, ...], as_json: bool, **asked: Any) -> None:
         print_json(predicted)
     else:
         _print(predicted)
+        print_line()
+        print_ending(_following(targets, options))
     if not options.allow_outside:
         require_all_inside(predicted)
 
@@ -62,6 +66,14 @@ def _print(predicted: Predicted) -> None:
         source = used.environment.get("source") or ", ".join(used.sources)
         print_line(f"  measured in {source}{' with ' if facts else ''}{', '.join(facts)}")
         print_line(f"  {used.path}/card.md says how good it is")
+
+
+def _following(targets: tuple[str, ...], options: PredictOptions) -> tuple[object, ...]:
+    """A search of the space whose network was asked about first."""
+    space = options.space or targets[0].partition(":")[0]
+    if space not in SPACES:
+        return ()
+    return ("hwnas", "search", "--space", space, "--device", options.device, "--objective", options.metrics[0])
 
 
 def _row(figure: PredictedFigure) -> tuple[str, ...]:

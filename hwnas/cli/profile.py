@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hwnas.cli.ending import print_ending
 from hwnas.cli.options import json_option
 from hwnas.cli.output import print_json, print_line
 from hwnas.cli.progress import CampaignReporter
@@ -168,3 +169,5 @@ def _print_measured(measured: Measured, *, as_json: bool) -> None:
     for item in measured.profiles:
         print_line()
         print_quality(str(item.path), item.quality)
+    print_line()
+    print_ending(("hwnas", "fit", "--device", measured.device))

@@ -7,6 +7,7 @@ from typing import Self
 
 import click
 
+from hwnas.cli.ending import duration
 from hwnas.profile.campaign import Progress
 
 _EVERY_S = 30.0
@@ -90,12 +91,3 @@ class _Bar:
 def _name(state: Progress) -> str:
     subject = state.task.subject
     return f"{subject.name} {subject.network_id}" if subject.source == "space" else subject.network_id
-
-
-def duration(seconds: float) -> str:
-    """A time as people say it."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

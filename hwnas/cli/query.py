@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from hwnas.cli.ending import print_ending
 from hwnas.cli.options import json_option
 from hwnas.cli.output import Column, print_json, print_line, print_table
 from hwnas.pipeline.query import Queried, QueriedNetwork
@@ -41,7 +42,12 @@ def query(
         confidence=confidence,
         predictors=predictors,
     )
-    print_json(found) if as_json else _print(found)
+    if as_json:
+        print_json(found)
+        return
+    _print(found)
+    best = found.networks[0].arch_id if found.networks else None
+    print_ending(() if best is None else ("hwnas", "export", run, "--arch", best, "--out", "exported"))
 
 
 def _print(found: Queried) -> None:

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import click
 
+from hwnas.cli.ending import print_ending
 from hwnas.cli.options import json_option
 from hwnas.cli.output import print_json, print_line
-from hwnas.pipeline.report import Report, write_report
+from hwnas.pipeline.report import Report, RunSummary, write_report
 
 
 @click.command()
@@ -42,6 +43,15 @@ def _print(written: Report) -> None:
         print_line(str(path))
     if written.figures:
         print_line(f"{written.figures[0].parent}: {', '.join(path.name for path in written.figures)}")
+    print_line()
+    print_ending(_following(written.runs[0]))
+
+
+def _following(first: RunSummary) -> tuple[object, ...]:
+    """The network that gives up least of every objective, taken."""
+    if first.balanced is None:
+        return ()
+    return ("hwnas", "export", first.run, "--arch", first.balanced, "--out", "exported")
 
 
 def _open(page: Path) -> None:

@@ -8,7 +8,8 @@ from typing import Self
 
 import click
 
-from hwnas.cli.progress import CampaignReporter, duration
+from hwnas.cli.ending import duration
+from hwnas.cli.progress import CampaignReporter
 from hwnas.pipeline.workplace import Reporter
 from hwnas.search.ledger import Progress
 from hwnas.search.metric import parse_metric

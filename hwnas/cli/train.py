@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from hwnas.cli.ending import duration, print_ending
 from hwnas.cli.options import json_option, with_options
 from hwnas.cli.output import print_json, print_line, print_table
 from hwnas.config import dump_toml
@@ -111,8 +112,8 @@ def _print_rehearsal(rehearsal: Rehearsal) -> None:
         ("memory", f"{rehearsal.memory_mb:,.0f} MB"),
         ("steps an epoch", rehearsal.steps_per_epoch),
         ("seconds a step", f"{rehearsal.seconds_per_step:.3g}"),
-        ("an epoch", _duration(rehearsal.seconds_per_epoch)),
-        (f"{epochs} epochs", _duration(epochs * rehearsal.seconds_per_epoch)),
+        ("an epoch", duration(rehearsal.seconds_per_epoch)),
+        (f"{epochs} epochs", duration(epochs * rehearsal.seconds_per_epoch)),
     ]
     print_table(["", ""], rows)
     for note in rehearsal.notes:
@@ -123,19 +124,11 @@ def _print_rehearsal(rehearsal: Rehearsal) -> None:
 
 def _print_trained(trained: Trained) -> None:
     loss = "" if trained.loss is None else f", last loss {trained.loss:.4f}"
-    speed = f"{_duration(trained.seconds)}, {trained.images_per_s:,.0f} images/s"
-    print_line(f"{trained.weights}: {trained.steps:,} steps{loss}, {speed}")
+    print_line(f"{trained.weights}: {trained.steps:,} steps{loss}, {trained.images_per_s:,.0f} images/s")
     for name, accuracy in trained.accuracies.items():
         print_line(f"{name} network: {accuracy:.2%} of the held-out pictures")
     if trained.bad_pictures:
         print_line(f"could not be read: {', '.join(trained.bad_pictures)}")
     for note in trained.notes:
         print_line(f"note: {note}")
-    print_line(f"next: hwnas evaluate {trained.run}")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    minutes = seconds / 60
-    return f"{minutes:.1f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+    print_ending(("hwnas", "evaluate", trained.run))

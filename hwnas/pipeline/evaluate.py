@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -51,12 +51,24 @@ class Evaluation:
     """Networks judged on one split."""
 
     weights: Path
+    kind: Literal["supernet", "network"]
+    space: str | None
+    """The space of the networks; None where it is not known, as of a model of timm."""
     data: str
     split: Split
     networks: tuple[Evaluated, ...]
     test_uses: int
     """How often the test pictures of this run have been looked at, this time included; 0 for held-out ones."""
     notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Weights:
+    """Where weights are from, and whose they are."""
+
+    file: Path
+    kind: Literal["supernet", "network"]
+    space: str | None
 
 
 def evaluate(
@@ -130,7 +142,8 @@ def _of_supernet(
     )
     found = judge.judge(list(chosen.values()))
     rows = [_row(name, space, arch, accuracy) for (name, arch), accuracy in zip(chosen.items(), found, strict=True)]
-    return _evaluation(run, file, opened, split, rows)
+    weights = _Weights(file=file, kind="supernet", space=space.name)
+    return _evaluation(run, weights, opened, split, rows)
 
 
 def _of_network(
@@ -149,7 +162,9 @@ def _of_network(
     accuracy = judge_module(module, eval_batches(opened, shape, split=split, workers=workers), device=device)
     name = config.model or "network" if config is not None else "network"
     file = next((run / inside for inside in (NETWORK, MODEL) if (run / inside).is_file()), run)
-    return _evaluation(run, file, opened, split, [_network_row(name, module, config, accuracy)])
+    space = None if config is None or config.arch is None else config.space
+    weights = _Weights(file=file, kind="network", space=space)
+    return _evaluation(run, weights, opened, split, [_network_row(name, module, config, accuracy)])
 
 
 def _network_row(name: str, module: nn.Module, config: TrainConfig | None, accuracy: Accuracy) -> Evaluated:
@@ -213,13 +228,20 @@ def _evaluated(
     )
 
 
-def _evaluation(run: Path, weights: Path, data: Data, split: Split, rows: Sequence[Evaluated]) -> Evaluation:
+def _evaluation(run: Path, weights: _Weights, data: Data, split: Split, rows: Sequence[Evaluated]) -> Evaluation:
     uses = _note_test_use(run, [row.arch_id or row.name for row in rows]) if split == "test" else 0
     notes = data.notes
     if uses > 1:
         notes = (*notes, f"the test pictures have been looked at {uses} times: choose by held-out accuracy")
     return Evaluation(
-        weights=weights, data=data.name, split=split, networks=tuple(rows), test_uses=uses, notes=tuple(notes)
+        weights=weights.file,
+        kind=weights.kind,
+        space=weights.space,
+        data=data.name,
+        split=split,
+        networks=tuple(rows),
+        test_uses=uses,
+        notes=tuple(notes),
     )
 
 

@@ -11,7 +11,7 @@ from hwnas.report.front import write_tables
 from hwnas.report.gather import gather
 from hwnas.report.page import render
 from hwnas.report.together import mismatches
-from hwnas.report.verdict import banners, sentence, standing
+from hwnas.report.verdict import balanced, banners, sentence, standing
 from hwnas.runs import write_atomic
 
 PAGE = "report.html"
@@ -32,6 +32,8 @@ class RunSummary:
     num_candidates: int
     num_front: int
     """Networks on the front; where it was measured, those that stood."""
+    balanced: str | None
+    """The id of the network that gives up least of every objective; None where no network stands."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,11 +87,14 @@ def _make(folder: Path) -> None:
 
 
 def _summary(data: RunData) -> RunSummary:
+    front = standing(data)
+    choice = balanced(data, front)
     return RunSummary(
         run=data.path,
         finished=data.finished,
         verdict=sentence(data),
         warnings=tuple(banner.text for banner in banners(data) if banner.level == "warning"),
         num_candidates=len(data.candidates),
-        num_front=len(standing(data)),
+        num_front=len(front),
+        balanced=None if choice is None else choice.arch_id,
     )

@@ -12,7 +12,7 @@ import torch
 
 from hwnas.config import from_mapping, to_mapping
 from hwnas.errors import InputError, UsageError
-from hwnas.pipeline.training.judging import make_judge
+from hwnas.pipeline.training.judging import hardly_apart, make_judge
 from hwnas.pipeline.training.memory import needed, told_when_full, warning
 from hwnas.pipeline.training.models import Start, make_model, make_teacher, origin
 from hwnas.pipeline.training.options import (
@@ -117,7 +117,7 @@ def train_model(
         images_per_s=trained.outcome.images_per_s,
         accuracies=trained.accuracies,
         bad_pictures=tuple(trained.bad_pictures),
-        notes=notes,
+        notes=(*notes, *_doubts(trained.accuracies, pictures=len(data.heldout))),
         leads=world.leads,
     )
 
@@ -163,6 +163,14 @@ def _notes(config: TrainConfig, data: Data, start: Start, world: World) -> tuple
     """What the user should know before the first step."""
     full = warning(needed(config, start.model, world), config.recipe)
     return (*data.notes, *start.notes, *([] if full is None else [full]))
+
+
+def _doubts(accuracies: Mapping[str, float], *, pictures: int) -> Iterator[str]:
+    """What speaks against searching with a supernet."""
+    if accuracies:
+        doubt = hardly_apart(accuracies["smallest"], accuracies["largest"], pictures=pictures)
+        if doubt is not None:
+            yield doubt
 
 
 def _tell(notes: tuple[str, ...], *, shown: bool) -> None:

@@ -268,7 +268,5 @@ def _steps_per_epoch(batches: Batches, recipe: Recipe) -> int:
     steps = len(batches) // recipe.accumulate
     if steps < 1:
         message = "the pictures of an epoch must fill at least one step"
-        raise InputError(
-            message, got=f"{len(batches)} batches, {recipe.accumulate} a step", hint="a smaller batch_size"
-        )
+        raise InputError(message, got=f"{len(batches)} batches, {recipe.accumulate} a step", hint="a smaller --batch")
     return steps

@@ -207,7 +207,7 @@ class Recipe:
         if size * parts != self.batch_size or (self.mix.mixes and size % 2):
             message = "batch_size must divide into equal parts, even ones where pictures are mixed"
             got = f"{self.batch_size} for {world_size} processes and {self.accumulate} parts a step"
-            raise InputError(message, got=got, hint=f"batch_size={2 * parts * max(1, round(size / 2))}")
+            raise InputError(message, got=got, hint=f"--batch {2 * parts * max(1, round(size / 2))}")
         return size
 
 

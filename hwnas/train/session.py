@@ -66,7 +66,7 @@ def open_batches(
     )
     if batches.batch_size != size:
         message = f"there must be at least {size * world.size} training pictures, a whole batch"
-        raise InputError(message, got=len(data.train), hint=f"batch_size={batches.batch_size // 2 * 2 * world.size}")
+        raise InputError(message, got=len(data.train), hint=f"--batch {batches.batch_size // 2 * 2 * world.size}")
     return batches
 
 

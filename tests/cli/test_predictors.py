@@ -22,11 +22,15 @@ def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_fit_prints_how_good_each_predictor_is(command_line: CommandLine) -> None:
     assert command_line("fit", "--device", DEVICE) == 0
-    head, latency, throughput, memory = command_line.out.splitlines()
-    assert re.split(r" {2,}", head)[:5] == ["fitted to", "metric", "model", "networks", "MAPE"]
-    for line, name in ((latency, "latency_ms"), (throughput, "throughput"), (memory, "memory_mb")):
-        assert line.split()[1] == name
-        assert line.endswith(f"{FOLDER}/{name}")
+    fitted_to, head, *rows, folder, empty, note, took, following = command_line.out.splitlines()
+    assert FOLDER.endswith(fitted_to)
+    assert re.split(r" {2,}", head)[:4] == ["metric", "model", "networks", "MAPE"]
+    assert [row.split()[0] for row in rows] == ["latency_ms", "throughput", "memory_mb"]
+    assert max(map(len, (head, *rows))) <= 100
+    assert (folder, empty) == (f"written to {FOLDER}", "")
+    assert note.startswith("note: errors and learning curve are those of the time of one run")
+    assert re.fullmatch(r"took \d+(\.\d)? s", took)
+    assert following == f"next: hwnas search --space {SPACE} --device {DEVICE} --objective throughput"
     assert "fitting latency_ms to 42 rows" in command_line.err
 
 
@@ -41,13 +45,15 @@ def test_fit_as_json_is_one_document(command_line: CommandLine) -> None:
 def test_predict_answers_with_an_interval_and_says_who_answered(command_line: CommandLine) -> None:
     command_line("fit", "--device", DEVICE, "--metric", "latency_ms")
     assert command_line("predict", f"{SPACE}:random:1", "--device", DEVICE) == 0
-    head, row, empty, note, facts, card = command_line.out.splitlines()
+    head, row, empty, note, facts, card, _, took, following = command_line.out.splitlines()
     assert "90% interval" in head
     assert re.search(r"[\d.]+ ms +[\d.]+ to [\d.]+", row)
     assert empty == ""
     assert note.startswith(f"latency_ms@{DEVICE}/onnxruntime/fp32/b1, fitted to 30 networks of {SPACE} (")
     assert facts == f"  measured in {DEVICE}/{SPACE}-onnxruntime-fp32-b1-t1 with torch 2.15.0"
     assert card.endswith(f"{FOLDER}/latency_ms/card.md says how good it is")
+    assert took.startswith("took ")
+    assert following == f"next: hwnas search --space {SPACE} --device {DEVICE} --objective latency_ms"
 
 
 def test_a_network_outside_ends_with_1(command_line: CommandLine) -> None:

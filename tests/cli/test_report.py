@@ -23,6 +23,8 @@ def test_the_verdict_and_the_paths_are_printed(run: Path, capsys: pytest.Capture
     assert lines[0].startswith("The search looked at 40 networks of ")
     assert lines[2:6] == [str(run / name) for name in ("report.html", "front.csv", "front.json", "front.md")]
     assert lines[6].startswith(f"{run / 'figures'}: front.png, front.svg, ")
+    assert lines[8].startswith("took ")
+    assert lines[9].startswith(f"next: hwnas export {run} --arch ")
     assert "careful: Could not be measured: 1 of " in captured.err
     assert all((run / name).is_file() for name in ("report.html", "front.csv", "figures/front.svg"))
 

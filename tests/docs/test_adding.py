@@ -10,10 +10,6 @@ from tests.docs.pages import ROOT, Done, blocks, commands, exports, files, page,
 SPACE, RUNNER, DEVICE = "adding-a-space.md", "adding-a-runner.md", "adding-a-device.md"
 
 
-def environ(text: str, folder: Path) -> dict[str, str]:
-    return {**exports(text), "HWNAS_CACHE": str(folder / "cache")}
-
-
 def row(done: Done, name: str) -> str:
     """What stands behind a name in a table."""
     (line,) = [line for line in done.out.splitlines() if line.startswith(f"{name} ")]
@@ -26,7 +22,7 @@ def test_an_own_space_is_sound_and_described(tmp_path: Path) -> None:
     run_python("check_my_spaces.py", folder=tmp_path)
     lines = commands(text)
     assert [line.split()[1] for line in lines] == ["spaces", "describe", "train", "evaluate", "export"]
-    listed, described = run_commands(lines[:2], folder=tmp_path, environ=environ(text, tmp_path))
+    listed, described = run_commands(lines[:2], folder=tmp_path, environ=exports(text))
     (shown,) = blocks(text, "text")
     assert shown.splitlines()[0] in listed.out.splitlines()
     assert set(shown.splitlines()[1:]) <= set(described.out.splitlines())
@@ -36,7 +32,7 @@ def test_an_own_space_is_sound_and_described(tmp_path: Path) -> None:
 def test_an_own_space_is_trained_judged_and_exported(tmp_path: Path) -> None:
     text = page(SPACE)
     write_files(text, tmp_path)
-    *_, exported = run_commands(commands(text)[2:], folder=tmp_path, environ=environ(text, tmp_path))
+    *_, exported = run_commands(commands(text)[2:], folder=tmp_path, environ=exports(text))
     assert row(exported, "top-1 agreement") == "100%"
     assert list((tmp_path / "exported").glob("pocket-*.onnx"))
 
@@ -45,7 +41,7 @@ def test_an_own_device_is_known_by_name_and_found_by_detection(tmp_path: Path) -
     text = page(DEVICE)
     write_files(text, tmp_path)
     run_python("check_my_devices.py", folder=tmp_path)
-    explained, planned = run_commands(commands(text), folder=tmp_path, environ=environ(text, tmp_path))
+    explained, planned = run_commands(commands(text), folder=tmp_path, environ=exports(text))
     assert " on x900, fp16, batch 64" in explained.out.splitlines()[0]
     assert "Roofline: " in explained.out
     assert "on a machine with x900: hwnas profile --plan plan.jsonl" in planned.out
@@ -71,7 +67,7 @@ def test_an_own_runner_passes_the_conformance_suite(tmp_path: Path) -> None:
 def test_an_own_runner_measures(tmp_path: Path) -> None:
     text = page(RUNNER)
     write_files(text, tmp_path)
-    (done,) = run_commands(commands(text), folder=tmp_path, environ=environ(text, tmp_path))
+    (done,) = run_commands(commands(text), folder=tmp_path, environ=exports(text))
     assert re.match(r"6 measured with onnx-reference on \S+, 0 failed", done.out)
 
 

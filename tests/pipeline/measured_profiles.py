@@ -20,7 +20,8 @@ from tests.records.rows import SESSION, manifest, row, samples
 
 DEVICE = "toy-2c"
 NOISE = 0.004
-FAST: tuple[Learner, ...] = (AnalyticLearner(), RidgeLearner())
+FAST: tuple[Learner, ...] = (AnalyticLearner(freedoms=(2.0,), iterations=3), RidgeLearner(iterations=1))
+"""Few steps are enough for times that follow a law."""
 
 
 def make_profile(
@@ -40,7 +41,8 @@ def make_profile(
     made = replace(made, device={"name": device, "kind": "cpu"})
     folder = place / device / (name or folder_name(space, setting))
     subjects = subjects_of(space, count)
-    with Store(folder, manifest=made, session=SESSION) as store:
+    with pytest.MonkeyPatch.context() as patch, Store(folder, manifest=made, session=SESSION) as store:
+        patch.setattr("hwnas.records.store.os.fsync", lambda file: None)  # made up rows need not survive a power cut
         for number, (subject, process_id) in enumerate(
             [*((subject, "a") for subject in subjects), *((subject, "b") for subject in subjects[:12])]
         ):
@@ -66,10 +68,11 @@ def true_ms(subject: Subject, *, batch: int = 1) -> float:
 
 
 def fast_fits(monkeypatch: pytest.MonkeyPatch, learners: Sequence[Learner] = FAST) -> None:
-    """Two quick models, one repeat and a short curve in place of everything."""
+    """Two quick models, one repeat, a short curve and no drawing in place of everything."""
     monkeypatch.setattr("hwnas.predict.selection.candidates", lambda features: tuple(learners))
     monkeypatch.setattr("hwnas.predict.fit.Protocol", lambda **options: Protocol(**{**options, "repeats": 1}))
     monkeypatch.setattr("hwnas.predict.fit.COUNTS", COUNTS[:1])
+    monkeypatch.setattr("hwnas.predict.store.parity_plot", lambda card: "<svg/>")
 
 
 def _row(subject: Subject, ns: int, number: int, process_id: str, setting: Setting, environment_id: str) -> Measurement:

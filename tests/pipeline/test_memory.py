@@ -26,7 +26,7 @@ def test_a_warning_names_the_batch_that_fits() -> None:
     assert told.startswith("needs about 138 MB of memory, 50 MB are free; try --set accumulate=4: 128 pictures a step")
     told = warning(replace(NEED, free_bytes=10_500_000), MICRO)
     assert told is not None
-    assert told.endswith("try a smaller batch_size")
+    assert told.endswith("try a smaller --batch")
 
 
 def test_weights_that_do_not_fit_are_an_error() -> None:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from hwnas.errors import InputError, UsageError
 from hwnas.pipeline.evaluate import evaluate
 from hwnas.pipeline.train import read_train_config, rehearse, train_model
-from hwnas.pipeline.training.judging import weights_digest
+from hwnas.pipeline.training.judging import hardly_apart, weights_digest
 from hwnas.pipeline.training.options import TeacherOptions, TrainOptions, data_config, resolved
 from hwnas.pipeline.training.recipes import chosen_recipe
 from hwnas.runs import Run
@@ -47,6 +47,25 @@ def test_a_run_explains_itself(run: Path) -> None:
     result = json.loads((run / "result.json").read_text())
     assert result["accuracies"].keys() == {"smallest", "largest"}
     assert load_supernet(run / "supernet.safetensors").space == SPACES.get("autoformer-micro")
+
+
+@pytest.mark.parametrize(
+    ("smallest", "largest", "pictures", "said"),
+    [
+        (0.71, 0.74, 180, "where chance is worth 6.7 points; before a search, train for more --epochs or by another"),
+        (0.80, 0.70, 10_000, "so the largest does worse; before a search"),
+        (0.5, 0.5, 100, "where chance is worth 10.0 points"),
+        (0.71, 0.80, 180, None),
+        (0.71, 0.74, 10_000, None),
+        (1.0, 1.0, 100, "where chance is worth 0.0 points"),
+    ],
+)
+def test_a_supernet_that_tells_nothing_apart_is_said(
+    smallest: float, largest: float, pictures: int, said: str | None
+) -> None:
+    text = hardly_apart(smallest, largest, pictures=pictures)
+    assert (text is None) == (said is None)
+    assert said is None or said in str(text)
 
 
 def test_a_resumed_training_ends_with_the_same_weights(run: Path, tmp_path: Path) -> None:

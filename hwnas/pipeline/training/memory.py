@@ -65,7 +65,7 @@ def warning(need: Need, recipe: Recipe) -> str | None:
         message = "weights, gradients and what the optimizer keeps must fit into memory"
         raise InputError(message, got=f"{megabytes[2]}, of which {megabytes[1]} are free", hint="a smaller space")
     room = (need.free_bytes - need.state_bytes) // max(1, need.picture_bytes)
-    hint = _smaller(recipe, most=room * recipe.part_size(1) // need.pictures) or "a smaller batch_size"
+    hint = _smaller(recipe, most=room * recipe.part_size(1) // need.pictures) or "a smaller --batch"
     return f"needs about {megabytes[0]} of memory, {megabytes[1]} are free; try {hint}"
 
 

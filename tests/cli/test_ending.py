@@ -1,0 +1,29 @@
+import click
+import pytest
+
+from hwnas.cli.ending import duration, note_the_time, print_ending
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.0, "0 s"),
+        (0.06, "0.1 s"),
+        (9.94, "9.9 s"),
+        (9.96, "10 s"),
+        (59.6, "1 min 00 s"),
+        (125, "2 min 05 s"),
+        (7260, "2 h 01 min"),
+    ],
+)
+def test_a_time_is_said_as_people_say_it(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_the_next_command_can_be_pasted(capsys: pytest.CaptureFixture[str]) -> None:
+    with click.Context(click.Command("hwnas")) as root:
+        note_the_time(root)
+        with click.Context(click.Command("train"), parent=root):
+            print_ending(("hwnas", "evaluate", "my runs/a"))
+            print_ending()
+    assert capsys.readouterr().out == "took 0 s\nnext: hwnas evaluate 'my runs/a'\ntook 0 s\n"
