@@ -20,16 +20,16 @@ def test_the_plain_values_of_each_family() -> None:
         "blocks": 2 * [{"num_heads": 1, "mlp_ratio": 1.0}],
     }
     assert resnas.MICRO.smallest().to_mapping()["stages"][0] == {
-        "embed_dim": 24,
-        "blocks": [{"num_heads": 1, "hidden_dim": 32}, None],
+        "embed_dim": 8,
+        "blocks": [{"num_heads": 1, "hidden_dim": 12}, None],
     }
     assert vitas.DEIT_SMALL.published["ViTAS-A"].to_mapping()["blocks"][:2] == [
         {"num_heads": 12, "qkv_dim": 288, "hidden_dim": 1008},
         None,
     ]
     assert vitas_twins.MICRO.smallest().to_mapping()["stages"][2] == {
-        "embed_dim": 64,
-        "blocks": [{"num_heads": 1, "qkv_dim": 96, "hidden_dim": 128}],
+        "embed_dim": 48,
+        "blocks": [{"num_heads": 1, "qkv_dim": 24, "hidden_dim": 16}],
     }
     assert glit.TINY.published["GLiT-T"].to_mapping()["blocks"][:3] == [
         {"groups": 3, "mlp_ratio": 4, "value_ratio": 0.5},
