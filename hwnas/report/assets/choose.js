@@ -27,7 +27,7 @@ function choose() {
 
 function drawChoice() {
   const { run, member } = CHOICE;
-  byId("command").textContent = member ? `${run.command}${member.id} --format onnx --out ${short(member.id)}-onnx` : "";
+  byId("command").replaceChildren(...(member ? unbroken(`${run.command}${member.id} --format onnx --out ${short(member.id)}-onnx`) : []));
   byId("copy").disabled = !member;
   if (!member) return byId("choice").replaceChildren();
   const rows = run.metrics.flatMap((metric) => {

@@ -156,7 +156,9 @@ function landmarkTrace([x, y]) {
 function landmarkLines([x, y]) {
   const shapes = [];
   const annotations = [];
-  knownNetworks().forEach(({ run, landmark, ...one }) => {
+  knownNetworks().forEach(({ run, landmark, ...one }, place, all) => {
+    const before = all.slice(0, place).filter((other) => other.landmark.name === landmark.name).length;
+    const free = 1 - 0.4 * (before % 3); // below the name of the same network in another run
     const [across, up] = [x, y].map((label) => landmark.values[run.column(label)]);
     const known = Number.isFinite(across ?? NaN) ? "x" : "y";
     if (Number.isFinite(across ?? NaN) === Number.isFinite(up ?? NaN)) return;
@@ -166,7 +168,7 @@ function landmarkLines([x, y]) {
     if (known === "x") shapes.push({ ...line, x0: value, x1: value, y0: 0, y1: 1, yref: "paper" });
     else shapes.push({ ...line, y0: value, y1: value, x0: 0, x1: 1, xref: "paper" });
     const log = byId(`log-${known}`).checked ? Math.log10(value) : value;
-    const at = known === "x" ? { x: log, y: 0, yref: "paper", xanchor: "left", yanchor: "bottom", textangle: -90, xshift: 1 } : { y: log, x: 1, xref: "paper", xanchor: "right", yanchor: "bottom" };
+    const at = known === "x" ? { x: log, y: free, yref: "paper", xanchor: "left", yanchor: "top", textangle: -90, xshift: 1 } : { y: log, x: free, xref: "paper", xanchor: "right", yanchor: "bottom" };
     annotations.push({ ...at, text: safe(one.name), showarrow: false, font: { size: 11, color: tone } });
   });
   return { shapes, annotations };

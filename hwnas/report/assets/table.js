@@ -66,7 +66,7 @@ function sortBy(column) {
 function headRow() {
   return make("tr", {}, ...COLUMNS.map((column, at) => {
     const order = TABLE.sort === at ? (TABLE.descending ? "descending" : "ascending") : "none";
-    return make("th", { scope: "col", class: column.text ? "text" : null, "aria-sort": order }, make("button", { type: "button", onclick: () => sortBy(at) }, column.name));
+    return make("th", { scope: "col", class: column.text ? "text" : null, "aria-sort": order }, make("button", { type: "button", onclick: () => sortBy(at) }, ...unbroken(column.name)));
   }));
 }
 
