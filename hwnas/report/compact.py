@@ -44,8 +44,6 @@ def run_values(data: RunData) -> dict[str, Any]:
         "space": data.space.name,
         "finished": data.finished,
         "verified": data.verified,
-        "pixels": data.pixels,
-        "comparable": data.comparable,
         "metrics": [_metric(data, index) for index in range(len(data.metrics))],
         "dimensions": [
             {"name": item.name, "stage": item.stage, "block": item.block, "choices": list(item.choices)}
@@ -56,6 +54,7 @@ def run_values(data: RunData) -> dict[str, Any]:
         "front": [_member(data, member, places[member.row]) for member in data.front],
         "anatomy": _anatomies(data),
         "landmarks": _landmarks(data),
+        "landmarksNote": data.landmarks_note,
         "baseline": data.landmarks.index(data.baseline) if data.baseline is not None else None,
         "history": [[item.candidates, item.evaluations, _digits(item.hypervolume)] for item in data.history],
         "random": _random(data),

@@ -79,6 +79,12 @@ class Member:
         check = self.metrics[key]
         return check.predicted if check.measured is None else check.measured
 
+    def cautious(self, metric: MetricInfo) -> float | None:
+        """A metric as it was measured, else the unfavourable end of what was predicted."""
+        check = self.metrics[metric.key]
+        end = check.lower if metric.maximised else check.upper
+        return self.value(metric.key) if check.measured is not None or end is None else end
+
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
@@ -128,8 +134,17 @@ class RunData:
 
     @property
     def landmarks(self) -> tuple[Landmark, ...]:
-        """Networks that everybody knows."""
-        return () if self.record is None else self.record.landmarks
+        """Networks that everybody knows, where they take pictures of the same size as the run's own."""
+        return () if self.record is None or not self.comparable else self.record.landmarks
+
+    @property
+    def landmarks_note(self) -> str | None:
+        """Why nothing is compared with landmarks that the run has."""
+        if self.record is None or self.comparable or not self.record.landmarks:
+            return None
+        names = " and ".join(landmark.name for landmark in self.record.landmarks)
+        sizes = f"pictures of {LANDMARK_PIXELS} pixels, these networks of {self.pixels}"
+        return f"Nothing is compared with {names}: they take {sizes}."
 
     @property
     def pixels(self) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 
 from hwnas.report.data import Member, MetricInfo, RunData, landmark_value
 from hwnas.runs import write_atomic
+from hwnas.search.record import Landmark
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -98,10 +99,10 @@ def draw_front(axes: "Axes", runs: Sequence[RunData]) -> None:
         _draw_run(axes, data, x, y, colour=COLOURS[number % 6], marker=_MARKERS[number % 6], alone=len(runs) == 1)
     low, high = axes.get_xlim()
     near = (low - _NEAR * (high - low), high + _NEAR * (high - low))
-    for landmark in runs[0].landmarks if runs[0].comparable else ():
+    for name, colour, landmark in _landmarks(runs):
         across = landmark_value(landmark, x)
         if across is not None and near[0] <= across * _factor(x) <= near[1]:
-            _draw_landmark(axes, landmark.name, across * _factor(x), landmark_value(landmark, y), y)
+            _draw_landmark(axes, name, across * _factor(x), landmark_value(landmark, y), y, colour=colour)
     axes.set_xlabel(_title(x))
     axes.set_ylabel(_title(y))
     axes.grid(color="0.92", linewidth=0.6)
@@ -183,11 +184,25 @@ def _errors(data: RunData, metric: MetricInfo) -> Any:
     return np.array(rows).T * _factor(metric)
 
 
-def _draw_landmark(axes: "Axes", name: str, across: float, up: float | None, y: MetricInfo) -> None:
+def _landmarks(runs: Sequence[RunData]) -> Iterator[tuple[str, str, Landmark]]:
+    """The landmarks of all runs, once where runs agree on one: what to call it, its colour, and what is known of it."""
+    found: list[tuple[int, Landmark]] = []
+    for number, data in enumerate(runs):
+        found += [(number, landmark) for landmark in data.landmarks if landmark not in [one for _, one in found]]
+    for number, landmark in found:
+        if sum(landmark.name == other.name for _, other in found) > 1:
+            yield f"{landmark.name} ({_cut(runs[number].name)})", COLOURS[number % 6], landmark
+        else:
+            yield landmark.name, "black", landmark
+
+
+def _draw_landmark(
+    axes: "Axes", name: str, across: float, up: float | None, y: MetricInfo, *, colour: str = "black"
+) -> None:
     """A known network as a star, or as a line where only its place across is known."""
     if up is not None:
         place = (across, up * _factor(y))
-        axes.plot([place[0]], [place[1]], "*", color="black", markersize=9)
+        axes.plot([place[0]], [place[1]], "*", color=colour, markersize=9)
         axes.annotate(_plain(name), place, (4, 4), textcoords="offset points")
         return
     axes.axvline(across, color=_GREY, linewidth=0.8, linestyle="--")

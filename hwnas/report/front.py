@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hwnas.report.data import LANDMARK_PIXELS, Member, MetricInfo, RunData, landmark_value, slug
+from hwnas.report.data import Member, MetricInfo, RunData, landmark_value, slug
 from hwnas.report.gather import gather
 from hwnas.runs import write_atomic
 from hwnas.search.record import Landmark
@@ -88,11 +88,8 @@ def markdown_text(data: RunData, rows: Sequence[FrontRow]) -> str:
     """The rows as a Markdown table, the networks by their ids."""
     names = columns(data)[:-1]
     short, notes = _short_names(data)
-    if data.baseline is not None and not data.comparable:
-        notes.append(
-            f"{data.baseline.name} takes pictures of {LANDMARK_PIXELS} pixels, these networks of {data.pixels}: that "
-            "is most of the difference between them."
-        )
+    if data.landmarks_note is not None:
+        notes.append(data.landmarks_note)
     header = [short(name) for name in names]
     lines = [header, ["---"] * len(names), *([_shown(row.cells()[name]) for name in names] for row in rows)]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)

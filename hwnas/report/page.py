@@ -44,8 +44,10 @@ def render(runs: Sequence[RunData]) -> str:
     from plotly.offline import get_plotlyjs
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    views = [_view(data) for data in runs]
     return environment.from_string(_asset(TEMPLATE)).render(
-        runs=[_view(data) for data in runs],
+        runs=views,
+        notes=_notes(views),
         title=_title(runs),
         mismatches=mismatches(runs),
         # Our own files, and JSON that is escaped for its place: all other texts are escaped by the template.
@@ -54,6 +56,12 @@ def render(runs: Sequence[RunData]) -> str:
         data=Markup(script_json(values_of(runs))),
         script=Markup("\n".join(_asset(name) for name in SCRIPTS)),
     )
+
+
+def _notes(views: Sequence[RunView]) -> list[tuple[str, list[str]]]:
+    """The notes of all runs, each once, with the names of the runs that it is of."""
+    texts = dict.fromkeys(text for view in views for text in view.notes)
+    return [(text, [view.name for view in views if text in view.notes]) for text in texts]
 
 
 def _asset(name: str) -> str:

@@ -51,9 +51,9 @@ def standing(data: RunData) -> tuple[Member, ...]:
 
 
 def balanced(data: RunData, front: Sequence[Member]) -> Member | None:
-    """The network of a front that gives up least of every objective."""
+    """The network of a front that gives up least of every objective: as measured, else at the worst of predictions."""
     signs = [-1.0 if metric.maximised else 1.0 for metric in data.objectives]
-    rows = [[member.value(metric.key) for metric in data.objectives] for member in front]
+    rows = [[member.cautious(metric) for metric in data.objectives] for member in front]
     if not rows:
         return None
     values = np.array(rows, dtype=np.float64) * signs
@@ -74,7 +74,20 @@ def _choice(data: RunData, front: Sequence[Member]) -> str:
     assert member is not None, "a front without a network"
     *most, last = _values(data, member)
     values = f"{', '.join(most)} and {last}" if most else last
-    return f"{'it' if len(front) == 1 else 'the balanced one'} has {values}{_against_baseline(data, member)}"
+    name = "it" if len(front) == 1 else f"the balanced one{_chosen_by(data, front)}"
+    return f"{name} has {values}{_against_baseline(data, member)}"
+
+
+def _chosen_by(data: RunData, front: Sequence[Member]) -> str:
+    """By which values of predicted metrics the balanced network was chosen."""
+    predicted = [metric for metric in data.objectives if metric.predicted]
+    if not predicted:
+        return ""
+    measured = {member.metrics[metric.key].measured is not None for member in front for metric in predicted}
+    if measured == {True}:
+        return ", by measured values,"
+    unfavourable = "the unfavourable ends of predictions"
+    return f", by measured values and else {unfavourable}," if True in measured else f", by {unfavourable},"
 
 
 def _values(data: RunData, member: Member) -> list[str]:
@@ -82,11 +95,8 @@ def _values(data: RunData, member: Member) -> list[str]:
 
 
 def _against_baseline(data: RunData, member: Member) -> str:
-    """How much faster the network is than the baseline, by the first speed that is known of both.
-
-    Nothing where the two take pictures of different sizes: the size would be most of the difference.
-    """
-    baseline = data.baseline if data.comparable else None
+    """How much faster the network is than the baseline, by the first speed that is known of both."""
+    baseline = data.baseline
     for metric in data.metrics:
         base = None if baseline is None else landmark_value(baseline, metric)
         value = member.value(metric.key)

@@ -212,7 +212,10 @@ def test_unstable_measurements_are_marked_where_they_are_read(page: "Page", data
 
 
 def test_what_takes_larger_pictures_is_no_measure_of_these(page: "Page") -> None:
-    assert "It takes pictures of 224 pixels, these networks of 32" in page.inner_text("#baseline-note")
+    note = "Nothing is compared with DeiT-Ti and DeiT-S: they take pictures of 224 pixels, these networks of 32."
+    assert page.inner_text("#baseline-note") == note
+    assert page.is_hidden("#landmarks-label")
+    assert "DeiT" not in page.inner_text("#rows")
     assert "DeiT" not in page.inner_text("#choice")
 
 
@@ -257,4 +260,25 @@ def test_two_metrics_of_one_name_are_told_apart(browser: "Browser", tmp_path: Pa
     page.goto((tmp_path / "two" / "report.html").as_uri())
     assert page.inner_text("#budget-text").startswith("latency (batch 1) ≤ ")
     assert "latency (batch 16), measured" in page.inner_text("#choice")
+    page.close()
+
+
+def test_known_networks_of_several_runs_are_told_apart_where_they_differ(browser: "Browser", tmp_path: Path) -> None:
+    same = [make_run(tmp_path / name, Example(count=40, seed=seed)) for seed, name in enumerate(("one", "two"))]
+    other = make_run(tmp_path / "three", Example(count=40, verified=False))  # there they are predicted
+    known = "knownNetworks().map((one) => [one.name, one.run.index])"
+    page = browser.new_page()
+    page.set_default_timeout(_PATIENCE_MS)
+    for runs, told in (
+        (same, [["DeiT-Ti", 0], ["DeiT-S", 0]]),
+        (
+            [same[0], other],
+            [["DeiT-Ti (one)", 0], ["DeiT-S (one)", 0], ["DeiT-Ti (three)", 1], ["DeiT-S (three)", 1]],
+        ),
+    ):
+        write_report(runs, out=tmp_path / "page")
+        page.goto((tmp_path / "page" / "report.html").as_uri())
+        page.wait_for_selector("#front-plot .scatterlayer .trace")
+        assert page.evaluate(known) == told
+    assert page.locator("#rows tr", has_text="three").first.is_visible()
     page.close()

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -79,5 +80,23 @@ def test_a_run_of_another_device_is_not_left_out_in_silence(tmp_path: Path) -> N
 def test_known_networks_of_larger_pictures_do_not_stretch_the_axis(tmp_path: Path) -> None:
     data = gather(make_run(tmp_path / "a", Example(count=60, space="autoformer-micro")))
     write_figures([data], tmp_path / "figures")
-    assert data.landmarks
+    assert data.record is not None
+    assert data.record.landmarks
     assert "DeiT" not in (tmp_path / "figures" / "front.svg").read_text()
+
+
+def test_known_networks_of_all_runs_are_drawn_and_named_where_they_differ(tmp_path: Path) -> None:
+    runs = [gather(make_run(tmp_path / name, Example(count=60, seed=seed))) for seed, name in enumerate(("one", "two"))]
+    write_figures(runs, tmp_path / "same")
+    same = (tmp_path / "same" / "front.svg").read_text()
+    assert ">DeiT-Ti<" in same
+    assert "DeiT-Ti (" not in same
+    record = runs[1].record
+    assert record is not None
+    slower = tuple(
+        replace(landmark, metrics={key: 1.1 * value for key, value in landmark.metrics.items()})
+        for landmark in record.landmarks
+    )
+    write_figures([runs[0], replace(runs[1], record=replace(record, landmarks=slower))], tmp_path / "other")
+    other = (tmp_path / "other" / "front.svg").read_text()
+    assert {f">DeiT-Ti ({name})<" in other for name in ("one", "two")} == {True}

@@ -96,3 +96,11 @@ def test_a_table_in_markdown_survives_its_texts(tmp_path: Path) -> None:
     text = (run / "front.md").read_text()
     assert "# Front of a\\|b" in text
     assert "the worker was ended x \\| &lt;b>" in text
+
+
+def test_networks_of_small_pictures_are_not_set_beside_deit(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", Example(count=60, space="autoformer-micro"))
+    assert not any("_vs_" in name for name in front_rows(run)[0].cells())
+    write_front(run)
+    said = "Nothing is compared with DeiT-Ti and DeiT-S: they take pictures of 224 pixels, these networks of 32."
+    assert said in (run / "front.md").read_text()

@@ -55,7 +55,9 @@ def test_measurements_without_a_problem_are_not_doubted(data: RunData) -> None:
 
 def test_networks_of_small_pictures_are_not_said_to_be_faster_than_deit(tmp_path: Path) -> None:
     data = gather(make_run(tmp_path / "a", Example(count=60, space="autoformer-micro")))
-    assert data.baseline is not None
+    assert data.record is not None
+    assert data.record.landmarks
+    assert data.baseline is None
     assert "the speed of" not in sentence(data)
 
 
@@ -76,6 +78,28 @@ def test_the_balanced_network_stands_and_is_neither_end(data: RunData) -> None:
     assert member in standing(data)
     assert member not in (standing(data)[0], standing(data)[-1])
     assert balanced(data, ()) is None
+
+
+def test_the_balanced_network_is_chosen_by_measured_values_or_by_unfavourable_ends(data: RunData) -> None:
+    front = standing(data)
+    assert "; the balanced one, by measured values, has" in sentence(data)
+    predicted = tuple(
+        replace(
+            member,
+            metrics={key: replace(check, measured=None) for key, check in member.metrics.items()},
+        )
+        for member in front
+    )
+    first = balanced(data, predicted)
+    assert first is not None
+    check = first.metrics[LATENCY]
+    assert check.predicted is not None
+    doubtful = replace(first, metrics={**first.metrics, LATENCY: replace(check, upper=100 * check.predicted)})
+    unsure = tuple(doubtful if member is first else member for member in predicted)
+    assert doubtful.value(LATENCY) == first.value(LATENCY)
+    assert balanced(data, unsure) != doubtful
+    text = sentence(replace(data, front=predicted))
+    assert "; the balanced one, by the unfavourable ends of predictions, has" in text
 
 
 def test_a_front_that_was_not_measured_is_called_out(data: RunData) -> None:

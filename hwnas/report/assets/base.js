@@ -164,6 +164,11 @@ function make(tag, attributes = {}, ...children) {
   return element;
 }
 
+/** A text whose words are broken between lines at blanks alone, and not at the hyphens that are in them. */
+function unbroken(text) {
+  return text.split(/(?<= )/).map((word) => make("span", { class: "word" }, word));
+}
+
 function choices(select, options, chosen) {
   select.replaceChildren(...options.map(([value, text]) => make("option", { value, selected: value === chosen }, text)));
 }

@@ -27,7 +27,7 @@ function choose() {
 
 function drawChoice() {
   const { run, member } = CHOICE;
-  byId("command").textContent = member ? `${run.command}${member.id} --format onnx --out ${short(member.id)}-onnx` : "";
+  byId("command").replaceChildren(...(member ? unbroken(`${run.command}${member.id} --format onnx --out ${short(member.id)}-onnx`) : []));
   byId("copy").disabled = !member;
   if (!member) return byId("choice").replaceChildren();
   const rows = run.metrics.flatMap((metric) => {
@@ -42,7 +42,7 @@ function drawChoice() {
 
 /** " (0.87 × DeiT-Ti)", where that is known. */
 function relative(run, label, member) {
-  const ratio = run.comparable ? ratioOf(run, label, member) : null;
+  const ratio = ratioOf(run, label, member);
   return ratio === null || ratio < 0.01 ? "" : make("span", { class: "aside" }, ` ${times(ratio)} ${run.landmarks[run.baseline].name}`);
 }
 

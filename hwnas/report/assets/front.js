@@ -126,35 +126,52 @@ function frontTraces(run, axes, label) {
   ];
 }
 
-function landmarkTrace(run, [x, y]) {
-  const points = run.landmarks.flatMap((landmark, at) => {
+/** The landmarks of all runs, once where runs agree on one; of which they differ, those have their run's name and colour. */
+function knownNetworks() {
+  const seen = new Set();
+  const known = RUNS.flatMap((run) => run.landmarks.map((landmark, at) => ({ run, landmark, at }))).filter(({ run, landmark }) => {
+    const values = run.metrics.map((metric, column) => [metric.key, landmark.values[column]]).sort();
+    const key = JSON.stringify([landmark.name, landmark.measured, values]);
+    return !seen.has(key) && seen.add(key);
+  });
+  return known.map((one) => {
+    const differs = known.some((other) => other !== one && other.landmark.name === one.landmark.name);
+    const name = differs ? `${one.landmark.name} (${one.run.short})` : one.landmark.name;
+    return { ...one, name, colour: differs ? runColour(one.run) : null };
+  });
+}
+
+function landmarkTrace([x, y]) {
+  const points = knownNetworks().flatMap(({ run, landmark, at, ...one }) => {
     const values = [x, y].map((label) => (landmark.values[run.column(label)] ?? NaN) * factor(label));
-    return values.every(Number.isFinite) ? [{ x: values[0], y: values[1], data: [run.index, "landmark", at], name: landmark.name }] : [];
+    return values.every(Number.isFinite) ? [{ x: values[0], y: values[1], data: [run.index, "landmark", at], ...one }] : [];
   });
   return trace("known networks", points, {
     mode: "markers+text", text: points.map((point) => safe(point.name)), textposition: "top center", textfont: { size: 11 },
-    marker: { symbol: "star", size: 13, color: colour("ink"), line: { width: 1, color: colour("paper") } },
+    marker: { symbol: "star", size: 13, color: points.map((point) => point.colour ?? colour("ink")), line: { width: 1, color: colour("paper") } },
   });
 }
 
 /** Landmarks of which one of the two values is not known, as lines across. */
 function landmarkLines([x, y]) {
-  const run = RUNS[0];
   const shapes = [];
   const annotations = [];
-  run.landmarks.forEach((landmark) => {
+  knownNetworks().forEach(({ run, landmark, ...one }, place, all) => {
+    const before = all.slice(0, place).filter((other) => other.landmark.name === landmark.name).length;
+    const free = 1 - 0.4 * (before % 3); // below the name of the same network in another run
     const [across, up] = [x, y].map((label) => landmark.values[run.column(label)]);
     const known = Number.isFinite(across ?? NaN) ? "x" : "y";
     if (Number.isFinite(across ?? NaN) === Number.isFinite(up ?? NaN)) return;
     const value = known === "x" ? across * factor(x) : up * factor(y);
-    const line = { type: "line", line: { color: colour("muted"), width: 1, dash: "dash" }, layer: "below" };
+    const tone = one.colour ?? colour("muted");
+    const line = { type: "line", line: { color: tone, width: 1, dash: "dash" }, layer: "below" };
     if (known === "x") shapes.push({ ...line, x0: value, x1: value, y0: 0, y1: 1, yref: "paper" });
     else shapes.push({ ...line, y0: value, y1: value, x0: 0, x1: 1, xref: "paper" });
     const log = byId(`log-${known}`).checked ? Math.log10(value) : value;
-    const at = known === "x" ? { x: log, y: 0, yref: "paper", xanchor: "left", yanchor: "bottom", textangle: -90, xshift: 1 } : { y: log, x: 1, xref: "paper", xanchor: "right", yanchor: "bottom" };
-    annotations.push({ ...at, text: safe(landmark.name), showarrow: false, font: { size: 11, color: colour("muted") }, landmark: undefined });
+    const at = known === "x" ? { x: log, y: free, yref: "paper", xanchor: "left", yanchor: "top", textangle: -90, xshift: 1 } : { y: log, x: free, xref: "paper", xanchor: "right", yanchor: "bottom" };
+    annotations.push({ ...at, text: safe(one.name), showarrow: false, font: { size: 11, color: tone } });
   });
-  return { shapes, annotations: annotations.map(({ landmark, ...rest }) => rest) };
+  return { shapes, annotations };
 }
 
 function selectedTrace([x, y]) {
@@ -188,7 +205,7 @@ function drawFront() {
     if (shown("show-infeasible")) parts.push(trace(`${of}violates a constraint`, others(run, axes, INFEASIBLE), { marker: { ...faint, symbol: "x-thin", size: 6, line: { width: 1, color: tone } } }));
     return [...parts, ...frontTraces(run, axes, label)];
   });
-  if (shown("show-landmarks")) RUNS.slice(0, 1).forEach((run) => traces.push(landmarkTrace(run, axes)));
+  if (shown("show-landmarks")) traces.push(landmarkTrace(axes));
   traces.push(selectedTrace(axes));
   const lines = shown("show-landmarks") ? landmarkLines(axes) : { shapes: [], annotations: [] };
   const [logX, logY] = [shown("log-x"), shown("log-y")];
@@ -236,6 +253,7 @@ function startFront() {
   const drawn = RUNS.reduce((sum, run) => sum + run.count, 0);
   if (drawn < total) byId("thinned").textContent = `${drawn.toLocaleString("en")} of ${total.toLocaleString("en")} networks are drawn, the whole front among them.`;
   const ids = ["axis-x", "axis-y", "log-x", "log-y", "colour", "show-dominated", "show-infeasible", "show-landmarks"];
+  byId("landmarks-label").hidden = RUNS.every((run) => !run.landmarks.length);
   byId("infeasible-label").hidden = RUNS.every((run) => !run.status.includes(INFEASIBLE));
   ids.forEach((id) => byId(id).addEventListener("change", drawFront));
   drawFront();

@@ -106,7 +106,7 @@ function drawShares() {
     x: entries.map(([, anatomy]) => (anatomy[measure]?.[at] ?? 0) * unit), hovertemplate: "%{y}: %{x:.3g}<extra>%{fullData.name}</extra>",
     marker: { color: colour(PART_COLOURS[part]), pattern: { shape: PATTERNS[part], fillmode: "overlay", fgcolor: colour("paper"), fgopacity: 0.6, size: 6, solidity: 0.2 } },
   })).filter((one) => one.x.some((value) => value > 0));
-  const text = { time: `ms a batch of ${run.anatomy.batch}, by the datasheet`, macs: `${prefix} multiply-accumulates an image`, bytes: `MB moved for a batch of ${run.anatomy.batch}` }[measure];
+  const text = { time: `ms a batch of ${run.anatomy.batch}, by the datasheet`, macs: `${prefix} MACs an image`, bytes: `MB moved for a batch of ${run.anatomy.batch}` }[measure];
   byId("fast-plot").style.height = `${110 + 34 * entries.length}px`;
   Plotly.react("fast-plot", traces, layoutOf({ barmode: "stack", legend: { orientation: "h", x: 0, y: 1.01, yanchor: "bottom", traceorder: "normal", font: { size: 11 } }, xaxis: { title: { text } }, yaxis: { autorange: "reversed", ticks: "" }, height: 110 + 34 * entries.length }), PLOT_CONFIG);
   byId("fast-note").textContent = measure === "time"

@@ -47,7 +47,7 @@ function tipOf(run, at, member) {
 function landmarkTip(run, landmark) {
   const rows = run.metrics.map((metric, column) => [title(metric.label), cell(metric.label, landmark.values[column])]);
   return [
-    make("h4", {}, landmark.name),
+    make("h4", {}, SINGLE ? landmark.name : `${run.name}: ${landmark.name}`),
     make("div", { class: "aside" }, landmark.measured ? "measured on the same device" : "its speed is predicted"),
     make("table", {}, ...rows.map((row) => make("tr", {}, ...row.map((text) => make("td", {}, text))))),
   ];

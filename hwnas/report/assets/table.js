@@ -66,7 +66,7 @@ function sortBy(column) {
 function headRow() {
   return make("tr", {}, ...COLUMNS.map((column, at) => {
     const order = TABLE.sort === at ? (TABLE.descending ? "descending" : "ascending") : "none";
-    return make("th", { scope: "col", class: column.text ? "text" : null, "aria-sort": order }, make("button", { type: "button", onclick: () => sortBy(at) }, column.name));
+    return make("th", { scope: "col", class: column.text ? "text" : null, "aria-sort": order }, make("button", { type: "button", onclick: () => sortBy(at) }, ...unbroken(column.name)));
   }));
 }
 
@@ -83,8 +83,8 @@ function memberRow(member) {
   }, ...COLUMNS.map((column) => make("td", { class: column.text ? "text" : null }, ...column.show(member.run, member))));
 }
 
-function landmarkRow(run, landmark) {
-  const cells = COLUMNS.map((column, at) => (at === 0 ? landmark.name : column.landmark ? column.landmark(run, landmark) : ""));
+function landmarkRow({ run, landmark, colour: own }) {
+  const cells = COLUMNS.map((column, at) => (at === 0 ? landmark.name : column.landmark ? column.landmark(run, landmark) : column.name === "run" && own ? run.short : ""));
   return make("tr", { class: "fallen" }, ...cells.map((text, at) => make("td", { class: COLUMNS[at].text ? "text" : null }, text)));
 }
 
@@ -95,7 +95,7 @@ function drawTable() {
   const focused = document.activeElement?.closest?.("#rows thead th")?.cellIndex;
   table.tHead.replaceChildren(headRow());
   if (focused !== undefined) table.tHead.rows[0].cells[focused].firstChild.focus();
-  table.tBodies[0].replaceChildren(...shown.map(memberRow), ...RUNS[0].landmarks.map((landmark) => landmarkRow(RUNS[0], landmark)));
+  table.tBodies[0].replaceChildren(...shown.map(memberRow), ...knownNetworks().map((known) => landmarkRow(known)));
   byId("more").hidden = shown.length === members.length;
   byId("more").textContent = `Show all ${members.length.toLocaleString("en")} networks`;
 }
@@ -121,8 +121,8 @@ async function download(name, text, type) {
 function startTable() {
   byId("fallen-note").hidden = RUNS.every((run) => run.members.every((member) => run.stands(member)));
   const based = RUNS.find((run) => run.baseline !== null);
-  if (based) byId("baseline-note").textContent = `Figures “vs ${based.landmarks[based.baseline].name}” are multiples of its own.${
-    based.comparable ? "" : ` It takes pictures of 224 pixels, these networks of ${based.pixels}: that is most of the difference.`}`;
+  const said = based ? [`Figures “vs ${based.landmarks[based.baseline].name}” are multiples of its own.`] : [];
+  byId("baseline-note").textContent = [...said, ...new Set(RUNS.map((run) => run.landmarksNote).filter(Boolean))].join(" ");
   byId("unstable-note").hidden = !RUNS.some((run) => run.members.some((member) => member.unstable?.length));
   COLUMNS = tableColumns();
   const links = RUNS.flatMap((run) => ["csv", "json"].filter((kind) => run.files[kind]).map((kind) => {
