@@ -196,7 +196,7 @@ def _front(
     rows = _ranked(candidates, metrics)
     archs = space.decode(candidates.genomes[rows])
     costs = space.costs(candidates.genomes[rows])
-    verified = _verified(record)
+    verified, unmeasured = _verified(record), _unmeasured(record)
     kit = {} if record is None else {item.arch_id: item.folder for item in record.kit if item.failure is None}
     members = []
     for row, arch, params, macs in zip(rows.tolist(), archs, costs.params.tolist(), costs.macs.tolist(), strict=True):
@@ -214,6 +214,7 @@ def _front(
                 violated=() if checked is None else checked.violated,
                 failure=None if checked is None else checked.failure,
                 measured=checked is not None and checked.failure is None,
+                unmeasured=unmeasured if checked is not None else (),
                 on_measured_front=None if checked is None else checked.on_front,
                 kit=kit.get(arch_id),
             )
@@ -251,9 +252,14 @@ def _in_order(path: Path, members: Sequence[Member], record: SearchRecord | None
 
 def _verified(record: SearchRecord | None) -> dict[str, VerifiedMember]:
     verification = None if record is None else record.verification
-    if verification is None or verification.status != "verified":
+    if verification is None or not verification.some:
         return {}
     return {member.arch_id: member for member in verification.members}
+
+
+def _unmeasured(record: SearchRecord | None) -> tuple[str, ...]:
+    verification = None if record is None else record.verification
+    return () if verification is None else tuple(verification.unmeasured)
 
 
 def _check(candidates: Candidates, metric: MetricInfo, row: int, checked: VerifiedMember | None) -> MetricCheck:

@@ -10,12 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hwnas.cli.front import verification_lines
 from hwnas.errors import HwnasError, InputError, MissingError, UsageError
 from hwnas.pipeline.search import Searched, rehearse_search, search_networks
 from hwnas.pipeline.searching import verify
+from hwnas.pipeline.searching.landmarks import NAMES
 from hwnas.pipeline.searching.options import Finish, SearchOptions
+from hwnas.pipeline.searching.readings import Reading
 from hwnas.pipeline.searching.reporter import Quiet
 from hwnas.records import Failure
+from hwnas.report.compact import run_values
+from hwnas.report.gather import gather
+from hwnas.report.verdict import banners
 from hwnas.runs import Run
 from hwnas.search.front import on_front
 from hwnas.search.record import read_record, write_record
@@ -183,6 +189,57 @@ def test_nothing_is_said_to_be_verified_without_the_device(bench: dict[str, Any]
     assert record.verification is not None
     assert record.verification.status == "skipped"
     assert "h200" in record.verification.reason
+
+
+def test_a_metric_of_a_device_that_is_elsewhere_is_said_to_be_predicted(
+    bench: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.pipeline.searching.workbench import write_predictor
+
+    here, there = SPEED, "latency_ms@h200/onnxruntime/fp32/b1"
+    write_predictor(tmp_path, FIRST)
+    write_predictor(tmp_path, FIRST, "latency_ms", device="h200")
+    asked = ("throughput@cpu", "latency_ms@h200")
+    run = tmp_path / "run"
+    wanted = free({**bench, "predictors": tmp_path}, objectives=asked, finish=Finish(pairs=8, kit=1))
+    record = search_networks(wanted, out=run, workplace=Place().workplace).record
+    found = record.verification
+    assert found is not None
+    assert (found.status, list(found.unmeasured), found.device) == ("partly", [there], CPU)
+    assert "h200" in found.unmeasured[there]
+    assert (found.covers(here), found.covers(there)) == (True, False)
+    assert list(found.mape) == [here]
+    assert record.measured_front is not None
+    assert list(record.landmarks[0].metrics) == [here]
+    rows = json.loads((run / "front.json").read_text())
+    assert all(row[f"{here}_measured"] and row[f"{there}_measured"] is None for row in rows)
+    assert {row["verified"] for row in rows} <= {"measured in part", "measured in part, beaten"}
+    assert f"`{there}` was not measured" in (run / "front.md").read_text()
+    lines = "\n".join(verification_lines(record))
+    assert lines.startswith(f"verified in part on {CPU}")
+    assert f"not measured: {there}: " in lines
+    card = next((run / item.folder for item in record.kit if item.failure is None)) / "card.md"
+    assert f"not measured: {there}" in card.read_text()
+    assert run_values(gather(run))["unmeasured"] == dict(found.unmeasured)
+    assert any(there in banner.text and banner.level == "warning" for banner in banners(gather(run)))
+
+    # Where neither device is, what the first machine measured is not lost.
+    monkeypatch.setattr(verify, "obstacle", lambda group, workplace: f"no {group.device}")
+    again = search_networks(resume=run, workplace=Place().workplace).record.verification
+    assert again is not None
+    assert again.unmeasured == {there: "no h200"}
+    assert again.members == found.members
+    assert again.profiles == found.profiles
+
+
+def test_a_landmark_says_which_of_its_metrics_are_predicted(searched: Searched) -> None:
+    mark = replace(searched.record.landmarks[0], metrics={"a": 1.0, "b": 2.0}, measured=False)
+    ids = {name: network_id for network_id, name in NAMES.items()}
+    reading = Reading(latency_ms=3.0)
+    (found,) = verify._landmarks((mark,), {"a": ("latency_ms", {ids[mark.name]: reading})})
+    assert (found.metrics, found.measured, found.predicted) == ({"a": 3.0, "b": 2.0}, True, ("b",))
+    (found,) = verify._landmarks((mark,), {"a": ("latency_ms", {})})
+    assert (found.metrics, found.measured, found.predicted) == (mark.metrics, False, ())
 
 
 # ----------------------------------------------------------------------------------- verification
