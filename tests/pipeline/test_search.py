@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sqlite3
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from hwnas.cli.front import verification_lines
 from hwnas.errors import HwnasError, InputError, MissingError, UsageError
+from hwnas.pipeline.query import query
 from hwnas.pipeline.search import Searched, rehearse_search, search_networks
 from hwnas.pipeline.searching import verify
 from hwnas.pipeline.searching.landmarks import NAMES
@@ -27,6 +29,7 @@ from hwnas.search.front import on_front
 from hwnas.search.record import read_record, write_record
 from hwnas.search.study import Study
 from hwnas.space import SPACES
+from tests.pipeline import measured_profiles
 from tests.pipeline.campaigns import CPU, Place
 from tests.pipeline.searching.workbench import FIRST, MICROS, free, options, write_bench, write_supernet
 from tests.profile.stand_ins import duration_us
@@ -155,6 +158,30 @@ def test_a_run_of_another_configuration_is_refused(searched: Searched, tmp_path:
     assert "seed: there 0, here 5" in str(caught.value.got)
 
 
+def test_a_space_that_has_changed_in_code_is_refused(
+    searched: Searched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free_run = tmp_path / "free"
+    search_networks(
+        free({"predictors": tmp_path / "none", "runs": tmp_path}, objectives=("params",), finish=Finish(verify=False)),
+        out=free_run,
+    )
+    space = SPACES.get(FIRST)
+    other = replace(space.config, mlp_ratios=tuple(ratio + 0.5 for ratio in space.config.mlp_ratios))
+    monkeypatch.setitem(SPACES._things, space.name, replace(space, config=other))
+    message = f"must be of {FIRST} as it is now"
+    for act in (lambda: search_networks(resume=free_run), lambda: query(free_run), lambda: gather(free_run)):
+        with pytest.raises(InputError, match=message) as caught:
+            act()
+        assert "the space has changed since" in str(caught.value.got)
+    # One that was made before studies kept a digest is answered, with a doubt.
+    with sqlite3.connect(free_run / "study.sqlite") as database:
+        (text,) = database.execute("SELECT value FROM meta WHERE key = 'config'").fetchone()
+        old = {name: value for name, value in json.loads(text).items() if name != "space_digest"}
+        database.execute("UPDATE meta SET value = ? WHERE key = 'config'", (json.dumps(old),))
+    assert any("kept no digest" in note for note in query(free_run).notes)
+
+
 def test_only_a_search_is_gone_on_with(tmp_path: Path) -> None:
     Run.create(tmp_path / "train", command=("hwnas", "train"), config={"recipe": {}})
     with pytest.raises(InputError, match="must be the run of a search"):
@@ -218,7 +245,7 @@ def test_a_metric_of_a_device_that_is_elsewhere_is_said_to_be_predicted(
     lines = "\n".join(verification_lines(record))
     assert lines.startswith(f"verified in part on {CPU}")
     assert f"not measured: {there}: " in lines
-    card = next((run / item.folder for item in record.kit if item.failure is None)) / "card.md"
+    card = next(run / item.folder for item in record.kit if item.failure is None) / "card.md"
     assert f"not measured: {there}" in card.read_text()
     assert run_values(gather(run))["unmeasured"] == dict(found.unmeasured)
     assert any(there in banner.text and banner.level == "warning" for banner in banners(gather(run)))
@@ -440,6 +467,20 @@ def test_a_folder_that_holds_something_is_no_new_run(bench: dict[str, Any], tmp_
     with pytest.raises(InputError, match="must be a new or an empty folder"):
         search_networks(free(bench), out=tmp_path)
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_rehearsal_that_must_fit_a_predictor_keeps_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured_profiles.fast_fits(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    measured_profiles.make_profile(tmp_path / "profiles", FIRST, device=CPU)
+    (tmp_path / "none").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    asked = free({"predictors": tmp_path / "none", "runs": tmp_path / "runs"}, objectives=("latency_ms",))
+    found = rehearse_search(replace(asked, profiles=tmp_path / "profiles"))
+    assert sorted(tmp_path.rglob("*")) == before
+    assert found.config.search.objectives[-1] == f"latency_ms@{CPU}/onnxruntime/fp32/b1"
+    assert any("fitting one to" in note for note in found.notes)
+    assert any(note.endswith("; fitted for this dry run and not kept") for note in found.notes)
 
 
 def test_a_rehearsal_writes_nothing(bench: dict[str, Any]) -> None:
