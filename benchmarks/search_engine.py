@@ -258,23 +258,29 @@ def hypervolumes(values: Values, checkpoints: Sequence[int]) -> list[float]:
     return [float(moocore.hypervolume(values[:count], ref=[1.0, 1.0, 1.0])) for count in checkpoints]
 
 
-def measure(task: Task, name: str, checkpoints: Sequence[int], *, seeds: int) -> str:
-    """One row of the table."""
+def measure(task: Task, name: str, checkpoints: Sequence[int], *, seeds: int, most: int) -> str:
+    """One row of the table, up to `most` evaluations."""
     runs, times, rates = [], [], []
+    reached = [count for count in checkpoints if count <= most]
     for seed in range(seeds):
-        values, seconds = SIDES[name](task, max(checkpoints), seed)
-        runs.append(hypervolumes(values, checkpoints))
+        values, seconds = SIDES[name](task, max(reached), seed)
+        runs.append(hypervolumes(values, reached))
         times.append(seconds)
         rates.append(len(values) / seconds)
         print(f"{task.name}, {name}, seed {seed}: {runs[-1]}, {seconds:.2f} s", file=sys.stderr, flush=True)
     cells = [f"{mean(column):.4f} ± {stdev(column):.4f}" for column in zip(*runs, strict=True)]
+    cells += ["-"] * (len(checkpoints) - len(reached))
     spent = f"{median(times):.2f} ({min(times):.2f} – {max(times):.2f})"
+    spent += "" if len(reached) == len(checkpoints) else f" for {max(reached):,}"
     return " | ".join(["", task.name, name, *cells, spent, f"{median(rates):,.0f}", ""]).strip()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--evaluations", type=int, default=max(CHECKPOINTS), help="of each run")
+    parser.add_argument(
+        "--optuna-evaluations", type=int, default=max(CHECKPOINTS), help="of its runs: its time grows faster than they"
+    )
     parser.add_argument("--seeds", type=int, default=5, help="runs of each side, at least 2")
     parser.add_argument("--problems", default=",".join(TASKS), help="names, separated by commas without a space")
     parser.add_argument("--sides", default=",".join(SIDES), help="names, separated by commas without a space")
@@ -292,7 +298,12 @@ def main() -> None:
     volumes = [f"hypervolume at {count:,}" for count in checkpoints]
     header = ["problem", "side", *volumes, spent, "evaluations per CPU second"]
     lines = [f"| {' | '.join(header)} |", "|" + " --- |" * len(header)]
-    lines += [measure(task, name, checkpoints, seeds=options.seeds) for task in tasks for name in sides]
+    most = {"Optuna NSGA-II": options.optuna_evaluations}
+    lines += [
+        measure(task, name, checkpoints, seeds=options.seeds, most=most.get(name, options.evaluations))
+        for task in tasks
+        for name in sides
+    ]
     print(text := "\n".join(lines))
     if options.save:
         path = save(

@@ -42,12 +42,16 @@ def verification_lines(record: SearchRecord) -> list[str]:
     found = record.verification
     if found is None:
         return ["not verified: the front has not been measured again"]
-    if found.status != "verified":
+    if not found.some:
         what = "not verified" if found.status == "skipped" else "verification failed"
         return [f"{what}: {found.reason}; every speed is predicted"]
     on_front = sum(member.on_front for member in found.members)
     held = f"{on_front} of {len(found.members)} are on the measured front"
-    lines = [f"verified on {found.device} with {found.runtime}: {held}"]
+    if found.status == "partly":
+        held += ", in which predictions stand for what was not measured"
+    how = "verified" if found.status == "verified" else "verified in part"
+    lines = [f"{how} on {found.device} with {found.runtime}: {held}"]
+    lines += [f"not measured: {metric}: {why}" for metric, why in found.unmeasured.items()]
     lines += [_agreement(found, name) for name in found.mape]
     lines += [f"doubtful: {problem} ({profile.path})" for profile in found.profiles for problem in profile.problems]
     broken = [member for member in found.members if member.violated]
@@ -56,8 +60,6 @@ def verification_lines(record: SearchRecord) -> list[str]:
     failed = [member for member in found.members if member.failure]
     if failed:
         lines.append(f"{len(failed)} could not be measured: {failed[0].failure}")
-    if found.reason:
-        lines.append(f"not measured: {found.reason}")
     return lines
 
 

@@ -33,7 +33,7 @@ def _front(rows: "Sequence[FrontRow]", speed: str) -> str:
 
 def _belief(record: "SearchRecord", speed: str) -> str:
     found = record.verification
-    if found is None or found.status != "verified":
+    if found is None or not found.covers(speed):
         return "Its speeds are predicted and have not been measured again."
     floors = [profile.noise_floor for profile in found.profiles if profile.noise_floor is not None]
     beside = f", where measuring the same network again differs by {max(floors):.1%}" if floors else ""

@@ -10,12 +10,14 @@ from hwnas.pipeline.searching.defaults import Asked, complete
 from hwnas.pipeline.searching.evaluators import CheapMetrics, MetricPredictor, require_confidence, supported_confidence
 from hwnas.pipeline.searching.options import DEFAULT_CONFIDENCE, SearchOptions, parsed
 from hwnas.predict.store import load_predictor
+from hwnas.runs import Run
 from hwnas.search.metric import Metric, parse_metric
 from hwnas.search.objective import Constraint, Objective, parse_constraint, parse_objective
 from hwnas.search.problem import Problem
 from hwnas.search.query import Answer
 from hwnas.search.query import query as ask
 from hwnas.search.record import SearchRecord, read_record, searched_space
+from hwnas.search.same_space import require_same_space
 from hwnas.search.study import Study
 from hwnas.space.space import Space
 
@@ -68,6 +70,8 @@ def query(
     asked = _asked(record, objectives, constraints, device, confidence, notes=notes)
     own = _own_metrics(record)
     with Study.read(run) as study:
+        doubt = require_same_space(study, space, made_by=Run.open(run).manifest.environment.hwnas)
+        notes += [] if doubt is None else [doubt]
         known = {**own, **{name: parse_metric(name) for name in study.metrics}}
         found = _completed(asked, known, record, device=device, predictors=predictors, notes=notes)
         wanted = record.confidence if confidence is None else confidence

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from hwnas.devices import Machine
@@ -90,7 +91,8 @@ def rehearse_search(
 ) -> SearchRehearsal:
     """Work a search out without evaluating anything that is kept."""
     notes: list[str] = []
-    bench = begin(options, say=notes.append, machine=machine)
+    with TemporaryDirectory() as scratch:
+        bench = begin(options, say=notes.append, machine=machine, scratch=Path(scratch))
     with settled(bench.search):
         return SearchRehearsal(
             config=bench.config,

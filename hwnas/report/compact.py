@@ -44,6 +44,7 @@ def run_values(data: RunData) -> dict[str, Any]:
         "space": data.space.name,
         "finished": data.finished,
         "verified": data.verified,
+        "unmeasured": dict(data.unmeasured),
         "metrics": [_metric(data, index) for index in range(len(data.metrics))],
         "dimensions": [
             {"name": item.name, "stage": item.stage, "block": item.block, "choices": list(item.choices)}
@@ -176,6 +177,7 @@ def _landmarks(data: RunData) -> list[dict[str, Any]]:
         {
             "name": landmark.name,
             "measured": landmark.measured,
+            "predicted": list(landmark.predicted),
             "values": [landmark_value(landmark, metric) for metric in data.metrics],
         }
         for landmark in data.landmarks

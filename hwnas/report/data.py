@@ -69,6 +69,8 @@ class Member:
     """Constraints that the measured values violate."""
     failure: str | None
     measured: bool
+    unmeasured: tuple[str, ...]
+    """Metrics of devices that are predicted although others were measured."""
     on_measured_front: bool | None
     """None where the front was not measured."""
     kit: str | None
@@ -123,9 +125,21 @@ class RunData:
 
     @property
     def verified(self) -> bool:
-        """Whether the front was measured on the device."""
+        """Whether the front was measured on every device that was asked for."""
         verification = None if self.record is None else self.record.verification
         return verification is not None and verification.status == "verified"
+
+    @property
+    def measured(self) -> bool:
+        """Whether the front was measured on some device."""
+        verification = None if self.record is None else self.record.verification
+        return verification is not None and verification.some
+
+    @property
+    def unmeasured(self) -> Mapping[str, str]:
+        """Metrics of devices that were not measured while others were, and why."""
+        verification = None if self.record is None else self.record.verification
+        return {} if verification is None else verification.unmeasured
 
     @property
     def objectives(self) -> tuple[MetricInfo, ...]:

@@ -29,7 +29,8 @@ class FrontRow:
     relative: dict[str, float | None]
     """The best known values as shares of those of the baseline network."""
     verified: str
-    """measured; measured, beaten; violates CONSTRAINT; failed: REASON; or no."""
+    """measured; measured in part, where a metric is predicted; either with beaten; violates CONSTRAINT; failed: REASON;
+    or no."""
     arch: dict[str, Any]
 
     def cells(self) -> dict[str, Any]:
@@ -90,6 +91,7 @@ def markdown_text(data: RunData, rows: Sequence[FrontRow]) -> str:
     short, notes = _short_names(data)
     if data.landmarks_note is not None:
         notes.append(data.landmarks_note)
+    notes += [f"`{metric}` was not measured ({why}): it is predicted." for metric, why in data.unmeasured.items()]
     header = [short(name) for name in names]
     lines = [header, ["---"] * len(names), *([_shown(row.cells()[name]) for name in names] for row in rows)]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -111,7 +113,8 @@ def verdict_of(member: Member) -> str:
         return f"violates {', '.join(member.violated)}"
     if not member.measured:
         return "no"
-    return "measured" if member.on_measured_front is not False else "measured, beaten"
+    measured = "measured in part" if member.unmeasured else "measured"
+    return measured if member.on_measured_front is not False else f"{measured}, beaten"
 
 
 def _row(data: RunData, member: Member) -> FrontRow:
@@ -135,7 +138,7 @@ def _shown_metrics(data: RunData) -> list[MetricInfo]:
 
 def _metric_columns(data: RunData, metric: MetricInfo) -> list[str]:
     suffixes = ["", *(("_lower", "_upper") if metric.predicted else ())]
-    if data.verified and metric.where:
+    if data.measured and metric.where:
         suffixes.append("_measured")
     return [metric.key + suffix for suffix in suffixes]
 

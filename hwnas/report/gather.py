@@ -22,6 +22,7 @@ from hwnas.search.metric import Metric, parse_metric
 from hwnas.search.objective import parse_constraint, parse_objective
 from hwnas.search.problem import Problem
 from hwnas.search.record import FILE, MetricCheck, SearchRecord, VerifiedMember, read_record
+from hwnas.search.same_space import require_same_space
 from hwnas.search.study import Study
 from hwnas.space import SPACES
 from hwnas.space.space import Genomes, Space
@@ -59,7 +60,7 @@ def gather(path: Path) -> RunData:
     record = read_record(path) if (path / FILE).is_file() else None
     with Study.read(path) as study:
         question = _asked(record) if record is not None else _asked_so_far(study, path)
-        _require_same_space(path, study, question.space, made_by=run.manifest.environment.hwnas)
+        require_same_space(study, question.space, made_by=run.manifest.environment.hwnas)
         candidates, metrics = _candidates(study, question)
         box = study.recall("box")
     progress = _recorded(record) if record is not None else _so_far(candidates, question, box)
@@ -106,15 +107,6 @@ def _asked_so_far(study: Study, path: Path) -> _Question:
 def _space(name: str, config: Mapping[str, Any]) -> Space[Any, Any]:
     space: Space[Any, Any] = SPACES.get(name).adapted(**config)
     return space
-
-
-def _require_same_space(path: Path, study: Study, space: Space[Any, Any], *, made_by: str) -> None:
-    """A study holds networks by the places of their choices: a space that has changed since would mean others."""
-    genomes = study.table(()).genomes
-    if len(genomes) and (genomes.shape[1] != len(space.dimensions) or not space.contains(genomes).all()):
-        message = f"{path}: the networks of the study must be of {space.name} as it is now"
-        got = f"some that it does not have: the space has changed since hwnas {made_by} searched it"
-        raise InputError(message, got=got, hint="the hwnas that made the run, or a new search")
 
 
 def _candidates(study: Study, question: _Question) -> tuple[Candidates, tuple[MetricInfo, ...]]:
@@ -196,7 +188,7 @@ def _front(
     rows = _ranked(candidates, metrics)
     archs = space.decode(candidates.genomes[rows])
     costs = space.costs(candidates.genomes[rows])
-    verified = _verified(record)
+    verified, unmeasured = _verified(record), _unmeasured(record)
     kit = {} if record is None else {item.arch_id: item.folder for item in record.kit if item.failure is None}
     members = []
     for row, arch, params, macs in zip(rows.tolist(), archs, costs.params.tolist(), costs.macs.tolist(), strict=True):
@@ -214,6 +206,7 @@ def _front(
                 violated=() if checked is None else checked.violated,
                 failure=None if checked is None else checked.failure,
                 measured=checked is not None and checked.failure is None,
+                unmeasured=unmeasured if checked is not None else (),
                 on_measured_front=None if checked is None else checked.on_front,
                 kit=kit.get(arch_id),
             )
@@ -251,9 +244,14 @@ def _in_order(path: Path, members: Sequence[Member], record: SearchRecord | None
 
 def _verified(record: SearchRecord | None) -> dict[str, VerifiedMember]:
     verification = None if record is None else record.verification
-    if verification is None or verification.status != "verified":
+    if verification is None or not verification.some:
         return {}
     return {member.arch_id: member for member in verification.members}
+
+
+def _unmeasured(record: SearchRecord | None) -> tuple[str, ...]:
+    verification = None if record is None else record.verification
+    return () if verification is None else tuple(verification.unmeasured)
 
 
 def _check(candidates: Candidates, metric: MetricInfo, row: int, checked: VerifiedMember | None) -> MetricCheck:

@@ -119,12 +119,13 @@ def _trust(data: RunData) -> str:
     predicted = [metric for metric in data.metrics if metric.where]
     if not predicted:
         return ""
-    if verification is None or verification.status != "verified":
+    if verification is None or not verification.some:
         return "; its speed is predicted and was not measured"
     errors = [error for error in verification.mape.values() if math.isfinite(error)]
     off = f", where predictions were off by {percent(max(errors))} on average" if errors else ""
     doubt = " (the measurements are doubtful)" if any(profile.problems for profile in verification.profiles) else ""
-    return f"; measured on the device after the search{doubt}{off}"
+    but = "".join(f", but {key} is predicted" for key in verification.unmeasured)
+    return f"; measured on the device after the search{but}{doubt}{off}"
 
 
 def _nothing(data: RunData) -> str:
@@ -155,7 +156,9 @@ def _unsure(data: RunData) -> Iterator[str]:
         return
     verification = data.record.verification
     on_device = [metric for metric in data.metrics if metric.where]
-    if on_device and (verification is None or verification.status != "verified"):
+    for key, reason in data.unmeasured.items():
+        yield f"{key} was not measured: {reason.rstrip('.')}. Its values are predictions."
+    if on_device and (verification is None or not verification.some):
         why = f": {verification.reason.rstrip('.')}" if verification is not None and verification.reason else ""
         was = "has not been measured on the device yet" if verification is None else "was not measured on the device"
         yield f"The front {was}{why}. Speeds and memory are predictions."

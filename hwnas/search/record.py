@@ -8,7 +8,7 @@ Metrics are named by their full text, `throughput@h200/torch-graph/bf16/b64`. Pa
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,6 +66,8 @@ class Landmark:
     """Whether they were measured with the front; else they are predicted."""
     accuracy: float | None
     """On the same pictures; None where nobody trained it on them."""
+    predicted: tuple[str, ...] = ()
+    """Metrics that are predicted although others were measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,10 +121,12 @@ class VerifiedProfile:
 class Verification:
     """What measuring the front again said, or why it was not done."""
 
-    status: Literal["verified", "skipped", "failed"]
+    status: Literal["verified", "partly", "skipped", "failed"]
+    """`partly`: some metrics were measured, those in `unmeasured` were not."""
     reason: str
-    """Why it was skipped or failed; empty where it was done."""
+    """Why it was skipped or failed, wholly or in part; empty where all was done."""
     device: str | None
+    """What was measured on; where nothing was, what would have been."""
     runtime: str | None
     profiles: tuple[VerifiedProfile, ...]
     members: tuple[VerifiedMember, ...]
@@ -135,6 +139,17 @@ class Verification:
     """The share of measured values inside the predicted intervals."""
     confidence: float | None
     """The confidence of those intervals."""
+    unmeasured: Mapping[str, str] = field(default_factory=dict)
+    """Metrics of devices that were not measured while others were, and why."""
+
+    @property
+    def some(self) -> bool:
+        """Whether anything was measured."""
+        return self.status in ("verified", "partly")
+
+    def covers(self, metric: str) -> bool:
+        """Whether a metric of a device was measured."""
+        return self.some and metric not in self.unmeasured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,7 +225,7 @@ class SearchRecord:
     front: tuple[str, ...]
     """The arch ids of the searched front, the best of the first objective first."""
     measured_front: tuple[str, ...] | None
-    """The front of measured values; None where it was not verified."""
+    """The front of measured values, of predicted ones where a metric was not measured; None where none was."""
     landmarks: tuple[Landmark, ...]
     verification: Verification | None
     kit: tuple[KitItem, ...]

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sqlite3
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,25 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hwnas.cli.front import verification_lines
 from hwnas.errors import HwnasError, InputError, MissingError, UsageError
+from hwnas.pipeline.query import query
 from hwnas.pipeline.search import Searched, rehearse_search, search_networks
 from hwnas.pipeline.searching import verify
+from hwnas.pipeline.searching.landmarks import NAMES
 from hwnas.pipeline.searching.options import Finish, SearchOptions
+from hwnas.pipeline.searching.readings import Reading
 from hwnas.pipeline.searching.reporter import Quiet
 from hwnas.records import Failure
+from hwnas.report.compact import run_values
+from hwnas.report.gather import gather
+from hwnas.report.verdict import banners
 from hwnas.runs import Run
 from hwnas.search.front import on_front
 from hwnas.search.record import read_record, write_record
 from hwnas.search.study import Study
 from hwnas.space import SPACES
+from tests.pipeline import measured_profiles
 from tests.pipeline.campaigns import CPU, Place
 from tests.pipeline.searching.workbench import FIRST, MICROS, free, options, write_bench, write_supernet
 from tests.profile.stand_ins import duration_us
@@ -149,6 +158,30 @@ def test_a_run_of_another_configuration_is_refused(searched: Searched, tmp_path:
     assert "seed: there 0, here 5" in str(caught.value.got)
 
 
+def test_a_space_that_has_changed_in_code_is_refused(
+    searched: Searched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free_run = tmp_path / "free"
+    search_networks(
+        free({"predictors": tmp_path / "none", "runs": tmp_path}, objectives=("params",), finish=Finish(verify=False)),
+        out=free_run,
+    )
+    space = SPACES.get(FIRST)
+    other = replace(space.config, mlp_ratios=tuple(ratio + 0.5 for ratio in space.config.mlp_ratios))
+    monkeypatch.setitem(SPACES._things, space.name, replace(space, config=other))
+    message = f"must be of {FIRST} as it is now"
+    for act in (lambda: search_networks(resume=free_run), lambda: query(free_run), lambda: gather(free_run)):
+        with pytest.raises(InputError, match=message) as caught:
+            act()
+        assert "the space has changed since" in str(caught.value.got)
+    # One that was made before studies kept a digest is answered, with a doubt.
+    with sqlite3.connect(free_run / "study.sqlite") as database:
+        (text,) = database.execute("SELECT value FROM meta WHERE key = 'config'").fetchone()
+        old = {name: value for name, value in json.loads(text).items() if name != "space_digest"}
+        database.execute("UPDATE meta SET value = ? WHERE key = 'config'", (json.dumps(old),))
+    assert any("kept no digest" in note for note in query(free_run).notes)
+
+
 def test_only_a_search_is_gone_on_with(tmp_path: Path) -> None:
     Run.create(tmp_path / "train", command=("hwnas", "train"), config={"recipe": {}})
     with pytest.raises(InputError, match="must be the run of a search"):
@@ -183,6 +216,57 @@ def test_nothing_is_said_to_be_verified_without_the_device(bench: dict[str, Any]
     assert record.verification is not None
     assert record.verification.status == "skipped"
     assert "h200" in record.verification.reason
+
+
+def test_a_metric_of_a_device_that_is_elsewhere_is_said_to_be_predicted(
+    bench: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.pipeline.searching.workbench import write_predictor
+
+    here, there = SPEED, "latency_ms@h200/onnxruntime/fp32/b1"
+    write_predictor(tmp_path, FIRST)
+    write_predictor(tmp_path, FIRST, "latency_ms", device="h200")
+    asked = ("throughput@cpu", "latency_ms@h200")
+    run = tmp_path / "run"
+    wanted = free({**bench, "predictors": tmp_path}, objectives=asked, finish=Finish(pairs=8, kit=1))
+    record = search_networks(wanted, out=run, workplace=Place().workplace).record
+    found = record.verification
+    assert found is not None
+    assert (found.status, list(found.unmeasured), found.device) == ("partly", [there], CPU)
+    assert "h200" in found.unmeasured[there]
+    assert (found.covers(here), found.covers(there)) == (True, False)
+    assert list(found.mape) == [here]
+    assert record.measured_front is not None
+    assert list(record.landmarks[0].metrics) == [here]
+    rows = json.loads((run / "front.json").read_text())
+    assert all(row[f"{here}_measured"] and row[f"{there}_measured"] is None for row in rows)
+    assert {row["verified"] for row in rows} <= {"measured in part", "measured in part, beaten"}
+    assert f"`{there}` was not measured" in (run / "front.md").read_text()
+    lines = "\n".join(verification_lines(record))
+    assert lines.startswith(f"verified in part on {CPU}")
+    assert f"not measured: {there}: " in lines
+    card = next(run / item.folder for item in record.kit if item.failure is None) / "card.md"
+    assert f"not measured: {there}" in card.read_text()
+    assert run_values(gather(run))["unmeasured"] == dict(found.unmeasured)
+    assert any(there in banner.text and banner.level == "warning" for banner in banners(gather(run)))
+
+    # Where neither device is, what the first machine measured is not lost.
+    monkeypatch.setattr(verify, "obstacle", lambda group, workplace: f"no {group.device}")
+    again = search_networks(resume=run, workplace=Place().workplace).record.verification
+    assert again is not None
+    assert again.unmeasured == {there: "no h200"}
+    assert again.members == found.members
+    assert again.profiles == found.profiles
+
+
+def test_a_landmark_says_which_of_its_metrics_are_predicted(searched: Searched) -> None:
+    mark = replace(searched.record.landmarks[0], metrics={"a": 1.0, "b": 2.0}, measured=False)
+    ids = {name: network_id for network_id, name in NAMES.items()}
+    reading = Reading(latency_ms=3.0)
+    (found,) = verify._landmarks((mark,), {"a": ("latency_ms", {ids[mark.name]: reading})})
+    assert (found.metrics, found.measured, found.predicted) == ({"a": 3.0, "b": 2.0}, True, ("b",))
+    (found,) = verify._landmarks((mark,), {"a": ("latency_ms", {})})
+    assert (found.metrics, found.measured, found.predicted) == (mark.metrics, False, ())
 
 
 # ----------------------------------------------------------------------------------- verification
@@ -383,6 +467,20 @@ def test_a_folder_that_holds_something_is_no_new_run(bench: dict[str, Any], tmp_
     with pytest.raises(InputError, match="must be a new or an empty folder"):
         search_networks(free(bench), out=tmp_path)
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_rehearsal_that_must_fit_a_predictor_keeps_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured_profiles.fast_fits(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    measured_profiles.make_profile(tmp_path / "profiles", FIRST, device=CPU)
+    (tmp_path / "none").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    asked = free({"predictors": tmp_path / "none", "runs": tmp_path / "runs"}, objectives=("latency_ms",))
+    found = rehearse_search(replace(asked, profiles=tmp_path / "profiles"))
+    assert sorted(tmp_path.rglob("*")) == before
+    assert found.config.search.objectives[-1] == f"latency_ms@{CPU}/onnxruntime/fp32/b1"
+    assert any("fitting one to" in note for note in found.notes)
+    assert any(note.endswith("; fitted for this dry run and not kept") for note in found.notes)
 
 
 def test_a_rehearsal_writes_nothing(bench: dict[str, Any]) -> None:

@@ -29,10 +29,11 @@ from hwnas.pipeline.searching.options import (
     parsed,
 )
 from hwnas.predict.store import load_predictor
-from hwnas.runs import hwnas_version, package_versions
+from hwnas.runs import Run, hwnas_version, package_versions
 from hwnas.search.metric import parse_metric
 from hwnas.search.objective import Constraint, Objective
 from hwnas.search.problem import Problem
+from hwnas.search.same_space import require_digest, space_digest
 from hwnas.space import SPACES
 from hwnas.space.space import Space
 
@@ -64,8 +65,11 @@ class Bench:
         return self.config.search
 
 
-def begin(options: SearchOptions, *, say: Say, machine: Machine | None = None) -> Bench:
-    """Open all that a search needs; what is missing is one error, which names the commands that make it."""
+def begin(options: SearchOptions, *, say: Say, machine: Machine | None = None, scratch: Path | None = None) -> Bench:
+    """Open all that a search needs; what is missing is one error, which names the commands that make it.
+
+    A predictor that must be fitted first is kept in the folder of predictors, or lies in `scratch` where that is given.
+    """
     notes: list[str] = []
 
     def note(text: str) -> None:
@@ -84,7 +88,9 @@ def begin(options: SearchOptions, *, say: Say, machine: Machine | None = None) -
         note(f"space {name}, where none is named")
     supernet = _supernet(options, name, say=note, problems=problems) if dear else None
     space = supernet.space if supernet is not None else _bare_space(options, name)
-    asked = _asked(options, objectives, constraints, space, say=note, problems=problems, machine=machine)
+    asked = _asked(
+        options, objectives, constraints, space, say=note, problems=problems, machine=machine, scratch=scratch
+    )
     if problems or asked is None:
         raise missing(problems)
     strategy, settings = chosen_strategy(options.strategy, space=space, dear=dear)
@@ -104,6 +110,7 @@ def begin(options: SearchOptions, *, say: Say, machine: Machine | None = None) -
         minutes=options.minutes,
         seed=options.seed,
         predictors=tuple(_choice(item) for item in asked.chosen),
+        space_digest=space_digest(space),
         versions=versions(),
         **_of_supernet(supernet),
     )
@@ -128,6 +135,8 @@ def reopen(run: Path, config: RunConfig) -> Bench:
 
         supernet = open_supernet(config.supernet, space=config.search.space, data=config.data)
     space = config.search.named_space() if supernet is None else supernet.space
+    made_by = Run.open(run).manifest.environment.hwnas
+    require_digest(space, config.search.space_digest, where=str(run), made_by=made_by)
     pairs = tuple((run / choice.path, _loaded(run, choice)) for choice in config.search.predictors)
     # Threads and the library of products are set as they were; all else must be what it was.
     now = {**_of_supernet(supernet), "threads": config.search.threads, "products": config.search.products}
@@ -135,7 +144,8 @@ def reopen(run: Path, config: RunConfig) -> Bench:
         replace(choice, card_sha256=item.predictor.card.card_sha256)
         for choice, (_, item) in zip(config.search.predictors, pairs, strict=True)
     )
-    search = replace(config.search, predictors=choices, versions=versions(), **now)
+    digest = space_digest(space)
+    search = replace(config.search, predictors=choices, space_digest=digest, versions=versions(), **now)
     return _bench(replace(config, search=search), space, pairs, supernet)
 
 
@@ -236,6 +246,7 @@ def _asked(
     say: Callable[[str], None],
     problems: list[HwnasError],
     machine: Machine | None,
+    scratch: Path | None,
 ) -> Asked | None:
     try:
         asked = complete(
@@ -245,7 +256,7 @@ def _asked(
             device=options.device,
             predictors=options.predictors,
             profiles=options.profiles,
-            fitted=options.predictors or Path(PREDICTORS),
+            fitted=scratch or options.predictors or Path(PREDICTORS),
             say=say,
             machine=machine,
         )
@@ -253,7 +264,8 @@ def _asked(
         problems.append(error)
         return None
     for item in asked.chosen:
-        say(f"predictor {item.note}; {item.path}")
+        kept = scratch is None or not item.path.is_relative_to(scratch)
+        say(f"predictor {item.note}; {item.path if kept else 'fitted for this dry run and not kept'}")
     return asked
 
 

@@ -61,7 +61,8 @@ def _weights(record: SearchRecord, item: KitItem, *, fresh: bool) -> str:
 
 def _measured(record: SearchRecord) -> str:
     verification = record.verification
-    if verification is None or verification.status != "verified":
+    if verification is None or not verification.some:
         reason = "" if verification is None else f": {verification.reason}"
         return f"not measured again{reason}"
-    return f"measured on {verification.device} with {verification.runtime}"
+    but = "".join(f"; not measured: {metric} ({why})" for metric, why in verification.unmeasured.items())
+    return f"measured on {verification.device} with {verification.runtime}{but}"

@@ -21,7 +21,7 @@ def fit_now(metric: Metric, *, space: str, profiles: Path | None, out: Path, say
     ]
     if not found:
         return False
-    say(f"no predictor of {metric} yet: fitting one to {', '.join(entry.name for entry in found)}, into {out}")
+    say(f"no predictor of {metric} yet: fitting one to {', '.join(entry.name for entry in found)}")
     options = FitOptions(
         device=metric.device, space=space, metrics=(metric.name,), profiles=profiles, out=out, **wanted
     )

@@ -129,6 +129,8 @@ class SearchConfig:
     supernet_digest: str | None = None
     data_fingerprint: str | None = None
     predictors: tuple[PredictorChoice, ...] = ()
+    space_digest: str | None = None
+    """Of the dimensions of the space and their choices."""
     versions: tuple[str, ...]
     compute: str
     """Where accuracy is judged."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from hwnas.devices import require
 from hwnas.errors import HwnasError
-from hwnas.pipeline.measure import Measured, measure_plan
+from hwnas.pipeline.measure import measure_plan
 from hwnas.pipeline.plans import session_now
 from hwnas.pipeline.searching.bench import Bench
 from hwnas.pipeline.searching.evaluators import MetricPredictor
@@ -59,6 +59,16 @@ class Group:
         return [Setting(**shared, batch=batch) for batch in self.batches]  # type: ignore[arg-type]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Read:
+    """What a campaign measured."""
+
+    paths: tuple[Path, ...]
+    """Its profiles."""
+    by_batch: Mapping[int, Mapping[str, Reading]]
+    """What was read of each network, by batch and the network's id."""
+
+
 def groups(predictors: Sequence[MetricPredictor]) -> tuple[Group, ...]:
     """The campaigns that it takes to measure all predicted metrics."""
     found: dict[tuple[Any, ...], list[MetricPredictor]] = {}
@@ -96,24 +106,31 @@ def verify(
     bench: Bench, run: Path, record: SearchRecord, *, reporter: SearchReporter, workplace: Workplace
 ) -> SearchRecord:
     """The record with its front measured; a device that is not here, or goes away, is said in it."""
-    possible, reasons = [], []
+    possible: list[Group] = []
+    found: list[tuple[Group, Read]] = []
+    unmeasured: dict[str, str] = {}
     for group in groups(bench.cheap.predictors):
         reason = obstacle(group, workplace=workplace)
-        possible += [group] if reason is None else []
-        reasons += [] if reason is None else [reason]
-    if not possible:
-        reason = "; ".join(dict.fromkeys(reasons)) or "nothing was predicted"
+        if reason is None:
+            possible.append(group)
+        elif (earlier := _kept(run, record, group)) is not None:
+            found.append((group, earlier))
+        else:
+            unmeasured.update({str(item.metric): reason for item in group.metrics})
+    if not possible and not found:
+        reason = "; ".join(dict.fromkeys(unmeasured.values())) or "nothing was predicted"
         return replace(record, verification=skipped(bench, reason))
     if not record.front:
         return replace(record, verification=skipped(bench, "the front is empty"))
     try:
-        measured = [_measured(bench, run, record, group, reporter=reporter, workplace=workplace) for group in possible]
+        for group in possible:
+            found.append((group, _measured(bench, run, record, group, reporter=reporter, workplace=workplace)))
         for group in possible:
             require(group.device)
     except HwnasError as error:
         got = "" if error.got is None else f", got {error.got}"
         return replace(record, verification=failed(bench, f"{error.message}{got}"))
-    return _verified(bench, run, record, possible, measured, "; ".join(dict.fromkeys(reasons)))
+    return _verified(bench, run, record, found, unmeasured)
 
 
 def front_members(bench: Bench, study: Study, record: SearchRecord) -> list[Member]:
@@ -144,8 +161,8 @@ def _measured(
     *,
     reporter: SearchReporter,
     workplace: Workplace,
-) -> tuple[Measured, dict[int, Mapping[str, Reading]]]:
-    """One campaign: what it did, and by batch what it read of each network."""
+) -> Read:
+    """One campaign."""
     path = run / PROFILES / group.plan_name
     if not path.is_file():  # a campaign that was ended goes on with its own plan
         path.parent.mkdir(exist_ok=True)
@@ -155,11 +172,23 @@ def _measured(
     # Whoever goes on with a verification that failed wants what failed to be tried again.
     again = record.verification is not None and record.verification.status == "failed"
     done = measure_plan(path, out=run / PROFILES, retry=again, reporter=reporter.campaign(), workplace=workplace)
-    found = {}
-    for item in done.profiles:
-        profile = load_profile(item.path)
-        found[profile.manifest.setting.batch] = readings(profile)
-    return done, found
+    return _read([item.path for item in done.profiles])
+
+
+def _read(paths: Sequence[Path]) -> Read:
+    profiles = {path: load_profile(path) for path in paths}
+    readings_of = {profile.manifest.setting.batch: readings(profile) for profile in profiles.values()}
+    return Read(paths=tuple(path for path in paths if path.is_dir()), by_batch=readings_of)
+
+
+def _kept(run: Path, record: SearchRecord, group: Group) -> Read | None:
+    """What another machine measured of this front before; None where it did not measure all of the group."""
+    found = record.verification
+    if found is None or not all(found.covers(str(item.metric)) for item in group.metrics):
+        return None
+    folders = [run / profile.path for profile in found.profiles]
+    paths = [path for path in folders if path.is_dir() and load_profile(path).manifest.setting in group.settings]
+    return _read(paths) if len(paths) == len(group.settings) else None
 
 
 def _plan(bench: Bench, subjects: Sequence[Subject], group: Group, *, workplace: Workplace) -> Plan:
@@ -178,29 +207,28 @@ def _verified(
     bench: Bench,
     run: Path,
     record: SearchRecord,
-    possible: Sequence[Group],
-    measured: Sequence[tuple[Measured, dict[int, Mapping[str, Reading]]]],
-    reason: str,
+    measured: Sequence[tuple[Group, Read]],
+    unmeasured: Mapping[str, str],
 ) -> SearchRecord:
     by_metric = {
-        str(item.metric): (item.metric.name, found[item.metric.batch or 1])
-        for group, (_, found) in zip(possible, measured, strict=True)
+        str(item.metric): (item.metric.name, read.by_batch[item.metric.batch or 1])
+        for group, read in measured
         for item in group.metrics
     }
     with Study.read(run) as study:
         members = [checks(member, by_metric) for member in front_members(bench, study, record)]
     rows, front = rebuilt(bench.problem, members)
     failing = all(row.failure is not None for row in rows)
+    reason = "; ".join(dict.fromkeys(unmeasured.values()))
     verification = Verification(
-        status="failed" if failing else "verified",
+        status="failed" if failing else "partly" if unmeasured else "verified",
         reason=f"no network of the front could be measured: {rows[0].failure}" if failing else reason,
-        device=", ".join(dict.fromkeys(group.device for group in possible)),
-        runtime=", ".join(dict.fromkeys(group.runtime for group in possible)),
-        profiles=tuple(
-            _profile(item.path, run) for done, _ in measured for item in done.profiles if item.path.is_dir()
-        ),
+        device=", ".join(dict.fromkeys(group.device for group, _ in measured)),
+        runtime=", ".join(dict.fromkeys(group.runtime for group, _ in measured)),
+        profiles=tuple(_profile(path, run) for _, read in measured for path in read.paths),
         members=tuple(rows),
         confidence=bench.search.interval_confidence,
+        unmeasured={} if failing else dict(unmeasured),
         **agreement(rows, tuple(by_metric)),
     )
     marks = _landmarks(record.landmarks, by_metric)
@@ -234,7 +262,8 @@ def _landmarks(
             text: read[ids[mark.name]].value(name) for text, (name, read) in by_metric.items() if ids[mark.name] in read
         }
         known = {text: float(value) for text, value in values.items() if value is not None and np.isfinite(value)}
-        found.append(replace(mark, metrics={**mark.metrics, **known}, measured=bool(known)))
+        rest = tuple(text for text in mark.metrics if text not in known) if known else ()
+        found.append(replace(mark, metrics={**mark.metrics, **known}, measured=bool(known), predicted=rest))
     return tuple(found)
 
 

@@ -44,11 +44,17 @@ function tipOf(run, at, member) {
   ];
 }
 
+function originOf(landmark) {
+  if (!landmark.measured) return "its speed is predicted";
+  const but = landmark.predicted.length ? `, but ${landmark.predicted.join(", ")} is predicted` : "";
+  return `measured on the same device${but}`;
+}
+
 function landmarkTip(run, landmark) {
   const rows = run.metrics.map((metric, column) => [title(metric.label), cell(metric.label, landmark.values[column])]);
   return [
     make("h4", {}, SINGLE ? landmark.name : `${run.name}: ${landmark.name}`),
-    make("div", { class: "aside" }, landmark.measured ? "measured on the same device" : "its speed is predicted"),
+    make("div", { class: "aside" }, originOf(landmark)),
     make("table", {}, ...rows.map((row) => make("tr", {}, ...row.map((text) => make("td", {}, text))))),
   ];
 }
