@@ -49,7 +49,7 @@ class AnalyticLearner:
     """
 
     name: str = "analytic"
-    freedoms: tuple[float, ...] = (2.0, 30.0)
+    freedoms: tuple[float, ...] = (2.0, 10.0, 100.0)
     iterations: int = 8
 
     def fit(self, features: Features, target: Numbers, *, weights: Numbers | None = None, seed: int = 0) -> Analytic:

@@ -14,6 +14,7 @@ from hwnas.predict.features.table import Features, Numbers
 from hwnas.predict.models.model import Plain, numbers
 from hwnas.predict.models.residual import Correction, _Corrected, learn
 
+_FEWEST_INPUTS = 12
 _CHUNK = 2048
 """Networks predicted at once, so that the distances stay in the cache."""
 
@@ -77,7 +78,8 @@ class GaussianLearner:
     """Fits the mean, then a process to its residual on the inputs that say most about it."""
 
     name: str = "gaussian"
-    num_inputs: int = 12
+    num_inputs: int = 20
+    """At most: of fewer networks a tenth as many, and 12 at least."""
     points: int = 400
     shrinkage: float = 1.0
 
@@ -98,7 +100,8 @@ class GaussianLearner:
     def _columns(self, inputs: Numbers, residual: Numbers) -> tuple[int, ...]:
         """The inputs of which a forest of shallow trees makes most; no two that say the same."""
         varied = np.flatnonzero(inputs.std(axis=0) > 0)
-        if len(varied) <= self.num_inputs:
+        wanted = min(self.num_inputs, max(_FEWEST_INPUTS, len(residual) // 10))
+        if len(varied) <= wanted:
             return tuple(int(column) for column in varied) or (0,)
         from sklearn.ensemble import ExtraTreesRegressor
 
@@ -109,7 +112,7 @@ class GaussianLearner:
             alike = [abs(np.corrcoef(inputs[:, column], inputs[:, other])[0, 1]) for other in chosen]
             if not alike or max(alike) < 0.98:
                 chosen.append(int(column))
-            if len(chosen) == self.num_inputs:
+            if len(chosen) == wanted:
                 break
         return tuple(chosen)
 
