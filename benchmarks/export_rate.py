@@ -28,7 +28,7 @@ import onnx
 import onnxruntime
 import torch
 
-from benchmarks.support.saving import save
+from benchmarks.support.saving import asked, save
 from hwnas.devices import detect
 from hwnas.export.compose import compose
 from hwnas.export.evaluate import open_session
@@ -182,7 +182,7 @@ def report(text: str, options: argparse.Namespace) -> Path:
         name="export_rate",
         device=detect().cpu.slug,
         title="From an arch to a runnable onnxruntime session",
-        command=f"python -m benchmarks.export_rate {' '.join(sys.argv[1:])}",
+        command=f"python -m benchmarks.export_rate {asked()}",
         notes=notes,
     )
 

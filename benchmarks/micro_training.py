@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.support.saving import save
+from benchmarks.support.saving import asked, save
 from hwnas.config import from_mapping, load_json, to_mapping
 from hwnas.devices import detect
 from hwnas.pipeline.training.judging import make_judge
@@ -225,7 +225,7 @@ def report(text: str, options: argparse.Namespace, data: Data) -> Path:
         name="micro_training",
         device=detect().cpu.slug,
         title="Supernets of the micro spaces after about a minute on one core",
-        command=f"python -m benchmarks.micro_training {' '.join(sys.argv[1:])}",
+        command=f"python -m benchmarks.micro_training {asked()}",
         notes=f"Epochs of {len(data.train):,} pictures; {judged}; {ranges}; products: {products()}.",
     )
 

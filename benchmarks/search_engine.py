@@ -27,7 +27,7 @@ import moocore
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.support.saving import save
+from benchmarks.support.saving import asked, save
 from hwnas.devices import detect
 from hwnas.pipeline.searching.evaluators import CheapMetrics, MetricPredictor
 from hwnas.predict.store import load_predictor
@@ -311,7 +311,7 @@ def main() -> None:
             name="search_engine",
             device=detect().cpu.slug,
             title="Search engines on integer problems of three objectives",
-            command=f"python -m benchmarks.search_engine {' '.join(sys.argv[1:])}",
+            command=f"python -m benchmarks.search_engine {asked()}",
             notes=f"{notes} {options.seeds} seeds.",
         )
         print(f"saved {path}")

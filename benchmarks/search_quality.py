@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.support.saving import save
+from benchmarks.support.saving import asked, save
 from hwnas.devices import detect
 from hwnas.pipeline.searching.accuracy import OpenSupernet, open_supernet
 from hwnas.pipeline.searching.evaluators import CheapMetrics
@@ -226,7 +226,7 @@ def _report(found: Sequence[Reached], options: argparse.Namespace, supernet: Ope
     print("\n".join(notes))
     if options.save:
         title = "Hypervolume of true evaluations by strategy and budget"
-        command = f"python -m benchmarks.search_quality {' '.join(sys.argv[1:])}"
+        command = f"python -m benchmarks.search_quality {asked()}"
         device = detect().cpu.slug
         print(save(text, name="search_quality", device=device, title=title, command=command, notes="\n".join(notes)))
 

@@ -21,14 +21,13 @@ Each finished training is written to `--state`, and another call goes on after t
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 
 import torch
 
-from benchmarks.support.saving import save
+from benchmarks.support.saving import asked, save
 from benchmarks.support.sharing_pairs import PAIRS, Side
 from benchmarks.support.sharing_trainings import Bench
 from hwnas.devices import detect
@@ -110,15 +109,10 @@ def report(text: str, bench: Bench) -> Path:
         name=f"sharing-{options.pairs.replace(',', '-')}",
         device=machine.cpu.slug if options.device == "cpu" else machine.devices[0].name,
         title=f"Sharing strategies against their plain alternatives: {Path(options.data).name}",
-        command=f"python -m benchmarks.sharing {' '.join(_arguments())}",
+        command=f"python -m benchmarks.sharing {asked()}",
         notes=f"{pictures}, {bench.state['epochs']} epochs, {trainings}.\n"
         f"{clocked}, {spent:.1f} minutes in all; products run on: {products()}.",
     )
-
-
-def _arguments() -> list[str]:
-    """Of the command line, paths by their last part: where a machine keeps its files says nothing."""
-    return [Path(part).name if "/" in part else part for part in sys.argv[1:]]
 
 
 if __name__ == "__main__":

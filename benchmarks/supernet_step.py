@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.support.saving import save
+from benchmarks.support.saving import asked, save
 from hwnas import workload
 from hwnas.devices import detect
 from hwnas.space import SPACES
@@ -198,7 +198,7 @@ def report(text: str, options: argparse.Namespace) -> Path:
         name="supernet_step",
         device=machine.cpu.slug if options.device == "cpu" else machine.devices[0].name,
         title=f"A training step of a supernet, batch {options.batch}",
-        command=f"python -m benchmarks.supernet_step {' '.join(sys.argv[1:])}",
+        command=f"python -m benchmarks.supernet_step {asked()}",
         notes=f"{clock}, median, fastest and slowest; our products run on: {products()}.",
     )
 

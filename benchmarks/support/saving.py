@@ -1,11 +1,17 @@
 """Where the tables of benchmarks are kept, and what stands above them."""
 
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
 from hwnas.runs import environment, write_atomic
 
 RESULTS = Path(__file__).parents[1] / "results"
+
+
+def asked() -> str:
+    """The arguments of this process, paths by their last part: where a machine keeps its files says nothing."""
+    return " ".join(Path(part).name if "/" in part else part for part in sys.argv[1:])
 
 
 def save(table: str, *, name: str, device: str, title: str, command: str, notes: str) -> Path:
