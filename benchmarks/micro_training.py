@@ -45,7 +45,7 @@ from hwnas.train.presets import RECIPES, default_recipe
 from hwnas.train.recipe import Recipe, overridden
 from hwnas.train.session import open_batches, train
 
-EPOCHS = {"autoformer-micro": 18, "resnas-micro": 7, "vitas-micro": 22, "vitas-twins-micro": 12, "glit-micro": 8}
+EPOCHS = {"autoformer-micro": 18, "resnas-micro": 7, "vitas-micro": 24, "vitas-twins-micro": 15, "glit-micro": 8}
 """What takes about a minute."""
 
 STRENGTHS = (1e-4, 1e-3, 1e-2)

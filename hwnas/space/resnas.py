@@ -387,16 +387,16 @@ MICRO = ResNas(
         stages=tuple(
             ResNasStageConfig(
                 embed_dims=embed_dims,
-                num_heads=(1, 2, 3),
+                num_heads=(2, 3),
                 head_dim=16,
                 hidden_dims=hidden_dims,
                 slots=2,
                 removable=(1,),
             )
             for embed_dims, hidden_dims in (
-                ((8, 16, 24), (12, 24, 64)),
-                ((24, 40, 56), (24, 64, 128)),
-                ((56, 80, 112), (32, 96, 224)),
+                ((12, 20, 28), (16, 64)),
+                ((28, 44, 60), (32, 128)),
+                ((60, 84, 112), (64, 224)),
             )
         ),
     ),

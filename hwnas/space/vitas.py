@@ -307,10 +307,10 @@ MICRO = Vitas(
         image_size=32,
         num_classes=10,
         patch_sizes=(8,),
-        embed_dims=(24, 36, 48, 60),
+        embed_dims=(48, 60, 72, 84),
         num_heads=(1, 2, 4),
         qkv_dims=(48, 96, 144),
-        hidden_dims=(48, 96, 144),
+        hidden_dims=(96, 144, 192),
         slots=4,
     ),
 )

@@ -20,8 +20,8 @@ def test_the_plain_values_of_each_family() -> None:
         "blocks": 2 * [{"num_heads": 1, "mlp_ratio": 1.0}],
     }
     assert resnas.MICRO.smallest().to_mapping()["stages"][0] == {
-        "embed_dim": 8,
-        "blocks": [{"num_heads": 1, "hidden_dim": 12}, None],
+        "embed_dim": 12,
+        "blocks": [{"num_heads": 2, "hidden_dim": 16}, None],
     }
     assert vitas.DEIT_SMALL.published["ViTAS-A"].to_mapping()["blocks"][:2] == [
         {"num_heads": 12, "qkv_dim": 288, "hidden_dim": 1008},
