@@ -22,13 +22,12 @@ def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_fit_prints_how_good_each_predictor_is(command_line: CommandLine) -> None:
     assert command_line("fit", "--device", DEVICE) == 0
-    fitted_to, head, *rows, folder, empty, note, took, following = command_line.out.splitlines()
+    fitted_to, head, *rows, folder, empty, took, following = command_line.out.splitlines()
     assert FOLDER.endswith(fitted_to)
     assert re.split(r" {2,}", head)[:4] == ["metric", "model", "networks", "MAPE"]
     assert [row.split()[0] for row in rows] == ["latency_ms", "throughput", "memory_mb"]
     assert max(map(len, (head, *rows))) <= 100
     assert (folder, empty) == (f"written to {FOLDER}", "")
-    assert note.startswith("note: errors and learning curve are those of the time of one run")
     assert re.fullmatch(r"took \d+(\.\d)? s", took)
     assert following == f"next: hwnas search --space {SPACE} --device {DEVICE} --objective throughput"
     assert "fitting latency_ms to 42 rows" in command_line.err

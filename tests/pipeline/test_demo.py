@@ -88,7 +88,9 @@ def _row(arch_id: str, accuracy: float, speed: float) -> Any:
 
 def _done(rows: tuple[Any, ...], *failures: str | None) -> Any:
     members = [SimpleNamespace(failure=failure) for failure in failures]
-    found = SimpleNamespace(status="verified", profiles=(), members=members, mape={SPEED: 0.02})
+    found = SimpleNamespace(
+        status="verified", profiles=(), members=members, mape={SPEED: 0.02}, covers=lambda metric: metric == SPEED
+    )
     return SimpleNamespace(
         front=rows, record=SimpleNamespace(objectives=("accuracy", SPEED), verification=found, kit=())
     )

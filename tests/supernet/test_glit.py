@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hwnas.config import from_mapping, to_mapping
 from hwnas.errors import InputError
-from hwnas.space.glit import MICRO, SMALL, TINY, TINY_PAPER, Glit, GlitArch, GlitBlock, GlitConfig
+from hwnas.space.glit import SMALL, TINY, TINY_PAPER, Glit, GlitArch, GlitBlock, GlitConfig
 from hwnas.supernet.glit import GlitSupernet, GlitSupernetConfig, block_config, candidates, outline
 from hwnas.supernet.network import Network
 from hwnas.supernet.official import glit as official
@@ -24,14 +24,27 @@ from tests.supernet.scatter import scatter
 
 NETWORKS = ("glit-small-full", "glit-small-six-heads", "glit-t")
 BLOCKS = ("glit-block-g2l1-k17", "glit-block-g3-v2", "glit-block-l3-k17")
-MICRO_PAPER = Glit(name="glit-micro-paper", config=replace(MICRO.config, form="paper"))
-FORMS = pytest.mark.parametrize("space", [MICRO, MICRO_PAPER], ids=["coded", "paper"])
+TOY = Glit(
+    name="glit-toy",
+    config=GlitConfig(
+        image_size=32,
+        num_classes=10,
+        embed_dim=48,
+        num_heads=3,
+        depth=4,
+        patch_size=8,
+        kernel_sizes=(3, 7, 11),
+        fixed_kernel_size=7,
+    ),
+)
+TOY_PAPER = Glit(name="glit-toy-paper", config=replace(TOY.config, form="paper"))
+FORMS = pytest.mark.parametrize("space", [TOY, TOY_PAPER], ids=["coded", "paper"])
 SEPARATE = GlitSupernetConfig(share="none")
 AWKWARD = [space for space in TINY_SPACES if isinstance(space, Glit)]
 """Small spaces whose kernels are even and odd, in both forms."""
 MIXED = GlitBlock(groups=1, value_ratio=1.0, expansion=2, kernel_size=2, mlp_ratio=2)
 """A block of the second of them."""
-EVERY = [(space, "slices") for space in (MICRO, MICRO_PAPER, *AWKWARD)] + [(space, "none") for space in AWKWARD]
+EVERY = [(space, "slices") for space in (TOY, TOY_PAPER, *AWKWARD)] + [(space, "none") for space in AWKWARD]
 ALL = pytest.mark.parametrize(("space", "share"), EVERY, ids=lambda value: getattr(value, "name", value))
 
 
@@ -200,7 +213,7 @@ def test_gradients_reach_the_slices_alone(space: Glit) -> None:
 
 
 def test_evaluation_may_come_before_training() -> None:
-    space = Glit(name="fresh", config=replace(MICRO.config, embed_dim=66))
+    space = Glit(name="fresh", config=replace(TOY.config, embed_dim=66))
     supernet = GlitSupernet(space)
     arch = archs_of(space, 1)[0]
     with torch.inference_mode():
@@ -218,7 +231,7 @@ def taken(supernet: GlitSupernet, arch: GlitArch, name: str) -> set[int]:
 
 
 def paper_arch(**changes: Any) -> GlitArch:
-    """A network of the micro space in the paper's form: four equal mixed blocks."""
+    """A network of the toy space in the paper's form: four equal mixed blocks."""
     values: dict[str, Any] = {"groups": 2, "value_ratio": 1.0, "expansion": 2, "kernel_size": 7, "mlp_ratio": 4}
     return GlitArch(blocks=(GlitBlock(**{**values, **changes}),) * 4)
 
@@ -237,26 +250,26 @@ def paper_arch(**changes: Any) -> GlitArch:
     ],
 )
 def test_wide_choices_contain_narrow_ones(name: str, narrow: dict[str, Any], wide: dict[str, Any]) -> None:
-    supernet = GlitSupernet(MICRO_PAPER)
+    supernet = GlitSupernet(TOY_PAPER)
     name = f"blocks.1.attention.{name}"
     few, many = (taken(supernet, paper_arch(**changes), name) for changes in (narrow, wide))
     assert few < many
 
 
 def test_heads_stay_heads() -> None:
-    supernet = GlitSupernet(MICRO_PAPER)
+    supernet = GlitSupernet(TOY_PAPER)
     rows = taken(supernet, paper_arch(groups=2, value_ratio=0.5), "blocks.0.attention.attention.qkv.bias")
     heads = [96 * third + 32 * head for third in range(3) for head in range(2)]
     assert rows == {start + row for start in heads for row in range(8)}
 
 
 def test_the_locality_module_has_the_last_channels() -> None:
-    supernet = GlitSupernet(MICRO_PAPER)
+    supernet = GlitSupernet(TOY_PAPER)
     assert taken(supernet, paper_arch(groups=2), "blocks.0.attention.locality.reduce.bias") == set(range(32, 48))
 
 
 def test_even_kernels_keep_their_offsets() -> None:
-    config = GlitConfig(**{**to_mapping(MICRO_PAPER.config), "kernel_sizes": (2, 3, 4)})
+    config = GlitConfig(**{**to_mapping(TOY_PAPER.config), "kernel_sizes": (2, 3, 4)})
     supernet = GlitSupernet(Glit(name="even", config=config))
     taps = [
         {position % 4 for position in taken(supernet, paper_arch(kernel_size=size), DEPTHWISE)} for size in (2, 3, 4)
@@ -295,9 +308,9 @@ def test_training_updates_the_shared_statistics(space: Glit, share: Any) -> None
 
 
 def test_two_networks_in_one_step() -> None:
-    supernet = GlitSupernet(MICRO_PAPER, GlitSupernetConfig(drop_path=0.2)).train()
+    supernet = GlitSupernet(TOY_PAPER, GlitSupernetConfig(drop_path=0.2)).train()
     archs = [paper_arch(expansion=4), paper_arch(expansion=2, kernel_size=11)]
-    supernet(pictures(MICRO_PAPER, 8), archs).sum().backward()
+    supernet(pictures(TOY_PAPER, 8), archs).sum().backward()
     assert int(supernet.shared.get_buffer("blocks.0.attention.locality.batch_norm.num_batches_tracked")) == 2
 
 
@@ -305,9 +318,9 @@ def test_two_networks_in_one_step() -> None:
 
 
 def test_candidates_are_what_the_forms_offer() -> None:
-    assert [len(candidates(space)) for space in (MICRO, MICRO_PAPER, SMALL, TINY_PAPER)] == [36, 198, 36, 198]
-    assert len(candidates(MICRO)) ** MICRO.config.depth == MICRO.size
-    assert len(candidates(MICRO_PAPER)) ** MICRO_PAPER.config.depth == MICRO_PAPER.size
+    assert [len(candidates(space)) for space in (TOY, TOY_PAPER, SMALL, TINY_PAPER)] == [36, 198, 36, 198]
+    assert len(candidates(TOY)) ** TOY.config.depth == TOY.size
+    assert len(candidates(TOY_PAPER)) ** TOY_PAPER.config.depth == TOY_PAPER.size
 
 
 def test_separate_weights_do_not_meet() -> None:
@@ -339,7 +352,7 @@ def test_config_survives_a_file() -> None:
 # ------------------------------------------------------------------------------------------ costs and backends
 
 
-@pytest.mark.parametrize("space", [MICRO, MICRO_PAPER, *AWKWARD], ids=lambda space: space.name)
+@pytest.mark.parametrize("space", [TOY, TOY_PAPER, *AWKWARD], ids=lambda space: space.name)
 def test_costs_are_those_of_the_extracted_network(space: Glit) -> None:
     genomes = space.sample(np.random.default_rng(1), 8)
     costs = space.costs(genomes)
@@ -361,9 +374,9 @@ def counted(space: Glit, arch: GlitArch) -> tuple[int, int]:
 
 
 def test_half_precision() -> None:
-    supernet = GlitSupernet(MICRO_PAPER).train()
+    supernet = GlitSupernet(TOY_PAPER).train()
     with torch.autocast("cpu", torch.bfloat16):
-        output = supernet(pictures(MICRO_PAPER), paper_arch())
+        output = supernet(pictures(TOY_PAPER), paper_arch())
     output.float().square().sum().backward()
     assert output.dtype == torch.bfloat16
     assert output.isfinite().all()

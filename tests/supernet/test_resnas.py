@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from hwnas.errors import InputError
-from hwnas.space.resnas import MICRO, SMALL, TINY, ResNas, ResNasArch, ResNasBlock, ResNasConfig, ResNasStage
+from hwnas.space.resnas import SMALL, TINY, ResNas, ResNasArch, ResNasBlock, ResNasConfig, ResNasStage
 from hwnas.space.resnas import ResNasStageConfig as StageConfig
 from hwnas.supernet.network import Network
 from hwnas.supernet.official.keys import fill, translate
@@ -22,6 +22,26 @@ from tests.supernet.scatter import scatter
 
 SMALL_GOLDEN = ("resnas-small-full", "resnas-small-mixed")
 PUBLISHED = [(TINY, "ViT-ResNAS-T"), (SMALL, "ViT-ResNAS-S"), (SMALL, "ViT-ResNAS-M")]
+
+TOY = ResNas(
+    name="resnas-toy",
+    config=ResNasConfig(
+        image_size=32,
+        num_classes=10,
+        stem_channels=8,
+        patch_size=2,
+        stages=tuple(
+            StageConfig(
+                embed_dims=widths, num_heads=(1, 2, 3), head_dim=16, hidden_dims=hidden, slots=2, removable=(1,)
+            )
+            for widths, hidden in (
+                ((24, 32), (32, 48, 64)),
+                ((48, 64), (64, 96, 128)),
+                ((80, 112), (96, 160, 224)),
+            )
+        ),
+    ),
+)
 
 AWKWARD = ResNas(
     name="awkward",
@@ -98,7 +118,7 @@ def pictures(space: ResNas, count: int) -> Tensor:
     return torch.randn(count, config.channels, config.image_size, config.image_size, generator=generator)
 
 
-def supernet(space: ResNas = MICRO, patch_logits: PatchLogits = "never") -> ResNasSupernet:
+def supernet(space: ResNas = TOY, patch_logits: PatchLogits = "never") -> ResNasSupernet:
     """A supernet in eval mode whose weights are all large enough to matter."""
     torch.manual_seed(0)
     net = ResNasSupernet(space, ResNasSupernetConfig(patch_logits=patch_logits)).eval()
@@ -176,13 +196,13 @@ def _with_removed_blocks(key: str) -> str:
 def test_a_checkpoint_of_another_network_is_refused() -> None:
     state = weights(golden("resnas-small-full")["shapes"])
     with pytest.raises(InputError, match="must hold 8 blocks and spatial reductions"):
-        rules(outline(MICRO.config, MICRO.largest()), dict(list(state.items())[:40]), patch_head=True)
+        rules(outline(TOY.config, TOY.largest()), dict(list(state.items())[:40]), patch_head=True)
 
 
 # ----------------------------------------------------------------------------- slices, extracted networks
 
 
-@pytest.mark.parametrize("space", [MICRO, AWKWARD], ids=lambda space: space.name)
+@pytest.mark.parametrize("space", [TOY, AWKWARD], ids=lambda space: space.name)
 def test_a_slice_is_the_extracted_network(space: ResNas) -> None:
     net, x = supernet(space), pictures(space, 2)
     archs = (*drawn(space, 6), space.smallest(), space.largest())
@@ -224,8 +244,8 @@ def test_equal_networks_on_different_paths_have_equal_names_and_not_weights() ->
 
 
 def test_an_extracted_network_has_its_own_weights() -> None:
-    net, x = supernet(), pictures(MICRO, 2)
-    subnet = net.subnet(MICRO.smallest())
+    net, x = supernet(), pictures(TOY, 2)
+    subnet = net.subnet(TOY.smallest())
     with torch.inference_mode():
         before = subnet(x)
         for tensor in (*net.parameters(), *net.buffers()):
@@ -251,7 +271,7 @@ def test_rates_of_stochastic_depth_follow_the_slots() -> None:
 
 def test_start() -> None:
     torch.manual_seed(0)
-    shared = ResNasSupernet(MICRO, ResNasSupernetConfig(patch_logits="training")).shared.state_dict()
+    shared = ResNasSupernet(TOY, ResNasSupernetConfig(patch_logits="training")).shared.state_dict()
     for name in ("tokens.position", "stages.2.1.mlp.fc1.weight", "reductions.0.position"):
         assert shared[name].std().item() == pytest.approx(0.02, rel=0.1)
     for name in ("stages.0.0.attention.qkv.bias", "head.patch_classifier.bias", "reductions.1.class_token.bias"):
@@ -272,7 +292,7 @@ def test_published_networks_cost_what_the_closed_form_says(space: ResNas, name: 
     assert (num_parameters(network), _macs(network, space)) == (workload.params, workload.macs)
 
 
-@pytest.mark.parametrize("space", [MICRO, AWKWARD], ids=lambda space: space.name)
+@pytest.mark.parametrize("space", [TOY, AWKWARD], ids=lambda space: space.name)
 def test_a_slice_costs_what_its_network_costs(space: ResNas) -> None:
     with torch.device("meta"):
         net = ResNasSupernet(space, ResNasSupernetConfig(patch_logits="training")).eval()
@@ -298,8 +318,8 @@ def _macs(network: nn.Module, space: ResNas, *archs: ResNasArch) -> int:
 
 @pytest.mark.parametrize("patch_logits", ["never", "always"])
 def test_several_networks_in_one_forward(patch_logits: PatchLogits) -> None:
-    net, x = supernet(patch_logits=patch_logits), pictures(MICRO, 7)
-    archs = [*drawn(MICRO, 2, seed=3), MICRO.smallest()]
+    net, x = supernet(patch_logits=patch_logits), pictures(TOY, 7)
+    archs = [*drawn(TOY, 2, seed=3), TOY.smallest()]
     with torch.inference_mode():
         together = _outputs(net(x, archs))
         for index, arch in enumerate(archs):
@@ -315,7 +335,7 @@ def _outputs(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 def test_batch_norm_sees_the_whole_batch() -> None:
     joint, single, halved = (supernet().train() for _ in range(3))
-    x, (one, other) = pictures(MICRO, 8), drawn(MICRO, 2)
+    x, (one, other) = pictures(TOY, 8), drawn(TOY, 2)
     together = joint(x, [one, other])
     torch.testing.assert_close(together[::2], single(x, one)[::2], rtol=0, atol=1e-5)
     halved(x[::2], one)
@@ -326,7 +346,7 @@ def test_batch_norm_sees_the_whole_batch() -> None:
 
 
 def test_gradients_of_a_joint_step_are_the_sum_of_both() -> None:
-    net, x, archs = supernet().train(), pictures(MICRO, 4), drawn(MICRO, 2)
+    net, x, archs = supernet().train(), pictures(TOY, 4), drawn(TOY, 2)
     net(x, archs).square().sum().backward()
     joint = _gradients(net)
     net.zero_grad()
@@ -350,7 +370,7 @@ def test_gradients_reach_the_sliced_entries_alone() -> None:
             ResNasStage(embed_dim=112, blocks=(ResNasBlock(num_heads=3, hidden_dim=96), None)),
         )
     )
-    logits, patch_logits = net(pictures(MICRO, 6), arch)
+    logits, patch_logits = net(pictures(TOY, 6), arch)
     (logits.square().sum() + patch_logits.square().sum()).backward()
     reached = {name: gradient != 0 for name, gradient in _gradients(net).items()}
     assert not [name for name in reached if name.startswith(("stages.0.1.", "stages.2.1."))]
@@ -375,7 +395,7 @@ def test_gradients_reach_the_sliced_entries_alone() -> None:
 
 
 def test_patch_logits_only_where_they_are_wanted() -> None:
-    net, x, arch = supernet(patch_logits="training"), pictures(MICRO, 2), MICRO.smallest()
+    net, x, arch = supernet(patch_logits="training"), pictures(TOY, 2), TOY.smallest()
     assert net(x, arch).shape == (2, 10)
     logits, patch_logits = net.train()(x, arch)
     assert (logits.shape, patch_logits.shape) == ((2, 10), (2, 4, 10))
@@ -391,7 +411,7 @@ def test_patch_logits_only_where_they_are_wanted() -> None:
 
 
 def test_bfloat16() -> None:
-    net, x, archs = supernet(patch_logits="training").train(), pictures(MICRO, 4), drawn(MICRO, 2)
+    net, x, archs = supernet(patch_logits="training").train(), pictures(TOY, 4), drawn(TOY, 2)
     exact = net(x, archs)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rounded = net(x, archs)

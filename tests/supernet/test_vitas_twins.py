@@ -12,12 +12,37 @@ from timm.models.twins import Twins as TimmTwins
 from torch import Tensor, nn
 
 from hwnas.space.vitas import VitasBlock
-from hwnas.space.vitas_twins import MICRO, SMALL, Twins, TwinsArch, TwinsConfig, TwinsStage, TwinsStageConfig
+from hwnas.space.vitas_twins import SMALL, Twins, TwinsArch, TwinsConfig, TwinsStage, TwinsStageConfig
 from hwnas.supernet.network import Network
 from hwnas.supernet.official.keys import fill, translate
 from hwnas.supernet.official.timm_twins import RULES
 from hwnas.supernet.vitas_twins import BlockConfig, TwinsSupernet, TwinsSupernetConfig, outline
 from tests.supernet.scatter import scatter
+
+TOY = Twins(
+    name="twins-toy",
+    config=TwinsConfig(
+        image_size=32,
+        num_classes=10,
+        window=4,
+        stages=tuple(
+            TwinsStageConfig(
+                embed_dims=widths,
+                num_heads=(1, 2, 4),
+                qkv_dims=qkv,
+                hidden_dims=hidden,
+                slots=slots,
+                patch_size=patch,
+                reduction=reduction,
+            )
+            for widths, qkv, hidden, slots, patch, reduction in (
+                ((24, 32), (48, 96), (48, 96), 2, 4, 4),
+                ((36, 48, 64), (96, 144), (96, 144), 3, 2, 2),
+                ((64, 96), (96, 192), (128, 256), 2, 2, 1),
+            )
+        ),
+    ),
+)
 
 
 def randomised(module: nn.Module) -> None:
@@ -125,23 +150,23 @@ def test_it_starts_as_in_timm() -> None:
 
 @pytest.mark.parametrize("config", [TwinsSupernetConfig(), TwinsSupernetConfig(sharing="prefix")])
 def test_a_slice_is_the_extracted_network(config: TwinsSupernetConfig) -> None:
-    supernet = TwinsSupernet(MICRO, config).eval()
+    supernet = TwinsSupernet(TOY, config).eval()
     randomised(supernet)
-    x, archs = random_images(32), random_archs(MICRO, 6)
+    x, archs = random_images(32), random_archs(TOY, 6)
     with torch.inference_mode():
         for arch in archs:
             subnet = supernet.subnet(arch)
             torch.testing.assert_close(subnet(x), supernet(x, arch), rtol=0, atol=1e-5)
-            assert sum(map(Tensor.numel, subnet.parameters())) == MICRO.costs(MICRO.encode([arch])).params[0]
+            assert sum(map(Tensor.numel, subnet.parameters())) == TOY.costs(TOY.encode([arch])).params[0]
 
 
 def test_every_gene_that_is_used_changes_the_output() -> None:
-    supernet = TwinsSupernet(MICRO).eval()
+    supernet = TwinsSupernet(TOY).eval()
     randomised(supernet)
-    x, genome = random_images(32), MICRO.encode(random_archs(MICRO, 1))
+    x, genome = random_images(32), TOY.encode(random_archs(TOY, 1))
     with torch.inference_mode():
-        output = supernet(x, *MICRO.decode(genome))
-        neighbours = MICRO.decode(MICRO.neighbours(genome).genomes)
+        output = supernet(x, *TOY.decode(genome))
+        neighbours = TOY.decode(TOY.neighbours(genome).genomes)
         assert all((supernet(x, arch) - output).abs().max() > 1e-4 for arch in neighbours)
 
 
@@ -155,7 +180,7 @@ def entries(parameter: Tensor, *, axis: int) -> list[int]:
 
 def test_gradients_reach_the_slices() -> None:
     """Stage 1 has 48 of 64 channels, which start at 36 and go round, and q, k and v of 32 of 48 rows each."""
-    supernet = TwinsSupernet(MICRO)
+    supernet = TwinsSupernet(TOY)
     randomised(supernet)
     supernet(random_images(32), narrow_in_the_middle()).square().sum().backward()
     shared = dict(supernet.shared.named_parameters())
@@ -187,7 +212,7 @@ def test_gradients_reach_the_slices() -> None:
 
 
 def narrow_in_the_middle() -> TwinsArch:
-    first, last = MICRO.smallest().stages[0], MICRO.smallest().stages[2]
+    first, last = TOY.smallest().stages[0], TOY.smallest().stages[2]
     block = VitasBlock(num_heads=2, qkv_dim=96, hidden_dim=96)
     two = replace(first, embed_dim=24, blocks=first.blocks[:1] * 2)
     return TwinsArch(stages=(two, TwinsStage(embed_dim=48, blocks=(block, block)), last))
@@ -197,7 +222,7 @@ def test_drop_path_grows_over_all_slots() -> None:
     """7 slots in stages of 2, 3 and 2: a network with fewer blocks keeps the rates of its slots."""
     rates = {
         name: config.drop_path
-        for name, config in outline(MICRO.config, narrow_in_the_middle(), drop_path=0.6).items()
+        for name, config in outline(TOY.config, narrow_in_the_middle(), drop_path=0.6).items()
         if isinstance(config, BlockConfig)
     }
     expected = {"stages.0.0": 0.0, "stages.0.1": 0.1, "stages.1.0": 0.2, "stages.1.1": 0.3, "stages.2.0": 0.5}
