@@ -65,7 +65,7 @@ def test_the_peak_sees_what_was_given_back() -> None:
 def test_what_does_not_fit_is_an_error_and_the_limit_is_lifted() -> None:
     before = resource.getrlimit(resource.RLIMIT_DATA)
     with pytest.raises(RuntimeError, match="allocate memory"), limited(100_000_000):
-        torch.empty(300_000_000, dtype=torch.uint8)
+        torch.empty(2_000_000_000, dtype=torch.uint8)
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
     with limited(100_000_000):
         assert torch.ones(1_000_000).sum() == 1_000_000
