@@ -10,7 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from hwnas.errors import InputError
-from hwnas.space.vitas import DEIT_SMALL, DEIT_SMALL_SHIFTED, MICRO, Vitas, VitasArch, VitasBlock, VitasConfig
+from hwnas.space.vitas import DEIT_SMALL, DEIT_SMALL_SHIFTED, Vitas, VitasArch, VitasBlock, VitasConfig
 from hwnas.supernet.network import Network
 from hwnas.supernet.official.keys import fill, translate
 from hwnas.supernet.official.vitas import NETWORK_RULES, SUPERNET_RULES, close_gaps
@@ -26,7 +26,20 @@ from hwnas.supernet.vitas import (
 from tests.supernet.golden import assert_golden, golden, images, weights
 from tests.supernet.scatter import scatter
 
-ANYWHERE = Vitas(name="anywhere", config=replace(MICRO.config, patch_sizes=(4, 8, 16), identity="anywhere"))
+TOY = Vitas(
+    name="vitas-toy",
+    config=VitasConfig(
+        image_size=32,
+        num_classes=10,
+        patch_sizes=(8,),
+        embed_dims=(24, 36, 48, 60),
+        num_heads=(1, 2, 4),
+        qkv_dims=(48, 96, 144),
+        hidden_dims=(48, 96, 144),
+        slots=4,
+    ),
+)
+ANYWHERE = Vitas(name="anywhere", config=replace(TOY.config, patch_sizes=(4, 8, 16), identity="anywhere"))
 BILATERAL = VitasSupernetConfig(sharing="bilateral")
 OFFICIAL = VitasSupernetConfig(
     sharing="bilateral", attention_scale="official-supernet", joint_qk=True, collapsed_positions=True
@@ -231,9 +244,9 @@ def test_a_plain_vit_of_timm() -> None:
     ).eval()
     reference.norm.eps = 1e-5
     randomised(reference)
-    network = Network(outline(MICRO.config, arch)).eval()
+    network = Network(outline(TOY.config, arch)).eval()
     fill(network, translate(reference.state_dict(), VIT_RULES))
-    x = random_images(MICRO)
+    x = random_images(TOY)
     torch.testing.assert_close(network(x), reference(x), rtol=0, atol=1e-5)
 
 
@@ -348,7 +361,7 @@ def test_gradients_reach_the_slices(
 
 def test_the_ring_goes_round() -> None:
     """The arc of 36 of 40 channels follows those of 8, 16 and 24: it starts at 8 and ends with the first 4."""
-    space = Vitas(name="ring", config=replace(MICRO.config, embed_dims=(8, 16, 24, 36, 40)))
+    space = Vitas(name="ring", config=replace(TOY.config, embed_dims=(8, 16, 24, 36, 40)))
     arch = replace(space.smallest(), embed_dim=36)
     supernet = supernet_of(space)
     supernet(random_images(space), arch).square().sum().backward()
@@ -420,7 +433,7 @@ def test_a_block_keeps_the_weights_and_the_rate_of_its_slot() -> None:
 
 def test_networks_start_as_published() -> None:
     torch.manual_seed(0)
-    shared = VitasSupernet(MICRO).shared
+    shared = VitasSupernet(TOY).shared
     for name, parameter in shared.named_parameters():
         if name.endswith(("class_token", "position")):
             assert not parameter.any()
@@ -434,6 +447,6 @@ def test_what_attention_is_scaled_with(kind: AttentionScale, expected: int | Non
     """36 channels by 2 heads; a third of the widest, 60."""
     block = VitasBlock(num_heads=2, qkv_dim=48, hidden_dim=96)
     arch = VitasArch(patch_size=8, embed_dim=36, blocks=(block,))
-    segment = outline(MICRO.config, arch, attention_scale=kind)["blocks.0"]
+    segment = outline(TOY.config, arch, attention_scale=kind)["blocks.0"]
     assert isinstance(segment, BlockConfig)
     assert segment.scale == (None if expected is None else expected**-0.5)
