@@ -50,14 +50,14 @@ def fit(*, folder: Path | None, as_json: bool, **asked: Any) -> None:
     if as_json:
         print_json(_values(report))
     else:
-        _print(report)
+        _print(report, out=asked["out"])
 
 
 def _say(text: str) -> None:
     click.echo(text, err=True)
 
 
-def _print(report: FitReport) -> None:
+def _print(report: FitReport, *, out: Path) -> None:
     for (fitted_to, folder), items in groupby(report.fitted, key=lambda item: (item.fitted_to, item.path.parent)):
         print_line(fitted_to)
         print_table(_COLUMNS, map(_row, items))
@@ -67,7 +67,8 @@ def _print(report: FitReport) -> None:
         print_line(f"not fitted: {item.name}: {item.reason}")
     for text in dict.fromkeys(note for item in report.fitted for note in item.card.notes):
         print_line(f"note: {text}")
-    print_ending(_following(report))
+    elsewhere = () if out == Path(FOLDER) else ("--predictors", out)
+    print_ending((*_following(report), *elsewhere))
 
 
 def _following(report: FitReport) -> tuple[object, ...]:

@@ -40,10 +40,11 @@ def predict(*, targets: tuple[str, ...], as_json: bool, **asked: Any) -> None:
         print_json(predicted)
     else:
         _print(predicted)
-        print_line()
-        print_ending(_following(targets, options))
     if not options.allow_outside:
         require_all_inside(predicted)
+    if not as_json:
+        print_line()
+        print_ending(_following(targets, options))
 
 
 def _print(predicted: Predicted) -> None:

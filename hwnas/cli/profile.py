@@ -104,7 +104,7 @@ def profile(
             again = asked_for if plan is None else ("hwnas", "profile", "--plan", str(plan), *_out(out))
             reporter.say(f"{reporter.done} measured, all kept; to go on: {command_text(again)}")
             raise
-    _print_measured(measured, as_json=as_json)
+    _print_measured(measured, folder=out, as_json=as_json)
     qualities = [(item.name, item.quality) for item in measured.profiles]
     require_measured(qualities)
     if strict:
@@ -152,7 +152,7 @@ def _print_planned(planned: Planned, *, as_json: bool) -> None:
     print_line(f"then bring its folder {FOLDER}/{planned.device} back")
 
 
-def _print_measured(measured: Measured, *, as_json: bool) -> None:
+def _print_measured(measured: Measured, *, folder: Path | None, as_json: bool) -> None:
     if as_json:
         values = {name: getattr(measured, name) for name in measured.__dataclass_fields__}
         profiles = [
@@ -170,4 +170,5 @@ def _print_measured(measured: Measured, *, as_json: bool) -> None:
         print_line()
         print_quality(str(item.path), item.quality)
     print_line()
-    print_ending(("hwnas", "fit", "--device", measured.device))
+    elsewhere = () if folder is None else ("--profiles", folder)
+    print_ending(("hwnas", "fit", "--device", measured.device, *elsewhere))

@@ -48,7 +48,9 @@ def _print(written: Report) -> None:
 
 
 def _following(first: RunSummary) -> tuple[object, ...]:
-    """The network that gives up least of every objective, taken."""
+    """The network that gives up least of every objective, taken; of a search that has not ended, its end."""
+    if not first.finished:
+        return ("hwnas", "search", "--resume", first.run)
     if first.balanced is None:
         return ()
     return ("hwnas", "export", first.run, "--arch", first.balanced, "--out", "exported")

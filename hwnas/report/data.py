@@ -117,6 +117,8 @@ class RunData:
     """By metric, the places in the front outside what its predictor was fitted to, where that could be told."""
     hashes: Mapping[str, str]
     """SHA-256 of the files that the report was made of."""
+    doubt: str | None = None
+    """Why the networks may be others than the space now says, where that cannot be told."""
 
     @property
     def finished(self) -> bool:

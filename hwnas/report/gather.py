@@ -60,7 +60,7 @@ def gather(path: Path) -> RunData:
     record = read_record(path) if (path / FILE).is_file() else None
     with Study.read(path) as study:
         question = _asked(record) if record is not None else _asked_so_far(study, path)
-        require_same_space(study, question.space, made_by=run.manifest.environment.hwnas)
+        doubt = require_same_space(study, question.space, made_by=run.manifest.environment.hwnas)
         candidates, metrics = _candidates(study, question)
         box = study.recall("box")
     progress = _recorded(record) if record is not None else _so_far(candidates, question, box)
@@ -71,6 +71,7 @@ def gather(path: Path) -> RunData:
         manifest=run.manifest,
         record=record,
         space=question.space,
+        doubt=doubt,
         metrics=metrics,
         constraints=question.constraints,
         candidates=candidates,

@@ -219,6 +219,8 @@ def _notes(data: RunData) -> Iterator[str]:
             f"below {200 * error:.1f} points may be chance, and as the search chose by these pictures, the best look a "
             "little better than they are."
         )
+    if data.doubt is not None:
+        yield data.doubt
     if data.record is not None:
         yield from data.record.notes
 

@@ -159,7 +159,7 @@ def test_a_run_of_another_configuration_is_refused(searched: Searched, tmp_path:
 
 
 def test_a_space_that_has_changed_in_code_is_refused(
-    searched: Searched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bench: dict[str, Any], searched: Searched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free_run = tmp_path / "free"
     search_networks(
@@ -174,12 +174,21 @@ def test_a_space_that_has_changed_in_code_is_refused(
         with pytest.raises(InputError, match=message) as caught:
             act()
         assert "the space has changed since" in str(caught.value.got)
-    # One that was made before studies kept a digest is answered, with a doubt.
+    with pytest.raises(InputError, match=f"must hold a supernet of {FIRST} as it is now"):
+        search_networks(options(bench), out=tmp_path / "old supernet")
+    # One that was made before studies kept a digest is answered, with a doubt, and goes on.
     with sqlite3.connect(free_run / "study.sqlite") as database:
         (text,) = database.execute("SELECT value FROM meta WHERE key = 'config'").fetchone()
         old = {name: value for name, value in json.loads(text).items() if name != "space_digest"}
         database.execute("UPDATE meta SET value = ? WHERE key = 'config'", (json.dumps(old),))
     assert any("kept no digest" in note for note in query(free_run).notes)
+    monkeypatch.undo()
+    assert any("kept no digest" in banner.text for banner in banners(gather(free_run)))
+    (free_run / "search.json").unlink()
+    manifest = json.loads((free_run / "manifest.json").read_text())
+    del manifest["config"]["search"]["space_digest"]
+    (free_run / "manifest.json").write_text(json.dumps(manifest))
+    assert search_networks(resume=free_run).record.front
 
 
 def test_only_a_search_is_gone_on_with(tmp_path: Path) -> None:
@@ -257,6 +266,17 @@ def test_a_metric_of_a_device_that_is_elsewhere_is_said_to_be_predicted(
     assert again.unmeasured == {there: "no h200"}
     assert again.members == found.members
     assert again.profiles == found.profiles
+
+    # Nor where the other one is here and its campaign fails.
+    def refuse(*parts: Any, **options: Any) -> Any:
+        raise InputError("the device went away")
+
+    monkeypatch.setattr(verify, "obstacle", lambda group, workplace: "no cpu" if group.device == CPU else None)
+    monkeypatch.setattr(verify, "_measured", refuse)
+    again = search_networks(resume=run, workplace=Place().workplace).record.verification
+    assert again is not None
+    assert again.unmeasured == {there: "the device went away"}
+    assert again.members == found.members
 
 
 def test_a_landmark_says_which_of_its_metrics_are_predicted(searched: Searched) -> None:

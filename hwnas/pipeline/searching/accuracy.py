@@ -15,6 +15,8 @@ from hwnas.pipeline.train import read_train_config
 from hwnas.pipeline.training.judging import calibration, make_judge, weights_digest
 from hwnas.pipeline.training.options import supernet_file
 from hwnas.runs import Run
+from hwnas.search.same_space import space_digest
+from hwnas.space import SPACES
 from hwnas.space.arch import Arch
 from hwnas.space.space import Genomes, Space
 from hwnas.supernet.batch_norm import recalibrated
@@ -56,6 +58,7 @@ def open_supernet(path: Path, *, space: str | None, data: str | None) -> OpenSup
     if space is not None and found.name != space:
         hint = _COMMAND.format(space=space)
         raise InputError(f"{path} must hold a supernet of {space}", got=found.name, hint=hint)
+    _require_known(path, found)
     config = read_train_config(Run.open(path)) if path.is_dir() else None
     if config is None and data is None:
         message = f"{path} does not say which pictures its networks are judged on"
@@ -66,6 +69,20 @@ def open_supernet(path: Path, *, space: str | None, data: str | None) -> OpenSup
     if not len(opened.heldout):
         raise InputError(f"{opened.name} has no held-out pictures to judge networks on", got="none", hint="--data NAME")
     return OpenSupernet(path, supernet, weights_digest(supernet_file(path)), opened)
+
+
+def _require_known(path: Path, found: Space[Any, Any]) -> None:
+    """The space of a supernet must be what hwnas means by its name: whoever reads the run takes that one."""
+    config = found.config
+    named: Space[Any, Any] = SPACES.get(found.name).adapted(
+        image_size=config.image_size, channels=config.channels, num_classes=config.num_classes
+    )
+    if space_digest(named) != space_digest(found):
+        raise InputError(
+            f"{path} must hold a supernet of {found.name} as it is now",
+            got="other choices or sizes: the space has changed since it was trained",
+            hint=_COMMAND.format(space=found.name),
+        )
 
 
 def _require_trained(path: Path, space: str | None) -> None:

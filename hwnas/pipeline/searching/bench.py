@@ -144,7 +144,7 @@ def reopen(run: Path, config: RunConfig) -> Bench:
         replace(choice, card_sha256=item.predictor.card.card_sha256)
         for choice, (_, item) in zip(config.search.predictors, pairs, strict=True)
     )
-    digest = space_digest(space)
+    digest = config.search.space_digest and space_digest(space)  # older runs have none, and go on without
     search = replace(config.search, predictors=choices, space_digest=digest, versions=versions(), **now)
     return _bench(replace(config, search=search), space, pairs, supernet)
 

@@ -128,8 +128,12 @@ def verify(
         for group in possible:
             require(group.device)
     except HwnasError as error:
-        got = "" if error.got is None else f", got {error.got}"
-        return replace(record, verification=failed(bench, f"{error.message}{got}"))
+        reason = f"{error.message}{'' if error.got is None else f', got {error.got}'}"
+        found = [(group, read) for group, read in found if group not in possible]
+        if not found:
+            return replace(record, verification=failed(bench, reason))
+        # What another machine measured stands; what was measured here goes on at the next --resume.
+        unmeasured.update({str(item.metric): reason for group in possible for item in group.metrics})
     return _verified(bench, run, record, found, unmeasured)
 
 
