@@ -1,8 +1,7 @@
 """Whether a network is like those that a predictor was fitted to.
 
 Few networks of a space show less of its range than there is, and the next ones of the same kind lie a little beyond
-them: the margin is wider for them, in the way in which the greatest of so many draws falls short of the end. Networks
-that are held out and lie in that margin are inside intervals as often as the others (see docs/predictors.md).
+them: the margin is wider for them, in the way in which the greatest of so many draws falls short of the end.
 """
 
 from collections.abc import Sequence

@@ -43,8 +43,6 @@ def run_values(data: RunData) -> dict[str, Any]:
         "name": data.name,
         "space": data.space.name,
         "finished": data.finished,
-        "verified": data.verified,
-        "unmeasured": dict(data.unmeasured),
         "metrics": [_metric(data, index) for index in range(len(data.metrics))],
         "dimensions": [
             {"name": item.name, "stage": item.stage, "block": item.block, "choices": list(item.choices)}

@@ -21,7 +21,6 @@ from hwnas.pipeline.searching.options import Finish, SearchOptions
 from hwnas.pipeline.searching.readings import Reading
 from hwnas.pipeline.searching.reporter import Quiet
 from hwnas.records import Failure
-from hwnas.report.compact import run_values
 from hwnas.report.gather import gather
 from hwnas.report.verdict import banners
 from hwnas.runs import Run
@@ -256,7 +255,7 @@ def test_a_metric_of_a_device_that_is_elsewhere_is_said_to_be_predicted(
     assert f"not measured: {there}: " in lines
     card = next(run / item.folder for item in record.kit if item.failure is None) / "card.md"
     assert f"not measured: {there}" in card.read_text()
-    assert run_values(gather(run))["unmeasured"] == dict(found.unmeasured)
+    assert gather(run).unmeasured == found.unmeasured
     assert any(there in banner.text and banner.level == "warning" for banner in banners(gather(run)))
 
     # Where neither device is, what the first machine measured is not lost.
