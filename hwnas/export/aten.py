@@ -29,6 +29,7 @@ class Shape:
 
     sizes: tuple[int, ...]
     storage: int
+    is_contiguous: bool = True
 
     @property
     def numel(self) -> int:
@@ -47,6 +48,7 @@ class Call:
     outputs: tuple[Shape, ...]
     is_copy: bool = False
     """Whether it only copies: no operation of its own, but what it reads has been used."""
+    is_in_place: bool = False
     tables: frozenset[int] = frozenset()
     """The storages of parameters that a table row reads for it."""
 

@@ -8,6 +8,7 @@ inference mode torch hands its operations over whole (a linear, a norm, an atten
   else by a table row of its own (class tokens, position tables, layer scales, weights that are computed from
   parameters). What the forward does not use is not counted.
 - Attention that is written out stays as written: two matrix products and a softmax.
+- What sizes do not tell is noted as traits (`hwnas.export.traits`).
 - Multiply-accumulates are half of what `torch.utils.flop_counter` counts on the `meta` device, but for products with
   a single vector (`mv`, `dot`), which it leaves out and which are counted here. Interpolations, Fourier transforms,
   distances and bilinear forms count none in either.
@@ -29,6 +30,7 @@ from torch.utils.flop_counter import flop_registry
 
 from hwnas.errors import HwnasError, InputError
 from hwnas.export.aten import COPIES, RULES, Call, Shape, is_whole, operation, reads_nothing
+from hwnas.export.traits import Traits
 from hwnas.workload import Operation, Table, Workload
 
 
@@ -61,7 +63,8 @@ def trace_module(module: nn.Module, *, input_shape: Sequence[int]) -> Workload:
         )
     example = torch.empty(tuple(input_shape), device="meta", dtype=_dtype(model))
     calls = _calls(model, example)
-    return Workload(tuple(_Ledger(parameters, model).operations(calls)))
+    image = example.untyped_storage()._cdata
+    return Workload(tuple(_Ledger(parameters, model, Traits(image)).operations(calls)))
 
 
 # ------------------------------------------------------------------------------------ copy and record
@@ -198,6 +201,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             inputs=tuple(leaf for leaf in tree_leaves(given) if isinstance(leaf, Shape)),
             outputs=(),
             is_copy=_is_copy(func),
+            is_in_place=func._overloadpacket.__name__.endswith("_"),
         )
 
     def _note(self, call: Call) -> None:
@@ -213,7 +217,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _shape(self, tensor: torch.Tensor) -> Shape:
         storage = tensor.untyped_storage()
         self._storages.append(storage)
-        return Shape(tuple(tensor.shape), storage._cdata)
+        return Shape(tuple(tensor.shape), storage._cdata, is_contiguous=tensor.is_contiguous())
 
 
 def _name(func: Any) -> str:
@@ -255,8 +259,9 @@ class _Parameter:
 class _Ledger:
     """Gives every operation its name and its parameters, each parameter to the first that uses it."""
 
-    def __init__(self, parameters: Mapping[int, _Parameter], model: nn.Module) -> None:
+    def __init__(self, parameters: Mapping[int, _Parameter], model: nn.Module, traits: Traits) -> None:
         self._parameters = parameters
+        self._traits = traits
         self._leaves = _plain_leaves(model)
         self._summaries = {name: part for name, part in model.named_modules() if isinstance(part, Summarised)}
         self._open = set(parameters)
@@ -280,6 +285,7 @@ class _Ledger:
     def _all_rows(self, calls: Iterable[Call]) -> Iterator[Operation]:
         for call in calls:
             if call.is_copy:
+                self._traits.copied(call)
                 yield from self._tables(self._unclaimed(call))
             else:
                 yield from self._rows(call)
@@ -290,7 +296,12 @@ class _Ledger:
         if tables := self._unclaimed(call):
             yield from self._tables(tables)
             bare = operation(replace(call, tables=frozenset(tables)))
-        yield replace(bare, name=self._unique(self._title(call, bare)), shared=bare.params - owned)
+        yield replace(
+            bare,
+            name=self._unique(self._title(call, bare)),
+            shared=bare.params - owned,
+            traits=self._traits.of(call, bare),
+        )
 
     def _claim(self, call: Call) -> int:
         """How many elements of its own weight and bias a call is the first to use."""

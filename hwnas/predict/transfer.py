@@ -5,10 +5,11 @@ several sources as a basis (their main common directions, a robust Bayesian ridg
 leave-one-out answers on the few measured networks, so a source that does not help is left aside. A network that was
 measured twice is left out with both of its rows. To choose a single way would be a gamble: with ten networks the least
 leave-one-out error is often that of a poor way. A source helps where the mixture is better than the best model from
-scratch.
+scratch. A source of another runtime or kind of device must do so clearly, with less than half the error: by a few
+networks alone such a source looks good too often.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -40,6 +41,8 @@ SCRATCHES = (SCRATCH, *(f"{SCRATCH}, {learner.name}" for learner in SIMPLE[1:]))
 _RANK = 4
 _SMALLEST_SPREAD = 0.005
 _SMALLEST_SHARE = 0.02
+_CLEARLY = 0.5
+_BASIS = "basis"
 
 Way = Callable[[Features, Numbers], Fitted]
 
@@ -77,8 +80,13 @@ class Transferred:
         return next(found for name, found in self.ranking.items() if name in SCRATCHES)
 
 
-def transfer(features: Features, target: Numbers, *, sources: Sequence[str]) -> Transferred:
-    """A mixture of the ways to use other devices' models, whose answers the features hold, for a new device."""
+def transfer(
+    features: Features, target: Numbers, *, sources: Sequence[str], unlike: Collection[str] = ()
+) -> Transferred:
+    """A mixture of the ways to use other devices' models, whose answers the features hold, for a new device.
+
+    `unlike` are the sources of another runtime or kind of device.
+    """
     target, _ = checked(features, target, None)
     labels = _networks(features, sources)
     if len(set(labels)) < MIN_NETWORKS:
@@ -87,8 +95,9 @@ def transfer(features: Features, target: Numbers, *, sources: Sequence[str]) -> 
     tried = ways(sources)
     answers = {name: _left_out(way, features, target, folds) for name, way in tried.items()}
     ranking = dict(sorted(((name, scores(given, target)) for name, given in answers.items()), key=_by_error))
-    weights = stack_weights(list(answers.values()), target)
-    kept = {name: float(weight) for name, weight in zip(tried, weights, strict=True) if weight > _SMALLEST_SHARE}
+    allowed = _allowed(ranking, sources, unlike)
+    weights = stack_weights([answers[name] for name in allowed], target)
+    kept = {name: float(weight) for name, weight in zip(allowed, weights, strict=True) if weight > _SMALLEST_SHARE}
     shares = {name: weight / sum(kept.values()) for name, weight in kept.items()}
     mixed = np.exp(sum(share * np.log(answers[name]) for name, share in shares.items()))
     members = tuple(tried[name](features, target) for name in shares)
@@ -96,6 +105,21 @@ def transfer(features: Features, target: Numbers, *, sources: Sequence[str]) -> 
     return Transferred(
         fitted=fitted, target=target, by_way=answers, shares=shares, ranking=ranking, answers=mixed, folds=folds
     )
+
+
+def _allowed(ranking: Mapping[str, Scores], sources: Sequence[str], unlike: Collection[str]) -> list[str]:
+    """The ways that may be mixed, in a fixed order."""
+    bound = _CLEARLY * min(ranking[name].mape for name in SCRATCHES)
+    return [
+        name
+        for name in ways(sources)
+        if ranking[name].mape < bound or not any(source in unlike for source in _leaned_on(name, sources))
+    ]
+
+
+def _leaned_on(name: str, sources: Sequence[str]) -> Sequence[str]:
+    """The sources that a way uses."""
+    return sources if name == _BASIS else [source for source in sources if name in _names(source)]
 
 
 def _networks(features: Features, sources: Sequence[str]) -> list[str]:
@@ -113,11 +137,14 @@ def ways(sources: Sequence[str]) -> dict[str, Way]:
     """The ways to make a model from a few measurements, by name."""
     found = {name: _scratch(learner, sources) for name, learner in zip(SCRATCHES, SIMPLE, strict=True)}
     for source in sources:
-        found[f"{source} scaled"] = _scaled(source)
-        found[f"{source} bent"] = _basis((source,))
+        found |= dict(zip(_names(source), (_scaled(source), _basis((source,))), strict=True))
     if len(sources) > 1:
-        found["basis"] = _basis(tuple(sources))
+        found[_BASIS] = _basis(tuple(sources))
     return found
+
+
+def _names(source: str) -> tuple[str, str]:
+    return f"{source} scaled", f"{source} bent"
 
 
 def _scratch(learner: Learner, sources: Sequence[str]) -> Way:

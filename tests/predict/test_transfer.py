@@ -43,6 +43,19 @@ def test_a_source_of_another_law_is_left_aside() -> None:
     assert _error(made.fitted, true_times(networks(200, seed=8)), **both) < 0.03
 
 
+def test_a_source_of_another_runtime_must_help_clearly() -> None:
+    few = networks(20, seed=4)
+    target = measured_times(few, seed=6, noise=0.02)
+    near = _with(few, sibling=_source(power=1.2))
+    alike = transfer(near, target, sources=("sibling",))
+    assert alike.ranking["sibling bent"].mape > 0.5 * alike.scratch.mape
+    assert "sibling bent" in alike.shares
+    assert set(transfer(near, target, sources=("sibling",), unlike=("sibling",)).shares) <= set(SCRATCHES)
+    exact = _with(networks(10, seed=4), sibling=_source())
+    clear = transfer(exact, measured_times(networks(10, seed=4), seed=6), sources=("sibling",), unlike=("sibling",))
+    assert clear.leans == (clear.ranking["sibling scaled"].mape < 0.5 * clear.scratch.mape)
+
+
 def test_a_source_must_beat_the_best_model_from_scratch_and_not_the_sum_alone() -> None:
     few = networks(10, seed=4)
     made = transfer(_with(few, sibling=_source()), measured_times(few, seed=6), sources=("sibling",))
