@@ -60,7 +60,7 @@ def chosen(learners: Sequence[Learner] | None = None, *, by_family: bool = False
     def method(data: Data, fit: Rows, held_out: Rows) -> Numbers:
         features, target = data.features.take(fit), data.target[fit]
         groups = [data.families[row] for row in fit] if by_family else None
-        answers = cross_validate(features, target, protocol=Protocol(repeats=1), learners=learners, groups=groups)
+        answers = cross_validate(features, target, protocol=Protocol(), learners=learners, groups=groups)
         fitted = refit(answers.choice(), features, target, answers=answers, learners=learners)
         return fitted.predict(data.features.take(held_out))
 

@@ -4,12 +4,15 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
+
+import numpy as np
 
 from hwnas.config import from_mapping, shown, to_mapping
 from hwnas.errors import InputError
 from hwnas.predict.metric import DeviceMetric
-from hwnas.predict.metrics import Scores
+from hwnas.predict.metrics import Scores, best_spearman
 from hwnas.predict.selection import Protocol
 
 SCHEMA = "hwnas.predictor/1"
@@ -113,6 +116,13 @@ class Card(_Body):
     def error_over_floor(self) -> float | None:
         """The error in units of the noise floor."""
         return None if not self.noise_floor else self.scores.mape / self.noise_floor
+
+    @cached_property
+    def best_spearman(self) -> float | None:
+        """The rank correlation of a perfect predictor: measuring again changes the order of networks that are near."""
+        if not self.noise_floor:
+            return None
+        return best_spearman(np.array([row.predicted for row in self.held_out]), noise_floor=self.noise_floor)
 
     def coverage_at(self, confidence: float) -> float:
         """The share of held-out networks inside intervals of this confidence, which must be one of `CONFIDENCES`."""

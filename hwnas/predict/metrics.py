@@ -8,6 +8,9 @@ from hwnas.errors import InputError
 from hwnas.predict.features.table import Numbers, require_finite
 
 _ROUNDING = 1e-12
+_DRAWS = 64
+_SIGMA_BY_MEAN = float(np.sqrt(np.pi / 2))
+"""Of a normal distribution: its standard deviation over the mean of its absolute values."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +53,16 @@ def scores(predicted: Numbers, measured: Numbers) -> Scores:
         kendall=kendall,
         max_error=float(error.max()),
     )
+
+
+def best_spearman(figures: Numbers, *, noise_floor: float) -> float | None:
+    """The rank correlation that a perfect predictor would have, were the figures true and measured with such noise."""
+    figures = np.asarray(figures, dtype=np.float64)
+    if len(figures) < 2 or np.ptp(figures) == 0:
+        return None
+    noise = np.random.default_rng(0).standard_normal((_DRAWS, len(figures))) * noise_floor * _SIGMA_BY_MEAN
+    found = [_ranks(figures, figures * np.exp(drawn))[0] for drawn in noise]
+    return float(np.mean([value for value in found if value is not None]))
 
 
 def coverage(lower: Numbers, upper: Numbers, measured: Numbers) -> float:
