@@ -3,17 +3,18 @@
     python -m benchmarks.prediction_rate [--device DEVICE] [--predictors DIR] [--networks 20000] [--single 50] [--save]
 
 Each predictor of a space answers for random networks of it. Both sides begin at genomes and end at means and intervals
-of 90 %; the first row of each is checked to be the same. CPU time of one thread, the best of `--repeats`.
+of 90 %, which must be the same. CPU time of one thread (run it with OMP_NUM_THREADS=1); the median of `--repeats` runs,
+with the slowest and the fastest.
 """
 
 import argparse
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from benchmarks.support.saving import asked, save
 from hwnas.devices import detect
@@ -26,14 +27,14 @@ HEADER = ("predictor", "model", "a second, at once", "of that features", "a seco
 CONFIDENCE = 0.9
 
 
-def cpu_seconds(task: Callable[[], Any], *, repeats: int) -> tuple[Any, float]:
-    """What a task gives, and the CPU seconds of its fastest run."""
+def cpu_seconds(task: Callable[[], Any], *, repeats: int) -> tuple[Any, list[float]]:
+    """What a task gives, and the CPU seconds of its runs."""
     seconds = []
     for _ in range(repeats):
         start = time.process_time()
         found = task()
         seconds.append(time.process_time() - start)
-    return found, min(seconds)
+    return found, seconds
 
 
 def line(entry: PredictorEntry, *, networks: int, single: int, repeats: int) -> tuple[str, ...]:
@@ -52,16 +53,20 @@ def line(entry: PredictorEntry, *, networks: int, single: int, repeats: int) -> 
     many, many_s = cpu_seconds(at_once, repeats=repeats)
     singles, single_s = cpu_seconds(one_by_one, repeats=repeats)
     np.testing.assert_allclose([one.upper[0] for one in singles], many.upper[:single], rtol=1e-4)
-    rates = networks / many_s, single / single_s
-    name = "/".join(entry.path.parts[-2:])
+    ratio = (networks / median(many_s)) / (single / median(single_s))
     return (
-        name,
+        "/".join(entry.path.parts[-2:]),
         entry.card.model,
-        f"{rates[0]:,.0f}",
-        f"{features_s / many_s:.0%}",
-        f"{rates[1]:,.0f}",
-        f"{rates[0] / rates[1]:,.0f}x",
+        spread(networks, many_s),
+        f"{median(features_s) / median(many_s):.0%}",
+        spread(single, single_s),
+        f"{ratio:,.0f}x",
     )
+
+
+def spread(count: int, seconds: list[float]) -> str:
+    """Predictions a second: the median, the lowest and the highest."""
+    return f"{count / median(seconds):,.0f} ({count / max(seconds):,.0f} – {count / min(seconds):,.0f})"
 
 
 def lines(options: argparse.Namespace) -> Iterator[tuple[str, ...]]:
@@ -79,10 +84,14 @@ def main() -> None:
     parser.add_argument("--predictors", type=Path, help="the folder of predictors")
     parser.add_argument("--networks", type=int, default=20_000, help="asked about at once")
     parser.add_argument("--single", type=int, default=50, help="asked about one by one")
-    parser.add_argument("--repeats", type=int, default=3, help="runs of each, of which the fastest counts")
+    parser.add_argument("--repeats", type=int, default=5, help="runs of each")
     parser.add_argument("--save", action="store_true", help="write the table to benchmarks/results/")
     options = parser.parse_args()
+    if options.single > options.networks:
+        parser.error("--single must not be more than --networks")
     rows = list(lines(options))
+    if not rows:
+        parser.error("there must be a predictor of a space for the device")
     if options.save:
         table = "\n".join(f"| {' | '.join(row)} |" for row in (HEADER, tuple("---" for _ in HEADER), *rows))
         path = save(
@@ -91,11 +100,10 @@ def main() -> None:
             device=detect().cpu.slug,
             title="Predictions a second, with intervals",
             command=f"python -m benchmarks.prediction_rate {asked()}",
-            notes=f"{options.networks:,} random networks at once, {options.single} one by one; one thread, CPU time.",
+            notes=f"{options.networks:,} random networks at once, {options.single} one by one; CPU time of one thread.",
         )
         print(f"saved {path}")
 
 
 if __name__ == "__main__":
-    with threadpool_limits(1):
-        main()
+    main()

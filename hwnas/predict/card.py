@@ -15,7 +15,7 @@ from hwnas.predict.metric import DeviceMetric
 from hwnas.predict.metrics import Scores, best_spearman
 from hwnas.predict.selection import Protocol
 
-SCHEMA = "hwnas.predictor/1"
+SCHEMA = "hwnas.predictor/2"
 """The form of a predictor that this version writes and reads."""
 
 CONFIDENCES = (0.5, 0.8, 0.9, 0.95)
@@ -119,8 +119,11 @@ class Card(_Body):
 
     @cached_property
     def best_spearman(self) -> float | None:
-        """The rank correlation of a perfect predictor: measuring again changes the order of networks that are near."""
-        if not self.noise_floor:
+        """About the rank correlation of a perfect predictor: measuring again changes the order of near networks.
+
+        Of times and rates alone: the noise of other figures is not that of a factor.
+        """
+        if not self.noise_floor or self.metric.name not in ("latency_ms", "throughput"):
             return None
         return best_spearman(np.array([row.predicted for row in self.held_out]), noise_floor=self.noise_floor)
 

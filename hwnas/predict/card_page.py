@@ -56,7 +56,7 @@ def _summary(card: Card) -> str:
         )
         if scores.spearman is not None and card.best_spearman is not None:
             lines.append(
-                f"Its rank correlation would be {card.best_spearman:.4f}, for the same reason: this one has "
+                f"For the same reason its rank correlation would be about {card.best_spearman:.4f}: this one has "
                 f"{scores.spearman:.4f}."
             )
     else:

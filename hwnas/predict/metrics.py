@@ -60,9 +60,10 @@ def best_spearman(figures: Numbers, *, noise_floor: float) -> float | None:
     figures = np.asarray(figures, dtype=np.float64)
     if len(figures) < 2 or np.ptp(figures) == 0:
         return None
+    from scipy.stats import spearmanr  # type: ignore[import-untyped]
+
     noise = np.random.default_rng(0).standard_normal((_DRAWS, len(figures))) * noise_floor * _SIGMA_BY_MEAN
-    found = [_ranks(figures, figures * np.exp(drawn))[0] for drawn in noise]
-    return float(np.mean([value for value in found if value is not None]))
+    return float(np.mean([spearmanr(figures, figures * np.exp(drawn)).statistic for drawn in noise]))
 
 
 def coverage(lower: Numbers, upper: Numbers, measured: Numbers) -> float:
@@ -73,6 +74,6 @@ def coverage(lower: Numbers, upper: Numbers, measured: Numbers) -> float:
 def _ranks(predicted: Numbers, measured: Numbers) -> tuple[float | None, float | None]:
     if np.ptp(predicted) == 0 or np.ptp(measured) == 0:
         return None, None
-    from scipy.stats import kendalltau, spearmanr  # type: ignore[import-untyped]
+    from scipy.stats import kendalltau, spearmanr
 
     return float(spearmanr(predicted, measured).statistic), float(kendalltau(predicted, measured).statistic)

@@ -54,7 +54,8 @@ def load_workloads(path: Path) -> TracedModels:
     head = parse_json(lines[0] if lines else "", source=f"{path}, line 1")
     if not isinstance(head, dict) or not isinstance(head.get("timm"), str):
         raise InputError(f"{path} must hold traced models", got=shown(head))
-    require_schema(head.get("schema"), expected=SCHEMA, source=str(path))
+    again = "remove it: hwnas profiles import-timm traces the models again"
+    require_schema(head.get("schema"), expected=SCHEMA, source=str(path), hint=again)
     if head.get("num_models") != len(lines) - 1:
         raise InputError(f"{path} must hold {head.get('num_models')} models", got=len(lines) - 1, hint="copy it again")
     rows = (json.loads(line) for line in lines[1:])

@@ -1,3 +1,6 @@
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -94,3 +97,54 @@ def test_a_sum_in_place_keeps_the_precision_of_its_target() -> None:
 
     assert traits(InPlace(in_place=True))["mul"] == ()
     assert traits(InPlace(in_place=False))["mul"] == (FLOAT32,)
+
+
+def traits_of(forward: Callable[[Any, Tensor], object]) -> dict[str, tuple[str, ...]]:
+    """The traits of what a function of images does, with a linear and a scale at hand."""
+
+    class Written(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.scale = nn.Linear(16, 16), nn.Parameter(torch.zeros(1, 4, 16))
+            self.one = nn.Parameter(torch.zeros(()))
+
+        def forward(self, images: Tensor) -> object:
+            return forward(self, images)
+
+    return traits(Written())
+
+
+def test_what_is_expanded_to_the_batch_does_not_run_once() -> None:
+    found = traits_of(lambda self, images: (self.fc(self.scale.expand(len(images), -1, -1)), images))
+    assert found["fc"] == ()
+    made = traits_of(lambda self, images: images.new_zeros(len(images), 4, 16) + self.scale)
+    assert ONCE not in made["add"]
+
+
+def test_strides_are_those_of_more_than_one_image() -> None:
+    found = traits_of(lambda self, images: self.fc(images)[:, 1:] * 2)
+    assert STRIDED in found["mul"]
+
+
+def test_an_element_that_stands_for_many_is_not_strided() -> None:
+    found = traits_of(lambda self, images: (out := self.fc(images)) / out.norm(dim=-1, keepdim=True).expand_as(out))
+    assert STRIDED not in found["div"]
+
+
+def test_numbers_and_indices_do_not_decide_the_precision() -> None:
+    found = traits_of(lambda self, images: self.fc(images) * self.one)
+    assert found["mul"] == ()
+    rows = torch.tensor([1, 0, 2], device="meta")
+    picked = traits_of(lambda self, images: self.fc(images).index_select(1, rows) + 1)
+    assert picked["add"] == ()
+
+
+def test_a_network_for_one_image_alone_has_the_traits_of_that() -> None:
+    def one_alone(self: Any, images: Tensor) -> Tensor:
+        if len(images) > 1:
+            raise ValueError("one image")
+        out: Tensor = self.fc(images) + self.scale.sum()
+        return out
+
+    found = traits_of(one_alone)
+    assert (found["sum"], found["add"]) == ((ONCE,), ())
