@@ -60,7 +60,7 @@ def chosen(learners: Sequence[Learner] | None = None, *, by_family: bool = False
     def method(data: Data, fit: Rows, held_out: Rows) -> Numbers:
         features, target = data.features.take(fit), data.target[fit]
         groups = [data.families[row] for row in fit] if by_family else None
-        answers = cross_validate(features, target, protocol=Protocol(repeats=1), learners=learners, groups=groups)
+        answers = cross_validate(features, target, protocol=Protocol(), learners=learners, groups=groups)
         fitted = refit(answers.choice(), features, target, answers=answers, learners=learners)
         return fitted.predict(data.features.take(held_out))
 
@@ -235,10 +235,15 @@ TRANSFERRED = ("transfer, mixed by leave-one-out", "ours: transfer where it help
 
 def transfers(root: Path, *, seeds: int) -> Iterator[Line]:
     """Ten networks of a new device, with the predictors of others."""
-    for title, target_key, source_keys in (
-        ("10 samples, RTX 4090 eager from RTX 3090 eager", "rtx4090-eager", ("rtx3090-eager",)),
-        ("10 samples, RTX 4090 compiled from both eager", "rtx4090-compiled", ("rtx3090-eager", "rtx4090-eager")),
-        ("10 samples, i9 from RTX 4090 compiled", "i9-compiled", ("rtx4090-compiled",)),
+    for title, target_key, source_keys, unlike in (
+        ("10 samples, RTX 4090 eager from RTX 3090 eager", "rtx4090-eager", ("rtx3090-eager",), ()),
+        (
+            "10 samples, RTX 4090 compiled from both eager",
+            "rtx4090-compiled",
+            ("rtx3090-eager", "rtx4090-eager"),
+            ("rtx3090-eager", "rtx4090-eager"),
+        ),
+        ("10 samples, i9 from RTX 4090 compiled", "i9-compiled", ("rtx4090-compiled",), ("rtx4090-compiled",)),
     ):
         data = timm_data(root, target_key, cache=cache_folder())
         sources = {key: timm_data(root, key, cache=cache_folder()) for key in source_keys}
@@ -250,7 +255,7 @@ def transfers(root: Path, *, seeds: int) -> Iterator[Line]:
             # a source was measured on the same networks: that is what one has in practice
             models = {key: BoostedLearner().fit(source.features, source.target) for key, source in sources.items()}
             leaning = with_answers(data.features, {key: made.predict(data.features) for key, made in models.items()})
-            made = transfer(leaning.take(few), data.target[few], sources=tuple(models))
+            made = transfer(leaning.take(few), data.target[few], sources=tuple(models), unlike=unlike)
             for name, learner in zip(SCRATCHES, SIMPLE, strict=True):
                 scratch = learner.fit(data.features.take(few), data.target[few])
                 answers[name].append(scratch.predict(data.features.take(rest)))

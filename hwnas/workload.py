@@ -26,7 +26,14 @@ Size = Any
 _DIRECT_TOKENS = 50
 """Up to so many tokens relative position is computed per pair."""
 
-_NOT_SIZES = ("name", "times", "shared", "variant")
+_NOT_SIZES = ("name", "times", "shared", "traits", "variant")
+
+ONCE = "once"
+"""A trait: no image enters, so a whole batch needs it once."""
+STRIDED = "strided"
+"""A trait: torch reads activations whose rows do not lie one after another."""
+FLOAT32 = "float32"
+"""A trait: under torch's autocast its activations stay in float32."""
 
 BYTES_PER_ELEMENT: Mapping[str, int] = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 
@@ -46,6 +53,8 @@ class Operation:
     times: Size = 1
     shared: Size = 0
     """Parameters it reads that another row counts: tied weights, or weights made of other parameters."""
+    traits: tuple[str, ...] = ()
+    """What sizes do not tell of how it runs: `ONCE`, `STRIDED`, `FLOAT32`, in this order."""
     kind: ClassVar[str]
 
     @property
@@ -448,7 +457,7 @@ def _unrolled(segment: Segment, row: int) -> Iterator[Operation]:
         prefix = segment.name if segment.slots is None else f"{segment.name}.{slot}"
         for operation in segment.operations:
             if times := _at(operation.times, row, slot):
-                sizes = {name: _at(size, row, slot) for name, size in operation.shape.items()}
+                sizes: dict[str, Any] = {name: _at(size, row, slot) for name, size in operation.shape.items()}
                 yield dataclasses.replace(operation, name=f"{prefix}.{operation.name}", times=times, **sizes)
 
 

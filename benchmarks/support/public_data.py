@@ -38,10 +38,11 @@ TIMM_FILES = {
     "i9-compiled": "benchmark-infer-fp32-nchw-pt240-cpu-i9_10940x-dynamo.csv",
 }
 _I9 = Device(name="intel-i9-10940x", kind="cpu", vendor="intel", architecture="cascade-lake")
-_DEVICES = {
-    "rtx4090-compiled": ("rtx4090", "fp16"),
-    "rtx4090-eager": ("rtx4090", "fp16"),
-    "rtx3090-eager": ("rtx3090", "fp16"),
+_SETTINGS = {
+    "rtx4090-compiled": (DEVICES.get("rtx4090"), "fp16", "torch-compile"),
+    "rtx4090-eager": (DEVICES.get("rtx4090"), "fp16", "torch"),
+    "rtx3090-eager": (DEVICES.get("rtx3090"), "fp16", "torch"),
+    "i9-compiled": (_I9, "fp32", "torch-compile"),
 }
 _NEUSIGHT = {"a100-pcie-40gb": "NVIDIA A100-PCIE-40GB", "t4": "Tesla T4"}
 
@@ -76,8 +77,9 @@ def timm_data(
         rows.append(row)
         workloads.append(workload)
     batch = np.array([int(row["infer_batch_size"]) for row in rows])
-    device, precision = _DEVICES.get(key, ("", "fp32"))
-    conditions = conditions_of(DEVICES.get(device) if device else _I9, precision=precision, batch=batch)
+    device, precision, runtime = _SETTINGS[key]
+    autocast = precision == "fp16"
+    conditions = conditions_of(device, precision=precision, batch=batch, runtime=runtime, autocast=autocast)
     return Data(
         features=workload_features(workloads, conditions),
         counters=_counters(rows, batch),

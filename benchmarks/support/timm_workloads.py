@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hwnas.errors import InputError
-from hwnas.records.workloads import plain_operations, workload_from
+from hwnas.records.workloads import SCHEMA, plain_operations, workload_from
 from hwnas.runs import package_versions, write_atomic
 from hwnas.workload import Workload
 
@@ -20,7 +20,7 @@ def cache_folder() -> Path:
 def timm_workload(name: str, *, image_size: int, folder: Path) -> Workload | None:
     """The workload of a model for square images; None where timm has no such model or it cannot be traced."""
     version = package_versions(["timm"])["timm"]
-    path = folder / version / f"{name}@{image_size}.json"
+    path = folder / f"{version}-{SCHEMA.rpartition('/')[2]}" / f"{name}@{image_size}.json"
     if path.exists():
         data = json.loads(path.read_text())
     else:

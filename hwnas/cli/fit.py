@@ -21,7 +21,15 @@ _COLUMNS: tuple[Column | str, ...] = (
     "model",
     *(
         Column(name, numeric=True)
-        for name in ("networks", "MAPE", "noise floor", "error/floor", "Spearman", f"in {CONFIDENCE:.0%} intervals")
+        for name in (
+            "networks",
+            "MAPE",
+            "noise floor",
+            "error/floor",
+            "Spearman",
+            "at best",
+            f"in {CONFIDENCE:.0%}",
+        )
     ),
 )
 
@@ -92,6 +100,7 @@ def _row(item: FittedPredictor) -> tuple[object, ...]:
         None if floor is None else f"{floor:.2%}",
         None if ratio is None else f"{ratio:.2f}",
         None if scores.spearman is None else f"{scores.spearman:.4f}",
+        None if card.best_spearman is None else f"{card.best_spearman:.4f}",
         f"{card.coverage_at(CONFIDENCE):.1%}",
     )
 
@@ -112,6 +121,7 @@ def _values(report: FitReport) -> dict[str, Any]:
                 "scores": item.card.scores,
                 "noise_floor": item.card.noise_floor,
                 "error_over_floor": item.card.error_over_floor,
+                "best_spearman": item.card.best_spearman,
                 "coverage": item.card.coverage,
                 "notes": item.card.notes,
             }

@@ -22,6 +22,9 @@ from hwnas.workload import (
     TransposedConvolution,
 )
 
+IMAGE = -1
+"""In place of a storage: that of the network's input."""
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -29,6 +32,10 @@ class Shape:
 
     sizes: tuple[int, ...]
     storage: int
+    in_order: bool = True
+    """Whether its elements lie one after another; one that stands for many is where it should be."""
+    promotes: bool = True
+    """Whether its type decides that of a result: numbers and indices do not."""
 
     @property
     def numel(self) -> int:
@@ -47,6 +54,9 @@ class Call:
     outputs: tuple[Shape, ...]
     is_copy: bool = False
     """Whether it only copies: no operation of its own, but what it reads has been used."""
+    is_in_place: bool = False
+    traits: tuple[str, ...] = ()
+    """Of the operation that it is (`hwnas.export.traits`)."""
     tables: frozenset[int] = frozenset()
     """The storages of parameters that a table row reads for it."""
 

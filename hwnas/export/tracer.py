@@ -8,6 +8,7 @@ inference mode torch hands its operations over whole (a linear, a norm, an atten
   else by a table row of its own (class tokens, position tables, layer scales, weights that are computed from
   parameters). What the forward does not use is not counted.
 - Attention that is written out stays as written: two matrix products and a softmax.
+- What sizes do not tell is noted as traits (`hwnas.export.traits`).
 - Multiply-accumulates are half of what `torch.utils.flop_counter` counts on the `meta` device, but for products with
   a single vector (`mv`, `dot`), which it leaves out and which are counted here. Interpolations, Fourier transforms,
   distances and bilinear forms count none in either.
@@ -28,7 +29,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import flop_registry
 
 from hwnas.errors import HwnasError, InputError
-from hwnas.export.aten import COPIES, RULES, Call, Shape, is_whole, operation, reads_nothing
+from hwnas.export.aten import COPIES, IMAGE, RULES, Call, Shape, is_whole, operation, reads_nothing
+from hwnas.export.traits import with_traits
 from hwnas.workload import Operation, Table, Workload
 
 
@@ -59,9 +61,8 @@ def trace_module(module: nn.Module, *, input_shape: Sequence[int]) -> Workload:
             got=type(module).__name__,
             hint="give the nn.Module that holds the weights",
         )
-    example = torch.empty(tuple(input_shape), device="meta", dtype=_dtype(model))
-    calls = _calls(model, example)
-    return Workload(tuple(_Ledger(parameters, model).operations(calls)))
+    calls = _calls(model, input_shape)
+    return Workload(tuple(_Ledger(parameters, model).operations(with_traits(calls, _of_two(model, input_shape)))))
 
 
 # ------------------------------------------------------------------------------------ copy and record
@@ -115,12 +116,26 @@ def _dtype(model: nn.Module) -> torch.dtype:
     return next(kinds, torch.get_default_dtype())
 
 
-def _calls(model: nn.Module, example: torch.Tensor) -> list[Call]:
+def _of_two(model: nn.Module, input_shape: Sequence[int]) -> list[Call]:
+    """The calls for two images; none where the network takes one image alone."""
+    try:
+        return _calls(model, (2 * input_shape[0], *input_shape[1:]))
+    except InputError:
+        return []
+
+
+def _calls(model: nn.Module, input_shape: Sequence[int]) -> list[Call]:
     """The calls that a model makes, in order; the model is ours to hook."""
-    recorder = _Recorder()
-    for name, module in model.named_modules():
-        module.register_forward_pre_hook(recorder.enter(name))
-        module.register_forward_hook(recorder.leave, always_call=True)
+    example = torch.empty(tuple(input_shape), device="meta", dtype=_dtype(model))
+    recorder = _Recorder(example)
+    hooks = [
+        hook
+        for name, module in model.named_modules()
+        for hook in (
+            module.register_forward_pre_hook(recorder.enter(name)),
+            module.register_forward_hook(recorder.leave, always_call=True),
+        )
+    ]
     try:
         with torch.inference_mode(), torch.device("meta"), recorder:
             model(example)
@@ -128,6 +143,9 @@ def _calls(model: nn.Module, example: torch.Tensor) -> list[Call]:
         raise
     except Exception as error:
         raise _failure(error, tuple(example.shape)) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
     return recorder.calls
 
 
@@ -153,11 +171,12 @@ def _first_line(error: Exception) -> str:
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes every operation that runs: whole where a rule knows it, else taken apart as far as torch can."""
 
-    def __init__(self) -> None:
+    def __init__(self, example: torch.Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.calls: list[Call] = []
         self._modules = [""]
-        self._storages: list[torch.UntypedStorage] = []
+        self._image = example.untyped_storage()
+        self._storages = [self._image]
         """Kept, so that no address is used twice."""
 
     def enter(self, name: str) -> Callable[..., None]:
@@ -198,6 +217,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             inputs=tuple(leaf for leaf in tree_leaves(given) if isinstance(leaf, Shape)),
             outputs=(),
             is_copy=_is_copy(func),
+            is_in_place=func._overloadpacket.__name__.endswith("_"),
         )
 
     def _note(self, call: Call) -> None:
@@ -213,7 +233,23 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _shape(self, tensor: torch.Tensor) -> Shape:
         storage = tensor.untyped_storage()
         self._storages.append(storage)
-        return Shape(tuple(tensor.shape), storage._cdata)
+        return Shape(
+            tuple(tensor.shape),
+            IMAGE if storage._cdata == self._image._cdata else storage._cdata,
+            in_order=_lies_in_order(tensor),
+            promotes=tensor.is_floating_point() and tensor.ndim > 0,
+        )
+
+
+def _lies_in_order(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is contiguous, along dimensions in which it has more than one element of its own."""
+    length = 1
+    for size, stride in zip(reversed(tensor.shape), reversed(tensor.stride()), strict=True):
+        if size > 1 and stride:
+            if stride != length:
+                return False
+            length *= size
+    return True
 
 
 def _name(func: Any) -> str:
@@ -290,7 +326,12 @@ class _Ledger:
         if tables := self._unclaimed(call):
             yield from self._tables(tables)
             bare = operation(replace(call, tables=frozenset(tables)))
-        yield replace(bare, name=self._unique(self._title(call, bare)), shared=bare.params - owned)
+        yield replace(
+            bare,
+            name=self._unique(self._title(call, bare)),
+            shared=bare.params - owned,
+            traits=call.traits,
+        )
 
     def _claim(self, call: Call) -> int:
         """How many elements of its own weight and bias a call is the first to use."""

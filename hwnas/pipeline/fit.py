@@ -176,7 +176,13 @@ def _fit_one(networks: MeasuredNetworks, name: MetricName, options: FitOptions, 
     observed = networks.observations(name)
     if options.sources:
         found = find_sources(networks, name, options.sources, predictors=options.predictors)
-        leaning = transfer_predictor(observed, sources=found.sources, answers=found.answers, allow_mixed=options.mixed)
+        leaning = transfer_predictor(
+            observed,
+            sources=found.sources,
+            answers=found.answers,
+            unlike=found.unlike,
+            allow_mixed=options.mixed,
+        )
         if leaning is not None:
             return leaning
         say(f"{networks.name}: {name}: {', '.join(found.sources)} did not help, so it is fitted from scratch")

@@ -155,7 +155,7 @@ def _command(path: Path, options: ImportOptions) -> tuple[str, ...]:
 
 def _traced(keys: Sequence[Key], place: Path, say: Say) -> TracedModels:
     """The models that were traced before and those that are missing, all in one file now."""
-    known = known_workloads(place)
+    known = _known(place, say)
     version = package_versions(["timm"])["timm"]
     models: dict[Key, Workload | None] = dict(known.models) if known.timm == version else {}
     missing = [key for key in keys if key not in models]
@@ -168,6 +168,15 @@ def _traced(keys: Sequence[Key], place: Path, say: Say) -> TracedModels:
         place.mkdir(parents=True, exist_ok=True)
         save_workloads(traced, place / WORKLOADS)
     return traced
+
+
+def _known(place: Path, say: Say) -> TracedModels:
+    """The models that were traced before; none where their file cannot be read, which is then written anew."""
+    try:
+        return known_workloads(place)
+    except InputError as error:
+        say(f"{error.message}: all models are traced again")
+        return TracedModels(timm="", models={})
 
 
 def _trace(key: Key) -> Workload | None:

@@ -4,15 +4,18 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
+
+import numpy as np
 
 from hwnas.config import from_mapping, shown, to_mapping
 from hwnas.errors import InputError
 from hwnas.predict.metric import DeviceMetric
-from hwnas.predict.metrics import Scores
+from hwnas.predict.metrics import Scores, best_spearman
 from hwnas.predict.selection import Protocol
 
-SCHEMA = "hwnas.predictor/1"
+SCHEMA = "hwnas.predictor/2"
 """The form of a predictor that this version writes and reads."""
 
 CONFIDENCES = (0.5, 0.8, 0.9, 0.95)
@@ -113,6 +116,16 @@ class Card(_Body):
     def error_over_floor(self) -> float | None:
         """The error in units of the noise floor."""
         return None if not self.noise_floor else self.scores.mape / self.noise_floor
+
+    @cached_property
+    def best_spearman(self) -> float | None:
+        """About the rank correlation of a perfect predictor: measuring again changes the order of near networks.
+
+        Of times and rates alone: the noise of other figures is not that of a factor.
+        """
+        if not self.noise_floor or self.metric.name not in ("latency_ms", "throughput"):
+            return None
+        return best_spearman(np.array([row.predicted for row in self.held_out]), noise_floor=self.noise_floor)
 
     def coverage_at(self, confidence: float) -> float:
         """The share of held-out networks inside intervals of this confidence, which must be one of `CONFIDENCES`."""

@@ -54,6 +54,11 @@ def _summary(card: Card) -> str:
             f"A perfect predictor would reach {card.noise_floor:.2%}, the noise floor of measuring again: "
             f"the error is {card.error_over_floor:.2f} times that."
         )
+        if scores.spearman is not None and card.best_spearman is not None:
+            lines.append(
+                f"For the same reason its rank correlation would be about {card.best_spearman:.4f}: this one has "
+                f"{scores.spearman:.4f}."
+            )
     else:
         lines.append("The noise floor of these measurements is not known.")
     return "\n".join([*lines, *card.notes])

@@ -8,6 +8,9 @@ from hwnas.errors import InputError
 from hwnas.predict.features.table import Numbers, require_finite
 
 _ROUNDING = 1e-12
+_DRAWS = 64
+_SIGMA_BY_MEAN = float(np.sqrt(np.pi / 2))
+"""Of a normal distribution: its standard deviation over the mean of its absolute values."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +55,17 @@ def scores(predicted: Numbers, measured: Numbers) -> Scores:
     )
 
 
+def best_spearman(figures: Numbers, *, noise_floor: float) -> float | None:
+    """The rank correlation that a perfect predictor would have, were the figures true and measured with such noise."""
+    figures = np.asarray(figures, dtype=np.float64)
+    if len(figures) < 2 or np.ptp(figures) == 0:
+        return None
+    from scipy.stats import spearmanr  # type: ignore[import-untyped]
+
+    noise = np.random.default_rng(0).standard_normal((_DRAWS, len(figures))) * noise_floor * _SIGMA_BY_MEAN
+    return float(np.mean([spearmanr(figures, figures * np.exp(drawn)).statistic for drawn in noise]))
+
+
 def coverage(lower: Numbers, upper: Numbers, measured: Numbers) -> float:
     """The share of measurements inside their intervals."""
     return float(((lower <= measured) & (measured <= upper)).mean())
@@ -60,6 +74,6 @@ def coverage(lower: Numbers, upper: Numbers, measured: Numbers) -> float:
 def _ranks(predicted: Numbers, measured: Numbers) -> tuple[float | None, float | None]:
     if np.ptp(predicted) == 0 or np.ptp(measured) == 0:
         return None, None
-    from scipy.stats import kendalltau, spearmanr  # type: ignore[import-untyped]
+    from scipy.stats import kendalltau, spearmanr
 
     return float(spearmanr(predicted, measured).statistic), float(kendalltau(predicted, measured).statistic)

@@ -5,10 +5,11 @@ several sources as a basis (their main common directions, a robust Bayesian ridg
 leave-one-out answers on the few measured networks, so a source that does not help is left aside. A network that was
 measured twice is left out with both of its rows. To choose a single way would be a gamble: with ten networks the least
 leave-one-out error is often that of a poor way. A source helps where the mixture is better than the best model from
-scratch.
+scratch. A source of another runtime or kind of device must do so clearly, with less than half the error: by a few
+networks alone such a source looks good too often.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -40,8 +41,15 @@ SCRATCHES = (SCRATCH, *(f"{SCRATCH}, {learner.name}" for learner in SIMPLE[1:]))
 _RANK = 4
 _SMALLEST_SPREAD = 0.005
 _SMALLEST_SHARE = 0.02
+_CLEARLY = 0.5
 
-Way = Callable[[Features, Numbers], Fitted]
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """A way to make a model of a few networks, and the sources that it leans on."""
+
+    sources: tuple[str, ...]
+    fit: Callable[[Features, Numbers], Fitted]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,25 +85,37 @@ class Transferred:
         return next(found for name, found in self.ranking.items() if name in SCRATCHES)
 
 
-def transfer(features: Features, target: Numbers, *, sources: Sequence[str]) -> Transferred:
-    """A mixture of the ways to use other devices' models, whose answers the features hold, for a new device."""
+def transfer(
+    features: Features, target: Numbers, *, sources: Sequence[str], unlike: Collection[str] = ()
+) -> Transferred:
+    """A mixture of the ways to use other devices' models, whose answers the features hold, for a new device.
+
+    `unlike` are the sources of another runtime or kind of device.
+    """
     target, _ = checked(features, target, None)
     labels = _networks(features, sources)
     if len(set(labels)) < MIN_NETWORKS:
         raise InputError(f"a transfer needs at least {MIN_NETWORKS} measured networks", got=len(set(labels)))
     folds = make_folds(len(target), num_folds=len(set(labels)), seed=0, groups=labels)
-    tried = ways(sources)
+    tried = ways(sources, unlike=unlike)
     answers = {name: _left_out(way, features, target, folds) for name, way in tried.items()}
     ranking = dict(sorted(((name, scores(given, target)) for name, given in answers.items()), key=_by_error))
-    weights = stack_weights(list(answers.values()), target)
-    kept = {name: float(weight) for name, weight in zip(tried, weights, strict=True) if weight > _SMALLEST_SHARE}
+    allowed = _allowed(tried, ranking, unlike)
+    weights = stack_weights([answers[name] for name in allowed], target)
+    kept = {name: float(weight) for name, weight in zip(allowed, weights, strict=True) if weight > _SMALLEST_SHARE}
     shares = {name: weight / sum(kept.values()) for name, weight in kept.items()}
     mixed = np.exp(sum(share * np.log(answers[name]) for name, share in shares.items()))
-    members = tuple(tried[name](features, target) for name in shares)
+    members = tuple(tried[name].fit(features, target) for name in shares)
     fitted = Stack(members=members, weights=np.array(list(shares.values())))
     return Transferred(
         fitted=fitted, target=target, by_way=answers, shares=shares, ranking=ranking, answers=mixed, folds=folds
     )
+
+
+def _allowed(tried: Mapping[str, Way], ranking: Mapping[str, Scores], unlike: Collection[str]) -> list[str]:
+    """The ways that may be mixed, in their order."""
+    bound = _CLEARLY * min(ranking[name].mape for name in SCRATCHES)
+    return [name for name, way in tried.items() if ranking[name].mape < bound or not set(way.sources) & set(unlike)]
 
 
 def _networks(features: Features, sources: Sequence[str]) -> list[str]:
@@ -109,35 +129,38 @@ def _own(features: Features, sources: Sequence[str]) -> Features:
     return replace(features, shape_names=tuple(own), shapes=features.shapes_by(own))
 
 
-def ways(sources: Sequence[str]) -> dict[str, Way]:
+def ways(sources: Sequence[str], *, unlike: Collection[str] = ()) -> dict[str, Way]:
     """The ways to make a model from a few measurements, by name."""
     found = {name: _scratch(learner, sources) for name, learner in zip(SCRATCHES, SIMPLE, strict=True)}
     for source in sources:
         found[f"{source} scaled"] = _scaled(source)
         found[f"{source} bent"] = _basis((source,))
-    if len(sources) > 1:
-        found["basis"] = _basis(tuple(sources))
+    alike = tuple(source for source in sources if source not in unlike)
+    if len(alike) > 1:
+        found["basis"] = _basis(alike)
+    if len(sources) > max(len(alike), 1):
+        found["basis of all"] = _basis(tuple(sources))
     return found
 
 
 def _scratch(learner: Learner, sources: Sequence[str]) -> Way:
     """A model that sees nothing of the sources."""
 
-    def way(features: Features, target: Numbers) -> Fitted:
+    def fit(features: Features, target: Numbers) -> Fitted:
         return learner.fit(_own(features, sources), target)
 
-    return way
+    return Way(sources=(), fit=fit)
 
 
 def _scaled(source: str) -> Way:
     """A source times the median ratio to it."""
 
-    def way(features: Features, target: Numbers) -> Fitted:
+    def fit(features: Features, target: Numbers) -> Fitted:
         logs = source_logs((source,), features)
         offset = float(np.median(np.log(target) - logs[:, 0]))
         return Scaled(sources=(source,), weights=np.ones(1), centres=np.zeros(1), offset=offset)
 
-    return way
+    return Way(sources=(source,), fit=fit)
 
 
 def _basis(sources: tuple[str, ...]) -> Way:
@@ -146,7 +169,7 @@ def _basis(sources: tuple[str, ...]) -> Way:
     The prior is the sources' own mean, scaled: a weight of 1 in all on what they agree upon, 0 on what they differ in.
     """
 
-    def way(features: Features, target: Numbers) -> Fitted:
+    def fit(features: Features, target: Numbers) -> Fitted:
         logs = source_logs(sources, features)
         centres = logs.mean(axis=0)
         directions = _directions(logs - centres)
@@ -155,7 +178,7 @@ def _basis(sources: tuple[str, ...]) -> Way:
         offset, weights = _bayesian(coordinates, np.log(target), prior=prior)
         return Scaled(sources=sources, weights=directions @ weights, centres=centres, offset=offset)
 
-    return way
+    return Way(sources=sources, fit=fit)
 
 
 def _directions(centred: Numbers) -> Numbers:
@@ -185,7 +208,7 @@ def _bayesian(coordinates: Numbers, logs: Numbers, *, prior: Numbers) -> tuple[f
 def _left_out(way: Way, features: Features, target: Numbers, folds: Sequence[Fold]) -> Numbers:
     answers = np.zeros(len(target))
     for fold in folds:
-        fitted = way(features.take(fold.fit), target[fold.fit])
+        fitted = way.fit(features.take(fold.fit), target[fold.fit])
         answers[fold.held_out] = fitted.predict(features.take(fold.held_out))
     return answers
 

@@ -1,6 +1,6 @@
 """A predictor for a new device that leans on those of others, with a card of its own."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from hwnas.predict.features.table import Numbers, with_answers
@@ -17,15 +17,21 @@ NAME = "transfer"
 
 
 def transfer_predictor(
-    observed: Observations, *, sources: Mapping[str, Source], answers: Mapping[str, Numbers], allow_mixed: bool = False
+    observed: Observations,
+    *,
+    sources: Mapping[str, Source],
+    answers: Mapping[str, Numbers],
+    unlike: Collection[str] = (),
+    allow_mixed: bool = False,
 ) -> Predictor | None:
     """The predictor that leans on the sources; None where that is no better than the best model without them.
 
-    `answers` are what the sources say of the measured networks. Every figure is a leave-one-out one.
+    `answers` are what the sources say of the measured networks, `unlike` the sources of another runtime or kind of
+    device. Every figure is a leave-one-out one.
     """
     check_observations(observed, allow_mixed=allow_mixed)
     features, target = with_answers(observed.features, answers), observed.target
-    made = transfer(features, target, sources=tuple(answers))
+    made = transfer(features, target, sources=tuple(answers), unlike=unlike)
     if not made.leans:
         return None
     leaning = replace(observed, features=features)

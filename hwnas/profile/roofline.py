@@ -11,7 +11,7 @@ from typing import Literal, cast
 
 from hwnas.devices import Device, Precision
 from hwnas.errors import InputError
-from hwnas.workload import Operation, Workload, element_bytes
+from hwnas.workload import ONCE, Operation, Workload, element_bytes
 
 Part = Literal["stem", "attention", "locality", "mlp", "head", "other"]
 
@@ -101,6 +101,7 @@ def total_ms(costs: Sequence[OperationCost]) -> float:
 
 
 def _cost(operation: Operation, rates: Rates | None, *, width: int, batch: int) -> OperationCost:
+    batch = 1 if ONCE in operation.traits else batch
     macs = int(operation.macs) * batch
     moved = int((operation.elements_read + operation.elements_written) * batch + operation.params) * width
     return OperationCost(

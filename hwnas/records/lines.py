@@ -47,8 +47,9 @@ def _require_whole(samples: Samples, *, source: str) -> None:
         raise InputError(f"{source} must have a time for each run", got=", ".join(map(str, lengths)))
 
 
-def require_schema(got: object, *, expected: str, source: str) -> None:
+def require_schema(
+    got: object, *, expected: str, source: str, hint: str = "read it with the version of hwnas that wrote it"
+) -> None:
     """A file must have the form that this version reads."""
     if got != expected:
-        hint = "read it with the version of hwnas that wrote it"
         raise InputError(f"{source} has another form", got=shown(got), known=[expected], hint=hint)

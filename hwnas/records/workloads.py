@@ -19,7 +19,7 @@ from hwnas.records.lines import require_schema
 from hwnas.runs import write_atomic
 from hwnas.workload import Operation, Workload
 
-SCHEMA = "hwnas.workloads/1"
+SCHEMA = "hwnas.workloads/2"
 """The form of the file that this version writes and reads."""
 
 Key = tuple[str, int]
@@ -54,7 +54,8 @@ def load_workloads(path: Path) -> TracedModels:
     head = parse_json(lines[0] if lines else "", source=f"{path}, line 1")
     if not isinstance(head, dict) or not isinstance(head.get("timm"), str):
         raise InputError(f"{path} must hold traced models", got=shown(head))
-    require_schema(head.get("schema"), expected=SCHEMA, source=str(path))
+    again = "remove it: hwnas profiles import-timm traces the models again"
+    require_schema(head.get("schema"), expected=SCHEMA, source=str(path), hint=again)
     if head.get("num_models") != len(lines) - 1:
         raise InputError(f"{path} must hold {head.get('num_models')} models", got=len(lines) - 1, hint="copy it again")
     rows = (json.loads(line) for line in lines[1:])
@@ -82,10 +83,13 @@ def _workload(rows: Sequence[Mapping[str, Any]] | None) -> Workload | None:
 
 
 def _plain(row: Operation) -> dict[str, Any]:
-    extra = {"variant": row.label} if row.label != row.kind else {}
+    extra: dict[str, Any] = {"variant": row.label} if row.label != row.kind else {}
+    if row.traits:
+        extra["traits"] = list(row.traits)
     return {"type": type(row).__name__, "times": row.times, "shared": row.shared, **extra, **row.shape}
 
 
 def _operation(row: Mapping[str, Any]) -> Operation:
-    made: Operation = getattr(operations, row["type"])(name="", **{k: v for k, v in row.items() if k != "type"})
+    sizes = {name: value for name, value in row.items() if name not in ("type", "traits")}
+    made: Operation = getattr(operations, row["type"])(name="", traits=tuple(row.get("traits", ())), **sizes)
     return made

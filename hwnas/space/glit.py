@@ -22,7 +22,7 @@ from hwnas.config import shown
 from hwnas.errors import InputError
 from hwnas.space.arch import Arch
 from hwnas.space.dimension import Dimension, per_block
-from hwnas.space.layers import Operations, head, mlp_branch, patch_stem, residual
+from hwnas.space.layers import PIXELS, RESIDUAL, Operations, head, mlp_branch, patch_stem, residual
 from hwnas.space.space import (
     Costs,
     Genes,
@@ -214,10 +214,11 @@ class Glit(Space[GlitConfig, GlitArch]):
             image_size=config.image_size, channels=config.channels, patch_size=config.patch_size, embed=embed
         )
         block = (
-            Norm(name="norm1", times=times, tokens=tokens, channels=embed),
+            Norm(name="norm1", times=times, tokens=tokens, channels=embed, traits=RESIDUAL),
             *_attention(widths, tokens=tokens),
             *_locality(widths, tokens=tokens),
-            residual("add1", times=times, elements=tokens * embed),
+            residual("add1", times=times * (widths.heads > 0), elements=tokens * embed),
+            residual("add1", times=times * (widths.heads == 0), elements=tokens * embed, traits=PIXELS + RESIDUAL),
             *mlp_branch(times=times, tokens=tokens, embed=embed, hidden=widths.hidden),
         )
         end = head(tokens=tokens, embed=embed, num_classes=config.num_classes)

@@ -3,9 +3,15 @@
 Sizes are whole numbers or arrays over a population (`hwnas.workload`); `times` is 1 where a row has the part.
 """
 
-from hwnas.workload import Attention, Convolution, Elementwise, Linear, Norm, Operation, Size, Table
+from hwnas.workload import FLOAT32, STRIDED, Attention, Convolution, Elementwise, Linear, Norm, Operation, Size, Table
 
 Operations = tuple[Operation, ...]
+Traits = tuple[str, ...]
+
+RESIDUAL: Traits = (FLOAT32,)
+"""The traits of norms and sums on a residual stream behind a position table."""
+PIXELS: Traits = (STRIDED,)
+"""The traits of norms and sums on tokens that are a view of a convolution's pixels."""
 
 
 def patch_stem(*, image_size: int, channels: int, patch_size: Size, embed: Size) -> Operations:
@@ -23,17 +29,17 @@ def patch_stem(*, image_size: int, channels: int, patch_size: Size, embed: Size)
     return (patch_embed, Table(name="class_token", elements=embed), *position("position", elements))
 
 
-def position(name: str, elements: Size) -> Operations:
+def position(name: str, elements: Size, *, traits: Traits = RESIDUAL) -> Operations:
     """A position embedding that is added to the tokens."""
     # the table's own elements are read as parameters
-    added = Elementwise(name=f"add_{name}", variant="add", elements=elements)
+    added = Elementwise(name=f"add_{name}", variant="add", elements=elements, traits=traits)
     return (Table(name=name, elements=elements), added)
 
 
 def attention_branch(*, times: Size, tokens: Size, embed: Size, heads: Size, width: Size) -> Operations:
     """Norm, joint q, k and v of `width` each, attention, projection, residual sum."""
     return (
-        Norm(name="norm1", times=times, tokens=tokens, channels=embed),
+        Norm(name="norm1", times=times, tokens=tokens, channels=embed, traits=RESIDUAL),
         Linear(name="qkv", times=times, tokens=tokens, inputs=embed, outputs=3 * width),
         Attention(name="attention", times=times, heads=heads, width=width, queries=tokens, keys=tokens),
         Linear(name="proj", times=times, tokens=tokens, inputs=width, outputs=embed),
@@ -41,26 +47,28 @@ def attention_branch(*, times: Size, tokens: Size, embed: Size, heads: Size, wid
     )
 
 
-def mlp_branch(*, times: Size, tokens: Size, embed: Size, hidden: Size) -> Operations:
+def mlp_branch(*, times: Size, tokens: Size, embed: Size, hidden: Size, traits: Traits = RESIDUAL) -> Operations:
     """Norm, two linears with a GELU between them, residual sum."""
     return (
-        Norm(name="norm2", times=times, tokens=tokens, channels=embed),
+        Norm(name="norm2", times=times, tokens=tokens, channels=embed, traits=traits),
         Linear(name="fc1", times=times, tokens=tokens, inputs=embed, outputs=hidden),
         Elementwise(name="gelu", times=times, variant="gelu", elements=tokens * hidden),
         Linear(name="fc2", times=times, tokens=tokens, inputs=hidden, outputs=embed),
-        residual("add2", times=times, elements=tokens * embed),
+        residual("add2", times=times, elements=tokens * embed, traits=traits),
     )
 
 
-def residual(name: str, *, times: Size, elements: Size) -> Operation:
+def residual(name: str, *, times: Size, elements: Size, traits: Traits = RESIDUAL) -> Operation:
     """The sum of a branch and what it started from."""
-    return Elementwise(name=name, times=times, variant="add", elements=elements, operands=2)
+    return Elementwise(name=name, times=times, variant="add", elements=elements, operands=2, traits=traits)
 
 
-def head(*, tokens: Size, embed: Size, num_classes: int, pool: Operations = ()) -> Operations:
+def head(
+    *, tokens: Size, embed: Size, num_classes: int, pool: Operations = (), traits: Traits = RESIDUAL
+) -> Operations:
     """The last norm, a pool where there is one, and the classifier."""
     return (
-        Norm(name="norm", tokens=tokens, channels=embed),
+        Norm(name="norm", tokens=tokens, channels=embed, traits=traits),
         *pool,
         Linear(name="classifier", tokens=1, inputs=embed, outputs=num_classes),
     )

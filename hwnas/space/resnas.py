@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike
 from hwnas.errors import InputError
 from hwnas.space.arch import Arch
 from hwnas.space.dimension import Dimension, per_block_of_stages, per_stage
-from hwnas.space.layers import Operations, attention_branch, head, mlp_branch, position
+from hwnas.space.layers import PIXELS, RESIDUAL, Operations, attention_branch, head, mlp_branch, position, residual
 from hwnas.space.space import (
     Costs,
     Genes,
@@ -210,7 +210,7 @@ class ResNas(Space[ResNasConfig, ResNasArch]):
     def _reduction(self, stage: int, inputs: Size, outputs: Size) -> Operations:
         before, after = (self.config.grids[index] ** 2 for index in (stage - 1, stage))
         return (
-            Norm(name="norm", tokens=before + 1, channels=inputs),
+            Norm(name="norm", tokens=before + 1, channels=inputs, traits=RESIDUAL),
             Convolution(
                 name="conv",
                 positions_in=before,
@@ -219,10 +219,10 @@ class ResNas(Space[ResNasConfig, ResNasArch]):
                 outputs=outputs,
                 kernel=9,
             ),
-            *position("position", after * outputs),
+            *position("position", after * outputs, traits=PIXELS + RESIDUAL),
             Pool(name="skip", positions_in=before, positions_out=after, channels=inputs),
             Linear(name="class_token", tokens=1, inputs=inputs, outputs=outputs),
-            Elementwise(name="add", variant="add", elements=(after + 1) * outputs, operands=2),
+            residual("add", times=1, elements=(after + 1) * outputs),
         )
 
     def _blocks(self, genomes: Genomes, embeds: list[Size]) -> Iterator[Operations]:

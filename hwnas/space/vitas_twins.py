@@ -21,7 +21,7 @@ import numpy as np
 
 from hwnas.space.arch import Arch
 from hwnas.space.dimension import Dimension, per_block_of_stages, per_stage
-from hwnas.space.layers import Operations, head, mlp_branch, residual
+from hwnas.space.layers import PIXELS, Operations, head, mlp_branch, residual
 from hwnas.space.space import (
     Genes,
     Genomes,
@@ -37,7 +37,7 @@ from hwnas.space.space import (
     require_sizes,
 )
 from hwnas.space.vitas import VitasBlock, tenths
-from hwnas.workload import Attention, Convolution, Elementwise, Linear, Norm, Pool, Segment, Size
+from hwnas.workload import Attention, Convolution, Linear, Norm, Pool, Segment, Size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +145,7 @@ class Twins(Space[TwinsConfig, TwinsArch]):
             channels = embed
         tokens = config.grids[-1] ** 2
         pool = Pool(name="pool", positions_in=tokens, positions_out=1, channels=channels)
-        end = head(tokens=tokens, embed=channels, num_classes=config.num_classes, pool=(pool,))
+        end = head(tokens=tokens, embed=channels, num_classes=config.num_classes, pool=(pool,), traits=())
         return (*segments, Segment("head", end))
 
     def _blocks(self, genomes: Genomes) -> Iterator[Operations]:
@@ -163,8 +163,8 @@ class Twins(Space[TwinsConfig, TwinsArch]):
                 *_local_attention(times=times * (1 - odd), window=self.config.window, **part),
                 *_global_attention(times=times * odd, reduction=stage.reduction, **part),
                 Linear(name="proj", times=times, tokens=grid**2, inputs=qkv // 3, outputs=embed),
-                residual("add1", times=times, elements=grid**2 * embed),
-                *mlp_branch(times=times, tokens=grid**2, embed=embed, hidden=hidden),
+                residual("add1", times=times, elements=grid**2 * embed, traits=()),
+                *mlp_branch(times=times, tokens=grid**2, embed=embed, hidden=hidden, traits=()),
                 *_position(times=times * (np.arange(stage.slots) == 0), tokens=grid**2, embed=embed),
             )
 
@@ -228,7 +228,7 @@ def _patch_embed(*, grid: int, patch_size: int, inputs: Size, outputs: Size) -> 
             outputs=outputs,
             kernel=patch_size**2,
         ),
-        Norm(name="norm", tokens=grid**2, channels=outputs),
+        Norm(name="norm", tokens=grid**2, channels=outputs, traits=PIXELS),
     )
 
 
@@ -263,7 +263,7 @@ def _global_attention(*, times: Size, embed: Size, grid: int, heads: Size, width
             outputs=embed,
             kernel=reduction**2,
         ),
-        Norm(name="reduce_norm", times=times, tokens=keys, channels=embed),
+        Norm(name="reduce_norm", times=times, tokens=keys, channels=embed, traits=PIXELS),
     )
     return (
         Linear(name="global_q", times=times, tokens=grid**2, inputs=embed, outputs=width),
@@ -293,7 +293,7 @@ def _position(*, times: Size, tokens: int, embed: Size) -> Operations:
             kernel=9,
             groups=embed,
         ),
-        Elementwise(name="add_position", times=times, variant="add", elements=tokens * embed, operands=2),
+        residual("add_position", times=times, elements=tokens * embed, traits=PIXELS),
     )
 
 

@@ -17,6 +17,7 @@ from hwnas.workload import (
     Pool,
     TransposedConvolution,
 )
+from tests.export.operations import without_traits
 
 GRID = (1, 8, 6, 6)
 TOKENS = (1, 10, 16)
@@ -34,13 +35,13 @@ class Scaled(nn.Module):
 
 
 def of_module(module: nn.Module, *shape: int) -> Operation:
-    (operation,) = trace_module(nn.Sequential(module), input_shape=shape).operations
+    (operation,) = without_traits(trace_module(nn.Sequential(module), input_shape=shape))
     return operation
 
 
 def of_function(function: Callable[[Tensor], object], *shape: int) -> list[Operation]:
     """What a function does, after the table and the product that `Scaled` puts before it."""
-    return list(trace_module(Scaled(function), input_shape=shape).operations[2:])
+    return list(without_traits(trace_module(Scaled(function), input_shape=shape))[2:])
 
 
 MODULES: dict[str, tuple[nn.Module, tuple[int, ...], Operation]] = {

@@ -8,8 +8,11 @@ import pytest
 from hwnas.errors import InputError, MissingError
 from hwnas.pipeline.fit import FitOptions, fit_predictors
 from hwnas.pipeline.predict import PredictOptions, predict_networks, require_all_inside
+from hwnas.pipeline.predicting.measured import measured_profile, of_space
+from hwnas.pipeline.predicting.sources import find_sources
 from hwnas.predict.models import BlocksLearner
 from hwnas.predict.store import load_card
+from hwnas.profile.library import entries
 from tests.pipeline.measured_profiles import DEVICE, NOISE, fast_fits, make_profile, subjects_of, true_ms
 
 SPACE = "autoformer-micro"
@@ -138,6 +141,18 @@ def test_a_few_networks_lean_on_another_device_where_that_helps(tmp_path: Path) 
     assert found.notes == ("intervals of 81%: 10 networks were fitted, too few for 90%",)
     with pytest.raises(InputError, match="support no interval at this confidence"):
         predict_networks([f"{SPACE}:min"], replace(bare, confidence=0.9))
+
+
+def test_sources_of_another_runtime_or_kind_of_device_are_told_apart(tmp_path: Path) -> None:
+    for device in ("source-4c", "a100"):
+        make_profile(tmp_path / "profiles", count=20, device=device)
+        fit_predictors(options(tmp_path, device=device, metrics=("latency_ms",)))
+    (entry,) = entries(((make_profile(tmp_path / "new", count=20).parents[1], "own"),))
+    here = of_space(measured_profile(entry), SPACE)
+    eager = replace(here, setting=replace(here.setting, runtime="torch"))
+    devices, place = ("source-4c", "a100"), tmp_path / "predictors"
+    assert find_sources(here, "latency_ms", devices, predictors=place).unlike == {"a100"}
+    assert find_sources(eager, "latency_ms", devices, predictors=place).unlike == {"source-4c", "a100"}
 
 
 def test_a_fit_of_one_space_counts_its_blocks_and_another_device_may_lean_on_it(

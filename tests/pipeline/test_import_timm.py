@@ -1,3 +1,4 @@
+import gzip
 import json
 from pathlib import Path
 
@@ -66,6 +67,35 @@ def test_traced_models_are_not_traced_again(table: Path, tmp_path: Path, monkeyp
     import_timm([table], options, say=said.append)
     assert said == ["3 of 3 models traced"]
     assert (tmp_path / "profiles" / "timm-workloads.jsonl.gz").read_bytes() == before
+
+
+def test_workloads_of_another_form_are_traced_again(table: Path, tmp_path: Path) -> None:
+    options = ImportOptions(out=tmp_path / "profiles", match="test_vit$")
+    import_timm([table], options)
+    file = tmp_path / "profiles" / "timm-workloads.jsonl.gz"
+    lines = gzip.decompress(file.read_bytes()).replace(b"hwnas.workloads/2", b"hwnas.workloads/1")
+    file.write_bytes(gzip.compress(lines))
+    (entry,) = table_entries(((tmp_path / "profiles", "own"),))
+    with pytest.raises(InputError, match="has another form") as refused:
+        measured_table(entry)
+    assert refused.value.hint == "remove it: hwnas profiles import-timm traces the models again"
+    said: list[str] = []
+    import_timm([table], options, say=said.append)
+    assert said == [f"{file} has another form: all models are traced again", "1 of 1 models traced"]
+    assert len(measured_table(entry)) == 1
+
+
+def test_a_table_of_autocast_is_read_under_autocast(table: Path, tmp_path: Path) -> None:
+    import_timm([table], ImportOptions(out=tmp_path, match="test_vit$"))
+    plain = table.rename(table.with_name("benchmark-infer-fp32-nchw-pt240-cpu-i9_10940x-dynamo.csv"))
+    import_timm([plain], ImportOptions(out=tmp_path, match="test_vit$", device="intel-core-i9-10940x-14c-avx512"))
+    found = {
+        entry.manifest.precision: measured_table(entry).conditions for entry in table_entries(((tmp_path, "own"),))
+    }
+    assert {name: (of.torch_layouts, of.autocast) for name, of in found.items()} == {
+        "fp16": (True, True),
+        "fp32": (True, False),
+    }
 
 
 def test_a_changed_table_is_found_out(table: Path, tmp_path: Path) -> None:

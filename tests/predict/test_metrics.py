@@ -3,7 +3,7 @@ import pytest
 from sklearn.metrics import mean_absolute_percentage_error
 
 from hwnas.errors import InputError
-from hwnas.predict.metrics import coverage, scores
+from hwnas.predict.metrics import best_spearman, coverage, scores
 
 
 def test_scores_by_hand() -> None:
@@ -29,6 +29,16 @@ def test_ranks_by_hand() -> None:
 def test_equal_figures_have_no_rank_correlation() -> None:
     found = scores(np.array([1.0, 2.0]), np.array([3.0, 3.0]))
     assert (found.spearman, found.kendall) == (None, None)
+
+
+def test_noise_decides_how_well_networks_can_be_ranked_at_best() -> None:
+    figures = np.linspace(10, 20, 200)
+    noise = np.random.default_rng(1).standard_normal(200) * 0.05
+    measured_again = scores(figures, figures * np.exp(noise)).spearman
+    floor = float(np.abs(np.exp(noise) - 1).mean())
+    assert best_spearman(figures, noise_floor=floor) == pytest.approx(measured_again, abs=0.005)
+    assert best_spearman(figures, noise_floor=1e-9) == 1
+    assert best_spearman(np.ones(4), noise_floor=0.01) is None
 
 
 def test_coverage_counts_both_ends() -> None:

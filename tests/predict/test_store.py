@@ -67,9 +67,17 @@ def test_the_page_states_the_figures(tmp_path: Path) -> None:
     assert "![held-out networks](parity.svg)" in page
     assert "| driver | 1.2 |" in page
     assert "noise floor of measuring again" in page
+    assert f"its rank correlation would be about {fitted().card.best_spearman:.4f}" in page
     plot = (tmp_path / "p" / "parity.svg").read_text()
     assert plot.lstrip().startswith("<?xml")
     assert "measured, ms" in plot
+
+
+def test_only_times_and_rates_have_a_best_rank_correlation() -> None:
+    card = fitted().card
+    assert card.best_spearman is not None
+    assert replace(card, noise_floor=None).best_spearman is None
+    assert replace(card, metric=replace(card.metric, name="memory_mb")).best_spearman is None
 
 
 def test_equal_predictors_are_written_equal(tmp_path: Path) -> None:
@@ -106,7 +114,7 @@ def _edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
         ("card.json", lambda card: card.update(noise_floor=0.5), "card.json was changed"),
         ("card.json", lambda card: card["environment"].update(driver="9"), "card.json was changed"),
         ("model.json", lambda model: model["intervals"].update(slope=9.0), "model.json was changed"),
-        ("card.json", lambda card: card.update(schema="hwnas.predictor/9"), "has another form"),
+        ("card.json", lambda card: card.update(schema="hwnas.predictor/1"), "has another form"),
         ("card.json", lambda card: card.pop("schema"), "must hold the card of a predictor"),
         ("card.json", lambda card: card.update(created_utc=3), "created_utc must be a text"),
         ("card.json", lambda card: card.update(extra=1), "key 'extra' is not known"),

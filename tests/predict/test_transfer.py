@@ -6,7 +6,7 @@ import pytest
 from hwnas.errors import InputError
 from hwnas.predict.features.table import Features, features_of, with_answers
 from hwnas.predict.models import AnalyticLearner, Fitted
-from hwnas.predict.transfer import SCRATCHES, transfer
+from hwnas.predict.transfer import SCRATCHES, transfer, ways
 from tests.predict.synthetic import Numbers, measured_times, networks, true_times
 
 
@@ -41,6 +41,36 @@ def test_a_source_of_another_law_is_left_aside() -> None:
     assert ranked.index("useless scaled") > ranked.index("sibling scaled")
     assert not any(name.startswith("useless") for name in made.shares)
     assert _error(made.fitted, true_times(networks(200, seed=8)), **both) < 0.03
+
+
+def test_a_source_of_another_runtime_must_help_clearly() -> None:
+    few = networks(20, seed=4)
+    target = measured_times(few, seed=6, noise=0.02)
+    near = _with(few, sibling=_source(power=1.2))
+    alike = transfer(near, target, sources=("sibling",))
+    assert alike.ranking["sibling bent"].mape > 0.5 * alike.scratch.mape
+    assert "sibling bent" in alike.shares
+    assert set(transfer(near, target, sources=("sibling",), unlike=("sibling",)).shares) <= set(SCRATCHES)
+
+
+def test_a_source_of_another_runtime_that_helps_clearly_counts() -> None:
+    few = networks(8, seed=4)
+    rng = np.random.default_rng(0)
+    target = measured_times(few, seed=6) * rng.uniform(0.5, 2, 8)  # which only the source knows
+    knowing = with_answers(few, {"sibling": target * rng.uniform(0.99, 1.01, 8)})
+    made = transfer(knowing, target, sources=("sibling",), unlike=("sibling",))
+    assert made.ranking["sibling scaled"].mape < 0.5 * made.scratch.mape
+    assert made.leans
+
+
+def test_an_unlike_source_does_not_spoil_the_basis_of_the_others() -> None:
+    assert [name for name in ways(("a", "b")) if name.startswith("basis")] == ["basis"]
+    tried = ways(("a", "b", "c"), unlike=("c",))
+    assert {name: tried[name].sources for name in tried if name.startswith("basis")} == {
+        "basis": ("a", "b"),
+        "basis of all": ("a", "b", "c"),
+    }
+    assert "basis of all" not in ways(("c",), unlike=("c",))
 
 
 def test_a_source_must_beat_the_best_model_from_scratch_and_not_the_sum_alone() -> None:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from hwnas.devices import DEVICES
@@ -5,7 +7,7 @@ from hwnas.errors import InputError
 from hwnas.profile.hints import hints, widths
 from hwnas.profile.roofline import Rates, operation_costs, part_of, peak_rates, total_ms
 from hwnas.space import SPACES
-from hwnas.workload import Attention, Elementwise, Linear, Workload
+from hwnas.workload import ONCE, Attention, Elementwise, Linear, Workload
 
 A100 = DEVICES.get("a100")
 NAMED = ("attention", "locality", "mlp", "other")
@@ -25,6 +27,13 @@ def test_a_product_costs_its_work_or_its_bytes() -> None:
     assert cost.memory_ms == pytest.approx(moved / 1e11 * 1e3)
     assert cost.time_ms == max(cost.compute_ms or 0.0, cost.memory_ms or 0.0)
     assert cost.memory_bound is (cost.intensity < RATES.ridge)
+
+
+def test_what_no_image_enters_costs_the_same_for_every_batch() -> None:
+    table = Workload((replace(LINEAR, traits=(ONCE,)),))
+    assert operation_costs(table, rates=RATES, precision="fp16", batch=8) == operation_costs(
+        table, rates=RATES, precision="fp16", batch=1
+    )
 
 
 def test_an_elementwise_operation_is_bound_by_memory() -> None:

@@ -1,4 +1,5 @@
 import gzip
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -6,7 +7,7 @@ import pytest
 from hwnas.errors import InputError
 from hwnas.records.workloads import TracedModels, load_workloads, plain_operations, save_workloads, workload_from
 from hwnas.space import SPACES
-from hwnas.workload import Linear, Workload
+from hwnas.workload import ONCE, Linear, Workload
 
 SPACE = SPACES.get("autoformer-micro")
 WORKLOAD = SPACE.workload(SPACE.largest())
@@ -22,6 +23,12 @@ def test_counts_survive() -> None:
     again = workload_from(plain_operations(WORKLOAD))
     assert (again.macs, again.params) == (WORKLOAD.macs, WORKLOAD.params)
     assert again.bytes_read(precision="fp16") == WORKLOAD.bytes_read(precision="fp16")
+
+
+def test_traits_survive_and_keep_equal_operations_apart() -> None:
+    plain = Linear(name="a", tokens=4, inputs=8, outputs=2)
+    again = workload_from(plain_operations(Workload((plain, replace(plain, traits=(ONCE,))))))
+    assert [operation.traits for operation in again.operations] == [(), (ONCE,)]
 
 
 def test_a_file_gives_back_what_was_written(tmp_path: Path) -> None:
@@ -43,7 +50,7 @@ def test_a_file_gives_back_what_was_written(tmp_path: Path) -> None:
         ("", "must hold JSON"),
         ("[]", "must hold traced models"),
         ('{"schema": "hwnas.workloads/9", "timm": "1", "num_models": 0}', "has another form"),
-        ('{"schema": "hwnas.workloads/1", "timm": "1", "num_models": 2}', "must hold 2 models"),
+        ('{"schema": "hwnas.workloads/2", "timm": "1", "num_models": 2}', "must hold 2 models"),
     ],
 )
 def test_another_file_is_refused(tmp_path: Path, text: str, message: str) -> None:

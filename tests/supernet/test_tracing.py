@@ -19,8 +19,8 @@ MOVEMENT = {"cat", "pad", "gather", "expand"}
 
 def rows(workload: Workload) -> Counter[tuple[Any, ...]]:
     """The operations as values, names and order left out."""
-    found = (row for row in workload.rows() if row["kind"] not in MOVEMENT)
-    return Counter((row["kind"], *sorted(row["shape"].items()), row["macs"], row["params"]) for row in found)
+    found = (operation for operation in workload.operations if operation.label not in MOVEMENT)
+    return Counter((one.label, *sorted(one.shape.items()), one.macs, one.params, one.traits) for one in found)
 
 
 def traced(space: Space[Any, Any], arch: Any) -> Workload:

@@ -75,11 +75,20 @@ class MeasuredNetworks:
         return len(self.workloads)
 
     @cached_property
+    def conditions(self) -> Conditions:
+        """The conditions that all rows ran under."""
+        return conditions_of(
+            self.setting.device,
+            precision=self.setting.precision,
+            batch=self.batches if self.setting.batch is None else self.setting.batch,
+            runtime=self.setting.runtime,
+            autocast="autocast" in self.environment,
+        )
+
+    @cached_property
     def features(self) -> Features:
-        """The features of each row under this setting."""
-        batch = self.batches if self.setting.batch is None else self.setting.batch
-        conditions = conditions_of(self.setting.device, precision=self.setting.precision, batch=batch)
-        return self.featurised(conditions)
+        """The features of each row under these conditions."""
+        return self.featurised(self.conditions)
 
     def featurised(self, conditions: Conditions) -> Features:
         """The features of each row under some conditions; for networks of one space with counts of its blocks."""
@@ -115,7 +124,6 @@ class MeasuredNetworks:
         there = np.flatnonzero(np.isfinite(self.figures[metric]))
         part = self if len(there) == len(self) else self.take(there)
         setting = self.setting
-        batch = part.batches if setting.batch is None else setting.batch
         return Observations(
             metric=DeviceMetric(
                 name=metric,
@@ -126,7 +134,7 @@ class MeasuredNetworks:
             ),
             space=self.space,
             threads=setting.threads,
-            conditions=conditions_of(setting.device, precision=setting.precision, batch=batch),
+            conditions=part.conditions,
             features=part.features,
             figures=part.figures[metric],
             environments=part.environments,

@@ -22,6 +22,8 @@ class FoundSources:
 
     sources: Mapping[str, Source]
     answers: Mapping[str, Numbers]
+    unlike: frozenset[str]
+    """The devices whose predictor is of another runtime or kind of device."""
 
 
 def find_sources(
@@ -31,13 +33,22 @@ def find_sources(
     named = list(dict.fromkeys(map(resolve, devices)))
     if networks.setting.device.name in named:
         raise InputError("--from must name another device", got=networks.setting.device.name)
-    found = {device: _source(networks, metric, device, predictors) for device in named}
+    chosen = {device: _chosen(networks, Metric(name=metric, device=device), predictors) for device in named}
+    found = {device: _source(networks, predictor) for device, predictor in chosen.items()}
     answers = {name: source.answers(networks.featurised) for name, source in found.items()}
-    return FoundSources(sources=found, answers={name: np.asarray(values) for name, values in answers.items()})
+    return FoundSources(
+        sources=found,
+        answers={name: np.asarray(values) for name, values in answers.items()},
+        unlike=frozenset(device for device, predictor in chosen.items() if _is_unlike(networks, predictor)),
+    )
 
 
-def _source(networks: MeasuredNetworks, name: MetricName, device: str, predictors: Path | None) -> Source:
-    chosen = _chosen(networks, Metric(name=name, device=device), predictors)
+def _is_unlike(networks: MeasuredNetworks, chosen: ChosenPredictor) -> bool:
+    kinds = chosen.predictor.conditions.kind, networks.setting.device.kind
+    return chosen.metric.runtime != networks.setting.runtime or len(set(kinds)) > 1
+
+
+def _source(networks: MeasuredNetworks, chosen: ChosenPredictor) -> Source:
     predictor = chosen.predictor
     if predictor.sources:
         raise InputError(f"{chosen.path} leans on other devices itself: it can be no source")

@@ -14,7 +14,6 @@ from hwnas.pipeline.predicting.measured import MeasuredNetworks, measured_profil
 from hwnas.pipeline.predicting.workloads import subject_workloads
 from hwnas.pipeline.workplace import Reporter
 from hwnas.predict.active import choose_next
-from hwnas.predict.features.conditions import conditions_of
 from hwnas.predict.features.counting import workload_features
 from hwnas.predict.selection import MIN_NETWORKS, Protocol, cross_validate
 from hwnas.profile.choose import choose
@@ -121,9 +120,7 @@ class Rounds:
         wanted = min(count - self._count, len(pool))
         if not wanted:
             return plan_of(self._request, self._device, self._first_ones(before))
-        setting = measured.setting
-        conditions = conditions_of(setting.device, precision=setting.precision, batch=setting.batch or 1)
-        features = workload_features(subject_workloads(pool), conditions)
+        features = workload_features(subject_workloads(pool), measured.conditions)
         target = measured.figures["latency_ms"]
         rows = choose_next(features, measured.features, target, count=wanted, seed=self._request.seed)
         return plan_of(self._request, self._device, self._first_ones((*before, *(pool[row] for row in rows))))

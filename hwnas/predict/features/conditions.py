@@ -27,6 +27,10 @@ class Conditions:
     bytes_per_element: int
     num_sms: int | None = None
     batch: Batch = 1
+    torch_layouts: bool = False
+    """Whether tensors lie as torch's own operations leave them, which other runtimes arrange anew."""
+    autocast: bool = False
+    """Whether torch chooses the precision operation by operation."""
 
     def __post_init__(self) -> None:
         if np.min(self.batch) < 1:
@@ -45,10 +49,14 @@ class Conditions:
             "byte_per_s": self.byte_per_s,
             "bytes_per_element": self.bytes_per_element,
             "num_sms": self.num_sms,
+            "torch_layouts": self.torch_layouts,
+            "autocast": self.autocast,
         }
 
 
-def conditions_of(device: Device, *, precision: str = "fp32", batch: Batch = 1) -> Conditions:
+def conditions_of(
+    device: Device, *, precision: str = "fp32", batch: Batch = 1, runtime: str = "", autocast: bool = False
+) -> Conditions:
     """The conditions on a device; a rate that no datasheet tells is a nominal one of its kind."""
     nominal_op_per_s, nominal_byte_per_s = _NOMINAL[device.kind]
     width = element_bytes(
@@ -62,4 +70,6 @@ def conditions_of(device: Device, *, precision: str = "fp32", batch: Batch = 1) 
         bytes_per_element=width,
         num_sms=device.num_sms,
         batch=batch,
+        torch_layouts=runtime.startswith("torch"),
+        autocast=autocast,
     )

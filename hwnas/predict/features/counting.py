@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from hwnas.predict.features.conditions import Conditions
 from hwnas.predict.features.table import Features, Numbers
 from hwnas.predict.features.terms import terms
-from hwnas.workload import Operation, Segment, Workload, Workloads
+from hwnas.workload import Operation, Segment, Size, Workload, Workloads
 
 _MOMENT = "moment."
 _MIX = 0x9E3779B97F4A7C15
@@ -162,13 +162,13 @@ def _stacked(workloads: Sequence[Workload]) -> Iterator[tuple[Operation, NDArray
 
 
 def _kind(operation: Operation) -> tuple[object, ...]:
-    """What operations must share to be stacked: their type, their label, and what is a plain number by its type."""
+    """What operations must share to be stacked: type, label, traits, and what is a plain number by its type."""
     plain = [getattr(operation, entry.name) for entry in dataclasses.fields(operation) if entry.type is int]
-    return type(operation), operation.label, *plain
+    return type(operation), operation.label, operation.traits, *plain
 
 
 def _stack(operations: Sequence[Operation]) -> Operation:
-    names = [entry.name for entry in dataclasses.fields(operations[0]) if entry.type not in (int, str)]
+    names = [entry.name for entry in dataclasses.fields(operations[0]) if entry.type is Size]
     sizes: dict[str, Any] = {name: np.array([getattr(one, name) for one in operations]) for name in names}
     return dataclasses.replace(operations[0], **sizes)
 

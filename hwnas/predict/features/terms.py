@@ -15,6 +15,9 @@ import numpy as np
 
 from hwnas.predict.features.conditions import Conditions
 from hwnas.workload import (
+    FLOAT32,
+    ONCE,
+    STRIDED,
     Attention,
     Convolution,
     Elementwise,
@@ -57,8 +60,32 @@ class Product:
 
 def terms(operation: Operation, conditions: Conditions, batch: Amount) -> Iterator[Term]:
     """The costs of an operation by name; names that begin with `moment.` are moments."""
-    for name, amount in _TERMS[operation.kind](operation, conditions, batch):
+    found = _once(operation, conditions) if ONCE in operation.traits else _all(operation, conditions, batch)
+    for name, amount in found:
         yield name, operation.times * amount
+
+
+def _all(operation: Operation, conditions: Conditions, batch: Amount) -> Iterator[Term]:
+    yield from _TERMS[operation.kind](operation, conditions, batch)
+    for name in _layout(operation, conditions):
+        yield f"{name}.bytes", _bytes_ms(_moved(operation, batch), conditions)
+
+
+def _once(operation: Operation, conditions: Conditions) -> Iterator[Term]:
+    """What no image enters: little work of any kind, in as many calls."""
+    yield "once.macs", MS_PER_S * 2 * operation._macs() / conditions.op_per_s
+    yield "once.bytes", _bytes_ms(_moved(operation, 1.0) + operation._params(), conditions)
+    yield from (
+        (name, amount) for name, amount in _TERMS[operation.kind](operation, conditions, 1.0) if "calls" in name
+    )
+
+
+def _layout(operation: Operation, conditions: Conditions) -> Iterator[str]:
+    """What of torch's layouts an operation pays for besides."""
+    if conditions.torch_layouts and STRIDED in operation.traits:
+        yield "strided"
+    if conditions.autocast and FLOAT32 in operation.traits:
+        yield "float32"
 
 
 def _linear(operation: Linear, conditions: Conditions, batch: Amount) -> Iterator[Term]:

@@ -17,6 +17,8 @@ from hwnas.predict.models.model import Plain, checked, names, numbers
 _SMALLEST = 1e-12
 _FEW = 15
 _FOLDS = 5
+_SHARPNESS = 4
+"""How fast a freedom of greater error counts less: twice the error, a sixteenth of the weight."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +47,7 @@ class Analytic:
 class AnalyticLearner:
     """Fits the sum; `freedoms` are how far a coefficient may be from the usual one, as multiples of it.
 
-    Of several freedoms the one with the least cross-validated error is taken.
+    The coefficients of several freedoms are averaged, those of less cross-validated error counting more.
     """
 
     name: str = "analytic"
@@ -58,12 +60,24 @@ class AnalyticLearner:
         usual = usual_coefficients(features, target)
         shares = features.costs * usual / target[:, None]
         weights = weights / weights.mean()
-        freedom = self.freedoms[0]
-        if len(self.freedoms) > 1 and len(target) >= _FEW:
-            owner = np.random.default_rng(seed).permutation(len(target)) % _FOLDS
-            freedom = min(self.freedoms, key=lambda tried: self._error(shares, weights, owner, freedom=tried))
-        factors = self._factors(shares, weights, freedom=freedom)
+        counted = self._counted(shares, weights, seed)
+        factors = sum(
+            count * self._factors(shares, weights, freedom=freedom)
+            for count, freedom in zip(counted, self.freedoms, strict=True)
+            if count
+        )
         return Analytic(cost_names=features.cost_names, coefficients=factors * usual)
+
+    def _counted(self, shares: Numbers, weights: Numbers, seed: int) -> Numbers:
+        """How much each freedom counts, 1 in all; of few networks it is the first alone."""
+        if len(self.freedoms) == 1 or len(shares) < _FEW:
+            return np.array([1.0, *(0.0 for _ in self.freedoms[1:])])
+        owner = np.random.default_rng(seed).permutation(len(shares)) % _FOLDS
+        errors = np.array([self._error(shares, weights, owner, freedom=tried) for tried in self.freedoms])
+        errors = np.maximum(errors, _SMALLEST)
+        counts = (errors.min() / errors) ** _SHARPNESS
+        counted: Numbers = counts / counts.sum()
+        return counted
 
     def _error(self, shares: Numbers, weights: Numbers, owner: NDArray[np.intp], *, freedom: float) -> float:
         """The mean absolute relative error on held-out rows."""

@@ -18,8 +18,14 @@ def test_a_cpu_without_datasheet_has_nominal_rates() -> None:
     assert (conditions.op_per_s, conditions.byte_per_s, conditions.num_sms) == (1e11, 2e10, None)
 
 
+def test_layouts_are_torchs_where_torch_runs() -> None:
+    runtimes = ("torch", "torch-compile", "onnxruntime", "tensorrt")
+    found = [conditions_of(DEVICES.get("t4"), runtime=runtime).torch_layouts for runtime in runtimes]
+    assert found == [True, True, False, False]
+
+
 def test_conditions_survive_as_plain_values() -> None:
-    conditions = conditions_of(DEVICES.get("t4"), precision="fp16")
+    conditions = conditions_of(DEVICES.get("t4"), precision="fp16", runtime="torch", autocast=True)
     assert Conditions(**conditions.plain()) == conditions  # type: ignore[arg-type]
 
 

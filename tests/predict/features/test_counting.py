@@ -6,7 +6,7 @@ import pytest
 from hwnas.predict.features.conditions import Conditions
 from hwnas.predict.features.counting import population_features, workload_features
 from hwnas.space import SPACES
-from hwnas.workload import Attention, Elementwise, Linear, Workload
+from hwnas.workload import FLOAT32, ONCE, STRIDED, Attention, Elementwise, Linear, Workload
 from tests.predict.synthetic import cpu_conditions, gpu_conditions
 from tests.strategies import TINY
 
@@ -74,6 +74,32 @@ def test_a_linear_by_hand() -> None:
     assert shapes["mean.linear.depth"] == pytest.approx(np.log2(100))
     assert shapes["mean.linear.columns"] == pytest.approx(np.log2(300))
     assert shapes["mean.batch"] == pytest.approx(np.log2(20))
+
+
+def test_what_no_image_enters_runs_once_for_a_whole_batch() -> None:
+    table = Linear(name="table", tokens=10, inputs=128, outputs=64, traits=(ONCE,))
+    one, many = (workload_features([Workload((table,))], cpu_conditions(batch=batch)) for batch in (1, 32))
+    np.testing.assert_allclose(many.costs, one.costs)
+    costs = dict(zip(many.cost_names, many.costs[0], strict=True))
+    assert set(costs) == {"once.macs", "once.bytes", "calls.linear", "runs"}
+    assert costs["once.macs"] == pytest.approx(1e3 * 2 * 10 * 128 * 64 / 1e11)
+    assert costs["once.bytes"] == pytest.approx(1e3 * 4 * (10 * (128 + 64) + 129 * 64) / 2e10)
+
+
+def test_layouts_of_torch_cost_where_torch_runs() -> None:
+    added = Elementwise(name="add", variant="add", elements=100, operands=2, traits=(STRIDED, FLOAT32))
+    plain = gpu_conditions(batch=2)
+    seen = {}
+    for name, conditions in {
+        "other": plain,
+        "torch": dataclasses.replace(plain, torch_layouts=True),
+        "autocast": dataclasses.replace(plain, torch_layouts=True, autocast=True),
+    }.items():
+        features = workload_features([Workload((added,))], conditions)
+        seen[name] = dict(zip(features.cost_names, features.costs[0], strict=True))
+    assert set(seen["torch"]) - set(seen["other"]) == {"strided.bytes"}
+    assert set(seen["autocast"]) - set(seen["torch"]) == {"float32.bytes"}
+    assert seen["autocast"]["float32.bytes"] == pytest.approx(seen["other"]["add.bytes"])
 
 
 def test_only_operations_count_and_not_their_names_or_order() -> None:

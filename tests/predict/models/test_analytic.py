@@ -41,3 +41,20 @@ def test_every_feature_has_a_usual_coefficient() -> None:
         scaled = usual_coefficients(features, np.ones(10))
         assert np.isfinite(np.concatenate(alone)).all()
         assert len(set(np.round(scaled / scaled.max(), 6))) > 3
+    for name in ("once.macs", "once.bytes", "strided.bytes", "float32.bytes"):
+        usual = usual_coefficients(features_of({"linear.macs>512": np.ones(3), name: np.ones(3)}), np.ones(3))
+        assert usual[0] != usual[1]  # equal shares are what is taken where a name is not known
+
+
+def test_freedoms_count_by_their_held_out_error() -> None:
+    features, rng = networks(60), np.random.default_rng(0)
+    target = features.total() * rng.uniform(0.95, 1.05, 60)
+    alone = [AnalyticLearner(freedoms=(freedom,)).fit(features, target).coefficients for freedom in (2.0, 100.0)]
+    mixed = AnalyticLearner(freedoms=(2.0, 100.0)).fit(features, target).coefficients
+    difference = alone[1] - alone[0]
+    share = float((mixed - alone[0]) @ difference / (difference @ difference))
+    assert 0 < share < 1
+    np.testing.assert_allclose(mixed, alone[0] + share * difference, atol=1e-9)
+    few = features.take(slice(10))
+    first = AnalyticLearner(freedoms=(2.0,)).fit(few, target[:10])
+    np.testing.assert_array_equal(AnalyticLearner().fit(few, target[:10]).coefficients, first.coefficients)
