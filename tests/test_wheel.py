@@ -19,7 +19,7 @@ ASK = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
 import hwnas
-from hwnas.pipeline.predicting.tables import known_workloads
+from hwnas.pipeline.predicting.workloads import known_workloads
 from hwnas.pipeline.predictors import choose_predictor
 from hwnas.profile.library import search_path
 from hwnas.search.metric import parse_metric

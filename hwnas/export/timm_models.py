@@ -28,6 +28,13 @@ class TimmModel:
         return trace_workload(self.module, image_size=self.image_size, channels=self.channels)
 
 
+def own_size(name: str) -> int | None:
+    """The side of the square image that a model is for; None where that is not known, or not square."""
+    config = timm.get_pretrained_cfg(name)
+    _, height, width = config.input_size if config else (0, 0, -1)
+    return height if height == width else None
+
+
 def build_timm(name: str, *, image_size: int | tuple[int, int] | None = None) -> TimmModel:
     """A model by its name in timm, for images of its own default size or of another one."""
     if not timm.is_model(name):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from hwnas.devices import PRECISIONS, resolve
 from hwnas.errors import InputError, UnknownNameError, unknown
-from hwnas.pipeline.predicting.tables import WORKLOADS, key_of, known_workloads, matching
-from hwnas.pipeline.predicting.workloads import timm_workload
+from hwnas.pipeline.predicting.tables import key_of, matching
+from hwnas.pipeline.predicting.workloads import WORKLOADS, known_workloads, trace_timm
 from hwnas.profile.library import FOLDER
 from hwnas.profile.runners.runner import RUNNERS
 from hwnas.records.table import (
@@ -158,12 +158,14 @@ def _traced(keys: Sequence[Key], place: Path, say: Say) -> TracedModels:
     known = _known(place, say)
     version = package_versions(["timm"])["timm"]
     models: dict[Key, Workload | None] = dict(known.models) if known.timm == version else {}
+    own_sizes = dict(known.own_sizes) if known.timm == version else {}
     missing = [key for key in keys if key not in models]
     for number, key in enumerate(missing, start=1):
         models[key] = _trace(key)
+        own_sizes |= _own_size(key, models[key])
         if number % _EVERY == 0 or number == len(missing):
             say(f"{number} of {len(missing)} models traced")
-    traced = TracedModels(timm=version, models=models)
+    traced = TracedModels(timm=version, models=models, own_sizes=own_sizes)
     if missing:
         place.mkdir(parents=True, exist_ok=True)
         save_workloads(traced, place / WORKLOADS)
@@ -182,9 +184,17 @@ def _known(place: Path, say: Say) -> TracedModels:
 def _trace(key: Key) -> Workload | None:
     name, size = key
     try:
-        return timm_workload(name, image_size=size)
+        return trace_timm(name, image_size=size)
     except InputError:  # counted, and named in the answer
         return None
+
+
+def _own_size(key: Key, found: Workload | None) -> dict[str, int]:
+    """The size that a traced model is for, if it is the one that it was traced with."""
+    from hwnas.export.timm_models import own_size  # as the tracing does, where something was traced
+
+    name, size = key
+    return {name: size} if found is not None and own_size(name) == size else {}
 
 
 def _written(

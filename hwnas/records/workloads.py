@@ -8,7 +8,7 @@ import gzip
 import json
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ class TracedModels:
     timm: str
     """The version that they were traced with."""
     models: Mapping[Key, Workload | None]
+    own_sizes: Mapping[str, int] = field(default_factory=dict)
+    """The image size that a model is for, by its name, where that is known."""
 
 
 def save_workloads(traced: TracedModels, path: Path) -> None:
@@ -40,7 +42,8 @@ def save_workloads(traced: TracedModels, path: Path) -> None:
     lines = [json.dumps({"schema": SCHEMA, "timm": traced.timm, "num_models": len(traced.models)})]
     for (name, size), workload in sorted(traced.models.items()):
         rows = None if workload is None else plain_operations(workload)
-        row = {"name": name, "image_size": size, "operations": rows}
+        own = {"own_size": True} if traced.own_sizes.get(name) == size else {}
+        row = {"name": name, "image_size": size, **own, "operations": rows}
         lines.append(json.dumps(row, separators=(",", ":")))
     write_atomic(path, gzip.compress("\n".join(lines).encode("utf-8"), mtime=0))
 
@@ -58,9 +61,10 @@ def load_workloads(path: Path) -> TracedModels:
     require_schema(head.get("schema"), expected=SCHEMA, source=str(path), hint=again)
     if head.get("num_models") != len(lines) - 1:
         raise InputError(f"{path} must hold {head.get('num_models')} models", got=len(lines) - 1, hint="copy it again")
-    rows = (json.loads(line) for line in lines[1:])
+    rows = [json.loads(line) for line in lines[1:]]
     models = {(row["name"], row["image_size"]): _workload(row["operations"]) for row in rows}
-    return TracedModels(timm=head["timm"], models=models)
+    own_sizes = {row["name"]: row["image_size"] for row in rows if row.get("own_size")}
+    return TracedModels(timm=head["timm"], models=models, own_sizes=own_sizes)
 
 
 def plain_operations(workload: Workload) -> list[dict[str, Any]]:

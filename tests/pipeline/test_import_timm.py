@@ -9,8 +9,9 @@ from hwnas.pipeline.fit import FitOptions, fit_predictors
 from hwnas.pipeline.import_timm import ImportOptions, import_timm
 from hwnas.pipeline.predict import PredictOptions, predict_networks
 from hwnas.pipeline.predicting.tables import measured_table, table_entries
+from hwnas.pipeline.predicting.workloads import timm_workload
 from hwnas.pipeline.profiles import list_profiles, show_profile
-from hwnas.records.workloads import load_workloads
+from hwnas.records.workloads import load_workloads, plain_operations, workload_from
 from tests.pipeline.measured_profiles import fast_fits
 
 NAME = "benchmark-infer-amp-nhwc-pt291-cu128-4090-dynamo.csv"
@@ -63,10 +64,28 @@ def test_traced_models_are_not_traced_again(table: Path, tmp_path: Path, monkeyp
     said: list[str] = []
     import_timm([table], options, say=said.append)
     before = (tmp_path / "profiles" / "timm-workloads.jsonl.gz").read_bytes()
-    monkeypatch.setattr("hwnas.pipeline.import_timm.timm_workload", None)
+    monkeypatch.setattr("hwnas.pipeline.import_timm.trace_timm", None)
     import_timm([table], options, say=said.append)
     assert said == ["3 of 3 models traced"]
     assert (tmp_path / "profiles" / "timm-workloads.jsonl.gz").read_bytes() == before
+
+
+def test_a_model_that_was_traced_before_is_not_traced_for_a_question(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    timm_workload.cache_clear()
+    import_timm([table], ImportOptions(match="test_vit$"))
+    monkeypatch.setattr("hwnas.pipeline.predicting.workloads.trace_timm", None)
+    own = timm_workload("test_vit")
+    assert own == timm_workload("test_vit", image_size=160)
+    file = tmp_path / "profiles" / "timm-workloads.jsonl.gz"
+    file.write_bytes(gzip.compress(gzip.decompress(file.read_bytes()).replace(b'"timm": "', b'"timm": "0.')))
+    timm_workload.cache_clear()
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert workload_from(plain_operations(timm_workload("test_vit"))) == own
+    timm_workload.cache_clear()
 
 
 def test_workloads_of_another_form_are_traced_again(table: Path, tmp_path: Path) -> None:

@@ -32,10 +32,12 @@ def test_traits_survive_and_keep_equal_operations_apart() -> None:
 
 
 def test_a_file_gives_back_what_was_written(tmp_path: Path) -> None:
-    traced = TracedModels(timm="1.0.31", models={("b", 224): WORKLOAD, ("a", 96): None})
+    models = {("b", 224): WORKLOAD, ("b", 384): WORKLOAD, ("a", 96): None}
+    traced = TracedModels(timm="1.0.31", models=models, own_sizes={"b": 224})
     save_workloads(traced, tmp_path / "w.gz")
     read = load_workloads(tmp_path / "w.gz")
-    assert (read.timm, list(read.models)) == ("1.0.31", [("a", 96), ("b", 224)])
+    assert (read.timm, list(read.models)) == ("1.0.31", [("a", 96), ("b", 224), ("b", 384)])
+    assert read.own_sizes == {"b": 224}
     assert read.models["a", 96] is None
     again = read.models["b", 224]
     assert again is not None

@@ -9,15 +9,11 @@ import numpy as np
 
 from hwnas.errors import InputError
 from hwnas.pipeline.predicting.measured import MeasuredNetworks, MeasuredSetting, known_device
-from hwnas.pipeline.predicting.workloads import timm_workload
+from hwnas.pipeline.predicting.workloads import known_workloads, timm_workload
 from hwnas.places import Origin, Places
 from hwnas.records.table import MANIFEST, TableManifest, TableRow, is_table, read_table, read_table_manifest
-from hwnas.records.workloads import Key, TracedModels, load_workloads
-from hwnas.runs import package_versions
+from hwnas.records.workloads import Key, TracedModels
 from hwnas.workload import Workload
-
-WORKLOADS = "timm-workloads.jsonl.gz"
-"""Traced models beside the devices' folders, for all tables there."""
 
 _MS_PER_S = 1e3
 
@@ -82,14 +78,6 @@ def matching(rows: Sequence[TableRow], pattern: str) -> list[TableRow]:
     except re.error as error:
         raise InputError("--match must be a regular expression", got=pattern) from error
     return [row for row in rows if wanted.match(row.model)]
-
-
-def known_workloads(place: Path) -> TracedModels:
-    """The models that were traced before, and with which version of timm."""
-    path = place / WORKLOADS
-    if path.is_file():
-        return load_workloads(path)
-    return TracedModels(timm=package_versions(["timm"])["timm"], models={})
 
 
 def key_of(row: TableRow) -> Key:

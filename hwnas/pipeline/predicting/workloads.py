@@ -1,11 +1,15 @@
-"""Networks to workloads: those of spaces in closed form, models of timm traced."""
+"""Networks to workloads: those of spaces in closed form, models of timm traced, now or before."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from hwnas.errors import InputError
+from hwnas.profile.library import search_path
 from hwnas.records import Subject
+from hwnas.records.workloads import TracedModels, load_workloads
+from hwnas.runs import package_versions
 from hwnas.space import SPACES
 from hwnas.space.space import Space
 from hwnas.workload import Workload, Workloads
@@ -35,12 +39,56 @@ def subject_space(subject: Subject) -> Space[Any, Any]:
     return SPACES.get(subject.name).adapted(**sizes)
 
 
+WORKLOADS = "timm-workloads.jsonl.gz"
+"""Traced models beside the devices' folders, for all tables there."""
+
+
 @cache
 def timm_workload(name: str, *, image_size: int | None = None) -> Workload:
-    """The workload of a model of timm for one image of its own or of another size."""
-    from hwnas.export.timm_models import build_timm  # torch and timm: networks of a space need neither
+    """The workload of a model of timm for one image of its own or of another size.
+
+    A model that was traced before with this version of timm, here or for what ships, is not traced again.
+    """
+    for traced in _traced_before():
+        found = traced.models.get((name, image_size or traced.own_sizes.get(name, 0)))
+        if found is not None:
+            return found
+    return trace_timm(name, image_size=image_size)
+
+
+def trace_timm(name: str, *, image_size: int | None = None) -> Workload:
+    """The same, traced now."""
+    from hwnas.export.timm_models import build_timm  # torch and timm take seconds to import
 
     return build_timm(name, image_size=image_size).workload()
+
+
+def known_workloads(place: Path) -> TracedModels:
+    """The models that were traced before for the tables of a place, and with which version of timm."""
+    path = place / WORKLOADS
+    if path.is_file():
+        return load_workloads(path)
+    return TracedModels(timm=package_versions(["timm"])["timm"], models={})
+
+
+def _traced_before() -> Iterator[TracedModels]:
+    """What was traced with the timm that is here. A file that cannot be read is passed over: it can be made again."""
+    here = package_versions(["timm"]).get("timm")
+    for place, _ in search_path():
+        path = place / WORKLOADS
+        try:
+            traced = _loaded(path, path.stat().st_mtime_ns)
+        except (OSError, InputError):
+            continue
+        if traced.timm == here:
+            yield traced
+
+
+@cache
+def _loaded(path: Path, changed: int) -> TracedModels:
+    """A file of traced models, read again where it has changed."""
+    del changed
+    return load_workloads(path)
 
 
 def _group(subject: Subject) -> tuple[object, ...]:
