@@ -80,7 +80,7 @@ def _traced_before() -> Iterator[TracedModels]:
             traced = _loaded(path, path.stat().st_mtime_ns)
         except (OSError, InputError):
             continue
-        if traced.timm == here:
+        if here in (None, traced.timm):
             yield traced
 
 
