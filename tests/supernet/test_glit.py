@@ -219,6 +219,7 @@ def test_evaluation_may_come_before_training() -> None:
     with torch.inference_mode():
         supernet(pictures(space), arch)
     supernet(pictures(space), arch).sum().backward()
+    assert any(parameter.grad is not None and parameter.grad.any() for parameter in supernet.parameters())
 
 
 def taken(supernet: GlitSupernet, arch: GlitArch, name: str) -> set[int]:

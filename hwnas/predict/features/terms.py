@@ -75,9 +75,8 @@ def _once(operation: Operation, conditions: Conditions) -> Iterator[Term]:
     """What no image enters: little work of any kind, in as many calls."""
     yield "once.macs", MS_PER_S * 2 * operation._macs() / conditions.op_per_s
     yield "once.bytes", _bytes_ms(_moved(operation, 1.0) + operation._params(), conditions)
-    yield from (
-        (name, amount) for name, amount in _TERMS[operation.kind](operation, conditions, 1.0) if "calls" in name
-    )
+    every = _TERMS[operation.kind](operation, conditions, 1.0)
+    yield from ((name, amount) for name, amount in every if name.startswith("calls."))
 
 
 def _layout(operation: Operation, conditions: Conditions) -> Iterator[str]:
