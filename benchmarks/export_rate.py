@@ -34,7 +34,7 @@ from hwnas.export.compose import compose
 from hwnas.export.evaluate import open_session
 from hwnas.export.templates import TemplateStore
 from hwnas.space import SPACES
-from hwnas.space.space import Space
+from hwnas.space.space import AnySpace
 from hwnas.supernet.families import make_supernet
 
 SPACE_NAMES = ("autoformer-tiny", "resnas-tiny", "vitas-deit-small-shifted", "glit-tiny")
@@ -66,7 +66,7 @@ class Side:
         return found
 
 
-def random_supernet(space: Space[Any, Any]) -> Any:
+def random_supernet(space: AnySpace) -> Any:
     torch.manual_seed(0)
     supernet = make_supernet(space)
     with torch.no_grad():

@@ -32,13 +32,13 @@ from numpy.typing import NDArray
 from benchmarks.support.saving import asked, save
 from hwnas.config import from_mapping, load_json, to_mapping
 from hwnas.devices import detect
-from hwnas.pipeline.training.judging import make_judge
 from hwnas.runs import write_atomic
 from hwnas.space import SPACES
 from hwnas.supernet.products import fast_products, products
 from hwnas.train.data.config import DataConfig
 from hwnas.train.data.images import ArrayImages
 from hwnas.train.data.sources import Data, open_data
+from hwnas.train.evaluation import make_judge
 from hwnas.train.loop import Loop, LoopConfig
 from hwnas.train.models import fresh_supernet
 from hwnas.train.presets import RECIPES, default_recipe

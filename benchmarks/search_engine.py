@@ -29,11 +29,11 @@ from numpy.typing import NDArray
 
 from benchmarks.support.saving import asked, save
 from hwnas.devices import detect
-from hwnas.pipeline.searching.evaluators import CheapMetrics, MetricPredictor
+from hwnas.metrics import parse_metric
+from hwnas.pipeline.search.predicted_metrics import CheapMetrics, MetricPredictor
 from hwnas.predict.store import load_predictor
 from hwnas.search.budget import Budget
 from hwnas.search.estimate import Metrics, exact
-from hwnas.search.metric import parse_metric
 from hwnas.search.objective import make_objectives
 from hwnas.search.problem import Evaluators, Problem
 from hwnas.search.run import run_search
@@ -42,7 +42,7 @@ from hwnas.search.strategies.nsga2 import Nsga2Search
 from hwnas.space import SPACES
 from hwnas.space.arch import Arch
 from hwnas.space.dimension import Dimension, per_block, per_network
-from hwnas.space.space import Genomes, Mask, Space, SpaceConfig
+from hwnas.space.space import AnySpace, Genomes, Mask, Space, SpaceConfig
 from hwnas.workload import Segment
 
 CHECKPOINTS = (500, 2_000, 10_000)
@@ -118,7 +118,7 @@ class Task:
     """A problem that every side is given."""
 
     name: str
-    space: Space[Any, Any]
+    space: AnySpace
     evaluate: Callable[[Genomes], Values]
     """The objectives of canonical genomes, of shape (networks, 3)."""
 
@@ -157,7 +157,7 @@ def _known(metrics: Metrics, names: Sequence[str]) -> Values:
     return np.stack([metrics[name].mean for name in names], axis=1)
 
 
-def _misfit(space: Space[Any, Any], genomes: Genomes) -> Values:
+def _misfit(space: AnySpace, genomes: Genomes) -> Values:
     """How far the blocks of networks are from narrow MLPs in front and wide ones at the end, few heads and many."""
     used, parts = space.used(genomes), []
     for name in ("mlp_ratio", "num_heads"):

@@ -28,12 +28,10 @@ import torch
 
 from benchmarks.support.saving import asked, save
 from hwnas.devices import detect
-from hwnas.pipeline.searching.accuracy import OpenSupernet, open_supernet
-from hwnas.pipeline.searching.evaluators import CheapMetrics
-from hwnas.pipeline.searching.surrogate import accuracy_surrogate
+from hwnas.pipeline.search.accuracy import OpenSupernet, open_supernet
+from hwnas.pipeline.search.predicted_metrics import CheapMetrics
+from hwnas.pipeline.search.surrogate import accuracy_surrogate
 from hwnas.pipeline.train import train_model
-from hwnas.pipeline.training.judging import make_judge
-from hwnas.pipeline.training.options import TrainOptions
 from hwnas.search.budget import Budget
 from hwnas.search.objective import make_objectives
 from hwnas.search.problem import Evaluators, Problem
@@ -42,7 +40,9 @@ from hwnas.search.strategies import STRATEGIES
 from hwnas.space.space import Genomes
 from hwnas.supernet.products import fast_products
 from hwnas.train.accuracy import Accuracy, Judge
+from hwnas.train.evaluation import make_judge
 from hwnas.train.loop import LoopConfig
+from hwnas.train.options import TrainOptions
 from hwnas.train.weights import SUPERNET
 
 ACCURACIES, SEARCHES = "accuracies.jsonl", "searches.jsonl"

@@ -11,14 +11,13 @@ import argparse
 import time
 from collections.abc import Callable
 from statistics import median
-from typing import Any
 
 import numpy as np
 
 from benchmarks.support.saving import save
 from hwnas.devices import detect
 from hwnas.space import SPACES
-from hwnas.space.space import Space
+from hwnas.space.space import AnySpace
 
 NAMES = ("autoformer-tiny", "resnas-tiny", "vitas-deit-small-shifted", "vitas-twins-small", "glit-tiny")
 HEADER = ("space", "genes", "sample/s", "canonical/s", "costs/s", "one by one/s", "costs over one by one")
@@ -34,7 +33,7 @@ def rate(task: Callable[[], object], *, items: int, repeats: int) -> tuple[float
     return items / median(seconds), items / max(seconds)
 
 
-def measure(space: Space[Any, Any], *, rows: int, repeats: int) -> tuple[str, ...]:
+def measure(space: AnySpace, *, rows: int, repeats: int) -> tuple[str, ...]:
     rng = np.random.default_rng(0)
     genomes = space.sample(rng, rows)
     wild = rng.integers(0, 99, size=genomes.shape) % np.array([len(d.choices) for d in space.dimensions])

@@ -36,7 +36,7 @@ from hwnas import workload
 from hwnas.devices import detect
 from hwnas.space import SPACES
 from hwnas.space.resnas import ResNas
-from hwnas.space.space import Space
+from hwnas.space.space import AnySpace
 from hwnas.supernet.families import SUPERNETS, make_network, make_supernet
 from hwnas.supernet.products import fast_products, products
 
@@ -46,7 +46,7 @@ DROP_PATH = 0.1
 Forward = Callable[[Tensor, list[Any]], Any]
 
 
-def draws(space: Space[Any, Any], *, fixed: bool) -> Iterator[list[Any]]:
+def draws(space: AnySpace, *, fixed: bool) -> Iterator[list[Any]]:
     """The networks of each step, the same on both sides: for AutoFormer or if `fixed` the published one."""
     rng = np.random.default_rng(0)
     count = 2 if space.family == "resnas" else 1
@@ -55,7 +55,7 @@ def draws(space: Space[Any, Any], *, fixed: bool) -> Iterator[list[Any]]:
         yield published if fixed or space.family == "autoformer" else list(space.decode(space.sample(rng, count)))
 
 
-def ours(space: Space[Any, Any]) -> tuple[nn.Module, Forward]:
+def ours(space: AnySpace) -> tuple[nn.Module, Forward]:
     settings: dict[str, Any] = {"drop_path": DROP_PATH}
     if space.family == "resnas":
         settings["patch_logits"] = "training"
@@ -63,7 +63,7 @@ def ours(space: Space[Any, Any]) -> tuple[nn.Module, Forward]:
     return supernet, lambda images, archs: supernet(images, archs)
 
 
-def naive(space: Space[Any, Any]) -> tuple[nn.Module, Forward]:
+def naive(space: AnySpace) -> tuple[nn.Module, Forward]:
     if isinstance(space, ResNas):
         from benchmarks.support.masked_resnas import MaskedResNas
 

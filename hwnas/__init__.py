@@ -9,20 +9,20 @@ if TYPE_CHECKING:
     from hwnas.pipeline.evaluate import evaluate
     from hwnas.pipeline.explain import explain
     from hwnas.pipeline.export_network import export_network
-    from hwnas.pipeline.fit import FitOptions, fit_predictors
     from hwnas.pipeline.import_checkpoint import import_checkpoint
-    from hwnas.pipeline.import_timm import import_timm
     from hwnas.pipeline.measure import measure
-    from hwnas.pipeline.predict import PredictOptions, predict_networks
+    from hwnas.pipeline.predictors.fit import FitOptions, fit_predictors
+    from hwnas.pipeline.predictors.import_timm import import_timm
+    from hwnas.pipeline.predictors.predict import PredictOptions, predict_networks
     from hwnas.pipeline.profiles import list_profiles
-    from hwnas.pipeline.query import query
     from hwnas.pipeline.report import write_report
-    from hwnas.pipeline.search import search_networks
-    from hwnas.pipeline.searching.options import SearchOptions
+    from hwnas.pipeline.search.options import SearchOptions
+    from hwnas.pipeline.search.query import query
+    from hwnas.pipeline.search.run import search_networks
     from hwnas.pipeline.spaces import spaces
     from hwnas.pipeline.train import train_model
-    from hwnas.pipeline.training.options import TrainOptions
     from hwnas.profile.request import CampaignRequest
+    from hwnas.train.options import TrainOptions
 
 __version__ = "0.1.0.dev0"
 
@@ -53,23 +53,23 @@ __all__ = [
 
 _VERBS = {
     "CampaignRequest": "hwnas.profile.request",
-    "FitOptions": "hwnas.pipeline.fit",
-    "PredictOptions": "hwnas.pipeline.predict",
-    "SearchOptions": "hwnas.pipeline.searching.options",
-    "TrainOptions": "hwnas.pipeline.training.options",
+    "FitOptions": "hwnas.pipeline.predictors.fit",
+    "PredictOptions": "hwnas.pipeline.predictors.predict",
+    "SearchOptions": "hwnas.pipeline.search.options",
+    "TrainOptions": "hwnas.train.options",
     "describe": "hwnas.pipeline.describe",
     "doctor": "hwnas.pipeline.doctor",
     "evaluate": "hwnas.pipeline.evaluate",
     "explain": "hwnas.pipeline.explain",
     "export_network": "hwnas.pipeline.export_network",
-    "fit_predictors": "hwnas.pipeline.fit",
+    "fit_predictors": "hwnas.pipeline.predictors.fit",
     "import_checkpoint": "hwnas.pipeline.import_checkpoint",
-    "import_timm": "hwnas.pipeline.import_timm",
+    "import_timm": "hwnas.pipeline.predictors.import_timm",
     "list_profiles": "hwnas.pipeline.profiles",
     "measure": "hwnas.pipeline.measure",
-    "predict_networks": "hwnas.pipeline.predict",
-    "query": "hwnas.pipeline.query",
-    "search_networks": "hwnas.pipeline.search",
+    "predict_networks": "hwnas.pipeline.predictors.predict",
+    "query": "hwnas.pipeline.search.query",
+    "search_networks": "hwnas.pipeline.search.run",
     "spaces": "hwnas.pipeline.spaces",
     "train_model": "hwnas.pipeline.train",
     "write_report": "hwnas.pipeline.report",

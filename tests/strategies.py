@@ -16,11 +16,10 @@ from hwnas.space import SPACES
 from hwnas.space.autoformer import AutoFormer, AutoFormerConfig
 from hwnas.space.glit import Glit, GlitConfig
 from hwnas.space.resnas import ResNas, ResNasConfig, ResNasStageConfig
-from hwnas.space.space import Space
+from hwnas.space.space import AnySpace, Space
 from hwnas.space.vitas import Vitas, VitasConfig
 from hwnas.space.vitas_twins import Twins, TwinsConfig, TwinsStageConfig
 
-AnySpace = Space[Any, Any]
 Rows = NDArray[Any]
 
 _VITAS: dict[str, Any] = {

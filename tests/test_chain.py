@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from hwnas.pipeline.measure import measure
-from hwnas.pipeline.search import Searched, search_networks
-from hwnas.pipeline.searching.options import Finish, SearchOptions
+from hwnas.pipeline.search.options import Finish, SearchOptions
+from hwnas.pipeline.search.run import Searched, search_networks
 from hwnas.pipeline.train import train_model
-from hwnas.pipeline.training.options import TrainOptions
 from hwnas.profile.request import CampaignRequest
 from hwnas.space import SPACES
 from hwnas.train.loop import LoopConfig
+from hwnas.train.options import TrainOptions
 from tests.pipeline.campaigns import Place
 
 SPACE = SPACES.get("autoformer-micro")

@@ -19,10 +19,10 @@ ASK = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
 import hwnas
-from hwnas.pipeline.predicting.workloads import known_workloads
-from hwnas.pipeline.predictors import choose_predictor
+from hwnas.pipeline.predictors.workloads import known_workloads
+from hwnas.predict.selector import choose_predictor
 from hwnas.profile.library import search_path
-from hwnas.search.metric import parse_metric
+from hwnas.metrics import parse_metric
 
 chosen = choose_predictor(parse_metric("throughput@rtx4090"), space=None)
 (place,) = [path for path, origin in search_path() if origin == "shipped" and (path / "rtx4090").is_dir()]

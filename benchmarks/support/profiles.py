@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.support.public_data import Data
-from hwnas.pipeline.predicting.measured import measured_profile, of_space
+from hwnas.pipeline.predictors.dataset import measured_profile, of_space
 from hwnas.predict.features.table import Features, features_of
 from hwnas.profile.library import Entry
 from hwnas.records import is_profile

@@ -9,7 +9,7 @@ import numpy as np
 from hwnas.registry import Registry
 from hwnas.space import SPACES
 from hwnas.space.glit import GROUPS, Glit
-from hwnas.space.space import Genomes, Space
+from hwnas.space.space import AnySpace, Genomes
 from hwnas.train.recipe import StrategyConfig
 
 
@@ -29,7 +29,7 @@ class Side:
     """A space, how its networks are trained together, how they share weights."""
 
     name: str
-    space: Space[Any, Any]
+    space: AnySpace
     strategy: StrategyConfig = field(default_factory=StrategyConfig)
     sharing: Mapping[str, Any] = field(default_factory=dict)
 

@@ -17,10 +17,9 @@ from torch import nn
 from benchmarks.support.sharing_pairs import PAIRS, Side
 from hwnas.config import load_json, to_mapping
 from hwnas.errors import InputError
-from hwnas.pipeline.training.judging import eval_batches, make_judge
 from hwnas.runs import write_atomic
 from hwnas.space.arch import Arch
-from hwnas.space.space import Genomes, Space
+from hwnas.space.space import AnySpace, Genomes
 from hwnas.supernet.families import make_supernet
 from hwnas.supernet.products import fast_products
 from hwnas.supernet.supernet import Supernet
@@ -28,6 +27,7 @@ from hwnas.train.accuracy import judge_module
 from hwnas.train.data.config import DataConfig
 from hwnas.train.data.sources import Data, open_data
 from hwnas.train.distributed import World
+from hwnas.train.evaluation import eval_batches, make_judge
 from hwnas.train.loop import Loop, LoopConfig
 from hwnas.train.models import fresh_network, initialise, supernet_config
 from hwnas.train.presets import MICRO, for_network
@@ -83,7 +83,7 @@ class Bench:
             self._write()
             print(f"{number} of {len(self.jobs)}: {job.key}: {result['seconds']:.0f} s", file=sys.stderr)
 
-    def genomes(self, space: Space[Any, Any]) -> tuple[Genomes, Genomes]:
+    def genomes(self, space: AnySpace) -> tuple[Genomes, Genomes]:
         """The networks of a space that are judged: those that are also trained on their own, and random ones."""
         rng = np.random.default_rng(0)
         distinct = np.unique(space.sample(rng, 8 * self.options.standalone), axis=0)
@@ -153,7 +153,7 @@ class Bench:
             initialise(supernet, recipe.initialisation)
         return supernet
 
-    def _archs(self, space: Space[Any, Any]) -> Sequence[Arch]:
+    def _archs(self, space: AnySpace) -> Sequence[Arch]:
         return space.decode(self.genomes(space)[0])
 
     def _loop(self, job: Job, model: nn.Module, folder: Path, *, epochs: int) -> Loop:

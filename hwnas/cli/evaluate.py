@@ -9,7 +9,7 @@ from hwnas.cli.options import json_option
 from hwnas.cli.output import Column, print_json, print_line, print_table
 from hwnas.pipeline.evaluate import Evaluation
 from hwnas.pipeline.evaluate import evaluate as judge
-from hwnas.pipeline.training.judging import Split
+from hwnas.train.evaluation import Split
 
 
 @click.command()

@@ -6,7 +6,7 @@ from hwnas.cli.options import json_option
 from hwnas.cli.output import Column, print_json, print_line, print_table
 from hwnas.pipeline.explain import Explanation
 from hwnas.pipeline.explain import explain as explain_network
-from hwnas.pipeline.runtime_profile import TimedNodes
+from hwnas.profile.runtime_profile import TimedNodes
 
 _MOST = 16
 """Rows of a table, where not every operation is asked for."""

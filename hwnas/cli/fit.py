@@ -10,7 +10,7 @@ from hwnas.cli.ending import print_ending
 from hwnas.cli.options import json_option
 from hwnas.cli.output import Column, print_json, print_line, print_table
 from hwnas.cli.profiles import profiles_option
-from hwnas.pipeline.fit import FitOptions, FitReport, FittedPredictor, fit_predictors
+from hwnas.pipeline.predictors.fit import FitOptions, FitReport, FittedPredictor, fit_predictors
 from hwnas.predict.library import FOLDER
 
 CONFIDENCE = 0.9

@@ -8,7 +8,13 @@ import click
 from hwnas.cli.ending import print_ending
 from hwnas.cli.options import json_option
 from hwnas.cli.output import Column, print_json, print_line, print_table
-from hwnas.pipeline.predict import Predicted, PredictedFigure, PredictOptions, predict_networks, require_all_inside
+from hwnas.pipeline.predictors.predict import (
+    Predicted,
+    PredictedFigure,
+    PredictOptions,
+    predict_networks,
+    require_all_inside,
+)
 from hwnas.space import SPACES
 
 _SHOWN = ("onnxruntime", "tensorrt", "torch", "cuda", "driver", "memory_format")

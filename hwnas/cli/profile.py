@@ -12,14 +12,14 @@ from hwnas.cli.progress import CampaignReporter
 from hwnas.cli.quality import print_quality, quality_values
 from hwnas.errors import UsageError
 from hwnas.pipeline.measure import Measured, measure, measure_plan
-from hwnas.pipeline.plans import Planned, write_plan
-from hwnas.pipeline.workplace import Workplace
 from hwnas.profile.library import FOLDER
+from hwnas.profile.planning import Planned, write_plan
 from hwnas.profile.request import CampaignRequest, command_text
 from hwnas.profile.summary import require_measured, require_stable
+from hwnas.profile.workspace import Workplace
 
 if TYPE_CHECKING:
-    from hwnas.pipeline.predicting.until import Until
+    from hwnas.pipeline.measure_until import Until
 
 _OF_THE_RUN = ("plan", "out", "new", "retry", "strict", "limit_minutes", "until", "order", "as_json", "plan_only")
 """Parameters that say how a campaign runs; the others say what it measures, which a plan does too."""
@@ -134,7 +134,7 @@ def _goal(until: str | None, order: str, *, planned: bool) -> "Until | None":
         return None
     if planned:
         raise UsageError("--until needs the device: what is measured follows from what was", got="a plan")
-    from hwnas.pipeline.predicting.until import parse_until  # it fits models, which measuring alone does not need
+    from hwnas.pipeline.measure_until import parse_until  # it fits models, which measuring alone does not need
 
     return parse_until(until, order=order)
 

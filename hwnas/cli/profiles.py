@@ -9,7 +9,7 @@ from hwnas.cli.options import json_option
 from hwnas.cli.output import Column, print_json, print_line, print_table
 from hwnas.cli.quality import print_quality, quality_values
 from hwnas.config import to_mapping
-from hwnas.pipeline.import_timm import ImportOptions, import_timm
+from hwnas.pipeline.predictors.import_timm import ImportOptions, import_timm
 from hwnas.pipeline.profiles import ProfileDetails, ProfileSummary, list_profiles, show_profile
 from hwnas.profile.library import FOLDER
 from hwnas.profile.request import command_text

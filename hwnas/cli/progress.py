@@ -8,7 +8,7 @@ from typing import Self
 import click
 
 from hwnas.cli.ending import duration
-from hwnas.profile.campaign import Progress
+from hwnas.progress import CampaignProgress
 
 _EVERY_S = 30.0
 """Between two lines where stderr is no terminal."""
@@ -43,11 +43,11 @@ class CampaignReporter:
         else:
             click.echo(text, err=True)
 
-    def progress(self, state: Progress) -> None:
+    def progress(self, state: CampaignProgress) -> None:
         """One more task is done."""
         self.done += 1
-        if state.outcome.failure is not None:
-            self.say(f"{_name(state)}: {state.outcome.failure.reason}: {state.outcome.failure.message}")
+        if state.failure is not None:
+            self.say(f"{state.network}: {state.failure}")
         text = self._text(state)
         now = time.monotonic()
         if self._bar is not None:
@@ -56,11 +56,11 @@ class CampaignReporter:
             self._told = now
             self.say(text)
 
-    def _text(self, state: Progress) -> str:
+    def _text(self, state: CampaignProgress) -> str:
         failed = f", {state.failed} failed" if state.failed else ""
         return f"{state.done} of {state.total}{failed}, {duration(self._left_s(state))} left"
 
-    def _left_s(self, state: Progress) -> float:
+    def _left_s(self, state: CampaignProgress) -> float:
         if self._minutes is not None:
             return max(0.0, 60 * self._minutes - (time.monotonic() - self._started))
         return (state.total - state.done) * state.elapsed_s / state.done
@@ -81,13 +81,8 @@ class _Bar:
     def say(self, text: str) -> None:
         self._bars.console.print(text, markup=False)
 
-    def show(self, state: Progress, text: str) -> None:
+    def show(self, state: CampaignProgress, text: str) -> None:
         self._bars.update(self._task, completed=state.done, total=state.total, description=text)
 
     def close(self) -> None:
         self._bars.stop()
-
-
-def _name(state: Progress) -> str:
-    subject = state.task.subject
-    return f"{subject.name} {subject.network_id}" if subject.source == "space" else subject.network_id

@@ -8,8 +8,8 @@ import click
 from hwnas.cli.ending import print_ending
 from hwnas.cli.options import json_option
 from hwnas.cli.output import Column, print_json, print_line, print_table
-from hwnas.pipeline.query import Queried, QueriedNetwork
-from hwnas.pipeline.query import query as ask
+from hwnas.pipeline.search.query import Queried, QueriedNetwork
+from hwnas.pipeline.search.query import query as ask
 
 
 @click.command()

@@ -11,8 +11,8 @@ from hwnas.cli.output import print_json, print_line, print_table
 from hwnas.cli.search_progress import SearchTeller
 from hwnas.config import to_mapping
 from hwnas.errors import GateError, UsageError
-from hwnas.pipeline.search import Searched, SearchRehearsal, rehearse_search, search_networks
-from hwnas.pipeline.searching.options import Finish, SearchOptions
+from hwnas.pipeline.search.options import Finish, SearchOptions
+from hwnas.pipeline.search.run import Searched, SearchRehearsal, rehearse_search, search_networks
 from hwnas.profile.timing import PAIRS
 
 _WHAT = (

@@ -10,9 +10,8 @@ import click
 
 from hwnas.cli.ending import duration
 from hwnas.cli.progress import CampaignReporter
-from hwnas.pipeline.workplace import Reporter
-from hwnas.search.ledger import Progress
-from hwnas.search.metric import parse_metric
+from hwnas.metrics import parse_metric
+from hwnas.progress import Reporter, SearchProgress
 
 _EVERY_S = 10.0
 """Between two lines where stderr is no terminal."""
@@ -26,7 +25,7 @@ class SearchTeller:
         self._told = 0.0
         self._open = False
         self._judged = 0
-        self._state: Progress | None = None
+        self._state: SearchProgress | None = None
         self._campaign: CampaignReporter | None = None
 
     def __enter__(self) -> Self:
@@ -44,7 +43,7 @@ class SearchTeller:
         self._end_campaign()
         click.echo(text, err=True)
 
-    def searched(self, state: Progress) -> None:
+    def searched(self, state: SearchProgress) -> None:
         """One more generation is done."""
         self._state, self._judged = state, 0
         self._show(progress_text(state), last=_is_last(state))
@@ -84,9 +83,9 @@ class SearchTeller:
             self._campaign = None
 
 
-def progress_text(state: Progress) -> str:
+def progress_text(state: SearchProgress) -> str:
     """Where a search stands, in one line."""
-    most = state.budget.evaluations
+    most = state.max_evaluations
     of = "" if most is None else f" of {most:,}"
     parts = [f"generation {state.generation}", f"{state.evaluations:,}{of} evaluations"]
     if state.hypervolume is not None:
@@ -104,15 +103,15 @@ def _best(name: str, value: float) -> str:
     return f"{metric.name} {shown}"
 
 
-def _left_s(state: Progress) -> float | None:
+def _left_s(state: SearchProgress) -> float | None:
     """By the evaluations or by the clock, whichever ends first; None while nothing is known."""
     ends = []
-    if state.budget.evaluations is not None and state.evaluations:
-        ends.append(state.elapsed_s * (state.budget.evaluations - state.evaluations) / state.evaluations)
-    if state.budget.minutes is not None:
-        ends.append(max(60 * state.budget.minutes - state.elapsed_s, 0.0))
+    if state.max_evaluations is not None and state.evaluations:
+        ends.append(state.elapsed_s * (state.max_evaluations - state.evaluations) / state.evaluations)
+    if state.max_minutes is not None:
+        ends.append(max(60 * state.max_minutes - state.elapsed_s, 0.0))
     return min(ends) if ends else None
 
 
-def _is_last(state: Progress) -> bool:
-    return state.evaluations == state.budget.evaluations
+def _is_last(state: SearchProgress) -> bool:
+    return state.evaluations == state.max_evaluations

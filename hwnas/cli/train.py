@@ -11,8 +11,8 @@ from hwnas.cli.output import print_json, print_line, print_table
 from hwnas.config import dump_toml
 from hwnas.errors import UsageError
 from hwnas.pipeline.train import Rehearsal, Trained, rehearse, train_model
-from hwnas.pipeline.training.options import TeacherOptions, TrainOptions
 from hwnas.train.loop import LoopConfig
+from hwnas.train.options import TeacherOptions, TrainOptions
 
 _WHAT = (
     click.option("--space", help="The space whose supernet is trained."),

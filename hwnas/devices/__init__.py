@@ -8,18 +8,16 @@ devices of this machine.
 
 from hwnas.devices.cpu import Cpu
 from hwnas.devices.datasheets import DEVICES, match
-from hwnas.devices.device import PRECISIONS, Device, Precision
+from hwnas.devices.device import Device
 from hwnas.devices.gpu import Gpu
 from hwnas.devices.machine import Machine, detect, require, resolve
 
 __all__ = [
     "DEVICES",
-    "PRECISIONS",
     "Cpu",
     "Device",
     "Gpu",
     "Machine",
-    "Precision",
     "detect",
     "match",
     "require",

@@ -3,11 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
-Precision = Literal["fp32", "tf32", "fp16", "bf16", "fp8", "int8"]
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-"""Every precision that is known by name; a runtime, an exporter or a datasheet has some of them."""
+from hwnas.metrics import Precision
 
 FileReader = Callable[[str], str | None]
 """The text of a system file, or None where this system does not show it."""

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from hwnas.config import shown, to_mapping
 from hwnas.errors import InputError, unknown
-from hwnas.pipeline.workplace import Reporter
+from hwnas.progress import Reporter
 from hwnas.runs import MANIFEST, Run
 from hwnas.space import SPACES
 
 if TYPE_CHECKING:
-    from hwnas.pipeline.searching.reporter import SearchReporter
     from hwnas.pipeline.trial import Trial
+    from hwnas.progress import SearchReporter
     from hwnas.report.front import FrontRow
     from hwnas.search.record import SearchRecord
 
@@ -148,7 +148,7 @@ class _Steps:
     def train(self) -> None:
         """The supernet: every network of the space is a part of it."""
         from hwnas.pipeline.train import train_model
-        from hwnas.pipeline.training.options import TrainOptions
+        from hwnas.train.options import TrainOptions
         from hwnas.train.weights import SUPERNET
 
         options, run = self.options, self.out / "supernet"
@@ -184,7 +184,7 @@ class _Steps:
 
     def fit(self) -> None:
         """A predictor of throughput, with a card that says how good it is."""
-        from hwnas.pipeline.fit import FitOptions, fit_predictors
+        from hwnas.pipeline.predictors.fit import FitOptions, fit_predictors
         from hwnas.predict.library import entries
 
         with self._step("fit", "fitting a predictor of throughput to what was timed"):
@@ -203,8 +203,8 @@ class _Steps:
 
     def search(self) -> "SearchRecord":
         """NSGA-II on accuracy, MACs and throughput; the front is measured again, the best network exported."""
-        from hwnas.pipeline.search import search_networks
-        from hwnas.pipeline.searching.options import Finish, SearchOptions
+        from hwnas.pipeline.search.options import Finish, SearchOptions
+        from hwnas.pipeline.search.run import search_networks
 
         options, run = self.options, self.out / "search"
         asked = SearchOptions(

@@ -5,9 +5,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from hwnas.pipeline.archs import adapted, find_arch
 from hwnas.space import SPACES
 from hwnas.space.arch import Arch
+from hwnas.space.lookup import adapted, find_arch
 from hwnas.workload import Workload
 
 

@@ -11,8 +11,8 @@ import torch
 from hwnas.export.export import Exported
 from hwnas.export.parity import Array, check_parity, forget_parity, parity_path, write_checked
 from hwnas.export.tensorrt import EngineFiles, EngineSettings, TimingCache, build_engine, save_engine
-from hwnas.pipeline.weights import WeightedNetwork
 from hwnas.profile.runners.tensorrt import timing_cache_from
+from hwnas.supernet.loading import WeightedNetwork
 
 if TYPE_CHECKING:
     from hwnas.export.tensorrt.settings import CacheUse, EnginePrecision

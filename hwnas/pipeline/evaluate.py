@@ -12,18 +12,18 @@ from torch import nn
 
 from hwnas.errors import InputError, UsageError
 from hwnas.pipeline.train import read_train_config
-from hwnas.pipeline.training.judging import ACCURACIES, Split, eval_batches, make_judge, weights_digest
-from hwnas.pipeline.training.named import named_arch
-from hwnas.pipeline.training.options import TrainConfig, absolute_name, supernet_file
 from hwnas.runs import Run
 from hwnas.space.arch import Arch
-from hwnas.space.space import Space
+from hwnas.space.space import AnySpace
 from hwnas.supernet.store import load_supernet, read_about
 from hwnas.train.accuracy import Accuracy, judge_module
 from hwnas.train.data.config import DataConfig
 from hwnas.train.data.sources import Data, open_data
 from hwnas.train.data.split import HELDOUT_LIST, require_same_list
+from hwnas.train.evaluation import ACCURACIES, Split, eval_batches, make_judge, weights_digest
 from hwnas.train.facts import num_classes_of
+from hwnas.train.lookup import named_arch
+from hwnas.train.options import TrainConfig, absolute_name, supernet_file
 from hwnas.train.weights import MODEL, NETWORK, SUPERNET, load_model
 
 TEST_USES = "test-uses.jsonl"
@@ -200,7 +200,7 @@ def _require_split(data: Data, split: Split) -> None:
         raise InputError(f"{data.name} has no test pictures", got="--split test", hint="--split heldout")
 
 
-def _row(name: str, space: Space[Any, Any], arch: Arch, accuracy: Accuracy) -> Evaluated:
+def _row(name: str, space: AnySpace, arch: Arch, accuracy: Accuracy) -> Evaluated:
     costs = space.costs(space.encode([arch]))
     params, macs = int(costs.params[0]), int(costs.macs[0])
     return _evaluated(name, accuracy, params=params, macs=macs, arch=arch, arch_id=space.arch_id(arch))

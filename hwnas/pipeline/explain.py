@@ -5,16 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from hwnas.devices import DEVICES, PRECISIONS, Device, Machine, detect, resolve
+from hwnas.devices import DEVICES, Device, Machine, detect, resolve
 from hwnas.errors import MissingError, UsageError, unknown
-from hwnas.pipeline.archs import find_arch
-from hwnas.pipeline.runtime_profile import RuntimeProfile, measured_hints, runtime_profile
+from hwnas.metrics import PRECISIONS
 from hwnas.profile.hints import hints
 from hwnas.profile.roofline import OperationCost, Rates, operation_costs, peak_rates
+from hwnas.profile.runtime_profile import RuntimeProfile, measured_hints, runtime_profile
 from hwnas.profile.subjects import space_subject
 from hwnas.records import Setting, Subject
 from hwnas.space import SPACES
 from hwnas.space.arch import Arch
+from hwnas.space.lookup import find_arch
 
 _COMMAND = "hwnas explain {space} {arch}"
 

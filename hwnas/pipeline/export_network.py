@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hwnas.errors import InputError, UsageError, unknown
-from hwnas.pipeline.weights import WeightedNetwork, weighted_network
 from hwnas.runs import MANIFEST
 from hwnas.space import SPACES
 from hwnas.space.arch import Arch
+from hwnas.supernet.loading import WeightedNetwork, weighted_network
 
 if TYPE_CHECKING:
     from hwnas.export.export import Exported

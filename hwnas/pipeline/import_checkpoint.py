@@ -3,13 +3,13 @@
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hwnas.errors import InputError, unknown
-from hwnas.pipeline.archs import adapted, find_arch
 from hwnas.space import FAMILIES, SPACES
 from hwnas.space.arch import Arch
-from hwnas.space.space import Space
+from hwnas.space.lookup import adapted, find_arch
+from hwnas.space.space import AnySpace
 
 if TYPE_CHECKING:
     from hwnas.supernet.official.checkpoint import Checkpoint
@@ -94,7 +94,7 @@ def _are_same(out: Path, file: Path) -> bool:
         return False
 
 
-def _space(family: str, space: str) -> Space[Any, Any]:
+def _space(family: str, space: str) -> AnySpace:
     if space not in SPACES:
         raise unknown("space", space, SPACES, hint="--space {}")
     chosen, kind = SPACES.get(space), FAMILIES.resolve(family)
@@ -104,7 +104,7 @@ def _space(family: str, space: str) -> Space[Any, Any]:
     return chosen
 
 
-def _imported(path: Path, space: Space[Any, Any], arch: Arch | None, params: int, checkpoint: "Checkpoint") -> Imported:
+def _imported(path: Path, space: AnySpace, arch: Arch | None, params: int, checkpoint: "Checkpoint") -> Imported:
     return Imported(
         path=path,
         space=space.name,

@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING
 
 from hwnas.devices import Device, Machine, require, resolve
 from hwnas.errors import MissingError
-from hwnas.pipeline.plans import read_plan, require_space, stages, with_runtime
-from hwnas.pipeline.workplace import Reporter, Silent, StoreOpener, Workplace, choose_runtime
 from hwnas.profile.campaign import Campaign, CampaignResult, Processes
 from hwnas.profile.library import FOLDER
 from hwnas.profile.plan import Plan
+from hwnas.profile.planning import read_plan, require_space, stages, with_runtime
 from hwnas.profile.request import CampaignRequest, command_text
 from hwnas.profile.summary import Quality, assess
+from hwnas.profile.workspace import StoreOpener, Workplace, choose_runtime
+from hwnas.progress import Reporter, Silent
 from hwnas.records import load_profile
 
 if TYPE_CHECKING:
-    from hwnas.pipeline.predicting.until import Until
+    from hwnas.pipeline.measure_until import Until
 
 Extend = Callable[[Sequence[Path]], Plan | None]
 """The plan that follows, by the profiles as they are now; None: there is none."""
@@ -73,7 +74,7 @@ def measure(
     if until is None:
         plans = stages(request, device.name)
         return _run(next(plans), lambda _: next(plans, None), device, place, options, told)
-    from hwnas.pipeline.predicting.until import Rounds  # it fits models, which measuring alone does not need
+    from hwnas.pipeline.measure_until import Rounds  # it fits models, which measuring alone does not need
 
     rounds = Rounds(request, device.name, until, reporter=told)
     return _run(rounds.first(), rounds.extend, device, place, options, told)

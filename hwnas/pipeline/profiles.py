@@ -3,10 +3,9 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hwnas.data_paths import Origin
 from hwnas.errors import HwnasError, InputError
-from hwnas.pipeline.predicting.tables import TableEntry, table_entries
-from hwnas.places import Origin
-from hwnas.profile.library import Broken, Entry, find_entry, load_entry, scan, search_path
+from hwnas.profile.library import Broken, Entry, TableEntry, find_entry, load_entry, scan, search_path, table_entries
 from hwnas.profile.summary import Figures, Quality, assess, figures
 from hwnas.records import ProfileManifest
 from hwnas.records.table import read_table

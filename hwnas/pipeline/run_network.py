@@ -3,19 +3,17 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hwnas.errors import InputError
-from hwnas.pipeline.searching.kit import NETWORKS
-from hwnas.pipeline.training.judging import weights_digest
-from hwnas.pipeline.training.named import named_arch
-from hwnas.pipeline.training.options import supernet_file
 from hwnas.runs import Run
 from hwnas.search.record import FILE as RECORD
-from hwnas.search.record import SearchRecord, read_record, searched_space
+from hwnas.search.record import NETWORKS, SearchRecord, read_record, searched_space
 from hwnas.search.study import Study
 from hwnas.space.arch import Arch
-from hwnas.space.space import Space
+from hwnas.space.space import AnySpace
+from hwnas.train.evaluation import weights_digest
+from hwnas.train.lookup import named_arch
+from hwnas.train.options import supernet_file
 from hwnas.train.weights import NETWORK, SUPERNET
 
 _COMMAND = "hwnas export {run} --arch {{arch}} --out exported"
@@ -25,7 +23,7 @@ _COMMAND = "hwnas export {run} --arch {{arch}} --out exported"
 class RunNetwork:
     """A network of a space, at the images and classes of its run."""
 
-    space: Space[Any, Any]
+    space: AnySpace
     arch: Arch
     weights: Path | None
     """The file of the network itself, or of the supernet that it is a part of; None: the run has no weights."""
@@ -77,7 +75,7 @@ def _of_search(run: Path, name: str) -> RunNetwork:
     return RunNetwork(space=space, arch=arch, weights=_weights(run, space.arch_id(arch), record))
 
 
-def _candidates(space: Space[Any, Any], run: Path) -> Iterator[Arch]:
+def _candidates(space: AnySpace, run: Path) -> Iterator[Arch]:
     study = Study.read(run)
     try:
         yield from space.decode(study.table([]).genomes)

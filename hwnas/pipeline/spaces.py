@@ -1,10 +1,9 @@
 """`hwnas spaces`: what can be searched."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from hwnas.space import SPACES
-from hwnas.space.space import Space
+from hwnas.space.space import AnySpace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +29,7 @@ def spaces() -> tuple[SpaceSummary, ...]:
     return tuple(_summary(space) for space in SPACES.things())
 
 
-def _summary(space: Space[Any, Any]) -> SpaceSummary:
+def _summary(space: AnySpace) -> SpaceSummary:
     smallest, largest = space.smallest(), space.largest()
     costs = space.costs(space.encode([smallest, largest]))
     return SpaceSummary(

@@ -6,16 +6,22 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from hwnas.config import from_mapping, to_mapping
 from hwnas.errors import InputError, UsageError
-from hwnas.pipeline.training.judging import hardly_apart, make_judge
-from hwnas.pipeline.training.memory import needed, told_when_full, warning
-from hwnas.pipeline.training.models import Start, make_model, make_teacher, origin
-from hwnas.pipeline.training.options import (
+from hwnas.runs import MANIFEST, Run
+from hwnas.supernet.supernet import AnySupernet
+from hwnas.train.data.bad_images import BadImages
+from hwnas.train.data.sources import Data, open_data
+from hwnas.train.data.split import HELDOUT_LIST, require_same_list, write_list
+from hwnas.train.distributed import World, joined_world
+from hwnas.train.evaluation import hardly_apart, make_judge
+from hwnas.train.loop import Loop, LoopConfig
+from hwnas.train.machine import Interrupted
+from hwnas.train.memory import needed, told_when_full, warning
+from hwnas.train.options import (
     TrainConfig,
     TrainOptions,
     data_config,
@@ -25,16 +31,9 @@ from hwnas.pipeline.training.options import (
     require_same_weights,
     resolved,
 )
-from hwnas.runs import MANIFEST, Run
-from hwnas.supernet.supernet import Supernet
-from hwnas.train.data.bad_images import BadImages
-from hwnas.train.data.sources import Data, open_data
-from hwnas.train.data.split import HELDOUT_LIST, require_same_list, write_list
-from hwnas.train.distributed import World, joined_world
-from hwnas.train.loop import Loop, LoopConfig
-from hwnas.train.machine import Interrupted
 from hwnas.train.recipe import differences
 from hwnas.train.session import open_batches, train
+from hwnas.train.setup import Start, make_model, make_teacher, origin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,7 +267,7 @@ def _loop(
     )
 
 
-def _extremes(supernet: Supernet[Any, Any, Any], data: Data, *, device: torch.device, workers: int) -> dict[str, float]:
+def _extremes(supernet: AnySupernet, data: Data, *, device: torch.device, workers: int) -> dict[str, float]:
     """Whether the supernet is sound: the accuracy of its smallest and of its largest network."""
     space = supernet.space
     judge = make_judge(supernet, data, checkpoint_id="last", device=device, workers=workers)

@@ -11,7 +11,7 @@ import numpy as np
 
 from hwnas.config import from_mapping, shown, to_mapping
 from hwnas.errors import InputError
-from hwnas.predict.metric import DeviceMetric
+from hwnas.metrics import DeviceMetric
 from hwnas.predict.metrics import Scores, best_spearman
 from hwnas.predict.selection import Protocol
 

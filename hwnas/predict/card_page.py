@@ -3,8 +3,8 @@
 import io
 from collections.abc import Sequence
 
+from hwnas.metrics import UNITS
 from hwnas.predict.card import Card
-from hwnas.predict.metric import UNITS
 from hwnas.predict.metrics import Scores
 
 PARITY = "parity.svg"

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 from hwnas.errors import InputError
+from hwnas.metrics import DeviceMetric
 from hwnas.predict.card import CONFIDENCES, Card, Coverage, FittedData, HeldOut
 from hwnas.predict.drift import without_drift
 from hwnas.predict.features.conditions import Conditions
@@ -14,7 +15,6 @@ from hwnas.predict.features.table import Features, Numbers, require_finite
 from hwnas.predict.fitted_range import FittedRange
 from hwnas.predict.intervals import calibrate, held_out_coverage
 from hwnas.predict.learning_curve import COUNTS, learning_curve
-from hwnas.predict.metric import DeviceMetric
 from hwnas.predict.models import Learner, counted_blocks
 from hwnas.predict.predictor import Predictor, Trial
 from hwnas.predict.selection import Answers, Protocol, cross_validate, identities, refit

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from hwnas.places import Origin, Places, search_places
+from hwnas.data_paths import Origin, Places, search_places
+from hwnas.metrics import DeviceMetric
 from hwnas.predict.card import Card
-from hwnas.predict.metric import DeviceMetric
 from hwnas.predict.store import CARD, load_card
 
 FOLDER = "predictors"

@@ -7,13 +7,13 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from hwnas.metrics import DeviceMetric
 from hwnas.predict.card import Card, CurvePoint, Ranked
 from hwnas.predict.features.conditions import Conditions
 from hwnas.predict.features.counting import population_features, workload_features
 from hwnas.predict.features.table import Features, Numbers, with_answers
 from hwnas.predict.fitted_range import FittedRange, require_inside
 from hwnas.predict.intervals import Intervals, require_confident, supported_confidence
-from hwnas.predict.metric import DeviceMetric
 from hwnas.predict.metrics import Scores, scores
 from hwnas.predict.models import Fitted, fitted_from_json, fitted_to_json
 from hwnas.predict.models.model import Plain

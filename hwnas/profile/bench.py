@@ -12,9 +12,9 @@ import torch
 
 from hwnas.devices import Device, match
 from hwnas.devices.datasheets import normalised
+from hwnas.devices.memory import limited
 from hwnas.errors import InputError, MissingError
 from hwnas.profile.failures import failure_of
-from hwnas.profile.memory import limited
 from hwnas.profile.networks import build_subject, seeded_images
 from hwnas.profile.nvml import Nvml, open_nvml
 from hwnas.profile.parity import allowed, expected_logits, require_parity

@@ -11,7 +11,8 @@ from typing import Protocol
 
 from hwnas.profile.plan import PlannedTask
 from hwnas.profile.task import Outcome, Task, WorkerFacts
-from hwnas.records import Measurement, Setting, Store
+from hwnas.progress import CampaignProgress
+from hwnas.records import Measurement, Setting, Store, Subject
 
 
 class Measurer(Protocol):
@@ -27,19 +28,7 @@ class Measurer(Protocol):
         """End the process."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """How far a campaign is, after one more task."""
-
-    done: int
-    total: int
-    failed: int
-    task: PlannedTask
-    outcome: Outcome
-    elapsed_s: float
-
-
-ProgressListener = Callable[[Progress], None]
+ProgressListener = Callable[[CampaignProgress], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,8 +142,16 @@ class Campaign:
             failed += outcome.failure is not None
             measured += outcome.failure is None
             if listener is not None:
-                state = {"done": index + 1, "total": len(todo), "failed": failed, "elapsed_s": clock() - started}
-                listener(Progress(task=task, outcome=outcome, **state))  # type: ignore[arg-type]
+                failure = outcome.failure
+                progress = CampaignProgress(
+                    done=index + 1,
+                    total=len(todo),
+                    failed=failed,
+                    network=_shown(task.subject),
+                    failure=None if failure is None else f"{failure.reason}: {failure.message}",
+                    elapsed_s=clock() - started,
+                )
+                listener(progress)
         return self._result(tasks, todo, measured=measured, failed=failed, left=0)
 
     def _measure(self, task: PlannedTask) -> Outcome:
@@ -178,3 +175,7 @@ class Campaign:
     ) -> CampaignResult:
         skipped = len(tasks) - len(todo)
         return CampaignResult(num_measured=measured, num_failed=failed, num_skipped=skipped, num_left=left)
+
+
+def _shown(subject: Subject) -> str:
+    return f"{subject.name} {subject.network_id}" if subject.source == "space" else subject.network_id

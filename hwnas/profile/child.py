@@ -60,7 +60,7 @@ class Pulse:
 
 
 def _answer(bench: Any, request: Any, say: Callable[..., None]) -> None:
-    from hwnas.profile.memory import resident_mb
+    from hwnas.devices.memory import resident_mb
     from hwnas.profile.task import parse_setting, parse_task
 
     try:

@@ -7,13 +7,12 @@ low-discrepancy sequence over (MACs, depth). The sequence depends on the seed al
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.space.arch import Arch
-from hwnas.space.space import Genomes, Space
+from hwnas.space.space import AnySpace, Genomes
 
 _POOL = 8192
 """Genomes drawn for each round."""
@@ -31,12 +30,12 @@ _TILT = 4.0
 """The strongest tilt: a gene's last choice is up to e^4 times as likely as its first, or the reverse."""
 
 
-def choose(space: Space[Any, Any], count: int, *, seed: int) -> tuple[Arch, ...]:
+def choose(space: AnySpace, count: int, *, seed: int) -> tuple[Arch, ...]:
     """The first `count` networks of the sequence of that seed, all different; fewer where the space has no more."""
     return tuple(islice(sequence(space, seed=seed), count))
 
 
-def sequence(space: Space[Any, Any], *, seed: int) -> Iterator[Arch]:
+def sequence(space: AnySpace, *, seed: int) -> Iterator[Arch]:
     """Different networks without end, evenly spread at any time; it ends where a small space has no more."""
     taken: set[str] = set()
     index = 0
@@ -59,7 +58,7 @@ def sequence(space: Space[Any, Any], *, seed: int) -> Iterator[Arch]:
 class _Pool:
     """Different genomes with their MACs and depths, from which each is taken at most once."""
 
-    def __init__(self, space: Space[Any, Any], rng: np.random.Generator) -> None:
+    def __init__(self, space: AnySpace, rng: np.random.Generator) -> None:
         drawn = np.unique(_tilted(space, rng, _POOL), axis=0)
         macs = space.costs(drawn).macs
         order = np.argsort(macs, kind="stable")
@@ -88,7 +87,7 @@ class _Pool:
         return int(near[self.depths[near] == wanted][0])
 
 
-def _tilted(space: Space[Any, Any], rng: np.random.Generator, count: int) -> Genomes:
+def _tilted(space: AnySpace, rng: np.random.Generator, count: int) -> Genomes:
     """Genomes whose ordinal genes lean towards their first or their last choices, each genome by its own tilt."""
     tilts = rng.uniform(-_TILT, _TILT, size=count)
     columns = [
@@ -106,7 +105,7 @@ def _leaning(rng: np.random.Generator, tilts: NDArray[np.float64], choices: int)
     return drawn
 
 
-def _depths(space: Space[Any, Any], genomes: Genomes) -> NDArray[np.int64]:
+def _depths(space: AnySpace, genomes: Genomes) -> NDArray[np.int64]:
     """How many operations run one after another: with equal blocks that is depth."""
     return space.workloads(genomes).total(lambda operation: operation.times)
 

@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hwnas.data_paths import Origin, Places, search_places
 from hwnas.errors import HwnasError, InputError, UnknownNameError, nearest
-from hwnas.places import Origin, Places, search_places
 from hwnas.records import Profile, Setting, is_profile, load_profile
 from hwnas.records.manifest import ProfileManifest, read_manifest
+from hwnas.records.table import MANIFEST, TableManifest, is_table, read_table_manifest
 
 FOLDER = "profiles"
 """Where a campaign writes, under the working folder."""
@@ -137,3 +138,25 @@ def _unknown(name: str, names: list[str], places: Sequence[tuple[Path, Origin]])
     where = ", ".join(str(place) for place, _ in places)
     hint = f"hwnas profiles show {near}" if near else f"hwnas profile to make one; looked in {where}"
     return UnknownNameError(f"profile {name!r} is not known", got=name, known=names, hint=hint)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableEntry:
+    """A table that was found."""
+
+    name: str
+    path: Path
+    origin: Origin
+    manifest: TableManifest
+
+
+def table_entries(places: Places, *, device: str | None = None) -> tuple[TableEntry, ...]:
+    """The tables in those places, of one device or of all; of two with one name the first."""
+    found: dict[str, TableEntry] = {}
+    for place, origin in places:
+        for path in sorted(place.glob(f"{device or '*'}/*/{MANIFEST}")):
+            name = f"{path.parents[1].name}/{path.parent.name}"
+            if name not in found and is_table(path.parent):
+                manifest = read_table_manifest(path.parent)
+                found[name] = TableEntry(name=name, path=path.parent, origin=origin, manifest=manifest)
+    return tuple(found.values())

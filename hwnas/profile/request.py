@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from hwnas.config import shown
-from hwnas.devices import PRECISIONS
 from hwnas.errors import UsageError
+from hwnas.metrics import PRECISIONS
 from hwnas.profile.library import FOLDER
 from hwnas.profile.timing import PAIRS
 

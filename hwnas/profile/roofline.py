@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
-from hwnas.devices import Device, Precision
+from hwnas.devices import Device
 from hwnas.errors import InputError
+from hwnas.metrics import Precision
 from hwnas.workload import ONCE, Operation, Workload, element_bytes
 
 Part = Literal["stem", "attention", "locality", "mlp", "head", "other"]

@@ -8,7 +8,7 @@ from hwnas.profile.choose import choose
 from hwnas.profile.plan import unique
 from hwnas.profile.subjects import REFERENCE, space_subject, timm_subject
 from hwnas.records import Subject
-from hwnas.space.space import Space
+from hwnas.space.space import AnySpace
 
 LANDMARKS = (REFERENCE, timm_subject("deit_small_patch16_224", image_size=224))
 """DeiT-Ti and DeiT-S: networks that everybody knows, measured beside those of every space."""
@@ -33,7 +33,7 @@ def parse_timm(text: str) -> Subject:
 
 
 def select(
-    space: Space[Any, Any], count: int, *, seed: int, also: tuple[str, ...] = (), landmarks: bool = True
+    space: AnySpace, count: int, *, seed: int, also: tuple[str, ...] = (), landmarks: bool = True
 ) -> tuple[Subject, ...]:
     """`count` networks spread over the space, then the published ones and the models of timm, each network once.
 

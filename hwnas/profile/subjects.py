@@ -1,13 +1,11 @@
 """What is measured: networks of spaces, models of timm, and the reference network beside them. No torch."""
 
-from typing import Any
-
 from hwnas.records import Subject
 from hwnas.space.arch import Arch
-from hwnas.space.space import Space
+from hwnas.space.space import AnySpace
 
 
-def space_subject(space: Space[Any, Any], arch: Arch) -> Subject:
+def space_subject(space: AnySpace, arch: Arch) -> Subject:
     """A network of a space."""
     (canonical,) = space.decode(space.encode([arch]))
     return Subject(

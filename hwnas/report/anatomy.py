@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from hwnas.devices import DEVICES
+from hwnas.metrics import parse_metric
 from hwnas.profile.roofline import OperationCost, Rates, operation_costs, peak_rates
 from hwnas.report.data import Member, RunData
-from hwnas.search.metric import parse_metric
 from hwnas.workload import Operation, Workload
 
 PARTS = ("stem", "attention", "locality", "mlp", "head", "other")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from hwnas.runs import Manifest
 from hwnas.search.estimate import Metrics
 from hwnas.search.record import Landmark, MetricCheck, SearchRecord
-from hwnas.space.space import Genomes, Mask, Space
+from hwnas.space.space import AnySpace, Genomes, Mask
 
 Role = Literal["objective", "constraint", "other"]
 
@@ -106,7 +106,7 @@ class RunData:
     manifest: Manifest
     record: SearchRecord | None
     """None while the search goes on."""
-    space: Space[Any, Any]
+    space: AnySpace
     metrics: tuple[MetricInfo, ...]
     constraints: tuple[str, ...]
     candidates: Candidates

@@ -2,19 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from hwnas.errors import HwnasError
-from hwnas.search.metric import parse_metric
+from hwnas.metrics import parse_metric
 from hwnas.search.record import SearchRecord, UsedPredictor
-from hwnas.space.space import Genomes, Space
+from hwnas.space.space import AnySpace, Genomes
 
 
-def outside_range(
-    run: Path, record: SearchRecord, space: Space[Any, Any], front: Genomes
-) -> Mapping[str, Sequence[int]]:
+def outside_range(run: Path, record: SearchRecord, space: AnySpace, front: Genomes) -> Mapping[str, Sequence[int]]:
     """By metric, the places in the front; metrics whose predictor is not here any more, or is another, are left out.
 
     A predictor is looked for where the search found it, seen from here and from the run.
@@ -28,7 +25,7 @@ def outside_range(
     return found
 
 
-def _outside(folder: Path, used: UsedPredictor, space: Space[Any, Any], front: Genomes) -> tuple[int, ...] | None:
+def _outside(folder: Path, used: UsedPredictor, space: AnySpace, front: Genomes) -> tuple[int, ...] | None:
     from hwnas.predict.store import CARD, load_predictor
 
     if not (folder / CARD).is_file():

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from hwnas.config import from_mapping
 from hwnas.errors import InputError
+from hwnas.metrics import Metric, parse_metric
 from hwnas.report.data import Candidates, Member, MetricInfo, Progress, Role, RunData
 from hwnas.report.fitted import outside_range
 from hwnas.runs import Run
@@ -18,14 +19,13 @@ from hwnas.search import files
 from hwnas.search.estimate import Estimate, exact
 from hwnas.search.front import known_rows, on_front
 from hwnas.search.hypervolume import Box, history
-from hwnas.search.metric import Metric, parse_metric
 from hwnas.search.objective import parse_constraint, parse_objective
 from hwnas.search.problem import Problem
 from hwnas.search.record import FILE, MetricCheck, SearchRecord, VerifiedMember, read_record
 from hwnas.search.same_space import require_same_space
 from hwnas.search.study import Study
 from hwnas.space import SPACES
-from hwnas.space.space import Genomes, Space
+from hwnas.space.space import AnySpace, Genomes
 
 _HASHED = (FILE, files.FILE)
 _SPACE_CONFIG = ("image_size", "channels", "num_classes")
@@ -36,7 +36,7 @@ _EXTRA = {"macs", "params"}
 class _Question:
     """What was asked of a search, as its record or, while it goes on, its study says."""
 
-    space: Space[Any, Any]
+    space: AnySpace
     objectives: tuple[str, ...]
     constraints: tuple[str, ...]
     confident: bool
@@ -105,8 +105,8 @@ def _asked_so_far(study: Study, path: Path) -> _Question:
         raise InputError(f"{path}: the study must say what is searched", got=f"no {error}", hint=hint) from error
 
 
-def _space(name: str, config: Mapping[str, Any]) -> Space[Any, Any]:
-    space: Space[Any, Any] = SPACES.get(name).adapted(**config)
+def _space(name: str, config: Mapping[str, Any]) -> AnySpace:
+    space: AnySpace = SPACES.get(name).adapted(**config)
     return space
 
 
@@ -130,7 +130,7 @@ def _candidates(study: Study, question: _Question) -> tuple[Candidates, tuple[Me
     return candidates, infos
 
 
-def _costs(space: Space[Any, Any], genomes: Genomes, *, missing: Set[str]) -> dict[str, Estimate]:
+def _costs(space: AnySpace, genomes: Genomes, *, missing: Set[str]) -> dict[str, Estimate]:
     """Parameters and MACs of the candidates, where the search did not ask for them."""
     if not missing:
         return {}
@@ -181,7 +181,7 @@ def _so_far(candidates: Candidates, question: _Question, box: object) -> tuple[P
 
 def _front(
     path: Path,
-    space: Space[Any, Any],
+    space: AnySpace,
     candidates: Candidates,
     metrics: Sequence[MetricInfo],
     record: SearchRecord | None,
@@ -216,7 +216,7 @@ def _front(
 
 
 def _outside(
-    path: Path, record: SearchRecord | None, space: Space[Any, Any], candidates: Candidates, front: Sequence[Member]
+    path: Path, record: SearchRecord | None, space: AnySpace, candidates: Candidates, front: Sequence[Member]
 ) -> Mapping[str, Sequence[int]]:
     if record is None or not front:
         return {}

@@ -1,6 +1,6 @@
 """Search: objectives and constraints in, a front of networks out. No torch; whoever calls says how to evaluate."""
 
-from hwnas.search.metric import METRICS, Metric, parse_metric
+from hwnas.metrics import METRICS, Metric, parse_metric
 from hwnas.search.objective import Constraint, Objective, make_objectives, parse_constraint, parse_objective
 
 __all__ = [

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from hwnas.progress import SearchProgress
 from hwnas.search.budget import Budget, Stopwatch
 from hwnas.search.estimate import Metrics, exact, joined, rows_of
 from hwnas.search.front import known_rows, on_front
@@ -50,21 +51,6 @@ class Candidates:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """Where a search stands after a generation."""
-
-    generation: int
-    evaluations: int
-    budget: Budget
-    candidates: int
-    elapsed_s: float
-    hypervolume: float | None
-    """Share of the box that the feasible networks dominate; None without a box."""
-    best: dict[str, float]
-    """The best feasible value of each objective; empty while there is none."""
-
-
 class Ledger:
     """The candidates of one search."""
 
@@ -76,7 +62,7 @@ class Ledger:
         budget: Budget,
         study: Study | None = None,
         box: Box | None = None,
-        on_progress: Callable[[Progress], None] | None = None,
+        on_progress: Callable[[SearchProgress], None] | None = None,
     ) -> None:
         self.problem, self.evaluators, self.budget, self.seen = problem, evaluators, budget, Seen()
         self.evaluations = 0
@@ -209,10 +195,11 @@ class Ledger:
         points = np.concatenate([self._front, part.scores.objectives[part.scores.feasible]])
         self._front = points[on_front(points)]
         self._on_progress(
-            Progress(
+            SearchProgress(
                 generation=int(part.generations[0]),
                 evaluations=self.evaluations,
-                budget=self.budget,
+                max_evaluations=self.budget.evaluations,
+                max_minutes=self.budget.minutes,
                 candidates=len(self._asked),
                 elapsed_s=self._stopwatch.seconds(),
                 hypervolume=None if self._box is None else hypervolume(self._front, self._box),

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.errors import InputError
+from hwnas.metrics import Metric, parse_metric
 from hwnas.search.estimate import Estimate
-from hwnas.search.metric import Metric, parse_metric
 
 Sense = Literal["<=", ">="]
 

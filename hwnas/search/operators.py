@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hwnas.errors import InputError
 from hwnas.search.region import Region, gene_counts, used_genes
-from hwnas.space.space import Genomes, Mask, Space
+from hwnas.space.space import AnySpace, Genomes, Mask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,12 +133,12 @@ def redrawn(genomes: Genomes, region: Region, rng: np.random.Generator) -> Genom
     return ((genomes + rng.integers(1, np.maximum(counts, 2), size=genomes.shape)) % counts).astype(np.int16)
 
 
-def ordinal_genes(space: Space[Any, Any]) -> Mask:
+def ordinal_genes(space: AnySpace) -> Mask:
     """Which genes are ordinal."""
     return np.array([dimension.kind == "ordinal" for dimension in space.dimensions])
 
 
-def _parts(space: Space[Any, Any]) -> NDArray[np.intp]:
+def _parts(space: AnySpace) -> NDArray[np.intp]:
     """The part of each gene: its block, or the gene alone where it stands for a stage or the network."""
     labels: dict[tuple[object, ...], int] = {}
     parts = []

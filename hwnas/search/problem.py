@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ from hwnas.errors import InputError
 from hwnas.search.estimate import Estimate, Metrics
 from hwnas.search.front import known_rows
 from hwnas.search.objective import Constraint, Objective, require_consistent, require_objectives
-from hwnas.space.space import Genomes, Mask, Space
+from hwnas.space.space import AnySpace, Genomes, Mask
 
 Values = NDArray[np.float64]
 
@@ -45,7 +45,7 @@ class Scores(NamedTuple):
 class Problem:
     """A space, what is made better in it and what must hold."""
 
-    space: Space[Any, Any]
+    space: AnySpace
     objectives: tuple[Objective, ...]
     constraints: tuple[Constraint, ...] = ()
     confident: bool = False

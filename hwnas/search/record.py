@@ -17,12 +17,15 @@ from hwnas.errors import InputError
 from hwnas.runs import write_atomic
 from hwnas.search.hypervolume import Box
 from hwnas.space import SPACES
-from hwnas.space.space import Space
+from hwnas.space.space import AnySpace
 
 SCHEMA = "hwnas.search/1"
 """The form of the file that this version writes and reads."""
 
 FILE = "search.json"
+
+NETWORKS = "networks"
+"""The folder of a run that holds its winners."""
 
 History = tuple[tuple[int, int, float], ...]
 """After each generation: candidates, evaluations, hypervolume."""
@@ -253,7 +256,7 @@ def read_record(run: Path) -> SearchRecord:
     return from_mapping(SearchRecord, data, where=str(path))
 
 
-def searched_space(record: SearchRecord) -> Space[Any, Any]:
+def searched_space(record: SearchRecord) -> AnySpace:
     """The space that was searched, at the images and classes of the search."""
-    space: Space[Any, Any] = SPACES.get(record.space).adapted(**record.space_config)
+    space: AnySpace = SPACES.get(record.space).adapted(**record.space_config)
     return space

@@ -2,15 +2,14 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from hwnas.errors import unknown
-from hwnas.space.space import Genomes, Mask, Neighbours, Space
+from hwnas.space.space import AnySpace, Genomes, Mask, Neighbours
 
 
-def used_genes(space: Space[Any, Any], genomes: Genomes) -> Mask:
+def used_genes(space: AnySpace, genomes: Genomes) -> Mask:
     """Which genes the path of each canonical genome uses."""
     return space.used(genomes)
 
@@ -19,7 +18,7 @@ def used_genes(space: Space[Any, Any], genomes: Genomes) -> Mask:
 class Region:
     """Networks whose genes in the columns that are not `free` are those of one of `bases`."""
 
-    space: Space[Any, Any]
+    space: AnySpace
     free: Mask
     bases: Genomes
     """Rows with a value in every column, used or not."""
@@ -53,29 +52,29 @@ class Region:
         return Neighbours(genomes=settled[other], origins=origins[other])
 
 
-def whole(space: Space[Any, Any]) -> Region:
+def whole(space: AnySpace) -> Region:
     """All of a space."""
     width = len(space.dimensions)
     return Region(space=space, free=np.ones(width, dtype=np.bool_), bases=np.zeros((1, width), dtype=np.int16))
 
 
-def only(space: Space[Any, Any], names: Iterable[str]) -> Region:
+def only(space: AnySpace, names: Iterable[str]) -> Region:
     """The dimensions of some names; all others have their middle choice."""
     middle = (gene_counts(space) // 2).astype(np.int16)
     return Region(space=space, free=columns_of(space, names), bases=middle[None])
 
 
-def all_but(space: Space[Any, Any], names: Iterable[str], *, bases: Genomes) -> Region:
+def all_but(space: AnySpace, names: Iterable[str], *, bases: Genomes) -> Region:
     """All dimensions but those of some names, which stand still at the values of `bases`."""
     return Region(space=space, free=~columns_of(space, names), bases=bases)
 
 
-def gene_counts(space: Space[Any, Any]) -> Genomes:
+def gene_counts(space: AnySpace) -> Genomes:
     """The number of choices of each gene."""
     return np.array([len(dimension.choices) for dimension in space.dimensions], dtype=np.int16)
 
 
-def columns_of(space: Space[Any, Any], names: Iterable[str]) -> Mask:
+def columns_of(space: AnySpace, names: Iterable[str]) -> Mask:
     """The genes of the dimensions of some names."""
     wanted, known = list(names), dict.fromkeys(dimension.name for dimension in space.dimensions)
     for name in wanted:

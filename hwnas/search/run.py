@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.config import to_mapping
+from hwnas.progress import SearchProgress
 from hwnas.search.budget import Budget
 from hwnas.search.draws import generator
 from hwnas.search.front import Mask, on_front
 from hwnas.search.hypervolume import Box, history, make_box
-from hwnas.search.ledger import Candidates, Ledger, Progress, Stop
+from hwnas.search.ledger import Candidates, Ledger, Stop
 from hwnas.search.operators import sample_levels
 from hwnas.search.problem import Evaluators, Problem
 from hwnas.search.region import whole
@@ -52,7 +53,7 @@ def run_search(
     budget: Budget | None = None,
     seed: int = 0,
     study: Study | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: Callable[[SearchProgress], None] | None = None,
 ) -> Outcome:
     """Search, or go on with a search that was killed: what the study holds is not evaluated again."""
     box = reference_box(problem, evaluators)

@@ -4,31 +4,29 @@ A study keeps a digest of its space in its configuration. Those that were made b
 against the range of the genes, which another order of choices passes.
 """
 
-from typing import Any
-
 from hwnas.config import to_mapping
 from hwnas.errors import InputError
 from hwnas.search.study import Study
 from hwnas.space.arch import digest
-from hwnas.space.space import Space
+from hwnas.space.space import AnySpace
 
 DIGEST = "space_digest"
 """Its name in the configuration of a study."""
 
 
-def space_digest(space: Space[Any, Any]) -> str:
+def space_digest(space: AnySpace) -> str:
     """What the genomes of a space mean: its dimensions with their choices, and its config."""
     dimensions = [to_mapping(dimension) for dimension in space.dimensions]
     return digest({"space": space.name, "config": to_mapping(space.config), "dimensions": dimensions})
 
 
-def require_digest(space: Space[Any, Any], kept: str | None, *, where: str, made_by: str) -> None:
+def require_digest(space: AnySpace, kept: str | None, *, where: str, made_by: str) -> None:
     """The digest that a search kept must be that of the space."""
     if kept not in (None, space_digest(space)):
         raise _changed(space, where=where, made_by=made_by, got="other choices or sizes")
 
 
-def require_same_space(study: Study, space: Space[Any, Any], *, made_by: str) -> str | None:
+def require_same_space(study: Study, space: AnySpace, *, made_by: str) -> str | None:
     """The networks of a study must be of the space as it is now; what cannot be told of an old one is answered."""
     where, kept = str(study.path), study.config.get(DIGEST)
     require_digest(space, kept, where=where, made_by=made_by)
@@ -43,7 +41,7 @@ def require_same_space(study: Study, space: Space[Any, Any], *, made_by: str) ->
     )
 
 
-def _changed(space: Space[Any, Any], *, where: str, made_by: str, got: str) -> InputError:
+def _changed(space: AnySpace, *, where: str, made_by: str, got: str) -> InputError:
     message = f"{where}: the networks of the study must be of {space.name} as it is now"
     said = f"{got}: the space has changed since hwnas {made_by} searched it"
     return InputError(message, got=said, hint="the hwnas that made the run, or a new search")

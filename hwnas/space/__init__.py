@@ -1,15 +1,13 @@
 """What can be searched: the spaces of four published systems, and what each of their networks costs. Numpy only."""
 
-from typing import Any
-
 from hwnas.registry import Registry
 from hwnas.space import autoformer, glit, resnas, vitas, vitas_twins
-from hwnas.space.space import Space
+from hwnas.space.space import AnySpace
 
-SPACES: Registry[Space[Any, Any]] = Registry("space", hint="hwnas describe {} max")
+SPACES: Registry[AnySpace] = Registry("space", hint="hwnas describe {} max")
 """All named spaces."""
 
-FAMILIES: Registry[type[Space[Any, Any]]] = Registry("family")
+FAMILIES: Registry[type[AnySpace]] = Registry("family")
 """The families, each a kind of space."""
 
 for _kind in (autoformer.AutoFormer, resnas.ResNas, vitas.Vitas, vitas_twins.Twins, glit.Glit):

@@ -327,6 +327,10 @@ class Space(ABC, Generic[Config, Network]):
         return genomes[first : first + 1]
 
 
+AnySpace = Space[Any, Any]
+"""A space of any family."""
+
+
 class Row:
     """One canonical genome, read by the names of its dimensions."""
 

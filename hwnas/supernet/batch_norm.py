@@ -3,7 +3,6 @@
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from hwnas.errors import InputError
 from hwnas.space.arch import Arch
 from hwnas.supernet.network import Network
-from hwnas.supernet.supernet import Supernet
+from hwnas.supernet.supernet import AnySupernet
 
 
 def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> bool:
@@ -29,7 +28,7 @@ def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> bool:
     return bool(norms)
 
 
-def recalibrated(supernet: Supernet[Any, Any, Any], arch: Arch, batches: Iterable[Tensor]) -> Network:
+def recalibrated(supernet: AnySupernet, arch: Arch, batches: Iterable[Tensor]) -> Network:
     """A network of a supernet with its own copy of the weights, and with its own statistics."""
     network = supernet.subnet(arch)
     recalibrate(network, batches)

@@ -8,24 +8,24 @@ import torch
 from hwnas.errors import InputError
 from hwnas.registry import Registry
 from hwnas.space.arch import Arch
-from hwnas.space.space import Space
+from hwnas.space.space import AnySpace
 from hwnas.supernet import autoformer, glit, resnas, vitas, vitas_twins
 from hwnas.supernet.network import Network, SegmentConfig
-from hwnas.supernet.supernet import Supernet, SupernetConfig
+from hwnas.supernet.supernet import AnySupernet, SupernetConfig
 
 _MODULES: tuple[ModuleType, ...] = (autoformer, resnas, vitas, vitas_twins, glit)
 
 
-def make_supernet(space: Space[Any, Any], config: SupernetConfig | None = None) -> Supernet[Any, Any, Any]:
+def make_supernet(space: AnySpace, config: SupernetConfig | None = None) -> AnySupernet:
     """A supernet of a space with fresh weights, drawn from torch's generator."""
     expected = SUPERNETS.get(space.family).config_type
     if config is not None and not isinstance(config, expected):
         raise InputError(f"a supernet of {space.name} takes a {expected.__name__}", got=type(config).__name__)
-    supernet: Supernet[Any, Any, Any] = SUPERNETS.get(space.family)(space, config)
+    supernet: AnySupernet = SUPERNETS.get(space.family)(space, config)
     return supernet
 
 
-def make_network(space: Space[Any, Any], arch: Arch, config: SupernetConfig | None = None) -> Network:
+def make_network(space: AnySpace, arch: Arch, config: SupernetConfig | None = None) -> Network:
     """A network of a space with fresh weights, as a supernet of that config would extract it."""
     with torch.device("meta"):
         supernet = make_supernet(space, config)

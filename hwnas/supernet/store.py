@@ -15,10 +15,10 @@ from hwnas.errors import InputError, unknown
 from hwnas.runs import write_atomic
 from hwnas.space import FAMILIES, SPACES
 from hwnas.space.arch import Arch
-from hwnas.space.space import Space
+from hwnas.space.space import AnySpace
 from hwnas.supernet.families import SUPERNETS, make_supernet, segment_name, segment_types
 from hwnas.supernet.network import Network, SegmentConfig
-from hwnas.supernet.supernet import Supernet
+from hwnas.supernet.supernet import AnySupernet
 
 SCHEMA = "hwnas.weights/1"
 """The form of the metadata that this version writes and reads."""
@@ -37,17 +37,17 @@ class StoredNetwork:
     """A network of its own, the space that it comes from and its arch there."""
 
     network: Network
-    space: Space[Any, Any]
+    space: AnySpace
     arch: Arch
 
 
-def save_supernet(supernet: Supernet[Any, Any, Any], path: Path) -> None:
+def save_supernet(supernet: AnySupernet, path: Path) -> None:
     """Write a supernet's weights, its space and its config to one file, all or nothing."""
     about = {"kind": "supernet", **_space_values(supernet.space), "supernet": to_mapping(supernet.config)}
     _save(path, supernet.shared, about)
 
 
-def load_supernet(path: Path) -> Supernet[Any, Any, Any]:
+def load_supernet(path: Path) -> AnySupernet:
     """Read a supernet from a file that `save_supernet` wrote."""
     about, tensors = _load(path, kind="supernet")
     space = _space(about)
@@ -57,7 +57,7 @@ def load_supernet(path: Path) -> Supernet[Any, Any, Any]:
     return supernet
 
 
-def save_network(network: Network, path: Path, *, space: Space[Any, Any], arch: Arch) -> None:
+def save_network(network: Network, path: Path, *, space: AnySpace, arch: Arch) -> None:
     """Write a network of its own to one file, all or nothing."""
     outline = {name: _segment_values(config) for name, config in network.outline.items()}
     about = {"kind": "network", **_space_values(space), "arch": arch.to_mapping(), "segments": outline}
@@ -130,11 +130,11 @@ def _fill(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
         raise InputError(f"the weights in {path} do not fit what it says they are", got=error) from error
 
 
-def _space_values(space: Space[Any, Any]) -> dict[str, Any]:
+def _space_values(space: AnySpace) -> dict[str, Any]:
     return {"family": space.family, "space": space.name, "config": to_mapping(space.config)}
 
 
-def _space(about: Mapping[str, Any]) -> Space[Any, Any]:
+def _space(about: Mapping[str, Any]) -> AnySpace:
     kind = FAMILIES.get(about["family"])
     space = kind(name=about["space"], config=from_mapping(kind.config_type, about["config"], where="config"))
     named = SPACES.get(space.name) if space.name in SPACES else space

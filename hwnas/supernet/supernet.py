@@ -12,7 +12,7 @@ from torch.func import functional_call
 
 from hwnas.errors import InputError
 from hwnas.space.arch import Arch
-from hwnas.space.space import Space, SpaceConfig
+from hwnas.space.space import AnySpace, Space, SpaceConfig
 from hwnas.supernet.network import Network, SegmentConfig, require_images
 from hwnas.supernet.rules import Axes
 from hwnas.supernet.sharing import Part, Source, take
@@ -52,7 +52,7 @@ class Supernet(nn.Module, ABC, Generic[Config, Choice, Settings]):
     slices alone.
     """
 
-    space_type: ClassVar[type[Space[Any, Any]]]
+    space_type: ClassVar[type[AnySpace]]
     config_type: ClassVar[type[SupernetConfig]]
 
     def __init__(self, space: Space[Config, Choice], config: Settings, shared: nn.Module) -> None:
@@ -134,6 +134,10 @@ class Supernet(nn.Module, ABC, Generic[Config, Choice, Settings]):
         require_images(images, self.space.config.input_shape)
         if not 1 <= len(archs) <= len(images):
             raise InputError("there must be at least one image for each network", got=f"{len(archs)} networks")
+
+
+AnySupernet = Supernet[Any, Any, Any]
+"""A supernet of any family."""
 
 
 def whole_piece(name: str, config: SegmentConfig, axes: Axes) -> Piece:

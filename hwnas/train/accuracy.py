@@ -17,7 +17,7 @@ from hwnas.errors import InputError, unknown
 from hwnas.space.arch import Arch
 from hwnas.supernet.batch_norm import recalibrate
 from hwnas.supernet.network import Network
-from hwnas.supernet.supernet import Supernet
+from hwnas.supernet.supernet import AnySupernet
 from hwnas.train.data.loading import Batch, EvalBatches
 from hwnas.train.memo import Memo
 from hwnas.train.prefixes import KeptValues, Lineage, Tree
@@ -64,7 +64,7 @@ class Judge:
 
     def __init__(
         self,
-        supernet: Supernet[Any, Any, Any],
+        supernet: AnySupernet,
         heldout: EvalBatches,
         *,
         checkpoint_id: str,

@@ -1,25 +1,23 @@
 """The probability that a slot is an identity, and its search: how ViTAS centres the sampled MACs in a budget."""
 
-from typing import Any
-
 import numpy as np
 
 from hwnas.errors import InputError
-from hwnas.space.space import Genomes, Space
+from hwnas.space.space import AnySpace, Genomes
 from hwnas.space.vitas import IDENTITY
 
 _SAMPLES = 1000
 _HALVINGS = 12
 
 
-def require_identities(space: Space[Any, Any]) -> None:
+def require_identities(space: AnySpace) -> None:
     """The slots of a space must be able to be identities."""
     if not (_depths(space) or _heads(space)):
         message = "a probability of identities needs a space of ViTAS whose slots may be identities"
         raise InputError(message, got=space.name, hint="identity = 0 and budget = 'reject'")
 
 
-def with_identities(space: Space[Any, Any], rng: np.random.Generator, *, count: int, probability: float) -> Genomes:
+def with_identities(space: AnySpace, rng: np.random.Generator, *, count: int, probability: float) -> Genomes:
     """Canonical genomes whose slots are identities with this probability, all else uniform.
 
     A network, or a stage, that would have no block is given one.
@@ -36,7 +34,7 @@ def with_identities(space: Space[Any, Any], rng: np.random.Generator, *, count: 
     return space.repair(rows)
 
 
-def search_identity(space: Space[Any, Any], *, mean_macs: float, rng: np.random.Generator) -> float:
+def search_identity(space: AnySpace, *, mean_macs: float, rng: np.random.Generator) -> float:
     """The probability with which the mean MACs of random networks are `mean_macs`, by halving.
 
     The same random numbers are used for every probability tried, so that the mean falls without noise.
@@ -55,18 +53,18 @@ def search_identity(space: Space[Any, Any], *, mean_macs: float, rng: np.random.
     return (low + high) / 2
 
 
-def _mean_macs(space: Space[Any, Any], probability: float, *, seed: int) -> float:
+def _mean_macs(space: AnySpace, probability: float, *, seed: int) -> float:
     rows = with_identities(space, np.random.default_rng(seed), count=_SAMPLES, probability=probability)
     return float(space.costs(rows).macs.mean())
 
 
-def _depths(space: Space[Any, Any]) -> list[int]:
+def _depths(space: AnySpace) -> list[int]:
     """Columns that say how many slots of a network or a stage of ViTAS hold blocks."""
     vitas = space.family.startswith("vitas")
     return [index for index, dimension in enumerate(space.dimensions) if vitas and dimension.name == "depth"]
 
 
-def _heads(space: Space[Any, Any]) -> list[int]:
+def _heads(space: AnySpace) -> list[int]:
     """Columns whose number of heads may be that of an identity; it is the last choice."""
     columns = enumerate(space.dimensions)
     return [index for index, dimension in columns if dimension.name == "num_heads" and IDENTITY in dimension.choices]

@@ -14,10 +14,10 @@ from torch import nn
 
 from hwnas.errors import InputError
 from hwnas.space.arch import Arch
-from hwnas.space.space import Space
+from hwnas.space.space import AnySpace
 from hwnas.supernet.families import SUPERNETS, make_supernet
 from hwnas.supernet.network import Network
-from hwnas.supernet.supernet import Supernet, SupernetConfig
+from hwnas.supernet.supernet import AnySupernet, SupernetConfig
 from hwnas.supernet.transfer import carry_over
 from hwnas.train.recipe import InitialisationConfig, Recipe
 from hwnas.train.seeds import seed_torch, torch_seed
@@ -26,7 +26,7 @@ _TOKENS = ("class_token", "position", "cls_token", "pos_embed")
 """Parameters that are added to tokens or stand among them, by the last part of their name; timm's names too."""
 
 
-def fresh_supernet(space: Space[Any, Any], recipe: Recipe, *, seed: int) -> Supernet[Any, Any, Any]:
+def fresh_supernet(space: AnySpace, recipe: Recipe, *, seed: int) -> AnySupernet:
     """A supernet of a space as a recipe wants it."""
     config = supernet_config(space, recipe)
     with _seeded(seed):
@@ -35,7 +35,7 @@ def fresh_supernet(space: Space[Any, Any], recipe: Recipe, *, seed: int) -> Supe
     return supernet
 
 
-def fresh_network(space: Space[Any, Any], arch: Arch, recipe: Recipe, *, seed: int) -> Network:
+def fresh_network(space: AnySpace, arch: Arch, recipe: Recipe, *, seed: int) -> Network:
     """A network of a space with fresh weights, as a recipe wants it."""
     with torch.device("meta"):
         supernet = make_supernet(space, supernet_config(space, recipe))
@@ -47,8 +47,8 @@ def fresh_network(space: Space[Any, Any], arch: Arch, recipe: Recipe, *, seed: i
 
 
 def continued_supernet(
-    held: Supernet[Any, Any, Any], space: Space[Any, Any], recipe: Recipe, *, seed: int
-) -> tuple[Supernet[Any, Any, Any], tuple[str, ...]]:
+    held: AnySupernet, space: AnySpace, recipe: Recipe, *, seed: int
+) -> tuple[AnySupernet, tuple[str, ...]]:
     """A supernet with the weights and the sharing of another one, for a space of other images or classes too.
 
     Positions are interpolated; a classifier for other classes is fresh, and its tensors are the names that come too.
@@ -61,7 +61,7 @@ def continued_supernet(
     return supernet, fresh
 
 
-def inherited_network(supernet: Supernet[Any, Any, Any], arch: Arch, recipe: Recipe) -> Network:
+def inherited_network(supernet: AnySupernet, arch: Arch, recipe: Recipe) -> Network:
     """A network with the weights that a supernet has for it, and the stochastic depth of the recipe."""
     view = make_supernet(supernet.space, replace(supernet.config, drop_path=recipe.regularisation.drop_path))
     view.load_state_dict(supernet.state_dict())
@@ -95,7 +95,7 @@ def create_timm(name: str, *, image_size: int, num_classes: int, **options: Any)
         return make()  # it takes images of any size
 
 
-def supernet_config(space: Space[Any, Any], recipe: Recipe) -> SupernetConfig:
+def supernet_config(space: AnySpace, recipe: Recipe) -> SupernetConfig:
     """The config of a supernet: stochastic depth, the head of patches and the sharing that the recipe needs."""
     kind = SUPERNETS.get(space.family).config_type
     settings: dict[str, Any] = {"drop_path": recipe.regularisation.drop_path}
@@ -136,7 +136,7 @@ def _seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def _patch_options(supernet: Supernet[Any, Any, Any], recipe: Recipe) -> dict[str, Any]:
+def _patch_options(supernet: AnySupernet, recipe: Recipe) -> dict[str, Any]:
     """Networks of ViT-ResNAS keep their classifier of patches where it is trained."""
     wanted = recipe.regularisation.patch_loss and getattr(supernet.config, "patch_logits", "never") != "never"
     return {"patch_logits": "training"} if wanted else {}

@@ -1,10 +1,11 @@
 """The recipes of the four systems, as their code and papers have them, and one for networks that are tiny."""
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
 
 from hwnas.registry import Registry
-from hwnas.space.space import Space
+from hwnas.space.space import AnySpace
 from hwnas.train.data.augment import AugmentConfig
 from hwnas.train.recipe import (
     EmaConfig,
@@ -15,6 +16,8 @@ from hwnas.train.recipe import (
     RegularisationConfig,
     ScheduleConfig,
     StrategyConfig,
+    overridden,
+    with_file,
 )
 from hwnas.train.sampling import SamplingConfig
 
@@ -144,7 +147,7 @@ RECIPES: Registry[Recipe] = Registry(
 """The recipes by name."""
 
 
-def default_recipe(space: Space[Any, Any]) -> str:
+def default_recipe(space: AnySpace) -> str:
     """The name of the recipe of a space: one for networks of its size if it is a micro space, else its family's."""
     if space.name.endswith("-micro"):
         return "micro-several" if space.family in ("resnas", "glit") else "micro"
@@ -161,3 +164,57 @@ def for_network(recipe: Recipe, *, patches: bool = False) -> Recipe:
         regularisation=replace(recipe.regularisation, patch_loss=patches and recipe.regularisation.patch_loss),
         mix=mix,
     )
+
+
+_RETRAIN = "-retrain"
+_REFERENCE = "autoformer"
+"""The recipe of a model that belongs to no space: DeiT's."""
+
+
+def chosen_recipe(
+    *,
+    space: AnySpace | None,
+    one_network: bool,
+    name: str | None = None,
+    file: Path | None = None,
+    changes: Mapping[str, str] | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+) -> Recipe:
+    """The preset of that name, or else of the space, with what a file and single values change.
+
+    Where the number of epochs is changed, warm-up and widening keep their shares of it, unless they are given too.
+    """
+    recipe = _preset(space, name, one_network=one_network)
+    if file is not None:
+        recipe = with_file(recipe, file)
+    if epochs is not None:
+        recipe = with_epochs(recipe, epochs)
+    if batch_size is not None:
+        recipe = replace(recipe, batch_size=batch_size)
+    recipe = overridden(recipe, changes or {})
+    return for_network(recipe, patches=recipe.regularisation.patch_loss) if one_network else recipe
+
+
+def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
+    """The recipe over so many epochs; warm-up and widening keep their shares."""
+    share = epochs / recipe.epochs
+    warmup, widening = recipe.schedule.warmup_epochs, recipe.sampling.widening_epochs
+    return replace(
+        recipe,
+        epochs=epochs,
+        schedule=replace(recipe.schedule, warmup_epochs=min(_part(warmup, share), epochs - 1)),
+        sampling=replace(recipe.sampling, widening_epochs=_part(widening, share)),
+    )
+
+
+def _part(length: int, share: float) -> int:
+    return max(1, round(length * share)) if length else 0
+
+
+def _preset(space: AnySpace | None, name: str | None, *, one_network: bool) -> Recipe:
+    if name is None:
+        name = _REFERENCE if space is None else default_recipe(space)
+        if one_network and name + _RETRAIN in RECIPES:
+            name += _RETRAIN
+    return RECIPES.get(name)

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
 from hwnas.errors import InputError
 from hwnas.space.dimension import Dimension
-from hwnas.space.space import Genomes, Space
+from hwnas.space.space import AnySpace, Genomes
 from hwnas.train.identity import require_identities, search_identity, with_identities
 from hwnas.train.seeds import generator
 
@@ -61,7 +61,7 @@ class Sampler(Protocol):
 class Uniform:
     """Every gene uniform over its choices."""
 
-    space: Space[Any, Any]
+    space: AnySpace
 
     def draw(self, rng: np.random.Generator, *, count: int, epoch: int) -> Genomes:
         """Canonical genomes of the networks of one step."""
@@ -77,7 +77,7 @@ class Widening:
     widest one and are all there at once.
     """
 
-    space: Space[Any, Any]
+    space: AnySpace
     epochs: int
     distinct: bool
 
@@ -110,7 +110,7 @@ class Identities:
     Where identities are shifted to the end, their number is binomial and the depth what they leave over.
     """
 
-    space: Space[Any, Any]
+    space: AnySpace
     probability: float
 
     def draw(self, rng: np.random.Generator, *, count: int, epoch: int) -> Genomes:
@@ -123,7 +123,7 @@ class WithinBudget:
     """What another sampler draws, drawn again until its MACs fit."""
 
     inner: Sampler
-    space: Space[Any, Any]
+    space: AnySpace
     macs_low: int
     macs_high: int
 
@@ -141,7 +141,7 @@ class WithinBudget:
         raise InputError(message, got=got, hint="a wider budget, or budget = 'identity' in a ViTAS space")
 
 
-def make_sampler(space: Space[Any, Any], config: SamplingConfig, *, seed: int) -> Sampler:
+def make_sampler(space: AnySpace, config: SamplingConfig, *, seed: int) -> Sampler:
     """The sampler that a config describes; a probability of identities is searched here."""
     sampler: Sampler = Uniform(space)
     if config.widening_epochs or config.distinct:
@@ -156,7 +156,7 @@ def make_sampler(space: Space[Any, Any], config: SamplingConfig, *, seed: int) -
     return sampler
 
 
-def _searched(space: Space[Any, Any], config: SamplingConfig, *, seed: int) -> float:
+def _searched(space: AnySpace, config: SamplingConfig, *, seed: int) -> float:
     centre = (config.macs_low + config.macs_high) / 2
     return search_identity(space, mean_macs=centre, rng=generator(seed, "identity"))
 

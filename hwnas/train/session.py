@@ -9,7 +9,7 @@ from typing import Any, Literal
 from hwnas.config import parse_json
 from hwnas.errors import InputError
 from hwnas.runs import write_atomic
-from hwnas.supernet.supernet import Supernet
+from hwnas.supernet.supernet import AnySupernet, Supernet
 from hwnas.train.data.bad_images import BadImages
 from hwnas.train.data.loading import TrainBatches
 from hwnas.train.data.sources import Data
@@ -21,7 +21,7 @@ from hwnas.train.weights import Origin, save_weights
 RESULT = "result.json"
 _BAD_SHOWN = 20
 
-Judge = Callable[[Supernet[Any, Any, Any]], Mapping[str, float]]
+Judge = Callable[[AnySupernet], Mapping[str, float]]
 """The accuracies of a trained supernet's smallest and largest network by name, or whatever else is to be kept."""
 
 

@@ -18,7 +18,7 @@ from hwnas.config import from_mapping
 from hwnas.errors import InputError
 from hwnas.runs import write_atomic
 from hwnas.space.arch import Arch
-from hwnas.space.space import Space
+from hwnas.space.space import AnySpace
 from hwnas.supernet.network import Network
 from hwnas.supernet.store import load_network, read_about, save_network, save_supernet
 from hwnas.supernet.supernet import Supernet
@@ -34,7 +34,7 @@ _KEY = "hwnas"
 class SpaceOrigin:
     """A network of its own is one of a space."""
 
-    space: Space[Any, Any]
+    space: AnySpace
     arch: Arch
 
 

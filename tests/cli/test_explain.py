@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from hwnas.pipeline.runtime_profile import RuntimeProfile, TimedNodes
+from hwnas.profile.runtime_profile import RuntimeProfile, TimedNodes
 from tests.cli.commands import CommandLine, command_line
 
 __all__ = ["command_line"]

@@ -3,16 +3,19 @@ import sys
 import pytest
 
 from hwnas.cli.progress import CampaignReporter
-from hwnas.profile.campaign import Progress
-from hwnas.profile.task import Outcome
-from hwnas.records import Failure
-from tests.profile.stand_ins import TASKS
+from hwnas.progress import CampaignProgress
 
 
-def state(done: int, *, total: int = 10, failure: Failure | None = None, elapsed_s: float = 20.0) -> Progress:
-    outcome = Outcome(process_id="a", started_utc="2026", duration_s=1.0, failure=failure)
+def state(done: int, *, total: int = 10, failure: str | None = None, elapsed_s: float = 20.0) -> CampaignProgress:
     failed = int(failure is not None)
-    return Progress(done=done, total=total, failed=failed, task=TASKS[0], outcome=outcome, elapsed_s=elapsed_s)
+    return CampaignProgress(
+        done=done,
+        total=total,
+        failed=failed,
+        network="autoformer-micro net-0",
+        failure=failure,
+        elapsed_s=elapsed_s,
+    )
 
 
 def test_lines_come_now_and_then_and_at_the_end(
@@ -30,7 +33,7 @@ def test_lines_come_now_and_then_and_at_the_end(
 
 def test_a_failure_is_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     with CampaignReporter() as reporter:
-        reporter.progress(state(1, failure=Failure(reason="timeout", message="no answer within 300 s")))
+        reporter.progress(state(1, failure="timeout: no answer within 300 s"))
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("autoformer-micro net")
     assert line.endswith(": timeout: no answer within 300 s")

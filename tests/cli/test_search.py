@@ -16,17 +16,17 @@ from hwnas.cli import search as command
 from hwnas.cli.app import run
 from hwnas.cli.front import _short_names
 from hwnas.cli.search_progress import SearchTeller, progress_text
-from hwnas.pipeline.searching import verify
-from hwnas.search.budget import Budget
-from hwnas.search.ledger import Progress
+from hwnas.pipeline.search import verify
+from hwnas.progress import SearchProgress
 from hwnas.search.record import read_record
 from tests.pipeline.campaigns import CPU
-from tests.pipeline.searching.workbench import FIRST, write_bench
+from tests.pipeline.search.workbench import FIRST, write_bench
 
-STATE = Progress(
+STATE = SearchProgress(
     generation=3,
     evaluations=60,
-    budget=Budget(evaluations=500),
+    max_evaluations=500,
+    max_minutes=None,
     candidates=75,
     elapsed_s=120.0,
     hypervolume=0.41234,
@@ -161,7 +161,7 @@ def test_an_interrupted_search_says_how_to_go_on(
     bench: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Impatient(SearchTeller):
-        def searched(self, state: Progress) -> None:
+        def searched(self, state: SearchProgress) -> None:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(command, "SearchTeller", Impatient)

@@ -1,7 +1,8 @@
 import pytest
 
-from hwnas.devices import DEVICES, Device, Precision, datasheets, match
+from hwnas.devices import DEVICES, Device, datasheets, match
 from hwnas.errors import UnknownNameError
+from hwnas.metrics import Precision
 from hwnas.registry import Registry
 
 

@@ -56,7 +56,7 @@ def test_an_own_runner_passes_the_conformance_suite(tmp_path: Path) -> None:
     suite = str(ROOT / "tests/profile/runners/test_conformance.py")
     options = f"'--rootdir', {str(ROOT)!r}, '-c', {str(ROOT / 'pyproject.toml')!r}, '-p', 'no:cacheprovider', '-k'"
     code = code.replace("'-k'", options).replace("tests/profile/runners/test_conformance.py", suite)
-    named = "from hwnas.search.metric import parse_metric as p; print('named', p('latency_ms@cpu/onnx-reference/b1'))"
+    named = "from hwnas.metrics import parse_metric as p; print('named', p('latency_ms@cpu/onnx-reference/b1'))"
     code = code.replace("pytest;", f"pytest; {named};", 1)
     out = run_python("-c", code, folder=tmp_path, environ={"PYTHONPATH": f"{tmp_path}:{ROOT}"})
     assert "named latency_ms@cpu/onnx-reference/b1" in out

@@ -17,7 +17,7 @@ from hwnas.export.export import export_module
 from hwnas.export.onnx_graph import build_onnx
 from hwnas.export.templates import TemplateStore
 from hwnas.space import SPACES
-from hwnas.space.space import Space
+from hwnas.space.space import AnySpace
 from hwnas.supernet.families import make_network
 
 MICRO = ("autoformer-micro", "resnas-micro", "vitas-micro", "vitas-twins-micro", "glit-micro")
@@ -31,7 +31,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> TemplateStore:
     return TemplateStore(tmp_path_factory.mktemp("cache"))
 
 
-def network(space: Space[Any, Any], arch: Any) -> nn.Module:
+def network(space: AnySpace, arch: Any) -> nn.Module:
     torch.manual_seed(0)
     module = make_network(space, arch).eval()
     with torch.no_grad():
@@ -43,11 +43,11 @@ def network(space: Space[Any, Any], arch: Any) -> nn.Module:
     return module
 
 
-def images(space: Space[Any, Any], count: int = 1) -> Array:
+def images(space: AnySpace, count: int = 1) -> Array:
     return np.random.default_rng(0).standard_normal((count, *space.config.input_shape), dtype=np.float32)
 
 
-def archs(space: Space[Any, Any]) -> list[Any]:
+def archs(space: AnySpace) -> list[Any]:
     random = space.decode(space.sample(np.random.default_rng(0), NUM_NETWORKS - 2))
     return [space.smallest(), space.largest(), *random]
 

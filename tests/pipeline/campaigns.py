@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from hwnas.devices import Machine, detect
-from hwnas.pipeline.workplace import Workplace
-from hwnas.profile.campaign import Progress
+from hwnas.profile.workspace import Workplace
+from hwnas.progress import CampaignProgress
 from hwnas.records import Failure
 from hwnas.runs import Environment
 from tests.profile.stand_ins import FakeWorker
@@ -41,10 +41,10 @@ class Listener:
     """Remembers what it was told."""
 
     texts: list[str] = field(default_factory=list)
-    states: list[Progress] = field(default_factory=list)
+    states: list[CampaignProgress] = field(default_factory=list)
 
     def say(self, text: str) -> None:
         self.texts.append(text)
 
-    def progress(self, state: Progress) -> None:
+    def progress(self, state: CampaignProgress) -> None:
         self.states.append(state)

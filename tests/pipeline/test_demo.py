@@ -6,12 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hwnas.cli.demo import sentences
 from hwnas.errors import InputError, UnknownNameError
 from hwnas.pipeline import trial
 from hwnas.pipeline.demo import DemoOptions, demonstrate
-from hwnas.pipeline.meaning import sentences
-from hwnas.pipeline.searching.reporter import Quiet, SearchReporter
-from hwnas.pipeline.workplace import Reporter, Silent
+from hwnas.progress import Quiet, Reporter, SearchReporter, Silent
 
 SPEED = "throughput@h200"
 SMALL = DemoOptions(epochs=1, pictures=200, samples=8, budget=10)

@@ -10,13 +10,13 @@ import torch
 from hwnas.errors import InputError, UsageError
 from hwnas.pipeline.evaluate import evaluate
 from hwnas.pipeline.train import train_model
-from hwnas.pipeline.training.options import TrainOptions
 from hwnas.space import SPACES
 from hwnas.supernet.store import load_supernet
 from hwnas.train.data.config import DataConfig
 from hwnas.train.data.loading import EvalBatches
 from hwnas.train.data.sources import open_data
 from hwnas.train.loop import LoopConfig
+from hwnas.train.options import TrainOptions
 
 SPACE = SPACES.get("glit-micro")
 

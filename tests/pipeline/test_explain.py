@@ -3,7 +3,7 @@ import pytest
 from hwnas.devices import detect
 from hwnas.errors import MissingError, UnknownNameError, UsageError
 from hwnas.pipeline.explain import explain
-from hwnas.pipeline.runtime_profile import RuntimeProfile, TimedNodes, measured_hints, summed
+from hwnas.profile.runtime_profile import RuntimeProfile, TimedNodes, measured_hints, summed
 from hwnas.records import Setting, Subject
 from hwnas.space import SPACES
 

@@ -17,7 +17,7 @@ from hwnas.pipeline.import_checkpoint import import_checkpoint
 from hwnas.space import SPACES
 from hwnas.supernet.official import checkpoint as reading
 from hwnas.supernet.official.keys import fill
-from hwnas.supernet.official.vitas import close_gaps
+from hwnas.supernet.official.rules import close_gaps
 from hwnas.supernet.store import load_network, load_supernet
 from tests.supernet.golden import assert_golden, golden, images, weights
 

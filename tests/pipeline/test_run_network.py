@@ -6,11 +6,11 @@ import pytest
 from hwnas.errors import InputError, UsageError
 from hwnas.pipeline.export_network import export_network
 from hwnas.pipeline.run_network import _weights, network_of_run
-from hwnas.pipeline.training.judging import weights_digest
 from hwnas.runs import Run
 from hwnas.space import SPACES
 from hwnas.supernet.families import make_supernet
 from hwnas.supernet.store import save_network, save_supernet
+from hwnas.train.evaluation import weights_digest
 from tests.search.test_record import RECORD
 
 SPACE = SPACES.get("autoformer-micro")

@@ -12,15 +12,14 @@ from safetensors.torch import load_file
 from hwnas.errors import InputError, UsageError
 from hwnas.pipeline.evaluate import evaluate
 from hwnas.pipeline.train import read_train_config, rehearse, train_model
-from hwnas.pipeline.training.judging import hardly_apart, weights_digest
-from hwnas.pipeline.training.options import TeacherOptions, TrainOptions, data_config, resolved
-from hwnas.pipeline.training.recipes import chosen_recipe
 from hwnas.runs import Run
 from hwnas.space import SPACES
 from hwnas.supernet.store import load_network, load_supernet
+from hwnas.train.evaluation import hardly_apart, weights_digest
 from hwnas.train.loop import LoopConfig
 from hwnas.train.machine import Interrupted
-from hwnas.train.presets import RECIPES
+from hwnas.train.options import TeacherOptions, TrainOptions, data_config, resolved
+from hwnas.train.presets import RECIPES, chosen_recipe
 from hwnas.train.progress import read_metrics
 
 SMALL = TrainOptions(space="autoformer-micro", data="digits", limit=128, epochs=2, batch_size=64)

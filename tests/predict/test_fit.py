@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from hwnas.errors import InputError
+from hwnas.metrics import DeviceMetric, MetricName
 from hwnas.predict.features.counting import population_features
 from hwnas.predict.features.table import features_of
 from hwnas.predict.fit import Observations, as_throughput, fit_predictor
-from hwnas.predict.metric import DeviceMetric, MetricName
 from hwnas.predict.models import AnalyticLearner, BlocksLearner, RidgeLearner
 from hwnas.predict.predictor import Predictor
 from hwnas.predict.selection import Protocol

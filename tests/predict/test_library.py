@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from hwnas.errors import InputError
+from hwnas.metrics import DeviceMetric
 from hwnas.predict.library import devices, entries, predictor_folder, search_path
-from hwnas.predict.metric import DeviceMetric
 from hwnas.predict.predictor import Predictor
 from hwnas.predict.store import save_predictor
 from tests.predict.test_store import fitted

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from hwnas.errors import InputError
-from hwnas.predict.metric import DeviceMetric
+from hwnas.metrics import DeviceMetric
 
 THROUGHPUT = DeviceMetric(name="throughput", device="h200", runtime="torch-graph", precision="bf16", batch=64)
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from hwnas.profile.campaign import Campaign, CampaignResult, Processes, Progress, ProgressListener
+from hwnas.profile.campaign import Campaign, CampaignResult, Processes, ProgressListener
 from hwnas.profile.plan import PlannedTask, make_tasks
+from hwnas.progress import CampaignProgress
 from hwnas.records import Failure, Profile, Setting, Store, load_profile
 from tests.profile.stand_ins import TASKS, FakeWorker
 from tests.records.rows import SESSION, SETTING, manifest, subject
@@ -25,7 +26,7 @@ class Yard:
         self.path = path
         self.failing = failing or {}
         self.workers: list[FakeWorker] = []
-        self.seen: list[Progress] = []
+        self.seen: list[CampaignProgress] = []
         self.listener: ProgressListener = self.seen.append
 
     def run(

@@ -9,15 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.config import to_mapping
+from hwnas.metrics import DeviceMetric, parse_metric
 from hwnas.predict.card import Card, Coverage, CurvePoint, FittedData, HeldOut, Ranked, card_json
-from hwnas.predict.metric import DeviceMetric
 from hwnas.predict.metrics import scores as predictor_scores
 from hwnas.predict.selection import Protocol
 from hwnas.runs import Run
 from hwnas.search.estimate import Estimate, exact
 from hwnas.search.front import on_front
 from hwnas.search.hypervolume import Box, history, make_box
-from hwnas.search.metric import parse_metric
 from hwnas.search.objective import parse_constraint, parse_objective
 from hwnas.search.problem import Problem
 from hwnas.search.record import (
@@ -35,7 +34,7 @@ from hwnas.search.record import (
 )
 from hwnas.search.study import Study
 from hwnas.space import SPACES
-from hwnas.space.space import Genomes, Space
+from hwnas.space.space import AnySpace, Genomes
 
 DEVICE = "amd-epyc-9b45-1c-avx512bf16"
 LATENCY = f"latency_ms@{DEVICE}/onnxruntime/fp32/b1"
@@ -73,7 +72,7 @@ class Example:
 def make_run(path: Path, example: Example | None = None) -> Path:
     """Write a run folder."""
     example = example or Example()
-    space: Space[Any, Any] = SPACES.get(example.space).adapted(num_classes=10)
+    space: AnySpace = SPACES.get(example.space).adapted(num_classes=10)
     rng = np.random.default_rng(example.seed)
     genomes = _distinct(space, rng, example.count)
     metrics = {name: _estimate(name, space, genomes, rng, example) for name in example.metrics}
@@ -96,7 +95,7 @@ def make_run(path: Path, example: Example | None = None) -> Path:
     return path
 
 
-def _config(example: Example, space: Space[Any, Any]) -> dict[str, Any]:
+def _config(example: Example, space: AnySpace) -> dict[str, Any]:
     return {
         "space": example.space,
         **_space_config(space),
@@ -107,11 +106,11 @@ def _config(example: Example, space: Space[Any, Any]) -> dict[str, Any]:
     }
 
 
-def _space_config(space: Space[Any, Any]) -> dict[str, int]:
+def _space_config(space: AnySpace) -> dict[str, int]:
     return {"image_size": space.config.image_size, "channels": 3, "num_classes": 10}
 
 
-def _problem(example: Example, space: Space[Any, Any]) -> Problem:
+def _problem(example: Example, space: AnySpace) -> Problem:
     return Problem(
         space=space,
         objectives=tuple(parse_objective(text) for text in example.objectives),
@@ -119,15 +118,13 @@ def _problem(example: Example, space: Space[Any, Any]) -> Problem:
     )
 
 
-def _distinct(space: Space[Any, Any], rng: np.random.Generator, count: int) -> Genomes:
+def _distinct(space: AnySpace, rng: np.random.Generator, count: int) -> Genomes:
     rows = space.sample(rng, int(1.2 * count) + 20)
     _, first = np.unique(rows, axis=0, return_index=True)
     return rows[np.sort(first)][:count]
 
 
-def _estimate(
-    name: str, space: Space[Any, Any], genomes: Genomes, rng: np.random.Generator, example: Example
-) -> Estimate:
+def _estimate(name: str, space: AnySpace, genomes: Genomes, rng: np.random.Generator, example: Example) -> Estimate:
     costs = space.costs(genomes)
     noise = rng.normal(size=len(genomes))
     kind = parse_metric(name).name
@@ -174,7 +171,7 @@ def _fill(
 
 
 def _judge(
-    study: Study, space: Space[Any, Any], genomes: Genomes, accuracy: NDArray[np.float64], admitted: NDArray[np.bool_]
+    study: Study, space: AnySpace, genomes: Genomes, accuracy: NDArray[np.float64], admitted: NDArray[np.bool_]
 ) -> None:
     """As `Study.record` does, but all at once: a transaction for each of thousands takes its time."""
     connection = study._connection
@@ -243,7 +240,7 @@ def _finish(
 
 def _members(
     example: Example,
-    space: Space[Any, Any],
+    space: AnySpace,
     metrics: Mapping[str, Estimate],
     genomes: Genomes,
     rows: Sequence[int] | NDArray[np.intp],
@@ -348,7 +345,7 @@ def _landmarks(example: Example, metrics: Sequence[str]) -> tuple[Landmark, ...]
     return first, replace(first, name="DeiT-S", macs=4_608_338_304, params=21_669_514, metrics=double)
 
 
-def _kit(space: Space[Any, Any], genomes: Genomes, rows: NDArray[np.intp]) -> tuple[KitItem, ...]:
+def _kit(space: AnySpace, genomes: Genomes, rows: NDArray[np.intp]) -> tuple[KitItem, ...]:
     return tuple(
         KitItem(
             arch_id=space.arch_id(arch),

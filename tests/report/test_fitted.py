@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
+from hwnas.metrics import DeviceMetric
 from hwnas.predict.card import card_json
 from hwnas.predict.features.counting import population_features
 from hwnas.predict.fit import Observations, fit_predictor
-from hwnas.predict.metric import DeviceMetric
 from hwnas.predict.models import RidgeLearner
 from hwnas.predict.store import MODEL, save_predictor
 from hwnas.report.facts import facts_of

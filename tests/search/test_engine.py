@@ -12,8 +12,9 @@ from hwnas.search.problem import Scores
 from hwnas.search.region import whole
 from hwnas.search.seen import Seen
 from hwnas.space import SPACES
+from hwnas.space.space import AnySpace
 from tests.search.toys import rows_as_set
-from tests.strategies import TINY, AnySpace, all_genomes
+from tests.strategies import TINY, all_genomes
 
 SPACE = SPACES.get("autoformer-micro")
 

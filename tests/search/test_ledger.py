@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from hwnas.errors import InputError
+from hwnas.progress import SearchProgress
 from hwnas.search.budget import Budget
-from hwnas.search.ledger import Ledger, Progress
+from hwnas.search.ledger import Ledger
 from hwnas.search.problem import Evaluators
 from hwnas.search.study import Study
 from hwnas.space import SPACES
@@ -119,7 +120,7 @@ def test_a_search_that_time_ended_replays_to_where_it_was(tmp_path: Path) -> Non
 
 
 def test_progress_says_where_the_search_stands() -> None:
-    seen: list[Progress] = []
+    seen: list[SearchProgress] = []
     ledger = Ledger(problem(SPACE), evaluators(SPACE), budget=Budget(), on_progress=seen.append)
     ledger.evaluate(ROWS[:10])
     ledger.evaluate(ROWS[10:])

@@ -7,7 +7,8 @@ from hwnas.errors import InputError
 from hwnas.search.operators import Variation, completed, crossover, resampled, sample_levels, spread_over
 from hwnas.search.region import gene_counts, only, used_genes, whole
 from hwnas.space import SPACES
-from tests.strategies import NAMED, TINY, AnySpace, populations, space_id
+from hwnas.space.space import AnySpace
+from tests.strategies import NAMED, TINY, populations, space_id
 
 AUTOFORMER = SPACES.get("autoformer-micro")
 SPACES_TO_TRY = [*TINY, *(space for space in NAMED if "micro" in space.name)]

@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 from hwnas.errors import UnknownNameError
 from hwnas.search.region import all_but, columns_of, gene_counts, only, used_genes, whole
 from hwnas.space import SPACES
+from hwnas.space.space import AnySpace
 from tests.search.toys import rows_as_set
-from tests.strategies import TINY, AnySpace, all_genomes, space_id
+from tests.strategies import TINY, all_genomes, space_id
 
 GLIT = SPACES.get("glit-micro")
 

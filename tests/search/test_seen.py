@@ -5,9 +5,9 @@ from hwnas.search.operators import sample_levels
 from hwnas.search.region import only, whole
 from hwnas.search.seen import Seen, keys, unseen
 from hwnas.space import SPACES
-from hwnas.space.space import Genomes
+from hwnas.space.space import AnySpace, Genomes
 from tests.search.toys import rows_as_set
-from tests.strategies import TINY, AnySpace, space_id
+from tests.strategies import TINY, space_id
 
 
 def test_keys_tell_rows_apart() -> None:

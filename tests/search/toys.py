@@ -10,12 +10,11 @@ from hwnas.search.estimate import Estimate, Metrics, exact
 from hwnas.search.objective import make_objectives, parse_constraint
 from hwnas.search.problem import Evaluators, Problem, Surrogate
 from hwnas.space import SPACES
-from hwnas.space.space import Genomes, Space
+from hwnas.space.space import AnySpace, Genomes
 
 MICROS = tuple(space for space in SPACES.things() if space.name.endswith("-micro"))
 LATENCY = "latency_ms@cpu"
 
-AnySpace = Space[Any, Any]
 Values = NDArray[np.float64]
 
 

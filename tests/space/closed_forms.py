@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from hwnas.space.autoformer import AutoFormerArch, AutoFormerConfig
 from hwnas.space.glit import GlitArch, GlitConfig
 from hwnas.space.resnas import ResNasArch, ResNasConfig
-from hwnas.space.space import Space
+from hwnas.space.space import AnySpace
 from hwnas.space.vitas import VitasArch, VitasConfig
 from hwnas.space.vitas_twins import TwinsArch, TwinsConfig
 
@@ -22,7 +22,7 @@ class Count(NamedTuple):
     official_macs: float | None = None
 
 
-def count(space: Space[Any, Any], arch: Any) -> Count:
+def count(space: AnySpace, arch: Any) -> Count:
     """The figures of one network of a space."""
     return _RULES[space.family](space.config, arch)
 

@@ -6,7 +6,7 @@ import pytest
 
 from hwnas.space import vitas_twins
 from hwnas.space.autoformer import AutoFormer, AutoFormerArch, AutoFormerBlock, AutoFormerConfig
-from hwnas.space.space import Space
+from hwnas.space.space import AnySpace
 from hwnas.space.vitas import Vitas, VitasArch, VitasBlock, VitasConfig
 from tests.space.test_published import twins_svt_large
 from tests.strategies import changed
@@ -28,7 +28,7 @@ def timm_counts(name: str, **options: Any) -> tuple[int, int]:
     return sum(parameter.numel() for parameter in model.parameters()), counter.get_total_flops() // 2
 
 
-def counts(space: Space[Any, Any], arch: Any) -> tuple[int, int]:
+def counts(space: AnySpace, arch: Any) -> tuple[int, int]:
     workload = space.workload(arch)
     return workload.params, workload.macs
 

@@ -7,8 +7,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from hwnas.space.space import AnySpace
 from hwnas.space.vitas import Vitas
-from tests.strategies import TINY, AnySpace, Rows, all_genomes, counts, space_id
+from tests.strategies import TINY, Rows, all_genomes, counts, space_id
 
 _BY_NAME = {space.name: space for space in TINY}
 _WIDER = {

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from hwnas.errors import InputError
 from hwnas.space import SPACES, autoformer, glit, resnas, vitas, vitas_twins
-from hwnas.space.space import Space
-from tests.strategies import NAMED, AnySpace, changed, space_id
+from hwnas.space.space import AnySpace
+from tests.strategies import NAMED, changed, space_id
 
 Change = Callable[[dict[str, Any]], object]
 
@@ -252,7 +252,7 @@ def test_whatever_stands_in_a_field_it_is_a_network_or_an_input_error(space: Any
 # Configs.
 
 
-def _use(space: Space[Any, Any]) -> None:
+def _use(space: AnySpace) -> None:
     """Do with a space what a search does."""
     genomes = space.sample(np.random.default_rng(0), 4)
     assert space.size > 0

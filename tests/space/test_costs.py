@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from hwnas.space import SPACES, autoformer, resnas
 from hwnas.space.glit import Glit, GlitConfig
+from hwnas.space.space import AnySpace
 from tests.space.closed_forms import count
-from tests.strategies import NAMED, TINY, AnySpace, changed, populations, space_id
+from tests.strategies import NAMED, TINY, changed, populations, space_id
 
 _SIZES = {"resnas": (112, 168, 280), "vitas-twins": (96, 192, 256)}
 _MICRO_SIZES = {"resnas": (16, 48), "vitas-twins": (16, 48)}

@@ -7,11 +7,11 @@ import pytest
 
 from hwnas.space import SPACES, autoformer, glit, resnas, vitas, vitas_twins
 from hwnas.space.resnas import ResNas, ResNasArch, ResNasBlock, ResNasConfig, ResNasStage, ResNasStageConfig
-from hwnas.space.space import Space
+from hwnas.space.space import AnySpace, Space
 from hwnas.space.vitas import Vitas, VitasArch, VitasBlock, VitasConfig
 from hwnas.space.vitas_twins import Twins, TwinsArch, TwinsConfig, TwinsStage, TwinsStageConfig
 from tests.space.closed_forms import count
-from tests.strategies import AnySpace, changed
+from tests.strategies import changed
 
 
 class Figures(NamedTuple):
@@ -87,7 +87,7 @@ def _million(value: int) -> float:
     return round(value / 1e6, 2)
 
 
-def _corner(space: Space[Any, Any], arch: Any) -> tuple[int, int, int | None, int | None]:
+def _corner(space: AnySpace, arch: Any) -> tuple[int, int, int | None, int | None]:
     genome = space.encode([arch])
     costs, official = space.costs(genome), space.official(genome)
     assert official is not None
@@ -280,7 +280,7 @@ def test_glit_tiny_by_kind() -> None:
     ],
     ids=lambda value: value.name if isinstance(value, Space) else "",
 )
-def test_size(space: Space[Any, Any], size: int) -> None:
+def test_size(space: AnySpace, size: int) -> None:
     assert space.size == size
     assert type(space.size) is int
 

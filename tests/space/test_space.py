@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from hwnas.errors import InputError
 from hwnas.space import SPACES, autoformer, glit, resnas, vitas
+from hwnas.space.space import AnySpace
 from hwnas.workload import Workload
-from tests.strategies import NAMED, TINY, AnySpace, Rows, changed, counts, populations, space_id, wild_populations
+from tests.strategies import NAMED, TINY, Rows, changed, counts, populations, space_id, wild_populations
 
 every_space = pytest.mark.parametrize("space", [*NAMED, *TINY], ids=space_id)
 

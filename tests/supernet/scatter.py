@@ -1,17 +1,16 @@
 """A network's own weights, put into a supernet from which it can then be run as a slice."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from hwnas.space.arch import Arch
 from hwnas.supernet.sharing import Part
-from hwnas.supernet.supernet import Supernet
+from hwnas.supernet.supernet import AnySupernet
 
 
-def scatter(supernet: Supernet[Any, Any, Any], arch: Arch, tensors: Mapping[str, Tensor]) -> None:
+def scatter(supernet: AnySupernet, arch: Arch, tensors: Mapping[str, Tensor]) -> None:
     """Put the weights of a network where the supernet takes them from; every other weight becomes not a number.
 
     So a slice that reads one entry too many, or one of another network, does not go unseen.

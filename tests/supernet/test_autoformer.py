@@ -7,8 +7,8 @@ import torch
 
 from hwnas.space.autoformer import BASE, TINY, AutoFormer, AutoFormerArch, AutoFormerBlock, AutoFormerConfig
 from hwnas.supernet.autoformer import AutoFormerSupernet, AutoFormerSupernetConfig
-from hwnas.supernet.official import autoformer as official
 from hwnas.supernet.official.keys import fill, translate
+from hwnas.supernet.official.rules import AUTOFORMER_RULES
 from tests.supernet.golden import assert_golden, golden, images, weights
 
 SMALL = ("autoformer-small-full", "autoformer-small-mixed", "autoformer-small-clipped-cls")
@@ -47,7 +47,7 @@ def test_official_outputs(name: str) -> None:
     space = PUBLISHED.get(name) or small_space(config)
     options = AutoFormerSupernetConfig(embed_dim=config["embed_dim"], plain_bias=True)
     supernet = AutoFormerSupernet(space, options).eval()
-    fill(supernet.shared, translate(weights(record["shapes"]), official.RULES))
+    fill(supernet.shared, translate(weights(record["shapes"]), AUTOFORMER_RULES))
     arch = golden_arch(record["config"]["arch"])
     with torch.inference_mode():
         assert_golden(supernet(images(record), arch), record)

@@ -14,9 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from hwnas.errors import InputError
 from hwnas.space import SPACES
 from hwnas.space.glit import Glit, GlitConfig
-from hwnas.space.space import Space
+from hwnas.space.space import AnySpace
 from hwnas.supernet.families import make_network, make_supernet
-from hwnas.supernet.supernet import Supernet, SupernetConfig
+from hwnas.supernet.supernet import AnySupernet, SupernetConfig
 
 MICRO = ("autoformer-micro", "resnas-micro", "vitas-micro", "vitas-twins-micro", "glit-micro")
 NUM_ARCHS = 6
@@ -29,12 +29,12 @@ MAY_BE_ZERO = re.compile(
 
 
 @pytest.fixture(params=MICRO)
-def space(request: pytest.FixtureRequest) -> Space[Any, Any]:
+def space(request: pytest.FixtureRequest) -> AnySpace:
     return SPACES.get(request.param)
 
 
 @pytest.fixture
-def supernet(space: Space[Any, Any]) -> Supernet[Any, Any, Any]:
+def supernet(space: AnySpace) -> AnySupernet:
     torch.manual_seed(0)
     supernet = make_supernet(space)
     with torch.no_grad():
@@ -43,13 +43,13 @@ def supernet(space: Space[Any, Any]) -> Supernet[Any, Any, Any]:
     return supernet.eval()
 
 
-def archs(space: Space[Any, Any], count: int = NUM_ARCHS) -> list[Any]:
+def archs(space: AnySpace, count: int = NUM_ARCHS) -> list[Any]:
     """The smallest and the largest network, and random ones between."""
     random = space.decode(space.sample(np.random.default_rng(0), count - 2))
     return [space.smallest(), space.largest(), *random]
 
 
-def images(space: Space[Any, Any], count: int = 4) -> Tensor:
+def images(space: AnySpace, count: int = 4) -> Tensor:
     side = space.config.image_size
     return torch.randn(count, space.config.channels, side, side, generator=torch.Generator().manual_seed(0))
 
@@ -61,13 +61,13 @@ def logits(output: Any) -> Tensor:
     return found
 
 
-def test_a_slice_is_the_extracted_network(space: Space[Any, Any], supernet: Supernet[Any, Any, Any]) -> None:
+def test_a_slice_is_the_extracted_network(space: AnySpace, supernet: AnySupernet) -> None:
     x = images(space)
     for arch in archs(space):
         torch.testing.assert_close(supernet.subnet(arch)(x), logits(supernet(x, arch)), rtol=0, atol=1e-5)
 
 
-def test_an_extracted_network_has_its_own_weights(space: Space[Any, Any], supernet: Supernet[Any, Any, Any]) -> None:
+def test_an_extracted_network_has_its_own_weights(space: AnySpace, supernet: AnySupernet) -> None:
     arch, x = space.largest(), images(space)
     subnet = supernet.subnet(arch)
     before = subnet(x)
@@ -79,13 +79,13 @@ def test_an_extracted_network_has_its_own_weights(space: Space[Any, Any], supern
     assert not pointers & {tensor.data_ptr() for tensor in subnet.parameters()}
 
 
-def test_parameters_are_the_closed_form(space: Space[Any, Any], supernet: Supernet[Any, Any, Any]) -> None:
+def test_parameters_are_the_closed_form(space: AnySpace, supernet: AnySupernet) -> None:
     chosen = archs(space)
     built = [sum(parameter.numel() for parameter in supernet.subnet(arch).parameters()) for arch in chosen]
     assert built == space.costs(space.encode(chosen)).params.tolist()
 
 
-def test_macs_are_half_of_torchs_flops(space: Space[Any, Any]) -> None:
+def test_macs_are_half_of_torchs_flops(space: AnySpace) -> None:
     for arch in archs(space):
         assert half_flops(space, arch) == space.workload(arch).macs_executed
 
@@ -97,7 +97,7 @@ def test_macs_at_full_size(name: str) -> None:
         assert half_flops(space, arch) == space.workload(arch).macs_executed
 
 
-def half_flops(space: Space[Any, Any], arch: Any) -> int:
+def half_flops(space: AnySpace, arch: Any) -> int:
     """Half of what torch counts for one image, on the device where nothing is computed."""
     side = space.config.image_size
     with torch.device("meta"):
@@ -109,14 +109,14 @@ def half_flops(space: Space[Any, Any], arch: Any) -> int:
     return int(flops // 2)
 
 
-def test_another_arch_gives_another_output(space: Space[Any, Any], supernet: Supernet[Any, Any, Any]) -> None:
+def test_another_arch_gives_another_output(space: AnySpace, supernet: AnySupernet) -> None:
     x = images(space)
     outputs = [logits(supernet(x, arch)) for arch in archs(space)]
     for index, output in enumerate(outputs):
         assert all((output - other).abs().max() > 1e-4 for other in outputs[:index])
 
 
-def test_gradients_reach_the_slices_alone(space: Space[Any, Any], supernet: Supernet[Any, Any, Any]) -> None:
+def test_gradients_reach_the_slices_alone(space: AnySpace, supernet: AnySupernet) -> None:
     for arch in archs(space, count=3):
         supernet.zero_grad(set_to_none=True)
         logits(supernet(images(space), arch)).square().sum().backward()  # type: ignore[no-untyped-call]
@@ -128,7 +128,7 @@ def test_gradients_reach_the_slices_alone(space: Space[Any, Any], supernet: Supe
             assert MAY_BE_ZERO.search(name) or reached.equal(used[name]), name
 
 
-def used_entries(supernet: Supernet[Any, Any, Any], arch: Any) -> dict[str, Tensor]:
+def used_entries(supernet: AnySupernet, arch: Any) -> dict[str, Tensor]:
     """Which entries of each shared parameter the network's sources name."""
     marked = {name: torch.zeros_like(tensor) for name, tensor in supernet.shared.named_parameters()}
     numbers = {name: torch.arange(tensor.numel()).reshape(tensor.shape) for name, tensor in marked.items()}
@@ -145,16 +145,14 @@ def marks(parameter: nn.Parameter) -> Tensor:
     return torch.zeros_like(parameter).bool() if parameter.grad is None else parameter.grad != 0
 
 
-def test_networks_side_by_side_are_networks_one_by_one(
-    space: Space[Any, Any], supernet: Supernet[Any, Any, Any]
-) -> None:
+def test_networks_side_by_side_are_networks_one_by_one(space: AnySpace, supernet: AnySupernet) -> None:
     x, chosen = images(space, 5), archs(space)[2:4]
     together = logits(supernet(x, chosen))
     for index, arch in enumerate(chosen):
         torch.testing.assert_close(together[index::2], logits(supernet(x[index::2], arch)), rtol=0, atol=1e-5)
 
 
-def test_bfloat16_runs_forward_and_backward(space: Space[Any, Any], supernet: Supernet[Any, Any, Any]) -> None:
+def test_bfloat16_runs_forward_and_backward(space: AnySpace, supernet: AnySupernet) -> None:
     x, arch = images(space), archs(space)[2]
     supernet.train()
     with torch.autocast("cpu", torch.bfloat16):
@@ -168,7 +166,7 @@ def test_bfloat16_runs_forward_and_backward(space: Space[Any, Any], supernet: Su
     assert (output - exact).abs().max() < 0.05 * exact.abs().max()
 
 
-def test_a_compiled_network_gives_the_same(space: Space[Any, Any], supernet: Supernet[Any, Any, Any]) -> None:
+def test_a_compiled_network_gives_the_same(space: AnySpace, supernet: AnySupernet) -> None:
     x, arch = images(space), archs(space)[2]
     subnet = supernet.subnet(arch)
     for function in (subnet, supernet.bind(arch)):
@@ -177,7 +175,7 @@ def test_a_compiled_network_gives_the_same(space: Space[Any, Any], supernet: Sup
         torch.testing.assert_close(logits(compiled(x)), logits(function(x)), rtol=0, atol=1e-5)
 
 
-def test_an_exported_slice_leaves_no_trace(space: Space[Any, Any]) -> None:
+def test_an_exported_slice_leaves_no_trace(space: AnySpace) -> None:
     torch.manual_seed(0)
     supernet, arch, x = make_supernet(space).eval(), archs(space)[3], images(space)
 
@@ -196,19 +194,19 @@ def test_an_exported_slice_leaves_no_trace(space: Space[Any, Any]) -> None:
     torch.testing.assert_close(supernet(x, arch), supernet.subnet(arch)(x), rtol=0, atol=1e-5)
 
 
-def test_another_familys_config_is_refused(space: Space[Any, Any]) -> None:
+def test_another_familys_config_is_refused(space: AnySpace) -> None:
     with pytest.raises(InputError, match="takes a"):
         make_supernet(space, SupernetConfig())
 
 
-def wrong_images(space: Space[Any, Any]) -> Iterator[Tensor]:
+def wrong_images(space: AnySpace) -> Iterator[Tensor]:
     side = space.config.image_size
     yield torch.zeros(1, 3, side + 1, side + 1)
     yield torch.zeros(1, 1, side, side)
     yield torch.zeros(3, side, side)
 
 
-def test_wrong_images_are_refused(space: Space[Any, Any], supernet: Supernet[Any, Any, Any]) -> None:
+def test_wrong_images_are_refused(space: AnySpace, supernet: AnySupernet) -> None:
     arch = space.smallest()
     sliced = partial(supernet, archs=arch)
     for x in wrong_images(space):
@@ -218,7 +216,7 @@ def test_wrong_images_are_refused(space: Space[Any, Any], supernet: Supernet[Any
             assert caught.value.got == tuple(x.shape)
 
 
-def test_another_familys_arch_is_refused(space: Space[Any, Any], supernet: Supernet[Any, Any, Any]) -> None:
+def test_another_familys_arch_is_refused(space: AnySpace, supernet: AnySupernet) -> None:
     other = SPACES.get("glit-micro" if space.family == "autoformer" else "autoformer-micro")
     with pytest.raises(InputError, match=space.arch_type.__name__):
         supernet(images(space), other.largest())

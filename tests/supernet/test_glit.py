@@ -15,8 +15,8 @@ from hwnas.errors import InputError
 from hwnas.space.glit import SMALL, TINY, TINY_PAPER, Glit, GlitArch, GlitBlock, GlitConfig
 from hwnas.supernet.glit import GlitSupernet, GlitSupernetConfig, block_config, candidates, outline
 from hwnas.supernet.network import Network
-from hwnas.supernet.official import glit as official
 from hwnas.supernet.official.keys import fill, translate
+from hwnas.supernet.official.rules import GLIT_BLOCK_RULES, GLIT_RULES
 from hwnas.supernet.sharing import take
 from tests.strategies import TINY as TINY_SPACES
 from tests.supernet.golden import assert_golden, golden, images, weights
@@ -78,7 +78,7 @@ def golden_arch(config: dict[str, Any]) -> GlitArch:
 def test_official_outputs_of_the_network(name: str) -> None:
     record = golden(name)
     network = Network(outline(golden_space(record["config"]).config, golden_arch(record["config"]))).eval()
-    fill(network, translate(weights(record["shapes"]), official.RULES))
+    fill(network, translate(weights(record["shapes"]), GLIT_RULES))
     with torch.inference_mode():
         assert_golden(network(images(record)), record)
     assert sum(parameter.numel() for parameter in network.parameters()) == record["config"]["params"]
@@ -89,7 +89,7 @@ def test_official_outputs_of_a_slice(name: str) -> None:
     record = golden(name)
     arch = golden_arch(record["config"])
     supernet = GlitSupernet(golden_space(record["config"])).eval()
-    scatter(supernet, arch, translate(weights(record["shapes"]), official.RULES))
+    scatter(supernet, arch, translate(weights(record["shapes"]), GLIT_RULES))
     with torch.inference_mode():
         assert_golden(supernet(images(record), arch), record)
         assert_golden(supernet.subnet(arch)(images(record)), record)
@@ -106,7 +106,7 @@ def test_official_outputs_of_a_block(name: str) -> None:
     record = golden(name)
     block = one_block(record["config"])
     module = block_config(block_space(record["config"]).config, block).build().eval()
-    fill(module, translate(weights(record["shapes"]), official.BLOCK_RULES))
+    fill(module, translate(weights(record["shapes"]), GLIT_BLOCK_RULES))
     with torch.inference_mode():
         assert_golden(module(images(record))[:, ::7], record, name="tokens")
 
@@ -116,7 +116,7 @@ def test_official_outputs_of_a_block_as_a_slice(name: str) -> None:
     record = golden(name)
     arch = GlitArch(blocks=(one_block(record["config"]),))
     supernet = GlitSupernet(block_space(record["config"])).eval()
-    tensors = translate(weights(record["shapes"]), official.BLOCK_RULES)
+    tensors = translate(weights(record["shapes"]), GLIT_BLOCK_RULES)
     scatter(supernet, arch, {f"blocks.0.{name}": tensor for name, tensor in tensors.items()})
     with torch.inference_mode():
         block = supernet.subnet(arch).segments()["blocks.0"]
@@ -139,7 +139,7 @@ def one_block(config: dict[str, Any]) -> GlitBlock:
 def test_every_official_key_has_a_name() -> None:
     record = golden("glit-t")
     state = weights({**record["shapes"], "blocks.2.0.attn.net.4.num_batches_tracked": [1]})
-    translated = translate(state, official.RULES)
+    translated = translate(state, GLIT_RULES)
     assert "blocks.2.attention.locality.batch_norm.num_batches_tracked" in translated
     assert len(translated) == len(state)
 

@@ -15,7 +15,7 @@ from hwnas.space.resnas import SMALL, TINY, ResNas, ResNasArch, ResNasBlock, Res
 from hwnas.space.resnas import ResNasStageConfig as StageConfig
 from hwnas.supernet.network import Network
 from hwnas.supernet.official.keys import fill, translate
-from hwnas.supernet.official.resnas import rules
+from hwnas.supernet.official.rules import resnas_rules
 from hwnas.supernet.resnas import PatchLogits, ResNasSupernet, ResNasSupernetConfig, live_slots, outline
 from tests.supernet.golden import assert_golden, golden, images, weights
 from tests.supernet.scatter import scatter
@@ -142,7 +142,7 @@ def test_official_subnets(name: str) -> None:
     net = ResNasSupernet(space, ResNasSupernetConfig(patch_logits="always")).eval()
     state = weights(record["shapes"])
     assert isinstance(net.shared, Network)
-    fill(net.shared, translate(state, rules(net.shared.segments(), state, patch_head=True)))
+    fill(net.shared, translate(state, resnas_rules(net.shared.segments(), state, patch_head=True)))
     arch = golden_arch(record["config"])
     with torch.inference_mode():
         subnet = net.subnet(arch, patch_logits="always")
@@ -168,7 +168,7 @@ def test_official_searched_network(numbering: str) -> None:
     with torch.device("meta"):
         network = Network(segments)
     network.to_empty(device="cpu").eval()
-    fill(network, translate(state, rules(segments, state, patch_head=False)))
+    fill(network, translate(state, resnas_rules(segments, state, patch_head=False)))
     with torch.inference_mode():
         assert_golden(network(images(record)), record)
     assert num_parameters(network) == record["config"]["params_with_patch_head"] - 705 * 1000
@@ -179,7 +179,7 @@ def test_official_searched_network_as_a_slice() -> None:
     arch = TINY.published["ViT-ResNAS-T"]
     net = ResNasSupernet(TINY).eval()
     state = weights(record["shapes"])
-    scatter(net, arch, translate(state, rules(net.outline(arch), state, patch_head=False)))
+    scatter(net, arch, translate(state, resnas_rules(net.outline(arch), state, patch_head=False)))
     with torch.inference_mode():
         assert_golden(net(images(record), arch), record)
         assert_golden(net.subnet(arch)(images(record)), record)
@@ -196,7 +196,7 @@ def _with_removed_blocks(key: str) -> str:
 def test_a_checkpoint_of_another_network_is_refused() -> None:
     state = weights(golden("resnas-small-full")["shapes"])
     with pytest.raises(InputError, match="must hold 8 blocks and spatial reductions"):
-        rules(outline(TOY.config, TOY.largest()), dict(list(state.items())[:40]), patch_head=True)
+        resnas_rules(outline(TOY.config, TOY.largest()), dict(list(state.items())[:40]), patch_head=True)
 
 
 # ----------------------------------------------------------------------------- slices, extracted networks

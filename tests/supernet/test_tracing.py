@@ -9,7 +9,7 @@ import torch
 
 from hwnas.export.tracer import trace_workload
 from hwnas.space import SPACES
-from hwnas.space.space import Space
+from hwnas.space.space import AnySpace
 from hwnas.supernet.families import make_network
 from hwnas.workload import Workload
 
@@ -23,13 +23,13 @@ def rows(workload: Workload) -> Counter[tuple[Any, ...]]:
     return Counter((one.label, *sorted(one.shape.items()), one.macs, one.params, one.traits) for one in found)
 
 
-def traced(space: Space[Any, Any], arch: Any) -> Workload:
+def traced(space: AnySpace, arch: Any) -> Workload:
     with torch.device("meta"):
         network = make_network(space, arch)
     return trace_workload(network, image_size=space.config.image_size, channels=space.config.channels)
 
 
-def archs(space: Space[Any, Any]) -> list[Any]:
+def archs(space: AnySpace) -> list[Any]:
     random = space.decode(space.sample(np.random.default_rng(3), 3))
     return [space.smallest(), space.largest(), *space.published.values(), *random]
 

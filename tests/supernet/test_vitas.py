@@ -13,7 +13,7 @@ from hwnas.errors import InputError
 from hwnas.space.vitas import DEIT_SMALL, DEIT_SMALL_SHIFTED, Vitas, VitasArch, VitasBlock, VitasConfig
 from hwnas.supernet.network import Network
 from hwnas.supernet.official.keys import fill, translate
-from hwnas.supernet.official.vitas import NETWORK_RULES, SUPERNET_RULES, close_gaps
+from hwnas.supernet.official.rules import VITAS_NETWORK_RULES, VITAS_SUPERNET_RULES, close_gaps
 from hwnas.supernet.vitas import (
     AttentionScale,
     BlockConfig,
@@ -124,7 +124,7 @@ def test_official_networks(name: str) -> None:
     scales = [block[3] ** -0.5 for block in record["config"]["blocks"] if block != "identity"]
     assert [config.scale for config in segments.values() if isinstance(config, BlockConfig)] == scales
     network = Network(segments).eval()
-    fill(network, close_gaps(translate(weights(record["shapes"]), NETWORK_RULES)))
+    fill(network, close_gaps(translate(weights(record["shapes"]), VITAS_NETWORK_RULES)))
     with torch.inference_mode():
         assert_golden(network(images(record)), record)
     assert sum(parameter.numel() for parameter in network.parameters()) == record["config"]["params"]
@@ -164,7 +164,7 @@ def test_official_mixed_network_as_a_slice(config: VitasSupernetConfig) -> None:
 
 
 def assert_golden_slice(supernet: VitasSupernet, arch: VitasArch, record: dict[str, Any]) -> None:
-    scatter(supernet, arch, close_gaps(translate(weights(record["shapes"]), NETWORK_RULES)))
+    scatter(supernet, arch, close_gaps(translate(weights(record["shapes"]), VITAS_NETWORK_RULES)))
     with torch.inference_mode():
         assert_golden(supernet(images(record), arch), record)
         assert_golden(supernet.subnet(arch)(images(record)), record)
@@ -187,7 +187,7 @@ def official_supernet() -> VitasSupernet:
     )
     supernet = VitasSupernet(space, OFFICIAL).eval()
     state = weights(golden("vitas-supernet-bilateral")["shapes"])
-    fill(supernet.shared, translate(state, SUPERNET_RULES))
+    fill(supernet.shared, translate(state, VITAS_SUPERNET_RULES))
     return supernet
 
 
@@ -223,7 +223,7 @@ def test_official_supernet(official_supernet: VitasSupernet, name: str, side: Si
 def test_keys_of_other_networks_are_refused() -> None:
     state = weights(golden("vitas-small-mixed")["shapes"])
     with pytest.raises(InputError, match="keys that this family does not have"):
-        translate(state, SUPERNET_RULES)
+        translate(state, VITAS_SUPERNET_RULES)
 
 
 def test_gaps_are_closed_in_the_order_of_the_slots() -> None:

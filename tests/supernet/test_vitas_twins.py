@@ -15,7 +15,7 @@ from hwnas.space.vitas import VitasBlock
 from hwnas.space.vitas_twins import SMALL, Twins, TwinsArch, TwinsConfig, TwinsStage, TwinsStageConfig
 from hwnas.supernet.network import Network
 from hwnas.supernet.official.keys import fill, translate
-from hwnas.supernet.official.timm_twins import RULES
+from hwnas.supernet.official.rules import TWINS_RULES
 from hwnas.supernet.vitas_twins import BlockConfig, TwinsSupernet, TwinsSupernetConfig, outline
 from tests.supernet.scatter import scatter
 
@@ -72,7 +72,7 @@ def test_twins_svt_small() -> None:
     reference = timm.create_model("twins_svt_small", pretrained=False).eval()
     randomised(reference)
     network = Network(outline(SMALL.config, SMALL.published["Twins-SVT-S"])).eval()
-    fill(network, translate(reference.state_dict(), RULES))
+    fill(network, translate(reference.state_dict(), TWINS_RULES))
     x = random_images(224)
     with torch.inference_mode():
         torch.testing.assert_close(network(x), reference(x), rtol=0, atol=1e-5)
@@ -83,7 +83,7 @@ def test_twins_svt_small_as_a_slice() -> None:
     reference = timm.create_model("twins_svt_small", pretrained=False).eval()
     randomised(reference)
     supernet, arch = TwinsSupernet(SMALL).eval(), SMALL.published["Twins-SVT-S"]
-    scatter(supernet, arch, translate(reference.state_dict(), RULES))
+    scatter(supernet, arch, translate(reference.state_dict(), TWINS_RULES))
     x = random_images(224)
     with torch.inference_mode():
         expected = reference(x)
@@ -128,7 +128,7 @@ def test_grids_that_windows_or_steps_do_not_divide(image_size: int, window: int,
     reference, space = svt(image_size, window=window, widths=(12, 24, 30), reductions=reductions)
     randomised(reference)
     supernet = TwinsSupernet(space).eval()
-    fill(supernet.shared, translate(reference.state_dict(), RULES))
+    fill(supernet.shared, translate(reference.state_dict(), TWINS_RULES))
     x, arch = random_images(image_size), space.largest()
     with torch.inference_mode():
         torch.testing.assert_close(supernet(x, arch), reference(x), rtol=0, atol=1e-5)
@@ -139,7 +139,7 @@ def test_it_starts_as_in_timm() -> None:
     torch.manual_seed(0)
     reference, space = svt(80, window=7, widths=(48, 96), reductions=(4, 2))
     started = dict(TwinsSupernet(space).shared.named_parameters())
-    for name, tensor in translate(reference.state_dict(), RULES).items():
+    for name, tensor in translate(reference.state_dict(), TWINS_RULES).items():
         spread, wanted = started[name].std().item(), tensor.std().item()
         assert spread == pytest.approx(wanted, rel=0.25, abs=1e-12), name
         assert started[name].mean().item() == pytest.approx(tensor.mean().item(), abs=0.2 * wanted + 1e-12), name

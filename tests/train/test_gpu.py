@@ -2,12 +2,11 @@
 
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 import pytest
 import torch
 
-from hwnas.space.space import Space
+from hwnas.space.space import AnySpace
 from hwnas.supernet.supernet import Supernet
 from hwnas.train.accuracy import judge_module
 from hwnas.train.distributed import World
@@ -24,7 +23,7 @@ WORLD = World(device=torch.device("cuda", 0))
 
 @pytest.mark.parametrize("space", [AUTOFORMER, RESNAS, GLIT], ids=lambda space: str(space.family))
 @pytest.mark.parametrize(("precision", "clip"), [("fp32", 0.0), ("bf16", 1.0), ("fp16", 0.0), ("fp16", 1.0)])
-def test_a_supernet_learns(space: Space[Any, Any], precision: str, clip: float, tmp_path: Path) -> None:
+def test_a_supernet_learns(space: AnySpace, precision: str, clip: float, tmp_path: Path) -> None:
     recipe = toy_recipe(epochs=6, precision=precision, regularisation=RegularisationConfig(clip=clip))
     loop = toy_loop(tmp_path / "run", space, recipe, world=WORLD)
     outcome = loop.run()

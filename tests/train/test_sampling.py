@@ -6,7 +6,7 @@ import pytest
 
 from hwnas.errors import InputError
 from hwnas.space import SPACES
-from hwnas.space.space import Space
+from hwnas.space.space import AnySpace
 from hwnas.train.identity import search_identity, with_identities
 from hwnas.train.sampling import Identities, SamplingConfig, Widening, make_sampler
 from hwnas.train.seeds import generator
@@ -157,7 +157,7 @@ def test_a_budget_that_nothing_fits_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("space", [AUTOFORMER, RESNAS], ids=lambda space: str(space.name))
-def test_identities_need_a_space_that_has_them(space: Space[Any, Any]) -> None:
+def test_identities_need_a_space_that_has_them(space: AnySpace) -> None:
     with pytest.raises(InputError, match="whose slots may be identities"):
         make_sampler(space, SamplingConfig(identity=0.2), seed=0)
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from hwnas.errors import InputError, UnknownNameError
-from hwnas.space.space import Space
+from hwnas.space.space import AnySpace
 from hwnas.supernet.families import make_supernet
 from hwnas.supernet.resnas import ResNasSupernet
 from hwnas.supernet.vitas import VitasSupernet
@@ -45,7 +45,7 @@ SEVERAL = replace(
     mix=MixConfig(mixup=0.1, cutmix=1.0, token_mixup=True),
     ema=EmaConfig(decay=0.5),
 )
-CASES: list[tuple[Space[Any, Any], Recipe]] = [
+CASES: list[tuple[AnySpace, Recipe]] = [
     (AUTOFORMER, strategy_recipe("single")),
     (GLIT, strategy_recipe("single")),
     (RESNAS, SEVERAL),
@@ -59,7 +59,7 @@ CASES: list[tuple[Space[Any, Any], Recipe]] = [
 
 
 @pytest.mark.parametrize(("space", "recipe"), CASES, ids=lambda value: getattr(value, "name", ""))
-def test_the_loss_falls(space: Space[Any, Any], recipe: Recipe, tmp_path: Path) -> None:
+def test_the_loss_falls(space: AnySpace, recipe: Recipe, tmp_path: Path) -> None:
     outcome = toy_loop(tmp_path / "run", space, recipe).run()
     losses = [row["loss"] for row in read_metrics(tmp_path / "run")]
     assert outcome.steps == len(losses) == 36
@@ -74,7 +74,7 @@ def test_one_network_learns_too(tmp_path: Path) -> None:
     assert outcome.loss < 0.4
 
 
-def lesson(space: Space[Any, Any], count: int = 6) -> Lesson:
+def lesson(space: AnySpace, count: int = 6) -> Lesson:
     batch = next(toy_batches(space, toy_recipe(batch_size=count)).epoch(0))
     return Lesson(Mixed(batch.images, F.one_hot(batch.labels, space.config.num_classes).float()))
 
@@ -169,7 +169,7 @@ def test_units_are_sorted_while_choices_widen_and_not_after(monkeypatch: pytest.
         (AUTOFORMER, toy_recipe(regularisation=RegularisationConfig(patch_loss=True)), "part of ViT-ResNAS alone"),
     ],
 )
-def test_strategies_that_a_space_cannot_have(space: Space[Any, Any], recipe: Recipe, message: str) -> None:
+def test_strategies_that_a_space_cannot_have(space: AnySpace, recipe: Recipe, message: str) -> None:
     with pytest.raises(InputError, match=message):
         fresh_supernet(space, recipe, seed=0)
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hwnas.space.space import Space
+from hwnas.space.space import AnySpace
 from hwnas.train.data.loading import Batch
 from hwnas.train.distributed import World
 from hwnas.train.loop import Loop, LoopConfig
@@ -54,9 +54,7 @@ class ToyBatches:
             yield Batch(self.images[mine], self.labels[mine], mine)
 
 
-def toy_batches(
-    space: Space[Any, Any], recipe: Recipe, *, pictures: int = 96, world: World | None = None
-) -> ToyBatches:
+def toy_batches(space: AnySpace, recipe: Recipe, *, pictures: int = 96, world: World | None = None) -> ToyBatches:
     world = world or World()
     rng = torch.Generator().manual_seed(7)
     config = space.config
@@ -78,7 +76,7 @@ def toy_recipe(**changes: Any) -> Recipe:
     return replace(MICRO, **{**values, **changes})
 
 
-def toy_loop(run: Path, space: Space[Any, Any], recipe: Recipe, **options: Any) -> Loop:
+def toy_loop(run: Path, space: AnySpace, recipe: Recipe, **options: Any) -> Loop:
     model = options.pop("model", None) or fresh_supernet(space, recipe, seed=3)
     batches = options.pop("batches", None) or toy_batches(space, recipe, world=options.get("world"))
     settings: dict[str, Any] = {"seed": 5, "data": "toy", "config": QUIET, **options}
@@ -86,7 +84,7 @@ def toy_loop(run: Path, space: Space[Any, Any], recipe: Recipe, **options: Any) 
     return Loop(run, model, batches, recipe, **settings)
 
 
-def stepper(space: Space[Any, Any], recipe: Recipe, *, model: nn.Module | None = None, **options: Any) -> Stepper:
+def stepper(space: AnySpace, recipe: Recipe, *, model: nn.Module | None = None, **options: Any) -> Stepper:
     model = model or fresh_supernet(space, recipe, seed=3)
     settings: dict[str, Any] = {"seed": 5, "steps_per_epoch": 6, "teacher": None, "world": World(), **options}
     return Stepper(model.train(), recipe, **settings)

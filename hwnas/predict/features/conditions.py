@@ -7,8 +7,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from hwnas.devices.device import Device, Precision
+from hwnas.devices.device import Device
 from hwnas.errors import InputError
+from hwnas.metrics import Precision
 from hwnas.workload import element_bytes
 
 Batch = int | NDArray[np.int64]

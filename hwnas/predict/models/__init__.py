@@ -36,8 +36,11 @@ def fitted_from_json(data: object) -> Fitted:
     if not isinstance(data, dict) or not isinstance(data.get("kind"), str):
         raise InputError("a fitted model must be a table with its kind", got=shown(data))
     made = _FITTED.get(data["kind"])
+    values = {name: value for name, value in data.items() if name != "kind"}
     try:
-        fitted: Fitted = made.from_json({name: value for name, value in data.items() if name != "kind"})
+        if made is Stack:  # members are of any kind, this one included
+            values["members"] = [fitted_from_json(member) for member in values["members"]]
+        fitted: Fitted = made.from_json(values)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"a fitted model of kind {data['kind']!r} is incomplete", got=repr(error)) from error
     return fitted

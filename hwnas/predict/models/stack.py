@@ -35,10 +35,8 @@ class Stack:
 
     @classmethod
     def from_json(cls, data: Plain) -> Self:
-        """What `to_json` wrote."""
-        from hwnas.predict.models import fitted_from_json  # members are of any kind, this one included
-
-        members = tuple(fitted_from_json(member) for member in data["members"])
+        """What `to_json` wrote, its members already read."""
+        members = tuple(data["members"])
         weights = numbers(data["weights"])
         if not members or weights.shape != (len(members),):
             raise InputError("a stack must have a weight per member", got=f"{len(weights)} for {len(members)}")

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from hwnas.devices import Device
+from hwnas.devices.memory import resident_mb, trim
 from hwnas.errors import MissingError
-from hwnas.profile.clock import run_timed
-from hwnas.profile.memory import resident_mb, trim
+from hwnas.profile.runners.clock import run_timed
 from hwnas.profile.runners.cuda import CudaClock, cuda_available
 from hwnas.profile.runners.graphs import onnx_graph
 from hwnas.profile.runners.prepared import device_of

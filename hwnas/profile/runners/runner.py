@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from hwnas.devices import Device
 from hwnas.errors import InputError
+from hwnas.metrics import RUNTIMES
 from hwnas.records import Reason, Setting
-from hwnas.records.runtimes import RUNTIMES
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from hwnas.devices import Device
-from hwnas.profile.clock import run_timed
-from hwnas.profile.memory import peak_mb, reset_peak, resident_mb, trim
+from hwnas.devices.memory import peak_mb, reset_peak, resident_mb, trim
+from hwnas.profile.runners.clock import run_timed
 from hwnas.profile.runners.cuda import CudaClock, CudaMemory, cuda_available, cuda_facts
 from hwnas.profile.runners.prepared import DTYPES, configure, copied, device_of, precision_supported
 from hwnas.profile.runners.runner import AVAILABLE, Availability, Sample

@@ -1,15 +1,12 @@
 """Ways to search, by name."""
 
 from hwnas.registry import Registry
-from hwnas.search.strategies.autoformer import AutoFormerEvolution
-from hwnas.search.strategies.glit import GlitEvolution
 from hwnas.search.strategies.hierarchical import HierarchicalSearch
 from hwnas.search.strategies.nsga2 import Nsga2Search
+from hwnas.search.strategies.published import AutoFormerEvolution, GlitEvolution, ResNasEvolution, VitasEvolution
 from hwnas.search.strategies.random_search import RandomSearch
-from hwnas.search.strategies.resnas import ResNasEvolution
 from hwnas.search.strategies.rounds import RoundsSearch
 from hwnas.search.strategies.strategy import Strategy
-from hwnas.search.strategies.vitas import VitasEvolution
 
 STRATEGIES: Registry[type[Strategy]] = Registry("strategy")
 """All strategies."""

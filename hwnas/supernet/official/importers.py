@@ -2,22 +2,30 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from torch import Tensor, nn
 
 from hwnas.errors import InputError
 from hwnas.registry import Registry
 from hwnas.space.arch import Arch
-from hwnas.space.space import Space
+from hwnas.space.space import AnySpace
 from hwnas.supernet.autoformer import AutoFormerSupernetConfig
 from hwnas.supernet.families import make_network, make_supernet
 from hwnas.supernet.network import Network
-from hwnas.supernet.official import autoformer, glit, resnas, timm_twins, vitas
 from hwnas.supernet.official.keys import fill, translate
+from hwnas.supernet.official.rules import (
+    AUTOFORMER_RULES,
+    GLIT_RULES,
+    TWINS_RULES,
+    VITAS_NETWORK_RULES,
+    VITAS_SUPERNET_RULES,
+    close_gaps,
+    resnas_rules,
+)
 from hwnas.supernet.positions import resize_positions
 from hwnas.supernet.resnas import ResNasSupernetConfig
-from hwnas.supernet.supernet import Supernet
+from hwnas.supernet.supernet import AnySupernet
 from hwnas.supernet.vitas import VitasSupernetConfig
 
 State = Mapping[str, Tensor]
@@ -28,60 +36,60 @@ Result = TypeVar("Result")
 class Importer:
     """How the official weights of one family become ours."""
 
-    supernet: Callable[[Space[Any, Any], State], Supernet[Any, Any, Any]]
-    network: Callable[[Space[Any, Any], Arch, State], Network]
+    supernet: Callable[[AnySpace, State], AnySupernet]
+    network: Callable[[AnySpace, Arch, State], Network]
 
 
-def _autoformer_supernet(space: Space[Any, Any], state: State) -> Supernet[Any, Any, Any]:
-    translated = translate(state, autoformer.RULES)
+def _autoformer_supernet(space: AnySpace, state: State) -> AnySupernet:
+    translated = translate(state, AUTOFORMER_RULES)
     position = translated.get("stem.position")
     widest = None if position is None or position.ndim != 3 else position.shape[-1]
     supernet = make_supernet(space, AutoFormerSupernetConfig(embed_dim=widest, plain_bias=True))
     return _filled(supernet, supernet.shared, translated)
 
 
-def _autoformer_network(space: Space[Any, Any], arch: Arch, state: State) -> Network:
+def _autoformer_network(space: AnySpace, arch: Arch, state: State) -> Network:
     """The released files of sub-networks hold a supernet's weights, tuned to that sub-network."""
     return _autoformer_supernet(space, state).subnet(arch)
 
 
-def _resnas_supernet(space: Space[Any, Any], state: State) -> Supernet[Any, Any, Any]:
+def _resnas_supernet(space: AnySpace, state: State) -> AnySupernet:
     patch_head = "patch_head.weight" in state
     supernet = make_supernet(space, ResNasSupernetConfig(patch_logits="training" if patch_head else "never"))
     assert isinstance(supernet.shared, Network)
-    rules = resnas.rules(supernet.shared.outline, state, patch_head=patch_head)
+    rules = resnas_rules(supernet.shared.outline, state, patch_head=patch_head)
     return _filled(supernet, supernet.shared, translate(state, rules))
 
 
-def _resnas_network(space: Space[Any, Any], arch: Arch, state: State) -> Network:
+def _resnas_network(space: AnySpace, arch: Arch, state: State) -> Network:
     network = make_network(space, arch)
-    return _filled(network, network, translate(state, resnas.rules(network.outline, state, patch_head=False)))
+    return _filled(network, network, translate(state, resnas_rules(network.outline, state, patch_head=False)))
 
 
-def _vitas_supernet(space: Space[Any, Any], state: State) -> Supernet[Any, Any, Any]:
+def _vitas_supernet(space: AnySpace, state: State) -> AnySupernet:
     config = VitasSupernetConfig(
         sharing="bilateral", attention_scale="official-supernet", joint_qk=True, collapsed_positions=True
     )
     supernet = make_supernet(space, config)
-    return _filled(supernet, supernet.shared, translate(state, vitas.SUPERNET_RULES))
+    return _filled(supernet, supernet.shared, translate(state, VITAS_SUPERNET_RULES))
 
 
-def _vitas_network(space: Space[Any, Any], arch: Arch, state: State) -> Network:
+def _vitas_network(space: AnySpace, arch: Arch, state: State) -> Network:
     network = make_network(space, arch, VitasSupernetConfig(attention_scale="official-network"))
-    return _filled(network, network, vitas.close_gaps(translate(state, vitas.NETWORK_RULES)))
+    return _filled(network, network, close_gaps(translate(state, VITAS_NETWORK_RULES)))
 
 
-def _twins_network(space: Space[Any, Any], arch: Arch, state: State) -> Network:
+def _twins_network(space: AnySpace, arch: Arch, state: State) -> Network:
     network = make_network(space, arch)
-    return _filled(network, network, translate(state, timm_twins.RULES))
+    return _filled(network, network, translate(state, TWINS_RULES))
 
 
-def _glit_network(space: Space[Any, Any], arch: Arch, state: State) -> Network:
+def _glit_network(space: AnySpace, arch: Arch, state: State) -> Network:
     network = make_network(space, arch)
-    return _filled(network, network, translate(state, glit.RULES))
+    return _filled(network, network, translate(state, GLIT_RULES))
 
 
-def _no_supernet(space: Space[Any, Any], state: State) -> Supernet[Any, Any, Any]:
+def _no_supernet(space: AnySpace, state: State) -> AnySupernet:
     known = tuple(space.published)
     hint = f"--arch {known[0]}" if known else "--arch with the network that the file holds"
     raise InputError(f"no supernet of the family {space.family} was ever released, only networks", hint=hint)

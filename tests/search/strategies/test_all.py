@@ -13,11 +13,10 @@ from hwnas.search.run import Outcome, run_search
 from hwnas.search.strategies import STRATEGIES
 from hwnas.search.strategies.rounds import RoundsSearch
 from hwnas.space import SPACES
-from hwnas.space.space import Genomes
+from hwnas.space.space import AnySpace, Genomes
 from tests.search.toys import (
     LATENCY,
     MICROS,
-    AnySpace,
     Truth,
     Values,
     accuracy,

@@ -8,12 +8,9 @@ from hwnas.search.budget import Budget
 from hwnas.search.ledger import Ledger
 from hwnas.search.region import used_genes, whole
 from hwnas.search.run import run_search
-from hwnas.search.strategies.autoformer import AutoFormerEvolution
 from hwnas.search.strategies.evolution import Evolution
-from hwnas.search.strategies.glit import GlitEvolution
 from hwnas.search.strategies.hierarchical import HierarchicalSearch
-from hwnas.search.strategies.resnas import ResNasEvolution
-from hwnas.search.strategies.vitas import VitasEvolution
+from hwnas.search.strategies.published import AutoFormerEvolution, GlitEvolution, ResNasEvolution, VitasEvolution
 from hwnas.space import SPACES
 from tests.search.toys import Truth, accuracy, evaluators, problem, rows_as_set
 

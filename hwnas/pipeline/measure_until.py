@@ -1,0 +1,154 @@
+"""`hwnas profile --until mape=3%`: networks are measured in rounds until a predictor of them is good enough."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+
+from hwnas.errors import InputError, UsageError, unknown
+from hwnas.pipeline.predictors.dataset import MeasuredNetworks, measured_profile, of_space
+from hwnas.pipeline.predictors.workloads import subject_workloads
+from hwnas.predict.active import choose_next
+from hwnas.predict.features.counting import workload_features
+from hwnas.predict.selection import MIN_NETWORKS, Protocol, cross_validate
+from hwnas.profile.choose import choose
+from hwnas.profile.library import Entry
+from hwnas.profile.plan import Plan, unique
+from hwnas.profile.planning import make_plan, plan_of
+from hwnas.profile.request import CampaignRequest
+from hwnas.profile.selection import select
+from hwnas.profile.subjects import space_subject
+from hwnas.progress import Reporter
+from hwnas.records import Subject, load_profile
+from hwnas.records.manifest import read_manifest
+from hwnas.space import SPACES
+
+Order = Literal["spread", "active"]
+
+MOST = 400
+"""Networks at the most, where `--samples` does not say."""
+
+_FIRST = 24
+_POOL = 512
+"""Networks that an active round chooses from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Until:
+    """When to stop, and how the networks of a round are chosen."""
+
+    mape: float
+    """The cross-validated mean absolute relative error; 0.03 is three percent."""
+    order: Order = "spread"
+    """Evenly over the space, or where models disagree and nothing like it was measured."""
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The options that say so."""
+        return ("--until", f"mape={self.mape:.4g}", *(() if self.order == "spread" else ("--order", self.order)))
+
+
+def parse_until(text: str, *, order: str = "spread") -> Until:
+    """The goal behind `mape=3%` or `mape=0.03`."""
+    found = re.fullmatch(r"mape=(\d+(?:\.\d+)?)(%?)", text.strip())
+    if found is None:
+        raise UsageError("--until must be an error of the predictor", got=text, hint="--until mape=3%")
+    value = float(found[1]) * (0.01 if found[2] else 1.0)
+    if not 0 < value < 1:
+        raise UsageError("--until must be an error above 0 and below 100 %", got=text, hint="--until mape=3%")
+    if order not in get_args(Order):
+        raise unknown("order", order, get_args(Order), hint="--order {}")
+    return Until(mape=value, order=order)  # type: ignore[arg-type]
+
+
+class Rounds:
+    """The plans of such a campaign: each extends the one before, by about half."""
+
+    def __init__(self, request: CampaignRequest, device: str, until: Until, *, reporter: Reporter) -> None:
+        if request.minutes is not None:
+            raise UsageError("--until and --minutes must not both be given", hint="one of them")
+        self._request, self._device, self._until, self._reporter = request, device, until, reporter
+        self._most = MOST if request.samples is None else request.samples
+        self._count = min(_FIRST, self._most)
+        if self._most < MIN_NETWORKS:
+            raise UsageError(f"--until needs at least {MIN_NETWORKS} networks", got=f"--samples {self._most}")
+
+    def first(self) -> Plan:
+        """The first round: networks spread over the space."""
+        return self._signed(make_plan(self._request, self._device, num_samples=self._count))
+
+    def extend(self, paths: Sequence[Path]) -> Plan | None:
+        """The next round after these profiles; None where the predictor is good enough, or nothing is left."""
+        measured = [self._measured(path) for path in paths]
+        error = max(cross_validated(networks) for networks in measured)
+        there = max(self._count, self._taken(paths[0]))
+        if self._until.order == "active":
+            self._count = there  # what was measured before, and by another round, is among those that may be
+        goal = self._until.mape
+        self._reporter.say(f"{there} networks: cross-validated error {error:.2%}, wanted {goal:.2%}")
+        if error <= goal:
+            return None
+        if self._count >= self._most:
+            self._reporter.say(f"the goal is not reached, and --samples allows no more than {self._most} networks")
+            return None
+        more = min(self._most, self._count + self._count // 2)
+        plan = self._spread(more) if self._until.order == "spread" else self._active(more, paths[0], measured[0])
+        self._count = more
+        return self._signed(plan)
+
+    def _taken(self, path: Path) -> int:
+        """The networks of the space that a profile holds or failed on, beside the published ones."""
+        space = SPACES.get(self._request.space)
+        published = {space.network_id(arch) for arch in space.published.values()}
+        rows = load_profile(path).measurements
+        ids = {row.subject.network_id for row in rows if row.subject.source == "space"}
+        return len(ids - published)
+
+    def _spread(self, count: int) -> Plan:
+        return make_plan(self._request, self._device, num_samples=count)
+
+    def _active(self, count: int, path: Path, measured: MeasuredNetworks) -> Plan:
+        """What was measured, and those of a pool that models disagree on and that are unlike all before."""
+        space = SPACES.get(self._request.space)
+        before = unique([row.subject for row in load_profile(path).measurements])
+        ids = {subject.network_id for subject in before}
+        pool = [space_subject(space, arch) for arch in choose(space, _POOL + count, seed=self._request.seed)]
+        pool = [subject for subject in pool if subject.network_id not in ids]
+        wanted = min(count - self._count, len(pool))
+        if not wanted:
+            return plan_of(self._request, self._device, self._first_ones(before))
+        features = workload_features(subject_workloads(pool), measured.conditions)
+        target = measured.figures["latency_ms"]
+        rows = choose_next(features, measured.features, target, count=wanted, seed=self._request.seed)
+        return plan_of(self._request, self._device, self._first_ones((*before, *(pool[row] for row in rows))))
+
+    def _first_ones(self, subjects: Sequence[Subject]) -> tuple[Subject, ...]:
+        """Those that every plan of this request begins with, so that the same ones are measured twice."""
+        request = self._request
+        start = select(
+            SPACES.get(request.space), _FIRST, seed=request.seed, also=request.also, landmarks=request.landmarks
+        )
+        return unique([*start, *subjects])
+
+    def _measured(self, path: Path) -> MeasuredNetworks:
+        entry = Entry(name=f"{path.parent.name}/{path.name}", path=path, origin="own", manifest=read_manifest(path))
+        return of_space(measured_profile(entry), SPACES.resolve(self._request.space))
+
+    def _signed(self, plan: Plan) -> Plan:
+        """The plan with the whole command that asked for it."""
+        command = (*plan.origin.command, *self._until.words)
+        return replace(plan, origin=replace(plan.origin, command=command))
+
+
+def cross_validated(networks: MeasuredNetworks) -> float:
+    """The error of the best model on networks that it had not seen; infinite where too few are there."""
+    if len(networks) < MIN_NETWORKS:
+        return float("inf")
+    try:
+        answers = cross_validate(networks.features, networks.figures["latency_ms"], protocol=Protocol(repeats=1))
+    except InputError:  # too few distinct ones: the next round brings more
+        return float("inf")
+    return float(np.min([found.mape for found in answers.ranking().values()]))

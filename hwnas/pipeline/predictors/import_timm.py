@@ -1,0 +1,213 @@
+"""`hwnas profiles import-timm`: timm's benchmark tables, kept with their source."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from hwnas.devices import resolve
+from hwnas.errors import InputError, UnknownNameError, unknown
+from hwnas.metrics import PRECISIONS
+from hwnas.pipeline.predictors.published_tables import key_of, matching
+from hwnas.pipeline.predictors.workloads import WORKLOADS, known_workloads, trace_timm
+from hwnas.profile.library import FOLDER
+from hwnas.profile.runners.runner import RUNNERS
+from hwnas.records.table import (
+    TableManifest,
+    TableRow,
+    digest,
+    is_table,
+    parse_rows,
+    read_table_manifest,
+    read_text,
+    table_folder,
+    write_table,
+)
+from hwnas.records.workloads import Key, TracedModels, save_workloads
+from hwnas.runs import package_versions
+from hwnas.workload import Workload
+
+Say = Callable[[str], None]
+
+_NAME = re.compile(
+    r"benchmark-infer-(?P<precision>amp|fp32|fp16|bf16|tf32)(-(?P<layout>nchw|nhwc))?(-pt(?P<torch>\d{3}))?"
+    r"(-cu(?P<cuda>\d{3}))?-(?P<device>.+?)(?P<compiled>-dynamo)?"
+)
+_EVERY = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportOptions:
+    """What the names of the files do not tell; None is read from them."""
+
+    device: str | None = None
+    precision: str | None = None
+    runtime: str | None = None
+    match: str = ""
+    """Models whose name this regular expression matches from its beginning; all where it is empty."""
+    out: Path = Path(FOLDER)
+
+    def __post_init__(self) -> None:
+        if self.precision is not None and self.precision not in PRECISIONS:
+            raise unknown("precision", self.precision, PRECISIONS, hint="--precision {}")
+        if self.runtime is not None and self.runtime not in RUNNERS:
+            raise unknown("runtime", self.runtime, RUNNERS, hint="--runtime {}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportedTable:
+    """A table that was written."""
+
+    path: Path
+    manifest: TableManifest
+    num_rows: int
+    num_used: int
+    """Rows whose model is wanted and could be traced."""
+    not_traced: tuple[str, ...]
+    """Models that timm here does not have, or that cannot be traced."""
+
+
+def import_timm(
+    files: Sequence[Path], options: ImportOptions | None = None, *, say: Say = lambda text: None
+) -> tuple[ImportedTable, ...]:
+    """Keep tables of timm's inference benchmark, and trace their models once on the `meta` device.
+
+    Device, precision, runtime and versions are read from a file's name, unless the options tell them.
+    """
+    options = options or ImportOptions()
+    tables = [_table(path, options) for path in files]
+    _require_free([manifest for manifest, _, _ in tables], options.out)
+    wanted = {key_of(row): None for _, _, rows in tables for row in rows}
+    traced = _traced(list(wanted), options.out, say)
+    return tuple(_written(manifest, text, rows, traced, options.out) for manifest, text, rows in tables)
+
+
+def _table(path: Path, options: ImportOptions) -> tuple[TableManifest, str, list[TableRow]]:
+    text = read_text(path)
+    rows = matching(parse_rows(text, source=str(path)), options.match)
+    if not rows:
+        raise InputError(f"{path} must have a model that --match matches", got=options.match)
+    return replace(_manifest(path, options), sha256=digest(text)), text, rows
+
+
+def _require_free(manifests: Sequence[TableManifest], out: Path) -> None:
+    """A table never takes the place of another file's, of this command or of an earlier one."""
+    taken: dict[Path, str] = {}
+    for manifest in manifests:
+        folder = out / table_folder(manifest)
+        there = read_table_manifest(folder).source if is_table(folder) else manifest.source
+        before = taken.setdefault(folder, there)
+        if before != manifest.source:
+            hint = "another folder with --out, or remove the one that is there"
+            raise InputError(
+                f"{folder} holds the table of another file", got=manifest.source, known=[before], hint=hint
+            )
+
+
+def _manifest(path: Path, options: ImportOptions) -> TableManifest:
+    found = _NAME.fullmatch(path.stem)
+    told = found.groupdict() if found else {}
+    precision, device = told.get("precision"), options.device or told.get("device")
+    if device is None or (options.precision or precision) is None:
+        message = f"the name of {path.name} does not tell what was measured"
+        known = ["benchmark-infer-PRECISION-LAYOUT-ptNNN-cuNNN-DEVICE.csv"]
+        raise InputError(message, got=path.name, known=known, hint="--device rtx4090 --precision fp16 --runtime torch")
+    return TableManifest(
+        created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+        device=_device(device, path),
+        runtime=options.runtime or ("torch-compile" if told.get("compiled") else "torch"),
+        precision=options.precision or {"amp": "fp16"}.get(str(precision), str(precision)),
+        source=f"timm results/{path.name}",
+        command=_command(path, options),
+        match=options.match,
+        sha256="",
+        environment=_environment(told),
+    )
+
+
+def _device(name: str, path: Path) -> str:
+    try:
+        return resolve(name)
+    except UnknownNameError as error:
+        hint = "--device rtx4090, or of a CPU MODEL-CORESc-INSTRUCTIONS, such as intel-core-i9-10940x-14c-avx512"
+        raise InputError(f"{path.name}: {error.message}", got=error.got, known=error.known, hint=hint) from error
+
+
+def _environment(told: dict[str, str | None]) -> dict[str, str]:
+    """What the name tells of the software."""
+    torch, cuda, layout = told.get("torch"), told.get("cuda"), told.get("layout")
+    facts = {
+        "torch": ".".join(torch) if torch else None,
+        "cuda": f"{cuda[:2]}.{cuda[2]}" if cuda else None,
+        "memory_format": {"nchw": "contiguous", "nhwc": "channels_last"}.get(str(layout)),
+        "autocast": "fp16" if told.get("precision") == "amp" else None,
+    }
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def _command(path: Path, options: ImportOptions) -> tuple[str, ...]:
+    words = ["hwnas", "profiles", "import-timm", path.name]
+    for name in ("device", "precision", "runtime", "match"):
+        value = getattr(options, name)
+        words += [f"--{name}", value] if value else []
+    return tuple(words)
+
+
+def _traced(keys: Sequence[Key], place: Path, say: Say) -> TracedModels:
+    """The models that were traced before and those that are missing, all in one file now."""
+    known = _known(place, say)
+    version = package_versions(["timm"])["timm"]
+    models: dict[Key, Workload | None] = dict(known.models) if known.timm == version else {}
+    own_sizes = dict(known.own_sizes) if known.timm == version else {}
+    missing = [key for key in keys if key not in models]
+    for number, key in enumerate(missing, start=1):
+        models[key] = _trace(key)
+        own_sizes |= _own_size(key, models[key])
+        if number % _EVERY == 0 or number == len(missing):
+            say(f"{number} of {len(missing)} models traced")
+    traced = TracedModels(timm=version, models=models, own_sizes=own_sizes)
+    if missing:
+        place.mkdir(parents=True, exist_ok=True)
+        save_workloads(traced, place / WORKLOADS)
+    return traced
+
+
+def _known(place: Path, say: Say) -> TracedModels:
+    """The models that were traced before; none where their file cannot be read, which is then written anew."""
+    try:
+        return known_workloads(place)
+    except InputError as error:
+        say(f"{error.message}: all models are traced again")
+        return TracedModels(timm="", models={})
+
+
+def _trace(key: Key) -> Workload | None:
+    name, size = key
+    try:
+        return trace_timm(name, image_size=size)
+    except InputError:  # counted, and named in the answer
+        return None
+
+
+def _own_size(key: Key, found: Workload | None) -> dict[str, int]:
+    """The size that a traced model is for, if it is the one that it was traced with."""
+    from hwnas.export.timm_models import own_size  # as the tracing does, where something was traced
+
+    name, size = key
+    return {name: size} if found is not None and own_size(name) == size else {}
+
+
+def _written(
+    manifest: TableManifest, text: str, rows: Sequence[TableRow], traced: TracedModels, out: Path
+) -> ImportedTable:
+    path = out / table_folder(manifest)
+    write_table(path, manifest, text)
+    missing = tuple(row.model for row in rows if traced.models[key_of(row)] is None)
+    return ImportedTable(
+        path=path,
+        manifest=manifest,
+        num_rows=len(parse_rows(text, source=str(path))),
+        num_used=len(rows) - len(missing),
+        not_traced=missing,
+    )

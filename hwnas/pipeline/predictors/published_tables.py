@@ -1,0 +1,70 @@
+"""Published tables among the profiles: where they are, and their rows as a fit takes them."""
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from hwnas.errors import InputError
+from hwnas.pipeline.predictors.dataset import MeasuredNetworks, MeasuredSetting, known_device
+from hwnas.pipeline.predictors.workloads import known_workloads, timm_workload
+from hwnas.profile.library import TableEntry
+from hwnas.records.table import TableRow, read_table
+from hwnas.records.workloads import Key, TracedModels
+from hwnas.workload import Workload
+
+_MS_PER_S = 1e3
+
+
+def measured_table(entry: TableEntry) -> MeasuredNetworks:
+    """The rows of a table whose models are known here."""
+    manifest, every = read_table(entry.path)
+    traced = known_workloads(entry.path.parents[1])
+    pairs = [(row, _workload(row, traced)) for row in matching(every, manifest.match)]
+    rows = [row for row, workload in pairs if workload is not None]
+    if not rows:
+        raise InputError(f"{entry.name} must have a model that is known here", got=f"{len(every)} that are not")
+    batches = np.array([row.batch for row in rows], dtype=np.int64)
+    throughput = np.array([row.throughput for row in rows])
+    return MeasuredNetworks(
+        name=entry.name,
+        setting=MeasuredSetting(
+            device=known_device({}, name=manifest.device),
+            runtime=manifest.runtime,
+            precision=manifest.precision,
+            batch=None,
+        ),
+        main_kind="timm",
+        created_utc=manifest.created_utc,
+        sources=(entry.name,),
+        environment={"source": manifest.source, **manifest.environment},
+        environments=(manifest.sha256[:16],) * len(rows),
+        kinds=("timm",) * len(rows),
+        workloads=tuple(workload for _, workload in pairs if workload is not None),
+        batches=batches,
+        figures={"latency_ms": _MS_PER_S * batches / throughput, "throughput": throughput},
+        noise_floors={},
+    )
+
+
+def matching(rows: Sequence[TableRow], pattern: str) -> list[TableRow]:
+    """The rows whose model the pattern matches from its beginning."""
+    try:
+        wanted = re.compile(pattern)
+    except re.error as error:
+        raise InputError("--match must be a regular expression", got=pattern) from error
+    return [row for row in rows if wanted.match(row.model)]
+
+
+def key_of(row: TableRow) -> Key:
+    """What a traced model is found by."""
+    return row.model, row.image_size
+
+
+def _workload(row: TableRow, traced: TracedModels) -> Workload | None:
+    if key_of(row) in traced.models:
+        return traced.models[key_of(row)]
+    try:
+        return timm_workload(row.model, image_size=row.image_size)
+    except InputError:  # timm here has no such model, or it cannot be traced: the import counted it
+        return None

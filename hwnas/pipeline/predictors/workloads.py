@@ -1,0 +1,116 @@
+"""Networks to workloads: those of spaces in closed form, models of timm traced, now or before."""
+
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from hwnas.errors import InputError
+from hwnas.profile.library import search_path
+from hwnas.records import Subject
+from hwnas.records.workloads import TracedModels, load_workloads
+from hwnas.runs import package_versions
+from hwnas.space import SPACES
+from hwnas.space.space import AnySpace
+from hwnas.workload import Workload, Workloads
+
+
+def subject_workloads(subjects: Sequence[Subject]) -> tuple[Workload, ...]:
+    """The workload of each subject; networks of one space are counted together."""
+    groups: dict[tuple[object, ...], list[int]] = {}
+    for row, subject in enumerate(subjects):
+        groups.setdefault(_group(subject), []).append(row)
+    found: dict[int, Workload] = {}
+    for rows in groups.values():
+        found.update(zip(rows, _workloads([subjects[row] for row in rows]), strict=True))
+    return tuple(found[row] for row in range(len(subjects)))
+
+
+def subject_population(subjects: Sequence[Subject]) -> Workloads | None:
+    """The networks of one space as one population; None where they are of several, or of several sizes of image."""
+    if {subject.source for subject in subjects} != {"space"} or len({_group(subject) for subject in subjects}) > 1:
+        return None
+    return _population(subjects)
+
+
+def subject_space(subject: Subject) -> AnySpace:
+    """The space of a subject, with its images and classes."""
+    sizes = {"image_size": subject.image_size, "channels": subject.channels, "num_classes": subject.num_classes}
+    return SPACES.get(subject.name).adapted(**sizes)
+
+
+WORKLOADS = "timm-workloads.jsonl.gz"
+"""Traced models beside the devices' folders, for all tables there."""
+
+
+@cache
+def timm_workload(name: str, *, image_size: int | None = None) -> Workload:
+    """The workload of a model of timm for one image of its own or of another size.
+
+    A model that was traced before with this version of timm, here or for what ships, is not traced again.
+    """
+    for traced in _traced_before():
+        found = traced.models.get((name, image_size or traced.own_sizes.get(name, 0)))
+        if found is not None:
+            return found
+    return trace_timm(name, image_size=image_size)
+
+
+def trace_timm(name: str, *, image_size: int | None = None) -> Workload:
+    """The same, traced now."""
+    from hwnas.export.timm_models import build_timm  # torch and timm take seconds to import
+
+    return build_timm(name, image_size=image_size).workload()
+
+
+def known_workloads(place: Path) -> TracedModels:
+    """The models that were traced before for the tables of a place, and with which version of timm."""
+    path = place / WORKLOADS
+    if path.is_file():
+        return load_workloads(path)
+    return TracedModels(timm=package_versions(["timm"])["timm"], models={})
+
+
+def _traced_before() -> Iterator[TracedModels]:
+    """What was traced with the timm that is here. A file that cannot be read is passed over: it can be made again."""
+    here = package_versions(["timm"]).get("timm")
+    for place, _ in search_path():
+        path = place / WORKLOADS
+        try:
+            traced = _loaded(path, path.stat().st_mtime_ns)
+        except (OSError, InputError):
+            continue
+        if here in (None, traced.timm):
+            yield traced
+
+
+@cache
+def _loaded(path: Path, changed: int) -> TracedModels:
+    """A file of traced models, read again where it has changed."""
+    del changed
+    return load_workloads(path)
+
+
+def _group(subject: Subject) -> tuple[object, ...]:
+    if subject.source == "timm":
+        return ("timm", subject.name, subject.image_size)
+    return ("space", subject.name, subject.image_size, subject.channels, subject.num_classes)
+
+
+def _workloads(subjects: Sequence[Subject]) -> list[Workload]:
+    first = subjects[0]
+    if first.source == "timm":
+        return [timm_workload(first.name, image_size=first.image_size)] * len(subjects)
+    workloads = _population(subjects)
+    return [workloads.one(row) for row in range(len(subjects))]
+
+
+def _population(subjects: Sequence[Subject]) -> Workloads:
+    space = subject_space(subjects[0])
+    return space.workloads(space.encode([space.parse(_arch(subject)) for subject in subjects]))
+
+
+def _arch(subject: Subject) -> dict[str, Any]:
+    if subject.arch is None:
+        raise InputError(f"a network of {subject.name} must have an arch", got=subject.network_id)
+    return dict(subject.arch)

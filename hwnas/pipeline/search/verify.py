@@ -1,0 +1,321 @@
+"""The front measured again: predicted beside measured, constraints on measured values, the front rebuilt of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwnas.devices import require
+from hwnas.errors import HwnasError
+from hwnas.pipeline.measure import measure_plan
+from hwnas.pipeline.search.context import Bench
+from hwnas.pipeline.search.predicted_metrics import MetricPredictor
+from hwnas.pipeline.search.reference_networks import NAMES
+from hwnas.profile.network_results import Reading, readings
+from hwnas.profile.plan import MIN_REPEATS, Plan, make_tasks, save_plan, unique
+from hwnas.profile.planning import session_now
+from hwnas.profile.runners.runner import load_runner
+from hwnas.profile.selection import LANDMARKS
+from hwnas.profile.subjects import space_subject
+from hwnas.profile.summary import assess
+from hwnas.profile.workspace import Workplace
+from hwnas.progress import SearchReporter
+from hwnas.records import Setting, Subject, load_profile
+from hwnas.search.estimate import Estimate
+from hwnas.search.front import on_front
+from hwnas.search.record import Landmark, MetricCheck, SearchRecord, Verification, VerifiedProfile
+from hwnas.search.study import Study
+from hwnas.search.verification import Member, agreement, rebuilt
+
+PROFILES = "profiles"
+"""The folder of a run that holds what was measured to verify it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Metrics that one campaign measures: one device, runtime, precision and number of threads."""
+
+    device: str
+    runtime: str
+    precision: str
+    threads: int
+    metrics: tuple[MetricPredictor, ...]
+
+    @property
+    def batches(self) -> tuple[int, ...]:
+        """The batches of the metrics."""
+        return tuple(sorted({item.metric.batch or 1 for item in self.metrics}))
+
+    @property
+    def plan_name(self) -> str:
+        """The file of its plan: each campaign has one of its own."""
+        return f"plan-{self.device}-{self.runtime}-{self.precision}-t{self.threads}.jsonl"
+
+    @property
+    def settings(self) -> list[Setting]:
+        """What is measured, one for each batch."""
+        shared = {"device": self.device, "runtime": self.runtime, "precision": self.precision, "threads": self.threads}
+        return [Setting(**shared, batch=batch) for batch in self.batches]  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Read:
+    """What a campaign measured."""
+
+    paths: tuple[Path, ...]
+    """Its profiles."""
+    by_batch: Mapping[int, Mapping[str, Reading]]
+    """What was read of each network, by batch and the network's id."""
+
+
+def groups(predictors: Sequence[MetricPredictor]) -> tuple[Group, ...]:
+    """The campaigns that it takes to measure all predicted metrics."""
+    found: dict[tuple[Any, ...], list[MetricPredictor]] = {}
+    for item in predictors:
+        metric = item.metric
+        key = (metric.device, metric.runtime, metric.precision, item.predictor.card.threads or 1)
+        found.setdefault(key, []).append(item)
+    return tuple(
+        Group(device=device, runtime=runtime, precision=precision, threads=threads, metrics=tuple(items))
+        for (device, runtime, precision, threads), items in found.items()
+    )
+
+
+def obstacle(group: Group, *, workplace: Workplace) -> str | None:
+    """Why a group cannot be measured here; None where it can."""
+    try:
+        device = require(group.device, machine=workplace.machine)
+        found = load_runner(group.runtime).available(device)
+    except HwnasError as error:
+        return error.message
+    return None if found.available else f"{group.runtime} cannot be used here: {found.reason}"
+
+
+def skipped(bench: Bench, reason: str) -> Verification:
+    """What stands in the record where nothing was measured."""
+    return _nothing(bench, "skipped", reason)
+
+
+def failed(bench: Bench, reason: str) -> Verification:
+    """What stands in the record where measuring did not come to an end."""
+    return _nothing(bench, "failed", reason)
+
+
+def verify(
+    bench: Bench, run: Path, record: SearchRecord, *, reporter: SearchReporter, workplace: Workplace
+) -> SearchRecord:
+    """The record with its front measured; a device that is not here, or goes away, is said in it."""
+    possible: list[Group] = []
+    found: list[tuple[Group, Read]] = []
+    unmeasured: dict[str, str] = {}
+    for group in groups(bench.cheap.predictors):
+        reason = obstacle(group, workplace=workplace)
+        if reason is None:
+            possible.append(group)
+        elif (earlier := _kept(run, record, group)) is not None:
+            found.append((group, earlier))
+        else:
+            unmeasured.update({str(item.metric): reason for item in group.metrics})
+    if not possible and not found:
+        reason = "; ".join(dict.fromkeys(unmeasured.values())) or "nothing was predicted"
+        return replace(record, verification=skipped(bench, reason))
+    if not record.front:
+        return replace(record, verification=skipped(bench, "the front is empty"))
+    try:
+        for group in possible:
+            found.append((group, _measured(bench, run, record, group, reporter=reporter, workplace=workplace)))
+        for group in possible:
+            require(group.device)
+    except HwnasError as error:
+        reason = f"{error.message}{'' if error.got is None else f', got {error.got}'}"
+        found = [(group, read) for group, read in found if group not in possible]
+        if not found:
+            return replace(record, verification=failed(bench, reason))
+        # What another machine measured stands; what was measured here goes on at the next --resume.
+        unmeasured.update({str(item.metric): reason for group in possible for item in group.metrics})
+    return _verified(bench, run, record, found, unmeasured)
+
+
+def front_members(bench: Bench, study: Study, record: SearchRecord) -> list[Member]:
+    """The networks of the searched front with what the study holds of them, in the order of the record."""
+    table = study.table()
+    wanted = {arch_id: place for place, arch_id in enumerate(record.front)}
+    scores = bench.problem.scores(table.metrics)
+    rows = np.flatnonzero(on_front(scores.objectives, feasible=scores.feasible))
+    found: dict[int, Member] = {}
+    for row, arch in zip(rows.tolist(), bench.space.decode(table.genomes[rows]), strict=True):
+        place = wanted.get(bench.space.arch_id(arch))
+        if place is not None:
+            found[place] = Member(
+                arch=arch,
+                arch_id=record.front[place],
+                network_id=bench.space.network_id(arch),
+                genome=table.genomes[row : row + 1],
+                searched={name: estimate.rows(slice(row, row + 1)) for name, estimate in table.metrics.items()},
+            )
+    return [found[place] for place in sorted(found)]
+
+
+def _measured(
+    bench: Bench,
+    run: Path,
+    record: SearchRecord,
+    group: Group,
+    *,
+    reporter: SearchReporter,
+    workplace: Workplace,
+) -> Read:
+    """One campaign."""
+    path = run / PROFILES / group.plan_name
+    if not path.is_file():  # a campaign that was ended goes on with its own plan
+        path.parent.mkdir(exist_ok=True)
+        with Study.read(run) as study:
+            subjects = [space_subject(bench.space, member.arch) for member in front_members(bench, study, record)]
+        save_plan(_plan(bench, subjects, group, workplace=workplace), path)
+    # Whoever goes on with a verification that failed wants what failed to be tried again.
+    again = record.verification is not None and record.verification.status == "failed"
+    done = measure_plan(path, out=run / PROFILES, retry=again, reporter=reporter.campaign(), workplace=workplace)
+    return _read([item.path for item in done.profiles])
+
+
+def _read(paths: Sequence[Path]) -> Read:
+    profiles = {path: load_profile(path) for path in paths}
+    readings_of = {profile.manifest.setting.batch: readings(profile) for profile in profiles.values()}
+    return Read(paths=tuple(path for path in paths if path.is_dir()), by_batch=readings_of)
+
+
+def _kept(run: Path, record: SearchRecord, group: Group) -> Read | None:
+    """What another machine measured of this front before; None where it did not measure all of the group."""
+    found = record.verification
+    if found is None or not all(found.covers(str(item.metric)) for item in group.metrics):
+        return None
+    folders = [run / profile.path for profile in found.profiles]
+    paths = [path for path in folders if path.is_dir() and load_profile(path).manifest.setting in group.settings]
+    return _read(paths) if len(paths) == len(group.settings) else None
+
+
+def _plan(bench: Bench, subjects: Sequence[Subject], group: Group, *, workplace: Workplace) -> Plan:
+    every, seed = unique([*subjects, *LANDMARKS]), bench.search.seed
+    return Plan(
+        device=group.device,
+        space=bench.space.name,
+        seed=seed,
+        pairs=bench.config.finish.pairs,
+        origin=session_now(("hwnas", "search"), workplace.software),
+        tasks=make_tasks(every, group.settings, repeats=min(MIN_REPEATS, len(every)), seed=seed),
+    )
+
+
+def _verified(
+    bench: Bench,
+    run: Path,
+    record: SearchRecord,
+    measured: Sequence[tuple[Group, Read]],
+    unmeasured: Mapping[str, str],
+) -> SearchRecord:
+    by_metric = {
+        str(item.metric): (item.metric.name, read.by_batch[item.metric.batch or 1])
+        for group, read in measured
+        for item in group.metrics
+    }
+    with Study.read(run) as study:
+        members = [checks(member, by_metric) for member in front_members(bench, study, record)]
+    rows, front = rebuilt(bench.problem, members)
+    failing = all(row.failure is not None for row in rows)
+    reason = "; ".join(dict.fromkeys(unmeasured.values()))
+    verification = Verification(
+        status="failed" if failing else "partly" if unmeasured else "verified",
+        reason=f"no network of the front could be measured: {rows[0].failure}" if failing else reason,
+        device=", ".join(dict.fromkeys(group.device for group, _ in measured)),
+        runtime=", ".join(dict.fromkeys(group.runtime for group, _ in measured)),
+        profiles=tuple(_profile(path, run) for _, read in measured for path in read.paths),
+        members=tuple(rows),
+        confidence=bench.search.interval_confidence,
+        unmeasured={} if failing else dict(unmeasured),
+        **agreement(rows, tuple(by_metric)),
+    )
+    marks = _landmarks(record.landmarks, by_metric)
+    front_ids = None if failing else front
+    return replace(record, verification=verification, measured_front=front_ids, landmarks=marks)
+
+
+def _profile(path: Path, run: Path) -> VerifiedProfile:
+    profile = load_profile(path)
+    quality = assess(profile)
+    return VerifiedProfile(
+        path=str(path.relative_to(run)),
+        batch=profile.manifest.setting.batch,
+        noise_floor=None if quality.noise_floor is None else quality.noise_floor.mean_error,
+        num_networks=quality.num_networks,
+        num_unstable=quality.num_unstable,
+        num_failed=sum(failure.count for failure in quality.failures),
+        drift=None if quality.drift is None else quality.drift.change,
+        problems=quality.problems,
+    )
+
+
+def _landmarks(
+    marks: Sequence[Landmark], by_metric: Mapping[str, tuple[str, Mapping[str, Reading]]]
+) -> tuple[Landmark, ...]:
+    """The landmarks with measured metrics in place of predicted ones."""
+    ids = {name: network_id for network_id, name in NAMES.items()}
+    found = []
+    for mark in marks:
+        values = {
+            text: read[ids[mark.name]].value(name) for text, (name, read) in by_metric.items() if ids[mark.name] in read
+        }
+        known = {text: float(value) for text, value in values.items() if value is not None and np.isfinite(value)}
+        rest = tuple(text for text in mark.metrics if text not in known) if known else ()
+        found.append(replace(mark, metrics={**mark.metrics, **known}, measured=bool(known), predicted=rest))
+    return tuple(found)
+
+
+def _nothing(bench: Bench, status: Any, reason: str) -> Verification:
+    metrics = [item.metric for item in bench.cheap.predictors]
+    return Verification(
+        status=status,
+        reason=reason,
+        device=", ".join(dict.fromkeys(str(metric.device) for metric in metrics)) or None,
+        runtime=", ".join(dict.fromkeys(str(metric.runtime) for metric in metrics)) or None,
+        profiles=(),
+        members=(),
+        mape={},
+        spearman={},
+        kendall={},
+        coverage={},
+        confidence=None,
+    )
+
+
+def checks(member: Member, by_metric: Mapping[str, tuple[str, Mapping[str, Reading]]]) -> Member:
+    """The member with its predicted metrics beside the measured ones."""
+    found, failures = {}, []
+    for text, (name, read) in by_metric.items():
+        reading = read.get(member.network_id)
+        found[text] = _check(name, member.searched[text], reading)
+        if found[text].measured is None:
+            failures.append("it was not measured" if reading is None else reading.failure or f"{name} was not measured")
+    return replace(member, checks=found, failure="; ".join(dict.fromkeys(failures)) or None)
+
+
+def _check(name: str, searched: Estimate, reading: Reading | None) -> MetricCheck:
+    measured = None if reading is None else reading.value(name)
+    low, high = (None, None) if reading is None else reading.ends(name)
+    verdict = None if reading is None else reading.verdict
+    return MetricCheck(
+        predicted=_plain(searched.mean),
+        lower=_plain(searched.lower),
+        upper=_plain(searched.upper),
+        measured=measured,
+        measured_lower=low,
+        measured_upper=high,
+        stable=None if verdict is None else verdict.stable,
+        verdict="" if verdict is None else verdict.reason,
+    )
+
+
+def _plain(values: NDArray[np.float64]) -> float | None:
+    return float(values[0]) if np.isfinite(values[0]) else None

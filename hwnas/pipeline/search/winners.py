@@ -1,0 +1,203 @@
+"""The winners of a search, exported: each in a folder with weights, graphs, its arch and a card."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwnas.errors import HwnasError, InputError
+from hwnas.pipeline.search.context import Bench
+from hwnas.progress import SearchReporter
+from hwnas.report.network_card import card_page
+from hwnas.runs import write_atomic
+from hwnas.search.estimate import exact
+from hwnas.search.front import knee
+from hwnas.search.infill import most_improving
+from hwnas.search.record import NETWORKS, KitItem, SearchRecord
+from hwnas.search.verification import Member
+from hwnas.space.arch import canonical_json
+
+if TYPE_CHECKING:
+    from hwnas.pipeline.search.accuracy import TrueAccuracy
+
+KNEE = "the knee of the front: farthest from the plane through its extremes"
+SPREAD = "adds most hypervolume to those before it"
+
+_WEIGHTS = "network.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """The file with the weights of a winner; None: there is no supernet, and they are fresh."""
+
+    file: Path | None
+    test_accuracy: float | None = None
+
+
+def make_kit(
+    bench: Bench,
+    run: Path,
+    record: SearchRecord,
+    members: Sequence[Member],
+    *,
+    truth: "TrueAccuracy | None",
+    reporter: SearchReporter,
+) -> tuple[KitItem, ...]:
+    """Export the winners; one that cannot be is said. What was done for one before is not done again."""
+    wanted = bench.config.finish
+    done = {item.arch_id: item for item in record.kit if item.failure is None}
+    items = []
+    for place, (member, why) in enumerate(winners(bench, record, members, max(wanted.kit, wanted.retrain))):
+        folder = run / NETWORKS / member.arch_id
+        folder.mkdir(parents=True, exist_ok=True)
+        old, retrained, exported = done.get(member.arch_id), place < wanted.retrain, place < wanted.kit
+        if old is not None and (old.test_accuracy is not None or not retrained) and (old.files or not exported):
+            item = replace(old, why=why)
+        else:
+            reporter.say(f"network {member.arch_id}: {why}")
+            item = _made(bench, run, member, why, truth=truth, retrained=retrained, exported=exported)
+        _describe(bench, record, member, item, folder)
+        items.append(item)
+    return tuple(items)
+
+
+def _made(
+    bench: Bench,
+    run: Path,
+    member: Member,
+    why: str,
+    *,
+    truth: "TrueAccuracy | None",
+    retrained: bool,
+    exported: bool,
+) -> KitItem:
+    folder = run / NETWORKS / member.arch_id
+    try:
+        weights = _weights(bench, member, folder, truth=truth, retrained=retrained)
+        files = _exported(bench, member, folder, weights) if exported else ()
+        failure = None
+    except HwnasError as error:
+        weights, files, failure = Weights(file=None), (), str(error).splitlines()[0]
+    return KitItem(
+        arch_id=member.arch_id,
+        network_id=member.network_id,
+        folder=str(folder.relative_to(run)),
+        why=why,
+        files=tuple(file.name for file in files),
+        test_accuracy=weights.test_accuracy,
+        failure=failure,
+    )
+
+
+def winners(bench: Bench, record: SearchRecord, members: Sequence[Member], count: int) -> list[tuple[Member, str]]:
+    """The knee of the front first, then one after the other whatever adds most to what is chosen.
+
+    The front is that of measured values where there is one.
+    """
+    able = _able(record, members)
+    if not able or count < 1:
+        return []
+    values = _objectives(bench, record, able)
+    first = knee(values)
+    assert first is not None
+    chosen = [(able[first], KNEE)]
+    others = [place for place in range(len(able)) if place != first]
+    rest = most_improving(values[others], values[[first]], count - 1, record.box) if others else []
+    # What adds nothing to the hypervolume, as equal networks do, comes last.
+    rest += [place for place in range(len(others)) if place not in rest]
+    return chosen + [(able[others[place]], SPREAD) for place in rest[: count - 1]]
+
+
+def _able(record: SearchRecord, members: Sequence[Member]) -> list[Member]:
+    wanted = record.front if record.measured_front is None else record.measured_front
+    return [member for member in members if member.arch_id in wanted]
+
+
+def _objectives(bench: Bench, record: SearchRecord, members: Sequence[Member]) -> NDArray[np.float64]:
+    measured = {} if record.verification is None else {row.arch_id: row.metrics for row in record.verification.members}
+    columns = []
+    for objective in bench.problem.objectives:
+        name = str(objective)
+        values = []
+        for member in members:
+            check = measured.get(member.arch_id, {}).get(name)
+            known = None if check is None else check.measured
+            values.append(float(member.searched[name].mean[0]) if known is None else known)
+        columns.append(objective.minimised(exact(values)))
+    return np.stack(columns, axis=1)
+
+
+def _weights(bench: Bench, member: Member, folder: Path, *, truth: "TrueAccuracy | None", retrained: bool) -> Weights:
+    """The weights of a winner in a file of its own: inherited, or trained on from there."""
+    if truth is None:
+        if retrained:
+            raise InputError(
+                "only a network of a supernet is trained on", got="--no-accuracy", hint="leave out --retrain"
+            )
+        return Weights(file=None)
+    if retrained:
+        return _retrained(bench, member, folder)
+    from hwnas.supernet.store import save_network
+
+    save_network(truth.network(member.arch), folder / _WEIGHTS, space=bench.space, arch=member.arch)
+    return Weights(file=folder / _WEIGHTS)
+
+
+def _retrained(bench: Bench, member: Member, folder: Path) -> Weights:
+    """Train the network on from the supernet's weights, and look at the test pictures once."""
+    from hwnas.pipeline.evaluate import evaluate
+    from hwnas.pipeline.train import train_model
+    from hwnas.runs import MANIFEST
+    from hwnas.train.options import TrainOptions
+
+    training = folder / "training"
+    options = TrainOptions(
+        data=bench.config.data,
+        arch=canonical_json(member.arch.to_mapping()),
+        supernet=bench.config.supernet,
+        epochs=bench.config.finish.retrain_epochs,
+        seed=bench.search.seed,
+    )
+    resume = (training / MANIFEST).is_file()
+    trained = train_model(TrainOptions() if resume else options, out=training, resume=resume)
+    (row,) = evaluate(training, split="test").networks
+    return Weights(file=trained.weights, test_accuracy=row.top1)
+
+
+def _exported(bench: Bench, member: Member, folder: Path, weights: Weights) -> tuple[Path, ...]:
+    """The graphs of a winner, checked against torch: ONNX at the batches of the search, and a program of torch."""
+    from hwnas.pipeline.export_network import export_network
+
+    batches = sorted({item.metric.batch or 1 for item in bench.cheap.predictors}) or [1]
+    fresh = None if weights.file is not None else bench.space.config
+    files = [] if weights.file is None else [weights.file]
+    for format_, batch in (*(("onnx", batch) for batch in batches), ("pt2", batches[0])):
+        exported = export_network(
+            bench.space.name,
+            member.arch,
+            out=folder,
+            format=format_,
+            batch=batch,
+            weights=weights.file,
+            image_size=None if fresh is None else fresh.image_size,
+            num_classes=None if fresh is None else fresh.num_classes,
+        )
+        files += exported.files
+    return tuple(files)
+
+
+def _describe(bench: Bench, record: SearchRecord, member: Member, item: KitItem, folder: Path) -> None:
+    """The arch and the card of a winner."""
+    arch = {
+        "space": bench.space.name,
+        **record.space_config,
+        "arch_id": member.arch_id,
+        "network_id": member.network_id,
+        "arch": member.arch.to_mapping(),
+    }
+    write_atomic(folder / "arch.json", json.dumps(arch, indent=2) + "\n")
+    write_atomic(folder / "card.md", card_page(record, member, item, fresh=bench.supernet is None))

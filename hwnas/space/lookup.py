@@ -1,0 +1,115 @@
+"""Networks by what a user may write for one: a name, `min`, `max`, `random:SEED`, JSON or a JSON file."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hwnas.config import load_json, parse_json, shown
+from hwnas.errors import InputError, UnknownNameError, unknown
+from hwnas.registry import Registry
+from hwnas.space import SPACES
+from hwnas.space.arch import Arch
+from hwnas.space.space import AnySpace
+
+_FORMS = ("min", "max", "random:SEED", "a JSON file", "inline JSON")
+_SEEDS = 2**64
+
+COMMAND = "hwnas describe {space} {arch}"
+"""What an error tells the user to try, with places for a space and an arch."""
+
+_LIMITS = {"image_size": 2**14, "num_classes": 2**24}
+"""Above these, counts no longer fit into 64 bits, and weights no longer into memory."""
+
+
+def adapted(space: AnySpace, *, image_size: int | None, num_classes: int | None) -> AnySpace:
+    """The same space for other images or classes, where they are given."""
+    wanted = {"image_size": image_size, "num_classes": num_classes}
+    for name, value in wanted.items():
+        if value is not None and value > _LIMITS[name]:
+            raise InputError(f"{name} must be at most {_LIMITS[name]}", got=shown(value))
+    return space.adapted(**wanted)
+
+
+def find_arch(
+    space: AnySpace,
+    given: str | Path | Mapping[str, Any] | Arch,
+    *,
+    command: str = COMMAND,
+) -> Arch:
+    """The network of `space` that is given: by a name, a description, a file, plain values, or itself.
+
+    `command` is what an error tells the user to try, with places for a space and an arch. Letter case does not matter.
+    """
+    if isinstance(given, Arch):
+        return given
+    if isinstance(given, Path):
+        return _described(space, load_json(given), command=command)
+    if not isinstance(given, str):
+        return _described(space, given, command=command)
+    if given.lstrip().startswith(("{", "[")):
+        return _described(space, parse_json(given, source="the inline JSON"), command=command)
+    named = _named(space, given, command=command)
+    if named is not None:
+        return named
+    if given.endswith(".json") or _is_file(given):
+        return _described(space, load_json(Path(given)), command=command)
+    raise _unknown(space, given, command=command)
+
+
+def _named(space: AnySpace, text: str, *, command: str) -> Arch | None:
+    published = Registry[Arch]("network", space.published.items())
+    if text in published:
+        return published.get(text)
+    form, colon, seed = text.partition(":")
+    if colon and form.casefold() == "random":
+        return _random(space, seed, command=command)
+    extremes = {"min": space.smallest, "max": space.largest}
+    extreme = extremes.get(text.casefold())
+    return None if extreme is None else extreme()
+
+
+def _random(space: AnySpace, seed: str, *, command: str) -> Arch:
+    digits = seed.lstrip("0") or seed[:1]
+    if not seed.isdecimal() or len(digits) > len(str(_SEEDS)) or int(digits) >= _SEEDS:
+        hint = command.format(space=space.name, arch="random:0")
+        raise InputError("random:SEED needs a whole number from 0 to 2**64 - 1", got=shown(seed), hint=hint)
+    (arch,) = space.decode(space.sample(np.random.default_rng(int(digits)), 1))
+    found: Arch = arch
+    return found
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).exists() and not Path(text).is_dir()
+    except OSError:  # longer than a name may be
+        return False
+
+
+def _unknown(space: AnySpace, text: str, *, command: str) -> UnknownNameError:
+    """The error for what is no network of `space`: it may be one of another space."""
+    homes = {other.name: name for other in SPACES.things() for name in other.published if _same(name, text)}
+    names = (*space.published, *_FORMS)
+    if homes:
+        other, name = next(iter(homes.items()))
+        hint = command.format(space=other, arch=name)
+        message = f"{name} is a network of {' and '.join(homes)}, not of {space.name}"
+        return UnknownNameError(message, got=text, known=names, hint=hint)
+    short = text if len(text) <= 80 else text[:77] + "..."
+    return unknown(f"{space.name}: network", short, names, hint=command.format(space=space.name, arch="{}"))
+
+
+def _same(name: str, text: str) -> bool:
+    return name.casefold() == text.casefold()
+
+
+def _described(space: AnySpace, values: object, *, command: str) -> Arch:
+    """A network from its values, alone or as `hwnas describe --json` wraps them."""
+    if isinstance(values, Mapping) and {"space", "arch"} <= values.keys():
+        if values["space"] != space.name:
+            hint = command.format(space=values["space"], arch="…")
+            raise InputError(f"the network must be one of {space.name}", got=f"one of {values['space']}", hint=hint)
+        values = values["arch"]
+    found: Arch = space.parse(values)
+    return found

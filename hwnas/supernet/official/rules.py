@@ -1,0 +1,173 @@
+"""Keys of the official checkpoints, family by family, and our names for them.
+
+AutoFormer: released supernets, and the sub-networks that they are tuned to. GLiT: the released network, whose blocks
+hold the one candidate that is left of the search. ViTAS: supernets with private q and k, and retrained networks, which
+number their blocks by their slots, with gaps where an identity is: `close_gaps` comes after `translate` there.
+ViT-ResNAS: super-networks and searched networks; blocks and spatial reductions stand in one numbered list, and a
+removed block keeps its number and has no weights, or was deleted from the list by hand; either way the numbers that are
+left follow the order of ours. Twins: timm's own networks.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor
+
+from hwnas.errors import InputError
+from hwnas.supernet.official.keys import BLOCK_NUMBER, Rule
+
+_LAYER = r"(weight|bias)"
+_AUTOFORMER_BLOCK = r"blocks\.(\d+)\."
+
+AUTOFORMER_RULES: tuple[Rule, ...] = (
+    (r"cls_token", "stem.class_token"),
+    (r"pos_embed", "stem.position"),
+    (r"patch_embed_super\.proj\.(weight|bias)", r"stem.patch_embed.\1"),
+    (_AUTOFORMER_BLOCK + r"attn\.(qkv|proj)\.(weight|bias)", r"blocks.\1.attention.\2.\3"),
+    (_AUTOFORMER_BLOCK + r"attn\.rel_pos_embed_k\.embeddings_table_v", r"blocks.\1.attention.relative.key_rows"),
+    (_AUTOFORMER_BLOCK + r"attn\.rel_pos_embed_k\.embeddings_table_h", r"blocks.\1.attention.relative.key_columns"),
+    (_AUTOFORMER_BLOCK + r"attn\.rel_pos_embed_v\.embeddings_table_v", r"blocks.\1.attention.relative.value_rows"),
+    (_AUTOFORMER_BLOCK + r"attn\.rel_pos_embed_v\.embeddings_table_h", r"blocks.\1.attention.relative.value_columns"),
+    (_AUTOFORMER_BLOCK + r"attn_layer_norm\.(weight|bias)", r"blocks.\1.norm1.\2"),
+    (_AUTOFORMER_BLOCK + r"ffn_layer_norm\.(weight|bias)", r"blocks.\1.norm2.\2"),
+    (_AUTOFORMER_BLOCK + r"(fc1|fc2)\.(weight|bias)", r"blocks.\1.mlp.\2.\3"),
+    (r"norm\.(weight|bias)", r"head.norm.\1"),
+    (r"head\.(weight|bias)", r"head.classifier.\1"),
+)
+
+
+GLIT_BLOCK_RULES: tuple[Rule, ...] = (
+    (r"(norm1|norm2|mlp\.fc1|mlp\.fc2)\.(weight|bias)", r"\1.\2"),
+    (r"attn\.(qkv|proj)\.(weight|bias)", r"attention.attention.\1.\2"),
+    (r"attn\.net\.1\.(weight|bias)", r"attention.locality.expand.\1"),
+    (r"attn\.net\.3\.conv\.(weight|bias)", r"attention.locality.depthwise.\1"),
+    (r"attn\.net\.4\.(\w+)", r"attention.locality.batch_norm.\1"),
+    (r"attn\.net\.6\.(weight|bias)", r"attention.locality.reduce.\1"),
+)
+"""A block by itself."""
+
+
+def _glit_in_network(rule: Rule) -> Rule:
+    """A rule of a block, its groups counted on after the block's number."""
+    pattern, name = rule
+    return rf"blocks\.(\d+)\.\d+\.{pattern}", r"blocks.\1." + name.replace(r"\2", r"\3").replace(r"\1", r"\2")
+
+
+GLIT_RULES: tuple[Rule, ...] = (
+    (r"cls_token", "stem.class_token"),
+    (r"pos_embed", "stem.position"),
+    (r"patch_embed\.proj\.(weight|bias)", r"stem.patch_embed.\1"),
+    *map(_glit_in_network, GLIT_BLOCK_RULES),
+    (r"norm\.(weight|bias)", r"head.norm.\1"),
+    (r"head\.(weight|bias)", r"head.classifier.\1"),
+)
+"""A network."""
+
+
+_VITAS_STEM = r"net\.backbone_init_stem_Patch_init_0\."
+_VITAS_BLOCK = r"net\.backbone_Block_(?:Block|id)_(\d+)\.0\."
+
+_VITAS_COMMON: tuple[Rule, ...] = (
+    (_VITAS_BLOCK + r"(norm1|norm2)\." + _LAYER, r"blocks.\1.\2.\3"),
+    (_VITAS_BLOCK + r"attn\.proj\." + _LAYER, r"blocks.\1.attention.proj.\2"),
+    (_VITAS_BLOCK + r"mlp\.(fc1|fc2)\." + _LAYER, r"blocks.\1.mlp.\2.\3"),
+    (r"net\.backbone_Norm_Norm_0\.0\." + _LAYER, r"head.norm.\1"),
+    (r"net\.backbone_FC_FC_0\.0\.module\.0\." + _LAYER, r"head.classifier.\1"),
+)
+
+VITAS_SUPERNET_RULES: tuple[Rule, ...] = (
+    (_VITAS_STEM + r"(\d+)\.cls_token", r"stems.\1.class_token"),
+    (_VITAS_STEM + r"(\d+)\.pos_embed", r"stems.\1.position"),
+    (_VITAS_STEM + r"(\d+)\.patch_embed\.proj\." + _LAYER, r"stems.\1.patch_embed.\2"),
+    (_VITAS_BLOCK + r"attn\.qk(\d+)\." + _LAYER, r"blocks.\1.attention.qk.\2.\3"),
+    (_VITAS_BLOCK + r"attn\.v\." + _LAYER, r"blocks.\1.attention.v.\2"),
+    *_VITAS_COMMON,
+)
+"""A supernet: a stem for each patch size, q and k for each number of heads."""
+
+VITAS_NETWORK_RULES: tuple[Rule, ...] = (
+    (_VITAS_STEM + r"0\.cls_token", "stem.class_token"),
+    (_VITAS_STEM + r"0\.pos_embed", "stem.position"),
+    (_VITAS_STEM + r"0\.patch_embed\.proj\." + _LAYER, r"stem.patch_embed.\1"),
+    (_VITAS_BLOCK + r"attn\.qkv\." + _LAYER, r"blocks.\1.attention.qkv.\2"),
+    *_VITAS_COMMON,
+)
+"""A retrained network."""
+
+
+def close_gaps(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a retrained network with its blocks numbered without gaps."""
+    found = {name: re.match(BLOCK_NUMBER, name) for name in tensors}
+    slots = sorted({int(match[1]) for match in found.values() if match})
+    return {
+        f"blocks.{slots.index(int(match[1]))}.{name[match.end() :]}" if match else name: tensors[name]
+        for name, match in found.items()
+    }
+
+
+_RESNAS_STEM: tuple[Rule, ...] = (
+    (r"tokens", "tokens.class_token"),
+    (r"pos_embed", "tokens.position"),
+    (r"patch_embed\.(conv\d)\.conv\.weight", r"stem.\1.conv.weight"),
+    (r"patch_embed\.(conv\d)\.bn\.(\w+)", r"stem.\1.norm.\2"),
+    (r"patch_embed\.conv_proj\.(weight|bias)", r"tokens.patch_embed.\1"),
+)
+_RESNAS_BLOCK: tuple[Rule, ...] = (
+    (r"(norm[12])\.(weight|bias)", r"\1.\2"),
+    (r"attn\.(qkv|proj)\.(weight|bias)", r"attention.\1.\2"),
+    (r"mlp\.(fc1|fc2)\.(weight|bias)", r"mlp.\1.\2"),
+)
+_RESNAS_REDUCTION: tuple[Rule, ...] = (
+    (r"pos_embed", "position"),
+    (r"norm\.(weight|bias)", r"norm.\1"),
+    (r"patch_reduce\.(weight|bias)", r"conv.\1"),
+    (r"token_transform\.(weight|bias)", r"class_token.\1"),
+)
+_RESNAS_HEAD: tuple[Rule, ...] = (
+    (r"norm\.(weight|bias)", r"head.norm.\1"),
+    (r"cls_head\.(weight|bias)", r"head.classifier.\1"),
+)
+
+
+def resnas_rules(segments: Iterable[str], keys: Iterable[str], *, patch_head: bool) -> tuple[Rule, ...]:
+    """The rules for a checkpoint with these keys, given the names of our segments in the order in which they run.
+
+    Without a patch head in our network, the checkpoint's is left out.
+    """
+    patch = r"head.patch_classifier.\1" if patch_head else ""
+    return (
+        *_RESNAS_STEM,
+        *_resnas_segments(list(segments), keys),
+        *_RESNAS_HEAD,
+        (r"patch_head\.(weight|bias)", patch),
+    )
+
+
+def _resnas_segments(segments: list[str], keys: Iterable[str]) -> list[Rule]:
+    names = [name for name in segments if name.startswith(("stages.", "reductions."))]
+    found = (re.match(BLOCK_NUMBER, key) for key in keys)
+    numbers = sorted({int(match[1]) for match in found if match})
+    if len(numbers) != len(names):
+        message = f"the checkpoint must hold {len(names)} blocks and spatial reductions for this network"
+        raise InputError(message, got=len(numbers), hint="check the space and the arch")
+    return [
+        (rf"blocks\.{number}\.{pattern}", rf"{name}.{ours}")
+        for number, name in zip(numbers, names, strict=True)
+        for pattern, ours in (_RESNAS_REDUCTION if name.startswith("reductions.") else _RESNAS_BLOCK)
+    ]
+
+
+_TWINS_BLOCK = r"blocks\.(\d+)\.(\d+)\."
+
+TWINS_RULES: tuple[Rule, ...] = (
+    (r"patch_embeds\.(\d+)\.proj\." + _LAYER, r"patch_embeds.\1.conv.\2"),
+    (r"patch_embeds\.(\d+)\.norm\." + _LAYER, r"patch_embeds.\1.norm.\2"),
+    (_TWINS_BLOCK + r"(norm1|norm2)\." + _LAYER, r"stages.\1.\2.\3.\4"),
+    (_TWINS_BLOCK + r"attn\.(qkv|q|kv|proj)\." + _LAYER, r"stages.\1.\2.attention.\3.\4"),
+    (_TWINS_BLOCK + r"attn\.sr\." + _LAYER, r"stages.\1.\2.attention.reduce.conv.\3"),
+    (_TWINS_BLOCK + r"attn\.norm\." + _LAYER, r"stages.\1.\2.attention.reduce.norm.\3"),
+    (_TWINS_BLOCK + r"mlp\.(fc1|fc2)\." + _LAYER, r"stages.\1.\2.mlp.\3.\4"),
+    (r"pos_block\.(\d+)\.proj\.0\." + _LAYER, r"stages.\1.0.position.conv.\2"),
+    (r"norm\." + _LAYER, r"head.norm.\1"),
+    (r"head\." + _LAYER, r"head.classifier.\1"),
+)

@@ -1,0 +1,111 @@
+"""Memory of a training: what it will need, and what to say when it runs out: which batch would fit."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from hwnas.devices.memory import available_bytes, limited
+from hwnas.errors import InputError
+from hwnas.train.distributed import World
+from hwnas.train.footprint import picture_bytes, state_bytes
+from hwnas.train.options import TrainConfig
+from hwnas.train.recipe import Recipe
+
+_CPU_ALLOCATOR = "can't allocate memory"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Need:
+    """The memory of a training on one device, as its shapes say."""
+
+    state_bytes: int
+    """Of weights, gradients and what the optimizer keeps."""
+    picture_bytes: int
+    """Of one picture in the largest network, forward for backward."""
+    pictures: int
+    """At once."""
+    free_bytes: int | None
+    """What the device has left; None where nobody tells."""
+
+    @property
+    def total_bytes(self) -> int:
+        """All of it."""
+        return self.state_bytes + self.pictures * self.picture_bytes
+
+    @property
+    def fits(self) -> bool:
+        """Whether there is room, as far as one knows."""
+        return self.free_bytes is None or self.total_bytes <= self.free_bytes
+
+
+def needed(config: TrainConfig, model: nn.Module, world: World) -> Need:
+    """What a training will need, before its first step."""
+    recipe = config.recipe
+    return Need(
+        state_bytes=state_bytes(model, recipe),
+        picture_bytes=picture_bytes(model, recipe, input_shape=config.image_shape),
+        pictures=recipe.part_size(world.size),
+        free_bytes=_free_bytes(world),
+    )
+
+
+def warning(need: Need, recipe: Recipe) -> str | None:
+    """What to tell before a training that will hardly fit; None: it fits.
+
+    Weights that do not fit are an error at once. Shapes say less exactly what the rest needs: it is tried.
+    """
+    if need.fits:
+        return None
+    assert need.free_bytes is not None
+    megabytes = [f"{count / 1e6:,.0f} MB" for count in (need.total_bytes, need.free_bytes, need.state_bytes)]
+    if need.state_bytes > need.free_bytes:
+        message = "weights, gradients and what the optimizer keeps must fit into memory"
+        raise InputError(message, got=f"{megabytes[2]}, of which {megabytes[1]} are free", hint="a smaller space")
+    room = (need.free_bytes - need.state_bytes) // max(1, need.picture_bytes)
+    hint = _smaller(recipe, most=room * recipe.part_size(1) // need.pictures) or "a smaller --batch"
+    return f"needs about {megabytes[0]} of memory, {megabytes[1]} are free; try {hint}"
+
+
+@contextmanager
+def told_when_full(config: TrainConfig, world: World | None = None) -> Iterator[None]:
+    """Within it, memory that runs out is an error that says how to need less, on a CPU too."""
+    try:
+        if (world or World()).device.type == "cpu":
+            with limited():
+                yield
+        else:
+            yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise _full(config, error) from error
+    except RuntimeError as error:
+        if _CPU_ALLOCATOR not in str(error):
+            raise
+        raise _full(config, error) from error
+
+
+def _full(config: TrainConfig, error: BaseException) -> InputError:
+    recipe = config.recipe
+    got = str(error).splitlines()[0] if str(error) else type(error).__name__
+    message = f"{recipe.batch_size // recipe.accumulate} pictures at once must fit into memory"
+    return InputError(message, got=got, hint=_smaller(recipe))
+
+
+def _free_bytes(world: World) -> int | None:
+    if world.device.type == "cuda":
+        return int(torch.cuda.mem_get_info(world.device)[0])
+    return available_bytes()
+
+
+def _smaller(recipe: Recipe, *, most: int | None = None) -> str | None:
+    """The setting with the next smaller part of a step that can be had, of at most so many pictures."""
+    for parts in range(recipe.accumulate + 1, recipe.batch_size + 1):
+        try:
+            at_once = replace(recipe, accumulate=parts).part_size(1)
+        except InputError:
+            continue
+        if most is None or at_once <= most:
+            return f"--set accumulate={parts}: {recipe.batch_size} pictures a step as before, {at_once} at once"
+    return None

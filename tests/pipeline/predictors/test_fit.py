@@ -1,0 +1,285 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hwnas.errors import InputError, MissingError
+from hwnas.pipeline.predictors.dataset import measured_profile, of_space
+from hwnas.pipeline.predictors.fit import FitOptions, fit_predictors
+from hwnas.pipeline.predictors.predict import PredictOptions, predict_networks, require_all_inside
+from hwnas.pipeline.predictors.transfer_sources import find_sources
+from hwnas.predict.models import BlocksLearner
+from hwnas.predict.store import load_card
+from hwnas.profile.library import entries
+from tests.pipeline.measured_profiles import DEVICE, NOISE, fast_fits, make_profile, subjects_of, true_ms
+
+SPACE = "autoformer-micro"
+OWN = f"{DEVICE}/{SPACE}-onnxruntime-fp32-b1-t1"
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    fast_fits(monkeypatch)
+
+
+def options(folder: Path, **changes: object) -> FitOptions:
+    values = {"device": DEVICE, "profiles": folder / "profiles", "out": folder / "predictors", **changes}
+    return FitOptions(**values)  # type: ignore[arg-type]
+
+
+def test_without_options_every_figure_of_a_profile_is_fitted(tmp_path: Path) -> None:
+    make_profile(tmp_path / "profiles")
+    said: list[str] = []
+    report = fit_predictors(options(tmp_path), say=said.append)
+    assert [(str(item.path.relative_to(tmp_path)), item.card.space) for item in report.fitted] == [
+        (f"predictors/{OWN}/{name}", SPACE) for name in ("latency_ms", "throughput", "memory_mb")
+    ]
+    latency, throughput, _ = (item.card for item in report.fitted)
+    assert (latency.data.num_rows, latency.data.num_networks, latency.threads) == (42, 30, 1)
+    assert latency.noise_floor == pytest.approx(0.8 * NOISE, rel=0.5)
+    assert latency.scores.mape < 5 * NOISE
+    off = [abs(row.predicted / row.measured - 1) for row in throughput.held_out]
+    assert throughput.scores.mape == pytest.approx(np.mean(off))
+    assert throughput.scores.max_error == pytest.approx(max(off))
+    assert throughput.scores.mape == pytest.approx(latency.scores.mape, rel=0.05)
+    assert throughput.scores.mape != latency.scores.mape
+    assert throughput.model == latency.model
+    assert {ranked.model for ranked in throughput.ranking} == {ranked.model for ranked in latency.ranking}
+    assert throughput.notes == latency.notes == ()
+    assert [point.count for point in throughput.learning_curve] == [point.count for point in latency.learning_curve]
+    assert throughput.noise_floor == pytest.approx(latency.noise_floor, rel=0.05)
+    assert throughput.held_out[0].measured == pytest.approx(1e3 / latency.held_out[0].measured)
+    assert (latency.environment["torch"], latency.data.kinds) == ("2.15.0", (SPACE,))
+    assert said == [f"{OWN}: fitting {name} to 42 rows" for name in ("latency_ms", "memory_mb")]
+    assert load_card(report.fitted[0].path) == latency
+
+
+def test_spaces_of_one_setting_give_a_predictor_of_any_network(tmp_path: Path) -> None:
+    make_profile(tmp_path / "profiles")
+    make_profile(tmp_path / "profiles", "resnas-micro")
+    make_profile(tmp_path / "profiles", "resnas-micro", batch=8)
+    report = fit_predictors(options(tmp_path, metrics=("latency_ms",)))
+    found = {item.path.parent.name: item.card.data for item in report.fitted}
+    assert list(found) == [
+        f"{SPACE}-onnxruntime-fp32-b1-t1",
+        "resnas-micro-onnxruntime-fp32-b1-t1",
+        "resnas-micro-onnxruntime-fp32-b8-t1",
+        "any-onnxruntime-fp32-b1-t1",
+    ]
+    assert found["any-onnxruntime-fp32-b1-t1"].kinds == (SPACE, "resnas-micro")
+    assert found["any-onnxruntime-fp32-b1-t1"].num_rows == 84
+
+
+def test_profiles_of_other_environments_are_not_put_together_unless_asked(tmp_path: Path) -> None:
+    make_profile(tmp_path / "profiles")
+    make_profile(tmp_path / "profiles", "resnas-micro", environment={"torch": "2.99"})
+    report = fit_predictors(options(tmp_path, metrics=("latency_ms",)))
+    assert [item.card.space for item in report.fitted] == [SPACE, "resnas-micro"]
+    (left_out,) = report.left_out
+    assert left_out.name == "any-onnxruntime-fp32-b1-t1"
+    assert "were measured in different environments" in left_out.reason
+    mixed = fit_predictors(options(tmp_path, metrics=("latency_ms",), mixed=True)).fitted[-1].card
+    assert (mixed.space, mixed.data.is_mixed) == (None, True)
+
+
+def test_one_profile_that_cannot_be_fitted_keeps_no_other_from_it(tmp_path: Path) -> None:
+    make_profile(tmp_path / "profiles")
+    make_profile(tmp_path / "profiles", "resnas-micro", 5, batch=8)
+    report = fit_predictors(options(tmp_path, metrics=("latency_ms",)))
+    assert [item.card.space for item in report.fitted] == [SPACE]
+    assert "at least 8 distinct networks" in report.left_out[0].reason
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"space": "glit-tiny"}, "no profile of toy-2c is like this"),
+        ({"runtime": "tensorrt"}, "no profile of toy-2c is like this"),
+        ({"samples": 5}, "at least 8 distinct networks"),
+        ({"metrics": ("energy_j",)}, "no figure of these metrics was measured"),
+        ({"device": "h200"}, "there is no profile of h200"),
+        ({"device": "rtx9999"}, "device 'rtx9999' is not known"),
+    ],
+)
+def test_what_cannot_be_fitted_is_said(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    make_profile(tmp_path / "profiles", count=12)
+    with pytest.raises(InputError, match=message):
+        fit_predictors(options(tmp_path, **changes))
+
+
+def test_an_unknown_metric_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="metric 'latncy' is not known"):
+        options(tmp_path, metrics=("latncy",))
+
+
+def test_a_few_networks_lean_on_another_device_where_that_helps(tmp_path: Path) -> None:
+    make_profile(tmp_path / "profiles", count=60, device="source-4c")
+    make_profile(tmp_path / "profiles", count=60, factor=2.5)
+    fit_predictors(options(tmp_path, device="source-4c", metrics=("latency_ms",)))
+    leaning = options(
+        tmp_path,
+        metrics=("latency_ms",),
+        sources=("source-4c",),
+        samples=10,
+        predictors=tmp_path / "predictors",
+    )
+    (item,) = fit_predictors(leaning).fitted
+    assert (item.card.model, item.card.data.num_networks) == ("transfer", 10)
+    assert item.card.ranking[0].model == "transfer"
+    assert {"from scratch", "from scratch, gaussian"} <= {ranked.model for ranked in item.card.ranking}
+    assert any(ranked.model == "source-4c scaled" for ranked in item.card.ranking)
+    asked = PredictOptions(device=DEVICE, predictors=tmp_path / "predictors", confidence=0.8, allow_outside=True)
+    subjects = subjects_of(SPACE, 60)[30:50]
+    answers = predict_networks([f"{SPACE}:{json.dumps(subject.arch)}" for subject in subjects], asked)
+    truth = np.array([2.5 * true_ms(subject) for subject in subjects])
+    assert np.abs(np.array([figure.mean for figure in answers.figures]) / truth - 1).mean() < 0.02
+    bare = PredictOptions(device=DEVICE, predictors=tmp_path / "predictors", allow_outside=True)
+    found = predict_networks([f"{SPACE}:min"], bare)
+    assert found.confidence == 0.81
+    assert found.notes == ("intervals of 81%: 10 networks were fitted, too few for 90%",)
+    with pytest.raises(InputError, match="support no interval at this confidence"):
+        predict_networks([f"{SPACE}:min"], replace(bare, confidence=0.9))
+
+
+def test_sources_of_another_runtime_or_kind_of_device_are_told_apart(tmp_path: Path) -> None:
+    for device in ("source-4c", "a100"):
+        make_profile(tmp_path / "profiles", count=20, device=device)
+        fit_predictors(options(tmp_path, device=device, metrics=("latency_ms",)))
+    (entry,) = entries(((make_profile(tmp_path / "new", count=20).parents[1], "own"),))
+    here = of_space(measured_profile(entry), SPACE)
+    eager = replace(here, setting=replace(here.setting, runtime="torch"))
+    devices, place = ("source-4c", "a100"), tmp_path / "predictors"
+    assert find_sources(here, "latency_ms", devices, predictors=place).unlike == {"a100"}
+    assert find_sources(eager, "latency_ms", devices, predictors=place).unlike == {"source-4c", "a100"}
+
+
+def test_a_fit_of_one_space_counts_its_blocks_and_another_device_may_lean_on_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast_fits(monkeypatch, [BlocksLearner()])
+    make_profile(tmp_path / "profiles", device="source-4c")
+    make_profile(tmp_path / "profiles", factor=2.5)
+    (item,) = fit_predictors(options(tmp_path, device="source-4c", metrics=("latency_ms",))).fitted
+    assert item.card.model == "blocks"
+    assert item.card.data.count_names
+    predictors = tmp_path / "predictors"
+    targets = [f"{SPACE}:{json.dumps(subject.arch)}" for subject in subjects_of(SPACE, 30)[:9]]
+    truth = np.array([true_ms(subject) for subject in subjects_of(SPACE, 30)[:9]])
+    leaning = options(
+        tmp_path, metrics=("latency_ms",), sources=("source-4c",), samples=10, predictors=predictors, space=SPACE
+    )
+    (leant,) = fit_predictors(leaning).fitted
+    assert leant.card.model == "transfer"
+    assert leant.card.data.count_names == item.card.data.count_names
+    for device, factor in (("source-4c", 1.0), (DEVICE, 2.5)):
+        asked = PredictOptions(device=device, predictors=predictors, confidence=0.8, allow_outside=True)
+        means = np.array([figure.mean for figure in predict_networks(targets, asked).figures])
+        assert np.abs(means / (factor * truth) - 1).mean() < 0.02
+
+
+def test_a_figure_that_cannot_be_fitted_keeps_no_other_from_it(tmp_path: Path) -> None:
+    make_profile(tmp_path / "profiles", count=60, device="source-4c")
+    make_profile(tmp_path / "profiles", factor=2.5)
+    fit_predictors(options(tmp_path, device="source-4c", metrics=("memory_mb",)))
+    report = fit_predictors(options(tmp_path, sources=("source-4c",), predictors=tmp_path / "predictors"))
+    assert [item.card.metric.name for item in report.fitted] == ["memory_mb"]
+    assert [item.name for item in report.left_out] == [f"{OWN}: latency_ms", f"{OWN}: throughput"]
+    assert "no predictor for source-4c answers this" in report.left_out[0].reason
+
+
+def test_a_device_is_no_source_of_itself(tmp_path: Path) -> None:
+    make_profile(tmp_path / "profiles")
+    with pytest.raises(InputError, match="--from must name another device"):
+        fit_predictors(options(tmp_path, sources=(DEVICE,)))
+
+
+def test_predictions_are_near_the_truth_and_say_where_they_are_from(tmp_path: Path) -> None:
+    make_profile(tmp_path / "profiles", count=40)
+    fit_predictors(options(tmp_path))
+    asked = PredictOptions(
+        device=DEVICE, predictors=tmp_path / "predictors", metrics=("latency_ms", "throughput"), space=SPACE
+    )
+    subjects = subjects_of(SPACE, 60)[40:44]
+    found = predict_networks([json.dumps(subject.arch) for subject in subjects], asked)
+    assert [figure.metric.split("@")[0] for figure in found.figures] == ["latency_ms"] * 4 + ["throughput"] * 4
+    for figure, subject in zip(found.figures, subjects, strict=False):
+        assert figure.mean == pytest.approx(true_ms(subject), rel=0.05)
+        assert figure.lower < figure.mean < figure.upper
+        assert figure.network_id == subject.network_id
+    assert [used.path.name for used in found.predictors] == ["latency_ms", "throughput"]
+    assert found.predictors[0].environment["torch"] == "2.15.0"
+    assert found.predictors[0].sources == (OWN,)
+
+
+def test_files_hold_archs_descriptions_and_words(tmp_path: Path) -> None:
+    make_profile(tmp_path / "profiles")
+    fit_predictors(options(tmp_path, metrics=("latency_ms",)))
+    subject = subjects_of(SPACE, 30)[3]
+    lines = [
+        json.dumps(subject.arch),
+        json.dumps({"space": SPACE, "arch": subject.arch}),
+        json.dumps("random:4"),
+        "",
+        json.dumps({"space": SPACE, "arch": "random:4"}),
+    ]
+    file = tmp_path / "networks.jsonl"
+    file.write_text("\n".join(lines))
+    asked = PredictOptions(device=DEVICE, predictors=tmp_path / "predictors", space=SPACE, allow_outside=True)
+    figures = predict_networks([str(file)], asked).figures
+    assert [figure.label for figure in figures] == [f"{file}:1", f"{file}:2", "random:4", f"{file}:5"]
+    assert figures[0].mean == figures[1].mean
+    assert figures[2].mean == figures[3].mean
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"space": "autoformer-micro"}', "key 'space' is not known"),
+        ("[1]", "networks.jsonl:1 must hold a network"),
+        ('{"space": "none", "arch": "min"}', "networks.jsonl:1 must name a space"),
+        ("{", "is not JSON"),
+        ('"networks.jsonl"', "networks.jsonl:1 must be a network, and no other file"),
+        (" \n", "is empty, but it must hold networks"),
+    ],
+)
+def test_bad_lines_are_named(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "networks.jsonl"
+    file.write_text(text)
+    with pytest.raises(InputError, match=message):
+        predict_networks([str(file)], PredictOptions(space=SPACE))
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("AutoFormer-T", "a network must be named with its space"),
+        ("autoformer-tiny:AutoFormer-X", "network 'AutoFormer-X' is not known"),
+        ("timm:vit_tiny_patch16_224@x", "an image size must be a whole number"),
+        ("none.jsonl", "there is no file none.jsonl"),
+    ],
+)
+def test_bad_targets_are_told(target: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        predict_networks([target])
+
+
+def test_a_network_outside_is_an_error_alone_and_a_mark_among_others(tmp_path: Path) -> None:
+    make_profile(tmp_path / "profiles")
+    make_profile(tmp_path / "profiles", "resnas-micro")
+    fit_predictors(options(tmp_path, metrics=("latency_ms",)))
+    asked = PredictOptions(device=DEVICE, predictors=tmp_path / "predictors")
+    with pytest.raises(InputError, match="vitas-twins-small:max lies outside") as caught:
+        predict_networks(["vitas-twins-small:max"], asked)
+    assert "were fitted" in str(caught.value.got)
+    several = predict_networks(["vitas-twins-small:max", "autoformer-micro:random:1"], asked)
+    assert [bool(figure.outside) for figure in several.figures] == [True, False]
+    with pytest.raises(InputError, match="1 networks lie outside"):
+        require_all_inside(several)
+
+
+def test_a_device_without_predictors_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "predictors").mkdir()
+    with pytest.raises(MissingError, match="there is no predictor for h200"):
+        predict_networks(["autoformer-tiny:min"], PredictOptions(device="h200", predictors=tmp_path / "predictors"))

@@ -1,0 +1,139 @@
+"""The winners: which they are, and that their files are the networks that were judged."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hwnas.pipeline.search.options import Finish
+from hwnas.pipeline.search.reference_networks import known_accuracies
+from hwnas.pipeline.search.run import search_networks
+from hwnas.pipeline.search.winners import KNEE, SPREAD, winners
+from hwnas.runs import Run
+from hwnas.search.estimate import exact
+from hwnas.search.hypervolume import Box
+from hwnas.search.objective import parse_objective
+from hwnas.search.problem import Problem
+from hwnas.search.verification import Member
+from hwnas.space import SPACES
+from hwnas.supernet.store import load_network
+from hwnas.train.accuracy import judge_module
+from hwnas.train.data.config import DataConfig
+from hwnas.train.data.sources import open_data
+from hwnas.train.evaluation import eval_batches
+from tests.pipeline.search.workbench import DATA, options, write_bench
+from tests.search.test_record import RECORD
+
+
+class Bench:
+    """What choosing winners looks at."""
+
+    space = SPACES.get("autoformer-micro")
+    problem = Problem(space=space, objectives=(parse_objective("accuracy"), parse_objective("macs")))
+
+
+def member(name: str, accuracy: float, macs: float) -> Member:
+    genome = Bench.space.sample(np.random.default_rng(0), 1)
+    (arch,) = Bench.space.decode(genome)
+    searched = {"accuracy": exact([accuracy]), "macs": exact([macs])}
+    return Member(arch=arch, arch_id=name, network_id=name, genome=genome, searched=searched)
+
+
+def chosen(count: int, **changes: Any) -> list[tuple[str, str]]:
+    members = [
+        member("large", 0.9, 9.0),
+        member("middle", 0.85, 2.0),
+        member("beside", 0.84, 1.9),
+        member("small", 0.5, 1.0),
+    ]
+    values = {"front": ("large", "middle", "beside", "small"), "box": Box(ideal=(-1.0, 0.0), reference=(0.0, 10.0))}
+    record = _replaced(**{**values, **changes})
+    return [(item.arch_id, why) for item, why in winners(Bench, record, members, count)]  # type: ignore[arg-type]
+
+
+def _replaced(**changes: Any) -> Any:
+    from dataclasses import replace
+
+    return replace(RECORD, **changes)
+
+
+def test_the_knee_is_first_and_the_others_are_spread() -> None:
+    assert chosen(1) == [("middle", KNEE)]
+    assert [name for name, _ in chosen(3)] == ["middle", "small", "large"]
+    assert {why for _, why in chosen(4)[1:]} == {SPREAD}
+    assert len(chosen(9)) == 4
+
+
+def test_they_are_of_the_measured_front_where_there_is_one() -> None:
+    assert chosen(1, measured_front=("large", "small"))[0][0] == "large"
+    assert chosen(2, measured_front=()) == []
+    assert chosen(0) == []
+
+
+def test_a_landmark_that_was_trained_on_the_same_pictures_has_an_accuracy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hwnas.pipeline import evaluate
+
+    class Judged:
+        networks = (type("Row", (), {"top1": 0.75, "count": 360})(),)
+
+    monkeypatch.setattr(evaluate, "evaluate", lambda run: Judged())
+    model = "timm:deit_tiny_patch16_224"
+    for name, pictures in (("same", "digits"), ("other", "cifar")):
+        run = Run.create(
+            tmp_path / name, command=(), config={"model": model, "data": {"name": pictures, "seed": 0}}
+        ).path
+        (run / "model.safetensors").touch()
+    data: dict[str, object] = {"name": "digits", "seed": 0}
+    assert known_accuracies(tmp_path, data=data, num_pictures=360) == {model: 0.75}
+    assert known_accuracies(tmp_path, data=data, num_pictures=100) == {}
+    assert known_accuracies(tmp_path / "nowhere", data=data, num_pictures=360) == {}
+
+
+def test_a_folder_of_somebody_else_beside_the_run_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "private").mkdir()
+
+    def refuse(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    assert known_accuracies(tmp_path, data={"name": "digits", "seed": 0}, num_pictures=360) == {}
+
+
+@pytest.mark.slow
+def test_the_files_of_a_winner_are_the_network_that_was_judged(tmp_path: Path) -> None:
+    # Its batch norms must have statistics of their own: those of the supernet are another network's.
+    bench = write_bench(tmp_path, "resnas-micro")
+    wanted = options(bench, budget=6, strategy="random", finish=Finish(verify=False, kit=1))
+    found = search_networks(wanted, out=tmp_path / "run")
+    (item,) = found.record.kit
+    folder = found.run / item.folder
+    assert item.failure is None
+    assert {Path(name).suffix for name in item.files} == {".safetensors", ".onnx", ".pt2", ".json"}
+    assert all((folder / name).is_file() for name in item.files)
+    stored = load_network(folder / "network.safetensors")
+    data = open_data(DataConfig(name=DATA), image_shape=stored.space.config.input_shape)
+    batches = eval_batches(data, stored.space.config.input_shape, split="heldout")
+    rows = (found.run / "accuracies.jsonl").read_text().splitlines()
+    judged = {row["arch_id"]: row["top1"] for row in map(json.loads, rows)}
+    assert judge_module(stored.network, batches).top1 == judged[item.arch_id]
+    assert "weights: inherited from" in (folder / "card.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_winner_is_trained_on_and_tested_once(tmp_path: Path) -> None:
+    bench = write_bench(tmp_path, "autoformer-micro")
+    finish = Finish(verify=False, kit=0, retrain=1, retrain_epochs=1)
+    found = search_networks(options(bench, budget=6, strategy="random", finish=finish), out=tmp_path / "run")
+    (item,) = found.record.kit
+    assert item.failure is None
+    assert item.test_accuracy is not None
+    assert 0 <= item.test_accuracy <= 1
+    training = found.run / item.folder / "training"
+    assert len((training / "test-uses.jsonl").read_text().splitlines()) == 1
+    assert search_networks(resume=found.run).record.kit == found.record.kit

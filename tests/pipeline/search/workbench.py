@@ -1,0 +1,84 @@
+"""What a search takes, at toy size: supernets that nobody trained, predictors fitted to made-up times."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hwnas.metrics import DeviceMetric, MetricName
+from hwnas.pipeline.search.options import Finish, SearchOptions
+from hwnas.predict.features.counting import population_features
+from hwnas.predict.fit import Observations, fit_predictor
+from hwnas.predict.library import predictor_folder
+from hwnas.predict.models import AnalyticLearner
+from hwnas.predict.predictor import Predictor
+from hwnas.predict.store import save_predictor
+from hwnas.space import SPACES
+from hwnas.supernet.families import make_supernet
+from hwnas.supernet.store import save_supernet
+from tests.pipeline.campaigns import CPU
+from tests.predict.synthetic import cpu_conditions
+
+MICROS = tuple(name for name in SPACES.names() if name.endswith("-micro"))
+FIRST = "autoformer-micro"
+DATA = "digits"
+FAST = Finish(pairs=8, kit=0)
+
+
+@cache
+def fitted(space: str, name: MetricName, device: str, count: int = 24, batch: int | None = 1) -> Predictor:
+    """A predictor of times that grow with MACs."""
+    chosen = SPACES.get(space)
+    genomes = chosen.sample(np.random.default_rng(0), count)
+    latency = np.asarray(0.2 + chosen.costs(genomes).macs * 2e-7, dtype=np.float64)
+    observed = Observations(
+        metric=DeviceMetric(name=name, device=device, runtime="onnxruntime", batch=batch),
+        conditions=cpu_conditions(),
+        features=population_features(chosen.workloads(genomes), cpu_conditions()),
+        figures=np.divide(1000, latency) if name == "throughput" else latency,
+        space=space,
+        threads=1,
+    )
+    return fit_predictor(observed, learners=(AnalyticLearner(),), with_curve=False)
+
+
+def write_predictor(
+    folder: Path, space: str, name: MetricName = "throughput", *, device: str = CPU, batch: int | None = 1
+) -> Path:
+    """A predictor where the library finds it; without a batch, one for any."""
+    predictor = fitted(space, name, device, batch=batch)
+    path = folder / predictor_folder(predictor.card.metric, space=space, threads=1)
+    save_predictor(predictor, path)
+    return path
+
+
+def write_supernet(folder: Path, space: str, *, num_classes: int = 10) -> Path:
+    """A supernet with fresh weights."""
+    path = folder / f"{space}.safetensors"
+    torch.manual_seed(0)
+    save_supernet(make_supernet(SPACES.get(space).adapted(num_classes=num_classes)), path)
+    return path
+
+
+def write_bench(folder: Path, space: str) -> dict[str, Any]:
+    """Supernet and predictors of a space under a folder, as options of a search take them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_predictor(folder / "predictors", space, "throughput")
+    write_predictor(folder / "predictors", space, "latency_ms")
+    supernet = write_supernet(folder, space)
+    return {"supernet": supernet, "data": DATA, "predictors": folder / "predictors", "runs": folder / "runs"}
+
+
+def options(bench: dict[str, Any], **changes: Any) -> SearchOptions:
+    """A search of twelve networks."""
+    values: dict[str, Any] = {"objectives": ("throughput",), "budget": 12, "finish": FAST, **bench, **changes}
+    return SearchOptions(**values)
+
+
+def free(bench: dict[str, Any], **changes: Any) -> SearchOptions:
+    """A search without accuracy, which takes no time."""
+    own = {name: bench[name] for name in ("predictors", "runs")}
+    space = bench.get("space", FIRST)
+    return options({**own, "space": space}, accuracy=False, budget=changes.pop("budget", 60), **changes)

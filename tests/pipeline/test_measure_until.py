@@ -1,0 +1,83 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hwnas.errors import InputError, UsageError
+from hwnas.pipeline.measure import measure
+from hwnas.pipeline.measure_until import parse_until
+from hwnas.profile.request import CampaignRequest
+from hwnas.records import load_profile
+from tests.pipeline.campaigns import Listener, Place
+from tests.pipeline.measured_profiles import fast_fits
+
+REQUEST = CampaignRequest(
+    space="autoformer-micro", device="cpu", repeats=2, runtime="onnxruntime", landmarks=False, samples=60
+)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    fast_fits(monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("text", "mape"), [("mape=3%", 0.03), ("mape=0.03", 0.03), ("mape=2.5%", 0.025), (" mape=1% ", 0.01)]
+)
+def test_a_goal_is_a_share_or_a_percentage(text: str, mape: float) -> None:
+    assert parse_until(text).mape == pytest.approx(mape)
+
+
+@pytest.mark.parametrize("text", ["3%", "mape", "mape=0", "mape=200%", "rmse=1%"])
+def test_another_goal_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="--until must be an error"):
+        parse_until(text)
+
+
+def test_another_order_is_refused() -> None:
+    with pytest.raises(InputError, match="order 'random' is not known"):
+        parse_until("mape=3%", order="random")
+
+
+@pytest.mark.parametrize("order", ["spread", "active"])
+def test_rounds_end_at_the_goal_or_when_no_more_networks_may_be_measured(tmp_path: Path, order: str) -> None:
+    # The stand-in's times follow from the networks' names: no model can tell them to a tenth of a percent.
+    listener = Listener()
+    until = parse_until("mape=0.1%", order=order)
+    request = replace(REQUEST, out=tmp_path)
+    measured = measure(request, until=until, workplace=Place().workplace, reporter=listener)
+    profile = load_profile(measured.profiles[0].path)
+    assert len(profile.counts) == 60
+    rounds = [text.split(" networks: ")[0] for text in listener.texts if "cross-validated error" in text]
+    assert rounds == ["24", "36", "54", "60"]
+    assert profile.manifest.sessions[0].command == (*request.command(), *until.words)
+    easy = measure(
+        replace(REQUEST, out=tmp_path / "easy"),
+        until=parse_until("mape=30%", order=order),
+        workplace=Place().workplace,
+    )
+    assert easy.profiles[0].quality.num_networks == 24
+
+
+@pytest.mark.parametrize("order", ["spread", "active"])
+def test_the_same_command_again_measures_nothing_more(tmp_path: Path, order: str) -> None:
+    until, request = parse_until("mape=0.1%", order=order), replace(REQUEST, samples=30, out=tmp_path)
+    measure(request, until=until, workplace=Place().workplace)
+    listener = Listener()
+    again = measure(request, until=until, workplace=Place().workplace, reporter=listener)
+    assert (again.num_measured, len(load_profile(again.profiles[0].path).counts)) == (0, 30)
+    assert next(text for text in listener.texts if "cross-validated error" in text).startswith("30 networks")
+    assert listener.texts[-1] == "the goal is not reached, and --samples allows no more than 30 networks"
+    more = measure(replace(request, samples=40), until=until, workplace=Place().workplace)
+    assert (more.num_measured, len(load_profile(more.profiles[0].path).counts)) == (10, 40)
+
+
+def test_a_time_and_a_goal_are_not_both_asked_for(tmp_path: Path) -> None:
+    request = replace(REQUEST, samples=None, minutes=1.0, out=tmp_path)
+    with pytest.raises(UsageError, match="--until and --minutes must not both be given"):
+        measure(request, until=parse_until("mape=3%"), workplace=Place().workplace)
+
+
+def test_too_few_networks_tell_no_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--until needs at least 8 networks"):
+        measure(replace(REQUEST, samples=5, out=tmp_path), until=parse_until("mape=3%"), workplace=Place().workplace)

@@ -1,0 +1,101 @@
+import pytest
+
+from hwnas.errors import InputError, UnknownNameError
+from hwnas.metrics import METRICS, Metric, parse_metric
+
+FULL = Metric(name="throughput", device="h200", runtime="torch-graph", precision="bf16", batch=64)
+
+
+def test_the_metrics_are_those_of_the_design() -> None:
+    names = ["accuracy", "energy_j", "latency_ms", "macs", "memory_mb", "params", "throughput"]
+    assert sorted(METRICS) == names
+    assert [name for name in names if METRICS.get(name).goal == "max"] == ["accuracy", "throughput"]
+
+
+@pytest.mark.parametrize(
+    ("text", "metric"),
+    [
+        ("accuracy", Metric(name="accuracy")),
+        ("throughput", Metric(name="throughput")),
+        (" latency_ms@cpu ", Metric(name="latency_ms", device="cpu")),
+        ("throughput@rtx4090", Metric(name="throughput", device="rtx4090")),
+        ("throughput@h200/torch-graph/bf16/b64", FULL),
+        ("throughput@h200/b64/bf16/torch-graph", FULL),
+        ("energy_j@a100/fp16", Metric(name="energy_j", device="a100", precision="fp16")),
+    ],
+)
+def test_texts_are_read(text: str, metric: Metric) -> None:
+    assert parse_metric(text) == metric
+    assert parse_metric(str(metric)) == metric
+
+
+def test_the_full_form_is_written() -> None:
+    assert str(FULL) == "throughput@h200/torch-graph/bf16/b64"
+    assert str(Metric(name="macs")) == "macs"
+
+
+def test_what_is_left_out_is_filled_in() -> None:
+    given = parse_metric("throughput@h200/b8")
+    filled = given.completed(device="a100", runtime="tensorrt", precision="fp16", batch=64)
+    assert str(filled) == "throughput@h200/tensorrt/fp16/b8"
+    assert Metric(name="macs").completed(device="a100") == Metric(name="macs")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("macs", "1.4G", 1.4e9),
+        ("params", "6M", 6e6),
+        ("params", "5e6", 5e6),
+        ("latency_ms", "8", 8.0),
+        ("latency_ms", "8ms", 8.0),
+        ("latency_ms", "0.5 s", 500.0),
+        ("latency_ms", "250us", 0.25),
+        ("throughput", "1.5k", 1500.0),
+        ("throughput", "1200 img/s", 1200.0),
+        ("memory_mb", "2GB", 2000.0),
+        ("memory_mb", "1MiB", 1.048576),
+        ("energy_j", "300mJ", 0.3),
+        ("accuracy", "75%", 0.75),
+    ],
+)
+def test_bounds_have_units(name: str, text: str, value: float) -> None:
+    assert METRICS.get(name).parse(text) == pytest.approx(value, rel=1e-12)
+
+
+def test_an_unknown_metric_names_the_known_ones() -> None:
+    with pytest.raises(UnknownNameError) as error:
+        parse_metric("thruput", what="objective")
+    assert error.value.message == "objective 'thruput' is not known"
+    assert error.value.hint == "throughput"
+    assert set(error.value.known) == set(METRICS)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("macs@h200", "macs is the same on every device"),
+        ("throughput@", "after throughput@ a device must be named"),
+        ("throughput@b64", "after throughput@ a device must be named"),
+        ("throughput@h200/bf17", "in 'throughput@h200/bf17' the part 'bf17' is not known"),
+        ("throughput@h200/b0", "in 'throughput@h200/b0' the part 'b0' is not known"),
+        ("throughput@h200/b8/b16", "a metric has one batch"),
+        ("", "metric '' is not known"),
+    ],
+)
+def test_wrong_metrics_say_why(text: str, message: str) -> None:
+    with pytest.raises(InputError) as error:
+        parse_metric(text)
+    assert error.value.message == message
+
+
+def test_an_unknown_unit_names_the_known_ones() -> None:
+    with pytest.raises(UnknownNameError, match=r"unit of latency_ms: 'min' is not known") as error:
+        METRICS.get("latency_ms").parse("8min")
+    assert error.value.known == ("ms", "s", "us")
+
+
+@pytest.mark.parametrize("text", ["", "fast", "1.2.3", "nan", "inf", "--3"])
+def test_a_bound_is_a_number(text: str) -> None:
+    with pytest.raises(InputError, match=r"must be a number|is not known"):
+        METRICS.get("macs").parse(text)
