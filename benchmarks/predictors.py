@@ -27,8 +27,9 @@ from benchmarks.support.state import Line, State, digest_of_arrays, digest_of_co
 from benchmarks.support.timm_workloads import cache_folder
 from hwnas.devices import detect
 from hwnas.predict.active import choose_next, spread_out
+from hwnas.predict.arrays import Numbers
 from hwnas.predict.drift import fit_with_drift
-from hwnas.predict.features.table import Features, Numbers, joined, with_answers
+from hwnas.predict.features.table import Features, joined, with_answers
 from hwnas.predict.folds import Fold, Rows, make_folds
 from hwnas.predict.metrics import scores
 from hwnas.predict.models import AnalyticLearner, BoostedLearner, GaussianLearner, Learner, RidgeLearner

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from hwnas.predict.features.table import Features, Numbers
+from hwnas.predict.arrays import Numbers
+from hwnas.predict.features.table import Features
 
 Baseline = Callable[[Features, Numbers, Features], Numbers]
 """Fitted features and targets, and the features to predict."""

@@ -16,9 +16,10 @@ import numpy as np
 from benchmarks.support.timm_workloads import timm_workload
 from hwnas.devices import DEVICES
 from hwnas.devices.device import Device
+from hwnas.predict.arrays import Numbers
 from hwnas.predict.features.conditions import conditions_of
 from hwnas.predict.features.counting import workload_features
-from hwnas.predict.features.table import Features, Numbers, features_of
+from hwnas.predict.features.table import Features, features_of
 from hwnas.workload import Linear, Workload
 
 PLAIN = re.compile(r"vit_|deit|beit|eva|flexivit|cait|aimv2")

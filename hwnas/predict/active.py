@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.errors import InputError
-from hwnas.predict.features.table import Features, Numbers
+from hwnas.predict.arrays import Numbers
+from hwnas.predict.features.table import Features
 from hwnas.predict.intervals import Unusual
 from hwnas.predict.models.analytic import AnalyticLearner
 

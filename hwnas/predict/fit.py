@@ -8,16 +8,18 @@ import numpy as np
 
 from hwnas.errors import InputError
 from hwnas.metrics import DeviceMetric
+from hwnas.predict.arrays import Numbers
 from hwnas.predict.card import CONFIDENCES, Card, Coverage, FittedData, HeldOut
 from hwnas.predict.drift import without_drift
 from hwnas.predict.features.conditions import Conditions
-from hwnas.predict.features.table import Features, Numbers, require_finite
+from hwnas.predict.features.table import Features, require_finite
 from hwnas.predict.fitted_range import FittedRange
+from hwnas.predict.folds import identities
 from hwnas.predict.intervals import calibrate, held_out_coverage
 from hwnas.predict.learning_curve import COUNTS, learning_curve
 from hwnas.predict.models import Learner, counted_blocks
 from hwnas.predict.predictor import Predictor, Trial
-from hwnas.predict.selection import Answers, Protocol, cross_validate, identities, refit
+from hwnas.predict.selection import Answers, Protocol, cross_validate, refit
 
 _DRIFT_GAIN = 0.95
 """Drift is taken out only where that brings the error on held-out networks below this share."""

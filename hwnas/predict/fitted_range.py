@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.errors import InputError
-from hwnas.predict.features.table import Features, Numbers
+from hwnas.predict.arrays import Numbers, RowMajor
+from hwnas.predict.features.table import Features
+from hwnas.predict.folds import identities
 from hwnas.predict.intervals import Unusual
 from hwnas.predict.models.model import Plain, names, numbers
 
@@ -29,7 +31,7 @@ _HARMLESS = 0.005
 
 
 @dataclass(frozen=True, kw_only=True)
-class FittedRange:
+class FittedRange(RowMajor):
     """The least and the greatest of each column, and the largest distance from the middle, of the fitted networks."""
 
     cost_names: tuple[str, ...]
@@ -45,7 +47,7 @@ class FittedRange:
     def of(cls, features: Features, *, one_space: bool = False) -> Self:
         """The range of the fitted networks, with the margin that so many of one space need."""
         columns = np.concatenate([features.costs, features.shapes], axis=1)
-        unusual, count = Unusual.of(features), len(np.unique(columns, axis=0))
+        unusual, count = Unusual.of(features), len(set(identities(features)))
         return cls(
             cost_names=features.cost_names,
             shape_names=features.shape_names,

@@ -1,4 +1,4 @@
-"""Folds: which networks are held out together, a function of the seed alone."""
+"""Folds: which networks are held out together, a function of the seed and of which networks are the same."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,8 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.errors import InputError
+from hwnas.predict.features.table import Features
 
 Rows = NDArray[np.intp]
+_ROUNDING = 1e-10
+"""Differences below this share of a column's greatest value are no difference."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,7 @@ class Fold:
     held_out: Rows
 
 
-def make_folds(count: int, *, num_folds: int, seed: int, groups: Sequence[str] | None = None) -> tuple[Fold, ...]:
+def make_folds(count: int, *, num_folds: int, seed: int, groups: Sequence[str | int] | None = None) -> tuple[Fold, ...]:
     """Folds of nearly equal size in random order; the networks of a group are held out together.
 
     Without groups of one's own every network is its own group. Networks that are the same belong in one group:
@@ -35,6 +38,23 @@ def make_folds(count: int, *, num_folds: int, seed: int, groups: Sequence[str] |
     owner = _dealt(sizes, num_folds=num_folds, seed=seed)[labels]
     rows = np.arange(count)
     return tuple(Fold(rows[owner != number], rows[owner == number]) for number in range(num_folds))
+
+
+def identities(features: Features) -> list[int]:
+    """A number per network: the same where nothing but rounding tells two networks apart.
+
+    Numbers grow with the features, whatever the order of the rows. The last bits of a feature, which differ from one
+    CPU to the next, change none: a column counts by the steps that its values stand on.
+    """
+    columns = np.concatenate([features.costs, features.shapes], axis=1)
+    least = _ROUNDING * abs(columns).max(axis=0, initial=0)
+    order = np.argsort(columns, axis=0, kind="stable")
+    rises = np.diff(np.take_along_axis(columns, order, axis=0), axis=0) > least
+    steps = np.zeros(columns.shape, dtype=np.intp)
+    np.put_along_axis(steps, order[1:], rises.cumsum(axis=0), axis=0)
+    rows = np.concatenate([steps, features.counts.astype(np.intp)], axis=1)
+    found: list[int] = np.unique(rows, axis=0, return_inverse=True)[1].ravel().tolist()
+    return found
 
 
 def _dealt(sizes: NDArray[np.intp], *, num_folds: int, seed: int) -> Rows:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from hwnas.errors import InputError
-from hwnas.predict.features.table import Features, Numbers
-from hwnas.predict.folds import make_folds
+from hwnas.predict.arrays import Numbers
+from hwnas.predict.features.table import Features
+from hwnas.predict.folds import identities, make_folds
 from hwnas.predict.metrics import Scores, scores
 from hwnas.predict.models import Learner
-from hwnas.predict.selection import identities
 
 COUNTS = (20, 50, 100, 200)
 """Networks that are fitted; all of them come last."""

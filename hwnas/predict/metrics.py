@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from hwnas.errors import InputError
-from hwnas.predict.features.table import Numbers, require_finite
+from hwnas.predict.arrays import Numbers
+from hwnas.predict.features.table import require_finite
 
 _ROUNDING = 1e-12
 _DRAWS = 64

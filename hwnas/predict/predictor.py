@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.metrics import DeviceMetric
+from hwnas.predict.arrays import Numbers
 from hwnas.predict.card import Card, CurvePoint, Ranked
 from hwnas.predict.features.conditions import Conditions
 from hwnas.predict.features.counting import population_features, workload_features
-from hwnas.predict.features.table import Features, Numbers, with_answers
+from hwnas.predict.features.table import Features, with_answers
 from hwnas.predict.fitted_range import FittedRange, require_inside
 from hwnas.predict.intervals import Intervals, require_confident, supported_confidence
 from hwnas.predict.metrics import Scores, scores

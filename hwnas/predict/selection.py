@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from hwnas.errors import InputError
-from hwnas.predict.features.table import Features, Numbers
-from hwnas.predict.folds import Fold, make_folds
+from hwnas.predict.arrays import Numbers
+from hwnas.predict.features.table import Features
+from hwnas.predict.folds import Fold, identities, make_folds
 from hwnas.predict.metrics import Scores, scores
 from hwnas.predict.models import LEARNERS, Fitted, Learner, Stack, stack_weights
 
@@ -112,12 +113,6 @@ def refit(
 def candidates(features: Features) -> tuple[Learner, ...]:
     """The models that make sense for these features."""
     return tuple(learner for learner in LEARNERS.things() if learner.name != "blocks" or features.count_names)
-
-
-def identities(features: Features) -> list[str]:
-    """A label per network: equal where nothing tells two networks apart."""
-    rows = np.ascontiguousarray(np.concatenate([features.costs, features.shapes], axis=1))
-    return [row.tobytes().hex() for row in rows]
 
 
 def _require_enough(features: Features) -> None:

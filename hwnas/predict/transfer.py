@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from hwnas.errors import InputError
-from hwnas.predict.features.table import Features, Numbers, answer_name
-from hwnas.predict.folds import Fold, make_folds
+from hwnas.predict.arrays import Numbers
+from hwnas.predict.features.table import Features, answer_name
+from hwnas.predict.folds import Fold, identities, make_folds
 from hwnas.predict.metrics import Scores, scores
 from hwnas.predict.models import (
     AnalyticLearner,
@@ -29,7 +30,6 @@ from hwnas.predict.models import (
 )
 from hwnas.predict.models.model import checked
 from hwnas.predict.models.scaled import source_logs
-from hwnas.predict.selection import identities
 
 MIN_NETWORKS = 4
 """Fewer measured networks cannot gate a source."""
@@ -118,8 +118,8 @@ def _allowed(tried: Mapping[str, Way], ranking: Mapping[str, Scores], unlike: Co
     return [name for name, way in tried.items() if ranking[name].mape < bound or not set(way.sources) & set(unlike)]
 
 
-def _networks(features: Features, sources: Sequence[str]) -> list[str]:
-    """A label per network, told by its own features: equal rows of a product may differ in their last bit."""
+def _networks(features: Features, sources: Sequence[str]) -> list[int]:
+    """A number per network, told by its own features: whatever the sources say of it."""
     return identities(_own(features, sources))
 
 

@@ -3,7 +3,8 @@
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-from hwnas.predict.features.table import Numbers, with_answers
+from hwnas.predict.arrays import Numbers
+from hwnas.predict.features.table import with_answers
 from hwnas.predict.fit import Observations, check_observations, make_card
 from hwnas.predict.fitted_range import FittedRange
 from hwnas.predict.intervals import calibrate

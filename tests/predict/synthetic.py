@@ -1,5 +1,6 @@
-"""Networks of a real space with times that follow a known law."""
+"""Networks of a real space with times that follow a known law, and the arrays of what is fitted to them."""
 
+from dataclasses import fields, is_dataclass
 from functools import cache
 
 import numpy as np
@@ -45,3 +46,16 @@ def measured_times(features: Features, *, seed: int = 1, noise: float = NOISE) -
     rng = np.random.default_rng(seed)
     times: Numbers = true_times(features) * np.exp(noise * rng.standard_normal(len(features)))
     return times
+
+
+def arrays_of(value: object, name: str = "") -> dict[str, NDArray[np.generic]]:
+    """All arrays inside a value, by where they are."""
+    if isinstance(value, np.ndarray):
+        return {name: value}
+    if isinstance(value, tuple):
+        parts = [(f"{name}[{place}]", part) for place, part in enumerate(value)]
+    elif is_dataclass(value):
+        parts = [(f"{name}.{field.name}", getattr(value, field.name)) for field in fields(value)]
+    else:
+        parts = []
+    return {place: array for path, part in parts for place, array in arrays_of(part, path).items()}

@@ -46,7 +46,8 @@ def test_the_card_says_how_good_it_is_on_networks_that_were_held_out() -> None:
     assert card.scores.spearman is not None
     assert card.scores.spearman > 0.99
     assert card.scores.count == 240
-    assert (card.data.num_rows, card.data.num_networks) == (120, 120)
+    # six networks have the same costs as another one, their layers in another order
+    assert (card.data.num_rows, card.data.num_networks) == (120, 114)
     assert card.ranking[0].model in (card.model, "stack", "ridge", "analytic")
     assert {ranked.model for ranked in card.ranking} == {"analytic", "ridge", "stack"}
     assert [point.count for point in card.learning_curve] == [20, 50, 96]

@@ -1,10 +1,15 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from hwnas.errors import InputError
-from hwnas.predict.folds import make_folds
+from hwnas.predict.features.table import Features, joined
+from hwnas.predict.folds import identities, make_folds
+from tests.predict.synthetic import networks
 
 
 @given(count=st.integers(5, 60), num_folds=st.integers(2, 5), seed=st.integers(0, 99))
@@ -40,3 +45,44 @@ def test_too_few_groups_are_refused() -> None:
 def test_groups_of_another_length_are_refused() -> None:
     with pytest.raises(InputError, match="as many groups as networks"):
         make_folds(10, num_folds=5, seed=0, groups=["a"] * 9)
+
+
+@pytest.mark.parametrize("towards", [-np.inf, np.inf])
+def test_the_last_bit_of_a_feature_changes_no_fold(towards: float) -> None:
+    features = networks(40)
+    moved = _moved(features, towards, np.random.default_rng(0).random(features.costs.shape) < 0.5)
+    assert (moved.costs != features.costs).any()
+    assert identities(moved) == identities(features)
+    first, again = (make_folds(40, num_folds=5, seed=3, groups=identities(given)) for given in (features, moved))
+    for fold, other in zip(first, again, strict=True):
+        assert fold.held_out.tolist() == other.held_out.tolist()
+
+
+def test_the_same_network_is_one_network_whatever_its_last_bits() -> None:
+    features = networks(20)
+    twice = joined([features, _moved(features, np.inf, np.ones(features.costs.shape, dtype=np.bool_))])
+    labels = identities(twice)
+    assert labels[:20] == labels[20:]
+    assert sorted(labels[:20]) == list(range(20))
+
+
+def test_networks_of_other_blocks_are_others_whatever_their_costs() -> None:
+    features = networks(120)
+    assert len(set(identities(features))) == 114
+    assert len(set(identities(networks(120, counts=True)))) == 120
+
+
+def test_the_number_of_a_network_does_not_depend_on_its_row() -> None:
+    features = networks(20)
+    turned = features.take(np.arange(20)[::-1])
+    assert identities(turned) == identities(features)[::-1]
+
+
+def test_no_networks_have_no_numbers() -> None:
+    assert identities(networks(8).take(slice(0, 0))) == []
+
+
+def _moved(features: Features, towards: float, chosen: NDArray[np.bool_]) -> Features:
+    """The features with the last bit of the chosen costs, and of all shapes, moved on; what is 0 is so everywhere."""
+    costs, shapes = (np.where(own == 0, 0, np.nextafter(own, towards)) for own in (features.costs, features.shapes))
+    return replace(features, costs=np.where(chosen, costs, features.costs), shapes=shapes)

@@ -3,8 +3,9 @@ import pytest
 
 from hwnas.errors import InputError
 from hwnas.predict.features.table import joined
+from hwnas.predict.folds import identities
 from hwnas.predict.models import AnalyticLearner, RidgeLearner
-from hwnas.predict.selection import Answers, Protocol, candidates, cross_validate, identities, refit
+from hwnas.predict.selection import Answers, Protocol, candidates, cross_validate, refit
 from tests.predict.synthetic import measured_times, networks, true_times
 
 LEARNERS = (AnalyticLearner(), RidgeLearner())

@@ -12,9 +12,10 @@ from hwnas.config import from_mapping
 from hwnas.devices import DEVICES, Device
 from hwnas.metrics import DeviceMetric, MetricName
 from hwnas.pipeline.predictors.workloads import subject_population, subject_workloads
+from hwnas.predict.arrays import Numbers
 from hwnas.predict.features.conditions import Conditions, conditions_of
 from hwnas.predict.features.counting import population_features, workload_features
-from hwnas.predict.features.table import Features, Numbers
+from hwnas.predict.features.table import Features
 from hwnas.predict.fit import Observations
 from hwnas.profile.library import Entry, load_entry
 from hwnas.profile.statistics import noise_floor

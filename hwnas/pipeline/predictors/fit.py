@@ -16,9 +16,9 @@ from hwnas.pipeline.predictors.published_tables import measured_table
 from hwnas.pipeline.predictors.transfer_sources import find_sources
 from hwnas.predict.card import Card
 from hwnas.predict.fit import as_throughput, fit_predictor
+from hwnas.predict.folds import identities
 from hwnas.predict.library import FOLDER, predictor_folder
 from hwnas.predict.predictor import Predictor
-from hwnas.predict.selection import identities
 from hwnas.predict.store import save_predictor
 from hwnas.predict.transfer_fit import transfer_predictor
 from hwnas.profile.library import Entry, TableEntry, entries, search_path, table_entries

@@ -10,7 +10,7 @@ from hwnas.devices import resolve
 from hwnas.errors import InputError
 from hwnas.metrics import Metric, MetricName
 from hwnas.pipeline.predictors.dataset import MeasuredNetworks
-from hwnas.predict.features.table import Numbers
+from hwnas.predict.arrays import Numbers
 from hwnas.predict.predictor import Source
 from hwnas.predict.selector import ChosenPredictor, choose_predictor
 

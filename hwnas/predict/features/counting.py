@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hwnas.predict.arrays import Numbers
 from hwnas.predict.features.conditions import Conditions
-from hwnas.predict.features.table import Features, Numbers
+from hwnas.predict.features.table import Features
 from hwnas.predict.features.terms import terms
 from hwnas.workload import Operation, Segment, Size, Workload, Workloads
 

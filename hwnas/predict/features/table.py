@@ -4,16 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hwnas.errors import InputError
+from hwnas.predict.arrays import Numbers, RowMajor
 
-Numbers = NDArray[np.float64]
 _COUNTED = ("calls.", "runs")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Features:
+class Features(RowMajor):
     """Costs, which are not negative and add up to a latency, and shapes, which say what the network is like.
 
     `counts` is how often each distinct block stands in each network; it may have no columns.
@@ -27,6 +26,7 @@ class Features:
     counts: Numbers
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for what in ("cost", "shape", "count"):
             names, values = getattr(self, f"{what}_names"), getattr(self, f"{what}s")
             if values.shape != (len(self.costs), len(names)):

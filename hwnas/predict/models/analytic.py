@@ -11,7 +11,8 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from hwnas.predict.features.table import Features, Numbers
+from hwnas.predict.arrays import Numbers, RowMajor
+from hwnas.predict.features.table import Features
 from hwnas.predict.models.model import Plain, checked, names, numbers
 
 _SMALLEST = 1e-12
@@ -22,7 +23,7 @@ _SHARPNESS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Analytic:
+class Analytic(RowMajor):
     """A fitted sum of costs."""
 
     kind: ClassVar[str] = "analytic"

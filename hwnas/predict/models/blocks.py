@@ -10,7 +10,8 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from hwnas.predict.features.table import Features, Numbers
+from hwnas.predict.arrays import Numbers, RowMajor
+from hwnas.predict.features.table import Features
 from hwnas.predict.models.analytic import Analytic, AnalyticLearner
 from hwnas.predict.models.model import Plain, checked, names, numbers
 
@@ -21,7 +22,7 @@ _FEWEST = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Blocks:
+class Blocks(RowMajor):
     """A fitted mean with a difference for each distinct block."""
 
     kind: ClassVar[str] = "blocks"

@@ -7,7 +7,8 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from hwnas.predict.features.table import Features, Numbers
+from hwnas.predict.arrays import Numbers
+from hwnas.predict.features.table import Features
 from hwnas.predict.models.model import Plain
 from hwnas.predict.models.residual import Correction, _Corrected, learn
 

@@ -10,7 +10,8 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from hwnas.predict.features.table import Features, Numbers
+from hwnas.predict.arrays import Numbers, RowMajor
+from hwnas.predict.features.table import Features
 from hwnas.predict.models.model import Plain, numbers
 from hwnas.predict.models.residual import Correction, _Corrected, learn
 
@@ -20,7 +21,7 @@ _CHUNK = 2048
 
 
 @dataclass(frozen=True, kw_only=True)
-class Process:
+class Process(RowMajor):
     """The posterior mean of a Gaussian process with a Matern 5/2 kernel."""
 
     columns: tuple[int, ...]

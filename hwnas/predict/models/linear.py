@@ -9,7 +9,8 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from hwnas.predict.features.table import Features, Numbers
+from hwnas.predict.arrays import Numbers, RowMajor
+from hwnas.predict.features.table import Features
 from hwnas.predict.models.model import Plain, Standard, checked, names, numbers
 
 _ALPHAS = np.logspace(-6, 3, 19)
@@ -20,7 +21,7 @@ _BEYOND = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Basis:
+class Basis(RowMajor):
     """Standardised columns, their principal components where there are many, and their products if asked for."""
 
     cost_names: tuple[str, ...]
@@ -77,7 +78,7 @@ class Basis:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ridge:
+class Ridge(RowMajor):
     """A fitted weighted sum of columns, of the target or of its logarithm."""
 
     kind: ClassVar[str] = "ridge"

@@ -9,7 +9,8 @@ from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 
-from hwnas.predict.features.table import Features, Numbers
+from hwnas.predict.arrays import Numbers
+from hwnas.predict.features.table import Features
 from hwnas.predict.models.analytic import Analytic, AnalyticLearner
 from hwnas.predict.models.model import Plain, Standard, checked, names
 

@@ -8,12 +8,13 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from hwnas.predict.features.table import Features, Numbers, answer_name
+from hwnas.predict.arrays import Numbers, RowMajor
+from hwnas.predict.features.table import Features, answer_name
 from hwnas.predict.models.model import Plain, names, numbers
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scaled:
+class Scaled(RowMajor):
     """The exponential of an offset plus weighted logarithms of the sources' answers, less their centres."""
 
     kind: ClassVar[str] = "scaled"

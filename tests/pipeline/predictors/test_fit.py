@@ -127,9 +127,9 @@ def test_a_few_networks_lean_on_another_device_where_that_helps(tmp_path: Path) 
     )
     (item,) = fit_predictors(leaning).fitted
     assert (item.card.model, item.card.data.num_networks) == ("transfer", 10)
-    assert item.card.ranking[0].model == "transfer"
-    assert {"from scratch", "from scratch, gaussian"} <= {ranked.model for ranked in item.card.ranking}
-    assert any(ranked.model == "source-4c scaled" for ranked in item.card.ranking)
+    errors = {ranked.model: ranked.scores.mape for ranked in item.card.ranking}
+    assert errors["transfer"] < min(errors["from scratch"], errors["from scratch, gaussian"])
+    assert "source-4c scaled" in errors
     asked = PredictOptions(device=DEVICE, predictors=tmp_path / "predictors", confidence=0.8, allow_outside=True)
     subjects = subjects_of(SPACE, 60)[30:50]
     answers = predict_networks([f"{SPACE}:{json.dumps(subject.arch)}" for subject in subjects], asked)

@@ -1,14 +1,20 @@
 """What holds for every model."""
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from hwnas.errors import InputError
+from hwnas.predict.drift import Drift
 from hwnas.predict.features.table import Features, features_of, with_answers
+from hwnas.predict.fitted_range import FittedRange
+from hwnas.predict.intervals import Unusual, calibrate
 from hwnas.predict.models import LEARNERS, Learner, Scaled, Stack, fitted_from_json, fitted_to_json
-from tests.predict.synthetic import measured_times, networks, true_times
+from hwnas.predict.models.model import Standard
+from tests.predict.synthetic import Numbers, arrays_of, measured_times, networks, true_times
 
 NAMES = LEARNERS.names()
 
@@ -24,6 +30,21 @@ def _train() -> Features:
 
 def _test() -> Features:
     return networks(40, seed=5, counts=True)
+
+
+LAYOUTS: dict[str, Callable[[Numbers], Numbers]] = {
+    "fortran": np.asfortranarray,
+    "every other column": lambda values: np.repeat(values, 2, axis=1)[:, ::2],
+    "every other row": lambda values: np.repeat(values, 2, axis=0)[::2],
+    "turned": lambda values: values[::-1, ::-1].copy()[::-1, ::-1],
+}
+
+
+def _arranged(features: Features, layout: str) -> Features:
+    arranged = LAYOUTS[layout]
+    return replace(
+        features, costs=arranged(features.costs), shapes=arranged(features.shapes), counts=arranged(features.counts)
+    )
 
 
 def test_it_predicts_networks_of_its_space(learner: Learner) -> None:
@@ -49,6 +70,36 @@ def test_json_gives_the_same_model_back(learner: Learner) -> None:
     again = fitted_from_json(json.loads(text))
     np.testing.assert_array_equal(again.predict(_test()), fitted.predict(_test()))
     assert json.dumps(fitted_to_json(again)) == text
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_layout_of_arrays_does_not_matter(learner: Learner, layout: str) -> None:
+    """A product of the same numbers in another layout may differ in the last bit, so all of them get one layout."""
+    target, arranged = measured_times(_train()), LAYOUTS[layout]
+    fitted = learner.fit(_train(), target)
+    other = learner.fit(_arranged(_train(), layout), arranged(target[:, None])[:, 0], weights=np.ones(120)[::2])
+    assert json.dumps(fitted_to_json(other)) == json.dumps(fitted_to_json(fitted))
+    again = fitted_from_json(json.loads(json.dumps(fitted_to_json(fitted))))
+    for model in (fitted, other, again):
+        np.testing.assert_array_equal(model.predict(_arranged(_test(), layout)), fitted.predict(_test()))
+
+
+def test_its_arrays_are_in_c_order(learner: Learner) -> None:
+    fitted = learner.fit(_train(), measured_times(_train()))
+    again = fitted_from_json(json.loads(json.dumps(fitted_to_json(fitted))))
+    for model in (fitted, again):
+        found = arrays_of(model)
+        assert len(found) > 0
+        for name, array in found.items():
+            assert array.flags.c_contiguous, name
+            assert array.dtype == np.float64, name
+
+
+def test_a_network_alone_gets_what_it_gets_among_others(learner: Learner) -> None:
+    """Not to the last bit: for a single row BLAS takes another kernel, and a process is evaluated in float32."""
+    fitted = learner.fit(_train(), measured_times(_train()))
+    alone = [float(fitted.predict(_test().take([row]))[0]) for row in range(len(_test()))]
+    np.testing.assert_allclose(alone, fitted.predict(_test()), rtol=1e-4 if learner.name == "gaussian" else 1e-10)
 
 
 def test_equal_seeds_give_equal_models(learner: Learner) -> None:
@@ -115,6 +166,22 @@ def test_columns_without_physical_meaning_do_too(learner: Learner) -> None:
     target = 2 * sizes[0] + 3 * sizes[0] * sizes[1]
     fitted = learner.fit(features.take(slice(0, 60)), target[:60])
     assert np.abs(fitted.predict(features.take(slice(60, 80))) / target[60:] - 1).mean() < 0.05
+
+
+def test_the_arrays_of_what_is_made_of_models_are_in_c_order_too() -> None:
+    turned = np.asfortranarray(np.ones((3, 2)))
+    for made in (
+        Stack(members=(), weights=np.ones(4)[::2]),
+        Scaled(sources=(), weights=np.ones(4)[::2], centres=np.ones(4)[::2], offset=0.0),
+        Unusual.of(_train()),
+        FittedRange.of(_arranged(_train(), "fortran")),
+        calibrate(_train(), measured_times(_train()), true_times(_train())[None]),
+        Drift(times=np.ones(4)[::2], logs=turned[0], width=None),
+        Standard(turned, turned),
+    ):
+        for name, array in arrays_of(made).items():
+            assert array.flags.c_contiguous, name
+            assert array.dtype == np.float64, name
 
 
 def test_a_stack_is_the_weighted_geometric_mean_of_its_members() -> None:
