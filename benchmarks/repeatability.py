@@ -37,8 +37,8 @@ HEADER = ("network", "latency_ms first", "second", "differ by", "plain median fi
 
 def subjects(name: str, *, networks: int) -> list[Subject]:
     space = SPACES.get(name)
-    archs = space.decode(space.sample(np.random.default_rng(0), networks))
-    return [space_subject(space, arch) for arch in archs]
+    candidates = space.candidates(space.sample(np.random.default_rng(0), networks))
+    return [space_subject(space, candidate) for candidate in candidates]
 
 
 def campaign(options: argparse.Namespace) -> dict[str, Any]:

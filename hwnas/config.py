@@ -111,6 +111,8 @@ def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _plain(value: object) -> object:
+    if value is None or isinstance(value, (int, float, str)):  # most values, and the tests below take longer
+        return value
     if dataclasses.is_dataclass(value):
         return to_mapping(value)
     if isinstance(value, Mapping):

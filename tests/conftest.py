@@ -2,7 +2,8 @@
 
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -48,3 +49,20 @@ def _sees_cuda() -> bool:
 
 def _has_tensorrt() -> bool:
     return importlib.util.find_spec("tensorrt") is not None
+
+
+@pytest.fixture
+def coded_rows(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[int]]:
+    """The numbers of networks in each call of `Space.encode` and `Space.decode`."""
+    from hwnas.space.space import Space
+
+    calls: dict[str, list[int]] = {"encode": [], "decode": []}
+    for name, counts in calls.items():
+        original = getattr(Space, name)
+
+        def counted(space: Any, rows: Sequence[Any], *, original: Any = original, counts: list[int] = counts) -> Any:
+            counts.append(len(rows))
+            return original(space, rows)
+
+        monkeypatch.setattr(Space, name, counted)
+    return calls

@@ -49,15 +49,15 @@ def describe(
     description as plain values will do, too.
     """
     chosen = adapted(SPACES.get(space), image_size=image_size, num_classes=num_classes)
-    network = find_arch(chosen, arch)
-    official = chosen.official(chosen.encode([network]))
-    workload = chosen.workload(network)
+    candidate = chosen.candidate(find_arch(chosen, arch))
+    official = chosen.official([candidate.genome])
+    workload = chosen.workload(candidate.arch)
     return Description(
         space=chosen.name,
         family=chosen.family,
-        arch=network,
-        arch_id=chosen.arch_id(network),
-        network_id=chosen.network_id(network),
+        arch=candidate.arch,
+        arch_id=candidate.arch_id,
+        network_id=candidate.network_id,
         image_size=chosen.config.image_size,
         channels=chosen.config.channels,
         num_classes=chosen.config.num_classes,

@@ -201,9 +201,10 @@ def _require_split(data: Data, split: Split) -> None:
 
 
 def _row(name: str, space: AnySpace, arch: Arch, accuracy: Accuracy) -> Evaluated:
-    costs = space.costs(space.encode([arch]))
+    candidate = space.candidate(arch)
+    costs = space.costs([candidate.genome])
     params, macs = int(costs.params[0]), int(costs.macs[0])
-    return _evaluated(name, accuracy, params=params, macs=macs, arch=arch, arch_id=space.arch_id(arch))
+    return _evaluated(name, accuracy, params=params, macs=macs, arch=arch, arch_id=candidate.arch_id)
 
 
 def _evaluated(

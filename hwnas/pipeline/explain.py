@@ -86,7 +86,7 @@ def explain(
     if precision not in PRECISIONS:
         raise UsageError(f"precision {precision!r} is not known", got=precision, known=PRECISIONS)
     chosen = SPACES.get(space)
-    network = find_arch(chosen, arch, command=_COMMAND)
+    network = chosen.candidate(find_arch(chosen, arch, command=_COMMAND))
     here = machine or detect()
     found = _device(resolve(device, machine=here), here)
     setting = Setting(device=found.name, runtime=RUNTIME, precision=precision, batch=batch, threads=threads)
@@ -95,14 +95,14 @@ def explain(
     rates = peak_rates(found, precision)
     if measured is None and rates is None:
         raise _nothing_known(found, precision, here)
-    workload = chosen.workload(network)
+    workload = chosen.workload(network.arch)
     costs = operation_costs(workload, rates=rates, precision=precision, batch=batch)
     times = [cost.time_ms for cost in costs]
     told = () if measured is None else measured_hints(measured, macs=sum(cost.macs for cost in costs))
     return Explanation(
         space=chosen.name,
-        arch=network,
-        network_id=chosen.network_id(network),
+        arch=network.arch,
+        network_id=network.network_id,
         device=found.name,
         precision=precision,
         batch=batch,

@@ -114,7 +114,8 @@ def export_network(
     found = weighted_network(
         space, arch, weights=weights, seed=seed, image_size=image_size, num_classes=num_classes, command=_COMMAND
     )
-    stem = f"{found.space.name}-{found.space.network_id(found.arch)}-{precision}"
+    candidate = found.space.candidate(found.arch)
+    stem = f"{found.space.name}-{candidate.network_id}-{precision}"
     path = out / f"{stem}-b{'any' if batch is None else batch}.{SUFFIXES[format]}"
     if format == "tensorrt":
         exported, files = _write_engine(found, path, precision=precision, batch=batch, options=options)
@@ -123,8 +124,8 @@ def export_network(
     return ExportedNetwork(
         space=found.space.name,
         arch=found.arch,
-        arch_id=found.space.arch_id(found.arch),
-        network_id=found.space.network_id(found.arch),
+        arch_id=candidate.arch_id,
+        network_id=candidate.network_id,
         weights=found.weights,
         fresh_weights=found.fresh,
         format=format,

@@ -102,7 +102,8 @@ class Rounds:
     def _taken(self, path: Path) -> int:
         """The networks of the space that a profile holds or failed on, beside the published ones."""
         space = SPACES.get(self._request.space)
-        published = {space.network_id(arch) for arch in space.published.values()}
+        archs = [*space.published.values()]
+        published = {candidate.network_id for candidate in space.candidates(space.encode(archs))}
         rows = load_profile(path).measurements
         ids = {row.subject.network_id for row in rows if row.subject.source == "space"}
         return len(ids - published)
@@ -115,8 +116,8 @@ class Rounds:
         space = SPACES.get(self._request.space)
         before = unique([row.subject for row in load_profile(path).measurements])
         ids = {subject.network_id for subject in before}
-        pool = [space_subject(space, arch) for arch in choose(space, _POOL + count, seed=self._request.seed)]
-        pool = [subject for subject in pool if subject.network_id not in ids]
+        chosen = choose(space, _POOL + count, seed=self._request.seed)
+        pool = [space_subject(space, candidate) for candidate in chosen if candidate.network_id not in ids]
         wanted = min(count - self._count, len(pool))
         if not wanted:
             return plan_of(self._request, self._device, self._first_ones(before))

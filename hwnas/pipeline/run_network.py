@@ -10,7 +10,7 @@ from hwnas.search.record import FILE as RECORD
 from hwnas.search.record import NETWORKS, SearchRecord, read_record, searched_space
 from hwnas.search.study import Study
 from hwnas.space.arch import Arch
-from hwnas.space.space import AnySpace
+from hwnas.space.space import AnySpace, Candidate
 from hwnas.train.evaluation import weights_digest
 from hwnas.train.lookup import named_arch
 from hwnas.train.options import supernet_file
@@ -75,10 +75,10 @@ def _of_search(run: Path, name: str) -> RunNetwork:
     return RunNetwork(space=space, arch=arch, weights=_weights(run, space.arch_id(arch), record))
 
 
-def _candidates(space: AnySpace, run: Path) -> Iterator[Arch]:
+def _candidates(space: AnySpace, run: Path) -> Iterator[Candidate]:
     study = Study.read(run)
     try:
-        yield from space.decode(study.table([]).genomes)
+        yield from space.candidates(study.table([]).genomes)
     finally:
         study.close()
 

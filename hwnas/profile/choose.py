@@ -11,8 +11,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from hwnas.space.arch import Arch
-from hwnas.space.space import AnySpace, Genomes
+from hwnas.space.space import AnySpace, Candidate, Genomes
 
 _POOL = 8192
 """Genomes drawn for each round."""
@@ -30,25 +29,24 @@ _TILT = 4.0
 """The strongest tilt: a gene's last choice is up to e^4 times as likely as its first, or the reverse."""
 
 
-def choose(space: AnySpace, count: int, *, seed: int) -> tuple[Arch, ...]:
+def choose(space: AnySpace, count: int, *, seed: int) -> tuple[Candidate, ...]:
     """The first `count` networks of the sequence of that seed, all different; fewer where the space has no more."""
     return tuple(islice(sequence(space, seed=seed), count))
 
 
-def sequence(space: AnySpace, *, seed: int) -> Iterator[Arch]:
+def sequence(space: AnySpace, *, seed: int) -> Iterator[Candidate]:
     """Different networks without end, evenly spread at any time; it ends where a small space has no more."""
     taken: set[str] = set()
     index = 0
     for number in range(2**31):
         pool = _Pool(space, np.random.default_rng([seed, number]))
         before = index
-        for arch in pool.picks(_positions(seed, start=index)):
-            network_id = space.network_id(arch)
-            if network_id in taken:
+        for candidate in pool.picks(_positions(seed, start=index)):
+            if candidate.network_id in taken:
                 continue
-            taken.add(network_id)
+            taken.add(candidate.network_id)
             index += 1
-            yield arch
+            yield candidate
             if index - before == _ROUND:
                 break
         if index == before:
@@ -68,7 +66,7 @@ class _Pool:
         self.depths = _depths(space, self.genomes)
         self.free = np.ones(len(order), dtype=np.bool_)
 
-    def picks(self, positions: Iterator[tuple[float, float]]) -> Iterator[Arch]:
+    def picks(self, positions: Iterator[tuple[float, float]]) -> Iterator[Candidate]:
         """The networks nearest to positions in the unit square of (MACs, depth), until none is left."""
         low, high = self.macs[0], self.macs[-1]
         for across, along in positions:
@@ -76,8 +74,7 @@ class _Pool:
                 return
             row = self._nearest(low + across * (high - low), along)
             self.free[row] = False
-            (arch,) = self.space.decode(self.genomes[row : row + 1])
-            yield arch
+            yield from self.space.candidates(self.genomes[row : row + 1])
 
     def _nearest(self, macs: float, along: float) -> int:
         rows = np.flatnonzero(self.free)

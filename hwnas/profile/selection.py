@@ -39,9 +39,10 @@ def select(
 
     More networks extend fewer: the first ones are the same.
     """
-    archs = (*choose(space, count, seed=seed), *space.published.values())
+    published = space.candidates(space.encode([*space.published.values()]))
+    candidates = (*choose(space, count, seed=seed), *published)
     known = LANDMARKS if landmarks else ()
-    return unique([*(space_subject(space, arch) for arch in archs), *known, *map(parse_timm, also)])
+    return unique([*(space_subject(space, candidate) for candidate in candidates), *known, *map(parse_timm, also)])
 
 
 def _built(name: str, *, image_size: int | None) -> Subject:

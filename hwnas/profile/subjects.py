@@ -1,19 +1,17 @@
 """What is measured: networks of spaces, models of timm, and the reference network beside them. No torch."""
 
 from hwnas.records import Subject
-from hwnas.space.arch import Arch
-from hwnas.space.space import AnySpace
+from hwnas.space.space import AnySpace, Candidate
 
 
-def space_subject(space: AnySpace, arch: Arch) -> Subject:
+def space_subject(space: AnySpace, candidate: Candidate) -> Subject:
     """A network of a space."""
-    (canonical,) = space.decode(space.encode([arch]))
     return Subject(
         source="space",
         name=space.name,
-        network_id=space.network_id(arch),
-        arch=canonical.to_mapping(),
-        arch_id=space.arch_id(arch),
+        network_id=candidate.network_id,
+        arch=candidate.arch.to_mapping(),
+        arch_id=candidate.arch_id,
         image_size=space.config.image_size,
         channels=space.config.channels,
         num_classes=space.config.num_classes,

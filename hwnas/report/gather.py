@@ -187,20 +187,20 @@ def _front(
     record: SearchRecord | None,
 ) -> tuple[Member, ...]:
     rows = _ranked(candidates, metrics)
-    archs = space.decode(candidates.genomes[rows])
-    costs = space.costs(candidates.genomes[rows])
+    genomes = candidates.genomes[rows]
+    costs = space.costs(genomes)
     verified, unmeasured = _verified(record), _unmeasured(record)
     kit = {} if record is None else {item.arch_id: item.folder for item in record.kit if item.failure is None}
     members = []
-    for row, arch, params, macs in zip(rows.tolist(), archs, costs.params.tolist(), costs.macs.tolist(), strict=True):
-        arch_id = space.arch_id(arch)
-        checked = verified.get(arch_id)
+    columns = (rows.tolist(), space.candidates(genomes), costs.params.tolist(), costs.macs.tolist())
+    for row, network, params, macs in zip(*columns, strict=True):
+        checked = verified.get(network.arch_id)
         members.append(
             Member(
                 row=row,
-                arch_id=arch_id,
-                network_id=space.network_id(arch),
-                arch=arch.to_mapping(),
+                arch_id=network.arch_id,
+                network_id=network.network_id,
+                arch=network.arch.to_mapping(),
                 params=params,
                 macs=macs,
                 metrics={metric.key: _check(candidates, metric, row, checked) for metric in metrics},
@@ -209,7 +209,7 @@ def _front(
                 measured=checked is not None and checked.failure is None,
                 unmeasured=unmeasured if checked is not None else (),
                 on_measured_front=None if checked is None else checked.on_front,
-                kit=kit.get(arch_id),
+                kit=kit.get(network.arch_id),
             )
         )
     return tuple(_in_order(path, members, record))

@@ -10,7 +10,7 @@ from hwnas.space.arch import canonical_json
 def card_page(record: SearchRecord, member: Member, item: KitItem, *, fresh: bool) -> str:
     """The card as Markdown."""
     lines = [
-        f"# {record.space} {member.network_id}",
+        f"# {record.space} {member.candidate.network_id}",
         "",
         f"Chosen as {item.why}.",
         "",
@@ -18,13 +18,13 @@ def card_page(record: SearchRecord, member: Member, item: KitItem, *, fresh: boo
         "| --- | ---: | ---: |",
         *_rows(record, member),
         "",
-        f"- arch_id {member.arch_id}, network_id {member.network_id}",
+        f"- arch_id {member.candidate.arch_id}, network_id {member.candidate.network_id}",
         f"- images {_images(record)}",
         f"- {_weights(record, item, fresh=fresh)}",
         f"- {_measured(record)}",
         "",
         "```json",
-        canonical_json(member.arch.to_mapping()),
+        canonical_json(member.candidate.arch.to_mapping()),
         "```",
         "",
         f"Files: {', '.join(item.files) or 'none'}.",
@@ -36,7 +36,7 @@ def card_page(record: SearchRecord, member: Member, item: KitItem, *, fresh: boo
 def _rows(record: SearchRecord, member: Member) -> list[str]:
     checks: Mapping[str, MetricCheck] = {}
     if record.verification is not None:
-        checks = {row.arch_id: row.metrics for row in record.verification.members}.get(member.arch_id, {})
+        checks = {row.arch_id: row.metrics for row in record.verification.members}.get(member.candidate.arch_id, {})
     rows = []
     for name, estimate in member.searched.items():
         measured = checks[name].measured if name in checks else None

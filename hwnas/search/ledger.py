@@ -168,8 +168,8 @@ class Ledger:
         if self._study is None:
             return
         space, metric = self.problem.space, str(self.problem.dear)
-        arch_id = space.arch_id(space.decode(genome)[0])
-        self._study.record(genome, metric=metric, value=exact([value]), source="supernet", arch_id=arch_id)
+        (candidate,) = space.candidates(genome)
+        self._study.record(genome, metric=metric, value=exact([value]), source="supernet", arch_id=candidate.arch_id)
 
     def _late(self) -> bool:
         minutes, elapsed_s = self.budget.minutes, self._stopwatch.seconds()

@@ -11,8 +11,7 @@ from hwnas.search.estimate import Estimate, Metrics, exact
 from hwnas.search.front import on_front
 from hwnas.search.problem import Problem
 from hwnas.search.record import MetricCheck, VerifiedMember
-from hwnas.space.arch import Arch
-from hwnas.space.space import Genomes
+from hwnas.space.space import Candidate
 
 _FEWEST_RANKED = 3
 """With fewer networks there is no rank correlation."""
@@ -22,10 +21,7 @@ _FEWEST_RANKED = 3
 class Member:
     """One network of a searched front."""
 
-    arch: Arch
-    arch_id: str
-    network_id: str
-    genome: Genomes
+    candidate: Candidate
     searched: Metrics
     """What the study holds of it, one row."""
     checks: Mapping[str, MetricCheck] = field(default_factory=dict)
@@ -46,8 +42,8 @@ def rebuilt(problem: Problem, members: Sequence[Member]) -> tuple[list[VerifiedM
     mask = on_front(scores.objectives, feasible=scores.feasible & able)
     rows = [
         VerifiedMember(
-            arch_id=member.arch_id,
-            network_id=member.network_id,
+            arch_id=member.candidate.arch_id,
+            network_id=member.candidate.network_id,
             metrics=member.checks,
             violated=_violated(problem, scores.violations[place]) if able[place] else (),
             failure=member.failure,
@@ -56,7 +52,7 @@ def rebuilt(problem: Problem, members: Sequence[Member]) -> tuple[list[VerifiedM
         for place, member in enumerate(members)
     ]
     order = np.argsort(scores.objectives[:, 0], kind="stable")
-    return rows, tuple(members[place].arch_id for place in order.tolist() if mask[place])
+    return rows, tuple(members[place].candidate.arch_id for place in order.tolist() if mask[place])
 
 
 def agreement(rows: Sequence[VerifiedMember], metrics: Sequence[str]) -> dict[str, Any]:

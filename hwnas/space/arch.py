@@ -32,8 +32,10 @@ def digest(values: Mapping[str, Any]) -> str:
 
 def _unspelled(value: Any) -> Any:
     """The value with whole numbers as such, however they are spelled: 2.0 is 2."""
+    if value is None or isinstance(value, (int, str)):  # most values, and a test for Mapping takes longest
+        return value
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else value
     if isinstance(value, Mapping):
         return {key: _unspelled(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_unspelled(item) for item in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    return [_unspelled(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -55,6 +55,19 @@ class Costs(NamedTuple):
     macs: Integers
 
 
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One network of a space with everything that names it: `Space.candidates` makes them for a population at once."""
+
+    genome: Genomes = field(compare=False, repr=False)
+    """Its canonical genome, one row."""
+    arch: Arch
+    arch_id: str
+    """Names the path through the space's supernet, slots included."""
+    network_id: str
+    """Names the extracted network: two paths, or two spaces, may share it."""
+
+
 class Neighbours(NamedTuple):
     """Networks one move away from others: `genomes[i]` is a neighbour of row `origins[i]`."""
 
@@ -201,20 +214,43 @@ class Space(ABC, Generic[Config, Network]):
         """The operations of one network."""
         return self.workloads(self.encode([arch])).one(0)
 
+    def candidates(self, genomes: ArrayLike) -> tuple[Candidate, ...]:
+        """The networks of genomes with their ids, decoded once.
+
+        Args:
+            genomes: One network a row, canonical or not.
+
+        Returns:
+            One candidate a row, with its canonical genome.
+
+        Raises:
+            InputError: A row is no network of this space.
+        """
+        rows = self.canonical(genomes)
+        config = to_mapping(self.config)
+        images = {name: config[name] for name in _IMAGE_FIELDS}
+        return tuple(
+            Candidate(
+                genome=row,
+                arch=arch,
+                arch_id=digest({"space": self.name, "config": config, "arch": arch.to_mapping()}),
+                network_id=digest({"family": self.family, **images, **self._structure(arch)}),
+            )
+            for row, arch in zip(rows, self.decode(rows), strict=True)
+        )
+
+    def candidate(self, arch: Network) -> Candidate:
+        """One network with its genome and its ids; of many, `candidates` is faster."""
+        (candidate,) = self.candidates(self.encode([arch]))
+        return candidate
+
     def arch_id(self, arch: Network) -> str:
         """The name of the path through this space's supernet, slots included."""
-        (canonical,) = self.decode(self.encode([arch]))
-        return digest({"space": self.name, "config": to_mapping(self.config), "arch": canonical.to_mapping()})
+        return self.candidate(arch).arch_id
 
     def network_id(self, arch: Network) -> str:
         """The name of the extracted network: two paths, or two spaces, may share it."""
-        return digest(self.network(arch))
-
-    def network(self, arch: Network) -> dict[str, Any]:
-        """The extracted network as plain values: family, input, classes and live structure."""
-        (canonical,) = self.decode(self.encode([arch]))
-        images = to_mapping(SpaceConfig(**{name: getattr(self.config, name) for name in _IMAGE_FIELDS}))
-        return {"family": self.family, **images, **self._structure(canonical)}
+        return self.candidate(arch).network_id
 
     def smallest(self) -> Network:
         """The network with the fewest MACs, then parameters, then the first genome."""

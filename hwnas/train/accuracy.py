@@ -86,7 +86,8 @@ class Judge:
 
     def judge(self, archs: Sequence[Arch]) -> list[Accuracy]:
         """The accuracies in the order of the networks; new ones are judged in few passes over the pictures."""
-        ids = [self.supernet.space.arch_id(arch) for arch in archs]
+        space = self.supernet.space
+        ids = [candidate.arch_id for candidate in space.candidates(space.encode(archs))]
         new = {id_: arch for id_, arch in zip(ids, archs, strict=True) if self._remembered(id_) is None}
         for networks in self._groups(new):
             for accuracy in self._judged(networks):

@@ -61,4 +61,4 @@ def arch_names(model: nn.Module, archs: Sequence[Arch]) -> list[str]:
     """The ids of networks of a model; of a network of its own, that it is one."""
     if not isinstance(model, Supernet):
         return ["the network"]
-    return [f"arch {model.space.arch_id(arch)}" for arch in archs]
+    return [f"arch {candidate.arch_id}" for candidate in model.space.candidates(model.space.encode(archs))]

@@ -8,13 +8,15 @@ from hwnas.config import parse_json
 from hwnas.errors import InputError
 from hwnas.space.arch import Arch
 from hwnas.space.lookup import find_arch
-from hwnas.space.space import AnySpace
+from hwnas.space.space import AnySpace, Candidate
 from hwnas.train.evaluation import ACCURACIES
 
 _ID = re.compile(r"[0-9a-f]{12,}", re.IGNORECASE)
 
 
-def named_arch(space: AnySpace, given: str, run: Path | None, *, command: str, others: Iterable[Arch] = ()) -> Arch:
+def named_arch(
+    space: AnySpace, given: str, run: Path | None, *, command: str, others: Iterable[Candidate] = ()
+) -> Arch:
     """The network that is given as for `find_arch`, or by the first 12 digits of its id or more.
 
     An id is known where a network of it was judged in `run`, or where it is that of a published, the smallest or the
@@ -33,9 +35,10 @@ def named_arch(space: AnySpace, given: str, run: Path | None, *, command: str, o
     raise InputError(f"no network with this id has been judged in {where}", got=given, hint=hint)
 
 
-def _known(space: AnySpace, run: Path | None, others: Iterable[Arch]) -> Iterator[tuple[str, Arch]]:
-    for arch in (space.smallest(), space.largest(), *space.published.values(), *others):
-        yield space.arch_id(arch), arch
+def _known(space: AnySpace, run: Path | None, others: Iterable[Candidate]) -> Iterator[tuple[str, Arch]]:
+    named = (space.smallest(), space.largest(), *space.published.values())
+    for candidate in (*space.candidates(space.encode(named)), *others):
+        yield candidate.arch_id, candidate.arch
     file = None if run is None else run / ACCURACIES
     if file is not None and file.is_file():
         for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):

@@ -56,7 +56,7 @@ def subjects_of(space: str, count: int) -> list[Subject]:
     chosen = SPACES.get(space)
     genomes = np.unique(chosen.sample(np.random.default_rng(3), 3 * count), axis=0)
     genomes = np.random.default_rng(1).permutation(genomes)[:count]
-    return [space_subject(chosen, arch) for arch in chosen.decode(genomes)]
+    return [space_subject(chosen, candidate) for candidate in chosen.candidates(genomes)]
 
 
 def true_ms(subject: Subject, *, batch: int = 1) -> float:

@@ -22,10 +22,10 @@ from hwnas.records import Setting
 from hwnas.space import SPACES
 
 SPACE = SPACES.get("autoformer-micro")
-SUBJECT = space_subject(SPACE, SPACE.largest())
+SUBJECT = space_subject(SPACE, SPACE.candidate(SPACE.largest()))
 SETTING = Setting(device=detect().cpu.slug, runtime="onnxruntime", batch=2)
 TASK = Task(
-    subject=SUBJECT, setting=SETTING, seed=1, pairs=4, reference=space_subject(SPACE, SPACE.smallest())
+    subject=SUBJECT, setting=SETTING, seed=1, pairs=4, reference=space_subject(SPACE, SPACE.candidate(SPACE.smallest()))
 )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from hwnas.profile.subjects import REFERENCE, space_subject, timm_subject
 from hwnas.space import SPACES
 
 SPACE = SPACES.get("autoformer-micro")
-SUBJECT = space_subject(SPACE, SPACE.largest())
+SUBJECT = space_subject(SPACE, SPACE.candidate(SPACE.largest()))
 
 
 def test_a_network_of_a_space_has_the_parameters_of_its_costs() -> None:
@@ -22,7 +22,8 @@ def test_a_network_of_a_space_has_the_parameters_of_its_costs() -> None:
 
 
 def test_a_subject_may_have_other_images_and_classes() -> None:
-    adapted = space_subject(SPACE.adapted(image_size=40, num_classes=3), SPACE.smallest())
+    space = SPACE.adapted(image_size=40, num_classes=3)
+    adapted = space_subject(space, space.candidate(space.smallest()))
     module = build_subject(adapted, seed=0)
     assert module(seeded_images(adapted, batch=2, seed=0)).shape == (2, 3)
 
@@ -39,7 +40,7 @@ def test_weights_are_a_function_of_the_seed_and_leave_torchs_state_alone() -> No
 @pytest.mark.parametrize("name", ["autoformer-micro", "resnas-micro", "glit-micro"])
 def test_no_two_scales_or_shifts_are_equal(name: str) -> None:
     space = SPACES.get(name)
-    module = build_subject(space_subject(space, space.smallest()), seed=0)
+    module = build_subject(space_subject(space, space.candidate(space.smallest())), seed=0)
     vectors = [tensor for tensor in module.parameters() if tensor.ndim == 1 and tensor.numel() > 1]
     assert all(not torch.equal(a, b) for index, a in enumerate(vectors) for b in vectors[:index])
     assert all((buffer > 0).all() for key, buffer in module.named_buffers() if key.endswith("running_var"))

@@ -19,8 +19,8 @@ from hwnas.records import Setting
 from hwnas.space import SPACES
 
 SPACE = SPACES.get("autoformer-micro")
-REFERENCE = space_subject(SPACE.adapted(num_classes=7), SPACE.smallest())
-SUBJECT = space_subject(SPACE, SPACE.smallest())
+REFERENCE = space_subject(SPACE.adapted(num_classes=7), SPACE.adapted(num_classes=7).candidate(SPACE.smallest()))
+SUBJECT = space_subject(SPACE, SPACE.candidate(SPACE.smallest()))
 DEVICE = detect().cpu.slug
 
 

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,16 +17,13 @@ from hwnas.space import SPACES
 SPACE = SPACES.get("autoformer-micro")
 METRIC = "latency_ms@some-cpu-4c/onnxruntime/fp32/b1"
 GENOMES = SPACE.sample(np.random.default_rng(0), 4)
-ARCHS = SPACE.decode(GENOMES)
+CANDIDATES = SPACE.candidates(GENOMES)
 
 
 def member(place: int, *, accuracy: float, predicted: float) -> Member:
     around = Estimate(*(np.array([predicted * share]) for share in (1.0, 0.9, 1.1)))
     return Member(
-        arch=ARCHS[place],
-        arch_id=f"arch{place}",
-        network_id=f"network{place}",
-        genome=GENOMES[place : place + 1],
+        candidate=replace(CANDIDATES[place], arch_id=f"arch{place}", network_id=f"network{place}"),
         searched={"accuracy": exact([accuracy]), METRIC: around},
     )
 

@@ -1,7 +1,9 @@
 """Identifiers are kept in stores and files: a change of one is a change for everybody who has them."""
 
+import numpy as np
 import pytest
 
+from hwnas.profile.subjects import space_subject
 from hwnas.space import SPACES
 
 IDS = {
@@ -27,6 +29,16 @@ IDS = {
     ("glit-tiny-paper", "GLiT-T"): ("34bfbf95e4d9fdd8", "8ee572823c7816ff"),
 }
 
+SAMPLED = {
+    "autoformer-tiny": (("9f3b68b6adbc6825", "2320aac84b2ac74d"), ("64b83ccb780b34bd", "1f2ea34bfc3a8f70")),
+    "resnas-tiny": (("914ba9e2ecc5faa9", "4e3441ca99b9c320"), ("78e91916e3e422cb", "f3f9840f6d6dae53")),
+    "vitas-deit-small": (("562785b2ad29cfd2", "27cdb792226911cf"), ("698ce049185ae7ba", "e6133453ebc58750")),
+    "vitas-deit-small-shifted": (("69f8f1faa04c174f", "67c16d0d36b835ba"), ("db8d96b83143fdb3", "3ee3101e41dd9863")),
+    "vitas-twins-small": (("6d5d377472c192a7", "acbc5798dea62b72"), ("88292a383a995d3b", "6c4d0369d94571ec")),
+    "glit-tiny": (("305c4346fda186b6", "e51c956c58fa0f7d"), ("dad4c7b249f9c527", "043d9f118c5dbdba")),
+}
+"""The ids of `space.sample(np.random.default_rng(0), 2)`."""
+
 
 @pytest.mark.parametrize(("space", "network"), IDS)
 def test_the_ids_of_published_networks_stay(space: str, network: str) -> None:
@@ -40,3 +52,26 @@ def test_the_ids_of_a_space_for_other_images_are_others() -> None:
     arch, other = space.published["AutoFormer-T"], space.adapted(num_classes=10)
     assert other.arch_id(arch) != space.arch_id(arch)
     assert other.network_id(arch) != space.network_id(arch)
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+def test_candidates_of_genomes_carry_the_ids_of_their_networks(name: str) -> None:
+    space = SPACES.get(name)
+    genomes = space.sample(np.random.default_rng(0), 2)
+    candidates = space.candidates(genomes)
+    assert tuple((candidate.arch_id, candidate.network_id) for candidate in candidates) == SAMPLED[name]
+    assert tuple(candidate.arch for candidate in candidates) == space.decode(genomes)
+    assert (np.stack([candidate.genome for candidate in candidates]) == genomes).all()
+    assert tuple(space.candidate(candidate.arch) for candidate in candidates) == candidates
+
+
+def test_no_genomes_are_no_candidates() -> None:
+    assert SPACES.get("glit-tiny").candidates(SPACES.get("glit-tiny").encode([])) == ()
+
+
+def test_a_population_with_ids_and_subjects_is_decoded_once(coded_rows: dict[str, list[int]]) -> None:
+    space = SPACES.get("autoformer-tiny")
+    candidates = space.candidates(space.sample(np.random.default_rng(0), 300))
+    subjects = [space_subject(space, candidate) for candidate in candidates]
+    assert coded_rows == {"encode": [], "decode": [300]}
+    assert [subject.arch_id for subject in subjects] == [candidate.arch_id for candidate in candidates]

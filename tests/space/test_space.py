@@ -215,7 +215,6 @@ def test_network_ids_tell_networks_apart_and_nothing_else(space: AnySpace) -> No
     networks = {(space.network_id(arch), _structure(space.workload(arch))) for arch in archs}
     assert len({network_id for network_id, _ in networks}) == len({built for _, built in networks}) == len(networks)
     assert len({space.arch_id(arch) for arch in archs}) == len(archs)
-    assert json.dumps([space.network(arch) for arch in archs], allow_nan=False)
 
 
 @every_space

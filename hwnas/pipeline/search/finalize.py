@@ -77,11 +77,11 @@ def _store(bench: Bench, run: Path, record: SearchRecord, rows: tuple[VerifiedMe
     with Study.read(run) as study:
         config = study.config
     with Study.resume(run, config=config) as study:
-        members = {member.arch_id: member for member in front_members(bench, study, record)}
+        candidates = {member.candidate.arch_id: member.candidate for member in front_members(bench, study, record)}
         for row in rows:
             for name, check in row.metrics.items():
                 if check.measured is None:
                     continue
                 ends = (check.measured, check.measured_lower or check.measured, check.measured_upper or check.measured)
                 value = Estimate(*(np.array([end]) for end in ends))
-                study.record(members[row.arch_id].genome, metric=name, value=value, source="measured")
+                study.record(candidates[row.arch_id].genome[None], metric=name, value=value, source="measured")

@@ -255,9 +255,9 @@ def _networks(
     names = list(dict.fromkeys([*problem.metrics, *(name for name in ("macs", "params") if name in answer.metrics)]))
     return tuple(
         QueriedNetwork(
-            arch_id=space.arch_id(arch),
-            network_id=space.network_id(arch),
-            arch=arch.to_mapping(),
+            arch_id=candidate.arch_id,
+            network_id=candidate.network_id,
+            arch=candidate.arch.to_mapping(),
             metrics={name: float(answer.metrics[name].mean[row]) for name in names},
             lower={name: float(answer.metrics[name].lower[row]) for name in names},
             upper={name: float(answer.metrics[name].upper[row]) for name in names},
@@ -265,5 +265,5 @@ def _networks(
                 name: float(values[place]) for name, values in measured.items() if values[place] == values[place]
             },
         )
-        for place, (row, arch) in enumerate(zip(rows, space.decode(answer.genomes[rows]), strict=True))
+        for place, (row, candidate) in enumerate(zip(rows, space.candidates(answer.genomes[rows]), strict=True))
     )

@@ -49,7 +49,7 @@ def make_record(
         num_pictures=None if supernet is None else len(supernet.data.heldout),
         supernet_health=_health(bench, truth),
         predictors=tuple(_used(bench, place) for place in range(len(bench.predictors))),
-        front=tuple(bench.space.arch_id(arch) for arch in bench.space.decode(genomes)),
+        front=tuple(candidate.arch_id for candidate in bench.space.candidates(genomes)),
         measured_front=None,
         landmarks=landmarks(
             bench.cheap.predictors,

@@ -146,14 +146,11 @@ def front_members(bench: Bench, study: Study, record: SearchRecord) -> list[Memb
     scores = bench.problem.scores(table.metrics)
     rows = np.flatnonzero(on_front(scores.objectives, feasible=scores.feasible))
     found: dict[int, Member] = {}
-    for row, arch in zip(rows.tolist(), bench.space.decode(table.genomes[rows]), strict=True):
-        place = wanted.get(bench.space.arch_id(arch))
+    for row, candidate in zip(rows.tolist(), bench.space.candidates(table.genomes[rows]), strict=True):
+        place = wanted.get(candidate.arch_id)
         if place is not None:
             found[place] = Member(
-                arch=arch,
-                arch_id=record.front[place],
-                network_id=bench.space.network_id(arch),
-                genome=table.genomes[row : row + 1],
+                candidate=candidate,
                 searched={name: estimate.rows(slice(row, row + 1)) for name, estimate in table.metrics.items()},
             )
     return [found[place] for place in sorted(found)]
@@ -173,7 +170,7 @@ def _measured(
     if not path.is_file():  # a campaign that was ended goes on with its own plan
         path.parent.mkdir(exist_ok=True)
         with Study.read(run) as study:
-            subjects = [space_subject(bench.space, member.arch) for member in front_members(bench, study, record)]
+            subjects = [space_subject(bench.space, member.candidate) for member in front_members(bench, study, record)]
         save_plan(_plan(bench, subjects, group, workplace=workplace), path)
     # Whoever goes on with a verification that failed wants what failed to be tried again.
     again = record.verification is not None and record.verification.status == "failed"
@@ -294,7 +291,7 @@ def checks(member: Member, by_metric: Mapping[str, tuple[str, Mapping[str, Readi
     """The member with its predicted metrics beside the measured ones."""
     found, failures = {}, []
     for text, (name, read) in by_metric.items():
-        reading = read.get(member.network_id)
+        reading = read.get(member.candidate.network_id)
         found[text] = _check(name, member.searched[text], reading)
         if found[text].measured is None:
             failures.append("it was not measured" if reading is None else reading.failure or f"{name} was not measured")

@@ -52,13 +52,13 @@ def make_kit(
     done = {item.arch_id: item for item in record.kit if item.failure is None}
     items = []
     for place, (member, why) in enumerate(winners(bench, record, members, max(wanted.kit, wanted.retrain))):
-        folder = run / NETWORKS / member.arch_id
+        folder = run / NETWORKS / member.candidate.arch_id
         folder.mkdir(parents=True, exist_ok=True)
-        old, retrained, exported = done.get(member.arch_id), place < wanted.retrain, place < wanted.kit
+        old, retrained, exported = done.get(member.candidate.arch_id), place < wanted.retrain, place < wanted.kit
         if old is not None and (old.test_accuracy is not None or not retrained) and (old.files or not exported):
             item = replace(old, why=why)
         else:
-            reporter.say(f"network {member.arch_id}: {why}")
+            reporter.say(f"network {member.candidate.arch_id}: {why}")
             item = _made(bench, run, member, why, truth=truth, retrained=retrained, exported=exported)
         _describe(bench, record, member, item, folder)
         items.append(item)
@@ -75,7 +75,7 @@ def _made(
     retrained: bool,
     exported: bool,
 ) -> KitItem:
-    folder = run / NETWORKS / member.arch_id
+    folder = run / NETWORKS / member.candidate.arch_id
     try:
         weights = _weights(bench, member, folder, truth=truth, retrained=retrained)
         files = _exported(bench, member, folder, weights) if exported else ()
@@ -83,8 +83,8 @@ def _made(
     except HwnasError as error:
         weights, files, failure = Weights(file=None), (), str(error).splitlines()[0]
     return KitItem(
-        arch_id=member.arch_id,
-        network_id=member.network_id,
+        arch_id=member.candidate.arch_id,
+        network_id=member.candidate.network_id,
         folder=str(folder.relative_to(run)),
         why=why,
         files=tuple(file.name for file in files),
@@ -114,7 +114,7 @@ def winners(bench: Bench, record: SearchRecord, members: Sequence[Member], count
 
 def _able(record: SearchRecord, members: Sequence[Member]) -> list[Member]:
     wanted = record.front if record.measured_front is None else record.measured_front
-    return [member for member in members if member.arch_id in wanted]
+    return [member for member in members if member.candidate.arch_id in wanted]
 
 
 def _objectives(bench: Bench, record: SearchRecord, members: Sequence[Member]) -> NDArray[np.float64]:
@@ -124,7 +124,7 @@ def _objectives(bench: Bench, record: SearchRecord, members: Sequence[Member]) -
         name = str(objective)
         values = []
         for member in members:
-            check = measured.get(member.arch_id, {}).get(name)
+            check = measured.get(member.candidate.arch_id, {}).get(name)
             known = None if check is None else check.measured
             values.append(float(member.searched[name].mean[0]) if known is None else known)
         columns.append(objective.minimised(exact(values)))
@@ -143,7 +143,7 @@ def _weights(bench: Bench, member: Member, folder: Path, *, truth: "TrueAccuracy
         return _retrained(bench, member, folder)
     from hwnas.supernet.store import save_network
 
-    save_network(truth.network(member.arch), folder / _WEIGHTS, space=bench.space, arch=member.arch)
+    save_network(truth.network(member.candidate.arch), folder / _WEIGHTS, space=bench.space, arch=member.candidate.arch)
     return Weights(file=folder / _WEIGHTS)
 
 
@@ -157,7 +157,7 @@ def _retrained(bench: Bench, member: Member, folder: Path) -> Weights:
     training = folder / "training"
     options = TrainOptions(
         data=bench.config.data,
-        arch=canonical_json(member.arch.to_mapping()),
+        arch=canonical_json(member.candidate.arch.to_mapping()),
         supernet=bench.config.supernet,
         epochs=bench.config.finish.retrain_epochs,
         seed=bench.search.seed,
@@ -178,7 +178,7 @@ def _exported(bench: Bench, member: Member, folder: Path, weights: Weights) -> t
     for format_, batch in (*(("onnx", batch) for batch in batches), ("pt2", batches[0])):
         exported = export_network(
             bench.space.name,
-            member.arch,
+            member.candidate.arch,
             out=folder,
             format=format_,
             batch=batch,
@@ -195,9 +195,9 @@ def _describe(bench: Bench, record: SearchRecord, member: Member, item: KitItem,
     arch = {
         "space": bench.space.name,
         **record.space_config,
-        "arch_id": member.arch_id,
-        "network_id": member.network_id,
-        "arch": member.arch.to_mapping(),
+        "arch_id": member.candidate.arch_id,
+        "network_id": member.candidate.network_id,
+        "arch": member.candidate.arch.to_mapping(),
     }
     write_atomic(folder / "arch.json", json.dumps(arch, indent=2) + "\n")
     write_atomic(folder / "card.md", card_page(record, member, item, fresh=bench.supernet is None))

@@ -1,6 +1,7 @@
 """The winners: which they are, and that their files are the networks that were judged."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,9 @@ class Bench:
 
 
 def member(name: str, accuracy: float, macs: float) -> Member:
-    genome = Bench.space.sample(np.random.default_rng(0), 1)
-    (arch,) = Bench.space.decode(genome)
+    (candidate,) = Bench.space.candidates(Bench.space.sample(np.random.default_rng(0), 1))
     searched = {"accuracy": exact([accuracy]), "macs": exact([macs])}
-    return Member(arch=arch, arch_id=name, network_id=name, genome=genome, searched=searched)
+    return Member(candidate=replace(candidate, arch_id=name, network_id=name), searched=searched)
 
 
 def chosen(count: int, **changes: Any) -> list[tuple[str, str]]:
@@ -50,12 +50,10 @@ def chosen(count: int, **changes: Any) -> list[tuple[str, str]]:
     ]
     values = {"front": ("large", "middle", "beside", "small"), "box": Box(ideal=(-1.0, 0.0), reference=(0.0, 10.0))}
     record = _replaced(**{**values, **changes})
-    return [(item.arch_id, why) for item, why in winners(Bench, record, members, count)]  # type: ignore[arg-type]
+    return [(item.candidate.arch_id, why) for item, why in winners(Bench, record, members, count)]  # type: ignore[arg-type]
 
 
 def _replaced(**changes: Any) -> Any:
-    from dataclasses import replace
-
     return replace(RECORD, **changes)
 
 

@@ -31,7 +31,7 @@ def test_a_module_without_segments_takes_the_reference_path() -> None:
 
 def test_a_composed_network_has_its_segments_in_the_names_of_its_nodes() -> None:
     space = SPACES.get("autoformer-micro")
-    subject = space_subject(space, space.smallest())
+    subject = space_subject(space, space.candidate(space.smallest()))
     module = build_subject(subject, seed=0)
     setting = Setting(device=DEVICE, runtime="onnxruntime")
     graph = onnx.load_from_string(onnx_graph(module, seeded_images(subject, batch=1, seed=0), setting)).graph
