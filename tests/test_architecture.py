@@ -58,6 +58,7 @@ def test_the_tree_as_it_is_passes(tree: Path) -> None:
         ("space/__init__.py", "def late():\n    import timm.models", "hwnas.space -> timm"),
         ("workload.py", "from onnxruntime import InferenceSession", "hwnas.workload -> onnxruntime"),
         ("space/__init__.py", "from hwnas import describe", "hwnas.space -> hwnas"),
+        ("space/arch.py", "from hwnas.space import space", "No cycles are allowed in hwnas.space"),
     ],
 )
 def test_a_forbidden_import_is_named(tree: Path, module: str, line: str, found: str) -> None:
