@@ -25,9 +25,9 @@ from hwnas.config import from_mapping, to_mapping
 from hwnas.devices import detect
 from hwnas.profile.statistics import latency_median_ms, latency_ms, reference_latency_ms
 from hwnas.profile.subjects import space_subject
-from hwnas.profile.task import Task
 from hwnas.profile.timing import PAIRS
 from hwnas.profile.worker import Worker
+from hwnas.profile.worker_messages import Task
 from hwnas.records import Samples, Setting, Subject
 from hwnas.runs import write_atomic
 from hwnas.space import SPACES

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hwnas.pipeline.search.run import search_networks
     from hwnas.pipeline.spaces import spaces
     from hwnas.pipeline.train import train_model
-    from hwnas.profile.request import CampaignRequest
+    from hwnas.profile.options import CampaignRequest
     from hwnas.train.options import TrainOptions
 
 __version__ = "0.1.0.dev0"
@@ -52,7 +52,7 @@ __all__ = [
 ]
 
 _VERBS = {
-    "CampaignRequest": "hwnas.profile.request",
+    "CampaignRequest": "hwnas.profile.options",
     "FitOptions": "hwnas.pipeline.predictors.fit",
     "PredictOptions": "hwnas.pipeline.predictors.predict",
     "SearchOptions": "hwnas.pipeline.search.options",

@@ -28,10 +28,10 @@ RUNTIMES: Registry[str] = Registry(
     "runtime",
     [
         ("tensorrt", "hwnas.profile.runners.tensorrt:TensorRtRunner"),
-        ("torch-graph", "hwnas.profile.runners.torch_graph:TorchGraphRunner"),
+        ("torch-graph", "hwnas.profile.runners.torch:TorchGraphRunner"),
         ("onnxruntime", "hwnas.profile.runners.onnxruntime:OnnxRuntimeRunner"),
-        ("torch-compile", "hwnas.profile.runners.torch_eager:TorchCompileRunner"),
-        ("torch", "hwnas.profile.runners.torch_eager:TorchRunner"),
+        ("torch-compile", "hwnas.profile.runners.torch:TorchCompileRunner"),
+        ("torch", "hwnas.profile.runners.torch:TorchRunner"),
     ],
     hint="--runtime {}",
 )

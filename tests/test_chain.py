@@ -14,7 +14,7 @@ from hwnas.pipeline.measure import measure
 from hwnas.pipeline.search.options import Finish, SearchOptions
 from hwnas.pipeline.search.run import Searched, search_networks
 from hwnas.pipeline.train import train_model
-from hwnas.profile.request import CampaignRequest
+from hwnas.profile.options import CampaignRequest
 from hwnas.space import SPACES
 from hwnas.train.loop import LoopConfig
 from hwnas.train.options import TrainOptions

@@ -97,7 +97,7 @@ def test_the_command_line_loads_them_and_a_broken_one_ends_it(
 def test_a_worker_process_loads_them(tmp_path: Path) -> None:
     file = written(tmp_path / "told_extension.py", "import sys; print('the worker has it', file=sys.stderr)")
     done = subprocess.run(
-        [sys.executable, "-m", "hwnas.profile.child"],
+        [sys.executable, "-m", "hwnas.profile.worker_process"],
         env={**os.environ, VARIABLE: str(file)},
         input="",
         capture_output=True,

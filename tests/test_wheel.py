@@ -21,7 +21,7 @@ sys.path.insert(0, sys.argv[1])
 import hwnas
 from hwnas.pipeline.predictors.workloads import known_workloads
 from hwnas.predict.selector import choose_predictor
-from hwnas.profile.library import search_path
+from hwnas.profile.lookup import search_path
 from hwnas.metrics import parse_metric
 
 chosen = choose_predictor(parse_metric("throughput@rtx4090"), space=None)

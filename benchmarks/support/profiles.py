@@ -7,7 +7,7 @@ import numpy as np
 from benchmarks.support.public_data import Data
 from hwnas.pipeline.predictors.dataset import measured_profile, of_space
 from hwnas.predict.features.table import Features, features_of
-from hwnas.profile.library import Entry
+from hwnas.profile.lookup import Entry
 from hwnas.records import is_profile
 from hwnas.records.manifest import read_manifest
 from hwnas.workload import Workload

@@ -12,11 +12,11 @@ from hwnas.cli.progress import CampaignReporter
 from hwnas.cli.quality import print_quality, quality_values
 from hwnas.errors import UsageError
 from hwnas.pipeline.measure import Measured, measure, measure_plan
-from hwnas.profile.library import FOLDER
-from hwnas.profile.planning import Planned, write_plan
-from hwnas.profile.request import CampaignRequest, command_text
-from hwnas.profile.summary import require_measured, require_stable
-from hwnas.profile.workspace import Workplace
+from hwnas.profile.environment import Workplace
+from hwnas.profile.lookup import FOLDER
+from hwnas.profile.options import CampaignRequest, command_text
+from hwnas.profile.plan import Planned, write_plan
+from hwnas.profile.results import require_measured, require_stable
 
 if TYPE_CHECKING:
     from hwnas.pipeline.measure_until import Until

@@ -11,8 +11,8 @@ from hwnas.cli.quality import print_quality, quality_values
 from hwnas.config import to_mapping
 from hwnas.pipeline.predictors.import_timm import ImportOptions, import_timm
 from hwnas.pipeline.profiles import ProfileDetails, ProfileSummary, list_profiles, show_profile
-from hwnas.profile.library import FOLDER
-from hwnas.profile.request import command_text
+from hwnas.profile.lookup import FOLDER
+from hwnas.profile.options import command_text
 
 profiles_option = click.option(
     "--profiles", "folder", type=click.Path(path_type=Path), help="Look in this folder alone (HWNAS_PROFILES)."

@@ -3,7 +3,7 @@
 from typing import Any
 
 from hwnas.cli.output import print_line, print_table
-from hwnas.profile.summary import FailureCount, Quality
+from hwnas.profile.results import FailureCount, Quality
 
 
 def quality_values(quality: Quality) -> dict[str, Any]:

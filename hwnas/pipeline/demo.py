@@ -166,7 +166,7 @@ class _Steps:
     def measure(self) -> None:
         """Networks of the space, timed on this CPU."""
         from hwnas.pipeline.measure import measure
-        from hwnas.profile.request import CampaignRequest
+        from hwnas.profile.options import CampaignRequest
 
         options = self.options
         request = CampaignRequest(

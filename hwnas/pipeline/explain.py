@@ -8,8 +8,7 @@ from typing import Any, Literal
 from hwnas.devices import DEVICES, Device, Machine, detect, resolve
 from hwnas.errors import MissingError, UsageError, unknown
 from hwnas.metrics import PRECISIONS
-from hwnas.profile.hints import hints
-from hwnas.profile.roofline import OperationCost, Rates, operation_costs, peak_rates
+from hwnas.profile.roofline import OperationCost, Rates, hints, operation_costs, peak_rates
 from hwnas.profile.runtime_profile import RuntimeProfile, measured_hints, runtime_profile
 from hwnas.profile.subjects import space_subject
 from hwnas.records import Setting, Subject

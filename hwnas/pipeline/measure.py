@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 from hwnas.devices import Device, Machine, require, resolve
 from hwnas.errors import MissingError
 from hwnas.profile.campaign import Campaign, CampaignResult, Processes
-from hwnas.profile.library import FOLDER
-from hwnas.profile.plan import Plan
-from hwnas.profile.planning import read_plan, require_space, stages, with_runtime
-from hwnas.profile.request import CampaignRequest, command_text
-from hwnas.profile.summary import Quality, assess
-from hwnas.profile.workspace import StoreOpener, Workplace, choose_runtime
+from hwnas.profile.environment import StoreOpener, Workplace, choose_runtime
+from hwnas.profile.lookup import FOLDER
+from hwnas.profile.options import CampaignRequest, command_text
+from hwnas.profile.plan import Plan, read_plan, require_space, stages, with_runtime
+from hwnas.profile.results import Quality, assess
 from hwnas.progress import Reporter, Silent
 from hwnas.records import load_profile
 

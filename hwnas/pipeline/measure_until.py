@@ -15,12 +15,11 @@ from hwnas.predict.active import choose_next
 from hwnas.predict.features.counting import workload_features
 from hwnas.predict.selection import MIN_NETWORKS, Protocol, cross_validate
 from hwnas.profile.choose import choose
-from hwnas.profile.library import Entry
-from hwnas.profile.plan import Plan, unique
-from hwnas.profile.planning import make_plan, plan_of
-from hwnas.profile.request import CampaignRequest
+from hwnas.profile.lookup import Entry
+from hwnas.profile.options import CampaignRequest
+from hwnas.profile.plan import Plan, make_plan, plan_of
 from hwnas.profile.selection import select
-from hwnas.profile.subjects import space_subject
+from hwnas.profile.subjects import space_subject, unique
 from hwnas.progress import Reporter
 from hwnas.records import Subject, load_profile
 from hwnas.records.manifest import read_manifest

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from hwnas.data_paths import Origin
 from hwnas.errors import HwnasError, InputError
-from hwnas.profile.library import Broken, Entry, TableEntry, find_entry, load_entry, scan, search_path, table_entries
-from hwnas.profile.summary import Figures, Quality, assess, figures
+from hwnas.profile.lookup import Broken, Entry, TableEntry, find_entry, load_entry, scan, search_path, table_entries
+from hwnas.profile.results import Figures, Quality, assess, figures
 from hwnas.records import ProfileManifest
 from hwnas.records.table import read_table
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from hwnas.profile.plan import PlannedTask
-from hwnas.profile.task import Outcome, Task, WorkerFacts
+from hwnas.profile.worker_messages import Outcome, Task, WorkerFacts
 from hwnas.progress import CampaignProgress
 from hwnas.records import Measurement, Setting, Store, Subject
 

@@ -5,14 +5,15 @@ read its inputs from memory and to write its outputs there, which fusion and cac
 none does. Parameters are read once for the whole batch.
 """
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
 from hwnas.devices import Device
 from hwnas.errors import InputError
 from hwnas.metrics import Precision
-from hwnas.workload import ONCE, Operation, Workload, element_bytes
+from hwnas.workload import ONCE, Attention, Convolution, Linear, Operation, Workload, element_bytes
 
 Part = Literal["stem", "attention", "locality", "mlp", "head", "other"]
 
@@ -115,3 +116,113 @@ def _cost(operation: Operation, rates: Rates | None, *, width: int, batch: int) 
         compute_ms=None if rates is None else 2e3 * macs / rates.flop_per_s,
         memory_ms=None if rates is None else 1e3 * moved / rates.byte_per_s,
     )
+
+
+_GPU_ALIGNMENT = {"fp32": 4, "tf32": 4, "fp16": 8, "bf16": 8, "fp8": 16, "int8": 16}
+"""Elements in 16 bytes: widths that are no multiple of it keep tensor cores from being used fully."""
+
+_GPU_TILE = 64
+"""Columns of output that one block of a matrix product makes on a GPU at the least, as a rule."""
+
+_CPU_LANES = 16
+"""float32 values in one register of AVX-512; a multiple of it also suits narrower registers."""
+
+_WORTH_SAYING = 0.05
+"""Smaller shares of the products are not mentioned."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Width:
+    """One width of matrix products, and how much of all products has it."""
+
+    size: int
+    share: float
+    num_operations: int
+
+
+def hints(
+    workload: Workload, costs: Sequence[OperationCost], *, device: Device, rates: Rates | None, precision: str
+) -> tuple[str, ...]:
+    """Sentences on widths, parts, memory and single operations; shares are of products where no time is known."""
+    found = [
+        *_width_hints(workload, device=device, precision=precision),
+        *_part_hints(costs),
+        *_memory_hints(costs, rates),
+        *_largest_hints(costs),
+    ]
+    return tuple(found)
+
+
+def widths(workload: Workload) -> tuple[Width, ...]:
+    """The output widths of all matrix products, heads of attention included, the largest share first."""
+    whole = workload.macs_executed or 1
+    macs: defaultdict[int, int] = defaultdict(int)
+    number: defaultdict[int, int] = defaultdict(int)
+    for operation in workload.operations:
+        size = _width(operation)
+        if size:
+            macs[size] += int(operation.macs)
+            number[size] += 1
+    found = [Width(size=size, share=macs[size] / whole, num_operations=number[size]) for size in macs]
+    return tuple(sorted(found, key=lambda width: -width.share))
+
+
+def _width(operation: Operation) -> int | None:
+    if isinstance(operation, Attention):
+        return int(operation.width // operation.heads)
+    if isinstance(operation, Linear) or (isinstance(operation, Convolution) and operation.groups == 1):
+        return int(operation.outputs)
+    return None
+
+
+def _width_hints(workload: Workload, *, device: Device, precision: str) -> Iterator[str]:
+    tile = _GPU_TILE if device.kind == "gpu" else _CPU_LANES
+    alignment = _GPU_ALIGNMENT.get(precision, 1) if device.kind == "gpu" else 1
+    for width in widths(workload):
+        padded = -(-width.size // tile) * tile
+        if width.share < _WORTH_SAYING or padded == width.size:
+            continue
+        where = f"{width.share:.0%} of the products ({width.num_operations} operations) are {width.size} wide"
+        if width.size % alignment:
+            yield f"{where}, no multiple of {alignment}, which {precision} on {device.name} wants"
+        elif padded / width.size - 1 >= _WORTH_SAYING:
+            waste = padded / width.size - 1
+            yield f"{where}: tiles of {tile} make {padded} of it, {waste:.0%} more work than is needed"
+
+
+def _part_hints(costs: Sequence[OperationCost]) -> Iterator[str]:
+    timed = all(cost.time_ms is not None for cost in costs)
+    shares: defaultdict[str, float] = defaultdict(float)
+    for cost in costs:
+        shares[cost.part] += (cost.time_ms or 0.0) if timed else cost.macs
+    whole = sum(shares.values()) or 1.0
+    attention, mlp = shares["attention"] / whole, shares["mlp"] / whole
+    of = "time" if timed else "products"
+    yield f"attention takes {attention:.0%} of the {of}, the MLPs take {mlp:.0%}"
+    others = {"locality": "locality modules take", "stem": "the stem takes", "other": "norms, sums and moves take"}
+    for part, words in others.items():
+        if shares[part] / whole >= _WORTH_SAYING:
+            yield f"{words} {shares[part] / whole:.0%} of the {of}"
+
+
+def _memory_hints(costs: Sequence[OperationCost], rates: Rates | None) -> Iterator[str]:
+    if rates is None:
+        return
+    whole = sum(cost.time_ms or 0.0 for cost in costs) or 1.0
+    bound = [cost for cost in costs if cost.memory_bound]
+    share = sum(cost.time_ms or 0.0 for cost in bound) / whole
+    if share >= _WORTH_SAYING:
+        yield (
+            f"{share:.0%} of the time is bound by memory ({len(bound)} of {len(costs)} operations do fewer than "
+            f"{rates.ridge:.0f} operations for each byte): fusion, a larger batch or a lower precision help there"
+        )
+
+
+def _largest_hints(costs: Sequence[OperationCost]) -> Iterator[str]:
+    timed = [(cost.time_ms, cost) for cost in costs if cost.time_ms is not None]
+    if not timed:
+        return
+    time, cost = max(timed, key=lambda pair: pair[0])
+    share = time / (sum(value for value, _ in timed) or 1.0)
+    if share >= 2 * _WORTH_SAYING:
+        yield f"{cost.name} alone takes {share:.0%} of the time"

@@ -9,7 +9,7 @@ from hwnas.records import Setting, Subject
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from hwnas.profile.operations import OperationTime
+    from hwnas.profile.operation_times import OperationTime
 
 _UNNAMED = "(not said)"
 """Nodes whose names tell no segment: fused or shared ones."""
@@ -117,7 +117,7 @@ _Times = Callable[["nn.Module", "Tensor", Setting], Sequence["OperationTime"]]
 
 
 def _can_tell(setting: Setting) -> bool:
-    from hwnas.profile.runners.prepared import device_of
+    from hwnas.profile.runners.preparation import device_of
     from hwnas.profile.runners.runner import load_runner
 
     device, runner = device_of(setting), load_runner(setting.runtime)
@@ -141,13 +141,13 @@ def _profile(subject: Subject, setting: Setting, times: _Times) -> RuntimeProfil
 
 
 def _onnxruntime_times(module: "nn.Module", images: "Tensor", setting: Setting) -> Sequence["OperationTime"]:
-    from hwnas.profile.operations import operation_times
+    from hwnas.profile.operation_times import operation_times
 
     return operation_times(module, images, setting)
 
 
 def _torch_times(module: "nn.Module", images: "Tensor", setting: Setting) -> Sequence["OperationTime"]:
-    from hwnas.profile.torch_operations import torch_operation_times
+    from hwnas.profile.operation_times import torch_operation_times
 
     return torch_operation_times(module, images, setting)
 

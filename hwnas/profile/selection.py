@@ -5,8 +5,7 @@ from typing import Any
 
 from hwnas.errors import InputError
 from hwnas.profile.choose import choose
-from hwnas.profile.plan import unique
-from hwnas.profile.subjects import REFERENCE, space_subject, timm_subject
+from hwnas.profile.subjects import REFERENCE, space_subject, timm_subject, unique
 from hwnas.records import Subject
 from hwnas.space.space import AnySpace
 

@@ -1,5 +1,7 @@
 """What is measured: networks of spaces, models of timm, and the reference network beside them. No torch."""
 
+from collections.abc import Iterable
+
 from hwnas.records import Subject
 from hwnas.space.space import AnySpace, Candidate
 
@@ -26,3 +28,11 @@ def timm_subject(name: str, *, image_size: int, num_classes: int = 1000, own_siz
 
 REFERENCE = timm_subject("deit_tiny_patch16_224", image_size=224)
 """DeiT-Ti at its own image size, in campaigns of every space, so that all latencies share one reference."""
+
+
+def unique(subjects: Iterable[Subject]) -> tuple[Subject, ...]:
+    """The subjects without those that extract to a network that was there before."""
+    found: dict[str, Subject] = {}
+    for subject in subjects:
+        found.setdefault(subject.network_id, subject)
+    return tuple(found.values())

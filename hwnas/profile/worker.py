@@ -17,10 +17,10 @@ from typing import Any, Self
 from hwnas import errors
 from hwnas.config import to_mapping
 from hwnas.errors import HwnasError, InputError, UsageError
-from hwnas.profile.task import Outcome, Task, WorkerFacts, parse_facts, parse_outcome
+from hwnas.profile.worker_messages import Outcome, Task, WorkerFacts, parse_facts, parse_outcome
 from hwnas.records import Failure, Reason, Setting
 
-COMMAND = (sys.executable, "-m", "hwnas.profile.child")
+COMMAND = (sys.executable, "-m", "hwnas.profile.worker_process")
 _TAIL_BYTES = 800
 """Of what a process printed last, for the message on its end."""
 

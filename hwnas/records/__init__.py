@@ -6,7 +6,6 @@ A profile is a folder of one device, one runtime and one batch:
     PROFILE/measurements.jsonl    one line a measurement, failures included, in the order in which they were made
 """
 
-from hwnas.records.lines import from_line, to_line
 from hwnas.records.manifest import ProfileManifest, Session, environment_id
 from hwnas.records.measurement import (
     DeviceState,
@@ -17,6 +16,8 @@ from hwnas.records.measurement import (
     Samples,
     Setting,
     Subject,
+    from_line,
+    to_line,
 )
 from hwnas.records.profile import Profile, is_profile, load_profile
 from hwnas.records.store import Store

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from hwnas.config import from_mapping, load_json, shown, to_mapping
 from hwnas.errors import InputError
-from hwnas.records.lines import require_schema, subject_from
-from hwnas.records.measurement import Setting, Subject
+from hwnas.records.measurement import Setting, Subject, require_schema, subject_from
 from hwnas.runs import write_atomic
 
 SCHEMA = "hwnas.profile/1"

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from hwnas.config import shown
 from hwnas.errors import InputError
-from hwnas.records.lines import from_line
 from hwnas.records.manifest import MANIFEST, ProfileManifest, read_manifest
-from hwnas.records.measurement import Measurement, Setting
+from hwnas.records.measurement import Measurement, Setting, from_line
 
 MEASUREMENTS = "measurements.jsonl"
 """The lines of a profile."""

@@ -10,9 +10,8 @@ from typing import Self
 
 from hwnas.config import load_json, to_mapping
 from hwnas.errors import HwnasError, InputError
-from hwnas.records.lines import from_line, to_line
 from hwnas.records.manifest import MANIFEST, ProfileManifest, Session, read_manifest, with_session, write_manifest
-from hwnas.records.measurement import Measurement, Setting
+from hwnas.records.measurement import Measurement, Setting, from_line, to_line
 from hwnas.records.profile import MEASUREMENTS, Profile, parse_lines, read_lines, shared, split_lines
 
 HOLDER = ".writer.json"

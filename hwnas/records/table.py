@@ -16,7 +16,7 @@ from pathlib import Path
 
 from hwnas.config import from_mapping, load_json, shown, to_mapping
 from hwnas.errors import InputError
-from hwnas.records.lines import require_schema
+from hwnas.records.measurement import require_schema
 from hwnas.runs import write_atomic
 
 SCHEMA = "hwnas.table/1"

@@ -15,7 +15,7 @@ from typing import Any
 from hwnas import workload as operations
 from hwnas.config import parse_json, shown
 from hwnas.errors import InputError
-from hwnas.records.lines import require_schema
+from hwnas.records.measurement import require_schema
 from hwnas.runs import write_atomic
 from hwnas.workload import Operation, Workload
 

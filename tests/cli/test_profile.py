@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from hwnas.profile.task import Outcome, Task
-from hwnas.profile.workspace import Workplace
+from hwnas.profile.environment import Workplace
+from hwnas.profile.worker_messages import Outcome, Task
 from hwnas.records import Failure, load_profile
 from tests.cli.commands import CommandLine, command_line
 from tests.pipeline.campaigns import CPU, Place

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from hwnas.devices import Machine, detect
-from hwnas.profile.workspace import Workplace
+from hwnas.profile.environment import Workplace
 from hwnas.progress import CampaignProgress
 from hwnas.records import Failure
 from hwnas.runs import Environment

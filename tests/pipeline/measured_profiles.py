@@ -12,7 +12,7 @@ import pytest
 from hwnas.predict.learning_curve import COUNTS
 from hwnas.predict.models import AnalyticLearner, Learner, RidgeLearner
 from hwnas.predict.selection import Protocol
-from hwnas.profile.library import folder_name
+from hwnas.profile.lookup import folder_name
 from hwnas.profile.subjects import space_subject
 from hwnas.records import Measurement, Setting, Store, Subject
 from hwnas.space import SPACES

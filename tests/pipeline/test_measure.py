@@ -7,9 +7,8 @@ import pytest
 
 from hwnas.errors import InputError, MissingError, UnknownNameError, UsageError
 from hwnas.pipeline.measure import Measured, measure, measure_plan
-from hwnas.profile.plan import load_plan
-from hwnas.profile.planning import write_plan
-from hwnas.profile.request import CampaignRequest
+from hwnas.profile.options import CampaignRequest
+from hwnas.profile.plan import load_plan, write_plan
 from hwnas.profile.subjects import REFERENCE
 from hwnas.records import Profile, load_profile
 from tests.pipeline.campaigns import CPU, Listener, Place

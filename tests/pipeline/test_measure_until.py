@@ -6,7 +6,7 @@ import pytest
 from hwnas.errors import InputError, UsageError
 from hwnas.pipeline.measure import measure
 from hwnas.pipeline.measure_until import parse_until
-from hwnas.profile.request import CampaignRequest
+from hwnas.profile.options import CampaignRequest
 from hwnas.records import load_profile
 from tests.pipeline.campaigns import Listener, Place
 from tests.pipeline.measured_profiles import fast_fits

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from hwnas.devices import Device
-from hwnas.profile import bench
-from hwnas.profile.child import main
+from hwnas.profile import network_timer
 from hwnas.profile.runners.runner import AVAILABLE, RUNNERS, Availability, MeasurementError, Sample
-from hwnas.profile.runners.torch_eager import TorchRunner, TorchSession
+from hwnas.profile.runners.torch import TorchRunner, TorchSession
+from hwnas.profile.worker_process import main
 from hwnas.records import Setting, Subject
 
 NUM_REFERENCE_CLASSES = 7
@@ -160,5 +160,5 @@ if __name__ == "__main__":
     sys.modules["tests.profile.faulty"] = sys.modules["__main__"]
     for _name, _kind in _KINDS.items():
         RUNNERS.add(_name, f"tests.profile.faulty:{_kind.__name__}")
-    setattr(bench, "build_subject", tiny_network)  # noqa: B010 - it is not the bench's own to export
+    setattr(network_timer, "build_subject", tiny_network)  # noqa: B010 - the module does not export it
     main()

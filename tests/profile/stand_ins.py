@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from hwnas.profile.plan import make_tasks
-from hwnas.profile.task import Outcome, Task, WorkerFacts
+from hwnas.profile.worker_messages import Outcome, Task, WorkerFacts
 from hwnas.records import Failure, Samples, Setting
 from tests.records.rows import SETTING, subject
 

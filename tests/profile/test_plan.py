@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from hwnas.errors import InputError
-from hwnas.profile.plan import Plan, default_repeats, exporter, load_plan, make_tasks, save_plan, unique
+from hwnas.profile.plan import Plan, default_repeats, exporter, load_plan, make_tasks, save_plan
+from hwnas.profile.subjects import unique
 from hwnas.records import Setting
 from tests.records.rows import REFERENCE, SESSION, subject
 

@@ -4,8 +4,7 @@ import pytest
 
 from hwnas.devices import DEVICES
 from hwnas.errors import InputError
-from hwnas.profile.hints import hints, widths
-from hwnas.profile.roofline import Rates, operation_costs, part_of, peak_rates, total_ms
+from hwnas.profile.roofline import Rates, hints, operation_costs, part_of, peak_rates, total_ms, widths
 from hwnas.space import SPACES
 from hwnas.workload import ONCE, Attention, Elementwise, Linear, Workload
 

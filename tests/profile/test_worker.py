@@ -13,8 +13,8 @@ import pytest
 from hwnas.devices import detect
 from hwnas.errors import InputError, MissingError, UnknownNameError, UsageError
 from hwnas.profile.subjects import space_subject
-from hwnas.profile.task import Outcome, Task
 from hwnas.profile.worker import Limits, Worker
+from hwnas.profile.worker_messages import Outcome, Task
 from hwnas.records import Setting
 from hwnas.space import SPACES
 

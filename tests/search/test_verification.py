@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hwnas.pipeline.search.verify import checks
-from hwnas.profile.network_results import Reading
+from hwnas.profile.results import Reading
 from hwnas.profile.statistics import Verdict
 from hwnas.search.estimate import Estimate, exact
 from hwnas.search.objective import parse_constraint, parse_objective

@@ -17,9 +17,9 @@ from hwnas.predict.features.conditions import Conditions, conditions_of
 from hwnas.predict.features.counting import population_features, workload_features
 from hwnas.predict.features.table import Features
 from hwnas.predict.fit import Observations
-from hwnas.profile.library import Entry, load_entry
+from hwnas.profile.lookup import Entry, load_entry
+from hwnas.profile.results import Figures, figures
 from hwnas.profile.statistics import noise_floor
-from hwnas.profile.summary import Figures, figures
 from hwnas.records import Measurement, Subject
 from hwnas.workload import Workload, Workloads
 

@@ -21,7 +21,7 @@ from hwnas.predict.library import FOLDER, predictor_folder
 from hwnas.predict.predictor import Predictor
 from hwnas.predict.store import save_predictor
 from hwnas.predict.transfer_fit import transfer_predictor
-from hwnas.profile.library import Entry, TableEntry, entries, search_path, table_entries
+from hwnas.profile.lookup import Entry, TableEntry, entries, search_path, table_entries
 
 Say = Callable[[str], None]
 

@@ -11,7 +11,7 @@ from hwnas.errors import InputError, UnknownNameError, unknown
 from hwnas.metrics import PRECISIONS
 from hwnas.pipeline.predictors.published_tables import key_of, matching
 from hwnas.pipeline.predictors.workloads import WORKLOADS, known_workloads, trace_timm
-from hwnas.profile.library import FOLDER
+from hwnas.profile.lookup import FOLDER
 from hwnas.profile.runners.runner import RUNNERS
 from hwnas.records.table import (
     TableManifest,

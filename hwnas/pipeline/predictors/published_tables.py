@@ -8,7 +8,7 @@ import numpy as np
 from hwnas.errors import InputError
 from hwnas.pipeline.predictors.dataset import MeasuredNetworks, MeasuredSetting, known_device
 from hwnas.pipeline.predictors.workloads import known_workloads, timm_workload
-from hwnas.profile.library import TableEntry
+from hwnas.profile.lookup import TableEntry
 from hwnas.records.table import TableRow, read_table
 from hwnas.records.workloads import Key, TracedModels
 from hwnas.workload import Workload

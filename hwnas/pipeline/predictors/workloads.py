@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hwnas.errors import InputError
-from hwnas.profile.library import search_path
+from hwnas.profile.lookup import search_path
 from hwnas.records import Subject
 from hwnas.records.workloads import TracedModels, load_workloads
 from hwnas.runs import package_versions

@@ -8,7 +8,7 @@ from hwnas.devices import Machine, detect, resolve
 from hwnas.errors import HwnasError, InputError, MissingError, unknown
 from hwnas.metrics import Metric
 from hwnas.predict.selector import ChosenPredictor, choose_predictor
-from hwnas.profile.library import entries, search_path
+from hwnas.profile.lookup import entries, search_path
 from hwnas.runs import MANIFEST, Manifest, Run
 from hwnas.search.objective import Constraint, Objective
 from hwnas.space import SPACES

@@ -9,7 +9,7 @@ import numpy as np
 from hwnas.pipeline.search.context import Bench
 from hwnas.pipeline.search.verify import front_members, skipped, verify
 from hwnas.pipeline.search.winners import make_kit
-from hwnas.profile.workspace import Workplace
+from hwnas.profile.environment import Workplace
 from hwnas.progress import SearchReporter
 from hwnas.search.estimate import Estimate
 from hwnas.search.record import SearchRecord, VerifiedMember, write_record

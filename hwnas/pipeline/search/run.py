@@ -18,7 +18,7 @@ from hwnas.pipeline.search.execution import make_evaluators, run_all
 from hwnas.pipeline.search.finalize import finish
 from hwnas.pipeline.search.options import RunConfig, SearchOptions, read_run_config
 from hwnas.pipeline.search.recording import make_record
-from hwnas.profile.workspace import Workplace
+from hwnas.profile.environment import Workplace
 from hwnas.progress import Quiet, SearchReporter
 from hwnas.runs import Run
 from hwnas.search.record import FILE, SearchRecord, read_record, write_record

@@ -14,14 +14,12 @@ from hwnas.pipeline.measure import measure_plan
 from hwnas.pipeline.search.context import Bench
 from hwnas.pipeline.search.predicted_metrics import MetricPredictor
 from hwnas.pipeline.search.reference_networks import NAMES
-from hwnas.profile.network_results import Reading, readings
-from hwnas.profile.plan import MIN_REPEATS, Plan, make_tasks, save_plan, unique
-from hwnas.profile.planning import session_now
+from hwnas.profile.environment import Workplace
+from hwnas.profile.plan import MIN_REPEATS, Plan, make_tasks, save_plan, session_now
+from hwnas.profile.results import Reading, assess, readings
 from hwnas.profile.runners.runner import load_runner
 from hwnas.profile.selection import LANDMARKS
-from hwnas.profile.subjects import space_subject
-from hwnas.profile.summary import assess
-from hwnas.profile.workspace import Workplace
+from hwnas.profile.subjects import space_subject, unique
 from hwnas.progress import SearchReporter
 from hwnas.records import Setting, Subject, load_profile
 from hwnas.search.estimate import Estimate

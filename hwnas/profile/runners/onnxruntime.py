@@ -11,11 +11,9 @@ from torch import Tensor, nn
 from hwnas.devices import Device
 from hwnas.devices.memory import resident_mb, trim
 from hwnas.errors import MissingError
-from hwnas.profile.runners.clock import run_timed
 from hwnas.profile.runners.cuda import CudaClock, cuda_available
-from hwnas.profile.runners.graphs import onnx_graph
-from hwnas.profile.runners.prepared import device_of
-from hwnas.profile.runners.runner import AVAILABLE, Availability, Sample, Session
+from hwnas.profile.runners.preparation import device_of, onnx_graph
+from hwnas.profile.runners.runner import AVAILABLE, Availability, Sample, Session, run_timed
 from hwnas.records import Setting
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"

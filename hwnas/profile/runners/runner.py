@@ -4,7 +4,9 @@ A runner turns a module into a session; a session runs one fixed batch again and
 live side by side in one process, so none may change what the others do.
 """
 
-from collections.abc import Mapping
+import resource
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -107,3 +109,25 @@ def load_runner(name: str) -> Runner:
     module, _, attribute = RUNNERS.get(name).partition(":")
     runner: Runner = getattr(import_module(module), attribute)()
     return runner
+
+
+_THREAD = getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)
+"""Only Linux counts for one thread."""
+
+
+def run_timed(run: Callable[[], object], *, threads: int) -> Sample:
+    """Run once on the CPU.
+
+    CPU time is that of this thread, which says nothing where others share the work; interruptions are then counted
+    over the whole process.
+    """
+    who = _THREAD if threads == 1 else resource.RUSAGE_SELF
+    switches = resource.getrusage(who).ru_nivcsw
+    wall, cpu = time.perf_counter_ns(), time.thread_time_ns()
+    run()
+    cpu, wall = time.thread_time_ns() - cpu, time.perf_counter_ns() - wall
+    return Sample(
+        wall_ns=wall,
+        cpu_ns=cpu if threads == 1 else None,
+        switches=resource.getrusage(who).ru_nivcsw - switches,
+    )

@@ -23,8 +23,7 @@ from hwnas.export.tensorrt.gpu import GpuFacts
 from hwnas.export.tensorrt.settings import CacheUse, EnginePrecision
 from hwnas.export.tensorrt.timing_cache import read_cache, sha256
 from hwnas.profile.runners.cuda import CudaClock, cuda_available
-from hwnas.profile.runners.graphs import onnx_graph
-from hwnas.profile.runners.prepared import DTYPES, device_of
+from hwnas.profile.runners.preparation import DTYPES, device_of, onnx_graph
 from hwnas.profile.runners.runner import AVAILABLE, Availability, MeasurementError, Sample
 from hwnas.records import Reason, Setting
 

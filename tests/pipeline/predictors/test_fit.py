@@ -12,7 +12,7 @@ from hwnas.pipeline.predictors.predict import PredictOptions, predict_networks, 
 from hwnas.pipeline.predictors.transfer_sources import find_sources
 from hwnas.predict.models import BlocksLearner
 from hwnas.predict.store import load_card
-from hwnas.profile.library import entries
+from hwnas.profile.lookup import entries
 from tests.pipeline.measured_profiles import DEVICE, NOISE, fast_fits, make_profile, subjects_of, true_ms
 
 SPACE = "autoformer-micro"

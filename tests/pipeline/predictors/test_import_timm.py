@@ -11,7 +11,7 @@ from hwnas.pipeline.predictors.predict import PredictOptions, predict_networks
 from hwnas.pipeline.predictors.published_tables import measured_table
 from hwnas.pipeline.predictors.workloads import timm_workload
 from hwnas.pipeline.profiles import list_profiles, show_profile
-from hwnas.profile.library import table_entries
+from hwnas.profile.lookup import table_entries
 from hwnas.records.workloads import load_workloads, plain_operations, workload_from
 from tests.pipeline.measured_profiles import fast_fits
 

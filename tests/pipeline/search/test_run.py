@@ -18,7 +18,7 @@ from hwnas.pipeline.search.options import Finish, SearchOptions
 from hwnas.pipeline.search.query import query
 from hwnas.pipeline.search.reference_networks import NAMES
 from hwnas.pipeline.search.run import Searched, rehearse_search, search_networks
-from hwnas.profile.network_results import Reading
+from hwnas.profile.results import Reading
 from hwnas.progress import Quiet
 from hwnas.records import Failure
 from hwnas.report.gather import gather

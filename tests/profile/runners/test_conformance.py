@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from hwnas.devices import DEVICES, Device, detect
-from hwnas.profile.runners.prepared import device_of
+from hwnas.profile.runners.preparation import device_of
 from hwnas.profile.runners.runner import RUNNERS, Runner, Session, load_runner
 from hwnas.records import Setting
 

@@ -17,8 +17,7 @@ from hwnas.profile.runners.onnxruntime import (
     session_options,
 )
 from hwnas.profile.runners.runner import DEFAULT_ORDER, RUNNERS, Availability, MeasurementError, load_runner
-from hwnas.profile.runners.torch_eager import TorchCompileRunner, TorchRunner
-from hwnas.profile.runners.torch_graph import TorchGraphRunner
+from hwnas.profile.runners.torch import TorchCompileRunner, TorchGraphRunner, TorchRunner
 from hwnas.records import Setting
 
 CPU_DEVICE, H100 = detect().cpu.device, DEVICES.get("h100")

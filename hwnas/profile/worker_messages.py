@@ -9,7 +9,7 @@ from hwnas.errors import InputError
 from hwnas.profile.subjects import REFERENCE
 from hwnas.profile.timing import PAIRS
 from hwnas.records import DeviceState, Failure, Measurement, Parity, Samples, Setting, Subject
-from hwnas.records.lines import subject_from
+from hwnas.records.measurement import subject_from
 
 
 @dataclass(frozen=True, kw_only=True)

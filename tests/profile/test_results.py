@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from hwnas.errors import GateError
-from hwnas.profile.summary import assess, figures, repeated_pairs, require_stable
+from hwnas.profile.results import assess, figures, repeated_pairs, require_stable
 from hwnas.records import DeviceState, Measurement, Profile, Samples
 from tests.records.rows import MANIFEST, failed, row
 

@@ -1,6 +1,6 @@
 """Where a campaign runs: this machine, its runtimes, and the profiles that it writes to."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -9,11 +9,9 @@ from pathlib import Path
 from hwnas.devices import Device, Machine, detect
 from hwnas.errors import InputError, MissingError
 from hwnas.profile.campaign import Measurer, Processes
-from hwnas.profile.facts import device_facts, environment_facts
-from hwnas.profile.library import folder_name, folders_of, free_name
-from hwnas.profile.plan import Plan
-from hwnas.profile.planning import session_now
-from hwnas.profile.request import AUTO
+from hwnas.profile.lookup import folder_name, folders_of, free_name
+from hwnas.profile.options import AUTO
+from hwnas.profile.plan import Plan, session_now
 from hwnas.profile.runners.runner import DEFAULT_ORDER, Availability, load_runner
 from hwnas.profile.subjects import REFERENCE
 from hwnas.progress import Reporter
@@ -138,3 +136,61 @@ def _require_supported(setting: Setting) -> None:
     found = load_runner(setting.runtime).supports(setting)
     if not found.available:
         raise InputError(f"{setting.runtime} must be able to run in this setting", got=found.reason)
+
+
+PACKAGES = (
+    "nvidia-cublas",
+    "nvidia-cublas-cu12",
+    "nvidia-cudnn-cu12",
+    "nvidia-cudnn-cu13",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxscript",
+    "tensorrt",
+    "tensorrt-cu12",
+    "tensorrt-cu13",
+    "timm",
+    "torch",
+    "triton",
+)
+"""The distributions whose versions count; the others only draw, print or search."""
+
+_OF_GPUS = ("nvidia-", "tensorrt", "triton")
+"""How the names of those begin that a CPU does not use."""
+
+
+def environment_facts(
+    setting: Setting, *, machine: Machine, software: Environment, runtime: Mapping[str, str]
+) -> dict[str, str]:
+    """The facts for one setting; `runtime` is what its runner says of itself.
+
+    The commit of hwnas is not among them (the manifest has it for every command): most changes of the code do not
+    touch a measurement, and its version is here.
+    """
+    versions = dict(entry.split("==", 1) for entry in software.packages)
+    unused = () if setting.device != machine.cpu.slug else _OF_GPUS
+    kept = {name: versions[name] for name in PACKAGES if name in versions and not name.startswith(unused)}
+    return {
+        "device": setting.device,
+        **_hardware(setting.device, machine),
+        "system": f"{software.system} {software.release} {software.machine}",
+        "python": software.python,
+        "hwnas": software.hwnas,
+        **kept,
+        **{f"{setting.runtime}.{name}": value for name, value in runtime.items()},
+    }
+
+
+def device_facts(device: Device) -> dict[str, object]:
+    """What is known of a device, without what is not."""
+    values = {name: getattr(device, name) for name in device.__dataclass_fields__}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items() if value}
+
+
+def _hardware(device: str, machine: Machine) -> dict[str, str]:
+    if device == machine.cpu.slug:
+        return {"model": machine.cpu.model}
+    gpus = [gpu for gpu in machine.gpus if gpu.device.name == device]
+    return {"model": gpus[0].reported, "driver": gpus[0].driver} if gpus else {}

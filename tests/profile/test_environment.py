@@ -1,5 +1,5 @@
 from hwnas.devices import Cpu, Device, Gpu, Machine
-from hwnas.profile.facts import device_facts, environment_facts
+from hwnas.profile.environment import device_facts, environment_facts
 from hwnas.records import Setting
 from hwnas.runs import Environment
 

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from hwnas.devices import DEVICES, Device, detect
 from hwnas.errors import InputError, MissingError
-from hwnas.profile.bench import Bench, require_runner
-from hwnas.profile.runners.runner import AVAILABLE, Availability, Session
-from hwnas.profile.runners.torch_eager import TorchRunner
+from hwnas.profile.network_timer import Bench, failure_of, require_runner
+from hwnas.profile.runners.runner import AVAILABLE, Availability, MeasurementError, Session
+from hwnas.profile.runners.torch import TorchRunner
 from hwnas.profile.statistics import relative_latency
 from hwnas.profile.subjects import REFERENCE, space_subject, timm_subject
-from hwnas.profile.task import Task, parse_task
 from hwnas.profile.worker import Worker
+from hwnas.profile.worker_messages import Task, parse_task
 from hwnas.records import Setting
 from hwnas.space import SPACES
 
@@ -167,8 +167,8 @@ def test_a_cache_that_cannot_be_written_is_known_before_anything_is_measured(
 def test_the_first_gpu_of_cuda_must_be_the_one_that_was_asked_for(
     monkeypatch: pytest.MonkeyPatch, reported: str, integrated: bool, fits: bool
 ) -> None:
-    monkeypatch.setattr("hwnas.profile.bench.device_of", lambda setting: DEVICES.get(setting.device))
-    monkeypatch.setattr("hwnas.profile.bench.load_runner", lambda name: Willing())
+    monkeypatch.setattr("hwnas.profile.network_timer.device_of", lambda setting: DEVICES.get(setting.device))
+    monkeypatch.setattr("hwnas.profile.network_timer.load_runner", lambda name: Willing())
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: reported)
     properties = SimpleNamespace(is_integrated=integrated)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
@@ -185,8 +185,8 @@ def test_the_first_gpu_of_cuda_must_be_the_one_that_was_asked_for(
 
 def test_a_gpu_of_no_datasheet_is_known_by_what_its_driver_reports(monkeypatch: pytest.MonkeyPatch) -> None:
     device = Device(name="nvidia-t400", kind="gpu", vendor="nvidia", architecture="unknown", reported=("NVIDIA T400",))
-    monkeypatch.setattr("hwnas.profile.bench.device_of", lambda setting: device)
-    monkeypatch.setattr("hwnas.profile.bench.load_runner", lambda name: Willing())
+    monkeypatch.setattr("hwnas.profile.network_timer.device_of", lambda setting: device)
+    monkeypatch.setattr("hwnas.profile.network_timer.load_runner", lambda name: Willing())
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(is_integrated=False))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "NVIDIA T400")
     assert isinstance(require_runner(Setting(device="nvidia-t400", runtime="torch")), Willing)
@@ -200,3 +200,39 @@ class Willing:
 
     def supports(self, setting: Setting) -> Availability:
         return AVAILABLE
+
+
+@pytest.mark.parametrize(
+    ("error", "stage", "reason"),
+    [
+        (MeasurementError("nan", "no number"), "check", "nan"),
+        (MemoryError(), "prepare", "memory"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"), "time", "memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate"), "build", "memory"),
+        (RuntimeError("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : std::bad_alloc"), "check", "memory"),
+        (NotImplementedError("no such layer"), "prepare", "unsupported"),
+        (MissingError("no provider"), "prepare", "unsupported"),
+        (
+            RuntimeError(
+                "nodes that are assigned to the default CPU EP, but fallback to CPU EP has been explicitly disabled"
+            ),
+            "prepare",
+            "unsupported",
+        ),
+        (RuntimeError("No ONNX function found for <OpOverload(op='aten.foo')>"), "prepare", "unsupported"),
+        (RuntimeError("\"addmm\" not implemented for 'Half'"), "check", "unsupported"),
+        (InputError("timm model 'x' is not known"), "build", "export"),
+        (ValueError("a cycle"), "prepare", "export"),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), "time", "crash"),
+    ],
+)
+def test_errors_are_sorted(error: Exception, stage: str, reason: str) -> None:
+    assert failure_of(error, stage=stage).reason == reason
+
+
+def test_messages_are_one_line_and_not_pages() -> None:
+    assert failure_of(ValueError("a\n  b"), stage="build").message == "ValueError: a b"
+    assert failure_of(InputError("a", got="b", hint="c"), stage="build").message == "a, got b"
+    long = failure_of(ValueError("word " * 1000), stage="build").message
+    assert len(long) < 700
+    assert long.endswith("…")

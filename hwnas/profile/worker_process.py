@@ -1,6 +1,6 @@
 """The worker process itself: tasks come as lines on standard input, answers go out as lines on standard output.
 
-    python -m hwnas.profile.child
+    python -m hwnas.profile.worker_process
 
 Whatever else is printed, by libraries too, goes to standard error, which the other side keeps for its messages.
 """
@@ -33,7 +33,7 @@ def main() -> None:
     def say(**values: Any) -> None:
         print(json.dumps(values), file=answers, flush=True)
 
-    from hwnas.profile.bench import Bench
+    from hwnas.profile.network_timer import Bench
 
     load_extensions()
     bench = Bench(stage=lambda stage: say(stage=stage), progress=Pulse(lambda: say(alive=True)))
@@ -61,7 +61,7 @@ class Pulse:
 
 def _answer(bench: Any, request: Any, say: Callable[..., None]) -> None:
     from hwnas.devices.memory import resident_mb
-    from hwnas.profile.task import parse_setting, parse_task
+    from hwnas.profile.worker_messages import parse_setting, parse_task
 
     try:
         if "facts" in request:

@@ -8,7 +8,7 @@ from typing import Any
 from hwnas.config import shown
 from hwnas.errors import UsageError
 from hwnas.metrics import PRECISIONS
-from hwnas.profile.library import FOLDER
+from hwnas.profile.lookup import FOLDER
 from hwnas.profile.timing import PAIRS
 
 AUTO = "auto"

@@ -4,9 +4,10 @@ import copy
 import functools
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hwnas.devices import Device, require
+from hwnas.errors import InputError
 from hwnas.export.precision import PRECISIONS as EXPORTED
 from hwnas.profile.runners.runner import AVAILABLE, Availability
 from hwnas.records import Setting
@@ -51,3 +52,30 @@ def copied(module: nn.Module, setting: Setting) -> nn.Module:
     """A copy of the module on the device and in the precision; its memory layout stays as it is."""
     kind = "cuda" if device_of(setting).kind == "gpu" else "cpu"
     return copy.deepcopy(module).to(kind, DTYPES[setting.precision]).eval().requires_grad_(requires_grad=False)
+
+
+EXPORTERS = ("composed", "dynamo", "dynamo-dynamic")
+"""The values of `Setting.exporter` that make a graph."""
+
+
+def onnx_graph(module: nn.Module, images: Tensor, setting: Setting) -> bytes:
+    """The ONNX graph of a module for this batch, in the precision of the setting.
+
+    With the exporter 'composed', a module that says its segments is put together from templates; one that does not
+    takes the way of 'dynamo', which gives the same graph more slowly.
+    """
+    if setting.exporter not in EXPORTERS:
+        message = f"{setting.runtime} takes graphs, which an exporter must make"
+        raise InputError(message, got=setting.exporter, known=EXPORTERS)
+    from hwnas.export.onnx_graph import build_onnx
+
+    batch, *shape = images.shape
+    graph = build_onnx(
+        module,
+        input_shape=shape,
+        batch=None if setting.exporter == "dynamo-dynamic" else batch,
+        precision="fp32" if setting.precision == "tf32" else setting.precision,
+        exporter="auto" if setting.exporter == "composed" else "dynamo",
+    )
+    data: bytes = graph.model.SerializeToString()
+    return data

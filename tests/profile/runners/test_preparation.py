@@ -7,7 +7,7 @@ import torch
 from hwnas.devices import detect
 from hwnas.errors import InputError
 from hwnas.profile.networks import build_subject, seeded_images
-from hwnas.profile.runners.graphs import onnx_graph
+from hwnas.profile.runners.preparation import onnx_graph
 from hwnas.profile.subjects import space_subject
 from hwnas.records import Setting
 from hwnas.space import SPACES

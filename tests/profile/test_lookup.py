@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from hwnas.errors import InputError
-from hwnas.profile.library import Broken, entries, find_entry, folder_name, folders_of, free_name, scan, search_path
+from hwnas.profile.lookup import Broken, entries, find_entry, folder_name, folders_of, free_name, scan, search_path
 from hwnas.records import Store
 from tests.records.rows import MANIFEST, SESSION, SETTING
 

@@ -13,17 +13,16 @@ import torch
 from hwnas.devices import Device, match
 from hwnas.devices.datasheets import normalised
 from hwnas.devices.memory import limited
-from hwnas.errors import InputError, MissingError
-from hwnas.profile.failures import failure_of
+from hwnas.errors import HwnasError, InputError, MissingError
 from hwnas.profile.networks import build_subject, seeded_images
-from hwnas.profile.nvml import Nvml, open_nvml
 from hwnas.profile.parity import allowed, expected_logits, require_parity
 from hwnas.profile.plan import exporter
-from hwnas.profile.runners.prepared import device_of
-from hwnas.profile.runners.runner import Runner, Session, load_runner
-from hwnas.profile.task import Outcome, Task, WorkerFacts
+from hwnas.profile.runners.cuda import Nvml, open_nvml
+from hwnas.profile.runners.preparation import device_of
+from hwnas.profile.runners.runner import MeasurementError, Runner, Session, load_runner
 from hwnas.profile.timing import nobody, runs_per_sample, time_pairs, warm_up
-from hwnas.records import DeviceState, Parity, Setting, Subject
+from hwnas.profile.worker_messages import Outcome, Task, WorkerFacts
+from hwnas.records import DeviceState, Failure, Parity, Reason, Setting, Subject
 
 _REFERENCE_SEED = 0
 """The reference network has the same weights in every process."""
@@ -252,3 +251,42 @@ def _clean_up() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+_MEMORY = ("out of memory", "bad_alloc", "can't allocate memory", "failed to allocate", "cannot allocate memory")
+_UNSUPPORTED = (
+    "could not find an implementation",
+    "no onnx function found",
+    "not implemented for",
+    "not_implemented",
+    "fallback to cpu ep has been explicitly disabled",
+)
+_LENGTH = 600
+"""Characters of a message that are kept: exporters write pages."""
+
+
+def failure_of(error: Exception, *, stage: str) -> Failure:
+    """The category of an error and its message; `stage` is what was being done."""
+    return Failure(reason=_reason(error, stage=stage), message=_shortened(_text(error)))
+
+
+def _reason(error: Exception, *, stage: str) -> Reason:
+    text = str(error).casefold()
+    if isinstance(error, MeasurementError):
+        return error.reason
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(words in text for words in _MEMORY):
+        return "memory"
+    if isinstance(error, (NotImplementedError, MissingError)) or any(words in text for words in _UNSUPPORTED):
+        return "unsupported"
+    return "export" if stage in ("build", "prepare") else "crash"
+
+
+def _text(error: Exception) -> str:
+    if not isinstance(error, HwnasError):
+        return f"{type(error).__name__}: {error}"
+    return error.message if error.got is None else f"{error.message}, got {error.got}"
+
+
+def _shortened(text: str) -> str:
+    lines = " ".join(text.split())
+    return lines if len(lines) <= _LENGTH else f"{lines[: _LENGTH - 1]}…"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hwnas.profile.nvml import Nvml, open_nvml
+from hwnas.profile.runners.cuda import Nvml, open_nvml
 from hwnas.records import DeviceState
 
 
@@ -63,7 +63,7 @@ def test_drivers_with_the_older_name_of_the_reasons() -> None:
 
 def test_energy_is_shared_by_the_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = iter([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
-    monkeypatch.setattr("hwnas.profile.nvml.time.perf_counter", lambda: next(seconds))
+    monkeypatch.setattr("hwnas.profile.runners.cuda.time.perf_counter", lambda: next(seconds))
     runs: list[int] = []
     energy = Nvml(library(), "GPU-1").energy_j(lambda: runs.append(1))
     assert len(runs) == 4
