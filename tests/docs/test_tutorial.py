@@ -1,4 +1,4 @@
-"""The tutorial is followed from its first command to its last, with fewer pictures, epochs and networks."""
+"""The tutorial is followed from its first command to its last, with fewer images, epochs and networks."""
 
 import shlex
 from pathlib import Path
@@ -65,18 +65,18 @@ def test_no_output_is_left_out() -> None:
 
 
 @pytest.mark.parametrize("size", [(64, 64), (32, 32), (20, 20), (91, 64), (50, 33), (47, 133), (500, 375)])
-def test_pictures_are_prepared_as_they_are_judged(tmp_path: Path, size: tuple[int, int]) -> None:
+def test_images_are_preprocessed_as_in_evaluation(tmp_path: Path, size: tuple[int, int]) -> None:
     write_files(TEXT, tmp_path)
-    prepared = run_path(str(tmp_path / "classify.py"))["prepared"]
+    preprocess = run_path(str(tmp_path / "classify.py"))["preprocess"]
     pixels = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
     (batch,) = EvalBatches(ArrayImages(pixels[None], np.array([0]), ["a"]), image_shape=(3, 32, 32), batch_size=1)
-    np.testing.assert_allclose(prepared(Image.fromarray(pixels), 32), batch.images[0].numpy(), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(preprocess(Image.fromarray(pixels), 32), batch.images[0].numpy(), rtol=0, atol=1e-6)
 
 
 @pytest.mark.slow
 def test_the_tutorial_ends_with_a_network_that_runs(tmp_path: Path) -> None:
     write_files(TEXT, tmp_path)
-    run_python("make_pictures.py", "60", "6", folder=tmp_path)
+    run_python("make_images.py", "60", "6", folder=tmp_path)
     assert len(list((tmp_path / "shapes").rglob("*.png"))) == 3 * 66
     environ = {
         "HWNAS_PROFILES": "profiles",  # what ships with hwnas may be of this device, too
