@@ -113,7 +113,7 @@ def measure(name: str, data: Data, recipe: Recipe, *, seed: int, networks: int) 
     supernet = fresh_supernet(space, recipe, seed=seed)
     batches = open_batches(data, recipe, image_shape=space.config.input_shape, seed=seed)
     with tempfile.TemporaryDirectory() as folder:
-        settings = LoopConfig(threads=1, progress=False)
+        settings = LoopConfig(threads=1)
         loop = Loop(Path(folder), supernet, batches, recipe, seed=seed, data=data.fingerprint, config=settings)
         began = time.process_time()
         train(loop)

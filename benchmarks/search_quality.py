@@ -27,6 +27,7 @@ import numpy as np
 import torch
 
 from benchmarks.support.saving import asked, save
+from hwnas.cli.progress import ConsoleReporter
 from hwnas.devices import detect
 from hwnas.pipeline.search.accuracy import OpenSupernet, open_supernet
 from hwnas.pipeline.search.predicted_metrics import CheapMetrics
@@ -86,7 +87,13 @@ def opened(options: argparse.Namespace) -> OpenSupernet:
     if options.supernet is None and not (run / SUPERNET).is_file():
         training = TrainOptions(space=options.space, data=options.data, recipe="micro", epochs=options.epochs)
         resume = run.exists()
-        train_model(TrainOptions() if resume else training, out=run, resume=resume, loop=LoopConfig(threads=1))
+        train_model(
+            TrainOptions() if resume else training,
+            out=run,
+            resume=resume,
+            loop=LoopConfig(threads=1),
+            reporter=ConsoleReporter(),
+        )
     return open_supernet(run, space=None, data=options.data if options.supernet is not None else None)
 
 

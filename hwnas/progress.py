@@ -1,4 +1,4 @@
-"""How far long work is, and who is told: measurements, searches."""
+"""Progress of long-running work: the events, and the one protocol that receives them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Protocol
 
 @dataclass(frozen=True, kw_only=True)
 class CampaignProgress:
-    """How far a measuring campaign is, after one more network."""
+    """State of a measuring campaign after one more network."""
 
     done: int
     total: int
@@ -17,11 +17,13 @@ class CampaignProgress:
     failure: str | None = None
     """Why it could not be measured."""
     elapsed_s: float
+    left_s: float | None = None
+    """Time until the campaign's deadline; None without a deadline."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchProgress:
-    """How far a search is, after one more generation."""
+    """State of a search after one more generation."""
 
     generation: int
     evaluations: int
@@ -30,59 +32,82 @@ class SearchProgress:
     candidates: int
     elapsed_s: float
     hypervolume: float | None
-    """Share of the box that the feasible networks dominate; None without a box."""
+    """Normalised hypervolume of the feasible networks; None where it has no bounds."""
     best: Mapping[str, float]
-    """The best feasible value of each objective; empty while there is none."""
+    """The best feasible value of each objective; empty while no network is feasible."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationProgress:
+    """State of an evaluation of networks after one more network."""
+
+    done: int
+    total: int | None
+    """None where the number of networks is not known in advance."""
+    elapsed_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingProgress:
+    """State of a training after one more step."""
+
+    step: int
+    """Steps done."""
+    total_steps: int
+    first_step: int
+    """The step from which this process began or resumed."""
+    epoch: int
+    """Counted from 0."""
+    total_epochs: int
+    loss: float
+    images_per_s: float
+    elapsed_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageStarted:
+    """The next stage of work with several stages begins."""
+
+    number: int
+    total: int
+    title: str
+
+
+ProgressEvent = CampaignProgress | SearchProgress | EvaluationProgress | TrainingProgress | StageStarted
 
 
 class Reporter(Protocol):
-    """Who is told how a campaign goes."""
+    """Receives messages and progress events."""
 
-    def say(self, text: str) -> None:
-        """Something that is worth knowing now."""
+    def message(self, text: str) -> None:
+        """Take a message that the user should read now."""
 
-    def progress(self, state: CampaignProgress) -> None:
-        """One more task is done."""
-
-
-class SearchReporter(Protocol):
-    """What a search tells while it runs."""
-
-    def say(self, text: str) -> None:
-        """Something that is worth knowing now."""
-
-    def searched(self, state: SearchProgress) -> None:
-        """One more generation is done."""
-
-    def judged(self) -> None:
-        """One more network was judged."""
-
-    def campaign(self) -> Reporter:
-        """Who is told how the measurements go that verify the front."""
+    def update(self, event: ProgressEvent) -> None:
+        """Take a progress event."""
 
 
-class Silent:
-    """Tells nobody."""
+class NullReporter:
+    """Discards all messages and events."""
 
-    def say(self, text: str) -> None:
-        """Nothing."""
+    def message(self, text: str) -> None:
+        """Discard a message."""
 
-    def progress(self, state: CampaignProgress) -> None:
-        """Nothing."""
+    def update(self, event: ProgressEvent) -> None:
+        """Discard an event."""
 
 
-class Quiet:
-    """Tells nobody."""
+class MessageRecorder:
+    """Keeps messages in a list, discards events, and passes both on to another reporter if there is one."""
 
-    def say(self, text: str) -> None:
-        """Nothing."""
+    def __init__(self, forward_to: Reporter | None = None) -> None:
+        self.messages: list[str] = []
+        self._forward_to = forward_to or NullReporter()
 
-    def searched(self, state: SearchProgress) -> None:
-        """Nothing."""
+    def message(self, text: str) -> None:
+        """Keep a message."""
+        self.messages.append(text)
+        self._forward_to.message(text)
 
-    def judged(self) -> None:
-        """Nothing."""
-
-    def campaign(self) -> Reporter:
-        """Nobody either."""
-        return Silent()
+    def update(self, event: ProgressEvent) -> None:
+        """Pass an event on."""
+        self._forward_to.update(event)

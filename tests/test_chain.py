@@ -27,7 +27,7 @@ SPACE = SPACES.get("autoformer-micro")
 def test_the_chain_ends_in_a_front(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, verified: bool) -> None:
     monkeypatch.chdir(tmp_path)
     training = TrainOptions(space=SPACE.name, data="digits", limit=256, epochs=2)
-    train_model(training, out=tmp_path / "runs" / "train", loop=LoopConfig(progress=False))
+    train_model(training, out=tmp_path / "runs" / "train", loop=LoopConfig())
     measured = CampaignRequest(space=SPACE.name, device="cpu", samples=8, repeats=0, landmarks=False, pairs=8)
     measure(measured, workplace=None if verified else Place().workplace)
 

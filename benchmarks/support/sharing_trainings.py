@@ -169,7 +169,7 @@ class Bench:
             seed=job.seed,
             data=self.data.fingerprint,
             world=World(device=self.device),
-            config=LoopConfig(threads=1, progress=False, compile="never"),
+            config=LoopConfig(threads=1, compile="never"),
         )
 
     def _trained(self, job: Job) -> nn.Module:

@@ -1,11 +1,8 @@
 """`hwnas demo`."""
 
-import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,8 +10,7 @@ from hwnas.cli.ending import print_ending
 from hwnas.cli.front import print_rows
 from hwnas.cli.options import json_option
 from hwnas.cli.output import print_json, print_line
-from hwnas.cli.progress import CampaignReporter
-from hwnas.cli.search_progress import SearchTeller
+from hwnas.cli.progress import ConsoleReporter
 from hwnas.config import to_mapping
 from hwnas.metrics import parse_metric
 from hwnas.pipeline.demo import Demonstrated, DemoOptions, demonstrate
@@ -45,53 +41,12 @@ def demo(*, out: Path | None, as_json: bool, **asked: Any) -> None:
     """
     options = DemoOptions(**asked)
     folder = out or Path("hwnas-demo") / options.space
-    with _Narrator() as narrator:
-        done = demonstrate(options, out=folder, narrator=narrator)
+    with ConsoleReporter() as reporter:
+        done = demonstrate(options, out=folder, reporter=reporter)
     if as_json:
         print_json(_values(done))
     else:
         _print(done)
-
-
-class _Narrator:
-    """Tells the steps on stderr, and how each goes."""
-
-    def __init__(self) -> None:
-        self._began = time.monotonic()
-        self._open: CampaignReporter | SearchTeller | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._close()
-
-    def step(self, number: int, total: int, title: str) -> None:
-        """The next step begins."""
-        self._close()
-        seconds = time.monotonic() - self._began
-        click.secho(f"{number}/{total} {title} ({seconds:.0f} s so far)", err=True, bold=sys.stderr.isatty())
-
-    def say(self, text: str) -> None:
-        """Something that is worth knowing now."""
-        click.echo(text, err=True)
-
-    def campaign(self) -> CampaignReporter:
-        """Who is told how the measurements go."""
-        self._open = CampaignReporter()
-        return self._open
-
-    def search(self) -> SearchTeller:
-        """Who is told how the search goes."""
-        self._open = SearchTeller()
-        return self._open
-
-    def _close(self) -> None:
-        if self._open is not None:
-            self._open.__exit__(None, None, None)
-            self._open = None
 
 
 def _values(done: Demonstrated) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from hwnas.cli.ending import print_ending
 from hwnas.cli.options import json_option
 from hwnas.cli.output import Column, print_json, print_line, print_table
 from hwnas.cli.profiles import profiles_option
+from hwnas.cli.progress import ConsoleReporter
 from hwnas.pipeline.predictors.fit import FitOptions, FitReport, FittedPredictor, fit_predictors
 from hwnas.predict.library import FOLDER
 
@@ -54,15 +55,12 @@ def fit(*, folder: Path | None, as_json: bool, **asked: Any) -> None:
     Every profile gives a predictor of each figure that it holds, for the networks of its space; all profiles of one
     setting together give one for any network. Of all models the best one on held-out networks is taken.
     """
-    report = fit_predictors(FitOptions(profiles=folder, **asked), say=_say)
+    with ConsoleReporter() as reporter:
+        report = fit_predictors(FitOptions(profiles=folder, **asked), reporter=reporter)
     if as_json:
         print_json(_values(report))
     else:
         _print(report, out=asked["out"])
-
-
-def _say(text: str) -> None:
-    click.echo(text, err=True)
 
 
 def _print(report: FitReport, *, out: Path) -> None:

@@ -8,7 +8,7 @@ import click
 from hwnas.cli.ending import print_ending
 from hwnas.cli.options import json_option
 from hwnas.cli.output import print_json, print_line
-from hwnas.cli.progress import CampaignReporter
+from hwnas.cli.progress import ConsoleReporter
 from hwnas.cli.quality import print_quality, quality_values
 from hwnas.errors import UsageError
 from hwnas.pipeline.measure import Measured, measure, measure_plan
@@ -93,17 +93,17 @@ def profile(
         return
     request = CampaignRequest(**asked, out=out or Path(FOLDER))
     place = None if limit_minutes is None else Workplace.here(limit_s=60 * limit_minutes)
-    with CampaignReporter(minutes=request.minutes) as reporter:
+    with ConsoleReporter() as reporter:
         try:
             if plan is None:
                 measured = measure(request, new=new, retry=retry, until=goal, reporter=reporter, workplace=place)
             else:
                 measured = measure_plan(plan, out=request.out, new=new, retry=retry, reporter=reporter, workplace=place)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stopped:
             asked_for = (*request.command(), *(goal.words if goal else ()))
             again = asked_for if plan is None else ("hwnas", "profile", "--plan", str(plan), *_out(out))
-            reporter.say(f"{reporter.done} measured, all kept; to go on: {command_text(again)}")
-            raise
+            message = f"everything measured is kept\n  try     {command_text(again)}"
+            raise KeyboardInterrupt(message) from stopped
     _print_measured(measured, folder=out, as_json=as_json)
     qualities = [(item.name, item.quality) for item in measured.profiles]
     require_measured(qualities)

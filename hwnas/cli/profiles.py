@@ -7,6 +7,7 @@ import click
 
 from hwnas.cli.options import json_option
 from hwnas.cli.output import Column, print_json, print_line, print_table
+from hwnas.cli.progress import ConsoleReporter
 from hwnas.cli.quality import print_quality, quality_values
 from hwnas.config import to_mapping
 from hwnas.pipeline.predictors.import_timm import ImportOptions, import_timm
@@ -61,7 +62,8 @@ def import_timm_tables(*, files: tuple[Path, ...], as_json: bool, **asked: Any) 
 
     FILES are CSV files such as benchmark-infer-amp-nchw-pt291-cu128-4090-dynamo.csv; their models are traced once.
     """
-    tables = import_timm(files, ImportOptions(**asked), say=lambda text: click.echo(text, err=True))
+    with ConsoleReporter() as reporter:
+        tables = import_timm(files, ImportOptions(**asked), reporter=reporter)
     if as_json:
         print_json([{**vars(table), "manifest": to_mapping(table.manifest)} for table in tables])
         return

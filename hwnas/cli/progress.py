@@ -1,31 +1,49 @@
-"""How a campaign goes, on stderr: a bar on a terminal, a line now and then elsewhere."""
+"""Progress on stderr: a bar on a terminal, a line now and then elsewhere."""
 
 import sys
 import time
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 import click
 
 from hwnas.cli.ending import duration
-from hwnas.progress import CampaignProgress
+from hwnas.metrics import parse_metric
+from hwnas.progress import (
+    CampaignProgress,
+    EvaluationProgress,
+    ProgressEvent,
+    SearchProgress,
+    StageStarted,
+    TrainingProgress,
+)
 
-_EVERY_S = 30.0
+_INTERVAL_S = 30.0
 """Between two lines where stderr is no terminal."""
 
 
-class CampaignReporter:
-    """Tells how far a campaign is, what failed, and how long it will take.
+class ProgressState(NamedTuple):
+    """How a progress event is shown."""
 
-    With `minutes` the time that is left is that of the clock; else it follows from the networks that are done.
-    """
+    activity: str
+    """Events of one activity share a bar, and the time between their lines."""
+    text: str
+    done: int
+    total: int | None = None
+    is_last: bool = False
 
-    def __init__(self, *, minutes: float | None = None) -> None:
-        self.done = 0
-        self._minutes = minutes
-        self._started = time.monotonic()
-        self._told = self._started
-        self._bar = _Bar() if sys.stderr.isatty() else None
+
+class ConsoleReporter:
+    """Shows messages and the progress of campaigns, searches, evaluations and trainings on stderr."""
+
+    def __init__(self) -> None:
+        self._started_s = time.monotonic()
+        self._shown_s = 0.0
+        self._activity = ""
+        self._search: SearchProgress | None = None
+        self._num_evaluated = 0
+        self._is_terminal = sys.stderr.isatty()
+        self._bar: _Bar | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -33,56 +51,153 @@ class CampaignReporter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._bar is not None:
-            self._bar.close()
+        self._close_bar()
 
-    def say(self, text: str) -> None:
-        """Something that is worth knowing now."""
+    def message(self, text: str) -> None:
+        """Print a message, above the bar if there is one."""
         if self._bar is not None:
-            self._bar.say(text)
+            self._bar.message(text)
         else:
             click.echo(text, err=True)
 
-    def progress(self, state: CampaignProgress) -> None:
-        """One more task is done."""
-        self.done += 1
-        if state.failure is not None:
-            self.say(f"{state.network}: {state.failure}")
-        text = self._text(state)
-        now = time.monotonic()
+    def update(self, event: ProgressEvent) -> None:
+        """Show an event."""
+        if isinstance(event, StageStarted):
+            self._start_stage(event)
+            return
+        if isinstance(event, CampaignProgress) and event.failure is not None:
+            self.message(f"{event.network}: {event.failure}")
+        state = self._state(event)
+        if self._is_terminal:
+            self._show_bar(state)
+        else:
+            self._print_line(state)
+
+    def _start_stage(self, event: StageStarted) -> None:
+        self._close_bar()
+        self._activity, self._search = "", None
+        elapsed_s = time.monotonic() - self._started_s
+        text = f"{event.number}/{event.total} {event.title} ({elapsed_s:.0f} s so far)"
+        click.secho(text, err=True, bold=self._is_terminal)
+
+    def _state(self, event: ProgressEvent) -> ProgressState:
+        """The state of an event; evaluations between two generations belong to their search."""
+        if isinstance(event, SearchProgress):
+            self._search, self._num_evaluated = event, 0
+        if not isinstance(event, EvaluationProgress) or event.total is not None:
+            return progress_state(event)
+        self._num_evaluated += 1
+        more = f"; {self._num_evaluated} more evaluated"
+        if self._search is None:
+            return ProgressState("search", f"first generation{more}", self._num_evaluated)
+        state = progress_state(self._search)
+        return state._replace(text=state.text + more, done=state.done + self._num_evaluated, is_last=False)
+
+    def _show_bar(self, state: ProgressState) -> None:
+        if self._bar is None:
+            self._bar = _Bar()
+        self._bar.show(state)
+        if state.is_last:
+            self._close_bar()
+
+    def _print_line(self, state: ProgressState) -> None:
+        now_s = time.monotonic()
+        if state.activity != self._activity or now_s - self._shown_s >= _INTERVAL_S or state.is_last:
+            self._activity, self._shown_s = state.activity, now_s
+            click.echo(state.text, err=True)
+
+    def _close_bar(self) -> None:
         if self._bar is not None:
-            self._bar.show(state, text)
-        elif now - self._told >= _EVERY_S or state.done == state.total:
-            self._told = now
-            self.say(text)
-
-    def _text(self, state: CampaignProgress) -> str:
-        failed = f", {state.failed} failed" if state.failed else ""
-        return f"{state.done} of {state.total}{failed}, {duration(self._left_s(state))} left"
-
-    def _left_s(self, state: CampaignProgress) -> float:
-        if self._minutes is not None:
-            return max(0.0, 60 * self._minutes - (time.monotonic() - self._started))
-        return (state.total - state.done) * state.elapsed_s / state.done
+            self._bar.close()
+            self._bar = None
 
 
 class _Bar:
-    """A bar of rich, made when the first task is done: before it there is nothing to show."""
+    """A bar of rich."""
 
     def __init__(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, TextColumn
-        from rich.progress import Progress as Bars
+        from rich.progress import BarColumn, Progress, TextColumn
 
-        self._bars = Bars(BarColumn(), TextColumn("{task.description}"), console=Console(stderr=True, highlight=False))
-        self._task = self._bars.add_task("preparing", total=None)
+        console = Console(stderr=True, highlight=False)
+        # Results on stdout must not pass through the console of stderr.
+        self._bars = Progress(
+            BarColumn(bar_width=20),
+            TextColumn("{task.description}", markup=False),
+            console=console,
+            redirect_stdout=False,
+        )
+        self._task = self._bars.add_task("", total=None)
         self._bars.start()
 
-    def say(self, text: str) -> None:
-        self._bars.console.print(text, markup=False)
+    def message(self, text: str) -> None:
+        self._bars.console.print(text, markup=False, soft_wrap=True)
 
-    def show(self, state: CampaignProgress, text: str) -> None:
-        self._bars.update(self._task, completed=state.done, total=state.total, description=text)
+    def show(self, state: ProgressState) -> None:
+        self._bars.update(self._task, completed=state.done or 0, total=state.total, description=state.text)
 
     def close(self) -> None:
         self._bars.stop()
+
+
+def progress_state(event: ProgressEvent) -> ProgressState:
+    """The text of an event, and how much of the work is done."""
+    match event:
+        case CampaignProgress():
+            return ProgressState("campaign", _campaign_text(event), event.done, event.total, event.done == event.total)
+        case SearchProgress():
+            is_last = event.evaluations == event.max_evaluations
+            return ProgressState("search", _search_text(event), event.evaluations, event.max_evaluations, is_last)
+        case TrainingProgress():
+            is_last = event.step == event.total_steps
+            return ProgressState("training", _training_text(event), event.step, event.total_steps, is_last)
+        case EvaluationProgress():
+            total = "" if event.total is None else f" of {event.total:,}"
+            text = f"{event.done:,}{total} networks evaluated"
+            return ProgressState("evaluation", text, event.done, event.total, event.done == event.total)
+        case StageStarted():
+            return ProgressState("stage", event.title, event.number, event.total)
+
+
+def _campaign_text(event: CampaignProgress) -> str:
+    left_s = event.left_s
+    if left_s is None:
+        left_s = (event.total - event.done) * event.elapsed_s / event.done
+    failed = f", {event.failed} failed" if event.failed else ""
+    return f"{event.done} of {event.total}{failed}, {duration(left_s)} left"
+
+
+def _training_text(event: TrainingProgress) -> str:
+    left_s = event.elapsed_s / max(event.step - event.first_step, 1) * (event.total_steps - event.step)
+    return (
+        f"epoch {event.epoch + 1} of {event.total_epochs}, {duration(left_s)} left, loss {event.loss:.4f}, "
+        f"{event.images_per_s:,.0f} images/s"
+    )
+
+
+def _search_text(event: SearchProgress) -> str:
+    total = "" if event.max_evaluations is None else f" of {event.max_evaluations:,}"
+    parts = [f"generation {event.generation}", f"{event.evaluations:,}{total} evaluations"]
+    left_s = _search_left_s(event)
+    if left_s is not None:
+        parts.append(f"{duration(left_s)} left")
+    if event.hypervolume is not None:
+        parts.append(f"hypervolume {event.hypervolume:.4f}")
+    best = ", ".join(_best_text(name, value) for name, value in event.best.items())
+    parts.append(f"best {best}" if best else "no feasible network yet")
+    return ", ".join(parts)
+
+
+def _best_text(name: str, value: float) -> str:
+    metric = parse_metric(name)
+    return f"{metric.name} {value:.2%}" if metric.name == "accuracy" else f"{metric.name} {value:.4g}"
+
+
+def _search_left_s(event: SearchProgress) -> float | None:
+    """By the evaluations or by the clock, whichever ends first; None while nothing is known."""
+    ends = []
+    if event.max_evaluations is not None and event.evaluations:
+        ends.append(event.elapsed_s * (event.max_evaluations - event.evaluations) / event.evaluations)
+    if event.max_minutes is not None:
+        ends.append(max(60 * event.max_minutes - event.elapsed_s, 0.0))
+    return min(ends) if ends else None

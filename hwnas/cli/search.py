@@ -8,7 +8,7 @@ import click
 from hwnas.cli.front import print_found
 from hwnas.cli.options import json_option, with_options
 from hwnas.cli.output import print_json, print_line, print_table
-from hwnas.cli.search_progress import SearchTeller
+from hwnas.cli.progress import ConsoleReporter
 from hwnas.config import to_mapping
 from hwnas.errors import GateError, UsageError
 from hwnas.pipeline.search.options import Finish, SearchOptions
@@ -87,8 +87,8 @@ def search(
         rehearsal = rehearse_search(options)
         print_json(_values(rehearsal)) if as_json else _print_rehearsal(rehearsal)
         return
-    with SearchTeller() as teller:
-        found = search_networks(options, out=out, resume=resume, workers=workers, reporter=teller)
+    with ConsoleReporter() as reporter:
+        found = search_networks(options, out=out, resume=resume, workers=workers, reporter=reporter)
     if as_json:
         print_json({"run": found.run, **to_mapping(found.record)})
     else:

@@ -13,17 +13,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from hwnas.config import shown, to_mapping
 from hwnas.errors import InputError, unknown
-from hwnas.progress import Reporter
+from hwnas.progress import Reporter, StageStarted
 from hwnas.runs import MANIFEST, Run
 from hwnas.space import SPACES
 
 if TYPE_CHECKING:
     from hwnas.pipeline.trial import Trial
-    from hwnas.progress import SearchReporter
     from hwnas.report.front import FrontRow
     from hwnas.search.record import SearchRecord
 
@@ -52,22 +51,6 @@ class DemoOptions:
     """Runs of each network beside the reference network."""
 
 
-class Narrator(Protocol):
-    """Who is told what happens."""
-
-    def step(self, number: int, total: int, title: str) -> None:
-        """The next step begins."""
-
-    def say(self, text: str) -> None:
-        """Something that is worth knowing now."""
-
-    def campaign(self) -> Reporter:
-        """Who is told how the measurements go."""
-
-    def search(self) -> "SearchReporter":
-        """Who is told how the search goes."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Demonstrated:
     """What a demo left behind."""
@@ -86,10 +69,10 @@ class Demonstrated:
     """How long each step took, in this session."""
 
 
-def demonstrate(options: DemoOptions, *, out: Path, narrator: Narrator) -> Demonstrated:
+def demonstrate(options: DemoOptions, *, out: Path, reporter: Reporter) -> Demonstrated:
     """Train, measure, fit, search, report and run, or go on where that was stopped."""
     settled = _settle(options, out)
-    steps = _Steps(settled, out, narrator)
+    steps = _Steps(settled, out, reporter)
     steps.train()
     steps.measure()
     steps.fit()
@@ -141,8 +124,8 @@ class _Steps:
 
     TOTAL = 6
 
-    def __init__(self, options: DemoOptions, out: Path, narrator: Narrator) -> None:
-        self.options, self.out, self.narrator = options, out, narrator
+    def __init__(self, options: DemoOptions, out: Path, reporter: Reporter) -> None:
+        self.options, self.out, self.reporter = options, out, reporter
         self.seconds: dict[str, float] = {}
 
     def train(self) -> None:
@@ -156,12 +139,12 @@ class _Steps:
             if (run / SUPERNET).is_file():
                 return
             if (run / MANIFEST).is_file():
-                train_model(TrainOptions(), out=run, resume=True)
+                train_model(TrainOptions(), out=run, resume=True, reporter=self.reporter)
                 return
             asked = TrainOptions(
                 space=options.space, data=DATA, epochs=options.epochs, seed=options.seed, limit=options.pictures
             )
-            train_model(asked, out=run)
+            train_model(asked, out=run, reporter=self.reporter)
 
     def measure(self) -> None:
         """Networks of the space, timed on this CPU."""
@@ -180,7 +163,7 @@ class _Steps:
             out=self.out / "profiles",
         )
         with self._step("profile", f"timing {options.samples} networks on this CPU with {RUNTIME}"):
-            measure(request, reporter=self.narrator.campaign())
+            measure(request, reporter=self.reporter)
 
     def fit(self) -> None:
         """A predictor of throughput, with a card that says how good it is."""
@@ -198,7 +181,7 @@ class _Steps:
                     profiles=self.out / "profiles",
                     out=self.out / "predictors",
                 ),
-                say=self.narrator.say,
+                reporter=self.reporter,
             )
 
     def search(self) -> "SearchRecord":
@@ -220,8 +203,8 @@ class _Steps:
         )
         with self._step("search", f"searching, {options.budget} networks judged truly, the front measured again"):
             if (run / MANIFEST).is_file():
-                return search_networks(resume=run, reporter=self.narrator.search()).record
-            return search_networks(asked, out=run, reporter=self.narrator.search()).record
+                return search_networks(resume=run, reporter=self.reporter).record
+            return search_networks(asked, out=run, reporter=self.reporter).record
 
     def report(self) -> Path:
         """The page."""
@@ -249,7 +232,7 @@ class _Steps:
 
     @contextmanager
     def _step(self, name: str, title: str) -> Iterator[None]:
-        self.narrator.step(len(self.seconds) + 1, self.TOTAL, title)
+        self.reporter.update(StageStarted(number=len(self.seconds) + 1, total=self.TOTAL, title=title))
         began = time.perf_counter()
         try:
             yield

@@ -15,7 +15,7 @@ from hwnas.profile.lookup import FOLDER
 from hwnas.profile.options import CampaignRequest, command_text
 from hwnas.profile.plan import Plan, read_plan, require_space, stages, with_runtime
 from hwnas.profile.results import Quality, assess
-from hwnas.progress import Reporter, Silent
+from hwnas.progress import NullReporter, Reporter
 from hwnas.records import load_profile
 
 if TYPE_CHECKING:
@@ -69,14 +69,14 @@ def measure(
     place = workplace or Workplace.here()
     device = _required(request, place.machine)
     options = _Options(out=request.out, new=new, retry=retry, minutes=request.minutes)
-    told = reporter or Silent()
+    reporter = reporter or NullReporter()
     if until is None:
         plans = stages(request, device.name)
-        return _run(next(plans), lambda _: next(plans, None), device, place, options, told)
+        return _run(next(plans), lambda _: next(plans, None), device, place, options, reporter)
     from hwnas.pipeline.measure_until import Rounds  # it fits models, which measuring alone does not need
 
-    rounds = Rounds(request, device.name, until, reporter=told)
-    return _run(rounds.first(), rounds.extend, device, place, options, told)
+    rounds = Rounds(request, device.name, until, reporter=reporter)
+    return _run(rounds.first(), rounds.extend, device, place, options, reporter)
 
 
 def measure_plan(
@@ -97,7 +97,7 @@ def measure_plan(
         hint = f"take {path} to a machine with {plan.device}, and there: hwnas profile --plan {path.name}"
         raise MissingError(error.message, got=error.got, known=error.known, hint=hint) from error
     options = _Options(out=out, new=new, retry=retry)
-    return _run(plan, lambda _: None, device, place, options, reporter or Silent())
+    return _run(plan, lambda _: None, device, place, options, reporter or NullReporter())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +136,7 @@ def _run(
         size = 0
         while following is not None and len(following.tasks) > size and not (results and results[-1].num_left):
             tasks, size = with_runtime(following, runtime).tasks, len(following.tasks)
-            results.append(campaign.run(tasks, deadline_s=deadline_s, listener=reporter.progress))
+            results.append(campaign.run(tasks, deadline_s=deadline_s, listener=reporter.update))
             following = extend(paths)
     return _measured(device.name, runtime, paths, results)
 

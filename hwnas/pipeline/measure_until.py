@@ -87,11 +87,11 @@ class Rounds:
         if self._until.order == "active":
             self._count = there  # what was measured before, and by another round, is among those that may be
         goal = self._until.mape
-        self._reporter.say(f"{there} networks: cross-validated error {error:.2%}, wanted {goal:.2%}")
+        self._reporter.message(f"{there} networks: cross-validated error {error:.2%}, wanted {goal:.2%}")
         if error <= goal:
             return None
         if self._count >= self._most:
-            self._reporter.say(f"the goal is not reached, and --samples allows no more than {self._most} networks")
+            self._reporter.message(f"the goal is not reached, and --samples allows no more than {self._most} networks")
             return None
         more = min(self._most, self._count + self._count // 2)
         plan = self._spread(more) if self._until.order == "spread" else self._active(more, paths[0], measured[0])

@@ -11,6 +11,7 @@ import torch
 
 from hwnas.config import from_mapping, to_mapping
 from hwnas.errors import InputError, UsageError
+from hwnas.progress import NullReporter, Reporter
 from hwnas.runs import MANIFEST, Run
 from hwnas.supernet.supernet import AnySupernet
 from hwnas.train.data.bad_images import BadImages
@@ -84,21 +85,26 @@ def train_model(
     resume: bool = False,
     workers: int = 0,
     loop: LoopConfig | None = None,
+    reporter: Reporter | None = None,
 ) -> Trained:
     """Train, and leave a run folder; with `resume` go on from its last checkpoint, to the same end."""
     if resume and out is None:
         raise UsageError("the run that is resumed must be named", hint="--out RUN --resume")
     folder = out or default_out(options)
+    reporter = reporter or NullReporter()
     if not resume:
         _require_new(folder)
     with joined_world() as world:
         config, data = _resumed(options, folder) if resume else _begun(options)
         start = make_model(config)
-        prepared = _loop(config, data, start.model, folder=folder, world=world, workers=workers, loop=loop)
+        prepared = _loop(
+            config, data, start.model, folder=folder, world=world, workers=workers, loop=loop, reporter=reporter
+        )
         notes = _notes(config, data, start, world)
         if world.leads:  # from here on nothing is wrong with what was asked for
             _settle(folder, config, data, resume=resume)
-            _tell(notes, shown=loop is None or loop.progress)
+            for note in notes:
+                reporter.message(f"note: {note}")
         world.wait()
         with told_when_full(config, world), _telling_how_to_go_on(folder):
             trained = train(
@@ -172,11 +178,6 @@ def _doubts(accuracies: Mapping[str, float], *, pictures: int) -> Iterator[str]:
             yield doubt
 
 
-def _tell(notes: tuple[str, ...], *, shown: bool) -> None:
-    for note in notes if shown else ():
-        print(f"note: {note}", file=sys.stderr)
-
-
 def _begun(options: TrainOptions) -> tuple[TrainConfig, Data]:
     require_consistent(options)
     shape = image_shape(options)
@@ -244,6 +245,7 @@ def _loop(
     world: World,
     workers: int,
     loop: LoopConfig | None,
+    reporter: Reporter | None = None,
 ) -> Loop:
     batches = open_batches(
         data,
@@ -264,6 +266,7 @@ def _loop(
         teacher=make_teacher(config),
         world=world,
         config=loop,
+        reporter=reporter,
     )
 
 

@@ -150,6 +150,7 @@ class Campaign:
                     network=_shown(task.subject),
                     failure=None if failure is None else f"{failure.reason}: {failure.message}",
                     elapsed_s=clock() - started,
+                    left_s=None if deadline_s is None else max(0.0, deadline_s - clock()),
                 )
                 listener(progress)
         return self._result(tasks, todo, measured=measured, failed=failed, left=0)

@@ -48,7 +48,7 @@ def choose_runtime(plan: Plan, device: Device, reporter: Reporter) -> str:
     for name in DEFAULT_ORDER:
         found = load_runner(name).available(device)
         if found.available:
-            reporter.say(f"runtime {name} on {device.name}")
+            reporter.message(f"runtime {name} on {device.name}")
             return name
         reasons.append(f"{name}: {found.reason}")
     raise MissingError(f"no runtime can use {device.name} here", got="; ".join(reasons), hint="hwnas doctor")
@@ -84,14 +84,14 @@ class StoreOpener:
                 store = stack.enter_context(Store(self._folder(manifest), manifest=manifest, session=session))
                 stores[setting.batch] = store
                 for note in store.notes:
-                    self.reporter.say(note)
+                    self.reporter.message(note)
             stack.pop_all()
         return stores
 
     def _manifest(self, plan: Plan, setting: Setting) -> ProfileManifest:
         facts = self.processes.get(repeat=False).facts(setting)
         for note in facts.notes:
-            self.reporter.say(note)
+            self.reporter.message(note)
         place = self.place
         return ProfileManifest(
             space=plan.space,
@@ -120,7 +120,7 @@ class StoreOpener:
         free = wanted.parent / free_name(wanted.parent, wanted.name)
         pairs = differences(read_manifest(there), manifest)
         shown = "; ".join(f"{name}: there {one}, here {other}" for name, (one, other) in pairs.items())
-        self.reporter.say(f"{there} was measured in another environment ({shown}); measuring into {free}")
+        self.reporter.message(f"{there} was measured in another environment ({shown}); measuring into {free}")
         return free
 
 

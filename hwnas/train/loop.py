@@ -18,13 +18,14 @@ from torch import nn
 
 from hwnas.config import to_mapping
 from hwnas.errors import InputError
+from hwnas.progress import NullReporter, Reporter, TrainingProgress
 from hwnas.supernet.products import products
 from hwnas.train import checkpoint as checkpoints
 from hwnas.train.data.loading import Batch
 from hwnas.train.distributed import World
 from hwnas.train.facts import arch_names, identity, largest_macs
 from hwnas.train.machine import Interrupted, Stop, choose_threads, compiled_blocks, cpu_settings, stop_on_signals
-from hwnas.train.progress import Metrics, Progress, Status
+from hwnas.train.progress import Metrics
 from hwnas.train.recipe import EmaConfig, Recipe
 from hwnas.train.seeds import generators_kept
 from hwnas.train.step import Stepper, StepResult
@@ -53,8 +54,6 @@ class LoopConfig:
     """Of a CPU; 0: one where steps are small, else torch's own choice."""
     compile: Literal["auto", "blocks", "never"] = "auto"
     """Whether blocks of a network of its own are compiled; auto: on a GPU."""
-    progress: bool = True
-    """Whether stderr shows how far the training is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,9 +83,11 @@ class Loop:
         teacher: nn.Module | None = None,
         world: World | None = None,
         config: LoopConfig | None = None,
+        reporter: Reporter | None = None,
     ) -> None:
         self.folder, self.model, self.batches, self.recipe = run, model, batches, recipe
         self.world, self.config = world or World(), config or LoopConfig()
+        self._reporter = reporter or NullReporter()
         self.seed, self.data = seed, data
         self.steps_per_epoch = _steps_per_epoch(batches, recipe)
         self.steps = self.steps_per_epoch * recipe.epochs
@@ -160,12 +161,12 @@ class Loop:
 
     def _trained(self, stop: Stop) -> Outcome:
         first, began = self._done, time.monotonic()
+        self._first, self._began = first, began
         self._saved_at = self._clock = began
         self.model.train()
         with ExitStack() as stack:
             if self.world.leads:
                 self._metrics = stack.enter_context(Metrics(self.folder, step=first))
-                self._progress = stack.enter_context(self._make_progress())
             for epoch in range(first // self.steps_per_epoch, self.recipe.epochs):
                 self._run_epoch(epoch, stop)
         seconds = time.monotonic() - began
@@ -203,19 +204,28 @@ class Loop:
     def _tell(self, epoch: int, result: StepResult, networks: Networks) -> None:
         now = time.monotonic()
         images = self._part_size * self.recipe.accumulate * self.world.size
-        status = Status(self._done, epoch, float(self._loss or 0), images / max(now - self._clock, 1e-9))
+        state = TrainingProgress(
+            step=self._done,
+            total_steps=self.steps,
+            first_step=self._first,
+            epoch=epoch,
+            total_epochs=self.recipe.epochs,
+            loss=float(self._loss or 0),
+            images_per_s=images / max(now - self._clock, 1e-9),
+            elapsed_s=now - self._began,
+        )
         self._clock = now
         row: dict[str, Any] = {
-            "step": status.step,
+            "step": state.step,
             "epoch": epoch,
-            "loss": status.loss,
+            "loss": state.loss,
             "lr": result.lr,
-            "images_per_s": round(status.images_per_s, 1),
+            "images_per_s": round(state.images_per_s, 1),
             "macs": list(networks.macs),
             "grad_norm": _finite(result.grad_norm),
         }
         self._metrics.write(row)
-        self._progress.update(status)
+        self._reporter.update(state)
 
     def _require_finite(self, result: StepResult, networks: Networks) -> None:
         """The weights are still those of the step before."""
@@ -230,11 +240,6 @@ class Loop:
             checkpoints.require_finite(self.model, step=self._done, run=self.folder)
             checkpoints.save_checkpoint(self.folder, self._stepper.parts, self._about())
         self._saved_at = time.monotonic()
-
-    def _make_progress(self) -> Progress:
-        return Progress(
-            steps=self.steps, steps_per_epoch=self.steps_per_epoch, done=self._done, shown=self.config.progress
-        )
 
     def _about(self) -> dict[str, Any]:
         return {

@@ -1,18 +1,12 @@
-"""What a training tells while it runs: `metrics.jsonl`, TensorBoard, and a bar on stderr."""
+"""Metrics of a training run: `metrics.jsonl`, and TensorBoard where it is installed."""
 
 import json
-import sys
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from hwnas.runs import write_atomic
-
-if TYPE_CHECKING:
-    from rich.progress import Progress as RichProgress
 
 METRICS = "metrics.jsonl"
 _BOARD = "tensorboard"
@@ -56,53 +50,6 @@ class Metrics:
 def read_metrics(run: Path) -> list[dict[str, Any]]:
     """The rows of a run's steps."""
     return [json.loads(line) for line in _lines(run / METRICS)]
-
-
-@dataclass(frozen=True)
-class Status:
-    """Where a training stands."""
-
-    step: int
-    epoch: int
-    loss: float
-    images_per_s: float
-
-
-class Progress:
-    """A bar with images per second and the time left where stderr is a terminal, else a line for each epoch."""
-
-    def __init__(self, *, steps: int, steps_per_epoch: int, done: int, shown: bool) -> None:
-        self._steps, self._steps_per_epoch, self._done, self._shown = steps, steps_per_epoch, done, shown
-        self._bar: RichProgress | None = None
-        self._began = time.monotonic()
-
-    def __enter__(self) -> Self:
-        if self._shown and sys.stderr.isatty():
-            self._bar = _bar()
-            self._task = self._bar.add_task("training", total=self._steps, completed=self._done, about="")
-            self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def update(self, status: Status) -> None:
-        """Show where the training stands."""
-        about = f"epoch {status.epoch + 1}  loss {status.loss:.4f}  {status.images_per_s:.0f} images/s"
-        if self._bar is not None:
-            self._bar.update(self._task, completed=status.step, about=about)
-        elif self._shown and status.step % self._steps_per_epoch == 0:
-            left = (time.monotonic() - self._began) / max(status.step - self._done, 1) * (self._steps - status.step)
-            print(f"{about}  {left:.0f} s left", file=sys.stderr, flush=True)
-
-
-def _bar() -> "RichProgress":
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[about]}"), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True))
 
 
 def _kept(path: Path, *, step: int) -> list[str]:

@@ -2,57 +2,146 @@ import sys
 
 import pytest
 
-from hwnas.cli.progress import CampaignReporter
-from hwnas.progress import CampaignProgress
+from hwnas.cli.progress import ConsoleReporter, progress_state
+from hwnas.progress import CampaignProgress, EvaluationProgress, SearchProgress, StageStarted, TrainingProgress
+
+SEARCH = SearchProgress(
+    generation=3,
+    evaluations=60,
+    max_evaluations=500,
+    max_minutes=None,
+    candidates=75,
+    elapsed_s=120.0,
+    hypervolume=0.41234,
+    best={"accuracy": 0.7512, "throughput@cpu/onnxruntime/fp32/b1": 1234.56},
+)
 
 
-def state(done: int, *, total: int = 10, failure: str | None = None, elapsed_s: float = 20.0) -> CampaignProgress:
-    failed = int(failure is not None)
+def campaign(
+    done: int, *, failure: str | None = None, elapsed_s: float = 20.0, left_s: float | None = None
+) -> CampaignProgress:
     return CampaignProgress(
         done=done,
-        total=total,
-        failed=failed,
+        total=10,
+        failed=int(failure is not None),
         network="autoformer-micro net-0",
         failure=failure,
+        elapsed_s=elapsed_s,
+        left_s=left_s,
+    )
+
+
+def training(step: int, *, first_step: int = 0, elapsed_s: float = 10.0) -> TrainingProgress:
+    return TrainingProgress(
+        step=step,
+        total_steps=100,
+        first_step=first_step,
+        epoch=step // 50,
+        total_epochs=2,
+        loss=1.25,
+        images_per_s=1234.5,
         elapsed_s=elapsed_s,
     )
 
 
-def test_lines_come_now_and_then_and_at_the_end(
+def evaluation(done: int, total: int | None = None) -> EvaluationProgress:
+    return EvaluationProgress(done=done, total=total, elapsed_s=1.0)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [0.0]
+    monkeypatch.setattr("hwnas.cli.progress.time.monotonic", lambda: now[0])
+    return now
+
+
+# ------------------------------------------------------------------------------------------- text
+
+
+def test_a_campaign_shows_what_is_done_what_failed_and_the_time_left() -> None:
+    assert progress_state(campaign(4)).text == "4 of 10, 30 s left"
+    assert progress_state(campaign(4, failure="crash: x")).text == "4 of 10, 1 failed, 30 s left"
+
+
+def test_the_deadline_of_a_campaign_decides_the_time_left() -> None:
+    assert progress_state(campaign(1, left_s=5340.0)).text == "1 of 10, 1 h 29 min left"
+
+
+def test_a_search_shows_its_evaluations_and_its_best_values() -> None:
+    assert progress_state(SEARCH).text == (
+        "generation 3, 60 of 500 evaluations, 14 min 40 s left, hypervolume 0.4123, best accuracy 75.12%, "
+        "throughput 1235"
+    )
+
+
+def test_a_resumed_training_counts_the_time_of_its_own_steps() -> None:
+    assert progress_state(training(75, first_step=50)).text == ("epoch 2 of 2, 10 s left, loss 1.2500, 1,234 images/s")
+
+
+# --------------------------------------------------------------------------------- without a terminal
+
+
+def test_lines_come_now_and_then_and_at_the_end(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    with ConsoleReporter() as reporter:
+        for done, seconds in ((1, 5.0), (2, 31.0), (3, 36.0), (10, 50.0)):
+            clock[0] = seconds
+            reporter.update(campaign(done, elapsed_s=seconds))
+    assert capsys.readouterr().err.splitlines() == [
+        "1 of 10, 45 s left",
+        "3 of 10, 1 min 24 s left",
+        "10 of 10, 0 s left",
+    ]
+
+
+def test_a_failure_is_shown_at_once(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    with ConsoleReporter() as reporter:
+        reporter.update(campaign(1))
+        reporter.update(campaign(2, failure="timeout: no answer within 300 s"))
+    _, line = capsys.readouterr().err.splitlines()
+    assert line == "autoformer-micro net-0: timeout: no answer within 300 s"
+
+
+def test_evaluations_within_a_generation_are_counted(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    with ConsoleReporter() as reporter:
+        reporter.update(evaluation(1))
+        clock[0] = 31.0
+        reporter.update(evaluation(2))
+        clock[0] = 62.0
+        reporter.update(SEARCH)
+        clock[0] = 93.0
+        reporter.update(evaluation(3))
+    first, second, searched, more = capsys.readouterr().err.splitlines()
+    assert (first, second) == ("first generation; 1 more evaluated", "first generation; 2 more evaluated")
+    assert more == f"{searched}; 1 more evaluated"
+
+
+def test_each_activity_shows_its_first_event(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    with ConsoleReporter() as reporter:
+        reporter.update(StageStarted(number=1, total=2, title="training"))
+        reporter.update(training(1))
+        reporter.update(training(2))
+        clock[0] = 3.0
+        reporter.update(StageStarted(number=2, total=2, title="evaluating"))
+        reporter.update(evaluation(1, 3))
+    stage, trained, next_stage, evaluated = capsys.readouterr().err.splitlines()
+    assert (stage, next_stage) == ("1/2 training (0 s so far)", "2/2 evaluating (3 s so far)")
+    assert trained.startswith("epoch 1 of 2, ")
+    assert evaluated == "1 of 3 networks evaluated"
+
+
+# ------------------------------------------------------------------------------------ on a terminal
+
+
+def test_a_terminal_shows_a_bar_and_messages_above_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    now = [0.0]
-    monkeypatch.setattr("hwnas.cli.progress.time.monotonic", lambda: now[0])
-    with CampaignReporter() as reporter:
-        for done, seconds in ((1, 5.0), (2, 31.0), (3, 40.0), (10, 50.0)):
-            now[0] = seconds
-            reporter.progress(state(done, elapsed_s=seconds))
-    assert capsys.readouterr().err.splitlines() == ["2 of 10, 2 min 04 s left", "10 of 10, 0 s left"]
-    assert reporter.done == 4
-
-
-def test_a_failure_is_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:
-    with CampaignReporter() as reporter:
-        reporter.progress(state(1, failure="timeout: no answer within 300 s"))
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("autoformer-micro net")
-    assert line.endswith(": timeout: no answer within 300 s")
-
-
-def test_a_given_time_decides_what_is_left(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    now = [0.0]
-    monkeypatch.setattr("hwnas.cli.progress.time.monotonic", lambda: now[0])
-    with CampaignReporter(minutes=90) as reporter:
-        now[0] = 60.0
-        reporter.progress(state(1))
-    assert capsys.readouterr().err == "1 of 10, 1 h 29 min left\n"
-
-
-def test_a_terminal_shows_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    with CampaignReporter() as reporter:
-        reporter.say("runtime [torch]")
-        reporter.progress(state(4))
-    err = capsys.readouterr().err
+    with ConsoleReporter() as reporter:
+        reporter.update(campaign(3))
+        reporter.message("runtime [torch]")
+        reporter.update(campaign(4))
+    out, err = capsys.readouterr()
+    assert out == ""
     assert "runtime [torch]" in err
     assert "4 of 10, 30 s left" in err
+    assert err.index("runtime [torch]") < err.index("4 of 10, 30 s left")

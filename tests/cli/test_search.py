@@ -15,23 +15,11 @@ import pytest
 from hwnas.cli import search as command
 from hwnas.cli.app import run
 from hwnas.cli.front import _short_names
-from hwnas.cli.search_progress import SearchTeller, progress_text
+from hwnas.cli.progress import ConsoleReporter
 from hwnas.pipeline.search import verify
-from hwnas.progress import SearchProgress
+from hwnas.progress import ProgressEvent
 from hwnas.search.record import read_record
-from tests.pipeline.campaigns import CPU
 from tests.pipeline.search.workbench import FIRST, write_bench
-
-STATE = SearchProgress(
-    generation=3,
-    evaluations=60,
-    max_evaluations=500,
-    max_minutes=None,
-    candidates=75,
-    elapsed_s=120.0,
-    hypervolume=0.41234,
-    best={"accuracy": 0.7512, f"throughput@{CPU}/onnxruntime/fp32/b1": 1234.56},
-)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +49,7 @@ def test_a_search_prints_its_front_and_the_next_command(
     assert all(arch_id in out for arch_id in record.front)
     assert "not verified: it was not asked for (--no-verify); every speed is predicted" in out
     assert out.rstrip().endswith(f"next: hwnas report {tmp_path / 'run'}")
-    assert "40 of 40 evaluations, hypervolume" in err
+    assert "40 of 40 evaluations, 0 s left, hypervolume" in err
     assert run(["query", str(tmp_path / "run"), "--constraint", "macs<=2M"]) == 0
     assert "on the front of" in capsys.readouterr().out
     assert run(["query", str(tmp_path / "run"), "--constraint", "macs<=2"]) == 0
@@ -139,32 +127,14 @@ def test_wrong_command_lines_are_told(
     assert "Traceback" not in err
 
 
-def test_the_progress_line_says_how_far_it_is() -> None:
-    assert progress_text(STATE) == (
-        "generation 3, 60 of 500 evaluations, hypervolume 0.4123, best accuracy 75.12%, throughput 1235, "
-        "14 min 40 s left"
-    )
-
-
-def test_the_progress_line_fits_the_terminal(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "40")
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    with SearchTeller() as teller:
-        teller.searched(STATE)
-    line = capsys.readouterr().err.rstrip("\n")
-    assert line == "\r\x1b[K" + progress_text(STATE)[:39]
-
-
 def test_an_interrupted_search_says_how_to_go_on(
     bench: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Impatient(SearchTeller):
-        def searched(self, state: SearchProgress) -> None:
+    class Impatient(ConsoleReporter):
+        def update(self, event: ProgressEvent) -> None:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(command, "SearchTeller", Impatient)
+    monkeypatch.setattr(command, "ConsoleReporter", Impatient)
     assert run(words(bench, tmp_path / "run", "--no-verify")) == 130
     assert capsys.readouterr().err.endswith(
         f"interrupted: all that was evaluated is kept\n  try     hwnas search --resume {tmp_path / 'run'}\n"

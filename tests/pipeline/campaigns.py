@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from hwnas.devices import Machine, detect
 from hwnas.profile.environment import Workplace
-from hwnas.progress import CampaignProgress
+from hwnas.progress import CampaignProgress, ProgressEvent
 from hwnas.records import Failure
 from hwnas.runs import Environment
 from tests.profile.stand_ins import FakeWorker
@@ -43,8 +43,9 @@ class Listener:
     texts: list[str] = field(default_factory=list)
     states: list[CampaignProgress] = field(default_factory=list)
 
-    def say(self, text: str) -> None:
+    def message(self, text: str) -> None:
         self.texts.append(text)
 
-    def progress(self, state: CampaignProgress) -> None:
-        self.states.append(state)
+    def update(self, event: ProgressEvent) -> None:
+        assert isinstance(event, CampaignProgress)
+        self.states.append(event)

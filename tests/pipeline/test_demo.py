@@ -10,42 +10,35 @@ from hwnas.cli.demo import sentences
 from hwnas.errors import InputError, UnknownNameError
 from hwnas.pipeline import trial
 from hwnas.pipeline.demo import DemoOptions, demonstrate
-from hwnas.progress import Quiet, Reporter, SearchReporter, Silent
+from hwnas.progress import NullReporter, ProgressEvent, StageStarted
 
 SPEED = "throughput@h200"
 SMALL = DemoOptions(epochs=1, pictures=200, samples=8, budget=10)
 
 
-class Listener:
+class Listener(NullReporter):
     """Keeps the titles of the steps; at the step `stop_at` the user presses Ctrl-C."""
 
     def __init__(self, stop_at: int | None = None) -> None:
         self.titles: list[str] = []
         self.stop_at = stop_at
 
-    def step(self, number: int, total: int, title: str) -> None:
-        self.titles.append(title)
-        if number == self.stop_at:
-            raise KeyboardInterrupt
-
-    def say(self, text: str) -> None: ...
-
-    def campaign(self) -> Reporter:
-        return Silent()
-
-    def search(self) -> SearchReporter:
-        return Quiet()
+    def update(self, event: ProgressEvent) -> None:
+        if isinstance(event, StageStarted):
+            self.titles.append(event.title)
+            if event.number == self.stop_at:
+                raise KeyboardInterrupt
 
 
 @pytest.mark.slow
 def test_a_demo_that_was_stopped_goes_on_to_a_measured_front_and_a_network_that_runs(tmp_path: Path) -> None:
     out = tmp_path / "demo"
     with pytest.raises(KeyboardInterrupt):
-        demonstrate(SMALL, out=out, narrator=Listener(stop_at=3))
+        demonstrate(SMALL, out=out, reporter=Listener(stop_at=3))
     weights = (out / "supernet" / "supernet.safetensors").read_bytes()
 
     listener = Listener()
-    done = demonstrate(SMALL, out=out, narrator=listener)
+    done = demonstrate(SMALL, out=out, reporter=listener)
     assert len(listener.titles) == 6
     assert (out / "supernet" / "supernet.safetensors").read_bytes() == weights
     assert done.record.verification is not None
@@ -58,8 +51,8 @@ def test_a_demo_that_was_stopped_goes_on_to_a_measured_front_and_a_network_that_
     assert len(sentences(done)) == 3
 
     with pytest.raises(InputError, match="holds another demo"):
-        demonstrate(replace(SMALL, samples=9), out=out, narrator=Listener())
-    again = demonstrate(SMALL, out=out, narrator=Listener())
+        demonstrate(replace(SMALL, samples=9), out=out, reporter=Listener())
+    again = demonstrate(SMALL, out=out, reporter=Listener())
     assert (again.record, again.front) == (done.record, done.front)
 
 
@@ -116,5 +109,5 @@ def test_a_space_that_is_no_micro_one_is_refused(
     space: str, error: type[Exception], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(error, match=message):
-        demonstrate(replace(SMALL, space=space), out=tmp_path / "demo", narrator=Listener())
+        demonstrate(replace(SMALL, space=space), out=tmp_path / "demo", reporter=Listener())
     assert not (tmp_path / "demo").exists()

@@ -27,7 +27,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     options = TrainOptions(
         space=SPACE.name, data="digits", limit=64, batch_size=64, epochs=1, changes={"schedule.warmup_epochs": "0"}
     )
-    train_model(options, out=folder, loop=LoopConfig(progress=False, threads=1))
+    train_model(options, out=folder, loop=LoopConfig(threads=1))
     return folder
 
 

@@ -23,7 +23,7 @@ from hwnas.train.presets import RECIPES, chosen_recipe
 from hwnas.train.progress import read_metrics
 
 SMALL = TrainOptions(space="autoformer-micro", data="digits", limit=128, epochs=2, batch_size=64)
-QUIET = LoopConfig(progress=False, threads=1)
+QUIET = LoopConfig(threads=1)
 
 
 def trained(options: TrainOptions, out: Path, **how: Any) -> Any:

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from hwnas.errors import InputError
+from hwnas.progress import NullReporter, ProgressEvent, TrainingProgress
 from hwnas.supernet.products import VARIABLE
 from hwnas.train.checkpoint import FOLDER, checkpoints, read_checkpoint
 from hwnas.train.data.loading import Batch
@@ -252,13 +253,25 @@ def test_half_precision_needs_a_gpu(tmp_path: Path) -> None:
         toy_loop(tmp_path, AUTOFORMER, toy_recipe(precision="fp16"))
 
 
-def test_progress_is_a_line_an_epoch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    finished(tmp_path, toy_recipe(), config=replace(EVERY_STEP, progress=True))
-    out, err = capsys.readouterr()
-    assert out == ""
-    lines = err.splitlines()
-    assert [line.split("  ")[0] for line in lines] == ["epoch 1", "epoch 2", "epoch 3"]
-    assert all("images/s" in line and line.endswith("s left") for line in lines)
+class Recorder(NullReporter):
+    def __init__(self) -> None:
+        self.events: list[TrainingProgress] = []
+
+    def update(self, event: ProgressEvent) -> None:
+        assert isinstance(event, TrainingProgress)
+        self.events.append(event)
+
+
+def test_every_step_is_reported_and_nothing_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recorder = Recorder()
+    finished(tmp_path, toy_recipe(), reporter=recorder)
+    assert capsys.readouterr() == ("", "")
+    rows = read_metrics(tmp_path)
+    assert [(event.step, event.epoch, event.loss) for event in recorder.events] == [
+        (row["step"], row["epoch"], row["loss"]) for row in rows
+    ]
+    last = recorder.events[-1]
+    assert (last.step, last.first_step, last.total_epochs) == (last.total_steps, 0, 3)
 
 
 def test_a_step_with_a_number_that_is_none_leaves_the_weights_alone(tmp_path: Path) -> None:

@@ -29,8 +29,8 @@ AUTOFORMER, RESNAS, VITAS, VITAS_ANYWHERE, TWINS, GLIT = (
         "tiny-glit-coded",
     )
 )
-QUIET = LoopConfig(progress=False, threads=1)
-EVERY_STEP = LoopConfig(progress=False, threads=1, checkpoint_minutes=0)
+QUIET = LoopConfig(threads=1)
+EVERY_STEP = LoopConfig(threads=1, checkpoint_minutes=0)
 
 
 @dataclass

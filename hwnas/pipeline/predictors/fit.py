@@ -1,6 +1,6 @@
 """`hwnas fit`: predictors from whatever was measured on a device, each with a card that says how good it is."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,8 +22,7 @@ from hwnas.predict.predictor import Predictor
 from hwnas.predict.store import save_predictor
 from hwnas.predict.transfer_fit import transfer_predictor
 from hwnas.profile.lookup import Entry, TableEntry, entries, search_path, table_entries
-
-Say = Callable[[str], None]
+from hwnas.progress import NullReporter, Reporter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,23 +73,26 @@ class FitReport:
     left_out: tuple[LeftOut, ...]
 
 
-def fit_predictors(options: FitOptions, *, say: Say = lambda text: None, machine: Machine | None = None) -> FitReport:
+def fit_predictors(
+    options: FitOptions, *, reporter: Reporter | None = None, machine: Machine | None = None
+) -> FitReport:
     """Fit a predictor for every metric of every profile of a device, and one for all networks of each setting.
 
     One profile that cannot be fitted keeps no other from being fitted; if none can, the first one's error is raised.
     """
+    reporter = reporter or NullReporter()
     device = resolve(options.device, machine=machine)
     groups = grouped(_measured(device, options), space=options.space, mixed=options.mixed)
     fitted: list[FittedPredictor] = []
     left_out, errors = list(groups.left_out), []
     for networks in groups.fitted:
-        for found in _fitted(_first(networks, options.samples), options, say):
+        for found in _fitted(_first(networks, options.samples), options, reporter):
             if isinstance(found, FittedPredictor):
                 fitted.append(found)
             else:
                 errors.append(found.error)
                 left_out.append(LeftOut(name=found.name, reason=_reason(found.error)))
-                say(f"{found.name}: {_reason(found.error)}")
+                reporter.message(f"{found.name}: {_reason(found.error)}")
     if not fitted:
         raise errors[0] if errors else _nothing_to_fit(device, options)
     return FitReport(device=device, fitted=tuple(fitted), left_out=tuple(left_out))
@@ -143,7 +145,7 @@ class _Failed:
     error: InputError
 
 
-def _fitted(networks: MeasuredNetworks, options: FitOptions, say: Say) -> Iterator[FittedPredictor | _Failed]:
+def _fitted(networks: MeasuredNetworks, options: FitOptions, reporter: Reporter) -> Iterator[FittedPredictor | _Failed]:
     """A predictor for each metric, or why there is none; throughput is the latency told the other way round."""
     wanted = [name for name in networks.metrics if not options.metrics or name in options.metrics]
     if not wanted:
@@ -152,7 +154,7 @@ def _fitted(networks: MeasuredNetworks, options: FitOptions, say: Say) -> Iterat
     timed: Predictor | None = None
     for name in wanted:
         try:
-            predictor = _predictor(networks, name, options, say, timed=timed)
+            predictor = _predictor(networks, name, options, reporter, timed=timed)
         except InputError as error:
             yield _Failed(name=f"{networks.name}: {name}", error=error)
             continue
@@ -163,16 +165,16 @@ def _fitted(networks: MeasuredNetworks, options: FitOptions, say: Say) -> Iterat
 
 
 def _predictor(
-    networks: MeasuredNetworks, name: MetricName, options: FitOptions, say: Say, *, timed: Predictor | None
+    networks: MeasuredNetworks, name: MetricName, options: FitOptions, reporter: Reporter, *, timed: Predictor | None
 ) -> Predictor:
     if name == "throughput" and timed is not None:
         observed = networks.observations(name)
         return as_throughput(timed, batches=observed.batches, noise_floor=observed.noise_floor)
-    say(f"{networks.name}: fitting {name} to {len(networks)} rows")
-    return _fit_one(networks, name, options, say)
+    reporter.message(f"{networks.name}: fitting {name} to {len(networks)} rows")
+    return _fit_one(networks, name, options, reporter)
 
 
-def _fit_one(networks: MeasuredNetworks, name: MetricName, options: FitOptions, say: Say) -> Predictor:
+def _fit_one(networks: MeasuredNetworks, name: MetricName, options: FitOptions, reporter: Reporter) -> Predictor:
     observed = networks.observations(name)
     if options.sources:
         found = find_sources(networks, name, options.sources, predictors=options.predictors)
@@ -185,7 +187,9 @@ def _fit_one(networks: MeasuredNetworks, name: MetricName, options: FitOptions, 
         )
         if leaning is not None:
             return leaning
-        say(f"{networks.name}: {name}: {', '.join(found.sources)} did not help, so it is fitted from scratch")
+        reporter.message(
+            f"{networks.name}: {name}: {', '.join(found.sources)} did not help, so it is fitted from scratch"
+        )
     return fit_predictor(observed, allow_mixed=options.mixed)
 
 

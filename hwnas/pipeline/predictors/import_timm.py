@@ -1,7 +1,7 @@
 """`hwnas profiles import-timm`: timm's benchmark tables, kept with their source."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +13,7 @@ from hwnas.pipeline.predictors.published_tables import key_of, matching
 from hwnas.pipeline.predictors.workloads import WORKLOADS, known_workloads, trace_timm
 from hwnas.profile.lookup import FOLDER
 from hwnas.profile.runners.runner import RUNNERS
+from hwnas.progress import NullReporter, Reporter
 from hwnas.records.table import (
     TableManifest,
     TableRow,
@@ -27,8 +28,6 @@ from hwnas.records.table import (
 from hwnas.records.workloads import Key, TracedModels, save_workloads
 from hwnas.runs import package_versions
 from hwnas.workload import Workload
-
-Say = Callable[[str], None]
 
 _NAME = re.compile(
     r"benchmark-infer-(?P<precision>amp|fp32|fp16|bf16|tf32)(-(?P<layout>nchw|nhwc))?(-pt(?P<torch>\d{3}))?"
@@ -69,17 +68,17 @@ class ImportedTable:
 
 
 def import_timm(
-    files: Sequence[Path], options: ImportOptions | None = None, *, say: Say = lambda text: None
+    files: Sequence[Path], options: ImportOptions | None = None, *, reporter: Reporter | None = None
 ) -> tuple[ImportedTable, ...]:
     """Keep tables of timm's inference benchmark, and trace their models once on the `meta` device.
 
     Device, precision, runtime and versions are read from a file's name, unless the options tell them.
     """
-    options = options or ImportOptions()
+    options, reporter = options or ImportOptions(), reporter or NullReporter()
     tables = [_table(path, options) for path in files]
     _require_free([manifest for manifest, _, _ in tables], options.out)
     wanted = {key_of(row): None for _, _, rows in tables for row in rows}
-    traced = _traced(list(wanted), options.out, say)
+    traced = _traced(list(wanted), options.out, reporter)
     return tuple(_written(manifest, text, rows, traced, options.out) for manifest, text, rows in tables)
 
 
@@ -154,9 +153,9 @@ def _command(path: Path, options: ImportOptions) -> tuple[str, ...]:
     return tuple(words)
 
 
-def _traced(keys: Sequence[Key], place: Path, say: Say) -> TracedModels:
+def _traced(keys: Sequence[Key], place: Path, reporter: Reporter) -> TracedModels:
     """The models that were traced before and those that are missing, all in one file now."""
-    known = _known(place, say)
+    known = _known(place, reporter)
     version = package_versions(["timm"])["timm"]
     models: dict[Key, Workload | None] = dict(known.models) if known.timm == version else {}
     own_sizes = dict(known.own_sizes) if known.timm == version else {}
@@ -165,7 +164,7 @@ def _traced(keys: Sequence[Key], place: Path, say: Say) -> TracedModels:
         models[key] = _trace(key)
         own_sizes |= _own_size(key, models[key])
         if number % _EVERY == 0 or number == len(missing):
-            say(f"{number} of {len(missing)} models traced")
+            reporter.message(f"{number} of {len(missing)} models traced")
     traced = TracedModels(timm=version, models=models, own_sizes=own_sizes)
     if missing:
         place.mkdir(parents=True, exist_ok=True)
@@ -173,12 +172,12 @@ def _traced(keys: Sequence[Key], place: Path, say: Say) -> TracedModels:
     return traced
 
 
-def _known(place: Path, say: Say) -> TracedModels:
+def _known(place: Path, reporter: Reporter) -> TracedModels:
     """The models that were traced before; none where their file cannot be read, which is then written anew."""
     try:
         return known_workloads(place)
     except InputError as error:
-        say(f"{error.message}: all models are traced again")
+        reporter.message(f"{error.message}: all models are traced again")
         return TracedModels(timm="", models={})
 
 

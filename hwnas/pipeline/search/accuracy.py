@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import torch
 from hwnas.errors import InputError
 from hwnas.pipeline.evaluate import open_run_data
 from hwnas.pipeline.train import read_train_config
+from hwnas.progress import EvaluationProgress, NullReporter, Reporter
 from hwnas.runs import Run
 from hwnas.search.same_space import space_digest
 from hwnas.space import SPACES
@@ -107,7 +108,7 @@ class TrueAccuracy:
         memo: Path | None,
         device: str,
         workers: int = 0,
-        on_value: Callable[[], None] | None = None,
+        reporter: Reporter | None = None,
     ) -> None:
         self.space = opened.space
         self.judge: Judge = make_judge(
@@ -118,7 +119,8 @@ class TrueAccuracy:
             workers=workers,
             device=device,
         )
-        self._on_value, self._data = on_value, opened.data
+        self._reporter, self._data = reporter or NullReporter(), opened.data
+        self._num_evaluated, self._started_s = 0, time.monotonic()
         kept = len(opened.data.heldout) * 4 * _pixels(opened.space) <= KEPT_BYTES
         self._pass = 1 if kept else _LARGE_PASS
         self._adapts = kept
@@ -132,8 +134,7 @@ class TrueAccuracy:
             found = self.judge.judge(self.space.decode(rows))
             self._adapt(time.perf_counter() - began, len(rows))
             for index, accuracy in enumerate(found):
-                if self._on_value is not None:
-                    self._on_value()
+                self._report()
                 yield start + index, accuracy.top1
             start += len(rows)
 
@@ -146,6 +147,11 @@ class TrueAccuracy:
         shape = self.space.config.input_shape
         images = (batch.images for batch in calibration(self._data, shape))
         return recalibrated(self.judge.supernet.cpu(), arch, images).eval()
+
+    def _report(self) -> None:
+        self._num_evaluated += 1
+        elapsed_s = time.monotonic() - self._started_s
+        self._reporter.update(EvaluationProgress(done=self._num_evaluated, total=None, elapsed_s=elapsed_s))
 
     def _adapt(self, seconds: float, count: int) -> None:
         """More networks in a pass while passes are short: a killed search loses no more than one."""

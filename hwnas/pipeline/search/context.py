@@ -1,6 +1,6 @@
 """Everything a search needs, opened: from what a user asks, or from the run that is gone on with."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +10,7 @@ from hwnas.config import to_mapping
 from hwnas.devices import Machine
 from hwnas.errors import HwnasError, InputError, MissingError, UsageError
 from hwnas.metrics import parse_metric
-from hwnas.pipeline.search.defaults import Asked, Say, complete, known_space, missing, newest_supernet
+from hwnas.pipeline.search.defaults import Asked, complete, known_space, missing, newest_supernet
 from hwnas.pipeline.search.options import (
     DEFAULT_BUDGET,
     DEFAULT_CONFIDENCE,
@@ -30,6 +30,7 @@ from hwnas.pipeline.search.predicted_metrics import (
 )
 from hwnas.predict.selector import ChosenPredictor
 from hwnas.predict.store import load_predictor
+from hwnas.progress import MessageRecorder, Reporter
 from hwnas.runs import Run, hwnas_version, package_versions
 from hwnas.search.objective import Constraint, Objective
 from hwnas.search.problem import Problem
@@ -65,17 +66,14 @@ class Bench:
         return self.config.search
 
 
-def begin(options: SearchOptions, *, say: Say, machine: Machine | None = None, scratch: Path | None = None) -> Bench:
+def begin(
+    options: SearchOptions, *, reporter: Reporter, machine: Machine | None = None, scratch: Path | None = None
+) -> Bench:
     """Open all that a search needs; what is missing is one error, which names the commands that make it.
 
     A predictor that must be fitted first is kept in the folder of predictors, or lies in `scratch` where that is given.
     """
-    notes: list[str] = []
-
-    def note(text: str) -> None:
-        notes.append(text)
-        say(text)
-
+    notes = MessageRecorder(reporter)
     objectives, constraints = parsed(options)
     dear = _has_accuracy(objectives, constraints)
     if options.finish.retrain and not dear:
@@ -85,11 +83,11 @@ def begin(options: SearchOptions, *, say: Say, machine: Machine | None = None, s
     problems: list[HwnasError] = []
     if name is None and options.supernet is None:
         name = DEFAULT_SPACE
-        note(f"space {name}, where none is named")
-    supernet = _supernet(options, name, say=note, problems=problems) if dear else None
+        notes.message(f"space {name}, where none is named")
+    supernet = _supernet(options, name, reporter=notes, problems=problems) if dear else None
     space = supernet.space if supernet is not None else _bare_space(options, name)
     asked = _asked(
-        options, objectives, constraints, space, say=note, problems=problems, machine=machine, scratch=scratch
+        options, objectives, constraints, space, reporter=notes, problems=problems, machine=machine, scratch=scratch
     )
     if problems or asked is None:
         raise missing(problems)
@@ -103,7 +101,7 @@ def begin(options: SearchOptions, *, say: Say, machine: Machine | None = None, s
         objectives=tuple(map(str, asked.objectives)),
         constraints=tuple(map(str, asked.constraints)),
         confidence=options.confidence,
-        interval_confidence=_confidence(options, predictors, say=note),
+        interval_confidence=_confidence(options, predictors, reporter=notes),
         strategy=strategy,
         settings=to_mapping(settings),
         evaluations=options.budget or (DEFAULT_BUDGET if options.minutes is None else None),
@@ -121,7 +119,7 @@ def begin(options: SearchOptions, *, say: Say, machine: Machine | None = None, s
         num_seeds=options.num_seeds,
         random_baseline=options.random_baseline,
         finish=options.finish,
-        notes=tuple(notes),
+        notes=tuple(notes.messages),
     )
     pairs = tuple(zip((item.path for item in asked.chosen), predictors, strict=True))
     return _bench(config, space, pairs, supernet)
@@ -207,7 +205,7 @@ def _has_accuracy(objectives: Sequence[Objective], constraints: Sequence[Constra
 
 
 def _supernet(
-    options: SearchOptions, space: str | None, *, say: Say, problems: list[HwnasError]
+    options: SearchOptions, space: str | None, *, reporter: Reporter, problems: list[HwnasError]
 ) -> "OpenSupernet | None":
     path = options.supernet
     if path is None:
@@ -218,7 +216,7 @@ def _supernet(
             message = f"there is no trained supernet of {space} under {options.runs}"
             problems.append(InputError(message, got="no --supernet", hint=hint))
             return None
-        say(f"supernet {path}, the newest one of {space}")
+        reporter.message(f"supernet {path}, the newest one of {space}")
     from hwnas.pipeline.search.accuracy import open_supernet
 
     return open_supernet(path, space=space, data=options.data)
@@ -243,7 +241,7 @@ def _asked(
     constraints: Sequence[Constraint],
     space: AnySpace,
     *,
-    say: Callable[[str], None],
+    reporter: Reporter,
     problems: list[HwnasError],
     machine: Machine | None,
     scratch: Path | None,
@@ -257,7 +255,7 @@ def _asked(
             predictors=options.predictors,
             profiles=options.profiles,
             fitted=scratch or options.predictors or Path(PREDICTORS),
-            say=say,
+            reporter=reporter,
             machine=machine,
         )
     except (InputError, MissingError) as error:
@@ -265,11 +263,11 @@ def _asked(
         return None
     for item in asked.chosen:
         kept = scratch is None or not item.path.is_relative_to(scratch)
-        say(f"predictor {item.note}; {item.path if kept else 'fitted for this dry run and not kept'}")
+        reporter.message(f"predictor {item.note}; {item.path if kept else 'fitted for this dry run and not kept'}")
     return asked
 
 
-def _confidence(options: SearchOptions, predictors: tuple[MetricPredictor, ...], *, say: Say) -> float | None:
+def _confidence(options: SearchOptions, predictors: tuple[MetricPredictor, ...], *, reporter: Reporter) -> float | None:
     if not predictors:
         return None
     if options.confidence is not None:
@@ -277,7 +275,9 @@ def _confidence(options: SearchOptions, predictors: tuple[MetricPredictor, ...],
         return options.confidence
     best = supported_confidence(predictors, DEFAULT_CONFIDENCE)
     if best < DEFAULT_CONFIDENCE:
-        say(f"intervals of {best:.0%}: the predictors were fitted to too few networks for {DEFAULT_CONFIDENCE:.0%}")
+        reporter.message(
+            f"intervals of {best:.0%}: the predictors were fitted to too few networks for {DEFAULT_CONFIDENCE:.0%}"
+        )
     return best
 
 

@@ -1,6 +1,6 @@
 """What a search takes where nobody says: the space, the newest supernet of it, the predictors of the device."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,11 +9,10 @@ from hwnas.errors import HwnasError, InputError, MissingError, unknown
 from hwnas.metrics import Metric
 from hwnas.predict.selector import ChosenPredictor, choose_predictor
 from hwnas.profile.lookup import entries, search_path
+from hwnas.progress import Reporter
 from hwnas.runs import MANIFEST, Manifest, Run
 from hwnas.search.objective import Constraint, Objective
 from hwnas.space import SPACES
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +69,7 @@ def complete(
     predictors: Path | None,
     profiles: Path | None,
     fitted: Path | None,
-    say: Say,
+    reporter: Reporter,
     machine: Machine | None = None,
 ) -> Asked:
     """Give every device metric its predictor; where there is none but a profile, fit one into `fitted`, if given."""
@@ -81,7 +80,9 @@ def complete(
         try:
             found[metric] = choose_predictor(wanted, space=space, predictors=predictors, machine=here)
         except (InputError, MissingError) as error:
-            found[metric] = _fitted(wanted, error, space=space, profiles=profiles, out=fitted, say=say, machine=here)
+            found[metric] = _fitted(
+                wanted, error, space=space, profiles=profiles, out=fitted, reporter=reporter, machine=here
+            )
     chosen = {str(item.metric): item for item in found.values()}
     return Asked(
         objectives=tuple(replace(one, metric=_completed(one.metric, found)) for one in objectives),
@@ -106,11 +107,11 @@ def _fitted(
     space: str,
     profiles: Path | None,
     out: Path | None,
-    say: Say,
+    reporter: Reporter,
     machine: Machine,
 ) -> ChosenPredictor:
     """A predictor that is fitted now, to the newest profile of the space on the device; else the error stands."""
-    if out is None or not fit_now(metric, space=space, profiles=profiles, out=out, say=say):
+    if out is None or not fit_now(metric, space=space, profiles=profiles, out=out, reporter=reporter):
         raise error
     return choose_predictor(metric, space=space, predictors=out, machine=machine)
 
@@ -124,7 +125,7 @@ def missing(problems: Sequence[HwnasError]) -> HwnasError:
     return kind("a search needs more than is here", got=said, hint="; ".join(item.hint or "" for item in problems))
 
 
-def fit_now(metric: Metric, *, space: str, profiles: Path | None, out: Path, say: Callable[[str], None]) -> bool:
+def fit_now(metric: Metric, *, space: str, profiles: Path | None, out: Path, reporter: Reporter) -> bool:
     """Fit the predictor of a metric to the profiles of a space on its device; whether there were such profiles."""
     from hwnas.pipeline.predictors.fit import FitOptions, fit_predictors
 
@@ -138,9 +139,9 @@ def fit_now(metric: Metric, *, space: str, profiles: Path | None, out: Path, say
     ]
     if not found:
         return False
-    say(f"no predictor of {metric} yet: fitting one to {', '.join(entry.name for entry in found)}")
+    reporter.message(f"no predictor of {metric} yet: fitting one to {', '.join(entry.name for entry in found)}")
     options = FitOptions(
         device=metric.device, space=space, metrics=(metric.name,), profiles=profiles, out=out, **wanted
     )
-    fit_predictors(options, say=say)
+    fit_predictors(options, reporter=reporter)
     return True

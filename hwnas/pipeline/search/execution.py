@@ -1,6 +1,5 @@
 """The search itself, in a run: first seed, further seeds, random search beside it."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ from hwnas.config import to_mapping
 from hwnas.pipeline.search.context import Bench
 from hwnas.pipeline.search.options import SearchConfig
 from hwnas.pipeline.search.surrogate import accuracy_surrogate
-from hwnas.progress import SearchProgress, SearchReporter
+from hwnas.progress import Reporter, SearchProgress
 from hwnas.search.budget import Stopwatch
 from hwnas.search.files import FILE
 from hwnas.search.problem import Evaluators
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
 
 SPENT = "spent_s"
 """What a study remembers of the time that went into it."""
-
-Told = Callable[[SearchProgress], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +50,10 @@ def open_study(folder: Path, config: SearchConfig) -> Study:
     return Study.resume(folder, config=values) if (folder / FILE).exists() else Study.create(folder, config=values)
 
 
-def run_all(bench: Bench, run: Path, evaluators: Evaluators, *, reporter: SearchReporter) -> Ended:
+def run_all(bench: Bench, run: Path, evaluators: Evaluators, *, reporter: Reporter) -> Ended:
     """All searches of a run, each from its study where it was begun before."""
     strategy = bench.search.make_strategy()
-    outcome, elapsed_s = _one(bench, run, evaluators, strategy, bench.search, told=reporter.searched)
+    outcome, elapsed_s = _one(bench, run, evaluators, strategy, bench.search, reporter=reporter)
     seeds = _further_seeds(bench, run, evaluators, strategy, outcome, reporter=reporter)
     return Ended(
         outcome=outcome,
@@ -74,15 +71,15 @@ def _one(
     strategy: Strategy,
     config: SearchConfig,
     *,
-    told: Told | None = None,
+    reporter: Reporter | None = None,
 ) -> tuple[Outcome, float]:
     with open_study(folder, config) as study:
         watch = Stopwatch(before_s=study.recall(SPENT) or 0.0)
 
         def on_progress(state: SearchProgress) -> None:
             study.remember(SPENT, watch.seconds())
-            if told is not None:
-                told(replace(state, elapsed_s=watch.seconds()))
+            if reporter is not None:
+                reporter.update(replace(state, elapsed_s=watch.seconds()))
 
         outcome = run_search(
             bench.problem,
@@ -97,7 +94,7 @@ def _one(
 
 
 def _further_seeds(
-    bench: Bench, run: Path, evaluators: Evaluators, strategy: Strategy, first: Outcome, *, reporter: SearchReporter
+    bench: Bench, run: Path, evaluators: Evaluators, strategy: Strategy, first: Outcome, *, reporter: Reporter
 ) -> SeedRuns | None:
     """The same search with further seeds, each in a study of its own; values that are known are not made again."""
     if bench.config.num_seeds == 1:
@@ -109,12 +106,12 @@ def _further_seeds(
         config = replace(bench.search, seed=seed)
         outcome, _ = _one(bench, run / "seeds" / str(seed), evaluators, strategy, config)
         reached.append(_reached(outcome))
-        reporter.say(f"seed {seed}: hypervolume {reached[-1]:.4f}")
+        reporter.message(f"seed {seed}: hypervolume {reached[-1]:.4f}")
     spread = Spread(mean=float(np.mean(reached)), std=float(np.std(reached, ddof=1)), values=tuple(reached))
     return SeedRuns(seeds=tuple(seeds), hypervolume=spread)
 
 
-def _random(bench: Bench, run: Path, evaluators: Evaluators, *, reporter: SearchReporter) -> History | None:
+def _random(bench: Bench, run: Path, evaluators: Evaluators, *, reporter: Reporter) -> History | None:
     """Random search with the same budget: where evaluations are free, and where it is asked for."""
     free = not bench.problem.has_dear
     if not (free or bench.config.random_baseline) or bench.search.strategy == "random":
@@ -123,7 +120,7 @@ def _random(bench: Bench, run: Path, evaluators: Evaluators, *, reporter: Search
         strategy, budget = RandomSearch(), bench.search.budget
         outcome = run_search(bench.problem, evaluators, strategy=strategy, budget=budget, seed=bench.search.seed)
     else:
-        reporter.say("random search with the same budget")
+        reporter.message("random search with the same budget")
         config = replace(bench.search, strategy="random", settings=to_mapping(RandomSearch()))
         outcome, _ = _one(bench, run / "random", evaluators, RandomSearch(), config)
     return _history(bench, outcome)

@@ -10,7 +10,7 @@ from hwnas.pipeline.search.context import Bench
 from hwnas.pipeline.search.verify import front_members, skipped, verify
 from hwnas.pipeline.search.winners import make_kit
 from hwnas.profile.environment import Workplace
-from hwnas.progress import SearchReporter
+from hwnas.progress import Reporter
 from hwnas.search.estimate import Estimate
 from hwnas.search.record import SearchRecord, VerifiedMember, write_record
 from hwnas.search.study import Study
@@ -25,7 +25,7 @@ def finish(
     record: SearchRecord,
     *,
     truth: "TrueAccuracy | None",
-    reporter: SearchReporter,
+    reporter: Reporter,
     workplace: Workplace | None,
 ) -> SearchRecord:
     """Do what is left to be done; each step is written down when it is done."""
@@ -58,7 +58,7 @@ def write_tables(run: Path) -> None:
 
 
 def _verified(
-    bench: Bench, run: Path, record: SearchRecord, *, reporter: SearchReporter, workplace: Workplace | None
+    bench: Bench, run: Path, record: SearchRecord, *, reporter: Reporter, workplace: Workplace | None
 ) -> SearchRecord:
     if not bench.config.finish.verify:
         return replace(record, verification=skipped(bench, "it was not asked for (--no-verify)"))

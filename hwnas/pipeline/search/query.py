@@ -16,6 +16,7 @@ from hwnas.pipeline.search.predicted_metrics import (
     supported_confidence,
 )
 from hwnas.predict.store import load_predictor
+from hwnas.progress import NullReporter
 from hwnas.runs import Run
 from hwnas.search.objective import Constraint, Objective, parse_constraint, parse_objective
 from hwnas.search.problem import Problem
@@ -184,7 +185,7 @@ def _completed(
         predictors=predictors,
         profiles=None,
         fitted=None,
-        say=notes.append,
+        reporter=NullReporter(),
     )
     notes += [f"predictor {item.note}; {item.path}" for item in found.chosen if str(item.metric) not in known]
     new_objectives, new_constraints = iter(found.objectives), iter(found.constraints)

@@ -19,7 +19,7 @@ from hwnas.pipeline.search.finalize import finish
 from hwnas.pipeline.search.options import RunConfig, SearchOptions, read_run_config
 from hwnas.pipeline.search.recording import make_record
 from hwnas.profile.environment import Workplace
-from hwnas.progress import Quiet, SearchReporter
+from hwnas.progress import MessageRecorder, NullReporter, Reporter
 from hwnas.runs import Run
 from hwnas.search.record import FILE, SearchRecord, read_record, write_record
 from hwnas.search.satisfiable import Satisfiable, check_satisfiable, require_satisfiable
@@ -55,44 +55,44 @@ def search_networks(
     out: Path | None = None,
     resume: Path | None = None,
     workers: int = 0,
-    reporter: SearchReporter | None = None,
+    reporter: Reporter | None = None,
     workplace: Workplace | None = None,
 ) -> Searched:
     """Search, or go on with the search in the run `resume`; the run folder explains itself.
 
     At the end the front is measured again where its device is here, and the winners are exported.
     """
-    told = reporter or Quiet()
+    reporter = reporter or NullReporter()
     machine = None if workplace is None else workplace.machine
     if resume is not None:
         run = Run.open(resume).path
         bench = reopen(run, read_run_config(Run.open(run)))
         satisfiable = check_satisfiable(bench.problem, bench.cheap, seed=bench.search.seed)
     else:
-        bench = begin(options or SearchOptions(), say=told.say, machine=machine)
+        bench = begin(options or SearchOptions(), reporter=reporter, machine=machine)
         satisfiable = require_satisfiable(bench.problem, bench.cheap, seed=bench.search.seed)
-        told.say(str(satisfiable))
+        reporter.message(str(satisfiable))
         run = _new_run(out or default_out(bench, options or SearchOptions()), bench)
     with _telling_how_to_go_on(run), settled(bench.search):
-        truth = _truth(bench, run, workers=workers, reporter=told)
+        truth = _truth(bench, run, workers=workers, reporter=reporter)
         if (run / FILE).is_file():
             record = read_record(run)
             _require_same_supernet(bench, record)
         else:
-            ended = run_all(bench, run, make_evaluators(bench, truth), reporter=told)
+            ended = run_all(bench, run, make_evaluators(bench, truth), reporter=reporter)
             record = make_record(bench, ended, satisfiable=str(satisfiable), truth=truth, runs=run.parent)
             write_record(run, record)
-        record = finish(bench, run, record, truth=truth, reporter=told, workplace=workplace)
+        record = finish(bench, run, record, truth=truth, reporter=reporter, workplace=workplace)
     return Searched(run=run, record=record)
 
 
 def rehearse_search(
-    options: SearchOptions, *, reporter: SearchReporter | None = None, machine: Machine | None = None
+    options: SearchOptions, *, reporter: Reporter | None = None, machine: Machine | None = None
 ) -> SearchRehearsal:
     """Work a search out without evaluating anything that is kept."""
-    notes: list[str] = []
+    notes = MessageRecorder(reporter)
     with TemporaryDirectory() as scratch:
-        bench = begin(options, say=notes.append, machine=machine, scratch=Path(scratch))
+        bench = begin(options, reporter=notes, machine=machine, scratch=Path(scratch))
     with settled(bench.search):
         return SearchRehearsal(
             config=bench.config,
@@ -100,7 +100,7 @@ def rehearse_search(
             satisfiable=check_satisfiable(bench.problem, bench.cheap, seed=bench.search.seed),
             num_pictures=None if bench.supernet is None else len(bench.supernet.data.heldout),
             seconds_per_evaluation=_seconds(bench),
-            notes=tuple(notes),
+            notes=tuple(notes.messages),
         )
 
 
@@ -136,7 +136,7 @@ def _require_same_supernet(bench: Bench, record: SearchRecord) -> None:
         raise InputError(message, got=f"{record.supernet}, which has changed", hint="put the old file back there")
 
 
-def _truth(bench: Bench, run: Path, *, workers: int, reporter: SearchReporter) -> "TrueAccuracy | None":
+def _truth(bench: Bench, run: Path, *, workers: int, reporter: Reporter) -> "TrueAccuracy | None":
     if bench.supernet is None:
         return None
     from hwnas.pipeline.search.accuracy import TrueAccuracy
@@ -147,7 +147,7 @@ def _truth(bench: Bench, run: Path, *, workers: int, reporter: SearchReporter) -
         memo=run / ACCURACIES,
         device=bench.search.compute,
         workers=workers,
-        on_value=reporter.judged,
+        reporter=reporter,
     )
 
 

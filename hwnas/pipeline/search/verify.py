@@ -20,7 +20,7 @@ from hwnas.profile.results import Reading, assess, readings
 from hwnas.profile.runners.runner import load_runner
 from hwnas.profile.selection import LANDMARKS
 from hwnas.profile.subjects import space_subject, unique
-from hwnas.progress import SearchReporter
+from hwnas.progress import Reporter
 from hwnas.records import Setting, Subject, load_profile
 from hwnas.search.estimate import Estimate
 from hwnas.search.front import on_front
@@ -102,9 +102,7 @@ def failed(bench: Bench, reason: str) -> Verification:
     return _nothing(bench, "failed", reason)
 
 
-def verify(
-    bench: Bench, run: Path, record: SearchRecord, *, reporter: SearchReporter, workplace: Workplace
-) -> SearchRecord:
+def verify(bench: Bench, run: Path, record: SearchRecord, *, reporter: Reporter, workplace: Workplace) -> SearchRecord:
     """The record with its front measured; a device that is not here, or goes away, is said in it."""
     possible: list[Group] = []
     found: list[tuple[Group, Read]] = []
@@ -160,7 +158,7 @@ def _measured(
     record: SearchRecord,
     group: Group,
     *,
-    reporter: SearchReporter,
+    reporter: Reporter,
     workplace: Workplace,
 ) -> Read:
     """One campaign."""
@@ -172,7 +170,7 @@ def _measured(
         save_plan(_plan(bench, subjects, group, workplace=workplace), path)
     # Whoever goes on with a verification that failed wants what failed to be tried again.
     again = record.verification is not None and record.verification.status == "failed"
-    done = measure_plan(path, out=run / PROFILES, retry=again, reporter=reporter.campaign(), workplace=workplace)
+    done = measure_plan(path, out=run / PROFILES, retry=again, reporter=reporter, workplace=workplace)
     return _read([item.path for item in done.profiles])
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hwnas.errors import HwnasError, InputError
 from hwnas.pipeline.search.context import Bench
-from hwnas.progress import SearchReporter
+from hwnas.progress import Reporter
 from hwnas.report.network_card import card_page
 from hwnas.runs import write_atomic
 from hwnas.search.estimate import exact
@@ -45,7 +45,7 @@ def make_kit(
     members: Sequence[Member],
     *,
     truth: "TrueAccuracy | None",
-    reporter: SearchReporter,
+    reporter: Reporter,
 ) -> tuple[KitItem, ...]:
     """Export the winners; one that cannot be is said. What was done for one before is not done again."""
     wanted = bench.config.finish
@@ -58,8 +58,10 @@ def make_kit(
         if old is not None and (old.test_accuracy is not None or not retrained) and (old.files or not exported):
             item = replace(old, why=why)
         else:
-            reporter.say(f"network {member.candidate.arch_id}: {why}")
-            item = _made(bench, run, member, why, truth=truth, retrained=retrained, exported=exported)
+            reporter.message(f"network {member.candidate.arch_id}: {why}")
+            item = _made(
+                bench, run, member, why, truth=truth, retrained=retrained, exported=exported, reporter=reporter
+            )
         _describe(bench, record, member, item, folder)
         items.append(item)
     return tuple(items)
@@ -74,10 +76,11 @@ def _made(
     truth: "TrueAccuracy | None",
     retrained: bool,
     exported: bool,
+    reporter: Reporter,
 ) -> KitItem:
     folder = run / NETWORKS / member.candidate.arch_id
     try:
-        weights = _weights(bench, member, folder, truth=truth, retrained=retrained)
+        weights = _weights(bench, member, folder, truth=truth, retrained=retrained, reporter=reporter)
         files = _exported(bench, member, folder, weights) if exported else ()
         failure = None
     except HwnasError as error:
@@ -131,7 +134,15 @@ def _objectives(bench: Bench, record: SearchRecord, members: Sequence[Member]) -
     return np.stack(columns, axis=1)
 
 
-def _weights(bench: Bench, member: Member, folder: Path, *, truth: "TrueAccuracy | None", retrained: bool) -> Weights:
+def _weights(
+    bench: Bench,
+    member: Member,
+    folder: Path,
+    *,
+    truth: "TrueAccuracy | None",
+    retrained: bool,
+    reporter: Reporter,
+) -> Weights:
     """The weights of a winner in a file of its own: inherited, or trained on from there."""
     if truth is None:
         if retrained:
@@ -140,14 +151,14 @@ def _weights(bench: Bench, member: Member, folder: Path, *, truth: "TrueAccuracy
             )
         return Weights(file=None)
     if retrained:
-        return _retrained(bench, member, folder)
+        return _retrained(bench, member, folder, reporter)
     from hwnas.supernet.store import save_network
 
     save_network(truth.network(member.candidate.arch), folder / _WEIGHTS, space=bench.space, arch=member.candidate.arch)
     return Weights(file=folder / _WEIGHTS)
 
 
-def _retrained(bench: Bench, member: Member, folder: Path) -> Weights:
+def _retrained(bench: Bench, member: Member, folder: Path, reporter: Reporter) -> Weights:
     """Train the network on from the supernet's weights, and look at the test pictures once."""
     from hwnas.pipeline.evaluate import evaluate
     from hwnas.pipeline.train import train_model
@@ -163,7 +174,7 @@ def _retrained(bench: Bench, member: Member, folder: Path) -> Weights:
         seed=bench.search.seed,
     )
     resume = (training / MANIFEST).is_file()
-    trained = train_model(TrainOptions() if resume else options, out=training, resume=resume)
+    trained = train_model(TrainOptions() if resume else options, out=training, resume=resume, reporter=reporter)
     (row,) = evaluate(training, split="test").networks
     return Weights(file=trained.weights, test_accuracy=row.top1)
 

@@ -13,6 +13,7 @@ from hwnas.pipeline.predictors.transfer_sources import find_sources
 from hwnas.predict.models import BlocksLearner
 from hwnas.predict.store import load_card
 from hwnas.profile.lookup import entries
+from hwnas.progress import MessageRecorder
 from tests.pipeline.measured_profiles import DEVICE, NOISE, fast_fits, make_profile, subjects_of, true_ms
 
 SPACE = "autoformer-micro"
@@ -31,8 +32,8 @@ def options(folder: Path, **changes: object) -> FitOptions:
 
 def test_without_options_every_figure_of_a_profile_is_fitted(tmp_path: Path) -> None:
     make_profile(tmp_path / "profiles")
-    said: list[str] = []
-    report = fit_predictors(options(tmp_path), say=said.append)
+    recorder = MessageRecorder()
+    report = fit_predictors(options(tmp_path), reporter=recorder)
     assert [(str(item.path.relative_to(tmp_path)), item.card.space) for item in report.fitted] == [
         (f"predictors/{OWN}/{name}", SPACE) for name in ("latency_ms", "throughput", "memory_mb")
     ]
@@ -52,7 +53,7 @@ def test_without_options_every_figure_of_a_profile_is_fitted(tmp_path: Path) -> 
     assert throughput.noise_floor == pytest.approx(latency.noise_floor, rel=0.05)
     assert throughput.held_out[0].measured == pytest.approx(1e3 / latency.held_out[0].measured)
     assert (latency.environment["torch"], latency.data.kinds) == ("2.15.0", (SPACE,))
-    assert said == [f"{OWN}: fitting {name} to 42 rows" for name in ("latency_ms", "memory_mb")]
+    assert recorder.messages == [f"{OWN}: fitting {name} to 42 rows" for name in ("latency_ms", "memory_mb")]
     assert load_card(report.fitted[0].path) == latency
 
 

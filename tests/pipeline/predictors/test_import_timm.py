@@ -12,6 +12,7 @@ from hwnas.pipeline.predictors.published_tables import measured_table
 from hwnas.pipeline.predictors.workloads import timm_workload
 from hwnas.pipeline.profiles import list_profiles, show_profile
 from hwnas.profile.lookup import table_entries
+from hwnas.progress import MessageRecorder
 from hwnas.records.workloads import load_workloads, plain_operations, workload_from
 from tests.pipeline.measured_profiles import fast_fits
 
@@ -62,12 +63,12 @@ def test_a_table_is_kept_as_it_is_with_what_its_name_tells(table: Path, tmp_path
 
 def test_traced_models_are_not_traced_again(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = ImportOptions(out=tmp_path / "profiles", match="test_vit")
-    said: list[str] = []
-    import_timm([table], options, say=said.append)
+    recorder = MessageRecorder()
+    import_timm([table], options, reporter=recorder)
     before = (tmp_path / "profiles" / "timm-workloads.jsonl.gz").read_bytes()
     monkeypatch.setattr("hwnas.pipeline.predictors.import_timm.trace_timm", None)
-    import_timm([table], options, say=said.append)
-    assert said == ["3 of 3 models traced"]
+    import_timm([table], options, reporter=recorder)
+    assert recorder.messages == ["3 of 3 models traced"]
     assert (tmp_path / "profiles" / "timm-workloads.jsonl.gz").read_bytes() == before
 
 
@@ -99,9 +100,9 @@ def test_workloads_of_another_form_are_traced_again(table: Path, tmp_path: Path)
     with pytest.raises(InputError, match="has another form") as refused:
         measured_table(entry)
     assert refused.value.hint == "remove it: hwnas profiles import-timm traces the models again"
-    said: list[str] = []
-    import_timm([table], options, say=said.append)
-    assert said == [f"{file} has another form: all models are traced again", "1 of 1 models traced"]
+    recorder = MessageRecorder()
+    import_timm([table], options, reporter=recorder)
+    assert recorder.messages == [f"{file} has another form: all models are traced again", "1 of 1 models traced"]
     assert len(measured_table(entry)) == 1
 
 

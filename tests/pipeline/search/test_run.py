@@ -19,7 +19,7 @@ from hwnas.pipeline.search.query import query
 from hwnas.pipeline.search.reference_networks import NAMES
 from hwnas.pipeline.search.run import Searched, rehearse_search, search_networks
 from hwnas.profile.results import Reading
-from hwnas.progress import Quiet
+from hwnas.progress import EvaluationProgress, NullReporter, ProgressEvent
 from hwnas.records import Failure
 from hwnas.report.gather import gather
 from hwnas.report.verdict import banners
@@ -126,12 +126,9 @@ def test_the_tables_are_in_the_run(searched: Searched) -> None:
 def test_a_search_goes_on_where_it_was_interrupted(searched: Searched, bench: dict[str, Any], tmp_path: Path) -> None:
     run = tmp_path / "run"
 
-    class Impatient(Quiet):
-        count = 0
-
-        def judged(self) -> None:
-            self.count += 1
-            if self.count == 7:
+    class Impatient(NullReporter):
+        def update(self, event: ProgressEvent) -> None:
+            if isinstance(event, EvaluationProgress) and event.done == 7:
                 raise KeyboardInterrupt
 
     place = Place().workplace
