@@ -360,7 +360,7 @@ def test_winners_are_chosen_again_when_the_front_is_measured_later(
     exported: list[str] = []
 
     def export(bench: Any, member: Any, folder: Path, weights: Any) -> tuple[Path, ...]:
-        exported.append(member.arch_id)
+        exported.append(member.candidate.arch_id)
         return (folder / "network.onnx",)
 
     monkeypatch.setattr(winners, "_exported", export)
