@@ -31,7 +31,7 @@ import torch
 from benchmarks.support.saving import asked, save
 from hwnas.devices import detect
 from hwnas.export.compose import compose
-from hwnas.export.evaluate import open_session
+from hwnas.export.onnx_session import open_session
 from hwnas.export.templates import TemplateStore
 from hwnas.space import SPACES
 from hwnas.space.space import AnySpace

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from hwnas.errors import InputError
 from hwnas.export.dynamo import INPUT, OUTPUT
-from hwnas.export.holes import Filled
+from hwnas.export.graph_template import Filled
 from hwnas.export.precision import precision_type
 
 _TYPES = {

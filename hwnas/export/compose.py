@@ -19,7 +19,7 @@ from torch import nn
 
 from hwnas.errors import InputError
 from hwnas.export.assembly import Assembly
-from hwnas.export.holes import Filled, UnfitError
+from hwnas.export.graph_template import Filled, UnfitError
 from hwnas.export.parity import EXACT_TOLERANCE
 from hwnas.export.precision import precision_type
 from hwnas.export.rounding import rounded_weights
@@ -137,7 +137,7 @@ class _Work:
 
     def _agrees(self, segment: nn.Module, shape: Sequence[int], found: Filled) -> bool:
         """Whether the graph, computed in float32, gives what the segment gives with the same weights."""
-        from hwnas.export.evaluate import evaluate, widened
+        from hwnas.export.onnx_session import evaluate, widened
 
         x = torch.randn(tuple(shape), generator=torch.Generator().manual_seed(0))
         graph = Assembly(precision=self.precision, shape=shape)

@@ -145,7 +145,7 @@ def export_module(
 
 
 def _onnx(module: nn.Module, request: Request) -> Artifact:
-    from hwnas.export.evaluate import is_widened, open_session, runnable, widened
+    from hwnas.export.onnx_session import is_widened, open_session, runnable, widened
 
     graph = build_onnx(
         module,

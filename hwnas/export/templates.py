@@ -19,8 +19,8 @@ from typing import Any
 import onnx
 
 from hwnas.errors import InputError
-from hwnas.export.holes import Filled, Form, Number, take_apart
-from hwnas.export.rules import Rules
+from hwnas.export.graph_template import Filled, Form, Number, take_apart
+from hwnas.export.size_rules import Rules
 from hwnas.runs import hwnas_version, package_versions, write_atomic
 
 VARIABLE = "HWNAS_CACHE"
@@ -31,7 +31,7 @@ MAX_INSTANCES = 48
 """Instances kept of one form; a structure that is not understood by then never will be."""
 MAX_FILLED = 512
 """Filled graphs kept of one structure."""
-EXPORTING = ("compose", "dynamo", "holes", "precision", "rules", "segment", "structure", "templates")
+EXPORTING = ("compose", "dynamo", "graph_template", "precision", "segment", "size_rules", "structure", "templates")
 """The modules of hwnas.export that decide what stands in a template, and what is made of it."""
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from hwnas.errors import InputError
 from hwnas.export.compose import Composition, compose
-from hwnas.export.evaluate import Array, evaluate
+from hwnas.export.onnx_session import Array, evaluate
 from hwnas.export.templates import TemplateStore
 from tests.export.segmented import SHAPE, Network, counted
 

@@ -7,8 +7,8 @@ from onnx import TensorProto
 from torch import Tensor, nn
 
 from hwnas.errors import InputError, UnknownNameError
-from hwnas.export.evaluate import evaluate
 from hwnas.export.onnx_graph import build_onnx
+from hwnas.export.onnx_session import evaluate
 from hwnas.export.templates import TemplateStore
 from hwnas.runs import package_versions
 from tests.export.segmented import SHAPE, Network

@@ -12,9 +12,9 @@ import timm
 import torch
 from torch import nn
 
-from hwnas.export.evaluate import Array, evaluate
 from hwnas.export.export import export_module
 from hwnas.export.onnx_graph import build_onnx
+from hwnas.export.onnx_session import Array, evaluate
 from hwnas.export.templates import TemplateStore
 from hwnas.space import SPACES
 from hwnas.space.space import AnySpace

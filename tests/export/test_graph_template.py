@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from hwnas.export.holes import UnfitError, take_apart
+from hwnas.export.graph_template import UnfitError, take_apart
 
 
 def graph(*, heads: int, width: int, value: float = 0.5, tail: str = "Relu") -> onnx.ModelProto:

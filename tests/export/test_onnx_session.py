@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from hwnas.export.evaluate import evaluate, is_widened, open_session, runnable, without_weights
+from hwnas.export.onnx_session import evaluate, is_widened, open_session, runnable, without_weights
 
 TYPES = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 

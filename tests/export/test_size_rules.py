@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwnas.export.rules import Rules
+from hwnas.export.size_rules import Rules
 
 Sizes = Mapping[str, int | float]
 WIDTHS = [
