@@ -6,7 +6,8 @@ import click
 
 from hwnas.cli.options import json_option
 from hwnas.cli.output import print_json, print_line, print_table
-from hwnas.pipeline.export_network import CACHE_USES, FORMATS, EngineOptions, ExportedNetwork
+from hwnas.export.tensorrt import TIMING_CACHE_USES
+from hwnas.pipeline.export_network import FORMATS, EngineOptions, ExportedNetwork
 from hwnas.pipeline.export_network import export_network as write_network
 
 
@@ -25,7 +26,9 @@ from hwnas.pipeline.export_network import export_network as write_network
 @click.option("--workspace-mb", type=int, help="Of an engine: scratch memory that a layer may take (all).")
 @click.option("--optimization-level", type=int, help="Of an engine: 0 to 5, how long to look for kernels (3).")
 @click.option("--timing-cache", type=click.Path(path_type=Path), help="Of an engine: a file of kernel timings.")
-@click.option("--timing-cache-use", type=click.Choice(CACHE_USES), help="Of an engine: how that file is used (extend).")
+@click.option(
+    "--timing-cache-use", type=click.Choice(TIMING_CACHE_USES), help="Of an engine: how that file is used (extend)."
+)
 @json_option
 def export_network(
     space: str,

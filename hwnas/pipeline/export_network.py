@@ -1,11 +1,13 @@
-"""`hwnas export`: one network in files that run without hwnas, checked against torch."""
+"""`hwnas export`: write one network to files that run without hwnas, checked against torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from hwnas.errors import InputError, UsageError, unknown
+from hwnas.export.tensorrt import EngineSettings, TimingCache, load_tensorrt
+from hwnas.export.tensorrt.timing_cache import timing_cache_from_environment
 from hwnas.runs import MANIFEST
 from hwnas.space import SPACES
 from hwnas.space.arch import Arch
@@ -14,6 +16,8 @@ from hwnas.supernet.loading import WeightedNetwork, weighted_network
 if TYPE_CHECKING:
     from hwnas.export.export import Exported
     from hwnas.export.parity import Parity
+    from hwnas.export.tensorrt.settings import EnginePrecision
+    from hwnas.export.tensorrt.timing_cache import TimingCacheUse
 
 SUFFIXES: Mapping[str, str] = {
     "onnx": "onnx",
@@ -21,26 +25,23 @@ SUFFIXES: Mapping[str, str] = {
     "safetensors": "safetensors",
     "tensorrt": "engine",
 }
-"""What can be written, and how the files end."""
+"""File suffix of each format."""
 
 FORMATS = tuple(SUFFIXES)
-
-CACHE_USES = ("extend", "read", "pinned")
-"""How a file of kernel timings can be used: let it grow, time what it lacks, or time nothing."""
 
 _COMMAND = "hwnas export {space} {arch}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
-    """How TensorRT builds an engine; what is None stays as hwnas has it."""
+    """Options of a TensorRT engine build; None keeps the default of hwnas."""
 
     workspace_mb: int | None = None
-    """Scratch memory that a layer may take."""
+    """Scratch memory limit of a layer."""
     optimization_level: int | None = None
-    """0 to 5: how long the builder looks for fast kernels."""
+    """0 to 5: how much time the builder spends on finding fast kernels."""
     timing_cache: Path | None = None
-    """A file of kernel timings."""
+    """A file of kernel timings; None for the one that HWNAS_TIMING_CACHE names, as for a profile."""
     timing_cache_use: str | None = None
     """'extend', 'read' or 'pinned'."""
 
@@ -51,33 +52,50 @@ class EngineOptions:
 
     @property
     def given(self) -> tuple[str, ...]:
-        """The names of those that were asked for."""
+        """Names of the options that are not None."""
         return tuple(name for name in self.__dataclass_fields__ if getattr(self, name) is not None)
+
+    def settings(self, *, precision: str, batch: int) -> EngineSettings:
+        """Return the complete settings of a build, checked."""
+        default = EngineSettings()
+        cache = timing_cache_from_environment()
+        if self.timing_cache is not None:
+            use = cast("TimingCacheUse", self.timing_cache_use or "extend")
+            cache = TimingCache(path=self.timing_cache, use=use)
+        return EngineSettings(
+            precision=cast("EnginePrecision", precision),
+            batch=batch,
+            workspace_mb=self.workspace_mb,
+            optimization_level=(
+                default.optimization_level if self.optimization_level is None else self.optimization_level
+            ),
+            timing_cache=cache,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportedNetwork:
-    """The files of one network, and how far they give what torch gives."""
+    """The files of one network and their parity with torch."""
 
     space: str
     arch: Arch
     arch_id: str
     network_id: str
     weights: str
-    """The file that they are from, or that they are fresh."""
+    """The file that the weights are from, or a note that they are fresh."""
     fresh_weights: bool
     format: str
     precision: str
     batch: int | None
-    """None: any."""
+    """None for any batch size."""
     exporter: str
     parity: "Parity"
     files: tuple[Path, ...]
-    """The network first, then what stands beside it."""
+    """The network first, then the files that accompany it."""
     seconds: float
 
     def to_mapping(self) -> dict[str, Any]:
-        """Plain values, as `--json` prints them."""
+        """Return the fields as plain values, as `--json` prints them."""
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return {**values, "arch": self.arch.to_mapping()}
 
@@ -96,130 +114,127 @@ def export_network(
     num_classes: int | None = None,
     engine: EngineOptions | None = None,
 ) -> ExportedNetwork:
-    """Write a network to a folder: a graph, a program of torch, weights alone or a TensorRT engine.
+    """Write a network to a folder, as an ONNX graph, a torch program, weights alone or a TensorRT engine.
 
-    `space` is the name of one, or the folder of a run: then `arch` may be the id of one of its networks, whose weights,
-    images and classes are taken. Otherwise:
-    The weights are those of a file of a supernet or of a network, or fresh ones from the seed, and then say so. `arch`
-    may be left out where the file holds one network; a file decides images and classes, too. `engine` is for TensorRT
-    alone, and so is the precision tf32: products in TF32 of a float32 graph.
+    Args:
+        space: Name of a space, or the folder of a run.
+        arch: The network. With a run it may be an id from that run, whose weights, image size and classes are then
+            used. Not needed if `weights` holds a single network.
+        out: The folder to write to.
+        format: 'onnx', 'pt2', 'safetensors' or 'tensorrt'.
+        precision: 'fp32', 'fp16' or 'bf16'; for an engine also 'tf32', a float32 graph with TF32 products.
+        batch: Batch size that the file accepts; None for any, which an engine does not support.
+        weights: File of a supernet or of a network; it determines image size and classes. None for random weights.
+        seed: Seed of random weights.
+        image_size: Image size of a network with random weights, if it is not the space's.
+        num_classes: Classes of a network with random weights, if they are not the space's.
+        engine: Options of a TensorRT build.
+
+    Raises:
+        GateError: The outputs differ from torch's by more than rounding explains.
+        InputError: The space, the network, the format or the weights cannot be used.
+        MissingError: TensorRT or an NVIDIA GPU is not available.
+        UsageError: The options contradict each other.
     """
     options = engine or EngineOptions()
     if (Path(space) / MANIFEST).is_file():
-        space, arch, weights, image_size, num_classes = _of_run(
+        space, arch, weights, image_size, num_classes = _from_run(
             Path(space), arch, weights=weights, changed=(image_size, num_classes)
         )
-    _check(space, format=format, batch=batch, weights=weights, changed=(image_size, num_classes))
-    _check_engine(options, format=format, precision=precision)
-    found = weighted_network(
+    _check_source(space, weights=weights, changed=(image_size, num_classes))
+    _check_format(format, precision=precision, batch=batch, options=options)
+    source = weighted_network(
         space, arch, weights=weights, seed=seed, image_size=image_size, num_classes=num_classes, command=_COMMAND
     )
-    candidate = found.space.candidate(found.arch)
-    stem = f"{found.space.name}-{candidate.network_id}-{precision}"
-    path = out / f"{stem}-b{'any' if batch is None else batch}.{SUFFIXES[format]}"
+    candidate = source.space.candidate(source.arch)
+    name = f"{source.space.name}-{candidate.network_id}-{precision}-b{'any' if batch is None else batch}.{SUFFIXES[format]}"
     if format == "tensorrt":
-        exported, files = _write_engine(found, path, precision=precision, batch=batch, options=options)
+        settings = options.settings(precision=precision, batch=batch or 1)
+        exported = _write_engine(source, out / name, settings)
     else:
-        exported, files = _write_file(found, path, format=format, precision=precision, batch=batch)
+        exported = _write_file(source, out / name, format=format, precision=precision, batch=batch)
     return ExportedNetwork(
-        space=found.space.name,
-        arch=found.arch,
+        space=source.space.name,
+        arch=source.arch,
         arch_id=candidate.arch_id,
         network_id=candidate.network_id,
-        weights=found.weights,
-        fresh_weights=found.fresh,
+        weights=source.weights,
+        fresh_weights=source.fresh,
         format=format,
         precision=precision,
         batch=batch,
         exporter=exported.exporter,
         parity=exported.parity,
-        files=files,
+        files=exported.files,
         seconds=exported.seconds,
     )
 
 
-def _of_run(
+def _from_run(
     run: Path, arch: Any, *, weights: Path | None, changed: tuple[int | None, int | None]
 ) -> tuple[str, Arch, Path | None, int | None, int | None]:
-    """Space, network, file of weights, images and classes of a network of a run."""
+    """Return space, network, weights, image size and classes of a network of a run."""
     from hwnas.pipeline.run_network import network_of_run
 
     if weights is not None or changed != (None, None):
-        message = "a run decides weights, images and classes"
+        message = "weights, image size and classes are those of the run"
         raise UsageError(message, got=run, hint=f"hwnas export {run} --arch ID --out exported")
-    found = network_of_run(run, arch)
-    if found.weights is not None:
-        return found.space.name, found.arch, found.weights, None, None
-    config = found.space.config
-    return found.space.name, found.arch, None, config.image_size, config.num_classes
+    network = network_of_run(run, arch)
+    if network.weights is not None:
+        return network.space.name, network.arch, network.weights, None, None
+    config = network.space.config
+    return network.space.name, network.arch, None, config.image_size, config.num_classes
 
 
-def _check(
-    space: str, *, format: str, batch: int | None, weights: Path | None, changed: tuple[int | None, int | None]
-) -> None:
+def _check_source(space: str, *, weights: Path | None, changed: tuple[int | None, int | None]) -> None:
     if space not in SPACES:
         if Path(space).is_dir():
             raise InputError("a folder must be a run", got=space, hint="hwnas export RUN --arch ID --out exported")
         raise unknown("space", space, SPACES, hint="hwnas export {} max --out .")
-    if format not in FORMATS:
-        raise unknown("format", format, FORMATS, hint="--format {}")
-    if format == "tensorrt" and batch is None:
-        raise UsageError("an engine is built for one batch", got="--batch dynamic", hint="--batch 1")
     if weights is not None and changed != (None, None):
         message = "--image-size and --classes are those of the file of weights"
         raise UsageError(message, got=weights, hint="leave them out, or leave --weights out")
 
 
-def _check_engine(options: EngineOptions, *, format: str, precision: str) -> None:
+def _check_format(format: str, *, precision: str, batch: int | None, options: EngineOptions) -> None:
+    if format not in FORMATS:
+        raise unknown("format", format, FORMATS, hint="--format {}")
     if format == "tensorrt":
+        if batch is None:
+            raise UsageError("an engine is built for one batch", got="--batch dynamic", hint="--batch 1")
         return
     if options.given:
         got = ", ".join(f"--{name.replace('_', '-')}" for name in options.given)
-        raise UsageError("options of TensorRT's builder are for --format tensorrt", got=got)
+        raise UsageError("TensorRT's build options are for --format tensorrt", got=got)
     if precision == "tf32":
-        message = "tf32 is how an engine multiplies; files hold fp32, fp16 or bf16"
+        message = "tf32 is a way to compute products in an engine; files hold fp32, fp16 or bf16"
         raise UsageError(message, got="--precision tf32", hint="--format tensorrt, or --precision fp32")
 
 
-def _write_file(
-    found: WeightedNetwork, path: Path, *, format: str, precision: str, batch: int | None
-) -> tuple["Exported", tuple[Path, ...]]:
+def _write_file(source: WeightedNetwork, path: Path, *, format: str, precision: str, batch: int | None) -> "Exported":
     from hwnas.export.export import export_module
 
-    exported = export_module(
-        found.module,
+    return export_module(
+        source.module,
         format=format,
         path=path,
-        input_shape=found.space.config.input_shape,
+        input_shape=source.space.config.input_shape,
         precision=precision,
         batch=batch,
         metadata={
-            "space": found.space.name,
-            "network_id": found.space.network_id(found.arch),
-            "weights": found.weights,
+            "space": source.space.name,
+            "network_id": source.space.network_id(source.arch),
+            "weights": source.weights,
         },
     )
-    return exported, exported.files
 
 
-def _write_engine(
-    found: WeightedNetwork, path: Path, *, precision: str, batch: int | None, options: EngineOptions
-) -> tuple["Exported", tuple[Path, ...]]:
-    """The engine of the graph, which stays beside it."""
-    from hwnas.export.tensorrt import load_tensorrt
-    from hwnas.pipeline.engine import engine_settings, write_engine
+def _write_engine(source: WeightedNetwork, path: Path, settings: EngineSettings) -> "Exported":
+    """Write an engine next to the ONNX graph that it is built from."""
+    load_tensorrt()  # before the graph is exported, which takes long: it fails if TensorRT is not installed
+    from hwnas.export.tensorrt.export import export_engine
 
-    settings = engine_settings(
-        precision=precision,
-        batch=batch or 1,
-        workspace_mb=options.workspace_mb,
-        optimization_level=options.optimization_level,
-        timing_cache=options.timing_cache,
-        timing_cache_use=options.timing_cache_use,
+    graph = _write_file(
+        source, path.with_suffix(".onnx"), format="onnx", precision=settings.weight_precision, batch=settings.batch
     )
-    load_tensorrt()  # its absence must not show only after the graph is made
-    exported, graph = _write_file(
-        found, path.with_suffix(".onnx"), format="onnx", precision=settings.weight_precision, batch=batch
-    )
-    built = write_engine(found, exported, path, settings=settings)
-    return built.exported, (*built.files, *graph)
+    return export_engine(source.module, graph, path, input_shape=source.space.config.input_shape, settings=settings)

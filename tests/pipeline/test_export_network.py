@@ -1,6 +1,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -9,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from hwnas.errors import InputError, MissingError, UnknownNameError, UsageError
-from hwnas.pipeline.export_network import export_network
+from hwnas.export.tensorrt import TimingCache
+from hwnas.pipeline.export_network import EngineOptions, export_network
 from hwnas.space import SPACES
 from hwnas.supernet.families import make_supernet
 from hwnas.supernet.store import save_supernet
@@ -80,3 +82,43 @@ def test_without_tensorrt_nothing_is_written(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(MissingError):
         export_network("autoformer-micro", "min", out=tmp_path / "out", format="tensorrt")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"optimization_level": 6}, "optimization_level must be 0 to 5"),
+        ({"workspace_mb": 0}, "workspace_mb must be at least 1"),
+        ({"precision": "int4"}, "precision 'int4' is not known"),
+    ],
+)
+def test_invalid_engine_settings_are_refused_before_anything_is_written(
+    tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    precision = options.pop("precision", "fp32")
+    out, engine = tmp_path / "out", EngineOptions(**options)
+    with pytest.raises(InputError, match=message):
+        export_network("autoformer-micro", "min", out=out, format="tensorrt", precision=precision, engine=engine)
+    assert not out.exists()
+
+
+def test_engine_options_are_for_engines_alone(tmp_path: Path) -> None:
+    given = {"out": tmp_path, "format": "safetensors"}
+    with pytest.raises(UsageError, match="for --format tensorrt") as caught:
+        export_network("autoformer-micro", "min", engine=EngineOptions(workspace_mb=64), **given)  # type: ignore[arg-type]
+    assert caught.value.got == "--workspace-mb"
+    with pytest.raises(UsageError, match="tf32 is a way to compute products"):
+        export_network("autoformer-micro", "min", precision="tf32", **given)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="needs its file"):
+        EngineOptions(timing_cache_use="pinned")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_engine_options_fall_back_to_the_timing_cache_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert EngineOptions().settings(precision="fp16", batch=1).timing_cache is None
+    monkeypatch.setenv("HWNAS_TIMING_CACHE", "shared.cache")
+    monkeypatch.setenv("HWNAS_TIMING_CACHE_USE", "pinned")
+    shared = EngineOptions().settings(precision="fp16", batch=1).timing_cache
+    assert shared == TimingCache(path=Path("shared.cache"), use="pinned")
+    own = EngineOptions(timing_cache=Path("own.cache")).settings(precision="fp16", batch=1).timing_cache
+    assert own == TimingCache(path=Path("own.cache"))

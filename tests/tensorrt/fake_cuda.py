@@ -54,7 +54,7 @@ class FakeCuda:
         yield
         self.is_current = False
 
-    def place(self, tensor: Tensor) -> Tensor:
+    def upload(self, tensor: Tensor) -> Tensor:
         return tensor.contiguous().clone()
 
     def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:

@@ -4,7 +4,7 @@ import torch
 
 from hwnas.errors import InputError
 from hwnas.export.tensorrt import EngineSettings, TensorRtError, build_engine
-from hwnas.export.tensorrt.execution import Execution
+from hwnas.export.tensorrt.execution import Execution, TorchCuda
 from tests.tensorrt.conftest import GPU, Double
 from tests.tensorrt.graphs import TOLERANCE, expected_logits, small_graph, small_images
 
@@ -78,3 +78,36 @@ def test_scratch_memory_that_does_not_fit_is_an_error(double: Double) -> None:
     with pytest.raises(TensorRtError, match="no memory for the execution context") as caught:
         Execution(engine, small_images(2), cuda=double.cuda())
     assert caught.value.kind == "memory"
+
+
+@pytest.mark.gpu
+def test_a_recording_runs_again_on_what_its_memory_holds() -> None:
+    cuda = TorchCuda()
+    source = cuda.upload(torch.arange(4.0))
+    target = cuda.empty((4,), torch.float32)
+    with cuda.current():
+        torch.mul(source, 2, out=target)
+    cuda.wait()
+    recording = cuda.record(lambda: torch.mul(source, 2, out=target))
+    source.add_(1)
+    torch.cuda.synchronize()
+    with cuda.current():
+        recording.replay()
+    cuda.wait()
+    assert target.tolist() == [2.0, 4.0, 6.0, 8.0]
+    recording.reset()
+
+
+@pytest.mark.gpu
+def test_a_copy_is_contiguous_and_apart() -> None:
+    cuda, images = TorchCuda(), torch.arange(6.0).reshape(2, 3).T
+    placed = cuda.upload(images)
+    assert placed.is_cuda
+    assert placed.is_contiguous()
+    assert placed.tolist() == images.tolist()
+
+
+@pytest.mark.gpu
+def test_streams_have_handles_of_their_own() -> None:
+    assert TorchCuda().handle != 0
+    assert TorchCuda().handle != torch.cuda.default_stream().cuda_stream

@@ -38,7 +38,7 @@ def test_an_engine_comes_back_as_it_was(built: BuiltEngine, tmp_path: Path) -> N
 def test_an_engine_without_a_card_is_not_loaded(newest: Double, tmp_path: Path) -> None:
     path = tmp_path / "foreign.engine"
     path.write_bytes(b"an engine of another tool")
-    with pytest.raises(InputError, match=r"must have its card foreign\.engine\.json beside it"):
+    with pytest.raises(InputError, match=r"must have its card foreign\.engine\.json next to it"):
         load_engine(path, gpu=GPU)
 
 
@@ -71,7 +71,7 @@ def test_a_missing_file_is_named(built: BuiltEngine, tmp_path: Path, name: str) 
 def test_an_engine_of_another_version_is_not_loaded(built: BuiltEngine, tmp_path: Path) -> None:
     card = dataclasses.replace(built.card, tensorrt="10.9.0.34")
     save_engine(dataclasses.replace(built, card=card), tmp_path / "small.engine")
-    with pytest.raises(InputError, match="must be of the TensorRT that is here") as caught:
+    with pytest.raises(InputError, match="must be built by the installed TensorRT") as caught:
         load_engine(tmp_path / "small.engine", gpu=GPU)
     assert caught.value.got == "10.9.0.34"
 
@@ -80,7 +80,7 @@ def test_an_engine_of_another_version_is_not_loaded(built: BuiltEngine, tmp_path
 def test_an_engine_of_another_gpu_is_not_loaded(built: BuiltEngine, tmp_path: Path, change: dict[str, str]) -> None:
     save_engine(built, tmp_path / "small.engine")
     other = dataclasses.replace(GPU, **change)
-    with pytest.raises(InputError, match="must be for the GPU that is here"):
+    with pytest.raises(InputError, match="must be built for the GPU of this machine"):
         load_engine(tmp_path / "small.engine", gpu=other)
 
 
@@ -96,7 +96,7 @@ def test_another_driver_is_no_reason(built: BuiltEngine, tmp_path: Path) -> None
         ("", "is empty"),
         ("{", "is not JSON"),
         ("[]", "is not the card of an engine that hwnas built"),
-        ('{"schema": "hwnas.engine/9"}', "has another form\n  got     hwnas.engine/9\n  known   hwnas.engine/1"),
+        ('{"schema": "hwnas.engine/9"}', "has another schema\n  got     hwnas.engine/9\n  known   hwnas.engine/1"),
         ('{"schema": "hwnas.engine/1"}', "created_utc is missing"),
     ],
 )

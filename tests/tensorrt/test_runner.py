@@ -155,7 +155,7 @@ def test_a_library_that_does_not_load_is_not_available(monkeypatch: pytest.Monke
     newest.trt.__version__ = "8.6.1"
     found = TensorRtRunner().available(DEVICES.get("h200"))
     assert (found.available, found.extra) == (False, "tensorrt")
-    assert found.reason == "TensorRT must be 10 or newer: 8.6.1"
+    assert found.reason == "TensorRT must be version 10 or newer: 8.6.1"
 
 
 def test_it_wants_a_gpu(newest: Double, monkeypatch: pytest.MonkeyPatch) -> None:

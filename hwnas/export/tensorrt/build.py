@@ -1,48 +1,82 @@
-"""ONNX graph to engine."""
+"""Build TensorRT engines from ONNX graphs."""
 
-import json
+import math
 import time
+from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hwnas.errors import InputError
-from hwnas.export.tensorrt.card import SCHEMA, EngineCard
-from hwnas.export.tensorrt.gpu import GpuFacts, gpu_facts
-from hwnas.export.tensorrt.graph import Graph, check_graph, read_graph
-from hwnas.export.tensorrt.library import always_strong, load_tensorrt
-from hwnas.export.tensorrt.messages import Message, collected, failure, logger, not_started, parser_failure
+from hwnas.export.tensorrt.files import SCHEMA, BuiltEngine, EngineCard, read_file
+from hwnas.export.tensorrt.library import (
+    GpuFacts,
+    TensorRtMessage,
+    collect_messages,
+    failure,
+    gpu_facts,
+    load_tensorrt,
+    major_version,
+    parser_failure,
+    process_logger,
+    startup_failure,
+)
 from hwnas.export.tensorrt.settings import EngineSettings
-from hwnas.export.tensorrt.timing_cache import TimingCacheHashes, keep_cache, read_cache, sha256, use_cache
+from hwnas.export.tensorrt.timing_cache import (
+    TimingCacheHashes,
+    attach_timing_cache,
+    read_timing_cache,
+    save_timing_cache,
+    sha256,
+)
 from hwnas.runs import hwnas_version
+
+if TYPE_CHECKING:
+    import onnx
+
+STRONGLY_TYPED_SINCE = 11
+"""From this major version on, all networks are strongly typed and the precision flags are gone."""
 
 _MB = 10**6
 
 
-@dataclass(frozen=True, kw_only=True)
-class BuiltEngine:
-    """An engine, what is known of it, and TensorRT's own table of its layers."""
-
-    engine: bytes
-    card: EngineCard
-    layers: str
-    """JSON, as the engine inspector gives it."""
-
-
 def build_engine(onnx: bytes | Path, settings: EngineSettings, *, gpu: GpuFacts | None = None) -> BuiltEngine:
-    """Build an engine for the GPU of this process from an ONNX graph; `gpu` is looked up where it is not given."""
+    """Build an engine for the GPU of this process.
+
+    Engines are strongly typed by default: the tensor types of the ONNX graph decide the precision of each layer, on
+    TensorRT 10 and 11 alike. With precision flags, TensorRT would choose among several precisions by speed, and two
+    builds of one network could round differently.
+
+    Args:
+        onnx: A serialised ONNX graph or its file, with one input, one output and the weights inside.
+        settings: Settings of the build.
+        gpu: The GPU that the card names; looked up if None.
+
+    Returns:
+        The serialised engine, its card and its layer table.
+
+    Raises:
+        InputError: The graph does not fit the settings.
+        MissingError: TensorRT or an NVIDIA GPU is not available.
+        TensorRtError: TensorRT cannot build the engine.
+    """
     library = load_tensorrt()
-    _check_typing(library, settings)
-    data = onnx if isinstance(onnx, bytes) else _read(onnx)
-    graph = read_graph(data)
-    check_graph(graph, settings)
-    facts = gpu or gpu_facts()
+    if settings.typing == "flags" and major_version(library) >= STRONGLY_TYPED_SINCE:
+        raise InputError(
+            f"TensorRT {library.__version__} has no precision flags: its networks are strongly typed",
+            got=f"typing='flags', precision={settings.precision!r}",
+            hint="typing='strong', with an ONNX graph in that precision",
+        )
+    data = onnx if isinstance(onnx, bytes) else read_file(onnx)
+    source = read_onnx_facts(data)
+    check_onnx_facts(source, settings)
+    present = gpu or gpu_facts()
     start = time.perf_counter()
-    with collected(library) as messages:
-        engine, hashes = _build(library, data, graph, settings, messages)
+    with collect_messages(library) as messages:
+        engine, hashes = _build(library, data, source, settings, messages)
         layers, num_layers = _inspect(library, engine, messages)
-        said = tuple(dict.fromkeys(message.text for message in messages))
+        warnings = tuple(dict.fromkeys(message.text for message in messages))
     card = EngineCard(
         schema=SCHEMA,
         created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -52,108 +86,152 @@ def build_engine(onnx: bytes | Path, settings: EngineSettings, *, gpu: GpuFacts 
         num_layers=num_layers,
         hwnas=hwnas_version(),
         tensorrt=str(library.__version__),
-        gpu=facts,
+        gpu=present,
         settings=settings,
         timing_cache=hashes,
         build_s=round(time.perf_counter() - start, 3),
-        warnings=said,
+        warnings=warnings,
     )
     return BuiltEngine(engine=engine, card=card, layers=layers)
 
 
-def _check_typing(library: Any, settings: EngineSettings) -> None:
-    if settings.typing == "flags" and always_strong(library):
-        raise InputError(
-            f"TensorRT {library.__version__} has no flags for precision: its networks are strongly typed",
-            got=f"typing='flags', precision={settings.precision!r}",
-            hint="typing='strong', with an ONNX graph in that precision",
-        )
-
-
-def _build(
-    library: Any, data: bytes, graph: Graph, settings: EngineSettings, messages: list[Message]
-) -> tuple[bytes, TimingCacheHashes | None]:
-    builder = _started(library.Builder, library, messages)
-    network = _parsed(library, builder, data, settings, messages)
-    config = _configured(library, builder, settings)
-    config.add_optimization_profile(_profile(builder, graph, settings))
-    cache = settings.timing_cache
-    known = read_cache(cache) if cache else None
-    if cache:
-        use_cache(library, config, cache, data=known, messages=messages)
-    plan = builder.build_serialized_network(network, config)
-    if plan is None:
-        raise failure("TensorRT must be able to build the engine", messages)
-    return bytes(plan), keep_cache(config, cache, data=known) if cache else None
-
-
-def _started(cls: Any, library: Any, messages: list[Message]) -> Any:
-    try:
-        return cls(logger(library))
-    except TypeError as error:  # how the bindings report an object that the library could not make
-        raise not_started(messages, error) from error
-
-
-def _parsed(library: Any, builder: Any, data: bytes, settings: EngineSettings, messages: list[Message]) -> Any:
-    strong = 1 << int(library.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-    network = builder.create_network(strong if settings.typing == "strong" else 0)
-    parser = library.OnnxParser(network, logger(library))
-    if not parser.parse(data):
-        raise parser_failure(parser, messages)
-    return network
-
-
-def _configured(library: Any, builder: Any, settings: EngineSettings) -> Any:
-    config = builder.create_builder_config()
-    config.builder_optimization_level = settings.optimization_level
-    config.profiling_verbosity = library.ProfilingVerbosity.DETAILED  # without it the layer table holds names alone
-    if settings.workspace_mb is not None:
-        config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, settings.workspace_mb * _MB)
-    flags = library.BuilderFlag
-    if settings.precision == "fp32":
-        config.clear_flag(flags.TF32)
-    elif settings.typing == "flags" and settings.precision != "tf32":
-        config.set_flag(getattr(flags, settings.precision.upper()))
-    return config
-
-
-def _profile(builder: Any, graph: Graph, settings: EngineSettings) -> Any:
-    """The batches that the engine takes; for a graph of a fixed batch it says the same once more."""
-    image = tuple(graph.shape[1:])
-    first, last = settings.batches
-    profile = builder.create_optimization_profile()
-    profile.set_shape(graph.name, (first, *image), (settings.batch, *image), (last, *image))
-    return profile
-
-
-def _inspect(library: Any, engine: bytes, messages: list[Message]) -> tuple[str, int]:
-    """The layer table of an engine, which must be one that loads, and the number of layers."""
-    loaded = deserialised(library, engine, messages)
-    table = loaded.create_engine_inspector().get_engine_information(library.LayerInformationFormat.JSON)
-    return str(table), int(loaded.num_layers)
-
-
-def deserialised(library: Any, engine: bytes, messages: list[Message]) -> Any:
-    """The engine, ready to make execution contexts."""
-    loaded = _started(library.Runtime, library, messages).deserialize_cuda_engine(engine)
+def deserialize_engine(library: Any, engine: bytes, messages: list[TensorRtMessage]) -> Any:
+    """Load a serialised engine, ready to create execution contexts."""
+    runtime = _create(library.Runtime, library, messages)
+    loaded = runtime.deserialize_cuda_engine(engine)
     if loaded is None:
         raise failure("TensorRT must be able to load the engine", messages)
     return loaded
 
 
-def layer_table(text: str) -> list[dict[str, Any]]:
-    """The rows of an engine's layer table, one a layer in the order in which they run."""
-    try:
-        layers = json.loads(text)["Layers"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError("the engine inspector's table must be JSON with 'Layers'", got=error) from error
-    return [layer if isinstance(layer, dict) else {"Name": layer} for layer in layers]
+def _build(
+    library: Any, data: bytes, source: "OnnxFacts", settings: EngineSettings, messages: list[TensorRtMessage]
+) -> tuple[bytes, TimingCacheHashes | None]:
+    builder = _create(library.Builder, library, messages)
+    network = _parse_network(library, builder, data, settings, messages)
+    config = _configure(library, builder, settings)
+    profile = builder.create_optimization_profile()
+    shapes = [(batch, *source.shape[1:]) for batch in (settings.batches[0], settings.batch, settings.batches[1])]
+    profile.set_shape(source.input_name, *shapes)  # smallest, typical and largest; all equal for a fixed batch
+    config.add_optimization_profile(profile)
+    cache = settings.timing_cache
+    known_timings = read_timing_cache(cache) if cache else None
+    if cache:
+        attach_timing_cache(library, config, cache, data=known_timings, messages=messages)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise failure("TensorRT must be able to build the engine", messages)
+    return bytes(plan), save_timing_cache(config, cache, data=known_timings) if cache else None
 
 
-def _read(path: Path) -> bytes:
+def _create(cls: Any, library: Any, messages: list[TensorRtMessage]) -> Any:
     try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise InputError(f"there is no file {path}") from error
-    except OSError as error:
-        raise InputError(f"{path} cannot be read", got=error.strerror) from error
+        return cls(process_logger(library))
+    except TypeError as error:  # the bindings raise this if the library returns no object
+        raise startup_failure(messages, error) from error
+
+
+def _parse_network(
+    library: Any, builder: Any, data: bytes, settings: EngineSettings, messages: list[TensorRtMessage]
+) -> Any:
+    strong = 1 << int(library.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    network = builder.create_network(strong if settings.typing == "strong" else 0)
+    parser = library.OnnxParser(network, process_logger(library))
+    if not parser.parse(data):
+        raise parser_failure(parser, messages)
+    return network
+
+
+def _configure(library: Any, builder: Any, settings: EngineSettings) -> Any:
+    config = builder.create_builder_config()
+    config.builder_optimization_level = settings.optimization_level
+    config.profiling_verbosity = library.ProfilingVerbosity.DETAILED  # otherwise the layer table holds only names
+    if settings.workspace_mb is not None:
+        config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, settings.workspace_mb * _MB)
+    flags = library.BuilderFlag
+    if settings.precision == "fp32":
+        config.clear_flag(flags.TF32)  # TensorRT sets it by default
+    elif settings.typing == "flags" and settings.precision != "tf32":
+        config.set_flag(getattr(flags, settings.precision.upper()))
+    return config
+
+
+def _inspect(library: Any, engine: bytes, messages: list[TensorRtMessage]) -> tuple[str, int]:
+    """Return the layer table and the number of layers; loading the engine also proves that it loads."""
+    loaded = deserialize_engine(library, engine, messages)
+    table = loaded.create_engine_inspector().get_engine_information(library.LayerInformationFormat.JSON)
+    return str(table), int(loaded.num_layers)
+
+
+# ---------------------------------------------------------------------- checks before TensorRT sees the graph
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnnxFacts:
+    """Input and precision of an ONNX graph."""
+
+    input_name: str
+    shape: tuple[int | None, ...]
+    """Shape of the input; None for a dimension that the graph leaves open."""
+    precision: str | None
+    """The precision of most of its weights; None if it has none."""
+
+
+def read_onnx_facts(data: bytes) -> OnnxFacts:
+    """Read the input shape and the precision of a serialised graph.
+
+    Raises:
+        InputError: This is no ONNX graph, it has several inputs or outputs, or its weights are in another file, which
+            the hash on the engine's card would not cover.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    try:
+        model = onnx.load_model_from_string(data)
+    except DecodeError as error:
+        raise InputError("the file must be an ONNX graph", got=error) from error
+    weights = model.graph.initializer
+    external = [tensor.name for tensor in weights if tensor.data_location == onnx.TensorProto.EXTERNAL]
+    if external:
+        raise InputError("the weights must be inside the ONNX file", got=f"{external[0]!r} in a file of its own")
+    # Graphs of old ONNX versions list their weights among the inputs.
+    names = {tensor.name for tensor in weights}
+    inputs = [value for value in model.graph.input if value.name not in names]
+    if len(inputs) != 1 or len(model.graph.output) != 1:
+        got = f"{len(inputs)} inputs and {len(model.graph.output)} outputs"
+        raise InputError("the graph must have one input and one output", got=got)
+    dimensions = inputs[0].type.tensor_type.shape.dim
+    if not dimensions:
+        raise InputError("the graph's input must have a shape", got=inputs[0].name)
+    shape = tuple(dimension.dim_value if dimension.HasField("dim_value") else None for dimension in dimensions)
+    return OnnxFacts(input_name=inputs[0].name, shape=shape, precision=_weight_precision(model))
+
+
+def check_onnx_facts(source: OnnxFacts, settings: EngineSettings) -> None:
+    """Check that the batch size and the weight precision of a graph are those of the settings."""
+    batch, (first, last) = source.shape[0], settings.batches
+    if batch is not None and (first, last) != (batch, batch):
+        wanted = str(first) if first == last else f"{first} to {last}"
+        hint = "an ONNX graph with that batch size, or with an open one"
+        raise InputError(f"the graph must take the batch {wanted}", got=f"a fixed batch of {batch}", hint=hint)
+    if None in source.shape[1:]:
+        raise InputError("only the batch may be open in the graph's input", got=source.shape)
+    if source.precision not in (None, settings.weight_precision):
+        kind = "a strongly typed engine" if settings.typing == "strong" else "an engine with precision flags"
+        raise InputError(
+            f"{kind} of precision {settings.precision} needs an ONNX graph with weights in {settings.weight_precision}",
+            got=f"weights in {source.precision}",
+            hint="export the ONNX graph in that precision",
+        )
+
+
+def _weight_precision(model: "onnx.ModelProto") -> str | None:
+    import onnx
+
+    names = {onnx.TensorProto.FLOAT: "fp32", onnx.TensorProto.FLOAT16: "fp16", onnx.TensorProto.BFLOAT16: "bf16"}
+    elements: Counter[str] = Counter()
+    for tensor in model.graph.initializer:
+        if tensor.data_type in names:
+            elements[names[tensor.data_type]] += math.prod(tensor.dims)
+    return elements.most_common(1)[0][0] if elements else None

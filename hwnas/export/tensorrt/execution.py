@@ -1,18 +1,22 @@
-"""An engine that runs one batch of images again and again, as a recorded CUDA graph."""
+"""Run an engine on a batch of images, again and again, as a recorded CUDA graph.
 
-from typing import Any
+A CUDA graph records the kernels of one run and launches them all with one call, so that the time of a run is that of
+the GPU and not that of launching kernel after kernel from the CPU.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from hwnas.errors import InputError
-from hwnas.export.tensorrt.build import deserialised
-from hwnas.export.tensorrt.cuda import Cuda
-from hwnas.export.tensorrt.library import load_tensorrt
-from hwnas.export.tensorrt.messages import Message, collected, failure
+from hwnas.export.tensorrt.build import deserialize_engine
+from hwnas.export.tensorrt.library import TensorRtMessage, collect_messages, failure, load_tensorrt
 
-_RUNS_BEFORE_RECORDING = 2
-"""TensorRT takes memory and settles shapes in its first runs, which a recording does not allow."""
+_WARMUP_RUNS = 2
+"""Runs before the recording: TensorRT allocates memory and fixes shapes in the first ones, which CUDA graphs forbid."""
 
 _DTYPES = {
     "FLOAT": torch.float32,
@@ -26,74 +30,152 @@ _DTYPES = {
 }
 
 
+class RecordedGraph(Protocol):
+    """A CUDA graph that was recorded once."""
+
+    def replay(self) -> None:
+        """Launch it on the current stream."""
+
+    def reset(self) -> None:
+        """Release its memory."""
+
+
+class Cuda(Protocol):
+    """The CUDA operations that running an engine takes: memory, one stream, a recorded graph."""
+
+    @property
+    def handle(self) -> int:
+        """The stream's handle in C."""
+
+    def current(self) -> AbstractContextManager[object]:
+        """Make the stream torch's current one inside the block."""
+
+    def upload(self, tensor: Tensor) -> Tensor:
+        """Return a contiguous copy in device memory; the copy is complete on return."""
+
+    def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """Return uninitialised device memory."""
+
+    def wait(self) -> None:
+        """Wait until the stream is idle."""
+
+    def record(self, launch: Callable[[], object]) -> RecordedGraph:
+        """Record what `launch` puts on the stream, without running it."""
+
+
+class TorchCuda:
+    """The GPU that torch uses, with a stream of its own."""
+
+    def __init__(self) -> None:
+        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+
+    @property
+    def handle(self) -> int:
+        """The stream's handle in C."""
+        return int(self._stream.cuda_stream)
+
+    def current(self) -> AbstractContextManager[object]:
+        """Make the stream torch's current one inside the block."""
+        return torch.cuda.stream(self._stream)
+
+    def upload(self, tensor: Tensor) -> Tensor:
+        """Return a contiguous copy in device memory; the copy is complete on return."""
+        uploaded = tensor.contiguous().to("cuda")
+        torch.cuda.synchronize()  # the copy runs on torch's default stream, which our stream does not wait for
+        return uploaded
+
+    def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """Return uninitialised device memory."""
+        return torch.empty(tuple(shape), dtype=dtype, device="cuda")
+
+    def wait(self) -> None:
+        """Wait until the stream is idle."""
+        self._stream.synchronize()
+
+    def record(self, launch: Callable[[], object]) -> torch.cuda.CUDAGraph:
+        """Record what `launch` puts on the stream, without running it."""
+        graph = torch.cuda.CUDAGraph()
+        # thread_local: CUDA calls of other threads (a data loader's, say) do not break the recording.
+        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+            launch()
+        return graph
+
+
 class Execution:
-    """One engine, one context, its own buffers for a fixed batch; the images are cast to the type that it takes."""
+    """An engine with an execution context and buffers for one batch of images."""
 
     def __init__(self, engine: bytes, images: Tensor, *, cuda: Cuda) -> None:
+        """Load an engine, run it twice and record it.
+
+        Args:
+            engine: The serialised engine.
+            images: The batch, of shape (batch, channels, height, width); cast to the engine's input type.
+            cuda: The GPU; `TorchCuda()` outside of tests.
+
+        Raises:
+            InputError: The images have another shape than the engine was built for.
+            TensorRtError: The engine cannot be loaded or run, or does not fit into memory.
+        """
         self._library = load_tensorrt()
         self._cuda = cuda
-        with collected(self._library) as messages:
-            self._engine = deserialised(self._library, engine, messages)
-            self._context = self._new_context(messages)
+        with collect_messages(self._library) as messages:
+            self._engine = deserialize_engine(self._library, engine, messages)
+            self._context = self._engine.create_execution_context()
+            if self._context is None:
+                raise failure("the engine's scratch memory must fit the GPU", messages)
             self._bind(images, messages)
             with cuda.current():
-                for _ in range(_RUNS_BEFORE_RECORDING):
+                for _ in range(_WARMUP_RUNS):
                     self._enqueue()
             cuda.wait()
-        self._recording = cuda.record(self._enqueue)
+        self._recorded = cuda.record(self._enqueue)
 
     def launch(self) -> None:
-        """Put one run on the current stream; it does not wait."""
-        self._recording.replay()
+        """Start one run on the current stream, without waiting for it."""
+        self._recorded.replay()
 
     def logits(self) -> Tensor:
-        """Run once; the output in float32 on the CPU."""
+        """Run once and return the output, in float32 on the CPU."""
         with self._cuda.current():
             self.launch()
         self._cuda.wait()
         return self._output.float().cpu()
 
     def memory_mb(self) -> float | None:
-        """Weights, scratch memory of the context, images and logits, in MB of 10^6 bytes.
+        """Return the memory of weights, scratch space, images and logits, in MB of 10^6 bytes.
 
-        None where TensorRT does not tell the size of the weights.
+        None if TensorRT does not report the size of the weights.
         """
-        if not hasattr(self._library, "EngineStat"):  # the first versions of 10 lack it
+        if not hasattr(self._library, "EngineStat"):  # missing in the first releases of TensorRT 10
             return None
         weights = self._engine.get_engine_stat(self._library.EngineStat.TOTAL_WEIGHTS_SIZE)
         buffers = self._input.nbytes + self._output.nbytes
         return float(weights + self._engine.device_memory_size_v2 + buffers) / 1e6
 
     def close(self) -> None:
-        """Let go of the engine and of its memory; it is not used afterwards."""
+        """Release the engine and its memory; the object cannot be used afterwards."""
         self._cuda.wait()
-        self._recording.reset()
+        self._recorded.reset()
         # In this order: a context must not outlive its engine, nor the buffers what points at them.
-        del self._recording, self._context, self._engine, self._input, self._output
+        del self._recorded, self._context, self._engine, self._input, self._output
 
-    def _new_context(self, messages: list[Message]) -> Any:
-        context = self._engine.create_execution_context()
-        if context is None:
-            raise failure("the engine's scratch memory must fit the GPU", messages)
-        return context
-
-    def _bind(self, images: Tensor, messages: list[Message]) -> None:
-        """Give the engine its images and a place for its output."""
-        source, target = self._names()
+    def _bind(self, images: Tensor, messages: list[TensorRtMessage]) -> None:
+        """Allocate the buffers and give them to the context."""
+        source, target = self._tensor_names()
         if not self._context.set_input_shape(source, tuple(images.shape)):
-            taken = tuple(self._engine.get_tensor_shape(source))
+            accepted = tuple(self._engine.get_tensor_shape(source))
             raise InputError(
                 "the images must have a shape that the engine was built for",
                 got=tuple(images.shape),
-                hint=f"its input is {taken}, where -1 is a batch in the range that it was built for",
+                hint=f"its input is {accepted}, where -1 is a batch in the range that it was built for",
             )
-        self._input = self._cuda.place(images.to(self._dtype(source)))
+        self._input = self._cuda.upload(images.to(self._dtype(source)))
         self._output = self._cuda.empty(tuple(self._context.get_tensor_shape(target)), self._dtype(target))
         for name, tensor in ((source, self._input), (target, self._output)):
             if not self._context.set_tensor_address(name, tensor.data_ptr()):
-                raise failure(f"TensorRT must take the memory of {name!r}", messages)
+                raise failure(f"TensorRT must accept the memory of {name!r}", messages)
 
-    def _names(self) -> tuple[str, str]:
+    def _tensor_names(self) -> tuple[str, str]:
         modes = self._library.TensorIOMode
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
         inputs = [name for name in names if self._engine.get_tensor_mode(name) == modes.INPUT]
@@ -109,6 +191,6 @@ class Execution:
         return _DTYPES[kind]
 
     def _enqueue(self) -> None:
-        with collected(self._library) as messages:
+        with collect_messages(self._library) as messages:
             if not self._context.execute_async_v3(self._cuda.handle):
                 raise failure("TensorRT must be able to run the engine", messages)

@@ -1,56 +1,38 @@
-"""How an engine is built."""
+"""Settings of an engine build."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, get_args
 
-from hwnas.errors import InputError
+from hwnas.errors import InputError, unknown
+from hwnas.export.tensorrt.timing_cache import TimingCache
 
 EnginePrecision = Literal["fp32", "tf32", "fp16", "bf16"]
-Typing = Literal["strong", "flags"]
-CacheUse = Literal["extend", "read", "pinned"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TimingCache:
-    """A file of kernel timings: builds that read the same one choose the same kernels where it knows them."""
-
-    path: Path
-    use: CacheUse = "extend"
-    """'extend' reads it and adds what was timed; 'read' times what is missing and keeps nothing; 'pinned' times
-    nothing: whatever is missing ends the build."""
-    sha256: str | None = None
-    """The file must be this one; not with 'extend'."""
-
-    def __post_init__(self) -> None:
-        _choice("the use of a timing cache", self.use, get_args(CacheUse))
-        if self.use == "extend" and self.sha256 is not None:
-            hint = "use 'read' or 'pinned' with a hash"
-            raise InputError("a timing cache that grows cannot keep its hash", got=self.sha256, hint=hint)
+NetworkTyping = Literal["strong", "flags"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSettings:
-    """Everything that hwnas decides about an engine; what is not here stays as TensorRT has it."""
+    """Settings of an engine build; everything else keeps TensorRT's defaults."""
 
     precision: EnginePrecision = "fp32"
-    """'fp32' keeps products in float32 exact; 'tf32' lets them be rounded to TF32, which is TensorRT's own default."""
-    typing: Typing = "strong"
-    """'strong': types are those of the ONNX graph. 'flags' (TensorRT 10): the graph is float32, and TensorRT may
-    lower what it likes to the precision."""
+    """'fp32' computes products in full float32; 'tf32' allows TF32 products, which is TensorRT's own default."""
+    typing: NetworkTyping = "strong"
+    """'strong': each tensor has the type that it has in the ONNX graph. 'flags' (TensorRT 10 only): the graph is
+    float32, and TensorRT may run any layer in the lower precision."""
     batch: int = 1
-    """The batch that the engine is tuned for."""
+    """The batch size that the engine is tuned for."""
     batch_range: tuple[int, int] | None = None
-    """The batches that it takes, first and last; None for `batch` alone."""
+    """Smallest and largest batch size that the engine accepts; None for `batch` alone."""
     workspace_mb: int | None = None
-    """Scratch memory that a layer may take, in MB of 10^6 bytes; None for all there is."""
+    """Scratch memory limit of a layer, in MB of 10^6 bytes; None for no limit."""
     optimization_level: int = 3
-    """0 to 5: how long the builder looks for fast kernels."""
+    """0 to 5: how much time the builder spends on finding fast kernels."""
     timing_cache: TimingCache | None = None
 
     def __post_init__(self) -> None:
-        _choice("precision", self.precision, get_args(EnginePrecision))
-        _choice("typing", self.typing, get_args(Typing))
+        for name, choices in (("precision", get_args(EnginePrecision)), ("typing", get_args(NetworkTyping))):
+            if getattr(self, name) not in choices:
+                raise unknown(name, getattr(self, name), choices)
         if not 0 <= self.optimization_level <= 5:
             raise InputError("optimization_level must be 0 to 5", got=self.optimization_level)
         if self.workspace_mb is not None and self.workspace_mb < 1:
@@ -61,7 +43,7 @@ class EngineSettings:
 
     @property
     def batches(self) -> tuple[int, int]:
-        """The first and the last batch that the engine takes."""
+        """The smallest and the largest batch size that the engine accepts."""
         return self.batch_range or (self.batch, self.batch)
 
     @property
@@ -70,8 +52,3 @@ class EngineSettings:
         if self.typing == "flags":
             return "fp32"
         return {"tf32": "fp32"}.get(self.precision, self.precision)
-
-
-def _choice(what: str, got: str, known: tuple[str, ...]) -> None:
-    if got not in known:
-        raise InputError(f"{what} must be one that is known", got=got, known=known)

@@ -1,31 +1,75 @@
-"""The timing cache of a build: read, handed to TensorRT, hashed before and after, kept."""
+"""Timing caches: files of kernel timings that let several builds choose the same kernels.
+
+TensorRT chooses kernels by timing them, so two builds of one network may differ. With a shared timing cache, builds
+use the recorded times in place of new ones.
+"""
 
 import hashlib
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
 
-from hwnas.errors import InputError
-from hwnas.export.tensorrt.messages import Message, failure
-from hwnas.export.tensorrt.settings import TimingCache
+from hwnas.errors import InputError, unknown
+from hwnas.export.tensorrt.library import TensorRtMessage, failure
 from hwnas.runs import write_atomic
+
+TimingCacheUse = Literal["extend", "read", "pinned"]
+TIMING_CACHE_USES: tuple[str, ...] = get_args(TimingCacheUse)
+
+_PATH_VARIABLE, _USE_VARIABLE = "HWNAS_TIMING_CACHE", "HWNAS_TIMING_CACHE_USE"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimingCache:
+    """A timing cache file and how a build may use it."""
+
+    path: Path
+    use: TimingCacheUse = "extend"
+    """'extend' reads the file and adds new timings to it; 'read' times what is missing and leaves the file as it is;
+    'pinned' times nothing, and a missing kernel fails the build."""
+    sha256: str | None = None
+    """The hash that the file must have; not with 'extend'."""
+
+    def __post_init__(self) -> None:
+        if self.use not in TIMING_CACHE_USES:
+            raise unknown("use of a timing cache", self.use, TIMING_CACHE_USES)
+        if self.use == "extend" and self.sha256 is not None:
+            hint = "use 'read' or 'pinned' with a hash"
+            raise InputError("a timing cache that is extended cannot keep its hash", got=self.sha256, hint=hint)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TimingCacheHashes:
-    """SHA-256 of a timing cache's file; None where there was no file."""
+    """SHA-256 of the timing cache file before and after a build; None if there was no file."""
 
     before: str | None
     after: str | None
 
 
-def read_cache(cache: TimingCache) -> bytes | None:
-    """The file of a cache, None where one that may grow does not exist yet."""
+def timing_cache_from_environment(environ: Mapping[str, str] = os.environ) -> TimingCache | None:
+    """Return the cache named by HWNAS_TIMING_CACHE and HWNAS_TIMING_CACHE_USE, or None if they name none."""
+    path = environ.get(_PATH_VARIABLE)
+    use = environ.get(_USE_VARIABLE, "extend")
+    return TimingCache(path=Path(path), use=cast("TimingCacheUse", use)) if path else None
+
+
+def read_timing_cache(cache: TimingCache) -> bytes | None:
+    """Read the file of a cache.
+
+    Returns:
+        The content, or None if the file does not exist yet and the use is 'extend'.
+
+    Raises:
+        InputError: The file is missing, empty, unreadable, or has another hash than `cache.sha256`.
+    """
     try:
         data = cache.path.read_bytes()
     except FileNotFoundError as error:
         if cache.use == "extend":
             return None
-        raise InputError(f"there is no timing cache {cache.path}", hint="make it with use='extend'") from error
+        raise InputError(f"there is no timing cache {cache.path}", hint="create it with use='extend'") from error
     except OSError as error:
         raise InputError(f"the timing cache {cache.path} cannot be read", got=error.strerror) from error
     if not data:
@@ -36,26 +80,28 @@ def read_cache(cache: TimingCache) -> bytes | None:
     return data
 
 
-def use_cache(library: Any, config: Any, cache: TimingCache, *, data: bytes | None, messages: list[Message]) -> None:
-    """Hand the cache to a builder's config; one of another GPU or version is refused."""
-    found = config.create_timing_cache(data or b"")
-    if not found or not config.set_timing_cache(found, ignore_mismatch=False):
+def attach_timing_cache(
+    library: Any, config: Any, cache: TimingCache, *, data: bytes | None, messages: list[TensorRtMessage]
+) -> None:
+    """Give the cache to a builder configuration; a cache of another GPU or TensorRT version is refused."""
+    loaded = config.create_timing_cache(data or b"")
+    if not loaded or not config.set_timing_cache(loaded, ignore_mismatch=False):
         raise failure(f"the timing cache {cache.path} must be of this GPU and this version of TensorRT", messages)
     if cache.use == "pinned":
         config.set_flag(library.BuilderFlag.ERROR_ON_TIMING_CACHE_MISS)
 
 
-def keep_cache(config: Any, cache: TimingCache, *, data: bytes | None) -> TimingCacheHashes:
-    """Write what the build has timed, if the cache may grow; the hashes of its file."""
+def save_timing_cache(config: Any, cache: TimingCache, *, data: bytes | None) -> TimingCacheHashes:
+    """Write the timings of a finished build back to the file if the use is 'extend', and hash the file."""
     before = None if data is None else sha256(data)
     if cache.use != "extend":
         return TimingCacheHashes(before=before, after=before)
-    grown = bytes(config.get_timing_cache().serialize())
-    if grown != data:
-        write_atomic(cache.path, grown)
-    return TimingCacheHashes(before=before, after=sha256(grown))
+    extended = bytes(config.get_timing_cache().serialize())
+    if extended != data:
+        write_atomic(cache.path, extended)
+    return TimingCacheHashes(before=before, after=sha256(extended))
 
 
 def sha256(data: bytes) -> str:
-    """The hash of a file's content, in hexadecimal."""
+    """Return the SHA-256 hash in hexadecimal."""
     return hashlib.sha256(data).hexdigest()

@@ -8,26 +8,29 @@ each build times its kernels anew.
 import os
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
-from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from hwnas.devices import Device
 from hwnas.errors import HwnasError
-from hwnas.export.tensorrt import EngineSettings, TensorRtError, TimingCache, build_engine, gpu_facts, load_tensorrt
-from hwnas.export.tensorrt.cuda import Cuda, TorchCuda
-from hwnas.export.tensorrt.execution import Execution
-from hwnas.export.tensorrt.gpu import GpuFacts
-from hwnas.export.tensorrt.settings import CacheUse, EnginePrecision
-from hwnas.export.tensorrt.timing_cache import read_cache, sha256
+from hwnas.export.tensorrt import (
+    EngineSettings,
+    GpuFacts,
+    TensorRtError,
+    TimingCache,
+    build_engine,
+    gpu_facts,
+    load_tensorrt,
+)
+from hwnas.export.tensorrt.execution import Cuda, Execution, TorchCuda
+from hwnas.export.tensorrt.settings import EnginePrecision
+from hwnas.export.tensorrt.timing_cache import read_timing_cache, sha256, timing_cache_from_environment
 from hwnas.profile.runners.cuda import CudaClock, cuda_available
 from hwnas.profile.runners.preparation import DTYPES, device_of, onnx_graph
 from hwnas.profile.runners.runner import AVAILABLE, Availability, MeasurementError, Sample
 from hwnas.records import Reason, Setting
-
-CACHE_VARIABLE, CACHE_USE_VARIABLE = "HWNAS_TIMING_CACHE", "HWNAS_TIMING_CACHE_USE"
 
 _EXTRA = "tensorrt"
 _REASONS: Mapping[str, Reason] = {"unsupported": "unsupported", "memory": "memory", "build": "export"}
@@ -136,24 +139,15 @@ class TensorRtRunner:
         return EngineSettings(
             precision=cast("EnginePrecision", setting.precision),
             batch=setting.batch,
-            timing_cache=timing_cache_from(self._environ),
+            timing_cache=timing_cache_from_environment(self._environ),
         )
-
-
-def timing_cache_from(environ: Mapping[str, str]) -> TimingCache | None:
-    """The timing cache that the environment names."""
-    path = environ.get(CACHE_VARIABLE)
-    if not path:
-        return None
-    use: Any = environ.get(CACHE_USE_VARIABLE, "extend")
-    return TimingCache(path=Path(path), use=cast("CacheUse", use))
 
 
 def _cache_fact(cache: TimingCache | None) -> str:
     """What tells campaigns apart: one that grows is another with every build, so only a fixed one has its hash here."""
     if cache is None:
         return "none"
-    data = None if cache.use == "extend" else read_cache(cache)
+    data = None if cache.use == "extend" else read_timing_cache(cache)
     return cache.use if data is None else f"{cache.use} sha256:{sha256(data)}"
 
 

@@ -1,0 +1,70 @@
+"""Export a module to a TensorRT engine that is checked against torch before it is saved."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from hwnas.export.export import Exported
+from hwnas.export.parity import Array, check_parity, forget_parity, parity_path, write_checked
+from hwnas.export.tensorrt.build import build_engine
+from hwnas.export.tensorrt.execution import Execution, TorchCuda
+from hwnas.export.tensorrt.files import EngineFiles, save_engine
+from hwnas.export.tensorrt.settings import EngineSettings
+
+
+def export_engine(
+    module: nn.Module, graph: Exported, path: Path, *, input_shape: Sequence[int], settings: EngineSettings
+) -> Exported:
+    """Build the engine of an exported graph for the GPU of this process, compare it with torch and save it.
+
+    Args:
+        module: The module that was exported, in evaluation mode on the CPU.
+        graph: Its ONNX graph, as `export_module` wrote it.
+        path: The engine file.
+        input_shape: Shape of one image: channels, height, width.
+        settings: Settings of the build.
+
+    Returns:
+        The engine's files and its parity; `files` includes those of the graph, `seconds` the time of its export.
+
+    Raises:
+        GateError: The engine's outputs differ from torch's by more than rounding explains; nothing is saved but the
+            parity record.
+        InputError: The graph does not fit the settings, or TensorRT cannot build the engine.
+        MissingError: TensorRT or an NVIDIA GPU is not available.
+    """
+    start = time.perf_counter()
+    forget_parity(path)
+    built = build_engine(graph.path, settings)
+    parity = check_parity(
+        module,
+        lambda images: _run(built.engine, images),
+        input_shape=input_shape,
+        precision=settings.precision,
+        batches=(settings.batch,),
+        runtime=f"tensorrt {built.card.tensorrt}",
+    )
+    parity = write_checked(parity, path, content=built.engine, write=lambda: save_engine(built, path))
+    files = EngineFiles(engine=path)
+    return replace(
+        graph,
+        path=path,
+        files=(files.engine, files.card, files.layers, parity_path(path), *graph.files),
+        format="tensorrt",
+        precision=settings.precision,
+        parity=parity,
+        seconds=graph.seconds + time.perf_counter() - start,
+    )
+
+
+def _run(engine: bytes, images: Array) -> Array:
+    execution = Execution(engine, torch.from_numpy(images), cuda=TorchCuda())
+    try:
+        logits: Array = execution.logits().numpy()
+        return logits
+    finally:
+        execution.close()
