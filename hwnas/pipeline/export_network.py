@@ -147,12 +147,13 @@ def export_network(
         space, arch, weights=weights, seed=seed, image_size=image_size, num_classes=num_classes, command=_COMMAND
     )
     candidate = source.space.candidate(source.arch)
-    name = f"{source.space.name}-{candidate.network_id}-{precision}-b{'any' if batch is None else batch}.{SUFFIXES[format]}"
+    stem = f"{source.space.name}-{candidate.network_id}-{precision}"
+    path = out / f"{stem}-b{'any' if batch is None else batch}.{SUFFIXES[format]}"
     if format == "tensorrt":
         settings = options.settings(precision=precision, batch=batch or 1)
-        exported = _write_engine(source, out / name, settings)
+        exported = _write_engine(source, path, settings)
     else:
-        exported = _write_file(source, out / name, format=format, precision=precision, batch=batch)
+        exported = _write_file(source, path, format=format, precision=precision, batch=batch)
     return ExportedNetwork(
         space=source.space.name,
         arch=source.arch,
