@@ -34,7 +34,7 @@ from hwnas.config import from_mapping, load_json, to_mapping
 from hwnas.devices import detect
 from hwnas.runs import write_atomic
 from hwnas.space import SPACES
-from hwnas.supernet.products import fast_products, products
+from hwnas.supernet.matmul import fast_matmul, matmul_backend
 from hwnas.train.data.config import DataConfig
 from hwnas.train.data.images import ArrayImages
 from hwnas.train.data.sources import Data, open_data
@@ -120,7 +120,7 @@ def measure(name: str, data: Data, recipe: Recipe, *, seed: int, networks: int) 
         cpu_s = time.process_time() - began
     genomes = space.sample(np.random.default_rng(seed), networks)
     archs = [space.smallest(), space.largest(), *space.decode(genomes)]
-    with fast_products():
+    with fast_matmul():
         found = make_judge(supernet.eval(), data, checkpoint_id="last").judge(archs)
     smallest, largest, *rest = [accuracy.top1 for accuracy in found]
     return Finding(
@@ -226,7 +226,7 @@ def report(text: str, options: argparse.Namespace, data: Data) -> Path:
         device=detect().cpu.slug,
         title="Supernets of the micro spaces after about a minute on one core",
         command=f"python -m benchmarks.micro_training {asked()}",
-        notes=f"Epochs of {len(data.train):,} pictures; {judged}; {ranges}; products: {products()}.",
+        notes=f"Epochs of {len(data.train):,} pictures; {judged}; {ranges}; matmul backend: {matmul_backend()}.",
     )
 
 

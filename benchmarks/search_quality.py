@@ -39,7 +39,7 @@ from hwnas.search.problem import Evaluators, Problem
 from hwnas.search.run import run_search
 from hwnas.search.strategies import STRATEGIES
 from hwnas.space.space import Genomes
-from hwnas.supernet.products import fast_products
+from hwnas.supernet.matmul import fast_matmul
 from hwnas.train.accuracy import Accuracy, Judge
 from hwnas.train.evaluation import make_judge
 from hwnas.train.loop import LoopConfig
@@ -210,7 +210,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     truth = Truth(judge, supernet.space)
     problem = Problem(space=supernet.space, objectives=make_objectives(["params"]))
-    with fast_products():
+    with fast_matmul():
         found = all_searches(options, truth, problem)
         sample = supernet.space.sample(np.random.default_rng(0), 100)
         list(truth(sample))

@@ -31,7 +31,7 @@ from benchmarks.support.saving import asked, save
 from benchmarks.support.sharing_pairs import PAIRS, Side
 from benchmarks.support.sharing_trainings import Bench
 from hwnas.devices import detect
-from hwnas.supernet.products import VARIABLE, products
+from hwnas.supernet.matmul import VARIABLE, matmul_backend
 
 HEADER = (
     "| pair | side | random networks, mean % | best of them % | standalone, mean % "
@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--save", action="store_true", help="write the table to benchmarks/results/")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    os.environ.setdefault(VARIABLE, products())  # tried once, not at the start of each training
+    os.environ.setdefault(VARIABLE, matmul_backend())  # tried once, not at the start of each training
     Path(options.state).mkdir(parents=True, exist_ok=True)
     bench = Bench(options)
     bench.run()
@@ -111,7 +111,7 @@ def report(text: str, bench: Bench) -> Path:
         title=f"Sharing strategies against their plain alternatives: {Path(options.data).name}",
         command=f"python -m benchmarks.sharing {asked()}",
         notes=f"{pictures}, {bench.state['epochs']} epochs, {trainings}.\n"
-        f"{clocked}, {spent:.1f} minutes in all; products run on: {products()}.",
+        f"{clocked}, {spent:.1f} minutes in all; matrix products run on: {matmul_backend()}.",
     )
 
 

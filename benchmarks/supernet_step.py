@@ -10,7 +10,7 @@ networks and loss:
 - ViT-ResNAS (two random networks a step): the whole super-network computed and masked.
 - ViTAS, GLiT (a random network a step): the largest network of the space, which is less than what masking costs.
 
-On a CPU our side multiplies on the library that `hwnas.supernet.products` finds, the naive side on torch's default.
+On a CPU our side multiplies on the backend that `hwnas.supernet.matmul` chooses, the naive side on torch's default.
 Each side runs in a process of its own, in turn, `--rounds` times; the median of all its steps is shown with the
 fastest and the slowest. Memory is the highest resident size of the process (on a GPU, of its allocations).
 """
@@ -38,7 +38,7 @@ from hwnas.space import SPACES
 from hwnas.space.resnas import ResNas
 from hwnas.space.space import AnySpace
 from hwnas.supernet.families import SUPERNETS, make_network, make_supernet
-from hwnas.supernet.products import fast_products, products
+from hwnas.supernet.matmul import fast_matmul, matmul_backend
 
 SPACE_NAMES = ("autoformer-tiny", "autoformer-small", "resnas-tiny", "vitas-deit-small-shifted", "glit-tiny")
 SIDES = (("naive", "fp32"), ("ours", "fp32"), ("naive", "bf16"), ("ours", "bf16"))
@@ -90,7 +90,7 @@ def loss(output: Any, labels: Tensor) -> Tensor:
 def run_side(options: argparse.Namespace) -> dict[str, Any]:
     """Seconds of each step, megabytes, mean MACs of an image's network."""
     torch.set_num_threads(1)
-    with fast_products() if options.side == "ours" and options.device == "cpu" else nullcontext():
+    with fast_matmul() if options.side == "ours" and options.device == "cpu" else nullcontext():
         return run_steps(options)
 
 
@@ -199,7 +199,7 @@ def report(text: str, options: argparse.Namespace) -> Path:
         device=machine.cpu.slug if options.device == "cpu" else machine.devices[0].name,
         title=f"A training step of a supernet, batch {options.batch}",
         command=f"python -m benchmarks.supernet_step {asked()}",
-        notes=f"{clock}, median, fastest and slowest; our products run on: {products()}.",
+        notes=f"{clock}, median, fastest and slowest; our matrix products run on: {matmul_backend()}.",
     )
 
 

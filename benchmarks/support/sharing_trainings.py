@@ -21,7 +21,7 @@ from hwnas.runs import write_atomic
 from hwnas.space.arch import Arch
 from hwnas.space.space import AnySpace, Genomes
 from hwnas.supernet.families import make_supernet
-from hwnas.supernet.products import fast_products
+from hwnas.supernet.matmul import fast_matmul
 from hwnas.supernet.supernet import Supernet
 from hwnas.train.accuracy import judge_module
 from hwnas.train.data.config import DataConfig
@@ -181,14 +181,14 @@ class Bench:
     def _network(self, job: Job) -> dict[str, Any]:
         model = self._trained(job)
         batches = eval_batches(self.data, job.side.space.config.input_shape, split="heldout")
-        with fast_products():
+        with fast_matmul():
             return {"accuracy": judge_module(model, batches, device=self.device).top1}
 
     def _supernet(self, job: Job) -> dict[str, Any]:
         model = self._trained(job)
         assert isinstance(model, Supernet)
         own, random = self.genomes(job.side.space)
-        with fast_products():
+        with fast_matmul():
             judge = make_judge(model, self.data, checkpoint_id=job.key, device=self.device)
             found = judge.judge(job.side.space.decode(np.concatenate([own, random])))
         accuracies = [accuracy.top1 for accuracy in found]

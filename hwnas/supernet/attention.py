@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hwnas.supernet.products import on_onednn
+from hwnas.supernet.matmul import onednn_enabled
 
 _FEW_TOKENS = 50
 
@@ -38,4 +38,4 @@ def _explicitly(q_BHND: Tensor) -> bool:
         return True
     if torch.compiler.is_compiling() or torch._C._get_tracing_state():
         return False
-    return q_BHND.shape[-2] < _FEW_TOKENS or on_onednn()
+    return q_BHND.shape[-2] < _FEW_TOKENS or onednn_enabled()

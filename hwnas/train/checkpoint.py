@@ -23,7 +23,7 @@ from hwnas.errors import InputError
 from hwnas.runs import write_atomic
 from hwnas.train.recipe import differences
 
-SCHEMA = "hwnas.checkpoint/1"
+SCHEMA = "hwnas.checkpoint/2"
 """The form that this version writes and reads."""
 
 FOLDER = "checkpoints"

@@ -19,7 +19,7 @@ from torch import nn
 from hwnas.config import to_mapping
 from hwnas.errors import InputError
 from hwnas.progress import NullReporter, Reporter, TrainingProgress
-from hwnas.supernet.products import products
+from hwnas.supernet.matmul import matmul_backend
 from hwnas.train import checkpoint as checkpoints
 from hwnas.train.data.loading import Batch
 from hwnas.train.distributed import World
@@ -143,9 +143,9 @@ class Loop:
 
     @contextmanager
     def _settings(self, found: checkpoints.Checkpoint | None) -> Iterator[None]:
-        """Threads and products as a checkpoint has them, else as they suit this machine; generators kept."""
+        """Threads and matmul backend as a checkpoint has them, else as they suit this machine; generators kept."""
         threads = choose_threads(asked=self.config.threads, macs=largest_macs(self.model) * self._part_size)
-        self._machine = {"threads": threads, "products": products()}
+        self._machine = {"threads": threads, "matmul_backend": matmul_backend()}
         if found is not None:
             self._machine = {name: found.about[name] for name in self._machine}
         device = self.world.device

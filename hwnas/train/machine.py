@@ -1,4 +1,4 @@
-"""How a training uses the machine: threads, the library of float32 products, precision, signals."""
+"""How a training uses the machine: threads, the backend of float32 matrix products, precision, signals."""
 
 import os
 import signal
@@ -11,12 +11,11 @@ import torch
 from torch import nn
 
 from hwnas.errors import InputError
+from hwnas.supernet import matmul
 from hwnas.supernet.network import Network
-from hwnas.supernet.products import VARIABLE, fast_products
-from hwnas.supernet.products import products as product_library
 
 _SMALL_STEP_MACS = 2e9
-"""Steps below it run on one thread: handing parts of so small products to threads takes longer than the products."""
+"""Steps below it run on one thread: handing parts of products so small to threads takes longer than the products."""
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -54,21 +53,21 @@ def stop_on_signals() -> Iterator[Stop]:
 
 
 @contextmanager
-def cpu_settings(*, threads: int, products: str) -> Iterator[None]:
-    """Within it, torch has this many threads, and float32 products run on the library of that name."""
-    before, wanted = torch.get_num_threads(), os.environ.get(VARIABLE)
+def cpu_settings(*, threads: int, matmul_backend: str) -> Iterator[None]:
+    """Within it, torch has this many threads, and float32 matrix products run on that backend."""
+    before, wanted = torch.get_num_threads(), os.environ.get(matmul.VARIABLE)
     torch.set_num_threads(threads)
-    os.environ[VARIABLE] = products
-    product_library.cache_clear()
+    os.environ[matmul.VARIABLE] = matmul_backend
+    matmul.matmul_backend.cache_clear()
     try:
-        with fast_products():
+        with matmul.fast_matmul():
             yield
     finally:
         torch.set_num_threads(before)
-        del os.environ[VARIABLE]
+        del os.environ[matmul.VARIABLE]
         if wanted is not None:
-            os.environ[VARIABLE] = wanted
-        product_library.cache_clear()
+            os.environ[matmul.VARIABLE] = wanted
+        matmul.matmul_backend.cache_clear()
 
 
 def choose_threads(*, asked: int, macs: int) -> int:

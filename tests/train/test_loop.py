@@ -14,7 +14,7 @@ import torch
 
 from hwnas.errors import InputError
 from hwnas.progress import NullReporter, ProgressEvent, TrainingProgress
-from hwnas.supernet.products import VARIABLE
+from hwnas.supernet.matmul import VARIABLE
 from hwnas.train.checkpoint import FOLDER, checkpoints, read_checkpoint
 from hwnas.train.data.loading import Batch
 from hwnas.train.loop import Loop
@@ -211,16 +211,16 @@ def test_a_broken_checkpoint_is_named(tmp_path: Path) -> None:
         finished(tmp_path, toy_recipe())
 
 
-def test_threads_and_products_of_the_checkpoint_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_and_matmul_backend_of_the_checkpoint_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     finished(tmp_path, toy_recipe())
     about = read_checkpoint(checkpoints(tmp_path)[-1]).about
     assert about["threads"] == 1
-    assert about["products"] in ("plain", "onednn")
+    assert about["matmul_backend"] in ("default", "onednn")
     seen: list[tuple[int, str]] = []
     loop = toy_loop(tmp_path, AUTOFORMER, toy_recipe(), config=replace(EVERY_STEP, threads=2))
     monkeypatch.setattr(loop, "_trained", lambda _: seen.append((torch.get_num_threads(), os.environ[VARIABLE])))
     loop.run(resume=True)
-    assert seen == [(1, about["products"])]
+    assert seen == [(1, about["matmul_backend"])]
 
 
 def test_global_state_is_left_as_it_was(tmp_path: Path) -> None:

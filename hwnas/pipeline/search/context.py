@@ -136,8 +136,8 @@ def reopen(run: Path, config: RunConfig) -> Bench:
     made_by = Run.open(run).manifest.environment.hwnas
     require_digest(space, config.search.space_digest, where=str(run), made_by=made_by)
     pairs = tuple((run / choice.path, _loaded(run, choice)) for choice in config.search.predictors)
-    # Threads and the library of products are set as they were; all else must be what it was.
-    now = {**_of_supernet(supernet), "threads": config.search.threads, "products": config.search.products}
+    # Threads and the matmul backend are set as they were; all else must be what it was.
+    now = {**_of_supernet(supernet), "threads": config.search.threads, "matmul_backend": config.search.matmul_backend}
     choices = tuple(
         replace(choice, card_sha256=item.predictor.card.card_sha256)
         for choice, (_, item) in zip(config.search.predictors, pairs, strict=True)
@@ -158,7 +158,7 @@ def _lasting(data: str | None) -> str | None:
 
 @contextmanager
 def settled(search: SearchConfig) -> Iterator[None]:
-    """Within it, torch has the threads and the library of products of the search."""
+    """Within it, torch has the threads and the matmul backend of the search."""
     with _cpu_settings(search):
         yield
 
@@ -174,7 +174,7 @@ def _cpu_settings(search: SearchConfig) -> Any:
         return nullcontext()
     from hwnas.train.machine import cpu_settings
 
-    return cpu_settings(threads=search.threads, products=search.products)
+    return cpu_settings(threads=search.threads, matmul_backend=search.matmul_backend)
 
 
 def _bench(
@@ -293,10 +293,10 @@ def _loaded(run: Path, choice: PredictorChoice) -> MetricPredictor:
 def _of_supernet(supernet: "OpenSupernet | None") -> dict[str, Any]:
     """What accuracy depends on."""
     if supernet is None:
-        return {"compute": "cpu", "threads": 1, "products": "plain"}
+        return {"compute": "cpu", "threads": 1, "matmul_backend": "default"}
     import torch
 
-    from hwnas.supernet.products import products
+    from hwnas.supernet.matmul import matmul_backend
 
     compute = "cuda" if torch.cuda.is_available() else "cpu"
     return {
@@ -304,5 +304,5 @@ def _of_supernet(supernet: "OpenSupernet | None") -> dict[str, Any]:
         "data_fingerprint": supernet.data.fingerprint,
         "compute": compute,
         "threads": torch.get_num_threads(),
-        "products": products() if compute == "cpu" else "plain",
+        "matmul_backend": matmul_backend() if compute == "cpu" else "default",
     }

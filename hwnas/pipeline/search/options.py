@@ -135,8 +135,8 @@ class SearchConfig:
     compute: str
     """Where accuracy is judged."""
     threads: int
-    products: str
-    """The library of float32 products on a CPU."""
+    matmul_backend: str
+    """The backend of float32 matrix products on a CPU."""
 
     @property
     def budget(self) -> Budget:
