@@ -7,6 +7,7 @@ A device metric is written `throughput@h200/torch-graph/bf16/b64`: device, runti
 out is None, and is filled in by whoever knows what was profiled.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -219,3 +220,29 @@ class DeviceMetric:
         if batch is not None and batch != self.batch:
             raise InputError(f"{self} was measured at another batch", got=batch, known=[self.batch])
         return self.batch
+
+
+def indistinct_supernet_warning(smallest: float, largest: float, *, num_images: int) -> str | None:
+    """Warn if the smallest and the largest network of a supernet are statistically indistinguishable.
+
+    Args:
+        smallest: Top-1 accuracy of the smallest network, from 0 to 1.
+        largest: Top-1 accuracy of the largest network on the same images.
+        num_images: Number of held-out images.
+
+    Returns:
+        The warning, or None if the largest network is more accurate by over two standard errors.
+    """
+    # Two-proportion z-test with the pooled variance 2p(1-p)/n. Both networks see the same images, so their errors are
+    # positively correlated and the true standard error is smaller: the test errs on the side of warning.
+    pooled = (smallest + largest) / 2
+    margin = 2 * math.sqrt(2 * pooled * (1 - pooled) / num_images)
+    if largest - smallest > margin:
+        return None
+    accuracies = f"top-1 is {smallest:.2%} for the smallest and {largest:.2%} for the largest network"
+    worse = smallest - largest > margin
+    reason = "the largest is worse" if worse else f"two standard errors are {100 * margin:.1f} points"
+    return (
+        f"the supernet hardly separates its networks: {accuracies} on {num_images:,} held-out images, and {reason}; "
+        "train for more --epochs or with another --recipe before a search"
+    )

@@ -1,7 +1,8 @@
 import pytest
 
 from hwnas.errors import InputError, UnknownNameError
-from hwnas.metrics import METRICS, Metric, parse_metric
+from hwnas.metrics import METRICS, Metric, indistinct_supernet_warning, parse_metric
+from tests.supernet_extremes import SUPERNET_EXTREMES
 
 FULL = Metric(name="throughput", device="h200", runtime="torch-graph", precision="bf16", batch=64)
 
@@ -99,3 +100,21 @@ def test_an_unknown_unit_names_the_known_ones() -> None:
 def test_a_bound_is_a_number(text: str) -> None:
     with pytest.raises(InputError, match=r"must be a number|is not known"):
         METRICS.get("macs").parse(text)
+
+
+@pytest.mark.parametrize(("smallest", "largest", "num_images", "warns"), SUPERNET_EXTREMES)
+def test_a_supernet_warns_unless_its_largest_network_is_better_by_two_standard_errors(
+    smallest: float, largest: float, num_images: int, warns: bool
+) -> None:
+    assert (indistinct_supernet_warning(smallest, largest, num_images=num_images) is not None) == warns
+
+
+def test_the_warning_of_a_supernet_has_its_figures_and_a_remedy() -> None:
+    assert indistinct_supernet_warning(0.50, 0.53, num_images=1000) == (
+        "the supernet hardly separates its networks: top-1 is 50.00% for the smallest and 53.00% for the largest "
+        "network on 1,000 held-out images, and two standard errors are 4.5 points; "
+        "train for more --epochs or with another --recipe before a search"
+    )
+    worse = indistinct_supernet_warning(0.80, 0.70, num_images=10_000)
+    assert worse is not None
+    assert "on 10,000 held-out images, and the largest is worse; train" in worse

@@ -11,6 +11,7 @@ import torch
 
 from hwnas.config import from_mapping, to_mapping
 from hwnas.errors import InputError, UsageError
+from hwnas.metrics import indistinct_supernet_warning
 from hwnas.progress import NullReporter, Reporter
 from hwnas.runs import MANIFEST, Run
 from hwnas.supernet.supernet import AnySupernet
@@ -18,7 +19,7 @@ from hwnas.train.data.bad_images import BadImages
 from hwnas.train.data.sources import Data, open_data
 from hwnas.train.data.split import HELDOUT_LIST, require_same_list, write_list
 from hwnas.train.distributed import World, joined_world
-from hwnas.train.evaluation import hardly_apart, make_judge
+from hwnas.train.evaluation import make_judge
 from hwnas.train.loop import Loop, LoopConfig
 from hwnas.train.machine import Interrupted
 from hwnas.train.memory import needed, told_when_full, warning
@@ -122,7 +123,7 @@ def train_model(
         images_per_s=trained.outcome.images_per_s,
         accuracies=trained.accuracies,
         bad_pictures=tuple(trained.bad_pictures),
-        notes=(*notes, *_doubts(trained.accuracies, pictures=len(data.heldout))),
+        notes=(*notes, *_supernet_warnings(trained.accuracies, num_images=len(data.heldout))),
         leads=world.leads,
     )
 
@@ -170,12 +171,11 @@ def _notes(config: TrainConfig, data: Data, start: Start, world: World) -> tuple
     return (*data.notes, *start.notes, *([] if full is None else [full]))
 
 
-def _doubts(accuracies: Mapping[str, float], *, pictures: int) -> Iterator[str]:
-    """What speaks against searching with a supernet."""
+def _supernet_warnings(accuracies: Mapping[str, float], *, num_images: int) -> Iterator[str]:
     if accuracies:
-        doubt = hardly_apart(accuracies["smallest"], accuracies["largest"], pictures=pictures)
-        if doubt is not None:
-            yield doubt
+        warning = indistinct_supernet_warning(accuracies["smallest"], accuracies["largest"], num_images=num_images)
+        if warning is not None:
+            yield warning
 
 
 def _begun(options: TrainOptions) -> tuple[TrainConfig, Data]:

@@ -8,9 +8,11 @@ from typing import Literal
 
 import numpy as np
 
+from hwnas.metrics import indistinct_supernet_warning
 from hwnas.report.data import Member, MetricInfo, RunData, landmark_value
 from hwnas.report.units import percent, shown
 from hwnas.search.front import knee
+from hwnas.search.record import SearchRecord
 
 Level = Literal["note", "warning"]
 _SHORTFALL = 0.15
@@ -202,13 +204,16 @@ def _measured_badly(data: RunData) -> Iterator[str]:
 
 
 def _supernet(data: RunData) -> Iterator[str]:
-    health = None if data.record is None else data.record.supernet_health
-    error = accuracy_error(data)
-    if health is not None and health.largest - health.smallest <= 2 * (error or 0.0):
-        yield (
-            "The supernet hardly tells networks apart: its largest has "
-            f"{percent(health.largest)} top-1, its smallest {percent(health.smallest)}."
-        )
+    warning = None if data.record is None else _supernet_warning(data.record)
+    if warning is not None:
+        yield f"{warning[0].upper()}{warning[1:]}."
+
+
+def _supernet_warning(record: SearchRecord) -> str | None:
+    health = record.supernet_health
+    if health is None or not record.num_pictures:
+        return None
+    return indistinct_supernet_warning(health.smallest, health.largest, num_images=record.num_pictures)
 
 
 def _notes(data: RunData) -> Iterator[str]:
@@ -222,7 +227,7 @@ def _notes(data: RunData) -> Iterator[str]:
     if data.doubt is not None:
         yield data.doubt
     if data.record is not None:
-        yield from data.record.notes
+        yield from (note for note in data.record.notes if note != _supernet_warning(data.record))
 
 
 def accuracy_error(data: RunData) -> float | None:

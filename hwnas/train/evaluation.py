@@ -1,7 +1,6 @@
 """Accuracy in a run: a judge of its sub-networks, and the file that remembers what it found."""
 
 import hashlib
-import math
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
@@ -62,18 +61,6 @@ def calibration(data: Data, shape: tuple[int, int, int]) -> Iterable[Batch]:
     plain = AugmentConfig(crop="none", scale=(1.0, 1.0), flip=0.0)
     batches = TrainBatches(data.train, augment=plain, image_shape=shape, batch_size=_CALIBRATION_SIZE, seed=0)
     return _Repeated(batches)
-
-
-def hardly_apart(smallest: float, largest: float, *, pictures: int) -> str | None:
-    """What to say of a supernet whose extremes are as accurate as each other, as far as so many pictures tell."""
-    middle = (smallest + largest) / 2
-    chance = 2 * math.sqrt(middle * (1 - middle) / pictures)
-    if largest - smallest > chance:
-        return None
-    found = f"the largest has {largest:.2%} and the smallest {smallest:.2%} of {pictures:,} held-out pictures"
-    told = "so the largest does worse" if largest < smallest else f"where chance is worth {100 * chance:.1f} points"
-    remedy = "before a search, train for more --epochs or by another --recipe"
-    return f"the supernet hardly tells its networks apart: {found}, {told}; {remedy}"
 
 
 def weights_digest(path: Path) -> str:

@@ -10,17 +10,19 @@ import torch
 from safetensors.torch import load_file
 
 from hwnas.errors import InputError, UsageError
+from hwnas.metrics import indistinct_supernet_warning
 from hwnas.pipeline.evaluate import evaluate
-from hwnas.pipeline.train import read_train_config, rehearse, train_model
+from hwnas.pipeline.train import _supernet_warnings, read_train_config, rehearse, train_model
 from hwnas.runs import Run
 from hwnas.space import SPACES
 from hwnas.supernet.store import load_network, load_supernet
-from hwnas.train.evaluation import hardly_apart, weights_digest
+from hwnas.train.evaluation import weights_digest
 from hwnas.train.loop import LoopConfig
 from hwnas.train.machine import Interrupted
 from hwnas.train.options import TeacherOptions, TrainOptions, data_config, resolved
 from hwnas.train.presets import RECIPES, chosen_recipe
 from hwnas.train.progress import read_metrics
+from tests.supernet_extremes import SUPERNET_EXTREMES
 
 SMALL = TrainOptions(space="autoformer-micro", data="digits", limit=128, epochs=2, batch_size=64)
 QUIET = LoopConfig(threads=1)
@@ -48,23 +50,13 @@ def test_a_run_explains_itself(run: Path) -> None:
     assert load_supernet(run / "supernet.safetensors").space == SPACES.get("autoformer-micro")
 
 
-@pytest.mark.parametrize(
-    ("smallest", "largest", "pictures", "said"),
-    [
-        (0.71, 0.74, 180, "where chance is worth 6.7 points; before a search, train for more --epochs or by another"),
-        (0.80, 0.70, 10_000, "so the largest does worse; before a search"),
-        (0.5, 0.5, 100, "where chance is worth 10.0 points"),
-        (0.71, 0.80, 180, None),
-        (0.71, 0.74, 10_000, None),
-        (1.0, 1.0, 100, "where chance is worth 0.0 points"),
-    ],
-)
-def test_a_supernet_that_tells_nothing_apart_is_said(
-    smallest: float, largest: float, pictures: int, said: str | None
+@pytest.mark.parametrize(("smallest", "largest", "num_images", "warns"), SUPERNET_EXTREMES)
+def test_a_supernet_that_hardly_separates_its_networks_is_noted(
+    smallest: float, largest: float, num_images: int, warns: bool
 ) -> None:
-    text = hardly_apart(smallest, largest, pictures=pictures)
-    assert (text is None) == (said is None)
-    assert said is None or said in str(text)
+    notes = list(_supernet_warnings({"smallest": smallest, "largest": largest}, num_images=num_images))
+    warning = indistinct_supernet_warning(smallest, largest, num_images=num_images)
+    assert notes == ([warning] if warns else [])
 
 
 def test_a_resumed_training_ends_with_the_same_weights(run: Path, tmp_path: Path) -> None:

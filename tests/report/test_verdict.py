@@ -3,11 +3,13 @@ from pathlib import Path
 
 import pytest
 
+from hwnas.metrics import indistinct_supernet_warning
 from hwnas.report.data import RunData
 from hwnas.report.gather import gather
 from hwnas.report.verdict import accuracy_error, balanced, banners, sentence, standing
 from hwnas.search.record import SearchRecord, SupernetHealth, Verification
 from tests.report.example import LATENCY, Example, make_run
+from tests.supernet_extremes import SUPERNET_EXTREMES
 
 
 @pytest.fixture(scope="module")
@@ -130,10 +132,16 @@ def test_failures_violations_and_doubtful_measurements_are_called_out(data: RunD
     assert "Measurements at batch 1: 12 networks tell a noise floor." in text
 
 
-def test_a_supernet_that_tells_nothing_apart_is_called_out(data: RunData) -> None:
-    found = changed(data, supernet_health=SupernetHealth(smallest=0.60, largest=0.605))
-    assert any(text.startswith("The supernet hardly tells networks apart") for text in warnings(found))
-    assert not any("supernet" in text for text in warnings(data))
+@pytest.mark.parametrize(("smallest", "largest", "num_images", "warns"), SUPERNET_EXTREMES)
+def test_a_supernet_that_hardly_separates_its_networks_is_warned_about_once(
+    data: RunData, smallest: float, largest: float, num_images: int, warns: bool
+) -> None:
+    health = SupernetHealth(smallest=smallest, largest=largest)
+    note = indistinct_supernet_warning(smallest, largest, num_images=num_images)
+    notes = () if note is None else (note,)
+    found = banners(changed(data, supernet_health=health, num_pictures=num_images, notes=notes))
+    levels = [banner.level for banner in found if "supernet hardly separates its networks" in banner.text]
+    assert levels == (["warning"] if warns else [])
 
 
 def test_the_error_of_an_accuracy_is_that_of_its_pictures(data: RunData) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hwnas.metrics import indistinct_supernet_warning
 from hwnas.pipeline.search.context import Bench
 from hwnas.pipeline.search.execution import Ended
 from hwnas.pipeline.search.reference_networks import known_accuracies, landmarks
@@ -83,10 +84,11 @@ def _health(bench: Bench, truth: "TrueAccuracy | None") -> SupernetHealth | None
 
 def _health_notes(bench: Bench, truth: "TrueAccuracy | None") -> tuple[str, ...]:
     health = _health(bench, truth)
-    if health is None or health.largest - health.smallest > 0.01:
+    if health is None or bench.supernet is None:
         return ()
-    said = f"its smallest network has {health.smallest:.2%} and its largest {health.largest:.2%}"
-    return (f"the supernet hardly tells its networks apart: {said}",)
+    num_images = len(bench.supernet.data.heldout)
+    warning = indistinct_supernet_warning(health.smallest, health.largest, num_images=num_images)
+    return () if warning is None else (warning,)
 
 
 def _landmark_accuracies(supernet: "OpenSupernet | None", runs: Path) -> dict[str, float]:
