@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from hwnas.pipeline.measure import measure
-from hwnas.pipeline.search.options import Finish, SearchOptions
-from hwnas.pipeline.search.run import Searched, search_networks
+from hwnas.pipeline.search.options import SearchOptions
+from hwnas.pipeline.search.run import SearchResult, search_networks
 from hwnas.pipeline.train import train_model
 from hwnas.profile.options import CampaignRequest
+from hwnas.search.spec import PostSearch
 from hwnas.space import SPACES
 from hwnas.train.loop import LoopConfig
 from hwnas.train.options import TrainOptions
@@ -32,12 +33,12 @@ def test_the_chain_ends_in_a_front(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     measure(measured, workplace=None if verified else Place().workplace)
 
     # Only the space and the objective are named: the supernet is the newest run, the predictor is fitted on the way.
-    finish = Finish(pairs=8, verify=verified, kit=int(verified))
-    options = SearchOptions(space=SPACE.name, device="cpu", objectives=("latency_ms",), budget=12, finish=finish)
+    finish = PostSearch(pairs=8, verify=verified, export_top=int(verified))
+    options = SearchOptions(space=SPACE.name, device="cpu", objectives=("latency_ms",), budget=12, post_search=finish)
     found = search_networks(options)
     record = found.record
-    (latency,) = [name for name in record.objectives if name.startswith("latency_ms")]
-    assert record.predictors[0].metric == latency
+    (latency,) = [name for name in record.spec.objectives if name.startswith("latency_ms")]
+    assert record.spec.predictors[0].metric == latency
 
     table = list(csv.DictReader((found.run / "front.csv").read_text().splitlines()))
     assert [row["arch_id"] for row in table] == list(record.front)
@@ -48,14 +49,14 @@ def test_the_chain_ends_in_a_front(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         require_verified(found)
 
 
-def require_verified(found: Searched) -> None:
+def require_verified(found: SearchResult) -> None:
     """The front was measured, and the winner's files are there."""
     record = found.record
     assert record.verification is not None
     assert record.verification.status == "verified"
     checks = [check for member in record.verification.members for check in member.metrics.values()]
     assert all(check.measured and check.measured > 0 for check in checks)
-    (winner,) = record.kit
+    (winner,) = record.winners
     folder = found.run / winner.folder
     assert winner.arch_id in (record.measured_front or ())
     assert winner.failure is None

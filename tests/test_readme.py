@@ -35,7 +35,7 @@ MICRO = (
         "autoformer-micro --device cpu --samples 8 --repeats 0 --pairs 8 --no-landmarks",
     ),
     ("--space autoformer-tiny --data photos", "--space autoformer-micro --data digits --limit 256 --epochs 1"),
-    ("--constraint 'latency_ms<=8'", "--constraint 'latency_ms<=8' --budget 8 --no-verify --kit 0"),
+    ("--constraint 'latency_ms<=8'", "--constraint 'latency_ms<=8' --budget 8 --no-verify --export-top 0"),
     ("fit --device a100", "fit --device cpu --profiles profiles --metric latency_ms --metric throughput"),
     ("--device a100", "--device cpu"),
     ("explain autoformer-tiny AutoFormer-T", "explain autoformer-micro max"),

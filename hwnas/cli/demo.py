@@ -94,7 +94,7 @@ _COMMANDS = (
 
 def sentences(done: "Demonstrated") -> tuple[str, ...]:
     """What is on the front, whether to believe it, and which network is which."""
-    speed = next(name for name in done.record.objectives if parse_metric(name).quantity.on_device)
+    speed = next(name for name in done.record.spec.objectives if parse_metric(name).quantity.on_device)
     return (_front(done.front, speed), _belief(done.record, speed), _network(done, speed))
 
 
@@ -125,11 +125,11 @@ def _belief(record: "SearchRecord", speed: str) -> str:
 
 
 def _network(done: "Demonstrated", speed: str) -> str:
-    ids = {item.arch_id for item in done.record.kit}
+    ids = {item.arch_id for item in done.record.winners}
     row = next((row for row in done.front if row.arch_id in ids), None)
     if row is None:
         return "None of them could be exported."
-    why = next(item.why for item in done.record.kit if item.arch_id == row.arch_id)
+    why = next(item.why for item in done.record.winners if item.arch_id == row.arch_id)
     return f"The network in the file is {row.arch_id}, {_told(row, speed)} ({why})."
 
 

@@ -25,7 +25,7 @@ def print_found(run: Path, record: SearchRecord) -> None:
     print_line(_summary(record))
     for text in verification_lines(record):
         print_line(text)
-    for item in record.kit:
+    for item in record.winners:
         tested = "" if item.test_accuracy is None else f", test accuracy {item.test_accuracy:.2%}"
         print_line(f"network {item.arch_id}: {run / item.folder}{tested} ({item.why})")
     if record.seeds is not None:
@@ -103,7 +103,7 @@ def _summary(record: SearchRecord) -> str:
     beside = f" (random search: {random[-1][2]:.4f})" if random else ""
     return (
         f"{len(record.front)} on the front of {record.candidates:,} candidates, {record.evaluations:,} evaluations by "
-        f"{record.strategy}, ended by {record.stop}; hypervolume {reached:.4f}{beside}"
+        f"{record.spec.strategy}, ended by {record.stop}; hypervolume {reached:.4f}{beside}"
     )
 
 

@@ -8,7 +8,7 @@ import click
 from hwnas.cli.ending import print_ending
 from hwnas.cli.options import json_option
 from hwnas.cli.output import Column, print_json, print_line, print_table
-from hwnas.pipeline.search.query import Queried, QueriedNetwork
+from hwnas.pipeline.search.query import QueriedNetwork, QueryResult
 from hwnas.pipeline.search.query import query as ask
 
 
@@ -50,7 +50,7 @@ def query(
     print_ending(() if best is None else ("hwnas", "export", run, "--arch", best, "--out", "exported"))
 
 
-def _print(found: Queried) -> None:
+def _print(found: QueryResult) -> None:
     if not found.networks:
         wanted = f"meets {', '.join(found.constraints)}" if found.constraints else "has all of these metrics"
         print_line(f"None of the {found.candidates:,} candidates {wanted}.")

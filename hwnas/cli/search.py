@@ -11,9 +11,10 @@ from hwnas.cli.output import print_json, print_line, print_table
 from hwnas.cli.progress import ConsoleReporter
 from hwnas.config import to_mapping
 from hwnas.errors import GateError, UsageError
-from hwnas.pipeline.search.options import Finish, SearchOptions
-from hwnas.pipeline.search.run import Searched, SearchRehearsal, rehearse_search, search_networks
+from hwnas.pipeline.search.options import SearchOptions
+from hwnas.pipeline.search.run import SearchRehearsal, SearchResult, rehearse_search, search_networks
 from hwnas.profile.timing import PAIRS
+from hwnas.search.spec import PostSearch
 
 _WHAT = (
     click.option("--space", help="The space (autoformer-tiny)."),
@@ -45,7 +46,9 @@ _HOW = (
 _AFTER = (
     click.option("--no-verify", is_flag=True, help="Do not measure the front again."),
     click.option("--pairs", type=click.IntRange(min=8), default=PAIRS, show_default=True, help="Runs of each network."),
-    click.option("--kit", type=click.IntRange(min=0), default=1, show_default=True, help="Winners that are exported."),
+    click.option(
+        "--export-top", type=click.IntRange(min=0), default=1, show_default=True, help="Export the K best networks."
+    ),
     click.option(
         "--retrain", type=click.IntRange(min=0), default=0, help="Winners that are trained on, and tested once."
     ),
@@ -85,7 +88,7 @@ def search(
     options = None if resume is not None else _options(**given)
     if dry_run and options is not None:
         rehearsal = rehearse_search(options)
-        print_json(_values(rehearsal)) if as_json else _print_rehearsal(rehearsal)
+        print_json(rehearsal) if as_json else _print_rehearsal(rehearsal)
         return
     with ConsoleReporter() as reporter:
         found = search_networks(options, out=out, resume=resume, workers=workers, reporter=reporter)
@@ -102,13 +105,15 @@ def _options(
     no_macs: bool,
     no_verify: bool,
     pairs: int,
-    kit: int,
+    export_top: int,
     retrain: int,
     retrain_epochs: int | None,
     **given: Any,
 ) -> SearchOptions:
-    finish = Finish(verify=not no_verify, pairs=pairs, kit=kit, retrain=retrain, retrain_epochs=retrain_epochs)
-    return SearchOptions(accuracy=not no_accuracy, macs=not no_macs, finish=finish, **given)
+    post_search = PostSearch(
+        verify=not no_verify, pairs=pairs, export_top=export_top, retrain=retrain, retrain_epochs=retrain_epochs
+    )
+    return SearchOptions(accuracy=not no_accuracy, macs=not no_macs, post_search=post_search, **given)
 
 
 def _require_alone(context: click.Context) -> None:
@@ -124,7 +129,7 @@ def _require_alone(context: click.Context) -> None:
         raise UsageError("--resume goes on as the run was begun", got=" ".join(given), hint=hint)
 
 
-def _require_good(found: Searched) -> None:
+def _require_good(found: SearchResult) -> None:
     """What was searched is kept and printed; a gate that failed still shows in the exit code."""
     verification = found.record.verification
     if verification is not None and verification.status == "failed":
@@ -132,32 +137,27 @@ def _require_good(found: Searched) -> None:
         raise GateError(
             "the front could not be measured again; the searched one is kept", got=verification.reason, hint=hint
         )
-    broken = [f"{item.arch_id}: {item.failure}" for item in found.record.kit if item.failure]
+    broken = [f"{item.arch_id}: {item.failure}" for item in found.record.winners if item.failure]
     if broken:
         raise GateError("a winner could not be exported", got="; ".join(broken))
 
 
-def _values(rehearsal: SearchRehearsal) -> dict[str, Any]:
-    values = {name: getattr(rehearsal, name) for name in rehearsal.__dataclass_fields__}
-    return {**values, "config": to_mapping(rehearsal.config)}
-
-
 def _print_rehearsal(rehearsal: SearchRehearsal) -> None:
-    config = rehearsal.config.search
+    spec, supernet = rehearsal.spec, rehearsal.spec.supernet
     rows: list[tuple[str, object]] = [
-        ("space", f"{config.space}, {rehearsal.space_size:.3g} networks"),
-        ("supernet", rehearsal.config.supernet),
-        ("held-out pictures", rehearsal.num_pictures),
-        ("objectives", ", ".join(config.objectives)),
-        ("constraints", ", ".join(config.constraints) or None),
-        ("confidence", config.confidence),
-        ("strategy", config.strategy),
-        ("evaluations", config.evaluations),
-        ("minutes", config.minutes),
+        ("space", f"{spec.space}, {rehearsal.space_size:.3g} networks"),
+        ("supernet", None if supernet is None else supernet.path),
+        ("held-out images", None if supernet is None else supernet.num_images),
+        ("objectives", ", ".join(spec.objectives)),
+        ("constraints", ", ".join(spec.constraints) or None),
+        ("confidence", spec.confidence),
+        ("strategy", spec.strategy),
+        ("evaluations", spec.budget.evaluations),
+        ("minutes", spec.budget.minutes),
     ]
     if rehearsal.seconds_per_evaluation is not None:
         rows.append(("an evaluation", f"{rehearsal.seconds_per_evaluation:.2g} s for the largest network"))
     print_table(["", ""], rows)
     print_line(str(rehearsal.satisfiable))
-    for note in rehearsal.notes:
+    for note in spec.notes:
         print_line(f"note: {note}")

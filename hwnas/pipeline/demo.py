@@ -186,8 +186,9 @@ class _Steps:
 
     def search(self) -> "SearchRecord":
         """NSGA-II on accuracy, MACs and throughput; the front is measured again, the best network exported."""
-        from hwnas.pipeline.search.options import Finish, SearchOptions
+        from hwnas.pipeline.search.options import SearchOptions
         from hwnas.pipeline.search.run import search_networks
+        from hwnas.search.spec import PostSearch
 
         options, run = self.options, self.out / "search"
         asked = SearchOptions(
@@ -199,7 +200,7 @@ class _Steps:
             seed=options.seed,
             predictors=self.out / "predictors",
             runs=self.out,
-            finish=Finish(kit=1, pairs=options.pairs),
+            post_search=PostSearch(export_top=1, pairs=options.pairs),
         )
         with self._step("search", f"searching, {options.budget} networks judged truly, the front measured again"):
             if (run / MANIFEST).is_file():
@@ -222,11 +223,11 @@ class _Steps:
             return model, try_network(model, run=self.out / "supernet")
 
     def _model(self, record: "SearchRecord") -> Path:
-        for item in record.kit:
+        for item in record.winners:
             for file in item.files:
                 if file.endswith(".onnx"):
                     return self.out / "search" / item.folder / file
-        reasons = dict.fromkeys(item.failure for item in record.kit if item.failure is not None)
+        reasons = dict.fromkeys(item.failure for item in record.winners if item.failure is not None)
         got = "; ".join(reasons) or "no network is on the measured front"
         raise InputError("no network of the front could be exported", got=got)
 

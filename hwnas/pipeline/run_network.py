@@ -7,7 +7,8 @@ from pathlib import Path
 from hwnas.errors import InputError
 from hwnas.runs import Run
 from hwnas.search.record import FILE as RECORD
-from hwnas.search.record import NETWORKS, SearchRecord, read_record, searched_space
+from hwnas.search.record import NETWORKS, read_record
+from hwnas.search.spec import SupernetSpec
 from hwnas.search.study import Study
 from hwnas.space.arch import Arch
 from hwnas.space.space import AnySpace, Candidate
@@ -69,10 +70,10 @@ def _of_supernet(run: Path, name: str) -> RunNetwork:
 
 
 def _of_search(run: Path, name: str) -> RunNetwork:
-    record = read_record(run)
-    space = searched_space(record)
+    spec = read_record(run).spec
+    space = spec.load_space(run)
     arch = named_arch(space, name, run, command=_COMMAND.format(run=run), others=_candidates(space, run))
-    return RunNetwork(space=space, arch=arch, weights=_weights(run, space.arch_id(arch), record))
+    return RunNetwork(space=space, arch=arch, weights=_weights(run, space.arch_id(arch), spec.supernet))
 
 
 def _candidates(space: AnySpace, run: Path) -> Iterator[Candidate]:
@@ -83,18 +84,18 @@ def _candidates(space: AnySpace, run: Path) -> Iterator[Candidate]:
         study.close()
 
 
-def _weights(run: Path, arch_id: str, record: SearchRecord) -> Path | None:
+def _weights(run: Path, arch_id: str, supernet: SupernetSpec | None) -> Path | None:
     """The winner's own file, trained on or extracted; else that of the supernet, which must be what was searched."""
     folder = run / NETWORKS / arch_id
     for file in (folder / "training" / NETWORK, folder / NETWORK):
         if file.is_file():
             return file
-    if record.supernet is None:
+    if supernet is None:
         return None
-    file = supernet_file(Path(record.supernet))
+    file = supernet_file(supernet.path)
     if not file.is_file():
-        raise InputError(f"the supernet of {run} must be where it was", got=record.supernet, hint="put it back there")
-    if record.supernet_digest not in (None, weights_digest(file)):
+        raise InputError(f"the supernet of {run} must be where it was", got=supernet.path, hint="put it back there")
+    if supernet.digest != weights_digest(file):
         message = f"the supernet of {run} must be the one that was searched"
-        raise InputError(message, got=f"{record.supernet}, which has changed", hint="put the old file back there")
+        raise InputError(message, got=f"{supernet.path}, which has changed", hint="put the old file back there")
     return file

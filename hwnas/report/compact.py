@@ -190,11 +190,9 @@ def _random(data: RunData) -> list[list[float | None]] | None:
 
 def _predictors(data: RunData) -> list[dict[str, Any]]:
     found = []
-    for used in () if data.record is None else data.record.predictors:
-        pairs = [
-            [_digits(row.get("measured")), _digits(row.get("predicted"))] for row in used.card.get("held_out") or ()
-        ]
-        found.append({"metric": used.metric, "heldOut": pairs, "floor": used.card.get("noise_floor")})
+    for metric, card in ({} if data.record is None else data.record.predictor_cards).items():
+        pairs = [[_digits(row.get("measured")), _digits(row.get("predicted"))] for row in card.get("held_out") or ()]
+        found.append({"metric": metric, "heldOut": pairs, "floor": card.get("noise_floor")})
     return found
 
 

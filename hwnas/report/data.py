@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from hwnas.runs import Manifest
 from hwnas.search.estimate import Metrics
-from hwnas.search.record import Landmark, MetricCheck, SearchRecord
+from hwnas.search.record import MetricCheck, ReferenceNetwork, SearchRecord
 from hwnas.space.space import AnySpace, Genomes, Mask
 
 Role = Literal["objective", "constraint", "other"]
@@ -117,8 +117,6 @@ class RunData:
     """By metric, the places in the front outside what its predictor was fitted to, where that could be told."""
     hashes: Mapping[str, str]
     """SHA-256 of the files that the report was made of."""
-    doubt: str | None = None
-    """Why the networks may be others than the space now says, where that cannot be told."""
 
     @property
     def finished(self) -> bool:
@@ -149,16 +147,16 @@ class RunData:
         return tuple(metric for metric in self.metrics if metric.role == "objective")
 
     @property
-    def landmarks(self) -> tuple[Landmark, ...]:
+    def landmarks(self) -> tuple[ReferenceNetwork, ...]:
         """Networks that everybody knows, where they take pictures of the same size as the run's own."""
-        return () if self.record is None or not self.comparable else self.record.landmarks
+        return () if self.record is None or not self.comparable else self.record.reference_networks
 
     @property
     def landmarks_note(self) -> str | None:
         """Why nothing is compared with landmarks that the run has."""
-        if self.record is None or self.comparable or not self.record.landmarks:
+        if self.record is None or self.comparable or not self.record.reference_networks:
             return None
-        names = " and ".join(landmark.name for landmark in self.record.landmarks)
+        names = " and ".join(landmark.name for landmark in self.record.reference_networks)
         sizes = f"pictures of {LANDMARK_PIXELS} pixels, these networks of {self.pixels}"
         return f"Nothing is compared with {names}: they take {sizes}."
 
@@ -173,7 +171,7 @@ class RunData:
         return self.pixels == LANDMARK_PIXELS
 
     @property
-    def baseline(self) -> Landmark | None:
+    def baseline(self) -> ReferenceNetwork | None:
         """The network that figures are relative to: DeiT-Ti, else the first landmark."""
         named = {slug(landmark.name): landmark for landmark in reversed(self.landmarks)}
         return named.get("deit_ti") or (self.landmarks[0] if self.landmarks else None)
@@ -188,7 +186,7 @@ def slug(name: str) -> str:
     return "".join(letter if letter.isalnum() else "_" for letter in name.casefold()).strip("_")
 
 
-def landmark_value(landmark: Landmark, metric: MetricInfo) -> float | None:
+def landmark_value(landmark: ReferenceNetwork, metric: MetricInfo) -> float | None:
     """A metric of a landmark, where it is known."""
     own = {"macs": landmark.macs, "params": landmark.params, "accuracy": landmark.accuracy}
     return own[metric.name] if metric.name in own else landmark.metrics.get(metric.key)

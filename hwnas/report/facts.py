@@ -13,7 +13,7 @@ from hwnas.report.anatomy import PARTS, anatomy, conditions_of
 from hwnas.report.data import Member, RunData
 from hwnas.report.units import counted, percent, three_digits
 from hwnas.report.verdict import accuracy_error, best_of, standing
-from hwnas.search.record import KitItem, UsedPredictor, VerifiedProfile
+from hwnas.search.record import ExportedWinner, VerifiedProfile
 
 Rows = tuple[tuple[str, str], ...]
 
@@ -59,7 +59,7 @@ def facts_of(data: RunData) -> Facts:
     verification = None if record is None else record.verification
     return Facts(
         figures=tuple(_figures(data)),
-        predictors=() if record is None else tuple(_predictor(data, used) for used in record.predictors),
+        predictors=() if record is None else tuple(_predictor(data, *item) for item in record.predictor_cards.items()),
         range_note=_range_note(data),
         profiles=() if verification is None else tuple(map(_profile, verification.profiles)),
         unstable=tuple(_unstable(data)),
@@ -69,11 +69,11 @@ def facts_of(data: RunData) -> Facts:
         reproduce=tuple(_reproduce(data)),
         packages=data.manifest.environment.packages,
         config=json.dumps(dict(data.manifest.config), indent=1, ensure_ascii=False),
-        kit=() if record is None else tuple(map(_exported, record.kit)),
+        kit=() if record is None else tuple(map(_exported, record.winners)),
     )
 
 
-def _exported(item: KitItem) -> tuple[str, str]:
+def _exported(item: ExportedWinner) -> tuple[str, str]:
     said = item.why if item.failure is None else f"{item.why}; could not be exported: {item.failure}"
     return item.folder, f"{item.arch_id}, {said}"
 
@@ -101,8 +101,8 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _predictor(data: RunData, used: UsedPredictor) -> PredictorFacts:
-    return PredictorFacts(metric=used.metric, rows=(*_card(used.card), *_rechecked(data, used.metric)))
+def _predictor(data: RunData, metric: str, card: Mapping[str, Any]) -> PredictorFacts:
+    return PredictorFacts(metric=metric, rows=(*_card(card), *_rechecked(data, metric)))
 
 
 def _card(card: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -141,9 +141,9 @@ def _rechecked(data: RunData, metric: str) -> Iterator[tuple[str, str]]:
 
 
 def _range_note(data: RunData) -> str:
-    if data.record is None or not data.record.predictors:
+    if data.record is None or not data.record.spec.predictors:
         return ""
-    unchecked = [used.metric for used in data.record.predictors if used.metric not in data.outside]
+    unchecked = [used.metric for used in data.record.spec.predictors if used.metric not in data.outside]
     if unchecked:
         return (
             "Whether the front lies inside the range that the predictors were fitted to cannot be told here: "
@@ -217,9 +217,9 @@ _PART_NAMES = {
 
 def _supernet(data: RunData) -> Iterator[tuple[str, str]]:
     record = data.record
-    if record is None or record.supernet is None:
+    if record is None or record.spec.supernet is None:
         return
-    yield "weights", record.supernet
+    yield "weights", str(record.spec.supernet.path)
     if record.supernet_health is not None:
         yield "smallest network", f"{percent(record.supernet_health.smallest)} top-1"
         yield "largest network", f"{percent(record.supernet_health.largest)} top-1"
@@ -229,9 +229,9 @@ def _supernet(data: RunData) -> Iterator[tuple[str, str]]:
         spread = f"{percent(low)} to {percent(high)} (the middle 80 % of {len(first)})"
         yield "networks of the first generation", f"{percent(middle)} in the middle, {spread}"
     error = accuracy_error(data)
-    if record.num_pictures and error is not None:
-        yield "judged on", f"{record.num_pictures:,} held-out pictures (standard error {percent(error)})"
-    tested = [item for item in record.kit if item.test_accuracy is not None]
+    if error is not None:
+        yield "judged on", f"{record.spec.supernet.num_images:,} held-out pictures (standard error {percent(error)})"
+    tested = [item for item in record.winners if item.test_accuracy is not None]
     for item in tested:
         yield f"{item.arch_id} trained alone", f"{percent(item.test_accuracy)} on test pictures"
     yield "rank correlation with networks trained alone", "not known"
@@ -256,13 +256,14 @@ def _reproduce(data: RunData) -> Iterator[tuple[str, str]]:
     yield "seeds", ", ".join(f"{name} {seed}" for name, seed in manifest.seeds.items()) or "none"
     record = data.record
     if record is not None:
-        yield "strategy", f"{record.strategy}, ended by: {record.stop}"
+        yield "strategy", f"{record.spec.strategy}, ended by: {record.stop}"
         yield "constraints", record.satisfiable
-        ideal, reference = (", ".join(map(three_digits, point)) for point in (record.box.ideal, record.box.reference))
-        yield "box of the hypervolume", f"from ({ideal}) to ({reference}), every objective minimised"
-        if record.supernet_digest:
-            yield "supernet", record.supernet_digest
-        for used in record.predictors:
-            yield f"predictor of {used.metric}", str(used.card.get("card_sha256") or used.path)
+        bounds = record.bounds
+        ideal, reference = (", ".join(map(three_digits, point)) for point in (bounds.ideal, bounds.reference))
+        yield "bounds of the hypervolume", f"from ({ideal}) to ({reference}), every objective minimised"
+        if record.spec.supernet is not None:
+            yield "supernet", record.spec.supernet.digest
+        for used in record.spec.predictors:
+            yield f"predictor of {used.metric}", used.card_sha256
     for name, digest in data.hashes.items():
         yield f"SHA-256 of {name}", digest

@@ -9,7 +9,7 @@ import numpy as np
 
 from hwnas.report.data import Member, MetricInfo, RunData, landmark_value
 from hwnas.runs import write_atomic
-from hwnas.search.record import Landmark
+from hwnas.search.record import ReferenceNetwork
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -184,9 +184,9 @@ def _errors(data: RunData, metric: MetricInfo) -> Any:
     return np.array(rows).T * _factor(metric)
 
 
-def _landmarks(runs: Sequence[RunData]) -> Iterator[tuple[str, str, Landmark]]:
+def _landmarks(runs: Sequence[RunData]) -> Iterator[tuple[str, str, ReferenceNetwork]]:
     """The landmarks of all runs, once where runs agree on one: what to call it, its colour, and what is known of it."""
-    found: list[tuple[int, Landmark]] = []
+    found: list[tuple[int, ReferenceNetwork]] = []
     for number, data in enumerate(runs):
         found += [(number, landmark) for landmark in data.landmarks if landmark not in [one for _, one in found]]
     for number, landmark in found:
@@ -282,8 +282,8 @@ def _legend_above(axes: "Axes") -> None:
 
 def _pairs(data: RunData, metric: MetricInfo) -> dict[str, list[tuple[float, float]]]:
     """(measured, predicted) of networks held out, and of the front when it was measured."""
-    cards = [] if data.record is None else [used.card for used in data.record.predictors if used.metric == metric.key]
-    held = [(row["measured"], row["predicted"]) for card in cards for row in card.get("held_out") or ()]
+    card = {} if data.record is None else data.record.predictor_cards.get(metric.key, {})
+    held = [(row["measured"], row["predicted"]) for row in card.get("held_out") or ()]
     checks = [member.metrics[metric.key] for member in data.front]
     front = [(check.measured, check.predicted) for check in checks if check.measured is not None and check.predicted]
     return {name: points for name, points in (("held out", held), ("front, measured again", front)) if points}

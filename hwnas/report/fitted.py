@@ -7,17 +7,17 @@ import numpy as np
 
 from hwnas.errors import HwnasError
 from hwnas.metrics import parse_metric
-from hwnas.search.record import SearchRecord, UsedPredictor
+from hwnas.search.spec import PredictorSpec, SearchSpec
 from hwnas.space.space import AnySpace, Genomes
 
 
-def outside_range(run: Path, record: SearchRecord, space: AnySpace, front: Genomes) -> Mapping[str, Sequence[int]]:
+def outside_range(run: Path, spec: SearchSpec, space: AnySpace, front: Genomes) -> Mapping[str, Sequence[int]]:
     """By metric, the places in the front; metrics whose predictor is not here any more, or is another, are left out.
 
     A predictor is looked for where the search found it, seen from here and from the run.
     """
     found = {}
-    for used in record.predictors:
+    for used in spec.predictors:
         tried = (_outside(folder / used.path, used, space, front) for folder in (Path(), run))
         places = next((found for found in tried if found is not None), None)
         if places is not None:
@@ -25,14 +25,14 @@ def outside_range(run: Path, record: SearchRecord, space: AnySpace, front: Genom
     return found
 
 
-def _outside(folder: Path, used: UsedPredictor, space: AnySpace, front: Genomes) -> tuple[int, ...] | None:
+def _outside(folder: Path, used: PredictorSpec, space: AnySpace, front: Genomes) -> tuple[int, ...] | None:
     from hwnas.predict.store import CARD, load_predictor
 
     if not (folder / CARD).is_file():
         return None
     try:
         predictor = load_predictor(folder)
-        if predictor.card.card_sha256 != used.card.get("card_sha256"):
+        if predictor.card.card_sha256 != used.card_sha256:
             return None
         batch = parse_metric(used.metric).batch if predictor.card.metric.batch is None else None
         prediction = predictor.predict_population(space.workloads(front), batch=batch)

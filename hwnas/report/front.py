@@ -11,7 +11,7 @@ from typing import Any
 from hwnas.report.data import Member, MetricInfo, RunData, landmark_value, slug
 from hwnas.report.gather import gather
 from hwnas.runs import write_atomic
-from hwnas.search.record import Landmark
+from hwnas.search.record import ReferenceNetwork
 from hwnas.space.arch import canonical_json
 
 CSV, JSON, MARKDOWN = "front.csv", "front.json", "front.md"
@@ -154,7 +154,7 @@ def _counted(value: float | None) -> int | None:
     return None if value is None else int(value)
 
 
-def _relative_columns(data: RunData) -> dict[str, tuple[Landmark, MetricInfo]]:
+def _relative_columns(data: RunData) -> dict[str, tuple[ReferenceNetwork, MetricInfo]]:
     baseline = data.baseline
     if baseline is None:
         return {}

@@ -2,9 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,37 +16,15 @@ from hwnas.runs import Run
 from hwnas.search import files
 from hwnas.search.estimate import Estimate, exact
 from hwnas.search.front import known_rows, on_front
-from hwnas.search.hypervolume import Box, history
-from hwnas.search.objective import parse_constraint, parse_objective
+from hwnas.search.hypervolume import HypervolumeBounds, history
 from hwnas.search.problem import Problem
 from hwnas.search.record import FILE, MetricCheck, SearchRecord, VerifiedMember, read_record
-from hwnas.search.same_space import require_same_space
+from hwnas.search.spec import read_spec
 from hwnas.search.study import Study
-from hwnas.space import SPACES
 from hwnas.space.space import AnySpace, Genomes
 
 _HASHED = (FILE, files.FILE)
-_SPACE_CONFIG = ("image_size", "channels", "num_classes")
 _EXTRA = {"macs", "params"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Question:
-    """What was asked of a search, as its record or, while it goes on, its study says."""
-
-    space: AnySpace
-    objectives: tuple[str, ...]
-    constraints: tuple[str, ...]
-    confident: bool
-
-    @property
-    def problem(self) -> Problem:
-        return Problem(
-            space=self.space,
-            objectives=tuple(parse_objective(text) for text in self.objectives),
-            constraints=tuple(parse_constraint(text) for text in self.constraints),
-            confident=self.confident,
-        )
 
 
 def gather(path: Path) -> RunData:
@@ -58,69 +34,40 @@ def gather(path: Path) -> RunData:
         hint = "the folder of a search, as hwnas search prints it"
         raise InputError(f"{path} must be the run of a search", got=f"no file {files.FILE}", hint=hint)
     record = read_record(path) if (path / FILE).is_file() else None
+    spec = record.spec if record is not None else read_spec(run)
+    space = spec.load_space(path)
+    problem = spec.make_problem(space)
     with Study.read(path) as study:
-        question = _asked(record) if record is not None else _asked_so_far(study, path)
-        doubt = require_same_space(study, question.space, made_by=run.manifest.environment.hwnas)
-        candidates, metrics = _candidates(study, question)
-        box = study.recall("box")
-    progress = _recorded(record) if record is not None else _so_far(candidates, question, box)
-    front = _front(path, question.space, candidates, metrics, record)
+        candidates, metrics = _candidates(study, problem)
+        bounds = study.recall("bounds")
+    progress = _recorded(record) if record is not None else _so_far(candidates, problem, bounds)
+    front = _front(path, space, candidates, metrics, record)
     return RunData(
         name=path.resolve().name,
         path=path,
         manifest=run.manifest,
         record=record,
-        space=question.space,
-        doubt=doubt,
+        space=space,
         metrics=metrics,
-        constraints=question.constraints,
+        constraints=spec.constraints,
         candidates=candidates,
         front=front,
         history=progress,
-        outside=_outside(path, record, question.space, candidates, front),
+        outside=_outside(path, record, space, candidates, front),
         hashes={name: _sha256(path / name) for name in _HASHED if (path / name).is_file()},
     )
 
 
-def _asked(record: SearchRecord) -> _Question:
-    return _Question(
-        space=_space(record.space, record.space_config),
-        objectives=record.objectives,
-        constraints=record.constraints,
-        confident=record.confidence is not None,
-    )
-
-
-def _asked_so_far(study: Study, path: Path) -> _Question:
-    config = study.config
-    try:
-        return _Question(
-            space=_space(config["space"], {name: config[name] for name in _SPACE_CONFIG}),
-            objectives=tuple(config["objectives"]),
-            constraints=tuple(config.get("constraints") or ()),
-            confident=config.get("confidence") is not None,
-        )
-    except (KeyError, TypeError) as error:
-        hint = f"hwnas search --resume {path}"
-        raise InputError(f"{path}: the study must say what is searched", got=f"no {error}", hint=hint) from error
-
-
-def _space(name: str, config: Mapping[str, Any]) -> AnySpace:
-    space: AnySpace = SPACES.get(name).adapted(**config)
-    return space
-
-
-def _candidates(study: Study, question: _Question) -> tuple[Candidates, tuple[MetricInfo, ...]]:
-    problem = question.problem
+def _candidates(study: Study, problem: Problem) -> tuple[Candidates, tuple[MetricInfo, ...]]:
     names = [*problem.metrics, *(name for name in study.metrics if name not in problem.metrics)]
     table = study.table(names)
-    genomes = _of_width(table.genomes, len(question.space.dimensions))
-    metrics = {**table.metrics, **_costs(question.space, genomes, missing=_EXTRA - set(names))}
+    genomes = _of_width(table.genomes, len(problem.space.dimensions))
+    metrics = {**table.metrics, **_costs(problem.space, genomes, missing=_EXTRA - set(names))}
     scores = problem.scores(metrics)
     known = known_rows(scores.objectives)
     candidates = Candidates(
         genomes=genomes,
-        used=question.space.used(genomes),
+        used=problem.space.used(genomes),
         metrics=metrics,
         generations=table.generations,
         feasible=scores.feasible | (~known & problem.admits(metrics)),
@@ -167,13 +114,15 @@ def _recorded(record: SearchRecord) -> tuple[Progress, ...]:
     return tuple(Progress(candidates=c, evaluations=e, hypervolume=h) for c, e, h in record.history)
 
 
-def _so_far(candidates: Candidates, question: _Question, box: object) -> tuple[Progress, ...]:
+def _so_far(candidates: Candidates, problem: Problem, bounds: object) -> tuple[Progress, ...]:
     """The history of a search that goes on, from what its study holds."""
-    if box is None or not len(candidates):
+    if bounds is None or not len(candidates):
         return ()
-    scores = question.problem.scores(candidates.metrics)
+    scores = problem.scores(candidates.metrics)
     evaluated = np.cumsum(known_rows(scores.objectives))
-    points = history(scores.objectives, candidates.generations, from_mapping(Box, box), feasible=scores.feasible)
+    points = history(
+        scores.objectives, candidates.generations, from_mapping(HypervolumeBounds, bounds), feasible=scores.feasible
+    )
     return tuple(
         Progress(candidates=count, evaluations=int(evaluated[count - 1]), hypervolume=value) for count, value in points
     )
@@ -190,7 +139,7 @@ def _front(
     genomes = candidates.genomes[rows]
     costs = space.costs(genomes)
     verified, unmeasured = _verified(record), _unmeasured(record)
-    kit = {} if record is None else {item.arch_id: item.folder for item in record.kit if item.failure is None}
+    kit = {} if record is None else {item.arch_id: item.folder for item in record.winners if item.failure is None}
     members = []
     columns = (rows.tolist(), space.candidates(genomes), costs.params.tolist(), costs.macs.tolist())
     for row, network, params, macs in zip(*columns, strict=True):
@@ -220,7 +169,7 @@ def _outside(
 ) -> Mapping[str, Sequence[int]]:
     if record is None or not front:
         return {}
-    return outside_range(path, record, space, candidates.genomes[[member.row for member in front]])
+    return outside_range(path, record.spec, space, candidates.genomes[[member.row for member in front]])
 
 
 def _ranked(candidates: Candidates, metrics: Sequence[MetricInfo]) -> NDArray[np.intp]:

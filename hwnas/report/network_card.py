@@ -2,15 +2,16 @@
 
 from collections.abc import Mapping
 
-from hwnas.search.record import KitItem, MetricCheck, SearchRecord
+from hwnas.search.record import ExportedWinner, MetricCheck, SearchRecord
+from hwnas.search.spec import SearchSpec, SupernetSpec
 from hwnas.search.verification import Member
 from hwnas.space.arch import canonical_json
 
 
-def card_page(record: SearchRecord, member: Member, item: KitItem, *, fresh: bool) -> str:
+def card_page(record: SearchRecord, member: Member, item: ExportedWinner) -> str:
     """The card as Markdown."""
     lines = [
-        f"# {record.space} {member.candidate.network_id}",
+        f"# {record.spec.space} {member.candidate.network_id}",
         "",
         f"Chosen as {item.why}.",
         "",
@@ -19,8 +20,8 @@ def card_page(record: SearchRecord, member: Member, item: KitItem, *, fresh: boo
         *_rows(record, member),
         "",
         f"- arch_id {member.candidate.arch_id}, network_id {member.candidate.network_id}",
-        f"- images {_images(record)}",
-        f"- {_weights(record, item, fresh=fresh)}",
+        f"- images {_images(record.spec)}",
+        f"- {_weights(record.spec.supernet, item)}",
         f"- {_measured(record)}",
         "",
         "```json",
@@ -45,18 +46,16 @@ def _rows(record: SearchRecord, member: Member) -> list[str]:
     return rows
 
 
-def _images(record: SearchRecord) -> str:
-    config = record.space_config
-    size = config["image_size"]
-    return f"{config['channels']} x {size} x {size}, {config['num_classes']} classes"
+def _images(spec: SearchSpec) -> str:
+    return f"{spec.channels} x {spec.image_size} x {spec.image_size}, {spec.num_classes} classes"
 
 
-def _weights(record: SearchRecord, item: KitItem, *, fresh: bool) -> str:
-    if fresh:
-        return "weights: fresh ones, because no supernet was searched; train it before use"
+def _weights(supernet: SupernetSpec | None, item: ExportedWinner) -> str:
+    if supernet is None:
+        return "weights: randomly initialised, because no supernet was searched; train it before use"
     if item.test_accuracy is not None:
-        return f"weights: trained on from {record.supernet}; test accuracy {item.test_accuracy:.2%}, looked at once"
-    return f"weights: inherited from {record.supernet}; accuracy is that of {record.num_pictures} held-out pictures"
+        return f"weights: retrained from {supernet.path}; test accuracy {item.test_accuracy:.2%}, evaluated once"
+    return f"weights: inherited from {supernet.path}; accuracy is that of {supernet.num_images} held-out images"
 
 
 def _measured(record: SearchRecord) -> str:

@@ -25,12 +25,13 @@ def _settings(runs: Sequence[RunData]) -> Iterator[str]:
 
 
 def _pictures(runs: Sequence[RunData]) -> Iterator[str]:
-    judged = {(data.record.data, data.record.num_pictures) for data in runs if data.record is not None}
+    specs = [data.record.spec.supernet for data in runs if data.record is not None]
+    judged = {None if spec is None else (spec.data_name, spec.num_images) for spec in specs}
     if len(judged) > 1 and all(any(metric.name == "accuracy" for metric in data.metrics) for data in runs):
         yield "Accuracies are of different pictures: they cannot be compared."
 
 
 def _boxes(runs: Sequence[RunData]) -> Iterator[str]:
-    boxes = {None if data.record is None else (data.record.objectives, data.record.box) for data in runs}
+    boxes = {None if data.record is None else (data.record.spec.objectives, data.record.bounds) for data in runs}
     if len(boxes) > 1:
-        yield "Each hypervolume is a share of its own run's box: the hypervolumes cannot be compared."
+        yield "Each hypervolume is relative to its own run's bounds: the hypervolumes cannot be compared."

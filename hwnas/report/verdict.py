@@ -164,7 +164,7 @@ def _unsure(data: RunData) -> Iterator[str]:
         why = f": {verification.reason.rstrip('.')}" if verification is not None and verification.reason else ""
         was = "has not been measured on the device yet" if verification is None else "was not measured on the device"
         yield f"The front {was}{why}. Speeds and memory are predictions."
-    if on_device and not data.record.predictors:
+    if on_device and not data.record.spec.predictors:
         yield "Nothing is known of how good the predictions are: the run holds no card of a predictor."
     yield from _outside(data)
     yield from _measured_badly(data)
@@ -210,22 +210,21 @@ def _supernet(data: RunData) -> Iterator[str]:
 
 
 def _supernet_warning(record: SearchRecord) -> str | None:
-    health = record.supernet_health
-    if health is None or not record.num_pictures:
+    health, supernet = record.supernet_health, record.spec.supernet
+    if health is None or supernet is None or not supernet.num_images:
         return None
-    return indistinct_supernet_warning(health.smallest, health.largest, num_images=record.num_pictures)
+    return indistinct_supernet_warning(health.smallest, health.largest, num_images=supernet.num_images)
 
 
 def _notes(data: RunData) -> Iterator[str]:
     error = accuracy_error(data)
-    if error is not None and data.record is not None:
+    supernet = None if data.record is None else data.record.spec.supernet
+    if error is not None and supernet is not None:
         yield (
-            f"Accuracy is judged with shared weights on {data.record.num_pictures:,} held-out pictures: differences "
+            f"Accuracy is judged with shared weights on {supernet.num_images:,} held-out pictures: differences "
             f"below {200 * error:.1f} points may be chance, and as the search chose by these pictures, the best look a "
             "little better than they are."
         )
-    if data.doubt is not None:
-        yield data.doubt
     if data.record is not None:
         yield from (note for note in data.record.notes if note != _supernet_warning(data.record))
 
@@ -233,13 +232,13 @@ def _notes(data: RunData) -> Iterator[str]:
 def accuracy_error(data: RunData) -> float | None:
     """The standard error of an accuracy in the middle of the front, from the number of pictures."""
     metric = next((metric for metric in data.metrics if metric.name == "accuracy"), None)
-    pictures = None if data.record is None else data.record.num_pictures
+    supernet = None if data.record is None else data.record.spec.supernet
     values = [] if metric is None else [member.value(metric.key) for member in data.front]
     known = sorted(value for value in values if value is not None)
-    if not pictures or not known:
+    if supernet is None or not supernet.num_images or not known:
         return None
     middle = min(max(known[len(known) // 2], 0.0), 1.0)
-    return math.sqrt(middle * (1 - middle) / pictures)
+    return math.sqrt(middle * (1 - middle) / supernet.num_images)
 
 
 def _name(data: RunData, key: str) -> str:

@@ -10,7 +10,7 @@ from hwnas.config import shown
 from hwnas.errors import InputError
 from hwnas.space.arch import canonical_json
 
-SCHEMA = "hwnas.study/1"
+SCHEMA = "hwnas.study/2"
 """The form of a study that this version writes and reads."""
 
 FILE = "study.sqlite"

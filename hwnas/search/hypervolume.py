@@ -1,7 +1,7 @@
-"""How good a front is in one number: the share of a stated box of objectives that it dominates.
+"""How good a front is in one number: the share of a stated bounds of objectives that it dominates.
 
-The box lies between an ideal and a reference point; scaled to it, the hypervolume is between 0 and 1. Two searches
-are compared within one box only.
+The bounds lies between an ideal and a reference point; scaled to it, the hypervolume is between 0 and 1. Two searches
+are compared within one bounds only.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ _MARGIN = 1.1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Box:
+class HypervolumeBounds:
     """Two points in minimised objectives: nothing is better than `ideal`, nothing beyond `reference` counts."""
 
     ideal: tuple[float, ...]
@@ -33,33 +33,35 @@ class Box:
             raise InputError("the ideal must be better than the reference in every objective", got=got)
 
     def scaled(self, objectives: Values) -> Values:
-        """Objectives as shares of the box: 0 at the ideal, 1 at the reference."""
+        """Objectives as shares of the bounds: 0 at the ideal, 1 at the reference."""
         low, high = np.asarray(self.ideal), np.asarray(self.reference)
         shares: Values = (objectives - low) / (high - low)
         return shares
 
 
-def make_box(objectives: Sequence[Objective], metrics: Metrics) -> Box:
-    """The box that holds known networks: the largest, the smallest and a sample, say.
+def make_bounds(objectives: Sequence[Objective], metrics: Metrics) -> HypervolumeBounds:
+    """The bounds that holds known networks: the largest, the smallest and a sample, say.
 
     The reference is 0 where more is better and 1.1 times the worst value where less is better; the ideal is the best
     possible value where there is one (accuracy 1, cost 0), else 1.1 times the best of the known ones.
     """
     ends = [_ends(objective, metrics) for objective in objectives]
-    return Box(ideal=tuple(low for low, _ in ends), reference=tuple(high for _, high in ends))
+    return HypervolumeBounds(ideal=tuple(low for low, _ in ends), reference=tuple(high for _, high in ends))
 
 
-def hypervolume(objectives: Values, box: Box, *, feasible: Mask | None = None) -> float:
-    """The share of the box that the networks dominate; those with NaN or beyond the reference add nothing."""
+def hypervolume(objectives: Values, bounds: HypervolumeBounds, *, feasible: Mask | None = None) -> float:
+    """The share of the bounds that the networks dominate; those with NaN or beyond the reference add nothing."""
     front = objectives[on_front(objectives, feasible=feasible)]
-    inside = box.scaled(front)
+    inside = bounds.scaled(front)
     inside = np.maximum(inside[(inside < 1).all(axis=1)], 0.0)
     if not len(inside):
         return 0.0
     return float(moocore.hypervolume(inside, ref=np.ones(inside.shape[1])))
 
 
-def history(objectives: Values, generations: NDArray[np.intp], box: Box, *, feasible: Mask) -> list[tuple[int, float]]:
+def history(
+    objectives: Values, generations: NDArray[np.intp], bounds: HypervolumeBounds, *, feasible: Mask
+) -> list[tuple[int, float]]:
     """After each generation, the number of networks so far and their hypervolume."""
     counts = np.searchsorted(generations, np.unique(generations), side="right")
     front = np.zeros((0, objectives.shape[1]))
@@ -67,7 +69,7 @@ def history(objectives: Values, generations: NDArray[np.intp], box: Box, *, feas
     for count in counts.tolist():
         front = np.concatenate([front, objectives[start:count][feasible[start:count]]])
         front = front[on_front(front)]
-        points.append((count, hypervolume(front, box)))
+        points.append((count, hypervolume(front, bounds)))
         start = count
     return points
 

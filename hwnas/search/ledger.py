@@ -15,7 +15,7 @@ from hwnas.progress import SearchProgress
 from hwnas.search.budget import Budget, Stopwatch
 from hwnas.search.estimate import Metrics, exact, joined, rows_of
 from hwnas.search.front import known_rows, on_front
-from hwnas.search.hypervolume import Box, hypervolume
+from hwnas.search.hypervolume import HypervolumeBounds, hypervolume
 from hwnas.search.problem import Evaluators, Problem, Scores, require_metrics
 from hwnas.search.seen import Seen, keys
 from hwnas.search.study import Source, Study
@@ -61,7 +61,7 @@ class Ledger:
         *,
         budget: Budget,
         study: Study | None = None,
-        box: Box | None = None,
+        bounds: HypervolumeBounds | None = None,
         on_progress: Callable[[SearchProgress], None] | None = None,
     ) -> None:
         self.problem, self.evaluators, self.budget, self.seen = problem, evaluators, budget, Seen()
@@ -73,7 +73,7 @@ class Ledger:
         self._asked: set[bytes] = set()
         self._parts: list[Candidates] = []
         self._idle = 0
-        self._box, self._on_progress, self._front = box, on_progress, np.zeros((0, len(problem.objectives)))
+        self._bounds, self._on_progress, self._front = bounds, on_progress, np.zeros((0, len(problem.objectives)))
 
     @property
     def left(self) -> int:
@@ -202,7 +202,7 @@ class Ledger:
                 max_minutes=self.budget.minutes,
                 candidates=len(self._asked),
                 elapsed_s=self._stopwatch.seconds(),
-                hypervolume=None if self._box is None else hypervolume(self._front, self._box),
+                hypervolume=None if self._bounds is None else hypervolume(self._front, self._bounds),
                 best=self._best(),
             )
         )

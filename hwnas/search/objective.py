@@ -1,8 +1,8 @@
 """What a search is asked for: objectives that are made better, constraints that must hold."""
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -53,6 +53,36 @@ class Constraint:
 
     def __str__(self) -> str:
         return f"{self.metric}{self.sense}{self.bound:g}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Criteria:
+    """The objectives and constraints of a search."""
+
+    objectives: tuple[Objective, ...]
+    constraints: tuple[Constraint, ...] = ()
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The metrics of objectives and constraints, each once."""
+        named = [item.metric for item in self.objectives]
+        return tuple(dict.fromkeys([*named, *(item.metric for item in self.constraints)]))
+
+    @property
+    def device_metrics(self) -> tuple[Metric, ...]:
+        """The metrics whose values depend on a device."""
+        return tuple(metric for metric in self.metrics if metric.quantity.on_device)
+
+    @property
+    def has_accuracy(self) -> bool:
+        """True if accuracy is an objective or has a bound."""
+        return any(metric.name == "accuracy" for metric in self.metrics)
+
+    def with_metrics(self, replacements: Mapping[Metric, Metric]) -> "Criteria":
+        """Return the criteria with some metrics replaced."""
+        objectives = [replace(item, metric=replacements.get(item.metric, item.metric)) for item in self.objectives]
+        constraints = [replace(item, metric=replacements.get(item.metric, item.metric)) for item in self.constraints]
+        return Criteria(objectives=tuple(objectives), constraints=tuple(constraints))
 
 
 def parse_objective(text: str) -> Objective:

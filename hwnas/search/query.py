@@ -15,8 +15,8 @@ from hwnas.space.space import Genomes
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
-    """All candidates of a study under a new question."""
+class QueriedFront:
+    """All candidates of a study under other objectives and constraints."""
 
     genomes: Genomes
     metrics: Metrics
@@ -30,20 +30,20 @@ class Answer:
         return rows[np.argsort(self.scores.objectives[rows, 0], kind="stable")]
 
 
-def query(
+def query_study(
     study: Study,
     problem: Problem,
     *,
     recompute: Cheap | None = None,
-    anew: Collection[str] = (),
+    outdated: Collection[str] = (),
     sources: tuple[Source, ...] = SEARCHED,
-) -> Answer:
+) -> QueriedFront:
     """The front of a study's candidates for the objectives and constraints of `problem`.
 
-    Metrics that the study does not hold, and those in `anew`, are computed by `recompute`, for those candidates alone
-    that can be on the front.
+    Metrics that the study does not hold, and those that are `outdated`, are computed by `recompute`, for those
+    candidates alone that can be on the front.
     """
-    held = [name for name in problem.metrics if name in study.metrics and name not in anew]
+    held = [name for name in problem.metrics if name in study.metrics and name not in outdated]
     table = study.table(held, sources=sources)
     missing = [name for name in problem.metrics if name not in table.metrics]
     metrics = dict(table.metrics)
@@ -51,7 +51,7 @@ def query(
         metrics |= _recomputed(table.genomes, _known(metrics, len(table.genomes)), missing, recompute)
     scores = problem.scores(metrics)
     front = on_front(scores.objectives, feasible=scores.feasible)
-    return Answer(genomes=table.genomes, metrics=metrics, scores=scores, front=front)
+    return QueriedFront(genomes=table.genomes, metrics=metrics, scores=scores, front=front)
 
 
 def _known(metrics: Metrics, count: int) -> Mask:

@@ -15,11 +15,10 @@ from typing import Any, Literal
 from hwnas.config import from_mapping, load_json, shown, to_mapping
 from hwnas.errors import InputError
 from hwnas.runs import write_atomic
-from hwnas.search.hypervolume import Box
-from hwnas.space import SPACES
-from hwnas.space.space import AnySpace
+from hwnas.search.hypervolume import HypervolumeBounds
+from hwnas.search.spec import SearchSpec
 
-SCHEMA = "hwnas.search/1"
+SCHEMA = "hwnas.search/2"
 """The form of the file that this version writes and reads."""
 
 FILE = "search.json"
@@ -32,14 +31,6 @@ History = tuple[tuple[int, int, float], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpentBudget:
-    """What the search was allowed."""
-
-    evaluations: int | None
-    minutes: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
 class SupernetHealth:
     """Held-out top-1 of the two extremes of the space: a supernet in which they are alike tells nothing."""
 
@@ -48,16 +39,7 @@ class SupernetHealth:
 
 
 @dataclass(frozen=True, kw_only=True)
-class UsedPredictor:
-    """The predictor behind a metric, with its whole card as plain values."""
-
-    metric: str
-    path: str
-    card: Mapping[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Landmark:
+class ReferenceNetwork:
     """A network that everybody knows beside the front."""
 
     name: str
@@ -156,7 +138,7 @@ class Verification:
 
 
 @dataclass(frozen=True, kw_only=True)
-class KitItem:
+class ExportedWinner:
     """A winner that was exported."""
 
     arch_id: str
@@ -191,59 +173,48 @@ class SeedRuns:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchRecord:
-    """All that a report needs beside the study."""
+    """Everything a report needs in addition to the study."""
 
     schema: str = SCHEMA
     created_utc: str
-    space: str
-    space_config: Mapping[str, int]
-    """Image size, channels and classes."""
-    objectives: tuple[str, ...]
-    constraints: tuple[str, ...]
-    confidence: float | None
-    """Constraints were held against the ends of intervals of this confidence; None: against the mean."""
-    interval_confidence: float | None
-    """The confidence of the intervals in the study; None where nothing is predicted."""
-    strategy: str
-    seed: int
-    budget: SpentBudget
+    spec: SearchSpec
     stop: str
     """Why it ended: evaluations, minutes, stalled, exhausted."""
     evaluations: int
     candidates: int
     satisfiable: str
     elapsed_s: float
-    box: Box
+    bounds: HypervolumeBounds
     """In minimised objectives; `reference` is the reference point of the hypervolume."""
     history: History
     random_history: History | None
-    """Of random search with the same budget."""
-    supernet: str | None
-    supernet_digest: str | None
-    data: str | None
-    num_pictures: int | None
-    """Held-out pictures that accuracy is judged on."""
+    """Of a random search with the same budget."""
     supernet_health: SupernetHealth | None
-    predictors: tuple[UsedPredictor, ...]
+    predictor_cards: Mapping[str, Any]
+    """The card of each predictor as plain values, by metric."""
     front: tuple[str, ...]
     """The arch ids of the searched front, the best of the first objective first."""
     measured_front: tuple[str, ...] | None
     """The front of measured values, of predicted ones where a metric was not measured; None where none was."""
-    landmarks: tuple[Landmark, ...]
+    reference_networks: tuple[ReferenceNetwork, ...]
     verification: Verification | None
-    kit: tuple[KitItem, ...]
+    winners: tuple[ExportedWinner, ...]
     seeds: SeedRuns | None
     notes: tuple[str, ...]
 
 
 def write_record(run: Path, record: SearchRecord) -> None:
-    """Write the record of a run, in place of one that stands there."""
+    """Write the record of a run, in place of an earlier one."""
     text = json.dumps(to_mapping(record), indent=1, ensure_ascii=False, allow_nan=False)
     write_atomic(run / FILE, text + "\n")
 
 
 def read_record(run: Path) -> SearchRecord:
-    """The record of a run; a run whose search has not ended is an error."""
+    """Read the record of a run.
+
+    Raises:
+        InputError: The search of the run has not ended, or the record is of another schema.
+    """
     path = run / FILE
     if not path.is_file():
         hint = f"hwnas search --resume {run}"
@@ -251,12 +222,6 @@ def read_record(run: Path) -> SearchRecord:
     data = load_json(path)
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         got = shown(data.get("schema") if isinstance(data, dict) else data)
-        hint = "read it with the version of hwnas that wrote it"
-        raise InputError(f"{path} has another form", got=got, known=[SCHEMA], hint=hint)
+        hint = "read it with the version of hwnas that wrote it, or start a new search"
+        raise InputError(f"{path} must be a record of schema {SCHEMA}", got=got, hint=hint)
     return from_mapping(SearchRecord, data, where=str(path))
-
-
-def searched_space(record: SearchRecord) -> AnySpace:
-    """The space that was searched, at the images and classes of the search."""
-    space: AnySpace = SPACES.get(record.space).adapted(**record.space_config)
-    return space

@@ -12,7 +12,7 @@ from hwnas.progress import SearchProgress
 from hwnas.search.budget import Budget
 from hwnas.search.draws import generator
 from hwnas.search.front import Mask, on_front
-from hwnas.search.hypervolume import Box, history, make_box
+from hwnas.search.hypervolume import HypervolumeBounds, history, make_bounds
 from hwnas.search.ledger import Candidates, Ledger, Stop
 from hwnas.search.operators import sample_levels
 from hwnas.search.problem import Evaluators, Problem
@@ -20,11 +20,11 @@ from hwnas.search.region import whole
 from hwnas.search.strategies.strategy import Strategy
 from hwnas.search.study import Study
 
-_BOX_SAMPLE = 1000
+_BOUNDS_SAMPLE = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class SearchOutcome:
     """What a search found."""
 
     candidates: Candidates
@@ -33,8 +33,8 @@ class Outcome:
     evaluations: int
     stop: Stop | Literal["exhausted"]
     """Why it ended; exhausted: there was no network left to ask for."""
-    box: Box
-    """The box in which hypervolume is stated."""
+    bounds: HypervolumeBounds
+    """The bounds in which hypervolume is stated."""
     history: list[tuple[int, float]]
     """Candidates after each generation and the hypervolume of their front."""
 
@@ -54,26 +54,26 @@ def run_search(
     seed: int = 0,
     study: Study | None = None,
     on_progress: Callable[[SearchProgress], None] | None = None,
-) -> Outcome:
+) -> SearchOutcome:
     """Search, or go on with a search that was killed: what the study holds is not evaluated again."""
-    box = reference_box(problem, evaluators)
+    bounds = reference_bounds(problem, evaluators)
     if study is not None:
-        study.remember("box", to_mapping(box))
-    ledger = Ledger(problem, evaluators, budget=budget or Budget(), study=study, box=box, on_progress=on_progress)
+        study.remember("bounds", to_mapping(bounds))
+    ledger = Ledger(problem, evaluators, budget=budget or Budget(), study=study, bounds=bounds, on_progress=on_progress)
     strategy.run(ledger, seed=seed)
     candidates = ledger.candidates
     objectives, feasible = candidates.scores.objectives, candidates.scores.feasible
-    return Outcome(
+    return SearchOutcome(
         candidates=candidates,
         front=on_front(objectives, feasible=feasible),
         evaluations=ledger.evaluations,
         stop=ledger.stop or "exhausted",
-        box=box,
-        history=history(objectives, candidates.generations, box, feasible=feasible),
+        bounds=bounds,
+        history=history(objectives, candidates.generations, bounds, feasible=feasible),
     )
 
 
-def reference_box(problem: Problem, evaluators: Evaluators) -> Box:
-    """The box of a problem: the same for every strategy, seed and budget."""
-    sample = sample_levels(whole(problem.space), generator(0, "box"), _BOX_SAMPLE)
-    return make_box(problem.objectives, evaluators.cheap(sample))
+def reference_bounds(problem: Problem, evaluators: Evaluators) -> HypervolumeBounds:
+    """The bounds of a problem: the same for every strategy, seed and budget."""
+    sample = sample_levels(whole(problem.space), generator(0, "box"), _BOUNDS_SAMPLE)
+    return make_bounds(problem.objectives, evaluators.cheap(sample))

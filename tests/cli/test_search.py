@@ -29,12 +29,23 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def words(bench: dict[str, Any], out: Path, *more: str) -> list[str]:
     """A search without accuracy, which takes no time."""
-    base = ["search", "--space", FIRST, "--no-accuracy", "--objective", "throughput", "--budget", "40", "--kit", "0"]
+    base = [
+        "search",
+        "--space",
+        FIRST,
+        "--no-accuracy",
+        "--objective",
+        "throughput",
+        "--budget",
+        "40",
+        "--export-top",
+        "0",
+    ]
     return [*base, "--predictors", str(bench["predictors"]), "--out", str(out), *more]
 
 
 def dear_words(bench: dict[str, Any], out: Path, *more: str) -> list[str]:
-    base = ["search", "--objective", "throughput", "--no-verify", "--kit", "0", "--strategy", "nsga2"]
+    base = ["search", "--objective", "throughput", "--no-verify", "--export-top", "0", "--strategy", "nsga2"]
     weights = ["--supernet", str(bench["supernet"]), "--data", bench["data"]]
     return [*base, *weights, "--predictors", str(bench["predictors"]), "--out", str(out), *more]
 

@@ -83,9 +83,8 @@ def _done(rows: tuple[Any, ...], *failures: str | None) -> Any:
     found = SimpleNamespace(
         status="verified", profiles=(), members=members, mape={SPEED: 0.02}, covers=lambda metric: metric == SPEED
     )
-    return SimpleNamespace(
-        front=rows, record=SimpleNamespace(objectives=("accuracy", SPEED), verification=found, kit=())
-    )
+    spec = SimpleNamespace(objectives=("accuracy", SPEED))
+    return SimpleNamespace(front=rows, record=SimpleNamespace(spec=spec, verification=found, winners=()))
 
 
 def test_the_sentences_claim_no_more_than_was_found() -> None:

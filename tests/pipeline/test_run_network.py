@@ -49,10 +49,11 @@ def test_a_network_of_a_run_is_exported_with_its_weights(training: Path, tmp_pat
 
 def test_the_weights_are_of_the_supernet_that_was_searched(training: Path, tmp_path: Path) -> None:
     file = training / "supernet.safetensors"
-    record = replace(RECORD, supernet=str(training), supernet_digest=weights_digest(file))
-    assert _weights(tmp_path, "0" * 12, record) == file
+    assert RECORD.spec.supernet is not None
+    supernet = replace(RECORD.spec.supernet, path=training, digest=weights_digest(file))
+    assert _weights(tmp_path, "0" * 12, supernet) == file
     with pytest.raises(InputError, match="must be the one that was searched"):
-        _weights(tmp_path, "0" * 12, replace(record, supernet_digest="another"))
+        _weights(tmp_path, "0" * 12, replace(supernet, digest="another"))
 
 
 def test_what_is_wrong_is_said(training: Path, tmp_path: Path) -> None:

@@ -14,24 +14,24 @@ from hwnas.predict.card import Card, Coverage, CurvePoint, FittedData, HeldOut, 
 from hwnas.predict.metrics import scores as predictor_scores
 from hwnas.predict.selection import Protocol
 from hwnas.runs import Run
+from hwnas.search.budget import Budget
 from hwnas.search.estimate import Estimate, exact
 from hwnas.search.front import on_front
-from hwnas.search.hypervolume import Box, history, make_box
-from hwnas.search.objective import parse_constraint, parse_objective
+from hwnas.search.hypervolume import HypervolumeBounds, history, make_bounds
+from hwnas.search.objective import parse_constraint
 from hwnas.search.problem import Problem
 from hwnas.search.record import (
-    KitItem,
-    Landmark,
+    ExportedWinner,
     MetricCheck,
+    ReferenceNetwork,
     SearchRecord,
-    SpentBudget,
     SupernetHealth,
-    UsedPredictor,
     Verification,
     VerifiedMember,
     VerifiedProfile,
     write_record,
 )
+from hwnas.search.spec import PostSearch, PredictorSpec, SearchSpec, SupernetSpec, space_digest
 from hwnas.search.study import Study
 from hwnas.space import SPACES
 from hwnas.space.space import AnySpace, Genomes
@@ -77,44 +77,65 @@ def make_run(path: Path, example: Example | None = None) -> Path:
     genomes = _distinct(space, rng, example.count)
     metrics = {name: _estimate(name, space, genomes, rng, example) for name in example.metrics}
     generations = np.arange(len(genomes)) // 50
-    config = _config(example, space)
+    spec = _spec(example, space)
     Run.create(
         path,
         command=["hwnas", "search", "--space", example.space, "--data", example.label or "digits-clutter"],
-        config={**config, "label": example.label},
+        config=spec,
         seeds={"search": example.seed},
     )
-    problem = _problem(example, space)
-    box = make_box(problem.objectives, metrics) if len(genomes) else None
-    with Study.create(path, config=config) as study:
-        if box is not None:
-            study.remember("box", to_mapping(box))
+    problem = spec.make_problem(space)
+    bounds = make_bounds(problem.objectives, metrics) if len(genomes) else None
+    with Study.create(path, config=spec.study_config) as study:
+        if bounds is not None:
+            study.remember("bounds", to_mapping(bounds))
         _fill(study, problem, genomes, metrics, generations)
     if example.finished:
-        _finish(path, example, problem, box or Box(ideal=(0.0,), reference=(1.0,)), metrics, genomes, generations)
+        _finish(
+            path,
+            example,
+            spec,
+            problem,
+            bounds or HypervolumeBounds(ideal=(0.0,), reference=(1.0,)),
+            metrics,
+            genomes,
+            generations,
+        )
     return path
 
 
-def _config(example: Example, space: AnySpace) -> dict[str, Any]:
-    return {
-        "space": example.space,
-        **_space_config(space),
-        "objectives": list(example.objectives),
-        "constraints": list(example.constraints),
-        "strategy": "rounds",
-        "seed": example.seed,
-    }
-
-
-def _space_config(space: AnySpace) -> dict[str, int]:
-    return {"image_size": space.config.image_size, "channels": 3, "num_classes": 10}
-
-
-def _problem(example: Example, space: AnySpace) -> Problem:
-    return Problem(
-        space=space,
-        objectives=tuple(parse_objective(text) for text in example.objectives),
-        constraints=tuple(parse_constraint(text) for text in example.constraints),
+def _spec(example: Example, space: AnySpace) -> SearchSpec:
+    device_metrics = [name for name in example.metrics if "@" in name and example.predictor]
+    return SearchSpec(
+        space=example.space,
+        image_size=space.config.image_size,
+        channels=3,
+        num_classes=10,
+        space_digest=space_digest(space),
+        objectives=example.objectives,
+        constraints=example.constraints,
+        interval_confidence=0.9 if example.predictor else None,
+        strategy="rounds",
+        settings={},
+        budget=Budget(evaluations=max(example.count, 1)),
+        seed=example.seed,
+        predictors=tuple(
+            PredictorSpec(metric=name, path=Path(f"predictors/{DEVICE}/x/latency_ms"), card_sha256="0" * 64)
+            for name in device_metrics
+        ),
+        supernet=SupernetSpec(
+            path=Path(f"runs/train-{example.space}{example.label}"),
+            digest="sha256:1f2e3d",
+            data_name=example.label or "digits-clutter",
+            data_fingerprint="f",
+            num_images=1000,
+            compute="cpu",
+            threads=1,
+            matmul_backend="default",
+        ),
+        versions=("hwnas==0.1",),
+        post_search=PostSearch(),
+        notes=(example.label,),
     )
 
 
@@ -185,8 +206,9 @@ def _judge(
 def _finish(
     path: Path,
     example: Example,
+    spec: SearchSpec,
     problem: Problem,
-    box: Box,
+    bounds: HypervolumeBounds,
     metrics: Mapping[str, Estimate],
     genomes: Genomes,
     generations: NDArray[np.intp],
@@ -198,40 +220,28 @@ def _finish(
     if scores is not None:
         rows = np.flatnonzero(on_front(scores.objectives, feasible=scores.feasible))
         rows = rows[np.argsort(scores.objectives[rows, 0], kind="stable")]
-        points = history(scores.objectives, generations, box, feasible=scores.feasible)
+        points = history(scores.objectives, generations, bounds, feasible=scores.feasible)
     front = tuple(space.arch_id(arch) for arch in space.decode(genomes[rows]))
     members = _members(example, space, metrics, genomes, rows) if example.verified else ()
     device_metrics = [name for name in example.metrics if "@" in name]
     record = SearchRecord(
         created_utc="2026-11-21T15:00:00+00:00",
-        space=example.space,
-        space_config=_space_config(space),
-        objectives=example.objectives,
-        constraints=example.constraints,
-        confidence=None,
-        interval_confidence=0.9 if example.predictor else None,
-        strategy="rounds",
-        seed=example.seed,
-        budget=SpentBudget(evaluations=example.count, minutes=None),
+        spec=spec,
         stop="evaluations",
         evaluations=len(genomes),
         candidates=len(genomes),
         satisfiable="satisfiable: yes, 41.0% of 2,000 sampled networks meet the constraints",
         elapsed_s=812.5,
-        box=box,
+        bounds=bounds,
         history=tuple((count, count, value) for count, value in points),
         random_history=tuple((count, count, 0.96 * value) for count, value in points),
-        supernet=f"runs/train-{example.space}{example.label}",
-        supernet_digest="sha256:1f2e3d",
-        data=example.label or "digits-clutter",
-        num_pictures=1000,
         supernet_health=SupernetHealth(smallest=0.553, largest=0.702),
-        predictors=tuple(_predictor(name, example) for name in device_metrics if example.predictor),
+        predictor_cards={item.metric: _predictor_card(item.metric, example) for item in spec.predictors},
         front=front,
         measured_front=tuple(member.arch_id for member in members if member.on_front) if example.verified else None,
-        landmarks=_landmarks(example, device_metrics),
+        reference_networks=_landmarks(example, device_metrics),
         verification=_verification(members, device_metrics) if example.verified else None,
-        kit=_kit(space, genomes, rows),
+        winners=_winners(space, genomes, rows),
         seeds=None,
         notes=(f"accuracy is that of shared weights {example.label}".strip(),),
     )
@@ -304,7 +314,7 @@ def _verification(members: tuple[VerifiedMember, ...], metrics: Sequence[str]) -
     )
 
 
-def _predictor(name: str, example: Example) -> UsedPredictor:
+def _predictor_card(name: str, example: Example) -> dict[str, Any]:
     metric = parse_metric(name)
     rng = np.random.default_rng(7)
     measured = rng.uniform(8, 40, size=80)
@@ -330,24 +340,24 @@ def _predictor(name: str, example: Example) -> UsedPredictor:
         ),
         environment={"onnxruntime": "1.23.2"},
     )
-    return UsedPredictor(metric=name, path=f"predictors/{DEVICE}/x/latency_ms", card=card_json(card))
+    return dict(card_json(card))
 
 
-def _landmarks(example: Example, metrics: Sequence[str]) -> tuple[Landmark, ...]:
+def _landmarks(example: Example, metrics: Sequence[str]) -> tuple[ReferenceNetwork, ...]:
     if not example.landmarks:
         return ()
     values = {"latency_ms": 14.2, "throughput": 80.0, "memory_mb": 41.0, "energy_j": 0.5}
     tiny = {name: values[parse_metric(name).name] for name in metrics}
-    first = Landmark(
+    first = ReferenceNetwork(
         name="DeiT-Ti", macs=1_258_229_760, params=5_526_346, metrics=tiny, measured=example.verified, accuracy=None
     )
     double = {name: value / 2.4 if name.startswith("throughput") else 2.4 * value for name, value in tiny.items()}
     return first, replace(first, name="DeiT-S", macs=4_608_338_304, params=21_669_514, metrics=double)
 
 
-def _kit(space: AnySpace, genomes: Genomes, rows: NDArray[np.intp]) -> tuple[KitItem, ...]:
+def _winners(space: AnySpace, genomes: Genomes, rows: NDArray[np.intp]) -> tuple[ExportedWinner, ...]:
     return tuple(
-        KitItem(
+        ExportedWinner(
             arch_id=space.arch_id(arch),
             network_id=space.network_id(arch),
             folder="kit/best",

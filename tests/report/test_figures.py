@@ -81,7 +81,7 @@ def test_known_networks_of_larger_pictures_do_not_stretch_the_axis(tmp_path: Pat
     data = gather(make_run(tmp_path / "a", Example(count=60, space="autoformer-micro")))
     write_figures([data], tmp_path / "figures")
     assert data.record is not None
-    assert data.record.landmarks
+    assert data.record.reference_networks
     assert "DeiT" not in (tmp_path / "figures" / "front.svg").read_text()
 
 
@@ -95,8 +95,8 @@ def test_known_networks_of_all_runs_are_drawn_and_named_where_they_differ(tmp_pa
     assert record is not None
     slower = tuple(
         replace(landmark, metrics={key: 1.1 * value for key, value in landmark.metrics.items()})
-        for landmark in record.landmarks
+        for landmark in record.reference_networks
     )
-    write_figures([runs[0], replace(runs[1], record=replace(record, landmarks=slower))], tmp_path / "other")
+    write_figures([runs[0], replace(runs[1], record=replace(record, reference_networks=slower))], tmp_path / "other")
     other = (tmp_path / "other" / "front.svg").read_text()
     assert {f">DeiT-Ti ({name})<" in other for name in ("one", "two")} == {True}

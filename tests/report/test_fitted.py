@@ -4,7 +4,6 @@ from pathlib import Path
 import pytest
 
 from hwnas.metrics import DeviceMetric
-from hwnas.predict.card import card_json
 from hwnas.predict.features.counting import population_features
 from hwnas.predict.fit import Observations, fit_predictor
 from hwnas.predict.models import RidgeLearner
@@ -12,7 +11,8 @@ from hwnas.predict.store import MODEL, save_predictor
 from hwnas.report.facts import facts_of
 from hwnas.report.gather import gather
 from hwnas.report.verdict import banners
-from hwnas.search.record import SearchRecord, UsedPredictor, read_record, write_record
+from hwnas.search.record import SearchRecord, read_record, write_record
+from hwnas.search.spec import PredictorSpec
 from tests.predict.synthetic import cpu_conditions
 from tests.report.example import DEVICE, LATENCY, Example, make_run
 
@@ -36,13 +36,14 @@ def run(tmp_path: Path) -> Path:
     predictor = fit_predictor(observed, learners=(RidgeLearner(),), with_curve=False)
     saved = save_predictor(predictor, run / "predictors" / "latency")
     record = read_record(run)
-    used = UsedPredictor(metric=LATENCY, path="predictors/latency", card=card_json(saved.card))
+    assert saved.card.card_sha256 is not None
+    used = PredictorSpec(metric=LATENCY, path=Path("predictors/latency"), card_sha256=saved.card.card_sha256)
     write_record(run, changed(record, used))
     return run
 
 
-def changed(record: SearchRecord, used: UsedPredictor) -> SearchRecord:
-    return replace(record, predictors=(used,))
+def changed(record: SearchRecord, used: PredictorSpec) -> SearchRecord:
+    return replace(record, spec=replace(record.spec, predictors=(used,)))
 
 
 def test_networks_beyond_the_fitted_range_are_found_and_told(run: Path) -> None:
@@ -59,8 +60,8 @@ def test_networks_beyond_the_fitted_range_are_found_and_told(run: Path) -> None:
 
 def test_another_predictor_in_its_place_is_not_asked(run: Path) -> None:
     record = read_record(run)
-    used = record.predictors[0]
-    write_record(run, changed(record, replace(used, card={**used.card, "card_sha256": "0" * 64})))
+    used = record.spec.predictors[0]
+    write_record(run, changed(record, replace(used, card_sha256="0" * 64)))
     data = gather(run)
     assert data.outside == {}
     assert facts_of(data).range_note.startswith("Whether the front lies inside the range")

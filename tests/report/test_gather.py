@@ -144,7 +144,7 @@ def test_a_space_that_has_changed_since_is_an_error_that_says_so(
     space = SPACES.get("autoformer-micro")
     shorter = AutoFormer(name=space.name, config=replace(space.config, depths=space.config.depths[:-1]))
     monkeypatch.setitem(SPACES._things, space.name, shorter)
-    with pytest.raises(InputError, match="the space has changed since hwnas") as error:
+    with pytest.raises(InputError, match="the space has changed since") as error:
         gather(run)
     assert "autoformer-micro as it is now" in str(error.value)
 

@@ -29,7 +29,9 @@ def test_another_device_is_told(data: RunData) -> None:
 
 def test_other_pictures_are_told(data: RunData) -> None:
     assert data.record is not None
-    other = replace(data, name="b", record=replace(data.record, num_pictures=10))
+    assert data.record.spec.supernet is not None
+    spec = replace(data.record.spec, supernet=replace(data.record.spec.supernet, num_images=10))
+    other = replace(data, name="b", record=replace(data.record, spec=spec))
     assert mismatches([data, other]) == ("Accuracies are of different pictures: they cannot be compared.",)
 
 

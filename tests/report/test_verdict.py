@@ -58,7 +58,7 @@ def test_measurements_without_a_problem_are_not_doubted(data: RunData) -> None:
 def test_networks_of_small_pictures_are_not_said_to_be_faster_than_deit(tmp_path: Path) -> None:
     data = gather(make_run(tmp_path / "a", Example(count=60, space="autoformer-micro")))
     assert data.record is not None
-    assert data.record.landmarks
+    assert data.record.reference_networks
     assert data.baseline is None
     assert "the speed of" not in sentence(data)
 
@@ -146,7 +146,7 @@ def test_a_supernet_that_hardly_separates_its_networks_is_warned_about_once(
 
 def test_the_error_of_an_accuracy_is_that_of_its_pictures(data: RunData) -> None:
     assert accuracy_error(data) == pytest.approx((0.66 * 0.34 / 1000) ** 0.5, rel=0.05)
-    assert accuracy_error(changed(data, num_pictures=None)) is None
+    assert accuracy_error(changed(data, spec=replace(record_of(data).spec, supernet=None))) is None
 
 
 @pytest.mark.parametrize(

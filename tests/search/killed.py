@@ -20,7 +20,7 @@ import numpy as np
 from hwnas.search.budget import Budget
 from hwnas.search.files import FILE
 from hwnas.search.problem import Evaluators
-from hwnas.search.run import Outcome, run_search
+from hwnas.search.run import SearchOutcome, run_search
 from hwnas.search.strategies import STRATEGIES
 from hwnas.search.strategies.rounds import RoundsSearch
 from hwnas.search.study import Study
@@ -34,7 +34,7 @@ CONFIG = {"space": SPACE.name, "budget": 80}
 FAST = {"rounds": RoundsSearch(population=24, generations=6)}
 
 
-def search(strategy: str, study: Study | None, *, diary: Path | None = None) -> Outcome:
+def search(strategy: str, study: Study | None, *, diary: Path | None = None) -> SearchOutcome:
     """One search, or the rest of one."""
     truth = Truth(SPACE)
 
@@ -56,7 +56,7 @@ def search(strategy: str, study: Study | None, *, diary: Path | None = None) -> 
     )
 
 
-def digest(outcome: Outcome) -> str:
+def digest(outcome: SearchOutcome) -> str:
     """Everything that a search found, bit for bit."""
     found = outcome.candidates
     arrays = [found.genomes, found.generations, found.scores.objectives, outcome.front]

@@ -6,7 +6,7 @@ from pymoo.core.problem import Problem
 from pymoo.operators.survival.rank_and_crowding import RankAndCrowding
 
 from hwnas.search.engine import Nsga2, Population, survivors
-from hwnas.search.hypervolume import Box, hypervolume
+from hwnas.search.hypervolume import HypervolumeBounds, hypervolume
 from hwnas.search.operators import Variation, sample_levels
 from hwnas.search.problem import Scores
 from hwnas.search.region import whole
@@ -88,8 +88,8 @@ def test_it_beats_random_search(seed: int) -> None:
     ours, drawn = two_costs(SPACE, asked), two_costs(SPACE, sample)
     both = np.concatenate([ours, drawn])
     low, high = both.min(axis=0).tolist(), both.max(axis=0).tolist()
-    box = Box(ideal=tuple(low), reference=tuple(high))
-    assert hypervolume(ours, box) > hypervolume(drawn, box)
+    bounds = HypervolumeBounds(ideal=tuple(low), reference=tuple(high))
+    assert hypervolume(ours, bounds) > hypervolume(drawn, bounds)
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -4,15 +4,15 @@ from numpy.typing import NDArray
 
 from hwnas.errors import InputError
 from hwnas.search.estimate import exact
-from hwnas.search.hypervolume import Box, history, hypervolume, make_box
+from hwnas.search.hypervolume import HypervolumeBounds, history, hypervolume, make_bounds
 from hwnas.search.objective import make_objectives
 
-UNIT = Box(ideal=(0.0, 0.0), reference=(1.0, 1.0))
+UNIT = HypervolumeBounds(ideal=(0.0, 0.0), reference=(1.0, 1.0))
 
 
-def monte_carlo(points: NDArray[np.float64], box: Box) -> float:
+def monte_carlo(points: NDArray[np.float64], bounds: HypervolumeBounds) -> float:
     darts = np.random.default_rng(0).random((200_000, points.shape[1]))
-    scaled = box.scaled(points)
+    scaled = bounds.scaled(points)
     hits = np.logical_and.reduce(darts[:, None] >= scaled[None], axis=2)
     return float(np.logical_or.reduce(hits, axis=1).mean())
 
@@ -20,13 +20,13 @@ def monte_carlo(points: NDArray[np.float64], box: Box) -> float:
 def test_known_hypervolumes() -> None:
     assert hypervolume(np.array([[0.5, 0.5]]), UNIT) == pytest.approx(0.25)
     assert hypervolume(np.array([[0.25, 0.5], [0.5, 0.25]]), UNIT) == pytest.approx(0.5 * 0.75 + 0.25 * 0.5)
-    assert hypervolume(np.array([[0.3]]), Box(ideal=(0.0,), reference=(1.0,))) == pytest.approx(0.7)
+    assert hypervolume(np.array([[0.3]]), HypervolumeBounds(ideal=(0.0,), reference=(1.0,))) == pytest.approx(0.7)
 
 
 def test_it_is_the_share_of_the_box_that_darts_hit() -> None:
     points = np.random.default_rng(1).random((6, 3)) * [2.0, 10.0, 5.0] - [1.0, 0.0, 0.0]
-    box = Box(ideal=(-1.0, 0.0, 0.0), reference=(1.0, 10.0, 5.0))
-    assert hypervolume(points, box) == pytest.approx(monte_carlo(points, box), abs=0.005)
+    bounds = HypervolumeBounds(ideal=(-1.0, 0.0, 0.0), reference=(1.0, 10.0, 5.0))
+    assert hypervolume(points, bounds) == pytest.approx(monte_carlo(points, bounds), abs=0.005)
 
 
 def test_what_lies_outside_or_is_not_known_adds_nothing() -> None:
@@ -48,11 +48,11 @@ def test_history_is_the_hypervolume_of_everything_so_far() -> None:
 
 def test_the_box_of_known_networks() -> None:
     objectives = make_objectives(["throughput"])
-    box = make_box(objectives, {"macs": exact([1e9, 2e9]), "throughput": exact([100.0, 300.0])})
-    assert box.ideal == pytest.approx((-1.0, 0.0, -330.0))
-    assert box.reference == pytest.approx((0.0, 2.2e9, 0.0))
+    bounds = make_bounds(objectives, {"macs": exact([1e9, 2e9]), "throughput": exact([100.0, 300.0])})
+    assert bounds.ideal == pytest.approx((-1.0, 0.0, -330.0))
+    assert bounds.reference == pytest.approx((0.0, 2.2e9, 0.0))
 
 
 def test_a_box_has_an_inside() -> None:
     with pytest.raises(InputError, match="the ideal must be better than the reference"):
-        Box(ideal=(0.0, 1.0), reference=(1.0, 1.0))
+        HypervolumeBounds(ideal=(0.0, 1.0), reference=(1.0, 1.0))

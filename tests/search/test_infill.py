@@ -1,10 +1,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from hwnas.search.hypervolume import Box, hypervolume
+from hwnas.search.hypervolume import HypervolumeBounds, hypervolume
 from hwnas.search.infill import most_improving, nearest_to_front
 
-UNIT = Box(ideal=(0.0, 0.0, 0.0), reference=(1.0, 1.0, 1.0))
+UNIT = HypervolumeBounds(ideal=(0.0, 0.0, 0.0), reference=(1.0, 1.0, 1.0))
 
 
 def greedy(promised: NDArray[np.float64], front: NDArray[np.float64], count: int) -> list[int]:

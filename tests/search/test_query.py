@@ -8,7 +8,7 @@ from hwnas.errors import InputError
 from hwnas.search.budget import Budget
 from hwnas.search.estimate import Metrics, exact
 from hwnas.search.front import on_front
-from hwnas.search.query import query
+from hwnas.search.query import query_study
 from hwnas.search.run import run_search
 from hwnas.search.strategies import STRATEGIES
 from hwnas.search.study import Study
@@ -30,9 +30,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_other_constraints_are_answered_from_the_study(folder: Path) -> None:
     with Study.read(folder) as study:
-        free = query(study, problem(SPACE))
+        free = query_study(study, problem(SPACE))
         bound = float(np.median(free.metrics[LATENCY].mean))
-        bounded = query(study, problem(SPACE, f"{LATENCY}<={bound}"))
+        bounded = query_study(study, problem(SPACE, f"{LATENCY}<={bound}"))
     within = free.metrics[LATENCY].mean <= bound
     assert (bounded.front == on_front(free.scores.objectives, feasible=within)).all()
     assert 0 < bounded.front.sum() < len(within)
@@ -48,9 +48,9 @@ def test_another_device_is_computed_anew(folder: Path) -> None:
         return {"throughput@h200": exact(1e9 / SPACE.costs(genomes).params)}
 
     with Study.read(folder) as study:
-        answer = query(study, problem(SPACE, objectives=("throughput@h200",)), recompute=other)
+        answer = query_study(study, problem(SPACE, objectives=("throughput@h200",)), recompute=other)
         with pytest.raises(InputError, match="the study must hold every metric that is asked for") as error:
-            query(study, problem(SPACE, objectives=("throughput@h200",)))
+            query_study(study, problem(SPACE, objectives=("throughput@h200",)))
     assert error.value.got == "throughput@h200"
     assert asked == [120]
     expected = [
@@ -71,7 +71,7 @@ def test_fifty_thousand_rows_are_answered_in_well_under_a_second(tmp_path: Path)
     for _ in range(3):
         start = time.process_time()
         with Study.read(tmp_path) as study:
-            answer = query(study, problem(SPACE, f"{LATENCY}<=0.5", "params<=0.9"))
+            answer = query_study(study, problem(SPACE, f"{LATENCY}<=0.5", "params<=0.9"))
         seconds.append(time.process_time() - start)
     assert (answer.metrics["macs"].mean == values["macs"].mean).all()
     assert min(seconds) < 0.6

@@ -13,18 +13,19 @@ from hwnas.pipeline.evaluate import open_run_data
 from hwnas.pipeline.train import read_train_config
 from hwnas.progress import EvaluationProgress, NullReporter, Reporter
 from hwnas.runs import Run
-from hwnas.search.same_space import space_digest
+from hwnas.search.spec import SupernetSpec, space_digest
 from hwnas.space import SPACES
 from hwnas.space.arch import Arch
 from hwnas.space.space import AnySpace, Genomes
 from hwnas.supernet.batch_norm import recalibrated
 from hwnas.supernet.network import Network
+from hwnas.supernet.matmul import matmul_backend
 from hwnas.supernet.store import load_supernet, read_about
 from hwnas.supernet.supernet import AnySupernet
 from hwnas.train.accuracy import ARCHS_PER_PASS, KEPT_BYTES, Judge
 from hwnas.train.data.sources import Data
 from hwnas.train.evaluation import calibration, make_judge, weights_digest
-from hwnas.train.options import supernet_file
+from hwnas.train.options import absolute_name, supernet_file
 
 _SECONDS = 5.0
 """About so long is one pass over the pictures, after which values are committed."""
@@ -43,11 +44,28 @@ class OpenSupernet:
     supernet: AnySupernet
     digest: str
     data: Data
+    requested_data: str | None
+    """The name of the data set where one was named in place of that of the supernet's run; good in any folder."""
 
     @property
     def space(self) -> AnySpace:
         """The space at the supernet's images and classes."""
         return self.supernet.space
+
+    def make_spec(self) -> SupernetSpec:
+        """Return what the accuracies of a search depend on, with the settings of this process."""
+        compute = "cuda" if torch.cuda.is_available() else "cpu"
+        return SupernetSpec(
+            path=self.path.resolve(),
+            digest=self.digest,
+            data=self.requested_data,
+            data_name=self.data.name,
+            data_fingerprint=self.data.fingerprint,
+            num_images=len(self.data.heldout),
+            compute=compute,
+            threads=torch.get_num_threads(),
+            matmul_backend=matmul_backend() if compute == "cpu" else "default",
+        )
 
 
 def open_supernet(path: Path, *, space: str | None, data: str | None) -> OpenSupernet:
@@ -68,7 +86,9 @@ def open_supernet(path: Path, *, space: str | None, data: str | None) -> OpenSup
     )
     if not len(opened.heldout):
         raise InputError(f"{opened.name} has no held-out pictures to judge networks on", got="none", hint="--data NAME")
-    return OpenSupernet(path, supernet, weights_digest(supernet_file(path)), opened)
+    digest = weights_digest(supernet_file(path))
+    requested = None if data is None else absolute_name(data)
+    return OpenSupernet(path, supernet, digest, opened, requested_data=requested)
 
 
 def _require_known(path: Path, found: AnySpace) -> None:

@@ -1,132 +1,159 @@
-"""What a search takes where nobody says: the space, the newest supernet of it, the predictors of the device."""
+"""Defaults for what a search's options leave out: the newest supernet of the space, the predictors of the device."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hwnas.devices import Machine, detect, resolve
 from hwnas.errors import HwnasError, InputError, MissingError, unknown
 from hwnas.metrics import Metric
+from hwnas.pipeline.search.options import DEFAULT_SPACE, SearchOptions
 from hwnas.predict.selector import ChosenPredictor, choose_predictor
 from hwnas.profile.lookup import entries, search_path
 from hwnas.progress import Reporter
-from hwnas.runs import MANIFEST, Manifest, Run
-from hwnas.search.objective import Constraint, Objective
+from hwnas.runs import MANIFEST, Run
+from hwnas.search.objective import Criteria
 from hwnas.space import SPACES
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """Objectives and constraints with every metric complete, and the predictors behind them."""
+class SpaceChoice:
+    """The space that is searched, and the supernet that evaluates its networks."""
 
-    objectives: tuple[Objective, ...]
-    constraints: tuple[Constraint, ...]
-    chosen: tuple[ChosenPredictor, ...]
+    name: str | None
+    """None: that of the supernet."""
+    supernet: Path | None
+    notes: tuple[str, ...] = ()
+    problems: tuple[HwnasError, ...] = ()
 
 
-def known_space(name: str) -> str:
-    """The listed name of a space."""
-    if name not in SPACES:
-        raise unknown("space", name, SPACES, hint="hwnas search --space {}")
-    return SPACES.resolve(name)
+@dataclass(frozen=True, kw_only=True)
+class ResolvedMetrics:
+    """The criteria of a search with a predictor for each device metric, or why there is none."""
+
+    criteria: Criteria
+    """Every device metric has a device; those in `chosen` are not complete."""
+    chosen: Mapping[Metric, ChosenPredictor]
+    missing: Mapping[Metric, HwnasError]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def predictors(self) -> tuple[ChosenPredictor, ...]:
+        """The predictors, one for each complete metric."""
+        return tuple({str(item.metric): item for item in self.chosen.values()}.values())
+
+    @property
+    def completed(self) -> Criteria:
+        """The criteria with device, runtime, precision and batch of each predictor."""
+        return self.criteria.with_metrics({metric: item.metric for metric, item in self.chosen.items()})
+
+
+def choose_space(options: SearchOptions, *, needs_supernet: bool) -> SpaceChoice:
+    """Choose the space and, where one is needed and none is named, its newest trained supernet.
+
+    Raises:
+        InputError: No space has the requested name.
+    """
+    if options.space is not None and options.space not in SPACES:
+        raise unknown("space", options.space, SPACES, hint="hwnas search --space {}")
+    name = None if options.space is None else SPACES.resolve(options.space)
+    if options.supernet is not None:
+        return SpaceChoice(name=name, supernet=options.supernet)
+    notes = () if name is not None else (f"space {DEFAULT_SPACE}, the default",)
+    name = name or DEFAULT_SPACE
+    if not needs_supernet:
+        return SpaceChoice(name=name, supernet=None, notes=notes)
+    path = newest_supernet(name, runs=options.runs)
+    if path is not None:
+        return SpaceChoice(name=name, supernet=path, notes=(*notes, f"supernet {path}, the newest one of {name}"))
+    hint = f"hwnas train --space {name} --data DIR, or --no-accuracy"
+    message = f"there is no trained supernet of {name} under {options.runs}"
+    error = InputError(message, got="no --supernet", hint=hint)
+    return SpaceChoice(name=name, supernet=None, notes=notes, problems=(error,))
 
 
 def newest_supernet(space: str, *, runs: Path) -> Path | None:
-    """The run under a folder that trained the supernet of a space last, and to the end."""
-    found = [(manifest.created_utc, path.stat().st_mtime, path) for path, manifest in _trainings(runs, space)]
+    """Return the run under a folder that trained the supernet of a space last, and to the end."""
+    from hwnas.train.weights import SUPERNET
+
+    found = []
+    for folder in sorted(runs.iterdir()) if runs.is_dir() else []:
+        if (folder / SUPERNET).is_file() and (folder / MANIFEST).is_file():
+            try:
+                manifest = Run.open(folder).manifest
+            except HwnasError:  # a broken manifest keeps no other run from being found
+                continue
+            if "recipe" in manifest.config and manifest.config.get("space") == space:
+                found.append((manifest.created_utc, folder.stat().st_mtime, folder))
     return max(found)[2] if found else None
 
 
-def _trainings(runs: Path, space: str) -> list[tuple[Path, Manifest]]:
-    from hwnas.train.weights import SUPERNET
-
-    if not runs.is_dir():
-        return []
-    found = []
-    for folder in sorted(runs.iterdir()):
-        if (folder / SUPERNET).is_file() and (folder / MANIFEST).is_file():
-            manifest = _manifest(folder)
-            config = {} if manifest is None else manifest.config
-            if manifest is not None and "recipe" in config and config.get("space") == space:
-                found.append((folder, manifest))
-    return found
-
-
-def _manifest(folder: Path) -> Manifest | None:
-    """The manifest of a run; one that cannot be read is of no run that could be taken unasked."""
-    try:
-        return Run.open(folder).manifest
-    except HwnasError:
-        return None
-
-
-def complete(
-    objectives: Sequence[Objective],
-    constraints: Sequence[Constraint],
+def resolve_metrics(
+    criteria: Criteria,
     *,
     space: str,
     device: str | None,
     predictors: Path | None,
-    profiles: Path | None,
-    fitted: Path | None,
-    reporter: Reporter,
+    known: Collection[str] = (),
     machine: Machine | None = None,
-) -> Asked:
-    """Give every device metric its predictor; where there is none but a profile, fit one into `fitted`, if given."""
-    found: dict[Metric, ChosenPredictor] = {}
-    here = machine or detect()
-    for metric in _device_metrics(objectives, constraints):
-        wanted = replace(metric, device=resolve(metric.device or device or "auto", machine=here))
+) -> ResolvedMetrics:
+    """Choose a predictor for each device metric.
+
+    Args:
+        criteria: Objectives and constraints; what their metrics leave out is that of the chosen predictor.
+        space: The space whose networks are predicted.
+        device: The device of metrics that name none; None: this machine's.
+        predictors: The only folder to look in; None: all that are known.
+        known: Complete metrics that need no predictor.
+        machine: This machine, for tests.
+    """
+    chosen: dict[Metric, ChosenPredictor] = {}
+    missing: dict[Metric, HwnasError] = {}
+    with_device: dict[Metric, Metric] = {}
+    for metric in criteria.device_metrics:
+        if str(metric) in known:
+            continue
+        machine = machine or detect()
+        wanted = replace(metric, device=resolve(metric.device or device or "auto", machine=machine))
+        with_device[metric] = wanted
         try:
-            found[metric] = choose_predictor(wanted, space=space, predictors=predictors, machine=here)
+            chosen[wanted] = choose_predictor(wanted, space=space, predictors=predictors, machine=machine)
         except (InputError, MissingError) as error:
-            found[metric] = _fitted(
-                wanted, error, space=space, profiles=profiles, out=fitted, reporter=reporter, machine=here
-            )
-    chosen = {str(item.metric): item for item in found.values()}
-    return Asked(
-        objectives=tuple(replace(one, metric=_completed(one.metric, found)) for one in objectives),
-        constraints=tuple(replace(one, metric=_completed(one.metric, found)) for one in constraints),
-        chosen=tuple(chosen.values()),
-    )
+            missing[wanted] = error
+    return ResolvedMetrics(criteria=criteria.with_metrics(with_device), chosen=chosen, missing=missing)
 
 
-def _device_metrics(objectives: Sequence[Objective], constraints: Sequence[Constraint]) -> list[Metric]:
-    every = [*(one.metric for one in objectives), *(one.metric for one in constraints)]
-    return list(dict.fromkeys(metric for metric in every if metric.quantity.on_device))
-
-
-def _completed(metric: Metric, found: dict[Metric, ChosenPredictor]) -> Metric:
-    return found[metric].metric if metric in found else metric
-
-
-def _fitted(
-    metric: Metric,
-    error: HwnasError,
+def fit_missing(
+    resolved: ResolvedMetrics,
     *,
     space: str,
     profiles: Path | None,
-    out: Path | None,
+    out: Path,
     reporter: Reporter,
-    machine: Machine,
-) -> ChosenPredictor:
-    """A predictor that is fitted now, to the newest profile of the space on the device; else the error stands."""
-    if out is None or not fit_now(metric, space=space, profiles=profiles, out=out, reporter=reporter):
-        raise error
-    return choose_predictor(metric, space=space, predictors=out, machine=machine)
+    machine: Machine | None = None,
+) -> ResolvedMetrics:
+    """Fit the predictors that are missing to profiles of the space on their device, where there are such profiles.
+
+    Args:
+        resolved: What `resolve_metrics` found.
+        space: The space whose networks are predicted.
+        profiles: A folder of profiles to look in as well.
+        out: The folder of predictors that new ones are written to.
+        reporter: Receives the progress of fitting.
+        machine: This machine, for tests.
+    """
+    chosen, missing, notes = dict(resolved.chosen), dict(resolved.missing), list(resolved.notes)
+    for metric in resolved.missing:
+        names = _fit(metric, space, profiles, out, reporter)
+        if names:
+            chosen[metric] = choose_predictor(metric, space=space, predictors=out, machine=machine)
+            del missing[metric]
+            notes.append(f"no predictor of {metric} was found: fitted one to {', '.join(names)}")
+    return replace(resolved, chosen=chosen, missing=missing, notes=tuple(notes))
 
 
-def missing(problems: Sequence[HwnasError]) -> HwnasError:
-    """One error for all that is missing: each with the command that makes it."""
-    if len(problems) == 1:
-        return problems[0]
-    kind = MissingError if all(isinstance(item, MissingError) for item in problems) else InputError
-    said = "; ".join(item.message for item in problems)
-    return kind("a search needs more than is here", got=said, hint="; ".join(item.hint or "" for item in problems))
-
-
-def fit_now(metric: Metric, *, space: str, profiles: Path | None, out: Path, reporter: Reporter) -> bool:
-    """Fit the predictor of a metric to the profiles of a space on its device; whether there were such profiles."""
+def _fit(metric: Metric, space: str, profiles: Path | None, out: Path, reporter: Reporter) -> list[str]:
+    """Fit the predictor of a metric; return the names of the profiles, of which there may be none."""
     from hwnas.pipeline.predictors.fit import FitOptions, fit_predictors
 
     assert metric.device is not None
@@ -137,11 +164,24 @@ def fit_now(metric: Metric, *, space: str, profiles: Path | None, out: Path, rep
         if (entry.manifest.setting.device, entry.manifest.space) == (metric.device, space)
         and all(value in (None, getattr(entry.manifest.setting, name)) for name, value in wanted.items())
     ]
-    if not found:
-        return False
-    reporter.message(f"no predictor of {metric} yet: fitting one to {', '.join(entry.name for entry in found)}")
-    options = FitOptions(
-        device=metric.device, space=space, metrics=(metric.name,), profiles=profiles, out=out, **wanted
+    names = [entry.name for entry in found]
+    if names:
+        reporter.message(f"no predictor of {metric} yet: fitting one to {', '.join(names)}")
+        options = FitOptions(
+            device=metric.device, space=space, metrics=(metric.name,), profiles=profiles, out=out, **wanted
+        )
+        fit_predictors(options, reporter=reporter)
+    return names
+
+
+def combine_errors(errors: Sequence[HwnasError]) -> HwnasError:
+    """Return one error for everything that is missing, with the commands that make it."""
+    if len(errors) == 1:
+        return errors[0]
+    kind = MissingError if all(isinstance(item, MissingError) for item in errors) else InputError
+    messages = "; ".join(dict.fromkeys(item.message for item in errors))
+    return kind(
+        "a search needs more than there is",
+        got=messages,
+        hint="; ".join(dict.fromkeys(item.hint for item in errors if item.hint)),
     )
-    fit_predictors(options, reporter=reporter)
-    return True

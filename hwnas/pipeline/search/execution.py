@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hwnas.config import to_mapping
-from hwnas.pipeline.search.context import Bench
-from hwnas.pipeline.search.options import SearchConfig
+from hwnas.pipeline.search.context import SearchContext
 from hwnas.pipeline.search.surrogate import accuracy_surrogate
 from hwnas.progress import Reporter, SearchProgress
 from hwnas.search.budget import Stopwatch
 from hwnas.search.files import FILE
 from hwnas.search.problem import Evaluators
 from hwnas.search.record import History, SeedRuns, Spread
-from hwnas.search.run import Outcome, run_search
+from hwnas.search.run import SearchOutcome, run_search
+from hwnas.search.spec import SearchSpec
 from hwnas.search.strategies.random_search import RandomSearch
 from hwnas.search.strategies.strategy import Strategy
 from hwnas.search.study import Study
@@ -28,52 +28,52 @@ SPENT = "spent_s"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ended:
-    """What the searches of a run came to."""
+class FinishedSearches:
+    """Results of all searches of a run."""
 
-    outcome: Outcome
+    outcome: SearchOutcome
     elapsed_s: float
     history: History
     random_history: History | None
     seeds: SeedRuns | None
 
 
-def make_evaluators(bench: Bench, truth: "TrueAccuracy | None") -> Evaluators:
+def make_evaluators(context: SearchContext, true_accuracy: "TrueAccuracy | None") -> Evaluators:
     """Who evaluates: predictors, the supernet, and what believes about the supernet."""
-    fit = None if truth is None else accuracy_surrogate(bench.space)
-    return Evaluators(cheap=bench.cheap, dear=truth, fit=fit)
+    fit = None if true_accuracy is None else accuracy_surrogate(context.space)
+    return Evaluators(cheap=context.cheap, dear=true_accuracy, fit=fit)
 
 
-def open_study(folder: Path, config: SearchConfig) -> Study:
-    """The study of a folder: the one that is there, if it is of this configuration, or a new one."""
-    values = to_mapping(config)
-    return Study.resume(folder, config=values) if (folder / FILE).exists() else Study.create(folder, config=values)
+def open_study(folder: Path, spec: SearchSpec) -> Study:
+    """Resume the study in a folder, which must be of this specification, or create one."""
+    config = spec.study_config
+    return Study.resume(folder, config=config) if (folder / FILE).exists() else Study.create(folder, config=config)
 
 
-def run_all(bench: Bench, run: Path, evaluators: Evaluators, *, reporter: Reporter) -> Ended:
+def run_all(context: SearchContext, run: Path, evaluators: Evaluators, *, reporter: Reporter) -> FinishedSearches:
     """All searches of a run, each from its study where it was begun before."""
-    strategy = bench.search.make_strategy()
-    outcome, elapsed_s = _one(bench, run, evaluators, strategy, bench.search, reporter=reporter)
-    seeds = _further_seeds(bench, run, evaluators, strategy, outcome, reporter=reporter)
-    return Ended(
+    strategy = context.spec.make_strategy()
+    outcome, elapsed_s = _one(context, run, evaluators, strategy, context.spec, reporter=reporter)
+    seeds = _further_seeds(context, run, evaluators, strategy, outcome, reporter=reporter)
+    return FinishedSearches(
         outcome=outcome,
         elapsed_s=elapsed_s,
-        history=_history(bench, outcome),
-        random_history=_random(bench, run, evaluators, reporter=reporter),
+        history=_history(context, outcome),
+        random_history=_random(context, run, evaluators, reporter=reporter),
         seeds=seeds,
     )
 
 
 def _one(
-    bench: Bench,
+    context: SearchContext,
     folder: Path,
     evaluators: Evaluators,
     strategy: Strategy,
-    config: SearchConfig,
+    spec: SearchSpec,
     *,
     reporter: Reporter | None = None,
-) -> tuple[Outcome, float]:
-    with open_study(folder, config) as study:
+) -> tuple[SearchOutcome, float]:
+    with open_study(folder, spec) as study:
         watch = Stopwatch(before_s=study.recall(SPENT) or 0.0)
 
         def on_progress(state: SearchProgress) -> None:
@@ -82,11 +82,11 @@ def _one(
                 reporter.update(replace(state, elapsed_s=watch.seconds()))
 
         outcome = run_search(
-            bench.problem,
+            context.problem,
             evaluators,
             strategy=strategy,
-            budget=config.budget,
-            seed=config.seed,
+            budget=spec.budget,
+            seed=spec.seed,
             study=study,
             on_progress=on_progress,
         )
@@ -94,45 +94,51 @@ def _one(
 
 
 def _further_seeds(
-    bench: Bench, run: Path, evaluators: Evaluators, strategy: Strategy, first: Outcome, *, reporter: Reporter
+    context: SearchContext,
+    run: Path,
+    evaluators: Evaluators,
+    strategy: Strategy,
+    first: SearchOutcome,
+    *,
+    reporter: Reporter,
 ) -> SeedRuns | None:
     """The same search with further seeds, each in a study of its own; values that are known are not made again."""
-    if bench.config.num_seeds == 1:
+    if context.spec.num_seeds == 1:
         return None
-    start = bench.search.seed
+    start = context.spec.seed
     reached = [_reached(first)]
-    seeds = range(start, start + bench.config.num_seeds)
+    seeds = range(start, start + context.spec.num_seeds)
     for seed in seeds[1:]:
-        config = replace(bench.search, seed=seed)
-        outcome, _ = _one(bench, run / "seeds" / str(seed), evaluators, strategy, config)
+        spec = replace(context.spec, seed=seed)
+        outcome, _ = _one(context, run / "seeds" / str(seed), evaluators, strategy, spec)
         reached.append(_reached(outcome))
         reporter.message(f"seed {seed}: hypervolume {reached[-1]:.4f}")
     spread = Spread(mean=float(np.mean(reached)), std=float(np.std(reached, ddof=1)), values=tuple(reached))
     return SeedRuns(seeds=tuple(seeds), hypervolume=spread)
 
 
-def _random(bench: Bench, run: Path, evaluators: Evaluators, *, reporter: Reporter) -> History | None:
+def _random(context: SearchContext, run: Path, evaluators: Evaluators, *, reporter: Reporter) -> History | None:
     """Random search with the same budget: where evaluations are free, and where it is asked for."""
-    free = not bench.problem.has_dear
-    if not (free or bench.config.random_baseline) or bench.search.strategy == "random":
+    free = not context.problem.has_dear
+    if not (free or context.spec.random_baseline) or context.spec.strategy == "random":
         return None
     if free:
-        strategy, budget = RandomSearch(), bench.search.budget
-        outcome = run_search(bench.problem, evaluators, strategy=strategy, budget=budget, seed=bench.search.seed)
+        strategy, budget = RandomSearch(), context.spec.budget
+        outcome = run_search(context.problem, evaluators, strategy=strategy, budget=budget, seed=context.spec.seed)
     else:
         reporter.message("random search with the same budget")
-        config = replace(bench.search, strategy="random", settings=to_mapping(RandomSearch()))
-        outcome, _ = _one(bench, run / "random", evaluators, RandomSearch(), config)
-    return _history(bench, outcome)
+        spec = replace(context.spec, strategy="random", settings=to_mapping(RandomSearch()))
+        outcome, _ = _one(context, run / "random", evaluators, RandomSearch(), spec)
+    return _history(context, outcome)
 
 
-def _reached(outcome: Outcome) -> float:
+def _reached(outcome: SearchOutcome) -> float:
     return outcome.history[-1][1] if outcome.history else 0.0
 
 
-def _history(bench: Bench, outcome: Outcome) -> History:
+def _history(context: SearchContext, outcome: SearchOutcome) -> History:
     """After each generation: candidates, evaluations, hypervolume."""
     counts = np.arange(1, len(outcome.candidates.genomes) + 1)
-    if bench.problem.has_dear:
-        counts = np.cumsum(np.isfinite(outcome.candidates.metrics[str(bench.problem.dear)].mean))
+    if context.problem.has_dear:
+        counts = np.cumsum(np.isfinite(outcome.candidates.metrics[str(context.problem.dear)].mean))
     return tuple((count, int(counts[count - 1]), reached) for count, reached in outcome.history)

@@ -1,14 +1,17 @@
-"""`hwnas query`: a search that has ended asked for other constraints, objectives or devices, without searching."""
+"""`hwnas query`: the front of a finished search for other constraints, objectives or devices, without searching."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hwnas.devices import resolve
 from hwnas.metrics import Metric, parse_metric
-from hwnas.pipeline.search.defaults import Asked, complete
-from hwnas.pipeline.search.options import DEFAULT_CONFIDENCE, SearchOptions, parsed
+from hwnas.pipeline.search.defaults import ResolvedMetrics, combine_errors, resolve_metrics
+from hwnas.pipeline.search.options import DEFAULT_CONFIDENCE, SearchOptions, parse_criteria
 from hwnas.pipeline.search.predicted_metrics import (
     CheapMetrics,
     MetricPredictor,
@@ -16,36 +19,32 @@ from hwnas.pipeline.search.predicted_metrics import (
     supported_confidence,
 )
 from hwnas.predict.store import load_predictor
-from hwnas.progress import NullReporter
-from hwnas.runs import Run
-from hwnas.search.objective import Constraint, Objective, parse_constraint, parse_objective
+from hwnas.search.objective import Criteria
 from hwnas.search.problem import Problem
-from hwnas.search.query import Answer
-from hwnas.search.query import query as ask
-from hwnas.search.record import SearchRecord, read_record, searched_space
-from hwnas.search.same_space import require_same_space
+from hwnas.search.query import QueriedFront, query_study
+from hwnas.search.record import read_record
+from hwnas.search.spec import SearchSpec
 from hwnas.search.study import Study
-from hwnas.space.space import AnySpace
 
 
 @dataclass(frozen=True, kw_only=True)
 class QueriedNetwork:
-    """One network of an answer."""
+    """One network of the front that a query found."""
 
     arch_id: str
     network_id: str
     arch: Mapping[str, Any]
     metrics: Mapping[str, float]
     lower: Mapping[str, float]
-    """The lower ends of the intervals of what is predicted."""
+    """The lower ends of the intervals of predicted metrics."""
     upper: Mapping[str, float]
     measured: Mapping[str, float]
-    """What was measured of it when the search was verified."""
+    """The values that were measured when the search was verified."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Queried:
-    """What a study answers."""
+class QueryResult:
+    """The front of a study's candidates under other criteria."""
 
     run: Path
     objectives: tuple[str, ...]
@@ -64,207 +63,157 @@ def query(
     device: str | None = None,
     confidence: float | None = None,
     predictors: Path | None = None,
-) -> Queried:
-    """The front of what a search evaluated, for other objectives and constraints, or on another device.
+) -> QueryResult:
+    """Return the front of everything a search evaluated, under other objectives, constraints or on another device.
 
-    Without objectives they are those of the search; with a device, their device metrics are of that one. Nothing is
-    evaluated but what predictors say.
+    Nothing is evaluated except by predictors.
+
+    Args:
+        run: The run of a search that has ended.
+        objectives: In place of the search's, in addition to accuracy and MACs if the search had them.
+        constraints: In place of the search's; a bound on the search's device does not apply on another one.
+        device: The device of all device metrics that name none; None: that of the search.
+        confidence: Hold constraints for the unfavourable ends of intervals of this confidence; None: as the search did.
+        predictors: The only folder to look for predictors in.
+
+    Raises:
+        HwnasError: The run has not ended, the criteria are wrong, or a metric has no predictor.
     """
     record = read_record(run)
-    space = searched_space(record)
-    notes: list[str] = []
-    asked = _asked(record, objectives, constraints, device, confidence, notes=notes)
-    own = _own_metrics(record)
+    spec, space = record.spec, record.spec.load_space(run)
+    criteria, notes = _requested(spec, objectives, constraints, device, confidence)
     with Study.read(run) as study:
-        doubt = require_same_space(study, space, made_by=Run.open(run).manifest.environment.hwnas)
-        notes += [] if doubt is None else [doubt]
-        known = {**own, **{name: parse_metric(name) for name in study.metrics}}
-        found = _completed(asked, known, record, device=device, predictors=predictors, notes=notes)
-        wanted = record.confidence if confidence is None else confidence
+        searched = {item.metric: parse_metric(item.metric) for item in spec.predictors}
+        known = {**searched, **{name: parse_metric(name) for name in study.metrics}}
+        resolved = _resolve(criteria, known, spec, device=device, predictors=predictors)
+        criteria = resolved.completed
+        wanted = spec.confidence if confidence is None else confidence
         problem = Problem(
-            space=space, objectives=found.objectives, constraints=found.constraints, confident=wanted is not None
+            space=space,
+            objectives=criteria.objectives,
+            constraints=criteria.constraints,
+            confident=wanted is not None,
         )
-        every = _predictors(run, record, found, problem)
-        held = _held(every, wanted, asked=confidence is not None, notes=notes)
-        best = held or supported_confidence(every, DEFAULT_CONFIDENCE)
-        recompute = CheapMetrics(space=space, predictors=every, confidence=best)
-        # The study holds intervals of the search's confidence: those of another one are made anew.
-        anew = () if held in (None, record.interval_confidence) else tuple(own)
-        answer = ask(study, problem, recompute=recompute, anew=anew)
-        measured = _measured(study, answer)
-    return Queried(
+        available = _predictors(run, spec, resolved, problem)
+        if confidence is not None:
+            require_confidence(available, confidence)
+        held = None if wanted is None else supported_confidence(available, wanted)
+        intervals = held or supported_confidence(available, DEFAULT_CONFIDENCE)
+        recompute = CheapMetrics(space=space, predictors=available, confidence=intervals)
+        # The study holds intervals of the search's confidence: those of another one are computed again.
+        outdated = () if held in (None, spec.interval_confidence) else tuple(searched)
+        found = query_study(study, problem, recompute=recompute, outdated=outdated)
+        networks = _networks(study, found, problem)
+    notes += [f"predictor {item.note}; {item.path}" for item in resolved.predictors if str(item.metric) not in known]
+    if held is not None and wanted is not None and held < wanted:
+        few = f"the predictors were fitted to too few networks for the search's {wanted:g}"
+        notes.append(f"confidence {held:g}: {few}")
+    return QueryResult(
         run=run,
-        objectives=tuple(map(str, found.objectives)),
-        constraints=tuple(map(str, found.constraints)),
+        objectives=tuple(map(str, criteria.objectives)),
+        constraints=tuple(map(str, criteria.constraints)),
         confidence=held,
-        candidates=len(answer.genomes),
-        networks=_networks(space, answer, problem, measured),
+        candidates=len(found.genomes),
+        networks=networks,
         notes=tuple(notes),
     )
 
 
-def _asked(
-    record: SearchRecord,
+def _requested(
+    spec: SearchSpec,
     objectives: Sequence[str] | None,
     constraints: Sequence[str],
     device: str | None,
     confidence: float | None,
-    *,
-    notes: list[str],
-) -> tuple[tuple[Objective, ...], tuple[Constraint, ...]]:
-    """What is asked for; objectives of the search on another device lose their setting there."""
+) -> tuple[Criteria, list[str]]:
+    """Return the criteria of the query, those of the search in place of what is left out, and notes on them."""
+    own, notes = spec.criteria, []
     options = SearchOptions(
         objectives=tuple(objectives or ()),
         constraints=tuple(constraints),
         confidence=confidence,
-        accuracy=not objectives or "accuracy" in record.objectives,
-        macs="macs" in record.objectives,
+        accuracy=not objectives or "accuracy" in spec.objectives,
+        macs="macs" in spec.objectives,
     )
-    wanted, held = parsed(options)
+    criteria = parse_criteria(options)
     if not objectives:
-        wanted = tuple(map(parse_objective, record.objectives))
+        criteria = replace(criteria, objectives=own.objectives)
         if device is not None:
-            # Two settings of a metric on the search's device may be one on the other.
-            wanted = tuple(dict.fromkeys(replace(one, metric=_bare(one.metric)) for one in wanted))
-    return wanted, held if constraints else _own_constraints(record, device, notes=notes)
+            # Two settings of a metric on the search's device may become one on the other device.
+            bare = own.with_metrics({metric: Metric(name=metric.name) for metric in own.device_metrics})
+            criteria = replace(criteria, objectives=tuple(dict.fromkeys(bare.objectives)))
+    if not constraints:
+        left_out = [] if device is None else [item for item in own.constraints if item.metric.quantity.on_device]
+        criteria = replace(criteria, constraints=tuple(item for item in own.constraints if item not in left_out))
+        if left_out:
+            notes.append(f"without {', '.join(map(str, left_out))}: the search's device is another one")
+    if device is not None and not criteria.device_metrics:
+        notes.append(f"no metric of a device is requested, so {device} changes nothing")
+    return criteria, notes
 
 
-def _own_constraints(record: SearchRecord, device: str | None, *, notes: list[str]) -> tuple[Constraint, ...]:
-    """Those of the search; a bound on one device says nothing about another one."""
-    own = tuple(map(parse_constraint, record.constraints))
+def _resolve(
+    criteria: Criteria, known: Mapping[str, Metric], spec: SearchSpec, *, device: str | None, predictors: Path | None
+) -> ResolvedMetrics:
+    """Complete the metrics by those that the study holds, and the others by predictors."""
     if device is None:
-        return own
-    left_out = [one for one in own if one.metric.quantity.on_device]
-    if left_out:
-        notes.append(f"without {', '.join(map(str, left_out))}: the search's device is another one")
-    return tuple(one for one in own if one not in left_out)
+        stored = {metric: _stored_metric(metric, known) for metric in criteria.device_metrics}
+        criteria = criteria.with_metrics({metric: item for metric, item in stored.items() if item is not None})
+        # Metrics without a device are of the search's device if it had one, whichever machine this is.
+        devices = {metric.device for metric in known.values() if metric.device is not None}
+        device = devices.pop() if len(devices) == 1 else None
+    resolved = resolve_metrics(criteria, space=spec.space, device=device, predictors=predictors, known=known)
+    if resolved.missing:
+        raise combine_errors(list(resolved.missing.values()))
+    return resolved
 
 
-def _bare(metric: Metric) -> Metric:
-    return Metric(name=metric.name)
+def _stored_metric(metric: Metric, known: Mapping[str, Metric]) -> Metric | None:
+    """Return the first complete metric that has everything `metric` names; its device may be an alias."""
+    named = [metric] if metric.device is None else [metric, replace(metric, device=resolve(metric.device))]
+    for wanted in named:
+        for item in known.values():
+            names = ("device", "runtime", "precision", "batch")
+            if wanted.name == item.name and all(getattr(wanted, name) in (None, getattr(item, name)) for name in names):
+                return item
+    return None
 
 
-def _own_metrics(record: SearchRecord) -> dict[str, Metric]:
-    return {used.metric: parse_metric(used.metric) for used in record.predictors}
-
-
-def _completed(
-    asked: tuple[tuple[Objective, ...], tuple[Constraint, ...]],
-    known: Mapping[str, Metric],
-    record: SearchRecord,
-    *,
-    device: str | None,
-    predictors: Path | None,
-    notes: list[str],
-) -> Asked:
-    """Metrics as the study has them where they fit; the others are completed by a predictor."""
-
-    def fitting(metric: Metric) -> Metric:
-        if not metric.quantity.on_device or device is not None:
-            return metric
-        found = _first_fitting(metric, known)
-        if found is None and metric.device is not None:
-            found = _first_fitting(replace(metric, device=resolve(metric.device)), known)
-        return found or metric
-
-    def settled(metric: Metric) -> bool:
-        return not metric.quantity.on_device or str(metric) in known
-
-    objectives = tuple(replace(one, metric=fitting(one.metric)) for one in asked[0])
-    constraints = tuple(replace(one, metric=fitting(one.metric)) for one in asked[1])
-    metrics = [*(one.metric for one in objectives), *(one.metric for one in constraints)]
-    if device is not None and not any(metric.quantity.on_device for metric in metrics):
-        notes.append(f"no metric of a device is asked for, so {device} changes nothing")
-    if all(map(settled, metrics)):
-        return Asked(objectives=objectives, constraints=constraints, chosen=())
-    found = complete(
-        [one for one in objectives if not settled(one.metric)],
-        [one for one in constraints if not settled(one.metric)],
-        space=record.space,
-        device=device or _searched_device(known),
-        predictors=predictors,
-        profiles=None,
-        fitted=None,
-        reporter=NullReporter(),
-    )
-    notes += [f"predictor {item.note}; {item.path}" for item in found.chosen if str(item.metric) not in known]
-    new_objectives, new_constraints = iter(found.objectives), iter(found.constraints)
-    return Asked(
-        objectives=tuple(one if settled(one.metric) else next(new_objectives) for one in objectives),
-        constraints=tuple(one if settled(one.metric) else next(new_constraints) for one in constraints),
-        chosen=found.chosen,
-    )
-
-
-def _searched_device(known: Mapping[str, Metric]) -> str | None:
-    """The one device of the search: what is asked for without a device is of that one, wherever this machine is."""
-    found = {metric.device for metric in known.values() if metric.device is not None}
-    return found.pop() if len(found) == 1 else None
-
-
-def _first_fitting(asked: Metric, known: Mapping[str, Metric]) -> Metric | None:
-    return next((one for one in known.values() if _fits(asked, one)), None)
-
-
-def _fits(asked: Metric, one: Metric) -> bool:
-    """Whether a complete metric is what is asked for, as far as that says."""
-    names = ("device", "runtime", "precision", "batch")
-    return asked.name == one.name and all(getattr(asked, name) in (None, getattr(one, name)) for name in names)
-
-
-def _predictors(run: Path, record: SearchRecord, found: Asked, problem: Problem) -> tuple[MetricPredictor, ...]:
-    """What predicts the metrics that the study lacks, or holds at another confidence."""
+def _predictors(
+    run: Path, spec: SearchSpec, resolved: ResolvedMetrics, problem: Problem
+) -> tuple[MetricPredictor, ...]:
+    """Return the predictors of the problem's metrics: the copies in the run, and those found for other metrics."""
     own = [
-        MetricPredictor(metric=parse_metric(used.metric), predictor=load_predictor(run / used.path))
-        for used in record.predictors
-        if used.metric in problem.metrics
+        MetricPredictor(metric=parse_metric(item.metric), predictor=load_predictor(run / item.path))
+        for item in spec.predictors
+        if item.metric in problem.metrics
     ]
-    fresh = [
+    names = {str(item.metric) for item in own}
+    others = [
         MetricPredictor(metric=item.metric, predictor=item.predictor)
-        for item in found.chosen
-        if str(item.metric) not in {str(one.metric) for one in own}
+        for item in resolved.predictors
+        if str(item.metric) not in names
     ]
-    return (*own, *fresh)
+    return (*own, *others)
 
 
-def _held(
-    predictors: tuple[MetricPredictor, ...], wanted: float | None, *, asked: bool, notes: list[str]
-) -> float | None:
-    """At which confidence constraints are held: one that is asked for here must be supported.
-
-    That of the search is lowered to what the predictors of another device support, and that is said.
-    """
-    if wanted is None:
-        return None
-    if asked:
-        require_confidence(predictors, wanted)
-    held = supported_confidence(predictors, wanted)
-    if held < wanted:
-        notes.append(f"confidence {held:g}: the predictors were fitted to too few networks for the search's {wanted:g}")
-    return held
-
-
-def _measured(study: Study, answer: Answer) -> Mapping[str, Any]:
-    names = [name for name in study.metrics if "measured" in study.source_of(name)]
-    return {name: study.table([name], sources=("measured",)).metrics[name].mean[answer.rows] for name in names}
-
-
-def _networks(
-    space: AnySpace, answer: Answer, problem: Problem, measured: Mapping[str, Any]
-) -> tuple[QueriedNetwork, ...]:
-    rows = answer.rows
-    names = list(dict.fromkeys([*problem.metrics, *(name for name in ("macs", "params") if name in answer.metrics)]))
+def _networks(study: Study, found: QueriedFront, problem: Problem) -> tuple[QueriedNetwork, ...]:
+    rows, measured = found.rows, _measured(study, found.rows)
+    names = list(dict.fromkeys([*problem.metrics, *(name for name in ("macs", "params") if name in found.metrics)]))
     return tuple(
         QueriedNetwork(
             arch_id=candidate.arch_id,
             network_id=candidate.network_id,
             arch=candidate.arch.to_mapping(),
-            metrics={name: float(answer.metrics[name].mean[row]) for name in names},
-            lower={name: float(answer.metrics[name].lower[row]) for name in names},
-            upper={name: float(answer.metrics[name].upper[row]) for name in names},
-            measured={
-                name: float(values[place]) for name, values in measured.items() if values[place] == values[place]
-            },
+            metrics={name: float(found.metrics[name].mean[row]) for name in names},
+            lower={name: float(found.metrics[name].lower[row]) for name in names},
+            upper={name: float(found.metrics[name].upper[row]) for name in names},
+            measured={name: float(values[index]) for name, values in measured.items() if np.isfinite(values[index])},
         )
-        for place, (row, candidate) in enumerate(zip(rows, space.candidates(answer.genomes[rows]), strict=True))
+        for index, (row, candidate) in enumerate(zip(rows, problem.space.candidates(found.genomes[rows]), strict=True))
     )
+
+
+def _measured(study: Study, rows: NDArray[np.intp]) -> dict[str, NDArray[np.float64]]:
+    names = [name for name in study.metrics if "measured" in study.source_of(name)]
+    return {name: study.table([name], sources=("measured",)).metrics[name].mean[rows] for name in names}

@@ -1,8 +1,9 @@
-"""`hwnas search`: from predictors and a supernet to a front of networks that holds on the device."""
+"""`hwnas search`: from predictors and a supernet to a front of networks that is measured on the device."""
 
 import secrets
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,24 +14,25 @@ from typing import TYPE_CHECKING
 
 from hwnas.devices import Machine
 from hwnas.errors import InputError
-from hwnas.pipeline.search.context import Bench, begin, reopen, settled
+from hwnas.pipeline.search.context import SearchContext, pinned_cpu_settings, prepare_search, reload_search
 from hwnas.pipeline.search.execution import make_evaluators, run_all
-from hwnas.pipeline.search.finalize import finish
-from hwnas.pipeline.search.options import RunConfig, SearchOptions, read_run_config
+from hwnas.pipeline.search.finalize import finalize
+from hwnas.pipeline.search.options import SearchOptions
 from hwnas.pipeline.search.recording import make_record
 from hwnas.profile.environment import Workplace
-from hwnas.progress import MessageRecorder, NullReporter, Reporter
+from hwnas.progress import NullReporter, Reporter
 from hwnas.runs import Run
 from hwnas.search.record import FILE, SearchRecord, read_record, write_record
 from hwnas.search.satisfiable import Satisfiable, check_satisfiable, require_satisfiable
+from hwnas.search.spec import SearchSpec
 
 if TYPE_CHECKING:
     from hwnas.pipeline.search.accuracy import TrueAccuracy
 
 
 @dataclass(frozen=True, kw_only=True)
-class Searched:
-    """What a search came to."""
+class SearchResult:
+    """A search that has ended: its run folder and its record."""
 
     run: Path
     record: SearchRecord
@@ -38,15 +40,13 @@ class Searched:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchRehearsal:
-    """What a search would be; nothing was evaluated or written."""
+    """A search that was resolved, but not run."""
 
-    config: RunConfig
+    spec: SearchSpec
     space_size: int
     satisfiable: Satisfiable
-    num_pictures: int | None
     seconds_per_evaluation: float | None
     """Of the largest network; None where evaluations are free."""
-    notes: tuple[str, ...]
 
 
 def search_networks(
@@ -57,116 +57,123 @@ def search_networks(
     workers: int = 0,
     reporter: Reporter | None = None,
     workplace: Workplace | None = None,
-) -> Searched:
-    """Search, or go on with the search in the run `resume`; the run folder explains itself.
+) -> SearchResult:
+    """Search for the best networks for a device, measure the front there, and export the winners.
 
-    At the end the front is measured again where its device is here, and the winners are exported.
+    Args:
+        options: What to search for; ignored with `resume`.
+        out: The run folder; None: a new one under `options.runs`.
+        resume: The run of a search that was interrupted, or whose front is still to be measured or exported.
+        workers: Processes that load images.
+        reporter: Receives messages and progress.
+        workplace: Where the front is measured, for tests.
+
+    Returns:
+        The run folder and its record. What is evaluated is stored at once, so an interrupted search can be resumed.
+
+    Raises:
+        HwnasError: The options are wrong, no network can meet the constraints, or a supernet or predictors are
+            missing.
     """
-    reporter = reporter or NullReporter()
-    machine = None if workplace is None else workplace.machine
+    reporter, options = reporter or NullReporter(), options or SearchOptions()
     if resume is not None:
         run = Run.open(resume).path
-        bench = reopen(run, read_run_config(Run.open(run)))
-        satisfiable = check_satisfiable(bench.problem, bench.cheap, seed=bench.search.seed)
+        context = reload_search(run)
+        satisfiable = check_satisfiable(context.problem, context.cheap, seed=context.spec.seed)
     else:
-        bench = begin(options or SearchOptions(), reporter=reporter, machine=machine)
-        satisfiable = require_satisfiable(bench.problem, bench.cheap, seed=bench.search.seed)
-        reporter.message(str(satisfiable))
-        run = _new_run(out or default_out(bench, options or SearchOptions()), bench)
-    with _telling_how_to_go_on(run), settled(bench.search):
-        truth = _truth(bench, run, workers=workers, reporter=reporter)
+        context = prepare_search(options, reporter=reporter, machine=None if workplace is None else workplace.machine)
+        satisfiable = require_satisfiable(context.problem, context.cheap, seed=context.spec.seed)
+        for text in (*context.spec.notes, str(satisfiable)):
+            reporter.message(text)
+        run = _new_run(out or default_out(context, options), context)
+    with _add_resume_hint(run), pinned_cpu_settings(context.spec):
+        accuracy = _true_accuracy(context, run=run, workers=workers, reporter=reporter)
         if (run / FILE).is_file():
             record = read_record(run)
-            _require_same_supernet(bench, record)
+            _require_same_supernet(context, record)
         else:
-            ended = run_all(bench, run, make_evaluators(bench, truth), reporter=reporter)
-            record = make_record(bench, ended, satisfiable=str(satisfiable), truth=truth, runs=run.parent)
+            finished = run_all(context, run, make_evaluators(context, accuracy), reporter=reporter)
+            record = make_record(
+                context, finished, satisfiable=str(satisfiable), true_accuracy=accuracy, runs=run.parent
+            )
             write_record(run, record)
-        record = finish(bench, run, record, truth=truth, reporter=reporter, workplace=workplace)
-    return Searched(run=run, record=record)
+        record = finalize(context, run, record, true_accuracy=accuracy, reporter=reporter, workplace=workplace)
+    return SearchResult(run=run, record=record)
 
 
 def rehearse_search(
     options: SearchOptions, *, reporter: Reporter | None = None, machine: Machine | None = None
 ) -> SearchRehearsal:
-    """Work a search out without evaluating anything that is kept."""
-    notes = MessageRecorder(reporter)
+    """Resolve a search and time one evaluation, without keeping anything."""
     with TemporaryDirectory() as scratch:
-        bench = begin(options, reporter=notes, machine=machine, scratch=Path(scratch))
-    with settled(bench.search):
+        context = prepare_search(options, reporter=reporter or NullReporter(), machine=machine, scratch=Path(scratch))
+    with pinned_cpu_settings(context.spec):
         return SearchRehearsal(
-            config=bench.config,
-            space_size=bench.space.size,
-            satisfiable=check_satisfiable(bench.problem, bench.cheap, seed=bench.search.seed),
-            num_pictures=None if bench.supernet is None else len(bench.supernet.data.heldout),
-            seconds_per_evaluation=_seconds(bench),
-            notes=tuple(notes.messages),
+            spec=context.spec,
+            space_size=context.space.size,
+            satisfiable=check_satisfiable(context.problem, context.cheap, seed=context.spec.seed),
+            seconds_per_evaluation=_seconds_per_evaluation(context),
         )
 
 
-def default_out(bench: Bench, options: SearchOptions) -> Path:
-    """A new folder under `runs`."""
-    return options.runs / f"search-{bench.space.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+def default_out(context: SearchContext, options: SearchOptions) -> Path:
+    """Return a new folder under `options.runs`."""
+    return options.runs / f"search-{context.space.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
 
 
-def _new_run(folder: Path, bench: Bench) -> Path:
-    """Make the run, with copies of the predictors that it uses; it appears whole or not at all."""
+def _new_run(folder: Path, context: SearchContext) -> Path:
+    """Make the run folder with copies of the predictors, aside and then renamed, so that it is never seen in part."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} must be a new or an empty folder", got="a file", hint="another --out")
     if folder.exists() and any(folder.iterdir()):
         hint = f"hwnas search --resume {folder}, or another --out"
         raise InputError(f"{folder} must be a new or an empty folder", got="a folder with files", hint=hint)
     aside = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.new")
-    command, seeds = ("hwnas", *sys.argv[1:]), {"seed": bench.search.seed}
     try:
-        Run.create(aside, command=command, config=bench.config, seeds=seeds)
-        for choice, (source, _) in zip(bench.search.predictors, bench.predictors, strict=True):
-            # A predictor for any batch may be behind several metrics.
-            shutil.copytree(source, aside / choice.path, dirs_exist_ok=True)
+        Run.create(aside, command=("hwnas", *sys.argv[1:]), config=context.spec, seeds={"seed": context.spec.seed})
+        for item, source in zip(context.spec.predictors, context.predictor_folders, strict=True):
+            # Several metrics may share a predictor that was fitted to any batch.
+            shutil.copytree(source, aside / item.path, dirs_exist_ok=True)
         aside.rename(folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return folder
 
 
-def _require_same_supernet(bench: Bench, record: SearchRecord) -> None:
-    """Winners are cut out of the supernet that was searched, and of no other."""
-    if bench.search.supernet_digest != record.supernet_digest:
+def _require_same_supernet(context: SearchContext, record: SearchRecord) -> None:
+    """Winners inherit their weights from the supernet that was searched, and from no other."""
+    searched, found = record.spec.supernet, context.spec.supernet
+    if searched is not None and (found is None or found.digest != searched.digest):
         message = "the supernet must be the one that was searched"
-        raise InputError(message, got=f"{record.supernet}, which has changed", hint="put the old file back there")
+        raise InputError(message, got=f"{searched.path}, which has changed", hint="put the old file back there")
 
 
-def _truth(bench: Bench, run: Path, *, workers: int, reporter: Reporter) -> "TrueAccuracy | None":
-    if bench.supernet is None:
+def _true_accuracy(
+    context: SearchContext, *, run: Path | None, workers: int = 0, reporter: Reporter | None = None
+) -> "TrueAccuracy | None":
+    """Return the evaluator of accuracy, which stores its values in a run; None for a search without accuracy."""
+    if context.supernet is None or context.spec.supernet is None:
         return None
     from hwnas.pipeline.search.accuracy import TrueAccuracy
     from hwnas.train.evaluation import ACCURACIES
 
-    return TrueAccuracy(
-        bench.supernet,
-        memo=run / ACCURACIES,
-        device=bench.search.compute,
-        workers=workers,
-        reporter=reporter,
-    )
+    memo = None if run is None else run / ACCURACIES
+    device = context.spec.supernet.compute
+    return TrueAccuracy(context.supernet, memo=memo, device=device, workers=workers, reporter=reporter)
 
 
-def _seconds(bench: Bench) -> float | None:
-    if bench.supernet is None:
+def _seconds_per_evaluation(context: SearchContext) -> float | None:
+    accuracy = _true_accuracy(context, run=None)
+    if accuracy is None:
         return None
-    import time
-
-    from hwnas.pipeline.search.accuracy import TrueAccuracy
-
-    truth = TrueAccuracy(bench.supernet, memo=None, device=bench.search.compute)
-    began = time.perf_counter()
-    truth.of(bench.space.encode([bench.space.largest()]))
-    return time.perf_counter() - began
+    started_s = time.perf_counter()
+    accuracy.of(context.space.encode([context.space.largest()]))
+    return time.perf_counter() - started_s
 
 
 @contextmanager
-def _telling_how_to_go_on(run: Path) -> Iterator[None]:
+def _add_resume_hint(run: Path) -> Iterator[None]:
     try:
         yield
-    except KeyboardInterrupt as stopped:
-        raise KeyboardInterrupt(f"all that was evaluated is kept\n  try     hwnas search --resume {run}") from stopped
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(f"all that was evaluated is kept\n  try     hwnas search --resume {run}") from error

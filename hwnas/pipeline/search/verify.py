@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from hwnas.devices import require
 from hwnas.errors import HwnasError
 from hwnas.pipeline.measure import measure_plan
-from hwnas.pipeline.search.context import Bench
+from hwnas.pipeline.search.context import SearchContext
 from hwnas.pipeline.search.predicted_metrics import MetricPredictor
 from hwnas.pipeline.search.reference_networks import NAMES
 from hwnas.profile.environment import Workplace
@@ -20,11 +20,12 @@ from hwnas.profile.results import Reading, assess, readings
 from hwnas.profile.runners.runner import load_runner
 from hwnas.profile.selection import LANDMARKS
 from hwnas.profile.subjects import space_subject, unique
+from hwnas.profile.timing import PAIRS
 from hwnas.progress import Reporter
 from hwnas.records import Setting, Subject, load_profile
 from hwnas.search.estimate import Estimate
 from hwnas.search.front import on_front
-from hwnas.search.record import Landmark, MetricCheck, SearchRecord, Verification, VerifiedProfile
+from hwnas.search.record import MetricCheck, ReferenceNetwork, SearchRecord, Verification, VerifiedProfile
 from hwnas.search.study import Study
 from hwnas.search.verification import Member, agreement, rebuilt
 
@@ -92,22 +93,24 @@ def obstacle(group: Group, *, workplace: Workplace) -> str | None:
     return None if found.available else f"{group.runtime} cannot be used here: {found.reason}"
 
 
-def skipped(bench: Bench, reason: str) -> Verification:
+def skipped(context: SearchContext, reason: str) -> Verification:
     """What stands in the record where nothing was measured."""
-    return _nothing(bench, "skipped", reason)
+    return _nothing(context, "skipped", reason)
 
 
-def failed(bench: Bench, reason: str) -> Verification:
+def failed(context: SearchContext, reason: str) -> Verification:
     """What stands in the record where measuring did not come to an end."""
-    return _nothing(bench, "failed", reason)
+    return _nothing(context, "failed", reason)
 
 
-def verify(bench: Bench, run: Path, record: SearchRecord, *, reporter: Reporter, workplace: Workplace) -> SearchRecord:
+def verify(
+    context: SearchContext, run: Path, record: SearchRecord, *, reporter: Reporter, workplace: Workplace
+) -> SearchRecord:
     """The record with its front measured; a device that is not here, or goes away, is said in it."""
     possible: list[Group] = []
     found: list[tuple[Group, Read]] = []
     unmeasured: dict[str, str] = {}
-    for group in groups(bench.cheap.predictors):
+    for group in groups(context.cheap.predictors):
         reason = obstacle(group, workplace=workplace)
         if reason is None:
             possible.append(group)
@@ -117,32 +120,32 @@ def verify(bench: Bench, run: Path, record: SearchRecord, *, reporter: Reporter,
             unmeasured.update({str(item.metric): reason for item in group.metrics})
     if not possible and not found:
         reason = "; ".join(dict.fromkeys(unmeasured.values())) or "nothing was predicted"
-        return replace(record, verification=skipped(bench, reason))
+        return replace(record, verification=skipped(context, reason))
     if not record.front:
-        return replace(record, verification=skipped(bench, "the front is empty"))
+        return replace(record, verification=skipped(context, "the front is empty"))
     try:
         for group in possible:
-            found.append((group, _measured(bench, run, record, group, reporter=reporter, workplace=workplace)))
+            found.append((group, _measured(context, run, record, group, reporter=reporter, workplace=workplace)))
         for group in possible:
             require(group.device)
     except HwnasError as error:
         reason = f"{error.message}{'' if error.got is None else f', got {error.got}'}"
         found = [(group, read) for group, read in found if group not in possible]
         if not found:
-            return replace(record, verification=failed(bench, reason))
+            return replace(record, verification=failed(context, reason))
         # What another machine measured stands; what was measured here goes on at the next --resume.
         unmeasured.update({str(item.metric): reason for group in possible for item in group.metrics})
-    return _verified(bench, run, record, found, unmeasured)
+    return _verified(context, run, record, found, unmeasured)
 
 
-def front_members(bench: Bench, study: Study, record: SearchRecord) -> list[Member]:
+def front_members(context: SearchContext, study: Study, record: SearchRecord) -> list[Member]:
     """The networks of the searched front with what the study holds of them, in the order of the record."""
     table = study.table()
     wanted = {arch_id: place for place, arch_id in enumerate(record.front)}
-    scores = bench.problem.scores(table.metrics)
+    scores = context.problem.scores(table.metrics)
     rows = np.flatnonzero(on_front(scores.objectives, feasible=scores.feasible))
     found: dict[int, Member] = {}
-    for row, candidate in zip(rows.tolist(), bench.space.candidates(table.genomes[rows]), strict=True):
+    for row, candidate in zip(rows.tolist(), context.space.candidates(table.genomes[rows]), strict=True):
         place = wanted.get(candidate.arch_id)
         if place is not None:
             found[place] = Member(
@@ -153,7 +156,7 @@ def front_members(bench: Bench, study: Study, record: SearchRecord) -> list[Memb
 
 
 def _measured(
-    bench: Bench,
+    context: SearchContext,
     run: Path,
     record: SearchRecord,
     group: Group,
@@ -166,8 +169,10 @@ def _measured(
     if not path.is_file():  # a campaign that was ended goes on with its own plan
         path.parent.mkdir(exist_ok=True)
         with Study.read(run) as study:
-            subjects = [space_subject(bench.space, member.candidate) for member in front_members(bench, study, record)]
-        save_plan(_plan(bench, subjects, group, workplace=workplace), path)
+            subjects = [
+                space_subject(context.space, member.candidate) for member in front_members(context, study, record)
+            ]
+        save_plan(_plan(context, subjects, group, workplace=workplace), path)
     # Whoever goes on with a verification that failed wants what failed to be tried again.
     again = record.verification is not None and record.verification.status == "failed"
     done = measure_plan(path, out=run / PROFILES, retry=again, reporter=reporter, workplace=workplace)
@@ -190,20 +195,20 @@ def _kept(run: Path, record: SearchRecord, group: Group) -> Read | None:
     return _read(paths) if len(paths) == len(group.settings) else None
 
 
-def _plan(bench: Bench, subjects: Sequence[Subject], group: Group, *, workplace: Workplace) -> Plan:
-    every, seed = unique([*subjects, *LANDMARKS]), bench.search.seed
+def _plan(context: SearchContext, subjects: Sequence[Subject], group: Group, *, workplace: Workplace) -> Plan:
+    every, seed = unique([*subjects, *LANDMARKS]), context.spec.seed
     return Plan(
         device=group.device,
-        space=bench.space.name,
+        space=context.space.name,
         seed=seed,
-        pairs=bench.config.finish.pairs,
+        pairs=context.spec.post_search.pairs or PAIRS,
         origin=session_now(("hwnas", "search"), workplace.software),
         tasks=make_tasks(every, group.settings, repeats=min(MIN_REPEATS, len(every)), seed=seed),
     )
 
 
 def _verified(
-    bench: Bench,
+    context: SearchContext,
     run: Path,
     record: SearchRecord,
     measured: Sequence[tuple[Group, Read]],
@@ -215,8 +220,8 @@ def _verified(
         for item in group.metrics
     }
     with Study.read(run) as study:
-        members = [checks(member, by_metric) for member in front_members(bench, study, record)]
-    rows, front = rebuilt(bench.problem, members)
+        members = [checks(member, by_metric) for member in front_members(context, study, record)]
+    rows, front = rebuilt(context.problem, members)
     failing = all(row.failure is not None for row in rows)
     reason = "; ".join(dict.fromkeys(unmeasured.values()))
     verification = Verification(
@@ -226,13 +231,13 @@ def _verified(
         runtime=", ".join(dict.fromkeys(group.runtime for group, _ in measured)),
         profiles=tuple(_profile(path, run) for _, read in measured for path in read.paths),
         members=tuple(rows),
-        confidence=bench.search.interval_confidence,
+        confidence=context.spec.interval_confidence,
         unmeasured={} if failing else dict(unmeasured),
         **agreement(rows, tuple(by_metric)),
     )
-    marks = _landmarks(record.landmarks, by_metric)
+    marks = _measured_reference_networks(record.reference_networks, by_metric)
     front_ids = None if failing else front
-    return replace(record, verification=verification, measured_front=front_ids, landmarks=marks)
+    return replace(record, verification=verification, measured_front=front_ids, reference_networks=marks)
 
 
 def _profile(path: Path, run: Path) -> VerifiedProfile:
@@ -250,9 +255,9 @@ def _profile(path: Path, run: Path) -> VerifiedProfile:
     )
 
 
-def _landmarks(
-    marks: Sequence[Landmark], by_metric: Mapping[str, tuple[str, Mapping[str, Reading]]]
-) -> tuple[Landmark, ...]:
+def _measured_reference_networks(
+    marks: Sequence[ReferenceNetwork], by_metric: Mapping[str, tuple[str, Mapping[str, Reading]]]
+) -> tuple[ReferenceNetwork, ...]:
     """The landmarks with measured metrics in place of predicted ones."""
     ids = {name: network_id for network_id, name in NAMES.items()}
     found = []
@@ -266,8 +271,8 @@ def _landmarks(
     return tuple(found)
 
 
-def _nothing(bench: Bench, status: Any, reason: str) -> Verification:
-    metrics = [item.metric for item in bench.cheap.predictors]
+def _nothing(context: SearchContext, status: Any, reason: str) -> Verification:
+    metrics = [item.metric for item in context.cheap.predictors]
     return Verification(
         status=status,
         reason=reason,

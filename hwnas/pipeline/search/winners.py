@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.errors import HwnasError, InputError
-from hwnas.pipeline.search.context import Bench
+from hwnas.pipeline.search.context import SearchContext
 from hwnas.progress import Reporter
 from hwnas.report.network_card import card_page
 from hwnas.runs import write_atomic
 from hwnas.search.estimate import exact
 from hwnas.search.front import knee
 from hwnas.search.infill import most_improving
-from hwnas.search.record import NETWORKS, KitItem, SearchRecord
+from hwnas.search.record import NETWORKS, ExportedWinner, SearchRecord
 from hwnas.search.verification import Member
 from hwnas.space.arch import canonical_json
 
@@ -38,54 +38,61 @@ class Weights:
     test_accuracy: float | None = None
 
 
-def make_kit(
-    bench: Bench,
+def export_winners(
+    context: SearchContext,
     run: Path,
     record: SearchRecord,
     members: Sequence[Member],
     *,
-    truth: "TrueAccuracy | None",
+    true_accuracy: "TrueAccuracy | None",
     reporter: Reporter,
-) -> tuple[KitItem, ...]:
+) -> tuple[ExportedWinner, ...]:
     """Export the winners; one that cannot be is said. What was done for one before is not done again."""
-    wanted = bench.config.finish
-    done = {item.arch_id: item for item in record.kit if item.failure is None}
+    wanted = context.spec.post_search
+    done = {item.arch_id: item for item in record.winners if item.failure is None}
     items = []
-    for place, (member, why) in enumerate(winners(bench, record, members, max(wanted.kit, wanted.retrain))):
+    for place, (member, why) in enumerate(winners(context, record, members, max(wanted.export_top, wanted.retrain))):
         folder = run / NETWORKS / member.candidate.arch_id
         folder.mkdir(parents=True, exist_ok=True)
-        old, retrained, exported = done.get(member.candidate.arch_id), place < wanted.retrain, place < wanted.kit
+        old, retrained, exported = done.get(member.candidate.arch_id), place < wanted.retrain, place < wanted.export_top
         if old is not None and (old.test_accuracy is not None or not retrained) and (old.files or not exported):
             item = replace(old, why=why)
         else:
             reporter.message(f"network {member.candidate.arch_id}: {why}")
             item = _made(
-                bench, run, member, why, truth=truth, retrained=retrained, exported=exported, reporter=reporter
+                context,
+                run,
+                member,
+                why,
+                true_accuracy=true_accuracy,
+                retrained=retrained,
+                exported=exported,
+                reporter=reporter,
             )
-        _describe(bench, record, member, item, folder)
+        _describe(context, record, member, item, folder)
         items.append(item)
     return tuple(items)
 
 
 def _made(
-    bench: Bench,
+    context: SearchContext,
     run: Path,
     member: Member,
     why: str,
     *,
-    truth: "TrueAccuracy | None",
+    true_accuracy: "TrueAccuracy | None",
     retrained: bool,
     exported: bool,
     reporter: Reporter,
-) -> KitItem:
+) -> ExportedWinner:
     folder = run / NETWORKS / member.candidate.arch_id
     try:
-        weights = _weights(bench, member, folder, truth=truth, retrained=retrained, reporter=reporter)
-        files = _exported(bench, member, folder, weights) if exported else ()
+        weights = _weights(context, member, folder, true_accuracy=true_accuracy, retrained=retrained, reporter=reporter)
+        files = _exported(context, member, folder, weights) if exported else ()
         failure = None
     except HwnasError as error:
         weights, files, failure = Weights(file=None), (), str(error).splitlines()[0]
-    return KitItem(
+    return ExportedWinner(
         arch_id=member.candidate.arch_id,
         network_id=member.candidate.network_id,
         folder=str(folder.relative_to(run)),
@@ -96,7 +103,9 @@ def _made(
     )
 
 
-def winners(bench: Bench, record: SearchRecord, members: Sequence[Member], count: int) -> list[tuple[Member, str]]:
+def winners(
+    context: SearchContext, record: SearchRecord, members: Sequence[Member], count: int
+) -> list[tuple[Member, str]]:
     """The knee of the front first, then one after the other whatever adds most to what is chosen.
 
     The front is that of measured values where there is one.
@@ -104,12 +113,12 @@ def winners(bench: Bench, record: SearchRecord, members: Sequence[Member], count
     able = _able(record, members)
     if not able or count < 1:
         return []
-    values = _objectives(bench, record, able)
+    values = _objectives(context, record, able)
     first = knee(values)
     assert first is not None
     chosen = [(able[first], KNEE)]
     others = [place for place in range(len(able)) if place != first]
-    rest = most_improving(values[others], values[[first]], count - 1, record.box) if others else []
+    rest = most_improving(values[others], values[[first]], count - 1, record.bounds) if others else []
     # What adds nothing to the hypervolume, as equal networks do, comes last.
     rest += [place for place in range(len(others)) if place not in rest]
     return chosen + [(able[others[place]], SPREAD) for place in rest[: count - 1]]
@@ -120,10 +129,10 @@ def _able(record: SearchRecord, members: Sequence[Member]) -> list[Member]:
     return [member for member in members if member.candidate.arch_id in wanted]
 
 
-def _objectives(bench: Bench, record: SearchRecord, members: Sequence[Member]) -> NDArray[np.float64]:
+def _objectives(context: SearchContext, record: SearchRecord, members: Sequence[Member]) -> NDArray[np.float64]:
     measured = {} if record.verification is None else {row.arch_id: row.metrics for row in record.verification.members}
     columns = []
-    for objective in bench.problem.objectives:
+    for objective in context.problem.objectives:
         name = str(objective)
         values = []
         for member in members:
@@ -135,43 +144,46 @@ def _objectives(bench: Bench, record: SearchRecord, members: Sequence[Member]) -
 
 
 def _weights(
-    bench: Bench,
+    context: SearchContext,
     member: Member,
     folder: Path,
     *,
-    truth: "TrueAccuracy | None",
+    true_accuracy: "TrueAccuracy | None",
     retrained: bool,
     reporter: Reporter,
 ) -> Weights:
     """The weights of a winner in a file of its own: inherited, or trained on from there."""
-    if truth is None:
+    if true_accuracy is None:
         if retrained:
             raise InputError(
                 "only a network of a supernet is trained on", got="--no-accuracy", hint="leave out --retrain"
             )
         return Weights(file=None)
     if retrained:
-        return _retrained(bench, member, folder, reporter)
+        return _retrained(context, member, folder, reporter)
     from hwnas.supernet.store import save_network
 
-    save_network(truth.network(member.candidate.arch), folder / _WEIGHTS, space=bench.space, arch=member.candidate.arch)
+    save_network(
+        true_accuracy.network(member.candidate.arch), folder / _WEIGHTS, space=context.space, arch=member.candidate.arch
+    )
     return Weights(file=folder / _WEIGHTS)
 
 
-def _retrained(bench: Bench, member: Member, folder: Path, reporter: Reporter) -> Weights:
+def _retrained(context: SearchContext, member: Member, folder: Path, reporter: Reporter) -> Weights:
     """Train the network on from the supernet's weights, and look at the test pictures once."""
     from hwnas.pipeline.evaluate import evaluate
     from hwnas.pipeline.train import train_model
     from hwnas.runs import MANIFEST
     from hwnas.train.options import TrainOptions
 
-    training = folder / "training"
+    supernet, training = context.spec.supernet, folder / "training"
+    assert supernet is not None, "a retrained network without a supernet"
     options = TrainOptions(
-        data=bench.config.data,
+        data=supernet.data,
         arch=canonical_json(member.candidate.arch.to_mapping()),
-        supernet=bench.config.supernet,
-        epochs=bench.config.finish.retrain_epochs,
-        seed=bench.search.seed,
+        supernet=supernet.path,
+        epochs=context.spec.post_search.retrain_epochs,
+        seed=context.spec.seed,
     )
     resume = (training / MANIFEST).is_file()
     trained = train_model(TrainOptions() if resume else options, out=training, resume=resume, reporter=reporter)
@@ -179,16 +191,16 @@ def _retrained(bench: Bench, member: Member, folder: Path, reporter: Reporter) -
     return Weights(file=trained.weights, test_accuracy=row.top1)
 
 
-def _exported(bench: Bench, member: Member, folder: Path, weights: Weights) -> tuple[Path, ...]:
+def _exported(context: SearchContext, member: Member, folder: Path, weights: Weights) -> tuple[Path, ...]:
     """The graphs of a winner, checked against torch: ONNX at the batches of the search, and a program of torch."""
     from hwnas.pipeline.export_network import export_network
 
-    batches = sorted({item.metric.batch or 1 for item in bench.cheap.predictors}) or [1]
-    fresh = None if weights.file is not None else bench.space.config
+    batches = sorted({item.metric.batch or 1 for item in context.cheap.predictors}) or [1]
+    fresh = None if weights.file is not None else context.space.config
     files = [] if weights.file is None else [weights.file]
     for format_, batch in (*(("onnx", batch) for batch in batches), ("pt2", batches[0])):
         exported = export_network(
-            bench.space.name,
+            context.space.name,
             member.candidate.arch,
             out=folder,
             format=format_,
@@ -201,14 +213,16 @@ def _exported(bench: Bench, member: Member, folder: Path, weights: Weights) -> t
     return tuple(files)
 
 
-def _describe(bench: Bench, record: SearchRecord, member: Member, item: KitItem, folder: Path) -> None:
+def _describe(context: SearchContext, record: SearchRecord, member: Member, item: ExportedWinner, folder: Path) -> None:
     """The arch and the card of a winner."""
     arch = {
-        "space": bench.space.name,
-        **record.space_config,
+        "space": context.space.name,
+        "image_size": context.spec.image_size,
+        "channels": context.spec.channels,
+        "num_classes": context.spec.num_classes,
         "arch_id": member.candidate.arch_id,
         "network_id": member.candidate.network_id,
         "arch": member.candidate.arch.to_mapping(),
     }
     write_atomic(folder / "arch.json", json.dumps(arch, indent=2) + "\n")
-    write_atomic(folder / "card.md", card_page(record, member, item, fresh=bench.supernet is None))
+    write_atomic(folder / "card.md", card_page(record, member, item))

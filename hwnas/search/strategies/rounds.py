@@ -10,7 +10,7 @@ from hwnas.errors import InputError
 from hwnas.search.draws import derived_seed, generator
 from hwnas.search.engine import Nsga2
 from hwnas.search.estimate import Estimate
-from hwnas.search.hypervolume import make_box
+from hwnas.search.hypervolume import make_bounds
 from hwnas.search.infill import most_improving, nearest_to_front
 from hwnas.search.ledger import Candidates, Ledger
 from hwnas.search.operators import Variation, sample_levels
@@ -87,10 +87,10 @@ class RoundsSearch(Strategy):
         self, ledger: Ledger, region: Region, surrogate: Surrogate, truth: Candidates, count: int, *, seed: int
     ) -> Genomes:
         promise = self._searched(ledger, region, surrogate, truth, seed=seed)
-        box = make_box(ledger.problem.objectives, truth.metrics)
+        bounds = make_bounds(ledger.problem.objectives, truth.metrics)
         front = truth.scores.objectives[truth.scores.feasible]
         curious = round(self.explored * count)
-        chosen = most_improving(promise.objectives, front, count - curious, box)
+        chosen = most_improving(promise.objectives, front, count - curious, bounds)
         others = np.setdiff1d(np.arange(len(promise.genomes)), chosen)
         unsure = others[np.argsort(-promise.doubt[others], kind="stable")][: count - len(chosen)]
         batch: Genomes = promise.genomes[[*chosen, *unsure.tolist()]]

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import sqlite3
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,10 @@ import pytest
 from hwnas.cli.front import verification_lines
 from hwnas.errors import HwnasError, InputError, MissingError, UsageError
 from hwnas.pipeline.search import verify
-from hwnas.pipeline.search.options import Finish, SearchOptions
+from hwnas.pipeline.search.options import SearchOptions
 from hwnas.pipeline.search.query import query
 from hwnas.pipeline.search.reference_networks import NAMES
-from hwnas.pipeline.search.run import Searched, rehearse_search, search_networks
+from hwnas.pipeline.search.run import SearchResult, rehearse_search, search_networks
 from hwnas.profile.results import Reading
 from hwnas.progress import EvaluationProgress, NullReporter, ProgressEvent
 from hwnas.records import Failure
@@ -26,6 +25,7 @@ from hwnas.report.verdict import banners
 from hwnas.runs import Run
 from hwnas.search.front import on_front
 from hwnas.search.record import read_record, write_record
+from hwnas.search.spec import PostSearch
 from hwnas.search.study import Study
 from hwnas.space import SPACES
 from tests.pipeline import measured_profiles
@@ -42,7 +42,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def searched(bench: dict[str, Any]) -> Searched:
+def searched(bench: dict[str, Any]) -> SearchResult:
     """One search with rounds, verified by workers that measure at once."""
     return search_networks(options(bench), out=bench["runs"] / "whole", workplace=Place().workplace)
 
@@ -55,7 +55,7 @@ def test_every_family_is_searched_and_verified(space: str, tmp_path: Path) -> No
     bench = write_bench(tmp_path, space)
     found = search_networks(options(bench, budget=8), out=tmp_path / "run", workplace=Place().workplace)
     record = found.record
-    assert record.strategy == ("hierarchical" if SPACES.get(space).family == "glit" else "rounds")
+    assert record.spec.strategy == ("hierarchical" if SPACES.get(space).family == "glit" else "rounds")
     assert (record.stop, record.evaluations) == ("evaluations", 8)
     assert record.front
     assert record.verification is not None
@@ -63,11 +63,12 @@ def test_every_family_is_searched_and_verified(space: str, tmp_path: Path) -> No
     assert [member.arch_id for member in record.verification.members] == list(record.front)
 
 
-def test_the_front_is_that_of_the_candidates(searched: Searched) -> None:
+def test_the_front_is_that_of_the_candidates(searched: SearchResult) -> None:
     record = searched.record
-    assert record.objectives == ("accuracy", "macs", SPEED)
+    assert record.spec.objectives == ("accuracy", "macs", SPEED)
     assert record == read_record(searched.run)
-    assert record.num_pictures == 360
+    assert record.spec.supernet is not None
+    assert record.spec.supernet.num_images == 360
     assert record.history[-1][:2] == (record.candidates, record.evaluations)
     space = SPACES.get(FIRST).adapted(num_classes=10)
     with Study.read(searched.run) as study:
@@ -78,7 +79,7 @@ def test_the_front_is_that_of_the_candidates(searched: Searched) -> None:
     assert len(record.front) == len(expected)
 
 
-def test_predicted_stands_beside_measured(searched: Searched) -> None:
+def test_predicted_stands_beside_measured(searched: SearchResult) -> None:
     verification = searched.record.verification
     assert verification is not None
     for member in verification.members:
@@ -95,16 +96,16 @@ def test_predicted_stands_beside_measured(searched: Searched) -> None:
     assert measured.min() > 0
 
 
-def _checks(searched: Searched) -> list[Any]:
+def _checks(searched: SearchResult) -> list[Any]:
     assert searched.record.verification is not None
     return [member.metrics[SPEED] for member in searched.record.verification.members]
 
 
-def test_measured_values_are_in_the_study_and_landmarks_beside_them(searched: Searched) -> None:
+def test_measured_values_are_in_the_study_and_landmarks_beside_them(searched: SearchResult) -> None:
     with Study.read(searched.run) as study:
         assert study.source_of(SPEED) == ("measured", "predicted")
         assert study.source_of("accuracy") == ("supernet",)
-    marks = {mark.name: mark for mark in searched.record.landmarks}
+    marks = {mark.name: mark for mark in searched.record.reference_networks}
     assert set(marks) == {"DeiT-Ti", "DeiT-S"}
     assert marks["DeiT-Ti"].params == 5_717_416
     assert marks["DeiT-Ti"].measured
@@ -112,10 +113,10 @@ def test_measured_values_are_in_the_study_and_landmarks_beside_them(searched: Se
     assert marks["DeiT-S"].accuracy is None
 
 
-def test_the_tables_are_in_the_run(searched: Searched) -> None:
+def test_the_tables_are_in_the_run(searched: SearchResult) -> None:
     lines = (searched.run / "front.csv").read_text().splitlines()
     assert len(lines) == 1 + len(searched.record.front)
-    config = Run.open(searched.run).manifest.config["search"]
+    config = Run.open(searched.run).manifest.config
     assert config["objectives"] == ["accuracy", "macs", SPEED]
     assert (searched.run / config["predictors"][0]["path"] / "card.json").is_file()
 
@@ -123,7 +124,9 @@ def test_the_tables_are_in_the_run(searched: Searched) -> None:
 # --------------------------------------------------------------------------------------- resume
 
 
-def test_a_search_goes_on_where_it_was_interrupted(searched: Searched, bench: dict[str, Any], tmp_path: Path) -> None:
+def test_a_search_goes_on_where_it_was_interrupted(
+    searched: SearchResult, bench: dict[str, Any], tmp_path: Path
+) -> None:
     run = tmp_path / "run"
 
     class Impatient(NullReporter):
@@ -142,12 +145,12 @@ def test_a_search_goes_on_where_it_was_interrupted(searched: Searched, bench: di
     assert again.record.verification == searched.record.verification
 
 
-def test_a_run_of_another_configuration_is_refused(searched: Searched, tmp_path: Path) -> None:
+def test_a_run_of_another_configuration_is_refused(searched: SearchResult, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(searched.run, run)
     (run / "search.json").unlink()
     manifest = json.loads((run / "manifest.json").read_text())
-    manifest["config"]["search"]["seed"] = 5
+    manifest["config"]["seed"] = 5
     (run / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(InputError, match="holds a study of another configuration") as caught:
         search_networks(resume=run)
@@ -155,11 +158,15 @@ def test_a_run_of_another_configuration_is_refused(searched: Searched, tmp_path:
 
 
 def test_a_space_that_has_changed_in_code_is_refused(
-    bench: dict[str, Any], searched: Searched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bench: dict[str, Any], searched: SearchResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free_run = tmp_path / "free"
     search_networks(
-        free({"predictors": tmp_path / "none", "runs": tmp_path}, objectives=("params",), finish=Finish(verify=False)),
+        free(
+            {"predictors": tmp_path / "none", "runs": tmp_path},
+            objectives=("params",),
+            post_search=PostSearch(verify=False),
+        ),
         out=free_run,
     )
     space = SPACES.get(FIRST)
@@ -172,19 +179,6 @@ def test_a_space_that_has_changed_in_code_is_refused(
         assert "the space has changed since" in str(caught.value.got)
     with pytest.raises(InputError, match=f"must hold a supernet of {FIRST} as it is now"):
         search_networks(options(bench), out=tmp_path / "old supernet")
-    # One that was made before studies kept a digest is answered, with a doubt, and goes on.
-    with sqlite3.connect(free_run / "study.sqlite") as database:
-        (text,) = database.execute("SELECT value FROM meta WHERE key = 'config'").fetchone()
-        old = {name: value for name, value in json.loads(text).items() if name != "space_digest"}
-        database.execute("UPDATE meta SET value = ? WHERE key = 'config'", (json.dumps(old),))
-    assert any("kept no digest" in note for note in query(free_run).notes)
-    monkeypatch.undo()
-    assert any("kept no digest" in banner.text for banner in banners(gather(free_run)))
-    (free_run / "search.json").unlink()
-    manifest = json.loads((free_run / "manifest.json").read_text())
-    del manifest["config"]["search"]["space_digest"]
-    (free_run / "manifest.json").write_text(json.dumps(manifest))
-    assert search_networks(resume=free_run).record.front
 
 
 def test_only_a_search_is_gone_on_with(tmp_path: Path) -> None:
@@ -197,11 +191,10 @@ def test_only_a_search_is_gone_on_with(tmp_path: Path) -> None:
 
 
 def test_without_accuracy_evaluations_are_free_and_random_search_stands_beside(bench: dict[str, Any]) -> None:
-    wanted = free(bench, constraints=("macs<=3M",), finish=Finish(verify=False, kit=0), num_seeds=2)
+    wanted = free(bench, constraints=("macs<=3M",), post_search=PostSearch(verify=False, export_top=0), num_seeds=2)
     record = search_networks(wanted, out=bench["runs"] / "free").record
-    assert record.strategy == "nsga2"
-    assert record.supernet is None
-    assert record.num_pictures is None
+    assert record.spec.strategy == "nsga2"
+    assert record.spec.supernet is None
     assert record.random_history is not None
     assert record.random_history[-1][1] == record.evaluations == 60
     assert record.seeds is not None
@@ -233,7 +226,7 @@ def test_a_metric_of_a_device_that_is_elsewhere_is_said_to_be_predicted(
     write_predictor(tmp_path, FIRST, "latency_ms", device="h200")
     asked = ("throughput@cpu", "latency_ms@h200")
     run = tmp_path / "run"
-    wanted = free({**bench, "predictors": tmp_path}, objectives=asked, finish=Finish(pairs=8, kit=1))
+    wanted = free({**bench, "predictors": tmp_path}, objectives=asked, post_search=PostSearch(pairs=8, export_top=1))
     record = search_networks(wanted, out=run, workplace=Place().workplace).record
     found = record.verification
     assert found is not None
@@ -242,7 +235,7 @@ def test_a_metric_of_a_device_that_is_elsewhere_is_said_to_be_predicted(
     assert (found.covers(here), found.covers(there)) == (True, False)
     assert list(found.mape) == [here]
     assert record.measured_front is not None
-    assert list(record.landmarks[0].metrics) == [here]
+    assert list(record.reference_networks[0].metrics) == [here]
     rows = json.loads((run / "front.json").read_text())
     assert all(row[f"{here}_measured"] and row[f"{there}_measured"] is None for row in rows)
     assert {row["verified"] for row in rows} <= {"measured in part", "measured in part, beaten"}
@@ -250,7 +243,7 @@ def test_a_metric_of_a_device_that_is_elsewhere_is_said_to_be_predicted(
     lines = "\n".join(verification_lines(record))
     assert lines.startswith(f"verified in part on {CPU}")
     assert f"not measured: {there}: " in lines
-    card = next(run / item.folder for item in record.kit if item.failure is None) / "card.md"
+    card = next(run / item.folder for item in record.winners if item.failure is None) / "card.md"
     assert f"not measured: {there}" in card.read_text()
     assert gather(run).unmeasured == found.unmeasured
     assert any(there in banner.text and banner.level == "warning" for banner in banners(gather(run)))
@@ -275,20 +268,20 @@ def test_a_metric_of_a_device_that_is_elsewhere_is_said_to_be_predicted(
     assert again.members == found.members
 
 
-def test_a_landmark_says_which_of_its_metrics_are_predicted(searched: Searched) -> None:
-    mark = replace(searched.record.landmarks[0], metrics={"a": 1.0, "b": 2.0}, measured=False)
+def test_a_landmark_says_which_of_its_metrics_are_predicted(searched: SearchResult) -> None:
+    mark = replace(searched.record.reference_networks[0], metrics={"a": 1.0, "b": 2.0}, measured=False)
     ids = {name: network_id for network_id, name in NAMES.items()}
     reading = Reading(latency_ms=3.0)
-    (found,) = verify._landmarks((mark,), {"a": ("latency_ms", {ids[mark.name]: reading})})
+    (found,) = verify._measured_reference_networks((mark,), {"a": ("latency_ms", {ids[mark.name]: reading})})
     assert (found.metrics, found.measured, found.predicted) == ({"a": 3.0, "b": 2.0}, True, ("b",))
-    (found,) = verify._landmarks((mark,), {"a": ("latency_ms", {})})
+    (found,) = verify._measured_reference_networks((mark,), {"a": ("latency_ms", {})})
     assert (found.metrics, found.measured, found.predicted) == (mark.metrics, False, ())
 
 
 # ----------------------------------------------------------------------------------- verification
 
 
-def test_a_network_that_crashes_costs_itself_alone(searched: Searched, tmp_path: Path) -> None:
+def test_a_network_that_crashes_costs_itself_alone(searched: SearchResult, tmp_path: Path) -> None:
     run = unverified(searched, tmp_path)
     members = searched.record.verification.members if searched.record.verification else ()
     crashed = members[0].network_id
@@ -302,7 +295,7 @@ def test_a_network_that_crashes_costs_itself_alone(searched: Searched, tmp_path:
     assert record.measured_front
 
 
-def unverified(searched: Searched, folder: Path) -> Path:
+def unverified(searched: SearchResult, folder: Path) -> Path:
     """A copy of a run as it was before its front was measured."""
     run = folder / "run"
     shutil.copytree(searched.run, run, ignore=shutil.ignore_patterns("profiles", "study.lock"))
@@ -330,7 +323,7 @@ def test_a_device_that_goes_away_is_recorded_and_verified_later(
 
 
 def test_a_run_is_verified_on_a_machine_with_other_versions(
-    searched: Searched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    searched: SearchResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from hwnas.pipeline.search import context
 
@@ -341,7 +334,7 @@ def test_a_run_is_verified_on_a_machine_with_other_versions(
     assert record.verification.status == "verified"
 
 
-def test_networks_that_all_failed_are_tried_again(searched: Searched, tmp_path: Path) -> None:
+def test_networks_that_all_failed_are_tried_again(searched: SearchResult, tmp_path: Path) -> None:
     run = unverified(searched, tmp_path)
     members = searched.record.verification.members if searched.record.verification else ()
     broken = {member.network_id: Failure(reason="crash", message="out of memory") for member in members}
@@ -367,19 +360,24 @@ def test_winners_are_chosen_again_when_the_front_is_measured_later(
     run, place = tmp_path / "run", Place().workplace
     with monkeypatch.context() as patched:
         patched.setattr(verify, "obstacle", lambda group, workplace: "it is elsewhere")
-        first = search_networks(free(bench, finish=Finish(pairs=8, kit=3)), out=run, workplace=place).record
-    assert exported == [item.arch_id for item in first.kit]
+        first = search_networks(
+            free(bench, post_search=PostSearch(pairs=8, export_top=3)), out=run, workplace=place
+        ).record
+    assert exported == [item.arch_id for item in first.winners]
     record = search_networks(resume=run, workplace=place).record
     assert record.measured_front is not None
-    assert {item.arch_id for item in record.kit} <= set(record.measured_front)
-    assert sorted(exported) == sorted({item.arch_id for item in (*first.kit, *record.kit)})
-    assert "measured on" in (run / record.kit[0].folder / "card.md").read_text()
+    assert {item.arch_id for item in record.winners} <= set(record.measured_front)
+    assert sorted(exported) == sorted({item.arch_id for item in (*first.winners, *record.winners)})
+    assert "measured on" in (run / record.winners[0].folder / "card.md").read_text()
 
 
-def test_another_supernet_in_place_of_the_searched_one_is_refused(searched: Searched, tmp_path: Path) -> None:
+def test_another_supernet_in_place_of_the_searched_one_is_refused(searched: SearchResult, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(searched.run, run)
-    write_record(run, replace(searched.record, supernet_digest="another"))
+    spec = searched.record.spec
+    assert spec.supernet is not None
+    other = replace(spec, supernet=replace(spec.supernet, digest="another"))
+    write_record(run, replace(searched.record, spec=other))
     with pytest.raises(InputError, match="must be the one that was searched"):
         search_networks(resume=run, workplace=Place().workplace)
 
@@ -395,10 +393,12 @@ def test_one_predictor_for_any_batch_can_be_behind_two_metrics(bench: dict[str, 
 
     write_predictor(tmp_path, FIRST, batch=None)
     asked = ("throughput@cpu/onnxruntime/fp32/b1", "throughput@cpu/onnxruntime/fp32/b8")
-    wanted = free({**bench, "predictors": tmp_path}, objectives=asked, finish=Finish(verify=False, kit=0))
+    wanted = free(
+        {**bench, "predictors": tmp_path}, objectives=asked, post_search=PostSearch(verify=False, export_top=0)
+    )
     record = search_networks(wanted, out=tmp_path / "run").record
-    assert [used.metric[-3:] for used in record.predictors] == ["/b1", "/b8"]
-    assert len({used.path for used in record.predictors}) == 1
+    assert [used.metric[-3:] for used in record.spec.predictors] == ["/b1", "/b8"]
+    assert len({used.path for used in record.spec.predictors}) == 1
 
 
 # --------------------------------------------------------------------------------------- bad input
@@ -421,7 +421,11 @@ def test_one_predictor_for_any_batch_can_be_behind_two_metrics(bench: dict[str, 
         ({"minutes": float("nan")}, UsageError, "--minutes must be above 0"),
         ({"budget": 0}, UsageError, "--budget must be at least 1"),
         ({"strategy": "glit"}, InputError, "glit searches groups first, which autoformer-micro does not have"),
-        ({"accuracy": False, "finish": Finish(retrain=1)}, UsageError, "without accuracy there is none"),
+        (
+            {"accuracy": False, "post_search": PostSearch(retrain=1)},
+            UsageError,
+            "a search without accuracy has no supernet",
+        ),
         ({"data": None}, InputError, "does not say which pictures"),
         ({"supernet": Path("nowhere")}, InputError, "there is no run and no file nowhere"),
     ],
@@ -494,15 +498,16 @@ def test_a_rehearsal_that_must_fit_a_predictor_keeps_none(tmp_path: Path, monkey
     asked = free({"predictors": tmp_path / "none", "runs": tmp_path / "runs"}, objectives=("latency_ms",))
     found = rehearse_search(replace(asked, profiles=tmp_path / "profiles"))
     assert sorted(tmp_path.rglob("*")) == before
-    assert found.config.search.objectives[-1] == f"latency_ms@{CPU}/onnxruntime/fp32/b1"
-    assert any("fitting one to" in note for note in found.notes)
-    assert any(note.endswith("; fitted for this dry run and not kept") for note in found.notes)
+    assert found.spec.objectives[-1] == f"latency_ms@{CPU}/onnxruntime/fp32/b1"
+    assert any("fitted one to" in note for note in found.spec.notes)
+    assert any(note.endswith("; fitted for this dry run and not kept") for note in found.spec.notes)
 
 
 def test_a_rehearsal_writes_nothing(bench: dict[str, Any]) -> None:
     found = rehearse_search(options(bench, constraints=("macs<=3M",), minutes=2.0, budget=None))
     assert found.satisfiable.holds
-    assert found.num_pictures == 360
+    assert found.spec.supernet is not None
+    assert found.spec.supernet.num_images == 360
     assert found.seconds_per_evaluation is not None
-    assert (found.config.search.evaluations, found.config.search.minutes) == (None, 2.0)
-    assert any(note.startswith("predictor throughput@") for note in found.notes)
+    assert (found.spec.budget.evaluations, found.spec.budget.minutes) == (None, 2.0)
+    assert any(note.startswith("predictor throughput@") for note in found.spec.notes)

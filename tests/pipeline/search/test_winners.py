@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hwnas.pipeline.search.options import Finish
 from hwnas.pipeline.search.reference_networks import known_accuracies
 from hwnas.pipeline.search.run import search_networks
 from hwnas.pipeline.search.winners import KNEE, SPREAD, winners
 from hwnas.runs import Run
 from hwnas.search.estimate import exact
-from hwnas.search.hypervolume import Box
+from hwnas.search.hypervolume import HypervolumeBounds
 from hwnas.search.objective import parse_objective
 from hwnas.search.problem import Problem
+from hwnas.search.spec import PostSearch
 from hwnas.search.verification import Member
 from hwnas.space import SPACES
 from hwnas.supernet.store import load_network
@@ -48,7 +48,10 @@ def chosen(count: int, **changes: Any) -> list[tuple[str, str]]:
         member("beside", 0.84, 1.9),
         member("small", 0.5, 1.0),
     ]
-    values = {"front": ("large", "middle", "beside", "small"), "box": Box(ideal=(-1.0, 0.0), reference=(0.0, 10.0))}
+    values = {
+        "front": ("large", "middle", "beside", "small"),
+        "bounds": HypervolumeBounds(ideal=(-1.0, 0.0), reference=(0.0, 10.0)),
+    }
     record = _replaced(**{**values, **changes})
     return [(item.candidate.arch_id, why) for item, why in winners(Bench, record, members, count)]  # type: ignore[arg-type]
 
@@ -86,9 +89,9 @@ def test_a_landmark_that_was_trained_on_the_same_pictures_has_an_accuracy(
         ).path
         (run / "model.safetensors").touch()
     data: dict[str, object] = {"name": "digits", "seed": 0}
-    assert known_accuracies(tmp_path, data=data, num_pictures=360) == {model: 0.75}
-    assert known_accuracies(tmp_path, data=data, num_pictures=100) == {}
-    assert known_accuracies(tmp_path / "nowhere", data=data, num_pictures=360) == {}
+    assert known_accuracies(tmp_path, data=data, num_images=360) == {model: 0.75}
+    assert known_accuracies(tmp_path, data=data, num_images=100) == {}
+    assert known_accuracies(tmp_path / "nowhere", data=data, num_images=360) == {}
 
 
 def test_a_folder_of_somebody_else_beside_the_run_is_passed_over(
@@ -100,16 +103,16 @@ def test_a_folder_of_somebody_else_beside_the_run_is_passed_over(
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "is_file", refuse)
-    assert known_accuracies(tmp_path, data={"name": "digits", "seed": 0}, num_pictures=360) == {}
+    assert known_accuracies(tmp_path, data={"name": "digits", "seed": 0}, num_images=360) == {}
 
 
 @pytest.mark.slow
 def test_the_files_of_a_winner_are_the_network_that_was_judged(tmp_path: Path) -> None:
     # Its batch norms must have statistics of their own: those of the supernet are another network's.
     bench = write_bench(tmp_path, "resnas-micro")
-    wanted = options(bench, budget=6, strategy="random", finish=Finish(verify=False, kit=1))
+    wanted = options(bench, budget=6, strategy="random", post_search=PostSearch(verify=False, export_top=1))
     found = search_networks(wanted, out=tmp_path / "run")
-    (item,) = found.record.kit
+    (item,) = found.record.winners
     folder = found.run / item.folder
     assert item.failure is None
     assert {Path(name).suffix for name in item.files} == {".safetensors", ".onnx", ".pt2", ".json"}
@@ -126,12 +129,12 @@ def test_the_files_of_a_winner_are_the_network_that_was_judged(tmp_path: Path) -
 @pytest.mark.slow
 def test_a_winner_is_trained_on_and_tested_once(tmp_path: Path) -> None:
     bench = write_bench(tmp_path, "autoformer-micro")
-    finish = Finish(verify=False, kit=0, retrain=1, retrain_epochs=1)
-    found = search_networks(options(bench, budget=6, strategy="random", finish=finish), out=tmp_path / "run")
-    (item,) = found.record.kit
+    finish = PostSearch(verify=False, export_top=0, retrain=1, retrain_epochs=1)
+    found = search_networks(options(bench, budget=6, strategy="random", post_search=finish), out=tmp_path / "run")
+    (item,) = found.record.winners
     assert item.failure is None
     assert item.test_accuracy is not None
     assert 0 <= item.test_accuracy <= 1
     training = found.run / item.folder / "training"
     assert len((training / "test-uses.jsonl").read_text().splitlines()) == 1
-    assert search_networks(resume=found.run).record.kit == found.record.kit
+    assert search_networks(resume=found.run).record.winners == found.record.winners

@@ -8,13 +8,14 @@ import numpy as np
 import torch
 
 from hwnas.metrics import DeviceMetric, MetricName
-from hwnas.pipeline.search.options import Finish, SearchOptions
+from hwnas.pipeline.search.options import SearchOptions
 from hwnas.predict.features.counting import population_features
 from hwnas.predict.fit import Observations, fit_predictor
 from hwnas.predict.library import predictor_folder
 from hwnas.predict.models import AnalyticLearner
 from hwnas.predict.predictor import Predictor
 from hwnas.predict.store import save_predictor
+from hwnas.search.spec import PostSearch
 from hwnas.space import SPACES
 from hwnas.supernet.families import make_supernet
 from hwnas.supernet.store import save_supernet
@@ -24,7 +25,7 @@ from tests.predict.synthetic import cpu_conditions
 MICROS = tuple(name for name in SPACES.names() if name.endswith("-micro"))
 FIRST = "autoformer-micro"
 DATA = "digits"
-FAST = Finish(pairs=8, kit=0)
+FAST = PostSearch(pairs=8, export_top=0)
 
 
 @cache
@@ -73,7 +74,7 @@ def write_bench(folder: Path, space: str) -> dict[str, Any]:
 
 def options(bench: dict[str, Any], **changes: Any) -> SearchOptions:
     """A search of twelve networks."""
-    values: dict[str, Any] = {"objectives": ("throughput",), "budget": 12, "finish": FAST, **bench, **changes}
+    values: dict[str, Any] = {"objectives": ("throughput",), "budget": 12, "post_search": FAST, **bench, **changes}
     return SearchOptions(**values)
 
 

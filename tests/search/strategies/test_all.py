@@ -9,7 +9,7 @@ from hwnas.search.estimate import exact
 from hwnas.search.front import on_front
 from hwnas.search.hypervolume import hypervolume
 from hwnas.search.problem import Evaluators, Surrogate
-from hwnas.search.run import Outcome, run_search
+from hwnas.search.run import SearchOutcome, run_search
 from hwnas.search.strategies import STRATEGIES
 from hwnas.search.strategies.rounds import RoundsSearch
 from hwnas.space import SPACES
@@ -40,7 +40,7 @@ def strategies(space: AnySpace) -> list[str]:
 CASES = [pytest.param(space, name, id=f"{space.name}-{name}") for space in MICROS for name in strategies(space)]
 
 
-def run(space: AnySpace, name: str, *constraints: str, truth: Truth | None = None, seed: int = 0) -> Outcome:
+def run(space: AnySpace, name: str, *constraints: str, truth: Truth | None = None, seed: int = 0) -> SearchOutcome:
     strategy = FAST.get(name) or STRATEGIES.get(name)()
     return run_search(
         problem(space, *constraints), evaluators(space, truth), strategy=strategy, budget=BUDGET, seed=seed
@@ -60,7 +60,7 @@ def test_a_search_ends_with_its_budget_and_a_front(space: AnySpace, name: str) -
     done = found.evaluated
     assert found.metrics["accuracy"].mean[done].tolist() == accuracy(space, found.genomes[done]).tolist()
     assert (outcome.front == on_front(found.scores.objectives, feasible=done)).all()
-    assert outcome.history[-1][1] == pytest.approx(hypervolume(found.scores.objectives, outcome.box))
+    assert outcome.history[-1][1] == pytest.approx(hypervolume(found.scores.objectives, outcome.bounds))
     assert [value for _, value in outcome.history] == sorted(value for _, value in outcome.history)
 
 

@@ -1,0 +1,181 @@
+"""The specification of a search: everything that was requested or taken as a default, resolved to plain values.
+
+RUN/manifest.json   holds it as the run's config
+RUN/search.json     holds it in the field `spec`
+RUN/study.sqlite    holds the part of it that the candidates depend on
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hwnas.config import from_mapping, to_mapping
+from hwnas.errors import InputError, UsageError
+from hwnas.runs import MANIFEST, Run
+from hwnas.search.budget import Budget
+from hwnas.search.objective import Criteria, parse_constraint, parse_objective
+from hwnas.search.problem import Problem
+from hwnas.search.strategies import STRATEGIES
+from hwnas.search.strategies.strategy import Strategy
+from hwnas.space import SPACES
+from hwnas.space.arch import digest
+from hwnas.space.space import AnySpace
+
+_NOT_IN_STUDY = ("num_seeds", "random_baseline", "post_search", "notes")
+_NOT_IN_STUDY_OF_SUPERNET = ("path", "data")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PostSearch:
+    """What happens to the front when the search has ended."""
+
+    verify: bool = True
+    """Measure its networks if their device is in this machine."""
+    pairs: int | None = None
+    """Runs of each network, alternating with the reference network; None: the default of campaigns."""
+    retrain: int = 0
+    """Number of winners that are retrained, and evaluated once on the test images."""
+    retrain_epochs: int | None = None
+    """In place of the number in the recipe."""
+    export_top: int = 1
+    """Number of winners that are exported."""
+
+    def __post_init__(self) -> None:
+        for option, count in (("--retrain", self.retrain), ("--export-top", self.export_top)):
+            if count < 0:
+                raise UsageError(f"{option} must be at least 0", got=count)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictorSpec:
+    """The predictor of a metric, which the run holds a copy of."""
+
+    metric: str
+    path: Path
+    """Relative to the run."""
+    card_sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupernetSpec:
+    """The supernet that accuracy is evaluated with, the images that it is evaluated on, and the machine's settings."""
+
+    path: Path
+    """A run of `hwnas train`, or a file of weights."""
+    digest: str
+    data: str | None = None
+    """A data set in place of that of the supernet's run."""
+    data_name: str
+    """The data set that is used."""
+    data_fingerprint: str
+    num_images: int
+    """Held-out images that accuracy is evaluated on."""
+    compute: str
+    """`cpu` or `cuda`."""
+    threads: int
+    matmul_backend: str
+    """The library of float32 matrix products on a CPU."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSpec:
+    """A resolved search: what is searched for, how, with which evaluators, and what happens to the front."""
+
+    space: str
+    image_size: int
+    channels: int
+    num_classes: int
+    space_digest: str
+    """Of the dimensions of the space and their choices, which genomes depend on."""
+    objectives: tuple[str, ...]
+    constraints: tuple[str, ...] = ()
+    confidence: float | None = None
+    """Constraints hold for the unfavourable ends of intervals of this confidence; None: for the mean."""
+    interval_confidence: float | None = None
+    """The confidence of the intervals in the study; None where nothing is predicted."""
+    strategy: str
+    settings: Mapping[str, Any]
+    """Of the strategy."""
+    budget: Budget
+    seed: int
+    num_seeds: int = 1
+    random_baseline: bool = False
+    """Run a random search as well, even where evaluations are expensive."""
+    predictors: tuple[PredictorSpec, ...] = ()
+    supernet: SupernetSpec | None = None
+    """None for a search without accuracy."""
+    versions: tuple[str, ...]
+    """`name==version` of the packages that the result may depend on."""
+    post_search: PostSearch
+    notes: tuple[str, ...] = ()
+    """Which defaults were taken for what the options left out."""
+
+    @property
+    def criteria(self) -> Criteria:
+        """The objectives and constraints, parsed."""
+        return Criteria(
+            objectives=tuple(map(parse_objective, self.objectives)),
+            constraints=tuple(map(parse_constraint, self.constraints)),
+        )
+
+    @property
+    def study_config(self) -> dict[str, Any]:
+        """The plain values that candidates and their metrics depend on; a study is resumed only with equal ones."""
+        values = {name: value for name, value in to_mapping(self).items() if name not in _NOT_IN_STUDY}
+        if self.supernet is not None:
+            supernet = to_mapping(self.supernet).items()
+            values["supernet"] = {name: value for name, value in supernet if name not in _NOT_IN_STUDY_OF_SUPERNET}
+        return values
+
+    def load_space(self, run: Path) -> AnySpace:
+        """Return the space at the images and classes of the search.
+
+        Raises:
+            InputError: The code's space is no longer the one that `run` searched, so genomes would be misread.
+        """
+        space: AnySpace = SPACES.get(self.space).adapted(
+            image_size=self.image_size, channels=self.channels, num_classes=self.num_classes
+        )
+        if space_digest(space) != self.space_digest:
+            raise InputError(
+                f"{run}: the networks of the study must be of {self.space} as it is now",
+                got="other choices or sizes: the space has changed since it was searched",
+                hint=f"use {self.versions[0]}, which made the run, or start a new search",
+            )
+        return space
+
+    def make_problem(self, space: AnySpace) -> Problem:
+        """Return the optimisation problem in a space."""
+        criteria, confident = self.criteria, self.confidence is not None
+        return Problem(
+            space=space, objectives=criteria.objectives, constraints=criteria.constraints, confident=confident
+        )
+
+    def make_strategy(self) -> Strategy:
+        """Return the strategy with its settings."""
+        return from_mapping(STRATEGIES.get(self.strategy), self.settings, where=f"settings of {self.strategy}")
+
+
+def space_digest(space: AnySpace) -> str:
+    """Return a digest of what genomes of a space mean: its dimensions with their choices, and its config."""
+    dimensions = [to_mapping(dimension) for dimension in space.dimensions]
+    return digest({"space": space.name, "config": to_mapping(space.config), "dimensions": dimensions})
+
+
+def read_spec(run: Run) -> SearchSpec:
+    """Read the specification in the manifest of a search's run.
+
+    Raises:
+        InputError: The run is of another command, or was made before searches had a specification.
+    """
+    config = run.manifest.config
+    if {"search", "finish"} <= config.keys():
+        raise InputError(
+            f"{run.path} must be a search with a specification, which hwnas.search/2 introduced",
+            got=f"a search of hwnas.search/1, made by hwnas {run.manifest.environment.hwnas}",
+            hint="read it with the version of hwnas that made it, or start a new search",
+        )
+    if not {"objectives", "space_digest"} <= config.keys():
+        raise InputError(f"{run.path} must be the run of a search", got="another kind of run", hint="hwnas search")
+    return from_mapping(SearchSpec, config, where=f"{run.path / MANIFEST}: config")
