@@ -75,7 +75,7 @@ class SupernetSpec:
     """`cpu` or `cuda`."""
     threads: int
     matmul_backend: str
-    """The library of float32 matrix products on a CPU."""
+    """The backend of float32 matrix products on a CPU."""
 
 
 @dataclass(frozen=True, kw_only=True)

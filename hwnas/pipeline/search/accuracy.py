@@ -18,8 +18,8 @@ from hwnas.space import SPACES
 from hwnas.space.arch import Arch
 from hwnas.space.space import AnySpace, Genomes
 from hwnas.supernet.batch_norm import recalibrated
-from hwnas.supernet.network import Network
 from hwnas.supernet.matmul import matmul_backend
+from hwnas.supernet.network import Network
 from hwnas.supernet.store import load_supernet, read_about
 from hwnas.supernet.supernet import AnySupernet
 from hwnas.train.accuracy import ARCHS_PER_PASS, KEPT_BYTES, Judge
