@@ -139,7 +139,10 @@ def test_a_supernet_that_hardly_separates_its_networks_is_warned_about_once(
     health = SupernetHealth(smallest=smallest, largest=largest)
     note = indistinct_supernet_warning(smallest, largest, num_images=num_images)
     notes = () if note is None else (note,)
-    found = banners(changed(data, supernet_health=health, num_pictures=num_images, notes=notes))
+    spec = record_of(data).spec
+    assert spec.supernet is not None
+    spec = replace(spec, supernet=replace(spec.supernet, num_images=num_images))
+    found = banners(changed(data, supernet_health=health, spec=spec, notes=notes))
     levels = [banner.level for banner in found if "supernet hardly separates its networks" in banner.text]
     assert levels == (["warning"] if warns else [])
 
