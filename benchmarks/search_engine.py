@@ -32,9 +32,8 @@ from hwnas.devices import detect
 from hwnas.metrics import parse_metric
 from hwnas.pipeline.search.predicted_metrics import CheapMetrics, MetricPredictor
 from hwnas.predict.store import load_predictor
-from hwnas.search.budget import Budget
-from hwnas.search.estimate import Metrics, exact
-from hwnas.search.objective import make_objectives
+from hwnas.search.ledger import Budget
+from hwnas.search.objective import Metrics, exact, make_objectives
 from hwnas.search.problem import Evaluators, Problem
 from hwnas.search.run import run_search
 from hwnas.search.strategies import STRATEGIES

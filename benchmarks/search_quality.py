@@ -33,7 +33,7 @@ from hwnas.pipeline.search.accuracy import OpenSupernet, open_supernet
 from hwnas.pipeline.search.predicted_metrics import CheapMetrics
 from hwnas.pipeline.search.surrogate import accuracy_surrogate
 from hwnas.pipeline.train import train_model
-from hwnas.search.budget import Budget
+from hwnas.search.ledger import Budget
 from hwnas.search.objective import make_objectives
 from hwnas.search.problem import Evaluators, Problem
 from hwnas.search.run import run_search

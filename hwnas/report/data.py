@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.runs import Manifest
-from hwnas.search.estimate import Metrics
+from hwnas.search.objective import Metrics
 from hwnas.search.record import MetricCheck, ReferenceNetwork, SearchRecord
 from hwnas.space.space import AnySpace, Genomes, Mask
 

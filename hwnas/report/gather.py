@@ -14,9 +14,8 @@ from hwnas.report.data import Candidates, Member, MetricInfo, Progress, Role, Ru
 from hwnas.report.fitted import outside_range
 from hwnas.runs import Run
 from hwnas.search import files
-from hwnas.search.estimate import Estimate, exact
-from hwnas.search.front import known_rows, on_front
-from hwnas.search.hypervolume import HypervolumeBounds, history
+from hwnas.search.objective import Estimate, exact
+from hwnas.search.pareto import HypervolumeBounds, history, known_rows, on_front
 from hwnas.search.problem import Problem
 from hwnas.search.record import FILE, MetricCheck, SearchRecord, VerifiedMember, read_record
 from hwnas.search.spec import read_spec

@@ -11,7 +11,7 @@ import numpy as np
 from hwnas.metrics import indistinct_supernet_warning
 from hwnas.report.data import Member, MetricInfo, RunData, landmark_value
 from hwnas.report.units import percent, shown
-from hwnas.search.front import knee
+from hwnas.search.pareto import knee
 from hwnas.search.record import SearchRecord
 
 Level = Literal["note", "warning"]

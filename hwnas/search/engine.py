@@ -12,8 +12,8 @@ from pymoo.operators.survival.rank_and_crowding.metrics import get_crowding_func
 from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
 from pymoo.util.randomized_argsort import randomized_argsort
 
-from hwnas.search.front import known_rows
 from hwnas.search.operators import Variation
+from hwnas.search.pareto import known_rows
 from hwnas.search.problem import Scores
 from hwnas.search.region import Region
 from hwnas.search.seen import Seen, unseen

@@ -4,6 +4,8 @@ A search is the same whether its values are made now or were stored by a run tha
 is stored from the study and has the rest evaluated, and it counts both alike.
 """
 
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -11,11 +13,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from hwnas.errors import InputError
 from hwnas.progress import SearchProgress
-from hwnas.search.budget import Budget, Stopwatch
-from hwnas.search.estimate import Metrics, exact, joined, rows_of
-from hwnas.search.front import known_rows, on_front
-from hwnas.search.hypervolume import HypervolumeBounds, hypervolume
+from hwnas.search.objective import Metrics, exact, joined, rows_of
+from hwnas.search.pareto import HypervolumeBounds, hypervolume, known_rows, on_front
 from hwnas.search.problem import Evaluators, Problem, Scores, require_metrics
 from hwnas.search.seen import Seen, keys
 from hwnas.search.study import Source, Study
@@ -25,6 +26,36 @@ Stop = Literal["evaluations", "minutes", "stalled"]
 
 _ANALYTIC = ("macs", "params")
 _IDLE_GENERATIONS = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """True evaluations, or minutes, or whichever ends first.
+
+    Where nothing dear is asked for, every network counts as an evaluation.
+    """
+
+    evaluations: int | None = 500
+    minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.evaluations is None and self.minutes is None:
+            raise InputError("a search needs a budget of evaluations or of minutes", hint="--budget 500")
+        if self.evaluations is not None and self.evaluations < 1:
+            raise InputError("a budget must be at least 1 evaluation", got=self.evaluations)
+        if self.minutes is not None and not 0 < self.minutes < math.inf:
+            raise InputError("a budget of time must be above 0 minutes", got=self.minutes)
+
+
+class Stopwatch:
+    """Seconds that a search has taken, in this process and in those before it."""
+
+    def __init__(self, *, before_s: float = 0.0) -> None:
+        self._before_s, self._start = before_s, time.monotonic()
+
+    def seconds(self) -> float:
+        """Seconds so far."""
+        return self._before_s + time.monotonic() - self._start
 
 
 @dataclass(frozen=True, kw_only=True)

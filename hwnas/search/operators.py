@@ -3,6 +3,7 @@
 Everything works on whole populations and returns canonical genomes.
 """
 
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,3 +147,17 @@ def _parts(space: AnySpace) -> NDArray[np.intp]:
         label = (dimension.stage, dimension.block) if dimension.block is not None else ("alone", column)
         parts.append(labels.setdefault(label, len(labels)))
     return np.array(parts)
+
+
+def generator(seed: int, purpose: str, *counters: int) -> np.random.Generator:
+    """A generator for one purpose at one point of a search: two of them share nothing unless all is equal."""
+    return np.random.default_rng(_sequence(seed, purpose, counters))
+
+
+def derived_seed(seed: int, purpose: str, *counters: int) -> int:
+    """The same for what takes a whole number as its seed."""
+    return int(_sequence(seed, purpose, counters).generate_state(1)[0])
+
+
+def _sequence(seed: int, purpose: str, counters: tuple[int, ...]) -> np.random.SeedSequence:
+    return np.random.SeedSequence([seed, zlib.crc32(purpose.encode()), *counters])

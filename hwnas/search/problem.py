@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.errors import InputError
-from hwnas.search.estimate import Estimate, Metrics
-from hwnas.search.front import known_rows
-from hwnas.search.objective import Constraint, Objective, require_consistent, require_objectives
+from hwnas.search.objective import Constraint, Estimate, Metrics, Objective, require_consistent, require_objectives
+from hwnas.search.pareto import known_rows
 from hwnas.space.space import AnySpace, Genomes, Mask
 
 Values = NDArray[np.float64]

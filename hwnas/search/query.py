@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.errors import InputError
-from hwnas.search.estimate import Estimate, Metrics
-from hwnas.search.front import Mask, on_front
+from hwnas.search.objective import Estimate, Metrics
+from hwnas.search.pareto import Mask, on_front
 from hwnas.search.problem import Cheap, Problem, Scores, require_metrics
 from hwnas.search.study import SEARCHED, Source, Study
 from hwnas.space.space import Genomes

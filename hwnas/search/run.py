@@ -9,12 +9,9 @@ from numpy.typing import NDArray
 
 from hwnas.config import to_mapping
 from hwnas.progress import SearchProgress
-from hwnas.search.budget import Budget
-from hwnas.search.draws import generator
-from hwnas.search.front import Mask, on_front
-from hwnas.search.hypervolume import HypervolumeBounds, history, make_bounds
-from hwnas.search.ledger import Candidates, Ledger, Stop
-from hwnas.search.operators import sample_levels
+from hwnas.search.ledger import Budget, Candidates, Ledger, Stop
+from hwnas.search.operators import generator, sample_levels
+from hwnas.search.pareto import HypervolumeBounds, Mask, history, make_bounds, on_front
 from hwnas.search.problem import Evaluators, Problem
 from hwnas.search.region import whole
 from hwnas.search.strategies.strategy import Strategy

@@ -5,11 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from hwnas.errors import InputError
-from hwnas.search.draws import derived_seed, generator
 from hwnas.search.engine import Nsga2
-from hwnas.search.estimate import Metrics, joined
-from hwnas.search.objective import Constraint
-from hwnas.search.operators import Variation, sample_levels
+from hwnas.search.objective import Constraint, Metrics, joined
+from hwnas.search.operators import Variation, derived_seed, generator, sample_levels
 from hwnas.search.problem import Cheap, Problem, Scores, require_metrics
 from hwnas.search.region import whole
 from hwnas.search.seen import Seen, unseen

@@ -13,7 +13,7 @@ from typing import Any
 from hwnas.config import from_mapping, to_mapping
 from hwnas.errors import InputError, UsageError
 from hwnas.runs import MANIFEST, Run
-from hwnas.search.budget import Budget
+from hwnas.search.ledger import Budget
 from hwnas.search.objective import Criteria, parse_constraint, parse_objective
 from hwnas.search.problem import Problem
 from hwnas.search.strategies import STRATEGIES

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from hwnas.config import parse_json
 from hwnas.errors import InputError
 from hwnas.search import files
-from hwnas.search.estimate import Estimate, Metrics
+from hwnas.search.objective import Estimate, Metrics
 from hwnas.search.seen import keys
 from hwnas.space.space import Genomes
 

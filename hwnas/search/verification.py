@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hwnas.search.estimate import Estimate, Metrics, exact
-from hwnas.search.front import on_front
+from hwnas.search.objective import Estimate, Metrics, exact
+from hwnas.search.pareto import on_front
 from hwnas.search.problem import Problem
 from hwnas.search.record import MetricCheck, VerifiedMember
 from hwnas.space.space import Candidate

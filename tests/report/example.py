@@ -14,11 +14,9 @@ from hwnas.predict.card import Card, Coverage, CurvePoint, FittedData, HeldOut, 
 from hwnas.predict.metrics import scores as predictor_scores
 from hwnas.predict.selection import Protocol
 from hwnas.runs import Run
-from hwnas.search.budget import Budget
-from hwnas.search.estimate import Estimate, exact
-from hwnas.search.front import on_front
-from hwnas.search.hypervolume import HypervolumeBounds, history, make_bounds
-from hwnas.search.objective import parse_constraint
+from hwnas.search.ledger import Budget
+from hwnas.search.objective import Estimate, exact, parse_constraint
+from hwnas.search.pareto import HypervolumeBounds, history, make_bounds, on_front
 from hwnas.search.problem import Problem
 from hwnas.search.record import (
     ExportedWinner,

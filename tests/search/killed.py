@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hwnas.search.budget import Budget
 from hwnas.search.files import FILE
+from hwnas.search.ledger import Budget
 from hwnas.search.problem import Evaluators
 from hwnas.search.run import SearchOutcome, run_search
 from hwnas.search.strategies import STRATEGIES

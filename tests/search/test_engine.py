@@ -6,8 +6,8 @@ from pymoo.core.problem import Problem
 from pymoo.operators.survival.rank_and_crowding import RankAndCrowding
 
 from hwnas.search.engine import Nsga2, Population, survivors
-from hwnas.search.hypervolume import HypervolumeBounds, hypervolume
 from hwnas.search.operators import Variation, sample_levels
+from hwnas.search.pareto import HypervolumeBounds, hypervolume
 from hwnas.search.problem import Scores
 from hwnas.search.region import whole
 from hwnas.search.seen import Seen

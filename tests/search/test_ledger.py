@@ -5,8 +5,7 @@ import pytest
 
 from hwnas.errors import InputError
 from hwnas.progress import SearchProgress
-from hwnas.search.budget import Budget
-from hwnas.search.ledger import Ledger
+from hwnas.search.ledger import Budget, Ledger
 from hwnas.search.problem import Evaluators
 from hwnas.search.study import Study
 from hwnas.space import SPACES

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from hwnas.errors import InputError
-from hwnas.search.estimate import Estimate, exact
 from hwnas.search.objective import (
+    Estimate,
+    exact,
     make_objectives,
     parse_constraint,
     parse_objective,

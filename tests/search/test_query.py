@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from hwnas.errors import InputError
-from hwnas.search.budget import Budget
-from hwnas.search.estimate import Metrics, exact
-from hwnas.search.front import on_front
+from hwnas.search.ledger import Budget
+from hwnas.search.objective import Metrics, exact
+from hwnas.search.pareto import on_front
 from hwnas.search.query import query_study
 from hwnas.search.run import run_search
 from hwnas.search.strategies import STRATEGIES

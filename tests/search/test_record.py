@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from hwnas.errors import InputError
-from hwnas.search.budget import Budget
-from hwnas.search.hypervolume import HypervolumeBounds
+from hwnas.search.ledger import Budget
+from hwnas.search.pareto import HypervolumeBounds
 from hwnas.search.record import FILE, ReferenceNetwork, SearchRecord, read_record, write_record
 from hwnas.search.spec import PostSearch, PredictorSpec, SearchSpec, SupernetSpec, space_digest
 from hwnas.space import SPACES

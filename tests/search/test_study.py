@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from hwnas.errors import InputError
-from hwnas.search.estimate import Estimate, exact
 from hwnas.search.files import FILE
+from hwnas.search.objective import Estimate, exact
 from hwnas.search.study import Study
 
 CONFIG = {"space": "autoformer-micro", "seed": 0}

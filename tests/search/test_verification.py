@@ -8,8 +8,7 @@ import pytest
 from hwnas.pipeline.search.verify import checks
 from hwnas.profile.results import Reading
 from hwnas.profile.statistics import Verdict
-from hwnas.search.estimate import Estimate, exact
-from hwnas.search.objective import parse_constraint, parse_objective
+from hwnas.search.objective import Estimate, exact, parse_constraint, parse_objective
 from hwnas.search.problem import Problem
 from hwnas.search.verification import Member, agreement, rebuilt
 from hwnas.space import SPACES

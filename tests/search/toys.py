@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hwnas.search.estimate import Estimate, Metrics, exact
-from hwnas.search.objective import make_objectives, parse_constraint
+from hwnas.search.objective import Estimate, Metrics, exact, make_objectives, parse_constraint
 from hwnas.search.problem import Evaluators, Problem, Surrogate
 from hwnas.space import SPACES
 from hwnas.space.space import AnySpace, Genomes

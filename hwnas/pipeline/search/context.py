@@ -33,7 +33,7 @@ from hwnas.pipeline.search.predicted_metrics import (
 from hwnas.predict.store import load_predictor
 from hwnas.progress import Reporter
 from hwnas.runs import Run, hwnas_version, package_versions
-from hwnas.search.budget import Budget
+from hwnas.search.ledger import Budget
 from hwnas.search.problem import Problem
 from hwnas.search.spec import PredictorSpec, SearchSpec, read_spec, space_digest
 from hwnas.space import SPACES

@@ -10,14 +10,13 @@ from hwnas.config import to_mapping
 from hwnas.pipeline.search.context import SearchContext
 from hwnas.pipeline.search.surrogate import accuracy_surrogate
 from hwnas.progress import Reporter, SearchProgress
-from hwnas.search.budget import Stopwatch
 from hwnas.search.files import FILE
+from hwnas.search.ledger import Stopwatch
 from hwnas.search.problem import Evaluators
 from hwnas.search.record import History, SeedRuns, Spread
 from hwnas.search.run import SearchOutcome, run_search
 from hwnas.search.spec import SearchSpec
-from hwnas.search.strategies.random_search import RandomSearch
-from hwnas.search.strategies.strategy import Strategy
+from hwnas.search.strategies.strategy import RandomSearch, Strategy
 from hwnas.search.study import Study
 
 if TYPE_CHECKING:

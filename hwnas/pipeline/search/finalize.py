@@ -11,7 +11,7 @@ from hwnas.pipeline.search.verify import front_members, skipped, verify
 from hwnas.pipeline.search.winners import export_winners
 from hwnas.profile.environment import Workplace
 from hwnas.progress import Reporter
-from hwnas.search.estimate import Estimate
+from hwnas.search.objective import Estimate
 from hwnas.search.record import SearchRecord, VerifiedMember, write_record
 from hwnas.search.study import Study
 

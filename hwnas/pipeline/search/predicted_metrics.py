@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from hwnas.metrics import Metric
 from hwnas.predict import intervals
 from hwnas.predict.predictor import Prediction, Predictor
-from hwnas.search.estimate import Estimate, Metrics, exact, joined
+from hwnas.search.objective import Estimate, Metrics, exact, joined
 from hwnas.space.space import AnySpace, Genomes, Mask
 from hwnas.workload import Workload, Workloads
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from hwnas.predict.models import BoostedLearner, GaussianLearner
 from hwnas.predict.models.model import Standard
 from hwnas.predict.models.residual import Correction, Corrector
-from hwnas.search.estimate import Estimate
+from hwnas.search.objective import Estimate
 from hwnas.search.problem import FitSurrogate, Surrogate
 from hwnas.space.space import AnySpace, Genomes
 

@@ -23,8 +23,8 @@ from hwnas.profile.subjects import space_subject, unique
 from hwnas.profile.timing import PAIRS
 from hwnas.progress import Reporter
 from hwnas.records import Setting, Subject, load_profile
-from hwnas.search.estimate import Estimate
-from hwnas.search.front import on_front
+from hwnas.search.objective import Estimate
+from hwnas.search.pareto import on_front
 from hwnas.search.record import MetricCheck, ReferenceNetwork, SearchRecord, Verification, VerifiedProfile
 from hwnas.search.study import Study
 from hwnas.search.verification import Member, agreement, rebuilt

@@ -14,9 +14,8 @@ from hwnas.pipeline.search.context import SearchContext
 from hwnas.progress import Reporter
 from hwnas.report.network_card import card_page
 from hwnas.runs import write_atomic
-from hwnas.search.estimate import exact
-from hwnas.search.front import knee
-from hwnas.search.infill import most_improving
+from hwnas.search.objective import exact
+from hwnas.search.pareto import knee, most_improving
 from hwnas.search.record import NETWORKS, ExportedWinner, SearchRecord
 from hwnas.search.verification import Member
 from hwnas.space.arch import canonical_json

@@ -1,12 +1,10 @@
 """Ways to search, by name."""
 
 from hwnas.registry import Registry
-from hwnas.search.strategies.hierarchical import HierarchicalSearch
-from hwnas.search.strategies.nsga2 import Nsga2Search
+from hwnas.search.strategies.nsga2 import HierarchicalSearch, Nsga2Search
 from hwnas.search.strategies.published import AutoFormerEvolution, GlitEvolution, ResNasEvolution, VitasEvolution
-from hwnas.search.strategies.random_search import RandomSearch
 from hwnas.search.strategies.rounds import RoundsSearch
-from hwnas.search.strategies.strategy import Strategy
+from hwnas.search.strategies.strategy import RandomSearch, Strategy
 
 STRATEGIES: Registry[type[Strategy]] = Registry("strategy")
 """All strategies."""

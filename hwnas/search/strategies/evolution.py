@@ -15,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.errors import InputError
-from hwnas.search.draws import generator
 from hwnas.search.ledger import Ledger
-from hwnas.search.operators import sample_levels
+from hwnas.search.operators import generator, sample_levels
 from hwnas.search.problem import require_metrics
 from hwnas.search.region import Region, whole
 from hwnas.search.strategies.strategy import Admits, Strategy, admitted, require_counts, require_shares

@@ -8,9 +8,8 @@ from numpy.typing import NDArray
 from pymoo.operators.mutation.pm import mut_pm
 
 from hwnas.errors import InputError
-from hwnas.search.draws import generator
 from hwnas.search.ledger import Ledger
-from hwnas.search.operators import completed, crossover, ordinal_genes, redrawn, resampled
+from hwnas.search.operators import completed, crossover, generator, ordinal_genes, redrawn, resampled
 from hwnas.search.region import Region, all_but, gene_counts, only, used_genes
 from hwnas.search.strategies.evolution import Evolution, Window
 from hwnas.search.strategies.strategy import require_counts, require_shares

@@ -7,13 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.errors import InputError
-from hwnas.search.draws import derived_seed, generator
 from hwnas.search.engine import Nsga2
-from hwnas.search.estimate import Estimate
-from hwnas.search.hypervolume import make_bounds
-from hwnas.search.infill import most_improving, nearest_to_front
 from hwnas.search.ledger import Candidates, Ledger
-from hwnas.search.operators import Variation, sample_levels
+from hwnas.search.objective import Estimate
+from hwnas.search.operators import Variation, derived_seed, generator, sample_levels
+from hwnas.search.pareto import make_bounds, most_improving, nearest_to_front
 from hwnas.search.problem import Problem, Scores, Surrogate
 from hwnas.search.region import Region, whole
 from hwnas.search.seen import Seen, unseen

@@ -8,8 +8,8 @@ import numpy as np
 
 from hwnas.errors import InputError
 from hwnas.search.ledger import Ledger
-from hwnas.search.operators import sample_levels, spread_over
-from hwnas.search.region import Region
+from hwnas.search.operators import generator, sample_levels, spread_over
+from hwnas.search.region import Region, whole
 from hwnas.search.seen import unseen
 from hwnas.space.space import Genomes, Mask
 
@@ -93,3 +93,26 @@ def _constraints(ledger: Ledger) -> Admits:
     if not ledger.problem.cheap_constraints:
         return lambda genomes: np.ones(len(genomes), dtype=np.bool_)
     return lambda genomes: ledger.problem.admits(ledger.cheap(genomes))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomSearch(Strategy):
+    """Networks drawn uniformly per gene; those that violate a cheap constraint are drawn again."""
+
+    batch: int = 50
+    """Networks asked for at once."""
+
+    def __post_init__(self) -> None:
+        require_counts(self, "batch")
+
+    def run(self, ledger: Ledger, *, seed: int) -> None:
+        """Draw until the budget is spent."""
+        region, rng = whole(ledger.problem.space), generator(seed, "random")
+        while ledger.left:
+            count = min(self.batch, ledger.left)
+            genomes = admitted(lambda n: region.sample(rng, n), count, ledger=ledger)
+            if not len(genomes):
+                genomes = unseen(lambda n: region.sample(rng, n), count, seen=ledger.seen, region=region)
+            if not len(genomes):
+                return
+            ledger.evaluate(genomes)

@@ -23,7 +23,7 @@ from hwnas.records import Failure
 from hwnas.report.gather import gather
 from hwnas.report.verdict import banners
 from hwnas.runs import Run
-from hwnas.search.front import on_front
+from hwnas.search.pareto import on_front
 from hwnas.search.record import read_record, write_record
 from hwnas.search.spec import PostSearch
 from hwnas.search.study import Study

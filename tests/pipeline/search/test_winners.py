@@ -12,9 +12,8 @@ from hwnas.pipeline.search.reference_networks import known_accuracies
 from hwnas.pipeline.search.run import search_networks
 from hwnas.pipeline.search.winners import KNEE, SPREAD, winners
 from hwnas.runs import Run
-from hwnas.search.estimate import exact
-from hwnas.search.hypervolume import HypervolumeBounds
-from hwnas.search.objective import parse_objective
+from hwnas.search.objective import exact, parse_objective
+from hwnas.search.pareto import HypervolumeBounds
 from hwnas.search.problem import Problem
 from hwnas.search.spec import PostSearch
 from hwnas.search.verification import Member

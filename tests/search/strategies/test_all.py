@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 
 from hwnas.errors import InputError
-from hwnas.search.budget import Budget
-from hwnas.search.estimate import exact
-from hwnas.search.front import on_front
-from hwnas.search.hypervolume import hypervolume
+from hwnas.search.ledger import Budget
+from hwnas.search.objective import exact
+from hwnas.search.pareto import hypervolume, on_front
 from hwnas.search.problem import Evaluators, Surrogate
 from hwnas.search.run import SearchOutcome, run_search
 from hwnas.search.strategies import STRATEGIES

@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 
 from hwnas.errors import InputError
-from hwnas.search.budget import Budget
-from hwnas.search.ledger import Ledger
+from hwnas.search.ledger import Budget, Ledger
 from hwnas.search.region import used_genes, whole
 from hwnas.search.run import run_search
 from hwnas.search.strategies.evolution import Evolution
-from hwnas.search.strategies.hierarchical import HierarchicalSearch
+from hwnas.search.strategies.nsga2 import HierarchicalSearch
 from hwnas.search.strategies.published import AutoFormerEvolution, GlitEvolution, ResNasEvolution, VitasEvolution
 from hwnas.space import SPACES
 from tests.search.toys import Truth, accuracy, evaluators, problem, rows_as_set
