@@ -17,7 +17,8 @@ from hwnas.search.pareto import (
     on_front,
 )
 
-UNIT = HypervolumeBounds(ideal=(0.0, 0.0), reference=(1.0, 1.0))
+SQUARE = HypervolumeBounds(ideal=(0.0, 0.0), reference=(1.0, 1.0))
+CUBE = HypervolumeBounds(ideal=(0.0, 0.0, 0.0), reference=(1.0, 1.0, 1.0))
 
 
 def monte_carlo(points: NDArray[np.float64], bounds: HypervolumeBounds) -> float:
@@ -28,8 +29,8 @@ def monte_carlo(points: NDArray[np.float64], bounds: HypervolumeBounds) -> float
 
 
 def test_known_hypervolumes() -> None:
-    assert hypervolume(np.array([[0.5, 0.5]]), UNIT) == pytest.approx(0.25)
-    assert hypervolume(np.array([[0.25, 0.5], [0.5, 0.25]]), UNIT) == pytest.approx(0.5 * 0.75 + 0.25 * 0.5)
+    assert hypervolume(np.array([[0.5, 0.5]]), SQUARE) == pytest.approx(0.25)
+    assert hypervolume(np.array([[0.25, 0.5], [0.5, 0.25]]), SQUARE) == pytest.approx(0.5 * 0.75 + 0.25 * 0.5)
     assert hypervolume(np.array([[0.3]]), HypervolumeBounds(ideal=(0.0,), reference=(1.0,))) == pytest.approx(0.7)
 
 
@@ -40,20 +41,20 @@ def test_it_is_the_share_of_the_box_that_darts_hit() -> None:
 
 
 def test_what_lies_outside_or_is_not_known_adds_nothing() -> None:
-    assert hypervolume(np.array([[1.0, 0.2], [0.2, 3.0], [np.nan, 0.1]]), UNIT) == 0.0
-    assert hypervolume(np.zeros((0, 2)), UNIT) == 0.0
-    assert hypervolume(np.array([[-5.0, 0.5]]), UNIT) == pytest.approx(0.5)
-    assert hypervolume(np.array([[0.5, 0.5]]), UNIT, feasible=np.array([False])) == 0.0
+    assert hypervolume(np.array([[1.0, 0.2], [0.2, 3.0], [np.nan, 0.1]]), SQUARE) == 0.0
+    assert hypervolume(np.zeros((0, 2)), SQUARE) == 0.0
+    assert hypervolume(np.array([[-5.0, 0.5]]), SQUARE) == pytest.approx(0.5)
+    assert hypervolume(np.array([[0.5, 0.5]]), SQUARE, feasible=np.array([False])) == 0.0
 
 
 def test_history_is_the_hypervolume_of_everything_so_far() -> None:
     rng = np.random.default_rng(3)
     objectives, feasible = rng.random((40, 2)), rng.random(40) < 0.7
     generations = np.repeat([0, 1, 2, 3], 10)
-    points = history(objectives, generations, UNIT, feasible=feasible)
+    points = history(objectives, generations, SQUARE, feasible=feasible)
     assert [count for count, _ in points] == [10, 20, 30, 40]
     for count, value in points:
-        assert value == pytest.approx(hypervolume(objectives[:count], UNIT, feasible=feasible[:count]))
+        assert value == pytest.approx(hypervolume(objectives[:count], SQUARE, feasible=feasible[:count]))
 
 
 def test_the_box_of_known_networks() -> None:
@@ -120,13 +121,10 @@ def test_the_knee_lies_farthest_from_the_line_through_the_extremes() -> None:
     assert knee(np.array([[1.0, 3.0, 2.0], [1.0, 3.0, 2.0]])) == 0
 
 
-UNIT = HypervolumeBounds(ideal=(0.0, 0.0, 0.0), reference=(1.0, 1.0, 1.0))
-
-
 def greedy(promised: NDArray[np.float64], front: NDArray[np.float64], count: int) -> list[int]:
     chosen: list[int] = []
     for _ in range(count):
-        gains = [hypervolume(np.concatenate([front, promised[[*chosen, row]]]), UNIT) for row in range(len(promised))]
+        gains = [hypervolume(np.concatenate([front, promised[[*chosen, row]]]), CUBE) for row in range(len(promised))]
         chosen.append(int(np.argmax(gains)))
     return chosen
 
@@ -134,14 +132,14 @@ def greedy(promised: NDArray[np.float64], front: NDArray[np.float64], count: int
 def test_lazy_greedy_chooses_what_greedy_chooses() -> None:
     rng = np.random.default_rng(0)
     promised, front = rng.random((40, 3)) * 0.8, rng.random((10, 3))
-    assert most_improving(promised, front, 6, UNIT) == greedy(promised, front, 6)
+    assert most_improving(promised, front, 6, CUBE) == greedy(promised, front, 6)
 
 
 def test_neighbours_of_the_chosen_and_beaten_rows_wait() -> None:
     promised = np.array([[0.2, 0.2, 0.2], [0.21, 0.2, 0.2], [0.05, 0.9, 0.9], [0.9, 0.9, 0.9]])
-    assert most_improving(promised, np.zeros((0, 3)), 4, UNIT) == [0, 2]
-    assert most_improving(promised, np.array([[0.01, 0.01, 0.01]]), 4, UNIT) == []
-    assert most_improving(promised[:0], promised, 4, UNIT) == []
+    assert most_improving(promised, np.zeros((0, 3)), 4, CUBE) == [0, 2]
+    assert most_improving(promised, np.array([[0.01, 0.01, 0.01]]), 4, CUBE) == []
+    assert most_improving(promised[:0], promised, 4, CUBE) == []
 
 
 def test_rows_come_front_by_front() -> None:
