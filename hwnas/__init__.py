@@ -1,5 +1,6 @@
 """hwnas finds vision transformers that are best for a device, and measures them there."""
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from hwnas.train.options import TrainOptions
 
 __version__ = "0.1.0.dev0"
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # a library leaves it to its user what is logged where
 
 __all__ = [
     "CampaignRequest",

@@ -1,6 +1,7 @@
 """The `hwnas` command, and how whatever a command raises ends the process."""
 
 import errno
+import logging
 import os
 import sys
 import traceback
@@ -10,6 +11,7 @@ import click
 from click.shell_completion import shell_complete
 
 from hwnas.cli.group import CommandRow, LazyGroup
+from hwnas.cli.logs import CommandLog, add_log_options
 from hwnas.errors import EXIT_BUG, EXIT_INTERRUPTED, HwnasError, InputError, UsageError, nearest
 
 EXIT_BROKEN_PIPE = 141
@@ -17,6 +19,8 @@ EXIT_BROKEN_PIPE = 141
 
 COMPLETE = "_HWNAS_COMPLETE"
 """The variable through which a shell asks for completions."""
+
+_log = logging.getLogger(__name__)
 
 COMMANDS = (
     CommandRow("doctor", "hwnas.cli.doctor:doctor", "What this machine can measure, and what is missing."),
@@ -62,25 +66,29 @@ def hwnas(context: click.Context, /) -> None:
     load_extensions()
 
 
+add_log_options(hwnas)
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code."""
-    try:
-        code = _execute(list(arguments))
-        sys.stdout.flush()
-    except Exception as error:
-        return _ended_by(error)
-    except KeyboardInterrupt as stopped:
-        return _interrupted(stopped)
+    with CommandLog(arguments) as log:
+        try:
+            code = _execute(list(arguments), log)
+            sys.stdout.flush()
+        except Exception as error:
+            return _ended_by(error)
+        except KeyboardInterrupt as stopped:
+            return _interrupted(stopped)
     return code
 
 
-def _execute(arguments: list[str]) -> int:
+def _execute(arguments: list[str], log: CommandLog) -> int:
     # What `hwnas.main` of click does, but for its own answers to errors and to broken pipes.
     completing = os.environ.get(COMPLETE)
     if completing:
         return shell_complete(hwnas, {}, "hwnas", COMPLETE, completing)
     try:
-        with hwnas.make_context("hwnas", arguments) as context:
+        with hwnas.make_context("hwnas", arguments, obj=log) as context:
             code = hwnas.invoke(context)
     except click.exceptions.Exit as ended:
         return ended.exit_code
@@ -107,17 +115,22 @@ def _ended_by(error: Exception) -> int:
 
 
 def _told(error: HwnasError) -> int:
+    _log.error("%s", error)
+    _log.debug("raised at", exc_info=error)
     click.echo(f"error: {error}", err=True)
     return error.exit_code
 
 
 def _interrupted(stopped: BaseException) -> int:
-    said = str(stopped)  # what was saved, and how to go on
-    click.echo(f"interrupted{': ' if said else ''}{said}", err=True)
+    reason = str(stopped)  # what was saved, and how to resume
+    text = f"interrupted: {reason}" if reason else "interrupted"
+    _log.error("%s", text)
+    click.echo(text, err=True)
     return EXIT_INTERRUPTED
 
 
 def _bug(error: Exception) -> int:
+    _log.critical("a bug", exc_info=error)
     click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
     click.echo(
         "This is a bug in hwnas. Please report it, with the lines above and what `hwnas doctor --json` says.",

@@ -10,7 +10,7 @@ from hwnas.cli.ending import print_ending
 from hwnas.cli.front import print_rows
 from hwnas.cli.options import json_option
 from hwnas.cli.output import print_json, print_line
-from hwnas.cli.progress import ConsoleReporter
+from hwnas.cli.progress import console_reporter
 from hwnas.config import to_mapping
 from hwnas.metrics import parse_metric
 from hwnas.pipeline.demo import Demonstrated, DemoOptions, demonstrate
@@ -41,7 +41,7 @@ def demo(*, out: Path | None, as_json: bool, **asked: Any) -> None:
     """
     options = DemoOptions(**asked)
     folder = out or Path("hwnas-demo") / options.space
-    with ConsoleReporter() as reporter:
+    with console_reporter() as reporter:
         done = demonstrate(options, out=folder, reporter=reporter)
     if as_json:
         print_json(_values(done))

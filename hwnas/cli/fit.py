@@ -10,7 +10,7 @@ from hwnas.cli.ending import print_ending
 from hwnas.cli.options import json_option
 from hwnas.cli.output import Column, print_json, print_line, print_table
 from hwnas.cli.profiles import profiles_option
-from hwnas.cli.progress import ConsoleReporter
+from hwnas.cli.progress import console_reporter
 from hwnas.pipeline.predictors.fit import FitOptions, FitReport, FittedPredictor, fit_predictors
 from hwnas.predict.library import FOLDER
 
@@ -55,7 +55,7 @@ def fit(*, folder: Path | None, as_json: bool, **asked: Any) -> None:
     Every profile gives a predictor of each figure that it holds, for the networks of its space; all profiles of one
     setting together give one for any network. Of all models the best one on held-out networks is taken.
     """
-    with ConsoleReporter() as reporter:
+    with console_reporter() as reporter:
         report = fit_predictors(FitOptions(profiles=folder, **asked), reporter=reporter)
     if as_json:
         print_json(_values(report))

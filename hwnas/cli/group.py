@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import click
 
+from hwnas.cli.logs import add_log_options
 from hwnas.errors import UsageError, nearest
 
 
@@ -51,8 +52,8 @@ class LazyGroup(click.Group):
 
 
 def load(row: CommandRow) -> click.Command:
-    """Import the command of a row."""
+    """Import the command of a row, and give it the options that every command has."""
     module, attribute = row.target.split(":")
     command = getattr(import_module(module), attribute)
     assert isinstance(command, click.Command), row
-    return command
+    return add_log_options(command)

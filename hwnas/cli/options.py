@@ -1,6 +1,6 @@
 """Options that several commands share, and groups of options."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
 import click
@@ -9,6 +9,17 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 """`--json`: the command gets `as_json` and prints its result with `print_json`."""
+
+
+def given_options(context: click.Context, *, except_for: Collection[str]) -> list[str]:
+    """Return the options and arguments that stand on the command line, but for some and for those of every command."""
+    return [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.expose_value
+        and parameter.name not in except_for
+        and context.get_parameter_source(parameter.name or "") is click.core.ParameterSource.COMMANDLINE
+    ]
 
 
 def with_options(*groups: tuple[Callable[[Command], Command], ...]) -> Callable[[Command], Command]:

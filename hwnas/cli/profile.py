@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hwnas.cli.ending import print_ending
-from hwnas.cli.options import json_option
+from hwnas.cli.options import given_options, json_option
 from hwnas.cli.output import print_json, print_line
-from hwnas.cli.progress import ConsoleReporter
+from hwnas.cli.progress import console_reporter
 from hwnas.cli.quality import print_quality, quality_values
 from hwnas.errors import UsageError
 from hwnas.pipeline.measure import Measured, measure, measure_plan
@@ -93,7 +93,7 @@ def profile(
         return
     request = CampaignRequest(**asked, out=out or Path(FOLDER))
     place = None if limit_minutes is None else Workplace.here(limit_s=60 * limit_minutes)
-    with ConsoleReporter() as reporter:
+    with console_reporter() as reporter:
         try:
             if plan is None:
                 measured = measure(request, new=new, retry=retry, until=goal, reporter=reporter, workplace=place)
@@ -117,12 +117,7 @@ def _require_one_source(context: click.Context, *, plan: Path | None, plan_only:
         raise UsageError("--plan-only needs a file to write to, and no plan", hint="--plan-only --out plan.jsonl")
     if plan is None:
         return
-    given = [
-        parameter.opts[0]
-        for parameter in context.command.params
-        if parameter.name not in _OF_THE_RUN
-        and context.get_parameter_source(parameter.name or "") is click.core.ParameterSource.COMMANDLINE
-    ]
+    given = given_options(context, except_for=_OF_THE_RUN)
     if given:
         raise UsageError("--plan says what is measured", got=" ".join(given), hint=f"hwnas profile --plan {plan}")
 

@@ -7,7 +7,7 @@ import click
 
 from hwnas.cli.options import json_option
 from hwnas.cli.output import Column, print_json, print_line, print_table
-from hwnas.cli.progress import ConsoleReporter
+from hwnas.cli.progress import console_reporter
 from hwnas.cli.quality import print_quality, quality_values
 from hwnas.config import to_mapping
 from hwnas.pipeline.predictors.import_timm import ImportOptions, import_timm
@@ -62,7 +62,7 @@ def import_timm_tables(*, files: tuple[Path, ...], as_json: bool, **asked: Any) 
 
     FILES are CSV files such as benchmark-infer-amp-nchw-pt291-cu128-4090-dynamo.csv; their models are traced once.
     """
-    with ConsoleReporter() as reporter:
+    with console_reporter() as reporter:
         tables = import_timm(files, ImportOptions(**asked), reporter=reporter)
     if as_json:
         print_json([{**vars(table), "manifest": to_mapping(table.manifest)} for table in tables])
@@ -90,7 +90,7 @@ def _print_list(found: tuple[ProfileSummary, ...], *, as_json: bool) -> None:
         print_table(_COLUMNS, map(_row, found))
         for summary in found:
             if summary.problem is not None:
-                click.echo(f"{summary.name}: {summary.problem}", err=True)
+                console_reporter().message(f"{summary.name}: {summary.problem}")
     else:
         print_line("There are no profiles here; hwnas profile makes one.")
 
@@ -107,7 +107,7 @@ def _values(details: ProfileDetails) -> dict[str, Any]:
 
 def _print_details(details: ProfileDetails) -> None:
     for note in details.notes:
-        click.echo(note, err=True)
+        console_reporter().message(note)
     print_quality(str(details.path), details.quality)
     print_line()
     print_table(["", ""], sorted(details.manifest.environment.items()), title="Environment")

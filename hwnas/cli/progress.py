@@ -1,5 +1,6 @@
-"""Progress on stderr: a bar on a terminal, a line now and then elsewhere."""
+"""Messages and progress on stderr: a bar on a terminal, a line now and then elsewhere."""
 
+import logging
 import sys
 import time
 from types import TracebackType
@@ -8,6 +9,7 @@ from typing import NamedTuple, Self
 import click
 
 from hwnas.cli.ending import duration
+from hwnas.cli.logs import CommandLog
 from hwnas.metrics import parse_metric
 from hwnas.progress import (
     CampaignProgress,
@@ -19,7 +21,9 @@ from hwnas.progress import (
 )
 
 _INTERVAL_S = 30.0
-"""Between two lines where stderr is no terminal."""
+"""Between two lines where stderr is no terminal, and in a log file."""
+
+_log = logging.getLogger(__name__)
 
 
 class ProgressState(NamedTuple):
@@ -34,15 +38,20 @@ class ProgressState(NamedTuple):
 
 
 class ConsoleReporter:
-    """Shows messages and the progress of campaigns, searches, evaluations and trainings on stderr."""
+    """Shows messages and the progress of campaigns, searches, evaluations and trainings on stderr, and logs them.
 
-    def __init__(self) -> None:
+    Args:
+        quiet: Only log.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
         self._started_s = time.monotonic()
-        self._shown_s = 0.0
+        self._line_s = 0.0
         self._activity = ""
         self._search: SearchProgress | None = None
         self._num_evaluated = 0
-        self._is_terminal = sys.stderr.isatty()
+        self._is_terminal = sys.stderr.isatty() and not quiet
         self._bar: _Bar | None = None
 
     def __enter__(self) -> Self:
@@ -55,9 +64,10 @@ class ConsoleReporter:
 
     def message(self, text: str) -> None:
         """Print a message, above the bar if there is one."""
+        _log.info("%s", text)
         if self._bar is not None:
             self._bar.message(text)
-        else:
+        elif not self._quiet:
             click.echo(text, err=True)
 
     def update(self, event: ProgressEvent) -> None:
@@ -70,15 +80,20 @@ class ConsoleReporter:
         state = self._state(event)
         if self._is_terminal:
             self._show_bar(state)
-        else:
-            self._print_line(state)
+        if state.is_last or self._is_line_due(state):
+            self._activity, self._line_s = state.activity, time.monotonic()
+            _log.info("%s", state.text)
+            if not (self._is_terminal or self._quiet):
+                click.echo(state.text, err=True)
 
     def _start_stage(self, event: StageStarted) -> None:
         self._close_bar()
         self._activity, self._search = "", None
         elapsed_s = time.monotonic() - self._started_s
         text = f"{event.number}/{event.total} {event.title} ({elapsed_s:.0f} s so far)"
-        click.secho(text, err=True, bold=self._is_terminal)
+        _log.info("%s", text)
+        if not self._quiet:
+            click.secho(text, err=True, bold=self._is_terminal)
 
     def _state(self, event: ProgressEvent) -> ProgressState:
         """The state of an event; evaluations between two generations belong to their search."""
@@ -100,11 +115,8 @@ class ConsoleReporter:
         if state.is_last:
             self._close_bar()
 
-    def _print_line(self, state: ProgressState) -> None:
-        now_s = time.monotonic()
-        if state.activity != self._activity or now_s - self._shown_s >= _INTERVAL_S or state.is_last:
-            self._activity, self._shown_s = state.activity, now_s
-            click.echo(state.text, err=True)
+    def _is_line_due(self, state: ProgressState) -> bool:
+        return state.activity != self._activity or time.monotonic() - self._line_s >= _INTERVAL_S
 
     def _close_bar(self) -> None:
         if self._bar is not None:
@@ -138,6 +150,12 @@ class _Bar:
 
     def close(self) -> None:
         self._bars.stop()
+
+
+def console_reporter() -> ConsoleReporter:
+    """Return the reporter of the running command, which obeys `--quiet`."""
+    log = click.get_current_context().find_object(CommandLog)
+    return ConsoleReporter(quiet=log is not None and log.quiet)
 
 
 def progress_state(event: ProgressEvent) -> ProgressState:

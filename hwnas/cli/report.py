@@ -7,6 +7,7 @@ import click
 from hwnas.cli.ending import print_ending
 from hwnas.cli.options import json_option
 from hwnas.cli.output import print_json, print_line
+from hwnas.cli.progress import console_reporter
 from hwnas.pipeline.report import Report, RunSummary, write_report
 
 
@@ -31,13 +32,14 @@ def report(runs: tuple[Path, ...], *, out: Path | None, show: bool, as_json: boo
 
 
 def _print(written: Report) -> None:
+    reporter = console_reporter()
     for run in written.runs:
         name = "" if len(written.runs) == 1 else f"{run.run.name}: "
         print_line(f"{name}{run.verdict}")
         for warning in run.warnings:
-            click.echo(f"careful: {name}{warning}", err=True)
+            reporter.message(f"warning: {name}{warning}")
     for warning in written.warnings:
-        click.echo(f"careful: {warning}", err=True)
+        reporter.message(f"warning: {warning}")
     print_line()
     for path in (written.page, *written.tables):
         print_line(str(path))
@@ -60,4 +62,4 @@ def _open(page: Path) -> None:
     import webbrowser
 
     if not webbrowser.open(page.resolve().as_uri()):
-        click.echo(f"no browser could be opened here: open {page} yourself", err=True)
+        console_reporter().message(f"warning: no browser could be opened; open {page} yourself")

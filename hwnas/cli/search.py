@@ -6,9 +6,9 @@ from typing import Any
 import click
 
 from hwnas.cli.front import print_found
-from hwnas.cli.options import json_option, with_options
+from hwnas.cli.options import given_options, json_option, with_options
 from hwnas.cli.output import print_json, print_line, print_table
-from hwnas.cli.progress import ConsoleReporter
+from hwnas.cli.progress import console_reporter
 from hwnas.config import to_mapping
 from hwnas.errors import GateError, UsageError
 from hwnas.pipeline.search.options import SearchOptions
@@ -90,7 +90,7 @@ def search(
         rehearsal = rehearse_search(options)
         print_json(rehearsal) if as_json else _print_rehearsal(rehearsal)
         return
-    with ConsoleReporter() as reporter:
+    with console_reporter() as reporter:
         found = search_networks(options, out=out, resume=resume, workers=workers, reporter=reporter)
     if as_json:
         print_json({"run": found.run, **to_mapping(found.record)})
@@ -118,12 +118,7 @@ def _options(
 
 def _require_alone(context: click.Context) -> None:
     """A run that is gone on with says itself what is searched for."""
-    given = [
-        parameter.opts[0]
-        for parameter in context.command.params
-        if parameter.name not in _BESIDE_RESUME
-        and context.get_parameter_source(parameter.name or "") is click.core.ParameterSource.COMMANDLINE
-    ]
+    given = given_options(context, except_for=_BESIDE_RESUME)
     if given:
         hint = f"hwnas search --resume {context.params['resume']}"
         raise UsageError("--resume goes on as the run was begun", got=" ".join(given), hint=hint)

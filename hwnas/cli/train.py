@@ -8,7 +8,7 @@ import click
 from hwnas.cli.ending import duration, print_ending
 from hwnas.cli.options import json_option, with_options
 from hwnas.cli.output import print_json, print_line, print_table
-from hwnas.cli.progress import ConsoleReporter
+from hwnas.cli.progress import console_reporter
 from hwnas.config import dump_toml
 from hwnas.errors import UsageError
 from hwnas.pipeline.train import Rehearsal, Trained, rehearse, train_model
@@ -68,7 +68,7 @@ def train(*, dry_run: bool, out: Path | None, resume: bool, workers: int, thread
         rehearsal = rehearse(options, workers=workers, loop=loop)
         print_json(rehearsal) if as_json else _print_rehearsal(rehearsal)
         return
-    with ConsoleReporter() as reporter:
+    with console_reporter() as reporter:
         trained = train_model(options, out=out, resume=resume, workers=workers, loop=loop, reporter=reporter)
     if not trained.leads:  # of several processes one prints
         return

@@ -14,6 +14,7 @@ from hwnas import __version__
 from hwnas.cli import app
 from hwnas.cli.app import COMMANDS, run
 from hwnas.cli.group import CommandRow, load
+from hwnas.cli.logs import LOG_OPTIONS
 from hwnas.cli.output import Column, print_json, print_table
 from hwnas.errors import GateError, HwnasError, InputError, MissingError, UsageError
 
@@ -181,7 +182,10 @@ HEAVY = ("matplotlib", "numpy", "onnx", "onnxruntime", "pyarrow", "rich", "sklea
 
 
 def spellings(command: click.Command) -> list[str]:
-    return sorted(spelling for item in command.params for spelling in (*item.opts, *item.secondary_opts))
+    """The arguments and options of a command, without those that every command has."""
+    assert command.params[-len(LOG_OPTIONS) :] == [*LOG_OPTIONS]
+    own = command.params[: -len(LOG_OPTIONS)]
+    return sorted(spelling for item in own for spelling in (*item.opts, *item.secondary_opts))
 
 
 # ------------------------------------------------------------------------------------------ surface
@@ -202,6 +206,11 @@ def test_the_surface_of_a_command_is_exact(row: CommandRow) -> None:
         assert spellings(part) == SURFACE[f"{row.name} {name}"]
     assert command.name == row.name
     assert command.help
+
+
+def test_the_options_of_every_command_are_exact() -> None:
+    assert [option.opts for option in LOG_OPTIONS] == [["-v", "--verbose"], ["-q", "--quiet"], ["--log-file"]]
+    assert app.hwnas.params[-len(LOG_OPTIONS) :] == [*LOG_OPTIONS]
 
 
 def test_every_command_prints_json() -> None:
@@ -318,12 +327,12 @@ def test_main_exits_with_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
         (
             ["doctor", "--jsn"],
             "error: option '--jsn' is not known\n  got     --jsn\n"
-            "  known   --json, -h, --help\n  try     hwnas doctor --json\n",
+            "  known   --json, -v, --verbose, -q, --quiet, --log-file, -h, --help\n  try     hwnas doctor --json\n",
         ),
         (
             ["--vrsion"],
             "error: option '--vrsion' is not known\n  got     --vrsion\n"
-            "  known   --version, -h, --help\n  try     hwnas --version\n",
+            "  known   --version, -v, --verbose, -q, --quiet, --log-file, -h, --help\n  try     hwnas --version\n",
         ),
         (["doctor", "x"], "error: got unexpected extra argument (x)\n  try     hwnas doctor --help\n"),
     ],

@@ -25,7 +25,7 @@ def test_the_verdict_and_the_paths_are_printed(run: Path, capsys: pytest.Capture
     assert lines[6].startswith(f"{run / 'figures'}: front.png, front.svg, ")
     assert lines[8].startswith("took ")
     assert lines[9].startswith(f"next: hwnas export {run} --arch ")
-    assert "careful: Could not be measured: 1 of " in captured.err
+    assert "warning: Could not be measured: 1 of " in captured.err
     assert all((run / name).is_file() for name in ("report.html", "front.csv", "figures/front.svg"))
 
 
@@ -46,7 +46,7 @@ def test_several_runs_go_on_one_page(run: Path, tmp_path: Path, capsys: pytest.C
     assert lines[0].startswith("search-b: The search looked at 40 networks of ")
     assert lines[1].startswith("search-a: The search looked at 40 networks of ")
     assert lines[3] == str(other / "report.html")
-    assert "careful: search-b: Could not be measured" in captured.err
+    assert "warning: search-b: Could not be measured" in captured.err
 
 
 def test_open_opens_the_page(
@@ -61,7 +61,7 @@ def test_open_opens_the_page(
     monkeypatch.setattr(webbrowser, "open", fail)
     assert hwnas(["report", str(run), "--out", str(tmp_path), "--open"]) == 0
     assert opened == [(tmp_path / "report.html").as_uri()]
-    assert "no browser could be opened here" in capsys.readouterr().err
+    assert "no browser could be opened" in capsys.readouterr().err
 
 
 def test_what_is_no_search_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -145,7 +145,7 @@ def test_an_interrupted_search_says_how_to_go_on(
         def update(self, event: ProgressEvent) -> None:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(command, "ConsoleReporter", Impatient)
+    monkeypatch.setattr(command, "console_reporter", Impatient)
     assert run(words(bench, tmp_path / "run", "--no-verify")) == 130
     assert capsys.readouterr().err.endswith(
         f"interrupted: all that was evaluated is kept\n  try     hwnas search --resume {tmp_path / 'run'}\n"
