@@ -35,15 +35,14 @@ from hwnas.devices import detect
 from hwnas.runs import write_atomic
 from hwnas.space import SPACES
 from hwnas.supernet.matmul import fast_matmul, matmul_backend
-from hwnas.train.data.config import DataConfig
 from hwnas.train.data.images import ArrayImages
-from hwnas.train.data.sources import Data, open_data
+from hwnas.train.data.sources import Data, DataConfig, open_data
 from hwnas.train.evaluation import make_judge
-from hwnas.train.loop import Loop, LoopConfig
 from hwnas.train.models import fresh_supernet
 from hwnas.train.presets import RECIPES, default_recipe
 from hwnas.train.recipe import Recipe, overridden
 from hwnas.train.session import open_batches, train
+from hwnas.train.trainer import Loop, LoopConfig
 
 EPOCHS = {"autoformer-micro": 18, "resnas-micro": 7, "vitas-micro": 24, "vitas-twins-micro": 15, "glit-micro": 8}
 """What takes about a minute."""

@@ -40,10 +40,10 @@ from hwnas.search.run import run_search
 from hwnas.search.strategies import STRATEGIES
 from hwnas.space.space import Genomes
 from hwnas.supernet.matmul import fast_matmul
-from hwnas.train.accuracy import Accuracy, Judge
 from hwnas.train.evaluation import make_judge
-from hwnas.train.loop import LoopConfig
+from hwnas.train.evaluator import Accuracy, Judge
 from hwnas.train.options import TrainOptions
+from hwnas.train.trainer import LoopConfig
 from hwnas.train.weights import SUPERNET
 
 ACCURACIES, SEARCHES = "accuracies.jsonl", "searches.jsonl"

@@ -17,8 +17,8 @@ from hwnas.pipeline.train import train_model
 from hwnas.profile.options import CampaignRequest
 from hwnas.search.spec import PostSearch
 from hwnas.space import SPACES
-from hwnas.train.loop import LoopConfig
 from hwnas.train.options import TrainOptions
+from hwnas.train.trainer import LoopConfig
 from tests.pipeline.campaigns import Place
 
 SPACE = SPACES.get("autoformer-micro")

@@ -23,17 +23,16 @@ from hwnas.space.space import AnySpace, Genomes
 from hwnas.supernet.families import make_supernet
 from hwnas.supernet.matmul import fast_matmul
 from hwnas.supernet.supernet import Supernet
-from hwnas.train.accuracy import judge_module
-from hwnas.train.data.config import DataConfig
-from hwnas.train.data.sources import Data, open_data
+from hwnas.train.data.sources import Data, DataConfig, open_data
 from hwnas.train.distributed import World
 from hwnas.train.evaluation import eval_batches, make_judge
-from hwnas.train.loop import Loop, LoopConfig
+from hwnas.train.evaluator import judge_module
 from hwnas.train.models import fresh_network, initialise, supernet_config
 from hwnas.train.presets import MICRO, for_network
 from hwnas.train.recipe import Recipe
 from hwnas.train.seeds import torch_seed
 from hwnas.train.session import open_batches
+from hwnas.train.trainer import Loop, LoopConfig
 
 STATE = "state.json"
 TRAINING_SHARE = 0.8

@@ -12,8 +12,8 @@ from hwnas.cli.progress import console_reporter
 from hwnas.config import dump_toml
 from hwnas.errors import UsageError
 from hwnas.pipeline.train import Rehearsal, Trained, rehearse, train_model
-from hwnas.train.loop import LoopConfig
 from hwnas.train.options import TeacherOptions, TrainOptions
+from hwnas.train.trainer import LoopConfig
 
 _WHAT = (
     click.option("--space", help="The space whose supernet is trained."),

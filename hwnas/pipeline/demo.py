@@ -22,7 +22,7 @@ from hwnas.runs import MANIFEST, Run
 from hwnas.space import SPACES
 
 if TYPE_CHECKING:
-    from hwnas.pipeline.trial import Trial
+    from hwnas.pipeline.inference import Trial
     from hwnas.report.front import FrontRow
     from hwnas.search.record import SearchRecord
 
@@ -216,7 +216,7 @@ class _Steps:
 
     def run(self, record: "SearchRecord") -> "tuple[Path, Trial]":
         """The exported network, once, without hwnas or torch in its way."""
-        from hwnas.pipeline.trial import try_network
+        from hwnas.pipeline.inference import try_network
 
         with self._step("run", "running the exported network once"):
             model = self._model(record)

@@ -16,13 +16,11 @@ from hwnas.runs import Run
 from hwnas.space.arch import Arch
 from hwnas.space.space import AnySpace
 from hwnas.supernet.store import load_supernet, read_about
-from hwnas.train.accuracy import Accuracy, judge_module
-from hwnas.train.data.config import DataConfig
-from hwnas.train.data.sources import Data, open_data
-from hwnas.train.data.split import HELDOUT_LIST, require_same_list
-from hwnas.train.evaluation import ACCURACIES, Split, eval_batches, make_judge, weights_digest
-from hwnas.train.facts import num_classes_of
-from hwnas.train.lookup import named_arch
+from hwnas.train.data.images import HELDOUT_LIST, require_same_list
+from hwnas.train.data.sources import Data, DataConfig, open_data
+from hwnas.train.evaluation import ACCURACIES, Split, eval_batches, make_judge, named_arch, weights_digest
+from hwnas.train.evaluator import Accuracy, judge_module
+from hwnas.train.models import num_classes_of
 from hwnas.train.options import TrainConfig, absolute_name, supernet_file
 from hwnas.train.weights import MODEL, NETWORK, SUPERNET, load_model
 

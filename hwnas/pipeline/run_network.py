@@ -12,8 +12,7 @@ from hwnas.search.spec import SupernetSpec
 from hwnas.search.study import Study
 from hwnas.space.arch import Arch
 from hwnas.space.space import AnySpace, Candidate
-from hwnas.train.evaluation import weights_digest
-from hwnas.train.lookup import named_arch
+from hwnas.train.evaluation import named_arch, weights_digest
 from hwnas.train.options import supernet_file
 from hwnas.train.weights import NETWORK, SUPERNET
 

@@ -15,12 +15,10 @@ from hwnas.metrics import indistinct_supernet_warning
 from hwnas.progress import NullReporter, Reporter
 from hwnas.runs import MANIFEST, Run
 from hwnas.supernet.supernet import AnySupernet
-from hwnas.train.data.bad_images import BadImages
+from hwnas.train.data.images import HELDOUT_LIST, BadImages, require_same_list, write_list
 from hwnas.train.data.sources import Data, open_data
-from hwnas.train.data.split import HELDOUT_LIST, require_same_list, write_list
 from hwnas.train.distributed import World, joined_world
 from hwnas.train.evaluation import make_judge
-from hwnas.train.loop import Loop, LoopConfig
 from hwnas.train.machine import Interrupted
 from hwnas.train.memory import needed, told_when_full, warning
 from hwnas.train.options import (
@@ -34,8 +32,8 @@ from hwnas.train.options import (
     resolved,
 )
 from hwnas.train.recipe import differences
-from hwnas.train.session import open_batches, train
-from hwnas.train.setup import Start, make_model, make_teacher, origin
+from hwnas.train.session import Start, make_model, make_teacher, open_batches, origin, train
+from hwnas.train.trainer import Loop, LoopConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,9 +14,8 @@ from hwnas.space.arch import Arch, canonical_json
 from hwnas.space.lookup import adapted, find_arch
 from hwnas.space.space import AnySpace
 from hwnas.supernet.store import load_supernet
-from hwnas.train.data.config import DataConfig
-from hwnas.train.evaluation import weights_digest
-from hwnas.train.lookup import named_arch
+from hwnas.train.data.sources import DataConfig
+from hwnas.train.evaluation import named_arch, weights_digest
 from hwnas.train.presets import chosen_recipe
 from hwnas.train.recipe import Recipe
 from hwnas.train.weights import SUPERNET, weights_file

@@ -6,17 +6,29 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from torch import nn
+
 from hwnas.config import parse_json
 from hwnas.errors import InputError
 from hwnas.runs import write_atomic
+from hwnas.supernet.store import load_supernet
 from hwnas.supernet.supernet import AnySupernet, Supernet
-from hwnas.train.data.bad_images import BadImages
-from hwnas.train.data.loading import TrainBatches
+from hwnas.train.data.images import BadImages
+from hwnas.train.data.loader import TrainBatches
 from hwnas.train.data.sources import Data
 from hwnas.train.distributed import World
-from hwnas.train.loop import Loop, Outcome
+from hwnas.train.models import (
+    continued_supernet,
+    fresh_network,
+    fresh_supernet,
+    inherited_network,
+    timm_network,
+)
+from hwnas.train.options import TrainConfig, supernet_file
 from hwnas.train.recipe import Recipe
-from hwnas.train.weights import Origin, save_weights
+from hwnas.train.teacher import load_teacher
+from hwnas.train.trainer import Loop, Outcome
+from hwnas.train.weights import Origin, SpaceOrigin, TimmOrigin, save_weights
 
 RESULT = "result.json"
 _BAD_SHOWN = 20
@@ -114,3 +126,62 @@ def _bad(loop: Loop) -> BadImages:
 
 def _write_result(run: Path, values: Mapping[str, Any]) -> None:
     write_atomic(run / RESULT, json.dumps(values, indent=2, allow_nan=False) + "\n")
+
+
+@dataclass(frozen=True)
+class Start:
+    """A model as it is before the first step."""
+
+    model: nn.Module
+    notes: tuple[str, ...] = ()
+    """What of given weights could not be used."""
+
+
+def make_model(config: TrainConfig) -> Start:
+    """The model of a training, with fresh weights or those of a supernet."""
+    if config.supernet is not None:
+        return _continued(config)
+    if config.model is not None:
+        return Start(_of_timm(config, config.model))
+    if config.arch is None:
+        return Start(fresh_supernet(config.chosen_space(), config.recipe, seed=config.seed))
+    return Start(fresh_network(config.chosen_space(), config.chosen_arch(), config.recipe, seed=config.seed))
+
+
+def make_teacher(config: TrainConfig) -> nn.Module | None:
+    """The network whose answers join the labels."""
+    if config.teacher is None:
+        return None
+    return load_teacher(
+        config.teacher.name,
+        image_size=config.image_size,
+        num_classes=config.num_classes,
+        pretrained=config.teacher.pretrained,
+        checkpoint=config.teacher.checkpoint,
+    )
+
+
+def origin(config: TrainConfig) -> Origin | None:
+    """Where a network of its own belongs."""
+    if config.model is not None:
+        return TimmOrigin(name=config.model, image_size=config.image_size, num_classes=config.num_classes)
+    if config.arch is not None:
+        return SpaceOrigin(space=config.chosen_space(), arch=config.chosen_arch())
+    return None
+
+
+def _of_timm(config: TrainConfig, name: str) -> nn.Module:
+    return timm_network(
+        name, config.recipe, image_size=config.image_size, num_classes=config.num_classes, seed=config.seed
+    )
+
+
+def _continued(config: TrainConfig) -> Start:
+    """A supernet, or a network of it, with given weights, at the images and classes of this training."""
+    assert config.supernet is not None
+    held = load_supernet(supernet_file(config.supernet))
+    supernet, fresh = continued_supernet(held, config.chosen_space(), config.recipe, seed=config.seed)
+    notes = (f"drawn anew, for {config.num_classes} classes: {', '.join(fresh)}",) if fresh else ()
+    if config.arch is None:
+        return Start(supernet, notes)
+    return Start(inherited_network(supernet, config.chosen_arch(), config.recipe), notes)

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from hwnas.supernet.sorting import sort_units
 from hwnas.train.checkpoint import Parts
-from hwnas.train.data.loading import Batch
+from hwnas.train.data.loader import Batch
 from hwnas.train.distributed import World
-from hwnas.train.facts import num_classes_of, patches_per_side
 from hwnas.train.losses import Lesson
 from hwnas.train.machine import autocast
 from hwnas.train.mixing import make_mixer
-from hwnas.train.optimisation import make_average, make_optimizer, make_schedule
+from hwnas.train.models import num_classes_of, patches_per_side
+from hwnas.train.optimizer import make_average, make_optimizer, make_schedule
 from hwnas.train.recipe import Recipe
 from hwnas.train.seeds import generator, seed_torch, torch_seed
 from hwnas.train.strategies import Networks, make_strategy

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from hwnas.train.data.images import ArrayImages
-from hwnas.train.data.loading import EvalBatches
+from hwnas.train.data.loader import EvalBatches
 from tests.docs.pages import blocks, commands, page, run_commands, run_python, write_files
 
 TEXT = page("tutorial.md")

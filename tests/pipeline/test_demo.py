@@ -8,7 +8,7 @@ import pytest
 
 from hwnas.cli.demo import sentences
 from hwnas.errors import InputError, UnknownNameError
-from hwnas.pipeline import trial
+from hwnas.pipeline import inference
 from hwnas.pipeline.demo import DemoOptions, demonstrate
 from hwnas.progress import NullReporter, ProgressEvent, StageStarted
 
@@ -68,8 +68,8 @@ def test_a_network_for_a_fixed_batch_takes_the_picture_so_many_times(monkeypatch
             return [np.array([[0.0, 2.0, 0.0]] * 4)]
 
     monkeypatch.setattr("onnxruntime.InferenceSession", Session)
-    monkeypatch.setattr(trial, "_picture", lambda run: (np.zeros((1, 1, 2, 2), np.float32), 2, "a picture"))
-    found = trial.try_network(Path("model.onnx"), run=Path("run"))
+    monkeypatch.setattr(inference, "_picture", lambda run: (np.zeros((1, 1, 2, 2), np.float32), 2, "a picture"))
+    found = inference.try_network(Path("model.onnx"), run=Path("run"))
     assert (found.said, found.truth) == (1, 2)
     assert found.share == pytest.approx(np.exp(2) / (np.exp(2) + 2))
 

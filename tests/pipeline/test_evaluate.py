@@ -12,11 +12,10 @@ from hwnas.pipeline.evaluate import evaluate
 from hwnas.pipeline.train import train_model
 from hwnas.space import SPACES
 from hwnas.supernet.store import load_supernet
-from hwnas.train.data.config import DataConfig
-from hwnas.train.data.loading import EvalBatches
-from hwnas.train.data.sources import open_data
-from hwnas.train.loop import LoopConfig
+from hwnas.train.data.loader import EvalBatches
+from hwnas.train.data.sources import DataConfig, open_data
 from hwnas.train.options import TrainOptions
+from hwnas.train.trainer import LoopConfig
 
 SPACE = SPACES.get("glit-micro")
 

@@ -17,11 +17,11 @@ from hwnas.runs import Run
 from hwnas.space import SPACES
 from hwnas.supernet.store import load_network, load_supernet
 from hwnas.train.evaluation import weights_digest
-from hwnas.train.loop import LoopConfig
 from hwnas.train.machine import Interrupted
+from hwnas.train.metrics import read_metrics
 from hwnas.train.options import TeacherOptions, TrainOptions, data_config, resolved
 from hwnas.train.presets import RECIPES, chosen_recipe
-from hwnas.train.progress import read_metrics
+from hwnas.train.trainer import LoopConfig
 from tests.supernet_extremes import SUPERNET_EXTREMES
 
 SMALL = TrainOptions(space="autoformer-micro", data="digits", limit=128, epochs=2, batch_size=64)

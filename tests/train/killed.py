@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from hwnas.train.data.loading import Batch
+from hwnas.train.data.loader import Batch
 from hwnas.train.recipe import EmaConfig, MixConfig, Recipe, RegularisationConfig
 from tests.train.toys import AUTOFORMER, EVERY_STEP, ToyBatches, toy_batches, toy_loop, toy_recipe
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from hwnas.train.distributed import World, joined_world
-from hwnas.train.progress import read_metrics
+from hwnas.train.metrics import read_metrics
 from tests.train.ranks import CASES
 from tests.train.toys import assert_same, toy_loop, weights
 

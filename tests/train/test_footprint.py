@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hwnas.space.space import Space
-from hwnas.train.footprint import picture_bytes, state_bytes
+from hwnas.train.memory import picture_bytes, state_bytes
 from hwnas.train.models import fresh_network, fresh_supernet, timm_network
 from hwnas.train.presets import for_network
 from hwnas.train.recipe import EmaConfig, OptimiserConfig

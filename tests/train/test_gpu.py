@@ -8,11 +8,11 @@ import torch
 
 from hwnas.space.space import AnySpace
 from hwnas.supernet.supernet import Supernet
-from hwnas.train.accuracy import judge_module
 from hwnas.train.distributed import World
+from hwnas.train.evaluator import judge_module
+from hwnas.train.metrics import read_metrics
 from hwnas.train.models import fresh_network
 from hwnas.train.presets import for_network
-from hwnas.train.progress import read_metrics
 from hwnas.train.recipe import MixConfig, RegularisationConfig, StrategyConfig
 from tests.train.toys import AUTOFORMER, EVERY_STEP, GLIT, RESNAS, toy_batches, toy_loop, toy_recipe
 

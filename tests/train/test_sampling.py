@@ -7,8 +7,7 @@ import pytest
 from hwnas.errors import InputError
 from hwnas.space import SPACES
 from hwnas.space.space import AnySpace
-from hwnas.train.identity import search_identity, with_identities
-from hwnas.train.sampling import Identities, SamplingConfig, Widening, make_sampler
+from hwnas.train.sampling import Identities, SamplingConfig, Widening, make_sampler, search_identity, with_identities
 from hwnas.train.seeds import generator
 from tests.train.toys import AUTOFORMER, RESNAS, TWINS, VITAS, VITAS_ANYWHERE
 

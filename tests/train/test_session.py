@@ -10,8 +10,7 @@ import torch
 from hwnas.errors import InputError
 from hwnas.supernet.families import make_supernet
 from hwnas.supernet.store import load_network, load_supernet
-from hwnas.train.data.bad_images import BadImages
-from hwnas.train.data.images import ArrayImages
+from hwnas.train.data.images import ArrayImages, BadImages
 from hwnas.train.data.sources import Data
 from hwnas.train.models import fresh_network, fresh_supernet, inherited_network, timm_network
 from hwnas.train.presets import RESNAS, for_network

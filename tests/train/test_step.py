@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hwnas.train.data.loading import Batch
+from hwnas.train.data.loader import Batch
 from hwnas.train.models import fresh_network
 from hwnas.train.presets import for_network
 from hwnas.train.recipe import (

@@ -13,10 +13,10 @@ from hwnas.supernet.families import make_supernet
 from hwnas.supernet.resnas import ResNasSupernet
 from hwnas.supernet.vitas import VitasSupernet
 from hwnas.train.losses import Lesson
+from hwnas.train.metrics import read_metrics
 from hwnas.train.mixing import Mixed
 from hwnas.train.models import fresh_network, fresh_supernet
 from hwnas.train.presets import for_network
-from hwnas.train.progress import read_metrics
 from hwnas.train.recipe import EmaConfig, MixConfig, Recipe, RegularisationConfig, StrategyConfig
 from hwnas.train.sampling import SamplingConfig
 from hwnas.train.strategies import make_strategy

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from hwnas.space.space import AnySpace
-from hwnas.train.data.loading import Batch
+from hwnas.train.data.loader import Batch
 from hwnas.train.distributed import World
-from hwnas.train.loop import Loop, LoopConfig
 from hwnas.train.models import fresh_supernet
 from hwnas.train.presets import MICRO
 from hwnas.train.recipe import OptimiserConfig, Recipe, RegularisationConfig, ScheduleConfig
 from hwnas.train.step import Stepper, StepResult
+from hwnas.train.trainer import Loop, LoopConfig
 from tests.strategies import TINY
 
 AUTOFORMER, RESNAS, VITAS, VITAS_ANYWHERE, TWINS, GLIT = (

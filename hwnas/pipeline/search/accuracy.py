@@ -22,9 +22,9 @@ from hwnas.supernet.matmul import matmul_backend
 from hwnas.supernet.network import Network
 from hwnas.supernet.store import load_supernet, read_about
 from hwnas.supernet.supernet import AnySupernet
-from hwnas.train.accuracy import ARCHS_PER_PASS, KEPT_BYTES, Judge
 from hwnas.train.data.sources import Data
 from hwnas.train.evaluation import calibration, make_judge, weights_digest
+from hwnas.train.evaluator import ARCHS_PER_PASS, KEPT_BYTES, Judge
 from hwnas.train.options import absolute_name, supernet_file
 
 _SECONDS = 5.0

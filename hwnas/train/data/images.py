@@ -1,16 +1,19 @@
 """Labelled pictures that are reached by number."""
 
 import io
+import logging
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.errors import InputError
+from hwnas.runs import write_atomic
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -119,3 +122,123 @@ def decode(data: bytes, key: str) -> "Image":
     # What Pillow raises for broken files depends on their format.
     except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
         raise BadImageError(key, error) from error
+
+
+def as_bytes(image: "Image", *, channels: int) -> NDArray[np.uint8]:
+    """The pixels of a picture; one channel is its lightness."""
+    pixels = np.asarray(image.convert("RGB" if channels == 3 else "L"))
+    return pixels.transpose(2, 0, 1) if channels == 3 else pixels[None]
+
+
+def as_image(pixels: NDArray[np.uint8]) -> "Image":
+    """The picture of some pixels, in colour."""
+    from PIL import Image
+
+    return Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+
+
+DEFAULT_LIMIT = 50
+"""How many unreadable pictures are skipped where nobody says."""
+
+_SHOWN = 20
+_log = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True)
+class BadImages:
+    """Pictures that were skipped; one more than the limit is an error that lists them."""
+
+    limit: int = DEFAULT_LIMIT
+    reasons: dict[str, str] = field(default_factory=dict)
+    """Why, by key, in the order in which they were met."""
+
+    def add(self, key: str, reason: str) -> None:
+        """Count a picture once, however often it is met."""
+        if key in self.reasons:
+            return
+        self.reasons[key] = reason
+        if len(self.reasons) > self.limit:
+            message = f"more than {self.limit} pictures cannot be read"
+            raise InputError(
+                message,
+                got=self.summary(),
+                hint=f"repair or remove them, or allow more: --max-bad {2 * self.limit or 1}",
+            )
+        _log.warning("skipped %s, which cannot be read: %s", key, reason)
+
+    def summary(self) -> str:
+        """Their number and the first of them."""
+        more = len(self) - _SHOWN
+        listed = "; ".join(f"{key} ({reason})" for key, reason in list(self.reasons.items())[:_SHOWN])
+        return f"{len(self)}: {listed}" + (f"; and {more} more" if more > 0 else "")
+
+    def __len__(self) -> int:
+        return len(self.reasons)
+
+
+HELDOUT_LIST = "heldout.txt"
+"""The file of a run that names the pictures held out of training."""
+
+
+def stratified(labels: Labels, count: int, *, seed: int, keep: int = 0) -> Indices:
+    """The numbers of `count` pictures, sorted; each class gives its share, to within one, and keeps at least `keep`."""
+    sizes = np.bincount(labels)
+    classes = np.count_nonzero(sizes)
+    if sizes[sizes > 0].min() <= keep or not classes <= count <= len(labels) - keep * classes:
+        left = " and leave one of each" if keep else ""
+        message = f"pictures that are chosen must hold one of each class{left}"
+        raise InputError(message, got=f"{count} of {len(labels)} pictures in {classes} classes")
+    rng = np.random.default_rng(seed)
+    chosen = []
+    for label, quota in enumerate(_quotas(sizes, count, keep=keep)):
+        members = np.flatnonzero(labels == label)
+        chosen.append(rng.permutation(members)[:quota])
+    return np.sort(np.concatenate(chosen))
+
+
+def split_off(labels: Labels, amount: float, *, seed: int) -> tuple[Indices, Indices]:
+    """The numbers of the pictures that stay and of those split off.
+
+    `amount` is a share below 1, which grows to one picture of each class, or else a number.
+    """
+    least = int(np.count_nonzero(np.bincount(labels)))
+    count = max(round(amount * len(labels)), least) if amount < 1 else int(amount)
+    away = stratified(labels, count, seed=seed, keep=1)
+    return np.setdiff1d(np.arange(len(labels)), away), away
+
+
+def write_list(path: Path, images: Images) -> None:
+    """Write the names of pictures, one a line."""
+    write_atomic(path, "".join(f"{key}\n" for key in images.keys))
+
+
+def read_list(path: Path) -> tuple[str, ...]:
+    """Read the names of pictures, one a line."""
+    try:
+        return tuple(path.read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"the list of pictures {path} cannot be read", got=error) from error
+
+
+def require_same_list(path: Path, images: Images) -> None:
+    """The pictures must be those that a list names, in its order."""
+    listed, found = read_list(path), tuple(images.keys)
+    if listed != found:
+        differ = len(set(listed) ^ set(found))
+        raise InputError(
+            f"the held-out pictures must be those of {path}",
+            got=f"{len(found)} pictures, listed are {len(listed)}, {differ} differ",
+            hint="the data set, its seed and the held-out share of the run",
+        )
+
+
+def _quotas(sizes: Indices, count: int, *, keep: int) -> Indices:
+    """How many each class gives: in proportion, at least one, `count` in all."""
+    shares = sizes * (count / sizes.sum())
+    least, most = np.minimum(1, sizes), np.maximum(sizes - keep, 0)
+    quotas: Indices = np.clip(np.floor(shares).astype(np.int64), least, most)
+    while quotas.sum() != count:
+        step = 1 if quotas.sum() < count else -1
+        room = quotas < most if step > 0 else quotas > least
+        quotas[np.argmax(np.where(room, step * (shares - quotas), -np.inf))] += step
+    return quotas

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from hwnas.errors import InputError, unknown
-from hwnas.train.data.clutter import (
+from hwnas.train.data.digits import (
     HELDOUT_PICTURES,
     TEST_PICTURES,
     TRAIN_PICTURES,
@@ -16,15 +16,11 @@ from hwnas.train.data.clutter import (
     ClutterConfig,
     Split,
     clutter,
+    digits,
 )
-from hwnas.train.data.config import DataConfig
-from hwnas.train.data.digits import digits
-from hwnas.train.data.folder import Folder
-from hwnas.train.data.images import Images, subset
+from hwnas.train.data.images import Images, split_off, stratified, subset
 from hwnas.train.data.parquet import is_parquet, open_parquet, part_files
-from hwnas.train.data.shards import open_shards, shard_files
-from hwnas.train.data.split import split_off, stratified
-from hwnas.train.data.torch_names import open_torch
+from hwnas.train.data.readers import Folder, open_shards, open_torch, shard_files
 
 HELDOUT_SHARE = 0.1
 """What is held out where nobody says."""
@@ -38,6 +34,42 @@ TEST_SHARE = 0.1
 _TEST_SEED = 0
 _TEST_WORDS = ("test", "validation", "valid", "val")
 _EMBEDDED = ("digits", "digits-clutter")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """A set of pictures and how it is split."""
+
+    name: str
+    """`digits`, `digits-clutter`, a folder of pictures, a Parquet file or a folder of them, `torch/NAME`, `wds/DIR`."""
+    root: Path | None = None
+    """Where a `torch/` set lies."""
+    download: bool = False
+    """Whether a `torch/` set may be downloaded."""
+    heldout: float | None = None
+    """How much of the training pictures is held out: below 1 a share, else a number; None: what suits the set."""
+    seed: int = 0
+    """Of the split, and of pictures that are made; the test pictures do not depend on it."""
+    limit: int | None = None
+    """How many training pictures are used, balanced by class; None: all."""
+    max_bad: int = 50
+    """How many unreadable pictures are skipped before it is an error."""
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise InputError("data must have a name or a path", hint="--data digits-clutter")
+        _require_heldout(self.heldout)
+        if self.limit is not None and self.limit < 1:
+            raise InputError("limit must be at least 1", got=self.limit)
+        if self.max_bad < 0:
+            raise InputError("max_bad must not be negative", got=self.max_bad)
+        if self.seed < 0:
+            raise InputError("the seed of the data must not be negative", got=self.seed)
+
+
+def _require_heldout(amount: float | None) -> None:
+    if amount is not None and not (0 < amount < 1 or (amount >= 1 and amount == int(amount))):
+        raise InputError("heldout must be a share between 0 and 1 or a whole number of pictures", got=amount)
 
 
 @dataclass(frozen=True)

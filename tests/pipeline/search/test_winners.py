@@ -19,10 +19,9 @@ from hwnas.search.spec import PostSearch
 from hwnas.search.verification import Member
 from hwnas.space import SPACES
 from hwnas.supernet.store import load_network
-from hwnas.train.accuracy import judge_module
-from hwnas.train.data.config import DataConfig
-from hwnas.train.data.sources import open_data
+from hwnas.train.data.sources import DataConfig, open_data
 from hwnas.train.evaluation import eval_batches
+from hwnas.train.evaluator import judge_module
 from tests.pipeline.search.workbench import DATA, options, write_bench
 from tests.search.test_record import RECORD
 

@@ -8,8 +8,8 @@ from PIL import Image
 
 from hwnas.errors import InputError
 from hwnas.train.data.augment import AugmentConfig, Normalization, colour_transform, rand_augment
-from hwnas.train.data.randomness import borrowed_generators, seed_generators
-from tests.train.data.pictures import array_images
+from hwnas.train.seeds import borrowed_generators, seed_generators
+from tests.train.data.image_files import array_images
 
 
 @pytest.mark.parametrize(

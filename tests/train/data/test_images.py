@@ -8,9 +8,8 @@ import pytest
 from PIL import Image
 
 from hwnas.errors import InputError
-from hwnas.train.data.bad_images import BadImages
-from hwnas.train.data.images import ArrayImages, BadImageError, Subset, decode, subset
-from tests.train.data.pictures import CountedImages, array_images, pixels, png
+from hwnas.train.data.images import ArrayImages, BadImageError, BadImages, Subset, decode, subset
+from tests.train.data.image_files import CountedImages, array_images, pixels, png
 
 
 def saved(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:

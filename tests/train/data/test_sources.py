@@ -11,11 +11,10 @@ import pytest
 from hwnas.config import from_mapping, to_mapping
 from hwnas.errors import InputError
 from hwnas.train.data import parquet as parquet_module
-from hwnas.train.data.config import DataConfig
 from hwnas.train.data.images import ArrayImages, BadImageError
-from hwnas.train.data.loading import EvalBatches
-from hwnas.train.data.sources import Data, open_data
-from tests.train.data.pictures import pixels, png, write_folder, write_parquet
+from hwnas.train.data.loader import EvalBatches
+from hwnas.train.data.sources import Data, DataConfig, open_data
+from tests.train.data.image_files import pixels, png, write_folder, write_parquet
 
 SHAPE = (3, 8, 8)
 THREE = {"ant": 20, "bee": 30, "cat": 10}

@@ -8,9 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hwnas.errors import InputError
-from hwnas.train.data.images import subset
-from hwnas.train.data.split import read_list, require_same_list, split_off, stratified, write_list
-from tests.train.data.pictures import array_images
+from hwnas.train.data.images import read_list, require_same_list, split_off, stratified, subset, write_list
+from tests.train.data.image_files import array_images
 
 
 @given(sizes=st.lists(st.integers(2, 40), min_size=2, max_size=6), share=st.floats(0.05, 0.9), seed=st.integers(0, 99))

@@ -21,11 +21,11 @@ from hwnas.errors import InputError
 from hwnas.progress import NullReporter, Reporter, TrainingProgress
 from hwnas.supernet.matmul import matmul_backend
 from hwnas.train import checkpoint as checkpoints
-from hwnas.train.data.loading import Batch
+from hwnas.train.data.loader import Batch
 from hwnas.train.distributed import World
-from hwnas.train.facts import arch_names, identity, largest_macs
 from hwnas.train.machine import Interrupted, Stop, choose_threads, compiled_blocks, cpu_settings, stop_on_signals
-from hwnas.train.progress import Metrics
+from hwnas.train.metrics import Metrics
+from hwnas.train.models import arch_names, identity, largest_macs
 from hwnas.train.recipe import EmaConfig, Recipe
 from hwnas.train.seeds import generators_kept
 from hwnas.train.step import Stepper, StepResult
@@ -36,7 +36,7 @@ _FIRST_WEIGHTS = 0.05
 
 
 class Batches(Protocol):
-    """Where pictures come from: `hwnas.train.data.loading.TrainBatches`."""
+    """Where pictures come from: `hwnas.train.data.loader.TrainBatches`."""
 
     def __len__(self) -> int: ...
 

@@ -16,13 +16,13 @@ from hwnas.errors import InputError
 from hwnas.progress import NullReporter, ProgressEvent, TrainingProgress
 from hwnas.supernet.matmul import VARIABLE
 from hwnas.train.checkpoint import FOLDER, checkpoints, read_checkpoint
-from hwnas.train.data.loading import Batch
-from hwnas.train.loop import Loop
+from hwnas.train.data.loader import Batch
 from hwnas.train.machine import Interrupted, compiled_blocks
+from hwnas.train.metrics import METRICS, read_metrics
 from hwnas.train.models import fresh_network
 from hwnas.train.presets import for_network
-from hwnas.train.progress import METRICS, read_metrics
 from hwnas.train.recipe import EmaConfig, OptimiserConfig, Recipe
+from hwnas.train.trainer import Loop
 from tests.train.killed import RECIPE
 from tests.train.test_strategies import SEVERAL
 from tests.train.toys import (

@@ -46,7 +46,7 @@ def _picture(run: Path) -> tuple[NDArray[np.float32], int, str]:
     from hwnas.pipeline.evaluate import open_run_data
     from hwnas.pipeline.train import read_train_config
     from hwnas.runs import Run
-    from hwnas.train.data.loading import EvalBatches
+    from hwnas.train.data.loader import EvalBatches
 
     config = read_train_config(Run.open(run))
     data = open_run_data(run, config, data=None, shape=config.image_shape, num_classes=config.num_classes)

@@ -11,7 +11,7 @@ from hwnas.space.autoformer import MICRO as AUTOFORMER
 from hwnas.space.space import AnySpace
 from hwnas.supernet.autoformer import AutoFormerSupernet
 from hwnas.supernet.families import make_supernet
-from hwnas.train.prefixes import KeptValues, Tree
+from hwnas.train.prefix_tree import KeptValues, Tree
 from tests.strategies import TINY, space_id
 
 IMAGES = torch.arange(6.0).reshape(2, 3)

@@ -15,11 +15,11 @@ from hwnas.space.glit import MICRO as GLIT
 from hwnas.supernet.autoformer import AutoFormerSupernet
 from hwnas.supernet.batch_norm import recalibrated
 from hwnas.supernet.glit import GlitSupernet
-from hwnas.train import accuracy as module
-from hwnas.train.accuracy import Accuracy, Judge, judge_module
+from hwnas.train import evaluator as module
 from hwnas.train.data.images import Images
-from hwnas.train.data.loading import Batch, EvalBatches
-from tests.train.data.pictures import CountedImages, array_images
+from hwnas.train.data.loader import Batch, EvalBatches
+from hwnas.train.evaluator import Accuracy, Judge, judge_module
+from tests.train.data.image_files import CountedImages, array_images
 
 SHAPE = (3, 32, 32)
 

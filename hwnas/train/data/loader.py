@@ -18,10 +18,8 @@ from torch.utils.data import DataLoader, Dataset
 from hwnas.devices.machine import usable_cores
 from hwnas.errors import InputError
 from hwnas.train.data.augment import IMAGENET, AugmentConfig, Normalization, view_transform
-from hwnas.train.data.bad_images import BadImages
-from hwnas.train.data.fetching import EpochPlan, Fetched, ViewPlan
-from hwnas.train.data.images import ArrayImages, Images
-from hwnas.train.data.memory import Kept, in_memory
+from hwnas.train.data.fetching import EpochPlan, Fetched, Kept, ViewPlan, in_memory
+from hwnas.train.data.images import ArrayImages, BadImages, Images
 
 _log = logging.getLogger(__name__)
 

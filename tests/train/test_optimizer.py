@@ -5,7 +5,7 @@ import timm
 
 from hwnas.errors import InputError, UnknownNameError
 from hwnas.train.checkpoint import Parts, read_checkpoint, restore, save_checkpoint
-from hwnas.train.optimisation import RESUMABLE, make_optimizer, parameter_groups
+from hwnas.train.optimizer import RESUMABLE, make_optimizer, parameter_groups
 from hwnas.train.presets import AUTOFORMER as AUTOFORMER_RECIPE
 from hwnas.train.recipe import OptimiserConfig
 from hwnas.train.step import Stepper

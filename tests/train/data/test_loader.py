@@ -16,10 +16,9 @@ from torch import Tensor
 
 from hwnas.errors import InputError
 from hwnas.train.data.augment import IMAGENET, AugmentConfig
-from hwnas.train.data.bad_images import BadImages
-from hwnas.train.data.images import Images
-from hwnas.train.data.loading import Batch, EvalBatches, TrainBatches, usable_workers
-from tests.train.data.pictures import CountedImages, array_images
+from hwnas.train.data.images import BadImages, Images
+from hwnas.train.data.loader import Batch, EvalBatches, TrainBatches, usable_workers
+from tests.train.data.image_files import CountedImages, array_images
 
 PLAIN = AugmentConfig(crop="none", flip=0.0)
 MOVED = AugmentConfig(crop="pad", flip=0.5)

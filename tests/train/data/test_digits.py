@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hwnas.train.data import clutter as module
-from hwnas.train.data.clutter import ClutterConfig, Split, clutter
-from hwnas.train.data.digits import digits, enlarged, originals
+from hwnas.train.data import digits as module
+from hwnas.train.data.digits import ClutterConfig, Split, clutter, digits, enlarged, originals
 
 
 def made(count: int, split: Split = "train", **options: int) -> Any:
