@@ -27,7 +27,7 @@ from hwnas.profile.statistics import latency_median_ms, latency_ms, reference_la
 from hwnas.profile.subjects import space_subject
 from hwnas.profile.timing import PAIRS
 from hwnas.profile.worker import Worker
-from hwnas.profile.worker_messages import Task
+from hwnas.profile.worker_messages import MeasurementTask
 from hwnas.records import Samples, Setting, Subject
 from hwnas.runs import write_atomic
 from hwnas.space import SPACES
@@ -52,7 +52,7 @@ def campaign(options: argparse.Namespace) -> dict[str, Any]:
         rows = {}
         with Worker() as worker:
             for kind, pairs in (("pairs", options.pairs), ("plain", options.runs)):
-                task = Task(subject=subject, setting=setting, seed=0, pairs=pairs)
+                task = MeasurementTask(subject=subject, setting=setting, seed=0, pairs=pairs)
                 outcome = worker.measure(task)
                 if outcome.failure is not None or outcome.samples is None or outcome.reference is None:
                     raise SystemExit(f"{subject.network_id}: {outcome.failure}")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hwnas.pipeline.search.run import search_networks
     from hwnas.pipeline.spaces import spaces
     from hwnas.pipeline.train import train_model
-    from hwnas.profile.options import CampaignRequest
+    from hwnas.profile.options import CampaignOptions
     from hwnas.train.options import TrainOptions
 
 __version__ = "0.1.0.dev0"
@@ -30,7 +30,7 @@ __version__ = "0.1.0.dev0"
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # a library leaves it to its user what is logged where
 
 __all__ = [
-    "CampaignRequest",
+    "CampaignOptions",
     "FitOptions",
     "PredictOptions",
     "SearchOptions",
@@ -55,7 +55,7 @@ __all__ = [
 ]
 
 _VERBS = {
-    "CampaignRequest": "hwnas.profile.options",
+    "CampaignOptions": "hwnas.profile.options",
     "FitOptions": "hwnas.pipeline.predictors.fit",
     "PredictOptions": "hwnas.pipeline.predictors.predict",
     "SearchOptions": "hwnas.pipeline.search.options",

@@ -14,12 +14,12 @@ from hwnas.pipeline.measure import measure
 from hwnas.pipeline.search.options import SearchOptions
 from hwnas.pipeline.search.run import SearchResult, search_networks
 from hwnas.pipeline.train import train_model
-from hwnas.profile.options import CampaignRequest
+from hwnas.profile.options import CampaignOptions
 from hwnas.search.spec import PostSearch
 from hwnas.space import SPACES
 from hwnas.train.options import TrainOptions
 from hwnas.train.trainer import LoopConfig
-from tests.pipeline.campaigns import Place
+from tests.pipeline.campaigns import FakeEnvironment
 
 SPACE = SPACES.get("autoformer-micro")
 
@@ -29,8 +29,8 @@ def test_the_chain_ends_in_a_front(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     training = TrainOptions(space=SPACE.name, data="digits", limit=256, epochs=2)
     train_model(training, out=tmp_path / "runs" / "train", loop=LoopConfig())
-    measured = CampaignRequest(space=SPACE.name, device="cpu", samples=8, repeats=0, landmarks=False, pairs=8)
-    measure(measured, workplace=None if verified else Place().workplace)
+    measured = CampaignOptions(space=SPACE.name, device="cpu", samples=8, repeats=0, landmarks=False, pairs=8)
+    measure(measured, campaign_environment=None if verified else FakeEnvironment().make())
 
     # Only the space and the objective are named: the supernet is the newest run, the predictor is fitted on the way.
     finish = PostSearch(pairs=8, verify=verified, export_top=int(verified))

@@ -13,7 +13,7 @@ HEAVY = ("matplotlib", "numpy", "onnx", "onnxruntime", "pyarrow", "rich", "sklea
 
 def test_the_public_names_are_exactly_these() -> None:
     assert hwnas.__all__ == [
-        "CampaignRequest",
+        "CampaignOptions",
         "FitOptions",
         "PredictOptions",
         "SearchOptions",

@@ -7,7 +7,7 @@ import numpy as np
 from benchmarks.support.public_data import Data
 from hwnas.pipeline.predictors.dataset import measured_profile, of_space
 from hwnas.predict.features.table import Features, features_of
-from hwnas.profile.lookup import Entry
+from hwnas.profile.lookup import ProfileEntry
 from hwnas.records import is_profile
 from hwnas.records.manifest import read_manifest
 from hwnas.workload import Workload
@@ -22,7 +22,7 @@ def find_profiles(root: Path) -> tuple[Path, ...]:
 def profile_data(folder: Path) -> tuple[Data, float | None]:
     """Milliseconds of the networks of a profile's space, a row a measurement, and the noise floor (mean error)."""
     manifest = read_manifest(folder)
-    entry = Entry(name=f"{folder.parent.name}/{folder.name}", path=folder, origin="own", manifest=manifest)
+    entry = ProfileEntry(name=f"{folder.parent.name}/{folder.name}", path=folder, origin="own", manifest=manifest)
     assert manifest.space is not None
     networks = of_space(measured_profile(entry), manifest.space)
     data = Data(

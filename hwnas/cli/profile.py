@@ -11,15 +11,15 @@ from hwnas.cli.output import print_json, print_line
 from hwnas.cli.progress import console_reporter
 from hwnas.cli.quality import print_quality, quality_values
 from hwnas.errors import UsageError
-from hwnas.pipeline.measure import Measured, measure, measure_plan
-from hwnas.profile.environment import Workplace
+from hwnas.pipeline.measure import MeasureResult, measure, measure_plan
+from hwnas.profile.environment import CampaignEnvironment
 from hwnas.profile.lookup import FOLDER
-from hwnas.profile.options import CampaignRequest, command_text
-from hwnas.profile.plan import Planned, write_plan
+from hwnas.profile.options import CampaignOptions, command_text
+from hwnas.profile.plan import WrittenPlan, write_plan
 from hwnas.profile.results import require_measured, require_stable
 
 if TYPE_CHECKING:
-    from hwnas.pipeline.measure_until import Until
+    from hwnas.pipeline.measure_until import StoppingRule
 
 _OF_THE_RUN = ("plan", "out", "new", "retry", "strict", "limit_minutes", "until", "order", "as_json", "plan_only")
 """Parameters that say how a campaign runs; the others say what it measures, which a plan does too."""
@@ -89,16 +89,20 @@ def profile(
     _require_one_source(context, plan=plan, plan_only=plan_only, out=out)
     goal = _goal(until, order, planned=plan_only or plan is not None)
     if plan_only:
-        _print_planned(write_plan(CampaignRequest(**asked), out or Path()), as_json=as_json)
+        _print_planned(write_plan(CampaignOptions(**asked), out or Path()), as_json=as_json)
         return
-    request = CampaignRequest(**asked, out=out or Path(FOLDER))
-    place = None if limit_minutes is None else Workplace.here(limit_s=60 * limit_minutes)
+    request = CampaignOptions(**asked, out=out or Path(FOLDER))
+    place = None if limit_minutes is None else CampaignEnvironment.here(limit_s=60 * limit_minutes)
     with console_reporter() as reporter:
         try:
             if plan is None:
-                measured = measure(request, new=new, retry=retry, until=goal, reporter=reporter, workplace=place)
+                measured = measure(
+                    request, new=new, retry=retry, until=goal, reporter=reporter, campaign_environment=place
+                )
             else:
-                measured = measure_plan(plan, out=request.out, new=new, retry=retry, reporter=reporter, workplace=place)
+                measured = measure_plan(
+                    plan, out=request.out, new=new, retry=retry, reporter=reporter, campaign_environment=place
+                )
         except KeyboardInterrupt as stopped:
             asked_for = (*request.command(), *(goal.words if goal else ()))
             again = asked_for if plan is None else ("hwnas", "profile", "--plan", str(plan), *_out(out))
@@ -122,7 +126,7 @@ def _require_one_source(context: click.Context, *, plan: Path | None, plan_only:
         raise UsageError("--plan says what is measured", got=" ".join(given), hint=f"hwnas profile --plan {plan}")
 
 
-def _goal(until: str | None, order: str, *, planned: bool) -> "Until | None":
+def _goal(until: str | None, order: str, *, planned: bool) -> "StoppingRule | None":
     if until is None:
         if order != "spread":
             raise UsageError("--order says how --until chooses networks", got=order, hint="--until mape=3%")
@@ -138,7 +142,7 @@ def _out(out: Path | None) -> tuple[str, ...]:
     return () if out is None else ("--out", str(out))
 
 
-def _print_planned(planned: Planned, *, as_json: bool) -> None:
+def _print_planned(planned: WrittenPlan, *, as_json: bool) -> None:
     if as_json:
         print_json(planned)
         return
@@ -147,7 +151,7 @@ def _print_planned(planned: Planned, *, as_json: bool) -> None:
     print_line(f"then bring its folder {FOLDER}/{planned.device} back")
 
 
-def _print_measured(measured: Measured, *, folder: Path | None, as_json: bool) -> None:
+def _print_measured(measured: MeasureResult, *, folder: Path | None, as_json: bool) -> None:
     if as_json:
         values = {name: getattr(measured, name) for name in measured.__dataclass_fields__}
         profiles = [

@@ -3,16 +3,16 @@
 from typing import Any
 
 from hwnas.cli.output import print_line, print_table
-from hwnas.profile.results import FailureCount, Quality
+from hwnas.profile.results import FailureCount, ProfileQuality
 
 
-def quality_values(quality: Quality) -> dict[str, Any]:
+def quality_values(quality: ProfileQuality) -> dict[str, Any]:
     """Plain values, as `--json` prints them."""
     values = {name: getattr(quality, name) for name in quality.__dataclass_fields__}
     return {**values, "problems": quality.problems}
 
 
-def print_quality(name: str, quality: Quality) -> None:
+def print_quality(name: str, quality: ProfileQuality) -> None:
     """What a profile holds, what failed, its noise floor and its drift."""
     print_line(name)
     print_table(["", ""], _rows(quality))
@@ -22,7 +22,7 @@ def print_quality(name: str, quality: Quality) -> None:
         print_line(f"  doubtful: {problem}")
 
 
-def _rows(quality: Quality) -> list[tuple[str, object]]:
+def _rows(quality: ProfileQuality) -> list[tuple[str, object]]:
     rows: list[tuple[str, object]] = [
         ("networks", quality.num_networks),
         ("measured twice", quality.num_repeated),
@@ -37,20 +37,20 @@ def _rows(quality: Quality) -> list[tuple[str, object]]:
     return rows + ([("throttled", ", ".join(quality.throttled))] if quality.throttled else [])
 
 
-def _floor(quality: Quality) -> str | None:
+def _floor(quality: ProfileQuality) -> str | None:
     floor = quality.noise_floor
     if floor is None:
         return f"not known: {quality.num_repeated} networks measured twice, and 12 tell one"
     return f"{floor.mean_error:.2%} (sigma {floor.sigma:.2%}, {floor.num_networks} networks)"
 
 
-def _drift(quality: Quality) -> str | None:
+def _drift(quality: ProfileQuality) -> str | None:
     if quality.drift is None:
         return None
     return f"{quality.drift.change:+.1%} from the first third to the last, spread {quality.drift.spread:.1%}"
 
 
-def _unstable(quality: Quality) -> str:
+def _unstable(quality: ProfileQuality) -> str:
     whole = f"{quality.num_unstable} of {quality.num_measurements} measurements"
     return f"{whole}: {_counts(quality.unstable)}" if quality.unstable else whole
 

@@ -37,7 +37,7 @@ def reset_peak(*, path: Path = Path("/proc/self/clear_refs")) -> bool:
     return True
 
 
-def trim() -> None:
+def release_free_memory() -> None:
     """Give memory that is free inside this process back to the system, so that sizes can be compared."""
     gc.collect()
     if sys.platform == "linux":
@@ -66,7 +66,7 @@ def _used_bytes(read: FileReader) -> int | None:
 
 
 @contextlib.contextmanager
-def limited(limit_bytes: int | None = None) -> Iterator[None]:
+def memory_limit(limit_bytes: int | None = None) -> Iterator[None]:
     """Refuse allocations beyond what is free now, or beyond `limit_bytes` more than is in use."""
     more = available_bytes() if limit_bytes is None else limit_bytes
     if more is None or sys.platform != "linux":

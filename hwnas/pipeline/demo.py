@@ -149,10 +149,10 @@ class _Steps:
     def measure(self) -> None:
         """Networks of the space, timed on this CPU."""
         from hwnas.pipeline.measure import measure
-        from hwnas.profile.options import CampaignRequest
+        from hwnas.profile.options import CampaignOptions
 
         options = self.options
-        request = CampaignRequest(
+        request = CampaignOptions(
             space=options.space,
             device=DEVICE,
             runtime=RUNTIME,

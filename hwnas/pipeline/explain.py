@@ -8,8 +8,8 @@ from typing import Any, Literal
 from hwnas.devices import DEVICES, Device, Machine, detect, resolve
 from hwnas.errors import MissingError, UsageError, unknown
 from hwnas.metrics import PRECISIONS
-from hwnas.profile.roofline import OperationCost, Rates, hints, operation_costs, peak_rates
-from hwnas.profile.runtime_profile import RuntimeProfile, measured_hints, runtime_profile
+from hwnas.profile.roofline import OperationCost, PeakRates, bottlenecks, operation_costs, peak_rates
+from hwnas.profile.runtime_profile import RuntimeProfile, measured_bottlenecks, runtime_profile
 from hwnas.profile.subjects import space_subject
 from hwnas.records import Setting, Subject
 from hwnas.space import SPACES
@@ -97,7 +97,7 @@ def explain(
     workload = chosen.workload(network.arch)
     costs = operation_costs(workload, rates=rates, precision=precision, batch=batch)
     times = [cost.time_ms for cost in costs]
-    told = () if measured is None else measured_hints(measured, macs=sum(cost.macs for cost in costs))
+    told = () if measured is None else measured_bottlenecks(measured, macs=sum(cost.macs for cost in costs))
     return Explanation(
         space=chosen.name,
         arch=network.arch,
@@ -109,11 +109,11 @@ def explain(
         roofline_ms=None if rates is None else sum(time for time in times if time is not None),
         operations=costs,
         groups=grouped(costs, rates),
-        hints=(*told, *hints(workload, costs, device=found, rates=rates, precision=precision)),
+        hints=(*told, *bottlenecks(workload, costs, device=found, rates=rates, precision=precision)),
     )
 
 
-def grouped(costs: Sequence[OperationCost], rates: Rates | None) -> tuple[OperationGroup, ...]:
+def grouped(costs: Sequence[OperationCost], rates: PeakRates | None) -> tuple[OperationGroup, ...]:
     """Operations of one name in all blocks together, the largest share first."""
     groups: dict[tuple[str, str], list[OperationCost]] = {}
     for cost in costs:
@@ -124,7 +124,9 @@ def grouped(costs: Sequence[OperationCost], rates: Rates | None) -> tuple[Operat
     return tuple(sorted(found, key=lambda group: -group.share))
 
 
-def _group(name: str, kind: str, members: Sequence[OperationCost], rates: Rates | None, whole: float) -> OperationGroup:
+def _group(
+    name: str, kind: str, members: Sequence[OperationCost], rates: PeakRates | None, whole: float
+) -> OperationGroup:
     macs, moved = sum(cost.macs for cost in members), sum(cost.bytes_moved for cost in members)
     memory_ms = sum(cost.time_ms or 0.0 for cost in members if cost.memory_bound)
     time_ms = sum(cost.time_ms or 0.0 for cost in members)
@@ -141,7 +143,7 @@ def _group(name: str, kind: str, members: Sequence[OperationCost], rates: Rates 
     )
 
 
-def _weight(cost: OperationCost, rates: Rates | None) -> float:
+def _weight(cost: OperationCost, rates: PeakRates | None) -> float:
     return cost.macs if rates is None else cost.time_ms or 0.0
 
 

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 
 from hwnas.devices import Device, Machine, require, resolve
 from hwnas.errors import MissingError
-from hwnas.profile.campaign import Campaign, CampaignResult, Processes
-from hwnas.profile.environment import StoreOpener, Workplace, choose_runtime
+from hwnas.profile.campaign import Campaign, CampaignResult, WorkerPair
+from hwnas.profile.environment import CampaignEnvironment, StoreOpener, choose_runtime
 from hwnas.profile.lookup import FOLDER
-from hwnas.profile.options import CampaignRequest, command_text
-from hwnas.profile.plan import Plan, read_plan, require_space, stages, with_runtime
-from hwnas.profile.results import Quality, assess
+from hwnas.profile.options import CampaignOptions, command_text
+from hwnas.profile.plan import Plan, plan_stages, read_plan, require_space, with_runtime
+from hwnas.profile.results import ProfileQuality, assess_profile
 from hwnas.progress import NullReporter, Reporter
 from hwnas.records import load_profile
 
 if TYPE_CHECKING:
-    from hwnas.pipeline.measure_until import Until
+    from hwnas.pipeline.measure_until import StoppingRule
 
 Extend = Callable[[Sequence[Path]], Plan | None]
 """The plan that follows, by the profiles as they are now; None: there is none."""
@@ -31,11 +31,11 @@ class MeasuredProfile:
 
     name: str
     path: Path
-    quality: Quality
+    quality: ProfileQuality
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
+class MeasureResult:
     """What a campaign did: its profiles, one for each batch."""
 
     device: str
@@ -51,14 +51,14 @@ class Measured:
 
 
 def measure(
-    request: CampaignRequest,
+    request: CampaignOptions,
     *,
     new: bool = False,
     retry: bool = False,
-    until: "Until | None" = None,
+    until: "StoppingRule | None" = None,
     reporter: Reporter | None = None,
-    workplace: Workplace | None = None,
-) -> Measured:
+    campaign_environment: CampaignEnvironment | None = None,
+) -> MeasureResult:
     """Measure networks of a space on a device of this machine, and go on where a campaign was ended.
 
     `new` begins a profile beside one that is there; `retry` tries again what failed. Profiles of another environment
@@ -66,16 +66,16 @@ def measure(
     `until` measures in rounds, and ends when a predictor of what was measured is good enough.
     """
     require_space(request.space)
-    place = workplace or Workplace.here()
+    place = campaign_environment or CampaignEnvironment.here()
     device = _required(request, place.machine)
     options = _Options(out=request.out, new=new, retry=retry, minutes=request.minutes)
     reporter = reporter or NullReporter()
     if until is None:
-        plans = stages(request, device.name)
+        plans = plan_stages(request, device.name)
         return _run(next(plans), lambda _: next(plans, None), device, place, options, reporter)
-    from hwnas.pipeline.measure_until import Rounds  # it fits models, which measuring alone does not need
+    from hwnas.pipeline.measure_until import MeasuringRounds  # it fits models, which measuring alone does not need
 
-    rounds = Rounds(request, device.name, until, reporter=reporter)
+    rounds = MeasuringRounds(request, device.name, until, reporter=reporter)
     return _run(rounds.first(), rounds.extend, device, place, options, reporter)
 
 
@@ -86,11 +86,11 @@ def measure_plan(
     new: bool = False,
     retry: bool = False,
     reporter: Reporter | None = None,
-    workplace: Workplace | None = None,
-) -> Measured:
+    campaign_environment: CampaignEnvironment | None = None,
+) -> MeasureResult:
     """Measure what a plan says, on the machine that has its device."""
     plan = read_plan(path)
-    place = workplace or Workplace.here()
+    place = campaign_environment or CampaignEnvironment.here()
     try:
         device = require(plan.device, machine=place.machine)
     except MissingError as error:
@@ -109,14 +109,14 @@ class _Options:
 
 
 def _run(
-    plan: Plan, extend: Extend, device: Device, place: Workplace, options: _Options, reporter: Reporter
-) -> Measured:
+    plan: Plan, extend: Extend, device: Device, place: CampaignEnvironment, options: _Options, reporter: Reporter
+) -> MeasureResult:
     """Plan after plan, each an extension of the one before, until the time is up or one adds nothing."""
     deadline_s = None if options.minutes is None else time.monotonic() + 60 * options.minutes
     runtime = choose_runtime(plan, device, reporter)
     following: Plan | None = plan
     with ExitStack() as stack:
-        processes = Processes(place.start)
+        processes = WorkerPair(place.start)
         stack.callback(processes.close)
         opener = StoreOpener(
             out=options.out,
@@ -141,12 +141,12 @@ def _run(
     return _measured(device.name, runtime, paths, results)
 
 
-def _measured(device: str, runtime: str, paths: Sequence[Path], results: Sequence[CampaignResult]) -> Measured:
+def _measured(device: str, runtime: str, paths: Sequence[Path], results: Sequence[CampaignResult]) -> MeasureResult:
     profiles = [
-        MeasuredProfile(name=f"{path.parent.name}/{path.name}", path=path, quality=assess(load_profile(path)))
+        MeasuredProfile(name=f"{path.parent.name}/{path.name}", path=path, quality=assess_profile(load_profile(path)))
         for path in paths
     ]
-    return Measured(
+    return MeasureResult(
         device=device,
         runtime=runtime,
         profiles=tuple(profiles),
@@ -157,7 +157,7 @@ def _measured(device: str, runtime: str, paths: Sequence[Path], results: Sequenc
     )
 
 
-def _required(request: CampaignRequest, machine: Machine) -> Device:
+def _required(request: CampaignOptions, machine: Machine) -> Device:
     """The device, or an error that says how to take the campaign to it."""
     try:
         return require(request.device, machine=machine)

@@ -14,18 +14,17 @@ from hwnas.pipeline.predictors.workloads import subject_workloads
 from hwnas.predict.active import choose_next
 from hwnas.predict.features.counting import workload_features
 from hwnas.predict.selection import MIN_NETWORKS, Protocol, cross_validate
-from hwnas.profile.choose import choose
-from hwnas.profile.lookup import Entry
-from hwnas.profile.options import CampaignRequest
-from hwnas.profile.plan import Plan, make_plan, plan_of
-from hwnas.profile.selection import select
-from hwnas.profile.subjects import space_subject, unique
+from hwnas.profile.lookup import ProfileEntry
+from hwnas.profile.options import CampaignOptions
+from hwnas.profile.plan import Plan, make_plan, plan_for_subjects
+from hwnas.profile.sampling import sample_evenly
+from hwnas.profile.subjects import select_subjects, space_subject, unique_subjects
 from hwnas.progress import Reporter
 from hwnas.records import Subject, load_profile
 from hwnas.records.manifest import read_manifest
 from hwnas.space import SPACES
 
-Order = Literal["spread", "active"]
+SamplingOrder = Literal["spread", "active"]
 
 MOST = 400
 """Networks at the most, where `--samples` does not say."""
@@ -36,12 +35,12 @@ _POOL = 512
 
 
 @dataclass(frozen=True, kw_only=True)
-class Until:
+class StoppingRule:
     """When to stop, and how the networks of a round are chosen."""
 
     mape: float
     """The cross-validated mean absolute relative error; 0.03 is three percent."""
-    order: Order = "spread"
+    order: SamplingOrder = "spread"
     """Evenly over the space, or where models disagree and nothing like it was measured."""
 
     @property
@@ -50,7 +49,7 @@ class Until:
         return ("--until", f"mape={self.mape:.4g}", *(() if self.order == "spread" else ("--order", self.order)))
 
 
-def parse_until(text: str, *, order: str = "spread") -> Until:
+def parse_until(text: str, *, order: str = "spread") -> StoppingRule:
     """The goal behind `mape=3%` or `mape=0.03`."""
     found = re.fullmatch(r"mape=(\d+(?:\.\d+)?)(%?)", text.strip())
     if found is None:
@@ -58,15 +57,15 @@ def parse_until(text: str, *, order: str = "spread") -> Until:
     value = float(found[1]) * (0.01 if found[2] else 1.0)
     if not 0 < value < 1:
         raise UsageError("--until must be an error above 0 and below 100 %", got=text, hint="--until mape=3%")
-    if order not in get_args(Order):
-        raise unknown("order", order, get_args(Order), hint="--order {}")
-    return Until(mape=value, order=order)  # type: ignore[arg-type]
+    if order not in get_args(SamplingOrder):
+        raise unknown("order", order, get_args(SamplingOrder), hint="--order {}")
+    return StoppingRule(mape=value, order=order)  # type: ignore[arg-type]
 
 
-class Rounds:
+class MeasuringRounds:
     """The plans of such a campaign: each extends the one before, by about half."""
 
-    def __init__(self, request: CampaignRequest, device: str, until: Until, *, reporter: Reporter) -> None:
+    def __init__(self, request: CampaignOptions, device: str, until: StoppingRule, *, reporter: Reporter) -> None:
         if request.minutes is not None:
             raise UsageError("--until and --minutes must not both be given", hint="one of them")
         self._request, self._device, self._until, self._reporter = request, device, until, reporter
@@ -113,28 +112,30 @@ class Rounds:
     def _active(self, count: int, path: Path, measured: MeasuredNetworks) -> Plan:
         """What was measured, and those of a pool that models disagree on and that are unlike all before."""
         space = SPACES.get(self._request.space)
-        before = unique([row.subject for row in load_profile(path).measurements])
+        before = unique_subjects([row.subject for row in load_profile(path).measurements])
         ids = {subject.network_id for subject in before}
-        chosen = choose(space, _POOL + count, seed=self._request.seed)
+        chosen = sample_evenly(space, _POOL + count, seed=self._request.seed)
         pool = [space_subject(space, candidate) for candidate in chosen if candidate.network_id not in ids]
         wanted = min(count - self._count, len(pool))
         if not wanted:
-            return plan_of(self._request, self._device, self._first_ones(before))
+            return plan_for_subjects(self._request, self._device, self._first_ones(before))
         features = workload_features(subject_workloads(pool), measured.conditions)
         target = measured.figures["latency_ms"]
         rows = choose_next(features, measured.features, target, count=wanted, seed=self._request.seed)
-        return plan_of(self._request, self._device, self._first_ones((*before, *(pool[row] for row in rows))))
+        return plan_for_subjects(self._request, self._device, self._first_ones((*before, *(pool[row] for row in rows))))
 
     def _first_ones(self, subjects: Sequence[Subject]) -> tuple[Subject, ...]:
         """Those that every plan of this request begins with, so that the same ones are measured twice."""
         request = self._request
-        start = select(
+        start = select_subjects(
             SPACES.get(request.space), _FIRST, seed=request.seed, also=request.also, landmarks=request.landmarks
         )
-        return unique([*start, *subjects])
+        return unique_subjects([*start, *subjects])
 
     def _measured(self, path: Path) -> MeasuredNetworks:
-        entry = Entry(name=f"{path.parent.name}/{path.name}", path=path, origin="own", manifest=read_manifest(path))
+        entry = ProfileEntry(
+            name=f"{path.parent.name}/{path.name}", path=path, origin="own", manifest=read_manifest(path)
+        )
         return of_space(measured_profile(entry), SPACES.resolve(self._request.space))
 
     def _signed(self, plan: Plan) -> Plan:

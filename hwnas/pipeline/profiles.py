@@ -5,8 +5,17 @@ from pathlib import Path
 
 from hwnas.data_paths import Origin
 from hwnas.errors import HwnasError, InputError
-from hwnas.profile.lookup import Broken, Entry, TableEntry, find_entry, load_entry, scan, search_path, table_entries
-from hwnas.profile.results import Figures, Quality, assess, figures
+from hwnas.profile.lookup import (
+    ProfileEntry,
+    TableEntry,
+    UnreadableProfile,
+    find_profile,
+    load_entry,
+    scan_profiles,
+    search_path,
+    table_entries,
+)
+from hwnas.profile.results import MeasurementSummary, ProfileQuality, assess_profile, summarize_measurements
 from hwnas.records import ProfileManifest
 from hwnas.records.table import read_table
 
@@ -41,8 +50,8 @@ class ProfileDetails:
     path: Path
     origin: Origin
     manifest: ProfileManifest
-    quality: Quality
-    figures: tuple[Figures, ...]
+    quality: ProfileQuality
+    figures: tuple[MeasurementSummary, ...]
     notes: tuple[str, ...]
 
 
@@ -52,7 +61,7 @@ def list_profiles(profiles: Path | None = None) -> tuple[ProfileSummary, ...]:
     One that cannot be read is listed with its problem. Published tables, which have figures alone, come last.
     """
     places = search_path(profiles)
-    return (*map(_row, scan(places)), *map(_table, table_entries(places)))
+    return (*map(_row, scan_profiles(places)), *map(_table, table_entries(places)))
 
 
 def show_profile(name: str, *, profiles: Path | None = None) -> ProfileDetails:
@@ -62,25 +71,25 @@ def show_profile(name: str, *, profiles: Path | None = None) -> ProfileDetails:
         if name in (table.name, table.path.name):
             message = f"{table.name} holds figures that others published, and no samples to judge"
             raise InputError(message, got=table.manifest.source, hint=f"{table.path}/table.json")
-    entry = find_entry(name, places)
+    entry = find_profile(name, places)
     profile = load_entry(entry)
     return ProfileDetails(
         name=entry.name,
         path=entry.path,
         origin=entry.origin,
         manifest=profile.manifest,
-        quality=assess(profile),
-        figures=figures(profile),
+        quality=assess_profile(profile),
+        figures=summarize_measurements(profile),
         notes=profile.notes,
     )
 
 
-def _row(found: Entry | Broken) -> ProfileSummary:
-    if isinstance(found, Broken):
+def _row(found: ProfileEntry | UnreadableProfile) -> ProfileSummary:
+    if isinstance(found, UnreadableProfile):
         device, problem = found.path.parent.name, _shown(found.error)
         return ProfileSummary(name=found.name, path=found.path, origin=found.origin, device=device, problem=problem)
     try:
-        return _summary(found, assess(load_entry(found)))
+        return _summary(found, assess_profile(load_entry(found)))
     except HwnasError as error:
         return _summary(found, None, problem=_shown(error))
 
@@ -107,7 +116,7 @@ def _shown(error: HwnasError) -> str:
     return error.message if error.got is None else f"{error.message}, got {error.got}"
 
 
-def _summary(entry: Entry, quality: Quality | None, *, problem: str | None = None) -> ProfileSummary:
+def _summary(entry: ProfileEntry, quality: ProfileQuality | None, *, problem: str | None = None) -> ProfileSummary:
     setting = entry.manifest.setting
     floor = quality.noise_floor if quality else None
     return ProfileSummary(

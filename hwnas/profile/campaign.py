@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from hwnas.profile.plan import PlannedTask
-from hwnas.profile.worker_messages import Outcome, Task, WorkerFacts
+from hwnas.profile.worker_messages import MeasurementTask, TaskResult, WorkerFacts
 from hwnas.progress import CampaignProgress
 from hwnas.records import Measurement, Setting, Store, Subject
 
@@ -18,7 +18,7 @@ from hwnas.records import Measurement, Setting, Store, Subject
 class Measurer(Protocol):
     """A process that measures, one task at a time; what goes wrong is the outcome of that task."""
 
-    def measure(self, task: Task, *, elsewhere_than: Collection[str] = ()) -> Outcome:
+    def measure(self, task: MeasurementTask, *, elsewhere_than: Collection[str] = ()) -> TaskResult:
         """Measure one network, in a process that is none of `elsewhere_than`."""
 
     def facts(self, setting: Setting) -> WorkerFacts:
@@ -43,7 +43,7 @@ class CampaignResult:
     """Tasks that there was no time for."""
 
 
-class Processes:
+class WorkerPair:
     """Two processes: one for first measurements, and one for those that are made again.
 
     A network that is measured twice is so in different processes, because where its memory lies is part of the noise.
@@ -68,7 +68,7 @@ class Processes:
 
 
 @dataclass
-class Ledger:
+class CompletedTasks:
     """What one store holds: how often each network is measured, and which could not be."""
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -77,7 +77,7 @@ class Ledger:
     """The processes that measured each network."""
 
     @classmethod
-    def of(cls, store: Store) -> "Ledger":
+    def of(cls, store: Store) -> "CompletedTasks":
         """The ledger of what stands in a store."""
         ledger = cls()
         for row in store.profile.measurements:
@@ -107,7 +107,7 @@ class Campaign:
     def __init__(
         self,
         stores: Mapping[int, Store],
-        processes: Processes,
+        processes: WorkerPair,
         *,
         pairs: int,
         seed: int,
@@ -115,7 +115,7 @@ class Campaign:
     ) -> None:
         self._stores, self._processes = stores, processes
         self._pairs, self._seed, self._retry = pairs, seed, retry
-        self._ledgers = {batch: Ledger.of(store) for batch, store in stores.items()}
+        self._ledgers = {batch: CompletedTasks.of(store) for batch, store in stores.items()}
         self._tried: set[tuple[int, str]] = set()
 
     def open_tasks(self, tasks: Sequence[PlannedTask]) -> tuple[PlannedTask, ...]:
@@ -155,8 +155,8 @@ class Campaign:
                 listener(progress)
         return self._result(tasks, todo, measured=measured, failed=failed, left=0)
 
-    def _measure(self, task: PlannedTask) -> Outcome:
-        asked = Task(subject=task.subject, setting=task.setting, pairs=self._pairs, seed=self._seed)
+    def _measure(self, task: PlannedTask) -> TaskResult:
+        asked = MeasurementTask(subject=task.subject, setting=task.setting, pairs=self._pairs, seed=self._seed)
         store, ledger = self._stores[task.setting.batch], self._ledgers[task.setting.batch]
         before = ledger.processes[task.subject.network_id]
         outcome = self._processes.get(repeat=task.repeat).measure(asked, elsewhere_than=before)

@@ -8,21 +8,21 @@ from pathlib import Path
 
 from hwnas.devices import Device, Machine, detect
 from hwnas.errors import InputError, MissingError
-from hwnas.profile.campaign import Measurer, Processes
+from hwnas.profile.campaign import Measurer, WorkerPair
 from hwnas.profile.lookup import folder_name, folders_of, free_name
 from hwnas.profile.options import AUTO
-from hwnas.profile.plan import Plan, session_now
+from hwnas.profile.plan import Plan, start_session
 from hwnas.profile.runners.runner import DEFAULT_ORDER, Availability, load_runner
 from hwnas.profile.subjects import REFERENCE
 from hwnas.progress import Reporter
 from hwnas.records import ProfileManifest, Setting, Store
 from hwnas.records.manifest import read_manifest
-from hwnas.records.store import differences
+from hwnas.records.store import manifest_differences
 from hwnas.runs import Environment, environment
 
 
 @dataclass(frozen=True, kw_only=True)
-class Workplace:
+class CampaignEnvironment:
     """Where a campaign runs; tests stand in for parts of it."""
 
     machine: Machine
@@ -30,11 +30,11 @@ class Workplace:
     start: Callable[[], Measurer]
 
     @classmethod
-    def here(cls, *, limit_s: float | None = None) -> "Workplace":
+    def here(cls, *, limit_s: float | None = None) -> "CampaignEnvironment":
         """This machine, with worker processes that measure and give a network up after `limit_s` in all."""
-        from hwnas.profile.worker import Limits, Worker
+        from hwnas.profile.worker import Worker, WorkerLimits
 
-        limits = Limits() if limit_s is None else Limits(task_s=limit_s)
+        limits = WorkerLimits() if limit_s is None else WorkerLimits(task_s=limit_s)
         return cls(machine=detect(), software=environment(), start=lambda: Worker(limits=limits))
 
 
@@ -69,13 +69,13 @@ class StoreOpener:
     named: bool
     """Whether the user named `out`: then nothing is measured beside what stands there unless `new` says so."""
     device: Device
-    place: Workplace
-    processes: Processes
+    place: CampaignEnvironment
+    processes: WorkerPair
     reporter: Reporter
 
     def open(self, plan: Plan) -> dict[int, Store]:
         """The open stores by batch; all are closed again if one cannot be opened."""
-        session = session_now(plan.origin.command, self.place.software)
+        session = start_session(plan.origin.command, self.place.software)
         with ExitStack() as stack:
             stores: dict[int, Store] = {}
             for setting in _settings(plan):
@@ -110,7 +110,7 @@ class StoreOpener:
         if self.new:
             return parent / free_name(parent, name)
         there = folders_of(parent, name)
-        fitting = [folder for folder in there if not differences(read_manifest(folder), manifest)]
+        fitting = [folder for folder in there if not manifest_differences(read_manifest(folder), manifest)]
         if fitting:
             return fitting[-1]
         return parent / name if self.named or not there else self._beside(there[-1], parent / name, manifest)
@@ -118,7 +118,7 @@ class StoreOpener:
     def _beside(self, there: Path, wanted: Path, manifest: ProfileManifest) -> Path:
         """The folder of a profile that begins beside those there, and a word on why it does."""
         free = wanted.parent / free_name(wanted.parent, wanted.name)
-        pairs = differences(read_manifest(there), manifest)
+        pairs = manifest_differences(read_manifest(there), manifest)
         shown = "; ".join(f"{name}: there {one}, here {other}" for name, (one, other) in pairs.items())
         self.reporter.message(f"{there} was measured in another environment ({shown}); measuring into {free}")
         return free

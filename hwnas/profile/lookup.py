@@ -23,7 +23,7 @@ VARIABLE = "HWNAS_PROFILES"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class ProfileEntry:
     """A profile that was found."""
 
     name: str
@@ -34,7 +34,7 @@ class Entry:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Broken:
+class UnreadableProfile:
     """The folder of a profile whose manifest cannot be read."""
 
     name: str
@@ -78,9 +78,9 @@ def search_path(
     return search_places(FOLDER, given, variable=VARIABLE, environ=environ, working=working, package=package)
 
 
-def scan(places: Sequence[tuple[Path, Origin]]) -> tuple[Entry | Broken, ...]:
+def scan_profiles(places: Sequence[tuple[Path, Origin]]) -> tuple[ProfileEntry | UnreadableProfile, ...]:
     """All profiles in those places, also those whose manifest cannot be read; of two with one name the first."""
-    found: dict[str, Entry | Broken] = {}
+    found: dict[str, ProfileEntry | UnreadableProfile] = {}
     for place, origin in places:
         for folder in _folders(place):
             name = f"{folder.parent.name}/{folder.name}"
@@ -89,17 +89,17 @@ def scan(places: Sequence[tuple[Path, Origin]]) -> tuple[Entry | Broken, ...]:
     return tuple(found.values())
 
 
-def entries(places: Sequence[tuple[Path, Origin]]) -> tuple[Entry, ...]:
+def profile_entries(places: Sequence[tuple[Path, Origin]]) -> tuple[ProfileEntry, ...]:
     """The profiles in those places that can be read; of two with one name the first."""
-    return tuple(entry for entry in scan(places) if isinstance(entry, Entry))
+    return tuple(entry for entry in scan_profiles(places) if isinstance(entry, ProfileEntry))
 
 
-def find_entry(name: str, places: Sequence[tuple[Path, Origin]]) -> Entry:
+def find_profile(name: str, places: Sequence[tuple[Path, Origin]]) -> ProfileEntry:
     """The profile of that name (DEVICE/FOLDER, FOLDER alone where it is clear), or in a folder of that path."""
     if is_profile(Path(name)):
         path = Path(name)
-        return Entry(name=name, path=path, origin="own", manifest=read_manifest(path))
-    every = scan(places)
+        return ProfileEntry(name=name, path=path, origin="own", manifest=read_manifest(path))
+    every = scan_profiles(places)
     same = [entry for entry in every if name in (entry.name, entry.path.name)]
     if len(same) == 1:
         return _readable(same[0])
@@ -109,20 +109,20 @@ def find_entry(name: str, places: Sequence[tuple[Path, Origin]]) -> Entry:
     raise _unknown(name, [entry.name for entry in every], places)
 
 
-def load_entry(entry: Entry) -> Profile:
+def load_entry(entry: ProfileEntry) -> Profile:
     """The measurements of a profile that was found."""
     return load_profile(entry.path)
 
 
-def _entry(name: str, folder: Path, origin: Origin) -> Entry | Broken:
+def _entry(name: str, folder: Path, origin: Origin) -> ProfileEntry | UnreadableProfile:
     try:
-        return Entry(name=name, path=folder, origin=origin, manifest=read_manifest(folder))
+        return ProfileEntry(name=name, path=folder, origin=origin, manifest=read_manifest(folder))
     except HwnasError as error:
-        return Broken(name=name, path=folder, origin=origin, error=error)
+        return UnreadableProfile(name=name, path=folder, origin=origin, error=error)
 
 
-def _readable(entry: Entry | Broken) -> Entry:
-    if isinstance(entry, Broken):
+def _readable(entry: ProfileEntry | UnreadableProfile) -> ProfileEntry:
+    if isinstance(entry, UnreadableProfile):
         raise entry.error
     return entry
 

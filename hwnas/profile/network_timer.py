@@ -12,17 +12,17 @@ import torch
 
 from hwnas.devices import Device, match
 from hwnas.devices.datasheets import normalised
-from hwnas.devices.memory import limited
+from hwnas.devices.memory import memory_limit
 from hwnas.errors import HwnasError, InputError, MissingError
 from hwnas.profile.networks import build_subject, seeded_images
-from hwnas.profile.parity import allowed, expected_logits, require_parity
-from hwnas.profile.plan import exporter
+from hwnas.profile.parity import expected_logits, parity_tolerance, require_parity
+from hwnas.profile.plan import exporter_for
 from hwnas.profile.runners.cuda import Nvml, open_nvml
 from hwnas.profile.runners.preparation import device_of
-from hwnas.profile.runners.runner import MeasurementError, Runner, Session, load_runner
-from hwnas.profile.timing import nobody, runs_per_sample, time_pairs, warm_up
-from hwnas.profile.worker_messages import Outcome, Task, WorkerFacts
-from hwnas.records import DeviceState, Failure, Parity, Reason, Setting, Subject
+from hwnas.profile.runners.runner import MeasurementError, Runner, RuntimeSession, load_runner
+from hwnas.profile.timing import no_progress, runs_per_sample, time_pairs, warm_up
+from hwnas.profile.worker_messages import MeasurementTask, TaskResult, WorkerFacts
+from hwnas.records import DeviceState, Failure, OutputParity, Reason, Setting, Subject
 
 _REFERENCE_SEED = 0
 """The reference network has the same weights in every process."""
@@ -32,8 +32,8 @@ _REFERENCE_SEED = 0
 class _Ready:
     """A session whose outputs are those of torch."""
 
-    session: Session
-    parity: Parity
+    session: RuntimeSession
+    parity: OutputParity
     export_s: float
 
 
@@ -42,10 +42,10 @@ class _Place:
     """What stays between tasks of one setting, whatever exports their networks."""
 
     runner: Runner
-    reference: Session
+    reference: RuntimeSession
 
 
-class Bench:
+class NetworkTimer:
     """Measures tasks one by one; the reference network's session of each setting stays until all are closed.
 
     `stage` is told what is being done, so that whoever watches knows where a process died; `progress` is called after
@@ -53,7 +53,7 @@ class Bench:
     """
 
     def __init__(
-        self, *, stage: Callable[[str], None] = lambda stage: None, progress: Callable[[], None] = nobody
+        self, *, stage: Callable[[str], None] = lambda stage: None, progress: Callable[[], None] = no_progress
     ) -> None:
         self._tell = stage
         self._progress = progress
@@ -71,17 +71,17 @@ class Bench:
         notes = (self._open_nvml(),) if device_of(setting).kind == "gpu" else ()
         return WorkerFacts(process_id=self.process_id, runtime=runner.facts(setting), notes=tuple(filter(None, notes)))
 
-    def measure(self, task: Task) -> Outcome:
+    def measure(self, task: MeasurementTask) -> TaskResult:
         """The outcome of a task; an error is raised only where it is not the network's."""
         if task.pairs < 1:
             raise InputError("a task must have at least one pair", got=task.pairs)
         started, begin = datetime.now(UTC).isoformat(timespec="milliseconds"), time.perf_counter()
         place = self._set_up(task)
-        outcome = Outcome(process_id=self.process_id, started_utc=started, duration_s=0.0)
+        outcome = TaskResult(process_id=self.process_id, started_utc=started, duration_s=0.0)
         try:
             outcome = self._measured(task, place, outcome)
         except Exception as error:  # whatever it is, it is what became of this network, and is recorded as such
-            outcome = replace(outcome, failure=failure_of(error, stage=self._stage))
+            outcome = replace(outcome, failure=classify_failure(error, stage=self._stage))
         _clean_up()
         return replace(outcome, duration_s=time.perf_counter() - begin)
 
@@ -92,7 +92,7 @@ class Bench:
         self._places.clear()
         _clean_up()
 
-    def _measured(self, task: Task, place: _Place, outcome: Outcome) -> Outcome:
+    def _measured(self, task: MeasurementTask, place: _Place, outcome: TaskResult) -> TaskResult:
         with self._ready(place.runner, task.subject, task.setting, seed=task.seed) as ready:
             self._enter("warm up")
             warm_up(ready.session, progress=self._progress)
@@ -134,7 +134,7 @@ class Bench:
             module = build_subject(subject, seed=seed)
             images = seeded_images(subject, batch=setting.batch, seed=seed)
             expected = expected_logits(module, images)
-            tolerance = allowed(module, images, precision=setting.precision)
+            tolerance = parity_tolerance(module, images, precision=setting.precision)
             self._enter("prepare")
             begin = time.perf_counter()
             session = runner.prepare(module, images, setting)
@@ -148,12 +148,12 @@ class Bench:
                 raise
         return _Ready(session=session, parity=parity, export_s=export_s)
 
-    def _set_up(self, task: Task) -> _Place:
+    def _set_up(self, task: MeasurementTask) -> _Place:
         """The place for a task's setting.
 
         The reference network has the exporter that is its own, so that it is one graph for tasks of every exporter.
         """
-        setting = replace(task.setting, exporter=exporter(task.setting.runtime, task.reference))
+        setting = replace(task.setting, exporter=exporter_for(task.setting.runtime, task.reference))
         key = (setting, replace(task.reference, arch=None))  # its network_id says what the arch does
         if key in self._places:
             return self._places[key]
@@ -164,7 +164,7 @@ class Bench:
         try:
             reference = self._warm_reference(runner, task.reference, setting)
         except Exception as error:
-            found = failure_of(error, stage=self._stage)
+            found = classify_failure(error, stage=self._stage)
             message = f"the reference network {task.reference.network_id} must run on {setting.runtime}"
             raise InputError(message, got=f"{found.reason}: {found.message}") from error
         finally:
@@ -175,7 +175,7 @@ class Bench:
         _set_aside()
         return self._places[key]
 
-    def _warm_reference(self, runner: Runner, subject: Subject, setting: Setting) -> Session:
+    def _warm_reference(self, runner: Runner, subject: Subject, setting: Setting) -> RuntimeSession:
         session = self._prepared(runner, subject, setting, seed=_REFERENCE_SEED).session
         try:
             warm_up(session, progress=self._progress)
@@ -244,7 +244,7 @@ def _require_cache(setting: Setting) -> None:
 
 def _within_memory(setting: Setting) -> AbstractContextManager[None]:
     # CUDA reserves address space far beyond what it uses: there, the device's own limit is the one that holds.
-    return limited() if device_of(setting).kind == "cpu" else nullcontext()
+    return memory_limit() if device_of(setting).kind == "cpu" else nullcontext()
 
 
 def _clean_up() -> None:
@@ -265,7 +265,7 @@ _LENGTH = 600
 """Characters of a message that are kept: exporters write pages."""
 
 
-def failure_of(error: Exception, *, stage: str) -> Failure:
+def classify_failure(error: Exception, *, stage: str) -> Failure:
     """The category of an error and its message; `stage` is what was being done."""
     return Failure(reason=_reason(error, stage=stage), message=_shortened(_text(error)))
 

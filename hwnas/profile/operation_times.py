@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from hwnas.errors import InputError
 from hwnas.profile.runners.onnxruntime import cpu_feed, create_session
-from hwnas.profile.runners.preparation import DTYPES, configure, copied, device_of, onnx_graph
+from hwnas.profile.runners.preparation import DTYPES, configure_torch, copy_module, device_of, onnx_graph
 from hwnas.profile.statistics import QUANTILE
 from hwnas.records import Setting
 
@@ -56,10 +56,10 @@ def operation_times(
         for _ in range(_WARM_RUNS + runs):
             session.run(None, feed)
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    return times_of(events, runs=runs, segments=_segments(module))
+    return parse_onnxruntime_events(events, runs=runs, segments=_segments(module))
 
 
-def times_of(
+def parse_onnxruntime_events(
     events: Sequence[Mapping[str, Any]], *, runs: int, segments: Collection[str] = ()
 ) -> tuple[OperationTime, ...]:
     """The nodes in a profile's events; of each the last `runs` runs count."""
@@ -76,7 +76,7 @@ def times_of(
         OperationTime(
             name=name,
             kind=kinds[name],
-            segment=segment_of(name, segments),
+            segment=match_segment(name, segments),
             time_ms=time_ms,
             share=time_ms / total if total else 0.0,
         )
@@ -84,7 +84,7 @@ def times_of(
     )
 
 
-def segment_of(node: str, segments: Collection[str]) -> str:
+def match_segment(node: str, segments: Collection[str]) -> str:
     """The longest name of a segment that a node's name begins with, or nothing."""
     fits = [name for name in segments if node.startswith(name) and node[len(name) : len(name) + 1] in tuple(_ENDS)]
     return max(fits, key=len, default="")
@@ -109,9 +109,9 @@ def torch_operation_times(
     """
     from torch.profiler import ProfilerActivity, profile
 
-    configure(setting)
+    configure_torch(setting)
     on_gpu = device_of(setting).kind == "gpu"
-    network: Any = copied(module, setting)
+    network: Any = copy_module(module, setting)
     batch = images.to("cuda" if on_gpu else "cpu", DTYPES[setting.precision])
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     with torch.inference_mode():
@@ -122,10 +122,10 @@ def torch_operation_times(
                 network(batch)
             if on_gpu:
                 torch.cuda.synchronize()
-    return kinds_of(profiler.key_averages(), runs=runs, on_gpu=on_gpu)
+    return parse_torch_averages(profiler.key_averages(), runs=runs, on_gpu=on_gpu)
 
 
-def kinds_of(events: Sequence[Any], *, runs: int, on_gpu: bool) -> tuple[OperationTime, ...]:
+def parse_torch_averages(events: Sequence[Any], *, runs: int, on_gpu: bool) -> tuple[OperationTime, ...]:
     """One row for each operation in the profiler's averages, those of one kind with equal times, the longest first.
 
     What took no time of its own, because it only calls others, is left out.

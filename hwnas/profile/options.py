@@ -37,7 +37,7 @@ _SHOWN: dict[str, str] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class CampaignRequest:
+class CampaignOptions:
     """Which networks are measured, where, how, and how many."""
 
     space: str = "autoformer-tiny"
@@ -82,7 +82,7 @@ class CampaignRequest:
 
     def command(self) -> tuple[str, ...]:
         """The command line that asks for this, without what is a default."""
-        default = CampaignRequest()
+        default = CampaignOptions()
         words = ["hwnas", "profile"]
         for name, option in _SHOWN.items():
             value = getattr(self, name)

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from hwnas.export.rounding import tolerance_of
 from hwnas.profile.runners.runner import MeasurementError
-from hwnas.records import Parity
+from hwnas.records import OutputParity
 
 MAX_IMAGES = 8
 """Compared images of a batch: torch computes them on the CPU."""
@@ -21,12 +21,12 @@ def expected_logits(module: nn.Module, images: Tensor) -> Tensor:
     return logits.clone()
 
 
-def allowed(module: nn.Module, images: Tensor, *, precision: str) -> float:
+def parity_tolerance(module: nn.Module, images: Tensor, *, precision: str) -> float:
     """What the outputs may differ by, as a share of the largest logit: by what rounding does to this network."""
     return tolerance_of(module, images[:_FOR_ROUNDING], precision=precision)
 
 
-def compare(outputs: Tensor, expected: Tensor) -> Parity:
+def compare_outputs(outputs: Tensor, expected: Tensor) -> OutputParity:
     """Differences of a runtime's outputs from torch's, relative ones to the largest logit."""
     first = outputs[: len(expected)]
     if first.shape != expected.shape:
@@ -34,21 +34,21 @@ def compare(outputs: Tensor, expected: Tensor) -> Parity:
         raise MeasurementError("mismatch", f"the outputs must have torch's shape, and have {shapes}")
     difference = float((first - expected).abs().max())
     largest = float(expected.abs().max())
-    return Parity(
+    return OutputParity(
         max_absolute=difference,
         max_relative=difference / largest if largest else difference,
         top1_agreement=float((first.argmax(-1) == expected.argmax(-1)).float().mean()),
     )
 
 
-def require_parity(outputs: Tensor, expected: Tensor, *, precision: str, tolerance: float) -> Parity:
+def require_parity(outputs: Tensor, expected: Tensor, *, precision: str, tolerance: float) -> OutputParity:
     """How the outputs compare; a NaN or a difference beyond the tolerance is an error."""
     if not torch.isfinite(outputs).all():
         number = int((~torch.isfinite(outputs)).sum())
         raise MeasurementError("nan", f"{number} of {outputs.numel()} outputs are NaN or infinite in {precision}")
     if not torch.isfinite(expected).all():
         raise MeasurementError("nan", "torch's own outputs are NaN or infinite")
-    found = compare(outputs, expected)
+    found = compare_outputs(outputs, expected)
     if not found.max_relative <= tolerance:
         raise MeasurementError(
             "mismatch",

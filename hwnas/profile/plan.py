@@ -15,14 +15,14 @@ import numpy as np
 from hwnas.config import from_mapping, parse_json, shown, to_mapping
 from hwnas.devices import resolve
 from hwnas.errors import InputError, UsageError, unknown
-from hwnas.profile.options import AUTO, CampaignRequest
+from hwnas.profile.options import AUTO, CampaignOptions
 from hwnas.profile.runners.runner import RUNNERS
-from hwnas.profile.selection import select
 from hwnas.profile.statistics import MIN_RUNS
+from hwnas.profile.subjects import select_subjects
 from hwnas.profile.timing import PAIRS
 from hwnas.records import Setting, Subject
-from hwnas.records.manifest import Session
-from hwnas.records.measurement import require_schema, subject_from
+from hwnas.records.manifest import CampaignSession
+from hwnas.records.measurement import parse_subject, require_schema
 from hwnas.runs import Environment, environment, write_atomic
 from hwnas.space import SPACES
 
@@ -53,7 +53,7 @@ class _Head:
     seed: int
     pairs: int = PAIRS
     num_tasks: int
-    origin: Session
+    origin: CampaignSession
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ class Plan:
     space: str | None
     seed: int
     pairs: int = PAIRS
-    origin: Session
+    origin: CampaignSession
     """When and by which command it was made."""
     tasks: tuple[PlannedTask, ...]
 
@@ -91,7 +91,9 @@ def make_tasks(
     keyed: list[tuple[float, PlannedTask]] = []
     for setting in settings:
         for index, subject in enumerate(subjects):
-            task = PlannedTask(subject=subject, setting=replace(setting, exporter=exporter(setting.runtime, subject)))
+            task = PlannedTask(
+                subject=subject, setting=replace(setting, exporter=exporter_for(setting.runtime, subject))
+            )
             one, other = rng.uniform(size=2).tolist()
             keyed.append((min(one, other) if index < repeats else one, task))
             if index < repeats:
@@ -99,7 +101,7 @@ def make_tasks(
     return tuple(task for _, task in sorted(keyed, key=lambda pair: pair[0]))
 
 
-def exporter(runtime: str, subject: Subject) -> str:
+def exporter_for(runtime: str, subject: Subject) -> str:
     """How a runtime gets a network: torch as a module, others composed from blocks where it is made of such."""
     if runtime.startswith("torch"):
         return "module"
@@ -151,7 +153,7 @@ def _task(line: str, *, source: str) -> PlannedTask:
     if not isinstance(data, dict) or not {"subject", "setting"} <= data.keys() <= known:
         raise InputError(f"{source} must be a task", got=shown(data), known=sorted(known))
     values: dict[str, Any] = {
-        "subject": subject_from(data["subject"], where=f"{source}: subject"),
+        "subject": parse_subject(data["subject"], where=f"{source}: subject"),
         "setting": from_mapping(Setting, data["setting"], where=f"{source}: setting"),
     }
     if not isinstance(data.get("repeat", False), bool):
@@ -164,7 +166,7 @@ _FIRST_STAGE = 24
 
 
 @dataclass(frozen=True, kw_only=True)
-class Planned:
+class WrittenPlan:
     """A plan that was written."""
 
     path: Path
@@ -173,7 +175,7 @@ class Planned:
     num_networks: int
 
 
-def write_plan(request: CampaignRequest, path: Path) -> Planned:
+def write_plan(request: CampaignOptions, path: Path) -> WrittenPlan:
     """Write what `measure` would do to a file, for a machine that has the device."""
     if request.minutes is not None:
         raise UsageError("a plan needs a number of networks", got="--minutes", hint="--samples 100")
@@ -183,7 +185,7 @@ def write_plan(request: CampaignRequest, path: Path) -> Planned:
         raise InputError(f"{path} must be in a folder that exists", got=path.parent)
     save_plan(plan, path)
     networks = {task.subject.network_id for task in plan.tasks}
-    return Planned(path=path, device=plan.device, num_tasks=len(plan.tasks), num_networks=len(networks))
+    return WrittenPlan(path=path, device=plan.device, num_tasks=len(plan.tasks), num_networks=len(networks))
 
 
 def read_plan(path: Path) -> Plan:
@@ -209,7 +211,7 @@ def _require_alike(setting: Setting, first: Setting, *, where: str) -> None:
             raise InputError(f"{where}: setting.{name} must be at least 1", got=getattr(setting, name))
 
 
-def stages(request: CampaignRequest, device: str) -> Iterator[Plan]:
+def plan_stages(request: CampaignOptions, device: str) -> Iterator[Plan]:
     """One plan; where a time is given, plans that extend each other without end."""
     if request.minutes is None:
         yield make_plan(request, device, num_samples=request.num_samples)
@@ -220,17 +222,17 @@ def stages(request: CampaignRequest, device: str) -> Iterator[Plan]:
         number *= 2
 
 
-def make_plan(request: CampaignRequest, device: str, *, num_samples: int) -> Plan:
+def make_plan(request: CampaignOptions, device: str, *, num_samples: int) -> Plan:
     """The plan of a request with so many networks of the space."""
     space = SPACES.get(request.space)
-    subjects = select(space, num_samples, seed=request.seed, also=request.also, landmarks=request.landmarks)
+    subjects = select_subjects(space, num_samples, seed=request.seed, also=request.also, landmarks=request.landmarks)
     if not subjects:
         raise UsageError("there must be something to measure", got="--samples 0 --no-landmarks", hint="--samples 20")
-    return plan_of(request, device, subjects, num_samples=num_samples)
+    return plan_for_subjects(request, device, subjects, num_samples=num_samples)
 
 
-def plan_of(
-    request: CampaignRequest, device: str, subjects: Sequence[Subject], *, num_samples: int | None = None
+def plan_for_subjects(
+    request: CampaignOptions, device: str, subjects: Sequence[Subject], *, num_samples: int | None = None
 ) -> Plan:
     """The plan that measures these networks as a request says."""
     runtime = request.runtime if request.runtime == AUTO else RUNNERS.resolve(request.runtime)
@@ -242,15 +244,15 @@ def plan_of(
         space=SPACES.resolve(request.space),
         seed=request.seed,
         pairs=request.pairs,
-        origin=session_now(request.command(), environment()),
+        origin=start_session(request.command(), environment()),
         tasks=make_tasks(subjects, settings, repeats=repeats, seed=request.seed),
     )
 
 
-def session_now(command: tuple[str, ...], software: Environment) -> Session:
+def start_session(command: tuple[str, ...], software: Environment) -> CampaignSession:
     """A session that begins now."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return Session(started_utc=now, command=command, commit=software.commit, modified=software.modified)
+    return CampaignSession(started_utc=now, command=command, commit=software.commit, modified=software.modified)
 
 
 def require_space(name: str) -> None:
@@ -265,4 +267,4 @@ def with_runtime(plan: Plan, runtime: str) -> Plan:
 
 
 def _task_with(task: PlannedTask, runtime: str) -> PlannedTask:
-    return replace(task, setting=replace(task.setting, runtime=runtime, exporter=exporter(runtime, task.subject)))
+    return replace(task, setting=replace(task.setting, runtime=runtime, exporter=exporter_for(runtime, task.subject)))

@@ -10,17 +10,17 @@ from hwnas.errors import GateError
 from hwnas.profile.statistics import (
     HARMLESS_THROTTLE,
     MIN_NETWORKS,
-    Drift,
     NoiseFloor,
+    ReferenceDrift,
     Verdict,
-    drift,
-    interval_ms,
+    latency_interval,
     latency_median_ms,
     latency_ms,
     noise_floor,
+    reference_drift,
     reference_latency_ms,
+    stability_verdict,
     throughput,
-    verdict,
 )
 from hwnas.records import Measurement, Profile, Samples, Subject
 
@@ -35,7 +35,7 @@ MAX_DRIFT = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Figures:
+class MeasurementSummary:
     """What one measurement says, in the units that users ask for."""
 
     subject: Subject
@@ -61,7 +61,7 @@ class FailureCount:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Quality:
+class ProfileQuality:
     """How good a profile is; shares, 0.01 is one percent."""
 
     num_networks: int
@@ -74,7 +74,7 @@ class Quality:
     reference_ms: float | None
     noise_floor: NoiseFloor | None
     """None where fewer than 12 networks were measured twice."""
-    drift: Drift | None
+    drift: ReferenceDrift | None
     exporters: tuple[str, ...]
     throttled: tuple[str, ...]
     """Throttle reasons that the device gave."""
@@ -89,7 +89,7 @@ class Quality:
         return tuple(filter(None, (_floor_problem(self), _unstable_problem(self), _drift_problem(self))))
 
 
-def figures(profile: Profile) -> tuple[Figures, ...]:
+def summarize_measurements(profile: Profile) -> tuple[MeasurementSummary, ...]:
     """What each measurement that has samples says, in the order of the rows."""
     pairs = _samples(profile)
     if not pairs:
@@ -98,9 +98,9 @@ def figures(profile: Profile) -> tuple[Figures, ...]:
     return tuple(_figures(row, ours, theirs, reference_ms=reference) for row, ours, theirs in pairs)
 
 
-def assess(profile: Profile) -> Quality:
+def assess_profile(profile: Profile) -> ProfileQuality:
     """Judge a profile."""
-    found = figures(profile)
+    found = summarize_measurements(profile)
     pairs = _samples(profile)
     repeated = _repeated([row for row, _, _ in pairs], found)
     rows = [row for row, _, _ in pairs]
@@ -108,7 +108,7 @@ def assess(profile: Profile) -> Quality:
     unstable = [item.verdict.reason for item in found if not item.verdict.stable]
     failed = [(row.failure.reason, row.failure.message) for row in profile.failures if row.failure]
     times = sorted(row.started_utc for row in profile.measurements)
-    return Quality(
+    return ProfileQuality(
         num_networks=len(profile.counts),
         num_measurements=len(rows),
         num_repeated=len(repeated),
@@ -117,7 +117,7 @@ def assess(profile: Profile) -> Quality:
         unstable=_counted([(_kind(reason), reason) for reason in unstable]),
         reference_ms=reference_latency_ms(references) if references else None,
         noise_floor=noise_floor(repeated),
-        drift=drift(references) if references else None,
+        drift=reference_drift(references) if references else None,
         exporters=tuple(sorted({row.setting.exporter for row in rows})),
         throttled=_throttled(rows),
         measured_s=sum(row.duration_s for row in profile.measurements),
@@ -128,10 +128,10 @@ def assess(profile: Profile) -> Quality:
 
 def repeated_pairs(profile: Profile) -> list[tuple[float, float]]:
     """The latencies of networks measured twice: first and second, of different processes."""
-    return _repeated([row for row, _, _ in _samples(profile)], figures(profile))
+    return _repeated([row for row, _, _ in _samples(profile)], summarize_measurements(profile))
 
 
-def _repeated(rows: Sequence[Measurement], found: Sequence[Figures]) -> list[tuple[float, float]]:
+def _repeated(rows: Sequence[Measurement], found: Sequence[MeasurementSummary]) -> list[tuple[float, float]]:
     first: dict[str, tuple[str, float]] = {}
     pairs: dict[str, tuple[float, float]] = {}
     for row, item in zip(rows, found, strict=True):
@@ -141,7 +141,7 @@ def _repeated(rows: Sequence[Measurement], found: Sequence[Figures]) -> list[tup
     return list(pairs.values())
 
 
-def require_measured(qualities: Sequence[tuple[str, Quality]]) -> None:
+def require_measured(qualities: Sequence[tuple[str, ProfileQuality]]) -> None:
     """The gate of every campaign: no profile may consist of failures alone, of this session or of earlier ones."""
     empty = [
         f"{name}: {', '.join(f'{failure.count} {failure.reason}' for failure in quality.failures)}"
@@ -153,7 +153,7 @@ def require_measured(qualities: Sequence[tuple[str, Quality]]) -> None:
         raise GateError("no network could be measured, all failed", got="; ".join(empty), hint=hint)
 
 
-def require_stable(qualities: Sequence[tuple[str, Quality]]) -> None:
+def require_stable(qualities: Sequence[tuple[str, ProfileQuality]]) -> None:
     """The gate of `--strict`: every profile must be one to rely on."""
     problems = [f"{name}: {problem}" for name, quality in qualities for problem in quality.problems]
     if problems:
@@ -165,9 +165,9 @@ def _samples(profile: Profile) -> list[tuple[Measurement, Samples, Samples]]:
     return [(row, row.samples, row.reference) for row in profile.measured if row.samples and row.reference]
 
 
-def _figures(row: Measurement, ours: Samples, theirs: Samples, *, reference_ms: float) -> Figures:
+def _figures(row: Measurement, ours: Samples, theirs: Samples, *, reference_ms: float) -> MeasurementSummary:
     latency = latency_ms(ours, theirs, reference_ms=reference_ms)
-    return Figures(
+    return MeasurementSummary(
         subject=row.subject,
         exporter=row.setting.exporter,
         latency_ms=latency,
@@ -175,7 +175,7 @@ def _figures(row: Measurement, ours: Samples, theirs: Samples, *, reference_ms: 
         throughput=throughput(latency, batch=row.setting.batch),
         memory_mb=row.memory_mb,
         energy_j=row.energy_j,
-        verdict=verdict(ours, theirs, states=(row.before, row.after), seed=row.seed),
+        verdict=stability_verdict(ours, theirs, states=(row.before, row.after), seed=row.seed),
     )
 
 
@@ -196,7 +196,7 @@ def _throttled(rows: Sequence[Measurement]) -> tuple[str, ...]:
     return tuple(sorted(reasons - set(HARMLESS_THROTTLE)))
 
 
-def _floor_problem(quality: Quality) -> str | None:
+def _floor_problem(quality: ProfileQuality) -> str | None:
     floor = quality.noise_floor
     if floor is None:
         return f"{quality.num_repeated} networks were measured twice, and {MIN_NETWORKS} tell a noise floor"
@@ -205,21 +205,21 @@ def _floor_problem(quality: Quality) -> str | None:
     return None
 
 
-def _unstable_problem(quality: Quality) -> str | None:
+def _unstable_problem(quality: ProfileQuality) -> str | None:
     share = quality.num_unstable / max(1, quality.num_measurements)
     if share > MAX_UNSTABLE:
         return f"{share:.0%} of the measurements are unstable, and {MAX_UNSTABLE:.0%} is the most"
     return None
 
 
-def _drift_problem(quality: Quality) -> str | None:
+def _drift_problem(quality: ProfileQuality) -> str | None:
     if quality.drift is not None and abs(quality.drift.change) > MAX_DRIFT:
         return f"the reference network drifted by {quality.drift.change:+.1%}, and {MAX_DRIFT:.0%} is the most"
     return None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
+class NetworkResult:
     """One network as it was measured; of networks measured twice, the mean."""
 
     latency_ms: float = float("nan")
@@ -250,34 +250,34 @@ class Reading:
         return throughput(self.high_ms, batch=self.batch), throughput(self.low_ms, batch=self.batch)
 
 
-def readings(profile: Profile) -> Mapping[str, Reading]:
+def results_by_network(profile: Profile) -> Mapping[str, NetworkResult]:
     """What a profile says, by the id of the network; those that could not be measured have a failure."""
     rows = [row for row in profile.measured if row.samples and row.reference]
     reference = reference_latency_ms([row.reference for row in rows if row.reference]) if rows else float("nan")
-    grouped: dict[str, list[tuple[Measurement, Figures]]] = {}
-    for row, item in zip(rows, figures(profile), strict=True):
+    grouped: dict[str, list[tuple[Measurement, MeasurementSummary]]] = {}
+    for row, item in zip(rows, summarize_measurements(profile), strict=True):
         grouped.setdefault(row.subject.network_id, []).append((row, item))
     found = {network_id: _reading(pairs, reference_ms=reference) for network_id, pairs in grouped.items()}
     failures = {
-        row.subject.network_id: Reading(failure=f"{row.failure.reason}: {row.failure.message}")
+        row.subject.network_id: NetworkResult(failure=f"{row.failure.reason}: {row.failure.message}")
         for row in profile.failures
         if row.failure is not None
     }
     return {**failures, **found}
 
 
-def _reading(pairs: list[tuple[Measurement, Figures]], *, reference_ms: float) -> Reading:
+def _reading(pairs: list[tuple[Measurement, MeasurementSummary]], *, reference_ms: float) -> NetworkResult:
     latencies, lows, highs = [], [], []
     for row, item in pairs:
         assert row.samples is not None
         assert row.reference is not None
-        interval = interval_ms(row.samples, row.reference, reference_ms=reference_ms, seed=row.seed)
+        interval = latency_interval(row.samples, row.reference, reference_ms=reference_ms, seed=row.seed)
         latencies.append(item.latency_ms)
         lows.append(interval.low_ms)
         highs.append(interval.high_ms)
     # An unstable row makes the whole doubtful.
     verdict = min((item.verdict for _, item in pairs), key=lambda each: each.stable)
-    return Reading(
+    return NetworkResult(
         latency_ms=float(np.exp(np.mean(np.log(latencies)))),
         low_ms=min(lows),
         high_ms=max(highs),

@@ -52,7 +52,7 @@ class OperationCost:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rates:
+class PeakRates:
     """Peak rates of a device in one precision."""
 
     flop_per_s: float
@@ -64,23 +64,23 @@ class Rates:
         return self.flop_per_s / self.byte_per_s
 
 
-def peak_rates(device: Device, precision: str) -> Rates | None:
+def peak_rates(device: Device, precision: str) -> PeakRates | None:
     """The peak rates from the device's datasheet; None where there is none, as of a CPU."""
     flops = device.peak_op_per_s(cast(Precision, precision))
     if flops is None or device.memory_byte_per_s is None:
         return None
-    return Rates(flop_per_s=flops, byte_per_s=device.memory_byte_per_s)
+    return PeakRates(flop_per_s=flops, byte_per_s=device.memory_byte_per_s)
 
 
 def operation_costs(
-    workload: Workload, *, rates: Rates | None, precision: str, batch: int
+    workload: Workload, *, rates: PeakRates | None, precision: str, batch: int
 ) -> tuple[OperationCost, ...]:
     """The cost of each operation of a batch, in the order in which they run."""
     width = element_bytes("fp32" if precision == "tf32" else precision)
     return tuple(_cost(operation, rates, width=width, batch=batch) for operation in workload.operations)
 
 
-def part_of(operation: Operation) -> Part:
+def network_part(operation: Operation) -> Part:
     """The part of the network that an operation belongs to, by its name and kind."""
     first, last = operation.name.split(".")[0], operation.name.split(".")[-1]
     if first in ("stem", "patch_embeds"):
@@ -102,14 +102,14 @@ def total_ms(costs: Sequence[OperationCost]) -> float:
     return sum(time for time in times if time is not None)
 
 
-def _cost(operation: Operation, rates: Rates | None, *, width: int, batch: int) -> OperationCost:
+def _cost(operation: Operation, rates: PeakRates | None, *, width: int, batch: int) -> OperationCost:
     batch = 1 if ONCE in operation.traits else batch
     macs = int(operation.macs) * batch
     moved = int((operation.elements_read + operation.elements_written) * batch + operation.params) * width
     return OperationCost(
         name=operation.name,
         kind=operation.label,
-        part=part_of(operation),
+        part=network_part(operation),
         macs=macs,
         bytes_moved=moved,
         intensity=2 * macs / moved if moved else 0.0,
@@ -132,7 +132,7 @@ _WORTH_SAYING = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
-class Width:
+class MatmulWidth:
     """One width of matrix products, and how much of all products has it."""
 
     size: int
@@ -140,8 +140,8 @@ class Width:
     num_operations: int
 
 
-def hints(
-    workload: Workload, costs: Sequence[OperationCost], *, device: Device, rates: Rates | None, precision: str
+def bottlenecks(
+    workload: Workload, costs: Sequence[OperationCost], *, device: Device, rates: PeakRates | None, precision: str
 ) -> tuple[str, ...]:
     """Sentences on widths, parts, memory and single operations; shares are of products where no time is known."""
     found = [
@@ -153,7 +153,7 @@ def hints(
     return tuple(found)
 
 
-def widths(workload: Workload) -> tuple[Width, ...]:
+def matmul_widths(workload: Workload) -> tuple[MatmulWidth, ...]:
     """The output widths of all matrix products, heads of attention included, the largest share first."""
     whole = workload.macs_executed or 1
     macs: defaultdict[int, int] = defaultdict(int)
@@ -163,7 +163,7 @@ def widths(workload: Workload) -> tuple[Width, ...]:
         if size:
             macs[size] += int(operation.macs)
             number[size] += 1
-    found = [Width(size=size, share=macs[size] / whole, num_operations=number[size]) for size in macs]
+    found = [MatmulWidth(size=size, share=macs[size] / whole, num_operations=number[size]) for size in macs]
     return tuple(sorted(found, key=lambda width: -width.share))
 
 
@@ -178,7 +178,7 @@ def _width(operation: Operation) -> int | None:
 def _width_hints(workload: Workload, *, device: Device, precision: str) -> Iterator[str]:
     tile = _GPU_TILE if device.kind == "gpu" else _CPU_LANES
     alignment = _GPU_ALIGNMENT.get(precision, 1) if device.kind == "gpu" else 1
-    for width in widths(workload):
+    for width in matmul_widths(workload):
         padded = -(-width.size // tile) * tile
         if width.share < _WORTH_SAYING or padded == width.size:
             continue
@@ -205,7 +205,7 @@ def _part_hints(costs: Sequence[OperationCost]) -> Iterator[str]:
             yield f"{words} {shares[part] / whole:.0%} of the {of}"
 
 
-def _memory_hints(costs: Sequence[OperationCost], rates: Rates | None) -> Iterator[str]:
+def _memory_hints(costs: Sequence[OperationCost], rates: PeakRates | None) -> Iterator[str]:
     if rates is None:
         return
     whole = sum(cost.time_ms or 0.0 for cost in costs) or 1.0

@@ -83,7 +83,7 @@ class RuntimeProfile:
     """Empty where the names of the nodes tell no segment."""
 
 
-def measured_hints(profile: RuntimeProfile, *, macs: int) -> tuple[str, ...]:
+def measured_bottlenecks(profile: RuntimeProfile, *, macs: int) -> tuple[str, ...]:
     """What stands out in the times that were measured; `macs` are those of the batch."""
     whole = profile.total_ms or 1.0
     products_ms = sum(nodes.time_ms for nodes in profile.by_kind if nodes.name in _PRODUCTS)
@@ -135,8 +135,8 @@ def _profile(subject: Subject, setting: Setting, times: _Times) -> RuntimeProfil
     return RuntimeProfile(
         runtime=setting.runtime,
         total_ms=sum(node.time_ms for node in nodes),
-        by_kind=summed([(node.kind, node.time_ms) for node in nodes]),
-        by_segment=summed(named) if any(node.segment for node in nodes) else (),
+        by_kind=sum_by_name([(node.kind, node.time_ms) for node in nodes]),
+        by_segment=sum_by_name(named) if any(node.segment for node in nodes) else (),
     )
 
 
@@ -152,7 +152,7 @@ def _torch_times(module: "nn.Module", images: "Tensor", setting: Setting) -> Seq
     return torch_operation_times(module, images, setting)
 
 
-def summed(nodes: Sequence[tuple[str, float]]) -> tuple[TimedNodes, ...]:
+def sum_by_name(nodes: Sequence[tuple[str, float]]) -> tuple[TimedNodes, ...]:
     """The times of nodes of one name together, the longest first."""
     times: dict[str, list[float]] = {}
     for name, time_ms in nodes:

@@ -52,7 +52,7 @@ class Interval:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drift:
+class ReferenceDrift:
     """How the reference network's time moved during a campaign; shares, 0.01 is one percent."""
 
     change: float
@@ -72,7 +72,7 @@ class NoiseFloor:
     num_networks: int
 
 
-def counted(samples: Samples) -> Nanoseconds:
+def valid_runs(samples: Samples) -> Nanoseconds:
     """The runs that count: by the device's clock, else CPU time, else the wall time of undisturbed runs."""
     if samples.device_ns:
         return np.asarray(samples.device_ns, dtype=np.float64)
@@ -85,9 +85,9 @@ def counted(samples: Samples) -> Nanoseconds:
     return calm
 
 
-def typical_ns(samples: Samples) -> float:
+def quantile_ns(samples: Samples) -> float:
     """The 20 % quantile of the runs that count; of all runs where none does."""
-    runs = counted(samples)
+    runs = valid_runs(samples)
     if not len(runs):
         runs = np.asarray(samples.wall_ns, dtype=np.float64)
     if not len(runs):
@@ -98,9 +98,9 @@ def typical_ns(samples: Samples) -> float:
     return found
 
 
-def relative_latency(samples: Samples, reference: Samples) -> float:
+def latency_ratio(samples: Samples, reference: Samples) -> float:
     """The latency of a network over that of the reference network that ran in turn with it."""
-    return typical_ns(samples) / typical_ns(reference)
+    return quantile_ns(samples) / quantile_ns(reference)
 
 
 def reference_latency_ms(references: Iterable[Samples]) -> float:
@@ -109,7 +109,7 @@ def reference_latency_ms(references: Iterable[Samples]) -> float:
     Where none counts, all do, as for one measurement; then no verdict is stable.
     """
     every = tuple(references)
-    runs = _joined(counted(samples) for samples in every)
+    runs = _joined(valid_runs(samples) for samples in every)
     if not len(runs):
         runs = _joined(np.asarray(samples.wall_ns, dtype=np.float64) for samples in every)
     if not len(runs):
@@ -119,7 +119,7 @@ def reference_latency_ms(references: Iterable[Samples]) -> float:
 
 def latency_ms(samples: Samples, reference: Samples, *, reference_ms: float) -> float:
     """The undisturbed latency, `reference_ms` being the reference network's in the whole campaign."""
-    return relative_latency(samples, reference) * reference_ms
+    return latency_ratio(samples, reference) * reference_ms
 
 
 def latency_median_ms(samples: Samples) -> float:
@@ -132,7 +132,7 @@ def throughput(latency_ms: float, *, batch: int) -> float:
     return batch / latency_ms * 1e3
 
 
-def interval_ms(
+def latency_interval(
     samples: Samples,
     reference: Samples,
     *,
@@ -150,7 +150,7 @@ def interval_ms(
     return Interval(low_ms=float(low), high_ms=float(high))
 
 
-def verdict(
+def stability_verdict(
     samples: Samples, reference: Samples, *, states: Sequence[DeviceState | None] = (), seed: int = 0
 ) -> Verdict:
     """Whether a measurement is stable; `states` are the device's before and after it."""
@@ -159,14 +159,14 @@ def verdict(
     return Verdict(stable=not reason, reason=reason)
 
 
-def drift(references: Sequence[Samples]) -> Drift:
+def reference_drift(references: Sequence[Samples]) -> ReferenceDrift:
     """How the reference network's time moved over the measurements of a campaign, given in order of time."""
-    logs = np.log([typical_ns(samples) for samples in references])
+    logs = np.log([quantile_ns(samples) for samples in references])
     if not len(logs):
         raise InputError("drift needs at least one measurement")
     third = max(1, len(logs) // 3)
     change = float(np.exp(np.median(logs[-third:]) - np.median(logs[:third]))) - 1
-    return Drift(change=change, spread=float(np.std(logs)))
+    return ReferenceDrift(change=change, spread=float(np.std(logs)))
 
 
 def noise_floor(pairs: Sequence[tuple[float, float]]) -> NoiseFloor | None:
@@ -185,7 +185,7 @@ def _joined(runs: Iterable[Nanoseconds]) -> Nanoseconds:
 def _bootstrap(samples: Samples, reference: Samples, *, seed: int, resamples: int) -> Nanoseconds:
     """Ratios of quantiles of runs drawn anew; pairs stay together where every run counts."""
     rng = np.random.default_rng(seed)
-    ours, theirs = counted(samples), counted(reference)
+    ours, theirs = valid_runs(samples), valid_runs(reference)
     if not len(ours) or not len(theirs):
         raise InputError("an interval needs runs that count", got=f"{len(ours)} and {len(theirs)} of the reference")
     draws = rng.integers(0, len(ours), (resamples, len(ours)))
@@ -196,7 +196,7 @@ def _bootstrap(samples: Samples, reference: Samples, *, seed: int, resamples: in
 
 
 def _few(samples: Samples, whose: str) -> str:
-    runs = len(counted(samples))
+    runs = len(valid_runs(samples))
     if runs >= MIN_RUNS:
         return ""
     disturbed = len(samples.wall_ns) - runs
@@ -209,11 +209,11 @@ def _throttled(states: Sequence[DeviceState | None]) -> str:
 
 
 def _unsteady(samples: Samples, reference: Samples, *, seed: int) -> str:
-    found = interval_ms(samples, reference, reference_ms=1.0, seed=seed)
-    width = (found.high_ms - found.low_ms) / relative_latency(samples, reference)
+    found = latency_interval(samples, reference, reference_ms=1.0, seed=seed)
+    width = (found.high_ms - found.low_ms) / latency_ratio(samples, reference)
     if width > MAX_INTERVAL:
         return f"the runs leave {width:.1%} of the latency open, and {MAX_INTERVAL:.0%} is the most"
-    halves = _halves(counted(samples)) / _halves(counted(reference))
+    halves = _halves(valid_runs(samples)) / _halves(valid_runs(reference))
     if abs(np.log(halves)) > MAX_HALVES:
         return f"the second half is {halves - 1:+.1%} off the first, and {MAX_HALVES:.0%} is the most"
     return ""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from statistics import median
 
-from hwnas.profile.runners.runner import Sample, Session
+from hwnas.profile.runners.runner import RuntimeSession, Sample
 from hwnas.records import Samples, Setting
 
 PAIRS = 24
@@ -29,11 +29,11 @@ class TimedPairs:
     reference: Samples
 
 
-def nobody() -> None:
+def no_progress() -> None:
     """Tell nobody that another run is done."""
 
 
-def warm_up(session: Session, *, progress: Callable[[], None] = nobody) -> int:
+def warm_up(session: RuntimeSession, *, progress: Callable[[], None] = no_progress) -> int:
     """Run until runs no longer become faster, on a GPU also until its clocks are up; the number of runs.
 
     `progress` is called after each run.
@@ -47,7 +47,7 @@ def warm_up(session: Session, *, progress: Callable[[], None] = nobody) -> int:
     return len(samples)
 
 
-def runs_per_sample(session: Session) -> int:
+def runs_per_sample(session: RuntimeSession) -> int:
     """How many runs in a row are timed as one: enough to take 2 ms.
 
     A network that takes less is at the mercy of clocks and of the caches that the reference network left behind.
@@ -57,13 +57,13 @@ def runs_per_sample(session: Session) -> int:
 
 
 def time_pairs(
-    candidate: Session,
-    reference: Session,
+    candidate: RuntimeSession,
+    reference: RuntimeSession,
     *,
     pairs: int,
     setting: Setting,
     runs: tuple[int, int] = (1, 1),
-    progress: Callable[[], None] = nobody,
+    progress: Callable[[], None] = no_progress,
 ) -> TimedPairs:
     """Run both in turn, `pairs` times each; which one begins a pair alternates.
 
@@ -86,7 +86,7 @@ def time_pairs(
     )
 
 
-def _sample(session: Session, times: int) -> Sample:
+def _sample(session: RuntimeSession, times: int) -> Sample:
     """The mean of so many runs in a row; interruptions are all of them."""
     if times == 1:
         return session.run_once()

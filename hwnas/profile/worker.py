@@ -17,7 +17,7 @@ from typing import Any, Self
 from hwnas import errors
 from hwnas.config import to_mapping
 from hwnas.errors import HwnasError, InputError, UsageError
-from hwnas.profile.worker_messages import Outcome, Task, WorkerFacts, parse_facts, parse_outcome
+from hwnas.profile.worker_messages import MeasurementTask, TaskResult, WorkerFacts, parse_facts, parse_result
 from hwnas.records import Failure, Reason, Setting
 
 COMMAND = (sys.executable, "-m", "hwnas.profile.worker_process")
@@ -26,7 +26,7 @@ _TAIL_BYTES = 800
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class WorkerLimits:
     """When a process is given up, and when it is replaced though nothing happened."""
 
     silence_s: float = 300.0
@@ -49,8 +49,8 @@ class Worker:
     It must be used by the thread that made it: the kernel ends the process with that thread.
     """
 
-    def __init__(self, *, limits: Limits | None = None, command: Sequence[str] = COMMAND) -> None:
-        self._limits = limits or Limits()
+    def __init__(self, *, limits: WorkerLimits | None = None, command: Sequence[str] = COMMAND) -> None:
+        self._limits = limits or WorkerLimits()
         self._command = tuple(command)
         self._process: _Process | None = None
         self._num_tasks = 0
@@ -79,7 +79,7 @@ class Worker:
             raise InputError("the worker process must be able to start", got=gone.failure.message) from gone
         return parse_facts(answer["facts"])
 
-    def measure(self, task: Task, *, elsewhere_than: Collection[str] = ()) -> Outcome:
+    def measure(self, task: MeasurementTask, *, elsewhere_than: Collection[str] = ()) -> TaskResult:
         """Measure a network, in a process that is none of `elsewhere_than`.
 
         What goes wrong with the network is its outcome; what goes wrong with the reference network or the runtime is
@@ -91,7 +91,7 @@ class Worker:
         try:
             outcome = self._asked(task)
         except _Gone as gone:
-            outcome = Outcome(
+            outcome = TaskResult(
                 process_id=gone.process_id,
                 started_utc=started,
                 duration_s=time.monotonic() - begin,
@@ -105,7 +105,7 @@ class Worker:
             self._process.end()
         self._process, self._num_tasks = None, 0
 
-    def _asked(self, task: Task) -> Outcome:
+    def _asked(self, task: MeasurementTask) -> TaskResult:
         """What a process answers; one that ended before it came to the network is tried once more."""
         for _ in range(2):
             process = self._running()
@@ -121,7 +121,7 @@ class Worker:
         else:
             message = f"the reference network {task.reference.network_id} must run on {task.setting.runtime}"
             raise InputError(message, got=reason)
-        outcome = parse_outcome(answer["outcome"])
+        outcome = parse_result(answer["outcome"])
         if outcome.failure is not None and outcome.failure.reason in _POISONING:
             self.close()
         else:

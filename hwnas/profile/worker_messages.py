@@ -8,12 +8,12 @@ from hwnas.config import from_mapping, shown
 from hwnas.errors import InputError
 from hwnas.profile.subjects import REFERENCE
 from hwnas.profile.timing import PAIRS
-from hwnas.records import DeviceState, Failure, Measurement, Parity, Samples, Setting, Subject
-from hwnas.records.measurement import subject_from
+from hwnas.records import DeviceState, Failure, Measurement, OutputParity, Samples, Setting, Subject
+from hwnas.records.measurement import parse_subject
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class MeasurementTask:
     """One network to be measured in strict pairs with the reference network."""
 
     subject: Subject
@@ -25,7 +25,7 @@ class Task:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class TaskResult:
     """What came of a task: samples or a failure; `process_id` names the worker process."""
 
     process_id: str
@@ -37,12 +37,12 @@ class Outcome:
     """From the module to a session that runs."""
     memory_mb: float | None = None
     energy_j: float | None = None
-    parity: Parity | None = None
+    parity: OutputParity | None = None
     before: DeviceState | None = None
     after: DeviceState | None = None
     failure: Failure | None = None
 
-    def measurement(self, task: Task, *, environment_id: str) -> Measurement:
+    def measurement(self, task: MeasurementTask, *, environment_id: str) -> Measurement:
         """The row that is recorded."""
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return Measurement(
@@ -65,13 +65,13 @@ class WorkerFacts:
     """What cannot be recorded here, and why."""
 
 
-def parse_task(data: object) -> Task:
+def parse_task(data: object) -> MeasurementTask:
     """The task in plain values."""
     if not isinstance(data, Mapping):
         raise InputError("a task must be a table of named values", got=shown(data))
-    return Task(
-        subject=subject_from(data.get("subject"), where="task.subject"),
-        reference=subject_from(data.get("reference"), where="task.reference"),
+    return MeasurementTask(
+        subject=parse_subject(data.get("subject"), where="task.subject"),
+        reference=parse_subject(data.get("reference"), where="task.reference"),
         setting=parse_setting(data.get("setting")),
         **{name: data[name] for name in ("seed", "pairs")},
     )
@@ -82,9 +82,9 @@ def parse_setting(data: object) -> Setting:
     return from_mapping(Setting, data, where="setting")
 
 
-def parse_outcome(values: object) -> Outcome:
+def parse_result(values: object) -> TaskResult:
     """The outcome in plain values."""
-    return from_mapping(Outcome, values, where="outcome")
+    return from_mapping(TaskResult, values, where="outcome")
 
 
 def parse_facts(values: Mapping[str, Any]) -> WorkerFacts:

@@ -33,10 +33,10 @@ def main() -> None:
     def say(**values: Any) -> None:
         print(json.dumps(values), file=answers, flush=True)
 
-    from hwnas.profile.network_timer import Bench
+    from hwnas.profile.network_timer import NetworkTimer
 
     load_extensions()
-    bench = Bench(stage=lambda stage: say(stage=stage), progress=Pulse(lambda: say(alive=True)))
+    bench = NetworkTimer(stage=lambda stage: say(stage=stage), progress=Pulse(lambda: say(alive=True)))
     _single_threaded()
     say(ready=bench.process_id)
     for line in sys.stdin:

@@ -6,12 +6,12 @@ A profile is a folder of one device, one runtime and one batch:
     PROFILE/measurements.jsonl    one line a measurement, failures included, in the order in which they were made
 """
 
-from hwnas.records.manifest import ProfileManifest, Session, environment_id
+from hwnas.records.manifest import CampaignSession, ProfileManifest, environment_id
 from hwnas.records.measurement import (
     DeviceState,
     Failure,
     Measurement,
-    Parity,
+    OutputParity,
     Reason,
     Samples,
     Setting,
@@ -23,15 +23,15 @@ from hwnas.records.profile import Profile, is_profile, load_profile
 from hwnas.records.store import Store
 
 __all__ = [
+    "CampaignSession",
     "DeviceState",
     "Failure",
     "Measurement",
-    "Parity",
+    "OutputParity",
     "Profile",
     "ProfileManifest",
     "Reason",
     "Samples",
-    "Session",
     "Setting",
     "Store",
     "Subject",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hwnas.config import from_mapping, load_json, shown, to_mapping
 from hwnas.errors import InputError
-from hwnas.records.measurement import Setting, Subject, require_schema, subject_from
+from hwnas.records.measurement import Setting, Subject, parse_subject, require_schema
 from hwnas.runs import write_atomic
 
 SCHEMA = "hwnas.profile/1"
@@ -21,7 +21,7 @@ _ID_DIGITS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Session:
+class CampaignSession:
     """One command that added measurements."""
 
     started_utc: str
@@ -39,7 +39,7 @@ class _Core:
     created_utc: str
     setting: Setting
     """Of every row; the exporter is that of the space's networks."""
-    sessions: tuple[Session, ...] = ()
+    sessions: tuple[CampaignSession, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ def read_manifest(folder: Path) -> ProfileManifest:
     core = from_mapping(_Core, data, where=str(path))
     return ProfileManifest(
         **{name: getattr(core, name) for name in _Core.__dataclass_fields__},
-        reference=subject_from(tables["reference"], where=f"{path}: reference"),
+        reference=parse_subject(tables["reference"], where=f"{path}: reference"),
         environment=_texts(tables["environment"], where=f"{path}: environment"),
         device=_table(tables["device"], where=f"{path}: device"),
     )
@@ -88,7 +88,7 @@ def write_manifest(folder: Path, manifest: ProfileManifest) -> None:
     write_atomic(folder / MANIFEST, text + "\n")
 
 
-def with_session(manifest: ProfileManifest, session: Session) -> ProfileManifest:
+def with_session(manifest: ProfileManifest, session: CampaignSession) -> ProfileManifest:
     """The manifest with one more command in it."""
     return replace(manifest, sessions=(*manifest.sessions, session))
 

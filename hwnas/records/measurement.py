@@ -83,7 +83,7 @@ class DeviceState:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parity:
+class OutputParity:
     """How the runtime's outputs compare with torch's on the same images."""
 
     max_absolute: float
@@ -111,7 +111,7 @@ class Measurement:
     memory_mb: float | None = None
     energy_j: float | None = None
     """Per run of the batch."""
-    parity: Parity | None = None
+    parity: OutputParity | None = None
     before: DeviceState | None = None
     after: DeviceState | None = None
     failure: Failure | None = None
@@ -128,7 +128,7 @@ def from_line(text: str, *, source: str) -> Measurement:
     if not isinstance(data, dict) or "schema" not in data:
         raise InputError(f"{source} must hold a measurement", got=shown(data))
     require_schema(data["schema"], expected=SCHEMA, source=source)
-    subject = subject_from(data.get("subject"), where=f"{source}: subject")
+    subject = parse_subject(data.get("subject"), where=f"{source}: subject")
     plain = {**data, "subject": to_mapping(replace(subject, arch=None))}
     measurement = replace(from_mapping(Measurement, plain, where=source), subject=subject)
     for samples in filter(None, (measurement.samples, measurement.reference)):
@@ -136,7 +136,7 @@ def from_line(text: str, *, source: str) -> Measurement:
     return measurement
 
 
-def subject_from(data: object, *, where: str) -> Subject:
+def parse_subject(data: object, *, where: str) -> Subject:
     """A subject from its plain values; its arch is kept as it is."""
     if not isinstance(data, Mapping):
         raise InputError(f"{where} must be a table of named values", got=shown(data))

@@ -78,14 +78,14 @@ def split_lines(data: bytes) -> tuple[list[bytes], bytes]:
 
 def parse_lines(lines: list[bytes], *, path: Path, manifest: ProfileManifest) -> tuple[Measurement, ...]:
     """The measurements in complete lines; all must be of the manifest's environment and setting."""
-    expected, setting = manifest.environment_id, shared(manifest.setting)
+    expected, setting = manifest.environment_id, without_exporter(manifest.setting)
     numbered = enumerate(lines, start=1)
     return tuple(
         _parsed(line, source=f"{path}, line {number}", expected=expected, setting=setting) for number, line in numbered
     )
 
 
-def shared(setting: Setting) -> Setting:
+def without_exporter(setting: Setting) -> Setting:
     """What the settings of all rows of a profile have in common: all but the exporter."""
     return replace(setting, exporter="")
 
@@ -99,7 +99,7 @@ def _parsed(line: bytes, *, source: str, expected: str, setting: Setting) -> Mea
     if row.environment_id != expected:
         message = f"{source} must be of the environment in {MANIFEST}"
         raise InputError(message, got=row.environment_id, known=[expected])
-    if shared(row.setting) != setting:
+    if without_exporter(row.setting) != setting:
         message = f"{source} must be of the setting in {MANIFEST}"
         raise InputError(message, got=_shown(row.setting), known=[_shown(setting)])
     return row

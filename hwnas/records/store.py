@@ -10,9 +10,16 @@ from typing import Self
 
 from hwnas.config import load_json, to_mapping
 from hwnas.errors import HwnasError, InputError
-from hwnas.records.manifest import MANIFEST, ProfileManifest, Session, read_manifest, with_session, write_manifest
+from hwnas.records.manifest import (
+    MANIFEST,
+    CampaignSession,
+    ProfileManifest,
+    read_manifest,
+    with_session,
+    write_manifest,
+)
 from hwnas.records.measurement import Measurement, Setting, from_line, to_line
-from hwnas.records.profile import MEASUREMENTS, Profile, parse_lines, read_lines, shared, split_lines
+from hwnas.records.profile import MEASUREMENTS, Profile, parse_lines, read_lines, split_lines, without_exporter
 
 HOLDER = ".writer.json"
 """Who writes into a profile, while somebody does."""
@@ -25,13 +32,13 @@ class Store:
     manifest with the first measurement that it adds.
     """
 
-    def __init__(self, path: Path, *, manifest: ProfileManifest, session: Session) -> None:
+    def __init__(self, path: Path, *, manifest: ProfileManifest, session: CampaignSession) -> None:
         """Open the profile in a folder, or make it; `manifest` says what is going to be measured.
 
         A profile of another setting or another environment is refused, and so is one that another process writes to.
         """
         self.path = path
-        self._session: Session | None = session
+        self._session: CampaignSession | None = session
         self._file = _locked(path, session)
         try:
             self.profile = self._opened(manifest)
@@ -48,7 +55,7 @@ class Store:
         """Add one measurement; when this returns, it is on the disk."""
         if measurement.environment_id != self.profile.manifest.environment_id:
             raise ValueError(f"a row of environment {measurement.environment_id} in {self.path}")
-        if shared(measurement.setting) != shared(self.profile.manifest.setting):
+        if without_exporter(measurement.setting) != without_exporter(self.profile.manifest.setting):
             raise ValueError(f"a row of another setting in {self.path}: {measurement.setting}")
         if self._session is not None:
             write_manifest(self.path, with_session(self.profile.manifest, self._session))
@@ -109,7 +116,7 @@ class Store:
             raise _cannot_write(self.path, error) from error
 
 
-def _locked(path: Path, session: Session) -> int:
+def _locked(path: Path, session: CampaignSession) -> int:
     """The open and locked file of measurements; the lock goes with the process, however that ends."""
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -131,7 +138,7 @@ def _locked(path: Path, session: Session) -> int:
     return file
 
 
-def _write_holder(path: Path, session: Session) -> None:
+def _write_holder(path: Path, session: CampaignSession) -> None:
     holder = {"pid": os.getpid(), "host": socket.gethostname(), **to_mapping(session)}
     (path / HOLDER).write_text(json.dumps(holder) + "\n", encoding="utf-8")
 
@@ -151,7 +158,7 @@ def _require_empty(path: Path, lines: list[bytes]) -> None:
         raise InputError(f"{path} must hold a {MANIFEST} beside its {MEASUREMENTS}", got=f"{len(lines)} lines alone")
 
 
-def differences(current: ProfileManifest, wanted: ProfileManifest) -> dict[str, tuple[str, str]]:
+def manifest_differences(current: ProfileManifest, wanted: ProfileManifest) -> dict[str, tuple[str, str]]:
     """What keeps rows of two manifests apart, by name: the value there, the value here; empty where nothing does."""
     return {
         **_unequal(_setting(current.setting), _setting(wanted.setting)),
@@ -163,7 +170,7 @@ def differences(current: ProfileManifest, wanted: ProfileManifest) -> dict[str, 
 
 def _require_same(path: Path, current: ProfileManifest, wanted: ProfileManifest) -> None:
     """Rows of different settings or environments never stand in one profile."""
-    pairs = differences(current, wanted)
+    pairs = manifest_differences(current, wanted)
     if pairs:
         shown = "; ".join(f"{name}: there {there}, here {here}" for name, (there, here) in pairs.items())
         hint = "--new for a profile of its own beside it, or --out for another folder"
@@ -172,7 +179,7 @@ def _require_same(path: Path, current: ProfileManifest, wanted: ProfileManifest)
 
 def _setting(setting: Setting) -> dict[str, str]:
     """What all rows share; the exporter may differ between a space's networks and others."""
-    return {name: str(value) for name, value in to_mapping(shared(setting)).items()}
+    return {name: str(value) for name, value in to_mapping(without_exporter(setting)).items()}
 
 
 def _unequal(there: Mapping[str, str | None], here: Mapping[str, str | None]) -> dict[str, tuple[str, str]]:

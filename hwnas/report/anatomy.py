@@ -7,7 +7,7 @@ import numpy as np
 
 from hwnas.devices import DEVICES
 from hwnas.metrics import parse_metric
-from hwnas.profile.roofline import OperationCost, Rates, operation_costs, peak_rates
+from hwnas.profile.roofline import OperationCost, PeakRates, operation_costs, peak_rates
 from hwnas.report.data import Member, RunData
 from hwnas.workload import Operation, Workload
 
@@ -61,7 +61,7 @@ class Conditions:
 
     precision: str = "fp32"
     batch: int = 1
-    rates: Rates | None = None
+    rates: PeakRates | None = None
 
 
 def conditions_of(data: RunData) -> Conditions:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from hwnas.devices.memory import available_bytes, limited
+from hwnas.devices.memory import available_bytes, memory_limit
 from hwnas.errors import InputError
 from hwnas.supernet.supernet import Supernet
 from hwnas.train.distributed import World
@@ -76,7 +76,7 @@ def told_when_full(config: TrainConfig, world: World | None = None) -> Iterator[
     """Within it, memory that runs out is an error that says how to need less, on a CPU too."""
     try:
         if (world or World()).device.type == "cpu":
-            with limited():
+            with memory_limit():
                 yield
         else:
             yield

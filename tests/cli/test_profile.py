@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from hwnas.profile.environment import Workplace
-from hwnas.profile.worker_messages import Outcome, Task
+from hwnas.profile.environment import CampaignEnvironment
+from hwnas.profile.worker_messages import MeasurementTask, TaskResult
 from hwnas.records import Failure, load_profile
 from tests.cli.commands import CommandLine, command_line
-from tests.pipeline.campaigns import CPU, Place
+from tests.pipeline.campaigns import CPU, FakeEnvironment
 from tests.profile.stand_ins import FakeWorker
 
 __all__ = ["command_line"]
@@ -18,11 +18,11 @@ FOLDER = "autoformer-micro-onnxruntime-fp32-b1-t1"
 
 
 @pytest.fixture(autouse=True)
-def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Place:
+def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeEnvironment:
     """A working folder of its own, and workers that take no time."""
-    found = Place()
+    found = FakeEnvironment()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Workplace, "here", lambda: found.workplace)
+    monkeypatch.setattr(CampaignEnvironment, "here", lambda: found.make())
     return found
 
 
@@ -54,7 +54,7 @@ def test_json_is_one_document(command_line: CommandLine) -> None:
     assert first["quality"]["problems"] == ["3 networks were measured twice, and 12 tell a noise floor"]
 
 
-def test_failures_are_told_while_it_runs_and_in_the_summary(command_line: CommandLine, place: Place) -> None:
+def test_failures_are_told_while_it_runs_and_in_the_summary(command_line: CommandLine, place: FakeEnvironment) -> None:
     command_line(*SMALL, "--samples", "2", "--out", "first")
     bad = load_profile(Path("first") / CPU / FOLDER).measurements[0].subject.network_id
     place.failing = {bad: Failure(reason="crash", message="the process was killed by SIGSEGV")}
@@ -63,13 +63,15 @@ def test_failures_are_told_while_it_runs_and_in_the_summary(command_line: Comman
     assert "failed: 1 by crash, such as: the process was killed by SIGSEGV" in command_line.out
 
 
-def all_failing(place: Place, command_line: CommandLine) -> None:
+def all_failing(place: FakeEnvironment, command_line: CommandLine) -> None:
     command_line(*SMALL, "--samples", "3", "--out", "names")
     rows = load_profile(Path("names") / CPU / FOLDER).measurements
     place.failing = {row.subject.network_id: Failure(reason="memory", message="it does not fit") for row in rows}
 
 
-def test_a_campaign_in_which_all_fails_ends_with_4_and_does_so_again(command_line: CommandLine, place: Place) -> None:
+def test_a_campaign_in_which_all_fails_ends_with_4_and_does_so_again(
+    command_line: CommandLine, place: FakeEnvironment
+) -> None:
     all_failing(place, command_line)
     assert command_line(*SMALL, "--samples", "3") == 4
     assert "0 measured with onnxruntime" in command_line.out
@@ -82,14 +84,14 @@ def test_a_campaign_in_which_all_fails_ends_with_4_and_does_so_again(command_lin
     assert command_line(*SMALL, "--samples", "3", "--retry") == 0
 
 
-def test_a_plan_of_which_all_fails_ends_with_4(command_line: CommandLine, place: Place) -> None:
+def test_a_plan_of_which_all_fails_ends_with_4(command_line: CommandLine, place: FakeEnvironment) -> None:
     all_failing(place, command_line)
     assert command_line(*SMALL, "--samples", "3", "--plan-only", "--out", "plan.jsonl") == 0
     assert command_line("profile", "--plan", "plan.jsonl") == 4
     assert "no network could be measured" in command_line.err
 
 
-def test_one_batch_of_which_all_fails_is_no_success(command_line: CommandLine, place: Place) -> None:
+def test_one_batch_of_which_all_fails_is_no_success(command_line: CommandLine, place: FakeEnvironment) -> None:
     all_failing(place, command_line)
     fails, place.failing = place.failing, {}
     assert command_line(*SMALL, "--samples", "3") == 0
@@ -155,9 +157,9 @@ def test_an_interrupt_ends_with_130_and_says_how_to_go_on(
     command_line: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = FakeWorker.measure
-    calls: list[Task] = []
+    calls: list[MeasurementTask] = []
 
-    def measure(self: FakeWorker, task: Task, **options: object) -> Outcome:
+    def measure(self: FakeWorker, task: MeasurementTask, **options: object) -> TaskResult:
         calls.append(task)
         if len(calls) == 4:
             raise KeyboardInterrupt
@@ -178,7 +180,7 @@ def test_two_campaigns_at_once_are_refused(command_line: CommandLine, monkeypatc
     real = FakeWorker.measure
     codes: list[int] = []
 
-    def measure(self: FakeWorker, task: Task, **options: object) -> Outcome:
+    def measure(self: FakeWorker, task: MeasurementTask, **options: object) -> TaskResult:
         if not codes:
             codes.append(-1)
             codes.append(command_line(*SMALL, "--samples", "2"))

@@ -5,7 +5,7 @@ import resource
 import pytest
 import torch
 
-from hwnas.devices.memory import available_bytes, limited, peak_mb, reset_peak, resident_mb, trim
+from hwnas.devices.memory import available_bytes, memory_limit, peak_mb, release_free_memory, reset_peak, resident_mb
 
 
 def test_status_is_read_in_megabytes() -> None:
@@ -50,7 +50,7 @@ def test_copies_of_files_are_no_memory_in_use() -> None:
 def test_the_peak_sees_what_was_given_back() -> None:
     if not reset_peak():
         pytest.skip("this system does not let the peak be reset")
-    trim()
+    release_free_memory()
     before = resident_mb()
     block = torch.ones(16_000_000)
     del block
@@ -64,8 +64,8 @@ def test_the_peak_sees_what_was_given_back() -> None:
 
 def test_what_does_not_fit_is_an_error_and_the_limit_is_lifted() -> None:
     before = resource.getrlimit(resource.RLIMIT_DATA)
-    with pytest.raises(RuntimeError, match="allocate memory"), limited(100_000_000):
+    with pytest.raises(RuntimeError, match="allocate memory"), memory_limit(100_000_000):
         torch.empty(2_000_000_000, dtype=torch.uint8)
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
-    with limited(100_000_000):
+    with memory_limit(100_000_000):
         assert torch.ones(1_000_000).sum() == 1_000_000

@@ -1,10 +1,10 @@
-"""A place for campaigns that take no time: this machine, with stand-ins for its worker processes."""
+"""An environment for campaigns that take no time: this machine, with fake worker processes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from hwnas.devices import Machine, detect
-from hwnas.profile.environment import Workplace
+from hwnas.profile.environment import CampaignEnvironment
 from hwnas.progress import CampaignProgress, ProgressEvent
 from hwnas.records import Failure
 from hwnas.runs import Environment
@@ -15,8 +15,8 @@ CPU = MACHINE.cpu.slug
 
 
 @dataclass
-class Place:
-    """What a test changes about the place, and what it sees of it."""
+class FakeEnvironment:
+    """This machine with fake workers; a test sets what they report and sees which were started."""
 
     versions: tuple[str, ...] = ("torch==2.15.0", "click==8.2")
     failing: Mapping[str, Failure] = field(default_factory=dict)
@@ -24,12 +24,11 @@ class Place:
     notes: tuple[str, ...] = ()
     workers: list[FakeWorker] = field(default_factory=list)
 
-    @property
-    def workplace(self) -> Workplace:
+    def make(self) -> CampaignEnvironment:
         software = Environment(
             hwnas="0.1", python="3.11.7", system="Linux", release="6", machine="x86_64", packages=self.versions
         )
-        return Workplace(machine=MACHINE, software=software, start=self._start)
+        return CampaignEnvironment(machine=MACHINE, software=software, start=self._start)
 
     def _start(self) -> FakeWorker:
         self.workers.append(FakeWorker(failing=self.failing, noise=self.noise, notes=self.notes))
@@ -38,7 +37,7 @@ class Place:
 
 @dataclass
 class Listener:
-    """Remembers what it was told."""
+    """Records messages and progress."""
 
     texts: list[str] = field(default_factory=list)
     states: list[CampaignProgress] = field(default_factory=list)

@@ -3,7 +3,7 @@ import pytest
 from hwnas.devices import detect
 from hwnas.errors import MissingError, UnknownNameError, UsageError
 from hwnas.pipeline.explain import explain
-from hwnas.profile.runtime_profile import RuntimeProfile, TimedNodes, measured_hints, summed
+from hwnas.profile.runtime_profile import RuntimeProfile, TimedNodes, measured_bottlenecks, sum_by_name
 from hwnas.records import Setting, Subject
 from hwnas.space import SPACES
 
@@ -64,7 +64,7 @@ def test_measured_times_are_told_as_rates_and_shares() -> None:
     kinds = [("Gemm", 6.0), ("MatMul", 2.0), ("Reshape", 1.0), ("Split", 0.5), ("Gelu", 0.5)]
     nodes = tuple(TimedNodes(name=name, time_ms=time, share=time / 10, num_nodes=4) for name, time in kinds)
     profile = RuntimeProfile(runtime="onnxruntime", total_ms=10.0, by_kind=nodes, by_segment=())
-    assert measured_hints(profile, macs=400_000_000) == (
+    assert measured_bottlenecks(profile, macs=400_000_000) == (
         "products take 80% of the measured time, at 100 GFLOP/s",
         "8 nodes that only move elements (Reshape, Split) take 15% of the measured time",
     )
@@ -92,7 +92,7 @@ def test_where_onnxruntime_lacks_a_precision_torch_tells_its_times() -> None:
 
 
 def test_nodes_of_one_name_are_summed_the_longest_first() -> None:
-    assert summed([("a", 1.0), ("b", 5.0), ("a", 2.0)]) == (
+    assert sum_by_name([("a", 1.0), ("b", 5.0), ("a", 2.0)]) == (
         TimedNodes(name="b", time_ms=5.0, share=0.625, num_nodes=1),
         TimedNodes(name="a", time_ms=3.0, share=0.375, num_nodes=2),
     )

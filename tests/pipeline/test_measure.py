@@ -6,30 +6,30 @@ from pathlib import Path
 import pytest
 
 from hwnas.errors import InputError, MissingError, UnknownNameError, UsageError
-from hwnas.pipeline.measure import Measured, measure, measure_plan
-from hwnas.profile.options import CampaignRequest
+from hwnas.pipeline.measure import MeasureResult, measure, measure_plan
+from hwnas.profile.options import CampaignOptions
 from hwnas.profile.plan import load_plan, write_plan
 from hwnas.profile.subjects import REFERENCE
 from hwnas.records import Profile, load_profile
-from tests.pipeline.campaigns import CPU, Listener, Place
+from tests.pipeline.campaigns import CPU, FakeEnvironment, Listener
 
-REQUEST = CampaignRequest(
+REQUEST = CampaignOptions(
     space="autoformer-micro", device="cpu", samples=6, repeats=2, runtime="onnxruntime", landmarks=False
 )
 
 
 @pytest.fixture
-def request_here(tmp_path: Path) -> CampaignRequest:
+def request_here(tmp_path: Path) -> CampaignOptions:
     return replace(REQUEST, out=tmp_path / "profiles")
 
 
-def loaded(measured: Measured) -> Profile:
+def loaded(measured: MeasureResult) -> Profile:
     (item,) = measured.profiles
     return load_profile(item.path)
 
 
-def test_a_campaign_leaves_a_profile_that_explains_itself(request_here: CampaignRequest) -> None:
-    measured = measure(request_here, workplace=Place().workplace)
+def test_a_campaign_leaves_a_profile_that_explains_itself(request_here: CampaignOptions) -> None:
+    measured = measure(request_here, campaign_environment=FakeEnvironment().make())
     assert (measured.device, measured.runtime) == (CPU, "onnxruntime")
     assert (measured.num_measured, measured.num_failed, measured.num_skipped, measured.num_left) == (8, 0, 0, 0)
     profile = loaded(measured)
@@ -49,7 +49,7 @@ def test_a_campaign_leaves_a_profile_that_explains_itself(request_here: Campaign
 def test_published_networks_and_landmarks_are_measured_too(tmp_path: Path) -> None:
     request = replace(REQUEST, space="autoformer-tiny", samples=2, repeats=0, landmarks=True, out=tmp_path)
     request = replace(request, also=("timm:vit_tiny_patch16_224@112", "timm:deit_tiny_patch16_224"))
-    rows = loaded(measure(request, workplace=Place().workplace)).measurements
+    rows = loaded(measure(request, campaign_environment=FakeEnvironment().make())).measurements
     names = {row.subject.network_id: row.setting.exporter for row in rows if row.subject.source == "timm"}
     assert names == {
         "timm:deit_tiny_patch16_224": "dynamo",
@@ -60,63 +60,66 @@ def test_published_networks_and_landmarks_are_measured_too(tmp_path: Path) -> No
     assert sum(row.subject.source == "space" and row.setting.exporter == "composed" for row in rows) == 3
 
 
-def test_the_same_request_again_goes_on(request_here: CampaignRequest) -> None:
-    place = Place()
-    measure(request_here, workplace=place.workplace)
-    again = measure(request_here, workplace=place.workplace)
+def test_the_same_request_again_goes_on(request_here: CampaignOptions) -> None:
+    place = FakeEnvironment()
+    measure(request_here, campaign_environment=place.make())
+    again = measure(request_here, campaign_environment=place.make())
     assert (again.num_measured, again.num_skipped) == (0, 8)
-    more = measure(replace(request_here, samples=10), workplace=place.workplace)
+    more = measure(replace(request_here, samples=10), campaign_environment=place.make())
     assert (more.num_measured, more.num_skipped) == (4, 8)
     assert [len(session.command) > 0 for session in loaded(more).manifest.sessions] == [True, True]
 
 
-def test_batches_are_profiles_of_their_own(request_here: CampaignRequest) -> None:
-    measured = measure(replace(request_here, batches=(1, 8)), workplace=Place().workplace)
+def test_batches_are_profiles_of_their_own(request_here: CampaignOptions) -> None:
+    measured = measure(replace(request_here, batches=(1, 8)), campaign_environment=FakeEnvironment().make())
     assert [item.path.name[-5:] for item in measured.profiles] == ["b1-t1", "b8-t1"]
     assert measured.num_measured == 16
     assert {row.setting.batch for row in load_profile(measured.profiles[1].path).measurements} == {8}
 
 
-def test_another_environment_is_refused_and_new_begins_a_profile_beside_it(request_here: CampaignRequest) -> None:
-    measure(request_here, workplace=Place().workplace)
-    other = Place(versions=("torch==2.16.0",))
+def test_another_environment_is_refused_and_new_begins_a_profile_beside_it(request_here: CampaignOptions) -> None:
+    measure(request_here, campaign_environment=FakeEnvironment().make())
+    other = FakeEnvironment(versions=("torch==2.16.0",))
     with pytest.raises(InputError, match="rows are not mixed") as caught:
-        measure(request_here, workplace=other.workplace)
+        measure(request_here, campaign_environment=other.make())
     assert "torch: there 2.15.0, here 2.16.0" in str(caught.value.got)
-    beside = measure(request_here, new=True, workplace=other.workplace)
+    beside = measure(request_here, new=True, campaign_environment=other.make())
     assert beside.profiles[0].path.name == "autoformer-micro-onnxruntime-fp32-b1-t1-2"
-    assert measure(request_here, workplace=other.workplace).num_skipped == 8  # it is found again
-    assert measure(request_here, workplace=Place().workplace).num_skipped == 8
+    assert measure(request_here, campaign_environment=other.make()).num_skipped == 8  # it is found again
+    assert measure(request_here, campaign_environment=FakeEnvironment().make()).num_skipped == 8
 
 
-def test_the_worker_processes_are_ended_also_after_an_error(request_here: CampaignRequest) -> None:
-    place = Place()
-    measure(request_here, workplace=place.workplace)
-    other = Place(versions=("torch==2.16.0",))
+def test_the_worker_processes_are_ended_also_after_an_error(request_here: CampaignOptions) -> None:
+    place = FakeEnvironment()
+    measure(request_here, campaign_environment=place.make())
+    other = FakeEnvironment(versions=("torch==2.16.0",))
     with pytest.raises(InputError):
-        measure(request_here, workplace=other.workplace)
+        measure(request_here, campaign_environment=other.make())
     assert all(worker.closed for worker in place.workers + other.workers)
 
 
-def test_notes_and_progress_are_told(request_here: CampaignRequest) -> None:
+def test_notes_and_progress_are_told(request_here: CampaignOptions) -> None:
     listener = Listener()
-    measure(request_here, workplace=Place(notes=("no clocks",)).workplace, reporter=listener)
+    measure(request_here, campaign_environment=FakeEnvironment(notes=("no clocks",)).make(), reporter=listener)
     assert listener.texts == ["no clocks"]
     assert [state.done for state in listener.states] == list(range(1, 9))
 
 
-def test_a_time_is_spent_in_stages_that_extend_each_other(request_here: CampaignRequest) -> None:
+def test_a_time_is_spent_in_stages_that_extend_each_other(request_here: CampaignOptions) -> None:
     minutes = replace(request_here, samples=None, minutes=0.02)
-    measured = measure(minutes, workplace=Place().workplace)
+    measured = measure(minutes, campaign_environment=FakeEnvironment().make())
     assert measured.num_measured > 24
     assert measured.num_left > 0
     assert max(loaded(measured).counts.values()) == 2
 
 
 @pytest.mark.parametrize("device", ["a100", "jetson-orin"])
-def test_a_device_that_is_not_here_ends_with_3_and_helps(request_here: CampaignRequest, device: str) -> None:
+def test_a_device_that_is_not_here_ends_with_3_and_helps(request_here: CampaignOptions, device: str) -> None:
     with pytest.raises(MissingError) as caught:
-        measure(replace(request_here, device=device, out=Path("profiles")), workplace=Place().workplace)
+        measure(
+            replace(request_here, device=device, out=Path("profiles")),
+            campaign_environment=FakeEnvironment().make(),
+        )
     assert caught.value.exit_code == 3
     assert caught.value.known[-1] == CPU
     hint = str(caught.value.hint)
@@ -126,11 +129,13 @@ def test_a_device_that_is_not_here_ends_with_3_and_helps(request_here: CampaignR
     assert hint.endswith(f"put its folder profiles/{device} under profiles")
 
 
-def test_a_plan_measures_what_the_request_would(request_here: CampaignRequest, tmp_path: Path) -> None:
+def test_a_plan_measures_what_the_request_would(request_here: CampaignOptions, tmp_path: Path) -> None:
     planned = write_plan(request_here, tmp_path / "plan.jsonl")
     assert (planned.device, planned.num_tasks, planned.num_networks) == (CPU, 8, 6)
-    measured = measure_plan(tmp_path / "plan.jsonl", out=tmp_path / "there", workplace=Place().workplace)
-    direct = measure(request_here, workplace=Place().workplace)
+    measured = measure_plan(
+        tmp_path / "plan.jsonl", out=tmp_path / "there", campaign_environment=FakeEnvironment().make()
+    )
+    direct = measure(request_here, campaign_environment=FakeEnvironment().make())
     assert [row.subject for row in loaded(measured).measurements] == [
         row.subject for row in loaded(direct).measurements
     ]
@@ -146,13 +151,17 @@ def test_a_plan_for_another_device_leaves_the_runtime_open(tmp_path: Path) -> No
     assert {task.setting.runtime for task in plan.tasks} == {"auto"}
     assert plan.origin.command == request.command()
     with pytest.raises(MissingError, match="'a100' is not in this machine") as caught:
-        measure_plan(tmp_path / "plan.jsonl", out=tmp_path, workplace=Place().workplace)
+        measure_plan(tmp_path / "plan.jsonl", out=tmp_path, campaign_environment=FakeEnvironment().make())
     assert "and there: hwnas profile --plan plan.jsonl" in str(caught.value.hint)
 
 
-def test_auto_takes_the_best_runtime_that_is_here_and_says_so(request_here: CampaignRequest) -> None:
+def test_auto_takes_the_best_runtime_that_is_here_and_says_so(request_here: CampaignOptions) -> None:
     listener = Listener()
-    measured = measure(replace(request_here, runtime="auto"), workplace=Place().workplace, reporter=listener)
+    measured = measure(
+        replace(request_here, runtime="auto"),
+        campaign_environment=FakeEnvironment().make(),
+        reporter=listener,
+    )
     assert measured.runtime == "onnxruntime"
     assert listener.texts == [f"runtime onnxruntime on {CPU}"]
 
@@ -172,11 +181,11 @@ def test_auto_takes_the_best_runtime_that_is_here_and_says_so(request_here: Camp
     ],
 )
 def test_what_cannot_work_is_said_before_anything_is_measured(
-    request_here: CampaignRequest, change: dict[str, object], error: type[Exception], message: str
+    request_here: CampaignOptions, change: dict[str, object], error: type[Exception], message: str
 ) -> None:
-    place = Place()
+    place = FakeEnvironment()
     with pytest.raises(error, match=message):
-        measure(replace(request_here, **change), workplace=place.workplace)  # type: ignore[arg-type]
+        measure(replace(request_here, **change), campaign_environment=place.make())  # type: ignore[arg-type]
     assert not any(worker.tasks for worker in place.workers)
     assert not request_here.out.exists()
 
@@ -220,7 +229,7 @@ def test_a_request_that_cannot_be_meant_is_a_usage_error(change: dict[str, objec
 
 
 def test_a_request_says_its_command() -> None:
-    assert " ".join(CampaignRequest().command()) == "hwnas profile --space autoformer-tiny --device auto"
+    assert " ".join(CampaignOptions().command()) == "hwnas profile --space autoformer-tiny --device auto"
     request = replace(REQUEST, batches=(1, 8), also=("timm:a", "timm:b"), minutes=2.5, samples=None, out=Path("x"))
     assert " ".join(request.command()[6:]) == (
         "--minutes 2.5 --batch 1,8 --runtime onnxruntime --repeats 2 --also timm:a --also timm:b --out x --no-landmarks"
@@ -231,13 +240,13 @@ def test_in_the_own_folder_a_profile_begins_beside_those_of_another_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    measure(REQUEST, workplace=Place().workplace)
-    other, listener = Place(versions=("torch==2.16.0",)), Listener()
-    beside = measure(REQUEST, workplace=other.workplace, reporter=listener)
+    measure(REQUEST, campaign_environment=FakeEnvironment().make())
+    other, listener = FakeEnvironment(versions=("torch==2.16.0",)), Listener()
+    beside = measure(REQUEST, campaign_environment=other.make(), reporter=listener)
     assert (beside.profiles[0].path.name, beside.num_measured) == ("autoformer-micro-onnxruntime-fp32-b1-t1-2", 8)
     assert "(torch: there 2.15.0, here 2.16.0); measuring into profiles/" in listener.texts[0]
-    assert measure(REQUEST, workplace=other.workplace).num_skipped == 8
-    assert measure(REQUEST, workplace=Place().workplace).num_skipped == 8
+    assert measure(REQUEST, campaign_environment=other.make()).num_skipped == 8
+    assert measure(REQUEST, campaign_environment=FakeEnvironment().make()).num_skipped == 8
 
 
 def edited_plan(path: Path, *, head: dict[str, object], setting: dict[str, object]) -> None:
@@ -265,7 +274,7 @@ def test_a_plan_that_is_no_one_campaign_is_refused(
     write_plan(REQUEST, tmp_path / "plan.jsonl")
     edited_plan(tmp_path / "plan.jsonl", head=head, setting=setting)
     with pytest.raises(InputError, match=message):
-        measure_plan(tmp_path / "plan.jsonl", out=tmp_path / "out", workplace=Place().workplace)
+        measure_plan(tmp_path / "plan.jsonl", out=tmp_path / "out", campaign_environment=FakeEnvironment().make())
     assert not (tmp_path / "out").exists()
 
 
@@ -274,4 +283,4 @@ def test_a_plan_of_nothing_is_refused(tmp_path: Path) -> None:
     head = json.loads((tmp_path / "plan.jsonl").read_text().splitlines()[0])
     (tmp_path / "plan.jsonl").write_text(json.dumps({**head, "num_tasks": 0}) + "\n")
     with pytest.raises(InputError, match="must hold at least one task"):
-        measure_plan(tmp_path / "plan.jsonl", out=tmp_path / "out", workplace=Place().workplace)
+        measure_plan(tmp_path / "plan.jsonl", out=tmp_path / "out", campaign_environment=FakeEnvironment().make())

@@ -6,12 +6,12 @@ import pytest
 from hwnas.errors import InputError, UsageError
 from hwnas.pipeline.measure import measure
 from hwnas.pipeline.measure_until import parse_until
-from hwnas.profile.options import CampaignRequest
+from hwnas.profile.options import CampaignOptions
 from hwnas.records import load_profile
-from tests.pipeline.campaigns import Listener, Place
+from tests.pipeline.campaigns import FakeEnvironment, Listener
 from tests.pipeline.measured_profiles import fast_fits
 
-REQUEST = CampaignRequest(
+REQUEST = CampaignOptions(
     space="autoformer-micro", device="cpu", repeats=2, runtime="onnxruntime", landmarks=False, samples=60
 )
 
@@ -45,7 +45,7 @@ def test_rounds_end_at_the_goal_or_when_no_more_networks_may_be_measured(tmp_pat
     listener = Listener()
     until = parse_until("mape=0.1%", order=order)
     request = replace(REQUEST, out=tmp_path)
-    measured = measure(request, until=until, workplace=Place().workplace, reporter=listener)
+    measured = measure(request, until=until, campaign_environment=FakeEnvironment().make(), reporter=listener)
     profile = load_profile(measured.profiles[0].path)
     assert len(profile.counts) == 60
     rounds = [text.split(" networks: ")[0] for text in listener.texts if "cross-validated error" in text]
@@ -54,7 +54,7 @@ def test_rounds_end_at_the_goal_or_when_no_more_networks_may_be_measured(tmp_pat
     easy = measure(
         replace(REQUEST, out=tmp_path / "easy"),
         until=parse_until("mape=30%", order=order),
-        workplace=Place().workplace,
+        campaign_environment=FakeEnvironment().make(),
     )
     assert easy.profiles[0].quality.num_networks == 24
 
@@ -62,22 +62,26 @@ def test_rounds_end_at_the_goal_or_when_no_more_networks_may_be_measured(tmp_pat
 @pytest.mark.parametrize("order", ["spread", "active"])
 def test_the_same_command_again_measures_nothing_more(tmp_path: Path, order: str) -> None:
     until, request = parse_until("mape=0.1%", order=order), replace(REQUEST, samples=30, out=tmp_path)
-    measure(request, until=until, workplace=Place().workplace)
+    measure(request, until=until, campaign_environment=FakeEnvironment().make())
     listener = Listener()
-    again = measure(request, until=until, workplace=Place().workplace, reporter=listener)
+    again = measure(request, until=until, campaign_environment=FakeEnvironment().make(), reporter=listener)
     assert (again.num_measured, len(load_profile(again.profiles[0].path).counts)) == (0, 30)
     assert next(text for text in listener.texts if "cross-validated error" in text).startswith("30 networks")
     assert listener.texts[-1] == "the goal is not reached, and --samples allows no more than 30 networks"
-    more = measure(replace(request, samples=40), until=until, workplace=Place().workplace)
+    more = measure(replace(request, samples=40), until=until, campaign_environment=FakeEnvironment().make())
     assert (more.num_measured, len(load_profile(more.profiles[0].path).counts)) == (10, 40)
 
 
 def test_a_time_and_a_goal_are_not_both_asked_for(tmp_path: Path) -> None:
     request = replace(REQUEST, samples=None, minutes=1.0, out=tmp_path)
     with pytest.raises(UsageError, match="--until and --minutes must not both be given"):
-        measure(request, until=parse_until("mape=3%"), workplace=Place().workplace)
+        measure(request, until=parse_until("mape=3%"), campaign_environment=FakeEnvironment().make())
 
 
 def test_too_few_networks_tell_no_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--until needs at least 8 networks"):
-        measure(replace(REQUEST, samples=5, out=tmp_path), until=parse_until("mape=3%"), workplace=Place().workplace)
+        measure(
+            replace(REQUEST, samples=5, out=tmp_path),
+            until=parse_until("mape=3%"),
+            campaign_environment=FakeEnvironment().make(),
+        )

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from hwnas.profile.plan import make_tasks
-from hwnas.profile.worker_messages import Outcome, Task, WorkerFacts
+from hwnas.profile.worker_messages import MeasurementTask, TaskResult, WorkerFacts
 from hwnas.records import Failure, Samples, Setting
 from tests.records.rows import SETTING, subject
 
@@ -31,23 +31,23 @@ class FakeWorker:
     runtime: Mapping[str, str] = field(default_factory=lambda: {"version": "1"})
     notes: tuple[str, ...] = ()
     process_id: str = field(default_factory=lambda: f"process{next(_NUMBERS)}")
-    tasks: list[Task] = field(default_factory=list)
+    tasks: list[MeasurementTask] = field(default_factory=list)
     closed: bool = False
 
     def facts(self, setting: Setting) -> WorkerFacts:
         return WorkerFacts(process_id=self.process_id, runtime=self.runtime, notes=self.notes)
 
-    def measure(self, task: Task, *, elsewhere_than: Collection[str] = ()) -> Outcome:
+    def measure(self, task: MeasurementTask, *, elsewhere_than: Collection[str] = ()) -> TaskResult:
         assert self.process_id not in elsewhere_than
         self.tasks.append(task)
         started = f"2026-01-02T03:04:{len(self.tasks) % 60:02d}.000+00:00"
         outcome = {"process_id": self.process_id, "started_utc": started, "duration_s": 0.5}
         failure = self.failing.get(task.subject.network_id)
         if failure is not None:
-            return Outcome(**outcome, failure=failure)  # type: ignore[arg-type]
+            return TaskResult(**outcome, failure=failure)  # type: ignore[arg-type]
         wobble = math.exp(self.noise * math.sin(len(self.tasks) + hash(self.process_id) % 7))
         ours = steady(round(duration_us(task.subject.network_id) * 1000 * wobble), task.pairs)
-        return Outcome(**outcome, samples=ours, reference=steady(1_000_000, task.pairs))  # type: ignore[arg-type]
+        return TaskResult(**outcome, samples=ours, reference=steady(1_000_000, task.pairs))  # type: ignore[arg-type]
 
     def close(self) -> None:
         self.closed = True

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hwnas.profile.campaign import Campaign, CampaignResult, Processes, ProgressListener
+from hwnas.profile.campaign import Campaign, CampaignResult, ProgressListener, WorkerPair
 from hwnas.profile.plan import PlannedTask, make_tasks
 from hwnas.progress import CampaignProgress
 from hwnas.records import Failure, Profile, Setting, Store, load_profile
@@ -37,7 +37,7 @@ class Yard:
         deadline_s: float | None = None,
         clock: object = time.monotonic,
     ) -> CampaignResult:
-        processes = Processes(self._start)
+        processes = WorkerPair(self._start)
         with Store(self.path, manifest=manifest(), session=SESSION) as store:
             campaign = Campaign({1: store}, processes, pairs=12, seed=5, retry=retry)
             result = campaign.run(tasks, listener=self.listener, deadline_s=deadline_s, clock=clock)  # type: ignore[arg-type]
@@ -149,7 +149,7 @@ def test_progress_counts(yard: Yard) -> None:
 def test_batches_go_to_stores_of_their_own(tmp_path: Path) -> None:
     settings = [Setting(device="toy-2c", runtime="onnxruntime", batch=batch) for batch in (1, 8)]
     tasks = make_tasks([subject(number) for number in range(4)], settings, repeats=1, seed=0)
-    processes = Processes(FakeWorker)
+    processes = WorkerPair(FakeWorker)
     stores = {
         setting.batch: Store(tmp_path / str(setting.batch), manifest=manifest(setting=setting), session=SESSION)
         for setting in settings
@@ -165,7 +165,7 @@ def test_batches_go_to_stores_of_their_own(tmp_path: Path) -> None:
 SCRIPT = """
 import sys, time
 from pathlib import Path
-from hwnas.profile.campaign import Campaign, Processes
+from hwnas.profile.campaign import Campaign, WorkerPair
 from hwnas.records import Store
 from tests.profile.stand_ins import TASKS, FakeWorker
 from tests.records.rows import SESSION, manifest
@@ -177,8 +177,8 @@ class Slow(FakeWorker):
 
 with Store(Path(sys.argv[1]), manifest=manifest(), session=SESSION) as store:
     start = lambda: Slow(process_id=f"{sys.argv[2]}-{time.monotonic_ns()}")
-    campaign = Campaign({1: store}, Processes(start), pairs=12, seed=5)
-    told = lambda state: print(state.task.subject.network_id, flush=True)
+    campaign = Campaign({1: store}, WorkerPair(start), pairs=12, seed=5)
+    told = lambda state: print(state.network.split()[-1], flush=True)
     print("ready", flush=True)
     campaign.run(TASKS, listener=told)
 """

@@ -5,7 +5,16 @@ from pathlib import Path
 import pytest
 
 from hwnas.errors import InputError
-from hwnas.profile.lookup import Broken, entries, find_entry, folder_name, folders_of, free_name, scan, search_path
+from hwnas.profile.lookup import (
+    UnreadableProfile,
+    find_profile,
+    folder_name,
+    folders_of,
+    free_name,
+    profile_entries,
+    scan_profiles,
+    search_path,
+)
 from hwnas.records import Store
 from tests.records.rows import MANIFEST, SESSION, SETTING
 
@@ -57,7 +66,7 @@ def test_profiles_are_found_and_the_first_of_a_name_counts(tmp_path: Path) -> No
     profile(shipped / "toy" / "a")
     profile(shipped / "toy" / "b")
     (shipped / "toy" / "no-profile").mkdir()
-    found = entries([(own, "own"), (shipped, "shipped"), (tmp_path / "none", "shipped")])
+    found = profile_entries([(own, "own"), (shipped, "shipped"), (tmp_path / "none", "shipped")])
     assert [(entry.name, entry.path, entry.origin) for entry in found] == [
         ("toy/a", own / "toy" / "a", "own"),
         ("toy/b", shipped / "toy" / "b", "shipped"),
@@ -69,20 +78,20 @@ def test_a_profile_is_named_in_full_in_short_or_by_path(tmp_path: Path) -> None:
     places = [(tmp_path, "own")]
     for name in ("toy/a", "toy/b", "other/b"):
         profile(tmp_path / name)
-    assert find_entry("toy/b", places).path == tmp_path / "toy" / "b"  # type: ignore[arg-type]
-    assert find_entry("a", places).name == "toy/a"  # type: ignore[arg-type]
-    assert find_entry(str(tmp_path / "other" / "b"), []).path == tmp_path / "other" / "b"
+    assert find_profile("toy/b", places).path == tmp_path / "toy" / "b"  # type: ignore[arg-type]
+    assert find_profile("a", places).name == "toy/a"  # type: ignore[arg-type]
+    assert find_profile(str(tmp_path / "other" / "b"), []).path == tmp_path / "other" / "b"
     with pytest.raises(InputError, match="must be named with its device") as caught:
-        find_entry("b", places)  # type: ignore[arg-type]
+        find_profile("b", places)  # type: ignore[arg-type]
     assert caught.value.known == ("other/b", "toy/b")
     with pytest.raises(InputError, match="profile 'toy/c' is not known") as caught:
-        find_entry("toy/c", places)  # type: ignore[arg-type]
+        find_profile("toy/c", places)  # type: ignore[arg-type]
     assert caught.value.hint == "hwnas profiles show toy/b" or caught.value.hint == "hwnas profiles show toy/a"
 
 
 def test_where_nothing_is_the_error_says_where_it_looked(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not known") as caught:
-        find_entry("x", [(tmp_path / "profiles", "own")])
+        find_profile("x", [(tmp_path / "profiles", "own")])
     assert caught.value.hint == f"hwnas profile to make one; looked in {tmp_path / 'profiles'}"
 
 
@@ -90,10 +99,10 @@ def test_a_broken_profile_is_found_and_keeps_no_other_from_being_found(tmp_path:
     profile(tmp_path / "toy" / "a")
     (profile(tmp_path / "toy" / "b") / "manifest.json").write_text("{")
     places = [(tmp_path, "own")]
-    good, broken = scan(places)  # type: ignore[arg-type]
+    good, broken = scan_profiles(places)  # type: ignore[arg-type]
     assert (good.name, broken.name) == ("toy/a", "toy/b")
-    assert isinstance(broken, Broken)
-    assert [entry.name for entry in entries(places)] == ["toy/a"]  # type: ignore[arg-type]
-    assert find_entry("a", places).name == "toy/a"  # type: ignore[arg-type]
+    assert isinstance(broken, UnreadableProfile)
+    assert [entry.name for entry in profile_entries(places)] == ["toy/a"]  # type: ignore[arg-type]
+    assert find_profile("a", places).name == "toy/a"  # type: ignore[arg-type]
     with pytest.raises(InputError, match="is not JSON"):
-        find_entry("b", places)  # type: ignore[arg-type]
+        find_profile("b", places)  # type: ignore[arg-type]

@@ -11,20 +11,20 @@ from torch import Tensor, nn
 
 from hwnas.devices import DEVICES, Device, detect
 from hwnas.errors import InputError, MissingError
-from hwnas.profile.network_timer import Bench, failure_of, require_runner
-from hwnas.profile.runners.runner import AVAILABLE, Availability, MeasurementError, Session
+from hwnas.profile.network_timer import NetworkTimer, classify_failure, require_runner
+from hwnas.profile.runners.runner import AVAILABLE, Availability, MeasurementError, RuntimeSession
 from hwnas.profile.runners.torch import TorchRunner
-from hwnas.profile.statistics import relative_latency
+from hwnas.profile.statistics import latency_ratio
 from hwnas.profile.subjects import REFERENCE, space_subject, timm_subject
 from hwnas.profile.worker import Worker
-from hwnas.profile.worker_messages import Task, parse_task
+from hwnas.profile.worker_messages import MeasurementTask, parse_task
 from hwnas.records import Setting
 from hwnas.space import SPACES
 
 SPACE = SPACES.get("autoformer-micro")
 SUBJECT = space_subject(SPACE, SPACE.candidate(SPACE.largest()))
 SETTING = Setting(device=detect().cpu.slug, runtime="onnxruntime", batch=2)
-TASK = Task(
+TASK = MeasurementTask(
     subject=SUBJECT, setting=SETTING, seed=1, pairs=4, reference=space_subject(SPACE, SPACE.candidate(SPACE.smallest()))
 )  # fmt: skip
 
@@ -35,13 +35,13 @@ def stages() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def bench(stages: list[str]) -> Iterator[Bench]:
-    made = Bench(stage=stages.append)
+def bench(stages: list[str]) -> Iterator[NetworkTimer]:
+    made = NetworkTimer(stage=stages.append)
     yield made
     made.close()
 
 
-def test_a_network_of_a_space_on_onnxruntime(bench: Bench, stages: list[str]) -> None:
+def test_a_network_of_a_space_on_onnxruntime(bench: NetworkTimer, stages: list[str]) -> None:
     outcome = bench.measure(TASK)
     assert outcome.failure is None
     assert outcome.samples is not None
@@ -50,12 +50,12 @@ def test_a_network_of_a_space_on_onnxruntime(bench: Bench, stages: list[str]) ->
     assert outcome.parity is not None
     assert outcome.parity.max_relative < 1e-4
     assert outcome.parity.top1_agreement == 1
-    assert relative_latency(outcome.samples, outcome.reference) > 0
+    assert latency_ratio(outcome.samples, outcome.reference) > 0
     assert (outcome.before, outcome.after, outcome.energy_j) == (None, None, None)
     assert stages == ["reference", "build", "prepare", "check", "warm up", "time"]
 
 
-def test_the_reference_session_stays(bench: Bench, stages: list[str]) -> None:
+def test_the_reference_session_stays(bench: NetworkTimer, stages: list[str]) -> None:
     stages.clear()
     bench.measure(replace(TASK, seed=2))
     assert "reference" not in stages
@@ -64,7 +64,7 @@ def test_the_reference_session_stays(bench: Bench, stages: list[str]) -> None:
     assert "reference" in stages
 
 
-def test_a_network_that_cannot_be_built_is_a_failure(bench: Bench) -> None:
+def test_a_network_that_cannot_be_built_is_a_failure(bench: NetworkTimer) -> None:
     torch_task = replace(TASK, setting=replace(SETTING, runtime="torch", batch=1))
     wrong = bench.measure(replace(torch_task, subject=replace(SUBJECT, network_id="0123")))
     assert wrong.failure is not None
@@ -75,14 +75,14 @@ def test_a_network_that_cannot_be_built_is_a_failure(bench: Bench) -> None:
     assert "timm model 'deit_tinny' is not known" in unknown.failure.message
 
 
-def test_a_batch_that_does_not_fit_is_a_failure_of_memory(bench: Bench) -> None:
+def test_a_batch_that_does_not_fit_is_a_failure_of_memory(bench: NetworkTimer) -> None:
     huge = replace(TASK, setting=replace(SETTING, runtime="torch", batch=10**9))
     with pytest.raises(InputError, match="reference network") as caught:
         bench.measure(huge)
     assert str(caught.value.got).startswith("memory: ")
 
 
-def test_half_precision_is_compared_with_its_own_tolerance(bench: Bench) -> None:
+def test_half_precision_is_compared_with_its_own_tolerance(bench: NetworkTimer) -> None:
     outcome = bench.measure(replace(TASK, setting=replace(SETTING, runtime="torch", precision="bf16")))
     assert outcome.failure is None
     assert outcome.parity is not None
@@ -101,21 +101,21 @@ def test_a_task_survives_its_way_to_the_worker() -> None:
 
 @pytest.mark.slow
 def test_a_worker_measures_beside_deit_tiny() -> None:
-    task = Task(subject=SUBJECT, setting=replace(SETTING, batch=1), seed=1, pairs=8)
+    task = MeasurementTask(subject=SUBJECT, setting=replace(SETTING, batch=1), seed=1, pairs=8)
     assert task.reference == REFERENCE
     with Worker() as worker:
         outcome = worker.measure(task)
         assert outcome.failure is None
         assert outcome.samples is not None
         assert outcome.reference is not None
-        assert relative_latency(outcome.samples, outcome.reference) < 0.5
+        assert latency_ratio(outcome.samples, outcome.reference) < 0.5
         assert outcome.memory_mb is not None
         assert worker.facts(task.setting).runtime["provider"] == "CPUExecutionProvider"
 
 
 @pytest.mark.slow
 def test_two_threads_have_no_cpu_time() -> None:
-    bench = Bench()
+    bench = NetworkTimer()
     outcome = bench.measure(replace(TASK, setting=replace(SETTING, threads=2)))
     bench.close()
     assert outcome.samples is not None
@@ -129,13 +129,13 @@ def test_the_reference_is_prepared_once_for_each_batch_whatever_exports_the_netw
     prepared: list[Setting] = []
     prepare = TorchRunner.prepare
 
-    def counting(self: TorchRunner, module: nn.Module, images: Tensor, setting: Setting) -> Session:
+    def counting(self: TorchRunner, module: nn.Module, images: Tensor, setting: Setting) -> RuntimeSession:
         prepared.append(setting)
         return prepare(self, module, images, setting)
 
     monkeypatch.setattr(TorchRunner, "prepare", counting)
     told: list[str] = []
-    bench = Bench(stage=told.append)
+    bench = NetworkTimer(stage=told.append)
     torch_setting = replace(SETTING, runtime="torch")
     settings = [replace(torch_setting, batch=batch, exporter=way) for way in ("module", "other") for batch in (1, 2)]
     for setting in settings:
@@ -153,11 +153,11 @@ def test_a_cache_that_cannot_be_written_is_known_before_anything_is_measured(
 ) -> None:
     (tmp_path / "file").write_text("x")
     monkeypatch.setenv("HWNAS_CACHE", str(tmp_path / "file"))
-    for ask in (lambda: Bench().facts(SETTING), lambda: Bench().measure(TASK)):
+    for ask in (lambda: NetworkTimer().facts(SETTING), lambda: NetworkTimer().measure(TASK)):
         with pytest.raises(InputError, match="cannot be written") as caught:
             ask()
         assert caught.value.hint == "HWNAS_CACHE=DIR for another folder"
-    assert Bench().facts(replace(SETTING, runtime="torch")).runtime["torch"]
+    assert NetworkTimer().facts(replace(SETTING, runtime="torch")).runtime["torch"]
 
 
 @pytest.mark.parametrize(
@@ -227,12 +227,12 @@ class Willing:
     ],
 )
 def test_errors_are_sorted(error: Exception, stage: str, reason: str) -> None:
-    assert failure_of(error, stage=stage).reason == reason
+    assert classify_failure(error, stage=stage).reason == reason
 
 
 def test_messages_are_one_line_and_not_pages() -> None:
-    assert failure_of(ValueError("a\n  b"), stage="build").message == "ValueError: a b"
-    assert failure_of(InputError("a", got="b", hint="c"), stage="build").message == "a, got b"
-    long = failure_of(ValueError("word " * 1000), stage="build").message
+    assert classify_failure(ValueError("a\n  b"), stage="build").message == "ValueError: a b"
+    assert classify_failure(InputError("a", got="b", hint="c"), stage="build").message == "a, got b"
+    long = classify_failure(ValueError("word " * 1000), stage="build").message
     assert len(long) < 700
     assert long.endswith("…")

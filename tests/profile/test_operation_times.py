@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hwnas.devices import detect
-from hwnas.profile.operation_times import kinds_of, operation_times, segment_of, times_of
+from hwnas.profile.operation_times import match_segment, operation_times, parse_onnxruntime_events, parse_torch_averages
 from hwnas.records import Setting
 
 SEGMENTS = ("stem", "blocks.1", "blocks.10", "head")
@@ -24,7 +24,7 @@ SEGMENTS = ("stem", "blocks.1", "blocks.10", "head")
     ],
 )
 def test_the_segment_of_a_node(node: str, segment: str) -> None:
-    assert segment_of(node, SEGMENTS) == segment
+    assert match_segment(node, SEGMENTS) == segment
 
 
 def test_events_become_times_and_shares() -> None:
@@ -38,11 +38,11 @@ def test_events_become_times_and_shares() -> None:
     ]
     for run in range(6):
         events += [event("stem/Conv_kernel_time", "Conv", 3000 + run), event("head/Gemm_kernel_time", "Gemm", 1000)]
-    stem, head = times_of(events, runs=6, segments=SEGMENTS)
+    stem, head = parse_onnxruntime_events(events, runs=6, segments=SEGMENTS)
     assert (stem.name, stem.segment, stem.kind, stem.time_ms) == ("stem/Conv", "stem", "Conv", 3.001)
     assert stem.share == pytest.approx(3.001 / 4.001)
     assert (head.segment, head.kind, head.time_ms) == ("head", "Gemm", 1)
-    assert times_of([], runs=6) == ()
+    assert parse_onnxruntime_events([], runs=6) == ()
 
 
 def test_the_larger_product_takes_the_larger_share() -> None:
@@ -63,11 +63,11 @@ EVENTS = [
 
 
 def test_operations_of_one_kind_share_its_time() -> None:
-    found = kinds_of(EVENTS, runs=10, on_gpu=False)
+    found = parse_torch_averages(EVENTS, runs=10, on_gpu=False)
     assert [(item.kind, item.time_ms) for item in found] == [("addmm", 0.2), ("addmm", 0.2), ("gelu", 0.1)]
     assert [item.share for item in found] == pytest.approx([0.4, 0.4, 0.2])
 
 
 def test_on_a_gpu_the_time_of_kernels_counts() -> None:
-    found = kinds_of(EVENTS, runs=10, on_gpu=True)
+    found = parse_torch_averages(EVENTS, runs=10, on_gpu=True)
     assert [(item.kind, item.time_ms) for item in found] == [("gelu", 0.18), ("addmm", 0.03), ("addmm", 0.03)]

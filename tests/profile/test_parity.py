@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from hwnas.profile.parity import MAX_IMAGES, allowed, compare, expected_logits, require_parity
+from hwnas.profile.parity import MAX_IMAGES, compare_outputs, expected_logits, parity_tolerance, require_parity
 from hwnas.profile.runners.runner import MeasurementError
-from hwnas.records import Parity
+from hwnas.records import OutputParity
 
 EXPECTED = torch.tensor([[1.0, 2.0, -4.0], [0.5, 0.0, 0.25]])
 
@@ -11,23 +11,23 @@ EXPECTED = torch.tensor([[1.0, 2.0, -4.0], [0.5, 0.0, 0.25]])
 def test_differences_are_relative_to_the_largest_logit() -> None:
     outputs = EXPECTED.clone()
     outputs[1, 0] = 0.2
-    found = compare(outputs, EXPECTED)
+    found = compare_outputs(outputs, EXPECTED)
     assert found.max_absolute == pytest.approx(0.3)
     assert found.max_relative == pytest.approx(0.075)
     assert found.top1_agreement == 0.5
 
 
 def test_equal_outputs_agree() -> None:
-    assert compare(EXPECTED, EXPECTED) == Parity(max_absolute=0, max_relative=0, top1_agreement=1)
+    assert compare_outputs(EXPECTED, EXPECTED) == OutputParity(max_absolute=0, max_relative=0, top1_agreement=1)
     zeros = torch.zeros(1, 3)
-    assert compare(zeros, zeros).max_relative == 0
+    assert compare_outputs(zeros, zeros).max_relative == 0
 
 
 def test_only_the_first_images_of_a_large_batch_are_compared() -> None:
     images = torch.arange(float(MAX_IMAGES + 3))[:, None]
     expected = expected_logits(torch.nn.Identity(), images)
     assert len(expected) == MAX_IMAGES
-    assert compare(images, expected).max_absolute == 0
+    assert compare_outputs(images, expected).max_absolute == 0
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("fp16", 4e-3), ("bf16", 3e-2)])
@@ -43,7 +43,7 @@ def test_what_is_allowed_follows_from_rounding() -> None:
     torch.manual_seed(0)
     module = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.GELU(), torch.nn.Linear(64, 10)).eval()
     images = torch.randn(5, 64)
-    found = [allowed(module, images, precision=name) for name in ("fp32", "tf32", "fp16", "bf16")]
+    found = [parity_tolerance(module, images, precision=name) for name in ("fp32", "tf32", "fp16", "bf16")]
     assert found[0] == 1e-4
     assert 1e-3 < found[1] <= 1e-2
     assert 1e-3 < found[2] < 1e-2
@@ -61,7 +61,7 @@ def test_values_that_are_no_numbers_are_counted(value: float) -> None:
 
 def test_outputs_of_another_shape_are_a_mismatch() -> None:
     with pytest.raises(MeasurementError, match=r"have \(2, 2\), and torch's \(2, 3\)") as caught:
-        compare(EXPECTED[:, :2], EXPECTED)
+        compare_outputs(EXPECTED[:, :2], EXPECTED)
     assert caught.value.reason == "mismatch"
 
 

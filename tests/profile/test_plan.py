@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from hwnas.errors import InputError
-from hwnas.profile.plan import Plan, default_repeats, exporter, load_plan, make_tasks, save_plan
-from hwnas.profile.subjects import unique
+from hwnas.profile.plan import Plan, default_repeats, exporter_for, load_plan, make_tasks, save_plan
+from hwnas.profile.subjects import unique_subjects
 from hwnas.records import Setting
 from tests.records.rows import REFERENCE, SESSION, subject
 
@@ -68,12 +68,12 @@ def test_one_in_eight_is_repeated_and_never_too_few_for_a_noise_floor(samples: i
     ],
 )
 def test_how_a_runtime_gets_a_network(runtime: str, of_space: str, of_timm: str) -> None:
-    assert (exporter(runtime, subject()), exporter(runtime, REFERENCE)) == (of_space, of_timm)
+    assert (exporter_for(runtime, subject()), exporter_for(runtime, REFERENCE)) == (of_space, of_timm)
 
 
 def test_a_network_that_comes_twice_stays_where_it_came_first() -> None:
     one, two = subject(1), subject(2)
-    assert unique([two, one, replace(two, arch_id="another path"), one]) == (two, one)
+    assert unique_subjects([two, one, replace(two, arch_id="another path"), one]) == (two, one)
 
 
 def test_a_plan_is_read_back(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from hwnas.errors import GateError
-from hwnas.profile.results import assess, figures, repeated_pairs, require_stable
+from hwnas.profile.results import assess_profile, repeated_pairs, require_stable, summarize_measurements
 from hwnas.records import DeviceState, Measurement, Profile, Samples
 from tests.records.rows import MANIFEST, failed, row
 
@@ -26,7 +26,9 @@ def repeated(noise: float, *, networks: int = 16) -> Profile:
 
 
 def test_latency_is_the_ratio_to_the_reference_times_the_reference_of_the_campaign() -> None:
-    found = figures(profile(row(0, ns=3_000_000, reference_ns=1_500_000), row(1, ns=500_000, reference_ns=1_000_000)))
+    found = summarize_measurements(
+        profile(row(0, ns=3_000_000, reference_ns=1_500_000), row(1, ns=500_000, reference_ns=1_000_000))
+    )
     # The 20 % quantile of all reference runs: 24 of about 1 ms and 24 of about 1.5 ms.
     assert [item.latency_ms for item in found] == pytest.approx([2.0, 0.5], rel=1e-5)
     assert [item.latency_median_ms for item in found] == pytest.approx([6.0, 1.0], rel=1e-5)
@@ -35,12 +37,12 @@ def test_latency_is_the_ratio_to_the_reference_times_the_reference_of_the_campai
 
 
 def test_throughput_counts_the_images_of_the_batch() -> None:
-    (found,) = figures(profile(replace(row(0), setting=replace(row(0).setting, batch=8))))
+    (found,) = summarize_measurements(profile(replace(row(0), setting=replace(row(0).setting, batch=8))))
     assert found.throughput == pytest.approx(8 / found.latency_ms * 1000)
 
 
 def test_failures_are_counted_by_reason() -> None:
-    quality = assess(profile(row(0), failed(1), failed(2), failed(3, "crash", "SIGSEGV"), failed(4), row(4)))
+    quality = assess_profile(profile(row(0), failed(1), failed(2), failed(3, "crash", "SIGSEGV"), failed(4), row(4)))
     assert [(item.reason, item.count, item.example) for item in quality.failures] == [
         ("nan", 2, "12 of 1000 outputs are NaN"),
         ("crash", 1, "SIGSEGV"),
@@ -51,13 +53,13 @@ def test_failures_are_counted_by_reason() -> None:
 
 
 def test_the_noise_floor_is_that_of_pairs_in_different_processes() -> None:
-    quality = assess(repeated(0.01))
+    quality = assess_profile(repeated(0.01))
     assert quality.noise_floor is not None
     assert quality.noise_floor.num_networks == 16
     assert quality.noise_floor.sigma == pytest.approx(0.01, rel=0.5)
     same = profile(*(replace(item, process_id="a") for item in repeated(0.01).measurements))
     assert repeated_pairs(same) == []
-    assert assess(same).noise_floor is None
+    assert assess_profile(same).noise_floor is None
 
 
 def test_a_third_measurement_makes_no_second_pair() -> None:
@@ -67,27 +69,27 @@ def test_a_third_measurement_makes_no_second_pair() -> None:
 
 def test_drift_follows_time_and_not_the_order_of_rows() -> None:
     rows = [row(number, reference_ns=1_000_000 + 20_000 * number) for number in range(9)]
-    quality = assess(profile(*rows[::-1]))
+    quality = assess_profile(profile(*rows[::-1]))
     assert quality.drift is not None
     assert quality.drift.change == pytest.approx(1.14 / 1.02 - 1, rel=1e-3)
 
 
 def test_throttling_is_listed_and_harmless_reasons_are_not() -> None:
     hot = replace(row(0), after=DeviceState(throttle=("hw_thermal_slowdown", "gpu_idle")))
-    quality = assess(profile(hot, row(1)))
+    quality = assess_profile(profile(hot, row(1)))
     assert quality.throttled == ("hw_thermal_slowdown",)
     assert quality.num_unstable == 1
     assert quality.unstable[0].example == "the device throttled: hw_thermal_slowdown"
 
 
 def test_an_empty_profile_is_no_error() -> None:
-    quality = assess(profile())
+    quality = assess_profile(profile())
     assert (quality.num_networks, quality.reference_ms, quality.drift, quality.noise_floor) == (0, None, None, None)
-    assert figures(profile()) == ()
+    assert summarize_measurements(profile()) == ()
 
 
 def test_the_gate_lets_a_steady_campaign_pass() -> None:
-    quality = assess(repeated(0.005))
+    quality = assess_profile(repeated(0.005))
     assert quality.problems == ()
     require_stable([("toy/a", quality)])
 
@@ -105,7 +107,7 @@ def test_the_gate_lets_a_steady_campaign_pass() -> None:
 )
 def test_the_gate_stops_what_cannot_be_relied_on(shaky: Profile, problem: str) -> None:
     with pytest.raises(GateError, match="must be stable") as caught:
-        require_stable([("toy/a", assess(shaky))])
+        require_stable([("toy/a", assess_profile(shaky))])
     assert str(caught.value.got).count("toy/a: ") >= 1
     assert problem in str(caught.value.got)
     assert caught.value.exit_code == 4
@@ -114,8 +116,8 @@ def test_the_gate_stops_what_cannot_be_relied_on(shaky: Profile, problem: str) -
 def test_a_campaign_in_which_no_reference_run_counts_is_judged_and_not_refused() -> None:
     disturbed = Samples(wall_ns=(4_000_000,) * 24, switches=(1,) * 24)
     shaky = profile(*(replace(row(number), samples=disturbed, reference=disturbed) for number in range(3)))
-    found = figures(shaky)
+    found = summarize_measurements(shaky)
     assert [item.latency_ms for item in found] == pytest.approx([4.0] * 3)
     assert not any(item.verdict.stable for item in found)
     assert "only 0 runs of the network count (24 were disturbed)" in found[0].verdict.reason
-    assert "100% of the measurements are unstable, and 10% is the most" in assess(shaky).problems
+    assert "100% of the measurements are unstable, and 10% is the most" in assess_profile(shaky).problems

@@ -4,13 +4,21 @@ import pytest
 
 from hwnas.devices import DEVICES
 from hwnas.errors import InputError
-from hwnas.profile.roofline import Rates, hints, operation_costs, part_of, peak_rates, total_ms, widths
+from hwnas.profile.roofline import (
+    PeakRates,
+    bottlenecks,
+    matmul_widths,
+    network_part,
+    operation_costs,
+    peak_rates,
+    total_ms,
+)
 from hwnas.space import SPACES
 from hwnas.workload import ONCE, Attention, Elementwise, Linear, Workload
 
 A100 = DEVICES.get("a100")
 NAMED = ("attention", "locality", "mlp", "other")
-RATES = Rates(flop_per_s=1e12, byte_per_s=1e11)
+RATES = PeakRates(flop_per_s=1e12, byte_per_s=1e11)
 LINEAR = Linear(name="blocks.0.fc1", tokens=100, inputs=64, outputs=80)
 ADD = Elementwise(name="blocks.0.add1", variant="add", elements=6400, operands=2)
 ATTENTION = Attention(name="blocks.0.attention", heads=2, width=100, queries=10, keys=10)
@@ -48,7 +56,7 @@ def test_without_rates_there_is_no_time() -> None:
 
 
 def test_rates_are_those_of_the_datasheet() -> None:
-    assert peak_rates(A100, "bf16") == Rates(flop_per_s=312e12, byte_per_s=2039e9)
+    assert peak_rates(A100, "bf16") == PeakRates(flop_per_s=312e12, byte_per_s=2039e9)
     assert peak_rates(A100, "bf16").ridge == pytest.approx(153.0, rel=1e-3)  # type: ignore[union-attr]
     assert peak_rates(DEVICES.get("v100"), "bf16") is None
 
@@ -57,21 +65,21 @@ def test_rates_are_those_of_the_datasheet() -> None:
 def test_every_operation_of_every_space_has_its_part(name: str) -> None:
     space = SPACES.get(name)
     operations = space.workload(space.largest()).operations
-    parts = {part: [item for item in operations if part_of(item) == part] for part in NAMED}
+    parts = {part: [item for item in operations if network_part(item) == part] for part in NAMED}
     assert parts["attention"] or parts["locality"]
     assert parts["mlp"]
     products = sum(int(item.macs) for item in parts["other"])
     assert products <= 0.15 * sum(int(item.macs) for item in operations)
 
 
-def sentences(*operations: object, precision: str = "fp16", rates: Rates | None = RATES) -> str:
+def sentences(*operations: object, precision: str = "fp16", rates: PeakRates | None = RATES) -> str:
     workload = Workload(operations)  # type: ignore[arg-type]
     costs = operation_costs(workload, rates=rates, precision=precision, batch=1)
-    return "\n".join(hints(workload, costs, device=A100, rates=rates, precision=precision))
+    return "\n".join(bottlenecks(workload, costs, device=A100, rates=rates, precision=precision))
 
 
 def test_widths_are_listed_by_their_share() -> None:
-    found = widths(Workload((LINEAR, ATTENTION)))
+    found = matmul_widths(Workload((LINEAR, ATTENTION)))
     assert [(width.size, width.num_operations) for width in found] == [(80, 1), (50, 1)]
     assert sum(width.share for width in found) == pytest.approx(1.0)
 

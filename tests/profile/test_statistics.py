@@ -8,17 +8,17 @@ import pytest
 from hwnas.errors import InputError
 from hwnas.profile.statistics import (
     Interval,
-    counted,
-    drift,
-    interval_ms,
+    latency_interval,
     latency_median_ms,
     latency_ms,
+    latency_ratio,
     noise_floor,
+    quantile_ns,
+    reference_drift,
     reference_latency_ms,
-    relative_latency,
+    stability_verdict,
     throughput,
-    typical_ns,
-    verdict,
+    valid_runs,
 )
 from hwnas.records import DeviceState, Samples
 
@@ -44,27 +44,27 @@ def simulated(
 
 def test_the_device_clock_comes_before_cpu_time_and_that_before_the_wall() -> None:
     everything = Samples(wall_ns=(9, 9), cpu_ns=(5, 6), device_ns=(1, 2), switches=(0, 4))
-    assert counted(everything).tolist() == [1, 2]
-    assert counted(Samples(wall_ns=(9, 9), cpu_ns=(5, 6), switches=(0, 4))).tolist() == [5, 6]
-    assert counted(Samples(wall_ns=(9, 8))).tolist() == [9, 8]
+    assert valid_runs(everything).tolist() == [1, 2]
+    assert valid_runs(Samples(wall_ns=(9, 9), cpu_ns=(5, 6), switches=(0, 4))).tolist() == [5, 6]
+    assert valid_runs(Samples(wall_ns=(9, 8))).tolist() == [9, 8]
 
 
 def test_of_several_threads_only_undisturbed_runs_count() -> None:
     samples = Samples(wall_ns=(10, 99, 12, 98), switches=(0, 3, 0, 1))
-    assert counted(samples).tolist() == [10, 12]
-    assert typical_ns(samples) == pytest.approx(10.4)
-    assert typical_ns(Samples(wall_ns=(10, 20), switches=(1, 1))) == pytest.approx(12)
+    assert valid_runs(samples).tolist() == [10, 12]
+    assert quantile_ns(samples) == pytest.approx(10.4)
+    assert quantile_ns(Samples(wall_ns=(10, 20), switches=(1, 1))) == pytest.approx(12)
 
 
 def test_typical_is_the_twenty_percent_quantile() -> None:
     values = sorted([5.0, 1.0, 4.0, 2.0, 3.0, 6.0])
-    assert typical_ns(cpu(*values)) / MS == pytest.approx(values[1])  # 0.2 * (6 - 1) = 1
-    assert typical_ns(cpu(1, 2)) / MS == pytest.approx(1.2)
+    assert quantile_ns(cpu(*values)) / MS == pytest.approx(values[1])  # 0.2 * (6 - 1) = 1
+    assert quantile_ns(cpu(1, 2)) / MS == pytest.approx(1.2)
 
 
 def test_latency_is_the_ratio_times_the_reference() -> None:
     ours, theirs = cpu(*[20] * 10), cpu(*[10] * 10)
-    assert relative_latency(ours, theirs) == pytest.approx(2)
+    assert latency_ratio(ours, theirs) == pytest.approx(2)
     assert latency_ms(ours, theirs, reference_ms=7.5) == pytest.approx(15)
     assert latency_median_ms(ours) == pytest.approx(60)
     assert throughput(15.0, batch=30) == pytest.approx(2000)
@@ -82,14 +82,14 @@ def test_the_reference_latency_is_a_quantile_of_all_its_runs() -> None:
 
 def test_runs_that_take_no_time_are_no_measurement() -> None:
     with pytest.raises(InputError, match="must take some time"):
-        relative_latency(cpu(5), cpu(0))
+        latency_ratio(cpu(5), cpu(0))
 
 
 def test_a_slowdown_of_the_machine_falls_out_of_the_ratio() -> None:
     rng = np.random.default_rng(0)
     slow = np.repeat([1.0, 1.6], 12)
     found = [
-        relative_latency(simulated(rng, base_ms=20, slowdown=slow), simulated(rng, base_ms=10, slowdown=slow))
+        latency_ratio(simulated(rng, base_ms=20, slowdown=slow), simulated(rng, base_ms=10, slowdown=slow))
         for _ in range(50)
     ]
     assert np.median(found) == pytest.approx(2, rel=0.01)
@@ -101,7 +101,7 @@ def test_an_interval_holds_the_truth_about_as_often_as_it_says() -> None:
     held = []
     for seed in range(120):
         ours, theirs = simulated(rng, base_ms=20, runs=60), simulated(rng, base_ms=10, runs=60)
-        found = interval_ms(ours, theirs, reference_ms=10, seed=seed, confidence=0.9, resamples=200)
+        found = latency_interval(ours, theirs, reference_ms=10, seed=seed, confidence=0.9, resamples=200)
         held.append(found.low_ms <= 20 <= found.high_ms)
     assert 0.8 <= np.mean(held) <= 1.0
 
@@ -110,7 +110,7 @@ def test_an_interval_is_a_function_of_its_seed_and_narrower_with_more_runs() -> 
     def width(runs: int, seed: int) -> Interval:
         rng = np.random.default_rng(2)
         ours, theirs = simulated(rng, base_ms=20, runs=runs), simulated(rng, base_ms=10, runs=runs)
-        return interval_ms(ours, theirs, reference_ms=10, seed=seed)
+        return latency_interval(ours, theirs, reference_ms=10, seed=seed)
 
     assert width(24, 0) == width(24, 0) != width(24, 1)
     few, many = width(12, 0), width(200, 0)
@@ -120,12 +120,12 @@ def test_an_interval_is_a_function_of_its_seed_and_narrower_with_more_runs() -> 
 def test_an_interval_of_undisturbed_runs_of_unequal_number() -> None:
     ours = Samples(wall_ns=(20, 20, 99, 20), switches=(0, 0, 1, 0))
     theirs = Samples(wall_ns=(10, 10, 10, 10), switches=(0, 0, 0, 0))
-    assert interval_ms(ours, theirs, reference_ms=1, seed=0) == Interval(low_ms=2, high_ms=2)
+    assert latency_interval(ours, theirs, reference_ms=1, seed=0) == Interval(low_ms=2, high_ms=2)
 
 
 def test_a_calm_measurement_is_stable() -> None:
     rng = np.random.default_rng(3)
-    found = verdict(simulated(rng, base_ms=20, noise=0.002), simulated(rng, base_ms=10, noise=0.002))
+    found = stability_verdict(simulated(rng, base_ms=20, noise=0.002), simulated(rng, base_ms=10, noise=0.002))
     assert (found.stable, found.reason) == (True, "")
 
 
@@ -143,7 +143,7 @@ def test_a_calm_measurement_is_stable() -> None:
     ],
 )
 def test_why_a_measurement_is_not_stable(ours: Samples, theirs: Samples, reason: str) -> None:
-    found = verdict(ours, theirs)
+    found = stability_verdict(ours, theirs)
     assert not found.stable
     assert reason in found.reason
 
@@ -151,15 +151,15 @@ def test_why_a_measurement_is_not_stable(ours: Samples, theirs: Samples, reason:
 def test_throttling_is_named_and_idling_is_none() -> None:
     ours, theirs = cpu(*[20] * 24), cpu(*[10] * 24)
     hot = DeviceState(throttle=("gpu_idle", "hw_thermal_slowdown"))
-    assert verdict(ours, theirs, states=(None, hot)).reason == "the device throttled: hw_thermal_slowdown"
-    assert verdict(ours, theirs, states=(DeviceState(throttle=("gpu_idle",)), None)).stable
+    assert stability_verdict(ours, theirs, states=(None, hot)).reason == "the device throttled: hw_thermal_slowdown"
+    assert stability_verdict(ours, theirs, states=(DeviceState(throttle=("gpu_idle",)), None)).stable
 
 
 def test_drift_tells_a_slow_end_from_scatter() -> None:
-    steady = drift([cpu(*[value] * 8) for value in (10, 11, 10, 11, 10, 11)])
+    steady = reference_drift([cpu(*[value] * 8) for value in (10, 11, 10, 11, 10, 11)])
     assert steady.change == pytest.approx(0, abs=0.06)
     assert steady.spread == pytest.approx(math.log(1.1) / 2)
-    rising = drift([cpu(*[value] * 8) for value in (10, 10, 11, 11, 12, 12)])
+    rising = reference_drift([cpu(*[value] * 8) for value in (10, 10, 11, 11, 12, 12)])
     assert rising.change == pytest.approx(0.2)
 
 

@@ -13,8 +13,8 @@ import pytest
 from hwnas.devices import detect
 from hwnas.errors import InputError, MissingError, UnknownNameError, UsageError
 from hwnas.profile.subjects import space_subject
-from hwnas.profile.worker import Limits, Worker
-from hwnas.profile.worker_messages import Outcome, Task
+from hwnas.profile.worker import Worker, WorkerLimits
+from hwnas.profile.worker_messages import MeasurementTask, TaskResult
 from hwnas.records import Setting
 from hwnas.space import SPACES
 
@@ -24,9 +24,9 @@ SUBJECT = space_subject(SPACE, SPACE.candidate(SPACE.smallest()))
 DEVICE = detect().cpu.slug
 
 
-def task(runtime: str, **changes: object) -> Task:
+def task(runtime: str, **changes: object) -> MeasurementTask:
     setting = Setting(device=DEVICE, runtime=runtime)
-    made = Task(subject=SUBJECT, setting=setting, seed=1, pairs=9, reference=REFERENCE)
+    made = MeasurementTask(subject=SUBJECT, setting=setting, seed=1, pairs=9, reference=REFERENCE)
     return replace(made, **changes)  # type: ignore[arg-type]
 
 
@@ -38,7 +38,7 @@ def worker() -> Iterator[Worker]:
             yield shared
 
 
-def works(worker: Worker) -> Outcome:
+def works(worker: Worker) -> TaskResult:
     outcome = worker.measure(task("works"))
     assert outcome.failure is None
     return outcome
@@ -113,7 +113,7 @@ def test_a_network_that_hangs_is_given_up_with_all_that_it_started(
     works(worker)
     assert worker._process is not None
     group = worker._process.pid
-    monkeypatch.setattr(worker, "_limits", Limits(silence_s=3))
+    monkeypatch.setattr(worker, "_limits", WorkerLimits(silence_s=3))
     outcome = worker.measure(task("hang"))
     assert outcome.failure is not None
     assert outcome.failure.reason == "timeout"
@@ -126,7 +126,7 @@ def test_a_network_that_is_slow_is_not_given_up_while_it_goes_on(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     works(worker)
-    monkeypatch.setattr(worker, "_limits", Limits(silence_s=3))
+    monkeypatch.setattr(worker, "_limits", WorkerLimits(silence_s=3))
     outcome = worker.measure(task("slow"))
     assert outcome.failure is None
     assert outcome.duration_s > 6
@@ -136,7 +136,7 @@ def test_a_network_that_goes_on_for_ever_is_given_up_in_the_end(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     works(worker)
-    monkeypatch.setattr(worker, "_limits", Limits(task_s=2.5))
+    monkeypatch.setattr(worker, "_limits", WorkerLimits(task_s=2.5))
     outcome = worker.measure(task("slow", pairs=1000))
     assert outcome.failure is not None
     assert outcome.failure.reason == "timeout"
@@ -215,9 +215,9 @@ def test_a_repeat_is_measured_in_another_process(worker: Worker) -> None:
     assert second.process_id != first.process_id
 
 
-@pytest.mark.parametrize("limits", [Limits(tasks=1), Limits(resident_mb=1)])
+@pytest.mark.parametrize("limits", [WorkerLimits(tasks=1), WorkerLimits(resident_mb=1)])
 def test_a_process_is_replaced_after_some_tasks_or_when_it_grew(
-    worker: Worker, monkeypatch: pytest.MonkeyPatch, limits: Limits
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, limits: WorkerLimits
 ) -> None:
     monkeypatch.setattr(worker, "_limits", limits)
     works(worker)
@@ -227,7 +227,7 @@ def test_a_process_is_replaced_after_some_tasks_or_when_it_grew(
 @pytest.mark.parametrize("limit_s", [0.0, -60.0, float("nan"), float("inf")])
 def test_a_limit_that_is_no_time_is_refused(limit_s: float) -> None:
     with pytest.raises(UsageError, match="time limit must be a time above 0"):
-        Limits(task_s=limit_s)
+        WorkerLimits(task_s=limit_s)
 
 
 def test_facts_name_the_process_and_the_runtime(worker: Worker) -> None:

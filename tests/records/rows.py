@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from hwnas.records import (
+    CampaignSession,
     DeviceState,
     Failure,
     Measurement,
-    Parity,
+    OutputParity,
     ProfileManifest,
     Samples,
-    Session,
     Setting,
     Subject,
 )
@@ -19,7 +19,7 @@ REFERENCE = Subject(
     source="timm", name="deit_tiny_patch16_224", network_id="timm:deit_tiny", image_size=224, num_classes=1000
 )
 SETTING = Setting(device="toy-2c", runtime="onnxruntime")
-SESSION = Session(started_utc="2026-01-02T03:04:05+00:00", command=("hwnas", "profile", "--samples", "3"))
+SESSION = CampaignSession(started_utc="2026-01-02T03:04:05+00:00", command=("hwnas", "profile", "--samples", "3"))
 ENVIRONMENT = {"device": "toy-2c", "torch": "2.15.0", "python": "3.11.7"}
 
 
@@ -73,7 +73,7 @@ def row(
         samples=samples(ns),
         reference=samples(reference_ns),
         memory_mb=12.5,
-        parity=Parity(max_absolute=1e-6, max_relative=2e-6, top1_agreement=1.0),
+        parity=OutputParity(max_absolute=1e-6, max_relative=2e-6, top1_agreement=1.0),
         before=DeviceState(clock_mhz=1980.0, throttle=("gpu_idle",)),
     )
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from hwnas.errors import InputError
-from hwnas.records import Session, Store, load_profile, to_line
+from hwnas.records import CampaignSession, Store, load_profile, to_line
 from hwnas.records.profile import MEASUREMENTS
 from hwnas.records.store import HOLDER
 from tests.records.rows import ENVIRONMENT, MANIFEST, SESSION, SETTING, manifest, row
 
 
-def open_store(path: Path, *, session: Session = SESSION) -> Store:
+def open_store(path: Path, *, session: CampaignSession = SESSION) -> Store:
     return Store(path, manifest=MANIFEST, session=session)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hwnas.pipeline.search.verify import checks
-from hwnas.profile.results import Reading
+from hwnas.profile.results import NetworkResult
 from hwnas.profile.statistics import Verdict
 from hwnas.search.objective import Estimate, exact, parse_constraint, parse_objective
 from hwnas.search.problem import Problem
@@ -36,12 +36,12 @@ def problem(*constraints: str) -> Problem:
     )
 
 
-def reading(latency: float, *, stable: bool = True) -> Reading:
+def reading(latency: float, *, stable: bool = True) -> NetworkResult:
     verdict = Verdict(stable=stable, reason="" if stable else "the runs leave 9 % open")
-    return Reading(latency_ms=latency, low_ms=0.99 * latency, high_ms=1.01 * latency, verdict=verdict)
+    return NetworkResult(latency_ms=latency, low_ms=0.99 * latency, high_ms=1.01 * latency, verdict=verdict)
 
 
-def measured(readings: dict[str, Reading]) -> list[Member]:
+def measured(readings: dict[str, NetworkResult]) -> list[Member]:
     members = [member(0, accuracy=0.9, predicted=3.0), member(1, accuracy=0.8, predicted=2.0)]
     members += [member(2, accuracy=0.7, predicted=1.0), member(3, accuracy=0.6, predicted=0.5)]
     return [checks(one, {METRIC: ("latency_ms", readings)}) for one in members]
@@ -65,7 +65,7 @@ def test_constraints_are_held_against_the_measured_value() -> None:
 
 
 def test_a_network_that_could_not_be_measured_is_on_no_front() -> None:
-    failing = {**GOOD, "network0": Reading(failure="crash: the worker died")}
+    failing = {**GOOD, "network0": NetworkResult(failure="crash: the worker died")}
     rows, front = rebuilt(problem(), measured(failing))
     assert rows[0].failure == "crash: the worker died"
     assert rows[0].metrics[METRIC].measured is None
@@ -99,8 +99,8 @@ def test_two_networks_have_no_rank_correlation() -> None:
 
 
 def test_throughput_is_the_batch_over_the_latency() -> None:
-    found = Reading(latency_ms=2.0, low_ms=1.0, high_ms=4.0, batch=8)
+    found = NetworkResult(latency_ms=2.0, low_ms=1.0, high_ms=4.0, batch=8)
     assert found.value("throughput") == 4000.0
     assert found.ends("throughput") == (2000.0, 8000.0)
     assert found.value("memory_mb") is None
-    assert math.isnan(Reading().value("latency_ms") or 0.0)
+    assert math.isnan(NetworkResult().value("latency_ms") or 0.0)

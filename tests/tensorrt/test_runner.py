@@ -13,7 +13,7 @@ from hwnas.devices import DEVICES, Device
 from hwnas.errors import InputError
 from hwnas.export.tensorrt import EngineSettings, TimingCache, build_engine
 from hwnas.profile.runners import tensorrt as runner_module
-from hwnas.profile.runners.runner import MeasurementError, Runner, Session, load_runner
+from hwnas.profile.runners.runner import MeasurementError, Runner, RuntimeSession, load_runner
 from hwnas.profile.runners.tensorrt import TensorRtRunner
 from hwnas.records import Setting
 from tests.tensorrt.conftest import GPU, Double
@@ -65,7 +65,7 @@ def test_it_is_found_by_its_name() -> None:
 def test_a_session_runs_and_answers(double: Double, graphs: list[Setting], precision: str) -> None:
     setting = Setting(device="h200", runtime="tensorrt", precision=precision, batch=2)
     session = runner_on(double).prepare(small_network(), small_images(2), setting)
-    assert isinstance(session, Session)
+    assert isinstance(session, RuntimeSession)
     samples = [session.run_once() for _ in range(3)]
     assert all(sample.device_ns == sample.wall_ns - 1000 and sample.cpu_ns is None for sample in samples)
     weights = precision.replace("tf32", "fp32")

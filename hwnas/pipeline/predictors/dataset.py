@@ -17,8 +17,8 @@ from hwnas.predict.features.conditions import Conditions, conditions_of
 from hwnas.predict.features.counting import population_features, workload_features
 from hwnas.predict.features.table import Features
 from hwnas.predict.fit import Observations
-from hwnas.profile.lookup import Entry, load_entry
-from hwnas.profile.results import Figures, figures
+from hwnas.profile.lookup import ProfileEntry, load_entry
+from hwnas.profile.results import MeasurementSummary, summarize_measurements
 from hwnas.profile.statistics import noise_floor
 from hwnas.records import Measurement, Subject
 from hwnas.workload import Workload, Workloads
@@ -147,11 +147,11 @@ class MeasuredNetworks:
         )
 
 
-def measured_profile(entry: Entry) -> MeasuredNetworks:
+def measured_profile(entry: ProfileEntry) -> MeasuredNetworks:
     """The rows of a profile, those of its landmarks too."""
     profile = load_entry(entry)
     rows = [row for row in profile.measured if row.samples and row.reference]
-    found = figures(profile)
+    found = summarize_measurements(profile)
     setting = profile.manifest.setting
     subjects = [row.subject for row in rows]
     return MeasuredNetworks(
@@ -215,16 +215,16 @@ def known_device(facts: Mapping[str, object], *, name: str) -> Device:
     return from_mapping(Device, usual | told, where="device")
 
 
-def _columns(found: Sequence[Figures]) -> dict[MetricName, Numbers]:
+def _columns(found: Sequence[MeasurementSummary]) -> dict[MetricName, Numbers]:
     return {name: np.array([_figure(item, name) for item in found], dtype=np.float64) for name in METRICS}
 
 
-def _figure(item: Figures, name: MetricName) -> float:
+def _figure(item: MeasurementSummary, name: MetricName) -> float:
     value = getattr(item, name)
     return float("nan") if value is None else float(value)
 
 
-def _noise_floors(rows: Sequence[Measurement], found: Sequence[Figures]) -> dict[MetricName, float]:
+def _noise_floors(rows: Sequence[Measurement], found: Sequence[MeasurementSummary]) -> dict[MetricName, float]:
     floors: dict[MetricName, float] = {}
     for name in METRICS:
         floor = noise_floor(_repeated(rows, [_figure(item, name) for item in found]))

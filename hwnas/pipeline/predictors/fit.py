@@ -21,7 +21,7 @@ from hwnas.predict.library import FOLDER, predictor_folder
 from hwnas.predict.predictor import Predictor
 from hwnas.predict.store import save_predictor
 from hwnas.predict.transfer_fit import transfer_predictor
-from hwnas.profile.lookup import Entry, TableEntry, entries, search_path, table_entries
+from hwnas.profile.lookup import ProfileEntry, TableEntry, profile_entries, search_path, table_entries
 from hwnas.progress import NullReporter, Reporter
 
 
@@ -101,7 +101,7 @@ def fit_predictors(
 def _measured(device: str, options: FitOptions) -> list[MeasuredNetworks]:
     """The profiles and published tables of the device that the options leave."""
     places = search_path(options.profiles)
-    there = [entry for entry in entries(places) if entry.manifest.setting.device == device]
+    there = [entry for entry in profile_entries(places) if entry.manifest.setting.device == device]
     tables = table_entries(places, device=device)
     if not there and not tables:
         raise _no_profile(device, places)
@@ -113,7 +113,7 @@ def _measured(device: str, options: FitOptions) -> list[MeasuredNetworks]:
     return [*map(measured_profile, wanted), *map(measured_table, published)]
 
 
-def _is_wanted(entry: Entry, options: FitOptions) -> bool:
+def _is_wanted(entry: ProfileEntry, options: FitOptions) -> bool:
     setting = entry.manifest.setting
     return (
         options.space in (None, entry.manifest.space)
@@ -133,7 +133,7 @@ def _is_wanted_table(entry: TableEntry, options: FitOptions) -> bool:
 
 
 def _no_profile(device: str, places: Places) -> InputError:
-    known = {entry.manifest.setting.device for entry in entries(places)}
+    known = {entry.manifest.setting.device for entry in profile_entries(places)}
     known |= {entry.manifest.device for entry in table_entries(places)}
     hint = f"hwnas profile --device {device}"
     return InputError(f"there is no profile of {device}", got=device, known=sorted(known), hint=hint)

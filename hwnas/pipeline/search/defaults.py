@@ -9,7 +9,7 @@ from hwnas.errors import HwnasError, InputError, MissingError, unknown
 from hwnas.metrics import Metric
 from hwnas.pipeline.search.options import DEFAULT_SPACE, SearchOptions
 from hwnas.predict.selector import ChosenPredictor, choose_predictor
-from hwnas.profile.lookup import entries, search_path
+from hwnas.profile.lookup import profile_entries, search_path
 from hwnas.progress import Reporter
 from hwnas.runs import MANIFEST, Run
 from hwnas.search.objective import Criteria
@@ -160,7 +160,7 @@ def _fit(metric: Metric, space: str, profiles: Path | None, out: Path, reporter:
     wanted = {name: getattr(metric, name) for name in ("runtime", "precision", "batch")}
     found = [
         entry
-        for entry in entries(search_path(profiles))
+        for entry in profile_entries(search_path(profiles))
         if (entry.manifest.setting.device, entry.manifest.space) == (metric.device, space)
         and all(value in (None, getattr(entry.manifest.setting, name)) for name, value in wanted.items())
     ]

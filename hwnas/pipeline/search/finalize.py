@@ -9,7 +9,7 @@ import numpy as np
 from hwnas.pipeline.search.context import SearchContext
 from hwnas.pipeline.search.verify import front_members, skipped, verify
 from hwnas.pipeline.search.winners import export_winners
-from hwnas.profile.environment import Workplace
+from hwnas.profile.environment import CampaignEnvironment
 from hwnas.progress import Reporter
 from hwnas.search.objective import Estimate
 from hwnas.search.record import SearchRecord, VerifiedMember, write_record
@@ -26,14 +26,14 @@ def finalize(
     *,
     true_accuracy: "TrueAccuracy | None",
     reporter: Reporter,
-    workplace: Workplace | None,
+    campaign_environment: CampaignEnvironment | None,
 ) -> SearchRecord:
     """Do what is left to be done; each step is written down when it is done."""
     wanted = context.spec.post_search
     # A run that was brought to its device, or a device that came back, is measured now.
     before = record
     if record.verification is None or (wanted.verify and record.verification.status != "verified"):
-        record = _verified(context, run, record, reporter=reporter, workplace=workplace)
+        record = _verified(context, run, record, reporter=reporter, campaign_environment=campaign_environment)
         write_record(run, record)
     if _lacks_winners(record, max(wanted.export_top, wanted.retrain)) or record.measured_front != before.measured_front:
         with Study.read(run) as study:
@@ -59,14 +59,19 @@ def write_tables(run: Path) -> None:
 
 
 def _verified(
-    context: SearchContext, run: Path, record: SearchRecord, *, reporter: Reporter, workplace: Workplace | None
+    context: SearchContext,
+    run: Path,
+    record: SearchRecord,
+    *,
+    reporter: Reporter,
+    campaign_environment: CampaignEnvironment | None,
 ) -> SearchRecord:
     if not context.spec.post_search.verify:
         return replace(record, verification=skipped(context, "it was not asked for (--no-verify)"))
     if not context.cheap.predictors:
         return replace(record, verification=skipped(context, "no metric of a device was searched for"))
-    place = workplace or Workplace.here()
-    record = verify(context, run, record, reporter=reporter, workplace=place)
+    place = campaign_environment or CampaignEnvironment.here()
+    record = verify(context, run, record, reporter=reporter, campaign_environment=place)
     if record.verification is not None and record.verification.some:
         _store(context, run, record, record.verification.members)
     return record

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hwnas.errors import HwnasError
 from hwnas.pipeline.search.predicted_metrics import MetricPredictor
-from hwnas.profile.selection import LANDMARKS
+from hwnas.profile.subjects import REFERENCE_NETWORKS
 from hwnas.records import Subject
 from hwnas.runs import MANIFEST, Run
 from hwnas.search.record import ReferenceNetwork
@@ -20,7 +20,7 @@ def predict_reference_networks(
     predictors: tuple[MetricPredictor, ...], *, confidence: float, accuracies: Mapping[str, float]
 ) -> tuple[ReferenceNetwork, ...]:
     """The landmarks with predicted metrics; what lies outside a predictor's range is left out."""
-    return tuple(_reference_network(subject, predictors, confidence, accuracies) for subject in LANDMARKS)
+    return tuple(_reference_network(subject, predictors, confidence, accuracies) for subject in REFERENCE_NETWORKS)
 
 
 def _reference_network(

@@ -19,7 +19,7 @@ from hwnas.pipeline.search.execution import make_evaluators, run_all
 from hwnas.pipeline.search.finalize import finalize
 from hwnas.pipeline.search.options import SearchOptions
 from hwnas.pipeline.search.recording import make_record
-from hwnas.profile.environment import Workplace
+from hwnas.profile.environment import CampaignEnvironment
 from hwnas.progress import NullReporter, Reporter
 from hwnas.runs import Run
 from hwnas.search.record import FILE, SearchRecord, read_record, write_record
@@ -56,7 +56,7 @@ def search_networks(
     resume: Path | None = None,
     workers: int = 0,
     reporter: Reporter | None = None,
-    workplace: Workplace | None = None,
+    campaign_environment: CampaignEnvironment | None = None,
 ) -> SearchResult:
     """Search for the best networks for a device, measure the front there, and export the winners.
 
@@ -66,7 +66,7 @@ def search_networks(
         resume: The run of a search that was interrupted, or whose front is still to be measured or exported.
         workers: Processes that load images.
         reporter: Receives messages and progress.
-        workplace: Where the front is measured, for tests.
+        campaign_environment: Where the front is measured, for tests.
 
     Returns:
         The run folder and its record. What is evaluated is stored at once, so an interrupted search can be resumed.
@@ -81,7 +81,9 @@ def search_networks(
         context = reload_search(run)
         satisfiable = check_satisfiable(context.problem, context.cheap, seed=context.spec.seed)
     else:
-        context = prepare_search(options, reporter=reporter, machine=None if workplace is None else workplace.machine)
+        context = prepare_search(
+            options, reporter=reporter, machine=None if campaign_environment is None else campaign_environment.machine
+        )
         satisfiable = require_satisfiable(context.problem, context.cheap, seed=context.spec.seed)
         for text in (*context.spec.notes, str(satisfiable)):
             reporter.message(text)
@@ -97,7 +99,9 @@ def search_networks(
                 context, finished, satisfiable=str(satisfiable), true_accuracy=accuracy, runs=run.parent
             )
             write_record(run, record)
-        record = finalize(context, run, record, true_accuracy=accuracy, reporter=reporter, workplace=workplace)
+        record = finalize(
+            context, run, record, true_accuracy=accuracy, reporter=reporter, campaign_environment=campaign_environment
+        )
     return SearchResult(run=run, record=record)
 
 

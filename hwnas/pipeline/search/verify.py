@@ -14,12 +14,11 @@ from hwnas.pipeline.measure import measure_plan
 from hwnas.pipeline.search.context import SearchContext
 from hwnas.pipeline.search.predicted_metrics import MetricPredictor
 from hwnas.pipeline.search.reference_networks import NAMES
-from hwnas.profile.environment import Workplace
-from hwnas.profile.plan import MIN_REPEATS, Plan, make_tasks, save_plan, session_now
-from hwnas.profile.results import Reading, assess, readings
+from hwnas.profile.environment import CampaignEnvironment
+from hwnas.profile.plan import MIN_REPEATS, Plan, make_tasks, save_plan, start_session
+from hwnas.profile.results import NetworkResult, assess_profile, results_by_network
 from hwnas.profile.runners.runner import load_runner
-from hwnas.profile.selection import LANDMARKS
-from hwnas.profile.subjects import space_subject, unique
+from hwnas.profile.subjects import REFERENCE_NETWORKS, space_subject, unique_subjects
 from hwnas.profile.timing import PAIRS
 from hwnas.progress import Reporter
 from hwnas.records import Setting, Subject, load_profile
@@ -66,7 +65,7 @@ class Read:
 
     paths: tuple[Path, ...]
     """Its profiles."""
-    by_batch: Mapping[int, Mapping[str, Reading]]
+    by_batch: Mapping[int, Mapping[str, NetworkResult]]
     """What was read of each network, by batch and the network's id."""
 
 
@@ -83,10 +82,10 @@ def groups(predictors: Sequence[MetricPredictor]) -> tuple[Group, ...]:
     )
 
 
-def obstacle(group: Group, *, workplace: Workplace) -> str | None:
+def obstacle(group: Group, *, campaign_environment: CampaignEnvironment) -> str | None:
     """Why a group cannot be measured here; None where it can."""
     try:
-        device = require(group.device, machine=workplace.machine)
+        device = require(group.device, machine=campaign_environment.machine)
         found = load_runner(group.runtime).available(device)
     except HwnasError as error:
         return error.message
@@ -104,14 +103,19 @@ def failed(context: SearchContext, reason: str) -> Verification:
 
 
 def verify(
-    context: SearchContext, run: Path, record: SearchRecord, *, reporter: Reporter, workplace: Workplace
+    context: SearchContext,
+    run: Path,
+    record: SearchRecord,
+    *,
+    reporter: Reporter,
+    campaign_environment: CampaignEnvironment,
 ) -> SearchRecord:
     """The record with its front measured; a device that is not here, or goes away, is said in it."""
     possible: list[Group] = []
     found: list[tuple[Group, Read]] = []
     unmeasured: dict[str, str] = {}
     for group in groups(context.cheap.predictors):
-        reason = obstacle(group, workplace=workplace)
+        reason = obstacle(group, campaign_environment=campaign_environment)
         if reason is None:
             possible.append(group)
         elif (earlier := _kept(run, record, group)) is not None:
@@ -125,7 +129,14 @@ def verify(
         return replace(record, verification=skipped(context, "the front is empty"))
     try:
         for group in possible:
-            found.append((group, _measured(context, run, record, group, reporter=reporter, workplace=workplace)))
+            found.append(
+                (
+                    group,
+                    _measured(
+                        context, run, record, group, reporter=reporter, campaign_environment=campaign_environment
+                    ),
+                )
+            )
         for group in possible:
             require(group.device)
     except HwnasError as error:
@@ -162,7 +173,7 @@ def _measured(
     group: Group,
     *,
     reporter: Reporter,
-    workplace: Workplace,
+    campaign_environment: CampaignEnvironment,
 ) -> Read:
     """One campaign."""
     path = run / PROFILES / group.plan_name
@@ -172,16 +183,18 @@ def _measured(
             subjects = [
                 space_subject(context.space, member.candidate) for member in front_members(context, study, record)
             ]
-        save_plan(_plan(context, subjects, group, workplace=workplace), path)
+        save_plan(_plan(context, subjects, group, campaign_environment=campaign_environment), path)
     # Whoever goes on with a verification that failed wants what failed to be tried again.
     again = record.verification is not None and record.verification.status == "failed"
-    done = measure_plan(path, out=run / PROFILES, retry=again, reporter=reporter, workplace=workplace)
+    done = measure_plan(
+        path, out=run / PROFILES, retry=again, reporter=reporter, campaign_environment=campaign_environment
+    )
     return _read([item.path for item in done.profiles])
 
 
 def _read(paths: Sequence[Path]) -> Read:
     profiles = {path: load_profile(path) for path in paths}
-    readings_of = {profile.manifest.setting.batch: readings(profile) for profile in profiles.values()}
+    readings_of = {profile.manifest.setting.batch: results_by_network(profile) for profile in profiles.values()}
     return Read(paths=tuple(path for path in paths if path.is_dir()), by_batch=readings_of)
 
 
@@ -195,14 +208,16 @@ def _kept(run: Path, record: SearchRecord, group: Group) -> Read | None:
     return _read(paths) if len(paths) == len(group.settings) else None
 
 
-def _plan(context: SearchContext, subjects: Sequence[Subject], group: Group, *, workplace: Workplace) -> Plan:
-    every, seed = unique([*subjects, *LANDMARKS]), context.spec.seed
+def _plan(
+    context: SearchContext, subjects: Sequence[Subject], group: Group, *, campaign_environment: CampaignEnvironment
+) -> Plan:
+    every, seed = unique_subjects([*subjects, *REFERENCE_NETWORKS]), context.spec.seed
     return Plan(
         device=group.device,
         space=context.space.name,
         seed=seed,
         pairs=context.spec.post_search.pairs or PAIRS,
-        origin=session_now(("hwnas", "search"), workplace.software),
+        origin=start_session(("hwnas", "search"), campaign_environment.software),
         tasks=make_tasks(every, group.settings, repeats=min(MIN_REPEATS, len(every)), seed=seed),
     )
 
@@ -242,7 +257,7 @@ def _verified(
 
 def _profile(path: Path, run: Path) -> VerifiedProfile:
     profile = load_profile(path)
-    quality = assess(profile)
+    quality = assess_profile(profile)
     return VerifiedProfile(
         path=str(path.relative_to(run)),
         batch=profile.manifest.setting.batch,
@@ -256,7 +271,7 @@ def _profile(path: Path, run: Path) -> VerifiedProfile:
 
 
 def _measured_reference_networks(
-    marks: Sequence[ReferenceNetwork], by_metric: Mapping[str, tuple[str, Mapping[str, Reading]]]
+    marks: Sequence[ReferenceNetwork], by_metric: Mapping[str, tuple[str, Mapping[str, NetworkResult]]]
 ) -> tuple[ReferenceNetwork, ...]:
     """The landmarks with measured metrics in place of predicted ones."""
     ids = {name: network_id for network_id, name in NAMES.items()}
@@ -288,7 +303,7 @@ def _nothing(context: SearchContext, status: Any, reason: str) -> Verification:
     )
 
 
-def checks(member: Member, by_metric: Mapping[str, tuple[str, Mapping[str, Reading]]]) -> Member:
+def checks(member: Member, by_metric: Mapping[str, tuple[str, Mapping[str, NetworkResult]]]) -> Member:
     """The member with its predicted metrics beside the measured ones."""
     found, failures = {}, []
     for text, (name, read) in by_metric.items():
@@ -299,7 +314,7 @@ def checks(member: Member, by_metric: Mapping[str, tuple[str, Mapping[str, Readi
     return replace(member, checks=found, failure="; ".join(dict.fromkeys(failures)) or None)
 
 
-def _check(name: str, searched: Estimate, reading: Reading | None) -> MetricCheck:
+def _check(name: str, searched: Estimate, reading: NetworkResult | None) -> MetricCheck:
     measured = None if reading is None else reading.value(name)
     low, high = (None, None) if reading is None else reading.ends(name)
     verdict = None if reading is None else reading.verdict

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from hwnas.devices import Device
-from hwnas.devices.memory import resident_mb, trim
+from hwnas.devices.memory import release_free_memory, resident_mb
 from hwnas.errors import MissingError
 from hwnas.profile.runners.cuda import CudaClock, cuda_available
 from hwnas.profile.runners.preparation import device_of, onnx_graph
-from hwnas.profile.runners.runner import AVAILABLE, Availability, Sample, Session, run_timed
+from hwnas.profile.runners.runner import AVAILABLE, Availability, RuntimeSession, Sample, run_timed
 from hwnas.records import Setting
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -35,13 +35,13 @@ class CpuSession:
     """A graph on the CPU provider."""
 
     def __init__(self, graph: bytes, images: Tensor, setting: Setting) -> None:
-        trim()
+        release_free_memory()
         before = resident_mb()
         self._threads = setting.threads
         self._session = create_session(graph, setting)
         self._feed = cpu_feed(self._session, images)
         self._run()
-        trim()
+        release_free_memory()
         after = resident_mb()
         self._memory_mb = None if before is None or after is None else after - before
 
@@ -144,7 +144,7 @@ class OnnxRuntimeRunner:
         reason = f"onnxruntime runs {', '.join(known)} on {setting.device}, not {setting.precision}"
         return Availability(available=False, reason=reason)
 
-    def prepare(self, module: nn.Module, images: Tensor, setting: Setting) -> Session:
+    def prepare(self, module: nn.Module, images: Tensor, setting: Setting) -> RuntimeSession:
         """The module's graph in a session of its own."""
         graph = onnx_graph(module, images, setting)
         return (CudaSession if device_of(setting).kind == "gpu" else CpuSession)(graph, images, setting)

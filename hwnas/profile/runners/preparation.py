@@ -37,7 +37,7 @@ def precision_supported(setting: Setting) -> Availability:
     return Availability(available=False, reason=reason)
 
 
-def configure(setting: Setting) -> None:
+def configure_torch(setting: Setting) -> None:
     """Set the threads, and that float32 is float32 unless tf32 is asked for."""
     if device_of(setting).kind == "cpu":
         torch.set_num_threads(setting.threads)
@@ -48,13 +48,13 @@ def configure(setting: Setting) -> None:
     torch.backends.cudnn.benchmark = False
 
 
-def copied(module: nn.Module, setting: Setting) -> nn.Module:
+def copy_module(module: nn.Module, setting: Setting) -> nn.Module:
     """A copy of the module on the device and in the precision; its memory layout stays as it is."""
     kind = "cuda" if device_of(setting).kind == "gpu" else "cpu"
     return copy.deepcopy(module).to(kind, DTYPES[setting.precision]).eval().requires_grad_(requires_grad=False)
 
 
-EXPORTERS = ("composed", "dynamo", "dynamo-dynamic")
+GRAPH_EXPORTERS = ("composed", "dynamo", "dynamo-dynamic")
 """The values of `Setting.exporter` that make a graph."""
 
 
@@ -64,9 +64,9 @@ def onnx_graph(module: nn.Module, images: Tensor, setting: Setting) -> bytes:
     With the exporter 'composed', a module that says its segments is put together from templates; one that does not
     takes the way of 'dynamo', which gives the same graph more slowly.
     """
-    if setting.exporter not in EXPORTERS:
+    if setting.exporter not in GRAPH_EXPORTERS:
         message = f"{setting.runtime} takes graphs, which an exporter must make"
-        raise InputError(message, got=setting.exporter, known=EXPORTERS)
+        raise InputError(message, got=setting.exporter, known=GRAPH_EXPORTERS)
     from hwnas.export.onnx_graph import build_onnx
 
     batch, *shape = images.shape

@@ -56,7 +56,7 @@ class MeasurementError(InputError):
 
 
 @runtime_checkable
-class Session(Protocol):
+class RuntimeSession(Protocol):
     """One network, ready to run one fixed batch of images."""
 
     def run_once(self) -> Sample:
@@ -86,7 +86,7 @@ class Runner(Protocol):
     def supports(self, setting: Setting) -> Availability:
         """Whether it can run in that setting, as far as can be told without a network."""
 
-    def prepare(self, module: "nn.Module", images: "Tensor", setting: Setting) -> Session:
+    def prepare(self, module: "nn.Module", images: "Tensor", setting: Setting) -> RuntimeSession:
         """A session of a module in eval mode on the CPU, for these float32 images.
 
         The module is not changed. What goes wrong is a `MeasurementError`, or another error, which the caller sorts

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from hwnas.devices import Device
-from hwnas.devices.memory import peak_mb, reset_peak, resident_mb, trim
+from hwnas.devices.memory import peak_mb, release_free_memory, reset_peak, resident_mb
 from hwnas.profile.runners.cuda import CudaClock, CudaMemory, cuda_available, cuda_facts
-from hwnas.profile.runners.preparation import DTYPES, configure, copied, device_of, precision_supported
+from hwnas.profile.runners.preparation import DTYPES, configure_torch, copy_module, device_of, precision_supported
 from hwnas.profile.runners.runner import AVAILABLE, Availability, Sample, run_timed
 from hwnas.records import Setting
 
@@ -21,11 +21,11 @@ class TorchSession:
     """A module that torch runs."""
 
     def __init__(self, module: nn.Module, images: Tensor, setting: Setting) -> None:
-        trim()
+        release_free_memory()
         self._threads = setting.threads
         self._cuda = device_of(setting).kind == "gpu"
         self._memory = CudaMemory() if self._cuda else None
-        self._module: Any = copied(module, setting)
+        self._module: Any = copy_module(module, setting)
         self._images = images.to("cuda" if self._cuda else "cpu", DTYPES[setting.precision])
         self._clock = CudaClock() if self._cuda else None
 
@@ -43,7 +43,7 @@ class TorchSession:
         """Weights and the most that a run takes; of a GPU what torch's allocator gave."""
         if self._memory is not None:
             return self._memory.during(self._run)
-        trim()
+        release_free_memory()
         before, may = resident_mb(), reset_peak()
         self._run()
         after = peak_mb()
@@ -87,7 +87,7 @@ class TorchRunner:
 
     def prepare(self, module: nn.Module, images: Tensor, setting: Setting) -> TorchSession:
         """The module's own code, on a copy of it in the precision and on the device."""
-        configure(setting)
+        configure_torch(setting)
         return TorchSession(module, images, setting)
 
     def facts(self, setting: Setting) -> Mapping[str, str]:
@@ -112,7 +112,7 @@ class TorchCompileRunner(TorchRunner):
 
     def prepare(self, module: nn.Module, images: Tensor, setting: Setting) -> TorchSession:
         """The module compiled for this batch."""
-        configure(setting)
+        configure_torch(setting)
         return TorchCompileSession(module, images, setting)
 
 
@@ -137,7 +137,7 @@ class GraphSession:
     def __init__(self, module: nn.Module, images: Tensor, setting: Setting) -> None:
         memory = CudaMemory()
         self._clock = CudaClock()
-        self._module = copied(module, setting)
+        self._module = copy_module(module, setting)
         self._images = images.to("cuda", DTYPES[setting.precision])
         self._graph = torch.cuda.CUDAGraph()
         self._memory_mb = memory.during(self._capture)
@@ -193,7 +193,7 @@ class TorchGraphRunner:
 
     def prepare(self, module: nn.Module, images: Tensor, setting: Setting) -> GraphSession:
         """The module captured for this batch."""
-        configure(setting)
+        configure_torch(setting)
         return GraphSession(module, images, setting)
 
     def facts(self, setting: Setting) -> Mapping[str, str]:

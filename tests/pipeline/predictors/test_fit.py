@@ -12,7 +12,7 @@ from hwnas.pipeline.predictors.predict import PredictOptions, predict_networks, 
 from hwnas.pipeline.predictors.transfer_sources import find_sources
 from hwnas.predict.models import BlocksLearner
 from hwnas.predict.store import load_card
-from hwnas.profile.lookup import entries
+from hwnas.profile.lookup import profile_entries
 from hwnas.progress import MessageRecorder
 from tests.pipeline.measured_profiles import DEVICE, NOISE, fast_fits, make_profile, subjects_of, true_ms
 
@@ -148,7 +148,7 @@ def test_sources_of_another_runtime_or_kind_of_device_are_told_apart(tmp_path: P
     for device in ("source-4c", "a100"):
         make_profile(tmp_path / "profiles", count=20, device=device)
         fit_predictors(options(tmp_path, device=device, metrics=("latency_ms",)))
-    (entry,) = entries(((make_profile(tmp_path / "new", count=20).parents[1], "own"),))
+    (entry,) = profile_entries(((make_profile(tmp_path / "new", count=20).parents[1], "own"),))
     here = of_space(measured_profile(entry), SPACE)
     eager = replace(here, setting=replace(here.setting, runtime="torch"))
     devices, place = ("source-4c", "a100"), tmp_path / "predictors"

@@ -12,7 +12,7 @@ from hwnas.pipeline.search.query import query
 from hwnas.pipeline.search.run import SearchResult, search_networks
 from hwnas.predict.store import load_predictor, save_predictor
 from hwnas.search.spec import PostSearch
-from tests.pipeline.campaigns import CPU, Place
+from tests.pipeline.campaigns import CPU, FakeEnvironment
 from tests.pipeline.search.workbench import FIRST, free, options, write_bench, write_predictor
 
 SPEED = f"throughput@{CPU}/onnxruntime/fp32/b1"
@@ -26,7 +26,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def searched(bench: dict[str, Any]) -> SearchResult:
     wanted = options(bench, objectives=("throughput",), strategy="nsga2", budget=20)
-    return search_networks(wanted, out=bench["runs"] / "run", workplace=Place().workplace)
+    return search_networks(wanted, out=bench["runs"] / "run", campaign_environment=FakeEnvironment().make())
 
 
 def test_the_same_question_has_the_same_answer(searched: SearchResult) -> None:

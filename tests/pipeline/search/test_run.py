@@ -17,7 +17,7 @@ from hwnas.pipeline.search.options import SearchOptions
 from hwnas.pipeline.search.query import query
 from hwnas.pipeline.search.reference_networks import NAMES
 from hwnas.pipeline.search.run import SearchResult, rehearse_search, search_networks
-from hwnas.profile.results import Reading
+from hwnas.profile.results import NetworkResult
 from hwnas.progress import EvaluationProgress, NullReporter, ProgressEvent
 from hwnas.records import Failure
 from hwnas.report.gather import gather
@@ -29,7 +29,7 @@ from hwnas.search.spec import PostSearch
 from hwnas.search.study import Study
 from hwnas.space import SPACES
 from tests.pipeline import measured_profiles
-from tests.pipeline.campaigns import CPU, Place
+from tests.pipeline.campaigns import CPU, FakeEnvironment
 from tests.pipeline.search.workbench import FIRST, MICROS, free, options, write_bench, write_supernet
 from tests.profile.stand_ins import duration_us
 
@@ -44,7 +44,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def searched(bench: dict[str, Any]) -> SearchResult:
     """One search with rounds, verified by workers that measure at once."""
-    return search_networks(options(bench), out=bench["runs"] / "whole", workplace=Place().workplace)
+    return search_networks(options(bench), out=bench["runs"] / "whole", campaign_environment=FakeEnvironment().make())
 
 
 # ------------------------------------------------------------------------------------------ end to end
@@ -53,7 +53,9 @@ def searched(bench: dict[str, Any]) -> SearchResult:
 @pytest.mark.parametrize("space", [name for name in MICROS if name != FIRST])
 def test_every_family_is_searched_and_verified(space: str, tmp_path: Path) -> None:
     bench = write_bench(tmp_path, space)
-    found = search_networks(options(bench, budget=8), out=tmp_path / "run", workplace=Place().workplace)
+    found = search_networks(
+        options(bench, budget=8), out=tmp_path / "run", campaign_environment=FakeEnvironment().make()
+    )
     record = found.record
     assert record.spec.strategy == ("hierarchical" if SPACES.get(space).family == "glit" else "rounds")
     assert (record.stop, record.evaluations) == ("evaluations", 8)
@@ -134,12 +136,12 @@ def test_a_search_goes_on_where_it_was_interrupted(
             if isinstance(event, EvaluationProgress) and event.done == 7:
                 raise KeyboardInterrupt
 
-    place = Place().workplace
+    place = FakeEnvironment().make()
     with pytest.raises(KeyboardInterrupt, match=f"try     hwnas search --resume {run}"):
-        search_networks(options(bench), out=run, reporter=Impatient(), workplace=place)
+        search_networks(options(bench), out=run, reporter=Impatient(), campaign_environment=place)
     with pytest.raises(InputError, match="a search that has ended"):
         read_record(run)
-    again = search_networks(resume=run, workplace=place)
+    again = search_networks(resume=run, campaign_environment=place)
     assert again.record.front == searched.record.front
     assert [row[:2] for row in again.record.history] == [row[:2] for row in searched.record.history]
     assert again.record.verification == searched.record.verification
@@ -227,7 +229,7 @@ def test_a_metric_of_a_device_that_is_elsewhere_is_said_to_be_predicted(
     asked = ("throughput@cpu", "latency_ms@h200")
     run = tmp_path / "run"
     wanted = free({**bench, "predictors": tmp_path}, objectives=asked, post_search=PostSearch(pairs=8, export_top=1))
-    record = search_networks(wanted, out=run, workplace=Place().workplace).record
+    record = search_networks(wanted, out=run, campaign_environment=FakeEnvironment().make()).record
     found = record.verification
     assert found is not None
     assert (found.status, list(found.unmeasured), found.device) == ("partly", [there], CPU)
@@ -249,8 +251,8 @@ def test_a_metric_of_a_device_that_is_elsewhere_is_said_to_be_predicted(
     assert any(there in banner.text and banner.level == "warning" for banner in banners(gather(run)))
 
     # Where neither device is, what the first machine measured is not lost.
-    monkeypatch.setattr(verify, "obstacle", lambda group, workplace: f"no {group.device}")
-    again = search_networks(resume=run, workplace=Place().workplace).record.verification
+    monkeypatch.setattr(verify, "obstacle", lambda group, campaign_environment: f"no {group.device}")
+    again = search_networks(resume=run, campaign_environment=FakeEnvironment().make()).record.verification
     assert again is not None
     assert again.unmeasured == {there: "no h200"}
     assert again.members == found.members
@@ -260,9 +262,11 @@ def test_a_metric_of_a_device_that_is_elsewhere_is_said_to_be_predicted(
     def refuse(*parts: Any, **options: Any) -> Any:
         raise InputError("the device went away")
 
-    monkeypatch.setattr(verify, "obstacle", lambda group, workplace: "no cpu" if group.device == CPU else None)
+    monkeypatch.setattr(
+        verify, "obstacle", lambda group, campaign_environment: "no cpu" if group.device == CPU else None
+    )
     monkeypatch.setattr(verify, "_measured", refuse)
-    again = search_networks(resume=run, workplace=Place().workplace).record.verification
+    again = search_networks(resume=run, campaign_environment=FakeEnvironment().make()).record.verification
     assert again is not None
     assert again.unmeasured == {there: "the device went away"}
     assert again.members == found.members
@@ -271,7 +275,7 @@ def test_a_metric_of_a_device_that_is_elsewhere_is_said_to_be_predicted(
 def test_a_landmark_says_which_of_its_metrics_are_predicted(searched: SearchResult) -> None:
     mark = replace(searched.record.reference_networks[0], metrics={"a": 1.0, "b": 2.0}, measured=False)
     ids = {name: network_id for network_id, name in NAMES.items()}
-    reading = Reading(latency_ms=3.0)
+    reading = NetworkResult(latency_ms=3.0)
     (found,) = verify._measured_reference_networks((mark,), {"a": ("latency_ms", {ids[mark.name]: reading})})
     assert (found.metrics, found.measured, found.predicted) == ({"a": 3.0, "b": 2.0}, True, ("b",))
     (found,) = verify._measured_reference_networks((mark,), {"a": ("latency_ms", {})})
@@ -285,8 +289,8 @@ def test_a_network_that_crashes_costs_itself_alone(searched: SearchResult, tmp_p
     run = unverified(searched, tmp_path)
     members = searched.record.verification.members if searched.record.verification else ()
     crashed = members[0].network_id
-    place = Place(failing={crashed: Failure(reason="crash", message="the worker died")})
-    record = search_networks(resume=run, workplace=place.workplace).record
+    place = FakeEnvironment(failing={crashed: Failure(reason="crash", message="the worker died")})
+    record = search_networks(resume=run, campaign_environment=place.make()).record
     assert record.verification is not None
     assert record.verification.status == "verified"
     broken = {member.network_id: member.failure for member in record.verification.members if member.failure}
@@ -311,12 +315,14 @@ def test_a_device_that_goes_away_is_recorded_and_verified_later(
 
     with monkeypatch.context() as patched:
         patched.setattr(verify, "measure_plan", gone)
-        record = search_networks(free(bench), out=tmp_path / "run", workplace=Place().workplace).record
+        record = search_networks(
+            free(bench), out=tmp_path / "run", campaign_environment=FakeEnvironment().make()
+        ).record
     assert record.verification is not None
     assert record.verification.status == "failed"
     assert record.verification.reason == "device 'h200' is not in this machine, got h200"
     assert record.front
-    again = search_networks(resume=tmp_path / "run", workplace=Place().workplace).record
+    again = search_networks(resume=tmp_path / "run", campaign_environment=FakeEnvironment().make()).record
     assert again.verification is not None
     assert again.verification.status == "verified"
     assert again.front == record.front
@@ -329,7 +335,7 @@ def test_a_run_is_verified_on_a_machine_with_other_versions(
 
     run = unverified(searched, tmp_path)
     monkeypatch.setattr(context, "versions", lambda: ("hwnas==9.9",))
-    record = search_networks(resume=run, workplace=Place().workplace).record
+    record = search_networks(resume=run, campaign_environment=FakeEnvironment().make()).record
     assert record.verification is not None
     assert record.verification.status == "verified"
 
@@ -338,10 +344,10 @@ def test_networks_that_all_failed_are_tried_again(searched: SearchResult, tmp_pa
     run = unverified(searched, tmp_path)
     members = searched.record.verification.members if searched.record.verification else ()
     broken = {member.network_id: Failure(reason="crash", message="out of memory") for member in members}
-    record = search_networks(resume=run, workplace=Place(failing=broken).workplace).record
+    record = search_networks(resume=run, campaign_environment=FakeEnvironment(failing=broken).make()).record
     assert record.verification is not None
     assert record.verification.status == "failed"
-    again = search_networks(resume=run, workplace=Place().workplace).record
+    again = search_networks(resume=run, campaign_environment=FakeEnvironment().make()).record
     assert again.measured_front == searched.record.measured_front
 
 
@@ -357,14 +363,14 @@ def test_winners_are_chosen_again_when_the_front_is_measured_later(
         return (folder / "network.onnx",)
 
     monkeypatch.setattr(winners, "_exported", export)
-    run, place = tmp_path / "run", Place().workplace
+    run, place = tmp_path / "run", FakeEnvironment().make()
     with monkeypatch.context() as patched:
-        patched.setattr(verify, "obstacle", lambda group, workplace: "it is elsewhere")
+        patched.setattr(verify, "obstacle", lambda group, campaign_environment: "it is elsewhere")
         first = search_networks(
-            free(bench, post_search=PostSearch(pairs=8, export_top=3)), out=run, workplace=place
+            free(bench, post_search=PostSearch(pairs=8, export_top=3)), out=run, campaign_environment=place
         ).record
     assert exported == [item.arch_id for item in first.winners]
-    record = search_networks(resume=run, workplace=place).record
+    record = search_networks(resume=run, campaign_environment=place).record
     assert record.measured_front is not None
     assert {item.arch_id for item in record.winners} <= set(record.measured_front)
     assert sorted(exported) == sorted({item.arch_id for item in (*first.winners, *record.winners)})
@@ -379,7 +385,7 @@ def test_another_supernet_in_place_of_the_searched_one_is_refused(searched: Sear
     other = replace(spec, supernet=replace(spec.supernet, digest="another"))
     write_record(run, replace(searched.record, spec=other))
     with pytest.raises(InputError, match="must be the one that was searched"):
-        search_networks(resume=run, workplace=Place().workplace)
+        search_networks(resume=run, campaign_environment=FakeEnvironment().make())
 
 
 def test_each_device_has_a_plan_of_its_own() -> None:
@@ -434,7 +440,9 @@ def test_bad_input_is_told(
     bench: dict[str, Any], tmp_path: Path, changes: dict[str, Any], kind: type[Exception], message: str
 ) -> None:
     with pytest.raises(kind, match=message):
-        search_networks(options({**bench, **changes}), out=tmp_path / "run", workplace=Place().workplace)
+        search_networks(
+            options({**bench, **changes}), out=tmp_path / "run", campaign_environment=FakeEnvironment().make()
+        )
     assert not (tmp_path / "run").exists()
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from hwnas.devices import DEVICES, Device, detect
 from hwnas.profile.runners.preparation import device_of
-from hwnas.profile.runners.runner import RUNNERS, Runner, Session, load_runner
+from hwnas.profile.runners.runner import RUNNERS, Runner, RuntimeSession, load_runner
 from hwnas.records import Setting
 
 CPU = detect().cpu.device
@@ -66,7 +66,7 @@ def setting(runner: Runner) -> Setting:
 
 
 @pytest.fixture(scope="module")
-def session(runner: Runner, setting: Setting, images: Tensor) -> Iterator[Session]:
+def session(runner: Runner, setting: Setting, images: Tensor) -> Iterator[RuntimeSession]:
     prepared = runner.prepare(seeded(), images, setting)
     yield prepared
     prepared.close()
@@ -90,7 +90,7 @@ def test_a_precision_that_nothing_has_is_refused_with_a_reason(runner: Runner, s
     assert runner.supports(setting).available
 
 
-def test_outputs_are_those_of_torch(session: Session, images: Tensor) -> None:
+def test_outputs_are_those_of_torch(session: RuntimeSession, images: Tensor) -> None:
     with torch.inference_mode():
         expected = seeded()(images)
     found = session.outputs()
@@ -99,7 +99,7 @@ def test_outputs_are_those_of_torch(session: Session, images: Tensor) -> None:
     assert torch.allclose(found, expected, atol=1e-5)
 
 
-def test_a_run_is_timed_by_the_clocks_of_its_device(session: Session, setting: Setting) -> None:
+def test_a_run_is_timed_by_the_clocks_of_its_device(session: RuntimeSession, setting: Setting) -> None:
     samples = [session.run_once() for _ in range(3)]
     assert all(sample.wall_ns > 0 for sample in samples)
     if device_of(setting).kind == "gpu":
@@ -108,13 +108,13 @@ def test_a_run_is_timed_by_the_clocks_of_its_device(session: Session, setting: S
         assert all(sample.cpu_ns and sample.device_ns is None and sample.switches >= 0 for sample in samples)
 
 
-def test_memory_is_told_in_megabytes_or_not_at_all(session: Session) -> None:
+def test_memory_is_told_in_megabytes_or_not_at_all(session: RuntimeSession) -> None:
     found = session.memory_mb()
     assert found is None or -5 < found < 2000
 
 
 def test_sessions_live_side_by_side_and_the_module_stays_as_it_was(
-    runner: Runner, setting: Setting, session: Session, images: Tensor
+    runner: Runner, setting: Setting, session: RuntimeSession, images: Tensor
 ) -> None:
     module = seeded(classes=3)
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}

@@ -29,12 +29,12 @@ _TILT = 4.0
 """The strongest tilt: a gene's last choice is up to e^4 times as likely as its first, or the reverse."""
 
 
-def choose(space: AnySpace, count: int, *, seed: int) -> tuple[Candidate, ...]:
+def sample_evenly(space: AnySpace, count: int, *, seed: int) -> tuple[Candidate, ...]:
     """The first `count` networks of the sequence of that seed, all different; fewer where the space has no more."""
-    return tuple(islice(sequence(space, seed=seed), count))
+    return tuple(islice(even_sequence(space, seed=seed), count))
 
 
-def sequence(space: AnySpace, *, seed: int) -> Iterator[Candidate]:
+def even_sequence(space: AnySpace, *, seed: int) -> Iterator[Candidate]:
     """Different networks without end, evenly spread at any time; it ends where a small space has no more."""
     taken: set[str] = set()
     index = 0
