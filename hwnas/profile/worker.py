@@ -17,6 +17,7 @@ from typing import Any, Self
 from hwnas import errors
 from hwnas.config import to_mapping
 from hwnas.errors import HwnasError, InputError, UsageError
+from hwnas.profile.worker_logs import log_record, worker_environment
 from hwnas.profile.worker_messages import MeasurementTask, TaskResult, WorkerFacts, parse_facts, parse_result
 from hwnas.records import Failure, Reason, Setting
 
@@ -193,6 +194,7 @@ class _Process:
             stdout=subprocess.PIPE,
             stderr=self._printed,
             start_new_session=True,
+            env=worker_environment(),
         )
         self.pid = self._process.pid
         self._buffer = b""
@@ -222,6 +224,7 @@ class _Process:
         if self._process.poll() is None:
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
+        self._log_rest()
         for stream in (self._process.stdin, self._process.stdout, self._printed):
             assert stream is not None
             _close(stream)
@@ -235,6 +238,12 @@ class _Process:
             raise self._died() from error
 
     def _receive(self, *, deadline: "_Deadline") -> dict[str, Any]:
+        """The next message that is no log record; those are logged."""
+        while "log" in (message := self._receive_any(deadline)):
+            log_record(message["log"])
+        return message
+
+    def _receive_any(self, deadline: "_Deadline") -> dict[str, Any]:
         assert self._process.stdout is not None
         output = self._process.stdout.fileno()
         while b"\n" not in self._buffer:
@@ -245,8 +254,19 @@ class _Process:
                 raise self._died()
             self._buffer += chunk
         line, _, self._buffer = self._buffer.partition(b"\n")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
+        message: dict[str, Any] = json.loads(line)
+        return message
+
+    def _log_rest(self) -> None:
+        """Log the records that a dead process had sent and nobody has read."""
+        assert self._process.stdout is not None
+        output = self._process.stdout.fileno()
+        while select.select([output], [], [], 0.0)[0] and (chunk := os.read(output, 1 << 16)):
+            self._buffer += chunk
+        for line in self._buffer.split(b"\n")[:-1]:
+            message = json.loads(line)
+            if "log" in message:
+                log_record(message["log"])
 
     def _died(self) -> _Gone:
         code = self._process.wait()

@@ -18,6 +18,7 @@ from typing import Any, TextIO
 from hwnas.config import parse_json, to_mapping
 from hwnas.errors import HwnasError
 from hwnas.extensions import load_extensions
+from hwnas.profile.worker_logs import send_records
 
 _PR_SET_PDEATHSIG = 1
 
@@ -31,10 +32,12 @@ def main() -> None:
     answers = _own_standard_output()
 
     def say(**values: Any) -> None:
-        print(json.dumps(values), file=answers, flush=True)
+        answers.write(json.dumps(values) + "\n")  # at once: other threads may log meanwhile
+        answers.flush()
 
     from hwnas.profile.network_timer import NetworkTimer
 
+    send_records(say)
     load_extensions()
     bench = NetworkTimer(stage=lambda stage: say(stage=stage), progress=Pulse(lambda: say(alive=True)))
     _single_threaded()

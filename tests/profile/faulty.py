@@ -4,6 +4,7 @@ Its networks are tiny ones of its own, so that it starts without timm. The refer
 classes, and works in every runtime that is not named after it.
 """
 
+import logging
 import os
 import signal
 import sys
@@ -18,6 +19,8 @@ from hwnas.profile.runners.runner import AVAILABLE, RUNNERS, Availability, Measu
 from hwnas.profile.runners.torch import TorchRunner, TorchSession
 from hwnas.profile.worker_process import main
 from hwnas.records import Setting, Subject
+
+LOG = logging.getLogger("hwnas.profile.faulty")
 
 NUM_REFERENCE_CLASSES = 7
 """The reference network of these tests is the one with so many classes."""
@@ -49,8 +52,15 @@ class Works(_Faulty):
         os.write(1, b"nor must this, which goes past Python\n")
 
 
+class Logs(_Faulty):
+    def go_wrong(self) -> None:
+        for level in (logging.DEBUG, logging.INFO, logging.WARNING):
+            LOG.log(level, "a record of level %d", level)
+
+
 class Crash(_Faulty):
     def go_wrong(self) -> None:
+        LOG.warning("the end is near")
         print("about to die", file=sys.stderr, flush=True)
         os.kill(os.getpid(), signal.SIGSEGV)
 
@@ -147,6 +157,7 @@ _KINDS = {
     "unsupported": Unsupported,
     "export": Export,
     "declined": Declined,
+    "logs": Logs,
     "mismatch": Mismatch,
     "nan": Nan,
     "bad-reference": BadReference,

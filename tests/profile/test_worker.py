@@ -1,5 +1,6 @@
 """Networks that go wrong in every way, in real worker processes."""
 
+import logging
 import os
 import signal
 import sys
@@ -244,6 +245,40 @@ def test_a_process_that_cannot_start_says_what_it_printed() -> None:
     with pytest.raises(InputError, match="the worker process must be able to start") as caught:
         broken.measure(task("works"))
     assert caught.value.got == "the process ended with code 1 while at: start; no such thing"
+
+
+@pytest.mark.parametrize(("level", "seen"), [(logging.INFO, [20, 30]), (logging.WARNING, [30])])
+def test_records_of_the_process_are_logged_here(
+    worker: Worker, caplog: pytest.LogCaptureFixture, level: int, seen: list[int]
+) -> None:
+    worker.close()
+    with caplog.at_level(level, logger="hwnas"):
+        assert worker.measure(task("logs")).failure is None
+    records = [record for record in caplog.records if record.name == "hwnas.profile.faulty"]
+    assert [record.levelno for record in records] == seen
+    assert records[-1].getMessage() == "a record of level 30"
+    assert worker._process is not None
+    assert records[-1].process == worker._process.pid
+    worker.close()
+
+
+def test_the_last_record_of_a_process_that_crashed_is_logged(worker: Worker, caplog: pytest.LogCaptureFixture) -> None:
+    works(worker)
+    assert worker.measure(task("crash")).failure is not None
+    assert "the end is near" in [record.getMessage() for record in caplog.records]
+
+
+def test_records_that_were_not_read_yet_are_logged_at_the_end(caplog: pytest.LogCaptureFixture) -> None:
+    code = (
+        "import json, logging, time; from hwnas.profile.worker_logs import send_records; sent = [{'ready': '1'}];"
+        "send_records(lambda **values: sent.append(values)); logging.getLogger('hwnas.x').warning('unread');"
+        "print(chr(10).join(map(json.dumps, sent)) + chr(10), end='', flush=True); time.sleep(60)"
+    )
+    worker = Worker(command=(sys.executable, "-c", code))
+    worker._running()
+    assert caplog.records == []
+    worker.close()
+    assert [record.getMessage() for record in caplog.records] == ["unread"]
 
 
 def test_closing_ends_the_process(worker: Worker) -> None:
