@@ -162,11 +162,11 @@ def test_the_axes_are_picked(page: "Page", data: RunData) -> None:
     page.select_option("#axis-x", "latency_ms")
 
 
-def test_beaten_networks_are_hidden(page: "Page") -> None:
+def test_dominated_networks_are_hidden(page: "Page") -> None:
     names = "document.getElementById('front-plot').data.map((one) => one.name)"
-    assert "beaten" in page.evaluate(names)
+    assert "dominated" in page.evaluate(names)
     page.uncheck("#show-dominated")
-    assert "beaten" not in page.evaluate(names)
+    assert "dominated" not in page.evaluate(names)
     page.check("#show-dominated")
 
 

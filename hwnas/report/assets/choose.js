@@ -18,7 +18,7 @@ function choose() {
   const limit = limits[Number(byId("budget").value)];
   const sign = AXES.get(label).maximised ? "≥" : "≤";
   const name = plainTitle(label);
-  byId("budget-text").textContent = limits.length ? `${name} ${sign} ${withUnit(label, limit)}` : "There is nothing to choose from.";
+  byId("budget-text").textContent = limits.length ? `${name} ${sign} ${withUnit(label, limit)}` : "No network to choose from.";
   byId("budget").setAttribute("aria-valuetext", byId("budget-text").textContent);
   const ranked = limits.length ? within(run, label, limit).sort((a, b) => better(target)(run.best(target, a), run.best(target, b))) : [];
   CHOICE.member = ranked[0] ?? null;
@@ -37,7 +37,7 @@ function drawChoice() {
     return [make("dt", {}, `${plainTitle(metric.label)}${how}`), make("dd", {}, value, relative(run, metric.label, member))];
   });
   byId("choice").replaceChildren(make("p", { class: "id" }, `network ${member.id}`), make("dl", {}, ...rows), genesOf(run, member.at),
-    member.kit ? make("p", { class: "muted" }, `Exported already: ${member.kit} in the run.`) : "");
+    member.kit ? make("p", { class: "muted" }, `Already exported to ${member.kit} in the run.`) : "");
 }
 
 /** " (0.87 × DeiT-Ti)", where that is known. */
@@ -83,7 +83,7 @@ async function copyCommand() {
     byId("copied").textContent = "Copied.";
   } catch {
     getSelection().selectAllChildren(byId("command"));
-    byId("copied").textContent = "Marked: press Ctrl+C.";
+    byId("copied").textContent = "Selected: press Ctrl+C.";
   }
 }
 

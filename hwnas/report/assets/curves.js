@@ -14,7 +14,7 @@ function drawProgress() {
   const at = Number(byId("progress-x").value);
   const traces = RUNS.flatMap((run) => [historyTrace(run, run.history, at, false), ...(run.random ? [historyTrace(run, run.random, at, true)] : [])]).filter((one) => one.x.length);
   const name = byId("progress-x").selectedOptions[0].text;
-  const empty = traces.length ? [] : [{ text: "Nothing was recorded.", showarrow: false, xref: "paper", yref: "paper", x: 0.5, y: 0.5 }];
+  const empty = traces.length ? [] : [{ text: "No data was recorded.", showarrow: false, xref: "paper", yref: "paper", x: 0.5, y: 0.5 }];
   Plotly.react("progress-plot", traces, layoutOf({ xaxis: { title: { text: name } }, yaxis: { title: { text: "hypervolume" } }, annotations: empty, showlegend: true }), PLOT_CONFIG);
 }
 
@@ -58,8 +58,8 @@ function parityPlot({ box, held, front, metric, run }) {
   });
   const traces = [
     { type: "scatter", mode: "lines", x: [low, high], y: [low, high], hoverinfo: "skip", showlegend: false, line: { color: colour("faint"), width: 1 } },
-    dots("held out when fitted", held, { symbol: "circle-open", size: 7, color: colour("muted"), line: { width: 1.3 } }),
-    dots("front, measured again", front, { symbol: "diamond", size: 9, color: runColour(run), line: { width: 1, color: colour("paper") } }),
+    dots("held out", held, { symbol: "circle-open", size: 7, color: colour("muted"), line: { width: 1.3 } }),
+    dots("front, measured", front, { symbol: "diamond", size: 9, color: runColour(run), line: { width: 1, color: colour("paper") } }),
   ];
   const ends = [Math.log10(low), Math.log10(high)];
   const ticks = roundNumbers(low, high);
@@ -69,7 +69,7 @@ function parityPlot({ box, held, front, metric, run }) {
 
 function startCurves() {
   byId("progress-x").addEventListener("change", drawProgress);
-  byId("random-note").textContent = RUNS.some((run) => run.random) ? "Dashed: random search with the same budget." : "Random search was not run beside it (--random-baseline).";
+  byId("random-note").textContent = RUNS.some((run) => run.random) ? "Dashed: random search with the same budget." : "No random search was run for comparison (--random-baseline).";
   drawProgress();
   drawParity();
 }

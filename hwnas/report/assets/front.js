@@ -201,7 +201,7 @@ function drawFront() {
     const tone = SINGLE ? colour("faint") : runColour(run);
     const parts = [];
     const of = SINGLE ? "" : `${safe(run.short)}: `;
-    if (shown("show-dominated")) parts.push(trace(`${of}beaten`, others(run, axes, BEATEN), { marker: { ...faint, symbol: SYMBOLS[run.index % 6], color: tone }, showlegend: SINGLE }));
+    if (shown("show-dominated")) parts.push(trace(`${of}dominated`, others(run, axes, BEATEN), { marker: { ...faint, symbol: SYMBOLS[run.index % 6], color: tone }, showlegend: SINGLE }));
     if (shown("show-infeasible")) parts.push(trace(`${of}violates a constraint`, others(run, axes, INFEASIBLE), { marker: { ...faint, symbol: "x-thin", size: 6, line: { width: 1, color: tone } } }));
     return [...parts, ...frontTraces(run, axes, label)];
   });
@@ -251,7 +251,7 @@ function startFront() {
   byId("colour-label").hidden = !SINGLE;
   const total = RUNS.reduce((sum, run) => sum + run.total, 0);
   const drawn = RUNS.reduce((sum, run) => sum + run.count, 0);
-  if (drawn < total) byId("thinned").textContent = `${drawn.toLocaleString("en")} of ${total.toLocaleString("en")} networks are drawn, the whole front among them.`;
+  if (drawn < total) byId("thinned").textContent = `${drawn.toLocaleString("en")} of ${total.toLocaleString("en")} networks are drawn, including the whole front.`;
   const ids = ["axis-x", "axis-y", "log-x", "log-y", "colour", "show-dominated", "show-infeasible", "show-landmarks"];
   byId("landmarks-label").hidden = RUNS.every((run) => !run.landmarks.length);
   byId("infeasible-label").hidden = RUNS.every((run) => !run.status.includes(INFEASIBLE));

@@ -76,7 +76,7 @@ function networkCard(member, scale, slots) {
   return make("figure", { class: `network${member === STATE.selected ? " selected" : ""}` },
     make("figcaption", {}, make("span", {}, make("b", {}, name), role ? ` ${role}` : ""), make("button", { type: "button", "aria-label": `Remove ${name}`, onclick: () => undraw(member) }, "Remove")),
     make("p", {}, values),
-    anatomy ? drawing(anatomy, scale, slots, `${name}: ${summary(anatomy)}`) : make("p", {}, `Not in this page; hwnas describe ${run.space} shows it.`),
+    anatomy ? drawing(anatomy, scale, slots, `${name}: ${summary(anatomy)}`) : make("p", {}, `Not included in this page; use hwnas describe ${run.space}.`),
     make("p", {}, anatomy ? summary(anatomy) : ""));
 }
 
@@ -86,10 +86,10 @@ function drawNetworks() {
   const slots = Math.max(1, ...found.map((anatomy) => anatomy.blocks.length));
   byId("locality-note").hidden = !found.some((anatomy) => anatomy.blocks.some((block) => block[LOCALITY]));
   byId("networks").replaceChildren(...STATE.drawn.map((member) => networkCard(member, scale, slots)));
-  if (!STATE.drawn.length) byId("networks").append(make("p", { class: "muted" }, "No network is chosen."));
+  if (!STATE.drawn.length) byId("networks").append(make("p", { class: "muted" }, "No network is selected."));
 }
 
-const MEASURES = { time: "time by the device's datasheet", macs: "multiply-accumulates", bytes: "bytes moved" };
+const MEASURES = { time: "time by the device's peak rates", macs: "multiply-accumulates", bytes: "bytes moved" };
 const PART_COLOURS = { stem: "stem", attention: "attention", locality: "locality", mlp: "mlp", head: "headpart", other: "otherpart" };
 const PATTERNS = { stem: ".", attention: "", locality: "/", mlp: "\\", head: "x", other: "-" };
 
@@ -106,12 +106,12 @@ function drawShares() {
     x: entries.map(([, anatomy]) => (anatomy[measure]?.[at] ?? 0) * unit), hovertemplate: "%{y}: %{x:.3g}<extra>%{fullData.name}</extra>",
     marker: { color: colour(PART_COLOURS[part]), pattern: { shape: PATTERNS[part], fillmode: "overlay", fgcolor: colour("paper"), fgopacity: 0.6, size: 6, solidity: 0.2 } },
   })).filter((one) => one.x.some((value) => value > 0));
-  const text = { time: `ms a batch of ${run.anatomy.batch}, by the datasheet`, macs: `${prefix} MACs an image`, bytes: `MB moved for a batch of ${run.anatomy.batch}` }[measure];
+  const text = { time: `ms per batch of ${run.anatomy.batch}, by peak rates`, macs: `${prefix} MACs per image`, bytes: `MB moved per batch of ${run.anatomy.batch}` }[measure];
   byId("fast-plot").style.height = `${110 + 34 * entries.length}px`;
   Plotly.react("fast-plot", traces, layoutOf({ barmode: "stack", legend: { orientation: "h", x: 0, y: 1.01, yanchor: "bottom", traceorder: "normal", font: { size: 11 } }, xaxis: { title: { text } }, yaxis: { autorange: "reversed", ticks: "" }, height: 110 + 34 * entries.length }), PLOT_CONFIG);
   byId("fast-note").textContent = measure === "time"
-    ? "An estimate: nothing is fused, every operation reads and writes memory. It shows proportions, and no measured time."
-    : `By the network's operations, ${run.anatomy.precision}${run.anatomy.extremes.largest.time ? "" : "; no peak rates are known of this device, so no times by part"}.`;
+    ? "Estimate without fusion: every operation reads and writes memory. It shows proportions, not measured times."
+    : `Computed from the network's operations, ${run.anatomy.precision}${run.anatomy.extremes.largest.time ? "" : "; no peak rates are known of this device, so no times by part"}.`;
 }
 
 function startNetworks() {

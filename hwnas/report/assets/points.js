@@ -30,7 +30,7 @@ function rowsOf(run, at, member) {
   });
 }
 
-const VERDICTS = ["looked at, beaten by another", "on the front", "violates a constraint", "not evaluated"];
+const VERDICTS = ["dominated", "on the front", "violates a constraint", "not evaluated"];
 
 function tipOf(run, at, member) {
   const status = member?.verdict ?? VERDICTS[run.status[at]];
@@ -45,7 +45,7 @@ function tipOf(run, at, member) {
 }
 
 function originOf(landmark) {
-  if (!landmark.measured) return "its speed is predicted";
+  if (!landmark.measured) return "predicted";
   const but = landmark.predicted.length ? `, but ${landmark.predicted.join(", ")} is predicted` : "";
   return `measured on the same device${but}`;
 }

@@ -121,7 +121,7 @@ async function download(name, text, type) {
 function startTable() {
   byId("fallen-note").hidden = RUNS.every((run) => run.members.every((member) => run.stands(member)));
   const based = RUNS.find((run) => run.baseline !== null);
-  const said = based ? [`Figures “vs ${based.landmarks[based.baseline].name}” are multiples of its own.`] : [];
+  const said = based ? [`Figures “vs ${based.landmarks[based.baseline].name}” are relative to it.`] : [];
   byId("baseline-note").textContent = [...said, ...new Set(RUNS.map((run) => run.landmarksNote).filter(Boolean))].join(" ");
   byId("unstable-note").hidden = !RUNS.some((run) => run.members.some((member) => member.unstable?.length));
   COLUMNS = tableColumns();
@@ -130,7 +130,7 @@ function startTable() {
     const type = kind === "csv" ? "text/csv" : "application/json";
     return make("button", { type: "button", "data-file": kind, onclick: () => download(name, run.files[kind], type) }, SINGLE ? `Download ${name}` : `${run.short} ${kind}`);
   }));
-  const left = RUNS.some((run) => !run.files.csv || !run.files.json) ? "Files that are too large to be in this page stand beside it." : "";
+  const left = RUNS.some((run) => !run.files.csv || !run.files.json) ? "Files too large for this page are stored next to it." : "";
   byId("downloads").replaceChildren(...links.flatMap((link) => [link, " "]), left);
   byId("more").addEventListener("click", () => { TABLE.all = true; drawTable(); });
   drawTable();
