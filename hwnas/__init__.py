@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from hwnas.pipeline.export_network import export_network
     from hwnas.pipeline.import_checkpoint import import_checkpoint
     from hwnas.pipeline.measure import measure
+    from hwnas.pipeline.optimize import CustomMetric, LatencyTable, optimize
     from hwnas.pipeline.predictors.fit import FitOptions, fit_predictors
     from hwnas.pipeline.predictors.import_timm import import_timm
     from hwnas.pipeline.predictors.predict import PredictOptions, predict_networks
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from hwnas.pipeline.spaces import spaces
     from hwnas.pipeline.train import train_model
     from hwnas.profile.options import CampaignOptions
+    from hwnas.search.result import FoundNetwork, SearchResult
     from hwnas.train.options import TrainOptions
 
 __version__ = "0.1.0.dev0"
@@ -31,9 +33,13 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())  # a library leave
 
 __all__ = [
     "CampaignOptions",
+    "CustomMetric",
     "FitOptions",
+    "FoundNetwork",
+    "LatencyTable",
     "PredictOptions",
     "SearchOptions",
+    "SearchResult",
     "TrainOptions",
     "__version__",
     "describe",
@@ -46,6 +52,7 @@ __all__ = [
     "import_timm",
     "list_profiles",
     "measure",
+    "optimize",
     "predict_networks",
     "query",
     "search_networks",
@@ -56,9 +63,13 @@ __all__ = [
 
 _VERBS = {
     "CampaignOptions": "hwnas.profile.options",
+    "CustomMetric": "hwnas.pipeline.optimize",
     "FitOptions": "hwnas.pipeline.predictors.fit",
+    "FoundNetwork": "hwnas.search.result",
+    "LatencyTable": "hwnas.pipeline.optimize",
     "PredictOptions": "hwnas.pipeline.predictors.predict",
     "SearchOptions": "hwnas.pipeline.search.options",
+    "SearchResult": "hwnas.search.result",
     "TrainOptions": "hwnas.train.options",
     "describe": "hwnas.pipeline.describe",
     "doctor": "hwnas.pipeline.doctor",
@@ -70,6 +81,7 @@ _VERBS = {
     "import_timm": "hwnas.pipeline.predictors.import_timm",
     "list_profiles": "hwnas.pipeline.profiles",
     "measure": "hwnas.pipeline.measure",
+    "optimize": "hwnas.pipeline.optimize",
     "predict_networks": "hwnas.pipeline.predictors.predict",
     "query": "hwnas.pipeline.search.query",
     "search_networks": "hwnas.pipeline.search.run",

@@ -14,9 +14,13 @@ HEAVY = ("matplotlib", "numpy", "onnx", "onnxruntime", "pyarrow", "rich", "sklea
 def test_the_public_names_are_exactly_these() -> None:
     assert hwnas.__all__ == [
         "CampaignOptions",
+        "CustomMetric",
         "FitOptions",
+        "FoundNetwork",
+        "LatencyTable",
         "PredictOptions",
         "SearchOptions",
+        "SearchResult",
         "TrainOptions",
         "__version__",
         "describe",
@@ -29,6 +33,7 @@ def test_the_public_names_are_exactly_these() -> None:
         "import_timm",
         "list_profiles",
         "measure",
+        "optimize",
         "predict_networks",
         "query",
         "search_networks",

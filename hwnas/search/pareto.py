@@ -121,7 +121,7 @@ def _ends(objective: Objective, metrics: Metrics) -> tuple[float, float]:
     if objective.metric.maximised:
         best = most if np.isfinite(most) else _MARGIN * float(values.max(initial=0.0)) or 1.0
         return -best, 0.0
-    return 0.0, _MARGIN * float(values.max(initial=0.0)) or 1.0
+    return 0.0, _MARGIN * float(values.max(initial=0.0)) or (most if np.isfinite(most) else 1.0)
 
 
 def most_improving(promised: Values, front: Values, count: int, bounds: HypervolumeBounds) -> list[int]:

@@ -1,0 +1,285 @@
+"""`hwnas.optimize`: a multi-objective search over Python objects, with metrics of the caller's own."""
+
+import csv
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwnas.errors import InputError
+from hwnas.metrics import METRICS, Quantity
+from hwnas.pipeline.search.options import choose_strategy
+from hwnas.pipeline.search.surrogate import accuracy_surrogate
+from hwnas.predict.predictor import Predictor
+from hwnas.progress import NullReporter, Reporter
+from hwnas.search import files
+from hwnas.search.ledger import Budget
+from hwnas.search.objective import Estimate, Metrics, exact, parse_constraint, parse_objective
+from hwnas.search.pareto import hypervolume
+from hwnas.search.problem import Evaluators, Problem
+from hwnas.search.result import SearchResult, make_networks
+from hwnas.search.run import SearchOutcome, run_search
+from hwnas.search.spec import space_digest
+from hwnas.search.strategies.strategy import Strategy
+from hwnas.search.study import Study
+from hwnas.space import SPACES
+from hwnas.space.space import AnySpace, Candidate, Genomes
+
+MetricFunction: TypeAlias = Callable[[Sequence[Candidate]], Sequence[float] | NDArray[np.float64]]
+"""Values of a batch of networks, in their order; NaN for a network that has none."""
+
+_COSTS = ("macs", "params")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CustomMetric:
+    """A metric that a function of the caller computes.
+
+    Values must not be negative, and the value of a network must not depend on the other networks of its batch.
+    """
+
+    function: MetricFunction
+    goal: Literal["min", "max"] = "min"
+    unit: str = ""
+    expensive: bool = False
+    """True: a call costs far more than a look-up (training, measuring). The search then evaluates as few networks as
+    its budget allows and fits a surrogate to them. At most one metric of a search can be expensive."""
+    largest: float = 1.0
+    """A value that no network exceeds, of an expensive metric: it scales the hypervolume. Free metrics are sampled."""
+    batch_size: int = 16
+    """Networks per call, of an expensive metric: what an interrupted search loses at most."""
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """Known values by network id or arch id, in place of a predictor; other networks are infeasible."""
+
+    values: Mapping[str, float]
+
+    @classmethod
+    def from_csv(cls, path: Path, *, key: str = "network_id", value: str = "latency_ms") -> "LatencyTable":
+        """Read a table with a header.
+
+        Args:
+            path: The CSV file.
+            key: The column with the ids.
+            value: The column with the values.
+
+        Raises:
+            InputError: The file cannot be read, lacks a column, or has a value that is not a number.
+        """
+        try:
+            with path.open(newline="", encoding="utf-8") as file:
+                return cls({row[key]: float(row[value]) for row in csv.DictReader(file)})
+        except KeyError as error:
+            raise InputError(f"{path} must have the columns {key} and {value}", got=f"no {error}") from error
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path} must be a CSV table of numbers", got=error) from error
+
+    def __call__(self, networks: Sequence[Candidate]) -> list[float]:
+        """Look networks up; NaN for those that are not in the table."""
+        missing = float("nan")
+        return [self.values.get(network.network_id, self.values.get(network.arch_id, missing)) for network in networks]
+
+
+MetricSource: TypeAlias = CustomMetric | LatencyTable | Predictor | MetricFunction
+
+
+def optimize(
+    space: str | AnySpace,
+    *,
+    objectives: Sequence[str] | None = None,
+    constraints: Sequence[str] = (),
+    accuracy: CustomMetric | MetricFunction | None = None,
+    metrics: Mapping[str, MetricSource] | None = None,
+    strategy: str | Strategy | None = None,
+    budget: int = 500,
+    minutes: float | None = None,
+    seed: int = 0,
+    out: Path | None = None,
+    reporter: Reporter | None = None,
+) -> SearchResult:
+    """Search a space for the Pareto front of metrics that the caller supplies.
+
+    Args:
+        space: A search space or the name of a registered one.
+        objectives: Metrics to optimise; by default accuracy if it is given, MACs, and all of `metrics`.
+        constraints: Bounds such as `"latency_ms<=8"` or `"params<=20M"`.
+        accuracy: A function from a batch of networks to their accuracies in [0, 1]. It is expensive unless it is a
+            `CustomMetric` that says otherwise.
+        metrics: Further metrics by name: a function, a `CustomMetric`, a `LatencyTable`, or a `Predictor`. MACs and
+            parameters are always known.
+        strategy: A strategy or its name; by default `rounds` with an expensive metric and `nsga2` without one.
+        budget: Evaluations of the expensive metric; of any network if none is expensive.
+        minutes: A time limit as well.
+        seed: Decides everything random.
+        out: A folder in which evaluations are stored. The same call resumes an interrupted search there.
+        reporter: Receives progress.
+
+    Returns:
+        All evaluated networks with their metrics, and the front.
+
+    Raises:
+        InputError: Names, bounds or values that cannot be used; more than one expensive metric.
+    """
+    space = SPACES.get(space) if isinstance(space, str) else space
+    sources = _sources(accuracy, metrics or {})
+    problem = _problem(space, sources, objectives, constraints)
+    evaluators = _evaluators(space, sources, problem)
+    name, chosen = choose_strategy(strategy, space=space, expensive=problem.has_dear)
+    allowed = Budget(evaluations=budget, minutes=minutes)
+    config = {
+        "space": space.name,
+        "space_digest": space_digest(space),
+        "objectives": [str(item) for item in problem.objectives],
+        "constraints": [str(item) for item in problem.constraints],
+        "strategy": name,
+        "seed": seed,
+    }
+    with nullcontext() if out is None else _open_study(out, config) as study:
+        outcome = run_search(
+            problem,
+            evaluators,
+            strategy=chosen,
+            budget=allowed,
+            seed=seed,
+            study=study,
+            on_progress=(reporter or NullReporter()).update,
+        )
+    return _result(problem, outcome, sources)
+
+
+def _sources(
+    accuracy: CustomMetric | MetricFunction | None, metrics: Mapping[str, MetricSource]
+) -> dict[str, CustomMetric | Predictor]:
+    """The metrics by name, functions and tables as custom metrics; names that are new are registered."""
+    found: dict[str, CustomMetric | Predictor] = {}
+    if accuracy is not None:
+        if not isinstance(accuracy, CustomMetric):
+            accuracy = CustomMetric(function=accuracy, goal="max", expensive=True)
+        found["accuracy"] = accuracy
+    for name, source in metrics.items():
+        if name in found or name in _COSTS:
+            raise InputError(f"{name} must not be given as a further metric", hint="another name")
+        if not isinstance(source, CustomMetric | Predictor):
+            source = CustomMetric(function=source, goal=METRICS.get(name).goal if name in METRICS else "min")
+        _register(name, source)
+        found[name] = source
+    expensive = [name for name, source in found.items() if isinstance(source, CustomMetric) and source.expensive]
+    if len(expensive) > 1:
+        raise InputError("at most one metric can be expensive", got=", ".join(expensive))
+    return found
+
+
+def _register(name: str, source: CustomMetric | Predictor) -> None:
+    """Make a new name known to objectives and constraints; a known one must keep its direction."""
+    if isinstance(source, Predictor):
+        if name not in METRICS:
+            raise InputError(
+                "a predictor needs the name of the metric that it predicts", got=name, known=METRICS.names()
+            )
+        return
+    if name not in METRICS:
+        units, most = {"": 1.0, source.unit: 1.0}, source.largest if source.expensive else float("inf")
+        quantity = Quantity(name=name, goal=source.goal, unit=source.unit, units=units, on_device=False, most=most)
+        METRICS.add(name, quantity)
+    elif METRICS.get(name).goal != source.goal:
+        raise InputError(f"{name} must have the goal {METRICS.get(name).goal!r}", got=source.goal, hint="another name")
+
+
+def _problem(
+    space: AnySpace,
+    sources: Mapping[str, CustomMetric | Predictor],
+    objectives: Sequence[str] | None,
+    constraints: Sequence[str],
+) -> Problem:
+    if objectives is None:
+        objectives = list(dict.fromkeys([*(name for name in sources if name == "accuracy"), "macs", *sources]))
+    problem = Problem(
+        space=space,
+        objectives=tuple(parse_objective(text) for text in objectives),
+        constraints=tuple(parse_constraint(text) for text in constraints),
+        dear=next((n for n, item in sources.items() if isinstance(item, CustomMetric) and item.expensive), None),
+    )
+    unknown_names = [name for name in problem.metrics if name not in sources and name not in _COSTS]
+    if unknown_names:
+        hint = "give it in metrics={...}"
+        raise InputError("every metric of the search needs a source", got=", ".join(unknown_names), hint=hint)
+    return problem
+
+
+def _evaluators(space: AnySpace, sources: Mapping[str, CustomMetric | Predictor], problem: Problem) -> Evaluators:
+    cheap_sources = {name: source for name, source in sources.items() if name != problem.dear}
+
+    def cheap(genomes: Genomes) -> Metrics:
+        costs = space.costs(genomes)
+        found = {"macs": exact(costs.macs), "params": exact(costs.params)}
+        networks = space.candidates(genomes) if any(map(_is_custom, cheap_sources.values())) else ()
+        for name, source in cheap_sources.items():
+            if isinstance(source, Predictor):
+                prediction = source.predict_population(space.workloads(genomes))
+                found[name] = Estimate(prediction.mean, prediction.lower, prediction.upper)
+            else:
+                found[name] = exact(_evaluate(name, source, networks))
+        return found
+
+    if problem.dear is None or not problem.has_dear:
+        return Evaluators(cheap=cheap)
+    name, source = problem.dear, sources[problem.dear]
+    assert isinstance(source, CustomMetric)
+
+    def expensive(genomes: Genomes) -> Iterator[tuple[int, float]]:
+        for start in range(0, len(genomes), source.batch_size):
+            networks = space.candidates(genomes[start : start + source.batch_size])
+            yield from enumerate(_evaluate(name, source, networks).tolist(), start=start)
+
+    return Evaluators(cheap=cheap, dear=expensive, fit=accuracy_surrogate(space))
+
+
+def _is_custom(source: CustomMetric | Predictor) -> bool:
+    return isinstance(source, CustomMetric)
+
+
+def _evaluate(name: str, source: CustomMetric, networks: Sequence[Candidate]) -> NDArray[np.float64]:
+    """Call the function and check that it returns one number per network."""
+    values = np.asarray(source.function(networks), dtype=np.float64)
+    if values.shape != (len(networks),):
+        message = f"the function of {name} must return one number for each network"
+        raise InputError(message, got=f"shape {values.shape} for {len(networks)} networks")
+    if (values < 0).any():
+        raise InputError(f"values of {name} must not be negative", got=float(values.min()))
+    return values
+
+
+def _open_study(folder: Path, config: Mapping[str, object]) -> Study:
+    if (folder / files.FILE).exists():
+        return Study.resume(folder, config=config)
+    folder.mkdir(parents=True, exist_ok=True)
+    return Study.create(folder, config=config)
+
+
+def _result(problem: Problem, outcome: SearchOutcome, sources: Mapping[str, object]) -> SearchResult:
+    found = outcome.candidates
+    names = list(dict.fromkeys([*problem.metrics, *found.metrics]))
+    predicted = [name for name in names if isinstance(sources.get(name), Predictor)]
+    ends = {name: np.stack([found.metrics[name].lower, found.metrics[name].upper], axis=1) for name in predicted}
+    scores = found.scores
+    return SearchResult(
+        space=problem.space,
+        objectives=problem.objectives,
+        constraints=problem.constraints,
+        networks=make_networks(
+            problem.space.candidates(found.genomes) if len(found.genomes) else (),
+            values={name: found.metrics[name].mean.tolist() for name in names},
+            intervals={name: [(low, high) for low, high in values.tolist()] for name, values in ends.items()},
+            feasible=scores.feasible.tolist(),
+            on_front=outcome.front.tolist(),
+        ),
+        hypervolume=hypervolume(scores.objectives, outcome.bounds, feasible=scores.feasible),
+        evaluations=outcome.evaluations,
+        stop=outcome.stop,
+    )

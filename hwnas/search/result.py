@@ -1,0 +1,203 @@
+"""The result of a search as Python objects: networks with their metrics, the front, and ways to look at them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hwnas.errors import InputError, unknown
+from hwnas.frames import Frame, to_frame
+from hwnas.search.objective import Constraint, Objective, parse_constraint
+from hwnas.space.space import AnySpace, Candidate
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_SHOWN_ROWS = 20
+"""Networks that a notebook shows of a longer front."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundNetwork:
+    """One network of a search with its metrics."""
+
+    candidate: Candidate
+    metrics: Mapping[str, float]
+    """By the name of the metric; NaN where it was not evaluated. Measured values replace predicted ones."""
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Lower and upper end, of metrics that are predicted."""
+    on_front: bool
+    feasible: bool
+
+    @property
+    def arch_id(self) -> str:
+        """The id of the sub-network in its space."""
+        return self.candidate.arch_id
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchResult:
+    """Everything that a search evaluated, and its Pareto front."""
+
+    space: AnySpace
+    objectives: tuple[Objective, ...]
+    constraints: tuple[Constraint, ...]
+    networks: tuple[FoundNetwork, ...]
+    """All candidates, in the order of evaluation."""
+    hypervolume: float | None
+    """Of the front, normalised; None where nothing is feasible."""
+    evaluations: int
+    stop: str
+    """Why the search ended: 'evaluations', 'minutes', 'stalled' or 'exhausted'."""
+
+    @property
+    def front(self) -> tuple[FoundNetwork, ...]:
+        """The networks on the Pareto front, the best of the first objective first."""
+        first = self.objectives[0]
+        sign = -1.0 if first.metric.maximised else 1.0
+        members = [network for network in self.networks if network.on_front]
+        return tuple(sorted(members, key=lambda network: sign * network.metrics[str(first)]))
+
+    def best(self, **conditions: str | float) -> FoundNetwork:
+        """Return the network of the front with the best first objective among those that meet all conditions.
+
+        Args:
+            conditions: A bound for each metric, such as `throughput=">=1000"` or `latency_ms="<=8ms"`. A plain number
+                is an upper bound for metrics to be minimised and a lower bound for metrics to be maximised. Of a
+                metric of several devices, the first one is meant.
+
+        Raises:
+            InputError: A metric was not part of the search, a bound cannot be read, or no network meets them all.
+        """
+        names = [self._key(name) for name in conditions]
+        bounds = [self._bound(name, bound) for name, bound in zip(names, conditions.values(), strict=True)]
+        for network in self.front:
+            if all(_holds(bound, network.metrics[name]) for name, bound in zip(names, bounds, strict=True)):
+                return network
+        got = ", ".join(map(str, bounds)) or "an empty front"
+        raise InputError("no network on the front meets the conditions", got=got)
+
+    def to_frame(self, *, front_only: bool = True) -> Frame:
+        """Return the networks as a data frame: ids, metrics, interval ends, and one column per gene.
+
+        Args:
+            front_only: Leave out all networks that are not on the front.
+        """
+        shown = self.front if front_only else self.networks
+        columns: dict[str, list[object]] = {"arch_id": [network.arch_id for network in shown]}
+        columns["network_id"] = [network.candidate.network_id for network in shown]
+        for name in self.metric_names:
+            columns[name] = [network.metrics[name] for network in shown]
+            if any(name in network.intervals for network in self.networks):
+                ends = [network.intervals.get(name, (np.nan, np.nan)) for network in shown]
+                columns[f"{name}_lower"], columns[f"{name}_upper"] = (
+                    [low for low, _ in ends],
+                    [high for _, high in ends],
+                )
+        columns["feasible"] = [network.feasible for network in shown]
+        columns["on_front"] = [network.on_front for network in shown]
+        columns["arch"] = [network.candidate.arch.to_mapping() for network in shown]
+        return to_frame(columns)
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """The metrics of the networks: objectives first, then those of constraints and costs."""
+        return tuple(self.networks[0].metrics) if self.networks else tuple(map(str, self.objectives))
+
+    def plot(self, *, x: str | None = None, y: str | None = None, axes: "Axes | None" = None) -> "Figure":
+        """Plot two metrics of all candidates, with the front highlighted.
+
+        Args:
+            x: The metric on the horizontal axis; the second objective by default.
+            y: The metric on the vertical axis; the first objective by default.
+            axes: Where to draw; a new figure by default.
+
+        Returns:
+            The figure, which a notebook displays.
+        """
+        from matplotlib.figure import Figure
+
+        across = self._key(x) if x is not None else str(self.objectives[min(1, len(self.objectives) - 1)])
+        up = self._key(y) if y is not None else str(self.objectives[0])
+        if axes is None:
+            axes = Figure(figsize=(5.5, 4), layout="constrained").add_subplot()
+        others = [network for network in self.networks if not network.on_front]
+        dominated = [network for network in others if network.feasible]
+        infeasible = [network for network in others if not network.feasible]
+        for members, marker, colour, label in (
+            (infeasible, "x", "0.85", "infeasible"),
+            (dominated, ".", "0.75", "dominated"),
+            (self.front, "o", "#0072B2", "front"),
+        ):
+            if members:
+                xs = [network.metrics[across] for network in members]
+                ys = [network.metrics[up] for network in members]
+                axes.plot(xs, ys, marker=marker, color=colour, label=label, linestyle="none")
+        axes.set_xlabel(across)
+        axes.set_ylabel(up)
+        axes.legend(frameon=False)
+        figure = axes.get_figure(root=True)
+        assert figure is not None
+        return figure
+
+    def __repr__(self) -> str:
+        names = ", ".join(map(str, self.objectives))
+        return (
+            f"SearchResult({self.space.name}: {len(self.front)} on the front of {len(self.networks)} candidates, "
+            f"{self.evaluations} evaluations, objectives {names})"
+        )
+
+    def _repr_html_(self) -> str:
+        front = self.front
+        names = self.metric_names
+        head = "".join(f"<th>{escape(name)}</th>" for name in ("arch_id", *names))
+        rows = "".join(
+            "<tr><td><code>{}</code></td>{}</tr>".format(
+                network.arch_id, "".join(f"<td>{network.metrics[name]:,.6g}</td>" for name in names)
+            )
+            for network in front[:_SHOWN_ROWS]
+        )
+        more = f"<p>… {len(front) - _SHOWN_ROWS} more</p>" if len(front) > _SHOWN_ROWS else ""
+        return f"<p>{escape(repr(self))}</p><table><tr>{head}</tr>{rows}</table>{more}"
+
+    def _key(self, name: str) -> str:
+        """The full name of a metric that may be given without its device."""
+        for known in self.metric_names:
+            if name == known or known.startswith(f"{name}@"):
+                return known
+        raise unknown("metric of the search", name, self.metric_names)
+
+    def _bound(self, name: str, bound: str | float) -> Constraint:
+        short = name.partition("@")[0]
+        if not isinstance(bound, str):
+            maximised = next((item.metric.maximised for item in self.objectives if str(item) == name), False)
+            bound = f"{'>=' if maximised else '<='}{bound:g}"
+        return parse_constraint(f"{short}{bound}")
+
+
+def _holds(constraint: Constraint, value: float) -> bool:
+    return value <= constraint.bound if constraint.sense == "<=" else value >= constraint.bound
+
+
+def make_networks(
+    candidates: Sequence[Candidate],
+    *,
+    values: Mapping[str, Sequence[float]],
+    intervals: Mapping[str, Sequence[tuple[float, float]]],
+    feasible: Sequence[bool],
+    on_front: Sequence[bool],
+) -> tuple[FoundNetwork, ...]:
+    """The networks of a result from its columns."""
+    return tuple(
+        FoundNetwork(
+            candidate=candidate,
+            metrics={name: float(column[row]) for name, column in values.items()},
+            intervals={name: column[row] for name, column in intervals.items()},
+            feasible=bool(feasible[row]),
+            on_front=bool(on_front[row]),
+        )
+        for row, candidate in enumerate(candidates)
+    )
