@@ -35,14 +35,14 @@ from hwnas.devices import detect
 from hwnas.runs import write_atomic
 from hwnas.space import SPACES
 from hwnas.supernet.matmul import fast_matmul, matmul_backend
-from hwnas.train.data.images import ArrayImages
-from hwnas.train.data.sources import Data, DataConfig, open_data
-from hwnas.train.evaluation import make_judge
-from hwnas.train.models import fresh_supernet
+from hwnas.train.data.images import ArrayDataset
+from hwnas.train.data.sources import DataConfig, DataSplits, open_data
+from hwnas.train.evaluation import make_evaluator
+from hwnas.train.models import build_supernet
 from hwnas.train.presets import RECIPES, default_recipe
-from hwnas.train.recipe import Recipe, overridden
-from hwnas.train.session import open_batches, train
-from hwnas.train.trainer import Loop, LoopConfig
+from hwnas.train.recipe import Recipe, with_overrides
+from hwnas.train.session import make_train_loader, run_training
+from hwnas.train.trainer import Trainer, TrainerConfig
 
 EPOCHS = {"autoformer-micro": 18, "resnas-micro": 7, "vitas-micro": 24, "vitas-twins-micro": 15, "glit-micro": 8}
 """What takes about a minute."""
@@ -82,14 +82,14 @@ class Finding:
         return float(spearmanr(self.accuracies, self.macs).statistic)
 
 
-def chosen_recipe(name: str, options: argparse.Namespace) -> Recipe:
+def resolve_recipe(name: str, options: argparse.Namespace) -> Recipe:
     """The recipe of a space with the epochs that take a minute, and what the command line changes."""
     recipe = RECIPES.get(default_recipe(SPACES.get(name)))
     changes = dict(change.split("=", 1) for change in options.set)
-    return replace(overridden(recipe, changes), epochs=options.epochs or EPOCHS[name])
+    return replace(with_overrides(recipe, changes), epochs=options.epochs or EPOCHS[name])
 
 
-def linear_accuracy(data: Data) -> float:
+def linear_accuracy(data: DataSplits) -> float:
     """Of logistic regression on the pixels."""
     from sklearn.linear_model import LogisticRegression
 
@@ -101,31 +101,31 @@ def linear_accuracy(data: Data) -> float:
 
 
 def _pixels(images: Any) -> NDArray[np.float32]:
-    assert isinstance(images, ArrayImages)
+    assert isinstance(images, ArrayDataset)
     flat = images.array.reshape(len(images), -1)
     return (flat / 255 - 0.5).astype(np.float32)
 
 
-def measure(name: str, data: Data, recipe: Recipe, *, seed: int, networks: int) -> Finding:
+def measure(name: str, data: DataSplits, recipe: Recipe, *, seed: int, networks: int) -> Finding:
     """Train the supernet of a space and judge its networks."""
     space = SPACES.get(name)
-    supernet = fresh_supernet(space, recipe, seed=seed)
-    batches = open_batches(data, recipe, image_shape=space.config.input_shape, seed=seed)
+    supernet = build_supernet(space, recipe, seed=seed)
+    batches = make_train_loader(data, recipe, image_shape=space.config.input_shape, seed=seed)
     with tempfile.TemporaryDirectory() as folder:
-        settings = LoopConfig(threads=1)
-        loop = Loop(Path(folder), supernet, batches, recipe, seed=seed, data=data.fingerprint, config=settings)
+        settings = TrainerConfig(threads=1)
+        trainer = Trainer(Path(folder), supernet, batches, recipe, seed=seed, data=data.fingerprint, config=settings)
         began = time.process_time()
-        train(loop)
+        run_training(trainer)
         cpu_s = time.process_time() - began
     genomes = space.sample(np.random.default_rng(seed), networks)
     archs = [space.smallest(), space.largest(), *space.decode(genomes)]
     with fast_matmul():
-        found = make_judge(supernet.eval(), data, checkpoint_id="last").judge(archs)
+        found = make_evaluator(supernet.eval(), data, checkpoint_id="last").evaluate(archs)
     smallest, largest, *rest = [accuracy.top1 for accuracy in found]
     return Finding(
         epochs=recipe.epochs,
         cpu_s=cpu_s,
-        images_per_s=loop.steps * recipe.batch_size / cpu_s,
+        images_per_s=trainer.steps * recipe.batch_size / cpu_s,
         smallest=smallest,
         largest=largest,
         accuracies=tuple(rest),
@@ -194,9 +194,9 @@ def main() -> None:
         print(f"saved {report(text, options, pictures[0])}")
 
 
-def findings(name: str, pictures: Sequence[Data], options: argparse.Namespace) -> list[Finding]:
+def findings(name: str, pictures: Sequence[DataSplits], options: argparse.Namespace) -> list[Finding]:
     """What comes of a space, seed by seed."""
-    recipe, found = chosen_recipe(name, options), []
+    recipe, found = resolve_recipe(name, options), []
     for seed, data in enumerate(pictures):
         settings = {
             "space": to_mapping(SPACES.get(name).config),
@@ -211,11 +211,11 @@ def findings(name: str, pictures: Sequence[Data], options: argparse.Namespace) -
     return found
 
 
-def _opened(seed: int) -> Data:
+def _opened(seed: int) -> DataSplits:
     return open_data(DataConfig(name="digits-clutter", seed=seed), image_shape=(3, 32, 32))
 
 
-def report(text: str, options: argparse.Namespace, data: Data) -> Path:
+def report(text: str, options: argparse.Namespace, data: DataSplits) -> Path:
     """Keep the table."""
     judged = f"{options.networks} networks on {len(data.heldout):,} held-out pictures"
     ranges = f"mean over {options.seeds} seeds, lowest and highest in brackets"

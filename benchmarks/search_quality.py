@@ -40,13 +40,13 @@ from hwnas.search.run import run_search
 from hwnas.search.strategies import STRATEGIES
 from hwnas.space.space import Genomes
 from hwnas.supernet.matmul import fast_matmul
-from hwnas.train.evaluation import make_judge
-from hwnas.train.evaluator import Accuracy, Judge
+from hwnas.train.evaluation import make_evaluator
+from hwnas.train.evaluator import Accuracy, SupernetEvaluator
 from hwnas.train.options import TrainOptions
-from hwnas.train.trainer import LoopConfig
+from hwnas.train.trainer import TrainerConfig
 from hwnas.train.weights import SUPERNET
 
-ACCURACIES, SEARCHES = "accuracies.jsonl", "searches.jsonl"
+ACCURACIES_FILE, SEARCHES = "accuracies.jsonl", "searches.jsonl"
 _HALVES = 20
 """Random halves that the rank correlation is a mean over."""
 
@@ -66,15 +66,15 @@ class Reached:
 class Truth:
     """True accuracies, and the time that they took."""
 
-    def __init__(self, judge: Judge, space: Any) -> None:
-        self.judge, self.space = judge, space
+    def __init__(self, evaluator: SupernetEvaluator, space: Any) -> None:
+        self.evaluator, self.space = evaluator, space
         self.spent_s = 0.0
         self.seen: dict[str, Accuracy] = {}
 
     def __call__(self, genomes: Genomes) -> Iterator[tuple[int, float]]:
         """Top-1 of each row."""
         began = time.process_time()
-        found = self.judge.judge(self.space.decode(genomes))
+        found = self.evaluator.evaluate(self.space.decode(genomes))
         self.spent_s += time.process_time() - began
         for row, accuracy in enumerate(found):
             self.seen[accuracy.arch_id] = accuracy
@@ -91,7 +91,7 @@ def opened(options: argparse.Namespace) -> OpenSupernet:
             TrainOptions() if resume else training,
             out=run,
             resume=resume,
-            loop=LoopConfig(threads=1),
+            trainer_config=TrainerConfig(threads=1),
             reporter=ConsoleReporter(),
         )
     return open_supernet(run, space=None, data=options.data if options.supernet is not None else None)
@@ -201,14 +201,14 @@ def main(arguments: Sequence[str]) -> None:
         options.data = options.data or "digits-clutter"
     torch.set_num_threads(1)
     supernet = opened(options)
-    judge = make_judge(
+    evaluator = make_evaluator(
         supernet.supernet,
         supernet.data,
         checkpoint_id=supernet.digest,
-        cache=options.state / ACCURACIES,
+        cache=options.state / ACCURACIES_FILE,
         keep_hits=True,
     )
-    truth = Truth(judge, supernet.space)
+    truth = Truth(evaluator, supernet.space)
     problem = Problem(space=supernet.space, objectives=make_objectives(["params"]))
     with fast_matmul():
         found = all_searches(options, truth, problem)

@@ -18,7 +18,7 @@ from hwnas.profile.options import CampaignOptions
 from hwnas.search.spec import PostSearch
 from hwnas.space import SPACES
 from hwnas.train.options import TrainOptions
-from hwnas.train.trainer import LoopConfig
+from hwnas.train.trainer import TrainerConfig
 from tests.pipeline.campaigns import FakeEnvironment
 
 SPACE = SPACES.get("autoformer-micro")
@@ -28,7 +28,7 @@ SPACE = SPACES.get("autoformer-micro")
 def test_the_chain_ends_in_a_front(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, verified: bool) -> None:
     monkeypatch.chdir(tmp_path)
     training = TrainOptions(space=SPACE.name, data="digits", limit=256, epochs=2)
-    train_model(training, out=tmp_path / "runs" / "train", loop=LoopConfig())
+    train_model(training, out=tmp_path / "runs" / "train", trainer_config=TrainerConfig())
     measured = CampaignOptions(space=SPACE.name, device="cpu", samples=8, repeats=0, landmarks=False, pairs=8)
     measure(measured, campaign_environment=None if verified else FakeEnvironment().make())
 

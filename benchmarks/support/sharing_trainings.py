@@ -23,16 +23,16 @@ from hwnas.space.space import AnySpace, Genomes
 from hwnas.supernet.families import make_supernet
 from hwnas.supernet.matmul import fast_matmul
 from hwnas.supernet.supernet import Supernet
-from hwnas.train.data.sources import Data, DataConfig, open_data
+from hwnas.train.data.sources import DataConfig, DataSplits, open_data
 from hwnas.train.distributed import World
-from hwnas.train.evaluation import eval_batches, make_judge
-from hwnas.train.evaluator import judge_module
-from hwnas.train.models import fresh_network, initialise, supernet_config
-from hwnas.train.presets import MICRO, for_network
+from hwnas.train.evaluation import make_eval_loader, make_evaluator
+from hwnas.train.evaluator import evaluate_module
+from hwnas.train.models import build_network, initialize_weights, supernet_config
+from hwnas.train.presets import MICRO, single_network_recipe
 from hwnas.train.recipe import Recipe
 from hwnas.train.seeds import torch_seed
-from hwnas.train.session import open_batches
-from hwnas.train.trainer import Loop, LoopConfig
+from hwnas.train.session import make_train_loader
+from hwnas.train.trainer import Trainer, TrainerConfig
 
 STATE = "state.json"
 TRAINING_SHARE = 0.8
@@ -58,7 +58,7 @@ class Bench:
         self.device = torch.device(options.device)
         self.pairs = {name: PAIRS.get(name) for name in options.pairs.split(",")}
         config = DataConfig(name=options.data, limit=options.limit, heldout=options.heldout)
-        self.data: Data = open_data(config, image_shape=(3, 32, 32), num_classes=10)
+        self.data: DataSplits = open_data(config, image_shape=(3, 32, 32), num_classes=10)
         self.jobs = list(self._jobs())
         self.state = self._opened()
 
@@ -135,32 +135,32 @@ class Bench:
         return epochs
 
     def _epoch_seconds(self, job: Job) -> float:
-        loop = self._loop(job, self._model(job, epochs=2), Path(), epochs=2)
+        trainer = self._trainer(job, self._model(job, epochs=2), Path(), epochs=2)
         warm, steps = (3, 4) if job.genome is not None else (10, 20)
-        loop.rehearse(warm)  # blocks of new sizes are slow when they are first seen
+        trainer.time_steps(warm)  # blocks of new sizes are slow when they are first seen
         began = clock(self.device)
-        loop.rehearse(steps)
-        return (clock(self.device) - began) / steps * loop.steps_per_epoch
+        trainer.time_steps(steps)
+        return (clock(self.device) - began) / steps * trainer.steps_per_epoch
 
     def _model(self, job: Job, *, epochs: int) -> nn.Module:
         recipe, space = self.recipe(job.side, epochs=epochs), job.side.space
         if job.genome is not None:
-            return fresh_network(space, self._archs(space)[job.genome], for_network(recipe), seed=job.seed)
+            return build_network(space, self._archs(space)[job.genome], single_network_recipe(recipe), seed=job.seed)
         with torch.random.fork_rng():
             torch.manual_seed(torch_seed(job.seed, "weights"))
             supernet = make_supernet(space, replace(supernet_config(space, recipe), **job.side.sharing))
-            initialise(supernet, recipe.initialisation)
+            initialize_weights(supernet, recipe.initialisation)
         return supernet
 
     def _archs(self, space: AnySpace) -> Sequence[Arch]:
         return space.decode(self.genomes(space)[0])
 
-    def _loop(self, job: Job, model: nn.Module, folder: Path, *, epochs: int) -> Loop:
+    def _trainer(self, job: Job, model: nn.Module, folder: Path, *, epochs: int) -> Trainer:
         recipe = self.recipe(job.side, epochs=epochs)
         if job.genome is not None:
-            recipe = for_network(recipe)
-        batches = open_batches(self.data, recipe, image_shape=job.side.space.config.input_shape, seed=job.seed)
-        return Loop(
+            recipe = single_network_recipe(recipe)
+        batches = make_train_loader(self.data, recipe, image_shape=job.side.space.config.input_shape, seed=job.seed)
+        return Trainer(
             folder,
             model,
             batches,
@@ -168,28 +168,28 @@ class Bench:
             seed=job.seed,
             data=self.data.fingerprint,
             world=World(device=self.device),
-            config=LoopConfig(threads=1, compile="never"),
+            config=TrainerConfig(threads=1, compile="never"),
         )
 
     def _trained(self, job: Job) -> nn.Module:
         model = self._model(job, epochs=self.state["epochs"])
         with tempfile.TemporaryDirectory() as folder:
-            self._loop(job, model, Path(folder), epochs=self.state["epochs"]).run()
+            self._trainer(job, model, Path(folder), epochs=self.state["epochs"]).run()
         return model.eval()
 
     def _network(self, job: Job) -> dict[str, Any]:
         model = self._trained(job)
-        batches = eval_batches(self.data, job.side.space.config.input_shape, split="heldout")
+        batches = make_eval_loader(self.data, job.side.space.config.input_shape, split="heldout")
         with fast_matmul():
-            return {"accuracy": judge_module(model, batches, device=self.device).top1}
+            return {"accuracy": evaluate_module(model, batches, device=self.device).top1}
 
     def _supernet(self, job: Job) -> dict[str, Any]:
         model = self._trained(job)
         assert isinstance(model, Supernet)
         own, random = self.genomes(job.side.space)
         with fast_matmul():
-            judge = make_judge(model, self.data, checkpoint_id=job.key, device=self.device)
-            found = judge.judge(job.side.space.decode(np.concatenate([own, random])))
+            evaluator = make_evaluator(model, self.data, checkpoint_id=job.key, device=self.device)
+            found = evaluator.evaluate(job.side.space.decode(np.concatenate([own, random])))
         accuracies = [accuracy.top1 for accuracy in found]
         return {"own": accuracies[: len(own)], "random": accuracies[len(own) :]}
 

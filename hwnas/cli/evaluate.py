@@ -8,7 +8,7 @@ from hwnas.cli.ending import print_ending
 from hwnas.cli.options import json_option
 from hwnas.cli.output import Column, print_json, print_line, print_table
 from hwnas.pipeline.evaluate import Evaluation
-from hwnas.pipeline.evaluate import evaluate as judge
+from hwnas.pipeline.evaluate import evaluate as evaluate_networks
 from hwnas.train.evaluation import Split
 
 
@@ -34,7 +34,7 @@ def evaluate(
     of networks that were judged in RUN before; without any, the smallest and the largest. A run of one network takes
     none.
     """
-    evaluation = judge(run, archs, split=split, data=data, workers=workers, device=device)
+    evaluation = evaluate_networks(run, archs, split=split, data=data, workers=workers, device=device)
     if as_json:
         print_json(evaluation)
         return

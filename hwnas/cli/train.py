@@ -11,9 +11,9 @@ from hwnas.cli.output import print_json, print_line, print_table
 from hwnas.cli.progress import console_reporter
 from hwnas.config import dump_toml
 from hwnas.errors import UsageError
-from hwnas.pipeline.train import Rehearsal, Trained, rehearse, train_model
+from hwnas.pipeline.train import TrainingEstimate, TrainingResult, estimate_training, train_model
 from hwnas.train.options import TeacherOptions, TrainOptions
-from hwnas.train.trainer import LoopConfig
+from hwnas.train.trainer import TrainerConfig
 
 _WHAT = (
     click.option("--space", help="The space whose supernet is trained."),
@@ -63,14 +63,16 @@ def train(*, dry_run: bool, out: Path | None, resume: bool, workers: int, thread
     end the weights. A training that was stopped goes on with --resume, to the same weights.
     """
     as_json, options = given.pop("as_json"), _options(**given)
-    loop = LoopConfig(threads=threads)
+    config = TrainerConfig(threads=threads)
     if dry_run:
-        rehearsal = rehearse(options, workers=workers, loop=loop)
-        print_json(rehearsal) if as_json else _print_rehearsal(rehearsal)
+        estimate = estimate_training(options, workers=workers, trainer_config=config)
+        print_json(estimate) if as_json else _print_estimate(estimate)
         return
     with console_reporter() as reporter:
-        trained = train_model(options, out=out, resume=resume, workers=workers, loop=loop, reporter=reporter)
-    if not trained.leads:  # of several processes one prints
+        trained = train_model(
+            options, out=out, resume=resume, workers=workers, trainer_config=config, reporter=reporter
+        )
+    if not trained.is_main_process:  # of several processes one prints
         return
     print_json(trained) if as_json else _print_trained(trained)
 
@@ -101,30 +103,30 @@ def _teacher(name: str, weights: Path | None) -> TeacherOptions:
     return TeacherOptions(name=name, pretrained=pretrained, checkpoint=weights)
 
 
-def _print_rehearsal(rehearsal: Rehearsal) -> None:
-    config = rehearsal.config
+def _print_estimate(estimate: TrainingEstimate) -> None:
+    config = estimate.config
     epochs = config.recipe.epochs
     rows = [
         ("trains", config.model or config.arch or f"the supernet of {config.space}"),
         ("images", f"{config.channels} x {config.image_size} x {config.image_size}, {config.num_classes} classes"),
-        ("train pictures", rehearsal.train_pictures),
-        ("held-out pictures", rehearsal.heldout_pictures),
-        ("test pictures", rehearsal.test_pictures),
-        ("parameters", rehearsal.params),
-        ("memory", f"{rehearsal.memory_mb:,.0f} MB"),
-        ("steps an epoch", rehearsal.steps_per_epoch),
-        ("seconds a step", f"{rehearsal.seconds_per_step:.3g}"),
-        ("an epoch", duration(rehearsal.seconds_per_epoch)),
-        (f"{epochs} epochs", duration(epochs * rehearsal.seconds_per_epoch)),
+        ("train pictures", estimate.train_pictures),
+        ("held-out pictures", estimate.heldout_pictures),
+        ("test pictures", estimate.test_pictures),
+        ("parameters", estimate.params),
+        ("memory", f"{estimate.memory_mb:,.0f} MB"),
+        ("steps an epoch", estimate.steps_per_epoch),
+        ("seconds a step", f"{estimate.seconds_per_step:.3g}"),
+        ("an epoch", duration(estimate.seconds_per_epoch)),
+        (f"{epochs} epochs", duration(epochs * estimate.seconds_per_epoch)),
     ]
     print_table(["", ""], rows)
-    for note in rehearsal.notes:
+    for note in estimate.notes:
         print_line(f"note: {note}")
     print_line()
     print_line(dump_toml(config.recipe).rstrip())
 
 
-def _print_trained(trained: Trained) -> None:
+def _print_trained(trained: TrainingResult) -> None:
     loss = "" if trained.loss is None else f", last loss {trained.loss:.4f}"
     print_line(f"{trained.weights}: {trained.steps:,} steps{loss}, {trained.images_per_s:,.0f} images/s")
     for name, accuracy in trained.accuracies.items():

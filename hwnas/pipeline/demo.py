@@ -22,7 +22,7 @@ from hwnas.runs import MANIFEST, Run
 from hwnas.space import SPACES
 
 if TYPE_CHECKING:
-    from hwnas.pipeline.inference import Trial
+    from hwnas.pipeline.inference import Inference
     from hwnas.report.front import FrontRow
     from hwnas.search.record import SearchRecord
 
@@ -63,7 +63,7 @@ class Demonstrated:
     report: Path
     model: Path
     """The exported network, ONNX."""
-    trial: "Trial"
+    trial: "Inference"
     """What the exported network says of a picture."""
     seconds: Mapping[str, float]
     """How long each step took, in this session."""
@@ -214,7 +214,7 @@ class _Steps:
         with self._step("report", "writing the report"):
             return write_report(self.out / "search").page
 
-    def run(self, record: "SearchRecord") -> "tuple[Path, Trial]":
+    def run(self, record: "SearchRecord") -> "tuple[Path, Inference]":
         """The exported network, once, without hwnas or torch in its way."""
         from hwnas.pipeline.inference import try_network
 

@@ -16,12 +16,19 @@ from hwnas.runs import Run
 from hwnas.space.arch import Arch
 from hwnas.space.space import AnySpace
 from hwnas.supernet.store import load_supernet, read_about
-from hwnas.train.data.images import HELDOUT_LIST, require_same_list
-from hwnas.train.data.sources import Data, DataConfig, open_data
-from hwnas.train.evaluation import ACCURACIES, Split, eval_batches, make_judge, named_arch, weights_digest
-from hwnas.train.evaluator import Accuracy, judge_module
+from hwnas.train.data.images import HELDOUT_LIST, require_same_images
+from hwnas.train.data.sources import DataConfig, DataSplits, open_data
+from hwnas.train.evaluation import (
+    ACCURACIES_FILE,
+    Split,
+    make_eval_loader,
+    make_evaluator,
+    resolve_arch,
+    weights_digest,
+)
+from hwnas.train.evaluator import Accuracy, evaluate_module
 from hwnas.train.models import num_classes_of
-from hwnas.train.options import TrainConfig, absolute_name, supernet_file
+from hwnas.train.options import TrainConfig, absolute_data_name, supernet_file
 from hwnas.train.weights import MODEL, NETWORK, SUPERNET, load_model
 
 TEST_USES = "test-uses.jsonl"
@@ -29,7 +36,7 @@ TEST_USES = "test-uses.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluated:
+class EvaluatedNetwork:
     """One network and how well it does."""
 
     name: str
@@ -54,7 +61,7 @@ class Evaluation:
     """The space of the networks; None where it is not known, as of a model of timm."""
     data: str
     split: Split
-    networks: tuple[Evaluated, ...]
+    networks: tuple[EvaluatedNetwork, ...]
     test_uses: int
     """How often the test pictures of this run have been looked at, this time included; 0 for held-out ones."""
     notes: tuple[str, ...]
@@ -96,9 +103,9 @@ def evaluate(
 
 def open_run_data(
     run: Path, config: TrainConfig | None, *, data: str | None, shape: tuple[int, int, int], num_classes: int
-) -> Data:
+) -> DataSplits:
     """The pictures of a run, which must be those that it was trained with, or other ones by name."""
-    data = None if data is None else absolute_name(data)
+    data = None if data is None else absolute_data_name(data)
     own = config is not None and data in (None, config.data.name)
     if own:
         assert config is not None
@@ -108,7 +115,7 @@ def open_run_data(
         chosen = DataConfig(name=data) if config is None else replace(config.data, name=data)
     opened = open_data(chosen, image_shape=shape, num_classes=num_classes)
     if own and (run / HELDOUT_LIST).exists():
-        require_same_list(run / HELDOUT_LIST, opened.heldout)
+        require_same_images(run / HELDOUT_LIST, opened.heldout)
     return opened
 
 
@@ -126,19 +133,19 @@ def _of_supernet(
     supernet = load_supernet(file).to(device).eval()
     space = supernet.space
     command = f"hwnas evaluate {run} {{arch}}"
-    chosen = {name: named_arch(space, name, run, command=command) for name in archs or ("min", "max")}
+    chosen = {name: resolve_arch(space, name, run, command=command) for name in archs or ("min", "max")}
     opened = open_run_data(run, config, data=data, shape=space.config.input_shape, num_classes=space.config.num_classes)
     _require_split(opened, split)
-    judge = make_judge(
+    evaluator = make_evaluator(
         supernet,
         opened,
         checkpoint_id=weights_digest(file),
         split=split,
-        cache=run / ACCURACIES if run.is_dir() else None,
+        cache=run / ACCURACIES_FILE if run.is_dir() else None,
         workers=workers,
         device=device,
     )
-    found = judge.judge(list(chosen.values()))
+    found = evaluator.evaluate(list(chosen.values()))
     rows = [_row(name, space, arch, accuracy) for (name, arch), accuracy in zip(chosen.items(), found, strict=True)]
     weights = _Weights(file=file, kind="supernet", space=space.name)
     return _evaluation(run, weights, opened, split, rows)
@@ -157,7 +164,7 @@ def _of_network(
     shape, classes = _input_of(module, config)
     opened = open_run_data(run, config, data=data, shape=shape, num_classes=classes)
     _require_split(opened, split)
-    accuracy = judge_module(module, eval_batches(opened, shape, split=split, workers=workers), device=device)
+    accuracy = evaluate_module(module, make_eval_loader(opened, shape, split=split, workers=workers), device=device)
     name = config.model or "network" if config is not None else "network"
     file = next((run / inside for inside in (NETWORK, MODEL) if (run / inside).is_file()), run)
     space = None if config is None or config.arch is None else config.space
@@ -165,11 +172,11 @@ def _of_network(
     return _evaluation(run, weights, opened, split, [_network_row(name, module, config, accuracy)])
 
 
-def _network_row(name: str, module: nn.Module, config: TrainConfig | None, accuracy: Accuracy) -> Evaluated:
+def _network_row(name: str, module: nn.Module, config: TrainConfig | None, accuracy: Accuracy) -> EvaluatedNetwork:
     """A network of its own; its run knows which network of a space it is."""
     if config is None or config.arch is None:
         return _evaluated(name, accuracy, params=sum(parameter.numel() for parameter in module.parameters()))
-    return _row(name, config.chosen_space(), config.chosen_arch(), accuracy)
+    return _row(name, config.get_space(), config.get_arch(), accuracy)
 
 
 def _input_of(module: nn.Module, config: TrainConfig | None) -> tuple[tuple[int, int, int], int]:
@@ -193,12 +200,12 @@ def _is_supernet(run: Path) -> bool:
     return bool(read_about(run).get("kind") == "supernet")
 
 
-def _require_split(data: Data, split: Split) -> None:
+def _require_split(data: DataSplits, split: Split) -> None:
     if split == "test" and data.test is None:
         raise InputError(f"{data.name} has no test pictures", got="--split test", hint="--split heldout")
 
 
-def _row(name: str, space: AnySpace, arch: Arch, accuracy: Accuracy) -> Evaluated:
+def _row(name: str, space: AnySpace, arch: Arch, accuracy: Accuracy) -> EvaluatedNetwork:
     candidate = space.candidate(arch)
     costs = space.costs([candidate.genome])
     params, macs = int(costs.params[0]), int(costs.macs[0])
@@ -213,8 +220,8 @@ def _evaluated(
     macs: int | None = None,
     arch: Arch | None = None,
     arch_id: str | None = None,
-) -> Evaluated:
-    return Evaluated(
+) -> EvaluatedNetwork:
+    return EvaluatedNetwork(
         name=name,
         arch_id=arch_id,
         arch=None if arch is None else arch.to_mapping(),
@@ -227,7 +234,9 @@ def _evaluated(
     )
 
 
-def _evaluation(run: Path, weights: _Weights, data: Data, split: Split, rows: Sequence[Evaluated]) -> Evaluation:
+def _evaluation(
+    run: Path, weights: _Weights, data: DataSplits, split: Split, rows: Sequence[EvaluatedNetwork]
+) -> Evaluation:
     uses = _note_test_use(run, [row.arch_id or row.name for row in rows]) if split == "test" else 0
     notes = data.notes
     if uses > 1:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trial:
+class Inference:
     """What an exported network said of one picture."""
 
     picture: str
@@ -21,7 +21,7 @@ class Trial:
     """Of the one run, which is no measurement."""
 
 
-def try_network(model: Path, *, run: Path) -> Trial:
+def try_network(model: Path, *, run: Path) -> Inference:
     """Run a network on the first held-out picture of the training in `run`."""
     import time
 
@@ -38,7 +38,7 @@ def try_network(model: Path, *, run: Path) -> Trial:
     shares = np.exp(logits[0] - logits[0].max())
     said = int(shares.argmax())
     share = float(shares[said] / shares.sum())
-    return Trial(picture=name, said=said, truth=truth, share=share, milliseconds=milliseconds)
+    return Inference(picture=name, said=said, truth=truth, share=share, milliseconds=milliseconds)
 
 
 def _picture(run: Path) -> tuple[NDArray[np.float32], int, str]:
@@ -46,10 +46,10 @@ def _picture(run: Path) -> tuple[NDArray[np.float32], int, str]:
     from hwnas.pipeline.evaluate import open_run_data
     from hwnas.pipeline.train import read_train_config
     from hwnas.runs import Run
-    from hwnas.train.data.loader import EvalBatches
+    from hwnas.train.data.loader import EvalLoader
 
     config = read_train_config(Run.open(run))
     data = open_run_data(run, config, data=None, shape=config.image_shape, num_classes=config.num_classes)
-    batches = EvalBatches(data.heldout, image_shape=config.image_shape, batch_size=1)
+    batches = EvalLoader(data.heldout, image_shape=config.image_shape, batch_size=1)
     batch = next(iter(batches))
     return batch.images.numpy(), int(batch.labels[0]), "the first held-out picture"

@@ -12,7 +12,7 @@ from hwnas.search.spec import SupernetSpec
 from hwnas.search.study import Study
 from hwnas.space.arch import Arch
 from hwnas.space.space import AnySpace, Candidate
-from hwnas.train.evaluation import named_arch, weights_digest
+from hwnas.train.evaluation import resolve_arch, weights_digest
 from hwnas.train.options import supernet_file
 from hwnas.train.weights import NETWORK, SUPERNET
 
@@ -65,13 +65,13 @@ def _of_supernet(run: Path, name: str) -> RunNetwork:
     file = supernet_file(run)
     space = load_supernet(file).space
     command = _COMMAND.format(run=run)
-    return RunNetwork(space=space, arch=named_arch(space, name, run, command=command), weights=file)
+    return RunNetwork(space=space, arch=resolve_arch(space, name, run, command=command), weights=file)
 
 
 def _of_search(run: Path, name: str) -> RunNetwork:
     spec = read_record(run).spec
     space = spec.load_space(run)
-    arch = named_arch(space, name, run, command=_COMMAND.format(run=run), others=_candidates(space, run))
+    arch = resolve_arch(space, name, run, command=_COMMAND.format(run=run), others=_candidates(space, run))
     return RunNetwork(space=space, arch=arch, weights=_weights(run, space.arch_id(arch), spec.supernet))
 
 

@@ -15,29 +15,29 @@ from hwnas.metrics import indistinct_supernet_warning
 from hwnas.progress import NullReporter, Reporter
 from hwnas.runs import MANIFEST, Run
 from hwnas.supernet.supernet import AnySupernet
-from hwnas.train.data.images import HELDOUT_LIST, BadImages, require_same_list, write_list
-from hwnas.train.data.sources import Data, open_data
-from hwnas.train.distributed import World, joined_world
-from hwnas.train.evaluation import make_judge
+from hwnas.train.data.images import HELDOUT_LIST, BadImageLog, require_same_images, write_image_list
+from hwnas.train.data.sources import DataSplits, open_data
+from hwnas.train.distributed import World, distributed_world
+from hwnas.train.evaluation import make_evaluator
 from hwnas.train.machine import Interrupted
-from hwnas.train.memory import needed, told_when_full, warning
+from hwnas.train.memory import estimate_memory, explain_out_of_memory, memory_warning
 from hwnas.train.options import (
     TrainConfig,
     TrainOptions,
-    data_config,
-    default_out,
+    default_run_folder,
     image_shape,
-    require_consistent,
-    require_same_weights,
+    require_unchanged_weights,
+    resolve_data_config,
     resolved,
+    validate_options,
 )
-from hwnas.train.recipe import differences
-from hwnas.train.session import Start, make_model, make_teacher, open_batches, origin, train
-from hwnas.train.trainer import Loop, LoopConfig
+from hwnas.train.recipe import diff_tables
+from hwnas.train.session import InitialModel, make_model, make_teacher, make_train_loader, run_training, weights_origin
+from hwnas.train.trainer import Trainer, TrainerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trained:
+class TrainingResult:
     """What a training came to."""
 
     run: Path
@@ -52,12 +52,12 @@ class Trained:
     bad_pictures: tuple[str, ...]
     """The first of those that could not be read."""
     notes: tuple[str, ...]
-    leads: bool = True
+    is_main_process: bool = True
     """Whether this is the one of several processes that writes files."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rehearsal:
+class TrainingEstimate:
     """What a training would be, and how long it would take, from a few steps that were timed."""
 
     config: TrainConfig
@@ -83,36 +83,43 @@ def train_model(
     out: Path | None = None,
     resume: bool = False,
     workers: int = 0,
-    loop: LoopConfig | None = None,
+    trainer_config: TrainerConfig | None = None,
     reporter: Reporter | None = None,
-) -> Trained:
+) -> TrainingResult:
     """Train, and leave a run folder; with `resume` go on from its last checkpoint, to the same end."""
     if resume and out is None:
         raise UsageError("the run that is resumed must be named", hint="--out RUN --resume")
-    folder = out or default_out(options)
+    folder = out or default_run_folder(options)
     reporter = reporter or NullReporter()
     if not resume:
         _require_new(folder)
-    with joined_world() as world:
+    with distributed_world() as world:
         config, data = _resumed(options, folder) if resume else _begun(options)
         start = make_model(config)
-        prepared = _loop(
-            config, data, start.model, folder=folder, world=world, workers=workers, loop=loop, reporter=reporter
+        prepared = _make_trainer(
+            config,
+            data,
+            start.model,
+            folder=folder,
+            world=world,
+            workers=workers,
+            trainer_config=trainer_config,
+            reporter=reporter,
         )
         notes = _notes(config, data, start, world)
-        if world.leads:  # from here on nothing is wrong with what was asked for
+        if world.is_main_process:  # from here on nothing is wrong with what was asked for
             _settle(folder, config, data, resume=resume)
             for note in notes:
                 reporter.message(f"note: {note}")
         world.wait()
-        with told_when_full(config, world), _telling_how_to_go_on(folder):
-            trained = train(
+        with explain_out_of_memory(config, world), _telling_how_to_go_on(folder):
+            trained = run_training(
                 prepared,
-                origin=origin(config),
-                judge=lambda supernet: _extremes(supernet, data, device=world.device, workers=workers),
+                origin=weights_origin(config),
+                evaluate=lambda supernet: _extremes(supernet, data, device=world.device, workers=workers),
                 resume=resume,
             )
-    return Trained(
+    return TrainingResult(
         run=folder,
         weights=trained.weights,
         steps=trained.outcome.steps,
@@ -122,20 +129,24 @@ def train_model(
         accuracies=trained.accuracies,
         bad_pictures=tuple(trained.bad_pictures),
         notes=(*notes, *_supernet_warnings(trained.accuracies, num_images=len(data.heldout))),
-        leads=world.leads,
+        is_main_process=world.is_main_process,
     )
 
 
-def rehearse(options: TrainOptions, *, workers: int = 0, loop: LoopConfig | None = None) -> Rehearsal:
+def estimate_training(
+    options: TrainOptions, *, workers: int = 0, trainer_config: TrainerConfig | None = None
+) -> TrainingEstimate:
     """Work a training out, time a few steps of it, and leave nothing behind."""
     config, data = _begun(options)
     start = make_model(config)
-    with joined_world() as world, told_when_full(config, world):
-        prepared = _loop(config, data, start.model, folder=Path(), world=world, workers=workers, loop=loop)
+    with distributed_world() as world, explain_out_of_memory(config, world):
+        prepared = _make_trainer(
+            config, data, start.model, folder=Path(), world=world, workers=workers, trainer_config=trainer_config
+        )
         notes = _notes(config, data, start, world)
-        seconds = prepared.rehearse()
+        seconds = prepared.time_steps()
         memory = _memory_mb(world)
-    return Rehearsal(
+    return TrainingEstimate(
         config=config,
         params=sum(parameter.numel() for parameter in start.model.parameters()),
         train_pictures=len(data.train),
@@ -163,32 +174,34 @@ def _telling_how_to_go_on(folder: Path) -> Iterator[None]:
         raise Interrupted(f"{stopped}\n  try     hwnas train --out {folder} --resume") from stopped
 
 
-def _notes(config: TrainConfig, data: Data, start: Start, world: World) -> tuple[str, ...]:
+def _notes(config: TrainConfig, data: DataSplits, start: InitialModel, world: World) -> tuple[str, ...]:
     """What the user should know before the first step."""
-    full = warning(needed(config, start.model, world), config.recipe)
+    full = memory_warning(estimate_memory(config, start.model, world), config.recipe)
     return (*data.notes, *start.notes, *([] if full is None else [full]))
 
 
 def _supernet_warnings(accuracies: Mapping[str, float], *, num_images: int) -> Iterator[str]:
     if accuracies:
-        warning = indistinct_supernet_warning(accuracies["smallest"], accuracies["largest"], num_images=num_images)
-        if warning is not None:
-            yield warning
+        memory_warning = indistinct_supernet_warning(
+            accuracies["smallest"], accuracies["largest"], num_images=num_images
+        )
+        if memory_warning is not None:
+            yield memory_warning
 
 
-def _begun(options: TrainOptions) -> tuple[TrainConfig, Data]:
-    require_consistent(options)
+def _begun(options: TrainOptions) -> tuple[TrainConfig, DataSplits]:
+    validate_options(options)
     shape = image_shape(options)
-    data = open_data(data_config(options), image_shape=shape, num_classes=options.num_classes)
+    data = open_data(resolve_data_config(options), image_shape=shape, num_classes=options.num_classes)
     return resolved(options, num_classes=len(data.classes)), data
 
 
-def _resumed(options: TrainOptions, folder: Path) -> tuple[TrainConfig, Data]:
+def _resumed(options: TrainOptions, folder: Path) -> tuple[TrainConfig, DataSplits]:
     """The config of the run, which whatever is asked for must equal."""
     if not (folder / MANIFEST).exists():
         raise InputError(f"{folder} holds no training to go on with", hint="the same command without --resume")
     config = read_train_config(Run.open(folder))
-    require_same_weights(config)
+    require_unchanged_weights(config)
     if options != TrainOptions():
         _require_same(_repeated(options, config), config)
     data = open_data(config.data, image_shape=config.image_shape, num_classes=config.num_classes)
@@ -201,12 +214,12 @@ def _repeated(options: TrainOptions, config: TrainConfig) -> TrainConfig:
         options = replace(options, data=config.data.name)
     if (options.space, options.model, options.supernet) == (None, None, None):
         options = replace(options, space=config.space, model=config.model, supernet=config.supernet)
-    require_consistent(options)
+    validate_options(options)
     return resolved(options, num_classes=config.num_classes)
 
 
 def _require_same(asked: TrainConfig, config: TrainConfig) -> None:
-    found = differences(to_mapping(asked), to_mapping(config))
+    found = diff_tables(to_mapping(asked), to_mapping(config))
     if found:
         rows = [f"{key} {mine} instead of {theirs}" for key, (mine, theirs) in found.items()]
         more = f"; and {len(rows) - 4} more" if len(rows) > 4 else ""
@@ -214,15 +227,15 @@ def _require_same(asked: TrainConfig, config: TrainConfig) -> None:
         raise InputError("a resumed training must stay the same", got="; ".join(rows[:4]) + more, hint=hint)
 
 
-def _settle(folder: Path, config: TrainConfig, data: Data, *, resume: bool) -> None:
+def _settle(folder: Path, config: TrainConfig, data: DataSplits, *, resume: bool) -> None:
     """Make the run folder, or see that it holds the same pictures out."""
     if resume:
         if (folder / HELDOUT_LIST).exists():
-            require_same_list(folder / HELDOUT_LIST, data.heldout)
+            require_same_images(folder / HELDOUT_LIST, data.heldout)
             return
     else:
         _create(folder, config)
-    write_list(folder / HELDOUT_LIST, data.heldout)
+    write_image_list(folder / HELDOUT_LIST, data.heldout)
 
 
 def _require_new(folder: Path) -> None:
@@ -234,27 +247,27 @@ def _create(folder: Path, config: TrainConfig) -> None:
     Run.create(folder, command=("hwnas", *sys.argv[1:]), config=config, seeds={"seed": config.seed})
 
 
-def _loop(
+def _make_trainer(
     config: TrainConfig,
-    data: Data,
+    data: DataSplits,
     model: torch.nn.Module,
     *,
     folder: Path,
     world: World,
     workers: int,
-    loop: LoopConfig | None,
+    trainer_config: TrainerConfig | None,
     reporter: Reporter | None = None,
-) -> Loop:
-    batches = open_batches(
+) -> Trainer:
+    batches = make_train_loader(
         data,
         config.recipe,
         image_shape=config.image_shape,
         seed=config.seed,
         workers=workers,
         world=world,
-        bad=BadImages(limit=config.data.max_bad),
+        bad=BadImageLog(limit=config.data.max_bad),
     )
-    return Loop(
+    return Trainer(
         folder,
         model.to(world.device),
         batches,
@@ -263,16 +276,16 @@ def _loop(
         data=data.fingerprint,
         teacher=make_teacher(config),
         world=world,
-        config=loop,
+        config=trainer_config,
         reporter=reporter,
     )
 
 
-def _extremes(supernet: AnySupernet, data: Data, *, device: torch.device, workers: int) -> dict[str, float]:
+def _extremes(supernet: AnySupernet, data: DataSplits, *, device: torch.device, workers: int) -> dict[str, float]:
     """Whether the supernet is sound: the accuracy of its smallest and of its largest network."""
     space = supernet.space
-    judge = make_judge(supernet, data, checkpoint_id="last", device=device, workers=workers)
-    smallest, largest = judge.judge([space.smallest(), space.largest()])
+    evaluator = make_evaluator(supernet, data, checkpoint_id="last", device=device, workers=workers)
+    smallest, largest = evaluator.evaluate([space.smallest(), space.largest()])
     return {"smallest": smallest.top1, "largest": largest.top1}
 
 

@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from hwnas.config import parse_json
 from hwnas.errors import InputError
 from hwnas.runs import write_atomic
-from hwnas.train.recipe import differences
+from hwnas.train.recipe import diff_tables
 
 SCHEMA = "hwnas.checkpoint/2"
 """The form that this version writes and reads."""
@@ -35,7 +35,7 @@ _SCALARS = (bool, int, float, str)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parts:
+class TrainState:
     """What of a training is kept in a checkpoint as tensors."""
 
     model: nn.Module
@@ -44,7 +44,7 @@ class Parts:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class TrainCheckpoint:
     """A checkpoint that was read."""
 
     path: Path
@@ -57,7 +57,7 @@ class Checkpoint:
         return int(self.about["step"])
 
 
-def save_checkpoint(run: Path, parts: Parts, about: Mapping[str, Any]) -> Path:
+def save_checkpoint(run: Path, parts: TrainState, about: Mapping[str, Any]) -> Path:
     """Write a checkpoint, and remove all but the last two."""
     folder = run / FOLDER
     folder.mkdir(exist_ok=True)
@@ -74,7 +74,7 @@ def checkpoints(run: Path) -> list[Path]:
     return sorted((run / FOLDER).glob("step-*.safetensors"))
 
 
-def last_checkpoint(run: Path, *, cleaning: bool = False) -> Checkpoint | None:
+def last_checkpoint(run: Path, *, cleaning: bool = False) -> TrainCheckpoint | None:
     """The newest checkpoint of a run, if there is one; `cleaning` removes what a killed process left half-written."""
     for leftover in (run / FOLDER).glob(".step-*.tmp") if cleaning else ():
         leftover.unlink()
@@ -82,7 +82,7 @@ def last_checkpoint(run: Path, *, cleaning: bool = False) -> Checkpoint | None:
     return read_checkpoint(paths[-1]) if paths else None
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
+def read_checkpoint(path: Path) -> TrainCheckpoint:
     """Read a checkpoint."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
@@ -95,14 +95,14 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if not isinstance(about, dict) or about.get("schema") != SCHEMA:
         got = about.get("schema", "none") if isinstance(about, dict) else "none"
         raise InputError(f"{path} must be a checkpoint of the form {SCHEMA}", got=got)
-    return Checkpoint(path, about, tensors)
+    return TrainCheckpoint(path, about, tensors)
 
 
-def require_same(checkpoint: Checkpoint, about: Mapping[str, Any]) -> None:
+def require_same(checkpoint: TrainCheckpoint, about: Mapping[str, Any]) -> None:
     """A training must go on with the settings that it began with."""
     before = {key: checkpoint.about.get(key) for key in _MUST_AGREE}
     now = json.loads(json.dumps({key: about[key] for key in _MUST_AGREE}))
-    found = differences(before, now)
+    found = diff_tables(before, now)
     if found:
         rows = [f"{key} was {old}, is {new}" for key, (old, new) in found.items()]
         more = f"; and {len(rows) - 3} more" if len(rows) > 3 else ""
@@ -110,7 +110,7 @@ def require_same(checkpoint: Checkpoint, about: Mapping[str, Any]) -> None:
         raise InputError(message, got="; ".join(rows[:3]) + more, hint="the settings it began with, or another run")
 
 
-def restore(checkpoint: Checkpoint, parts: Parts) -> None:
+def restore(checkpoint: TrainCheckpoint, parts: TrainState) -> None:
     """Put what a checkpoint holds into a training."""
     parts.model.load_state_dict(_under(checkpoint.tensors, "model/"))
     if parts.average is not None:
@@ -133,7 +133,7 @@ def after_divergence(run: Path) -> str:
     return f"a smaller optimiser.lr, regularisation.clip=1, or precision=fp32{good}"
 
 
-def _tensors(parts: Parts) -> dict[str, Tensor]:
+def _tensors(parts: TrainState) -> dict[str, Tensor]:
     tensors = {f"model/{name}": tensor for name, tensor in parts.model.state_dict().items()}
     for name, parameter in parts.model.named_parameters():
         for key, value in parts.optimizer.state.get(parameter, {}).items():
@@ -143,7 +143,7 @@ def _tensors(parts: Parts) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
-def _restore_optimizer(checkpoint: Checkpoint, parts: Parts) -> None:
+def _restore_optimizer(checkpoint: TrainCheckpoint, parts: TrainState) -> None:
     names = {parameter: name for name, parameter in parts.model.named_parameters()}
     order = [names[parameter] for group in parts.optimizer.param_groups for parameter in group["params"]]
     numbers = {name: number for number, name in enumerate(order)}

@@ -28,7 +28,7 @@ class World:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
-    def leads(self) -> bool:
+    def is_main_process(self) -> bool:
         """Whether this process writes files and shows progress."""
         return self.rank == 0
 
@@ -81,7 +81,7 @@ class World:
 
 
 @contextmanager
-def joined_world() -> Iterator[World]:
+def distributed_world() -> Iterator[World]:
     """The world that torchrun describes in the environment; without it, this process alone."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:

@@ -16,11 +16,11 @@ from hwnas.space.lookup import find_arch
 from hwnas.space.space import AnySpace, Candidate
 from hwnas.supernet.supernet import AnySupernet
 from hwnas.train.data.augment import AugmentConfig
-from hwnas.train.data.loader import Batch, EvalBatches, TrainBatches
-from hwnas.train.data.sources import Data
-from hwnas.train.evaluator import Judge
+from hwnas.train.data.loader import Batch, EvalLoader, TrainLoader
+from hwnas.train.data.sources import DataSplits
+from hwnas.train.evaluator import SupernetEvaluator
 
-ACCURACIES = "accuracies.jsonl"
+ACCURACIES_FILE = "accuracies.jsonl"
 """The file of a run that remembers the accuracies of its networks."""
 
 Split = Literal["heldout", "test"]
@@ -29,9 +29,9 @@ _CALIBRATION_BATCHES, _CALIBRATION_SIZE = 20, 128
 """The pictures from which the statistics of batch norms are estimated anew."""
 
 
-def make_judge(
+def make_evaluator(
     supernet: AnySupernet,
-    data: Data,
+    data: DataSplits,
     *,
     checkpoint_id: str,
     split: Split = "heldout",
@@ -39,32 +39,32 @@ def make_judge(
     workers: int = 0,
     device: torch.device | str = "cpu",
     keep_hits: bool = False,
-) -> Judge:
+) -> SupernetEvaluator:
     """What tells the accuracy of the networks of a supernet on one split."""
     shape = supernet.space.config.input_shape
-    return Judge(
+    return SupernetEvaluator(
         supernet,
-        eval_batches(data, shape, split=split, workers=workers),
+        make_eval_loader(data, shape, split=split, workers=workers),
         checkpoint_id=checkpoint_id,
         split_id=f"{data.fingerprint} {split}",
-        recalibration=calibration(data, shape),
+        recalibration=calibration_batches(data, shape),
         cache=cache,
         device=device,
         keep_hits=keep_hits,
     )
 
 
-def eval_batches(data: Data, shape: tuple[int, int, int], *, split: Split, workers: int = 0) -> EvalBatches:
+def make_eval_loader(data: DataSplits, shape: tuple[int, int, int], *, split: Split, workers: int = 0) -> EvalLoader:
     """The pictures of a split."""
     images = data.heldout if split == "heldout" else data.test
     assert images is not None
-    return EvalBatches(images, image_shape=shape, batch_size=_BATCH_SIZE, workers=workers)
+    return EvalLoader(images, image_shape=shape, batch_size=_BATCH_SIZE, workers=workers)
 
 
-def calibration(data: Data, shape: tuple[int, int, int]) -> Iterable[Batch]:
+def calibration_batches(data: DataSplits, shape: tuple[int, int, int]) -> Iterable[Batch]:
     """Training pictures as they are, always the same."""
     plain = AugmentConfig(crop="none", scale=(1.0, 1.0), flip=0.0)
-    batches = TrainBatches(data.train, augment=plain, image_shape=shape, batch_size=_CALIBRATION_SIZE, seed=0)
+    batches = TrainLoader(data.train, augment=plain, image_shape=shape, batch_size=_CALIBRATION_SIZE, seed=0)
     return _Repeated(batches)
 
 
@@ -79,7 +79,7 @@ def weights_digest(path: Path) -> str:
 class _Repeated:
     """The first batches of an epoch, as often as they are asked for."""
 
-    def __init__(self, batches: TrainBatches) -> None:
+    def __init__(self, batches: TrainLoader) -> None:
         self._batches = batches
 
     def __iter__(self) -> Any:
@@ -89,7 +89,7 @@ class _Repeated:
 _ID = re.compile(r"[0-9a-f]{12,}", re.IGNORECASE)
 
 
-def named_arch(
+def resolve_arch(
     space: AnySpace, given: str, run: Path | None, *, command: str, others: Iterable[Candidate] = ()
 ) -> Arch:
     """The network that is given as for `find_arch`, or by the first 12 digits of its id or more.
@@ -114,7 +114,7 @@ def _known(space: AnySpace, run: Path | None, others: Iterable[Candidate]) -> It
     named = (space.smallest(), space.largest(), *space.published.values())
     for candidate in (*space.candidates(space.encode(named)), *others):
         yield candidate.arch_id, candidate.arch
-    file = None if run is None else run / ACCURACIES
+    file = None if run is None else run / ACCURACIES_FILE
     if file is not None and file.is_file():
         for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
             row = parse_json(line, source=f"{file}, line {number}")

@@ -21,19 +21,19 @@ from hwnas.space.arch import Arch
 from hwnas.supernet.batch_norm import recalibrate
 from hwnas.supernet.network import Network
 from hwnas.supernet.supernet import AnySupernet
-from hwnas.train.data.loader import Batch, EvalBatches
-from hwnas.train.prefix_tree import KeptValues, Lineage, Tree
+from hwnas.train.data.loader import Batch, EvalLoader
+from hwnas.train.prefix_tree import Lineage, PrefixCache, PrefixTree
 
 Precision = Literal["fp32", "bf16"]
 Hits = NDArray[np.bool_]
 
-ARCHS_PER_PASS = 64
+NETWORKS_PER_PASS = 64
 """Networks that are judged in one pass over the pictures, at most."""
 
 NETWORKS_BYTES = 1 << 30
 """And no more than have this many bytes of weights, but for the last of them."""
 
-KEPT_BYTES = 1 << 30
+CACHE_BYTES = 1 << 30
 """Decoded pictures are kept between calls where they take no more than this; what the first segments make of them too,
 as far as there is room in as many bytes."""
 
@@ -55,7 +55,7 @@ class Accuracy:
     """Whether the first guess was right, picture by picture, where it was asked for."""
 
 
-class Judge:
+class SupernetEvaluator:
     """The accuracy of sub-networks with inherited weights, each computed once.
 
     The first segments that networks have in common run once for all of them. A network with batch norms runs by itself
@@ -67,7 +67,7 @@ class Judge:
     def __init__(
         self,
         supernet: AnySupernet,
-        heldout: EvalBatches,
+        heldout: EvalLoader,
         *,
         checkpoint_id: str,
         split_id: str,
@@ -81,12 +81,12 @@ class Judge:
         self.batches = _Kept(heldout)
         self.device, self.precision, self.keep_hits = torch.device(device), _known(precision), keep_hits
         self._recalibration = recalibration
-        self._values = KeptValues(KEPT_BYTES if self.batches.fits else 0)
+        self._values = PrefixCache(CACHE_BYTES if self.batches.fits else 0)
         self._numbers: dict[Hashable, int] = {}
         key = {"checkpoint": checkpoint_id, "split": split_id, "precision": precision}
-        self._memo = Memo(cache, key=key)
+        self._memo = AccuracyCache(cache, key=key)
 
-    def judge(self, archs: Sequence[Arch]) -> list[Accuracy]:
+    def evaluate(self, archs: Sequence[Arch]) -> list[Accuracy]:
         """The accuracies in the order of the networks; new ones are judged in few passes over the pictures."""
         space = self.supernet.space
         ids = [candidate.arch_id for candidate in space.candidates(space.encode(archs))]
@@ -97,7 +97,7 @@ class Judge:
                 self._memo.add(accuracy.arch_id, {**_row(accuracy), "arch": arch})
         return [_accuracy(id_, self._memo.get(id_), keep_hits=self.keep_hits) for id_ in ids]
 
-    def _judged(self, networks: Tree) -> list[Accuracy]:
+    def _judged(self, networks: PrefixTree) -> list[Accuracy]:
         return _judged(
             networks, self.batches, self.device, self.precision, keep_hits=self.keep_hits, values=self._values
         )
@@ -106,18 +106,18 @@ class Judge:
         row = self._memo.get(arch_id)
         return None if row is None or (self.keep_hits and "hits" not in row) else row
 
-    def _groups(self, archs: Mapping[str, Arch]) -> Iterator[Tree]:
+    def _groups(self, archs: Mapping[str, Arch]) -> Iterator[PrefixTree]:
         """The networks by id, as many at once as one pass judges."""
-        tree = Tree()
+        tree = PrefixTree()
         for id_, arch in archs.items():
             network = self._network(arch)
             if _has_batch_norms(network):
                 tree.add(id_, (id_,), [network])
             else:
                 tree.add(id_, self._lineage(arch), list(network.segments().values()))
-            if len(tree) == ARCHS_PER_PASS or tree.nbytes > NETWORKS_BYTES:
+            if len(tree) == NETWORKS_PER_PASS or tree.nbytes > NETWORKS_BYTES:
                 yield tree
-                tree = Tree()
+                tree = PrefixTree()
         if len(tree):
             yield tree
 
@@ -140,7 +140,7 @@ class Judge:
         return (batch.images.to(self.device) for batch in self._recalibration)
 
 
-def judge_module(
+def evaluate_module(
     module: nn.Module,
     batches: Iterable[Batch],
     *,
@@ -153,7 +153,7 @@ def judge_module(
     modes = [(part, part.training) for part in module.modules()]
     module.to(device).eval()
     try:
-        alone = Tree()
+        alone = PrefixTree()
         alone.add(name, (name,), [module])
         return _judged(alone, batches, torch.device(device), _known(precision), keep_hits=keep_hits)[0]
     finally:
@@ -164,9 +164,9 @@ def judge_module(
 class _Kept:
     """Batches that are decoded once where they fit into memory."""
 
-    def __init__(self, batches: EvalBatches) -> None:
+    def __init__(self, batches: EvalLoader) -> None:
         self._source: Iterable[Batch] = batches
-        self.fits = len(batches.images) * 4 * int(np.prod(batches.image_shape)) <= KEPT_BYTES
+        self.fits = len(batches.images) * 4 * int(np.prod(batches.image_shape)) <= CACHE_BYTES
 
     def __iter__(self) -> Iterator[Batch]:
         if self.fits and not isinstance(self._source, list):
@@ -209,13 +209,13 @@ class _Tally:
 
 
 def _judged(
-    networks: Tree,
+    networks: PrefixTree,
     batches: Iterable[Batch],
     device: torch.device,
     precision: Precision,
     *,
     keep_hits: bool,
-    values: KeptValues | None = None,
+    values: PrefixCache | None = None,
 ) -> list[Accuracy]:
     """One pass over the pictures with all of these networks, which are in eval mode."""
     tallies = {name: _Tally(name) for name in networks.names}
@@ -259,7 +259,7 @@ def _accuracy(arch_id: str, row: Mapping[str, Any] | None, *, keep_hits: bool) -
     return Accuracy(arch_id=arch_id, hits=hits, **figures)
 
 
-class Memo:
+class AccuracyCache:
     """Rows by name under one key; a last line that was cut off by a kill is dropped. One process writes at a time."""
 
     def __init__(self, path: Path | None, *, key: Mapping[str, str]) -> None:

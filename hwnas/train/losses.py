@@ -7,19 +7,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hwnas.train.mixing import Mixed
+from hwnas.train.mixing import MixedBatch
 from hwnas.train.recipe import TeacherConfig
 
 
 @dataclass(frozen=True)
-class Lesson:
+class Microbatch:
     """One part of a step: pictures with labels, and a teacher's logits for them, if there is one."""
 
-    mixed: Mixed
+    mixed: MixedBatch
     answers: Tensor | None = None
 
 
-def supervised(output: Any, lesson: Lesson, teacher: TeacherConfig) -> Tensor:
+def supervised_loss(output: Any, lesson: Microbatch, teacher: TeacherConfig) -> Tensor:
     """The loss on labels, together with those of patches and a teacher's where there are any."""
     logits, patch_logits = parts(output)
     loss = F.cross_entropy(logits.float(), lesson.mixed.targets)
@@ -30,16 +30,16 @@ def supervised(output: Any, lesson: Lesson, teacher: TeacherConfig) -> Tensor:
     return loss
 
 
-def distilled(output: Any, answers: Any, *, temperature: float) -> Tensor:
+def distillation_loss(output: Any, answers: Any, *, temperature: float) -> Tensor:
     """The loss of a network that learns all that another one answers, patches included."""
     pairs = zip(parts(output), parts(answers), strict=True)
     losses = [
-        divergence(one, two, temperature=temperature) for one, two in pairs if one is not None and two is not None
+        kl_divergence(one, two, temperature=temperature) for one, two in pairs if one is not None and two is not None
     ]
     return torch.stack(losses).sum()
 
 
-def divergence(logits: Tensor, answers: Tensor, *, temperature: float) -> Tensor:
+def kl_divergence(logits: Tensor, answers: Tensor, *, temperature: float) -> Tensor:
     """Kullback-Leibler divergence from the answers, both softened.
 
     Times the temperature squared, so that gradients keep their size (Hinton et al. 2015).
@@ -57,10 +57,10 @@ def parts(output: Any) -> tuple[Tensor, Tensor | None]:
 def _taught(logits: Tensor, answers: Tensor, teacher: TeacherConfig) -> Tensor:
     if teacher.labels == "hard":
         return F.cross_entropy(logits.float(), answers.argmax(-1), label_smoothing=teacher.smoothing)
-    return divergence(logits, answers, temperature=teacher.temperature)
+    return kl_divergence(logits, answers, temperature=teacher.temperature)
 
 
-def _patch_loss(patch_logits: Tensor, mixed: Mixed) -> Tensor:
+def _patch_loss(patch_logits: Tensor, mixed: MixedBatch) -> Tensor:
     targets = mixed.patch_targets
     if targets is None:
         targets = mixed.targets[:, None].expand(-1, patch_logits.shape[1], -1)

@@ -23,7 +23,7 @@ class Interrupted(KeyboardInterrupt):
     """A signal has stopped a training after its state was saved; the message says how to go on."""
 
 
-class Stop:
+class StopRequest:
     """Whether a signal has asked for the end."""
 
     def __init__(self) -> None:
@@ -31,9 +31,9 @@ class Stop:
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[Stop]:
+def stop_on_signals() -> Iterator[StopRequest]:
     """Within it, the first SIGINT or SIGTERM asks for the end; a second one has its usual effect."""
-    stop = Stop()
+    stop = StopRequest()
     if threading.current_thread() is not threading.main_thread():  # handlers can only be set there
         yield stop
         return

@@ -20,12 +20,12 @@ _CPU_ALLOCATOR = "can't allocate memory"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Need:
+class MemoryEstimate:
     """The memory of a training on one device, as its shapes say."""
 
     state_bytes: int
     """Of weights, gradients and what the optimizer keeps."""
-    picture_bytes: int
+    activation_bytes: int
     """Of one picture in the largest network, forward for backward."""
     pictures: int
     """At once."""
@@ -35,7 +35,7 @@ class Need:
     @property
     def total_bytes(self) -> int:
         """All of it."""
-        return self.state_bytes + self.pictures * self.picture_bytes
+        return self.state_bytes + self.pictures * self.activation_bytes
 
     @property
     def fits(self) -> bool:
@@ -43,18 +43,18 @@ class Need:
         return self.free_bytes is None or self.total_bytes <= self.free_bytes
 
 
-def needed(config: TrainConfig, model: nn.Module, world: World) -> Need:
+def estimate_memory(config: TrainConfig, model: nn.Module, world: World) -> MemoryEstimate:
     """What a training will need, before its first step."""
     recipe = config.recipe
-    return Need(
+    return MemoryEstimate(
         state_bytes=state_bytes(model, recipe),
-        picture_bytes=picture_bytes(model, recipe, input_shape=config.image_shape),
-        pictures=recipe.part_size(world.size),
+        activation_bytes=activation_bytes(model, recipe, input_shape=config.image_shape),
+        pictures=recipe.microbatch_size(world.size),
         free_bytes=_free_bytes(world),
     )
 
 
-def warning(need: Need, recipe: Recipe) -> str | None:
+def memory_warning(need: MemoryEstimate, recipe: Recipe) -> str | None:
     """What to tell before a training that will hardly fit; None: it fits.
 
     Weights that do not fit are an error at once. Shapes say less exactly what the rest needs: it is tried.
@@ -66,13 +66,13 @@ def warning(need: Need, recipe: Recipe) -> str | None:
     if need.state_bytes > need.free_bytes:
         message = "weights, gradients and what the optimizer keeps must fit into memory"
         raise InputError(message, got=f"{megabytes[2]}, of which {megabytes[1]} are free", hint="a smaller space")
-    room = (need.free_bytes - need.state_bytes) // max(1, need.picture_bytes)
-    hint = _smaller(recipe, most=room * recipe.part_size(1) // need.pictures) or "a smaller --batch"
+    room = (need.free_bytes - need.state_bytes) // max(1, need.activation_bytes)
+    hint = _smaller(recipe, most=room * recipe.microbatch_size(1) // need.pictures) or "a smaller --batch"
     return f"needs about {megabytes[0]} of memory, {megabytes[1]} are free; try {hint}"
 
 
 @contextmanager
-def told_when_full(config: TrainConfig, world: World | None = None) -> Iterator[None]:
+def explain_out_of_memory(config: TrainConfig, world: World | None = None) -> Iterator[None]:
     """Within it, memory that runs out is an error that says how to need less, on a CPU too."""
     try:
         if (world or World()).device.type == "cpu":
@@ -105,7 +105,7 @@ def _smaller(recipe: Recipe, *, most: int | None = None) -> str | None:
     """The setting with the next smaller part of a step that can be had, of at most so many pictures."""
     for parts in range(recipe.accumulate + 1, recipe.batch_size + 1):
         try:
-            at_once = replace(recipe, accumulate=parts).part_size(1)
+            at_once = replace(recipe, accumulate=parts).microbatch_size(1)
         except InputError:
             continue
         if most is None or at_once <= most:
@@ -127,7 +127,7 @@ def state_bytes(model: nn.Module, recipe: Recipe) -> int:
     return held * (2 if recipe.ema.decay else 1) + trained * (1 + moments)
 
 
-def picture_bytes(model: nn.Module, recipe: Recipe, *, input_shape: tuple[int, int, int]) -> int:
+def activation_bytes(model: nn.Module, recipe: Recipe, *, input_shape: tuple[int, int, int]) -> int:
     """What the backward of one picture through the largest network of a model needs from its forward.
 
     The model and the generators are afterwards as they were.

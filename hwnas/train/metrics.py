@@ -13,7 +13,7 @@ _BOARD = "tensorboard"
 _SHOWN = ("loss", "lr", "images_per_s", "grad_norm")
 
 
-class Metrics:
+class MetricsWriter:
     """One line of JSON for each step, and the same for TensorBoard where that is installed.
 
     Lines of steps after `step` are removed: a training that goes on from there writes them again.

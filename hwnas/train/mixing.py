@@ -10,11 +10,11 @@ from torch import Tensor
 
 from hwnas.errors import InputError
 from hwnas.train.recipe import MixConfig
-from hwnas.train.seeds import numpy_seeded
+from hwnas.train.seeds import seeded_numpy
 
 
 @dataclass(frozen=True)
-class Mixed:
+class MixedBatch:
     """Pictures and what they show: B of them, P patches each, C classes."""
 
     images: Tensor
@@ -24,7 +24,7 @@ class Mixed:
     """(B, P, C); None: every patch shows what its picture shows."""
 
 
-Mixer = Callable[[Tensor, Tensor, np.random.Generator], Mixed]
+Mixer = Callable[[Tensor, Tensor, np.random.Generator], MixedBatch]
 """Pictures and labels to mixed ones, a function of the generator; the pictures given are not changed."""
 
 
@@ -40,11 +40,15 @@ def make_mixer(config: MixConfig, *, num_classes: int, patches: int | None = Non
     return partial(_plain, config=config, num_classes=num_classes)
 
 
-def _plain(images: Tensor, labels: Tensor, rng: np.random.Generator, *, config: MixConfig, num_classes: int) -> Mixed:
-    return Mixed(images, _targets(labels, config, num_classes))
+def _plain(
+    images: Tensor, labels: Tensor, rng: np.random.Generator, *, config: MixConfig, num_classes: int
+) -> MixedBatch:
+    return MixedBatch(images, _targets(labels, config, num_classes))
 
 
-def _mixed(images: Tensor, labels: Tensor, rng: np.random.Generator, *, config: MixConfig, num_classes: int) -> Mixed:
+def _mixed(
+    images: Tensor, labels: Tensor, rng: np.random.Generator, *, config: MixConfig, num_classes: int
+) -> MixedBatch:
     from timm.data.mixup import Mixup
 
     mixup = Mixup(  # type: ignore[no-untyped-call]
@@ -55,19 +59,19 @@ def _mixed(images: Tensor, labels: Tensor, rng: np.random.Generator, *, config: 
         label_smoothing=config.smoothing,
         num_classes=num_classes,
     )
-    with numpy_seeded(rng):
-        return Mixed(*mixup(images.clone(), labels))
+    with seeded_numpy(rng):
+        return MixedBatch(*mixup(images.clone(), labels))
 
 
 def _token_mixed(
     images: Tensor, labels: Tensor, rng: np.random.Generator, *, config: MixConfig, num_classes: int, patches: int
-) -> Mixed:
+) -> MixedBatch:
     """The first half with rectangles of patches swapped, the second half mixed up."""
     targets = _targets(labels, config, num_classes)
     half = len(images) // 2
     swapped = _swapped(images[:half], targets[:half], rng, alpha=config.cutmix, patches=patches)
     blended = _blended(images[half:], targets[half:], rng, alpha=config.mixup, patches=patches)
-    return Mixed(*(torch.cat(pair) for pair in zip(swapped, blended, strict=True)))
+    return MixedBatch(*(torch.cat(pair) for pair in zip(swapped, blended, strict=True)))
 
 
 def _swapped(
@@ -76,7 +80,7 @@ def _swapped(
     from timm.data.mixup import rand_bbox
 
     others = torch.as_tensor(rng.permutation(len(images)), device=images.device)
-    with numpy_seeded(rng):
+    with seeded_numpy(rng):
         top, bottom, left, right = rand_bbox(  # type: ignore[no-untyped-call]
             (patches, patches), rng.beta(alpha, alpha)
         )

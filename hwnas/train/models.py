@@ -28,27 +28,27 @@ _TOKENS = ("class_token", "position", "cls_token", "pos_embed")
 """Parameters that are added to tokens or stand among them, by the last part of their name; timm's names too."""
 
 
-def fresh_supernet(space: AnySpace, recipe: Recipe, *, seed: int) -> AnySupernet:
+def build_supernet(space: AnySpace, recipe: Recipe, *, seed: int) -> AnySupernet:
     """A supernet of a space as a recipe wants it."""
     config = supernet_config(space, recipe)
     with _seeded(seed):
         supernet = make_supernet(space, config)
-        initialise(supernet, recipe.initialisation)
+        initialize_weights(supernet, recipe.initialisation)
     return supernet
 
 
-def fresh_network(space: AnySpace, arch: Arch, recipe: Recipe, *, seed: int) -> Network:
+def build_network(space: AnySpace, arch: Arch, recipe: Recipe, *, seed: int) -> Network:
     """A network of a space with fresh weights, as a recipe wants it."""
     with torch.device("meta"):
         supernet = make_supernet(space, supernet_config(space, recipe))
     outline = supernet.outline(arch, **_patch_options(supernet, recipe))
     with _seeded(seed):
         network = Network(outline, input_shape=space.config.input_shape)
-        initialise(network, recipe.initialisation)
+        initialize_weights(network, recipe.initialisation)
     return network
 
 
-def continued_supernet(
+def adapt_supernet(
     held: AnySupernet, space: AnySpace, recipe: Recipe, *, seed: int
 ) -> tuple[AnySupernet, tuple[str, ...]]:
     """A supernet with the weights and the sharing of another one, for a space of other images or classes too.
@@ -58,12 +58,12 @@ def continued_supernet(
     config = replace(held.config, drop_path=recipe.regularisation.drop_path)
     with _seeded(seed):
         supernet = make_supernet(space, config)
-        initialise(supernet, recipe.initialisation)
+        initialize_weights(supernet, recipe.initialisation)
     fresh = carry_over(held.shared.state_dict(), supernet.shared)
     return supernet, fresh
 
 
-def inherited_network(supernet: AnySupernet, arch: Arch, recipe: Recipe) -> Network:
+def inherit_network(supernet: AnySupernet, arch: Arch, recipe: Recipe) -> Network:
     """A network with the weights that a supernet has for it, and the stochastic depth of the recipe."""
     view = make_supernet(supernet.space, replace(supernet.config, drop_path=recipe.regularisation.drop_path))
     view.load_state_dict(supernet.state_dict())
@@ -71,16 +71,16 @@ def inherited_network(supernet: AnySupernet, arch: Arch, recipe: Recipe) -> Netw
     return network
 
 
-def timm_network(name: str, recipe: Recipe, *, image_size: int, num_classes: int, seed: int) -> nn.Module:
+def build_timm_model(name: str, recipe: Recipe, *, image_size: int, num_classes: int, seed: int) -> nn.Module:
     """A model of timm with fresh weights for these images and classes."""
     drop_path = recipe.regularisation.drop_path
     with _seeded(seed):
-        model = create_timm(name, image_size=image_size, num_classes=num_classes, drop_path_rate=drop_path)
-        initialise(model, recipe.initialisation)
+        model = create_timm_model(name, image_size=image_size, num_classes=num_classes, drop_path_rate=drop_path)
+        initialize_weights(model, recipe.initialisation)
     return model
 
 
-def create_timm(name: str, *, image_size: int, num_classes: int, **options: Any) -> nn.Module:
+def create_timm_model(name: str, *, image_size: int, num_classes: int, **options: Any) -> nn.Module:
     """A model of timm by its name, with or without `timm:`, for these images and classes."""
     import timm
 
@@ -116,7 +116,7 @@ def supernet_config(space: AnySpace, recipe: Recipe) -> SupernetConfig:
 
 
 @torch.no_grad()
-def initialise(model: nn.Module, config: InitialisationConfig) -> None:
+def initialize_weights(model: nn.Module, config: InitialisationConfig) -> None:
     """Draw weights by their fan-in from torch's generator, if the config says so; published ones are there already."""
     if config.weights == "published":
         return

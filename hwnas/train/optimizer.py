@@ -68,8 +68,8 @@ def parameter_groups(model: nn.Module, config: OptimiserConfig) -> list[dict[str
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     if not trained:
         raise InputError("a model must have weights to train", got="none")
-    decayed = [parameter for name, parameter in trained if not is_exempt(name, parameter.ndim, config)]
-    exempt = [parameter for name, parameter in trained if is_exempt(name, parameter.ndim, config)]
+    decayed = [parameter for name, parameter in trained if not is_exempt_from_decay(name, parameter.ndim, config)]
+    exempt = [parameter for name, parameter in trained if is_exempt_from_decay(name, parameter.ndim, config)]
     groups = [
         {"params": decayed, "weight_decay": config.weight_decay},
         {"params": exempt, "weight_decay": 0.0},
@@ -77,7 +77,7 @@ def parameter_groups(model: nn.Module, config: OptimiserConfig) -> list[dict[str
     return [group for group in groups if group["params"]]
 
 
-def is_exempt(name: str, axes: int, config: OptimiserConfig) -> bool:
+def is_exempt_from_decay(name: str, axes: int, config: OptimiserConfig) -> bool:
     """Whether a parameter is spared weight decay."""
     last = name.rpartition(".")[2]
     return axes <= 1 or last == "bias" or last in config.exempt
@@ -101,7 +101,7 @@ def make_schedule(optimizer: Optimizer, recipe: Recipe, *, steps_per_epoch: int)
     return schedule  # type: ignore[no-any-return]
 
 
-def make_average(model: nn.Module, config: EmaConfig) -> "ModelEmaV3 | None":
+def make_ema(model: nn.Module, config: EmaConfig) -> "ModelEmaV3 | None":
     """The moving average of a model, if there is to be one."""
     if not config.decay:
         return None

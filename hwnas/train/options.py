@@ -15,8 +15,8 @@ from hwnas.space.lookup import adapted, find_arch
 from hwnas.space.space import AnySpace
 from hwnas.supernet.store import load_supernet
 from hwnas.train.data.sources import DataConfig
-from hwnas.train.evaluation import named_arch, weights_digest
-from hwnas.train.presets import chosen_recipe
+from hwnas.train.evaluation import resolve_arch, weights_digest
+from hwnas.train.presets import resolve_recipe
 from hwnas.train.recipe import Recipe
 from hwnas.train.weights import SUPERNET, weights_file
 
@@ -94,15 +94,15 @@ class TrainConfig:
         """Channels, height and width."""
         return self.channels, self.image_size, self.image_size
 
-    def chosen_space(self) -> AnySpace:
+    def get_space(self) -> AnySpace:
         """The space at the size and the classes of this training."""
         assert self.space is not None
         return adapted(SPACES.get(self.space), image_size=self.image_size, num_classes=self.num_classes)
 
-    def chosen_arch(self) -> Arch:
+    def get_arch(self) -> Arch:
         """The network of the space."""
         assert self.arch is not None
-        return find_arch(self.chosen_space(), self.arch)
+        return find_arch(self.get_space(), self.arch)
 
 
 def resolved(options: TrainOptions, *, num_classes: int) -> TrainConfig:
@@ -112,12 +112,12 @@ def resolved(options: TrainOptions, *, num_classes: int) -> TrainConfig:
     arch = None
     if options.arch is not None:
         assert space is not None
-        found = named_arch(space, options.arch, options.supernet, command="--space {space} --arch {arch}")
+        found = resolve_arch(space, options.arch, options.supernet, command="--space {space} --arch {arch}")
         (canonical,) = space.decode(space.encode([found]))
         arch = canonical_json(canonical.to_mapping())
     return TrainConfig(
-        data=data_config(options),
-        recipe=chosen_recipe(
+        data=resolve_data_config(options),
+        recipe=resolve_recipe(
             space=space,
             one_network=options.arch is not None or options.model is not None,
             name=options.recipe,
@@ -140,7 +140,7 @@ def resolved(options: TrainOptions, *, num_classes: int) -> TrainConfig:
     )
 
 
-def require_same_weights(config: TrainConfig) -> None:
+def require_unchanged_weights(config: TrainConfig) -> None:
     """The files that a training began with must hold what they held then."""
     supernet = None if config.supernet is None else weights_digest(supernet_file(config.supernet))
     for option, file, before, now in (
@@ -167,10 +167,10 @@ def _absolute_teacher(teacher: TeacherOptions) -> TeacherOptions:
     return replace(teacher, name=name, checkpoint=checkpoint)
 
 
-def data_config(options: TrainOptions) -> DataConfig:
+def resolve_data_config(options: TrainOptions) -> DataConfig:
     """Which pictures, and how they are split: as they are in the run that the weights are from, if it has them."""
     known = _data_of_run(options.supernet)
-    name = options.data if options.data is None else absolute_name(options.data)
+    name = options.data if options.data is None else absolute_data_name(options.data)
     if known is not None and name in (None, known.name):
         return _same_split(known, options)
     if name is None:
@@ -206,7 +206,7 @@ def _with_limits(config: DataConfig, options: TrainOptions) -> DataConfig:
     return replace(config, **given)
 
 
-def absolute_name(name: str) -> str:
+def absolute_data_name(name: str) -> str:
     """A name, or the whole path of what is there, so that the run can be used from any folder."""
     path = Path(name)
     return str(path.resolve()) if len(path.parts) > 1 or path.is_absolute() or path.is_dir() else name
@@ -218,13 +218,13 @@ def image_shape(options: TrainOptions) -> tuple[int, int, int]:
     return channels, size, size
 
 
-def default_out(options: TrainOptions) -> Path:
+def default_run_folder(options: TrainOptions) -> Path:
     """A new folder under `runs`."""
     what = (options.model or options.space or "network").removeprefix(_TIMM)
     return Path("runs") / f"train-{what}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
 
 
-def require_consistent(options: TrainOptions) -> None:
+def validate_options(options: TrainOptions) -> None:
     """What is asked for must go together."""
     if options.model is not None and (options.arch is not None or options.supernet is not None):
         raise UsageError("--model trains a model of timm and goes with neither --arch nor --supernet")

@@ -18,7 +18,7 @@ Values = Any
 
 
 @dataclass(eq=False)
-class Node:
+class PrefixNode:
     """A segment behind other segments."""
 
     segment: nn.Module
@@ -26,10 +26,10 @@ class Node:
     """This segment and those before it."""
     names: list[str] = field(default_factory=list)
     """Networks that end here."""
-    children: dict[Hashable, "Node"] = field(default_factory=dict)
+    children: dict[Hashable, "PrefixNode"] = field(default_factory=dict)
 
 
-class KeptValues:
+class PrefixCache:
     """Values behind segments by (batch, lineage), no more than a number of bytes; deep ones go before shallow ones.
 
     The fewer segments stand before a value, the more networks of a space begin with them.
@@ -63,11 +63,11 @@ class KeptValues:
         return True
 
 
-class Tree:
+class PrefixTree:
     """Networks with their first segments in common."""
 
     def __init__(self) -> None:
-        self.roots: dict[Hashable, Node] = {}
+        self.roots: dict[Hashable, PrefixNode] = {}
         self.names: list[str] = []
         self.nbytes = 0
         """Of the weights."""
@@ -81,7 +81,7 @@ class Tree:
         children, node = self.roots, None
         for depth, (segment, origin) in enumerate(zip(segments, lineage, strict=True), start=1):
             if origin not in children:
-                children[origin] = Node(segment, lineage[:depth])
+                children[origin] = PrefixNode(segment, lineage[:depth])
                 self.nbytes += sum(weight.nbytes for weight in segment.parameters())
             node = children[origin]
             children = node.children
@@ -89,7 +89,7 @@ class Tree:
         node.names.append(name)
         self.names.append(name)
 
-    def run(self, images: Tensor, *, batch: int = 0, kept: KeptValues | None = None) -> Iterator[tuple[str, Values]]:
+    def run(self, images: Tensor, *, batch: int = 0, kept: PrefixCache | None = None) -> Iterator[tuple[str, Values]]:
         """The output of every network, each as it is done."""
         waiting = [(node, images) for node in reversed(self.roots.values())]
         while waiting:
@@ -98,7 +98,7 @@ class Tree:
             yield from ((name, values) for name in node.names)
             waiting.extend((child, values) for child in reversed(node.children.values()))
 
-    def _behind(self, node: Node, inputs: Values, batch: int, kept: KeptValues | None) -> Values:
+    def _behind(self, node: PrefixNode, inputs: Values, batch: int, kept: PrefixCache | None) -> Values:
         values = None if kept is None else kept.get(batch, node.lineage)
         if values is None:
             values = node.segment(inputs)

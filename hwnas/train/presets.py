@@ -16,8 +16,8 @@ from hwnas.train.recipe import (
     RegularisationConfig,
     ScheduleConfig,
     StrategyConfig,
-    overridden,
     with_file,
+    with_overrides,
 )
 from hwnas.train.sampling import SamplingConfig
 
@@ -154,7 +154,7 @@ def default_recipe(space: AnySpace) -> str:
     return RECIPES.resolve(space.family.partition("-")[0])
 
 
-def for_network(recipe: Recipe, *, patches: bool = False) -> Recipe:
+def single_network_recipe(recipe: Recipe, *, patches: bool = False) -> Recipe:
     """The recipe for one network of its own: nothing is sampled; without a classifier of patches unless `patches`."""
     mix = recipe.mix if patches else replace(recipe.mix, token_mixup=False)
     return replace(
@@ -171,7 +171,7 @@ _REFERENCE = "autoformer"
 """The recipe of a model that belongs to no space: DeiT's."""
 
 
-def chosen_recipe(
+def resolve_recipe(
     *,
     space: AnySpace | None,
     one_network: bool,
@@ -192,8 +192,8 @@ def chosen_recipe(
         recipe = with_epochs(recipe, epochs)
     if batch_size is not None:
         recipe = replace(recipe, batch_size=batch_size)
-    recipe = overridden(recipe, changes or {})
-    return for_network(recipe, patches=recipe.regularisation.patch_loss) if one_network else recipe
+    recipe = with_overrides(recipe, changes or {})
+    return single_network_recipe(recipe, patches=recipe.regularisation.patch_loss) if one_network else recipe
 
 
 def with_epochs(recipe: Recipe, epochs: int) -> Recipe:

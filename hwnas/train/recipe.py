@@ -200,7 +200,7 @@ class Recipe:
             got = f"{self.schedule.warmup_epochs} of {self.epochs}"
             raise InputError(message, got=got, hint=f"schedule.warmup_epochs={(self.epochs - 1) // 4}")
 
-    def part_size(self, world_size: int) -> int:
+    def microbatch_size(self, world_size: int) -> int:
         """The pictures that one process takes at once."""
         parts = world_size * self.accumulate
         size = self.batch_size // parts
@@ -211,7 +211,7 @@ class Recipe:
         return size
 
 
-def overridden(recipe: Recipe, changes: Mapping[str, str]) -> Recipe:
+def with_overrides(recipe: Recipe, changes: Mapping[str, str]) -> Recipe:
     """The recipe with values changed by dotted keys: `{"optimiser.lr": "1e-3"}`."""
     tables = to_mapping(recipe)
     for key, text in changes.items():
@@ -236,13 +236,13 @@ def with_file(recipe: Recipe, path: Path) -> Recipe:
     return from_mapping(Recipe, _merged(to_mapping(recipe), tables))
 
 
-def differences(recipe: Mapping[str, Any], other: Mapping[str, Any], *, prefix: str = "") -> dict[str, tuple[Any, Any]]:
+def diff_tables(recipe: Mapping[str, Any], other: Mapping[str, Any], *, prefix: str = "") -> dict[str, tuple[Any, Any]]:
     """Where two plain tables differ: both values by dotted key, None where there is none."""
     found: dict[str, tuple[Any, Any]] = {}
     for key in dict.fromkeys((*recipe, *other)):
         one, two = recipe.get(key), other.get(key)
         if isinstance(one, Mapping) and isinstance(two, Mapping):
-            found.update(differences(one, two, prefix=f"{prefix}{key}."))
+            found.update(diff_tables(one, two, prefix=f"{prefix}{key}."))
         elif one != two:
             found[f"{prefix}{key}"] = (one, two)
     return found

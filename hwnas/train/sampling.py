@@ -58,7 +58,7 @@ class Sampler(Protocol):
 
 
 @dataclass(frozen=True)
-class Uniform:
+class UniformSampler:
     """Every gene uniform over its choices."""
 
     space: AnySpace
@@ -69,7 +69,7 @@ class Uniform:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Widening:
+class WideningSampler:
     """ViT-ResNAS's way: choices from the widest on, each gene of each network taken from one shuffled list.
 
     The list of a gene holds min(1 + floor(epoch (n - 1) / epochs), n) of its n choices. That a block exists is a list
@@ -104,7 +104,7 @@ class Widening:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Identities:
+class IdentitySampler:
     """ViTAS's way: a slot is an identity with one probability, everything else uniform.
 
     Where identities are shifted to the end, their number is binomial and the depth what they leave over.
@@ -119,7 +119,7 @@ class Identities:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WithinBudget:
+class BudgetSampler:
     """What another sampler draws, drawn again until its MACs fit."""
 
     inner: Sampler
@@ -143,16 +143,16 @@ class WithinBudget:
 
 def make_sampler(space: AnySpace, config: SamplingConfig, *, seed: int) -> Sampler:
     """The sampler that a config describes; a probability of identities is searched here."""
-    sampler: Sampler = Uniform(space)
+    sampler: Sampler = UniformSampler(space)
     if config.widening_epochs or config.distinct:
-        sampler = Widening(space=space, epochs=config.widening_epochs, distinct=config.distinct)
+        sampler = WideningSampler(space=space, epochs=config.widening_epochs, distinct=config.distinct)
     if config.budget == "identity":
-        sampler = Identities(space=space, probability=_searched(space, config, seed=seed))
+        sampler = IdentitySampler(space=space, probability=_searched(space, config, seed=seed))
     elif config.identity:
         require_identities(space)
-        sampler = Identities(space=space, probability=config.identity)
+        sampler = IdentitySampler(space=space, probability=config.identity)
     if config.budget == "reject":
-        return WithinBudget(inner=sampler, space=space, macs_low=config.macs_low, macs_high=config.macs_high)
+        return BudgetSampler(inner=sampler, space=space, macs_low=config.macs_low, macs_high=config.macs_high)
     return sampler
 
 

@@ -20,7 +20,7 @@ def torch_seed(seed: int, purpose: str, *counters: int) -> int:
 
 
 @contextmanager
-def numpy_seeded(rng: np.random.Generator) -> Iterator[None]:
+def seeded_numpy(rng: np.random.Generator) -> Iterator[None]:
     """Within it, numpy's global generator is seeded from `rng`: timm's mixup knows no other."""
     before = np.random.get_state()  # noqa: NPY002
     np.random.seed(rng.integers(2**32))  # noqa: NPY002
@@ -65,7 +65,7 @@ def borrowed_generators() -> Iterator[None]:
         torch.set_rng_state(states[2])
 
 
-def seed_generators(*key: int) -> None:
+def seed_global_rng(*key: int) -> None:
     """Make the global generators a function of `key` alone; those of accelerators are left as they are."""
     words = np.random.SeedSequence(key).generate_state(3)
     random.seed(int(words[0]))

@@ -13,59 +13,59 @@ from hwnas.errors import InputError
 from hwnas.runs import write_atomic
 from hwnas.supernet.store import load_supernet
 from hwnas.supernet.supernet import AnySupernet, Supernet
-from hwnas.train.data.images import BadImages
-from hwnas.train.data.loader import TrainBatches
-from hwnas.train.data.sources import Data
+from hwnas.train.data.images import BadImageLog
+from hwnas.train.data.loader import TrainLoader
+from hwnas.train.data.sources import DataSplits
 from hwnas.train.distributed import World
 from hwnas.train.models import (
-    continued_supernet,
-    fresh_network,
-    fresh_supernet,
-    inherited_network,
-    timm_network,
+    adapt_supernet,
+    build_network,
+    build_supernet,
+    build_timm_model,
+    inherit_network,
 )
 from hwnas.train.options import TrainConfig, supernet_file
 from hwnas.train.recipe import Recipe
 from hwnas.train.teacher import load_teacher
-from hwnas.train.trainer import Loop, Outcome
+from hwnas.train.trainer import Trainer, TrainerResult
 from hwnas.train.weights import Origin, SpaceOrigin, TimmOrigin, save_weights
 
 RESULT = "result.json"
 _BAD_SHOWN = 20
 
-Judge = Callable[[AnySupernet], Mapping[str, float]]
+EvaluateSupernet = Callable[[AnySupernet], Mapping[str, float]]
 """The accuracies of a trained supernet's smallest and largest network by name, or whatever else is to be kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainResult:
+class SessionResult:
     """What a training came to."""
 
     weights: Path
     """The file."""
     average: bool
     """Whether the weights are the moving average rather than those of the last step."""
-    outcome: Outcome
+    outcome: TrainerResult
     accuracies: Mapping[str, float]
     """What the judge said."""
     bad_pictures: Sequence[str] = ()
     """Those that this process could not read and left out, since the training was begun or resumed."""
 
 
-def open_batches(
-    data: Data,
+def make_train_loader(
+    data: DataSplits,
     recipe: Recipe,
     *,
     image_shape: tuple[int, int, int],
     seed: int,
     workers: int = 0,
     world: World | None = None,
-    bad: BadImages | None = None,
-) -> TrainBatches:
+    bad: BadImageLog | None = None,
+) -> TrainLoader:
     """The training pictures in batches of the size that one process takes at once; unreadable ones go to `bad`."""
     world = world or World()
-    size = recipe.part_size(world.size)
-    batches = TrainBatches(
+    size = recipe.microbatch_size(world.size)
+    batches = TrainLoader(
         data.train,
         augment=recipe.augment,
         image_shape=image_shape,
@@ -82,46 +82,48 @@ def open_batches(
     return batches
 
 
-def train(loop: Loop, *, origin: Origin | None = None, judge: Judge | None = None, resume: bool = False) -> TrainResult:
+def run_training(
+    trainer: Trainer, *, origin: Origin | None = None, evaluate: EvaluateSupernet | None = None, resume: bool = False
+) -> SessionResult:
     """Run a training to its end, write the weights and the result, and judge a supernet.
 
     Where the recipe has a moving average, the model is left with it, and it is what is written and judged. All is
     written before the judge is asked, and the result once more with what it said.
     """
-    outcome = loop.run(resume=resume)
-    averaged = loop.take_average()
-    values = _values(loop, outcome, averaged=averaged)
-    path = loop.folder
-    if loop.world.leads:
-        path = save_weights(loop.model, loop.folder, origin)
-        _write_result(loop.folder, values)
+    outcome = trainer.run(resume=resume)
+    averaged = trainer.use_ema_weights()
+    values = _values(trainer, outcome, averaged=averaged)
+    path = trainer.folder
+    if trainer.world.is_main_process:
+        path = save_weights(trainer.model, trainer.folder, origin)
+        _write_result(trainer.folder, values)
     accuracies: Mapping[str, float] = {}
-    if judge is not None and isinstance(loop.model, Supernet):
-        loop.model.eval()
-        accuracies = judge(loop.model)
-        if loop.world.leads:
-            _write_result(loop.folder, {**values, "accuracies": dict(accuracies)})
-    loop.world.wait()
-    bad = tuple(_bad(loop).reasons)
-    return TrainResult(weights=path, average=averaged, outcome=outcome, accuracies=accuracies, bad_pictures=bad)
+    if evaluate is not None and isinstance(trainer.model, Supernet):
+        trainer.model.eval()
+        accuracies = evaluate(trainer.model)
+        if trainer.world.is_main_process:
+            _write_result(trainer.folder, {**values, "accuracies": dict(accuracies)})
+    trainer.world.wait()
+    bad = tuple(_bad(trainer).reasons)
+    return SessionResult(weights=path, average=averaged, outcome=outcome, accuracies=accuracies, bad_pictures=bad)
 
 
-def _values(loop: Loop, outcome: Outcome, *, averaged: bool) -> dict[str, Any]:
+def _values(trainer: Trainer, outcome: TrainerResult, *, averaged: bool) -> dict[str, Any]:
     """What the result holds; a training that had ended before keeps what it had."""
-    count = round(loop.world.mean([len(_bad(loop))])[0] * loop.world.size)
-    file = loop.folder / RESULT
+    count = round(trainer.world.mean([len(_bad(trainer))])[0] * trainer.world.size)
+    file = trainer.folder / RESULT
     if outcome.loss is None and file.exists():
         before = parse_json(file.read_text(encoding="utf-8"), source=str(file))
         if isinstance(before, dict):
             return before
     kind: Literal["average", "plain"] = "average" if averaged else "plain"
-    bad = {"bad_pictures": count, "first_bad_pictures": list(_bad(loop).reasons)[:_BAD_SHOWN]}
+    bad = {"bad_pictures": count, "first_bad_pictures": list(_bad(trainer).reasons)[:_BAD_SHOWN]}
     return {**asdict(outcome), "weights": kind, "accuracies": {}, **bad}
 
 
-def _bad(loop: Loop) -> BadImages:
-    bad = getattr(loop.batches, "bad", None)
-    return bad if isinstance(bad, BadImages) else BadImages()
+def _bad(trainer: Trainer) -> BadImageLog:
+    bad = getattr(trainer.batches, "bad", None)
+    return bad if isinstance(bad, BadImageLog) else BadImageLog()
 
 
 def _write_result(run: Path, values: Mapping[str, Any]) -> None:
@@ -129,7 +131,7 @@ def _write_result(run: Path, values: Mapping[str, Any]) -> None:
 
 
 @dataclass(frozen=True)
-class Start:
+class InitialModel:
     """A model as it is before the first step."""
 
     model: nn.Module
@@ -137,15 +139,15 @@ class Start:
     """What of given weights could not be used."""
 
 
-def make_model(config: TrainConfig) -> Start:
+def make_model(config: TrainConfig) -> InitialModel:
     """The model of a training, with fresh weights or those of a supernet."""
     if config.supernet is not None:
         return _continued(config)
     if config.model is not None:
-        return Start(_of_timm(config, config.model))
+        return InitialModel(_of_timm(config, config.model))
     if config.arch is None:
-        return Start(fresh_supernet(config.chosen_space(), config.recipe, seed=config.seed))
-    return Start(fresh_network(config.chosen_space(), config.chosen_arch(), config.recipe, seed=config.seed))
+        return InitialModel(build_supernet(config.get_space(), config.recipe, seed=config.seed))
+    return InitialModel(build_network(config.get_space(), config.get_arch(), config.recipe, seed=config.seed))
 
 
 def make_teacher(config: TrainConfig) -> nn.Module | None:
@@ -161,27 +163,27 @@ def make_teacher(config: TrainConfig) -> nn.Module | None:
     )
 
 
-def origin(config: TrainConfig) -> Origin | None:
+def weights_origin(config: TrainConfig) -> Origin | None:
     """Where a network of its own belongs."""
     if config.model is not None:
         return TimmOrigin(name=config.model, image_size=config.image_size, num_classes=config.num_classes)
     if config.arch is not None:
-        return SpaceOrigin(space=config.chosen_space(), arch=config.chosen_arch())
+        return SpaceOrigin(space=config.get_space(), arch=config.get_arch())
     return None
 
 
 def _of_timm(config: TrainConfig, name: str) -> nn.Module:
-    return timm_network(
+    return build_timm_model(
         name, config.recipe, image_size=config.image_size, num_classes=config.num_classes, seed=config.seed
     )
 
 
-def _continued(config: TrainConfig) -> Start:
+def _continued(config: TrainConfig) -> InitialModel:
     """A supernet, or a network of it, with given weights, at the images and classes of this training."""
     assert config.supernet is not None
     held = load_supernet(supernet_file(config.supernet))
-    supernet, fresh = continued_supernet(held, config.chosen_space(), config.recipe, seed=config.seed)
+    supernet, fresh = adapt_supernet(held, config.get_space(), config.recipe, seed=config.seed)
     notes = (f"drawn anew, for {config.num_classes} classes: {', '.join(fresh)}",) if fresh else ()
     if config.arch is None:
-        return Start(supernet, notes)
-    return Start(inherited_network(supernet, config.chosen_arch(), config.recipe), notes)
+        return InitialModel(supernet, notes)
+    return InitialModel(inherit_network(supernet, config.get_arch(), config.recipe), notes)

@@ -12,17 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from hwnas.supernet.sorting import sort_units
-from hwnas.train.checkpoint import Parts
+from hwnas.train.checkpoint import TrainState
 from hwnas.train.data.loader import Batch
 from hwnas.train.distributed import World
-from hwnas.train.losses import Lesson
+from hwnas.train.losses import Microbatch
 from hwnas.train.machine import autocast
 from hwnas.train.mixing import make_mixer
 from hwnas.train.models import num_classes_of, patches_per_side
-from hwnas.train.optimizer import make_average, make_optimizer, make_schedule
+from hwnas.train.optimizer import make_ema, make_optimizer, make_schedule
 from hwnas.train.recipe import Recipe
 from hwnas.train.seeds import generator, seed_torch, torch_seed
-from hwnas.train.strategies import Networks, make_strategy
+from hwnas.train.strategies import StepNetworks, make_strategy
 from hwnas.train.teacher import answers
 
 
@@ -61,21 +61,21 @@ class Stepper:
         self._mixer = make_mixer(recipe.mix, num_classes=num_classes_of(model), patches=patches_per_side(model))
         self._optimizer = make_optimizer(model, recipe.optimiser, batch_size=recipe.batch_size)
         self._schedule = make_schedule(self._optimizer, recipe, steps_per_epoch=steps_per_epoch)
-        self._average = make_average(model, recipe.ema)
+        self._average = make_ema(model, recipe.ema)
 
     @property
-    def parts(self) -> Parts:
+    def parts(self) -> TrainState:
         """What a checkpoint keeps."""
         average = None if self._average is None else self._average.module
-        return Parts(model=self.model, optimizer=self._optimizer, average=average)
+        return TrainState(model=self.model, optimizer=self._optimizer, average=average)
 
-    def networks(self, step: int) -> Networks:
+    def networks(self, step: int) -> StepNetworks:
         """The networks of a step."""
         rank = 0 if self.strategy.same_on_all_ranks else self.world.rank
         rng = generator(self.seed, "networks", step, rank)
         return self.strategy.networks(rng, epoch=step // self._steps_per_epoch)
 
-    def run(self, step: int, batches: Sequence[Batch], networks: Networks) -> StepResult:
+    def run(self, step: int, batches: Sequence[Batch], networks: StepNetworks) -> StepResult:
         """Do one step, on the pictures of its parts."""
         if step % self._steps_per_epoch == 0:
             self._sort_units(epoch=step // self._steps_per_epoch)
@@ -112,7 +112,7 @@ class Stepper:
             return f"gradients must be finite, but the norm of those of step {{step}} is {norm}"
         return ""
 
-    def _part(self, step: int, number: int, batch: Batch, networks: Networks) -> Tensor:
+    def _part(self, step: int, number: int, batch: Batch, networks: StepNetworks) -> Tensor:
         """Forward and backward of one part of a step; its losses, the one to report first."""
         lesson = self._lesson(batch.to(self.world.device), counters=(step, number, self.world.rank))
         losses = self.strategy.losses(lesson, networks)
@@ -125,13 +125,13 @@ class Stepper:
             self.scaler.scale(loss / self.recipe.accumulate).backward()  # type: ignore[no-untyped-call]
             reported.append(loss.detach())
 
-    def _lesson(self, batch: Batch, *, counters: tuple[int, int, int]) -> Lesson:
+    def _lesson(self, batch: Batch, *, counters: tuple[int, int, int]) -> Microbatch:
         mixed = self._mixer(batch.images, batch.labels, generator(self.seed, "mixing", *counters))
         seed_torch(torch_seed(self.seed, "drop path", *counters), self.world.device)
         if self.teacher is None:
-            return Lesson(mixed)
+            return Microbatch(mixed)
         with autocast(self.recipe.precision, self.world.device):
-            return Lesson(mixed, answers(self.teacher, mixed.images))
+            return Microbatch(mixed, answers(self.teacher, mixed.images))
 
     def _clip(self) -> float | None:
         limit = self.recipe.regularisation.clip

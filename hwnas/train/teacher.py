@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from hwnas.errors import InputError, MissingError
 from hwnas.train.data.augment import IMAGENET, Normalization
-from hwnas.train.models import create_timm
+from hwnas.train.models import create_timm_model
 from hwnas.train.weights import load_model
 
 _PREFIX = "timm:"
@@ -31,7 +31,7 @@ def load_teacher(
     return _checked(teacher.eval().requires_grad_(False), name, image_size=image_size, num_classes=num_classes)
 
 
-class Renormalised(nn.Module):
+class RenormalizedTeacher(nn.Module):
     """A network that is shown pictures in its own normalisation, whatever they come in."""
 
     scale: Tensor
@@ -68,7 +68,7 @@ def _timm_teacher(
         _require_published(name, num_classes)
     try:
         options: dict[str, Any] = {"pretrained": pretrained and checkpoint is None}
-        teacher = create_timm(name, image_size=image_size, num_classes=num_classes, **options)
+        teacher = create_timm_model(name, image_size=image_size, num_classes=num_classes, **options)
     except InputError:
         raise
     except Exception as error:  # whatever the hub's client raises where it finds no network
@@ -77,7 +77,7 @@ def _timm_teacher(
     if checkpoint is not None:
         _load(teacher, checkpoint)
     own = _normalization(teacher)
-    return teacher if own == IMAGENET else Renormalised(teacher, own)
+    return teacher if own == IMAGENET else RenormalizedTeacher(teacher, own)
 
 
 def _normalization(model: nn.Module) -> Normalization:

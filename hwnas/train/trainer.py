@@ -1,4 +1,4 @@
-"""The loop: a training from its first step, or from its last checkpoint, to its end.
+"""The trainer: a training from its first step, or from its last checkpoint, to its end.
 
 A training that was killed anywhere ends, when it is resumed, with the same weights: every draw is a function of the
 seed and the step. On a CPU that holds bit for bit, given the number of threads, which a checkpoint remembers.
@@ -23,19 +23,19 @@ from hwnas.supernet.matmul import matmul_backend
 from hwnas.train import checkpoint as checkpoints
 from hwnas.train.data.loader import Batch
 from hwnas.train.distributed import World
-from hwnas.train.machine import Interrupted, Stop, choose_threads, compiled_blocks, cpu_settings, stop_on_signals
-from hwnas.train.metrics import Metrics
+from hwnas.train.machine import Interrupted, StopRequest, choose_threads, compiled_blocks, cpu_settings, stop_on_signals
+from hwnas.train.metrics import MetricsWriter
 from hwnas.train.models import arch_names, identity, largest_macs
 from hwnas.train.recipe import EmaConfig, Recipe
 from hwnas.train.seeds import generators_kept
 from hwnas.train.step import Stepper, StepResult
-from hwnas.train.strategies import Networks
+from hwnas.train.strategies import StepNetworks
 
 _FIRST_WEIGHTS = 0.05
 """The share of an average that its first weights may have in the end."""
 
 
-class Batches(Protocol):
+class BatchSource(Protocol):
     """Where pictures come from: `hwnas.train.data.loader.TrainBatches`."""
 
     def __len__(self) -> int: ...
@@ -45,7 +45,7 @@ class Batches(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoopConfig:
+class TrainerConfig:
     """How a training is run; a checkpoint remembers the threads, nothing else of it changes the result."""
 
     checkpoint_minutes: float = 10.0
@@ -57,7 +57,7 @@ class LoopConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class TrainerResult:
     """The end of a training."""
 
     steps: int
@@ -68,31 +68,31 @@ class Outcome:
     images_per_s: float
 
 
-class Loop:
+class Trainer:
     """Trains a model in place. The process of rank 0 alone writes files."""
 
     def __init__(
         self,
         run: Path,
         model: nn.Module,
-        batches: Batches,
+        batches: BatchSource,
         recipe: Recipe,
         *,
         seed: int,
         data: str,
         teacher: nn.Module | None = None,
         world: World | None = None,
-        config: LoopConfig | None = None,
+        config: TrainerConfig | None = None,
         reporter: Reporter | None = None,
     ) -> None:
         self.folder, self.model, self.batches, self.recipe = run, model, batches, recipe
-        self.world, self.config = world or World(), config or LoopConfig()
+        self.world, self.config = world or World(), config or TrainerConfig()
         self._reporter = reporter or NullReporter()
         self.seed, self.data = seed, data
         self.steps_per_epoch = _steps_per_epoch(batches, recipe)
         self.steps = self.steps_per_epoch * recipe.epochs
         _require_average(recipe.ema, self.steps)
-        self._part_size = recipe.part_size(self.world.size)
+        self._part_size = recipe.microbatch_size(self.world.size)
         self._stepper = Stepper(
             model, recipe, seed=seed, steps_per_epoch=self.steps_per_epoch, teacher=teacher, world=self.world
         )
@@ -100,7 +100,7 @@ class Loop:
         self._done = 0
         self._loss: float | None = None
 
-    def run(self, *, resume: bool = False) -> Outcome:
+    def run(self, *, resume: bool = False) -> TrainerResult:
         """Train to the end; with `resume`, from the last checkpoint where there is one."""
         found = self._last_checkpoint(resume=resume)
         with self._settings(found), stop_on_signals() as stop:
@@ -108,10 +108,10 @@ class Loop:
                 self._restore(found)
             return self._trained(stop)
 
-    def rehearse(self, steps: int = 3) -> float:
+    def time_steps(self, steps: int = 3) -> float:
         """The median seconds of a few steps with their loading; the first one, which sets things up, does not count.
 
-        The weights are changed, so the loop is of no use afterwards.
+        The weights are changed, so the trainer is of no use afterwards.
         """
         ends = []
         with self._settings(None):
@@ -122,7 +122,7 @@ class Loop:
                 ends.append(time.perf_counter())
         return median(end - before for before, end in pairwise(ends))
 
-    def take_average(self) -> bool:
+    def use_ema_weights(self) -> bool:
         """Give the model the moving average of its weights, if there is one."""
         average = self._stepper.parts.average
         if average is not None:
@@ -131,18 +131,18 @@ class Loop:
 
     # From here on, in the order in which a run goes.
 
-    def _last_checkpoint(self, *, resume: bool) -> checkpoints.Checkpoint | None:
+    def _last_checkpoint(self, *, resume: bool) -> checkpoints.TrainCheckpoint | None:
         if not resume:
             if checkpoints.checkpoints(self.folder):
                 raise InputError("a new training must not have checkpoints", got=self.folder, hint="--resume")
             return None
-        found = checkpoints.last_checkpoint(self.folder, cleaning=self.world.leads)
+        found = checkpoints.last_checkpoint(self.folder, cleaning=self.world.is_main_process)
         if found is not None:
             checkpoints.require_same(found, self._about())
         return found
 
     @contextmanager
-    def _settings(self, found: checkpoints.Checkpoint | None) -> Iterator[None]:
+    def _settings(self, found: checkpoints.TrainCheckpoint | None) -> Iterator[None]:
         """Threads and matmul backend as a checkpoint has them, else as they suit this machine; generators kept."""
         threads = choose_threads(asked=self.config.threads, macs=largest_macs(self.model) * self._part_size)
         self._machine = {"threads": threads, "matmul_backend": matmul_backend()}
@@ -153,27 +153,29 @@ class Loop:
         with generators_kept(device), cpu_settings(**self._machine), compiled:
             yield
 
-    def _restore(self, found: checkpoints.Checkpoint) -> None:
+    def _restore(self, found: checkpoints.TrainCheckpoint) -> None:
         checkpoints.restore(found, self._stepper.parts)
         if found.about["scaler"]:
             self._stepper.scaler.load_state_dict(found.about["scaler"])
         self._done = found.step
 
-    def _trained(self, stop: Stop) -> Outcome:
+    def _trained(self, stop: StopRequest) -> TrainerResult:
         first, began = self._done, time.monotonic()
         self._first, self._began = first, began
         self._saved_at = self._clock = began
         self.model.train()
         with ExitStack() as stack:
-            if self.world.leads:
-                self._metrics = stack.enter_context(Metrics(self.folder, step=first))
+            if self.world.is_main_process:
+                self._metrics = stack.enter_context(MetricsWriter(self.folder, step=first))
             for epoch in range(first // self.steps_per_epoch, self.recipe.epochs):
                 self._run_epoch(epoch, stop)
         seconds = time.monotonic() - began
         images = (self.steps - first) * self._part_size * self.recipe.accumulate * self.world.size
-        return Outcome(steps=self.steps, loss=self._loss, seconds=seconds, images_per_s=images / max(seconds, 1e-9))
+        return TrainerResult(
+            steps=self.steps, loss=self._loss, seconds=seconds, images_per_s=images / max(seconds, 1e-9)
+        )
 
-    def _run_epoch(self, epoch: int, stop: Stop) -> None:
+    def _run_epoch(self, epoch: int, stop: StopRequest) -> None:
         for parts in self._epoch(epoch, first=self._done - epoch * self.steps_per_epoch):
             networks = self._stepper.networks(self._done)
             result = self._stepper.run(self._done, parts, networks)
@@ -189,11 +191,11 @@ class Loop:
         for _ in range(first, self.steps_per_epoch):
             yield list(islice(batches, parts))
 
-    def _after_step(self, epoch: int, result: StepResult, networks: Networks, stop: Stop) -> None:
+    def _after_step(self, epoch: int, result: StepResult, networks: StepNetworks, stop: StopRequest) -> None:
         """Agree with the other processes on how the step went and what is to be done; tell, save, stop."""
-        due = self.world.leads and time.monotonic() - self._saved_at >= 60 * self.config.checkpoint_minutes
+        due = self.world.is_main_process and time.monotonic() - self._saved_at >= 60 * self.config.checkpoint_minutes
         stopping, saving = self.world.mean([stop.asked, due])
-        if self.world.leads:
+        if self.world.is_main_process:
             self._tell(epoch, result, networks)
         if stopping or saving or self._done % self.steps_per_epoch == 0:
             self._save()
@@ -201,7 +203,7 @@ class Loop:
             where = f"after step {self._done} of {self.steps}; the state is saved in {self.folder}"
             raise Interrupted(f"the training was stopped {where}")
 
-    def _tell(self, epoch: int, result: StepResult, networks: Networks) -> None:
+    def _tell(self, epoch: int, result: StepResult, networks: StepNetworks) -> None:
         now = time.monotonic()
         images = self._part_size * self.recipe.accumulate * self.world.size
         state = TrainingProgress(
@@ -227,7 +229,7 @@ class Loop:
         self._metrics.write(row)
         self._reporter.update(state)
 
-    def _require_finite(self, result: StepResult, networks: Networks) -> None:
+    def _require_finite(self, result: StepResult, networks: StepNetworks) -> None:
         """The weights are still those of the step before."""
         if not result.trouble:
             return
@@ -236,7 +238,7 @@ class Loop:
         raise InputError(message, got=got, hint=checkpoints.after_divergence(self.folder))
 
     def _save(self) -> None:
-        if self.world.leads:
+        if self.world.is_main_process:
             checkpoints.require_finite(self.model, step=self._done, run=self.folder)
             checkpoints.save_checkpoint(self.folder, self._stepper.parts, self._about())
         self._saved_at = time.monotonic()
@@ -269,7 +271,7 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _steps_per_epoch(batches: Batches, recipe: Recipe) -> int:
+def _steps_per_epoch(batches: BatchSource, recipe: Recipe) -> int:
     steps = len(batches) // recipe.accumulate
     if steps < 1:
         message = "the pictures of an epoch must fill at least one step"

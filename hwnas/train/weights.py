@@ -105,10 +105,10 @@ def _save_timm(model: nn.Module, path: Path, origin: TimmOrigin) -> Path:
 
 
 def _load_timm(path: Path, about: dict[str, Any]) -> nn.Module:
-    from hwnas.train.models import create_timm
+    from hwnas.train.models import create_timm_model
 
     origin = _timm_origin(about)
-    model = create_timm(origin.name, image_size=origin.image_size, num_classes=origin.num_classes)
+    model = create_timm_model(origin.name, image_size=origin.image_size, num_classes=origin.num_classes)
     try:
         model.load_state_dict(safetensors.torch.load_file(path))
     except RuntimeError as error:

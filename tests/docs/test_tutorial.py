@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hwnas.train.data.images import ArrayImages
-from hwnas.train.data.loader import EvalBatches
+from hwnas.train.data.images import ArrayDataset
+from hwnas.train.data.loader import EvalLoader
 from tests.docs.pages import blocks, commands, page, run_commands, run_python, write_files
 
 TEXT = page("tutorial.md")
@@ -69,7 +69,7 @@ def test_images_are_preprocessed_as_in_evaluation(tmp_path: Path, size: tuple[in
     write_files(TEXT, tmp_path)
     preprocess = run_path(str(tmp_path / "classify.py"))["preprocess"]
     pixels = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
-    (batch,) = EvalBatches(ArrayImages(pixels[None], np.array([0]), ["a"]), image_shape=(3, 32, 32), batch_size=1)
+    (batch,) = EvalLoader(ArrayDataset(pixels[None], np.array([0]), ["a"]), image_shape=(3, 32, 32), batch_size=1)
     np.testing.assert_allclose(preprocess(Image.fromarray(pixels), 32), batch.images[0].numpy(), rtol=0, atol=1e-6)
 
 

@@ -12,10 +12,10 @@ from hwnas.pipeline.evaluate import evaluate
 from hwnas.pipeline.train import train_model
 from hwnas.space import SPACES
 from hwnas.supernet.store import load_supernet
-from hwnas.train.data.loader import EvalBatches
+from hwnas.train.data.loader import EvalLoader
 from hwnas.train.data.sources import DataConfig, open_data
 from hwnas.train.options import TrainOptions
-from hwnas.train.trainer import LoopConfig
+from hwnas.train.trainer import TrainerConfig
 
 SPACE = SPACES.get("glit-micro")
 
@@ -26,7 +26,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     options = TrainOptions(
         space=SPACE.name, data="digits", limit=64, batch_size=64, epochs=1, changes={"schedule.warmup_epochs": "0"}
     )
-    train_model(options, out=folder, loop=LoopConfig(threads=1))
+    train_model(options, out=folder, trainer_config=TrainerConfig(threads=1))
     return folder
 
 
@@ -77,7 +77,7 @@ def test_batch_norms_are_estimated_anew(run: Path) -> None:
     data = open_data(DataConfig(name="digits", limit=64), image_shape=SPACE.config.input_shape)
     losses = []
     with torch.inference_mode():
-        for batch in EvalBatches(data.heldout, image_shape=SPACE.config.input_shape, batch_size=512):
+        for batch in EvalLoader(data.heldout, image_shape=SPACE.config.input_shape, batch_size=512):
             losses.append(torch.nn.functional.cross_entropy(network(batch.images), batch.labels))
     assert evaluate(run, ["random:3"]).networks[0].loss != pytest.approx(float(torch.stack(losses).mean()), rel=1e-3)
 

@@ -12,24 +12,24 @@ from safetensors.torch import load_file
 from hwnas.errors import InputError, UsageError
 from hwnas.metrics import indistinct_supernet_warning
 from hwnas.pipeline.evaluate import evaluate
-from hwnas.pipeline.train import _supernet_warnings, read_train_config, rehearse, train_model
+from hwnas.pipeline.train import _supernet_warnings, estimate_training, read_train_config, train_model
 from hwnas.runs import Run
 from hwnas.space import SPACES
 from hwnas.supernet.store import load_network, load_supernet
 from hwnas.train.evaluation import weights_digest
 from hwnas.train.machine import Interrupted
 from hwnas.train.metrics import read_metrics
-from hwnas.train.options import TeacherOptions, TrainOptions, data_config, resolved
-from hwnas.train.presets import RECIPES, chosen_recipe
-from hwnas.train.trainer import LoopConfig
+from hwnas.train.options import TeacherOptions, TrainOptions, resolve_data_config, resolved
+from hwnas.train.presets import RECIPES, resolve_recipe
+from hwnas.train.trainer import TrainerConfig
 from tests.supernet_extremes import SUPERNET_EXTREMES
 
 SMALL = TrainOptions(space="autoformer-micro", data="digits", limit=128, epochs=2, batch_size=64)
-QUIET = LoopConfig(threads=1)
+QUIET = TrainerConfig(threads=1)
 
 
 def trained(options: TrainOptions, out: Path, **how: Any) -> Any:
-    return train_model(options, out=out, loop=QUIET, **how)
+    return train_model(options, out=out, trainer_config=QUIET, **how)
 
 
 @pytest.fixture(scope="module")
@@ -102,13 +102,13 @@ def test_weights_that_a_training_began_with_must_stay(run: Path, tmp_path: Path)
     again = tmp_path / "again"
     trained(options, again)
     assert read_train_config(Run.open(again)).supernet_digest == weights_digest(file)
-    assert train_model(TrainOptions(), out=again, resume=True, loop=QUIET).loss is None
+    assert train_model(TrainOptions(), out=again, resume=True, trainer_config=QUIET).loss is None
     teacher.weights.write_bytes(network_of_other_weights(teacher.weights))
     with pytest.raises(InputError, match="weights of --teacher must be those that the training began with"):
-        train_model(TrainOptions(), out=again, resume=True, loop=QUIET)
+        train_model(TrainOptions(), out=again, resume=True, trainer_config=QUIET)
     file.unlink()
     with pytest.raises(InputError, match="there is no file"):
-        train_model(TrainOptions(), out=again, resume=True, loop=QUIET)
+        train_model(TrainOptions(), out=again, resume=True, trainer_config=QUIET)
 
 
 def network_of_other_weights(file: Path) -> bytes:
@@ -130,19 +130,19 @@ def test_a_network_starts_from_a_supernet(run: Path, tmp_path: Path) -> None:
 def test_what_weights_were_trained_on_is_not_held_out(run: Path, tmp_path: Path) -> None:
     options = TrainOptions(arch="min", supernet=run)
     known = read_train_config(Run.open(run)).data
-    assert data_config(options) == known
-    assert data_config(replace(options, data="digits", limit=64)) == replace(known, limit=64)
-    assert data_config(replace(options, data="digits-clutter")).name == "digits-clutter"
+    assert resolve_data_config(options) == known
+    assert resolve_data_config(replace(options, data="digits", limit=64)) == replace(known, limit=64)
+    assert resolve_data_config(replace(options, data="digits-clutter")).name == "digits-clutter"
     for changed in (replace(options, data_seed=1), replace(options, heldout=0.5)):
         with pytest.raises(InputError, match="must not be held out"):
-            data_config(changed)
+            resolve_data_config(changed)
 
 
 def test_paths_are_kept_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pictures").mkdir()
-    assert data_config(TrainOptions(data="pictures")).name == str(tmp_path / "pictures")
-    assert data_config(TrainOptions(data="digits")).name == "digits"
+    assert resolve_data_config(TrainOptions(data="pictures")).name == str(tmp_path / "pictures")
+    assert resolve_data_config(TrainOptions(data="digits")).name == "digits"
 
 
 def test_a_folder_without_a_training_is_not_resumed(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_a_reference_model_is_trained_and_judged(tmp_path: Path) -> None:
 
 def test_a_rehearsal_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    found = rehearse(SMALL, loop=QUIET)
+    found = estimate_training(SMALL, trainer_config=QUIET)
     assert (found.train_pictures, found.steps_per_epoch) == (128, 2)
     assert found.seconds_per_epoch == 2 * found.seconds_per_step > 0
     assert list(tmp_path.iterdir()) == []
@@ -218,22 +218,22 @@ def test_what_is_asked_for_must_make_sense(options: TrainOptions, message: str, 
 )
 def test_bad_input_leaves_no_run(options: TrainOptions, message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):
-        train_model(options, out=tmp_path / "run", loop=QUIET)
+        train_model(options, out=tmp_path / "run", trainer_config=QUIET)
     assert not (tmp_path / "run").exists()
 
 
 def test_epochs_keep_the_shares_of_warm_up_and_widening() -> None:
     space = SPACES.get("resnas-tiny")
-    recipe = chosen_recipe(space=space, one_network=False, epochs=12)
+    recipe = resolve_recipe(space=space, one_network=False, epochs=12)
     assert (recipe.epochs, recipe.sampling.widening_epochs) == (12, 3)
     assert recipe.schedule.warmup_epochs == 1  # 5 of 120
-    chosen = chosen_recipe(space=space, one_network=False, epochs=12, changes={"schedule.warmup_epochs": "0"})
+    chosen = resolve_recipe(space=space, one_network=False, epochs=12, changes={"schedule.warmup_epochs": "0"})
     assert chosen.schedule.warmup_epochs == 0
 
 
 def test_one_network_has_the_recipe_of_retraining() -> None:
     space = SPACES.get("resnas-tiny")
-    recipe = chosen_recipe(space=space, one_network=True)
+    recipe = resolve_recipe(space=space, one_network=True)
     assert (recipe.epochs, recipe.strategy.name) == (300, "network")
     assert recipe.ema == RECIPES.get("resnas-retrain").ema
 

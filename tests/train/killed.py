@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hwnas.train.data.loader import Batch
 from hwnas.train.recipe import EmaConfig, MixConfig, Recipe, RegularisationConfig
-from tests.train.toys import AUTOFORMER, EVERY_STEP, ToyBatches, toy_batches, toy_loop, toy_recipe
+from tests.train.toys import AUTOFORMER, EVERY_STEP, ToyLoader, toy_loader, toy_recipe, toy_trainer
 
 RECIPE: Recipe = toy_recipe(
     regularisation=RegularisationConfig(drop_path=0.2, clip=1.0),
@@ -17,7 +17,7 @@ RECIPE: Recipe = toy_recipe(
 )
 
 
-class Deadly(ToyBatches):
+class Deadly(ToyLoader):
     """Batches that end the process without a word, in place of the one of a step."""
 
     deadline = 0
@@ -30,10 +30,10 @@ class Deadly(ToyBatches):
 
 
 def main(run: Path, steps: list[int]) -> None:
-    plain = toy_batches(AUTOFORMER, RECIPE)
+    plain = toy_loader(AUTOFORMER, RECIPE)
     batches = Deadly(plain.images, plain.labels, plain.batch_size)
     batches.deadline = steps[0]
-    toy_loop(run, AUTOFORMER, RECIPE, batches=batches, config=EVERY_STEP).run(resume=True)
+    toy_trainer(run, AUTOFORMER, RECIPE, batches=batches, config=EVERY_STEP).run(resume=True)
 
 
 if __name__ == "__main__":

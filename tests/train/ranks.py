@@ -7,9 +7,9 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from hwnas.train.distributed import joined_world
+from hwnas.train.distributed import distributed_world
 from hwnas.train.recipe import EmaConfig, MixConfig, OptimiserConfig, Recipe, RegularisationConfig, StrategyConfig
-from tests.train.toys import RESNAS, VITAS, toy_loop, toy_recipe, weights
+from tests.train.toys import RESNAS, VITAS, toy_recipe, toy_trainer, weights
 
 CASES: dict[str, tuple[Any, Recipe]] = {
     # The same network on all ranks, some weights used by none.
@@ -29,14 +29,14 @@ CASES: dict[str, tuple[Any, Recipe]] = {
 
 
 def main(run: Path) -> None:
-    with joined_world() as world:
+    with distributed_world() as world:
         for name, (space, recipe) in CASES.items():
             folder = run / f"{name}-{world.size}"
             folder.mkdir(exist_ok=True)
-            loop = toy_loop(folder, space, recipe, world=world)
-            loop.run()
+            trainer = toy_trainer(folder, space, recipe, world=world)
+            trainer.run()
             world.wait()
-            save_file(weights(loop.model), str(folder / f"rank{world.rank}.safetensors"))
+            save_file(weights(trainer.model), str(folder / f"rank{world.rank}.safetensors"))
 
 
 if __name__ == "__main__":

@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from hwnas.train.distributed import World, joined_world
+from hwnas.train.distributed import World, distributed_world
 from hwnas.train.metrics import read_metrics
 from tests.train.ranks import CASES
-from tests.train.toys import assert_same, toy_loop, weights
+from tests.train.toys import assert_same, toy_trainer, weights
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_two_processes_end_with_the_same_weights(name: str, runs: Path) -> None:
 
 def test_two_processes_train_as_one_does(runs: Path, tmp_path: Path) -> None:
     space, recipe = CASES["single"]
-    alone = toy_loop(tmp_path, space, recipe)
+    alone = toy_trainer(tmp_path, space, recipe)
     alone.run()
     together = load_file(runs / "single-2" / "rank0.safetensors")
     for name, tensor in weights(alone.model).items():
@@ -73,6 +73,6 @@ def test_one_process_alone_changes_no_gradient() -> None:
 
 def test_without_torchrun_there_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with joined_world() as world:
-        assert (world.rank, world.size, world.leads) == (0, 1, True)
+    with distributed_world() as world:
+        assert (world.rank, world.size, world.is_main_process) == (0, 1, True)
         assert world.mean([1.0, 2.0]) == [1.0, 2.0]

@@ -16,9 +16,9 @@ from hwnas.supernet.autoformer import AutoFormerSupernet
 from hwnas.supernet.batch_norm import recalibrated
 from hwnas.supernet.glit import GlitSupernet
 from hwnas.train import evaluator as module
-from hwnas.train.data.images import Images
-from hwnas.train.data.loader import Batch, EvalBatches
-from hwnas.train.evaluator import Accuracy, Judge, judge_module
+from hwnas.train.data.images import ImageDataset
+from hwnas.train.data.loader import Batch, EvalLoader
+from hwnas.train.evaluator import Accuracy, SupernetEvaluator, evaluate_module
 from tests.train.data.image_files import CountedImages, array_images
 
 SHAPE = (3, 32, 32)
@@ -28,8 +28,8 @@ def pictures(count: int = 50) -> CountedImages:
     return CountedImages(array_images(count, size=32, classes=10))
 
 
-def batches(images: Images | None = None) -> EvalBatches:
-    return EvalBatches(images or pictures(), image_shape=SHAPE, batch_size=16)
+def batches(images: ImageDataset | None = None) -> EvalLoader:
+    return EvalLoader(images or pictures(), image_shape=SHAPE, batch_size=16)
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +46,11 @@ def archs(space: Any, count: int) -> list[Any]:
     return list(space.decode(space.sample(np.random.default_rng(1), count)))
 
 
-def judge(supernet: Any, heldout: EvalBatches | None = None, **options: Any) -> Judge:
-    return Judge(supernet, heldout or batches(), **{"checkpoint_id": "c1", "split_id": "s1", **options})
+def evaluator(supernet: Any, heldout: EvalLoader | None = None, **options: Any) -> SupernetEvaluator:
+    return SupernetEvaluator(supernet, heldout or batches(), **{"checkpoint_id": "c1", "split_id": "s1", **options})
 
 
-def expected(network: nn.Module, loader: EvalBatches) -> tuple[float, float, float]:
+def expected(network: nn.Module, loader: EvalLoader) -> tuple[float, float, float]:
     """Top-1, top-5 and loss, counted picture by picture."""
     top1 = top5 = 0
     losses = []
@@ -69,7 +69,7 @@ def expected(network: nn.Module, loader: EvalBatches) -> tuple[float, float, flo
 def test_several_networks_in_one_pass_are_what_a_plain_loop_finds(supernet: AutoFormerSupernet) -> None:
     images = pictures()
     networks = archs(AUTOFORMER, 4)
-    found = judge(supernet, batches(images)).judge(networks)
+    found = evaluator(supernet, batches(images)).evaluate(networks)
     assert images.reads == 50
     for arch, accuracy in zip(networks, found, strict=True):
         top1, top5, loss = expected(supernet.subnet(arch), batches())
@@ -83,10 +83,10 @@ def test_several_networks_in_one_pass_are_what_a_plain_loop_finds(supernet: Auto
 
 def test_groups_of_networks_change_nothing(supernet: AutoFormerSupernet, monkeypatch: pytest.MonkeyPatch) -> None:
     networks = archs(AUTOFORMER, 5)
-    whole = judge(supernet).judge(networks)
-    for name, value in (("ARCHS_PER_PASS", 2), ("NETWORKS_BYTES", 10)):
+    whole = evaluator(supernet).evaluate(networks)
+    for name, value in (("NETWORKS_PER_PASS", 2), ("NETWORKS_BYTES", 10)):
         monkeypatch.setattr(module, name, value)
-        assert judge(supernet).judge(networks) == whole
+        assert evaluator(supernet).evaluate(networks) == whole
 
 
 def test_pictures_are_decoded_once_where_they_fit(
@@ -94,23 +94,23 @@ def test_pictures_are_decoded_once_where_they_fit(
 ) -> None:
     networks = archs(AUTOFORMER, 2)
     for limit, reads in ((1 << 30, 50), (10, 100)):
-        monkeypatch.setattr(module, "KEPT_BYTES", limit)
+        monkeypatch.setattr(module, "CACHE_BYTES", limit)
         images = pictures()
-        judged = judge(supernet, batches(images))
+        counted = evaluator(supernet, batches(images))
         for arch in networks:
-            judged.judge([arch])
+            counted.evaluate([arch])
         assert images.reads == reads
 
 
 def test_each_network_is_judged_once(supernet: AutoFormerSupernet, tmp_path: Path) -> None:
     networks = archs(AUTOFORMER, 3)
     cache = tmp_path / "accuracy.jsonl"
-    first = judge(supernet, cache=cache).judge([*networks, networks[0]])
+    first = evaluator(supernet, cache=cache).evaluate([*networks, networks[0]])
     assert first[3] == first[0]
     assert len(cache.read_text().splitlines()) == 3
     images = pictures()
-    again = judge(supernet, batches(images), cache=cache)
-    assert again.judge(networks) == first[:3]
+    again = evaluator(supernet, batches(images), cache=cache)
+    assert again.evaluate(networks) == first[:3]
     assert images.reads == 0
 
 
@@ -122,9 +122,9 @@ def test_another_checkpoint_split_or_precision_is_another_result(
 ) -> None:
     cache = tmp_path / "accuracy.jsonl"
     networks = archs(AUTOFORMER, 1)
-    judge(supernet, cache=cache).judge(networks)
+    evaluator(supernet, cache=cache).evaluate(networks)
     images = pictures()
-    judge(supernet, batches(images), cache=cache, **other).judge(networks)
+    evaluator(supernet, batches(images), cache=cache, **other).evaluate(networks)
     assert images.reads == 50
     assert len(cache.read_text().splitlines()) == 2
 
@@ -132,10 +132,10 @@ def test_another_checkpoint_split_or_precision_is_another_result(
 def test_a_line_that_was_cut_off_is_dropped(supernet: AutoFormerSupernet, tmp_path: Path) -> None:
     cache = tmp_path / "accuracy.jsonl"
     networks = archs(AUTOFORMER, 2)
-    first = judge(supernet, cache=cache).judge(networks)
+    first = evaluator(supernet, cache=cache).evaluate(networks)
     whole = cache.read_bytes()
     cache.write_bytes(whole[:-20])
-    assert judge(supernet, cache=cache).judge(networks) == first
+    assert evaluator(supernet, cache=cache).evaluate(networks) == first
     assert cache.read_bytes() == whole
 
 
@@ -143,18 +143,18 @@ def test_a_broken_line_in_the_middle_is_an_error(supernet: AutoFormerSupernet, t
     cache = tmp_path / "accuracy.jsonl"
     cache.write_text('{"arch_id": "a"}\n{"arch_id": \n{"arch_id": "b"}\n')
     with pytest.raises(InputError, match=r"accuracy.jsonl, line 2 is not JSON"):
-        judge(supernet, cache=cache)
+        evaluator(supernet, cache=cache)
     cache.write_text("[1]\n")
     with pytest.raises(InputError, match=r"line 1 must be a table with an arch_id"):
-        judge(supernet, cache=cache)
+        evaluator(supernet, cache=cache)
 
 
 def test_hits_are_kept_picture_by_picture_and_remembered(supernet: AutoFormerSupernet, tmp_path: Path) -> None:
     cache = tmp_path / "accuracy.jsonl"
     (arch,) = archs(AUTOFORMER, 1)
-    judge(supernet, cache=cache).judge([arch])
+    evaluator(supernet, cache=cache).evaluate([arch])
     for _ in range(2):  # the first row has no hits and is replaced, the second time they are remembered
-        (found,) = judge(supernet, cache=cache, keep_hits=True).judge([arch])
+        (found,) = evaluator(supernet, cache=cache, keep_hits=True).evaluate([arch])
         with torch.no_grad():
             network = supernet.subnet(arch).eval()
             right = [network(batch.images).argmax(1) == batch.labels for batch in batches()]
@@ -169,19 +169,19 @@ def test_batch_norms_are_recalibrated() -> None:
     torch.manual_seed(0)
     supernet = GlitSupernet(GLIT)
     arch = next(arch for arch in archs(GLIT, 30) if any(block.groups for block in arch.blocks))
-    calibrating = list(EvalBatches(array_images(20, size=32), image_shape=SHAPE, batch_size=10))
-    (found,) = judge(supernet, recalibration=iter(calibrating)).judge([arch])
+    calibrating = list(EvalLoader(array_images(20, size=32), image_shape=SHAPE, batch_size=10))
+    (found,) = evaluator(supernet, recalibration=iter(calibrating)).evaluate([arch])
     network = recalibrated(supernet, arch, [batch.images for batch in calibrating])
     assert found.loss == pytest.approx(expected(network, batches())[2], rel=1e-4)
     assert found.loss != pytest.approx(expected(supernet.subnet(arch), batches())[2], rel=1e-4)
     with pytest.raises(InputError, match="needs batches to estimate their statistics from"):
-        judge(supernet).judge([arch])
+        evaluator(supernet).evaluate([arch])
 
 
 def test_one_shot_batches_serve_all_networks() -> None:
     supernet = GlitSupernet(GLIT)
-    calibrating = EvalBatches(array_images(20, size=32), image_shape=SHAPE, batch_size=10)
-    found = judge(supernet, recalibration=iter(calibrating)).judge(archs(GLIT, 3))
+    calibrating = EvalLoader(array_images(20, size=32), image_shape=SHAPE, batch_size=10)
+    found = evaluator(supernet, recalibration=iter(calibrating)).evaluate(archs(GLIT, 3))
     assert [accuracy.count for accuracy in found] == [50, 50, 50]
 
 
@@ -192,7 +192,7 @@ def test_outputs_that_are_no_numbers_name_the_network(supernet: AutoFormerSupern
             parameter.fill_(float("nan"))
     (arch,) = archs(AUTOFORMER, 1)
     with pytest.raises(InputError, match=f"network {AUTOFORMER.arch_id(arch)} must be finite"):
-        judge(broken).judge([arch])
+        evaluator(broken).evaluate([arch])
 
 
 class Known(nn.Module):
@@ -208,7 +208,7 @@ class Known(nn.Module):
 
 def test_a_module_is_judged_by_its_first_output() -> None:
     network = Known(10).train()
-    found = judge_module(network, batches(), name="known", keep_hits=True)
+    found = evaluate_module(network, batches(), name="known", keep_hits=True)
     assert (found.arch_id, found.top1, found.top5, found.count) == ("known", 0.1, 0.5, 50)
     logits = torch.arange(10, 0.0, -1.0)
     assert found.loss == pytest.approx(float(torch.logsumexp(logits, 0) - logits.mean()), rel=1e-5)
@@ -218,8 +218,8 @@ def test_a_module_is_judged_by_its_first_output() -> None:
 
 
 def test_five_guesses_of_fewer_classes_are_always_right() -> None:
-    three = EvalBatches(array_images(9, size=32, classes=3), image_shape=SHAPE, batch_size=4)
-    found = judge_module(Known(3), three)
+    three = EvalLoader(array_images(9, size=32, classes=3), image_shape=SHAPE, batch_size=4)
+    found = evaluate_module(Known(3), three)
     assert found.top1 == pytest.approx(1 / 3)
     assert found.top5 == 1.0
 
@@ -227,7 +227,7 @@ def test_five_guesses_of_fewer_classes_are_always_right() -> None:
 def test_a_module_keeps_its_own_statistics() -> None:
     network = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3 * 32 * 32, 10)).train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    judge_module(network, batches())
+    evaluate_module(network, batches())
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
     assert network[0].training
 
@@ -235,17 +235,17 @@ def test_a_module_keeps_its_own_statistics() -> None:
 def test_bfloat16_is_near() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10))
-    exact, rounded = (judge_module(network, batches(), precision=precision) for precision in ("fp32", "bf16"))
+    exact, rounded = (evaluate_module(network, batches(), precision=precision) for precision in ("fp32", "bf16"))
     assert rounded.loss != exact.loss
     assert rounded.loss == pytest.approx(exact.loss, rel=0.02)
     with pytest.raises(InputError, match="precision 'fp8' is not known"):
-        judge_module(network, batches(), precision="fp8")  # type: ignore[arg-type]
+        evaluate_module(network, batches(), precision="fp8")  # type: ignore[arg-type]
 
 
 def test_no_pictures_are_an_error() -> None:
     nothing: list[Batch] = []
     with pytest.raises(InputError, match="at least one picture"):
-        judge_module(Known(10), nothing)
+        evaluate_module(Known(10), nothing)
 
 
 def test_accuracies_are_equal_whatever_their_hits() -> None:

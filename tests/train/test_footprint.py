@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from hwnas.space.space import Space
-from hwnas.train.memory import picture_bytes, state_bytes
-from hwnas.train.models import fresh_network, fresh_supernet, timm_network
-from hwnas.train.presets import for_network
+from hwnas.train.memory import activation_bytes, state_bytes
+from hwnas.train.models import build_network, build_supernet, build_timm_model
+from hwnas.train.presets import single_network_recipe
 from hwnas.train.recipe import EmaConfig, OptimiserConfig
 from tests.train.toys import AUTOFORMER, GLIT, RESNAS, TWINS, VITAS, assert_same, toy_recipe, weights
 
@@ -29,12 +29,12 @@ def kept_by_a_forward(model: torch.nn.Module, shape: tuple[int, int, int], *, pi
 @pytest.mark.parametrize("space", [AUTOFORMER, RESNAS, VITAS, TWINS, GLIT], ids=lambda space: str(space.family))
 def test_pictures(space: Space) -> None:  # type: ignore[type-arg]
     recipe, shape = toy_recipe(), space.config.input_shape
-    network = fresh_network(space, space.largest(), for_network(recipe), seed=0)
+    network = build_network(space, space.largest(), single_network_recipe(recipe), seed=0)
     before = weights(network.eval())
-    estimate = picture_bytes(network, recipe, input_shape=shape)
+    estimate = activation_bytes(network, recipe, input_shape=shape)
     assert not network.training
     assert_same(weights(network), before)
-    of_supernet = picture_bytes(fresh_supernet(space, recipe, seed=0), recipe, input_shape=shape)
+    of_supernet = activation_bytes(build_supernet(space, recipe, seed=0), recipe, input_shape=shape)
     assert of_supernet == pytest.approx(estimate, rel=0.05)
     kept = [kept_by_a_forward(network, shape, pictures=count) for count in (2, 10)]
     assert 8 * estimate == pytest.approx(kept[1] - kept[0], rel=0.02)
@@ -42,15 +42,15 @@ def test_pictures(space: Space) -> None:  # type: ignore[type-arg]
 
 def test_a_model_of_timm() -> None:
     recipe = toy_recipe()
-    model = timm_network("timm:test_vit", recipe, image_size=32, num_classes=3, seed=0)
-    few, many = (picture_bytes(model, recipe, input_shape=(3, 32, 32)) for _ in range(2))
+    model = build_timm_model("timm:test_vit", recipe, image_size=32, num_classes=3, seed=0)
+    few, many = (activation_bytes(model, recipe, input_shape=(3, 32, 32)) for _ in range(2))
     assert few == many > 3 * 32 * 32 * 4
-    halved = picture_bytes(model, toy_recipe(precision="bf16"), input_shape=(3, 32, 32))
+    halved = activation_bytes(model, toy_recipe(precision="bf16"), input_shape=(3, 32, 32))
     assert halved < 0.9 * few
 
 
 def test_weights_and_what_the_optimizer_keeps() -> None:
-    supernet = fresh_supernet(AUTOFORMER, toy_recipe(), seed=0)
+    supernet = build_supernet(AUTOFORMER, toy_recipe(), seed=0)
     size = sum(weight.nbytes for weight in supernet.parameters())
     assert state_bytes(supernet, toy_recipe()) == 4 * size
     assert state_bytes(supernet, toy_recipe(ema=EmaConfig(decay=0.9))) == 5 * size

@@ -9,12 +9,12 @@ import torch
 from hwnas.space.space import AnySpace
 from hwnas.supernet.supernet import Supernet
 from hwnas.train.distributed import World
-from hwnas.train.evaluator import judge_module
+from hwnas.train.evaluator import evaluate_module
 from hwnas.train.metrics import read_metrics
-from hwnas.train.models import fresh_network
-from hwnas.train.presets import for_network
+from hwnas.train.models import build_network
+from hwnas.train.presets import single_network_recipe
 from hwnas.train.recipe import MixConfig, RegularisationConfig, StrategyConfig
-from tests.train.toys import AUTOFORMER, EVERY_STEP, GLIT, RESNAS, toy_batches, toy_loop, toy_recipe
+from tests.train.toys import AUTOFORMER, EVERY_STEP, GLIT, RESNAS, toy_loader, toy_recipe, toy_trainer
 
 pytestmark = pytest.mark.gpu
 
@@ -25,12 +25,12 @@ WORLD = World(device=torch.device("cuda", 0))
 @pytest.mark.parametrize(("precision", "clip"), [("fp32", 0.0), ("bf16", 1.0), ("fp16", 0.0), ("fp16", 1.0)])
 def test_a_supernet_learns(space: AnySpace, precision: str, clip: float, tmp_path: Path) -> None:
     recipe = toy_recipe(epochs=6, precision=precision, regularisation=RegularisationConfig(clip=clip))
-    loop = toy_loop(tmp_path / "run", space, recipe, world=WORLD)
-    outcome = loop.run()
+    trainer = toy_trainer(tmp_path / "run", space, recipe, world=WORLD)
+    outcome = trainer.run()
     losses = [row["loss"] for row in read_metrics(tmp_path / "run")]
     assert len(losses) == outcome.steps == 36
     assert mean(losses[-6:]) < 0.8 * mean(losses[:6])
-    assert {parameter.device.type for parameter in loop.model.parameters()} == {WORLD.device.type}
+    assert {parameter.device.type for parameter in trainer.model.parameters()} == {WORLD.device.type}
 
 
 def test_mixing_accumulating_and_the_sandwich_rule(tmp_path: Path) -> None:
@@ -40,41 +40,41 @@ def test_mixing_accumulating_and_the_sandwich_rule(tmp_path: Path) -> None:
         mix=MixConfig(mixup=0.8, cutmix=1.0, smoothing=0.1),
         strategy=StrategyConfig(name="sandwich", networks=1),
     )
-    assert toy_loop(tmp_path / "run", AUTOFORMER, recipe, world=WORLD).run().steps == 18
+    assert toy_trainer(tmp_path / "run", AUTOFORMER, recipe, world=WORLD).run().steps == 18
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_a_stopped_training_goes_on(precision: str, tmp_path: Path) -> None:
     recipe = toy_recipe(precision=precision)
-    whole = toy_loop(tmp_path / "whole", AUTOFORMER, recipe, world=WORLD, config=EVERY_STEP)
+    whole = toy_trainer(tmp_path / "whole", AUTOFORMER, recipe, world=WORLD, config=EVERY_STEP)
     whole.run()
     for late in sorted((tmp_path / "whole" / "checkpoints").iterdir())[1:]:
         late.unlink()
-    resumed = toy_loop(tmp_path / "whole", AUTOFORMER, recipe, world=WORLD, config=EVERY_STEP)
+    resumed = toy_trainer(tmp_path / "whole", AUTOFORMER, recipe, world=WORLD, config=EVERY_STEP)
     resumed.run(resume=True)
     for name, tensor in whole.model.state_dict().items():
         assert torch.allclose(resumed.model.state_dict()[name], tensor, rtol=1e-2, atol=1e-4), name
 
 
 def test_blocks_of_a_network_are_compiled(tmp_path: Path) -> None:
-    recipe = for_network(toy_recipe(precision="bf16"))
-    network = fresh_network(AUTOFORMER, AUTOFORMER.largest(), recipe, seed=0)
-    loop = toy_loop(
-        tmp_path / "run", AUTOFORMER, recipe, world=WORLD, model=network, batches=toy_batches(AUTOFORMER, recipe)
+    recipe = single_network_recipe(toy_recipe(precision="bf16"))
+    network = build_network(AUTOFORMER, AUTOFORMER.largest(), recipe, seed=0)
+    trainer = toy_trainer(
+        tmp_path / "run", AUTOFORMER, recipe, world=WORLD, model=network, batches=toy_loader(AUTOFORMER, recipe)
     )
-    assert loop.run().steps == 18
+    assert trainer.run().steps == 18
 
 
 def test_accuracies_are_those_of_the_cpu(tmp_path: Path) -> None:
     recipe = toy_recipe()
-    loop = toy_loop(tmp_path / "run", AUTOFORMER, recipe, world=WORLD)
-    loop.run()
-    assert isinstance(loop.model, Supernet)
-    batches = list(toy_batches(AUTOFORMER, recipe).epoch(0))
-    network = loop.model.eval().subnet(AUTOFORMER.largest())
-    there = judge_module(network, batches, device=WORLD.device)
-    lower = judge_module(network, batches, device=WORLD.device, precision="bf16")
-    here = judge_module(network.cpu(), batches)
+    trainer = toy_trainer(tmp_path / "run", AUTOFORMER, recipe, world=WORLD)
+    trainer.run()
+    assert isinstance(trainer.model, Supernet)
+    batches = list(toy_loader(AUTOFORMER, recipe).epoch(0))
+    network = trainer.model.eval().subnet(AUTOFORMER.largest())
+    there = evaluate_module(network, batches, device=WORLD.device)
+    lower = evaluate_module(network, batches, device=WORLD.device, precision="bf16")
+    here = evaluate_module(network.cpu(), batches)
     assert there.top1 == pytest.approx(here.top1, abs=0.03)
     assert lower.top1 == pytest.approx(here.top1, abs=0.06)
     assert there.loss == pytest.approx(here.loss, rel=1e-2)

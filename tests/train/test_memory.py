@@ -6,36 +6,36 @@ import pytest
 import torch
 
 from hwnas.errors import InputError
-from hwnas.train.memory import Need, told_when_full, warning
+from hwnas.train.memory import MemoryEstimate, explain_out_of_memory, memory_warning
 from hwnas.train.options import TrainOptions, resolved
 from hwnas.train.presets import MICRO
 
 CONFIG = resolved(TrainOptions(space="autoformer-micro", data="digits"), num_classes=10)
-NEED = Need(state_bytes=10_000_000, picture_bytes=1_000_000, pictures=128, free_bytes=200_000_000)
+NEED = MemoryEstimate(state_bytes=10_000_000, activation_bytes=1_000_000, pictures=128, free_bytes=200_000_000)
 
 
 def test_what_fits_needs_no_words() -> None:
     assert NEED.total_bytes == 138_000_000
-    assert warning(NEED, MICRO) is None
-    assert warning(replace(NEED, free_bytes=None), MICRO) is None
+    assert memory_warning(NEED, MICRO) is None
+    assert memory_warning(replace(NEED, free_bytes=None), MICRO) is None
 
 
 def test_a_warning_names_the_batch_that_fits() -> None:
-    told = warning(replace(NEED, free_bytes=50_000_000), MICRO)
+    told = memory_warning(replace(NEED, free_bytes=50_000_000), MICRO)
     assert told is not None
     assert told.startswith("needs about 138 MB of memory, 50 MB are free; try --set accumulate=4: 128 pictures a step")
-    told = warning(replace(NEED, free_bytes=10_500_000), MICRO)
+    told = memory_warning(replace(NEED, free_bytes=10_500_000), MICRO)
     assert told is not None
     assert told.endswith("try a smaller --batch")
 
 
 def test_weights_that_do_not_fit_are_an_error() -> None:
     with pytest.raises(InputError, match="what the optimizer keeps must fit") as caught:
-        warning(replace(NEED, free_bytes=5_000_000), MICRO)
+        memory_warning(replace(NEED, free_bytes=5_000_000), MICRO)
     assert caught.value.got == "10 MB, of which 5 MB are free"
 
 
 def test_an_allocation_that_fails_says_which_batch_would_fit() -> None:
-    with pytest.raises(InputError, match="128 pictures at once must fit") as caught, told_when_full(CONFIG):
+    with pytest.raises(InputError, match="128 pictures at once must fit") as caught, explain_out_of_memory(CONFIG):
         torch.empty(1 << 45, dtype=torch.uint8)
     assert caught.value.hint == "--set accumulate=2: 128 pictures a step as before, 64 at once"

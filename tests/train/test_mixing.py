@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from hwnas.errors import InputError
-from hwnas.train.mixing import Mixed, make_mixer
+from hwnas.train.mixing import MixedBatch, make_mixer
 from hwnas.train.recipe import MixConfig
 from hwnas.train.seeds import generator
 
@@ -13,7 +13,7 @@ IMAGES = torch.arange(8.0)[:, None, None, None].expand(8, 3, 8, 8).contiguous()
 """Every pixel of image i is i, so that a mixed picture says what it was made of."""
 
 
-def mixed(config: MixConfig, *, seed: int = 0, patches: int | None = None) -> Mixed:
+def mixed(config: MixConfig, *, seed: int = 0, patches: int | None = None) -> MixedBatch:
     mixer = make_mixer(config, num_classes=3, patches=patches)
     return mixer(IMAGES, LABELS, generator(seed, "mixing"))
 

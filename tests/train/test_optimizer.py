@@ -4,18 +4,18 @@ import pytest
 import timm
 
 from hwnas.errors import InputError, UnknownNameError
-from hwnas.train.checkpoint import Parts, read_checkpoint, restore, save_checkpoint
+from hwnas.train.checkpoint import TrainState, read_checkpoint, restore, save_checkpoint
 from hwnas.train.optimizer import RESUMABLE, make_optimizer, parameter_groups
 from hwnas.train.presets import AUTOFORMER as AUTOFORMER_RECIPE
 from hwnas.train.recipe import OptimiserConfig
 from hwnas.train.step import Stepper
-from tests.train.toys import AUTOFORMER, assert_same, stepper, toy_batches, toy_recipe, weights
+from tests.train.toys import AUTOFORMER, assert_same, stepper, toy_loader, toy_recipe, weights
 
 
 @pytest.mark.parametrize("name", RESUMABLE)
 def test_a_checkpoint_keeps_all_that_an_optimizer_knows(name: str, tmp_path: Path) -> None:
     recipe = toy_recipe(optimiser=OptimiserConfig(name=name, lr=1e-3))
-    batches = list(toy_batches(AUTOFORMER, recipe).epoch(0))
+    batches = list(toy_loader(AUTOFORMER, recipe).epoch(0))
 
     def trained(training: Stepper, steps: range) -> None:
         for step in steps:
@@ -23,7 +23,7 @@ def test_a_checkpoint_keeps_all_that_an_optimizer_knows(name: str, tmp_path: Pat
 
     whole = stepper(AUTOFORMER, recipe)
     trained(whole, range(3))
-    path = save_checkpoint(tmp_path, Parts(model=whole.parts.model, optimizer=whole.parts.optimizer), {"step": 3})
+    path = save_checkpoint(tmp_path, TrainState(model=whole.parts.model, optimizer=whole.parts.optimizer), {"step": 3})
     trained(whole, range(3, 6))
     resumed = stepper(AUTOFORMER, recipe)
     restore(read_checkpoint(path), resumed.parts)

@@ -11,7 +11,7 @@ from hwnas.space.autoformer import MICRO as AUTOFORMER
 from hwnas.space.space import AnySpace
 from hwnas.supernet.autoformer import AutoFormerSupernet
 from hwnas.supernet.families import make_supernet
-from hwnas.train.prefix_tree import KeptValues, Tree
+from hwnas.train.prefix_tree import PrefixCache, PrefixTree
 from tests.strategies import TINY, space_id
 
 IMAGES = torch.arange(6.0).reshape(2, 3)
@@ -30,9 +30,9 @@ class Counted(nn.Module):
         return 2 * x + self.number
 
 
-def tree_of(*networks: tuple[int, ...]) -> tuple[Tree, Counter[float]]:
+def tree_of(*networks: tuple[int, ...]) -> tuple[PrefixTree, Counter[float]]:
     runs: Counter[float] = Counter()
-    tree = Tree()
+    tree = PrefixTree()
     for network in networks:
         tree.add(str(network), network, [Counted(number, runs) for number in network])
     return tree, runs
@@ -56,7 +56,7 @@ def test_what_networks_begin_with_runs_once() -> None:
 
 
 def test_values_are_kept_for_the_next_pass_batch_by_batch() -> None:
-    kept = KeptValues(1 << 20)
+    kept = PrefixCache(1 << 20)
     for batch in (0, 1):
         dict(tree_of((1, 2, 3))[0].run(IMAGES + batch, batch=batch, kept=kept))
     tree, runs = tree_of((1, 2, 4), (1, 5))
@@ -67,7 +67,7 @@ def test_values_are_kept_for_the_next_pass_batch_by_batch() -> None:
 
 
 def test_deep_values_go_before_shallow_ones() -> None:
-    kept = KeptValues(3 * IMAGES.nbytes)
+    kept = PrefixCache(3 * IMAGES.nbytes)
     for lineage in ((1,), (1, 2), (1, 2, 3)):
         kept.add(0, lineage, IMAGES)
     kept.add(0, (4,), IMAGES)
@@ -76,7 +76,7 @@ def test_deep_values_go_before_shallow_ones() -> None:
         False, False, True, False, True,
     ]  # fmt: skip
     assert kept.nbytes == 3 * IMAGES.nbytes
-    nothing = KeptValues(0)
+    nothing = PrefixCache(0)
     nothing.add(0, (1,), IMAGES)
     assert nothing.get(0, (1,)) is None
 

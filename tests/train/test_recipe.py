@@ -5,8 +5,8 @@ import pytest
 from hwnas.config import dump_toml, load_toml, to_mapping
 from hwnas.errors import InputError, UnknownNameError
 from hwnas.space import SPACES
-from hwnas.train.presets import AUTOFORMER, MICRO, RECIPES, RESNAS, VITAS, default_recipe, for_network
-from hwnas.train.recipe import Recipe, differences, overridden, with_file
+from hwnas.train.presets import AUTOFORMER, MICRO, RECIPES, RESNAS, VITAS, default_recipe, single_network_recipe
+from hwnas.train.recipe import Recipe, diff_tables, with_file, with_overrides
 
 # From the published code of each system: epochs, rate at a total batch of 1024, warm-up, lowest rate, drop path,
 # clipping, repeated augmentation.
@@ -73,10 +73,10 @@ def test_rates_grow_with_the_batch_where_they_should() -> None:
 
 def test_values_are_changed_by_dotted_keys() -> None:
     changes = {"optimiser.lr": "1e-4", "epochs": "77", "mix.token_mixup": "false", "unused": "decay"}
-    recipe = overridden(RESNAS, {**changes, "optimiser.betas": "[0.9, 0.95]", "strategy.name": "single"})
+    recipe = with_overrides(RESNAS, {**changes, "optimiser.betas": "[0.9, 0.95]", "strategy.name": "single"})
     assert (recipe.optimiser.lr, recipe.epochs, recipe.mix.token_mixup, recipe.unused) == (1e-4, 77, False, "decay")
     assert (recipe.optimiser.betas, recipe.strategy.name) == ((0.9, 0.95), "single")
-    assert set(differences(to_mapping(RESNAS), to_mapping(recipe))) == {*changes, "optimiser.betas", "strategy.name"}
+    assert set(diff_tables(to_mapping(RESNAS), to_mapping(recipe))) == {*changes, "optimiser.betas", "strategy.name"}
 
 
 @pytest.mark.parametrize(
@@ -102,19 +102,19 @@ def test_values_are_changed_by_dotted_keys() -> None:
 )
 def test_wrong_changes_are_named(key: str, text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        overridden(MICRO, {key: text})
+        with_overrides(MICRO, {key: text})
 
 
 def test_token_mixup_needs_both_kinds() -> None:
     with pytest.raises(InputError, match="needs both mixup and cutmix"):
-        overridden(RESNAS, {"mix.cutmix": "0"})
+        with_overrides(RESNAS, {"mix.cutmix": "0"})
 
 
 def test_a_file_changes_some_values(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text("epochs = 9\n[optimiser]\nlr = 1e-2\n")
     recipe = with_file(MICRO, file)
-    assert set(differences(to_mapping(MICRO), to_mapping(recipe))) == {"epochs", "optimiser.lr"}
+    assert set(diff_tables(to_mapping(MICRO), to_mapping(recipe))) == {"epochs", "optimiser.lr"}
     assert recipe.optimiser.weight_decay == MICRO.optimiser.weight_decay
 
 
@@ -129,19 +129,19 @@ def test_wrong_files_are_named(tmp_path: Path, text: str, message: str) -> None:
 
 
 def test_parts_of_a_step_must_be_whole_and_even() -> None:
-    assert overridden(MICRO, {"accumulate": "2", "batch_size": "64"}).part_size(4) == 8
+    assert with_overrides(MICRO, {"accumulate": "2", "batch_size": "64"}).microbatch_size(4) == 8
     with pytest.raises(InputError, match="divide into equal parts"):
-        overridden(MICRO, {"accumulate": "3"}).part_size(1)
+        with_overrides(MICRO, {"accumulate": "3"}).microbatch_size(1)
     with pytest.raises(InputError, match="even ones where pictures are mixed"):
-        overridden(MICRO, {"mix.mixup": "0.8", "batch_size": "9"}).part_size(1)
+        with_overrides(MICRO, {"mix.mixup": "0.8", "batch_size": "9"}).microbatch_size(1)
 
 
 def test_the_recipe_of_one_network() -> None:
-    recipe = for_network(RESNAS)
+    recipe = single_network_recipe(RESNAS)
     assert (recipe.strategy.name, recipe.mix.token_mixup, recipe.regularisation.patch_loss) == ("network", False, False)
     assert recipe.sampling.widening_epochs == 0
     assert recipe.optimiser == RESNAS.optimiser
-    assert for_network(RESNAS, patches=True).mix.token_mixup
+    assert single_network_recipe(RESNAS, patches=True).mix.token_mixup
 
 
 def test_an_unknown_recipe_lists_the_known_ones() -> None:

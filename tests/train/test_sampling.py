@@ -7,7 +7,14 @@ import pytest
 from hwnas.errors import InputError
 from hwnas.space import SPACES
 from hwnas.space.space import AnySpace
-from hwnas.train.sampling import Identities, SamplingConfig, Widening, make_sampler, search_identity, with_identities
+from hwnas.train.sampling import (
+    IdentitySampler,
+    SamplingConfig,
+    WideningSampler,
+    make_sampler,
+    search_identity,
+    with_identities,
+)
 from hwnas.train.seeds import generator
 from tests.train.toys import AUTOFORMER, RESNAS, TWINS, VITAS, VITAS_ANYWHERE
 
@@ -57,7 +64,7 @@ def test_uniform_is_uniform_over_every_gene() -> None:
     ],
 )
 def test_widening_lets_choices_in_from_the_widest(epoch: int, embeds: int, heads: int, hidden: int) -> None:
-    sampler = Widening(space=TINY_RESNAS, epochs=30, distinct=False)
+    sampler = WideningSampler(space=TINY_RESNAS, epochs=30, distinct=False)
     rows = sampler.draw(rng(), count=600, epoch=epoch)
     for name, count in (("embed_dim", embeds), ("num_heads", heads), ("hidden_dim", hidden)):
         column = TINY_RESNAS.columns(name).start
@@ -68,19 +75,19 @@ def test_widening_lets_choices_in_from_the_widest(epoch: int, embeds: int, heads
 
 @pytest.mark.parametrize(("epoch", "share"), [(0, 0.0), (19, 0.0), (20, 1 / 3), (29, 1 / 3), (30, 1 / 2), (50, 1 / 2)])
 def test_widening_drops_layers_in_later_epochs(epoch: int, share: float) -> None:
-    sampler = Widening(space=TINY_RESNAS, epochs=30, distinct=False)
+    sampler = WideningSampler(space=TINY_RESNAS, epochs=30, distinct=False)
     exists = TINY_RESNAS.values(sampler.draw(rng(), count=2000, epoch=epoch), "exists")
     assert 1 - exists.mean() == pytest.approx(share, abs=0.02)
 
 
 def test_widening_without_epochs_has_all_choices_at_once() -> None:
-    sampler = Widening(space=TINY_RESNAS, epochs=0, distinct=True)
+    sampler = WideningSampler(space=TINY_RESNAS, epochs=0, distinct=True)
     rows = sampler.draw(rng(), count=5, epoch=0)
     assert set(TINY_RESNAS.values(rows, "embed_dim")[:, 0].tolist()) == {160, 176, 192, 224, 256}
 
 
 def test_distinct_networks_differ_in_every_gene() -> None:
-    sampler = Widening(space=TINY_RESNAS, epochs=30, distinct=True)
+    sampler = WideningSampler(space=TINY_RESNAS, epochs=30, distinct=True)
     for seed in range(50):
         first, second = sampler.draw(rng(seed), count=2, epoch=30)
         used = np.ones(len(first), dtype=bool)
@@ -90,13 +97,13 @@ def test_distinct_networks_differ_in_every_gene() -> None:
 
 
 def test_distinct_networks_share_the_only_choice() -> None:
-    rows = Widening(space=TINY_RESNAS, epochs=30, distinct=True).draw(rng(), count=2, epoch=0)
+    rows = WideningSampler(space=TINY_RESNAS, epochs=30, distinct=True).draw(rng(), count=2, epoch=0)
     assert (rows[0] == rows[1]).all()
     assert TINY_RESNAS.decode(rows)[0] == TINY_RESNAS.largest()
 
 
 def test_identities_are_binomial_where_they_are_last() -> None:
-    rows = Identities(space=VITAS, probability=0.3).draw(rng(), count=6000, epoch=0)
+    rows = IdentitySampler(space=VITAS, probability=0.3).draw(rng(), count=6000, epoch=0)
     depths = Counter(VITAS.values(rows, "depth")[:, 0].tolist())
     # Three slots, each a block with 0.7; no block at all becomes one block.
     expected = {1: 3 * 0.7 * 0.3**2 + 0.3**3, 2: 3 * 0.7**2 * 0.3, 3: 0.7**3}
@@ -104,7 +111,7 @@ def test_identities_are_binomial_where_they_are_last() -> None:
 
 
 def test_identities_are_independent_where_they_may_be_anywhere() -> None:
-    rows = Identities(space=VITAS_ANYWHERE, probability=0.25).draw(rng(), count=6000, epoch=0)
+    rows = IdentitySampler(space=VITAS_ANYWHERE, probability=0.25).draw(rng(), count=6000, epoch=0)
     absent = (VITAS_ANYWHERE.values(rows, "num_heads") == 0).mean(axis=0)
     assert absent == pytest.approx([0.25] * 3, abs=0.02)
 

@@ -10,29 +10,29 @@ import torch
 from hwnas.errors import InputError
 from hwnas.supernet.families import make_supernet
 from hwnas.supernet.store import load_network, load_supernet
-from hwnas.train.data.images import ArrayImages, BadImages
-from hwnas.train.data.sources import Data
-from hwnas.train.models import fresh_network, fresh_supernet, inherited_network, timm_network
-from hwnas.train.presets import RESNAS, for_network
+from hwnas.train.data.images import ArrayDataset, BadImageLog
+from hwnas.train.data.sources import DataSplits
+from hwnas.train.models import build_network, build_supernet, build_timm_model, inherit_network
+from hwnas.train.presets import RESNAS, single_network_recipe
 from hwnas.train.recipe import EmaConfig, RegularisationConfig
-from hwnas.train.session import open_batches, train
+from hwnas.train.session import make_train_loader, run_training
 from hwnas.train.weights import SpaceOrigin, TimmOrigin, load_model, origin_of, save_weights
-from tests.train.toys import AUTOFORMER, ToyBatches, assert_same, toy_batches, toy_loop, toy_recipe, weights
+from tests.train.toys import AUTOFORMER, ToyLoader, assert_same, toy_loader, toy_recipe, toy_trainer, weights
 from tests.train.toys import RESNAS as RESNAS_SPACE
 
 
 def test_a_supernet_is_trained_judged_and_saved(tmp_path: Path) -> None:
-    loop = toy_loop(tmp_path, AUTOFORMER, toy_recipe())
-    judged: list[bool] = []
+    trainer = toy_trainer(tmp_path, AUTOFORMER, toy_recipe())
+    modes: list[bool] = []
 
-    def judge(supernet: Any) -> dict[str, float]:
-        judged.append(supernet.training)
+    def evaluate(supernet: Any) -> dict[str, float]:
+        modes.append(supernet.training)
         return {"smallest": 0.5, "largest": 0.75}
 
-    result = train(loop, judge=judge)
+    result = run_training(trainer, evaluate=evaluate)
     assert (result.weights, result.average) == (tmp_path / "supernet.safetensors", False)
-    assert judged == [False]
-    assert_same(weights(load_supernet(result.weights)), weights(loop.model))
+    assert modes == [False]
+    assert_same(weights(load_supernet(result.weights)), weights(trainer.model))
     values = json.loads((tmp_path / "result.json").read_text())
     assert values["weights"] == "plain"
     assert values["accuracies"] == {"smallest": 0.5, "largest": 0.75}
@@ -40,24 +40,24 @@ def test_a_supernet_is_trained_judged_and_saved(tmp_path: Path) -> None:
 
 
 def test_the_average_is_what_is_saved(tmp_path: Path) -> None:
-    loop = toy_loop(tmp_path, AUTOFORMER, toy_recipe(ema=EmaConfig(decay=0.8)))
-    result = train(loop)
+    trainer = toy_trainer(tmp_path, AUTOFORMER, toy_recipe(ema=EmaConfig(decay=0.8)))
+    result = run_training(trainer)
     assert result.average
-    average = loop._stepper.parts.average
+    average = trainer._stepper.parts.average
     assert average is not None
     assert_same(weights(load_supernet(result.weights)), weights(average))
     assert json.loads((tmp_path / "result.json").read_text())["weights"] == "average"
 
 
 def test_a_network_goes_on_from_what_its_supernet_knows(tmp_path: Path) -> None:
-    recipe = replace(for_network(toy_recipe()), regularisation=RegularisationConfig(drop_path=0.2))
-    supernet, arch = fresh_supernet(AUTOFORMER, toy_recipe(), seed=1), AUTOFORMER.largest()
-    network = inherited_network(supernet, arch, recipe)
-    images = next(toy_batches(AUTOFORMER, recipe).epoch(0)).images
+    recipe = replace(single_network_recipe(toy_recipe()), regularisation=RegularisationConfig(drop_path=0.2))
+    supernet, arch = build_supernet(AUTOFORMER, toy_recipe(), seed=1), AUTOFORMER.largest()
+    network = inherit_network(supernet, arch, recipe)
+    images = next(toy_loader(AUTOFORMER, recipe).epoch(0)).images
     torch.testing.assert_close(network.eval()(images), supernet.eval()(images, arch))
     assert network.get_submodule("blocks.2.drop_path").drop_prob == 0.2
-    result = train(
-        toy_loop(tmp_path, AUTOFORMER, recipe, model=network), origin=SpaceOrigin(space=AUTOFORMER, arch=arch)
+    result = run_training(
+        toy_trainer(tmp_path, AUTOFORMER, recipe, model=network), origin=SpaceOrigin(space=AUTOFORMER, arch=arch)
     )
     stored = load_network(result.weights)
     assert stored.arch == arch
@@ -66,12 +66,12 @@ def test_a_network_goes_on_from_what_its_supernet_knows(tmp_path: Path) -> None:
 
 
 def test_a_model_of_timm_is_trained_too(tmp_path: Path) -> None:
-    recipe = for_network(toy_recipe(epochs=1))
-    model = timm_network("timm:test_vit", recipe, image_size=32, num_classes=3, seed=0)
-    batches = toy_batches(AUTOFORMER, recipe)
+    recipe = single_network_recipe(toy_recipe(epochs=1))
+    model = build_timm_model("timm:test_vit", recipe, image_size=32, num_classes=3, seed=0)
+    batches = toy_loader(AUTOFORMER, recipe)
     batches.images = torch.nn.functional.interpolate(batches.images[:, :1].expand(-1, 3, -1, -1), size=32)
     origin = TimmOrigin(name="test_vit", image_size=32, num_classes=3)
-    result = train(toy_loop(tmp_path, AUTOFORMER, recipe, model=model, batches=batches), origin=origin)
+    result = run_training(toy_trainer(tmp_path, AUTOFORMER, recipe, model=model, batches=batches), origin=origin)
     loaded = load_model(result.weights)
     assert_same(weights(loaded), weights(model))
     assert loaded.input_shape == (3, 32, 32)
@@ -82,7 +82,7 @@ def test_fresh_weights_are_a_function_of_the_seed() -> None:
     torch.manual_seed(0)
     expected = torch.rand(1)
     torch.manual_seed(0)
-    one, same, other = (fresh_supernet(AUTOFORMER, toy_recipe(), seed=seed) for seed in (1, 1, 2))
+    one, same, other = (build_supernet(AUTOFORMER, toy_recipe(), seed=seed) for seed in (1, 1, 2))
     assert torch.equal(torch.rand(1), expected)
     assert_same(weights(one), weights(same))
     name = "shared.blocks.0.mlp.fc1.weight"
@@ -90,11 +90,11 @@ def test_fresh_weights_are_a_function_of_the_seed() -> None:
 
 
 def test_patches_are_classified_where_the_recipe_says_so() -> None:
-    recipe = for_network(RESNAS, patches=True)
-    network = fresh_network(RESNAS_SPACE, RESNAS_SPACE.largest(), recipe, seed=0)
+    recipe = single_network_recipe(RESNAS, patches=True)
+    network = build_network(RESNAS_SPACE, RESNAS_SPACE.largest(), recipe, seed=0)
     logits, patches = network.train()(torch.zeros(2, 3, 16, 16))
     assert (logits.shape, patches.shape) == ((2, 3), (2, 4, 3))
-    plain = fresh_network(RESNAS_SPACE, RESNAS_SPACE.largest(), for_network(RESNAS), seed=0)
+    plain = build_network(RESNAS_SPACE, RESNAS_SPACE.largest(), single_network_recipe(RESNAS), seed=0)
     assert plain.train()(torch.zeros(2, 3, 16, 16)).shape == (2, 3)
 
 
@@ -104,53 +104,53 @@ def test_weights_need_to_say_what_they_are(tmp_path: Path) -> None:
         save_weights(network, tmp_path)
 
 
-def pictures(count: int) -> Data:
+def pictures(count: int) -> DataSplits:
     rng = np.random.default_rng(0)
     labels = np.arange(count) % 3
-    images = ArrayImages(
+    images = ArrayDataset(
         rng.integers(0, 255, (count, 15, 15, 3), dtype=np.uint8), labels, [str(key) for key in range(count)]
     )
-    return Data("toy", ("a", "b", "c"), images, images, None, "print")
+    return DataSplits("toy", ("a", "b", "c"), images, images, None, "print")
 
 
 def test_batches_are_as_large_as_a_process_can_take() -> None:
     recipe = toy_recipe(accumulate=2)
-    batches = open_batches(pictures(40), recipe, image_shape=(3, 15, 15), seed=0)
+    batches = make_train_loader(pictures(40), recipe, image_shape=(3, 15, 15), seed=0)
     assert (len(batches), len(next(batches.epoch(0)))) == (5, 8)
 
 
 def test_too_few_pictures_for_a_batch() -> None:
     with pytest.raises(InputError, match="at least 16 training pictures, a whole batch"):
-        open_batches(pictures(10), toy_recipe(), image_shape=(3, 15, 15), seed=0)
+        make_train_loader(pictures(10), toy_recipe(), image_shape=(3, 15, 15), seed=0)
 
 
 def test_weights_outlive_a_judge_that_fails(tmp_path: Path) -> None:
-    def judge(supernet: Any) -> dict[str, float]:
+    def evaluate(supernet: Any) -> dict[str, float]:
         raise OSError("the held-out pictures are gone")
 
     with pytest.raises(OSError, match="are gone"):
-        train(toy_loop(tmp_path, AUTOFORMER, toy_recipe(epochs=1)), judge=judge)
+        run_training(toy_trainer(tmp_path, AUTOFORMER, toy_recipe(epochs=1)), evaluate=evaluate)
     first = json.loads((tmp_path / "result.json").read_text())
     assert (first["accuracies"], first["bad_pictures"]) == ({}, 0)
-    loop = toy_loop(tmp_path, AUTOFORMER, toy_recipe(epochs=1))
-    result = train(loop, judge=lambda _: {"largest": 0.5}, resume=True)
-    assert_same(weights(load_supernet(result.weights)), weights(loop.model))
+    trainer = toy_trainer(tmp_path, AUTOFORMER, toy_recipe(epochs=1))
+    result = run_training(trainer, evaluate=lambda _: {"largest": 0.5}, resume=True)
+    assert_same(weights(load_supernet(result.weights)), weights(trainer.model))
     assert json.loads((tmp_path / "result.json").read_text()) == {**first, "accuracies": {"largest": 0.5}}
 
 
-class Spoilt(ToyBatches):
-    bad = BadImages(reasons={"a.png": "cut off"})
+class Spoilt(ToyLoader):
+    bad = BadImageLog(reasons={"a.png": "cut off"})
 
 
 def test_pictures_that_could_not_be_read_are_told(tmp_path: Path) -> None:
-    plain = toy_batches(AUTOFORMER, toy_recipe())
+    plain = toy_loader(AUTOFORMER, toy_recipe())
     batches = Spoilt(plain.images, plain.labels, plain.batch_size)
-    result = train(toy_loop(tmp_path, AUTOFORMER, toy_recipe(epochs=1), batches=batches))
+    result = run_training(toy_trainer(tmp_path, AUTOFORMER, toy_recipe(epochs=1), batches=batches))
     assert result.bad_pictures == ("a.png",)
     values = json.loads((tmp_path / "result.json").read_text())
     assert (values["bad_pictures"], values["first_bad_pictures"]) == (1, ["a.png"])
 
 
 def test_batches_count_what_they_cannot_read_where_they_are_told() -> None:
-    bad = BadImages(limit=3)
-    assert open_batches(pictures(40), toy_recipe(), image_shape=(3, 15, 15), seed=0, bad=bad).bad is bad
+    bad = BadImageLog(limit=3)
+    assert make_train_loader(pictures(40), toy_recipe(), image_shape=(3, 15, 15), seed=0, bad=bad).bad is bad

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from hwnas.train.data.loader import Batch
-from hwnas.train.models import fresh_network
-from hwnas.train.presets import for_network
+from hwnas.train.models import build_network
+from hwnas.train.presets import single_network_recipe
 from hwnas.train.recipe import (
     EmaConfig,
     InitialisationConfig,
@@ -24,14 +24,14 @@ from tests.train.toys import (
     assert_same,
     first_step,
     stepper,
-    toy_batches,
+    toy_loader,
     toy_recipe,
     weights,
 )
 
 
 def one_batch(recipe: Recipe, space: Any = AUTOFORMER) -> Batch:
-    return next(toy_batches(space, recipe).epoch(0))
+    return next(toy_loader(space, recipe).epoch(0))
 
 
 def test_parts_of_a_step_add_up_to_the_whole() -> None:
@@ -128,7 +128,7 @@ def test_bf16_trains_in_single_precision_weights() -> None:
 
 def test_a_teacher_is_asked_for_the_mixed_pictures() -> None:
     recipe = toy_recipe(teacher=TeacherConfig(labels="soft", weight=1.0), mix=MixConfig(mixup=0.8))
-    teacher = fresh_network(AUTOFORMER, AUTOFORMER.largest(), for_network(recipe), seed=9).eval()
+    teacher = build_network(AUTOFORMER, AUTOFORMER.largest(), single_network_recipe(recipe), seed=9).eval()
     with torch.no_grad():
         teacher.get_parameter("head.classifier.weight").mul_(20)  # one that is sure of its answers
     asked: list[Tensor] = []

@@ -12,11 +12,11 @@ from hwnas.space.space import AnySpace
 from hwnas.supernet.families import make_supernet
 from hwnas.supernet.resnas import ResNasSupernet
 from hwnas.supernet.vitas import VitasSupernet
-from hwnas.train.losses import Lesson
+from hwnas.train.losses import Microbatch
 from hwnas.train.metrics import read_metrics
-from hwnas.train.mixing import Mixed
-from hwnas.train.models import fresh_network, fresh_supernet
-from hwnas.train.presets import for_network
+from hwnas.train.mixing import MixedBatch
+from hwnas.train.models import build_network, build_supernet
+from hwnas.train.presets import single_network_recipe
 from hwnas.train.recipe import EmaConfig, MixConfig, Recipe, RegularisationConfig, StrategyConfig
 from hwnas.train.sampling import SamplingConfig
 from hwnas.train.strategies import make_strategy
@@ -27,9 +27,9 @@ from tests.train.toys import (
     TWINS,
     VITAS,
     stepper,
-    toy_batches,
-    toy_loop,
+    toy_loader,
     toy_recipe,
+    toy_trainer,
     weights,
 )
 
@@ -60,23 +60,23 @@ CASES: list[tuple[AnySpace, Recipe]] = [
 
 @pytest.mark.parametrize(("space", "recipe"), CASES, ids=lambda value: getattr(value, "name", ""))
 def test_the_loss_falls(space: AnySpace, recipe: Recipe, tmp_path: Path) -> None:
-    outcome = toy_loop(tmp_path / "run", space, recipe).run()
+    outcome = toy_trainer(tmp_path / "run", space, recipe).run()
     losses = [row["loss"] for row in read_metrics(tmp_path / "run")]
     assert outcome.steps == len(losses) == 36
     assert sum(losses[-6:]) < 0.8 * sum(losses[:6])
 
 
 def test_one_network_learns_too(tmp_path: Path) -> None:
-    recipe = for_network(strategy_recipe("single"))
-    network = fresh_network(AUTOFORMER, AUTOFORMER.largest(), recipe, seed=0)
-    outcome = toy_loop(tmp_path / "run", AUTOFORMER, recipe, model=network).run()
+    recipe = single_network_recipe(strategy_recipe("single"))
+    network = build_network(AUTOFORMER, AUTOFORMER.largest(), recipe, seed=0)
+    outcome = toy_trainer(tmp_path / "run", AUTOFORMER, recipe, model=network).run()
     assert outcome.loss is not None
     assert outcome.loss < 0.4
 
 
-def lesson(space: AnySpace, count: int = 6) -> Lesson:
-    batch = next(toy_batches(space, toy_recipe(batch_size=count)).epoch(0))
-    return Lesson(Mixed(batch.images, F.one_hot(batch.labels, space.config.num_classes).float()))
+def lesson(space: AnySpace, count: int = 6) -> Microbatch:
+    batch = next(toy_loader(space, toy_recipe(batch_size=count)).epoch(0))
+    return Microbatch(MixedBatch(batch.images, F.one_hot(batch.labels, space.config.num_classes).float()))
 
 
 def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -85,7 +85,7 @@ def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
 
 def test_sandwich_gradients_are_those_of_largest_and_pupils() -> None:
     recipe = strategy_recipe("sandwich", networks=1, temperature=2.0)
-    supernet = fresh_supernet(AUTOFORMER, recipe, seed=0).train()
+    supernet = build_supernet(AUTOFORMER, recipe, seed=0).train()
     strategy, taught = make_strategy(supernet, recipe, seed=0), lesson(AUTOFORMER)
     networks = strategy.networks(numbers(), epoch=0)
     assert networks.archs[:2] == (AUTOFORMER.largest(), AUTOFORMER.smallest())
@@ -114,7 +114,7 @@ def numbers() -> Any:
 
 def test_bilateral_sums_the_logits_of_both_sides() -> None:
     recipe = strategy_recipe("bilateral")
-    supernet = fresh_supernet(VITAS, recipe, seed=0)
+    supernet = build_supernet(VITAS, recipe, seed=0)
     strategy, taught = make_strategy(supernet, recipe, seed=0), lesson(VITAS)
     networks = strategy.networks(numbers(), epoch=0)
     (loss,) = strategy.losses(taught, networks)
@@ -127,7 +127,7 @@ def test_bilateral_sums_the_logits_of_both_sides() -> None:
 
 def test_several_networks_share_the_pictures() -> None:
     recipe = strategy_recipe("several", networks=2)
-    supernet = fresh_supernet(AUTOFORMER, recipe, seed=0)
+    supernet = build_supernet(AUTOFORMER, recipe, seed=0)
     strategy, taught = make_strategy(supernet, recipe, seed=0), lesson(AUTOFORMER)
     networks = strategy.networks(numbers(), epoch=0)
     (loss,) = strategy.losses(taught, networks)
@@ -143,7 +143,7 @@ def test_sorting_leaves_the_network_of_the_widest_choices_as_it_is() -> None:
     sorting, plain = SEVERAL, replace(SEVERAL, strategy=replace(SEVERAL.strategy, sort_units=False))
     results = []
     for recipe in (sorting, plain):
-        batch = next(toy_batches(RESNAS, recipe).epoch(0))
+        batch = next(toy_loader(RESNAS, recipe).epoch(0))
         training = stepper(RESNAS, recipe, steps_per_epoch=1)
         results.append([training.run(step, [batch], training.networks(step)).loss for step in range(2)])
     # In the first epochs all networks are the largest one, which sorting does not change: nor do its two first steps.
@@ -154,7 +154,7 @@ def test_units_are_sorted_while_choices_widen_and_not_after(monkeypatch: pytest.
     recipe = replace(SEVERAL, epochs=6)
     seen: list[int] = []
     monkeypatch.setattr("hwnas.train.step.sort_units", lambda *_, **__: seen.append(1))
-    training, batch = stepper(RESNAS, recipe, steps_per_epoch=2), next(toy_batches(RESNAS, recipe).epoch(0))
+    training, batch = stepper(RESNAS, recipe, steps_per_epoch=2), next(toy_loader(RESNAS, recipe).epoch(0))
     for step in range(12):
         before = len(seen)
         training.run(step, [batch], training.networks(step))
@@ -171,11 +171,11 @@ def test_units_are_sorted_while_choices_widen_and_not_after(monkeypatch: pytest.
 )
 def test_strategies_that_a_space_cannot_have(space: AnySpace, recipe: Recipe, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        fresh_supernet(space, recipe, seed=0)
+        build_supernet(space, recipe, seed=0)
 
 
 def test_strategies_that_a_model_cannot_have() -> None:
-    network = fresh_network(AUTOFORMER, AUTOFORMER.smallest(), toy_recipe(), seed=0)
+    network = build_network(AUTOFORMER, AUTOFORMER.smallest(), toy_recipe(), seed=0)
     with pytest.raises(InputError, match="strategy single trains a supernet"):
         make_strategy(network, toy_recipe(), seed=0)
     with pytest.raises(InputError, match="strategy network trains a network of its own"):
@@ -189,7 +189,7 @@ def test_strategies_that_a_model_cannot_have() -> None:
 
 
 def test_batch_norms_of_the_supernet_move() -> None:
-    training, batch = stepper(RESNAS, strategy_recipe("single")), next(toy_batches(RESNAS, toy_recipe()).epoch(0))
+    training, batch = stepper(RESNAS, strategy_recipe("single")), next(toy_loader(RESNAS, toy_recipe()).epoch(0))
     assert isinstance(training.model, ResNasSupernet)
     before = weights(training.model)["shared.stem.conv1.norm.running_mean"]
     training.run(0, [batch], training.networks(0))

@@ -8,8 +8,8 @@ from safetensors.torch import save_file
 from hwnas.errors import InputError, MissingError, UnknownNameError
 from hwnas.supernet.store import save_network
 from hwnas.train.data.augment import IMAGENET
-from hwnas.train.models import fresh_network
-from hwnas.train.presets import for_network
+from hwnas.train.models import build_network
+from hwnas.train.presets import single_network_recipe
 from hwnas.train.teacher import load_teacher
 from hwnas.train.weights import TimmOrigin, save_weights
 from tests.train.toys import AUTOFORMER, toy_recipe
@@ -45,7 +45,7 @@ def test_a_model_of_timm_that_was_trained_here(tmp_path: Path) -> None:
 
 
 def test_a_network_of_a_space(tmp_path: Path) -> None:
-    network = fresh_network(AUTOFORMER, AUTOFORMER.largest(), for_network(toy_recipe()), seed=0).eval()
+    network = build_network(AUTOFORMER, AUTOFORMER.largest(), single_network_recipe(toy_recipe()), seed=0).eval()
     save_network(network, tmp_path / "network.safetensors", space=AUTOFORMER, arch=AUTOFORMER.largest())
     images = torch.randn(2, 2, 15, 15)
     for name in (tmp_path, tmp_path / "network.safetensors"):
@@ -79,7 +79,7 @@ def test_bad_teachers_are_named(tmp_path: Path) -> None:
     save_weights(small_vit(), tmp_path, TimmOrigin(name="test_vit", image_size=32, num_classes=3))
     with pytest.raises(InputError, match="must know the same 5 classes"):
         load_teacher(str(tmp_path), image_size=32, num_classes=5)
-    network = fresh_network(AUTOFORMER, AUTOFORMER.largest(), for_network(toy_recipe()), seed=0)
+    network = build_network(AUTOFORMER, AUTOFORMER.largest(), single_network_recipe(toy_recipe()), seed=0)
     save_network(network, tmp_path / "network.safetensors", space=AUTOFORMER, arch=AUTOFORMER.largest())
     with pytest.raises(InputError, match="must take images of 48 x 48"):
         load_teacher(str(tmp_path), image_size=48, num_classes=3)

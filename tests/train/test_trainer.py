@@ -19,26 +19,26 @@ from hwnas.train.checkpoint import FOLDER, checkpoints, read_checkpoint
 from hwnas.train.data.loader import Batch
 from hwnas.train.machine import Interrupted, compiled_blocks
 from hwnas.train.metrics import METRICS, read_metrics
-from hwnas.train.models import fresh_network
-from hwnas.train.presets import for_network
+from hwnas.train.models import build_network
+from hwnas.train.presets import single_network_recipe
 from hwnas.train.recipe import EmaConfig, OptimiserConfig, Recipe
-from hwnas.train.trainer import Loop
+from hwnas.train.trainer import Trainer
 from tests.train.killed import RECIPE
 from tests.train.test_strategies import SEVERAL
 from tests.train.toys import (
     AUTOFORMER,
     EVERY_STEP,
     RESNAS,
-    ToyBatches,
+    ToyLoader,
     assert_same,
-    toy_batches,
-    toy_loop,
+    toy_loader,
     toy_recipe,
+    toy_trainer,
     weights,
 )
 
 
-class Ending(ToyBatches):
+class Ending(ToyLoader):
     """Batches that do something in place of the one of a step."""
 
     def epoch(self, epoch: int, *, first: int = 0) -> Iterator[Batch]:
@@ -56,15 +56,15 @@ class Signalled(Ending):
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def batches_of(kind: type[ToyBatches], recipe: Recipe, space: Any = AUTOFORMER) -> ToyBatches:
-    plain = toy_batches(space, recipe)
+def batches_of(kind: type[ToyLoader], recipe: Recipe, space: Any = AUTOFORMER) -> ToyLoader:
+    plain = toy_loader(space, recipe)
     return kind(plain.images, plain.labels, plain.batch_size)
 
 
-def finished(run: Path, recipe: Recipe, space: Any = AUTOFORMER, **options: Any) -> Loop:
-    loop = toy_loop(run, space, recipe, **options)
-    loop.run(resume=True)
-    return loop
+def finished(run: Path, recipe: Recipe, space: Any = AUTOFORMER, **options: Any) -> Trainer:
+    trainer = toy_trainer(run, space, recipe, **options)
+    trainer.run(resume=True)
+    return trainer
 
 
 def losses(run: Path) -> list[tuple[int, float]]:
@@ -120,7 +120,7 @@ def test_a_signal_stops_after_a_step_and_saves(tmp_path: Path) -> None:
 def test_resuming_a_finished_training_does_nothing(tmp_path: Path) -> None:
     first = finished(tmp_path / "run", toy_recipe())
     text = (tmp_path / "run" / METRICS).read_text()
-    again = toy_loop(tmp_path / "run", AUTOFORMER, toy_recipe())
+    again = toy_trainer(tmp_path / "run", AUTOFORMER, toy_recipe())
     outcome = again.run(resume=True)
     assert (outcome.steps, outcome.loss) == (18, None)
     assert_same(weights(again.model), weights(first.model))
@@ -141,7 +141,7 @@ def test_metrics_have_a_row_for_each_step(tmp_path: Path) -> None:
     assert [row["step"] for row in rows] == list(range(1, 19))
     assert [row["epoch"] for row in rows] == [step // 6 for step in range(18)]
     assert rows[0].keys() == {"step", "epoch", "loss", "lr", "images_per_s", "macs", "grad_norm"}
-    stepper = toy_loop(tmp_path, AUTOFORMER, RECIPE)._stepper
+    stepper = toy_trainer(tmp_path, AUTOFORMER, RECIPE)._stepper
     networks = [stepper.networks(step).archs[0] for step in range(18)]
     assert [row["macs"] for row in rows] == [[AUTOFORMER.workload(arch).macs] for arch in networks]
 
@@ -162,14 +162,14 @@ def all_finite(run: Path) -> bool:
 
 def test_a_loss_that_is_no_number_ends_the_training(tmp_path: Path) -> None:
     recipe = toy_recipe()
-    batches = toy_batches(AUTOFORMER, recipe)
+    batches = toy_loader(AUTOFORMER, recipe)
     finished(tmp_path / "good", replace(recipe, epochs=1), batches=batches)
     batches.images[int(next(batches.epoch(1)).indices[0])] = float("nan")
-    loop = toy_loop(tmp_path / "run", AUTOFORMER, recipe, batches=batches, config=EVERY_STEP)
+    trainer = toy_trainer(tmp_path / "run", AUTOFORMER, recipe, batches=batches, config=EVERY_STEP)
     with pytest.raises(InputError, match=r"the loss must be finite, but that of step \d+ is nan") as caught:
-        loop.run()
+        trainer.run()
     step = int(str(caught.value).split("that of step ")[1].split()[0])
-    arch = loop._stepper.networks(step - 1).archs[0]
+    arch = trainer._stepper.networks(step - 1).archs[0]
     assert str(caught.value.got) == f"arch {AUTOFORMER.arch_id(arch)}"
     assert all_finite(tmp_path / "run")
 
@@ -194,13 +194,13 @@ def test_resuming_something_else_is_refused(change: dict[str, Any], message: str
     finished(tmp_path, toy_recipe())
     settings: dict[str, Any] = {"space": AUTOFORMER, "recipe": toy_recipe(), **change}
     with pytest.raises(InputError, match=message):
-        toy_loop(tmp_path, settings.pop("space"), settings.pop("recipe"), **settings).run(resume=True)
+        toy_trainer(tmp_path, settings.pop("space"), settings.pop("recipe"), **settings).run(resume=True)
 
 
 def test_a_new_training_needs_a_folder_without_checkpoints(tmp_path: Path) -> None:
     finished(tmp_path, toy_recipe())
     with pytest.raises(InputError, match="must not have checkpoints"):
-        toy_loop(tmp_path, AUTOFORMER, toy_recipe()).run()
+        toy_trainer(tmp_path, AUTOFORMER, toy_recipe()).run()
 
 
 def test_a_broken_checkpoint_is_named(tmp_path: Path) -> None:
@@ -217,9 +217,9 @@ def test_threads_and_matmul_backend_of_the_checkpoint_are_used(tmp_path: Path, m
     assert about["threads"] == 1
     assert about["matmul_backend"] in ("default", "onednn")
     seen: list[tuple[int, str]] = []
-    loop = toy_loop(tmp_path, AUTOFORMER, toy_recipe(), config=replace(EVERY_STEP, threads=2))
-    monkeypatch.setattr(loop, "_trained", lambda _: seen.append((torch.get_num_threads(), os.environ[VARIABLE])))
-    loop.run(resume=True)
+    trainer = toy_trainer(tmp_path, AUTOFORMER, toy_recipe(), config=replace(EVERY_STEP, threads=2))
+    monkeypatch.setattr(trainer, "_trained", lambda _: seen.append((torch.get_num_threads(), os.environ[VARIABLE])))
+    trainer.run(resume=True)
     assert seen == [(1, about["matmul_backend"])]
 
 
@@ -236,21 +236,21 @@ def test_global_state_is_left_as_it_was(tmp_path: Path) -> None:
 
 
 def test_a_rehearsal_takes_time_and_writes_nothing(tmp_path: Path) -> None:
-    assert 0 < toy_loop(tmp_path, AUTOFORMER, toy_recipe()).rehearse() < 10
+    assert 0 < toy_trainer(tmp_path, AUTOFORMER, toy_recipe()).time_steps() < 10
     assert not list(tmp_path.iterdir())
 
 
 def test_too_few_pictures_for_a_step(tmp_path: Path) -> None:
     recipe = toy_recipe(accumulate=4, batch_size=64)
     with pytest.raises(InputError, match="must fill at least one step"):
-        toy_loop(tmp_path, AUTOFORMER, recipe, batches=toy_batches(AUTOFORMER, recipe, pictures=32))
+        toy_trainer(tmp_path, AUTOFORMER, recipe, batches=toy_loader(AUTOFORMER, recipe, pictures=32))
 
 
 def test_half_precision_needs_a_gpu(tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(InputError, match="fp16 needs a CUDA device"):
-        toy_loop(tmp_path, AUTOFORMER, toy_recipe(precision="fp16"))
+        toy_trainer(tmp_path, AUTOFORMER, toy_recipe(precision="fp16"))
 
 
 class Recorder(NullReporter):
@@ -275,26 +275,26 @@ def test_every_step_is_reported_and_nothing_is_printed(tmp_path: Path, capsys: p
 
 
 def test_a_step_with_a_number_that_is_none_leaves_the_weights_alone(tmp_path: Path) -> None:
-    loop = toy_loop(tmp_path, AUTOFORMER, toy_recipe())
-    before = weights(loop.model)
-    weight = loop.model.get_parameter("shared.head.classifier.weight")
+    trainer = toy_trainer(tmp_path, AUTOFORMER, toy_recipe())
+    before = weights(trainer.model)
+    weight = trainer.model.get_parameter("shared.head.classifier.weight")
     weight.register_hook(lambda gradient: gradient * float("inf"))  # type: ignore[no-untyped-call]
     with pytest.raises(InputError, match=r"the norm of those of step 1 is (nan|inf)"):
-        loop.run()
-    assert_same(weights(loop.model), before)
+        trainer.run()
+    assert_same(weights(trainer.model), before)
 
 
 def test_an_average_that_has_not_forgotten_the_first_weights(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"(?s)at most 5% of .* 83% after 18 steps with ema.decay=0.99") as caught:
-        toy_loop(tmp_path, AUTOFORMER, toy_recipe(ema=EmaConfig(decay=0.99)))
+        toy_trainer(tmp_path, AUTOFORMER, toy_recipe(ema=EmaConfig(decay=0.99)))
     assert caught.value.hint == "ema.warmup=true, or a smaller ema.decay"
-    toy_loop(tmp_path, AUTOFORMER, toy_recipe(ema=EmaConfig(decay=0.99, warmup=True)))
+    toy_trainer(tmp_path, AUTOFORMER, toy_recipe(ema=EmaConfig(decay=0.99, warmup=True)))
 
 
 def test_blocks_may_be_compiled_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch._dynamo.config as limits
 
-    network = fresh_network(AUTOFORMER, AUTOFORMER.largest(), for_network(toy_recipe()), seed=0)
+    network = build_network(AUTOFORMER, AUTOFORMER.largest(), single_network_recipe(toy_recipe()), seed=0)
     monkeypatch.setattr(limits, "recompile_limit", 1)
     with compiled_blocks(network, wanted="blocks", device=torch.device("cpu")):
         assert limits.recompile_limit == len(network.segments()) > 1

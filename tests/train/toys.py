@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from hwnas.space.space import AnySpace
 from hwnas.train.data.loader import Batch
 from hwnas.train.distributed import World
-from hwnas.train.models import fresh_supernet
+from hwnas.train.models import build_supernet
 from hwnas.train.presets import MICRO
 from hwnas.train.recipe import OptimiserConfig, Recipe, RegularisationConfig, ScheduleConfig
 from hwnas.train.step import Stepper, StepResult
-from hwnas.train.trainer import Loop, LoopConfig
+from hwnas.train.trainer import Trainer, TrainerConfig
 from tests.strategies import TINY
 
 AUTOFORMER, RESNAS, VITAS, VITAS_ANYWHERE, TWINS, GLIT = (
@@ -29,12 +29,12 @@ AUTOFORMER, RESNAS, VITAS, VITAS_ANYWHERE, TWINS, GLIT = (
         "tiny-glit-coded",
     )
 )
-QUIET = LoopConfig(threads=1)
-EVERY_STEP = LoopConfig(threads=1, checkpoint_minutes=0)
+QUIET = TrainerConfig(threads=1)
+EVERY_STEP = TrainerConfig(threads=1, checkpoint_minutes=0)
 
 
 @dataclass
-class ToyBatches:
+class ToyLoader:
     """Each class has a pattern of its own, with noise on it; the order is a function of the seed and the epoch."""
 
     images: Tensor
@@ -54,14 +54,14 @@ class ToyBatches:
             yield Batch(self.images[mine], self.labels[mine], mine)
 
 
-def toy_batches(space: AnySpace, recipe: Recipe, *, pictures: int = 96, world: World | None = None) -> ToyBatches:
+def toy_loader(space: AnySpace, recipe: Recipe, *, pictures: int = 96, world: World | None = None) -> ToyLoader:
     world = world or World()
     rng = torch.Generator().manual_seed(7)
     config = space.config
     labels = torch.arange(pictures) % config.num_classes
     patterns = torch.randn(config.num_classes, *config.input_shape, generator=rng)
     images = patterns[labels] + 0.3 * torch.randn(pictures, *config.input_shape, generator=rng)
-    return ToyBatches(images, labels, recipe.part_size(world.size), world=world)
+    return ToyLoader(images, labels, recipe.microbatch_size(world.size), world=world)
 
 
 def toy_recipe(**changes: Any) -> Recipe:
@@ -76,16 +76,16 @@ def toy_recipe(**changes: Any) -> Recipe:
     return replace(MICRO, **{**values, **changes})
 
 
-def toy_loop(run: Path, space: AnySpace, recipe: Recipe, **options: Any) -> Loop:
-    model = options.pop("model", None) or fresh_supernet(space, recipe, seed=3)
-    batches = options.pop("batches", None) or toy_batches(space, recipe, world=options.get("world"))
+def toy_trainer(run: Path, space: AnySpace, recipe: Recipe, **options: Any) -> Trainer:
+    model = options.pop("model", None) or build_supernet(space, recipe, seed=3)
+    batches = options.pop("batches", None) or toy_loader(space, recipe, world=options.get("world"))
     settings: dict[str, Any] = {"seed": 5, "data": "toy", "config": QUIET, **options}
     run.mkdir(exist_ok=True)
-    return Loop(run, model, batches, recipe, **settings)
+    return Trainer(run, model, batches, recipe, **settings)
 
 
 def stepper(space: AnySpace, recipe: Recipe, *, model: nn.Module | None = None, **options: Any) -> Stepper:
-    model = model or fresh_supernet(space, recipe, seed=3)
+    model = model or build_supernet(space, recipe, seed=3)
     settings: dict[str, Any] = {"seed": 5, "steps_per_epoch": 6, "teacher": None, "world": World(), **options}
     return Stepper(model.train(), recipe, **settings)
 

@@ -22,10 +22,10 @@ from hwnas.supernet.matmul import matmul_backend
 from hwnas.supernet.network import Network
 from hwnas.supernet.store import load_supernet, read_about
 from hwnas.supernet.supernet import AnySupernet
-from hwnas.train.data.sources import Data
-from hwnas.train.evaluation import calibration, make_judge, weights_digest
-from hwnas.train.evaluator import ARCHS_PER_PASS, KEPT_BYTES, Judge
-from hwnas.train.options import absolute_name, supernet_file
+from hwnas.train.data.sources import DataSplits
+from hwnas.train.evaluation import calibration_batches, make_evaluator, weights_digest
+from hwnas.train.evaluator import CACHE_BYTES, NETWORKS_PER_PASS, SupernetEvaluator
+from hwnas.train.options import absolute_data_name, supernet_file
 
 _SECONDS = 5.0
 """About so long is one pass over the pictures, after which values are committed."""
@@ -43,7 +43,7 @@ class OpenSupernet:
     """The run or the file, as it was given."""
     supernet: AnySupernet
     digest: str
-    data: Data
+    data: DataSplits
     requested_data: str | None
     """The name of the data set where one was named in place of that of the supernet's run; good in any folder."""
 
@@ -87,7 +87,7 @@ def open_supernet(path: Path, *, space: str | None, data: str | None) -> OpenSup
     if not len(opened.heldout):
         raise InputError(f"{opened.name} has no held-out pictures to judge networks on", got="none", hint="--data NAME")
     digest = weights_digest(supernet_file(path))
-    requested = None if data is None else absolute_name(data)
+    requested = None if data is None else absolute_data_name(data)
     return OpenSupernet(path, supernet, digest, opened, requested_data=requested)
 
 
@@ -131,7 +131,7 @@ class TrueAccuracy:
         reporter: Reporter | None = None,
     ) -> None:
         self.space = opened.space
-        self.judge: Judge = make_judge(
+        self.evaluator: SupernetEvaluator = make_evaluator(
             opened.supernet.to(torch.device(device)),
             opened.data,
             checkpoint_id=opened.digest,
@@ -141,7 +141,7 @@ class TrueAccuracy:
         )
         self._reporter, self._data = reporter or NullReporter(), opened.data
         self._num_evaluated, self._started_s = 0, time.monotonic()
-        kept = len(opened.data.heldout) * 4 * _pixels(opened.space) <= KEPT_BYTES
+        kept = len(opened.data.heldout) * 4 * _pixels(opened.space) <= CACHE_BYTES
         self._pass = 1 if kept else _LARGE_PASS
         self._adapts = kept
 
@@ -151,7 +151,7 @@ class TrueAccuracy:
         while start < len(genomes):
             rows = genomes[start : start + self._pass]
             began = time.perf_counter()
-            found = self.judge.judge(self.space.decode(rows))
+            found = self.evaluator.evaluate(self.space.decode(rows))
             self._adapt(time.perf_counter() - began, len(rows))
             for index, accuracy in enumerate(found):
                 self._report()
@@ -160,13 +160,13 @@ class TrueAccuracy:
 
     def of(self, genomes: Genomes) -> list[float]:
         """Top-1 of each row, all at once."""
-        return [accuracy.top1 for accuracy in self.judge.judge(self.space.decode(genomes))]
+        return [accuracy.top1 for accuracy in self.evaluator.evaluate(self.space.decode(genomes))]
 
     def network(self, arch: Arch) -> Network:
         """A network with its own copy of the weights and, where it has batch norms, its own statistics."""
         shape = self.space.config.input_shape
-        images = (batch.images for batch in calibration(self._data, shape))
-        return recalibrated(self.judge.supernet.cpu(), arch, images).eval()
+        images = (batch.images for batch in calibration_batches(self._data, shape))
+        return recalibrated(self.evaluator.supernet.cpu(), arch, images).eval()
 
     def _report(self) -> None:
         self._num_evaluated += 1
@@ -176,7 +176,7 @@ class TrueAccuracy:
     def _adapt(self, seconds: float, count: int) -> None:
         """More networks in a pass while passes are short: a killed search loses no more than one."""
         if self._adapts:
-            self._pass = min(max(int(_SECONDS * count / max(seconds, 1e-3)), 1), ARCHS_PER_PASS)
+            self._pass = min(max(int(_SECONDS * count / max(seconds, 1e-3)), 1), NETWORKS_PER_PASS)
 
 
 def _pixels(space: AnySpace) -> int:

@@ -87,7 +87,7 @@ def search_networks(
         satisfiable = require_satisfiable(context.problem, context.cheap, seed=context.spec.seed)
         for text in (*context.spec.notes, str(satisfiable)):
             reporter.message(text)
-        run = _new_run(out or default_out(context, options), context)
+        run = _new_run(out or default_run_folder(context, options), context)
     with _add_resume_hint(run), pinned_cpu_settings(context.spec):
         accuracy = _true_accuracy(context, run=run, workers=workers, reporter=reporter)
         if (run / FILE).is_file():
@@ -120,7 +120,7 @@ def rehearse_search(
         )
 
 
-def default_out(context: SearchContext, options: SearchOptions) -> Path:
+def default_run_folder(context: SearchContext, options: SearchOptions) -> Path:
     """Return a new folder under `options.runs`."""
     return options.runs / f"search-{context.space.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
 
@@ -159,9 +159,9 @@ def _true_accuracy(
     if context.supernet is None or context.spec.supernet is None:
         return None
     from hwnas.pipeline.search.accuracy import TrueAccuracy
-    from hwnas.train.evaluation import ACCURACIES
+    from hwnas.train.evaluation import ACCURACIES_FILE
 
-    memo = None if run is None else run / ACCURACIES
+    memo = None if run is None else run / ACCURACIES_FILE
     device = context.spec.supernet.compute
     return TrueAccuracy(context.supernet, memo=memo, device=device, workers=workers, reporter=reporter)
 

@@ -64,7 +64,7 @@ class AugmentConfig:
             rand_augment(self.rand_augment, image_size=32)
 
     @property
-    def moves_only(self) -> bool:
+    def shift_flip_only(self) -> bool:
         """Whether pictures are at most shifted, flipped and erased, which is done for a whole batch at once."""
         return self.crop != "random-resized" and not self.rand_augment and not self.color_jitter
 
@@ -110,19 +110,19 @@ def rand_augment(config: str, *, image_size: int, interpolation: str = "bicubic"
     return transform
 
 
-def part_transform(config: AugmentConfig, *, image_size: int) -> "Callable[[Image], Image]":
+def crop_transform(config: AugmentConfig, *, image_size: int) -> "Callable[[Image], Image]":
     """The part of a training picture that is looked at, at the size of the network."""
     from timm.data.transforms import RandomResizedCropAndInterpolation
 
     if config.crop != "random-resized":
-        return view_transform(image_size=image_size, interpolation=config.interpolation)
+        return eval_transform(image_size=image_size, interpolation=config.interpolation)
     transform: Callable[[Image], Image] = RandomResizedCropAndInterpolation(  # type: ignore[no-untyped-call]
         image_size, scale=config.scale, interpolation=config.interpolation
     )
     return transform
 
 
-def colour_transform(config: AugmentConfig, *, image_size: int) -> "Callable[[Image], Image] | None":
+def color_transform(config: AugmentConfig, *, image_size: int) -> "Callable[[Image], Image] | None":
     """What changes the look of a training picture."""
     if config.rand_augment:
         transform: Callable[[Image], Image] = rand_augment(
@@ -137,7 +137,7 @@ def colour_transform(config: AugmentConfig, *, image_size: int) -> "Callable[[Im
     return None
 
 
-def view_transform(
+def eval_transform(
     *, image_size: int, crop_share: float | None = None, interpolation: str = "bicubic"
 ) -> "Callable[[Image], Image]":
     """A picture as it is judged: the shorter side resized, the middle cut out.
@@ -173,7 +173,7 @@ _ORDER, _MOVES = 0, 1
 """Streams of random numbers of an epoch."""
 
 
-class Moves(NamedTuple):
+class ShiftFlip(NamedTuple):
     """How far the window onto some pictures is moved over their padding, and which are flipped."""
 
     rows: Indices
@@ -189,9 +189,9 @@ class Moves(NamedTuple):
         places = rng.integers(0, 2 * padding + 1, size=(2, count))
         return cls(places[0], places[1], rng.random(count) < config.flip, padding)
 
-    def at(self, positions: Indices) -> "Moves":
+    def at(self, positions: Indices) -> "ShiftFlip":
         """Those of some positions."""
-        return Moves(self.rows[positions], self.columns[positions], self.flipped[positions], self.padding)
+        return ShiftFlip(self.rows[positions], self.columns[positions], self.flipped[positions], self.padding)
 
     def apply(self, pictures: Bytes) -> Bytes:
         """Pictures moved and flipped; what comes in from outside is black."""

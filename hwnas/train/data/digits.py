@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hwnas.train.data.images import ArrayImages, Indices, Labels, split_off
+from hwnas.train.data.images import ArrayDataset, Indices, Labels, stratified_split
 
 CLASSES = tuple("0123456789")
 _TEST_SHARE = 0.2
@@ -15,7 +15,7 @@ _TEST_SEED = 0
 """The test digits are the same whatever the seed of the other splits."""
 
 
-class Originals(NamedTuple):
+class OriginalDigits(NamedTuple):
     """The digits themselves: 8x8 pixels, each from 0 to 1."""
 
     pixels: NDArray[np.float32]
@@ -24,17 +24,17 @@ class Originals(NamedTuple):
     test: Indices
 
 
-def originals() -> Originals:
+def load_originals() -> OriginalDigits:
     """The 1,797 digits, and which of them are for testing alone."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
     labels = digits.target.astype(np.int64)
-    train, test = split_off(labels, _TEST_SHARE, seed=_TEST_SEED)
-    return Originals((digits.images / 16).astype(np.float32), labels, train, test)
+    train, test = stratified_split(labels, _TEST_SHARE, seed=_TEST_SEED)
+    return OriginalDigits((digits.images / 16).astype(np.float32), labels, train, test)
 
 
-def enlarged(pixels: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+def resize_bilinear(pixels: NDArray[np.float32], size: int) -> NDArray[np.float32]:
     """Square pictures at another size, by linear interpolation between the centres of pixels."""
     old = pixels.shape[-1]
     places = np.clip((np.arange(size, dtype=np.float32) + 0.5) * (old / size) - 0.5, 0, old - 1)
@@ -45,13 +45,13 @@ def enlarged(pixels: NDArray[np.float32], size: int) -> NDArray[np.float32]:
     return result
 
 
-def digits(image_size: int, channels: int) -> tuple[ArrayImages, ArrayImages]:
+def digits(image_size: int, channels: int) -> tuple[ArrayDataset, ArrayDataset]:
     """The digits as they are, resized: those to train on and those to test on."""
-    source = originals()
-    grey = np.round(enlarged(source.pixels, image_size) * 255).astype(np.uint8)
+    source = load_originals()
+    grey = np.round(resize_bilinear(source.pixels, image_size) * 255).astype(np.uint8)
     pictures = np.repeat(grey[..., None], channels, axis=-1)
     train, test = (
-        ArrayImages(pictures[part], source.labels[part], [f"digits {index}" for index in part])
+        ArrayDataset(pictures[part], source.labels[part], [f"digits {index}" for index in part])
         for part in (source.train, source.test)
     )
     return train, test
@@ -104,7 +104,7 @@ class ClutterConfig:
     seed: int = 0
 
 
-def clutter(config: ClutterConfig) -> ArrayImages:
+def make_clutter(config: ClutterConfig) -> ArrayDataset:
     """Make the first `count` pictures of a split."""
     pixels, labels = _pool(config)
     rng = [np.random.default_rng((_seed(config), _SPLITS.index(config.split), stream)) for stream in range(2)]
@@ -112,12 +112,12 @@ def clutter(config: ClutterConfig) -> ArrayImages:
     found = np.empty(config.count, dtype=np.int64)
     for start in range(0, config.count, _CHUNK):
         part = slice(start, min(start + _CHUNK, config.count))
-        draws = _Draws(rng[0].random((part.stop - start, _Draws.needed()), dtype=np.float32))
+        draws = _Draws(rng[0].random((part.stop - start, _Draws.estimate_memory()), dtype=np.float32))
         chosen = draws.index(len(labels))
         found[part] = labels[chosen]
         mask = _scene(pixels, chosen, draws, size=config.image_size)
         array[part] = _coloured(mask, draws, rng[1], channels=config.channels, size=config.image_size)
-    return ArrayImages(array, found, [f"digits-clutter {config.split} {index}" for index in range(config.count)])
+    return ArrayDataset(array, found, [f"digits-clutter {config.split} {index}" for index in range(config.count)])
 
 
 class _Draws:
@@ -128,7 +128,7 @@ class _Draws:
         self._next = 0
 
     @staticmethod
-    def needed() -> int:
+    def estimate_memory() -> int:
         """Columns that a picture takes."""
         return 5 + 9 * PIECES + 5 * STROKES + 5
 
@@ -153,10 +153,10 @@ def _seed(config: ClutterConfig) -> int:
 
 def _pool(config: ClutterConfig) -> tuple[Floats, Labels]:
     """The digits from which the pictures of a split are made; no two splits share one."""
-    source = originals()
-    train, heldout = split_off(source.labels[source.train], HELDOUT_ORIGINALS, seed=config.seed)
+    source = load_originals()
+    train, heldout = stratified_split(source.labels[source.train], HELDOUT_ORIGINALS, seed=config.seed)
     members = {"train": source.train[train], "heldout": source.train[heldout], "test": source.test}[config.split]
-    large = enlarged(source.pixels, _DETAIL)
+    large = resize_bilinear(source.pixels, _DETAIL)
     return np.ascontiguousarray(large[members]), source.labels[members]
 
 

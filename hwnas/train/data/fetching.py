@@ -9,9 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hwnas.train.data.augment import AugmentConfig, Bytes, Moves, colour_transform, epoch_order, part_transform
-from hwnas.train.data.images import ArrayImages, BadImageError, BadImages, Images, Indices, Labels, as_bytes, as_image
-from hwnas.train.seeds import borrowed_generators, seed_generators
+from hwnas.train.data.augment import AugmentConfig, Bytes, ShiftFlip, color_transform, crop_transform, epoch_order
+from hwnas.train.data.images import (
+    ArrayDataset,
+    BadImageError,
+    BadImageLog,
+    ImageDataset,
+    Indices,
+    Labels,
+    to_array,
+    to_image,
+)
+from hwnas.train.seeds import borrowed_generators, seed_global_rng
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -21,7 +30,7 @@ _PART, _COLOUR, _ERASE = range(3)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kept:
+class DecodedImages:
     """Decoded pictures; where one cannot be read, `origins` has the number of the next one that can."""
 
     pictures: NDArray[np.uint8]
@@ -34,7 +43,7 @@ class Kept:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fetched:
+class FetchedBatch:
     """The pictures of some positions, and those that could not be read; the process that asked counts them."""
 
     pictures: Bytes
@@ -49,7 +58,7 @@ class EpochPlan:
 
     def __init__(
         self,
-        images: Images | Kept,
+        images: ImageDataset | DecodedImages,
         *,
         augment: AugmentConfig,
         image_shape: tuple[int, int, int],
@@ -62,16 +71,16 @@ class EpochPlan:
         self.max_bad = max_bad
         count, size = len(images), image_shape[1]
         self.order = epoch_order(count, repeats=augment.repeats, seed=seed, epoch=epoch)
-        self.moves = Moves.of_epoch(augment, seed=seed, epoch=epoch, count=count, image_size=size)
+        self.moves = ShiftFlip.of_epoch(augment, seed=seed, epoch=epoch, count=count, image_size=size)
 
-    def fetch(self, positions: Indices) -> Fetched:
+    def fetch(self, positions: Indices) -> FetchedBatch:
         """The pictures of some positions."""
-        if not isinstance(self.images, Kept):
+        if not isinstance(self.images, DecodedImages):
             return self._read(self.images, positions)
         indices = self.images.origins[self.order[positions]]
         pictures = self.moves.at(positions).apply(self.images.pictures[indices])
         labels = self.images.labels[indices]
-        return Fetched(pictures=pictures, labels=labels, indices=indices, positions=positions)
+        return FetchedBatch(pictures=pictures, labels=labels, indices=indices, positions=positions)
 
     def finish(self, images: Tensor, positions: Indices) -> None:
         """Erase parts of normalised images."""
@@ -82,10 +91,10 @@ class EpochPlan:
         erase = RandomErasing(self.augment.erase, mode="pixel", device="cpu")  # type: ignore[no-untyped-call]
         with borrowed_generators():
             for image, position in zip(images, positions, strict=True):
-                seed_generators(*self.key, int(position), _ERASE)
+                seed_global_rng(*self.key, int(position), _ERASE)
                 erase(image)
 
-    def _read(self, images: Images, positions: Indices) -> Fetched:
+    def _read(self, images: ImageDataset, positions: Indices) -> FetchedBatch:
         bad: dict[str, str] = {}
         pictures, indices = [], []
         with borrowed_generators():
@@ -97,7 +106,7 @@ class EpochPlan:
                 indices.append(found[1])
         return _fetched(images, pictures, indices, positions, bad, shape=self.image_shape)
 
-    def _readable(self, images: Images, index: int, bad: dict[str, str]) -> "tuple[Image, int] | None":
+    def _readable(self, images: ImageDataset, index: int, bad: dict[str, str]) -> "tuple[Image, int] | None":
         """A picture, or the next one that can be read; None after too many that cannot."""
         for place in range(index, index + len(images)):
             try:
@@ -109,40 +118,40 @@ class EpochPlan:
         return None
 
     def _varied(self, image: "Image", position: int) -> Bytes:
-        seed_generators(*self.key, position, _PART)
+        seed_global_rng(*self.key, position, _PART)
         moves = self.moves.at(np.asarray([position]))
-        moved: Bytes = moves.apply(as_bytes(self._part(image), channels=3)[None])[0]
+        moved: Bytes = moves.apply(to_array(self._part(image), channels=3)[None])[0]
         if self._colour is None and self.image_shape[0] == 3:
             return moved
-        seed_generators(*self.key, position, _COLOUR)
-        image = as_image(moved) if self._colour is None else self._colour(as_image(moved))
-        return as_bytes(image, channels=self.image_shape[0])
+        seed_global_rng(*self.key, position, _COLOUR)
+        image = to_image(moved) if self._colour is None else self._colour(to_image(moved))
+        return to_array(image, channels=self.image_shape[0])
 
     @cached_property
     def _part(self) -> "Callable[[Image], Image]":
-        return part_transform(self.augment, image_size=self.image_shape[1])
+        return crop_transform(self.augment, image_size=self.image_shape[1])
 
     @cached_property
     def _colour(self) -> "Callable[[Image], Image] | None":
-        return colour_transform(self.augment, image_size=self.image_shape[1])
+        return color_transform(self.augment, image_size=self.image_shape[1])
 
 
 @dataclass(frozen=True, kw_only=True)
-class ViewPlan:
+class EvalPlan:
     """Pictures as they are judged, those that cannot be read left out."""
 
-    images: Images
+    images: ImageDataset
     view: "Callable[[Image], Image]"
     direct: bool
     """Whether pictures in memory are already what the view of them would be."""
     image_shape: tuple[int, int, int]
 
-    def fetch(self, positions: Indices) -> Fetched:
+    def fetch(self, positions: Indices) -> FetchedBatch:
         """The pictures with these numbers."""
-        if self.direct and isinstance(self.images, ArrayImages):
+        if self.direct and isinstance(self.images, ArrayDataset):
             pictures = np.ascontiguousarray(self.images.array[positions].transpose(0, 3, 1, 2))
             labels = self.images.labels[positions]
-            return Fetched(pictures=pictures, labels=labels, indices=positions, positions=positions)
+            return FetchedBatch(pictures=pictures, labels=labels, indices=positions, positions=positions)
         bad: dict[str, str] = {}
         pictures_read, indices = [], []
         for index in positions:
@@ -151,7 +160,7 @@ class ViewPlan:
             except BadImageError as error:
                 bad[error.key] = error.reason
                 continue
-            pictures_read.append(as_bytes(image, channels=self.image_shape[0]))
+            pictures_read.append(to_array(image, channels=self.image_shape[0]))
             indices.append(int(index))
         return _fetched(self.images, pictures_read, indices, positions, bad, shape=self.image_shape)
 
@@ -160,17 +169,17 @@ class ViewPlan:
 
 
 def _fetched(
-    images: Images,
+    images: ImageDataset,
     pictures: Sequence[Bytes],
     indices: Sequence[int],
     positions: Indices,
     bad: dict[str, str],
     *,
     shape: tuple[int, int, int],
-) -> Fetched:
+) -> FetchedBatch:
     chosen = np.asarray(indices, dtype=np.int64)
     stacked = np.stack(pictures) if pictures else np.empty((0, *shape), dtype=np.uint8)
-    return Fetched(
+    return FetchedBatch(
         pictures=stacked, labels=images.labels[chosen], indices=chosen, positions=positions, bad=tuple(bad.items())
     )
 
@@ -181,11 +190,13 @@ LIMIT_BYTES = 1 << 30
 _PROBES = 16
 
 
-def in_memory(images: Images, image_shape: tuple[int, int, int], *, bad: BadImages) -> Images | Kept:
+def decode_if_small(
+    images: ImageDataset, image_shape: tuple[int, int, int], *, bad: BadImageLog
+) -> ImageDataset | DecodedImages:
     """The pictures decoded, if all have this size and they fit; else as they were."""
     if len(images) * int(np.prod(image_shape)) > LIMIT_BYTES:
         return images
-    if isinstance(images, ArrayImages):
+    if isinstance(images, ArrayDataset):
         return _kept_array(images, image_shape)
     probes = range(0, len(images), -(-len(images) // _PROBES))
     if not all(_fits(images, index, image_shape) for index in probes):
@@ -193,14 +204,14 @@ def in_memory(images: Images, image_shape: tuple[int, int, int], *, bad: BadImag
     return _decoded(images, image_shape, bad=bad)
 
 
-def _kept_array(images: ArrayImages, image_shape: tuple[int, int, int]) -> Images | Kept:
+def _kept_array(images: ArrayDataset, image_shape: tuple[int, int, int]) -> ImageDataset | DecodedImages:
     pictures = images.array.transpose(0, 3, 1, 2)
     if pictures.shape[1:] != image_shape:
         return images
-    return Kept(pictures=np.ascontiguousarray(pictures), labels=images.labels, origins=np.arange(len(images)))
+    return DecodedImages(pictures=np.ascontiguousarray(pictures), labels=images.labels, origins=np.arange(len(images)))
 
 
-def _fits(images: Images, index: int, image_shape: tuple[int, int, int]) -> bool:
+def _fits(images: ImageDataset, index: int, image_shape: tuple[int, int, int]) -> bool:
     """Whether a picture has the size; one that cannot be read does not tell."""
     try:
         return images.read(index).size == image_shape[:0:-1]
@@ -208,7 +219,9 @@ def _fits(images: Images, index: int, image_shape: tuple[int, int, int]) -> bool
         return True
 
 
-def _decoded(images: Images, image_shape: tuple[int, int, int], *, bad: BadImages) -> Images | Kept:
+def _decoded(
+    images: ImageDataset, image_shape: tuple[int, int, int], *, bad: BadImageLog
+) -> ImageDataset | DecodedImages:
     pictures = np.zeros((len(images), *image_shape), dtype=np.uint8)
     origins = np.arange(len(images))
     for index in range(len(images)):
@@ -220,9 +233,11 @@ def _decoded(images: Images, image_shape: tuple[int, int, int], *, bad: BadImage
             continue
         if image.size != image_shape[:0:-1]:
             return images
-        pictures[index] = as_bytes(image, channels=image_shape[0])
+        pictures[index] = to_array(image, channels=image_shape[0])
     return (
-        Kept(pictures=pictures, labels=images.labels, origins=_next_readable(origins)) if max(origins) >= 0 else images
+        DecodedImages(pictures=pictures, labels=images.labels, origins=_next_readable(origins))
+        if max(origins) >= 0
+        else images
     )
 
 

@@ -31,7 +31,7 @@ class BadImageError(InputError):
         self.reason = str(reason)
 
 
-class Images(Protocol):
+class ImageDataset(Protocol):
     """Labelled pictures reached by number."""
 
     @property
@@ -48,7 +48,7 @@ class Images(Protocol):
         """One picture, in RGB; one that cannot be read is a `BadImageError`."""
 
 
-class ArrayImages:
+class ArrayDataset:
     """Pictures in memory: the fast way to make batches."""
 
     def __init__(self, array: NDArray[np.uint8], labels: Labels, keys: Sequence[str]) -> None:
@@ -74,10 +74,10 @@ class ArrayImages:
 
 
 @dataclass(frozen=True)
-class Subset:
+class SubsetDataset:
     """Some of the pictures of another set."""
 
-    images: Images
+    images: ImageDataset
     indices: Indices
 
     @cached_property
@@ -98,17 +98,17 @@ class Subset:
         return self.images.read(int(self.indices[index]))
 
 
-def subset(images: Images, indices: Any) -> Images:
+def subset(images: ImageDataset, indices: Any) -> ImageDataset:
     """The pictures with these numbers, in this order; those of an array stay one."""
     chosen = np.asarray(indices, dtype=np.int64)
-    if isinstance(images, ArrayImages):
-        return ArrayImages(images.array[chosen], images.labels[chosen], [images.keys[index] for index in chosen])
-    if isinstance(images, Subset):
-        return Subset(images.images, images.indices[chosen])
-    return Subset(images, chosen)
+    if isinstance(images, ArrayDataset):
+        return ArrayDataset(images.array[chosen], images.labels[chosen], [images.keys[index] for index in chosen])
+    if isinstance(images, SubsetDataset):
+        return SubsetDataset(images.images, images.indices[chosen])
+    return SubsetDataset(images, chosen)
 
 
-def decode(data: bytes, key: str) -> "Image":
+def decode_image(data: bytes, key: str) -> "Image":
     """The picture that a file's bytes hold, in RGB."""
     from PIL import Image
 
@@ -124,13 +124,13 @@ def decode(data: bytes, key: str) -> "Image":
         raise BadImageError(key, error) from error
 
 
-def as_bytes(image: "Image", *, channels: int) -> NDArray[np.uint8]:
+def to_array(image: "Image", *, channels: int) -> NDArray[np.uint8]:
     """The pixels of a picture; one channel is its lightness."""
     pixels = np.asarray(image.convert("RGB" if channels == 3 else "L"))
     return pixels.transpose(2, 0, 1) if channels == 3 else pixels[None]
 
 
-def as_image(pixels: NDArray[np.uint8]) -> "Image":
+def to_image(pixels: NDArray[np.uint8]) -> "Image":
     """The picture of some pixels, in colour."""
     from PIL import Image
 
@@ -145,7 +145,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
-class BadImages:
+class BadImageLog:
     """Pictures that were skipped; one more than the limit is an error that lists them."""
 
     limit: int = DEFAULT_LIMIT
@@ -180,7 +180,7 @@ HELDOUT_LIST = "heldout.txt"
 """The file of a run that names the pictures held out of training."""
 
 
-def stratified(labels: Labels, count: int, *, seed: int, keep: int = 0) -> Indices:
+def stratified_sample(labels: Labels, count: int, *, seed: int, keep: int = 0) -> Indices:
     """The numbers of `count` pictures, sorted; each class gives its share, to within one, and keeps at least `keep`."""
     sizes = np.bincount(labels)
     classes = np.count_nonzero(sizes)
@@ -196,23 +196,23 @@ def stratified(labels: Labels, count: int, *, seed: int, keep: int = 0) -> Indic
     return np.sort(np.concatenate(chosen))
 
 
-def split_off(labels: Labels, amount: float, *, seed: int) -> tuple[Indices, Indices]:
+def stratified_split(labels: Labels, amount: float, *, seed: int) -> tuple[Indices, Indices]:
     """The numbers of the pictures that stay and of those split off.
 
     `amount` is a share below 1, which grows to one picture of each class, or else a number.
     """
     least = int(np.count_nonzero(np.bincount(labels)))
     count = max(round(amount * len(labels)), least) if amount < 1 else int(amount)
-    away = stratified(labels, count, seed=seed, keep=1)
+    away = stratified_sample(labels, count, seed=seed, keep=1)
     return np.setdiff1d(np.arange(len(labels)), away), away
 
 
-def write_list(path: Path, images: Images) -> None:
+def write_image_list(path: Path, images: ImageDataset) -> None:
     """Write the names of pictures, one a line."""
     write_atomic(path, "".join(f"{key}\n" for key in images.keys))
 
 
-def read_list(path: Path) -> tuple[str, ...]:
+def read_image_list(path: Path) -> tuple[str, ...]:
     """Read the names of pictures, one a line."""
     try:
         return tuple(path.read_text(encoding="utf-8").splitlines())
@@ -220,9 +220,9 @@ def read_list(path: Path) -> tuple[str, ...]:
         raise InputError(f"the list of pictures {path} cannot be read", got=error) from error
 
 
-def require_same_list(path: Path, images: Images) -> None:
+def require_same_images(path: Path, images: ImageDataset) -> None:
     """The pictures must be those that a list names, in its order."""
-    listed, found = read_list(path), tuple(images.keys)
+    listed, found = read_image_list(path), tuple(images.keys)
     if listed != found:
         differ = len(set(listed) ^ set(found))
         raise InputError(

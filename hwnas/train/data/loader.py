@@ -17,9 +17,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from hwnas.devices.machine import usable_cores
 from hwnas.errors import InputError
-from hwnas.train.data.augment import IMAGENET, AugmentConfig, Normalization, view_transform
-from hwnas.train.data.fetching import EpochPlan, Fetched, Kept, ViewPlan, in_memory
-from hwnas.train.data.images import ArrayImages, BadImages, Images
+from hwnas.train.data.augment import IMAGENET, AugmentConfig, Normalization, eval_transform
+from hwnas.train.data.fetching import DecodedImages, EpochPlan, EvalPlan, FetchedBatch, decode_if_small
+from hwnas.train.data.images import ArrayDataset, BadImageLog, ImageDataset
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class Batch:
         return len(self.labels)
 
 
-class TrainBatches:
+class TrainLoader:
     """The epochs of training pictures.
 
     An epoch is a permutation of the pictures; what does not fill a batch is left out. An unreadable picture is
@@ -55,7 +55,7 @@ class TrainBatches:
 
     def __init__(
         self,
-        images: Images,
+        images: ImageDataset,
         *,
         augment: AugmentConfig,
         image_shape: tuple[int, int, int],
@@ -65,7 +65,7 @@ class TrainBatches:
         rank: int = 0,
         world_size: int = 1,
         normalization: Normalization = IMAGENET,
-        bad: BadImages | None = None,
+        bad: BadImageLog | None = None,
     ) -> None:
         if not 0 <= rank < world_size:
             raise InputError("the rank must be one of the world's", got=f"rank {rank} of {world_size}")
@@ -77,7 +77,7 @@ class TrainBatches:
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self.workers = usable_workers(workers)
         self.normalization = normalization
-        self.bad = bad if bad is not None else BadImages()
+        self.bad = bad if bad is not None else BadImageLog()
 
     def __len__(self) -> int:
         """Steps of an epoch."""
@@ -88,7 +88,7 @@ class TrainBatches:
         if not 0 <= first <= len(self):
             raise InputError(f"an epoch has the batches 0 to {len(self) - 1}", got=first)
         plan = EpochPlan(
-            self._kept if self.augment.moves_only else self.images,
+            self._kept if self.augment.shift_flip_only else self.images,
             augment=self.augment,
             image_shape=self.image_shape,
             seed=self.seed,
@@ -100,16 +100,16 @@ class TrainBatches:
         yield from _batches(_Steps(plan, positions), self)
 
     @cached_property
-    def _kept(self) -> Images | Kept:
-        return in_memory(self.images, self.image_shape, bad=self.bad)
+    def _kept(self) -> ImageDataset | DecodedImages:
+        return decode_if_small(self.images, self.image_shape, bad=self.bad)
 
 
-class EvalBatches:
+class EvalLoader:
     """Pictures to judge networks on, each once and in order; unreadable ones are left out, and counted in `bad`."""
 
     def __init__(
         self,
-        images: Images,
+        images: ImageDataset,
         *,
         image_shape: tuple[int, int, int],
         batch_size: int,
@@ -117,23 +117,23 @@ class EvalBatches:
         crop_share: float | None = None,
         interpolation: str = "bicubic",
         normalization: Normalization = IMAGENET,
-        bad: BadImages | None = None,
+        bad: BadImageLog | None = None,
     ) -> None:
         _require_shape(image_shape)
         self.images, self.image_shape = images, image_shape
         self.batch_size = _positive("batch_size", batch_size)
         self.workers = usable_workers(workers)
-        self.view = view_transform(image_size=image_shape[1], crop_share=crop_share, interpolation=interpolation)
+        self.view = eval_transform(image_size=image_shape[1], crop_share=crop_share, interpolation=interpolation)
         self.direct = crop_share in (None, 1.0) and _array_shape(images) == image_shape
         self.normalization = normalization
-        self.bad = bad if bad is not None else BadImages()
+        self.bad = bad if bad is not None else BadImageLog()
 
     def __len__(self) -> int:
         """Batches of a pass; the last one may be smaller."""
         return -(-len(self.images) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        plan = ViewPlan(images=self.images, view=self.view, direct=self.direct, image_shape=self.image_shape)
+        plan = EvalPlan(images=self.images, view=self.view, direct=self.direct, image_shape=self.image_shape)
         starts = range(0, len(self.images), self.batch_size)
         positions = [np.arange(start, min(start + self.batch_size, len(self.images))) for start in starts]
         yield from (batch for batch in _batches(_Steps(plan, positions), self) if len(batch))
@@ -149,35 +149,35 @@ def usable_workers(wanted: int) -> int:
     return min(wanted, cores)
 
 
-class _Steps(Dataset[Fetched]):
+class _Steps(Dataset[FetchedBatch]):
     """The batches of one pass by number, for worker processes."""
 
-    def __init__(self, plan: EpochPlan | ViewPlan, positions: list[Any]) -> None:
+    def __init__(self, plan: EpochPlan | EvalPlan, positions: list[Any]) -> None:
         self.plan = plan
         self.positions = positions
 
-    def __getitem__(self, step: int) -> Fetched:
+    def __getitem__(self, step: int) -> FetchedBatch:
         return self.plan.fetch(self.positions[step])
 
     def __len__(self) -> int:
         return len(self.positions)
 
 
-def _batches(steps: _Steps, owner: TrainBatches | EvalBatches) -> Iterator[Batch]:
+def _batches(steps: _Steps, owner: TrainLoader | EvalLoader) -> Iterator[Batch]:
     mean, std = (
         torch.from_numpy(255 * part)[:, None, None] for part in owner.normalization.columns(owner.image_shape[0])
     )
     for fetched in _loaded(steps, owner.workers):
         for key, reason in fetched.bad:
             owner.bad.add(key, reason)
-        if not len(fetched.pictures) and isinstance(owner, TrainBatches):
+        if not len(fetched.pictures) and isinstance(owner, TrainLoader):
             raise InputError("at least one picture must be readable", got=owner.bad.summary())
         images = torch.from_numpy(fetched.pictures).float().sub_(mean).div_(std)
         steps.plan.finish(images, fetched.positions)
         yield Batch(images, torch.from_numpy(fetched.labels), torch.from_numpy(fetched.indices))
 
 
-def _loaded(steps: _Steps, workers: int) -> Iterator[Fetched]:
+def _loaded(steps: _Steps, workers: int) -> Iterator[FetchedBatch]:
     if not workers:
         yield from (steps[step] for step in range(len(steps)))
         return
@@ -205,9 +205,9 @@ def _outlive_signals(worker: int) -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
 
 
-def _array_shape(images: Images) -> tuple[int, ...] | None:
+def _array_shape(images: ImageDataset) -> tuple[int, ...] | None:
     """Channels, height and width of pictures in memory."""
-    if not isinstance(images, ArrayImages):
+    if not isinstance(images, ArrayDataset):
         return None
     height, width, channels = images.array.shape[1:]
     return channels, height, width

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hwnas.errors import InputError
-from hwnas.train.data.images import BadImageError, Labels, decode
+from hwnas.train.data.images import BadImageError, Labels, decode_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -22,7 +22,7 @@ MEMORY_BYTES = 4 << 30
 
 
 @dataclass(frozen=True)
-class ParquetImages:
+class ParquetDataset:
     """Encoded pictures in memory or in a mapped file, decoded when they are read."""
 
     files: tuple[str, ...]
@@ -47,15 +47,15 @@ class ParquetImages:
         data = self.column[index].as_py()
         if data is None:
             raise BadImageError(self.keys[index], "it holds no bytes")
-        return decode(data, self.keys[index])
+        return decode_image(data, self.keys[index])
 
 
 def is_parquet(path: Path) -> bool:
     """Whether a path is a Parquet file or a folder of such."""
-    return path.suffix == ".parquet" or any(part_files(path, (prefix,)) for prefix in ("train", "test", "val"))
+    return path.suffix == ".parquet" or any(find_parquet_files(path, (prefix,)) for prefix in ("train", "test", "val"))
 
 
-def part_files(path: Path, prefixes: Sequence[str]) -> list[Path]:
+def find_parquet_files(path: Path, prefixes: Sequence[str]) -> list[Path]:
     """The files of a part, those of the first prefix that has any; they lie in the folder or in its `data`."""
     for folder, prefix in itertools.product((path, path / "data"), prefixes):
         if files := sorted(folder.glob(f"{prefix}*.parquet")):
@@ -63,7 +63,7 @@ def part_files(path: Path, prefixes: Sequence[str]) -> list[Path]:
     return []
 
 
-def open_parquet(files: Sequence[Path]) -> tuple[ParquetImages, tuple[str, ...] | None]:
+def open_parquet(files: Sequence[Path]) -> tuple[ParquetDataset, tuple[str, ...] | None]:
     """The pictures of some files, and the names of the classes where the first file has them."""
     handles = [_opened(file) for file in files]
     for handle, file in zip(handles, files, strict=True):
@@ -71,7 +71,7 @@ def open_parquet(files: Sequence[Path]) -> tuple[ParquetImages, tuple[str, ...] 
     starts = np.cumsum([0, *(handle.metadata.num_rows for handle in handles)])[:-1]
     column = _image_column(handles, files)
     labels = np.concatenate([_labels(handle, file) for handle, file in zip(handles, files, strict=True)])
-    images = ParquetImages(tuple(file.name for file in files), tuple(map(int, starts)), column, labels)
+    images = ParquetDataset(tuple(file.name for file in files), tuple(map(int, starts)), column, labels)
     return images, _class_names(handles[0].schema_arrow)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from hwnas.errors import InputError, unknown
-from hwnas.train.data.images import ArrayImages, BadImageError, Images, Labels, decode
+from hwnas.train.data.images import ArrayDataset, BadImageError, ImageDataset, Labels, decode_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -20,7 +20,7 @@ TEST_FOLDERS = ("test", "val", "valid", "validation")
 
 
 @dataclass(frozen=True)
-class FolderImages:
+class FolderDataset:
     """Pictures in files."""
 
     root: Path
@@ -38,11 +38,11 @@ class FolderImages:
             data = (self.root / key).read_bytes()
         except OSError as error:
             raise BadImageError(key, error) from error
-        return decode(data, key)
+        return decode_image(data, key)
 
 
 @dataclass(frozen=True)
-class Folder:
+class ImageFolder:
     """A folder with the folders of a set."""
 
     path: Path
@@ -65,7 +65,7 @@ class Folder:
         found = [child.name for child in top.iterdir() if child.is_dir() and not child.name.startswith(".")]
         return tuple(sorted(found, key=natural_key))
 
-    def images(self, folder: Path, classes: Sequence[str]) -> FolderImages:
+    def images(self, folder: Path, classes: Sequence[str]) -> FolderDataset:
         """The pictures of one folder; every class must have some, and there must be no other class."""
         from timm.data.readers.img_extensions import get_img_extensions
 
@@ -80,7 +80,7 @@ class Folder:
             raise InputError(f"every class in {folder} must have pictures", got=f"none in {', '.join(empty[:8])}")
         keys = [path.relative_to(self.path).as_posix() for paths in files.values() for path in paths]
         labels = np.repeat(np.arange(len(classes)), [len(paths) for paths in files.values()])
-        return FolderImages(self.path, keys, labels.astype(np.int64))
+        return FolderDataset(self.path, keys, labels.astype(np.int64))
 
 
 def _files(folder: Path, extensions: set[str]) -> list[Path]:
@@ -95,7 +95,7 @@ IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 """Members that are pictures; the one with the same name and the suffix cls holds the number of the class."""
 
 
-class Place(NamedTuple):
+class TarMember(NamedTuple):
     """Where a picture lies."""
 
     shard: Path
@@ -104,10 +104,10 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ShardImages:
+class ShardDataset:
     """Pictures in tar files."""
 
-    places: Sequence[Place]
+    places: Sequence[TarMember]
     keys: Sequence[str]
     labels: Labels
 
@@ -123,10 +123,10 @@ class ShardImages:
                 data = file.read(place.size)
         except OSError as error:
             raise BadImageError(self.keys[index], error) from error
-        return decode(data, self.keys[index])
+        return decode_image(data, self.keys[index])
 
 
-def shard_files(folder: Path, words: Sequence[str]) -> list[Path]:
+def find_shards(folder: Path, words: Sequence[str]) -> list[Path]:
     """The tar files of a folder that have the first of these words that occurs in their names."""
     for word in words:
         if files := sorted(folder.glob(f"*{word}*.tar")):
@@ -134,7 +134,7 @@ def shard_files(folder: Path, words: Sequence[str]) -> list[Path]:
     return []
 
 
-def open_shards(files: Sequence[Path]) -> ShardImages:
+def open_shards(files: Sequence[Path]) -> ShardDataset:
     """List the pictures of some tar files."""
     places, keys, labels = [], [], []
     for file in files:
@@ -144,18 +144,18 @@ def open_shards(files: Sequence[Path]) -> ShardImages:
             labels.append(label)
     if not places:
         raise InputError("tar files must hold pictures with their classes", got=f"none in {files[0]}")
-    return ShardImages(places, keys, np.asarray(labels, dtype=np.int64))
+    return ShardDataset(places, keys, np.asarray(labels, dtype=np.int64))
 
 
-def _members(file: Path) -> dict[str, tuple[Place, int]]:
-    places: dict[str, Place] = {}
+def _members(file: Path) -> dict[str, tuple[TarMember, int]]:
+    places: dict[str, TarMember] = {}
     labels: dict[str, int] = {}
     try:
         with tarfile.open(file, "r:") as archive:
             for member in archive:
                 name, _, suffix = member.name.partition(".")
                 if suffix.casefold() in IMAGE_SUFFIXES:
-                    places[name] = Place(file, member.offset_data, member.size)
+                    places[name] = TarMember(file, member.offset_data, member.size)
                 elif suffix == "cls":
                     content = archive.extractfile(member)
                     labels[name] = int(content.read()) if content else -1
@@ -173,7 +173,7 @@ NAMES = ("cifar10", "cifar100", "fashion_mnist", "image_folder", "imagenet", "km
 
 
 @dataclass(frozen=True)
-class TorchImages:
+class TorchvisionDataset:
     """Pictures of a torchvision dataset."""
 
     dataset: Any
@@ -200,7 +200,7 @@ class TorchImages:
         return image
 
 
-def open_torch(name: str, *, root: Path | None, train: bool, download: bool) -> tuple[Images, tuple[str, ...]]:
+def open_torch(name: str, *, root: Path | None, train: bool, download: bool) -> tuple[ImageDataset, tuple[str, ...]]:
     """One part of a set, and the names of its classes."""
     from timm.data.dataset_factory import create_dataset
 
@@ -217,15 +217,15 @@ def open_torch(name: str, *, root: Path | None, train: bool, download: bool) -> 
     return _images(dataset, f"{name} {'train' if train else 'test'}"), _classes(dataset)
 
 
-def _images(dataset: Any, name: str) -> Images:
+def _images(dataset: Any, name: str) -> ImageDataset:
     labels = np.asarray(dataset.targets, dtype=np.int64)
     if labels.ndim == 2:  # QMNIST keeps more beside the class
         labels = labels[:, 0]
     array = np.asarray(getattr(dataset, "data", ()))
     if array.dtype == np.uint8 and array.ndim in (3, 4) and len(array) == len(labels):
         pixels = array[..., None] if array.ndim == 3 else array
-        return ArrayImages(pixels, labels, [f"{name} {index}" for index in range(len(labels))])
-    return TorchImages(dataset, labels, name)
+        return ArrayDataset(pixels, labels, [f"{name} {index}" for index in range(len(labels))])
+    return TorchvisionDataset(dataset, labels, name)
 
 
 def _classes(dataset: Any) -> tuple[str, ...]:

@@ -15,12 +15,12 @@ from hwnas.train.data.digits import (
     VERSION,
     ClutterConfig,
     Split,
-    clutter,
     digits,
+    make_clutter,
 )
-from hwnas.train.data.images import Images, split_off, stratified, subset
-from hwnas.train.data.parquet import is_parquet, open_parquet, part_files
-from hwnas.train.data.readers import Folder, open_shards, open_torch, shard_files
+from hwnas.train.data.images import ImageDataset, stratified_sample, stratified_split, subset
+from hwnas.train.data.parquet import find_parquet_files, is_parquet, open_parquet
+from hwnas.train.data.readers import ImageFolder, find_shards, open_shards, open_torch
 
 HELDOUT_SHARE = 0.1
 """What is held out where nobody says."""
@@ -73,15 +73,15 @@ def _require_heldout(amount: float | None) -> None:
 
 
 @dataclass(frozen=True)
-class Data:
+class DataSplits:
     """A set of pictures, split."""
 
     name: str
     classes: tuple[str, ...]
-    train: Images
-    heldout: Images
+    train: ImageDataset
+    heldout: ImageDataset
     """Split from the training pictures: what a search selects on."""
-    test: Images | None
+    test: ImageDataset | None
     fingerprint: str
     """Digest of what the set is, of its split and its labels."""
     notes: tuple[str, ...] = ()
@@ -93,9 +93,9 @@ class _Source:
     """A set before it is split."""
 
     classes: tuple[str, ...]
-    train: Images
-    test: Images | None = None
-    heldout: Images | None = None
+    train: ImageDataset
+    test: ImageDataset | None = None
+    heldout: ImageDataset | None = None
     heldout_share: float = HELDOUT_SHARE
     identity: str = ""
     whole: bool = False
@@ -103,7 +103,7 @@ class _Source:
     notes: tuple[str, ...] = ()
 
 
-def open_data(config: DataConfig, *, image_shape: tuple[int, int, int], num_classes: int | None = None) -> Data:
+def open_data(config: DataConfig, *, image_shape: tuple[int, int, int], num_classes: int | None = None) -> DataSplits:
     """Open a set of pictures, check it against what a network takes, and split it.
 
     Without `num_classes` the set may have any number of classes, which the network will be made for.
@@ -115,8 +115,8 @@ def open_data(config: DataConfig, *, image_shape: tuple[int, int, int], num_clas
         source = _with_test(source)
     train, heldout = _split(source, config)
     if config.limit is not None and config.limit < len(train):
-        train = subset(train, stratified(train.labels, config.limit, seed=config.seed))
-    return Data(
+        train = subset(train, stratified_sample(train.labels, config.limit, seed=config.seed))
+    return DataSplits(
         config.name,
         source.classes,
         train,
@@ -146,8 +146,10 @@ def _clutter(config: DataConfig, image_shape: tuple[int, int, int]) -> _Source:
     heldout = HELDOUT_PICTURES if config.heldout is None else _count(config.heldout, train)
     channels, size, _ = image_shape
 
-    def made(split: Split, count: int) -> Images:
-        return clutter(ClutterConfig(split=split, count=count, image_size=size, channels=channels, seed=config.seed))
+    def made(split: Split, count: int) -> ImageDataset:
+        return make_clutter(
+            ClutterConfig(split=split, count=count, image_size=size, channels=channels, seed=config.seed)
+        )
 
     return _Source(
         classes=_numbered(10),
@@ -176,7 +178,7 @@ def _path(config: DataConfig) -> _Source:
 
 
 def _folder(path: Path) -> _Source:
-    folder = Folder(path)
+    folder = ImageFolder(path)
     classes = folder.classes()
     if not classes:
         raise InputError(f"{path} must have a folder of pictures for each class", got="no folders")
@@ -187,11 +189,11 @@ def _folder(path: Path) -> _Source:
 
 
 def _parquet(path: Path) -> _Source:
-    files = [path] if path.is_file() else part_files(path, ("train",))
+    files = [path] if path.is_file() else find_parquet_files(path, ("train",))
     if not files:
         raise InputError(f"{path} must have files train*.parquet")
     train, names = open_parquet(files)
-    tests = [] if path.is_file() else part_files(path, _TEST_WORDS)
+    tests = [] if path.is_file() else find_parquet_files(path, _TEST_WORDS)
     test = open_parquet(tests)[0] if tests else None
     notes = (f"{path} has no test pictures",) if path.is_dir() and test is None else ()
     identity = " ".join(f"{file.name} {file.stat().st_size}" for file in (*files, *tests))
@@ -210,11 +212,11 @@ def _torch(config: DataConfig) -> _Source:
 
 def _shards(config: DataConfig) -> _Source:
     folder = Path(config.name[len("wds/") :])
-    files = shard_files(folder, ("train",))
+    files = find_shards(folder, ("train",))
     if not files:
         raise InputError(f"{folder} must be a folder with files *train*.tar", got="none there")
     train = open_shards(files)
-    tests = shard_files(folder, _TEST_WORDS)
+    tests = find_shards(folder, _TEST_WORDS)
     test = open_shards(tests) if tests else None
     notes = () if tests else (f"{folder} has no test pictures",)
     identity = " ".join(f"{file.name} {file.stat().st_size}" for file in (*files, *tests))
@@ -256,7 +258,7 @@ def _require_classes(source: _Source, name: str, num_classes: int | None) -> Non
 
 
 def _with_test(source: _Source) -> _Source:
-    train, test = split_off(source.train.labels, TEST_SHARE, seed=_TEST_SEED)
+    train, test = stratified_split(source.train.labels, TEST_SHARE, seed=_TEST_SEED)
     return _Source(
         classes=source.classes,
         train=subset(source.train, train),
@@ -266,15 +268,15 @@ def _with_test(source: _Source) -> _Source:
     )
 
 
-def _split(source: _Source, config: DataConfig) -> tuple[Images, Images]:
+def _split(source: _Source, config: DataConfig) -> tuple[ImageDataset, ImageDataset]:
     if source.heldout is not None:
         return source.train, source.heldout
     amount = source.heldout_share if config.heldout is None else config.heldout
-    train, heldout = split_off(source.train.labels, amount, seed=config.seed)
+    train, heldout = stratified_split(source.train.labels, amount, seed=config.seed)
     return subset(source.train, train), subset(source.train, heldout)
 
 
-def _fingerprint(source: _Source, train: Images, heldout: Images) -> str:
+def _fingerprint(source: _Source, train: ImageDataset, heldout: ImageDataset) -> str:
     digest = hashlib.sha256("\n".join((source.identity, *source.classes)).encode())
     for part in (train, heldout, source.test):
         digest.update(b"\0")

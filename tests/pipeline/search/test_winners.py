@@ -20,8 +20,8 @@ from hwnas.search.verification import Member
 from hwnas.space import SPACES
 from hwnas.supernet.store import load_network
 from hwnas.train.data.sources import DataConfig, open_data
-from hwnas.train.evaluation import eval_batches
-from hwnas.train.evaluator import judge_module
+from hwnas.train.evaluation import make_eval_loader
+from hwnas.train.evaluator import evaluate_module
 from tests.pipeline.search.workbench import DATA, options, write_bench
 from tests.search.test_record import RECORD
 
@@ -117,10 +117,10 @@ def test_the_files_of_a_winner_are_the_network_that_was_judged(tmp_path: Path) -
     assert all((folder / name).is_file() for name in item.files)
     stored = load_network(folder / "network.safetensors")
     data = open_data(DataConfig(name=DATA), image_shape=stored.space.config.input_shape)
-    batches = eval_batches(data, stored.space.config.input_shape, split="heldout")
+    batches = make_eval_loader(data, stored.space.config.input_shape, split="heldout")
     rows = (found.run / "accuracies.jsonl").read_text().splitlines()
     judged = {row["arch_id"]: row["top1"] for row in map(json.loads, rows)}
-    assert judge_module(stored.network, batches).top1 == judged[item.arch_id]
+    assert evaluate_module(stored.network, batches).top1 == judged[item.arch_id]
     assert "weights: inherited from" in (folder / "card.md").read_text()
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pyarrow import parquet
 
-from hwnas.train.data.images import ArrayImages
+from hwnas.train.data.images import ArrayDataset
 
 
 def pixels(count: int, *, size: int = 8, channels: int = 3, seed: int = 0) -> NDArray[np.uint8]:
@@ -20,11 +20,11 @@ def pixels(count: int, *, size: int = 8, channels: int = 3, seed: int = 0) -> ND
     return rng.integers(0, 256, size=(count, size, size, channels), dtype=np.uint8)
 
 
-def array_images(count: int, *, size: int = 8, channels: int = 3, classes: int = 2) -> ArrayImages:
+def array_images(count: int, *, size: int = 8, channels: int = 3, classes: int = 2) -> ArrayDataset:
     """Random pictures in memory, classes in turn."""
     labels = np.arange(count, dtype=np.int64) % classes
     array = pixels(count, size=size, channels=channels)
-    return ArrayImages(array, labels, [f"picture {index}" for index in range(count)])
+    return ArrayDataset(array, labels, [f"picture {index}" for index in range(count)])
 
 
 def png(array: NDArray[np.uint8]) -> bytes:
@@ -56,7 +56,7 @@ def write_parquet(path: Path, rows: list[tuple[bytes | None, int]], *, names: li
 class CountedImages:
     """Pictures that are no array, and count how often they are read; some of them can be unreadable."""
 
-    def __init__(self, images: ArrayImages, *, broken: tuple[int, ...] = ()) -> None:
+    def __init__(self, images: ArrayDataset, *, broken: tuple[int, ...] = ()) -> None:
         self.images = images
         self.broken = broken
         self.labels = images.labels

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from hwnas.errors import InputError
-from hwnas.train.data.augment import AugmentConfig, Normalization, colour_transform, rand_augment
-from hwnas.train.seeds import borrowed_generators, seed_generators
+from hwnas.train.data.augment import AugmentConfig, Normalization, color_transform, rand_augment
+from hwnas.train.seeds import borrowed_generators, seed_global_rng
 from tests.train.data.image_files import array_images
 
 
@@ -53,9 +53,9 @@ def test_other_users_of_timm_are_not_changed() -> None:
 
 def test_rand_augment_takes_the_place_of_jitter() -> None:
     both = AugmentConfig(rand_augment="rand-m9", color_jitter=0.4)
-    assert type(colour_transform(both, image_size=32)).__name__ == "RandAugment"
-    assert type(colour_transform(AugmentConfig(color_jitter=0.4), image_size=32)).__name__ == "ColorJitter"
-    assert colour_transform(AugmentConfig(), image_size=32) is None
+    assert type(color_transform(both, image_size=32)).__name__ == "RandAugment"
+    assert type(color_transform(AugmentConfig(color_jitter=0.4), image_size=32)).__name__ == "ColorJitter"
+    assert color_transform(AugmentConfig(), image_size=32) is None
 
 
 def test_all_operations_run_on_this_pillow() -> None:
@@ -63,7 +63,7 @@ def test_all_operations_run_on_this_pillow() -> None:
     image = Image.fromarray(array_images(1, size=32).array[0])
     with borrowed_generators():
         for seed in range(300):
-            seed_generators(seed)
+            seed_global_rng(seed)
             assert transform(image).size == (32, 32)
 
 

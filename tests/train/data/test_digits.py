@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 
 from hwnas.train.data import digits as module
-from hwnas.train.data.digits import ClutterConfig, Split, clutter, digits, enlarged, originals
+from hwnas.train.data.digits import ClutterConfig, Split, digits, load_originals, make_clutter, resize_bilinear
 
 
 def made(count: int, split: Split = "train", **options: int) -> Any:
-    return clutter(ClutterConfig(split=split, count=count, **options)).array
+    return make_clutter(ClutterConfig(split=split, count=count, **options)).array
 
 
 def test_fewer_pictures_are_the_first_of_more() -> None:
     assert (made(300)[:130] == made(130)).all()
-    few, many = (clutter(ClutterConfig(split="train", count=count)) for count in (130, 300))
+    few, many = (make_clutter(ClutterConfig(split="train", count=count)) for count in (130, 300))
     assert (few.labels == many.labels[:130]).all()
     assert list(few.keys) == list(many.keys)[:130]
 
@@ -37,7 +37,7 @@ def test_seed_and_split_make_other_pictures_but_the_test_stays() -> None:
 
 
 def test_no_two_splits_share_an_original() -> None:
-    source = originals()
+    source = load_originals()
     pools = []
     for split in ("train", "heldout", "test"):
         pixels, labels = module._pool(ClutterConfig(split=split, count=1))
@@ -47,7 +47,7 @@ def test_no_two_splits_share_an_original() -> None:
 
 
 def test_shapes_classes_and_range() -> None:
-    images = clutter(ClutterConfig(split="train", count=500, image_size=24, channels=1))
+    images = make_clutter(ClutterConfig(split="train", count=500, image_size=24, channels=1))
     assert images.array.shape == (500, 24, 24, 1)
     assert np.bincount(images.labels, minlength=10).min() > 25
     assert images.array.min() == 0
@@ -65,7 +65,7 @@ def test_a_picture_holds_its_digit(monkeypatch: pytest.MonkeyPatch) -> None:
         "TINT": 0.0,
     }.items():
         monkeypatch.setattr(module, name, value)
-    images = clutter(ClutterConfig(split="train", count=200))
+    images = make_clutter(ClutterConfig(split="train", count=200))
     pixels, labels = module._pool(ClutterConfig(split="train", count=1))
     shrunk = pixels.reshape(len(pixels), 8, 4, 8, 4).mean(axis=(2, 4))
     right = 0
@@ -88,7 +88,7 @@ def test_pixels_alone_tell_little() -> None:
     """A linear classifier is far above chance and far below what a network reaches."""
     from sklearn.linear_model import LogisticRegression
 
-    train, heldout = (clutter(ClutterConfig(split=split, count=1500)) for split in ("train", "heldout"))
+    train, heldout = (make_clutter(ClutterConfig(split=split, count=1500)) for split in ("train", "heldout"))
     grey = [images.array.mean(axis=-1).reshape(len(images), -1)[:, ::2] / 255 - 0.5 for images in (train, heldout)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -103,7 +103,7 @@ def test_digits_are_scikit_learns() -> None:
     train, test = digits(8, 3)
     assert len(train) + len(test) == 1797
     assert len(test) == 359
-    source = originals()
+    source = load_originals()
     expected = np.round(raw.images[source.test] / 16 * 255)
     assert (test.array == expected[..., None]).all()
     assert (test.labels == raw.target[source.test]).all()
@@ -117,6 +117,6 @@ def test_digits_are_scikit_learns() -> None:
 def test_enlarging_is_linear_interpolation() -> None:
     import torch
 
-    pixels = originals().pixels[:5]
+    pixels = load_originals().pixels[:5]
     expected = torch.nn.functional.interpolate(torch.from_numpy(pixels)[None], size=(32, 32), mode="bilinear")[0]
-    np.testing.assert_allclose(enlarged(pixels, 32), expected.numpy(), atol=1e-6)
+    np.testing.assert_allclose(resize_bilinear(pixels, 32), expected.numpy(), atol=1e-6)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from hwnas.errors import InputError
-from hwnas.train.data.images import ArrayImages, BadImageError, BadImages, Subset, decode, subset
+from hwnas.train.data.images import ArrayDataset, BadImageError, BadImageLog, SubsetDataset, decode_image, subset
 from tests.train.data.image_files import CountedImages, array_images, pixels, png
 
 
@@ -33,8 +33,8 @@ def test_a_subset_has_its_own_numbers() -> None:
         assert part.labels.tolist() == [1, 2]
         assert list(part.keys) == ["picture 6", "picture 2"]
         assert (np.asarray(part.read(1)) == images.array[2]).all()
-    assert isinstance(subset(images, [1]), ArrayImages)
-    assert isinstance(part, Subset)
+    assert isinstance(subset(images, [1]), ArrayDataset)
+    assert isinstance(part, SubsetDataset)
     assert isinstance(part.images, CountedImages)
 
 
@@ -43,23 +43,23 @@ def test_a_subset_has_its_own_numbers() -> None:
 )
 def test_arrays_must_hold_pictures(array: Any) -> None:
     with pytest.raises(InputError, match="bytes of the shape"):
-        ArrayImages(array, np.zeros(2, dtype=np.int64), ["a", "b"])
+        ArrayDataset(array, np.zeros(2, dtype=np.int64), ["a", "b"])
 
 
 def test_there_must_be_a_label_each() -> None:
     with pytest.raises(InputError, match="one label and one key"):
-        ArrayImages(pixels(2), np.zeros(3, dtype=np.int64), ["a", "b"])
+        ArrayDataset(pixels(2), np.zeros(3, dtype=np.int64), ["a", "b"])
 
 
 def test_every_mode_becomes_colour() -> None:
     array = pixels(1)[0]
     colour = Image.fromarray(array)
-    assert (np.asarray(decode(png(array), "a")) == array).all()
-    grey = decode(saved(colour.convert("L")), "a")
+    assert (np.asarray(decode_image(png(array), "a")) == array).all()
+    grey = decode_image(saved(colour.convert("L")), "a")
     assert grey.mode == "RGB"
     assert (np.asarray(grey)[..., 0] == np.asarray(grey)[..., 2]).all()
-    assert decode(saved(colour.convert("P"), transparency=bytes(range(256))), "a").mode == "RGB"
-    assert decode(saved(colour.convert("CMYK"), "JPEG"), "a").mode == "RGB"
+    assert decode_image(saved(colour.convert("P"), transparency=bytes(range(256))), "a").mode == "RGB"
+    assert decode_image(saved(colour.convert("CMYK"), "JPEG"), "a").mode == "RGB"
 
 
 @pytest.mark.parametrize(
@@ -69,13 +69,13 @@ def test_every_mode_becomes_colour() -> None:
 )
 def test_what_is_no_picture_is_named(data: bytes) -> None:
     with pytest.raises(BadImageError, match=r"cat/7\.png is not a picture that can be read") as caught:
-        decode(data, "cat/7.png")
+        decode_image(data, "cat/7.png")
     assert caught.value.key == "cat/7.png"
     assert caught.value.reason
 
 
 def test_the_tally_counts_each_once_and_ends() -> None:
-    bad = BadImages(limit=2)
+    bad = BadImageLog(limit=2)
     for key in ("a", "b", "a", "b"):
         bad.add(key, "cut off")
     assert len(bad) == 2

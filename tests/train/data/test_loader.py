@@ -16,8 +16,8 @@ from torch import Tensor
 
 from hwnas.errors import InputError
 from hwnas.train.data.augment import IMAGENET, AugmentConfig
-from hwnas.train.data.images import BadImages, Images
-from hwnas.train.data.loader import Batch, EvalBatches, TrainBatches, usable_workers
+from hwnas.train.data.images import BadImageLog, ImageDataset
+from hwnas.train.data.loader import Batch, EvalLoader, TrainLoader, usable_workers
 from tests.train.data.image_files import CountedImages, array_images
 
 PLAIN = AugmentConfig(crop="none", flip=0.0)
@@ -27,8 +27,8 @@ JITTERED = AugmentConfig(crop="pad", color_jitter=0.4, erase=0.25)
 SHAPE = (3, 8, 8)
 
 
-def batches(images: Images, augment: AugmentConfig, **options: Any) -> TrainBatches:
-    return TrainBatches(images, **{"augment": augment, "image_shape": SHAPE, "batch_size": 4, "seed": 3, **options})
+def batches(images: ImageDataset, augment: AugmentConfig, **options: Any) -> TrainLoader:
+    return TrainLoader(images, **{"augment": augment, "image_shape": SHAPE, "batch_size": 4, "seed": 3, **options})
 
 
 def assert_same(first: list[Batch], second: list[Batch]) -> None:
@@ -149,8 +149,8 @@ def test_a_shift_moves_pixels_over_black() -> None:
     black = ((0 - torch.tensor(IMAGENET.mean)) / torch.tensor(IMAGENET.std))[:, None, None]
     offsets = set()
     for batch in batches(images, AugmentConfig(crop="pad", flip=0.0), batch_size=64).epoch(0):
-        originals = normalised(images.array[batch.indices])
-        for picture, original in zip(batch.images, originals, strict=True):
+        load_originals = normalised(images.array[batch.indices])
+        for picture, original in zip(batch.images, load_originals, strict=True):
             padded = torch.nn.functional.pad(original - black, (1, 1, 1, 1)) + black
             places = [
                 (row, column)
@@ -165,9 +165,9 @@ def test_a_shift_moves_pixels_over_black() -> None:
 def test_half_of_the_pictures_are_flipped() -> None:
     images = array_images(400)
     (batch,) = batches(images, AugmentConfig(crop="none", flip=0.5), batch_size=400).epoch(0)
-    originals = normalised(images.array[batch.indices])
-    same = (batch.images - originals).abs().amax(dim=(1, 2, 3)) < 1e-5
-    flipped = (batch.images - originals.flip(-1)).abs().amax(dim=(1, 2, 3)) < 1e-5
+    load_originals = normalised(images.array[batch.indices])
+    same = (batch.images - load_originals).abs().amax(dim=(1, 2, 3)) < 1e-5
+    flipped = (batch.images - load_originals.flip(-1)).abs().amax(dim=(1, 2, 3)) < 1e-5
     assert (same ^ flipped).all()
     assert 160 < int(flipped.sum()) < 240
 
@@ -202,7 +202,7 @@ def test_one_channel_is_lightness() -> None:
     for augment in (PLAIN, STRONG):
         (batch,) = batches(images, augment, image_shape=(1, 8, 8), batch_size=8).epoch(0)
         assert batch.images.shape == (8, 1, 8, 8)
-    (seen,) = EvalBatches(images, image_shape=(1, 8, 8), batch_size=8)
+    (seen,) = EvalLoader(images, image_shape=(1, 8, 8), batch_size=8)
     grey = images.array @ np.array([0.299, 0.587, 0.114])
     expected = (grey / 255 - np.mean(IMAGENET.mean)) / np.mean(IMAGENET.std)
     np.testing.assert_allclose(seen.images[:, 0].numpy(), expected, atol=0.02)
@@ -214,7 +214,7 @@ def test_an_unreadable_picture_is_replaced_by_the_next(
     augment: AugmentConfig, workers: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     images = CountedImages(array_images(12), broken=(4, 5, 11))
-    bad = BadImages(limit=3)
+    bad = BadImageLog(limit=3)
     loader = batches(images, augment, bad=bad, workers=workers)
     with caplog.at_level(logging.WARNING):
         seen = torch.cat([batch.indices for epoch in range(2) for batch in loader.epoch(epoch)]).tolist()
@@ -228,7 +228,7 @@ def test_an_unreadable_picture_is_replaced_by_the_next(
 def test_too_many_unreadable_pictures_are_an_error(augment: AugmentConfig, workers: int) -> None:
     images = CountedImages(array_images(12), broken=tuple(range(6)))
     with pytest.raises(InputError, match="more than 2 pictures") as caught:
-        list(batches(images, augment, bad=BadImages(limit=2), workers=workers).epoch(0))
+        list(batches(images, augment, bad=BadImageLog(limit=2), workers=workers).epoch(0))
     assert "made so" in str(caught.value.got)
 
 
@@ -236,25 +236,25 @@ def test_nothing_readable_is_an_error_under_any_limit() -> None:
     images = CountedImages(array_images(4), broken=(0, 1, 2, 3))
     for augment in (MOVED, STRONG):
         with pytest.raises(InputError, match="at least one picture must be readable"):
-            list(batches(images, augment, bad=BadImages(limit=9)).epoch(0))
+            list(batches(images, augment, bad=BadImageLog(limit=9)).epoch(0))
 
 
 def test_judged_pictures_come_once_and_in_order() -> None:
     images = array_images(10)
-    loader = EvalBatches(images, image_shape=SHAPE, batch_size=4)
+    loader = EvalLoader(images, image_shape=SHAPE, batch_size=4)
     assert len(loader) == 3
     for _ in range(2):
         found = list(loader)
         assert [batch.indices.tolist() for batch in found] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
     together = torch.cat([batch.images for batch in found])
     torch.testing.assert_close(together, normalised(images.array), rtol=1e-5, atol=1e-5)
-    assert_same(found, list(EvalBatches(CountedImages(images), image_shape=SHAPE, batch_size=4, workers=2)))
+    assert_same(found, list(EvalLoader(CountedImages(images), image_shape=SHAPE, batch_size=4, workers=2)))
 
 
 def test_unreadable_pictures_are_not_judged() -> None:
-    bad = BadImages(limit=5)
+    bad = BadImageLog(limit=5)
     images = CountedImages(array_images(10), broken=(1, 4, 5, 6, 7))
-    found = list(EvalBatches(images, image_shape=SHAPE, batch_size=4, bad=bad))
+    found = list(EvalLoader(images, image_shape=SHAPE, batch_size=4, bad=bad))
     assert [batch.indices.tolist() for batch in found] == [[0, 2, 3], [8, 9]]
     assert len(bad) == 5
 
@@ -263,16 +263,16 @@ def test_larger_pictures_are_judged_by_their_middle() -> None:
     from torchvision.transforms.functional import center_crop, resize
 
     images = array_images(3, size=16)
-    (batch,) = EvalBatches(images, image_shape=SHAPE, batch_size=3)
+    (batch,) = EvalLoader(images, image_shape=SHAPE, batch_size=3)
     pictures = [np.asarray(center_crop(resize(images.read(index), 9, 3), 8)) for index in range(3)]
     torch.testing.assert_close(batch.images, normalised(np.stack(pictures)), rtol=1e-5, atol=1e-5)
-    (whole,) = EvalBatches(images, image_shape=SHAPE, batch_size=3, crop_share=1.0)
+    (whole,) = EvalLoader(images, image_shape=SHAPE, batch_size=3, crop_share=1.0)
     pictures = [np.asarray(resize(images.read(index), 8, 3)) for index in range(3)]
     torch.testing.assert_close(whole.images, normalised(np.stack(pictures)), rtol=1e-5, atol=1e-5)
 
 
 def test_smaller_pictures_are_enlarged_whole() -> None:
-    (batch,) = EvalBatches(array_images(2, size=4), image_shape=SHAPE, batch_size=2)
+    (batch,) = EvalLoader(array_images(2, size=4), image_shape=SHAPE, batch_size=2)
     assert batch.images.shape == (2, *SHAPE)
 
 

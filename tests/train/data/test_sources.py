@@ -11,20 +11,20 @@ import pytest
 from hwnas.config import from_mapping, to_mapping
 from hwnas.errors import InputError
 from hwnas.train.data import parquet as parquet_module
-from hwnas.train.data.images import ArrayImages, BadImageError
-from hwnas.train.data.loader import EvalBatches
-from hwnas.train.data.sources import Data, DataConfig, open_data
+from hwnas.train.data.images import ArrayDataset, BadImageError
+from hwnas.train.data.loader import EvalLoader
+from hwnas.train.data.sources import DataConfig, DataSplits, open_data
 from tests.train.data.image_files import pixels, png, write_folder, write_parquet
 
 SHAPE = (3, 8, 8)
 THREE = {"ant": 20, "bee": 30, "cat": 10}
 
 
-def opened(name: object, *, classes: int = 3, shape: tuple[int, int, int] = SHAPE, **options: Any) -> Data:
+def opened(name: object, *, classes: int = 3, shape: tuple[int, int, int] = SHAPE, **options: Any) -> DataSplits:
     return open_data(DataConfig(name=str(name), **options), image_shape=shape, num_classes=classes)
 
 
-def keys_of(data: Data) -> list[set[str]]:
+def keys_of(data: DataSplits) -> list[set[str]]:
     return [set(part.keys) for part in (data.train, data.heldout, data.test) if part is not None]
 
 
@@ -262,7 +262,7 @@ def test_shards_are_read_by_number(tmp_path: Path) -> None:
     assert data.test.labels.tolist() == [0, 1, 2, 0, 1, 2]
     assert data.test.keys[5] == "0005 of set-validation-0.tar"
     assert (np.asarray(data.test.read(5)) == pixels(6, seed=2)[5]).all()
-    batches = list(EvalBatches(data.test, image_shape=SHAPE, batch_size=4, workers=1))
+    batches = list(EvalLoader(data.test, image_shape=SHAPE, batch_size=4, workers=1))
     assert [len(batch) for batch in batches] == [4, 2]
 
 
@@ -305,7 +305,7 @@ def test_a_set_of_torchvision_in_memory(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(MNIST, "_load_data", load)
     data = opened("torch/mnist", classes=10, root=tmp_path, heldout=10)
     assert data.classes[1] == "1 - one"
-    assert isinstance(data.train, ArrayImages)
+    assert isinstance(data.train, ArrayDataset)
     assert data.train.array.shape == (50, 28, 28, 1)
     assert data.train.keys[0].startswith("torch/mnist train ")
 
@@ -330,7 +330,7 @@ def test_digits() -> None:
     assert [len(keys) for keys in (train, heldout, test)] == [1078, 360, 359]
     assert len(train | heldout | test) == 1797
     assert min(counts(data.heldout.labels)) >= 34
-    assert isinstance(data.train, ArrayImages)
+    assert isinstance(data.train, ArrayDataset)
     assert data.train.array.shape == (1078, 16, 16, 3)
 
 
@@ -340,7 +340,7 @@ def test_digits_clutter() -> None:
     assert data.test is not None
     assert len(data.test) == 2500
     assert data.train.keys[3] == "digits-clutter train 3"
-    assert isinstance(data.train, ArrayImages)
+    assert isinstance(data.train, ArrayDataset)
     assert data.train.array.shape == (70, 24, 24, 1)
     assert len(opened("digits-clutter", classes=10, limit=50, heldout=0.2).heldout) == 10
 
