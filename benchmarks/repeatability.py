@@ -23,6 +23,7 @@ import numpy as np
 from benchmarks.support.saving import save
 from hwnas.config import from_mapping, to_mapping
 from hwnas.devices import detect
+from hwnas.metrics import DEFAULT_DEPLOYMENT, Deployment
 from hwnas.profile.statistics import latency_median_ms, latency_ms, reference_latency_ms
 from hwnas.profile.subjects import space_subject
 from hwnas.profile.timing import PAIRS
@@ -43,7 +44,8 @@ def subjects(name: str, *, networks: int) -> list[Subject]:
 
 def campaign(options: argparse.Namespace) -> dict[str, Any]:
     """Both measurements of every network, in an order of its own; a new process for each network."""
-    setting = Setting(device=detect().cpu.slug, runtime=options.runtime)
+    deployment = Deployment(device=detect().cpu.slug, runtime=options.runtime).completed(DEFAULT_DEPLOYMENT)
+    setting = Setting(deployment=deployment)
     found = {}
     chosen = subjects(options.space, networks=options.networks)
     order = np.random.default_rng(time.time_ns()).permutation(len(chosen))

@@ -5,6 +5,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from hwnas.metrics import Deployment
     from hwnas.pipeline.describe import describe
     from hwnas.pipeline.doctor import doctor
     from hwnas.pipeline.evaluate import evaluate
@@ -34,6 +35,7 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())  # a library leave
 __all__ = [
     "CampaignOptions",
     "CustomMetric",
+    "Deployment",
     "FitOptions",
     "FoundNetwork",
     "LatencyTable",
@@ -64,6 +66,7 @@ __all__ = [
 _VERBS = {
     "CampaignOptions": "hwnas.profile.options",
     "CustomMetric": "hwnas.pipeline.optimize",
+    "Deployment": "hwnas.metrics",
     "FitOptions": "hwnas.pipeline.predictors.fit",
     "FoundNetwork": "hwnas.search.result",
     "LatencyTable": "hwnas.pipeline.optimize",

@@ -11,6 +11,7 @@ import sys
 import tomllib
 import types
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -35,7 +36,12 @@ def from_mapping(cls: type[Settings], data: object, *, where: str = "") -> Setti
             values[name] = _convert(hints[name], data[name], path)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise InputError(f"{path} is missing", got=f"only {', '.join(map(str, data)) or 'nothing'}")
-    return cls(**values)
+    try:
+        return cls(**values)
+    except InputError as error:
+        if not where:
+            raise
+        raise InputError(f"{where}: {error.message}", got=error.got, known=error.known, hint=error.hint) from error
 
 
 def to_mapping(settings: object) -> dict[str, Any]:
@@ -142,8 +148,14 @@ def _convert(hint: Any, value: object, where: str) -> Any:
 def _convert_optional(arguments: tuple[Any, ...], value: object, where: str) -> Any:
     if value is None and type(None) in arguments:
         return None
-    (inner,) = [argument for argument in arguments if argument is not type(None)]
-    return _convert(inner, value, where)
+    first, *others = [argument for argument in arguments if argument is not type(None)]
+    try:
+        return _convert(first, value, where)
+    except InputError:  # a number or one of some words: the error is that of the number
+        for hint in others:
+            with suppress(InputError):
+                return _convert(hint, value, where)
+        raise
 
 
 def _convert_literal(choices: tuple[Any, ...], value: object, where: str) -> Any:

@@ -1,10 +1,10 @@
-"""Metrics of a network by name: what they count, in which unit, and which way is better.
+"""Metrics of a network by name, and the deployments that they are measured in.
 
-    accuracy · macs · params                 of the network
-    latency_ms · throughput · memory_mb · energy_j    of the network on a device
+    accuracy · macs · params                          of the network alone
+    latency_ms · throughput · memory_mb · energy_j    of the network in a deployment
 
-A device metric is written `throughput@h200/torch-graph/bf16/b64`: device, runtime, precision, batch. What is left
-out is None, and is filled in by whoever knows what was profiled.
+A metric is written `throughput@h200/torch-graph/bf16/b64`: its name, then device, runtime, precision, batch and
+threads (`t4`). What is left out is None, and is filled in from what was profiled.
 """
 
 import math
@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 Goal = Literal["min", "max"]
 Precision = Literal["fp32", "tf32", "fp16", "bf16", "fp8", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-"""Every precision that is known by name; a runtime, an exporter or a datasheet has some of them."""
+"""All precisions that are known by name; a runtime, an exporter or a datasheet has some of them."""
+
+PRECISION_PREFERENCE: tuple[Precision, ...] = ("bf16", "fp16", "tf32", "fp32", "int8")
+"""The order in which predictors are preferred where no precision is specified."""
 
 RUNTIMES: Registry[str] = Registry(
     "runtime",
@@ -38,9 +41,107 @@ RUNTIMES: Registry[str] = Registry(
 )
 """Where the runner of each is defined; it is imported when networks are timed with it."""
 
+ANY_BATCH: Literal["any"] = "any"
+"""The batch of figures whose rows have different batches, such as those of a published table."""
+
 _NUMBER = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(\S*)\s*")
-_BATCH = re.compile(r"b([1-9]\d*)")
+_BATCH = re.compile(r"b([1-9]\d*|any)")
+_THREADS = re.compile(r"t([1-9]\d*)")
 _COUNTS = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+_MS_PER_S = 1e3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deployment:
+    """Where and how a network runs; None is what is not specified."""
+
+    device: str | None = None
+    runtime: str | None = None
+    """One of `RUNTIMES`."""
+    precision: str | None = None
+    """One of `PRECISIONS`."""
+    batch: int | Literal["any"] | None = None
+    """`ANY_BATCH`: it differs from row to row, and a predictor fitted to such rows answers for each batch."""
+    threads: int | None = None
+    """Of the CPU; not specified where a source does not tell it."""
+
+    def __post_init__(self) -> None:
+        for name, count in (("batch", self.batch), ("threads", self.threads)):
+            if isinstance(count, int) and count < 1:
+                raise InputError(f"{name} must be at least 1", got=count)
+
+    @classmethod
+    def parse(cls, text: str, *, source: str | None = None) -> "Deployment":
+        """Read the form that `str` writes; all parts are optional, and those after the device have any order.
+
+        Args:
+            text: `h200/torch-graph/bf16/b64`.
+            source: What error messages quote in place of `text`.
+        """
+        source = source or text
+        device, *parts = text.split("/")
+        if _kind_of_part(device) is not None:
+            device, parts = "", [device, *parts]
+        found: dict[str, str] = {}
+        for part in parts:
+            kind = _kind_of_part(part)
+            if kind is None:
+                raise unknown(f"in {source!r} the part", part, [*RUNTIMES, *PRECISIONS, "b1", "t1"])
+            if kind in found:
+                raise InputError(f"a deployment has one {kind}", got=source)
+            found[kind] = part
+        batch, threads = found.get("batch"), found.get("threads")
+        return cls(
+            device=device or None,
+            runtime=found.get("runtime"),
+            precision=found.get("precision"),
+            batch=ANY_BATCH if batch == f"b{ANY_BATCH}" else int(batch[1:]) if batch else None,
+            threads=int(threads[1:]) if threads else None,
+        )
+
+    @property
+    def slug(self) -> str:
+        """The name of a folder under that of its device: `onnxruntime-fp32-b1-t1`."""
+        return "-".join(self._parts())
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """The batch; None where it is not specified or differs from row to row."""
+        return self.batch if isinstance(self.batch, int) else None
+
+    def matches(self, other: "Deployment") -> bool:
+        """Return True if `other` is all that this deployment specifies; one of any batch is of each."""
+        wanted = replace(self, batch=None) if other.batch == ANY_BATCH else self
+        return all(value in (None, getattr(other, name)) for name, value in vars(wanted).items())
+
+    def completed(self, other: "Deployment") -> "Deployment":
+        """The deployment with what it does not specify taken from another one."""
+        return Deployment(**{name: vars(other)[name] if value is None else value for name, value in vars(self).items()})
+
+    def _parts(self) -> list[str]:
+        batch = None if self.batch is None else f"b{self.batch}"
+        threads = None if self.threads is None else f"t{self.threads}"
+        return [part for part in (self.runtime, self.precision, batch, threads) if part is not None]
+
+    def __str__(self) -> str:
+        return "/".join([*([] if self.device is None else [self.device]), *self._parts()])
+
+
+UNSPECIFIED = Deployment()
+
+DEFAULT_DEPLOYMENT = Deployment(precision="fp32", batch=1, threads=1)
+"""What a measurement takes where nothing is specified."""
+
+
+def _kind_of_part(text: str) -> str | None:
+    """The kind of a part of a deployment that is no device; None: none that is known."""
+    if text in RUNTIMES:
+        return "runtime"
+    if text in PRECISIONS:
+        return "precision"
+    if _BATCH.fullmatch(text):
+        return "batch"
+    return "threads" if _THREADS.fullmatch(text) else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,51 +168,6 @@ class Quantity:
         return float(number) * self.units[unit]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Metric:
-    """One metric, with the device that it is of; None is what nobody has said yet."""
-
-    name: str
-    device: str | None = None
-    runtime: str | None = None
-    precision: str | None = None
-    batch: int | None = None
-
-    @property
-    def quantity(self) -> Quantity:
-        """What it counts."""
-        return METRICS.get(self.name)
-
-    @property
-    def maximised(self) -> bool:
-        """Whether more of it is better."""
-        return self.quantity.goal == "max"
-
-    def completed(
-        self,
-        *,
-        device: str | None = None,
-        runtime: str | None = None,
-        precision: str | None = None,
-        batch: int | None = None,
-    ) -> "Metric":
-        """The metric with what it leaves out; a metric of the network alone stays as it is."""
-        if not self.quantity.on_device:
-            return self
-        return replace(
-            self,
-            device=self.device or device,
-            runtime=self.runtime or runtime,
-            precision=self.precision or precision,
-            batch=self.batch or batch,
-        )
-
-    def __str__(self) -> str:
-        batch = None if self.batch is None else f"b{self.batch}"
-        parts = [part for part in (self.device, self.runtime, self.precision, batch) if part is not None]
-        return "@".join([self.name, "/".join(parts)]) if parts else self.name
-
-
 METRICS: Registry[Quantity] = Registry("metric")
 """All metrics that a search can ask for."""
 
@@ -136,6 +192,68 @@ for _quantity in (
 ):
     METRICS.add(_quantity.name, _quantity)
 
+MeasuredMetric = Literal["latency_ms", "throughput", "memory_mb", "energy_j"]
+MEASURED_METRICS: tuple[MeasuredMetric, ...] = get_args(MeasuredMetric)
+"""The metrics of a deployment, which profiles measure and predictors are fitted to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A metric and the deployment that it is of."""
+
+    name: str
+    deployment: Deployment = UNSPECIFIED
+    """Empty for a metric of the network alone."""
+
+    def __post_init__(self) -> None:
+        if not self.quantity.on_device and self.deployment != UNSPECIFIED:
+            raise InputError(f"{self.name} is the same on every device", got=str(self), hint=self.name)
+
+    @property
+    def quantity(self) -> Quantity:
+        """What it counts."""
+        return METRICS.get(self.name)
+
+    @property
+    def maximised(self) -> bool:
+        """True if more of it is better."""
+        return self.quantity.goal == "max"
+
+    def matches(self, other: "Metric") -> bool:
+        """Return True if `other` has the same name and all that this metric specifies of its deployment."""
+        return self.name == other.name and self.deployment.matches(other.deployment)
+
+    def completed(self, deployment: Deployment) -> "Metric":
+        """The metric with what its deployment does not specify; one of the network alone stays as it is."""
+        return replace(self, deployment=self.deployment.completed(deployment)) if self.quantity.on_device else self
+
+    def with_device(self, device: str) -> "Metric":
+        """The same metric on another device."""
+        return replace(self, deployment=replace(self.deployment, device=device))
+
+    def to_target(self, figures: "NDArray[np.float64]", *, batch: "NDArray[np.float64]") -> "NDArray[np.float64]":
+        """Convert figures to what models fit: those of one run of a batch, less being better."""
+        return _MS_PER_S * batch / figures if self.name == "throughput" else figures
+
+    def from_target(self, target: "NDArray[np.float64]", *, batch: "NDArray[np.float64]") -> "NDArray[np.float64]":
+        """Convert what models predict to figures."""
+        return _MS_PER_S * batch / target if self.name == "throughput" else target
+
+    def require_batch(self, batch: int | None) -> int:
+        """Return the batch to predict at: the measured one, or `batch` where several were measured."""
+        measured = self.deployment.fixed_batch
+        if measured is None:
+            if batch is None:
+                raise InputError(f"{self} needs a batch: its rows have different ones", hint="--batch 256")
+            return batch
+        if batch is not None and batch != measured:
+            raise InputError(f"{self} was measured at another batch", got=batch, known=[measured])
+        return measured
+
+    def __str__(self) -> str:
+        deployment = str(self.deployment)
+        return f"{self.name}@{deployment}" if deployment else self.name
+
 
 def parse_metric(text: str, *, what: str = "metric") -> Metric:
     """The metric that a text names; `what` is what messages call it."""
@@ -147,79 +265,10 @@ def parse_metric(text: str, *, what: str = "metric") -> Metric:
         return Metric(name=quantity.name)
     if not quantity.on_device:
         raise InputError(f"{quantity.name} is the same on every device", got=text, hint=quantity.name)
-    device, *parts = rest.split("/")
-    if not device or _part(device) is not None:
+    deployment = Deployment.parse(rest, source=text)
+    if deployment.device is None:
         raise InputError(f"after {name}@ a device must be named", got=text, hint=f"{name}@h200")
-    return _with_parts(Metric(name=quantity.name, device=device), parts, text=text)
-
-
-def _with_parts(metric: Metric, parts: list[str], *, text: str) -> Metric:
-    found: dict[str, str] = {}
-    for part in parts:
-        kind = _part(part)
-        if kind is None:
-            raise unknown(f"in {text!r} the part", part, [*RUNTIMES, *get_args(Precision), "b1"])
-        if kind in found:
-            raise InputError(f"a metric has one {kind}", got=text)
-        found[kind] = part
-    batch = int(found["batch"][1:]) if "batch" in found else None
-    return replace(metric, runtime=found.get("runtime"), precision=found.get("precision"), batch=batch)
-
-
-def _part(text: str) -> str | None:
-    """Which part of a device metric a text is; None: none that is known."""
-    if text in RUNTIMES:
-        return "runtime"
-    if text in get_args(Precision):
-        return "precision"
-    return "batch" if _BATCH.fullmatch(text) else None
-
-
-MetricName = Literal["latency_ms", "throughput", "memory_mb", "energy_j"]
-
-UNITS = {"latency_ms": "ms", "throughput": "images/s", "memory_mb": "MB", "energy_j": "J"}
-"""The unit of each metric."""
-
-_MS_PER_S = 1e3
-
-
-@dataclass(frozen=True, kw_only=True)
-class DeviceMetric:
-    """A metric and its setting, written `throughput@h200/torch-graph/bf16/b64`."""
-
-    name: MetricName = "latency_ms"
-    device: str
-    runtime: str
-    precision: str = "fp32"
-    batch: int | None = 1
-    """None: it was measured at batches that differ from network to network."""
-
-    def __str__(self) -> str:
-        batch = "b*" if self.batch is None else f"b{self.batch}"
-        return f"{self.name}@{self.device}/{self.runtime}/{self.precision}/{batch}"
-
-    @property
-    def more_is_better(self) -> bool:
-        """Whether a greater figure is the better one."""
-        return self.name == "throughput"
-
-    def to_target(self, figures: "NDArray[np.float64]", *, batch: "NDArray[np.float64]") -> "NDArray[np.float64]":
-        """Figures as models fit them: those of one run of a batch, less being better."""
-        return _MS_PER_S * batch / figures if self.name == "throughput" else figures
-
-    def from_target(self, target: "NDArray[np.float64]", *, batch: "NDArray[np.float64]") -> "NDArray[np.float64]":
-        """Figures from what models predict."""
-        return _MS_PER_S * batch / target if self.name == "throughput" else target
-
-    def require_batch(self, batch: int | None) -> int:
-        """The batch to predict at: the measured one, or the one asked for where several were measured."""
-        if self.batch is None:
-            if batch is None:
-                raise InputError(f"{self} needs a batch: its rows have different ones", hint="--batch 256")
-            return batch
-        if batch is not None and batch != self.batch:
-            raise InputError(f"{self} was measured at another batch", got=batch, known=[self.batch])
-        return self.batch
+    return Metric(name=quantity.name, deployment=deployment)
 
 
 def indistinct_supernet_warning(smallest: float, largest: float, *, num_images: int) -> str | None:

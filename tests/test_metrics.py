@@ -1,10 +1,13 @@
+from dataclasses import replace
+
 import pytest
 
 from hwnas.errors import InputError, UnknownNameError
-from hwnas.metrics import METRICS, Metric, indistinct_supernet_warning, parse_metric
+from hwnas.metrics import ANY_BATCH, METRICS, Deployment, Metric, indistinct_supernet_warning, parse_metric
 from tests.supernet_extremes import SUPERNET_EXTREMES
 
-FULL = Metric(name="throughput", device="h200", runtime="torch-graph", precision="bf16", batch=64)
+H200 = Deployment(device="h200", runtime="torch-graph", precision="bf16", batch=64)
+FULL = Metric(name="throughput", deployment=H200)
 
 
 def test_the_metrics_are_those_of_the_design() -> None:
@@ -18,11 +21,11 @@ def test_the_metrics_are_those_of_the_design() -> None:
     [
         ("accuracy", Metric(name="accuracy")),
         ("throughput", Metric(name="throughput")),
-        (" latency_ms@cpu ", Metric(name="latency_ms", device="cpu")),
-        ("throughput@rtx4090", Metric(name="throughput", device="rtx4090")),
+        (" latency_ms@cpu ", Metric(name="latency_ms", deployment=Deployment(device="cpu"))),
+        ("throughput@rtx4090", Metric(name="throughput", deployment=Deployment(device="rtx4090"))),
         ("throughput@h200/torch-graph/bf16/b64", FULL),
         ("throughput@h200/b64/bf16/torch-graph", FULL),
-        ("energy_j@a100/fp16", Metric(name="energy_j", device="a100", precision="fp16")),
+        ("energy_j@a100/fp16", Metric(name="energy_j", deployment=Deployment(device="a100", precision="fp16"))),
     ],
 )
 def test_texts_are_read(text: str, metric: Metric) -> None:
@@ -35,11 +38,48 @@ def test_the_full_form_is_written() -> None:
     assert str(Metric(name="macs")) == "macs"
 
 
+@pytest.mark.parametrize(
+    ("deployment", "text", "slug"),
+    [
+        (H200, "h200/torch-graph/bf16/b64", "torch-graph-bf16-b64"),
+        (replace(H200, threads=2), "h200/torch-graph/bf16/b64/t2", "torch-graph-bf16-b64-t2"),
+        (replace(H200, batch=ANY_BATCH), "h200/torch-graph/bf16/bany", "torch-graph-bf16-bany"),
+        (Deployment(runtime="torch", threads=4), "torch/t4", "torch-t4"),
+        (Deployment(), "", ""),
+    ],
+)
+def test_a_deployment_has_a_text_and_names_a_folder(deployment: Deployment, text: str, slug: str) -> None:
+    assert (str(deployment), deployment.slug) == (text, slug)
+    assert Deployment.parse(text) == deployment
+
+
+def test_a_deployment_matches_what_it_specifies() -> None:
+    assert Deployment().matches(H200)
+    assert Deployment(runtime="torch-graph", batch=64).matches(H200)
+    assert not Deployment(batch=8).matches(H200)
+    assert not Deployment(threads=1).matches(H200)
+    table = replace(H200, batch=ANY_BATCH)
+    assert Deployment(batch=8).matches(table)
+    assert not table.matches(H200)
+    assert (H200.fixed_batch, table.fixed_batch, Deployment().fixed_batch) == (64, None, None)
+
+
+@pytest.mark.parametrize("name", ["batch", "threads"])
+def test_counts_of_a_deployment_are_at_least_1(name: str) -> None:
+    with pytest.raises(InputError, match=f"{name} must be at least 1"):
+        Deployment(**{name: 0})  # type: ignore[arg-type]
+
+
+def test_a_metric_of_the_network_alone_has_no_deployment() -> None:
+    with pytest.raises(InputError, match="macs is the same on every device"):
+        Metric(name="macs", deployment=H200)
+
+
 def test_what_is_left_out_is_filled_in() -> None:
     given = parse_metric("throughput@h200/b8")
-    filled = given.completed(device="a100", runtime="tensorrt", precision="fp16", batch=64)
+    filled = given.completed(Deployment(device="a100", runtime="tensorrt", precision="fp16", batch=64))
     assert str(filled) == "throughput@h200/tensorrt/fp16/b8"
-    assert Metric(name="macs").completed(device="a100") == Metric(name="macs")
+    assert Metric(name="macs").completed(Deployment(device="a100")) == Metric(name="macs")
 
 
 @pytest.mark.parametrize(
@@ -80,7 +120,7 @@ def test_an_unknown_metric_names_the_known_ones() -> None:
         ("throughput@b64", "after throughput@ a device must be named"),
         ("throughput@h200/bf17", "in 'throughput@h200/bf17' the part 'bf17' is not known"),
         ("throughput@h200/b0", "in 'throughput@h200/b0' the part 'b0' is not known"),
-        ("throughput@h200/b8/b16", "a metric has one batch"),
+        ("throughput@h200/b8/b16", "a deployment has one batch"),
         ("", "metric '' is not known"),
     ],
 )

@@ -33,7 +33,7 @@ def explain(
     if as_json:
         print_json(found.to_mapping())
         return
-    print_line(f"{found.space} {found.network_id} on {found.device}, {found.precision}, batch {found.batch}")
+    print_line(f"{found.space} {found.network_id} on {found.deployment.device}, {precision}, batch {batch}")
     print_line()
     _print_measured(found)
     if operations:

@@ -11,6 +11,7 @@ from hwnas.cli.options import json_option
 from hwnas.cli.output import Column, print_json, print_line, print_table
 from hwnas.cli.profiles import profiles_option
 from hwnas.cli.progress import console_reporter
+from hwnas.metrics import Deployment
 from hwnas.pipeline.predictors.fit import FitOptions, FitReport, FittedPredictor, fit_predictors
 from hwnas.predict.library import FOLDER
 
@@ -49,18 +50,28 @@ _COLUMNS: tuple[Column | str, ...] = (
 @click.option("--predictors", type=click.Path(path_type=Path), help="Look for those of --from in this folder alone.")
 @click.option("--out", type=click.Path(path_type=Path), default=FOLDER, show_default=True, help="Where to write them.")
 @json_option
-def fit(*, folder: Path | None, as_json: bool, **asked: Any) -> None:
+def fit(
+    *,
+    device: str,
+    runtime: str | None,
+    precision: str | None,
+    batch: int | None,
+    folder: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Fit predictors to the profiles of a device, and say how good they are on networks that they had not seen.
 
     Every profile gives a predictor of each figure that it holds, for the networks of its space; all profiles of one
     setting together give one for any network. Of all models the best one on held-out networks is taken.
     """
+    deployment = Deployment(device=device, runtime=runtime, precision=precision, batch=batch)
     with console_reporter() as reporter:
-        report = fit_predictors(FitOptions(profiles=folder, **asked), reporter=reporter)
+        report = fit_predictors(FitOptions(deployment=deployment, profiles=folder, **options), reporter=reporter)
     if as_json:
         print_json(_values(report))
     else:
-        _print(report, out=asked["out"])
+        _print(report, out=options["out"])
 
 
 def _print(report: FitReport, *, out: Path) -> None:

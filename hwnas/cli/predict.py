@@ -8,6 +8,7 @@ import click
 from hwnas.cli.ending import print_ending
 from hwnas.cli.options import json_option
 from hwnas.cli.output import Column, print_json, print_line, print_table
+from hwnas.metrics import Deployment
 from hwnas.pipeline.predictors.predict import (
     Predicted,
     PredictedFigure,
@@ -34,13 +35,24 @@ _SHOWN = ("onnxruntime", "tensorrt", "torch", "cuda", "driver", "memory_format")
 @click.option("--predictors", type=click.Path(path_type=Path), help="Look in this folder alone (HWNAS_PREDICTORS).")
 @click.option("--allow-outside", is_flag=True, help="Answer for networks unlike all fitted ones, too.")
 @json_option
-def predict(*, targets: tuple[str, ...], as_json: bool, **asked: Any) -> None:
+def predict(
+    *,
+    targets: tuple[str, ...],
+    device: str,
+    runtime: str | None,
+    precision: str | None,
+    batch: int | None,
+    threads: int | None,
+    as_json: bool,
+    **values: Any,
+) -> None:
     """Say what networks would take on a device, and how sure that is.
 
     TARGET is timm:NAME, SPACE:ARCH (a published name, min, max, random:SEED, a JSON file or inline JSON; with --space
     an arch alone), or a .jsonl file with an arch, or {"space": ..., "arch": ...}, on each line.
     """
-    options = PredictOptions(**asked)
+    deployment = Deployment(device=device, runtime=runtime, precision=precision, batch=batch, threads=threads)
+    options = PredictOptions(deployment=deployment, **values)
     predicted = predict_networks(targets, options)
     if as_json:
         print_json(predicted)
@@ -80,7 +92,8 @@ def _following(targets: tuple[str, ...], options: PredictOptions) -> tuple[objec
     space = options.space or targets[0].partition(":")[0]
     if space not in SPACES:
         return ()
-    return ("hwnas", "search", "--space", space, "--device", options.device, "--objective", options.metrics[0])
+    device = options.deployment.device or "auto"
+    return ("hwnas", "search", "--space", space, "--device", device, "--objective", options.metrics[0])
 
 
 def _row(figure: PredictedFigure) -> tuple[str, ...]:

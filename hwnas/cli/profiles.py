@@ -10,6 +10,7 @@ from hwnas.cli.output import Column, print_json, print_line, print_table
 from hwnas.cli.progress import console_reporter
 from hwnas.cli.quality import print_quality, quality_values
 from hwnas.config import to_mapping
+from hwnas.metrics import Deployment
 from hwnas.pipeline.predictors.import_timm import ImportOptions, import_timm
 from hwnas.pipeline.profiles import ProfileDetails, ProfileSummary, list_profiles, show_profile
 from hwnas.profile.lookup import FOLDER
@@ -57,18 +58,30 @@ def show(context: click.Context, /, *, name: str, folder: Path | None, as_json: 
 @click.option("--match", default="", help="Use models alone whose name this regular expression matches.")
 @click.option("--out", type=click.Path(path_type=Path), default=FOLDER, show_default=True, help="Where to keep them.")
 @json_option
-def import_timm_tables(*, files: tuple[Path, ...], as_json: bool, **asked: Any) -> None:
+def import_timm_tables(
+    *,
+    files: tuple[Path, ...],
+    device: str | None,
+    precision: str | None,
+    runtime: str | None,
+    match: str,
+    out: Path,
+    as_json: bool,
+) -> None:
     """Keep tables of timm's inference benchmark, for predictors of models of timm on devices that are elsewhere.
 
     FILES are CSV files such as benchmark-infer-amp-nchw-pt291-cu128-4090-dynamo.csv; their models are traced once.
     """
+    deployment = Deployment(device=device, runtime=runtime, precision=precision)
+    options = ImportOptions(deployment=deployment, match=match, out=out)
     with console_reporter() as reporter:
-        tables = import_timm(files, ImportOptions(**asked), reporter=reporter)
+        tables = import_timm(files, options, reporter=reporter)
     if as_json:
         print_json([{**vars(table), "manifest": to_mapping(table.manifest)} for table in tables])
         return
     for table in tables:
-        setting = f"{table.manifest.device}, {table.manifest.runtime}, {table.manifest.precision}"
+        deployment = table.manifest.deployment
+        setting = f"{deployment.device}, {deployment.runtime}, {deployment.precision}"
         missing = f", {len(table.not_traced)} models not known here" if table.not_traced else ""
         print_line(f"{table.path}: {table.num_used} of {table.num_rows} rows, {setting}{missing}")
 

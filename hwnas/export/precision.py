@@ -7,15 +7,15 @@ from torch import Tensor, nn
 
 from hwnas.errors import unknown
 
-PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 """Names to torch's types."""
 
 
 def precision_type(name: str) -> torch.dtype:
     """The torch type of a precision by its name."""
-    if name not in PRECISIONS:
-        raise unknown("precision", name, PRECISIONS)
-    return PRECISIONS[name]
+    if name not in TORCH_DTYPES:
+        raise unknown("precision", name, TORCH_DTYPES)
+    return TORCH_DTYPES[name]
 
 
 class InPrecision(nn.Module):

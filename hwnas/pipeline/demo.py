@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from hwnas.config import shown, to_mapping
 from hwnas.errors import InputError, unknown
+from hwnas.metrics import Deployment
 from hwnas.progress import Reporter, StageStarted
 from hwnas.runs import MANIFEST, Run
 from hwnas.space import SPACES
@@ -175,7 +176,7 @@ class _Steps:
                 return
             fit_predictors(
                 FitOptions(
-                    device=DEVICE,
+                    deployment=Deployment(device=DEVICE),
                     space=self.options.space,
                     metrics=(OBJECTIVE,),
                     profiles=self.out / "profiles",

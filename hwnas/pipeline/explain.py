@@ -1,13 +1,13 @@
 """`hwnas explain`: where the time of a network goes on a device, and why it is not faster."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from hwnas.devices import DEVICES, Device, Machine, detect, resolve
 from hwnas.errors import MissingError, UsageError, unknown
-from hwnas.metrics import PRECISIONS
+from hwnas.metrics import PRECISIONS, Deployment
 from hwnas.profile.roofline import OperationCost, PeakRates, bottlenecks, operation_costs, peak_rates
 from hwnas.profile.runtime_profile import RuntimeProfile, measured_bottlenecks, runtime_profile
 from hwnas.profile.subjects import space_subject
@@ -47,9 +47,8 @@ class Explanation:
     space: str
     arch: Arch
     network_id: str
-    device: str
-    precision: str
-    batch: int
+    deployment: Deployment
+    """Without a runtime where nothing was measured."""
     measured: RuntimeProfile | None
     """None where the device is not here, or nothing here can measure on it."""
     roofline_ms: float | None
@@ -88,8 +87,9 @@ def explain(
     network = chosen.candidate(find_arch(chosen, arch, command=_COMMAND))
     here = machine or detect()
     found = _device(resolve(device, machine=here), here)
-    setting = Setting(device=found.name, runtime=RUNTIME, precision=precision, batch=batch, threads=threads)
+    deployment = Deployment(device=found.name, runtime=RUNTIME, precision=precision, batch=batch, threads=threads)
     is_here = any(item.name == found.name for item in here.devices)
+    setting = Setting(deployment=deployment)
     measured = (profiler or runtime_profile)(space_subject(chosen, network), setting) if is_here else None
     rates = peak_rates(found, precision)
     if measured is None and rates is None:
@@ -102,9 +102,7 @@ def explain(
         space=chosen.name,
         arch=network.arch,
         network_id=network.network_id,
-        device=found.name,
-        precision=precision,
-        batch=batch,
+        deployment=replace(deployment, runtime=None if measured is None else measured.runtime),
         measured=measured,
         roofline_ms=None if rates is None else sum(time for time in times if time is not None),
         operations=costs,

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from hwnas.data_paths import Origin
 from hwnas.errors import HwnasError, InputError
+from hwnas.metrics import Deployment
 from hwnas.profile.lookup import (
     ProfileEntry,
     TableEntry,
@@ -22,17 +23,13 @@ from hwnas.records.table import read_table
 
 @dataclass(frozen=True, kw_only=True)
 class ProfileSummary:
-    """One profile in a list; where its manifest cannot be read, only name, path, origin and device are known."""
+    """One profile in a list; of one whose manifest cannot be read, only name, path, origin and device are known."""
 
     name: str
     path: Path
     origin: Origin
-    device: str
+    deployment: Deployment
     space: str | None = None
-    runtime: str | None = None
-    precision: str | None = None
-    batch: int | None = None
-    threads: int | None = None
     created_utc: str = ""
     num_networks: int = 0
     num_failed: int = 0
@@ -86,8 +83,10 @@ def show_profile(name: str, *, profiles: Path | None = None) -> ProfileDetails:
 
 def _row(found: ProfileEntry | UnreadableProfile) -> ProfileSummary:
     if isinstance(found, UnreadableProfile):
-        device, problem = found.path.parent.name, _shown(found.error)
-        return ProfileSummary(name=found.name, path=found.path, origin=found.origin, device=device, problem=problem)
+        deployment, problem = Deployment(device=found.path.parent.name), _shown(found.error)
+        return ProfileSummary(
+            name=found.name, path=found.path, origin=found.origin, deployment=deployment, problem=problem
+        )
     try:
         return _summary(found, assess_profile(load_entry(found)))
     except HwnasError as error:
@@ -100,9 +99,7 @@ def _table(entry: TableEntry) -> ProfileSummary:
         name=entry.name,
         path=entry.path,
         origin=entry.origin,
-        device=manifest.device,
-        runtime=manifest.runtime,
-        precision=manifest.precision,
+        deployment=manifest.deployment,
         created_utc=manifest.created_utc,
     )
     try:
@@ -117,18 +114,13 @@ def _shown(error: HwnasError) -> str:
 
 
 def _summary(entry: ProfileEntry, quality: ProfileQuality | None, *, problem: str | None = None) -> ProfileSummary:
-    setting = entry.manifest.setting
     floor = quality.noise_floor if quality else None
     return ProfileSummary(
         name=entry.name,
         path=entry.path,
         origin=entry.origin,
-        device=setting.device,
+        deployment=entry.manifest.setting.deployment,
         space=entry.manifest.space,
-        runtime=setting.runtime,
-        precision=setting.precision,
-        batch=setting.batch,
-        threads=setting.threads,
         created_utc=entry.manifest.created_utc,
         num_networks=quality.num_networks if quality else 0,
         num_failed=sum(failure.count for failure in quality.failures) if quality else 0,

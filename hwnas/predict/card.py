@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from hwnas.config import from_mapping, shown, to_mapping
-from hwnas.errors import InputError
-from hwnas.metrics import DeviceMetric
+from hwnas.errors import InputError, unknown
+from hwnas.metrics import MEASURED_METRICS, Metric
 from hwnas.predict.metrics import Scores, best_spearman
 from hwnas.predict.selection import Protocol
 
-SCHEMA = "hwnas.predictor/2"
+SCHEMA = "hwnas.predictor/3"
 """The form of a predictor that this version writes and reads."""
 
 CONFIDENCES = (0.5, 0.8, 0.9, 0.95)
@@ -78,11 +78,9 @@ class CurvePoint:
 class _Body:
     schema: str = SCHEMA
     created_utc: str
-    metric: DeviceMetric
+    metric: Metric
     space: str | None = None
     """The space of the fitted networks; None: all networks that were measured in this setting, whatever they are."""
-    threads: int | None = None
-    """Of the CPU; None where the source does not tell, or a GPU works."""
     data: FittedData
     protocol: Protocol
     model: str
@@ -162,6 +160,8 @@ def card_from_json(data: object, *, source: str) -> Card:
     if not isinstance(environment, dict) or not all(isinstance(value, str) for value in environment.values()):
         raise InputError(f"{source}: environment must be a table of texts", got=shown(environment))
     body = from_mapping(_Body, {name: value for name, value in data.items() if name != "environment"}, where=source)
+    if body.metric.name not in MEASURED_METRICS:
+        raise unknown(f"{source}: metric", body.metric.name, MEASURED_METRICS)
     if body.model not in [ranked.model for ranked in body.ranking]:
         raise InputError(f"{source}: the model must be one of the ranking", got=body.model)
     values = {name: getattr(body, name) for name in _Body.__dataclass_fields__}

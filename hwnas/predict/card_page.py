@@ -3,7 +3,6 @@
 import io
 from collections.abc import Sequence
 
-from hwnas.metrics import UNITS
 from hwnas.predict.card import Card
 from hwnas.predict.metrics import Scores
 
@@ -27,7 +26,7 @@ def parity_plot(card: Card) -> str:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    unit = UNITS[card.metric.name]
+    unit = card.metric.quantity.unit
     measured = [row.measured for row in card.held_out]
     predicted = [row.predicted for row in card.held_out]
     with mpl.rc_context({"svg.hashsalt": "hwnas", "svg.fonttype": "none"}):

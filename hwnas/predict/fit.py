@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 from hwnas.errors import InputError
-from hwnas.metrics import DeviceMetric
+from hwnas.metrics import Metric
 from hwnas.predict.arrays import Numbers
 from hwnas.predict.card import CONFIDENCES, Card, Coverage, FittedData, HeldOut
 from hwnas.predict.drift import without_drift
@@ -29,7 +29,7 @@ _DRIFT_GAIN = 0.95
 class Observations:
     """Measured networks: features, figures in the metric's unit, and where they are from."""
 
-    metric: DeviceMetric
+    metric: Metric
     conditions: Conditions
     features: Features
     figures: Numbers
@@ -46,7 +46,6 @@ class Observations:
     space: str | None = None
     """The space of all networks; None where they are of several kinds."""
     kinds: tuple[str, ...] = ()
-    threads: int | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -175,7 +174,6 @@ def make_card(
         created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
         metric=observed.metric,
         space=observed.space,
-        threads=observed.threads,
         data=FittedData(
             sources=observed.sources,
             num_rows=len(features),
@@ -208,7 +206,7 @@ def make_card(
 
 def _usual_batch(observed: Observations) -> int | None:
     """The commonest batch, the greatest of several; None where there is only one anyway."""
-    if observed.metric.batch is not None:
+    if observed.metric.deployment.fixed_batch is not None:
         return None
     values, counts = np.unique(observed.batches, return_counts=True)
     return int(values[counts == counts.max()][-1])

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hwnas.data_paths import Origin, Places, search_places
-from hwnas.metrics import DeviceMetric
+from hwnas.metrics import Metric
 from hwnas.predict.card import Card
 from hwnas.predict.store import CARD, load_card
 
@@ -38,11 +38,11 @@ class PredictorEntry:
         return "/".join(self.path.parts[-3:])
 
 
-def predictor_folder(metric: DeviceMetric, *, space: str | None = None, threads: int | None = None) -> Path:
-    """Where a predictor stands under its place."""
-    batch = "bany" if metric.batch is None else f"b{metric.batch}"
-    parts = (space or ANY, metric.runtime, metric.precision, batch, *(() if threads is None else (f"t{threads}",)))
-    return Path(metric.device) / "-".join(parts) / metric.name
+def predictor_folder(metric: Metric, *, space: str | None = None) -> Path:
+    """The folder of a predictor below one of predictors; the metric must name its device."""
+    deployment = metric.deployment
+    assert deployment.device is not None
+    return Path(deployment.device) / f"{space or ANY}-{deployment.slug}" / metric.name
 
 
 def search_path(

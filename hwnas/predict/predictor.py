@@ -7,7 +7,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from hwnas.metrics import DeviceMetric
+from hwnas.metrics import Metric
 from hwnas.predict.arrays import Numbers
 from hwnas.predict.card import Card, CurvePoint, Ranked
 from hwnas.predict.features.conditions import Conditions
@@ -48,7 +48,7 @@ class Trial:
     by_count: Mapping[int, Numbers]
     """With so many networks fitted: those of the learning curve."""
 
-    def ranking(self, metric: DeviceMetric, *, batch: Numbers) -> tuple[Ranked, ...]:
+    def ranking(self, metric: Metric, *, batch: Numbers) -> tuple[Ranked, ...]:
         """The scores of all models in the metric's unit, the best first."""
         figures = metric.from_target(self.target, batch=batch)
         found = (
@@ -57,7 +57,7 @@ class Trial:
         )
         return tuple(sorted(found, key=lambda ranked: ranked.scores.mape))
 
-    def learning_curve(self, metric: DeviceMetric, *, batch: Numbers) -> tuple[CurvePoint, ...]:
+    def learning_curve(self, metric: Metric, *, batch: Numbers) -> tuple[CurvePoint, ...]:
         """The error by the number of networks, in the metric's unit."""
         figures = metric.from_target(self.target, batch=batch)
         found = {
@@ -122,7 +122,7 @@ class Predictor:
             mean=figures[0],
             lower=np.minimum(figures[1], figures[2]),
             upper=np.maximum(figures[1], figures[2]),
-            more_is_better=metric.more_is_better,
+            more_is_better=metric.maximised,
             outside=self.fitted_range.is_outside(features),
         )
 

@@ -1,19 +1,16 @@
 """Which predictor answers for a metric: what a question leaves out is filled in, and said."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hwnas.data_paths import Origin, Places
 from hwnas.devices import Machine, resolve
 from hwnas.errors import InputError, MissingError
-from hwnas.metrics import RUNTIMES, Metric
+from hwnas.metrics import PRECISION_PREFERENCE, RUNTIMES, Metric
 from hwnas.predict.library import PredictorEntry, devices, entries, search_path
 from hwnas.predict.predictor import Predictor
 from hwnas.predict.store import load_predictor
-
-PRECISIONS = ("bf16", "fp16", "tf32", "fp32", "int8")
-"""By preference, where a question names none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +18,7 @@ class ChosenPredictor:
     """The predictor that answers, and the metric as it answers it."""
 
     metric: Metric
-    """Complete: device, runtime, precision and batch are those of the predictor."""
+    """Device, runtime, precision and batch are those of the predictor; threads are named only where they were asked."""
     predictor: Predictor
     path: Path
     origin: Origin
@@ -33,7 +30,6 @@ def choose_predictor(
     metric: Metric,
     *,
     space: str | None,
-    threads: int | None = None,
     predictors: Path | None = None,
     machine: Machine | None = None,
 ) -> ChosenPredictor:
@@ -42,14 +38,15 @@ def choose_predictor(
     A predictor of the space itself comes before one that was fitted to all networks; then the best runtime, the
     narrowest precision, the smallest batch (of throughput the largest), the fewest threads.
     """
-    device = resolve(metric.device or "auto", machine=machine)
+    device = resolve(metric.deployment.device or "auto", machine=machine)
     places = search_path(predictors)
-    there = [entry for entry in entries(places, device=device) if entry.card.metric.device == device]
+    there = [entry for entry in entries(places, device=device) if entry.card.metric.deployment.device == device]
     if not there:
         raise _nothing(metric, device, space, places)
-    fitting = [entry for entry in there if _answers(entry, metric, space, threads)]
+    wanted = metric.with_device(device)
+    fitting = [entry for entry in there if entry.card.space in (None, space) and wanted.matches(entry.card.metric)]
     if not fitting:
-        raise _none_fits(metric, device, space, threads, there)
+        raise _none_fits(metric, device, space, there)
     best = min(fitting, key=lambda entry: _rank(entry, metric))
     return ChosenPredictor(
         metric=_completed(best, metric),
@@ -60,71 +57,64 @@ def choose_predictor(
     )
 
 
-def _answers(entry: PredictorEntry, metric: Metric, space: str | None, threads: int | None) -> bool:
-    """Whether it is of that metric, and of whatever else the question names."""
-    found = entry.card.metric
-    return (
-        found.name == metric.name
-        and entry.card.space in (None, space)
-        and metric.runtime in (None, found.runtime)
-        and metric.precision in (None, found.precision)
-        and threads in (None, entry.card.threads)
-        and (found.batch is None or metric.batch in (None, found.batch))
-    )
-
-
 def _rank(entry: PredictorEntry, metric: Metric) -> tuple[int, ...]:
-    found, throughput = entry.card.metric, metric.name == "throughput"
-    batch = 0 if found.batch is None else found.batch
+    found = entry.card.metric.deployment
+    batch = found.fixed_batch or 0
     return (
         int(entry.card.space is None),
-        _place(RUNTIMES.names(), found.runtime),
-        _place(PRECISIONS, found.precision),
-        int(found.batch is None),
-        -batch if throughput else batch,
-        entry.card.threads or 0,
+        _rank_in(RUNTIMES.names(), found.runtime),
+        _rank_in(PRECISION_PREFERENCE, found.precision),
+        int(found.fixed_batch is None),
+        -batch if metric.name == "throughput" else batch,
+        found.threads or 0,
     )
 
 
-def _place(order: Sequence[str], name: str) -> int:
+def _rank_in(order: Sequence[str], name: str | None) -> int:
     return order.index(name) if name in order else len(order)
 
 
 def _completed(entry: PredictorEntry, metric: Metric) -> Metric:
-    found = entry.card.metric
-    batch = found.batch or metric.batch or entry.card.data.usual_batch
-    return Metric(name=metric.name, device=found.device, runtime=found.runtime, precision=found.precision, batch=batch)
+    """The metric as a predictor answers it.
+
+    Its text names a column of a study, so threads that nobody asked for stay out of it.
+    """
+    found, wanted = entry.card.metric.deployment, metric.deployment
+    batch = found.fixed_batch or wanted.fixed_batch or entry.card.data.usual_batch
+    return replace(metric, deployment=replace(found, batch=batch, threads=wanted.threads))
 
 
 def _note(entry: PredictorEntry, metric: Metric, fitting: Sequence[PredictorEntry]) -> str:
     """Which predictor answers, and why its setting where the question left one out."""
     complete, card = _completed(entry, metric), entry.card
+    wanted, found = metric.deployment, complete.deployment
     of = f"{card.data.num_networks} networks of {card.space or 'every kind that was measured there'}"
     filled = [
         text
-        for name, text in (
-            ("runtime", f"{complete.runtime} is the best runtime with a predictor"),
-            ("precision", f"{complete.precision} is the narrowest precision"),
-            ("batch", _batch_reason(entry, complete)),
+        for value, text in (
+            (wanted.runtime, f"{found.runtime} is the best runtime with a predictor"),
+            (wanted.precision, f"{found.precision} is the narrowest precision"),
+            (wanted.batch, _batch_reason(entry, complete)),
         )
-        if getattr(metric, name) is None
+        if value is None
     ]
-    alike = {
-        other.card.threads for other in fitting if (other.card.metric, other.card.space) == (card.metric, card.space)
+    own = card.metric.deployment
+    alike = [other for other in fitting if other.card.space == card.space]
+    threads = {
+        other.card.metric.deployment.threads
+        for other in alike
+        if other.card.metric.deployment == replace(own, threads=other.card.metric.deployment.threads)
     }
-    if len(alike) > 1 and card.threads is not None:
-        filled.append(f"{card.threads} is the fewest threads")
+    if len(threads) > 1 and own.threads is not None:
+        filled.append(f"{own.threads} is the fewest threads")
     return f"{complete}, fitted to {of}" + (f" ({'; '.join(filled)})" if filled else "")
 
 
-def _threads(count: int) -> str:
-    return f"{count} thread{'s' if count > 1 else ''}"
-
-
 def _batch_reason(entry: PredictorEntry, complete: Metric) -> str:
-    if entry.card.metric.batch is None:
-        return f"batch {complete.batch} is the commonest one measured"
-    return f"batch {complete.batch} is the {'largest' if complete.name == 'throughput' else 'smallest'} one"
+    batch = complete.deployment.batch
+    if entry.card.metric.deployment.fixed_batch is None:
+        return f"batch {batch} is the commonest one measured"
+    return f"batch {batch} is the {'largest' if complete.name == 'throughput' else 'smallest'} one"
 
 
 def _nothing(metric: Metric, device: str, space: str | None, places: Places) -> MissingError:
@@ -137,23 +127,14 @@ def _nothing(metric: Metric, device: str, space: str | None, places: Places) -> 
     )
 
 
-def _none_fits(
-    metric: Metric, device: str, space: str | None, threads: int | None, there: Sequence[PredictorEntry]
-) -> InputError:
+def _none_fits(metric: Metric, device: str, space: str | None, there: Sequence[PredictorEntry]) -> InputError:
     networks = "any network" if space is None else f"networks of {space}"
-    known = sorted(_described(entry, with_threads=threads is not None) for entry in there)
     return InputError(
         f"no predictor for {device} answers this for {networks}",
-        got=f"{metric} with {_threads(threads)}" if threads is not None else str(metric),
-        known=known,
+        got=str(metric),
+        known=sorted(f"{entry.card.metric} ({entry.card.space or 'any'})" for entry in there),
         hint=_commands(device, space),
     )
-
-
-def _described(entry: PredictorEntry, *, with_threads: bool) -> str:
-    card = entry.card
-    threads = f", {_threads(card.threads)}" if with_threads and card.threads is not None else ""
-    return f"{card.metric} ({card.space or 'any'}{threads})"
 
 
 def _commands(device: str, space: str | None) -> str:

@@ -45,8 +45,7 @@ class UnreadableProfile:
 
 def folder_name(space: str | None, setting: Setting) -> str:
     """The folder of a profile under that of its device."""
-    parts = (space or "timm", setting.runtime, setting.precision, f"b{setting.batch}", f"t{setting.threads}")
-    return "-".join(parts)
+    return f"{space or 'timm'}-{setting.deployment.slug}"
 
 
 def free_name(parent: Path, name: str) -> str:

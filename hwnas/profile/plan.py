@@ -15,6 +15,7 @@ import numpy as np
 from hwnas.config import from_mapping, parse_json, shown, to_mapping
 from hwnas.devices import resolve
 from hwnas.errors import InputError, UsageError, unknown
+from hwnas.metrics import Deployment
 from hwnas.profile.options import AUTO, CampaignOptions
 from hwnas.profile.runners.runner import RUNNERS
 from hwnas.profile.statistics import MIN_RUNS
@@ -26,7 +27,7 @@ from hwnas.records.measurement import parse_subject, require_schema
 from hwnas.runs import Environment, environment, write_atomic
 from hwnas.space import SPACES
 
-SCHEMA = "hwnas.plan/1"
+SCHEMA = "hwnas.plan/2"
 """The form of the file that this version writes and reads."""
 
 MIN_REPEATS = 12
@@ -143,7 +144,7 @@ def _head(line: str, *, source: str) -> _Head:
     data = parse_json(line, source=source)
     if not isinstance(data, dict) or "schema" not in data:
         raise InputError(f"{source} must be the head of a plan", got=shown(data))
-    require_schema(data["schema"], expected=SCHEMA, source=source)
+    require_schema(data["schema"], expected=SCHEMA, source=source, hint="write it again with --plan-only")
     return from_mapping(_Head, data, where=source)
 
 
@@ -195,20 +196,13 @@ def read_plan(path: Path) -> Plan:
         raise InputError(f"{path} must hold at least one task", got="its head alone")
     if plan.pairs < MIN_RUNS:
         raise InputError(f"{path}, line 1: pairs must be at least {MIN_RUNS}", got=plan.pairs)
-    first = replace(plan.tasks[0].setting, device=plan.device)
+    shared = replace(plan.tasks[0].setting.deployment, device=plan.device, batch=None)
     for line, task in enumerate(plan.tasks, start=2):
-        _require_alike(task.setting, first, where=f"{path}, line {line}")
+        deployment = task.setting.deployment
+        if not shared.matches(deployment):
+            message = f"{path}, line {line}: the deployment must be that of the whole plan but for the batch"
+            raise InputError(message, got=deployment, known=[str(shared)])
     return plan
-
-
-def _require_alike(setting: Setting, first: Setting, *, where: str) -> None:
-    for name in ("device", "runtime", "precision", "threads"):
-        found, wanted = getattr(setting, name), getattr(first, name)
-        if found != wanted:
-            raise InputError(f"{where}: setting.{name} must be that of the whole plan", got=found, known=[wanted])
-    for name in ("batch", "threads"):
-        if getattr(setting, name) < 1:
-            raise InputError(f"{where}: setting.{name} must be at least 1", got=getattr(setting, name))
 
 
 def plan_stages(request: CampaignOptions, device: str) -> Iterator[Plan]:
@@ -236,8 +230,8 @@ def plan_for_subjects(
 ) -> Plan:
     """The plan that measures these networks as a request says."""
     runtime = request.runtime if request.runtime == AUTO else RUNNERS.resolve(request.runtime)
-    options = {"device": device, "runtime": runtime, "precision": request.precision, "threads": request.threads}
-    settings = [Setting(**options, batch=batch) for batch in request.batches]  # type: ignore[arg-type]
+    deployment = Deployment(device=device, runtime=runtime, precision=request.precision, threads=request.threads)
+    settings = [Setting(deployment=replace(deployment, batch=batch)) for batch in request.batches]
     repeats = default_repeats(num_samples or len(subjects)) if request.repeats is None else request.repeats
     return Plan(
         device=device,
@@ -267,4 +261,5 @@ def with_runtime(plan: Plan, runtime: str) -> Plan:
 
 
 def _task_with(task: PlannedTask, runtime: str) -> PlannedTask:
-    return replace(task, setting=replace(task.setting, runtime=runtime, exporter=exporter_for(runtime, task.subject)))
+    deployment = replace(task.setting.deployment, runtime=runtime)
+    return replace(task, setting=Setting(deployment=deployment, exporter=exporter_for(runtime, task.subject)))

@@ -107,7 +107,7 @@ def runtime_profile(subject: Subject, setting: Setting) -> RuntimeProfile | None
     torch's profiler is asked.
     """
     for runtime, times in (("onnxruntime", _onnxruntime_times), ("torch", _torch_times)):
-        asked = replace(setting, runtime=runtime)
+        asked = replace(setting, deployment=replace(setting.deployment, runtime=runtime))
         if _can_tell(asked):
             return _profile(subject, asked, times)
     return None

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from hwnas.config import from_mapping, load_json, shown, to_mapping
 from hwnas.errors import InputError
-from hwnas.records.measurement import Setting, Subject, parse_subject, require_schema
+from hwnas.records.measurement import MEASURE_AGAIN, Setting, Subject, parse_subject, require_schema
 from hwnas.runs import write_atomic
 
-SCHEMA = "hwnas.profile/1"
+SCHEMA = "hwnas.profile/2"
 """The form of the manifest that this version writes and reads."""
 
 MANIFEST = "manifest.json"
@@ -71,7 +71,7 @@ def read_manifest(folder: Path) -> ProfileManifest:
     data = load_json(path)
     if not isinstance(data, dict) or "schema" not in data:
         raise InputError(f"{path} is not the manifest of a profile", got=shown(data))
-    require_schema(data["schema"], expected=SCHEMA, source=str(path))
+    require_schema(data["schema"], expected=SCHEMA, source=str(path), hint=MEASURE_AGAIN)
     tables = {name: data.pop(name, None) for name in ("reference", "environment", "device")}
     core = from_mapping(_Core, data, where=str(path))
     return ProfileManifest(

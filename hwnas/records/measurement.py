@@ -7,9 +7,13 @@ from typing import Any, Literal
 
 from hwnas.config import from_mapping, parse_json, shown, to_mapping
 from hwnas.errors import InputError
+from hwnas.metrics import ANY_BATCH, Deployment
 
-SCHEMA = "hwnas.measurement/1"
+SCHEMA = "hwnas.measurement/2"
 """The form of a measurement that this version writes and reads."""
+
+MEASURE_AGAIN = "measure again, or read it with the version of hwnas that wrote it"
+"""What to do with a profile in another form."""
 
 Reason = Literal["export", "unsupported", "nan", "mismatch", "memory", "crash", "timeout"]
 """Why a network could not be measured."""
@@ -34,17 +38,44 @@ class Subject:
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """How it is run; rows of different settings are never compared silently."""
+    """How a network is run; rows of different settings are never compared silently."""
 
-    device: str
-    runtime: str
-    """'onnxruntime', 'torch', 'torch-compile', 'torch-graph' or 'tensorrt'."""
-    precision: str = "fp32"
-    batch: int = 1
-    threads: int = 1
-    """Of the CPU; a GPU runtime has one host thread."""
+    deployment: Deployment
+    """Complete; a GPU runtime has one host thread."""
     exporter: str = "composed"
     """How the runtime got the network: 'composed', 'dynamo', 'dynamo-dynamic' or 'module'; graphs fuse differently."""
+
+    def __post_init__(self) -> None:
+        missing = [name for name, value in vars(self.deployment).items() if value in (None, ANY_BATCH)]
+        if missing:
+            raise InputError(f"a measurement must specify {', '.join(missing)}", got=str(self.deployment))
+
+    # The parts of the deployment, with the types of a complete one.
+
+    @property
+    def device(self) -> str:
+        """The name of the device."""
+        return str(self.deployment.device)
+
+    @property
+    def runtime(self) -> str:
+        """One of `hwnas.metrics.RUNTIMES`."""
+        return str(self.deployment.runtime)
+
+    @property
+    def precision(self) -> str:
+        """One of `hwnas.metrics.PRECISIONS`."""
+        return str(self.deployment.precision)
+
+    @property
+    def batch(self) -> int:
+        """Images in one run."""
+        return self.deployment.fixed_batch or 1
+
+    @property
+    def threads(self) -> int:
+        """Threads of the CPU."""
+        return self.deployment.threads or 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +158,7 @@ def from_line(text: str, *, source: str) -> Measurement:
     data = parse_json(text, source=source)
     if not isinstance(data, dict) or "schema" not in data:
         raise InputError(f"{source} must hold a measurement", got=shown(data))
-    require_schema(data["schema"], expected=SCHEMA, source=source)
+    require_schema(data["schema"], expected=SCHEMA, source=source, hint=MEASURE_AGAIN)
     subject = parse_subject(data.get("subject"), where=f"{source}: subject")
     plain = {**data, "subject": to_mapping(replace(subject, arch=None))}
     measurement = replace(from_mapping(Measurement, plain, where=source), subject=subject)

@@ -1,14 +1,15 @@
 """Reading a profile: its manifest and its measurements, without a lock and without changing anything."""
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from hwnas.config import shown
 from hwnas.errors import InputError
+from hwnas.metrics import Deployment
 from hwnas.records.manifest import MANIFEST, ProfileManifest, read_manifest
-from hwnas.records.measurement import Measurement, Setting, from_line
+from hwnas.records.measurement import Measurement, from_line
 
 MEASUREMENTS = "measurements.jsonl"
 """The lines of a profile."""
@@ -77,20 +78,16 @@ def split_lines(data: bytes) -> tuple[list[bytes], bytes]:
 
 
 def parse_lines(lines: list[bytes], *, path: Path, manifest: ProfileManifest) -> tuple[Measurement, ...]:
-    """The measurements in complete lines; all must be of the manifest's environment and setting."""
-    expected, setting = manifest.environment_id, without_exporter(manifest.setting)
+    """The measurements in complete lines; all must be of the manifest's environment and deployment."""
+    expected, deployment = manifest.environment_id, manifest.setting.deployment
     numbered = enumerate(lines, start=1)
     return tuple(
-        _parsed(line, source=f"{path}, line {number}", expected=expected, setting=setting) for number, line in numbered
+        _parsed(line, source=f"{path}, line {number}", expected=expected, deployment=deployment)
+        for number, line in numbered
     )
 
 
-def without_exporter(setting: Setting) -> Setting:
-    """What the settings of all rows of a profile have in common: all but the exporter."""
-    return replace(setting, exporter="")
-
-
-def _parsed(line: bytes, *, source: str, expected: str, setting: Setting) -> Measurement:
+def _parsed(line: bytes, *, source: str, expected: str, deployment: Deployment) -> Measurement:
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -99,12 +96,7 @@ def _parsed(line: bytes, *, source: str, expected: str, setting: Setting) -> Mea
     if row.environment_id != expected:
         message = f"{source} must be of the environment in {MANIFEST}"
         raise InputError(message, got=row.environment_id, known=[expected])
-    if without_exporter(row.setting) != setting:
-        message = f"{source} must be of the setting in {MANIFEST}"
-        raise InputError(message, got=_shown(row.setting), known=[_shown(setting)])
+    if row.setting.deployment != deployment:
+        message = f"{source} must be of the deployment in {MANIFEST}"
+        raise InputError(message, got=row.setting.deployment, known=[str(deployment)])
     return row
-
-
-def _shown(setting: Setting) -> str:
-    parts = (setting.device, setting.runtime, setting.precision, f"b{setting.batch}", f"t{setting.threads}")
-    return " ".join(parts)

@@ -10,6 +10,7 @@ from typing import Self
 
 from hwnas.config import load_json, to_mapping
 from hwnas.errors import HwnasError, InputError
+from hwnas.metrics import Deployment
 from hwnas.records.manifest import (
     MANIFEST,
     CampaignSession,
@@ -18,8 +19,8 @@ from hwnas.records.manifest import (
     with_session,
     write_manifest,
 )
-from hwnas.records.measurement import Measurement, Setting, from_line, to_line
-from hwnas.records.profile import MEASUREMENTS, Profile, parse_lines, read_lines, split_lines, without_exporter
+from hwnas.records.measurement import Measurement, from_line, to_line
+from hwnas.records.profile import MEASUREMENTS, Profile, parse_lines, read_lines, split_lines
 
 HOLDER = ".writer.json"
 """Who writes into a profile, while somebody does."""
@@ -55,8 +56,8 @@ class Store:
         """Add one measurement; when this returns, it is on the disk."""
         if measurement.environment_id != self.profile.manifest.environment_id:
             raise ValueError(f"a row of environment {measurement.environment_id} in {self.path}")
-        if without_exporter(measurement.setting) != without_exporter(self.profile.manifest.setting):
-            raise ValueError(f"a row of another setting in {self.path}: {measurement.setting}")
+        if measurement.setting.deployment != self.profile.manifest.setting.deployment:
+            raise ValueError(f"a row of another deployment in {self.path}: {measurement.setting.deployment}")
         if self._session is not None:
             write_manifest(self.path, with_session(self.profile.manifest, self._session))
             self._session = None
@@ -161,7 +162,7 @@ def _require_empty(path: Path, lines: list[bytes]) -> None:
 def manifest_differences(current: ProfileManifest, wanted: ProfileManifest) -> dict[str, tuple[str, str]]:
     """What keeps rows of two manifests apart, by name: the value there, the value here; empty where nothing does."""
     return {
-        **_unequal(_setting(current.setting), _setting(wanted.setting)),
+        **_unequal(_texts(current.setting.deployment), _texts(wanted.setting.deployment)),
         **_unequal({"space": current.space}, {"space": wanted.space}),
         **_unequal({"reference": current.reference.network_id}, {"reference": wanted.reference.network_id}),
         **_unequal(current.environment, wanted.environment),
@@ -177,9 +178,8 @@ def _require_same(path: Path, current: ProfileManifest, wanted: ProfileManifest)
         raise InputError(f"{path} was measured in another environment, and rows are not mixed", got=shown, hint=hint)
 
 
-def _setting(setting: Setting) -> dict[str, str]:
-    """What all rows share; the exporter may differ between a space's networks and others."""
-    return {name: str(value) for name, value in to_mapping(without_exporter(setting)).items()}
+def _texts(deployment: Deployment) -> dict[str, str]:
+    return {name: str(value) for name, value in to_mapping(deployment).items()}
 
 
 def _unequal(there: Mapping[str, str | None], here: Mapping[str, str | None]) -> dict[str, tuple[str, str]]:

@@ -1,6 +1,6 @@
 """Tables of figures that others measured and published, kept as they are, with where they are from.
 
-    TABLE/table.json    device, runtime, precision, environment, source
+    TABLE/table.json    deployment, environment, source
     TABLE/table.csv     the rows of the source, unchanged
 
 A table has no raw samples, so it is no profile; predictors are fitted to both.
@@ -16,10 +16,11 @@ from pathlib import Path
 
 from hwnas.config import from_mapping, load_json, shown, to_mapping
 from hwnas.errors import InputError
+from hwnas.metrics import Deployment
 from hwnas.records.measurement import require_schema
 from hwnas.runs import write_atomic
 
-SCHEMA = "hwnas.table/1"
+SCHEMA = "hwnas.table/2"
 """The form of the manifest that this version writes and reads."""
 
 MANIFEST, ROWS = "table.json", "table.csv"
@@ -43,9 +44,8 @@ class TableRow:
 class _Core:
     schema: str = SCHEMA
     created_utc: str
-    device: str
-    runtime: str
-    precision: str
+    deployment: Deployment
+    """Of all rows, but for the batch, which differs from row to row."""
     source: str
     """Which file of which project."""
     command: tuple[str, ...]
@@ -69,7 +69,7 @@ def is_table(folder: Path) -> bool:
 
 def table_folder(manifest: TableManifest) -> Path:
     """Where a table stands among the profiles."""
-    return Path(manifest.device) / f"timm-{manifest.runtime}-{manifest.precision}-bany"
+    return Path(str(manifest.deployment.device)) / f"timm-{manifest.deployment.slug}"
 
 
 def digest(text: str) -> str:
@@ -93,7 +93,7 @@ def read_table_manifest(folder: Path) -> TableManifest:
     data = load_json(path)
     if not isinstance(data, dict):
         raise InputError(f"{path} is not the manifest of a table", got=shown(data))
-    require_schema(data.get("schema"), expected=SCHEMA, source=str(path))
+    require_schema(data.get("schema"), expected=SCHEMA, source=str(path), hint="hwnas profiles import-timm FILE")
     environment = data.pop("environment", None)
     if not isinstance(environment, dict) or not all(isinstance(value, str) for value in environment.values()):
         raise InputError(f"{path}: environment must be a table of texts", got=shown(environment))

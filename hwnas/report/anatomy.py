@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hwnas.devices import DEVICES
-from hwnas.metrics import parse_metric
+from hwnas.metrics import DEFAULT_DEPLOYMENT, parse_metric
 from hwnas.profile.roofline import OperationCost, PeakRates, operation_costs, peak_rates
 from hwnas.report.data import Member, RunData
 from hwnas.workload import Operation, Workload
@@ -69,11 +69,11 @@ def conditions_of(data: RunData) -> Conditions:
     metrics = [parse_metric(metric.key) for metric in data.metrics if metric.where]
     if not metrics:
         return Conditions()
-    metric = metrics[0]
-    precision = metric.precision or "fp32"
-    device = DEVICES.get(metric.device) if metric.device is not None and metric.device in DEVICES else None
+    deployment = metrics[0].deployment.completed(DEFAULT_DEPLOYMENT)
+    precision, name = str(deployment.precision), str(deployment.device)
+    device = DEVICES.get(name) if name in DEVICES else None
     rates = None if device is None else peak_rates(device, precision)
-    return Conditions(precision=precision, batch=metric.batch or 1, rates=rates)
+    return Conditions(precision=precision, batch=deployment.fixed_batch or 1, rates=rates)
 
 
 def drawn(front: Sequence[Member]) -> list[int]:

@@ -34,7 +34,7 @@ def _outside(folder: Path, used: PredictorSpec, space: AnySpace, front: Genomes)
         predictor = load_predictor(folder)
         if predictor.card.card_sha256 != used.card_sha256:
             return None
-        batch = parse_metric(used.metric).batch if predictor.card.metric.batch is None else None
+        batch = parse_metric(used.metric).deployment.fixed_batch
         prediction = predictor.predict_population(space.workloads(front), batch=batch)
     except HwnasError:
         # The page says that it could not be checked; the figures of the search do not depend on it.

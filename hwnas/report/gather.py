@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from hwnas.config import from_mapping
 from hwnas.errors import InputError
-from hwnas.metrics import Metric, parse_metric
+from hwnas.metrics import Deployment, parse_metric
 from hwnas.report.data import Candidates, Member, MetricInfo, Progress, Role, RunData
 from hwnas.report.fitted import outside_range
 from hwnas.runs import Run
@@ -97,16 +97,18 @@ def _info(key: str, problem: Problem, *, predicted: bool) -> MetricInfo:
         key=key,
         name=metric.name,
         unit=quantity.unit,
-        where=_where(metric),
+        where=_where(metric.deployment),
         maximised=metric.maximised,
         role=role,
         predicted=predicted,
     )
 
 
-def _where(metric: Metric) -> str:
-    batch = None if metric.batch is None else f"batch {metric.batch}"
-    return ", ".join(part for part in (metric.device, metric.runtime, metric.precision, batch) if part)
+def _where(deployment: Deployment) -> str:
+    batch = None if deployment.batch is None else f"batch {deployment.batch}"
+    threads = None if deployment.threads is None else f"threads {deployment.threads}"
+    parts = (deployment.device, deployment.runtime, deployment.precision, batch, threads)
+    return ", ".join(part for part in parts if part)
 
 
 def _recorded(record: SearchRecord) -> tuple[Progress, ...]:

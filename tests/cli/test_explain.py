@@ -28,7 +28,11 @@ def test_every_operation_is_listed_when_asked(command_line: CommandLine) -> None
 def test_json_is_one_document(command_line: CommandLine) -> None:
     assert command_line("explain", "glit-tiny", "GLiT-T", "--device", "h100", "--batch", "64", "--json") == 0
     document = json.loads(command_line.out)
-    assert (document["device"], document["batch"], document["measured"]) == ("h100", 64, None)
+    assert (document["deployment"]["device"], document["deployment"]["batch"], document["measured"]) == (
+        "h100",
+        64,
+        None,
+    )
     assert document["roofline_ms"] > 0
     assert {"name", "part", "time_ms", "macs", "bytes_moved"} <= document["operations"][0].keys()
 

@@ -36,7 +36,7 @@ def test_fit_prints_how_good_each_predictor_is(command_line: CommandLine) -> Non
 def test_fit_as_json_is_one_document(command_line: CommandLine) -> None:
     assert command_line("fit", "--device", DEVICE, "--metric", "latency_ms", "--json") == 0
     (fitted,) = json.loads(command_line.out)["fitted"]
-    assert fitted["metric"] == f"latency_ms@{DEVICE}/onnxruntime/fp32/b1"
+    assert fitted["metric"] == f"latency_ms@{DEVICE}/onnxruntime/fp32/b1/t1"
     assert (fitted["num_rows"], fitted["num_networks"], fitted["path"]) == (42, 30, f"{FOLDER}/latency_ms")
     assert fitted["scores"]["mape"] < 0.05
 

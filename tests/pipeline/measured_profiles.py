@@ -16,7 +16,7 @@ from hwnas.profile.lookup import folder_name
 from hwnas.profile.subjects import space_subject
 from hwnas.records import Measurement, Setting, Store, Subject
 from hwnas.space import SPACES
-from tests.records.rows import SESSION, manifest, row, samples
+from tests.records.rows import SESSION, make_setting, manifest, row, samples
 
 DEVICE = "toy-2c"
 NOISE = 0.004
@@ -36,7 +36,7 @@ def make_profile(
     name: str | None = None,
 ) -> Path:
     """A profile of so many networks, the first twelve measured twice."""
-    setting = Setting(device=device, runtime="onnxruntime", batch=batch)
+    setting = make_setting(device=device, runtime="onnxruntime", batch=batch)
     made = manifest(environment, setting=setting, space=space)
     made = replace(made, device={"name": device, "kind": "cpu"})
     folder = place / device / (name or folder_name(space, setting))

@@ -200,7 +200,7 @@ def test_a_plan_needs_a_number_and_a_folder(tmp_path: Path) -> None:
 def test_rows_of_a_plan_are_plain_json(tmp_path: Path) -> None:
     write_plan(REQUEST, tmp_path / "plan.jsonl")
     lines = [json.loads(line) for line in (tmp_path / "plan.jsonl").read_text().splitlines()]
-    assert lines[0]["schema"] == "hwnas.plan/1"
+    assert lines[0]["schema"] == "hwnas.plan/2"
     assert lines[1]["subject"]["arch"]["embed_dim"]
 
 
@@ -252,7 +252,7 @@ def test_in_the_own_folder_a_profile_begins_beside_those_of_another_environment(
 def edited_plan(path: Path, *, head: dict[str, object], setting: dict[str, object]) -> None:
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     lines[0].update(head)
-    lines[2]["setting"].update(setting)
+    lines[2]["setting"]["deployment"].update(setting)
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
@@ -260,12 +260,12 @@ def edited_plan(path: Path, *, head: dict[str, object], setting: dict[str, objec
     ("head", "setting", "message"),
     [
         ({"pairs": 7}, {}, "line 1: pairs must be at least 8"),
-        ({"device": "a100"}, {}, r"line 2: setting\.device must be that of the whole plan"),
-        ({}, {"device": "a100"}, r"line 3: setting\.device must be that of the whole plan"),
-        ({}, {"runtime": "torch"}, r"line 3: setting\.runtime must be"),
-        ({}, {"precision": "fp16"}, r"line 3: setting\.precision must be"),
-        ({}, {"threads": 2}, r"line 3: setting\.threads must be"),
-        ({}, {"batch": 0}, r"line 3: setting\.batch must be at least 1"),
+        ({"device": "a100"}, {}, "line 2: the deployment must be that of the whole plan"),
+        ({}, {"device": "a100"}, "line 3: the deployment must be that of the whole plan"),
+        ({}, {"runtime": "torch"}, "line 3: the deployment must be"),
+        ({}, {"precision": "fp16"}, "line 3: the deployment must be"),
+        ({}, {"threads": 2}, "line 3: the deployment must be"),
+        ({}, {"batch": 0}, r"line 3: setting\.deployment: batch must be at least 1"),
     ],
 )
 def test_a_plan_that_is_no_one_campaign_is_refused(

@@ -22,7 +22,7 @@ def folder(tmp_path: Path) -> Path:
 def test_profiles_are_listed_with_what_they_hold(folder: Path) -> None:
     first, second = list_profiles(folder)
     assert (first.name, first.origin, first.num_networks, first.num_failed) == ("toy-2c/autoformer-micro", "own", 2, 1)
-    assert (first.device, first.runtime, first.batch, first.noise_floor) == ("toy-2c", "onnxruntime", 1, None)
+    assert (str(first.deployment), first.noise_floor) == ("toy-2c/onnxruntime/fp32/b1/t1", None)
     assert (second.name, second.num_networks) == ("toy-2c/empty", 0)
 
 
@@ -52,8 +52,8 @@ def test_what_is_broken_is_a_row_with_its_problem(folder: Path) -> None:
     (old / "measurements.jsonl").write_text("{}\n")
     good, first, second = list_profiles(folder)
     assert (good.name, good.problem) == ("toy-2c/autoformer-micro", None)
-    assert (first.device, first.runtime, first.num_networks, first.created_utc) == ("toy-2c", None, 0, "")
+    assert (str(first.deployment), first.num_networks, first.created_utc) == ("toy-2c", 0, "")
     assert "manifest.json is not JSON" in str(first.problem)
-    assert (second.runtime, second.num_networks) == ("onnxruntime", 0)
+    assert (second.deployment.runtime, second.num_networks) == ("onnxruntime", 0)
     assert "line 1 must hold a measurement" in str(second.problem)
     assert show_profile("autoformer-micro", profiles=folder).quality.num_networks == 2

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from hwnas.errors import InputError
-from hwnas.metrics import DeviceMetric, MetricName
+from hwnas.metrics import ANY_BATCH, Metric, parse_metric
 from hwnas.predict.features.counting import population_features
 from hwnas.predict.features.table import features_of
 from hwnas.predict.fit import Observations, as_throughput, fit_predictor
@@ -19,11 +19,11 @@ from tests.predict.synthetic import NOISE, cpu_conditions, measured_times, netwo
 FAST = (AnalyticLearner(), RidgeLearner())
 
 
-def observations(count: int = 60, *, name: MetricName = "latency_ms") -> Observations:
+def observations(count: int = 60, *, name: str = "latency_ms") -> Observations:
     features = networks(count)
     times = measured_times(features)
     return Observations(
-        metric=DeviceMetric(name=name, device="some-cpu-4c", runtime="onnxruntime"),
+        metric=parse_metric(f"{name}@some-cpu-4c/onnxruntime/fp32/b1"),
         conditions=cpu_conditions(),
         features=features,
         figures=1000 / times if name == "throughput" else times,
@@ -153,7 +153,9 @@ def test_several_batches_need_one_to_predict_at() -> None:
     batches = np.array([1, 2, 4] * 20)
     conditions = replace(cpu_conditions(), batch=batches)
     observed = observations()
-    observed = replace(observed, metric=replace(observed.metric, batch=None), conditions=conditions)
+    deployment = replace(observed.metric.deployment, batch=ANY_BATCH)
+    metric = Metric(name=observed.metric.name, deployment=deployment)
+    observed = replace(observed, metric=metric, conditions=conditions)
     predictor = fit_predictor(observed, learners=FAST, with_curve=False)
     with pytest.raises(InputError, match="needs a batch"):
         predictor.predict(networks(2))

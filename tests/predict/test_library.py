@@ -4,32 +4,31 @@ from pathlib import Path
 import pytest
 
 from hwnas.errors import InputError
-from hwnas.metrics import DeviceMetric
+from hwnas.metrics import parse_metric
 from hwnas.predict.library import devices, entries, predictor_folder, search_path
 from hwnas.predict.predictor import Predictor
 from hwnas.predict.store import save_predictor
 from tests.predict.test_store import fitted
 
-METRIC = DeviceMetric(device="toy-2c", runtime="onnxruntime")
+METRIC = parse_metric("latency_ms@toy-2c/onnxruntime/fp32/b1/t1")
 
 
 def of_device(device: str, *, space: str | None = None) -> Predictor:
     card = fitted().card
-    return replace(fitted(), card=replace(card, metric=replace(card.metric, device=device), space=space, threads=1))
+    metric = parse_metric(f"{card.metric.name}@{device}/onnxruntime/fp32/b1/t1")
+    return replace(fitted(), card=replace(card, metric=metric, space=space))
 
 
 def saved(place: Path, predictor: Predictor) -> Path:
     card = predictor.card
-    folder = place / predictor_folder(card.metric, space=card.space, threads=card.threads)
+    folder = place / predictor_folder(card.metric, space=card.space)
     save_predictor(predictor, folder)
     return folder
 
 
 def test_a_folder_says_what_was_fitted() -> None:
-    assert predictor_folder(METRIC, space="glit-tiny", threads=1) == Path(
-        "toy-2c/glit-tiny-onnxruntime-fp32-b1-t1/latency_ms"
-    )
-    every_batch = DeviceMetric(name="throughput", device="h200", runtime="torch", precision="fp16", batch=None)
+    assert predictor_folder(METRIC, space="glit-tiny") == Path("toy-2c/glit-tiny-onnxruntime-fp32-b1-t1/latency_ms")
+    every_batch = parse_metric("throughput@h200/torch/fp16/bany")
     assert predictor_folder(every_batch) == Path("h200/any-torch-fp16-bany/throughput")
 
 

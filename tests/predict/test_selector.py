@@ -5,7 +5,7 @@ import pytest
 
 from hwnas.devices import Machine, detect
 from hwnas.errors import InputError, MissingError
-from hwnas.metrics import DeviceMetric, parse_metric
+from hwnas.metrics import ANY_BATCH, Deployment, parse_metric
 from hwnas.predict.library import predictor_folder
 from hwnas.predict.predictor import Prediction
 from hwnas.predict.selector import choose_predictor
@@ -20,19 +20,10 @@ CPU = MACHINE.cpu.device.name
 def put(place: Path, text: str, *, space: str | None = None, threads: int | None = None) -> Path:
     """A predictor of a metric such as `latency_ms@h200/torch/fp16/b1`; without a batch, of several ones."""
     metric = parse_metric(text)
-    assert metric.device
-    assert metric.runtime
-    assert metric.precision
-    made = DeviceMetric(
-        name=metric.name,  # type: ignore[arg-type]
-        device=metric.device,
-        runtime=metric.runtime,
-        precision=metric.precision,
-        batch=metric.batch,
-    )
-    data = replace(fitted().card.data, usual_batch=None if metric.batch else 256)
-    card = replace(fitted().card, metric=made, space=space, threads=threads, data=data)
-    folder = place / predictor_folder(made, space=space, threads=threads)
+    data = replace(fitted().card.data, usual_batch=None if metric.deployment.batch else 256)
+    made = metric.completed(Deployment(batch=ANY_BATCH, threads=threads))
+    card = replace(fitted().card, metric=made, space=space, data=data)
+    folder = place / predictor_folder(made, space=space)
     save_predictor(replace(fitted(), card=card), folder)
     return folder
 
@@ -74,13 +65,14 @@ def test_the_threads_are_the_fewest_or_those_that_are_asked_for(tmp_path: Path) 
     fewest = choose_predictor(metric, space="glit-tiny", predictors=tmp_path)
     assert fewest.path == paths[1]
     assert fewest.note.endswith("networks of glit-tiny (1 is the fewest threads)")
-    asked = choose_predictor(metric, space="glit-tiny", threads=4, predictors=tmp_path)
+    asked = choose_predictor(parse_metric(f"{metric}/t4"), space="glit-tiny", predictors=tmp_path)
+    assert str(asked.metric) == f"{metric}/t4"
     assert asked.path == paths[4]
     assert asked.note.endswith("networks of glit-tiny")
     with pytest.raises(InputError, match="no predictor for h200 answers this") as caught:
-        choose_predictor(metric, space="glit-tiny", threads=2, predictors=tmp_path)
-    assert caught.value.got == f"{metric} with 2 threads"
-    assert caught.value.known == (f"{metric} (glit-tiny, 1 thread)", f"{metric} (glit-tiny, 4 threads)")
+        choose_predictor(parse_metric(f"{metric}/t2"), space="glit-tiny", predictors=tmp_path)
+    assert caught.value.got == f"{metric}/t2"
+    assert caught.value.known == (f"{metric}/t1 (glit-tiny)", f"{metric}/t4 (glit-tiny)")
 
 
 def test_a_predictor_of_several_batches_answers_at_the_commonest_or_at_the_one_asked_for(tmp_path: Path) -> None:
@@ -97,7 +89,7 @@ def test_without_a_device_it_is_that_of_this_machine(tmp_path: Path, device: str
     chosen = choose_predictor(
         parse_metric(f"latency_ms{device}"), space="autoformer-tiny", predictors=tmp_path, machine=here
     )
-    assert (chosen.metric.device, chosen.path, chosen.origin) == (CPU, path, "own")
+    assert (chosen.metric.deployment.device, chosen.path, chosen.origin) == (CPU, path, "own")
     answer = chosen.predictor.predict(networks(3))
     assert isinstance(answer, Prediction)
     assert (answer.lower < answer.mean).all()

@@ -12,9 +12,9 @@ import pytest
 from hwnas.profile.campaign import Campaign, CampaignResult, ProgressListener, WorkerPair
 from hwnas.profile.plan import PlannedTask, make_tasks
 from hwnas.progress import CampaignProgress
-from hwnas.records import Failure, Profile, Setting, Store, load_profile
+from hwnas.records import Failure, Profile, Store, load_profile
 from tests.profile.stand_ins import TASKS, FakeWorker
-from tests.records.rows import SESSION, SETTING, manifest, subject
+from tests.records.rows import SESSION, SETTING, make_setting, manifest, subject
 
 NAN = Failure(reason="nan", message="1 output is NaN")
 
@@ -147,7 +147,7 @@ def test_progress_counts(yard: Yard) -> None:
 
 
 def test_batches_go_to_stores_of_their_own(tmp_path: Path) -> None:
-    settings = [Setting(device="toy-2c", runtime="onnxruntime", batch=batch) for batch in (1, 8)]
+    settings = [make_setting(device="toy-2c", runtime="onnxruntime", batch=batch) for batch in (1, 8)]
     tasks = make_tasks([subject(number) for number in range(4)], settings, repeats=1, seed=0)
     processes = WorkerPair(FakeWorker)
     stores = {

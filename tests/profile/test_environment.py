@@ -1,7 +1,7 @@
 from hwnas.devices import Cpu, Device, Gpu, Machine
 from hwnas.profile.environment import device_facts, environment_facts
-from hwnas.records import Setting
 from hwnas.runs import Environment
+from tests.records.rows import make_setting
 
 CPU = Cpu(slug="toy-2c", model="Toy", vendor="toy", architecture="x86_64", num_cores=2)
 H200 = Device(
@@ -23,7 +23,7 @@ SOFTWARE = Environment(
 
 
 def facts(device: str) -> dict[str, str]:
-    setting = Setting(device=device, runtime="torch")
+    setting = make_setting(device=device, runtime="torch")
     return environment_facts(setting, machine=MACHINE, software=SOFTWARE, runtime={"cudnn": "9"})
 
 

@@ -1,5 +1,4 @@
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from hwnas.profile.lookup import (
     search_path,
 )
 from hwnas.records import Store
-from tests.records.rows import MANIFEST, SESSION, SETTING
+from tests.records.rows import MANIFEST, SESSION, SETTING, changed
 
 
 def profile(path: Path) -> Path:
@@ -25,7 +24,7 @@ def profile(path: Path) -> Path:
 
 
 def test_a_folder_says_what_was_measured_and_how() -> None:
-    setting = replace(SETTING, runtime="torch-graph", precision="bf16", batch=64)
+    setting = changed(SETTING, runtime="torch-graph", precision="bf16", batch=64)
     assert folder_name("glit-tiny", setting) == "glit-tiny-torch-graph-bf16-b64-t1"
     assert folder_name(None, setting) == "timm-torch-graph-bf16-b64-t1"
 

@@ -20,10 +20,11 @@ from hwnas.profile.worker import Worker
 from hwnas.profile.worker_messages import MeasurementTask, parse_task
 from hwnas.records import Setting
 from hwnas.space import SPACES
+from tests.records.rows import changed, make_setting
 
 SPACE = SPACES.get("autoformer-micro")
 SUBJECT = space_subject(SPACE, SPACE.candidate(SPACE.largest()))
-SETTING = Setting(device=detect().cpu.slug, runtime="onnxruntime", batch=2)
+SETTING = make_setting(device=detect().cpu.slug, runtime="onnxruntime", batch=2)
 TASK = MeasurementTask(
     subject=SUBJECT, setting=SETTING, seed=1, pairs=4, reference=space_subject(SPACE, SPACE.candidate(SPACE.smallest()))
 )  # fmt: skip
@@ -59,13 +60,13 @@ def test_the_reference_session_stays(bench: NetworkTimer, stages: list[str]) -> 
     stages.clear()
     bench.measure(replace(TASK, seed=2))
     assert "reference" not in stages
-    other = replace(TASK, setting=replace(SETTING, runtime="torch", batch=1))
+    other = replace(TASK, setting=changed(SETTING, runtime="torch", batch=1))
     assert bench.measure(other).failure is None
     assert "reference" in stages
 
 
 def test_a_network_that_cannot_be_built_is_a_failure(bench: NetworkTimer) -> None:
-    torch_task = replace(TASK, setting=replace(SETTING, runtime="torch", batch=1))
+    torch_task = replace(TASK, setting=changed(SETTING, runtime="torch", batch=1))
     wrong = bench.measure(replace(torch_task, subject=replace(SUBJECT, network_id="0123")))
     assert wrong.failure is not None
     assert wrong.failure.reason == "export"
@@ -76,14 +77,14 @@ def test_a_network_that_cannot_be_built_is_a_failure(bench: NetworkTimer) -> Non
 
 
 def test_a_batch_that_does_not_fit_is_a_failure_of_memory(bench: NetworkTimer) -> None:
-    huge = replace(TASK, setting=replace(SETTING, runtime="torch", batch=10**9))
+    huge = replace(TASK, setting=changed(SETTING, runtime="torch", batch=10**9))
     with pytest.raises(InputError, match="reference network") as caught:
         bench.measure(huge)
     assert str(caught.value.got).startswith("memory: ")
 
 
 def test_half_precision_is_compared_with_its_own_tolerance(bench: NetworkTimer) -> None:
-    outcome = bench.measure(replace(TASK, setting=replace(SETTING, runtime="torch", precision="bf16")))
+    outcome = bench.measure(replace(TASK, setting=changed(SETTING, runtime="torch", precision="bf16")))
     assert outcome.failure is None
     assert outcome.parity is not None
     assert 1e-4 < outcome.parity.max_relative < 0.1
@@ -101,7 +102,7 @@ def test_a_task_survives_its_way_to_the_worker() -> None:
 
 @pytest.mark.slow
 def test_a_worker_measures_beside_deit_tiny() -> None:
-    task = MeasurementTask(subject=SUBJECT, setting=replace(SETTING, batch=1), seed=1, pairs=8)
+    task = MeasurementTask(subject=SUBJECT, setting=changed(SETTING, batch=1), seed=1, pairs=8)
     assert task.reference == REFERENCE
     with Worker() as worker:
         outcome = worker.measure(task)
@@ -116,7 +117,7 @@ def test_a_worker_measures_beside_deit_tiny() -> None:
 @pytest.mark.slow
 def test_two_threads_have_no_cpu_time() -> None:
     bench = NetworkTimer()
-    outcome = bench.measure(replace(TASK, setting=replace(SETTING, threads=2)))
+    outcome = bench.measure(replace(TASK, setting=changed(SETTING, threads=2)))
     bench.close()
     assert outcome.samples is not None
     assert outcome.samples.cpu_ns == ()
@@ -136,8 +137,10 @@ def test_the_reference_is_prepared_once_for_each_batch_whatever_exports_the_netw
     monkeypatch.setattr(TorchRunner, "prepare", counting)
     told: list[str] = []
     bench = NetworkTimer(stage=told.append)
-    torch_setting = replace(SETTING, runtime="torch")
-    settings = [replace(torch_setting, batch=batch, exporter=way) for way in ("module", "other") for batch in (1, 2)]
+    torch_setting = changed(SETTING, runtime="torch")
+    settings = [
+        replace(changed(torch_setting, batch=batch), exporter=way) for way in ("module", "other") for batch in (1, 2)
+    ]
     for setting in settings:
         assert bench.measure(replace(TASK, setting=setting, subject=TASK.reference, pairs=1)).failure is None
     assert len(prepared) == 4 + 2
@@ -157,7 +160,7 @@ def test_a_cache_that_cannot_be_written_is_known_before_anything_is_measured(
         with pytest.raises(InputError, match="cannot be written") as caught:
             ask()
         assert caught.value.hint == "HWNAS_CACHE=DIR for another folder"
-    assert NetworkTimer().facts(replace(SETTING, runtime="torch")).runtime["torch"]
+    assert NetworkTimer().facts(changed(SETTING, runtime="torch")).runtime["torch"]
 
 
 @pytest.mark.parametrize(
@@ -172,7 +175,7 @@ def test_the_first_gpu_of_cuda_must_be_the_one_that_was_asked_for(
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: reported)
     properties = SimpleNamespace(is_integrated=integrated)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
-    setting = Setting(device="h200", runtime="torch")
+    setting = make_setting(device="h200", runtime="torch")
     if fits:
         assert isinstance(require_runner(setting), Willing)
         return
@@ -189,7 +192,7 @@ def test_a_gpu_of_no_datasheet_is_known_by_what_its_driver_reports(monkeypatch: 
     monkeypatch.setattr("hwnas.profile.network_timer.load_runner", lambda name: Willing())
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(is_integrated=False))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "NVIDIA T400")
-    assert isinstance(require_runner(Setting(device="nvidia-t400", runtime="torch")), Willing)
+    assert isinstance(require_runner(make_setting(device="nvidia-t400", runtime="torch")), Willing)
 
 
 class Willing:

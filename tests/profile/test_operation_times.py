@@ -7,7 +7,7 @@ import torch
 
 from hwnas.devices import detect
 from hwnas.profile.operation_times import match_segment, operation_times, parse_onnxruntime_events, parse_torch_averages
-from hwnas.records import Setting
+from tests.records.rows import make_setting
 
 SEGMENTS = ("stem", "blocks.1", "blocks.10", "head")
 
@@ -47,7 +47,7 @@ def test_events_become_times_and_shares() -> None:
 
 def test_the_larger_product_takes_the_larger_share() -> None:
     module = torch.nn.Sequential(torch.nn.Linear(64, 2048), torch.nn.GELU(), torch.nn.Linear(2048, 4)).eval()
-    setting = Setting(device=detect().cpu.slug, runtime="onnxruntime")
+    setting = make_setting(device=detect().cpu.slug, runtime="onnxruntime")
     times = operation_times(module, torch.randn(256, 64), setting, runs=5)
     assert sum(entry.share for entry in times) == pytest.approx(1)
     first, last = (entry for entry in times if entry.kind in ("Gemm", "MatMul", "FusedGemm"))

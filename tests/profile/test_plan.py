@@ -10,11 +10,10 @@ import pytest
 from hwnas.errors import InputError
 from hwnas.profile.plan import Plan, default_repeats, exporter_for, load_plan, make_tasks, save_plan
 from hwnas.profile.subjects import unique_subjects
-from hwnas.records import Setting
-from tests.records.rows import REFERENCE, SESSION, subject
+from tests.records.rows import REFERENCE, SESSION, make_setting, subject
 
 SUBJECTS = tuple(subject(number) for number in range(40))
-SETTINGS = tuple(Setting(device="toy-2c", runtime="onnxruntime", batch=batch) for batch in (1, 8))
+SETTINGS = tuple(make_setting(device="toy-2c", runtime="onnxruntime", batch=batch) for batch in (1, 8))
 PLAN = Plan(
     device="toy-2c",
     space="autoformer-micro",
@@ -93,14 +92,14 @@ def edited(path: Path, line: int, change: object) -> None:
 @pytest.mark.parametrize(
     ("line", "change", "message"),
     [
-        (0, lambda head: head.update(schema="hwnas.plan/2"), "line 1 has another form"),
+        (0, lambda head: head.update(schema="hwnas.plan/1"), "line 1 has another form"),
         (0, lambda head: head.pop("schema"), "line 1 must be the head of a plan"),
         (0, lambda head: head.update(num_tasks=15), "must hold 15 tasks"),
         (0, lambda head: head.pop("origin"), "origin is missing"),
         (2, lambda task: task.update(colour="red"), "line 3 must be a task"),
         (2, lambda task: task.pop("subject"), "line 3 must be a task"),
         (2, lambda task: task.update(repeat=1), "line 3: repeat must be true or false"),
-        (2, lambda task: task["setting"].update(batch="1"), r"line 3: setting\.batch must be a whole number"),
+        (2, lambda task: task["setting"]["deployment"].update(batch="1"), "deployment.batch must be a whole number"),
     ],
 )
 def test_a_wrong_plan_is_an_error_that_names_the_line(tmp_path: Path, line: int, change: object, message: str) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hwnas.errors import GateError
 from hwnas.profile.results import assess_profile, repeated_pairs, require_stable, summarize_measurements
 from hwnas.records import DeviceState, Measurement, Profile, Samples
-from tests.records.rows import MANIFEST, failed, row
+from tests.records.rows import MANIFEST, changed, failed, row
 
 
 def profile(*rows: Measurement) -> Profile:
@@ -37,7 +37,7 @@ def test_latency_is_the_ratio_to_the_reference_times_the_reference_of_the_campai
 
 
 def test_throughput_counts_the_images_of_the_batch() -> None:
-    (found,) = summarize_measurements(profile(replace(row(0), setting=replace(row(0).setting, batch=8))))
+    (found,) = summarize_measurements(profile(replace(row(0), setting=changed(row(0).setting, batch=8))))
     assert found.throughput == pytest.approx(8 / found.latency_ms * 1000)
 
 

@@ -7,9 +7,10 @@ import torch
 
 from hwnas.profile.runners.runner import Sample
 from hwnas.profile.timing import duration_ns, runs_per_sample, time_pairs, to_samples, warm_up
-from hwnas.records import Samples, Setting
+from hwnas.records import Samples
+from tests.records.rows import make_setting
 
-SETTING = Setting(device="cpu-2c", runtime="fake")
+SETTING = make_setting(device="cpu-2c", runtime="fake")
 
 
 class FakeSession:

@@ -16,8 +16,8 @@ from hwnas.errors import InputError, MissingError, UnknownNameError, UsageError
 from hwnas.profile.subjects import space_subject
 from hwnas.profile.worker import Worker, WorkerLimits
 from hwnas.profile.worker_messages import MeasurementTask, TaskResult
-from hwnas.records import Setting
 from hwnas.space import SPACES
+from tests.records.rows import make_setting
 
 SPACE = SPACES.get("autoformer-micro")
 REFERENCE = space_subject(SPACE.adapted(num_classes=7), SPACE.adapted(num_classes=7).candidate(SPACE.smallest()))
@@ -26,7 +26,7 @@ DEVICE = detect().cpu.slug
 
 
 def task(runtime: str, **changes: object) -> MeasurementTask:
-    setting = Setting(device=DEVICE, runtime=runtime)
+    setting = make_setting(device=DEVICE, runtime=runtime)
     made = MeasurementTask(subject=SUBJECT, setting=setting, seed=1, pairs=9, reference=REFERENCE)
     return replace(made, **changes)  # type: ignore[arg-type]
 
@@ -195,17 +195,17 @@ def test_a_reference_network_that_kills_two_processes_is_an_error(worker: Worker
 
 def test_a_runtime_that_is_missing_names_the_extra(worker: Worker) -> None:
     with pytest.raises(MissingError, match=r"absent cannot be used on .*: it is not installed") as caught:
-        worker.facts(Setting(device=DEVICE, runtime="absent"))
+        worker.facts(make_setting(device=DEVICE, runtime="absent"))
     assert caught.value.hint == "pip install 'hwnas[gpu]'"
 
 
 def test_settings_that_cannot_be(worker: Worker) -> None:
     with pytest.raises(InputError, match="only fp16"):
-        worker.facts(Setting(device=DEVICE, runtime="no-precision"))
+        worker.facts(make_setting(device=DEVICE, runtime="no-precision"))
     with pytest.raises(UnknownNameError, match="runtime 'torhc' is not known"):
-        worker.facts(Setting(device=DEVICE, runtime="torhc"))
+        worker.facts(make_setting(device=DEVICE, runtime="torhc"))
     with pytest.raises(MissingError, match="device 'h100' is not in this machine"):
-        worker.facts(Setting(device="h100", runtime="torch"))
+        worker.facts(make_setting(device="h100", runtime="torch"))
     with pytest.raises(InputError, match="at least one pair"):
         worker.measure(task("works", pairs=0))
 
@@ -234,7 +234,7 @@ def test_a_limit_that_is_no_time_is_refused(limit_s: float) -> None:
 def test_facts_name_the_process_and_the_runtime(worker: Worker) -> None:
     import torch
 
-    facts = worker.facts(Setting(device=DEVICE, runtime="works"))
+    facts = worker.facts(make_setting(device=DEVICE, runtime="works"))
     assert facts.process_id == worker.process_id
     assert facts.runtime["torch"] == torch.__version__
     assert facts.notes == ()

@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
+from hwnas.metrics import Deployment
 from hwnas.records import (
     CampaignSession,
     DeviceState,
@@ -18,7 +20,26 @@ from hwnas.records import (
 REFERENCE = Subject(
     source="timm", name="deit_tiny_patch16_224", network_id="timm:deit_tiny", image_size=224, num_classes=1000
 )
-SETTING = Setting(device="toy-2c", runtime="onnxruntime")
+
+
+def make_setting(
+    *,
+    device: str = "toy-2c",
+    runtime: str = "onnxruntime",
+    precision: str = "fp32",
+    batch: int = 1,
+    threads: int = 1,
+    exporter: str = "composed",
+) -> Setting:
+    deployment = Deployment(device=device, runtime=runtime, precision=precision, batch=batch, threads=threads)
+    return Setting(deployment=deployment, exporter=exporter)
+
+
+def changed(setting: Setting, **deployment: Any) -> Setting:
+    return replace(setting, deployment=replace(setting.deployment, **deployment))
+
+
+SETTING = make_setting()
 SESSION = CampaignSession(started_utc="2026-01-02T03:04:05+00:00", command=("hwnas", "profile", "--samples", "3"))
 ENVIRONMENT = {"device": "toy-2c", "torch": "2.15.0", "python": "3.11.7"}
 

@@ -30,7 +30,7 @@ def test_an_environment_has_one_id_whatever_its_order() -> None:
         ({"environment": {"torch": 2}}, "environment: every fact must be a text"),
         ({"environment": None}, "environment must be a table"),
         ({"reference": 3}, "reference must be a table"),
-        ({"setting": {"device": "x"}}, r"setting\.runtime is missing"),
+        ({"setting": {"deployment": {"device": "x"}}}, "setting: a measurement must specify runtime"),
     ],
 )
 def test_a_wrong_manifest_is_an_error(tmp_path: Path, change: dict[str, object], message: str) -> None:

@@ -17,7 +17,7 @@ def test_a_line_is_one_line_of_plain_json_with_raw_samples() -> None:
     line = to_line(row(ns=5))
     data = json.loads(line)
     assert "\n" not in line
-    assert data["schema"] == "hwnas.measurement/1"
+    assert data["schema"] == "hwnas.measurement/2"
     assert data["samples"]["cpu_ns"][:4] == [5, 6, 7, 5]
     assert data["subject"]["arch"] == {"embed_dim": 8, "blocks": [{"num_heads": 1, "mlp_ratio": 2.5}, None]}
     assert "failure" not in data
@@ -27,7 +27,7 @@ def test_a_line_is_one_line_of_plain_json_with_raw_samples() -> None:
     ("change", "message"),
     [
         (lambda data: data.pop("schema"), "line 3 must hold a measurement"),
-        (lambda data: data.update(schema="hwnas.measurement/2"), "line 3 has another form"),
+        (lambda data: data.update(schema="hwnas.measurement/1"), "line 3 has another form"),
         (lambda data: data.update(colour="red"), "line 3: key 'colour' is not known"),
         (lambda data: data.pop("seed"), r"line 3\.seed is missing"),
         (lambda data: data.update(seed=True), r"line 3\.seed must be a whole number"),

@@ -12,7 +12,7 @@ from hwnas.errors import InputError
 from hwnas.records import CampaignSession, Store, load_profile, to_line
 from hwnas.records.profile import MEASUREMENTS
 from hwnas.records.store import HOLDER
-from tests.records.rows import ENVIRONMENT, MANIFEST, SESSION, SETTING, manifest, row
+from tests.records.rows import ENVIRONMENT, MANIFEST, SESSION, SETTING, changed, manifest, row
 
 
 def open_store(path: Path, *, session: CampaignSession = SESSION) -> Store:
@@ -90,11 +90,11 @@ def test_a_line_of_another_schema_is_an_error(tmp_path: Path) -> None:
     with open_store(tmp_path / "p") as store:
         store.append(row(0))
     path = tmp_path / "p" / MEASUREMENTS
-    path.write_text(path.read_text().replace("hwnas.measurement/1", "hwnas.measurement/7"))
+    path.write_text(path.read_text().replace("hwnas.measurement/2", "hwnas.measurement/7"))
     with pytest.raises(InputError, match="line 1 has another form") as caught:
         open_store(tmp_path / "p")
     assert caught.value.got == '"hwnas.measurement/7"'
-    assert caught.value.known == ("hwnas.measurement/1",)
+    assert caught.value.known == ("hwnas.measurement/2",)
 
 
 def test_two_writers_at_once_are_refused_with_who_holds_it(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_a_holder_that_was_killed_holds_nothing(tmp_path: Path) -> None:
     [
         (manifest({**ENVIRONMENT, "torch": "2.16.0"}), "torch: there 2.15.0, here 2.16.0"),
         (manifest({**ENVIRONMENT, "driver": "595"}), "driver: there nothing, here 595"),
-        (manifest(setting=replace(SETTING, batch=8)), "batch: there 1, here 8"),
+        (manifest(setting=changed(SETTING, batch=8)), "batch: there 1, here 8"),
         (manifest(space="glit-micro"), "space: there autoformer-micro, here glit-micro"),
     ],
 )
@@ -190,14 +190,14 @@ def test_a_row_of_another_environment_is_our_own_mistake(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("change", [{"batch": 8}, {"device": "toy-4c"}, {"precision": "fp16"}, {"threads": 2}])
 def test_a_row_of_another_setting_is_neither_written_nor_read(tmp_path: Path, change: dict[str, object]) -> None:
-    other = row(0, setting=replace(SETTING, **change))  # type: ignore[arg-type]
+    other = row(0, setting=changed(SETTING, **change))
     with open_store(tmp_path / "p") as store:
-        with pytest.raises(ValueError, match="another setting"):
+        with pytest.raises(ValueError, match="another deployment"):
             store.append(other)
         store.append(row(0, setting=replace(SETTING, exporter="dynamo")))
     with (tmp_path / "p" / MEASUREMENTS).open("a") as file:
         file.write(to_line(other) + "\n")
     for read in (open_store, load_profile):
-        with pytest.raises(InputError, match=r"line 2 must be of the setting in manifest\.json") as caught:
+        with pytest.raises(InputError, match=r"line 2 must be of the deployment in manifest\.json") as caught:
             read(tmp_path / "p")
         assert str(next(iter(change.values()))) in str(caught.value.got)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.config import to_mapping
-from hwnas.metrics import DeviceMetric, parse_metric
+from hwnas.metrics import parse_metric
 from hwnas.predict.card import Card, Coverage, CurvePoint, FittedData, HeldOut, Ranked, card_json
 from hwnas.predict.metrics import scores as predictor_scores
 from hwnas.predict.selection import Protocol
@@ -319,13 +319,7 @@ def _predictor_card(name: str, example: Example) -> dict[str, Any]:
     predicted = measured * (1 + 0.02 * rng.normal(size=80))
     card = Card(
         created_utc="2026-11-21T14:00:00+00:00",
-        metric=DeviceMetric(
-            name=metric.name,  # type: ignore[arg-type]
-            device=str(metric.device),
-            runtime=str(metric.runtime),
-            precision=str(metric.precision),
-            batch=metric.batch,
-        ),
+        metric=metric,
         data=FittedData(sources=(f"profiles/{example.label}",), num_rows=100, num_networks=80),
         protocol=Protocol(),
         model="analytic",

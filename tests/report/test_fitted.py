@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from hwnas.metrics import DeviceMetric
+from hwnas.metrics import parse_metric
 from hwnas.predict.features.counting import population_features
 from hwnas.predict.fit import Observations, fit_predictor
 from hwnas.predict.models import RidgeLearner
@@ -28,7 +28,7 @@ def run(tmp_path: Path) -> Path:
     conditions = cpu_conditions()
     features = population_features(data.space.workloads(genomes), conditions)
     observed = Observations(
-        metric=DeviceMetric(device=DEVICE, runtime="onnxruntime"),
+        metric=parse_metric(f"latency_ms@{DEVICE}/onnxruntime/fp32/b1"),
         conditions=conditions,
         features=features,
         figures=found.metrics[LATENCY].mean[macs < sorted(macs)[60]],

@@ -16,11 +16,12 @@ from hwnas.profile.runners import tensorrt as runner_module
 from hwnas.profile.runners.runner import MeasurementError, Runner, RuntimeSession, load_runner
 from hwnas.profile.runners.tensorrt import TensorRtRunner
 from hwnas.records import Setting
+from tests.records.rows import make_setting
 from tests.tensorrt.conftest import GPU, Double
 from tests.tensorrt.fake_cuda import FakeClock, FakeCuda
 from tests.tensorrt.graphs import expected_logits, small_graph, small_images, small_network
 
-SETTING = Setting(device="h200", runtime="tensorrt", batch=2, exporter="dynamo")
+SETTING = make_setting(device="h200", runtime="tensorrt", batch=2, exporter="dynamo")
 CPU = Device(name="some-cpu", kind="cpu", vendor="amd", architecture="zen")
 
 
@@ -63,7 +64,7 @@ def test_it_is_found_by_its_name() -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16", "bf16"])
 def test_a_session_runs_and_answers(double: Double, graphs: list[Setting], precision: str) -> None:
-    setting = Setting(device="h200", runtime="tensorrt", precision=precision, batch=2)
+    setting = make_setting(device="h200", runtime="tensorrt", precision=precision, batch=2)
     session = runner_on(double).prepare(small_network(), small_images(2), setting)
     assert isinstance(session, RuntimeSession)
     samples = [session.run_once() for _ in range(3)]
@@ -166,6 +167,6 @@ def test_it_wants_a_gpu(newest: Double, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_precisions_that_it_does_not_run_are_named() -> None:
     runner = TensorRtRunner()
-    assert runner.supports(Setting(device="h200", runtime="tensorrt", precision="bf16")).available
-    found = runner.supports(Setting(device="h200", runtime="tensorrt", precision="int8"))
+    assert runner.supports(make_setting(device="h200", runtime="tensorrt", precision="bf16")).available
+    found = runner.supports(make_setting(device="h200", runtime="tensorrt", precision="int8"))
     assert found.reason == "tensorrt runs fp32, fp16, bf16, tf32, not int8"

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from hwnas.config import from_mapping
 from hwnas.devices import DEVICES, Device
-from hwnas.metrics import DeviceMetric, MetricName
+from hwnas.metrics import MEASURED_METRICS, Deployment, MeasuredMetric, Metric
 from hwnas.pipeline.predictors.workloads import subject_population, subject_workloads
 from hwnas.predict.arrays import Numbers
 from hwnas.predict.features.conditions import Conditions, conditions_of
@@ -23,33 +23,16 @@ from hwnas.profile.statistics import noise_floor
 from hwnas.records import Measurement, Subject
 from hwnas.workload import Workload, Workloads
 
-METRICS: tuple[MetricName, ...] = ("latency_ms", "throughput", "memory_mb", "energy_j")
-
-
-@dataclass(frozen=True, kw_only=True)
-class MeasuredSetting:
-    """How networks were measured: rows of different settings never stand together."""
-
-    device: Device
-    runtime: str
-    precision: str
-    batch: int | None
-    """None: it differs from row to row."""
-    threads: int | None = None
-
-    def __str__(self) -> str:
-        batch = "bany" if self.batch is None else f"b{self.batch}"
-        threads = () if self.threads is None else (f"t{self.threads}",)
-        return "-".join((self.runtime, self.precision, batch, *threads))
-
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredNetworks:
-    """Networks that were measured in one setting, a row a measurement."""
+    """Networks that were measured in one deployment, a row a measurement."""
 
     name: str
     """The profile, or what was put together."""
-    setting: MeasuredSetting
+    device: Device
+    deployment: Deployment
+    """Of all rows: those of different deployments never stand together."""
     main_kind: str
     """The space that was profiled, or `timm`."""
     space: str | None = None
@@ -63,9 +46,9 @@ class MeasuredNetworks:
     """The space of each row, or `timm`."""
     workloads: tuple[Workload, ...]
     batches: NDArray[np.int64]
-    figures: Mapping[MetricName, Numbers]
+    figures: Mapping[MeasuredMetric, Numbers]
     """A figure that was not measured is not a number."""
-    noise_floors: Mapping[MetricName, float]
+    noise_floors: Mapping[MeasuredMetric, float]
     """Of the metrics where enough networks were measured twice."""
     times: Numbers | None = None
     """When each row was measured, in seconds; None where that is not known."""
@@ -78,11 +61,12 @@ class MeasuredNetworks:
     @cached_property
     def conditions(self) -> Conditions:
         """The conditions that all rows ran under."""
+        deployment = self.deployment
         return conditions_of(
-            self.setting.device,
-            precision=self.setting.precision,
-            batch=self.batches if self.setting.batch is None else self.setting.batch,
-            runtime=self.setting.runtime,
+            self.device,
+            precision=str(deployment.precision),
+            batch=self.batches if deployment.fixed_batch is None else deployment.fixed_batch,
+            runtime=str(deployment.runtime),
             autocast="autocast" in self.environment,
         )
 
@@ -103,9 +87,10 @@ class MeasuredNetworks:
         return subject_population(self.subjects) if self.space is not None and self.subjects else None
 
     @property
-    def metrics(self) -> tuple[MetricName, ...]:
+    def metrics(self) -> tuple[MeasuredMetric, ...]:
         """The metrics that at least one row has."""
-        return tuple(name for name in METRICS if name in self.figures and np.isfinite(self.figures[name]).any())
+        present = [name for name in MEASURED_METRICS if name in self.figures]
+        return tuple(name for name in present if np.isfinite(self.figures[name]).any())
 
     def take(self, rows: NDArray[np.intp]) -> "MeasuredNetworks":
         """Some of the rows."""
@@ -120,21 +105,13 @@ class MeasuredNetworks:
             subjects=tuple(self.subjects[row] for row in rows) if self.subjects else (),
         )
 
-    def observations(self, metric: MetricName) -> Observations:
+    def observations(self, metric: MeasuredMetric) -> Observations:
         """What a fit of one metric takes: the rows that have it."""
         there = np.flatnonzero(np.isfinite(self.figures[metric]))
         part = self if len(there) == len(self) else self.take(there)
-        setting = self.setting
         return Observations(
-            metric=DeviceMetric(
-                name=metric,
-                device=setting.device.name,
-                runtime=setting.runtime,
-                precision=setting.precision,
-                batch=setting.batch,
-            ),
+            metric=Metric(name=metric, deployment=self.deployment),
             space=self.space,
-            threads=setting.threads,
             conditions=part.conditions,
             features=part.features,
             figures=part.figures[metric],
@@ -156,13 +133,8 @@ def measured_profile(entry: ProfileEntry) -> MeasuredNetworks:
     subjects = [row.subject for row in rows]
     return MeasuredNetworks(
         name=entry.name,
-        setting=MeasuredSetting(
-            device=known_device(profile.manifest.device, name=setting.device),
-            runtime=setting.runtime,
-            precision=setting.precision,
-            batch=setting.batch,
-            threads=setting.threads,
-        ),
+        device=known_device(profile.manifest.device, name=setting.device),
+        deployment=setting.deployment,
         main_kind=profile.manifest.space or "timm",
         created_utc=profile.manifest.created_utc,
         sources=(entry.name,),
@@ -188,7 +160,7 @@ def pooled(parts: Sequence[MeasuredNetworks], *, name: str) -> MeasuredNetworks:
     """The rows of several profiles of one setting; the noise floor is the mean of theirs, by their rows."""
     first = parts[0]
     all_named = all(part.subjects for part in parts)
-    metrics = [metric for metric in METRICS if all(metric in part.figures for part in parts)]
+    metrics = [metric for metric in MEASURED_METRICS if all(metric in part.figures for part in parts)]
     return replace(
         first,
         name=name,
@@ -215,18 +187,18 @@ def known_device(facts: Mapping[str, object], *, name: str) -> Device:
     return from_mapping(Device, usual | told, where="device")
 
 
-def _columns(found: Sequence[MeasurementSummary]) -> dict[MetricName, Numbers]:
-    return {name: np.array([_figure(item, name) for item in found], dtype=np.float64) for name in METRICS}
+def _columns(found: Sequence[MeasurementSummary]) -> dict[MeasuredMetric, Numbers]:
+    return {name: np.array([_figure(item, name) for item in found], dtype=np.float64) for name in MEASURED_METRICS}
 
 
-def _figure(item: MeasurementSummary, name: MetricName) -> float:
+def _figure(item: MeasurementSummary, name: MeasuredMetric) -> float:
     value = getattr(item, name)
     return float("nan") if value is None else float(value)
 
 
-def _noise_floors(rows: Sequence[Measurement], found: Sequence[MeasurementSummary]) -> dict[MetricName, float]:
-    floors: dict[MetricName, float] = {}
-    for name in METRICS:
+def _noise_floors(rows: Sequence[Measurement], found: Sequence[MeasurementSummary]) -> dict[MeasuredMetric, float]:
+    floors: dict[MeasuredMetric, float] = {}
+    for name in MEASURED_METRICS:
         floor = noise_floor(_repeated(rows, [_figure(item, name) for item in found]))
         if floor is not None and floor.mean_error > 0:
             floors[name] = floor.mean_error
@@ -244,9 +216,9 @@ def _repeated(rows: Sequence[Measurement], values: Sequence[float]) -> list[tupl
     return list(pairs.values())
 
 
-def _have_floor(parts: Sequence[MeasuredNetworks], metric: MetricName) -> bool:
+def _have_floor(parts: Sequence[MeasuredNetworks], metric: MeasuredMetric) -> bool:
     return all(metric in part.noise_floors for part in parts)
 
 
-def _mean_floor(parts: Sequence[MeasuredNetworks], metric: MetricName) -> float:
+def _mean_floor(parts: Sequence[MeasuredNetworks], metric: MeasuredMetric) -> float:
     return float(np.average([part.noise_floors[metric] for part in parts], weights=[len(part) for part in parts]))

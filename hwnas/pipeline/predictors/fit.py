@@ -1,7 +1,7 @@
 """`hwnas fit`: predictors from whatever was measured on a device, each with a card that says how good it is."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +9,8 @@ import numpy as np
 from hwnas.data_paths import Places
 from hwnas.devices import Machine, resolve
 from hwnas.errors import InputError, unknown
-from hwnas.metrics import MetricName
-from hwnas.pipeline.predictors.dataset import METRICS, MeasuredNetworks, measured_profile
+from hwnas.metrics import MEASURED_METRICS, UNSPECIFIED, Deployment, MeasuredMetric
+from hwnas.pipeline.predictors.dataset import MeasuredNetworks, measured_profile
 from hwnas.pipeline.predictors.grouping import LeftOut, grouped
 from hwnas.pipeline.predictors.published_tables import measured_table
 from hwnas.pipeline.predictors.transfer_sources import find_sources
@@ -29,12 +29,10 @@ from hwnas.progress import NullReporter, Reporter
 class FitOptions:
     """What is fitted; None is everything that was measured on the device."""
 
-    device: str = "auto"
+    deployment: Deployment = UNSPECIFIED
+    """Without a device, this machine's."""
     space: str | None = None
     metrics: tuple[str, ...] = ()
-    runtime: str | None = None
-    precision: str | None = None
-    batch: int | None = None
     sources: tuple[str, ...] = ()
     """Devices whose predictors help where few networks were measured."""
     samples: int | None = None
@@ -48,8 +46,8 @@ class FitOptions:
 
     def __post_init__(self) -> None:
         for name in self.metrics:
-            if name not in METRICS:
-                raise unknown("metric", name, METRICS, hint="--metric {}")
+            if name not in MEASURED_METRICS:
+                raise unknown("metric", name, MEASURED_METRICS, hint="--metric {}")
         if self.samples is not None and self.samples < 1:
             raise InputError("--samples must be at least 1", got=self.samples)
 
@@ -81,7 +79,8 @@ def fit_predictors(
     One profile that cannot be fitted keeps no other from being fitted; if none can, the first one's error is raised.
     """
     reporter = reporter or NullReporter()
-    device = resolve(options.device, machine=machine)
+    device = resolve(options.deployment.device or "auto", machine=machine)
+    options = replace(options, deployment=replace(options.deployment, device=device))
     groups = grouped(_measured(device, options), space=options.space, mixed=options.mixed)
     fitted: list[FittedPredictor] = []
     left_out, errors = list(groups.left_out), []
@@ -114,27 +113,20 @@ def _measured(device: str, options: FitOptions) -> list[MeasuredNetworks]:
 
 
 def _is_wanted(entry: ProfileEntry, options: FitOptions) -> bool:
-    setting = entry.manifest.setting
-    return (
-        options.space in (None, entry.manifest.space)
-        and options.runtime in (None, setting.runtime)
-        and options.precision in (None, setting.precision)
-        and options.batch in (None, setting.batch)
+    return options.space in (None, entry.manifest.space) and options.deployment.matches(
+        entry.manifest.setting.deployment
     )
 
 
 def _is_wanted_table(entry: TableEntry, options: FitOptions) -> bool:
-    return (
-        options.space is None
-        and options.batch is None
-        and options.runtime in (None, entry.manifest.runtime)
-        and options.precision in (None, entry.manifest.precision)
-    )
+    """Return True where neither a space nor one batch is asked for: a table has neither."""
+    deployment = options.deployment
+    return options.space is None and deployment.batch is None and deployment.matches(entry.manifest.deployment)
 
 
 def _no_profile(device: str, places: Places) -> InputError:
     known = {entry.manifest.setting.device for entry in profile_entries(places)}
-    known |= {entry.manifest.device for entry in table_entries(places)}
+    known |= {str(entry.manifest.deployment.device) for entry in table_entries(places)}
     hint = f"hwnas profile --device {device}"
     return InputError(f"there is no profile of {device}", got=device, known=sorted(known), hint=hint)
 
@@ -160,12 +152,17 @@ def _fitted(networks: MeasuredNetworks, options: FitOptions, reporter: Reporter)
             continue
         timed = predictor if name == "latency_ms" else timed
         card = predictor.card
-        path = options.out / predictor_folder(card.metric, space=card.space, threads=card.threads)
+        path = options.out / predictor_folder(card.metric, space=card.space)
         yield FittedPredictor(fitted_to=networks.name, path=path, card=save_predictor(predictor, path).card)
 
 
 def _predictor(
-    networks: MeasuredNetworks, name: MetricName, options: FitOptions, reporter: Reporter, *, timed: Predictor | None
+    networks: MeasuredNetworks,
+    name: MeasuredMetric,
+    options: FitOptions,
+    reporter: Reporter,
+    *,
+    timed: Predictor | None,
 ) -> Predictor:
     if name == "throughput" and timed is not None:
         observed = networks.observations(name)
@@ -174,7 +171,7 @@ def _predictor(
     return _fit_one(networks, name, options, reporter)
 
 
-def _fit_one(networks: MeasuredNetworks, name: MetricName, options: FitOptions, reporter: Reporter) -> Predictor:
+def _fit_one(networks: MeasuredNetworks, name: MeasuredMetric, options: FitOptions, reporter: Reporter) -> Predictor:
     observed = networks.observations(name)
     if options.sources:
         found = find_sources(networks, name, options.sources, predictors=options.predictors)
@@ -208,6 +205,13 @@ def _reason(error: InputError) -> str:
 
 
 def _nothing_to_fit(device: str, options: FitOptions, there: Sequence[str] = ()) -> InputError:
-    asked = {name: getattr(options, name) for name in ("space", "runtime", "precision", "batch")}
+    deployment = options.deployment
+    asked = {
+        "space": options.space,
+        "runtime": deployment.runtime,
+        "precision": deployment.precision,
+        "batch": deployment.batch,
+        "threads": deployment.threads,
+    }
     got = ", ".join(f"{name} {value}" for name, value in asked.items() if value is not None)
     return InputError(f"no profile of {device} is like this", got=got or None, known=there)

@@ -1,4 +1,4 @@
-"""Which measured networks are fitted together: each space by itself, and all that were measured in one setting."""
+"""Which measured networks are fitted together: each space by itself, and all that were measured in one deployment."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Groups:
 
 
 def grouped(parts: Sequence[MeasuredNetworks], *, space: str | None = None, mixed: bool = False) -> Groups:
-    """Each space in each setting, then all networks of each setting; with `space` that space alone.
+    """Each space in each deployment, then all networks of each deployment; with `space` that space alone.
 
     Of two profiles that differ in nothing but their environment the newer one counts; `mixed` puts them together.
     """
@@ -42,7 +42,7 @@ def grouped(parts: Sequence[MeasuredNetworks], *, space: str | None = None, mixe
 def _newest(parts: Sequence[MeasuredNetworks], *, mixed: bool) -> tuple[list[MeasuredNetworks], Iterator[LeftOut]]:
     groups: dict[tuple[str, str], list[MeasuredNetworks]] = {}
     for part in sorted(parts, key=lambda part: part.created_utc):
-        groups.setdefault((part.main_kind, str(part.setting)), []).append(part)
+        groups.setdefault((part.main_kind, part.deployment.slug), []).append(part)
     if mixed:
         return [_together(same) for same in groups.values()], iter(())
     older = (
@@ -60,11 +60,11 @@ def _spaces(parts: Sequence[MeasuredNetworks], *, only: str | None) -> Iterator[
 
 
 def _everything(parts: Sequence[MeasuredNetworks], *, mixed: bool) -> Iterator[MeasuredNetworks | LeftOut]:
-    settings: dict[str, list[MeasuredNetworks]] = {}
+    deployments: dict[str, list[MeasuredNetworks]] = {}
     for part in parts:
-        settings.setdefault(str(part.setting), []).append(part)
-    for setting, same in settings.items():
-        name = f"any-{setting}"
+        deployments.setdefault(part.deployment.slug, []).append(part)
+    for slug, same in deployments.items():
+        name = f"any-{slug}"
         environments = {environment for part in same for environment in part.environments}
         if len({kind for part in same for kind in part.kinds}) == 1 and same[0].main_kind != "timm":
             continue  # that is the space's own predictor

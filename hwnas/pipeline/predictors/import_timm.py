@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hwnas.devices import resolve
 from hwnas.errors import InputError, UnknownNameError, unknown
-from hwnas.metrics import PRECISIONS
+from hwnas.metrics import ANY_BATCH, PRECISIONS, UNSPECIFIED, Deployment
 from hwnas.pipeline.predictors.published_tables import key_of, matching
 from hwnas.pipeline.predictors.workloads import WORKLOADS, known_workloads, trace_timm
 from hwnas.profile.lookup import FOLDER
@@ -40,18 +40,18 @@ _EVERY = 100
 class ImportOptions:
     """What the names of the files do not tell; None is read from them."""
 
-    device: str | None = None
-    precision: str | None = None
-    runtime: str | None = None
+    deployment: Deployment = UNSPECIFIED
+    """Device, runtime and precision."""
     match: str = ""
     """Models whose name this regular expression matches from its beginning; all where it is empty."""
     out: Path = Path(FOLDER)
 
     def __post_init__(self) -> None:
-        if self.precision is not None and self.precision not in PRECISIONS:
-            raise unknown("precision", self.precision, PRECISIONS, hint="--precision {}")
-        if self.runtime is not None and self.runtime not in RUNNERS:
-            raise unknown("runtime", self.runtime, RUNNERS, hint="--runtime {}")
+        precision, runtime = self.deployment.precision, self.deployment.runtime
+        if precision is not None and precision not in PRECISIONS:
+            raise unknown("precision", precision, PRECISIONS, hint="--precision {}")
+        if runtime is not None and runtime not in RUNNERS:
+            raise unknown("runtime", runtime, RUNNERS, hint="--runtime {}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,16 +107,20 @@ def _require_free(manifests: Sequence[TableManifest], out: Path) -> None:
 def _manifest(path: Path, options: ImportOptions) -> TableManifest:
     found = _NAME.fullmatch(path.stem)
     told = found.groupdict() if found else {}
-    precision, device = told.get("precision"), options.device or told.get("device")
-    if device is None or (options.precision or precision) is None:
+    precision = told.get("precision")
+    in_name = Deployment(
+        device=told.get("device"),
+        runtime="torch-compile" if told.get("compiled") else "torch",
+        precision="fp16" if precision == "amp" else precision,
+    )
+    deployment = options.deployment.completed(in_name)
+    if deployment.device is None or deployment.precision is None:
         message = f"the name of {path.name} does not tell what was measured"
         known = ["benchmark-infer-PRECISION-LAYOUT-ptNNN-cuNNN-DEVICE.csv"]
         raise InputError(message, got=path.name, known=known, hint="--device rtx4090 --precision fp16 --runtime torch")
     return TableManifest(
         created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
-        device=_device(device, path),
-        runtime=options.runtime or ("torch-compile" if told.get("compiled") else "torch"),
-        precision=options.precision or {"amp": "fp16"}.get(str(precision), str(precision)),
+        deployment=replace(deployment, device=_device(deployment.device, path), batch=ANY_BATCH, threads=None),
         source=f"timm results/{path.name}",
         command=_command(path, options),
         match=options.match,
@@ -147,8 +151,9 @@ def _environment(told: dict[str, str | None]) -> dict[str, str]:
 
 def _command(path: Path, options: ImportOptions) -> tuple[str, ...]:
     words = ["hwnas", "profiles", "import-timm", path.name]
-    for name in ("device", "precision", "runtime", "match"):
-        value = getattr(options, name)
+    given = options.deployment
+    named = {"device": given.device, "precision": given.precision, "runtime": given.runtime, "match": options.match}
+    for name, value in named.items():
         words += [f"--{name}", value] if value else []
     return tuple(words)
 

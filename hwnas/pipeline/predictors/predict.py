@@ -7,8 +7,7 @@ from typing import Any
 
 from hwnas.devices import Machine
 from hwnas.errors import InputError, unknown
-from hwnas.metrics import UNITS, Metric
-from hwnas.pipeline.predictors.dataset import METRICS
+from hwnas.metrics import MEASURED_METRICS, UNSPECIFIED, Deployment, Metric
 from hwnas.pipeline.predictors.targets import Target, parse_targets
 from hwnas.pipeline.predictors.workloads import timm_workload
 from hwnas.predict.features.table import Features
@@ -21,13 +20,10 @@ from hwnas.space import SPACES
 class PredictOptions:
     """What is asked of the networks; None is filled in from the predictors that are there."""
 
-    device: str = "auto"
+    deployment: Deployment = UNSPECIFIED
+    """Without a device, this machine's."""
     metrics: tuple[str, ...] = ("latency_ms",)
     space: str | None = None
-    runtime: str | None = None
-    precision: str | None = None
-    batch: int | None = None
-    threads: int | None = None
     confidence: float | None = None
     """None: 0.9, or the most that every predictor supports."""
     predictors: Path | None = None
@@ -36,8 +32,8 @@ class PredictOptions:
 
     def __post_init__(self) -> None:
         for name in self.metrics:
-            if name not in METRICS:
-                raise unknown("metric", name, METRICS, hint="--metric {}")
+            if name not in MEASURED_METRICS:
+                raise unknown("metric", name, MEASURED_METRICS, hint="--metric {}")
         if self.confidence is not None and not 0 < self.confidence < 1:
             raise InputError("a confidence must be between 0 and 1", got=self.confidence, hint="--confidence 0.9")
 
@@ -145,16 +141,8 @@ def _by_space(networks: Sequence[Target]) -> dict[str | None, list[int]]:
 
 
 def _chosen(name: str, space: str | None, options: PredictOptions, machine: Machine | None) -> ChosenPredictor:
-    metric = Metric(
-        name=name,
-        device=options.device,
-        runtime=options.runtime,
-        precision=options.precision,
-        batch=options.batch,
-    )
-    return choose_predictor(
-        metric, space=space, threads=options.threads, predictors=options.predictors, machine=machine
-    )
+    metric = Metric(name=name, deployment=options.deployment)
+    return choose_predictor(metric, space=space, predictors=options.predictors, machine=machine)
 
 
 def _answered(
@@ -162,7 +150,7 @@ def _answered(
 ) -> Iterator[PredictedFigure]:
     predictor = chosen.predictor
     features = _features(networks, chosen, space)
-    batch = chosen.metric.batch
+    batch = chosen.metric.deployment.fixed_batch
     answer = predictor.predict(features, confidence=confidence, batch=batch)
     for row, target in enumerate(networks):
         reasons = predictor.fitted_range.reasons(features.take(slice(row, row + 1))) if answer.outside[row] else ()
@@ -170,7 +158,7 @@ def _answered(
             label=target.label,
             network_id=target.network_id,
             metric=str(chosen.metric),
-            unit=UNITS[predictor.card.metric.name],
+            unit=chosen.metric.quantity.unit,
             mean=float(answer.mean[row]),
             lower=float(answer.lower[row]),
             upper=float(answer.upper[row]),
@@ -179,7 +167,7 @@ def _answered(
 
 
 def _features(networks: Sequence[Target], chosen: ChosenPredictor, space: str | None) -> Features:
-    predictor, batch = chosen.predictor, chosen.metric.batch
+    predictor, batch = chosen.predictor, chosen.metric.deployment.fixed_batch
     if space is None:
         workloads = [timm_workload(target.model, image_size=target.image_size) for target in networks]
         return predictor.features(workloads, batch=batch)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hwnas.errors import InputError
-from hwnas.pipeline.predictors.dataset import MeasuredNetworks, MeasuredSetting, known_device
+from hwnas.pipeline.predictors.dataset import MeasuredNetworks, known_device
 from hwnas.pipeline.predictors.workloads import known_workloads, timm_workload
 from hwnas.profile.lookup import TableEntry
 from hwnas.records.table import TableRow, read_table
@@ -28,12 +28,8 @@ def measured_table(entry: TableEntry) -> MeasuredNetworks:
     throughput = np.array([row.throughput for row in rows])
     return MeasuredNetworks(
         name=entry.name,
-        setting=MeasuredSetting(
-            device=known_device({}, name=manifest.device),
-            runtime=manifest.runtime,
-            precision=manifest.precision,
-            batch=None,
-        ),
+        device=known_device({}, name=str(manifest.deployment.device)),
+        deployment=manifest.deployment,
         main_kind="timm",
         created_utc=manifest.created_utc,
         sources=(entry.name,),

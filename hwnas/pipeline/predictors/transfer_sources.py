@@ -8,7 +8,7 @@ import numpy as np
 
 from hwnas.devices import resolve
 from hwnas.errors import InputError
-from hwnas.metrics import Metric, MetricName
+from hwnas.metrics import Deployment, MeasuredMetric, Metric
 from hwnas.pipeline.predictors.dataset import MeasuredNetworks
 from hwnas.predict.arrays import Numbers
 from hwnas.predict.predictor import Source
@@ -26,13 +26,14 @@ class FoundSources:
 
 
 def find_sources(
-    networks: MeasuredNetworks, metric: MetricName, devices: Sequence[str], *, predictors: Path | None = None
+    networks: MeasuredNetworks, metric: MeasuredMetric, devices: Sequence[str], *, predictors: Path | None = None
 ) -> FoundSources:
     """The predictors of those devices for networks of this kind: of the same runtime where there is one."""
     named = list(dict.fromkeys(map(resolve, devices)))
-    if networks.setting.device.name in named:
-        raise InputError("--from must name another device", got=networks.setting.device.name)
-    chosen = {device: _chosen(networks, Metric(name=metric, device=device), predictors) for device in named}
+    if networks.device.name in named:
+        raise InputError("--from must name another device", got=networks.device.name)
+    wanted = {device: Metric(name=metric, deployment=Deployment(device=device)) for device in named}
+    chosen = {device: _chosen(networks, item, predictors) for device, item in wanted.items()}
     found = {device: _source(networks, predictor) for device, predictor in chosen.items()}
     answers = {name: source.answers(networks.featurised) for name, source in found.items()}
     return FoundSources(
@@ -43,21 +44,22 @@ def find_sources(
 
 
 def _is_unlike(networks: MeasuredNetworks, chosen: ChosenPredictor) -> bool:
-    kinds = chosen.predictor.conditions.kind, networks.setting.device.kind
-    return chosen.metric.runtime != networks.setting.runtime or len(set(kinds)) > 1
+    kinds = chosen.predictor.conditions.kind, networks.device.kind
+    return chosen.metric.deployment.runtime != networks.deployment.runtime or len(set(kinds)) > 1
 
 
 def _source(networks: MeasuredNetworks, chosen: ChosenPredictor) -> Source:
     predictor = chosen.predictor
     if predictor.sources:
         raise InputError(f"{chosen.path} leans on other devices itself: it can be no source")
-    batch = predictor.card.metric.batch or networks.setting.batch or predictor.card.data.usual_batch or 1
+    batches = (predictor.card.metric.deployment.fixed_batch, networks.deployment.fixed_batch)
+    batch = next(filter(None, (*batches, predictor.card.data.usual_batch)), 1)
     return Source(conditions=predictor.conditions, batch=batch, model=predictor.model)
 
 
 def _chosen(networks: MeasuredNetworks, metric: Metric, predictors: Path | None) -> ChosenPredictor:
     try:
-        same = metric.completed(runtime=networks.setting.runtime)
+        same = metric.completed(Deployment(runtime=networks.deployment.runtime))
         return choose_predictor(same, space=networks.space, predictors=predictors)
     except InputError:  # there is none of that runtime: another one is still a basis, and leave-one-out judges it
         return choose_predictor(metric, space=networks.space, predictors=predictors)

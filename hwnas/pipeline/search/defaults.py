@@ -114,7 +114,7 @@ def resolve_metrics(
         if str(metric) in known:
             continue
         machine = machine or detect()
-        wanted = replace(metric, device=resolve(metric.device or device or "auto", machine=machine))
+        wanted = metric.with_device(resolve(metric.deployment.device or device or "auto", machine=machine))
         with_device[metric] = wanted
         try:
             chosen[wanted] = choose_predictor(wanted, space=space, predictors=predictors, machine=machine)
@@ -156,19 +156,16 @@ def _fit(metric: Metric, space: str, profiles: Path | None, out: Path, reporter:
     """Fit the predictor of a metric; return the names of the profiles, of which there may be none."""
     from hwnas.pipeline.predictors.fit import FitOptions, fit_predictors
 
-    assert metric.device is not None
-    wanted = {name: getattr(metric, name) for name in ("runtime", "precision", "batch")}
     found = [
         entry
         for entry in profile_entries(search_path(profiles))
-        if (entry.manifest.setting.device, entry.manifest.space) == (metric.device, space)
-        and all(value in (None, getattr(entry.manifest.setting, name)) for name, value in wanted.items())
+        if entry.manifest.space == space and metric.deployment.matches(entry.manifest.setting.deployment)
     ]
     names = [entry.name for entry in found]
     if names:
         reporter.message(f"no predictor of {metric} yet: fitting one to {', '.join(names)}")
         options = FitOptions(
-            device=metric.device, space=space, metrics=(metric.name,), profiles=profiles, out=out, **wanted
+            deployment=metric.deployment, space=space, metrics=(metric.name,), profiles=profiles, out=out
         )
         fit_predictors(options, reporter=reporter)
     return names

@@ -27,8 +27,8 @@ class MetricPredictor:
 
     @property
     def batch(self) -> int | None:
-        """What must be said of the batch: nothing where the predictor has one of its own."""
-        return self.metric.batch if self.predictor.card.metric.batch is None else None
+        """The batch to predict at."""
+        return self.metric.deployment.fixed_batch
 
     def of_population(self, workloads: Workloads, *, confidence: float) -> Prediction:
         """What it says of a population."""

@@ -160,7 +160,7 @@ def _resolve(
         stored = {metric: _stored_metric(metric, known) for metric in criteria.device_metrics}
         criteria = criteria.with_metrics({metric: item for metric, item in stored.items() if item is not None})
         # Metrics without a device are of the search's device if it had one, whichever machine this is.
-        devices = {metric.device for metric in known.values() if metric.device is not None}
+        devices = {metric.deployment.device for metric in known.values() if metric.deployment.device is not None}
         device = devices.pop() if len(devices) == 1 else None
     resolved = resolve_metrics(criteria, space=spec.space, device=device, predictors=predictors, known=known)
     if resolved.missing:
@@ -170,13 +170,9 @@ def _resolve(
 
 def _stored_metric(metric: Metric, known: Mapping[str, Metric]) -> Metric | None:
     """Return the first complete metric that has everything `metric` names; its device may be an alias."""
-    named = [metric] if metric.device is None else [metric, replace(metric, device=resolve(metric.device))]
-    for wanted in named:
-        for item in known.values():
-            names = ("device", "runtime", "precision", "batch")
-            if wanted.name == item.name and all(getattr(wanted, name) in (None, getattr(item, name)) for name in names):
-                return item
-    return None
+    device = metric.deployment.device
+    named = [metric] if device is None else [metric, metric.with_device(resolve(device))]
+    return next((item for wanted in named for item in known.values() if wanted.matches(item)), None)
 
 
 def _predictors(

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from hwnas.devices import require
 from hwnas.errors import HwnasError
+from hwnas.metrics import Deployment
 from hwnas.pipeline.measure import measure_plan
 from hwnas.pipeline.search.context import SearchContext
 from hwnas.pipeline.search.predicted_metrics import MetricPredictor
@@ -34,29 +35,26 @@ PROFILES = "profiles"
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Metrics that one campaign measures: one device, runtime, precision and number of threads."""
+    """Metrics that one campaign measures."""
 
-    device: str
-    runtime: str
-    precision: str
-    threads: int
+    deployment: Deployment
+    """Complete but for the batch, which each metric has of its own."""
     metrics: tuple[MetricPredictor, ...]
 
     @property
     def batches(self) -> tuple[int, ...]:
         """The batches of the metrics."""
-        return tuple(sorted({item.metric.batch or 1 for item in self.metrics}))
+        return tuple(sorted({item.metric.deployment.fixed_batch or 1 for item in self.metrics}))
 
     @property
     def plan_name(self) -> str:
         """The file of its plan: each campaign has one of its own."""
-        return f"plan-{self.device}-{self.runtime}-{self.precision}-t{self.threads}.jsonl"
+        return f"plan-{self.deployment.device}-{self.deployment.slug}.jsonl"
 
     @property
     def settings(self) -> list[Setting]:
         """What is measured, one for each batch."""
-        shared = {"device": self.device, "runtime": self.runtime, "precision": self.precision, "threads": self.threads}
-        return [Setting(**shared, batch=batch) for batch in self.batches]  # type: ignore[arg-type]
+        return [Setting(deployment=replace(self.deployment, batch=batch)) for batch in self.batches]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,25 +69,22 @@ class Read:
 
 def groups(predictors: Sequence[MetricPredictor]) -> tuple[Group, ...]:
     """The campaigns that it takes to measure all predicted metrics."""
-    found: dict[tuple[Any, ...], list[MetricPredictor]] = {}
+    found: dict[Deployment, list[MetricPredictor]] = {}
     for item in predictors:
-        metric = item.metric
-        key = (metric.device, metric.runtime, metric.precision, item.predictor.card.threads or 1)
-        found.setdefault(key, []).append(item)
-    return tuple(
-        Group(device=device, runtime=runtime, precision=precision, threads=threads, metrics=tuple(items))
-        for (device, runtime, precision, threads), items in found.items()
-    )
+        threads = item.predictor.card.metric.deployment.threads or 1
+        deployment = replace(item.metric.deployment, batch=None, threads=threads)
+        found.setdefault(deployment, []).append(item)
+    return tuple(Group(deployment=deployment, metrics=tuple(items)) for deployment, items in found.items())
 
 
 def obstacle(group: Group, *, campaign_environment: CampaignEnvironment) -> str | None:
     """Why a group cannot be measured here; None where it can."""
     try:
-        device = require(group.device, machine=campaign_environment.machine)
-        found = load_runner(group.runtime).available(device)
+        device = require(str(group.deployment.device), machine=campaign_environment.machine)
+        found = load_runner(str(group.deployment.runtime)).available(device)
     except HwnasError as error:
         return error.message
-    return None if found.available else f"{group.runtime} cannot be used here: {found.reason}"
+    return None if found.available else f"{group.deployment.runtime} cannot be used here: {found.reason}"
 
 
 def skipped(context: SearchContext, reason: str) -> Verification:
@@ -138,7 +133,7 @@ def verify(
                 )
             )
         for group in possible:
-            require(group.device)
+            require(str(group.deployment.device))
     except HwnasError as error:
         reason = f"{error.message}{'' if error.got is None else f', got {error.got}'}"
         found = [(group, read) for group, read in found if group not in possible]
@@ -213,7 +208,7 @@ def _plan(
 ) -> Plan:
     every, seed = unique_subjects([*subjects, *REFERENCE_NETWORKS]), context.spec.seed
     return Plan(
-        device=group.device,
+        device=str(group.deployment.device),
         space=context.space.name,
         seed=seed,
         pairs=context.spec.post_search.pairs or PAIRS,
@@ -230,7 +225,7 @@ def _verified(
     unmeasured: Mapping[str, str],
 ) -> SearchRecord:
     by_metric = {
-        str(item.metric): (item.metric.name, read.by_batch[item.metric.batch or 1])
+        str(item.metric): (item.metric.name, read.by_batch[item.metric.deployment.fixed_batch or 1])
         for group, read in measured
         for item in group.metrics
     }
@@ -242,8 +237,8 @@ def _verified(
     verification = Verification(
         status="failed" if failing else "partly" if unmeasured else "verified",
         reason=f"no network of the front could be measured: {rows[0].failure}" if failing else reason,
-        device=", ".join(dict.fromkeys(group.device for group, _ in measured)),
-        runtime=", ".join(dict.fromkeys(group.runtime for group, _ in measured)),
+        device=", ".join(dict.fromkeys(str(group.deployment.device) for group, _ in measured)),
+        runtime=", ".join(dict.fromkeys(str(group.deployment.runtime) for group, _ in measured)),
         profiles=tuple(_profile(path, run) for _, read in measured for path in read.paths),
         members=tuple(rows),
         confidence=context.spec.interval_confidence,
@@ -291,8 +286,8 @@ def _nothing(context: SearchContext, status: Any, reason: str) -> Verification:
     return Verification(
         status=status,
         reason=reason,
-        device=", ".join(dict.fromkeys(str(metric.device) for metric in metrics)) or None,
-        runtime=", ".join(dict.fromkeys(str(metric.runtime) for metric in metrics)) or None,
+        device=", ".join(dict.fromkeys(str(metric.deployment.device) for metric in metrics)) or None,
+        runtime=", ".join(dict.fromkeys(str(metric.deployment.runtime) for metric in metrics)) or None,
         profiles=(),
         members=(),
         mape={},

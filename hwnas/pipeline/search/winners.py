@@ -194,7 +194,7 @@ def _exported(context: SearchContext, member: Member, folder: Path, weights: Wei
     """The graphs of a winner, checked against torch: ONNX at the batches of the search, and a program of torch."""
     from hwnas.pipeline.export_network import export_network
 
-    batches = sorted({item.metric.batch or 1 for item in context.cheap.predictors}) or [1]
+    batches = sorted({item.metric.deployment.fixed_batch or 1 for item in context.cheap.predictors}) or [1]
     fresh = None if weights.file is not None else context.space.config
     files = [] if weights.file is None else [weights.file]
     for format_, batch in (*(("onnx", batch) for batch in batches), ("pt2", batches[0])):

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from hwnas.devices import Device, require
 from hwnas.errors import InputError
-from hwnas.export.precision import PRECISIONS as EXPORTED
+from hwnas.export.precision import TORCH_DTYPES
 from hwnas.profile.runners.runner import AVAILABLE, Availability
 from hwnas.records import Setting
 
-DTYPES = {**EXPORTED, "tf32": torch.float32}
+DTYPES = {**TORCH_DTYPES, "tf32": torch.float32}
 """How weights and images are stored in each precision: tf32 is a way to multiply what is stored in float32."""
 
 

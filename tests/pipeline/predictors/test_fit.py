@@ -1,11 +1,13 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from hwnas.errors import InputError, MissingError
+from hwnas.metrics import Deployment
 from hwnas.pipeline.predictors.dataset import measured_profile, of_space
 from hwnas.pipeline.predictors.fit import FitOptions, fit_predictors
 from hwnas.pipeline.predictors.predict import PredictOptions, predict_networks, require_all_inside
@@ -25,8 +27,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     fast_fits(monkeypatch)
 
 
-def options(folder: Path, **changes: object) -> FitOptions:
-    values = {"device": DEVICE, "profiles": folder / "profiles", "out": folder / "predictors", **changes}
+def options(folder: Path, *, device: str = DEVICE, **changes: object) -> FitOptions:
+    deployment = Deployment(device=device)
+    values = {"deployment": deployment, "profiles": folder / "profiles", "out": folder / "predictors", **changes}
     return FitOptions(**values)  # type: ignore[arg-type]
 
 
@@ -38,7 +41,7 @@ def test_without_options_every_figure_of_a_profile_is_fitted(tmp_path: Path) -> 
         (f"predictors/{OWN}/{name}", SPACE) for name in ("latency_ms", "throughput", "memory_mb")
     ]
     latency, throughput, _ = (item.card for item in report.fitted)
-    assert (latency.data.num_rows, latency.data.num_networks, latency.threads) == (42, 30, 1)
+    assert (latency.data.num_rows, latency.data.num_networks, latency.metric.deployment.threads) == (42, 30, 1)
     assert latency.noise_floor == pytest.approx(0.8 * NOISE, rel=0.5)
     assert latency.scores.mape < 5 * NOISE
     off = [abs(row.predicted / row.measured - 1) for row in throughput.held_out]
@@ -97,14 +100,14 @@ def test_one_profile_that_cannot_be_fitted_keeps_no_other_from_it(tmp_path: Path
     ("changes", "message"),
     [
         ({"space": "glit-tiny"}, "no profile of toy-2c is like this"),
-        ({"runtime": "tensorrt"}, "no profile of toy-2c is like this"),
+        ({"deployment": Deployment(device=DEVICE, runtime="tensorrt")}, "no profile of toy-2c is like this"),
         ({"samples": 5}, "at least 8 distinct networks"),
         ({"metrics": ("energy_j",)}, "no figure of these metrics was measured"),
         ({"device": "h200"}, "there is no profile of h200"),
         ({"device": "rtx9999"}, "device 'rtx9999' is not known"),
     ],
 )
-def test_what_cannot_be_fitted_is_said(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+def test_what_cannot_be_fitted_is_said(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     make_profile(tmp_path / "profiles", count=12)
     with pytest.raises(InputError, match=message):
         fit_predictors(options(tmp_path, **changes))
@@ -131,12 +134,14 @@ def test_a_few_networks_lean_on_another_device_where_that_helps(tmp_path: Path) 
     errors = {ranked.model: ranked.scores.mape for ranked in item.card.ranking}
     assert errors["transfer"] < min(errors["from scratch"], errors["from scratch, gaussian"])
     assert "source-4c scaled" in errors
-    asked = PredictOptions(device=DEVICE, predictors=tmp_path / "predictors", confidence=0.8, allow_outside=True)
+    asked = PredictOptions(
+        deployment=Deployment(device=DEVICE), predictors=tmp_path / "predictors", confidence=0.8, allow_outside=True
+    )
     subjects = subjects_of(SPACE, 60)[30:50]
     answers = predict_networks([f"{SPACE}:{json.dumps(subject.arch)}" for subject in subjects], asked)
     truth = np.array([2.5 * true_ms(subject) for subject in subjects])
     assert np.abs(np.array([figure.mean for figure in answers.figures]) / truth - 1).mean() < 0.02
-    bare = PredictOptions(device=DEVICE, predictors=tmp_path / "predictors", allow_outside=True)
+    bare = PredictOptions(deployment=Deployment(device=DEVICE), predictors=tmp_path / "predictors", allow_outside=True)
     found = predict_networks([f"{SPACE}:min"], bare)
     assert found.confidence == 0.81
     assert found.notes == ("intervals of 81%: 10 networks were fitted, too few for 90%",)
@@ -150,7 +155,7 @@ def test_sources_of_another_runtime_or_kind_of_device_are_told_apart(tmp_path: P
         fit_predictors(options(tmp_path, device=device, metrics=("latency_ms",)))
     (entry,) = profile_entries(((make_profile(tmp_path / "new", count=20).parents[1], "own"),))
     here = of_space(measured_profile(entry), SPACE)
-    eager = replace(here, setting=replace(here.setting, runtime="torch"))
+    eager = replace(here, deployment=replace(here.deployment, runtime="torch"))
     devices, place = ("source-4c", "a100"), tmp_path / "predictors"
     assert find_sources(here, "latency_ms", devices, predictors=place).unlike == {"a100"}
     assert find_sources(eager, "latency_ms", devices, predictors=place).unlike == {"source-4c", "a100"}
@@ -175,7 +180,9 @@ def test_a_fit_of_one_space_counts_its_blocks_and_another_device_may_lean_on_it(
     assert leant.card.model == "transfer"
     assert leant.card.data.count_names == item.card.data.count_names
     for device, factor in (("source-4c", 1.0), (DEVICE, 2.5)):
-        asked = PredictOptions(device=device, predictors=predictors, confidence=0.8, allow_outside=True)
+        asked = PredictOptions(
+            deployment=Deployment(device=device), predictors=predictors, confidence=0.8, allow_outside=True
+        )
         means = np.array([figure.mean for figure in predict_networks(targets, asked).figures])
         assert np.abs(means / (factor * truth) - 1).mean() < 0.02
 
@@ -200,7 +207,10 @@ def test_predictions_are_near_the_truth_and_say_where_they_are_from(tmp_path: Pa
     make_profile(tmp_path / "profiles", count=40)
     fit_predictors(options(tmp_path))
     asked = PredictOptions(
-        device=DEVICE, predictors=tmp_path / "predictors", metrics=("latency_ms", "throughput"), space=SPACE
+        deployment=Deployment(device=DEVICE),
+        predictors=tmp_path / "predictors",
+        metrics=("latency_ms", "throughput"),
+        space=SPACE,
     )
     subjects = subjects_of(SPACE, 60)[40:44]
     found = predict_networks([json.dumps(subject.arch) for subject in subjects], asked)
@@ -227,7 +237,9 @@ def test_files_hold_archs_descriptions_and_words(tmp_path: Path) -> None:
     ]
     file = tmp_path / "networks.jsonl"
     file.write_text("\n".join(lines))
-    asked = PredictOptions(device=DEVICE, predictors=tmp_path / "predictors", space=SPACE, allow_outside=True)
+    asked = PredictOptions(
+        deployment=Deployment(device=DEVICE), predictors=tmp_path / "predictors", space=SPACE, allow_outside=True
+    )
     figures = predict_networks([str(file)], asked).figures
     assert [figure.label for figure in figures] == [f"{file}:1", f"{file}:2", "random:4", f"{file}:5"]
     assert figures[0].mean == figures[1].mean
@@ -270,7 +282,7 @@ def test_a_network_outside_is_an_error_alone_and_a_mark_among_others(tmp_path: P
     make_profile(tmp_path / "profiles")
     make_profile(tmp_path / "profiles", "resnas-micro")
     fit_predictors(options(tmp_path, metrics=("latency_ms",)))
-    asked = PredictOptions(device=DEVICE, predictors=tmp_path / "predictors")
+    asked = PredictOptions(deployment=Deployment(device=DEVICE), predictors=tmp_path / "predictors")
     with pytest.raises(InputError, match="vitas-twins-small:max lies outside") as caught:
         predict_networks(["vitas-twins-small:max"], asked)
     assert "were fitted" in str(caught.value.got)
@@ -283,4 +295,7 @@ def test_a_network_outside_is_an_error_alone_and_a_mark_among_others(tmp_path: P
 def test_a_device_without_predictors_is_missing(tmp_path: Path) -> None:
     (tmp_path / "predictors").mkdir()
     with pytest.raises(MissingError, match="there is no predictor for h200"):
-        predict_networks(["autoformer-tiny:min"], PredictOptions(device="h200", predictors=tmp_path / "predictors"))
+        predict_networks(
+            ["autoformer-tiny:min"],
+            PredictOptions(deployment=Deployment(device="h200"), predictors=tmp_path / "predictors"),
+        )

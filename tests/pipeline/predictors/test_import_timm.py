@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from hwnas.errors import InputError
+from hwnas.metrics import Deployment
 from hwnas.pipeline.predictors.fit import FitOptions, fit_predictors
 from hwnas.pipeline.predictors.import_timm import ImportOptions, import_timm
 from hwnas.pipeline.predictors.predict import PredictOptions, predict_networks
@@ -109,9 +110,11 @@ def test_workloads_of_another_form_are_traced_again(table: Path, tmp_path: Path)
 def test_a_table_of_autocast_is_read_under_autocast(table: Path, tmp_path: Path) -> None:
     import_timm([table], ImportOptions(out=tmp_path, match="test_vit$"))
     plain = table.rename(table.with_name("benchmark-infer-fp32-nchw-pt240-cpu-i9_10940x-dynamo.csv"))
-    import_timm([plain], ImportOptions(out=tmp_path, match="test_vit$", device="intel-core-i9-10940x-14c-avx512"))
+    i9 = Deployment(device="intel-core-i9-10940x-14c-avx512")
+    import_timm([plain], ImportOptions(out=tmp_path, match="test_vit$", deployment=i9))
     found = {
-        entry.manifest.precision: measured_table(entry).conditions for entry in table_entries(((tmp_path, "own"),))
+        entry.manifest.deployment.precision: measured_table(entry).conditions
+        for entry in table_entries(((tmp_path, "own"),))
     }
     assert {name: (of.torch_layouts, of.autocast) for name, of in found.items()} == {
         "fp16": (True, True),
@@ -161,7 +164,9 @@ def test_a_name_that_tells_nothing_needs_options(table: Path, tmp_path: Path) ->
     other = table.rename(tmp_path / "results.csv")
     with pytest.raises(InputError, match="does not tell what was measured"):
         import_timm([other], ImportOptions(out=tmp_path / "profiles"))
-    options = ImportOptions(out=tmp_path, device="h100", precision="bf16", runtime="torch", match="test_vit")
+    options = ImportOptions(
+        out=tmp_path, deployment=Deployment(device="h100", precision="bf16", runtime="torch"), match="test_vit"
+    )
     (found,) = import_timm([other], options)
     assert found.path == tmp_path / "h100/timm-torch-bf16-bany"
     cpu = other.rename(tmp_path / "benchmark-infer-fp32-nchw-pt240-cpu-i9_10940x-dynamo.csv")
@@ -172,7 +177,11 @@ def test_a_name_that_tells_nothing_needs_options(table: Path, tmp_path: Path) ->
 def test_tables_are_listed_with_the_profiles(table: Path, tmp_path: Path) -> None:
     import_timm([table], ImportOptions(out=tmp_path / "profiles", match="test_vit"))
     (found,) = list_profiles(tmp_path / "profiles")
-    assert (found.name, found.num_networks, found.batch) == ("rtx4090/timm-torch-compile-fp16-bany", 6, None)
+    assert (found.name, found.num_networks, found.deployment.batch) == (
+        "rtx4090/timm-torch-compile-fp16-bany",
+        6,
+        "any",
+    )
     with pytest.raises(InputError, match="holds figures that others published"):
         show_profile("timm-torch-compile-fp16-bany", profiles=tmp_path / "profiles")
 
@@ -185,12 +194,16 @@ def test_models_of_timm_are_predicted_from_a_table(tmp_path: Path, monkeypatch: 
     table.write_text("\n".join([HEAD, *rows]) + "\n")
     import_timm([table], ImportOptions(out=tmp_path / "profiles"))
     out = tmp_path / "predictors"
-    report = fit_predictors(FitOptions(device="rtx4090", profiles=tmp_path / "profiles", out=out))
+    report = fit_predictors(
+        FitOptions(deployment=Deployment(device="rtx4090"), profiles=tmp_path / "profiles", out=out)
+    )
     assert [str(item.path.relative_to(out)) for item in report.fitted] == [
         "rtx4090/any-torch-fp16-bany/latency_ms",
         "rtx4090/any-torch-fp16-bany/throughput",
     ]
-    asked = PredictOptions(device="4090", metrics=("throughput",), predictors=out, confidence=0.8)
+    asked = PredictOptions(
+        deployment=Deployment(device="4090"), metrics=("throughput",), predictors=out, confidence=0.8
+    )
     (figure,) = predict_networks(["timm:vit_tiny_patch16_224@192"], asked).figures
     assert figure.metric == "throughput@rtx4090/torch/fp16/b256"
     assert figure.mean == pytest.approx(1e9 / 192**2.1, rel=0.15)

@@ -12,6 +12,7 @@ import pytest
 
 from hwnas.cli.front import verification_lines
 from hwnas.errors import HwnasError, InputError, MissingError, UsageError
+from hwnas.metrics import Deployment
 from hwnas.pipeline.search import verify
 from hwnas.pipeline.search.options import SearchOptions
 from hwnas.pipeline.search.query import query
@@ -251,7 +252,7 @@ def test_a_metric_of_a_device_that_is_elsewhere_is_said_to_be_predicted(
     assert any(there in banner.text and banner.level == "warning" for banner in banners(gather(run)))
 
     # Where neither device is, what the first machine measured is not lost.
-    monkeypatch.setattr(verify, "obstacle", lambda group, campaign_environment: f"no {group.device}")
+    monkeypatch.setattr(verify, "obstacle", lambda group, campaign_environment: f"no {group.deployment.device}")
     again = search_networks(resume=run, campaign_environment=FakeEnvironment().make()).record.verification
     assert again is not None
     assert again.unmeasured == {there: "no h200"}
@@ -263,7 +264,7 @@ def test_a_metric_of_a_device_that_is_elsewhere_is_said_to_be_predicted(
         raise InputError("the device went away")
 
     monkeypatch.setattr(
-        verify, "obstacle", lambda group, campaign_environment: "no cpu" if group.device == CPU else None
+        verify, "obstacle", lambda group, campaign_environment: "no cpu" if group.deployment.device == CPU else None
     )
     monkeypatch.setattr(verify, "_measured", refuse)
     again = search_networks(resume=run, campaign_environment=FakeEnvironment().make()).record.verification
@@ -389,8 +390,8 @@ def test_another_supernet_in_place_of_the_searched_one_is_refused(searched: Sear
 
 
 def test_each_device_has_a_plan_of_its_own() -> None:
-    shared: dict[str, Any] = {"runtime": "torch", "precision": "fp32", "threads": 1, "metrics": ()}
-    names = {verify.Group(device=device, **shared).plan_name for device in ("h200", CPU)}
+    deployments = [Deployment(device=name, runtime="torch", precision="fp32", threads=1) for name in ("h200", CPU)]
+    names = {verify.Group(deployment=deployment, metrics=()).plan_name for deployment in deployments}
     assert len(names) == 2
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hwnas.metrics import DeviceMetric, MetricName
+from hwnas.metrics import ANY_BATCH, Deployment, Metric
 from hwnas.pipeline.search.options import SearchOptions
 from hwnas.predict.features.counting import population_features
 from hwnas.predict.fit import Observations, fit_predictor
@@ -29,28 +29,28 @@ FAST = PostSearch(pairs=8, export_top=0)
 
 
 @cache
-def fitted(space: str, name: MetricName, device: str, count: int = 24, batch: int | None = 1) -> Predictor:
+def fitted(space: str, name: str, device: str, count: int = 24, batch: int | None = 1) -> Predictor:
     """A predictor of times that grow with MACs."""
     chosen = SPACES.get(space)
     genomes = chosen.sample(np.random.default_rng(0), count)
     latency = np.asarray(0.2 + chosen.costs(genomes).macs * 2e-7, dtype=np.float64)
+    deployment = Deployment(device=device, runtime="onnxruntime", precision="fp32", batch=batch or ANY_BATCH, threads=1)
     observed = Observations(
-        metric=DeviceMetric(name=name, device=device, runtime="onnxruntime", batch=batch),
+        metric=Metric(name=name, deployment=deployment),
         conditions=cpu_conditions(),
         features=population_features(chosen.workloads(genomes), cpu_conditions()),
         figures=np.divide(1000, latency) if name == "throughput" else latency,
         space=space,
-        threads=1,
     )
     return fit_predictor(observed, learners=(AnalyticLearner(),), with_curve=False)
 
 
 def write_predictor(
-    folder: Path, space: str, name: MetricName = "throughput", *, device: str = CPU, batch: int | None = 1
+    folder: Path, space: str, name: str = "throughput", *, device: str = CPU, batch: int | None = 1
 ) -> Path:
     """A predictor where the library finds it; without a batch, one for any."""
     predictor = fitted(space, name, device, batch=batch)
-    path = folder / predictor_folder(predictor.card.metric, space=space, threads=1)
+    path = folder / predictor_folder(predictor.card.metric, space=space)
     save_predictor(predictor, path)
     return path
 

@@ -10,6 +10,7 @@ from hwnas.devices import DEVICES, Device, detect
 from hwnas.profile.runners.preparation import device_of
 from hwnas.profile.runners.runner import RUNNERS, Runner, RuntimeSession, load_runner
 from hwnas.records import Setting
+from tests.records.rows import make_setting
 
 CPU = detect().cpu.device
 SLOW = ("torch-compile",)
@@ -61,7 +62,7 @@ def runner(request: pytest.FixtureRequest) -> Runner:
 def setting(runner: Runner) -> Setting:
     for device in here():
         if runner.available(device).available:
-            return Setting(device=device.name, runtime=runner.name, batch=2)
+            return make_setting(device=device.name, runtime=runner.name, batch=2)
     pytest.skip(runner.available(here()[0]).reason)
 
 
@@ -84,7 +85,7 @@ def test_what_is_missing_has_a_reason(runner: Runner) -> None:
 
 
 def test_a_precision_that_nothing_has_is_refused_with_a_reason(runner: Runner, setting: Setting) -> None:
-    found = runner.supports(Setting(device=setting.device, runtime=runner.name, precision="int3"))
+    found = runner.supports(make_setting(device=setting.device, runtime=runner.name, precision="int3"))
     assert not found.available
     assert "int3" in found.reason
     assert runner.supports(setting).available
@@ -127,7 +128,7 @@ def test_sessions_live_side_by_side_and_the_module_stays_as_it_was(
 
 
 def test_half_precision_is_near_float32(runner: Runner, setting: Setting, images: Tensor) -> None:
-    half = Setting(device=setting.device, runtime=runner.name, batch=2, precision="fp16")
+    half = make_setting(device=setting.device, runtime=runner.name, batch=2, precision="fp16")
     if not runner.supports(half).available:
         pytest.skip(runner.supports(half).reason)
     prepared = runner.prepare(seeded(), images, half)

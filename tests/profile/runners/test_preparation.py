@@ -9,21 +9,21 @@ from hwnas.errors import InputError
 from hwnas.profile.networks import build_subject, seeded_images
 from hwnas.profile.runners.preparation import onnx_graph
 from hwnas.profile.subjects import space_subject
-from hwnas.records import Setting
 from hwnas.space import SPACES
+from tests.records.rows import make_setting
 
 DEVICE = detect().cpu.slug
 
 
 def test_an_exporter_that_makes_no_graph() -> None:
-    setting = Setting(device=DEVICE, runtime="onnxruntime", exporter="module")
+    setting = make_setting(device=DEVICE, runtime="onnxruntime", exporter="module")
     with pytest.raises(InputError, match="which an exporter must make") as caught:
         onnx_graph(torch.nn.Identity(), torch.zeros(1, 3, 8, 8), setting)
     assert caught.value.known == ("composed", "dynamo", "dynamo-dynamic")
 
 
 def test_a_module_without_segments_takes_the_reference_path() -> None:
-    setting = Setting(device=DEVICE, runtime="onnxruntime", batch=3)
+    setting = make_setting(device=DEVICE, runtime="onnxruntime", batch=3)
     module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2)).eval()
     graph = onnx.load_from_string(onnx_graph(module, torch.zeros(3, 3, 2, 2), setting)).graph
     assert [d.dim_value for d in graph.input[0].type.tensor_type.shape.dim] == [3, 3, 2, 2]
@@ -33,6 +33,6 @@ def test_a_composed_network_has_its_segments_in_the_names_of_its_nodes() -> None
     space = SPACES.get("autoformer-micro")
     subject = space_subject(space, space.candidate(space.smallest()))
     module = build_subject(subject, seed=0)
-    setting = Setting(device=DEVICE, runtime="onnxruntime")
+    setting = make_setting(device=DEVICE, runtime="onnxruntime")
     graph = onnx.load_from_string(onnx_graph(module, seeded_images(subject, batch=1, seed=0), setting)).graph
     assert {name.split("/")[0] for name in (node.name for node in graph.node)} >= {"stem", "head"}

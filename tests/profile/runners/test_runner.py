@@ -19,12 +19,13 @@ from hwnas.profile.runners.onnxruntime import (
 from hwnas.profile.runners.runner import DEFAULT_ORDER, RUNNERS, Availability, MeasurementError, load_runner
 from hwnas.profile.runners.torch import TorchCompileRunner, TorchGraphRunner, TorchRunner
 from hwnas.records import Setting
+from tests.records.rows import make_setting
 
 CPU_DEVICE, H100 = detect().cpu.device, DEVICES.get("h100")
 
 
 def setting(**changes: object) -> Setting:
-    return Setting(device=CPU_DEVICE.name, runtime="onnxruntime", **changes)  # type: ignore[arg-type]
+    return make_setting(device=CPU_DEVICE.name, runtime="onnxruntime", **changes)  # type: ignore[arg-type]
 
 
 def test_the_default_order_names_runtimes() -> None:
