@@ -1,4 +1,4 @@
-"""A graph that grows by one segment after another, each with its weights."""
+"""Assemble an ONNX graph from the graphs of its segments, which run one after another, and their weights."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from hwnas.errors import InputError
 from hwnas.export.dynamo import INPUT, OUTPUT
-from hwnas.export.graph_template import Filled
+from hwnas.export.graph_template import GraphInstance
 from hwnas.export.precision import precision_type
 
 _TYPES = {
@@ -22,12 +22,21 @@ _TYPES = {
 }
 
 
-class Assembly:
-    """From float32 images to float32 logits; between them segments that compute in one precision."""
+class GraphAssembly:
+    """An ONNX graph under construction, from float32 images to float32 logits.
+
+    The segments compute in one precision; a cast at either end converts from and to float32.
+    """
 
     def __init__(self, *, precision: str, shape: Sequence[int]) -> None:
+        """Begin a graph.
+
+        Args:
+            precision: Precision of the weights and of the computation.
+            shape: Shape of the input, with the batch.
+        """
         self.shape = tuple(shape)
-        """Of what the last segment gives."""
+        """Shape of the output of the last segment."""
         self._dtype = precision_type(precision)
         self._model = ModelProto()
         self._graph = self._model.graph
@@ -39,23 +48,32 @@ class Assembly:
         if self._dtype != torch.float32:
             self._cast("hwnas/images", _TYPES[self._dtype])
 
-    def append(self, name: str, filled: Filled, segment: nn.Module) -> None:
-        """Let a segment follow the last one."""
-        weights = _Weights(self, name, segment)
-        names = {"": "", "x": self._last, **{tensor.name: self.share(tensor) for tensor in filled.constants}}
-        for index, node in enumerate(self._unfolded(filled.nodes, names, weights)):
-            names |= {made: f"{name}/{made}" for made in node.output if made}
+    def append(self, name: str, instance: GraphInstance, segment: nn.Module) -> None:
+        """Append a segment.
+
+        Args:
+            name: A prefix for its nodes, unique in the graph.
+            instance: Its graph.
+            segment: The module with its weights.
+        """
+        weights = _SegmentWeights(self, name, segment)
+        names = {"": "", "x": self._last, **{tensor.name: self.add_constant(tensor) for tensor in instance.constants}}
+        for index, node in enumerate(self._without_weight_transposes(instance.nodes, names, weights)):
+            names |= {output: f"{name}/{output}" for output in node.output if output}
             self._graph.node.append(node)
             own = self._graph.node[-1]
             own.name = f"{name}/{node.op_type}.{index}"
-            own.input[:] = [weights.named(used[2:]) if used.startswith("p:") else names[used] for used in node.input]
-            own.output[:] = [names[made] for made in node.output]
-        self._last = names[filled.output]
-        self.shape = filled.output_shape
-        self._versions.add((filled.opset, filled.ir_version))
+            own.input[:] = [
+                weights.add(source.removeprefix("p:")) if source.startswith("p:") else names[source]
+                for source in node.input
+            ]
+            own.output[:] = [names[output] for output in node.output]
+        self._last = names[instance.output]
+        self.shape = instance.output_shape
+        self._versions.add((instance.opset, instance.ir_version))
 
     def finish(self) -> ModelProto:
-        """The whole graph."""
+        """Name the output and return the complete graph."""
         if self._dtype != torch.float32:
             self._cast(OUTPUT, TensorProto.FLOAT)
         for node in self._graph.node:
@@ -67,14 +85,19 @@ class Assembly:
         self._model.opset_import.append(helper.make_opsetid("", opset))
         return self._model
 
-    def add(self, name: str, tensor: Tensor) -> str:
-        """Put a weight into the graph, in the graph's precision."""
-        data_type, raw = self._encoded(tensor)
-        self._graph.initializer.add(name=name, data_type=data_type, dims=tensor.shape, raw_data=raw)
+    def add_weight(self, name: str, tensor: Tensor) -> str:
+        """Add a weight in the precision of the graph; equal weights stay apart."""
+        data_type, content = self._encode(tensor)
+        self._graph.initializer.add(name=name, data_type=data_type, dims=tensor.shape, raw_data=content)
         return name
 
-    def share(self, tensor: TensorProto) -> str:
-        """Put a constant into the graph, or find the equal one that is there."""
+    def add_buffer(self, tensor: Tensor) -> str:
+        """Add a buffer in the precision of the graph; equal buffers, index tables mostly, are stored once."""
+        data_type, content = self._encode(tensor)
+        return self.add_constant(TensorProto(data_type=data_type, dims=tensor.shape, raw_data=content))
+
+    def add_constant(self, tensor: TensorProto) -> str:
+        """Add a constant, or find an equal one, and return its name."""
         key = (tensor.data_type, tuple(tensor.dims), tensor.raw_data)
         if key not in self._shared:
             self._shared[key] = f"constant.{len(self._shared)}"
@@ -82,24 +105,24 @@ class Assembly:
             self._graph.initializer[-1].name = self._shared[key]
         return self._shared[key]
 
-    def share_tensor(self, tensor: Tensor) -> str:
-        """The same for a tensor that torch holds."""
-        data_type, raw = self._encoded(tensor)
-        return self.share(TensorProto(data_type=data_type, dims=tensor.shape, raw_data=raw))
-
-    def _encoded(self, tensor: Tensor) -> tuple[int, bytes]:
+    def _encode(self, tensor: Tensor) -> tuple[int, bytes]:
         own = tensor.to("cpu", self._dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
         if own.dtype not in _TYPES:
             raise InputError("the tensors of a network must be of a type that ONNX has", got=own.dtype)
-        plain = own.view(torch.int16) if own.dtype == torch.bfloat16 else own
-        return _TYPES[own.dtype], plain.numpy().tobytes()
+        bits = own.view(torch.int16) if own.dtype == torch.bfloat16 else own  # numpy has no bfloat16
+        return _TYPES[own.dtype], bits.numpy().tobytes()
 
-    def _unfolded(self, nodes: Sequence[NodeProto], names: dict[str, str], weights: "_Weights") -> Iterator[NodeProto]:
-        """The nodes but for those that only transpose a weight, which goes in transposed."""
+    def _without_weight_transposes(
+        self, nodes: Sequence[NodeProto], names: dict[str, str], weights: "_SegmentWeights"
+    ) -> Iterator[NodeProto]:
+        """Yield the nodes except those that transpose a weight, which is added transposed instead.
+
+        Torch's exporter folds such nodes if weights are constants. Here they are inputs, so we do it ourselves.
+        """
         for node in nodes:
             if node.op_type == "Transpose" and node.input[0].startswith("p:"):
                 (order,) = (list(attribute.ints) for attribute in node.attribute)
-                names[node.output[0]] = weights.permuted(node.input[0][2:], order)
+                names[node.output[0]] = weights.add(node.input[0].removeprefix("p:"), order)
             else:
                 yield node
 
@@ -108,34 +131,26 @@ class Assembly:
         self._last = name
 
 
-class _Weights:
-    """The tensors of a segment, put into the graph when they are first used."""
+class _SegmentWeights:
+    """The tensors of a segment, added to the graph when they are first used."""
 
-    def __init__(self, assembly: Assembly, segment: str, module: nn.Module) -> None:
+    def __init__(self, assembly: GraphAssembly, segment: str, module: nn.Module) -> None:
         self._assembly = assembly
         self._segment = segment
         self._parameters: Mapping[str, Tensor] = dict(module.named_parameters())
         self._buffers: Mapping[str, Tensor] = dict(module.named_buffers())
         self._names: dict[tuple[object, ...], str] = {}
 
-    def named(self, name: str) -> str:
-        """A tensor as it is."""
-        return self.permuted(name, None)
-
-    def permuted(self, name: str, order: Sequence[int] | None) -> str:
-        """A tensor with its dimensions in another order."""
+    def add(self, name: str, order: Sequence[int] | None = None) -> str:
+        """Add a tensor, with its dimensions in another order if one is given, and return its name in the graph."""
         key = (name, *(order or ()))
         if key not in self._names:
-            self._names[key] = self._put(name, order)
+            tensor = self._parameters[name] if name in self._parameters else self._buffers[name]
+            tensor = tensor.detach() if order is None else tensor.detach().permute(*order)
+            suffix = "" if order is None else ".permuted." + "".join(map(str, order))
+            self._names[key] = (
+                self._assembly.add_buffer(tensor)
+                if name in self._buffers
+                else self._assembly.add_weight(f"{self._segment}.{name}{suffix}", tensor)
+            )
         return self._names[key]
-
-    def _put(self, name: str, order: Sequence[int] | None) -> str:
-        suffix = "" if order is None else ".permuted." + "".join(map(str, order))
-        tensor = self._parameters.get(name, self._buffers.get(name))
-        assert tensor is not None, name
-        tensor = tensor.detach()
-        if order is not None:
-            tensor = tensor.permute(*order)
-        if name in self._buffers:
-            return self._assembly.share_tensor(tensor)
-        return self._assembly.add(f"{self._segment}.{name}{suffix}", tensor)

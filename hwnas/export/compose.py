@@ -1,10 +1,19 @@
-"""The fast path to ONNX: a network put together from the graphs of its segments.
+"""Compose the ONNX graph of a network from the graphs of its segments, which is much faster than exporting it.
 
-A network is anything that says its `segments()`: named modules that run one after another, one tensor in and one out.
-The graph of a segment comes from the template of its structure, with the sizes and the weights of this one filled in;
-only what the template does not determine yet is exported, and teaches it. The first instance of a structure that is
-inferred rather than exported is compared with torch; that the composed network as a whole gives torch's outputs is for
-`hwnas.export.parity`.
+A network with `segments()` consists of named modules that run one after another, each with one tensor in and one out.
+The networks of a search space have the same kinds of segments in many sizes, so:
+
+1. A segment is exported by torch with its weights as inputs of the graph (`hwnas.export.dynamo`). Such a graph is the
+   same for all segments of its structure and sizes, whatever their weights are.
+2. The numbers in the graph, reshape targets for example, become blanks of a template (`hwnas.export.graph_template`).
+3. Rules that give these numbers from the sizes of the segment, such as its width and its number of heads, are inferred
+   from the instances that were exported so far (`hwnas.export.size_rules`).
+4. A segment of a new size is filled in without an export if all rules that fit these instances give the same numbers.
+   Otherwise it is exported, and teaches its template (`hwnas.export.templates`).
+5. The graphs are joined, and the weights are added (`hwnas.export.assembly`).
+
+The first graph that a template infers is compared with torch. The outputs of the composed network are compared with
+torch's wherever one is exported to a file (`hwnas.export.parity`) or measured.
 """
 
 import time
@@ -18,14 +27,16 @@ import torch
 from torch import nn
 
 from hwnas.errors import InputError
-from hwnas.export.assembly import Assembly
-from hwnas.export.graph_template import Filled, UnfitError
+from hwnas.export.assembly import GraphAssembly
+from hwnas.export.dynamo import export_segment
+from hwnas.export.graph_template import GraphInstance, UnsupportedGraphError
+from hwnas.export.onnx_session import run_graph, widened
 from hwnas.export.parity import EXACT_TOLERANCE
 from hwnas.export.precision import precision_type
-from hwnas.export.rounding import rounded_weights
-from hwnas.export.segment import export_segment
+from hwnas.export.rounding import with_rounded_weights
+from hwnas.export.size_rules import Number
 from hwnas.export.structure import OpaqueError, Structure, read_structure
-from hwnas.export.templates import Template, TemplateStore, default_store
+from hwnas.export.templates import SegmentTemplate, TemplateStore, default_store
 
 
 @runtime_checkable
@@ -33,21 +44,22 @@ class Segmented(Protocol):
     """A network that consists of modules which run one after another."""
 
     def segments(self) -> dict[str, nn.Module]:
-        """The modules by name, in the order in which they run."""
+        """Return the modules by name, in the order in which they run."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Composition:
-    """A composed graph, and where its segments came from."""
+    """A composed graph and the origin of its segments."""
 
     model: onnx.ModelProto
     segments: int
+    """The number of segments."""
     reused: int
-    """Segments that were filled from a template as they stood."""
+    """The number of segments that were filled in from a template."""
     exported: tuple[str, ...]
-    """Segments that were exported, because their template was new or left a choice."""
+    """Segments that were exported, because their template was new or did not determine them."""
     opaque: Mapping[str, str]
-    """Those of them that no template can hold, and why: they are exported every time."""
+    """Those of the exported segments that no template can hold, with the reason: they are exported every time."""
     seconds: float
 
 
@@ -59,31 +71,39 @@ def compose(
     precision: str = "fp32",
     store: TemplateStore | None = None,
 ) -> Composition:
-    """The graph of a network for a fixed batch of images (C, H, W), with the input `images` and the output `logits`."""
+    """Compose the graph of a network, with the input `images` and the output `logits`.
+
+    Args:
+        network: A network with `segments()`.
+        input_shape: Shape of one image: channels, height, width.
+        batch: Batch size that the graph accepts.
+        precision: Precision of weights and computation; images and logits are float32.
+        store: Templates to use and to extend; None for those in the user's cache.
+
+    Raises:
+        InputError: The network has no segments, or torch or ONNX cannot express one of them.
+    """
     if not isinstance(network, Segmented):
         hint = "exporter='dynamo', which takes any module"
         raise InputError("a network must have segments() to be composed", got=type(network).__name__, hint=hint)
     start = time.perf_counter()
-    work = _Work(precision=precision, store=store or default_store())
-    graph = Assembly(precision=precision, shape=(batch, *input_shape))
+    composer = _Composer(precision=precision, store=store or default_store())
+    graph = GraphAssembly(precision=precision, shape=(batch, *input_shape))
     for name, segment in network.segments().items():
-        graph.append(name, work.filled(name, segment, graph.shape), segment)
+        graph.append(name, composer.instance(name, segment, graph.shape), segment)
     return Composition(
         model=graph.finish(),
         segments=len(network.segments()),
-        reused=work.reused,
-        exported=tuple(work.exported),
-        opaque=work.opaque,
+        reused=composer.reused,
+        exported=tuple(composer.exported),
+        opaque=composer.opaque,
         seconds=time.perf_counter() - start,
     )
 
 
-# ------------------------------------------------------------------------------ the graph of a segment
-
-
 @dataclass(kw_only=True)
-class _Work:
-    """Finds the graph of one segment after another, and counts how."""
+class _Composer:
+    """Fills in or exports the graph of one segment after another, and keeps count."""
 
     precision: str
     store: TemplateStore
@@ -91,61 +111,69 @@ class _Work:
     exported: list[str] = field(default_factory=list)
     opaque: dict[str, str] = field(default_factory=dict)
 
-    def filled(self, name: str, segment: nn.Module, shape: Sequence[int]) -> Filled:
-        """The graph of a segment for an input of this shape."""
-        dtype = precision_type(self.precision)
+    def instance(self, name: str, segment: nn.Module, shape: Sequence[int]) -> GraphInstance:
+        """Return the graph of a segment for an input of this shape."""
         try:
-            structure = read_structure(segment, input_shape=shape, dtype=dtype)
+            structure = read_structure(segment, input_shape=shape, dtype=precision_type(self.precision))
         except OpaqueError as error:
             self.opaque[name] = str(error)
-            return self._export(name, segment, shape, Template(), {})
+            return self._export(name, segment, shape, SegmentTemplate(), {})
         template = self.store.get(structure.text)
-        found = template.known(structure.numbers) or self._inferred(segment, shape, template, structure)
-        if found is not None:
+        instance = template.find(structure.sizes) or self._infer(segment, shape, template, structure)
+        if instance is not None:
             self.reused += 1
-            return found
-        found = self._export(name, segment, shape, template, structure.numbers)
+            return instance
+        instance = self._export(name, segment, shape, template, structure.sizes)
         self.store.save(structure.text)
-        return found
+        return instance
 
-    def _inferred(
-        self, segment: nn.Module, shape: Sequence[int], template: Template, structure: Structure
-    ) -> Filled | None:
-        """What the template infers, if it was compared with torch once."""
-        found = template.infer(structure.numbers)
-        if found is not None and not template.is_verified:
-            template.is_verified = self._agrees(segment, shape, found)
+    def _infer(
+        self, segment: nn.Module, shape: Sequence[int], template: SegmentTemplate, structure: Structure
+    ) -> GraphInstance | None:
+        """Return the graph that the template infers, unless its first inference proves wrong."""
+        instance = template.infer(structure.sizes)
+        if instance is None:
+            return None
+        if not template.is_verified:
+            template.is_verified = self._equals_torch(segment, shape, instance)
             template.is_refuted = not template.is_verified
             self.store.save(structure.text)
-        if found is None or template.is_refuted:
+        if template.is_refuted:  # by this process, or by another one whose template was merged when saving
             return None
-        template.accept(structure.numbers, found)
-        return found
+        template.remember(structure.sizes, instance)
+        return instance
 
     def _export(
-        self, name: str, segment: nn.Module, shape: Sequence[int], template: Template, sizes: Mapping[str, int | float]
-    ) -> Filled:
+        self,
+        name: str,
+        segment: nn.Module,
+        shape: Sequence[int],
+        template: SegmentTemplate,
+        sizes: Mapping[str, Number],
+    ) -> GraphInstance:
         self.exported.append(name)
         model = export_segment(segment, input_shape=shape, dtype=precision_type(self.precision))
         try:
             return template.learn(sizes, model)
-        except UnfitError as error:
-            hint = "exporter='dynamo'"
+        except UnsupportedGraphError as error:
             raise InputError(
-                f"the segment {name} must have a plain graph to be composed", got=error, hint=hint
+                f"the segment {name} must have a graph of plain ONNX operators to be composed",
+                got=error,
+                hint="exporter='dynamo'",
             ) from error
 
-    def _agrees(self, segment: nn.Module, shape: Sequence[int], found: Filled) -> bool:
-        """Whether the graph, computed in float32, gives what the segment gives with the same weights."""
-        from hwnas.export.onnx_session import evaluate, widened
+    def _equals_torch(self, segment: nn.Module, shape: Sequence[int], instance: GraphInstance) -> bool:
+        """Return True if a graph gives torch's output for the segment.
 
+        Both compute in float32 with weights rounded to the precision: in the precision itself, rounding differs between
+        torch and a runtime, and could hide a wrong number.
+        """
         x = torch.randn(tuple(shape), generator=torch.Generator().manual_seed(0))
-        graph = Assembly(precision=self.precision, shape=shape)
-        graph.append("segment", found, segment)
+        graph = GraphAssembly(precision=self.precision, shape=shape)
+        graph.append("segment", instance, segment)
         with torch.inference_mode():
-            expected = rounded_weights(segment, precision=self.precision)(x).numpy()
-        outputs = evaluate(widened(graph.finish()), x.numpy())
+            expected = with_rounded_weights(segment, precision=self.precision)(x).numpy()
+        outputs = run_graph(widened(graph.finish()), x.numpy())
         if outputs.shape != expected.shape:
             return False
-        close = np.abs(outputs - expected).max() <= EXACT_TOLERANCE * np.abs(expected).max()
-        return bool(close)
+        return bool(np.abs(outputs - expected).max() <= EXACT_TOLERANCE * np.abs(expected).max())

@@ -1,8 +1,10 @@
-"""The reference path to ONNX and to `torch.export`: a module traced whole by torch's own exporter.
+"""Export modules with torch's own exporters: to `torch.export` programs, and from these to ONNX graphs.
 
-Every other path is judged against this one.
+`export_dynamo` exports a network in one piece. This is the reference path: every other path to ONNX must give an
+equivalent graph. `export_segment` exports one segment of a network, for composed graphs (`hwnas.export.compose`).
 """
 
+import copy
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -10,8 +12,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.func import functional_call
 
 from hwnas.errors import InputError
 
@@ -19,81 +22,127 @@ if TYPE_CHECKING:
     import onnx
 
 INPUT, OUTPUT = "images", "logits"
-"""The names of what goes into an exported network and of what comes out."""
+"""Names of the input and the output of an exported network."""
 
-_SECOND_BATCH = 2
-"""The batch that a network with a free batch is traced with: of 1 torch takes that it is always 1."""
+_OPEN_BATCH_EXAMPLE = 2
+"""Batch size that a network with an open batch is traced with. Torch specialises sizes of 0 and 1, so a batch of 1
+would become a constant."""
 
 _OPERATOR = re.compile(r"OpOverload\(op='([\w.]+)'|call_function\[target=torch\.ops\.([\w.]+)\]")
 
 
 def trace_program(module: nn.Module, *, input_shape: Sequence[int], batch: int | None) -> ExportedProgram:
-    """A network in evaluation mode as a program of torch operations, for images of this shape; batch None: any."""
-    images = torch.zeros(batch or _SECOND_BATCH, *input_shape)
+    """Trace a network to a `torch.export` program.
+
+    Args:
+        module: A network in evaluation mode.
+        input_shape: Shape of one image: channels, height, width.
+        batch: Batch size that the program accepts; None for any.
+
+    Raises:
+        InputError: torch cannot trace the module.
+    """
+    images = torch.zeros(batch or _OPEN_BATCH_EXAMPLE, *input_shape)
     dynamic = None if batch else ({0: Dim("batch", min=1)},)
-    return export_program(module, (images,), dynamic_shapes=dynamic)
+    return _export_program(module, (images,), dynamic_shapes=dynamic)
 
 
 def export_dynamo(module: nn.Module, *, input_shape: Sequence[int], batch: int | None = 1) -> "onnx.ModelProto":
-    """A network in evaluation mode as a graph with the input `images` and the output `logits`; batch None: any."""
+    """Export a network to an ONNX graph with the input `images` and the output `logits`.
+
+    Args:
+        module: A network in evaluation mode.
+        input_shape: Shape of one image: channels, height, width.
+        batch: Batch size that the graph accepts; None for any.
+
+    Raises:
+        InputError: torch cannot trace the module, or ONNX lacks one of its operators.
+    """
     program = trace_program(module, input_shape=input_shape, batch=batch)
-    graph = program_graph(program, inputs=(INPUT,), outputs=(OUTPUT,))
+    model = _convert_to_onnx(program, inputs=(INPUT,), outputs=(OUTPUT,))
     if batch is None:
-        _name_batch(graph)
-    return graph
+        # torch invents a name for the open batch (s77, say), which also is that of every size that depends on it.
+        invented = model.graph.input[0].type.tensor_type.shape.dim[0].dim_param
+        for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+            for dimension in value.type.tensor_type.shape.dim:
+                if dimension.dim_param == invented:
+                    dimension.dim_param = "batch"
+    return model
 
 
-def export_program(module: nn.Module, inputs: tuple[Any, ...], *, dynamic_shapes: Any = None) -> ExportedProgram:
-    """A module as a program of torch operations; what cannot be traced is an error that says why."""
+def export_segment(segment: nn.Module, *, input_shape: Sequence[int], dtype: torch.dtype) -> "onnx.ModelProto":
+    """Export a segment of a network to an ONNX graph whose weights are inputs.
+
+    With its weights inside, an exporter would merge equal ones and fold others into constants, and the graph would no
+    longer be the same for all segments of this structure.
+
+    Args:
+        segment: The segment; a copy in evaluation mode is exported.
+        input_shape: Shape of its input, with the batch.
+        dtype: Type of its weights and of its input.
+
+    Returns:
+        A graph whose inputs are the parameters and buffers by name, and last the segment's own input.
+    """
+    own = copy.deepcopy(segment).to("cpu", dtype).eval()
+    tensors = {name: tensor.detach() for name, tensor in (*own.named_parameters(), *own.named_buffers())}
+    x = torch.zeros(tuple(input_shape), dtype=dtype)
+    program = _export_program(_Functional(own, tuple(tensors)), ([*tensors.values()], x))
+    return _convert_to_onnx(program, inputs=(*tensors, "hwnas.input"), outputs=("hwnas.output",))
+
+
+class _Functional(nn.Module):
+    """A module as a function of its tensors and its input."""
+
+    def __init__(self, module: nn.Module, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self._wrapped = (module,)  # in a tuple, so that its tensors are not registered as this module's own
+        self._names = names
+
+    def forward(self, tensors: list[Tensor], x: Tensor) -> Tensor:
+        """Run the module with these tensors in place of its own."""
+        (module,) = self._wrapped
+        out: Tensor = functional_call(module, dict(zip(self._names, tensors, strict=True)), (x,))
+        return out
+
+
+def _export_program(module: nn.Module, inputs: tuple[Any, ...], *, dynamic_shapes: Any = None) -> ExportedProgram:
     try:
-        with _quiet(), torch.no_grad():
+        with _without_warnings(), torch.no_grad():
             return torch.export.export(module, inputs, dynamic_shapes=dynamic_shapes, strict=False)
     except Exception as error:
         raise InputError(
             f"torch.export must be able to trace {type(module).__name__}",
             got=f"{type(error).__name__}: {_first_line(error)}",
-            hint="a forward of tensor operations alone, without decisions that depend on their values",
+            hint="a forward of tensor operations alone, without branches that depend on their values",
         ) from error
 
 
-def program_graph(program: ExportedProgram, *, inputs: Sequence[str], outputs: Sequence[str]) -> "onnx.ModelProto":
-    """A program as an ONNX graph; what ONNX has no operator for is an error that names it."""
+def _convert_to_onnx(program: ExportedProgram, *, inputs: Sequence[str], outputs: Sequence[str]) -> "onnx.ModelProto":
     try:
-        with _quiet(), torch.no_grad():
+        with _without_warnings(), torch.no_grad():
             exported = torch.onnx.export(
                 program, input_names=list(inputs), output_names=list(outputs), dynamo=True, verbose=False
             )
     except torch.onnx.OnnxExporterError as error:
-        raise _inexpressible(error) from error
+        raise _conversion_failure(error) from error
     assert exported is not None
     return exported.model_proto
 
 
-def _name_batch(model: "onnx.ModelProto") -> None:
-    """Call the free batch `batch`, whatever torch called it."""
-    graph = model.graph
-    found = graph.input[0].type.tensor_type.shape.dim[0].dim_param
-    for value in (*graph.input, *graph.output, *graph.value_info):
-        for dimension in value.type.tensor_type.shape.dim:
-            if dimension.dim_param == found:
-                dimension.dim_param = "batch"
-
-
-def _inexpressible(error: BaseException) -> InputError:
-    reasons = list(_causes(error))
+def _conversion_failure(error: BaseException) -> InputError:
+    """Return an error that names the operator that ONNX lacks, which only the chain of causes does."""
+    reasons: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        reasons.append(cause)
+        cause = cause.__cause__
     names = [name for reason in reasons for match in _OPERATOR.finditer(str(reason)) for name in match.groups() if name]
     if names:
-        message = f"ONNX has no operator for {names[-1]}"
-        return InputError(
-            message, got=_first_line(reasons[-1]), hint="the format pt2, or other operations in its place"
-        )
-    return InputError("the network must be expressible in ONNX", got=_first_line(reasons[-1]), hint="the format pt2")
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__
+        message, hint = f"ONNX has no operator for {names[-1]}", "the format pt2, or other operations in its place"
+    else:
+        message, hint = "the network must be expressible in ONNX", "the format pt2"
+    return InputError(message, got=_first_line(reasons[-1]), hint=hint)
 
 
 def _first_line(error: BaseException) -> str:
@@ -101,8 +150,8 @@ def _first_line(error: BaseException) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the advice and the deprecations of the libraries that take part, which no user can act on."""
+def _without_warnings() -> Iterator[None]:
+    """Silence the advice and deprecations of torch and onnxscript, on which a user cannot act."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -1,4 +1,4 @@
-"""The one entry for exporting: a module to a file that runs without hwnas, checked against torch."""
+"""Export any module to a file that runs without hwnas, checked against torch before it is written."""
 
 import io
 import json
@@ -12,74 +12,76 @@ import torch
 from torch import Tensor, nn
 
 from hwnas.errors import InputError, unknown
-from hwnas.export.onnx_graph import build_onnx, facts
+from hwnas.export.onnx_graph import build_onnx, export_metadata
 from hwnas.export.parity import (
     Array,
-    Parity,
-    Runner,
-    Twin,
+    ExactCheck,
+    ExportParity,
+    LogitsFunction,
     check_parity,
-    forget_parity,
     parity_path,
+    remove_parity,
     write_checked,
 )
-from hwnas.export.precision import in_precision, precision_type
-from hwnas.export.rounding import rounded_weights
+from hwnas.export.precision import copy_in_precision, precision_type
+from hwnas.export.rounding import with_rounded_weights
 
 if TYPE_CHECKING:
     from hwnas.export.compose import Composition
     from hwnas.export.templates import TemplateStore
 
 DESCRIPTION = "hwnas.json"
-"""The file inside a pt2 archive, and the entry of a safetensors file is `hwnas`, in which it says how it was made."""
+"""The entry of a pt2 archive that holds its metadata. In a safetensors file it is the header entry `hwnas`."""
 
-_ANY_BATCH = (1, 3)
-"""The batches that a file for any batch is checked with."""
+_OPEN_BATCH_SIZES = (1, 3)
+"""Batch sizes that a file with an open batch is checked with: 1, which exporters treat specially, and one that differs
+from the size that it was traced with."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
-    """What is asked for beside the module."""
+class ExportRequest:
+    """Everything that determines an exported file but the module."""
 
     input_shape: tuple[int, ...]
-    """Of one image: channels, height, width."""
+    """Shape of one image: channels, height, width."""
     precision: str = "fp32"
     batch: int | None = 1
-    """None: any."""
+    """None for any."""
     exporter: str = "auto"
     metadata: Mapping[str, str] | None = None
     store: "TemplateStore | None" = None
 
-    def describe(self, exporter: str) -> dict[str, str]:
-        """What the file says of itself."""
-        return facts(exporter=exporter, precision=self.precision, batch=self.batch, metadata=self.metadata)
+    def metadata_json(self, exporter: str) -> str:
+        """Return the metadata of a file, as JSON."""
+        entries = export_metadata(exporter=exporter, precision=self.precision, batch=self.batch, metadata=self.metadata)
+        return json.dumps(entries)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Artifact:
-    """The content of a file, and a way to run it from that content."""
+class ExportArtifact:
+    """The content of a file before it is written, and a way to run it."""
 
     content: bytes
     exporter: str
-    run: Runner
+    run: LogitsFunction
     runtime: str
-    twin: Twin | None = None
-    """Of a lower precision: what tells a wrong network from a rounded one."""
+    exact: ExactCheck | None = None
+    """The comparison without rounding, in a lower precision."""
     composition: "Composition | None" = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Exported:
-    """A written file, and how far it gives what torch gives."""
+class ExportedModule:
+    """A written file and its parity with torch."""
 
     path: Path
     files: tuple[Path, ...]
-    """The file and what stands beside it."""
+    """The file and those that accompany it."""
     format: str
     precision: str
     batch: int | None
     exporter: str
-    parity: Parity
+    parity: ExportParity
     composition: "Composition | None" = None
     seconds: float
 
@@ -97,18 +99,41 @@ def export_module(
     store: "TemplateStore | None" = None,
     images: int = 16,
     seed: int = 0,
-) -> Exported:
-    """Write a network to a file, after comparing what will be in it with torch on seeded images.
+) -> ExportedModule:
+    """Export a module to a file, if what the file holds gives torch's outputs on seeded images.
 
-    The figures are written to `NAME.parity.json` with the digest of the file that they are of; the network is written
-    only if they are good. The module is exported as it is in evaluation mode, and left as it was.
+    The module is exported as it is in evaluation mode, and not changed. A record of the comparison, with the hash of
+    the file, is written to `NAME.parity.json`.
+
+    Args:
+        module: Any module from images of shape (batch, channels, height, width) to logits.
+        format: 'onnx', 'pt2' (a `torch.export` program) or 'safetensors' (weights alone).
+        path: The file; its folder is created if necessary.
+        input_shape: Shape of one image: channels, height, width.
+        precision: 'fp32', 'fp16' or 'bf16'; images and logits are float32 in each.
+        batch: Batch size that the file accepts; None for any.
+        exporter: Way to an ONNX graph: 'composed', 'dynamo', or 'auto' for the first if it is possible.
+        metadata: Entries for the metadata of the file.
+        store: Templates of a composed graph; None for those in the user's cache.
+        images: Number of images that are compared.
+        seed: Seed of these images.
+
+    Returns:
+        The written files and the result of the comparison.
+
+    Raises:
+        GateError: The outputs differ from torch's by more than rounding explains; the file is not written.
+        InputError: The module cannot be exported in this way, or the file cannot be written.
     """
     if format not in FORMATS:
         raise unknown("export format", format, FORMATS)
     precision_type(precision)
     start = time.perf_counter()
-    _make_folder(path.parent)
-    request = Request(
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"the folder {path.parent} cannot be created", got=error.strerror or str(error)) from error
+    request = ExportRequest(
         input_shape=tuple(input_shape),
         precision=precision,
         batch=batch,
@@ -116,22 +141,22 @@ def export_module(
         metadata=metadata,
         store=store,
     )
-    forget_parity(path)
-    reference = in_precision(module, "fp32")
+    remove_parity(path)
+    reference = copy_in_precision(module, "fp32")
     artifact = FORMATS[format](reference, request)
-    found = check_parity(
+    parity = check_parity(
         reference,
         artifact.run,
         input_shape=input_shape,
         precision=precision,
-        batches=_ANY_BATCH if batch is None else (batch,),
+        batches=_OPEN_BATCH_SIZES if batch is None else (batch,),
         images=images,
         seed=seed,
         runtime=artifact.runtime,
-        twin=artifact.twin,
+        exact=artifact.exact,
     )
-    parity = write_checked(found, path, content=artifact.content)
-    return Exported(
+    parity = write_checked(parity, path, content=artifact.content)
+    return ExportedModule(
         path=path,
         files=(path, parity_path(path)),
         format=format,
@@ -144,8 +169,8 @@ def export_module(
     )
 
 
-def _onnx(module: nn.Module, request: Request) -> Artifact:
-    from hwnas.export.onnx_session import is_widened, open_session, runnable, widened
+def _export_onnx(module: nn.Module, request: ExportRequest) -> ExportArtifact:
+    from hwnas.export.onnx_session import needs_widening, open_session, runnable, widened
 
     graph = build_onnx(
         module,
@@ -157,65 +182,65 @@ def _onnx(module: nn.Module, request: Request) -> Artifact:
         store=request.store,
     )
     content = graph.model.SerializeToString()
-    run = _session_runner(open_session(runnable(graph.model)))
-    twin = None
+    run = _run_session(open_session(runnable(graph.model)))
+    is_widened = needs_widening(graph.model)
+    exact = None
     if request.precision != "fp32":
-        exact = run if is_widened(graph.model) else _session_runner(open_session(widened(graph.model)))
-        twin = Twin(run=exact, module=rounded_weights(module, precision=request.precision))
-    return Artifact(
+        run_exact = run if is_widened else _run_session(open_session(widened(graph.model)))
+        exact = ExactCheck(run=run_exact, module=with_rounded_weights(module, precision=request.precision))
+    return ExportArtifact(
         content=content,
         exporter=graph.exporter,
         run=run,
-        runtime="onnxruntime, widened to fp32" if is_widened(graph.model) else "onnxruntime",
-        twin=twin,
+        runtime="onnxruntime, widened to fp32" if is_widened else "onnxruntime",
+        exact=exact,
         composition=graph.composition,
     )
 
 
-def _pt2(module: nn.Module, request: Request) -> Artifact:
+def _export_pt2(module: nn.Module, request: ExportRequest) -> ExportArtifact:
     from hwnas.export.dynamo import trace_program
 
-    network = in_precision(module, request.precision)
+    network = copy_in_precision(module, request.precision)
     program = trace_program(network, input_shape=request.input_shape, batch=request.batch)
-    program.example_inputs = None  # torch would keep the images that it was traced with, as a pickle
+    program.example_inputs = None  # torch would save the images that it was traced with, as a pickle
     buffer = io.BytesIO()
-    description = json.dumps(request.describe("torch.export"))
-    torch.export.save(program, buffer, extra_files={DESCRIPTION: description})
+    torch.export.save(program, buffer, extra_files={DESCRIPTION: request.metadata_json("torch.export")})
     loaded = torch.export.load(io.BytesIO(buffer.getvalue())).module()
-    run = _runner(loaded)
-    # The program runs torch's own operations: beside the module in the same precision, it rounds alike.
-    twin = None if request.precision == "fp32" else Twin(run=run, module=network)
-    return Artifact(content=buffer.getvalue(), exporter="torch.export", run=run, runtime="torch.export", twin=twin)
+    run = _run_module(loaded)
+    # The program consists of torch's own operations, so it rounds exactly as the module in the same precision does.
+    exact = None if request.precision == "fp32" else ExactCheck(run=run, module=network)
+    return ExportArtifact(
+        content=buffer.getvalue(), exporter="torch.export", run=run, runtime="torch.export", exact=exact
+    )
 
 
-def _safetensors(module: nn.Module, request: Request) -> Artifact:
+def _export_safetensors(module: nn.Module, request: ExportRequest) -> ExportArtifact:
     from safetensors.torch import load, save
 
     dtype = precision_type(request.precision)
-    tensors = {name: _saved(tensor, dtype) for name, tensor in module.state_dict().items()}
-    content = save(tensors, metadata={"format": "pt", "hwnas": json.dumps(request.describe("module"))})
-    own = in_precision(module, "fp32")
+    # Cloned, since safetensors refuses tensors that share memory: tied weights are saved once for each name.
+    tensors = {
+        name: tensor.detach().to(dtype if tensor.is_floating_point() else tensor.dtype).contiguous().clone()
+        for name, tensor in module.state_dict().items()
+    }
+    content = save(tensors, metadata={"format": "pt", "hwnas": request.metadata_json("module")})
+    own = copy_in_precision(module, "fp32")
     own.load_state_dict(load(content))
-    run = _runner(own)
-    narrow = request.precision != "fp32"
-    twin = Twin(run=run, module=rounded_weights(module, precision=request.precision)) if narrow else None
-    return Artifact(content=content, exporter="module", run=run, runtime="torch", twin=twin)
+    run, exact = _run_module(own), None
+    if request.precision != "fp32":
+        exact = ExactCheck(run=run, module=with_rounded_weights(module, precision=request.precision))
+    return ExportArtifact(content=content, exporter="module", run=run, runtime="torch", exact=exact)
 
 
-FORMATS: Mapping[str, Callable[[nn.Module, Request], Artifact]] = {
-    "onnx": _onnx,
-    "pt2": _pt2,
-    "safetensors": _safetensors,
+FORMATS: Mapping[str, Callable[[nn.Module, ExportRequest], ExportArtifact]] = {
+    "onnx": _export_onnx,
+    "pt2": _export_pt2,
+    "safetensors": _export_safetensors,
 }
-"""What can be written: a graph, a program of torch operations, or the weights alone."""
 
 
-def _saved(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """A tensor of its own, as safetensors wants it: names that share one each get a copy."""
-    return tensor.detach().to(dtype if tensor.is_floating_point() else tensor.dtype).contiguous().clone()
-
-
-def _session_runner(session: Any) -> Runner:
+def _run_session(session: Any) -> LogitsFunction:
     def run(images: Array) -> Array:
         logits: Array = session.run(None, {session.get_inputs()[0].name: images})[0]
         return logits
@@ -223,17 +248,10 @@ def _session_runner(session: Any) -> Runner:
     return run
 
 
-def _runner(module: Callable[[Tensor], Tensor]) -> Runner:
+def _run_module(module: Callable[[Tensor], Tensor]) -> LogitsFunction:
     def run(images: Array) -> Array:
         with torch.inference_mode():
             logits: Array = module(torch.from_numpy(images)).float().numpy()
         return logits
 
     return run
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder} cannot be made a folder", got=error.strerror or str(error)) from error

@@ -1,4 +1,4 @@
-"""A module as an ONNX graph by the path that suits it, with what it takes to know later how it was made."""
+"""Export a module to an ONNX graph, composed from templates or traced in one piece."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from hwnas.errors import InputError, unknown
-from hwnas.export.precision import in_precision, precision_type
+from hwnas.export.precision import copy_in_precision, precision_type
 from hwnas.runs import hwnas_version, package_versions
 
 if TYPE_CHECKING:
@@ -18,20 +18,21 @@ if TYPE_CHECKING:
     from hwnas.export.templates import TemplateStore
 
 EXPORTERS = ("auto", "composed", "dynamo")
-"""Compose a network that has segments and trace any other; or one of the two for certain."""
+"""'composed' takes networks with `segments()` and a fixed batch, 'dynamo' any module; 'auto' composes if it can."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OnnxGraph:
-    """A graph and how it was made."""
+    """A graph and how it was exported."""
 
     model: "onnx.ModelProto"
     exporter: str
-    """'composed', 'dynamo' or 'dynamo-dynamic': runtimes fuse their graphs differently, so they are never mixed."""
+    """'composed', 'dynamo' or 'dynamo-dynamic'. Runtimes fuse the graphs of these differently, so measurements of
+    different exporters are never mixed."""
     precision: str
     batch: int | None
     composition: "Composition | None" = None
-    """Of a composed graph: which segments came from templates."""
+    """The origin of the segments of a composed graph."""
     seconds: float
 
 
@@ -45,29 +46,42 @@ def build_onnx(
     metadata: Mapping[str, str] | None = None,
     store: "TemplateStore | None" = None,
 ) -> OnnxGraph:
-    """The graph of a module for images of this shape (C, H, W); batch None: any number of them.
+    """Export a module to an ONNX graph.
 
-    Images and logits are float32 in every precision. `metadata` goes into the graph beside versions, precision and
-    exporter, which TensorRT and onnxruntime hand back.
+    Args:
+        module: The module; a copy in evaluation mode is exported.
+        input_shape: Shape of one image: channels, height, width.
+        batch: Batch size that the graph accepts; None for any.
+        precision: 'fp32', 'fp16' or 'bf16'; images and logits are float32 in each.
+        exporter: 'composed', 'dynamo', or 'auto' for the first if it is possible.
+        metadata: Entries for the graph's metadata, next to versions, precision and exporter.
+        store: Templates of a composed graph; None for those in the user's cache.
+
+    Raises:
+        InputError: The module cannot be exported by this exporter.
     """
     start = time.perf_counter()
     precision_type(precision)
     composition = None
-    if _kind(module, exporter=exporter, batch=batch) == "composed":
+    if _is_composed(module, exporter=exporter, batch=batch):
         from hwnas.export.compose import compose
 
         assert batch is not None
         composition = compose(module, input_shape=input_shape, batch=batch, precision=precision, store=store)
-        model, kind = composition.model, "composed"
+        model, exporter = composition.model, "composed"
     else:
         from hwnas.export.dynamo import export_dynamo
 
-        model = export_dynamo(in_precision(module, precision), input_shape=input_shape, batch=batch)
-        kind = "dynamo" if batch else "dynamo-dynamic"
-    _describe(model, facts(exporter=kind, precision=precision, batch=batch, metadata=metadata))
+        model = export_dynamo(copy_in_precision(module, precision), input_shape=input_shape, batch=batch)
+        exporter = "dynamo" if batch else "dynamo-dynamic"
+    del model.metadata_props[:]
+    model.producer_name, model.producer_version = "hwnas", hwnas_version()
+    entries = export_metadata(exporter=exporter, precision=precision, batch=batch, metadata=metadata)
+    for key, value in entries.items():
+        model.metadata_props.add(key=key, value=value)
     return OnnxGraph(
         model=model,
-        exporter=kind,
+        exporter=exporter,
         precision=precision,
         batch=batch,
         composition=composition,
@@ -75,10 +89,10 @@ def build_onnx(
     )
 
 
-def facts(
+def export_metadata(
     *, exporter: str, precision: str, batch: int | None, metadata: Mapping[str, str] | None = None
 ) -> dict[str, str]:
-    """What an exported file says of itself: names to texts."""
+    """Return the metadata of an exported file: versions, exporter, precision, batch, and further entries."""
     versions = package_versions(("torch", "onnx", "onnxscript"))
     return {
         "hwnas": hwnas_version(),
@@ -90,20 +104,11 @@ def facts(
     }
 
 
-def _kind(module: nn.Module, *, exporter: str, batch: int | None) -> str:
+def _is_composed(module: nn.Module, *, exporter: str, batch: int | None) -> bool:
     if exporter not in EXPORTERS:
         raise unknown("exporter", exporter, EXPORTERS)
     if batch is not None and batch < 1:
-        raise InputError("the batch must be at least 1, or free", got=batch)
+        raise InputError("the batch must be at least 1, or open", got=batch)
     if exporter == "composed" and batch is None:
-        raise InputError("a composed graph must have a fixed batch", got="a free one", hint="exporter='dynamo'")
-    if exporter == "auto":
-        return "composed" if batch and hasattr(module, "segments") else "dynamo"
-    return exporter
-
-
-def _describe(model: "onnx.ModelProto", entries: Mapping[str, str]) -> None:
-    del model.metadata_props[:]
-    model.producer_name, model.producer_version = "hwnas", hwnas_version()
-    for key, value in entries.items():
-        model.metadata_props.add(key=key, value=value)
+        raise InputError("a composed graph must have a fixed batch", got="an open one", hint="exporter='dynamo'")
+    return exporter == "composed" or (exporter == "auto" and batch is not None and hasattr(module, "segments"))

@@ -1,8 +1,11 @@
-"""Whether an exported network gives what torch gives: the same seeded images through both.
+"""Check that an exported network gives torch's outputs: the same seeded images run through both.
 
-In float32 that is one comparison. In a lower precision there are two: what is in the file, computed in float32, must
-be torch's network with rounded weights, so that a wrong weight or a missing part cannot hide behind rounding; and the
-file as it runs may be off by as much as rounding explains.
+In float32 this is one comparison. In a lower precision there are two:
+
+- The content of the file, computed in float32, against torch's network with rounded weights. Both have the same
+  weights and no rounding in between, so a wrong weight or a missing bias shows, however small its effect.
+- The file as it runs in its precision, against torch in float32, within the tolerance that rounding explains
+  (`hwnas.export.rounding`). Alone it would not do: rounding is as large as the effect of many errors.
 """
 
 import hashlib
@@ -19,33 +22,33 @@ from torch import nn
 
 from hwnas.config import to_mapping
 from hwnas.errors import GateError
-from hwnas.export.rounding import tolerance_of
+from hwnas.export.rounding import rounding_tolerance
 from hwnas.runs import write_atomic
 
 SCHEMA = "hwnas.parity/2"
 
 EXACT_TOLERANCE = 1e-4
-"""The largest difference without rounding, as a share of the largest logit: sums in another order are no more."""
+"""Largest difference without rounding, as a share of the largest logit. Float32 sums in another order stay below it."""
 
-_FOR_ROUNDING = 4
-"""Images that rounding is judged by."""
+_ROUNDING_IMAGES = 4
+"""Images that rounding is simulated with."""
 
 Array = NDArray[np.float32]
-Runner = Callable[[Array], Array]
-"""Images (B, C, H, W) to logits."""
+LogitsFunction = Callable[[Array], Array]
+"""From images of shape (batch, channels, height, width) to logits."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Twin:
-    """What an exported network is in exact numbers, and the module that it must equal then."""
+class ExactCheck:
+    """The comparison without rounding: a way to run the exported network in float32, and the module it must equal."""
 
-    run: Runner
+    run: LogitsFunction
     module: nn.Module
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parity:
-    """How the outputs of an exported network compare with torch's, which computed in float32 on the CPU."""
+class ExportParity:
+    """Differences between the outputs of an exported network and torch's, which computed in float32 on the CPU."""
 
     max_absolute: float
     max_relative: float
@@ -54,29 +57,29 @@ class Parity:
     """The share of images with the same first class."""
     images: int
     batches: tuple[int, ...]
-    """The different numbers of images that were run at once."""
+    """The batch sizes that were run."""
     seed: int
     precision: str
     tolerance: float
-    """What `max_relative` may be: in a lower precision what rounding does to this network."""
+    """Upper limit of `max_relative`: in a lower precision, the difference that rounding explains for this network."""
     exact_relative: float | None = None
-    """The same without rounding: the file with its own weights against torch with the same; None in float32, where
-    `max_relative` says it, and where nothing can tell it."""
+    """The largest difference without rounding, between the file and torch with the same rounded weights, both computed
+    in float32. None in float32, where it is `max_relative`, and for TensorRT, whose engines have one precision."""
     exact_tolerance: float = EXACT_TOLERANCE
     runtime: str
-    """What ran the exported network."""
+    """The runtime that ran the exported network."""
     sha256: str | None = None
-    """Of the file."""
+    """Hash of the file."""
 
     @property
     def passed(self) -> bool:
-        """Whether the differences are within the tolerances."""
+        """True if the differences are within the tolerances."""
         return self.max_relative <= self.tolerance and (self.exact_relative or 0.0) <= self.exact_tolerance
 
 
 def check_parity(
     module: nn.Module,
-    run: Runner,
+    run: LogitsFunction,
     *,
     input_shape: Sequence[int],
     precision: str = "fp32",
@@ -84,17 +87,37 @@ def check_parity(
     images: int = 16,
     seed: int = 0,
     runtime: str = "onnxruntime",
-    twin: Twin | None = None,
-) -> Parity:
-    """Compare a runner with a float32 module in evaluation mode, in batches of these sizes by turns.
+    exact: ExactCheck | None = None,
+) -> ExportParity:
+    """Compare an exported network with torch.
 
-    Outputs that are no numbers or of another shape are an error; whether the others are near enough, the figures say.
+    Args:
+        module: The float32 module in evaluation mode.
+        run: Runs the exported network.
+        input_shape: Shape of one image: channels, height, width.
+        precision: Precision of the exported network.
+        batches: Batch sizes, which take turns.
+        images: Number of images, rounded up to whole batches.
+        seed: Seed of the images.
+        runtime: Name of the runtime, for the record.
+        exact: The comparison without rounding, for a lower precision.
+
+    Returns:
+        The differences. They are not judged: `passed` and `require_parity` do that.
+
+    Raises:
+        GateError: The outputs have another shape than torch's, or are not finite.
     """
-    parts = list(_batches(input_shape, sizes=batches, count=images, seed=seed))
+    parts = list(_draw_batches(input_shape, sizes=batches, count=images, seed=seed))
     expected, outputs = _logits(module, parts), np.concatenate([np.asarray(run(part), np.float32) for part in parts])
-    _require_numbers(outputs, expected, precision=precision)
-    difference, relative = _difference(outputs, expected)
-    return Parity(
+    _require_comparable(outputs, expected, precision=precision)
+    difference, relative = _differences(outputs, expected)
+    exact_relative = None
+    if exact is not None:
+        exact_outputs, exact_expected = np.asarray(exact.run(parts[0]), np.float32), _logits(exact.module, parts[:1])
+        _require_comparable(exact_outputs, exact_expected, precision=precision)
+        _, exact_relative = _differences(exact_outputs, exact_expected)
+    return ExportParity(
         max_absolute=difference,
         max_relative=relative,
         top1_agreement=float((outputs.argmax(-1) == expected.argmax(-1)).mean()),
@@ -102,41 +125,53 @@ def check_parity(
         batches=tuple(dict.fromkeys(map(len, parts))),
         seed=seed,
         precision=precision,
-        tolerance=tolerance_of(module, torch.from_numpy(parts[-1][:_FOR_ROUNDING]), precision=precision),
-        exact_relative=None if twin is None else _exact(twin, parts[0], precision=precision),
+        tolerance=rounding_tolerance(module, torch.from_numpy(parts[-1][:_ROUNDING_IMAGES]), precision=precision),
+        exact_relative=exact_relative,
         runtime=runtime,
     )
 
 
-def require_parity(found: Parity) -> Parity:
-    """The figures, if they are within the tolerances."""
-    hint = "precision fp32" if found.precision != "fp32" else "exporter='dynamo'"
-    if (found.exact_relative or 0.0) > found.exact_tolerance:
+def require_parity(parity: ExportParity) -> None:
+    """Raise a GateError unless the differences are within the tolerances."""
+    if (parity.exact_relative or 0.0) > parity.exact_tolerance:
         raise GateError(
-            f"the exported network must be torch's: without rounding, its outputs must be within "
-            f"{found.exact_tolerance:g} of the largest logit of torch's with the same {found.precision} weights",
-            got=f"{found.exact_relative:.2g} of the largest logit",
+            f"the exported network must equal torch's: without rounding, its outputs must be within "
+            f"{parity.exact_tolerance:g} of the largest logit of torch's with the same {parity.precision} weights",
+            got=f"{parity.exact_relative:.2g} of the largest logit",
             hint="exporter='dynamo'",
         )
-    if not found.passed:
+    if not parity.passed:
+        agreement = f"{parity.top1_agreement:.0%} of the first classes agree"
         raise GateError(
-            f"outputs of the exported network must be within {found.tolerance:.2g} of the largest logit of torch's "
-            f"in {found.precision}",
-            got=f"{found.max_relative:.2g} of the largest logit, {found.top1_agreement:.0%} of the first classes agree",
-            hint=hint,
+            f"outputs of the exported network must be within {parity.tolerance:.2g} of the largest logit of torch's "
+            f"in {parity.precision}",
+            got=f"{parity.max_relative:.2g} of the largest logit, {agreement}",
+            hint="precision fp32" if parity.precision != "fp32" else "exporter='dynamo'",
         )
-    return found
 
 
-def write_checked(found: Parity, path: Path, *, content: bytes, write: Callable[[], object] | None = None) -> Parity:
-    """Write an exported network if it is torch's, then the record that names its digest; else the record alone.
+def write_checked(
+    parity: ExportParity, path: Path, *, content: bytes, write: Callable[[], object] | None = None
+) -> ExportParity:
+    """Write an exported network and its parity record; if the check failed, write the record alone.
 
-    `write` is called in place of writing the content to the path, where that takes more files than one.
+    Args:
+        parity: The result of the check.
+        path: The file of the network.
+        content: Its content, whose hash the record names.
+        write: Writes the network, for a format of several files; None to write the content to the path.
+
+    Returns:
+        The parity with the hash.
+
+    Raises:
+        GateError: The check failed.
     """
-    signed = replace(found, sha256=hashlib.sha256(content).hexdigest())
+    signed = replace(parity, sha256=hashlib.sha256(content).hexdigest())
     if not signed.passed:
         save_parity(signed, path)
     require_parity(signed)
+    # The record is last: if writing the network fails, no record vouches for whatever the path holds.
     if write is None:
         write_atomic(path, content)
     else:
@@ -145,25 +180,24 @@ def write_checked(found: Parity, path: Path, *, content: bytes, write: Callable[
     return signed
 
 
-def save_parity(found: Parity, path: Path) -> Path:
-    """Write the figures beside an exported file, as `NAME.parity.json`."""
-    target = parity_path(path)
-    body = {"schema": SCHEMA, "passed": found.passed, **to_mapping(found)}
-    write_atomic(target, json.dumps(body, indent=2, allow_nan=False) + "\n")
-    return target
+def save_parity(parity: ExportParity, path: Path) -> None:
+    """Write the parity record of an exported file."""
+    body = {"schema": SCHEMA, "passed": parity.passed, **to_mapping(parity)}
+    write_atomic(parity_path(path), json.dumps(body, indent=2, allow_nan=False) + "\n")
 
 
-def forget_parity(path: Path) -> None:
-    """Remove the record of an earlier export: until another is written, nothing speaks for what stands there."""
+def remove_parity(path: Path) -> None:
+    """Remove the record of an earlier export to the same path, before the next export begins."""
     parity_path(path).unlink(missing_ok=True)
 
 
 def parity_path(path: Path) -> Path:
-    """Where the figures of an exported file stand."""
+    """Return the path of the parity record of an exported file, `NAME.parity.json`."""
     return path.with_name(f"{path.name}.parity.json")
 
 
-def _batches(input_shape: Sequence[int], *, sizes: Sequence[int], count: int, seed: int) -> Iterator[Array]:
+def _draw_batches(input_shape: Sequence[int], *, sizes: Sequence[int], count: int, seed: int) -> Iterator[Array]:
+    """Yield random images until there are enough and each batch size has had a turn."""
     rng = np.random.default_rng(seed)
     drawn = 0
     for index, size in enumerate(cycle(sizes)):
@@ -178,28 +212,20 @@ def _logits(module: nn.Module, parts: Sequence[Array]) -> Array:
         return np.concatenate([module(torch.from_numpy(part)).float().numpy() for part in parts])
 
 
-def _exact(twin: Twin, images: Array, *, precision: str) -> float:
-    outputs, expected = np.asarray(twin.run(images), np.float32), _logits(twin.module, [images])
-    _require_numbers(outputs, expected, precision=precision)
-    return _difference(outputs, expected)[1]
-
-
-def _difference(outputs: Array, expected: Array) -> tuple[float, float]:
-    """The largest difference, by itself and as a share of the largest logit."""
+def _differences(outputs: Array, expected: Array) -> tuple[float, float]:
+    """Return the largest difference, absolute and as a share of the largest logit."""
     difference, largest = float(np.abs(outputs - expected).max()), float(np.abs(expected).max())
     return difference, difference / largest if largest else difference
 
 
-def _require_numbers(outputs: Array, expected: Array, *, precision: str) -> None:
+def _require_comparable(outputs: Array, expected: Array, *, precision: str) -> None:
     if outputs.shape != expected.shape:
         message = f"an exported network must give outputs of torch's shape, {expected.shape}"
         raise GateError(message, got=outputs.shape)
-    _require_finite(expected, who="torch's", precision="fp32", hint="other weights")
-    hint = "bf16, which has the range of fp32, or fp32"
-    _require_finite(outputs, who="the exported network's", precision=precision, hint=hint)
-
-
-def _require_finite(logits: Array, *, who: str, precision: str, hint: str) -> None:
-    if number := int((~np.isfinite(logits)).sum()):
-        message = f"{who} outputs in {precision} must be finite numbers"
-        raise GateError(message, got=f"{number} of {logits.size} are NaN or infinite", hint=hint)
+    more_range = "bf16, which has the range of fp32, or fp32"
+    for logits, message, hint in (
+        (expected, "torch's outputs in fp32 must be finite numbers", "other weights"),
+        (outputs, f"the exported network's outputs in {precision} must be finite numbers", more_range),
+    ):
+        if number := int((~np.isfinite(logits)).sum()):
+            raise GateError(message, got=f"{number} of {logits.size} are NaN or infinite", hint=hint)

@@ -1,4 +1,4 @@
-"""The number formats that a network can be exported in."""
+"""The precisions that a network can be exported in."""
 
 import copy
 
@@ -8,21 +8,21 @@ from torch import Tensor, nn
 from hwnas.errors import unknown
 
 TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-"""Names to torch's types."""
+"""torch's type of each precision."""
 
 
 def precision_type(name: str) -> torch.dtype:
-    """The torch type of a precision by its name."""
+    """Return torch's type of a precision."""
     if name not in TORCH_DTYPES:
         raise unknown("precision", name, TORCH_DTYPES)
     return TORCH_DTYPES[name]
 
 
 class InPrecision(nn.Module):
-    """A network that computes in a precision of its own and has float32 images and logits.
+    """A network that computes in a lower precision, with float32 images and logits.
 
-    So graphs of all precisions are fed and compared alike, and nobody has to hand over bfloat16, which numpy lacks; the
-    price is a cast at either end.
+    All exported graphs can thus be fed and compared alike, and no caller has to provide bfloat16 arrays, which numpy
+    lacks. The price is a cast at either end.
     """
 
     def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
@@ -31,13 +31,13 @@ class InPrecision(nn.Module):
         self.dtype = dtype
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images to logits, both float32."""
+        """Return the logits of images, both in float32."""
         logits: Tensor = self.module(images.to(self.dtype))
         return logits.float()
 
 
-def in_precision(module: nn.Module, precision: str) -> nn.Module:
-    """A copy of a module for a precision, in evaluation mode and on the CPU; the module itself is left as it is."""
+def copy_in_precision(module: nn.Module, precision: str) -> nn.Module:
+    """Return a copy of a module in a precision, in evaluation mode on the CPU."""
     own = copy.deepcopy(module).to("cpu").eval()
     if precision == "fp32":
         return own.float()

@@ -1,9 +1,12 @@
-"""How far rounding alone takes a network's outputs from those in float32: the measure for a lower precision.
+"""How much rounding to a lower precision changes the outputs of a network, and the tolerance that follows.
 
-The network runs in float32, and what each operation gives is rounded, as are its weights. That costs little more than
-a run in float32 anywhere, and does not depend on which kernels a machine has.
+A fixed tolerance for float16 is too wide for some networks and too narrow for others: a deep network accumulates more
+rounding than a shallow one. So rounding is simulated for the network at hand. It runs in float32, its weights and the
+result of each operation are rounded to the precision, and the change of its logits is measured. This costs little more
+than a run in float32 and does not depend on the kernels of a machine.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -11,44 +14,48 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from hwnas.export.precision import in_precision
+from hwnas.export.precision import copy_in_precision
 
 TOLERANCE = {"fp32": 1e-4, "tf32": 1e-2, "fp16": 2e-2, "bf16": 1e-1}
-"""The most that a logit may differ by precision, as a share of the largest logit that torch gives in float32."""
+"""Upper limit of the tolerance in each precision, as a share of the largest logit that torch computes in float32."""
 
 _FACTOR = 4.0
-"""Two ways of rounding differ from each other by up to twice what each is off, and single logits by more."""
+"""Tolerance divided by the simulated error. A runtime rounds at other places than the simulation, so the two may differ
+by twice the error, and single logits by more than that."""
 
 _STEP = {"tf32": 2.0**-10, "fp16": 2.0**-10, "bf16": 2.0**-7}
-"""Between 1 and the next number."""
+"""Distance of 1 from the next number in each precision."""
 
 _TF32_DROPPED_BITS = 13
+"""TF32 keeps 10 of the 23 bits of a float32 fraction."""
 
 
-def tolerance_of(module: nn.Module, images: Tensor, *, precision: str) -> float:
-    """What the logits of a float32 module may differ by in a precision, as a share of the largest.
+def rounding_tolerance(module: nn.Module, images: Tensor, *, precision: str) -> float:
+    """Return the difference of logits that rounding explains, as a share of the largest logit.
 
-    It follows from what rounding does to this network on these images, and is never more than `TOLERANCE`.
+    Args:
+        module: A float32 module in evaluation mode.
+        images: Images to simulate rounding with.
+        precision: The lower precision; the tolerance of 'fp32' is constant.
+
+    Returns:
+        Four times the simulated error, at least two steps of the precision and at most `TOLERANCE`.
     """
     if precision == "fp32":
         return TOLERANCE[precision]
-    error = rounding_error(module, images, precision=precision)
-    return min(TOLERANCE[precision], max(_FACTOR * error, 2 * _STEP[precision]))
-
-
-def rounding_error(module: nn.Module, images: Tensor, *, precision: str) -> float:
-    """The largest difference of a logit that rounding makes, as a share of the largest; infinite where it overflows."""
     with torch.no_grad():
         expected = module(images)
         with _Rounding(precision):
-            found = rounded_weights(module, precision=precision)(rounded(images, precision))
-    error = float((found - expected).abs().max()) / (float(expected.abs().max()) or 1.0)
-    return error if error == error else float("inf")
+            outputs = with_rounded_weights(module, precision=precision)(rounded(images, precision))
+    error = float((outputs - expected).abs().max()) / (float(expected.abs().max()) or 1.0)
+    if math.isnan(error):  # an overflow in float16: the upper limit applies
+        error = float("inf")
+    return min(TOLERANCE[precision], max(_FACTOR * error, 2 * _STEP[precision]))
 
 
-def rounded_weights(module: nn.Module, *, precision: str) -> nn.Module:
-    """A float32 copy of a module whose weights are those that a precision leaves of them."""
-    own = in_precision(module, "fp32")
+def with_rounded_weights(module: nn.Module, *, precision: str) -> nn.Module:
+    """Return a float32 copy of a module whose weights are rounded to a precision."""
+    own = copy_in_precision(module, "fp32")
     with torch.no_grad():
         for tensor in (*own.parameters(), *own.buffers()):
             if tensor.is_floating_point():
@@ -57,8 +64,9 @@ def rounded_weights(module: nn.Module, *, precision: str) -> nn.Module:
 
 
 def rounded(tensor: Tensor, precision: str) -> Tensor:
-    """A float32 tensor's nearest values in a precision, in float32 again."""
+    """Round a float32 tensor to a precision and return it as float32."""
     if precision == "tf32":
+        # torch has no TF32 type. On the bits: add half of the last bit that is kept, and clear those behind it.
         half = 1 << (_TF32_DROPPED_BITS - 1)
         bits = tensor.contiguous().view(torch.int32)
         return ((bits + half) >> _TF32_DROPPED_BITS << _TF32_DROPPED_BITS).view(torch.float32)
@@ -67,18 +75,18 @@ def rounded(tensor: Tensor, precision: str) -> Tensor:
 
 
 class _Rounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Rounds what each operation gives."""
+    """Rounds the result of each torch operation."""
 
     def __init__(self, precision: str) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._precision = precision
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """The operation, rounded; views share the memory of what was rounded already."""
-        found = func(*args, **(kwargs or {}))
-        return found if func.is_view else tree_map(self._rounded, found)
+        """Run an operation and round its result; a view shares the memory of a result that is rounded already."""
+        result = func(*args, **(kwargs or {}))
+        return result if func.is_view else tree_map(self._round, result)
 
-    def _rounded(self, value: Any) -> Any:
+    def _round(self, value: Any) -> Any:
         if isinstance(value, Tensor) and value.dtype == torch.float32:
             value.copy_(rounded(value, self._precision))
         return value

@@ -1,12 +1,16 @@
-"""From the sizes of a module to the numbers in its graph, inferred from instances of which both are known.
+"""Infer the numbers of a graph from the sizes of a module, given instances of which both are known.
 
-A number in the graph may be a constant, or an affine function of one size, or of a product, ratio, sum or difference of
-two. Whatever of these agrees with all instances so far is kept; a new instance is answered only if all that is kept
-says the same for it. So an answer is right as long as the true rule is one of these, however few instances there are,
-and a new instance that is not answered makes the next ones easier.
+Example: a block with 3 heads and width 192 was exported, then one with 4 heads and width 256. In their graphs one
+number was 3 and 4, another 9 and 12, a third 64 in both. The first may be the number of heads, the second three times
+that or an affine function of the width; the third may be a constant or the ratio of width and heads.
 
-Numbers of the graph that are no integers (the scale of attention) are taken for a power of a simple multiple of such an
-expression, and compared no closer than their number format allows.
+A rule for a number is an affine function of an expression: a size, its square, or a product, ratio, sum or difference
+of two sizes. All rules that agree with every known instance are kept. For a new module a number is inferred only if all
+its rules give the same result; otherwise the module must be exported, and the new instance rules some of them out. So
+an inferred number is right if its true rule has one of these forms, whatever the number of instances.
+
+Real numbers of a graph (the scale of attention, 1 / sqrt(head_dim)) follow another form: a simple multiple of an
+expression to the power of 1, 1/2 or 1/4, or the inverse of that. They are compared within the tolerance of their type.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,28 +24,32 @@ Array = NDArray[np.float64]
 
 _EXPONENTS = (1.0, -1.0, 0.5, -0.5, 0.25, -0.25)
 _MULTIPLES = (1.0, 2.0, 3.0, 4.0, 1 / 2, 1 / 3, 1 / 4)
-_NEAR = 1e-6
+
+# Relative tolerances of float64 arithmetic on integers: generous for the solution of two equations, which divides by a
+# difference, and tight for expressions that are compared as they are.
+_SOLVED = 1e-6
+_EQUAL = 1e-9
 
 
 @dataclass(frozen=True)
-class _Fit:
-    """All functions `(slope * expression + intercept) ** exponent` that give one number of the graph."""
+class _RuleSet:
+    """The rules `(slope * expression + intercept) ** exponent` that give one number of the graph, one per row."""
 
     expressions: NDArray[np.intp]
     slopes: Array
     intercepts: Array
     exponent: float = 1.0
 
-    def values(self, expressions: Array) -> Array:
-        """What they say for a new instance; what cannot be is left out."""
-        found = self.slopes * expressions[self.expressions] + self.intercepts
+    def predictions(self, expressions: Array) -> Array:
+        """Return the results for a new module, without those that are no real numbers."""
+        values = self.slopes * expressions[self.expressions] + self.intercepts
         if self.exponent != 1:
-            found = found[found > 0] ** self.exponent
-        return np.asarray(found)
+            values = values[values > 0] ** self.exponent
+        return np.asarray(values)
 
 
-class Rules:
-    """What is known of one form of graph: sizes by name and numbers in order, of at least one instance."""
+class SizeRules:
+    """Rules from the sizes of a module to the numbers in its graph, for graphs of one template."""
 
     def __init__(
         self,
@@ -50,118 +58,145 @@ class Rules:
         *,
         tolerances: Sequence[float],
     ) -> None:
+        """Find all rules that agree with the known instances.
+
+        Args:
+            sizes: The named sizes of each instance; there is at least one.
+            numbers: The numbers in the graph of each instance, in the order of the template.
+            tolerances: Relative tolerance of each number.
+        """
         self._names = list(sizes[0])
         rows = np.array([[row[name] for name in self._names] for row in sizes], dtype=np.float64)
         self._first = rows[0]
-        varying = (rows != rows[0]).any(axis=0)
-        self._constant = np.flatnonzero(~varying)
-        self._bases, self._members = _proportional(rows, np.flatnonzero(varying))
+        varies = (rows != rows[0]).any(axis=0)
+        self._constant = np.flatnonzero(~varies)
+        self._bases, self._followers = _proportional_groups(rows, np.flatnonzero(varies))
         expressions = np.stack([_expressions(row[self._bases]) for row in rows])
-        fixed = np.isclose(expressions, expressions[0], rtol=1e-9, atol=0).all(axis=0)
-        self._fixed = np.flatnonzero(fixed)
-        self._expected = expressions[0, self._fixed]
+        is_fixed = np.isclose(expressions, expressions[0], rtol=_EQUAL, atol=0).all(axis=0)
+        self._fixed = np.flatnonzero(is_fixed)
+        self._fixed_values = expressions[0, self._fixed]
         self._numbers = list(numbers[0])
-        columns = {
-            index: (column, tolerance)
-            for index, (column, tolerance) in enumerate(zip(zip(*numbers, strict=True), tolerances, strict=True))
-            if len(set(column)) > 1
-        }
-        usable = np.flatnonzero(~fixed)
-        fits = {column: _fits(column[0], expressions, usable, tolerance=column[1]) for column in set(columns.values())}
-        self._fits = {index: (fits[column], column[1]) for index, column in columns.items()}
+        usable = np.flatnonzero(~is_fixed)
+        columns = list(zip(zip(*numbers, strict=True), tolerances, strict=True))
+        varying = {index: column for index, column in enumerate(columns) if len(set(column[0])) > 1}
+        # Many numbers of a graph are copies of one another: equal columns share their rules.
+        rules = {column: _find_rules(*column, expressions, usable) for column in set(varying.values())}
+        self._rules = {index: (rules[column], column[1]) for index, column in varying.items()}
 
-    def answer(self, sizes: Mapping[str, Number]) -> list[Number] | None:
-        """The numbers for a new instance; None if what is known leaves a choice."""
+    def infer(self, sizes: Mapping[str, Number]) -> list[Number] | None:
+        """Return the numbers in the graph of a module with these sizes; None if the rules do not determine them."""
         row = np.array([sizes[name] for name in self._names], dtype=np.float64)
-        expressions = self._checked(row)
+        expressions = self._evaluate(row)
         if expressions is None:
             return None
         numbers = list(self._numbers)
-        known: dict[int, Number | None] = {}
-        for index, (fits, tolerance) in self._fits.items():
-            if id(fits) not in known:
-                known[id(fits)] = _agreed(fits, expressions, tolerance, whole=isinstance(numbers[index], int))
-            number = known[id(fits)]
+        inferred: dict[int, Number | None] = {}
+        for index, (rules, tolerance) in self._rules.items():
+            if id(rules) not in inferred:
+                is_integer = isinstance(numbers[index], int)
+                inferred[id(rules)] = _consensus(rules, expressions, tolerance, is_integer=is_integer)
+            number = inferred[id(rules)]
             if number is None:
                 return None
             numbers[index] = number
         return numbers
 
-    def _checked(self, row: Array) -> Array | None:
-        """The expressions for new sizes, unless something changes now that never did: nobody knows what it does."""
+    def _evaluate(self, row: Array) -> Array | None:
+        """Return the expressions of a new module, or None if one changes now that was the same in all instances.
+
+        No instance shows how the graph depends on such an expression: a number that was constant may be a function of
+        it.
+        """
         if (row[self._constant] != self._first[self._constant]).any():
             return None
-        for member, base in self._members:
-            if not np.isclose(row[member] * self._first[base], row[base] * self._first[member], rtol=1e-9, atol=0):
+        for follower, base in self._followers:
+            left, right = row[follower] * self._first[base], row[base] * self._first[follower]
+            if not np.isclose(left, right, rtol=_EQUAL, atol=0):
                 return None
         expressions = _expressions(row[self._bases])
-        same = np.isclose(expressions[self._fixed], self._expected, rtol=1e-9, atol=0)
-        return expressions if same.all() else None
+        unchanged = np.isclose(expressions[self._fixed], self._fixed_values, rtol=_EQUAL, atol=0)
+        return expressions if unchanged.all() else None
 
 
-def _proportional(rows: Array, varying: NDArray[np.intp]) -> tuple[list[int], list[tuple[int, int]]]:
-    """One size of each group that were always proportional; and all others of a group, each with that one."""
+def _proportional_groups(rows: Array, varying: NDArray[np.intp]) -> tuple[list[int], list[tuple[int, int]]]:
+    """Group the sizes that are proportional in all instances.
+
+    One size stands for its group in the expressions, whose number grows with the square of the number of sizes.
+
+    Returns:
+        The first size of each group, and all others, each with the first of its group.
+    """
     bases: list[int] = []
-    members: list[tuple[int, int]] = []
+    followers: list[tuple[int, int]] = []
     for column in varying.tolist():
         base = next((base for base in bases if _are_proportional(rows[:, column], rows[:, base])), None)
         if base is None:
             bases.append(column)
         else:
-            members.append((column, base))
-    return bases, members
+            followers.append((column, base))
+    return bases, followers
 
 
-def _are_proportional(one: Array, other: Array) -> bool:
-    return bool(np.isclose(one * other[0], other * one[0], rtol=1e-9, atol=0).all() and one[0] and other[0])
+def _are_proportional(left: Array, right: Array) -> bool:
+    # Cross products in place of ratios: sizes may be 0.
+    return bool(np.isclose(left * right[0], right * left[0], rtol=_EQUAL, atol=0).all() and left[0] and right[0])
 
 
 def _expressions(bases: Array) -> Array:
-    """Sizes, and their products, ratios, sums and differences; a ratio to 0 is 0."""
-    one, other = np.triu_indices(len(bases), k=1)
-    left, right = bases[one], bases[other]
+    """Return the sizes, their squares, and the products, ratios, sums and differences of all pairs."""
+    first, second = np.triu_indices(len(bases), k=1)
+    left, right = bases[first], bases[second]
     parts = (bases, bases**2, left * right, _ratio(left, right), _ratio(right, left), left + right, left - right)
     return np.concatenate(parts)
 
 
 def _ratio(left: Array, right: Array) -> Array:
+    """Divide, with 0 as the result of a division by 0."""
     return np.divide(left, right, out=np.zeros_like(left), where=right != 0)
 
 
-def _fits(column: Sequence[Number], expressions: Array, usable: NDArray[np.intp], *, tolerance: float) -> list[_Fit]:
-    """Whatever gives a column of numbers that are not all equal."""
+def _find_rules(
+    column: Sequence[Number], tolerance: float, expressions: Array, usable: NDArray[np.intp]
+) -> list[_RuleSet]:
+    """Return all rules for the values of one number, which are not all equal, in the known instances."""
     values = np.array(column, dtype=np.float64)
     if all(isinstance(number, int) for number in column):
-        return [_affine(values, expressions, usable)]
-    return [_power(values, expressions, usable, exponent, tolerance) for exponent in _EXPONENTS]
+        return [_affine_rules(values, expressions, usable)]
+    return [_power_rules(values, expressions, usable, exponent, tolerance) for exponent in _EXPONENTS]
 
 
-def _affine(values: Array, expressions: Array, usable: NDArray[np.intp]) -> _Fit:
-    """The affine functions of one expression each that go through all values."""
+def _affine_rules(values: Array, expressions: Array, usable: NDArray[np.intp]) -> _RuleSet:
+    """Return the affine functions of one expression each that pass through all values."""
     table = expressions[:, usable]
+    # The line through the two instances that are farthest apart must pass through the others.
     low, high = table.argmin(axis=0), table.argmax(axis=0)
-    each = np.arange(len(usable))
-    slopes = (values[high] - values[low]) / (table[high, each] - table[low, each])
-    intercepts = values[low] - slopes * table[low, each]
-    off = np.abs(slopes * table + intercepts - values[:, None])
-    good = (off <= _NEAR * np.maximum(1, np.abs(values))[:, None]).all(axis=0)
-    return _Fit(usable[good], slopes[good], intercepts[good])
+    columns = np.arange(len(usable))
+    slopes = (values[high] - values[low]) / (table[high, columns] - table[low, columns])
+    intercepts = values[low] - slopes * table[low, columns]
+    errors = np.abs(slopes * table + intercepts - values[:, None])
+    fits = (errors <= _SOLVED * np.maximum(1, np.abs(values))[:, None]).all(axis=0)
+    return _RuleSet(usable[fits], slopes[fits], intercepts[fits])
 
 
-def _power(values: Array, expressions: Array, usable: NDArray[np.intp], exponent: float, tolerance: float) -> _Fit:
-    """The multiples of one expression each that give all values by this exponent."""
+def _power_rules(
+    values: Array, expressions: Array, usable: NDArray[np.intp], exponent: float, tolerance: float
+) -> _RuleSet:
+    """Return the multiples of one expression each that give all values when raised to the exponent."""
     usable = usable[(expressions[:, usable] > 0).all(axis=0)]
-    scaled = expressions[:, usable, None] * np.array(_MULTIPLES)
-    good = np.isclose(scaled**exponent, values[:, None, None], rtol=tolerance, atol=0).all(axis=0)
-    which, multiple = np.nonzero(good)
-    return _Fit(usable[which], np.array(_MULTIPLES)[multiple], np.zeros(len(which)), exponent)
+    multiples = np.array(_MULTIPLES)
+    scaled = expressions[:, usable, None] * multiples
+    fits = np.isclose(scaled**exponent, values[:, None, None], rtol=tolerance, atol=0).all(axis=0)
+    rows, columns = np.nonzero(fits)
+    return _RuleSet(usable[rows], multiples[columns], np.zeros(len(rows)), exponent)
 
 
-def _agreed(fits: Sequence[_Fit], expressions: Array, tolerance: float, *, whole: bool) -> Number | None:
-    """The number that all fits give, if there is one."""
-    values = np.concatenate([np.empty(0), *(fit.values(expressions) for fit in fits)])
-    if whole:
-        values = np.round(values)[np.abs(values - np.round(values)) <= _NEAR * np.maximum(1, np.abs(values))]
+def _consensus(rules: Sequence[_RuleSet], expressions: Array, tolerance: float, *, is_integer: bool) -> Number | None:
+    """Return the number that all rules give, or None if they differ."""
+    values = np.concatenate([np.empty(0), *(group.predictions(expressions) for group in rules)])
+    if is_integer:
+        # A rule that gives a fraction for these sizes cannot be the true one.
+        integers = np.round(values)
+        values = integers[np.abs(values - integers) <= _SOLVED * np.maximum(1, np.abs(values))]
     if not len(values) or not np.isclose(values, values[0], rtol=tolerance, atol=0).all():
         return None
-    return round(float(values[0])) if whole else float(values[0])
+    return round(float(values[0])) if is_integer else float(values[0])

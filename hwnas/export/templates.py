@@ -1,7 +1,12 @@
-"""Templates of graphs: what was learned of each structure, in memory and on disk.
+"""Templates of segments: what past exports teach about the graphs of each structure, in memory and on disk.
 
-One file per structure, under the folder that `HWNAS_CACHE` names, or the user's cache. Its name digests the structure
-with the code behind it, the code that exports, and the versions of both; a file that is damaged is made anew.
+A `SegmentTemplate` belongs to one structure (`hwnas.export.structure`): the graph templates of the instances that were
+exported, with the sizes and numbers of each. From these, rules infer the numbers of an instance of other sizes. If the
+exporter gave graphs of several forms for one structure, some size decides between them and nothing is inferred.
+
+On disk there is one file per structure, in the folder `templates` of the cache. Its name is a digest of the structure,
+of the code that exports, and of the versions of torch and onnx, so a change of any of them begins a new template. The
+cache can be deleted at any time, and a damaged file is replaced.
 """
 
 import base64
@@ -19,8 +24,8 @@ from typing import Any
 import onnx
 
 from hwnas.errors import InputError
-from hwnas.export.graph_template import Filled, Form, Number, take_apart
-from hwnas.export.size_rules import Rules
+from hwnas.export.graph_template import GraphInstance, GraphTemplate, factor_graph
+from hwnas.export.size_rules import Number, SizeRules
 from hwnas.runs import hwnas_version, package_versions, write_atomic
 
 VARIABLE = "HWNAS_CACHE"
@@ -28,15 +33,15 @@ SCHEMA = "hwnas.templates/1"
 _FOLDER = "templates"
 _LOCK = ".templates.lock"
 MAX_INSTANCES = 48
-"""Instances kept of one form; a structure that is not understood by then never will be."""
+"""Instances kept of each variant; more would not help, as rules that still differ then have no form that we know."""
 MAX_FILLED = 512
-"""Filled graphs kept of one structure."""
-EXPORTING = ("compose", "dynamo", "graph_template", "precision", "segment", "size_rules", "structure", "templates")
-"""The modules of hwnas.export that decide what stands in a template, and what is made of it."""
+"""Filled graphs kept in memory for each structure."""
+EXPORTING = ("compose", "dynamo", "graph_template", "precision", "size_rules", "structure", "templates")
+"""Modules of hwnas.export that determine the content of templates or how they are filled."""
 
 
 def cache_folder() -> Path:
-    """Where what can be made anew is kept between runs."""
+    """Return the folder of files that can be made again: HWNAS_CACHE, or `hwnas` in the user's cache."""
     if named := os.environ.get(VARIABLE):
         return Path(named)
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -44,28 +49,28 @@ def cache_folder() -> Path:
 
 
 def require_writable(folder: Path) -> None:
-    """Templates can be kept under a folder; else an error that says where to name another."""
-    place = folder / _FOLDER
+    """Raise an InputError that names the alternative if templates cannot be written under a cache folder."""
+    path = folder / _FOLDER
     try:
-        place.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=place):
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        raise _cannot_write(place, error) from error
+        raise _cannot_write(path, error) from error
 
 
 @dataclass(kw_only=True)
-class _Variant:
-    """Instances whose graphs have one form."""
+class _GraphVariant:
+    """A graph template of a structure and the instances that have it."""
 
     model: bytes
-    """The graph of the first of them."""
-    form: Form
+    """The exported graph of the first instance, from which the template can be made again."""
+    template: GraphTemplate
     sizes: list[dict[str, Number]]
     numbers: list[list[Number]]
 
     def __post_init__(self) -> None:
-        self._rules: Rules | None = None
+        self._rules: SizeRules | None = None
 
     def add(self, sizes: Mapping[str, Number], numbers: Sequence[Number]) -> None:
         if len(self.sizes) < MAX_INSTANCES and dict(sizes) not in self.sizes:
@@ -73,131 +78,128 @@ class _Variant:
             self.numbers.append(list(numbers))
             self._rules = None
 
-    def exact(self, sizes: Mapping[str, Number]) -> list[Number] | None:
-        """The numbers of an instance that was seen."""
-        return next((found for known, found in zip(self.sizes, self.numbers, strict=True) if known == sizes), None)
-
-    def inferred(self, sizes: Mapping[str, Number]) -> list[Number] | None:
-        """The numbers of one that was not, where the others leave no choice."""
+    def infer(self, sizes: Mapping[str, Number]) -> list[Number] | None:
         if self._rules is None:
-            tolerances = self.form.tolerances(self.numbers[0])
-            self._rules = Rules(self.sizes, self.numbers, tolerances=tolerances)
-        return self._rules.answer(sizes)
-
-    def merge(self, other: "_Variant") -> None:
-        """Take what another process learned of the same form."""
-        for sizes, numbers in zip(other.sizes, other.numbers, strict=True):
-            self.add(sizes, numbers)
-
-    def to_json(self) -> dict[str, Any]:
-        model = base64.b64encode(self.model).decode()
-        return {"model": model, "sizes": self.sizes, "numbers": self.numbers}
+            tolerances = self.template.tolerances(self.numbers[0])
+            self._rules = SizeRules(self.sizes, self.numbers, tolerances=tolerances)
+        return self._rules.infer(sizes)
 
 
 @dataclass
-class Template:
-    """What is known of one structure."""
+class SegmentTemplate:
+    """The exported instances of one structure, and what they determine."""
 
-    variants: list[_Variant] = field(default_factory=list)
+    variants: list[_GraphVariant] = field(default_factory=list)
     is_verified: bool = False
-    """Whether an inferred instance was compared with torch."""
+    """True if an inferred graph was compared with torch."""
     is_refuted: bool = False
-    """Whether one was found wrong: from then on nothing is inferred."""
-    _filled: dict[tuple[Number, ...], Filled] = field(default_factory=dict)
-
-    def known(self, sizes: Mapping[str, Number]) -> Filled | None:
-        """The graph for sizes that were exported, or inferred before."""
-        key = tuple(sizes.values())
-        if key not in self._filled:
-            for variant in self.variants:
-                if (numbers := variant.exact(sizes)) is not None:
-                    self._keep(key, variant.form.fill(numbers))
-        return self._filled.get(key)
-
-    def infer(self, sizes: Mapping[str, Number]) -> Filled | None:
-        """The graph for sizes that were not seen; with two forms nobody knows which would be the one."""
-        if self.is_refuted or len(self.variants) != 1:
-            return None
-        (variant,) = self.variants
-        numbers = variant.inferred(sizes)
-        return None if numbers is None else variant.form.fill(numbers)
-
-    def accept(self, sizes: Mapping[str, Number], filled: Filled) -> None:
-        """Keep an inferred graph for as long as this process lasts."""
-        self._keep(tuple(sizes.values()), filled)
-
-    def _keep(self, key: tuple[Number, ...], filled: Filled) -> None:
-        if len(self._filled) >= MAX_FILLED:
-            self._filled.clear()
-        self._filled[key] = filled
-
-    def learn(self, sizes: Mapping[str, Number], model: onnx.ModelProto) -> Filled:
-        """Keep the graph of an instance, and give it."""
-        form, numbers = take_apart(model)
-        key = form.key()
-        variant = next((known for known in self.variants if known.form.key() == key), None)
-        if variant is None:
-            variant = _Variant(model=model.SerializeToString(), form=form, sizes=[], numbers=[])
-            self.variants.append(variant)
-        variant.add(sizes, numbers)
-        return form.fill(numbers)
-
-    def merge(self, other: "Template") -> None:
-        """Take what another process learned of the same structure; what it found wrong is wrong here too."""
-        for variant in other.variants:
-            key = variant.form.key()
-            mine = next((known for known in self.variants if known.form.key() == key), None)
-            if mine is None:
-                self.variants.append(variant)
-            else:
-                mine.merge(variant)
-        self.is_refuted = self.is_refuted or other.is_refuted
-        self.is_verified = (self.is_verified or other.is_verified) and not self.is_refuted
+    """True if an inferred graph was wrong: nothing is inferred from then on."""
+    _filled: dict[tuple[Number, ...], GraphInstance] = field(default_factory=dict)
 
     @property
     def num_instances(self) -> int:
-        """How many exported instances it was learned from."""
+        """The number of exported instances."""
         return sum(len(variant.sizes) for variant in self.variants)
+
+    def find(self, sizes: Mapping[str, Number]) -> GraphInstance | None:
+        """Return the graph for sizes that were exported, or inferred and remembered; None for others."""
+        key = tuple(sizes.values())
+        if key not in self._filled:
+            for variant in self.variants:
+                for known, numbers in zip(variant.sizes, variant.numbers, strict=True):
+                    if known == sizes:
+                        self.remember(sizes, variant.template.fill(numbers))
+        return self._filled.get(key)
+
+    def infer(self, sizes: Mapping[str, Number]) -> GraphInstance | None:
+        """Return the graph for other sizes; None if the rules do not determine it or there are several variants."""
+        if self.is_refuted or len(self.variants) != 1:
+            return None
+        (variant,) = self.variants
+        numbers = variant.infer(sizes)
+        return None if numbers is None else variant.template.fill(numbers)
+
+    def remember(self, sizes: Mapping[str, Number], instance: GraphInstance) -> None:
+        """Keep a graph in memory, so that the next segment of these sizes need not be inferred again."""
+        if len(self._filled) >= MAX_FILLED:
+            self._filled.clear()
+        self._filled[tuple(sizes.values())] = instance
+
+    def learn(self, sizes: Mapping[str, Number], model: onnx.ModelProto) -> GraphInstance:
+        """Add an exported instance.
+
+        Args:
+            sizes: The sizes of its structure.
+            model: Its graph, with weights as inputs.
+
+        Raises:
+            UnsupportedGraphError: The graph has parts that a template cannot hold.
+        """
+        template, numbers = factor_graph(model)
+        self._variant(template, model.SerializeToString()).add(sizes, numbers)
+        return template.fill(numbers)
+
+    def merge(self, other: "SegmentTemplate") -> None:
+        """Add what another process learned about the same structure; a refutation holds for both."""
+        for theirs in other.variants:
+            mine = self._variant(theirs.template, theirs.model)
+            for sizes, numbers in zip(theirs.sizes, theirs.numbers, strict=True):
+                mine.add(sizes, numbers)
+        self.is_refuted = self.is_refuted or other.is_refuted
+        self.is_verified = (self.is_verified or other.is_verified) and not self.is_refuted
+
+    def _variant(self, template: GraphTemplate, model: bytes) -> _GraphVariant:
+        """Return the variant with this graph template, which is added if it is new."""
+        key = template.key()
+        for variant in self.variants:
+            if variant.template.key() == key:
+                return variant
+        self.variants.append(_GraphVariant(model=model, template=template, sizes=[], numbers=[]))
+        return self.variants[-1]
 
 
 class TemplateStore:
-    """Templates by structure; `folder` None keeps them in memory alone."""
+    """Templates by structure, in memory and in a cache folder."""
 
     def __init__(self, folder: Path | None) -> None:
-        self._folder = folder
-        self._templates: dict[str, Template] = {}
-        self.damaged: list[Path] = []
-        """Files that could not be read, and were made anew."""
+        """Open a store.
 
-    def get(self, text: str) -> Template:
-        """The template of a structure, an empty one at first."""
+        Args:
+            folder: The cache folder; None keeps templates in memory alone.
+        """
+        self._folder = folder
+        self._templates: dict[str, SegmentTemplate] = {}
+        self.damaged: list[Path] = []
+        """Files that could not be read and are replaced."""
+
+    def get(self, text: str) -> SegmentTemplate:
+        """Return the template of a structure, which is empty at first."""
         if text not in self._templates:
-            self._templates[text] = self._load(text) or Template()
+            self._templates[text] = self._load(text) or SegmentTemplate()
         return self._templates[text]
 
     def save(self, text: str) -> None:
-        """Keep what is known of a structure beyond this process, beside what others learned of it meanwhile."""
+        """Write the template of a structure to disk, merged with what other processes wrote in the meantime."""
         if self._folder is None:
             return
         template, path = self._templates[text], self._path(text)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with _alone(self._folder / _LOCK):
-                if (there := self._load(text)) is not None:
-                    template.merge(there)
-                write_atomic(path, _text(text, template))
+            with _exclusive_lock(self._folder / _LOCK):
+                if (stored := self._load(text)) is not None:
+                    template.merge(stored)
+                write_atomic(path, _serialise(text, template))
         except OSError as error:
             raise _cannot_write(path.parent, error) from error
 
-    def _load(self, text: str) -> Template | None:
+    def _load(self, text: str) -> SegmentTemplate | None:
         if self._folder is None or not (path := self._path(text)).exists():
             return None
         try:
             return _parse(path.read_text(encoding="utf-8"))
-        except (ValueError, KeyError, TypeError) as error:
-            # Whatever stands there is only a copy of what the exporter says: it is asked again.
+        except (ValueError, KeyError, TypeError):
+            # Not an error: the file only caches what the exporter returns, which can be asked again.
             self.damaged.append(path)
-            del error
             return None
 
     def _path(self, text: str) -> Path:
@@ -206,21 +208,21 @@ class TemplateStore:
 
 
 def default_store() -> TemplateStore:
-    """The store in the cache folder, one for all of this process."""
-    return _store(cache_folder())
+    """Return the store in the cache folder, the same one for the whole process."""
+    return _open_store(cache_folder())
 
 
 @functools.cache
-def _store(folder: Path) -> TemplateStore:
+def _open_store(folder: Path) -> TemplateStore:
     return TemplateStore(folder)
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Be the only process that has this lock; others wait, and the system lets go of it where a process ends."""
+def _exclusive_lock(path: Path) -> Iterator[None]:
+    """Hold a lock that one process can have at a time; the system releases it if the process ends."""
     try:
         import fcntl
-    except ImportError:  # a system without such locks: there the last writer wins, and others export once more
+    except ImportError:  # no such locks on Windows: the last writer wins, and others export once more
         yield
         return
     with path.open("a") as file:
@@ -228,34 +230,40 @@ def _alone(path: Path) -> Iterator[None]:
         yield
 
 
-def _text(structure: str, template: Template) -> str:
-    """What stands in the file of a template."""
+def _serialise(structure: str, template: SegmentTemplate) -> str:
     body = {
         "structure": structure,
         "is_verified": template.is_verified,
         "is_refuted": template.is_refuted,
-        "variants": [variant.to_json() for variant in template.variants],
+        "variants": [
+            {
+                "model": base64.b64encode(variant.model).decode(),
+                "sizes": variant.sizes,
+                "numbers": variant.numbers,
+            }
+            for variant in template.variants
+        ],
     }
     content = json.dumps(body)
     return json.dumps({"schema": SCHEMA, "sha256": _digest(content), "content": content})
 
 
-def _parse(text: str) -> Template:
+def _parse(text: str) -> SegmentTemplate:
     file = json.loads(text)
     if file["schema"] != SCHEMA or _digest(file["content"]) != file["sha256"]:
-        raise ValueError("the file is not what was written")
+        raise ValueError("the file was changed or cut off")
     body = json.loads(file["content"])
-    return Template(
-        variants=[_variant(entry) for entry in body["variants"]],
+    return SegmentTemplate(
+        variants=[_parse_variant(entry) for entry in body["variants"]],
         is_verified=body["is_verified"],
         is_refuted=body["is_refuted"],
     )
 
 
-def _variant(entry: Mapping[str, Any]) -> _Variant:
+def _parse_variant(entry: Mapping[str, Any]) -> _GraphVariant:
     model = base64.b64decode(entry["model"])
-    form, _ = take_apart(onnx.load_from_string(model))
-    return _Variant(model=model, form=form, sizes=entry["sizes"], numbers=entry["numbers"])
+    template, _ = factor_graph(onnx.load_from_string(model))
+    return _GraphVariant(model=model, template=template, sizes=entry["sizes"], numbers=entry["numbers"])
 
 
 @functools.cache
@@ -265,12 +273,11 @@ def _versions() -> str:
 
 
 def _code_digest(folder: Path) -> str:
-    """A digest of the code that exports."""
     return _digest("\0".join((folder / f"{name}.py").read_text(encoding="utf-8") for name in EXPORTING))
 
 
 def _cannot_write(folder: Path, error: OSError) -> InputError:
-    message = f"templates of graphs must have a folder to be kept in, and {folder} cannot be written"
+    message = f"the cache of exported blocks must be writable, and {folder} cannot be written"
     return InputError(message, got=error.strerror or str(error), hint=f"{VARIABLE}=DIR for another folder")
 
 

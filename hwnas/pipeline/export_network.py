@@ -14,8 +14,8 @@ from hwnas.space.arch import Arch
 from hwnas.supernet.loading import WeightedNetwork, weighted_network
 
 if TYPE_CHECKING:
-    from hwnas.export.export import Exported
-    from hwnas.export.parity import Parity
+    from hwnas.export.export import ExportedModule
+    from hwnas.export.parity import ExportParity
     from hwnas.export.tensorrt.settings import EnginePrecision
     from hwnas.export.tensorrt.timing_cache import TimingCacheUse
 
@@ -89,7 +89,7 @@ class ExportedNetwork:
     batch: int | None
     """None for any batch size."""
     exporter: str
-    parity: "Parity"
+    parity: "ExportParity"
     files: tuple[Path, ...]
     """The network first, then the files that accompany it."""
     seconds: float
@@ -212,7 +212,9 @@ def _check_format(format: str, *, precision: str, batch: int | None, options: En
         raise UsageError(message, got="--precision tf32", hint="--format tensorrt, or --precision fp32")
 
 
-def _write_file(source: WeightedNetwork, path: Path, *, format: str, precision: str, batch: int | None) -> "Exported":
+def _write_file(
+    source: WeightedNetwork, path: Path, *, format: str, precision: str, batch: int | None
+) -> "ExportedModule":
     from hwnas.export.export import export_module
 
     return export_module(
@@ -230,7 +232,7 @@ def _write_file(source: WeightedNetwork, path: Path, *, format: str, precision: 
     )
 
 
-def _write_engine(source: WeightedNetwork, path: Path, settings: EngineSettings) -> "Exported":
+def _write_engine(source: WeightedNetwork, path: Path, settings: EngineSettings) -> "ExportedModule":
     """Write an engine next to the ONNX graph that it is built from."""
     load_tensorrt()  # before the graph is exported, which takes long: it fails if TensorRT is not installed
     from hwnas.export.tensorrt.export import export_engine

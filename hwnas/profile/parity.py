@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from hwnas.export.rounding import tolerance_of
+from hwnas.export.rounding import rounding_tolerance
 from hwnas.profile.runners.runner import MeasurementError
 from hwnas.records import OutputParity
 
@@ -23,7 +23,7 @@ def expected_logits(module: nn.Module, images: Tensor) -> Tensor:
 
 def parity_tolerance(module: nn.Module, images: Tensor, *, precision: str) -> float:
     """What the outputs may differ by, as a share of the largest logit: by what rounding does to this network."""
-    return tolerance_of(module, images[:_FOR_ROUNDING], precision=precision)
+    return rounding_tolerance(module, images[:_FOR_ROUNDING], precision=precision)
 
 
 def compare_outputs(outputs: Tensor, expected: Tensor) -> OutputParity:

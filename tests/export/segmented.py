@@ -8,7 +8,7 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
-from hwnas.export.segment import export_segment
+from hwnas.export.dynamo import export_segment
 from tests.export.mirrors import SelfAttention
 
 SHAPE = (3, 4, 4)

@@ -10,7 +10,7 @@ from torch import nn
 
 from hwnas.errors import InputError
 from hwnas.export.compose import Composition, compose
-from hwnas.export.onnx_session import Array, evaluate
+from hwnas.export.onnx_session import Array, run_graph
 from hwnas.export.templates import TemplateStore
 from tests.export.segmented import SHAPE, Network, counted
 
@@ -40,7 +40,7 @@ def images(count: int = 1) -> Array:
 def difference(network: nn.Module, composition: Composition, *, batch: int = 1) -> float:
     with torch.inference_mode():
         expected = network.eval()(torch.from_numpy(images(batch))).numpy()
-    return float(np.abs(evaluate(composition.model, images(batch)) - expected).max() / np.abs(expected).max())
+    return float(np.abs(run_graph(composition.model, images(batch)) - expected).max() / np.abs(expected).max())
 
 
 def test_a_network_of_other_widths_needs_no_export(store: TemplateStore) -> None:
@@ -60,14 +60,14 @@ def test_weights_are_those_of_each_network(store: TemplateStore) -> None:
 
 def test_a_change_of_any_weight_reaches_the_output(store: TemplateStore) -> None:
     network = Network(8, (2,))
-    before = evaluate(compose(network, input_shape=SHAPE, store=store).model, images())
+    before = run_graph(compose(network, input_shape=SHAPE, store=store).model, images())
     for name, parameter in network.named_parameters():
         kept = parameter.detach().clone()
         with torch.no_grad():
             parameter.add_(torch.randn_like(parameter))
         changed = compose(network, input_shape=SHAPE, store=store)
         assert difference(network, changed) < 1e-5
-        assert np.abs(evaluate(changed.model, images()) - before).max() > 1e-3, name
+        assert np.abs(run_graph(changed.model, images()) - before).max() > 1e-3, name
         with torch.no_grad():
             parameter.copy_(kept)
 
@@ -82,7 +82,7 @@ def test_equal_weights_stay_apart(store: TemplateStore) -> None:
         network.get_parameter("parts.1.norm2.weight").mul_(3)
     second = compose(network, input_shape=SHAPE, store=store)
     assert difference(network, second) < 1e-5
-    assert np.abs(evaluate(first.model, images()) - evaluate(second.model, images())).max() > 1e-3
+    assert np.abs(run_graph(first.model, images()) - run_graph(second.model, images())).max() > 1e-3
 
 
 def test_the_graph_is_plain_and_static(store: TemplateStore) -> None:

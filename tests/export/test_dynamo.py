@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from hwnas.errors import InputError, UnknownNameError
 from hwnas.export.onnx_graph import build_onnx
-from hwnas.export.onnx_session import evaluate
+from hwnas.export.onnx_session import run_graph
 from hwnas.export.templates import TemplateStore
 from hwnas.runs import package_versions
 from tests.export.segmented import SHAPE, Network
@@ -44,7 +44,7 @@ def test_one_file_takes_any_batch(plain: nn.Module) -> None:
         images = np.random.default_rng(0).standard_normal((batch, *SHAPE), dtype=np.float32)
         with torch.inference_mode():
             expected = plain(torch.from_numpy(images)).numpy()
-        np.testing.assert_allclose(evaluate(graph.model, images), expected, atol=1e-6)
+        np.testing.assert_allclose(run_graph(graph.model, images), expected, atol=1e-6)
 
 
 def test_a_graph_says_how_it_was_made(plain: nn.Module) -> None:

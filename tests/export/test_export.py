@@ -151,7 +151,7 @@ def test_a_full_disk_leaves_nothing(module: nn.Module, tmp_path: Path, monkeypat
 
 def test_a_folder_that_is_a_file_is_refused(module: nn.Module, tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
-    with pytest.raises(InputError, match="cannot be made a folder"):
+    with pytest.raises(InputError, match="cannot be created"):
         export_module(module, format="safetensors", path=tmp_path / "taken" / "net", input_shape=SHAPE)
 
 

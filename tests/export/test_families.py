@@ -14,7 +14,7 @@ from torch import nn
 
 from hwnas.export.export import export_module
 from hwnas.export.onnx_graph import build_onnx
-from hwnas.export.onnx_session import Array, evaluate
+from hwnas.export.onnx_session import Array, run_graph
 from hwnas.export.templates import TemplateStore
 from hwnas.space import SPACES
 from hwnas.space.space import AnySpace
@@ -76,7 +76,7 @@ def test_composed_networks_give_what_torch_gives(name: str, store: TemplateStore
         assert graph.exporter == "composed"
         assert graph.composition is not None
         assert graph.composition.opaque == {}
-        np.testing.assert_allclose(evaluate(graph.model, images(space)), logits(module, images(space)), atol=1e-5)
+        np.testing.assert_allclose(run_graph(graph.model, images(space)), logits(module, images(space)), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", MICRO)
@@ -85,7 +85,7 @@ def test_composed_graphs_are_those_of_the_reference_path(name: str, store: Templ
     module = network(space, space.decode(space.sample(np.random.default_rng(7), 1))[0])
     composed = build_onnx(module, input_shape=space.config.input_shape, store=store)
     reference = build_onnx(module, input_shape=space.config.input_shape, exporter="dynamo")
-    found, expected = (evaluate(graph.model, images(space)) for graph in (composed, reference))
+    found, expected = (run_graph(graph.model, images(space)) for graph in (composed, reference))
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert operators(composed.model, tmp_path) == operators(reference.model, tmp_path)
 

@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from hwnas.export.graph_template import UnfitError, take_apart
+from hwnas.export.graph_template import UnsupportedGraphError, factor_graph
 
 
 def graph(*, heads: int, width: int, value: float = 0.5, tail: str = "Relu") -> onnx.ModelProto:
@@ -31,25 +31,25 @@ def graph(*, heads: int, width: int, value: float = 0.5, tail: str = "Relu") -> 
 
 
 def test_numbers_are_constants_attributes_and_the_output_in_this_order() -> None:
-    _, numbers = take_apart(graph(heads=4, width=96))
+    _, numbers = factor_graph(graph(heads=4, width=96))
     assert numbers == [1, 4, 24, 0.5, 0.5, 1, 4, 24, 2.0, 1, 1, 4, 24]
 
 
 def test_graphs_that_differ_in_numbers_have_one_form() -> None:
-    one, _ = take_apart(graph(heads=4, width=96))
-    other, _ = take_apart(graph(heads=3, width=60, value=0.25))
+    one, _ = factor_graph(graph(heads=4, width=96))
+    other, _ = factor_graph(graph(heads=3, width=60, value=0.25))
     assert one.key() == other.key()
 
 
 def test_another_operator_is_another_form() -> None:
-    one, _ = take_apart(graph(heads=4, width=96))
-    other, _ = take_apart(graph(heads=4, width=96, tail="Tanh"))
+    one, _ = factor_graph(graph(heads=4, width=96))
+    other, _ = factor_graph(graph(heads=4, width=96, tail="Tanh"))
     assert one.key() != other.key()
 
 
 def test_a_form_takes_the_numbers_of_another_graph() -> None:
-    form, _ = take_apart(graph(heads=4, width=96))
-    _, numbers = take_apart(graph(heads=3, width=60, value=0.25))
+    form, _ = factor_graph(graph(heads=4, width=96))
+    _, numbers = factor_graph(graph(heads=3, width=60, value=0.25))
     filled = form.fill(numbers)
     assert filled.output_shape == (1, 3, 20)
     assert [node.op_type for node in filled.nodes] == ["MatMul", "Reshape", "Mul", "Mul", "Add", "Relu"]
@@ -63,7 +63,7 @@ def test_a_form_takes_the_numbers_of_another_graph() -> None:
 
 
 def test_filling_leaves_the_form_as_it_was() -> None:
-    form, numbers = take_apart(graph(heads=4, width=96))
+    form, numbers = factor_graph(graph(heads=4, width=96))
     before = form.key()
     form.fill(numbers).nodes[1].attribute[0].i = 77
     assert form.key() == before
@@ -72,7 +72,7 @@ def test_filling_leaves_the_form_as_it_was() -> None:
 def test_constants_of_few_bits_are_known_less_well() -> None:
     model = graph(heads=4, width=96)
     model.graph.initializer[1].CopyFrom(numpy_helper.from_array(np.array(0.5, np.float16), "scale"))
-    form, numbers = take_apart(model)
+    form, numbers = factor_graph(model)
     assert form.tolerances(numbers)[3:5] == [2e-3, 2e-3]
     assert set(form.tolerances(numbers)) == {1e-6, 2e-3}
 
@@ -80,7 +80,7 @@ def test_constants_of_few_bits_are_known_less_well() -> None:
 def test_a_large_constant_is_part_of_the_form() -> None:
     model = graph(heads=4, width=96)
     model.graph.initializer[2].CopyFrom(numpy_helper.from_array(np.arange(96, dtype=np.float32), "filled"))
-    form, numbers = take_apart(model)
+    form, numbers = factor_graph(model)
     assert len(numbers) == 9
     np.testing.assert_array_equal(numpy_helper.to_array(form.fill(numbers).constants[3]), np.arange(96))
 
@@ -88,9 +88,9 @@ def test_a_large_constant_is_part_of_the_form() -> None:
 def test_graphs_within_nodes_and_foreign_operators_are_refused() -> None:
     model = graph(heads=4, width=96)
     model.graph.node[-1].attribute.append(helper.make_attribute("body", onnx.GraphProto()))
-    with pytest.raises(UnfitError, match="body holds a graph"):
-        take_apart(model)
+    with pytest.raises(UnsupportedGraphError, match="body holds a graph"):
+        factor_graph(model)
     model = graph(heads=4, width=96)
     model.opset_import.append(helper.make_opsetid("com.example", 1))
-    with pytest.raises(UnfitError, match=r"com\.example"):
-        take_apart(model)
+    with pytest.raises(UnsupportedGraphError, match=r"com\.example"):
+        factor_graph(model)

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from hwnas.export.onnx_session import evaluate, is_widened, open_session, runnable, without_weights
+from hwnas.export.onnx_session import detach_weights, needs_widening, open_session, run_graph, runnable
 
 TYPES = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 
@@ -34,10 +34,10 @@ def graph(precision: str) -> onnx.ModelProto:
 def test_logits_have_the_rounding_of_the_precision(precision: str, expected: float) -> None:
     model = graph(precision)
     before = model.SerializeToString()
-    logits = evaluate(model, np.array([[0.0, 1.0]], np.float32))
+    logits = run_graph(model, np.array([[0.0, 1.0]], np.float32))
     assert logits.dtype == np.float32
     np.testing.assert_allclose(logits, [[expected, 5.0]], atol=1e-6)
-    assert is_widened(model) is (precision == "bf16")
+    assert needs_widening(model) is (precision == "bf16")
     assert model.SerializeToString() == before
 
 
@@ -73,9 +73,9 @@ def test_large_weights_are_handed_over_and_outlive_the_graph() -> None:
 
 
 def test_a_graph_without_weights_names_them() -> None:
-    content, weights = without_weights(large())
+    content, weights = detach_weights(large())
     assert list(weights) == ["weight"]
     assert len(content) < 300
-    content, weights = without_weights(graph("fp32"))
+    content, weights = detach_weights(graph("fp32"))
     assert weights == {}
     assert onnx.load_from_string(content).graph == graph("fp32").graph

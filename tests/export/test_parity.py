@@ -13,14 +13,14 @@ from torch import nn
 from hwnas.errors import GateError, InputError
 from hwnas.export.parity import (
     Array,
-    Twin,
+    ExactCheck,
     check_parity,
-    forget_parity,
     parity_path,
+    remove_parity,
     require_parity,
     write_checked,
 )
-from hwnas.export.rounding import rounded_weights
+from hwnas.export.rounding import with_rounded_weights
 
 SHAPE = (3, 2, 2)
 
@@ -110,10 +110,10 @@ def test_a_difference_beyond_the_tolerance_fails_the_gate(
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_without_rounding_a_lower_precision_is_judged_like_float32(module: nn.Module, precision: str) -> None:
-    same = rounded_weights(module, precision=precision)
+    same = with_rounded_weights(module, precision=precision)
     for factor, passes in ((1.0, True), (1.001, False)):
-        twin = Twin(run=lambda images, by=factor: logits(same, images) * np.float32(by), module=same)  # type: ignore[misc]
-        found = check(same, lambda out: out, precision=precision, twin=twin)
+        exact = ExactCheck(run=lambda images, by=factor: logits(same, images) * np.float32(by), module=same)  # type: ignore[misc]
+        found = check(same, lambda out: out, precision=precision, exact=exact)
         assert found.exact_relative == pytest.approx(factor - 1, rel=0.05, abs=1e-7)
         assert found.passed is passes
         if not passes:
@@ -126,8 +126,8 @@ def test_a_record_names_the_file_that_it_is_of_and_is_gone_before_the_next(modul
     found = check(module, lambda out: out)
     assert write_checked(found, path, content=b"network").sha256 == hashlib.sha256(b"network").hexdigest()
     assert json.loads(parity_path(path).read_text())["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
-    forget_parity(path)
-    forget_parity(path)
+    remove_parity(path)
+    remove_parity(path)
     assert sorted(tmp_path.iterdir()) == [path]
 
     def full() -> None:

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwnas.export.size_rules import Rules
+from hwnas.export.size_rules import SizeRules
 
 Sizes = Mapping[str, int | float]
 WIDTHS = [
@@ -33,8 +33,8 @@ FORMULAS: dict[str, Callable[[Sizes], int | float]] = {
 
 def rules(
     formula: Callable[[Sizes], int | float], rows: list[dict[str, int | float]], tolerance: float = 1e-6
-) -> Rules:
-    return Rules(rows, [[_exact(formula(row))] for row in rows], tolerances=[tolerance])
+) -> SizeRules:
+    return SizeRules(rows, [[_exact(formula(row))] for row in rows], tolerances=[tolerance])
 
 
 def _exact(number: int | float) -> int | float:
@@ -44,26 +44,26 @@ def _exact(number: int | float) -> int | float:
 @pytest.mark.parametrize("name", FORMULAS)
 def test_the_formula_that_made_the_numbers_is_found(name: str) -> None:
     formula = FORMULAS[name]
-    (found,) = rules(formula, WIDTHS).answer(NEW) or [-1]
+    (found,) = rules(formula, WIDTHS).infer(NEW) or [-1]
     assert found == pytest.approx(_exact(formula(NEW)), rel=1e-12)
     assert isinstance(found, type(_exact(formula(NEW))))
 
 
 def test_one_instance_answers_for_itself_alone() -> None:
     known = rules(FORMULAS["size"], WIDTHS[:1])
-    assert known.answer(WIDTHS[0]) == [192]
-    assert known.answer(WIDTHS[1]) is None
+    assert known.infer(WIDTHS[0]) == [192]
+    assert known.infer(WIDTHS[1]) is None
 
 
 def test_a_choice_between_two_formulas_is_left_open() -> None:
     rows: list[dict[str, int | float]] = [{"a": size, "b": 2 * size} for size in (2, 3, 5)]
-    assert rules(lambda at: at["b"], rows).answer({"a": 7, "b": 14}) == [14]
-    assert rules(lambda at: at["b"], rows).answer({"a": 7, "b": 15}) is None
+    assert rules(lambda at: at["b"], rows).infer({"a": 7, "b": 14}) == [14]
+    assert rules(lambda at: at["b"], rows).infer({"a": 7, "b": 15}) is None
 
 
 def test_what_never_changed_must_not_change_now() -> None:
     known = rules(FORMULAS["size"], WIDTHS)
-    assert known.answer({**NEW, "tokens": 50}) is None
+    assert known.infer({**NEW, "tokens": 50}) is None
 
 
 def test_a_constant_may_hide_a_ratio_that_never_changed() -> None:
@@ -71,26 +71,26 @@ def test_a_constant_may_hide_a_ratio_that_never_changed() -> None:
         {"heads": heads, "width": 64 * heads, "x": x} for heads, x in ((3, 5), (4, 9), (6, 6))
     ]
     known = rules(lambda at: at["width"] // at["heads"], rows)
-    assert known.answer({"heads": 8, "width": 512, "x": 4}) == [64]
-    assert known.answer({"heads": 8, "width": 256, "x": 4}) is None
+    assert known.infer({"heads": 8, "width": 512, "x": 4}) == [64]
+    assert known.infer({"heads": 8, "width": 256, "x": 4}) is None
 
 
 def test_numbers_without_a_formula_are_never_answered() -> None:
     known = rules(lambda at: (7 * int(at["heads"]) ** 3) % 11 + int(at["embed"]) % 13, WIDTHS)
-    assert known.answer(NEW) is None
+    assert known.infer(NEW) is None
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 2e-3), (torch.bfloat16, 1.6e-2)])
 def test_rounded_numbers_are_found_within_their_format(dtype: torch.dtype, tolerance: float) -> None:
     rows = [{**row, "head": head} for row, head in zip(WIDTHS, (8, 16, 24, 32, 48, 64), strict=True)]
     formula = lambda at: torch.tensor(at["head"] ** -0.5, dtype=dtype).item()  # noqa: E731
-    (found,) = rules(formula, rows, tolerance).answer({**NEW, "head": 40}) or [-1]
+    (found,) = rules(formula, rows, tolerance).infer({**NEW, "head": 40}) or [-1]
     assert found == pytest.approx(40**-0.5, rel=1e-12)
 
 
 def test_the_largest_whole_number_stays_exact() -> None:
     known = rules(lambda at: 2**63 - 1, WIDTHS)
-    assert known.answer(NEW) == [2**63 - 1]
+    assert known.infer(NEW) == [2**63 - 1]
 
 
 @given(
@@ -104,7 +104,7 @@ def test_an_answer_is_never_wrong(
     rows: list[tuple[int, ...]], new: tuple[int, ...], formula: Callable[..., int]
 ) -> None:
     sizes = [dict(zip("abc", row, strict=True)) for row in rows]
-    answer = Rules(sizes, [[formula(*row)] for row in rows], tolerances=[1e-6]).answer(
+    answer = SizeRules(sizes, [[formula(*row)] for row in rows], tolerances=[1e-6]).infer(
         dict(zip("abc", new, strict=True))
     )
     assert answer in (None, [formula(*new)])

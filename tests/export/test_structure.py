@@ -20,9 +20,9 @@ def structure(module: nn.Module, *, tokens: int = 5, embed: int = 8) -> Structur
 def test_widths_are_numbers_and_no_text() -> None:
     one, other = (structure(SelfAttention(8, heads=heads, head_dim=4)) for heads in (2, 3))
     assert one.text == other.text
-    changed = {name for name in one.numbers if one.numbers[name] != other.numbers[name]}
+    changed = {name for name in one.sizes if one.sizes[name] != other.sizes[name]}
     assert changed == {".heads", "qkv.weight.0", "qkv.bias.0", "proj.weight.1"}
-    assert one.numbers["input.1"] == 5
+    assert one.sizes["input.1"] == 5
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_what_decides_the_code_is_text(one: nn.Module, other: nn.Module) -> None
 def test_real_numbers_and_odd_kernels_share_a_text() -> None:
     assert structure(nn.LayerNorm(8, eps=1e-5)).text == structure(nn.LayerNorm(12, eps=1e-6)).text
     assert structure(nn.Conv1d(4, 4, 5)).text == structure(nn.Conv1d(4, 4, 9)).text
-    assert structure(nn.Dropout(0.1)).numbers[".p"] == 0.1
+    assert structure(nn.Dropout(0.1)).sizes[".p"] == 0.1
 
 
 class Holding(nn.Module):
@@ -64,7 +64,7 @@ def test_attributes_are_taken_apart(thing: Any) -> None:
 
 
 def test_a_slice_gives_its_numbers() -> None:
-    assert structure(Holding(slice(2, None))).numbers[".thing.start"] == 2
+    assert structure(Holding(slice(2, None))).sizes[".thing.start"] == 2
 
 
 def _closure() -> Callable[[], int]:
@@ -87,7 +87,7 @@ def test_hooks_make_a_module_opaque() -> None:
 
 def test_the_digest_of_code_covers_what_a_module_uses(monkeypatch: pytest.MonkeyPatch) -> None:
     name = tracer.__name__
-    used = under_test._used(name, "hwnas")
+    used = under_test._used_modules(name, "hwnas")
     assert {name, "hwnas.export.aten", "hwnas.workload", "hwnas.errors"} <= used
     assert code_digest("torch.nn.modules.linear") == code_digest("builtins") == ""
     before = code_digest(name)

@@ -44,21 +44,21 @@ def learned(folder: Path | None) -> TemplateStore:
 
 def test_a_template_knows_what_it_saw_and_infers_the_rest() -> None:
     template = learned(None).get("text")
-    known, inferred = template.known(sizes(3, 60)), template.infer(sizes(8, 200))
+    known, inferred = template.find(sizes(3, 60)), template.infer(sizes(8, 200))
     assert known is not None
     assert known.output_shape == (1, 3, 20)
-    assert template.known(sizes(8, 200)) is None
+    assert template.find(sizes(8, 200)) is None
     assert inferred is not None
     assert inferred.output_shape == (1, 8, 25)
-    template.accept(sizes(8, 200), inferred)
-    assert template.known(sizes(8, 200)) is inferred
+    template.remember(sizes(8, 200), inferred)
+    assert template.find(sizes(8, 200)) is inferred
 
 
 def test_two_forms_of_one_structure_leave_a_choice() -> None:
     template = learned(None).get("text")
     template.learn(sizes(9, 90), graph(9, 90, op="Tanh"))
     assert template.infer(sizes(8, 200)) is None
-    known = template.known(sizes(9, 90))
+    known = template.find(sizes(9, 90))
     assert known is not None
     assert [node.op_type for node in known.nodes] == ["Reshape", "Tanh"]
 

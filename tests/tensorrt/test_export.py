@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from hwnas.errors import GateError
-from hwnas.export.export import Exported
-from hwnas.export.parity import Parity, parity_path
+from hwnas.export.export import ExportedModule
+from hwnas.export.parity import ExportParity, parity_path
 from hwnas.export.tensorrt import EngineSettings, TimingCache, read_engine
 from hwnas.export.tensorrt.export import export_engine
 from tests.tensorrt.conftest import GPU, Double
@@ -27,10 +27,10 @@ def module(newest: Double, monkeypatch: pytest.MonkeyPatch) -> nn.Module:
     return small_network()
 
 
-def graph(folder: Path) -> Exported:
+def graph(folder: Path) -> ExportedModule:
     path = folder / "net.onnx"
     path.write_bytes(small_graph())
-    parity = Parity(
+    parity = ExportParity(
         max_absolute=0.0,
         max_relative=0.0,
         top1_agreement=1.0,
@@ -42,7 +42,7 @@ def graph(folder: Path) -> Exported:
         runtime="onnxruntime",
     )
     values = {"format": "onnx", "precision": "fp32", "batch": 2, "exporter": "dynamo", "parity": parity}
-    return Exported(path=path, files=(path,), seconds=1.0, **values)  # type: ignore[arg-type]
+    return ExportedModule(path=path, files=(path,), seconds=1.0, **values)  # type: ignore[arg-type]
 
 
 def test_an_engine_is_written_with_its_card_and_parity(module: nn.Module, tmp_path: Path) -> None:

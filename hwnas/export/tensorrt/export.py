@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from hwnas.export.export import Exported
-from hwnas.export.parity import Array, check_parity, forget_parity, parity_path, write_checked
+from hwnas.export.export import ExportedModule
+from hwnas.export.parity import Array, check_parity, parity_path, remove_parity, write_checked
 from hwnas.export.tensorrt.build import build_engine
 from hwnas.export.tensorrt.execution import Execution, TorchCuda
 from hwnas.export.tensorrt.files import EngineFiles, save_engine
@@ -17,8 +17,8 @@ from hwnas.export.tensorrt.settings import EngineSettings
 
 
 def export_engine(
-    module: nn.Module, graph: Exported, path: Path, *, input_shape: Sequence[int], settings: EngineSettings
-) -> Exported:
+    module: nn.Module, graph: ExportedModule, path: Path, *, input_shape: Sequence[int], settings: EngineSettings
+) -> ExportedModule:
     """Build the engine of an exported graph for the GPU of this process, compare it with torch and save it.
 
     Args:
@@ -38,7 +38,7 @@ def export_engine(
         MissingError: TensorRT or an NVIDIA GPU is not available.
     """
     start = time.perf_counter()
-    forget_parity(path)
+    remove_parity(path)
     built = build_engine(graph.path, settings)
     parity = check_parity(
         module,

@@ -196,10 +196,10 @@ def _trace(key: Key) -> Workload | None:
 
 def _own_size(key: Key, found: Workload | None) -> dict[str, int]:
     """The size that a traced model is for, if it is the one that it was traced with."""
-    from hwnas.export.timm_models import own_size  # as the tracing does, where something was traced
+    from hwnas.export.timm_models import default_image_size  # as the tracing does, where something was traced
 
     name, size = key
-    return {name: size} if found is not None and own_size(name) == size else {}
+    return {name: size} if found is not None and default_image_size(name) == size else {}
 
 
 def _written(
