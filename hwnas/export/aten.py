@@ -1,7 +1,8 @@
-"""From one call of a torch operation to the operation of a workload: one table of small functions.
+"""Closed forms of torch's operators: from a call of an operator to an operation of a workload.
 
-A call is described by shapes alone. What is in no table is pointwise: an activation, a sum, a softmax, an
-interpolation. Views, copies, casts, dropout and whatever makes a tensor of nothing are no operations at all.
+ATen is torch's library of operators (`aten::linear`, `aten::layer_norm`). `RULES` gives the function for each operator
+that is no pointwise one. Those without a rule are pointwise: activations, sums, softmax, interpolations. Views, copies,
+casts, dropout and operators that create tensors are no operations at all. Calls are described by shapes alone.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,105 +24,107 @@ from hwnas.workload import (
 )
 
 IMAGE = -1
-"""In place of a storage: that of the network's input."""
+"""Stands for the storage of the network's input."""
 
 
 @dataclass(frozen=True)
-class Shape:
-    """A tensor: its sizes, and which storage it lies in."""
+class TensorShape:
+    """Sizes of a tensor and the address of its storage."""
 
     sizes: tuple[int, ...]
     storage: int
     in_order: bool = True
-    """Whether its elements lie one after another; one that stands for many is where it should be."""
+    """True if the elements are contiguous in memory; dimensions of size 1 and expanded ones are ignored."""
     promotes: bool = True
-    """Whether its type decides that of a result: numbers and indices do not."""
+    """True if its type takes part in type promotion; scalars and indices do not."""
 
     @property
     def numel(self) -> int:
-        """The number of elements."""
+        """Number of elements."""
         return prod(self.sizes)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Call:
-    """One call of a torch operation, made while `module` ran: its arguments by name, and what came out."""
+class OperatorCall:
+    """A call of a torch operator: the module that made it, its arguments by name, and its results."""
 
     name: str
     module: str
     arguments: Mapping[str, Any]
-    inputs: tuple[Shape, ...]
-    outputs: tuple[Shape, ...]
+    inputs: tuple[TensorShape, ...]
+    outputs: tuple[TensorShape, ...]
     is_copy: bool = False
-    """Whether it only copies: no operation of its own, but what it reads has been used."""
+    """True for views, copies and casts. They are no operations, but parameters that they read count as used."""
     is_in_place: bool = False
     traits: tuple[str, ...] = ()
-    """Of the operation that it is (`hwnas.export.traits`)."""
+    """Traits of its operation (`hwnas.export.traits`)."""
     tables: frozenset[int] = frozenset()
-    """The storages of parameters that a table row reads for it."""
+    """Storages of parameters that are read by table rows and not by the call's own row."""
 
     @property
-    def source(self) -> Shape:
-        """The first tensor that goes in."""
+    def source(self) -> TensorShape:
+        """The first input."""
         return self.inputs[0]
 
     @property
-    def result(self) -> Shape:
-        """The first tensor that comes out."""
+    def result(self) -> TensorShape:
+        """The first output."""
         return self.outputs[0]
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The sizes of a tensor argument."""
+        """Return the sizes of a tensor argument."""
         sizes: tuple[int, ...] = self.arguments[name].sizes
         return sizes
 
-    def given(self, name: str) -> bool:
-        """Whether an optional argument was passed, and is not None or False."""
+    def has(self, name: str) -> bool:
+        """Return True if an optional argument was passed and is not None or False."""
         return self.arguments.get(name) not in (None, False)
 
 
-Maker = Callable[[Call], Operation]
+Convert = Callable[[OperatorCall], Operation]
 
 
 @dataclass(frozen=True)
-class Rule:
-    """How a call becomes an operation, and for which calls it does; others are taken apart."""
+class OperatorRule:
+    """The conversion of an operator's calls to operations."""
 
-    make: Maker
-    accepts: Callable[[Call], bool] = lambda _: True
+    convert: Convert
+    accepts: Callable[[OperatorCall], bool] = lambda _: True
+    """Returns False for calls that are decomposed into other operators instead."""
 
 
-def operation(call: Call) -> Operation:
-    """The operation, still without a name, that a call is."""
+def to_operation(call: OperatorCall) -> Operation:
+    """Return the operation of a call, without a name."""
     rule = RULES.get(call.name)
-    return rule.make(call) if rule else _pointwise(call)
+    return rule.convert(call) if rule else _pointwise(call)
 
 
-def is_whole(call: Call) -> bool:
-    """Whether a call is one operation as it stands, even if torch could take it apart."""
+def is_single_operation(call: OperatorCall) -> bool:
+    """Return True if a call is one operation even if torch could decompose it."""
     rule = RULES.get(call.name)
     return rule is not None and rule.accepts(call)
 
 
-def reads_nothing(name: str) -> bool:
-    """Whether an operation looks at no more of a tensor than its shape: `zeros_like`, `new_full`."""
+def reads_shape_only(name: str) -> bool:
+    """Return True for operators that use the shape of a tensor but not its values: `zeros_like`, `new_full`."""
     return name.endswith("_like") or name.startswith("new_")
 
 
 # ------------------------------------------------------------------------------------------ products
 
 
-def _linear(call: Call) -> Operation:
+def _linear(call: OperatorCall) -> Operation:
     outputs, inputs = call.shape("weight")
     return Linear(
-        name="", tokens=call.source.numel // inputs, inputs=inputs, outputs=outputs, bias=int(call.given("bias"))
+        name="", tokens=call.source.numel // inputs, inputs=inputs, outputs=outputs, bias=int(call.has("bias"))
     )
 
 
-def _convolution(call: Call) -> Operation:
+def _convolution(call: OperatorCall) -> Operation:
+    # Weights are (outputs, inputs / groups, *kernel), of a transposed convolution (inputs, outputs / groups, *kernel).
     first, second, *taps = call.shape("weight")
     groups = call.arguments.get("groups", 1)
-    transposed = call.name.startswith("conv_transpose") or call.given("transposed")
+    transposed = call.name.startswith("conv_transpose") or call.has("transposed")
     inputs, outputs = (first, second * groups) if transposed else (second * groups, first)
     kind, variant = (TransposedConvolution, "conv_transpose") if transposed else (Convolution, "conv")
     return kind(
@@ -133,14 +136,15 @@ def _convolution(call: Call) -> Operation:
         outputs=outputs,
         kernel=prod(taps),
         groups=groups,
-        bias=int(call.given("bias")),
+        bias=int(call.has("bias")),
     )
 
 
-def _product(left: str, right: str) -> Maker:
-    """A matrix product of two arguments; a vector is a matrix of one row or one column."""
+def _product(left: str, right: str) -> Convert:
+    """Return the rule for a matrix product of two arguments; a vector is a matrix of one row or one column."""
 
-    def make(call: Call) -> Operation:
+    def convert(call: OperatorCall) -> Operation:
+        # The slices are empty for a vector, and their product is 1.
         (*_, inner), columns = call.shape(left), call.shape(right)[1:][-1:]
         rows = call.shape(left)[:-1][-1:]
         width, height = prod(columns), prod(rows)
@@ -152,10 +156,10 @@ def _product(left: str, right: str) -> Maker:
             columns=width,
         )
 
-    return make
+    return convert
 
 
-def _attention(call: Call) -> Operation:
+def _attention(call: OperatorCall) -> Operation:
     (*batch, queries, head_dim), (*_, keys, _) = call.shape("query"), call.shape("key")
     heads = prod(batch[-1:])
     mask = call.arguments.get("attn_mask")
@@ -170,8 +174,8 @@ def _attention(call: Call) -> Operation:
     )
 
 
-def _has_plain_heads(call: Call) -> bool:
-    """Keys and values of the width and in the number of the queries; other attention is taken apart."""
+def _has_equal_heads(call: OperatorCall) -> bool:
+    """Return True if keys and values have the batch, heads and width of the queries; others are decomposed."""
     (*batch, _, width), *others = (call.shape(name) for name in ("query", "key", "value"))
     return all((*sizes[:-2], sizes[-1]) == (*batch, width) for sizes in others)
 
@@ -179,60 +183,60 @@ def _has_plain_heads(call: Call) -> bool:
 # ---------------------------------------------------------------------------- norms, pools, the rest
 
 
-def _norm(variant: str) -> Maker:
-    def make(call: Call) -> Operation:
+def _norm(variant: str) -> Convert:
+    def convert(call: OperatorCall) -> Operation:
+        # Layer and RMS norms name the dimensions that they normalise; the channels of the others are dimension 1.
         normalized = call.arguments.get("normalized_shape")
         channels = prod(normalized) if normalized else call.source.sizes[1]
-        affine = call.given("weight") + call.given("bias")
+        affine = call.has("weight") + call.has("bias")
         tokens = call.source.numel // channels
         return Norm(name="", variant=variant, tokens=tokens, channels=channels, affine=affine)
 
-    return make
+    return convert
 
 
-def _pool(variant: str, dimensions: int) -> Maker:
-    """A window that slides over the last dimensions."""
+def _pool(variant: str, dimensions: int) -> Convert:
+    """Return the rule for a window that slides over the last dimensions."""
 
-    def make(call: Call) -> Operation:
+    def convert(call: OperatorCall) -> Operation:
         before, after = (prod(shape.sizes[-dimensions:]) for shape in (call.source, call.result))
         channels = call.source.numel // before
         return Pool(name="", variant=variant, positions_in=before, positions_out=after, channels=channels)
 
-    return make
+    return convert
 
 
-def _reduction(variant: str) -> Maker:
-    def make(call: Call) -> Operation:
+def _reduction(variant: str) -> Convert:
+    def convert(call: OperatorCall) -> Operation:
         channels = call.result.numel
         positions = call.source.numel // max(1, channels)
         return Pool(name="", variant=variant, positions_in=positions, positions_out=1, channels=channels)
 
-    return make
+    return convert
 
 
-def _is_reduction(call: Call) -> bool:
-    return len(call.inputs) == 1
-
-
-def _move(variant: str) -> Maker:
-    def make(call: Call) -> Operation:
+def _move(variant: str) -> Convert:
+    def convert(call: OperatorCall) -> Operation:
         return Move(name="", variant=variant, elements=call.result.numel)
 
-    return make
+    return convert
 
 
-def _pointwise(call: Call) -> Operation:
+def _pointwise(call: OperatorCall) -> Operation:
+    # The number of operands is that of the elements read per element written: a broadcast scale is no full operand.
     elements = call.result.numel
     read = sum(shape.numel for shape in call.inputs if shape.storage not in call.tables)
     operands = max(1, round(read / max(1, elements)))
-    variant = _PLAIN_NAMES.get(call.name, call.name.lstrip("_"))
+    variant = _PUBLIC_NAMES.get(call.name, call.name.lstrip("_"))
     return Elementwise(name="", variant=variant, elements=elements, operands=operands)
 
 
-_PLAIN_NAMES = {"_safe_softmax": "softmax", "_prelu_kernel": "prelu"}
+_PUBLIC_NAMES = {"_safe_softmax": "softmax", "_prelu_kernel": "prelu"}
+
+# --------------------------------------------------------------------------------- operators by their names
 
 
-COPIES = frozenset(
+PASS_THROUGH = frozenset(
     (
         "_reshape_copy",
         "_to_copy",
@@ -247,7 +251,7 @@ COPIES = frozenset(
         "native_dropout",
     )
 )
-"""Besides views: what hands its values on as they are."""
+"""Operators that are no views but return the values of their input in evaluation mode."""
 
 _PRODUCTS = {
     "addbmm": ("batch1", "batch2"),
@@ -290,23 +294,26 @@ _UPSAMPLINGS = (
     *(f"_upsample_nearest_exact{dimensions}d" for dimensions in (1, 2, 3)),
     *(f"_upsample_{mode}_aa" for mode in ("bilinear2d", "bicubic2d")),
 )
-"""Pointwise, and not to be taken apart."""
+"""Pointwise; torch would decompose them into many operators."""
 
-RULES: Mapping[str, Rule] = {
-    "linear": Rule(_linear, accepts=lambda call: len(call.shape("weight")) == 2),
-    "scaled_dot_product_attention": Rule(_attention, accepts=_has_plain_heads),
-    **{name: Rule(_convolution) for name in _CONVOLUTIONS},
-    **{name: Rule(_product(left, right)) for name, (left, right) in _PRODUCTS.items()},
-    **{name: Rule(_norm(name)) for name in _NORMS},
-    **{f"native_{name}": Rule(_norm(name)) for name in _NORMS},
+RULES: Mapping[str, OperatorRule] = {
+    "linear": OperatorRule(_linear, accepts=lambda call: len(call.shape("weight")) == 2),
+    "scaled_dot_product_attention": OperatorRule(_attention, accepts=_has_equal_heads),
+    **{name: OperatorRule(_convolution) for name in _CONVOLUTIONS},
+    **{name: OperatorRule(_product(left, right)) for name, (left, right) in _PRODUCTS.items()},
+    **{name: OperatorRule(_norm(name)) for name in _NORMS},
+    **{f"native_{name}": OperatorRule(_norm(name)) for name in _NORMS},
     **{
-        f"{name}{dimensions}d{suffix}": Rule(_pool(variant, dimensions))
+        f"{name}{dimensions}d{suffix}": OperatorRule(_pool(variant, dimensions))
         for name, variant in _POOLS.items()
         for dimensions in (1, 2, 3)
         for suffix in ("", "_with_indices")
     },
-    **{name: Rule(_reduction(variant), accepts=_is_reduction) for name, variant in _REDUCTIONS.items()},
-    **{name: Rule(_move(variant)) for name, variant in _MOVES.items()},
-    **{name: Rule(_pointwise) for name in _UPSAMPLINGS},
+    **{
+        name: OperatorRule(_reduction(variant), accepts=lambda call: len(call.inputs) == 1)
+        for name, variant in _REDUCTIONS.items()
+    },
+    **{name: OperatorRule(_move(variant)) for name, variant in _MOVES.items()},
+    **{name: OperatorRule(_pointwise) for name in _UPSAMPLINGS},
 }
-"""By the name of the torch operation, without the underscore of its in-place form."""
+"""Rules by the name of the operator, without the underscore of its in-place form."""

@@ -1,17 +1,17 @@
-"""The workload of any `nn.Module`, traced from shapes alone: nothing is computed and no weight is copied.
+"""Trace the workload of any `nn.Module` from shapes alone: nothing is computed and no weight is copied.
 
-The module is copied in structure, with every tensor on the `meta` device, and run once in evaluation mode. Under
-inference mode torch hands its operations over whole (a linear, a norm, an attention), and each becomes one row.
+The module is copied with every tensor on the `meta` device and run once in evaluation mode. In inference mode torch
+dispatches composite operations (a linear, a norm, an attention) undivided, and each becomes one row of the workload.
 
-- Rows are named by the module that ran them: `blocks.3.attn.qkv`, `blocks.3.attn.attention`, `blocks.3.add`.
+- A row is named after the module that ran it: `blocks.3.attn.qkv`, `blocks.3.attn.attention`, `blocks.3.add`.
 - A parameter is counted once, where it is first used: by the linear, convolution or norm whose weight or bias it is,
-  else by a table row of its own (class tokens, position tables, layer scales, weights that are computed from
-  parameters). What the forward does not use is not counted.
-- Attention that is written out stays as written: two matrix products and a softmax.
-- What sizes do not tell is noted as traits (`hwnas.export.traits`).
-- Multiply-accumulates are half of what `torch.utils.flop_counter` counts on the `meta` device, but for products with
-  a single vector (`mv`, `dot`), which it leaves out and which are counted here. Interpolations, Fourier transforms,
-  distances and bilinear forms count none in either.
+  otherwise by a table row of its own (class tokens, position tables, layer scales, weights that are computed from
+  parameters). Parameters that the forward pass does not use are not counted.
+- Attention that a module spells out remains two matrix products and a softmax.
+- Properties that do not follow from sizes are noted as traits (`hwnas.export.traits`).
+- Multiply-accumulates are half of what `torch.utils.flop_counter` counts on the `meta` device, except that products
+  with a single vector (`mv`, `dot`), which it leaves out, are counted. Neither counts interpolations, Fourier
+  transforms, distances and bilinear forms.
 """
 
 import copy
@@ -29,28 +29,58 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import flop_registry
 
 from hwnas.errors import HwnasError, InputError
-from hwnas.export.aten import COPIES, IMAGE, RULES, Call, Shape, is_whole, operation, reads_nothing
+from hwnas.export.aten import (
+    IMAGE,
+    PASS_THROUGH,
+    RULES,
+    OperatorCall,
+    TensorShape,
+    is_single_operation,
+    reads_shape_only,
+    to_operation,
+)
 from hwnas.export.traits import with_traits
 from hwnas.workload import Operation, Table, Workload
 
 
 @runtime_checkable
-class Summarised(Protocol):
-    """A module whose operations are better told as others than they are executed."""
+class SummarisesWorkload(Protocol):
+    """A module that replaces its traced operations by others, such as those of a fused kernel."""
 
     def summarise_workload(self, operations: tuple[Operation, ...]) -> tuple[Operation, ...]:
-        """What to list in place of the traced operations, with the same products and parameters in sum."""
+        """Return the operations to list, with the same multiply-accumulates and parameters in sum."""
 
 
 def trace_workload(module: nn.Module, *, image_size: int | tuple[int, int], channels: int = 3) -> Workload:
-    """The workload of a network for one image, `image_size` pixels high and wide; the network is left as it is."""
+    """Trace the workload of a network for one image.
+
+    Args:
+        module: The network; it is not changed.
+        image_size: Side, or height and width, of the image in pixels.
+        channels: Channels of the image.
+
+    Raises:
+        InputError: The network cannot be traced; see `trace_module`.
+    """
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     return trace_module(module, input_shape=(1, channels, height, width))
 
 
 def trace_module(module: nn.Module, *, input_shape: Sequence[int]) -> Workload:
-    """The workload of a module for one input of this shape, the batch of 1 included."""
-    model = _on_meta(getattr(module, "_orig_mod", module))
+    """Trace the workload of any module for one input.
+
+    Args:
+        module: The module; it is not changed.
+        input_shape: Shape of the input, with a batch of 1.
+
+    Returns:
+        One row for each operation, in the order in which they run.
+
+    Raises:
+        InputError: The module has no parameters, cannot be copied, reads values of tensors (`.item()`, a branch on a
+            result), refuses the input, or runs operations that are not torch's own.
+    """
+    model = _copy_to_meta(getattr(module, "_orig_mod", module))  # the module itself inside torch.compile's wrapper
     parameters = {
         parameter.untyped_storage()._cdata: _Parameter(name, parameter.numel())
         for name, parameter in model.named_parameters()
@@ -61,19 +91,31 @@ def trace_module(module: nn.Module, *, input_shape: Sequence[int]) -> Workload:
             got=type(module).__name__,
             hint="give the nn.Module that holds the weights",
         )
-    calls = _calls(model, input_shape)
-    return Workload(tuple(_Ledger(parameters, model).operations(with_traits(calls, _of_two(model, input_shape)))))
+    calls = _record_calls(model, input_shape)
+    # With a batch of 1 a dimension has no stride, and nothing shows which results grow with the batch. So the traits
+    # are taken from a second run with two inputs; a module may refuse it, and is then traced without.
+    try:
+        calls_for_two = _record_calls(model, (2 * input_shape[0], *input_shape[1:]))
+    except InputError:
+        calls_for_two = []
+    rows = _RowMaker(parameters, model).operations(with_traits(calls, calls_for_two))
+    return Workload(tuple(rows))
 
 
 # ------------------------------------------------------------------------------------ copy and record
 
 
-def _on_meta(module: nn.Module) -> nn.Module:
-    """A copy of a module in evaluation mode: its structure, and tensors that have a shape and no values."""
-    _require_eager(module)
+def _copy_to_meta(module: nn.Module) -> nn.Module:
+    """Copy a module in evaluation mode, with tensors that have a shape but no values."""
+    if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
+        raise InputError(
+            "a network must be a plain module to be traced",
+            got=f"{type(module).__name__} with scripted parts",
+            hint="give the module as it was before torch.jit.script or torch.jit.trace",
+        )
     try:
         memo: dict[int, Any] = {id(tensor): _shape_only(tensor) for tensor in module.parameters()}
-        with _ShapesOnly():
+        with _CopyShapesOnly():
             return copy.deepcopy(module, memo).eval()
     except Exception as error:
         raise InputError(
@@ -83,15 +125,6 @@ def _on_meta(module: nn.Module) -> nn.Module:
         ) from error
 
 
-def _require_eager(module: nn.Module) -> None:
-    if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
-        raise InputError(
-            "a network must be a plain module to be traced",
-            got=f"{type(module).__name__} with scripted parts",
-            hint="give the module as it was before torch.jit.script or torch.jit.trace",
-        )
-
-
 def _shape_only(tensor: torch.Tensor) -> torch.Tensor:
     shape = torch.empty_like(tensor, device="meta", requires_grad=False)
     if isinstance(tensor, nn.Parameter):
@@ -99,8 +132,8 @@ def _shape_only(tensor: torch.Tensor) -> torch.Tensor:
     return shape
 
 
-class _ShapesOnly(TorchFunctionMode):
-    """While it is on, a deep copy of a tensor has its shape and not its values."""
+class _CopyShapesOnly(TorchFunctionMode):
+    """Makes `copy.deepcopy` of a tensor return one on the `meta` device."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -111,22 +144,11 @@ class _ShapesOnly(TorchFunctionMode):
         return memo.setdefault(id(tensor), _shape_only(tensor))
 
 
-def _dtype(model: nn.Module) -> torch.dtype:
+def _record_calls(model: nn.Module, input_shape: Sequence[int]) -> list[OperatorCall]:
+    """Run a model on the `meta` device and return the torch operations that it calls, in order."""
     kinds = (parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
-    return next(kinds, torch.get_default_dtype())
-
-
-def _of_two(model: nn.Module, input_shape: Sequence[int]) -> list[Call]:
-    """The calls for two images; none where the network takes one image alone."""
-    try:
-        return _calls(model, (2 * input_shape[0], *input_shape[1:]))
-    except InputError:
-        return []
-
-
-def _calls(model: nn.Module, input_shape: Sequence[int]) -> list[Call]:
-    """The calls that a model makes, in order; the model is ours to hook."""
-    example = torch.empty(tuple(input_shape), device="meta", dtype=_dtype(model))
+    dtype = next(kinds, torch.get_default_dtype())
+    example = torch.empty(tuple(input_shape), device="meta", dtype=dtype)
     recorder = _Recorder(example)
     hooks = [
         hook
@@ -169,18 +191,19 @@ def _first_line(error: Exception) -> str:
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes every operation that runs: whole where a rule knows it, else taken apart as far as torch can."""
+    """Records every operation that runs; one without a rule is decomposed as far as torch can."""
 
     def __init__(self, example: torch.Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.calls: list[Call] = []
+        self.calls: list[OperatorCall] = []
         self._modules = [""]
         self._image = example.untyped_storage()
+        # Tensors are told apart by the addresses of their storages. All are kept alive, since torch would reuse the
+        # address of one that was freed.
         self._storages = [self._image]
-        """Kept, so that no address is used twice."""
 
     def enter(self, name: str) -> Callable[..., None]:
-        """The hook that runs before a module."""
+        """Return the hook that runs before a module."""
 
         def hook(*_: object) -> None:
             self._modules.append(name)
@@ -188,61 +211,70 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return hook
 
     def leave(self, *_: object) -> None:
-        """The hook that runs after a module."""
+        """Run after a module."""
         self._modules.pop()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        _require_aten(func)
-        call = self._call(func, args, kwargs)
-        if not (is_whole(call) or _is_copy(func)):
-            with self:
-                parts = func.decompose(*args, **kwargs)
-            if parts is not NotImplemented:
-                return parts
-            _require_known(func, call)
-        out = func(*args, **kwargs)
-        self._note(replace(call, outputs=self._shapes(out)))
-        return out
+        if getattr(func, "namespace", None) not in ("aten", "prim"):
+            raise InputError(
+                "a network must consist of torch's own operations to be traced",
+                got=str(func),
+                hint="switch the compiled or custom kernel off, or put torch operations in its place",
+            )
+        call = self._describe(func, args, kwargs)
+        if not (is_single_operation(call) or call.is_copy):
+            with self:  # the parts are dispatched to this recorder again
+                result = func.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+            if func._overloadpacket in flop_registry and call.name not in RULES:
+                # torch counts a product here: an error is better than to count it as free
+                raise InputError("a network must use operations that the tracer can count", got=str(func))
+        result = func(*args, **kwargs)
+        outputs = tuple(self._shape(leaf) for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor))
+        self._record(replace(call, outputs=outputs))
+        return result
 
-    def _call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+    def _describe(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OperatorCall:
+        """Describe a call before it runs, so without outputs."""
         names = [argument.name for argument in func._schema.arguments]
         given = tree_map_only(torch.Tensor, self._shape, {**dict(zip(names, args, strict=False)), **kwargs})
-        return Call(
-            name=_name(func),
+        name: str = func._overloadpacket.__name__
+        is_view = any(value.alias_info is not None and not value.alias_info.is_write for value in func._schema.returns)
+        plain_name = name.removesuffix("_")
+        return OperatorCall(
+            name=plain_name,
             module=self._modules[-1],
             arguments=given,
-            inputs=tuple(leaf for leaf in tree_leaves(given) if isinstance(leaf, Shape)),
+            inputs=tuple(leaf for leaf in tree_leaves(given) if isinstance(leaf, TensorShape)),
             outputs=(),
-            is_copy=_is_copy(func),
-            is_in_place=func._overloadpacket.__name__.endswith("_"),
+            is_copy=is_view or torch.Tag.inplace_view in func.tags or plain_name in PASS_THROUGH,
+            is_in_place=name.endswith("_"),
         )
 
-    def _note(self, call: Call) -> None:
-        """Keep a call that reads tensors and makes new ones."""
+    def _record(self, call: OperatorCall) -> None:
+        """Keep a call that reads tensors and returns new ones."""
         seen = {shape.storage for shape in call.inputs}
         is_view = call.is_copy and all(shape.storage in seen for shape in call.outputs)
-        if call.inputs and call.outputs and not is_view and not reads_nothing(call.name):
+        if call.inputs and call.outputs and not is_view and not reads_shape_only(call.name):
             self.calls.append(call)
 
-    def _shapes(self, out: Any) -> tuple[Shape, ...]:
-        return tuple(self._shape(leaf) for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor))
-
-    def _shape(self, tensor: torch.Tensor) -> Shape:
+    def _shape(self, tensor: torch.Tensor) -> TensorShape:
         storage = tensor.untyped_storage()
         self._storages.append(storage)
-        return Shape(
+        return TensorShape(
             tuple(tensor.shape),
             IMAGE if storage._cdata == self._image._cdata else storage._cdata,
-            in_order=_lies_in_order(tensor),
+            in_order=_is_in_order(tensor),
             promotes=tensor.is_floating_point() and tensor.ndim > 0,
         )
 
 
-def _lies_in_order(tensor: torch.Tensor) -> bool:
-    """Whether a tensor is contiguous, along dimensions in which it has more than one element of its own."""
+def _is_in_order(tensor: torch.Tensor) -> bool:
+    """Return True if a tensor is contiguous, ignoring dimensions of size 1 and expanded ones."""
     length = 1
     for size, stride in zip(reversed(tensor.shape), reversed(tensor.stride()), strict=True):
         if size > 1 and stride:
@@ -250,33 +282,6 @@ def _lies_in_order(tensor: torch.Tensor) -> bool:
                 return False
             length *= size
     return True
-
-
-def _name(func: Any) -> str:
-    """The name of a torch operation, that of its in-place form alike."""
-    name: str = func._overloadpacket.__name__
-    return name.removesuffix("_")
-
-
-def _is_copy(func: Any) -> bool:
-    """Whether an operation is a view, may be one, or hands its values on as they are."""
-    is_view = any(value.alias_info is not None and not value.alias_info.is_write for value in func._schema.returns)
-    return is_view or torch.Tag.inplace_view in func.tags or _name(func) in COPIES
-
-
-def _require_aten(func: Any) -> None:
-    if getattr(func, "namespace", None) not in ("aten", "prim"):
-        raise InputError(
-            "a network must consist of torch's own operations to be traced",
-            got=str(func),
-            hint="switch the compiled or custom kernel off, or put torch operations in its place",
-        )
-
-
-def _require_known(func: Any, call: Call) -> None:
-    """Refuse what torch counts as a product and no rule here does, rather than count it as free."""
-    if func._overloadpacket in flop_registry and call.name not in RULES:
-        raise InputError("a network must use operations that the tracer can count", got=str(func))
 
 
 # --------------------------------------------------------------------------------- calls to operations
@@ -288,85 +293,70 @@ class _Parameter:
     elements: int
 
 
-class _Ledger:
-    """Gives every operation its name and its parameters, each parameter to the first that uses it."""
+class _RowMaker:
+    """Turns calls into rows with names, and assigns each parameter to the first row that uses it."""
 
     def __init__(self, parameters: Mapping[int, _Parameter], model: nn.Module) -> None:
         self._parameters = parameters
-        self._leaves = _plain_leaves(model)
-        self._summaries = {name: part for name, part in model.named_modules() if isinstance(part, Summarised)}
-        self._open = set(parameters)
+        # Modules of torch itself without children, an activation or a pool: their rows need no label.
+        self._leaves = frozenset(
+            name
+            for name, module in model.named_modules()
+            if name and type(module).__module__.startswith("torch.nn.") and not any(module.children())
+        )
+        self._summaries = {name: part for name, part in model.named_modules() if isinstance(part, SummarisesWorkload)}
+        self._uncounted = set(parameters)
         self._names: Counter[str] = Counter()
 
-    def operations(self, calls: Iterable[Call]) -> Iterator[Operation]:
-        """The rows of all calls, those of a module that sums up its own in its words."""
-        for name, group in itertools.groupby(calls, key=self._summary):
-            rows = self._all_rows(group)
+    def operations(self, calls: Iterable[OperatorCall]) -> Iterator[Operation]:
+        """Yield the rows of all calls; those of a module that summarises its own are replaced by its summary."""
+        for name, group in itertools.groupby(calls, key=self._summarising_module):
+            rows = (row for call in group for row in self._rows(call))
             if name is None:
                 yield from rows
             else:
                 summary = self._summaries[name].summarise_workload(tuple(rows))
                 yield from (replace(row, name=self._unique(f"{name}.{row.name}")) for row in summary)
 
-    def _summary(self, call: Call) -> str | None:
-        """The module around a call that sums up its operations itself."""
-        around = (name for name in self._summaries if f"{call.module}.".startswith(f"{name}."))
-        return next(around, None)
+    def _summarising_module(self, call: OperatorCall) -> str | None:
+        return next((name for name in self._summaries if f"{call.module}.".startswith(f"{name}.")), None)
 
-    def _all_rows(self, calls: Iterable[Call]) -> Iterator[Operation]:
-        for call in calls:
-            if call.is_copy:
-                yield from self._tables(self._unclaimed(call))
-            else:
-                yield from self._rows(call)
-
-    def _rows(self, call: Call) -> Iterator[Operation]:
-        bare = operation(call)
-        owned = self._claim(call) if bare.params else 0
-        if tables := self._unclaimed(call):
+    def _rows(self, call: OperatorCall) -> Iterator[Operation]:
+        """Yield the row of a call, after rows for tables that it is the first to read."""
+        if call.is_copy:
+            yield from self._tables(self._uncounted_inputs(call))
+            return
+        row = to_operation(call)
+        counted = 0
+        for shape in _weights(call) if row.params else ():
+            # A slice of a parameter or a reshaped part of it is no weight of its own: it becomes a table below.
+            if shape.storage in self._uncounted and self._parameters[shape.storage].elements == shape.numel:
+                self._uncounted.remove(shape.storage)
+                counted += shape.numel
+        if tables := self._uncounted_inputs(call):
             yield from self._tables(tables)
-            bare = operation(replace(call, tables=frozenset(tables)))
-        yield replace(
-            bare,
-            name=self._unique(self._title(call, bare)),
-            shared=bare.params - owned,
-            traits=call.traits,
-        )
+            row = to_operation(replace(call, tables=frozenset(tables)))
+        yield replace(row, name=self._unique(self._title(call, row)), shared=row.params - counted, traits=call.traits)
 
-    def _claim(self, call: Call) -> int:
-        """How many elements of its own weight and bias a call is the first to use."""
-        return sum(self._take(shape) for shape in _weights(call) if self._is_all_of_one(shape))
-
-    def _is_all_of_one(self, shape: Shape) -> bool:
-        return shape.storage in self._open and self._parameters[shape.storage].elements == shape.numel
-
-    def _take(self, shape: Shape) -> int:
-        self._open.remove(shape.storage)
-        return shape.numel
-
-    def _unclaimed(self, call: Call) -> list[int]:
-        """The parameters among what a call reads that no row has counted yet."""
-        return list(dict.fromkeys(shape.storage for shape in call.inputs if shape.storage in self._open))
+    def _uncounted_inputs(self, call: OperatorCall) -> list[int]:
+        """Return the parameters among the inputs of a call that no row has counted yet."""
+        return list(dict.fromkeys(shape.storage for shape in call.inputs if shape.storage in self._uncounted))
 
     def _tables(self, storages: Iterable[int]) -> Iterator[Table]:
-        """Rows for parameters that enter as they are."""
         for storage in storages:
-            self._open.remove(storage)
+            self._uncounted.remove(storage)
             parameter = self._parameters[storage]
             yield Table(name=self._unique(parameter.name), elements=parameter.elements)
 
-    def _title(self, call: Call, bare: Operation) -> str:
-        """The module whose weight it is, else the module that ran it and what it did there."""
-        for shape in _weights(call) if bare.params else ():
-            if owner := self._owner(shape):
+    def _title(self, call: OperatorCall, row: Operation) -> str:
+        """Return the name of the module that owns the weight, or of the module that ran the call and its label."""
+        for shape in _weights(call) if row.params else ():
+            parameter = self._parameters.get(shape.storage)
+            if parameter and (owner := parameter.name.rpartition(".")[0]):
                 return owner
         if call.module in self._leaves:
             return call.module
-        return f"{call.module}.{bare.label}".removeprefix(".")
-
-    def _owner(self, shape: Shape) -> str:
-        parameter = self._parameters.get(shape.storage)
-        return parameter.name.rpartition(".")[0] if parameter else ""
+        return f"{call.module}.{row.label}".removeprefix(".")
 
     def _unique(self, name: str) -> str:
         self._names[name] += 1
@@ -374,15 +364,6 @@ class _Ledger:
         return name if count == 1 else f"{name}_{count}"
 
 
-def _weights(call: Call) -> list[Shape]:
+def _weights(call: OperatorCall) -> list[TensorShape]:
     given = (call.arguments.get(name) for name in ("weight", "bias"))
     return [shape for shape in given if shape is not None]
-
-
-def _plain_leaves(model: nn.Module) -> frozenset[str]:
-    """The modules of torch itself that hold no others: an activation, a pool."""
-    return frozenset(
-        name
-        for name, module in model.named_modules()
-        if name and type(module).__module__.startswith("torch.nn.") and not any(module.children())
-    )

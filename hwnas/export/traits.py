@@ -1,84 +1,94 @@
-"""What sizes do not tell of an operation: followed from tensor to tensor through the calls of a network.
+"""Properties of operations that do not follow from their sizes, found by following tensors through a network.
 
-- `ONCE`: no image enters, and what comes out is no larger for two images than for one. Position tables that are
-  computed, scales and biases that are made of other parameters run once for a whole batch.
-- `STRIDED`: a norm or an elementwise operation reads activations whose elements do not lie one after another, as tokens
-  that are a transposed view of a convolution's pixels, and whatever is added to them.
-- `FLOAT32`: what a norm reads, or an elementwise operation gives. Under torch's autocast products give half
-  precision, parameters stay in float32, and a sum of both is float32: so is the residual stream behind a position
-  table. Norms are taken to give half precision, as timm's do in its benchmark.
+- `ONCE`: the operation does not depend on the image, and its result is no larger for two images than for one. Computed
+  position tables, and scales and biases that are made of other parameters, run once for a whole batch.
+- `STRIDED`: a norm or an elementwise operation reads activations that are not contiguous, such as tokens that are a
+  transposed view of a convolution's output, and anything that is added to them.
+- `FLOAT32`: under torch's autocast, a norm reads float32 or an elementwise operation returns it. Products return half
+  precision, parameters stay in float32, and the sum of both is float32. So is the residual stream behind a position
+  table. Norms are assumed to return half precision, as those of timm do in its benchmark.
 
-Sizes are those for one image. Strides and growth are those for two, where the network takes two: a dimension with a
-single element has no stride.
+Sizes are those for one image. Strides and growth are taken from a second run with two images, if the network accepts
+two: a dimension with a single element has no stride.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
 
-from hwnas.export.aten import IMAGE, Call, Shape, operation
+from hwnas.export.aten import IMAGE, OperatorCall, TensorShape, to_operation
 from hwnas.workload import FLOAT32, ONCE, STRIDED, Operation
 
 _PRODUCTS = ("linear", "convolution", "matmul", "attention")
 _HALF_NORMS = ("layer_norm", "rms_norm")
-_WIDENED = ("softmax", "log_softmax", "softplus", "exp", "pow", "rsqrt", "sum", "prod", "cumsum", "norm")
-"""Of what autocast computes in float32, whatever comes in, what networks for images contain."""
+_FLOAT32_UNDER_AUTOCAST = (
+    *("softmax", "log_softmax", "softplus", "exp", "pow", "rsqrt"),
+    *("sum", "prod", "cumsum", "norm"),
+)
+"""Operators that autocast runs in float32 whatever their input is, as far as image networks use them. The full list
+is in torch's documentation of `torch.amp`."""
 
 
-def with_traits(calls: Sequence[Call], of_two: Sequence[Call]) -> list[Call]:
-    """The calls for one image with their traits; `of_two` are the calls for two images."""
-    if [call.name for call in of_two] != [call.name for call in calls]:
-        of_two = calls
-    flow = _Flow()
-    return [replace(call, traits=flow.traits(call, twin)) for call, twin in zip(calls, of_two, strict=True)]
+def with_traits(calls: Sequence[OperatorCall], calls_for_two: Sequence[OperatorCall]) -> list[OperatorCall]:
+    """Add traits to calls.
+
+    Args:
+        calls: The calls of a network for one image.
+        calls_for_two: Its calls for two images; ignored if they are other operators.
+    """
+    if [call.name for call in calls_for_two] != [call.name for call in calls]:
+        calls_for_two = calls
+    tracker = _TensorTracker()
+    return [replace(call, traits=tracker.traits(call, twin)) for call, twin in zip(calls, calls_for_two, strict=True)]
 
 
-class _Flow:
+class _TensorTracker:
     """Follows the tensors of one network, call by call and in order."""
 
     def __init__(self) -> None:
-        self._of_image = {IMAGE}
-        """The storages that depend on the image."""
-        self._half: set[int] = set()
-        """The storages that autocast has in half precision."""
+        self._depends_on_image = {IMAGE}
+        """Storages whose values depend on the image."""
+        self._is_half: set[int] = set()
+        """Storages that are in half precision under autocast."""
 
-    def traits(self, call: Call, twin: Call) -> tuple[str, ...]:
-        """The traits of a call by its twin for two images, whose results are then known; a copy has none."""
+    def traits(self, call: OperatorCall, twin: OperatorCall) -> tuple[str, ...]:
+        """Return the traits of a call and note the properties of its results; `twin` is the call for two images."""
         if call.is_copy:
-            self._hand_on(twin, is_half=self._is_half(twin.source))
+            self._note_results(twin, is_half=self._reads_half(twin.source))
             return ()
-        made = operation(call)
-        reads_half = [self._is_half(shape) for shape in twin.inputs if shape.promotes]
-        gives_half = _gives_half(twin, made, reads_half, self._is_half(twin.source))
-        activations = [shape for shape in twin.inputs if shape.storage in self._of_image]
-        is_wide = not (self._is_half(twin.source) if made.kind == "norm" else gives_half)
-        self._hand_on(twin, is_half=gives_half)
+        operation = to_operation(call)
+        gives_half = self._gives_half(twin, operation)
+        activations = [shape for shape in twin.inputs if shape.storage in self._depends_on_image]
+        is_float32 = not (self._reads_half(twin.source) if operation.kind == "norm" else gives_half)
+        self._note_results(twin, is_half=gives_half)
         if not activations:
-            return (ONCE,) if _size(twin) == _size(call) else ()
-        if made.kind not in ("norm", "elementwise"):
+            grows = _num_elements(twin) != _num_elements(call)
+            return () if grows else (ONCE,)
+        if operation.kind not in ("norm", "elementwise"):
             return ()
-        found = {STRIDED: not all(shape.in_order for shape in activations), FLOAT32: is_wide}
-        return tuple(name for name, holds in found.items() if holds)
+        is_strided = not all(shape.in_order for shape in activations)
+        return tuple(name for name, holds in ((STRIDED, is_strided), (FLOAT32, is_float32)) if holds)
 
-    def _is_half(self, shape: Shape) -> bool:
-        return shape.storage in self._half
+    def _reads_half(self, shape: TensorShape) -> bool:
+        return shape.storage in self._is_half
 
-    def _hand_on(self, call: Call, *, is_half: bool) -> None:
-        made = {shape.storage for shape in call.outputs}
-        if any(shape.storage in self._of_image for shape in call.inputs):
-            self._of_image |= made
+    def _gives_half(self, call: OperatorCall, operation: Operation) -> bool:
+        if operation.kind in _PRODUCTS or operation.label in _HALF_NORMS:
+            return True
+        if operation.kind == "norm" or call.is_in_place:
+            return self._reads_half(call.source)
+        reads_half = [self._reads_half(shape) for shape in call.inputs if shape.promotes]
+        return operation.label not in _FLOAT32_UNDER_AUTOCAST and all(reads_half)
+
+    def _note_results(self, call: OperatorCall, *, is_half: bool) -> None:
+        results = {shape.storage for shape in call.outputs}
+        if any(shape.storage in self._depends_on_image for shape in call.inputs):
+            self._depends_on_image |= results
+        # An operator that works in place may turn a storage from one into the other.
         if is_half:
-            self._half |= made
+            self._is_half |= results
         else:
-            self._half -= made
+            self._is_half -= results
 
 
-def _gives_half(call: Call, made: Operation, reads_half: list[bool], is_first_half: bool) -> bool:
-    if made.kind in _PRODUCTS or made.label in _HALF_NORMS:
-        return True
-    if made.kind == "norm" or call.is_in_place:
-        return is_first_half
-    return made.label not in _WIDENED and all(reads_half)
-
-
-def _size(call: Call) -> int:
+def _num_elements(call: OperatorCall) -> int:
     return sum(shape.numel for shape in call.outputs)

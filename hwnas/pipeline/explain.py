@@ -1,4 +1,4 @@
-"""`hwnas explain`: where the time of a network goes on a device, and why it is not faster."""
+"""`hwnas explain`: show where the time of a network goes on a device, and why it is not faster."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,12 +19,12 @@ from hwnas.space.lookup import find_arch
 _COMMAND = "hwnas explain {space} {arch}"
 
 RUNTIME = "onnxruntime"
-"""The runtime whose own profile is asked first where the device is here."""
+"""The runtime whose own profile is taken first if this machine has the device."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OperationGroup:
-    """Operations of one name in all blocks: `blocks.*.fc1`."""
+    """Operations with the same name in all blocks, such as `blocks.*.fc1`."""
 
     name: str
     kind: str
@@ -32,33 +32,33 @@ class OperationGroup:
     macs: int
     bytes_moved: int
     intensity: float
-    """Floating-point operations for each byte moved."""
+    """Floating-point operations per byte moved."""
     time_ms: float | None
-    """By the roofline; None where no peak rates are known."""
+    """Roofline time; None if no peak rates are known."""
     share: float
-    """Of the time; of the products where no time is known."""
+    """Share of the time, or of the multiply-accumulates if no time is known."""
     bound: Literal["compute", "memory"] | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Explanation:
-    """Where the time of a batch goes."""
+    """Breakdown of the time of a batch."""
 
     space: str
     arch: Arch
     network_id: str
     deployment: Deployment
-    """Without a runtime where nothing was measured."""
+    """Without a runtime if nothing was measured."""
     measured: RuntimeProfile | None
-    """None where the device is not here, or nothing here can measure on it."""
+    """None if this machine lacks the device, or has no runtime that can measure on it."""
     roofline_ms: float | None
-    """By the device's peak rates, without fusion and launches; None where they are not known, as of a CPU."""
+    """Time at the device's peak rates, without fusion and launches; None if these are unknown, as for a CPU."""
     operations: tuple[OperationCost, ...]
     groups: tuple[OperationGroup, ...]
     hints: tuple[str, ...]
 
     def to_mapping(self) -> dict[str, Any]:
-        """Plain values, as `--json` prints them."""
+        """Return the fields as plain values, as `--json` prints them."""
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
         operations = [{**vars(cost), "time_ms": cost.time_ms} for cost in self.operations]
         return {**values, "arch": self.arch.to_mapping(), "operations": operations}
@@ -78,52 +78,67 @@ def explain(
     machine: Machine | None = None,
     profiler: Profiler | None = None,
 ) -> Explanation:
-    """Say where the time of a network goes: measured if the device is here, and by its peak rates if they are known."""
+    """Break down the time of a network: measured if this machine has the device, and by peak rates if they are known.
+
+    Args:
+        space: Name of a space.
+        arch: A network of the space: an `Arch`, its mapping, a published name, 'min', 'max', 'random:SEED' or a file.
+        device: Name of a device; 'auto' for one of this machine.
+        batch: Batch size.
+        precision: Precision of weights and activations.
+        threads: Threads on a CPU.
+        machine: The devices of this machine; detected if None.
+        profiler: Measures a network with a runtime's own profiler; None for that of onnxruntime or torch.
+
+    Raises:
+        MissingError: The device is not in this machine and its peak rates are unknown.
+        UnknownNameError: There is no such space, network or device.
+        UsageError: The precision is not known.
+    """
     if space not in SPACES:
         raise unknown("space", space, SPACES, hint="hwnas explain {} max")
     if precision not in PRECISIONS:
         raise UsageError(f"precision {precision!r} is not known", got=precision, known=PRECISIONS)
-    chosen = SPACES.get(space)
-    network = chosen.candidate(find_arch(chosen, arch, command=_COMMAND))
-    here = machine or detect()
-    found = _device(resolve(device, machine=here), here)
-    deployment = Deployment(device=found.name, runtime=RUNTIME, precision=precision, batch=batch, threads=threads)
-    is_here = any(item.name == found.name for item in here.devices)
-    setting = Setting(deployment=deployment)
-    measured = (profiler or runtime_profile)(space_subject(chosen, network), setting) if is_here else None
-    rates = peak_rates(found, precision)
+    named_space = SPACES.get(space)
+    network = named_space.candidate(find_arch(named_space, arch, command=_COMMAND))
+    this_machine = machine or detect()
+    target = _find_device(resolve(device, machine=this_machine), this_machine)
+    deployment = Deployment(device=target.name, runtime=RUNTIME, precision=precision, batch=batch, threads=threads)
+    is_present = any(item.name == target.name for item in this_machine.devices)
+    profile = profiler or runtime_profile
+    measured = profile(space_subject(named_space, network), Setting(deployment=deployment)) if is_present else None
+    rates = peak_rates(target, precision)
     if measured is None and rates is None:
-        raise _nothing_known(found, precision, here)
-    workload = chosen.workload(network.arch)
+        raise _nothing_known(target, precision, is_present=is_present)
+    workload = named_space.workload(network.arch)
     costs = operation_costs(workload, rates=rates, precision=precision, batch=batch)
-    times = [cost.time_ms for cost in costs]
-    told = () if measured is None else measured_bottlenecks(measured, macs=sum(cost.macs for cost in costs))
+    of_profile = () if measured is None else measured_bottlenecks(measured, macs=sum(cost.macs for cost in costs))
     return Explanation(
-        space=chosen.name,
+        space=named_space.name,
         arch=network.arch,
         network_id=network.network_id,
         deployment=replace(deployment, runtime=None if measured is None else measured.runtime),
         measured=measured,
-        roofline_ms=None if rates is None else sum(time for time in times if time is not None),
+        roofline_ms=None if rates is None else sum(cost.time_ms or 0.0 for cost in costs),
         operations=costs,
-        groups=grouped(costs, rates),
-        hints=(*told, *bottlenecks(workload, costs, device=found, rates=rates, precision=precision)),
+        groups=group_operations(costs, rates),
+        hints=(*of_profile, *bottlenecks(workload, costs, device=target, rates=rates, precision=precision)),
     )
 
 
-def grouped(costs: Sequence[OperationCost], rates: PeakRates | None) -> tuple[OperationGroup, ...]:
-    """Operations of one name in all blocks together, the largest share first."""
+def group_operations(costs: Sequence[OperationCost], rates: PeakRates | None) -> tuple[OperationGroup, ...]:
+    """Group operations that have the same name in all blocks, the largest share first."""
     groups: dict[tuple[str, str], list[OperationCost]] = {}
     for cost in costs:
         name = ".".join("*" if part.isdecimal() else part for part in cost.name.split("."))
         groups.setdefault((name, cost.kind), []).append(cost)
-    whole = sum(_weight(cost, rates) for cost in costs) or 1.0
-    found = [_group(name, kind, members, rates, whole) for (name, kind), members in groups.items()]
-    return tuple(sorted(found, key=lambda group: -group.share))
+    total = sum(_weight(cost, rates) for cost in costs) or 1.0
+    summed = [_sum_group(name, kind, members, rates, total) for (name, kind), members in groups.items()]
+    return tuple(sorted(summed, key=lambda group: -group.share))
 
 
-def _group(
-    name: str, kind: str, members: Sequence[OperationCost], rates: PeakRates | None, whole: float
+def _sum_group(
+    name: str, kind: str, members: Sequence[OperationCost], rates: PeakRates | None, total: float
 ) -> OperationGroup:
     macs, moved = sum(cost.macs for cost in members), sum(cost.bytes_moved for cost in members)
     memory_ms = sum(cost.time_ms or 0.0 for cost in members if cost.memory_bound)
@@ -134,9 +149,9 @@ def _group(
         num_operations=len(members),
         macs=macs,
         bytes_moved=moved,
-        intensity=2 * macs / moved if moved else 0.0,
+        intensity=2 * macs / moved if moved else 0.0,  # a multiply-accumulate is two floating-point operations
         time_ms=None if rates is None else time_ms,
-        share=sum(_weight(cost, rates) for cost in members) / whole,
+        share=sum(_weight(cost, rates) for cost in members) / total,
         bound=None if rates is None else "memory" if memory_ms > time_ms / 2 else "compute",
     )
 
@@ -145,25 +160,23 @@ def _weight(cost: OperationCost, rates: PeakRates | None) -> float:
     return cost.macs if rates is None else cost.time_ms or 0.0
 
 
-def _device(name: str, machine: Machine) -> Device:
-    """The device of that name, here or on a datasheet; a CPU that is elsewhere has neither."""
+def _find_device(name: str, machine: Machine) -> Device:
+    """Return a device of the machine or of a datasheet; a CPU of another machine is neither."""
     for device in machine.devices:
         if device.name == name:
             return device
     if name in DEVICES:
         return DEVICES.get(name)
     raise MissingError(
-        f"device {name} is not in this machine, and no datasheet stands for it",
+        f"device {name} must be in this machine or have a datasheet in hwnas",
         got=name,
         known=[device.name for device in machine.devices],
         hint="the same command on that machine",
     )
 
 
-def _nothing_known(device: Device, precision: str, machine: Machine) -> MissingError:
-    here = any(item.name == device.name for item in machine.devices)
-    lacks = f"its datasheet has no {precision} rate" if device.source else "no peak rates are known of it"
-    needs = f"no runtime here measures {precision} on it" if here else "it is not in this machine"
-    return MissingError(
-        f"{device.name}: {lacks}, and {needs}", got=precision, hint="another --precision, or hwnas doctor"
-    )
+def _nothing_known(device: Device, precision: str, *, is_present: bool) -> MissingError:
+    lacks = f"its datasheet has no {precision} rate" if device.source else "its peak rates are unknown"
+    needs = f"no runtime of this machine measures {precision} on it" if is_present else "it is not in this machine"
+    message = f"{device.name}: {lacks}, and {needs}"
+    return MissingError(message, got=precision, hint="another --precision, or hwnas doctor")

@@ -101,9 +101,9 @@ def test_nodes_of_one_name_are_summed_the_longest_first() -> None:
 @pytest.mark.parametrize(
     ("device", "precision", "message"),
     [
-        (CPU, "bf16", "no peak rates are known of it, and no runtime here measures bf16 on it"),
+        (CPU, "bf16", "its peak rates are unknown, and no runtime of this machine measures bf16 on it"),
         ("v100", "bf16", "v100: its datasheet has no bf16 rate, and it is not in this machine"),
-        ("intel-xeon-9999-8c-avx512", "fp32", "no datasheet stands for it"),
+        ("intel-xeon-9999-8c-avx512", "fp32", "must be in this machine or have a datasheet"),
     ],
 )
 def test_what_nothing_is_known_of_ends_with_3(device: str, precision: str, message: str) -> None:
