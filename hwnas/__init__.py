@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from hwnas.pipeline.export_network import export_network
     from hwnas.pipeline.import_checkpoint import import_checkpoint
     from hwnas.pipeline.measure import measure
+    from hwnas.pipeline.modules import ModuleMeasurement, export_module, measure_module
     from hwnas.pipeline.optimize import CustomMetric, LatencyTable, optimize
     from hwnas.pipeline.predictors.fit import FitOptions, fit_predictors
     from hwnas.pipeline.predictors.import_timm import import_timm
@@ -39,6 +40,7 @@ __all__ = [
     "FitOptions",
     "FoundNetwork",
     "LatencyTable",
+    "ModuleMeasurement",
     "PredictOptions",
     "SearchOptions",
     "SearchResult",
@@ -48,12 +50,14 @@ __all__ = [
     "doctor",
     "evaluate",
     "explain",
+    "export_module",
     "export_network",
     "fit_predictors",
     "import_checkpoint",
     "import_timm",
     "list_profiles",
     "measure",
+    "measure_module",
     "optimize",
     "predict_networks",
     "query",
@@ -70,6 +74,7 @@ _VERBS = {
     "FitOptions": "hwnas.pipeline.predictors.fit",
     "FoundNetwork": "hwnas.search.result",
     "LatencyTable": "hwnas.pipeline.optimize",
+    "ModuleMeasurement": "hwnas.pipeline.modules",
     "PredictOptions": "hwnas.pipeline.predictors.predict",
     "SearchOptions": "hwnas.pipeline.search.options",
     "SearchResult": "hwnas.search.result",
@@ -78,12 +83,14 @@ _VERBS = {
     "doctor": "hwnas.pipeline.doctor",
     "evaluate": "hwnas.pipeline.evaluate",
     "explain": "hwnas.pipeline.explain",
+    "export_module": "hwnas.pipeline.modules",
     "export_network": "hwnas.pipeline.export_network",
     "fit_predictors": "hwnas.pipeline.predictors.fit",
     "import_checkpoint": "hwnas.pipeline.import_checkpoint",
     "import_timm": "hwnas.pipeline.predictors.import_timm",
     "list_profiles": "hwnas.pipeline.profiles",
     "measure": "hwnas.pipeline.measure",
+    "measure_module": "hwnas.pipeline.modules",
     "optimize": "hwnas.pipeline.optimize",
     "predict_networks": "hwnas.pipeline.predictors.predict",
     "query": "hwnas.pipeline.search.query",

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import torch
+from torch import Tensor, nn
 
 from hwnas.devices import Device, match
 from hwnas.devices.datasheets import normalised
@@ -23,6 +24,9 @@ from hwnas.profile.runners.runner import MeasurementError, Runner, RuntimeSessio
 from hwnas.profile.timing import no_progress, runs_per_sample, time_pairs, warm_up
 from hwnas.profile.worker_messages import MeasurementTask, TaskResult, WorkerFacts
 from hwnas.records import DeviceState, Failure, OutputParity, Reason, Setting, Subject
+
+Network = tuple[nn.Module, Tensor]
+"""A module in eval mode on the CPU, and the float32 images that it is run on."""
 
 _REFERENCE_SEED = 0
 """The reference network has the same weights in every process."""
@@ -71,15 +75,26 @@ class NetworkTimer:
         notes = (self._open_nvml(),) if device_of(setting).kind == "gpu" else ()
         return WorkerFacts(process_id=self.process_id, runtime=runner.facts(setting), notes=tuple(filter(None, notes)))
 
-    def measure(self, task: MeasurementTask) -> TaskResult:
-        """The outcome of a task; an error is raised only where it is not the network's."""
+    def measure(self, task: MeasurementTask, *, network: Network | None = None) -> TaskResult:
+        """Measure the network of a task in pairs with the reference network.
+
+        Args:
+            task: The network, how it is run, and how many pairs.
+            network: A module in eval mode and a batch of images to measure in place of the task's subject.
+
+        Returns:
+            Samples, or the failure of this network.
+
+        Raises:
+            HwnasError: The runtime or the reference network cannot be used at all.
+        """
         if task.pairs < 1:
             raise InputError("a task must have at least one pair", got=task.pairs)
         started, begin = datetime.now(UTC).isoformat(timespec="milliseconds"), time.perf_counter()
         place = self._set_up(task)
         outcome = TaskResult(process_id=self.process_id, started_utc=started, duration_s=0.0)
         try:
-            outcome = self._measured(task, place, outcome)
+            outcome = self._measured(task, place, outcome, network)
         except Exception as error:  # whatever it is, it is what became of this network, and is recorded as such
             outcome = replace(outcome, failure=classify_failure(error, stage=self._stage))
         _clean_up()
@@ -92,8 +107,10 @@ class NetworkTimer:
         self._places.clear()
         _clean_up()
 
-    def _measured(self, task: MeasurementTask, place: _Place, outcome: TaskResult) -> TaskResult:
-        with self._ready(place.runner, task.subject, task.setting, seed=task.seed) as ready:
+    def _measured(
+        self, task: MeasurementTask, place: _Place, outcome: TaskResult, network: Network | None
+    ) -> TaskResult:
+        with self._ready(place.runner, task.subject, task.setting, seed=task.seed, network=network) as ready:
             self._enter("warm up")
             warm_up(ready.session, progress=self._progress)
             runs = (runs_per_sample(ready.session), runs_per_sample(place.reference))
@@ -120,19 +137,26 @@ class NetworkTimer:
             )
 
     @contextmanager
-    def _ready(self, runner: Runner, subject: Subject, setting: Setting, *, seed: int) -> Iterator[_Ready]:
+    def _ready(
+        self, runner: Runner, subject: Subject, setting: Setting, *, seed: int, network: Network | None
+    ) -> Iterator[_Ready]:
         """A session that gives torch's outputs, for as long as it is needed."""
-        ready = self._prepared(runner, subject, setting, seed=seed)
+        ready = self._prepared(runner, subject, setting, seed=seed, network=network)
         try:
             yield ready
         finally:
             ready.session.close()
 
-    def _prepared(self, runner: Runner, subject: Subject, setting: Setting, *, seed: int) -> _Ready:
+    def _prepared(
+        self, runner: Runner, subject: Subject, setting: Setting, *, seed: int, network: Network | None = None
+    ) -> _Ready:
         with _within_memory(setting):
             self._enter("build")
-            module = build_subject(subject, seed=seed)
-            images = seeded_images(subject, batch=setting.batch, seed=seed)
+            if network is None:
+                module = build_subject(subject, seed=seed)
+                images = seeded_images(subject, batch=setting.batch, seed=seed)
+            else:
+                module, images = network
             expected = expected_logits(module, images)
             tolerance = parity_tolerance(module, images, precision=setting.precision)
             self._enter("prepare")

@@ -1,0 +1,203 @@
+"""`hwnas.measure_module` and `hwnas.export_module`: any torch module, with an example input in place of a space."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hwnas.devices import Machine, detect, require, resolve
+from hwnas.errors import InputError, MissingError, unknown
+from hwnas.frames import Frame, to_frame
+from hwnas.metrics import Deployment
+from hwnas.profile.statistics import latency_interval, latency_ms, reference_latency_ms, stability_verdict, throughput
+from hwnas.profile.subjects import REFERENCE
+from hwnas.profile.timing import PAIRS
+from hwnas.records import Failure, OutputParity, Samples, Setting
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from hwnas.export.export import Exported
+
+SUFFIXES = {".onnx": "onnx", ".pt2": "pt2", ".safetensors": "safetensors"}
+"""The format of a file, by its ending."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModuleMeasurement:
+    """How fast a module is on a device of this machine."""
+
+    deployment: Deployment
+    latency_ms: float
+    """Of one batch, undisturbed by other load: a ratio to the reference network, times its latency."""
+    lower_ms: float
+    upper_ms: float
+    """The ends of the 95 % interval of the runs."""
+    throughput: float
+    """Images per second."""
+    memory_mb: float | None
+    """Memory while it runs, weights included; None where the runtime does not report it."""
+    energy_j: float | None
+    """Of one run; None where the device does not measure it."""
+    is_stable: bool
+    problem: str
+    """Why the measurement is unstable; empty if it is stable."""
+    parity: OutputParity
+    """How the outputs compare with those of torch in float32."""
+    samples: Samples
+    reference: Samples
+    """The runs of the module, and those of the reference network in between."""
+
+    def to_frame(self) -> Frame:
+        """Return the runs as a data frame, one row per pair, in milliseconds of wall, CPU and device time."""
+        columns: dict[str, list[object]] = {}
+        for prefix, runs in (("", self.samples), ("reference_", self.reference)):
+            for clock in ("wall", "cpu", "device"):
+                values = getattr(runs, f"{clock}_ns")
+                if values:
+                    columns[f"{prefix}{clock}_ms"] = [value / 1e6 for value in values]
+        return to_frame(columns)
+
+    def __str__(self) -> str:
+        unstable = "" if self.is_stable else f", unstable: {self.problem}"
+        return f"{self.latency_ms:.4g} ms ({self.lower_ms:.4g} to {self.upper_ms:.4g}){unstable}"
+
+
+def measure_module(
+    module: "nn.Module",
+    example_input: "Tensor",
+    *,
+    device: str = "auto",
+    runtime: str | None = None,
+    precision: str = "fp32",
+    threads: int = 1,
+    pairs: int = PAIRS,
+    machine: Machine | None = None,
+) -> ModuleMeasurement:
+    """Measure the latency of a module on a device of this machine.
+
+    The module runs strictly in turn with DeiT-Ti in this process, and its outputs are compared with those of torch
+    before it is timed. It is left as it is.
+
+    Args:
+        module: A module with one tensor as input and one as output; it is measured in evaluation mode.
+        example_input: A batch of images of shape (batch, channels, height, width); its size is the batch size.
+        device: A device of this machine: its name, `"cpu"` or `"auto"`.
+        runtime: The runtime; by default the preferred one that is available.
+        precision: `"fp32"`, `"fp16"`, `"bf16"` or `"tf32"`, as far as the runtime supports it.
+        threads: Threads on a CPU.
+        pairs: Timed runs of each of the two networks.
+        machine: The machine; tests pass another one.
+
+    Returns:
+        Latency with its interval, throughput, memory, and all runs.
+
+    Raises:
+        InputError: The module cannot be exported or run, or its outputs differ from those of torch.
+        MissingError: The device or the runtime is not available.
+    """
+    from hwnas.profile.network_timer import NetworkTimer
+    from hwnas.profile.worker_messages import MeasurementTask
+
+    images = _images(example_input)
+    name = resolve(device, machine=machine or detect())
+    chosen = runtime or _default_runtime(name)
+    setting = Setting(
+        deployment=Deployment(device=name, runtime=chosen, precision=precision, batch=len(images), threads=threads),
+        exporter="module" if chosen.startswith("torch") else "dynamo",
+    )
+    task = MeasurementTask(subject=REFERENCE, setting=setting, seed=0, pairs=pairs)
+    timer = NetworkTimer()
+    was_training = module.training
+    try:
+        result = timer.measure(task, network=(module.eval(), images))
+    finally:
+        module.train(was_training)
+        timer.close()
+    if result.failure is not None:
+        raise _explained(result.failure)
+    assert result.samples is not None
+    assert result.reference is not None
+    assert result.parity is not None
+    reference_ms = reference_latency_ms([result.reference])
+    interval = latency_interval(result.samples, result.reference, reference_ms=reference_ms, seed=0)
+    verdict = stability_verdict(result.samples, result.reference, states=(result.before, result.after))
+    value = latency_ms(result.samples, result.reference, reference_ms=reference_ms)
+    return ModuleMeasurement(
+        deployment=setting.deployment,
+        latency_ms=value,
+        lower_ms=interval.low_ms,
+        upper_ms=interval.high_ms,
+        throughput=throughput(value, batch=len(images)),
+        memory_mb=result.memory_mb,
+        energy_j=result.energy_j,
+        is_stable=verdict.stable,
+        problem=verdict.reason,
+        parity=result.parity,
+        samples=result.samples,
+        reference=result.reference,
+    )
+
+
+def export_module(
+    module: "nn.Module",
+    example_input: "Tensor",
+    path: Path,
+    *,
+    precision: str = "fp32",
+    dynamic_batch: bool = False,
+) -> "Exported":
+    """Export a module to a file, after comparing its outputs with those of torch.
+
+    Args:
+        module: A module with one tensor as input and one as output; it is exported in evaluation mode and left as it
+            is.
+        example_input: A batch of images of shape (batch, channels, height, width); its size is the batch size.
+        path: The file: `.onnx`, `.pt2` (a program of torch.export) or `.safetensors` (the weights alone).
+        precision: The precision inside the file: `"fp32"`, `"fp16"` or `"bf16"`. Inputs and outputs stay float32.
+        dynamic_batch: Accept any batch size.
+
+    Returns:
+        The files that were written, and the comparison with torch.
+
+    Raises:
+        InputError: The format is unknown, the module cannot be exported, or its outputs differ from those of torch.
+    """
+    from hwnas.export.export import export_module as export
+
+    if path.suffix not in SUFFIXES:
+        raise unknown("file format", path.suffix or path.name, SUFFIXES)
+    images = _images(example_input)
+    return export(
+        module,
+        format=SUFFIXES[path.suffix],
+        path=path,
+        input_shape=tuple(images.shape[1:]),
+        precision=precision,
+        batch=None if dynamic_batch else len(images),
+    )
+
+
+def _images(example_input: "Tensor") -> "Tensor":
+    if example_input.ndim != 4 or not len(example_input) or not example_input.is_floating_point():
+        message = "the example input must be a batch of images, float32 of (batch, channels, height, width)"
+        raise InputError(message, got=f"{example_input.dtype} of {tuple(example_input.shape)}")
+    return example_input.detach().float().cpu()
+
+
+def _default_runtime(device: str) -> str:
+    from hwnas.profile.runners.runner import DEFAULT_ORDER, load_runner
+
+    found = require(device)
+    reasons = []
+    for name in DEFAULT_ORDER:
+        here = load_runner(name).available(found)
+        if here.available:
+            return name
+        reasons.append(f"{name}: {here.reason}")
+    raise MissingError(f"no runtime can use {device} on this machine", got="; ".join(reasons), hint="hwnas doctor")
+
+
+def _explained(failure: Failure) -> InputError:
+    return InputError(
+        "the module must export, run and give the outputs of torch", got=f"{failure.reason}: {failure.message}"
+    )
