@@ -16,7 +16,7 @@ from hwnas.records import Failure, OutputParity, Samples, Setting
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from hwnas.export.export import Exported
+    from hwnas.export.export import ExportedModule
 
 SUFFIXES = {".onnx": "onnx", ".pt2": "pt2", ".safetensors": "safetensors"}
 """The format of a file, by its ending."""
@@ -145,7 +145,7 @@ def export_module(
     *,
     precision: str = "fp32",
     dynamic_batch: bool = False,
-) -> "Exported":
+) -> "ExportedModule":
     """Export a module to a file, after comparing its outputs with those of torch.
 
     Args:
