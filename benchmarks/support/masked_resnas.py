@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hwnas.space.resnas import ResNas, ResNasArch, ResNasBlock
-from hwnas.supernet.attention import attend
-from hwnas.supernet.layers import Attention, Block, Mlp, join_heads, split_heads
+from hwnas.supernet.layers import Mlp, MultiHeadAttention, TransformerBlock, attend, join_heads, split_heads
 from hwnas.supernet.network import Network
 from hwnas.supernet.resnas import Reduction, outline
 
@@ -37,7 +36,7 @@ class MaskedResNas(nn.Module):
             for slot in range(stage.slots):
                 blocks = [arch.stages[number].blocks[slot] for arch in per_image]
                 block = segments[f"stages.{number}.{slot}"]
-                assert isinstance(block, Block)
+                assert isinstance(block, TransformerBlock)
                 x = _block(block, x, mask, blocks, head_dim=stage.head_dim)
         head = self.network.get_submodule("head")
         normed = _norm(head.get_submodule("norm"), x, mask)
@@ -54,10 +53,12 @@ class MaskedResNas(nn.Module):
         return out * _mask(after, out.shape[-1])
 
 
-def _block(block: Block, x: Tensor, mask: Tensor, choices: Sequence[ResNasBlock | None], *, head_dim: int) -> Tensor:
+def _block(
+    block: TransformerBlock, x: Tensor, mask: Tensor, choices: Sequence[ResNasBlock | None], *, head_dim: int
+) -> Tensor:
     exists = torch.tensor([float(choice is not None) for choice in choices]).view(-1, 1, 1)
     attention, mlp = block.attention, block.mlp
-    assert isinstance(attention, Attention)
+    assert isinstance(attention, MultiHeadAttention)
     assert isinstance(mlp, Mlp)
     q, k, v = split_heads(attention.qkv(_norm(block.norm1, x, mask)), parts=3, num_heads=attention.num_heads)
     heads = _mask([choice.num_heads * head_dim if choice else 1 for choice in choices], attention.proj.in_features)

@@ -12,7 +12,7 @@ from hwnas.space.lookup import adapted, find_arch
 from hwnas.space.space import AnySpace
 
 if TYPE_CHECKING:
-    from hwnas.supernet.official.checkpoint import Checkpoint
+    from hwnas.supernet.official.checkpoint import OfficialCheckpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +104,9 @@ def _space(family: str, space: str) -> AnySpace:
     return chosen
 
 
-def _imported(path: Path, space: AnySpace, arch: Arch | None, params: int, checkpoint: "Checkpoint") -> Imported:
+def _imported(
+    path: Path, space: AnySpace, arch: Arch | None, params: int, checkpoint: "OfficialCheckpoint"
+) -> Imported:
     return Imported(
         path=path,
         space=space.name,

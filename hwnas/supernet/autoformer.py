@@ -1,16 +1,16 @@
-"""AutoFormer's supernet: entangled blocks, every width a prefix of the widest, with 2-D relative position."""
+"""AutoFormer's supernet: weight entanglement, where every width is a prefix of the widest, with relative position."""
 
 from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
 from hwnas.space.autoformer import AutoFormer, AutoFormerArch, AutoFormerConfig
-from hwnas.supernet.attention import attend
 from hwnas.supernet.layers import (
-    Block,
-    Head,
+    ClassifierHead,
     Mlp,
     StemConfig,
+    TransformerBlock,
+    attend,
     drop_path_rates,
     init_linears,
     join_heads,
@@ -18,26 +18,25 @@ from hwnas.supernet.layers import (
 )
 from hwnas.supernet.network import Network, SegmentConfig
 from hwnas.supernet.relative import RelativeAttention
-from hwnas.supernet.rules import Axes, attention_axes, head_axes, mlp_axes, stem_axes
-from hwnas.supernet.sharing import interleaved, prefix
-from hwnas.supernet.supernet import Piece, Supernet, SupernetConfig, whole_piece
+from hwnas.supernet.sharing import Axes, attention_axes, head_axes, interleaved, mlp_axes, prefix, stem_axes
+from hwnas.supernet.supernet import SlicedSegment, Supernet, SupernetConfig, sliced_segment
 
 EPS = 1e-5
 
 
 @dataclass(frozen=True, kw_only=True)
 class AutoFormerSupernetConfig(SupernetConfig):
-    """How the weights are shared, beyond what the space says."""
+    """Options of an AutoFormer supernet."""
 
     embed_dim: int | None = None
-    """Allocated embedding width; None: the widest choice. The released supernets have more than they ever use."""
+    """Allocated embedding width; None: the widest choice. The released supernets allocate more than they use."""
     plain_bias: bool = False
-    """Take the bias of q, k and v as a prefix, unlike its weight: as the released checkpoints were trained."""
+    """Slice the bias of q, k and v as a prefix although its weight is interleaved, as the released checkpoints do."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class BlockConfig:
-    """Attention with relative position, and an MLP."""
+class AutoFormerBlockConfig:
+    """Config of a block of attention with relative position and an MLP."""
 
     embed_dim: int
     num_heads: int
@@ -48,33 +47,33 @@ class BlockConfig:
     drop_path: float = 0.0
 
     def build(self) -> nn.Module:
-        """The segment with fresh weights."""
+        """Build the segment with fresh weights."""
         attention, mlp = AutoFormerAttention(self), Mlp(embed_dim=self.embed_dim, hidden_dim=self.hidden_dim)
-        block = Block(attention, mlp, embed_dim=self.embed_dim, eps=EPS, drop_path=self.drop_path)
+        block = TransformerBlock(attention, mlp, embed_dim=self.embed_dim, eps=EPS, drop_path=self.drop_path)
         init_linears(block)
         return block
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeadConfig:
-    """Norm, average over the patches or class token, classifier."""
+class AutoFormerHeadConfig:
+    """Config of a head on the average of the patches or on the class token."""
 
     embed_dim: int
     num_classes: int
     average: bool
 
     def build(self) -> nn.Module:
-        """The segment with fresh weights."""
+        """Build the segment with fresh weights."""
         patches = slice(1, None) if self.average else None
-        head = Head(embed_dim=self.embed_dim, num_classes=self.num_classes, eps=EPS, average=patches)
+        head = ClassifierHead(embed_dim=self.embed_dim, num_classes=self.num_classes, eps=EPS, average=patches)
         init_linears(head)
         return head
 
 
 class AutoFormerAttention(nn.Module):
-    """Attention with heads of a fixed width, and relative position where the config has it."""
+    """Attention with heads of a fixed width, and with relative position if the config has it."""
 
-    def __init__(self, config: BlockConfig) -> None:
+    def __init__(self, config: AutoFormerBlockConfig) -> None:
         super().__init__()
         width = config.num_heads * config.head_dim
         self.num_heads = config.num_heads
@@ -85,7 +84,7 @@ class AutoFormerAttention(nn.Module):
             self.relative = RelativeAttention(grid=config.grid, clip=config.relative_clip, head_dim=config.head_dim)
 
     def forward(self, x_BND: Tensor) -> Tensor:
-        """Attention of all tokens to all tokens."""
+        """Attend from all tokens to all tokens."""
         q, k, v = split_heads(self.qkv(x_BND), parts=3, num_heads=self.num_heads)
         attended = attend(q, k, v) if self.relative is None else self.relative(q, k, v)
         out: Tensor = self.proj(join_heads(attended))
@@ -93,13 +92,13 @@ class AutoFormerAttention(nn.Module):
 
 
 def outline(config: AutoFormerConfig, arch: AutoFormerArch, *, drop_path: float = 0.0) -> dict[str, SegmentConfig]:
-    """The segments of a network; `drop_path` is the rate of the deepest slot of the space."""
+    """Return the segment configs of a network; `drop_path` is the rate of the last slot of the space."""
     rates = drop_path_rates(drop_path, slots=max(config.depths))
     stem = StemConfig(
         channels=config.channels, patch_size=config.patch_size, grid=config.grid, embed_dim=arch.embed_dim
     )
     blocks = {
-        f"blocks.{slot}": BlockConfig(
+        f"blocks.{slot}": AutoFormerBlockConfig(
             embed_dim=arch.embed_dim,
             num_heads=block.num_heads,
             head_dim=config.head_dim,
@@ -110,12 +109,14 @@ def outline(config: AutoFormerConfig, arch: AutoFormerArch, *, drop_path: float 
         )
         for slot, block in enumerate(arch.blocks)
     }
-    head = HeadConfig(embed_dim=arch.embed_dim, num_classes=config.num_classes, average=config.pooling == "average")
+    head = AutoFormerHeadConfig(
+        embed_dim=arch.embed_dim, num_classes=config.num_classes, average=config.pooling == "average"
+    )
     return {"stem": stem, **blocks, "head": head}
 
 
 class AutoFormerSupernet(Supernet[AutoFormerConfig, AutoFormerArch, AutoFormerSupernetConfig]):
-    """Weights of a space of AutoFormer networks."""
+    """The shared weights of an AutoFormer space."""
 
     space_type = AutoFormer
     config_type = AutoFormerSupernetConfig
@@ -127,23 +128,25 @@ class AutoFormerSupernet(Supernet[AutoFormerConfig, AutoFormerArch, AutoFormerSu
             widest = replace(widest, embed_dim=config.embed_dim)
         super().__init__(space, config, Network(outline(space.config, widest)))
 
-    def path(self, arch: AutoFormerArch) -> dict[str, Piece]:
-        """The segments of a network, every width a prefix."""
+    def path(self, arch: AutoFormerArch) -> dict[str, SlicedSegment]:
+        """Return the segments of a network, every width a prefix."""
         segments = outline(self.space.config, arch, drop_path=self.config.drop_path)
-        return {name: whole_piece(name, config, self._axes(config)) for name, config in segments.items()}
+        return {name: sliced_segment(name, config, self._axes(config)) for name, config in segments.items()}
 
     def _axes(self, config: SegmentConfig) -> Axes:
         match config:
             case StemConfig():
                 return stem_axes(prefix(config.embed_dim))
-            case BlockConfig():
+            case AutoFormerBlockConfig():
                 return self._block_axes(config)
-            case HeadConfig():
+            case AutoFormerHeadConfig():
                 return head_axes(prefix(config.embed_dim))
         raise AssertionError(config)
 
-    def _block_axes(self, config: BlockConfig) -> Axes:
+    def _block_axes(self, config: AutoFormerBlockConfig) -> Axes:
         embed, width = prefix(config.embed_dim), config.num_heads * config.head_dim
+        # Shared rows are interleaved as q0, k0, v0, q1, …: those of a narrower network are a prefix, and no row serves
+        # as q in one network and as k in another.
         rows = interleaved(3 * width)
         bias = prefix(3 * width) if self.config.plain_bias else rows
         attention = attention_axes(embed, rows=rows, bias=bias, width=prefix(width))
@@ -151,4 +154,8 @@ class AutoFormerSupernet(Supernet[AutoFormerConfig, AutoFormerArch, AutoFormerSu
 
 
 SUPERNET = AutoFormerSupernet
-SEGMENTS = (StemConfig, BlockConfig, HeadConfig)
+SEGMENTS = {
+    "layers.StemConfig": StemConfig,
+    "autoformer.BlockConfig": AutoFormerBlockConfig,
+    "autoformer.HeadConfig": AutoFormerHeadConfig,
+}

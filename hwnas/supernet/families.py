@@ -1,4 +1,4 @@
-"""The supernets by family, and the kinds of segments that their networks are made of."""
+"""The supernet classes of all families, and the segments that their networks are made of."""
 
 from types import ModuleType
 from typing import Any
@@ -10,14 +10,34 @@ from hwnas.registry import Registry
 from hwnas.space.arch import Arch
 from hwnas.space.space import AnySpace
 from hwnas.supernet import autoformer, glit, resnas, vitas, vitas_twins
-from hwnas.supernet.network import Network, SegmentConfig
+from hwnas.supernet.network import Network
 from hwnas.supernet.supernet import AnySupernet, SupernetConfig
 
 _MODULES: tuple[ModuleType, ...] = (autoformer, resnas, vitas, vitas_twins, glit)
 
+SEGMENT_TYPES: dict[str, type[Any]] = {name: kind for module in _MODULES for name, kind in module.SEGMENTS.items()}
+"""The config classes of segments by the names that weight files store; a renamed class keeps its stored name."""
+
+SUPERNETS: Registry[Any] = Registry("family")
+"""The supernet classes by family; each is called with a space and a config."""
+
+for _module in _MODULES:
+    SUPERNETS.add(_module.SUPERNET.space_type.family, _module.SUPERNET)
+
 
 def make_supernet(space: AnySpace, config: SupernetConfig | None = None) -> AnySupernet:
-    """A supernet of a space with fresh weights, drawn from torch's generator."""
+    """Make a supernet with fresh weights, drawn from torch's global generator.
+
+    Args:
+        space: The space whose networks share the weights.
+        config: The supernet config of the space's family; None: its defaults.
+
+    Returns:
+        The supernet, in training mode on the CPU.
+
+    Raises:
+        InputError: The config belongs to another family.
+    """
     expected = SUPERNETS.get(space.family).config_type
     if config is not None and not isinstance(config, expected):
         raise InputError(f"a supernet of {space.name} takes a {expected.__name__}", got=type(config).__name__)
@@ -26,24 +46,7 @@ def make_supernet(space: AnySpace, config: SupernetConfig | None = None) -> AnyS
 
 
 def make_network(space: AnySpace, arch: Arch, config: SupernetConfig | None = None) -> Network:
-    """A network of a space with fresh weights, as a supernet of that config would extract it."""
-    with torch.device("meta"):
+    """Make one network of a space with fresh weights, as a supernet of that config would extract it."""
+    with torch.device("meta"):  # only the outline is needed, not the supernet's weights
         supernet = make_supernet(space, config)
     return Network(supernet.outline(arch), input_shape=space.config.input_shape)
-
-
-def segment_types() -> dict[str, type[Any]]:
-    """The kinds of segments by the names under which files know them."""
-    return {segment_name(kind): kind for module in _MODULES for kind in module.SEGMENTS}
-
-
-def segment_name(kind: type[SegmentConfig]) -> str:
-    """The name under which files know a kind of segment: 'autoformer.BlockConfig'."""
-    return f"{kind.__module__.rpartition('.')[2]}.{kind.__name__}"
-
-
-SUPERNETS: Registry[Any] = Registry("family")
-"""The supernet classes by family; each is called with a space and a config."""
-
-for _module in _MODULES:
-    SUPERNETS.add(_module.SUPERNET.space_type.family, _module.SUPERNET)

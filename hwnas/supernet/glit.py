@@ -1,11 +1,12 @@
 """GLiT's supernet: blocks that split their channels between attention (the first) and convolution (the last).
 
-Sharing by slices: attention grows from the first channel of a block, the locality module from the last one, so both
-meet the same channels in every choice that gives them these. The rows of q, k and v are nested twice over: fewer
-groups take the first heads, a smaller value ratio the first entries of each head. Inner and hidden widths are
-prefixes (values and gates of the locality module each their own), kernels the taps of the same offsets. The
-statistics of a batch norm are a prefix too, and mix what all networks see: `hwnas.supernet.batch_norm` estimates
-those of one network.
+With shared slices, attention grows from the first channel of a block and the locality module from the last one, so
+that both use the same channels in every choice. The rows of q, k and v are nested twice: fewer groups take the first
+heads, a smaller value ratio the first entries of each head. Inner and hidden widths are prefixes (values and gates of
+the locality module separately), kernels the taps of the same offsets. Batch-norm statistics are prefixes too; they
+average over all networks, and `hwnas.supernet.batch_norm` estimates those of one network.
+
+Shape suffixes: B images, N tokens, D channels, I inner channels of the locality module.
 """
 
 import itertools
@@ -17,38 +18,45 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from hwnas.errors import InputError
 from hwnas.space.glit import GROUPS, Glit, GlitArch, GlitBlock, GlitConfig, value_dim
-from hwnas.supernet.layers import Attention, Block, Head, Mlp, StemConfig, drop_path_rates, init_linears
-from hwnas.supernet.locality import Locality
+from hwnas.supernet.layers import (
+    ClassifierHead,
+    Mlp,
+    MultiHeadAttention,
+    StemConfig,
+    TransformerBlock,
+    drop_path_rates,
+    init_linears,
+)
 from hwnas.supernet.network import Network, SegmentConfig
-from hwnas.supernet.rules import Axes, linear_axes, mlp_axes
-from hwnas.supernet.sharing import Index, Pick, centre, prefix, suffix
-from hwnas.supernet.supernet import Piece, Supernet, SupernetConfig, whole_piece
+from hwnas.supernet.sharing import Axes, Index, Pick, centre, linear_axes, mlp_axes, prefix, suffix
+from hwnas.supernet.supernet import SlicedSegment, Supernet, SupernetConfig, sliced_segment
 
 EPS = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
 class GlitSupernetConfig(SupernetConfig):
-    """How the weights are shared."""
+    """Options of a GLiT supernet."""
 
     share: Literal["slices", "none"] = "slices"
-    """Slices of one set of weights per block, or, as in the paper, weights of its own for all that a block can be."""
+    """Whether the choices of a block are slices of one set of weights or, as in the paper, have separate weights."""
     max_params: int = 1_000_000_000
-    """The most parameters that weights without sharing may have."""
+    """Limit on the parameters of a supernet without sharing."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class BlockConfig:
-    """Attention on the first channels beside convolution on the last, and an MLP; 0 where a block lacks either."""
+class GlitBlockConfig:
+    """Config of a block: attention on the first channels, convolution on the last, and an MLP; 0 for a missing part."""
 
     embed_dim: int
     attention_dim: int
     num_heads: int
     value_dim: int
-    """Width of each of q, k and v."""
+    """Channels of each of q, k and v."""
     locality_dim: int
     inner_dim: int
     kernel_size: int
@@ -56,36 +64,36 @@ class BlockConfig:
     drop_path: float = 0.0
 
     def build(self) -> nn.Module:
-        """The segment with fresh weights."""
+        """Build the segment with fresh weights."""
         mlp = Mlp(embed_dim=self.embed_dim, hidden_dim=self.hidden_dim)
-        block = Block(GlobalLocal(self), mlp, embed_dim=self.embed_dim, eps=EPS, drop_path=self.drop_path)
+        block = TransformerBlock(GlobalLocal(self), mlp, embed_dim=self.embed_dim, eps=EPS, drop_path=self.drop_path)
         init_linears(block)
         return block
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeadConfig:
-    """Norm, class token, classifier."""
+class GlitHeadConfig:
+    """Config of a head on the class token."""
 
     embed_dim: int
     num_classes: int
 
     def build(self) -> nn.Module:
-        """The segment with fresh weights."""
-        head = Head(embed_dim=self.embed_dim, num_classes=self.num_classes, eps=EPS)
+        """Build the segment with fresh weights."""
+        head = ClassifierHead(embed_dim=self.embed_dim, num_classes=self.num_classes, eps=EPS)
         init_linears(head)
         return head
 
 
 class GlobalLocal(nn.Module):
-    """Attention on the first channels, the locality module on the last; nothing mixes the two."""
+    """Attention on the first channels and the locality module on the last, without mixing between them."""
 
-    def __init__(self, config: BlockConfig) -> None:
+    def __init__(self, config: GlitBlockConfig) -> None:
         super().__init__()
         self.split = config.attention_dim
         self.attention: nn.Module | None = None
         if config.attention_dim:
-            self.attention = Attention(
+            self.attention = MultiHeadAttention(
                 embed_dim=config.attention_dim, num_heads=config.num_heads, width=config.value_dim
             )
         self.locality: nn.Module | None = None
@@ -95,7 +103,7 @@ class GlobalLocal(nn.Module):
             )
 
     def forward(self, x_BND: Tensor) -> Tensor:
-        """Tokens to tokens."""
+        """Apply both parts to their channels."""
         if self.attention is None or self.locality is None:
             alone: Tensor = (self.attention or self.locality)(x_BND)  # type: ignore[misc]
             return alone
@@ -103,8 +111,33 @@ class GlobalLocal(nn.Module):
         return torch.cat(parts, dim=-1)
 
 
+class Locality(nn.Module):
+    """GLiT's locality module: a gated 1-D convolution over the tokens, the class token included.
+
+    Expands to values and gates, convolves each inner channel over the tokens, normalises and reduces. The convolution
+    covers tokens from `kernel_size // 2` before to `(kernel_size - 1) // 2` after, and zeros beyond the ends.
+    """
+
+    def __init__(self, *, channels: int, inner_dim: int, kernel_size: int) -> None:
+        super().__init__()
+        self.expand = nn.Conv1d(channels, 2 * inner_dim, 1)
+        self.glu = nn.GLU(dim=1)
+        self.depthwise = nn.Conv1d(inner_dim, inner_dim, kernel_size, padding=(kernel_size - 1) // 2, groups=inner_dim)
+        self.batch_norm = nn.BatchNorm1d(inner_dim)
+        self.silu = nn.SiLU()
+        self.reduce = nn.Conv1d(inner_dim, channels, 1)
+
+    def forward(self, x_BND: Tensor) -> Tensor:
+        """Turn tokens into as many tokens."""
+        x_BIN = self.glu(self.expand(x_BND.transpose(1, 2)))
+        if self.depthwise.kernel_size[0] % 2 == 0:  # an even kernel reaches one token farther back than ahead
+            x_BIN = F.pad(x_BIN, (1, 0))
+        out: Tensor = self.reduce(self.silu(self.batch_norm(self.depthwise(x_BIN)))).transpose(1, 2)
+        return out
+
+
 def outline(config: GlitConfig, arch: GlitArch, *, drop_path: float = 0.0) -> dict[str, SegmentConfig]:
-    """The segments of a network; `drop_path` is the rate of the last block."""
+    """Return the segment configs of a network; `drop_path` is the rate of the last block."""
     rates = drop_path_rates(drop_path, slots=config.depth)
     stem = StemConfig(
         channels=config.channels,
@@ -116,14 +149,14 @@ def outline(config: GlitConfig, arch: GlitArch, *, drop_path: float = 0.0) -> di
         f"blocks.{slot}": replace(block_config(config, block), drop_path=rates[slot])
         for slot, block in enumerate(arch.blocks)
     }
-    return {"stem": stem, **blocks, "head": HeadConfig(embed_dim=config.embed_dim, num_classes=config.num_classes)}
+    return {"stem": stem, **blocks, "head": GlitHeadConfig(embed_dim=config.embed_dim, num_classes=config.num_classes)}
 
 
-def block_config(config: GlitConfig, block: GlitBlock) -> BlockConfig:
-    """The widths of a block."""
+def block_config(config: GlitConfig, block: GlitBlock) -> GlitBlockConfig:
+    """Return the config of a block."""
     attention_dim = config.embed_dim // GROUPS * block.groups
     locality_dim = config.embed_dim - attention_dim
-    return BlockConfig(
+    return GlitBlockConfig(
         embed_dim=config.embed_dim,
         attention_dim=attention_dim,
         num_heads=config.num_heads // GROUPS * block.groups,
@@ -135,8 +168,8 @@ def block_config(config: GlitConfig, block: GlitBlock) -> BlockConfig:
     )
 
 
-def candidates(space: Glit) -> tuple[GlitBlock, ...]:
-    """All that a block of this space can be, in the order of the genes."""
+def block_choices(space: Glit) -> tuple[GlitBlock, ...]:
+    """Return all choices of a block in this space, in the order of the genes."""
     columns = [column for column, dimension in enumerate(space.dimensions) if dimension.block == 0]
     choices = [range(len(space.dimensions[column].choices)) for column in columns]
     chosen = np.array(list(itertools.product(*choices)))
@@ -146,36 +179,36 @@ def candidates(space: Glit) -> tuple[GlitBlock, ...]:
 
 
 class GlitSupernet(Supernet[GlitConfig, GlitArch, GlitSupernetConfig]):
-    """Weights of a space of GLiT networks."""
+    """The shared weights of a GLiT space."""
 
     space_type = Glit
     config_type = GlitSupernetConfig
 
     def __init__(self, space: Glit, config: GlitSupernetConfig | None = None) -> None:
         config = config or GlitSupernetConfig()
-        choices = tuple(block_config(space.config, block) for block in candidates(space))
+        choices = tuple(block_config(space.config, block) for block in block_choices(space))
         if config.share == "none":
-            _require_room(space, choices, max_params=config.max_params)
+            _require_max_params(space, choices, max_params=config.max_params)
         super().__init__(space, config, Network(_shared_outline(space.config, choices, share=config.share)))
         self._numbers = {choice: number for number, choice in enumerate(choices)}
         self._widest = _widest(choices)
 
-    def path(self, arch: GlitArch) -> dict[str, Piece]:
-        """The segments of a network; only blocks are taken in part."""
+    def path(self, arch: GlitArch) -> dict[str, SlicedSegment]:
+        """Return the segments of a network; stem and head are taken in full."""
         segments = outline(self.space.config, arch, drop_path=self.config.drop_path)
-        return {name: self._piece(name, config) for name, config in segments.items()}
+        return {name: self._segment(name, config) for name, config in segments.items()}
 
-    def _piece(self, name: str, config: SegmentConfig) -> Piece:
-        if not isinstance(config, BlockConfig):
-            return whole_piece(name, config, {})
+    def _segment(self, name: str, config: SegmentConfig) -> SlicedSegment:
+        if not isinstance(config, GlitBlockConfig):
+            return sliced_segment(name, config, {})
         if self.config.share == "slices":
-            return whole_piece(name, config, _block_axes(config, self._widest))
+            return sliced_segment(name, config, _block_axes(config, self._widest))
         number = self._numbers[replace(config, drop_path=0.0)]
-        return whole_piece(f"{name}.{number}", config, {})
+        return sliced_segment(f"{name}.{number}", config, {})
 
 
-def _shared_outline(config: GlitConfig, choices: Sequence[BlockConfig], *, share: str) -> dict[str, SegmentConfig]:
-    """The shared weights: one block per slot that contains all choices, or all choices of it side by side."""
+def _shared_outline(config: GlitConfig, choices: Sequence[GlitBlockConfig], *, share: str) -> dict[str, SegmentConfig]:
+    """Return the configs of the shared weights: per slot one block that contains all choices, or one per choice."""
     first, *_, last = outline(config, GlitArch(blocks=())).items()
     slots = [f"blocks.{slot}" for slot in range(config.depth)]
     if share == "slices":
@@ -185,13 +218,13 @@ def _shared_outline(config: GlitConfig, choices: Sequence[BlockConfig], *, share
     return dict([first, *blocks.items(), last])
 
 
-def _widest(choices: Sequence[BlockConfig]) -> BlockConfig:
-    """A block that has the weights of all choices: full attention and full convolution at once, never run as such."""
-    widths = {width.name: max(getattr(choice, width.name) for choice in choices) for width in fields(BlockConfig)}
-    return BlockConfig(**widths)
+def _widest(choices: Sequence[GlitBlockConfig]) -> GlitBlockConfig:
+    """Return a block with the weights of all choices: attention and convolution on all channels; it is never run."""
+    widths = {width.name: max(getattr(choice, width.name) for choice in choices) for width in fields(GlitBlockConfig)}
+    return GlitBlockConfig(**widths)
 
 
-def _block_axes(config: BlockConfig, widest: BlockConfig) -> Axes:
+def _block_axes(config: GlitBlockConfig, widest: GlitBlockConfig) -> Axes:
     axes = dict(mlp_axes(prefix(config.embed_dim), hidden=prefix(config.hidden_dim)))
     if config.attention_dim:
         axes |= _attention_axes(config, widest)
@@ -200,7 +233,7 @@ def _block_axes(config: BlockConfig, widest: BlockConfig) -> Axes:
     return axes
 
 
-def _attention_axes(config: BlockConfig, widest: BlockConfig) -> Axes:
+def _attention_axes(config: GlitBlockConfig, widest: GlitBlockConfig) -> Axes:
     channels = prefix(config.attention_dim)
     heads = (config.num_heads, widest.num_heads)
     width = (config.value_dim // config.num_heads, widest.value_dim // widest.num_heads)
@@ -210,7 +243,7 @@ def _attention_axes(config: BlockConfig, widest: BlockConfig) -> Axes:
     }
 
 
-def _locality_axes(config: BlockConfig, widest: BlockConfig) -> Axes:
+def _locality_axes(config: GlitBlockConfig, widest: GlitBlockConfig) -> Axes:
     channels, inner = suffix(config.locality_dim, total=widest.locality_dim), prefix(config.inner_dim)
     values_and_gates = _leading((2, 2), (config.inner_dim, widest.inner_dim))
     taps = centre(config.kernel_size, total=widest.kernel_size)
@@ -227,7 +260,10 @@ def _locality_axes(config: BlockConfig, widest: BlockConfig) -> Axes:
 
 @cache
 def _leading(*counts: tuple[int, int]) -> Index:
-    """The first entries of each of several axes that are folded into one, outermost first, as (taken, of)."""
+    """Select the first entries of several axes that are folded into one.
+
+    Each pair is (selected, total) entries of an axis, the outermost first.
+    """
     positions = [0]
     for taken, total in counts:
         positions = [position * total + entry for position in positions for entry in range(taken)]
@@ -236,7 +272,7 @@ def _leading(*counts: tuple[int, int]) -> Index:
     return Pick(tuple(positions))
 
 
-def _require_room(space: Glit, choices: Sequence[BlockConfig], *, max_params: int) -> None:
+def _require_max_params(space: Glit, choices: Sequence[GlitBlockConfig], *, max_params: int) -> None:
     with torch.device("meta"):
         blocks = [choice.build() for choice in choices]
     params = space.config.depth * sum(tensor.numel() for block in blocks for tensor in block.parameters())
@@ -247,4 +283,8 @@ def _require_room(space: Glit, choices: Sequence[BlockConfig], *, max_params: in
 
 
 SUPERNET = GlitSupernet
-SEGMENTS = (StemConfig, BlockConfig, HeadConfig)
+SEGMENTS = {
+    "layers.StemConfig": StemConfig,
+    "glit.BlockConfig": GlitBlockConfig,
+    "glit.HeadConfig": GlitHeadConfig,
+}

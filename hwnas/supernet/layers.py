@@ -1,4 +1,4 @@
-"""Layers that networks of several families are built from: plain modules, no sharing in them.
+"""Layers shared by several families: plain modules that know nothing of weight sharing.
 
 Shape suffixes: B images, N tokens, D channels, H heads.
 """
@@ -7,12 +7,16 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from hwnas.supernet.attention import attend
+from hwnas.supernet.matmul import onednn_enabled
+
+_FEW_TOKENS = 50
+"""Below this, three plain operations beat torch's fused attention on a CPU."""
 
 
 class PatchStem(nn.Module):
-    """Patches to tokens, a class token before them, and a position embedding on all."""
+    """Patch embedding with a class token in front and learned positions added to all tokens."""
 
     def __init__(self, *, channels: int, patch_size: int, grid: int, embed_dim: int) -> None:
         super().__init__()
@@ -21,7 +25,7 @@ class PatchStem(nn.Module):
         self.position = nn.Parameter(torch.zeros(1, grid**2 + 1, embed_dim))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images to tokens, the class token first."""
+        """Turn images into tokens, the class token first."""
         x_BND = self.patch_embed(images).flatten(2).transpose(1, 2)
         class_token = self.class_token.expand(x_BND.shape[0], -1, -1)  # len() would fix the batch of an export
         return torch.cat([class_token, x_BND], dim=1) + self.position
@@ -29,17 +33,17 @@ class PatchStem(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class StemConfig:
-    """Patch embedding, class token, position."""
+    """Config of a `PatchStem`."""
 
     channels: int
     patch_size: int
     grid: int
     embed_dim: int
     init_std: float = 0.02
-    """Of the class token and the position; 0: they start at 0."""
+    """Standard deviation of the initial class token and positions; at 0 they start at 0."""
 
     def build(self) -> nn.Module:
-        """The segment with fresh weights."""
+        """Build the segment with fresh weights."""
         stem = PatchStem(channels=self.channels, patch_size=self.patch_size, grid=self.grid, embed_dim=self.embed_dim)
         if self.init_std:
             nn.init.trunc_normal_(stem.class_token, std=self.init_std)
@@ -47,8 +51,8 @@ class StemConfig:
         return stem
 
 
-class Attention(nn.Module):
-    """Multi-head attention with a joint linear for q, k and v, `width` each; rows are [q | k | v], heads within."""
+class MultiHeadAttention(nn.Module):
+    """Multi-head attention with one linear for q, k and v of `width` channels each: rows [q | k | v], heads within."""
 
     def __init__(self, *, embed_dim: int, num_heads: int, width: int, scale: float | None = None) -> None:
         super().__init__()
@@ -58,7 +62,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, embed_dim)
 
     def forward(self, x_BND: Tensor) -> Tensor:
-        """Attention of all tokens to all tokens."""
+        """Attend from all tokens to all tokens."""
         q, k, v = split_heads(self.qkv(x_BND), parts=3, num_heads=self.num_heads)
         out: Tensor = self.proj(join_heads(attend(q, k, v, scale=self.scale)))
         return out
@@ -79,7 +83,7 @@ class Mlp(nn.Module):
         return out
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """A pre-norm block: x + attention(norm(x)), then x + MLP(norm(x))."""
 
     def __init__(self, attention: nn.Module, mlp: nn.Module, *, embed_dim: int, eps: float, drop_path: float) -> None:
@@ -91,24 +95,24 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x_BND: Tensor) -> Tensor:
-        """Both branches and their residual sums."""
+        """Apply both residual branches."""
         x_BND = x_BND + self.drop_path(self.attention(self.norm1(x_BND)))
         out: Tensor = x_BND + self.drop_path(self.mlp(self.norm2(x_BND)))
         return out
 
 
-class Head(nn.Module):
-    """The last norm, a pool, and the classifier."""
+class ClassifierHead(nn.Module):
+    """Final norm, pooling and classifier."""
 
     def __init__(self, *, embed_dim: int, num_classes: int, eps: float, average: slice | None = None) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(embed_dim, eps=eps)
         self.classifier = nn.Linear(embed_dim, num_classes)
         self.average = average
-        """The tokens that are averaged; None: the first token, which is the class token."""
+        """Tokens that are averaged; None: the first token, which is the class token."""
 
     def forward(self, x_BND: Tensor) -> Tensor:
-        """Tokens to logits."""
+        """Turn tokens into logits."""
         x_BND = self.norm(x_BND)
         pooled = x_BND[:, 0] if self.average is None else x_BND[:, self.average].mean(dim=1)
         logits: Tensor = self.classifier(pooled)
@@ -116,9 +120,10 @@ class Head(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: in training an image goes through the branch or not, and what goes is scaled up for it.
+    """Stochastic depth: in training an image skips the branch at random, and the kept outputs are scaled up.
 
-    As timm's, draw for draw; importing that takes seconds in every process that runs a network.
+    Draws the same random numbers as timm's `DropPath`; importing timm would take seconds in every process that runs a
+    network.
     """
 
     def __init__(self, drop_prob: float) -> None:
@@ -126,7 +131,7 @@ class DropPath(nn.Module):
         self.drop_prob = drop_prob
 
     def forward(self, x: Tensor) -> Tensor:
-        """A branch's output, 0 for the images that leave it out."""
+        """Return the output of a branch, 0 for the images that skip it."""
         if not (self.training and self.drop_prob):
             return x
         keep = 1 - self.drop_prob
@@ -134,25 +139,57 @@ class DropPath(nn.Module):
         return x * kept.div_(keep)
 
 
+def attend(q_BHND: Tensor, k_BHND: Tensor, v_BHND: Tensor, *, scale: float | None = None) -> Tensor:
+    """Compute scaled dot-product attention with the kernel that suits device, precision and size.
+
+    Args:
+        q_BHND: Queries.
+        k_BHND: Keys.
+        v_BHND: Values.
+        scale: Factor of the scores; None: the width of a head to the power of -1/2.
+
+    Returns:
+        The attended values, (B, H, N, D).
+    """
+    if _prefers_plain_attention(q_BHND):
+        factor = q_BHND.shape[-1] ** -0.5 if scale is None else scale
+        scores = (q_BHND * factor) @ k_BHND.transpose(-2, -1)
+        return scores.softmax(dim=-1).to(v_BHND.dtype) @ v_BHND
+    return F.scaled_dot_product_attention(q_BHND, k_BHND, v_BHND, scale=scale)
+
+
+def _prefers_plain_attention(q_BHND: Tensor) -> bool:
+    # Exporters, compilers and GPUs get torch's fused kernel. On a CPU that kernel is slow below float32 (about 2.6
+    # times the three plain operations at 197 tokens), on few tokens (twice at 17), and where matrix products run on
+    # oneDNN, which it calls in pieces too small for it.
+    if q_BHND.device.type != "cpu":
+        return False
+    if q_BHND.dtype in (torch.bfloat16, torch.float16):
+        return True
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state():
+        return False
+    return q_BHND.shape[-2] < _FEW_TOKENS or onednn_enabled()
+
+
 def split_heads(x_BND: Tensor, *, parts: int, num_heads: int) -> tuple[Tensor, ...]:
-    """The equal parts of the channels, each as (B, H, N, width of a head)."""
+    """Split the channels into equal parts and each part into heads: (B, H, N, width of a head) per part."""
     batch, tokens, channels = x_BND.shape
     heads = x_BND.reshape(batch, tokens, parts, num_heads, channels // parts // num_heads)
     return heads.permute(2, 0, 3, 1, 4).unbind(0)
 
 
 def join_heads(x_BHND: Tensor) -> Tensor:
-    """Heads side by side in the channels."""
+    """Concatenate the heads along the channels."""
     return x_BHND.transpose(1, 2).flatten(2)
 
 
 def drop_path_rates(highest: float, *, slots: int) -> list[float]:
-    """The rates of stochastic depth, from 0 in the first slot to the highest in the last."""
+    """Return the rates of stochastic depth, growing linearly from 0 in the first slot to `highest` in the last."""
     return [highest * slot / max(slots - 1, 1) for slot in range(slots)]
 
 
 def init_linears(module: nn.Module, *, std: float = 0.02) -> None:
-    """The usual start of a ViT: linear weights normal, their biases 0."""
+    """Initialise all linears as a ViT does: weights from a truncated normal distribution, biases 0."""
     for part in module.modules():
         if isinstance(part, nn.Linear):
             nn.init.trunc_normal_(part.weight, std=std)

@@ -1,4 +1,4 @@
-"""A network of a space as a module: with weights from a file, or with fresh ones."""
+"""Networks of a space as modules, with weights from a file or fresh ones."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class WeightedNetwork:
-    """A module in evaluation mode, and where its weights are from."""
+    """A network in evaluation mode, and the origin of its weights."""
 
     module: "Network"
     space: AnySpace
     arch: Arch
     weights: str
-    """The file, or that they are fresh."""
+    """The weight file, or a note that the weights are fresh."""
     fresh: bool
 
 
@@ -37,9 +37,22 @@ def weighted_network(
     num_classes: int | None = None,
     command: str,
 ) -> WeightedNetwork:
-    """A network with the weights of a file of ours, a supernet's or its own; without one, fresh ones from the seed.
+    """Make a network with the weights of a file, or with fresh weights.
 
-    `arch` may be left out where the file holds one network. `command` is what an error tells the user to try.
+    Args:
+        space: Name of the space.
+        arch: The network, in any form that `find_arch` takes; may be None if the file holds one network.
+        weights: The file of a supernet or of a network that hwnas wrote; None: fresh weights.
+        seed: Seed of fresh weights.
+        image_size: Image size of a network with fresh weights; None: that of the space.
+        num_classes: Classes of a network with fresh weights; None: those of the space.
+        command: Command that errors suggest, with placeholders for a space and an arch.
+
+    Returns:
+        The network, in evaluation mode.
+
+    Raises:
+        InputError: The space, the network or the file is unknown, or they do not belong together.
     """
     if weights is not None:
         found = _from_file(space, arch, weights, command=command)
@@ -57,7 +70,7 @@ def _fresh(
     from hwnas.supernet.families import make_network
 
     space = adapted(SPACES.get(name), image_size=image_size, num_classes=num_classes)
-    network = find_arch(space, _given(space, arch, command=command), command=command)
+    network = find_arch(space, _required(space, arch, command=command), command=command)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = make_network(space, network)
@@ -72,7 +85,7 @@ def _from_file(name: str, arch: Any, path: Path, *, command: str) -> WeightedNet
     if read_about(path).get("kind") == "supernet":
         supernet = load_supernet(path)
         space = _same_space(name, supernet.space, path)
-        network = find_arch(space, _given(space, arch, command=command), command=command)
+        network = find_arch(space, _required(space, arch, command=command), command=command)
         space.encode([network])
         return WeightedNetwork(
             module=supernet.subnet(network), space=space, arch=network, weights=str(path), fresh=False
@@ -80,11 +93,14 @@ def _from_file(name: str, arch: Any, path: Path, *, command: str) -> WeightedNet
     stored = load_network(path)
     space = _same_space(name, stored.space, path)
     if arch is not None:
-        _require_same_network(space, find_arch(space, arch, command=command), stored.arch, path)
+        wanted, found = space.network_id(find_arch(space, arch, command=command)), space.network_id(stored.arch)
+        if wanted != found:
+            hint = "leave the network out, or --weights of a supernet"
+            raise InputError(f"{path} must hold the network {wanted}", got=found, hint=hint)
     return WeightedNetwork(module=stored.network, space=space, arch=stored.arch, weights=str(path), fresh=False)
 
 
-def _given(space: AnySpace, arch: Any, *, command: str) -> Any:
+def _required(space: AnySpace, arch: Any, *, command: str) -> Any:
     if arch is None:
         hint = command.format(space=space.name, arch=next(iter(space.published), "max"))
         raise InputError("a network of the space must be named", got="none", known=space.published, hint=hint)
@@ -96,11 +112,3 @@ def _same_space(name: str, found: AnySpace, path: Path) -> AnySpace:
     if found.name != wanted:
         raise InputError(f"{path} must hold weights of {wanted}", got=found.name, hint=f"the space {found.name}")
     return found
-
-
-def _require_same_network(space: AnySpace, wanted: Arch, stored: Arch, path: Path) -> None:
-    if space.network_id(wanted) != space.network_id(stored):
-        message = f"{path} must hold the network {space.network_id(wanted)}"
-        raise InputError(
-            message, got=space.network_id(stored), hint="leave the network out, or --weights of a supernet"
-        )

@@ -1,4 +1,4 @@
-"""A network of its own: plain modules that run one after another."""
+"""Networks of their own: plain modules that run one after another."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -9,18 +9,21 @@ from hwnas.errors import InputError
 
 
 class SegmentConfig(Protocol):
-    """What a segment is made of: a frozen value that builds it."""
+    """The config of a segment: a frozen, hashable value that can build it."""
 
     def build(self) -> nn.Module:
-        """The segment with fresh weights."""
+        """Build the segment with fresh weights."""
 
     def __hash__(self) -> int: ...
 
 
 class Network(nn.Module):
-    """Stem, blocks and head, each a module from one tensor to the next, with fresh weights.
+    """Stem, blocks and head in sequence, with fresh weights.
 
-    Segments have dotted names (`stem`, `blocks.3`, `head`) that are also the names of their weights.
+    Args:
+        outline: The config of each segment by its dotted name (`stem`, `blocks.3`, `head`), in the order in which they
+            run. The names are also the prefixes of their weights in the state dict.
+        input_shape: Channels, height and width that images must have; None: images are not checked.
     """
 
     def __init__(
@@ -29,16 +32,15 @@ class Network(nn.Module):
         super().__init__()
         self.outline = dict(outline)
         self.input_shape = input_shape
-        """Channels, height and width of the images that are taken; None: not checked."""
         for name, config in outline.items():
             _attach(self, name, config.build())
 
     def segments(self) -> dict[str, nn.Module]:
-        """The modules in the order in which they run."""
+        """Return the segments by name, in the order in which they run."""
         return {name: self.get_submodule(name) for name in self.outline}
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images to logits."""
+        """Turn images into logits."""
         if self.input_shape is not None:
             require_images(x, self.input_shape)
         for name in self.outline:
@@ -47,7 +49,7 @@ class Network(nn.Module):
 
 
 def require_images(images: Tensor, shape: tuple[int, int, int]) -> None:
-    """A batch must hold images of these channels, height and width."""
+    """Raise InputError unless a batch holds images of this (channels, height, width)."""
     if images.ndim != 4 or tuple(images.shape[1:]) != shape:
         message = f"images must have the shape (batch, {', '.join(map(str, shape))})"
         raise InputError(message, got=tuple(images.shape))

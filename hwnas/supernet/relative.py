@@ -1,13 +1,20 @@
 """2-D relative position on keys and values, without a vector per pair of tokens.
 
-A query meets each vector of the tables once; the products are gathered into one extra key column per grid row, per
-grid column and for the class token. With keys and values that carry one-hot rows and columns in these places, plain
-attention then adds the key term to the scores, and returns beside each output how much attention fell on each grid
-row and column, from which the value term follows:
+AutoFormer adds to each score q·k a term q·T[distance], and to each output the attention-weighted mean of vectors of a
+second table (Shaw et al. 2018, https://arxiv.org/abs/1803.02155), with separate tables for distances along grid rows
+and grid columns. A tensor of these vectors per pair of tokens is large. But the vectors depend on the grid row and the
+grid column of the key alone once the query is fixed, so the products of a query with all table vectors,
 
-    q' = [q, P]    k' = [k, one-hot]    v' = [v, one-hot]      P = q Tᵀ, gathered
+    P = q Tᵀ
 
-which is exact, and works with any fused attention. On few tokens the products as the paper writes them are faster.
+can be gathered into one extra column per grid row, per grid column and for the class token. With keys and values that
+carry one-hot columns at these places, plain attention
+
+    q' = [q, P gathered]    k' = [k, one-hot]    v' = [v, one-hot]
+
+adds the key term to the scores, and its extra output columns hold how much attention fell on each grid row and grid
+column, from which the value term follows by one product with the value table. This augmented form is exact and works
+with any fused attention kernel. On few tokens the direct form of the paper is faster and is used instead.
 
 Shape suffixes: B images, H heads, N tokens, D channels of a head, E extra columns, T vectors of two tables.
 """
@@ -21,7 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hwnas.supernet.attention import attend
+from hwnas.supernet.layers import attend
 from hwnas.workload import Attention, Operation, RelativePosition
 
 TABLES = ("key_rows", "key_columns", "value_rows", "value_columns")
@@ -30,8 +37,8 @@ TABLES = ("key_rows", "key_columns", "value_rows", "value_columns")
 class RelativeAttention(nn.Module):
     """Attention among a class token and a square grid of patches, with relative position.
 
-    Each table holds `2 * clip + 2` vectors for all heads: the first is for pairs with the class token, the others are
-    for distances from -clip to clip, and farther ones take the last.
+    Each table holds `2 * clip + 2` vectors that all heads share: the first for pairs with the class token, the others
+    for the distances from -clip to clip; larger distances are clipped.
     """
 
     key_rows: Tensor
@@ -47,17 +54,19 @@ class RelativeAttention(nn.Module):
             nn.init.trunc_normal_(table, std=0.02)
         self.grid, self.clip, self.head_dim = grid, clip, head_dim
         direct = RelativePosition.is_direct(grid)
-        self.products: nn.Module = _Direct(grid, clip) if direct else _Augmented(grid, clip, head_dim)
+        self.attention: nn.Module = (
+            _DirectAttention(grid, clip) if direct else _AugmentedAttention(grid, clip, head_dim)
+        )
 
     def forward(self, q_BHND: Tensor, k_BHND: Tensor, v_BHND: Tensor) -> Tensor:
-        """The attention's output, (B, H, N, D)."""
+        """Attend with relative position; the result has the shape (B, H, N, D)."""
         keys_TD = torch.cat([self.key_rows, self.key_columns])
         values_TD = torch.cat([self.value_rows, self.value_columns])
-        out: Tensor = self.products(q_BHND, k_BHND, v_BHND, keys_TD, values_TD)
+        out: Tensor = self.attention(q_BHND, k_BHND, v_BHND, keys_TD, values_TD)
         return out
 
     def summarise_workload(self, operations: tuple[Operation, ...]) -> tuple[Operation, ...]:
-        """Attention as it would be without relative position, and what this adds to it."""
+        """Return attention without relative position and the operations that relative position adds to it."""
         tokens = self.grid**2 + 1
         plain = Attention(name="attention", heads=1, width=self.head_dim, queries=tokens, keys=tokens)
         added = RelativePosition(
@@ -67,11 +76,11 @@ class RelativeAttention(nn.Module):
         return replace(plain, heads=heads, width=heads * self.head_dim), replace(added, heads=heads)
 
 
-class _Augmented(nn.Module):
-    """Every query with every vector of the tables, then attention with extra columns."""
+class _AugmentedAttention(nn.Module):
+    """Attention with extra columns of the products of each query with all table vectors."""
 
     index_NE: Tensor
-    places_NE: Tensor
+    one_hot_NE: Tensor
     class_T: Tensor
 
     def __init__(self, grid: int, clip: int, head_dim: int) -> None:
@@ -79,43 +88,44 @@ class _Augmented(nn.Module):
         self.num_near = 2 * grid
         self.num_columns = RelativePosition.columns(grid, head_dim=head_dim)
         self.register_buffer("index_NE", _near_index(grid, clip), persistent=False)
-        self.register_buffer("places_NE", _places(grid, self.num_columns), persistent=False)
+        self.register_buffer("one_hot_NE", _one_hot_columns(grid, self.num_columns), persistent=False)
         self.register_buffer("class_T", _class_vectors(clip), persistent=False)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, keys_TD: Tensor, values_TD: Tensor) -> Tensor:
         batch, heads, _, head_dim = q.shape
         index = self.index_NE.expand(batch, heads, -1, -1)
-        places = self.places_NE.to(q.dtype).expand(batch, heads, -1, -1)
+        one_hot = self.one_hot_NE.to(q.dtype).expand(batch, heads, -1, -1)
         products_BHNT = q @ keys_TD.transpose(0, 1)
-        queries = torch.cat([q, self._columns(products_BHNT, index)], dim=-1)
-        keys, values = torch.cat([k, places], dim=-1), torch.cat([v, places], dim=-1)
+        queries = torch.cat([q, self._key_columns(products_BHNT, index)], dim=-1)
+        keys, values = torch.cat([k, one_hot], dim=-1), torch.cat([v, one_hot], dim=-1)
         attended = attend(queries, keys, values, scale=head_dim**-0.5)
-        mass_BHNT = self._by_vector(attended[..., head_dim:], index)
+        mass_BHNT = self._attention_by_vector(attended[..., head_dim:], index)
         return attended[..., :head_dim] + torch.matmul(mass_BHNT, values_TD)
 
-    def _columns(self, products_BHNT: Tensor, index: Tensor) -> Tensor:
-        """What each grid row, grid column and the class token add to a query's score."""
+    def _key_columns(self, products_BHNT: Tensor, index: Tensor) -> Tensor:
+        """Return what each grid row, each grid column and the class token add to the scores of a query."""
         near = products_BHNT.gather(-1, index)
         half = products_BHNT.shape[-1] // 2
         class_token = products_BHNT[..., :1] + products_BHNT[..., half : half + 1]
         columns = torch.cat([near, class_token], dim=-1)
+        # Padded so that a head is a multiple of 8 wide, as fused kernels want it.
         return F.pad(columns, (0, self.num_columns - self.num_near - 1))
 
-    def _by_vector(self, mass_BHNE: Tensor, index: Tensor) -> Tensor:
-        """How much of a query's attention falls on each vector of the tables."""
+    def _attention_by_vector(self, mass_BHNE: Tensor, index: Tensor) -> Tensor:
+        """Sum the attention of a query by the table vector that applies to it."""
         near, class_token = mass_BHNE[..., : self.num_near], mass_BHNE[..., self.num_near : self.num_near + 1]
         empty = near.new_zeros(*near.shape[:-1], len(self.class_T))
         return empty.scatter_add(-1, index, near) + class_token * self.class_T.to(near.dtype)
 
 
-class _Direct(nn.Module):
-    """One vector per pair of tokens, as the paper writes it: faster on few tokens."""
+class _DirectAttention(nn.Module):
+    """Attention with one vector per pair of tokens, as the paper writes it."""
 
     index_NN2: Tensor
 
     def __init__(self, grid: int, clip: int) -> None:
         super().__init__()
-        self.register_buffer("index_NN2", _pair_index(grid, clip), persistent=False)
+        self.register_buffer("index_NN2", torch.tensor(_pair_index(grid, clip)), persistent=False)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, keys_TD: Tensor, values_TD: Tensor) -> Tensor:
         keys_NND, values_NND = (table[self.index_NN2].sum(dim=2) for table in (keys_TD, values_TD))
@@ -126,13 +136,13 @@ class _Direct(nn.Module):
 
 
 def _distances(grid: int, clip: int) -> Tensor:
-    """The vector for each pair of grid rows (or columns), (grid, grid)."""
+    """Return the table index of each pair of grid rows (or columns), (grid, grid)."""
     line = torch.arange(grid)
     return (line[None, :] - line[:, None]).clamp(-clip, clip) + clip + 1
 
 
 def _near_index(grid: int, clip: int) -> Tensor:
-    """For each query, the vectors of the key's grid rows and grid columns; the class token's are the first."""
+    """Return, per query, the table index of each grid row and each grid column; 0 for the class token."""
     near = _distances(grid, clip)
     rows, columns = near.repeat_interleave(grid, 0), near.repeat(grid, 1)
     patches = torch.cat([rows, columns + 2 * clip + 2], dim=1)
@@ -140,31 +150,27 @@ def _near_index(grid: int, clip: int) -> Tensor:
     return torch.cat([class_token.long(), patches])
 
 
-def _places(grid: int, num_columns: int) -> Tensor:
-    """For each key, ones in its grid row's and grid column's place, or in the class token's."""
-    places = torch.zeros(grid**2 + 1, num_columns)
+def _one_hot_columns(grid: int, num_columns: int) -> Tensor:
+    """Return, per key, ones in the columns of its grid row and grid column, or in that of the class token."""
+    one_hot = torch.zeros(grid**2 + 1, num_columns)
     patches = torch.arange(grid**2)
-    places[0, 2 * grid] = 1
-    places[1 + patches, patches // grid] = 1
-    places[1 + patches, grid + patches % grid] = 1
-    return places
+    one_hot[0, 2 * grid] = 1
+    one_hot[1 + patches, patches // grid] = 1
+    one_hot[1 + patches, grid + patches % grid] = 1
+    return one_hot
 
 
 def _class_vectors(clip: int) -> Tensor:
-    """Ones for the two vectors of pairs with the class token."""
+    """Return ones for the two table vectors of pairs with the class token."""
     vectors = torch.zeros(2 * (2 * clip + 2))
     vectors[0] = vectors[2 * clip + 2] = 1
     return vectors
 
 
-def _pair_index(grid: int, clip: int) -> Tensor:
-    """For each pair of tokens, its vector of the row table and its vector of the column table."""
-    return torch.tensor(_pair_numbers(grid, clip))
-
-
 @lru_cache(maxsize=32)
-def _pair_numbers(grid: int, clip: int) -> NDArray[np.int64]:
-    """The same in numpy: every network of a space has the same ones, and torch builds them slowly on `meta`."""
+def _pair_index(grid: int, clip: int) -> NDArray[np.int64]:
+    """Return, per pair of tokens, the index of its vector in the row table and in the column table."""
+    # In numpy and cached: all networks of a space have the same index, and torch builds it slowly on `meta`.
     line = np.arange(grid)
     near = (line[None, :] - line[:, None]).clip(-clip, clip) + clip + 1
     patches = np.arange(grid**2)

@@ -1,8 +1,9 @@
-"""ViT-ResNAS's supernet: every width a prefix of the widest; convolutions in front and between the stages.
+"""ViT-ResNAS's supernet: every width is a prefix of the widest, with convolutions before and between the stages.
 
-The stem's convolutions are the same for all networks of a space, so several networks in one step run them once, on the
-whole batch. Beside the classifier of the class token the supernet may train one for each patch (token labels); it is
-no part of an extracted network unless asked for. Convolutions start as torch starts them, all else as a DeiT.
+The stem's convolutions are equal in all networks of a space, so that several networks in one step run them once, on the
+full batch. In addition to the classifier of the class token, the supernet may train a classifier of patches (token
+labels), which extracted networks omit unless it is requested. Convolutions are initialised as in torch, all else as in
+DeiT.
 
 Shape suffixes: B images, N tokens, D channels, G rows and columns of the grid.
 """
@@ -17,42 +18,59 @@ from torch.nn import functional as F
 
 from hwnas.errors import InputError
 from hwnas.space.resnas import ResNas, ResNasArch, ResNasConfig
-from hwnas.supernet.layers import Attention, Block, Head, Mlp, StemConfig, drop_path_rates, init_linears
+from hwnas.supernet.layers import (
+    ClassifierHead,
+    Mlp,
+    MultiHeadAttention,
+    StemConfig,
+    TransformerBlock,
+    drop_path_rates,
+    init_linears,
+)
 from hwnas.supernet.network import Network, SegmentConfig
-from hwnas.supernet.rules import Axes, attention_axes, head_axes, linear_axes, mlp_axes, norm_axes, stem_axes
-from hwnas.supernet.sharing import prefix, thirds
-from hwnas.supernet.sorting import Group, block_groups
-from hwnas.supernet.supernet import Piece, Supernet, SupernetConfig, whole_piece
+from hwnas.supernet.sharing import (
+    Axes,
+    attention_axes,
+    head_axes,
+    linear_axes,
+    mlp_axes,
+    norm_axes,
+    prefix,
+    stem_axes,
+    thirds,
+)
+from hwnas.supernet.sorting import UnitGroup, block_groups
+from hwnas.supernet.supernet import SlicedSegment, Supernet, SupernetConfig, sliced_segment
 
 EPS = 1e-6
 
 PatchLogits = Literal["never", "training", "always"]
-"""When a head returns (logits, logits of each patch) rather than logits alone."""
+"""When the head returns (logits, logits of each patch) rather than logits alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResNasSupernetConfig(SupernetConfig):
-    """What is trained beside the weights of the networks."""
+    """Options of a ViT-ResNAS supernet."""
 
     patch_logits: PatchLogits = "never"
-    """Unless never, there is a classifier of patches, for training with token labels."""
+    """Unless never, the head has a classifier of patches, for training with token labels."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConvStemConfig:
-    """Three convolutions with batch norm."""
+    """Config of a stem of three convolutions with batch norm."""
 
     channels: int
     stem_channels: int
 
     def build(self) -> nn.Module:
-        """The segment with fresh weights."""
+        """Build the segment with fresh weights."""
         return ConvStem(self)
 
 
 @dataclass(frozen=True, kw_only=True)
-class BlockConfig:
-    """Attention and an MLP."""
+class ResNasBlockConfig:
+    """Config of a block of attention and an MLP."""
 
     embed_dim: int
     num_heads: int
@@ -61,26 +79,26 @@ class BlockConfig:
     drop_path: float = 0.0
 
     def build(self) -> nn.Module:
-        """The segment with fresh weights."""
+        """Build the segment with fresh weights."""
         width = self.num_heads * self.head_dim
-        attention = Attention(embed_dim=self.embed_dim, num_heads=self.num_heads, width=width)
+        attention = MultiHeadAttention(embed_dim=self.embed_dim, num_heads=self.num_heads, width=width)
         mlp = Mlp(embed_dim=self.embed_dim, hidden_dim=self.hidden_dim)
-        block = Block(attention, mlp, embed_dim=self.embed_dim, eps=EPS, drop_path=self.drop_path)
+        block = TransformerBlock(attention, mlp, embed_dim=self.embed_dim, eps=EPS, drop_path=self.drop_path)
         init_linears(block)
         return block
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReductionConfig:
-    """From a grid to half of it, and from one width to another."""
+    """Config of a spatial reduction: half the grid, another width."""
 
     inputs: int
     outputs: int
     grid: int
-    """Patches along one side before it."""
+    """Patches along one side of its input."""
 
     def build(self) -> nn.Module:
-        """The segment with fresh weights."""
+        """Build the segment with fresh weights."""
         reduction = Reduction(self)
         init_linears(reduction)
         nn.init.trunc_normal_(reduction.position, std=0.02)
@@ -88,17 +106,21 @@ class ReductionConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeadConfig:
-    """Norm and the classifier of the class token, and perhaps one of the patches."""
+class ResNasHeadConfig:
+    """Config of a head with the classifier of the class token, and a classifier of patches if requested."""
 
     embed_dim: int
     num_classes: int
     patch_logits: PatchLogits
 
     def build(self) -> nn.Module:
-        """The segment with fresh weights."""
+        """Build the segment with fresh weights."""
         plain = self.patch_logits == "never"
-        head = Head(embed_dim=self.embed_dim, num_classes=self.num_classes, eps=EPS) if plain else PatchHead(self)
+        head = (
+            ClassifierHead(embed_dim=self.embed_dim, num_classes=self.num_classes, eps=EPS)
+            if plain
+            else PatchHead(self)
+        )
         init_linears(head)
         return head
 
@@ -126,14 +148,15 @@ class ConvStem(nn.Module):
         self.conv3 = ConvNorm(config.stem_channels, config.stem_channels)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images to feature maps; channels last, which takes a third off the stem's time on a CPU."""
+        """Turn images into feature maps."""
+        # Channels last takes a third off the stem's time on a CPU.
         images = self.conv1(images.contiguous(memory_format=torch.channels_last))
         out: Tensor = images + self.conv3(self.conv2(images))
         return out
 
 
 class Reduction(nn.Module):
-    """A strided convolution of the normed patches and a linear of the normed class token, beside a pooled skip."""
+    """A strided convolution of normalised patches and a linear of the normalised class token, plus a pooled skip."""
 
     def __init__(self, config: ReductionConfig) -> None:
         super().__init__()
@@ -145,22 +168,23 @@ class Reduction(nn.Module):
         self.class_token = nn.Linear(config.inputs, config.outputs)
 
     def forward(self, x_BND: Tensor) -> Tensor:
-        """Tokens of one stage to tokens of the next."""
+        """Turn the tokens of one stage into tokens of the next."""
         normed = self.norm(x_BND)
         patches = self.conv(self._image(normed)).flatten(2).transpose(1, 2) + self.position
         pooled = F.avg_pool2d(self._image(x_BND), 2).flatten(2).transpose(1, 2)
+        # The skip has the old channels; zeros stand for the new ones, so it needs no weights.
         skip = F.pad(torch.cat([x_BND[:, :1], pooled], dim=1), (0, self.widening))
         return torch.cat([self.class_token(normed[:, :1]), patches], dim=1) + skip
 
     def _image(self, x_BND: Tensor) -> Tensor:
-        """The patches as (B, D, G, G)."""
+        """Reshape the patches to (B, D, G, G)."""
         return x_BND[:, 1:].transpose(1, 2).reshape(x_BND.shape[0], -1, self.grid, self.grid)
 
 
 class PatchHead(nn.Module):
-    """The last norm, the classifier of the class token and the one of the patches."""
+    """Final norm, the classifier of the class token and the classifier of the patches."""
 
-    def __init__(self, config: HeadConfig) -> None:
+    def __init__(self, config: ResNasHeadConfig) -> None:
         super().__init__()
         self.always = config.patch_logits == "always"
         self.norm = nn.LayerNorm(config.embed_dim, eps=EPS)
@@ -168,7 +192,7 @@ class PatchHead(nn.Module):
         self.patch_classifier = nn.Linear(config.embed_dim, config.num_classes)
 
     def forward(self, x_BND: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Tokens to logits, and to those of each patch where they are wanted."""
+        """Turn tokens into logits, and into those of each patch in training or if configured."""
         x_BND = self.norm(x_BND)
         logits: Tensor = self.classifier(x_BND[:, 0])
         if not (self.training or self.always):
@@ -179,7 +203,14 @@ class PatchHead(nn.Module):
 def outline(
     config: ResNasConfig, arch: ResNasArch, *, drop_path: float = 0.0, patch_logits: PatchLogits = "never"
 ) -> dict[str, SegmentConfig]:
-    """The segments of a network, live blocks numbered anew; `drop_path` is the rate of the last slot of the space."""
+    """Return the segment configs of a network.
+
+    Args:
+        config: Config of the space.
+        arch: The network. Blocks that exist are numbered without gaps.
+        drop_path: Rate of stochastic depth in the last slot of the space.
+        patch_logits: When the head returns logits of each patch.
+    """
     embeds = [stage.embed_dim for stage in arch.stages]
     segments: dict[str, SegmentConfig] = {
         "stem": ConvStemConfig(channels=config.channels, stem_channels=config.stem_channels),
@@ -195,16 +226,16 @@ def outline(
             )
         blocks = _blocks(config, arch, number, rates)
         segments.update((f"stages.{number}.{index}", block) for index, block in enumerate(blocks))
-    segments["head"] = HeadConfig(embed_dim=embeds[-1], num_classes=config.num_classes, patch_logits=patch_logits)
+    segments["head"] = ResNasHeadConfig(embed_dim=embeds[-1], num_classes=config.num_classes, patch_logits=patch_logits)
     return segments
 
 
-def _blocks(config: ResNasConfig, arch: ResNasArch, number: int, rates: Iterator[float]) -> Iterator[BlockConfig]:
-    """The live blocks of a stage; a slot without a block has its rate all the same."""
+def _blocks(config: ResNasConfig, arch: ResNasArch, number: int, rates: Iterator[float]) -> Iterator[ResNasBlockConfig]:
+    """Yield the blocks that exist in a stage; slots without a block take their drop-path rate as well."""
     stage = arch.stages[number]
     for block, rate in zip(stage.blocks, [next(rates) for _ in stage.blocks], strict=True):
         if block is not None:
-            yield BlockConfig(
+            yield ResNasBlockConfig(
                 embed_dim=stage.embed_dim,
                 num_heads=block.num_heads,
                 head_dim=config.stages[number].head_dim,
@@ -214,7 +245,7 @@ def _blocks(config: ResNasConfig, arch: ResNasArch, number: int, rates: Iterator
 
 
 def live_slots(arch: ResNasArch) -> dict[str, str]:
-    """The blocks of a network by their names in it, and the names of their slots in the supernet."""
+    """Map the names of a network's blocks to the names of their slots in the supernet."""
     return {
         f"stages.{number}.{index}": f"stages.{number}.{slot}"
         for number, stage in enumerate(arch.stages)
@@ -223,7 +254,7 @@ def live_slots(arch: ResNasArch) -> dict[str, str]:
 
 
 class ResNasSupernet(Supernet[ResNasConfig, ResNasArch, ResNasSupernetConfig]):
-    """Weights of a space of ViT-ResNAS networks."""
+    """The shared weights of a ViT-ResNAS space."""
 
     space_type = ResNas
     config_type = ResNasSupernetConfig
@@ -234,24 +265,32 @@ class ResNasSupernet(Supernet[ResNasConfig, ResNasArch, ResNasSupernetConfig]):
         super().__init__(space, config, widest)
         self._widest = widest.outline
 
-    def path(self, arch: ResNasArch) -> dict[str, Piece]:
-        """The segments of a network, every width a prefix."""
+    def path(self, arch: ResNasArch) -> dict[str, SlicedSegment]:
+        """Return the segments of a network, every width a prefix."""
         return self._path(arch, self.config.patch_logits)
 
     def outline(self, arch: ResNasArch, *, patch_logits: PatchLogits = "never") -> dict[str, SegmentConfig]:
-        """What the extracted network is built from; its patch head only on demand."""
-        return {name: piece.config for name, piece in self._extraction(arch, patch_logits).items()}
+        """Return the segment configs that the extracted network is built from, with a patch head if requested."""
+        return {name: segment.config for name, segment in self._extraction(arch, patch_logits).items()}
 
     def subnet(self, arch: ResNasArch, *, patch_logits: PatchLogits = "never") -> Network:
-        """The network with its own copy of the weights, in this module's mode; its patch head only on demand."""
+        """Extract a network with its own copy of the weights, in this module's mode.
+
+        Args:
+            arch: A network of the space.
+            patch_logits: When the network returns logits of each patch; by default it has no patch head.
+
+        Raises:
+            InputError: The network is not of this space, or the supernet has no patch head to extract.
+        """
         return self._extracted(self._extraction(arch, patch_logits))
 
-    def sortable(self) -> tuple[Group, ...]:
-        """Heads and hidden units of all slots, which may be sorted (`hwnas.supernet.sorting`) in `self.shared`."""
-        blocks = [(name, config) for name, config in self._widest.items() if isinstance(config, BlockConfig)]
+    def sortable(self) -> tuple[UnitGroup, ...]:
+        """Return the heads and hidden units of all slots, to be sorted in `self.shared` by `sort_units`."""
+        blocks = [(name, config) for name, config in self._widest.items() if isinstance(config, ResNasBlockConfig)]
         return tuple(group for name, config in blocks for group in block_groups(name, num_heads=config.num_heads))
 
-    def _extraction(self, arch: ResNasArch, patch_logits: PatchLogits) -> dict[str, Piece]:
+    def _extraction(self, arch: ResNasArch, patch_logits: PatchLogits) -> dict[str, SlicedSegment]:
         self.space.encode([arch])
         if patch_logits != "never" and self.config.patch_logits == "never":
             raise InputError(
@@ -259,13 +298,13 @@ class ResNasSupernet(Supernet[ResNasConfig, ResNasArch, ResNasSupernetConfig]):
             )
         return self._path(arch, patch_logits)
 
-    def _path(self, arch: ResNasArch, patch_logits: PatchLogits) -> dict[str, Piece]:
-        slots, pieces = live_slots(arch), {}
+    def _path(self, arch: ResNasArch, patch_logits: PatchLogits) -> dict[str, SlicedSegment]:
+        slots, path = live_slots(arch), {}
         segments = outline(self.space.config, arch, drop_path=self.config.drop_path, patch_logits=patch_logits)
         for name, config in segments.items():
             shared = slots.get(name, name)
-            pieces[name] = whole_piece(shared, config, _axes(config, self._widest[shared]))
-        return pieces
+            path[name] = sliced_segment(shared, config, _axes(config, self._widest[shared]))
+        return path
 
 
 def _axes(config: SegmentConfig, widest: SegmentConfig) -> Axes:
@@ -274,17 +313,17 @@ def _axes(config: SegmentConfig, widest: SegmentConfig) -> Axes:
             return {}
         case StemConfig(), _:
             return stem_axes(prefix(config.embed_dim))
-        case BlockConfig(), BlockConfig():
+        case ResNasBlockConfig(), ResNasBlockConfig():
             return _block_axes(config, total=3 * widest.num_heads * widest.head_dim)
         case ReductionConfig(), _:
             return _reduction_axes(config)
-        case HeadConfig(), _:
+        case ResNasHeadConfig(), _:
             embed = prefix(config.embed_dim)
             return {**head_axes(embed), "patch_classifier.weight": (None, embed)}
     raise AssertionError(config)
 
 
-def _block_axes(config: BlockConfig, *, total: int) -> Axes:
+def _block_axes(config: ResNasBlockConfig, *, total: int) -> Axes:
     embed, width = prefix(config.embed_dim), config.num_heads * config.head_dim
     rows = thirds(3 * width, total=total)
     attention = attention_axes(embed, rows=rows, bias=rows, width=prefix(width))
@@ -302,4 +341,10 @@ def _reduction_axes(config: ReductionConfig) -> Axes:
 
 
 SUPERNET = ResNasSupernet
-SEGMENTS = (ConvStemConfig, StemConfig, BlockConfig, ReductionConfig, HeadConfig)
+SEGMENTS = {
+    "resnas.ConvStemConfig": ConvStemConfig,
+    "layers.StemConfig": StemConfig,
+    "resnas.BlockConfig": ResNasBlockConfig,
+    "resnas.ReductionConfig": ReductionConfig,
+    "resnas.HeadConfig": ResNasHeadConfig,
+}

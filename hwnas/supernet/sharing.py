@@ -1,7 +1,8 @@
-"""Sharing rules: which entries of a shared tensor a sub-network uses, each rule written once.
+"""Sharing rules: which entries of the shared tensors a sub-network uses.
 
-A rule gives the index of one axis: a span where the entries stand together (a view, free of charge), else a list of
-positions. A tensor of a sub-network is one part of a shared tensor, or several put one after another.
+A rule selects entries along one axis: a `Span` where they are contiguous (a view, no copy), else a `Pick` of positions.
+A tensor of a sub-network is one `Part` of a shared tensor, or the concatenation of several. The functions at the end
+give the axes of the layers that all families share.
 """
 
 from collections.abc import Mapping
@@ -14,13 +15,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Span:
-    """`length` entries from `start` on."""
+    """`length` contiguous entries from `start`."""
 
     start: int
     length: int
 
     def take(self, tensor: Tensor, *, axis: int) -> Tensor:
-        """These entries of one axis, as a view."""
+        """Select the entries along an axis, as a view."""
         if self.start == 0 and self.length == tensor.shape[axis]:
             return tensor
         return tensor.narrow(axis, self.start, self.length)
@@ -28,23 +29,20 @@ class Span:
 
 @dataclass(frozen=True)
 class Pick:
-    """Entries at given positions, in their order."""
+    """Entries at given positions, in that order."""
 
     positions: tuple[int, ...]
     _tensors: dict[torch.device, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     def take(self, tensor: Tensor, *, axis: int) -> Tensor:
-        """These entries of one axis, copied."""
-        return tensor.index_select(axis, self._on(tensor.device))
-
-    def _on(self, device: torch.device) -> Tensor:
-        index = self._tensors.get(device)
+        """Select the entries along an axis, as a copy."""
+        index = self._tensors.get(tensor.device)
         if index is None:
-            with torch.inference_mode(False):  # it is kept, and autograd refuses what inference mode made
-                index = torch.tensor(self.positions, device=device)
-            if type(index) is Tensor:  # while an exporter traces, tensors are stand-ins of one trace
-                self._tensors[device] = index
-        return index
+            with torch.inference_mode(False):  # the index is cached, and autograd refuses inference tensors
+                index = torch.tensor(self.positions, device=tensor.device)
+            if type(index) is Tensor:  # an exporter's trace replaces tensors by stand-ins of that trace alone
+                self._tensors[tensor.device] = index
+        return tensor.index_select(axis, index)
 
 
 Index = Span | Pick
@@ -52,13 +50,13 @@ Index = Span | Pick
 
 @dataclass(frozen=True)
 class Part:
-    """Entries of the shared tensor of one name; axes without an index are taken whole."""
+    """Entries of the shared tensor of a name; an axis without an index is taken in full."""
 
     name: str
     axes: tuple[Index | None, ...] = ()
 
     def take(self, shared: Mapping[str, Tensor]) -> Tensor:
-        """The entries, gradients flowing back to them and to no others."""
+        """Select the entries; gradients flow back to them alone."""
         tensor = shared[self.name]
         for axis, index in enumerate(self.axes):
             if index is not None:
@@ -67,56 +65,122 @@ class Part:
 
 
 Source = tuple[Part, ...]
-"""Where a tensor of a sub-network comes from: parts put one after another along the first axis."""
+"""Origin of a tensor of a sub-network: parts that are concatenated along the first axis."""
 
 
 def take(source: Source, shared: Mapping[str, Tensor]) -> Tensor:
-    """The tensor of a sub-network."""
+    """Assemble a tensor of a sub-network from the shared tensors."""
     tensors = [part.take(shared) for part in source]
     return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
 
 
 @cache
 def prefix(width: int) -> Span:
-    """The first entries: every wider choice contains every narrower one."""
+    """Select the first entries: every wider choice contains every narrower one."""
     return Span(0, width)
 
 
 @cache
 def suffix(width: int, *, total: int) -> Span:
-    """The last entries: the right side of bilateral sharing, whose left side is the prefix."""
+    """Select the last entries: the right side of bilateral sharing, whose left side is the prefix."""
     return Span(total - width, width)
 
 
 @cache
 def cyclic(width: int, *, widths: tuple[int, ...]) -> Index:
-    """An arc of a ring of as many channels as the widest choice has: ViTAS's cyclic sharing.
+    """Select an arc of a ring that has as many channels as the widest choice: ViTAS's cyclic sharing.
 
-    The arcs of all choices lie end to end in the order of their widths, so that every channel serves about the same
-    number of choices, narrow and wide ones alike. Positions are in ascending order.
+    Args:
+        width: The choice.
+        widths: All choices of this width.
+
+    Returns:
+        The channels of the arc, in ascending order where it wraps around.
     """
+    # With prefixes, the first channels would be trained in every choice and the last ones in the widest alone. Here the
+    # arcs of all choices lie end to end in the order of their widths, so that every channel serves about as many
+    # choices as any other, narrow and wide ones alike.
     total = max(widths)
     start = sum(choice for choice in widths if choice < width) % total
-    over = start + width - total
-    if over <= 0 or width == total:
+    wrapped = start + width - total
+    if wrapped <= 0 or width == total:
         return Span(min(start, total - width), width)
-    return Pick((*range(over), *range(start, total)))
+    return Pick((*range(wrapped), *range(start, total)))
 
 
 @cache
 def centre(width: int, *, total: int) -> Span:
-    """The middle taps of a kernel, those of the same offsets: a kernel of n taps starts n // 2 before its token."""
+    """Select the middle taps of a kernel."""
+    # A kernel of n taps starts n // 2 before its token: these are the taps of the same offsets in both kernels.
     return Span(total // 2 - width // 2, width)
 
 
 @cache
 def thirds(width: int, *, total: int) -> Pick:
-    """A prefix of each third of the rows [q | k | v], `width` of `total` rows in all."""
+    """Select a prefix of each of q, k and v in the rows [q | k | v]: `width` of `total` rows."""
     starts = range(0, total, total // 3)
     return Pick(tuple(start + row for start in starts for row in range(width // 3)))
 
 
 @cache
 def interleaved(width: int) -> Pick:
-    """AutoFormer's q, k and v, whose shared rows are q0, k0, v0, q1, k1, v1, …: `width` rows in all."""
+    """Select q, k and v from AutoFormer's interleaved rows q0, k0, v0, q1, k1, v1, …: `width` rows, as [q | k | v].
+
+    In this layout the rows of a narrower network are a prefix of the shared rows, as in the original implementation.
+    """
     return Pick(tuple(3 * row + part for part in range(3) for row in range(width // 3)))
+
+
+Axes = Mapping[str, tuple[Index | None, ...]]
+"""Per tensor of a segment, the index of each axis; tensors that are not listed are taken in full."""
+
+
+def stem_axes(embed: Index) -> Axes:
+    """Return the axes of a `PatchStem`."""
+    return {
+        "patch_embed.weight": (embed,),
+        "patch_embed.bias": (embed,),
+        "class_token": (None, None, embed),
+        "position": (None, None, embed),
+    }
+
+
+def attention_axes(embed: Index, *, rows: Index, bias: Index, width: Index) -> Axes:
+    """Return the axes of the attention branch of a `TransformerBlock`.
+
+    Args:
+        embed: Embedding channels.
+        rows: Rows of the weight of q, k and v.
+        bias: Entries of the bias of q, k and v.
+        width: Channels of all heads.
+    """
+    return {
+        **norm_axes("norm1", embed),
+        "attention.qkv.weight": (rows, embed),
+        "attention.qkv.bias": (bias,),
+        **linear_axes("attention.proj", width, embed),
+    }
+
+
+def mlp_axes(embed: Index, *, hidden: Index) -> Axes:
+    """Return the axes of the MLP branch of a `TransformerBlock`."""
+    return {
+        **norm_axes("norm2", embed),
+        **linear_axes("mlp.fc1", embed, hidden),
+        **linear_axes("mlp.fc2", hidden, embed),
+    }
+
+
+def head_axes(embed: Index) -> Axes:
+    """Return the axes of a `ClassifierHead`, which always has all classes."""
+    return {**norm_axes("norm", embed), "classifier.weight": (None, embed)}
+
+
+def norm_axes(name: str, channels: Index) -> Axes:
+    """Return the axes of the scale and shift of a norm."""
+    return {f"{name}.weight": (channels,), f"{name}.bias": (channels,)}
+
+
+def linear_axes(name: str, inputs: Index, outputs: Index) -> Axes:
+    """Return the axes of the weight and bias of a linear layer."""
+    return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}

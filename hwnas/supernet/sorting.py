@@ -1,8 +1,9 @@
-"""The most important units first, so that a prefix holds them: hidden units of MLPs and heads of attention.
+"""Sorting of units by importance, so that a prefix holds the most important ones.
 
-Units that stand in parallel can change their places without a change of what the network computes, as long as all
-their weights move together, and with the weights whatever the optimizer and an average remember of them.
-ViT-ResNAS sorts at the start of each of its first epochs. A unit's importance is the L1 norm of all its weights.
+Units are the hidden units of an MLP or the heads of attention. They are parallel, so their order can change without
+changing what the network computes, as long as all their weights move together; what the optimizer and an averaged model
+keep of these weights must move too. ViT-ResNAS (https://arxiv.org/abs/2109.00642) sorts at the start of each of its
+first epochs. The importance of a unit is the L1 norm of all its weights.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,8 +17,8 @@ from hwnas.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Member:
-    """A tensor with weights of the units along one axis, which is (parts, units, width of a unit) in this order."""
+class UnitWeights:
+    """A tensor that holds weights of the units along one axis, ordered as (parts, units, width of a unit)."""
 
     name: str
     axis: int = 0
@@ -25,34 +26,37 @@ class Member:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Group:
-    """Units that may change their places, and all tensors that hold their weights."""
+class UnitGroup:
+    """Parallel units and all tensors that hold their weights."""
 
     units: int | None = None
-    """How many; None: each entry of the axis is one."""
-    members: tuple[Member, ...]
+    """Number of units; None: each entry of the axis is a unit."""
+    members: tuple[UnitWeights, ...]
 
 
-def block_groups(name: str, *, num_heads: int, parts: int = 3) -> tuple[Group, Group]:
-    """The heads and the hidden units of a block with `attention.qkv`, `attention.proj`, `mlp.fc1` and `mlp.fc2`.
+def block_groups(name: str, *, num_heads: int, parts: int = 3) -> tuple[UnitGroup, UnitGroup]:
+    """Return the heads and the hidden units of a `TransformerBlock`.
 
-    The rows of q, k and v are [q | k | v] for three parts; where they are interleaved, heads are rows side by side in
-    one part.
+    Args:
+        name: Name of the block.
+        num_heads: Heads of its attention.
+        parts: 3 if the rows of q, k and v are [q | k | v]; 1 if they are interleaved, so that the rows of a head are
+            contiguous.
     """
     return (
-        Group(
+        UnitGroup(
             units=num_heads,
             members=(
-                Member(name=f"{name}.attention.qkv.weight", parts=parts),
-                Member(name=f"{name}.attention.qkv.bias", parts=parts),
-                Member(name=f"{name}.attention.proj.weight", axis=1),
+                UnitWeights(name=f"{name}.attention.qkv.weight", parts=parts),
+                UnitWeights(name=f"{name}.attention.qkv.bias", parts=parts),
+                UnitWeights(name=f"{name}.attention.proj.weight", axis=1),
             ),
         ),
-        Group(
+        UnitGroup(
             members=(
-                Member(name=f"{name}.mlp.fc1.weight"),
-                Member(name=f"{name}.mlp.fc1.bias"),
-                Member(name=f"{name}.mlp.fc2.weight", axis=1),
+                UnitWeights(name=f"{name}.mlp.fc1.weight"),
+                UnitWeights(name=f"{name}.mlp.fc1.bias"),
+                UnitWeights(name=f"{name}.mlp.fc2.weight", axis=1),
             ),
         ),
     )
@@ -61,57 +65,55 @@ def block_groups(name: str, *, num_heads: int, parts: int = 3) -> tuple[Group, G
 @torch.no_grad()
 def sort_units(
     module: nn.Module,
-    groups: Iterable[Group],
+    groups: Iterable[UnitGroup],
     *,
     optimizer: Optimizer | None = None,
     averages: Sequence[Mapping[str, Tensor]] = (),
 ) -> None:
-    """Sort units by importance, descending, in place; equal ones keep their order.
+    """Sort units by descending importance, in place; equal units keep their order.
 
-    What the optimizer holds of a parameter moves with it, and so do its gradient and the tensors of its name in
-    `averages` (the state dict of an averaged model, say).
+    Args:
+        module: The module whose parameters the groups name.
+        groups: The units to sort.
+        optimizer: Optimizer whose state of these parameters is sorted as well.
+        averages: Further tensors by the same names that are sorted as well, such as the state dict of an averaged
+            model.
+
+    Raises:
+        InputError: The optimizer does not keep its state entry for entry.
     """
     parameters, groups = dict(module.named_parameters()), list(groups)
     names = [member.name for group in groups for member in group.members]
-    held = {name: _all_of(name, parameters[name], optimizer, averages) for name in names}
+    tensors = {name: _aligned_tensors(name, parameters[name], optimizer, averages) for name in names}
     for group in groups:
         order = importance(parameters, group).argsort(descending=True, stable=True)
         for member in group.members:
-            for tensor in held[member.name]:
-                _reorder(tensor, member, order)
+            for tensor in tensors[member.name]:
+                moved = tensor.movedim(member.axis, 0)
+                moved.copy_(_by_unit(tensor, member, len(order))[:, order].reshape(moved.shape))
 
 
-def importance(tensors: Mapping[str, Tensor], group: Group) -> Tensor:
-    """The L1 norm of the weights of each unit."""
+def importance(tensors: Mapping[str, Tensor], group: UnitGroup) -> Tensor:
+    """Return the L1 norm of the weights of each unit."""
     norms = [_by_unit(tensors[member.name], member, group.units).abs().sum(dim=(0, 2)) for member in group.members]
     return torch.stack(norms).sum(dim=0)
 
 
-def _by_unit(tensor: Tensor, member: Member, units: int | None) -> Tensor:
-    """(parts, units, weights of a unit)."""
+def _by_unit(tensor: Tensor, member: UnitWeights, units: int | None) -> Tensor:
+    """Reshape a tensor to (parts, units, weights of a unit)."""
     moved = tensor.movedim(member.axis, 0)
     return moved.reshape(member.parts, units or len(moved) // member.parts, -1)
 
 
-def _reorder(tensor: Tensor, member: Member, order: Tensor) -> None:
-    moved = tensor.movedim(member.axis, 0)
-    moved.copy_(_by_unit(tensor, member, len(order))[:, order].reshape(moved.shape))
-
-
-def _all_of(
+def _aligned_tensors(
     name: str, parameter: Tensor, optimizer: Optimizer | None, averages: Sequence[Mapping[str, Tensor]]
 ) -> list[Tensor]:
-    """The parameter and all that is kept of it, entry for entry."""
+    """Return a parameter with its gradient, its averages and its optimizer state, all of the same shape."""
     gradient = [] if parameter.grad is None else [parameter.grad]
-    return [parameter, *gradient, *(average[name] for average in averages), *_state(name, parameter, optimizer)]
-
-
-def _state(name: str, parameter: Tensor, optimizer: Optimizer | None) -> list[Tensor]:
-    """What the optimizer keeps of a parameter, apart from single numbers."""
     state: dict[str, object] = optimizer.state.get(parameter, {}) if optimizer else {}
-    tensors = {key: value for key, value in state.items() if isinstance(value, Tensor) and value.ndim}
-    for key, value in tensors.items():
+    moments = {key: value for key, value in state.items() if isinstance(value, Tensor) and value.ndim}
+    for key, value in moments.items():
         if value.shape != parameter.shape:
             message = "units can only be sorted with an optimizer that keeps its state entry for entry"
             raise InputError(message, got=f"{key} of another shape than {name}", hint="use AdamW or SGD")
-    return list(tensors.values())
+    return [parameter, *gradient, *(average[name] for average in averages), *moments.values()]

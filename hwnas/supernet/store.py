@@ -1,4 +1,4 @@
-"""Weights in files: safetensors, with what it takes to build the module again in the file's metadata."""
+"""Weight files: safetensors with the configs of the module in the metadata."""
 
 import json
 from collections.abc import Mapping
@@ -16,12 +16,12 @@ from hwnas.runs import write_atomic
 from hwnas.space import FAMILIES, SPACES
 from hwnas.space.arch import Arch
 from hwnas.space.space import AnySpace
-from hwnas.supernet.families import SUPERNETS, make_supernet, segment_name, segment_types
+from hwnas.supernet.families import SEGMENT_TYPES, SUPERNETS, make_supernet
 from hwnas.supernet.network import Network, SegmentConfig
 from hwnas.supernet.supernet import AnySupernet
 
 SCHEMA = "hwnas.weights/1"
-"""The form of the metadata that this version writes and reads."""
+"""Schema of the metadata that this version writes and reads."""
 
 _KEY = "hwnas"
 _SPACE_FIELDS = {"schema": str, "kind": str, "family": str, "space": str, "config": dict}
@@ -29,12 +29,12 @@ _FIELDS = {
     "supernet": {**_SPACE_FIELDS, "supernet": dict},
     "network": {**_SPACE_FIELDS, "arch": dict, "segments": dict},
 }
-"""The metadata by kind: every one of these, and nothing else."""
+"""The metadata by kind of file: all of these fields are required, others are errors."""
 
 
 @dataclass(frozen=True)
 class StoredNetwork:
-    """A network of its own, the space that it comes from and its arch there."""
+    """A network read from a file, with the space that it comes from and its arch there."""
 
     network: Network
     space: AnySpace
@@ -42,13 +42,23 @@ class StoredNetwork:
 
 
 def save_supernet(supernet: AnySupernet, path: Path) -> None:
-    """Write a supernet's weights, its space and its config to one file, all or nothing."""
+    """Write the weights, space and config of a supernet to one file, atomically."""
     about = {"kind": "supernet", **_space_values(supernet.space), "supernet": to_mapping(supernet.config)}
     _save(path, supernet.shared, about)
 
 
 def load_supernet(path: Path) -> AnySupernet:
-    """Read a supernet from a file that `save_supernet` wrote."""
+    """Read a supernet from a file that `save_supernet` wrote.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The supernet, on the CPU and in training mode.
+
+    Raises:
+        InputError: The file is missing, holds something else, or its weights do not fit its metadata.
+    """
     about, tensors = _load(path, kind="supernet")
     space = _space(about)
     config_type = SUPERNETS.get(space.family).config_type
@@ -58,32 +68,56 @@ def load_supernet(path: Path) -> AnySupernet:
 
 
 def save_network(network: Network, path: Path, *, space: AnySpace, arch: Arch) -> None:
-    """Write a network of its own to one file, all or nothing."""
-    outline = {name: _segment_values(config) for name, config in network.outline.items()}
-    about = {"kind": "network", **_space_values(space), "arch": arch.to_mapping(), "segments": outline}
+    """Write a network to one file, atomically.
+
+    Args:
+        network: The network, extracted from a supernet or built alone.
+        path: The file; an existing one is replaced.
+        space: The space of the network.
+        arch: The network within that space.
+    """
+    type_names = {kind: name for name, kind in SEGMENT_TYPES.items()}
+    segments = {
+        name: {"type": type_names[type(config)], **to_mapping(config)} for name, config in network.outline.items()
+    }
+    about = {"kind": "network", **_space_values(space), "arch": arch.to_mapping(), "segments": segments}
     _save(path, network, about)
 
 
 def load_network(path: Path) -> StoredNetwork:
-    """Read a network from a file that `save_network` wrote."""
+    """Read a network from a file that `save_network` wrote.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The network, on the CPU and in training mode, with its space and arch.
+
+    Raises:
+        InputError: The file is missing, holds something else, or its weights do not fit its metadata.
+    """
     about, tensors = _load(path, kind="network")
     space = _space(about)
     arch = space.parse(about["arch"])
-    network = _network({name: _segment(name, values) for name, values in about["segments"].items()}, path)
+    outline = {name: _segment(name, values) for name, values in about["segments"].items()}
+    try:
+        network = Network(outline)
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, ValueError) as error:
+        raise InputError(f"the segments in the metadata of {path} cannot be built", got=error) from error
     _fill(network, tensors, path)
     network.input_shape = space.config.input_shape
     return StoredNetwork(network, space, arch)
 
 
 def read_about(path: Path) -> dict[str, Any]:
-    """What a file of weights says of itself; its tensors are not read."""
+    """Read the metadata of a weight file, without its tensors; empty if hwnas did not write the file."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(_KEY, "{}")
     except FileNotFoundError as error:
         raise InputError(f"there is no file {path}") from error
     except (OSError, ValueError, safetensors.SafetensorError) as error:
-        raise InputError(f"{path} is not a file of weights that hwnas wrote", got=error) from error
+        raise InputError(f"{path} is not a weight file that hwnas wrote", got=error) from error
     about = parse_json(text, source=f"the metadata of {path}")
     return about if isinstance(about, dict) else {}
 
@@ -95,14 +129,10 @@ def _save(path: Path, module: nn.Module, about: Mapping[str, Any]) -> None:
 
 
 def _load(path: Path, *, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    about = _checked(read_about(path), kind=kind, path=path)
-    return about, safetensors.torch.load_file(path)
-
-
-def _checked(about: dict[str, Any], *, kind: str, path: Path) -> dict[str, Any]:
-    """The metadata, known to have every field of its kind, each a text or a table."""
+    """Read metadata and tensors, after checking that the metadata has exactly the fields of its kind."""
+    about = read_about(path)
     if about.get("schema") != SCHEMA:
-        raise InputError(f"{path} must hold weights of the form {SCHEMA}", got=about.get("schema", "none"))
+        raise InputError(f"{path} must have the schema {SCHEMA}", got=about.get("schema", "none"))
     if about.get("kind") != kind:
         raise InputError(f"{path} must hold a {kind}", got=f"a {about.get('kind')}")
     for name in about:
@@ -113,21 +143,14 @@ def _checked(about: dict[str, Any], *, kind: str, path: Path) -> dict[str, Any]:
             what = "a text" if expected is str else "a table of named values"
             got = shown(about[name]) if name in about else "nothing"
             raise InputError(f"the metadata of {path}: {name} must be {what}", got=got)
-    return about
-
-
-def _network(outline: Mapping[str, SegmentConfig], path: Path) -> Network:
-    try:
-        return Network(outline)
-    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, ValueError) as error:
-        raise InputError(f"the segments in the metadata of {path} cannot be built", got=error) from error
+    return about, safetensors.torch.load_file(path)
 
 
 def _fill(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     try:
         module.load_state_dict(tensors)
     except RuntimeError as error:
-        raise InputError(f"the weights in {path} do not fit what it says they are", got=error) from error
+        raise InputError(f"the weights in {path} do not fit its metadata", got=error) from error
 
 
 def _space_values(space: AnySpace) -> dict[str, Any]:
@@ -138,20 +161,15 @@ def _space(about: Mapping[str, Any]) -> AnySpace:
     kind = FAMILIES.get(about["family"])
     space = kind(name=about["space"], config=from_mapping(kind.config_type, about["config"], where="config"))
     named = SPACES.get(space.name) if space.name in SPACES else space
-    return named if named == space else space
-
-
-def _segment_values(config: SegmentConfig) -> dict[str, Any]:
-    return {"type": segment_name(type(config)), **to_mapping(config)}
+    return named if named == space else space  # the named space also knows its published networks
 
 
 def _segment(name: str, values: object) -> SegmentConfig:
-    types = segment_types()
     if not isinstance(values, Mapping):
         raise InputError(f"segment {name} must be a table of named values", got=shown(values))
     kind = values.get("type")
-    if not isinstance(kind, str) or kind not in types:
-        raise unknown(f"segment {name}: type", str(kind), types)
+    if not isinstance(kind, str) or kind not in SEGMENT_TYPES:
+        raise unknown(f"segment {name}: type", str(kind), SEGMENT_TYPES)
     fields = {key: value for key, value in values.items() if key != "type"}
-    config: SegmentConfig = from_mapping(types[kind], fields, where=name)
+    config: SegmentConfig = from_mapping(SEGMENT_TYPES[kind], fields, where=name)
     return config

@@ -1,7 +1,7 @@
-"""Weights that all networks of a space share, and one network run on slices of them."""
+"""The weights that all networks of a space share, and networks run on slices of them."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar, Generic, TypeVar
@@ -14,8 +14,7 @@ from hwnas.errors import InputError
 from hwnas.space.arch import Arch
 from hwnas.space.space import AnySpace, Space, SpaceConfig
 from hwnas.supernet.network import Network, SegmentConfig, require_images
-from hwnas.supernet.rules import Axes
-from hwnas.supernet.sharing import Part, Source, take
+from hwnas.supernet.sharing import Axes, Part, Source, take
 
 Config = TypeVar("Config", bound=SpaceConfig)
 Choice = TypeVar("Choice", bound=Arch)
@@ -23,33 +22,38 @@ Choice = TypeVar("Choice", bound=Arch)
 
 @dataclass(frozen=True, kw_only=True)
 class SupernetConfig:
-    """What a supernet is beyond its space; each family adds how it shares weights. It is saved with the weights."""
+    """Options of a supernet beyond its space, saved with its weights; each family adds how it shares weights."""
 
     drop_path: float = 0.0
-    """The rate of stochastic depth in the last slot; it grows from 0 in the first."""
+    """Rate of stochastic depth in the last slot, growing linearly from 0 in the first."""
 
 
 Settings = TypeVar("Settings", bound=SupernetConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Piece:
-    """One segment of a sub-network, and where each of its tensors comes from."""
+class SlicedSegment:
+    """One segment of a sub-network, and the shared weights that each of its tensors is taken from."""
 
     config: SegmentConfig
     sources: Mapping[str, Source]
 
 
-Prepared = tuple[nn.Module, Mapping[str, Source]]
-"""A segment without weights, and where its tensors come from."""
+_Prepared = tuple[nn.Module, Mapping[str, Source]]
+"""A segment without weights, and the sources of its tensors."""
 
 
 class Supernet(nn.Module, ABC, Generic[Config, Choice, Settings]):
-    """Shared weights of a space.
+    """The weights that all networks of a space share.
 
     A sub-network is not a mode of this module: it is the plain network that `hwnas.supernet.network` builds, run with
-    tensors taken from the shared ones. So slices and extracted networks are one definition, and gradients reach the
-    slices alone.
+    slices of the shared tensors. Slices and extracted networks therefore have one definition, and gradients reach the
+    slices alone. `make_supernet` makes the supernet of a space.
+
+    Attributes:
+        space: The space.
+        config: How the weights are shared.
+        shared: The module that holds the weights, one segment per slot at its widest.
     """
 
     space_type: ClassVar[type[AnySpace]]
@@ -62,27 +66,45 @@ class Supernet(nn.Module, ABC, Generic[Config, Choice, Settings]):
         self.shared = shared
 
     @abstractmethod
-    def path(self, arch: Choice) -> dict[str, Piece]:
-        """The segments of a network by name, in the order in which they run."""
+    def path(self, arch: Choice) -> dict[str, SlicedSegment]:
+        """Return the segments of a network by name, in the order in which they run."""
 
     def forward(self, images: Tensor, archs: Choice | Sequence[Choice]) -> Any:
-        """Run one network, or several at once: image i then goes through network i modulo their number.
+        """Run one or several networks of the space.
 
-        Segments at the start that all of them share run once, on the whole batch. Returns what the head returns, in
-        the order of the images.
+        Args:
+            images: A batch of the space's image shape.
+            archs: One network, or several: image i then goes through network i modulo their number.
+
+        Returns:
+            The outputs of the head in the order of the images: logits, or a tuple of them.
+
+        Raises:
+            InputError: The images have another shape, there are fewer images than networks, or a network is not of
+                this space.
         """
         networks = [archs] if isinstance(archs, Arch) else list(archs)
-        self._check(images, networks)
+        require_images(images, self.space.config.input_shape)
+        if not 1 <= len(networks) <= len(images):
+            raise InputError("there must be at least one image for each network", got=f"{len(networks)} networks")
         paths = [list(self._checked(arch).values()) for arch in networks]
         tensors = self._tensors()
+        # Leading segments that all networks have in common run once, on the full batch.
         while len(paths) > 1 and len(paths[0]) > 1 and all(path[0] == paths[0][0] for path in paths):
             images = self._run(_prepared([path.pop(0) for path in paths][:1]), images, tensors)
         outputs = [self._run(_prepared(path), images[index :: len(paths)], tensors) for index, path in enumerate(paths)]
         return outputs[0] if len(outputs) == 1 else _merged(outputs)
 
     def bind(self, arch: Choice) -> Callable[[Tensor], Any]:
-        """The forward of one network with its path worked out: what to hand to `torch.compile`."""
-        prepared = _prepared(list(self._checked(arch).values()))
+        """Return the forward function of one network with its slices resolved: what to hand to `torch.compile`.
+
+        Args:
+            arch: A network of the space.
+
+        Returns:
+            A function of images that reads the shared weights at each call.
+        """
+        prepared = _prepared(self._checked(arch).values())
 
         def forward(images: Tensor) -> Any:
             require_images(images, self.space.config.input_shape)
@@ -91,88 +113,98 @@ class Supernet(nn.Module, ABC, Generic[Config, Choice, Settings]):
         return forward
 
     def outline(self, arch: Choice) -> dict[str, SegmentConfig]:
-        """What the extracted network is built from."""
-        return {name: piece.config for name, piece in self._checked(arch).items()}
+        """Return the segment configs that the extracted network is built from."""
+        return {name: segment.config for name, segment in self._checked(arch).items()}
 
     def lineage(self, arch: Choice) -> tuple[Hashable, ...]:
-        """What each segment of a network is: equal values have equal weights, whichever networks they stand in."""
-        return tuple((piece.config, tuple(piece.sources.items())) for piece in self._checked(arch).values())
+        """Identify the segments of a network, in order: segments of equal identity have equal config and weights.
+
+        Networks whose identities agree up to some segment have equal activations up to there.
+        """
+        return tuple((segment.config, tuple(segment.sources.items())) for segment in self._checked(arch).values())
 
     def subnet(self, arch: Choice) -> Network:
-        """The network with its own copy of the weights, in this module's mode."""
+        """Extract a network with its own copy of the weights.
+
+        Args:
+            arch: A network of the space.
+
+        Returns:
+            A plain network on this module's device and in its mode (training or evaluation).
+
+        Raises:
+            InputError: The network is not of this space.
+        """
         return self._extracted(self._checked(arch))
 
-    def _extracted(self, path: Mapping[str, Piece]) -> Network:
+    def _extracted(self, path: Mapping[str, SlicedSegment]) -> Network:
         shared = self._tensors()
         with torch.device("meta"):
             network = Network(
-                {name: piece.config for name, piece in path.items()}, input_shape=self.space.config.input_shape
+                {name: segment.config for name, segment in path.items()}, input_shape=self.space.config.input_shape
             )
         network.to_empty(device=next(iter(shared.values())).device)
         own = dict((*network.named_parameters(), *network.named_buffers()))
         with torch.no_grad():
-            for segment, piece in path.items():
-                for name, source in piece.sources.items():
-                    _copy(take(source, shared), own[f"{segment}.{name}"])
+            for prefix, segment in path.items():
+                for name, source in segment.sources.items():
+                    tensor, target = take(source, shared), own[f"{prefix}.{name}"]
+                    assert tensor.shape == target.shape, (tensor.shape, target.shape)
+                    target.copy_(tensor)
         return network.train(self.training)
 
-    def _checked(self, arch: Choice) -> dict[str, Piece]:
-        """The path of a network that is known to be one of the space."""
-        self.space.encode([arch])
+    def _checked(self, arch: Choice) -> dict[str, SlicedSegment]:
+        self.space.encode([arch])  # raises for a network of another space
         return self.path(arch)
 
     def _tensors(self) -> dict[str, Tensor]:
         return {**dict(self.shared.named_parameters()), **dict(self.shared.named_buffers())}
 
-    def _run(self, path: Sequence[Prepared], x: Any, shared: Mapping[str, Tensor]) -> Any:
+    def _run(self, path: Sequence[_Prepared], x: Any, shared: Mapping[str, Tensor]) -> Any:
         for template, sources in path:
             template.train(self.training)
             x = functional_call(template, {name: take(source, shared) for name, source in sources.items()}, (x,))
         return x
-
-    def _check(self, images: Tensor, archs: Sequence[Choice]) -> None:
-        require_images(images, self.space.config.input_shape)
-        if not 1 <= len(archs) <= len(images):
-            raise InputError("there must be at least one image for each network", got=f"{len(archs)} networks")
 
 
 AnySupernet = Supernet[Any, Any, Any]
 """A supernet of any family."""
 
 
-def whole_piece(name: str, config: SegmentConfig, axes: Axes) -> Piece:
-    """A segment whose tensors are each one part of the shared tensor of their own name."""
-    return Piece(
+def sliced_segment(name: str, config: SegmentConfig, axes: Axes) -> SlicedSegment:
+    """Slice a segment, each of its tensors one part of the shared tensor of the same name.
+
+    Args:
+        name: Name of the shared segment.
+        config: Config of the sub-network's segment.
+        axes: Per tensor, the index of each axis.
+    """
+    return SlicedSegment(
         config=config,
         sources={tensor: (Part(f"{name}.{tensor}", axes.get(tensor, ())),) for tensor in tensor_names(config)},
     )
 
 
-def _prepared(path: Sequence[Piece]) -> list[Prepared]:
-    return [(_template(piece.config), piece.sources) for piece in path]
+def _prepared(path: Iterable[SlicedSegment]) -> list[_Prepared]:
+    return [(_template(segment.config), segment.sources) for segment in path]
 
 
 @lru_cache(maxsize=4096)
 def tensor_names(config: SegmentConfig) -> tuple[str, ...]:
-    """The parameters and buffers of a segment."""
+    """Return the names of the parameters and buffers of a segment."""
     template = _template(config)
     return tuple(name for name, _ in (*template.named_parameters(), *template.named_buffers()))
 
 
 @lru_cache(maxsize=4096)
 def _template(config: SegmentConfig) -> nn.Module:
-    """A segment without weights, to be run with tensors from elsewhere."""
+    # Building even a meta module takes about a millisecond; the same few thousand segments are used again and again.
     with torch.device("meta"):
         return config.build()
 
 
-def _copy(tensor: Tensor, target: Tensor) -> None:
-    assert tensor.shape == target.shape, (tensor.shape, target.shape)
-    target.copy_(tensor)
-
-
 def _merged(outputs: Sequence[Any]) -> Any:
-    """Outputs of networks 0, 1, … of k back in the order of the images."""
+    """Interleave the outputs of networks 0 to k - 1 into the order of the images."""
     if isinstance(outputs[0], tuple):
         return tuple(_merged(parts) for parts in zip(*outputs, strict=True))
     merged = outputs[0].new_empty(sum(map(len, outputs)), *outputs[0].shape[1:])

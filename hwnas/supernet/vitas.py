@@ -1,4 +1,8 @@
-"""ViTAS's supernet on the DeiT skeleton: a ring of embedding channels, private stems, and private q and k."""
+"""ViTAS's supernet for spaces based on DeiT: cyclic embedding channels, and private stems, q and k.
+
+Embedding channels form a ring, of which every choice takes an arc (`hwnas.supernet.sharing.cyclic`). Each patch size
+has a stem of its own, and each number of heads its own weights of q and k.
+"""
 
 import copy
 from collections.abc import Sequence
@@ -9,40 +13,62 @@ from torch import Tensor, nn
 
 from hwnas.errors import InputError
 from hwnas.space.vitas import Vitas, VitasArch, VitasBlock, VitasConfig
-from hwnas.supernet.layers import Attention, Block, Head, Mlp, StemConfig, drop_path_rates, init_linears
+from hwnas.supernet.layers import (
+    ClassifierHead,
+    Mlp,
+    MultiHeadAttention,
+    StemConfig,
+    TransformerBlock,
+    drop_path_rates,
+    init_linears,
+)
 from hwnas.supernet.network import Network, SegmentConfig
-from hwnas.supernet.rules import Axes, head_axes, linear_axes, mlp_axes, norm_axes, stem_axes
-from hwnas.supernet.sharing import Index, Part, Pick, Source, Span, cyclic, prefix, suffix
-from hwnas.supernet.supernet import Piece, Supernet, SupernetConfig, whole_piece
+from hwnas.supernet.sharing import (
+    Axes,
+    Index,
+    Part,
+    Pick,
+    Source,
+    Span,
+    cyclic,
+    head_axes,
+    linear_axes,
+    mlp_axes,
+    norm_axes,
+    prefix,
+    stem_axes,
+    suffix,
+)
+from hwnas.supernet.supernet import SlicedSegment, Supernet, SupernetConfig, sliced_segment
 
 BLOCK_EPS = 1e-6
 HEAD_EPS = 1e-5
 
 Side = Literal["left", "right"]
 AttentionScale = Literal["head", "official-network", "official-supernet"]
-"""What the products of q and k are scaled with, to the power of -1/2: the width of a head; or as in the official code
-the embedding width by the number of heads (networks of their own), or a third of the widest embedding (supernets)."""
+"""Width whose power of -1/2 scales the products of q and k: that of a head; or, as in the official code, the embedding
+width divided by the number of heads (retrained networks) or a third of the widest embedding (supernets)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VitasSupernetConfig(SupernetConfig):
-    """How the weights are shared. The last three are off in our supernets and on in the official ones."""
+    """Options of a ViTAS supernet; the last three reproduce the official supernets and are otherwise off."""
 
     sharing: Literal["cyclic", "bilateral", "prefix"] = "cyclic"
-    """Embedding channels as arcs of a ring, other widths as prefixes; all widths as prefixes, and as suffixes too where
-    a network is run from its right side (the first version of ViTAS); or all widths as prefixes."""
+    """cyclic: embedding channels are arcs of a ring, other widths prefixes. bilateral, the first version of ViTAS: all
+    widths are prefixes, or suffixes where a network is run from its right side. prefix: all widths are prefixes."""
     private_qk: bool = True
-    """Weights of q and k of their own for each number of heads; v is shared."""
+    """Give each number of heads its own weights of q and k; v is shared."""
     attention_scale: AttentionScale = "head"
     joint_qk: bool = False
-    """Slice the rows [q | k] as one, so that rows change their role with the width."""
+    """Slice the rows [q | k] as one range, so that a row is q in one network and k in another."""
     collapsed_positions: bool = False
     """Add the position vector of the last token to all tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class BlockConfig:
-    """Attention with q, k and v of `width` each, and an MLP."""
+class VitasBlockConfig:
+    """Config of a block of attention, with q, k and v of `width` channels each, and an MLP."""
 
     embed_dim: int
     num_heads: int
@@ -52,15 +78,19 @@ class BlockConfig:
     drop_path: float = 0.0
 
     def build(self) -> nn.Module:
-        """The segment with fresh weights."""
-        attention = Attention(embed_dim=self.embed_dim, num_heads=self.num_heads, width=self.width, scale=self.scale)
+        """Build the segment with fresh weights."""
+        attention = MultiHeadAttention(
+            embed_dim=self.embed_dim, num_heads=self.num_heads, width=self.width, scale=self.scale
+        )
         mlp = Mlp(embed_dim=self.embed_dim, hidden_dim=self.hidden_dim)
-        return _started(Block(attention, mlp, embed_dim=self.embed_dim, eps=BLOCK_EPS, drop_path=self.drop_path))
+        return _initialised(
+            TransformerBlock(attention, mlp, embed_dim=self.embed_dim, eps=BLOCK_EPS, drop_path=self.drop_path)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
-class SharedBlockConfig:
-    """The weights that all choices of a slot are taken from; `num_qk` sets of weights of q and k."""
+class VitasSharedBlockConfig:
+    """Config of the shared weights of a slot, with `num_qk` sets of weights of q and k."""
 
     embed_dim: int
     width: int
@@ -68,27 +98,29 @@ class SharedBlockConfig:
     num_qk: int
 
     def build(self) -> nn.Module:
-        """The weights, fresh; no network runs this module."""
+        """Build the fresh weights; the module is never run."""
         mlp = Mlp(embed_dim=self.embed_dim, hidden_dim=self.hidden_dim)
-        return _started(Block(SharedAttention(self), mlp, embed_dim=self.embed_dim, eps=BLOCK_EPS, drop_path=0.0))
+        return _initialised(
+            TransformerBlock(VitasSharedAttention(self), mlp, embed_dim=self.embed_dim, eps=BLOCK_EPS, drop_path=0.0)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeadConfig:
-    """Norm, class token, classifier."""
+class VitasHeadConfig:
+    """Config of a head on the class token."""
 
     embed_dim: int
     num_classes: int
 
     def build(self) -> nn.Module:
-        """The segment with fresh weights."""
-        return _started(Head(embed_dim=self.embed_dim, num_classes=self.num_classes, eps=HEAD_EPS))
+        """Build the segment with fresh weights."""
+        return _initialised(ClassifierHead(embed_dim=self.embed_dim, num_classes=self.num_classes, eps=HEAD_EPS))
 
 
-class SharedAttention(nn.Module):
-    """The weights of attention in a slot: rows [q | k] per set, rows of v."""
+class VitasSharedAttention(nn.Module):
+    """The shared weights of attention in a slot: rows [q | k] per set, and rows of v."""
 
-    def __init__(self, config: SharedBlockConfig) -> None:
+    def __init__(self, config: VitasSharedBlockConfig) -> None:
         super().__init__()
         self.qk = nn.ModuleList(nn.Linear(config.embed_dim, 2 * config.width) for _ in range(config.num_qk))
         self.v = nn.Linear(config.embed_dim, config.width)
@@ -98,10 +130,17 @@ class SharedAttention(nn.Module):
 def outline(
     config: VitasConfig, arch: VitasArch, *, drop_path: float = 0.0, attention_scale: AttentionScale = "head"
 ) -> dict[str, SegmentConfig]:
-    """The segments of a network, its live blocks numbered without gaps; `drop_path` is the rate of the last slot."""
+    """Return the segment configs of a network.
+
+    Args:
+        config: Config of the space.
+        arch: The network. Blocks that are not identities are numbered without gaps.
+        drop_path: Rate of stochastic depth in the last slot.
+        attention_scale: Scale of the products of q and k.
+    """
     rates = drop_path_rates(drop_path, slots=config.slots)
     blocks = [
-        BlockConfig(
+        VitasBlockConfig(
             embed_dim=arch.embed_dim,
             num_heads=block.num_heads,
             width=block.qkv_dim // 3,
@@ -114,17 +153,17 @@ def outline(
     return {
         "stem": _stem(config, patch_size=arch.patch_size, embed_dim=arch.embed_dim),
         **{f"blocks.{number}": block for number, block in enumerate(blocks)},
-        "head": HeadConfig(embed_dim=arch.embed_dim, num_classes=config.num_classes),
+        "head": VitasHeadConfig(embed_dim=arch.embed_dim, num_classes=config.num_classes),
     }
 
 
 def live_slots(arch: VitasArch) -> list[tuple[int, VitasBlock]]:
-    """The blocks that are no identity, each with its slot."""
+    """Return the blocks that are not identities, each with its slot."""
     return [(slot, block) for slot, block in enumerate(arch.blocks) if block is not None]
 
 
 class VitasSupernet(Supernet[VitasConfig, VitasArch, VitasSupernetConfig]):
-    """Weights of a space of ViTAS networks on the DeiT skeleton."""
+    """The shared weights of a ViTAS space based on DeiT."""
 
     space_type = Vitas
     config_type = VitasSupernetConfig
@@ -133,10 +172,14 @@ class VitasSupernet(Supernet[VitasConfig, VitasArch, VitasSupernetConfig]):
         config = config or VitasSupernetConfig()
         super().__init__(space, config, Network(_allocated(space.config, private_qk=config.private_qk)))
         self.side: Side = "left"
-        """Where prefixes begin; "right" makes them suffixes, under bilateral sharing."""
+        """Side from which networks are taken; "right" makes prefixes suffixes, under bilateral sharing."""
 
     def from_side(self, side: Side) -> Self:
-        """The same weights, networks taken from that side."""
+        """Return a view of the same weights that takes networks from a side.
+
+        Raises:
+            InputError: The side is "right" without bilateral sharing.
+        """
         if side == self.side:
             return self
         if self.config.sharing != "bilateral":
@@ -147,12 +190,18 @@ class VitasSupernet(Supernet[VitasConfig, VitasArch, VitasSupernetConfig]):
         return other
 
     def forward(self, images: Tensor, archs: VitasArch | Sequence[VitasArch], *, side: Side | None = None) -> Any:
-        """Run networks, from one side; bilateral training sums the logits of both."""
+        """Run one or several networks, taken from a side; bilateral training sums the logits of both sides.
+
+        Args:
+            images: A batch of the space's image shape.
+            archs: One network, or several for the images in turn.
+            side: Side from which the networks are taken; None: that of this view.
+        """
         view = self if side is None else self.from_side(side)
         return super(VitasSupernet, view).forward(images, archs)
 
-    def path(self, arch: VitasArch) -> dict[str, Piece]:
-        """The segments of a network; its blocks are numbered without gaps and take the weights of their slots."""
+    def path(self, arch: VitasArch) -> dict[str, SlicedSegment]:
+        """Return the segments of a network: blocks numbered without gaps, with the weights of their slots."""
         settings = self.config
         segments = outline(
             self.space.config, arch, drop_path=settings.drop_path, attention_scale=settings.attention_scale
@@ -164,19 +213,20 @@ class VitasSupernet(Supernet[VitasConfig, VitasArch, VitasSupernetConfig]):
             for number, (slot, block) in enumerate(live_slots(arch))
         }
         return {
-            "stem": whole_piece(f"stems.{stem}", segments["stem"], self._stem_axes(arch, embed=embed)),
+            "stem": sliced_segment(f"stems.{stem}", segments["stem"], self._stem_axes(arch, embed=embed)),
             **blocks,
-            "head": whole_piece("head", segments["head"], head_axes(embed)),
+            "head": sliced_segment("head", segments["head"], head_axes(embed)),
         }
 
     def _stem_axes(self, arch: VitasArch, *, embed: Index) -> Axes:
         axes = stem_axes(embed)
         if not self.config.collapsed_positions:
             return axes
+        # The official supernet adds one position vector, the last, to all tokens.
         last = _grid(self.space.config, arch.patch_size) ** 2
         return {**axes, "position": (None, Pick((last,) * (last + 1)), embed)}
 
-    def _block(self, slot: int, config: SegmentConfig, block: VitasBlock, *, embed: Index) -> Piece:
+    def _block(self, slot: int, config: SegmentConfig, block: VitasBlock, *, embed: Index) -> SlicedSegment:
         width = self._width(block.qkv_dim // 3, total=self._widest)
         hidden = self._width(block.hidden_dim, total=max(self.space.config.hidden_dims))
         axes = {
@@ -189,11 +239,11 @@ class VitasSupernet(Supernet[VitasConfig, VitasArch, VitasSupernetConfig]):
             "attention.qkv.weight": tuple(Part(f"{name}.weight", (rows, embed)) for name, rows in qkv),
             "attention.qkv.bias": tuple(Part(f"{name}.bias", (rows,)) for name, rows in qkv),
         }
-        piece = whole_piece(f"blocks.{slot}", config, axes)
-        return replace(piece, sources={**piece.sources, **sources})
+        segment = sliced_segment(f"blocks.{slot}", config, axes)
+        return replace(segment, sources={**segment.sources, **sources})
 
     def _qkv(self, name: str, block: VitasBlock, *, rows: Span) -> list[tuple[str, Span]]:
-        """The shared linears that the rows [q | k | v] come from, and which rows of each."""
+        """Return the shared linears, and the rows of each, that the rows [q | k | v] are taken from."""
         number = self.space.config.num_heads.index(block.num_heads) if self.config.private_qk else 0
         qk, v = f"{name}.qk.{number}", f"{name}.v"
         if self.config.joint_qk:
@@ -213,9 +263,9 @@ class VitasSupernet(Supernet[VitasConfig, VitasArch, VitasSupernetConfig]):
 
 
 def _allocated(config: VitasConfig, *, private_qk: bool) -> dict[str, SegmentConfig]:
-    """The shared weights: a stem for each patch size, slots and head at their widest."""
+    """Return the configs of the shared weights: a stem per patch size, slots and head at their widest."""
     embed_dim = max(config.embed_dims)
-    block = SharedBlockConfig(
+    block = VitasSharedBlockConfig(
         embed_dim=embed_dim,
         width=max(config.qkv_dims) // 3,
         hidden_dim=max(config.hidden_dims),
@@ -227,7 +277,7 @@ def _allocated(config: VitasConfig, *, private_qk: bool) -> dict[str, SegmentCon
             for number, patch_size in enumerate(config.patch_sizes)
         },
         **{f"blocks.{slot}": block for slot in range(config.slots)},
-        "head": HeadConfig(embed_dim=embed_dim, num_classes=config.num_classes),
+        "head": VitasHeadConfig(embed_dim=embed_dim, num_classes=config.num_classes),
     }
 
 
@@ -250,8 +300,8 @@ def _scale(kind: AttentionScale, config: VitasConfig, arch: VitasArch, block: Vi
             return float((max(config.embed_dims) // 3) ** -0.5)
 
 
-def _started(module: nn.Module) -> nn.Module:
-    """The module with its linears started as published: weights of deviation 0.02, biases all but 0."""
+def _initialised(module: nn.Module) -> nn.Module:
+    """Initialise the linears as published: weights with standard deviation 0.02, biases with 1e-6."""
     init_linears(module)
     for part in module.modules():
         if isinstance(part, nn.Linear):
@@ -260,4 +310,8 @@ def _started(module: nn.Module) -> nn.Module:
 
 
 SUPERNET = VitasSupernet
-SEGMENTS = (StemConfig, BlockConfig, HeadConfig)
+SEGMENTS = {
+    "layers.StemConfig": StemConfig,
+    "vitas.BlockConfig": VitasBlockConfig,
+    "vitas.HeadConfig": VitasHeadConfig,
+}

@@ -1,4 +1,4 @@
-"""The supernet of Twins-style networks: a ring of embedding channels in each stage, all other widths prefixes.
+"""ViTAS's supernet for spaces based on Twins: cyclic embedding channels per stage, all other widths are prefixes.
 
 Shape suffixes: B images (or windows of images), N tokens, D channels, H heads, R rows and C columns of the grid.
 """
@@ -12,29 +12,49 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hwnas.space.vitas_twins import Twins, TwinsArch, TwinsConfig
-from hwnas.supernet.attention import attend
-from hwnas.supernet.layers import Block, Head, Mlp, drop_path_rates, init_linears, join_heads, split_heads
+from hwnas.supernet.layers import (
+    ClassifierHead,
+    Mlp,
+    TransformerBlock,
+    attend,
+    drop_path_rates,
+    init_linears,
+    join_heads,
+    split_heads,
+)
 from hwnas.supernet.network import Network, SegmentConfig
-from hwnas.supernet.rules import Axes, head_axes, linear_axes, mlp_axes, norm_axes
-from hwnas.supernet.sharing import Index, Part, Source, Span, cyclic, prefix, thirds
-from hwnas.supernet.supernet import Piece, Supernet, SupernetConfig, whole_piece
+from hwnas.supernet.sharing import (
+    Axes,
+    Index,
+    Part,
+    Source,
+    Span,
+    cyclic,
+    head_axes,
+    linear_axes,
+    mlp_axes,
+    norm_axes,
+    prefix,
+    thirds,
+)
+from hwnas.supernet.supernet import SlicedSegment, Supernet, SupernetConfig, sliced_segment
 
 EPS = 1e-6
 PATCH_EPS = 1e-5
-"""Of the norms behind a patch embedding and behind the convolution that thins out keys and values."""
+"""Epsilon of the norms after a patch embedding and after the convolution that reduces keys and values."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TwinsSupernetConfig(SupernetConfig):
-    """How the weights are shared."""
+    """Options of a supernet based on Twins."""
 
     sharing: Literal["cyclic", "prefix"] = "cyclic"
-    """Embedding channels as arcs of a ring, or as prefixes; all other widths are prefixes."""
+    """Whether embedding channels are arcs of a ring or prefixes; all other widths are prefixes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PatchEmbedConfig:
-    """Convolution and norm at the start of a stage; `grid` is that of the tokens that come in, None for images."""
+    """Config of the convolution and norm at the start of a stage; `grid` is that of its input, None for images."""
 
     inputs: int
     outputs: int
@@ -42,15 +62,16 @@ class PatchEmbedConfig:
     grid: int | None = None
 
     def build(self) -> nn.Module:
-        """The segment with fresh weights."""
-        return _started(PatchConv(self.inputs, self.outputs, size=self.patch_size, grid=self.grid))
+        """Build the segment with fresh weights."""
+        return _initialised(PatchConv(self.inputs, self.outputs, size=self.patch_size, grid=self.grid))
 
 
 @dataclass(frozen=True, kw_only=True)
-class BlockConfig:
-    """Attention with q, k and v of `width` each, an MLP, and the positional convolution where the block has it.
+class TwinsBlockConfig:
+    """Config of a block of attention, an MLP and possibly a positional convolution.
 
-    Attention is local where there is a window, else global with keys and values that are thinned out by `reduction`.
+    q, k and v have `width` channels each. Attention is local if there is a window, else global, with keys and values on
+    a grid that is coarser by `reduction`.
     """
 
     embed_dim: int
@@ -64,24 +85,26 @@ class BlockConfig:
     drop_path: float = 0.0
 
     def build(self) -> nn.Module:
-        """The segment with fresh weights."""
-        return _started(TwinsBlock(self))
+        """Build the segment with fresh weights."""
+        return _initialised(TwinsBlock(self))
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeadConfig:
-    """Norm, average over the tokens, classifier."""
+class TwinsHeadConfig:
+    """Config of a head on the average of all tokens."""
 
     embed_dim: int
     num_classes: int
 
     def build(self) -> nn.Module:
-        """The segment with fresh weights."""
-        return _started(Head(embed_dim=self.embed_dim, num_classes=self.num_classes, eps=EPS, average=slice(None)))
+        """Build the segment with fresh weights."""
+        return _initialised(
+            ClassifierHead(embed_dim=self.embed_dim, num_classes=self.num_classes, eps=EPS, average=slice(None))
+        )
 
 
 class PatchConv(nn.Module):
-    """A convolution whose steps are as wide as its kernel, and a norm: an image, or tokens of a grid, to tokens."""
+    """A convolution with a stride as wide as its kernel, and a norm: from an image, or tokens of a grid, to tokens."""
 
     def __init__(self, inputs: int, outputs: int, *, size: int, grid: int | None) -> None:
         super().__init__()
@@ -90,14 +113,14 @@ class PatchConv(nn.Module):
         self.norm = nn.LayerNorm(outputs, eps=PATCH_EPS)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (B, D, R, C), or tokens (B, N, D), to fewer tokens."""
+        """Turn images (B, D, R, C), or tokens (B, N, D), into fewer tokens."""
         image = x if self.grid is None else _as_image(x, self.grid)
         out: Tensor = self.norm(_as_tokens(self.conv(image)))
         return out
 
 
 class PositionConv(nn.Module):
-    """Positions from a depthwise convolution over the grid, added to the tokens."""
+    """Positional encoding: a depthwise convolution over the grid, added to the tokens."""
 
     def __init__(self, embed_dim: int, *, grid: int) -> None:
         super().__init__()
@@ -105,21 +128,21 @@ class PositionConv(nn.Module):
         self.conv = nn.Conv2d(embed_dim, embed_dim, 3, padding=1, groups=embed_dim)
 
     def forward(self, x_BND: Tensor) -> Tensor:
-        """Tokens to as many tokens."""
+        """Add the positions to the tokens."""
         return x_BND + _as_tokens(self.conv(_as_image(x_BND, self.grid)))
 
 
 class LocalAttention(nn.Module):
-    """Attention within windows; a grid that they do not divide is padded with zeros, which take part."""
+    """Attention within windows; a grid that they do not divide is padded with zeros, which take part as in timm."""
 
-    def __init__(self, config: BlockConfig, *, window: int) -> None:
+    def __init__(self, config: TwinsBlockConfig, *, window: int) -> None:
         super().__init__()
         self.num_heads, self.grid, self.window = config.num_heads, config.grid, window
         self.qkv = nn.Linear(config.embed_dim, 3 * config.width)
         self.proj = nn.Linear(config.width, config.embed_dim)
 
     def forward(self, x_BND: Tensor) -> Tensor:
-        """Attention of all tokens of a window to all tokens of the same window."""
+        """Attend from all tokens of a window to all tokens of the same window."""
         windows = _to_windows(x_BND, grid=self.grid, window=self.window)
         attended = join_heads(attend(*split_heads(self.qkv(windows), parts=3, num_heads=self.num_heads)))
         out: Tensor = self.proj(_from_windows(attended, grid=self.grid, window=self.window))
@@ -129,7 +152,7 @@ class LocalAttention(nn.Module):
 class GlobalAttention(nn.Module):
     """Attention of all tokens to keys and values on a coarser grid."""
 
-    def __init__(self, config: BlockConfig) -> None:
+    def __init__(self, config: TwinsBlockConfig) -> None:
         super().__init__()
         embed, size = config.embed_dim, config.reduction
         self.num_heads = config.num_heads
@@ -139,7 +162,7 @@ class GlobalAttention(nn.Module):
         self.reduce = PatchConv(embed, embed, size=size, grid=config.grid) if size > 1 else None
 
     def forward(self, x_BND: Tensor) -> Tensor:
-        """Attention of all tokens to the thinned-out ones."""
+        """Attend from all tokens to the tokens of the coarser grid."""
         coarse = x_BND if self.reduce is None else self.reduce(x_BND)
         (q,) = split_heads(self.q(x_BND), parts=1, num_heads=self.num_heads)
         k, v = split_heads(self.kv(coarse), parts=2, num_heads=self.num_heads)
@@ -147,10 +170,10 @@ class GlobalAttention(nn.Module):
         return out
 
 
-class TwinsBlock(Block):
-    """A pre-norm block, and a positional convolution after it where it is the first of a stage."""
+class TwinsBlock(TransformerBlock):
+    """A pre-norm block, followed by a positional convolution if it is the first of a stage."""
 
-    def __init__(self, config: BlockConfig) -> None:
+    def __init__(self, config: TwinsBlockConfig) -> None:
         window = config.window
         attention = GlobalAttention(config) if window is None else LocalAttention(config, window=window)
         mlp = Mlp(embed_dim=config.embed_dim, hidden_dim=config.hidden_dim)
@@ -158,14 +181,14 @@ class TwinsBlock(Block):
         self.position = PositionConv(config.embed_dim, grid=config.grid) if config.position else None
 
     def forward(self, x_BND: Tensor) -> Tensor:
-        """Both branches and their residual sums, then the positions."""
+        """Apply both residual branches, then add the positions."""
         x_BND = super().forward(x_BND)
         out: Tensor = x_BND if self.position is None else self.position(x_BND)
         return out
 
 
 def outline(config: TwinsConfig, arch: TwinsArch, *, drop_path: float = 0.0) -> dict[str, SegmentConfig]:
-    """The segments of a network; `drop_path` is the rate of the last slot of the space."""
+    """Return the segment configs of a network; `drop_path` is the rate of the last slot of the space."""
     segments: dict[str, SegmentConfig] = {}
     inputs, grid = config.channels, None
     for number, stage in enumerate(arch.stages):
@@ -175,7 +198,7 @@ def outline(config: TwinsConfig, arch: TwinsArch, *, drop_path: float = 0.0) -> 
         )
         segments |= _stage(config, arch, number=number, drop_path=drop_path)
         inputs, grid = stage.embed_dim, config.grids[number]
-    return {**segments, "head": HeadConfig(embed_dim=inputs, num_classes=config.num_classes)}
+    return {**segments, "head": TwinsHeadConfig(embed_dim=inputs, num_classes=config.num_classes)}
 
 
 def _stage(config: TwinsConfig, arch: TwinsArch, *, number: int, drop_path: float) -> dict[str, SegmentConfig]:
@@ -183,7 +206,7 @@ def _stage(config: TwinsConfig, arch: TwinsArch, *, number: int, drop_path: floa
     slots = [other.slots for other in config.stages]
     rates = drop_path_rates(drop_path, slots=sum(slots))[sum(slots[:number]) :]
     return {
-        f"stages.{number}.{slot}": BlockConfig(
+        f"stages.{number}.{slot}": TwinsBlockConfig(
             embed_dim=stage.embed_dim,
             num_heads=block.num_heads,
             width=block.qkv_dim // 3,
@@ -199,7 +222,7 @@ def _stage(config: TwinsConfig, arch: TwinsArch, *, number: int, drop_path: floa
 
 
 class TwinsSupernet(Supernet[TwinsConfig, TwinsArch, TwinsSupernetConfig]):
-    """Weights of a space of Twins-style networks."""
+    """The shared weights of a space based on Twins."""
 
     space_type = Twins
     config_type = TwinsSupernetConfig
@@ -208,22 +231,22 @@ class TwinsSupernet(Supernet[TwinsConfig, TwinsArch, TwinsSupernetConfig]):
         config = config or TwinsSupernetConfig()
         super().__init__(space, config, Network(outline(space.config, space.largest())))
 
-    def path(self, arch: TwinsArch) -> dict[str, Piece]:
-        """The segments of a network: the first slots of each stage."""
+    def path(self, arch: TwinsArch) -> dict[str, SlicedSegment]:
+        """Return the segments of a network: the first slots of each stage."""
         segments = outline(self.space.config, arch, drop_path=self.config.drop_path)
         embeds = [self._embed(number, stage.embed_dim) for number, stage in enumerate(arch.stages)]
-        pieces = {}
+        path = {}
         for number, embed in enumerate(embeds):
             name = f"patch_embeds.{number}"
             inputs = embeds[number - 1] if number else None
-            pieces[name] = whole_piece(name, segments[name], _patch_axes("", inputs, embed))
+            path[name] = sliced_segment(name, segments[name], _patch_axes("", inputs, embed))
             for slot in range(len(arch.stages[number].blocks)):
                 name = f"stages.{number}.{slot}"
-                pieces[name] = self._block(name, segments[name], stage=number, embed=embed)
-        return {**pieces, "head": whole_piece("head", segments["head"], head_axes(embeds[-1]))}
+                path[name] = self._block(name, segments[name], stage=number, embed=embed)
+        return {**path, "head": sliced_segment("head", segments["head"], head_axes(embeds[-1]))}
 
-    def _block(self, name: str, config: SegmentConfig, *, stage: int, embed: Index) -> Piece:
-        assert isinstance(config, BlockConfig)
+    def _block(self, name: str, config: SegmentConfig, *, stage: int, embed: Index) -> SlicedSegment:
+        assert isinstance(config, TwinsBlockConfig)
         widest = max(self.space.config.stages[stage].qkv_dims)
         qkv = thirds(3 * config.width, total=widest)
         axes = {
@@ -232,11 +255,11 @@ class TwinsSupernet(Supernet[TwinsConfig, TwinsArch, TwinsSupernetConfig]):
             "position.conv.weight": (embed,),
             "position.conv.bias": (embed,),
         }
-        piece = whole_piece(name, config, axes)
+        segment = sliced_segment(name, config, axes)
         if config.window is not None:
-            return piece
+            return segment
         kv = _kv_sources(f"{name}.attention.kv", embed, width=config.width, widest=widest // 3)
-        return replace(piece, sources={**piece.sources, **kv})
+        return replace(segment, sources={**segment.sources, **kv})
 
     def _embed(self, stage: int, width: int) -> Index:
         widths = self.space.config.stages[stage].embed_dims
@@ -244,7 +267,7 @@ class TwinsSupernet(Supernet[TwinsConfig, TwinsArch, TwinsSupernetConfig]):
 
 
 def _patch_axes(name: str, inputs: Index | None, outputs: Index) -> Axes:
-    """`PatchConv`; its name ends with a dot, or is empty."""
+    """Return the axes of a `PatchConv`; its name is empty or ends with a dot."""
     return {
         f"{name}conv.weight": (outputs, inputs),
         f"{name}conv.bias": (outputs,),
@@ -253,7 +276,7 @@ def _patch_axes(name: str, inputs: Index | None, outputs: Index) -> Axes:
 
 
 def _attention_axes(embed: Index, *, width: Index, qkv: Index) -> Axes:
-    """The first half of either kind of block, without k and v of global attention."""
+    """Return the axes of the attention branch of both kinds of block, without k and v of global attention."""
     return {
         **norm_axes("norm1", embed),
         **linear_axes("attention.qkv", embed, qkv),
@@ -264,7 +287,7 @@ def _attention_axes(embed: Index, *, width: Index, qkv: Index) -> Axes:
 
 
 def _kv_sources(name: str, embed: Index, *, width: int, widest: int) -> Mapping[str, Source]:
-    """The rows [k | v]: a prefix of each half."""
+    """Return the sources of the rows [k | v]: a prefix of each half."""
     halves = (Span(0, width), Span(widest, width))
     return {
         "attention.kv.weight": tuple(Part(f"{name}.weight", (rows, embed)) for rows in halves),
@@ -282,26 +305,26 @@ def _as_tokens(x_BDRC: Tensor) -> Tensor:
 
 
 def _to_windows(x_BND: Tensor, *, grid: int, window: int) -> Tensor:
-    """Tokens of a grid to (B · windows, tokens of a window, D)."""
+    """Reshape the tokens of a grid to (B · windows, tokens of a window, D)."""
     batch, _, channels = x_BND.shape
     x_BRCD = x_BND.reshape(batch, grid, grid, channels)
-    rest = -grid % window
-    if rest:
-        x_BRCD = F.pad(x_BRCD, (0, 0, 0, rest, 0, rest))
-    count = (grid + rest) // window
+    padding = -grid % window
+    if padding:
+        x_BRCD = F.pad(x_BRCD, (0, 0, 0, padding, 0, padding))
+    count = (grid + padding) // window
     split = x_BRCD.reshape(batch, count, window, count, window, channels)
     return split.transpose(2, 3).flatten(3, 4).flatten(0, 2)
 
 
 def _from_windows(x_BND: Tensor, *, grid: int, window: int) -> Tensor:
-    """Windows back to the tokens of a grid, without the padding."""
+    """Reshape windows back to the tokens of a grid, without the padding."""
     count, channels = -(-grid // window), x_BND.shape[-1]
     split = x_BND.reshape(-1, count, count, window, window, channels).transpose(2, 3)
     return split.flatten(3, 4).flatten(1, 2)[:, :grid, :grid].flatten(1, 2)
 
 
-def _started(module: nn.Module) -> nn.Module:
-    """The module started as Twins-SVT is: convolutions by the width of their output, biases 0."""
+def _initialised(module: nn.Module) -> nn.Module:
+    """Initialise a module as Twins-SVT is: convolutions by the fan-out, biases 0."""
     init_linears(module)
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
@@ -313,4 +336,8 @@ def _started(module: nn.Module) -> nn.Module:
 
 
 SUPERNET = TwinsSupernet
-SEGMENTS = (PatchEmbedConfig, BlockConfig, HeadConfig)
+SEGMENTS = {
+    "vitas_twins.PatchEmbedConfig": PatchEmbedConfig,
+    "vitas_twins.BlockConfig": TwinsBlockConfig,
+    "vitas_twins.HeadConfig": TwinsHeadConfig,
+}

@@ -88,7 +88,7 @@ def test_bad_input(run: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not a run"):
         evaluate(tmp_path, ["min"])
     (tmp_path / "text.safetensors").write_text("no weights")
-    with pytest.raises(InputError, match="file of weights"):
+    with pytest.raises(InputError, match="weight file"):
         evaluate(tmp_path / "text.safetensors", data="digits")
     with pytest.raises(InputError, match="network 'largest' is not known"):
         evaluate(run, ["largest"])

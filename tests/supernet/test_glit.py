@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from hwnas.config import from_mapping, to_mapping
 from hwnas.errors import InputError
 from hwnas.space.glit import SMALL, TINY, TINY_PAPER, Glit, GlitArch, GlitBlock, GlitConfig
-from hwnas.supernet.glit import GlitSupernet, GlitSupernetConfig, block_config, candidates, outline
+from hwnas.supernet.glit import GlitSupernet, GlitSupernetConfig, block_choices, block_config, outline
 from hwnas.supernet.network import Network
 from hwnas.supernet.official.keys import fill, translate
 from hwnas.supernet.official.rules import GLIT_BLOCK_RULES, GLIT_RULES
@@ -319,9 +319,9 @@ def test_two_networks_in_one_step() -> None:
 
 
 def test_candidates_are_what_the_forms_offer() -> None:
-    assert [len(candidates(space)) for space in (TOY, TOY_PAPER, SMALL, TINY_PAPER)] == [36, 198, 36, 198]
-    assert len(candidates(TOY)) ** TOY.config.depth == TOY.size
-    assert len(candidates(TOY_PAPER)) ** TOY_PAPER.config.depth == TOY_PAPER.size
+    assert [len(block_choices(space)) for space in (TOY, TOY_PAPER, SMALL, TINY_PAPER)] == [36, 198, 36, 198]
+    assert len(block_choices(TOY)) ** TOY.config.depth == TOY.size
+    assert len(block_choices(TOY_PAPER)) ** TOY_PAPER.config.depth == TOY_PAPER.size
 
 
 def test_separate_weights_do_not_meet() -> None:

@@ -67,5 +67,5 @@ def test_what_does_not_fit_is_an_error(files: dict[str, Path], tmp_path: Path) -
     with pytest.raises(InputError, match="there is no file"):
         weighted_network("autoformer-micro", "min", weights=tmp_path / "none", command=COMMAND)
     (tmp_path / "junk").write_bytes(b"junk")
-    with pytest.raises(InputError, match="is not a file of weights"):
+    with pytest.raises(InputError, match="is not a weight file"):
         weighted_network("autoformer-micro", "min", weights=tmp_path / "junk", command=COMMAND)

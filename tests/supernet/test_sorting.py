@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 from hwnas.errors import InputError
 from hwnas.space.resnas import MICRO
-from hwnas.supernet.autoformer import BlockConfig as AutoFormerBlock
+from hwnas.supernet.autoformer import AutoFormerBlockConfig
 from hwnas.supernet.resnas import ResNasSupernet
-from hwnas.supernet.sorting import Group, Member, block_groups, importance, sort_units
+from hwnas.supernet.sorting import UnitGroup, UnitWeights, block_groups, importance, sort_units
 
 ARCH = MICRO.largest()
 
@@ -138,7 +138,7 @@ def test_interleaved_rows() -> None:
     """AutoFormer's q, k and v: a head is rows side by side; its block as a network has them in thirds."""
     torch.manual_seed(0)
     width, order = 3 * 8, torch.arange(72).reshape(3, 24).t().flatten()
-    block = AutoFormerBlock(embed_dim=12, num_heads=3, head_dim=8, hidden_dim=20, grid=2, relative_clip=1).build()
+    block = AutoFormerBlockConfig(embed_dim=12, num_heads=3, head_dim=8, hidden_dim=20, grid=2, relative_clip=1).build()
     x = torch.randn(2, 5, 12)
     with torch.no_grad():
         expected = block(x)
@@ -160,7 +160,7 @@ def test_ties_keep_their_order() -> None:
     module = nn.Linear(1, 4, bias=False)
     with torch.no_grad():
         module.weight.copy_(torch.tensor([[1.0], [-2.0], [2.0], [-1.0]]))
-    group = Group(members=(Member(name="weight"),))
+    group = UnitGroup(members=(UnitWeights(name="weight"),))
     assert importance(module.state_dict(), group).tolist() == [1, 2, 2, 1]
     sort_units(module, [group])
     assert module.weight.flatten().tolist() == [-2, 2, 1, -1]

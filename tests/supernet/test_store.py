@@ -11,7 +11,7 @@ import torch
 
 from hwnas.errors import InputError
 from hwnas.space import SPACES
-from hwnas.supernet.families import make_supernet
+from hwnas.supernet.families import SEGMENT_TYPES, make_supernet
 from hwnas.supernet.store import load_network, load_supernet, save_network, save_supernet
 from hwnas.supernet.vitas import VitasSupernetConfig
 
@@ -55,17 +55,17 @@ def test_bad_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no file"):
         load_supernet(path)
     path.write_bytes(b"not weights")
-    with pytest.raises(InputError, match="not a file of weights"):
+    with pytest.raises(InputError, match="not a weight file"):
         load_supernet(path)
     safetensors.torch.save_file({"a": torch.zeros(1)}, path)
-    with pytest.raises(InputError, match=r"of the form hwnas\.weights/1"):
+    with pytest.raises(InputError, match=r"have the schema hwnas\.weights/1"):
         load_supernet(path)
     supernet = make_supernet(space)
     save_supernet(supernet, path)
     with pytest.raises(InputError, match="must hold a network"):
         load_network(path)
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(InputError, match="not a file of weights"):
+    with pytest.raises(InputError, match="not a weight file"):
         load_supernet(path)
 
 
@@ -121,7 +121,7 @@ def test_every_field_of_the_metadata_is_needed_and_has_its_type(kind: str, tmp_p
 def test_metadata_that_is_no_table_is_refused(text: str, tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     safetensors.torch.save_file({"a": torch.zeros(1)}, path, {"hwnas": text})
-    with pytest.raises(InputError, match=r"of the form|metadata"):
+    with pytest.raises(InputError, match=r"schema|metadata"):
         load_supernet(path)
 
 
@@ -152,3 +152,18 @@ def test_names_that_no_segment_can_have_are_refused(name: str, tmp_path: Path) -
     safetensors.torch.save_file(tensors, path, {"hwnas": json.dumps(about)})
     with pytest.raises(InputError, match="cannot be built"):
         load_network(path)
+
+
+FAMILY_MODULES = ("autoformer", "resnas", "vitas", "vitas_twins", "glit")
+
+
+def test_the_stored_names_of_segments_stay() -> None:
+    """They are kept in weight files, whatever the classes are called."""
+    assert set(SEGMENT_TYPES) == {
+        "layers.StemConfig",
+        "resnas.ConvStemConfig",
+        "resnas.ReductionConfig",
+        "vitas_twins.PatchEmbedConfig",
+        *(f"{family}.BlockConfig" for family in FAMILY_MODULES),
+        *(f"{family}.HeadConfig" for family in FAMILY_MODULES),
+    }

@@ -16,8 +16,8 @@ from hwnas.supernet.official.keys import fill, translate
 from hwnas.supernet.official.rules import VITAS_NETWORK_RULES, VITAS_SUPERNET_RULES, close_gaps
 from hwnas.supernet.vitas import (
     AttentionScale,
-    BlockConfig,
     Side,
+    VitasBlockConfig,
     VitasSupernet,
     VitasSupernetConfig,
     live_slots,
@@ -122,7 +122,7 @@ def test_official_networks(name: str) -> None:
     space = space_around(arch, num_classes=record["config"]["num_classes"])
     segments = outline(space.config, arch, attention_scale="official-network")
     scales = [block[3] ** -0.5 for block in record["config"]["blocks"] if block != "identity"]
-    assert [config.scale for config in segments.values() if isinstance(config, BlockConfig)] == scales
+    assert [config.scale for config in segments.values() if isinstance(config, VitasBlockConfig)] == scales
     network = Network(segments).eval()
     fill(network, close_gaps(translate(weights(record["shapes"]), VITAS_NETWORK_RULES)))
     with torch.inference_mode():
@@ -422,7 +422,7 @@ def test_a_block_keeps_the_weights_and_the_rate_of_its_slot() -> None:
         supernet.path(VitasArch(patch_size=8, embed_dim=36, blocks=blocks))["blocks.0"]
         for blocks in ((block, None, None, None), (None, None, None, block))
     ]
-    rates = [path.config.drop_path for path in paths if isinstance(path.config, BlockConfig)]
+    rates = [path.config.drop_path for path in paths if isinstance(path.config, VitasBlockConfig)]
     assert rates == pytest.approx([0.0, 0.3])
     names = [path.sources["mlp.fc1.weight"][0].name for path in paths]
     assert names == ["blocks.0.mlp.fc1.weight", "blocks.3.mlp.fc1.weight"]
@@ -448,5 +448,5 @@ def test_what_attention_is_scaled_with(kind: AttentionScale, expected: int | Non
     block = VitasBlock(num_heads=2, qkv_dim=48, hidden_dim=96)
     arch = VitasArch(patch_size=8, embed_dim=36, blocks=(block,))
     segment = outline(TOY.config, arch, attention_scale=kind)["blocks.0"]
-    assert isinstance(segment, BlockConfig)
+    assert isinstance(segment, VitasBlockConfig)
     assert segment.scale == (None if expected is None else expected**-0.5)

@@ -16,7 +16,7 @@ from hwnas.space.vitas_twins import SMALL, Twins, TwinsArch, TwinsConfig, TwinsS
 from hwnas.supernet.network import Network
 from hwnas.supernet.official.keys import fill, translate
 from hwnas.supernet.official.rules import TWINS_RULES
-from hwnas.supernet.vitas_twins import BlockConfig, TwinsSupernet, TwinsSupernetConfig, outline
+from hwnas.supernet.vitas_twins import TwinsBlockConfig, TwinsSupernet, TwinsSupernetConfig, outline
 from tests.supernet.scatter import scatter
 
 TOY = Twins(
@@ -223,7 +223,7 @@ def test_drop_path_grows_over_all_slots() -> None:
     rates = {
         name: config.drop_path
         for name, config in outline(TOY.config, narrow_in_the_middle(), drop_path=0.6).items()
-        if isinstance(config, BlockConfig)
+        if isinstance(config, TwinsBlockConfig)
     }
     expected = {"stages.0.0": 0.0, "stages.0.1": 0.1, "stages.1.0": 0.2, "stages.1.1": 0.3, "stages.2.0": 0.5}
     assert rates == pytest.approx(expected)

@@ -1,1 +1,1 @@
-"""The checkpoints of the four published systems, turned into ours."""
+"""Conversion of the official checkpoints of the published systems."""

@@ -1,4 +1,4 @@
-"""Files that the official trainers wrote: weights beside optimiser state and an argument namespace."""
+"""Checkpoint files of the official trainers: weights, optimiser state and an argument namespace."""
 
 import argparse
 import codecs
@@ -22,41 +22,48 @@ _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpoint:
-    """The weights of a checkpoint under their official names, and where they stood in the file."""
+class OfficialCheckpoint:
+    """The weights of a checkpoint under their official names, and the entry of the file that held them."""
 
     weights: Mapping[str, Tensor]
     entry: str | None
-    """The entry that they are; None: the file holds nothing else."""
+    """Entry of the file; None: the file holds the weights alone."""
     other_entries: tuple[str, ...]
-    """Further entries that hold weights."""
+    """Other entries that hold weights."""
 
 
-def read_checkpoint(path: Path, *, entry: str | None = None) -> Checkpoint:
-    """The weights of a checkpoint: those of `entry`, or else of the first one that official trainers write them to.
+def read_checkpoint(path: Path, *, entry: str | None = None) -> OfficialCheckpoint:
+    """Read the weights of an official checkpoint without running code from it.
 
-    Nothing in the file is run: it may hold tensors, plain values and an `argparse.Namespace`, and is refused otherwise.
-    Every tensor is known to hold finite numbers of its own.
+    Args:
+        path: The file. It may hold tensors, plain values and an `argparse.Namespace`.
+        entry: Entry with the weights; None: the first of the entries that official trainers use.
+
+    Returns:
+        The weights, all finite, under the names of the bare module.
+
+    Raises:
+        InputError: The file is missing or no such checkpoint, the entry is unknown, or a tensor cannot be a weight.
     """
     content = _content(path)
     if _are_weights(content):
         if entry is not None:
             raise InputError(f"{path} has no entries: it holds weights alone", got=entry, hint="leave out --entry")
-        return Checkpoint(weights=_checked(content, path), entry=None, other_entries=())
+        return OfficialCheckpoint(weights=_checked(content, path), entry=None, other_entries=())
     held = content if isinstance(content, Mapping) else {}
     entries = {name: values for name, values in held.items() if isinstance(name, str) and _are_weights(values)}
     chosen = _chosen(entries, entry, path=path, content=content)
     others = tuple(name for name in entries if name != chosen)
-    return Checkpoint(weights=_checked(entries[chosen], path), entry=chosen, other_entries=others)
+    return OfficialCheckpoint(weights=_checked(entries[chosen], path), entry=chosen, other_entries=others)
 
 
 def _content(path: Path) -> Any:
     _require_file(path)
     try:
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's advice to whoever wrote the file; what matters is checked below
+            warnings.simplefilter("ignore")  # torch's advice to the author of the file; tensors are checked below
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a file that is no checkpoint makes the reader stumble over
+    except Exception as error:  # a file that is no checkpoint can make torch raise anything
         raise _unreadable(path, error) from error
 
 
@@ -72,7 +79,7 @@ def _require_file(path: Path) -> None:
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:
-    """Why a file cannot be read, in place of what torch says, which is advice to read it unsafely."""
+    """Explain why a file cannot be read; torch's own message recommends reading it unsafely."""
     if isinstance(error, OSError):
         return InputError(f"{path} cannot be read", got=error.strerror or error)
     if code := re.search(r"GLOBAL (\S+)", str(error)):
@@ -82,7 +89,7 @@ def _unreadable(path: Path, error: Exception) -> InputError:
 
 
 def _kind(path: Path) -> str | None:
-    """What a file is by its first bytes, if it is none that torch writes."""
+    """Name the kind of a file by its first bytes; None for a kind that torch writes."""
     with path.open("rb") as file:
         start = file.read(256)
     if not start:
@@ -127,15 +134,17 @@ def _are_weights(values: object) -> bool:
 
 
 def _checked(weights: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Weights under the names of the bare module, every tensor one that can be a weight."""
+    """Return the weights under the names of the bare module after checking every tensor."""
     for name, tensor in weights.items():
         if problem := _problem(tensor, counter=name.endswith(_COUNTER)):
             raise InputError(f"{path}: {name} must be a dense tensor of finite numbers", got=problem)
-    return _without_prefix(weights)
+    if all(name.startswith(_PREFIX) for name in weights):  # distributed training puts it before all names
+        return {name.removeprefix(_PREFIX): tensor for name, tensor in weights.items()}
+    return dict(weights)
 
 
 def _problem(tensor: Tensor, *, counter: bool) -> str | None:
-    """What keeps a tensor from being a weight; the counters of batch norms may be whole numbers."""
+    """Return why a tensor cannot be a weight, or None; only the counters of batch norms may be integers."""
     if tensor.layout is not torch.strided or tensor.is_nested:
         return "a sparse or nested tensor"
     if counter and tensor.dtype in _INTEGERS:
@@ -149,10 +158,3 @@ def _problem(tensor: Tensor, *, counter: bool) -> str | None:
     if not (-bound <= low.item() and high.item() <= bound):
         return "NaN or infinite values"
     return None
-
-
-def _without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Names as the bare module has them; distributed training puts a prefix before all of them."""
-    if all(name.startswith(_PREFIX) for name in state):
-        return {name.removeprefix(_PREFIX): tensor for name, tensor in state.items()}
-    return dict(state)

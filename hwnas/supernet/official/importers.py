@@ -1,4 +1,4 @@
-"""Official weights to ours, family by family: supernets, and networks of their own."""
+"""Conversion of official weights, family by family: supernets and single networks."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,9 +23,9 @@ from hwnas.supernet.official.rules import (
     close_gaps,
     resnas_rules,
 )
-from hwnas.supernet.positions import resize_positions
 from hwnas.supernet.resnas import ResNasSupernetConfig
 from hwnas.supernet.supernet import AnySupernet
+from hwnas.supernet.transfer import resize_positions
 from hwnas.supernet.vitas import VitasSupernetConfig
 
 State = Mapping[str, Tensor]
@@ -34,7 +34,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, kw_only=True)
 class Importer:
-    """How the official weights of one family become ours."""
+    """Functions that convert the official weights of a family: a space (and an arch) and a state dict to a module."""
 
     supernet: Callable[[AnySpace, State], AnySupernet]
     network: Callable[[AnySpace, Arch, State], Network]
@@ -49,7 +49,7 @@ def _autoformer_supernet(space: AnySpace, state: State) -> AnySupernet:
 
 
 def _autoformer_network(space: AnySpace, arch: Arch, state: State) -> Network:
-    """The released files of sub-networks hold a supernet's weights, tuned to that sub-network."""
+    # The released files of sub-networks hold the weights of a supernet, fine-tuned for that sub-network.
     return _autoformer_supernet(space, state).subnet(arch)
 
 
@@ -96,18 +96,15 @@ def _no_supernet(space: AnySpace, state: State) -> AnySupernet:
 
 
 def _filled(result: Result, module: nn.Module, tensors: Mapping[str, Tensor]) -> Result:
-    """Fill the module, position tables interpolated where the image size differs, and return the result."""
+    """Fill the module, with position tables interpolated to its image size, and return the result."""
     targets = dict(module.named_parameters())
+    positions = {name for name, target in targets.items() if name.endswith("position") and target.ndim == 3}
     resized = {
-        name: resize_positions(tensor, tokens=targets[name].shape[1]) if _is_position(name, targets) else tensor
+        name: resize_positions(tensor, tokens=targets[name].shape[1]) if name in positions else tensor
         for name, tensor in tensors.items()
     }
     fill(module, resized)
     return result
-
-
-def _is_position(name: str, targets: Mapping[str, Tensor]) -> bool:
-    return name.endswith("position") and name in targets and targets[name].ndim == 3
 
 
 IMPORTERS: Registry[Importer] = Registry(
@@ -120,4 +117,4 @@ IMPORTERS: Registry[Importer] = Registry(
         ("glit", Importer(supernet=_no_supernet, network=_glit_network)),
     ),
 )
-"""All families whose official checkpoints can be read."""
+"""Importers of the families whose official checkpoints can be converted."""

@@ -1,49 +1,70 @@
-"""Official state dicts to ours: names translated, every key accounted for."""
+"""Translation of the names in official state dicts; every key is accounted for."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
 from hwnas.errors import InputError
 
 _NAMED = 40
-"""Keys that a message names."""
+"""Most keys that an error lists."""
 
 BLOCK_NUMBER = r"blocks\.(0|[1-9][0-9]{0,3})\."
-"""The start of a block's keys; a number spelled otherwise is none, so that no two keys have the same."""
+"""Start of the keys of a block. Numbers with leading zeros do not match, so that no two keys mean the same block."""
 
 Rule = tuple[str, str]
-"""A regular expression for an official key, and our name for it; an empty name drops the key."""
+"""A regular expression for an official key, and the name that replaces it; an empty name drops the key."""
 
 
 def translate(state: Mapping[str, Tensor], rules: Sequence[Rule]) -> dict[str, Tensor]:
-    """The tensors under our names; a key that no rule knows, or two for one name, is an error."""
+    """Rename the tensors of an official state dict.
+
+    Args:
+        state: Tensors by their official keys.
+        rules: Rules in order; the first one that matches a key applies.
+
+    Returns:
+        The tensors by the names of hwnas's modules.
+
+    Raises:
+        InputError: No rule matches a key, or two keys have the same name.
+    """
     translated: dict[str, Tensor] = {}
     unknown_keys = []
     for key, tensor in state.items():
-        name = _renamed(key, rules)
+        matches = ((re.fullmatch(pattern, key), name) for pattern, name in rules)
+        name = next((match.expand(name) for match, name in matches if match), None)
         if name is None or name in translated:
             unknown_keys.append(key)
         elif name:
             translated[name] = tensor
     if unknown_keys:
         message = "the checkpoint holds keys that this family does not have"
-        raise InputError(message, got=_some(unknown_keys), hint="check the family, and that it is the seed's own file")
+        raise InputError(
+            message,
+            got=_listed(unknown_keys),
+            hint="check the family and the file",
+        )
     return translated
 
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Copy tensors into the parameters and buffers of the same names, all or nothing.
+    """Copy tensors into the parameters and buffers of the same names, all or none.
 
-    Buffers that are computed, and the counters of batch norms, may be absent.
+    Args:
+        module: The module to fill.
+        tensors: Tensors by name. Computed buffers and the counters of batch norms may be absent.
+
+    Raises:
+        InputError: A tensor is missing, superfluous or of another shape.
     """
     targets = dict((*module.named_parameters(), *module.named_buffers()))
     required = {name for name in module.state_dict() if not name.endswith("num_batches_tracked")}
     if missing := required - tensors.keys():
-        raise InputError("the checkpoint lacks weights of this network", got=f"no {_some(sorted(missing))}")
+        raise InputError("the checkpoint lacks weights of this network", got=f"no {_listed(sorted(missing))}")
     if extra := tensors.keys() - targets.keys():
-        raise InputError("the checkpoint holds weights that this network does not have", got=_some(sorted(extra)))
+        raise InputError("the checkpoint holds weights that this network does not have", got=_listed(sorted(extra)))
     for name, tensor in tensors.items():
         if tensor.shape != targets[name].shape:
             expected = tuple(targets[name].shape)
@@ -52,12 +73,5 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         targets[name].data.copy_(tensor)
 
 
-def _renamed(key: str, rules: Iterable[Rule]) -> str | None:
-    for pattern, name in rules:
-        if found := re.fullmatch(pattern, key):
-            return found.expand(name)
-    return None
-
-
-def _some(names: Sequence[str]) -> str:
+def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMED]) + (f", … ({len(names)} in all)" if len(names) > _NAMED else "")

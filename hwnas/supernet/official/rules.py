@@ -1,11 +1,11 @@
-"""Keys of the official checkpoints, family by family, and our names for them.
+"""Rules that translate the keys of the official checkpoints, family by family.
 
-AutoFormer: released supernets, and the sub-networks that they are tuned to. GLiT: the released network, whose blocks
-hold the one candidate that is left of the search. ViTAS: supernets with private q and k, and retrained networks, which
-number their blocks by their slots, with gaps where an identity is: `close_gaps` comes after `translate` there.
-ViT-ResNAS: super-networks and searched networks; blocks and spatial reductions stand in one numbered list, and a
-removed block keeps its number and has no weights, or was deleted from the list by hand; either way the numbers that are
-left follow the order of ours. Twins: timm's own networks.
+AutoFormer: released supernets, and sub-networks that were fine-tuned from them. GLiT: the released network, whose
+blocks hold the one candidate that the search left. ViTAS: supernets with private q and k, and retrained networks, which
+number their blocks by slot, with gaps at identities; `close_gaps` renumbers them after `translate`. ViT-ResNAS:
+super-networks and searched networks. Blocks and spatial reductions share one numbered list; a removed block keeps its
+number without weights, or was deleted from the list by hand, and either way the remaining numbers follow the order of
+the segments here. Twins: timm's networks.
 """
 
 import re
@@ -44,11 +44,11 @@ GLIT_BLOCK_RULES: tuple[Rule, ...] = (
     (r"attn\.net\.4\.(\w+)", r"attention.locality.batch_norm.\1"),
     (r"attn\.net\.6\.(weight|bias)", r"attention.locality.reduce.\1"),
 )
-"""A block by itself."""
+"""Rules of a single block."""
 
 
 def _glit_in_network(rule: Rule) -> Rule:
-    """A rule of a block, its groups counted on after the block's number."""
+    """Return a rule of a block for a network: its groups follow the group of the block's number."""
     pattern, name = rule
     return rf"blocks\.(\d+)\.\d+\.{pattern}", r"blocks.\1." + name.replace(r"\2", r"\3").replace(r"\1", r"\2")
 
@@ -61,7 +61,7 @@ GLIT_RULES: tuple[Rule, ...] = (
     (r"norm\.(weight|bias)", r"head.norm.\1"),
     (r"head\.(weight|bias)", r"head.classifier.\1"),
 )
-"""A network."""
+"""Rules of a network."""
 
 
 _VITAS_STEM = r"net\.backbone_init_stem_Patch_init_0\."
@@ -83,7 +83,7 @@ VITAS_SUPERNET_RULES: tuple[Rule, ...] = (
     (_VITAS_BLOCK + r"attn\.v\." + _LAYER, r"blocks.\1.attention.v.\2"),
     *_VITAS_COMMON,
 )
-"""A supernet: a stem for each patch size, q and k for each number of heads."""
+"""Rules of a supernet: a stem per patch size, q and k per number of heads."""
 
 VITAS_NETWORK_RULES: tuple[Rule, ...] = (
     (_VITAS_STEM + r"0\.cls_token", "stem.class_token"),
@@ -92,11 +92,11 @@ VITAS_NETWORK_RULES: tuple[Rule, ...] = (
     (_VITAS_BLOCK + r"attn\.qkv\." + _LAYER, r"blocks.\1.attention.qkv.\2"),
     *_VITAS_COMMON,
 )
-"""A retrained network."""
+"""Rules of a retrained network."""
 
 
 def close_gaps(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a retrained network with its blocks numbered without gaps."""
+    """Number the blocks of a retrained network without gaps."""
     found = {name: re.match(BLOCK_NUMBER, name) for name in tensors}
     slots = sorted({int(match[1]) for match in found.values() if match})
     return {
@@ -130,9 +130,12 @@ _RESNAS_HEAD: tuple[Rule, ...] = (
 
 
 def resnas_rules(segments: Iterable[str], keys: Iterable[str], *, patch_head: bool) -> tuple[Rule, ...]:
-    """The rules for a checkpoint with these keys, given the names of our segments in the order in which they run.
+    """Return the rules of a ViT-ResNAS checkpoint.
 
-    Without a patch head in our network, the checkpoint's is left out.
+    Args:
+        segments: Names of the segments of the module to fill, in the order in which they run.
+        keys: Keys of the checkpoint.
+        patch_head: Whether the module has a patch head; otherwise that of the checkpoint is dropped.
     """
     patch = r"head.patch_classifier.\1" if patch_head else ""
     return (
@@ -151,9 +154,9 @@ def _resnas_segments(segments: list[str], keys: Iterable[str]) -> list[Rule]:
         message = f"the checkpoint must hold {len(names)} blocks and spatial reductions for this network"
         raise InputError(message, got=len(numbers), hint="check the space and the arch")
     return [
-        (rf"blocks\.{number}\.{pattern}", rf"{name}.{ours}")
+        (rf"blocks\.{number}\.{pattern}", rf"{name}.{renamed}")
         for number, name in zip(numbers, names, strict=True)
-        for pattern, ours in (_RESNAS_REDUCTION if name.startswith("reductions.") else _RESNAS_BLOCK)
+        for pattern, renamed in (_RESNAS_REDUCTION if name.startswith("reductions.") else _RESNAS_BLOCK)
     ]
 
 
