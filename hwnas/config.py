@@ -1,8 +1,8 @@
-"""Plain data to frozen settings and back: TOML and JSON in, checked dataclasses out.
+"""Conversion between plain data (TOML, JSON) and frozen settings dataclasses.
 
-A settings class is a frozen, keyword-only dataclass that stands beside the component it configures.
-Reading is strict: an unknown key, a missing one, a value of another type or a NaN is an error that
-names the field, the value and what would have been right.
+A settings class is a frozen, keyword-only dataclass, defined next to the component that it configures. Reading is
+strict: an unknown or missing key, a value of another type, or NaN is an error that names the field, the value and what
+is valid.
 """
 
 import dataclasses
@@ -21,7 +21,16 @@ Settings = TypeVar("Settings")
 
 
 def from_mapping(cls: type[Settings], data: object, *, where: str = "") -> Settings:
-    """Build `cls` from plain data; `where` is the path of `data` in messages, empty at the top."""
+    """Build a settings dataclass from plain data.
+
+    Args:
+        cls: The dataclass.
+        data: A mapping of field names to plain values.
+        where: Path of the data in error messages; empty at the top level.
+
+    Raises:
+        InputError: A key is unknown or missing, or a value has another type than its field.
+    """
     if not isinstance(data, Mapping):
         raise InputError(f"{where or cls.__name__} must be a table of named values", got=shown(data))
     hints = get_type_hints(cls)
@@ -45,14 +54,14 @@ def from_mapping(cls: type[Settings], data: object, *, where: str = "") -> Setti
 
 
 def to_mapping(settings: object) -> dict[str, Any]:
-    """The plain data of a dataclass: tables, lists, numbers, texts; a None that is the default is left out."""
+    """Return the plain data of a dataclass, without fields that are None by default."""
     assert dataclasses.is_dataclass(settings)
     values = [(field, getattr(settings, field.name)) for field in dataclasses.fields(settings) if field.init]
     return {field.name: _plain(value) for field, value in values if value is not None or field.default is not None}
 
 
 def load_toml(cls: type[Settings], path: Path) -> Settings:
-    """Read `cls` from a TOML file."""
+    """Read a settings dataclass from a TOML file; raise InputError if it is not valid."""
     try:
         data = tomllib.loads(_read(path))
     except RecursionError as error:
@@ -63,22 +72,30 @@ def load_toml(cls: type[Settings], path: Path) -> Settings:
 
 
 def dump_toml(settings: object) -> str:
-    """The TOML text of a dataclass, read back to an equal one by `load_toml`.
+    """Return the TOML text of a dataclass, which `load_toml` reads back to an equal one.
 
-    TOML has no null: a field may be None only where that is its default.
+    TOML has no null: a field may be None only if that is its default.
     """
-    import tomli_w  # only writing needs it, and a machine that only measures may not have it
+    import tomli_w  # only writing needs it, and a machine that only measures may lack it
 
     return tomli_w.dumps(to_mapping(settings))
 
 
 def load_json(path: Path) -> object:
-    """Read a JSON file; an empty or broken one is an error that names it."""
+    """Read a JSON file; raise InputError if it is missing, empty or broken."""
     return parse_json(_read(path), source=str(path))
 
 
 def parse_json(text: str, *, source: str) -> object:
-    """Read JSON text from `source`; a key that stands twice in one table is an error."""
+    """Parse JSON text.
+
+    Args:
+        text: The text.
+        source: Origin of the text, for error messages.
+
+    Raises:
+        InputError: The text is empty or not JSON, or a key occurs twice in one table.
+    """
     if not text.strip():
         raise InputError(f"{source} is empty, but it must hold JSON")
     try:
@@ -90,7 +107,7 @@ def parse_json(text: str, *, source: str) -> object:
 
 
 def shown(value: object) -> str:
-    """A value as it may stand in a message: its JSON where it has one, cut where it is long."""
+    """Format a value for an error message: as JSON if possible, and shortened."""
     try:
         text = json.dumps(value)
     except (TypeError, ValueError):
@@ -112,7 +129,7 @@ def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(table) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"key {twice!r} stands twice in one table")
+        raise ValueError(f"key {twice!r} occurs twice in one table")
     return table
 
 

@@ -1,15 +1,15 @@
-"""Every error that hwnas raises on purpose, and the exit code of each.
+"""The errors that hwnas raises on purpose, with their exit codes.
 
     HwnasError
-    ├── InputError            1   what was given cannot work
-    │   └── UnknownNameError  1   a name that nothing here has
-    ├── UsageError            2   the command line itself is wrong
-    ├── MissingError          3   a device or a toolchain is not here
-    └── GateError             4   the work was done, but a gate failed
+    ├── InputError            1   an invalid file, value, network, or combination of them
+    │   └── UnknownNameError  1   an unknown name
+    ├── UsageError            2   an invalid command line
+    ├── MissingError          3   a device or toolchain that this machine lacks
+    └── GateError             4   a result that failed a quality gate
 
-Anything else that leaves a command is our own bug: a traceback and exit code 70. An interrupt ends
-with 130. A message says what must hold; `got`, `known` and `hint` say what was found, what would have
-been right, and what to do next.
+Any other exception that leaves a command is a bug in hwnas: a traceback and exit code 70. An interrupt ends with 130.
+The message of an error states what must hold; `got`, `known` and `hint` add what was given, which values are valid, and
+what to do next.
 """
 
 import difflib
@@ -18,11 +18,21 @@ from collections.abc import Iterable
 EXIT_BUG = 70
 EXIT_INTERRUPTED = 130
 _MAX_KNOWN = 24
-"""Choices listed in one message; a longer list is cut, the nearest kept first."""
+"""Most choices that a message lists."""
 
 
 class HwnasError(Exception):
-    """An error with a remedy: printed without a traceback, ends the command with `exit_code`."""
+    """An error with a remedy, which commands print without a traceback.
+
+    Args:
+        message: What must hold.
+        got: What was given.
+        known: Values that are valid.
+        hint: What to try next: an option, a value or a command.
+
+    Attributes:
+        exit_code: Exit code of a command that ends with this error.
+    """
 
     exit_code = EXIT_BUG
 
@@ -41,41 +51,49 @@ class HwnasError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        rows = [("got", "" if self.got is None else str(self.got)), ("known", _listed(self.known))]
-        rows.append(("try", self.hint or ""))
+        more = len(self.known) - _MAX_KNOWN
+        known = ", ".join(self.known[:_MAX_KNOWN]) + (f", and {more} more" if more > 0 else "")
+        rows = [("got", "" if self.got is None else str(self.got)), ("known", known), ("try", self.hint or "")]
         return "\n".join([self.message, *(f"  {name:<8}{text}" for name, text in rows if text)])
 
 
 class InputError(HwnasError):
-    """What was given cannot work: a file, a value, a network, a combination of them."""
+    """An invalid file, value or network, or an invalid combination of them."""
 
     exit_code = 1
 
 
 class UnknownNameError(InputError):
-    """A name that nothing here has."""
+    """A name that is not registered."""
 
 
 class UsageError(HwnasError):
-    """The command line itself is wrong: an unknown option, a missing argument."""
+    """An invalid command line: an unknown option, a missing argument, options that exclude each other."""
 
     exit_code = 2
 
 
 class MissingError(HwnasError):
-    """A device or a toolchain that the command needs is not here."""
+    """A device or toolchain that a command needs and this machine lacks."""
 
     exit_code = 3
 
 
 class GateError(HwnasError):
-    """The work was done, but its result did not pass a gate."""
+    """A result that did not pass a quality gate, after the work was done."""
 
     exit_code = 4
 
 
 def unknown(what: str, got: str, known: Iterable[str], *, hint: str = "{}") -> UnknownNameError:
-    """The error for a name that is none of `known`; `hint` is completed with the nearest of them."""
+    """Make the error for an unknown name, which suggests the nearest known name.
+
+    Args:
+        what: What the name stands for.
+        got: The name.
+        known: All valid names.
+        hint: Hint with a placeholder for the nearest valid name; it is left out if no name is near.
+    """
     choices = tuple(known)
     near = nearest(got, choices)
     return UnknownNameError(
@@ -87,12 +105,7 @@ def unknown(what: str, got: str, known: Iterable[str], *, hint: str = "{}") -> U
 
 
 def nearest(got: str, known: Iterable[str]) -> str | None:
-    """The one of `known` that is spelled most like `got`, or None if none is near."""
+    """Return the known name that is spelled most like the given one, or None if none is similar."""
     folded = {choice.casefold(): choice for choice in known}
     close = difflib.get_close_matches(got.casefold(), folded, n=1, cutoff=0.5)
     return folded[close[0]] if close else None
-
-
-def _listed(choices: tuple[str, ...]) -> str:
-    more = len(choices) - _MAX_KNOWN
-    return ", ".join(choices[:_MAX_KNOWN]) + (f", and {more} more" if more > 0 else "")

@@ -1,61 +1,74 @@
-"""Names to things: the one way in which a name from outside becomes an object."""
+"""Registries: the only way in which a name given by a user becomes an object."""
 
 from collections.abc import Iterable, Iterator
 from typing import Generic, TypeVar
 
 from hwnas.errors import unknown
 
-Thing = TypeVar("Thing")
+Entry = TypeVar("Entry")
 
 
-class Registry(Generic[Thing]):
-    """An ordered set of named things of one kind.
+class Registry(Generic[Entry]):
+    """An ordered collection of named objects of one kind.
 
-    A duplicate is refused; a name that is not there is answered with the choices and the nearest one.
-    Letter case does not matter when a thing is looked up, and does when it is listed.
+    Look-ups ignore letter case; listings show names as they were registered.
+
+    Args:
+        kind: What the entries are, as error messages call them.
+        items: Names and objects to register.
+        hint: Hint of the error for an unknown name, with a placeholder for the nearest name.
     """
 
-    def __init__(self, kind: str, items: Iterable[tuple[str, Thing]] = (), *, hint: str = "{}") -> None:
+    def __init__(self, kind: str, items: Iterable[tuple[str, Entry]] = (), *, hint: str = "{}") -> None:
         self.kind = kind
         self._hint = hint
-        self._things: dict[str, Thing] = {}
+        self._entries: dict[str, Entry] = {}
         self._names: dict[str, str] = {}
-        for name, thing in items:
-            self.add(name, thing)
+        for name, entry in items:
+            self.add(name, entry)
 
-    def add(self, name: str, thing: Thing, *, aliases: Iterable[str] = ()) -> None:
-        """Register `thing` as `name`, and let it be found by its `aliases` too."""
+    def add(self, name: str, entry: Entry, *, aliases: Iterable[str] = ()) -> None:
+        """Register an object.
+
+        Args:
+            name: Name to list it under.
+            entry: The object.
+            aliases: Further names to find it by.
+
+        Raises:
+            ValueError: A name or alias is already registered.
+        """
         spellings = [spelling.casefold() for spelling in (name, *aliases)]
         for index, spelling in enumerate(spellings):
             if spelling in self._names or spelling in spellings[:index]:
                 raise ValueError(f"{self.kind} {spelling!r} is registered twice")
-        self._things[name] = thing
+        self._entries[name] = entry
         self._names.update(dict.fromkeys(spellings, name))
 
-    def get(self, name: str) -> Thing:
-        """The thing of that name or alias."""
-        return self._things[self.resolve(name)]
+    def get(self, name: str) -> Entry:
+        """Return the object with a name or alias; raise UnknownNameError if there is none."""
+        return self._entries[self.resolve(name)]
 
     def resolve(self, name: str) -> str:
-        """The listed name behind a name or an alias."""
-        found = self._names.get(name.casefold())
-        if found is None:
-            raise unknown(self.kind, name, self._things, hint=self._hint)
-        return found
+        """Return the listed name for a name or alias; raise UnknownNameError if there is none."""
+        listed = self._names.get(name.casefold())
+        if listed is None:
+            raise unknown(self.kind, name, self._entries, hint=self._hint)
+        return listed
 
     def names(self) -> tuple[str, ...]:
-        """The names, in the order in which they were registered."""
-        return tuple(self._things)
+        """Return the names in the order of registration."""
+        return tuple(self._entries)
 
-    def things(self) -> tuple[Thing, ...]:
-        """The things themselves, in the same order."""
-        return tuple(self._things.values())
+    def values(self) -> tuple[Entry, ...]:
+        """Return the objects in the order of registration."""
+        return tuple(self._entries.values())
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._things)
+        return iter(self._entries)
 
     def __len__(self) -> int:
-        return len(self._things)
+        return len(self._entries)
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and name.casefold() in self._names

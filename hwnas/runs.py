@@ -1,8 +1,6 @@
-"""A run is a folder that explains itself: who made it, from what, with which versions.
+"""Run folders, whose manifest records how they were made, and atomic writing of files.
 
-    RUN/manifest.json    command line, resolved config, seeds, environment, time of creation
-
-Whatever writes a file that must never be seen half-written writes it with `write_atomic`.
+RUN/manifest.json    command line, resolved config, seeds, environment, time of creation
 """
 
 import json
@@ -21,7 +19,7 @@ from hwnas.config import from_mapping, load_json, shown, to_mapping
 from hwnas.errors import InputError
 
 SCHEMA = "hwnas.run/1"
-"""The form of the manifest that this version writes and reads."""
+"""Schema of the manifest that this version writes and reads."""
 
 MANIFEST = "manifest.json"
 """The file that makes a folder a run."""
@@ -60,12 +58,12 @@ PACKAGES = (
     "triton",
     "xgboost",
 )
-"""The distributions whose versions a run records, where they are installed."""
+"""Distributions whose versions a run records if they are installed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CommandOutcome:
-    """What another program printed, or in `failure` why it has no answer."""
+    """Output of another program, or in `failure` the reason why there is none."""
 
     output: str = ""
     failure: str | None = None
@@ -76,7 +74,7 @@ CommandRunner = Callable[[Sequence[str]], CommandOutcome]
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """The software that a run was made with; it names neither the host nor the user."""
+    """Software that a run was made with, without the names of host and user."""
 
     hwnas: str
     python: str
@@ -84,13 +82,13 @@ class Environment:
     release: str
     machine: str
     packages: tuple[str, ...]
-    """`name==version` of those of `PACKAGES` that are installed."""
+    """`name==version` of the installed distributions of `PACKAGES`."""
     commit: str | None = None
-    """The git commit, where hwnas is a checkout."""
+    """Git commit, if hwnas is a checkout."""
     modified: bool | None = None
-    """Whether the checkout differs from its commit."""
+    """True if the checkout differs from its commit."""
     commit_problem: str | None = None
-    """Why the commit of a checkout could not be told."""
+    """Reason why the commit of a checkout is unknown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +101,7 @@ class _Origin:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest(_Origin):
-    """What a run says about itself."""
+    """Origin, configuration and seeds of a run."""
 
     config: Mapping[str, Any]
     seeds: Mapping[str, int]
@@ -120,9 +118,16 @@ class Run:
     def create(
         cls, path: Path, *, command: Sequence[str], config: object, seeds: Mapping[str, int] | None = None
     ) -> "Run":
-        """Make the folder and write its manifest; a folder that holds anything is refused.
+        """Create a run folder with its manifest.
 
-        `config` is a settings dataclass or a mapping of plain values.
+        Args:
+            path: The folder, which must be new or empty.
+            command: Command line that the manifest records.
+            config: Settings dataclass, or mapping of plain values.
+            seeds: Seeds by name.
+
+        Raises:
+            InputError: The folder is not empty, or it cannot be written.
         """
         manifest = Manifest(
             schema=SCHEMA,
@@ -132,14 +137,14 @@ class Run:
             seeds=dict(seeds or {}),
             environment=environment(),
         )
-        text = _dump(manifest)
+        text = json.dumps(to_mapping(manifest), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         _make_folder(path)
         write_atomic(path / MANIFEST, text)
         return cls(path, manifest)
 
     @classmethod
     def open(cls, path: Path) -> "Run":
-        """Read the run that stands in a folder."""
+        """Read the run in a folder; raise InputError if there is none."""
         if not path.is_dir():
             raise InputError(f"there is no run folder {path}")
         if not (path / MANIFEST).exists():
@@ -148,8 +153,8 @@ class Run:
 
 
 def environment() -> Environment:
-    """The software of this process."""
-    commit, modified, problem = git_commit(_package_root())
+    """Describe the software of this process."""
+    commit, modified, problem = git_commit(Path(__file__).resolve().parent.parent)
     return Environment(
         hwnas=hwnas_version(),
         python=platform.python_version(),
@@ -164,24 +169,37 @@ def environment() -> Environment:
 
 
 def hwnas_version() -> str:
-    """The version of hwnas itself."""
-    # Not an import statement: the root package names the public verbs, which lie above this layer.
+    """Return the version of hwnas."""
+    # Not an import statement: the root package imports the public functions, which belong to a higher layer.
     return str(import_module("hwnas").__version__)
 
 
 def package_versions(names: Sequence[str] = PACKAGES) -> dict[str, str]:
-    """The versions of those distributions that are installed, read without importing them."""
-    found = {name: _version(name) for name in names}
-    return {name: version for name, version in found.items() if version is not None}
+    """Return the versions of the distributions that are installed, without importing them."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
 
 
 def git_commit(root: Path, *, run: CommandRunner | None = None) -> tuple[str | None, bool | None, str | None]:
-    """The commit of the checkout at `root`, whether it is modified, and what kept us from knowing."""
+    """Read the commit of a checkout.
+
+    Args:
+        root: Folder of the checkout.
+        run: Runs git; None: `run_command`.
+
+    Returns:
+        The commit, True if files differ from it, and the reason if they are unknown; all None outside a checkout.
+    """
     if not (root / ".git").exists():
         return None, None, None
-    ask = run or run_command
-    head = ask(("git", "-C", str(root), "rev-parse", "HEAD"))
-    changes = ask(("git", "-C", str(root), "status", "--porcelain", "--untracked-files=no"))
+    execute = run or run_command
+    head = execute(("git", "-C", str(root), "rev-parse", "HEAD"))
+    changes = execute(("git", "-C", str(root), "status", "--porcelain", "--untracked-files=no"))
     problem = head.failure or changes.failure
     if problem is not None:
         return None, None, problem
@@ -189,7 +207,7 @@ def git_commit(root: Path, *, run: CommandRunner | None = None) -> tuple[str | N
 
 
 def run_command(arguments: Sequence[str], *, timeout_s: float = 10.0) -> CommandOutcome:
-    """Run a program that only tells something, and wait for it no longer than `timeout_s`."""
+    """Run a program that only reports something, and kill it after `timeout_s` seconds."""
     name = arguments[0]
     try:
         process = subprocess.Popen(
@@ -207,18 +225,28 @@ def run_command(arguments: Sequence[str], *, timeout_s: float = 10.0) -> Command
     try:
         output, complaint = process.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired:
-        return _give_up(process, name=name, timeout_s=timeout_s)
+        return _kill(process, name=name, timeout_s=timeout_s)
     if process.returncode != 0:
-        return CommandOutcome(failure=_failure(name, process.returncode, complaint.strip() or output.strip()))
+        complaint = complaint.strip() or output.strip()
+        first = complaint.splitlines()[0] if complaint else "it printed nothing"
+        return CommandOutcome(failure=f"{name} ended with code {process.returncode}: {first}")
     return CommandOutcome(output=output)
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a file so that whoever looks finds the old content or the new, also after a power cut."""
+    """Write a file such that readers find either its old or its new content, even after a power failure.
+
+    Raises:
+        InputError: The file cannot be written.
+    """
+    # A rename within a folder is atomic; the two fsyncs order it after the content and make it durable.
     data = content.encode("utf-8") if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
-        _write_through(temporary, data)
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
@@ -229,15 +257,8 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         raise
 
 
-def _write_through(path: Path, data: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def _discard(temporary: Path) -> None:
-    # A folder that lost its permissions may refuse this too; the error that led here says more.
+    # A folder that lost its permissions may refuse this too; the error that is being raised says more.
     try:
         temporary.unlink()
     except OSError:
@@ -257,7 +278,9 @@ def _sync_folder(folder: Path) -> None:
 def _make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
-        inside = sorted(item.name for item in path.iterdir() if not _is_leftover(item.name))
+        # An interrupted `write_atomic` may have left a temporary file of the manifest.
+        names = (item.name for item in path.iterdir())
+        inside = sorted(name for name in names if not (name.startswith(f".{MANIFEST}.") and name.endswith(".tmp")))
     except OSError as error:
         raise _cannot("made a run folder", path, error) from error
     if inside:
@@ -268,17 +291,8 @@ def _make_folder(path: Path) -> None:
         )
 
 
-def _is_leftover(name: str) -> bool:
-    """Whether a file is what a killed `write_atomic` left of a manifest."""
-    return name.startswith(f".{MANIFEST}.") and name.endswith(".tmp")
-
-
 def _cannot(done: str, path: Path, error: OSError) -> InputError:
     return InputError(f"{path} cannot be {done}", got=error.strerror or str(error))
-
-
-def _dump(manifest: Manifest) -> str:
-    return json.dumps(to_mapping(manifest), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _parse(data: object, *, source: str) -> Manifest:
@@ -312,27 +326,11 @@ def _seeds(table: dict[str, Any], *, source: str) -> dict[str, int]:
     return table
 
 
-def _package_root() -> Path:
-    return Path(__file__).resolve().parent.parent
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _give_up(process: subprocess.Popen[str], *, name: str, timeout_s: float) -> CommandOutcome:
+def _kill(process: subprocess.Popen[str], *, name: str, timeout_s: float) -> CommandOutcome:
     process.kill()
     try:
         process.communicate(timeout=1.0)
-        left = ""
-    except subprocess.TimeoutExpired:  # it hangs inside the kernel, as with a driver that is stuck
-        left = " and cannot be ended"
-    return CommandOutcome(failure=f"{name} did not answer within {timeout_s:g} s{left}")
-
-
-def _failure(name: str, code: int, complaint: str) -> str:
-    first = complaint.splitlines()[0] if complaint else "it said nothing"
-    return f"{name} ended with code {code}: {first}"
+        suffix = ""
+    except subprocess.TimeoutExpired:  # it hangs inside the kernel, as with a stuck driver
+        suffix = " and cannot be killed"
+    return CommandOutcome(failure=f"{name} did not answer within {timeout_s:g} s{suffix}")

@@ -1,12 +1,12 @@
-"""The operations of a network: shapes, multiply-accumulates, parameters, elements moved.
+"""Workloads: the operations of a network with their shapes, multiply-accumulates, parameters and moved elements.
 
-An operation's sizes are whole numbers, or integer arrays with one row per network of a population and one
-column per block slot. So a family writes down its network once: one row of it is the workload of one network
-(`Workloads.one`), and sums over the arrays are the costs of a whole population (`Workloads.params`, `.macs`).
+The sizes of an operation are integers, or integer arrays with one row per network of a population and one column per
+block slot. A family of spaces therefore describes its networks once: one row of the arrays is the workload of one
+network (`Workloads.workload`), and sums over the arrays are the costs of a population (`Workloads.params`, `.macs`).
 
-Counting rules: a multiply-accumulate is one; convolutions, linears and matrix products count, biases, norms,
-activations, softmax and pooling do not. Relative-position products are rows of their own kind, left out of `macs`.
-All figures are for one image.
+Counting rules: a multiply-accumulate (MAC) counts as one. Convolutions, linear layers and matrix products count;
+biases, norms, activations, softmax and pooling do not. The products of relative position are separate rows, excluded
+from `macs`. All figures are for one image.
 """
 
 import dataclasses
@@ -21,25 +21,25 @@ from hwnas.errors import unknown
 
 Integers = NDArray[np.int64]
 Size = Any
-"""A whole number, or an integer array of shape (rows, slots), (rows, 1) or (slots,)."""
+"""An integer, or an integer array of shape (rows, slots), (rows, 1) or (slots,)."""
 
 _DIRECT_TOKENS = 50
-"""Up to so many tokens relative position is computed per pair."""
+"""Number of tokens up to which relative position is computed per pair of tokens."""
 
 _NOT_SIZES = ("name", "times", "shared", "traits", "variant")
 
 ONCE = "once"
-"""A trait: no image enters, so a whole batch needs it once."""
+"""Trait: the operation does not depend on the images and runs once per batch."""
 STRIDED = "strided"
-"""A trait: torch reads activations whose rows do not lie one after another."""
+"""Trait: torch reads activations whose rows are not contiguous."""
 FLOAT32 = "float32"
-"""A trait: under torch's autocast its activations stay in float32."""
+"""Trait: its activations stay in float32 under torch's autocast."""
 
 BYTES_PER_ELEMENT: Mapping[str, int] = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 
 
 def element_bytes(precision: str) -> int:
-    """The width of one element."""
+    """Return the bytes of one element in a precision; raise UnknownNameError for another precision."""
     if precision not in BYTES_PER_ELEMENT:
         raise unknown("precision", precision, BYTES_PER_ELEMENT)
     return BYTES_PER_ELEMENT[precision]
@@ -47,19 +47,24 @@ def element_bytes(precision: str) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Operation:
-    """One operation on one image; `times` is how often a network runs it, 0 where it has no such block."""
+    """One operation on one image.
+
+    Attributes:
+        name: Name of the operation, unique within a network.
+        times: How often a network runs it; 0 if the network lacks the block.
+    """
 
     name: str
     times: Size = 1
     shared: Size = 0
-    """Parameters it reads that another row counts: tied weights, or weights made of other parameters."""
+    """Parameters that it reads and another row counts: tied weights, or weights computed from other parameters."""
     traits: tuple[str, ...] = ()
-    """What sizes do not tell of how it runs: `ONCE`, `STRIDED`, `FLOAT32`, in this order."""
+    """Properties that the sizes do not show: `ONCE`, `STRIDED`, `FLOAT32`, in this order."""
     kind: ClassVar[str]
 
     @property
     def macs(self) -> Size:
-        """Multiply-accumulates that are executed."""
+        """Executed multiply-accumulates."""
         return self._times(self._macs())
 
     @property
@@ -69,7 +74,7 @@ class Operation:
 
     @property
     def elements_read(self) -> Size:
-        """Activation elements read; the parameters are read besides."""
+        """Activation elements read, without parameters."""
         return self._times(self._elements_read()) + self.shared
 
     @property
@@ -79,13 +84,13 @@ class Operation:
 
     @property
     def shape(self) -> dict[str, Size]:
-        """The sizes that define this operation, by name."""
+        """Sizes that define the operation, by name."""
         names = [entry.name for entry in dataclasses.fields(self) if entry.name not in _NOT_SIZES]
         return {name: getattr(self, name) for name in names}
 
     @property
     def label(self) -> str:
-        """The kind as it is listed: 'linear', 'layer_norm', 'gelu'."""
+        """Kind as tables list it, such as 'linear', 'layer_norm' or 'gelu'."""
         return getattr(self, "variant", self.kind)
 
     def _times(self, amount: Size) -> Size:
@@ -106,7 +111,7 @@ class Operation:
 
 @dataclass(frozen=True, kw_only=True)
 class Linear(Operation):
-    """A matrix of weights applied to each token."""
+    """A linear layer applied to each token."""
 
     kind = "linear"
     tokens: Size
@@ -129,7 +134,7 @@ class Linear(Operation):
 
 @dataclass(frozen=True, kw_only=True)
 class Convolution(Operation):
-    """A convolution; `kernel` is its number of taps, positions are pixels or tokens."""
+    """A convolution; `kernel` is its number of taps, and positions are pixels or tokens."""
 
     kind = "convolution"
     variant: str = "conv2d"
@@ -156,7 +161,7 @@ class Convolution(Operation):
 
 @dataclass(frozen=True, kw_only=True)
 class TransposedConvolution(Convolution):
-    """A transposed convolution: each position of the input meets every tap."""
+    """A transposed convolution, which multiplies each input position by every tap."""
 
     variant: str = "conv_transpose2d"
 
@@ -169,7 +174,7 @@ class TransposedConvolution(Convolution):
 
 @dataclass(frozen=True, kw_only=True)
 class MatMul(Operation):
-    """`batch` products of a (rows, inner) and an (inner, columns) matrix, both of them activations."""
+    """`batch` products of a (rows, inner) and an (inner, columns) matrix, both activations."""
 
     kind = "matmul"
     batch: Size
@@ -189,9 +194,9 @@ class MatMul(Operation):
 
 @dataclass(frozen=True, kw_only=True)
 class Attention(Operation):
-    """softmax(q kᵀ) v of `heads` heads, `width` wide in all, in `windows` windows of `queries` by `keys` tokens.
+    """softmax(q kᵀ) v in `heads` heads of total width `width`, in `windows` windows of `queries` by `keys` tokens.
 
-    `mask` is the number of elements of a mask or a position bias that is added to the scores.
+    `mask` is the number of elements of a mask or position bias that is added to the scores.
     """
 
     kind = "attention"
@@ -214,11 +219,11 @@ class Attention(Operation):
 
 @dataclass(frozen=True, kw_only=True)
 class RelativePosition(Operation):
-    """2-D relative position on keys and values (Shaw et al. 2018), on a grid of patches beside one class token.
+    """2-D relative position on keys and values (Shaw et al. 2018) of a grid of patches and a class token.
 
-    Four tables of `2 * clip + 2` vectors (rows and columns, for keys and for values) are shared by the heads.
-    On more than a few tokens the products are executed in their augmented form: each query meets every table vector
-    once, scores and values then get one extra column per grid row, per grid column and for the class token.
+    The heads share four tables of `2 * clip + 2` vectors: rows and columns, for keys and for values. Except on few
+    tokens it is executed in augmented form (`hwnas.supernet.relative`): each query is multiplied by every table vector
+    once, and queries, keys and values get one extra column per grid row, per grid column and for the class token.
     """
 
     kind = "relative_position"
@@ -229,7 +234,7 @@ class RelativePosition(Operation):
 
     @property
     def paper_macs(self) -> Size:
-        """The products as the paper writes them, one vector per pair of tokens."""
+        """Multiply-accumulates in the form of the paper, with one vector per pair of tokens."""
         return self.times * self.heads * 2 * self._tokens() ** 2 * self.head_dim
 
     def _macs(self) -> Size:
@@ -250,12 +255,12 @@ class RelativePosition(Operation):
 
     @staticmethod
     def is_direct(grid: int) -> bool:
-        """Whether so few tokens are computed as the paper writes it, which is then the faster form."""
+        """Return True if the grid is so small that the form of the paper is faster and is executed."""
         return grid**2 + 1 <= _DIRECT_TOKENS
 
     @staticmethod
     def columns(grid: int, *, head_dim: int) -> int:
-        """The extra columns of the augmented form, with padding that brings a head to a multiple of 8."""
+        """Return the number of extra columns in augmented form, padded so that a head is a multiple of 8 wide."""
         return -(-(head_dim + 2 * grid + 1) // 8) * 8 - head_dim
 
     def _tokens(self) -> int:
@@ -264,7 +269,7 @@ class RelativePosition(Operation):
 
 @dataclass(frozen=True, kw_only=True)
 class Norm(Operation):
-    """A normalisation; `affine` is its number of parameters per channel: 2 are a scale and a shift."""
+    """A normalisation with `affine` parameters per channel: 2 for a scale and a shift."""
 
     kind = "norm"
     variant: str = "layer_norm"
@@ -284,7 +289,7 @@ class Norm(Operation):
 
 @dataclass(frozen=True, kw_only=True)
 class Elementwise(Operation):
-    """An activation, a sum, a product: `operands` elements are read for each one written."""
+    """An activation, sum or product, which reads `operands` elements for each element that it writes."""
 
     kind = "elementwise"
     variant: str
@@ -300,7 +305,7 @@ class Elementwise(Operation):
 
 @dataclass(frozen=True, kw_only=True)
 class Move(Operation):
-    """Elements that change their place and not their values: a concatenation, a padding, a gather, a roll."""
+    """A copy of elements, such as a concatenation, padding, gather or roll."""
 
     kind = "move"
     variant: str
@@ -315,7 +320,7 @@ class Move(Operation):
 
 @dataclass(frozen=True, kw_only=True)
 class Pool(Operation):
-    """A mean over positions: a window of a grid, or all tokens; other reductions say so in `variant`."""
+    """A reduction over the windows of a grid or over all tokens; a mean unless `variant` names another one."""
 
     kind = "pool"
     variant: str = "pool"
@@ -332,7 +337,7 @@ class Pool(Operation):
 
 @dataclass(frozen=True, kw_only=True)
 class Table(Operation):
-    """Parameters that enter as they are: a class token, position embeddings."""
+    """Parameters used as activations, such as a class token or position embeddings."""
 
     kind = "table"
     elements: Size
@@ -354,38 +359,45 @@ class Workload:
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates of one image, relative-position products left out."""
+        """Multiply-accumulates of one image, without those of relative position."""
         return sum(operation.macs for operation in self.operations if not _is_relative(operation))
 
     @property
     def macs_executed(self) -> int:
-        """Multiply-accumulates of one image as they are executed, relative-position products included."""
+        """Multiply-accumulates of one image as executed, including relative position."""
         return sum(operation.macs for operation in self.operations)
 
     @property
     def macs_relative(self) -> int:
-        """What the relative-position products add when they are computed as the paper writes them."""
+        """Multiply-accumulates of relative position in the form of the paper."""
         return sum(operation.paper_macs for operation in self.operations if isinstance(operation, RelativePosition))
 
     def bytes_read(self, *, precision: str) -> int:
-        """Bytes read for one image: activations and parameters."""
+        """Return the bytes of activations and parameters read for one image."""
         elements = sum(operation.elements_read + operation.params for operation in self.operations)
         return int(elements) * element_bytes(precision)
 
     def bytes_written(self, *, precision: str) -> int:
-        """Bytes of activations written for one image."""
+        """Return the bytes of activations written for one image."""
         elements = sum(operation.elements_written for operation in self.operations)
         return int(elements) * element_bytes(precision)
 
     def by_kind(self) -> dict[str, "Workload"]:
-        """The operations by their label, the labels in order of first appearance."""
+        """Group the operations by label, in order of first appearance."""
         groups: dict[str, list[Operation]] = {}
         for operation in self.operations:
             groups.setdefault(operation.label, []).append(operation)
         return {label: Workload(tuple(operations)) for label, operations in groups.items()}
 
     def rows(self, *, precision: str = "fp32") -> list[dict[str, Any]]:
-        """One plain row per operation, for tables and JSON."""
+        """Return the operations as plain rows, for tables and JSON.
+
+        Args:
+            precision: Precision of activations and parameters, which decides the bytes.
+
+        Returns:
+            One row per operation: name, kind, shape, macs, params, bytes_read and bytes_written.
+        """
         width = element_bytes(precision)
         return [
             {
@@ -403,7 +415,13 @@ class Workload:
     def __str__(self) -> str:
         header = ("operation", "kind", "shape", "macs", "params")
         body = [
-            (row["name"], row["kind"], _shape_text(row["shape"]), f"{row['macs']:,}", f"{row['params']:,}")
+            (
+                row["name"],
+                row["kind"],
+                " ".join(f"{name}={size}" for name, size in row["shape"].items()),
+                f"{row['macs']:,}",
+                f"{row['params']:,}",
+            )
             for row in self.rows()
         ]
         totals = [("total", "", "", f"{self.macs:,}", f"{self.params:,}")]
@@ -415,7 +433,7 @@ class Workload:
 
 @dataclass(frozen=True)
 class Segment:
-    """A part of a network: its stem, its head, or blocks that fill up to `slots` slots."""
+    """A part of a network: its stem, its head, or blocks in up to `slots` slots."""
 
     name: str
     operations: tuple[Operation, ...]
@@ -424,31 +442,31 @@ class Segment:
 
 @dataclass(frozen=True)
 class Workloads:
-    """The workloads of a population: operations whose sizes are arrays of shape (rows, slots)."""
+    """The workloads of a population of networks: operations with sizes of shape (rows, slots)."""
 
     rows: int
     segments: tuple[Segment, ...] = field(repr=False)
 
     @property
     def params(self) -> Integers:
-        """Trainable parameters, one figure per row."""
+        """Trainable parameters of each network."""
         return self.total(lambda operation: operation.params)
 
     @property
     def macs(self) -> Integers:
-        """Multiply-accumulates of one image, relative-position products left out, one figure per row."""
+        """Multiply-accumulates of each network for one image, without those of relative position."""
         return self.total(lambda operation: 0 if _is_relative(operation) else operation.macs)
 
     def total(self, quantity: Callable[[Operation], Size]) -> Integers:
-        """The sum of a quantity over the operations, one figure per row."""
+        """Sum a quantity over the operations of each network."""
         total = np.zeros(self.rows, dtype=np.int64)
         for segment in self.segments:
             amounts = sum(quantity(operation) for operation in segment.operations)
             total += np.broadcast_to(amounts, (self.rows, segment.slots or 1)).sum(axis=1)
         return total
 
-    def one(self, row: int) -> Workload:
-        """The workload of one network."""
+    def workload(self, row: int) -> Workload:
+        """Return the workload of one network of the population."""
         return Workload(tuple(operation for segment in self.segments for operation in _unrolled(segment, row)))
 
 
@@ -462,6 +480,7 @@ def _unrolled(segment: Segment, row: int) -> Iterator[Operation]:
 
 
 def _at(size: Size, row: int, slot: int) -> int:
+    # Sizes broadcast as numpy does: (slots,) holds for all rows, (rows, 1) for all slots.
     if np.ndim(size) == 0:
         return int(size)
     if np.ndim(size) == 1:
@@ -471,10 +490,6 @@ def _at(size: Size, row: int, slot: int) -> int:
 
 def _is_relative(operation: Operation) -> bool:
     return operation.kind == RelativePosition.kind
-
-
-def _shape_text(shape: Mapping[str, int]) -> str:
-    return " ".join(f"{name}={size}" for name, size in shape.items())
 
 
 def _aligned(cells: tuple[str, ...], widths: list[int]) -> str:

@@ -138,7 +138,7 @@ TINY: tuple[AnySpace, ...] = (
     Glit(name="tiny-glit-paper", config=GlitConfig(**_GLIT, form="paper")),
 )
 
-NAMED: tuple[AnySpace, ...] = SPACES.things()
+NAMED: tuple[AnySpace, ...] = SPACES.values()
 
 _WILD = st.integers(-3, 20) | st.integers(-(2**63), 2**63 - 1)
 

@@ -309,7 +309,7 @@ def test_json_too_deep_is_refused() -> None:
 
 @pytest.mark.parametrize("text", ['{"a": 1, "a": 1}', '[{"b": 0}, {"a": 1, "b": 2, "a": 3}]'])
 def test_a_key_that_stands_twice_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match="key 'a' stands twice in one table"):
+    with pytest.raises(InputError, match="key 'a' occurs twice in one table"):
         parse_json(text, source="rows")
 
 

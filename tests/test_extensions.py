@@ -78,7 +78,7 @@ def test_one_that_cannot_be_imported_is_an_error(tmp_path: Path, name: str, text
 
 def test_a_file_named_like_a_module_is_refused(tmp_path: Path) -> None:
     file = written(tmp_path / "json.py")
-    with pytest.raises(InputError, match="must not be named like a module") as caught:
+    with pytest.raises(InputError, match="must not have the name of a loaded module") as caught:
         load_extensions(environ={VARIABLE: str(file)})
     assert caught.value.hint == "rename the file: my_json.py"
 

@@ -17,7 +17,7 @@ def devices() -> Registry[int]:
 def test_things_come_in_the_order_of_registration(devices: Registry[int]) -> None:
     assert devices.names() == ("H200", "A100")
     assert list(devices) == ["H200", "A100"]
-    assert devices.things() == (141, 80)
+    assert devices.values() == (141, 80)
     assert len(devices) == 2
 
 

@@ -390,7 +390,7 @@ def _population() -> Workloads:
 
 
 def test_a_row_of_a_population_is_a_workload() -> None:
-    assert _population().one(1) == Workload(
+    assert _population().workload(1) == Workload(
         (
             Table(name="stem.token", elements=6),
             Linear(name="stem.in", tokens=1, inputs=2, outputs=3),
@@ -400,7 +400,7 @@ def test_a_row_of_a_population_is_a_workload() -> None:
             Pool(name="head.pool", positions_in=5, positions_out=1, channels=6),
         )
     )
-    assert [operation.name for operation in _population().one(0).operations[2:6]] == [
+    assert [operation.name for operation in _population().workload(0).operations[2:6]] == [
         "blocks.0.fc",
         "blocks.0.norm",
         "blocks.1.fc",
@@ -415,7 +415,7 @@ def test_the_totals_of_a_population_are_those_of_its_rows(quantity: str) -> None
     def amount(operation: Operation) -> Any:
         return getattr(operation, quantity)
 
-    rows = [sum(amount(operation) for operation in population.one(row).operations) for row in range(2)]
+    rows = [sum(amount(operation) for operation in population.workload(row).operations) for row in range(2)]
     assert population.total(amount).tolist() == rows
 
 
@@ -427,7 +427,7 @@ def test_totals_by_hand() -> None:
 
 
 def test_the_sizes_of_a_row_are_plain_numbers() -> None:
-    for operation in _population().one(0).operations:
+    for operation in _population().workload(0).operations:
         assert all(type(size) is int for size in (*operation.shape.values(), operation.times))
 
 
@@ -437,6 +437,6 @@ def test_relative_position_is_left_out_of_the_macs_of_a_population() -> None:
     workloads = space.workloads(genomes)
     executed = workloads.total(lambda operation: operation.macs)
     for index in range(5):
-        one = workloads.one(index)
+        one = workloads.workload(index)
         assert one.macs == workloads.macs[index]
         assert one.macs_executed == executed[index] > one.macs

@@ -75,7 +75,7 @@ _NAMES: dict[str, tuple[str, str, str]] = {
 def match(reported: str) -> Device | None:
     """The device behind a name that a driver reports, or None; another variant is no match."""
     wanted = normalised(reported)
-    found = (device for device in DEVICES.things() if wanted in map(normalised, device.reported))
+    found = (device for device in DEVICES.values() if wanted in map(normalised, device.reported))
     return next(found, None)
 
 

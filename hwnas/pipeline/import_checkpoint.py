@@ -99,7 +99,7 @@ def _space(family: str, space: str) -> AnySpace:
         raise unknown("space", space, SPACES, hint="--space {}")
     chosen, kind = SPACES.get(space), FAMILIES.resolve(family)
     if chosen.family != kind:
-        names = [candidate.name for candidate in SPACES.things() if candidate.family == kind]
+        names = [candidate.name for candidate in SPACES.values() if candidate.family == kind]
         raise InputError(f"the space must be one of the family {kind}", got=f"{space}, of {chosen.family}", known=names)
     return chosen
 

@@ -26,7 +26,7 @@ class SpaceSummary:
 
 def spaces() -> tuple[SpaceSummary, ...]:
     """Summarise all named spaces; the extremes are those of MACs."""
-    return tuple(_summary(space) for space in SPACES.things())
+    return tuple(_summary(space) for space in SPACES.values())
 
 
 def _summary(space: AnySpace) -> SpaceSummary:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from hwnas.data_paths import Origin, Places, search_places
+from hwnas.data_paths import DataPaths, Origin, data_search_path
 from hwnas.metrics import Metric
 from hwnas.predict.card import Card
 from hwnas.predict.store import CARD, load_card
@@ -51,12 +51,12 @@ def search_path(
     environ: Mapping[str, str] = os.environ,
     working: Path | None = None,
     package: Path | None = None,
-) -> Places:
+) -> DataPaths:
     """The places where predictors are looked for, in order."""
-    return search_places(FOLDER, given, variable=VARIABLE, environ=environ, working=working, package=package)
+    return data_search_path(FOLDER, given, variable=VARIABLE, environ=environ, working=working, package=package)
 
 
-def entries(places: Places, *, device: str | None = None) -> tuple[PredictorEntry, ...]:
+def entries(places: DataPaths, *, device: str | None = None) -> tuple[PredictorEntry, ...]:
     """The predictors in those places, of one device or of all; of two with one name the first.
 
     A card that cannot be read is an error: it is never passed over for another predictor.
@@ -71,6 +71,6 @@ def entries(places: Places, *, device: str | None = None) -> tuple[PredictorEntr
     return tuple(found.values())
 
 
-def devices(places: Places) -> tuple[str, ...]:
+def devices(places: DataPaths) -> tuple[str, ...]:
     """The names of the devices that have predictors there, by the folders alone."""
     return tuple(sorted({path.parents[2].name for place, _ in places for path in place.glob(f"*/*/*/{CARD}")}))

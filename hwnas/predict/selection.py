@@ -112,7 +112,7 @@ def refit(
 
 def candidates(features: Features) -> tuple[Learner, ...]:
     """The models that make sense for these features."""
-    return tuple(learner for learner in LEARNERS.things() if learner.name != "blocks" or features.count_names)
+    return tuple(learner for learner in LEARNERS.values() if learner.name != "blocks" or features.count_names)
 
 
 def _require_enough(features: Features) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hwnas.data_paths import Origin, Places
+from hwnas.data_paths import DataPaths, Origin
 from hwnas.devices import Machine, resolve
 from hwnas.errors import InputError, MissingError
 from hwnas.metrics import PRECISION_PREFERENCE, RUNTIMES, Metric
@@ -117,7 +117,7 @@ def _batch_reason(entry: PredictorEntry, complete: Metric) -> str:
     return f"batch {batch} is the {'largest' if complete.name == 'throughput' else 'smallest'} one"
 
 
-def _nothing(metric: Metric, device: str, space: str | None, places: Places) -> MissingError:
+def _nothing(metric: Metric, device: str, space: str | None, places: DataPaths) -> MissingError:
     known = devices(places)
     return MissingError(
         f"there is no predictor for {device}",

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hwnas.data_paths import Origin, Places, search_places
+from hwnas.data_paths import DataPaths, Origin, data_search_path
 from hwnas.errors import HwnasError, InputError, UnknownNameError, nearest
 from hwnas.records import Profile, Setting, is_profile, load_profile
 from hwnas.records.manifest import ProfileManifest, read_manifest
@@ -72,9 +72,9 @@ def search_path(
     environ: Mapping[str, str] = os.environ,
     working: Path | None = None,
     package: Path | None = None,
-) -> Places:
+) -> DataPaths:
     """The places where profiles are looked for, in order; a place is listed once."""
-    return search_places(FOLDER, given, variable=VARIABLE, environ=environ, working=working, package=package)
+    return data_search_path(FOLDER, given, variable=VARIABLE, environ=environ, working=working, package=package)
 
 
 def scan_profiles(places: Sequence[tuple[Path, Origin]]) -> tuple[ProfileEntry | UnreadableProfile, ...]:
@@ -149,7 +149,7 @@ class TableEntry:
     manifest: TableManifest
 
 
-def table_entries(places: Places, *, device: str | None = None) -> tuple[TableEntry, ...]:
+def table_entries(places: DataPaths, *, device: str | None = None) -> tuple[TableEntry, ...]:
     """The tables in those places, of one device or of all; of two with one name the first."""
     found: dict[str, TableEntry] = {}
     for place, origin in places:

@@ -87,7 +87,7 @@ def anatomies(data: RunData) -> dict[int, Anatomy]:
     places, conditions = drawn(data.front), conditions_of(data)
     rows = data.candidates.genomes[[data.front[place].row for place in places]]
     workloads = data.space.workloads(rows)
-    return {place: anatomy(workloads.one(row), conditions) for row, place in enumerate(places)}
+    return {place: anatomy(workloads.workload(row), conditions) for row, place in enumerate(places)}
 
 
 def anatomy(workload: Workload, conditions: Conditions) -> Anatomy:

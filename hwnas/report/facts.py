@@ -188,7 +188,7 @@ def why_fast(data: RunData) -> str:
 
 def _saving(data: RunData, fast: Member, best: Member) -> str:
     workloads = data.space.workloads(data.candidates.genomes[[fast.row, best.row]])
-    quick, slow = (anatomy(workloads.one(row), conditions_of(data)) for row in range(2))
+    quick, slow = (anatomy(workloads.workload(row), conditions_of(data)) for row in range(2))
     saved = np.array(slow.shares.macs) - np.array(quick.shares.macs)
     depth = f"{len(quick.blocks)} block{'' if len(quick.blocks) == 1 else 's'} in place of {len(slow.blocks)}"
     if len(quick.blocks) == len(slow.blocks):

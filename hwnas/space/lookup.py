@@ -89,7 +89,7 @@ def _is_file(text: str) -> bool:
 
 def _unknown(space: AnySpace, text: str, *, command: str) -> UnknownNameError:
     """The error for what is no network of `space`: it may be one of another space."""
-    homes = {other.name: name for other in SPACES.things() for name in other.published if _same(name, text)}
+    homes = {other.name: name for other in SPACES.values() for name in other.published if _same(name, text)}
     names = (*space.published, *_FORMS)
     if homes:
         other, name = next(iter(homes.items()))

@@ -212,7 +212,7 @@ class Space(ABC, Generic[Config, Network]):
 
     def workload(self, arch: Network) -> Workload:
         """The operations of one network."""
-        return self.workloads(self.encode([arch])).one(0)
+        return self.workloads(self.encode([arch])).workload(0)
 
     def candidates(self, genomes: ArrayLike) -> tuple[Candidate, ...]:
         """The networks of genomes with their ids, decoded once.

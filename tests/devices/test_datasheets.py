@@ -105,7 +105,7 @@ def test_a_row_is_read_in_its_units() -> None:
     assert (a100.l2_bytes, a100.kind, a100.architecture) == (40 * 2**20, "gpu", "ampere")
 
 
-@pytest.mark.parametrize("device", DEVICES.things(), ids=lambda device: device.name)
+@pytest.mark.parametrize("device", DEVICES.values(), ids=lambda device: device.name)
 def test_every_device_is_plausible_and_says_its_source(device: Device) -> None:
     assert device.source
     assert device.memory_byte_per_s is not None

@@ -98,7 +98,7 @@ def test_populations_and_workloads_are_predicted_alike() -> None:
     space = SPACES.get("autoformer-tiny")
     workloads = space.workloads(space.sample(np.random.default_rng(4), 5))
     many = predictor.predict_population(workloads)
-    singles = predictor.predict_workloads([workloads.one(row) for row in range(5)])
+    singles = predictor.predict_workloads([workloads.workload(row) for row in range(5)])
     np.testing.assert_allclose(many.mean, singles.mean, rtol=1e-9)
     np.testing.assert_allclose(many.upper, singles.upper, rtol=1e-9)
     assert not many.outside.any()
@@ -137,7 +137,7 @@ def test_block_counts_are_asked_for_where_the_model_counts_blocks() -> None:
     assert set(predictor.card.data.count_names) == set(observed.features.count_names)
     unseen, truth = _with_blocks(50, seed=3)
     assert np.abs(predictor.predict_population(unseen).mean / truth.figures - 1).mean() < 0.02
-    blind = predictor.predict_workloads([unseen.one(0)]).mean[0]  # its operations alone: no block of it is known
+    blind = predictor.predict_workloads([unseen.workload(0)]).mean[0]  # its operations alone: no block of it is known
     assert blind == pytest.approx(predictor.predict_population(unseen).mean[0], rel=0.3)
     assert blind != pytest.approx(predictor.predict_population(unseen).mean[0], rel=1e-3)
 

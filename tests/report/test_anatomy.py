@@ -20,7 +20,7 @@ def test_the_blocks_of_a_published_network() -> None:
     assert {(block.width, block.tokens, block.stage, block.locality) for block in blocks} == {(192, 197, 0, 0)}
 
 
-@pytest.mark.parametrize("name", [space.name for space in SPACES.things() if space.name.endswith("-micro")])
+@pytest.mark.parametrize("name", [space.name for space in SPACES.values() if space.name.endswith("-micro")])
 def test_every_family_is_taken_apart(name: str) -> None:
     space = SPACES.get(name)
     workload = space.workload(space.smallest())

@@ -143,7 +143,7 @@ def test_a_space_that_has_changed_since_is_an_error_that_says_so(
     run = make_run(tmp_path / "one", Example(count=60, space="autoformer-micro"))
     space = SPACES.get("autoformer-micro")
     shorter = AutoFormer(name=space.name, config=replace(space.config, depths=space.config.depths[:-1]))
-    monkeypatch.setitem(SPACES._things, space.name, shorter)
+    monkeypatch.setitem(SPACES._entries, space.name, shorter)
     with pytest.raises(InputError, match="the space has changed since") as error:
         gather(run)
     assert "autoformer-micro as it is now" in str(error.value)

@@ -39,7 +39,7 @@ def test_a_study_does_not_depend_on_paths_or_on_what_follows_the_search() -> Non
 
 def test_a_space_that_has_changed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     other = replace(SPACES.get(SPACE.name).config, mlp_ratios=(2.5, 3.0))
-    monkeypatch.setitem(SPACES._things, SPACE.name, replace(SPACES.get(SPACE.name), config=other))
+    monkeypatch.setitem(SPACES._entries, SPACE.name, replace(SPACES.get(SPACE.name), config=other))
     with pytest.raises(InputError, match="must be of autoformer-micro as it is now") as caught:
         SPEC.load_space(Path("run"))
     assert caught.value.hint == "use hwnas==0.1, which made the run, or start a new search"

@@ -11,7 +11,7 @@ from hwnas.search.problem import Evaluators, Problem, Surrogate
 from hwnas.space import SPACES
 from hwnas.space.space import AnySpace, Genomes
 
-MICROS = tuple(space for space in SPACES.things() if space.name.endswith("-micro"))
+MICROS = tuple(space for space in SPACES.values() if space.name.endswith("-micro"))
 LATENCY = "latency_ms@cpu"
 
 Values = NDArray[np.float64]

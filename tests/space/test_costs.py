@@ -89,7 +89,7 @@ def test_a_population_costs_what_its_rows_cost(space: AnySpace, data: st.DataObj
     assert costs.params.tolist() == workloads.params.tolist() == [int(one.params[0]) for one in singly]
     assert costs.macs.tolist() == workloads.macs.tolist() == [int(one.macs[0]) for one in singly]
     for index, arch in enumerate(space.decode(rows)):
-        one = workloads.one(index)
+        one = workloads.workload(index)
         assert one == space.workload(arch)
         assert (one.params, one.macs) == (costs.params[index], costs.macs[index])
         assert one.params == sum(row["params"] for row in one.rows())

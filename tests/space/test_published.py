@@ -64,7 +64,7 @@ def test_a_published_network_costs_what_its_paper_and_code_say(name: str, row: F
 
 def test_the_table_names_every_published_network_of_every_space() -> None:
     listed = {(space, row.network) for row in FIGURES for space in row.spaces.split()}
-    assert {(space.name, network) for space in SPACES.things() for network in space.published} == listed
+    assert {(space.name, network) for space in SPACES.values() for network in space.published} == listed
 
 
 @pytest.mark.parametrize("row", [row for row in FIGURES if " " in row.spaces], ids=lambda row: row.network)
@@ -75,7 +75,7 @@ def test_the_same_network_has_the_same_network_id_in_each_of_its_spaces(row: Fig
 
 
 def test_published_networks_all_have_ids_of_their_own() -> None:
-    ids = {(space.network_id(arch), name) for space in SPACES.things() for name, arch in space.published.items()}
+    ids = {(space.network_id(arch), name) for space in SPACES.values() for name, arch in space.published.items()}
     assert len({network_id for network_id, _ in ids}) == len(ids) == len(FIGURES)
     assert all(len(network_id) >= 12 for network_id, _ in ids)
 
@@ -292,5 +292,5 @@ def test_the_released_tiny_grid_has_as_many_networks_as_the_paper_counts() -> No
 
 def test_every_named_space_is_in_the_registry_once() -> None:
     assert len(SPACES) == 22
-    for space in SPACES.things():
+    for space in SPACES.values():
         assert SPACES.get(space.name.upper()) is space

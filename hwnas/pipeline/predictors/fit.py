@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hwnas.data_paths import Places
+from hwnas.data_paths import DataPaths
 from hwnas.devices import Machine, resolve
 from hwnas.errors import InputError, unknown
 from hwnas.metrics import MEASURED_METRICS, UNSPECIFIED, Deployment, MeasuredMetric
@@ -124,7 +124,7 @@ def _is_wanted_table(entry: TableEntry, options: FitOptions) -> bool:
     return options.space is None and deployment.batch is None and deployment.matches(entry.manifest.deployment)
 
 
-def _no_profile(device: str, places: Places) -> InputError:
+def _no_profile(device: str, places: DataPaths) -> InputError:
     known = {entry.manifest.setting.device for entry in profile_entries(places)}
     known |= {str(entry.manifest.deployment.device) for entry in table_entries(places)}
     hint = f"hwnas profile --device {device}"

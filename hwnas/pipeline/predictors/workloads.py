@@ -102,7 +102,7 @@ def _workloads(subjects: Sequence[Subject]) -> list[Workload]:
     if first.source == "timm":
         return [timm_workload(first.name, image_size=first.image_size)] * len(subjects)
     workloads = _population(subjects)
-    return [workloads.one(row) for row in range(len(subjects))]
+    return [workloads.workload(row) for row in range(len(subjects))]
 
 
 def _population(subjects: Sequence[Subject]) -> Workloads:

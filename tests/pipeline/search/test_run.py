@@ -174,7 +174,7 @@ def test_a_space_that_has_changed_in_code_is_refused(
     )
     space = SPACES.get(FIRST)
     other = replace(space.config, mlp_ratios=tuple(ratio + 0.5 for ratio in space.config.mlp_ratios))
-    monkeypatch.setitem(SPACES._things, space.name, replace(space, config=other))
+    monkeypatch.setitem(SPACES._entries, space.name, replace(space, config=other))
     message = f"must be of {FIRST} as it is now"
     for act in (lambda: search_networks(resume=free_run), lambda: query(free_run), lambda: gather(free_run)):
         with pytest.raises(InputError, match=message) as caught:

@@ -19,7 +19,7 @@ def test_a_population_and_its_networks_one_by_one_have_equal_features(name: str,
     space = SPACES.get(name)
     workloads = space.workloads(space.sample(np.random.default_rng(0), 12))
     many = population_features(workloads, conditions)
-    singles = workload_features([workloads.one(row) for row in range(12)], conditions)
+    singles = workload_features([workloads.workload(row) for row in range(12)], conditions)
     assert set(many.cost_names) <= set(singles.cost_names)
     np.testing.assert_allclose(singles.costs_by(many.cost_names), many.costs, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(singles.shapes_by(many.shape_names), many.shapes, rtol=1e-9, atol=1e-9)
@@ -31,7 +31,7 @@ def test_a_population_and_its_networks_one_by_one_have_equal_features(name: str,
 def test_small_awkward_spaces_have_finite_features(space) -> None:  # type: ignore[no-untyped-def]
     workloads = space.workloads(space.sample(np.random.default_rng(1), 40))
     many = population_features(workloads, gpu_conditions())
-    singles = workload_features([workloads.one(row) for row in range(40)], gpu_conditions())
+    singles = workload_features([workloads.workload(row) for row in range(40)], gpu_conditions())
     np.testing.assert_allclose(singles.costs_by(many.cost_names), many.costs, rtol=1e-9, atol=1e-12)
 
 
