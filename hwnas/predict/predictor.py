@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.metrics import Metric
-from hwnas.predict.arrays import Numbers
+from hwnas.predict.arrays import Numbers, shortened
 from hwnas.predict.card import Card, CurvePoint, Ranked
 from hwnas.predict.features.conditions import Conditions
 from hwnas.predict.features.counting import population_features, workload_features
@@ -117,7 +117,7 @@ class Predictor:
         require_confident(self.card.data.num_networks, confidence=confidence)
         mean = self.model.predict(features)
         low, high = self.intervals.bounds(mean, features, confidence=confidence)
-        figures = [metric.from_target(values, batch=count) for values in (mean, low, high)]
+        figures = [shortened(metric.from_target(values, batch=count)) for values in (mean, low, high)]
         return Prediction(
             mean=figures[0],
             lower=np.minimum(figures[1], figures[2]),

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pymoo.operators.survival.rank_and_crowding.metrics import get_crowding_function
 from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
-from pymoo.util.randomized_argsort import randomized_argsort
 
 from hwnas.search.operators import Variation
 from hwnas.search.pareto import known_rows
@@ -114,13 +113,23 @@ def survivors(population: Population, count: int, rng: np.random.Generator) -> P
         crowding = get_crowding_function("cd").do(ranked.objectives[front], n_remove=surplus)
         ranked.rank[front], ranked.crowding[front] = rank, crowding
         if surplus:
-            order = randomized_argsort(crowding, order="descending", method="numpy", random_state=rng)
-            front = front[order[:-surplus]]
+            front = front[_least_crowded(crowding, rng)[:-surplus]]
         rows.append(front)
         left -= len(front)
     kept = ranked.rows(np.concatenate([np.zeros(0, dtype=np.intp), *rows]))
     least = infeasible[np.argsort(population.violation[infeasible], kind="stable")][: count - len(kept.genomes)]
     return kept.beside(population.rows(least))
+
+
+def _least_crowded(crowding: Values, rng: np.random.Generator) -> NDArray[np.intp]:
+    """Rows from the least crowded on, those that are equally so in drawn order.
+
+    It is pymoo's order but for the sort, which is stable: numpy's quicksort orders equals otherwise on every kind of
+    CPU.
+    """
+    drawn = rng.permutation(len(crowding))
+    order: NDArray[np.intp] = drawn[np.argsort(crowding[drawn], kind="stable")][::-1]
+    return order
 
 
 def _told(genomes: Genomes, scores: Scores) -> Population:

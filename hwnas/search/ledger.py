@@ -161,7 +161,7 @@ class Ledger:
         self.seen.add(genomes)
 
     def _cheap_metrics(self, genomes: Genomes, generation: int) -> Metrics:
-        stored = self._stored.cheap(genomes)
+        stored = self._stored.cheap(genomes, generation=generation)
         if stored is not None:
             return stored
         metrics = self.cheap(genomes)
@@ -265,13 +265,18 @@ class _Stored:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def cheap(self, genomes: Genomes) -> Metrics | None:
+    def cheap(self, genomes: Genomes, *, generation: int) -> Metrics | None:
         """The cheap metrics of a generation, or None if it is not stored: it is stored as a whole or not at all."""
-        rows = [self._rows.get(key) for key in keys(genomes)]
-        if self._table is None or None in rows:
-            assert all(row is None for row in rows), "a generation that is stored in part: another search's study"
+        if self._table is None or generation > self._table.generations[-1]:
             return None
-        return rows_of(self._table.metrics, np.array(rows, dtype=np.intp))
+        rows = np.array([self._rows.get(key, -1) for key in keys(genomes)], dtype=np.intp)
+        if (rows < 0).any() or (self._table.generations[rows] != generation).any():
+            raise InputError(
+                "what a study holds must be what its search asks for",
+                got=f"other networks in generation {generation}",
+                hint="go on where the search was begun: another CPU may answer otherwise",
+            )
+        return rows_of(self._table.metrics, rows)
 
     def dear(self, genome: Genomes, *, metric: str) -> float | None:
         """The dear value of one candidate, or None if it was not evaluated."""

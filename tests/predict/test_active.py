@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -39,6 +41,14 @@ def test_networks_to_begin_with_lie_farther_apart_than_random_ones() -> None:
 
     random = [closest(np.random.default_rng(seed).permutation(300)[:12]) for seed in range(9)]
     assert closest(spread_out(pool, count=12)) > np.median(random)
+
+
+def test_of_networks_that_are_as_far_the_first_is_chosen_whatever_the_last_bits() -> None:
+    pool, measured = networks(40), networks(15, seed=3)
+    again = replace(pool, costs=np.nextafter(pool.costs, 0), shapes=np.nextafter(pool.shapes, 0))
+    for both in (joined([pool, again]), joined([again, pool])):
+        assert (spread_out(both, count=12)[1:] < 40).all()
+        assert (choose_next(both, measured, measured_times(measured), count=12) < 40).all()
 
 
 @pytest.mark.parametrize("count", [0, 31])

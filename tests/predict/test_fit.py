@@ -6,9 +6,11 @@ import pytest
 
 from hwnas.errors import InputError
 from hwnas.metrics import ANY_BATCH, Metric, parse_metric
+from hwnas.predict.arrays import shortened
 from hwnas.predict.features.counting import population_features
 from hwnas.predict.features.table import features_of
 from hwnas.predict.fit import Observations, as_throughput, fit_predictor
+from hwnas.predict.folds import identities
 from hwnas.predict.models import AnalyticLearner, BlocksLearner, RidgeLearner
 from hwnas.predict.predictor import Predictor
 from hwnas.predict.selection import Protocol
@@ -99,9 +101,19 @@ def test_populations_and_workloads_are_predicted_alike() -> None:
     workloads = space.workloads(space.sample(np.random.default_rng(4), 5))
     many = predictor.predict_population(workloads)
     singles = predictor.predict_workloads([workloads.workload(row) for row in range(5)])
-    np.testing.assert_allclose(many.mean, singles.mean, rtol=1e-9)
-    np.testing.assert_allclose(many.upper, singles.upper, rtol=1e-9)
+    # what is predicted has eight digits, the last of which may be rounded either way
+    np.testing.assert_allclose(many.mean, singles.mean, rtol=2e-8)
+    np.testing.assert_allclose(many.upper, singles.upper, rtol=2e-8)
     assert not many.outside.any()
+
+
+def test_the_last_bits_are_not_told() -> None:
+    """They differ from one CPU to the next, and a search would decide by them between networks that are as fast."""
+    found = fitted().predict(networks(200))
+    for values in (found.mean, found.lower, found.upper):
+        np.testing.assert_array_equal(values, shortened(values))
+    alike = identities(networks(200))
+    assert len(set(zip(alike, found.mean.tolist(), strict=True))) == len(set(alike)) < 200
 
 
 def test_a_network_of_another_space_is_outside() -> None:

@@ -14,7 +14,7 @@ from hwnas.predict.models import AnalyticLearner, BoostedLearner
 from hwnas.predict.predictor import Predictor
 from hwnas.predict.selection import Protocol
 from hwnas.predict.store import load_card, load_predictor, save_predictor
-from tests.predict.synthetic import networks
+from tests.predict.synthetic import arrays_of, networks
 from tests.predict.test_fit import observations
 
 
@@ -32,6 +32,9 @@ def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
     mine, theirs = (predictor.predict(networks(20, seed=3)) for predictor in (read, fitted()))
     for name in ("mean", "lower", "upper", "outside"):
         np.testing.assert_array_equal(getattr(mine, name), getattr(theirs, name))
+    for predictor in (read, fitted()):
+        arrays = arrays_of((predictor.model, predictor.intervals, predictor.fitted_range))
+        assert [name for name, array in arrays.items() if not array.flags.c_contiguous] == []
     assert sorted(path.name for path in (tmp_path / "p").iterdir()) == [
         "card.json",
         "card.md",

@@ -4,6 +4,7 @@ from numpy.typing import NDArray
 from pymoo.core.population import Population as PymooPopulation
 from pymoo.core.problem import Problem
 from pymoo.operators.survival.rank_and_crowding import RankAndCrowding
+from pymoo.operators.survival.rank_and_crowding.metrics import get_crowding_function
 
 from hwnas.search.engine import Nsga2, Population, survivors
 from hwnas.search.operators import Variation, sample_levels
@@ -92,8 +93,24 @@ def test_it_beats_random_search(seed: int) -> None:
     assert hypervolume(ours, bounds) > hypervolume(drawn, bounds)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_of_equally_crowded_ones_those_survive_whom_the_seed_draws(seed: int) -> None:
+    """And on every CPU the same ones: numpy's own quicksort is one algorithm with AVX-512 and another one without."""
+    front = np.tile([[0.0, 3.0], [1.0, 2.0], [2.0, 1.0], [3.0, 0.0]], (50, 1))
+    objectives = np.random.default_rng(0).permutation(front)
+    nothing = np.zeros(200)
+    population = Population(np.arange(200, dtype=np.int16)[:, None], objectives, nothing, nothing, nothing.copy())
+    kept = survivors(population, 100, np.random.default_rng(seed)).genomes[:, 0]
+    crowding = get_crowding_function("cd").do(objectives, n_remove=100)
+    last_first = np.random.default_rng(seed).permutation(200).tolist()[::-1]
+    order = sorted(last_first, key=lambda row: -float(crowding[row]))
+    assert kept.tolist() == order[:100]
+
+
 @pytest.mark.parametrize("seed", range(6))
-def test_those_survive_who_survive_in_pymoo(seed: int) -> None:
+def test_those_survive_who_survive_in_pymoo(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    # its own draws among equals by numpy's quicksort, which orders them otherwise on every kind of CPU
+    monkeypatch.setattr("pymoo.operators.survival.rank_and_crowding.classes.randomized_argsort", _randomized_argsort)
     rng = np.random.default_rng(seed)
     objectives = rng.integers(0, 6, size=(60, 3)).astype(np.float64)
     violations = np.maximum(rng.normal(-1.0 if seed % 2 else 0.5, 1.0, size=(60, 2)), 0.0)
@@ -111,3 +128,12 @@ def test_those_survive_who_survive_in_pymoo(seed: int) -> None:
     assert able.sum() == theirs.get("FEAS").sum()
     assert ours.rank[able].tolist() == theirs.get("rank")[able].tolist()
     assert ours.crowding[able].tolist() == theirs.get("crowding")[able].tolist()
+
+
+def _randomized_argsort(
+    values: NDArray[np.float64], *, order: str, method: str, random_state: np.random.Generator
+) -> NDArray[np.intp]:
+    assert method == "numpy"
+    drawn = random_state.permutation(len(values))
+    found: NDArray[np.intp] = drawn[np.argsort(values[drawn], kind="stable")]
+    return found[::-1] if order == "descending" else found

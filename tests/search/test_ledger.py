@@ -9,6 +9,7 @@ from hwnas.search.ledger import Budget, Ledger
 from hwnas.search.problem import Evaluators
 from hwnas.search.study import Study
 from hwnas.space import SPACES
+from hwnas.space.space import Genomes
 from tests.search.toys import LATENCY, Truth, accuracy, cheap, cheap_only, evaluators, problem
 
 SPACE = SPACES.get("autoformer-micro")
@@ -84,6 +85,20 @@ def test_stored_values_are_not_evaluated_again(tmp_path: Path) -> None:
     assert ledger.evaluations == 25
     np.testing.assert_array_equal(before.scores.objectives[:20], after.scores.objectives[:20])
     np.testing.assert_array_equal(table.metrics["accuracy"].mean, before.metrics["accuracy"].mean)
+
+
+@pytest.mark.parametrize("rows", [ROWS[20:], ROWS[15:25]], ids=["others", "in part"])
+def test_a_study_of_another_search_is_not_gone_on_with(tmp_path: Path, rows: Genomes) -> None:
+    with Study.create(tmp_path, config={}) as study:
+        ledger = Ledger(problem(SPACE), evaluators(SPACE), budget=Budget(), study=study)
+        for start in (0, 10):
+            ledger.evaluate(ROWS[start : start + 10])
+    with Study.resume(tmp_path, config={}) as study:
+        ledger = Ledger(problem(SPACE), evaluators(SPACE), budget=Budget(), study=study)
+        ledger.evaluate(ROWS[:10])
+        with pytest.raises(InputError, match="must be what its search asks for") as caught:
+            ledger.evaluate(rows)
+    assert caught.value.got == "other networks in generation 1"
 
 
 def test_a_network_is_never_evaluated_twice() -> None:

@@ -10,13 +10,13 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from hwnas.predict.arrays import Numbers, RowMajor
+from hwnas.predict.arrays import Numbers, RowMajor, row_major
 from hwnas.predict.features.table import Features
 from hwnas.predict.models.model import Plain, numbers
 from hwnas.predict.models.residual import Correction, _Corrected, learn
 
 _FEWEST_INPUTS = 12
-_CHUNK = 2048
+_CHUNK = 256
 """Networks predicted at once, so that the distances stay in the cache."""
 
 
@@ -35,13 +35,13 @@ class Process(RowMajor):
 
     def correct(self, inputs: Numbers) -> Numbers:
         """The posterior mean."""
-        scaled = (inputs[:, list(self.columns)] * self.inverse_scales).astype(np.float32)
-        points, dual = np.ascontiguousarray(self.points, dtype=np.float32), self.dual.astype(np.float32)
-        norms = (points**2).sum(axis=1)
+        scaled = row_major(inputs[:, list(self.columns)]) * self.inverse_scales
+        norms = (self.points**2).sum(axis=1)
         parts = [
-            _kernel(scaled[start : start + _CHUNK], points, norms) @ dual for start in range(0, len(scaled), _CHUNK)
+            _kernel(scaled[start : start + _CHUNK], self.points, norms) @ self.dual
+            for start in range(0, len(scaled), _CHUNK)
         ]
-        values: Numbers = np.concatenate([np.zeros(0, np.float32), *parts]).astype(np.float64) + self.offset
+        values: Numbers = np.concatenate([np.zeros(0), *parts]) + self.offset
         return values
 
     def to_json(self) -> dict[str, Any]:
@@ -156,8 +156,16 @@ def _optimised(objective: Any, initial: Numbers, bounds: Numbers) -> tuple[Numbe
     return found.x, float(found.fun)
 
 
-def _kernel(inputs: Any, points: Any, norms: Any) -> Any:
-    """Matern 5/2 of scaled inputs, with distances from one matrix product."""
-    squares = (inputs**2).sum(axis=1)[:, None] + norms - 2 * (inputs @ points.T)
-    steps = np.sqrt(5 * np.maximum(squares, 0))
-    return (1 + steps + steps * steps / 3) * np.exp(-steps)
+def _kernel(inputs: Numbers, points: Numbers, norms: Numbers) -> Numbers:
+    """Matern 5/2 of scaled inputs, (1 + s + s²/3) exp(-s), with distances from one matrix product."""
+    values: Numbers = inputs @ points.T
+    values *= -10
+    values += 5 * norms
+    values += 5 * (inputs**2).sum(axis=1)[:, None]
+    np.maximum(values, 0, out=values)
+    steps = np.sqrt(values)
+    values /= 3
+    values += steps
+    values += 1
+    values *= np.exp(np.negative(steps, out=steps), out=steps)
+    return values

@@ -96,10 +96,10 @@ def test_its_arrays_are_in_c_order(learner: Learner) -> None:
 
 
 def test_a_network_alone_gets_what_it_gets_among_others(learner: Learner) -> None:
-    """Not to the last bit: for a single row BLAS takes another kernel, and a process is evaluated in float32."""
+    """Not to the last bit: for a single row BLAS takes another kernel."""
     fitted = learner.fit(_train(), measured_times(_train()))
     alone = [float(fitted.predict(_test().take([row]))[0]) for row in range(len(_test()))]
-    np.testing.assert_allclose(alone, fitted.predict(_test()), rtol=1e-4 if learner.name == "gaussian" else 1e-10)
+    np.testing.assert_allclose(alone, fitted.predict(_test()), rtol=1e-10)
 
 
 def test_equal_seeds_give_equal_models(learner: Learner) -> None:
