@@ -291,11 +291,11 @@ def test_an_average_that_has_not_forgotten_the_first_weights(tmp_path: Path) -> 
     toy_trainer(tmp_path, AUTOFORMER, toy_recipe(ema=EmaConfig(decay=0.99, warmup=True)))
 
 
-def test_blocks_may_be_compiled_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_may_be_compiled_once_each() -> None:
     import torch._dynamo.config as limits
 
     network = build_network(AUTOFORMER, AUTOFORMER.largest(), single_network_recipe(toy_recipe()), seed=0)
-    monkeypatch.setattr(limits, "recompile_limit", 1)
-    with compiled_blocks(network, wanted="blocks", device=torch.device("cpu")):
-        assert limits.recompile_limit == len(network.segments()) > 1
-    assert limits.recompile_limit == 1
+    with limits.patch(recompile_limit=1):  # monkeypatch would delete it in the end: later tests would not compile
+        with compiled_blocks(network, wanted="blocks", device=torch.device("cpu")):
+            assert limits.recompile_limit == len(network.segments()) > 1
+        assert limits.recompile_limit == 1
