@@ -200,6 +200,13 @@ def test_mixed_environments_are_possible_and_stand_on_the_card() -> None:
     assert fit_predictor(observed, learners=FAST, allow_mixed=True, with_curve=False).card.data.is_mixed
 
 
+def test_what_rounding_leaves_is_no_drift() -> None:
+    observed, times = observations(120), np.arange(120.0)
+    figures = true_times(observed.features) * (1 + 5e-4 * np.sin(times / 16))
+    card = fit_predictor(replace(observed, figures=figures, times=times), learners=FAST, with_curve=False).card
+    assert card.notes == ()
+
+
 def test_a_device_that_drifts_is_told_by_the_times_of_its_rows() -> None:
     observed = observations(100)
     times = np.random.default_rng(2).permutation(100).astype(np.float64)
