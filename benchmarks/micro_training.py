@@ -1,7 +1,7 @@
 """Supernets of the micro spaces, each trained for about a minute on one core: what their networks can do afterwards.
 
     python -m benchmarks.micro_training [--spaces autoformer-micro,resnas-micro] [--seeds 3] [--epochs N] [--save]
-    python -m benchmarks.micro_training --set optimiser.lr=1e-3 --set batch_size=64
+    python -m benchmarks.micro_training --set optimizer.lr=1e-3 --set batch_size=64
 
 A training is a fixed number of epochs of the space's own recipe on `digits-clutter`, on one thread, so that its result
 does not depend on how busy the machine is; seconds are those of the process on a core. Then the smallest, the largest

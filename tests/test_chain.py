@@ -27,7 +27,7 @@ SPACE = SPACES.get("autoformer-micro")
 @pytest.mark.parametrize("verified", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_chain_ends_in_a_front(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, verified: bool) -> None:
     monkeypatch.chdir(tmp_path)
-    training = TrainOptions(space=SPACE.name, data="digits", limit=256, epochs=2)
+    training = TrainOptions(space=SPACE.name, data="digits", max_images=256, epochs=2)
     train_model(training, out=tmp_path / "runs" / "train", trainer_config=TrainerConfig())
     measured = CampaignOptions(space=SPACE.name, device="cpu", samples=8, repeats=0, landmarks=False, pairs=8)
     measure(measured, campaign_environment=None if verified else FakeEnvironment().make())

@@ -34,7 +34,7 @@ MICRO = (
         "autoformer-tiny --device a100 --batch 1,64",
         "autoformer-micro --device cpu --samples 8 --repeats 0 --pairs 8 --no-landmarks",
     ),
-    ("--space autoformer-tiny --data photos", "--space autoformer-micro --data digits --limit 256 --epochs 1"),
+    ("--space autoformer-tiny --data photos", "--space autoformer-micro --data digits --max-images 256 --epochs 1"),
     ("--constraint 'latency_ms<=8'", "--constraint 'latency_ms<=8' --budget 8 --no-verify --export-top 0"),
     ("fit --device a100", "fit --device cpu --profiles profiles --metric latency_ms --metric throughput"),
     ("--device a100", "--device cpu"),

@@ -42,14 +42,16 @@ PAIRS: Registry[tuple[Side, Side]] = Registry(
         (
             "autoformer",
             (
-                Side(name="sandwich", space=_AUTOFORMER, strategy=StrategyConfig(name="sandwich", networks=1)),
+                Side(name="sandwich", space=_AUTOFORMER, strategy=StrategyConfig(name="sandwich", num_networks=1)),
                 Side(name="one network a step", space=_AUTOFORMER),
             ),
         ),
         (
             "resnas",
             (
-                Side(name="two networks a step", space=_RESNAS, strategy=StrategyConfig(name="several", networks=2)),
+                Side(
+                    name="two networks a step", space=_RESNAS, strategy=StrategyConfig(name="several", num_networks=2)
+                ),
                 Side(name="one network a step", space=_RESNAS),
             ),
         ),

@@ -57,7 +57,7 @@ class Bench:
         self.options = options
         self.device = torch.device(options.device)
         self.pairs = {name: PAIRS.get(name) for name in options.pairs.split(",")}
-        config = DataConfig(name=options.data, limit=options.limit, heldout=options.heldout)
+        config = DataConfig(name=options.data, max_images=options.limit, heldout=options.heldout)
         self.data: DataSplits = open_data(config, image_shape=(3, 32, 32), num_classes=10)
         self.jobs = list(self._jobs())
         self.state = self._opened()
@@ -149,7 +149,7 @@ class Bench:
         with torch.random.fork_rng():
             torch.manual_seed(torch_seed(job.seed, "weights"))
             supernet = make_supernet(space, replace(supernet_config(space, recipe), **job.side.sharing))
-            initialize_weights(supernet, recipe.initialisation)
+            initialize_weights(supernet, recipe.initialization)
         return supernet
 
     def _archs(self, space: AnySpace) -> Sequence[Arch]:

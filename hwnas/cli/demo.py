@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @click.option("--out", type=click.Path(path_type=Path), help="The folder (hwnas-demo/SPACE).")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Decides all that is drawn.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Of the supernet's training (the recipe's).")
-@click.option("--pictures", type=click.IntRange(min=1), help="At most so many pictures of each split (all).")
+@click.option("--max-images", type=click.IntRange(min=1), help="Train on at most this many images.")
 @click.option("--samples", type=click.IntRange(min=8), default=40, show_default=True, help="Networks that are timed.")
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Images a run of a network.")
 @click.option("--budget", type=click.IntRange(min=1), default=80, show_default=True, help="Networks judged truly.")

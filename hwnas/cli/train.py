@@ -30,7 +30,7 @@ _DATA = (
     click.option("--heldout", type=float, help="Pictures held out of training: a share or a number."),
     click.option("--data-seed", type=click.IntRange(min=0), help="Of the split into training and held-out pictures."),
     click.option("--max-bad", type=click.IntRange(min=0), help="Unreadable pictures that are skipped (50)."),
-    click.option("--limit", type=click.IntRange(min=1), help="Use so many training pictures."),
+    click.option("--max-images", type=click.IntRange(min=1), help="Train on at most this many images."),
     click.option("--root", type=click.Path(path_type=Path), help="Where a torch/ set lies."),
     click.option("--download", is_flag=True, help="Let a torch/ set be downloaded."),
     click.option("--workers", type=click.IntRange(min=0), default=0, help="Processes that load pictures."),
@@ -38,7 +38,7 @@ _DATA = (
 _HOW = (
     click.option("--recipe", help="autoformer, resnas, vitas, glit, micro, …; default: the space's own."),
     click.option("--config", "config_file", type=click.Path(path_type=Path), help="A TOML file of recipe values."),
-    click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="One recipe value: optimiser.lr=1e-3."),
+    click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="One recipe value: optimizer.lr=1e-3."),
     click.option("--epochs", type=click.IntRange(min=1), help="Warm-up and widening keep their shares."),
     click.option("--batch", "batch_size", type=click.IntRange(min=1), help="Pictures a step, over all processes."),
     click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
@@ -131,8 +131,8 @@ def _print_trained(trained: TrainingResult) -> None:
     print_line(f"{trained.weights}: {trained.steps:,} steps{loss}, {trained.images_per_s:,.0f} images/s")
     for name, accuracy in trained.accuracies.items():
         print_line(f"{name} network: {accuracy:.2%} of the held-out pictures")
-    if trained.bad_pictures:
-        print_line(f"could not be read: {', '.join(trained.bad_pictures)}")
+    if trained.bad_images:
+        print_line(f"could not be read: {', '.join(trained.bad_images)}")
     for note in trained.notes:
         print_line(f"note: {note}")
     print_ending(("hwnas", "evaluate", trained.run))

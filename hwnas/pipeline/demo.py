@@ -41,8 +41,8 @@ class DemoOptions:
     seed: int = 0
     epochs: int | None = None
     """Of the supernet's training; None: the recipe's."""
-    pictures: int | None = None
-    """At most so many of each split."""
+    max_images: int | None = None
+    """Train on at most this many images; None: on all."""
     samples: int = 40
     """Networks that are measured."""
     batch: int = 1
@@ -143,7 +143,7 @@ class _Steps:
                 train_model(TrainOptions(), out=run, resume=True, reporter=self.reporter)
                 return
             asked = TrainOptions(
-                space=options.space, data=DATA, epochs=options.epochs, seed=options.seed, limit=options.pictures
+                space=options.space, data=DATA, epochs=options.epochs, seed=options.seed, max_images=options.max_images
             )
             train_model(asked, out=run, reporter=self.reporter)
 

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from hwnas.errors import InputError, UsageError
-from hwnas.pipeline.train import read_train_config
 from hwnas.runs import Run
 from hwnas.space.arch import Arch
 from hwnas.space.space import AnySpace
@@ -28,7 +27,7 @@ from hwnas.train.evaluation import (
 )
 from hwnas.train.evaluator import Accuracy, evaluate_module
 from hwnas.train.models import num_classes_of
-from hwnas.train.options import TrainConfig, absolute_data_name, supernet_file
+from hwnas.train.options import TrainConfig, absolute_data_name, read_train_config, supernet_file
 from hwnas.train.weights import MODEL, NETWORK, SUPERNET, load_model
 
 TEST_USES = "test-uses.jsonl"

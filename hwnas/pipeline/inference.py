@@ -44,9 +44,9 @@ def try_network(model: Path, *, run: Path) -> Inference:
 def _picture(run: Path) -> tuple[NDArray[np.float32], int, str]:
     """A held-out picture as the network takes it, its class, and what it is called."""
     from hwnas.pipeline.evaluate import open_run_data
-    from hwnas.pipeline.train import read_train_config
     from hwnas.runs import Run
     from hwnas.train.data.loader import EvalLoader
+    from hwnas.train.options import read_train_config
 
     config = read_train_config(Run.open(run))
     data = open_run_data(run, config, data=None, shape=config.image_shape, num_classes=config.num_classes)

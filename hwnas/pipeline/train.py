@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from hwnas.config import from_mapping, to_mapping
+from hwnas.config import to_mapping
 from hwnas.errors import InputError, UsageError
 from hwnas.metrics import indistinct_supernet_warning
 from hwnas.progress import NullReporter, Reporter
@@ -26,6 +26,7 @@ from hwnas.train.options import (
     TrainOptions,
     default_run_folder,
     image_shape,
+    read_train_config,
     require_unchanged_weights,
     resolve_data_config,
     resolved,
@@ -49,7 +50,7 @@ class TrainingResult:
     images_per_s: float
     accuracies: Mapping[str, float]
     """Held-out accuracies of a supernet's smallest and largest network."""
-    bad_pictures: tuple[str, ...]
+    bad_images: tuple[str, ...]
     """The first of those that could not be read."""
     notes: tuple[str, ...]
     is_main_process: bool = True
@@ -127,7 +128,7 @@ def train_model(
         seconds=trained.outcome.seconds,
         images_per_s=trained.outcome.images_per_s,
         accuracies=trained.accuracies,
-        bad_pictures=tuple(trained.bad_pictures),
+        bad_images=tuple(trained.bad_images),
         notes=(*notes, *_supernet_warnings(trained.accuracies, num_images=len(data.heldout))),
         is_main_process=world.is_main_process,
     )
@@ -157,13 +158,6 @@ def estimate_training(
         memory_mb=memory,
         notes=notes,
     )
-
-
-def read_train_config(run: Run) -> TrainConfig:
-    """The config of a training's run."""
-    if "recipe" not in run.manifest.config:
-        raise InputError(f"{run.path} must be the run of a training", got="another kind of run")
-    return from_mapping(TrainConfig, run.manifest.config, where=f"{run.path / MANIFEST}: config")
 
 
 @contextmanager

@@ -2,8 +2,8 @@
 
     RUN/checkpoints/step-000001200.safetensors
 
-The file holds the weights (`model/…`), what the optimizer keeps of each by its name (`optimiser/…`) and the average
-(`average/…`); what is no tensor stands as JSON in its header. The last two files are kept.
+The file holds the weights (`model/…`), what the optimizer keeps of each by its name (`optimizer/…`) and the average
+(`ema/…`); what is no tensor stands as JSON in its header. The last two files are kept.
 """
 
 import json
@@ -23,7 +23,7 @@ from hwnas.errors import InputError
 from hwnas.runs import write_atomic
 from hwnas.train.recipe import diff_tables
 
-SCHEMA = "hwnas.checkpoint/2"
+SCHEMA = "hwnas.checkpoint/3"
 """The form that this version writes and reads."""
 
 FOLDER = "checkpoints"
@@ -114,7 +114,7 @@ def restore(checkpoint: TrainCheckpoint, parts: TrainState) -> None:
     """Put what a checkpoint holds into a training."""
     parts.model.load_state_dict(_under(checkpoint.tensors, "model/"))
     if parts.average is not None:
-        parts.average.load_state_dict(_under(checkpoint.tensors, "average/"))
+        parts.average.load_state_dict(_under(checkpoint.tensors, "ema/"))
     _restore_optimizer(checkpoint, parts)
 
 
@@ -130,16 +130,16 @@ def after_divergence(run: Path) -> str:
     """What to do when a training has diverged."""
     kept = checkpoints(run)
     good = f"; the last good checkpoint is {kept[-1]}" if kept else "; there is no checkpoint yet"
-    return f"a smaller optimiser.lr, regularisation.clip=1, or precision=fp32{good}"
+    return f"a smaller optimizer.lr, regularization.clip_grad=1, or precision=fp32{good}"
 
 
 def _tensors(parts: TrainState) -> dict[str, Tensor]:
     tensors = {f"model/{name}": tensor for name, tensor in parts.model.state_dict().items()}
     for name, parameter in parts.model.named_parameters():
         for key, value in parts.optimizer.state.get(parameter, {}).items():
-            tensors[f"optimiser/{name}/{key}"] = torch.as_tensor(value)
+            tensors[f"optimizer/{name}/{key}"] = torch.as_tensor(value)
     if parts.average is not None:
-        tensors.update({f"average/{name}": tensor for name, tensor in parts.average.state_dict().items()})
+        tensors.update({f"ema/{name}": tensor for name, tensor in parts.average.state_dict().items()})
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
@@ -148,7 +148,7 @@ def _restore_optimizer(checkpoint: TrainCheckpoint, parts: TrainState) -> None:
     order = [names[parameter] for group in parts.optimizer.param_groups for parameter in group["params"]]
     numbers = {name: number for number, name in enumerate(order)}
     state: dict[int, dict[str, Any]] = {}
-    for path, tensor in _under(checkpoint.tensors, "optimiser/").items():
+    for path, tensor in _under(checkpoint.tensors, "optimizer/").items():
         name, _, key = path.rpartition("/")
         state.setdefault(numbers[name], {})[key] = tensor
     groups = parts.optimizer.state_dict()["param_groups"]

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from hwnas.train.recipe import Unused
+from hwnas.train.recipe import UnusedWeights
 
 _BUCKET_BYTES = 25 * 2**20
 """Gradients that are sent at once: many small messages cost more than their bytes."""
@@ -45,12 +45,12 @@ class World:
         if self.size > 1:
             dist.barrier()
 
-    def finish_gradients(self, parameters: Iterable[nn.Parameter], *, unused: Unused) -> None:
+    def finish_gradients(self, parameters: Iterable[nn.Parameter], *, unused_weights: UnusedWeights) -> None:
         """Average gradients over all processes; those that no process has stay away, or become 0 under `decay`."""
         trained = [parameter for parameter in parameters if parameter.requires_grad]
         used = self._used(trained)
         for parameter, somewhere in zip(trained, used, strict=True):
-            if parameter.grad is None and (somewhere or unused == "decay"):
+            if parameter.grad is None and (somewhere or unused_weights == "decay"):
                 parameter.grad = torch.zeros_like(parameter)
         if self.size > 1:
             gradients = [parameter.grad for parameter, somewhere in zip(trained, used, strict=True) if somewhere]

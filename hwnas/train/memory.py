@@ -91,7 +91,7 @@ def explain_out_of_memory(config: TrainConfig, world: World | None = None) -> It
 def _full(config: TrainConfig, error: BaseException) -> InputError:
     recipe = config.recipe
     got = str(error).splitlines()[0] if str(error) else type(error).__name__
-    message = f"{recipe.batch_size // recipe.accumulate} pictures at once must fit into memory"
+    message = f"{recipe.batch_size // recipe.grad_accum_steps} pictures at once must fit into memory"
     return InputError(message, got=got, hint=_smaller(recipe))
 
 
@@ -103,13 +103,13 @@ def _free_bytes(world: World) -> int | None:
 
 def _smaller(recipe: Recipe, *, most: int | None = None) -> str | None:
     """The setting with the next smaller part of a step that can be had, of at most so many pictures."""
-    for parts in range(recipe.accumulate + 1, recipe.batch_size + 1):
+    for parts in range(recipe.grad_accum_steps + 1, recipe.batch_size + 1):
         try:
-            at_once = replace(recipe, accumulate=parts).microbatch_size(1)
+            at_once = replace(recipe, grad_accum_steps=parts).microbatch_size(1)
         except InputError:
             continue
         if most is None or at_once <= most:
-            return f"--set accumulate={parts}: {recipe.batch_size} pictures a step as before, {at_once} at once"
+            return f"--set grad_accum_steps={parts}: {recipe.batch_size} pictures a step as before, {at_once} at once"
     return None
 
 
@@ -123,7 +123,7 @@ def state_bytes(model: nn.Module, recipe: Recipe) -> int:
     """Weights, gradients, what the optimizer keeps, and the average."""
     trained: int = sum(weight.nbytes for weight in model.parameters() if weight.requires_grad)
     held: int = sum(tensor.nbytes for tensor in model.state_dict().values())
-    moments = _MOMENTS.get(recipe.optimiser.name, 2)
+    moments = _MOMENTS.get(recipe.optimizer.name, 2)
     return held * (2 if recipe.ema.decay else 1) + trained * (1 + moments)
 
 

@@ -55,7 +55,7 @@ def _mixed(
         mixup_alpha=config.mixup,
         cutmix_alpha=config.cutmix,
         prob=config.prob,
-        switch_prob=config.switch,
+        switch_prob=config.switch_prob,
         label_smoothing=config.smoothing,
         num_classes=num_classes,
     )

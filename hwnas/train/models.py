@@ -21,7 +21,7 @@ from hwnas.supernet.network import Network
 from hwnas.supernet.resnas import PatchHead, Reduction
 from hwnas.supernet.supernet import AnySupernet, Supernet, SupernetConfig
 from hwnas.supernet.transfer import carry_over
-from hwnas.train.recipe import InitialisationConfig, Recipe
+from hwnas.train.recipe import InitializationConfig, Recipe
 from hwnas.train.seeds import seed_torch, torch_seed
 
 _TOKENS = ("class_token", "position", "cls_token", "pos_embed")
@@ -33,7 +33,7 @@ def build_supernet(space: AnySpace, recipe: Recipe, *, seed: int) -> AnySupernet
     config = supernet_config(space, recipe)
     with _seeded(seed):
         supernet = make_supernet(space, config)
-        initialize_weights(supernet, recipe.initialisation)
+        initialize_weights(supernet, recipe.initialization)
     return supernet
 
 
@@ -44,7 +44,7 @@ def build_network(space: AnySpace, arch: Arch, recipe: Recipe, *, seed: int) -> 
     outline = supernet.outline(arch, **_patch_options(supernet, recipe))
     with _seeded(seed):
         network = Network(outline, input_shape=space.config.input_shape)
-        initialize_weights(network, recipe.initialisation)
+        initialize_weights(network, recipe.initialization)
     return network
 
 
@@ -55,17 +55,17 @@ def adapt_supernet(
 
     Positions are interpolated; a classifier for other classes is fresh, and its tensors are the names that come too.
     """
-    config = replace(held.config, drop_path=recipe.regularisation.drop_path)
+    config = replace(held.config, drop_path=recipe.regularization.drop_path)
     with _seeded(seed):
         supernet = make_supernet(space, config)
-        initialize_weights(supernet, recipe.initialisation)
+        initialize_weights(supernet, recipe.initialization)
     fresh = carry_over(held.shared.state_dict(), supernet.shared)
     return supernet, fresh
 
 
 def inherit_network(supernet: AnySupernet, arch: Arch, recipe: Recipe) -> Network:
     """A network with the weights that a supernet has for it, and the stochastic depth of the recipe."""
-    view = make_supernet(supernet.space, replace(supernet.config, drop_path=recipe.regularisation.drop_path))
+    view = make_supernet(supernet.space, replace(supernet.config, drop_path=recipe.regularization.drop_path))
     view.load_state_dict(supernet.state_dict())
     network: Network = view.subnet(arch, **_patch_options(view, recipe))
     return network
@@ -73,10 +73,10 @@ def inherit_network(supernet: AnySupernet, arch: Arch, recipe: Recipe) -> Networ
 
 def build_timm_model(name: str, recipe: Recipe, *, image_size: int, num_classes: int, seed: int) -> nn.Module:
     """A model of timm with fresh weights for these images and classes."""
-    drop_path = recipe.regularisation.drop_path
+    drop_path = recipe.regularization.drop_path
     with _seeded(seed):
         model = create_timm_model(name, image_size=image_size, num_classes=num_classes, drop_path_rate=drop_path)
-        initialize_weights(model, recipe.initialisation)
+        initialize_weights(model, recipe.initialization)
     return model
 
 
@@ -100,11 +100,11 @@ def create_timm_model(name: str, *, image_size: int, num_classes: int, **options
 def supernet_config(space: AnySpace, recipe: Recipe) -> SupernetConfig:
     """The config of a supernet: stochastic depth, the head of patches and the sharing that the recipe needs."""
     kind = SUPERNETS.get(space.family).config_type
-    settings: dict[str, Any] = {"drop_path": recipe.regularisation.drop_path}
-    if recipe.regularisation.patch_loss:
+    settings: dict[str, Any] = {"drop_path": recipe.regularization.drop_path}
+    if recipe.regularization.patch_loss:
         if space.family != "resnas":
             message = "a classifier of patches is part of ViT-ResNAS alone"
-            raise InputError(message, got=space.name, hint="regularisation.patch_loss=false mix.token_mixup=false")
+            raise InputError(message, got=space.name, hint="regularization.patch_loss=false mix.token_mixup=false")
         settings["patch_logits"] = "training"
     if recipe.strategy.name in ("bilateral", "cyclic"):
         if space.family != "vitas" and (recipe.strategy.name, space.family) != ("cyclic", "vitas-twins"):
@@ -116,7 +116,7 @@ def supernet_config(space: AnySpace, recipe: Recipe) -> SupernetConfig:
 
 
 @torch.no_grad()
-def initialize_weights(model: nn.Module, config: InitialisationConfig) -> None:
+def initialize_weights(model: nn.Module, config: InitializationConfig) -> None:
     """Draw weights by their fan-in from torch's generator, if the config says so; published ones are there already."""
     if config.weights == "published":
         return
@@ -140,7 +140,7 @@ def _seeded(seed: int) -> Iterator[None]:
 
 def _patch_options(supernet: AnySupernet, recipe: Recipe) -> dict[str, Any]:
     """Networks of ViT-ResNAS keep their classifier of patches where it is trained."""
-    wanted = recipe.regularisation.patch_loss and getattr(supernet.config, "patch_logits", "never") != "never"
+    wanted = recipe.regularization.patch_loss and getattr(supernet.config, "patch_logits", "never") != "never"
     return {"patch_logits": "training"} if wanted else {}
 
 

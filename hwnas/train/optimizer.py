@@ -6,7 +6,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from hwnas.errors import InputError, unknown
-from hwnas.train.recipe import EmaConfig, OptimiserConfig, Recipe, ScheduleConfig
+from hwnas.train.recipe import EmaConfig, OptimizerConfig, Recipe, ScheduleConfig
 
 if TYPE_CHECKING:
     from timm.scheduler.scheduler import Scheduler
@@ -41,7 +41,7 @@ RESUMABLE = (
 _ADAMS = ("adam", "nadam", "radam", "lamb", "adan", "adopt")
 
 
-def make_optimizer(model: nn.Module, config: OptimiserConfig, *, batch_size: int) -> Optimizer:
+def make_optimizer(model: nn.Module, config: OptimizerConfig, *, batch_size: int) -> Optimizer:
     """The optimizer of a model, weight decay off for what the config exempts."""
     from timm.optim._optim_factory import create_optimizer_v2, list_optimizers
 
@@ -50,7 +50,7 @@ def make_optimizer(model: nn.Module, config: OptimiserConfig, *, batch_size: int
         raise unknown("optimizer", config.name, RESUMABLE)
     if config.name not in RESUMABLE:
         message = f"a training must be resumable exactly, which it is with {', '.join(RESUMABLE)}"
-        raise InputError(message, got=config.name, hint="optimiser.name=adamw")
+        raise InputError(message, got=config.name, hint="optimizer.name=adamw")
     options: dict[str, Any] = {"eps": config.eps} if _is_adam(config) else {}
     if _is_adam(config):
         options["betas"] = config.betas
@@ -63,7 +63,7 @@ def make_optimizer(model: nn.Module, config: OptimiserConfig, *, batch_size: int
         raise InputError(f"optimizer {config.name} must take the settings of the recipe", got=error) from error
 
 
-def parameter_groups(model: nn.Module, config: OptimiserConfig) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
     """The parameters with weight decay, and those without."""
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     if not trained:
@@ -77,10 +77,10 @@ def parameter_groups(model: nn.Module, config: OptimiserConfig) -> list[dict[str
     return [group for group in groups if group["params"]]
 
 
-def is_exempt_from_decay(name: str, axes: int, config: OptimiserConfig) -> bool:
+def is_exempt_from_decay(name: str, axes: int, config: OptimizerConfig) -> bool:
     """Whether a parameter is spared weight decay."""
     last = name.rpartition(".")[2]
-    return axes <= 1 or last == "bias" or last in config.exempt
+    return axes <= 1 or last == "bias" or last in config.no_weight_decay
 
 
 def make_schedule(optimizer: Optimizer, recipe: Recipe, *, steps_per_epoch: int) -> "Scheduler":
@@ -110,5 +110,5 @@ def make_ema(model: nn.Module, config: EmaConfig) -> "ModelEmaV3 | None":
     return ModelEmaV3(model, decay=config.decay, use_warmup=config.warmup)
 
 
-def _is_adam(config: OptimiserConfig) -> bool:
+def _is_adam(config: OptimizerConfig) -> bool:
     return any(name in config.name for name in _ADAMS)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from hwnas.config import from_mapping
+from hwnas.config import from_mapping, shown
 from hwnas.errors import InputError, UsageError
 from hwnas.runs import MANIFEST, Run
 from hwnas.space import SPACES
@@ -19,6 +19,9 @@ from hwnas.train.evaluation import resolve_arch, weights_digest
 from hwnas.train.presets import resolve_recipe
 from hwnas.train.recipe import Recipe
 from hwnas.train.weights import SUPERNET, weights_file
+
+SCHEMA = "hwnas.train/2"
+"""Schema of a training's config in its run's manifest."""
 
 _TIMM = "timm:"
 _TIMM_IMAGE_SIZE = 224
@@ -58,7 +61,7 @@ class TrainOptions:
     image_size: int | None = None
     num_classes: int | None = None
     heldout: float | None = None
-    limit: int | None = None
+    max_images: int | None = None
     data_seed: int | None = None
     """Of the split, and of pictures that are made; None: 0, or that of the run that `supernet` is."""
     max_bad: int | None = None
@@ -88,6 +91,7 @@ class TrainConfig:
     """Of what the file of `supernet` held, so that a resumed training starts from nothing else."""
     teacher_digest: str | None = None
     """The same of the teacher's file; None: it has none, or the run is older."""
+    schema: str = SCHEMA
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -181,12 +185,28 @@ def resolve_data_config(options: TrainOptions) -> DataConfig:
     return _with_limits(plain, options)
 
 
+def read_train_config(run: Run) -> TrainConfig:
+    """Read the config of a training from the manifest of its run.
+
+    Raises:
+        InputError: The run is not a training, or its config is of another schema.
+    """
+    config = run.manifest.config
+    if "recipe" not in config:
+        raise InputError(f"{run.path} must be the run of a training", got="another kind of run")
+    if config.get("schema") != SCHEMA:
+        hint = "train again, or use the version of hwnas that made the run"
+        raise InputError(
+            f"{run.path} must have a config of schema {SCHEMA}", got=shown(config.get("schema")), hint=hint
+        )
+    return from_mapping(TrainConfig, config, where=f"{run.path / MANIFEST}: config")
+
+
 def _data_of_run(path: Path | None) -> DataConfig | None:
-    """The pictures of the training that a run is."""
     if path is None or not (path / MANIFEST).is_file():
         return None
-    data = Run.open(path).manifest.config.get("data")
-    return None if data is None else from_mapping(DataConfig, data, where=str(path / MANIFEST))
+    run = Run.open(path)
+    return read_train_config(run).data if "recipe" in run.manifest.config else None
 
 
 def _same_split(known: DataConfig, options: TrainOptions) -> DataConfig:
@@ -201,7 +221,7 @@ def _same_split(known: DataConfig, options: TrainOptions) -> DataConfig:
 
 
 def _with_limits(config: DataConfig, options: TrainOptions) -> DataConfig:
-    limits = {"limit": options.limit, "max_bad": options.max_bad}
+    limits = {"max_images": options.max_images, "max_bad": options.max_bad}
     given: dict[str, Any] = {name: value for name, value in limits.items() if value is not None}
     return replace(config, **given)
 

@@ -9,11 +9,11 @@ from hwnas.space.space import AnySpace
 from hwnas.train.data.augment import AugmentConfig
 from hwnas.train.recipe import (
     EmaConfig,
-    InitialisationConfig,
+    InitializationConfig,
     MixConfig,
-    OptimiserConfig,
+    OptimizerConfig,
     Recipe,
-    RegularisationConfig,
+    RegularizationConfig,
     ScheduleConfig,
     StrategyConfig,
     with_file,
@@ -31,18 +31,18 @@ _DEIT_AUGMENT = AugmentConfig(
     interpolation="bicubic",
     repeats=3,
 )
-_DEIT_MIX = MixConfig(mixup=0.8, cutmix=1.0, prob=1.0, switch=0.5, smoothing=0.1)
+_DEIT_MIX = MixConfig(mixup=0.8, cutmix=1.0, prob=1.0, switch_prob=0.5, smoothing=0.1)
 _TOKENS = ("class_token", "position", "cls_token", "pos_embed")
 
 AUTOFORMER = Recipe(
     epochs=500,
     batch_size=1024,
     precision="fp16",
-    optimiser=OptimiserConfig(lr=5e-4, lr_per_images=512, weight_decay=0.05, exempt=_TOKENS),
+    optimizer=OptimizerConfig(lr=5e-4, lr_base_size=512, weight_decay=0.05, no_weight_decay=_TOKENS),
     schedule=ScheduleConfig(warmup_epochs=20, warmup_lr=1e-6, min_lr=1e-5),
     augment=_DEIT_AUGMENT,
     mix=_DEIT_MIX,
-    regularisation=RegularisationConfig(drop_path=0.1),
+    regularization=RegularizationConfig(drop_path=0.1),
     strategy=StrategyConfig(name="single"),
 )
 """DeiT's recipe for 500 epochs, one uniform network a step; the tables of relative position are decayed."""
@@ -51,21 +51,21 @@ RESNAS = Recipe(
     epochs=120,
     batch_size=1024,
     precision="fp16",
-    optimiser=OptimiserConfig(lr=5e-4, lr_per_images=512, weight_decay=0.05, exempt=("class_token",)),
+    optimizer=OptimizerConfig(lr=5e-4, lr_base_size=512, weight_decay=0.05, no_weight_decay=("class_token",)),
     schedule=ScheduleConfig(warmup_epochs=5, warmup_lr=1e-6, min_lr=1e-5),
     augment=replace(_DEIT_AUGMENT, repeats=1),
     mix=MixConfig(mixup=0.8, cutmix=1.0, smoothing=0.1, token_mixup=True),
-    regularisation=RegularisationConfig(drop_path=0.2, patch_loss=True),
+    regularization=RegularizationConfig(drop_path=0.2, patch_loss=True),
     sampling=SamplingConfig(widening_epochs=30, distinct=True),
-    strategy=StrategyConfig(name="several", networks=2, sort_units=True),
+    strategy=StrategyConfig(name="several", num_networks=2, sort_units=True),
 )
 """Two networks a step on each process, with token labels; widening and sorting in the first 30 epochs. Of the small
-space: `regularisation.drop_path=0.3`."""
+space: `regularization.drop_path=0.3`."""
 
 VITAS = Recipe(
     epochs=300,
     batch_size=1024,
-    optimiser=OptimiserConfig(lr=1e-3, weight_decay=0.05),
+    optimizer=OptimizerConfig(lr=1e-3, weight_decay=0.05),
     schedule=ScheduleConfig(warmup_epochs=5, warmup_lr=1e-6, min_lr=0.0),
     augment=replace(_DEIT_AUGMENT, rand_augment="", color_jitter=0.0, repeats=1),
     mix=MixConfig(cutmix=1.0, prob=1.0, smoothing=0.1),
@@ -78,11 +78,11 @@ GLIT = Recipe(
     epochs=300,
     batch_size=1024,
     precision="fp16",
-    optimiser=OptimiserConfig(lr=5e-4, lr_per_images=512, weight_decay=0.05, exempt=_TOKENS),
+    optimizer=OptimizerConfig(lr=5e-4, lr_base_size=512, weight_decay=0.05, no_weight_decay=_TOKENS),
     schedule=ScheduleConfig(warmup_epochs=5, warmup_lr=1e-6, min_lr=1e-5),
     augment=_DEIT_AUGMENT,
     mix=_DEIT_MIX,
-    regularisation=RegularisationConfig(drop_path=0.1, clip=1.0),
+    regularization=RegularizationConfig(drop_path=0.1, clip_grad=1.0),
     strategy=StrategyConfig(name="single"),
 )
 """DeiT's recipe with clipped gradients. It is the published one of retraining: that of the supernet never was. Its
@@ -91,7 +91,7 @@ average of the weights was kept and never evaluated, and is left out."""
 MICRO = Recipe(
     epochs=20,
     batch_size=128,
-    optimiser=OptimiserConfig(lr=4e-3, weight_decay=0.02, exempt=_TOKENS),
+    optimizer=OptimizerConfig(lr=4e-3, weight_decay=0.02, no_weight_decay=_TOKENS),
     schedule=ScheduleConfig(warmup_epochs=1, warmup_lr=1e-5, min_lr=1e-5),
     augment=AugmentConfig(
         crop="none",
@@ -103,14 +103,14 @@ MICRO = Recipe(
         interpolation="bicubic",
         repeats=1,
     ),
-    regularisation=RegularisationConfig(clip=1.0),
-    initialisation=InitialisationConfig(weights="fan-in", token_std=0.5),
+    regularization=RegularizationConfig(clip_grad=1.0),
+    initialization=InitializationConfig(weights="fan-in", token_std=0.5),
     strategy=StrategyConfig(name="single"),
 )
 """For networks of some ten thousand weights that train about a minute on one core: weights start by their fan-in,
 nothing is augmented or mixed."""
 
-MICRO_SEVERAL = replace(MICRO, epochs=8, strategy=StrategyConfig(name="several", networks=4))
+MICRO_SEVERAL = replace(MICRO, epochs=8, strategy=StrategyConfig(name="several", num_networks=4))
 """The same with four networks in one step, which the micro spaces of ViT-ResNAS and GLiT learn more from."""
 
 RESNAS_RETRAIN = replace(
@@ -126,7 +126,7 @@ VITAS_RETRAIN = replace(
     VITAS,
     augment=replace(_DEIT_AUGMENT, repeats=1),
     mix=MixConfig(smoothing=0.1),
-    regularisation=RegularisationConfig(drop_path=0.1),
+    regularization=RegularizationConfig(drop_path=0.1),
     strategy=StrategyConfig(name="network"),
 )
 """A small network of ViTAS from scratch; those from 2.7 GMACs on were trained with `mix.mixup=0.8 mix.cutmix=1.0`."""
@@ -161,7 +161,7 @@ def single_network_recipe(recipe: Recipe, *, patches: bool = False) -> Recipe:
         recipe,
         sampling=SamplingConfig(),
         strategy=StrategyConfig(name="network"),
-        regularisation=replace(recipe.regularisation, patch_loss=patches and recipe.regularisation.patch_loss),
+        regularization=replace(recipe.regularization, patch_loss=patches and recipe.regularization.patch_loss),
         mix=mix,
     )
 
@@ -193,7 +193,7 @@ def resolve_recipe(
     if batch_size is not None:
         recipe = replace(recipe, batch_size=batch_size)
     recipe = with_overrides(recipe, changes or {})
-    return single_network_recipe(recipe, patches=recipe.regularisation.patch_loss) if one_network else recipe
+    return single_network_recipe(recipe, patches=recipe.regularization.patch_loss) if one_network else recipe
 
 
 def with_epochs(recipe: Recipe, epochs: int) -> Recipe:

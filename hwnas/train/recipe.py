@@ -12,19 +12,19 @@ from hwnas.space.space import require_literals
 from hwnas.train.data.augment import AugmentConfig
 from hwnas.train.sampling import SamplingConfig
 
-Unused = Literal["skip", "decay"]
+UnusedWeights = Literal["skip", "decay"]
 """What a step does to a tensor of weights that no network of the step used, on any rank: nothing at all, or what the
 optimizer does with a gradient of zero, which is weight decay and what is left of the momentum. Entries of a tensor
 that is used in part count as used."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimiserConfig:
+class OptimizerConfig:
     """The optimizer, one of timm's by name."""
 
     name: str = "adamw"
     lr: float = 1e-3
-    lr_per_images: int = 0
+    lr_base_size: int = 0
     """`lr` is meant for batches of this size and grows in proportion; 0: it is meant for the batch that there is."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Of the Adam family."""
@@ -32,17 +32,17 @@ class OptimiserConfig:
     momentum: float = 0.9
     """Of SGD and its family."""
     weight_decay: float = 0.05
-    exempt: tuple[str, ...] = ()
+    no_weight_decay: tuple[str, ...] = ()
     """Tensors without weight decay by the last part of their name, besides biases and all of one axis."""
 
     def __post_init__(self) -> None:
-        if self.lr <= 0 or self.lr_per_images < 0 or self.weight_decay < 0:
-            got = f"lr {self.lr}, lr_per_images {self.lr_per_images}, weight_decay {self.weight_decay}"
-            raise InputError("lr must be above 0, lr_per_images and weight_decay must not be below", got=got)
+        if self.lr <= 0 or self.lr_base_size < 0 or self.weight_decay < 0:
+            got = f"lr {self.lr}, lr_base_size {self.lr_base_size}, weight_decay {self.weight_decay}"
+            raise InputError("lr must be above 0, lr_base_size and weight_decay must not be below", got=got)
 
     def scaled_lr(self, batch_size: int) -> float:
         """The learning rate for batches of this size."""
-        return self.lr * batch_size / self.lr_per_images if self.lr_per_images else self.lr
+        return self.lr * batch_size / self.lr_base_size if self.lr_base_size else self.lr
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ class MixConfig:
     """Of the Beta distribution of the share; 0: no mixup."""
     cutmix: float = 0.0
     prob: float = 1.0
-    switch: float = 0.5
+    switch_prob: float = 0.5
     """The probability of CutMix where both are on."""
     smoothing: float = 0.0
     token_mixup: bool = False
@@ -74,8 +74,10 @@ class MixConfig:
         if min(self.mixup, self.cutmix) < 0 or not 0 <= self.smoothing < 1:
             got = f"mixup {self.mixup}, cutmix {self.cutmix}, smoothing {self.smoothing}"
             raise InputError("mixup and cutmix must not be negative, smoothing must be 0 to 1", got=got)
-        if not (0 <= self.prob <= 1 and 0 <= self.switch <= 1):
-            raise InputError("prob and switch must be probabilities", got=f"prob {self.prob}, switch {self.switch}")
+        if not (0 <= self.prob <= 1 and 0 <= self.switch_prob <= 1):
+            raise InputError(
+                "prob and switch_prob must be from 0 to 1", got=f"prob {self.prob}, switch_prob {self.switch_prob}"
+            )
         if self.token_mixup and not (self.mixup and self.cutmix):
             got = f"mixup {self.mixup}, cutmix {self.cutmix}"
             raise InputError("token_mixup needs both mixup and cutmix above 0", got=got)
@@ -87,24 +89,24 @@ class MixConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RegularisationConfig:
+class RegularizationConfig:
     """What holds a training back."""
 
     drop_path: float = 0.0
     """The rate of stochastic depth in the last slot."""
-    clip: float = 0.0
+    clip_grad: float = 0.0
     """The largest norm of the gradients; 0: no limit."""
     patch_loss: bool = False
     """Train the classifier of patches too, in the families that can have one."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.drop_path < 1 or self.clip < 0:
-            got = f"drop_path {self.drop_path}, clip {self.clip}"
-            raise InputError("drop_path must be 0 to 1, clip must not be negative", got=got)
+        if not 0 <= self.drop_path < 1 or self.clip_grad < 0:
+            got = f"drop_path {self.drop_path}, clip_grad {self.clip_grad}"
+            raise InputError("drop_path must be 0 to 1, clip_grad must not be negative", got=got)
 
 
 @dataclass(frozen=True, kw_only=True)
-class InitialisationConfig:
+class InitializationConfig:
     """Where weights start."""
 
     weights: Literal["published", "fan-in"] = "published"
@@ -132,7 +134,7 @@ class StrategyConfig:
     """Which networks a step trains, and on what; the names are those of `hwnas.train.strategies`."""
 
     name: str = "single"
-    networks: int = 2
+    num_networks: int = 2
     """Of `several`: networks in one step on one process; of `sandwich`: random ones besides largest and smallest."""
     temperature: float = 1.0
     """Of the labels that `sandwich` takes from the largest network."""
@@ -140,9 +142,9 @@ class StrategyConfig:
     """Sort heads and hidden units by importance at the start of each epoch of widening."""
 
     def __post_init__(self) -> None:
-        if self.networks < 1 or self.temperature <= 0:
-            got = f"networks {self.networks}, temperature {self.temperature}"
-            raise InputError("networks must be at least 1, temperature above 0", got=got)
+        if self.num_networks < 1 or self.temperature <= 0:
+            got = f"num_networks {self.num_networks}, temperature {self.temperature}"
+            raise InputError("num_networks must be at least 1, temperature above 0", got=got)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,27 +172,27 @@ class Recipe:
     epochs: int
     batch_size: int
     """Pictures in one step, over all processes and all parts of an accumulated step."""
-    accumulate: int = 1
+    grad_accum_steps: int = 1
     """Parts of a step that are run one after another."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    unused: Unused = "skip"
-    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    unused_weights: UnusedWeights = "skip"
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     mix: MixConfig = field(default_factory=MixConfig)
-    regularisation: RegularisationConfig = field(default_factory=RegularisationConfig)
-    initialisation: InitialisationConfig = field(default_factory=InitialisationConfig)
+    regularization: RegularizationConfig = field(default_factory=RegularizationConfig)
+    initialization: InitializationConfig = field(default_factory=InitializationConfig)
     ema: EmaConfig = field(default_factory=EmaConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     strategy: StrategyConfig = field(default_factory=StrategyConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
 
     def __post_init__(self) -> None:
-        for part in (self, self.schedule, self.initialisation, self.sampling, self.teacher):
+        for part in (self, self.schedule, self.initialization, self.sampling, self.teacher):
             require_literals(part)
-        if min(self.epochs, self.batch_size, self.accumulate) < 1:
-            got = f"epochs {self.epochs}, batch_size {self.batch_size}, accumulate {self.accumulate}"
-            raise InputError("epochs, batch_size and accumulate must be at least 1", got=got)
+        if min(self.epochs, self.batch_size, self.grad_accum_steps) < 1:
+            got = f"epochs {self.epochs}, batch_size {self.batch_size}, grad_accum_steps {self.grad_accum_steps}"
+            raise InputError("epochs, batch_size and grad_accum_steps must be at least 1", got=got)
         if self.sampling.widening_epochs > self.epochs:
             message = "sampling.widening_epochs must not be more than epochs, or some choices are never trained"
             got = f"{self.sampling.widening_epochs} of {self.epochs}"
@@ -202,17 +204,17 @@ class Recipe:
 
     def microbatch_size(self, world_size: int) -> int:
         """The pictures that one process takes at once."""
-        parts = world_size * self.accumulate
+        parts = world_size * self.grad_accum_steps
         size = self.batch_size // parts
         if size * parts != self.batch_size or (self.mix.mixes and size % 2):
             message = "batch_size must divide into equal parts, even ones where pictures are mixed"
-            got = f"{self.batch_size} for {world_size} processes and {self.accumulate} parts a step"
+            got = f"{self.batch_size} for {world_size} processes and {self.grad_accum_steps} parts a step"
             raise InputError(message, got=got, hint=f"--batch {2 * parts * max(1, round(size / 2))}")
         return size
 
 
 def with_overrides(recipe: Recipe, changes: Mapping[str, str]) -> Recipe:
-    """The recipe with values changed by dotted keys: `{"optimiser.lr": "1e-3"}`."""
+    """The recipe with values changed by dotted keys: `{"optimizer.lr": "1e-3"}`."""
     tables = to_mapping(recipe)
     for key, text in changes.items():
         *parents, last = key.split(".")

@@ -26,7 +26,7 @@ class SamplingConfig:
     """Choices are let in from the widest on, until all are there in this epoch; 0: all from the start."""
     distinct: bool = False
     """Networks of one step differ in every gene, as far as it has choices for all of them."""
-    identity: float = 0.0
+    identity_prob: float = 0.0
     """The probability that a slot is an identity, where the space has identities; 0: as the space samples."""
     budget: Literal["none", "identity", "reject"] = "none"
     """Keep the sampled MACs in a budget: by a searched probability of identities, or by drawing again."""
@@ -37,15 +37,15 @@ class SamplingConfig:
     def __post_init__(self) -> None:
         if self.widening_epochs < 0:
             raise InputError("widening_epochs must be 0 or more", got=self.widening_epochs)
-        if not 0 <= self.identity < 1:
-            raise InputError("identity must be a probability below 1", got=self.identity)
+        if not 0 <= self.identity_prob < 1:
+            raise InputError("identity_prob must be a probability below 1", got=self.identity_prob)
         if self.budget != "none" and not 0 < self.macs_high >= self.macs_low:
             got = f"macs_low {self.macs_low}, macs_high {self.macs_high}"
             raise InputError("a budget must have macs_low <= macs_high, above 0", got=got)
         if self.distinct and self.budget == "reject":
             message = "distinct networks do not go together with drawing again for a budget"
             raise InputError(message, got="distinct=true, budget=reject", hint="sampling.distinct=false")
-        ways = [self.widening_epochs > 0 or self.distinct, self.identity > 0 or self.budget == "identity"]
+        ways = [self.widening_epochs > 0 or self.distinct, self.identity_prob > 0 or self.budget == "identity"]
         if all(ways):
             raise InputError("widening or distinct choices do not go together with a probability of identities")
 
@@ -148,9 +148,9 @@ def make_sampler(space: AnySpace, config: SamplingConfig, *, seed: int) -> Sampl
         sampler = WideningSampler(space=space, epochs=config.widening_epochs, distinct=config.distinct)
     if config.budget == "identity":
         sampler = IdentitySampler(space=space, probability=_searched(space, config, seed=seed))
-    elif config.identity:
+    elif config.identity_prob:
         require_identities(space)
-        sampler = IdentitySampler(space=space, probability=config.identity)
+        sampler = IdentitySampler(space=space, probability=config.identity_prob)
     if config.budget == "reject":
         return BudgetSampler(inner=sampler, space=space, macs_low=config.macs_low, macs_high=config.macs_high)
     return sampler
@@ -176,7 +176,7 @@ def require_identities(space: AnySpace) -> None:
     """The slots of a space must be able to be identities."""
     if not (_depths(space) or _heads(space)):
         message = "a probability of identities needs a space of ViTAS whose slots may be identities"
-        raise InputError(message, got=space.name, hint="identity = 0 and budget = 'reject'")
+        raise InputError(message, got=space.name, hint="sampling.identity_prob=0 and sampling.budget=reject")
 
 
 def with_identities(space: AnySpace, rng: np.random.Generator, *, count: int, probability: float) -> Genomes:

@@ -48,7 +48,7 @@ class SessionResult:
     outcome: TrainerResult
     accuracies: Mapping[str, float]
     """What the judge said."""
-    bad_pictures: Sequence[str] = ()
+    bad_images: Sequence[str] = ()
     """Those that this process could not read and left out, since the training was begun or resumed."""
 
 
@@ -105,7 +105,7 @@ def run_training(
             _write_result(trainer.folder, {**values, "accuracies": dict(accuracies)})
     trainer.world.wait()
     bad = tuple(_bad(trainer).reasons)
-    return SessionResult(weights=path, average=averaged, outcome=outcome, accuracies=accuracies, bad_pictures=bad)
+    return SessionResult(weights=path, average=averaged, outcome=outcome, accuracies=accuracies, bad_images=bad)
 
 
 def _values(trainer: Trainer, outcome: TrainerResult, *, averaged: bool) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def _values(trainer: Trainer, outcome: TrainerResult, *, averaged: bool) -> dict
         if isinstance(before, dict):
             return before
     kind: Literal["average", "plain"] = "average" if averaged else "plain"
-    bad = {"bad_pictures": count, "first_bad_pictures": list(_bad(trainer).reasons)[:_BAD_SHOWN]}
+    bad = {"bad_images": count, "first_bad_images": list(_bad(trainer).reasons)[:_BAD_SHOWN]}
     return {**asdict(outcome), "weights": kind, "accuracies": {}, **bad}
 
 

@@ -59,7 +59,7 @@ class Stepper:
         self.scaler = torch.amp.GradScaler("cuda", enabled=recipe.precision == "fp16")
         self._steps_per_epoch = steps_per_epoch
         self._mixer = make_mixer(recipe.mix, num_classes=num_classes_of(model), patches=patches_per_side(model))
-        self._optimizer = make_optimizer(model, recipe.optimiser, batch_size=recipe.batch_size)
+        self._optimizer = make_optimizer(model, recipe.optimizer, batch_size=recipe.batch_size)
         self._schedule = make_schedule(self._optimizer, recipe, steps_per_epoch=steps_per_epoch)
         self._average = make_ema(model, recipe.ema)
 
@@ -81,7 +81,7 @@ class Stepper:
             self._sort_units(epoch=step // self._steps_per_epoch)
         self._schedule.step_update(step)
         losses = [self._part(step, number, batch, networks) for number, batch in enumerate(batches)]
-        self.world.finish_gradients(self.model.parameters(), unused=self.recipe.unused)
+        self.world.finish_gradients(self.model.parameters(), unused_weights=self.recipe.unused_weights)
         self.world.average_buffers(self.model)
         norm = self._clip()
         loss, everything = self._agreed(losses)
@@ -122,7 +122,7 @@ class Stepper:
                 loss = next(losses, None)
             if loss is None:
                 return torch.stack(reported)
-            self.scaler.scale(loss / self.recipe.accumulate).backward()  # type: ignore[no-untyped-call]
+            self.scaler.scale(loss / self.recipe.grad_accum_steps).backward()  # type: ignore[no-untyped-call]
             reported.append(loss.detach())
 
     def _lesson(self, batch: Batch, *, counters: tuple[int, int, int]) -> Microbatch:
@@ -134,7 +134,7 @@ class Stepper:
             return Microbatch(mixed, answers(self.teacher, mixed.images))
 
     def _clip(self) -> float | None:
-        limit = self.recipe.regularisation.clip
+        limit = self.recipe.regularization.clip_grad
         if not limit and self.scaler.is_enabled():
             return None
         self.scaler.unscale_(self._optimizer)

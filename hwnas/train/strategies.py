@@ -106,7 +106,7 @@ class SeveralPaths(_SupernetStrategy):
         yield self._supervised(self.model(lesson.mixed.images, networks.archs), lesson)
 
     def _count(self) -> int:
-        return self.recipe.strategy.networks
+        return self.recipe.strategy.num_networks
 
 
 class Bilateral(_SupernetStrategy):
@@ -156,7 +156,7 @@ class Sandwich(_SupernetStrategy):
             yield self._distilled(output, answers)
 
     def _count(self) -> int:
-        return self.recipe.strategy.networks
+        return self.recipe.strategy.num_networks
 
     def _distilled(self, output: Any, answers: tuple[Tensor, ...]) -> Tensor:
         taught = answers if len(answers) > 1 else answers[0]

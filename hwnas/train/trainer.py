@@ -170,7 +170,7 @@ class Trainer:
             for epoch in range(first // self.steps_per_epoch, self.recipe.epochs):
                 self._run_epoch(epoch, stop)
         seconds = time.monotonic() - began
-        images = (self.steps - first) * self._part_size * self.recipe.accumulate * self.world.size
+        images = (self.steps - first) * self._part_size * self.recipe.grad_accum_steps * self.world.size
         return TrainerResult(
             steps=self.steps, loss=self._loss, seconds=seconds, images_per_s=images / max(seconds, 1e-9)
         )
@@ -186,7 +186,7 @@ class Trainer:
 
     def _epoch(self, epoch: int, *, first: int) -> Iterator[list[Batch]]:
         """The parts of each step of an epoch, from a step on."""
-        parts = self.recipe.accumulate
+        parts = self.recipe.grad_accum_steps
         batches = self.batches.epoch(epoch, first=first * parts)
         for _ in range(first, self.steps_per_epoch):
             yield list(islice(batches, parts))
@@ -205,7 +205,7 @@ class Trainer:
 
     def _tell(self, epoch: int, result: StepResult, networks: StepNetworks) -> None:
         now = time.monotonic()
-        images = self._part_size * self.recipe.accumulate * self.world.size
+        images = self._part_size * self.recipe.grad_accum_steps * self.world.size
         state = TrainingProgress(
             step=self._done,
             total_steps=self.steps,
@@ -272,8 +272,10 @@ def _finite(value: float | None) -> float | None:
 
 
 def _steps_per_epoch(batches: BatchSource, recipe: Recipe) -> int:
-    steps = len(batches) // recipe.accumulate
+    steps = len(batches) // recipe.grad_accum_steps
     if steps < 1:
         message = "the pictures of an epoch must fill at least one step"
-        raise InputError(message, got=f"{len(batches)} batches, {recipe.accumulate} a step", hint="a smaller --batch")
+        raise InputError(
+            message, got=f"{len(batches)} batches, {recipe.grad_accum_steps} a step", hint="a smaller --batch"
+        )
     return steps

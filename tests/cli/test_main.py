@@ -34,8 +34,8 @@ SURFACE = {
         "--heldout",
         "--image-size",
         "--json",
-        "--limit",
         "--max-bad",
+        "--max-images",
         "--model",
         "--out",
         "--recipe",
@@ -159,7 +159,7 @@ SURFACE = {
         "arch",
         "space",
     ],
-    "demo": ["--batch", "--budget", "--epochs", "--json", "--out", "--pictures", "--samples", "--seed", "--space"],
+    "demo": ["--batch", "--budget", "--epochs", "--json", "--max-images", "--out", "--samples", "--seed", "--space"],
     "import": [
         "--arch",
         "--classes",

@@ -13,7 +13,7 @@ from hwnas.pipeline.demo import DemoOptions, demonstrate
 from hwnas.progress import NullReporter, ProgressEvent, StageStarted
 
 SPEED = "throughput@h200"
-SMALL = DemoOptions(epochs=1, pictures=200, samples=8, budget=10)
+SMALL = DemoOptions(epochs=1, max_images=200, samples=8, budget=10)
 
 
 class Listener(NullReporter):

@@ -24,7 +24,7 @@ SPACE = SPACES.get("glit-micro")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "supernet"
     options = TrainOptions(
-        space=SPACE.name, data="digits", limit=64, batch_size=64, epochs=1, changes={"schedule.warmup_epochs": "0"}
+        space=SPACE.name, data="digits", max_images=64, batch_size=64, epochs=1, changes={"schedule.warmup_epochs": "0"}
     )
     train_model(options, out=folder, trainer_config=TrainerConfig(threads=1))
     return folder
@@ -74,7 +74,7 @@ def test_batch_norms_are_estimated_anew(run: Path) -> None:
     (arch,) = SPACE.decode(SPACE.sample(np.random.default_rng(3), 1))
     network = supernet.subnet(arch)
     assert any(isinstance(part, torch.nn.BatchNorm1d) for part in network.modules())
-    data = open_data(DataConfig(name="digits", limit=64), image_shape=SPACE.config.input_shape)
+    data = open_data(DataConfig(name="digits", max_images=64), image_shape=SPACE.config.input_shape)
     losses = []
     with torch.inference_mode():
         for batch in EvalLoader(data.heldout, image_shape=SPACE.config.input_shape, batch_size=512):

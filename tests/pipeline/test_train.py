@@ -12,19 +12,19 @@ from safetensors.torch import load_file
 from hwnas.errors import InputError, UsageError
 from hwnas.metrics import indistinct_supernet_warning
 from hwnas.pipeline.evaluate import evaluate
-from hwnas.pipeline.train import _supernet_warnings, estimate_training, read_train_config, train_model
+from hwnas.pipeline.train import _supernet_warnings, estimate_training, train_model
 from hwnas.runs import Run
 from hwnas.space import SPACES
 from hwnas.supernet.store import load_network, load_supernet
 from hwnas.train.evaluation import weights_digest
 from hwnas.train.machine import Interrupted
 from hwnas.train.metrics import read_metrics
-from hwnas.train.options import TeacherOptions, TrainOptions, resolve_data_config, resolved
+from hwnas.train.options import TeacherOptions, TrainOptions, read_train_config, resolve_data_config, resolved
 from hwnas.train.presets import RECIPES, resolve_recipe
 from hwnas.train.trainer import TrainerConfig
 from tests.supernet_extremes import SUPERNET_EXTREMES
 
-SMALL = TrainOptions(space="autoformer-micro", data="digits", limit=128, epochs=2, batch_size=64)
+SMALL = TrainOptions(space="autoformer-micro", data="digits", max_images=128, epochs=2, batch_size=64)
 QUIET = TrainerConfig(threads=1)
 
 
@@ -42,12 +42,18 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_explains_itself(run: Path) -> None:
     config = read_train_config(Run.open(run))
     assert config.space == "autoformer-micro"
-    assert (config.recipe.epochs, config.data.limit, config.num_classes) == (2, 128, 10)
+    assert (config.recipe.epochs, config.data.max_images, config.num_classes) == (2, 128, 10)
     assert len((run / "heldout.txt").read_text().splitlines()) > 100
     assert [row["step"] for row in read_metrics(run)] == [1, 2, 3, 4]
     result = json.loads((run / "result.json").read_text())
     assert result["accuracies"].keys() == {"smallest", "largest"}
     assert load_supernet(run / "supernet.safetensors").space == SPACES.get("autoformer-micro")
+
+
+def test_a_config_of_another_schema_is_refused(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", command=(), config={"recipe": {}, "data": {"name": "digits"}})
+    with pytest.raises(InputError, match=r"must have a config of schema hwnas\.train/2"):
+        read_train_config(run)
 
 
 @pytest.mark.parametrize(("smallest", "largest", "num_images", "warns"), SUPERNET_EXTREMES)
@@ -131,7 +137,7 @@ def test_what_weights_were_trained_on_is_not_held_out(run: Path, tmp_path: Path)
     options = TrainOptions(arch="min", supernet=run)
     known = read_train_config(Run.open(run)).data
     assert resolve_data_config(options) == known
-    assert resolve_data_config(replace(options, data="digits", limit=64)) == replace(known, limit=64)
+    assert resolve_data_config(replace(options, data="digits", max_images=64)) == replace(known, max_images=64)
     assert resolve_data_config(replace(options, data="digits-clutter")).name == "digits-clutter"
     for changed in (replace(options, data_seed=1), replace(options, heldout=0.5)):
         with pytest.raises(InputError, match="must not be held out"):
@@ -154,7 +160,7 @@ def test_a_folder_without_a_training_is_not_resumed(tmp_path: Path) -> None:
 def test_weights_go_to_other_images_and_classes(run: Path, tmp_path: Path) -> None:
     for label in ("even", "odd", "none"):
         write_pictures(tmp_path / "data" / "train" / label, 8)
-    options = replace(SMALL, data=str(tmp_path / "data"), limit=None, batch_size=8, epochs=1, image_size=48)
+    options = replace(SMALL, data=str(tmp_path / "data"), max_images=None, batch_size=8, epochs=1, image_size=48)
     found = trained(replace(options, space=None, arch="max", supernet=run), tmp_path / "tuned")
     network = load_network(found.weights).network
     assert network.input_shape == (3, 48, 48)
@@ -171,7 +177,7 @@ def write_pictures(folder: Path, count: int) -> None:
 
 
 def test_a_reference_model_is_trained_and_judged(tmp_path: Path) -> None:
-    options = replace(SMALL, space="autoformer-micro", model="timm:test_vit", limit=64, epochs=1)
+    options = replace(SMALL, space="autoformer-micro", model="timm:test_vit", max_images=64, epochs=1)
     found = trained(options, tmp_path / "model")
     assert found.weights.name == "model.safetensors"
     (row,) = evaluate(tmp_path / "model").networks
@@ -208,7 +214,7 @@ def test_what_is_asked_for_must_make_sense(options: TrainOptions, message: str, 
         (replace(SMALL, space="autoformer-mikro"), "space 'autoformer-mikro' is not known"),
         (replace(SMALL, data="digitz"), "digitz"),
         (replace(SMALL, recipe="mikro"), "recipe 'mikro' is not known"),
-        (replace(SMALL, changes={"optimiser.lerning": "1"}), "lerning"),
+        (replace(SMALL, changes={"optimizer.lerning": "1"}), "lerning"),
         (replace(SMALL, batch_size=4096), "training pictures"),
         (replace(SMALL, changes={"precision": "fp16"}), "fp16 needs a CUDA device"),
         (replace(SMALL, teacher=TeacherOptions(name="nowhere")), "a file of one network"),

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hwnas.train.data.loader import Batch
-from hwnas.train.recipe import EmaConfig, MixConfig, Recipe, RegularisationConfig
+from hwnas.train.recipe import EmaConfig, MixConfig, Recipe, RegularizationConfig
 from tests.train.toys import AUTOFORMER, EVERY_STEP, ToyLoader, toy_loader, toy_recipe, toy_trainer
 
 RECIPE: Recipe = toy_recipe(
-    regularisation=RegularisationConfig(drop_path=0.2, clip=1.0),
+    regularization=RegularizationConfig(drop_path=0.2, clip_grad=1.0),
     mix=MixConfig(mixup=0.8, cutmix=1.0, smoothing=0.1),
     ema=EmaConfig(decay=0.8),
 )

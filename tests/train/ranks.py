@@ -8,19 +8,19 @@ from typing import Any
 from safetensors.torch import save_file
 
 from hwnas.train.distributed import distributed_world
-from hwnas.train.recipe import EmaConfig, MixConfig, OptimiserConfig, Recipe, RegularisationConfig, StrategyConfig
+from hwnas.train.recipe import EmaConfig, MixConfig, OptimizerConfig, Recipe, RegularizationConfig, StrategyConfig
 from tests.train.toys import RESNAS, VITAS, toy_recipe, toy_trainer, weights
 
 CASES: dict[str, tuple[Any, Recipe]] = {
     # The same network on all ranks, some weights used by none.
-    "single": (VITAS, toy_recipe(epochs=1, optimiser=OptimiserConfig(name="momentum", lr=0.02))),
+    "single": (VITAS, toy_recipe(epochs=1, optimizer=OptimizerConfig(name="momentum", lr=0.02))),
     # Networks of their own on each rank, drop path, statistics of batch norms, an average.
     "several": (
         RESNAS,
         replace(
             toy_recipe(epochs=1),
-            strategy=StrategyConfig(name="several", networks=2),
-            regularisation=RegularisationConfig(drop_path=0.2, clip=1.0),
+            strategy=StrategyConfig(name="several", num_networks=2),
+            regularization=RegularizationConfig(drop_path=0.2, clip_grad=1.0),
             mix=MixConfig(mixup=0.8),
             ema=EmaConfig(decay=0.5),
         ),

@@ -7,7 +7,7 @@ from hwnas.space.space import Space
 from hwnas.train.memory import activation_bytes, state_bytes
 from hwnas.train.models import build_network, build_supernet, build_timm_model
 from hwnas.train.presets import single_network_recipe
-from hwnas.train.recipe import EmaConfig, OptimiserConfig
+from hwnas.train.recipe import EmaConfig, OptimizerConfig
 from tests.train.toys import AUTOFORMER, GLIT, RESNAS, TWINS, VITAS, assert_same, toy_recipe, weights
 
 
@@ -54,4 +54,4 @@ def test_weights_and_what_the_optimizer_keeps() -> None:
     size = sum(weight.nbytes for weight in supernet.parameters())
     assert state_bytes(supernet, toy_recipe()) == 4 * size
     assert state_bytes(supernet, toy_recipe(ema=EmaConfig(decay=0.9))) == 5 * size
-    assert state_bytes(supernet, toy_recipe(optimiser=OptimiserConfig(name="sgd"))) == 3 * size
+    assert state_bytes(supernet, toy_recipe(optimizer=OptimizerConfig(name="sgd"))) == 3 * size

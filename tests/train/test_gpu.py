@@ -13,7 +13,7 @@ from hwnas.train.evaluator import evaluate_module
 from hwnas.train.metrics import read_metrics
 from hwnas.train.models import build_network
 from hwnas.train.presets import single_network_recipe
-from hwnas.train.recipe import MixConfig, RegularisationConfig, StrategyConfig
+from hwnas.train.recipe import MixConfig, RegularizationConfig, StrategyConfig
 from tests.train.toys import AUTOFORMER, EVERY_STEP, GLIT, RESNAS, toy_loader, toy_recipe, toy_trainer
 
 pytestmark = pytest.mark.gpu
@@ -24,7 +24,7 @@ WORLD = World(device=torch.device("cuda", 0))
 @pytest.mark.parametrize("space", [AUTOFORMER, RESNAS, GLIT], ids=lambda space: str(space.family))
 @pytest.mark.parametrize(("precision", "clip"), [("fp32", 0.0), ("bf16", 1.0), ("fp16", 0.0), ("fp16", 1.0)])
 def test_a_supernet_learns(space: AnySpace, precision: str, clip: float, tmp_path: Path) -> None:
-    recipe = toy_recipe(epochs=6, precision=precision, regularisation=RegularisationConfig(clip=clip))
+    recipe = toy_recipe(epochs=6, precision=precision, regularization=RegularizationConfig(clip_grad=clip))
     trainer = toy_trainer(tmp_path / "run", space, recipe, world=WORLD)
     outcome = trainer.run()
     losses = [row["loss"] for row in read_metrics(tmp_path / "run")]
@@ -36,9 +36,9 @@ def test_a_supernet_learns(space: AnySpace, precision: str, clip: float, tmp_pat
 def test_mixing_accumulating_and_the_sandwich_rule(tmp_path: Path) -> None:
     recipe = toy_recipe(
         precision="bf16",
-        accumulate=2,
+        grad_accum_steps=2,
         mix=MixConfig(mixup=0.8, cutmix=1.0, smoothing=0.1),
-        strategy=StrategyConfig(name="sandwich", networks=1),
+        strategy=StrategyConfig(name="sandwich", num_networks=1),
     )
     assert toy_trainer(tmp_path / "run", AUTOFORMER, recipe, world=WORLD).run().steps == 18
 

@@ -23,7 +23,9 @@ def test_what_fits_needs_no_words() -> None:
 def test_a_warning_names_the_batch_that_fits() -> None:
     told = memory_warning(replace(NEED, free_bytes=50_000_000), MICRO)
     assert told is not None
-    assert told.startswith("needs about 138 MB of memory, 50 MB are free; try --set accumulate=4: 128 pictures a step")
+    assert told.startswith(
+        "needs about 138 MB of memory, 50 MB are free; try --set grad_accum_steps=4: 128 pictures a step"
+    )
     told = memory_warning(replace(NEED, free_bytes=10_500_000), MICRO)
     assert told is not None
     assert told.endswith("try a smaller --batch")
@@ -38,4 +40,4 @@ def test_weights_that_do_not_fit_are_an_error() -> None:
 def test_an_allocation_that_fails_says_which_batch_would_fit() -> None:
     with pytest.raises(InputError, match="128 pictures at once must fit") as caught, explain_out_of_memory(CONFIG):
         torch.empty(1 << 45, dtype=torch.uint8)
-    assert caught.value.hint == "--set accumulate=2: 128 pictures a step as before, 64 at once"
+    assert caught.value.hint == "--set grad_accum_steps=2: 128 pictures a step as before, 64 at once"

@@ -165,16 +165,16 @@ def test_a_budget_that_nothing_fits_is_an_error() -> None:
 @pytest.mark.parametrize("space", [AUTOFORMER, RESNAS], ids=lambda space: str(space.name))
 def test_identities_need_a_space_that_has_them(space: AnySpace) -> None:
     with pytest.raises(InputError, match="whose slots may be identities"):
-        make_sampler(space, SamplingConfig(identity=0.2), seed=0)
+        make_sampler(space, SamplingConfig(identity_prob=0.2), seed=0)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"identity": 1.0}, "probability below 1"),
+        ({"identity_prob": 1.0}, "probability below 1"),
         ({"budget": "reject"}, "macs_low <= macs_high"),
         ({"widening_epochs": -1}, "0 or more"),
-        ({"widening_epochs": 3, "identity": 0.2}, "do not go together"),
+        ({"widening_epochs": 3, "identity_prob": 0.2}, "do not go together"),
         ({"distinct": True, "budget": "reject", "macs_high": 1}, "do not go together with drawing again"),
     ],
 )

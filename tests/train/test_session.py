@@ -14,7 +14,7 @@ from hwnas.train.data.images import ArrayDataset, BadImageLog
 from hwnas.train.data.sources import DataSplits
 from hwnas.train.models import build_network, build_supernet, build_timm_model, inherit_network
 from hwnas.train.presets import RESNAS, single_network_recipe
-from hwnas.train.recipe import EmaConfig, RegularisationConfig
+from hwnas.train.recipe import EmaConfig, RegularizationConfig
 from hwnas.train.session import make_train_loader, run_training
 from hwnas.train.weights import SpaceOrigin, TimmOrigin, load_model, origin_of, save_weights
 from tests.train.toys import AUTOFORMER, ToyLoader, assert_same, toy_loader, toy_recipe, toy_trainer, weights
@@ -50,7 +50,7 @@ def test_the_average_is_what_is_saved(tmp_path: Path) -> None:
 
 
 def test_a_network_goes_on_from_what_its_supernet_knows(tmp_path: Path) -> None:
-    recipe = replace(single_network_recipe(toy_recipe()), regularisation=RegularisationConfig(drop_path=0.2))
+    recipe = replace(single_network_recipe(toy_recipe()), regularization=RegularizationConfig(drop_path=0.2))
     supernet, arch = build_supernet(AUTOFORMER, toy_recipe(), seed=1), AUTOFORMER.largest()
     network = inherit_network(supernet, arch, recipe)
     images = next(toy_loader(AUTOFORMER, recipe).epoch(0)).images
@@ -114,7 +114,7 @@ def pictures(count: int) -> DataSplits:
 
 
 def test_batches_are_as_large_as_a_process_can_take() -> None:
-    recipe = toy_recipe(accumulate=2)
+    recipe = toy_recipe(grad_accum_steps=2)
     batches = make_train_loader(pictures(40), recipe, image_shape=(3, 15, 15), seed=0)
     assert (len(batches), len(next(batches.epoch(0)))) == (5, 8)
 
@@ -131,7 +131,7 @@ def test_weights_outlive_a_judge_that_fails(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="are gone"):
         run_training(toy_trainer(tmp_path, AUTOFORMER, toy_recipe(epochs=1)), evaluate=evaluate)
     first = json.loads((tmp_path / "result.json").read_text())
-    assert (first["accuracies"], first["bad_pictures"]) == ({}, 0)
+    assert (first["accuracies"], first["bad_images"]) == ({}, 0)
     trainer = toy_trainer(tmp_path, AUTOFORMER, toy_recipe(epochs=1))
     result = run_training(trainer, evaluate=lambda _: {"largest": 0.5}, resume=True)
     assert_same(weights(load_supernet(result.weights)), weights(trainer.model))
@@ -146,9 +146,9 @@ def test_pictures_that_could_not_be_read_are_told(tmp_path: Path) -> None:
     plain = toy_loader(AUTOFORMER, toy_recipe())
     batches = Spoilt(plain.images, plain.labels, plain.batch_size)
     result = run_training(toy_trainer(tmp_path, AUTOFORMER, toy_recipe(epochs=1), batches=batches))
-    assert result.bad_pictures == ("a.png",)
+    assert result.bad_images == ("a.png",)
     values = json.loads((tmp_path / "result.json").read_text())
-    assert (values["bad_pictures"], values["first_bad_pictures"]) == (1, ["a.png"])
+    assert (values["bad_images"], values["first_bad_images"]) == (1, ["a.png"])
 
 
 def test_batches_count_what_they_cannot_read_where_they_are_told() -> None:

@@ -10,11 +10,11 @@ from hwnas.train.models import build_network
 from hwnas.train.presets import single_network_recipe
 from hwnas.train.recipe import (
     EmaConfig,
-    InitialisationConfig,
+    InitializationConfig,
     MixConfig,
-    OptimiserConfig,
+    OptimizerConfig,
     Recipe,
-    RegularisationConfig,
+    RegularizationConfig,
     TeacherConfig,
 )
 from tests.train.toys import (
@@ -35,8 +35,8 @@ def one_batch(recipe: Recipe, space: Any = AUTOFORMER) -> Batch:
 
 
 def test_parts_of_a_step_add_up_to_the_whole() -> None:
-    sgd = OptimiserConfig(name="momentum", lr=0.1)  # Adam divides by the size of a gradient: rounding would show
-    whole, parts = toy_recipe(optimiser=sgd), toy_recipe(optimiser=sgd, accumulate=4)
+    sgd = OptimizerConfig(name="momentum", lr=0.1)  # Adam divides by the size of a gradient: rounding would show
+    whole, parts = toy_recipe(optimizer=sgd), toy_recipe(optimizer=sgd, grad_accum_steps=4)
     batch = one_batch(whole)
     pieces = [
         Batch(*(part[4 * n : 4 * n + 4] for part in (batch.images, batch.labels, batch.indices))) for n in range(4)
@@ -50,7 +50,7 @@ def test_parts_of_a_step_add_up_to_the_whole() -> None:
 
 
 def test_a_step_is_a_function_of_its_number_and_not_of_what_was_drawn_before() -> None:
-    recipe = toy_recipe(regularisation=RegularisationConfig(drop_path=0.3), mix=MixConfig(mixup=0.8, cutmix=1.0))
+    recipe = toy_recipe(regularization=RegularizationConfig(drop_path=0.3), mix=MixConfig(mixup=0.8, cutmix=1.0))
     results = []
     for noise in (1, 2):
         torch.manual_seed(noise)
@@ -74,16 +74,16 @@ def test_the_average_is_of_all_weights_so_far() -> None:
         torch.testing.assert_close(tensor, expected[name])
 
 
-@pytest.mark.parametrize("unused", ["skip", "decay"])
-def test_what_becomes_of_weights_that_no_network_used(unused: Any) -> None:
-    recipe = toy_recipe(unused=unused, optimiser=OptimiserConfig(lr=0.1, weight_decay=0.5))
+@pytest.mark.parametrize("unused_weights", ["skip", "decay"])
+def test_what_becomes_of_weights_that_no_network_used(unused_weights: Any) -> None:
+    recipe = toy_recipe(unused_weights=unused_weights, optimizer=OptimizerConfig(lr=0.1, weight_decay=0.5))
     training, batch = stepper(VITAS, recipe), one_batch(recipe, VITAS)
     before = weights(training.model)
     networks = training.networks(0)
     training.run(0, [batch], networks)
     stem = VITAS.config.patch_sizes.index(networks.archs[0].patch_size)  # type: ignore[attr-defined]
     idle = f"shared.stems.{1 - stem}.patch_embed.weight"
-    factor = 1.0 if unused == "skip" else 1 - 0.1 * 0.5
+    factor = 1.0 if unused_weights == "skip" else 1 - 0.1 * 0.5
     torch.testing.assert_close(weights(training.model)[idle], factor * before[idle])
     busy = f"shared.stems.{stem}.patch_embed.weight"
     assert not torch.allclose(weights(training.model)[busy], factor * before[busy])
@@ -91,8 +91,8 @@ def test_what_becomes_of_weights_that_no_network_used(unused: Any) -> None:
 
 def test_gradients_are_clipped_and_their_norm_is_told() -> None:
     recipe = toy_recipe(
-        optimiser=OptimiserConfig(name="momentum", lr=1.0, momentum=0.0, weight_decay=0.0),
-        regularisation=RegularisationConfig(clip=0.01),
+        optimizer=OptimizerConfig(name="momentum", lr=1.0, momentum=0.0, weight_decay=0.0),
+        regularization=RegularizationConfig(clip_grad=0.01),
     )
     training = stepper(AUTOFORMER, recipe)
     before = weights(training.model)
@@ -104,8 +104,8 @@ def test_gradients_are_clipped_and_their_norm_is_told() -> None:
 
 
 def test_weights_that_are_exempt_do_not_decay() -> None:
-    recipe = toy_recipe(optimiser=OptimiserConfig(lr=0.1, weight_decay=0.5, exempt=("class_token",)))
-    training = stepper(VITAS, replace(recipe, unused="decay"))
+    recipe = toy_recipe(optimizer=OptimizerConfig(lr=0.1, weight_decay=0.5, no_weight_decay=("class_token",)))
+    training = stepper(VITAS, replace(recipe, unused_weights="decay"))
     before = weights(training.model)
     networks = training.networks(0)
     training.run(0, [one_batch(recipe, VITAS)], networks)
@@ -145,7 +145,7 @@ def test_a_teacher_is_asked_for_the_mixed_pictures() -> None:
 def test_rates_follow_warm_up_and_cosine() -> None:
     recipe = toy_recipe(epochs=10)
     recipe = replace(recipe, schedule=replace(recipe.schedule, warmup_epochs=2, warmup_lr=0.0, min_lr=0.0))
-    recipe = replace(recipe, optimiser=OptimiserConfig(lr=1.0, lr_per_images=8))  # batches of 16: twice
+    recipe = replace(recipe, optimizer=OptimizerConfig(lr=1.0, lr_base_size=8))  # batches of 16: twice
     training, batch = stepper(AUTOFORMER, recipe, steps_per_epoch=2), one_batch(recipe)
     rates = [training.run(step, [batch], training.networks(step)).lr for step in range(20)]
     assert rates[:4] == pytest.approx([0.0, 0.5, 1.0, 1.5])
@@ -154,7 +154,7 @@ def test_rates_follow_warm_up_and_cosine() -> None:
 
 
 def test_fan_in_starts_by_the_number_of_inputs() -> None:
-    recipe = toy_recipe(initialisation=InitialisationConfig(weights="fan-in", token_std=0.5))
+    recipe = toy_recipe(initialization=InitializationConfig(weights="fan-in", token_std=0.5))
     space = RESNAS
     training = stepper(space, recipe)
     found = weights(training.model)

@@ -17,7 +17,7 @@ from hwnas.train.metrics import read_metrics
 from hwnas.train.mixing import MixedBatch
 from hwnas.train.models import build_network, build_supernet
 from hwnas.train.presets import single_network_recipe
-from hwnas.train.recipe import EmaConfig, MixConfig, Recipe, RegularisationConfig, StrategyConfig
+from hwnas.train.recipe import EmaConfig, MixConfig, Recipe, RegularizationConfig, StrategyConfig
 from hwnas.train.sampling import SamplingConfig
 from hwnas.train.strategies import make_strategy
 from tests.train.toys import (
@@ -41,7 +41,7 @@ def strategy_recipe(name: str, **settings: Any) -> Recipe:
 SEVERAL = replace(
     strategy_recipe("several", networks=2, sort_units=True),
     sampling=SamplingConfig(widening_epochs=3, distinct=True),
-    regularisation=RegularisationConfig(patch_loss=True, drop_path=0.1),
+    regularization=RegularizationConfig(patch_loss=True, drop_path=0.1),
     mix=MixConfig(mixup=0.1, cutmix=1.0, token_mixup=True),
     ema=EmaConfig(decay=0.5),
 )
@@ -54,7 +54,7 @@ CASES: list[tuple[AnySpace, Recipe]] = [
     (VITAS, strategy_recipe("cyclic")),
     (TWINS, strategy_recipe("cyclic")),
     (AUTOFORMER, strategy_recipe("sandwich", networks=1)),
-    (RESNAS, replace(strategy_recipe("sandwich", networks=1), regularisation=RegularisationConfig(patch_loss=True))),
+    (RESNAS, replace(strategy_recipe("sandwich", networks=1), regularization=RegularizationConfig(patch_loss=True))),
 ]
 
 
@@ -166,7 +166,7 @@ def test_units_are_sorted_while_choices_widen_and_not_after(monkeypatch: pytest.
     [
         (AUTOFORMER, strategy_recipe("cyclic"), "needs a space of ViTAS"),
         (TWINS, strategy_recipe("bilateral"), "needs a space of ViTAS"),
-        (AUTOFORMER, toy_recipe(regularisation=RegularisationConfig(patch_loss=True)), "part of ViT-ResNAS alone"),
+        (AUTOFORMER, toy_recipe(regularization=RegularizationConfig(patch_loss=True)), "part of ViT-ResNAS alone"),
     ],
 )
 def test_strategies_that_a_space_cannot_have(space: AnySpace, recipe: Recipe, message: str) -> None:

@@ -21,7 +21,7 @@ from hwnas.train.machine import Interrupted, compiled_blocks
 from hwnas.train.metrics import METRICS, read_metrics
 from hwnas.train.models import build_network
 from hwnas.train.presets import single_network_recipe
-from hwnas.train.recipe import EmaConfig, OptimiserConfig, Recipe
+from hwnas.train.recipe import EmaConfig, OptimizerConfig, Recipe
 from hwnas.train.trainer import Trainer
 from tests.train.killed import RECIPE
 from tests.train.test_strategies import SEVERAL
@@ -175,7 +175,7 @@ def test_a_loss_that_is_no_number_ends_the_training(tmp_path: Path) -> None:
 
 
 def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
-    recipe = toy_recipe(optimiser=OptimiserConfig(name="momentum", lr=1e38, weight_decay=0.0, momentum=0.0))
+    recipe = toy_recipe(optimizer=OptimizerConfig(name="momentum", lr=1e38, weight_decay=0.0, momentum=0.0))
     with pytest.raises(InputError, match="must be finite"):
         finished(tmp_path, recipe, config=EVERY_STEP)
     assert all_finite(tmp_path)
@@ -186,7 +186,7 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
     [
         ({"seed": 6}, r"seed was 5, is 6"),
         ({"data": "other"}, r"data was toy, is other"),
-        ({"recipe": toy_recipe(optimiser=OptimiserConfig(lr=1.0))}, r"recipe.optimiser.lr was 0.005, is 1.0"),
+        ({"recipe": toy_recipe(optimizer=OptimizerConfig(lr=1.0))}, r"recipe.optimizer.lr was 0.005, is 1.0"),
         ({"space": RESNAS}, r"model.space was tiny-autoformer, is tiny-resnas"),
     ],
 )
@@ -241,7 +241,7 @@ def test_a_rehearsal_takes_time_and_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_too_few_pictures_for_a_step(tmp_path: Path) -> None:
-    recipe = toy_recipe(accumulate=4, batch_size=64)
+    recipe = toy_recipe(grad_accum_steps=4, batch_size=64)
     with pytest.raises(InputError, match="must fill at least one step"):
         toy_trainer(tmp_path, AUTOFORMER, recipe, batches=toy_loader(AUTOFORMER, recipe, pictures=32))
 

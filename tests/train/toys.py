@@ -13,7 +13,7 @@ from hwnas.train.data.loader import Batch
 from hwnas.train.distributed import World
 from hwnas.train.models import build_supernet
 from hwnas.train.presets import MICRO
-from hwnas.train.recipe import OptimiserConfig, Recipe, RegularisationConfig, ScheduleConfig
+from hwnas.train.recipe import OptimizerConfig, Recipe, RegularizationConfig, ScheduleConfig
 from hwnas.train.step import Stepper, StepResult
 from hwnas.train.trainer import Trainer, TrainerConfig
 from tests.strategies import TINY
@@ -69,9 +69,9 @@ def toy_recipe(**changes: Any) -> Recipe:
     values: dict[str, Any] = {
         "epochs": 3,
         "batch_size": 16,
-        "optimiser": OptimiserConfig(lr=5e-3),
+        "optimizer": OptimizerConfig(lr=5e-3),
         "schedule": ScheduleConfig(warmup_epochs=0, min_lr=1e-4),
-        "regularisation": RegularisationConfig(),
+        "regularization": RegularizationConfig(),
     }
     return replace(MICRO, **{**values, **changes})
 

@@ -10,7 +10,6 @@ import torch
 
 from hwnas.errors import InputError
 from hwnas.pipeline.evaluate import open_run_data
-from hwnas.pipeline.train import read_train_config
 from hwnas.progress import EvaluationProgress, NullReporter, Reporter
 from hwnas.runs import Run
 from hwnas.search.spec import SupernetSpec, space_digest
@@ -25,7 +24,7 @@ from hwnas.supernet.supernet import AnySupernet
 from hwnas.train.data.sources import DataSplits
 from hwnas.train.evaluation import calibration_batches, make_evaluator, weights_digest
 from hwnas.train.evaluator import CACHE_BYTES, NETWORKS_PER_PASS, SupernetEvaluator
-from hwnas.train.options import absolute_data_name, supernet_file
+from hwnas.train.options import absolute_data_name, read_train_config, supernet_file
 
 _SECONDS = 5.0
 """About so long is one pass over the pictures, after which values are committed."""

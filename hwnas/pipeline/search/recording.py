@@ -84,8 +84,8 @@ def _health_notes(health: SupernetHealth | None, supernet: SupernetSpec | None) 
 
 
 def _reference_accuracies(supernet: "OpenSupernet", runs: Path) -> dict[str, float]:
-    from hwnas.pipeline.train import read_train_config
     from hwnas.runs import Run
+    from hwnas.train.options import read_train_config
 
     config = read_train_config(Run.open(supernet.path)) if supernet.path.is_dir() else None
     data = {"name": supernet.data.name, "seed": 0 if config is None else config.data.seed}

@@ -50,7 +50,7 @@ class DataConfig:
     """How much of the training pictures is held out: below 1 a share, else a number; None: what suits the set."""
     seed: int = 0
     """Of the split, and of pictures that are made; the test pictures do not depend on it."""
-    limit: int | None = None
+    max_images: int | None = None
     """How many training pictures are used, balanced by class; None: all."""
     max_bad: int = 50
     """How many unreadable pictures are skipped before it is an error."""
@@ -59,8 +59,8 @@ class DataConfig:
         if not self.name:
             raise InputError("data must have a name or a path", hint="--data digits-clutter")
         _require_heldout(self.heldout)
-        if self.limit is not None and self.limit < 1:
-            raise InputError("limit must be at least 1", got=self.limit)
+        if self.max_images is not None and self.max_images < 1:
+            raise InputError("max_images must be at least 1", got=self.max_images)
         if self.max_bad < 0:
             raise InputError("max_bad must not be negative", got=self.max_bad)
         if self.seed < 0:
@@ -114,8 +114,8 @@ def open_data(config: DataConfig, *, image_shape: tuple[int, int, int], num_clas
     if source.whole:
         source = _with_test(source)
     train, heldout = _split(source, config)
-    if config.limit is not None and config.limit < len(train):
-        train = subset(train, stratified_sample(train.labels, config.limit, seed=config.seed))
+    if config.max_images is not None and config.max_images < len(train):
+        train = subset(train, stratified_sample(train.labels, config.max_images, seed=config.seed))
     return DataSplits(
         config.name,
         source.classes,
@@ -142,7 +142,7 @@ def _opened(config: DataConfig, image_shape: tuple[int, int, int]) -> _Source:
 
 
 def _clutter(config: DataConfig, image_shape: tuple[int, int, int]) -> _Source:
-    train = config.limit or TRAIN_PICTURES
+    train = config.max_images or TRAIN_PICTURES
     heldout = HELDOUT_PICTURES if config.heldout is None else _count(config.heldout, train)
     channels, size, _ = image_shape
 

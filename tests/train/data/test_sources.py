@@ -101,7 +101,7 @@ def test_the_fingerprint_changes_with_the_split_and_the_labels(tmp_path: Path) -
     assert first == opened(tmp_path).fingerprint
     assert first != opened(tmp_path, seed=1).fingerprint
     assert first != opened(tmp_path, heldout=0.2).fingerprint
-    assert first != opened(tmp_path, limit=30).fingerprint
+    assert first != opened(tmp_path, max_images=30).fingerprint
     moved = tmp_path / "train" / "ant" / "0.png"
     moved.rename(tmp_path / "train" / "bee" / "40.png")
     assert first != opened(tmp_path).fingerprint
@@ -110,7 +110,7 @@ def test_the_fingerprint_changes_with_the_split_and_the_labels(tmp_path: Path) -
 def test_heldout_is_a_share_or_a_number_and_limit_counts_what_is_trained_on(tmp_path: Path) -> None:
     write_folder(tmp_path / "train", THREE)
     assert len(opened(tmp_path, heldout=0.5).heldout) == 30
-    data = opened(tmp_path, heldout=12, limit=12)
+    data = opened(tmp_path, heldout=12, max_images=12)
     assert (len(data.heldout), len(data.train)) == (12, 12)
     assert counts(data.train.labels) == [4, 6, 2]
     assert set(data.heldout.keys) == set(opened(tmp_path, heldout=12).heldout.keys)
@@ -335,21 +335,21 @@ def test_digits() -> None:
 
 
 def test_digits_clutter() -> None:
-    data = opened("digits-clutter", classes=10, shape=(1, 24, 24), limit=70, heldout=30)
+    data = opened("digits-clutter", classes=10, shape=(1, 24, 24), max_images=70, heldout=30)
     assert (len(data.train), len(data.heldout)) == (70, 30)
     assert data.test is not None
     assert len(data.test) == 2500
     assert data.train.keys[3] == "digits-clutter train 3"
     assert isinstance(data.train, ArrayDataset)
     assert data.train.array.shape == (70, 24, 24, 1)
-    assert len(opened("digits-clutter", classes=10, limit=50, heldout=0.2).heldout) == 10
+    assert len(opened("digits-clutter", classes=10, max_images=50, heldout=0.2).heldout) == 10
 
 
 # The config.
 
 
 def test_the_config_is_read_from_plain_data() -> None:
-    config = DataConfig(name="torch/mnist", root=Path("here"), heldout=100, limit=5)
+    config = DataConfig(name="torch/mnist", root=Path("here"), heldout=100, max_images=5)
     assert from_mapping(DataConfig, to_mapping(config)) == config
 
 
@@ -360,7 +360,7 @@ def test_the_config_is_read_from_plain_data() -> None:
         ({"heldout": 0.0}, "heldout must be a share"),
         ({"heldout": 1.5}, "heldout must be a share"),
         ({"heldout": -3}, "heldout must be a share"),
-        ({"limit": 0}, "limit must be at least 1"),
+        ({"max_images": 0}, "max_images must be at least 1"),
         ({"max_bad": -1}, "max_bad must not be negative"),
         ({"seed": -1}, "must not be negative"),
     ],
