@@ -3,7 +3,7 @@
 from typing import Any
 
 from hwnas.cli.output import print_line, print_table
-from hwnas.profile.results import FailureCount, ProfileQuality
+from hwnas.profile.results import ProfileQuality, ReasonCount
 
 
 def quality_values(quality: ProfileQuality) -> dict[str, Any]:
@@ -55,5 +55,5 @@ def _unstable(quality: ProfileQuality) -> str:
     return f"{whole}: {_counts(quality.unstable)}" if quality.unstable else whole
 
 
-def _counts(counts: tuple[FailureCount, ...]) -> str:
+def _counts(counts: tuple[ReasonCount, ...]) -> str:
     return ", ".join(f"{item.count} {item.reason}" for item in counts)

@@ -1,6 +1,6 @@
-"""A campaign: the tasks of a plan measured one after another, each on the disk before the next begins.
+"""Measure the tasks of a plan one after another; each result is on the disk before the next task starts.
 
-It can be ended at any moment, also by SIGKILL, and started again: what is measured is not measured again.
+A campaign can be ended at any moment, even by SIGKILL, and resumed: no network is measured again.
 """
 
 import time
@@ -16,13 +16,13 @@ from hwnas.records import Measurement, Setting, Store, Subject
 
 
 class Measurer(Protocol):
-    """A process that measures, one task at a time; what goes wrong is the outcome of that task."""
+    """A process that measures one task at a time."""
 
-    def measure(self, task: MeasurementTask, *, elsewhere_than: Collection[str] = ()) -> TaskResult:
-        """Measure one network, in a process that is none of `elsewhere_than`."""
+    def measure(self, task: MeasurementTask, *, excluded_processes: Collection[str] = ()) -> TaskResult:
+        """Measure one network, in a process that is not in `excluded_processes`."""
 
     def facts(self, setting: Setting) -> WorkerFacts:
-        """What the process says of itself for a setting."""
+        """Return facts about the process and its runtime that belong to the environment of a setting."""
 
     def close(self) -> None:
         """End the process."""
@@ -33,21 +33,25 @@ ProgressListener = Callable[[CampaignProgress], None]
 
 @dataclass(frozen=True, kw_only=True)
 class CampaignResult:
-    """What a campaign did in this session."""
+    """Numbers of tasks of one run of a campaign."""
 
     num_measured: int
     num_failed: int
     num_skipped: int
-    """Tasks that were done before, or that failed before and were not tried again."""
+    """Tasks that were measured before, or that failed before and were not retried."""
     num_left: int
-    """Tasks that there was no time for."""
+    """Tasks for which there was no time."""
 
 
 class WorkerPair:
-    """Two processes: one for first measurements, and one for those that are made again.
+    """Two workers: one for first measurements, one for repeats.
 
-    A network that is measured twice is so in different processes, because where its memory lies is part of the noise.
-    Each process starts when it is first needed.
+    A network that is measured twice is measured in two processes, because the placement of its memory, which differs
+    from process to process, is part of the noise. With one process for each purpose, neither has to be restarted for
+    every repeat. Each is started when it is first needed.
+
+    Args:
+        start: Starts a worker.
     """
 
     def __init__(self, start: Callable[[], Measurer]) -> None:
@@ -55,44 +59,36 @@ class WorkerPair:
         self._started: dict[bool, Measurer] = {}
 
     def get(self, *, repeat: bool) -> Measurer:
-        """The process for first measurements or for repeats."""
+        """Return the worker for first measurements or for repeats."""
         if repeat not in self._started:
             self._started[repeat] = self._start()
         return self._started[repeat]
 
     def close(self) -> None:
-        """End them."""
-        for process in self._started.values():
-            process.close()
+        """End both processes."""
+        for worker in self._started.values():
+            worker.close()
         self._started.clear()
 
 
 @dataclass
 class CompletedTasks:
-    """What one store holds: how often each network is measured, and which could not be."""
+    """Measurements and failures that one store holds, by network_id."""
 
     counts: Counter[str] = field(default_factory=Counter)
     failed: set[str] = field(default_factory=set)
     processes: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
-    """The processes that measured each network."""
-
-    @classmethod
-    def of(cls, store: Store) -> "CompletedTasks":
-        """The ledger of what stands in a store."""
-        ledger = cls()
-        for row in store.profile.measurements:
-            ledger.add(row)
-        return ledger
+    """Identifiers of the processes that measured each network."""
 
     def is_open(self, task: PlannedTask, *, retry: bool) -> bool:
-        """Whether a task is still to be done."""
+        """Return True if a task is still to be measured."""
         network_id = task.subject.network_id
         if network_id in self.failed and not retry:
             return False
         return self.counts[network_id] < (2 if task.repeat else 1)
 
     def add(self, row: Measurement) -> None:
-        """Take note of a measurement."""
+        """Count a measurement."""
         if row.failure is None:
             self.counts[row.subject.network_id] += 1
             self.processes[row.subject.network_id].add(row.process_id)
@@ -102,25 +98,32 @@ class CompletedTasks:
 
 
 class Campaign:
-    """Tasks, the stores that take their results (one for each batch), and the processes that measure."""
+    """Measures tasks and stores their results.
+
+    Args:
+        stores: Open profiles, one for each batch.
+        workers: Processes that measure.
+        pairs: Runs of each network.
+        seed: Seed of weights and images.
+        retry: Measure networks again that failed in an earlier session.
+    """
 
     def __init__(
         self,
         stores: Mapping[int, Store],
-        processes: WorkerPair,
+        workers: WorkerPair,
         *,
         pairs: int,
         seed: int,
         retry: bool = False,
     ) -> None:
-        self._stores, self._processes = stores, processes
+        self._stores, self._workers = stores, workers
         self._pairs, self._seed, self._retry = pairs, seed, retry
-        self._ledgers = {batch: CompletedTasks.of(store) for batch, store in stores.items()}
-        self._tried: set[tuple[int, str]] = set()
-
-    def open_tasks(self, tasks: Sequence[PlannedTask]) -> tuple[PlannedTask, ...]:
-        """Those of the tasks that are still to be done, in their order."""
-        return tuple(task for task in tasks if self._is_open(task))
+        self._completed = {batch: CompletedTasks() for batch in stores}
+        for batch, store in stores.items():
+            for row in store.profile.measurements:
+                self._completed[batch].add(row)
+        self._attempted: set[tuple[int, str]] = set()
 
     def run(
         self,
@@ -130,53 +133,61 @@ class Campaign:
         listener: ProgressListener | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> CampaignResult:
-        """Do what is still to be done, until `deadline_s` on the clock; a row is on the disk when it is reported."""
-        todo = self.open_tasks(tasks)
-        started, failed, measured = clock(), 0, 0
-        for index, task in enumerate(todo):
+        """Measure the tasks that are not measured yet.
+
+        Args:
+            tasks: Tasks in the order in which they are measured.
+            deadline_s: Time on the clock after which no task is started.
+            listener: Called after each task, when its row is on the disk.
+            clock: Seconds, increasing.
+
+        Returns:
+            Numbers of tasks by what became of them.
+
+        Raises:
+            HwnasError: No network can be measured, or a store cannot be written.
+        """
+        open_tasks = [task for task in tasks if self._is_open(task)]
+        started, failed, measured, left = clock(), 0, 0, 0
+        for index, task in enumerate(open_tasks):
             if deadline_s is not None and clock() >= deadline_s:
-                return self._result(tasks, todo, measured=measured, failed=failed, left=len(todo) - index)
-            if not self._is_open(task):  # its first measurement failed a moment ago
+                left = len(open_tasks) - index
+                break
+            if not self._is_open(task):  # a repeat whose first measurement just failed
                 continue
-            outcome = self._measure(task)
-            failed += outcome.failure is not None
-            measured += outcome.failure is None
+            failure = self._measure(task).failure
+            failed += failure is not None
+            measured += failure is None
             if listener is not None:
-                failure = outcome.failure
                 progress = CampaignProgress(
                     done=index + 1,
-                    total=len(todo),
+                    total=len(open_tasks),
                     failed=failed,
-                    network=_shown(task.subject),
+                    network=_display_name(task.subject),
                     failure=None if failure is None else f"{failure.reason}: {failure.message}",
                     elapsed_s=clock() - started,
                     left_s=None if deadline_s is None else max(0.0, deadline_s - clock()),
                 )
                 listener(progress)
-        return self._result(tasks, todo, measured=measured, failed=failed, left=0)
-
-    def _measure(self, task: PlannedTask) -> TaskResult:
-        asked = MeasurementTask(subject=task.subject, setting=task.setting, pairs=self._pairs, seed=self._seed)
-        store, ledger = self._stores[task.setting.batch], self._ledgers[task.setting.batch]
-        before = ledger.processes[task.subject.network_id]
-        outcome = self._processes.get(repeat=task.repeat).measure(asked, elsewhere_than=before)
-        row = outcome.measurement(asked, environment_id=store.profile.manifest.environment_id)
-        store.append(row)
-        ledger.add(row)
-        self._tried.add((task.setting.batch, task.subject.network_id))
-        return outcome
-
-    def _is_open(self, task: PlannedTask) -> bool:
-        """What failed in this session is not tried again, whatever was asked."""
-        tried = (task.setting.batch, task.subject.network_id) in self._tried
-        return self._ledgers[task.setting.batch].is_open(task, retry=self._retry and not tried)
-
-    def _result(
-        self, tasks: Sequence[PlannedTask], todo: Sequence[PlannedTask], *, measured: int, failed: int, left: int
-    ) -> CampaignResult:
-        skipped = len(tasks) - len(todo)
+        skipped = len(tasks) - len(open_tasks)
         return CampaignResult(num_measured=measured, num_failed=failed, num_skipped=skipped, num_left=left)
 
+    def _measure(self, planned: PlannedTask) -> TaskResult:
+        task = MeasurementTask(subject=planned.subject, setting=planned.setting, pairs=self._pairs, seed=self._seed)
+        store, completed = self._stores[task.setting.batch], self._completed[task.setting.batch]
+        excluded = completed.processes[task.subject.network_id]
+        result = self._workers.get(repeat=planned.repeat).measure(task, excluded_processes=excluded)
+        row = result.to_measurement(task, environment_id=store.profile.manifest.environment_id)
+        store.append(row)
+        completed.add(row)
+        self._attempted.add((task.setting.batch, task.subject.network_id))
+        return result
 
-def _shown(subject: Subject) -> str:
+    def _is_open(self, task: PlannedTask) -> bool:
+        """A network that failed in this session is not tried again, even with `retry`."""
+        attempted = (task.setting.batch, task.subject.network_id) in self._attempted
+        return self._completed[task.setting.batch].is_open(task, retry=self._retry and not attempted)
+
+
+def _display_name(subject: Subject) -> str:
     return f"{subject.name} {subject.network_id}" if subject.source == "space" else subject.network_id

@@ -1,10 +1,10 @@
-"""Where one network after another is measured beside the reference network, in this process."""
+"""Time networks against the reference network, in this process."""
 
 import gc
 import secrets
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -31,10 +31,27 @@ Network = tuple[nn.Module, Tensor]
 _REFERENCE_SEED = 0
 """The reference network has the same weights in every process."""
 
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "bad_alloc",
+    "can't allocate memory",
+    "failed to allocate",
+    "cannot allocate memory",
+)
+_UNSUPPORTED = (
+    "could not find an implementation",
+    "no onnx function found",
+    "not implemented for",
+    "not_implemented",
+    "fallback to cpu ep has been explicitly disabled",
+)
+_MAX_MESSAGE = 600
+"""Characters of an error message that are kept: exporters write pages."""
+
 
 @dataclass(frozen=True, kw_only=True)
-class _Ready:
-    """A session whose outputs are those of torch."""
+class _CheckedSession:
+    """A session whose outputs agree with torch's."""
 
     session: RuntimeSession
     parity: OutputParity
@@ -42,115 +59,106 @@ class _Ready:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Place:
-    """What stays between tasks of one setting, whatever exports their networks."""
+class _Reference:
+    """The reference network, warm, and the runner that it shares with the networks of its setting."""
 
     runner: Runner
-    reference: RuntimeSession
+    session: RuntimeSession
 
 
 class NetworkTimer:
-    """Measures tasks one by one; the reference network's session of each setting stays until all are closed.
+    """Times one network after another; the reference network stays loaded in between.
 
-    `stage` is told what is being done, so that whoever watches knows where a process died; `progress` is called after
-    each run and each step, so that slow is told from stuck.
+    Args:
+        on_stage: Called with the name of each stage, so that an observer knows where the process died.
+        on_progress: Called after each run and each stage, so that an observer can tell slow from stuck.
     """
 
     def __init__(
-        self, *, stage: Callable[[str], None] = lambda stage: None, progress: Callable[[], None] = no_progress
+        self, *, on_stage: Callable[[str], None] = lambda stage: None, on_progress: Callable[[], None] = no_progress
     ) -> None:
-        self._tell = stage
-        self._progress = progress
+        self._on_stage = on_stage
+        self._on_progress = on_progress
         self._stage = ""
-        self._places: dict[tuple[Setting, Subject], _Place] = {}
-        self._at_reference = False
+        self._references: dict[tuple[Setting, Subject], _Reference] = {}
+        self._loading_reference = False
         self._nvml: Nvml | None = None
         self.process_id = secrets.token_hex(6)
-        """Names this process in what it measures."""
+        """Identifies this process in its measurements."""
 
     def facts(self, setting: Setting) -> WorkerFacts:
-        """What decides how fast this process runs networks in a setting."""
+        """Return what else decides the speed of networks in a setting: versions, providers, switches.
+
+        Raises:
+            MissingError: The runtime is not installed, or the device is not in this machine.
+            InputError: The runtime does not support the setting.
+        """
         runner = require_runner(setting)
-        _require_cache(setting)
+        _require_writable_cache(setting)
         notes = (self._open_nvml(),) if device_of(setting).kind == "gpu" else ()
         return WorkerFacts(process_id=self.process_id, runtime=runner.facts(setting), notes=tuple(filter(None, notes)))
 
     def measure(self, task: MeasurementTask, *, network: Network | None = None) -> TaskResult:
-        """Measure the network of a task in pairs with the reference network.
+        """Measure one network.
 
         Args:
-            task: The network, how it is run, and how many pairs.
-            network: A module in eval mode and a batch of images to measure in place of the task's subject.
+            task: The network, its setting and the number of pairs.
+            network: A module in eval mode and a batch of images to measure instead of the task's subject.
 
         Returns:
-            Samples, or the failure of this network.
+            Samples, or the failure if something went wrong with this network.
 
         Raises:
-            HwnasError: The runtime or the reference network cannot be used at all.
+            HwnasError: Something went wrong with the runtime or the reference network, so that no network can be
+                measured.
         """
         if task.pairs < 1:
             raise InputError("a task must have at least one pair", got=task.pairs)
         started, begin = datetime.now(UTC).isoformat(timespec="milliseconds"), time.perf_counter()
-        place = self._set_up(task)
-        outcome = TaskResult(process_id=self.process_id, started_utc=started, duration_s=0.0)
+        reference = self._load_reference(task)
+        result = TaskResult(process_id=self.process_id, started_utc=started, duration_s=0.0)
         try:
-            outcome = self._measured(task, place, outcome, network)
-        except Exception as error:  # whatever it is, it is what became of this network, and is recorded as such
-            outcome = replace(outcome, failure=classify_failure(error, stage=self._stage))
+            result = self._time(task, reference, result, network)
+        except Exception as error:  # of any type: runtimes raise their own, and it concerns this network alone
+            result = replace(result, failure=classify_failure(error, stage=self._stage))
         _clean_up()
-        return replace(outcome, duration_s=time.perf_counter() - begin)
+        return replace(result, duration_s=time.perf_counter() - begin)
 
     def close(self) -> None:
-        """Give back what stays between tasks."""
-        for place in self._places.values():
-            place.reference.close()
-        self._places.clear()
+        """Release the reference networks."""
+        for reference in self._references.values():
+            reference.session.close()
+        self._references.clear()
         _clean_up()
 
-    def _measured(
-        self, task: MeasurementTask, place: _Place, outcome: TaskResult, network: Network | None
+    def _time(
+        self, task: MeasurementTask, reference: _Reference, result: TaskResult, network: Network | None
     ) -> TaskResult:
-        with self._ready(place.runner, task.subject, task.setting, seed=task.seed, network=network) as ready:
+        checked = self._prepare(reference.runner, task.subject, task.setting, seed=task.seed, network=network)
+        with closing(checked.session) as session:
             self._enter("warm up")
-            warm_up(ready.session, progress=self._progress)
-            runs = (runs_per_sample(ready.session), runs_per_sample(place.reference))
+            warm_up(session, progress=self._on_progress)
+            runs = (runs_per_sample(session), runs_per_sample(reference.session))
             self._enter("time")
-            before = self._state()
-            timed = time_pairs(
-                ready.session,
-                place.reference,
-                pairs=task.pairs,
-                setting=task.setting,
-                runs=runs,
-                progress=self._progress,
-            )
+            before = self._device_state()
+            timed = time_pairs(session, reference.session, pairs=task.pairs, runs=runs, progress=self._on_progress)
             return replace(
-                outcome,
+                result,
                 samples=timed.samples,
                 reference=timed.reference,
-                export_s=ready.export_s,
-                parity=ready.parity,
+                export_s=checked.export_s,
+                parity=checked.parity,
                 before=before,
-                after=self._state(),
-                memory_mb=ready.session.memory_mb(),
-                energy_j=self._nvml.energy_j(ready.session.run_once) if self._nvml else None,
+                after=self._device_state(),
+                memory_mb=session.memory_mb(),
+                energy_j=self._nvml.energy_j(session.run_once) if self._nvml else None,
             )
 
-    @contextmanager
-    def _ready(
-        self, runner: Runner, subject: Subject, setting: Setting, *, seed: int, network: Network | None
-    ) -> Iterator[_Ready]:
-        """A session that gives torch's outputs, for as long as it is needed."""
-        ready = self._prepared(runner, subject, setting, seed=seed, network=network)
-        try:
-            yield ready
-        finally:
-            ready.session.close()
-
-    def _prepared(
+    def _prepare(
         self, runner: Runner, subject: Subject, setting: Setting, *, seed: int, network: Network | None = None
-    ) -> _Ready:
-        with _within_memory(setting):
+    ) -> _CheckedSession:
+        """Build a network, bring it into the runtime and compare its outputs with torch's."""
+        with _within_free_memory(setting):
             self._enter("build")
             if network is None:
                 module = build_subject(subject, seed=seed)
@@ -170,104 +178,129 @@ class NetworkTimer:
             except BaseException:
                 session.close()
                 raise
-        return _Ready(session=session, parity=parity, export_s=export_s)
+        return _CheckedSession(session=session, parity=parity, export_s=export_s)
 
-    def _set_up(self, task: MeasurementTask) -> _Place:
-        """The place for a task's setting.
-
-        The reference network has the exporter that is its own, so that it is one graph for tasks of every exporter.
-        """
+    def _load_reference(self, task: MeasurementTask) -> _Reference:
+        """The warm reference network of a task's setting, loaded on first use."""
+        # The reference network has its own exporter, so that tasks of every exporter share one graph of it.
         setting = replace(task.setting, exporter=exporter_for(task.setting.runtime, task.reference))
-        key = (setting, replace(task.reference, arch=None))  # its network_id says what the arch does
-        if key in self._places:
-            return self._places[key]
-        self._tell("reference")
+        key = (setting, replace(task.reference, arch=None))  # an arch is not hashable; the network_id stands for it
+        if key in self._references:
+            return self._references[key]
+        self._on_stage("reference")
         runner = require_runner(setting)
-        _require_cache(setting)
-        self._at_reference = True
+        _require_writable_cache(setting)
+        self._loading_reference = True
         try:
-            reference = self._warm_reference(runner, task.reference, setting)
+            session = self._prepare(runner, task.reference, setting, seed=_REFERENCE_SEED).session
+            try:
+                warm_up(session, progress=self._on_progress)
+            except BaseException:
+                session.close()
+                raise
         except Exception as error:
-            found = classify_failure(error, stage=self._stage)
+            failure = classify_failure(error, stage=self._stage)
             message = f"the reference network {task.reference.network_id} must run on {setting.runtime}"
-            raise InputError(message, got=f"{found.reason}: {found.message}") from error
+            raise InputError(message, got=f"{failure.reason}: {failure.message}") from error
         finally:
-            self._at_reference = False
+            self._loading_reference = False
         if device_of(setting).kind == "gpu":
             self._open_nvml()
-        self._places[key] = _Place(runner=runner, reference=reference)
-        _set_aside()
-        return self._places[key]
-
-    def _warm_reference(self, runner: Runner, subject: Subject, setting: Setting) -> RuntimeSession:
-        session = self._prepared(runner, subject, setting, seed=_REFERENCE_SEED).session
-        try:
-            warm_up(session, progress=self._progress)
-        except BaseException:
-            session.close()
-            raise
-        return session
+        self._references[key] = _Reference(runner=runner, session=session)
+        # Libraries and the reference network stay for good: the collection after each network need not visit them.
+        gc.collect()
+        gc.freeze()
+        return self._references[key]
 
     def _enter(self, stage: str) -> None:
         self._stage = stage
-        self._progress()
-        if not self._at_reference:  # until the network's turn comes, all that happens is the reference network's
-            self._tell(stage)
+        self._on_progress()
+        # The observer blames the network for a crash in any stage but "reference", so the stages of the reference
+        # network are not reported as such.
+        if not self._loading_reference:
+            self._on_stage(stage)
 
-    def _state(self) -> DeviceState | None:
+    def _device_state(self) -> DeviceState | None:
         return self._nvml.state() if self._nvml else None
 
     def _open_nvml(self) -> str:
-        """Look at the GPU from now on; a note if that cannot be."""
+        """Start to monitor the GPU; returns a note if that is not possible."""
         if self._nvml is not None:
             return ""
         self._nvml, note = open_nvml(f"GPU-{torch.cuda.get_device_properties(0).uuid}")
         return note
 
 
-def _set_aside() -> None:
-    """Libraries and reference networks stay: what cleans up after each network need not look through them again."""
-    gc.collect()
-    gc.freeze()
-
-
 def require_runner(setting: Setting) -> Runner:
-    """The runner of a setting, if it works here and in this setting."""
+    """Return the runner of a setting.
+
+    Raises:
+        MissingError: The runtime is not installed, or CUDA's first GPU is not the device of the setting.
+        InputError: The runtime does not support the setting.
+    """
     runner, device = load_runner(setting.runtime), device_of(setting)
-    here = runner.available(device)
-    if not here.available:
-        hint = f"pip install 'hwnas[{here.extra}]'" if here.extra else None
-        raise MissingError(f"{setting.runtime} cannot be used on {device.name}: {here.reason}", hint=hint)
+    availability = runner.available(device)
+    if not availability.available:
+        hint = f"pip install 'hwnas[{availability.extra}]'" if availability.extra else None
+        raise MissingError(f"{setting.runtime} cannot be used on {device.name}: {availability.reason}", hint=hint)
     if device.kind == "gpu":
         _require_first_gpu(device)
-    able = runner.supports(setting)
-    if not able.available:
-        raise InputError(able.reason, got=f"{setting.runtime} in {setting.precision}")
+    support = runner.supports(setting)
+    if not support.available:
+        raise InputError(support.reason, got=f"{setting.runtime} in {setting.precision}")
     return runner
 
 
+def classify_failure(error: Exception, *, stage: str) -> Failure:
+    """Convert an error to a failure of the network: a category and a message of one line.
+
+    Args:
+        error: The error.
+        stage: The stage in which it was raised.
+    """
+    message = f"{type(error).__name__}: {error}"
+    if isinstance(error, HwnasError):
+        message = error.message if error.got is None else f"{error.message}, got {error.got}"
+    message = " ".join(message.split())
+    if len(message) > _MAX_MESSAGE:
+        message = f"{message[: _MAX_MESSAGE - 1]}…"
+    return Failure(reason=_failure_reason(error, stage=stage), message=message)
+
+
+def _failure_reason(error: Exception, *, stage: str) -> Reason:
+    """The category of an error: by its type, else by phrases of the runtimes, which have no types for them."""
+    text = str(error).casefold()
+    if isinstance(error, MeasurementError):
+        return error.reason
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(phrase in text for phrase in _OUT_OF_MEMORY):
+        return "memory"
+    if isinstance(error, (NotImplementedError, MissingError)) or any(phrase in text for phrase in _UNSUPPORTED):
+        return "unsupported"
+    return "export" if stage in ("build", "prepare") else "crash"
+
+
 def _require_first_gpu(device: Device) -> None:
-    """The GPU that every runner uses, CUDA's first one, must be of the model that was asked for."""
+    """Require that CUDA's first GPU, which all runners use, is of the requested model."""
     if torch.cuda.get_device_properties(0).is_integrated:
-        return  # CUDA names the chip, and the device is named after its board; there is no second one
+        return  # CUDA reports the chip, while the device is named after its board; there is no second GPU
     reported = torch.cuda.get_device_name(0)
-    found = match(reported)
-    if device.name == found.name if found else normalised(reported) in map(normalised, device.reported):
+    known = match(reported)
+    if device.name == known.name if known else normalised(reported) in map(normalised, device.reported):
         return
     hint = "CUDA_VISIBLE_DEVICES=UUID of that GPU (nvidia-smi -L), or CUDA_DEVICE_ORDER=PCI_BUS_ID"
     raise MissingError(f"the first GPU of CUDA must be the device {device.name}", got=reported, hint=hint)
 
 
-def _require_cache(setting: Setting) -> None:
-    """Templates must find room where they are kept: else every network would fail for the same reason."""
+def _require_writable_cache(setting: Setting) -> None:
+    """Require room for graph templates up front; without it, every network would fail for the same reason."""
     if setting.exporter == "composed" and not setting.runtime.startswith("torch"):
         from hwnas.export.templates import cache_folder, require_writable
 
         require_writable(cache_folder())
 
 
-def _within_memory(setting: Setting) -> AbstractContextManager[None]:
-    # CUDA reserves address space far beyond what it uses: there, the device's own limit is the one that holds.
+def _within_free_memory(setting: Setting) -> AbstractContextManager[None]:
+    # CUDA reserves address space far beyond what it uses, so a limit would refuse it; the device has its own limit.
     return memory_limit() if device_of(setting).kind == "cpu" else nullcontext()
 
 
@@ -275,42 +308,3 @@ def _clean_up() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-_MEMORY = ("out of memory", "bad_alloc", "can't allocate memory", "failed to allocate", "cannot allocate memory")
-_UNSUPPORTED = (
-    "could not find an implementation",
-    "no onnx function found",
-    "not implemented for",
-    "not_implemented",
-    "fallback to cpu ep has been explicitly disabled",
-)
-_LENGTH = 600
-"""Characters of a message that are kept: exporters write pages."""
-
-
-def classify_failure(error: Exception, *, stage: str) -> Failure:
-    """The category of an error and its message; `stage` is what was being done."""
-    return Failure(reason=_reason(error, stage=stage), message=_shortened(_text(error)))
-
-
-def _reason(error: Exception, *, stage: str) -> Reason:
-    text = str(error).casefold()
-    if isinstance(error, MeasurementError):
-        return error.reason
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(words in text for words in _MEMORY):
-        return "memory"
-    if isinstance(error, (NotImplementedError, MissingError)) or any(words in text for words in _UNSUPPORTED):
-        return "unsupported"
-    return "export" if stage in ("build", "prepare") else "crash"
-
-
-def _text(error: Exception) -> str:
-    if not isinstance(error, HwnasError):
-        return f"{type(error).__name__}: {error}"
-    return error.message if error.got is None else f"{error.message}, got {error.got}"
-
-
-def _shortened(text: str) -> str:
-    lines = " ".join(text.split())
-    return lines if len(lines) <= _LENGTH else f"{lines[: _LENGTH - 1]}…"

@@ -1,4 +1,4 @@
-"""Subjects to modules: the networks that are measured, with weights that a seed decides."""
+"""Build the networks to measure, with seeded weights, and seeded images for them."""
 
 from typing import Any
 
@@ -9,21 +9,29 @@ from hwnas.errors import InputError
 from hwnas.records import Subject
 
 NOISE = 0.02
-"""Of scales and shifts: equal ones would hide an export that mixes them up, and let a graph share them."""
+"""Noise added to scales, shifts and running statistics."""
 
 
 def build_subject(subject: Subject, *, seed: int) -> nn.Module:
-    """The network of a subject in eval mode on the CPU; torch's own random state is left as it is."""
+    """Build a network in eval mode on the CPU.
+
+    Args:
+        subject: A network of a space, or a timm model.
+        seed: Seed of the weights. Torch's global random state is not changed.
+
+    Raises:
+        InputError: The space or model is not known, or the arch is not the network that the subject names.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = _space_network(subject) if subject.source == "space" else _timm_model(subject)
         with torch.no_grad():
-            _distinguish(module)
+            _perturb(module)
     return module.eval()
 
 
 def seeded_images(subject: Subject, *, batch: int, seed: int) -> Tensor:
-    """A batch of normally distributed images."""
+    """Return a batch of normally distributed images."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(batch, subject.channels, subject.image_size, subject.image_size, generator=generator)
 
@@ -36,12 +44,12 @@ def _space_network(subject: Subject) -> nn.Module:
         image_size=subject.image_size, channels=subject.channels, num_classes=subject.num_classes
     )
     if subject.arch is None:
-        raise InputError(f"a subject of the space {subject.name} must have an arch", got=subject.network_id)
+        raise InputError(f"a network of the space {subject.name} must have an arch", got=subject.network_id)
     arch = space.parse(dict(subject.arch))
-    found = space.network_id(arch)
-    if found != subject.network_id:
-        message = f"the arch of a subject of {subject.name} must extract to the network that it names"
-        raise InputError(message, got=f"{subject.network_id}, and its arch gives {found}")
+    network_id = space.network_id(arch)
+    if network_id != subject.network_id:
+        message = f"the arch of a network of {subject.name} must have the network_id that is stated with it"
+        raise InputError(message, got=f"{subject.network_id}, and the arch has {network_id}")
     return make_network(space, arch)
 
 
@@ -57,12 +65,16 @@ def _timm_model(subject: Subject) -> nn.Module:
     except TypeError as error:
         if "img_size" not in str(error):
             raise
-        model = timm.create_model(subject.name, pretrained=False, **options)  # it takes images of any size
+        model = timm.create_model(subject.name, pretrained=False, **options)  # a model for any image size
     return model
 
 
-def _distinguish(module: nn.Module) -> None:
-    """Move scales, shifts and running statistics off the values that all layers share at first."""
+def _perturb(module: nn.Module) -> None:
+    """Move scales, shifts and running statistics off their initial values.
+
+    All layers start with the same ones and zeros. An export that mixes layers up would still give the right outputs,
+    and a graph optimizer could share the constants.
+    """
     for tensor in module.parameters():
         if tensor.ndim <= 1:
             tensor.add_(torch.randn_like(tensor), alpha=NOISE)

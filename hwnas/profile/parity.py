@@ -1,4 +1,4 @@
-"""Whether a runtime's outputs are those of torch, before any time of it is believed."""
+"""Check that a runtime computes what torch computes, before it is timed."""
 
 import torch
 from torch import Tensor, nn
@@ -8,51 +8,67 @@ from hwnas.profile.runners.runner import MeasurementError
 from hwnas.records import OutputParity
 
 MAX_IMAGES = 8
-"""Compared images of a batch: torch computes them on the CPU."""
+"""Images of a batch that are compared; torch has to compute them on the CPU."""
 
-_FOR_ROUNDING = 2
-"""Images that rounding is judged by, in a run of its own."""
+_ROUNDING_IMAGES = 2
+"""Images on which the effect of rounding is measured."""
 
 
 def expected_logits(module: nn.Module, images: Tensor) -> Tensor:
-    """What torch gives in float32 on the CPU for the first images of the batch."""
+    """Compute torch's float32 logits on the CPU, for the first images of a batch."""
     with torch.inference_mode():
         logits: Tensor = module(images[:MAX_IMAGES])
     return logits.clone()
 
 
 def parity_tolerance(module: nn.Module, images: Tensor, *, precision: str) -> float:
-    """What the outputs may differ by, as a share of the largest logit: by what rounding does to this network."""
-    return rounding_tolerance(module, images[:_FOR_ROUNDING], precision=precision)
+    """Return the allowed difference relative to the largest logit.
+
+    It follows from what rounding to the precision does to this very network: a fixed tolerance would be too strict for
+    deep networks or too loose for shallow ones.
+    """
+    return rounding_tolerance(module, images[:_ROUNDING_IMAGES], precision=precision)
 
 
 def compare_outputs(outputs: Tensor, expected: Tensor) -> OutputParity:
-    """Differences of a runtime's outputs from torch's, relative ones to the largest logit."""
-    first = outputs[: len(expected)]
-    if first.shape != expected.shape:
-        shapes = f"{tuple(first.shape)}, and torch's {tuple(expected.shape)}"
-        raise MeasurementError("mismatch", f"the outputs must have torch's shape, and have {shapes}")
-    difference = float((first - expected).abs().max())
+    """Compare a runtime's logits with torch's.
+
+    Args:
+        outputs: Logits of the whole batch.
+        expected: Torch's logits of its first images.
+
+    Raises:
+        MeasurementError: The shapes differ.
+    """
+    compared = outputs[: len(expected)]
+    if compared.shape != expected.shape:
+        shapes = f"{tuple(compared.shape)} instead of {tuple(expected.shape)}"
+        raise MeasurementError("mismatch", f"the outputs must have the shape of torch's, they have {shapes}")
+    difference = float((compared - expected).abs().max())
     largest = float(expected.abs().max())
     return OutputParity(
         max_absolute=difference,
         max_relative=difference / largest if largest else difference,
-        top1_agreement=float((first.argmax(-1) == expected.argmax(-1)).float().mean()),
+        top1_agreement=float((compared.argmax(-1) == expected.argmax(-1)).float().mean()),
     )
 
 
 def require_parity(outputs: Tensor, expected: Tensor, *, precision: str, tolerance: float) -> OutputParity:
-    """How the outputs compare; a NaN or a difference beyond the tolerance is an error."""
+    """Compare logits with torch's and require that they agree.
+
+    Raises:
+        MeasurementError: An output is NaN or infinite, the shapes differ, or the difference exceeds the tolerance.
+    """
     if not torch.isfinite(outputs).all():
         number = int((~torch.isfinite(outputs)).sum())
         raise MeasurementError("nan", f"{number} of {outputs.numel()} outputs are NaN or infinite in {precision}")
     if not torch.isfinite(expected).all():
         raise MeasurementError("nan", "torch's own outputs are NaN or infinite")
-    found = compare_outputs(outputs, expected)
-    if not found.max_relative <= tolerance:
+    parity = compare_outputs(outputs, expected)
+    if not parity.max_relative <= tolerance:  # also True for NaN
         raise MeasurementError(
             "mismatch",
-            f"outputs differ from torch's by {found.max_relative:.2g} of the largest logit, "
-            f"and {tolerance:.2g} is allowed in {precision}",
+            f"outputs differ from torch's by {parity.max_relative:.2g} of the largest logit, "
+            f"at most {tolerance:.2g} is allowed in {precision}",
         )
-    return found
+    return parity

@@ -1,4 +1,4 @@
-"""What a profile is worth: how many networks, what failed and why, noise floor, drift, unstable rows."""
+"""Results of a profile: a summary of each measurement, one result per network, and the quality of the whole."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -25,206 +25,40 @@ from hwnas.profile.statistics import (
 from hwnas.records import Measurement, Profile, Samples, Subject
 
 MAX_MEAN_ERROR = 0.02
-"""The largest noise floor of a campaign that passes `--strict`."""
+"""Largest noise floor of a campaign that passes `--strict`."""
 
 MAX_UNSTABLE = 0.1
-"""The largest share of unstable measurements of one that does."""
+"""Largest fraction of unstable measurements of a campaign that passes `--strict`."""
 
 MAX_DRIFT = 0.1
-"""The largest drift of the reference network of one that does."""
+"""Largest drift of the reference network of a campaign that passes `--strict`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MeasurementSummary:
-    """What one measurement says, in the units that users ask for."""
+    """Latency, throughput, memory and energy of one measurement."""
 
     subject: Subject
     exporter: str
     latency_ms: float
-    """Undisturbed: against the reference network that ran in turn with it."""
+    """Undisturbed: relative to the reference network that alternated with it."""
     latency_median_ms: float
-    """The median wall time, as busy as the machine was."""
+    """Median wall time, including other load on the machine."""
     throughput: float
-    """Images a second, undisturbed."""
+    """Images per second, undisturbed."""
     memory_mb: float | None
     energy_j: float | None
     verdict: Verdict
 
 
 @dataclass(frozen=True, kw_only=True)
-class FailureCount:
-    """How many networks could not be measured for one reason, and what the last of them said."""
-
-    reason: str
-    count: int
-    example: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProfileQuality:
-    """How good a profile is; shares, 0.01 is one percent."""
-
-    num_networks: int
-    num_measurements: int
-    num_repeated: int
-    failures: tuple[FailureCount, ...]
-    num_unstable: int
-    unstable: tuple[FailureCount, ...]
-    """Why measurements are unstable, most frequent first."""
-    reference_ms: float | None
-    noise_floor: NoiseFloor | None
-    """None where fewer than 12 networks were measured twice."""
-    drift: ReferenceDrift | None
-    exporters: tuple[str, ...]
-    throttled: tuple[str, ...]
-    """Throttle reasons that the device gave."""
-    measured_s: float
-    """Time spent on measuring, pauses left out."""
-    first_utc: str | None
-    last_utc: str | None
-
-    @property
-    def problems(self) -> tuple[str, ...]:
-        """Why the measurements should not be relied on; empty where they may be."""
-        return tuple(filter(None, (_floor_problem(self), _unstable_problem(self), _drift_problem(self))))
-
-
-def summarize_measurements(profile: Profile) -> tuple[MeasurementSummary, ...]:
-    """What each measurement that has samples says, in the order of the rows."""
-    pairs = _samples(profile)
-    if not pairs:
-        return ()
-    reference = reference_latency_ms([theirs for _, _, theirs in pairs])
-    return tuple(_figures(row, ours, theirs, reference_ms=reference) for row, ours, theirs in pairs)
-
-
-def assess_profile(profile: Profile) -> ProfileQuality:
-    """Judge a profile."""
-    found = summarize_measurements(profile)
-    pairs = _samples(profile)
-    repeated = _repeated([row for row, _, _ in pairs], found)
-    rows = [row for row, _, _ in pairs]
-    references = [theirs for _, _, theirs in sorted(pairs, key=lambda pair: pair[0].started_utc)]
-    unstable = [item.verdict.reason for item in found if not item.verdict.stable]
-    failed = [(row.failure.reason, row.failure.message) for row in profile.failures if row.failure]
-    times = sorted(row.started_utc for row in profile.measurements)
-    return ProfileQuality(
-        num_networks=len(profile.counts),
-        num_measurements=len(rows),
-        num_repeated=len(repeated),
-        failures=_counted(failed),
-        num_unstable=len(unstable),
-        unstable=_counted([(_kind(reason), reason) for reason in unstable]),
-        reference_ms=reference_latency_ms(references) if references else None,
-        noise_floor=noise_floor(repeated),
-        drift=reference_drift(references) if references else None,
-        exporters=tuple(sorted({row.setting.exporter for row in rows})),
-        throttled=_throttled(rows),
-        measured_s=sum(row.duration_s for row in profile.measurements),
-        first_utc=times[0] if times else None,
-        last_utc=times[-1] if times else None,
-    )
-
-
-def repeated_pairs(profile: Profile) -> list[tuple[float, float]]:
-    """The latencies of networks measured twice: first and second, of different processes."""
-    return _repeated([row for row, _, _ in _samples(profile)], summarize_measurements(profile))
-
-
-def _repeated(rows: Sequence[Measurement], found: Sequence[MeasurementSummary]) -> list[tuple[float, float]]:
-    first: dict[str, tuple[str, float]] = {}
-    pairs: dict[str, tuple[float, float]] = {}
-    for row, item in zip(rows, found, strict=True):
-        known = first.setdefault(row.subject.network_id, (row.process_id, item.latency_ms))
-        if known[0] != row.process_id:
-            pairs.setdefault(row.subject.network_id, (known[1], item.latency_ms))
-    return list(pairs.values())
-
-
-def require_measured(qualities: Sequence[tuple[str, ProfileQuality]]) -> None:
-    """The gate of every campaign: no profile may consist of failures alone, of this session or of earlier ones."""
-    empty = [
-        f"{name}: {', '.join(f'{failure.count} {failure.reason}' for failure in quality.failures)}"
-        for name, quality in qualities
-        if quality.failures and not quality.num_measurements
-    ]
-    if empty:
-        hint = "hwnas profiles show NAME for what they said; --retry tries them again"
-        raise GateError("no network could be measured, all failed", got="; ".join(empty), hint=hint)
-
-
-def require_stable(qualities: Sequence[tuple[str, ProfileQuality]]) -> None:
-    """The gate of `--strict`: every profile must be one to rely on."""
-    problems = [f"{name}: {problem}" for name, quality in qualities for problem in quality.problems]
-    if problems:
-        hint = "measure again when the machine is less busy, with more --pairs or --repeats"
-        raise GateError("the measurements must be stable", got="; ".join(problems), hint=hint)
-
-
-def _samples(profile: Profile) -> list[tuple[Measurement, Samples, Samples]]:
-    return [(row, row.samples, row.reference) for row in profile.measured if row.samples and row.reference]
-
-
-def _figures(row: Measurement, ours: Samples, theirs: Samples, *, reference_ms: float) -> MeasurementSummary:
-    latency = latency_ms(ours, theirs, reference_ms=reference_ms)
-    return MeasurementSummary(
-        subject=row.subject,
-        exporter=row.setting.exporter,
-        latency_ms=latency,
-        latency_median_ms=latency_median_ms(ours),
-        throughput=throughput(latency, batch=row.setting.batch),
-        memory_mb=row.memory_mb,
-        energy_j=row.energy_j,
-        verdict=stability_verdict(ours, theirs, states=(row.before, row.after), seed=row.seed),
-    )
-
-
-def _counted(items: Sequence[tuple[str, str]]) -> tuple[FailureCount, ...]:
-    last = dict(items)
-    counts = Counter(reason for reason, _ in items).most_common()
-    return tuple(FailureCount(reason=reason, count=count, example=last[reason]) for reason, count in counts)
-
-
-def _kind(reason: str) -> str:
-    """What kind of instability a reason tells of: its words without the figures."""
-    words = [word for word in reason.split("(")[0].split() if not any(letter.isdigit() for letter in word)]
-    return " ".join(words[:6]).rstrip(",:")
-
-
-def _throttled(rows: Sequence[Measurement]) -> tuple[str, ...]:
-    reasons = {reason for row in rows for state in (row.before, row.after) if state for reason in state.throttle}
-    return tuple(sorted(reasons - set(HARMLESS_THROTTLE)))
-
-
-def _floor_problem(quality: ProfileQuality) -> str | None:
-    floor = quality.noise_floor
-    if floor is None:
-        return f"{quality.num_repeated} networks were measured twice, and {MIN_NETWORKS} tell a noise floor"
-    if floor.mean_error > MAX_MEAN_ERROR:
-        return f"the noise floor is {floor.mean_error:.1%}, and {MAX_MEAN_ERROR:.0%} is the most"
-    return None
-
-
-def _unstable_problem(quality: ProfileQuality) -> str | None:
-    share = quality.num_unstable / max(1, quality.num_measurements)
-    if share > MAX_UNSTABLE:
-        return f"{share:.0%} of the measurements are unstable, and {MAX_UNSTABLE:.0%} is the most"
-    return None
-
-
-def _drift_problem(quality: ProfileQuality) -> str | None:
-    if quality.drift is not None and abs(quality.drift.change) > MAX_DRIFT:
-        return f"the reference network drifted by {quality.drift.change:+.1%}, and {MAX_DRIFT:.0%} is the most"
-    return None
-
-
-@dataclass(frozen=True, kw_only=True)
 class NetworkResult:
-    """One network as it was measured; of networks measured twice, the mean."""
+    """Measured metrics of one network; the geometric mean if it was measured twice."""
 
     latency_ms: float = float("nan")
     low_ms: float = float("nan")
     high_ms: float = float("nan")
+    """The 95 % interval of the latency."""
     memory_mb: float | None = None
     energy_j: float | None = None
     batch: int = 1
@@ -232,7 +66,7 @@ class NetworkResult:
     failure: str | None = None
 
     def value(self, metric: str) -> float | None:
-        """The value of a metric; None where it was not measured."""
+        """Return the value of a metric, or None if it was not measured."""
         if self.failure is not None:
             return None
         if metric == "latency_ms":
@@ -241,8 +75,8 @@ class NetworkResult:
             return throughput(self.latency_ms, batch=self.batch)
         return self.memory_mb if metric == "memory_mb" else self.energy_j
 
-    def ends(self, metric: str) -> tuple[float | None, float | None]:
-        """The 95 % interval of the runs; None where the metric has none."""
+    def interval(self, metric: str) -> tuple[float | None, float | None]:
+        """Return the 95 % interval of a metric; (None, None) if the metric has none."""
         if self.failure is not None or metric not in ("latency_ms", "throughput"):
             return None, None
         if metric == "latency_ms":
@@ -250,44 +84,197 @@ class NetworkResult:
         return throughput(self.high_ms, batch=self.batch), throughput(self.low_ms, batch=self.batch)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReasonCount:
+    """Number of measurements that failed, or are unstable, for one reason."""
+
+    reason: str
+    count: int
+    example: str
+    """The message of the last one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileQuality:
+    """Quality of a profile; noise, drift and the like are fractions (0.01 is one percent)."""
+
+    num_networks: int
+    num_measurements: int
+    num_repeated: int
+    failures: tuple[ReasonCount, ...]
+    num_unstable: int
+    unstable: tuple[ReasonCount, ...]
+    """Reasons of unstable measurements, most frequent first."""
+    reference_ms: float | None
+    noise_floor: NoiseFloor | None
+    """None if fewer than 12 networks were measured twice."""
+    drift: ReferenceDrift | None
+    exporters: tuple[str, ...]
+    throttled: tuple[str, ...]
+    """Throttle reasons that the device reported."""
+    measured_s: float
+    """Time spent on measuring, without pauses."""
+    first_utc: str | None
+    last_utc: str | None
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Reasons not to rely on the measurements; empty for a good profile."""
+        found = []
+        floor = self.noise_floor
+        if floor is None:
+            found.append(f"{self.num_repeated} networks were measured twice, a noise floor needs {MIN_NETWORKS}")
+        elif floor.mean_error > MAX_MEAN_ERROR:
+            found.append(f"the noise floor is {floor.mean_error:.1%}, at most {MAX_MEAN_ERROR:.0%} is allowed")
+        unstable = self.num_unstable / max(1, self.num_measurements)
+        if unstable > MAX_UNSTABLE:
+            found.append(f"{unstable:.0%} of the measurements are unstable, at most {MAX_UNSTABLE:.0%} are allowed")
+        if self.drift is not None and abs(self.drift.change) > MAX_DRIFT:
+            change = f"{self.drift.change:+.1%}"
+            found.append(f"the reference network drifted by {change}, at most {MAX_DRIFT:.0%} is allowed")
+        return tuple(found)
+
+
+def summarize_measurements(profile: Profile) -> tuple[MeasurementSummary, ...]:
+    """Summarize each measurement that has samples, in the order of the rows."""
+    rows = _sampled_rows(profile)
+    if not rows:
+        return ()
+    reference_ms = reference_latency_ms([reference for _, _, reference in rows])
+    return tuple(_summarize(*row, reference_ms=reference_ms) for row in rows)
+
+
 def results_by_network(profile: Profile) -> Mapping[str, NetworkResult]:
-    """What a profile says, by the id of the network; those that could not be measured have a failure."""
-    rows = [row for row in profile.measured if row.samples and row.reference]
-    reference = reference_latency_ms([row.reference for row in rows if row.reference]) if rows else float("nan")
-    grouped: dict[str, list[tuple[Measurement, MeasurementSummary]]] = {}
-    for row, item in zip(rows, summarize_measurements(profile), strict=True):
-        grouped.setdefault(row.subject.network_id, []).append((row, item))
-    found = {network_id: _reading(pairs, reference_ms=reference) for network_id, pairs in grouped.items()}
+    """Combine the measurements of each network.
+
+    Returns:
+        Results by network_id. A network that was never measured successfully has its failure.
+    """
+    rows = _sampled_rows(profile)
+    reference_ms = reference_latency_ms([reference for _, _, reference in rows]) if rows else float("nan")
+    repeated: dict[str, list[NetworkResult]] = {}
+    for row, samples, reference in rows:
+        summary = _summarize(row, samples, reference, reference_ms=reference_ms)
+        interval = latency_interval(samples, reference, reference_ms=reference_ms, seed=row.seed)
+        result = NetworkResult(
+            latency_ms=summary.latency_ms,
+            low_ms=interval.low_ms,
+            high_ms=interval.high_ms,
+            memory_mb=summary.memory_mb,
+            energy_j=summary.energy_j,
+            batch=row.setting.batch,
+            verdict=summary.verdict,
+        )
+        repeated.setdefault(row.subject.network_id, []).append(result)
     failures = {
         row.subject.network_id: NetworkResult(failure=f"{row.failure.reason}: {row.failure.message}")
         for row in profile.failures
         if row.failure is not None
     }
-    return {**failures, **found}
+    return {**failures, **{network_id: _combine(results) for network_id, results in repeated.items()}}
 
 
-def _reading(pairs: list[tuple[Measurement, MeasurementSummary]], *, reference_ms: float) -> NetworkResult:
-    latencies, lows, highs = [], [], []
-    for row, item in pairs:
-        assert row.samples is not None
-        assert row.reference is not None
-        interval = latency_interval(row.samples, row.reference, reference_ms=reference_ms, seed=row.seed)
-        latencies.append(item.latency_ms)
-        lows.append(interval.low_ms)
-        highs.append(interval.high_ms)
-    # An unstable row makes the whole doubtful.
-    verdict = min((item.verdict for _, item in pairs), key=lambda each: each.stable)
-    return NetworkResult(
-        latency_ms=float(np.exp(np.mean(np.log(latencies)))),
-        low_ms=min(lows),
-        high_ms=max(highs),
-        memory_mb=_mean([item.memory_mb for _, item in pairs]),
-        energy_j=_mean([item.energy_j for _, item in pairs]),
-        batch=pairs[0][0].setting.batch,
-        verdict=verdict,
+def assess_profile(profile: Profile) -> ProfileQuality:
+    """Assess the quality of a profile."""
+    rows = _sampled_rows(profile)
+    summaries = summarize_measurements(profile)
+    repeated = _repeated_latencies([row for row, _, _ in rows], summaries)
+    references = [reference for _, _, reference in sorted(rows, key=lambda row: row[0].started_utc)]
+    unstable = [summary.verdict.reason for summary in summaries if not summary.verdict.stable]
+    failed = [(row.failure.reason, row.failure.message) for row in profile.failures if row.failure]
+    states = [state for row, _, _ in rows for state in (row.before, row.after) if state]
+    throttled = {reason for state in states for reason in state.throttle} - set(HARMLESS_THROTTLE)
+    times = sorted(row.started_utc for row in profile.measurements)
+    return ProfileQuality(
+        num_networks=len(profile.counts),
+        num_measurements=len(rows),
+        num_repeated=len(repeated),
+        failures=_count_reasons(failed),
+        num_unstable=len(unstable),
+        unstable=_count_reasons([(reason.split(" (")[0], reason) for reason in unstable]),
+        reference_ms=reference_latency_ms(references) if references else None,
+        noise_floor=noise_floor(repeated),
+        drift=reference_drift(references) if references else None,
+        exporters=tuple(sorted({row.setting.exporter for row, _, _ in rows})),
+        throttled=tuple(sorted(throttled)),
+        measured_s=sum(row.duration_s for row in profile.measurements),
+        first_utc=times[0] if times else None,
+        last_utc=times[-1] if times else None,
     )
 
 
-def _mean(values: list[float | None]) -> float | None:
+def require_measured(qualities: Sequence[tuple[str, ProfileQuality]]) -> None:
+    """Raise a GateError if a profile, given with its name, consists of failures alone."""
+    empty = [
+        f"{name}: {', '.join(f'{failure.count} {failure.reason}' for failure in quality.failures)}"
+        for name, quality in qualities
+        if quality.failures and not quality.num_measurements
+    ]
+    if empty:
+        hint = "hwnas profiles show NAME lists the messages; --retry measures failed networks again"
+        raise GateError("no network could be measured, all failed", got="; ".join(empty), hint=hint)
+
+
+def require_stable(qualities: Sequence[tuple[str, ProfileQuality]]) -> None:
+    """Raise a GateError if a profile, given with its name, has problems: the gate of `--strict`."""
+    problems = [f"{name}: {problem}" for name, quality in qualities for problem in quality.problems]
+    if problems:
+        hint = "measure again when the machine is less busy, with more --pairs or --repeats"
+        raise GateError("the measurements must be stable", got="; ".join(problems), hint=hint)
+
+
+def _sampled_rows(profile: Profile) -> list[tuple[Measurement, Samples, Samples]]:
+    return [(row, row.samples, row.reference) for row in profile.measured if row.samples and row.reference]
+
+
+def _summarize(row: Measurement, samples: Samples, reference: Samples, *, reference_ms: float) -> MeasurementSummary:
+    latency = latency_ms(samples, reference, reference_ms=reference_ms)
+    return MeasurementSummary(
+        subject=row.subject,
+        exporter=row.setting.exporter,
+        latency_ms=latency,
+        latency_median_ms=latency_median_ms(samples),
+        throughput=throughput(latency, batch=row.setting.batch),
+        memory_mb=row.memory_mb,
+        energy_j=row.energy_j,
+        verdict=stability_verdict(samples, reference, states=(row.before, row.after), seed=row.seed),
+    )
+
+
+def _combine(results: Sequence[NetworkResult]) -> NetworkResult:
+    """One result of all measurements of a network; unstable if one of them is."""
+    verdicts = [result.verdict for result in results if result.verdict]
+    return NetworkResult(
+        latency_ms=float(np.exp(np.mean(np.log([result.latency_ms for result in results])))),
+        low_ms=min(result.low_ms for result in results),
+        high_ms=max(result.high_ms for result in results),
+        memory_mb=_mean([result.memory_mb for result in results]),
+        energy_j=_mean([result.energy_j for result in results]),
+        batch=results[0].batch,
+        verdict=min(verdicts, key=lambda verdict: verdict.stable),
+    )
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
+
+
+def _repeated_latencies(
+    rows: Sequence[Measurement], summaries: Sequence[MeasurementSummary]
+) -> list[tuple[float, float]]:
+    """First and second latency of each network that was measured in two processes."""
+    first: dict[str, tuple[str, float]] = {}
+    pairs: dict[str, tuple[float, float]] = {}
+    for row, summary in zip(rows, summaries, strict=True):
+        process_id, latency = first.setdefault(row.subject.network_id, (row.process_id, summary.latency_ms))
+        if process_id != row.process_id:
+            pairs.setdefault(row.subject.network_id, (latency, summary.latency_ms))
+    return list(pairs.values())
+
+
+def _count_reasons(items: Sequence[tuple[str, str]]) -> tuple[ReasonCount, ...]:
+    """Count (reason, message) pairs by reason, most frequent first."""
+    last = dict(items)
+    counts = Counter(reason for reason, _ in items).most_common()
+    return tuple(ReasonCount(reason=reason, count=count, example=last[reason]) for reason, count in counts)

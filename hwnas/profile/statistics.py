@@ -1,8 +1,9 @@
-"""What the runs of a network and of its reference say; plain formulas on nanoseconds, no torch.
+"""Statistics of timed runs: latency ratios, intervals, noise floor, drift. Plain numpy on nanoseconds, no torch.
 
-The time of a network is the 20 % quantile of its runs that count, taken over the same quantile of the reference
-network, which ran in strict turn with it: what slows both down falls out. It becomes milliseconds by the reference's
-own time on the machine, the 20 % quantile of all its runs in the campaign.
+The latency of a network is a ratio of two quantiles: the 20 % quantile of its valid runs over the 20 % quantile of the
+valid runs of the reference network, which alternated with it. Whatever slows both down (other load on the machine, a
+lower clock) cancels in the ratio. Multiplied by the reference network's own latency, the 20 % quantile of all its runs
+in the campaign, the ratio becomes milliseconds.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,30 +15,32 @@ from numpy.typing import NDArray
 from hwnas.errors import InputError
 from hwnas.records import DeviceState, Samples
 
+# Disturbances only ever make a run longer, so a low quantile is closer to the undisturbed time than the mean or the
+# median. The minimum would be lower still, but it rests on a single run and varies more.
 QUANTILE = 0.2
-"""Of a network's runs: low enough to miss disturbances, high enough to rest on several runs."""
+"""The quantile of a network's runs that counts as its time."""
 
 MIN_RUNS = 8
-"""Fewer runs that count make no stable measurement."""
+"""A stable measurement has at least this many valid runs."""
 
 MIN_NETWORKS = 12
-"""Fewer networks measured twice tell no noise floor."""
+"""A noise floor needs at least this many networks measured twice."""
 
 MAX_INTERVAL = 0.04
-"""A stable measurement's 95 % interval is at most so wide, as a share of the latency."""
+"""Largest width of a stable measurement's 95 % interval, relative to the latency."""
 
 MAX_HALVES = 0.05
-"""The two halves of a stable measurement differ by at most this."""
+"""Largest relative difference between the two halves of a stable measurement."""
 
 HARMLESS_THROTTLE = ("gpu_idle", "applications_clocks_setting", "display_clock_setting")
-"""Throttle reasons that say nothing against a measurement."""
+"""Throttle reasons that do not make a measurement unstable."""
 
 Nanoseconds = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """Whether a measurement can be relied on, and if not, why."""
+    """Stability of one measurement, with the reason if it is unstable."""
 
     stable: bool
     reason: str = ""
@@ -45,7 +48,7 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """A confidence interval of a latency."""
+    """Confidence interval of a latency."""
 
     low_ms: float
     high_ms: float
@@ -53,27 +56,31 @@ class Interval:
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceDrift:
-    """How the reference network's time moved during a campaign; shares, 0.01 is one percent."""
+    """Drift of the reference network's time during a campaign, as fractions (0.01 is one percent)."""
 
     change: float
-    """From the first third of the measurements to the last one, by their medians."""
+    """From the first third of the measurements to the last third, by their medians."""
     spread: float
     """Standard deviation of the logarithms."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseFloor:
-    """What measuring the same network again gives; shares, 0.01 is one percent."""
+    """Repeatability of a profile, as fractions (0.01 is one percent)."""
 
     sigma: float
-    """Standard deviation of one measurement: rms log-ratio of repeated pairs over the square root of 2."""
+    """Standard deviation of one measurement."""
     mean_error: float
-    """The mean absolute error of a perfect predictor: 0.8 sigma."""
+    """Mean absolute relative error that a perfect predictor would have on this profile."""
     num_networks: int
 
 
 def valid_runs(samples: Samples) -> Nanoseconds:
-    """The runs that count: by the device's clock, else CPU time, else the wall time of undisturbed runs."""
+    """Return the times of the runs that count.
+
+    These are device times if there are any, else CPU times, else the wall times of the runs without an involuntary
+    context switch.
+    """
     if samples.device_ns:
         return np.asarray(samples.device_ns, dtype=np.float64)
     if samples.cpu_ns:
@@ -81,54 +88,64 @@ def valid_runs(samples: Samples) -> Nanoseconds:
     wall = np.asarray(samples.wall_ns, dtype=np.float64)
     if not samples.switches:
         return wall
-    calm: Nanoseconds = wall[np.asarray(samples.switches) == 0]
-    return calm
+    undisturbed: Nanoseconds = wall[np.asarray(samples.switches) == 0]
+    return undisturbed
 
 
 def quantile_ns(samples: Samples) -> float:
-    """The 20 % quantile of the runs that count; of all runs where none does."""
+    """Return the 20 % quantile of the valid runs, or of all runs if none is valid."""
     runs = valid_runs(samples)
     if not len(runs):
         runs = np.asarray(samples.wall_ns, dtype=np.float64)
     if not len(runs):
         raise InputError("a measurement must have at least one run")
-    found = float(np.quantile(runs, QUANTILE))
-    if found <= 0:
-        raise InputError("the runs of a measurement must take some time", got=f"{found:g} ns")
-    return found
+    quantile = float(np.quantile(runs, QUANTILE))
+    if quantile <= 0:
+        raise InputError("the runs of a measurement must take a time above 0", got=f"{quantile:g} ns")
+    return quantile
 
 
 def latency_ratio(samples: Samples, reference: Samples) -> float:
-    """The latency of a network over that of the reference network that ran in turn with it."""
+    """Return the latency of a network relative to the reference network that alternated with it."""
     return quantile_ns(samples) / quantile_ns(reference)
 
 
 def reference_latency_ms(references: Iterable[Samples]) -> float:
-    """The reference network's own latency: the 20 % quantile of all its runs in a campaign that count.
+    """Return the reference network's latency over a whole campaign.
 
-    Where none counts, all do, as for one measurement; then no verdict is stable.
+    Args:
+        references: Runs of the reference network, one entry for each measurement of the campaign.
+
+    Raises:
+        InputError: There is no run at all.
     """
-    every = tuple(references)
-    runs = _joined(valid_runs(samples) for samples in every)
-    if not len(runs):
-        runs = _joined(np.asarray(samples.wall_ns, dtype=np.float64) for samples in every)
+    all_samples = tuple(references)
+    runs = _concatenate(valid_runs(samples) for samples in all_samples)
+    if not len(runs):  # no run was undisturbed; the verdicts call every measurement unstable then
+        runs = _concatenate(np.asarray(samples.wall_ns, dtype=np.float64) for samples in all_samples)
     if not len(runs):
         raise InputError("a campaign must have at least one run of the reference network")
     return float(np.quantile(runs, QUANTILE)) / 1e6
 
 
 def latency_ms(samples: Samples, reference: Samples, *, reference_ms: float) -> float:
-    """The undisturbed latency, `reference_ms` being the reference network's in the whole campaign."""
+    """Return the undisturbed latency of a network.
+
+    Args:
+        samples: Runs of the network.
+        reference: Runs of the reference network that alternated with them.
+        reference_ms: The reference network's latency over the whole campaign (`reference_latency_ms`).
+    """
     return latency_ratio(samples, reference) * reference_ms
 
 
 def latency_median_ms(samples: Samples) -> float:
-    """The median wall time: what a user of this machine sees, as busy as it is."""
+    """Return the median wall time, which includes whatever else the machine was doing."""
     return float(np.median(np.asarray(samples.wall_ns, dtype=np.float64))) / 1e6
 
 
 def throughput(latency_ms: float, *, batch: int) -> float:
-    """Images a second."""
+    """Return the number of images per second."""
     return batch / latency_ms * 1e3
 
 
@@ -141,11 +158,23 @@ def latency_interval(
     confidence: float = 0.95,
     resamples: int = 400,
 ) -> Interval:
-    """A bootstrap interval of `latency_ms`: how far the runs at hand decide it.
+    """Compute a percentile bootstrap interval of `latency_ms` (Efron and Tibshirani 1993, chapter 13).
 
-    It does not know what another process would give (memory placement, 0.3-0.4 %); the noise floor does.
+    It covers the variation between the runs of this process only. Another process would place its memory differently,
+    which shifts all runs together (0.3 to 0.4 % was observed); the noise floor includes that.
+
+    Args:
+        samples: Runs of the network.
+        reference: Runs of the reference network that alternated with them.
+        reference_ms: The reference network's latency over the whole campaign.
+        seed: Seed of the resampling.
+        confidence: Coverage of the interval.
+        resamples: Number of bootstrap samples.
+
+    Raises:
+        InputError: One of the two networks has no valid run.
     """
-    ratios = _bootstrap(samples, reference, seed=seed, resamples=resamples)
+    ratios = _bootstrap_ratios(samples, reference, seed=seed, resamples=resamples)
     low, high = np.quantile(ratios, [(1 - confidence) / 2, (1 + confidence) / 2]) * reference_ms
     return Interval(low_ms=float(low), high_ms=float(high))
 
@@ -153,14 +182,25 @@ def latency_interval(
 def stability_verdict(
     samples: Samples, reference: Samples, *, states: Sequence[DeviceState | None] = (), seed: int = 0
 ) -> Verdict:
-    """Whether a measurement is stable; `states` are the device's before and after it."""
-    reasons = (_few(samples, "network"), _few(reference, "reference"), _throttled(states))
-    reason = next(filter(None, reasons), "") or _unsteady(samples, reference, seed=seed)
+    """Decide if a measurement is stable.
+
+    Args:
+        samples: Runs of the network.
+        reference: Runs of the reference network that alternated with them.
+        states: States of the device before and after the measurement.
+        seed: Seed of the bootstrap interval.
+
+    Returns:
+        The verdict, with the first problem found: too few valid runs, throttling, a wide interval, unequal halves.
+        What precedes the parenthesis of a reason names the kind of problem.
+    """
+    reasons = (_too_few_runs(samples, "network"), _too_few_runs(reference, "reference"), _throttling(states))
+    reason = next(filter(None, reasons), "") or _unsteadiness(samples, reference, seed=seed)
     return Verdict(stable=not reason, reason=reason)
 
 
 def reference_drift(references: Sequence[Samples]) -> ReferenceDrift:
-    """How the reference network's time moved over the measurements of a campaign, given in order of time."""
+    """Compute the drift of the reference network's time over a campaign, given in order of time."""
     logs = np.log([quantile_ns(samples) for samples in references])
     if not len(logs):
         raise InputError("drift needs at least one measurement")
@@ -170,56 +210,67 @@ def reference_drift(references: Sequence[Samples]) -> ReferenceDrift:
 
 
 def noise_floor(pairs: Sequence[tuple[float, float]]) -> NoiseFloor | None:
-    """The noise floor from networks measured twice, each in another process; None if they are too few."""
+    """Estimate the noise of one measurement from repeated ones.
+
+    Args:
+        pairs: Two latencies of each repeated network, measured in different processes.
+
+    Returns:
+        The noise floor, or None with fewer than `MIN_NETWORKS` pairs.
+    """
     if len(pairs) < MIN_NETWORKS:
         return None
     first, second = np.asarray(pairs, dtype=np.float64).T
+    # The log-ratio of two equally noisy measurements has variance 2 sigma^2.
     sigma = float(np.sqrt(np.mean(np.log(first / second) ** 2) / 2))
+    # The mean absolute value of a normal variable is sqrt(2 / pi) sigma, about 0.8 sigma.
     return NoiseFloor(sigma=sigma, mean_error=0.8 * sigma, num_networks=len(pairs))
 
 
-def _joined(runs: Iterable[Nanoseconds]) -> Nanoseconds:
+def _concatenate(runs: Iterable[Nanoseconds]) -> Nanoseconds:
     return np.concatenate([np.zeros(0), *runs])
 
 
-def _bootstrap(samples: Samples, reference: Samples, *, seed: int, resamples: int) -> Nanoseconds:
-    """Ratios of quantiles of runs drawn anew; pairs stay together where every run counts."""
+def _bootstrap_ratios(samples: Samples, reference: Samples, *, seed: int, resamples: int) -> Nanoseconds:
+    """Latency ratios of runs resampled with replacement."""
     rng = np.random.default_rng(seed)
     ours, theirs = valid_runs(samples), valid_runs(reference)
     if not len(ours) or not len(theirs):
-        raise InputError("an interval needs runs that count", got=f"{len(ours)} and {len(theirs)} of the reference")
+        raise InputError("an interval needs valid runs", got=f"{len(ours)} and {len(theirs)} of the reference")
     draws = rng.integers(0, len(ours), (resamples, len(ours)))
+    # Run i of the network and run i of the reference are next to each other in time. Where every run is valid they are
+    # drawn as pairs, so that a slow moment affects both sides of the ratio as it did in the measurement.
     paired = len(ours) == len(theirs) == len(samples.wall_ns)
-    others = draws if paired else rng.integers(0, len(theirs), (resamples, len(theirs)))
-    ratios = np.quantile(ours[draws], QUANTILE, axis=1) / np.quantile(theirs[others], QUANTILE, axis=1)
+    reference_draws = draws if paired else rng.integers(0, len(theirs), (resamples, len(theirs)))
+    ratios = np.quantile(ours[draws], QUANTILE, axis=1) / np.quantile(theirs[reference_draws], QUANTILE, axis=1)
     return np.asarray(ratios, dtype=np.float64)
 
 
-def _few(samples: Samples, whose: str) -> str:
+def _too_few_runs(samples: Samples, network: str) -> str:
     runs = len(valid_runs(samples))
     if runs >= MIN_RUNS:
         return ""
     disturbed = len(samples.wall_ns) - runs
-    return f"only {runs} runs of the {whose} count ({disturbed} were disturbed), and {MIN_RUNS} must"
+    return f"too few valid runs of the {network} ({runs} valid, {disturbed} disturbed, at least {MIN_RUNS} needed)"
 
 
-def _throttled(states: Sequence[DeviceState | None]) -> str:
-    found = {reason for state in states if state for reason in state.throttle if reason not in HARMLESS_THROTTLE}
-    return f"the device throttled: {', '.join(sorted(found))}" if found else ""
+def _throttling(states: Sequence[DeviceState | None]) -> str:
+    reasons = {reason for state in states if state for reason in state.throttle if reason not in HARMLESS_THROTTLE}
+    return f"the device throttled: {', '.join(sorted(reasons))}" if reasons else ""
 
 
-def _unsteady(samples: Samples, reference: Samples, *, seed: int) -> str:
-    found = latency_interval(samples, reference, reference_ms=1.0, seed=seed)
-    width = (found.high_ms - found.low_ms) / latency_ratio(samples, reference)
+def _unsteadiness(samples: Samples, reference: Samples, *, seed: int) -> str:
+    interval = latency_interval(samples, reference, reference_ms=1.0, seed=seed)
+    width = (interval.high_ms - interval.low_ms) / latency_ratio(samples, reference)
     if width > MAX_INTERVAL:
-        return f"the runs leave {width:.1%} of the latency open, and {MAX_INTERVAL:.0%} is the most"
-    halves = _halves(valid_runs(samples)) / _halves(valid_runs(reference))
+        return f"the confidence interval is too wide ({width:.1%} of the latency, at most {MAX_INTERVAL:.0%})"
+    halves = _halves_ratio(valid_runs(samples)) / _halves_ratio(valid_runs(reference))
     if abs(np.log(halves)) > MAX_HALVES:
-        return f"the second half is {halves - 1:+.1%} off the first, and {MAX_HALVES:.0%} is the most"
+        return f"the two halves of the runs differ too much (by {halves - 1:+.1%}, at most {MAX_HALVES:.0%})"
     return ""
 
 
-def _halves(runs: Nanoseconds) -> float:
-    """The second half's quantile over the first one's."""
+def _halves_ratio(runs: Nanoseconds) -> float:
+    """Quantile of the second half of the runs over that of the first half."""
     middle = len(runs) // 2
     return float(np.quantile(runs[middle:], QUANTILE) / np.quantile(runs[:middle], QUANTILE))

@@ -1,4 +1,8 @@
-"""A worker process that measures networks, and is replaced when one of them breaks it. No torch on this side."""
+"""Handle of a worker process that measures networks, replaced when a network breaks it. No torch on this side.
+
+Networks are measured in a process of their own because compilers and drivers crash, hang and run out of memory in ways
+that Python cannot catch. A crash then costs one network and not the campaign.
+"""
 
 import json
 import os
@@ -22,21 +26,31 @@ from hwnas.profile.worker_messages import MeasurementTask, TaskResult, WorkerFac
 from hwnas.records import Failure, Reason, Setting
 
 COMMAND = (sys.executable, "-m", "hwnas.profile.worker_process")
+
 _TAIL_BYTES = 800
-"""Of what a process printed last, for the message on its end."""
+"""Bytes of the process's last output that are quoted when it dies."""
+
+_FINAL_ANSWERS = {"ready", "facts", "result", "error"}
+"""Messages that complete a request; others report on its way."""
+
+_RETIRING_FAILURES = ("crash", "memory")
+"""Failures after which a process is replaced though it is alive: a CUDA error, for instance, stays in its context and
+makes whatever comes next fail too."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerLimits:
-    """When a process is given up, and when it is replaced though nothing happened."""
+    """Limits of a worker process: when it is killed, and when it is replaced as a precaution."""
 
     silence_s: float = 300.0
-    """Without a run or a step done. A network that is slow and goes on is none of those that hang."""
+    """Time without any progress before the process is killed. A slow network that makes progress is left alone."""
     task_s: float = 3600.0
-    """For one network in all, the reference network's preparation included where that is due."""
+    """Time for one network, including the preparation of the reference network if that is due."""
     start_s: float = 180.0
     tasks: int = 100
+    """Networks after which the process is replaced."""
     resident_mb: float = 6000.0
+    """Memory beyond which the process is replaced."""
 
     def __post_init__(self) -> None:
         for name in ("silence_s", "task_s", "start_s"):
@@ -47,7 +61,11 @@ class WorkerLimits:
 class Worker:
     """One worker process at a time, started when it is needed.
 
-    It must be used by the thread that made it: the kernel ends the process with that thread.
+    Use it from the thread that created it: the kernel kills the process when the thread that started it ends.
+
+    Args:
+        limits: Limits of the process.
+        command: The command that starts it.
     """
 
     def __init__(self, *, limits: WorkerLimits | None = None, command: Sequence[str] = COMMAND) -> None:
@@ -66,39 +84,50 @@ class Worker:
 
     @property
     def process_id(self) -> str | None:
-        """The name of the running process; None where the next task will start one."""
+        """Identifier of the running process; None if the next task will start one."""
         return None if self._process is None else self._process.process_id
 
     def facts(self, setting: Setting) -> WorkerFacts:
-        """What decides how fast networks run in a setting here; an error says what is missing."""
-        process = self._running()
+        """Return the facts that belong to the environment of a setting: versions, providers, switches.
+
+        Raises:
+            HwnasError: The runtime cannot be used in this setting, or the process cannot start.
+        """
+        process = self._running_process()
         try:
             start_s = self._limits.start_s
-            answer = process.ask({"facts": to_mapping(setting)}, limit_s=start_s, silence_s=start_s)
-        except _Gone as gone:
+            answer = process.request({"facts": to_mapping(setting)}, limit_s=start_s, silence_s=start_s)
+        except _ProcessDied as death:
             self.close()
-            raise InputError("the worker process must be able to start", got=gone.failure.message) from gone
+            raise InputError("the worker process must be able to start", got=death.failure.message) from death
         return parse_facts(answer["facts"])
 
-    def measure(self, task: MeasurementTask, *, elsewhere_than: Collection[str] = ()) -> TaskResult:
-        """Measure a network, in a process that is none of `elsewhere_than`.
+    def measure(self, task: MeasurementTask, *, excluded_processes: Collection[str] = ()) -> TaskResult:
+        """Measure one network.
 
-        What goes wrong with the network is its outcome; what goes wrong with the reference network or the runtime is
-        an error.
+        Args:
+            task: The network and its setting.
+            excluded_processes: Identifiers of processes that must not measure it: those that did so before.
+
+        Returns:
+            Samples, or the failure if something went wrong with this network.
+
+        Raises:
+            HwnasError: Something went wrong with the reference network or the runtime, so that no network can be
+                measured.
         """
-        if self.process_id in elsewhere_than:
+        if self.process_id in excluded_processes:
             self.close()
         started, begin = datetime.now(UTC).isoformat(timespec="milliseconds"), time.monotonic()
         try:
-            outcome = self._asked(task)
-        except _Gone as gone:
-            outcome = TaskResult(
-                process_id=gone.process_id,
+            return self._measure(task)
+        except _ProcessDied as death:
+            return TaskResult(
+                process_id=death.process_id,
                 started_utc=started,
                 duration_s=time.monotonic() - begin,
-                failure=gone.failure,
+                failure=death.failure,
             )
-        return outcome
 
     def close(self) -> None:
         """End the process; the next task starts another one."""
@@ -106,46 +135,38 @@ class Worker:
             self._process.end()
         self._process, self._num_tasks = None, 0
 
-    def _asked(self, task: MeasurementTask) -> TaskResult:
-        """What a process answers; one that ended before it came to the network is tried once more."""
+    def _measure(self, task: MeasurementTask) -> TaskResult:
+        # A process that dies before it comes to the network (killed between two tasks, or by the reference network)
+        # says nothing about the network: try once more in a new one.
         for _ in range(2):
-            process = self._running()
+            process, limits = self._running_process(), self._limits
             try:
-                limits = self._limits
-                answer = process.ask({"task": to_mapping(task)}, limit_s=limits.task_s, silence_s=limits.silence_s)
+                answer = process.request({"task": to_mapping(task)}, limit_s=limits.task_s, silence_s=limits.silence_s)
                 break
-            except _Gone as gone:
+            except _ProcessDied as death:
                 self.close()
-                if gone.stage not in ("", "reference"):
+                if death.stage not in ("", "reference"):
                     raise
-                reason = gone.failure.message
+                reason = death.failure.message
         else:
             message = f"the reference network {task.reference.network_id} must run on {task.setting.runtime}"
             raise InputError(message, got=reason)
-        outcome = parse_result(answer["outcome"])
-        if outcome.failure is not None and outcome.failure.reason in _POISONING:
+        result = parse_result(answer["result"])
+        self._num_tasks += 1
+        failed = result.failure is not None and result.failure.reason in _RETIRING_FAILURES
+        resident_mb = answer.get("resident_mb") or 0.0
+        if failed or self._num_tasks >= limits.tasks or resident_mb > limits.resident_mb:
             self.close()
-        else:
-            self._retire_if_due(answer.get("resident_mb"))
-        return outcome
+        return result
 
-    def _running(self) -> "_Process":
+    def _running_process(self) -> "_Process":
         if self._process is None:
             self._process = _Process(self._command, start_s=self._limits.start_s)
         return self._process
 
-    def _retire_if_due(self, resident_mb: float | None) -> None:
-        self._num_tasks += 1
-        if self._num_tasks >= self._limits.tasks or (resident_mb or 0.0) > self._limits.resident_mb:
-            self.close()
 
-
-_POISONING = ("crash", "memory")
-"""After these a process may live on and fail at whatever comes next: an error of CUDA stays in its context."""
-
-
-class _Gone(Exception):  # noqa: N818 - a state and not an error
-    """The process died or was given up, while it was at `stage`."""
+class _ProcessDied(Exception):  # noqa: N818 - not an error to show, but a state to handle
+    """The process ended by itself, or was given up, in the stage `stage`."""
 
     def __init__(self, failure: Failure, *, stage: str, process_id: str) -> None:
         super().__init__(failure.message)
@@ -154,46 +175,43 @@ class _Gone(Exception):  # noqa: N818 - a state and not an error
         self.process_id = process_id
 
 
-_ANSWERS = {"ready", "facts", "outcome", "error"}
-"""What ends a request; other words are on the way to it."""
-
-
 class _Deadline:
-    """When a request is given up: after too long in all, or after too long without a word."""
+    """Deadline of a request: a time in total, and a time since the last message."""
 
     def __init__(self, *, limit_s: float, silence_s: float) -> None:
         self._limit_s, self._silence_s = limit_s, silence_s
         self._end_s = time.monotonic() + limit_s
-        self._word_s = time.monotonic()
+        self._message_s = time.monotonic()
 
-    def word(self) -> None:
-        """Something was said."""
-        self._word_s = time.monotonic()
+    def note_message(self) -> None:
+        """Restart the time since the last message."""
+        self._message_s = time.monotonic()
 
-    def left_s(self) -> float:
-        """How long to wait from now on."""
-        return max(0.0, min(self._end_s, self._word_s + self._silence_s) - time.monotonic())
+    def remaining_s(self) -> float:
+        """Return the time to wait from now on."""
+        return max(0.0, min(self._end_s, self._message_s + self._silence_s) - time.monotonic())
 
-    def passed(self) -> str:
-        """Which of the two it was."""
-        if self._end_s <= self._word_s + self._silence_s:
+    def describe(self) -> str:
+        """Name the time that runs out first."""
+        if self._end_s <= self._message_s + self._silence_s:
             return f"not done within {self._limit_s:g} s"
         return f"no progress within {self._silence_s:g} s"
 
 
 class _Process:
-    """A running process and the lines to and from it."""
+    """A running worker process, and the lines to and from it."""
 
     def __init__(self, command: Sequence[str], *, start_s: float) -> None:
         self.process_id = ""
-        self._printed = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
-        self._printed_before = 0
+        # A file and not a pipe: a pipe that nobody reads would block a chatty library once it is full.
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
+        self._stderr_before = 0
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._printed,
-            start_new_session=True,
+            stderr=self._stderr,
+            start_new_session=True,  # a process group of its own, so that compilers it started can be killed with it
             env=worker_environment(),
         )
         self.pid = self._process.pid
@@ -202,40 +220,43 @@ class _Process:
         try:
             ready = self._receive(deadline=_Deadline(limit_s=start_s, silence_s=start_s))
             self.process_id = str(ready["ready"])
-        except _Gone as gone:
+        except _ProcessDied as death:
             self.end()
-            raise InputError("the worker process must be able to start", got=gone.failure.message) from gone
+            raise InputError("the worker process must be able to start", got=death.failure.message) from death
 
-    def ask(self, request: Mapping[str, Any], *, limit_s: float, silence_s: float) -> dict[str, Any]:
-        """The answer to a request; the stages on the way to it are remembered, and every word of it buys time."""
+    def request(self, message: Mapping[str, Any], *, limit_s: float, silence_s: float) -> dict[str, Any]:
+        """Send a request and wait for its answer, as long as messages arrive within `silence_s` and `limit_s`."""
         self._stage = ""
-        self._printed_before = os.fstat(self._printed.fileno()).st_size
-        self._send(request)
+        self._stderr_before = os.fstat(self._stderr.fileno()).st_size
+        self._send(message)
         deadline = _Deadline(limit_s=limit_s, silence_s=silence_s)
-        while not _ANSWERS & (answer := self._receive(deadline=deadline)).keys():
+        while not _FINAL_ANSWERS & (answer := self._receive(deadline=deadline)).keys():
             self._stage = str(answer.get("stage", self._stage))
-            deadline.word()
+            deadline.note_message()
         if "error" in answer:
-            raise _error(answer["error"])
+            raise _rebuild_error(answer["error"])
         return answer
 
     def end(self) -> None:
-        """Kill the process with all that it started, and wait for it."""
+        """Kill the process with everything that it started, and wait for it."""
         if self._process.poll() is None:
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
         self._log_rest()
-        for stream in (self._process.stdin, self._process.stdout, self._printed):
+        for stream in (self._process.stdin, self._process.stdout, self._stderr):
             assert stream is not None
-            _close(stream)
+            try:
+                stream.close()
+            except BrokenPipeError:  # of input that was not yet sent to the dead process
+                continue
 
-    def _send(self, request: Mapping[str, Any]) -> None:
+    def _send(self, message: Mapping[str, Any]) -> None:
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(json.dumps(request).encode() + b"\n")
+            self._process.stdin.write(json.dumps(message).encode() + b"\n")
             self._process.stdin.flush()
         except BrokenPipeError as error:
-            raise self._died() from error
+            raise self._ended_by_itself() from error
 
     def _receive(self, *, deadline: "_Deadline") -> dict[str, Any]:
         """The next message that is no log record; those are logged."""
@@ -247,11 +268,11 @@ class _Process:
         assert self._process.stdout is not None
         output = self._process.stdout.fileno()
         while b"\n" not in self._buffer:
-            if not select.select([output], [], [], deadline.left_s())[0]:
-                raise self._gone("timeout", f"{deadline.passed()} while at: {self._stage or 'start'}")
+            if not select.select([output], [], [], deadline.remaining_s())[0]:
+                raise self._death("timeout", f"{deadline.describe()} in stage: {self._stage or 'start'}")
             chunk = os.read(output, 1 << 16)
             if not chunk:
-                raise self._died()
+                raise self._ended_by_itself()
             self._buffer += chunk
         line, _, self._buffer = self._buffer.partition(b"\n")
         message: dict[str, Any] = json.loads(line)
@@ -268,33 +289,26 @@ class _Process:
             if "log" in message:
                 log_record(message["log"])
 
-    def _died(self) -> _Gone:
+    def _ended_by_itself(self) -> _ProcessDied:
         code = self._process.wait()
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-        hint = ", as the system does where memory runs out" if code == -signal.SIGKILL else ""
-        return self._gone("crash", f"the process {how}{hint} while at: {self._stage or 'start'}")
+        hint = " (which the system does when memory runs out)" if code == -signal.SIGKILL else ""
+        return self._death("crash", f"the process {how}{hint} in stage: {self._stage or 'start'}")
 
-    def _gone(self, reason: Reason, message: str) -> _Gone:
-        tail = self._tail()
+    def _death(self, reason: Reason, message: str) -> _ProcessDied:
+        tail = self._stderr_tail()
         failure = Failure(reason=reason, message=f"{message}; {tail}" if tail else message)
-        return _Gone(failure, stage=self._stage, process_id=self.process_id)
+        return _ProcessDied(failure, stage=self._stage, process_id=self.process_id)
 
-    def _tail(self) -> str:
-        """The end of what the process printed since it was asked, on one line."""
-        size = os.fstat(self._printed.fileno()).st_size
-        data = os.pread(self._printed.fileno(), _TAIL_BYTES, max(self._printed_before, size - _TAIL_BYTES))
+    def _stderr_tail(self) -> str:
+        """The end of what the process printed since the request, on one line."""
+        size = os.fstat(self._stderr.fileno()).st_size
+        data = os.pread(self._stderr.fileno(), _TAIL_BYTES, max(self._stderr_before, size - _TAIL_BYTES))
         return " ".join(data.decode("utf-8", errors="replace").split())
 
 
-def _error(values: Mapping[str, Any]) -> HwnasError:
-    """The error that the process raised, raised here."""
+def _rebuild_error(values: Mapping[str, Any]) -> HwnasError:
+    """The error that was raised in the process."""
     kind = getattr(errors, values["kind"], InputError)
-    found: HwnasError = kind(values["message"], got=values["got"], hint=values["hint"])
-    return found
-
-
-def _close(stream: Any) -> None:
-    try:
-        stream.close()
-    except BrokenPipeError:  # what was not yet sent to a process that is dead
-        return
+    error: HwnasError = kind(values["message"], got=values["got"], hint=values["hint"])
+    return error

@@ -1,4 +1,4 @@
-"""What a worker is asked and what it answers, as lines of JSON."""
+"""Messages between a campaign and its worker processes: tasks, results and facts, as lines of JSON."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from hwnas.records.measurement import parse_subject
 
 @dataclass(frozen=True, kw_only=True)
 class MeasurementTask:
-    """One network to be measured in strict pairs with the reference network."""
+    """One network to measure in strict pairs with the reference network."""
 
     subject: Subject
     setting: Setting
@@ -26,15 +26,16 @@ class MeasurementTask:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskResult:
-    """What came of a task: samples or a failure; `process_id` names the worker process."""
+    """Samples of a task, or its failure."""
 
     process_id: str
+    """Identifies the worker process."""
     started_utc: str
     duration_s: float
     samples: Samples | None = None
     reference: Samples | None = None
     export_s: float | None = None
-    """From the module to a session that runs."""
+    """Time from the module to a session that can run."""
     memory_mb: float | None = None
     energy_j: float | None = None
     parity: OutputParity | None = None
@@ -42,31 +43,26 @@ class TaskResult:
     after: DeviceState | None = None
     failure: Failure | None = None
 
-    def measurement(self, task: MeasurementTask, *, environment_id: str) -> Measurement:
-        """The row that is recorded."""
-        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+    def to_measurement(self, task: MeasurementTask, *, environment_id: str) -> Measurement:
+        """Return the row to record."""
         return Measurement(
-            subject=task.subject,
-            setting=task.setting,
-            seed=task.seed,
-            environment_id=environment_id,
-            **values,
+            subject=task.subject, setting=task.setting, seed=task.seed, environment_id=environment_id, **vars(self)
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerFacts:
-    """What a worker process says of itself for a setting."""
+    """Facts about a worker process that belong to the environment of its measurements."""
 
     process_id: str
     runtime: Mapping[str, str] = field(default_factory=dict)
-    """Versions, providers, switches: part of the environment."""
+    """Versions, providers and switches of the runtime."""
     notes: tuple[str, ...] = ()
-    """What cannot be recorded here, and why."""
+    """Anything that cannot be recorded on this machine, with the reason."""
 
 
 def parse_task(data: object) -> MeasurementTask:
-    """The task in plain values."""
+    """Convert plain values to a task."""
     if not isinstance(data, Mapping):
         raise InputError("a task must be a table of named values", got=shown(data))
     return MeasurementTask(
@@ -78,16 +74,16 @@ def parse_task(data: object) -> MeasurementTask:
 
 
 def parse_setting(data: object) -> Setting:
-    """The setting in plain values."""
+    """Convert plain values to a setting."""
     return from_mapping(Setting, data, where="setting")
 
 
-def parse_result(values: object) -> TaskResult:
-    """The outcome in plain values."""
-    return from_mapping(TaskResult, values, where="outcome")
+def parse_result(data: object) -> TaskResult:
+    """Convert plain values to a result."""
+    return from_mapping(TaskResult, data, where="result")
 
 
-def parse_facts(values: Mapping[str, Any]) -> WorkerFacts:
-    """The facts in plain values."""
-    runtime = {str(name): str(value) for name, value in values["runtime"].items()}
-    return WorkerFacts(process_id=str(values["process_id"]), runtime=runtime, notes=tuple(values["notes"]))
+def parse_facts(data: Mapping[str, Any]) -> WorkerFacts:
+    """Convert plain values to facts."""
+    runtime = {str(name): str(value) for name, value in data["runtime"].items()}
+    return WorkerFacts(process_id=str(data["process_id"]), runtime=runtime, notes=tuple(data["notes"]))

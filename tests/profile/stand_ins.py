@@ -37,8 +37,8 @@ class FakeWorker:
     def facts(self, setting: Setting) -> WorkerFacts:
         return WorkerFacts(process_id=self.process_id, runtime=self.runtime, notes=self.notes)
 
-    def measure(self, task: MeasurementTask, *, elsewhere_than: Collection[str] = ()) -> TaskResult:
-        assert self.process_id not in elsewhere_than
+    def measure(self, task: MeasurementTask, *, excluded_processes: Collection[str] = ()) -> TaskResult:
+        assert self.process_id not in excluded_processes
         self.tasks.append(task)
         started = f"2026-01-02T03:04:{len(self.tasks) % 60:02d}.000+00:00"
         outcome = {"process_id": self.process_id, "started_utc": started, "duration_s": 0.5}

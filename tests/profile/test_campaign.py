@@ -171,9 +171,9 @@ from tests.profile.stand_ins import TASKS, FakeWorker
 from tests.records.rows import SESSION, manifest
 
 class Slow(FakeWorker):
-    def measure(self, task, *, elsewhere_than=()):
+    def measure(self, task, *, excluded_processes=()):
         time.sleep(0.02)
-        return super().measure(task, elsewhere_than=elsewhere_than)
+        return super().measure(task, excluded_processes=excluded_processes)
 
 with Store(Path(sys.argv[1]), manifest=manifest(), session=SESSION) as store:
     start = lambda: Slow(process_id=f"{sys.argv[2]}-{time.monotonic_ns()}")

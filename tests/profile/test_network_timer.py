@@ -37,7 +37,7 @@ def stages() -> list[str]:
 
 @pytest.fixture(scope="module")
 def bench(stages: list[str]) -> Iterator[NetworkTimer]:
-    made = NetworkTimer(stage=stages.append)
+    made = NetworkTimer(on_stage=stages.append)
     yield made
     made.close()
 
@@ -70,7 +70,7 @@ def test_a_network_that_cannot_be_built_is_a_failure(bench: NetworkTimer) -> Non
     wrong = bench.measure(replace(torch_task, subject=replace(SUBJECT, network_id="0123")))
     assert wrong.failure is not None
     assert wrong.failure.reason == "export"
-    assert "must extract to the network that it names" in wrong.failure.message
+    assert "must have the network_id that is stated with it" in wrong.failure.message
     unknown = bench.measure(replace(torch_task, subject=timm_subject("deit_tinny", image_size=224)))
     assert unknown.failure is not None
     assert "timm model 'deit_tinny' is not known" in unknown.failure.message
@@ -136,7 +136,7 @@ def test_the_reference_is_prepared_once_for_each_batch_whatever_exports_the_netw
 
     monkeypatch.setattr(TorchRunner, "prepare", counting)
     told: list[str] = []
-    bench = NetworkTimer(stage=told.append)
+    bench = NetworkTimer(on_stage=told.append)
     torch_setting = changed(SETTING, runtime="torch")
     settings = [
         replace(changed(torch_setting, batch=batch), exporter=way) for way in ("module", "other") for batch in (1, 2)

@@ -53,7 +53,7 @@ def test_images_are_a_function_of_the_seed() -> None:
 
 
 def test_an_arch_must_be_the_network_that_it_names() -> None:
-    with pytest.raises(InputError, match="must extract to the network that it names"):
+    with pytest.raises(InputError, match="must have the network_id that is stated with it"):
         build_subject(replace(SUBJECT, network_id="0123"), seed=0)
     with pytest.raises(InputError, match="must have an arch"):
         build_subject(replace(SUBJECT, arch=None), seed=0)

@@ -60,7 +60,7 @@ def test_values_that_are_no_numbers_are_counted(value: float) -> None:
 
 
 def test_outputs_of_another_shape_are_a_mismatch() -> None:
-    with pytest.raises(MeasurementError, match=r"have \(2, 2\), and torch's \(2, 3\)") as caught:
+    with pytest.raises(MeasurementError, match=r"have \(2, 2\) instead of \(2, 3\)") as caught:
         compare_outputs(EXPECTED[:, :2], EXPECTED)
     assert caught.value.reason == "mismatch"
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from hwnas.errors import GateError
-from hwnas.profile.results import assess_profile, repeated_pairs, require_stable, summarize_measurements
+from hwnas.profile.results import assess_profile, require_stable, summarize_measurements
 from hwnas.records import DeviceState, Measurement, Profile, Samples
 from tests.records.rows import MANIFEST, changed, failed, row
 
@@ -58,13 +58,12 @@ def test_the_noise_floor_is_that_of_pairs_in_different_processes() -> None:
     assert quality.noise_floor.num_networks == 16
     assert quality.noise_floor.sigma == pytest.approx(0.01, rel=0.5)
     same = profile(*(replace(item, process_id="a") for item in repeated(0.01).measurements))
-    assert repeated_pairs(same) == []
-    assert assess_profile(same).noise_floor is None
+    assert (assess_profile(same).num_repeated, assess_profile(same).noise_floor) == (0, None)
 
 
 def test_a_third_measurement_makes_no_second_pair() -> None:
     rows = [row(0, process_id=process) for process in ("a", "b", "c")]
-    assert len(repeated_pairs(profile(*rows))) == 1
+    assert assess_profile(profile(*rows)).num_repeated == 1
 
 
 def test_drift_follows_time_and_not_the_order_of_rows() -> None:
@@ -98,7 +97,7 @@ def test_the_gate_lets_a_steady_campaign_pass() -> None:
     ("shaky", "problem"),
     [
         (repeated(0.08), "the noise floor is"),
-        (repeated(0.005, networks=5), "5 networks were measured twice, and 12 tell a noise floor"),
+        (repeated(0.005, networks=5), "5 networks were measured twice, a noise floor needs 12"),
         (
             profile(*(row(number, reference_ns=1_000_000 + 30_000 * number) for number in range(12))),
             "the reference network drifted by",
@@ -119,5 +118,5 @@ def test_a_campaign_in_which_no_reference_run_counts_is_judged_and_not_refused()
     found = summarize_measurements(shaky)
     assert [item.latency_ms for item in found] == pytest.approx([4.0] * 3)
     assert not any(item.verdict.stable for item in found)
-    assert "only 0 runs of the network count (24 were disturbed)" in found[0].verdict.reason
-    assert "100% of the measurements are unstable, and 10% is the most" in assess_profile(shaky).problems
+    assert "too few valid runs of the network (0 valid, 24 disturbed, at least 8 needed)" in found[0].verdict.reason
+    assert "100% of the measurements are unstable, at most 10% are allowed" in assess_profile(shaky).problems

@@ -8,9 +8,6 @@ import torch
 from hwnas.profile.runners.runner import Sample
 from hwnas.profile.timing import duration_ns, runs_per_sample, time_pairs, to_samples, warm_up
 from hwnas.records import Samples
-from tests.records.rows import make_setting
-
-SETTING = make_setting(device="cpu-2c", runtime="fake")
 
 
 class FakeSession:
@@ -44,7 +41,7 @@ def counting(start: int, *, switches: tuple[int, ...] = (0,), cpu: bool = True) 
 def test_pairs_take_turns_and_alternate_who_begins() -> None:
     log: list[str] = []
     ours, theirs = FakeSession("a", counting(100), log), FakeSession("b", counting(500), log)
-    timed = time_pairs(ours, theirs, pairs=4, setting=SETTING)
+    timed = time_pairs(ours, theirs, pairs=4)
     assert "".join(log) == "abbaabba"
     assert timed.samples == Samples(wall_ns=(200, 202, 204, 206), cpu_ns=(100, 101, 102, 103), switches=(0,) * 4)
     assert timed.reference.cpu_ns == (500, 501, 502, 503)
@@ -53,7 +50,7 @@ def test_pairs_take_turns_and_alternate_who_begins() -> None:
 def test_with_several_threads_pairs_go_on_until_enough_are_undisturbed() -> None:
     log: list[str] = []
     half = counting(10, switches=(0, 1), cpu=False)
-    timed = time_pairs(FakeSession("a", half, log), FakeSession("b", counting(10), log), pairs=6, setting=SETTING)
+    timed = time_pairs(FakeSession("a", half, log), FakeSession("b", counting(10), log), pairs=6)
     assert timed.samples.cpu_ns == ()
     assert timed.samples.switches.count(0) == 6
     assert len(timed.samples.wall_ns) == len(timed.reference.wall_ns) == 11
@@ -62,7 +59,7 @@ def test_with_several_threads_pairs_go_on_until_enough_are_undisturbed() -> None
 def test_pairs_do_not_go_on_for_ever() -> None:
     log: list[str] = []
     never = counting(10, switches=(1,), cpu=False)
-    timed = time_pairs(FakeSession("a", never, log), FakeSession("b", counting(10), log), pairs=5, setting=SETTING)
+    timed = time_pairs(FakeSession("a", never, log), FakeSession("b", counting(10), log), pairs=5)
     assert len(timed.samples.wall_ns) == 20
 
 
@@ -115,7 +112,7 @@ def test_a_fast_network_is_timed_over_several_runs_in_a_row() -> None:
     assert runs_per_sample(ours) == 5
     assert runs_per_sample(theirs) == 1
     log.clear()
-    timed = time_pairs(ours, theirs, pairs=2, setting=SETTING, runs=(3, 1))
+    timed = time_pairs(ours, theirs, pairs=2, runs=(3, 1))
     assert "".join(log) == "aaaabbaaaa"  # before several runs there is one that does not count
     assert timed.samples.cpu_ns == (400_005, 400_009)  # of 3 runs from the fifth on, the first three being the trial
     assert timed.samples.runs_per_sample == 3

@@ -60,7 +60,7 @@ def test_a_network_is_timed_beside_the_reference_and_checked(worker: Worker) -> 
 
 def test_a_measurement_is_made_of_task_and_outcome(worker: Worker) -> None:
     outcome = works(worker)
-    row = outcome.measurement(task("works"), environment_id="abc")
+    row = outcome.to_measurement(task("works"), environment_id="abc")
     assert (row.subject, row.seed, row.environment_id) == (SUBJECT, 1, "abc")
     assert (row.samples, row.process_id, row.started_utc) == (outcome.samples, outcome.process_id, outcome.started_utc)
 
@@ -72,7 +72,7 @@ def test_a_measurement_is_made_of_task_and_outcome(worker: Worker) -> None:
         ("unsupported", "unsupported", "Could not find an implementation for Conv"),
         ("declined", "unsupported", "there is no such layer here"),
         ("export", "export", "RuntimeError: the graph has a cycle"),
-        ("mismatch", "mismatch", "of the largest logit, and 0.0001 is allowed in fp32"),
+        ("mismatch", "mismatch", "of the largest logit, at most 0.0001 is allowed in fp32"),
         ("nan", "nan", "outputs are NaN or infinite in fp32"),
     ],
 )
@@ -92,8 +92,8 @@ def test_what_goes_wrong_is_the_networks_own_result(worker: Worker, runtime: str
 @pytest.mark.parametrize(
     ("runtime", "message"),
     [
-        ("crash", "the process was killed by SIGSEGV while at: prepare; about to die"),
-        pytest.param("exit", "the process ended with code 9 while at: prepare", marks=pytest.mark.slow),
+        ("crash", "the process was killed by SIGSEGV in stage: prepare; about to die"),
+        pytest.param("exit", "the process ended with code 9 in stage: prepare", marks=pytest.mark.slow),
     ],
 )
 def test_a_crash_costs_one_network_and_the_process(worker: Worker, runtime: str, message: str) -> None:
@@ -118,7 +118,7 @@ def test_a_network_that_hangs_is_given_up_with_all_that_it_started(
     outcome = worker.measure(task("hang"))
     assert outcome.failure is not None
     assert outcome.failure.reason == "timeout"
-    assert "no progress within 3 s while at: prepare" in outcome.failure.message
+    assert "no progress within 3 s in stage: prepare" in outcome.failure.message
     assert _ended(group)
 
 
@@ -141,7 +141,7 @@ def test_a_network_that_goes_on_for_ever_is_given_up_in_the_end(
     outcome = worker.measure(task("slow", pairs=1000))
     assert outcome.failure is not None
     assert outcome.failure.reason == "timeout"
-    assert "not done within 2.5 s while at: " in outcome.failure.message
+    assert "not done within 2.5 s in stage: " in outcome.failure.message
 
 
 def _ended(group: int, *, patience_s: float = 5.0) -> bool:
@@ -190,7 +190,7 @@ def test_a_reference_network_that_does_not_run_is_an_error(worker: Worker) -> No
 def test_a_reference_network_that_kills_two_processes_is_an_error(worker: Worker) -> None:
     with pytest.raises(InputError, match="must run on dead-reference") as caught:
         worker.measure(task("dead-reference"))
-    assert "ended with code 3 while at: reference" in str(caught.value.got)
+    assert "ended with code 3 in stage: reference" in str(caught.value.got)
 
 
 def test_a_runtime_that_is_missing_names_the_extra(worker: Worker) -> None:
@@ -212,7 +212,7 @@ def test_settings_that_cannot_be(worker: Worker) -> None:
 
 def test_a_repeat_is_measured_in_another_process(worker: Worker) -> None:
     first = works(worker)
-    second = worker.measure(task("works"), elsewhere_than=(first.process_id,))
+    second = worker.measure(task("works"), excluded_processes=(first.process_id,))
     assert second.process_id != first.process_id
 
 
@@ -244,7 +244,7 @@ def test_a_process_that_cannot_start_says_what_it_printed() -> None:
     broken = Worker(command=(sys.executable, "-c", "raise SystemExit('no such thing')"))
     with pytest.raises(InputError, match="the worker process must be able to start") as caught:
         broken.measure(task("works"))
-    assert caught.value.got == "the process ended with code 1 while at: start; no such thing"
+    assert caught.value.got == "the process ended with code 1 in stage: start; no such thing"
 
 
 @pytest.mark.parametrize(("level", "seen"), [(logging.INFO, [20, 30]), (logging.WARNING, [30])])
@@ -275,7 +275,7 @@ def test_records_that_were_not_read_yet_are_logged_at_the_end(caplog: pytest.Log
         "print(chr(10).join(map(json.dumps, sent)) + chr(10), end='', flush=True); time.sleep(60)"
     )
     worker = Worker(command=(sys.executable, "-c", code))
-    worker._running()
+    worker._running_process()
     assert caplog.records == []
     worker.close()
     assert [record.getMessage() for record in caplog.records] == ["unread"]

@@ -101,6 +101,6 @@ def test_two_networks_have_no_rank_correlation() -> None:
 def test_throughput_is_the_batch_over_the_latency() -> None:
     found = NetworkResult(latency_ms=2.0, low_ms=1.0, high_ms=4.0, batch=8)
     assert found.value("throughput") == 4000.0
-    assert found.ends("throughput") == (2000.0, 8000.0)
+    assert found.interval("throughput") == (2000.0, 8000.0)
     assert found.value("memory_mb") is None
     assert math.isnan(NetworkResult().value("latency_ms") or 0.0)

@@ -311,7 +311,7 @@ def checks(member: Member, by_metric: Mapping[str, tuple[str, Mapping[str, Netwo
 
 def _check(name: str, searched: Estimate, reading: NetworkResult | None) -> MetricCheck:
     measured = None if reading is None else reading.value(name)
-    low, high = (None, None) if reading is None else reading.ends(name)
+    low, high = (None, None) if reading is None else reading.interval(name)
     verdict = None if reading is None else reading.verdict
     return MetricCheck(
         predicted=_plain(searched.mean),
