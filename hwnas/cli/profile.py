@@ -160,14 +160,15 @@ def _print_measured(measured: MeasureResult, *, folder: Path | None, as_json: bo
         ]
         print_json({**values, "profiles": profiles})
         return
+    deployment = measured.deployment
     left = f", {measured.num_left} left" if measured.num_left else ""
     print_line(
-        f"{measured.num_measured} measured with {measured.runtime} on {measured.device}, {measured.num_failed} failed, "
-        f"{measured.num_skipped} done before{left}"
+        f"{measured.num_measured} measured with {deployment.runtime} on {deployment.device}, "
+        f"{measured.num_failed} failed, {measured.num_skipped} done before{left}"
     )
     for item in measured.profiles:
         print_line()
         print_quality(str(item.path), item.quality)
     print_line()
     elsewhere = () if folder is None else ("--profiles", folder)
-    print_ending(("hwnas", "fit", "--device", measured.device, *elsewhere))
+    print_ending(("hwnas", "fit", "--device", deployment.device, *elsewhere))

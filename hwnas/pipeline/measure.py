@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from hwnas.devices import Device, Machine, require, resolve
 from hwnas.errors import MissingError
+from hwnas.metrics import Deployment
 from hwnas.profile.campaign import Campaign, CampaignResult, WorkerPair
 from hwnas.profile.environment import CampaignEnvironment, StoreOpener, choose_runtime
 from hwnas.profile.lookup import FOLDER
@@ -38,8 +39,8 @@ class MeasuredProfile:
 class MeasureResult:
     """What a campaign did: its profiles, one for each batch."""
 
-    device: str
-    runtime: str
+    deployment: Deployment
+    """Complete but for the batch, of which each profile has one of its own."""
     profiles: tuple[MeasuredProfile, ...]
     num_measured: int
     """In this session, as the two that follow."""
@@ -138,17 +139,17 @@ def _run(
             tasks, size = with_runtime(following, runtime).tasks, len(following.tasks)
             results.append(campaign.run(tasks, deadline_s=deadline_s, listener=reporter.update))
             following = extend(paths)
-    return _measured(device.name, runtime, paths, results)
+    deployment = replace(plan.tasks[0].setting.deployment, runtime=runtime, batch=None)
+    return _measured(deployment, paths, results)
 
 
-def _measured(device: str, runtime: str, paths: Sequence[Path], results: Sequence[CampaignResult]) -> MeasureResult:
+def _measured(deployment: Deployment, paths: Sequence[Path], results: Sequence[CampaignResult]) -> MeasureResult:
     profiles = [
         MeasuredProfile(name=f"{path.parent.name}/{path.name}", path=path, quality=assess_profile(load_profile(path)))
         for path in paths
     ]
     return MeasureResult(
-        device=device,
-        runtime=runtime,
+        deployment=deployment,
         profiles=tuple(profiles),
         num_measured=sum(result.num_measured for result in results),
         num_failed=sum(result.num_failed for result in results),

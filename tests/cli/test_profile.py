@@ -47,7 +47,7 @@ def test_the_same_command_again_measures_nothing(command_line: CommandLine) -> N
 def test_json_is_one_document(command_line: CommandLine) -> None:
     assert command_line(*SMALL, "--samples", "3", "--batch", "1,8", "--json") == 0
     document = json.loads(command_line.out)
-    assert (document["device"], document["num_measured"]) == (CPU, 12)
+    assert (document["deployment"]["device"], document["num_measured"]) == (CPU, 12)
     first, second = document["profiles"]
     assert first["path"] == f"profiles/{CPU}/{FOLDER}"
     assert second["quality"]["num_networks"] == 3

@@ -30,7 +30,7 @@ def loaded(measured: MeasureResult) -> Profile:
 
 def test_a_campaign_leaves_a_profile_that_explains_itself(request_here: CampaignOptions) -> None:
     measured = measure(request_here, campaign_environment=FakeEnvironment().make())
-    assert (measured.device, measured.runtime) == (CPU, "onnxruntime")
+    assert str(measured.deployment) == f"{CPU}/onnxruntime/fp32/t1"
     assert (measured.num_measured, measured.num_failed, measured.num_skipped, measured.num_left) == (8, 0, 0, 0)
     profile = loaded(measured)
     assert profile.path == request_here.out / CPU / "autoformer-micro-onnxruntime-fp32-b1-t1"
@@ -162,7 +162,7 @@ def test_auto_takes_the_best_runtime_that_is_here_and_says_so(request_here: Camp
         campaign_environment=FakeEnvironment().make(),
         reporter=listener,
     )
-    assert measured.runtime == "onnxruntime"
+    assert measured.deployment.runtime == "onnxruntime"
     assert listener.texts == [f"runtime onnxruntime on {CPU}"]
 
 
