@@ -7,6 +7,7 @@ is valid.
 
 import dataclasses
 import json
+import logging
 import sys
 import tomllib
 import types
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from hwnas.errors import InputError, unknown
+
+_log = logging.getLogger(__name__)
 
 Settings = TypeVar("Settings")
 
@@ -116,6 +119,7 @@ def shown(value: object) -> str:
 
 
 def _read(path: Path) -> str:
+    _log.debug("reading %s", path)
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:

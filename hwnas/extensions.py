@@ -4,6 +4,7 @@ An installed package names its module in the entry-point group `hwnas.extensions
 installed is named in `HWNAS_EXTENSIONS`. Importing it must only call `add` of registries.
 """
 
+import logging
 import os
 import sys
 from collections.abc import Mapping
@@ -12,6 +13,8 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 from hwnas.errors import InputError
+
+_log = logging.getLogger(__name__)
 
 VARIABLE = "HWNAS_EXTENSIONS"
 """Modules, or files that end in `.py`, separated as in PATH."""
@@ -34,7 +37,10 @@ def load_extensions(*, environ: Mapping[str, str] = os.environ) -> tuple[str, ..
     """
     installed = [entry.module for entry in metadata.entry_points(group=GROUP)]
     named = [part for part in environ.get(VARIABLE, "").split(os.pathsep) if part]
-    return tuple(_load(name) for name in dict.fromkeys([*installed, *named]))
+    modules = tuple(_load(name) for name in dict.fromkeys([*installed, *named]))
+    if modules:
+        _log.info("extensions: %s", ", ".join(modules))
+    return modules
 
 
 def _load(name: str) -> str:

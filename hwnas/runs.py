@@ -4,6 +4,7 @@ RUN/manifest.json    command line, resolved config, seeds, environment, time of 
 """
 
 import json
+import logging
 import os
 import platform
 import secrets
@@ -17,6 +18,8 @@ from typing import Any
 
 from hwnas.config import from_mapping, load_json, shown, to_mapping
 from hwnas.errors import InputError
+
+_log = logging.getLogger(__name__)
 
 SCHEMA = "hwnas.run/1"
 """Schema of the manifest that this version writes and reads."""
@@ -140,6 +143,7 @@ class Run:
         text = json.dumps(to_mapping(manifest), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         _make_folder(path)
         write_atomic(path / MANIFEST, text)
+        _log.info("new run %s", path)
         return cls(path, manifest)
 
     @classmethod
@@ -249,6 +253,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
         _sync_folder(path.parent)
+        _log.debug("wrote %s, %d bytes", path, len(data))
     except OSError as error:
         _discard(temporary)
         raise _cannot("written", path, error) from error

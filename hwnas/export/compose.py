@@ -16,6 +16,7 @@ The first graph that a template infers is compared with torch. The outputs of th
 torch's wherever one is exported to a file (`hwnas.export.parity`) or measured.
 """
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,6 +38,8 @@ from hwnas.export.rounding import with_rounded_weights
 from hwnas.export.size_rules import Number
 from hwnas.export.structure import OpaqueError, Structure, read_structure
 from hwnas.export.templates import SegmentTemplate, TemplateStore, default_store
+
+_log = logging.getLogger(__name__)
 
 
 @runtime_checkable
@@ -91,6 +94,12 @@ def compose(
     graph = GraphAssembly(precision=precision, shape=(batch, *input_shape))
     for name, segment in network.segments().items():
         graph.append(name, composer.instance(name, segment, graph.shape), segment)
+    _log.debug(
+        "composed %d segments, %d from templates, exported: %s",
+        len(network.segments()),
+        composer.reused,
+        composer.exported,
+    )
     return Composition(
         model=graph.finish(),
         segments=len(network.segments()),

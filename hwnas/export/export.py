@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from hwnas.export.rounding import with_rounded_weights
 if TYPE_CHECKING:
     from hwnas.export.compose import Composition
     from hwnas.export.templates import TemplateStore
+
+_log = logging.getLogger(__name__)
 
 DESCRIPTION = "hwnas.json"
 """The entry of a pt2 archive that holds its metadata. In a safetensors file it is the header entry `hwnas`."""
@@ -156,6 +159,14 @@ def export_module(
         exact=artifact.exact,
     )
     parity = write_checked(parity, path, content=artifact.content)
+    _log.info(
+        "%s: exported by %s in %.2f s, largest difference %.1e of the largest logit, %.1e is allowed",
+        path,
+        artifact.exporter,
+        time.perf_counter() - start,
+        parity.max_relative,
+        parity.tolerance,
+    )
     return ExportedModule(
         path=path,
         files=(path, parity_path(path)),

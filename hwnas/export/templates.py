@@ -13,6 +13,7 @@ import base64
 import functools
 import hashlib
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +28,8 @@ from hwnas.errors import InputError
 from hwnas.export.graph_template import GraphInstance, GraphTemplate, factor_graph
 from hwnas.export.size_rules import Number, SizeRules
 from hwnas.runs import hwnas_version, package_versions, write_atomic
+
+_log = logging.getLogger(__name__)
 
 VARIABLE = "HWNAS_CACHE"
 SCHEMA = "hwnas.templates/1"
@@ -197,9 +200,10 @@ class TemplateStore:
             return None
         try:
             return _parse(path.read_text(encoding="utf-8"))
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError) as error:
             # Not an error: the file only caches what the exporter returns, which can be asked again.
             self.damaged.append(path)
+            _log.warning("the template %s cannot be read and is made again: %s", path, error)
             return None
 
     def _path(self, text: str) -> Path:

@@ -1,5 +1,6 @@
 """Fitting a predictor: judge all models on held-out networks, take the best, and say on a card how good it is."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -20,6 +21,8 @@ from hwnas.predict.learning_curve import COUNTS, learning_curve
 from hwnas.predict.models import Learner, counted_blocks
 from hwnas.predict.predictor import Predictor, Trial
 from hwnas.predict.selection import Answers, Protocol, cross_validate, refit
+
+_log = logging.getLogger(__name__)
 
 _DRIFT_GAIN = 0.95
 """Drift is taken out only where that brings the error on held-out networks below this share."""
@@ -75,6 +78,7 @@ def fit_predictor(
     observed, answers = _judged(observed, protocol, learners)
     features, target = observed.features, observed.target
     choice = answers.choice()
+    _log.info("%s: %s, error %.2f %% on held-out networks", observed.metric, choice, 100 * answers.scores(choice).mape)
     model = refit(choice, features, target, answers=answers, learners=learners, weights=observed.weights)
     curve = _curve(observed, answers, learners) if with_curve else {}
     trial = Trial(target=target, by_model=answers.by_model, by_count=curve)
@@ -116,6 +120,7 @@ def _judged(
     note = f"{drifted}; the figures are those without it, the noise floor is with it"
     corrected = replace(observed, figures=figures, notes=(*observed.notes, note))
     again = judge(corrected)
+    _log.debug("%s: %s", observed.metric, drifted)
     if again.scores(again.choice()).mape > _DRIFT_GAIN * answers.scores(answers.choice()).mape:
         return observed, answers
     return corrected, again

@@ -1,5 +1,6 @@
 """Which predictor answers for a metric: what a question leaves out is filled in, and said."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,8 @@ from hwnas.metrics import PRECISION_PREFERENCE, RUNTIMES, Metric
 from hwnas.predict.library import PredictorEntry, devices, entries, search_path
 from hwnas.predict.predictor import Predictor
 from hwnas.predict.store import load_predictor
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +51,7 @@ def choose_predictor(
     if not fitting:
         raise _none_fits(metric, device, space, there)
     best = min(fitting, key=lambda entry: _rank(entry, metric))
+    _log.debug("%s: %d of %d predictors fit, chosen %s", metric, len(fitting), len(there), best.path)
     return ChosenPredictor(
         metric=_completed(best, metric),
         predictor=load_predictor(best.path),

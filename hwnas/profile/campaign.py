@@ -3,6 +3,7 @@
 A campaign can be ended at any moment, even by SIGKILL, and resumed: no network is measured again.
 """
 
+import logging
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -13,6 +14,8 @@ from hwnas.profile.plan import PlannedTask
 from hwnas.profile.worker_messages import MeasurementTask, TaskResult, WorkerFacts
 from hwnas.progress import CampaignProgress
 from hwnas.records import Measurement, Setting, Store, Subject
+
+_log = logging.getLogger(__name__)
 
 
 class Measurer(Protocol):
@@ -149,11 +152,14 @@ class Campaign:
         """
         open_tasks = [task for task in tasks if self._is_open(task)]
         started, failed, measured, left = clock(), 0, 0, 0
+        _log.info("%d of %d tasks are open, the others were measured or failed before", len(open_tasks), len(tasks))
         for index, task in enumerate(open_tasks):
             if deadline_s is not None and clock() >= deadline_s:
                 left = len(open_tasks) - index
+                _log.info("the deadline has passed, %d tasks are left", left)
                 break
             if not self._is_open(task):  # a repeat whose first measurement just failed
+                _log.debug("skipped the repeat of %s, whose first measurement failed", task.subject.network_id)
                 continue
             failure = self._measure(task).failure
             failed += failure is not None
@@ -181,6 +187,7 @@ class Campaign:
         store.append(row)
         completed.add(row)
         self._attempted.add((task.setting.batch, task.subject.network_id))
+        _log.debug("%s: a row in %s after %.1f s", task.subject.network_id, store.path, result.duration_s)
         return result
 
     def _is_open(self, task: PlannedTask) -> bool:

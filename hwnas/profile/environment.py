@@ -1,5 +1,6 @@
 """Where a campaign runs: this machine, its runtimes, and the profiles that it writes to."""
 
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from hwnas.records import ProfileManifest, Setting, Store
 from hwnas.records.manifest import read_manifest
 from hwnas.records.store import manifest_differences
 from hwnas.runs import Environment, environment
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +53,7 @@ def choose_runtime(plan: Plan, device: Device, reporter: Reporter) -> str:
         if found.available:
             reporter.message(f"runtime {name} on {device.name}")
             return name
+        _log.debug("runtime %s cannot be used: %s", name, found.reason)
         reasons.append(f"{name}: {found.reason}")
     raise MissingError(f"no runtime can use {device.name} here", got="; ".join(reasons), hint="hwnas doctor")
 
@@ -83,6 +87,7 @@ class StoreOpener:
                 manifest = self._manifest(plan, setting)
                 store = stack.enter_context(Store(self._folder(manifest), manifest=manifest, session=session))
                 stores[setting.batch] = store
+                _log.info("profile %s: %d rows before", store.path, len(store.profile.measurements))
                 for note in store.notes:
                     self.reporter.message(note)
             stack.pop_all()

@@ -1,6 +1,7 @@
 """Time networks against the reference network, in this process."""
 
 import gc
+import logging
 import secrets
 import time
 from collections.abc import Callable
@@ -24,6 +25,8 @@ from hwnas.profile.runners.runner import MeasurementError, Runner, RuntimeSessio
 from hwnas.profile.timing import no_progress, runs_per_sample, time_pairs, warm_up
 from hwnas.profile.worker_messages import MeasurementTask, TaskResult, WorkerFacts
 from hwnas.records import DeviceState, Failure, OutputParity, Reason, Setting, Subject
+
+_log = logging.getLogger(__name__)
 
 Network = tuple[nn.Module, Tensor]
 """A module in eval mode on the CPU, and the float32 images that it is run on."""
@@ -121,6 +124,7 @@ class NetworkTimer:
             result = self._time(task, reference, result, network)
         except Exception as error:  # of any type: runtimes raise their own, and it concerns this network alone
             result = replace(result, failure=classify_failure(error, stage=self._stage))
+            _log.debug("%s failed", task.subject.network_id, exc_info=True)
         _clean_up()
         return replace(result, duration_s=time.perf_counter() - begin)
 
@@ -139,6 +143,7 @@ class NetworkTimer:
             self._enter("warm up")
             warm_up(session, progress=self._on_progress)
             runs = (runs_per_sample(session), runs_per_sample(reference.session))
+            _log.debug("%s: %d runs a sample, of the reference %d", task.subject.network_id, *runs)
             self._enter("time")
             before = self._device_state()
             timed = time_pairs(session, reference.session, pairs=task.pairs, runs=runs, progress=self._on_progress)
@@ -175,6 +180,13 @@ class NetworkTimer:
             try:
                 precision = setting.precision
                 parity = require_parity(session.outputs(), expected, precision=precision, tolerance=tolerance)
+                _log.debug(
+                    "%s: prepared in %.2f s, largest difference %.1e of the largest logit, %.1e is allowed",
+                    subject.network_id,
+                    export_s,
+                    parity.max_relative,
+                    tolerance,
+                )
             except BaseException:
                 session.close()
                 raise

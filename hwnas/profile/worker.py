@@ -5,6 +5,7 @@ that Python cannot catch. A crash then costs one network and not the campaign.
 """
 
 import json
+import logging
 import os
 import select
 import signal
@@ -24,6 +25,8 @@ from hwnas.errors import HwnasError, InputError, UsageError
 from hwnas.profile.worker_logs import log_record, worker_environment
 from hwnas.profile.worker_messages import MeasurementTask, TaskResult, WorkerFacts, parse_facts, parse_result
 from hwnas.records import Failure, Reason, Setting
+
+_log = logging.getLogger(__name__)
 
 COMMAND = (sys.executable, "-m", "hwnas.profile.worker_process")
 
@@ -133,6 +136,7 @@ class Worker:
         """End the process; the next task starts another one."""
         if self._process is not None:
             self._process.end()
+            _log.info("worker process %d ended after %d networks", self._process.pid, self._num_tasks)
         self._process, self._num_tasks = None, 0
 
     def _measure(self, task: MeasurementTask) -> TaskResult:
@@ -148,6 +152,7 @@ class Worker:
                 if death.stage not in ("", "reference"):
                     raise
                 reason = death.failure.message
+                _log.warning("the worker process ended before it came to the network, trying another one: %s", reason)
         else:
             message = f"the reference network {task.reference.network_id} must run on {task.setting.runtime}"
             raise InputError(message, got=reason)
@@ -156,12 +161,14 @@ class Worker:
         failed = result.failure is not None and result.failure.reason in _RETIRING_FAILURES
         resident_mb = answer.get("resident_mb") or 0.0
         if failed or self._num_tasks >= limits.tasks or resident_mb > limits.resident_mb:
+            _log.debug("worker process retired: failed %s, %.0f MB resident", failed, resident_mb)
             self.close()
         return result
 
     def _running_process(self) -> "_Process":
         if self._process is None:
             self._process = _Process(self._command, start_s=self._limits.start_s)
+            _log.info("worker process %d started", self._process.pid)
         return self._process
 
 

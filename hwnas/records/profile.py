@@ -1,5 +1,6 @@
 """Reading a profile: its manifest and its measurements, without a lock and without changing anything."""
 
+import logging
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +11,8 @@ from hwnas.errors import InputError
 from hwnas.metrics import Deployment
 from hwnas.records.manifest import MANIFEST, ProfileManifest, read_manifest
 from hwnas.records.measurement import Measurement, from_line
+
+_log = logging.getLogger(__name__)
 
 MEASUREMENTS = "measurements.jsonl"
 """The lines of a profile."""
@@ -58,6 +61,7 @@ def load_profile(folder: Path) -> Profile:
     lines, rest = split_lines(read_lines(path))
     rows = parse_lines(lines, path=path, manifest=manifest)
     notes = (f"the last line of {path} is cut off and was left out",) if rest else ()
+    _log.debug("read %s, %d rows", folder, len(rows))
     return Profile(folder, manifest, rows, notes)
 
 

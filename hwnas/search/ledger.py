@@ -4,6 +4,7 @@ A search is the same whether its values are made now or were stored by a run tha
 is stored from the study and has the rest evaluated, and it counts both alike.
 """
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -21,6 +22,8 @@ from hwnas.search.problem import Evaluators, Problem, Scores, require_metrics
 from hwnas.search.seen import Seen, keys
 from hwnas.search.study import Source, Study
 from hwnas.space.space import Genomes, Mask
+
+_log = logging.getLogger(__name__)
 
 Stop = Literal["evaluations", "minutes", "stalled"]
 
@@ -151,6 +154,9 @@ class Ledger:
         )
         self._parts.append(part)
         self._judge(spent=self.evaluations - before)
+        _log.debug("generation %d: %d candidates, %d evaluations in all", generation, len(genomes), self.evaluations)
+        if self.stop is not None:
+            _log.info("the search stops: %s", self.stop)
         self._report(part)
         return part
 

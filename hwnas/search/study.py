@@ -7,6 +7,7 @@ A dear value is committed when it is done, cheap ones a generation at a time, so
 """
 
 import json
+import logging
 import os
 import sqlite3
 import time
@@ -26,6 +27,8 @@ from hwnas.search import files
 from hwnas.search.objective import Estimate, Metrics
 from hwnas.search.seen import keys
 from hwnas.space.space import Genomes
+
+_log = logging.getLogger(__name__)
 
 Source = Literal["analytic", "predicted", "supernet", "measured"]
 """Where a value is from: a formula, a predictor, the shared weights, or the device."""
@@ -73,6 +76,7 @@ class Study:
         try:
             study = cls(path, files.connect(path, "rw"), lock=lock)
             files.require_config(path, there=study.config, here=config)
+            _log.info("study %s resumed with %d candidates", path, len(study))
         except BaseException:
             os.close(lock)
             raise

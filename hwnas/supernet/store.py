@@ -1,6 +1,7 @@
 """Weight files: safetensors with the configs of the module in the metadata."""
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from hwnas.space.space import AnySpace
 from hwnas.supernet.families import SEGMENT_TYPES, SUPERNETS, make_supernet
 from hwnas.supernet.network import Network, SegmentConfig
 from hwnas.supernet.supernet import AnySupernet
+
+_log = logging.getLogger(__name__)
 
 SCHEMA = "hwnas.weights/1"
 """Schema of the metadata that this version writes and reads."""
@@ -130,6 +133,7 @@ def _save(path: Path, module: nn.Module, about: Mapping[str, Any]) -> None:
 
 def _load(path: Path, *, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Read metadata and tensors, after checking that the metadata has exactly the fields of its kind."""
+    _log.info("reading %s %s", kind, path)
     about = read_about(path)
     if about.get("schema") != SCHEMA:
         raise InputError(f"{path} must have the schema {SCHEMA}", got=about.get("schema", "none"))

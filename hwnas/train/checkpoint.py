@@ -7,6 +7,7 @@ The file holds the weights (`model/…`), what the optimizer keeps of each by it
 """
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from hwnas.config import parse_json
 from hwnas.errors import InputError
 from hwnas.runs import write_atomic
 from hwnas.train.recipe import diff_tables
+
+_log = logging.getLogger(__name__)
 
 SCHEMA = "hwnas.checkpoint/3"
 """The form that this version writes and reads."""
@@ -66,6 +69,7 @@ def save_checkpoint(run: Path, parts: TrainState, about: Mapping[str, Any]) -> P
     write_atomic(path, safetensors.torch.save(_tensors(parts), {_KEY: json.dumps(header)}))
     for old in checkpoints(run)[:-_KEPT]:
         old.unlink()
+        _log.debug("removed %s", old)
     return path
 
 
@@ -84,6 +88,7 @@ def last_checkpoint(run: Path, *, cleaning: bool = False) -> TrainCheckpoint | N
 
 def read_checkpoint(path: Path) -> TrainCheckpoint:
     """Read a checkpoint."""
+    _log.info("reading checkpoint %s", path)
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(_KEY, "{}")

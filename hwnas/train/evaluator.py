@@ -1,6 +1,7 @@
 """The accuracy of networks with the weights that they have: of sub-networks of a supernet, or of any module."""
 
 import json
+import logging
 import os
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -23,6 +24,8 @@ from hwnas.supernet.network import Network
 from hwnas.supernet.supernet import AnySupernet
 from hwnas.train.data.loader import Batch, EvalLoader
 from hwnas.train.prefix_tree import Lineage, PrefixCache, PrefixTree
+
+_log = logging.getLogger(__name__)
 
 Precision = Literal["fp32", "bf16"]
 Hits = NDArray[np.bool_]
@@ -91,6 +94,7 @@ class SupernetEvaluator:
         space = self.supernet.space
         ids = [candidate.arch_id for candidate in space.candidates(space.encode(archs))]
         new = {id_: arch for id_, arch in zip(ids, archs, strict=True) if self._remembered(id_) is None}
+        _log.debug("evaluating %d networks, %d are known", len(new), len(archs) - len(new))
         for networks in self._groups(new):
             for accuracy in self._judged(networks):
                 arch = new[accuracy.arch_id].to_mapping()

@@ -1,6 +1,7 @@
 """A training from its pictures to its files: what the command `train` does, given a model, pictures and a recipe."""
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ from hwnas.train.recipe import Recipe
 from hwnas.train.teacher import load_teacher
 from hwnas.train.trainer import Trainer, TrainerResult
 from hwnas.train.weights import Origin, SpaceOrigin, TimmOrigin, save_weights
+
+_log = logging.getLogger(__name__)
 
 RESULT = "result.json"
 _BAD_SHOWN = 20
@@ -96,6 +99,7 @@ def run_training(
     path = trainer.folder
     if trainer.world.is_main_process:
         path = save_weights(trainer.model, trainer.folder, origin)
+        _log.info("trained %d steps in %.1f s, weights in %s", outcome.steps, outcome.seconds, path)
         _write_result(trainer.folder, values)
     accuracies: Mapping[str, float] = {}
     if evaluate is not None and isinstance(trainer.model, Supernet):

@@ -4,6 +4,7 @@ A training that was killed anywhere ends, when it is resumed, with the same weig
 seed and the step. On a CPU that holds bit for bit, given the number of threads, which a checkpoint remembers.
 """
 
+import logging
 import math
 import time
 from collections.abc import Iterator
@@ -30,6 +31,8 @@ from hwnas.train.recipe import EmaConfig, Recipe
 from hwnas.train.seeds import generators_kept
 from hwnas.train.step import Stepper, StepResult
 from hwnas.train.strategies import StepNetworks
+
+_log = logging.getLogger(__name__)
 
 _FIRST_WEIGHTS = 0.05
 """The share of an average that its first weights may have in the end."""
@@ -149,6 +152,7 @@ class Trainer:
         if found is not None:
             self._machine = {name: found.about[name] for name in self._machine}
         device = self.world.device
+        _log.info("training on %s, %s", device, ", ".join(f"{name} {value}" for name, value in self._machine.items()))
         compiled = compiled_blocks(self.model, wanted=self.config.compile, device=device)
         with generators_kept(device), cpu_settings(**self._machine), compiled:
             yield

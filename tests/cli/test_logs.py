@@ -15,7 +15,9 @@ from hwnas.cli.app import run
 from hwnas.cli.logs import CommandLog, add_log_options
 from hwnas.cli.progress import console_reporter
 from hwnas.errors import InputError
+from hwnas.profile.worker import Worker
 from hwnas.progress import StageStarted
+from tests.profile.test_worker import task
 
 STAMP = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} \d+ ")
 
@@ -186,6 +188,20 @@ def test_records_go_to_the_stderr_of_the_moment(
         logging.getLogger("hwnas.search").info("above the bar")
     assert replaced.getvalue().endswith(" INFO hwnas.search: above the bar\n")
     assert capsys.readouterr().err == ""
+
+
+def test_records_of_a_worker_process_are_in_the_log_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = (sys.executable, "-m", "tests.profile.faulty")
+    with CommandLog() as log, Worker(command=command) as worker:
+        log.write_to(tmp_path / "log")
+        assert worker.measure(task("logs")).failure is None
+    records = [line for line in lines(tmp_path / "log") if "hwnas.profile.faulty" in line]
+    assert records == [
+        "DEBUG hwnas.profile.faulty: a record of level 10",
+        "INFO hwnas.profile.faulty: a record of level 20",
+        "WARNING hwnas.profile.faulty: a record of level 30",
+    ]
+    assert capsys.readouterr().err == "warning: a record of level 30\n"
 
 
 def test_a_library_user_sees_no_records() -> None:

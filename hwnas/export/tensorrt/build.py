@@ -1,5 +1,6 @@
 """Build TensorRT engines from ONNX graphs."""
 
+import logging
 import math
 import time
 from collections import Counter
@@ -34,6 +35,8 @@ from hwnas.runs import hwnas_version
 
 if TYPE_CHECKING:
     import onnx
+
+_log = logging.getLogger(__name__)
 
 STRONGLY_TYPED_SINCE = 11
 """From this major version on, all networks are strongly typed and the precision flags are gone."""
@@ -92,6 +95,7 @@ def build_engine(onnx: bytes | Path, settings: EngineSettings, *, gpu: GpuFacts 
         build_s=round(time.perf_counter() - start, 3),
         warnings=warnings,
     )
+    _log.info("engine with %d layers built in %.1f s", num_layers, card.build_s)
     return BuiltEngine(engine=engine, card=card, layers=layers)
 
 

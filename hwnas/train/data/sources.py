@@ -1,6 +1,7 @@
 """From the name of a set of pictures to what is trained on, selected on and judged with in the end."""
 
 import hashlib
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from hwnas.train.data.digits import (
 from hwnas.train.data.images import ImageDataset, stratified_sample, stratified_split, subset
 from hwnas.train.data.parquet import find_parquet_files, is_parquet, open_parquet
 from hwnas.train.data.readers import ImageFolder, find_shards, open_shards, open_torch
+
+_log = logging.getLogger(__name__)
 
 HELDOUT_SHARE = 0.1
 """What is held out where nobody says."""
@@ -116,6 +119,8 @@ def open_data(config: DataConfig, *, image_shape: tuple[int, int, int], num_clas
     train, heldout = _split(source, config)
     if config.max_images is not None and config.max_images < len(train):
         train = subset(train, stratified_sample(train.labels, config.max_images, seed=config.seed))
+    test = 0 if source.test is None else len(source.test)
+    _log.info("%s: %d training, %d held-out and %d test images", config.name, len(train), len(heldout), test)
     return DataSplits(
         config.name,
         source.classes,
