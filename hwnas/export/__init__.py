@@ -1,1 +1,1 @@
-"""What works on any `nn.Module`, whatever made it; nothing here knows of spaces or supernets."""
+"""Tracing and export of any `nn.Module`; nothing in this package depends on search spaces or supernets."""

@@ -147,18 +147,9 @@ def export_module(
     remove_parity(path)
     reference = copy_in_precision(module, "fp32")
     artifact = FORMATS[format](reference, request)
-    parity = check_parity(
-        reference,
-        artifact.run,
-        input_shape=input_shape,
-        precision=precision,
-        batches=_OPEN_BATCH_SIZES if batch is None else (batch,),
-        images=images,
-        seed=seed,
-        runtime=artifact.runtime,
-        exact=artifact.exact,
+    parity = write_checked(
+        _compare(reference, artifact, request, images=images, seed=seed), path, content=artifact.content
     )
-    parity = write_checked(parity, path, content=artifact.content)
     _log.info(
         "%s: exported by %s in %.2f s, largest difference %.1e of the largest logit, %.1e is allowed",
         path,
@@ -177,6 +168,22 @@ def export_module(
         parity=parity,
         composition=artifact.composition,
         seconds=time.perf_counter() - start,
+    )
+
+
+def _compare(
+    reference: nn.Module, artifact: ExportArtifact, request: ExportRequest, *, images: int, seed: int
+) -> ExportParity:
+    return check_parity(
+        reference,
+        artifact.run,
+        input_shape=request.input_shape,
+        precision=request.precision,
+        batches=_OPEN_BATCH_SIZES if request.batch is None else (request.batch,),
+        images=images,
+        seed=seed,
+        runtime=artifact.runtime,
+        exact=artifact.exact,
     )
 
 

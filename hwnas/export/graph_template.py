@@ -189,19 +189,22 @@ class _GraphReader:
     def read(self, node: NodeProto) -> NodeProto:
         """Return a node with canonical names and blank attributes."""
         inputs = [self._input(name) for name in node.input]
-        outputs = [self._output(name) for name in node.output]
-        attributes = [self._blank(attribute) for attribute in sorted(node.attribute, key=lambda item: item.name)]
+        for name in filter(None, node.output):  # an output that nobody reads may have an empty name
+            self.names[name] = f"v{len(self.names)}"
+        outputs = [self.names[name] if name else "" for name in node.output]
+        attributes = []
+        for attribute in sorted(node.attribute, key=lambda item: item.name):
+            blank = AttributeProto()
+            blank.CopyFrom(attribute)
+            blank.doc_string = ""
+            self.attribute_numbers.extend(_clear_attribute(blank))
+            attributes.append(blank)
         return NodeProto(op_type=node.op_type, domain=node.domain, input=inputs, output=outputs, attribute=attributes)
 
     def _input(self, name: str) -> str:
         if name in self._tensors:
             return self._constant(self._tensors[name])
         return self.names[name] if name else ""  # an optional input that is left out has an empty name
-
-    def _output(self, name: str) -> str:
-        if name:
-            self.names[name] = f"v{len(self.names)}"
-        return self.names[name] if name else ""
 
     def _constant(self, tensor: TensorProto) -> str:
         array = numpy_helper.to_array(tensor)
@@ -219,13 +222,6 @@ class _GraphReader:
                 ConstantTemplate(kind="fixed", data_type=tensor.data_type, dims=dims, content=content)
             )
         return f"c{len(self.constants) - 1}"
-
-    def _blank(self, attribute: AttributeProto) -> AttributeProto:
-        blank = AttributeProto()
-        blank.CopyFrom(attribute)
-        blank.doc_string = ""
-        self.attribute_numbers.extend(_clear_attribute(blank))
-        return blank
 
 
 def _clear_attribute(attribute: AttributeProto) -> Iterator[Number]:

@@ -103,7 +103,7 @@ def check_parity(
         exact: The comparison without rounding, for a lower precision.
 
     Returns:
-        The differences. They are not judged: `passed` and `require_parity` do that.
+        The differences. Whether they are small enough is up to `passed` and `require_parity`.
 
     Raises:
         GateError: The outputs have another shape than torch's, or are not finite.

@@ -1,4 +1,4 @@
-"""How much rounding to a lower precision changes the outputs of a network, and the tolerance that follows.
+"""Simulated rounding: the effect of a lower precision on the outputs of a network, and the tolerance that follows.
 
 A fixed tolerance for float16 is too wide for some networks and too narrow for others: a deep network accumulates more
 rounding than a shallow one. So rounding is simulated for the network at hand. It runs in float32, its weights and the

@@ -20,7 +20,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import onnx
 
@@ -257,17 +256,16 @@ def _parse(text: str) -> SegmentTemplate:
     if file["schema"] != SCHEMA or _digest(file["content"]) != file["sha256"]:
         raise ValueError("the file was changed or cut off")
     body = json.loads(file["content"])
+    variants = []
+    for entry in body["variants"]:
+        model = base64.b64decode(entry["model"])
+        template, _ = factor_graph(onnx.load_from_string(model))
+        variants.append(_GraphVariant(model=model, template=template, sizes=entry["sizes"], numbers=entry["numbers"]))
     return SegmentTemplate(
-        variants=[_parse_variant(entry) for entry in body["variants"]],
+        variants=variants,
         is_verified=body["is_verified"],
         is_refuted=body["is_refuted"],
     )
-
-
-def _parse_variant(entry: Mapping[str, Any]) -> _GraphVariant:
-    model = base64.b64decode(entry["model"])
-    template, _ = factor_graph(onnx.load_from_string(model))
-    return _GraphVariant(model=model, template=template, sizes=entry["sizes"], numbers=entry["numbers"])
 
 
 @functools.cache

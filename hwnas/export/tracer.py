@@ -231,7 +231,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if result is not NotImplemented:
                 return result
             if func._overloadpacket in flop_registry and call.name not in RULES:
-                # torch counts a product here: an error is better than to count it as free
+                # torch counts multiply-accumulates here, so counting it as a pointwise operation would be wrong
                 raise InputError("a network must use operations that the tracer can count", got=str(func))
         result = func(*args, **kwargs)
         outputs = tuple(self._shape(leaf) for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor))

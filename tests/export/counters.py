@@ -1,4 +1,4 @@
-"""What torch itself says of a network: its products by the flop counter, its used parameters by their gradients."""
+"""Reference counts by torch: multiply-accumulates by its flop counter, used parameters by their gradients."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,4 +1,4 @@
-"""Small networks written by hand, that have what networks of `hwnas.space` have: the tracer must find it all."""
+"""Small hand-written networks with the operations that networks of `hwnas.space` have."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""Operations as tests compare them: by what they are, or by their traits alone."""
+"""Operations in the form that tests compare."""
 
 from dataclasses import replace
 
@@ -6,5 +6,5 @@ from hwnas.workload import Operation, Workload
 
 
 def without_traits(workload: Workload) -> tuple[Operation, ...]:
-    """The operations by their sizes alone."""
+    """Return the operations of a workload without their traits."""
     return tuple(replace(operation, traits=()) for operation in workload.operations)

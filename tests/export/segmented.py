@@ -1,4 +1,4 @@
-"""A small network with segments, cheap to export, and a count of what is exported."""
+"""A small network with segments that is fast to export, and a record of the segments that are exported."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,7 +49,7 @@ class Head(nn.Module):
 
 
 class Network(nn.Module):
-    """Weights of norms are random too, so that one in the place of another shows."""
+    """All weights are random, those of norms too, so that exchanged weights change the output."""
 
     def __init__(self, embed: int, heads: tuple[int, ...], *, seed: int = 0) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class Network(nn.Module):
 
 @contextmanager
 def counted() -> Iterator[list[Any]]:
-    """The segments that are exported within."""
+    """Collect the segments that are exported inside the block."""
     seen: list[Any] = []
 
     def export(segment: nn.Module, **options: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Networks of all families for any number of images."""
+"""Networks of all families, traced with an open batch."""
 
 import pytest
 import torch

@@ -24,7 +24,7 @@ TOKENS = (1, 10, 16)
 
 
 class Scaled(nn.Module):
-    """A function of the input times a parameter, so that there is one."""
+    """A function of the input times a parameter, since a module without parameters cannot be traced."""
 
     def __init__(self, function: Callable[[Tensor], object]) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ def of_module(module: nn.Module, *shape: int) -> Operation:
 
 
 def of_function(function: Callable[[Tensor], object], *shape: int) -> list[Operation]:
-    """What a function does, after the table and the product that `Scaled` puts before it."""
+    """Trace a function, without the table and the product that `Scaled` puts before it."""
     return list(without_traits(trace_module(Scaled(function), input_shape=shape))[2:])
 
 
@@ -149,7 +149,7 @@ POINTWISE: dict[str, tuple[Callable[[Tensor], Tensor], str, int, int]] = {
 
 
 @pytest.mark.parametrize("name", POINTWISE)
-def test_what_is_pointwise(name: str) -> None:
+def test_a_pointwise_operation(name: str) -> None:
     function, variant, elements, operands = POINTWISE[name]
     (found,) = of_function(function, *TOKENS)
     assert isinstance(found, Elementwise)
@@ -175,7 +175,7 @@ POOLS: dict[str, tuple[Callable[[Tensor], object], str, tuple[int, int, int]]] =
 
 
 @pytest.mark.parametrize("name", POOLS)
-def test_what_pools(name: str) -> None:
+def test_a_pooling_operation(name: str) -> None:
     function, variant, (positions_in, positions_out, channels) = POOLS[name]
     (found,) = of_function(function, *GRID)
     assert found == Pool(
@@ -202,7 +202,7 @@ MOVES: dict[str, tuple[Callable[[Tensor], Tensor], str, int]] = {
 
 
 @pytest.mark.parametrize("name", MOVES)
-def test_what_only_moves(name: str) -> None:
+def test_an_operation_that_only_moves_data(name: str) -> None:
     function, variant, elements = MOVES[name]
     (found,) = of_function(function, *TOKENS)
     assert found == Move(name=variant, variant=variant, elements=elements)

@@ -125,11 +125,11 @@ def test_a_wrong_inference_is_noticed_and_not_used(folder: Path, monkeypatch: py
 
 
 class Odd(nn.Module):
-    """Holds something that nobody can compare."""
+    """Holds an object that cannot be compared with another."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.thing = object()
+        self.holding = object()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x * 2
@@ -141,7 +141,7 @@ def test_an_opaque_segment_is_exported_every_time_and_named(store: TemplateStore
     for _ in range(2):
         composition = compose(network, input_shape=SHAPE, store=store)
         assert composition.exported == ("part.1",)
-        assert composition.opaque == {"part.1": ".thing is a object"}
+        assert composition.opaque == {"part.1": ".holding is a object"}
         assert difference(network, composition) < 1e-5
 
 

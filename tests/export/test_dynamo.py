@@ -1,4 +1,4 @@
-"""The reference path, and what it cannot export."""
+"""The reference path, and modules that it cannot export."""
 
 import numpy as np
 import pytest

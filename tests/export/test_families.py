@@ -1,4 +1,4 @@
-"""Networks of all families, composed: beside torch, and beside torch's own export of the whole network."""
+"""Composed networks of all families, compared with torch and with torch's own export in one piece."""
 
 from collections import Counter
 from pathlib import Path

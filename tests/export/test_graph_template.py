@@ -1,4 +1,4 @@
-"""Graphs taken apart and put together again."""
+"""Graphs factored into templates and numbers, and templates filled again."""
 
 import numpy as np
 import onnx
@@ -35,22 +35,22 @@ def test_numbers_are_constants_attributes_and_the_output_in_this_order() -> None
     assert numbers == [1, 4, 24, 0.5, 0.5, 1, 4, 24, 2.0, 1, 1, 4, 24]
 
 
-def test_graphs_that_differ_in_numbers_have_one_form() -> None:
+def test_graphs_that_differ_in_numbers_have_equal_templates() -> None:
     one, _ = factor_graph(graph(heads=4, width=96))
     other, _ = factor_graph(graph(heads=3, width=60, value=0.25))
     assert one.key() == other.key()
 
 
-def test_another_operator_is_another_form() -> None:
+def test_another_operator_is_another_template() -> None:
     one, _ = factor_graph(graph(heads=4, width=96))
     other, _ = factor_graph(graph(heads=4, width=96, tail="Tanh"))
     assert one.key() != other.key()
 
 
-def test_a_form_takes_the_numbers_of_another_graph() -> None:
-    form, _ = factor_graph(graph(heads=4, width=96))
+def test_a_template_is_filled_with_the_numbers_of_another_graph() -> None:
+    template, _ = factor_graph(graph(heads=4, width=96))
     _, numbers = factor_graph(graph(heads=3, width=60, value=0.25))
-    filled = form.fill(numbers)
+    filled = template.fill(numbers)
     assert filled.output_shape == (1, 3, 20)
     assert [node.op_type for node in filled.nodes] == ["MatMul", "Reshape", "Mul", "Mul", "Add", "Relu"]
     arrays = [numpy_helper.to_array(tensor) for tensor in filled.constants]
@@ -62,27 +62,27 @@ def test_a_form_takes_the_numbers_of_another_graph() -> None:
     assert filled.nodes[0].input[:] == ["x", "p:weight"]
 
 
-def test_filling_leaves_the_form_as_it_was() -> None:
-    form, numbers = factor_graph(graph(heads=4, width=96))
-    before = form.key()
-    form.fill(numbers).nodes[1].attribute[0].i = 77
-    assert form.key() == before
+def test_filling_does_not_change_the_template() -> None:
+    template, numbers = factor_graph(graph(heads=4, width=96))
+    before = template.key()
+    template.fill(numbers).nodes[1].attribute[0].i = 77
+    assert template.key() == before
 
 
-def test_constants_of_few_bits_are_known_less_well() -> None:
+def test_numbers_in_narrow_constants_have_wider_tolerances() -> None:
     model = graph(heads=4, width=96)
     model.graph.initializer[1].CopyFrom(numpy_helper.from_array(np.array(0.5, np.float16), "scale"))
-    form, numbers = factor_graph(model)
-    assert form.tolerances(numbers)[3:5] == [2e-3, 2e-3]
-    assert set(form.tolerances(numbers)) == {1e-6, 2e-3}
+    template, numbers = factor_graph(model)
+    assert template.tolerances(numbers)[3:5] == [2e-3, 2e-3]
+    assert set(template.tolerances(numbers)) == {1e-6, 2e-3}
 
 
-def test_a_large_constant_is_part_of_the_form() -> None:
+def test_a_large_constant_is_part_of_the_template() -> None:
     model = graph(heads=4, width=96)
     model.graph.initializer[2].CopyFrom(numpy_helper.from_array(np.arange(96, dtype=np.float32), "filled"))
-    form, numbers = factor_graph(model)
+    template, numbers = factor_graph(model)
     assert len(numbers) == 9
-    np.testing.assert_array_equal(numpy_helper.to_array(form.fill(numbers).constants[3]), np.arange(96))
+    np.testing.assert_array_equal(numpy_helper.to_array(template.fill(numbers).constants[3]), np.arange(96))
 
 
 def test_graphs_within_nodes_and_foreign_operators_are_refused() -> None:

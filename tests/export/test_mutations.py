@@ -1,4 +1,4 @@
-"""Graphs that are nearly the network's: in a precision that rounds as much as they differ, they must be refused too."""
+"""Slightly wrong graphs: they must be refused even in a precision whose rounding is as large as their error."""
 
 import copy
 from collections.abc import Callable
@@ -24,7 +24,7 @@ HEAD_DIM = 16
 
 @pytest.fixture(scope="module")
 def network() -> nn.Module:
-    """A network whose biases and norms are not as they were born: what is zero anyway can be dropped unseen."""
+    """A network with random biases and norms: if they were 0 and 1, as initialised, dropping one would not show."""
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
     made = make_supernet(SPACE).subnet(ARCH).eval()
@@ -51,14 +51,14 @@ def dropped(network: nn.Module) -> None:
 
 
 def swapped(network: nn.Module) -> None:
-    """What the first head gives is taken for what the second gives."""
+    """The outputs of the first two heads are exchanged."""
     weight = network.get_parameter("blocks.0.attention.proj.weight")
     first, second, *others = torch.split(weight.clone(), HEAD_DIM, dim=1)
     weight.copy_(torch.cat([second, first, *others], dim=1))
 
 
 def exported(wrong: nn.Module, network: nn.Module, path: Path, **options: Any) -> Any:
-    """The export of a network whose graph is another one's."""
+    """Export a network with the graph of another one."""
 
     def build(module: nn.Module, **request: Any) -> Any:
         return build_onnx(wrong, **request)

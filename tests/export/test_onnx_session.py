@@ -1,4 +1,4 @@
-"""Graphs run on the CPU, bfloat16 ones with wider numbers."""
+"""Graphs run on the CPU, those in bfloat16 widened to float32."""
 
 import gc
 

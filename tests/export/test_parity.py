@@ -1,4 +1,4 @@
-"""When the outputs of an exported network count as torch's."""
+"""Comparisons of exported networks with torch."""
 
 import hashlib
 import json
@@ -109,7 +109,7 @@ def test_a_difference_beyond_the_tolerance_fails_the_gate(
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_without_rounding_a_lower_precision_is_judged_like_float32(module: nn.Module, precision: str) -> None:
+def test_without_rounding_a_lower_precision_is_checked_like_float32(module: nn.Module, precision: str) -> None:
     same = with_rounded_weights(module, precision=precision)
     for factor, passes in ((1.0, True), (1.001, False)):
         exact = ExactCheck(run=lambda images, by=factor: logits(same, images) * np.float32(by), module=same)  # type: ignore[misc]

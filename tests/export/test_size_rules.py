@@ -1,4 +1,4 @@
-"""What is inferred of the numbers in a graph, beside the functions that made them."""
+"""Inferred numbers of graphs, compared with the formulas that made them."""
 
 from collections.abc import Callable, Mapping
 

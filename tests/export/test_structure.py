@@ -1,4 +1,4 @@
-"""Which modules count as equal but for their sizes."""
+"""Modules that have equal structures."""
 
 from collections.abc import Callable
 from typing import Any
@@ -48,23 +48,23 @@ def test_real_numbers_and_odd_kernels_share_a_text() -> None:
 
 
 class Holding(nn.Module):
-    def __init__(self, thing: Any) -> None:
+    def __init__(self, value: Any) -> None:
         super().__init__()
-        self.thing = thing
+        self.value = value
 
     def forward(self, x: Tensor) -> Tensor:
         return x
 
 
 @pytest.mark.parametrize(
-    "thing", [slice(1, None), (2, (3, None)), {"a": 1.5, "b": "x"}, torch.relu, nn.Linear, None, "x"]
+    "value", [slice(1, None), (2, (3, None)), {"a": 1.5, "b": "x"}, torch.relu, nn.Linear, None, "x"]
 )
-def test_attributes_are_taken_apart(thing: Any) -> None:
-    assert structure(Holding(thing)).text == structure(Holding(thing)).text
+def test_attributes_are_read_down_to_numbers_and_text(value: Any) -> None:
+    assert structure(Holding(value)).text == structure(Holding(value)).text
 
 
 def test_a_slice_gives_its_numbers() -> None:
-    assert structure(Holding(slice(2, None))).sizes[".thing.start"] == 2
+    assert structure(Holding(slice(2, None))).sizes[".value.start"] == 2
 
 
 def _closure() -> Callable[[], int]:
@@ -72,10 +72,10 @@ def _closure() -> Callable[[], int]:
     return lambda: number
 
 
-@pytest.mark.parametrize("thing", [torch.ones(2), object(), _closure(), {1, 2}])
-def test_what_cannot_be_read_is_opaque(thing: Any) -> None:
+@pytest.mark.parametrize("value", [torch.ones(2), object(), _closure(), {1, 2}])
+def test_what_cannot_be_read_is_opaque(value: Any) -> None:
     with pytest.raises(OpaqueError):
-        structure(Holding(thing))
+        structure(Holding(value))
 
 
 def test_hooks_make_a_module_opaque() -> None:

@@ -54,7 +54,7 @@ def test_a_template_knows_what_it_saw_and_infers_the_rest() -> None:
     assert template.find(sizes(8, 200)) is inferred
 
 
-def test_two_forms_of_one_structure_leave_a_choice() -> None:
+def test_two_variants_of_a_structure_are_ambiguous() -> None:
     template = learned(None).get("text")
     template.learn(sizes(9, 90), graph(9, 90, op="Tanh"))
     assert template.infer(sizes(8, 200)) is None
@@ -149,10 +149,10 @@ def test_other_exporting_code_has_other_templates(tmp_path: Path, monkeypatch: p
         (tmp_path / f"{name}.py").write_text(f"{name} changed")
         digests.add(_code_digest(tmp_path))
     assert len(digests) == 1 + len(EXPORTING)
-    here = _versions()
+    before = _versions()
     _versions.cache_clear()
     monkeypatch.setattr("hwnas.export.templates.hwnas_version", lambda: "99")
-    assert _versions() != here
+    assert _versions() != before
     _versions.cache_clear()
 
 

@@ -22,7 +22,7 @@ TOKENS = (1, 10, 16)
 
 
 class Written(nn.Module):
-    """A forward written in place, on parts and parameters given by name."""
+    """A forward given as a function, on parts and parameters given by name."""
 
     def __init__(self, forward: Callable[..., Any], **parts: nn.Module | nn.Parameter) -> None:
         super().__init__()

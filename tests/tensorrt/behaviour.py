@@ -1,7 +1,7 @@
-"""What the double of TensorRT does where it does something: build, keep and run engines on the CPU.
+"""Behaviour of the TensorRT double: it builds, saves and runs engines on the CPU.
 
 An engine of the double is the ONNX graph itself, run by ONNX Runtime when it is executed, so that outputs are real.
-Calls in an order that TensorRT refuses are refused: nothing comes back, and the logger is told why.
+Calls in an order that TensorRT refuses return nothing, and the reason is logged.
 
 The bodies of a class's calls stand in a class of its name, here and in building.py and running.py: `create_network` for
 the method, `get_logger` for the property, `init` for `__init__`. `this` is the object on which the call was made.
@@ -30,12 +30,12 @@ class Library:
         self.classes: dict[str, Any] = {}
 
     def body(self, owner: str, name: str) -> Any:
-        """What does a call, None where nothing does."""
+        """Return the function that implements a call, or None."""
         found = BODIES.get(owner)
         return getattr(found(self), name.strip("_"), None) if found else None
 
     def new(self, name: str, **state: Any) -> Any:
-        """An object that only the library can make."""
+        """Create an object that has no public constructor."""
         made = object.__new__(self.classes[name])
         object.__setattr__(made, "_state", state)
         return made
@@ -43,16 +43,16 @@ class Library:
     def dims(self, shape: tuple[int, ...]) -> Any:
         return self.new("Dims", shape=tuple(shape))
 
-    def says(self, logger: Any, text: str, severity: str = "ERROR") -> None:
+    def log(self, logger: Any, text: str, severity: str = "ERROR") -> None:
         logger.log(getattr(self.trt.ILogger.Severity, severity), text)
 
     def origin(self) -> str:
-        """What engines and timing caches are bound to."""
+        """Return the version and GPU that engines and timing caches are bound to."""
         return f"{self.trt.__version__} on {self.gpu}"
 
     def start(self, this: Any, logger: Any) -> None:
         if not self.has_gpu:
-            self.says(logger, "CUDA initialization failure with error: 35")
+            self.log(logger, "CUDA initialization failure with error: 35")
             raise TypeError("pybind11::init(): factory function returned nullptr")
         this._state["logger"] = logger
 

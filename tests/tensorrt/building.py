@@ -20,7 +20,7 @@ class Builder(Body):
         known = self.library.trt.NetworkDefinitionCreationFlag
         unknown = int(flags) & ~sum(1 << value for value in {int(item) for item in known.__members__.values()})
         if unknown:
-            self.library.says(this.logger, f"createNetworkV2: unknown flags {unknown:#x}")
+            self.library.log(this.logger, f"createNetworkV2: unknown flags {unknown:#x}")
             return None
         strong = bool(int(flags) & 1 << int(known.STRONGLY_TYPED)) or self.library.major >= 11
         return self.library.new("INetworkDefinition", logger=this.logger, strong=strong, graph=None, failed=False)
@@ -43,7 +43,7 @@ class Builder(Body):
     def build_serialized_network(self, this: Any, network: Any, config: Any, kernels: object = None) -> Any:
         problem = self._problem(network._state, config._state) or self._time_kernels(network._state, config._state)
         if problem:
-            self.library.says(this.logger, problem)
+            self.library.log(this.logger, problem)
             return None
         about = {
             "origin": self.library.origin(),
@@ -131,7 +131,7 @@ class OnnxParser(Body):
         state = {"code": getattr(self.library.trt.ErrorCode, code), "desc": text, "index": index, "node": node}
         this._state["errors"].append(self.library.new("ParserError", **state))
         this._state["network"]._state["failed"] = True
-        self.library.says(this._state["logger"], text)
+        self.library.log(this._state["logger"], text)
         return False
 
 
@@ -183,13 +183,13 @@ class IBuilderConfig(Body):
         if not data:
             return self.library.new("ITimingCache", origin=self.library.origin(), kernels={})
         if not data.startswith(CACHE):
-            self.library.says(this._state["owner"].logger, "the timing cache is not valid")
+            self.library.log(this._state["owner"].logger, "the timing cache is not valid")
             return None
         return self.library.new("ITimingCache", **json.loads(data[len(CACHE) :]))
 
     def set_timing_cache(self, this: Any, cache: Any, ignore_mismatch: bool) -> bool:
         if cache._state["origin"] != self.library.origin() and not ignore_mismatch:
-            self.library.says(this._state["owner"].logger, f"the timing cache is of {cache._state['origin']}")
+            self.library.log(this._state["owner"].logger, f"the timing cache is of {cache._state['origin']}")
             return False
         this._state["cache"] = cache
         return True

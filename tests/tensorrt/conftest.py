@@ -1,4 +1,4 @@
-"""A double of each listed version of TensorRT, in the place of the library."""
+"""Test doubles of the listed versions of TensorRT, in place of the library."""
 
 import sys
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """A device that lies in this process's memory, and still works as late as a real one.
 
-What is launched runs when somebody waits, not before; while a recording is made nothing runs and nobody may wait.
+Launched work runs when the stream is waited for, not before. During a recording nothing runs and waiting is an error.
 """
 
 import contextlib
@@ -66,7 +66,7 @@ class FakeCuda:
         (self._queue if self._recorded is None else self._recorded).append(work)
 
     def wait(self) -> None:
-        assert self._recorded is None, "nobody may wait while a recording is made"
+        assert self._recorded is None, "the stream must not be waited for during a recording"
         while self._queue:
             self._queue.pop(0)()
 
@@ -79,7 +79,7 @@ class FakeCuda:
 
 
 class FakeClock:
-    """Times by the wall, and says that the device took a microsecond less."""
+    """Measures wall time, and reports a device time that is a microsecond less."""
 
     def __init__(self, cuda: FakeCuda) -> None:
         self._cuda = cuda

@@ -16,12 +16,12 @@ class Runtime(Body):
     def deserialize_cuda_engine(self, this: Any, data: bytes) -> Any:
         data = bytes(data)
         if not data.startswith(PLAN):
-            self.library.says(this.logger, "Error Code 1: Serialization (magicTag does not match)")
+            self.library.log(this.logger, "Error Code 1: Serialization (magicTag does not match)")
             return None
         length = int.from_bytes(data[4:8], "big")
         about = json.loads(data[8 : 8 + length])
         if about["origin"] != self.library.origin():
-            self.library.says(this.logger, f"Error Code 6: API Usage Error (the engine is of {about['origin']})")
+            self.library.log(this.logger, f"Error Code 6: API Usage Error (the engine is of {about['origin']})")
             return None
         graph = CpuGraph(onnx.load_model_from_string(data[8 + length :]))
         return self.library.new("ICudaEngine", logger=this.logger, about=about, graph=graph)
@@ -59,7 +59,7 @@ class ICudaEngine(Body):
 
     def create_execution_context(self, this: Any, strategy: Any = None) -> Any:
         if self.library.memory < self.library.workspace_needed:
-            self.library.says(this._state["logger"], "Error Code 2: OutOfMemory (no memory for the execution context)")
+            self.library.log(this._state["logger"], "Error Code 2: OutOfMemory (no memory for the execution context)")
             return None
         fixed = {item.name: item.shape for item in this._state["graph"].inputs if -1 not in item.shape}
         return self.library.new("IExecutionContext", engine=this, shapes=fixed, addresses={}, settled=False)
@@ -80,7 +80,7 @@ class IExecutionContext(Body):
         engine = this._state["engine"]._state
         tensor = engine["graph"].find(name)
         if tensor is None or not tensor.is_input or not self._in_profile(tensor, tuple(shape), engine["about"]):
-            self.library.says(engine["logger"], f"Error Code 3: API Usage Error (setInputShape: {name} {tuple(shape)})")
+            self.library.log(engine["logger"], f"Error Code 3: API Usage Error (setInputShape: {name} {tuple(shape)})")
             return False
         this._state["shapes"][name] = tuple(shape)
         this._state["settled"] = False
@@ -108,7 +108,7 @@ class IExecutionContext(Body):
         engine = this._state["engine"]._state
         problem = self._run_problem(this._state, engine["graph"], int(stream_handle))
         if problem:
-            self.library.says(engine["logger"], f"Error Code 3: API Usage Error (enqueueV3: {problem})")
+            self.library.log(engine["logger"], f"Error Code 3: API Usage Error (enqueueV3: {problem})")
             return False
         stream = self.library.streams[int(stream_handle)]
         this._state["settled"] = True

@@ -1,4 +1,4 @@
-"""The same, end to end, where TensorRT and a GPU are."""
+"""The same end to end, on a machine with TensorRT and a GPU."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""The runner, with the double in the place of the library and of the GPU."""
+"""The runner, with test doubles of the library and of the GPU."""
 
 import copy
 import sys
@@ -32,7 +32,7 @@ def _gpu_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def graphs(monkeypatch: pytest.MonkeyPatch) -> list[Setting]:
-    """The hand-made graph in the place of the export, and the settings for which one was asked."""
+    """Replace the export by a hand-made graph, and collect the settings of the requests."""
     asked: list[Setting] = []
 
     def graph(module: nn.Module, images: torch.Tensor, setting: Setting) -> bytes:

@@ -176,17 +176,16 @@ def parser_failure(parser: Any, messages: list[TensorRtMessage]) -> TensorRtErro
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
     if not errors:
         return failure("TensorRT must be able to read the ONNX graph", messages)
-    missing = [error for error in errors if _lacks_operator(error)]
+    missing = [
+        error
+        for error in errors
+        if error.code().name.startswith("UNSUPPORTED") or any(part in error.desc().casefold() for part in _NO_OPERATOR)
+    ]
     got = "; ".join(_describe_parser_error(error) for error in (missing or errors)[:_MAX_REASONS])
     if missing:
         operators = ", ".join(sorted({error.node_operator() for error in missing}))
         return TensorRtError("unsupported", f"TensorRT must support every operator, and lacks {operators}", got=got)
     return TensorRtError("build", "TensorRT must be able to read the ONNX graph", got=got)
-
-
-def _lacks_operator(error: Any) -> bool:
-    unsupported = error.code().name.startswith("UNSUPPORTED")
-    return unsupported or any(part in error.desc().casefold() for part in _NO_OPERATOR)
 
 
 def _describe_parser_error(error: Any) -> str:
