@@ -19,8 +19,7 @@ import numpy as np
 from benchmarks.support.saving import asked, save
 from hwnas.devices import detect
 from hwnas.predict.library import PredictorEntry, entries, search_path
-from hwnas.predict.predictor import Prediction
-from hwnas.predict.store import load_predictor
+from hwnas.predict.predictor import Prediction, Predictor
 from hwnas.space import SPACES
 
 HEADER = ("predictor", "model", "a second, at once", "of that features", "a second, one by one", "ratio")
@@ -39,15 +38,15 @@ def cpu_seconds(task: Callable[[], Any], *, repeats: int) -> tuple[Any, list[flo
 
 def line(entry: PredictorEntry, *, networks: int, single: int, repeats: int) -> tuple[str, ...]:
     assert entry.card.space is not None
-    space, predictor = SPACES.get(entry.card.space), load_predictor(entry.path)
+    space, predictor = SPACES.get(entry.card.space), Predictor.load(entry.path)
     genomes = space.sample(np.random.default_rng(0), networks)
 
     def at_once() -> Prediction:
-        return predictor.predict_population(space.workloads(genomes), confidence=CONFIDENCE)
+        return predictor.predict(space.workloads(genomes), confidence=CONFIDENCE)
 
     def one_by_one() -> list[Prediction]:
         rows = [genomes[row : row + 1] for row in range(single)]
-        return [predictor.predict_population(space.workloads(row), confidence=CONFIDENCE) for row in rows]
+        return [predictor.predict(space.workloads(row), confidence=CONFIDENCE) for row in rows]
 
     _, features_s = cpu_seconds(lambda: predictor.population(space.workloads(genomes)), repeats=repeats)
     many, many_s = cpu_seconds(at_once, repeats=repeats)

@@ -31,7 +31,7 @@ from benchmarks.support.saving import asked, save
 from hwnas.devices import detect
 from hwnas.metrics import parse_metric
 from hwnas.pipeline.search.predicted_metrics import CheapMetrics, MetricPredictor
-from hwnas.predict.store import load_predictor
+from hwnas.predict.predictor import Predictor
 from hwnas.search.ledger import Budget
 from hwnas.search.objective import Metrics, exact, make_objectives
 from hwnas.search.problem import Evaluators, Problem
@@ -138,7 +138,7 @@ def grid_task() -> Task:
 def predictor_task() -> Task:
     """Latency and MACs from the least (0) to the most (1) of the space's smallest and largest networks."""
     space = SPACES.get("autoformer-tiny")
-    predictor = load_predictor(Path(__file__).parents[1] / PREDICTOR)
+    predictor = Predictor.load(Path(__file__).parents[1] / PREDICTOR)
     metric = parse_metric("latency_ms@amd-epyc-f26m2-2c-avx512bf16/onnxruntime/fp32/b1")
     cheap = CheapMetrics(space=space, predictors=(MetricPredictor(metric=metric, predictor=predictor),))
     names = (str(metric), "macs")

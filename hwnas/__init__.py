@@ -13,11 +13,12 @@ if TYPE_CHECKING:
     from hwnas.pipeline.export_network import export_network
     from hwnas.pipeline.import_checkpoint import import_checkpoint
     from hwnas.pipeline.measure import measure
-    from hwnas.pipeline.modules import ModuleMeasurement, export_module, measure_module
+    from hwnas.pipeline.modules import ModuleMeasurement, export_module, measure_module, trace_workload
     from hwnas.pipeline.optimize import CustomMetric, LatencyTable, optimize
     from hwnas.pipeline.predictors.fit import FitOptions, fit_predictors
     from hwnas.pipeline.predictors.import_timm import import_timm
     from hwnas.pipeline.predictors.predict import PredictOptions, predict_networks
+    from hwnas.pipeline.predictors.workloads import timm_workload
     from hwnas.pipeline.profiles import list_profiles
     from hwnas.pipeline.report import write_report
     from hwnas.pipeline.search.options import SearchOptions
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from hwnas.pipeline.search.run import search_networks
     from hwnas.pipeline.spaces import spaces
     from hwnas.pipeline.train import train_model
+    from hwnas.predict.predictor import Prediction, Predictor
+    from hwnas.predict.selector import find_predictor
     from hwnas.profile.options import CampaignOptions
     from hwnas.search.result import FoundNetwork, SearchResult
     from hwnas.train.options import TrainOptions
@@ -42,6 +45,8 @@ __all__ = [
     "LatencyTable",
     "ModuleMeasurement",
     "PredictOptions",
+    "Prediction",
+    "Predictor",
     "SearchOptions",
     "SearchResult",
     "TrainOptions",
@@ -52,6 +57,7 @@ __all__ = [
     "explain",
     "export_module",
     "export_network",
+    "find_predictor",
     "fit_predictors",
     "import_checkpoint",
     "import_timm",
@@ -63,6 +69,8 @@ __all__ = [
     "query",
     "search_networks",
     "spaces",
+    "timm_workload",
+    "trace_workload",
     "train_model",
     "write_report",
 ]
@@ -76,6 +84,8 @@ _VERBS = {
     "LatencyTable": "hwnas.pipeline.optimize",
     "ModuleMeasurement": "hwnas.pipeline.modules",
     "PredictOptions": "hwnas.pipeline.predictors.predict",
+    "Prediction": "hwnas.predict.predictor",
+    "Predictor": "hwnas.predict.predictor",
     "SearchOptions": "hwnas.pipeline.search.options",
     "SearchResult": "hwnas.search.result",
     "TrainOptions": "hwnas.train.options",
@@ -85,6 +95,7 @@ _VERBS = {
     "explain": "hwnas.pipeline.explain",
     "export_module": "hwnas.pipeline.modules",
     "export_network": "hwnas.pipeline.export_network",
+    "find_predictor": "hwnas.predict.selector",
     "fit_predictors": "hwnas.pipeline.predictors.fit",
     "import_checkpoint": "hwnas.pipeline.import_checkpoint",
     "import_timm": "hwnas.pipeline.predictors.import_timm",
@@ -96,6 +107,8 @@ _VERBS = {
     "query": "hwnas.pipeline.search.query",
     "search_networks": "hwnas.pipeline.search.run",
     "spaces": "hwnas.pipeline.spaces",
+    "timm_workload": "hwnas.pipeline.predictors.workloads",
+    "trace_workload": "hwnas.pipeline.modules",
     "train_model": "hwnas.pipeline.train",
     "write_report": "hwnas.pipeline.report",
 }

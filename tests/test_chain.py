@@ -5,11 +5,14 @@ The quick one takes invented times, because `tests/test_readme.py` times network
 
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+import hwnas
 from hwnas.pipeline.measure import measure
 from hwnas.pipeline.search.options import SearchOptions
 from hwnas.pipeline.search.run import SearchResult, search_networks
@@ -17,6 +20,8 @@ from hwnas.pipeline.train import train_model
 from hwnas.profile.options import CampaignOptions
 from hwnas.search.spec import PostSearch
 from hwnas.space import SPACES
+from hwnas.space.space import Candidate
+from hwnas.supernet.families import make_network
 from hwnas.train.options import TrainOptions
 from hwnas.train.trainer import TrainerConfig
 from tests.pipeline.campaigns import FakeEnvironment
@@ -69,3 +74,28 @@ def require_verified(found: SearchResult) -> None:
 def latency_column(row: dict[str, str]) -> str:
     """The column of the searched latency."""
     return next(name for name in row if name.startswith("latency_ms") and name.count("_") == 1)
+
+
+def test_the_chain_works_with_objects_of_ones_own(tmp_path: Path) -> None:
+    """The same without a supernet and without a run: an own accuracy, a shipped predictor, an exported module."""
+    space = SPACES.get("autoformer-tiny")
+    predictor = hwnas.find_predictor(
+        "latency_ms@amd-epyc-f26m2-2c-avx512bf16/onnxruntime/fp32/b1",
+        space=space.name,
+        predictors=Path(__file__).parents[1] / "predictors",
+    )
+
+    def accuracy(networks: Sequence[Candidate]) -> list[float]:
+        return [float(np.tanh(space.costs(network.genome[None]).params[0] / 1e7)) for network in networks]
+
+    result = hwnas.optimize(space, accuracy=accuracy, metrics={"latency_ms": predictor}, budget=14, seed=1)
+    chosen = result.best(latency_ms=max(network.metrics["latency_ms"] for network in result.front))
+    low, high = chosen.intervals["latency_ms"]
+    assert chosen is result.front[0]
+    assert low <= chosen.metrics["latency_ms"] <= high
+    single = predictor.predict([space.workload(chosen.candidate.arch)])
+    assert single.mean[0] == pytest.approx(chosen.metrics["latency_ms"], rel=0.1)
+
+    module = make_network(SPACES.get("autoformer-micro"), SPACES.get("autoformer-micro").smallest())
+    exported = hwnas.export_module(module, torch.zeros(1, 3, 32, 32), tmp_path / "smallest.onnx")
+    assert exported.parity.max_relative <= exported.parity.tolerance

@@ -1,5 +1,7 @@
 """The public surface is exact, and importing it is light."""
 
+import inspect
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -21,6 +23,8 @@ def test_the_public_names_are_exactly_these() -> None:
         "LatencyTable",
         "ModuleMeasurement",
         "PredictOptions",
+        "Prediction",
+        "Predictor",
         "SearchOptions",
         "SearchResult",
         "TrainOptions",
@@ -31,6 +35,7 @@ def test_the_public_names_are_exactly_these() -> None:
         "explain",
         "export_module",
         "export_network",
+        "find_predictor",
         "fit_predictors",
         "import_checkpoint",
         "import_timm",
@@ -42,6 +47,8 @@ def test_the_public_names_are_exactly_these() -> None:
         "query",
         "search_networks",
         "spaces",
+        "timm_workload",
+        "trace_workload",
         "train_model",
         "write_report",
     ]
@@ -70,3 +77,12 @@ def test_another_name_is_an_attribute_error() -> None:
 def test_importing_hwnas_loads_nothing_heavy(statement: str) -> None:
     code = f"{statement}, sys; print(*sorted(set({HEAVY}) & set(sys.modules)))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == []
+
+
+def test_public_signatures_are_typed_without_any() -> None:
+    for name in hwnas.__all__:
+        item = getattr(hwnas, name)
+        for parameter, annotation in inspect.get_annotations(item).items() if inspect.isfunction(item) else ():
+            # `AnySpace` and numpy's arrays are spelled with Any for their own parameters.
+            text = re.sub(r"Space\[typing.Any, typing.Any\]|tuple\[typing.Any, ...\]", "", str(annotation))
+            assert not re.search(r"\bAny\b", text), (name, parameter)

@@ -27,7 +27,7 @@ from hwnas.metrics import parse_metric
 chosen = choose_predictor(parse_metric("throughput@rtx4090"), space=None)
 (place,) = [path for path, origin in search_path() if origin == "shipped" and (path / "rtx4090").is_dir()]
 workload = known_workloads(place).models["vit_small_patch16_224", 224]
-answer = chosen.predictor.predict_workloads([workload], batch=chosen.metric.deployment.fixed_batch)
+answer = chosen.predictor.predict([workload], batch=chosen.metric.deployment.fixed_batch)
 figures = [float(values[0]) for values in (answer.lower, answer.mean, answer.upper)]
 print(json.dumps({"hwnas": hwnas.__file__, "path": str(chosen.path), "origin": chosen.origin, "figures": figures}))
 """

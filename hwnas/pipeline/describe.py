@@ -38,7 +38,7 @@ class Description:
 
 def describe(
     space: str,
-    arch: str | Path | Mapping[str, Any] | Arch,
+    arch: str | Path | Mapping[str, object] | Arch,
     *,
     image_size: int | None = None,
     num_classes: int | None = None,

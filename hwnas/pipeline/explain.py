@@ -69,7 +69,7 @@ Profiler = Callable[[Subject, Setting], RuntimeProfile | None]
 
 def explain(
     space: str,
-    arch: str | Path | Mapping[str, Any] | Arch,
+    arch: str | Path | Mapping[str, object] | Arch,
     *,
     device: str = "auto",
     batch: int = 1,

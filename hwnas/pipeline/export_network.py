@@ -102,7 +102,7 @@ class ExportedNetwork:
 
 def export_network(
     space: str,
-    arch: str | Path | Mapping[str, Any] | Arch | None = None,
+    arch: str | Path | Mapping[str, object] | Arch | None = None,
     *,
     out: Path,
     format: str = "onnx",

@@ -12,6 +12,7 @@ from hwnas.profile.statistics import latency_interval, latency_ms, reference_lat
 from hwnas.profile.subjects import REFERENCE
 from hwnas.profile.timing import PAIRS
 from hwnas.records import Failure, OutputParity, Samples, Setting
+from hwnas.workload import Workload
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -175,6 +176,24 @@ def export_module(
         precision=precision,
         batch=None if dynamic_batch else len(images),
     )
+
+
+def trace_workload(module: "nn.Module", example_input: "Tensor") -> Workload:
+    """Return the operations of a module for one image, as predictors read them.
+
+    Args:
+        module: A module with one tensor as input and one as output.
+        example_input: A batch of images of shape (batch, channels, height, width); only the image size matters.
+
+    Returns:
+        The operations with their sizes, and from them MACs, parameters and bytes moved.
+
+    Raises:
+        InputError: An operation of the module is not supported.
+    """
+    from hwnas.export.tracer import trace_module
+
+    return trace_module(module, input_shape=(1, *_images(example_input).shape[1:]))
 
 
 def _images(example_input: "Tensor") -> "Tensor":

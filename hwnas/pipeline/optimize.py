@@ -221,7 +221,7 @@ def _evaluators(space: AnySpace, sources: Mapping[str, CustomMetric | Predictor]
         networks = space.candidates(genomes) if any(map(_is_custom, cheap_sources.values())) else ()
         for name, source in cheap_sources.items():
             if isinstance(source, Predictor):
-                prediction = source.predict_population(space.workloads(genomes))
+                prediction = source.predict(space.workloads(genomes))
                 found[name] = Estimate(prediction.mean, prediction.lower, prediction.upper)
             else:
                 found[name] = exact(_evaluate(name, source, networks))

@@ -5,11 +5,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hwnas.config import from_mapping, shown, to_mapping
+from hwnas.config import from_mapping, load_json, shown, to_mapping
 from hwnas.errors import InputError, unknown
 from hwnas.metrics import MEASURED_METRICS, Metric
 from hwnas.predict.metrics import Scores, best_spearman
@@ -17,6 +18,9 @@ from hwnas.predict.selection import Protocol
 
 SCHEMA = "hwnas.predictor/3"
 """The form of a predictor that this version writes and reads."""
+
+CARD = "card.json"
+"""The file of a card, in the folder of its predictor."""
 
 CONFIDENCES = (0.5, 0.8, 0.9, 0.95)
 """The confidences at which coverage is stated."""
@@ -147,6 +151,13 @@ def require_seal(card: Card, *, model_text: str, source: str) -> None:
 def card_json(card: Card) -> dict[str, Any]:
     """The card as plain values."""
     return to_mapping(card)
+
+
+def load_card(folder: Path) -> Card:
+    """Read a card alone."""
+    if not (folder / CARD).is_file():
+        raise InputError(f"{folder} must be the folder of a predictor", got=f"it has no {CARD}", hint="hwnas fit")
+    return card_from_json(load_json(folder / CARD), source=str(folder / CARD))
 
 
 def card_from_json(data: object, *, source: str) -> Card:

@@ -12,8 +12,7 @@ from pathlib import Path
 
 from hwnas.data_paths import DataPaths, Origin, data_search_path
 from hwnas.metrics import Metric
-from hwnas.predict.card import Card
-from hwnas.predict.store import CARD, load_card
+from hwnas.predict.card import CARD, Card, load_card
 
 FOLDER = "predictors"
 """Where predictors are written, under the working folder."""

@@ -1,15 +1,30 @@
-"""A predictor: features in, mean and interval out, with the card that says how good it is."""
+"""A predictor: a fitted model with its intervals, its range and its card, in memory and in a folder.
 
+    FOLDER/card.json     the card: what it was fitted to and how accurate it is
+    FOLDER/card.md       the same as Markdown, with parity.svg
+    FOLDER/model.json    the model: plain numbers, and XGBoost's own JSON
+
+A card states the digest of the model and of itself.
+"""
+
+import json
+import secrets
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hwnas.config import parse_json
+from hwnas.errors import InputError
+from hwnas.frames import Frame, to_frame
 from hwnas.metrics import Metric
 from hwnas.predict.arrays import Numbers, shortened
-from hwnas.predict.card import Card, CurvePoint, Ranked
+from hwnas.predict.card import CARD, Card, CurvePoint, Ranked, card_json, load_card, require_seal, sealed
+from hwnas.predict.card_page import PARITY, card_page, parity_plot
 from hwnas.predict.features.conditions import Conditions
 from hwnas.predict.features.counting import population_features, workload_features
 from hwnas.predict.features.table import Features, with_answers
@@ -31,6 +46,16 @@ class Prediction:
     more_is_better: bool
     outside: NDArray[np.bool_]
     """Which networks are unlike all that were fitted: their figures are a guess, and their intervals too."""
+
+    def to_frame(self, labels: Sequence[str] | None = None) -> Frame:
+        """Return the predictions as a data frame, one row per network.
+
+        Args:
+            labels: Names of the networks, for a first column.
+        """
+        columns: dict[str, Sequence[object]] = {} if labels is None else {"network": list(labels)}
+        columns |= {"mean": self.mean.tolist(), "lower": self.lower.tolist(), "upper": self.upper.tolist()}
+        return to_frame({**columns, "outside": self.outside.tolist()})
 
     @property
     def unfavourable(self) -> Numbers:
@@ -106,11 +131,59 @@ class Predictor:
         """Of its intervals where none is asked for: 0.9, or the most that its fitted networks support."""
         return supported_confidence(self.card.data.num_networks)
 
-    def predict(self, features: Features, *, confidence: float | None = None, batch: int | None = None) -> Prediction:
-        """Predict networks from features that were made under this predictor's conditions at `batch`.
+    @classmethod
+    def load(cls, folder: Path | str) -> Self:
+        """Read a predictor from its folder, `predictors/DEVICE/NAME/METRIC`.
 
-        A confidence that is asked for must be supported; without one it is the usual one.
+        Args:
+            folder: The folder that `hwnas fit` wrote.
+
+        Raises:
+            InputError: The folder holds no predictor, one of another format, or one that was edited.
         """
+        folder = Path(folder)
+        card = load_card(folder)
+        model_text = _read(folder / MODEL)
+        require_seal(card, model_text=model_text, source=str(folder))
+        data = parse_json(model_text, source=str(folder / MODEL))
+        if not isinstance(data, dict):
+            raise InputError(f"{folder / MODEL} must hold a model")
+        try:
+            return cls.from_json(card, data)
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{folder / MODEL} is incomplete", got=repr(error)) from error
+
+    def predict(
+        self,
+        networks: Workloads | Sequence[Workload],
+        *,
+        confidence: float | None = None,
+        batch: int | None = None,
+    ) -> Prediction:
+        """Predict the metric of networks, each with an interval.
+
+        Args:
+            networks: A population of a space (`space.workloads(genomes)`), or networks of any kind by their operations
+                (`space.workload(arch)`, `hwnas.trace_workload(module, example_input)`, `hwnas.timm_workload(name)`).
+            confidence: Of the intervals; by default 0.9, or the highest that the number of fitted networks supports.
+            batch: The batch size, where the predictor was fitted to rows of different ones.
+
+        Returns:
+            Means and interval ends in the unit of the metric, and which networks lie outside the fitted range.
+
+        Raises:
+            InputError: A confidence that is not supported, or a batch size that was not measured.
+        """
+        if isinstance(networks, Workloads):
+            features = self.population(networks, batch=batch)
+        else:
+            features = self.features(networks, batch=batch)
+        return self.predict_features(features, confidence=confidence, batch=batch)
+
+    def predict_features(
+        self, features: Features, *, confidence: float | None = None, batch: int | None = None
+    ) -> Prediction:
+        """Predict networks from features that were made under this predictor's conditions at `batch`."""
         metric = self.card.metric
         count = np.full(len(features), float(metric.require_batch(batch)))
         confidence = self.usual_confidence if confidence is None else confidence
@@ -125,18 +198,6 @@ class Predictor:
             more_is_better=metric.maximised,
             outside=self.fitted_range.is_outside(features),
         )
-
-    def predict_workloads(
-        self, workloads: Sequence[Workload], *, confidence: float | None = None, batch: int | None = None
-    ) -> Prediction:
-        """Predict networks from their operations."""
-        return self.predict(self.features(workloads, batch=batch), confidence=confidence, batch=batch)
-
-    def predict_population(
-        self, workloads: Workloads, *, confidence: float | None = None, batch: int | None = None
-    ) -> Prediction:
-        """Predict a population of a space."""
-        return self.predict(self.population(workloads, batch=batch), confidence=confidence, batch=batch)
 
     def features(self, workloads: Sequence[Workload], *, batch: int | None = None) -> Features:
         """The features of networks under this predictor's conditions; blocks of a space are not told in operations.
@@ -192,3 +253,54 @@ def _source(data: Plain) -> Source:
     return Source(
         conditions=Conditions(**data["conditions"]), batch=int(data["batch"]), model=fitted_from_json(data["model"])
     )
+
+
+PAGE, MODEL = "card.md", "model.json"
+
+
+def save_predictor(predictor: Predictor, folder: Path) -> Predictor:
+    """Write a predictor into its folder, in place of one that stands there; the sealed one is returned."""
+    model_text = json.dumps(predictor.model_json(), separators=(",", ":"), allow_nan=False) + "\n"
+    card = sealed(predictor.card, model_text=model_text)
+    texts = {
+        MODEL: model_text,
+        CARD: json.dumps(card_json(card), indent=1, allow_nan=False) + "\n",
+        PAGE: card_page(card),
+        PARITY: parity_plot(card),
+    }
+    _write_folder(folder, texts)
+    return replace(predictor, card=card)
+
+
+def _write_folder(folder: Path, texts: dict[str, str]) -> None:
+    """All files appear at once: they are written beside the folder, which is then exchanged."""
+    token = secrets.token_hex(6)
+    new, old = folder.with_name(f".{folder.name}.{token}.new"), folder.with_name(f".{folder.name}.{token}.old")
+    try:
+        _require_replaceable(folder)
+        new.mkdir(parents=True)
+        for name, text in texts.items():
+            (new / name).write_text(text, encoding="utf-8")
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written", got=error.strerror or str(error)) from error
+    finally:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        for leftover in (new, old):
+            if leftover.exists() and folder.exists():
+                shutil.rmtree(leftover)
+
+
+def _require_replaceable(folder: Path) -> None:
+    if folder.exists() and any(folder.iterdir()) and not (folder / CARD).is_file():
+        raise InputError(f"{folder} holds something else than a predictor", hint="another folder with --out")
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read", got=error) from error

@@ -8,10 +8,9 @@ from pathlib import Path
 from hwnas.data_paths import DataPaths, Origin
 from hwnas.devices import Machine, resolve
 from hwnas.errors import InputError, MissingError
-from hwnas.metrics import PRECISION_PREFERENCE, RUNTIMES, Metric
+from hwnas.metrics import PRECISION_PREFERENCE, RUNTIMES, Metric, parse_metric
 from hwnas.predict.library import PredictorEntry, devices, entries, search_path
 from hwnas.predict.predictor import Predictor
-from hwnas.predict.store import load_predictor
 
 _log = logging.getLogger(__name__)
 
@@ -27,6 +26,27 @@ class ChosenPredictor:
     origin: Origin
     note: str
     """Which predictor it is and what was filled in, in one sentence."""
+
+
+def find_predictor(
+    metric: str,
+    *,
+    space: str | None = None,
+    predictors: Path | None = None,
+) -> Predictor:
+    """Return the predictor of a metric, as a search would choose it.
+
+    Args:
+        metric: `"latency_ms@rtx4090"` or, in full, `"throughput@h200/torch-graph/bf16/b64"`; without a device the
+            one of this machine is meant.
+        space: The space of the networks; by default a predictor for networks of any kind.
+        predictors: A folder of predictors; by default `./predictors` and those that ship with hwnas.
+
+    Raises:
+        MissingError: There are no predictors for the device.
+        InputError: None of them answers this.
+    """
+    return choose_predictor(parse_metric(metric), space=space, predictors=predictors).predictor
 
 
 def choose_predictor(
@@ -54,7 +74,7 @@ def choose_predictor(
     _log.debug("%s: %d of %d predictors fit, chosen %s", metric, len(fitting), len(there), best.path)
     return ChosenPredictor(
         metric=_completed(best, metric),
-        predictor=load_predictor(best.path),
+        predictor=Predictor.load(best.path),
         path=best.path,
         origin=best.origin,
         note=_note(best, metric, fitting),

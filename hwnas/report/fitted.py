@@ -26,16 +26,17 @@ def outside_range(run: Path, spec: SearchSpec, space: AnySpace, front: Genomes) 
 
 
 def _outside(folder: Path, used: PredictorSpec, space: AnySpace, front: Genomes) -> tuple[int, ...] | None:
-    from hwnas.predict.store import CARD, load_predictor
+    from hwnas.predict.card import CARD
+    from hwnas.predict.predictor import Predictor
 
     if not (folder / CARD).is_file():
         return None
     try:
-        predictor = load_predictor(folder)
+        predictor = Predictor.load(folder)
         if predictor.card.card_sha256 != used.card_sha256:
             return None
         batch = parse_metric(used.metric).deployment.fixed_batch
-        prediction = predictor.predict_population(space.workloads(front), batch=batch)
+        prediction = predictor.predict(space.workloads(front), batch=batch)
     except HwnasError:
         # The page says that it could not be checked; the figures of the search do not depend on it.
         return None

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -34,7 +33,7 @@ def adapted(space: AnySpace, *, image_size: int | None, num_classes: int | None)
 
 def find_arch(
     space: AnySpace,
-    given: str | Path | Mapping[str, Any] | Arch,
+    given: str | Path | Mapping[str, object] | Arch,
     *,
     command: str = COMMAND,
 ) -> Arch:

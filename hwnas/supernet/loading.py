@@ -29,7 +29,7 @@ class WeightedNetwork:
 
 def weighted_network(
     space: str,
-    arch: str | Path | Mapping[str, Any] | Arch | None,
+    arch: str | Path | Mapping[str, object] | Arch | None,
     *,
     weights: Path | None = None,
     seed: int = 0,

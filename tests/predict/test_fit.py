@@ -57,14 +57,16 @@ def test_the_card_says_how_good_it_is_on_networks_that_were_held_out() -> None:
     ninety = next(entry.share for entry in card.coverage if entry.confidence == 0.9)
     assert 0.85 <= ninety <= 0.95
     new = networks(300, seed=7)
-    prediction = predictor.predict(new)
+    prediction = predictor.predict_features(new)
     error = np.abs(prediction.mean / true_times(new) - 1).mean()
     assert error < card.scores.mape
 
 
 def test_the_unfavourable_bound_is_the_slow_side() -> None:
-    slow = fitted().predict(networks(9, seed=2))
-    fast = fit_predictor(observations(name="throughput"), learners=FAST, with_curve=False).predict(networks(9, seed=2))
+    slow = fitted().predict_features(networks(9, seed=2))
+    fast = fit_predictor(observations(name="throughput"), learners=FAST, with_curve=False).predict_features(
+        networks(9, seed=2)
+    )
     np.testing.assert_array_equal(slow.unfavourable, slow.upper)
     np.testing.assert_array_equal(fast.unfavourable, fast.lower)
     np.testing.assert_allclose(fast.mean, 1000 / slow.mean, rtol=1e-6)
@@ -91,7 +93,7 @@ def test_throughput_is_scored_in_images_a_second_by_the_model_that_the_time_chos
 
 def test_a_greater_confidence_gives_wider_intervals() -> None:
     predictor = fitted()
-    narrow, wide = (predictor.predict(networks(9, seed=2), confidence=share) for share in (0.5, 0.9))
+    narrow, wide = (predictor.predict_features(networks(9, seed=2), confidence=share) for share in (0.5, 0.9))
     assert (wide.upper - wide.lower > narrow.upper - narrow.lower).all()
 
 
@@ -99,8 +101,8 @@ def test_populations_and_workloads_are_predicted_alike() -> None:
     predictor = fitted()
     space = SPACES.get("autoformer-tiny")
     workloads = space.workloads(space.sample(np.random.default_rng(4), 5))
-    many = predictor.predict_population(workloads)
-    singles = predictor.predict_workloads([workloads.workload(row) for row in range(5)])
+    many = predictor.predict(workloads)
+    singles = predictor.predict([workloads.workload(row) for row in range(5)])
     # what is predicted has eight digits, the last of which may be rounded either way
     np.testing.assert_allclose(many.mean, singles.mean, rtol=2e-8)
     np.testing.assert_allclose(many.upper, singles.upper, rtol=2e-8)
@@ -109,7 +111,7 @@ def test_populations_and_workloads_are_predicted_alike() -> None:
 
 def test_the_last_bits_are_not_told() -> None:
     """They differ from one CPU to the next, and a search would decide by them between networks that are as fast."""
-    found = fitted().predict(networks(200))
+    found = fitted().predict_features(networks(200))
     for values in (found.mean, found.lower, found.upper):
         np.testing.assert_array_equal(values, shortened(values))
     alike = identities(networks(200))
@@ -119,7 +121,7 @@ def test_the_last_bits_are_not_told() -> None:
 def test_a_network_of_another_space_is_outside() -> None:
     predictor = fitted()
     strange = networks(3, space="vitas-twins-small")
-    assert predictor.predict(strange).outside.all()
+    assert predictor.predict_features(strange).outside.all()
     with pytest.raises(InputError, match="net-0 lies outside what the predictor was fitted to") as caught:
         predictor.require_inside(strange, labels=["net-0", "net-1", "net-2"])
     assert "were fitted" in str(caught.value.got)
@@ -148,17 +150,17 @@ def test_block_counts_are_asked_for_where_the_model_counts_blocks() -> None:
     predictor = fit_predictor(observed, protocol=Protocol(repeats=1), learners=learners, with_curve=False)
     assert set(predictor.card.data.count_names) == set(observed.features.count_names)
     unseen, truth = _with_blocks(50, seed=3)
-    assert np.abs(predictor.predict_population(unseen).mean / truth.figures - 1).mean() < 0.02
-    blind = predictor.predict_workloads([unseen.workload(0)]).mean[0]  # its operations alone: no block of it is known
-    assert blind == pytest.approx(predictor.predict_population(unseen).mean[0], rel=0.3)
-    assert blind != pytest.approx(predictor.predict_population(unseen).mean[0], rel=1e-3)
+    assert np.abs(predictor.predict(unseen).mean / truth.figures - 1).mean() < 0.02
+    blind = predictor.predict([unseen.workload(0)]).mean[0]  # its operations alone: no block of it is known
+    assert blind == pytest.approx(predictor.predict(unseen).mean[0], rel=0.3)
+    assert blind != pytest.approx(predictor.predict(unseen).mean[0], rel=1e-3)
 
 
 def test_a_model_that_counts_no_blocks_asks_for_none() -> None:
     workloads, observed = _with_blocks(30)
     predictor = fit_predictor(observed, protocol=Protocol(repeats=1), learners=FAST, with_curve=False)
     assert predictor.card.data.count_names == ()
-    assert (predictor.predict_population(workloads).mean > 0).all()
+    assert (predictor.predict(workloads).mean > 0).all()
 
 
 def test_several_batches_need_one_to_predict_at() -> None:
@@ -170,14 +172,14 @@ def test_several_batches_need_one_to_predict_at() -> None:
     observed = replace(observed, metric=metric, conditions=conditions)
     predictor = fit_predictor(observed, learners=FAST, with_curve=False)
     with pytest.raises(InputError, match="needs a batch"):
-        predictor.predict(networks(2))
-    assert (predictor.predict(networks(2), batch=2).mean > 0).all()
+        predictor.predict_features(networks(2))
+    assert (predictor.predict_features(networks(2), batch=2).mean > 0).all()
 
 
 def test_another_batch_than_the_measured_one_is_refused() -> None:
     predictor = fitted()
     with pytest.raises(InputError, match="measured at another batch"):
-        predictor.predict(networks(2), batch=8)
+        predictor.predict_features(networks(2), batch=8)
 
 
 @pytest.mark.parametrize(

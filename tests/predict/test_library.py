@@ -6,9 +6,8 @@ import pytest
 from hwnas.errors import InputError
 from hwnas.metrics import parse_metric
 from hwnas.predict.library import devices, entries, predictor_folder, search_path
-from hwnas.predict.predictor import Predictor
-from hwnas.predict.store import save_predictor
-from tests.predict.test_store import fitted
+from hwnas.predict.predictor import Predictor, save_predictor
+from tests.predict.test_predictor import fitted
 
 METRIC = parse_metric("latency_ms@toy-2c/onnxruntime/fp32/b1/t1")
 

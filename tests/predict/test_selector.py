@@ -7,11 +7,10 @@ from hwnas.devices import Machine, detect
 from hwnas.errors import InputError, MissingError
 from hwnas.metrics import ANY_BATCH, Deployment, parse_metric
 from hwnas.predict.library import predictor_folder
-from hwnas.predict.predictor import Prediction
+from hwnas.predict.predictor import Prediction, save_predictor
 from hwnas.predict.selector import choose_predictor
-from hwnas.predict.store import save_predictor
 from tests.predict.synthetic import networks
-from tests.predict.test_store import fitted
+from tests.predict.test_predictor import fitted
 
 MACHINE: Machine = detect()
 CPU = MACHINE.cpu.device.name
@@ -90,7 +89,7 @@ def test_without_a_device_it_is_that_of_this_machine(tmp_path: Path, device: str
         parse_metric(f"latency_ms{device}"), space="autoformer-tiny", predictors=tmp_path, machine=here
     )
     assert (chosen.metric.deployment.device, chosen.path, chosen.origin) == (CPU, path, "own")
-    answer = chosen.predictor.predict(networks(3))
+    answer = chosen.predictor.predict_features(networks(3))
     assert isinstance(answer, Prediction)
     assert (answer.lower < answer.mean).all()
     assert (answer.mean < answer.upper).all()

@@ -18,8 +18,7 @@ from hwnas.predict.card import Card
 from hwnas.predict.fit import as_throughput, fit_predictor
 from hwnas.predict.folds import identities
 from hwnas.predict.library import FOLDER, predictor_folder
-from hwnas.predict.predictor import Predictor
-from hwnas.predict.store import save_predictor
+from hwnas.predict.predictor import Predictor, save_predictor
 from hwnas.predict.transfer_fit import transfer_predictor
 from hwnas.profile.lookup import ProfileEntry, TableEntry, profile_entries, search_path, table_entries
 from hwnas.progress import NullReporter, Reporter

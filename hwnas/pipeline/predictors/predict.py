@@ -151,7 +151,7 @@ def _answered(
     predictor = chosen.predictor
     features = _features(networks, chosen, space)
     batch = chosen.metric.deployment.fixed_batch
-    answer = predictor.predict(features, confidence=confidence, batch=batch)
+    answer = predictor.predict_features(features, confidence=confidence, batch=batch)
     for row, target in enumerate(networks):
         reasons = predictor.fitted_range.reasons(features.take(slice(row, row + 1))) if answer.outside[row] else ()
         yield PredictedFigure(

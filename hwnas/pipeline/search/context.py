@@ -30,7 +30,7 @@ from hwnas.pipeline.search.predicted_metrics import (
     require_confidence,
     supported_confidence,
 )
-from hwnas.predict.store import load_predictor
+from hwnas.predict.predictor import Predictor
 from hwnas.progress import Reporter
 from hwnas.runs import Run, hwnas_version, package_versions
 from hwnas.search.ledger import Budget
@@ -125,7 +125,7 @@ def reload_search(run: Path) -> SearchContext:
         threads, backend = spec.supernet.threads, spec.supernet.matmul_backend
         spec = replace(spec, supernet=replace(supernet.make_spec(), threads=threads, matmul_backend=backend))
     predictors = tuple(
-        MetricPredictor(metric=parse_metric(item.metric), predictor=load_predictor(run / item.path))
+        MetricPredictor(metric=parse_metric(item.metric), predictor=Predictor.load(run / item.path))
         for item in spec.predictors
     )
     pairs = zip(spec.predictors, predictors, strict=True)

@@ -32,11 +32,11 @@ class MetricPredictor:
 
     def of_population(self, workloads: Workloads, *, confidence: float) -> Prediction:
         """What it says of a population."""
-        return self.predictor.predict_population(workloads, confidence=confidence, batch=self.batch)
+        return self.predictor.predict(workloads, confidence=confidence, batch=self.batch)
 
     def of_network(self, workload: Workload, *, confidence: float) -> Prediction:
         """What it says of one network of any kind."""
-        return self.predictor.predict_workloads([workload], confidence=confidence, batch=self.batch)
+        return self.predictor.predict([workload], confidence=confidence, batch=self.batch)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from hwnas.pipeline.search.predicted_metrics import (
     require_confidence,
     supported_confidence,
 )
-from hwnas.predict.store import load_predictor
+from hwnas.predict.predictor import Predictor
 from hwnas.search.objective import Criteria
 from hwnas.search.problem import Problem
 from hwnas.search.query import QueriedFront, query_study
@@ -180,7 +180,7 @@ def _predictors(
 ) -> tuple[MetricPredictor, ...]:
     """Return the predictors of the problem's metrics: the copies in the run, and those found for other metrics."""
     own = [
-        MetricPredictor(metric=parse_metric(item.metric), predictor=load_predictor(run / item.path))
+        MetricPredictor(metric=parse_metric(item.metric), predictor=Predictor.load(run / item.path))
         for item in spec.predictors
         if item.metric in problem.metrics
     ]

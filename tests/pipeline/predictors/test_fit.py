@@ -12,8 +12,8 @@ from hwnas.pipeline.predictors.dataset import measured_profile, of_space
 from hwnas.pipeline.predictors.fit import FitOptions, fit_predictors
 from hwnas.pipeline.predictors.predict import PredictOptions, predict_networks, require_all_inside
 from hwnas.pipeline.predictors.transfer_sources import find_sources
+from hwnas.predict.card import load_card
 from hwnas.predict.models import BlocksLearner
-from hwnas.predict.store import load_card
 from hwnas.profile.lookup import profile_entries
 from hwnas.progress import MessageRecorder
 from tests.pipeline.measured_profiles import DEVICE, NOISE, fast_fits, make_profile, subjects_of, true_ms

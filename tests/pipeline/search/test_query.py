@@ -10,7 +10,7 @@ import pytest
 from hwnas.errors import HwnasError, InputError
 from hwnas.pipeline.search.query import query
 from hwnas.pipeline.search.run import SearchResult, search_networks
-from hwnas.predict.store import load_predictor, save_predictor
+from hwnas.predict.predictor import Predictor, save_predictor
 from hwnas.search.spec import PostSearch
 from tests.pipeline.campaigns import CPU, FakeEnvironment
 from tests.pipeline.search.workbench import FIRST, free, options, write_bench, write_predictor
@@ -87,7 +87,7 @@ def test_the_confidence_of_the_search_is_lowered_to_what_another_device_supports
     )
     run = search_networks(wanted, out=tmp_path / "run").run
     folder = write_predictor(tmp_path / "other", FIRST, device="h200")
-    predictor = load_predictor(folder)
+    predictor = Predictor.load(folder)
     few = replace(predictor.card, data=replace(predictor.card.data, num_networks=10))
     save_predictor(replace(predictor, card=few), folder)
     assert query(run).confidence == 0.9

@@ -13,8 +13,7 @@ from hwnas.predict.features.counting import population_features
 from hwnas.predict.fit import Observations, fit_predictor
 from hwnas.predict.library import predictor_folder
 from hwnas.predict.models import AnalyticLearner
-from hwnas.predict.predictor import Predictor
-from hwnas.predict.store import save_predictor
+from hwnas.predict.predictor import Predictor, save_predictor
 from hwnas.search.spec import PostSearch
 from hwnas.space import SPACES
 from hwnas.supernet.families import make_supernet

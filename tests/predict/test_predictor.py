@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from hwnas.errors import InputError
+from hwnas.predict.card import load_card
 from hwnas.predict.fit import fit_predictor
 from hwnas.predict.models import AnalyticLearner, BoostedLearner
-from hwnas.predict.predictor import Predictor
+from hwnas.predict.predictor import Predictor, save_predictor
 from hwnas.predict.selection import Protocol
-from hwnas.predict.store import load_card, load_predictor, save_predictor
 from tests.predict.synthetic import arrays_of, networks
 from tests.predict.test_fit import observations
 
@@ -26,10 +26,10 @@ def fitted() -> Predictor:
 
 def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
     saved = save_predictor(fitted(), tmp_path / "p")
-    read = load_predictor(tmp_path / "p")
+    read = Predictor.load(tmp_path / "p")
     assert read.card == saved.card
     assert replace(read.card, model_sha256="", card_sha256="") == fitted().card
-    mine, theirs = (predictor.predict(networks(20, seed=3)) for predictor in (read, fitted()))
+    mine, theirs = (predictor.predict_features(networks(20, seed=3)) for predictor in (read, fitted()))
     for name in ("mean", "lower", "upper", "outside"):
         np.testing.assert_array_equal(getattr(mine, name), getattr(theirs, name))
     for predictor in (read, fitted()):
@@ -131,13 +131,13 @@ def test_what_was_edited_by_hand_is_found_out(
     save_predictor(fitted(), tmp_path / "p")
     _edit(tmp_path / "p" / name, change)
     with pytest.raises(InputError, match=message):
-        load_predictor(tmp_path / "p")
+        Predictor.load(tmp_path / "p")
 
 
 def test_a_folder_without_predictor_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="must be the folder of a predictor"):
-        load_predictor(tmp_path)
+        Predictor.load(tmp_path)
     save_predictor(fitted(), tmp_path / "p")
     (tmp_path / "p" / "model.json").unlink()
     with pytest.raises(InputError, match=r"model\.json cannot be read"):
-        load_predictor(tmp_path / "p")
+        Predictor.load(tmp_path / "p")
