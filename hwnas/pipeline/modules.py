@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hwnas.devices import Machine, detect, require, resolve
-from hwnas.errors import InputError, MissingError, unknown
+from hwnas.errors import InputError, unknown
 from hwnas.frames import Frame, to_frame
 from hwnas.metrics import Deployment
 from hwnas.profile.statistics import latency_interval, latency_ms, reference_latency_ms, stability_verdict, throughput
@@ -97,11 +97,12 @@ def measure_module(
         MissingError: The device or the runtime is not available.
     """
     from hwnas.profile.network_timer import NetworkTimer
+    from hwnas.profile.runners.runner import default_runtime
     from hwnas.profile.worker_messages import MeasurementTask
 
     images = _images(example_input)
     name = resolve(device, machine=machine or detect())
-    chosen = runtime or _default_runtime(name)
+    chosen = runtime or default_runtime(require(name))
     setting = Setting(
         deployment=Deployment(device=name, runtime=chosen, precision=precision, batch=len(images), threads=threads),
         exporter="module" if chosen.startswith("torch") else "dynamo",
@@ -201,19 +202,6 @@ def _images(example_input: "Tensor") -> "Tensor":
         message = "the example input must be a batch of images, float32 of (batch, channels, height, width)"
         raise InputError(message, got=f"{example_input.dtype} of {tuple(example_input.shape)}")
     return example_input.detach().float().cpu()
-
-
-def _default_runtime(device: str) -> str:
-    from hwnas.profile.runners.runner import DEFAULT_ORDER, load_runner
-
-    found = require(device)
-    reasons = []
-    for name in DEFAULT_ORDER:
-        here = load_runner(name).available(found)
-        if here.available:
-            return name
-        reasons.append(f"{name}: {here.reason}")
-    raise MissingError(f"no runtime can use {device} on this machine", got="; ".join(reasons), hint="hwnas doctor")
 
 
 def _explained(failure: Failure) -> InputError:

@@ -13,7 +13,7 @@ from hwnas.profile.campaign import Measurer, WorkerPair
 from hwnas.profile.lookup import folder_name, folders_of, free_name
 from hwnas.profile.options import AUTO
 from hwnas.profile.plan import Plan, start_session
-from hwnas.profile.runners.runner import DEFAULT_ORDER, Availability, load_runner
+from hwnas.profile.runners.runner import RUNTIME_PREFERENCE, Availability, load_runner
 from hwnas.profile.subjects import REFERENCE
 from hwnas.progress import Reporter
 from hwnas.records import ProfileManifest, Setting, Store
@@ -48,7 +48,7 @@ def choose_runtime(plan: Plan, device: Device, reporter: Reporter) -> str:
         _require_available(asked, load_runner(asked).available(device))
         return asked
     reasons = []
-    for name in DEFAULT_ORDER:
+    for name in RUNTIME_PREFERENCE:
         found = load_runner(name).available(device)
         if found.available:
             reporter.message(f"runtime {name} on {device.name}")

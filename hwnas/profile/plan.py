@@ -15,9 +15,8 @@ import numpy as np
 from hwnas.config import from_mapping, parse_json, shown, to_mapping
 from hwnas.devices import resolve
 from hwnas.errors import InputError, UsageError, unknown
-from hwnas.metrics import Deployment
+from hwnas.metrics import RUNTIMES, Deployment
 from hwnas.profile.options import AUTO, CampaignOptions
-from hwnas.profile.runners.runner import RUNNERS
 from hwnas.profile.statistics import MIN_RUNS
 from hwnas.profile.subjects import select_subjects
 from hwnas.profile.timing import PAIRS
@@ -229,7 +228,7 @@ def plan_for_subjects(
     request: CampaignOptions, device: str, subjects: Sequence[Subject], *, num_samples: int | None = None
 ) -> Plan:
     """The plan that measures these networks as a request says."""
-    runtime = request.runtime if request.runtime == AUTO else RUNNERS.resolve(request.runtime)
+    runtime = request.runtime if request.runtime == AUTO else RUNTIMES.resolve(request.runtime)
     deployment = Deployment(device=device, runtime=runtime, precision=request.precision, threads=request.threads)
     settings = [Setting(deployment=replace(deployment, batch=batch)) for batch in request.batches]
     repeats = default_repeats(num_samples or len(subjects)) if request.repeats is None else request.repeats

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from hwnas.devices import Device
+from hwnas.metrics import RUNTIMES
 from hwnas.profile import network_timer
-from hwnas.profile.runners.runner import AVAILABLE, RUNNERS, Availability, MeasurementError, Sample
+from hwnas.profile.runners.runner import AVAILABLE, Availability, MeasurementError, Sample
 from hwnas.profile.runners.torch import TorchRunner, TorchSession
 from hwnas.profile.worker_process import main
 from hwnas.records import Setting, Subject
@@ -170,6 +171,6 @@ if __name__ == "__main__":
     # The registry imports runners by the name of their module: it must find this one, and not a second copy.
     sys.modules["tests.profile.faulty"] = sys.modules["__main__"]
     for _name, _kind in _KINDS.items():
-        RUNNERS.add(_name, f"tests.profile.faulty:{_kind.__name__}")
+        RUNTIMES.add(_name, f"tests.profile.faulty:{_kind.__name__}")
     setattr(network_timer, "build_subject", tiny_network)  # noqa: B010 - the module does not export it
     main()

@@ -8,11 +8,10 @@ from pathlib import Path
 
 from hwnas.devices import resolve
 from hwnas.errors import InputError, UnknownNameError, unknown
-from hwnas.metrics import ANY_BATCH, PRECISIONS, UNSPECIFIED, Deployment
+from hwnas.metrics import ANY_BATCH, PRECISIONS, RUNTIMES, UNSPECIFIED, Deployment
 from hwnas.pipeline.predictors.published_tables import key_of, matching
 from hwnas.pipeline.predictors.workloads import WORKLOADS, known_workloads, trace_timm
 from hwnas.profile.lookup import FOLDER
-from hwnas.profile.runners.runner import RUNNERS
 from hwnas.progress import NullReporter, Reporter
 from hwnas.records.table import (
     TableManifest,
@@ -50,8 +49,8 @@ class ImportOptions:
         precision, runtime = self.deployment.precision, self.deployment.runtime
         if precision is not None and precision not in PRECISIONS:
             raise unknown("precision", precision, PRECISIONS, hint="--precision {}")
-        if runtime is not None and runtime not in RUNNERS:
-            raise unknown("runtime", runtime, RUNNERS, hint="--runtime {}")
+        if runtime is not None and runtime not in RUNTIMES:
+            raise unknown("runtime", runtime, RUNTIMES, hint="--runtime {}")
 
 
 @dataclass(frozen=True, kw_only=True)

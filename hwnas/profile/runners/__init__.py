@@ -1,1 +1,1 @@
-"""The runtimes that networks are timed with, behind one protocol."""
+"""Runners: the runtimes that networks are timed with, behind one protocol."""

@@ -1,4 +1,4 @@
-"""What the runners on an NVIDIA GPU share: device events, memory, facts."""
+"""What runners on an NVIDIA GPU share: timing by device events, memory, and the state of the GPU by NVML."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -9,62 +9,7 @@ import torch
 from hwnas.profile.runners.runner import AVAILABLE, Availability, Sample
 from hwnas.records import DeviceState
 
-
-class CudaClock:
-    """Times work on the current stream by the device's own events."""
-
-    def __init__(self) -> None:
-        self._start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        self._end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-
-    def time(self, run: Callable[[], object]) -> Sample:
-        """Run and wait; wall time holds launch and wait, device time only what the device did."""
-        torch.cuda.synchronize()
-        wall = time.perf_counter_ns()
-        self._start.record()
-        run()
-        self._end.record()
-        self._end.synchronize()
-        wall = time.perf_counter_ns() - wall
-        return Sample(wall_ns=wall, device_ns=round(self._start.elapsed_time(self._end) * 1e6))
-
-
-class CudaMemory:
-    """Memory that torch's allocator gives from here on."""
-
-    def __init__(self) -> None:
-        self._before = torch.cuda.memory_allocated()
-
-    def during(self, run: Callable[[], object]) -> float:
-        """The most that is held while `run` runs, beyond what was held before."""
-        torch.cuda.reset_peak_memory_stats()
-        run()
-        torch.cuda.synchronize()
-        return (torch.cuda.max_memory_allocated() - self._before) / 1e6
-
-
-def cuda_available() -> Availability:
-    """Whether torch sees a GPU."""
-    if torch.cuda.is_available():
-        return AVAILABLE
-    build = "a build without CUDA" if torch.version.cuda is None else f"built for CUDA {torch.version.cuda}"
-    return Availability(available=False, reason=f"torch {torch.__version__} ({build}) sees no GPU here")
-
-
-def cuda_facts() -> Mapping[str, str]:
-    """What decides the speed of torch's kernels."""
-    found = {
-        "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
-        "cudnn_benchmark": torch.backends.cudnn.benchmark,
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-    }
-    return {name: str(value) for name, value in found.items() if value is not None}
-
-
-NOTE = "clocks, temperature, throttling and energy are not recorded: {}; try pip install 'hwnas[gpu]'"
-
-THROTTLE = {
+THROTTLE_REASONS = {
     0x001: "gpu_idle",
     0x002: "applications_clocks_setting",
     0x004: "sw_power_cap",
@@ -75,14 +20,77 @@ THROTTLE = {
     0x080: "hw_power_brake_slowdown",
     0x100: "display_clock_setting",
 }
-"""The bits in which NVML says why clocks are lower than they could be."""
+"""Bits of NVML's clocks event reasons: why clocks are lower than they could be."""
+
+_NOT_RECORDED = "clocks, temperature, throttling and energy are not recorded: {}; try pip install 'hwnas[gpu]'"
 
 _ENERGY_S = 1.0
-"""Runs go on for so long: the counter moves in steps of tens of milliseconds."""
+"""Time over which energy is measured: the counter advances in steps of tens of milliseconds."""
+
+
+class CudaClock:
+    """Times work on the current stream by CUDA events."""
+
+    def __init__(self) -> None:
+        self._start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        self._end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+
+    def time(self, run: Callable[[], object]) -> Sample:
+        """Run, wait until the work is done and return its times.
+
+        The GPU itself stamps the events when it reaches them in the stream. Device time is thus free of the launch and
+        of the wake-up of the waiting host thread, which wall time includes.
+        """
+        torch.cuda.synchronize()  # earlier work must not delay the first event
+        wall = time.perf_counter_ns()
+        self._start.record()
+        run()
+        self._end.record()
+        self._end.synchronize()
+        wall = time.perf_counter_ns() - wall
+        return Sample(wall_ns=wall, device_ns=round(self._start.elapsed_time(self._end) * 1e6))
+
+
+class CudaMemory:
+    """Memory that torch's allocator provides from the creation of this object on."""
+
+    def __init__(self) -> None:
+        self._before = torch.cuda.memory_allocated()
+
+    def during(self, run: Callable[[], object]) -> float:
+        """Return the peak memory during a run, in MB beyond what was allocated at creation."""
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        torch.cuda.synchronize()
+        return (torch.cuda.max_memory_allocated() - self._before) / 1e6
+
+
+def cuda_available() -> Availability:
+    """Check if torch sees a GPU."""
+    if torch.cuda.is_available():
+        return AVAILABLE
+    build = "a build without CUDA" if torch.version.cuda is None else f"built for CUDA {torch.version.cuda}"
+    return Availability(available=False, reason=f"torch {torch.__version__} ({build}) finds no GPU on this machine")
+
+
+def cuda_facts() -> Mapping[str, str]:
+    """Return versions and switches that affect the speed of torch's kernels."""
+    facts = {
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+    return {name: str(value) for name, value in facts.items() if value is not None}
 
 
 class Nvml:
-    """One GPU by its UUID; `library` is the module pynvml."""
+    """Clocks, temperature, power, throttling and energy of one GPU, by NVIDIA's management library.
+
+    Args:
+        library: The module `pynvml`.
+        uuid: The GPU.
+    """
 
     def __init__(self, library: Any, uuid: str) -> None:
         self._nvml = library
@@ -90,19 +98,22 @@ class Nvml:
         self._handle = library.nvmlDeviceGetHandleByUUID(uuid)
 
     def state(self) -> DeviceState:
-        """What the GPU says now."""
+        """Return the current state of the GPU."""
         nvml, handle = self._nvml, self._handle
-        power = self._ask(lambda: nvml.nvmlDeviceGetPowerUsage(handle))
+        power = self._query(lambda: nvml.nvmlDeviceGetPowerUsage(handle))
+        query_reasons = getattr(nvml, "nvmlDeviceGetCurrentClocksEventReasons", None)
+        query_reasons = query_reasons or nvml.nvmlDeviceGetCurrentClocksThrottleReasons  # the older name
+        reasons = int(self._query(lambda: query_reasons(handle)) or 0)
         return DeviceState(
-            clock_mhz=self._ask(lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)),
-            memory_clock_mhz=self._ask(lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM)),
-            temperature_c=self._ask(lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
+            clock_mhz=self._query(lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)),
+            memory_clock_mhz=self._query(lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM)),
+            temperature_c=self._query(lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
             power_w=None if power is None else power / 1e3,
-            throttle=self._throttle(),
+            throttle=tuple(name for bit, name in THROTTLE_REASONS.items() if reasons & bit),
         )
 
     def energy_j(self, run: Callable[[], object]) -> float | None:
-        """Energy of one run, by running for about a second; None where the GPU does not count it."""
+        """Return the energy of one run, by running for about a second; None if the GPU has no energy counter."""
         before = self._energy_mj()
         if before is None:
             return None
@@ -114,34 +125,31 @@ class Nvml:
         return None if after is None else (after - before) / 1e3 / runs
 
     def close(self) -> None:
-        """Let go of the library."""
+        """Release the library."""
         self._nvml.nvmlShutdown()
 
     def _energy_mj(self) -> float | None:
-        return self._ask(lambda: self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle))
+        return self._query(lambda: self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle))
 
-    def _throttle(self) -> tuple[str, ...]:
-        nvml = self._nvml
-        ask = getattr(nvml, "nvmlDeviceGetCurrentClocksEventReasons", None)
-        ask = ask or nvml.nvmlDeviceGetCurrentClocksThrottleReasons  # the older name
-        bits = int(self._ask(lambda: ask(self._handle)) or 0)
-        return tuple(name for bit, name in THROTTLE.items() if bits & bit)
-
-    def _ask(self, question: Callable[[], Any]) -> float | None:
-        """The answer; None where this GPU or this driver cannot tell."""
+    def _query(self, query: Callable[[], Any]) -> float | None:
+        """The result of a query; None if this GPU or driver does not support it."""
         try:
-            return float(question())
+            return float(query())
         except self._nvml.NVMLError:
             return None
 
 
 def open_nvml(uuid: str) -> tuple[Nvml | None, str]:
-    """The GPU of that UUID, or None and a note that says what is lost and why."""
+    """Open NVML for a GPU.
+
+    Returns:
+        The GPU, or None and a note on what is not recorded and why.
+    """
     try:
         import pynvml
     except ModuleNotFoundError:
-        return None, NOTE.format("pynvml is not installed")
+        return None, _NOT_RECORDED.format("pynvml is not installed")
     try:
         return Nvml(pynvml, uuid), ""
     except pynvml.NVMLError as error:
-        return None, NOTE.format(f"NVML answered {error}")
+        return None, _NOT_RECORDED.format(f"NVML returned {error}")

@@ -1,4 +1,4 @@
-"""Networks run by ONNX Runtime, on a CPU or a GPU."""
+"""Run networks by ONNX Runtime, on a CPU or a GPU."""
 
 import functools
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from hwnas.records import Setting
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 _PRECISIONS = {"cpu": ("fp32", "fp16"), "gpu": ("fp32", "tf32", "fp16", "bf16")}
-"""Of bf16 ONNX Runtime has no convolution on a CPU."""
+"""ONNX Runtime has no bf16 convolution on a CPU."""
 
 _TYPES = {
     "tensor(float)": torch.float32,
@@ -27,12 +27,14 @@ _TYPES = {
     "tensor(bfloat16)": torch.bfloat16,
 }
 _ERRORS_ONLY = 3
+"""Log severity."""
+
 NO_FALLBACK = "session.disable_cpu_ep_fallback"
-"""ONNX Runtime's switch that makes a node without a kernel on the provider an error."""
+"""Option that makes a node without a kernel on the provider an error."""
 
 
 class CpuSession:
-    """A graph on the CPU provider."""
+    """A graph on the CPU provider of ONNX Runtime."""
 
     def __init__(self, graph: bytes, images: Tensor, setting: Setting) -> None:
         release_free_memory()
@@ -50,15 +52,15 @@ class CpuSession:
         return run_timed(self._run, threads=self._threads)
 
     def outputs(self) -> Tensor:
-        """The logits of the batch."""
+        """Return the logits of the batch."""
         return torch.from_numpy(self._run()[0]).float()
 
     def memory_mb(self) -> float | None:
-        """By how much the process grew with the session and its first run."""
+        """Return the growth of the process by the session and its first run."""
         return self._memory_mb
 
     def close(self) -> None:
-        """Let go of the session."""
+        """Release the session."""
         del self._session, self._feed
 
     def _run(self) -> list[Any]:
@@ -67,7 +69,7 @@ class CpuSession:
 
 
 class CudaSession:
-    """A graph on the CUDA provider; images and logits stay on the device."""
+    """A graph on the CUDA provider of ONNX Runtime; images and logits stay on the device."""
 
     def __init__(self, graph: bytes, images: Tensor, setting: Setting) -> None:
         before = torch.cuda.mem_get_info()[0]
@@ -76,7 +78,7 @@ class CudaSession:
         self._session = create_session(graph, setting, stream=self._stream.cuda_stream)
         self._images = images.to("cuda", _tensor_type(self._session.get_inputs()[0])).contiguous()
         self._logits = self._empty_logits()
-        self._binding = self._bound()
+        self._binding = self._bind()
         self._run()
         torch.cuda.synchronize()
         self._memory_mb = (before - torch.cuda.mem_get_info()[0]) / 1e6
@@ -87,17 +89,17 @@ class CudaSession:
             return self._clock.time(self._run)
 
     def outputs(self) -> Tensor:
-        """The logits of the batch."""
+        """Return the logits of the batch."""
         self._run()
         torch.cuda.synchronize()
         return self._logits.float().cpu()
 
     def memory_mb(self) -> float | None:
-        """By how much the device's free memory fell with the session and its first run."""
+        """Return the drop of the device's free memory by the session and its first run."""
         return self._memory_mb
 
     def close(self) -> None:
-        """Let go of the session."""
+        """Release the session."""
         del self._binding, self._session, self._images, self._logits
 
     def _run(self) -> None:
@@ -105,26 +107,30 @@ class CudaSession:
 
     def _empty_logits(self) -> Tensor:
         logits = self._session.get_outputs()[0]
-        _, *rest = logits.shape  # the batch has a name in place of a number where it is free
+        _, *rest = logits.shape  # the batch is a name and not a number if it is dynamic
         return torch.empty((len(self._images), *rest), dtype=_tensor_type(logits), device="cuda")
 
-    def _bound(self) -> Any:
+    def _bind(self) -> Any:
+        import onnx
+
+        names = {torch.float32: "FLOAT", torch.float16: "FLOAT16", torch.bfloat16: "BFLOAT16"}
         binding = self._session.io_binding()
-        for bind, ends, tensor in (
+        for bind, values, tensor in (
             (binding.bind_input, self._session.get_inputs(), self._images),
             (binding.bind_output, self._session.get_outputs(), self._logits),
         ):
-            bind(ends[0].name, "cuda", 0, _onnx_type(tensor), tuple(tensor.shape), tensor.data_ptr())
+            onnx_type = int(onnx.TensorProto.DataType.Value(names[tensor.dtype]))
+            bind(values[0].name, "cuda", 0, onnx_type, tuple(tensor.shape), tensor.data_ptr())
         return binding
 
 
 class OnnxRuntimeRunner:
-    """ONNX Runtime with one provider, and no other to fall back to."""
+    """ONNX Runtime with one provider, and no fallback to another."""
 
     name = "onnxruntime"
 
     def available(self, device: Device) -> Availability:
-        """Whether ONNX Runtime is installed with the provider of that device."""
+        """Check if ONNX Runtime is installed with the provider of the device."""
         extra = "gpu" if device.kind == "gpu" else None
         if find_spec("onnxruntime") is None:
             return Availability(available=False, reason="onnxruntime is not installed", extra=extra)
@@ -137,26 +143,26 @@ class OnnxRuntimeRunner:
         return cuda_available() if device.kind == "gpu" else AVAILABLE
 
     def supports(self, setting: Setting) -> Availability:
-        """Whether the provider has kernels for the precision."""
-        known = _PRECISIONS[device_of(setting).kind]
-        if setting.precision in known:
+        """Check if the provider has kernels for the precision."""
+        supported = _PRECISIONS[device_of(setting).kind]
+        if setting.precision in supported:
             return AVAILABLE
-        reason = f"onnxruntime runs {', '.join(known)} on {setting.device}, not {setting.precision}"
+        reason = f"onnxruntime runs {', '.join(supported)} on {setting.device}, not {setting.precision}"
         return Availability(available=False, reason=reason)
 
     def prepare(self, module: nn.Module, images: Tensor, setting: Setting) -> RuntimeSession:
-        """The module's graph in a session of its own."""
+        """Export a module to a graph and load it into a session."""
         graph = onnx_graph(module, images, setting)
         return (CudaSession if device_of(setting).kind == "gpu" else CpuSession)(graph, images, setting)
 
     def facts(self, setting: Setting) -> Mapping[str, str]:
-        """Version, provider, options."""
+        """Return versions, provider and options."""
         import onnx
         import onnxruntime
 
         gpu = device_of(setting).kind == "gpu"
         on_gpu = {"cuda": str(torch.version.cuda), "cpu_fallback": "refused"}
-        found = {
+        facts = {
             "onnxruntime": onnxruntime.__version__,
             "onnx": onnx.__version__,
             "torch": torch.__version__,
@@ -164,19 +170,26 @@ class OnnxRuntimeRunner:
             "graph_optimisation": "all",
             "spinning": str(_spins(setting)).lower(),
         }
-        return {**found, **on_gpu} if gpu else found
+        return {**facts, **on_gpu} if gpu else facts
 
 
 def create_session(graph: bytes, setting: Setting, *, stream: int | None = None, profile_to: str | None = None) -> Any:
-    """A session on the provider of the device; another provider in its place is refused.
+    """Create a session on the provider of the device.
 
-    `profile_to` is the beginning of the name of a file that ONNX Runtime's own profiler writes.
+    Args:
+        graph: A serialized ONNX graph.
+        setting: Device, precision and threads.
+        stream: CUDA stream to run on.
+        profile_to: Prefix of the name of a file that ONNX Runtime's profiler writes.
+
+    Raises:
+        MissingError: ONNX Runtime chose another provider.
     """
     import onnxruntime
 
     gpu = device_of(setting).kind == "gpu"
     if gpu:
-        _preload()
+        _preload_cuda()
     provider: Any = (CUDA, _cuda_options(setting, stream)) if gpu else CPU
     options = session_options(setting)
     if profile_to is not None:
@@ -187,13 +200,13 @@ def create_session(graph: bytes, setting: Setting, *, stream: int | None = None,
 
 
 def cpu_feed(session: Any, images: Tensor) -> dict[str, Any]:
-    """The images under the name and in the type that a session's graph has for them."""
-    (images_in,) = session.get_inputs()
-    return {images_in.name: images.to(_tensor_type(images_in)).numpy()}
+    """Return images under the name and in the type of a session's input."""
+    (input_value,) = session.get_inputs()
+    return {input_value.name: images.to(_tensor_type(input_value)).numpy()}
 
 
 def session_options(setting: Setting) -> Any:
-    """Threads as asked for and asleep while they wait; everything else as ONNX Runtime has it."""
+    """Return session options: the number of threads, no spinning, no fallback; ONNX Runtime's defaults otherwise."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -201,37 +214,31 @@ def session_options(setting: Setting) -> Any:
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = _ERRORS_ONLY
-    if device_of(setting).kind == "gpu":  # a node that CUDA has no kernel for must not be timed on the CPU in silence
+    if device_of(setting).kind == "gpu":  # a node without a CUDA kernel must not silently be timed on the CPU
         options.add_session_config_entry(NO_FALLBACK, "1")
     if not _spins(setting):
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
 
 
-def require_provider(found: list[str], *, wanted: str) -> None:
-    """The session's first provider must be the one that was asked for."""
-    if found[:1] != [wanted]:
+def require_provider(providers: list[str], *, wanted: str) -> None:
+    """Require that a session's first provider is the requested one."""
+    if providers[:1] != [wanted]:
         raise MissingError(
-            f"onnxruntime must run on {wanted}, and took another provider",
-            got=", ".join(found),
+            f"onnxruntime must run on {wanted}, but it chose another provider",
+            got=", ".join(providers),
             hint="onnxruntime-gpu in the version that fits this machine's CUDA and cuDNN",
         )
 
 
-def _tensor_type(end: Any) -> torch.dtype:
+def _tensor_type(value: Any) -> torch.dtype:
     """The torch type of an input or an output of a graph."""
-    return _TYPES[end.type]
-
-
-def _onnx_type(tensor: Tensor) -> int:
-    import onnx
-
-    names = {torch.float32: "FLOAT", torch.float16: "FLOAT16", torch.bfloat16: "BFLOAT16"}
-    return int(onnx.TensorProto.DataType.Value(names[tensor.dtype]))
+    return _TYPES[value.type]
 
 
 def _spins(setting: Setting) -> bool:
-    """Threads that wait awake steal from each other on a busy machine; one thread never waits."""
+    # By default, a thread that waits for the others spins in a loop. On a machine that is in use, spinning threads take
+    # the cores from the ones they wait for. A single thread never waits, so the default does no harm.
     return setting.threads == 1
 
 
@@ -241,8 +248,8 @@ def _cuda_options(setting: Setting, stream: int | None) -> dict[str, str]:
 
 
 @functools.cache
-def _preload() -> None:
-    """Let ONNX Runtime use the CUDA libraries that came with torch, where it can."""
+def _preload_cuda() -> None:
+    """Let ONNX Runtime use the CUDA libraries that are installed with torch."""
     import onnxruntime
 
     if hasattr(onnxruntime, "preload_dlls"):

@@ -1,4 +1,4 @@
-"""What the runners that are built on torch share: precision, device, switches."""
+"""Bring a module into the form that a runtime takes: a copy in a precision on a device, or an ONNX graph."""
 
 import copy
 import functools
@@ -13,7 +13,10 @@ from hwnas.profile.runners.runner import AVAILABLE, Availability
 from hwnas.records import Setting
 
 DTYPES = {**TORCH_DTYPES, "tf32": torch.float32}
-"""How weights and images are stored in each precision: tf32 is a way to multiply what is stored in float32."""
+"""Type of weights and images in each precision; tf32 multiplies, with fewer bits, what is stored in float32."""
+
+GRAPH_EXPORTERS = ("composed", "dynamo", "dynamo-dynamic")
+"""Values of `Setting.exporter` that produce a graph."""
 
 
 @functools.cache
@@ -22,50 +25,59 @@ def _device(name: str) -> Device:
 
 
 def device_of(setting: Setting) -> Device:
-    """The device, which must be in this machine."""
+    """Return the device of a setting.
+
+    Raises:
+        MissingError: It is not in this machine.
+    """
     return _device(setting.device)
 
 
 def precision_supported(setting: Setting) -> Availability:
-    """Whether torch runs networks in that precision on that kind of device."""
-    known = list(DTYPES)
+    """Check if torch runs networks in the precision of a setting on its kind of device."""
+    supported = list(DTYPES)
     if device_of(setting).kind == "cpu":
-        known.remove("tf32")
-    if setting.precision in known:
+        supported.remove("tf32")
+    if setting.precision in supported:
         return AVAILABLE
-    reason = f"{setting.runtime} runs {', '.join(known)} on {setting.device}, not {setting.precision}"
+    reason = f"{setting.runtime} runs {', '.join(supported)} on {setting.device}, not {setting.precision}"
     return Availability(available=False, reason=reason)
 
 
 def configure_torch(setting: Setting) -> None:
-    """Set the threads, and that float32 is float32 unless tf32 is asked for."""
+    """Set torch's threads on a CPU; on a GPU, allow TF32 products only if the precision is tf32."""
     if device_of(setting).kind == "cpu":
         torch.set_num_threads(setting.threads)
         return
     precision = "tf32" if setting.precision == "tf32" else "ieee"
     torch.backends.cuda.matmul.fp32_precision = precision
     torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined]
-    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.benchmark = False  # its choice of kernels differs from run to run
 
 
 def copy_module(module: nn.Module, setting: Setting) -> nn.Module:
-    """A copy of the module on the device and in the precision; its memory layout stays as it is."""
+    """Return a copy of a module on the device and in the precision of a setting, in its own memory layout."""
     kind = "cuda" if device_of(setting).kind == "gpu" else "cpu"
     return copy.deepcopy(module).to(kind, DTYPES[setting.precision]).eval().requires_grad_(requires_grad=False)
 
 
-GRAPH_EXPORTERS = ("composed", "dynamo", "dynamo-dynamic")
-"""The values of `Setting.exporter` that make a graph."""
-
-
 def onnx_graph(module: nn.Module, images: Tensor, setting: Setting) -> bytes:
-    """The ONNX graph of a module for this batch, in the precision of the setting.
+    """Export a module to ONNX for one batch.
 
-    With the exporter 'composed', a module that says its segments is put together from templates; one that does not
-    takes the way of 'dynamo', which gives the same graph more slowly.
+    Args:
+        module: The network.
+        images: A batch, of which only the shape counts.
+        setting: Precision and exporter. The exporter 'composed' assembles a module that declares its segments from
+            templates; any other module is exported by 'dynamo', which gives the same graph but takes longer.
+
+    Returns:
+        The serialized graph.
+
+    Raises:
+        InputError: The exporter does not produce graphs.
     """
     if setting.exporter not in GRAPH_EXPORTERS:
-        message = f"{setting.runtime} takes graphs, which an exporter must make"
+        message = f"{setting.runtime} runs graphs, so the exporter must produce one"
         raise InputError(message, got=setting.exporter, known=GRAPH_EXPORTERS)
     from hwnas.export.onnx_graph import build_onnx
 

@@ -1,10 +1,9 @@
-"""The protocol of the runtimes that networks are timed with, and their names.
+"""The protocol of runners, which bring networks into a runtime and time them, and what all runners share.
 
-A runner turns a module into a session; a session runs one fixed batch again and again. Sessions of several networks
-live side by side in one process, so none may change what the others do.
+A runner turns a module into a session; a session runs one fixed batch repeatedly. Sessions of several networks coexist
+in one process, so a session must not change global state.
 """
 
-import resource
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,23 +11,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from hwnas.devices import Device
-from hwnas.errors import InputError
+from hwnas.errors import InputError, MissingError
 from hwnas.metrics import RUNTIMES
 from hwnas.records import Reason, Setting
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+RUNTIME_PREFERENCE = ("tensorrt", "torch-graph", "onnxruntime", "torch")
+"""Runtimes by preference; the first available one is the default."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Availability:
-    """Whether something can be done here, and if not, why and what to install."""
+    """Availability of a device, a runtime or a precision, with the reason and the remedy if it is missing."""
 
     available: bool
     reason: str = ""
-    """Why not; empty where it is available."""
+    """Empty if it is available."""
     extra: str | None = None
-    """The extra of hwnas that would help: `pip install 'hwnas[EXTRA]'`."""
+    """The extra of hwnas to install: `pip install 'hwnas[EXTRA]'`."""
 
 
 AVAILABLE = Availability(available=True)
@@ -36,19 +38,25 @@ AVAILABLE = Availability(available=True)
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One run of the batch, in nanoseconds."""
+    """Times of one run of the batch, in nanoseconds."""
 
     wall_ns: int
     cpu_ns: int | None = None
-    """CPU time of the calling thread; None where the work is done elsewhere."""
+    """CPU time of the calling thread; None if other threads or a device do the work."""
     device_ns: int | None = None
-    """By the device's own clock; None on a CPU."""
+    """Time by the device's own clock; None on a CPU."""
     switches: int = 0
     """Involuntary context switches during the run."""
 
 
 class MeasurementError(InputError):
-    """A network cannot be measured; `reason` is the category under which that is recorded."""
+    """A network cannot be measured.
+
+    Args:
+        reason: The category under which the failure is recorded.
+        message: The problem.
+        hint: The remedy.
+    """
 
     def __init__(self, reason: Reason, message: str, *, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
@@ -60,68 +68,98 @@ class RuntimeSession(Protocol):
     """One network, ready to run one fixed batch of images."""
 
     def run_once(self) -> Sample:
-        """Run the batch, wait until it is done, and say how long it took."""
+        """Run the batch, wait until it is done and return its times."""
 
     def outputs(self) -> "Tensor":
-        """The logits of the batch, in float32 on the CPU."""
+        """Return the logits of the batch, in float32 on the CPU."""
 
     def memory_mb(self) -> float | None:
-        """Memory that the network takes while it runs, weights included; None where it cannot be told."""
+        """Return the memory that the network takes while it runs, weights included; None if it is not known."""
 
     def close(self) -> None:
-        """Give back what the session holds; it is not used afterwards."""
+        """Release everything that the session holds. It is not used afterwards."""
 
 
 @runtime_checkable
 class Runner(Protocol):
-    """A runtime."""
+    """A runtime, such as ONNX Runtime or TensorRT.
+
+    Register a runner of your own with `RUNTIMES.add(NAME, "MODULE:CLASS")`; its class is called without arguments.
+    """
 
     @property
     def name(self) -> str:
-        """Its name in `Setting.runtime`."""
+        """The name under which it is registered, as in `--runtime NAME`."""
 
     def available(self, device: Device) -> Availability:
-        """Whether this runtime is installed here and can use that device of this machine."""
+        """Check if the runtime is installed and can use this device of the machine."""
 
     def supports(self, setting: Setting) -> Availability:
-        """Whether it can run in that setting, as far as can be told without a network."""
+        """Check if the runtime can run in a setting (precision, threads), as far as is known without a network."""
 
     def prepare(self, module: "nn.Module", images: "Tensor", setting: Setting) -> RuntimeSession:
-        """A session of a module in eval mode on the CPU, for these float32 images.
+        """Bring a network into the runtime.
 
-        The module is not changed. What goes wrong is a `MeasurementError`, or another error, which the caller sorts
-        by its type.
+        Args:
+            module: The network, in eval mode on the CPU. It must not be modified.
+            images: The batch, in float32 on the CPU.
+            setting: Device, precision, threads and exporter.
+
+        Returns:
+            A session that runs this batch.
+
+        Raises:
+            MeasurementError: The network cannot be measured. Any other exception is sorted by its type and message.
         """
 
     def facts(self, setting: Setting) -> Mapping[str, str]:
-        """What else decides how fast it runs: versions, providers, switches; part of the environment."""
+        """Return everything else that affects speed: versions, providers, switches.
 
-
-RUNNERS = RUNTIMES
-"""Where each runner is defined; it is imported when it is asked for."""
-
-DEFAULT_ORDER = ("tensorrt", "torch-graph", "onnxruntime", "torch")
-"""The runtimes by preference; the first one that is available is the default."""
+        The facts become part of the environment of a profile. Measurements with different facts are never mixed.
+        """
 
 
 def load_runner(name: str) -> Runner:
-    """The runner of that name; its class is called without arguments."""
-    module, _, attribute = RUNNERS.get(name).partition(":")
+    """Import and create the runner of a name.
+
+    Raises:
+        UnknownNameError: No runner has that name.
+    """
+    module, _, attribute = RUNTIMES.get(name).partition(":")
     runner: Runner = getattr(import_module(module), attribute)()
     return runner
 
 
-_THREAD = getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)
-"""Only Linux counts for one thread."""
+def default_runtime(device: Device) -> str:
+    """Return the preferred runtime that is available for a device of this machine.
+
+    Raises:
+        MissingError: No runtime is available.
+    """
+    reasons = []
+    for name in RUNTIME_PREFERENCE:
+        availability = load_runner(name).available(device)
+        if availability.available:
+            return name
+        reasons.append(f"{name}: {availability.reason}")
+    message = f"no runtime can use {device.name} on this machine"
+    raise MissingError(message, got="; ".join(reasons), hint="hwnas doctor")
 
 
 def run_timed(run: Callable[[], object], *, threads: int) -> Sample:
-    """Run once on the CPU.
+    """Time one run on the CPU.
 
-    CPU time is that of this thread, which says nothing where others share the work; interruptions are then counted
-    over the whole process.
+    CPU time is that of the calling thread. It is left out if several threads share the work; context switches are then
+    counted over the whole process, to find the undisturbed runs.
+
+    Args:
+        run: Runs the batch once.
+        threads: Number of threads of the runtime.
     """
-    who = _THREAD if threads == 1 else resource.RUSAGE_SELF
+    import resource  # not on Windows, where profiles can still be read and searched
+
+    per_thread = getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)  # only Linux counts per thread
+    who = per_thread if threads == 1 else resource.RUSAGE_SELF
     switches = resource.getrusage(who).ru_nivcsw
     wall, cpu = time.perf_counter_ns(), time.thread_time_ns()
     run()

@@ -1,8 +1,8 @@
-"""Networks run by TensorRT: an engine, recorded once as a CUDA graph and replayed, timed by device events.
+"""Run networks by TensorRT: each engine is captured once as a CUDA graph, replayed, and timed by CUDA events.
 
-Engines are strongly typed on TensorRT 10 and 11 alike: the precision is that of the ONNX graph. `HWNAS_TIMING_CACHE`
-names a file of kernel timings that builds share, `HWNAS_TIMING_CACHE_USE` how ('extend', 'read', 'pinned'); without it
-each build times its kernels anew.
+Engines are strongly typed with TensorRT 10 and 11 alike: the precision is that of the ONNX graph. `HWNAS_TIMING_CACHE`
+names a file of kernel timings that builds share, and `HWNAS_TIMING_CACHE_USE` how they use it ('extend', 'read' or
+'pinned'). Without it, each build times its kernels again.
 """
 
 import os
@@ -40,7 +40,7 @@ class Clock(Protocol):
     """Times work on the current stream."""
 
     def time(self, run: Callable[[], object]) -> Sample:
-        """Run, wait, and say how long it took."""
+        """Run, wait until the work is done and return its times."""
 
 
 class TensorRtSession:
@@ -52,25 +52,25 @@ class TensorRtSession:
         self._clock = clock
 
     def run_once(self) -> Sample:
-        """Replay the recorded engine once."""
+        """Replay the captured engine once."""
         with self._cuda.current():
             return self._clock.time(self._execution.launch)
 
     def outputs(self) -> Tensor:
-        """The logits of the batch."""
+        """Return the logits of the batch."""
         return self._execution.logits()
 
     def memory_mb(self) -> float | None:
-        """Weights, scratch memory, images and logits, as TensorRT counts them."""
+        """Return the memory of weights, scratch, images and logits, as TensorRT reports it."""
         return self._execution.memory_mb()
 
     def close(self) -> None:
-        """Let go of the engine."""
+        """Release the engine."""
         self._execution.close()
 
 
 class TensorRtRunner:
-    """TensorRT 10 or 11 on an NVIDIA GPU."""
+    """TensorRT 10 or 11 on an NVIDIA GPU; tests replace what needs one."""
 
     name = "tensorrt"
 
@@ -88,7 +88,7 @@ class TensorRtRunner:
         self._environ = environ
 
     def available(self, device: Device) -> Availability:
-        """Whether TensorRT can be loaded and torch sees the GPU."""
+        """Check if TensorRT can be loaded and torch sees the GPU."""
         if device.kind == "cpu":
             return Availability(available=False, reason="TensorRT needs an NVIDIA GPU")
         if find_spec("tensorrt") is None:
@@ -101,7 +101,7 @@ class TensorRtRunner:
         return cuda_available()
 
     def supports(self, setting: Setting) -> Availability:
-        """Whether TensorRT runs the precision on that device."""
+        """Check if TensorRT supports the precision on the device."""
         if device_of(setting).kind == "cpu":
             return Availability(available=False, reason="TensorRT needs an NVIDIA GPU")
         if setting.precision in DTYPES:
@@ -110,18 +110,19 @@ class TensorRtRunner:
         return Availability(available=False, reason=reason)
 
     def prepare(self, module: nn.Module, images: Tensor, setting: Setting) -> TensorRtSession:
-        """Build the module's engine for this batch and record a run of it."""
+        """Build an engine for this batch and capture a run of it."""
         graph = onnx_graph(module, images, setting)
         try:
             built = build_engine(graph, self._settings(setting), gpu=self._find_gpu())
             cuda = self._make_cuda()
             execution = Execution(built.engine, images, cuda=cuda)
         except TensorRtError as error:
-            raise MeasurementError(_REASONS[error.kind], _one_line(error), hint=error.hint) from error
+            message = error.message if error.got is None else f"{error.message}: {error.got}"
+            raise MeasurementError(_REASONS[error.kind], message, hint=error.hint) from error
         return TensorRtSession(execution, cuda=cuda, clock=self._make_clock())
 
     def facts(self, setting: Setting) -> Mapping[str, str]:
-        """Versions, the GPU, and how engines are built."""
+        """Return versions, the GPU, and the settings of the engine builder."""
         settings, gpu = self._settings(setting), self._find_gpu()
         return {
             "tensorrt": str(load_tensorrt().__version__),
@@ -144,12 +145,9 @@ class TensorRtRunner:
 
 
 def _cache_fact(cache: TimingCache | None) -> str:
-    """What tells campaigns apart: one that grows is another with every build, so only a fixed one has its hash here."""
     if cache is None:
         return "none"
+    # A cache that builds extend has another hash after each of them, which would split a campaign into many
+    # environments. Only a fixed cache is identified by its hash.
     data = None if cache.use == "extend" else read_timing_cache(cache)
     return cache.use if data is None else f"{cache.use} sha256:{sha256(data)}"
-
-
-def _one_line(error: TensorRtError) -> str:
-    return error.message if error.got is None else f"{error.message}: {error.got}"

@@ -1,4 +1,4 @@
-"""Networks run by torch itself, as they are or compiled, on a CPU or a GPU."""
+"""Run networks by torch: eagerly or compiled on a CPU or a GPU, or as a CUDA graph."""
 
 import os
 import shutil
@@ -16,9 +16,12 @@ from hwnas.profile.runners.preparation import DTYPES, configure_torch, copy_modu
 from hwnas.profile.runners.runner import AVAILABLE, Availability, Sample, run_timed
 from hwnas.records import Setting
 
+_RUNS_BEFORE_CAPTURE = 3
+"""Libraries choose kernels and allocate workspaces in their first runs, which a capture does not allow."""
+
 
 class TorchSession:
-    """A module that torch runs."""
+    """A module that torch runs eagerly."""
 
     def __init__(self, module: nn.Module, images: Tensor, setting: Setting) -> None:
         release_free_memory()
@@ -36,23 +39,23 @@ class TorchSession:
         return run_timed(self._run, threads=self._threads)
 
     def outputs(self) -> Tensor:
-        """The logits of the batch."""
+        """Return the logits of the batch."""
         return self._run().float().cpu()
 
     def memory_mb(self) -> float | None:
-        """Weights and the most that a run takes; of a GPU what torch's allocator gave."""
+        """Return the memory of the weights plus the peak during a run; on a GPU as counted by torch's allocator."""
         if self._memory is not None:
             return self._memory.during(self._run)
         release_free_memory()
-        before, may = resident_mb(), reset_peak()
+        before, was_reset = resident_mb(), reset_peak()
         self._run()
         after = peak_mb()
-        if before is None or after is None or not may:
+        if before is None or after is None or not was_reset:
             return None
         return after - before + _weights_mb(self._module)
 
     def close(self) -> None:
-        """Let go of the module."""
+        """Release the module."""
         del self._module, self._images
 
     def _run(self) -> Tensor:
@@ -62,77 +65,23 @@ class TorchSession:
 
 
 class TorchCompileSession(TorchSession):
-    """A module that torch compiles for one batch shape."""
+    """A module that torch.compile specializes to one batch."""
 
     def __init__(self, module: nn.Module, images: Tensor, setting: Setting) -> None:
         super().__init__(module, images, setting)
-        # One function is compiled again for every network; past its limit torch would silently run it uncompiled.
+        # All networks of a space share one forward function, so it is compiled again for each of them. Beyond its
+        # limit of recompilations torch would silently run it eagerly.
         with torch._dynamo.config.patch(recompile_limit=2**16, accumulated_recompile_limit=2**16):
             self._module = torch.compile(self._module, dynamic=False, fullgraph=True)
             self._run()
 
 
-class TorchRunner:
-    """Eager torch."""
-
-    name = "torch"
-
-    def available(self, device: Device) -> Availability:
-        """Whether torch can use the device."""
-        return cuda_available() if device.kind == "gpu" else AVAILABLE
-
-    def supports(self, setting: Setting) -> Availability:
-        """Whether torch has kernels for the precision."""
-        return precision_supported(setting)
-
-    def prepare(self, module: nn.Module, images: Tensor, setting: Setting) -> TorchSession:
-        """The module's own code, on a copy of it in the precision and on the device."""
-        configure_torch(setting)
-        return TorchSession(module, images, setting)
-
-    def facts(self, setting: Setting) -> Mapping[str, str]:
-        """Versions and switches."""
-        return {"torch": torch.__version__, **_device_facts(setting)}
-
-
-class TorchCompileRunner(TorchRunner):
-    """torch.compile with its default backend."""
-
-    name = "torch-compile"
-
-    def available(self, device: Device) -> Availability:
-        """Whether torch can use the device and has the compiler that it needs."""
-        if device.kind == "gpu":
-            here = cuda_available()
-            missing = Availability(available=False, reason="torch.compile needs Triton, which is not installed")
-            return missing if here.available and find_spec("triton") is None else here
-        if os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++"):
-            return AVAILABLE
-        return Availability(available=False, reason="torch.compile needs a C++ compiler (g++ or clang++)")
-
-    def prepare(self, module: nn.Module, images: Tensor, setting: Setting) -> TorchSession:
-        """The module compiled for this batch."""
-        configure_torch(setting)
-        return TorchCompileSession(module, images, setting)
-
-
-def _device_facts(setting: Setting) -> Mapping[str, str]:
-    if device_of(setting).kind == "gpu":
-        return cuda_facts()
-    return {"torch_cpu": torch.backends.cpu.get_cpu_capability()}
-
-
-def _weights_mb(module: nn.Module) -> float:
-    tensors = (*module.parameters(), *module.buffers())
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors) / 1e6
-
-
-_RUNS_BEFORE_CAPTURE = 3
-"""Libraries choose kernels and take workspaces in their first runs, which a capture does not allow."""
-
-
 class GraphSession:
-    """A module as a CUDA graph of one batch."""
+    """A module captured as a CUDA graph for one batch.
+
+    A replay launches all kernels at once. Without it, a small network is bound by the time that Python takes to launch
+    them one by one.
+    """
 
     def __init__(self, module: nn.Module, images: Tensor, setting: Setting) -> None:
         memory = CudaMemory()
@@ -147,22 +96,23 @@ class GraphSession:
         return self._clock.time(self._graph.replay)
 
     def outputs(self) -> Tensor:
-        """The logits of the batch."""
+        """Return the logits of the batch."""
         self._graph.replay()
         torch.cuda.synchronize()
         return self._logits.float().cpu()
 
     def memory_mb(self) -> float | None:
-        """What torch's allocator gave for weights, runs and the graph's own pool."""
+        """Return the memory of weights, runs and the graph's own pool, as counted by torch's allocator."""
         return self._memory_mb
 
     def close(self) -> None:
-        """Let go of the graph and its pool."""
+        """Release the graph and its pool."""
         torch.cuda.synchronize()
         self._graph.reset()
         del self._logits, self._graph, self._images, self._module
 
     def _capture(self) -> None:
+        # Warm up on a side stream and then capture, as torch's documentation of CUDA graphs requires.
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.inference_mode():
@@ -174,28 +124,79 @@ class GraphSession:
                 self._logits: Tensor = self._module(self._images)
 
 
+class TorchRunner:
+    """Torch in eager mode."""
+
+    name = "torch"
+
+    def available(self, device: Device) -> Availability:
+        """Check if torch can use the device."""
+        return cuda_available() if device.kind == "gpu" else AVAILABLE
+
+    def supports(self, setting: Setting) -> Availability:
+        """Check if torch has kernels for the precision."""
+        return precision_supported(setting)
+
+    def prepare(self, module: nn.Module, images: Tensor, setting: Setting) -> TorchSession:
+        """Copy a module to the device in the precision."""
+        configure_torch(setting)
+        return TorchSession(module, images, setting)
+
+    def facts(self, setting: Setting) -> Mapping[str, str]:
+        """Return versions and switches."""
+        gpu = device_of(setting).kind == "gpu"
+        device_facts = cuda_facts() if gpu else {"torch_cpu": torch.backends.cpu.get_cpu_capability()}
+        return {"torch": torch.__version__, **device_facts}
+
+
+class TorchCompileRunner(TorchRunner):
+    """Torch with torch.compile and its default backend."""
+
+    name = "torch-compile"
+
+    def available(self, device: Device) -> Availability:
+        """Check if torch can use the device and has the compiler that it needs."""
+        if device.kind == "gpu":
+            cuda = cuda_available()
+            missing = Availability(available=False, reason="torch.compile needs Triton, which is not installed")
+            return missing if cuda.available and find_spec("triton") is None else cuda
+        if os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++"):
+            return AVAILABLE
+        return Availability(available=False, reason="torch.compile needs a C++ compiler (g++ or clang++)")
+
+    def prepare(self, module: nn.Module, images: Tensor, setting: Setting) -> TorchSession:
+        """Compile a module for this batch."""
+        configure_torch(setting)
+        return TorchCompileSession(module, images, setting)
+
+
 class TorchGraphRunner:
-    """Eager torch kernels in a CUDA graph."""
+    """Torch's eager kernels in a CUDA graph."""
 
     name = "torch-graph"
 
     def available(self, device: Device) -> Availability:
-        """Whether torch can use the device, which must be a GPU."""
+        """Check if torch can use the device, which must be a GPU."""
         if device.kind == "cpu":
             return Availability(available=False, reason="CUDA graphs need an NVIDIA GPU")
         return cuda_available()
 
     def supports(self, setting: Setting) -> Availability:
-        """Whether torch has kernels for the precision on that GPU."""
+        """Check if torch has kernels for the precision on the GPU."""
         if device_of(setting).kind == "cpu":
             return Availability(available=False, reason="CUDA graphs need an NVIDIA GPU")
         return precision_supported(setting)
 
     def prepare(self, module: nn.Module, images: Tensor, setting: Setting) -> GraphSession:
-        """The module captured for this batch."""
+        """Capture a module for this batch."""
         configure_torch(setting)
         return GraphSession(module, images, setting)
 
     def facts(self, setting: Setting) -> Mapping[str, str]:
-        """Versions and switches."""
+        """Return versions and switches."""
         return {"torch": torch.__version__, **cuda_facts()}
+
+
+def _weights_mb(module: nn.Module) -> float:
+    tensors = (*module.parameters(), *module.buffers())
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors) / 1e6

@@ -7,14 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from hwnas.devices import DEVICES, Device, detect
+from hwnas.metrics import RUNTIMES
 from hwnas.profile.runners.preparation import device_of
-from hwnas.profile.runners.runner import RUNNERS, Runner, RuntimeSession, load_runner
+from hwnas.profile.runners.runner import Runner, RuntimeSession, load_runner
 from hwnas.records import Setting
 from tests.records.rows import make_setting
 
 CPU = detect().cpu.device
 SLOW = ("torch-compile",)
-NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in RUNNERS]
+NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in RUNTIMES]
 
 
 class Tiny(nn.Module):
@@ -75,7 +76,7 @@ def session(runner: Runner, setting: Setting, images: Tensor) -> Iterator[Runtim
 
 def test_it_is_registered_under_its_own_name(runner: Runner) -> None:
     assert isinstance(runner, Runner)
-    assert RUNNERS.get(runner.name)
+    assert RUNTIMES.get(runner.name)
 
 
 def test_what_is_missing_has_a_reason(runner: Runner) -> None:

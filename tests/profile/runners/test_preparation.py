@@ -17,7 +17,7 @@ DEVICE = detect().cpu.slug
 
 def test_an_exporter_that_makes_no_graph() -> None:
     setting = make_setting(device=DEVICE, runtime="onnxruntime", exporter="module")
-    with pytest.raises(InputError, match="which an exporter must make") as caught:
+    with pytest.raises(InputError, match="the exporter must produce one") as caught:
         onnx_graph(torch.nn.Identity(), torch.zeros(1, 3, 8, 8), setting)
     assert caught.value.known == ("composed", "dynamo", "dynamo-dynamic")
 

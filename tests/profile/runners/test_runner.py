@@ -7,6 +7,7 @@ import torch
 
 from hwnas.devices import DEVICES, detect
 from hwnas.errors import MissingError, UnknownNameError
+from hwnas.metrics import RUNTIMES
 from hwnas.profile.runners import onnxruntime as ort_runner
 from hwnas.profile.runners.onnxruntime import (
     CPU,
@@ -16,7 +17,7 @@ from hwnas.profile.runners.onnxruntime import (
     require_provider,
     session_options,
 )
-from hwnas.profile.runners.runner import DEFAULT_ORDER, RUNNERS, Availability, MeasurementError, load_runner
+from hwnas.profile.runners.runner import RUNTIME_PREFERENCE, Availability, MeasurementError, load_runner
 from hwnas.profile.runners.torch import TorchCompileRunner, TorchGraphRunner, TorchRunner
 from hwnas.records import Setting
 from tests.records.rows import make_setting
@@ -29,7 +30,7 @@ def setting(**changes: object) -> Setting:
 
 
 def test_the_default_order_names_runtimes() -> None:
-    assert set(DEFAULT_ORDER) <= set(RUNNERS)
+    assert set(RUNTIME_PREFERENCE) <= set(RUNTIMES)
 
 
 def test_an_unknown_runtime_is_answered_with_the_nearest() -> None:
@@ -93,7 +94,7 @@ def test_cuda_graphs_need_a_gpu() -> None:
 def test_a_torch_without_a_gpu_says_what_it_was_built_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", None)
-    assert "(a build without CUDA) sees no GPU here" in TorchRunner().available(H100).reason
+    assert "(a build without CUDA) finds no GPU on this machine" in TorchRunner().available(H100).reason
 
 
 def test_compiling_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
