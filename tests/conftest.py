@@ -10,6 +10,9 @@ from hypothesis import HealthCheck, settings
 
 # Two test processes on two cores: more threads in each only take turns. Set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Each process times two backends of matrix products, which round otherwise: a process that a test starts could take
+# another one than the test itself, and a training that was killed would end with other last bits than a whole one.
+os.environ.setdefault("HWNAS_MATMUL", "default")
 
 # A busy machine makes a good example slow, which is no finding: no deadline, and no complaint about speed.
 _UNTIMED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}

@@ -1,3 +1,4 @@
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -17,6 +18,14 @@ def _fresh_choice() -> Iterator[None]:
 
 def setting() -> str:
     return str(torch.backends.mkldnn.matmul.fp32_precision)  # type: ignore[attr-defined]
+
+
+def test_a_process_that_a_test_starts_multiplies_as_the_test_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matmul, "_onednn_is_exact", lambda: True)
+    for faster in (False, True):  # as two processes may find it, one after the other
+        monkeypatch.setattr(matmul, "_onednn_is_faster", lambda faster=faster: faster)
+        matmul.matmul_backend.cache_clear()
+        assert matmul.matmul_backend() == os.environ[matmul.VARIABLE]
 
 
 def test_the_environment_can_choose_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
