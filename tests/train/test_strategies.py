@@ -39,7 +39,7 @@ def strategy_recipe(name: str, **settings: Any) -> Recipe:
 
 
 SEVERAL = replace(
-    strategy_recipe("several", networks=2, sort_units=True),
+    strategy_recipe("several", num_networks=2, sort_units=True),
     sampling=SamplingConfig(widening_epochs=3, distinct=True),
     regularization=RegularizationConfig(patch_loss=True, drop_path=0.1),
     mix=MixConfig(mixup=0.1, cutmix=1.0, token_mixup=True),
@@ -49,12 +49,15 @@ CASES: list[tuple[AnySpace, Recipe]] = [
     (AUTOFORMER, strategy_recipe("single")),
     (GLIT, strategy_recipe("single")),
     (RESNAS, SEVERAL),
-    (RESNAS, strategy_recipe("several", networks=3)),
+    (RESNAS, strategy_recipe("several", num_networks=3)),
     (VITAS, strategy_recipe("bilateral")),
     (VITAS, strategy_recipe("cyclic")),
     (TWINS, strategy_recipe("cyclic")),
-    (AUTOFORMER, strategy_recipe("sandwich", networks=1)),
-    (RESNAS, replace(strategy_recipe("sandwich", networks=1), regularization=RegularizationConfig(patch_loss=True))),
+    (AUTOFORMER, strategy_recipe("sandwich", num_networks=1)),
+    (
+        RESNAS,
+        replace(strategy_recipe("sandwich", num_networks=1), regularization=RegularizationConfig(patch_loss=True)),
+    ),
 ]
 
 
@@ -84,7 +87,7 @@ def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def test_sandwich_gradients_are_those_of_largest_and_pupils() -> None:
-    recipe = strategy_recipe("sandwich", networks=1, temperature=2.0)
+    recipe = strategy_recipe("sandwich", num_networks=1, temperature=2.0)
     supernet = build_supernet(AUTOFORMER, recipe, seed=0).train()
     strategy, taught = make_strategy(supernet, recipe, seed=0), lesson(AUTOFORMER)
     networks = strategy.networks(numbers(), epoch=0)
@@ -126,7 +129,7 @@ def test_bilateral_sums_the_logits_of_both_sides() -> None:
 
 
 def test_several_networks_share_the_pictures() -> None:
-    recipe = strategy_recipe("several", networks=2)
+    recipe = strategy_recipe("several", num_networks=2)
     supernet = build_supernet(AUTOFORMER, recipe, seed=0)
     strategy, taught = make_strategy(supernet, recipe, seed=0), lesson(AUTOFORMER)
     networks = strategy.networks(numbers(), epoch=0)
