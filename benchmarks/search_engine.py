@@ -182,7 +182,7 @@ def at_random(task: Task, evaluations: int, seed: int) -> tuple[Values, float]:
 
 def _searched(task: Task, strategy: Any, evaluations: int, seed: int) -> tuple[Values, float]:
     names = ["accuracy", "macs", "latency_ms"]
-    problem = Problem(space=task.space, objectives=make_objectives(names[2:]), dear=None)
+    problem = Problem(space=task.space, objectives=make_objectives(names[2:]), expensive=None)
 
     def cheap(genomes: Genomes) -> Metrics:
         error, cost, delay = task.evaluate(genomes).T

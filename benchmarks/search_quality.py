@@ -99,7 +99,9 @@ def opened(options: argparse.Namespace) -> OpenSupernet:
 
 def searched(strategy: str, budget: int, seed: int, truth: Truth, problem: Problem) -> Reached:
     """One search with one budget."""
-    evaluators = Evaluators(cheap=CheapMetrics(space=problem.space), dear=truth, fit=accuracy_surrogate(problem.space))
+    evaluators = Evaluators(
+        cheap=CheapMetrics(space=problem.space), expensive=truth, fit=accuracy_surrogate(problem.space)
+    )
     began, before = time.process_time(), truth.spent_s
     outcome = run_search(
         problem, evaluators, strategy=STRATEGIES.get(strategy)(), budget=Budget(evaluations=budget), seed=seed

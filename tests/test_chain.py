@@ -15,7 +15,7 @@ import torch
 import hwnas
 from hwnas.pipeline.measure import measure
 from hwnas.pipeline.search.options import SearchOptions
-from hwnas.pipeline.search.run import SearchResult, search_networks
+from hwnas.pipeline.search.run import SearchRun, search_networks
 from hwnas.pipeline.train import train_model
 from hwnas.profile.options import CampaignOptions
 from hwnas.search.spec import PostSearch
@@ -54,7 +54,7 @@ def test_the_chain_ends_in_a_front(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         require_verified(found)
 
 
-def require_verified(found: SearchResult) -> None:
+def require_verified(found: SearchRun) -> None:
     """The front was measured, and the winner's files are there."""
     record = found.record
     assert record.verification is not None

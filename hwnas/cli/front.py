@@ -42,7 +42,7 @@ def verification_lines(record: SearchRecord) -> list[str]:
     found = record.verification
     if found is None:
         return ["not verified: the front has not been measured again"]
-    if not found.some:
+    if not found.has_measurements:
         what = "not verified" if found.status == "skipped" else "verification failed"
         return [f"{what}: {found.reason}; every speed is predicted"]
     on_front = sum(member.on_front for member in found.members)

@@ -12,7 +12,7 @@ from hwnas.cli.progress import console_reporter
 from hwnas.config import to_mapping
 from hwnas.errors import GateError, UsageError
 from hwnas.pipeline.search.options import SearchOptions
-from hwnas.pipeline.search.run import SearchRehearsal, SearchResult, rehearse_search, search_networks
+from hwnas.pipeline.search.run import SearchRehearsal, SearchRun, rehearse_search, search_networks
 from hwnas.profile.timing import PAIRS
 from hwnas.search.spec import PostSearch
 
@@ -124,7 +124,7 @@ def _require_alone(context: click.Context) -> None:
         raise UsageError("--resume goes on as the run was begun", got=" ".join(given), hint=hint)
 
 
-def _require_good(found: SearchResult) -> None:
+def _require_good(found: SearchRun) -> None:
     """What was searched is kept and printed; a gate that failed still shows in the exit code."""
     verification = found.record.verification
     if verification is not None and verification.status == "failed":

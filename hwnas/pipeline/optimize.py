@@ -16,7 +16,6 @@ from hwnas.pipeline.search.options import choose_strategy
 from hwnas.pipeline.search.surrogate import accuracy_surrogate
 from hwnas.predict.predictor import Predictor
 from hwnas.progress import NullReporter, Reporter
-from hwnas.search import files
 from hwnas.search.ledger import Budget
 from hwnas.search.objective import Estimate, Metrics, exact, parse_constraint, parse_objective
 from hwnas.search.pareto import hypervolume
@@ -24,7 +23,7 @@ from hwnas.search.problem import Evaluators, Problem
 from hwnas.search.result import SearchResult, make_networks
 from hwnas.search.run import SearchOutcome, run_search
 from hwnas.search.spec import space_digest
-from hwnas.search.strategies.strategy import Strategy
+from hwnas.search.strategies.strategy import SearchStrategy
 from hwnas.search.study import Study
 from hwnas.space import SPACES
 from hwnas.space.space import AnySpace, Candidate, Genomes
@@ -96,7 +95,7 @@ def optimize(
     constraints: Sequence[str] = (),
     accuracy: CustomMetric | MetricFunction | None = None,
     metrics: Mapping[str, MetricSource] | None = None,
-    strategy: str | Strategy | None = None,
+    strategy: str | SearchStrategy | None = None,
     budget: int = 500,
     minutes: float | None = None,
     seed: int = 0,
@@ -130,7 +129,7 @@ def optimize(
     sources = _sources(accuracy, metrics or {})
     problem = _problem(space, sources, objectives, constraints)
     evaluators = _evaluators(space, sources, problem)
-    name, chosen = choose_strategy(strategy, space=space, expensive=problem.has_dear)
+    name, chosen = choose_strategy(strategy, space=space, expensive=problem.has_expensive)
     allowed = Budget(evaluations=budget, minutes=minutes)
     config = {
         "space": space.name,
@@ -140,7 +139,7 @@ def optimize(
         "strategy": name,
         "seed": seed,
     }
-    with nullcontext() if out is None else _open_study(out, config) as study:
+    with nullcontext() if out is None else Study.open(out, config=config) as study:
         outcome = run_search(
             problem,
             evaluators,
@@ -203,7 +202,7 @@ def _problem(
         space=space,
         objectives=tuple(parse_objective(text) for text in objectives),
         constraints=tuple(parse_constraint(text) for text in constraints),
-        dear=next((n for n, item in sources.items() if isinstance(item, CustomMetric) and item.expensive), None),
+        expensive=next((n for n, item in sources.items() if isinstance(item, CustomMetric) and item.expensive), None),
     )
     unknown_names = [name for name in problem.metrics if name not in sources and name not in _COSTS]
     if unknown_names:
@@ -213,7 +212,7 @@ def _problem(
 
 
 def _evaluators(space: AnySpace, sources: Mapping[str, CustomMetric | Predictor], problem: Problem) -> Evaluators:
-    cheap_sources = {name: source for name, source in sources.items() if name != problem.dear}
+    cheap_sources = {name: source for name, source in sources.items() if name != problem.expensive}
 
     def cheap(genomes: Genomes) -> Metrics:
         costs = space.costs(genomes)
@@ -227,9 +226,9 @@ def _evaluators(space: AnySpace, sources: Mapping[str, CustomMetric | Predictor]
                 found[name] = exact(_evaluate(name, source, networks))
         return found
 
-    if problem.dear is None or not problem.has_dear:
+    if problem.expensive is None or not problem.has_expensive:
         return Evaluators(cheap=cheap)
-    name, source = problem.dear, sources[problem.dear]
+    name, source = problem.expensive, sources[problem.expensive]
     assert isinstance(source, CustomMetric)
 
     def expensive(genomes: Genomes) -> Iterator[tuple[int, float]]:
@@ -237,7 +236,7 @@ def _evaluators(space: AnySpace, sources: Mapping[str, CustomMetric | Predictor]
             networks = space.candidates(genomes[start : start + source.batch_size])
             yield from enumerate(_evaluate(name, source, networks).tolist(), start=start)
 
-    return Evaluators(cheap=cheap, dear=expensive, fit=accuracy_surrogate(space))
+    return Evaluators(cheap=cheap, expensive=expensive, fit=accuracy_surrogate(space))
 
 
 def _is_custom(source: CustomMetric | Predictor) -> bool:
@@ -253,13 +252,6 @@ def _evaluate(name: str, source: CustomMetric, networks: Sequence[Candidate]) ->
     if (values < 0).any():
         raise InputError(f"values of {name} must not be negative", got=float(values.min()))
     return values
-
-
-def _open_study(folder: Path, config: Mapping[str, object]) -> Study:
-    if (folder / files.FILE).exists():
-        return Study.resume(folder, config=config)
-    folder.mkdir(parents=True, exist_ok=True)
-    return Study.create(folder, config=config)
 
 
 def _result(problem: Problem, outcome: SearchOutcome, sources: Mapping[str, object]) -> SearchResult:

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from hwnas.errors import InputError
 from hwnas.runs import Run
-from hwnas.search.record import FILE as RECORD
-from hwnas.search.record import NETWORKS, read_record
+from hwnas.search.record import NETWORKS, RECORD_FILE, read_record
 from hwnas.search.spec import SupernetSpec
 from hwnas.search.study import Study
 from hwnas.space.arch import Arch
@@ -36,7 +35,7 @@ def network_of_run(run: Path, arch: str | None) -> RunNetwork:
     network needs no name.
     """
     Run.open(run)
-    if (run / RECORD).is_file():
+    if (run / RECORD_FILE).is_file():
         return _of_search(run, _named(arch, run))
     if (run / NETWORK).is_file():
         return _of_network(run / NETWORK)

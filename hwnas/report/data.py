@@ -133,7 +133,7 @@ class RunData:
     def measured(self) -> bool:
         """Whether the front was measured on some device."""
         verification = None if self.record is None else self.record.verification
-        return verification is not None and verification.some
+        return verification is not None and verification.has_measurements
 
     @property
     def unmeasured(self) -> Mapping[str, str]:

@@ -13,26 +13,26 @@ from hwnas.metrics import Deployment, parse_metric
 from hwnas.report.data import Candidates, Member, MetricInfo, Progress, Role, RunData
 from hwnas.report.fitted import outside_range
 from hwnas.runs import Run
-from hwnas.search import files
+from hwnas.search import study_files
 from hwnas.search.objective import Estimate, exact
-from hwnas.search.pareto import HypervolumeBounds, history, known_rows, on_front
+from hwnas.search.pareto import HypervolumeBounds, hypervolume_history, known_rows, on_front
 from hwnas.search.problem import Problem
-from hwnas.search.record import FILE, MetricCheck, SearchRecord, VerifiedMember, read_record
+from hwnas.search.record import RECORD_FILE, MetricCheck, SearchRecord, VerifiedMember, read_record
 from hwnas.search.spec import read_spec
 from hwnas.search.study import Study
 from hwnas.space.space import AnySpace, Genomes
 
-_HASHED = (FILE, files.FILE)
+_HASHED = (RECORD_FILE, study_files.STUDY_FILE)
 _EXTRA = {"macs", "params"}
 
 
 def gather(path: Path) -> RunData:
     """Read a run of a search, ended or not; the folder of anything else is an error."""
     run = Run.open(path)
-    if not (path / files.FILE).is_file():
+    if not (path / study_files.STUDY_FILE).is_file():
         hint = "the folder of a search, as hwnas search prints it"
-        raise InputError(f"{path} must be the run of a search", got=f"no file {files.FILE}", hint=hint)
-    record = read_record(path) if (path / FILE).is_file() else None
+        raise InputError(f"{path} must be the run of a search", got=f"no file {study_files.STUDY_FILE}", hint=hint)
+    record = read_record(path) if (path / RECORD_FILE).is_file() else None
     spec = record.spec if record is not None else read_spec(run)
     space = spec.load_space(path)
     problem = spec.make_problem(space)
@@ -121,7 +121,7 @@ def _so_far(candidates: Candidates, problem: Problem, bounds: object) -> tuple[P
         return ()
     scores = problem.scores(candidates.metrics)
     evaluated = np.cumsum(known_rows(scores.objectives))
-    points = history(
+    points = hypervolume_history(
         scores.objectives, candidates.generations, from_mapping(HypervolumeBounds, bounds), feasible=scores.feasible
     )
     return tuple(
@@ -188,14 +188,14 @@ def _in_order(path: Path, members: Sequence[Member], record: SearchRecord | None
     known = {member.arch_id: member for member in members}
     missing = [arch_id for arch_id in record.front if arch_id not in known]
     if missing:
-        message = f"{path}: {FILE} and {files.FILE} must be of one search"
+        message = f"{path}: {RECORD_FILE} and {study_files.STUDY_FILE} must be of one search"
         raise InputError(message, got=f"{len(missing)} networks on the front that the study's front has not")
     return [known[arch_id] for arch_id in record.front]
 
 
 def _verified(record: SearchRecord | None) -> dict[str, VerifiedMember]:
     verification = None if record is None else record.verification
-    if verification is None or not verification.some:
+    if verification is None or not verification.has_measurements:
         return {}
     return {member.arch_id: member for member in verification.members}
 

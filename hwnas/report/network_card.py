@@ -4,11 +4,11 @@ from collections.abc import Mapping
 
 from hwnas.search.record import ExportedWinner, MetricCheck, SearchRecord
 from hwnas.search.spec import SearchSpec, SupernetSpec
-from hwnas.search.verification import Member
+from hwnas.search.verification import FrontMember
 from hwnas.space.arch import canonical_json
 
 
-def card_page(record: SearchRecord, member: Member, item: ExportedWinner) -> str:
+def card_page(record: SearchRecord, member: FrontMember, item: ExportedWinner) -> str:
     """The card as Markdown."""
     lines = [
         f"# {record.spec.space} {member.candidate.network_id}",
@@ -34,7 +34,7 @@ def card_page(record: SearchRecord, member: Member, item: ExportedWinner) -> str
     return "\n".join(lines) + "\n"
 
 
-def _rows(record: SearchRecord, member: Member) -> list[str]:
+def _rows(record: SearchRecord, member: FrontMember) -> list[str]:
     checks: Mapping[str, MetricCheck] = {}
     if record.verification is not None:
         checks = {row.arch_id: row.metrics for row in record.verification.members}.get(member.candidate.arch_id, {})
@@ -60,7 +60,7 @@ def _weights(supernet: SupernetSpec | None, item: ExportedWinner) -> str:
 
 def _measured(record: SearchRecord) -> str:
     verification = record.verification
-    if verification is None or not verification.some:
+    if verification is None or not verification.has_measurements:
         reason = "" if verification is None else f": {verification.reason}"
         return f"not measured again{reason}"
     but = "".join(f"; not measured: {metric} ({why})" for metric, why in verification.unmeasured.items())

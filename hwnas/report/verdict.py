@@ -121,7 +121,7 @@ def _trust(data: RunData) -> str:
     predicted = [metric for metric in data.metrics if metric.where]
     if not predicted:
         return ""
-    if verification is None or not verification.some:
+    if verification is None or not verification.has_measurements:
         return "; its speed is predicted and was not measured"
     errors = [error for error in verification.mape.values() if math.isfinite(error)]
     off = f", where predictions were off by {percent(max(errors))} on average" if errors else ""
@@ -160,7 +160,7 @@ def _unsure(data: RunData) -> Iterator[str]:
     on_device = [metric for metric in data.metrics if metric.where]
     for key, reason in data.unmeasured.items():
         yield f"{key} was not measured: {reason.rstrip('.')}. Its values are predictions."
-    if on_device and (verification is None or not verification.some):
+    if on_device and (verification is None or not verification.has_measurements):
         why = f": {verification.reason.rstrip('.')}" if verification is not None and verification.reason else ""
         was = "has not been measured on the device yet" if verification is None else "was not measured on the device"
         yield f"The front {was}{why}. Speeds and memory are predictions."

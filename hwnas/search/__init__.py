@@ -1,4 +1,4 @@
-"""Search: objectives and constraints in, a front of networks out. No torch; whoever calls says how to evaluate."""
+"""Multi-objective search over a space, without torch: callers provide the functions that evaluate networks."""
 
 from hwnas.metrics import METRICS, Metric, parse_metric
 from hwnas.search.objective import Constraint, Objective, make_objectives, parse_constraint, parse_objective

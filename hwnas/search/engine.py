@@ -1,7 +1,7 @@
-"""NSGA-II: pymoo's ranking and crowding, our sampling and variation, driven by ask and tell.
+"""NSGA-II (Deb et al., 2002) with an ask-and-tell interface, pymoo's ranking and crowding, and operators of spaces.
 
-pymoo's own populations are Python objects, which cost more than all else where evaluations are free; here a population
-is arrays. `tests/search/test_engine.py` holds survival against pymoo's.
+pymoo's populations are lists of Python objects, which take most of the time where evaluations are free; a population
+here is a set of arrays. `tests/search/test_engine.py` compares survival with that of pymoo.
 """
 
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
 
 from hwnas.search.operators import Variation
 from hwnas.search.pareto import known_rows
-from hwnas.search.problem import Scores
+from hwnas.search.problem import PopulationScores
 from hwnas.search.region import Region
 from hwnas.search.seen import Seen, unseen
 from hwnas.space.space import Genomes
@@ -27,19 +27,19 @@ class Population(NamedTuple):
     genomes: Genomes
     objectives: Values
     violation: Values
-    """Mean of what the constraints are violated by; 0: feasible."""
+    """Mean violation of the constraints; 0: feasible."""
     rank: Values
-    """The number of the front, 0 the best; 0 of those that are infeasible too."""
+    """The number of the front, 0 for the best; 0 for infeasible networks as well."""
     crowding: Values
-    """Distance to the neighbours on the same front; 0 of the infeasible."""
+    """Distance to the neighbours on the same front; 0 for infeasible networks."""
 
     def rows(self, index: NDArray[np.intp]) -> "Population":
-        """Some of the rows."""
+        """Return some of the rows."""
         objectives, violation = self.objectives[index], self.violation[index]
         return Population(self.genomes[index], objectives, violation, self.rank[index], self.crowding[index])
 
-    def beside(self, other: "Population") -> "Population":
-        """The rows of both."""
+    def concatenated(self, other: "Population") -> "Population":
+        """Return the rows of both populations."""
         return Population(
             np.concatenate([self.genomes, other.genomes]),
             np.concatenate([self.objectives, other.objectives]),
@@ -50,10 +50,9 @@ class Population(NamedTuple):
 
 
 class Nsga2:
-    """One NSGA-II: `ask` for genomes that nobody has seen, `tell` what they scored.
+    """NSGA-II: `ask` for genomes that have not been seen, then `tell` their scores.
 
-    It draws only from its own generator. What it asks for is seen from then on, in `seen`, which several engines of a
-    study may share.
+    It draws only from its own generator. Requested genomes are added to `seen`, which several engines may share.
     """
 
     def __init__(
@@ -68,31 +67,31 @@ class Nsga2:
     ) -> None:
         self._region, self._variation, self._seen, self._size = region, variation, seen, population
         self._rng = np.random.default_rng(seed)
-        self._asked = initial
+        self._requested = initial
         self._alive: Population | None = None
 
     def ask(self) -> Genomes:
-        """The next generation; it is empty where the region has no unseen networks left."""
+        """Return the next generation; it is empty when the region has no unseen networks left."""
         if self._alive is not None:
-            self._asked = self._offspring(self._alive)
-        self._seen.add(self._asked)
-        return self._asked
+            self._requested = self._offspring(self._alive)
+        self._seen.add(self._requested)
+        return self._requested
 
-    def tell(self, scores: Scores) -> None:
-        """The scores of what was asked for last, row by row."""
-        told = _told(self._asked, scores)
+    def tell(self, scores: PopulationScores) -> None:
+        """Take the scores of the last generation, row by row."""
+        evaluated = _evaluated(self._requested, scores)
         if self._alive is None:
-            self._alive = survivors(told, len(told.genomes), self._rng)
+            self._alive = survivors(evaluated, len(evaluated.genomes), self._rng)
         else:
-            self._alive = survivors(self._alive.beside(told), self._size, self._rng)
+            self._alive = survivors(self._alive.concatenated(evaluated), self._size, self._rng)
 
     @property
     def population(self) -> Genomes:
-        """The survivors."""
-        return self._asked[:0] if self._alive is None else self._alive.genomes
+        """The genomes of the survivors."""
+        return self._requested[:0] if self._alive is None else self._alive.genomes
 
     def _offspring(self, parents: Population) -> Genomes:
-        """Children of binary tournaments, none of them seen before."""
+        """Return unseen children of the winners of binary tournaments."""
         order = _preference(parents)
 
         def make(count: int) -> Genomes:
@@ -103,7 +102,13 @@ class Nsga2:
 
 
 def survivors(population: Population, count: int, rng: np.random.Generator) -> Population:
-    """At most `count` rows: front after front, of the last one the least crowded, then the infeasible, best first."""
+    """Return the best `count` rows: front by front, of the last front the least crowded, then the least infeasible.
+
+    Args:
+        population: Networks with objectives and violations; rank and crowding are computed here.
+        count: The most rows to return.
+        rng: Breaks ties of crowding.
+    """
     feasible, infeasible = (np.flatnonzero(mask) for mask in (population.violation <= 0, population.violation > 0))
     ranked = population.rows(feasible)
     rows: list[NDArray[np.intp]] = []
@@ -113,45 +118,42 @@ def survivors(population: Population, count: int, rng: np.random.Generator) -> P
         crowding = get_crowding_function("cd").do(ranked.objectives[front], n_remove=surplus)
         ranked.rank[front], ranked.crowding[front] = rank, crowding
         if surplus:
-            front = front[_least_crowded(crowding, rng)[:-surplus]]
+            front = front[_least_crowded_first(crowding, rng)[:-surplus]]
         rows.append(front)
         left -= len(front)
     kept = ranked.rows(np.concatenate([np.zeros(0, dtype=np.intp), *rows]))
     least = infeasible[np.argsort(population.violation[infeasible], kind="stable")][: count - len(kept.genomes)]
-    return kept.beside(population.rows(least))
+    return kept.concatenated(population.rows(least))
 
 
-def _least_crowded(crowding: Values, rng: np.random.Generator) -> NDArray[np.intp]:
-    """Rows from the least crowded on, those that are equally so in drawn order.
-
-    It is pymoo's order but for the sort, which is stable: numpy's quicksort orders equals otherwise on every kind of
-    CPU.
-    """
+def _least_crowded_first(crowding: Values, rng: np.random.Generator) -> NDArray[np.intp]:
+    """Return the rows from the least crowded on, equally crowded ones in drawn order."""
     drawn = rng.permutation(len(crowding))
+    # pymoo's order, except that the sort is stable: numpy's quicksort orders equal values differently on different CPUs.
     order: NDArray[np.intp] = drawn[np.argsort(crowding[drawn], kind="stable")][::-1]
     return order
 
 
-def _told(genomes: Genomes, scores: Scores) -> Population:
+def _evaluated(genomes: Genomes, scores: PopulationScores) -> Population:
     known = known_rows(scores.objectives)
-    # A value that could not be had counts as a violation: it is beaten by whatever has values.
+    # An unknown value counts as a violation, so that any network with values beats it.
     unknown = np.where(known, 0.0, 1.0)[:, None]
     violations = np.maximum(np.concatenate([scores.violations, unknown], axis=1), 0.0)
-    nothing = np.zeros(len(genomes))
+    zeros = np.zeros(len(genomes))
     objectives = np.where(known[:, None], scores.objectives, 0.0)
-    return Population(genomes, objectives, violations.mean(axis=1), nothing, nothing.copy())
+    return Population(genomes, objectives, violations.mean(axis=1), zeros, zeros.copy())
 
 
 def _preference(population: Population) -> NDArray[np.intp]:
-    """The place of each row when all are ordered by violation, then rank, then crowding."""
-    places = np.empty(len(population.genomes), dtype=np.intp)
+    """Return the position of each row when all are ordered by violation, then rank, then crowding."""
+    positions = np.empty(len(population.genomes), dtype=np.intp)
     order = np.lexsort([-population.crowding, population.rank, population.violation])
-    places[order] = np.arange(len(places))
-    return places
+    positions[order] = np.arange(len(positions))
+    return positions
 
 
-def _winners(places: NDArray[np.intp], count: int, rng: np.random.Generator) -> NDArray[np.intp]:
-    pairs = rng.integers(0, len(places), size=(count, 2))
-    better = np.argmin(places[pairs], axis=1)
+def _winners(positions: NDArray[np.intp], count: int, rng: np.random.Generator) -> NDArray[np.intp]:
+    pairs = rng.integers(0, len(positions), size=(count, 2))
+    better = np.argmin(positions[pairs], axis=1)
     winners: NDArray[np.intp] = pairs[np.arange(count), better]
     return winners

@@ -1,7 +1,7 @@
-"""Every candidate that a search has asked for, and the one place where candidates are evaluated.
+"""The candidates that a search has evaluated, and the one place where candidates are evaluated.
 
-A search is the same whether its values are made now or were stored by a run that was killed: the ledger answers what
-is stored from the study and has the rest evaluated, and it counts both alike.
+A search is the same whether its values are made now or were stored by a run that was killed: the ledger takes stored
+values from the study, has the others evaluated, and counts both alike.
 """
 
 import logging
@@ -16,26 +16,31 @@ from numpy.typing import NDArray
 
 from hwnas.errors import InputError
 from hwnas.progress import SearchProgress
-from hwnas.search.objective import Metrics, exact, joined, rows_of
+from hwnas.search.objective import Metrics, concatenated, exact, select_rows
 from hwnas.search.pareto import HypervolumeBounds, hypervolume, known_rows, on_front
-from hwnas.search.problem import Evaluators, Problem, Scores, require_metrics
+from hwnas.search.problem import Evaluators, PopulationScores, Problem, require_metrics
 from hwnas.search.seen import Seen, keys
 from hwnas.search.study import Source, Study
 from hwnas.space.space import Genomes, Mask
 
 _log = logging.getLogger(__name__)
 
-Stop = Literal["evaluations", "minutes", "stalled"]
+StopReason = Literal["evaluations", "minutes", "stalled"]
 
 _ANALYTIC = ("macs", "params")
+"""Metrics that are computed by a formula; the other cheap ones are predicted."""
+
 _IDLE_GENERATIONS = 100
+"""Generations without an evaluation after which a search has stalled."""
+
+_UNLIMITED = 2**31
 
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """True evaluations, or minutes, or whichever ends first.
+    """Evaluations of the expensive metric, or minutes, whichever ends first.
 
-    Where nothing dear is asked for, every network counts as an evaluation.
+    Without an expensive metric every network counts as an evaluation.
     """
 
     evaluations: int | None = 500
@@ -51,42 +56,42 @@ class Budget:
 
 
 class Stopwatch:
-    """Seconds that a search has taken, in this process and in those before it."""
+    """Measures the seconds that a search takes, in this process and in those before it."""
 
     def __init__(self, *, before_s: float = 0.0) -> None:
         self._before_s, self._start = before_s, time.monotonic()
 
     def seconds(self) -> float:
-        """Seconds so far."""
+        """Return the seconds so far."""
         return self._before_s + time.monotonic() - self._start
 
 
 @dataclass(frozen=True, kw_only=True)
-class Candidates:
-    """Networks that were asked for, row by row; what was not evaluated is NaN."""
+class EvaluatedCandidates:
+    """Networks that a search has requested, row by row; what was not evaluated is NaN."""
 
     genomes: Genomes
     metrics: Metrics
-    scores: Scores
+    scores: PopulationScores
     generations: NDArray[np.intp]
 
     @property
     def evaluated(self) -> Mask:
-        """Rows of which every objective is known."""
+        """Rows in which every objective is known."""
         return known_rows(self.scores.objectives)
 
-    def rows(self, index: NDArray[np.intp]) -> "Candidates":
-        """Some of the rows."""
-        return Candidates(
+    def rows(self, index: NDArray[np.intp]) -> "EvaluatedCandidates":
+        """Return some of the rows."""
+        return EvaluatedCandidates(
             genomes=self.genomes[index],
-            metrics=rows_of(self.metrics, index),
-            scores=Scores(self.scores.objectives[index], self.scores.violations[index]),
+            metrics=select_rows(self.metrics, index),
+            scores=PopulationScores(self.scores.objectives[index], self.scores.violations[index]),
             generations=self.generations[index],
         )
 
 
-class Ledger:
-    """The candidates of one search."""
+class SearchLedger:
+    """The candidates of one search: what was evaluated, what it scored, and when the budget is spent."""
 
     def __init__(
         self,
@@ -98,14 +103,24 @@ class Ledger:
         bounds: HypervolumeBounds | None = None,
         on_progress: Callable[[SearchProgress], None] | None = None,
     ) -> None:
+        """Start a ledger.
+
+        Args:
+            problem: What is optimised.
+            evaluators: The functions that evaluate networks.
+            budget: When to stop.
+            study: Stores values and gives back those of a search that was killed; None: nothing is stored.
+            bounds: Bounds of the hypervolume that progress reports; None: it reports none.
+            on_progress: Called after each generation.
+        """
         self.problem, self.evaluators, self.budget, self.seen = problem, evaluators, budget, Seen()
         self.evaluations = 0
-        self.stop: Stop | None = None
-        """Why no more will be evaluated, once that is so."""
-        self._study, self._stored = study, _Stored(study)
+        self.stop: StopReason | None = None
+        """Why nothing more is evaluated; None while the search may continue."""
+        self._study, self._stored = study, _StoredValues(study)
         self._stopwatch = Stopwatch(before_s=(study.recall("elapsed_s") or 0.0) if study is not None else 0.0)
-        self._asked: set[bytes] = set()
-        self._parts: list[Candidates] = []
+        self._requested: set[bytes] = set()
+        self._parts: list[EvaluatedCandidates] = []
         self._idle = 0
         self._bounds, self._on_progress, self._front = bounds, on_progress, np.zeros((0, len(problem.objectives)))
 
@@ -115,188 +130,181 @@ class Ledger:
         if self.stop is not None:
             return 0
         most = self.budget.evaluations
-        return 2**31 if most is None else most - self.evaluations
+        return _UNLIMITED if most is None else most - self.evaluations
 
     @property
-    def candidates(self) -> Candidates:
-        """Everything that was asked for, in order."""
+    def candidates(self) -> EvaluatedCandidates:
+        """All candidates, in the order in which they were requested."""
         if len(self._parts) > 1:
-            self._parts = [_joined(self._parts)]
-        return self._parts[0] if self._parts else self._none()
+            self._parts = [_concatenated_candidates(self._parts)]
+        return self._parts[0] if self._parts else self._empty()
 
     def cheap(self, genomes: Genomes) -> Metrics:
-        """Cheap metrics of networks that are only considered: nothing is counted or stored."""
+        """Return the cheap metrics of networks without counting or storing anything."""
         return self.evaluators.cheap(genomes)
 
-    def evaluate(self, genomes: Genomes) -> Candidates:
+    def evaluate(self, genomes: Genomes) -> EvaluatedCandidates:
         """Evaluate a generation of canonical genomes, none of which was evaluated before.
 
-        What violates a cheap constraint gets no dear value and costs nothing; nor does what the budget no longer
-        allows.
+        Networks that violate a cheap constraint get no expensive value and cost nothing, nor do those that the budget
+        no longer allows.
         """
-        if not self.problem.has_dear:
+        if not self.problem.has_expensive:
             genomes = genomes[: self.left]
         if not len(genomes) or self.stop is not None:
-            return self._none()
-        self._require_new(genomes)
+            return self._empty()
+        new = keys(genomes)
+        assert len(set(new) - self._requested) == len(genomes), "a network would be evaluated twice"
+        self._requested.update(new)
+        self.seen.add(genomes)
         generation = len(self._parts) and int(self._parts[-1].generations[-1]) + 1
         metrics = dict(self._cheap_metrics(genomes, generation))
         before = self.evaluations
-        if self.problem.has_dear:
-            metrics[str(self.problem.dear)] = exact(self._dear_values(genomes, self.problem.admits(metrics)))
+        if self.problem.has_expensive:
+            metrics[str(self.problem.expensive)] = exact(self._expensive_values(genomes, self.problem.admits(metrics)))
         else:
             self.evaluations += len(genomes)
-        part = Candidates(
+        part = EvaluatedCandidates(
             genomes=genomes,
             metrics=metrics,
             scores=self.problem.scores(metrics),
             generations=np.full(len(genomes), generation, dtype=np.intp),
         )
         self._parts.append(part)
-        self._judge(spent=self.evaluations - before)
+        self._update_stop(num_evaluated=self.evaluations - before)
         _log.debug("generation %d: %d candidates, %d evaluations in all", generation, len(genomes), self.evaluations)
         if self.stop is not None:
             _log.info("the search stops: %s", self.stop)
         self._report(part)
         return part
 
-    def _require_new(self, genomes: Genomes) -> None:
-        new = keys(genomes)
-        assert len(set(new) - self._asked) == len(genomes), "a network would be evaluated twice"
-        self._asked.update(new)
-        self.seen.add(genomes)
-
     def _cheap_metrics(self, genomes: Genomes, generation: int) -> Metrics:
-        stored = self._stored.cheap(genomes, generation=generation)
+        stored = self._stored.cheap_metrics(genomes, generation=generation)
         if stored is not None:
             return stored
         metrics = self.cheap(genomes)
-        require_metrics(metrics, [name for name in self.problem.metrics if name != self.problem.dear])
+        require_metrics(metrics, [name for name in self.problem.metrics if name != self.problem.expensive])
         if self._study is not None:
             sources: dict[str, Source] = {name: "analytic" if name in _ANALYTIC else "predicted" for name in metrics}
             self._study.add(genomes, generation=generation, metrics=metrics, sources=sources)
         return metrics
 
-    def _dear_values(self, genomes: Genomes, admitted: Mask) -> NDArray[np.float64]:
+    def _expensive_values(self, genomes: Genomes, admitted: Mask) -> NDArray[np.float64]:
+        """Take stored values from the study, evaluate the others, and store each as soon as it is done."""
+        metric = str(self.problem.expensive)
         values = np.full(len(genomes), np.nan)
         missing = []
         for row in np.flatnonzero(admitted)[: self.left].tolist():
-            stored = self._stored.dear(genomes[row : row + 1], metric=str(self.problem.dear))
+            stored = self._stored.expensive_value(genomes[row : row + 1], metric=metric)
             if stored is None:
                 missing.append(row)
             else:
                 values[row] = stored
                 self.evaluations += 1
-        self._evaluate_truly(genomes, missing, values)
+        if not missing or self._is_late():
+            return values
+        assert self.evaluators.expensive is not None, "an expensive metric without its evaluator"
+        for index, value in self.evaluators.expensive(genomes[missing]):
+            row = missing[index]
+            values[row] = value
+            self.evaluations += 1
+            if self._study is not None:
+                genome = genomes[row : row + 1]
+                arch_id = self.problem.space.candidates(genome)[0].arch_id
+                self._study.store_value(genome, metric=metric, value=exact([value]), source="supernet", arch_id=arch_id)
+            if self._is_late():
+                break
         return values
 
-    def _evaluate_truly(self, genomes: Genomes, rows: list[int], values: NDArray[np.float64]) -> None:
-        assert self.evaluators.dear is not None, "a dear metric without its evaluator"
-        if not rows or self._late():
-            return
-        for index, value in self.evaluators.dear(genomes[rows]):
-            values[rows[index]] = value
-            self.evaluations += 1
-            self._record(genomes[rows[index] : rows[index] + 1], value)
-            if self._late():
-                return
-
-    def _record(self, genome: Genomes, value: float) -> None:
-        if self._study is None:
-            return
-        space, metric = self.problem.space, str(self.problem.dear)
-        (candidate,) = space.candidates(genome)
-        self._study.record(genome, metric=metric, value=exact([value]), source="supernet", arch_id=candidate.arch_id)
-
-    def _late(self) -> bool:
+    def _is_late(self) -> bool:
         minutes, elapsed_s = self.budget.minutes, self._stopwatch.seconds()
-        # What is stored was made in time, however long ago that was.
-        if minutes is None or len(self._asked) < len(self._stored):
+        # Stored values were made in time, however long ago: a replay must not stop before all of them are used.
+        if minutes is None or len(self._requested) < len(self._stored):
             return False
         if self._study is not None:
             self._study.remember("elapsed_s", elapsed_s)
         return elapsed_s >= 60 * minutes
 
-    def _judge(self, *, spent: int) -> None:
-        self._idle = 0 if spent else self._idle + 1
+    def _update_stop(self, *, num_evaluated: int) -> None:
+        self._idle = 0 if num_evaluated else self._idle + 1
         if not self.left:
             self.stop = "evaluations"
-        elif self._late():
+        elif self._is_late():
             self.stop = "minutes"
         elif self._idle >= _IDLE_GENERATIONS:
             self.stop = "stalled"
 
-    def _report(self, part: Candidates) -> None:
+    def _report(self, part: EvaluatedCandidates) -> None:
         if self._on_progress is None:
             return
         points = np.concatenate([self._front, part.scores.objectives[part.scores.feasible]])
         self._front = points[on_front(points)]
+        best = self._front.min(axis=0).tolist() if len(self._front) else []
         self._on_progress(
             SearchProgress(
                 generation=int(part.generations[0]),
                 evaluations=self.evaluations,
                 max_evaluations=self.budget.evaluations,
                 max_minutes=self.budget.minutes,
-                candidates=len(self._asked),
+                candidates=len(self._requested),
                 elapsed_s=self._stopwatch.seconds(),
                 hypervolume=None if self._bounds is None else hypervolume(self._front, self._bounds),
-                best=self._best(),
+                best={str(item): item.value(value) for item, value in zip(self.problem.objectives, best, strict=False)},
             )
         )
 
-    def _best(self) -> dict[str, float]:
-        if not len(self._front):
-            return {}
-        objectives = self.problem.objectives
-        return {str(o): o.value(best) for o, best in zip(objectives, self._front.min(axis=0).tolist(), strict=True)}
-
-    def _none(self) -> Candidates:
-        return Candidates(
+    def _empty(self) -> EvaluatedCandidates:
+        num_objectives, num_constraints = len(self.problem.objectives), len(self.problem.constraints)
+        return EvaluatedCandidates(
             genomes=np.zeros((0, len(self.problem.space.dimensions)), dtype=np.int16),
             metrics={name: exact([]) for name in self.problem.metrics},
-            scores=Scores(np.zeros((0, len(self.problem.objectives))), np.zeros((0, len(self.problem.constraints)))),
+            scores=PopulationScores(np.zeros((0, num_objectives)), np.zeros((0, num_constraints))),
             generations=np.zeros(0, dtype=np.intp),
         )
 
 
-class _Stored:
-    """What a study held when the search began."""
+class _StoredValues:
+    """The values that a study held when the search began."""
 
     def __init__(self, study: Study | None) -> None:
         self._table = study.table() if study is not None and len(study) else None
-        self._truly = study.arch_ids() if study is not None else {}
+        self._evaluated = study.arch_ids() if study is not None else {}
         known = [] if self._table is None else keys(self._table.genomes)
         self._rows = {key: row for row, key in enumerate(known)}
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def cheap(self, genomes: Genomes, *, generation: int) -> Metrics | None:
-        """The cheap metrics of a generation, or None if it is not stored: it is stored as a whole or not at all."""
+    def cheap_metrics(self, genomes: Genomes, *, generation: int) -> Metrics | None:
+        """Return the cheap metrics of a generation, which is stored in full or not at all (None).
+
+        Raises:
+            InputError: The stored generation has other networks.
+        """
         if self._table is None or generation > self._table.generations[-1]:
             return None
         rows = np.array([self._rows.get(key, -1) for key in keys(genomes)], dtype=np.intp)
         if (rows < 0).any() or (self._table.generations[rows] != generation).any():
             raise InputError(
-                "what a study holds must be what its search asks for",
+                "a resumed search must request the networks that its study holds",
                 got=f"other networks in generation {generation}",
-                hint="go on where the search was begun: another CPU may answer otherwise",
+                hint="resume it on the machine where it was started: another CPU may predict other values",
             )
-        return rows_of(self._table.metrics, rows)
+        return select_rows(self._table.metrics, rows)
 
-    def dear(self, genome: Genomes, *, metric: str) -> float | None:
-        """The dear value of one candidate, or None if it was not evaluated."""
+    def expensive_value(self, genome: Genomes, *, metric: str) -> float | None:
+        """Return the expensive value of one candidate, or None if it was not evaluated."""
         (key,) = keys(genome)
-        if self._table is None or key not in self._truly:
+        if self._table is None or key not in self._evaluated:
             return None
         return float(self._table.metrics[metric].mean[self._rows[key]])
 
 
-def _joined(parts: list[Candidates]) -> Candidates:
-    return Candidates(
+def _concatenated_candidates(parts: list[EvaluatedCandidates]) -> EvaluatedCandidates:
+    return EvaluatedCandidates(
         genomes=np.concatenate([part.genomes for part in parts]),
-        metrics=joined([part.metrics for part in parts]),
-        scores=Scores(
+        metrics=concatenated([part.metrics for part in parts]),
+        scores=PopulationScores(
             np.concatenate([part.scores.objectives for part in parts]),
             np.concatenate([part.scores.violations for part in parts]),
         ),

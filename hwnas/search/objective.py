@@ -1,4 +1,4 @@
-"""What a search is asked for: objectives that are made better, constraints that must hold."""
+"""Objectives and constraints of a search, and the values that they are computed from."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,14 +18,14 @@ _CONSTRAINT = re.compile(r"\s*([^<>=\s]+)\s*([<>=]+)\s*([^<>=]*?)\s*")
 
 
 class Estimate(NamedTuple):
-    """One metric of a population, a value per row, and the ends of the interval that it lies in."""
+    """One metric of a population, a value per row, with the ends of its interval; all are equal where it is exact."""
 
     mean: Values
     lower: Values
     upper: Values
 
     def rows(self, index: NDArray[np.intp] | NDArray[np.bool_] | slice) -> "Estimate":
-        """Some of the rows."""
+        """Return some of the rows."""
         return Estimate(self.mean[index], self.lower[index], self.upper[index])
 
 
@@ -34,38 +34,34 @@ Metrics = Mapping[str, Estimate]
 
 
 def exact(values: ArrayLike) -> Estimate:
-    """Values that are known as they are."""
+    """Return an estimate of values that are known exactly."""
     array = np.asarray(values, dtype=np.float64)
     return Estimate(array, array, array)
 
 
-def rows_of(metrics: Metrics, index: NDArray[np.intp] | NDArray[np.bool_] | slice) -> dict[str, Estimate]:
-    """Some of the rows of every metric."""
+def select_rows(metrics: Metrics, index: NDArray[np.intp] | NDArray[np.bool_] | slice) -> dict[str, Estimate]:
+    """Return some of the rows of every metric."""
     return {name: estimate.rows(index) for name, estimate in metrics.items()}
 
 
-def joined(parts: Sequence[Metrics]) -> dict[str, Estimate]:
-    """The rows of several tables, one after the other, of the metrics that all of them have."""
+def concatenated(parts: Sequence[Metrics]) -> dict[str, Estimate]:
+    """Concatenate the rows of several tables, in the metrics that all of them have."""
     names = [name for name in parts[0] if all(name in part for part in parts)] if parts else []
-    return {name: _concatenated([part[name] for part in parts]) for name in names}
-
-
-def _concatenated(estimates: Sequence[Estimate]) -> Estimate:
-    return Estimate(*(np.concatenate(ends) for ends in zip(*estimates, strict=True)))
+    return {name: Estimate(*map(np.concatenate, zip(*(part[name] for part in parts), strict=True))) for name in names}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """A metric to be made better: more of it or less, as its nature is."""
+    """A metric to maximise or minimise, depending on the metric."""
 
     metric: Metric
 
     def minimised(self, estimate: Estimate) -> NDArray[np.float64]:
-        """Values of which less is better; here and in `value` the sign flips, and nowhere else."""
+        """Return values of which less is better; the sign flips here and in `value`, and nowhere else."""
         return -estimate.mean if self.metric.maximised else estimate.mean
 
     def value(self, minimised: float) -> float:
-        """The metric behind a value of `minimised`."""
+        """Return the metric's value for a value of `minimised`."""
         return -minimised if self.metric.maximised else minimised
 
     def __str__(self) -> str:
@@ -81,7 +77,12 @@ class Constraint:
     bound: float
 
     def violation(self, estimate: Estimate, *, confident: bool = False) -> NDArray[np.float64]:
-        """By which share of the bound it is missed, at most 0 where it holds; `confident`: by the unfavourable end."""
+        """Return by which share of the bound each row misses it, at most 0 where the constraint holds.
+
+        Args:
+            estimate: The constrained metric.
+            confident: Compare the unfavourable end of the interval with the bound, not the mean.
+        """
         if self.sense == "<=":
             excess = (estimate.upper if confident else estimate.mean) - self.bound
         else:
@@ -123,12 +124,12 @@ class Criteria:
 
 
 def parse_objective(text: str) -> Objective:
-    """The objective that a text names: `throughput`, `latency_ms@cpu`."""
+    """Parse the name of an objective: `throughput`, `latency_ms@cpu`."""
     return Objective(metric=parse_metric(text, what="objective"))
 
 
 def parse_constraint(text: str) -> Constraint:
-    """The constraint that a text states: `latency_ms<=8`, `macs<=1.4G`, `accuracy>=75%`."""
+    """Parse a constraint: `latency_ms<=8`, `macs<=1.4G`, `accuracy>=75%`."""
     match = _CONSTRAINT.fullmatch(text)
     if match is None:
         raise InputError("a constraint must be METRIC<=BOUND or METRIC>=BOUND", got=text, hint="latency_ms<=8")
@@ -143,7 +144,7 @@ def parse_constraint(text: str) -> Constraint:
 
 
 def make_objectives(texts: Iterable[str], *, accuracy: bool = True, macs: bool = True) -> tuple[Objective, ...]:
-    """The objectives of a search: accuracy and MACs unless they are left out, then those that are named."""
+    """Return accuracy and MACs unless they are left out, then the objectives that are named."""
     always = [name for name, wanted in (("accuracy", accuracy), ("macs", macs)) if wanted]
     objectives = [parse_objective(text) for text in dict.fromkeys([*always, *texts])]
     require_objectives(objectives)
@@ -151,7 +152,7 @@ def make_objectives(texts: Iterable[str], *, accuracy: bool = True, macs: bool =
 
 
 def require_objectives(objectives: Sequence[Objective]) -> None:
-    """There must be at least one objective, and none twice."""
+    """Require at least one objective, and none twice."""
     if not objectives:
         raise InputError("a search needs at least one objective", hint="--objective throughput")
     names = [str(objective) for objective in objectives]
@@ -160,7 +161,7 @@ def require_objectives(objectives: Sequence[Objective]) -> None:
 
 
 def require_consistent(constraints: Sequence[Constraint]) -> None:
-    """No two constraints may exclude each other."""
+    """Require that no two constraints exclude each other."""
     for upper in constraints:
         for lower in constraints:
             opposed = upper.metric == lower.metric and (upper.sense, lower.sense) == ("<=", ">=")
@@ -169,10 +170,10 @@ def require_consistent(constraints: Sequence[Constraint]) -> None:
 
 
 def _require_possible(constraint: Constraint, *, text: str) -> None:
-    most = constraint.metric.quantity.most
-    name = constraint.metric.name
-    if constraint.sense == ">=" and constraint.bound > most:
-        hint = f"{name}>={constraint.bound:g}%" if name == "accuracy" else None
-        raise InputError(f"no network has {name} above {most:g}", got=text, hint=hint)
-    if constraint.sense == "<=" and constraint.bound <= 0:
-        raise InputError(f"no network has {name} of {constraint.bound:g} or less", got=text)
+    metric, bound = constraint.metric, constraint.bound
+    most = metric.quantity.most
+    if constraint.sense == ">=" and bound > most:
+        hint = f"{metric.name}>={bound:g}%" if metric.name == "accuracy" else None
+        raise InputError(f"no network has {metric.name} above {most:g}", got=text, hint=hint)
+    if constraint.sense == "<=" and bound <= 0:
+        raise InputError(f"no network has {metric.name} of {bound:g} or less", got=text)

@@ -1,6 +1,6 @@
-"""A finished search asked again: other constraints, other objectives, another device, without searching."""
+"""The front of a study's candidates under other objectives and constraints, without searching."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,69 +8,68 @@ from numpy.typing import NDArray
 
 from hwnas.errors import InputError
 from hwnas.search.objective import Estimate, Metrics
-from hwnas.search.pareto import Mask, on_front
-from hwnas.search.problem import Cheap, Problem, Scores, require_metrics
+from hwnas.search.pareto import Mask, on_front, ranked_front
+from hwnas.search.problem import CheapEvaluator, PopulationScores, Problem, require_metrics
 from hwnas.search.study import SEARCHED, Source, Study
 from hwnas.space.space import Genomes
 
 
 @dataclass(frozen=True, kw_only=True)
 class QueriedFront:
-    """All candidates of a study under other objectives and constraints."""
+    """All candidates of a study, and which of them are on the front of a query."""
 
     genomes: Genomes
     metrics: Metrics
-    scores: Scores
+    scores: PopulationScores
     front: Mask
 
     @property
     def rows(self) -> NDArray[np.intp]:
-        """The candidates on the front, by their first objective, best first."""
-        rows = np.flatnonzero(self.front)
-        return rows[np.argsort(self.scores.objectives[rows, 0], kind="stable")]
+        """The candidates on the front, the best of the first objective first."""
+        return ranked_front(self.scores.objectives, self.front)
 
 
 def query_study(
     study: Study,
     problem: Problem,
     *,
-    recompute: Cheap | None = None,
+    recompute: CheapEvaluator | None = None,
     outdated: Collection[str] = (),
     sources: tuple[Source, ...] = SEARCHED,
 ) -> QueriedFront:
-    """The front of a study's candidates for the objectives and constraints of `problem`.
+    """Return the front of a study's candidates for the objectives and constraints of a problem.
 
-    Metrics that the study does not hold, and those that are `outdated`, are computed by `recompute`, for those
-    candidates alone that can be on the front.
+    Args:
+        study: The study of a search.
+        problem: The objectives and constraints, in the space of the study.
+        recompute: Computes metrics that the study does not hold; None: all must be in the study.
+        outdated: Metrics that are computed again although the study holds them.
+        sources: The sources of values that are used.
+
+    Raises:
+        InputError: The study lacks a metric, and there is no `recompute`.
     """
     held = [name for name in problem.metrics if name in study.metrics and name not in outdated]
     table = study.table(held, sources=sources)
-    missing = [name for name in problem.metrics if name not in table.metrics]
     metrics = dict(table.metrics)
+    missing = [name for name in problem.metrics if name not in metrics]
     if missing:
-        metrics |= _recomputed(table.genomes, _known(metrics, len(table.genomes)), missing, recompute)
+        if recompute is None:
+            raise InputError("the study must hold every requested metric", got=", ".join(missing))
+        # Only candidates with all stored metrics can be on the front.
+        complete = np.ones(len(table.genomes), dtype=np.bool_)
+        for estimate in metrics.values():
+            complete &= np.isfinite(estimate.mean)
+        found = recompute(table.genomes[complete])
+        require_metrics(found, missing)
+        metrics |= {name: _scattered(found[name], complete) for name in missing}
     scores = problem.scores(metrics)
     front = on_front(scores.objectives, feasible=scores.feasible)
     return QueriedFront(genomes=table.genomes, metrics=metrics, scores=scores, front=front)
 
 
-def _known(metrics: Metrics, count: int) -> Mask:
-    """Candidates that have all the stored metrics."""
-    known = np.ones(count, dtype=np.bool_)
-    for estimate in metrics.values():
-        known &= np.isfinite(estimate.mean)
-    return known
-
-
-def _recomputed(genomes: Genomes, wanted: Mask, missing: Sequence[str], recompute: Cheap | None) -> Metrics:
-    if recompute is None:
-        raise InputError("the study must hold every metric that is asked for", got=", ".join(missing))
-    found = recompute(genomes[wanted])
-    require_metrics(found, missing)
-    return {name: _scattered(found[name], wanted) for name in missing}
-
-
 def _scattered(estimate: Estimate, rows: Mask) -> Estimate:
+    """Put the rows of an estimate where the mask is true, and NaN elsewhere."""
     values = np.full((3, len(rows)), np.nan)
     values[:, rows] = estimate
     return Estimate(*values)

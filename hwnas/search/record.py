@@ -1,9 +1,9 @@
-"""What a search came to, in one file of its run: front, box, predictors, verification, landmarks, kit.
+"""The result of a search, in one file of its run: specification, front, verification, reference networks, winners.
 
     RUN/search.json     a `SearchRecord`, written when the search ends and again when its front is verified
-    RUN/study.sqlite    every candidate behind it
+    RUN/study.sqlite    every candidate
 
-Metrics are named by their full text, `throughput@h200/torch-graph/bf16/b64`. Paths are the searching machine's.
+Metrics are named by their full text, `throughput@h200/torch-graph/bf16/b64`. Paths are those of the searching machine.
 """
 
 import json
@@ -19,12 +19,12 @@ from hwnas.search.pareto import HypervolumeBounds
 from hwnas.search.spec import SearchSpec
 
 SCHEMA = "hwnas.search/2"
-"""The form of the file that this version writes and reads."""
+"""The schema of records that this version writes and reads."""
 
-FILE = "search.json"
+RECORD_FILE = "search.json"
 
 NETWORKS = "networks"
-"""The folder of a run that holds its winners."""
+"""The folder of a run that holds the exported winners."""
 
 History = tuple[tuple[int, int, float], ...]
 """After each generation: candidates, evaluations, hypervolume."""
@@ -32,7 +32,7 @@ History = tuple[tuple[int, int, float], ...]
 
 @dataclass(frozen=True, kw_only=True)
 class SupernetHealth:
-    """Held-out top-1 of the two extremes of the space: a supernet in which they are alike tells nothing."""
+    """Held-out top-1 of the extremes of the space; if they are alike, the supernet does not separate networks."""
 
     smallest: float
     largest: float
@@ -40,61 +40,61 @@ class SupernetHealth:
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceNetwork:
-    """A network that everybody knows beside the front."""
+    """A well-known network to compare the front with."""
 
     name: str
     macs: int
     params: int
     metrics: Mapping[str, float]
-    """Device metrics that are known of it."""
+    """Its known device metrics."""
     measured: bool
-    """Whether they were measured with the front; else they are predicted."""
+    """True if they were measured with the front; else they are predicted."""
     accuracy: float | None
-    """On the same pictures; None where nobody trained it on them."""
+    """On the same images; None if no training of it on them was found."""
     predicted: tuple[str, ...] = ()
-    """Metrics that are predicted although others were measured."""
+    """Metrics that are predicted while others were measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MetricCheck:
-    """One metric of a network, predicted and measured."""
+    """A metric of a network, predicted and measured."""
 
     predicted: float | None
     lower: float | None
     upper: float | None
     measured: float | None
     measured_lower: float | None
-    """The ends of the 95 % interval of the runs; None where the metric has none."""
+    """With `measured_upper`, the 95 % interval of the runs; None where the metric has none."""
     measured_upper: float | None
     stable: bool | None
-    """The verdict on the measurement; None where there is none."""
+    """True if the measurement is stable; None where that was not assessed."""
     verdict: str
-    """Why it is not stable."""
+    """Why it is not stable; empty if it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VerifiedMember:
-    """A network of the searched front, measured again."""
+    """A network of the searched front after its measurement."""
 
     arch_id: str
     network_id: str
     metrics: Mapping[str, MetricCheck]
     violated: tuple[str, ...]
-    """Constraints that do not hold on the measured values."""
+    """Constraints that the measured values violate."""
     failure: str | None
     """Why it could not be measured."""
     on_front: bool
-    """Whether it is on the front of measured values."""
+    """True if it is on the front of measured values."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VerifiedProfile:
-    """A profile of the campaign that verified: one for each batch."""
+    """A profile of the campaign that verified the front, one for each batch."""
 
     path: str
     batch: int
     noise_floor: float | None
-    """The mean error of a perfect predictor; None where too few networks were measured twice."""
+    """The mean error of a perfect predictor; None if too few networks were measured twice."""
     num_networks: int
     num_unstable: int
     num_failed: int
@@ -104,20 +104,20 @@ class VerifiedProfile:
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """What measuring the front again said, or why it was not done."""
+    """The result of measuring the front, or why it was not measured."""
 
     status: Literal["verified", "partly", "skipped", "failed"]
     """`partly`: some metrics were measured, those in `unmeasured` were not."""
     reason: str
-    """Why it was skipped or failed, wholly or in part; empty where all was done."""
+    """Why all or some of it was skipped or failed; empty if all was measured."""
     device: str | None
-    """What was measured on; where nothing was, what would have been."""
+    """The device that was measured on, or would have been."""
     runtime: str | None
     profiles: tuple[VerifiedProfile, ...]
     members: tuple[VerifiedMember, ...]
     """In the order of the searched front."""
     mape: Mapping[str, float]
-    """Mean absolute relative error of the predictions, by metric; 0.01 is one percent."""
+    """Mean absolute relative error of the predictions by metric; 0.01 is one percent."""
     spearman: Mapping[str, float | None]
     kendall: Mapping[str, float | None]
     coverage: Mapping[str, float]
@@ -125,38 +125,38 @@ class Verification:
     confidence: float | None
     """The confidence of those intervals."""
     unmeasured: Mapping[str, str] = field(default_factory=dict)
-    """Metrics of devices that were not measured while others were, and why."""
+    """Metrics that were not measured while others were, and why."""
 
     @property
-    def some(self) -> bool:
-        """Whether anything was measured."""
+    def has_measurements(self) -> bool:
+        """True if at least one metric was measured."""
         return self.status in ("verified", "partly")
 
     def covers(self, metric: str) -> bool:
-        """Whether a metric of a device was measured."""
-        return self.some and metric not in self.unmeasured
+        """Return True if a metric was measured."""
+        return self.has_measurements and metric not in self.unmeasured
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportedWinner:
-    """A winner that was exported."""
+    """One of the best networks, exported to a folder of the run."""
 
     arch_id: str
     network_id: str
     folder: str
     """Relative to the run."""
     why: str
-    """The rule that chose it."""
+    """The rule by which it was chosen."""
     files: tuple[str, ...]
     test_accuracy: float | None
-    """Of the retrained network, looked at once; None where it was not retrained."""
+    """Of the retrained network, evaluated once; None if it was not retrained."""
     failure: str | None
     """Why it could not be exported."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spread:
-    """Mean, standard deviation and values over the seeds."""
+    """Values over several seeds, with mean and standard deviation."""
 
     mean: float
     std: float
@@ -165,7 +165,7 @@ class Spread:
 
 @dataclass(frozen=True, kw_only=True)
 class SeedRuns:
-    """The same search with several seeds; front and study of the run are those of the first one."""
+    """The same search with several seeds; the front and the study of the run are those of the first seed."""
 
     seeds: tuple[int, ...]
     hypervolume: Spread
@@ -179,7 +179,7 @@ class SearchRecord:
     created_utc: str
     spec: SearchSpec
     stop: str
-    """Why it ended: evaluations, minutes, stalled, exhausted."""
+    """Why the search ended: evaluations, minutes, stalled or exhausted."""
     evaluations: int
     candidates: int
     satisfiable: str
@@ -206,7 +206,7 @@ class SearchRecord:
 def write_record(run: Path, record: SearchRecord) -> None:
     """Write the record of a run, in place of an earlier one."""
     text = json.dumps(to_mapping(record), indent=1, ensure_ascii=False, allow_nan=False)
-    write_atomic(run / FILE, text + "\n")
+    write_atomic(run / RECORD_FILE, text + "\n")
 
 
 def read_record(run: Path) -> SearchRecord:
@@ -215,10 +215,10 @@ def read_record(run: Path) -> SearchRecord:
     Raises:
         InputError: The search of the run has not ended, or the record is of another schema.
     """
-    path = run / FILE
+    path = run / RECORD_FILE
     if not path.is_file():
         hint = f"hwnas search --resume {run}"
-        raise InputError(f"{run} must be the run of a search that has ended", got=f"no file {FILE}", hint=hint)
+        raise InputError(f"{run} must be the run of a search that has ended", got=f"no file {RECORD_FILE}", hint=hint)
     data = load_json(path)
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         got = shown(data.get("schema") if isinstance(data, dict) else data)

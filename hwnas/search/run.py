@@ -1,4 +1,4 @@
-"""One search from beginning to end."""
+"""A search from beginning to end."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,54 +9,67 @@ from numpy.typing import NDArray
 
 from hwnas.config import to_mapping
 from hwnas.progress import SearchProgress
-from hwnas.search.ledger import Budget, Candidates, Ledger, Stop
+from hwnas.search.ledger import Budget, EvaluatedCandidates, SearchLedger, StopReason
 from hwnas.search.operators import generator, sample_levels
-from hwnas.search.pareto import HypervolumeBounds, Mask, history, make_bounds, on_front
+from hwnas.search.pareto import HypervolumeBounds, Mask, hypervolume_history, make_bounds, on_front, ranked_front
 from hwnas.search.problem import Evaluators, Problem
-from hwnas.search.region import whole
-from hwnas.search.strategies.strategy import Strategy
+from hwnas.search.region import full_region
+from hwnas.search.strategies.strategy import SearchStrategy
 from hwnas.search.study import Study
 
 _BOUNDS_SAMPLE = 1000
+"""Networks that the bounds of a hypervolume are taken from."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchOutcome:
-    """What a search found."""
+    """The candidates of a search that has ended, and its front."""
 
-    candidates: Candidates
+    candidates: EvaluatedCandidates
     front: Mask
-    """Which candidates are on the front."""
     evaluations: int
-    stop: Stop | Literal["exhausted"]
-    """Why it ended; exhausted: there was no network left to ask for."""
+    stop: StopReason | Literal["exhausted"]
+    """Why it ended; exhausted: the space has no more networks."""
     bounds: HypervolumeBounds
-    """The bounds in which hypervolume is stated."""
     history: list[tuple[int, float]]
-    """Candidates after each generation and the hypervolume of their front."""
+    """The number of candidates and the hypervolume of their front, after each generation."""
 
     @property
     def rows(self) -> NDArray[np.intp]:
-        """The candidates on the front, by their first objective, best first."""
-        rows = np.flatnonzero(self.front)
-        return rows[np.argsort(self.candidates.scores.objectives[rows, 0], kind="stable")]
+        """The candidates on the front, the best of the first objective first."""
+        return ranked_front(self.candidates.scores.objectives, self.front)
 
 
 def run_search(
     problem: Problem,
     evaluators: Evaluators,
     *,
-    strategy: Strategy,
+    strategy: SearchStrategy,
     budget: Budget | None = None,
     seed: int = 0,
     study: Study | None = None,
     on_progress: Callable[[SearchProgress], None] | None = None,
 ) -> SearchOutcome:
-    """Search, or go on with a search that was killed: what the study holds is not evaluated again."""
+    """Run a search, or resume one that was killed: values in the study are not evaluated again.
+
+    Args:
+        problem: What is optimised.
+        evaluators: The functions that evaluate networks.
+        strategy: Which networks to evaluate next.
+        budget: When to stop; None: after 500 evaluations.
+        seed: Seed of every random draw; a search with the same arguments gives the same candidates.
+        study: Where candidates and values are stored; None: only in memory.
+        on_progress: Called after each generation.
+
+    Raises:
+        InputError: An evaluator is missing, or the strategy does not suit the problem.
+    """
     bounds = reference_bounds(problem, evaluators)
     if study is not None:
         study.remember("bounds", to_mapping(bounds))
-    ledger = Ledger(problem, evaluators, budget=budget or Budget(), study=study, bounds=bounds, on_progress=on_progress)
+    ledger = SearchLedger(
+        problem, evaluators, budget=budget or Budget(), study=study, bounds=bounds, on_progress=on_progress
+    )
     strategy.run(ledger, seed=seed)
     candidates = ledger.candidates
     objectives, feasible = candidates.scores.objectives, candidates.scores.feasible
@@ -66,11 +79,12 @@ def run_search(
         evaluations=ledger.evaluations,
         stop=ledger.stop or "exhausted",
         bounds=bounds,
-        history=history(objectives, candidates.generations, bounds, feasible=feasible),
+        history=hypervolume_history(objectives, candidates.generations, bounds, feasible=feasible),
     )
 
 
 def reference_bounds(problem: Problem, evaluators: Evaluators) -> HypervolumeBounds:
-    """The bounds of a problem: the same for every strategy, seed and budget."""
-    sample = sample_levels(whole(problem.space), generator(0, "box"), _BOUNDS_SAMPLE)
+    """Return the bounds of a problem's hypervolume, the same for every strategy, seed and budget."""
+    # "box" is part of the random stream: another word would draw another sample.
+    sample = sample_levels(full_region(problem.space), generator(0, "box"), _BOUNDS_SAMPLE)
     return make_bounds(problem.objectives, evaluators.cheap(sample))

@@ -1,4 +1,4 @@
-"""Whether any network meets the cheap constraints, found out before anything dear is evaluated."""
+"""Check before anything expensive is evaluated whether any network meets the cheap constraints."""
 
 from dataclasses import dataclass
 
@@ -6,10 +6,10 @@ import numpy as np
 
 from hwnas.errors import InputError
 from hwnas.search.engine import Nsga2
-from hwnas.search.objective import Constraint, Metrics, joined
+from hwnas.search.objective import Metrics, concatenated
 from hwnas.search.operators import Variation, derived_seed, generator, sample_levels
-from hwnas.search.problem import Cheap, Problem, Scores, require_metrics
-from hwnas.search.region import whole
+from hwnas.search.problem import CheapEvaluator, PopulationScores, Problem, require_metrics
+from hwnas.search.region import full_region
 from hwnas.search.seen import Seen, unseen
 from hwnas.space.space import Genomes
 
@@ -20,7 +20,7 @@ _GENERATIONS = 30
 
 @dataclass(frozen=True, kw_only=True)
 class Satisfiable:
-    """The answer, and the sentence that says why."""
+    """Whether the constraints can be met, with the reason as a sentence."""
 
     holds: bool
     reason: str
@@ -29,45 +29,49 @@ class Satisfiable:
         return f"satisfiable: {'yes' if self.holds else 'no'}, {self.reason}"
 
 
-def check_satisfiable(problem: Problem, cheap: Cheap, *, seed: int = 0) -> Satisfiable:
-    """Look for a network that meets all cheap constraints: the extremes, a sample, then a search for less violation.
+def check_satisfiable(problem: Problem, cheap: CheapEvaluator, *, seed: int = 0) -> Satisfiable:
+    """Look for a network that meets all cheap constraints, in the extremes, a sample, then by minimising violations.
 
-    A yes is proven by a network; a no is the best that was found. Constraints on the dear metric are not looked at.
+    A yes is proven by a network; a no states the best that was found. Constraints on the expensive metric are ignored.
+
+    Args:
+        problem: The space and the constraints.
+        cheap: Evaluates the constrained metrics.
+        seed: Seed of the sample.
     """
     constraints = problem.cheap_constraints
     if not constraints:
         return Satisfiable(holds=True, reason="there is no constraint that can be checked without the supernet")
-    extremes = _extremes(problem)
-    sample = sample_levels(whole(problem.space), generator(seed, "satisfiable"), _SAMPLE)
+    extremes = problem.space.encode([problem.space.smallest(), problem.space.largest()])
+    sample = sample_levels(full_region(problem.space), generator(seed, "satisfiable"), _SAMPLE)
     metrics = cheap(np.concatenate([extremes, sample]))
     require_metrics(metrics, [str(constraint.metric) for constraint in constraints])
-    share = float(problem.admits(metrics)[len(extremes) :].mean())
-    if problem.admits(metrics).any():
+    admitted = problem.admits(metrics)
+    if admitted.any():
+        share = float(admitted[len(extremes) :].mean())
         return Satisfiable(holds=True, reason=f"{share:.1%} of {_SAMPLE:,} sampled networks meet the constraints")
-    metrics = joined([metrics, _least_violation(problem, cheap, sample, seed=seed)])
+    metrics = concatenated([metrics, _least_violating(problem, cheap, sample, seed=seed)])
     if problem.admits(metrics).any():
         return Satisfiable(holds=True, reason=f"but none of {_SAMPLE:,} sampled networks meets the constraints")
     return Satisfiable(holds=False, reason=_reason(problem, metrics))
 
 
-def require_satisfiable(problem: Problem, cheap: Cheap, *, seed: int = 0) -> Satisfiable:
-    """An infeasible problem is an error that says what the space has at best."""
-    answer = check_satisfiable(problem, cheap, seed=seed)
-    if not answer.holds:
+def require_satisfiable(problem: Problem, cheap: CheapEvaluator, *, seed: int = 0) -> Satisfiable:
+    """Do the same, with an error where no network was found.
+
+    Raises:
+        InputError: No network meets the constraints; the message states the best value that the space has.
+    """
+    found = check_satisfiable(problem, cheap, seed=seed)
+    if not found.holds:
         constraints = ", ".join(str(constraint) for constraint in problem.cheap_constraints)
-        raise InputError(str(answer), got=constraints, hint="a looser constraint")
-    return answer
+        raise InputError(str(found), got=constraints, hint="a looser constraint")
+    return found
 
 
-def _extremes(problem: Problem) -> Genomes:
-    space = problem.space
-    return space.encode([space.smallest(), space.largest()])
-
-
-def _least_violation(problem: Problem, cheap: Cheap, sample: Genomes, *, seed: int) -> Metrics:
-    """What a search that only lessens violations comes across."""
-    region, seen = whole(problem.space), Seen()
-    constraints = problem.cheap_constraints
+def _least_violating(problem: Problem, cheap: CheapEvaluator, sample: Genomes, *, seed: int) -> Metrics:
+    """Return the metrics of all networks that NSGA-II meets while it minimises only violations."""
+    region, seen = full_region(problem.space), Seen()
     engine = Nsga2(
         region=region,
         initial=unseen(lambda count: sample[:count], _POPULATION, seen=seen, region=region),
@@ -81,25 +85,22 @@ def _least_violation(problem: Problem, cheap: Cheap, sample: Genomes, *, seed: i
         if not len(genomes := engine.ask()):
             break
         parts.append(cheap(genomes))
-        engine.tell(Scores(np.zeros((len(genomes), 1)), problem.violations(parts[-1], constraints)))
+        violations = problem.violations(parts[-1], problem.cheap_constraints)
+        engine.tell(PopulationScores(np.zeros((len(genomes), 1)), violations))
         if problem.admits(parts[-1]).any():
             break
-    return joined(parts)
+    return concatenated(parts)
 
 
 def _reason(problem: Problem, metrics: Metrics) -> str:
-    """The constraint that nothing meets, or that all of them together are too much."""
+    """Name the constraint that no network meets, or say that no network meets all of them."""
     for constraint in problem.cheap_constraints:
-        best, who = _best(problem, constraint, metrics)
-        if constraint.violation(metrics[str(constraint.metric)], confident=problem.confident).min() > 0:
-            return f"{who} has {constraint.metric} {best:.6g}"
+        estimate = metrics[str(constraint.metric)]
+        if constraint.violation(estimate, confident=problem.confident).min() > 0:
+            bounded_above = constraint.sense == "<="
+            values = (estimate.upper if bounded_above else estimate.lower) if problem.confident else estimate.mean
+            row = int(np.nanargmin(values) if bounded_above else np.nanargmax(values))
+            # The first two rows are the extremes.
+            which = ("the smallest network", "the largest network")[row] if row < 2 else "the best network found"
+            return f"{which} has {constraint.metric} {float(values[row]):.6g}"
     return "each constraint can be met, but no network was found that meets all of them"
-
-
-def _best(problem: Problem, constraint: Constraint, metrics: Metrics) -> tuple[float, str]:
-    estimate = metrics[str(constraint.metric)]
-    lower = constraint.sense == "<="
-    values = (estimate.upper if lower else estimate.lower) if problem.confident else estimate.mean
-    row = int(np.nanargmin(values) if lower else np.nanargmax(values))
-    # The first two rows are the smallest and the largest network.
-    return float(values[row]), ("the smallest network", "the largest network")[row] if row < 2 else "the best one found"

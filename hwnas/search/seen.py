@@ -1,4 +1,4 @@
-"""What a study has asked for already, so that nothing is asked for twice."""
+"""The genomes that a search has met, so that none is evaluated twice."""
 
 import math
 from collections.abc import Callable
@@ -9,13 +9,13 @@ from hwnas.search.region import Region
 from hwnas.space.space import Genomes, Mask
 
 _TRIES = 30
-"""Draws for each genome that is wanted, before neighbours are looked for instead."""
+"""Draws for each requested genome, before neighbours are used instead."""
 _LARGEST_DRAW = 8
-"""Draws at once for each genome that is wanted."""
+"""Draws at once for each requested genome."""
 
 
 def keys(genomes: Genomes) -> list[bytes]:
-    """One key per row, equal for equal canonical genomes."""
+    """Return one key per row, equal for equal canonical genomes."""
     rows = np.ascontiguousarray(genomes, dtype="<i2")
     data, width = rows.tobytes(), 2 * rows.shape[1]
     return [data[start : start + width] for start in range(0, len(data), width)]
@@ -31,65 +31,63 @@ class Seen:
         return len(self._keys)
 
     def copy(self) -> "Seen":
-        """A set of its own with the same genomes."""
+        """Return an independent set of the same genomes."""
         other = Seen()
         other._keys = set(self._keys)
         return other
 
     def add(self, genomes: Genomes) -> None:
-        """From now on these are seen."""
+        """Add genomes to the set."""
         self._keys.update(keys(genomes))
 
     def fresh(self, genomes: Genomes) -> Mask:
-        """Rows that are neither seen nor equal to an earlier row."""
-        here: set[bytes] = set()
+        """Return the rows that are neither in the set nor equal to an earlier row."""
+        earlier: set[bytes] = set()
         mask = np.zeros(len(genomes), dtype=np.bool_)
         for index, key in enumerate(keys(genomes)):
-            mask[index] = key not in self._keys and key not in here
-            here.add(key)
+            mask[index] = key not in self._keys and key not in earlier
+            earlier.add(key)
         return mask
 
 
 def unseen(make: Callable[[int], Genomes], count: int, *, seen: Seen, region: Region) -> Genomes:
-    """Up to `count` genomes from `make` that are not seen, fewer only where the region has no more of them.
+    """Draw genomes that are not seen yet.
 
-    `make` draws as many as it is asked for. Where it draws hardly anything new, the rest are the nearest unseen
-    neighbours of what it draws, then those of their neighbours, until the region is exhausted.
+    Where draws hardly bring anything new, the rest are the nearest unseen neighbours of the last draw, then those of
+    their neighbours, until the region is exhausted.
+
+    Args:
+        make: Draws the number of canonical genomes that it is given.
+        count: The number of genomes.
+        seen: Genomes that are not returned.
+        region: Where neighbours are taken from.
+
+    Returns:
+        `count` genomes, fewer only where the region has no more.
     """
     found = np.zeros((0, len(region.space.dimensions)), dtype=np.int16)
-    drawn, tries, wanted = found, 0, count
+    drawn, tries, next_draw = found, 0, count
     while len(found) < count and tries < _TRIES * count:
-        drawn = make(wanted)
-        tries += wanted
-        found = _first(found, drawn, count, seen)
-        wanted = _next_draw(count, len(found), tries)
+        drawn = make(next_draw)
+        tries += next_draw
+        found = _add_unseen(found, drawn, count, seen)
+        # One draw of ten costs about as much as one draw of one: draw as many as will bring what is missing if the
+        # share of new genomes stays the same, and a fifth more.
+        missing = count - len(found)
+        next_draw = min(math.ceil(1.2 * missing * tries / max(len(found), 1)), _LARGEST_DRAW * count)
     if len(found) == count:
         return found
-    start = np.concatenate([drawn[:count], region.space.repair(region.bases)])
-    return _explored(found, start, count, seen=seen, region=region)
+    # Breadth first, so that the rest come in the order of their distance in moves.
+    visited = Seen()
+    frontier = np.unique(np.concatenate([drawn[:count], region.space.repair(region.bases)]), axis=0)
+    while len(frontier) and len(found) < count:
+        visited.add(frontier)
+        moved = region.neighbours(frontier).genomes
+        frontier = moved[visited.fresh(moved)]
+        found = _add_unseen(found, frontier, count, seen)
+    return found
 
 
-def _next_draw(count: int, found: int, tries: int) -> int:
-    """As many draws as will bring what is missing if they go on to bring as many new ones as before.
-
-    Ten draws of one cost ten times as much as one draw of ten.
-    """
-    missing = count - found
-    return min(math.ceil(1.2 * missing * tries / max(found, 1)), _LARGEST_DRAW * count)
-
-
-def _first(found: Genomes, more: Genomes, count: int, seen: Seen) -> Genomes:
+def _add_unseen(found: Genomes, more: Genomes, count: int, seen: Seen) -> Genomes:
     rows = np.concatenate([found, more])
     return rows[seen.fresh(rows)][:count]
-
-
-def _explored(found: Genomes, start: Genomes, count: int, *, seen: Seen, region: Region) -> Genomes:
-    """Fill up with the networks around `start`, in the order of their distance in moves."""
-    met = Seen()
-    edge = np.unique(start, axis=0)
-    while len(edge) and len(found) < count:
-        met.add(edge)
-        moved = region.neighbours(edge).genomes
-        edge = moved[met.fresh(moved)]
-        found = _first(found, edge, count, seen)
-    return found

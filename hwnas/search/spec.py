@@ -1,8 +1,10 @@
 """The specification of a search: everything that was requested or taken as a default, resolved to plain values.
 
-RUN/manifest.json   holds it as the run's config
-RUN/search.json     holds it in the field `spec`
-RUN/study.sqlite    holds the part of it that the candidates depend on
+    RUN/manifest.json   holds it as the run's config
+    RUN/search.json     holds it in the field `spec`
+    RUN/study.sqlite    holds the part of it that the candidates depend on
+
+A run is resumed from it alone.
 """
 
 from collections.abc import Mapping
@@ -17,7 +19,7 @@ from hwnas.search.ledger import Budget
 from hwnas.search.objective import Criteria, parse_constraint, parse_objective
 from hwnas.search.problem import Problem
 from hwnas.search.strategies import STRATEGIES
-from hwnas.search.strategies.strategy import Strategy
+from hwnas.search.strategies.strategy import SearchStrategy
 from hwnas.space import SPACES
 from hwnas.space.arch import digest
 from hwnas.space.space import AnySpace
@@ -152,7 +154,7 @@ class SearchSpec:
             space=space, objectives=criteria.objectives, constraints=criteria.constraints, confident=confident
         )
 
-    def make_strategy(self) -> Strategy:
+    def make_strategy(self) -> SearchStrategy:
         """Return the strategy with its settings."""
         return from_mapping(STRATEGIES.get(self.strategy), self.settings, where=f"settings of {self.strategy}")
 

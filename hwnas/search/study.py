@@ -1,9 +1,10 @@
-"""One search on disk: every candidate, its metrics, where each value is from and when it was made.
+"""A search on disk: every candidate, its metrics, the source of each value and when it was made.
 
     STUDY/study.sqlite    meta · candidates · metrics · evaluations
     STUDY/study.lock      held by the one process that may write
 
-A dear value is committed when it is done, cheap ones a generation at a time, so what a killed search leaves is whole.
+An expensive value is committed when it is done, cheap ones a generation at a time, so a killed search leaves complete
+generations.
 """
 
 import json
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 
 from hwnas.config import parse_json
 from hwnas.errors import InputError
-from hwnas.search import files
+from hwnas.search import study_files
 from hwnas.search.objective import Estimate, Metrics
 from hwnas.search.seen import keys
 from hwnas.space.space import Genomes
@@ -31,24 +32,24 @@ from hwnas.space.space import Genomes
 _log = logging.getLogger(__name__)
 
 Source = Literal["analytic", "predicted", "supernet", "measured"]
-"""Where a value is from: a formula, a predictor, the shared weights, or the device."""
+"""The source of a value: a formula, a predictor, the shared weights, or a measurement on the device."""
 
 SEARCHED: tuple[Source, ...] = ("analytic", "predicted", "supernet")
-"""The sources of what a search itself sees."""
+"""The sources that a search itself uses."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table:
-    """What a study holds, a row per candidate in the order in which they were asked for."""
+class StudyTable:
+    """The contents of a study, a row per candidate in the order of their requests."""
 
     genomes: Genomes
     generations: NDArray[np.intp]
     metrics: Metrics
-    """A value that a candidate does not have is NaN."""
+    """A value that a candidate lacks is NaN."""
 
 
 class Study:
-    """An open study. Only one process has it open for writing at a time."""
+    """An open study; only one process at a time can have it open for writing."""
 
     def __init__(self, path: Path, connection: sqlite3.Connection, *, lock: int = -1) -> None:
         self.path = path
@@ -57,25 +58,30 @@ class Study:
 
     @classmethod
     def create(cls, path: Path, *, config: Mapping[str, Any]) -> Self:
-        """Make a study in a folder, for plain values that say all that its result depends on."""
-        lock = files.lock(path)
+        """Create a study in a folder.
+
+        Args:
+            path: The folder, which must not hold a study yet.
+            config: Plain values that everything in the study depends on.
+        """
+        lock = study_files.lock_study(path)
         try:
-            if (path / files.FILE).exists():
+            if (path / study_files.STUDY_FILE).exists():
                 raise InputError(f"{path} must not hold a study yet", hint="--resume, or another folder")
-            files.make(path, config)
-            return cls(path, files.connect(path, "rw"), lock=lock)
+            study_files.create_study_file(path, config)
+            return cls(path, study_files.connect(path, "rw"), lock=lock)
         except BaseException:
             os.close(lock)
             raise
 
     @classmethod
     def resume(cls, path: Path, *, config: Mapping[str, Any]) -> Self:
-        """Go on with the study in a folder; one of another configuration is refused."""
-        files.connect(path, "ro").close()
-        lock = files.lock(path)
+        """Open the study in a folder for writing; its configuration must be equal to `config`."""
+        study_files.connect(path, "ro").close()
+        lock = study_files.lock_study(path)
         try:
-            study = cls(path, files.connect(path, "rw"), lock=lock)
-            files.require_config(path, there=study.config, here=config)
+            study = cls(path, study_files.connect(path, "rw"), lock=lock)
+            study_files.require_config(path, stored=study.config, given=config)
             _log.info("study %s resumed with %d candidates", path, len(study))
         except BaseException:
             os.close(lock)
@@ -83,23 +89,29 @@ class Study:
         return study
 
     @classmethod
+    def open(cls, path: Path, *, config: Mapping[str, Any]) -> Self:
+        """Resume the study in a folder, or create one where there is none."""
+        exists = (path / study_files.STUDY_FILE).exists()
+        return cls.resume(path, config=config) if exists else cls.create(path, config=config)
+
+    @classmethod
     def read(cls, path: Path) -> Self:
-        """The study in a folder, to look at; another process may go on writing it."""
-        return cls(path, files.connect(path, "ro"))
+        """Open the study in a folder for reading, while another process may be writing it."""
+        return cls(path, study_files.connect(path, "ro"))
 
     @property
     def config(self) -> dict[str, Any]:
-        """The plain values that it was made for."""
+        """The plain values that it was created with."""
         config: dict[str, Any] = self.recall("config")
         return config
 
     def recall(self, key: str) -> Any:
-        """The plain value that was remembered under a name, or None."""
+        """Return the plain value that was stored under a key, or None."""
         row = self._connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-        return None if row is None else parse_json(row[0], source=str(self.path / files.FILE))
+        return None if row is None else parse_json(row[0], source=str(self.path / study_files.STUDY_FILE))
 
     def remember(self, key: str, value: object) -> None:
-        """Keep a plain value under a name."""
+        """Store a plain value under a key."""
         row = (key, json.dumps(value, allow_nan=False))
         self._connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", row)
 
@@ -116,10 +128,18 @@ class Study:
             for name, estimate in metrics.items():
                 self._insert(name, sources[name], range(start, start + len(rows)), estimate)
 
-    def record(
+    def store_value(
         self, genome: Genomes, *, metric: str, value: Estimate, source: Source, arch_id: str | None = None
     ) -> None:
-        """Add one value of one candidate; `genome` has the shape (1, genes). When this returns, it is committed."""
+        """Store a value of a candidate that was added before; on return it is committed.
+
+        Args:
+            genome: Of shape (1, genes).
+            metric: The text of the metric.
+            value: One row.
+            source: Where the value is from.
+            arch_id: The id of the network, where the value is expensive.
+        """
         (key,) = keys(genome)
         with self._transaction():
             found = self._connection.execute("SELECT id FROM candidates WHERE genome = ?", (key,)).fetchone()
@@ -129,33 +149,38 @@ class Study:
             self._insert(metric, source, found, value)
 
     def arch_ids(self) -> dict[bytes, str]:
-        """The arch ids of those that were evaluated truly, by the key of the genome."""
+        """Return the arch ids of candidates with an expensive value, by the key of the genome."""
         return dict(self._connection.execute("SELECT genome, arch_id FROM candidates WHERE arch_id IS NOT NULL"))
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """The metrics that some candidate has."""
+        """The metrics that at least one candidate has."""
         return tuple(self._metrics)
 
     def source_of(self, metric: str) -> tuple[Source, ...]:
-        """Where values of a metric are from."""
+        """Return the sources of a metric's values."""
         query = "SELECT DISTINCT source FROM evaluations WHERE metric = ? ORDER BY source"
         return tuple(source for (source,) in self._connection.execute(query, (self._metrics.get(metric),)))
 
-    def table(self, metrics: Iterable[str] | None = None, *, sources: Sequence[Source] = SEARCHED) -> Table:
-        """Everything about all candidates; of several sources of a value, the first one named counts."""
+    def table(self, metrics: Iterable[str] | None = None, *, sources: Sequence[Source] = SEARCHED) -> StudyTable:
+        """Return all candidates with their metrics.
+
+        Args:
+            metrics: The metrics to read; None: all.
+            sources: Of several sources of a value the first one counts.
+        """
         rows = self._connection.execute("SELECT genome, generation FROM candidates ORDER BY id").fetchall()
         width = len(rows[0][0]) // 2 if rows else 0
         genomes = np.frombuffer(b"".join(genome for genome, _ in rows), dtype="<i2").reshape(len(rows), width)
         names = self.metrics if metrics is None else metrics
-        return Table(
+        return StudyTable(
             genomes=genomes.astype(np.int16),
             generations=np.array([generation for _, generation in rows], dtype=np.intp),
             metrics={name: self._estimate(name, sources, count=len(rows)) for name in names},
         )
 
     def close(self) -> None:
-        """Let others write."""
+        """Close the database and let other processes write."""
         self._connection.close()
         if self._lock >= 0:
             os.close(self._lock)
@@ -195,7 +220,7 @@ class Study:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        """All of what happens within it, or nothing."""
+        """Commit everything within the block, or nothing."""
         names = dict(self._metrics)
         self._connection.execute("BEGIN IMMEDIATE")
         try:
@@ -208,8 +233,8 @@ class Study:
 
 
 def _stored(estimate: Estimate) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Value, lower and upper as they are stored: no ends where the value is exact."""
-    known = (estimate.lower == estimate.mean) & (estimate.upper == estimate.mean)
-    lower = np.where(known, None, estimate.lower)  # type: ignore[call-overload]
-    upper = np.where(known, None, estimate.upper)  # type: ignore[call-overload]
+    """Return value, lower and upper as they are stored: no ends where the value is exact."""
+    is_exact = (estimate.lower == estimate.mean) & (estimate.upper == estimate.mean)
+    lower = np.where(is_exact, None, estimate.lower)  # type: ignore[call-overload]
+    upper = np.where(is_exact, None, estimate.upper)  # type: ignore[call-overload]
     return estimate.mean, lower, upper

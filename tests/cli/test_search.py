@@ -44,7 +44,7 @@ def words(bench: dict[str, Any], out: Path, *more: str) -> list[str]:
     return [*base, "--predictors", str(bench["predictors"]), "--out", str(out), *more]
 
 
-def dear_words(bench: dict[str, Any], out: Path, *more: str) -> list[str]:
+def words_with_accuracy(bench: dict[str, Any], out: Path, *more: str) -> list[str]:
     base = ["search", "--objective", "throughput", "--no-verify", "--export-top", "0", "--strategy", "nsga2"]
     weights = ["--supernet", str(bench["supernet"]), "--data", bench["data"]]
     return [*base, *weights, "--predictors", str(bench["predictors"]), "--out", str(out), *more]
@@ -160,7 +160,7 @@ def test_an_interrupted_search_says_how_to_go_on(
 def test_a_search_killed_ten_times_ends_as_one_that_was_not(bench: dict[str, Any], tmp_path: Path) -> None:
     rng = np.random.default_rng(int.from_bytes(os.urandom(4), "little"))
     folder, budget = tmp_path / "killed", ("--budget", "60")
-    start = [sys.executable, "-m", "hwnas", *dear_words(bench, folder, *budget)]
+    start = [sys.executable, "-m", "hwnas", *words_with_accuracy(bench, folder, *budget)]
     again = [sys.executable, "-m", "hwnas", "search", "--resume", str(folder)]
     killed = 0
     while killed < 10 and not (folder / "search.json").exists():
@@ -172,7 +172,7 @@ def test_a_search_killed_ten_times_ends_as_one_that_was_not(bench: dict[str, Any
         killed += process.wait() == -signal.SIGKILL
     assert killed >= 3
     assert subprocess.run(again, stdout=subprocess.DEVNULL, check=False).returncode == 0
-    assert run(dear_words(bench, tmp_path / "whole", *budget)) == 0
+    assert run(words_with_accuracy(bench, tmp_path / "whole", *budget)) == 0
     whole, found = read_record(tmp_path / "whole"), read_record(folder)
     assert found.front == whole.front
     assert found.history == whole.history

@@ -16,7 +16,7 @@ from hwnas.predict.selection import Protocol
 from hwnas.runs import Run
 from hwnas.search.ledger import Budget
 from hwnas.search.objective import Estimate, exact, parse_constraint
-from hwnas.search.pareto import HypervolumeBounds, history, make_bounds, on_front
+from hwnas.search.pareto import HypervolumeBounds, hypervolume_history, make_bounds, on_front
 from hwnas.search.problem import Problem
 from hwnas.search.record import (
     ExportedWinner,
@@ -192,7 +192,7 @@ def _fill(
 def _judge(
     study: Study, space: AnySpace, genomes: Genomes, accuracy: NDArray[np.float64], admitted: NDArray[np.bool_]
 ) -> None:
-    """As `Study.record` does, but all at once: a transaction for each of thousands takes its time."""
+    """As `Study.store_value` does, but all at once: a transaction for each of thousands takes its time."""
     connection = study._connection
     rows = np.flatnonzero(admitted).tolist()
     study._insert("accuracy", "supernet", rows, exact(accuracy[rows]))
@@ -218,7 +218,7 @@ def _finish(
     if scores is not None:
         rows = np.flatnonzero(on_front(scores.objectives, feasible=scores.feasible))
         rows = rows[np.argsort(scores.objectives[rows, 0], kind="stable")]
-        points = history(scores.objectives, generations, bounds, feasible=scores.feasible)
+        points = hypervolume_history(scores.objectives, generations, bounds, feasible=scores.feasible)
     front = tuple(space.arch_id(arch) for arch in space.decode(genomes[rows]))
     members = _members(example, space, metrics, genomes, rows) if example.verified else ()
     device_metrics = [name for name in example.metrics if "@" in name]

@@ -9,7 +9,7 @@ from hwnas.errors import InputError
 from hwnas.report.data import slug
 from hwnas.report.gather import gather
 from hwnas.runs import Run
-from hwnas.search.record import FILE, read_record
+from hwnas.search.record import RECORD_FILE, read_record
 from hwnas.space import SPACES
 from hwnas.space.autoformer import AutoFormer
 from tests.report.example import LATENCY, MEMORY, OBJECTIVES, THROUGHPUT, Example, make_run
@@ -132,7 +132,7 @@ def test_another_run_is_no_search(tmp_path: Path) -> None:
 def test_a_record_of_another_study_is_refused(tmp_path: Path) -> None:
     one = make_run(tmp_path / "one", Example(count=60))
     other = make_run(tmp_path / "other", Example(count=60, seed=1))
-    (one / FILE).write_bytes((other / FILE).read_bytes())
+    (one / RECORD_FILE).write_bytes((other / RECORD_FILE).read_bytes())
     with pytest.raises(InputError, match="must be of one search"):
         gather(one)
 
@@ -151,6 +151,6 @@ def test_a_space_that_has_changed_since_is_an_error_that_says_so(
 
 def test_a_broken_record_is_an_error_that_names_it(tmp_path: Path) -> None:
     run = make_run(tmp_path / "one", Example(count=60))
-    (run / FILE).write_text(json.dumps({"schema": "hwnas.search/99"}))
+    (run / RECORD_FILE).write_text(json.dumps({"schema": "hwnas.search/99"}))
     with pytest.raises(InputError, match=r"search\.json"):
         gather(run)

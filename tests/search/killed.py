@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 
-from hwnas.search.files import FILE
 from hwnas.search.ledger import Budget
 from hwnas.search.problem import Evaluators
 from hwnas.search.run import SearchOutcome, run_search
@@ -48,7 +47,7 @@ def search(strategy: str, study: Study | None, *, diary: Path | None = None) -> 
 
     return run_search(
         problem(SPACE, "macs<=3.5M"),
-        Evaluators(cheap=cheap(SPACE), dear=slow, fit=fit(SPACE)),
+        Evaluators(cheap=cheap(SPACE), expensive=slow, fit=fit(SPACE)),
         strategy=FAST.get(strategy) or STRATEGIES.get(strategy)(),
         budget=BUDGET,
         seed=7,
@@ -64,7 +63,7 @@ def digest(outcome: SearchOutcome) -> str:
 
 
 def opened(folder: Path) -> Study:
-    return Study.resume(folder, config=CONFIG) if (folder / FILE).exists() else Study.create(folder, config=CONFIG)
+    return Study.open(folder, config=CONFIG)
 
 
 def killed_run(folder: Path, strategy: str, rng: np.random.Generator) -> bool:

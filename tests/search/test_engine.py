@@ -9,8 +9,8 @@ from pymoo.operators.survival.rank_and_crowding.metrics import get_crowding_func
 from hwnas.search.engine import Nsga2, Population, survivors
 from hwnas.search.operators import Variation, sample_levels
 from hwnas.search.pareto import HypervolumeBounds, hypervolume
-from hwnas.search.problem import Scores
-from hwnas.search.region import whole
+from hwnas.search.problem import PopulationScores
+from hwnas.search.region import full_region
 from hwnas.search.seen import Seen
 from hwnas.space import SPACES
 from hwnas.space.space import AnySpace
@@ -21,7 +21,7 @@ SPACE = SPACES.get("autoformer-micro")
 
 
 def engine(space: AnySpace, *, population: int = 20, seed: int = 0) -> Nsga2:
-    region, seen = whole(space), Seen()
+    region, seen = full_region(space), Seen()
     initial = sample_levels(region, np.random.default_rng(seed), 2 * population)
     return Nsga2(
         region=region,
@@ -42,7 +42,7 @@ def evolve(space: AnySpace, generations: int, *, seed: int = 0) -> NDArray[np.in
     nsga2, parts = engine(space, seed=seed), []
     for _ in range(generations):
         parts.append(nsga2.ask())
-        nsga2.tell(Scores(two_costs(space, parts[-1]), np.zeros((len(parts[-1]), 0))))
+        nsga2.tell(PopulationScores(two_costs(space, parts[-1]), np.zeros((len(parts[-1]), 0))))
     return np.concatenate(parts)
 
 
@@ -62,7 +62,7 @@ def test_it_asks_for_all_of_a_small_space_and_ends() -> None:
     nsga2, asked = engine(space), []
     while len(genomes := nsga2.ask()):
         asked.append(genomes)
-        nsga2.tell(Scores(two_costs(space, genomes), np.zeros((len(genomes), 0))))
+        nsga2.tell(PopulationScores(two_costs(space, genomes), np.zeros((len(genomes), 0))))
     found = np.concatenate(asked)
     assert rows_as_set(found) == rows_as_set(everything)
     assert len(found) == space.size
@@ -73,10 +73,10 @@ def test_less_violation_wins_then_rank() -> None:
     genomes = nsga2.ask()
     objectives = np.array([[0.0, 0.0], [9.0, 9.0], [5.0, 5.0], [1.0, 1.0], [2.0, 2.0], [np.nan, 0.0]])
     violations = np.array([[0.5], [0.0], [-1.0], [0.1], [0.2], [0.0]])
-    nsga2.tell(Scores(objectives[: len(genomes)], violations[: len(genomes)]))
+    nsga2.tell(PopulationScores(objectives[: len(genomes)], violations[: len(genomes)]))
     # All six are kept; a worse second generation pushes out none but those that violate most.
     later = nsga2.ask()
-    nsga2.tell(Scores(np.full((len(later), 2), 10.0), np.full((len(later), 1), 0.15)))
+    nsga2.tell(PopulationScores(np.full((len(later), 2), 10.0), np.full((len(later), 1), 0.15)))
     kept = rows_as_set(nsga2.population)
     assert {tuple(genomes[row].tolist()) for row in (1, 2, 3)} <= kept
     assert not {tuple(genomes[row].tolist()) for row in (0, 4, 5)} & kept

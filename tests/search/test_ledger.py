@@ -5,7 +5,7 @@ import pytest
 
 from hwnas.errors import InputError
 from hwnas.progress import SearchProgress
-from hwnas.search.ledger import Budget, Ledger
+from hwnas.search.ledger import Budget, SearchLedger
 from hwnas.search.problem import Evaluators
 from hwnas.search.study import Study
 from hwnas.space import SPACES
@@ -19,7 +19,7 @@ ROWS = ROWS[np.sort(np.unique(ROWS, axis=0, return_index=True)[1])][:30]
 
 def test_true_values_are_counted_and_scored() -> None:
     truth = Truth(SPACE)
-    ledger = Ledger(problem(SPACE), evaluators(SPACE, truth), budget=Budget(evaluations=50))
+    ledger = SearchLedger(problem(SPACE), evaluators(SPACE, truth), budget=Budget(evaluations=50))
     asked = ledger.evaluate(ROWS)
     assert ledger.evaluations == len(truth.asked) == 30
     assert ledger.left == 20
@@ -30,7 +30,7 @@ def test_true_values_are_counted_and_scored() -> None:
 
 
 def test_what_the_budget_does_not_allow_has_no_value() -> None:
-    ledger = Ledger(problem(SPACE), evaluators(SPACE), budget=Budget(evaluations=7))
+    ledger = SearchLedger(problem(SPACE), evaluators(SPACE), budget=Budget(evaluations=7))
     asked = ledger.evaluate(ROWS)
     assert asked.evaluated.tolist() == [True] * 7 + [False] * 23
     assert ledger.stop == "evaluations"
@@ -40,7 +40,7 @@ def test_what_the_budget_does_not_allow_has_no_value() -> None:
 def test_what_violates_a_cheap_constraint_costs_nothing() -> None:
     bound = float(np.median(SPACE.costs(ROWS).macs))
     truth = Truth(SPACE)
-    ledger = Ledger(problem(SPACE, f"macs<={bound}"), evaluators(SPACE, truth), budget=Budget(evaluations=50))
+    ledger = SearchLedger(problem(SPACE, f"macs<={bound}"), evaluators(SPACE, truth), budget=Budget(evaluations=50))
     asked = ledger.evaluate(ROWS)
     within = SPACE.costs(ROWS).macs <= bound
     assert (asked.evaluated == within).all()
@@ -54,18 +54,18 @@ def test_confidence_holds_constraints_by_the_unfavourable_end() -> None:
     text = f"{LATENCY}<={bound}"
     for confident, values in ((False, latency.mean), (True, latency.upper)):
         asked = problem(SPACE, text, confident=confident)
-        ledger = Ledger(asked, evaluators(SPACE), budget=Budget())
+        ledger = SearchLedger(asked, evaluators(SPACE), budget=Budget())
         assert (ledger.evaluate(ROWS).scores.feasible == (values <= bound)).all()
 
 
 def test_cheap_searches_count_every_network() -> None:
-    ledger = Ledger(cheap_only(SPACE), Evaluators(cheap=cheap(SPACE)), budget=Budget(evaluations=12))
+    ledger = SearchLedger(cheap_only(SPACE), Evaluators(cheap=cheap(SPACE)), budget=Budget(evaluations=12))
     assert len(ledger.evaluate(ROWS).genomes) == 12
     assert ledger.stop == "evaluations"
 
 
 def test_values_that_could_not_be_had_are_infeasible_and_counted() -> None:
-    ledger = Ledger(problem(SPACE), evaluators(SPACE, Truth(SPACE, fails=3)), budget=Budget())
+    ledger = SearchLedger(problem(SPACE), evaluators(SPACE, Truth(SPACE, fails=3)), budget=Budget())
     asked = ledger.evaluate(ROWS)
     assert ledger.evaluations == 30
     assert asked.scores.feasible.sum() == 20
@@ -74,11 +74,11 @@ def test_values_that_could_not_be_had_are_infeasible_and_counted() -> None:
 def test_stored_values_are_not_evaluated_again(tmp_path: Path) -> None:
     first, second = Truth(SPACE, fails=7), Truth(SPACE)
     with Study.create(tmp_path, config={}) as study:
-        ledger = Ledger(problem(SPACE), evaluators(SPACE, first), budget=Budget(evaluations=20), study=study)
+        ledger = SearchLedger(problem(SPACE), evaluators(SPACE, first), budget=Budget(evaluations=20), study=study)
         before = ledger.evaluate(ROWS)
         table = study.table()
     with Study.resume(tmp_path, config={}) as study:
-        ledger = Ledger(problem(SPACE), evaluators(SPACE, second), budget=Budget(evaluations=25), study=study)
+        ledger = SearchLedger(problem(SPACE), evaluators(SPACE, second), budget=Budget(evaluations=25), study=study)
         after = ledger.evaluate(ROWS)
     assert (len(first.asked), len(second.asked)) == (20, 5)
     assert set(first.asked).isdisjoint(second.asked)
@@ -102,7 +102,7 @@ def test_a_study_of_another_search_is_not_gone_on_with(tmp_path: Path, rows: Gen
 
 
 def test_a_network_is_never_evaluated_twice() -> None:
-    ledger = Ledger(problem(SPACE), evaluators(SPACE), budget=Budget())
+    ledger = SearchLedger(problem(SPACE), evaluators(SPACE), budget=Budget())
     ledger.evaluate(ROWS[:5])
     with pytest.raises(AssertionError, match="would be evaluated twice"):
         ledger.evaluate(ROWS[4:6])
@@ -111,7 +111,7 @@ def test_a_network_is_never_evaluated_twice() -> None:
 def test_minutes_end_a_search_and_are_kept(tmp_path: Path) -> None:
     with Study.create(tmp_path, config={}) as study:
         budget = Budget(evaluations=None, minutes=1e-9)
-        ledger = Ledger(problem(SPACE), evaluators(SPACE), budget=budget, study=study)
+        ledger = SearchLedger(problem(SPACE), evaluators(SPACE), budget=budget, study=study)
         assert not ledger.evaluate(ROWS).evaluated.any()
         assert ledger.stop == "minutes"
         assert study.recall("elapsed_s") > 0
@@ -119,12 +119,12 @@ def test_minutes_end_a_search_and_are_kept(tmp_path: Path) -> None:
 
 def test_a_search_that_time_ended_replays_to_where_it_was(tmp_path: Path) -> None:
     with Study.create(tmp_path, config={}) as study:
-        ledger = Ledger(problem(SPACE), evaluators(SPACE), budget=Budget(), study=study)
+        ledger = SearchLedger(problem(SPACE), evaluators(SPACE), budget=Budget(), study=study)
         for start in (0, 10, 20):
             ledger.evaluate(ROWS[start : start + 10])
         study.remember("elapsed_s", 120.0)
     with Study.resume(tmp_path, config={}) as study:
-        ledger = Ledger(problem(SPACE), evaluators(SPACE), budget=Budget(minutes=1.0), study=study)
+        ledger = SearchLedger(problem(SPACE), evaluators(SPACE), budget=Budget(minutes=1.0), study=study)
         for start in (0, 10):
             ledger.evaluate(ROWS[start : start + 10])
             assert ledger.stop is None
@@ -135,7 +135,7 @@ def test_a_search_that_time_ended_replays_to_where_it_was(tmp_path: Path) -> Non
 
 def test_progress_says_where_the_search_stands() -> None:
     seen: list[SearchProgress] = []
-    ledger = Ledger(problem(SPACE), evaluators(SPACE), budget=Budget(), on_progress=seen.append)
+    ledger = SearchLedger(problem(SPACE), evaluators(SPACE), budget=Budget(), on_progress=seen.append)
     ledger.evaluate(ROWS[:10])
     ledger.evaluate(ROWS[10:])
     assert [(p.generation, p.evaluations, p.candidates) for p in seen] == [(0, 10, 10), (1, 30, 30)]
@@ -145,8 +145,8 @@ def test_progress_says_where_the_search_stands() -> None:
 
 def test_a_metric_that_nobody_evaluates_is_named() -> None:
     asked = problem(SPACE, objectives=("throughput@h200",))
-    ledger = Ledger(asked, evaluators(SPACE), budget=Budget())
-    with pytest.raises(InputError, match="throughput@h200 must be evaluated, but nothing here does"):
+    ledger = SearchLedger(asked, evaluators(SPACE), budget=Budget())
+    with pytest.raises(InputError, match="throughput@h200 must be evaluated, but there is no evaluator of it"):
         ledger.evaluate(ROWS)
 
 

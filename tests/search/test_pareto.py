@@ -8,8 +8,8 @@ from hwnas.errors import InputError
 from hwnas.search.objective import exact, make_objectives
 from hwnas.search.pareto import (
     HypervolumeBounds,
-    history,
     hypervolume,
+    hypervolume_history,
     knee,
     make_bounds,
     most_improving,
@@ -51,7 +51,7 @@ def test_history_is_the_hypervolume_of_everything_so_far() -> None:
     rng = np.random.default_rng(3)
     objectives, feasible = rng.random((40, 2)), rng.random(40) < 0.7
     generations = np.repeat([0, 1, 2, 3], 10)
-    points = history(objectives, generations, SQUARE, feasible=feasible)
+    points = hypervolume_history(objectives, generations, SQUARE, feasible=feasible)
     assert [count for count, _ in points] == [10, 20, 30, 40]
     for count, value in points:
         assert value == pytest.approx(hypervolume(objectives[:count], SQUARE, feasible=feasible[:count]))

@@ -49,7 +49,7 @@ def test_another_device_is_computed_anew(folder: Path) -> None:
 
     with Study.read(folder) as study:
         answer = query_study(study, problem(SPACE, objectives=("throughput@h200",)), recompute=other)
-        with pytest.raises(InputError, match="the study must hold every metric that is asked for") as error:
+        with pytest.raises(InputError, match="the study must hold every requested metric") as error:
             query_study(study, problem(SPACE, objectives=("throughput@h200",)))
     assert error.value.got == "throughput@h200"
     assert asked == [120]

@@ -6,7 +6,7 @@ import pytest
 from hwnas.errors import InputError
 from hwnas.search.ledger import Budget
 from hwnas.search.pareto import HypervolumeBounds
-from hwnas.search.record import FILE, ReferenceNetwork, SearchRecord, read_record, write_record
+from hwnas.search.record import RECORD_FILE, ReferenceNetwork, SearchRecord, read_record, write_record
 from hwnas.search.spec import PostSearch, PredictorSpec, SearchSpec, SupernetSpec, space_digest
 from hwnas.space import SPACES
 from hwnas.space.space import AnySpace
@@ -71,7 +71,7 @@ RECORD = SearchRecord(
 def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     write_record(tmp_path, RECORD)
     assert read_record(tmp_path) == RECORD
-    data = json.loads((tmp_path / FILE).read_text())
+    data = json.loads((tmp_path / RECORD_FILE).read_text())
     assert data["schema"] == "hwnas.search/2"
     assert data["spec"]["budget"] == {"evaluations": 40}
     assert data["verification"] is None
@@ -86,15 +86,15 @@ def test_a_search_that_has_not_ended_has_no_record(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ['{"schema": "hwnas.search/1"}', "[]", '{"objectives": []}'])
 def test_another_form_is_refused(tmp_path: Path, text: str) -> None:
-    (tmp_path / FILE).write_text(text)
+    (tmp_path / RECORD_FILE).write_text(text)
     with pytest.raises(InputError, match=r"must be a record of schema hwnas\.search/2"):
         read_record(tmp_path)
 
 
 def test_a_value_of_another_type_is_named(tmp_path: Path) -> None:
     write_record(tmp_path, RECORD)
-    data = json.loads((tmp_path / FILE).read_text())
+    data = json.loads((tmp_path / RECORD_FILE).read_text())
     data["reference_networks"][0]["metrics"]["latency_ms@x-4c"] = "fast"
-    (tmp_path / FILE).write_text(json.dumps(data))
+    (tmp_path / RECORD_FILE).write_text(json.dumps(data))
     with pytest.raises(InputError, match=r"reference_networks\[0\].metrics.latency_ms@x-4c must be a number"):
         read_record(tmp_path)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from hwnas.search.operators import sample_levels
-from hwnas.search.region import only, whole
+from hwnas.search.region import full_region, region_of
 from hwnas.search.seen import Seen, keys, unseen
 from hwnas.space import SPACES
 from hwnas.space.space import AnySpace, Genomes
@@ -29,7 +29,7 @@ def test_fresh_rows_are_new_and_the_first_of_their_kind() -> None:
 
 @pytest.mark.parametrize("space", [space for space in TINY if space.size < 3000], ids=space_id)
 def test_a_region_is_exhausted_to_its_last_network(space: AnySpace) -> None:
-    region, seen, rng = whole(space), Seen(), np.random.default_rng(0)
+    region, seen, rng = full_region(space), Seen(), np.random.default_rng(0)
     parts = []
     while len(rows := unseen(lambda n: sample_levels(region, rng, n), 97, seen=seen, region=region)):
         seen.add(rows)
@@ -41,13 +41,13 @@ def test_a_region_is_exhausted_to_its_last_network(space: AnySpace) -> None:
 
 def test_a_level_is_exhausted_too() -> None:
     space = SPACES.get("glit-micro")
-    region, seen, rng = only(space, ["groups"]), Seen(), np.random.default_rng(0)
+    region, seen, rng = region_of(space, ["groups"]), Seen(), np.random.default_rng(0)
     rows = unseen(lambda n: region.sample(rng, n), 1000, seen=seen, region=region)
     assert len(rows) == len(rows_as_set(rows)) == 4**4
 
 
 def test_rare_new_networks_take_few_large_draws() -> None:
-    region, seen, rng = whole(SPACES.get("autoformer-micro")), Seen(), np.random.default_rng(0)
+    region, seen, rng = full_region(SPACES.get("autoformer-micro")), Seen(), np.random.default_rng(0)
     known, sizes = region.sample(rng, 50), []
     seen.add(known)
 
@@ -66,5 +66,5 @@ def test_rare_new_networks_take_few_large_draws() -> None:
 def test_draws_that_bring_nothing_come_to_an_end() -> None:
     space = SPACES.get("autoformer-micro")
     nothing = np.zeros((0, len(space.dimensions)), dtype=np.int16)
-    rows = unseen(lambda count: nothing, 7, seen=Seen(), region=whole(space))
+    rows = unseen(lambda count: nothing, 7, seen=Seen(), region=full_region(space))
     assert len(rows) == 7

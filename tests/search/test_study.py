@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from hwnas.errors import InputError
-from hwnas.search.files import FILE
 from hwnas.search.objective import Estimate, exact
 from hwnas.search.study import Study
+from hwnas.search.study_files import STUDY_FILE
 
 CONFIG = {"space": "autoformer-micro", "seed": 0}
 GENOMES = np.array([[1, 2, 3], [4, 5, 6], [7, 8, 9]], dtype=np.int16)
@@ -21,7 +21,7 @@ def filled(path: Path) -> Study:
     study.add(GENOMES[:1], generation=0, metrics={"macs": exact([5.0])}, sources={"macs": "analytic"})
     metrics = {"macs": exact([1 / 3, 7.0]), "latency_ms@cpu": LATENCY.rows(slice(1, 3))}
     study.add(GENOMES[1:], generation=1, metrics=metrics, sources={"macs": "analytic", "latency_ms@cpu": "predicted"})
-    study.record(GENOMES[1:2], metric="accuracy", value=exact([0.1 + 0.2]), source="supernet", arch_id="abc")
+    study.store_value(GENOMES[1:2], metric="accuracy", value=exact([0.1 + 0.2]), source="supernet", arch_id="abc")
     return study
 
 
@@ -45,7 +45,7 @@ def test_what_is_written_is_read_bit_for_bit(tmp_path: Path) -> None:
 
 def test_measured_values_stand_beside_predicted_ones(tmp_path: Path) -> None:
     with filled(tmp_path) as study:
-        study.record(GENOMES[1:2], metric="latency_ms@cpu", value=exact([0.3]), source="measured")
+        study.store_value(GENOMES[1:2], metric="latency_ms@cpu", value=exact([0.3]), source="measured")
         assert study.table(["latency_ms@cpu"]).metrics["latency_ms@cpu"].mean[1] == 0.2
         table = study.table(["latency_ms@cpu"], sources=("measured", "predicted"))
         assert table.metrics["latency_ms@cpu"].mean[1] == 0.3
@@ -80,7 +80,7 @@ def test_another_configuration_is_refused(tmp_path: Path) -> None:
     filled(tmp_path).close()
     with pytest.raises(InputError, match="holds a study of another configuration") as error:
         Study.resume(tmp_path, config={"space": "glit-micro", "seed": 0, "budget": 5})
-    assert error.value.got == 'budget: there null, here 5; space: there "autoformer-micro", here "glit-micro"'
+    assert error.value.got == 'budget: stored null, given 5; space: stored "autoformer-micro", given "glit-micro"'
     Study.resume(tmp_path, config=CONFIG).close()
 
 
@@ -113,16 +113,16 @@ def test_a_study_is_not_made_twice(tmp_path: Path) -> None:
 def test_what_is_no_study_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no study"):
         Study.read(tmp_path)
-    (tmp_path / FILE).write_text("no database, but long enough to be looked at as one")
+    (tmp_path / STUDY_FILE).write_text("no database, but long enough to be looked at as one")
     with pytest.raises(InputError, match="is not a study"):
         Study.resume(tmp_path, config=CONFIG)
 
 
 def test_another_form_is_refused(tmp_path: Path) -> None:
     filled(tmp_path).close()
-    with sqlite3.connect(tmp_path / FILE) as connection:
+    with sqlite3.connect(tmp_path / STUDY_FILE) as connection:
         connection.execute("UPDATE meta SET value = 'hwnas.study/9' WHERE key = 'schema'")
     connection.close()
-    with pytest.raises(InputError, match="has another form") as error:
+    with pytest.raises(InputError, match=r"must be a study of schema hwnas\.study/2") as error:
         Study.read(tmp_path)
     assert error.value.got == "hwnas.study/9"

@@ -10,7 +10,7 @@ from hwnas.profile.results import NetworkResult
 from hwnas.profile.statistics import Verdict
 from hwnas.search.objective import Estimate, exact, parse_constraint, parse_objective
 from hwnas.search.problem import Problem
-from hwnas.search.verification import Member, agreement, rebuilt
+from hwnas.search.verification import FrontMember, agreement, measured_front
 from hwnas.space import SPACES
 
 SPACE = SPACES.get("autoformer-micro")
@@ -19,9 +19,9 @@ GENOMES = SPACE.sample(np.random.default_rng(0), 4)
 CANDIDATES = SPACE.candidates(GENOMES)
 
 
-def member(place: int, *, accuracy: float, predicted: float) -> Member:
+def member(place: int, *, accuracy: float, predicted: float) -> FrontMember:
     around = Estimate(*(np.array([predicted * share]) for share in (1.0, 0.9, 1.1)))
-    return Member(
+    return FrontMember(
         candidate=replace(CANDIDATES[place], arch_id=f"arch{place}", network_id=f"network{place}"),
         searched={"accuracy": exact([accuracy]), METRIC: around},
     )
@@ -41,7 +41,7 @@ def reading(latency: float, *, stable: bool = True) -> NetworkResult:
     return NetworkResult(latency_ms=latency, low_ms=0.99 * latency, high_ms=1.01 * latency, verdict=verdict)
 
 
-def measured(readings: dict[str, NetworkResult]) -> list[Member]:
+def measured(readings: dict[str, NetworkResult]) -> list[FrontMember]:
     members = [member(0, accuracy=0.9, predicted=3.0), member(1, accuracy=0.8, predicted=2.0)]
     members += [member(2, accuracy=0.7, predicted=1.0), member(3, accuracy=0.6, predicted=0.5)]
     return [checks(one, {METRIC: ("latency_ms", readings)}) for one in members]
@@ -51,14 +51,14 @@ GOOD = {"network0": reading(3.3), "network1": reading(4.0), "network2": reading(
 
 
 def test_the_front_is_that_of_measured_values() -> None:
-    rows, front = rebuilt(problem(), measured(GOOD))
+    rows, front = measured_front(problem(), measured(GOOD))
     # The second is slower than the first when measured, and less accurate.
     assert front == ("arch0", "arch2", "arch3")
     assert [row.on_front for row in rows] == [True, False, True, True]
 
 
 def test_constraints_are_held_against_the_measured_value() -> None:
-    rows, front = rebuilt(problem(f"{METRIC}<=3.2"), measured(GOOD))
+    rows, front = measured_front(problem(f"{METRIC}<=3.2"), measured(GOOD))
     assert rows[0].violated == (f"{METRIC}<=3.2",)
     assert rows[2].violated == ()
     assert front == ("arch2", "arch3")
@@ -66,16 +66,16 @@ def test_constraints_are_held_against_the_measured_value() -> None:
 
 def test_a_network_that_could_not_be_measured_is_on_no_front() -> None:
     failing = {**GOOD, "network0": NetworkResult(failure="crash: the worker died")}
-    rows, front = rebuilt(problem(), measured(failing))
+    rows, front = measured_front(problem(), measured(failing))
     assert rows[0].failure == "crash: the worker died"
     assert rows[0].metrics[METRIC].measured is None
     assert front == ("arch1", "arch2", "arch3")
     del failing["network1"]
-    assert rebuilt(problem(), measured(failing))[0][1].failure == "it was not measured"
+    assert measured_front(problem(), measured(failing))[0][1].failure == "it was not measured"
 
 
 def test_predicted_and_measured_values_are_compared() -> None:
-    rows, _ = rebuilt(problem(), measured(GOOD))
+    rows, _ = measured_front(problem(), measured(GOOD))
     found = agreement(rows, [METRIC])
     errors = [abs(3.0 / 3.3 - 1), 0.5, 0.0, 0.0]
     assert found["mape"][METRIC] == pytest.approx(np.mean(errors))
@@ -91,11 +91,11 @@ def test_predicted_and_measured_values_are_compared() -> None:
 
 
 def test_two_networks_have_no_rank_correlation() -> None:
-    rows, _ = rebuilt(problem(), measured(GOOD)[:2])
+    rows, _ = measured_front(problem(), measured(GOOD)[:2])
     found: dict[str, Any] = agreement(rows, [METRIC])
     assert found["spearman"][METRIC] is None
     assert agreement([], [METRIC])["mape"] == {}
-    assert rebuilt(problem(), []) == ([], ())
+    assert measured_front(problem(), []) == ([], ())
 
 
 def test_throughput_is_the_batch_over_the_latency() -> None:

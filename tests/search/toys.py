@@ -96,7 +96,7 @@ def fit(space: AnySpace) -> Callable[[Genomes, Values, int], Surrogate]:
 
 
 def evaluators(space: AnySpace, truth: Truth | None = None) -> Evaluators:
-    return Evaluators(cheap=cheap(space), dear=truth or Truth(space), fit=fit(space))
+    return Evaluators(cheap=cheap(space), expensive=truth or Truth(space), fit=fit(space))
 
 
 def rows_as_set(genomes: Genomes) -> set[tuple[int, ...]]:

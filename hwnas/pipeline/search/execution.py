@@ -10,13 +10,12 @@ from hwnas.config import to_mapping
 from hwnas.pipeline.search.context import SearchContext
 from hwnas.pipeline.search.surrogate import accuracy_surrogate
 from hwnas.progress import Reporter, SearchProgress
-from hwnas.search.files import FILE
 from hwnas.search.ledger import Stopwatch
 from hwnas.search.problem import Evaluators
 from hwnas.search.record import History, SeedRuns, Spread
 from hwnas.search.run import SearchOutcome, run_search
 from hwnas.search.spec import SearchSpec
-from hwnas.search.strategies.strategy import RandomSearch, Strategy
+from hwnas.search.strategies.strategy import RandomSearch, SearchStrategy
 from hwnas.search.study import Study
 
 if TYPE_CHECKING:
@@ -40,13 +39,7 @@ class FinishedSearches:
 def make_evaluators(context: SearchContext, true_accuracy: "TrueAccuracy | None") -> Evaluators:
     """Who evaluates: predictors, the supernet, and what believes about the supernet."""
     fit = None if true_accuracy is None else accuracy_surrogate(context.space)
-    return Evaluators(cheap=context.cheap, dear=true_accuracy, fit=fit)
-
-
-def open_study(folder: Path, spec: SearchSpec) -> Study:
-    """Resume the study in a folder, which must be of this specification, or create one."""
-    config = spec.study_config
-    return Study.resume(folder, config=config) if (folder / FILE).exists() else Study.create(folder, config=config)
+    return Evaluators(cheap=context.cheap, expensive=true_accuracy, fit=fit)
 
 
 def run_all(context: SearchContext, run: Path, evaluators: Evaluators, *, reporter: Reporter) -> FinishedSearches:
@@ -67,12 +60,12 @@ def _one(
     context: SearchContext,
     folder: Path,
     evaluators: Evaluators,
-    strategy: Strategy,
+    strategy: SearchStrategy,
     spec: SearchSpec,
     *,
     reporter: Reporter | None = None,
 ) -> tuple[SearchOutcome, float]:
-    with open_study(folder, spec) as study:
+    with Study.open(folder, config=spec.study_config) as study:
         watch = Stopwatch(before_s=study.recall(SPENT) or 0.0)
 
         def on_progress(state: SearchProgress) -> None:
@@ -96,7 +89,7 @@ def _further_seeds(
     context: SearchContext,
     run: Path,
     evaluators: Evaluators,
-    strategy: Strategy,
+    strategy: SearchStrategy,
     first: SearchOutcome,
     *,
     reporter: Reporter,
@@ -118,7 +111,7 @@ def _further_seeds(
 
 def _random(context: SearchContext, run: Path, evaluators: Evaluators, *, reporter: Reporter) -> History | None:
     """Random search with the same budget: where evaluations are free, and where it is asked for."""
-    free = not context.problem.has_dear
+    free = not context.problem.has_expensive
     if not (free or context.spec.random_baseline) or context.spec.strategy == "random":
         return None
     if free:
@@ -138,6 +131,6 @@ def _reached(outcome: SearchOutcome) -> float:
 def _history(context: SearchContext, outcome: SearchOutcome) -> History:
     """After each generation: candidates, evaluations, hypervolume."""
     counts = np.arange(1, len(outcome.candidates.genomes) + 1)
-    if context.problem.has_dear:
-        counts = np.cumsum(np.isfinite(outcome.candidates.metrics[str(context.problem.dear)].mean))
+    if context.problem.has_expensive:
+        counts = np.cumsum(np.isfinite(outcome.candidates.metrics[str(context.problem.expensive)].mean))
     return tuple((count, int(counts[count - 1]), reached) for count, reached in outcome.history)

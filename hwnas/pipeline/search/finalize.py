@@ -72,7 +72,7 @@ def _verified(
         return replace(record, verification=skipped(context, "no metric of a device was searched for"))
     place = campaign_environment or CampaignEnvironment.here()
     record = verify(context, run, record, reporter=reporter, campaign_environment=place)
-    if record.verification is not None and record.verification.some:
+    if record.verification is not None and record.verification.has_measurements:
         _store(context, run, record, record.verification.members)
     return record
 
@@ -90,4 +90,4 @@ def _store(context: SearchContext, run: Path, record: SearchRecord, rows: tuple[
                     continue
                 ends = (check.measured, check.measured_lower or check.measured, check.measured_upper or check.measured)
                 value = Estimate(*(np.array([end]) for end in ends))
-                study.record(candidates[row.arch_id].genome[None], metric=name, value=value, source="measured")
+                study.store_value(candidates[row.arch_id].genome[None], metric=name, value=value, source="measured")

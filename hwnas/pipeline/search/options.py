@@ -10,7 +10,7 @@ from hwnas.profile.statistics import MIN_RUNS
 from hwnas.search.objective import Criteria, make_objectives, parse_constraint, require_consistent
 from hwnas.search.spec import PostSearch
 from hwnas.search.strategies import STRATEGIES
-from hwnas.search.strategies.strategy import Strategy
+from hwnas.search.strategies.strategy import SearchStrategy
 from hwnas.space.space import AnySpace
 
 DEFAULT_SPACE = "autoformer-tiny"
@@ -37,7 +37,7 @@ class SearchOptions:
     """Hold constraints for the unfavourable ends of intervals of this confidence."""
     accuracy: bool = True
     macs: bool = True
-    strategy: str | Strategy | None = None
+    strategy: str | SearchStrategy | None = None
     budget: int | None = None
     minutes: float | None = None
     seed: int = 0
@@ -66,7 +66,9 @@ class SearchOptions:
             raise UsageError(f"--pairs must be at least {MIN_RUNS}", got=pairs)
 
 
-def choose_strategy(given: str | Strategy | None, *, space: AnySpace, expensive: bool) -> tuple[str, Strategy]:
+def choose_strategy(
+    given: str | SearchStrategy | None, *, space: AnySpace, expensive: bool
+) -> tuple[str, SearchStrategy]:
     """Return the requested strategy with its name, or the one that suits the search.
 
     Args:
@@ -75,7 +77,7 @@ def choose_strategy(given: str | Strategy | None, *, space: AnySpace, expensive:
         space: The space that is searched.
         expensive: True if one of the metrics is expensive.
     """
-    if isinstance(given, Strategy):
+    if isinstance(given, SearchStrategy):
         name = next(name for name in STRATEGIES.names() if STRATEGIES.get(name) is type(given))
         return name, given
     if given is None:

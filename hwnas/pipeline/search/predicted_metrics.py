@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from hwnas.metrics import Metric
 from hwnas.predict import intervals
 from hwnas.predict.predictor import Prediction, Predictor
-from hwnas.search.objective import Estimate, Metrics, exact, joined
+from hwnas.search.objective import Estimate, Metrics, concatenated, exact
 from hwnas.space.space import AnySpace, Genomes, Mask
 from hwnas.workload import Workload, Workloads
 
@@ -50,7 +50,7 @@ class CheapMetrics:
     def __call__(self, genomes: Genomes) -> Metrics:
         """MACs, parameters, and each predicted metric with its interval."""
         parts = [self._metrics(self.space.workloads(chunk)) for chunk in _chunks(genomes)]
-        return joined(parts)
+        return concatenated(parts)
 
     def outside(self, genomes: Genomes) -> Mapping[str, Mask]:
         """Which networks are unlike all that a predictor was fitted to, by metric."""

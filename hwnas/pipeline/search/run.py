@@ -22,7 +22,7 @@ from hwnas.pipeline.search.recording import make_record
 from hwnas.profile.environment import CampaignEnvironment
 from hwnas.progress import NullReporter, Reporter
 from hwnas.runs import Run
-from hwnas.search.record import FILE, SearchRecord, read_record, write_record
+from hwnas.search.record import RECORD_FILE, SearchRecord, read_record, write_record
 from hwnas.search.satisfiable import Satisfiable, check_satisfiable, require_satisfiable
 from hwnas.search.spec import SearchSpec
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchResult:
+class SearchRun:
     """A search that has ended: its run folder and its record."""
 
     run: Path
@@ -57,7 +57,7 @@ def search_networks(
     workers: int = 0,
     reporter: Reporter | None = None,
     campaign_environment: CampaignEnvironment | None = None,
-) -> SearchResult:
+) -> SearchRun:
     """Search for the best networks for a device, measure the front there, and export the winners.
 
     Args:
@@ -90,7 +90,7 @@ def search_networks(
         run = _new_run(out or default_run_folder(context, options), context)
     with _add_resume_hint(run), pinned_cpu_settings(context.spec):
         accuracy = _true_accuracy(context, run=run, workers=workers, reporter=reporter)
-        if (run / FILE).is_file():
+        if (run / RECORD_FILE).is_file():
             record = read_record(run)
             _require_same_supernet(context, record)
         else:
@@ -102,7 +102,7 @@ def search_networks(
         record = finalize(
             context, run, record, true_accuracy=accuracy, reporter=reporter, campaign_environment=campaign_environment
         )
-    return SearchResult(run=run, record=record)
+    return SearchRun(run=run, record=record)
 
 
 def rehearse_search(

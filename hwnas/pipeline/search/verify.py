@@ -1,4 +1,4 @@
-"""The front measured again: predicted beside measured, constraints on measured values, the front rebuilt of them."""
+"""Measurement of a searched front: predicted next to measured values, and the front rebuilt from measured ones."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,14 +27,14 @@ from hwnas.search.objective import Estimate
 from hwnas.search.pareto import on_front
 from hwnas.search.record import MetricCheck, ReferenceNetwork, SearchRecord, Verification, VerifiedProfile
 from hwnas.search.study import Study
-from hwnas.search.verification import Member, agreement, rebuilt
+from hwnas.search.verification import FrontMember, agreement, measured_front
 
 PROFILES = "profiles"
 """The folder of a run that holds what was measured to verify it."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Group:
+class VerificationCampaign:
     """Metrics that one campaign measures."""
 
     deployment: Deployment
@@ -58,7 +58,7 @@ class Group:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Read:
+class CampaignResults:
     """What a campaign measured."""
 
     paths: tuple[Path, ...]
@@ -67,17 +67,19 @@ class Read:
     """What was read of each network, by batch and the network's id."""
 
 
-def groups(predictors: Sequence[MetricPredictor]) -> tuple[Group, ...]:
+def verification_campaigns(predictors: Sequence[MetricPredictor]) -> tuple[VerificationCampaign, ...]:
     """The campaigns that it takes to measure all predicted metrics."""
     found: dict[Deployment, list[MetricPredictor]] = {}
     for item in predictors:
         threads = item.predictor.card.metric.deployment.threads or 1
         deployment = replace(item.metric.deployment, batch=None, threads=threads)
         found.setdefault(deployment, []).append(item)
-    return tuple(Group(deployment=deployment, metrics=tuple(items)) for deployment, items in found.items())
+    return tuple(
+        VerificationCampaign(deployment=deployment, metrics=tuple(items)) for deployment, items in found.items()
+    )
 
 
-def obstacle(group: Group, *, campaign_environment: CampaignEnvironment) -> str | None:
+def unavailable_reason(group: VerificationCampaign, *, campaign_environment: CampaignEnvironment) -> str | None:
     """Why a group cannot be measured here; None where it can."""
     try:
         device = require(str(group.deployment.device), machine=campaign_environment.machine)
@@ -106,11 +108,11 @@ def verify(
     campaign_environment: CampaignEnvironment,
 ) -> SearchRecord:
     """The record with its front measured; a device that is not here, or goes away, is said in it."""
-    possible: list[Group] = []
-    found: list[tuple[Group, Read]] = []
+    possible: list[VerificationCampaign] = []
+    found: list[tuple[VerificationCampaign, CampaignResults]] = []
     unmeasured: dict[str, str] = {}
-    for group in groups(context.cheap.predictors):
-        reason = obstacle(group, campaign_environment=campaign_environment)
+    for group in verification_campaigns(context.cheap.predictors):
+        reason = unavailable_reason(group, campaign_environment=campaign_environment)
         if reason is None:
             possible.append(group)
         elif (earlier := _kept(run, record, group)) is not None:
@@ -144,17 +146,17 @@ def verify(
     return _verified(context, run, record, found, unmeasured)
 
 
-def front_members(context: SearchContext, study: Study, record: SearchRecord) -> list[Member]:
+def front_members(context: SearchContext, study: Study, record: SearchRecord) -> list[FrontMember]:
     """The networks of the searched front with what the study holds of them, in the order of the record."""
     table = study.table()
     wanted = {arch_id: place for place, arch_id in enumerate(record.front)}
     scores = context.problem.scores(table.metrics)
     rows = np.flatnonzero(on_front(scores.objectives, feasible=scores.feasible))
-    found: dict[int, Member] = {}
+    found: dict[int, FrontMember] = {}
     for row, candidate in zip(rows.tolist(), context.space.candidates(table.genomes[rows]), strict=True):
         place = wanted.get(candidate.arch_id)
         if place is not None:
-            found[place] = Member(
+            found[place] = FrontMember(
                 candidate=candidate,
                 searched={name: estimate.rows(slice(row, row + 1)) for name, estimate in table.metrics.items()},
             )
@@ -165,11 +167,11 @@ def _measured(
     context: SearchContext,
     run: Path,
     record: SearchRecord,
-    group: Group,
+    group: VerificationCampaign,
     *,
     reporter: Reporter,
     campaign_environment: CampaignEnvironment,
-) -> Read:
+) -> CampaignResults:
     """One campaign."""
     path = run / PROFILES / group.plan_name
     if not path.is_file():  # a campaign that was ended goes on with its own plan
@@ -187,13 +189,13 @@ def _measured(
     return _read([item.path for item in done.profiles])
 
 
-def _read(paths: Sequence[Path]) -> Read:
+def _read(paths: Sequence[Path]) -> CampaignResults:
     profiles = {path: load_profile(path) for path in paths}
     readings_of = {profile.manifest.setting.batch: results_by_network(profile) for profile in profiles.values()}
-    return Read(paths=tuple(path for path in paths if path.is_dir()), by_batch=readings_of)
+    return CampaignResults(paths=tuple(path for path in paths if path.is_dir()), by_batch=readings_of)
 
 
-def _kept(run: Path, record: SearchRecord, group: Group) -> Read | None:
+def _kept(run: Path, record: SearchRecord, group: VerificationCampaign) -> CampaignResults | None:
     """What another machine measured of this front before; None where it did not measure all of the group."""
     found = record.verification
     if found is None or not all(found.covers(str(item.metric)) for item in group.metrics):
@@ -204,7 +206,11 @@ def _kept(run: Path, record: SearchRecord, group: Group) -> Read | None:
 
 
 def _plan(
-    context: SearchContext, subjects: Sequence[Subject], group: Group, *, campaign_environment: CampaignEnvironment
+    context: SearchContext,
+    subjects: Sequence[Subject],
+    group: VerificationCampaign,
+    *,
+    campaign_environment: CampaignEnvironment,
 ) -> Plan:
     every, seed = unique_subjects([*subjects, *REFERENCE_NETWORKS]), context.spec.seed
     return Plan(
@@ -221,7 +227,7 @@ def _verified(
     context: SearchContext,
     run: Path,
     record: SearchRecord,
-    measured: Sequence[tuple[Group, Read]],
+    measured: Sequence[tuple[VerificationCampaign, CampaignResults]],
     unmeasured: Mapping[str, str],
 ) -> SearchRecord:
     by_metric = {
@@ -231,7 +237,7 @@ def _verified(
     }
     with Study.read(run) as study:
         members = [checks(member, by_metric) for member in front_members(context, study, record)]
-    rows, front = rebuilt(context.problem, members)
+    rows, front = measured_front(context.problem, members)
     failing = all(row.failure is not None for row in rows)
     reason = "; ".join(dict.fromkeys(unmeasured.values()))
     verification = Verification(
@@ -298,7 +304,7 @@ def _nothing(context: SearchContext, status: Any, reason: str) -> Verification:
     )
 
 
-def checks(member: Member, by_metric: Mapping[str, tuple[str, Mapping[str, NetworkResult]]]) -> Member:
+def checks(member: FrontMember, by_metric: Mapping[str, tuple[str, Mapping[str, NetworkResult]]]) -> FrontMember:
     """The member with its predicted metrics beside the measured ones."""
     found, failures = {}, []
     for text, (name, read) in by_metric.items():

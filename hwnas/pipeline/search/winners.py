@@ -1,4 +1,4 @@
-"""The winners of a search, exported: each in a folder with weights, graphs, its arch and a card."""
+"""The choose_winners of a search, exported: each in a folder with weights, graphs, its arch and a card."""
 
 import json
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from hwnas.runs import write_atomic
 from hwnas.search.objective import exact
 from hwnas.search.pareto import knee, most_improving
 from hwnas.search.record import NETWORKS, ExportedWinner, SearchRecord
-from hwnas.search.verification import Member
+from hwnas.search.verification import FrontMember
 from hwnas.space.arch import canonical_json
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ _WEIGHTS = "network.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Weights:
+class WinnerWeights:
     """The file with the weights of a winner; None: there is no supernet, and they are fresh."""
 
     file: Path | None
@@ -41,16 +41,18 @@ def export_winners(
     context: SearchContext,
     run: Path,
     record: SearchRecord,
-    members: Sequence[Member],
+    members: Sequence[FrontMember],
     *,
     true_accuracy: "TrueAccuracy | None",
     reporter: Reporter,
 ) -> tuple[ExportedWinner, ...]:
-    """Export the winners; one that cannot be is said. What was done for one before is not done again."""
+    """Export the choose_winners; one that cannot be is said. What was done for one before is not done again."""
     wanted = context.spec.post_search
     done = {item.arch_id: item for item in record.winners if item.failure is None}
     items = []
-    for place, (member, why) in enumerate(winners(context, record, members, max(wanted.export_top, wanted.retrain))):
+    for place, (member, why) in enumerate(
+        choose_winners(context, record, members, max(wanted.export_top, wanted.retrain))
+    ):
         folder = run / NETWORKS / member.candidate.arch_id
         folder.mkdir(parents=True, exist_ok=True)
         old, retrained, exported = done.get(member.candidate.arch_id), place < wanted.retrain, place < wanted.export_top
@@ -76,7 +78,7 @@ def export_winners(
 def _made(
     context: SearchContext,
     run: Path,
-    member: Member,
+    member: FrontMember,
     why: str,
     *,
     true_accuracy: "TrueAccuracy | None",
@@ -90,7 +92,7 @@ def _made(
         files = _exported(context, member, folder, weights) if exported else ()
         failure = None
     except HwnasError as error:
-        weights, files, failure = Weights(file=None), (), str(error).splitlines()[0]
+        weights, files, failure = WinnerWeights(file=None), (), str(error).splitlines()[0]
     return ExportedWinner(
         arch_id=member.candidate.arch_id,
         network_id=member.candidate.network_id,
@@ -102,9 +104,9 @@ def _made(
     )
 
 
-def winners(
-    context: SearchContext, record: SearchRecord, members: Sequence[Member], count: int
-) -> list[tuple[Member, str]]:
+def choose_winners(
+    context: SearchContext, record: SearchRecord, members: Sequence[FrontMember], count: int
+) -> list[tuple[FrontMember, str]]:
     """The knee of the front first, then one after the other whatever adds most to what is chosen.
 
     The front is that of measured values where there is one.
@@ -123,12 +125,12 @@ def winners(
     return chosen + [(able[others[place]], SPREAD) for place in rest[: count - 1]]
 
 
-def _able(record: SearchRecord, members: Sequence[Member]) -> list[Member]:
+def _able(record: SearchRecord, members: Sequence[FrontMember]) -> list[FrontMember]:
     wanted = record.front if record.measured_front is None else record.measured_front
     return [member for member in members if member.candidate.arch_id in wanted]
 
 
-def _objectives(context: SearchContext, record: SearchRecord, members: Sequence[Member]) -> NDArray[np.float64]:
+def _objectives(context: SearchContext, record: SearchRecord, members: Sequence[FrontMember]) -> NDArray[np.float64]:
     measured = {} if record.verification is None else {row.arch_id: row.metrics for row in record.verification.members}
     columns = []
     for objective in context.problem.objectives:
@@ -144,20 +146,20 @@ def _objectives(context: SearchContext, record: SearchRecord, members: Sequence[
 
 def _weights(
     context: SearchContext,
-    member: Member,
+    member: FrontMember,
     folder: Path,
     *,
     true_accuracy: "TrueAccuracy | None",
     retrained: bool,
     reporter: Reporter,
-) -> Weights:
+) -> WinnerWeights:
     """The weights of a winner in a file of its own: inherited, or trained on from there."""
     if true_accuracy is None:
         if retrained:
             raise InputError(
                 "only a network of a supernet is trained on", got="--no-accuracy", hint="leave out --retrain"
             )
-        return Weights(file=None)
+        return WinnerWeights(file=None)
     if retrained:
         return _retrained(context, member, folder, reporter)
     from hwnas.supernet.store import save_network
@@ -165,10 +167,10 @@ def _weights(
     save_network(
         true_accuracy.network(member.candidate.arch), folder / _WEIGHTS, space=context.space, arch=member.candidate.arch
     )
-    return Weights(file=folder / _WEIGHTS)
+    return WinnerWeights(file=folder / _WEIGHTS)
 
 
-def _retrained(context: SearchContext, member: Member, folder: Path, reporter: Reporter) -> Weights:
+def _retrained(context: SearchContext, member: FrontMember, folder: Path, reporter: Reporter) -> WinnerWeights:
     """Train the network on from the supernet's weights, and look at the test pictures once."""
     from hwnas.pipeline.evaluate import evaluate
     from hwnas.pipeline.train import train_model
@@ -187,10 +189,10 @@ def _retrained(context: SearchContext, member: Member, folder: Path, reporter: R
     resume = (training / MANIFEST).is_file()
     trained = train_model(TrainOptions() if resume else options, out=training, resume=resume, reporter=reporter)
     (row,) = evaluate(training, split="test").networks
-    return Weights(file=trained.weights, test_accuracy=row.top1)
+    return WinnerWeights(file=trained.weights, test_accuracy=row.top1)
 
 
-def _exported(context: SearchContext, member: Member, folder: Path, weights: Weights) -> tuple[Path, ...]:
+def _exported(context: SearchContext, member: FrontMember, folder: Path, weights: WinnerWeights) -> tuple[Path, ...]:
     """The graphs of a winner, checked against torch: ONNX at the batches of the search, and a program of torch."""
     from hwnas.pipeline.export_network import export_network
 
@@ -212,7 +214,9 @@ def _exported(context: SearchContext, member: Member, folder: Path, weights: Wei
     return tuple(files)
 
 
-def _describe(context: SearchContext, record: SearchRecord, member: Member, item: ExportedWinner, folder: Path) -> None:
+def _describe(
+    context: SearchContext, record: SearchRecord, member: FrontMember, item: ExportedWinner, folder: Path
+) -> None:
     """The arch and the card of a winner."""
     arch = {
         "space": context.space.name,

@@ -1,13 +1,13 @@
-"""Ways to search, by name."""
+"""Search strategies, by name."""
 
 from hwnas.registry import Registry
 from hwnas.search.strategies.nsga2 import HierarchicalSearch, Nsga2Search
 from hwnas.search.strategies.published import AutoFormerEvolution, GlitEvolution, ResNasEvolution, VitasEvolution
 from hwnas.search.strategies.rounds import RoundsSearch
-from hwnas.search.strategies.strategy import RandomSearch, Strategy
+from hwnas.search.strategies.strategy import RandomSearch, SearchStrategy
 
-STRATEGIES: Registry[type[Strategy]] = Registry("strategy")
-"""All strategies."""
+STRATEGIES: Registry[type[SearchStrategy]] = Registry("strategy")
+"""All search strategies."""
 
 for _name, _strategy in (
     ("rounds", RoundsSearch),

@@ -1,4 +1,4 @@
-"""Rounds: fit a surrogate of the dear metric, search long on it, evaluate truly what it promises, and again."""
+"""Surrogate-assisted search in rounds: fit a surrogate of the expensive metric, search on it, evaluate the best."""
 
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -8,56 +8,62 @@ from numpy.typing import NDArray
 
 from hwnas.errors import InputError
 from hwnas.search.engine import Nsga2
-from hwnas.search.ledger import Candidates, Ledger
+from hwnas.search.ledger import EvaluatedCandidates, SearchLedger
 from hwnas.search.objective import Estimate
 from hwnas.search.operators import Variation, derived_seed, generator, sample_levels
 from hwnas.search.pareto import make_bounds, most_improving, nearest_to_front
-from hwnas.search.problem import Problem, Scores, Surrogate
-from hwnas.search.region import Region, whole
+from hwnas.search.problem import PopulationScores, Problem, Surrogate
+from hwnas.search.region import Region, full_region
 from hwnas.search.seen import Seen, unseen
-from hwnas.search.strategies.strategy import Strategy, first_population, require_counts, require_shares
+from hwnas.search.strategies.strategy import SearchStrategy, first_population, require_counts, require_shares
 from hwnas.space.space import Genomes
 
 Values = NDArray[np.float64]
 
 
-class Promise(NamedTuple):
-    """Networks that nobody has evaluated truly, as the surrogate sees them."""
+class PredictedCandidates(NamedTuple):
+    """Networks without an expensive value, scored by a surrogate."""
 
     genomes: Genomes
     objectives: Values
-    doubt: Values
+    uncertainty: Values
     """Width of the surrogate's interval."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class RoundsSearch(Strategy):
-    """Surrogate-assisted NSGA-II, for a dear metric beside cheap ones."""
+class RoundsSearch(SearchStrategy):
+    """Surrogate-assisted NSGA-II, for one expensive metric and any number of cheap ones."""
 
     initial: int | None = None
     """Networks evaluated before the first surrogate; None: a fifth of the budget, at least 10."""
     batch: int | None = None
-    """Networks evaluated truly in a round; None: a twentieth of the budget, at least 5."""
+    """Networks evaluated in a round; None: a twentieth of the budget, at least 5."""
     population: int = 100
-    """Of the NSGA-II on the surrogate."""
+    """Population of the NSGA-II on the surrogate."""
     generations: int = 40
-    """Of the NSGA-II on the surrogate, in every round."""
+    """Generations of the NSGA-II on the surrogate, in every round."""
     pool: int = 10
-    """Draws for each of the initial networks, of which those with evenly spread MACs are taken."""
+    """Draws for each of the initial networks, of which those with the most evenly spread MACs are taken."""
     optimism: float = 0.5
-    """How far between a surrogate's mean (0) and the better end of its interval (1) a network is judged."""
+    """Where between the surrogate's mean (0) and the better end of its interval (1) a network is scored."""
     explored: float = 0.1
-    """Share of a batch that goes to the promising networks of which the surrogate knows least."""
+    """Share of a batch for candidates near the front that the surrogate is least certain of."""
     variation: Variation = field(default_factory=Variation)
 
     def __post_init__(self) -> None:
         require_counts(self, "initial", "batch", "population", "generations", "pool")
         require_shares(self, "optimism", "explored")
 
-    def run(self, ledger: Ledger, *, seed: int) -> None:
-        """Go on with rounds until the budget is spent."""
-        _require_surrogate(ledger)
-        region, budget = whole(ledger.problem.space), ledger.budget.evaluations or 500
+    def run(self, ledger: SearchLedger, *, seed: int) -> None:
+        """Run rounds until the budget is spent.
+
+        Raises:
+            InputError: The problem has no expensive metric.
+        """
+        if not ledger.problem.has_expensive:
+            message = f"rounds need {ledger.problem.expensive} among objectives or constraints"
+            raise InputError(message, got=", ".join(ledger.problem.metrics), hint="--strategy nsga2")
+        region, budget = full_region(ledger.problem.space), ledger.budget.evaluations or 500
         initial, batch = self.initial or max(budget // 5, 10), self.batch or max(budget // 20, 5)
         rng = generator(seed, "first population")
         genomes = first_population(ledger, region, count=min(initial, ledger.left), pool=self.pool, rng=rng)
@@ -65,65 +71,67 @@ class RoundsSearch(Strategy):
         while ledger.left and len(genomes):
             ledger.evaluate(genomes)
             rounds += 1
-            genomes = self._next(ledger, region, min(batch, ledger.left), seed=derived_seed(seed, "round", rounds))
+            genomes = self._next_batch(ledger, region, min(batch, ledger.left), derived_seed(seed, "round", rounds))
 
-    def _next(self, ledger: Ledger, region: Region, count: int, *, seed: int) -> Genomes:
-        """The networks that are evaluated truly in the next round."""
+    def _next_batch(self, ledger: SearchLedger, region: Region, count: int, seed: int) -> Genomes:
+        """Choose the networks to evaluate next; random ones where the surrogate finds too few."""
         rng = generator(seed, "fill")
-        truth = _true(ledger.candidates)
+        known = ledger.candidates.rows(np.flatnonzero(ledger.candidates.evaluated))
         genomes = np.zeros((0, len(region.space.dimensions)), dtype=np.int16)
-        # With fewer than two networks known there is nothing to fit.
-        if count and len(truth.genomes) > 1:
-            surrogate = _fitted(ledger, truth, seed=derived_seed(seed, "fit"))
-            genomes = self._promising(ledger, region, surrogate, truth, count, seed=seed)
+        if count and len(known.genomes) > 1:  # with fewer there is nothing to fit
+            assert ledger.evaluators.fit is not None, "rounds without a function that fits a surrogate"
+            values = known.metrics[str(ledger.problem.expensive)].mean
+            surrogate = ledger.evaluators.fit(known.genomes, values, derived_seed(seed, "fit"))
+            candidates = self._search_surrogate(ledger, region, surrogate, known, seed)
+            genomes = self._select(candidates, known, ledger.problem, count)
         met = ledger.seen.copy()
         met.add(genomes)
         rest = unseen(lambda n: sample_levels(region, rng, n), count - len(genomes), seen=met, region=region)
         return np.concatenate([genomes, rest])
 
-    def _promising(
-        self, ledger: Ledger, region: Region, surrogate: Surrogate, truth: Candidates, count: int, *, seed: int
+    def _select(
+        self, candidates: PredictedCandidates, known: EvaluatedCandidates, problem: Problem, count: int
     ) -> Genomes:
-        promise = self._searched(ledger, region, surrogate, truth, seed=seed)
-        bounds = make_bounds(ledger.problem.objectives, truth.metrics)
-        front = truth.scores.objectives[truth.scores.feasible]
-        curious = round(self.explored * count)
-        chosen = most_improving(promise.objectives, front, count - curious, bounds)
-        others = np.setdiff1d(np.arange(len(promise.genomes)), chosen)
-        unsure = others[np.argsort(-promise.doubt[others], kind="stable")][: count - len(chosen)]
-        batch: Genomes = promise.genomes[[*chosen, *unsure.tolist()]]
+        """Take the candidates that improve the front most, then those that the surrogate is least certain of."""
+        bounds = make_bounds(problem.objectives, known.metrics)
+        front = known.scores.objectives[known.scores.feasible]
+        num_exploratory = round(self.explored * count)
+        improving = most_improving(candidates.objectives, front, count - num_exploratory, bounds)
+        others = np.setdiff1d(np.arange(len(candidates.genomes)), improving)
+        uncertain = others[np.argsort(-candidates.uncertainty[others], kind="stable")][: count - len(improving)]
+        batch: Genomes = candidates.genomes[[*improving, *uncertain.tolist()]]
         return batch
 
-    def _searched(
-        self, ledger: Ledger, region: Region, surrogate: Surrogate, truth: Candidates, *, seed: int
-    ) -> Promise:
-        """What a long NSGA-II on the surrogate finds near its front."""
-        engine = self._engine(ledger, region, truth, seed=seed)
-        found: list[Promise] = []
+    def _search_surrogate(
+        self, ledger: SearchLedger, region: Region, surrogate: Surrogate, known: EvaluatedCandidates, seed: int
+    ) -> PredictedCandidates:
+        """Run NSGA-II on the surrogate; return the unseen networks near the front of all that it met."""
+        engine = self._make_engine(region, known, seed)
+        found: list[PredictedCandidates] = []
         for _ in range(self.generations):
             genomes = engine.ask()
             if not len(genomes):
                 break
-            scores, doubt = _believed(ledger, genomes, surrogate, optimism=self.optimism)
+            scores, uncertainty = _predicted_scores(ledger, genomes, surrogate, optimism=self.optimism)
             engine.tell(scores)
             new = ledger.seen.fresh(genomes) & scores.feasible
-            found.append(Promise(genomes[new], scores.objectives[new], doubt[new]))
-        genomes, objectives, doubt = (np.concatenate(parts) for parts in zip(*found, strict=True))
+            found.append(PredictedCandidates(genomes[new], scores.objectives[new], uncertainty[new]))
+        genomes, objectives, uncertainty = (np.concatenate(parts) for parts in zip(*found, strict=True))
         near = nearest_to_front(objectives, 2 * self.population)
-        return Promise(genomes[near], objectives[near], doubt[near])
+        return PredictedCandidates(genomes[near], objectives[near], uncertainty[near])
 
-    def _engine(self, ledger: Ledger, region: Region, truth: Candidates, *, seed: int) -> Nsga2:
-        """It begins with the best that is known and networks of all sizes."""
+    def _make_engine(self, region: Region, known: EvaluatedCandidates, seed: int) -> Nsga2:
+        """Start NSGA-II with the best known networks and random ones of all sizes, in equal parts."""
         rng, seen = generator(seed, "inner population"), Seen()
-        objectives = np.where(truth.scores.feasible[:, None], truth.scores.objectives, np.nan)
-        best = truth.genomes[nearest_to_front(objectives, self.population // 2)][: self.population // 2]
+        objectives = np.where(known.scores.feasible[:, None], known.scores.objectives, np.nan)
+        best = known.genomes[nearest_to_front(objectives, self.population // 2)][: self.population // 2]
         seen.add(best)
-        strangers = unseen(
+        random_candidates = unseen(
             lambda n: sample_levels(region, rng, n), self.population - len(best), seen=seen, region=region
         )
         return Nsga2(
             region=region,
-            initial=np.concatenate([best, strangers]),
+            initial=np.concatenate([best, random_candidates]),
             variation=self.variation,
             seen=seen,
             population=self.population,
@@ -131,35 +139,18 @@ class RoundsSearch(Strategy):
         )
 
 
-def _require_surrogate(ledger: Ledger) -> None:
-    if not ledger.problem.has_dear:
-        got = ", ".join(ledger.problem.metrics)
-        hint = "--strategy nsga2"
-        raise InputError(f"rounds need {ledger.problem.dear} among objectives or constraints", got=got, hint=hint)
-    assert ledger.evaluators.fit is not None, "rounds without anything that fits a surrogate"
+def _predicted_scores(
+    ledger: SearchLedger, genomes: Genomes, surrogate: Surrogate, *, optimism: float
+) -> tuple[PopulationScores, Values]:
+    """Score networks by the surrogate, and return the widths of its intervals.
 
-
-def _true(candidates: Candidates) -> Candidates:
-    """Those of which every value is known."""
-    return candidates.rows(np.flatnonzero(candidates.evaluated))
-
-
-def _fitted(ledger: Ledger, truth: Candidates, *, seed: int) -> Surrogate:
-    assert ledger.evaluators.fit is not None
-    return ledger.evaluators.fit(truth.genomes, truth.metrics[str(ledger.problem.dear)].mean, seed)
-
-
-def _believed(ledger: Ledger, genomes: Genomes, surrogate: Surrogate, *, optimism: float) -> tuple[Scores, Values]:
-    """Scores by the surrogate, and how much it doubts them."""
+    Scoring between the mean and the better end of the interval (an upper confidence bound) favours networks that may
+    be better than predicted.
+    """
     problem, estimate = ledger.problem, surrogate(genomes)
-    better = estimate.upper if _more_is_better(problem) else estimate.lower
-    mean = estimate.mean + optimism * (better - estimate.mean)
-    believed = Estimate(mean, np.minimum(estimate.lower, mean), np.maximum(estimate.upper, mean))
-    metrics = {**ledger.cheap(genomes), str(problem.dear): believed}
+    maximised = next(item.maximised for item in problem.criteria.metrics if str(item) == problem.expensive)
+    better_end = estimate.upper if maximised else estimate.lower
+    mean = estimate.mean + optimism * (better_end - estimate.mean)
+    optimistic = Estimate(mean, np.minimum(estimate.lower, mean), np.maximum(estimate.upper, mean))
+    metrics = {**ledger.cheap(genomes), str(problem.expensive): optimistic}
     return problem.scores(metrics), estimate.upper - estimate.lower
-
-
-def _more_is_better(problem: Problem) -> bool:
-    metrics = [objective.metric for objective in problem.objectives]
-    metrics += [constraint.metric for constraint in problem.constraints]
-    return next(metric.maximised for metric in metrics if str(metric) == problem.dear)

@@ -1,4 +1,4 @@
-"""What every strategy is: a frozen setting that can run a search on a ledger."""
+"""The interface of search strategies, the draws that several of them share, and random search."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from hwnas.errors import InputError
-from hwnas.search.ledger import Ledger
+from hwnas.search.ledger import SearchLedger
 from hwnas.search.operators import generator, sample_levels, spread_over
-from hwnas.search.region import Region, whole
+from hwnas.search.region import Region, full_region
 from hwnas.search.seen import unseen
 from hwnas.space.space import Genomes, Mask
 
@@ -18,36 +18,43 @@ Admits = Callable[[Genomes], Mask]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Strategy(ABC):
-    """A way to search; its fields are its settings."""
+class SearchStrategy(ABC):
+    """Base class of search strategies; the fields are the settings."""
 
     @abstractmethod
-    def run(self, ledger: Ledger, *, seed: int) -> None:
-        """Search until the ledger's budget is spent or there is nothing left to ask for.
+    def run(self, ledger: SearchLedger, *, seed: int) -> None:
+        """Search until the budget of the ledger is spent or the space has no more networks.
 
-        All draws follow from the seed and from what the ledger answers, so that a replay is exact.
+        All draws must follow from the seed and from the ledger's values, so that a resumed search repeats them.
         """
 
 
-def require_counts(strategy: Strategy, *names: str) -> None:
-    """Settings that must be at least 1."""
+def require_counts(strategy: SearchStrategy, *names: str) -> None:
+    """Require that settings are at least 1, or None."""
     for name in names:
         value = getattr(strategy, name)
         if value is not None and value < 1:
             raise InputError(f"{name} of the strategy must be at least 1", got=value)
 
 
-def require_shares(strategy: Strategy, *names: str) -> None:
-    """Settings that must lie between 0 and 1."""
+def require_shares(strategy: SearchStrategy, *names: str) -> None:
+    """Require that settings lie between 0 and 1."""
     for name in names:
         if not 0 <= getattr(strategy, name) <= 1:
             raise InputError(f"{name} of the strategy must be between 0 and 1", got=getattr(strategy, name))
 
 
-def first_population(ledger: Ledger, region: Region, *, count: int, pool: int, rng: np.random.Generator) -> Genomes:
-    """Unseen networks from small to large, those that cheap constraints admit before others.
+def first_population(
+    ledger: SearchLedger, region: Region, *, count: int, pool: int, rng: np.random.Generator
+) -> Genomes:
+    """Return unseen networks from small to large, preferably those that meet the cheap constraints.
 
-    Of `pool` times as many draws as are wanted, they are the ones whose MACs are spread most evenly.
+    Args:
+        ledger: The search.
+        region: Where networks are drawn from.
+        count: The number of networks.
+        pool: Draws for each of them, of which those with the most evenly spread MACs are taken.
+        rng: The source of random draws.
     """
     drawn = unseen(lambda n: sample_levels(region, rng, n), count * pool, seen=ledger.seen, region=region)
     if len(drawn) <= count:
@@ -63,51 +70,57 @@ def admitted(
     draw: Draw,
     count: int,
     *,
-    ledger: Ledger,
+    ledger: SearchLedger,
     admits: Admits | None = None,
-    besides: Genomes | None = None,
+    exclude: Genomes | None = None,
     tries: int = 4,
 ) -> Genomes:
-    """Up to `count` networks from `draw`, by rejection: unseen, none of `besides`, and `admits` them.
+    """Draw up to `count` unseen networks that are admitted, by rejection.
 
-    Without `admits`, the cheap constraints decide.
+    Args:
+        draw: Draws the number of canonical genomes that it is given.
+        count: The most networks to return.
+        ledger: The search.
+        admits: Returns which networks are admitted; None: those that meet the cheap constraints.
+        exclude: Networks that are not returned, in addition to those seen.
+        tries: Draws before giving up.
     """
-    able = admits or _constraints(ledger)
+    admits = admits or _meets_cheap_constraints(ledger)
     met = ledger.seen.copy()
-    if besides is not None:
-        met.add(besides)
+    if exclude is not None:
+        met.add(exclude)
     parts: list[Genomes] = []
     for _ in range(tries if count > 0 else 0):
         rows = draw(max(4 * count, 64))
         rows = rows[met.fresh(rows)]
         met.add(rows)
-        parts.append(rows[able(rows)] if len(rows) else rows)
+        parts.append(rows[admits(rows)] if len(rows) else rows)
         if sum(map(len, parts)) >= count:
             break
     width = len(ledger.problem.space.dimensions)
     return np.concatenate([np.zeros((0, width), dtype=np.int16), *parts])[:count]
 
 
-def _constraints(ledger: Ledger) -> Admits:
-    """What the cheap constraints admit; where there are none, nothing need be evaluated to know."""
+def _meets_cheap_constraints(ledger: SearchLedger) -> Admits:
+    # Without constraints nothing needs to be evaluated.
     if not ledger.problem.cheap_constraints:
         return lambda genomes: np.ones(len(genomes), dtype=np.bool_)
     return lambda genomes: ledger.problem.admits(ledger.cheap(genomes))
 
 
 @dataclass(frozen=True, kw_only=True)
-class RandomSearch(Strategy):
-    """Networks drawn uniformly per gene; those that violate a cheap constraint are drawn again."""
+class RandomSearch(SearchStrategy):
+    """Random search: genes are drawn uniformly, and networks that violate a cheap constraint are drawn again."""
 
     batch: int = 50
-    """Networks asked for at once."""
+    """Networks that are evaluated at once."""
 
     def __post_init__(self) -> None:
         require_counts(self, "batch")
 
-    def run(self, ledger: Ledger, *, seed: int) -> None:
+    def run(self, ledger: SearchLedger, *, seed: int) -> None:
         """Draw until the budget is spent."""
-        region, rng = whole(ledger.problem.space), generator(seed, "random")
+        region, rng = full_region(ledger.problem.space), generator(seed, "random")
         while ledger.left:
             count = min(self.batch, ledger.left)
             genomes = admitted(lambda n: region.sample(rng, n), count, ledger=ledger)

@@ -9,7 +9,7 @@ import pytest
 
 from hwnas.errors import HwnasError, InputError
 from hwnas.pipeline.search.query import query
-from hwnas.pipeline.search.run import SearchResult, search_networks
+from hwnas.pipeline.search.run import SearchRun, search_networks
 from hwnas.predict.predictor import Predictor, save_predictor
 from hwnas.search.spec import PostSearch
 from tests.pipeline.campaigns import CPU, FakeEnvironment
@@ -24,19 +24,19 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def searched(bench: dict[str, Any]) -> SearchResult:
+def searched(bench: dict[str, Any]) -> SearchRun:
     wanted = options(bench, objectives=("throughput",), strategy="nsga2", budget=20)
     return search_networks(wanted, out=bench["runs"] / "run", campaign_environment=FakeEnvironment().make())
 
 
-def test_the_same_question_has_the_same_answer(searched: SearchResult) -> None:
+def test_the_same_question_has_the_same_answer(searched: SearchRun) -> None:
     found = query(searched.run)
     assert {network.arch_id for network in found.networks} == set(searched.record.front)
     assert found.objectives == searched.record.spec.objectives
     assert all(SPEED in network.measured for network in found.networks)
 
 
-def test_another_constraint_needs_no_search(searched: SearchResult) -> None:
+def test_another_constraint_needs_no_search(searched: SearchRun) -> None:
     every = sorted(network.metrics["macs"] for network in query(searched.run).networks)
     bound = every[0]
     began = time.thread_time()
@@ -47,14 +47,14 @@ def test_another_constraint_needs_no_search(searched: SearchResult) -> None:
     assert query(searched.run, constraints=["macs<=1"]).networks == ()
 
 
-def test_a_metric_that_was_searched_is_found_by_its_name(searched: SearchResult) -> None:
+def test_a_metric_that_was_searched_is_found_by_its_name(searched: SearchRun) -> None:
     found = query(searched.run, objectives=["throughput"], constraints=[f"throughput@{CPU}>=1"])
     assert found.objectives == ("accuracy", "macs", SPEED)
     assert found.constraints == (f"{SPEED}>=1",)
     assert found.notes == ()
 
 
-def test_a_metric_that_was_not_searched_is_predicted(searched: SearchResult, bench: dict[str, Any]) -> None:
+def test_a_metric_that_was_not_searched_is_predicted(searched: SearchRun, bench: dict[str, Any]) -> None:
     found = query(searched.run, objectives=["latency_ms"], predictors=bench["predictors"])
     latency = f"latency_ms@{CPU}/onnxruntime/fp32/b1"
     assert found.objectives == ("accuracy", "macs", latency)
@@ -62,14 +62,14 @@ def test_a_metric_that_was_not_searched_is_predicted(searched: SearchResult, ben
     assert found.notes[0].startswith(f"predictor {latency}")
 
 
-def test_another_device_is_asked_through_its_predictor(searched: SearchResult, tmp_path: Path) -> None:
+def test_another_device_is_asked_through_its_predictor(searched: SearchRun, tmp_path: Path) -> None:
     write_predictor(tmp_path, FIRST, device="h200")
     found = query(searched.run, device="h200", predictors=tmp_path)
     assert found.objectives == ("accuracy", "macs", "throughput@h200/onnxruntime/fp32/b1")
     assert found.networks
 
 
-def test_a_constraint_can_be_held_with_confidence(searched: SearchResult) -> None:
+def test_a_constraint_can_be_held_with_confidence(searched: SearchRun) -> None:
     some = query(searched.run).networks
     bound = sorted(network.metrics[SPEED] for network in some)[len(some) // 2]
     plain = query(searched.run, constraints=[f"throughput>={bound}"])
@@ -98,7 +98,7 @@ def test_the_confidence_of_the_search_is_lowered_to_what_another_device_supports
         query(run, device="h200", predictors=tmp_path / "other", confidence=0.9)
 
 
-def test_intervals_are_of_the_confidence_that_is_asked_for(searched: SearchResult) -> None:
+def test_intervals_are_of_the_confidence_that_is_asked_for(searched: SearchRun) -> None:
     stored = {network.arch_id: network for network in query(searched.run).networks}
     for network in query(searched.run, confidence=0.5).networks:
         wide, (low, high) = stored[network.arch_id], (network.lower[SPEED], network.upper[SPEED])
@@ -129,7 +129,7 @@ def test_a_metric_without_a_device_is_of_the_device_of_the_search(bench: dict[st
 
 
 def test_an_alias_of_the_device_and_a_new_metric_beside_the_stored_one(
-    searched: SearchResult, bench: dict[str, Any], tmp_path: Path
+    searched: SearchRun, bench: dict[str, Any], tmp_path: Path
 ) -> None:
     # Only the latency has a predictor there: the throughput is in the study.
     write_predictor(tmp_path, FIRST, "latency_ms")
@@ -147,7 +147,7 @@ def test_an_alias_of_the_device_and_a_new_metric_beside_the_stored_one(
         ({"device": "a100"}, "no predictor for a100"),
     ],
 )
-def test_bad_questions_are_told(searched: SearchResult, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_bad_questions_are_told(searched: SearchRun, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(HwnasError, match=message):
         query(searched.run, predictors=tmp_path, **changes)
 

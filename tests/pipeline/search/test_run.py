@@ -17,7 +17,7 @@ from hwnas.pipeline.search import verify
 from hwnas.pipeline.search.options import SearchOptions
 from hwnas.pipeline.search.query import query
 from hwnas.pipeline.search.reference_networks import NAMES
-from hwnas.pipeline.search.run import SearchResult, rehearse_search, search_networks
+from hwnas.pipeline.search.run import SearchRun, rehearse_search, search_networks
 from hwnas.profile.results import NetworkResult
 from hwnas.progress import EvaluationProgress, NullReporter, ProgressEvent
 from hwnas.records import Failure
@@ -43,7 +43,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def searched(bench: dict[str, Any]) -> SearchResult:
+def searched(bench: dict[str, Any]) -> SearchRun:
     """One search with rounds, verified by workers that measure at once."""
     return search_networks(options(bench), out=bench["runs"] / "whole", campaign_environment=FakeEnvironment().make())
 
@@ -66,7 +66,7 @@ def test_every_family_is_searched_and_verified(space: str, tmp_path: Path) -> No
     assert [member.arch_id for member in record.verification.members] == list(record.front)
 
 
-def test_the_front_is_that_of_the_candidates(searched: SearchResult) -> None:
+def test_the_front_is_that_of_the_candidates(searched: SearchRun) -> None:
     record = searched.record
     assert record.spec.objectives == ("accuracy", "macs", SPEED)
     assert record == read_record(searched.run)
@@ -82,7 +82,7 @@ def test_the_front_is_that_of_the_candidates(searched: SearchResult) -> None:
     assert len(record.front) == len(expected)
 
 
-def test_predicted_stands_beside_measured(searched: SearchResult) -> None:
+def test_predicted_stands_beside_measured(searched: SearchRun) -> None:
     verification = searched.record.verification
     assert verification is not None
     for member in verification.members:
@@ -99,12 +99,12 @@ def test_predicted_stands_beside_measured(searched: SearchResult) -> None:
     assert measured.min() > 0
 
 
-def _checks(searched: SearchResult) -> list[Any]:
+def _checks(searched: SearchRun) -> list[Any]:
     assert searched.record.verification is not None
     return [member.metrics[SPEED] for member in searched.record.verification.members]
 
 
-def test_measured_values_are_in_the_study_and_landmarks_beside_them(searched: SearchResult) -> None:
+def test_measured_values_are_in_the_study_and_landmarks_beside_them(searched: SearchRun) -> None:
     with Study.read(searched.run) as study:
         assert study.source_of(SPEED) == ("measured", "predicted")
         assert study.source_of("accuracy") == ("supernet",)
@@ -116,7 +116,7 @@ def test_measured_values_are_in_the_study_and_landmarks_beside_them(searched: Se
     assert marks["DeiT-S"].accuracy is None
 
 
-def test_the_tables_are_in_the_run(searched: SearchResult) -> None:
+def test_the_tables_are_in_the_run(searched: SearchRun) -> None:
     lines = (searched.run / "front.csv").read_text().splitlines()
     assert len(lines) == 1 + len(searched.record.front)
     config = Run.open(searched.run).manifest.config
@@ -127,9 +127,7 @@ def test_the_tables_are_in_the_run(searched: SearchResult) -> None:
 # --------------------------------------------------------------------------------------- resume
 
 
-def test_a_search_goes_on_where_it_was_interrupted(
-    searched: SearchResult, bench: dict[str, Any], tmp_path: Path
-) -> None:
+def test_a_search_goes_on_where_it_was_interrupted(searched: SearchRun, bench: dict[str, Any], tmp_path: Path) -> None:
     run = tmp_path / "run"
 
     class Impatient(NullReporter):
@@ -148,7 +146,7 @@ def test_a_search_goes_on_where_it_was_interrupted(
     assert again.record.verification == searched.record.verification
 
 
-def test_a_run_of_another_configuration_is_refused(searched: SearchResult, tmp_path: Path) -> None:
+def test_a_run_of_another_configuration_is_refused(searched: SearchRun, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(searched.run, run)
     (run / "search.json").unlink()
@@ -157,11 +155,11 @@ def test_a_run_of_another_configuration_is_refused(searched: SearchResult, tmp_p
     (run / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(InputError, match="holds a study of another configuration") as caught:
         search_networks(resume=run)
-    assert "seed: there 0, here 5" in str(caught.value.got)
+    assert "seed: stored 0, given 5" in str(caught.value.got)
 
 
 def test_a_space_that_has_changed_in_code_is_refused(
-    bench: dict[str, Any], searched: SearchResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bench: dict[str, Any], searched: SearchRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free_run = tmp_path / "free"
     search_networks(
@@ -252,7 +250,7 @@ def test_a_metric_of_a_device_that_is_elsewhere_is_said_to_be_predicted(
     assert any(there in banner.text and banner.level == "warning" for banner in banners(gather(run)))
 
     # Where neither device is, what the first machine measured is not lost.
-    monkeypatch.setattr(verify, "obstacle", lambda group, campaign_environment: f"no {group.deployment.device}")
+    monkeypatch.setattr(verify, "unavailable_reason", lambda group, **options: f"no {group.deployment.device}")
     again = search_networks(resume=run, campaign_environment=FakeEnvironment().make()).record.verification
     assert again is not None
     assert again.unmeasured == {there: "no h200"}
@@ -264,7 +262,9 @@ def test_a_metric_of_a_device_that_is_elsewhere_is_said_to_be_predicted(
         raise InputError("the device went away")
 
     monkeypatch.setattr(
-        verify, "obstacle", lambda group, campaign_environment: "no cpu" if group.deployment.device == CPU else None
+        verify,
+        "unavailable_reason",
+        lambda group, **options: "no cpu" if group.deployment.device == CPU else None,
     )
     monkeypatch.setattr(verify, "_measured", refuse)
     again = search_networks(resume=run, campaign_environment=FakeEnvironment().make()).record.verification
@@ -273,7 +273,7 @@ def test_a_metric_of_a_device_that_is_elsewhere_is_said_to_be_predicted(
     assert again.members == found.members
 
 
-def test_a_landmark_says_which_of_its_metrics_are_predicted(searched: SearchResult) -> None:
+def test_a_landmark_says_which_of_its_metrics_are_predicted(searched: SearchRun) -> None:
     mark = replace(searched.record.reference_networks[0], metrics={"a": 1.0, "b": 2.0}, measured=False)
     ids = {name: network_id for network_id, name in NAMES.items()}
     reading = NetworkResult(latency_ms=3.0)
@@ -286,7 +286,7 @@ def test_a_landmark_says_which_of_its_metrics_are_predicted(searched: SearchResu
 # ----------------------------------------------------------------------------------- verification
 
 
-def test_a_network_that_crashes_costs_itself_alone(searched: SearchResult, tmp_path: Path) -> None:
+def test_a_network_that_crashes_costs_itself_alone(searched: SearchRun, tmp_path: Path) -> None:
     run = unverified(searched, tmp_path)
     members = searched.record.verification.members if searched.record.verification else ()
     crashed = members[0].network_id
@@ -300,7 +300,7 @@ def test_a_network_that_crashes_costs_itself_alone(searched: SearchResult, tmp_p
     assert record.measured_front
 
 
-def unverified(searched: SearchResult, folder: Path) -> Path:
+def unverified(searched: SearchRun, folder: Path) -> Path:
     """A copy of a run as it was before its front was measured."""
     run = folder / "run"
     shutil.copytree(searched.run, run, ignore=shutil.ignore_patterns("profiles", "study.lock"))
@@ -330,7 +330,7 @@ def test_a_device_that_goes_away_is_recorded_and_verified_later(
 
 
 def test_a_run_is_verified_on_a_machine_with_other_versions(
-    searched: SearchResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    searched: SearchRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from hwnas.pipeline.search import context
 
@@ -341,7 +341,7 @@ def test_a_run_is_verified_on_a_machine_with_other_versions(
     assert record.verification.status == "verified"
 
 
-def test_networks_that_all_failed_are_tried_again(searched: SearchResult, tmp_path: Path) -> None:
+def test_networks_that_all_failed_are_tried_again(searched: SearchRun, tmp_path: Path) -> None:
     run = unverified(searched, tmp_path)
     members = searched.record.verification.members if searched.record.verification else ()
     broken = {member.network_id: Failure(reason="crash", message="out of memory") for member in members}
@@ -366,7 +366,7 @@ def test_winners_are_chosen_again_when_the_front_is_measured_later(
     monkeypatch.setattr(winners, "_exported", export)
     run, place = tmp_path / "run", FakeEnvironment().make()
     with monkeypatch.context() as patched:
-        patched.setattr(verify, "obstacle", lambda group, campaign_environment: "it is elsewhere")
+        patched.setattr(verify, "unavailable_reason", lambda group, **options: "it is elsewhere")
         first = search_networks(
             free(bench, post_search=PostSearch(pairs=8, export_top=3)), out=run, campaign_environment=place
         ).record
@@ -378,7 +378,7 @@ def test_winners_are_chosen_again_when_the_front_is_measured_later(
     assert "measured on" in (run / record.winners[0].folder / "card.md").read_text()
 
 
-def test_another_supernet_in_place_of_the_searched_one_is_refused(searched: SearchResult, tmp_path: Path) -> None:
+def test_another_supernet_in_place_of_the_searched_one_is_refused(searched: SearchRun, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(searched.run, run)
     spec = searched.record.spec
@@ -391,7 +391,7 @@ def test_another_supernet_in_place_of_the_searched_one_is_refused(searched: Sear
 
 def test_each_device_has_a_plan_of_its_own() -> None:
     deployments = [Deployment(device=name, runtime="torch", precision="fp32", threads=1) for name in ("h200", CPU)]
-    names = {verify.Group(deployment=deployment, metrics=()).plan_name for deployment in deployments}
+    names = {verify.VerificationCampaign(deployment=deployment, metrics=()).plan_name for deployment in deployments}
     assert len(names) == 2
 
 

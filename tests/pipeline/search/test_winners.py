@@ -1,4 +1,4 @@
-"""The winners: which they are, and that their files are the networks that were judged."""
+"""The choose_winners: which they are, and that their files are the networks that were judged."""
 
 import json
 from dataclasses import replace
@@ -10,13 +10,13 @@ import pytest
 
 from hwnas.pipeline.search.reference_networks import known_accuracies
 from hwnas.pipeline.search.run import search_networks
-from hwnas.pipeline.search.winners import KNEE, SPREAD, winners
+from hwnas.pipeline.search.winners import KNEE, SPREAD, choose_winners
 from hwnas.runs import Run
 from hwnas.search.objective import exact, parse_objective
 from hwnas.search.pareto import HypervolumeBounds
 from hwnas.search.problem import Problem
 from hwnas.search.spec import PostSearch
-from hwnas.search.verification import Member
+from hwnas.search.verification import FrontMember
 from hwnas.space import SPACES
 from hwnas.supernet.store import load_network
 from hwnas.train.data.sources import DataConfig, open_data
@@ -27,16 +27,16 @@ from tests.search.test_record import RECORD
 
 
 class Bench:
-    """What choosing winners looks at."""
+    """What choosing choose_winners looks at."""
 
     space = SPACES.get("autoformer-micro")
     problem = Problem(space=space, objectives=(parse_objective("accuracy"), parse_objective("macs")))
 
 
-def member(name: str, accuracy: float, macs: float) -> Member:
+def member(name: str, accuracy: float, macs: float) -> FrontMember:
     (candidate,) = Bench.space.candidates(Bench.space.sample(np.random.default_rng(0), 1))
     searched = {"accuracy": exact([accuracy]), "macs": exact([macs])}
-    return Member(candidate=replace(candidate, arch_id=name, network_id=name), searched=searched)
+    return FrontMember(candidate=replace(candidate, arch_id=name, network_id=name), searched=searched)
 
 
 def chosen(count: int, **changes: Any) -> list[tuple[str, str]]:
@@ -51,7 +51,7 @@ def chosen(count: int, **changes: Any) -> list[tuple[str, str]]:
         "bounds": HypervolumeBounds(ideal=(-1.0, 0.0), reference=(0.0, 10.0)),
     }
     record = _replaced(**{**values, **changes})
-    return [(item.candidate.arch_id, why) for item, why in winners(Bench, record, members, count)]  # type: ignore[arg-type]
+    return [(item.candidate.arch_id, why) for item, why in choose_winners(Bench, record, members, count)]  # type: ignore[arg-type]
 
 
 def _replaced(**changes: Any) -> Any:

@@ -147,7 +147,7 @@ def test_the_surrogate_is_believed_with_its_doubt() -> None:
         return lambda rows: exact(0.99 - 0.02 * np.abs(rows - best).sum(axis=1))
 
     truth = Truth(space)
-    evaluate = Evaluators(cheap=cheap(space), dear=truth, fit=fit)
+    evaluate = Evaluators(cheap=cheap(space), expensive=truth, fit=fit)
     strategy = RoundsSearch(initial=10, batch=2, population=40, generations=30, pool=1)
     run_search(problem(space), evaluate, strategy=strategy, budget=Budget(evaluations=12), seed=1)
     distances = np.abs(np.array(truth.asked) - best).sum(axis=1)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from hwnas.errors import InputError
-from hwnas.search.ledger import Budget, Ledger
-from hwnas.search.region import used_genes, whole
+from hwnas.search.ledger import Budget, SearchLedger
+from hwnas.search.region import full_region
 from hwnas.search.run import run_search
 from hwnas.search.strategies.evolution import Evolution
 from hwnas.search.strategies.nsga2 import HierarchicalSearch
@@ -50,8 +50,8 @@ def test_a_bounded_cost_is_searched_in_its_window() -> None:
 
 
 def test_an_unbounded_cost_is_searched_in_windows_over_its_range() -> None:
-    ledger = Ledger(problem(AUTOFORMER), evaluators(AUTOFORMER), budget=Budget())
-    windows = AutoFormerEvolution(windows=4).windows_of(ledger)
+    ledger = SearchLedger(problem(AUTOFORMER), evaluators(AUTOFORMER), budget=Budget())
+    windows = AutoFormerEvolution(windows=4).make_windows(ledger)
     params = AUTOFORMER.costs(AUTOFORMER.encode([AUTOFORMER.smallest(), AUTOFORMER.largest()])).params
     assert [window.cost for window in windows] == ["params"] * 4
     tops = [window.high for window in windows]
@@ -72,11 +72,11 @@ def test_evolution_finds_better_networks_than_a_draw_in_its_window(strategy: Evo
 
 
 def test_mates_of_autoformer_have_the_same_blocks() -> None:
-    rng, region = np.random.default_rng(0), whole(AUTOFORMER)
+    rng, region = np.random.default_rng(0), full_region(AUTOFORMER)
     parents = AUTOFORMER.sample(rng, 30)
     first = rng.integers(0, 30, size=200)
     mates = AutoFormerEvolution().mates(parents, first, region, rng)
-    assert (used_genes(AUTOFORMER, mates) == used_genes(AUTOFORMER, parents[first])).all()
+    assert (AUTOFORMER.used(mates) == AUTOFORMER.used(parents[first])).all()
     assert (mates != parents[first]).any()
 
 
@@ -92,7 +92,7 @@ def test_glit_searches_the_distribution_first_with_middle_details() -> None:
     groups = GLIT.columns("groups")
     details = np.ones(asked.shape[1], dtype=bool)
     details[groups] = False
-    frozen = used_genes(GLIT, asked[:40])[:, details]
+    frozen = GLIT.used(asked[:40])[:, details]
     assert set(asked[:40][:, details][frozen].tolist()) == {1}
     assert len(rows_as_set(asked[:40, groups])) == 40
     assert len(rows_as_set(asked[40:, groups])) <= 2

@@ -1,4 +1,4 @@
-"""The files of a study: its tables, who may write them, and whether they are what they should be."""
+"""The files of a study: the tables of the database, the lock of its writer, and the checks on opening."""
 
 import os
 import sqlite3
@@ -11,17 +11,17 @@ from hwnas.errors import InputError
 from hwnas.space.arch import canonical_json
 
 SCHEMA = "hwnas.study/2"
-"""The form of a study that this version writes and reads."""
+"""The schema of studies that this version writes and reads."""
 
-FILE = "study.sqlite"
-LOCK = "study.lock"
+STUDY_FILE = "study.sqlite"
+STUDY_LOCK = "study.lock"
 
 _TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE candidates (
     id INTEGER PRIMARY KEY,
     genome BLOB NOT NULL UNIQUE,    -- little-endian int16, one per dimension
-    arch_id TEXT,                   -- of those that were evaluated truly
+    arch_id TEXT,                   -- of candidates with an expensive value
     generation INTEGER NOT NULL
 );
 CREATE TABLE metrics (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
@@ -29,7 +29,7 @@ CREATE TABLE evaluations (
     metric INTEGER NOT NULL REFERENCES metrics,
     source TEXT NOT NULL,
     candidate INTEGER NOT NULL REFERENCES candidates,
-    value REAL,                     -- NULL: it could not be had
+    value REAL,                     -- NULL: it could not be determined
     lower REAL,                     -- NULL, with upper: known exactly
     upper REAL,
     unix_time_s REAL NOT NULL,
@@ -38,41 +38,45 @@ CREATE TABLE evaluations (
 """
 
 
-def lock(folder: Path) -> int:
-    """Become the one writer of the study in a folder; the lock goes with the process, however that ends."""
-    import fcntl  # reading a study works on systems that lack it
+def lock_study(folder: Path) -> int:
+    """Become the only writer of the study in a folder.
+
+    Returns:
+        A file descriptor; closing it releases the lock, as does the end of the process, however it ends.
+    """
+    import fcntl  # reading a study also works on systems without it
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        file = os.open(folder / STUDY_LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise InputError(f"{folder} cannot be written", got=error.strerror) from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(file)
-        raise InputError(f"{folder} is being written by another search", hint="wait for it") from error
+        raise InputError(f"{folder} is being written by another search", hint="wait until it has ended") from error
     return file
 
 
-def make(folder: Path, config: Mapping[str, Any]) -> None:
-    """Write an empty study, aside and then renamed, so that one is never seen without its tables."""
-    unready = folder / f".{FILE}.tmp"
-    unready.unlink(missing_ok=True)
-    connection = sqlite3.connect(unready)
+def create_study_file(folder: Path, config: Mapping[str, Any]) -> None:
+    """Write an empty study, under another name and then renamed, so that it is never seen without its tables."""
+    temporary = folder / f".{STUDY_FILE}.tmp"
+    temporary.unlink(missing_ok=True)
+    connection = sqlite3.connect(temporary)
     with connection:
         connection.executescript(_TABLES)
         meta = [("schema", SCHEMA), ("config", canonical_json(config))]
         connection.executemany("INSERT INTO meta VALUES (?, ?)", meta)
     connection.close()
-    unready.replace(folder / FILE)
+    temporary.replace(folder / STUDY_FILE)
 
 
 def connect(folder: Path, mode: Literal["ro", "rw"]) -> sqlite3.Connection:
-    """Open the study in a folder, in transactions of our own."""
-    path = folder / FILE
+    """Open the study in a folder, with explicit transactions."""
+    path = folder / STUDY_FILE
     if not path.is_file():
-        raise InputError(f"{folder} holds no study", got=f"no file {FILE}", hint="the folder of a search")
+        raise InputError(f"{folder} holds no study", got=f"no file {STUDY_FILE}", hint="the folder of a search")
     connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None)
     try:
         _require_schema(path, connection)
@@ -85,15 +89,16 @@ def connect(folder: Path, mode: Literal["ro", "rw"]) -> sqlite3.Connection:
     return connection
 
 
-def require_config(folder: Path, *, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
-    """A study goes on only with the configuration that it began with."""
-    names = sorted({*there, *here})
+def require_config(folder: Path, *, stored: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Require that a study is resumed with the configuration that it was created with."""
     different = [
-        name for name in names if canonical_json({"": there.get(name)}) != canonical_json({"": here.get(name)})
+        name
+        for name in sorted({*stored, *given})
+        if canonical_json({"": stored.get(name)}) != canonical_json({"": given.get(name)})
     ]
     if different:
-        pairs = [f"{name}: there {shown(there.get(name))}, here {shown(here.get(name))}" for name in different]
-        hint = "the options that it was begun with, or a new run"
+        pairs = [f"{name}: stored {shown(stored.get(name))}, given {shown(given.get(name))}" for name in different]
+        hint = "use the options and versions that it was started with, or start a new run"
         raise InputError(f"{folder} holds a study of another configuration", got="; ".join(pairs), hint=hint)
 
 
@@ -104,5 +109,5 @@ def _require_schema(path: Path, connection: sqlite3.Connection) -> None:
         raise InputError(f"{path} is not a study", got=error) from error
     schema = row[0] if row else None
     if schema != SCHEMA:
-        hint = "read it with the version of hwnas that wrote it"
-        raise InputError(f"{path} has another form", got=schema, known=[SCHEMA], hint=hint)
+        hint = "read it with the version of hwnas that wrote it, or start a new search"
+        raise InputError(f"{path} must be a study of schema {SCHEMA}", got=schema, hint=hint)
