@@ -129,7 +129,7 @@ def survivors(population: Population, count: int, rng: np.random.Generator) -> P
 def _least_crowded_first(crowding: Values, rng: np.random.Generator) -> NDArray[np.intp]:
     """Return the rows from the least crowded on, equally crowded ones in drawn order."""
     drawn = rng.permutation(len(crowding))
-    # pymoo's order, except that the sort is stable: numpy's quicksort orders equal values differently on different CPUs.
+    # As in pymoo, but stably sorted: numpy's quicksort orders equal values differently on different CPUs.
     order: NDArray[np.intp] = drawn[np.argsort(crowding[drawn], kind="stable")][::-1]
     return order
 

@@ -61,7 +61,7 @@ def test_what_is_wrong_is_said(training: Path, tmp_path: Path) -> None:
         network_of_run(training, None)
     with pytest.raises(InputError, match="no network with this id"):
         network_of_run(training, "0123456789abcdef")
-    with pytest.raises(UsageError, match="a run decides"):
+    with pytest.raises(UsageError, match="are those of the run"):
         export_network(str(training), "min", out=tmp_path, image_size=64)
     empty = tmp_path / "empty"
     Run.create(empty, command=("hwnas",), config={})

@@ -90,13 +90,13 @@ def test_stored_values_are_not_evaluated_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("rows", [ROWS[20:], ROWS[15:25]], ids=["others", "in part"])
 def test_a_study_of_another_search_is_not_gone_on_with(tmp_path: Path, rows: Genomes) -> None:
     with Study.create(tmp_path, config={}) as study:
-        ledger = Ledger(problem(SPACE), evaluators(SPACE), budget=Budget(), study=study)
+        ledger = SearchLedger(problem(SPACE), evaluators(SPACE), budget=Budget(), study=study)
         for start in (0, 10):
             ledger.evaluate(ROWS[start : start + 10])
     with Study.resume(tmp_path, config={}) as study:
-        ledger = Ledger(problem(SPACE), evaluators(SPACE), budget=Budget(), study=study)
+        ledger = SearchLedger(problem(SPACE), evaluators(SPACE), budget=Budget(), study=study)
         ledger.evaluate(ROWS[:10])
-        with pytest.raises(InputError, match="must be what its search asks for") as caught:
+        with pytest.raises(InputError, match="must request the networks that its study holds") as caught:
             ledger.evaluate(rows)
     assert caught.value.got == "other networks in generation 1"
 
