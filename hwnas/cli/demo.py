@@ -55,7 +55,7 @@ def _values(done: Demonstrated) -> dict[str, Any]:
         "space": done.space,
         "report": done.report,
         "model": done.model,
-        "trial": done.trial,
+        "inference": done.inference,
         "seconds": done.seconds,
         "front": [row.cells() for row in done.front],
         "sentences": sentences(done),
@@ -68,12 +68,12 @@ def _print(done: Demonstrated) -> None:
     print_line()
     for sentence in sentences(done):
         print_line(sentence)
-    trial = done.trial
+    inference = done.inference
     print_line()
     print_line(f"report: {done.report}")
     print_line(f"network: {done.model}")
-    answer = "right" if trial.said == trial.truth else f"wrong, it is a {trial.truth}"
-    print_line(f"  of {trial.picture} it says: a {trial.said}, with {trial.share:.0%} ({answer})")
+    answer = "right" if inference.predicted == inference.label else f"wrong, it is class {inference.label}"
+    print_line(f"  {inference.image}: class {inference.predicted}, probability {inference.probability:.0%} ({answer})")
     print_line()
     print_ending()
     print_line()

@@ -19,10 +19,10 @@ from hwnas.train.evaluation import Split
     "--split",
     type=click.Choice(["heldout", "test"]),
     default="heldout",
-    help="Held-out pictures (for choosing), or test pictures (once, at the end).",
+    help="Held-out images (for choosing), or test images (once, at the end).",
 )
-@click.option("--data", help="Other pictures than the run's; needed where RUN is a file of weights.")
-@click.option("--workers", type=click.IntRange(min=0), default=0, help="Processes that load pictures.")
+@click.option("--data", help="Other images than the run's; needed where RUN is a file of weights.")
+@click.option("--workers", type=click.IntRange(min=0), default=0, help="Processes that load images.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where the networks run.")
 @json_option
 def evaluate(
@@ -59,8 +59,8 @@ def _print(evaluation: Evaluation) -> None:
     ]
     print_table(columns, rows)
     print_line()
-    pictures = evaluation.networks[0].count
-    print_line(f"{pictures:,} {evaluation.split} pictures of {evaluation.data}; weights of {evaluation.weights}")
+    images = evaluation.networks[0].count
+    print_line(f"{images:,} {evaluation.split} images of {evaluation.data}; weights of {evaluation.weights}")
     for note in evaluation.notes:
         print_line(f"note: {note}")
 

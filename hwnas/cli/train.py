@@ -27,20 +27,20 @@ _WHAT = (
 )
 _DATA = (
     click.option("--data", help="digits, digits-clutter, a folder, Parquet, torch/NAME or wds/DIR."),
-    click.option("--heldout", type=float, help="Pictures held out of training: a share or a number."),
-    click.option("--data-seed", type=click.IntRange(min=0), help="Of the split into training and held-out pictures."),
-    click.option("--max-bad", type=click.IntRange(min=0), help="Unreadable pictures that are skipped (50)."),
+    click.option("--heldout", type=float, help="Images held out of training: a share or a number."),
+    click.option("--data-seed", type=click.IntRange(min=0), help="Of the split into training and held-out images."),
+    click.option("--max-bad", type=click.IntRange(min=0), help="Unreadable images that are skipped (50)."),
     click.option("--max-images", type=click.IntRange(min=1), help="Train on at most this many images."),
     click.option("--root", type=click.Path(path_type=Path), help="Where a torch/ set lies."),
     click.option("--download", is_flag=True, help="Let a torch/ set be downloaded."),
-    click.option("--workers", type=click.IntRange(min=0), default=0, help="Processes that load pictures."),
+    click.option("--workers", type=click.IntRange(min=0), default=0, help="Processes that load images."),
 )
 _HOW = (
     click.option("--recipe", help="autoformer, resnas, vitas, glit, micro, …; default: the space's own."),
     click.option("--config", "config_file", type=click.Path(path_type=Path), help="A TOML file of recipe values."),
     click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="One recipe value: optimizer.lr=1e-3."),
     click.option("--epochs", type=click.IntRange(min=1), help="Warm-up and widening keep their shares."),
-    click.option("--batch", "batch_size", type=click.IntRange(min=1), help="Pictures a step, over all processes."),
+    click.option("--batch", "batch_size", type=click.IntRange(min=1), help="Images a step, over all processes."),
     click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
     click.option("--teacher", help="timm:NAME, a file or a run of one network, whose answers join the labels."),
     click.option("--teacher-weights", type=click.Path(path_type=Path), help="A checkpoint for a timm: teacher."),
@@ -59,7 +59,7 @@ _RUN = (
 def train(*, dry_run: bool, out: Path | None, resume: bool, workers: int, threads: int, **given: Any) -> None:
     """Train the weight-sharing supernet of a space, or with --arch one of its networks.
 
-    The run folder holds the command, the recipe, the list of held-out pictures, metrics.jsonl, checkpoints and at the
+    The run folder holds the command, the recipe, the list of held-out images, metrics.jsonl, checkpoints and at the
     end the weights. A training that was stopped goes on with --resume, to the same weights.
     """
     as_json, options = given.pop("as_json"), _options(**given)
@@ -109,9 +109,9 @@ def _print_estimate(estimate: TrainingEstimate) -> None:
     rows = [
         ("trains", config.model or config.arch or f"the supernet of {config.space}"),
         ("images", f"{config.channels} x {config.image_size} x {config.image_size}, {config.num_classes} classes"),
-        ("train pictures", estimate.train_pictures),
-        ("held-out pictures", estimate.heldout_pictures),
-        ("test pictures", estimate.test_pictures),
+        ("train images", estimate.train_images),
+        ("held-out images", estimate.heldout_images),
+        ("test images", estimate.test_images),
         ("parameters", estimate.params),
         ("memory", f"{estimate.memory_mb:,.0f} MB"),
         ("steps an epoch", estimate.steps_per_epoch),
@@ -130,7 +130,7 @@ def _print_trained(trained: TrainingResult) -> None:
     loss = "" if trained.loss is None else f", last loss {trained.loss:.4f}"
     print_line(f"{trained.weights}: {trained.steps:,} steps{loss}, {trained.images_per_s:,.0f} images/s")
     for name, accuracy in trained.accuracies.items():
-        print_line(f"{name} network: {accuracy:.2%} of the held-out pictures")
+        print_line(f"{name} network: {accuracy:.2%} of the held-out images")
     if trained.bad_images:
         print_line(f"could not be read: {', '.join(trained.bad_images)}")
     for note in trained.notes:

@@ -64,7 +64,7 @@ class Demonstrated:
     report: Path
     model: Path
     """The exported network, ONNX."""
-    trial: "Inference"
+    inference: "Inference"
     """What the exported network says of a picture."""
     seconds: Mapping[str, float]
     """How long each step took, in this session."""
@@ -79,7 +79,7 @@ def demonstrate(options: DemoOptions, *, out: Path, reporter: Reporter) -> Demon
     steps.fit()
     searched = steps.search()
     page = steps.report()
-    model, trial = steps.run(searched)
+    model, inference = steps.run(searched)
     from hwnas.report.front import front_rows
 
     return Demonstrated(
@@ -89,7 +89,7 @@ def demonstrate(options: DemoOptions, *, out: Path, reporter: Reporter) -> Demon
         front=front_rows(out / "search"),
         report=page,
         model=model,
-        trial=trial,
+        inference=inference,
         seconds=steps.seconds,
     )
 
@@ -217,11 +217,11 @@ class _Steps:
 
     def run(self, record: "SearchRecord") -> "tuple[Path, Inference]":
         """The exported network, once, without hwnas or torch in its way."""
-        from hwnas.pipeline.inference import try_network
+        from hwnas.pipeline.inference import classify_heldout_image
 
         with self._step("run", "running the exported network once"):
             model = self._model(record)
-            return model, try_network(model, run=self.out / "supernet")
+            return model, classify_heldout_image(model, run=self.out / "supernet")
 
     def _model(self, record: "SearchRecord") -> Path:
         for item in record.winners:

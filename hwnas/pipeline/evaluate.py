@@ -1,4 +1,4 @@
-"""`hwnas evaluate`: how well the networks of a supernet, or a network of its own, do on held-out or test pictures."""
+"""`hwnas evaluate`: how well the networks of a supernet, or a network of its own, do on held-out or test images."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ from hwnas.train.options import TrainConfig, absolute_data_name, read_train_conf
 from hwnas.train.weights import MODEL, NETWORK, SUPERNET, load_model
 
 TEST_USES = "test-uses.jsonl"
-"""The file of a run that tells how often its test pictures were looked at."""
+"""The file of a run that tells how often its test images were looked at."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ class Evaluation:
     split: Split
     networks: tuple[EvaluatedNetwork, ...]
     test_uses: int
-    """How often the test pictures of this run have been looked at, this time included; 0 for held-out ones."""
+    """How often the test images of this run have been looked at, this time included; 0 for held-out ones."""
     notes: tuple[str, ...]
 
 
@@ -103,7 +103,7 @@ def evaluate(
 def open_run_data(
     run: Path, config: TrainConfig | None, *, data: str | None, shape: tuple[int, int, int], num_classes: int
 ) -> DataSplits:
-    """The pictures of a run, which must be those that it was trained with, or other ones by name."""
+    """The images of a run, which must be those that it was trained with, or other ones by name."""
     data = None if data is None else absolute_data_name(data)
     own = config is not None and data in (None, config.data.name)
     if own:
@@ -201,7 +201,7 @@ def _is_supernet(run: Path) -> bool:
 
 def _require_split(data: DataSplits, split: Split) -> None:
     if split == "test" and data.test is None:
-        raise InputError(f"{data.name} has no test pictures", got="--split test", hint="--split heldout")
+        raise InputError(f"{data.name} has no test images", got="--split test", hint="--split heldout")
 
 
 def _row(name: str, space: AnySpace, arch: Arch, accuracy: Accuracy) -> EvaluatedNetwork:
@@ -239,7 +239,7 @@ def _evaluation(
     uses = _note_test_use(run, [row.arch_id or row.name for row in rows]) if split == "test" else 0
     notes = data.notes
     if uses > 1:
-        notes = (*notes, f"the test pictures have been looked at {uses} times: choose by held-out accuracy")
+        notes = (*notes, f"the test images have been looked at {uses} times: choose by held-out accuracy")
     return Evaluation(
         weights=weights.file,
         kind=weights.kind,
@@ -253,7 +253,7 @@ def _evaluation(
 
 
 def _note_test_use(run: Path, networks: Sequence[str]) -> int:
-    """Write down that the test pictures were looked at, and say how often that was."""
+    """Write down that the test images were looked at, and say how often that was."""
     if not run.is_dir():
         return 1
     path = run / TEST_USES

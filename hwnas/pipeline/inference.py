@@ -1,5 +1,6 @@
-"""An exported network, run once on a held-out picture: what somebody does who is given the file."""
+"""Run an exported network once on a held-out image, as somebody does who is given the file."""
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,40 +10,45 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, kw_only=True)
 class Inference:
-    """What an exported network said of one picture."""
+    """Classification of one image by an exported network."""
 
-    picture: str
-    """Which one."""
-    said: int
-    truth: int
-    share: float
-    """The probability of the class that it said."""
+    image: str
+    """Description of the image."""
+    predicted: int
+    """Class with the largest logit."""
+    label: int
+    """True class."""
+    probability: float
+    """Softmax probability of the predicted class."""
     milliseconds: float
-    """Of the one run, which is no measurement."""
+    """Wall time of the single run, which is no measurement of latency."""
 
 
-def try_network(model: Path, *, run: Path) -> Inference:
-    """Run a network on the first held-out picture of the training in `run`."""
-    import time
+def classify_heldout_image(model: Path, *, run: Path) -> Inference:
+    """Run an ONNX network on the first held-out image of a training, on the CPU.
 
+    Args:
+        model: ONNX file of the network.
+        run: Run of the training that held the image out.
+    """
     import onnxruntime
 
-    image, truth, name = _picture(run)
+    image, label, name = _first_heldout_image(run)
     session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
-    (taken,) = session.get_inputs()
-    if isinstance(batch := taken.shape[0], int):  # a network for one batch alone takes the picture so many times
+    (graph_input,) = session.get_inputs()
+    if isinstance(batch := graph_input.shape[0], int):  # a network of a fixed batch size
         image = np.repeat(image, batch, axis=0)
     began = time.perf_counter()
-    (logits,) = session.run(None, {taken.name: image})
+    (logits,) = session.run(None, {graph_input.name: image})
     milliseconds = 1e3 * (time.perf_counter() - began)
-    shares = np.exp(logits[0] - logits[0].max())
-    said = int(shares.argmax())
-    share = float(shares[said] / shares.sum())
-    return Inference(picture=name, said=said, truth=truth, share=share, milliseconds=milliseconds)
+    exponentials = np.exp(logits[0] - logits[0].max())
+    predicted = int(exponentials.argmax())
+    probability = float(exponentials[predicted] / exponentials.sum())
+    return Inference(image=name, predicted=predicted, label=label, probability=probability, milliseconds=milliseconds)
 
 
-def _picture(run: Path) -> tuple[NDArray[np.float32], int, str]:
-    """A held-out picture as the network takes it, its class, and what it is called."""
+def _first_heldout_image(run: Path) -> tuple[NDArray[np.float32], int, str]:
+    """Return the image as the network takes it, its class and its description."""
     from hwnas.pipeline.evaluate import open_run_data
     from hwnas.runs import Run
     from hwnas.train.data.loader import EvalLoader
@@ -50,6 +56,5 @@ def _picture(run: Path) -> tuple[NDArray[np.float32], int, str]:
 
     config = read_train_config(Run.open(run))
     data = open_run_data(run, config, data=None, shape=config.image_shape, num_classes=config.num_classes)
-    batches = EvalLoader(data.heldout, image_shape=config.image_shape, batch_size=1)
-    batch = next(iter(batches))
-    return batch.images.numpy(), int(batch.labels[0]), "the first held-out picture"
+    batch = next(iter(EvalLoader(data.heldout, image_shape=config.image_shape, batch_size=1)))
+    return batch.images.numpy(), int(batch.labels[0]), "the first held-out image"

@@ -63,9 +63,9 @@ class TrainingEstimate:
 
     config: TrainConfig
     params: int
-    train_pictures: int
-    heldout_pictures: int
-    test_pictures: int
+    train_images: int
+    heldout_images: int
+    test_images: int
     steps_per_epoch: int
     seconds_per_step: float
     memory_mb: float
@@ -150,9 +150,9 @@ def estimate_training(
     return TrainingEstimate(
         config=config,
         params=sum(parameter.numel() for parameter in start.model.parameters()),
-        train_pictures=len(data.train),
-        heldout_pictures=len(data.heldout),
-        test_pictures=0 if data.test is None else len(data.test),
+        train_images=len(data.train),
+        heldout_images=len(data.heldout),
+        test_images=0 if data.test is None else len(data.test),
         steps_per_epoch=prepared.steps_per_epoch,
         seconds_per_step=seconds,
         memory_mb=memory,
@@ -222,7 +222,7 @@ def _require_same(asked: TrainConfig, config: TrainConfig) -> None:
 
 
 def _settle(folder: Path, config: TrainConfig, data: DataSplits, *, resume: bool) -> None:
-    """Make the run folder, or see that it holds the same pictures out."""
+    """Make the run folder, or see that it holds the same images out."""
     if resume:
         if (folder / HELDOUT_LIST).exists():
             require_same_images(folder / HELDOUT_LIST, data.heldout)

@@ -26,7 +26,7 @@ ACCURACIES_FILE = "accuracies.jsonl"
 Split = Literal["heldout", "test"]
 _BATCH_SIZE = 256
 _CALIBRATION_BATCHES, _CALIBRATION_SIZE = 20, 128
-"""The pictures from which the statistics of batch norms are estimated anew."""
+"""The images from which the statistics of batch norms are estimated anew."""
 
 
 def make_evaluator(
@@ -55,14 +55,14 @@ def make_evaluator(
 
 
 def make_eval_loader(data: DataSplits, shape: tuple[int, int, int], *, split: Split, workers: int = 0) -> EvalLoader:
-    """The pictures of a split."""
+    """The images of a split."""
     images = data.heldout if split == "heldout" else data.test
     assert images is not None
     return EvalLoader(images, image_shape=shape, batch_size=_BATCH_SIZE, workers=workers)
 
 
 def calibration_batches(data: DataSplits, shape: tuple[int, int, int]) -> Iterable[Batch]:
-    """Training pictures as they are, always the same."""
+    """Training images as they are, always the same."""
     plain = AugmentConfig(crop="none", scale=(1.0, 1.0), flip=0.0)
     batches = TrainLoader(data.train, augment=plain, image_shape=shape, batch_size=_CALIBRATION_SIZE, seed=0)
     return _Repeated(batches)

@@ -31,13 +31,13 @@ Precision = Literal["fp32", "bf16"]
 Hits = NDArray[np.bool_]
 
 NETWORKS_PER_PASS = 64
-"""Networks that are judged in one pass over the pictures, at most."""
+"""Networks that are judged in one pass over the images, at most."""
 
 NETWORKS_BYTES = 1 << 30
 """And no more than have this many bytes of weights, but for the last of them."""
 
 CACHE_BYTES = 1 << 30
-"""Decoded pictures are kept between calls where they take no more than this; what the first segments make of them too,
+"""Decoded images are kept between calls where they take no more than this; what the first segments make of them too,
 as far as there is room in as many bytes."""
 
 
@@ -47,15 +47,15 @@ class Accuracy:
 
     arch_id: str
     top1: float
-    """The share of pictures whose class is the first guess."""
+    """The share of images whose class is the first guess."""
     top5: float
     """The share whose class is among the first five, or among all where there are fewer."""
     loss: float
     """Mean cross-entropy."""
     count: int
-    """Pictures that were looked at."""
+    """Images that were looked at."""
     hits: Hits | None = field(default=None, compare=False, repr=False)
-    """Whether the first guess was right, picture by picture, where it was asked for."""
+    """Whether the first guess was right, image by image, where it was asked for."""
 
 
 class SupernetEvaluator:
@@ -90,7 +90,7 @@ class SupernetEvaluator:
         self._memo = AccuracyCache(cache, key=key)
 
     def evaluate(self, archs: Sequence[Arch]) -> list[Accuracy]:
-        """The accuracies in the order of the networks; new ones are judged in few passes over the pictures."""
+        """The accuracies in the order of the networks; new ones are judged in few passes over the images."""
         space = self.supernet.space
         ids = [candidate.arch_id for candidate in space.candidates(space.encode(archs))]
         new = {id_: arch for id_, arch in zip(ids, archs, strict=True) if self._remembered(id_) is None}
@@ -170,7 +170,7 @@ class _Kept:
 
     def __init__(self, batches: EvalLoader) -> None:
         self._source: Iterable[Batch] = batches
-        self.fits = len(batches.images) * 4 * int(np.prod(batches.image_shape)) <= CACHE_BYTES
+        self.fits = len(batches.dataset) * 4 * int(np.prod(batches.image_shape)) <= CACHE_BYTES
 
     def __iter__(self) -> Iterator[Batch]:
         if self.fits and not isinstance(self._source, list):
@@ -200,7 +200,7 @@ class _Tally:
     def result(self, *, keep_hits: bool) -> Accuracy:
         """The accuracy over all batches."""
         if not self.hits:
-            raise InputError("there must be at least one picture to judge a network on", got="none")
+            raise InputError("there must be at least one image to judge a network on", got="none")
         hits = torch.cat(self.hits).numpy()
         return Accuracy(
             arch_id=self.name,
@@ -221,7 +221,7 @@ def _judged(
     keep_hits: bool,
     values: PrefixCache | None = None,
 ) -> list[Accuracy]:
-    """One pass over the pictures with all of these networks, which are in eval mode."""
+    """One pass over the images with all of these networks, which are in eval mode."""
     tallies = {name: _Tally(name) for name in networks.names}
     with torch.inference_mode():
         for number, batch in enumerate(batches):

@@ -13,7 +13,7 @@ from hwnas.train.recipe import TeacherConfig
 
 @dataclass(frozen=True)
 class Microbatch:
-    """One part of a step: pictures with labels, and a teacher's logits for them, if there is one."""
+    """One part of a step: images with labels, and a teacher's logits for them, if there is one."""
 
     mixed: MixedBatch
     answers: Tensor | None = None
@@ -50,7 +50,7 @@ def kl_divergence(logits: Tensor, answers: Tensor, *, temperature: float) -> Ten
 
 
 def parts(output: Any) -> tuple[Tensor, Tensor | None]:
-    """The logits of pictures, and those of patches where a head gives them."""
+    """The logits of images, and those of patches where a head gives them."""
     return output if isinstance(output, tuple) else (output, None)
 
 

@@ -14,7 +14,7 @@ from hwnas.train.distributed import World
 from hwnas.train.machine import autocast
 from hwnas.train.options import TrainConfig
 from hwnas.train.recipe import Recipe
-from hwnas.train.seeds import generators_kept
+from hwnas.train.seeds import preserve_rng_state
 
 _CPU_ALLOCATOR = "can't allocate memory"
 
@@ -26,8 +26,8 @@ class MemoryEstimate:
     state_bytes: int
     """Of weights, gradients and what the optimizer keeps."""
     activation_bytes: int
-    """Of one picture in the largest network, forward for backward."""
-    pictures: int
+    """Of one image in the largest network, forward for backward."""
+    images: int
     """At once."""
     free_bytes: int | None
     """What the device has left; None where nobody tells."""
@@ -35,7 +35,7 @@ class MemoryEstimate:
     @property
     def total_bytes(self) -> int:
         """All of it."""
-        return self.state_bytes + self.pictures * self.activation_bytes
+        return self.state_bytes + self.images * self.activation_bytes
 
     @property
     def fits(self) -> bool:
@@ -49,7 +49,7 @@ def estimate_memory(config: TrainConfig, model: nn.Module, world: World) -> Memo
     return MemoryEstimate(
         state_bytes=state_bytes(model, recipe),
         activation_bytes=activation_bytes(model, recipe, input_shape=config.image_shape),
-        pictures=recipe.microbatch_size(world.size),
+        images=recipe.microbatch_size(world.size),
         free_bytes=_free_bytes(world),
     )
 
@@ -67,7 +67,7 @@ def memory_warning(need: MemoryEstimate, recipe: Recipe) -> str | None:
         message = "weights, gradients and what the optimizer keeps must fit into memory"
         raise InputError(message, got=f"{megabytes[2]}, of which {megabytes[1]} are free", hint="a smaller space")
     room = (need.free_bytes - need.state_bytes) // max(1, need.activation_bytes)
-    hint = _smaller(recipe, most=room * recipe.microbatch_size(1) // need.pictures) or "a smaller --batch"
+    hint = _smaller(recipe, most=room * recipe.microbatch_size(1) // need.images) or "a smaller --batch"
     return f"needs about {megabytes[0]} of memory, {megabytes[1]} are free; try {hint}"
 
 
@@ -91,7 +91,7 @@ def explain_out_of_memory(config: TrainConfig, world: World | None = None) -> It
 def _full(config: TrainConfig, error: BaseException) -> InputError:
     recipe = config.recipe
     got = str(error).splitlines()[0] if str(error) else type(error).__name__
-    message = f"{recipe.batch_size // recipe.grad_accum_steps} pictures at once must fit into memory"
+    message = f"{recipe.batch_size // recipe.grad_accum_steps} images at once must fit into memory"
     return InputError(message, got=got, hint=_smaller(recipe))
 
 
@@ -102,19 +102,19 @@ def _free_bytes(world: World) -> int | None:
 
 
 def _smaller(recipe: Recipe, *, most: int | None = None) -> str | None:
-    """The setting with the next smaller part of a step that can be had, of at most so many pictures."""
+    """The setting with the next smaller part of a step that can be had, of at most so many images."""
     for parts in range(recipe.grad_accum_steps + 1, recipe.batch_size + 1):
         try:
             at_once = replace(recipe, grad_accum_steps=parts).microbatch_size(1)
         except InputError:
             continue
         if most is None or at_once <= most:
-            return f"--set grad_accum_steps={parts}: {recipe.batch_size} pictures a step as before, {at_once} at once"
+            return f"--set grad_accum_steps={parts}: {recipe.batch_size} images a step as before, {at_once} at once"
     return None
 
 
 _FEW, _MORE = 2, 4
-"""Pictures of the two forwards whose difference counts: what does not grow with the pictures is no matter of them."""
+"""Images of the two forwards whose difference counts: what does not grow with the images is no matter of them."""
 _MOMENTS = {"sgd": 1, "sgdw": 1, "momentum": 1, "nesterov": 1, "lion": 1, "muon": 1, "adagrad": 1}
 """Values that an optimizer keeps for each weight, where they are not two."""
 
@@ -128,12 +128,12 @@ def state_bytes(model: nn.Module, recipe: Recipe) -> int:
 
 
 def activation_bytes(model: nn.Module, recipe: Recipe, *, input_shape: tuple[int, int, int]) -> int:
-    """What the backward of one picture through the largest network of a model needs from its forward.
+    """What the backward of one image through the largest network of a model needs from its forward.
 
     The model and the generators are afterwards as they were.
     """
     device = next(model.parameters()).device
-    with generators_kept(device), _as_it_was(model), autocast(recipe.precision, device):
+    with preserve_rng_state(device), _as_it_was(model), autocast(recipe.precision, device):
         few, more = (_kept_bytes(model, torch.zeros(count, *input_shape, device=device)) for count in (_FEW, _MORE))
     return (more - few) // (_MORE - _FEW)
 

@@ -1,4 +1,4 @@
-"""Pictures mixed with one another: timm's mixup and CutMix, and ViT-ResNAS's mixing of whole patches."""
+"""Images mixed with one another: timm's mixup and CutMix, and ViT-ResNAS's mixing of whole patches."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,21 +15,21 @@ from hwnas.train.seeds import seeded_numpy
 
 @dataclass(frozen=True)
 class MixedBatch:
-    """Pictures and what they show: B of them, P patches each, C classes."""
+    """Images and what they show: B of them, P patches each, C classes."""
 
     images: Tensor
     targets: Tensor
     """(B, C), rows that sum to 1."""
     patch_targets: Tensor | None = None
-    """(B, P, C); None: every patch shows what its picture shows."""
+    """(B, P, C); None: every patch shows what its image shows."""
 
 
 Mixer = Callable[[Tensor, Tensor, np.random.Generator], MixedBatch]
-"""Pictures and labels to mixed ones, a function of the generator; the pictures given are not changed."""
+"""Images and labels to mixed ones, a function of the generator; the images given are not changed."""
 
 
 def make_mixer(config: MixConfig, *, num_classes: int, patches: int | None = None) -> Mixer:
-    """The mixer that a config describes; `patches` along one side of a picture, where patches have labels."""
+    """The mixer that a config describes; `patches` along one side of an image, where patches have labels."""
     if config.token_mixup:
         if patches is None:
             message = "token_mixup needs networks that classify patches"

@@ -157,7 +157,7 @@ def num_classes_of(model: nn.Module) -> int:
 
 
 def patches_per_side(model: nn.Module) -> int | None:
-    """Along one side of a picture, the patches that a model classifies in training; None: it classifies none."""
+    """Along one side of an image, the patches that a model classifies in training; None: it classifies none."""
     if isinstance(model, Supernet):
         classified = getattr(model.config, "patch_logits", "never") != "never"
         return int(model.space.config.grids[-1]) if classified else None
@@ -168,7 +168,7 @@ def patches_per_side(model: nn.Module) -> int | None:
 
 
 def largest_macs(model: nn.Module) -> int:
-    """The multiply-accumulates of a picture in the largest network of a model; 0 where nobody knows."""
+    """The multiply-accumulates of an image in the largest network of a model; 0 where nobody knows."""
     if isinstance(model, Supernet):
         space = model.space
         return int(space.costs(space.encode([space.largest()])).macs[0])

@@ -63,9 +63,9 @@ class TrainOptions:
     heldout: float | None = None
     max_images: int | None = None
     data_seed: int | None = None
-    """Of the split, and of pictures that are made; None: 0, or that of the run that `supernet` is."""
+    """Of the split, and of images that are made; None: 0, or that of the run that `supernet` is."""
     max_bad: int | None = None
-    """Unreadable pictures that are skipped before it is an error."""
+    """Unreadable images that are skipped before it is an error."""
     root: Path | None = None
     download: bool = False
     teacher: TeacherOptions | None = None
@@ -172,13 +172,13 @@ def _absolute_teacher(teacher: TeacherOptions) -> TeacherOptions:
 
 
 def resolve_data_config(options: TrainOptions) -> DataConfig:
-    """Which pictures, and how they are split: as they are in the run that the weights are from, if it has them."""
+    """Which images, and how they are split: as they are in the run that the weights are from, if it has them."""
     known = _data_of_run(options.supernet)
     name = options.data if options.data is None else absolute_data_name(options.data)
     if known is not None and name in (None, known.name):
         return _same_split(known, options)
     if name is None:
-        raise UsageError("a training needs pictures", hint="--data digits-clutter, or a folder of pictures")
+        raise UsageError("a training needs images", hint="--data digits-clutter, or a folder of images")
     plain = DataConfig(
         name=name, root=options.root, download=options.download, heldout=options.heldout, seed=options.data_seed or 0
     )
@@ -210,11 +210,11 @@ def _data_of_run(path: Path | None) -> DataConfig | None:
 
 
 def _same_split(known: DataConfig, options: TrainOptions) -> DataConfig:
-    """The same pictures held out again: the weights have been trained on the others."""
+    """The same images held out again: the weights have been trained on the others."""
     asked = {"heldout": options.heldout, "seed": options.data_seed}
     for name, value in asked.items():
         if value not in (None, getattr(known, name)):
-            message = "pictures that the weights were trained on must not be held out"
+            message = "images that the weights were trained on must not be held out"
             got = f"{name} {value}, and {getattr(known, name)} in {options.supernet}"
             raise InputError(message, got=got, hint=f"leave {name} as it is in that run")
     return _with_limits(known, options)

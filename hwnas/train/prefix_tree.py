@@ -1,4 +1,4 @@
-"""Many networks on the same pictures, what they begin with computed once.
+"""Many networks on the same images, what they begin with computed once.
 
 Networks of a supernet whose first segments are equal (the same choices on the same weights) have equal values behind
 them. So the networks of a pass are a tree of segments, run depth first: a value is computed where it is first wanted,

@@ -57,7 +57,7 @@ class ScheduleConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class MixConfig:
-    """Pictures mixed with one another, and softened labels."""
+    """Images mixed with one another, and softened labels."""
 
     mixup: float = 0.0
     """Of the Beta distribution of the share; 0: no mixup."""
@@ -84,7 +84,7 @@ class MixConfig:
 
     @property
     def mixes(self) -> bool:
-        """Whether pictures are mixed at all."""
+        """Whether images are mixed at all."""
         return self.token_mixup or ((self.mixup > 0 or self.cutmix > 0) and self.prob > 0)
 
 
@@ -171,7 +171,7 @@ class Recipe:
 
     epochs: int
     batch_size: int
-    """Pictures in one step, over all processes and all parts of an accumulated step."""
+    """Images in one step, over all processes and all parts of an accumulated step."""
     grad_accum_steps: int = 1
     """Parts of a step that are run one after another."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -203,11 +203,11 @@ class Recipe:
             raise InputError(message, got=got, hint=f"schedule.warmup_epochs={(self.epochs - 1) // 4}")
 
     def microbatch_size(self, world_size: int) -> int:
-        """The pictures that one process takes at once."""
+        """The images that one process takes at once."""
         parts = world_size * self.grad_accum_steps
         size = self.batch_size // parts
         if size * parts != self.batch_size or (self.mix.mixes and size % 2):
-            message = "batch_size must divide into equal parts, even ones where pictures are mixed"
+            message = "batch_size must divide into equal parts, even ones where images are mixed"
             got = f"{self.batch_size} for {world_size} processes and {self.grad_accum_steps} parts a step"
             raise InputError(message, got=got, hint=f"--batch {2 * parts * max(1, round(size / 2))}")
         return size

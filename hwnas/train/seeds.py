@@ -1,4 +1,7 @@
-"""Every draw of a training is a function of (seed, what for, step, …), so that a killed one goes on exactly."""
+"""Random numbers of a training: every draw is a function of the seed, a purpose and counters such as the step.
+
+A training that was interrupted therefore continues with the draws that it would have had, whatever ran before.
+"""
 
 import random
 import zlib
@@ -10,24 +13,19 @@ import torch
 
 
 def generator(seed: int, purpose: str, *counters: int) -> np.random.Generator:
-    """A generator for one purpose at one point of a training: two of them share nothing unless all is equal."""
-    return np.random.default_rng(_sequence(seed, purpose, counters))
+    """Return a generator for one purpose at one point of a training.
+
+    Args:
+        seed: Seed of the training.
+        purpose: What is drawn; different purposes have independent draws.
+        *counters: The point of the training, for example step and rank.
+    """
+    return np.random.default_rng(_seed_sequence(seed, purpose, counters))
 
 
 def torch_seed(seed: int, purpose: str, *counters: int) -> int:
-    """The same for torch's global generator, which is what drop path draws from."""
-    return int(_sequence(seed, purpose, counters).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-@contextmanager
-def seeded_numpy(rng: np.random.Generator) -> Iterator[None]:
-    """Within it, numpy's global generator is seeded from `rng`: timm's mixup knows no other."""
-    before = np.random.get_state()  # noqa: NPY002
-    np.random.seed(rng.integers(2**32))  # noqa: NPY002
-    try:
-        yield
-    finally:
-        np.random.set_state(before)  # noqa: NPY002
+    """Return a seed of torch's global generator, which drop path draws from; arguments as for `generator`."""
+    return int(_seed_sequence(seed, purpose, counters).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def seed_torch(seed: int, device: torch.device) -> None:
@@ -38,36 +36,41 @@ def seed_torch(seed: int, device: torch.device) -> None:
             torch.cuda.manual_seed(seed)
 
 
-@contextmanager
-def generators_kept(device: torch.device) -> Iterator[None]:
-    """The global generators of numpy and torch, of the CPU and this device, are after it as they were before it."""
-    state = np.random.get_state()  # noqa: NPY002
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        try:
-            yield
-        finally:
-            np.random.set_state(state)  # noqa: NPY002
-
-
-def _sequence(seed: int, purpose: str, counters: tuple[int, ...]) -> np.random.SeedSequence:
-    return np.random.SeedSequence([seed, zlib.crc32(purpose.encode()), *counters])
-
-
-@contextmanager
-def borrowed_generators() -> Iterator[None]:
-    """Whatever is drawn within from Python's, numpy's and torch's global generators is not seen outside."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
-        torch.set_rng_state(states[2])
-
-
 def seed_global_rng(*key: int) -> None:
-    """Make the global generators a function of `key` alone; those of accelerators are left as they are."""
+    """Seed the global generators of Python, numpy and torch's CPU from integers."""
     words = np.random.SeedSequence(key).generate_state(3)
     random.seed(int(words[0]))
     np.random.seed(words[1])  # noqa: NPY002
     torch.default_generator.manual_seed(int(words[2]))
+
+
+@contextmanager
+def seeded_numpy(rng: np.random.Generator) -> Iterator[None]:
+    """Seed numpy's global generator from another one within the context: timm's mixup draws from nothing else."""
+    state = np.random.get_state()  # noqa: NPY002
+    np.random.seed(rng.integers(2**32))  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(state)  # noqa: NPY002
+
+
+@contextmanager
+def preserve_rng_state(device: torch.device | None = None) -> Iterator[None]:
+    """Restore the global generators of Python, numpy and torch after the context.
+
+    Args:
+        device: A GPU whose generator is restored too.
+    """
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002
+    devices = [device] if device is not None and device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])  # noqa: NPY002
+
+
+def _seed_sequence(seed: int, purpose: str, counters: tuple[int, ...]) -> np.random.SeedSequence:
+    return np.random.SeedSequence([seed, zlib.crc32(purpose.encode()), *counters])

@@ -1,4 +1,4 @@
-"""A training from its pictures to its files: what the command `train` does, given a model, pictures and a recipe."""
+"""A training from its images to its files: what the command `train` does, given a model, images and a recipe."""
 
 import json
 import logging
@@ -65,7 +65,7 @@ def make_train_loader(
     world: World | None = None,
     bad: BadImageLog | None = None,
 ) -> TrainLoader:
-    """The training pictures in batches of the size that one process takes at once; unreadable ones go to `bad`."""
+    """The training images in batches of the size that one process takes at once; unreadable ones go to `bad`."""
     world = world or World()
     size = recipe.microbatch_size(world.size)
     batches = TrainLoader(
@@ -80,7 +80,7 @@ def make_train_loader(
         bad=bad,
     )
     if batches.batch_size != size:
-        message = f"there must be at least {size * world.size} training pictures, a whole batch"
+        message = f"there must be at least {size * world.size} training images, a whole batch"
         raise InputError(message, got=len(data.train), hint=f"--batch {batches.batch_size // 2 * 2 * world.size}")
     return batches
 

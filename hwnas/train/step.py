@@ -76,7 +76,7 @@ class Stepper:
         return self.strategy.networks(rng, epoch=step // self._steps_per_epoch)
 
     def run(self, step: int, batches: Sequence[Batch], networks: StepNetworks) -> StepResult:
-        """Do one step, on the pictures of its parts."""
+        """Do one step, on the images of its parts."""
         if step % self._steps_per_epoch == 0:
             self._sort_units(epoch=step // self._steps_per_epoch)
         self._schedule.step_update(step)

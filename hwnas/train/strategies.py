@@ -97,7 +97,7 @@ class SinglePath(_SupernetStrategy):
 
 
 class SeveralPaths(_SupernetStrategy):
-    """Several networks in one forward and backward, each on its share of the pictures (ViT-ResNAS)."""
+    """Several networks in one forward and backward, each on its share of the images (ViT-ResNAS)."""
 
     same_on_all_ranks = False
 

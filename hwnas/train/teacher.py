@@ -19,7 +19,7 @@ def load_teacher(
 ) -> nn.Module:
     """A frozen teacher: `timm:NAME`, a file that holds a network, or a run folder that has one.
 
-    A model of timm has its published weights if `pretrained`, or those of a checkpoint file; it is shown pictures that
+    A model of timm has its published weights if `pretrained`, or those of a checkpoint file; it is shown images that
     are normalised as it was trained with, which its config at timm says.
     """
     if name.startswith(_PREFIX):
@@ -32,7 +32,7 @@ def load_teacher(
 
 
 class RenormalizedTeacher(nn.Module):
-    """A network that is shown pictures in its own normalisation, whatever they come in."""
+    """A network that is shown images in its own normalisation, whatever they come in."""
 
     scale: Tensor
     shift: Tensor
@@ -81,7 +81,7 @@ def _timm_teacher(
 
 
 def _normalization(model: nn.Module) -> Normalization:
-    """What the config of a model of timm says about its pictures."""
+    """What the config of a model of timm says about its images."""
     config: dict[str, Any] = getattr(model, "pretrained_cfg", {})
     mean, std = (tuple(config.get(name) or getattr(IMAGENET, name)) for name in ("mean", "std"))
     return Normalization(mean=mean, std=std)

@@ -28,7 +28,7 @@ from hwnas.train.machine import Interrupted, StopRequest, choose_threads, compil
 from hwnas.train.metrics import MetricsWriter
 from hwnas.train.models import arch_names, identity, largest_macs
 from hwnas.train.recipe import EmaConfig, Recipe
-from hwnas.train.seeds import generators_kept
+from hwnas.train.seeds import preserve_rng_state
 from hwnas.train.step import Stepper, StepResult
 from hwnas.train.strategies import StepNetworks
 
@@ -39,7 +39,7 @@ _FIRST_WEIGHTS = 0.05
 
 
 class BatchSource(Protocol):
-    """Where pictures come from: `hwnas.train.data.loader.TrainBatches`."""
+    """Where images come from: `hwnas.train.data.loader.TrainBatches`."""
 
     def __len__(self) -> int: ...
 
@@ -154,7 +154,7 @@ class Trainer:
         device = self.world.device
         _log.info("training on %s, %s", device, ", ".join(f"{name} {value}" for name, value in self._machine.items()))
         compiled = compiled_blocks(self.model, wanted=self.config.compile, device=device)
-        with generators_kept(device), cpu_settings(**self._machine), compiled:
+        with preserve_rng_state(device), cpu_settings(**self._machine), compiled:
             yield
 
     def _restore(self, found: checkpoints.TrainCheckpoint) -> None:
@@ -278,7 +278,7 @@ def _finite(value: float | None) -> float | None:
 def _steps_per_epoch(batches: BatchSource, recipe: Recipe) -> int:
     steps = len(batches) // recipe.grad_accum_steps
     if steps < 1:
-        message = "the pictures of an epoch must fill at least one step"
+        message = "the images of an epoch must fill at least one step"
         raise InputError(
             message, got=f"{len(batches)} batches, {recipe.grad_accum_steps} a step", hint="a smaller --batch"
         )

@@ -66,7 +66,7 @@ def save_weights(model: nn.Module, folder: Path, origin: Origin | None = None) -
 def load_model(path: Path) -> nn.Module:
     """A network of a space or a model of timm, from a file of a training or from its run folder.
 
-    Either says by `input_shape` what pictures it takes.
+    Either says by `input_shape` what images it takes.
     """
     file = weights_file(path)
     about = read_about(file)

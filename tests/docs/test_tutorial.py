@@ -90,7 +90,7 @@ def test_the_tutorial_ends_with_a_network_that_runs(tmp_path: Path) -> None:
     rest = [shlex.join(expanded(line, tmp_path)) for line in lines[before:]]
     trained, judged, exported = run_commands(rest, folder=tmp_path, environ=environ)
     assert trained.out.startswith("runs/chosen/network.safetensors")
-    assert "18 test pictures" in judged.out
+    assert "18 test images" in judged.out
     assert "top-1 agreement      100%" in exported.out
     words = expanded(blocks(TEXT, "sh")[-1].removeprefix("python ").strip(), tmp_path)
     answers = run_python(*words, folder=tmp_path).splitlines()

@@ -46,8 +46,8 @@ def test_a_demo_that_was_stopped_goes_on_to_a_measured_front_and_a_network_that_
     assert {row.arch_id for row in done.front} == set(done.record.front)
     assert done.report.read_text(encoding="utf-8").startswith("<!doctype html>")
     assert done.model.suffix == ".onnx"
-    assert 0 <= done.trial.said <= 9
-    assert 0 < done.trial.share <= 1
+    assert 0 <= done.inference.predicted <= 9
+    assert 0 < done.inference.probability <= 1
     assert len(sentences(done)) == 3
 
     with pytest.raises(InputError, match="holds another demo"):
@@ -56,7 +56,7 @@ def test_a_demo_that_was_stopped_goes_on_to_a_measured_front_and_a_network_that_
     assert (again.record, again.front) == (done.record, done.front)
 
 
-def test_a_network_for_a_fixed_batch_takes_the_picture_so_many_times(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_for_a_fixed_batch_repeats_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
     class Session:
         def __init__(self, *given: object, **options: object) -> None: ...
 
@@ -68,10 +68,12 @@ def test_a_network_for_a_fixed_batch_takes_the_picture_so_many_times(monkeypatch
             return [np.array([[0.0, 2.0, 0.0]] * 4)]
 
     monkeypatch.setattr("onnxruntime.InferenceSession", Session)
-    monkeypatch.setattr(inference, "_picture", lambda run: (np.zeros((1, 1, 2, 2), np.float32), 2, "a picture"))
-    found = inference.try_network(Path("model.onnx"), run=Path("run"))
-    assert (found.said, found.truth) == (1, 2)
-    assert found.share == pytest.approx(np.exp(2) / (np.exp(2) + 2))
+    monkeypatch.setattr(
+        inference, "_first_heldout_image", lambda run: (np.zeros((1, 1, 2, 2), np.float32), 2, "a picture")
+    )
+    found = inference.classify_heldout_image(Path("model.onnx"), run=Path("run"))
+    assert (found.predicted, found.label) == (1, 2)
+    assert found.probability == pytest.approx(np.exp(2) / (np.exp(2) + 2))
 
 
 def _row(arch_id: str, accuracy: float, speed: float) -> Any:

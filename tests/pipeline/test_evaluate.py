@@ -1,4 +1,4 @@
-"""`evaluate`: what is judged, on which pictures, and what is remembered."""
+"""`evaluate`: what is judged, on which images, and what is remembered."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_networks_are_judged_on_the_held_out_pictures_of_the_run(run: Path) -> None:
+def test_networks_are_judged_on_the_held_out_images_of_the_run(run: Path) -> None:
     found = evaluate(run, ["min", "random:3"])
     heldout = (run / "heldout.txt").read_text().splitlines()
     assert [row.name for row in found.networks] == ["min", "random:3"]
@@ -52,7 +52,7 @@ def test_a_network_that_was_judged_is_known_by_its_id(run: Path) -> None:
     assert str(caught.value.hint).startswith(f"hwnas evaluate {run} ")
 
 
-def test_test_pictures_are_counted(run: Path) -> None:
+def test_test_images_are_counted(run: Path) -> None:
     first, second = evaluate(run, ["min"], split="test"), evaluate(run, ["max"], split="test")
     assert (first.test_uses, second.test_uses) == (1, 2)
     assert any("2 times" in note for note in second.notes)
@@ -60,7 +60,7 @@ def test_test_pictures_are_counted(run: Path) -> None:
     assert rows[0]["networks"] == [SPACE.arch_id(SPACE.smallest())]
 
 
-def test_a_file_of_weights_needs_pictures(run: Path) -> None:
+def test_a_file_of_weights_needs_images(run: Path) -> None:
     file = run / "supernet.safetensors"
     with pytest.raises(UsageError, match="on what to judge"):
         evaluate(file, ["min"])
@@ -96,7 +96,7 @@ def test_bad_input(run: Path, tmp_path: Path) -> None:
     listed = heldout.read_text()
     try:
         heldout.write_text("".join(listed.splitlines(keepends=True)[1:]))
-        with pytest.raises(InputError, match="held-out pictures must be those"):
+        with pytest.raises(InputError, match="held-out images must be those"):
             evaluate(run, ["min"])
     finally:
         heldout.write_text(listed)

@@ -146,8 +146,8 @@ def test_what_weights_were_trained_on_is_not_held_out(run: Path, tmp_path: Path)
 
 def test_paths_are_kept_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "pictures").mkdir()
-    assert resolve_data_config(TrainOptions(data="pictures")).name == str(tmp_path / "pictures")
+    (tmp_path / "images").mkdir()
+    assert resolve_data_config(TrainOptions(data="images")).name == str(tmp_path / "images")
     assert resolve_data_config(TrainOptions(data="digits")).name == "digits"
 
 
@@ -159,7 +159,7 @@ def test_a_folder_without_a_training_is_not_resumed(tmp_path: Path) -> None:
 
 def test_weights_go_to_other_images_and_classes(run: Path, tmp_path: Path) -> None:
     for label in ("even", "odd", "none"):
-        write_pictures(tmp_path / "data" / "train" / label, 8)
+        write_images(tmp_path / "data" / "train" / label, 8)
     options = replace(SMALL, data=str(tmp_path / "data"), max_images=None, batch_size=8, epochs=1, image_size=48)
     found = trained(replace(options, space=None, arch="max", supernet=run), tmp_path / "tuned")
     network = load_network(found.weights).network
@@ -168,7 +168,7 @@ def test_weights_go_to_other_images_and_classes(run: Path, tmp_path: Path) -> No
     assert found.notes[-1] == "drawn anew, for 3 classes: head.classifier.weight, head.classifier.bias"
 
 
-def write_pictures(folder: Path, count: int) -> None:
+def write_images(folder: Path, count: int) -> None:
     from PIL import Image
 
     folder.mkdir(parents=True)
@@ -188,7 +188,7 @@ def test_a_reference_model_is_trained_and_judged(tmp_path: Path) -> None:
 def test_a_rehearsal_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     found = estimate_training(SMALL, trainer_config=QUIET)
-    assert (found.train_pictures, found.steps_per_epoch) == (128, 2)
+    assert (found.train_images, found.steps_per_epoch) == (128, 2)
     assert found.seconds_per_epoch == 2 * found.seconds_per_step > 0
     assert list(tmp_path.iterdir()) == []
 
@@ -197,7 +197,7 @@ def test_a_rehearsal_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.M
     ("options", "message"),
     [
         (TrainOptions(data="digits"), "what is to be trained"),
-        (TrainOptions(space="autoformer-micro"), "needs pictures"),
+        (TrainOptions(space="autoformer-micro"), "needs images"),
         (TrainOptions(data="digits", model="deit_tiny"), "must be timm:NAME"),
         (TrainOptions(data="digits", model="timm:test_vit", arch="min"), "goes with neither"),
     ],
@@ -215,7 +215,7 @@ def test_what_is_asked_for_must_make_sense(options: TrainOptions, message: str, 
         (replace(SMALL, data="digitz"), "digitz"),
         (replace(SMALL, recipe="mikro"), "recipe 'mikro' is not known"),
         (replace(SMALL, changes={"optimizer.lerning": "1"}), "lerning"),
-        (replace(SMALL, batch_size=4096), "training pictures"),
+        (replace(SMALL, batch_size=4096), "training images"),
         (replace(SMALL, changes={"precision": "fp16"}), "fp16 needs a CUDA device"),
         (replace(SMALL, teacher=TeacherOptions(name="nowhere")), "a file of one network"),
         (replace(SMALL, num_classes=7), "10 classes"),

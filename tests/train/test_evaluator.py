@@ -1,4 +1,4 @@
-"""The accuracy of networks against a plain loop over the pictures."""
+"""The accuracy of networks against a plain loop over the images."""
 
 import json
 from pathlib import Path
@@ -24,12 +24,12 @@ from tests.train.data.image_files import CountedImages, array_images
 SHAPE = (3, 32, 32)
 
 
-def pictures(count: int = 50) -> CountedImages:
+def make_images(count: int = 50) -> CountedImages:
     return CountedImages(array_images(count, size=32, classes=10))
 
 
 def batches(images: ImageDataset | None = None) -> EvalLoader:
-    return EvalLoader(images or pictures(), image_shape=SHAPE, batch_size=16)
+    return EvalLoader(images or make_images(), image_shape=SHAPE, batch_size=16)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def evaluator(supernet: Any, heldout: EvalLoader | None = None, **options: Any) 
 
 
 def expected(network: nn.Module, loader: EvalLoader) -> tuple[float, float, float]:
-    """Top-1, top-5 and loss, counted picture by picture."""
+    """Top-1, top-5 and loss, counted image by image."""
     top1 = top5 = 0
     losses = []
     network.eval()
@@ -67,7 +67,7 @@ def expected(network: nn.Module, loader: EvalLoader) -> tuple[float, float, floa
 
 
 def test_several_networks_in_one_pass_are_what_a_plain_loop_finds(supernet: AutoFormerSupernet) -> None:
-    images = pictures()
+    images = make_images()
     networks = archs(AUTOFORMER, 4)
     found = evaluator(supernet, batches(images)).evaluate(networks)
     assert images.reads == 50
@@ -89,13 +89,11 @@ def test_groups_of_networks_change_nothing(supernet: AutoFormerSupernet, monkeyp
         assert evaluator(supernet).evaluate(networks) == whole
 
 
-def test_pictures_are_decoded_once_where_they_fit(
-    supernet: AutoFormerSupernet, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_images_are_decoded_once_where_they_fit(supernet: AutoFormerSupernet, monkeypatch: pytest.MonkeyPatch) -> None:
     networks = archs(AUTOFORMER, 2)
     for limit, reads in ((1 << 30, 50), (10, 100)):
         monkeypatch.setattr(module, "CACHE_BYTES", limit)
-        images = pictures()
+        images = make_images()
         counted = evaluator(supernet, batches(images))
         for arch in networks:
             counted.evaluate([arch])
@@ -108,7 +106,7 @@ def test_each_network_is_judged_once(supernet: AutoFormerSupernet, tmp_path: Pat
     first = evaluator(supernet, cache=cache).evaluate([*networks, networks[0]])
     assert first[3] == first[0]
     assert len(cache.read_text().splitlines()) == 3
-    images = pictures()
+    images = make_images()
     again = evaluator(supernet, batches(images), cache=cache)
     assert again.evaluate(networks) == first[:3]
     assert images.reads == 0
@@ -123,7 +121,7 @@ def test_another_checkpoint_split_or_precision_is_another_result(
     cache = tmp_path / "accuracy.jsonl"
     networks = archs(AUTOFORMER, 1)
     evaluator(supernet, cache=cache).evaluate(networks)
-    images = pictures()
+    images = make_images()
     evaluator(supernet, batches(images), cache=cache, **other).evaluate(networks)
     assert images.reads == 50
     assert len(cache.read_text().splitlines()) == 2
@@ -149,7 +147,7 @@ def test_a_broken_line_in_the_middle_is_an_error(supernet: AutoFormerSupernet, t
         evaluator(supernet, cache=cache)
 
 
-def test_hits_are_kept_picture_by_picture_and_remembered(supernet: AutoFormerSupernet, tmp_path: Path) -> None:
+def test_hits_are_kept_image_by_image_and_remembered(supernet: AutoFormerSupernet, tmp_path: Path) -> None:
     cache = tmp_path / "accuracy.jsonl"
     (arch,) = archs(AUTOFORMER, 1)
     evaluator(supernet, cache=cache).evaluate([arch])
@@ -242,9 +240,9 @@ def test_bfloat16_is_near() -> None:
         evaluate_module(network, batches(), precision="fp8")  # type: ignore[arg-type]
 
 
-def test_no_pictures_are_an_error() -> None:
+def test_no_images_are_an_error() -> None:
     nothing: list[Batch] = []
-    with pytest.raises(InputError, match="at least one picture"):
+    with pytest.raises(InputError, match="at least one image"):
         evaluate_module(Known(10), nothing)
 
 

@@ -11,7 +11,7 @@ from hwnas.train.recipe import EmaConfig, OptimizerConfig
 from tests.train.toys import AUTOFORMER, GLIT, RESNAS, TWINS, VITAS, assert_same, toy_recipe, weights
 
 
-def kept_by_a_forward(model: torch.nn.Module, shape: tuple[int, int, int], *, pictures: int) -> int:
+def kept_by_a_forward(model: torch.nn.Module, shape: tuple[int, int, int], *, num_images: int) -> int:
     own = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}
 
@@ -22,12 +22,12 @@ def kept_by_a_forward(model: torch.nn.Module, shape: tuple[int, int, int], *, pi
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model.train()(torch.randn(pictures, *shape))
+        model.train()(torch.randn(num_images, *shape))
     return sum(storage.nbytes() for storage in kept.values())
 
 
 @pytest.mark.parametrize("space", [AUTOFORMER, RESNAS, VITAS, TWINS, GLIT], ids=lambda space: str(space.family))
-def test_pictures(space: Space) -> None:  # type: ignore[type-arg]
+def test_images(space: Space) -> None:  # type: ignore[type-arg]
     recipe, shape = toy_recipe(), space.config.input_shape
     network = build_network(space, space.largest(), single_network_recipe(recipe), seed=0)
     before = weights(network.eval())
@@ -36,7 +36,7 @@ def test_pictures(space: Space) -> None:  # type: ignore[type-arg]
     assert_same(weights(network), before)
     of_supernet = activation_bytes(build_supernet(space, recipe, seed=0), recipe, input_shape=shape)
     assert of_supernet == pytest.approx(estimate, rel=0.05)
-    kept = [kept_by_a_forward(network, shape, pictures=count) for count in (2, 10)]
+    kept = [kept_by_a_forward(network, shape, num_images=count) for count in (2, 10)]
     assert 8 * estimate == pytest.approx(kept[1] - kept[0], rel=0.02)
 
 

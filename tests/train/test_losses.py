@@ -23,7 +23,7 @@ def test_labels_alone() -> None:
     )
 
 
-def test_patches_have_the_label_of_their_picture_unless_they_have_their_own() -> None:
+def test_patches_have_the_label_of_their_image_unless_they_have_their_own() -> None:
     whole = float(supervised_loss((LOGITS, PATCHES), Microbatch(MIXED), TeacherConfig()))
     label = cross_entropy(LOGITS, TARGETS)
     assert whole == pytest.approx(label + cross_entropy(PATCHES, TARGETS[:, None].expand(2, 2, 3)))

@@ -11,7 +11,7 @@ from hwnas.train.options import TrainOptions, resolved
 from hwnas.train.presets import MICRO
 
 CONFIG = resolved(TrainOptions(space="autoformer-micro", data="digits"), num_classes=10)
-NEED = MemoryEstimate(state_bytes=10_000_000, activation_bytes=1_000_000, pictures=128, free_bytes=200_000_000)
+NEED = MemoryEstimate(state_bytes=10_000_000, activation_bytes=1_000_000, images=128, free_bytes=200_000_000)
 
 
 def test_what_fits_needs_no_words() -> None:
@@ -24,7 +24,7 @@ def test_a_warning_names_the_batch_that_fits() -> None:
     told = memory_warning(replace(NEED, free_bytes=50_000_000), MICRO)
     assert told is not None
     assert told.startswith(
-        "needs about 138 MB of memory, 50 MB are free; try --set grad_accum_steps=4: 128 pictures a step"
+        "needs about 138 MB of memory, 50 MB are free; try --set grad_accum_steps=4: 128 images a step"
     )
     told = memory_warning(replace(NEED, free_bytes=10_500_000), MICRO)
     assert told is not None
@@ -38,6 +38,6 @@ def test_weights_that_do_not_fit_are_an_error() -> None:
 
 
 def test_an_allocation_that_fails_says_which_batch_would_fit() -> None:
-    with pytest.raises(InputError, match="128 pictures at once must fit") as caught, explain_out_of_memory(CONFIG):
+    with pytest.raises(InputError, match="128 images at once must fit") as caught, explain_out_of_memory(CONFIG):
         torch.empty(1 << 45, dtype=torch.uint8)
-    assert caught.value.hint == "--set grad_accum_steps=2: 128 pictures a step as before, 64 at once"
+    assert caught.value.hint == "--set grad_accum_steps=2: 128 images a step as before, 64 at once"

@@ -10,7 +10,7 @@ from hwnas.train.seeds import generator
 
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1])
 IMAGES = torch.arange(8.0)[:, None, None, None].expand(8, 3, 8, 8).contiguous()
-"""Every pixel of image i is i, so that a mixed picture says what it was made of."""
+"""Every pixel of image i is i, so that a mixed image says what it was made of."""
 
 
 def mixed(config: MixConfig, *, seed: int = 0, patches: int | None = None) -> MixedBatch:

@@ -137,7 +137,7 @@ def test_parts_of_a_step_must_be_whole_and_even() -> None:
     assert with_overrides(MICRO, {"grad_accum_steps": "2", "batch_size": "64"}).microbatch_size(4) == 8
     with pytest.raises(InputError, match="divide into equal parts"):
         with_overrides(MICRO, {"grad_accum_steps": "3"}).microbatch_size(1)
-    with pytest.raises(InputError, match="even ones where pictures are mixed"):
+    with pytest.raises(InputError, match="even ones where images are mixed"):
         with_overrides(MICRO, {"mix.mixup": "0.8", "batch_size": "9"}).microbatch_size(1)
 
 

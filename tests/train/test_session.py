@@ -104,7 +104,7 @@ def test_weights_need_to_say_what_they_are(tmp_path: Path) -> None:
         save_weights(network, tmp_path)
 
 
-def pictures(count: int) -> DataSplits:
+def make_images(count: int) -> DataSplits:
     rng = np.random.default_rng(0)
     labels = np.arange(count) % 3
     images = ArrayDataset(
@@ -115,18 +115,18 @@ def pictures(count: int) -> DataSplits:
 
 def test_batches_are_as_large_as_a_process_can_take() -> None:
     recipe = toy_recipe(grad_accum_steps=2)
-    batches = make_train_loader(pictures(40), recipe, image_shape=(3, 15, 15), seed=0)
+    batches = make_train_loader(make_images(40), recipe, image_shape=(3, 15, 15), seed=0)
     assert (len(batches), len(next(batches.epoch(0)))) == (5, 8)
 
 
-def test_too_few_pictures_for_a_batch() -> None:
-    with pytest.raises(InputError, match="at least 16 training pictures, a whole batch"):
-        make_train_loader(pictures(10), toy_recipe(), image_shape=(3, 15, 15), seed=0)
+def test_too_few_images_for_a_batch() -> None:
+    with pytest.raises(InputError, match="at least 16 training images, a whole batch"):
+        make_train_loader(make_images(10), toy_recipe(), image_shape=(3, 15, 15), seed=0)
 
 
 def test_weights_outlive_a_judge_that_fails(tmp_path: Path) -> None:
     def evaluate(supernet: Any) -> dict[str, float]:
-        raise OSError("the held-out pictures are gone")
+        raise OSError("the held-out images are gone")
 
     with pytest.raises(OSError, match="are gone"):
         run_training(toy_trainer(tmp_path, AUTOFORMER, toy_recipe(epochs=1)), evaluate=evaluate)
@@ -142,7 +142,7 @@ class Spoilt(ToyLoader):
     bad = BadImageLog(reasons={"a.png": "cut off"})
 
 
-def test_pictures_that_could_not_be_read_are_told(tmp_path: Path) -> None:
+def test_images_that_could_not_be_read_are_told(tmp_path: Path) -> None:
     plain = toy_loader(AUTOFORMER, toy_recipe())
     batches = Spoilt(plain.images, plain.labels, plain.batch_size)
     result = run_training(toy_trainer(tmp_path, AUTOFORMER, toy_recipe(epochs=1), batches=batches))
@@ -153,4 +153,4 @@ def test_pictures_that_could_not_be_read_are_told(tmp_path: Path) -> None:
 
 def test_batches_count_what_they_cannot_read_where_they_are_told() -> None:
     bad = BadImageLog(limit=3)
-    assert make_train_loader(pictures(40), toy_recipe(), image_shape=(3, 15, 15), seed=0, bad=bad).bad is bad
+    assert make_train_loader(make_images(40), toy_recipe(), image_shape=(3, 15, 15), seed=0, bad=bad).bad is bad

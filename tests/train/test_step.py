@@ -126,7 +126,7 @@ def test_bf16_trains_in_single_precision_weights() -> None:
     assert all(tensor.dtype == torch.float32 for tensor in weights(training.model).values())
 
 
-def test_a_teacher_is_asked_for_the_mixed_pictures() -> None:
+def test_a_teacher_is_asked_for_the_mixed_images() -> None:
     recipe = toy_recipe(teacher=TeacherConfig(labels="soft", weight=1.0), mix=MixConfig(mixup=0.8))
     teacher = build_network(AUTOFORMER, AUTOFORMER.largest(), single_network_recipe(recipe), seed=9).eval()
     with torch.no_grad():

@@ -128,7 +128,7 @@ def test_bilateral_sums_the_logits_of_both_sides() -> None:
     assert loss.item() == pytest.approx(F.cross_entropy(sides, taught.mixed.targets).item())
 
 
-def test_several_networks_share_the_pictures() -> None:
+def test_several_networks_share_the_images() -> None:
     recipe = strategy_recipe("several", num_networks=2)
     supernet = build_supernet(AUTOFORMER, recipe, seed=0)
     strategy, taught = make_strategy(supernet, recipe, seed=0), lesson(AUTOFORMER)

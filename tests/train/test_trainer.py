@@ -240,10 +240,10 @@ def test_a_rehearsal_takes_time_and_writes_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_too_few_pictures_for_a_step(tmp_path: Path) -> None:
+def test_too_few_images_for_a_step(tmp_path: Path) -> None:
     recipe = toy_recipe(grad_accum_steps=4, batch_size=64)
     with pytest.raises(InputError, match="must fill at least one step"):
-        toy_trainer(tmp_path, AUTOFORMER, recipe, batches=toy_loader(AUTOFORMER, recipe, pictures=32))
+        toy_trainer(tmp_path, AUTOFORMER, recipe, batches=toy_loader(AUTOFORMER, recipe, num_images=32))
 
 
 def test_half_precision_needs_a_gpu(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Pictures that a tiny network learns in a few steps, and trainings on them."""
+"""Images that a tiny network learns in a few steps, and trainings on them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -54,13 +54,13 @@ class ToyLoader:
             yield Batch(self.images[mine], self.labels[mine], mine)
 
 
-def toy_loader(space: AnySpace, recipe: Recipe, *, pictures: int = 96, world: World | None = None) -> ToyLoader:
+def toy_loader(space: AnySpace, recipe: Recipe, *, num_images: int = 96, world: World | None = None) -> ToyLoader:
     world = world or World()
     rng = torch.Generator().manual_seed(7)
     config = space.config
-    labels = torch.arange(pictures) % config.num_classes
+    labels = torch.arange(num_images) % config.num_classes
     patterns = torch.randn(config.num_classes, *config.input_shape, generator=rng)
-    images = patterns[labels] + 0.3 * torch.randn(pictures, *config.input_shape, generator=rng)
+    images = patterns[labels] + 0.3 * torch.randn(num_images, *config.input_shape, generator=rng)
     return ToyLoader(images, labels, recipe.microbatch_size(world.size), world=world)
 
 

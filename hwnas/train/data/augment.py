@@ -1,4 +1,7 @@
-"""How training pictures are varied, with timm's transforms."""
+"""Augmentation of training images with timm's transforms, and the transform that images are evaluated with.
+
+Every random draw is a function of the seed, the epoch and the position in the epoch. Array shapes: (B, C, H, W), uint8.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,36 +18,42 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos", "random")
-"""What timm can resize with."""
+"""Interpolations that timm resizes with."""
 
 PADDING_SHARE = 1 / 8
-"""How far a picture is shifted at most by the crop `pad`, as a share of its side: 4 of 32 pixels."""
+"""Largest shift of the crop `pad`, as a share of the side: 4 pixels of 32, as is usual on CIFAR."""
 
-SMALL_CROP_SHARE = 0.875
-"""How much of the shorter side of a larger picture is looked at when it is judged."""
+EVAL_CROP_SHARE = 0.875
+"""Share of the shorter side that is evaluated of an image larger than the network's input: 224 of 256 pixels."""
 
 Crop = Literal["random-resized", "pad", "none"]
+Pixels = NDArray[np.uint8]
+
+_ORDER_STREAM, _SHIFT_FLIP_STREAM = 0, 1
+"""Streams of random numbers of an epoch."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """How training pictures are varied."""
+    """Augmentation of training images, part of a recipe."""
 
     crop: Crop = "random-resized"
-    """A part of the picture, resized; the picture shifted by up to 1/8 over black; or the picture as it is judged."""
+    """`random-resized`: a random part, resized; `pad`: shifted by up to 1/8 of its side over black; `none`: as it is
+    evaluated."""
     scale: tuple[float, float] = (0.08, 1.0)
-    """The area of a resized part, as a share of the picture's."""
+    """Smallest and largest area of a `random-resized` part, as a share of the image's."""
     flip: float = 0.5
-    """How often left and right are swapped."""
+    """Probability of a horizontal flip."""
     rand_augment: str = ""
-    """RandAugment as timm writes it, `rand-m9-mstd0.5-inc1` for example; empty: none."""
+    """RandAugment in timm's notation, for example `rand-m9-mstd0.5-inc1`; empty: none."""
     color_jitter: float = 0.0
-    """How far brightness, contrast and saturation vary; as in timm, RandAugment takes its place."""
+    """Strength of the jitter of brightness, contrast and saturation. RandAugment replaces it, as in timm."""
     erase: float = 0.0
-    """How often a rectangle is replaced by noise."""
+    """Probability of random erasing, with noise."""
     interpolation: str = "bicubic"
+    """Interpolation of resized images, one of `INTERPOLATIONS`."""
     repeats: int = 1
-    """How many variants of a picture an epoch has; it then shows as many fewer pictures."""
+    """Variants of an image in an epoch, which has proportionally fewer images (DeiT's repeated augmentation)."""
 
     def __post_init__(self) -> None:
         if self.crop not in ("random-resized", "pad", "none"):
@@ -55,7 +64,7 @@ class AugmentConfig:
             raise InputError("scale must be two shares, 0 < smallest <= largest <= 1", got=self.scale)
         for name in ("flip", "erase"):
             if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} must be a share from 0 to 1", got=getattr(self, name))
+                raise InputError(f"{name} must be from 0 to 1", got=getattr(self, name))
         if self.color_jitter < 0:
             raise InputError("color_jitter must not be negative", got=self.color_jitter)
         if self.repeats < 1:
@@ -65,29 +74,38 @@ class AugmentConfig:
 
     @property
     def shift_flip_only(self) -> bool:
-        """Whether pictures are at most shifted, flipped and erased, which is done for a whole batch at once."""
+        """True if images are at most shifted, flipped and erased, which is done for a batch at once."""
         return self.crop != "random-resized" and not self.rand_augment and not self.color_jitter
 
 
 @dataclass(frozen=True, kw_only=True)
 class Normalization:
-    """What pixels from 0 to 1 are centred and scaled by, per channel."""
+    """Mean and standard deviation of each channel, of pixels from 0 to 1."""
 
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
     def columns(self, channels: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Mean and deviation of each channel; one channel has the means of the three."""
+        """Return mean and standard deviation of each channel; one channel has the means of the three."""
         mean, std = (np.asarray(values, dtype=np.float32) for values in (self.mean, self.std))
         return (mean, std) if channels == 3 else (mean.mean(keepdims=True), std.mean(keepdims=True))
 
 
 IMAGENET = Normalization()
-"""What nearly all published networks are trained with."""
+"""Normalization of nearly all published networks."""
 
 
 def rand_augment(config: str, *, image_size: int, interpolation: str = "bicubic") -> Any:
-    """Timm's RandAugment; it keeps at least one bit of each pixel, as Pillow has refused to keep none since 13."""
+    """Create timm's RandAugment.
+
+    Args:
+        config: Its settings in timm's notation.
+        image_size: Side of the images, which translations are proportional to.
+        interpolation: One of `INTERPOLATIONS`.
+
+    Raises:
+        InputError: timm cannot read the settings.
+    """
     from timm.data.auto_augment import rand_augment_transform
     from timm.data.transforms import str_to_pil_interp
 
@@ -102,8 +120,9 @@ def rand_augment(config: str, *, image_size: int, interpolation: str = "bicubic"
     try:
         transform = rand_augment_transform(config, parameters)
     except (AssertionError, ValueError, KeyError) as error:
-        message = "rand_augment must be written as timm does"
+        message = "rand_augment must be in timm's notation"
         raise InputError(message, got=config, hint="rand-m9-mstd0.5-inc1") from error
+    # At full strength timm's Posterize keeps no bit of a pixel, which Pillow refuses since version 13: keep one.
     for operation in transform.ops:
         if operation.name.startswith("Posterize"):
             operation.level_fn = partial(_at_least_one_bit, operation.level_fn)
@@ -111,7 +130,7 @@ def rand_augment(config: str, *, image_size: int, interpolation: str = "bicubic"
 
 
 def crop_transform(config: AugmentConfig, *, image_size: int) -> "Callable[[Image], Image]":
-    """The part of a training picture that is looked at, at the size of the network."""
+    """Create the transform that crops and resizes a training image to the network's input size."""
     from timm.data.transforms import RandomResizedCropAndInterpolation
 
     if config.crop != "random-resized":
@@ -123,7 +142,7 @@ def crop_transform(config: AugmentConfig, *, image_size: int) -> "Callable[[Imag
 
 
 def color_transform(config: AugmentConfig, *, image_size: int) -> "Callable[[Image], Image] | None":
-    """What changes the look of a training picture."""
+    """Create the transform of a cropped training image: RandAugment, color jitter or none."""
     if config.rand_augment:
         transform: Callable[[Image], Image] = rand_augment(
             config.rand_augment, image_size=image_size, interpolation=config.interpolation
@@ -140,23 +159,74 @@ def color_transform(config: AugmentConfig, *, image_size: int) -> "Callable[[Ima
 def eval_transform(
     *, image_size: int, crop_share: float | None = None, interpolation: str = "bicubic"
 ) -> "Callable[[Image], Image]":
-    """A picture as it is judged: the shorter side resized, the middle cut out.
+    """Create the transform of images to evaluate: resize the shorter side, crop the center.
 
-    Without a `crop_share`, 0.875 of the shorter side of a picture larger than the network's is looked at, and all of
-    others.
+    Args:
+        image_size: Side of the network's input.
+        crop_share: Share of the shorter side that the crop keeps; None: 0.875 of an image larger than the network's
+            input, and all of any other.
+        interpolation: One of `INTERPOLATIONS`.
+
+    Raises:
+        InputError: The share is not above 0 and at most 1.
     """
     if crop_share is not None and not 0 < crop_share <= 1:
         raise InputError("crop_share must be above 0 and at most 1", got=crop_share)
-    plain = "bicubic" if interpolation == "random" else interpolation
-    return partial(_view, image_size=image_size, crop_share=crop_share, interpolation=plain)
+    fixed = "bicubic" if interpolation == "random" else interpolation
+    return partial(_resize_and_crop, image_size=image_size, crop_share=crop_share, interpolation=fixed)
 
 
-def _view(image: "Image", *, image_size: int, crop_share: float | None, interpolation: str) -> "Image":
+def epoch_order(count: int, *, repeats: int, seed: int, epoch: int) -> Indices:
+    """Return the index of the image at each position of an epoch; the variants of an image are adjacent."""
+    order = np.random.default_rng((seed, epoch, _ORDER_STREAM)).permutation(count)
+    return np.repeat(order, repeats)[:count] if repeats > 1 else order
+
+
+class ShiftFlip(NamedTuple):
+    """Shift and horizontal flip of several images, applied to all of them at once."""
+
+    rows: Indices
+    """Top of the window onto each padded image."""
+    columns: Indices
+    """Left side of the window."""
+    flipped: NDArray[np.bool_]
+    padding: int
+
+    @classmethod
+    def of_epoch(cls, config: AugmentConfig, *, seed: int, epoch: int, count: int, image_size: int) -> Self:
+        """Draw the shifts and flips of every position of an epoch."""
+        rng = np.random.default_rng((seed, epoch, _SHIFT_FLIP_STREAM))
+        padding = round(image_size * PADDING_SHARE) if config.crop == "pad" else 0
+        windows = rng.integers(0, 2 * padding + 1, size=(2, count))
+        return cls(windows[0], windows[1], rng.random(count) < config.flip, padding)
+
+    def at(self, positions: Indices) -> "ShiftFlip":
+        """Select some positions."""
+        return ShiftFlip(self.rows[positions], self.columns[positions], self.flipped[positions], self.padding)
+
+    def apply(self, images: Pixels) -> Pixels:
+        """Shift and flip images; pixels shifted in from outside are black."""
+        if self.padding:
+            images = self._shift(images)
+        if self.flipped.any():
+            images = images if self.padding else images.copy()
+            images[self.flipped] = images[self.flipped][..., ::-1]
+        return images
+
+    def _shift(self, images: Pixels) -> Pixels:
+        size = images.shape[-1]
+        padded = np.pad(images, ((0, 0), (0, 0), (self.padding,) * 2, (self.padding,) * 2))
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size), axis=(2, 3))
+        shifted: Pixels = windows[np.arange(len(images)), :, self.rows, self.columns]
+        return shifted
+
+
+def _resize_and_crop(image: "Image", *, image_size: int, crop_share: float | None, interpolation: str) -> "Image":
     from timm.data.transforms import str_to_interp_mode
     from torchvision.transforms import functional
 
     shorter = min(image.size)
-    share = crop_share or (SMALL_CROP_SHARE if shorter > image_size else 1.0)
+    share = crop_share or (EVAL_CROP_SHARE if shorter > image_size else 1.0)
     if share < 1 or shorter != image_size:
         mode = str_to_interp_mode(interpolation)  # type: ignore[no-untyped-call]
         image = functional.resize(image, int(image_size / share), mode)
@@ -166,51 +236,3 @@ def _view(image: "Image", *, image_size: int, crop_share: float | None, interpol
 
 def _at_least_one_bit(level_fn: Callable[..., tuple[int]], level: float, hparams: object) -> tuple[int]:
     return (max(1, level_fn(level, hparams)[0]),)
-
-
-Bytes = NDArray[np.uint8]
-_ORDER, _MOVES = 0, 1
-"""Streams of random numbers of an epoch."""
-
-
-class ShiftFlip(NamedTuple):
-    """How far the window onto some pictures is moved over their padding, and which are flipped."""
-
-    rows: Indices
-    columns: Indices
-    flipped: NDArray[np.bool_]
-    padding: int
-
-    @classmethod
-    def of_epoch(cls, config: AugmentConfig, *, seed: int, epoch: int, count: int, image_size: int) -> Self:
-        """The moves of every position of an epoch."""
-        rng = np.random.default_rng((seed, epoch, _MOVES))
-        padding = round(image_size * PADDING_SHARE) if config.crop == "pad" else 0
-        places = rng.integers(0, 2 * padding + 1, size=(2, count))
-        return cls(places[0], places[1], rng.random(count) < config.flip, padding)
-
-    def at(self, positions: Indices) -> "ShiftFlip":
-        """Those of some positions."""
-        return ShiftFlip(self.rows[positions], self.columns[positions], self.flipped[positions], self.padding)
-
-    def apply(self, pictures: Bytes) -> Bytes:
-        """Pictures moved and flipped; what comes in from outside is black."""
-        if self.padding:
-            pictures = self._shifted(pictures)
-        if self.flipped.any():
-            pictures = pictures if self.padding else pictures.copy()
-            pictures[self.flipped] = pictures[self.flipped][..., ::-1]
-        return pictures
-
-    def _shifted(self, pictures: Bytes) -> Bytes:
-        size = pictures.shape[-1]
-        padded = np.pad(pictures, ((0, 0), (0, 0), (self.padding,) * 2, (self.padding,) * 2))
-        windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size), axis=(2, 3))
-        shifted: Bytes = windows[np.arange(len(pictures)), :, self.rows, self.columns]
-        return shifted
-
-
-def epoch_order(count: int, *, repeats: int, seed: int, epoch: int) -> Indices:
-    """Which picture stands at each position of an epoch; the variants of a picture stand side by side."""
-    order = np.random.default_rng((seed, epoch, _ORDER)).permutation(count)
-    return np.repeat(order, repeats)[:count] if repeats > 1 else order

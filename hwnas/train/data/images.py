@@ -1,4 +1,8 @@
-"""Labelled pictures that are reached by number."""
+"""Datasets of labeled images, read by index: decoding, subsets, stratified splits and lists of image names.
+
+A dataset is anything with the members of `ImageDataset`. Array shapes: (N, H, W, C) in a dataset in memory and
+(C, H, W) for one decoded image.
+"""
 
 import io
 import logging
@@ -21,43 +25,70 @@ if TYPE_CHECKING:
 Labels = NDArray[np.int64]
 Indices = NDArray[np.int64]
 
+HELDOUT_LIST = "heldout.txt"
+"""File of a run with the names of the images that were held out of training."""
+
+MAX_BAD_IMAGES = 50
+"""Unreadable images that are skipped by default before it is an error."""
+
+_MAX_LISTED = 20
+_log = logging.getLogger(__name__)
+
 
 class BadImageError(InputError):
-    """A picture that cannot be read; `key` names it."""
+    """An image that cannot be read or decoded.
+
+    Args:
+        key: Name of the image.
+        reason: Why it cannot be read.
+    """
 
     def __init__(self, key: str, reason: object) -> None:
-        super().__init__(f"{key} is not a picture that can be read", got=reason)
+        super().__init__(f"{key} is not an image that can be read", got=reason)
         self.key = key
         self.reason = str(reason)
 
 
 class ImageDataset(Protocol):
-    """Labelled pictures reached by number."""
+    """A map-style dataset of labeled images, like torchvision's, with labels and names known without decoding."""
 
     @property
     def labels(self) -> Labels:
-        """The class of each picture."""
+        """Class index of each image."""
 
     @property
     def keys(self) -> Sequence[str]:
-        """What a file list calls each picture."""
+        """Name of each image, unique in the dataset and the same whenever it is opened."""
 
     def __len__(self) -> int: ...
 
     def read(self, index: int) -> "Image":
-        """One picture, in RGB; one that cannot be read is a `BadImageError`."""
+        """Decode one image to RGB.
+
+        Raises:
+            BadImageError: The image cannot be read.
+        """
 
 
 class ArrayDataset:
-    """Pictures in memory: the fast way to make batches."""
+    """Images in memory, which are batched without decoding.
+
+    Args:
+        array: Pixels of shape (N, H, W, 1 or 3), uint8.
+        labels: Class index of each image.
+        keys: Name of each image.
+
+    Raises:
+        InputError: The array has another shape or type, or the lengths differ.
+    """
 
     def __init__(self, array: NDArray[np.uint8], labels: Labels, keys: Sequence[str]) -> None:
         if array.ndim != 4 or array.shape[3] not in (1, 3) or array.dtype != np.uint8:
-            message = "pictures in memory must be bytes of the shape (pictures, height, width, 1 or 3)"
+            message = "images in memory must be uint8 of the shape (images, height, width, 1 or 3)"
             raise InputError(message, got=f"{array.dtype} {array.shape}")
         if not len(array) == len(labels) == len(keys):
-            message = "there must be one label and one key for each picture"
-            raise InputError(message, got=f"{len(array)} pictures, {len(labels)} labels, {len(keys)} keys")
+            message = "there must be one label and one key for each image"
+            raise InputError(message, got=f"{len(array)} images, {len(labels)} labels, {len(keys)} keys")
         self.array = array
         self.labels = np.asarray(labels, dtype=np.int64)
         self.keys = keys
@@ -66,7 +97,7 @@ class ArrayDataset:
         return len(self.array)
 
     def read(self, index: int) -> "Image":
-        """One picture."""
+        """Return one image in RGB."""
         from PIL import Image
 
         pixels = self.array[index]
@@ -75,48 +106,56 @@ class ArrayDataset:
 
 @dataclass(frozen=True)
 class SubsetDataset:
-    """Some of the pictures of another set."""
+    """Some images of another dataset."""
 
-    images: ImageDataset
+    dataset: ImageDataset
     indices: Indices
 
     @cached_property
     def labels(self) -> Labels:
-        """The class of each picture."""
-        return self.images.labels[self.indices]
+        """Class index of each image."""
+        return self.dataset.labels[self.indices]
 
     @cached_property
     def keys(self) -> Sequence[str]:
-        """Their names in the other set."""
-        return [self.images.keys[index] for index in self.indices]
+        """Names of the images in the other dataset."""
+        return [self.dataset.keys[index] for index in self.indices]
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def read(self, index: int) -> "Image":
-        """One picture."""
-        return self.images.read(int(self.indices[index]))
+        """Decode one image to RGB."""
+        return self.dataset.read(int(self.indices[index]))
 
 
-def subset(images: ImageDataset, indices: Any) -> ImageDataset:
-    """The pictures with these numbers, in this order; those of an array stay one."""
+def subset(dataset: ImageDataset, indices: Any) -> ImageDataset:
+    """Select images of a dataset by index, in this order. A subset of an `ArrayDataset` is one too."""
     chosen = np.asarray(indices, dtype=np.int64)
-    if isinstance(images, ArrayDataset):
-        return ArrayDataset(images.array[chosen], images.labels[chosen], [images.keys[index] for index in chosen])
-    if isinstance(images, SubsetDataset):
-        return SubsetDataset(images.images, images.indices[chosen])
-    return SubsetDataset(images, chosen)
+    if isinstance(dataset, ArrayDataset):
+        return ArrayDataset(dataset.array[chosen], dataset.labels[chosen], [dataset.keys[index] for index in chosen])
+    if isinstance(dataset, SubsetDataset):
+        return SubsetDataset(dataset.dataset, dataset.indices[chosen])
+    return SubsetDataset(dataset, chosen)
 
 
 def decode_image(data: bytes, key: str) -> "Image":
-    """The picture that a file's bytes hold, in RGB."""
+    """Decode the bytes of an image file to RGB.
+
+    Args:
+        data: Content of the file, in any format of Pillow.
+        key: Name of the image, for errors.
+
+    Raises:
+        BadImageError: The bytes are no image, or its pixels have more than 8 bits.
+    """
     from PIL import Image
 
     try:
         with Image.open(io.BytesIO(data)) as image:
             if image.mode[0] in "IF":
                 raise BadImageError(key, f"pixels of more than 8 bits (mode {image.mode})")
-            if "transparency" in image.info:  # a palette's transparency is lost with a warning otherwise
+            if "transparency" in image.info:  # dropped with a warning otherwise
                 return image.convert("RGBA").convert("RGB")
             return image.convert("RGB")
     # What Pillow raises for broken files depends on their format.
@@ -125,69 +164,72 @@ def decode_image(data: bytes, key: str) -> "Image":
 
 
 def to_array(image: "Image", *, channels: int) -> NDArray[np.uint8]:
-    """The pixels of a picture; one channel is its lightness."""
+    """Return the pixels of an image as (C, H, W); one channel is its luma."""
     pixels = np.asarray(image.convert("RGB" if channels == 3 else "L"))
     return pixels.transpose(2, 0, 1) if channels == 3 else pixels[None]
 
 
 def to_image(pixels: NDArray[np.uint8]) -> "Image":
-    """The picture of some pixels, in colour."""
+    """Return RGB pixels (3, H, W) as an image."""
     from PIL import Image
 
     return Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
 
 
-DEFAULT_LIMIT = 50
-"""How many unreadable pictures are skipped where nobody says."""
-
-_SHOWN = 20
-_log = logging.getLogger(__name__)
-
-
 @dataclass(kw_only=True)
 class BadImageLog:
-    """Pictures that were skipped; one more than the limit is an error that lists them."""
+    """Unreadable images that were skipped."""
 
-    limit: int = DEFAULT_LIMIT
+    limit: int = MAX_BAD_IMAGES
+    """Raise an error at one more than this."""
     reasons: dict[str, str] = field(default_factory=dict)
-    """Why, by key, in the order in which they were met."""
+    """Reason by image name, in the order in which the images were met."""
 
     def add(self, key: str, reason: str) -> None:
-        """Count a picture once, however often it is met."""
+        """Record an unreadable image, once however often it is met.
+
+        Raises:
+            InputError: More images than the limit are unreadable; it lists them.
+        """
         if key in self.reasons:
             return
         self.reasons[key] = reason
         if len(self.reasons) > self.limit:
-            message = f"more than {self.limit} pictures cannot be read"
-            raise InputError(
-                message,
-                got=self.summary(),
-                hint=f"repair or remove them, or allow more: --max-bad {2 * self.limit or 1}",
-            )
+            hint = f"repair or remove them, or allow more: --max-bad {2 * self.limit or 1}"
+            raise InputError(f"more than {self.limit} images cannot be read", got=self.summary(), hint=hint)
         _log.warning("skipped %s, which cannot be read: %s", key, reason)
 
     def summary(self) -> str:
-        """Their number and the first of them."""
-        more = len(self) - _SHOWN
-        listed = "; ".join(f"{key} ({reason})" for key, reason in list(self.reasons.items())[:_SHOWN])
+        """Return their number and the first of them."""
+        more = len(self) - _MAX_LISTED
+        listed = "; ".join(f"{key} ({reason})" for key, reason in list(self.reasons.items())[:_MAX_LISTED])
         return f"{len(self)}: {listed}" + (f"; and {more} more" if more > 0 else "")
 
     def __len__(self) -> int:
         return len(self.reasons)
 
 
-HELDOUT_LIST = "heldout.txt"
-"""The file of a run that names the pictures held out of training."""
-
-
 def stratified_sample(labels: Labels, count: int, *, seed: int, keep: int = 0) -> Indices:
-    """The numbers of `count` pictures, sorted; each class gives its share, to within one, and keeps at least `keep`."""
+    """Draw images, each class in proportion to its size.
+
+    Args:
+        labels: Class index of each image.
+        count: Number of images to draw.
+        seed: Decides the draw.
+        keep: Images of each class that must not be drawn.
+
+    Returns:
+        Sorted indices, at least one of each class; the share of each class is right to within one image.
+
+    Raises:
+        InputError: So many images cannot be drawn with one of each class among them and `keep` of each left.
+    """
     sizes = np.bincount(labels)
     classes = np.count_nonzero(sizes)
     if sizes[sizes > 0].min() <= keep or not classes <= count <= len(labels) - keep * classes:
         left = " and leave one of each" if keep else ""
-        message = f"pictures that are chosen must hold one of each class{left}"
-        raise InputError(message, got=f"{count} of {len(labels)} pictures in {classes} classes")
+        message = f"the drawn images must have one of each class{left}"
+        raise InputError(message, got=f"{count} of {len(labels)} images in {classes} classes")
     rng = np.random.default_rng(seed)
     chosen = []
     for label, quota in enumerate(_quotas(sizes, count, keep=keep)):
@@ -197,43 +239,53 @@ def stratified_sample(labels: Labels, count: int, *, seed: int, keep: int = 0) -
 
 
 def stratified_split(labels: Labels, amount: float, *, seed: int) -> tuple[Indices, Indices]:
-    """The numbers of the pictures that stay and of those split off.
+    """Split images in two, with the classes in the same proportions.
 
-    `amount` is a share below 1, which grows to one picture of each class, or else a number.
+    Args:
+        labels: Class index of each image.
+        amount: Images to split off: a fraction below 1, raised to one image of each class, else a number.
+        seed: Decides the draw.
+
+    Returns:
+        Indices of the images that stay, and of those split off.
+
+    Raises:
+        InputError: A class would be missing on one side.
     """
     least = int(np.count_nonzero(np.bincount(labels)))
     count = max(round(amount * len(labels)), least) if amount < 1 else int(amount)
-    away = stratified_sample(labels, count, seed=seed, keep=1)
-    return np.setdiff1d(np.arange(len(labels)), away), away
+    split_off = stratified_sample(labels, count, seed=seed, keep=1)
+    return np.setdiff1d(np.arange(len(labels)), split_off), split_off
 
 
-def write_image_list(path: Path, images: ImageDataset) -> None:
-    """Write the names of pictures, one a line."""
-    write_atomic(path, "".join(f"{key}\n" for key in images.keys))
+def write_image_list(path: Path, dataset: ImageDataset) -> None:
+    """Write the names of the images of a dataset, one per line."""
+    write_atomic(path, "".join(f"{key}\n" for key in dataset.keys))
 
 
 def read_image_list(path: Path) -> tuple[str, ...]:
-    """Read the names of pictures, one a line."""
+    """Read names of images, one per line."""
     try:
         return tuple(path.read_text(encoding="utf-8").splitlines())
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"the list of pictures {path} cannot be read", got=error) from error
+        raise InputError(f"the list of images {path} cannot be read", got=error) from error
 
 
-def require_same_images(path: Path, images: ImageDataset) -> None:
-    """The pictures must be those that a list names, in its order."""
-    listed, found = read_image_list(path), tuple(images.keys)
+def require_same_images(path: Path, dataset: ImageDataset) -> None:
+    """Raise an InputError unless a dataset has the images of a list, in its order."""
+    listed, found = read_image_list(path), tuple(dataset.keys)
     if listed != found:
         differ = len(set(listed) ^ set(found))
         raise InputError(
-            f"the held-out pictures must be those of {path}",
-            got=f"{len(found)} pictures, listed are {len(listed)}, {differ} differ",
-            hint="the data set, its seed and the held-out share of the run",
+            f"the held-out images must be those of {path}",
+            got=f"{len(found)} images, where {len(listed)} are listed; {differ} differ",
+            hint="use the dataset, the seed and the held-out share of the run",
         )
 
 
 def _quotas(sizes: Indices, count: int, *, keep: int) -> Indices:
-    """How many each class gives: in proportion, at least one, `count` in all."""
+    """Return the images to draw of each class: in proportion, at least one, `count` in total."""
+    # Largest-remainder apportionment: round down, then correct the classes that are furthest from their exact share.
     shares = sizes * (count / sizes.sum())
     least, most = np.minimum(1, sizes), np.maximum(sizes - keep, 0)
     quotas: Indices = np.clip(np.floor(shares).astype(np.int64), least, most)

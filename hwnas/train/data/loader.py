@@ -1,6 +1,8 @@
-"""Batches of pictures: every draw is a function of (seed, epoch, position), whoever makes the batch.
+"""Batches of training images and of images to evaluate networks on.
 
-Position is the place in an epoch of all ranks together; rank r of w has the positions r, r + w, …
+Every random draw is a function of (seed, epoch, position), so that batches depend neither on the number of worker
+processes nor on what was loaded before. Positions count the images of an epoch over all ranks: rank r of w takes the
+positions r, r + w, r + 2w, ...
 """
 
 import logging
@@ -26,17 +28,17 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Batch:
-    """Pictures for a network."""
+    """Images for a network."""
 
     images: Tensor
-    """(pictures, channels, height, width), float32, normalised."""
+    """(B, C, H, W), float32, normalized."""
     labels: Tensor
-    """(pictures,), int64."""
+    """(B,), int64."""
     indices: Tensor
-    """(pictures,), int64: their numbers in the set."""
+    """(B,), int64: their indices in the dataset."""
 
     def to(self, device: torch.device | str) -> Self:
-        """The batch on a device; to a GPU it is copied out of pinned memory, beside what the device does meanwhile."""
+        """Move the batch to a device; to a GPU it is copied from pinned memory, while the GPU computes."""
         parts = [self.images, self.labels, self.indices]
         if torch.device(device).type == "cuda":
             parts = [part if part.is_cuda else part.pin_memory() for part in parts]
@@ -47,15 +49,30 @@ class Batch:
 
 
 class TrainLoader:
-    """The epochs of training pictures.
+    """Batches of augmented training images, epoch by epoch.
 
-    An epoch is a permutation of the pictures; what does not fill a batch is left out. An unreadable picture is
-    replaced by the next readable one of the set, and counted in `bad`.
+    An epoch is a permutation of the images; those that do not fill a batch are left out. The next readable image stands
+    in for an unreadable one, which is recorded in `bad`.
+
+    Args:
+        dataset: Training images.
+        augment: How they are augmented.
+        image_shape: Channels, height and width of the network's input.
+        batch_size: Images of a batch on this rank; fewer if the dataset is smaller.
+        seed: Decides order and augmentation.
+        workers: Processes that load images; 0: this one.
+        rank: Number of this process among those that train together.
+        world_size: Number of processes that train together.
+        normalization: Mean and standard deviation of the channels.
+        bad: Records unreadable images; by default up to 50 are skipped.
+
+    Raises:
+        InputError: The dataset is too small, or an argument is out of range.
     """
 
     def __init__(
         self,
-        images: ImageDataset,
+        dataset: ImageDataset,
         *,
         augment: AugmentConfig,
         image_shape: tuple[int, int, int],
@@ -68,27 +85,32 @@ class TrainLoader:
         bad: BadImageLog | None = None,
     ) -> None:
         if not 0 <= rank < world_size:
-            raise InputError("the rank must be one of the world's", got=f"rank {rank} of {world_size}")
-        if len(images) < world_size:
-            raise InputError("there must be a picture for each rank", got=f"{len(images)} pictures, {world_size} ranks")
+            raise InputError("the rank must be below the world size", got=f"rank {rank} of {world_size}")
+        if len(dataset) < world_size:
+            raise InputError("there must be an image for each rank", got=f"{len(dataset)} images, {world_size} ranks")
         _require_shape(image_shape)
-        self.images, self.augment, self.image_shape = images, augment, image_shape
-        self.batch_size = min(_positive("batch_size", batch_size), len(images) // world_size)
+        self.dataset, self.augment, self.image_shape = dataset, augment, image_shape
+        self.batch_size = min(_positive("batch_size", batch_size), len(dataset) // world_size)
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self.workers = usable_workers(workers)
         self.normalization = normalization
         self.bad = bad if bad is not None else BadImageLog()
 
     def __len__(self) -> int:
-        """Steps of an epoch."""
-        return len(self.images) // self.world_size // self.batch_size
+        """Return the number of batches of an epoch."""
+        return len(self.dataset) // self.world_size // self.batch_size
 
     def epoch(self, epoch: int, *, first: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch, from the `first` on."""
+        """Iterate over the batches of an epoch.
+
+        Args:
+            epoch: Number of the epoch.
+            first: Batch to begin with; a resumed training skips those that it has seen.
+        """
         if not 0 <= first <= len(self):
             raise InputError(f"an epoch has the batches 0 to {len(self) - 1}", got=first)
         plan = EpochPlan(
-            self._kept if self.augment.shift_flip_only else self.images,
+            self._decoded if self.augment.shift_flip_only else self.dataset,
             augment=self.augment,
             image_shape=self.image_shape,
             seed=self.seed,
@@ -97,19 +119,33 @@ class TrainLoader:
         )
         size, world = self.batch_size, self.world_size
         positions = [np.arange(step * size, (step + 1) * size) * world + self.rank for step in range(first, len(self))]
-        yield from _batches(_Steps(plan, positions), self)
+        yield from _batches(_PlannedBatches(plan, positions), self)
 
     @cached_property
-    def _kept(self) -> ImageDataset | DecodedImages:
-        return decode_if_small(self.images, self.image_shape, bad=self.bad)
+    def _decoded(self) -> ImageDataset | DecodedImages:
+        return decode_if_small(self.dataset, self.image_shape, bad=self.bad)
 
 
 class EvalLoader:
-    """Pictures to judge networks on, each once and in order; unreadable ones are left out, and counted in `bad`."""
+    """Batches of images to evaluate networks on, each image once and in order, without unreadable ones.
+
+    Args:
+        dataset: Images to evaluate on.
+        image_shape: Channels, height and width of the network's input.
+        batch_size: Images of a batch; the last may have fewer.
+        workers: Processes that load images; 0: this one.
+        crop_share: Share of the shorter side that is evaluated; None: as `eval_transform` chooses.
+        interpolation: Interpolation of resized images.
+        normalization: Mean and standard deviation of the channels.
+        bad: Records unreadable images; by default up to 50 are skipped.
+
+    Raises:
+        InputError: An argument is out of range.
+    """
 
     def __init__(
         self,
-        images: ImageDataset,
+        dataset: ImageDataset,
         *,
         image_shape: tuple[int, int, int],
         batch_size: int,
@@ -120,103 +156,106 @@ class EvalLoader:
         bad: BadImageLog | None = None,
     ) -> None:
         _require_shape(image_shape)
-        self.images, self.image_shape = images, image_shape
+        self.dataset, self.image_shape = dataset, image_shape
         self.batch_size = _positive("batch_size", batch_size)
         self.workers = usable_workers(workers)
-        self.view = eval_transform(image_size=image_shape[1], crop_share=crop_share, interpolation=interpolation)
-        self.direct = crop_share in (None, 1.0) and _array_shape(images) == image_shape
+        self.transform = eval_transform(image_size=image_shape[1], crop_share=crop_share, interpolation=interpolation)
+        self.direct = crop_share in (None, 1.0) and _array_shape(dataset) == image_shape
         self.normalization = normalization
         self.bad = bad if bad is not None else BadImageLog()
 
     def __len__(self) -> int:
-        """Batches of a pass; the last one may be smaller."""
-        return -(-len(self.images) // self.batch_size)
+        """Return the number of batches of a pass."""
+        return -(-len(self.dataset) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        plan = EvalPlan(images=self.images, view=self.view, direct=self.direct, image_shape=self.image_shape)
-        starts = range(0, len(self.images), self.batch_size)
-        positions = [np.arange(start, min(start + self.batch_size, len(self.images))) for start in starts]
-        yield from (batch for batch in _batches(_Steps(plan, positions), self) if len(batch))
+        plan = EvalPlan(
+            dataset=self.dataset, transform=self.transform, direct=self.direct, image_shape=self.image_shape
+        )
+        starts = range(0, len(self.dataset), self.batch_size)
+        positions = [np.arange(start, min(start + self.batch_size, len(self.dataset))) for start in starts]
+        yield from (batch for batch in _batches(_PlannedBatches(plan, positions), self) if len(batch))
 
 
-def usable_workers(wanted: int) -> int:
-    """As many processes as were asked for, or as there are processor cores; fewer are announced."""
-    if wanted < 0:
-        raise InputError("the number of workers must not be negative", got=wanted)
+def usable_workers(requested: int) -> int:
+    """Return the number of loading processes: at most one per usable CPU core, with a warning if that is fewer."""
+    if requested < 0:
+        raise InputError("the number of workers must not be negative", got=requested)
     cores = usable_cores()
-    if wanted > cores:
-        _log.warning("%d workers load pictures, not %d: there are %d processor cores", cores, wanted, cores)
-    return min(wanted, cores)
+    if requested > cores:
+        _log.warning("%d workers load images, not %d: there are %d CPU cores", cores, requested, cores)
+    return min(requested, cores)
 
 
-class _Steps(Dataset[FetchedBatch]):
-    """The batches of one pass by number, for worker processes."""
+class _PlannedBatches(Dataset[FetchedBatch]):
+    """The batches of one pass by index, for worker processes."""
 
     def __init__(self, plan: EpochPlan | EvalPlan, positions: list[Any]) -> None:
         self.plan = plan
         self.positions = positions
 
-    def __getitem__(self, step: int) -> FetchedBatch:
-        return self.plan.fetch(self.positions[step])
+    def __getitem__(self, index: int) -> FetchedBatch:
+        return self.plan.fetch(self.positions[index])
 
     def __len__(self) -> int:
         return len(self.positions)
 
 
-def _batches(steps: _Steps, owner: TrainLoader | EvalLoader) -> Iterator[Batch]:
+def _batches(planned: _PlannedBatches, loader: TrainLoader | EvalLoader) -> Iterator[Batch]:
     mean, std = (
-        torch.from_numpy(255 * part)[:, None, None] for part in owner.normalization.columns(owner.image_shape[0])
+        torch.from_numpy(255 * part)[:, None, None] for part in loader.normalization.columns(loader.image_shape[0])
     )
-    for fetched in _loaded(steps, owner.workers):
+    for fetched in _load(planned, loader.workers):
         for key, reason in fetched.bad:
-            owner.bad.add(key, reason)
-        if not len(fetched.pictures) and isinstance(owner, TrainLoader):
-            raise InputError("at least one picture must be readable", got=owner.bad.summary())
-        images = torch.from_numpy(fetched.pictures).float().sub_(mean).div_(std)
-        steps.plan.finish(images, fetched.positions)
+            loader.bad.add(key, reason)
+        if not len(fetched.pixels) and isinstance(loader, TrainLoader):
+            raise InputError("at least one image must be readable", got=loader.bad.summary())
+        images = torch.from_numpy(fetched.pixels).float().sub_(mean).div_(std)
+        planned.plan.finish(images, fetched.positions)
         yield Batch(images, torch.from_numpy(fetched.labels), torch.from_numpy(fetched.indices))
 
 
-def _loaded(steps: _Steps, workers: int) -> Iterator[FetchedBatch]:
+def _load(planned: _PlannedBatches, workers: int) -> Iterator[FetchedBatch]:
     if not workers:
-        yield from (steps[step] for step in range(len(steps)))
+        yield from (planned[index] for index in range(len(planned)))
         return
     loader = DataLoader(
-        steps,
+        planned,
         batch_size=None,
-        num_workers=min(workers, max(1, len(steps))),
-        collate_fn=_unchanged,
-        worker_init_fn=_outlive_signals,
-        generator=torch.Generator(),  # otherwise the loader draws from torch's global one
+        num_workers=min(workers, max(1, len(planned))),
+        collate_fn=_identity,
+        worker_init_fn=_ignore_first_signal,
+        generator=torch.Generator(),  # otherwise the loader draws from torch's global generator
     )
     yield from loader
 
 
-def _unchanged(fetched: Any) -> Any:
+def _identity(fetched: Any) -> Any:
     return fetched
 
 
-def _outlive_signals(worker: int) -> None:
-    """A signal to all processes of a training must leave it its workers until it has saved its state.
+def _ignore_first_signal(worker: int) -> None:
+    """Ignore SIGINT and the first SIGTERM.
 
-    They end with the loader; a second SIGTERM ends them at once, so that nothing waits for them in vain.
+    Both reach all processes of a training at once, and the main process needs its workers until it has saved a
+    checkpoint; they end with the loader. A second SIGTERM ends a worker at once, so that none is left behind.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
 
 
-def _array_shape(images: ImageDataset) -> tuple[int, ...] | None:
-    """Channels, height and width of pictures in memory."""
-    if not isinstance(images, ArrayDataset):
+def _array_shape(dataset: ImageDataset) -> tuple[int, ...] | None:
+    """Return channels, height and width of images in memory."""
+    if not isinstance(dataset, ArrayDataset):
         return None
-    height, width, channels = images.array.shape[1:]
+    height, width, channels = dataset.array.shape[1:]
     return channels, height, width
 
 
 def _require_shape(shape: tuple[int, int, int]) -> None:
     channels, height, width = shape
     if channels not in (1, 3):
-        raise InputError("pictures have 1 or 3 channels, and so must the space", got=channels)
+        raise InputError("images have 1 or 3 channels, and so must the space", got=channels)
     if height != width:
         raise InputError("images must be square", got=f"{height} x {width}")
 

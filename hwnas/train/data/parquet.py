@@ -1,4 +1,4 @@
-"""Pictures in Parquet files with columns `image` and `label`, as Hugging Face writes them."""
+"""Images in Parquet files with columns `image` and `label`, as Hugging Face writes them."""
 
 import itertools
 import json
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MEMORY_BYTES = 4 << 30
-"""Encoded pictures that are held in memory; more of them go to a temporary file that is mapped."""
+"""Encoded images are held in memory up to this size; larger datasets are copied to a temporary file and mapped."""
 
 
 @dataclass(frozen=True)
 class ParquetDataset:
-    """Encoded pictures in memory or in a mapped file, decoded when they are read."""
+    """Encoded images in memory or in a mapped file, decoded when they are read."""
 
     files: tuple[str, ...]
     starts: tuple[int, ...]
-    """The number of the first picture of each file."""
+    """Index of the first image of each file."""
     column: Any
     """A pyarrow column of bytes."""
     labels: Labels
 
     @cached_property
     def keys(self) -> Sequence[str]:
-        """Row and file of each picture."""
+        """Row and file of each image."""
         ends = (*self.starts[1:], len(self))
         spans = zip(self.files, self.starts, ends, strict=True)
         return [f"row {row} of {file}" for file, start, end in spans for row in range(end - start)]
@@ -43,20 +43,20 @@ class ParquetDataset:
         return len(self.labels)
 
     def read(self, index: int) -> "Image":
-        """One picture."""
+        """Decode one image to RGB."""
         data = self.column[index].as_py()
         if data is None:
-            raise BadImageError(self.keys[index], "it holds no bytes")
+            raise BadImageError(self.keys[index], "the row has no bytes")
         return decode_image(data, self.keys[index])
 
 
 def is_parquet(path: Path) -> bool:
-    """Whether a path is a Parquet file or a folder of such."""
+    """Return True if a path is a Parquet file or a folder of them."""
     return path.suffix == ".parquet" or any(find_parquet_files(path, (prefix,)) for prefix in ("train", "test", "val"))
 
 
 def find_parquet_files(path: Path, prefixes: Sequence[str]) -> list[Path]:
-    """The files of a part, those of the first prefix that has any; they lie in the folder or in its `data`."""
+    """Return the files of the first prefix that has any, in the folder or in its `data`."""
     for folder, prefix in itertools.product((path, path / "data"), prefixes):
         if files := sorted(folder.glob(f"{prefix}*.parquet")):
             return files
@@ -64,18 +64,25 @@ def find_parquet_files(path: Path, prefixes: Sequence[str]) -> list[Path]:
 
 
 def open_parquet(files: Sequence[Path]) -> tuple[ParquetDataset, tuple[str, ...] | None]:
-    """The pictures of some files, and the names of the classes where the first file has them."""
-    handles = [_opened(file) for file in files]
+    """Open the images of Parquet files.
+
+    Returns:
+        The images, and the names of the classes if the first file has them.
+
+    Raises:
+        InputError: A file is broken, or its columns are not those of images and labels.
+    """
+    handles = [_open(file) for file in files]
     for handle, file in zip(handles, files, strict=True):
         _require_columns(handle.schema_arrow, file)
     starts = np.cumsum([0, *(handle.metadata.num_rows for handle in handles)])[:-1]
     column = _image_column(handles, files)
-    labels = np.concatenate([_labels(handle, file) for handle, file in zip(handles, files, strict=True)])
+    labels = np.concatenate([_read_labels(handle, file) for handle, file in zip(handles, files, strict=True)])
     images = ParquetDataset(tuple(file.name for file in files), tuple(map(int, starts)), column, labels)
     return images, _class_names(handles[0].schema_arrow)
 
 
-def _opened(file: Path) -> Any:
+def _open(file: Path) -> Any:
     import pyarrow
     from pyarrow.parquet import ParquetFile
 
@@ -101,15 +108,15 @@ def _require_columns(schema: Any, file: Path) -> None:
         raise InputError(f"images in {file} must be bytes, or a struct with a field of bytes", got=image)
 
 
-def _labels(handle: Any, file: Path) -> Labels:
-    column = _columns(handle, "label", file)["label"]
+def _read_labels(handle: Any, file: Path) -> Labels:
+    column = _read_column(handle, "label", file)["label"]
     if column.null_count:
         raise InputError(f"every row of {file} must have a label", got=f"{column.null_count} without")
     labels: Labels = column.to_numpy().astype(np.int64)
     return labels
 
 
-def _columns(handle: Any, name: str, file: Path, *, group: int | None = None) -> Any:
+def _read_column(handle: Any, name: str, file: Path, *, group: int | None = None) -> Any:
     import pyarrow
 
     try:
@@ -122,20 +129,17 @@ def _image_column(handles: Sequence[Any], files: Sequence[Path]) -> Any:
     import pyarrow
 
     groups = (
-        _bytes_of(_columns(handle, "image", file, group=group)["image"])
+        _bytes_of(_read_column(handle, "image", file, group=group)["image"])
         for handle, file in zip(handles, files, strict=True)
         for group in range(handle.num_row_groups)
     )
-    if sum(_image_bytes(handle) for handle in handles) > MEMORY_BYTES:
-        return _mapped(groups)
+    metadata = [handle.metadata for handle in handles]
+    size = sum(part.row_group(group).total_byte_size for part in metadata for group in range(part.num_row_groups))
+    if size > MEMORY_BYTES:
+        return _map_to_file(groups)
     return pyarrow.chunked_array(
         itertools.chain.from_iterable(group.chunks for group in groups), pyarrow.large_binary()
     )
-
-
-def _image_bytes(handle: Any) -> int:
-    metadata = handle.metadata
-    return sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
 
 
 def _bytes_of(column: Any) -> Any:
@@ -147,8 +151,8 @@ def _bytes_of(column: Any) -> Any:
     return column.cast(pyarrow.large_binary())
 
 
-def _mapped(groups: Any) -> Any:
-    """Columns in a temporary file, mapped; the file has no name, and goes with the mapping."""
+def _map_to_file(groups: Any) -> Any:
+    """Copy columns to a temporary file and map it; the file is unlinked at once and disappears with the mapping."""
     import pyarrow
 
     schema = pyarrow.schema([("image", pyarrow.large_binary())])
@@ -160,12 +164,12 @@ def _mapped(groups: Any) -> Any:
 
 
 def _class_names(schema: Any) -> tuple[str, ...] | None:
-    """The names that Hugging Face keeps in the schema."""
+    """Return the class names that Hugging Face stores in the schema."""
     text = (schema.metadata or {}).get(b"huggingface")
     if text is None:
         return None
     try:
         names = json.loads(text)["info"]["features"]["label"]["names"]
-    except (ValueError, KeyError, TypeError):  # other writers keep other things there: the names are a courtesy
+    except (ValueError, KeyError, TypeError):  # other writers store other values there, and the names are optional
         return None
     return tuple(map(str, names)) if isinstance(names, list) else None

@@ -1,4 +1,4 @@
-"""Small sets of pictures for the tests, in memory and on a disk."""
+"""Small sets of images for the tests, in memory and on a disk."""
 
 import io
 import json
@@ -15,16 +15,16 @@ from hwnas.train.data.images import ArrayDataset
 
 
 def pixels(count: int, *, size: int = 8, channels: int = 3, seed: int = 0) -> NDArray[np.uint8]:
-    """Random bytes of the shape (pictures, height, width, channels)."""
+    """Random bytes of the shape (images, height, width, channels)."""
     rng = np.random.default_rng(seed)
     return rng.integers(0, 256, size=(count, size, size, channels), dtype=np.uint8)
 
 
 def array_images(count: int, *, size: int = 8, channels: int = 3, classes: int = 2) -> ArrayDataset:
-    """Random pictures in memory, classes in turn."""
+    """Random images in memory, classes in turn."""
     labels = np.arange(count, dtype=np.int64) % classes
     array = pixels(count, size=size, channels=channels)
-    return ArrayDataset(array, labels, [f"picture {index}" for index in range(count)])
+    return ArrayDataset(array, labels, [f"image {index}" for index in range(count)])
 
 
 def png(array: NDArray[np.uint8]) -> bytes:
@@ -35,11 +35,11 @@ def png(array: NDArray[np.uint8]) -> bytes:
 
 
 def write_folder(root: Path, counts: dict[str, int], *, size: int = 8) -> None:
-    """A folder a class, pictures that tell from which they are."""
+    """A folder a class, images that tell from which they are."""
     for number, (name, count) in enumerate(counts.items()):
         (root / name).mkdir(parents=True)
-        for index, picture in enumerate(pixels(count, size=size, seed=number)):
-            (root / name / f"{index}.png").write_bytes(png(picture))
+        for index, image in enumerate(pixels(count, size=size, seed=number)):
+            (root / name / f"{index}.png").write_bytes(png(image))
 
 
 def write_parquet(path: Path, rows: list[tuple[bytes | None, int]], *, names: list[str] | None = None) -> None:
@@ -54,7 +54,7 @@ def write_parquet(path: Path, rows: list[tuple[bytes | None, int]], *, names: li
 
 
 class CountedImages:
-    """Pictures that are no array, and count how often they are read; some of them can be unreadable."""
+    """Images that are no array, and count how often they are read; some of them can be unreadable."""
 
     def __init__(self, images: ArrayDataset, *, broken: tuple[int, ...] = ()) -> None:
         self.images = images
@@ -67,7 +67,7 @@ class CountedImages:
         return len(self.images)
 
     def read(self, index: int) -> Image.Image:
-        """One picture."""
+        """One image."""
         from hwnas.train.data.images import BadImageError
 
         self.reads += 1

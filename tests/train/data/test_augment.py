@@ -1,4 +1,4 @@
-"""How pictures are varied."""
+"""How images are varied."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from PIL import Image
 
 from hwnas.errors import InputError
 from hwnas.train.data.augment import AugmentConfig, Normalization, color_transform, rand_augment
-from hwnas.train.seeds import borrowed_generators, seed_global_rng
+from hwnas.train.seeds import preserve_rng_state, seed_global_rng
 from tests.train.data.image_files import array_images
 
 
@@ -19,12 +19,12 @@ from tests.train.data.image_files import array_images
         ({"interpolation": "cubic"}, "interpolation 'cubic' is not known"),
         ({"scale": (0.5, 0.2)}, "scale must be two shares"),
         ({"scale": (0.0, 1.0)}, "scale must be two shares"),
-        ({"flip": 1.5}, "flip must be a share"),
-        ({"erase": -0.1}, "erase must be a share"),
+        ({"flip": 1.5}, "flip must be from 0 to 1"),
+        ({"erase": -0.1}, "erase must be from 0 to 1"),
         ({"color_jitter": -1.0}, "color_jitter must not be negative"),
         ({"repeats": 0}, "repeats must be at least 1"),
         ({"rand_augment": "augmix-m3"}, "rand_augment must begin with 'rand'"),
-        ({"rand_augment": "rand-m9-q3"}, "rand_augment must be written as timm does"),
+        ({"rand_augment": "rand-m9-q3"}, "rand_augment must be in timm.s notation"),
     ],
 )
 def test_bad_settings(values: dict[str, Any], message: str) -> None:
@@ -61,7 +61,7 @@ def test_rand_augment_takes_the_place_of_jitter() -> None:
 def test_all_operations_run_on_this_pillow() -> None:
     transform = rand_augment("rand-m9-mstd3-inc1-p1.0", image_size=32)
     image = Image.fromarray(array_images(1, size=32).array[0])
-    with borrowed_generators():
+    with preserve_rng_state():
         for seed in range(300):
             seed_global_rng(seed)
             assert transform(image).size == (32, 32)

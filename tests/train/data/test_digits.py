@@ -1,4 +1,4 @@
-"""The digits and the pictures made of them."""
+"""The digits and the images made of them."""
 
 import hashlib
 import time
@@ -9,14 +9,21 @@ import numpy as np
 import pytest
 
 from hwnas.train.data import digits as module
-from hwnas.train.data.digits import ClutterConfig, Split, digits, load_originals, make_clutter, resize_bilinear
+from hwnas.train.data.digits import (
+    ClutterConfig,
+    ClutterSplit,
+    load_originals,
+    make_clutter,
+    make_digits,
+    resize_bilinear,
+)
 
 
-def made(count: int, split: Split = "train", **options: int) -> Any:
+def made(count: int, split: ClutterSplit = "train", **options: int) -> Any:
     return make_clutter(ClutterConfig(split=split, count=count, **options)).array
 
 
-def test_fewer_pictures_are_the_first_of_more() -> None:
+def test_fewer_images_are_the_first_of_more() -> None:
     assert (made(300)[:130] == made(130)).all()
     few, many = (make_clutter(ClutterConfig(split="train", count=count)) for count in (130, 300))
     assert (few.labels == many.labels[:130]).all()
@@ -29,7 +36,7 @@ def test_chunks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (made(60) == whole).all()
 
 
-def test_seed_and_split_make_other_pictures_but_the_test_stays() -> None:
+def test_seed_and_split_make_other_images_but_the_test_stays() -> None:
     assert (made(40) == made(40)).all()
     assert (made(40) != made(40, seed=1)).any()
     assert (made(40) != made(40, "heldout")).any()
@@ -40,8 +47,8 @@ def test_no_two_splits_share_an_original() -> None:
     source = load_originals()
     pools = []
     for split in ("train", "heldout", "test"):
-        pixels, labels = module._pool(ClutterConfig(split=split, count=1))
-        pools.append({picture.tobytes() for picture in pixels})
+        pixels, labels = module._originals_of_split(ClutterConfig(split=split, count=1))
+        pools.append({image.tobytes() for image in pixels})
         assert np.bincount(labels).min() > 20
     assert sum(map(len, pools)) == len(set.union(*pools)) <= len(source.labels)
 
@@ -54,7 +61,7 @@ def test_shapes_classes_and_range() -> None:
     assert images.array.max() == 255
 
 
-def test_a_picture_holds_its_digit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_holds_its_digit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without clutter, noise and movement a nearest neighbour among the originals tells the class."""
     for name, value in {
         "PIECE_CONTRAST": (0.0, 0.0),
@@ -66,12 +73,12 @@ def test_a_picture_holds_its_digit(monkeypatch: pytest.MonkeyPatch) -> None:
     }.items():
         monkeypatch.setattr(module, name, value)
     images = make_clutter(ClutterConfig(split="train", count=200))
-    pixels, labels = module._pool(ClutterConfig(split="train", count=1))
+    pixels, labels = module._originals_of_split(ClutterConfig(split="train", count=1))
     shrunk = pixels.reshape(len(pixels), 8, 4, 8, 4).mean(axis=(2, 4))
     right = 0
-    for picture, label in zip(images.array[..., 0], images.labels, strict=True):
+    for image, label in zip(images.array[..., 0], images.labels, strict=True):
         # The digit may be moved by 5 % of the side: centre both by their mass.
-        small = picture.reshape(8, 4, 8, 4).mean(axis=(1, 3)).astype(np.float64)
+        small = image.reshape(8, 4, 8, 4).mean(axis=(1, 3)).astype(np.float64)
         small -= small.min()
         distance = ((shrunk / shrunk.sum((1, 2), keepdims=True) - small / small.sum()) ** 2).sum(axis=(1, 2))
         right += labels[np.argmin(distance)] == label
@@ -100,7 +107,7 @@ def test_digits_are_scikit_learns() -> None:
     from sklearn.datasets import load_digits
 
     raw = load_digits()
-    train, test = digits(8, 3)
+    train, test = make_digits(8, 3)
     assert len(train) + len(test) == 1797
     assert len(test) == 359
     source = load_originals()
@@ -109,8 +116,8 @@ def test_digits_are_scikit_learns() -> None:
     assert (test.labels == raw.target[source.test]).all()
     assert not set(train.keys) & set(test.keys)
     assert (
-        hashlib.sha256(digits(32, 1)[0].array.tobytes()).digest()
-        == hashlib.sha256(digits(32, 1)[0].array.tobytes()).digest()
+        hashlib.sha256(make_digits(32, 1)[0].array.tobytes()).digest()
+        == hashlib.sha256(make_digits(32, 1)[0].array.tobytes()).digest()
     )
 
 

@@ -1,14 +1,29 @@
-"""Pictures by number, in memory and from bytes."""
+"""Images by number, in memory and from bytes."""
 
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from hwnas.errors import InputError
-from hwnas.train.data.images import ArrayDataset, BadImageError, BadImageLog, SubsetDataset, decode_image, subset
+from hwnas.train.data.images import (
+    ArrayDataset,
+    BadImageError,
+    BadImageLog,
+    SubsetDataset,
+    decode_image,
+    read_image_list,
+    require_same_images,
+    stratified_sample,
+    stratified_split,
+    subset,
+    write_image_list,
+)
 from tests.train.data.image_files import CountedImages, array_images, pixels, png
 
 
@@ -31,18 +46,18 @@ def test_a_subset_has_its_own_numbers() -> None:
         part = subset(subset(whole, [8, 6, 4, 2]), [1, 3])
         assert len(part) == 2
         assert part.labels.tolist() == [1, 2]
-        assert list(part.keys) == ["picture 6", "picture 2"]
+        assert list(part.keys) == ["image 6", "image 2"]
         assert (np.asarray(part.read(1)) == images.array[2]).all()
     assert isinstance(subset(images, [1]), ArrayDataset)
     assert isinstance(part, SubsetDataset)
-    assert isinstance(part.images, CountedImages)
+    assert isinstance(part.dataset, CountedImages)
 
 
 @pytest.mark.parametrize(
     "array", [np.zeros((2, 8, 8), np.uint8), np.zeros((2, 8, 8, 4), np.uint8), np.zeros((2, 8, 8, 3))]
 )
-def test_arrays_must_hold_pictures(array: Any) -> None:
-    with pytest.raises(InputError, match="bytes of the shape"):
+def test_arrays_must_hold_images(array: Any) -> None:
+    with pytest.raises(InputError, match="uint8 of the shape"):
         ArrayDataset(array, np.zeros(2, dtype=np.int64), ["a", "b"])
 
 
@@ -64,11 +79,11 @@ def test_every_mode_becomes_colour() -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"no picture", png(pixels(1, size=64)[0])[:900], saved(Image.fromarray(np.ones((4, 4), np.uint16) * 500))],
+    [b"", b"no image", png(pixels(1, size=64)[0])[:900], saved(Image.fromarray(np.ones((4, 4), np.uint16) * 500))],
     ids=["empty", "text", "cut", "16 bits"],
 )
-def test_what_is_no_picture_is_named(data: bytes) -> None:
-    with pytest.raises(BadImageError, match=r"cat/7\.png is not a picture that can be read") as caught:
+def test_what_is_no_image_is_named(data: bytes) -> None:
+    with pytest.raises(BadImageError, match=r"cat/7\.png is not an image that can be read") as caught:
         decode_image(data, "cat/7.png")
     assert caught.value.key == "cat/7.png"
     assert caught.value.reason
@@ -80,6 +95,55 @@ def test_the_tally_counts_each_once_and_ends() -> None:
         bad.add(key, "cut off")
     assert len(bad) == 2
     assert bad.summary() == "2: a (cut off); b (cut off)"
-    with pytest.raises(InputError, match="more than 2 pictures cannot be read") as caught:
+    with pytest.raises(InputError, match="more than 2 images cannot be read") as caught:
         bad.add("c", "empty")
     assert caught.value.got == "3: a (cut off); b (cut off); c (empty)"
+
+
+@given(sizes=st.lists(st.integers(2, 40), min_size=2, max_size=6), share=st.floats(0.05, 0.9), seed=st.integers(0, 99))
+def test_each_class_gives_its_share(sizes: list[int], share: float, seed: int) -> None:
+    labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    count = round(share * len(labels))
+    if not len(sizes) <= count <= len(labels) - len(sizes):
+        return
+    stay, away = stratified_split(labels, share, seed=seed)
+    assert len(away) == count
+    assert sorted([*stay, *away]) == list(range(len(labels)))
+    given_away = np.bincount(labels[away], minlength=len(sizes))
+    assert (given_away >= 1).all()
+    assert (given_away < sizes).all()
+    if min(sizes) * share >= 1 and min(sizes) * (1 - share) >= 1:
+        assert (np.abs(given_away - share * np.asarray(sizes)) <= 1.5).all()
+
+
+def test_a_split_is_a_function_of_its_seed() -> None:
+    labels = np.arange(200) % 4
+    first = stratified_split(labels, 40, seed=1)[1]
+    assert (stratified_split(labels, 0.2, seed=1)[1] == first).all()
+    assert (stratified_split(labels, 40, seed=2)[1] != first).any()
+    assert np.bincount(labels[first]).tolist() == [10, 10, 10, 10]
+
+
+def test_a_choice_may_take_all() -> None:
+    labels = np.array([0, 1, 1, 2])
+    assert stratified_sample(labels, 4, seed=0).tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(("labels", "amount"), [([0, 0, 1, 1], 1), ([0, 0, 1, 1], 3), ([0, 0, 0, 1], 2)])
+def test_a_split_must_leave_some_of_each(labels: list[int], amount: float) -> None:
+    with pytest.raises(InputError, match="have one of each class and leave one of each"):
+        stratified_split(np.array(labels), amount, seed=0)
+
+
+def test_lists_are_read_back_and_compared(tmp_path: Path) -> None:
+    images = array_images(6)
+    path = tmp_path / "heldout.txt"
+    write_image_list(path, images)
+    assert path.read_text() == "".join(f"image {index}\n" for index in range(6))
+    assert read_image_list(path) == tuple(images.keys)
+    require_same_images(path, images)
+    with pytest.raises(InputError, match="held-out images must be those of") as caught:
+        require_same_images(path, subset(images, [0, 1, 2]))
+    assert caught.value.got == "3 images, where 6 are listed; 3 differ"
+    with pytest.raises(InputError, match="cannot be read"):
+        read_image_list(tmp_path / "none.txt")

@@ -39,10 +39,10 @@ def assert_same(first: list[Batch], second: list[Batch]) -> None:
         assert torch.equal(one.indices, other.indices)
 
 
-def normalised(pictures: Any) -> Tensor:
+def normalised(images: Any) -> Tensor:
     """Bytes (B, H, W, C) as a network sees them."""
     mean, std = torch.tensor(IMAGENET.mean), torch.tensor(IMAGENET.std)
-    return ((torch.from_numpy(pictures).double() / 255 - mean) / std).permute(0, 3, 1, 2).float()
+    return ((torch.from_numpy(images).double() / 255 - mean) / std).permute(0, 3, 1, 2).float()
 
 
 def test_workers_outlive_a_signal_to_all_processes() -> None:
@@ -121,8 +121,8 @@ def test_global_generators_are_left_alone(augment: AugmentConfig, workers: int) 
     assert (np.random.get_state()[1] == states[1]).all()  # type: ignore[index] # noqa: NPY002
 
 
-def test_the_way_of_single_pictures_gives_what_the_fast_way_gives() -> None:
-    """Pictures of another size cannot be kept, so one of them is enough to go the slow way."""
+def test_the_way_of_single_images_gives_what_the_fast_way_gives() -> None:
+    """Images of another size cannot be kept, so one of them is enough to go the slow way."""
     images = array_images(24)
     fast = list(batches(images, MOVED).epoch(5))
     from hwnas.train.data.fetching import EpochPlan
@@ -130,11 +130,11 @@ def test_the_way_of_single_pictures_gives_what_the_fast_way_gives() -> None:
     plan = EpochPlan(images, augment=MOVED, image_shape=SHAPE, seed=3, epoch=5, max_bad=0)
     for step, batch in enumerate(fast):
         fetched = plan.fetch(np.arange(4 * step, 4 * step + 4))
-        torch.testing.assert_close(batch.images, normalised(fetched.pictures.transpose(0, 2, 3, 1)), atol=1e-5, rtol=0)
+        torch.testing.assert_close(batch.images, normalised(fetched.pixels.transpose(0, 2, 3, 1)), atol=1e-5, rtol=0)
         assert batch.indices.tolist() == fetched.indices.tolist()
 
 
-def test_pictures_that_fit_are_read_once() -> None:
+def test_images_that_fit_are_read_once() -> None:
     images = CountedImages(array_images(24))
     loader = batches(images, MOVED)
     found = list(loader.epoch(0))
@@ -150,19 +150,19 @@ def test_a_shift_moves_pixels_over_black() -> None:
     offsets = set()
     for batch in batches(images, AugmentConfig(crop="pad", flip=0.0), batch_size=64).epoch(0):
         load_originals = normalised(images.array[batch.indices])
-        for picture, original in zip(batch.images, load_originals, strict=True):
+        for image, original in zip(batch.images, load_originals, strict=True):
             padded = torch.nn.functional.pad(original - black, (1, 1, 1, 1)) + black
             places = [
                 (row, column)
                 for row, column in itertools.product(range(3), repeat=2)
-                if torch.allclose(padded[:, row : row + 8, column : column + 8], picture, atol=1e-5)
+                if torch.allclose(padded[:, row : row + 8, column : column + 8], image, atol=1e-5)
             ]
             assert len(places) == 1
             offsets.add(places[0])
     assert len(offsets) == 9
 
 
-def test_half_of_the_pictures_are_flipped() -> None:
+def test_half_of_the_images_are_flipped() -> None:
     images = array_images(400)
     (batch,) = batches(images, AugmentConfig(crop="none", flip=0.5), batch_size=400).epoch(0)
     load_originals = normalised(images.array[batch.indices])
@@ -172,7 +172,7 @@ def test_half_of_the_pictures_are_flipped() -> None:
     assert 160 < int(flipped.sum()) < 240
 
 
-def test_repeats_are_different_variants_of_fewer_pictures() -> None:
+def test_repeats_are_different_variants_of_fewer_images() -> None:
     loader = batches(array_images(24), AugmentConfig(repeats=3), batch_size=6)
     assert len(loader) == 4
     for batch in loader.epoch(0):
@@ -182,7 +182,7 @@ def test_repeats_are_different_variants_of_fewer_pictures() -> None:
     assert len(set(seen.tolist())) == 8
 
 
-def test_repeats_of_ranks_are_variants_of_the_same_pictures() -> None:
+def test_repeats_of_ranks_are_variants_of_the_same_images() -> None:
     config = AugmentConfig(repeats=2)
     ranks = [list(batches(array_images(16), config, rank=rank, world_size=2).epoch(0)) for rank in range(2)]
     for first, second in zip(*ranks, strict=True):
@@ -190,7 +190,7 @@ def test_repeats_of_ranks_are_variants_of_the_same_pictures() -> None:
         assert not torch.equal(first.images, second.images)
 
 
-def test_erasing_touches_a_share_of_the_pictures() -> None:
+def test_erasing_touches_a_share_of_the_images() -> None:
     images = array_images(200)
     (batch,) = batches(images, AugmentConfig(crop="none", flip=0.0, erase=0.3), batch_size=200).epoch(0)
     changed = (batch.images - normalised(images.array[batch.indices])).abs().amax(dim=(1, 2, 3)) > 1e-4
@@ -210,7 +210,7 @@ def test_one_channel_is_lightness() -> None:
 
 @pytest.mark.parametrize("augment", [MOVED, STRONG], ids=["kept", "read"])
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_unreadable_picture_is_replaced_by_the_next(
+def test_an_unreadable_image_is_replaced_by_the_next(
     augment: AugmentConfig, workers: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     images = CountedImages(array_images(12), broken=(4, 5, 11))
@@ -219,15 +219,15 @@ def test_an_unreadable_picture_is_replaced_by_the_next(
     with caplog.at_level(logging.WARNING):
         seen = torch.cat([batch.indices for epoch in range(2) for batch in loader.epoch(epoch)]).tolist()
     assert sorted(seen) == sorted(2 * [0, 1, 2, 3, 6, 6, 6, 7, 8, 9, 10, 0])
-    assert set(bad.reasons) == {"picture 4", "picture 5", "picture 11"}
-    assert sum("skipped picture" in record.message for record in caplog.records) == 3
+    assert set(bad.reasons) == {"image 4", "image 5", "image 11"}
+    assert sum("skipped image" in record.message for record in caplog.records) == 3
 
 
 @pytest.mark.parametrize("augment", [MOVED, STRONG], ids=["kept", "read"])
 @pytest.mark.parametrize("workers", [0, 1])
-def test_too_many_unreadable_pictures_are_an_error(augment: AugmentConfig, workers: int) -> None:
+def test_too_many_unreadable_images_are_an_error(augment: AugmentConfig, workers: int) -> None:
     images = CountedImages(array_images(12), broken=tuple(range(6)))
-    with pytest.raises(InputError, match="more than 2 pictures") as caught:
+    with pytest.raises(InputError, match="more than 2 images") as caught:
         list(batches(images, augment, bad=BadImageLog(limit=2), workers=workers).epoch(0))
     assert "made so" in str(caught.value.got)
 
@@ -235,11 +235,11 @@ def test_too_many_unreadable_pictures_are_an_error(augment: AugmentConfig, worke
 def test_nothing_readable_is_an_error_under_any_limit() -> None:
     images = CountedImages(array_images(4), broken=(0, 1, 2, 3))
     for augment in (MOVED, STRONG):
-        with pytest.raises(InputError, match="at least one picture must be readable"):
+        with pytest.raises(InputError, match="at least one image must be readable"):
             list(batches(images, augment, bad=BadImageLog(limit=9)).epoch(0))
 
 
-def test_judged_pictures_come_once_and_in_order() -> None:
+def test_judged_images_come_once_and_in_order() -> None:
     images = array_images(10)
     loader = EvalLoader(images, image_shape=SHAPE, batch_size=4)
     assert len(loader) == 3
@@ -251,7 +251,7 @@ def test_judged_pictures_come_once_and_in_order() -> None:
     assert_same(found, list(EvalLoader(CountedImages(images), image_shape=SHAPE, batch_size=4, workers=2)))
 
 
-def test_unreadable_pictures_are_not_judged() -> None:
+def test_unreadable_images_are_not_judged() -> None:
     bad = BadImageLog(limit=5)
     images = CountedImages(array_images(10), broken=(1, 4, 5, 6, 7))
     found = list(EvalLoader(images, image_shape=SHAPE, batch_size=4, bad=bad))
@@ -259,19 +259,19 @@ def test_unreadable_pictures_are_not_judged() -> None:
     assert len(bad) == 5
 
 
-def test_larger_pictures_are_judged_by_their_middle() -> None:
+def test_larger_images_are_judged_by_their_middle() -> None:
     from torchvision.transforms.functional import center_crop, resize
 
     images = array_images(3, size=16)
     (batch,) = EvalLoader(images, image_shape=SHAPE, batch_size=3)
-    pictures = [np.asarray(center_crop(resize(images.read(index), 9, 3), 8)) for index in range(3)]
-    torch.testing.assert_close(batch.images, normalised(np.stack(pictures)), rtol=1e-5, atol=1e-5)
+    expected = [np.asarray(center_crop(resize(images.read(index), 9, 3), 8)) for index in range(3)]
+    torch.testing.assert_close(batch.images, normalised(np.stack(expected)), rtol=1e-5, atol=1e-5)
     (whole,) = EvalLoader(images, image_shape=SHAPE, batch_size=3, crop_share=1.0)
-    pictures = [np.asarray(resize(images.read(index), 8, 3)) for index in range(3)]
-    torch.testing.assert_close(whole.images, normalised(np.stack(pictures)), rtol=1e-5, atol=1e-5)
+    expected = [np.asarray(resize(images.read(index), 8, 3)) for index in range(3)]
+    torch.testing.assert_close(whole.images, normalised(np.stack(expected)), rtol=1e-5, atol=1e-5)
 
 
-def test_smaller_pictures_are_enlarged_whole() -> None:
+def test_smaller_images_are_enlarged_whole() -> None:
     (batch,) = EvalLoader(array_images(2, size=4), image_shape=SHAPE, batch_size=2)
     assert batch.images.shape == (2, *SHAPE)
 
@@ -283,7 +283,7 @@ def test_fewer_workers_than_asked_for_are_announced(
     assert usable_workers(3) == 3
     assert not caplog.records
     assert usable_workers(8) == 3
-    assert "3 workers load pictures, not 8" in caplog.text
+    assert "3 workers load images, not 8" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -294,7 +294,7 @@ def test_fewer_workers_than_asked_for_are_announced(
         ({"image_shape": (4, 8, 8)}, "1 or 3 channels"),
         ({"image_shape": (3, 8, 4)}, "square"),
         ({"rank": 2, "world_size": 2}, "rank"),
-        ({"world_size": 13}, "a picture for each rank"),
+        ({"world_size": 13}, "an image for each rank"),
     ],
 )
 def test_bad_input(options: dict[str, Any], message: str) -> None:
@@ -303,7 +303,7 @@ def test_bad_input(options: dict[str, Any], message: str) -> None:
 
 
 def test_the_fast_way_is_fast() -> None:
-    """A guard against a loop over pictures: far below what it does, so that a busy machine passes."""
+    """A guard against a loop over images: far below what it does, so that a busy machine passes."""
     images = array_images(4096, size=32)
     loader = batches(images, MOVED, image_shape=(3, 32, 32), batch_size=128)
     list(loader.epoch(0))

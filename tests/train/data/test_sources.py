@@ -33,16 +33,16 @@ def counts(labels: Any) -> list[int]:
 
 
 def rows(count: int, classes: int = 3, *, seed: int = 0) -> list[tuple[bytes | None, int]]:
-    return [(png(picture), index % classes) for index, picture in enumerate(pixels(count, seed=seed))]
+    return [(png(image), index % classes) for index, image in enumerate(pixels(count, seed=seed))]
 
 
 # Folders.
 
 
-def test_a_folder_with_training_and_test_pictures(tmp_path: Path) -> None:
+def test_a_folder_with_training_and_test_images(tmp_path: Path) -> None:
     write_folder(tmp_path / "train", THREE)
     write_folder(tmp_path / "val", {"cat": 3, "ant": 1, "bee": 2})
-    (tmp_path / "train" / "ant" / "readme.txt").write_text("no picture")
+    (tmp_path / "train" / "ant" / "readme.txt").write_text("no image")
     data = opened(tmp_path)
     assert data.classes == ("ant", "bee", "cat")
     assert counts(data.heldout.labels) == [2, 3, 1]
@@ -61,13 +61,13 @@ def test_a_folder_with_training_and_test_pictures(tmp_path: Path) -> None:
     assert (np.asarray(data.train.read(0)) == expected).all()
 
 
-def test_a_folder_of_classes_alone_gives_its_test_pictures_too(tmp_path: Path) -> None:
+def test_a_folder_of_classes_alone_gives_its_test_images_too(tmp_path: Path) -> None:
     write_folder(tmp_path, THREE)
     data = opened(tmp_path)
     assert data.test is not None
     assert counts(data.test.labels) == [2, 3, 1]
     assert counts(data.heldout.labels) == [2, 2, 1]
-    assert "6 pictures (10%) were split off for testing" in data.notes[0]
+    assert "6 images (10%) were split off for testing" in data.notes[0]
     assert sum(len(keys) for keys in keys_of(data)) == len(set.union(*keys_of(data))) == 60
     other = opened(tmp_path, seed=5)
     assert other.test is not None
@@ -75,11 +75,11 @@ def test_a_folder_of_classes_alone_gives_its_test_pictures_too(tmp_path: Path) -
     assert list(other.heldout.keys) != list(data.heldout.keys)
 
 
-def test_a_folder_without_test_pictures_says_so(tmp_path: Path) -> None:
+def test_a_folder_without_test_images_says_so(tmp_path: Path) -> None:
     write_folder(tmp_path / "train", THREE)
     data = opened(tmp_path)
     assert data.test is None
-    assert "has no test pictures" in data.notes[0]
+    assert "has no test images" in data.notes[0]
 
 
 def test_order_on_the_disk_does_not_matter(tmp_path: Path) -> None:
@@ -119,12 +119,12 @@ def test_heldout_is_a_share_or_a_number_and_limit_counts_what_is_trained_on(tmp_
 @pytest.mark.parametrize(
     ("train", "test", "message"),
     [
-        ({}, None, "must have a folder of pictures for each class"),
+        ({}, None, "must have a folder of images for each class"),
         ({"ant": 5}, None, "at least two classes"),
-        ({"ant": 5, "bee": 0}, None, "every class in .* must have pictures"),
-        ({"ant": 5, "bee": 1}, None, "two training pictures"),
-        ({"ant": 5, "bee": 5}, {"ant": 5, "cow": 5}, "must have the classes of the training pictures"),
-        ({"ant": 5, "bee": 5}, {"ant": 5}, "every class in .* must have pictures"),
+        ({"ant": 5, "bee": 0}, None, "every class in .* must have images"),
+        ({"ant": 5, "bee": 1}, None, "two training images"),
+        ({"ant": 5, "bee": 5}, {"ant": 5, "cow": 5}, "must have the classes of the training images"),
+        ({"ant": 5, "bee": 5}, {"ant": 5}, "every class in .* must have images"),
     ],
 )
 def test_folders_that_cannot_be_used(
@@ -193,14 +193,14 @@ def test_a_large_set_is_mapped_from_a_file(tmp_path: Path, monkeypatch: pytest.M
         assert (np.asarray(mapped.train.read(index)) == np.asarray(kept.train.read(index))).all()
 
 
-def test_one_parquet_file_gives_its_test_pictures_too(tmp_path: Path) -> None:
+def test_one_parquet_file_gives_its_test_images_too(tmp_path: Path) -> None:
     write_parquet(tmp_path / "all.parquet", rows(30))
     data = opened(tmp_path / "all.parquet")
     assert [len(keys) for keys in keys_of(data)] == [24, 3, 3]
     assert "split off" in data.notes[0]
 
 
-def test_a_row_that_holds_no_picture_is_named(tmp_path: Path) -> None:
+def test_a_row_that_holds_no_image_is_named(tmp_path: Path) -> None:
     content = rows(30)
     content[4], content[7] = (b"text", 1), (None, 1)
     write_parquet(tmp_path / "train.parquet", content)
@@ -213,7 +213,7 @@ def test_a_row_that_holds_no_picture_is_named(tmp_path: Path) -> None:
             except BadImageError as error:
                 bad[error.key] = error.reason
     assert set(bad) == {"row 4 of train.parquet", "row 7 of train.parquet"}
-    assert bad["row 7 of train.parquet"] == "it holds no bytes"
+    assert bad["row 7 of train.parquet"] == "the row has no bytes"
 
 
 def test_parquet_files_that_cannot_be_used(tmp_path: Path) -> None:
@@ -244,8 +244,8 @@ def test_parquet_files_that_cannot_be_used(tmp_path: Path) -> None:
 
 def write_shard(path: Path, count: int, *, classes: bool = True, seed: int = 0) -> None:
     with tarfile.open(path, "w") as archive:
-        for index, picture in enumerate(pixels(count, seed=seed)):
-            members = {"png": png(picture), **({"cls": str(index % 3).encode()} if classes else {})}
+        for index, image in enumerate(pixels(count, seed=seed)):
+            members = {"png": png(image), **({"cls": str(index % 3).encode()} if classes else {})}
             for suffix, data in members.items():
                 info = tarfile.TarInfo(f"{index:04}.{suffix}")
                 info.size = len(data)
@@ -270,7 +270,7 @@ def test_shards_that_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"files \*train\*.tar"):
         opened(f"wds/{tmp_path}")
     write_shard(tmp_path / "train.tar", 4, classes=False)
-    with pytest.raises(InputError, match=r"member \.cls") as caught:
+    with pytest.raises(InputError, match=r"suffix \.cls") as caught:
         opened(f"wds/{tmp_path}")
     assert caught.value.got == "4 have none, 0000 for example"
     (tmp_path / "train.tar").write_bytes(b"no tar file" * 100)
@@ -313,7 +313,7 @@ def test_a_set_of_torchvision_in_memory(tmp_path: Path, monkeypatch: pytest.Monk
 def test_sets_of_torchvision_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="needs the folder"):
         opened("torch/cifar10", classes=10)
-    with pytest.raises(InputError, match="torch/cifar10 must lie in") as caught:
+    with pytest.raises(InputError, match="torch/cifar10 must be in") as caught:
         opened("torch/cifar10", classes=10, root=tmp_path)
     assert caught.value.hint == "download it (--download)"
     with pytest.raises(InputError, match="'cifar11' is not known") as caught:
