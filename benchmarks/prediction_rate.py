@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.support.saving import asked, save
+from hwnas.data_paths import PREDICTORS, data_search_path
 from hwnas.devices import detect
-from hwnas.predict.library import PredictorEntry, entries, search_path
+from hwnas.predict.lookup import PredictorEntry, predictor_entries
 from hwnas.predict.predictor import Prediction, Predictor
 from hwnas.space import SPACES
 
@@ -69,8 +70,8 @@ def spread(count: int, seconds: list[float]) -> str:
 
 
 def lines(options: argparse.Namespace) -> Iterator[tuple[str, ...]]:
-    places = search_path(options.predictors)
-    for entry in entries(places, device=options.device or detect().cpu.slug):
+    places = data_search_path(PREDICTORS, options.predictors)
+    for entry in predictor_entries(places, device=options.device or detect().cpu.slug):
         if entry.card.space is not None:
             found = line(entry, networks=options.networks, single=options.single, repeats=options.repeats)
             print(" | ".join(found), flush=True)

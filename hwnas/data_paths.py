@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -12,12 +13,27 @@ Origin = Literal["own", "shipped"]
 DataPaths = tuple[tuple[Path, Origin], ...]
 """Folders to search in order, with the origin of their data."""
 
+PROFILES = "profiles"
+"""Kind of data: measured profiles and published tables."""
+
+PREDICTORS = "predictors"
+"""Kind of data: fitted predictors."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFolder:
+    """A folder of data that was found."""
+
+    name: str
+    """Path below the searched folder, such as DEVICE/FOLDER."""
+    path: Path
+    origin: Origin
+
 
 def data_search_path(
     kind: str,
     given: Path | None = None,
     *,
-    variable: str,
     environ: Mapping[str, str] = os.environ,
     working: Path | None = None,
     package: Path | None = None,
@@ -25,10 +41,9 @@ def data_search_path(
     """Return the folders to search for data of one kind, each once.
 
     Args:
-        kind: Kind of data, which is also the name of its folders: "profiles" or "predictors".
+        kind: Kind of data, which is also the name of its folders: `PROFILES` or `PREDICTORS`.
         given: Folder named by the user, to be searched alone.
-        variable: Environment variable whose folders replace the default search path.
-        environ: The environment.
+        environ: The environment. Folders in HWNAS_PROFILES or HWNAS_PREDICTORS replace the default search path.
         working: Working folder; None: the current one.
         package: Folder of the installed package; None: that of hwnas.
 
@@ -43,6 +58,7 @@ def data_search_path(
         if not given.is_dir():
             raise InputError(f"--{kind} must name a folder of {kind}", got=given)
         return ((given, "own"),)
+    variable = f"HWNAS_{kind.upper()}"
     if environ.get(variable):
         return tuple((Path(part), "own") for part in environ[variable].split(os.pathsep) if part)
     root = package or Path(__file__).resolve().parent
@@ -52,3 +68,20 @@ def data_search_path(
     for path, origin in paths:
         distinct.setdefault(path.resolve(), (path, origin))
     return tuple(distinct.values())
+
+
+def find_data_folders(paths: DataPaths, pattern: str) -> tuple[DataFolder, ...]:
+    """Find folders that contain a certain file; of several with the same name the first on the path.
+
+    Args:
+        paths: Folders to search.
+        pattern: Glob pattern of the file, such as "*/*/manifest.json". Hidden folders are skipped: a killed process may
+            have left one half written.
+    """
+    found: dict[str, DataFolder] = {}
+    for root, origin in paths:
+        for file in sorted(root.glob(pattern)):
+            folder, name = file.parent, file.parent.relative_to(root).as_posix()
+            if file.is_file() and not folder.name.startswith("."):
+                found.setdefault(name, DataFolder(name=name, path=folder, origin=origin))
+    return tuple(found.values())

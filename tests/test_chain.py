@@ -34,7 +34,7 @@ def test_the_chain_ends_in_a_front(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     training = TrainOptions(space=SPACE.name, data="digits", max_images=256, epochs=2)
     train_model(training, out=tmp_path / "runs" / "train", trainer_config=TrainerConfig())
-    measured = CampaignOptions(space=SPACE.name, device="cpu", samples=8, repeats=0, landmarks=False, pairs=8)
+    measured = CampaignOptions(space=SPACE.name, device="cpu", samples=8, repeats=0, reference_networks=False, pairs=8)
     measure(measured, campaign_environment=None if verified else FakeEnvironment().make())
 
     # Only the space and the objective are named: the supernet is the newest run, the predictor is fitted on the way.

@@ -3,24 +3,39 @@ from pathlib import Path
 
 import pytest
 
-from hwnas.data_paths import data_search_path
+from hwnas.data_paths import DataFolder, data_search_path, find_data_folders
 from hwnas.errors import InputError
 
 
-def test_own_data_comes_first_and_what_ships_last(tmp_path: Path) -> None:
-    places = data_search_path(
-        "data", variable="X", environ={}, working=tmp_path / "w", package=tmp_path / "s" / "hwnas"
-    )
-    assert places == (
-        (tmp_path / "w" / "data", "own"),
-        (tmp_path / "s" / "hwnas" / "data", "shipped"),
-        (tmp_path / "s" / "data", "shipped"),
+def test_own_data_come_first_and_shipped_ones_last(tmp_path: Path) -> None:
+    paths = data_search_path("profiles", environ={}, working=tmp_path / "w", package=tmp_path / "s" / "hwnas")
+    assert paths == (
+        (tmp_path / "w" / "profiles", "own"),
+        (tmp_path / "s" / "hwnas" / "profiles", "shipped"),
+        (tmp_path / "s" / "profiles", "shipped"),
     )
 
 
-def test_a_variable_or_a_folder_stands_in_place_of_all(tmp_path: Path) -> None:
-    environ = {"X": f"a{os.pathsep}b"}
-    assert data_search_path("data", variable="X", environ=environ) == ((Path("a"), "own"), (Path("b"), "own"))
-    assert data_search_path("data", tmp_path, variable="X", environ=environ) == ((tmp_path, "own"),)
-    with pytest.raises(InputError, match="--data must name a folder of data"):
-        data_search_path("data", tmp_path / "none", variable="X", environ={})
+def test_a_checkout_as_working_folder_is_listed_once(tmp_path: Path) -> None:
+    paths = data_search_path("profiles", environ={}, working=tmp_path, package=tmp_path / "hwnas")
+    assert [origin for _, origin in paths] == ["own", "shipped"]
+
+
+def test_a_variable_or_a_folder_replaces_the_default_path(tmp_path: Path) -> None:
+    environ = {"HWNAS_PREDICTORS": f"a{os.pathsep}b"}
+    assert data_search_path("predictors", environ=environ) == ((Path("a"), "own"), (Path("b"), "own"))
+    assert data_search_path("predictors", tmp_path, environ=environ) == ((tmp_path, "own"),)
+    with pytest.raises(InputError, match="--predictors must name a folder of predictors"):
+        data_search_path("predictors", tmp_path / "none", environ={})
+
+
+def test_the_first_folder_of_a_name_is_found_and_hidden_ones_are_not(tmp_path: Path) -> None:
+    for folder in ("own/toy/a", "shipped/toy/a", "shipped/toy/b", "shipped/toy/.c"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "card.json").touch()
+    (tmp_path / "shipped/toy/d").mkdir()
+    paths = ((tmp_path / "own", "own"), (tmp_path / "none", "own"), (tmp_path / "shipped", "shipped"))
+    assert find_data_folders(paths, "*/*/card.json") == (  # type: ignore[arg-type]
+        DataFolder(name="toy/a", path=tmp_path / "own/toy/a", origin="own"),
+        DataFolder(name="toy/b", path=tmp_path / "shipped/toy/b", origin="shipped"),
+    )

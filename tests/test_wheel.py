@@ -19,13 +19,13 @@ ASK = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
 import hwnas
+from hwnas.data_paths import PROFILES, data_search_path
 from hwnas.pipeline.predictors.workloads import known_workloads
 from hwnas.predict.selector import choose_predictor
-from hwnas.profile.lookup import search_path
 from hwnas.metrics import parse_metric
 
 chosen = choose_predictor(parse_metric("throughput@rtx4090"), space=None)
-(place,) = [path for path, origin in search_path() if origin == "shipped" and (path / "rtx4090").is_dir()]
+(place,) = [path for path, origin in data_search_path(PROFILES) if origin == "shipped" and (path / "rtx4090").is_dir()]
 workload = known_workloads(place).models["vit_small_patch16_224", 224]
 answer = chosen.predictor.predict([workload], batch=chosen.metric.deployment.fixed_batch)
 figures = [float(values[0]) for values in (answer.lower, answer.mean, answer.upper)]

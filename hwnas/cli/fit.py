@@ -11,9 +11,9 @@ from hwnas.cli.options import json_option
 from hwnas.cli.output import Column, print_json, print_line, print_table
 from hwnas.cli.profiles import profiles_option
 from hwnas.cli.progress import console_reporter
+from hwnas.data_paths import PREDICTORS
 from hwnas.metrics import Deployment
 from hwnas.pipeline.predictors.fit import FitOptions, FitReport, FittedPredictor, fit_predictors
-from hwnas.predict.library import FOLDER
 
 CONFIDENCE = 0.9
 """The confidence whose coverage is shown."""
@@ -48,7 +48,9 @@ _COLUMNS: tuple[Column | str, ...] = (
 @click.option("--mixed", is_flag=True, help="Fit profiles of different environments together.")
 @profiles_option
 @click.option("--predictors", type=click.Path(path_type=Path), help="Look for those of --from in this folder alone.")
-@click.option("--out", type=click.Path(path_type=Path), default=FOLDER, show_default=True, help="Where to write them.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=PREDICTORS, show_default=True, help="Where to write them."
+)
 @json_option
 def fit(
     *,
@@ -84,7 +86,7 @@ def _print(report: FitReport, *, out: Path) -> None:
         print_line(f"not fitted: {item.name}: {item.reason}")
     for text in dict.fromkeys(note for item in report.fitted for note in item.card.notes):
         print_line(f"note: {text}")
-    elsewhere = () if out == Path(FOLDER) else ("--predictors", out)
+    elsewhere = () if out == Path(PREDICTORS) else ("--predictors", out)
     print_ending((*_following(report), *elsewhere))
 
 

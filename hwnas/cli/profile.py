@@ -1,5 +1,6 @@
 """`hwnas profile`."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +11,11 @@ from hwnas.cli.options import given_options, json_option
 from hwnas.cli.output import print_json, print_line
 from hwnas.cli.progress import console_reporter
 from hwnas.cli.quality import print_quality, quality_values
+from hwnas.data_paths import PROFILES
 from hwnas.errors import UsageError
 from hwnas.pipeline.measure import MeasureResult, measure, measure_plan
 from hwnas.profile.environment import CampaignEnvironment
-from hwnas.profile.lookup import FOLDER
-from hwnas.profile.options import CampaignOptions, command_text
+from hwnas.profile.options import CampaignOptions
 from hwnas.profile.plan import WrittenPlan, write_plan
 from hwnas.profile.results import require_measured, require_stable
 
@@ -53,8 +54,16 @@ class BatchesType(click.ParamType[tuple[int, ...]]):
 @click.option("--seed", type=int, default=0, show_default=True, help="Decides networks, weights and order.")
 @click.option("--repeats", type=int, help="Networks measured twice, for the noise floor (one in eight, at least 12).")
 @click.option("--also", multiple=True, metavar="timm:NAME", help="A model of timm beside them; may be repeated.")
-@click.option("--landmarks/--no-landmarks", default=True, show_default=True, help="DeiT-Ti and DeiT-S beside them.")
-@click.option("--out", type=click.Path(path_type=Path), help=f"The folder of profiles ({FOLDER}), or the plan's file.")
+@click.option(
+    "--landmarks/--no-landmarks",
+    "reference_networks",
+    default=True,
+    show_default=True,
+    help="Measure DeiT-Ti and DeiT-S as well.",
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), help=f"The folder of profiles ({PROFILES}), or the plan's file."
+)
 @click.option("--new", is_flag=True, help="Begin a profile of its own beside the one that is there.")
 @click.option("--retry", is_flag=True, help="Try again what failed.")
 @click.option("--strict", is_flag=True, help="End with code 4 where the measurements are not stable.")
@@ -91,7 +100,7 @@ def profile(
     if plan_only:
         _print_planned(write_plan(CampaignOptions(**asked), out or Path()), as_json=as_json)
         return
-    request = CampaignOptions(**asked, out=out or Path(FOLDER))
+    request = CampaignOptions(**asked, out=out or Path(PROFILES))
     place = None if limit_minutes is None else CampaignEnvironment.here(limit_s=60 * limit_minutes)
     with console_reporter() as reporter:
         try:
@@ -106,7 +115,7 @@ def profile(
         except KeyboardInterrupt as stopped:
             asked_for = (*request.command(), *(goal.words if goal else ()))
             again = asked_for if plan is None else ("hwnas", "profile", "--plan", str(plan), *_out(out))
-            message = f"everything measured is kept\n  try     {command_text(again)}"
+            message = f"everything measured is kept\n  try     {shlex.join(again)}"
             raise KeyboardInterrupt(message) from stopped
     _print_measured(measured, folder=out, as_json=as_json)
     qualities = [(item.name, item.quality) for item in measured.profiles]
@@ -148,7 +157,7 @@ def _print_planned(planned: WrittenPlan, *, as_json: bool) -> None:
         return
     print_line(f"{planned.path}: {planned.num_tasks} measurements of {planned.num_networks} networks")
     print_line(f"on a machine with {planned.device}: hwnas profile --plan {planned.path.name}")
-    print_line(f"then bring its folder {FOLDER}/{planned.device} back")
+    print_line(f"then bring its folder {PROFILES}/{planned.device} back")
 
 
 def _print_measured(measured: MeasureResult, *, folder: Path | None, as_json: bool) -> None:

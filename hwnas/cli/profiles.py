@@ -1,5 +1,6 @@
 """`hwnas profiles`."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,10 @@ from hwnas.cli.output import Column, print_json, print_line, print_table
 from hwnas.cli.progress import console_reporter
 from hwnas.cli.quality import print_quality, quality_values
 from hwnas.config import to_mapping
+from hwnas.data_paths import PROFILES
 from hwnas.metrics import Deployment
 from hwnas.pipeline.predictors.import_timm import ImportOptions, import_timm
 from hwnas.pipeline.profiles import ProfileDetails, ProfileSummary, list_profiles, show_profile
-from hwnas.profile.lookup import FOLDER
-from hwnas.profile.options import command_text
 
 profiles_option = click.option(
     "--profiles", "folder", type=click.Path(path_type=Path), help="Look in this folder alone (HWNAS_PROFILES)."
@@ -56,7 +56,7 @@ def show(context: click.Context, /, *, name: str, folder: Path | None, as_json: 
 @click.option("--precision", help="The precision, where the name does not tell it (amp is kept as fp16).")
 @click.option("--runtime", help="torch or torch-compile, where the name does not tell it.")
 @click.option("--match", default="", help="Use models alone whose name this regular expression matches.")
-@click.option("--out", type=click.Path(path_type=Path), default=FOLDER, show_default=True, help="Where to keep them.")
+@click.option("--out", type=click.Path(path_type=Path), default=PROFILES, show_default=True, help="Where to keep them.")
 @json_option
 def import_timm_tables(
     *,
@@ -127,4 +127,4 @@ def _print_details(details: ProfileDetails) -> None:
     print_line()
     for session in details.manifest.sessions:
         commit = f" at {session.commit[:12]}{' + changes' if session.modified else ''}" if session.commit else ""
-        print_line(f"{session.started_utc}  {command_text(session.command)}{commit}")
+        print_line(f"{session.started_utc}  {shlex.join(session.command)}{commit}")

@@ -40,7 +40,7 @@ def _rows(quality: ProfileQuality) -> list[tuple[str, object]]:
 def _floor(quality: ProfileQuality) -> str | None:
     floor = quality.noise_floor
     if floor is None:
-        return f"not known: {quality.num_repeated} networks measured twice, and 12 tell one"
+        return f"not known: {quality.num_repeated} networks were measured twice, 12 are needed"
     return f"{floor.mean_error:.2%} (sigma {floor.sigma:.2%}, {floor.num_networks} networks)"
 
 

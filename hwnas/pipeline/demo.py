@@ -169,10 +169,10 @@ class _Steps:
     def fit(self) -> None:
         """A predictor of throughput, with a card that says how good it is."""
         from hwnas.pipeline.predictors.fit import FitOptions, fit_predictors
-        from hwnas.predict.library import entries
+        from hwnas.predict.lookup import predictor_entries
 
         with self._step("fit", "fitting a predictor of throughput to what was timed"):
-            if entries(((self.out / "predictors", "own"),)):
+            if predictor_entries(((self.out / "predictors", "own"),)):
                 return
             fit_predictors(
                 FitOptions(

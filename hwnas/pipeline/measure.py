@@ -1,5 +1,6 @@
 """`hwnas profile`: networks timed on a device, or a plan that does so on another machine."""
 
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -7,14 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hwnas.data_paths import PROFILES
 from hwnas.devices import Device, Machine, require, resolve
 from hwnas.errors import MissingError
 from hwnas.metrics import Deployment
 from hwnas.profile.campaign import Campaign, CampaignResult, WorkerPair
 from hwnas.profile.environment import CampaignEnvironment, StoreOpener, choose_runtime
-from hwnas.profile.lookup import FOLDER
-from hwnas.profile.options import CampaignOptions, command_text
-from hwnas.profile.plan import Plan, plan_stages, read_plan, require_space, with_runtime
+from hwnas.profile.options import CampaignOptions
+from hwnas.profile.plan import Plan, load_plan, plan_stages, require_space
 from hwnas.profile.results import ProfileQuality, assess_profile
 from hwnas.progress import NullReporter, Reporter
 from hwnas.records import load_profile
@@ -90,7 +91,7 @@ def measure_plan(
     campaign_environment: CampaignEnvironment | None = None,
 ) -> MeasureResult:
     """Measure what a plan says, on the machine that has its device."""
-    plan = read_plan(path)
+    plan = load_plan(path)
     place = campaign_environment or CampaignEnvironment.here()
     try:
         device = require(plan.device, machine=place.machine)
@@ -122,13 +123,13 @@ def _run(
         opener = StoreOpener(
             out=options.out,
             new=options.new,
-            named=options.out != Path(FOLDER),
+            named=options.out != Path(PROFILES),
             device=device,
             place=place,
             processes=processes,
             reporter=reporter,
         )
-        stores = opener.open(with_runtime(plan, runtime))
+        stores = opener.open(plan.with_runtime(runtime))
         for store in stores.values():
             stack.callback(store.close)
         campaign = Campaign(stores, processes, pairs=plan.pairs, seed=plan.seed, retry=options.retry)
@@ -136,7 +137,7 @@ def _run(
         results: list[CampaignResult] = []
         size = 0
         while following is not None and len(following.tasks) > size and not (results and results[-1].num_left):
-            tasks, size = with_runtime(following, runtime).tasks, len(following.tasks)
+            tasks, size = following.with_runtime(runtime).tasks, len(following.tasks)
             results.append(campaign.run(tasks, deadline_s=deadline_s, listener=reporter.update))
             following = extend(paths)
     deployment = replace(plan.tasks[0].setting.deployment, runtime=runtime, batch=None)
@@ -163,7 +164,7 @@ def _required(request: CampaignOptions, machine: Machine) -> Device:
     try:
         return require(request.device, machine=machine)
     except MissingError as error:
-        command = command_text(replace(request, minutes=None, out=Path(FOLDER)).command())
+        command = shlex.join(replace(request, minutes=None, out=Path(PROFILES)).command())
         hint = (
             f"a device that is here, or take the campaign there:\n"
             f"          here   {command} --plan-only --out plan.jsonl\n"

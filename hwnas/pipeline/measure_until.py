@@ -67,7 +67,7 @@ class MeasuringRounds:
 
     def __init__(self, request: CampaignOptions, device: str, until: StoppingRule, *, reporter: Reporter) -> None:
         if request.minutes is not None:
-            raise UsageError("--until and --minutes must not both be given", hint="one of them")
+            raise UsageError("--until and --minutes exclude each other", hint="give one of them")
         self._request, self._device, self._until, self._reporter = request, device, until, reporter
         self._most = MOST if request.samples is None else request.samples
         self._count = min(_FIRST, self._most)
@@ -128,7 +128,11 @@ class MeasuringRounds:
         """Those that every plan of this request begins with, so that the same ones are measured twice."""
         request = self._request
         start = select_subjects(
-            SPACES.get(request.space), _FIRST, seed=request.seed, also=request.also, landmarks=request.landmarks
+            SPACES.get(request.space),
+            _FIRST,
+            seed=request.seed,
+            also=request.also,
+            reference_networks=request.reference_networks,
         )
         return unique_subjects([*start, *subjects])
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hwnas.data_paths import Origin
+from hwnas.data_paths import PROFILES, Origin, data_search_path
 from hwnas.errors import HwnasError, InputError
 from hwnas.metrics import Deployment
 from hwnas.profile.lookup import (
@@ -11,13 +11,11 @@ from hwnas.profile.lookup import (
     TableEntry,
     UnreadableProfile,
     find_profile,
-    load_entry,
     scan_profiles,
-    search_path,
     table_entries,
 )
 from hwnas.profile.results import MeasurementSummary, ProfileQuality, assess_profile, summarize_measurements
-from hwnas.records import ProfileManifest
+from hwnas.records import ProfileManifest, load_profile
 from hwnas.records.table import read_table
 
 
@@ -57,19 +55,19 @@ def list_profiles(profiles: Path | None = None) -> tuple[ProfileSummary, ...]:
 
     One that cannot be read is listed with its problem. Published tables, which have figures alone, come last.
     """
-    places = search_path(profiles)
+    places = data_search_path(PROFILES, profiles)
     return (*map(_row, scan_profiles(places)), *map(_table, table_entries(places)))
 
 
 def show_profile(name: str, *, profiles: Path | None = None) -> ProfileDetails:
     """One profile by its name, DEVICE/FOLDER or FOLDER alone, or by its path."""
-    places = search_path(profiles)
+    places = data_search_path(PROFILES, profiles)
     for table in table_entries(places):
         if name in (table.name, table.path.name):
             message = f"{table.name} holds figures that others published, and no samples to judge"
             raise InputError(message, got=table.manifest.source, hint=f"{table.path}/table.json")
     entry = find_profile(name, places)
-    profile = load_entry(entry)
+    profile = load_profile(entry.path)
     return ProfileDetails(
         name=entry.name,
         path=entry.path,
@@ -88,7 +86,7 @@ def _row(found: ProfileEntry | UnreadableProfile) -> ProfileSummary:
             name=found.name, path=found.path, origin=found.origin, deployment=deployment, problem=problem
         )
     try:
-        return _summary(found, assess_profile(load_entry(found)))
+        return _summary(found, assess_profile(load_profile(found.path)))
     except HwnasError as error:
         return _summary(found, None, problem=_shown(error))
 

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hwnas.data_paths import DataPaths, Origin
+from hwnas.data_paths import PREDICTORS, DataPaths, Origin, data_search_path
 from hwnas.devices import Machine, resolve
 from hwnas.errors import InputError, MissingError
 from hwnas.metrics import PRECISION_PREFERENCE, RUNTIMES, Metric, parse_metric
-from hwnas.predict.library import PredictorEntry, devices, entries, search_path
+from hwnas.predict.lookup import PredictorEntry, predictor_devices, predictor_entries
 from hwnas.predict.predictor import Predictor
 
 _log = logging.getLogger(__name__)
@@ -62,8 +62,10 @@ def choose_predictor(
     narrowest precision, the smallest batch (of throughput the largest), the fewest threads.
     """
     device = resolve(metric.deployment.device or "auto", machine=machine)
-    places = search_path(predictors)
-    there = [entry for entry in entries(places, device=device) if entry.card.metric.deployment.device == device]
+    places = data_search_path(PREDICTORS, predictors)
+    there = [
+        entry for entry in predictor_entries(places, device=device) if entry.card.metric.deployment.device == device
+    ]
     if not there:
         raise _nothing(metric, device, space, places)
     wanted = metric.with_device(device)
@@ -142,7 +144,7 @@ def _batch_reason(entry: PredictorEntry, complete: Metric) -> str:
 
 
 def _nothing(metric: Metric, device: str, space: str | None, places: DataPaths) -> MissingError:
-    known = devices(places)
+    known = predictor_devices(places)
     return MissingError(
         f"there is no predictor for {device}",
         got=str(metric),

@@ -10,9 +10,9 @@ from pathlib import Path
 from hwnas.devices import Device, Machine, detect
 from hwnas.errors import InputError, MissingError
 from hwnas.profile.campaign import Measurer, WorkerPair
-from hwnas.profile.lookup import folder_name, folders_of, free_name
+from hwnas.profile.lookup import free_name, numbered_profiles, profile_folder_name
 from hwnas.profile.options import AUTO
-from hwnas.profile.plan import Plan, start_session
+from hwnas.profile.plan import Plan, new_session
 from hwnas.profile.runners.runner import RUNTIME_PREFERENCE, Availability, load_runner
 from hwnas.profile.subjects import REFERENCE
 from hwnas.progress import Reporter
@@ -79,7 +79,7 @@ class StoreOpener:
 
     def open(self, plan: Plan) -> dict[int, Store]:
         """The open stores by batch; all are closed again if one cannot be opened."""
-        session = start_session(plan.origin.command, self.place.software)
+        session = new_session(plan.origin.command, self.place.software)
         with ExitStack() as stack:
             stores: dict[int, Store] = {}
             for setting in _settings(plan):
@@ -111,10 +111,10 @@ class StoreOpener:
 
     def _folder(self, manifest: ProfileManifest) -> Path:
         """The newest profile of the same environment; else a new one, beside those of other environments."""
-        parent, name = self.out / self.device.name, folder_name(manifest.space, manifest.setting)
+        parent, name = self.out / self.device.name, profile_folder_name(manifest.space, manifest.setting)
         if self.new:
             return parent / free_name(parent, name)
-        there = folders_of(parent, name)
+        there = numbered_profiles(parent, name)
         fitting = [folder for folder in there if not manifest_differences(read_manifest(folder), manifest)]
         if fitting:
             return fitting[-1]

@@ -1,30 +1,18 @@
-"""Where profiles are: those measured here first, those that ship with hwnas last.
+"""Find profiles and published tables on the search path: PATH/DEVICE/SPACE-RUNTIME-PRECISION-BATCH-THREADS."""
 
-The places, in order: `--profiles` (or `HWNAS_PROFILES`) in place of all others; else `./profiles`, the data in the
-installed package, and `profiles` at the root of a checkout.
-"""
-
-import os
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hwnas.data_paths import DataPaths, Origin, data_search_path
+from hwnas.data_paths import DataPaths, Origin, find_data_folders
 from hwnas.errors import HwnasError, InputError, UnknownNameError, nearest
-from hwnas.records import Profile, Setting, is_profile, load_profile
-from hwnas.records.manifest import ProfileManifest, read_manifest
-from hwnas.records.table import MANIFEST, TableManifest, is_table, read_table_manifest
-
-FOLDER = "profiles"
-"""Where a campaign writes, under the working folder."""
-
-VARIABLE = "HWNAS_PROFILES"
-"""Another place, where it is set; several are parted as in PATH."""
+from hwnas.records import Setting, is_profile
+from hwnas.records.manifest import MANIFEST, ProfileManifest, read_manifest
+from hwnas.records.table import TABLE_MANIFEST, TableManifest, read_table_manifest
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProfileEntry:
-    """A profile that was found."""
+    """A profile on the search path, with its manifest but not its measurements."""
 
     name: str
     """DEVICE/FOLDER."""
@@ -35,7 +23,7 @@ class ProfileEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class UnreadableProfile:
-    """The folder of a profile whose manifest cannot be read."""
+    """A profile whose manifest cannot be read."""
 
     name: str
     path: Path
@@ -43,13 +31,23 @@ class UnreadableProfile:
     error: HwnasError
 
 
-def folder_name(space: str | None, setting: Setting) -> str:
-    """The folder of a profile under that of its device."""
+@dataclass(frozen=True, kw_only=True)
+class TableEntry:
+    """A published table on the search path, with its manifest but not its rows."""
+
+    name: str
+    path: Path
+    origin: Origin
+    manifest: TableManifest
+
+
+def profile_folder_name(space: str | None, setting: Setting) -> str:
+    """Return the name of a profile's folder below that of its device."""
     return f"{space or 'timm'}-{setting.deployment.slug}"
 
 
 def free_name(parent: Path, name: str) -> str:
-    """The name itself if it is free, else the first of NAME-2, NAME-3 and so on that is."""
+    """Return the first of NAME, NAME-2, NAME-3, ... that does not exist in a folder."""
     if not (parent / name).exists():
         return name
     number = 2
@@ -58,104 +56,65 @@ def free_name(parent: Path, name: str) -> str:
     return f"{name}-{number}"
 
 
-def folders_of(parent: Path, name: str) -> tuple[Path, ...]:
-    """The profiles NAME, NAME-2, NAME-3 and so on that are there, in this order."""
-    numbered = {folder: folder.name.removeprefix(f"{name}-") for folder in parent.glob(f"{name}-*")}
-    more = sorted((int(number), folder) for folder, number in numbered.items() if number.isdecimal())
-    every = (parent / name, *(folder for _, folder in more))
-    return tuple(folder for folder in every if is_profile(folder))
+def numbered_profiles(parent: Path, name: str) -> tuple[Path, ...]:
+    """Return the profiles NAME, NAME-2, NAME-3, ... in a folder, in this order."""
+    suffixes = {folder: folder.name.removeprefix(f"{name}-") for folder in parent.glob(f"{name}-*")}
+    numbered = sorted((int(suffix), folder) for folder, suffix in suffixes.items() if suffix.isdecimal())
+    return tuple(folder for folder in (parent / name, *(folder for _, folder in numbered)) if is_profile(folder))
 
 
-def search_path(
-    given: Path | None = None,
-    *,
-    environ: Mapping[str, str] = os.environ,
-    working: Path | None = None,
-    package: Path | None = None,
-) -> DataPaths:
-    """The places where profiles are looked for, in order; a place is listed once."""
-    return data_search_path(FOLDER, given, variable=VARIABLE, environ=environ, working=working, package=package)
+def scan_profiles(paths: DataPaths) -> tuple[ProfileEntry | UnreadableProfile, ...]:
+    """Return all profiles on a search path, also those whose manifest cannot be read."""
+    entries: list[ProfileEntry | UnreadableProfile] = []
+    for folder in find_data_folders(paths, f"*/*/{MANIFEST}"):
+        name, path, origin = folder.name, folder.path, folder.origin
+        try:
+            entries.append(ProfileEntry(name=name, path=path, origin=origin, manifest=read_manifest(path)))
+        except HwnasError as error:
+            entries.append(UnreadableProfile(name=name, path=path, origin=origin, error=error))
+    return tuple(entries)
 
 
-def scan_profiles(places: Sequence[tuple[Path, Origin]]) -> tuple[ProfileEntry | UnreadableProfile, ...]:
-    """All profiles in those places, also those whose manifest cannot be read; of two with one name the first."""
-    found: dict[str, ProfileEntry | UnreadableProfile] = {}
-    for place, origin in places:
-        for folder in _folders(place):
-            name = f"{folder.parent.name}/{folder.name}"
-            if name not in found:
-                found[name] = _entry(name, folder, origin)
-    return tuple(found.values())
+def profile_entries(paths: DataPaths) -> tuple[ProfileEntry, ...]:
+    """Return the profiles on a search path whose manifest can be read."""
+    return tuple(entry for entry in scan_profiles(paths) if isinstance(entry, ProfileEntry))
 
 
-def profile_entries(places: Sequence[tuple[Path, Origin]]) -> tuple[ProfileEntry, ...]:
-    """The profiles in those places that can be read; of two with one name the first."""
-    return tuple(entry for entry in scan_profiles(places) if isinstance(entry, ProfileEntry))
+def table_entries(paths: DataPaths, *, device: str | None = None) -> tuple[TableEntry, ...]:
+    """Return the published tables on a search path, of one device or of all."""
+    folders = find_data_folders(paths, f"{device or '*'}/*/{TABLE_MANIFEST}")
+    return tuple(
+        TableEntry(name=folder.name, path=folder.path, origin=folder.origin, manifest=read_table_manifest(folder.path))
+        for folder in folders
+    )
 
 
-def find_profile(name: str, places: Sequence[tuple[Path, Origin]]) -> ProfileEntry:
-    """The profile of that name (DEVICE/FOLDER, FOLDER alone where it is clear), or in a folder of that path."""
+def find_profile(name: str, paths: DataPaths) -> ProfileEntry:
+    """Find a profile by name or path.
+
+    Args:
+        name: DEVICE/FOLDER, FOLDER alone if it is unambiguous, or the path of a profile.
+        paths: Folders to search.
+
+    Raises:
+        UnknownNameError: There is no such profile.
+        InputError: The name is ambiguous, or the manifest cannot be read.
+    """
     if is_profile(Path(name)):
         path = Path(name)
         return ProfileEntry(name=name, path=path, origin="own", manifest=read_manifest(path))
-    every = scan_profiles(places)
-    same = [entry for entry in every if name in (entry.name, entry.path.name)]
-    if len(same) == 1:
-        return _readable(same[0])
-    if same:
-        names = [entry.name for entry in same]
-        raise InputError(f"profile {name!r} must be named with its device", got=name, known=names)
-    raise _unknown(name, [entry.name for entry in every], places)
-
-
-def load_entry(entry: ProfileEntry) -> Profile:
-    """The measurements of a profile that was found."""
-    return load_profile(entry.path)
-
-
-def _entry(name: str, folder: Path, origin: Origin) -> ProfileEntry | UnreadableProfile:
-    try:
-        return ProfileEntry(name=name, path=folder, origin=origin, manifest=read_manifest(folder))
-    except HwnasError as error:
-        return UnreadableProfile(name=name, path=folder, origin=origin, error=error)
-
-
-def _readable(entry: ProfileEntry | UnreadableProfile) -> ProfileEntry:
+    entries = scan_profiles(paths)
+    names = [entry.name for entry in entries]
+    matching = [entry for entry in entries if name in (entry.name, entry.path.name)]
+    if not matching:
+        near = nearest(name, names) or nearest(name, [entry.path.name for entry in entries])
+        searched = ", ".join(str(path) for path, _ in paths)
+        hint = f"hwnas profiles show {near}" if near else f"hwnas profile to measure one; searched in {searched}"
+        raise UnknownNameError(f"profile {name!r} is not known", got=name, known=names, hint=hint)
+    if len(matching) > 1:
+        ambiguous = [entry.name for entry in matching]
+        raise InputError(f"profile {name!r} must be named with its device", got=name, known=ambiguous)
+    entry = matching[0]
     if isinstance(entry, UnreadableProfile):
         raise entry.error
     return entry
-
-
-def _folders(place: Path) -> list[Path]:
-    if not place.is_dir():
-        return []
-    return sorted(folder for folder in place.glob("*/*") if is_profile(folder))
-
-
-def _unknown(name: str, names: list[str], places: Sequence[tuple[Path, Origin]]) -> UnknownNameError:
-    near = nearest(name, names) or nearest(name, [other.split("/")[1] for other in names])
-    where = ", ".join(str(place) for place, _ in places)
-    hint = f"hwnas profiles show {near}" if near else f"hwnas profile to make one; looked in {where}"
-    return UnknownNameError(f"profile {name!r} is not known", got=name, known=names, hint=hint)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TableEntry:
-    """A table that was found."""
-
-    name: str
-    path: Path
-    origin: Origin
-    manifest: TableManifest
-
-
-def table_entries(places: DataPaths, *, device: str | None = None) -> tuple[TableEntry, ...]:
-    """The tables in those places, of one device or of all; of two with one name the first."""
-    found: dict[str, TableEntry] = {}
-    for place, origin in places:
-        for path in sorted(place.glob(f"{device or '*'}/*/{MANIFEST}")):
-            name = f"{path.parents[1].name}/{path.parent.name}"
-            if name not in found and is_table(path.parent):
-                manifest = read_table_manifest(path.parent)
-                found[name] = TableEntry(name=name, path=path.parent, origin=origin, manifest=manifest)
-    return tuple(found.values())

@@ -211,7 +211,7 @@ def require_measured(qualities: Sequence[tuple[str, ProfileQuality]]) -> None:
         if quality.failures and not quality.num_measurements
     ]
     if empty:
-        hint = "hwnas profiles show NAME lists the messages; --retry measures failed networks again"
+        hint = "hwnas profiles show NAME for the messages, or --retry to measure failed networks again"
         raise GateError("no network could be measured, all failed", got="; ".join(empty), hint=hint)
 
 

@@ -1,115 +1,117 @@
-"""Which networks of a space are measured: spread evenly over MACs, and over depth at each of them.
+"""Sample networks of a space evenly over MACs, and over depth at equal MACs.
 
-Genomes drawn uniformly crowd around the middle of a space, and a predictor learns little from its ends. Here a large
-pool is drawn with genes tilted towards small or large choices, and networks are picked from it one by one along a
-low-discrepancy sequence over (MACs, depth). The sequence depends on the seed alone, so more networks extend fewer.
+Uniformly drawn genomes crowd around the middle of a space, and a predictor fitted to them is poor at its ends. Here a
+large pool is drawn with genes tilted towards small or large choices, and networks are picked from it one by one along a
+low-discrepancy sequence over (MACs, depth). The sequence depends on the seed alone, so that a larger sample extends a
+smaller one.
 """
 
+import itertools
 from collections.abc import Iterator
-from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.space.space import AnySpace, Candidate, Genomes
 
-_POOL = 8192
-"""Genomes drawn for each round."""
+_POOL_SIZE = 8192
+"""Genomes drawn for each pool."""
 
-_ROUND = 1024
-"""Networks picked from one pool at most: few enough that the next one wanted is still near."""
+_MAX_PICKS = 1024
+"""Networks picked from one pool: few enough that there is still one near each target."""
 
-_NEAREST = 24
-"""Candidates of about the wanted MACs among which depth decides."""
+_NUM_NEAREST = 24
+"""Networks nearest to the target MACs, among which depth decides."""
 
-_STEPS = (0.7548776662466927, 0.5698402909980532)
-"""Steps of the R2 sequence (Roberts 2018): its points fill the unit square evenly, however many are taken."""
+# The R2 sequence (Roberts 2018, "The unreasonable effectiveness of quasirandom sequences"): multiples of 1/p and 1/p^2
+# modulo 1, where p is the plastic number (p^3 = p + 1). Any prefix fills the unit square evenly.
+_R2_STEPS = (0.7548776662466927, 0.5698402909980532)
 
-_TILT = 4.0
-"""The strongest tilt: a gene's last choice is up to e^4 times as likely as its first, or the reverse."""
+_MAX_TILT = 4.0
+"""With the strongest tilt, a gene's last choice is e^4 times as likely as its first, or the reverse."""
 
 
 def sample_evenly(space: AnySpace, count: int, *, seed: int) -> tuple[Candidate, ...]:
-    """The first `count` networks of the sequence of that seed, all different; fewer where the space has no more."""
-    return tuple(islice(even_sequence(space, seed=seed), count))
+    """Return a number of different networks, spread evenly over a space.
+
+    Args:
+        space: The space.
+        count: Number of networks. A small space may have fewer.
+        seed: Seed of the sequence. A larger sample of the same seed extends a smaller one.
+    """
+    return tuple(itertools.islice(even_sequence(space, seed=seed), count))
 
 
 def even_sequence(space: AnySpace, *, seed: int) -> Iterator[Candidate]:
-    """Different networks without end, evenly spread at any time; it ends where a small space has no more."""
-    taken: set[str] = set()
-    index = 0
+    """Yield different networks, of which any prefix is spread evenly, until a small space has no more."""
+    yielded: set[str] = set()
     for number in range(2**31):
         pool = _Pool(space, np.random.default_rng([seed, number]))
-        before = index
-        for candidate in pool.picks(_positions(seed, start=index)):
-            if candidate.network_id in taken:
+        before = len(yielded)
+        for candidate in pool.pick(_targets(seed, start=before)):
+            if candidate.network_id in yielded:
                 continue
-            taken.add(candidate.network_id)
-            index += 1
+            yielded.add(candidate.network_id)
             yield candidate
-            if index - before == _ROUND:
+            if len(yielded) - before == _MAX_PICKS:
                 break
-        if index == before:
+        if len(yielded) == before:
             return
 
 
 class _Pool:
-    """Different genomes with their MACs and depths, from which each is taken at most once."""
+    """Different genomes with their MACs and depths. Each is picked at most once."""
 
     def __init__(self, space: AnySpace, rng: np.random.Generator) -> None:
-        drawn = np.unique(_tilted(space, rng, _POOL), axis=0)
+        drawn = np.unique(_tilted_genomes(space, rng, _POOL_SIZE), axis=0)
         macs = space.costs(drawn).macs
         order = np.argsort(macs, kind="stable")
         self.space = space
         self.genomes: Genomes = drawn[order]
         self.macs = macs[order].astype(np.float64)
-        self.depths = _depths(space, self.genomes)
+        # The number of operations: with blocks of one kind it is proportional to depth.
+        self.depths = space.workloads(self.genomes).total(lambda operation: operation.times)
         self.free = np.ones(len(order), dtype=np.bool_)
 
-    def picks(self, positions: Iterator[tuple[float, float]]) -> Iterator[Candidate]:
-        """The networks nearest to positions in the unit square of (MACs, depth), until none is left."""
+    def pick(self, targets: Iterator[tuple[float, float]]) -> Iterator[Candidate]:
+        """Yield the networks nearest to targets in the unit square of (MACs, depth), until none is left."""
         low, high = self.macs[0], self.macs[-1]
-        for across, along in positions:
+        for relative_macs, relative_depth in targets:
             if not self.free.any():
                 return
-            row = self._nearest(low + across * (high - low), along)
+            row = self._nearest(low + relative_macs * (high - low), relative_depth)
             self.free[row] = False
             yield from self.space.candidates(self.genomes[row : row + 1])
 
-    def _nearest(self, macs: float, along: float) -> int:
+    def _nearest(self, macs: float, relative_depth: float) -> int:
         rows = np.flatnonzero(self.free)
-        near = rows[np.argsort(np.abs(self.macs[rows] - macs), kind="stable")[:_NEAREST]]
+        near = rows[np.argsort(np.abs(self.macs[rows] - macs), kind="stable")[:_NUM_NEAREST]]
         depths = np.unique(self.depths[near])
-        wanted = depths[min(int(along * len(depths)), len(depths) - 1)]
-        return int(near[self.depths[near] == wanted][0])
+        depth = depths[min(int(relative_depth * len(depths)), len(depths) - 1)]
+        return int(near[self.depths[near] == depth][0])
 
 
-def _tilted(space: AnySpace, rng: np.random.Generator, count: int) -> Genomes:
-    """Genomes whose ordinal genes lean towards their first or their last choices, each genome by its own tilt."""
-    tilts = rng.uniform(-_TILT, _TILT, size=count)
+def _tilted_genomes(space: AnySpace, rng: np.random.Generator, count: int) -> Genomes:
+    """Genomes whose ordinal genes prefer their first or their last choices, each genome by a tilt of its own."""
+    tilts = rng.uniform(-_MAX_TILT, _MAX_TILT, size=count)
     columns = [
-        _leaning(rng, tilts if dimension.kind == "ordinal" else 0 * tilts, len(dimension.choices))
+        _tilted_gene(rng, tilts if dimension.kind == "ordinal" else 0 * tilts, len(dimension.choices))
         for dimension in space.dimensions
     ]
     return space.repair(np.column_stack(columns))
 
 
-def _leaning(rng: np.random.Generator, tilts: NDArray[np.float64], choices: int) -> NDArray[np.int16]:
+def _tilted_gene(rng: np.random.Generator, tilts: NDArray[np.float64], choices: int) -> NDArray[np.int16]:
+    """Draw one choice for each tilt t, with probabilities proportional to exp(t * choice / (choices - 1))."""
     weights = np.exp(tilts[:, None] * np.linspace(0.0, 1.0, choices))
-    cumulated = np.cumsum(weights, axis=1)
+    cumulated = np.cumsum(weights, axis=1)  # inverts the distribution function
     points = rng.uniform(size=len(tilts)) * cumulated[:, -1]
     drawn: NDArray[np.int16] = np.minimum((cumulated <= points[:, None]).sum(axis=1), choices - 1).astype(np.int16)
     return drawn
 
 
-def _depths(space: AnySpace, genomes: Genomes) -> NDArray[np.int64]:
-    """How many operations run one after another: with equal blocks that is depth."""
-    return space.workloads(genomes).total(lambda operation: operation.times)
-
-
-def _positions(seed: int, *, start: int) -> Iterator[tuple[float, float]]:
+def _targets(seed: int, *, start: int) -> Iterator[tuple[float, float]]:
+    """The R2 sequence from an index on, shifted by the seed."""
     shift = np.random.default_rng([seed, 2**32 - 1]).uniform(size=2)
-    index = start
-    while True:
-        yield (shift[0] + index * _STEPS[0]) % 1.0, (shift[1] + index * _STEPS[1]) % 1.0
-        index += 1
+    for index in itertools.count(start):
+        yield (shift[0] + index * _R2_STEPS[0]) % 1.0, (shift[1] + index * _R2_STEPS[1]) % 1.0

@@ -1,4 +1,4 @@
-"""What is measured: networks of spaces, models of timm, and the reference network beside them. No torch."""
+"""The networks that a campaign measures: networks of a space, timm models, and the reference network. No torch."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -9,9 +9,11 @@ from hwnas.profile.sampling import sample_evenly
 from hwnas.records import Subject
 from hwnas.space.space import AnySpace, Candidate
 
+_PREFIX = "timm:"
+
 
 def space_subject(space: AnySpace, candidate: Candidate) -> Subject:
-    """A network of a space."""
+    """Return the subject of a network of a space."""
     return Subject(
         source="space",
         name=space.name,
@@ -25,68 +27,81 @@ def space_subject(space: AnySpace, candidate: Candidate) -> Subject:
 
 
 def timm_subject(name: str, *, image_size: int, num_classes: int = 1000, own_size: bool = True) -> Subject:
-    """A model of timm for images of that size; `own_size` says that the size is the model's own."""
-    network_id = f"timm:{name}" if own_size else f"timm:{name}@{image_size}"
+    """Return the subject of a timm model.
+
+    Args:
+        name: Name of the model.
+        image_size: Height and width of its images.
+        num_classes: Number of its classes.
+        own_size: The image size is the model's own, and not part of its id.
+    """
+    network_id = f"{_PREFIX}{name}" if own_size else f"{_PREFIX}{name}@{image_size}"
     return Subject(source="timm", name=name, network_id=network_id, image_size=image_size, num_classes=num_classes)
 
 
 REFERENCE = timm_subject("deit_tiny_patch16_224", image_size=224)
-"""DeiT-Ti at its own image size, in campaigns of every space, so that all latencies share one reference."""
-
-
-def unique_subjects(subjects: Iterable[Subject]) -> tuple[Subject, ...]:
-    """The subjects without those that extract to a network that was there before."""
-    found: dict[str, Subject] = {}
-    for subject in subjects:
-        found.setdefault(subject.network_id, subject)
-    return tuple(found.values())
-
+"""The reference network, DeiT-Ti. It is the same for every space, so that all latencies can be compared."""
 
 REFERENCE_NETWORKS = (REFERENCE, timm_subject("deit_small_patch16_224", image_size=224))
-"""DeiT-Ti and DeiT-S: networks that everybody knows, measured beside those of every space."""
-
-_EXAMPLE = "--also timm:deit_small_patch16_224"
-
-_PREFIX = "timm:"
-
-
-def parse_timm(text: str) -> Subject:
-    """The subject behind `timm:NAME` or `timm:NAME@SIZE`, built as a shape to be sure that there is one."""
-    if not text.casefold().startswith(_PREFIX):
-        message = "a model beside those of the space must be one of timm"
-        raise InputError(message, got=text, hint=_EXAMPLE)
-    known = [subject for subject in REFERENCE_NETWORKS if subject.network_id == text]
-    if known:
-        return known[0]
-    name, at, size = text[len(_PREFIX) :].partition("@")
-    if at and not (size.isdecimal() and int(size)):
-        raise InputError("an image size must be a whole number above 0", got=text, hint=f"--also {_PREFIX}{name}@224")
-    return _built(name, image_size=int(size) if at else None)
+"""DeiT-Ti and DeiT-S: well-known networks that are measured along with those of every space."""
 
 
 def select_subjects(
-    space: AnySpace, count: int, *, seed: int, also: tuple[str, ...] = (), landmarks: bool = True
+    space: AnySpace, count: int, *, seed: int, also: tuple[str, ...] = (), reference_networks: bool = True
 ) -> tuple[Subject, ...]:
-    """`count` networks spread over the space, then the published ones and the models of timm, each network once.
+    """Select the networks of a campaign, each once.
 
-    More networks extend fewer: the first ones are the same.
+    Args:
+        space: The space.
+        count: Number of networks sampled evenly from it. A larger number extends a smaller one.
+        seed: Seed of the sample.
+        also: Timm models as `timm:NAME` or `timm:NAME@SIZE`.
+        reference_networks: Include DeiT-Ti and DeiT-S.
+
+    Returns:
+        The sampled networks, the published networks of the space, the reference networks and the timm models.
+
+    Raises:
+        InputError: A timm model is not known or does not take square images.
     """
     published = space.candidates(space.encode([*space.published.values()]))
     candidates = (*sample_evenly(space, count, seed=seed), *published)
-    known = REFERENCE_NETWORKS if landmarks else ()
-    return unique_subjects(
-        [*(space_subject(space, candidate) for candidate in candidates), *known, *map(parse_timm, also)]
-    )
+    references = REFERENCE_NETWORKS if reference_networks else ()
+    subjects = [space_subject(space, candidate) for candidate in candidates]
+    return unique_subjects([*subjects, *references, *map(parse_timm_model, also)])
 
 
-def _built(name: str, *, image_size: int | None) -> Subject:
+def unique_subjects(subjects: Iterable[Subject]) -> tuple[Subject, ...]:
+    """Return the first subject of each network."""
+    first: dict[str, Subject] = {}
+    for subject in subjects:
+        first.setdefault(subject.network_id, subject)
+    return tuple(first.values())
+
+
+def parse_timm_model(text: str) -> Subject:
+    """Parse `timm:NAME` or `timm:NAME@SIZE`; the model is built without weights to learn its image size and classes.
+
+    Raises:
+        InputError: There is no such model, or it does not take square images.
+    """
+    if not text.casefold().startswith(_PREFIX):
+        message = "a model in addition to those of the space must be one of timm"
+        raise InputError(message, got=text, hint="--also timm:deit_small_patch16_224")
+    for subject in REFERENCE_NETWORKS:
+        if subject.network_id == text:
+            return subject
+    name, at, size = text[len(_PREFIX) :].partition("@")
+    if at and not (size.isdecimal() and int(size)):
+        raise InputError("an image size must be a whole number above 0", got=text, hint=f"--also {_PREFIX}{name}@224")
     from hwnas.export.timm_models import build_timm
 
+    image_size = int(size) if at else None
     model = build_timm(name, image_size=image_size)
     height, width = model.image_size
     if height != width:
         raise InputError(f"{name} must take square images", got=f"{height} x {width}", hint=f"--also timm:{name}@224")
     module: Any = model.module
-    own = image_size is None or image_size == int(module.pretrained_cfg["input_size"][1])
-    subject = timm_subject(name, image_size=height, num_classes=int(module.num_classes), own_size=own)
+    own_size = image_size is None or image_size == int(module.pretrained_cfg["input_size"][1])
+    subject = timm_subject(name, image_size=height, num_classes=int(module.num_classes), own_size=own_size)
     return replace(subject, channels=model.channels)

@@ -23,7 +23,7 @@ from hwnas.runs import write_atomic
 SCHEMA = "hwnas.table/2"
 """The form of the manifest that this version writes and reads."""
 
-MANIFEST, ROWS = "table.json", "table.csv"
+TABLE_MANIFEST, ROWS = "table.json", "table.csv"
 
 COLUMNS = ("model", "infer_img_size", "infer_batch_size", "infer_samples_per_sec")
 """What a table of timm's must tell of each model."""
@@ -64,7 +64,7 @@ class TableManifest(_Core):
 
 def is_table(folder: Path) -> bool:
     """Whether a folder holds a table."""
-    return (folder / MANIFEST).is_file()
+    return (folder / TABLE_MANIFEST).is_file()
 
 
 def table_folder(manifest: TableManifest) -> Path:
@@ -82,14 +82,14 @@ def write_table(folder: Path, manifest: TableManifest, text: str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / ROWS, text)
-        write_atomic(folder / MANIFEST, json.dumps(to_mapping(manifest), indent=2, ensure_ascii=False) + "\n")
+        write_atomic(folder / TABLE_MANIFEST, json.dumps(to_mapping(manifest), indent=2, ensure_ascii=False) + "\n")
     except OSError as error:
         raise InputError(f"{folder} cannot be written", got=error.strerror or str(error)) from error
 
 
 def read_table_manifest(folder: Path) -> TableManifest:
     """What a table says of itself."""
-    path = folder / MANIFEST
+    path = folder / TABLE_MANIFEST
     data = load_json(path)
     if not isinstance(data, dict):
         raise InputError(f"{path} is not the manifest of a table", got=shown(data))

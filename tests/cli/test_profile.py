@@ -51,7 +51,7 @@ def test_json_is_one_document(command_line: CommandLine) -> None:
     first, second = document["profiles"]
     assert first["path"] == f"profiles/{CPU}/{FOLDER}"
     assert second["quality"]["num_networks"] == 3
-    assert first["quality"]["problems"] == ["3 networks were measured twice, and 12 tell a noise floor"]
+    assert first["quality"]["problems"] == ["3 networks were measured twice, a noise floor needs 12"]
 
 
 def test_failures_are_told_while_it_runs_and_in_the_summary(command_line: CommandLine, place: FakeEnvironment) -> None:
@@ -77,7 +77,7 @@ def test_a_campaign_in_which_all_fails_ends_with_4_and_does_so_again(
     assert "0 measured with onnxruntime" in command_line.out
     assert "error: no network could be measured, all failed" in command_line.err
     assert f"got     {CPU}/{FOLDER}: 3 memory" in command_line.err
-    assert "--retry tries them again" in command_line.err
+    assert "--retry to measure failed networks again" in command_line.err
     assert command_line(*SMALL, "--samples", "3", "--json") == 4  # nothing is tried again, and still nothing is there
     assert json.loads(command_line.out)["num_failed"] == 0
     place.failing = {}
@@ -103,7 +103,7 @@ def test_one_batch_of_which_all_fails_is_no_success(command_line: CommandLine, p
 def test_strict_ends_with_4_after_the_summary(command_line: CommandLine) -> None:
     assert command_line(*SMALL, "--samples", "3", "--strict") == 4
     assert "networks                 3" in command_line.out
-    problem = f"{CPU}/{FOLDER}: 3 networks were measured twice, and 12 tell a noise floor"
+    problem = f"{CPU}/{FOLDER}: 3 networks were measured twice, a noise floor needs 12"
     assert f"error: the measurements must be stable\n  got     {problem}\n" in command_line.err
 
 
@@ -143,7 +143,7 @@ def test_a_plan_for_another_device_needs_nothing_of_it(command_line: CommandLine
         (["--plan-only"], "--plan-only needs a file to write to"),
         (["--plan-only", "--out", "p", "--plan", "q"], "--plan-only needs a file to write to"),
         (["--batch", "1,x"], "is not whole numbers parted by commas"),
-        (["--samples", "3", "--minutes", "1"], "--samples and --minutes must not both be given"),
+        (["--samples", "3", "--minutes", "1"], "--samples and --minutes exclude each other"),
         (["--pairs", "2"], "--pairs must be at least 8"),
         (["--sampels", "3"], "option '--sampels' is not known"),
     ],

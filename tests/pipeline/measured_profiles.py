@@ -12,7 +12,7 @@ import pytest
 from hwnas.predict.learning_curve import COUNTS
 from hwnas.predict.models import AnalyticLearner, Learner, RidgeLearner
 from hwnas.predict.selection import Protocol
-from hwnas.profile.lookup import folder_name
+from hwnas.profile.lookup import profile_folder_name
 from hwnas.profile.subjects import space_subject
 from hwnas.records import Measurement, Setting, Store, Subject
 from hwnas.space import SPACES
@@ -39,7 +39,7 @@ def make_profile(
     setting = make_setting(device=device, runtime="onnxruntime", batch=batch)
     made = manifest(environment, setting=setting, space=space)
     made = replace(made, device={"name": device, "kind": "cpu"})
-    folder = place / device / (name or folder_name(space, setting))
+    folder = place / device / (name or profile_folder_name(space, setting))
     subjects = subjects_of(space, count)
     with pytest.MonkeyPatch.context() as patch, Store(folder, manifest=made, session=SESSION) as store:
         patch.setattr("hwnas.records.store.os.fsync", lambda file: None)  # made up rows need not survive a power cut

@@ -14,7 +14,7 @@ from hwnas.records import Profile, load_profile
 from tests.pipeline.campaigns import CPU, FakeEnvironment, Listener
 
 REQUEST = CampaignOptions(
-    space="autoformer-micro", device="cpu", samples=6, repeats=2, runtime="onnxruntime", landmarks=False
+    space="autoformer-micro", device="cpu", samples=6, repeats=2, runtime="onnxruntime", reference_networks=False
 )
 
 
@@ -46,8 +46,8 @@ def test_a_campaign_leaves_a_profile_that_explains_itself(request_here: Campaign
     assert measured.profiles[0].quality.num_repeated == 2
 
 
-def test_published_networks_and_landmarks_are_measured_too(tmp_path: Path) -> None:
-    request = replace(REQUEST, space="autoformer-tiny", samples=2, repeats=0, landmarks=True, out=tmp_path)
+def test_published_and_reference_networks_are_measured_too(tmp_path: Path) -> None:
+    request = replace(REQUEST, space="autoformer-tiny", samples=2, repeats=0, reference_networks=True, out=tmp_path)
     request = replace(request, also=("timm:vit_tiny_patch16_224@112", "timm:deit_tiny_patch16_224"))
     rows = loaded(measure(request, campaign_environment=FakeEnvironment().make())).measurements
     names = {row.subject.network_id: row.setting.exporter for row in rows if row.subject.source == "timm"}
@@ -216,7 +216,7 @@ def test_rows_of_a_plan_are_plain_json(tmp_path: Path) -> None:
         ({"pairs": 3}, "--pairs must be at least 8"),
         ({"samples": None, "minutes": 0.0}, "--minutes must be a time above 0"),
         ({"samples": None, "minutes": float("nan")}, "--minutes must be a time above 0"),
-        ({"minutes": 1.0}, "must not both be given"),
+        ({"minutes": 1.0}, "exclude each other"),
         ({"batches": (1, 1)}, "--batch must be different numbers"),
         ({"batches": (0,)}, "--batch must be different numbers"),
         ({"batches": ()}, "--batch must be different numbers"),

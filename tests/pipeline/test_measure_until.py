@@ -12,7 +12,7 @@ from tests.pipeline.campaigns import FakeEnvironment, Listener
 from tests.pipeline.measured_profiles import fast_fits
 
 REQUEST = CampaignOptions(
-    space="autoformer-micro", device="cpu", repeats=2, runtime="onnxruntime", landmarks=False, samples=60
+    space="autoformer-micro", device="cpu", repeats=2, runtime="onnxruntime", reference_networks=False, samples=60
 )
 
 
@@ -74,7 +74,7 @@ def test_the_same_command_again_measures_nothing_more(tmp_path: Path, order: str
 
 def test_a_time_and_a_goal_are_not_both_asked_for(tmp_path: Path) -> None:
     request = replace(REQUEST, samples=None, minutes=1.0, out=tmp_path)
-    with pytest.raises(UsageError, match="--until and --minutes must not both be given"):
+    with pytest.raises(UsageError, match="--until and --minutes exclude each other"):
         measure(request, until=parse_until("mape=3%"), campaign_environment=FakeEnvironment().make())
 
 

@@ -6,7 +6,7 @@ import pytest
 from hwnas.devices import Machine, detect
 from hwnas.errors import InputError, MissingError
 from hwnas.metrics import ANY_BATCH, Deployment, parse_metric
-from hwnas.predict.library import predictor_folder
+from hwnas.predict.lookup import predictor_folder
 from hwnas.predict.predictor import Prediction, save_predictor
 from hwnas.predict.selector import choose_predictor
 from tests.predict.synthetic import networks

@@ -17,10 +17,10 @@ from hwnas.predict.features.conditions import Conditions, conditions_of
 from hwnas.predict.features.counting import population_features, workload_features
 from hwnas.predict.features.table import Features
 from hwnas.predict.fit import Observations
-from hwnas.profile.lookup import ProfileEntry, load_entry
+from hwnas.profile.lookup import ProfileEntry
 from hwnas.profile.results import MeasurementSummary, summarize_measurements
 from hwnas.profile.statistics import noise_floor
-from hwnas.records import Measurement, Subject
+from hwnas.records import Measurement, Subject, load_profile
 from hwnas.workload import Workload, Workloads
 
 
@@ -126,7 +126,7 @@ class MeasuredNetworks:
 
 def measured_profile(entry: ProfileEntry) -> MeasuredNetworks:
     """The rows of a profile, those of its landmarks too."""
-    profile = load_entry(entry)
+    profile = load_profile(entry.path)
     rows = [row for row in profile.measured if row.samples and row.reference]
     found = summarize_measurements(profile)
     setting = profile.manifest.setting

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hwnas.data_paths import DataPaths
+from hwnas.data_paths import PREDICTORS, PROFILES, DataPaths, data_search_path
 from hwnas.devices import Machine, resolve
 from hwnas.errors import InputError, unknown
 from hwnas.metrics import MEASURED_METRICS, UNSPECIFIED, Deployment, MeasuredMetric
@@ -17,10 +17,10 @@ from hwnas.pipeline.predictors.transfer_sources import find_sources
 from hwnas.predict.card import Card
 from hwnas.predict.fit import as_throughput, fit_predictor
 from hwnas.predict.folds import identities
-from hwnas.predict.library import FOLDER, predictor_folder
+from hwnas.predict.lookup import predictor_folder
 from hwnas.predict.predictor import Predictor, save_predictor
 from hwnas.predict.transfer_fit import transfer_predictor
-from hwnas.profile.lookup import ProfileEntry, TableEntry, profile_entries, search_path, table_entries
+from hwnas.profile.lookup import ProfileEntry, TableEntry, profile_entries, table_entries
 from hwnas.progress import NullReporter, Reporter
 
 
@@ -41,7 +41,7 @@ class FitOptions:
     profiles: Path | None = None
     predictors: Path | None = None
     """Where predictors of `sources` are looked for."""
-    out: Path = Path(FOLDER)
+    out: Path = Path(PREDICTORS)
 
     def __post_init__(self) -> None:
         for name in self.metrics:
@@ -98,7 +98,7 @@ def fit_predictors(
 
 def _measured(device: str, options: FitOptions) -> list[MeasuredNetworks]:
     """The profiles and published tables of the device that the options leave."""
-    places = search_path(options.profiles)
+    places = data_search_path(PROFILES, options.profiles)
     there = [entry for entry in profile_entries(places) if entry.manifest.setting.device == device]
     tables = table_entries(places, device=device)
     if not there and not tables:

@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from hwnas.data_paths import PROFILES
 from hwnas.devices import resolve
 from hwnas.errors import InputError, UnknownNameError, unknown
 from hwnas.metrics import ANY_BATCH, PRECISIONS, RUNTIMES, UNSPECIFIED, Deployment
 from hwnas.pipeline.predictors.published_tables import key_of, matching
 from hwnas.pipeline.predictors.workloads import WORKLOADS, known_workloads, trace_timm
-from hwnas.profile.lookup import FOLDER
 from hwnas.progress import NullReporter, Reporter
 from hwnas.records.table import (
     TableManifest,
@@ -43,7 +43,7 @@ class ImportOptions:
     """Device, runtime and precision."""
     match: str = ""
     """Models whose name this regular expression matches from its beginning; all where it is empty."""
-    out: Path = Path(FOLDER)
+    out: Path = Path(PROFILES)
 
     def __post_init__(self) -> None:
         precision, runtime = self.deployment.precision, self.deployment.runtime

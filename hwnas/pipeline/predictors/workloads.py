@@ -5,8 +5,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from hwnas.data_paths import PROFILES, data_search_path
 from hwnas.errors import InputError
-from hwnas.profile.lookup import search_path
 from hwnas.records import Subject
 from hwnas.records.workloads import TracedModels, load_workloads
 from hwnas.runs import package_versions
@@ -74,7 +74,7 @@ def known_workloads(place: Path) -> TracedModels:
 def _traced_before() -> Iterator[TracedModels]:
     """What was traced with the timm that is here. A file that cannot be read is passed over: it can be made again."""
     here = package_versions(["timm"]).get("timm")
-    for place, _ in search_path():
+    for place, _ in data_search_path(PROFILES):
         path = place / WORKLOADS
         try:
             traced = _loaded(path, path.stat().st_mtime_ns)

@@ -4,12 +4,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hwnas.data_paths import PROFILES, data_search_path
 from hwnas.devices import Machine, detect, resolve
 from hwnas.errors import HwnasError, InputError, MissingError, unknown
 from hwnas.metrics import Metric
 from hwnas.pipeline.search.options import DEFAULT_SPACE, SearchOptions
 from hwnas.predict.selector import ChosenPredictor, choose_predictor
-from hwnas.profile.lookup import profile_entries, search_path
+from hwnas.profile.lookup import profile_entries
 from hwnas.progress import Reporter
 from hwnas.runs import MANIFEST, Run
 from hwnas.search.objective import Criteria
@@ -158,7 +159,7 @@ def _fit(metric: Metric, space: str, profiles: Path | None, out: Path, reporter:
 
     found = [
         entry
-        for entry in profile_entries(search_path(profiles))
+        for entry in profile_entries(data_search_path(PROFILES, profiles))
         if entry.manifest.space == space and metric.deployment.matches(entry.manifest.setting.deployment)
     ]
     names = [entry.name for entry in found]

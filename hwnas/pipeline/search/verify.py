@@ -16,7 +16,7 @@ from hwnas.pipeline.search.context import SearchContext
 from hwnas.pipeline.search.predicted_metrics import MetricPredictor
 from hwnas.pipeline.search.reference_networks import NAMES
 from hwnas.profile.environment import CampaignEnvironment
-from hwnas.profile.plan import MIN_REPEATS, Plan, make_tasks, save_plan, start_session
+from hwnas.profile.plan import MIN_REPEATS, Plan, make_tasks, new_session, save_plan
 from hwnas.profile.results import NetworkResult, assess_profile, results_by_network
 from hwnas.profile.runners.runner import load_runner
 from hwnas.profile.subjects import REFERENCE_NETWORKS, space_subject, unique_subjects
@@ -218,7 +218,7 @@ def _plan(
         space=context.space.name,
         seed=seed,
         pairs=context.spec.post_search.pairs or PAIRS,
-        origin=start_session(("hwnas", "search"), campaign_environment.software),
+        origin=new_session(("hwnas", "search"), campaign_environment.software),
         tasks=make_tasks(every, group.settings, repeats=min(MIN_REPEATS, len(every)), seed=seed),
     )
 

@@ -11,7 +11,7 @@ from hwnas.metrics import ANY_BATCH, Deployment, Metric
 from hwnas.pipeline.search.options import SearchOptions
 from hwnas.predict.features.counting import population_features
 from hwnas.predict.fit import Observations, fit_predictor
-from hwnas.predict.library import predictor_folder
+from hwnas.predict.lookup import predictor_folder
 from hwnas.predict.models import AnalyticLearner
 from hwnas.predict.predictor import Predictor, save_predictor
 from hwnas.search.spec import PostSearch

@@ -5,7 +5,7 @@ import pytest
 
 from hwnas.errors import InputError
 from hwnas.metrics import parse_metric
-from hwnas.predict.library import devices, entries, predictor_folder, search_path
+from hwnas.predict.lookup import predictor_devices, predictor_entries, predictor_folder
 from hwnas.predict.predictor import Predictor, save_predictor
 from tests.predict.test_predictor import fitted
 
@@ -31,17 +31,6 @@ def test_a_folder_says_what_was_fitted() -> None:
     assert predictor_folder(every_batch) == Path("h200/any-torch-fp16-bany/throughput")
 
 
-def test_own_predictors_come_first_and_shipped_ones_last(tmp_path: Path) -> None:
-    places = search_path(environ={}, working=tmp_path / "w", package=tmp_path / "site" / "hwnas")
-    assert places == (
-        (tmp_path / "w" / "predictors", "own"),
-        (tmp_path / "site" / "hwnas" / "predictors", "shipped"),
-        (tmp_path / "site" / "predictors", "shipped"),
-    )
-    with pytest.raises(InputError, match="--predictors must name a folder"):
-        search_path(tmp_path / "none", environ={})
-
-
 def test_predictors_are_found_by_device_and_the_first_of_a_name_counts(tmp_path: Path) -> None:
     own, shipped = tmp_path / "own", tmp_path / "shipped"
     first = saved(own, of_device("toy-2c", space="glit-tiny"))
@@ -49,14 +38,14 @@ def test_predictors_are_found_by_device_and_the_first_of_a_name_counts(tmp_path:
     second = saved(shipped, of_device("toy-2c"))
     saved(shipped, of_device("other-4c"))
     places = ((own, "own"), (shipped, "shipped"), (tmp_path / "none", "shipped"))
-    found = entries(places, device="toy-2c")  # type: ignore[arg-type]
+    found = predictor_entries(places, device="toy-2c")  # type: ignore[arg-type]
     assert [(entry.path, entry.origin, entry.card.space) for entry in found] == [
         (first, "own", "glit-tiny"),
         (second, "shipped", None),
     ]
     assert found[0].name == "toy-2c/glit-tiny-onnxruntime-fp32-b1-t1/latency_ms"
-    assert len(entries(places)) == 3  # type: ignore[arg-type]
-    assert devices(places) == ("other-4c", "toy-2c")  # type: ignore[arg-type]
+    assert len(predictor_entries(places)) == 3  # type: ignore[arg-type]
+    assert predictor_devices(places) == ("other-4c", "toy-2c")  # type: ignore[arg-type]
 
 
 def test_a_broken_card_is_not_passed_over_and_disturbs_no_other_device(tmp_path: Path) -> None:
@@ -64,11 +53,11 @@ def test_a_broken_card_is_not_passed_over_and_disturbs_no_other_device(tmp_path:
     saved(tmp_path, of_device("other-4c"))
     (folder / "card.json").write_text("{}")
     with pytest.raises(InputError, match="must hold the card of a predictor"):
-        entries(((tmp_path, "own"),), device="toy-2c")
-    assert len(entries(((tmp_path, "own"),), device="other-4c")) == 1
+        predictor_entries(((tmp_path, "own"),), device="toy-2c")
+    assert len(predictor_entries(((tmp_path, "own"),), device="other-4c")) == 1
 
 
 def test_what_a_killed_process_left_is_no_predictor(tmp_path: Path) -> None:
     folder = saved(tmp_path, of_device("toy-2c"))
     folder.rename(folder.with_name(".latency_ms.1234.new"))
-    assert entries(((tmp_path, "own"),)) == ()
+    assert predictor_entries(((tmp_path, "own"),)) == ()
