@@ -38,7 +38,7 @@ def milliseconds(networks: Sequence[Candidate]) -> list[float]:
 
 @pytest.fixture(scope="module")
 def found() -> SearchResult:
-    return optimize(SPACE, accuracy=Accuracies(), metrics={"latency_ms": milliseconds}, budget=30, seed=3)
+    return optimize(SPACE, accuracy=Accuracies(), metrics={"latency_ms": milliseconds}, budget=24, seed=3)
 
 
 def test_an_own_accuracy_is_evaluated_within_the_budget_and_once_a_network() -> None:
@@ -121,14 +121,14 @@ def test_an_interrupted_search_resumes_in_its_folder(tmp_path: Path) -> None:
 
     first, rest = Interrupted(), Accuracies()
     with pytest.raises(KeyboardInterrupt):
-        optimize(SPACE, accuracy=first, budget=40, out=tmp_path / "study")
-    resumed = optimize(SPACE, accuracy=rest, budget=40, out=tmp_path / "study")
-    whole = optimize(SPACE, accuracy=Accuracies(), budget=40)
+        optimize(SPACE, accuracy=first, budget=26, out=tmp_path / "study")
+    resumed = optimize(SPACE, accuracy=rest, budget=26, out=tmp_path / "study")
+    whole = optimize(SPACE, accuracy=Accuracies(), budget=26)
     assert not set(first.asked) & set(rest.asked)
-    assert len(first.asked) + len(rest.asked) == 40
+    assert len(first.asked) + len(rest.asked) == 26
     assert [n.arch_id for n in resumed.networks] == [n.arch_id for n in whole.networks]
     with pytest.raises(InputError):
-        optimize(SPACE, accuracy=rest, budget=40, seed=1, out=tmp_path / "study")
+        optimize(SPACE, accuracy=rest, budget=26, seed=1, out=tmp_path / "study")
 
 
 @pytest.mark.parametrize(

@@ -166,6 +166,7 @@ def test_bfloat16_runs_forward_and_backward(space: AnySpace, supernet: AnySupern
     assert (output - exact).abs().max() < 0.05 * exact.abs().max()
 
 
+@pytest.mark.slow  # tests/supernet/test_glit.py compiles one family in every run
 def test_a_compiled_network_gives_the_same(space: AnySpace, supernet: AnySupernet) -> None:
     x, arch = images(space), archs(space)[2]
     subnet = supernet.subnet(arch)

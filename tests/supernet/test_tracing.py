@@ -34,7 +34,12 @@ def archs(space: AnySpace) -> list[Any]:
     return [space.smallest(), space.largest(), *space.published.values(), *random]
 
 
-@pytest.mark.parametrize("name", list(SPACES))
+def by_size(name: str) -> Any:
+    """The largest spaces of a family differ from its smaller ones in sizes alone: they are traced in the slow run."""
+    return pytest.param(name, marks=pytest.mark.slow) if "-base" in name else name
+
+
+@pytest.mark.parametrize("name", [by_size(name) for name in SPACES])
 def test_traced_operations_are_those_of_the_closed_form(name: str) -> None:
     space = SPACES.get(name)
     for arch in archs(space):
