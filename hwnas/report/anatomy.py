@@ -1,4 +1,4 @@
-"""What a network is made of, block by block, and where its work goes: read from its operations, whatever its family."""
+"""The structure of a network, block by block, and the work of its parts, from its operations."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

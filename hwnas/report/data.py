@@ -1,4 +1,4 @@
-"""What a report shows, as plain frozen values: gathered in one place, drawn in others."""
+"""The data of a report as plain frozen values, gathered by one module and drawn by others."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from hwnas.space.space import AnySpace, Genomes, Mask
 Role = Literal["objective", "constraint", "other"]
 
 LANDMARK_PIXELS = 224
-"""The side of the pictures that the landmarks take."""
+"""The image size of the reference networks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class MetricInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class Candidates:
-    """Everything that was looked at, row by row; an unknown value is NaN."""
+    """All candidates, row by row; an unknown value is NaN."""
 
     genomes: Genomes
     used: Mask
@@ -148,26 +148,26 @@ class RunData:
 
     @property
     def landmarks(self) -> tuple[ReferenceNetwork, ...]:
-        """Networks that everybody knows, where they take pictures of the same size as the run's own."""
+        """Well-known networks for comparison, if they have the same image size as the run."""
         return () if self.record is None or not self.comparable else self.record.reference_networks
 
     @property
     def landmarks_note(self) -> str | None:
-        """Why nothing is compared with landmarks that the run has."""
+        """Why the reference networks of the run are not shown."""
         if self.record is None or self.comparable or not self.record.reference_networks:
             return None
         names = " and ".join(landmark.name for landmark in self.record.reference_networks)
-        sizes = f"pictures of {LANDMARK_PIXELS} pixels, these networks of {self.pixels}"
-        return f"Nothing is compared with {names}: they take {sizes}."
+        sizes = f"images of {LANDMARK_PIXELS} pixels, these networks of {self.pixels}"
+        return f"Nothing is compared with {names}, which take {sizes}."
 
     @property
     def pixels(self) -> int:
-        """The side of the pictures that the networks take."""
+        """The image size of the networks."""
         return int(self.space.config.image_size)
 
     @property
     def comparable(self) -> bool:
-        """Whether the landmarks take pictures of the same size: else their speed and work say little beside these."""
+        """True if the reference networks have the same image size; otherwise their costs are not comparable."""
         return self.pixels == LANDMARK_PIXELS
 
     @property

@@ -1,4 +1,4 @@
-"""What a page says of a run in tables: figures, predictors, measurements, the supernet, how to do it again."""
+"""Tables of a report: key figures, predictors, measurements, supernet, and how to reproduce the run."""
 
 import json
 import shlex
@@ -20,7 +20,7 @@ Rows = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, kw_only=True)
 class PredictorFacts:
-    """A predictor's figures, on networks that it had not seen and on the front when it was measured."""
+    """Errors of a predictor on held-out networks and on the measured front."""
 
     metric: str
     rows: Rows
@@ -28,7 +28,7 @@ class PredictorFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class ProfileFacts:
-    """What one profile of the verification is worth."""
+    """Quality of one profile of the verification."""
 
     path: str
     rows: Rows
@@ -54,7 +54,7 @@ class Facts:
 
 
 def facts_of(data: RunData) -> Facts:
-    """All tables of a run."""
+    """Collect all tables of a run."""
     record = data.record
     verification = None if record is None else record.verification
     return Facts(
@@ -80,7 +80,7 @@ def _exported(item: ExportedWinner) -> tuple[str, str]:
 
 def _figures(data: RunData) -> Iterator[tuple[str, str]]:
     yield "on the front", f"{len(standing(data)):,}"
-    yield "looked at", f"{len(data.candidates):,}"
+    yield "candidates", f"{len(data.candidates):,}"
     record = data.record
     if record is not None:
         yield "evaluated", f"{record.evaluations:,}"
@@ -106,18 +106,18 @@ def _predictor(data: RunData, metric: str, card: Mapping[str, Any]) -> Predictor
 
 
 def _card(card: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The figures of a card; one that lacks some says less."""
+    """Rows for the entries that a card has."""
     ranked = [row for row in card.get("ranking") or () if row.get("model") == card.get("model")]
     scores = ranked[0]["scores"] if ranked else {}
     if "mape" in scores:
         yield "error on held-out networks", f"{percent(scores['mape'], digits=2)} on average"
     floor = card.get("noise_floor")
     if floor:
-        yield "noise floor of measuring again", percent(floor, digits=2)
+        yield "noise floor of repeated measurements", percent(floor, digits=2)
         if "mape" in scores:
             yield "error over noise floor", f"{scores['mape'] / floor:.2f}"
     else:
-        yield "noise floor of measuring again", "not known"
+        yield "noise floor of repeated measurements", "unknown"
     if scores.get("spearman") is not None:
         yield "rank correlation, held out", f"{scores['spearman']:.3f} (Spearman)"
     for entry in card.get("coverage") or ():
@@ -131,7 +131,7 @@ def _rechecked(data: RunData, metric: str) -> Iterator[tuple[str, str]]:
     verification = None if data.record is None else data.record.verification
     if verification is None or metric not in verification.mape:
         return
-    yield "error on the front, measured again", f"{percent(verification.mape[metric], digits=2)} on average"
+    yield "error on the measured front", f"{percent(verification.mape[metric], digits=2)} on average"
     spearman = verification.spearman.get(metric)
     if spearman is not None:
         yield "rank correlation on the front", f"{spearman:.3f} (Spearman)"
@@ -146,11 +146,11 @@ def _range_note(data: RunData) -> str:
     unchecked = [used.metric for used in data.record.spec.predictors if used.metric not in data.outside]
     if unchecked:
         return (
-            "Whether the front lies inside the range that the predictors were fitted to cannot be told here: "
-            f"the predictors of {', '.join(unchecked)} are not where the search found them."
+            "It is unknown whether the front lies inside the fitted range of the predictors: "
+            f"the predictors of {', '.join(unchecked)} were not found where the search used them."
         )
     count = len({place for places in data.outside.values() for place in places})
-    return f"{count} of {len(data.front)} networks of the front lie outside the range that was fitted."
+    return f"{count} of {len(data.front)} networks on the front lie outside the fitted range."
 
 
 def _profile(profile: VerifiedProfile) -> ProfileFacts:
@@ -174,7 +174,7 @@ def _unstable(data: RunData) -> Iterator[str]:
 
 
 def why_fast(data: RunData) -> str:
-    """Where the fastest network of a front saves work against its most accurate one."""
+    """Say where the fastest network of a front saves work compared with its most accurate one."""
     first, speed = data.objectives[0], next((metric for metric in data.objectives if metric.where), None)
     front = standing(data)
     if speed is None:
@@ -190,18 +190,18 @@ def _saving(data: RunData, fast: Member, best: Member) -> str:
     workloads = data.space.workloads(data.candidates.genomes[[fast.row, best.row]])
     quick, slow = (anatomy(workloads.workload(row), conditions_of(data)) for row in range(2))
     saved = np.array(slow.shares.macs) - np.array(quick.shares.macs)
-    depth = f"{len(quick.blocks)} block{'' if len(quick.blocks) == 1 else 's'} in place of {len(slow.blocks)}"
+    depth = f"{len(quick.blocks)} block{'' if len(quick.blocks) == 1 else 's'} instead of {len(slow.blocks)}"
     if len(quick.blocks) == len(slow.blocks):
-        depth = f"as many blocks ({len(quick.blocks)})"
+        depth = f"the same number of blocks ({len(quick.blocks)})"
     if saved.sum() <= 0:
         return (
             f"The fastest network has {depth} and no fewer MACs than the one with the best {data.objectives[0].name}."
         )
     part = PARTS[int(saved.argmax())]
     return (
-        f"Against the network with the best {data.objectives[0].name}, the fastest has {depth} and does "
-        f"{counted(float(saved.sum()))} fewer MACs, {percent(saved.max() / saved.sum(), digits=0)} of them saved in "
-        f"the {_PART_NAMES[part]}."
+        f"Compared with the network of the best {data.objectives[0].name}, the fastest has {depth} and "
+        f"{counted(float(saved.sum()))} fewer MACs; {percent(saved.max() / saved.sum(), digits=0)} of the difference "
+        f"is in the {_PART_NAMES[part]}."
     )
 
 
@@ -227,14 +227,14 @@ def _supernet(data: RunData) -> Iterator[tuple[str, str]]:
     if len(first):
         low, middle, high = np.quantile(first, (0.1, 0.5, 0.9)).tolist()
         spread = f"{percent(low)} to {percent(high)} (the middle 80 % of {len(first)})"
-        yield "networks of the first generation", f"{percent(middle)} in the middle, {spread}"
+        yield "networks of the first generation", f"median {percent(middle)}, {spread}"
     error = accuracy_error(data)
     if error is not None:
-        yield "judged on", f"{record.spec.supernet.num_images:,} held-out pictures (standard error {percent(error)})"
+        yield "evaluated on", f"{record.spec.supernet.num_images:,} held-out images (standard error {percent(error)})"
     tested = [item for item in record.winners if item.test_accuracy is not None]
     for item in tested:
-        yield f"{item.arch_id} trained alone", f"{percent(item.test_accuracy)} on test pictures"
-    yield "rank correlation with networks trained alone", "not known"
+        yield f"{item.arch_id} fine-tuned", f"{percent(item.test_accuracy)} on test images"
+    yield "rank correlation with standalone training", "unknown"
 
 
 def _first_generation(data: RunData) -> NDArray[np.float64]:
@@ -249,18 +249,18 @@ def _first_generation(data: RunData) -> NDArray[np.float64]:
 def _reproduce(data: RunData) -> Iterator[tuple[str, str]]:
     manifest = data.manifest
     environment = manifest.environment
-    yield "made", manifest.created_utc
+    yield "created", manifest.created_utc
     commit = f", commit {environment.commit[:12]}" if environment.commit else ""
-    yield "hwnas", f"{environment.hwnas}{commit}{' with changes' if environment.modified else ''}"
+    yield "hwnas", f"{environment.hwnas}{commit}{' with local changes' if environment.modified else ''}"
     yield "Python", f"{environment.python} on {environment.system} {environment.release}, {environment.machine}"
     yield "seeds", ", ".join(f"{name} {seed}" for name, seed in manifest.seeds.items()) or "none"
     record = data.record
     if record is not None:
-        yield "strategy", f"{record.spec.strategy}, ended by: {record.stop}"
+        yield "strategy", f"{record.spec.strategy}, stopped by: {record.stop}"
         yield "constraints", record.satisfiable
         bounds = record.bounds
         ideal, reference = (", ".join(map(three_digits, point)) for point in (bounds.ideal, bounds.reference))
-        yield "bounds of the hypervolume", f"from ({ideal}) to ({reference}), every objective minimised"
+        yield "bounds of the hypervolume", f"from ({ideal}) to ({reference}), all objectives minimised"
         if record.spec.supernet is not None:
             yield "supernet", record.spec.supernet.digest
         for used in record.spec.predictors:

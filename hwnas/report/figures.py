@@ -1,4 +1,4 @@
-"""Figures for a paper: the front, predicted against measured, and the hypervolume, as PNG and SVG."""
+"""Figures of the front, of predicted against measured values, and of the hypervolume, as PNG and SVG."""
 
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +19,7 @@ FOLDER = "figures"
 """Where figures stand in a run."""
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""One for each run, after Okabe and Ito: told apart by colour-blind people too."""
+"""One for each run: the colour-blind safe palette of Okabe and Ito."""
 
 _MARKERS = ("o", "s", "D", "^", "p", "v")
 _GREY = "0.55"
@@ -29,7 +29,7 @@ _ROW_IN = 0.17
 _HIDDEN = "_"
 """A label that the legend leaves out."""
 _NEAR = 0.35
-"""Known networks are shown up to this share of the axis away from the points."""
+"""Reference networks are shown up to this share of the axis away from the points."""
 _LEGEND_LETTERS = 60
 _NAME_LETTERS = 44
 
@@ -48,7 +48,7 @@ Draw = Callable[["Axes"], None]
 
 
 def write_figures(runs: Sequence[RunData], folder: Path) -> tuple[Path, ...]:
-    """Write every figure that the runs have something for; their paths."""
+    """Write all figures that the runs have data for, and return their paths."""
     written = []
     folder.mkdir(parents=True, exist_ok=True)
     for name, draw in _figures(runs):
@@ -70,7 +70,7 @@ def _figures(runs: Sequence[RunData]) -> Iterator[tuple[str, Draw]]:
 
 
 def _rendered(draw: Draw) -> dict[str, bytes]:
-    """One drawing as PNG and as SVG with its texts as texts; the same values give the same bytes."""
+    """Render a drawing as PNG and SVG (with text as text); equal values give equal bytes."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -93,7 +93,7 @@ def _saved(figure: "Figure", kind: str, metadata: Mapping[str, Any]) -> bytes:
 
 
 def draw_front(axes: "Axes", runs: Sequence[RunData]) -> None:
-    """The first objective over the first speed, or the second objective: predicted hollow, measured filled."""
+    """Draw the first objective over the first device metric: predicted values hollow, measured ones filled."""
     y, x = axes_of(runs[0])
     for number, data in enumerate(runs):
         _draw_run(axes, data, x, y, colour=COLOURS[number % 6], marker=_MARKERS[number % 6], alone=len(runs) == 1)
@@ -122,12 +122,10 @@ def _draw_run(
     axes: "Axes", data: RunData, x: MetricInfo, y: MetricInfo, *, colour: str, marker: str, alone: bool
 ) -> None:
     if not {x.key, y.key} <= {metric.key for metric in data.metrics}:
-        axes.plot(
-            [], [], marker, color=colour, linestyle="none", label=f"{_cut(data.name)}: of other metrics or devices"
-        )
+        axes.plot([], [], marker, color=colour, linestyle="none", label=f"{_cut(data.name)}: other metrics or devices")
         return
     if alone:
-        _draw_beaten(axes, data, x, y)
+        _draw_dominated(axes, data, x, y)
     predicted = any(metric.predicted for metric in (x, y))
     shown = [member for member in data.front if member.measured] if predicted else list(data.front)
     labels = ["front, predicted", "front, measured" if predicted else "front"]
@@ -150,11 +148,11 @@ def _draw_run(
         axes.errorbar(*_columns(points), xerr=errors[0], yerr=errors[1], **style)
 
 
-def _draw_beaten(axes: "Axes", data: RunData, x: MetricInfo, y: MetricInfo) -> None:
+def _draw_dominated(axes: "Axes", data: RunData, x: MetricInfo, y: MetricInfo) -> None:
     found = data.candidates
-    beaten = found.feasible & ~found.on_front
-    columns = [found.metrics[metric.key].mean[beaten] * _factor(metric) for metric in (x, y)]
-    axes.plot(*columns, ".", color="0.8", markersize=2, label="beaten", zorder=1, rasterized=True)
+    dominated = found.feasible & ~found.on_front
+    columns = [found.metrics[metric.key].mean[dominated] * _factor(metric) for metric in (x, y)]
+    axes.plot(*columns, ".", color="0.8", markersize=2, label="dominated", zorder=1, rasterized=True)
 
 
 def _joined(axes: "Axes", data: RunData, x: MetricInfo, y: MetricInfo) -> None:
@@ -216,7 +214,7 @@ def _draw_landmark(
 
 
 def draw_hypervolume(axes: "Axes", runs: Sequence[RunData]) -> None:
-    """The hypervolume over the networks looked at, beside random search."""
+    """Draw the hypervolume over the candidates, with random search for comparison."""
     for number, data in enumerate(runs):
         name, colour = ("this search" if len(runs) == 1 else _cut(data.name)), COLOURS[number % 6]
         points = [(item.candidates, item.hypervolume) for item in data.history]
@@ -226,14 +224,14 @@ def draw_hypervolume(axes: "Axes", runs: Sequence[RunData]) -> None:
             rows = [(count, value) for count, _, value in random]
             label = _HIDDEN if number else "random search"
             axes.step(*_columns(rows), where="post", color=colour, linestyle="--", alpha=0.7, label=label)
-    axes.set_xlabel("networks looked at")
+    axes.set_xlabel("candidates")
     axes.set_ylabel("hypervolume")
     axes.grid(color="0.92", linewidth=0.6)
     _legend_above(axes)
 
 
 def draw_parity(axes: "Axes", data: RunData, metric: MetricInfo) -> None:
-    """Predicted against measured values: networks held out when it was fitted, and the front measured again."""
+    """Draw predicted against measured values of held-out networks and of the measured front."""
     for name, points in _pairs(data, metric).items():
         held = name == "held out"
         axes.plot(
@@ -286,7 +284,7 @@ def _pairs(data: RunData, metric: MetricInfo) -> dict[str, list[tuple[float, flo
     held = [(row["measured"], row["predicted"]) for row in card.get("held_out") or ()]
     checks = [member.metrics[metric.key] for member in data.front]
     front = [(check.measured, check.predicted) for check in checks if check.measured is not None and check.predicted]
-    return {name: points for name, points in (("held out", held), ("front, measured again", front)) if points}
+    return {name: points for name, points in (("held out", held), ("front, measured", front)) if points}
 
 
 def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:

@@ -1,4 +1,4 @@
-"""Which networks of a front lie outside what a predictor was fitted to."""
+"""Networks of a front outside the fitted range of a predictor."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

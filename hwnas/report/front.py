@@ -1,4 +1,4 @@
-"""The front as a table: front.csv, front.json and front.md, a row per network."""
+"""The front as tables: front.csv, front.json and front.md, one row per network."""
 
 import csv
 import io
@@ -29,8 +29,8 @@ class FrontRow:
     relative: dict[str, float | None]
     """The best known values as shares of those of the baseline network."""
     verified: str
-    """measured; measured in part, where a metric is predicted; either with beaten; violates CONSTRAINT; failed: REASON;
-    or no."""
+    """measured; measured in part, where a metric is predicted; either with dominated; violates CONSTRAINT; failed:
+    REASON; or no."""
     arch: dict[str, Any]
 
     def cells(self) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def columns(data: RunData) -> list[str]:
 
 
 def verdict_of(member: Member) -> str:
-    """What measuring a network again said, in a word or two."""
+    """Return the result of the verification in a word or two."""
     if member.failure is not None:
         return f"failed: {member.failure}"
     if member.violated:
@@ -114,7 +114,7 @@ def verdict_of(member: Member) -> str:
     if not member.measured:
         return "no"
     measured = "measured in part" if member.unmeasured else "measured"
-    return measured if member.on_measured_front is not False else f"{measured}, beaten"
+    return measured if member.on_measured_front is not False else f"{measured}, dominated"
 
 
 def _row(data: RunData, member: Member) -> FrontRow:

@@ -1,4 +1,4 @@
-"""What a run folder holds, read into the values of a report."""
+"""Reads the folder of a run into the values of a report."""
 
 import hashlib
 from collections.abc import Mapping, Sequence, Set

@@ -1,4 +1,4 @@
-"""The card of a winner: what it is, what it costs, and what stands behind each figure."""
+"""The card of an exported winner: its arch, its metrics and their origin."""
 
 from collections.abc import Mapping
 
@@ -62,6 +62,6 @@ def _measured(record: SearchRecord) -> str:
     verification = record.verification
     if verification is None or not verification.has_measurements:
         reason = "" if verification is None else f": {verification.reason}"
-        return f"not measured again{reason}"
+        return f"not measured{reason}"
     but = "".join(f"; not measured: {metric} ({why})" for metric, why in verification.unmeasured.items())
     return f"measured on {verification.device} with {verification.runtime}{but}"

@@ -1,10 +1,10 @@
-"""Values of metrics as people read them."""
+"""Formatting of metric values for people."""
 
 from hwnas.report.data import MetricInfo
 
 
 def shown(metric: MetricInfo, value: float | None) -> str:
-    """A value with its unit: `75.1 %`, `1.26 G MACs`, `8.31 ms`."""
+    """Format a value with its unit: `75.1 %`, `1.26 G MACs`, `8.31 ms`."""
     if value is None:
         return "unknown"
     if metric.name == "accuracy":
@@ -15,7 +15,7 @@ def shown(metric: MetricInfo, value: float | None) -> str:
 
 
 def counted(value: float) -> str:
-    """A count with a prefix: `1.26 G`."""
+    """Format a count with a prefix: `1.26 G`."""
     for factor, prefix in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
         if value >= factor:
             return three_digits(value / factor) + prefix
@@ -23,12 +23,12 @@ def counted(value: float) -> str:
 
 
 def three_digits(value: float) -> str:
-    """Three digits at least, and no exponent where there need be none."""
+    """Format with at least three digits, without an exponent where possible."""
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.3g}" if abs(value) < 1 else f"{value:.{1 if abs(value) >= 10 else 2}f}"
 
 
 def percent(share: float | None, *, digits: int = 1) -> str:
-    """A share in percent."""
+    """Format a share as a percentage."""
     return "unknown" if share is None else f"{100 * share:.{digits}f} %"

@@ -1,4 +1,4 @@
-"""What a run came to in one sentence, and what speaks against believing it."""
+"""The conclusion of a search in one sentence, and warnings about its results."""
 
 import math
 import shlex
@@ -16,35 +16,35 @@ from hwnas.search.record import SearchRecord
 
 Level = Literal["note", "warning"]
 _SHORTFALL = 0.15
-"""How far coverage may stay below its confidence before it is called out."""
+"""Shortfall of coverage below its confidence from which a warning is shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Banner:
-    """Something that a reader must know before the figures."""
+    """A warning or a note shown above the results."""
 
     level: Level
     text: str
 
 
 def sentence(data: RunData) -> str:
-    """The verdict."""
+    """Summarise a run: how many networks are on the front, the balanced one, and how its values were obtained."""
     front = standing(data)
     if not front:
         return _nothing(data)
     if not data.finished:
-        return f"The search has not ended. So far it {_found(data, front)}; {_choice(data, front)}."
+        return f"The search has not finished. So far it {_found(data, front)}; {_choice(data, front)}."
     return f"The search {_found(data, front)}; {_choice(data, front)}{_trust(data)}."
 
 
 def banners(data: RunData) -> tuple[Banner, ...]:
-    """What speaks against the figures, the worst first."""
+    """Collect warnings and notes about the results, warnings first."""
     warnings = [Banner(level="warning", text=text) for text in (*_unfinished(data), *_unsure(data))]
     return (*warnings, *(Banner(level="note", text=text) for text in _notes(data)))
 
 
 def standing(data: RunData) -> tuple[Member, ...]:
-    """The networks of the front that measuring did not take off it."""
+    """Return the networks that are still on the front after verification."""
     return tuple(
         member
         for member in data.front
@@ -53,7 +53,7 @@ def standing(data: RunData) -> tuple[Member, ...]:
 
 
 def balanced(data: RunData, front: Sequence[Member]) -> Member | None:
-    """The network of a front that gives up least of every objective: as measured, else at the worst of predictions."""
+    """Return the knee of a front, by measured values or else the unfavourable ends of predictions."""
     signs = [-1.0 if metric.maximised else 1.0 for metric in data.objectives]
     rows = [[member.cautious(metric) for metric in data.objectives] for member in front]
     if not rows:
@@ -67,8 +67,8 @@ def _found(data: RunData, front: Sequence[Member]) -> str:
     where = next((metric.where.split(",")[0] for metric in data.metrics if metric.where), None)
     on = f" on {where}" if where else ""
     count = len(data.candidates)
-    looked = f"looked at {count:,} network{'' if count == 1 else 's'} of {data.space.name}"
-    return f"{looked} and found {'one' if len(front) == 1 else f'{len(front):,}'} that no other of them beats{on}"
+    explored = f"explored {count:,} network{'' if count == 1 else 's'} of {data.space.name}"
+    return f"{explored} and found {'one' if len(front) == 1 else f'{len(front):,}'} on the Pareto front{on}"
 
 
 def _choice(data: RunData, front: Sequence[Member]) -> str:
@@ -76,12 +76,12 @@ def _choice(data: RunData, front: Sequence[Member]) -> str:
     assert member is not None, "a front without a network"
     *most, last = _values(data, member)
     values = f"{', '.join(most)} and {last}" if most else last
-    name = "it" if len(front) == 1 else f"the balanced one{_chosen_by(data, front)}"
+    name = "it" if len(front) == 1 else f"the balanced network{_chosen_by(data, front)}"
     return f"{name} has {values}{_against_baseline(data, member)}"
 
 
 def _chosen_by(data: RunData, front: Sequence[Member]) -> str:
-    """By which values of predicted metrics the balanced network was chosen."""
+    """Say which values of predicted metrics the balanced network was chosen by."""
     predicted = [metric for metric in data.objectives if metric.predicted]
     if not predicted:
         return ""
@@ -89,7 +89,7 @@ def _chosen_by(data: RunData, front: Sequence[Member]) -> str:
     if measured == {True}:
         return ", by measured values,"
     unfavourable = "the unfavourable ends of predictions"
-    return f", by measured values and else {unfavourable}," if True in measured else f", by {unfavourable},"
+    return f", by measured values or else {unfavourable}," if True in measured else f", by {unfavourable},"
 
 
 def _values(data: RunData, member: Member) -> list[str]:
@@ -97,7 +97,7 @@ def _values(data: RunData, member: Member) -> list[str]:
 
 
 def _against_baseline(data: RunData, member: Member) -> str:
-    """How much faster the network is than the baseline, by the first speed that is known of both."""
+    """Compare with the speed of the baseline, by the first device metric known for both."""
     baseline = data.baseline
     for metric in data.metrics:
         base = None if baseline is None else landmark_value(baseline, metric)
@@ -122,10 +122,10 @@ def _trust(data: RunData) -> str:
     if not predicted:
         return ""
     if verification is None or not verification.has_measurements:
-        return "; its speed is predicted and was not measured"
+        return "; speeds are predicted, not measured"
     errors = [error for error in verification.mape.values() if math.isfinite(error)]
-    off = f", where predictions were off by {percent(max(errors))} on average" if errors else ""
-    doubt = " (the measurements are doubtful)" if any(profile.problems for profile in verification.profiles) else ""
+    off = f", with a mean prediction error of {percent(max(errors))}" if errors else ""
+    doubt = " (with doubtful measurements)" if any(profile.problems for profile in verification.profiles) else ""
     but = "".join(f", but {key} is predicted" for key in verification.unmeasured)
     return f"; measured on the device after the search{but}{doubt}{off}"
 
@@ -133,23 +133,23 @@ def _trust(data: RunData) -> str:
 def _nothing(data: RunData) -> str:
     count = len(data.candidates)
     if not count:
-        return f"The search of {data.space.name} has looked at no network yet."
+        return f"The search of {data.space.name} has not evaluated any network yet."
     if data.front:
         return (
-            f"None of the {len(data.front):,} networks on the searched front stood when it was measured: "
+            f"None of the {len(data.front):,} networks on the front passed verification: "
             "each failed or violates a constraint."
         )
     limits = ", ".join(data.constraints)
     if not data.candidates.feasible.any():
-        return f"None of the {count:,} networks of {data.space.name} that were looked at meets {limits}."
-    return f"None of the {count:,} networks of {data.space.name} that were looked at has a value for every objective."
+        return f"None of the {count:,} explored networks of {data.space.name} meets {limits}."
+    return f"None of the {count:,} explored networks of {data.space.name} has a value for every objective."
 
 
 def _unfinished(data: RunData) -> Iterator[str]:
     if not data.finished:
         yield (
-            f"This search has not ended, or was stopped. What it holds so far: {len(data.candidates):,} networks. "
-            f"A stopped one goes on with hwnas search --resume {shlex.quote(str(data.path))}."
+            f"This search has not finished or was interrupted, after {len(data.candidates):,} networks. "
+            f"Resume an interrupted search with hwnas search --resume {shlex.quote(str(data.path))}."
         )
 
 
@@ -165,7 +165,7 @@ def _unsure(data: RunData) -> Iterator[str]:
         was = "has not been measured on the device yet" if verification is None else "was not measured on the device"
         yield f"The front {was}{why}. Speeds and memory are predictions."
     if on_device and not data.record.spec.predictors:
-        yield "Nothing is known of how good the predictions are: the run holds no card of a predictor."
+        yield "The accuracy of the predictions is unknown: the run contains no predictor card."
     yield from _outside(data)
     yield from _measured_badly(data)
     yield from _supernet(data)
@@ -176,7 +176,7 @@ def _outside(data: RunData) -> Iterator[str]:
         if places:
             name = data.metric(key).name
             yield (
-                f"Outside what the predictor of {name} was fitted to: {len(places)} of {len(data.front)} networks. "
+                f"{len(places)} of {len(data.front)} networks lie outside the fitted range of the predictor of {name}. "
                 "Their predictions are guesses."
             )
 
@@ -221,16 +221,16 @@ def _notes(data: RunData) -> Iterator[str]:
     supernet = None if data.record is None else data.record.spec.supernet
     if error is not None and supernet is not None:
         yield (
-            f"Accuracy is judged with shared weights on {supernet.num_images:,} held-out pictures: differences "
-            f"below {200 * error:.1f} points may be chance, and as the search chose by these pictures, the best look a "
-            "little better than they are."
+            f"Accuracy is evaluated with shared weights on {supernet.num_images:,} held-out images: differences "
+            f"below {200 * error:.1f} points are not significant, and because the search selected on these images, "
+            "the best accuracies are slightly optimistic."
         )
     if data.record is not None:
         yield from (note for note in data.record.notes if note != _supernet_warning(data.record))
 
 
 def accuracy_error(data: RunData) -> float | None:
-    """The standard error of an accuracy in the middle of the front, from the number of pictures."""
+    """Return the standard error of an accuracy in the middle of the front, from the number of images."""
     metric = next((metric for metric in data.metrics if metric.name == "accuracy"), None)
     supernet = None if data.record is None else data.record.spec.supernet
     values = [] if metric is None else [member.value(metric.key) for member in data.front]
@@ -246,7 +246,7 @@ def _name(data: RunData, key: str) -> str:
 
 
 def best_of(front: Sequence[Member], metric: MetricInfo) -> Member | None:
-    """The network with the best known value of a metric."""
+    """Return the network with the best known value of a metric."""
     known = [(value, member) for member in front if (value := member.value(metric.key)) is not None]
     if not known:
         return None

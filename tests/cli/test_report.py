@@ -20,7 +20,7 @@ def test_the_verdict_and_the_paths_are_printed(run: Path, capsys: pytest.Capture
     assert hwnas(["report", str(run)]) == 0
     captured = capsys.readouterr()
     lines = captured.out.splitlines()
-    assert lines[0].startswith("The search looked at 40 networks of ")
+    assert lines[0].startswith("The search explored 40 networks of ")
     assert lines[2:6] == [str(run / name) for name in ("report.html", "front.csv", "front.json", "front.md")]
     assert lines[6].startswith(f"{run / 'figures'}: front.png, front.svg, ")
     assert lines[8].startswith("took ")
@@ -43,8 +43,8 @@ def test_several_runs_go_on_one_page(run: Path, tmp_path: Path, capsys: pytest.C
     assert hwnas(["report", str(other), str(run)]) == 0
     captured = capsys.readouterr()
     lines = captured.out.splitlines()
-    assert lines[0].startswith("search-b: The search looked at 40 networks of ")
-    assert lines[1].startswith("search-a: The search looked at 40 networks of ")
+    assert lines[0].startswith("search-b: The search explored 40 networks of ")
+    assert lines[1].startswith("search-a: The search explored 40 networks of ")
     assert lines[3] == str(other / "report.html")
     assert "warning: search-b: Could not be measured" in captured.err
 

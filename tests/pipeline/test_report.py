@@ -17,8 +17,8 @@ def test_everything_is_written_and_told(tmp_path: Path) -> None:
     assert all(path.is_file() for path in (written.page, *written.tables, *written.figures))
     (summary,) = written.runs
     assert (summary.run, summary.finished, summary.num_candidates) == (run, True, 40)
-    assert summary.verdict.startswith("The search looked at 40 networks of autoformer-micro and found ")
-    assert f" found {summary.num_front} that no other of them beats" in summary.verdict
+    assert summary.verdict.startswith("The search explored 40 networks of autoformer-micro and found ")
+    assert f" found {summary.num_front} on the Pareto front" in summary.verdict
 
 
 def test_a_report_is_made_again_with_the_same_bytes(tmp_path: Path) -> None:
@@ -31,7 +31,7 @@ def test_a_search_that_goes_on_is_reported(tmp_path: Path) -> None:
     run = make_run(tmp_path / "search-a", Example(space="autoformer-micro", count=40, finished=False))
     (summary,) = write_report(run, out=tmp_path / "out").runs
     assert not summary.finished
-    assert summary.warnings[0].startswith("This search has not ended, or was stopped.")
+    assert summary.warnings[0].startswith("This search has not finished or was interrupted")
     assert not (run / "report.html").exists()
 
 

@@ -59,7 +59,7 @@ def test_of_a_large_front_evenly_spread_networks_are_taken_apart() -> None:
 def test_why_the_fastest_is_fast(tmp_path: Path) -> None:
     data = gather(make_run(tmp_path / "a", Example(count=200)))
     text = why_fast(data)
-    assert text.startswith("Against the network with the best accuracy, the fastest has ")
+    assert text.startswith("Compared with the network of the best accuracy, the fastest has ")
     assert "fewer MACs" in text
 
 
@@ -67,14 +67,14 @@ def test_the_tables_of_a_run(tmp_path: Path) -> None:
     facts = facts_of(gather(make_run(tmp_path / "a", Example(count=120))))
     (predictor,) = facts.predictors
     rows = dict(predictor.rows)
-    assert rows["noise floor of measuring again"] == "0.85 %"
-    assert rows["error on the front, measured again"] == "1.23 % on average"
+    assert rows["noise floor of repeated measurements"] == "0.85 %"
+    assert rows["error on the measured front"] == "1.23 % on average"
     assert rows["measured values inside intervals of 90%"] == "93.0 %"
     assert dict(facts.profiles[0].rows)["noise floor"] == "0.7 %"
     assert dict(facts.supernet)["largest network"] == "70.2 % top-1"
     assert dict(facts.reproduce)["seeds"] == "search 0"
     assert facts.command == "hwnas search --space autoformer-tiny --data digits-clutter"
-    assert facts.range_note.startswith("Whether the front lies inside the range")
+    assert facts.range_note.startswith("It is unknown whether the front lies inside")
 
 
 def test_the_spread_over_seeds_and_the_box_are_told(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_a_run_of_another_device_is_not_left_out_in_silence(tmp_path: Path) -> N
         for name, speed in speeds.items()
     ]
     write_figures(runs, tmp_path / "figures")
-    assert ">two: of other metrics or devices<" in (tmp_path / "figures" / "front.svg").read_text()
+    assert ">two: other metrics or devices<" in (tmp_path / "figures" / "front.svg").read_text()
 
 
 def test_known_networks_of_larger_pictures_do_not_stretch_the_axis(tmp_path: Path) -> None:

@@ -53,9 +53,9 @@ def test_networks_beyond_the_fitted_range_are_found_and_told(run: Path) -> None:
     outside = {data.front[place].macs for place in places}
     inside = {member.macs for place, member in enumerate(data.front) if place not in places}
     assert max(outside) > max(inside)
-    text = f"Outside what the predictor of latency_ms was fitted to: {len(places)} of {len(data.front)} networks."
+    text = f"{len(places)} of {len(data.front)} networks lie outside the fitted range of the predictor of latency_ms."
     assert any(banner.text.startswith(text) for banner in banners(data))
-    assert facts_of(data).range_note.startswith(f"{len(places)} of {len(data.front)} networks of the front lie outside")
+    assert facts_of(data).range_note.startswith(f"{len(places)} of {len(data.front)} networks on the front lie outside")
 
 
 def test_another_predictor_in_its_place_is_not_asked(run: Path) -> None:
@@ -64,7 +64,7 @@ def test_another_predictor_in_its_place_is_not_asked(run: Path) -> None:
     write_record(run, changed(record, replace(used, card_sha256="0" * 64)))
     data = gather(run)
     assert data.outside == {}
-    assert facts_of(data).range_note.startswith("Whether the front lies inside the range")
+    assert facts_of(data).range_note.startswith("It is unknown whether the front lies inside")
 
 
 def test_a_predictor_that_was_changed_is_not_asked(run: Path) -> None:

@@ -67,7 +67,7 @@ def test_the_verdict_of_measuring_is_told(run: Path) -> None:
     assert verdicts[:5] == [
         "measured",
         "measured",
-        "measured, beaten",
+        "measured, dominated",
         "failed: time-limit: the worker was ended ",
         "violates latency_ms<=99",
     ]
@@ -102,5 +102,5 @@ def test_networks_of_small_pictures_are_not_set_beside_deit(tmp_path: Path) -> N
     run = make_run(tmp_path / "a", Example(count=60, space="autoformer-micro"))
     assert not any("_vs_" in name for name in front_rows(run)[0].cells())
     write_front(run)
-    said = "Nothing is compared with DeiT-Ti and DeiT-S: they take pictures of 224 pixels, these networks of 32."
+    said = "Nothing is compared with DeiT-Ti and DeiT-S, which take images of 224 pixels, these networks of 32."
     assert said in (run / "front.md").read_text()
