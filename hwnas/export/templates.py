@@ -171,8 +171,6 @@ class TemplateStore:
         """
         self._folder = folder
         self._templates: dict[str, SegmentTemplate] = {}
-        self.damaged: list[Path] = []
-        """Files that could not be read and are replaced."""
 
     def get(self, text: str) -> SegmentTemplate:
         """Return the template of a structure, which is empty at first."""
@@ -201,7 +199,6 @@ class TemplateStore:
             return _parse(path.read_text(encoding="utf-8"))
         except (ValueError, KeyError, TypeError) as error:
             # Not an error: the file only caches what the exporter returns, which can be asked again.
-            self.damaged.append(path)
             _log.warning("the template %s cannot be read and is made again: %s", path, error)
             return None
 
