@@ -141,7 +141,7 @@ def factor_graph(model: ModelProto) -> tuple[GraphTemplate, list[Number]]:
     Raises:
         UnsupportedGraphError: A node holds a graph of its own, or an operator is not of ONNX itself.
     """
-    if model.functions:
+    if model.functions:  # torch defines some of its operators as functions of the graph
         model = inliner.inline_local_functions(model)
     opsets = {opset.domain: opset.version for opset in model.opset_import}
     if foreign := sorted(set(opsets) - {""}):
