@@ -39,7 +39,7 @@ def test_json_is_one_document(command_line: CommandLine, tmp_path: Path) -> None
         ((*ARGUMENTS, "--out", "x", "--batch", "0"), 2, "--batch must be a number above 0, or dynamic"),
         ((*ARGUMENTS, "--out", "x", "--format", "onyx"), 2, "'onyx' is not one of 'onnx'"),
         (ARGUMENTS, 2, "missing option '--out'"),
-        ((*ARGUMENTS, "--out", "x", "--workspace-mb", "64"), 2, "options of TensorRT's builder"),
+        ((*ARGUMENTS, "--out", "x", "--workspace-mb", "64"), 2, "TensorRT's build options"),
         ((*ARGUMENTS, "--out", "x", "--timing-cache-use", "pinned"), 2, "a use of a timing cache needs its file"),
         ((*ARGUMENTS, "--out", "x", "--weights", "none.safetensors"), 1, "there is no file none.safetensors"),
     ],

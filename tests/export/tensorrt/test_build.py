@@ -9,9 +9,9 @@ import pytest
 
 from hwnas.errors import InputError, MissingError
 from hwnas.export.tensorrt import EngineSettings, TensorRtError, TimingCache, build_engine, load_tensorrt
-from tests.tensorrt.behaviour import PLAN
-from tests.tensorrt.conftest import GPU, Double
-from tests.tensorrt.graphs import small_graph
+from tests.export.tensorrt.behaviour import PLAN
+from tests.export.tensorrt.conftest import GPU, Double
+from tests.export.tensorrt.graphs import small_graph
 
 
 def about(engine: bytes) -> dict[str, object]:

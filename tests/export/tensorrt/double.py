@@ -10,9 +10,9 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-from tests.tensorrt import building, running
-from tests.tensorrt.api_list import ApiClass, ApiList, Property, Signature, read_list
-from tests.tensorrt.behaviour import Library
+from tests.export.tensorrt import building, running
+from tests.export.tensorrt.api_list import ApiClass, ApiList, Property, Signature, read_list
+from tests.export.tensorrt.behaviour import Library
 
 BODIES_IN = (building, running)
 """Imported for what they register."""

@@ -16,10 +16,10 @@ from hwnas.profile.runners import tensorrt as runner_module
 from hwnas.profile.runners.runner import MeasurementError, Runner, RuntimeSession, load_runner
 from hwnas.profile.runners.tensorrt import TensorRtRunner
 from hwnas.records import Setting
+from tests.export.tensorrt.conftest import GPU, Double
+from tests.export.tensorrt.fake_cuda import FakeClock, FakeCuda
+from tests.export.tensorrt.graphs import expected_logits, small_graph, small_images, small_network
 from tests.records.rows import make_setting
-from tests.tensorrt.conftest import GPU, Double
-from tests.tensorrt.fake_cuda import FakeClock, FakeCuda
-from tests.tensorrt.graphs import expected_logits, small_graph, small_images, small_network
 
 SETTING = make_setting(device="h200", runtime="tensorrt", batch=2, exporter="dynamo")
 CPU = Device(name="some-cpu", kind="cpu", vendor="amd", architecture="zen")

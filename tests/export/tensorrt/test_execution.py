@@ -5,8 +5,8 @@ import torch
 from hwnas.errors import InputError
 from hwnas.export.tensorrt import EngineSettings, TensorRtError, build_engine
 from hwnas.export.tensorrt.execution import Execution, TorchCuda
-from tests.tensorrt.conftest import GPU, Double
-from tests.tensorrt.graphs import TOLERANCE, expected_logits, small_graph, small_images
+from tests.export.tensorrt.conftest import GPU, Double
+from tests.export.tensorrt.graphs import TOLERANCE, expected_logits, small_graph, small_images
 
 
 def execution(double: Double, *, precision: str = "fp32", batch: int = 2, **settings: object) -> Execution:

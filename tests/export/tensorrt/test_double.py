@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from tests.tensorrt.api_list import VERSIONS, ApiList, read_list
-from tests.tensorrt.behaviour import BODIES
-from tests.tensorrt.conftest import Double
-from tests.tensorrt.double import EnumBase, make_double
-from tests.tensorrt.graphs import small_graph, small_images
+from tests.export.tensorrt.api_list import VERSIONS, ApiList, read_list
+from tests.export.tensorrt.behaviour import BODIES
+from tests.export.tensorrt.conftest import Double
+from tests.export.tensorrt.double import EnumBase, make_double
+from tests.export.tensorrt.graphs import small_graph, small_images
 
 BOTH = ("10.16.1.11", "11.4.0.106")
 

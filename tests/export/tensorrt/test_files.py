@@ -14,8 +14,8 @@ from hwnas.export.tensorrt import (
     read_engine,
     save_engine,
 )
-from tests.tensorrt.conftest import GPU, Double
-from tests.tensorrt.graphs import small_graph
+from tests.export.tensorrt.conftest import GPU, Double
+from tests.export.tensorrt.graphs import small_graph
 
 
 @pytest.fixture

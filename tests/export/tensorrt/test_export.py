@@ -13,8 +13,8 @@ from hwnas.export.export import ExportedModule
 from hwnas.export.parity import ExportParity, parity_path
 from hwnas.export.tensorrt import EngineSettings, TimingCache, read_engine
 from hwnas.export.tensorrt.export import export_engine
-from tests.tensorrt.conftest import GPU, Double
-from tests.tensorrt.graphs import small_graph, small_network
+from tests.export.tensorrt.conftest import GPU, Double
+from tests.export.tensorrt.graphs import small_graph, small_network
 
 SHAPE = (3, 8, 8)
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import onnx
 
-from tests.tensorrt.behaviour import CACHE, PLAN, Body
-from tests.tensorrt.onnx_on_cpu import CpuGraph
+from tests.export.tensorrt.behaviour import CACHE, PLAN, Body
+from tests.export.tensorrt.onnx_on_cpu import CpuGraph
 
 _PRECISION_FLAGS = ("FP16", "BF16", "INT8", "FP8", "INT4", "FP4")
 

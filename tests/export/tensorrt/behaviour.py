@@ -9,7 +9,7 @@ the method, `get_logger` for the property, `init` for `__init__`. `this` is the 
 
 from typing import Any
 
-from tests.tensorrt.fake_cuda import FakeCuda
+from tests.export.tensorrt.fake_cuda import FakeCuda
 
 PLAN, CACHE = b"PLAN", b"CACHE"
 

@@ -23,10 +23,10 @@ from hwnas.export.tensorrt import (
 from hwnas.export.tensorrt.build import STRONGLY_TYPED_SINCE
 from hwnas.export.tensorrt.execution import Execution, TorchCuda
 from hwnas.export.tensorrt.library import major_version
+from tests.export.tensorrt.api_list import VERSIONS, read_list
+from tests.export.tensorrt.behaviour import BODIES
+from tests.export.tensorrt.graphs import TOLERANCE, expected_logits, small_graph, small_images
 from tests.records.rows import make_setting
-from tests.tensorrt.api_list import VERSIONS, read_list
-from tests.tensorrt.behaviour import BODIES
-from tests.tensorrt.graphs import TOLERANCE, expected_logits, small_graph, small_images
 
 pytestmark = [pytest.mark.tensorrt, pytest.mark.gpu]
 
@@ -126,7 +126,7 @@ def test_what_is_no_engine_is_not_loaded() -> None:
 
 def test_device_time_is_not_longer_than_wall_time() -> None:
     from hwnas.profile.runners.runner import load_runner
-    from tests.tensorrt.graphs import small_network
+    from tests.export.tensorrt.graphs import small_network
 
     setting = make_setting(device=gpu_facts().device, runtime="tensorrt", precision="fp16", batch=2, exporter="dynamo")
     session = load_runner("tensorrt").prepare(small_network(), small_images(2), setting)

@@ -1,6 +1,6 @@
 """Makes the list of everything that the official Python bindings of TensorRT have, by name and call signature.
 
-    python -m tests.tensorrt.make_lists 10.16.1.11 11.4.0.106
+    python -m tests.export.tensorrt.make_lists 10.16.1.11 11.4.0.106
 
 The bindings are a small wheel beside the library proper, which is large and is not fetched. They import it, so empty
 libraries of the same names are compiled with gcc, enough to load the module and look at it, not to run it. Each version
@@ -62,12 +62,12 @@ def make_list(version: str) -> list[str]:
         folder = Path(name)
         wheel = fetch(version, folder)
         make_libraries(version.partition(".")[0], folder)
-        command = [sys.executable, "-c", "from tests.tensorrt.make_lists import describe; describe()"]
+        command = [sys.executable, "-c", "from tests.export.tensorrt.make_lists import describe; describe()"]
         paths = {"LD_LIBRARY_PATH": name, "PYTHONPATH": f"{name}{os.pathsep}{Path.cwd()}"}
         found = subprocess.run(command, env=os.environ | paths, check=True, stdout=subprocess.PIPE, text=True).stdout
     header = [
         f"# tensorrt {version}: the names and call signatures of the official Python bindings.",
-        f"# From {wheel}, by `python -m tests.tensorrt.make_lists {version}`.",
+        f"# From {wheel}, by `python -m tests.export.tensorrt.make_lists {version}`.",
     ]
     return header + found.splitlines()
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from hwnas.export.tensorrt import GpuFacts
-from tests.tensorrt.api_list import VERSIONS
-from tests.tensorrt.behaviour import Library
-from tests.tensorrt.double import make_double
-from tests.tensorrt.fake_cuda import FakeCuda
+from tests.export.tensorrt.api_list import VERSIONS
+from tests.export.tensorrt.behaviour import Library
+from tests.export.tensorrt.double import make_double
+from tests.export.tensorrt.fake_cuda import FakeCuda
 
 GPU = GpuFacts(device="test", reported="Test GPU", compute_capability="9.0", driver="600.1", cuda="13.2")
 

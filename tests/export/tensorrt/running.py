@@ -5,8 +5,8 @@ from typing import Any
 
 import onnx
 
-from tests.tensorrt.behaviour import PLAN, Body
-from tests.tensorrt.onnx_on_cpu import CpuGraph, FakeTensor
+from tests.export.tensorrt.behaviour import PLAN, Body
+from tests.export.tensorrt.onnx_on_cpu import CpuGraph, FakeTensor
 
 
 class Runtime(Body):
