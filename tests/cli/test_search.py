@@ -58,7 +58,7 @@ def test_a_search_prints_its_front_and_the_next_command(
     record = read_record(tmp_path / "run")
     assert out.splitlines()[0].split()[0] == "arch_id"
     assert all(arch_id in out for arch_id in record.front)
-    assert "not verified: it was not asked for (--no-verify); every speed is predicted" in out
+    assert "not verified: verification was turned off (--no-verify); every speed is predicted" in out
     assert out.rstrip().endswith(f"next: hwnas report {tmp_path / 'run'}")
     assert "40 of 40 evaluations, 0 s left, hypervolume" in err
     assert run(["query", str(tmp_path / "run"), "--constraint", "macs<=2M"]) == 0

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hwnas.pipeline.search.verify import checks
+from hwnas.pipeline.search.verify import compare_with_measured
 from hwnas.profile.results import NetworkResult
 from hwnas.profile.statistics import Verdict
 from hwnas.search.objective import Estimate, exact, parse_constraint, parse_objective
@@ -36,18 +36,18 @@ def problem(*constraints: str) -> Problem:
     )
 
 
-def reading(latency: float, *, stable: bool = True) -> NetworkResult:
+def result(latency: float, *, stable: bool = True) -> NetworkResult:
     verdict = Verdict(stable=stable, reason="" if stable else "the runs leave 9 % open")
     return NetworkResult(latency_ms=latency, low_ms=0.99 * latency, high_ms=1.01 * latency, verdict=verdict)
 
 
-def measured(readings: dict[str, NetworkResult]) -> list[FrontMember]:
+def measured(results: dict[str, NetworkResult]) -> list[FrontMember]:
     members = [member(0, accuracy=0.9, predicted=3.0), member(1, accuracy=0.8, predicted=2.0)]
     members += [member(2, accuracy=0.7, predicted=1.0), member(3, accuracy=0.6, predicted=0.5)]
-    return [checks(one, {METRIC: ("latency_ms", readings)}) for one in members]
+    return [compare_with_measured(one, {METRIC: results}) for one in members]
 
 
-GOOD = {"network0": reading(3.3), "network1": reading(4.0), "network2": reading(1.0), "network3": reading(0.5)}
+GOOD = {"network0": result(3.3), "network1": result(4.0), "network2": result(1.0), "network3": result(0.5)}
 
 
 def test_the_front_is_that_of_measured_values() -> None:

@@ -1,4 +1,4 @@
-"""The dear metric: held-out accuracy of a supernet's networks, each network judged once."""
+"""The expensive metric: held-out accuracy of a supernet's networks, each of which is evaluated once."""
 
 import math
 import time
@@ -26,25 +26,26 @@ from hwnas.train.evaluation import calibration_batches, make_evaluator, weights_
 from hwnas.train.evaluator import CACHE_BYTES, NETWORKS_PER_PASS, SupernetEvaluator
 from hwnas.train.options import absolute_data_name, read_train_config, supernet_file
 
-_SECONDS = 5.0
-"""About so long is one pass over the pictures, after which values are committed."""
+_PASS_S = 5.0
+"""Aim for the duration of a pass over the images, after which values are committed."""
+
 _LARGE_PASS = 16
-"""Networks in a pass whose pictures must be read again each time."""
+"""Networks in a pass whose images are too many to keep and must be read again each time."""
 
 _COMMAND = "hwnas train --space {space} --data DIR"
 
 
 @dataclass(frozen=True)
 class OpenSupernet:
-    """A supernet with the pictures that its networks are judged on."""
+    """A supernet with the images that its networks are evaluated on."""
 
     path: Path
-    """The run or the file, as it was given."""
+    """The run or the file, as it was named."""
     supernet: AnySupernet
     digest: str
     data: DataSplits
     requested_data: str | None
-    """The name of the data set where one was named in place of that of the supernet's run; good in any folder."""
+    """The absolute name of the data set, if one was named in place of that of the supernet's run."""
 
     @property
     def space(self) -> AnySpace:
@@ -68,35 +69,55 @@ class OpenSupernet:
 
 
 def open_supernet(path: Path, *, space: str | None, data: str | None) -> OpenSupernet:
-    """A trained supernet of a space, and the pictures that were held out of its training or are named."""
-    _require_trained(path, space)
-    supernet = load_supernet(supernet_file(path)).eval()
-    found: AnySpace = supernet.space
-    if space is not None and found.name != space:
-        hint = _COMMAND.format(space=space)
-        raise InputError(f"{path} must hold a supernet of {space}", got=found.name, hint=hint)
-    _require_known(path, found)
-    config = read_train_config(Run.open(path)) if path.is_dir() else None
-    if config is None and data is None:
-        message = f"{path} does not say which pictures its networks are judged on"
+    """Open a trained supernet and the images to evaluate its networks on.
+
+    Args:
+        path: A run of `hwnas train`, or a file of weights.
+        space: The space that the supernet must be of; None: any.
+        data: A data set; None: the images that were held out in the run.
+
+    Raises:
+        InputError: There is no trained supernet, it is of another space or of a space that has changed, or there are
+            no images.
+    """
+    file = supernet_file(path)
+    _require_supernet(path, file, space)
+    supernet = load_supernet(file).eval()
+    _require_current_space(path, supernet.space, space)
+    config = supernet.space.config
+    train_config = read_train_config(Run.open(path)) if path.is_dir() else None
+    if train_config is None and data is None:
+        message = f"{path} does not say which images its networks are evaluated on"
         raise InputError(message, got="a file of weights", hint=f"hwnas search --supernet {path} --data NAME")
-    opened = open_run_data(
-        path, config, data=data, shape=found.config.input_shape, num_classes=found.config.num_classes
-    )
+    opened = open_run_data(path, train_config, data=data, shape=config.input_shape, num_classes=config.num_classes)
     if not len(opened.heldout):
-        raise InputError(f"{opened.name} has no held-out pictures to judge networks on", got="none", hint="--data NAME")
-    digest = weights_digest(supernet_file(path))
+        message = f"{opened.name} has no held-out images to evaluate networks on"
+        raise InputError(message, got="none", hint="--data NAME")
     requested = None if data is None else absolute_data_name(data)
-    return OpenSupernet(path, supernet, digest, opened, requested_data=requested)
+    return OpenSupernet(path, supernet, weights_digest(file), opened, requested_data=requested)
 
 
-def _require_known(path: Path, found: AnySpace) -> None:
-    """The space of a supernet must be what hwnas means by its name: whoever reads the run takes that one."""
+def _require_supernet(path: Path, file: Path, space: str | None) -> None:
+    if not path.exists():
+        hint = _COMMAND.format(space=space or "autoformer-tiny")
+        raise InputError(f"there is no run and no file {path}", got="--supernet", hint=hint)
+    if not file.is_file():
+        hint = f"hwnas train --out {path} --resume"
+        raise InputError(f"{path} must hold a trained supernet", got=f"no file {file.name}", hint=hint)
+    kind = read_about(file).get("kind", "something else")
+    if kind != "supernet":
+        raise InputError(f"{path} must hold a supernet", got=kind, hint=_COMMAND.format(space=space or "SPACE"))
+
+
+def _require_current_space(path: Path, found: AnySpace, name: str | None) -> None:
+    """Require the named space, and that its name still means the same: readers of the run load it by name."""
+    if name is not None and found.name != name:
+        raise InputError(f"{path} must hold a supernet of {name}", got=found.name, hint=_COMMAND.format(space=name))
     config = found.config
-    named: AnySpace = SPACES.get(found.name).adapted(
+    current: AnySpace = SPACES.get(found.name).adapted(
         image_size=config.image_size, channels=config.channels, num_classes=config.num_classes
     )
-    if space_digest(named) != space_digest(found):
+    if space_digest(current) != space_digest(found):
         raise InputError(
             f"{path} must hold a supernet of {found.name} as it is now",
             got="other choices or sizes: the space has changed since it was trained",
@@ -104,80 +125,65 @@ def _require_known(path: Path, found: AnySpace) -> None:
         )
 
 
-def _require_trained(path: Path, space: str | None) -> None:
-    file = supernet_file(path)
-    if not path.exists():
-        hint = _COMMAND.format(space=space or "autoformer-tiny")
-        raise InputError(f"there is no run and no file {path}", got="--supernet", hint=hint)
-    if not file.is_file():
-        hint = f"hwnas train --out {path} --resume"
-        raise InputError(f"{path} must hold a trained supernet", got=f"no file {file.name}", hint=hint)
-    if read_about(file).get("kind") != "supernet":
-        got = read_about(file).get("kind", "something else")
-        raise InputError(f"{path} must hold a supernet", got=got, hint=_COMMAND.format(space=space or "SPACE"))
-
-
 class TrueAccuracy:
-    """The callable that a search asks for accuracy: values as they are done, in the order of the rows."""
+    """Evaluates the accuracy of genomes, and yields values as they are done, in the order of the rows."""
 
     def __init__(
         self,
         opened: OpenSupernet,
         *,
-        memo: Path | None,
+        cache: Path | None,
         device: str,
         workers: int = 0,
         reporter: Reporter | None = None,
     ) -> None:
+        """Load the images and the file of known accuracies.
+
+        Args:
+            opened: The supernet and its images.
+            cache: The file of accuracies that are known, to which new ones are added; None: none are kept.
+            device: Where the supernet runs: `cpu` or `cuda`.
+            workers: Processes that load images.
+            reporter: Receives an event after each network.
+        """
         self.space = opened.space
         self.evaluator: SupernetEvaluator = make_evaluator(
             opened.supernet.to(torch.device(device)),
             opened.data,
             checkpoint_id=opened.digest,
-            cache=memo,
+            cache=cache,
             workers=workers,
             device=device,
         )
         self._reporter, self._data = reporter or NullReporter(), opened.data
         self._num_evaluated, self._started_s = 0, time.monotonic()
-        kept = len(opened.data.heldout) * 4 * _pixels(opened.space) <= CACHE_BYTES
-        self._pass = 1 if kept else _LARGE_PASS
-        self._adapts = kept
+        num_bytes = len(opened.data.heldout) * 4 * math.prod(opened.space.config.input_shape)
+        self._keeps_images = num_bytes <= CACHE_BYTES
+        self._pass_size = 1 if self._keeps_images else _LARGE_PASS
 
     def __call__(self, genomes: Genomes) -> Iterator[tuple[int, float]]:
-        """Top-1 of each row."""
+        """Yield row and top-1 accuracy of each genome."""
         start = 0
         while start < len(genomes):
-            rows = genomes[start : start + self._pass]
-            began = time.perf_counter()
-            found = self.evaluator.evaluate(self.space.decode(rows))
-            self._adapt(time.perf_counter() - began, len(rows))
-            for index, accuracy in enumerate(found):
-                self._report()
+            rows = genomes[start : start + self._pass_size]
+            began_s = time.perf_counter()
+            accuracies = self.evaluator.evaluate(self.space.decode(rows))
+            if self._keeps_images:
+                # As many networks in a pass as take a few seconds: a killed search loses no more than one pass.
+                pass_s = max(time.perf_counter() - began_s, 1e-3)
+                self._pass_size = min(max(int(_PASS_S * len(rows) / pass_s), 1), NETWORKS_PER_PASS)
+            for index, accuracy in enumerate(accuracies):
+                self._num_evaluated += 1
+                elapsed_s = time.monotonic() - self._started_s
+                self._reporter.update(EvaluationProgress(done=self._num_evaluated, total=None, elapsed_s=elapsed_s))
                 yield start + index, accuracy.top1
             start += len(rows)
 
-    def of(self, genomes: Genomes) -> list[float]:
-        """Top-1 of each row, all at once."""
+    def evaluate(self, genomes: Genomes) -> list[float]:
+        """Return the top-1 accuracy of each genome."""
         return [accuracy.top1 for accuracy in self.evaluator.evaluate(self.space.decode(genomes))]
 
-    def network(self, arch: Arch) -> Network:
-        """A network with its own copy of the weights and, where it has batch norms, its own statistics."""
-        shape = self.space.config.input_shape
-        images = (batch.images for batch in calibration_batches(self._data, shape))
+    def extract(self, arch: Arch) -> Network:
+        """Return a network with a copy of its weights, and its own statistics of batch norms if it has any."""
+        images = (batch.images for batch in calibration_batches(self._data, self.space.config.input_shape))
         return recalibrated(self.evaluator.supernet.cpu(), arch, images).eval()
-
-    def _report(self) -> None:
-        self._num_evaluated += 1
-        elapsed_s = time.monotonic() - self._started_s
-        self._reporter.update(EvaluationProgress(done=self._num_evaluated, total=None, elapsed_s=elapsed_s))
-
-    def _adapt(self, seconds: float, count: int) -> None:
-        """More networks in a pass while passes are short: a killed search loses no more than one."""
-        if self._adapts:
-            self._pass = min(max(int(_SECONDS * count / max(seconds, 1e-3)), 1), NETWORKS_PER_PASS)
-
-
-def _pixels(space: AnySpace) -> int:
-    pixels: int = math.prod(space.config.input_shape)
-    return pixels

@@ -1,4 +1,4 @@
-"""The search itself, in a run: first seed, further seeds, random search beside it."""
+"""The searches of a run: the requested one, the same with further seeds, and a random search to compare with."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,18 +11,18 @@ from hwnas.pipeline.search.context import SearchContext
 from hwnas.pipeline.search.surrogate import accuracy_surrogate
 from hwnas.progress import Reporter, SearchProgress
 from hwnas.search.ledger import Stopwatch
-from hwnas.search.problem import Evaluators
+from hwnas.search.problem import Evaluators, Problem
 from hwnas.search.record import History, SeedRuns, Spread
 from hwnas.search.run import SearchOutcome, run_search
 from hwnas.search.spec import SearchSpec
-from hwnas.search.strategies.strategy import RandomSearch, SearchStrategy
+from hwnas.search.strategies.strategy import RandomSearch
 from hwnas.search.study import Study
 
 if TYPE_CHECKING:
     from hwnas.pipeline.search.accuracy import TrueAccuracy
 
-SPENT = "spent_s"
-"""What a study remembers of the time that went into it."""
+_SPENT = "spent_s"
+"""The key under which a study stores the time spent on it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,100 +37,97 @@ class FinishedSearches:
 
 
 def make_evaluators(context: SearchContext, true_accuracy: "TrueAccuracy | None") -> Evaluators:
-    """Who evaluates: predictors, the supernet, and what believes about the supernet."""
+    """Return the evaluators of a search: predictors, the supernet, and a surrogate of the supernet."""
     fit = None if true_accuracy is None else accuracy_surrogate(context.space)
     return Evaluators(cheap=context.cheap, expensive=true_accuracy, fit=fit)
 
 
 def run_all(context: SearchContext, run: Path, evaluators: Evaluators, *, reporter: Reporter) -> FinishedSearches:
-    """All searches of a run, each from its study where it was begun before."""
-    strategy = context.spec.make_strategy()
-    outcome, elapsed_s = _one(context, run, evaluators, strategy, context.spec, reporter=reporter)
-    seeds = _further_seeds(context, run, evaluators, strategy, outcome, reporter=reporter)
+    """Run all searches of a run, or resume each of them from its study.
+
+    Args:
+        context: The inputs of the search.
+        run: The run folder, which holds the study of the first search.
+        evaluators: The functions that evaluate networks.
+        reporter: Receives the progress of the first search, and messages on the others.
+    """
+    outcome, elapsed_s = _run_one(context, run, evaluators, context.spec, reporter=reporter)
+    seeds = _run_seeds(context, run, evaluators, outcome, reporter=reporter)
     return FinishedSearches(
         outcome=outcome,
         elapsed_s=elapsed_s,
-        history=_history(context, outcome),
-        random_history=_random(context, run, evaluators, reporter=reporter),
+        history=_history(context.problem, outcome),
+        random_history=_run_random(context, run, evaluators, reporter=reporter),
         seeds=seeds,
     )
 
 
-def _one(
+def _run_one(
     context: SearchContext,
     folder: Path,
     evaluators: Evaluators,
-    strategy: SearchStrategy,
     spec: SearchSpec,
     *,
     reporter: Reporter | None = None,
 ) -> tuple[SearchOutcome, float]:
+    """Run a search with its study in a folder; return its outcome and the seconds spent on it."""
     with Study.open(folder, config=spec.study_config) as study:
-        watch = Stopwatch(before_s=study.recall(SPENT) or 0.0)
+        watch = Stopwatch(before_s=study.recall(_SPENT) or 0.0)
 
         def on_progress(state: SearchProgress) -> None:
-            study.remember(SPENT, watch.seconds())
+            study.remember(_SPENT, watch.seconds())
             if reporter is not None:
                 reporter.update(replace(state, elapsed_s=watch.seconds()))
 
         outcome = run_search(
             context.problem,
             evaluators,
-            strategy=strategy,
+            strategy=spec.make_strategy(),
             budget=spec.budget,
             seed=spec.seed,
             study=study,
             on_progress=on_progress,
         )
-        return outcome, study.recall(SPENT) or watch.seconds()
+        return outcome, study.recall(_SPENT) or watch.seconds()
 
 
-def _further_seeds(
-    context: SearchContext,
-    run: Path,
-    evaluators: Evaluators,
-    strategy: SearchStrategy,
-    first: SearchOutcome,
-    *,
-    reporter: Reporter,
+def _run_seeds(
+    context: SearchContext, run: Path, evaluators: Evaluators, first: SearchOutcome, *, reporter: Reporter
 ) -> SeedRuns | None:
-    """The same search with further seeds, each in a study of its own; values that are known are not made again."""
+    """Repeat the search with further seeds, each in a study of its own; accuracies that are known are reused."""
     if context.spec.num_seeds == 1:
         return None
-    start = context.spec.seed
-    reached = [_reached(first)]
-    seeds = range(start, start + context.spec.num_seeds)
+    seeds = range(context.spec.seed, context.spec.seed + context.spec.num_seeds)
+    reached = [_final_hypervolume(first)]
     for seed in seeds[1:]:
-        spec = replace(context.spec, seed=seed)
-        outcome, _ = _one(context, run / "seeds" / str(seed), evaluators, strategy, spec)
-        reached.append(_reached(outcome))
+        outcome, _ = _run_one(context, run / "seeds" / str(seed), evaluators, replace(context.spec, seed=seed))
+        reached.append(_final_hypervolume(outcome))
         reporter.message(f"seed {seed}: hypervolume {reached[-1]:.4f}")
     spread = Spread(mean=float(np.mean(reached)), std=float(np.std(reached, ddof=1)), values=tuple(reached))
     return SeedRuns(seeds=tuple(seeds), hypervolume=spread)
 
 
-def _random(context: SearchContext, run: Path, evaluators: Evaluators, *, reporter: Reporter) -> History | None:
-    """Random search with the same budget: where evaluations are free, and where it is asked for."""
-    free = not context.problem.has_expensive
-    if not (free or context.spec.random_baseline) or context.spec.strategy == "random":
-        return None
-    if free:
-        strategy, budget = RandomSearch(), context.spec.budget
-        outcome = run_search(context.problem, evaluators, strategy=strategy, budget=budget, seed=context.spec.seed)
-    else:
-        reporter.message("random search with the same budget")
-        spec = replace(context.spec, strategy="random", settings=to_mapping(RandomSearch()))
-        outcome, _ = _one(context, run / "random", evaluators, RandomSearch(), spec)
-    return _history(context, outcome)
-
-
-def _reached(outcome: SearchOutcome) -> float:
+def _final_hypervolume(outcome: SearchOutcome) -> float:
     return outcome.history[-1][1] if outcome.history else 0.0
 
 
-def _history(context: SearchContext, outcome: SearchOutcome) -> History:
-    """After each generation: candidates, evaluations, hypervolume."""
+def _run_random(context: SearchContext, run: Path, evaluators: Evaluators, *, reporter: Reporter) -> History | None:
+    """Run a random search with the same budget, where evaluations are free or where it was requested."""
+    spec, problem = context.spec, context.problem
+    if spec.strategy == "random" or (problem.has_expensive and not spec.random_baseline):
+        return None
+    if problem.has_expensive:
+        reporter.message("random search with the same budget")
+        spec = replace(spec, strategy="random", settings=to_mapping(RandomSearch()))
+        outcome, _ = _run_one(context, run / "random", evaluators, spec)
+    else:
+        outcome = run_search(problem, evaluators, strategy=RandomSearch(), budget=spec.budget, seed=spec.seed)
+    return _history(problem, outcome)
+
+
+def _history(problem: Problem, outcome: SearchOutcome) -> History:
+    """Return candidates, evaluations and hypervolume after each generation."""
     counts = np.arange(1, len(outcome.candidates.genomes) + 1)
-    if context.problem.has_expensive:
-        counts = np.cumsum(np.isfinite(outcome.candidates.metrics[str(context.problem.expensive)].mean))
+    if problem.has_expensive:
+        counts = np.cumsum(np.isfinite(outcome.candidates.metrics[str(problem.expensive)].mean))
     return tuple((count, int(counts[count - 1]), reached) for count, reached in outcome.history)

@@ -1,4 +1,4 @@
-"""What follows a search: the front is measured again, winners are trained on and exported, tables are written."""
+"""The steps after a search: measure the front, retrain and export the winners, write the tables."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hwnas.pipeline.search.context import SearchContext
-from hwnas.pipeline.search.verify import front_members, skipped, verify
-from hwnas.pipeline.search.winners import export_winners
+from hwnas.pipeline.search.verify import front_members, unmeasured_front, verify
+from hwnas.pipeline.search.winners import WinnerExporter
 from hwnas.profile.environment import CampaignEnvironment
 from hwnas.progress import Reporter
 from hwnas.search.objective import Estimate
@@ -28,37 +28,44 @@ def finalize(
     reporter: Reporter,
     campaign_environment: CampaignEnvironment | None,
 ) -> SearchRecord:
-    """Do what is left to be done; each step is written down when it is done."""
-    wanted = context.spec.post_search
-    # A run that was brought to its device, or a device that came back, is measured now.
-    before = record
-    if record.verification is None or (wanted.verify and record.verification.status != "verified"):
-        record = _verified(context, run, record, reporter=reporter, campaign_environment=campaign_environment)
+    """Do the steps after a search that are still to be done, and write the record after each of them.
+
+    Args:
+        context: The inputs of the search.
+        run: The run folder.
+        record: The record of the search.
+        true_accuracy: The evaluator of accuracy, which has the weights of the winners.
+        reporter: Receives messages and progress.
+        campaign_environment: Where the front is measured; None: on this machine.
+
+    Returns:
+        The record with verification and winners.
+    """
+    from hwnas.report.front import write_front
+
+    post_search, searched = context.spec.post_search, record
+    # A run is verified when it comes to the machine of its device, or when the device is available again.
+    if record.verification is None or (post_search.verify and record.verification.status != "verified"):
+        record = _verify(context, run, record, reporter=reporter, campaign_environment=campaign_environment)
         write_record(run, record)
-    if _lacks_winners(record, max(wanted.export_top, wanted.retrain)) or record.measured_front != before.measured_front:
+    count = max(post_search.export_top, post_search.retrain)
+    if _lacks_winners(record, count) or record.measured_front != searched.measured_front:
         with Study.read(run) as study:
             members = front_members(context, study, record)
-        winners = export_winners(context, run, record, members, true_accuracy=true_accuracy, reporter=reporter)
-        record = replace(record, winners=winners)
+        exporter = WinnerExporter(context=context, run=run, true_accuracy=true_accuracy, reporter=reporter)
+        record = replace(record, winners=exporter.export(record, members))
         write_record(run, record)
-    write_tables(run)
+    write_front(run)
     return record
 
 
 def _lacks_winners(record: SearchRecord, count: int) -> bool:
-    """Whether there are fewer winners than there could be, or some that could not be exported."""
+    """Return True if there are fewer winners than possible, or some that could not be exported."""
     front = record.front if record.measured_front is None else record.measured_front
     return len(record.winners) < min(count, len(front)) or any(item.failure is not None for item in record.winners)
 
 
-def write_tables(run: Path) -> None:
-    """The front as CSV, JSON and text, in the run."""
-    from hwnas.report.front import write_front
-
-    write_front(run)
-
-
-def _verified(
+def _verify(
     context: SearchContext,
     run: Path,
     record: SearchRecord,
@@ -66,20 +73,22 @@ def _verified(
     reporter: Reporter,
     campaign_environment: CampaignEnvironment | None,
 ) -> SearchRecord:
+    reason = None if context.cheap.predictors else "the search had no metric of a device"
     if not context.spec.post_search.verify:
-        return replace(record, verification=skipped(context, "it was not asked for (--no-verify)"))
-    if not context.cheap.predictors:
-        return replace(record, verification=skipped(context, "no metric of a device was searched for"))
-    place = campaign_environment or CampaignEnvironment.here()
-    record = verify(context, run, record, reporter=reporter, campaign_environment=place)
+        reason = "verification was turned off (--no-verify)"
+    if reason is not None:
+        return replace(record, verification=unmeasured_front(context, "skipped", reason))
+    environment = campaign_environment or CampaignEnvironment.here()
+    record = verify(context, run, record, reporter=reporter, campaign_environment=environment)
     if record.verification is not None and record.verification.has_measurements:
-        _store(context, run, record, record.verification.members)
+        _store_measured(context, run, record, record.verification.members)
     return record
 
 
-def _store(context: SearchContext, run: Path, record: SearchRecord, rows: tuple[VerifiedMember, ...]) -> None:
-    """Keep what was measured in the study, beside what was predicted."""
-    # Versions and machine decide what is searched, not what is measured: the study need not be of those that are here.
+def _store_measured(context: SearchContext, run: Path, record: SearchRecord, rows: tuple[VerifiedMember, ...]) -> None:
+    """Store measured values in the study, in addition to the predicted ones."""
+    # The versions in the specification decide what is searched, not what is measured: a study of other versions is
+    # opened with its own configuration.
     with Study.read(run) as study:
         config = study.config
     with Study.resume(run, config=config) as study:

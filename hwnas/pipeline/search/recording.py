@@ -72,7 +72,7 @@ def make_record(
 
 def _health(context: SearchContext, true_accuracy: "TrueAccuracy") -> SupernetHealth:
     space = context.space
-    smallest, largest = true_accuracy.of(space.encode([space.smallest(), space.largest()]))
+    smallest, largest = true_accuracy.evaluate(space.encode([space.smallest(), space.largest()]))
     return SupernetHealth(smallest=smallest, largest=largest)
 
 

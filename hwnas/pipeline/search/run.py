@@ -161,9 +161,9 @@ def _true_accuracy(
     from hwnas.pipeline.search.accuracy import TrueAccuracy
     from hwnas.train.evaluation import ACCURACIES_FILE
 
-    memo = None if run is None else run / ACCURACIES_FILE
+    cache = None if run is None else run / ACCURACIES_FILE
     device = context.spec.supernet.compute
-    return TrueAccuracy(context.supernet, memo=memo, device=device, workers=workers, reporter=reporter)
+    return TrueAccuracy(context.supernet, cache=cache, device=device, workers=workers, reporter=reporter)
 
 
 def _seconds_per_evaluation(context: SearchContext) -> float | None:
@@ -171,7 +171,7 @@ def _seconds_per_evaluation(context: SearchContext) -> float | None:
     if accuracy is None:
         return None
     started_s = time.perf_counter()
-    accuracy.of(context.space.encode([context.space.largest()]))
+    accuracy.evaluate(context.space.encode([context.space.largest()]))
     return time.perf_counter() - started_s
 
 

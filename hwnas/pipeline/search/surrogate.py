@@ -1,8 +1,9 @@
-"""What a model believes about accuracy: learners of `predict` on the genes of networks and what they cost.
+"""The surrogate of accuracy: learners of `hwnas.predict` on the genes and costs of networks.
 
-The learners are a Gaussian process and boosted trees, each fitted without one fold of the networks after the other, so
-that every network is also predicted by a model that has not seen it. The better one of the two there, or their mean, is
-the surrogate: its mean is that of its folds, its interval as wide as the folds disagree and as they erred.
+The learners are a Gaussian process and boosted trees, each fitted once for each fold with that fold left out, so that
+every network is also predicted by a model that was not fitted to it. The learner with the lower error on left-out
+networks, or the mean of both if that is lower still, is the surrogate. Its mean is that of its models; the width of its
+interval combines their disagreement and their error on left-out networks.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,33 +23,37 @@ from hwnas.space.space import AnySpace, Genomes
 Values = NDArray[np.float64]
 
 FOLDS = 4
+"""Parts into which the networks are divided."""
+
 _WIDTH = 1.64
 """Standard deviations on either side of the mean: 90 % of a normal distribution."""
+
 _LEARNERS: tuple[Corrector, ...] = (
     GaussianLearner(num_inputs=10, points=200),
     BoostedLearner(rounds=150, depth=3, rate=0.08),
 )
-_FEWEST = 12
-"""With fewer networks there are not enough for folds: one Gaussian process says it all."""
+
+_MIN_NETWORKS = 12
+"""The fewest networks to divide into folds; below it, one Gaussian process is fitted to all."""
 
 
 @dataclass(frozen=True)
 class _Ensemble:
-    """The models of one learner, a fold left out of each, and the errors on what was left out."""
+    """The models of one learner, each fitted without one fold."""
 
     models: tuple[Correction, ...]
     held_out: Values
-    """What is predicted of each network by the models that have not seen it."""
+    """The prediction for each network by the model that was not fitted to it."""
 
     def predict(self, inputs: Values) -> tuple[Values, Values]:
-        """Mean and disagreement of the models."""
+        """Return mean and standard deviation of the models."""
         answers = np.stack([model.correct(inputs) for model in self.models])
         return answers.mean(axis=0), answers.std(axis=0)
 
 
 def accuracy_surrogate(space: AnySpace) -> FitSurrogate:
-    """What fits a surrogate of the accuracy of a space's networks."""
-    describe = _description(space)
+    """Return a function that fits a surrogate of accuracy to networks of a space."""
+    describe = _make_features(space)
 
     def fit(genomes: Genomes, values: Values, seed: int) -> Surrogate:
         raw = describe(genomes)
@@ -69,18 +74,19 @@ def accuracy_surrogate(space: AnySpace) -> FitSurrogate:
 
 
 def _fitted(inputs: Values, values: Values, *, seed: int) -> tuple[Sequence[_Ensemble], float]:
-    """The ensembles that answer best on networks that they were not fitted to, and how far they err there."""
-    if len(values) < _FEWEST:
+    """Return the ensembles with the lowest error on left-out networks, and that error."""
+    if len(values) < _MIN_NETWORKS:
         model = _LEARNERS[0].learn(inputs, values, weights=np.ones(len(values)), seed=seed)
         return [_Ensemble((model,), values)], float(values.std())
-    each = [_ensemble(learner, inputs, values, seed=seed) for learner in _LEARNERS]
-    choices = [*([ensemble] for ensemble in each), each]
-    errors = [float(np.sqrt(np.mean((_mean_of(choice) - values) ** 2))) for choice in choices]
+    ensembles = [_fit_ensemble(learner, inputs, values, seed=seed) for learner in _LEARNERS]
+    choices = [*([ensemble] for ensemble in ensembles), ensembles]
+    means = [np.mean([ensemble.held_out for ensemble in choice], axis=0) for choice in choices]
+    errors = [float(np.sqrt(np.mean((mean - values) ** 2))) for mean in means]
     best = int(np.argmin(errors))
     return choices[best], errors[best]
 
 
-def _ensemble(learner: Corrector, inputs: Values, values: Values, *, seed: int) -> _Ensemble:
+def _fit_ensemble(learner: Corrector, inputs: Values, values: Values, *, seed: int) -> _Ensemble:
     folds = np.random.default_rng(seed).permutation(len(values)) % FOLDS
     held_out = np.zeros(len(values))
     models = []
@@ -92,13 +98,8 @@ def _ensemble(learner: Corrector, inputs: Values, values: Values, *, seed: int) 
     return _Ensemble(tuple(models), held_out)
 
 
-def _mean_of(ensembles: Sequence[_Ensemble]) -> Values:
-    mean: Values = np.mean([ensemble.held_out for ensemble in ensembles], axis=0)
-    return mean
-
-
-def _description(space: AnySpace) -> Callable[[Genomes], Values]:
-    """Columns that say what a network is: its costs, its genes, and sums over the genes of one name."""
+def _make_features(space: AnySpace) -> Callable[[Genomes], Values]:
+    """Return a function from genomes to features: costs, genes, and sums over the genes of each name."""
     names = tuple(dict.fromkeys(dimension.name for dimension in space.dimensions))
     labels = np.array([names.index(dimension.name) for dimension in space.dimensions])
     tops = np.array([max(len(dimension.choices) - 1, 1) for dimension in space.dimensions], dtype=np.float64)
@@ -111,7 +112,7 @@ def _description(space: AnySpace) -> Callable[[Genomes], Values]:
 
     def describe(genomes: Genomes) -> Values:
         costs, used = space.costs(genomes), space.used(genomes)
-        # A gene that is not used is half a step below the least one that is.
+        # An unused gene is half a step below the smallest choice of a used one, so that models can tell them apart.
         genes = np.where(used, genomes / tops, -0.5 / tops)
         sums = [np.where(used, genes, 0.0)[:, labels == label].sum(axis=1) for label in range(len(names))]
         chosen = [used[:, column] & (genomes[:, column] == choice) for column, choice in categorical]

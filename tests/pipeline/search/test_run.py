@@ -266,21 +266,21 @@ def test_a_metric_of_a_device_that_is_elsewhere_is_said_to_be_predicted(
         "unavailable_reason",
         lambda group, **options: "no cpu" if group.deployment.device == CPU else None,
     )
-    monkeypatch.setattr(verify, "_measured", refuse)
+    monkeypatch.setattr(verify, "_measure", refuse)
     again = search_networks(resume=run, campaign_environment=FakeEnvironment().make()).record.verification
     assert again is not None
     assert again.unmeasured == {there: "the device went away"}
     assert again.members == found.members
 
 
-def test_a_landmark_says_which_of_its_metrics_are_predicted(searched: SearchRun) -> None:
-    mark = replace(searched.record.reference_networks[0], metrics={"a": 1.0, "b": 2.0}, measured=False)
+def test_a_reference_network_says_which_of_its_metrics_are_predicted(searched: SearchRun) -> None:
+    latency, memory = "latency_ms@h200", "memory_mb@h200"
+    network = replace(searched.record.reference_networks[0], metrics={latency: 1.0, memory: 2.0}, measured=False)
     ids = {name: network_id for network_id, name in NAMES.items()}
-    reading = NetworkResult(latency_ms=3.0)
-    (found,) = verify._measured_reference_networks((mark,), {"a": ("latency_ms", {ids[mark.name]: reading})})
-    assert (found.metrics, found.measured, found.predicted) == ({"a": 3.0, "b": 2.0}, True, ("b",))
-    (found,) = verify._measured_reference_networks((mark,), {"a": ("latency_ms", {})})
-    assert (found.metrics, found.measured, found.predicted) == (mark.metrics, False, ())
+    found = verify._with_measured(network, {latency: {ids[network.name]: NetworkResult(latency_ms=3.0)}})
+    assert (found.metrics, found.measured, found.predicted) == ({latency: 3.0, memory: 2.0}, True, (memory,))
+    found = verify._with_measured(network, {latency: {}})
+    assert (found.metrics, found.measured, found.predicted) == (network.metrics, False, ())
 
 
 # ----------------------------------------------------------------------------------- verification
@@ -359,11 +359,11 @@ def test_winners_are_chosen_again_when_the_front_is_measured_later(
 
     exported: list[str] = []
 
-    def export(bench: Any, member: Any, folder: Path, weights: Any) -> tuple[Path, ...]:
+    def export(exporter: Any, member: Any, folder: Path, weights: Any) -> tuple[Path, ...]:
         exported.append(member.candidate.arch_id)
         return (folder / "network.onnx",)
 
-    monkeypatch.setattr(winners, "_exported", export)
+    monkeypatch.setattr(winners.WinnerExporter, "_export_graphs", export)
     run, place = tmp_path / "run", FakeEnvironment().make()
     with monkeypatch.context() as patched:
         patched.setattr(verify, "unavailable_reason", lambda group, **options: "it is elsewhere")
@@ -433,7 +433,7 @@ def test_one_predictor_for_any_batch_can_be_behind_two_metrics(bench: dict[str, 
             UsageError,
             "a search without accuracy has no supernet",
         ),
-        ({"data": None}, InputError, "does not say which pictures"),
+        ({"data": None}, InputError, "does not say which images"),
         ({"supernet": Path("nowhere")}, InputError, "there is no run and no file nowhere"),
     ],
 )

@@ -25,16 +25,12 @@ from hwnas.train.evaluator import evaluate_module
 from tests.pipeline.search.workbench import DATA, options, write_bench
 from tests.search.test_record import RECORD
 
-
-class Bench:
-    """What choosing choose_winners looks at."""
-
-    space = SPACES.get("autoformer-micro")
-    problem = Problem(space=space, objectives=(parse_objective("accuracy"), parse_objective("macs")))
+SPACE = SPACES.get("autoformer-micro")
+PROBLEM = Problem(space=SPACE, objectives=(parse_objective("accuracy"), parse_objective("macs")))
 
 
 def member(name: str, accuracy: float, macs: float) -> FrontMember:
-    (candidate,) = Bench.space.candidates(Bench.space.sample(np.random.default_rng(0), 1))
+    (candidate,) = SPACE.candidates(SPACE.sample(np.random.default_rng(0), 1))
     searched = {"accuracy": exact([accuracy]), "macs": exact([macs])}
     return FrontMember(candidate=replace(candidate, arch_id=name, network_id=name), searched=searched)
 
@@ -51,7 +47,7 @@ def chosen(count: int, **changes: Any) -> list[tuple[str, str]]:
         "bounds": HypervolumeBounds(ideal=(-1.0, 0.0), reference=(0.0, 10.0)),
     }
     record = _replaced(**{**values, **changes})
-    return [(item.candidate.arch_id, why) for item, why in choose_winners(Bench, record, members, count)]  # type: ignore[arg-type]
+    return [(item.candidate.arch_id, why) for item, why in choose_winners(PROBLEM, record, members, count)]
 
 
 def _replaced(**changes: Any) -> Any:
