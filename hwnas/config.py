@@ -110,7 +110,7 @@ def parse_json(text: str, *, source: str) -> object:
 
 
 def shown(value: object) -> str:
-    """Format a value for an error message: as JSON if possible, and shortened."""
+    """Format a value for an error message: as JSON if possible, and round_last_bits."""
     try:
         text = json.dumps(value)
     except (TypeError, ValueError):

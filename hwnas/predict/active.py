@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.errors import InputError
-from hwnas.predict.arrays import Numbers, shortened
+from hwnas.predict.arrays import Numbers, round_last_bits
 from hwnas.predict.features.table import Features
 from hwnas.predict.intervals import Unusual
 from hwnas.predict.models.analytic import AnalyticLearner
@@ -62,7 +62,7 @@ def _farthest(places: Numbers, taken: Numbers, weight: Numbers, *, count: int) -
     distance = _nearest(places, taken)
     for _ in range(count):
         merit = np.where(np.isin(np.arange(len(places)), chosen), -1.0, distance * weight)
-        chosen.append(int(np.argmax(shortened(merit))))
+        chosen.append(int(np.argmax(round_last_bits(merit))))
         distance = np.minimum(distance, _nearest(places, places[chosen[-1:]]))
     return np.array(chosen, dtype=np.intp)
 

@@ -1,8 +1,9 @@
-"""Arrays in one layout, so that a model answers the same before it is stored and after it is read.
+"""Arrays with one memory layout, and rounding that hides differences between CPUs.
 
-BLAS adds in another order where a matrix is in Fortran order or has strides, and the sums may differ in their last
-bits. JSON gives every array back in C order, so every array that enters a product is in C order from the start. BLAS
-adds in another order on another CPU too: there only `shortened` answers are the same.
+BLAS sums in a different order for Fortran-ordered or strided matrices, so the last bits of a product depend on the
+memory layout. JSON restores every array in C order. All arrays of features and models are therefore C-contiguous from
+the start, so that a loaded model predicts exactly what the fitted one did. BLAS also sums in a different order on
+another CPU, which no layout prevents: decisions between networks are based on rounded values.
 """
 
 from typing import Any
@@ -11,28 +12,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 Numbers = NDArray[np.float64]
-_BITS = 27
+
+_SIGNIFICANT_BITS = 27
 
 
-def row_major(values: Any) -> Numbers:
-    """The same numbers as float64 in C order; an array that is so already is not copied."""
+def as_contiguous(values: Any) -> Numbers:
+    """Return values as a C-contiguous float64 array, without a copy if they already are one."""
     return np.ascontiguousarray(values, dtype=np.float64)
 
 
-def shortened(values: Numbers) -> Numbers:
-    """The same numbers to 27 bits, which is eight digits: what a decision is made by.
+def round_last_bits(values: Numbers) -> Numbers:
+    """Round to 27 significant bits (about eight digits), the same on every CPU.
 
-    Beyond them a CPU answers otherwise than the next one, or for a network among others otherwise than for it alone.
+    The remaining bits of a prediction depend on the BLAS kernel and on the other rows of the batch. Scaling by powers
+    of two is exact, unlike rounding to decimals, which needs a power of ten whose last bit depends on the CPU too.
     """
     mantissa, exponent = np.frexp(values)
-    short: Numbers = np.ldexp(np.rint(mantissa * 2**_BITS), exponent - _BITS)
-    return short
+    rounded: Numbers = np.ldexp(np.rint(mantissa * 2**_SIGNIFICANT_BITS), exponent - _SIGNIFICANT_BITS)
+    return rounded
 
 
-class RowMajor:
-    """What frozen dataclasses of numbers inherit: their arrays are `row_major`, however they were made."""
+class ContiguousArrays:
+    """Mixin of frozen dataclasses that makes all their array fields C-contiguous float64."""
 
     def __post_init__(self) -> None:
         for name, value in list(vars(self).items()):
             if isinstance(value, np.ndarray):
-                object.__setattr__(self, name, row_major(value))
+                object.__setattr__(self, name, as_contiguous(value))

@@ -10,7 +10,7 @@ from typing import Self
 
 import numpy as np
 
-from hwnas.predict.arrays import Numbers, RowMajor
+from hwnas.predict.arrays import ContiguousArrays, Numbers
 from hwnas.predict.features.table import Features
 from hwnas.predict.folds import Fold
 from hwnas.predict.models.model import Fitted, Learner
@@ -20,7 +20,7 @@ _WIDTHS = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drift(RowMajor):
+class Drift(ContiguousArrays):
     """The logarithm of how much slower the device was, known at some times."""
 
     times: Numbers

@@ -15,7 +15,7 @@ from hwnas.predict.drift import without_drift
 from hwnas.predict.features.conditions import Conditions
 from hwnas.predict.features.table import Features, require_finite
 from hwnas.predict.fitted_range import FittedRange
-from hwnas.predict.folds import identities
+from hwnas.predict.folds import group_equal_networks
 from hwnas.predict.intervals import calibrate, held_out_coverage
 from hwnas.predict.learning_curve import COUNTS, learning_curve
 from hwnas.predict.models import Learner, counted_blocks
@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 _DRIFT_GAIN = 0.95
 """Drift is taken out only where that brings the error on held-out networks below this share."""
 _SMALLEST_DRIFT = 1e-3
-"""Less is no drift: in figures without noise, such as memory, what rounding leaves looks like one."""
+"""Smaller drifts are ignored: without noise, as in figures of memory, rounding errors look like drift."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +184,7 @@ def make_card(
         data=FittedData(
             sources=observed.sources,
             num_rows=len(features),
-            num_networks=len(set(identities(features))),
+            num_networks=len(set(group_equal_networks(features))),
             is_mixed=len(set(observed.environments)) > 1,
             kinds=observed.kinds,
             usual_batch=_usual_batch(observed),

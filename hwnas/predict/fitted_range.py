@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.errors import InputError
-from hwnas.predict.arrays import Numbers, RowMajor
+from hwnas.predict.arrays import ContiguousArrays, Numbers
 from hwnas.predict.features.table import Features
-from hwnas.predict.folds import identities
+from hwnas.predict.folds import group_equal_networks
 from hwnas.predict.intervals import Unusual
 from hwnas.predict.models.model import Plain, names, numbers
 
@@ -31,7 +31,7 @@ _HARMLESS = 0.005
 
 
 @dataclass(frozen=True, kw_only=True)
-class FittedRange(RowMajor):
+class FittedRange(ContiguousArrays):
     """The least and the greatest of each column, and the largest distance from the middle, of the fitted networks."""
 
     cost_names: tuple[str, ...]
@@ -47,7 +47,7 @@ class FittedRange(RowMajor):
     def of(cls, features: Features, *, one_space: bool = False) -> Self:
         """The range of the fitted networks, with the margin that so many of one space need."""
         columns = np.concatenate([features.costs, features.shapes], axis=1)
-        unusual, count = Unusual.of(features), len(set(identities(features)))
+        unusual, count = Unusual.of(features), len(set(group_equal_networks(features)))
         return cls(
             cost_names=features.cost_names,
             shape_names=features.shape_names,

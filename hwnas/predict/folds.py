@@ -1,4 +1,4 @@
-"""Folds: which networks are held out together, a function of the seed and of which networks are the same."""
+"""Cross-validation folds: which networks are held out together, given a seed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from hwnas.predict.features.table import Features
 
 Rows = NDArray[np.intp]
 _ROUNDING = 1e-10
-"""Differences below this share of a column's greatest value are no difference."""
+"""Smaller differences, relative to the largest value of a column, are rounding errors."""
 
 
 @dataclass(frozen=True)
@@ -40,21 +40,21 @@ def make_folds(count: int, *, num_folds: int, seed: int, groups: Sequence[str | 
     return tuple(Fold(rows[owner != number], rows[owner == number]) for number in range(num_folds))
 
 
-def identities(features: Features) -> list[int]:
-    """A number per network: the same where nothing but rounding tells two networks apart.
+def group_equal_networks(features: Features) -> list[int]:
+    """Return a group number per network, the same for networks whose features differ by rounding errors alone.
 
-    Numbers grow with the features, whatever the order of the rows. The last bits of a feature, which differ from one
-    CPU to the next, change none: a column counts by the steps that its values stand on.
+    The numbers depend neither on the order of the rows nor on the last bits of a feature, which differ between CPUs:
+    each value is replaced by its rank among the distinct values of its column.
     """
     columns = np.concatenate([features.costs, features.shapes], axis=1)
-    least = _ROUNDING * abs(columns).max(axis=0, initial=0)
+    tolerance = _ROUNDING * abs(columns).max(axis=0, initial=0)
     order = np.argsort(columns, axis=0, kind="stable")
-    rises = np.diff(np.take_along_axis(columns, order, axis=0), axis=0) > least
-    steps = np.zeros(columns.shape, dtype=np.intp)
-    np.put_along_axis(steps, order[1:], rises.cumsum(axis=0), axis=0)
-    rows = np.concatenate([steps, features.counts.astype(np.intp)], axis=1)
-    found: list[int] = np.unique(rows, axis=0, return_inverse=True)[1].ravel().tolist()
-    return found
+    is_larger = np.diff(np.take_along_axis(columns, order, axis=0), axis=0) > tolerance
+    ranks = np.zeros(columns.shape, dtype=np.intp)
+    np.put_along_axis(ranks, order[1:], is_larger.cumsum(axis=0), axis=0)
+    rows = np.concatenate([ranks, features.counts.astype(np.intp)], axis=1)
+    groups: list[int] = np.unique(rows, axis=0, return_inverse=True)[1].ravel().tolist()
+    return groups
 
 
 def _dealt(sizes: NDArray[np.intp], *, num_folds: int, seed: int) -> Rows:

@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 
 from hwnas.errors import InputError
-from hwnas.predict.arrays import Numbers, RowMajor
+from hwnas.predict.arrays import ContiguousArrays, Numbers
 from hwnas.predict.features.table import Features
 from hwnas.predict.folds import Fold
 from hwnas.predict.models.model import Plain, Standard, names, numbers
@@ -28,7 +28,7 @@ _ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unusual(RowMajor):
+class Unusual(ContiguousArrays):
     """How unusual networks are: their distance from the middle of the fitted ones, along their main directions."""
 
     cost_names: tuple[str, ...]
@@ -84,7 +84,7 @@ class Unusual(RowMajor):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Intervals(RowMajor):
+class Intervals(ContiguousArrays):
     """The held-out errors in units of their scales, sorted, and what gives the scale of a network."""
 
     unusual: Unusual

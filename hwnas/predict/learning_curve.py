@@ -8,7 +8,7 @@ import numpy as np
 from hwnas.errors import InputError
 from hwnas.predict.arrays import Numbers
 from hwnas.predict.features.table import Features
-from hwnas.predict.folds import identities, make_folds
+from hwnas.predict.folds import group_equal_networks, make_folds
 from hwnas.predict.metrics import Scores, scores
 from hwnas.predict.models import Learner
 
@@ -53,7 +53,7 @@ def learning_curve(
     """Cross-validated scores with some and with all of the other folds' networks fitted."""
     if any(count < 3 for count in counts):
         raise InputError("a learning curve needs at least 3 networks a point", got=min(counts))
-    folds = make_folds(len(target), num_folds=num_folds, seed=seed, groups=groups or identities(features))
+    folds = make_folds(len(target), num_folds=num_folds, seed=seed, groups=groups or group_equal_networks(features))
     most = min(len(fold.fit) for fold in folds)
     points = []
     for count in (*(count for count in sorted(counts) if count < most), most):

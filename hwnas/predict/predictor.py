@@ -22,7 +22,7 @@ from hwnas.config import parse_json
 from hwnas.errors import InputError
 from hwnas.frames import Frame, to_frame
 from hwnas.metrics import Metric
-from hwnas.predict.arrays import Numbers, shortened
+from hwnas.predict.arrays import Numbers, round_last_bits
 from hwnas.predict.card import CARD, Card, CurvePoint, Ranked, card_json, load_card, require_seal, sealed
 from hwnas.predict.card_page import PARITY, card_page, parity_plot
 from hwnas.predict.features.conditions import Conditions
@@ -190,7 +190,7 @@ class Predictor:
         require_confident(self.card.data.num_networks, confidence=confidence)
         mean = self.model.predict(features)
         low, high = self.intervals.bounds(mean, features, confidence=confidence)
-        figures = [shortened(metric.from_target(values, batch=count)) for values in (mean, low, high)]
+        figures = [round_last_bits(metric.from_target(values, batch=count)) for values in (mean, low, high)]
         return Prediction(
             mean=figures[0],
             lower=np.minimum(figures[1], figures[2]),

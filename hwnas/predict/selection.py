@@ -13,7 +13,7 @@ import numpy as np
 from hwnas.errors import InputError
 from hwnas.predict.arrays import Numbers
 from hwnas.predict.features.table import Features
-from hwnas.predict.folds import Fold, identities, make_folds
+from hwnas.predict.folds import Fold, group_equal_networks, make_folds
 from hwnas.predict.metrics import Scores, scores
 from hwnas.predict.models import LEARNERS, Fitted, Learner, Stack, stack_weights
 
@@ -72,10 +72,10 @@ def cross_validate(
     """Fit every model on all folds but one, again and again; `groups` are held out together."""
     learners = candidates(features) if learners is None else tuple(learners)
     _require_enough(features)
-    seeds = range(protocol.seed, protocol.seed + protocol.repeats)
+    labels = groups or group_equal_networks(features)
     folds = tuple(
-        make_folds(len(target), num_folds=protocol.num_folds, seed=seed, groups=groups or identities(features))
-        for seed in seeds
+        make_folds(len(target), num_folds=protocol.num_folds, seed=protocol.seed + repeat, groups=labels)
+        for repeat in range(protocol.repeats)
     )
     by_model = {
         learner.name: np.stack(
@@ -116,7 +116,7 @@ def candidates(features: Features) -> tuple[Learner, ...]:
 
 
 def _require_enough(features: Features) -> None:
-    distinct = len(set(identities(features)))
+    distinct = len(set(group_equal_networks(features)))
     if distinct < MIN_NETWORKS:
         message = f"there must be at least {MIN_NETWORKS} distinct networks to fit a predictor"
         raise InputError(message, got=f"{len(features)} rows of {distinct}", hint="hwnas profile --samples 50")

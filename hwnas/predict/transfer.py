@@ -17,7 +17,7 @@ import numpy as np
 from hwnas.errors import InputError
 from hwnas.predict.arrays import Numbers
 from hwnas.predict.features.table import Features, answer_name
-from hwnas.predict.folds import Fold, identities, make_folds
+from hwnas.predict.folds import Fold, group_equal_networks, make_folds
 from hwnas.predict.metrics import Scores, scores
 from hwnas.predict.models import (
     AnalyticLearner,
@@ -119,8 +119,8 @@ def _allowed(tried: Mapping[str, Way], ranking: Mapping[str, Scores], unlike: Co
 
 
 def _networks(features: Features, sources: Sequence[str]) -> list[int]:
-    """A number per network, told by its own features: whatever the sources say of it."""
-    return identities(_own(features, sources))
+    """Return a group number per network, by its own features, not by the answers of the sources."""
+    return group_equal_networks(_own(features, sources))
 
 
 def _own(features: Features, sources: Sequence[str]) -> Features:

@@ -6,11 +6,11 @@ import pytest
 
 from hwnas.errors import InputError
 from hwnas.metrics import ANY_BATCH, Metric, parse_metric
-from hwnas.predict.arrays import shortened
+from hwnas.predict.arrays import round_last_bits
 from hwnas.predict.features.counting import population_features
 from hwnas.predict.features.table import features_of
 from hwnas.predict.fit import Observations, as_throughput, fit_predictor
-from hwnas.predict.folds import identities
+from hwnas.predict.folds import group_equal_networks
 from hwnas.predict.models import AnalyticLearner, BlocksLearner, RidgeLearner
 from hwnas.predict.predictor import Predictor
 from hwnas.predict.selection import Protocol
@@ -113,8 +113,8 @@ def test_the_last_bits_are_not_told() -> None:
     """They differ from one CPU to the next, and a search would decide by them between networks that are as fast."""
     found = fitted().predict_features(networks(200))
     for values in (found.mean, found.lower, found.upper):
-        np.testing.assert_array_equal(values, shortened(values))
-    alike = identities(networks(200))
+        np.testing.assert_array_equal(values, round_last_bits(values))
+    alike = group_equal_networks(networks(200))
     assert len(set(zip(alike, found.mean.tolist(), strict=True))) == len(set(alike)) < 200
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from hwnas.errors import InputError
 from hwnas.predict.features.table import Features, joined
-from hwnas.predict.folds import identities, make_folds
+from hwnas.predict.folds import group_equal_networks, make_folds
 from tests.predict.synthetic import networks
 
 
@@ -52,8 +52,10 @@ def test_the_last_bit_of_a_feature_changes_no_fold(towards: float) -> None:
     features = networks(40)
     moved = _moved(features, towards, np.random.default_rng(0).random(features.costs.shape) < 0.5)
     assert (moved.costs != features.costs).any()
-    assert identities(moved) == identities(features)
-    first, again = (make_folds(40, num_folds=5, seed=3, groups=identities(given)) for given in (features, moved))
+    assert group_equal_networks(moved) == group_equal_networks(features)
+    first, again = (
+        make_folds(40, num_folds=5, seed=3, groups=group_equal_networks(given)) for given in (features, moved)
+    )
     for fold, other in zip(first, again, strict=True):
         assert fold.held_out.tolist() == other.held_out.tolist()
 
@@ -61,25 +63,25 @@ def test_the_last_bit_of_a_feature_changes_no_fold(towards: float) -> None:
 def test_the_same_network_is_one_network_whatever_its_last_bits() -> None:
     features = networks(20)
     twice = joined([features, _moved(features, np.inf, np.ones(features.costs.shape, dtype=np.bool_))])
-    labels = identities(twice)
+    labels = group_equal_networks(twice)
     assert labels[:20] == labels[20:]
     assert sorted(labels[:20]) == list(range(20))
 
 
 def test_networks_of_other_blocks_are_others_whatever_their_costs() -> None:
     features = networks(120)
-    assert len(set(identities(features))) == 114
-    assert len(set(identities(networks(120, counts=True)))) == 120
+    assert len(set(group_equal_networks(features))) == 114
+    assert len(set(group_equal_networks(networks(120, counts=True)))) == 120
 
 
 def test_the_number_of_a_network_does_not_depend_on_its_row() -> None:
     features = networks(20)
     turned = features.take(np.arange(20)[::-1])
-    assert identities(turned) == identities(features)[::-1]
+    assert group_equal_networks(turned) == group_equal_networks(features)[::-1]
 
 
 def test_no_networks_have_no_numbers() -> None:
-    assert identities(networks(8).take(slice(0, 0))) == []
+    assert group_equal_networks(networks(8).take(slice(0, 0))) == []
 
 
 def _moved(features: Features, towards: float, chosen: NDArray[np.bool_]) -> Features:

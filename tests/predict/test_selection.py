@@ -3,7 +3,7 @@ import pytest
 
 from hwnas.errors import InputError
 from hwnas.predict.features.table import joined
-from hwnas.predict.folds import identities
+from hwnas.predict.folds import group_equal_networks
 from hwnas.predict.models import AnalyticLearner, RidgeLearner
 from hwnas.predict.selection import Answers, Protocol, candidates, cross_validate, refit
 from tests.predict.synthetic import measured_times, networks, true_times
@@ -59,7 +59,7 @@ def test_equal_networks_are_never_on_both_sides() -> None:
     answers = cross_validate(
         twice, np.tile(measured_times(features), 2), protocol=Protocol(repeats=1), learners=LEARNERS
     )
-    labels = identities(twice)
+    labels = group_equal_networks(twice)
     for fold in answers.folds[0]:
         assert not {labels[row] for row in fold.fit} & {labels[row] for row in fold.held_out}
 

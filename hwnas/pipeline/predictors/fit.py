@@ -16,7 +16,7 @@ from hwnas.pipeline.predictors.published_tables import measured_table
 from hwnas.pipeline.predictors.transfer_sources import find_sources
 from hwnas.predict.card import Card
 from hwnas.predict.fit import as_throughput, fit_predictor
-from hwnas.predict.folds import identities
+from hwnas.predict.folds import group_equal_networks
 from hwnas.predict.lookup import predictor_folder
 from hwnas.predict.predictor import Predictor, save_predictor
 from hwnas.predict.transfer_fit import transfer_predictor
@@ -193,7 +193,7 @@ def _first(networks: MeasuredNetworks, count: int | None) -> MeasuredNetworks:
     """The rows of the first so many different networks that were measured."""
     if count is None:
         return networks
-    labels = identities(networks.features)
+    labels = group_equal_networks(networks.features)
     order = np.arange(len(networks)) if networks.times is None else np.argsort(networks.times, kind="stable")
     chosen = set(list(dict.fromkeys(labels[row] for row in order))[:count])
     return networks.take(np.flatnonzero([label in chosen for label in labels]))

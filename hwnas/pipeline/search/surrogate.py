@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hwnas.predict.arrays import shortened
+from hwnas.predict.arrays import round_last_bits
 from hwnas.predict.models import BoostedLearner, GaussianLearner
 from hwnas.predict.models.model import Standard
 from hwnas.predict.models.residual import Correction, Corrector
@@ -66,7 +66,7 @@ def accuracy_surrogate(space: AnySpace) -> FitSurrogate:
             means, spreads = zip(*(ensemble.predict(x) for ensemble in ensembles), strict=True)
             mean = np.mean(means, axis=0)
             width = _WIDTH * np.sqrt(sigma**2 + np.mean(spreads, axis=0) ** 2)
-            return Estimate(*map(shortened, (mean, mean - width, mean + width)))
+            return Estimate(*map(round_last_bits, (mean, mean - width, mean + width)))
 
         return surrogate
 

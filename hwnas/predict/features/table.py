@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from hwnas.errors import InputError
-from hwnas.predict.arrays import Numbers, RowMajor
+from hwnas.predict.arrays import ContiguousArrays, Numbers
 
 _COUNTED = ("calls.", "runs")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Features(RowMajor):
+class Features(ContiguousArrays):
     """Costs, which are not negative and add up to a latency, and shapes, which say what the network is like.
 
     `counts` is how often each distinct block stands in each network; it may have no columns.

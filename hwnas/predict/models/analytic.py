@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from hwnas.predict.arrays import Numbers, RowMajor
+from hwnas.predict.arrays import ContiguousArrays, Numbers
 from hwnas.predict.features.table import Features
 from hwnas.predict.models.model import Plain, checked, names, numbers
 
@@ -23,7 +23,7 @@ _SHARPNESS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Analytic(RowMajor):
+class Analytic(ContiguousArrays):
     """A fitted sum of costs."""
 
     kind: ClassVar[str] = "analytic"

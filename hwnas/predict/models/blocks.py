@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from hwnas.predict.arrays import Numbers, RowMajor
+from hwnas.predict.arrays import ContiguousArrays, Numbers
 from hwnas.predict.features.table import Features
 from hwnas.predict.models.analytic import Analytic, AnalyticLearner
 from hwnas.predict.models.model import Plain, checked, names, numbers
@@ -22,7 +22,7 @@ _FEWEST = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Blocks(RowMajor):
+class Blocks(ContiguousArrays):
     """A fitted mean with a difference for each distinct block."""
 
     kind: ClassVar[str] = "blocks"

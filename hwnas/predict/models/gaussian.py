@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from hwnas.predict.arrays import Numbers, RowMajor, row_major
+from hwnas.predict.arrays import ContiguousArrays, Numbers, as_contiguous
 from hwnas.predict.features.table import Features
 from hwnas.predict.models.model import Plain, numbers
 from hwnas.predict.models.residual import Correction, _Corrected, learn
@@ -21,7 +21,7 @@ _CHUNK = 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class Process(RowMajor):
+class Process(ContiguousArrays):
     """The posterior mean of a Gaussian process with a Matern 5/2 kernel."""
 
     columns: tuple[int, ...]
@@ -35,7 +35,7 @@ class Process(RowMajor):
 
     def correct(self, inputs: Numbers) -> Numbers:
         """The posterior mean."""
-        scaled = row_major(inputs[:, list(self.columns)]) * self.inverse_scales
+        scaled = as_contiguous(inputs[:, list(self.columns)]) * self.inverse_scales
         norms = (self.points**2).sum(axis=1)
         parts = [
             _kernel(scaled[start : start + _CHUNK], self.points, norms) @ self.dual

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from hwnas.predict.arrays import Numbers, RowMajor
+from hwnas.predict.arrays import ContiguousArrays, Numbers
 from hwnas.predict.features.table import Features
 from hwnas.predict.models.model import Plain, Standard, checked, names, numbers
 
@@ -21,7 +21,7 @@ _BEYOND = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Basis(RowMajor):
+class Basis(ContiguousArrays):
     """Standardised columns, their principal components where there are many, and their products if asked for."""
 
     cost_names: tuple[str, ...]
@@ -78,7 +78,7 @@ class Basis(RowMajor):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ridge(RowMajor):
+class Ridge(ContiguousArrays):
     """A fitted weighted sum of columns, of the target or of its logarithm."""
 
     kind: ClassVar[str] = "ridge"

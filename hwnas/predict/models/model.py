@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol, Self
 import numpy as np
 
 from hwnas.errors import InputError
-from hwnas.predict.arrays import Numbers, RowMajor, row_major
+from hwnas.predict.arrays import ContiguousArrays, Numbers, as_contiguous
 from hwnas.predict.features.table import Features, require_finite
 
 Plain = Mapping[str, Any]
@@ -49,7 +49,7 @@ class Learner(Protocol):
 
 
 @dataclass(frozen=True)
-class Standard(RowMajor):
+class Standard(ContiguousArrays):
     """Columns brought to mean 0 and spread 1; a column that never varies becomes 0."""
 
     mean: Numbers
@@ -79,7 +79,7 @@ class Standard(RowMajor):
 
 def numbers(values: Any) -> Numbers:
     """Plain lists as an array of finite numbers."""
-    array = row_major(values)
+    array = as_contiguous(values)
     if not np.isfinite(array).all():
         raise ValueError("a figure of a model is not a finite number")
     return array
@@ -92,8 +92,8 @@ def names(values: Sequence[Any]) -> tuple[str, ...]:
 
 def checked(features: Features, target: Numbers, weights: Numbers | None) -> tuple[Numbers, Numbers]:
     """Target and weights, one per network, finite and in range."""
-    target = row_major(target)
-    weights = np.ones(len(target)) if weights is None else row_major(weights)
+    target = as_contiguous(target)
+    weights = np.ones(len(target)) if weights is None else as_contiguous(weights)
     for what, values in (("targets", target), ("weights", weights)):
         if values.shape != (len(features),):
             raise InputError(f"there must be as many {what} as networks", got=f"{values.shape} for {len(features)}")

@@ -8,13 +8,13 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from hwnas.predict.arrays import Numbers, RowMajor
+from hwnas.predict.arrays import ContiguousArrays, Numbers
 from hwnas.predict.features.table import Features, answer_name
 from hwnas.predict.models.model import Plain, names, numbers
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scaled(RowMajor):
+class Scaled(ContiguousArrays):
     """The exponential of an offset plus weighted logarithms of the sources' answers, less their centres."""
 
     kind: ClassVar[str] = "scaled"

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from hwnas.errors import InputError
-from hwnas.predict.arrays import Numbers, RowMajor
+from hwnas.predict.arrays import ContiguousArrays, Numbers
 from hwnas.predict.features.table import Features
 from hwnas.predict.models.model import Fitted, Plain, numbers
 
@@ -16,7 +16,7 @@ _ITERATIONS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stack(RowMajor):
+class Stack(ContiguousArrays):
     """Fitted members and their weights, which add up to 1."""
 
     kind: ClassVar[str] = "stack"
