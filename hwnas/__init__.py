@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from hwnas.predict.selector import find_predictor
     from hwnas.profile.options import CampaignOptions
     from hwnas.search.result import FoundNetwork, SearchResult
+    from hwnas.train.data.sources import register_dataset
     from hwnas.train.options import TrainOptions
 
 __version__ = "0.1.0.dev0"
@@ -67,6 +68,7 @@ __all__ = [
     "optimize",
     "predict_networks",
     "query",
+    "register_dataset",
     "search_networks",
     "spaces",
     "timm_workload",
@@ -105,6 +107,7 @@ _VERBS = {
     "optimize": "hwnas.pipeline.optimize",
     "predict_networks": "hwnas.pipeline.predictors.predict",
     "query": "hwnas.pipeline.search.query",
+    "register_dataset": "hwnas.train.data.sources",
     "search_networks": "hwnas.pipeline.search.run",
     "spaces": "hwnas.pipeline.spaces",
     "timm_workload": "hwnas.pipeline.predictors.workloads",

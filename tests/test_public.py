@@ -45,6 +45,7 @@ def test_the_public_names_are_exactly_these() -> None:
         "optimize",
         "predict_networks",
         "query",
+        "register_dataset",
         "search_networks",
         "spaces",
         "timm_workload",

@@ -70,6 +70,14 @@ class ImageDataset(Protocol):
         """
 
 
+class LabeledItems(Protocol):
+    """Anything that gives pairs of an image and a class index, by number."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> tuple[object, int]: ...
+
+
 class ArrayDataset:
     """Images in memory, which are batched without decoding.
 
@@ -101,6 +109,44 @@ class ArrayDataset:
         from PIL import Image
 
         pixels = self.array[index]
+        return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).convert("RGB")
+
+
+class ObjectDataset:
+    """A map-style dataset of the caller, such as torchvision's: items are pairs of an image and a class index.
+
+    Args:
+        items: Anything with `__len__` and `__getitem__`; an image is a PIL image or a uint8 array (H, W, 1 or 3).
+        labels: Class index of each image; by default `items.targets`, else every item is read once.
+
+    Raises:
+        InputError: There is not one class index for each item.
+    """
+
+    def __init__(self, items: "LabeledItems", labels: Sequence[int] | None = None) -> None:
+        self.items = items
+        if labels is None:
+            labels = getattr(items, "targets", None)
+        found = [int(items[index][1]) for index in range(len(items))] if labels is None else labels
+        self.labels = np.asarray(found, dtype=np.int64)
+        if self.labels.shape != (len(items),):
+            got = f"{self.labels.shape} for {len(items)} items"
+            raise InputError("a dataset must have one class index for each item", got=got)
+        self.keys: Sequence[str] = [str(index) for index in range(len(items))]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def read(self, index: int) -> "Image":
+        """Return one image in RGB."""
+        from PIL import Image
+
+        image = self.items[index][0]
+        if isinstance(image, Image.Image):
+            return image.convert("RGB")
+        pixels = np.asarray(image)
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3):
+            raise BadImageError(self.keys[index], f"{pixels.dtype} of {pixels.shape}, not uint8 of (H, W, 1 or 3)")
         return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).convert("RGB")
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,15 @@ from hwnas.train.data.digits import (
     make_clutter,
     make_digits,
 )
-from hwnas.train.data.images import MAX_BAD_IMAGES, ImageDataset, stratified_sample, stratified_split, subset
+from hwnas.train.data.images import (
+    MAX_BAD_IMAGES,
+    ImageDataset,
+    LabeledItems,
+    ObjectDataset,
+    stratified_sample,
+    stratified_split,
+    subset,
+)
 from hwnas.train.data.parquet import find_parquet_files, is_parquet, open_parquet
 from hwnas.train.data.readers import ImageFolder, find_shards, open_shards, open_torchvision
 
@@ -222,6 +230,64 @@ def _open_parquet(path: Path) -> _Source:
     )
 
 
+def register_dataset(
+    name: str,
+    train: LabeledItems,
+    *,
+    test: LabeledItems | None = None,
+    classes: Sequence[str] | None = None,
+    train_labels: Sequence[int] | None = None,
+    test_labels: Sequence[int] | None = None,
+) -> str:
+    """Make a dataset object available under a name, wherever a folder of images is named.
+
+    The name is valid in this process. To resume a run, register the same dataset again; a digest of its labels and of
+    its first image verifies that it is the same.
+
+    Args:
+        name: A name of your own.
+        train: Training images: anything with `__len__` and `__getitem__` that gives pairs of an image (PIL, or uint8 of
+            (H, W, 1 or 3)) and a class index. A part of it is held out.
+        test: Test images; by default a part of the training images.
+        classes: Names of the classes; by default their numbers.
+        train_labels: Class indices, if known without reading the images; by default `train.targets`, as in torchvision.
+        test_labels: The same of the test images.
+
+    Returns:
+        The name to use as `data`: `object/NAME`.
+
+    Raises:
+        InputError: The labels do not fit the items.
+    """
+    parts = [ObjectDataset(train, train_labels)]
+    if test is not None:
+        parts.append(ObjectDataset(test, test_labels))
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.labels.tobytes())
+        digest.update(np.asarray(part.read(0)).tobytes() if len(part) else b"")
+    count = max(int(part.labels.max(initial=-1)) for part in parts) + 1
+    key = f"{_OBJECT}{name}"
+    _OBJECTS[key.casefold()] = _Source(
+        classes=_numbered(count) if classes is None else tuple(classes),
+        train=parts[0],
+        test=parts[1] if test is not None else None,
+        identity=f"object {digest.hexdigest()}",
+        needs_test_split=test is None,
+    )
+    return key
+
+
+def _open_object(config: DataConfig) -> _Source:
+    key = config.name.casefold()
+    if key not in _OBJECTS:
+        hint = "hwnas.register_dataset(name, dataset)"
+        raise InputError(
+            f"the dataset {config.name} must be registered in this process", got=", ".join(_OBJECTS), hint=hint
+        )
+    return _OBJECTS[key]
+
+
 def _open_torchvision(config: DataConfig) -> _Source:
     (train, classes), (test, _) = (
         open_torchvision(config.name, root=config.root, train=train, download=config.download)
@@ -245,7 +311,24 @@ def _open_shards(config: DataConfig) -> _Source:
     )
 
 
-_PREFIXES: dict[str, Callable[[DataConfig], _Source]] = {"torch/": _open_torchvision, "wds/": _open_shards}
+_OBJECT = "object/"
+_OBJECTS: dict[str, _Source] = {}
+
+_PREFIXES: dict[str, Callable[[DataConfig], _Source]] = {
+    "torch/": _open_torchvision,
+    "wds/": _open_shards,
+    _OBJECT: _open_object,
+}
+
+
+def absolute_data_name(name: str) -> str:
+    """Return a name of data that is valid in every working folder: paths are made absolute, names stay."""
+    if name.casefold().startswith("wds/"):
+        return f"{name[:4]}{Path(name[4:]).resolve()}"
+    if name.casefold().startswith(tuple(_PREFIXES)):
+        return name
+    path = Path(name)
+    return str(path.resolve()) if len(path.parts) > 1 or path.is_absolute() or path.is_dir() else name
 
 
 def _numbered(count: int) -> tuple[str, ...]:

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from hwnas.config import from_mapping, to_mapping
 from hwnas.errors import InputError
 from hwnas.train.data import parquet as parquet_module
 from hwnas.train.data.images import ArrayDataset, BadImageError
 from hwnas.train.data.loader import EvalLoader
-from hwnas.train.data.sources import DataConfig, DataSplits, open_data
+from hwnas.train.data.sources import DataConfig, DataSplits, absolute_data_name, open_data, register_dataset
 from tests.train.data.image_files import pixels, png, write_folder, write_parquet
 
 SHAPE = (3, 8, 8)
@@ -368,3 +369,56 @@ def test_the_config_is_read_from_plain_data() -> None:
 def test_bad_settings(values: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         DataConfig(**{"name": "digits", **values})
+
+
+class Pairs:
+    """Ten images of each of three classes, as a user's own map-style dataset."""
+
+    def __init__(self, *, as_arrays: bool) -> None:
+        self.as_arrays, self.reads = as_arrays, 0
+
+    def __len__(self) -> int:
+        return 30
+
+    def __getitem__(self, index: int) -> tuple[object, int]:
+        self.reads += 1
+        pixels = np.full((8, 8, 3), 8 * index, dtype=np.uint8)
+        return (pixels if self.as_arrays else Image.fromarray(pixels)), index % 3
+
+
+@pytest.mark.parametrize("as_arrays", [False, True])
+def test_a_dataset_object_has_a_name(*, as_arrays: bool) -> None:
+    name = register_dataset("Pairs", Pairs(as_arrays=as_arrays), classes=("a", "b", "c"))
+    assert name == "object/Pairs"
+    data = open_data(DataConfig(name=name, heldout=0.2), image_shape=(3, 8, 8))
+    assert data.test is not None
+    assert (len(data.train) + len(data.heldout), len(data.test)) == (27, 3)
+    assert data.classes == ("a", "b", "c")
+    key = int(data.train.keys[0])
+    assert np.asarray(data.train.read(0)).tolist() == np.full((8, 8, 3), 8 * key).tolist()
+    again = open_data(DataConfig(name="OBJECT/pairs", heldout=0.2), image_shape=(3, 8, 8))
+    assert again.fingerprint == data.fingerprint
+
+
+def test_known_labels_of_a_dataset_object_are_not_read() -> None:
+    pairs = Pairs(as_arrays=True)
+    register_dataset("known", pairs, train_labels=[index % 3 for index in range(30)], test=Pairs(as_arrays=True))
+    assert pairs.reads == 1  # the first image, for the digest
+    with pytest.raises(InputError, match="one class index for each item"):
+        register_dataset("short", pairs, train_labels=[0, 1])
+    with pytest.raises(InputError, match="must be registered in this process"):
+        open_data(DataConfig(name="object/unknown"), image_shape=(3, 8, 8))
+
+
+def test_only_paths_of_data_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    names = ("digits", "torch/CIFAR10", "object/pairs", "photos", "wds/shards", "a/b")
+    assert [absolute_data_name(name) for name in names] == [
+        "digits",
+        "torch/CIFAR10",
+        "object/pairs",
+        str(tmp_path / "photos"),
+        f"wds/{tmp_path / 'shards'}",
+        str(tmp_path / "a/b"),
+    ]
