@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +65,11 @@ class Problem:
     def __post_init__(self) -> None:
         require_objectives(self.objectives)
         require_consistent(self.constraints)
+
+    @classmethod
+    def of(cls, criteria: Criteria, *, space: AnySpace, confident: bool = False) -> Self:
+        """Return the problem of some criteria in a space."""
+        return cls(space=space, objectives=criteria.objectives, constraints=criteria.constraints, confident=confident)
 
     @property
     def criteria(self) -> Criteria:

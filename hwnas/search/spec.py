@@ -149,10 +149,7 @@ class SearchSpec:
 
     def make_problem(self, space: AnySpace) -> Problem:
         """Return the optimisation problem in a space."""
-        criteria, confident = self.criteria, self.confidence is not None
-        return Problem(
-            space=space, objectives=criteria.objectives, constraints=criteria.constraints, confident=confident
-        )
+        return Problem.of(self.criteria, space=space, confident=self.confidence is not None)
 
     def make_strategy(self) -> SearchStrategy:
         """Return the strategy with its settings."""

@@ -1,1 +1,1 @@
-"""What a search is wired of: evaluators, defaults, verification, the kit of its winners."""
+"""The search command: options resolved to a specification, the search, verification of its front, its winners."""

@@ -179,7 +179,7 @@ def combine_errors(errors: Sequence[HwnasError]) -> HwnasError:
     kind = MissingError if all(isinstance(item, MissingError) for item in errors) else InputError
     messages = "; ".join(dict.fromkeys(item.message for item in errors))
     return kind(
-        "a search needs more than there is",
+        "the search needs supernets or predictors that do not exist",
         got=messages,
         hint="; ".join(dict.fromkeys(item.hint for item in errors if item.hint)),
     )

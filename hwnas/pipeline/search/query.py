@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hwnas.devices import resolve
 from hwnas.metrics import Metric, parse_metric
@@ -88,12 +87,7 @@ def query(
         resolved = _resolve(criteria, known, spec, device=device, predictors=predictors)
         criteria = resolved.completed
         wanted = spec.confidence if confidence is None else confidence
-        problem = Problem(
-            space=space,
-            objectives=criteria.objectives,
-            constraints=criteria.constraints,
-            confident=wanted is not None,
-        )
+        problem = Problem.of(criteria, space=space, confident=wanted is not None)
         available = _predictors(run, spec, resolved, problem)
         if confidence is not None:
             require_confidence(available, confidence)
@@ -194,7 +188,10 @@ def _predictors(
 
 
 def _networks(study: Study, found: QueriedFront, problem: Problem) -> tuple[QueriedNetwork, ...]:
-    rows, measured = found.rows, _measured(study, found.rows)
+    rows, measured = found.rows, {}
+    for name in study.metrics:
+        if "measured" in study.source_of(name):
+            measured[name] = study.table([name], sources=("measured",)).metrics[name].mean[rows]
     names = list(dict.fromkeys([*problem.metrics, *(name for name in ("macs", "params") if name in found.metrics)]))
     return tuple(
         QueriedNetwork(
@@ -208,8 +205,3 @@ def _networks(study: Study, found: QueriedFront, problem: Problem) -> tuple[Quer
         )
         for index, (row, candidate) in enumerate(zip(rows, problem.space.candidates(found.genomes[rows]), strict=True))
     )
-
-
-def _measured(study: Study, rows: NDArray[np.intp]) -> dict[str, NDArray[np.float64]]:
-    names = [name for name in study.metrics if "measured" in study.source_of(name)]
-    return {name: study.table([name], sources=("measured",)).metrics[name].mean[rows] for name in names}

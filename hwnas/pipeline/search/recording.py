@@ -38,7 +38,11 @@ def make_record(
         runs: A folder of runs; trainings of reference networks in it have accuracies to compare with.
     """
     outcome = finished.outcome
-    health = None if true_accuracy is None else _health(context, true_accuracy)
+    health = None
+    if true_accuracy is not None:
+        space = context.space
+        smallest, largest = true_accuracy.evaluate(space.encode([space.smallest(), space.largest()]))
+        health = SupernetHealth(smallest=smallest, largest=largest)
     return SearchRecord(
         created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
         spec=context.spec,
@@ -68,12 +72,6 @@ def make_record(
             *_health_notes(health, context.spec.supernet),
         ),
     )
-
-
-def _health(context: SearchContext, true_accuracy: "TrueAccuracy") -> SupernetHealth:
-    space = context.space
-    smallest, largest = true_accuracy.evaluate(space.encode([space.smallest(), space.largest()]))
-    return SupernetHealth(smallest=smallest, largest=largest)
 
 
 def _health_notes(health: SupernetHealth | None, supernet: SupernetSpec | None) -> Iterator[str]:

@@ -135,7 +135,9 @@ class Evolution(SearchStrategy):
             lambda count: sample_levels(region, rng, max(4 * count, 1000)), sizes.initial, ledger=ledger, admits=admits
         )
         while len(children) and ledger.left > until:
-            ranking = _merged(ranking, _evaluated(ledger, children[: ledger.left - until]))
+            evaluated = ledger.evaluate(children[: ledger.left - until])
+            values = np.where(evaluated.scores.feasible, evaluated.scores.objectives[:, 0], np.inf)
+            ranking = _merged(ranking, Ranking(evaluated.genomes, values))
             children = self._children(ledger, region, admits, ranking.genomes[: sizes.parents], sizes, rng)
         return ranking
 
@@ -173,12 +175,6 @@ class Evolution(SearchStrategy):
             children = np.concatenate([children, more])
         # A converged population has no new children: a random network lets the search continue.
         return children if len(children) else admitted(random_networks, 1, ledger=ledger, admits=admits)
-
-
-def _evaluated(ledger: SearchLedger, genomes: Genomes) -> Ranking:
-    candidates = ledger.evaluate(genomes)
-    values = candidates.scores.objectives[:, 0]
-    return Ranking(candidates.genomes, np.where(candidates.scores.feasible, values, np.inf))
 
 
 def _merged(first: Ranking, second: Ranking) -> Ranking:
