@@ -59,7 +59,7 @@ def accuracy(space: AnySpace, genomes: Genomes) -> Values:
 
 
 class Truth:
-    """The accuracy as a dear evaluator, which remembers every network that it was asked for."""
+    """The accuracy as an expensive evaluator that remembers every network it evaluated."""
 
     def __init__(self, space: AnySpace, *, fails: int = 0) -> None:
         self.space, self.fails = space, fails

@@ -81,7 +81,7 @@ def test_constraints_hold_on_the_front(name: str) -> None:
     outcome = run(space, name, f"macs<={bound}", f"{LATENCY}<={latency}", truth=truth)
     asked = cheap(space)(np.array(truth.asked, dtype=np.int16))
     assert outcome.evaluations > 20
-    # Nothing dear is spent on what cheap constraints rule out.
+    # No expensive evaluation is spent on what cheap constraints rule out.
     assert (asked["macs"].mean <= bound).all()
     assert (asked[LATENCY].mean <= latency).all()
     assert outcome.front.any()
@@ -125,7 +125,7 @@ def test_cheap_metrics_alone_are_searched(name: str) -> None:
     assert outcome.evaluations == len(outcome.candidates.genomes) == 60
 
 
-def test_rounds_need_something_dear() -> None:
+def test_rounds_need_an_expensive_metric() -> None:
     space = SPACES.get("autoformer-micro")
     with pytest.raises(InputError, match="rounds need accuracy among objectives or constraints"):
         run_search(cheap_only(space), Evaluators(cheap=cheap(space)), strategy=RoundsSearch(), budget=BUDGET)
@@ -138,7 +138,7 @@ def test_rounds_beat_nsga2_and_that_beats_random(space: AnySpace) -> None:
     assert means == sorted(means, reverse=True)
 
 
-def test_the_surrogate_is_believed_with_its_doubt() -> None:
+def test_networks_are_scored_within_the_interval_of_the_surrogate() -> None:
     # Whatever the truth is, what the surrogate promises is evaluated.
     space = SPACES.get("autoformer-micro")
     best = space.repair([[1, 1, 2, 1, 0, 0, 1, 1, 0, 0]])
