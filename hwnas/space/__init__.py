@@ -1,4 +1,4 @@
-"""What can be searched: the spaces of four published systems, and what each of their networks costs. Numpy only."""
+"""The search spaces of four published systems, with the exact costs of their networks. Numpy only."""
 
 from hwnas.registry import Registry
 from hwnas.space import autoformer, glit, resnas, vitas, vitas_twins
@@ -8,7 +8,7 @@ SPACES: Registry[AnySpace] = Registry("space", hint="hwnas describe {} max")
 """All named spaces."""
 
 FAMILIES: Registry[type[AnySpace]] = Registry("family")
-"""The families, each a kind of space."""
+"""The classes of spaces, by family."""
 
 for _kind in (autoformer.AutoFormer, resnas.ResNas, vitas.Vitas, vitas_twins.Twins, glit.Glit):
     FAMILIES.add(_kind.family, _kind)

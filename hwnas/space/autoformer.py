@@ -1,11 +1,11 @@
 """AutoFormer (Chen et al. 2021, arXiv 2107.00651): plain pre-norm ViTs with 2-D relative position.
 
-One embedding width and one depth per network; heads and MLP ratio per block. Heads are 64 wide whatever the
-embedding width is.
+Embedding width and depth are chosen per network, heads and MLP ratio per block. Heads are 64 wide at every embedding
+width.
 
-The spaces are unions of what paper, released configs and published networks need: AutoFormer-T uses an MLP ratio
-of 3.0 that the released tiny grid (3.5 and 4) lacks, and the base grid takes the 8 heads of the paper and of the
-published network's config beside the released 9 and 10.
+The spaces are the union of what the paper, the released configs and the published networks need: AutoFormer-T uses an
+MLP ratio of 3.0 that the released tiny grid (3.5 and 4) lacks, and the base space has the 8 heads of the paper and of
+the published network's config in addition to the released 9 and 10.
 """
 
 from dataclasses import dataclass
@@ -21,10 +21,10 @@ from hwnas.space.dimension import Dimension, per_block, per_network
 from hwnas.space.layers import attention_branch, head, mlp_branch, patch_stem
 from hwnas.space.space import (
     Costs,
-    Genes,
+    GenomeReader,
     Genomes,
+    GenomeWriter,
     Mask,
-    Row,
     Space,
     SpaceConfig,
     require_choices,
@@ -37,19 +37,19 @@ from hwnas.workload import Operation, Pool, RelativePosition, Segment, Size
 
 @dataclass(frozen=True, kw_only=True)
 class AutoFormerBlock:
-    """Attention with `num_heads` heads, then an MLP that is `mlp_ratio` times as wide as the embedding."""
+    """A block: attention with `num_heads` heads, then an MLP that is `mlp_ratio` times as wide as the embedding."""
 
     num_heads: int
     mlp_ratio: float
 
     def hidden_dim(self, embed_dim: int) -> int:
-        """The width of the MLP."""
+        """Return the width of the MLP."""
         return int(embed_dim * self.mlp_ratio)
 
 
 @dataclass(frozen=True, kw_only=True)
 class AutoFormerArch(Arch):
-    """One embedding width for the network, and its blocks; the depth is their number."""
+    """A network: its embedding width and its blocks, whose number is the depth."""
 
     embed_dim: int
     blocks: tuple[AutoFormerBlock, ...]
@@ -57,7 +57,7 @@ class AutoFormerArch(Arch):
 
 @dataclass(frozen=True, kw_only=True)
 class AutoFormerConfig(SpaceConfig):
-    """The choices of a space, and what is the same in all its networks."""
+    """Choices of an AutoFormer space, and what all its networks have in common."""
 
     embed_dims: tuple[int, ...]
     depths: tuple[int, ...]
@@ -66,9 +66,9 @@ class AutoFormerConfig(SpaceConfig):
     patch_size: int = 16
     head_dim: int = 64
     relative_clip: int | None = 14
-    """The largest distance that relative position tells apart; None: no relative position."""
+    """Distance at which relative position is clipped; None: no relative position."""
     pooling: Literal["average", "token"] = "average"
-    """What the head sees: the mean of the patch tokens, or the class token."""
+    """Input of the head: the mean of the patch tokens, or the class token."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -109,21 +109,21 @@ class AutoFormer(Space[AutoFormerConfig, AutoFormerArch]):
 
     @property
     def slots(self) -> int:
-        """The number of blocks of the deepest network."""
+        """Number of blocks of the deepest network."""
         return max(self.config.depths)
 
     @property
     def size(self) -> int:
-        """The number of canonical genomes."""
+        """Number of canonical genomes."""
         config = self.config
         per_slot = len(config.num_heads) * len(config.mlp_ratios)
         return len(config.embed_dims) * int(sum(per_slot**depth for depth in config.depths))
 
     def official(self, genomes: ArrayLike) -> Costs:
-        """The counts of the released `get_complexity`, called with the number of patches.
+        """Count as the released `get_complexity` does when called with the number of patches.
 
-        It adds two tokens instead of one in the blocks, runs the head on every token, leaves the last norm out
-        and charges relative position with two products per pair of tokens and distance.
+        It assumes two additional tokens instead of one in the blocks, runs the head on every token, omits the last
+        norm, and counts two products per pair of tokens and distance for relative position.
         """
         rows = self.canonical(genomes)
         embed, present, heads, hidden = self._sizes(rows)
@@ -147,7 +147,7 @@ class AutoFormer(Space[AutoFormerConfig, AutoFormerArch]):
         return mask
 
     def _sizes(self, genomes: Genomes) -> tuple[Size, Size, Size, Size]:
-        """Embedding width (rows, 1), and per slot: present or not, heads, MLP width."""
+        """Return the embedding width (rows, 1), and per slot: presence, heads, MLP width."""
         embed = self.values(genomes, "embed_dim")
         hidden = (embed * self.values(genomes, "mlp_ratio")).astype(np.int64)
         return embed, self._present(genomes), self.values(genomes, "num_heads"), hidden
@@ -188,18 +188,18 @@ class AutoFormer(Space[AutoFormerConfig, AutoFormerArch]):
             ),
         )
 
-    def _decode(self, row: Row) -> AutoFormerArch:
-        pairs = zip(row.all("num_heads"), row.all("mlp_ratio"), strict=True)
+    def _decode(self, reader: GenomeReader) -> AutoFormerArch:
+        pairs = zip(reader.values("num_heads"), reader.values("mlp_ratio"), strict=True)
         blocks = (AutoFormerBlock(num_heads=heads, mlp_ratio=ratio) for heads, ratio in pairs if heads is not None)
-        return AutoFormerArch(embed_dim=row.one("embed_dim"), blocks=tuple(blocks))
+        return AutoFormerArch(embed_dim=reader.value("embed_dim"), blocks=tuple(blocks))
 
-    def _encode(self, arch: AutoFormerArch, genes: Genes) -> None:
+    def _encode(self, arch: AutoFormerArch, writer: GenomeWriter) -> None:
         require_length("blocks", len(arch.blocks), self.config.depths)
-        genes.put("embed_dim", arch.embed_dim, field="embed_dim")
-        genes.put("depth", len(arch.blocks), field="blocks")
+        writer.put("embed_dim", arch.embed_dim, field="embed_dim")
+        writer.put("depth", len(arch.blocks), field="blocks")
         for index, block in enumerate(arch.blocks):
-            genes.put("num_heads", block.num_heads, field=f"blocks[{index}].num_heads", index=index)
-            genes.put("mlp_ratio", block.mlp_ratio, field=f"blocks[{index}].mlp_ratio", index=index)
+            writer.put("num_heads", block.num_heads, field=f"blocks[{index}].num_heads", index=index)
+            writer.put("mlp_ratio", block.mlp_ratio, field=f"blocks[{index}].mlp_ratio", index=index)
 
     def _structure(self, arch: AutoFormerArch) -> dict[str, Any]:
         config = self.config
@@ -232,7 +232,7 @@ TINY = AutoFormer(
         )
     },
 )
-"""The tiny space, with the MLP ratio of 3.0 that AutoFormer-T uses and the released grid leaves out."""
+"""The tiny space, with the MLP ratio of 3.0 that AutoFormer-T uses and the released grid lacks."""
 
 SMALL = AutoFormer(
     name="autoformer-small",
@@ -245,7 +245,7 @@ SMALL = AutoFormer(
         )
     },
 )
-"""The small space, as paper and code have it."""
+"""The small space, as in paper and code."""
 
 BASE = AutoFormer(
     name="autoformer-base",
@@ -258,7 +258,7 @@ BASE = AutoFormer(
         )
     },
 )
-"""The base space, with the 8 heads of paper and network config beside the released 9 and 10."""
+"""The base space, with the 8 heads of the paper in addition to the released 9 and 10."""
 
 MICRO = AutoFormer(
     name="autoformer-micro",

@@ -1,14 +1,14 @@
-"""GLiT (Chen et al. 2021, arXiv 2107.02960): ViT blocks that share their channels between attention and convolution.
+"""GLiT (Chen et al. 2021, arXiv 2107.02960): ViT blocks that split their channels between attention and convolution.
 
-A block splits its channels into three groups: the first `groups` of them go through attention, the others through a
-locality module (1-D convolutions over the tokens, class token included); nothing mixes the two but the MLP that
-follows. The search has two levels: the distribution (attention groups of every block), then the detail.
+A block splits its channels into three groups. The first `groups` of them go through attention, the others through a
+locality module (1-D convolutions over the tokens, class token included); only the following MLP mixes the two. The
+search has two levels: the distribution (attention groups of every block), then the details.
 
-The detail has two forms. In the coded form (of the released code) a block has nine choices: kernel and expansion if
-it is all convolution, value and MLP ratio if it is all attention, expansion and MLP ratio if it is mixed; the rest
-is fixed. In the paper's form everything that a block has is chosen: 3·3·3·3 choices, fewer where a value has nothing
-to act on. The released network, GLiT-T, is in both. GLiT-Small and -Base were never published layer by layer; their
-widths follow DeiT.
+The details have two forms. In the form of the released code ("coded") a block has nine choices: kernel and expansion if
+it is only convolution, value and MLP ratio if it is only attention, expansion and MLP ratio if it is mixed; the rest is
+fixed. In the form of the paper, every detail of a block is chosen: 3·3·3·3 choices, fewer if a block lacks attention or
+convolution. Both contain the released network, GLiT-T. GLiT-Small and GLiT-Base were never published layer by layer;
+their widths follow DeiT.
 """
 
 from dataclasses import dataclass, replace
@@ -25,10 +25,10 @@ from hwnas.space.dimension import Dimension, per_block
 from hwnas.space.layers import PIXELS, RESIDUAL, Operations, head, mlp_branch, patch_stem, residual
 from hwnas.space.space import (
     Costs,
-    Genes,
+    GenomeReader,
     Genomes,
+    GenomeWriter,
     Mask,
-    Row,
     Space,
     SpaceConfig,
     require_choices,
@@ -40,35 +40,35 @@ from hwnas.space.space import (
 from hwnas.workload import Attention, Convolution, Elementwise, Linear, Norm, Segment, Size
 
 GROUPS = 3
-"""The number of groups into which a block splits its channels."""
+"""Number of groups into which a block splits its channels."""
 
 _DETAILS = ("value_ratio", "expansion", "kernel_size", "mlp_ratio")
 
 
 @dataclass(frozen=True, kw_only=True)
 class GlitBlock:
-    """`groups` of three channel groups in attention, the rest in convolution; what a block lacks is None."""
+    """A block: `groups` of three channel groups in attention, the others in convolution; details it lacks are None."""
 
     groups: int
     mlp_ratio: int
     value_ratio: float | None = None
-    """Width of q, k and v over the width of the attention's channels."""
+    """Width of q, k and v relative to the channels in attention."""
     expansion: int | None = None
-    """Inner width of the locality module over the width of its channels."""
+    """Inner width of the locality module relative to its channels."""
     kernel_size: int | None = None
     """Taps of the depthwise convolution."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GlitArch(Arch):
-    """The blocks of a network."""
+    """A network: its blocks."""
 
     blocks: tuple[GlitBlock, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class GlitConfig(SpaceConfig):
-    """What is chosen per block, and what is the same in all networks."""
+    """Choices of a GLiT space, and what all its networks have in common."""
 
     embed_dim: int
     num_heads: int
@@ -79,9 +79,9 @@ class GlitConfig(SpaceConfig):
     kernel_sizes: tuple[int, ...] = (17, 31, 45)
     mlp_ratios: tuple[int, ...] = (2, 4, 6)
     form: Literal["coded", "paper"] = "coded"
-    """Which details a block chooses."""
+    """Which details of a block are chosen: those of the released code, or all as in the paper."""
     fixed_value_ratio: float = 1.0
-    """What the coded form has where it does not choose; likewise the next two."""
+    """Value of the coded form where it is not chosen; likewise the next two."""
     fixed_kernel_size: int = 31
     fixed_mlp_ratio: int = 4
 
@@ -106,7 +106,7 @@ class GlitConfig(SpaceConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class _Widths:
-    """What the blocks of a population are made of, arrays of shape (rows, slots)."""
+    """Widths of the blocks of a population, arrays of shape (rows, slots)."""
 
     attention: Size
     """Channels in attention."""
@@ -145,7 +145,7 @@ class Glit(Space[GlitConfig, GlitArch]):
 
     @property
     def size(self) -> int:
-        """The number of canonical genomes."""
+        """Number of canonical genomes."""
         counts = {name: len(self.dimensions[self.columns(name)][0].choices) for name in _DETAILS}
         per_slot = 0
         for groups in range(GROUPS + 1):
@@ -154,14 +154,14 @@ class Glit(Space[GlitConfig, GlitArch]):
         return int(per_slot**self.config.depth)
 
     def official(self, genomes: ArrayLike) -> Costs:
-        """The counts of the released code, which takes the first pointwise convolution for half as wide as it is."""
+        """Count as the released code does, which assumes half the width of the first pointwise convolution."""
         rows = self.canonical(genomes)
         costs, widths = self.costs(rows), self._widths(rows)
         gate = self.config.tokens * widths.locality * widths.inner
         return Costs(params=costs.params, macs=costs.macs - gate.sum(axis=1))
 
     def _chosen(self, groups: NDArray[Any]) -> dict[str, Mask]:
-        """Which details a block with so many attention groups chooses."""
+        """Return which details are chosen in blocks with these numbers of attention groups."""
         attention, locality = groups > 0, groups < GROUPS
         if self.config.form == "paper":
             live = {"value_ratio": attention, "expansion": locality, "kernel_size": locality}
@@ -194,15 +194,15 @@ class Glit(Space[GlitConfig, GlitArch]):
         detail = {name: np.where(chosen[name], self.values(genomes, name), self._fixed(name)) for name in _DETAILS}
         attention = groups * (config.embed_dim // GROUPS)
         locality = config.embed_dim - attention
-        whole = {name: detail[name].astype(np.int64) for name in ("expansion", "kernel_size", "mlp_ratio")}
+        integers = {name: detail[name].astype(np.int64) for name in ("expansion", "kernel_size", "mlp_ratio")}
         return _Widths(
             attention=attention,
             locality=locality,
             heads=groups * (config.num_heads // GROUPS),
             value=value_dim(attention, detail["value_ratio"]),
-            inner=locality * whole["expansion"],
-            kernel=whole["kernel_size"],
-            hidden=config.embed_dim * whole["mlp_ratio"],
+            inner=locality * integers["expansion"],
+            kernel=integers["kernel_size"],
+            hidden=config.embed_dim * integers["mlp_ratio"],
         )
 
     def _segments(self, genomes: Genomes) -> tuple[Segment, ...]:
@@ -232,12 +232,12 @@ class Glit(Space[GlitConfig, GlitArch]):
             "mlp_ratio": True,
         }
 
-    def _decode(self, row: Row) -> GlitArch:
-        columns = {name: row.all(name) for name in _DETAILS}
+    def _decode(self, reader: GenomeReader) -> GlitArch:
+        columns = {name: reader.values(name) for name in _DETAILS}
         return GlitArch(
             blocks=tuple(
                 self._block(groups, {name: column[slot] for name, column in columns.items()})
-                for slot, groups in enumerate(row.all("groups"))
+                for slot, groups in enumerate(reader.values("groups"))
             )
         )
 
@@ -246,23 +246,23 @@ class Glit(Space[GlitConfig, GlitArch]):
         values: dict[str, Any] = {name: self._fixed(name) if chosen[name] is None else chosen[name] for name in live}
         return GlitBlock(groups=groups, **values)
 
-    def _encode(self, arch: GlitArch, genes: Genes) -> None:
+    def _encode(self, arch: GlitArch, writer: GenomeWriter) -> None:
         require_length("blocks", len(arch.blocks), [self.config.depth])
         for index, block in enumerate(arch.blocks):
             field = f"blocks[{index}]"
-            genes.put("groups", block.groups, field=f"{field}.groups", index=index)
+            writer.put("groups", block.groups, field=f"{field}.groups", index=index)
             chosen = self._chosen(np.array([block.groups]))
             for name, live in self._live(block.groups).items():
                 value = getattr(block, name)
                 if live and chosen[name].item():
-                    genes.put(name, value, field=f"{field}.{name}", index=index)
+                    writer.put(name, value, field=f"{field}.{name}", index=index)
                 else:
                     self._require_fixed(value, live=live, name=name, field=f"{field}.{name}")
 
     def _require_fixed(self, value: object, *, live: bool, name: str, field: str) -> None:
         expected = self._fixed(name) if live else None
         if value != expected:
-            message = f"{field} is not chosen for such a block in {self.name}"
+            message = f"{field} is not a choice of such a block in {self.name}"
             raise InputError(message, got=shown(value), known=["leave it out"] if expected is None else [expected])
 
     def _structure(self, arch: GlitArch) -> dict[str, Any]:
@@ -276,7 +276,8 @@ class Glit(Space[GlitConfig, GlitArch]):
 
 
 def value_dim(attention: Size, value_ratio: Size) -> Size:
-    """The width of each of q, k and v; a product of floats that should be whole is rounded to it."""
+    """Return the width of each of q, k and v."""
+    # The product of floats should be an integer and may miss it by a rounding error.
     return np.rint(attention * value_ratio).astype(np.int64)
 
 
@@ -310,7 +311,7 @@ def _locality(widths: _Widths, *, tokens: int) -> Operations:
 
 
 def _released() -> GlitArch:
-    """GLiT-T: attention groups, then value ratio, expansion, kernel and MLP ratio of each block."""
+    # Of each block: attention groups, value ratio, expansion, kernel and MLP ratio.
     rows: tuple[tuple[int, float | None, int | None, int | None, int], ...] = (
         (3, 0.5, None, None, 4),
         (0, None, 2, 31, 4),
@@ -333,21 +334,19 @@ def _released() -> GlitArch:
     )
 
 
-def _in_paper_form(space: Glit) -> Glit:
-    config = replace(space.config, form="paper")
-    return Glit(name=f"{space.name}-paper", config=config, published=space.published)
-
-
 TINY = Glit(name="glit-tiny", config=GlitConfig(embed_dim=192, num_heads=3), published={"GLiT-T": _released()})
 """The tiny space in the form of the released code."""
 
 SMALL = Glit(name="glit-small", config=GlitConfig(embed_dim=384, num_heads=6))
-"""The small space; its published network is known by its totals alone."""
+"""The small space; only the total costs of its network were published."""
 
 BASE = Glit(name="glit-base", config=GlitConfig(embed_dim=768, num_heads=12))
-"""The base space; its published network is known by its totals alone."""
+"""The base space; only the total costs of its network were published."""
 
-TINY_PAPER, SMALL_PAPER, BASE_PAPER = (_in_paper_form(space) for space in (TINY, SMALL, BASE))
+TINY_PAPER, SMALL_PAPER, BASE_PAPER = (
+    Glit(name=f"{space.name}-paper", config=replace(space.config, form="paper"), published=space.published)
+    for space in (TINY, SMALL, BASE)
+)
 
 MICRO = Glit(
     name="glit-micro",
@@ -367,8 +366,8 @@ MICRO = Glit(
 )
 """A space for tests and the demo: its supernet trains on 32-pixel images in about a minute on two cores.
 
-Attention alone and locality alone learn less in that time than both together, so sizes are such that the largest
-network has both.
+Only attention or only convolution learns less in that time than both, so the sizes are such that the largest network
+has both.
 """
 
 SPACES = (TINY, SMALL, BASE, TINY_PAPER, SMALL_PAPER, BASE_PAPER, MICRO)

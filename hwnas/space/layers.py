@@ -1,6 +1,6 @@
-"""The parts that transformers of several families have in common, as operations.
+"""Operations of the layers that several families share.
 
-Sizes are whole numbers or arrays over a population (`hwnas.workload`); `times` is 1 where a row has the part.
+Sizes are integers or arrays over a population (`hwnas.workload`); `times` is 1 for networks that have the part, else 0.
 """
 
 from hwnas.workload import FLOAT32, STRIDED, Attention, Convolution, Elementwise, Linear, Norm, Operation, Size, Table
@@ -9,13 +9,13 @@ Operations = tuple[Operation, ...]
 Traits = tuple[str, ...]
 
 RESIDUAL: Traits = (FLOAT32,)
-"""The traits of norms and sums on a residual stream behind a position table."""
+"""Traits of norms and sums on a residual stream after a position table."""
 PIXELS: Traits = (STRIDED,)
-"""The traits of norms and sums on tokens that are a view of a convolution's pixels."""
+"""Traits of norms and sums on tokens that are a view of the pixels of a convolution."""
 
 
 def patch_stem(*, image_size: int, channels: int, patch_size: Size, embed: Size) -> Operations:
-    """Patches to tokens, a class token before them, and a position embedding on all."""
+    """Return patch embedding, class token and position embedding."""
     patches = (image_size // patch_size) ** 2
     elements = (patches + 1) * embed
     patch_embed = Convolution(
@@ -30,14 +30,14 @@ def patch_stem(*, image_size: int, channels: int, patch_size: Size, embed: Size)
 
 
 def position(name: str, elements: Size, *, traits: Traits = RESIDUAL) -> Operations:
-    """A position embedding that is added to the tokens."""
-    # the table's own elements are read as parameters
+    """Return a position embedding and its addition to the tokens."""
+    # One operand: the elements of the table are read as parameters.
     added = Elementwise(name=f"add_{name}", variant="add", elements=elements, traits=traits)
     return (Table(name=name, elements=elements), added)
 
 
 def attention_branch(*, times: Size, tokens: Size, embed: Size, heads: Size, width: Size) -> Operations:
-    """Norm, joint q, k and v of `width` each, attention, projection, residual sum."""
+    """Return an attention branch: norm, joint q, k and v of `width` each, attention, projection, residual sum."""
     return (
         Norm(name="norm1", times=times, tokens=tokens, channels=embed, traits=RESIDUAL),
         Linear(name="qkv", times=times, tokens=tokens, inputs=embed, outputs=3 * width),
@@ -48,7 +48,7 @@ def attention_branch(*, times: Size, tokens: Size, embed: Size, heads: Size, wid
 
 
 def mlp_branch(*, times: Size, tokens: Size, embed: Size, hidden: Size, traits: Traits = RESIDUAL) -> Operations:
-    """Norm, two linears with a GELU between them, residual sum."""
+    """Return an MLP branch: norm, two linear layers with a GELU between them, residual sum."""
     return (
         Norm(name="norm2", times=times, tokens=tokens, channels=embed, traits=traits),
         Linear(name="fc1", times=times, tokens=tokens, inputs=embed, outputs=hidden),
@@ -59,14 +59,14 @@ def mlp_branch(*, times: Size, tokens: Size, embed: Size, hidden: Size, traits: 
 
 
 def residual(name: str, *, times: Size, elements: Size, traits: Traits = RESIDUAL) -> Operation:
-    """The sum of a branch and what it started from."""
+    """Return the sum of a branch and its input."""
     return Elementwise(name=name, times=times, variant="add", elements=elements, operands=2, traits=traits)
 
 
 def head(
     *, tokens: Size, embed: Size, num_classes: int, pool: Operations = (), traits: Traits = RESIDUAL
 ) -> Operations:
-    """The last norm, a pool where there is one, and the classifier."""
+    """Return the final norm, a pool if there is one, and the classifier."""
     return (
         Norm(name="norm", tokens=tokens, channels=embed, traits=traits),
         *pool,

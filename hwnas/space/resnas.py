@@ -1,18 +1,17 @@
 """ViT-ResNAS (Liao et al. 2021, arXiv 2109.00642): three-stage ViTs with residual spatial reduction.
 
-A convolutional stem, then stages of pre-norm blocks with a head width of their own; between two stages a strided
-convolution halves the grid and widens the embedding, beside an average-pooled and zero-padded skip. One class token
-goes through all stages. The embedding width is chosen per stage; heads, MLP width and, for some blocks, existence
-are chosen per block.
+A convolutional stem is followed by stages of pre-norm blocks, each with its own head width. Between two stages a
+strided convolution halves the grid and widens the embedding, in parallel to an average-pooled and zero-padded skip. One
+class token passes through all stages. The embedding width is chosen per stage; heads, MLP width and, for some blocks,
+existence are chosen per block.
 
-The published networks drop the last removable blocks of their stages. ViT-ResNAS-M was searched in the small space.
+The published networks omit the last removable blocks of their stages. ViT-ResNAS-M was searched in the small space.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, pairwise
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -24,10 +23,10 @@ from hwnas.space.dimension import Dimension, per_block_of_stages, per_stage
 from hwnas.space.layers import PIXELS, RESIDUAL, Operations, attention_branch, head, mlp_branch, position, residual
 from hwnas.space.space import (
     Costs,
-    Genes,
+    GenomeReader,
     Genomes,
+    GenomeWriter,
     Mask,
-    Row,
     Space,
     SpaceConfig,
     require_choices,
@@ -43,7 +42,7 @@ _OFFICIAL_STEM_POSITIONS = 112**2
 
 @dataclass(frozen=True, kw_only=True)
 class ResNasBlock:
-    """Attention with `num_heads` heads, then an MLP of `hidden_dim`."""
+    """A block: attention with `num_heads` heads, then an MLP of width `hidden_dim`."""
 
     num_heads: int
     hidden_dim: int
@@ -51,7 +50,7 @@ class ResNasBlock:
 
 @dataclass(frozen=True, kw_only=True)
 class ResNasStage:
-    """The embedding width of a stage and its slots; a slot that is None has no block."""
+    """A stage: its embedding width and its slots, None for a slot without a block."""
 
     embed_dim: int
     blocks: tuple[ResNasBlock | None, ...]
@@ -59,14 +58,14 @@ class ResNasStage:
 
 @dataclass(frozen=True, kw_only=True)
 class ResNasArch(Arch):
-    """The stages of a network."""
+    """A network: its stages."""
 
     stages: tuple[ResNasStage, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResNasStageConfig:
-    """The choices of one stage: `slots` blocks, of which those at `removable` (from 0) may be left out."""
+    """Choices of one stage with `slots` blocks, of which those at `removable` (from 0) are optional."""
 
     embed_dims: tuple[int, ...]
     num_heads: tuple[int, ...]
@@ -80,12 +79,12 @@ class ResNasStageConfig:
         require_choices(self, "embed_dims", "num_heads", "hidden_dims")
         named = set(self.removable)
         if len(named) < len(self.removable) or not named < set(range(self.slots)):
-            raise InputError("removable must name slots once, and leave one block in the stage", got=self.removable)
+            raise InputError("removable must name slots once and leave one block in the stage", got=self.removable)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResNasConfig(SpaceConfig):
-    """The choices of the stages, and the stem in front of them."""
+    """Choices of the stages of a ViT-ResNAS space, and its stem."""
 
     stages: tuple[ResNasStageConfig, ...]
     stem_channels: int = 24
@@ -135,7 +134,7 @@ class ResNas(Space[ResNasConfig, ResNasArch]):
 
     @cached_property
     def _removable(self) -> tuple[int, ...]:
-        """The removable slots, counted through all stages."""
+        """Removable slots, counted across all stages."""
         starts = accumulate((stage.slots for stage in self.config.stages), initial=0)
         return tuple(
             start + slot for start, stage in zip(starts, self.config.stages, strict=False) for slot in stage.removable
@@ -143,17 +142,21 @@ class ResNas(Space[ResNasConfig, ResNasArch]):
 
     @property
     def size(self) -> int:
-        """The number of canonical genomes."""
-        return prod(_stage_size(stage) for stage in self.config.stages)
+        """Number of canonical genomes."""
+        size = 1
+        for stage in self.config.stages:
+            per_slot, removable = len(stage.num_heads) * len(stage.hidden_dims), len(stage.removable)
+            size *= len(stage.embed_dims) * (per_slot + 1) ** removable * per_slot ** (stage.slots - removable)
+        return size
 
     def official(self, genomes: ArrayLike) -> Costs:
-        """The counts of the released estimator: with the patch head of training, and a stem that is fixed to 224 px."""
+        """Count as the released estimator does: with the patch head of training, and the stem at 224 pixels."""
         rows = self.canonical(genomes)
         costs = self.costs(rows)
         last = self.values(rows, "embed_dim")[:, -1]
-        stem_macs = sum(_macs_per_position(self.config)) * (
-            _OFFICIAL_STEM_POSITIONS - (self.config.image_size // 2) ** 2
-        )
+        channels, mid = self.config.channels, self.config.stem_channels
+        macs_per_position = 9 * channels * mid + 2 * 9 * mid * mid
+        stem_macs = macs_per_position * (_OFFICIAL_STEM_POSITIONS - (self.config.image_size // 2) ** 2)
         return Costs(params=costs.params + (last + 1) * self.config.num_classes, macs=costs.macs + stem_macs)
 
     def _used(self, genomes: Genomes) -> Mask:
@@ -238,12 +241,12 @@ class ResNas(Space[ResNasConfig, ResNasArch]):
                 *mlp_branch(times=times, tokens=tokens, embed=embed, hidden=hidden[:, slots]),
             )
 
-    def _decode(self, row: Row) -> ResNasArch:
+    def _decode(self, reader: GenomeReader) -> ResNasArch:
         blocks = (
             None if heads is None else ResNasBlock(num_heads=heads, hidden_dim=hidden)
-            for heads, hidden in zip(row.all("num_heads"), row.all("hidden_dim"), strict=True)
+            for heads, hidden in zip(reader.values("num_heads"), reader.values("hidden_dim"), strict=True)
         )
-        stages = zip(self.config.stages, row.all("embed_dim"), strict=True)
+        stages = zip(self.config.stages, reader.values("embed_dim"), strict=True)
         return ResNasArch(
             stages=tuple(
                 ResNasStage(embed_dim=embed, blocks=tuple(next(blocks) for _ in range(stage.slots)))
@@ -251,24 +254,24 @@ class ResNas(Space[ResNasConfig, ResNasArch]):
             )
         )
 
-    def _encode(self, arch: ResNasArch, genes: Genes) -> None:
+    def _encode(self, arch: ResNasArch, writer: GenomeWriter) -> None:
         require_length("stages", len(arch.stages), [len(self.config.stages)])
         index = 0
         for number, (stage, config) in enumerate(zip(arch.stages, self.config.stages, strict=True)):
             require_length(f"stages[{number}].blocks", len(stage.blocks), [config.slots])
-            genes.put("embed_dim", stage.embed_dim, field=f"stages[{number}].embed_dim", index=number)
+            writer.put("embed_dim", stage.embed_dim, field=f"stages[{number}].embed_dim", index=number)
             for slot, block in enumerate(stage.blocks):
-                self._encode_slot(block, genes, field=f"stages[{number}].blocks[{slot}]", index=index)
+                self._encode_slot(block, writer, field=f"stages[{number}].blocks[{slot}]", index=index)
                 index += 1
 
-    def _encode_slot(self, block: ResNasBlock | None, genes: Genes, *, field: str, index: int) -> None:
+    def _encode_slot(self, block: ResNasBlock | None, writer: GenomeWriter, *, field: str, index: int) -> None:
         if index in self._removable:
-            genes.put("exists", int(block is not None), field=field, index=self._removable.index(index))
+            writer.put("exists", int(block is not None), field=field, index=self._removable.index(index))
         elif block is None:
-            raise InputError(f"{field} cannot be left out", got="null", known=["num_heads and hidden_dim"])
+            raise InputError(f"{field} is not optional", got="null", known=["num_heads and hidden_dim"])
         if block is not None:
-            genes.put("num_heads", block.num_heads, field=f"{field}.num_heads", index=index)
-            genes.put("hidden_dim", block.hidden_dim, field=f"{field}.hidden_dim", index=index)
+            writer.put("num_heads", block.num_heads, field=f"{field}.num_heads", index=index)
+            writer.put("hidden_dim", block.hidden_dim, field=f"{field}.hidden_dim", index=index)
 
     def _structure(self, arch: ResNasArch) -> dict[str, Any]:
         stages = zip(arch.stages, self.config.stages, strict=True)
@@ -290,11 +293,6 @@ class ResNas(Space[ResNasConfig, ResNasArch]):
         }
 
 
-def _stage_size(stage: ResNasStageConfig) -> int:
-    per_slot, removable = len(stage.num_heads) * len(stage.hidden_dims), len(stage.removable)
-    return int(len(stage.embed_dims) * (per_slot + 1) ** removable * per_slot ** (stage.slots - removable))
-
-
 def _conv_norm(name: str, *, positions_in: int, positions: int, inputs: int, outputs: int) -> Operations:
     return (
         Convolution(
@@ -311,13 +309,8 @@ def _conv_norm(name: str, *, positions_in: int, positions: int, inputs: int, out
     )
 
 
-def _macs_per_position(config: ResNasConfig) -> tuple[int, int]:
-    mid = config.stem_channels
-    return config.channels * mid * 9, 2 * mid * mid * 9
-
-
 def _stages(unit: int, *, heads: tuple[tuple[int, ...], ...], slots: int) -> tuple[ResNasStageConfig, ...]:
-    """Three stages, each twice as wide as the one before; `unit` is the smallest step of the first stage's MLP."""
+    """Return three stages, each twice as wide as the one before; `unit` is the step of MLP widths in the first."""
     return tuple(
         ResNasStageConfig(
             embed_dims=tuple(unit * step * 2**stage // 4 for step in (10, 11, 12, 14, 16)),
@@ -331,7 +324,7 @@ def _stages(unit: int, *, heads: tuple[tuple[int, ...], ...], slots: int) -> tup
 
 
 def _stage(embed_dim: int, blocks: str, *, slots: int) -> ResNasStage:
-    """A published stage; the slots that its network lacks are the last removable ones."""
+    """Return a published stage, in which the last removable slots are empty."""
     pairs = [tuple(map(int, block.split(":"))) for block in blocks.split()]
     removed = {1, 3, 5} - set(sorted({1, 3, 5})[: 3 - (slots - len(pairs))])
     live = iter(ResNasBlock(num_heads=heads, hidden_dim=hidden) for heads, hidden in pairs)
@@ -353,7 +346,7 @@ TINY = ResNas(
         )
     },
 )
-"""The tiny space, as the code has it."""
+"""The tiny space, as in the code."""
 
 SMALL = ResNas(
     name="resnas-small",
@@ -375,7 +368,7 @@ SMALL = ResNas(
         ),
     },
 )
-"""The small space, as the code has it; the medium network was searched in it too."""
+"""The small space, as in the code; the medium network was searched in it too."""
 
 MICRO = ResNas(
     name="resnas-micro",

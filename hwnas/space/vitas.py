@@ -1,12 +1,12 @@
-"""ViTAS on the DeiT skeleton (Su et al. 2021, arXiv 2106.13700, first version): plain ViTs of many widths.
+"""ViTAS based on DeiT (Su et al. 2021, arXiv 2106.13700, first version): plain ViTs of many widths.
 
-Patch size and embedding width are chosen once; each slot holds attention with its own number of heads and total
-width of q, k and v, and an MLP of its own width, or an identity.
+Patch size and embedding width are chosen per network. Each slot is an identity, or a block with its own number of
+heads, total width of q, k and v, and MLP width.
 
-In the space as published identities may stand in any slot, so that one network has many genomes. In a `-shifted`
-space they can only occupy the last slots (the paper's identity shifting), written as a depth; it is the default for
-search, and a published name there means the shifted form, which costs the same. The base space has no identities, as
-published; its shifted form adds them at the end, which is ours.
+In the published space, identities may be in any slot, so that one network has many genomes. In a `-shifted` space they
+can only occupy the last slots (the paper's identity shifting) and are chosen as a depth. A published name there means
+the shifted network, which has the same costs. The published base space has no identities; its shifted form, which adds
+them, is an addition of hwnas.
 """
 
 from dataclasses import dataclass, replace
@@ -22,10 +22,10 @@ from hwnas.space.dimension import Dimension, per_block, per_network
 from hwnas.space.layers import attention_branch, head, mlp_branch, patch_stem
 from hwnas.space.space import (
     Costs,
-    Genes,
+    GenomeReader,
     Genomes,
+    GenomeWriter,
     Mask,
-    Row,
     Space,
     SpaceConfig,
     require_choices,
@@ -37,12 +37,12 @@ from hwnas.space.space import (
 from hwnas.workload import Segment, Size
 
 IDENTITY = 0
-"""The number of heads that stands for a slot without a block."""
+"""Number of heads that marks a slot without a block."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VitasBlock:
-    """Attention of `num_heads` heads with q, k and v of `qkv_dim` in all, then an MLP of `hidden_dim`."""
+    """A block: attention with `num_heads` heads and `qkv_dim` channels of q, k and v in total, then an MLP."""
 
     num_heads: int
     qkv_dim: int
@@ -51,7 +51,7 @@ class VitasBlock:
 
 @dataclass(frozen=True, kw_only=True)
 class VitasArch(Arch):
-    """Patch size, embedding width and slots; a slot that is None is an identity."""
+    """A network: patch size, embedding width and slots, None for an identity."""
 
     patch_size: int
     embed_dim: int
@@ -60,7 +60,7 @@ class VitasArch(Arch):
 
 @dataclass(frozen=True, kw_only=True)
 class VitasConfig(SpaceConfig):
-    """The choices of a space."""
+    """Choices of a ViTAS space based on DeiT."""
 
     patch_sizes: tuple[int, ...]
     embed_dims: tuple[int, ...]
@@ -69,7 +69,7 @@ class VitasConfig(SpaceConfig):
     hidden_dims: tuple[int, ...]
     slots: int
     identity: Literal["anywhere", "last", "none"] = "last"
-    """Which slots may be an identity."""
+    """Slots that may be identities."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -81,7 +81,7 @@ class VitasConfig(SpaceConfig):
 
 
 class Vitas(Space[VitasConfig, VitasArch]):
-    """A space of ViTAS networks on the DeiT skeleton."""
+    """A space of ViTAS networks based on DeiT."""
 
     family = "vitas"
     config_type = VitasConfig
@@ -89,7 +89,7 @@ class Vitas(Space[VitasConfig, VitasArch]):
 
     @cached_property
     def dimensions(self) -> tuple[Dimension, ...]:
-        """Patch size, width, depth where identities are last; heads, qkv and MLP width of each slot."""
+        """Patch size, width, depth if identities are last; heads, qkv and MLP width of each slot."""
         config = self.config
         depth = [per_network("depth", range(1, config.slots + 1))] if config.identity == "last" else []
         heads = (*config.num_heads, IDENTITY) if config.identity == "anywhere" else config.num_heads
@@ -104,7 +104,7 @@ class Vitas(Space[VitasConfig, VitasArch]):
 
     @property
     def size(self) -> int:
-        """The number of canonical genomes."""
+        """Number of canonical genomes."""
         config = self.config
         per_slot = len(config.num_heads) * len(config.qkv_dims) * len(config.hidden_dims)
         blocks: dict[str, int] = {
@@ -115,7 +115,7 @@ class Vitas(Space[VitasConfig, VitasArch]):
         return len(config.patch_sizes) * len(config.embed_dims) * blocks[config.identity]
 
     def official(self, genomes: ArrayLike) -> Costs:
-        """The counts of the released code: it leaves the class token out and runs the head on every patch."""
+        """Count as the released code does: without the class token, and with the head on every patch."""
         rows = self.canonical(genomes)
         embed, present, width, hidden = self._sizes(rows)
         patch = self.values(rows, "patch_size")
@@ -150,7 +150,7 @@ class Vitas(Space[VitasConfig, VitasArch]):
         return given
 
     def _sizes(self, genomes: Genomes) -> tuple[Size, Size, Size, Size]:
-        """Embedding width (rows, 1), and per slot: present or not, width of each of q, k and v, MLP width."""
+        """Return the embedding width (rows, 1), and per slot: presence, width of each of q, k and v, MLP width."""
         width = self.values(genomes, "qkv_dim") // 3
         return self.values(genomes, "embed_dim"), self._present(genomes), width, self.values(genomes, "hidden_dim")
 
@@ -168,39 +168,39 @@ class Vitas(Space[VitasConfig, VitasArch]):
         end = head(tokens=tokens, embed=embed, num_classes=config.num_classes)
         return (Segment("stem", stem), Segment("blocks", block, slots=config.slots), Segment("head", end))
 
-    def _decode(self, row: Row) -> VitasArch:
-        triples = zip(row.all("num_heads"), row.all("qkv_dim"), row.all("hidden_dim"), strict=True)
+    def _decode(self, reader: GenomeReader) -> VitasArch:
+        triples = zip(reader.values("num_heads"), reader.values("qkv_dim"), reader.values("hidden_dim"), strict=True)
         slots = (
             None if qkv is None else VitasBlock(num_heads=heads, qkv_dim=qkv, hidden_dim=hidden)
             for heads, qkv, hidden in triples
         )
         blocks = tuple(slot for slot in slots if slot is not None or not self._has_depth)
-        return VitasArch(patch_size=row.one("patch_size"), embed_dim=row.one("embed_dim"), blocks=blocks)
+        return VitasArch(patch_size=reader.value("patch_size"), embed_dim=reader.value("embed_dim"), blocks=blocks)
 
-    def _encode(self, arch: VitasArch, genes: Genes) -> None:
+    def _encode(self, arch: VitasArch, writer: GenomeWriter) -> None:
         slots = self.config.slots
         require_length("blocks", len(arch.blocks), range(1, slots + 1) if self._has_depth else [slots])
-        genes.put("patch_size", arch.patch_size, field="patch_size")
-        genes.put("embed_dim", arch.embed_dim, field="embed_dim")
+        writer.put("patch_size", arch.patch_size, field="patch_size")
+        writer.put("embed_dim", arch.embed_dim, field="embed_dim")
         if self._has_depth:
-            genes.put("depth", len(arch.blocks), field="blocks")
+            writer.put("depth", len(arch.blocks), field="blocks")
         if not any(arch.blocks):
-            raise InputError("blocks must hold at least one block that is no identity", got="none")
+            raise InputError("blocks must hold at least one block that is not an identity", got="none")
         for index, block in enumerate(arch.blocks):
-            self._encode_slot(block, genes, field=f"blocks[{index}]", index=index)
+            self._encode_slot(block, writer, field=f"blocks[{index}]", index=index)
 
-    def _encode_slot(self, block: VitasBlock | None, genes: Genes, *, field: str, index: int) -> None:
+    def _encode_slot(self, block: VitasBlock | None, writer: GenomeWriter, *, field: str, index: int) -> None:
         if block is None:
             if self.config.identity != "anywhere":
                 raise InputError(f"{field} cannot be an identity in {self.name}", got="null")
-            genes.put("num_heads", IDENTITY, field=field, index=index)
+            writer.put("num_heads", IDENTITY, field=field, index=index)
             return
         if block.num_heads not in self.config.num_heads:
             known = self.config.num_heads
             message = f"{field}.num_heads of a network of {self.name} must be one of its choices"
             raise InputError(message, got=block.num_heads, known=known)
         for name in ("num_heads", "qkv_dim", "hidden_dim"):
-            genes.put(name, getattr(block, name), field=f"{field}.{name}", index=index)
+            writer.put(name, getattr(block, name), field=f"{field}.{name}", index=index)
 
     def _structure(self, arch: VitasArch) -> dict[str, Any]:
         live = [block for block in arch.blocks if block is not None]
@@ -215,24 +215,24 @@ class Vitas(Space[VitasConfig, VitasArch]):
 
 
 def tenths(widest: int) -> tuple[int, ...]:
-    """The ten widths of a ViTAS dimension: tenths of the widest, rounded."""
+    """Return the ten widths of a ViTAS dimension: tenths of the widest, rounded."""
     return tuple(round(widest * tenth / 10) for tenth in range(1, 11))
 
 
 def _published(embed_dim: int, blocks: str) -> VitasArch:
-    """A published network, patch size 16; blocks as heads:qkv:mlp, an identity as '-'."""
-    return VitasArch(patch_size=16, embed_dim=embed_dim, blocks=tuple(map(_block, blocks.split())))
-
-
-def _block(text: str) -> VitasBlock | None:
-    if text == "-":
-        return None
-    heads, qkv, hidden = map(int, text.split(":"))
-    return VitasBlock(num_heads=heads, qkv_dim=qkv, hidden_dim=hidden)
+    """Return a published network of patch size 16; blocks are written heads:qkv:mlp, identities '-'."""
+    slots: list[VitasBlock | None] = []
+    for text in blocks.split():
+        if text == "-":
+            slots.append(None)
+        else:
+            heads, qkv, hidden = map(int, text.split(":"))
+            slots.append(VitasBlock(num_heads=heads, qkv_dim=qkv, hidden_dim=hidden))
+    return VitasArch(patch_size=16, embed_dim=embed_dim, blocks=tuple(slots))
 
 
 def _shifted(space: Vitas) -> Vitas:
-    """The same space with identities at the end alone, and its published networks in that form."""
+    """Return the same space with identities only at the end, and its published networks in that form."""
     return Vitas(
         name=f"{space.name}-shifted",
         config=replace(space.config, identity="last"),
@@ -272,7 +272,7 @@ DEIT_SMALL = Vitas(
         ),
     },
 )
-"""The small space as published; ViTAS-C has 12 blocks in a row, which leaves the last four slots empty."""
+"""The small space as published; ViTAS-C has 12 consecutive blocks, so that the last four slots are identities."""
 
 DEIT_BASE = Vitas(
     name="vitas-deit-base",
@@ -293,13 +293,13 @@ DEIT_BASE = Vitas(
         )
     },
 )
-"""The base space as published: 13 blocks, no identity."""
+"""The base space as published: 13 blocks without identities."""
 
 DEIT_SMALL_SHIFTED = _shifted(DEIT_SMALL)
-"""The small space with identity shifting: the one to search in."""
+"""The small space with identity shifting, which is recommended for search."""
 
 DEIT_BASE_SHIFTED = _shifted(DEIT_BASE)
-"""The base space with identities in the last slots (ours)."""
+"""The base space with identities in the last slots, an addition of hwnas."""
 
 MICRO = Vitas(
     name="vitas-micro",
@@ -316,7 +316,7 @@ MICRO = Vitas(
 )
 """A space for tests and the demo: its supernet trains on 32-pixel images in about a minute on two cores.
 
-It has one patch size: with 4, 8 and 16 in one supernet, which share all weights but their stems, nothing was learnt
+It has one patch size: a supernet with patch sizes 4, 8 and 16, which share all weights but their stems, learnt nothing
 in that time.
 """
 

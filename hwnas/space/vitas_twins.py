@@ -1,13 +1,13 @@
-"""ViTAS on the Twins-SVT skeleton ("Twins-style"): four stages, local and global attention in turn.
+"""ViTAS based on Twins-SVT: four stages with alternating local and global attention.
 
-The second version of ViTAS (arXiv 2106.13700) searched such a space, but its layer tables were never published: these
-spaces are ours, on the skeleton of Twins-SVT (Chu et al. 2021, arXiv 2104.13840), whose small and base networks they
-contain. Nothing here is a published ViTAS result.
+The second version of ViTAS (arXiv 2106.13700) searched such a space, but its layer tables were never published. These
+spaces are therefore defined by hwnas around Twins-SVT (Chu et al. 2021, arXiv 2104.13840), whose small and base
+networks they contain; they hold no published result of ViTAS.
 
-A stage starts with a patch embedding; blocks then alternate between attention within windows and attention to keys
-and values that a strided convolution has thinned out. A depthwise convolution after the first block of a stage gives
-positions; there is no class token. Width and depth are chosen per stage; heads, total width of q, k and v, and MLP
-width per block.
+A stage starts with a patch embedding. Its blocks alternate between attention within windows and attention to keys and
+values on a coarser grid, which a strided convolution makes. A depthwise convolution after the first block of a stage
+encodes positions; there is no class token. Width and depth are chosen per stage; heads, total width of q, k and v, and
+MLP width per block.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,10 +23,10 @@ from hwnas.space.arch import Arch
 from hwnas.space.dimension import Dimension, per_block_of_stages, per_stage
 from hwnas.space.layers import PIXELS, Operations, head, mlp_branch, residual
 from hwnas.space.space import (
-    Genes,
+    GenomeReader,
     Genomes,
+    GenomeWriter,
     Mask,
-    Row,
     Space,
     SpaceConfig,
     require_choices,
@@ -42,7 +42,7 @@ from hwnas.workload import Attention, Convolution, Linear, Norm, Pool, Segment, 
 
 @dataclass(frozen=True, kw_only=True)
 class TwinsStage:
-    """The embedding width of a stage and its blocks: the first, third, … attend locally, the others globally."""
+    """A stage: its embedding width and its blocks, of which the first, third, … attend locally, the others globally."""
 
     embed_dim: int
     blocks: tuple[VitasBlock, ...]
@@ -50,14 +50,14 @@ class TwinsStage:
 
 @dataclass(frozen=True, kw_only=True)
 class TwinsArch(Arch):
-    """The stages of a network."""
+    """A network: its stages."""
 
     stages: tuple[TwinsStage, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TwinsStageConfig:
-    """The choices of one stage, its patch embedding, and by how much global attention thins out keys and values."""
+    """Choices of one stage, its patch embedding, and the reduction of keys and values in global attention."""
 
     embed_dims: tuple[int, ...]
     num_heads: tuple[int, ...]
@@ -75,7 +75,7 @@ class TwinsStageConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TwinsConfig(SpaceConfig):
-    """The choices of the stages, and the side of a local window."""
+    """Choices of the stages of a space based on Twins, and the side of a local window."""
 
     stages: tuple[TwinsStageConfig, ...]
     window: int = 7
@@ -87,7 +87,7 @@ class TwinsConfig(SpaceConfig):
         stride = prod(stage.patch_size for stage in self.stages)
         require_multiple("image_size", self.image_size, stride, "the patch embeddings' strides")
         for stage, grid in zip(self.stages, self.grids, strict=True):
-            require_positive("the grid of thinned-out keys", grid // stage.reduction)
+            require_positive("the grid of reduced keys", grid // stage.reduction)
 
     @property
     def grids(self) -> tuple[int, ...]:
@@ -97,7 +97,7 @@ class TwinsConfig(SpaceConfig):
 
 
 class Twins(Space[TwinsConfig, TwinsArch]):
-    """A space of Twins-style networks."""
+    """A space of ViTAS networks based on Twins."""
 
     family = "vitas-twins"
     config_type = TwinsConfig
@@ -118,8 +118,12 @@ class Twins(Space[TwinsConfig, TwinsArch]):
 
     @property
     def size(self) -> int:
-        """The number of canonical genomes."""
-        return prod(_stage_size(stage) for stage in self.config.stages)
+        """Number of canonical genomes."""
+        size = 1
+        for stage in self.config.stages:
+            per_slot = len(stage.num_heads) * len(stage.qkv_dims) * len(stage.hidden_dims)
+            size *= len(stage.embed_dims) * sum(per_slot**depth for depth in range(1, stage.slots + 1))
+        return size
 
     def _used(self, genomes: Genomes) -> Mask:
         always = np.ones((len(genomes), 2 * len(self.config.stages)), dtype=np.bool_)
@@ -168,37 +172,37 @@ class Twins(Space[TwinsConfig, TwinsArch]):
                 *_position(times=times * (np.arange(stage.slots) == 0), tokens=grid**2, embed=embed),
             )
 
-    def _decode(self, row: Row) -> TwinsArch:
-        triples = zip(row.all("num_heads"), row.all("qkv_dim"), row.all("hidden_dim"), strict=True)
+    def _decode(self, reader: GenomeReader) -> TwinsArch:
+        triples = zip(reader.values("num_heads"), reader.values("qkv_dim"), reader.values("hidden_dim"), strict=True)
         blocks = [
             VitasBlock(num_heads=heads, qkv_dim=qkv, hidden_dim=hidden)
             for heads, qkv, hidden in triples
             if heads is not None
         ]
-        ends = list(accumulate(row.all("depth"), initial=0))
+        ends = list(accumulate(reader.values("depth"), initial=0))
         return TwinsArch(
             stages=tuple(
                 TwinsStage(embed_dim=embed, blocks=tuple(blocks[start:end]))
-                for embed, start, end in zip(row.all("embed_dim"), ends, ends[1:], strict=False)
+                for embed, start, end in zip(reader.values("embed_dim"), ends, ends[1:], strict=False)
             )
         )
 
-    def _encode(self, arch: TwinsArch, genes: Genes) -> None:
+    def _encode(self, arch: TwinsArch, writer: GenomeWriter) -> None:
         require_length("stages", len(arch.stages), [len(self.config.stages)])
         start = 0
         for number, (stage, config) in enumerate(zip(arch.stages, self.config.stages, strict=True)):
             field = f"stages[{number}]"
             require_length(f"{field}.blocks", len(stage.blocks), range(1, config.slots + 1))
-            genes.put("embed_dim", stage.embed_dim, field=f"{field}.embed_dim", index=number)
-            genes.put("depth", len(stage.blocks), field=f"{field}.blocks", index=number)
+            writer.put("embed_dim", stage.embed_dim, field=f"{field}.embed_dim", index=number)
+            writer.put("depth", len(stage.blocks), field=f"{field}.blocks", index=number)
             for slot, block in enumerate(stage.blocks):
                 for name in ("num_heads", "qkv_dim", "hidden_dim"):
                     value = getattr(block, name)
-                    genes.put(name, value, field=f"{field}.blocks[{slot}].{name}", index=start + slot)
+                    writer.put(name, value, field=f"{field}.blocks[{slot}].{name}", index=start + slot)
             start += config.slots
 
     def _structure(self, arch: TwinsArch) -> dict[str, Any]:
-        # a stage of one block has no global attention, so nothing is thinned out there
+        # A stage of one block has no global attention, and therefore no reduction.
         reductions = [
             config.reduction if len(stage.blocks) > 1 else None
             for stage, config in zip(arch.stages, self.config.stages, strict=True)
@@ -211,11 +215,6 @@ class Twins(Space[TwinsConfig, TwinsArch]):
                 for stage, config, reduction in stages
             ],
         }
-
-
-def _stage_size(stage: TwinsStageConfig) -> int:
-    per_slot = len(stage.num_heads) * len(stage.qkv_dims) * len(stage.hidden_dims)
-    return len(stage.embed_dims) * int(sum(per_slot**depth for depth in range(1, stage.slots + 1)))
 
 
 def _patch_embed(*, grid: int, patch_size: int, inputs: Size, outputs: Size) -> Operations:
@@ -233,7 +232,7 @@ def _patch_embed(*, grid: int, patch_size: int, inputs: Size, outputs: Size) -> 
 
 
 def _local_attention(*, times: Size, embed: Size, grid: int, heads: Size, width: Size, window: int) -> Operations:
-    """Attention within windows; a grid that they do not divide is padded with zeros."""
+    """Return attention within windows; a grid that they do not divide is padded with zeros."""
     windows, area = -(-grid // window), window**2
     tokens = windows**2 * area
     return (
@@ -251,9 +250,9 @@ def _local_attention(*, times: Size, embed: Size, grid: int, heads: Size, width:
 
 
 def _global_attention(*, times: Size, embed: Size, grid: int, heads: Size, width: Size, reduction: int) -> Operations:
-    """Attention of all tokens to keys and values on a grid that is `reduction` times coarser."""
+    """Return attention of all tokens to keys and values on a grid that is coarser by `reduction`."""
     keys = (grid // reduction) ** 2
-    thinned = (
+    reduced = (
         Convolution(
             name="reduce",
             times=times,
@@ -267,7 +266,7 @@ def _global_attention(*, times: Size, embed: Size, grid: int, heads: Size, width
     )
     return (
         Linear(name="global_q", times=times, tokens=grid**2, inputs=embed, outputs=width),
-        *(thinned if reduction > 1 else ()),
+        *(reduced if reduction > 1 else ()),
         Linear(name="global_kv", times=times, tokens=keys, inputs=embed, outputs=2 * width),
         Attention(
             name="global_attention",
@@ -281,7 +280,7 @@ def _global_attention(*, times: Size, embed: Size, grid: int, heads: Size, width
 
 
 def _position(*, times: Size, tokens: int, embed: Size) -> Operations:
-    """The positional convolution and its residual sum."""
+    """Return the positional convolution and its residual sum."""
     return (
         Convolution(
             name="position",
@@ -300,7 +299,7 @@ def _position(*, times: Size, tokens: int, embed: Size) -> Operations:
 def _template(
     widest: Sequence[tuple[int, int, int]], *, heads: Sequence[tuple[int, ...]], slots: Sequence[int]
 ) -> TwinsConfig:
-    """Four stages at 224 pixels, the widths of a stage in tenths of its widest (embedding, qkv, MLP)."""
+    """Return four stages at 224 pixels, with widths in tenths of the widest (embedding, qkv, MLP)."""
     stages = zip(widest, heads, slots, (4, 2, 2, 2), (8, 4, 2, 1), strict=True)
     return TwinsConfig(
         stages=tuple(
@@ -319,7 +318,7 @@ def _template(
 
 
 def _twins_svt(embed_dim: int, num_heads: int, depths: Sequence[int]) -> TwinsArch:
-    """A published Twins-SVT: width and heads double from stage to stage."""
+    """Return a published Twins-SVT, in which width and heads double from stage to stage."""
     return TwinsArch(
         stages=tuple(
             TwinsStage(
@@ -341,7 +340,7 @@ SMALL = Twins(
     ),
     published={"Twins-SVT-S": _twins_svt(64, 2, (2, 2, 10, 4))},
 )
-"""A Twins-style space around Twins-SVT-S."""
+"""A space around Twins-SVT-S."""
 
 BASE = Twins(
     name="vitas-twins-base",
@@ -352,7 +351,7 @@ BASE = Twins(
     ),
     published={"Twins-SVT-B": _twins_svt(96, 3, (2, 2, 18, 2))},
 )
-"""A Twins-style space around Twins-SVT-B (ours)."""
+"""A space around Twins-SVT-B."""
 
 MICRO = Twins(
     name="vitas-twins-micro",

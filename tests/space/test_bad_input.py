@@ -66,7 +66,7 @@ def test_a_gene_out_of_range_is_named_by_its_row(value: int) -> None:
     rows = np.zeros((3, _WIDTH), dtype=np.int64)
     rows[1, 0] = value
     error = refused(_MICRO.canonical, rows)
-    assert error.message == "row 1 is no network of autoformer-micro"
+    assert error.message == "row 1 must be a network of autoformer-micro"
     assert error.got == f"[{value}, {', '.join(['0'] * 9)}]"
 
 
@@ -75,7 +75,7 @@ def test_a_genome_of_identities_alone_is_no_network() -> None:
     row = np.zeros((1, len(space.dimensions)), dtype=np.int64)
     row[:, space.columns("num_heads")] = 4
     assert not space.contains(row).any()
-    assert "row 0 is no network of vitas-deit-small" in str(refused(space.costs, row))
+    assert "row 0 must be a network of vitas-deit-small" in str(refused(space.costs, row))
     row[0, space.columns("num_heads").start + 15] = 3
     assert space.contains(row).all()
 
@@ -290,10 +290,10 @@ def test_images_and_classes_are_at_least_one(space: AnySpace, field: str, value:
 @pytest.mark.parametrize(
     ("space", "changes", "message"),
     [
-        (_AUTOFORMER, {"embed_dims": (48, 32)}, "embed_dims must have growing choices"),
+        (_AUTOFORMER, {"embed_dims": (48, 32)}, "embed_dims must have choices in ascending order"),
         (_AUTOFORMER, {"embed_dims": (32, 32)}, "embed_dims must have distinct choices"),
         (_AUTOFORMER, {"num_heads": ()}, "num_heads must have distinct choices"),
-        (_AUTOFORMER, {"depths": (3, 2)}, "depths must have growing choices"),
+        (_AUTOFORMER, {"depths": (3, 2)}, "depths must have choices in ascending order"),
         (_AUTOFORMER, {"patch_size": 0}, "patch_size must be at least 1"),
         (_AUTOFORMER, {"patch_size": 64}, "grid must be at least 1"),
         (_AUTOFORMER, {"head_dim": 0}, "head_dim must be at least 1"),
@@ -306,7 +306,7 @@ def test_images_and_classes_are_at_least_one(space: AnySpace, field: str, value:
         (_VITAS, {"num_heads": (1, 5)}, "qkv_dim must be a multiple of 15"),
         (_VITAS, {"qkv_dims": (48, 97)}, "qkv_dim must be a multiple of 3"),
         (_VITAS, {"slots": 0}, "slots must be at least 1"),
-        (_VITAS, {"hidden_dims": (96, 48)}, "hidden_dims must have growing choices"),
+        (_VITAS, {"hidden_dims": (96, 48)}, "hidden_dims must have choices in ascending order"),
         (_TWINS, {"window": 0}, "window must be at least 1"),
         (_TWINS, {"image_size": 30}, "image_size must be a multiple of 16"),
         (_GLIT, {"patch_size": 64}, "the number of patches must be at least 1"),
@@ -315,7 +315,7 @@ def test_images_and_classes_are_at_least_one(space: AnySpace, field: str, value:
         (_GLIT, {"num_heads": 4}, "num_heads must be a multiple of 3"),
         (_GLIT, {"value_ratios": (0.3,)}, "value_ratios must give heads of a whole width"),
         (_GLIT, {"value_ratios": (float("nan"),)}, "value_ratios must have choices above 0"),
-        (_GLIT, {"mlp_ratios": (4, 2)}, "mlp_ratios must have growing choices"),
+        (_GLIT, {"mlp_ratios": (4, 2)}, "mlp_ratios must have choices in ascending order"),
     ],
 )
 def test_a_config_that_cannot_work(space: AnySpace, changes: dict[str, Any], message: str) -> None:
@@ -334,7 +334,7 @@ def test_a_config_that_cannot_work(space: AnySpace, changes: dict[str, Any], mes
         (_TWINS, {"slots": 0}, "slots must be at least 1"),
         (_TWINS, {"patch_size": 0}, "patch_size must be at least 1"),
         (_TWINS, {"reduction": 0}, "reduction must be at least 1"),
-        (_TWINS, {"reduction": 9}, "the grid of thinned-out keys must be at least 1"),
+        (_TWINS, {"reduction": 9}, "the grid of reduced keys must be at least 1"),
         (_TWINS, {"num_heads": (5,)}, "qkv_dim must be a multiple of 15"),
         (_TWINS, {"embed_dims": ()}, "embed_dims must have distinct choices"),
     ],

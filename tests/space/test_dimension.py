@@ -35,7 +35,7 @@ def test_a_range_will_do() -> None:
         ((), "categorical", "depth must have distinct choices"),
         ((2, 2), "ordinal", "depth must have distinct choices"),
         ((1, 1.0), "categorical", "depth must have distinct choices"),
-        ((3, 2), "ordinal", "the choices of depth must grow, it is ordinal"),
+        ((3, 2), "ordinal", "the ordinal choices of depth must be in ascending order"),
     ],
 )
 def test_choices_that_no_gene_can_index_are_refused(choices: tuple[float, ...], kind: str, message: str) -> None:
