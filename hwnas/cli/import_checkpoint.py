@@ -7,7 +7,7 @@ import click
 
 from hwnas.cli.options import json_option
 from hwnas.cli.output import print_json, print_line
-from hwnas.pipeline.import_checkpoint import Imported
+from hwnas.pipeline.import_checkpoint import ImportedCheckpoint
 from hwnas.pipeline.import_checkpoint import import_checkpoint as turn_into_ours
 
 
@@ -59,7 +59,7 @@ def import_checkpoint(
     print_line(f"from {file}{_entry(imported)}")
 
 
-def _entry(imported: Imported) -> str:
+def _entry(imported: ImportedCheckpoint) -> str:
     if imported.entry is None:
         return ", which holds nothing else"
     others = f"; it also holds weights in {', '.join(imported.other_entries)} (--entry)"

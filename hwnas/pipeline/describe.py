@@ -1,4 +1,4 @@
-"""`hwnas describe`: what one network is, and what it costs."""
+"""`hwnas describe`: the ids, shapes and costs of a network."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -13,7 +13,7 @@ from hwnas.workload import Workload
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """One network of a space, and its costs for one image; `official_*` is None where no published code counts."""
+    """A network of a space and its costs for one image; `official_*` is None if no published code counts them."""
 
     space: str
     family: str
@@ -31,7 +31,7 @@ class Description:
     workload: Workload
 
     def to_mapping(self) -> dict[str, Any]:
-        """Plain values, as `--json` prints them."""
+        """Return plain values, as `--json` prints them."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {**values, "arch": self.arch.to_mapping(), "workload": self.workload.rows()}
 
@@ -43,10 +43,21 @@ def describe(
     image_size: int | None = None,
     num_classes: int | None = None,
 ) -> Description:
-    """Describe a network of the space of that name, at its own image size and number of classes or at others.
+    """Describe a network of a space.
 
-    `arch` is a published name, `min`, `max`, `random:SEED`, inline JSON, the path of a JSON file, or plain values; a
-    description as plain values will do, too.
+    Args:
+        space: Name of the space.
+        arch: Name of a published network, `min`, `max`, `random:SEED`, inline JSON, path of a JSON file, plain values
+            (a description among them), or the network itself.
+        image_size: Height and width of the images; None: those of the space.
+        num_classes: Number of classes; None: that of the space.
+
+    Returns:
+        The ids of the network, its parameters and multiply-accumulates, and its operations.
+
+    Raises:
+        UnknownNameError: The space or the network is not known.
+        InputError: The values are no network of the space, or the space does not fit such images.
     """
     chosen = adapted(SPACES.get(space), image_size=image_size, num_classes=num_classes)
     candidate = chosen.candidate(find_arch(chosen, arch))

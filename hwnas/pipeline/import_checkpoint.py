@@ -1,4 +1,4 @@
-"""`hwnas import`: an official checkpoint turned into a file of ours."""
+"""`hwnas import`: conversion of an official checkpoint to a weight file."""
 
 import tempfile
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Imported:
-    """What an official checkpoint has become: a supernet, or the network of `arch`."""
+class ImportedCheckpoint:
+    """Weight file of a converted checkpoint: a supernet, or the network of `arch`."""
 
     path: Path
     space: str
@@ -29,9 +29,9 @@ class Imported:
     image_size: int
     num_classes: int
     entry: str | None
-    """The entry of the checkpoint that the weights are from; None: it holds nothing else."""
+    """Entry of the checkpoint that held the weights; None: the checkpoint holds the weights alone."""
     other_entries: tuple[str, ...]
-    """Its other entries that hold weights."""
+    """Other entries of the checkpoint that hold weights."""
 
 
 def import_checkpoint(
@@ -45,12 +45,26 @@ def import_checkpoint(
     num_classes: int | None = None,
     entry: str | None = None,
     overwrite: bool = False,
-) -> Imported:
-    """Turn an official checkpoint into ours, and write it to `out`.
+) -> ImportedCheckpoint:
+    """Convert an official checkpoint to a weight file, without running code from it.
 
-    Without `arch` the file holds a supernet of the space; with it, that network. At another image size than the
-    checkpoint's, position tables are interpolated. `entry` chooses among the weights of a file that holds several.
-    What stands at `out` is replaced only with `overwrite`, the checkpoint itself never. Nothing in the file is run.
+    Args:
+        family: Family of the checkpoint.
+        file: The checkpoint.
+        space: Name of a space of the family.
+        out: The weight file to write.
+        arch: The network that the checkpoint holds; None: it holds a supernet of the space.
+        image_size: Height and width of the images, to which position tables are interpolated; None: those of the space.
+        num_classes: Number of classes of the checkpoint; None: that of the space.
+        entry: Entry of the checkpoint with the weights; None: the usual one.
+        overwrite: Replace an existing file at `out`; the checkpoint itself is never replaced.
+
+    Returns:
+        What the file holds.
+
+    Raises:
+        UnknownNameError: The family, the space, the network or the entry is not known.
+        InputError: The checkpoint cannot be read or does not fit the network, or `out` cannot be written.
     """
     from hwnas.supernet.official.checkpoint import read_checkpoint
     from hwnas.supernet.official.importers import IMPORTERS
@@ -72,9 +86,9 @@ def import_checkpoint(
 
 
 def _require_free(out: Path, file: Path, *, overwrite: bool) -> None:
-    """What is written must be a new file, or one that may be replaced, in a folder that takes it."""
+    """Raise InputError unless `out` is a new file, or one that may be replaced, in a writable folder."""
     try:
-        if _are_same(out, file):
+        if _is_same_file(out, file):
             raise InputError("--out must be another file than the checkpoint", got=out, hint="another name for --out")
         if out.is_dir() or not out.parent.is_dir():
             raise InputError("--out must name a file in a folder that exists", got=out)
@@ -86,10 +100,9 @@ def _require_free(out: Path, file: Path, *, overwrite: bool) -> None:
         raise InputError(f"{out} cannot be written", got=error.strerror or error) from error
 
 
-def _are_same(out: Path, file: Path) -> bool:
-    """Whether both are one file, also through links."""
+def _is_same_file(out: Path, file: Path) -> bool:
     try:
-        return out.samefile(file)
+        return out.samefile(file)  # also through links
     except OSError:  # one of them does not exist
         return False
 
@@ -106,8 +119,8 @@ def _space(family: str, space: str) -> AnySpace:
 
 def _imported(
     path: Path, space: AnySpace, arch: Arch | None, params: int, checkpoint: "OfficialCheckpoint"
-) -> Imported:
-    return Imported(
+) -> ImportedCheckpoint:
+    return ImportedCheckpoint(
         path=path,
         space=space.name,
         kind="supernet" if arch is None else "network",

@@ -1,4 +1,4 @@
-"""One network of a run, by its id: what it is, and where its weights are."""
+"""Look-up of a network in the run of a search or a training, with its weights."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,42 +20,45 @@ _COMMAND = "hwnas export {run} --arch {{arch}} --out exported"
 
 @dataclass(frozen=True, kw_only=True)
 class RunNetwork:
-    """A network of a space, at the images and classes of its run."""
+    """A network of a run, at the image size and classes of the run."""
 
     space: AnySpace
     arch: Arch
     weights: Path | None
-    """The file of the network itself, or of the supernet that it is a part of; None: the run has no weights."""
+    """File of the network itself, or of the supernet that contains it; None: the run has no weights."""
 
 
 def network_of_run(run: Path, arch: str | None) -> RunNetwork:
-    """The network of a search's run, or of a training's, that an id or a name means.
+    """Find a network in the run of a search or a training.
 
-    Of a search it is the exported winner with its own weights, or else a part of the supernet; a training of one
-    network needs no name.
+    Args:
+        run: The run. A network of a search has the weights of the exported winner, or else those of the supernet.
+        arch: Id or name of the network; may be None for the training of a single network.
+
+    Returns:
+        The network and the file of its weights.
+
+    Raises:
+        InputError: The run holds no such network, or the searched supernet was moved or changed.
     """
     Run.open(run)
     if (run / RECORD_FILE).is_file():
-        return _of_search(run, _named(arch, run))
+        return _of_search(run, _required(arch, run))
     if (run / NETWORK).is_file():
-        return _of_network(run / NETWORK)
+        from hwnas.supernet.store import load_network
+
+        stored = load_network(run / NETWORK)
+        return RunNetwork(space=stored.space, arch=stored.arch, weights=run / NETWORK)
     if (run / SUPERNET).is_file():
-        return _of_supernet(run, _named(arch, run))
-    hint = "a run of hwnas search that has ended, or of hwnas train"
+        return _of_supernet(run, _required(arch, run))
+    hint = "a finished run of hwnas search or hwnas train"
     raise InputError(f"{run} must be a run that holds networks", got="no networks of a space", hint=hint)
 
 
-def _named(arch: str | None, run: Path) -> str:
+def _required(arch: str | None, run: Path) -> str:
     if arch is None:
         raise InputError("the network must be named", got=str(run), hint=f"hwnas export {run} --arch ID --out exported")
     return arch
-
-
-def _of_network(file: Path) -> RunNetwork:
-    from hwnas.supernet.store import load_network
-
-    stored = load_network(file)
-    return RunNetwork(space=stored.space, arch=stored.arch, weights=file)
 
 
 def _of_supernet(run: Path, name: str) -> RunNetwork:
@@ -83,7 +86,7 @@ def _candidates(space: AnySpace, run: Path) -> Iterator[Candidate]:
 
 
 def _weights(run: Path, arch_id: str, supernet: SupernetSpec | None) -> Path | None:
-    """The winner's own file, trained on or extracted; else that of the supernet, which must be what was searched."""
+    """Return the retrained or extracted weights of a winner, or else those of the supernet that was searched."""
     folder = run / NETWORKS / arch_id
     for file in (folder / "training" / NETWORK, folder / NETWORK):
         if file.is_file():
@@ -92,8 +95,8 @@ def _weights(run: Path, arch_id: str, supernet: SupernetSpec | None) -> Path | N
         return None
     file = supernet_file(supernet.path)
     if not file.is_file():
-        raise InputError(f"the supernet of {run} must be where it was", got=supernet.path, hint="put it back there")
+        raise InputError(f"the supernet of {run} must be at its path", got=supernet.path, hint="move it back there")
     if supernet.digest != weights_digest(file):
         message = f"the supernet of {run} must be the one that was searched"
-        raise InputError(message, got=f"{supernet.path}, which has changed", hint="put the old file back there")
+        raise InputError(message, got=f"{supernet.path}, which has changed", hint="restore the old file")
     return file

@@ -1,4 +1,4 @@
-"""`hwnas spaces`: what can be searched."""
+"""`hwnas spaces`: a summary of the search spaces."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from hwnas.space.space import AnySpace
 
 @dataclass(frozen=True, kw_only=True)
 class SpaceSummary:
-    """One space: how many networks, from which cost to which, and the published ones in it."""
+    """Summary of a space: its number of networks, their range of costs, and the published networks in it."""
 
     name: str
     family: str
@@ -25,7 +25,11 @@ class SpaceSummary:
 
 
 def spaces() -> tuple[SpaceSummary, ...]:
-    """Summarise all named spaces; the extremes are those of MACs."""
+    """Summarise all named spaces.
+
+    Returns:
+        One summary per space; the minima and maxima are those of the networks with the fewest and the most MACs.
+    """
     return tuple(_summary(space) for space in SPACES.values())
 
 
