@@ -129,6 +129,8 @@ class AutoFormer(Space[AutoFormerConfig, AutoFormerArch]):
         embed, present, heads, hidden = self._sizes(rows)
         config, width = self.config, heads * self.config.head_dim
         patches, tokens = config.grid**2, config.grid**2 + 2
+        # Norms, then q, k, v and projection, then attention, then the MLP. All is doubled, as relative position is
+        # counted in halves.
         blocks = tokens * (2 * embed + 4 * embed * width + 2 * tokens * width + 2 * embed * hidden)
         twice = 2 * blocks
         if config.relative_clip is not None:

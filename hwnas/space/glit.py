@@ -210,6 +210,7 @@ class Glit(Space[GlitConfig, GlitArch]):
         widths = self._widths(genomes)
         tokens, embed = config.tokens, config.embed_dim
         times = np.ones_like(widths.heads)
+        # The residual sum has other traits in a block without attention, so it is listed once for either kind.
         stem = patch_stem(
             image_size=config.image_size, channels=config.channels, patch_size=config.patch_size, embed=embed
         )

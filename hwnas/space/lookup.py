@@ -82,7 +82,7 @@ def find_arch(
 
 
 def _random(space: AnySpace, seed: str, *, command: str) -> Arch:
-    digits = seed.lstrip("0") or seed[:1]
+    digits = seed.lstrip("0") or seed[:1]  # counted before int(), which refuses very long texts
     if not seed.isdecimal() or len(digits) > len(str(_SEEDS)) or int(digits) >= _SEEDS:
         hint = command.format(space=space.name, arch="random:0")
         raise InputError("random:SEED needs a whole number from 0 to 2**64 - 1", got=shown(seed), hint=hint)

@@ -325,6 +325,7 @@ def _stages(unit: int, *, heads: tuple[tuple[int, ...], ...], slots: int) -> tup
 
 def _stage(embed_dim: int, blocks: str, *, slots: int) -> ResNasStage:
     """Return a published stage, in which the last removable slots are empty."""
+    # Blocks are written heads:mlp. A network with fewer blocks than slots lacks the last of slots 1, 3 and 5.
     pairs = [tuple(map(int, block.split(":"))) for block in blocks.split()]
     removed = {1, 3, 5} - set(sorted({1, 3, 5})[: 3 - (slots - len(pairs))])
     live = iter(ResNasBlock(num_heads=heads, hidden_dim=hidden) for heads, hidden in pairs)

@@ -153,6 +153,7 @@ class Space(ABC, Generic[Config, Network]):
         Returns:
             One genome a row; the same network may occur twice.
         """
+        # Uniform per gene, as in the original implementations; that is not uniform over networks, nor over their costs.
         return self.repair(rng.integers(0, self._counts, size=(count, len(self.dimensions)), dtype=np.int16))
 
     def contains(self, genomes: ArrayLike) -> Mask:
@@ -197,6 +198,7 @@ class Space(ABC, Generic[Config, Network]):
         used = self._used(rows)
         moved, origins = [], []
         for column, value in self._moves(rows):
+            # Genes that a network does not use have no neighbours.
             able = used[:, column] & (value >= 0) & (value < self._counts[column]) & (value != rows[:, column])
             copies = rows[able]
             copies[:, column] = value[able]
@@ -394,6 +396,7 @@ class Space(ABC, Generic[Config, Network]):
                     yield column, np.full(len(rows), value, dtype=np.int16)
 
     def _distinct(self, moved: Genomes, origins: NDArray[np.intp], rows: Genomes) -> Neighbours:
+        # A step can leave the space (no block left), or change nothing that the network uses.
         inside = self._has_block(moved)
         canonical, origins = self._canonical(moved[inside]), origins[inside]
         other = (canonical != rows[origins]).any(axis=1)

@@ -127,6 +127,7 @@ class Vitas(Space[VitasConfig, VitasArch]):
         return Costs(params=self.costs(rows).params, macs=macs)
 
     def _used(self, genomes: Genomes) -> Mask:
+        # With identities anywhere, a slot's number of heads tells whether it has a block, and is always used.
         present = self._present(genomes)
         always = self.columns("num_heads").start + (0 if self._has_depth else self.config.slots)
         parts = [present] * (3 if self._has_depth else 2)
@@ -145,6 +146,7 @@ class Vitas(Space[VitasConfig, VitasArch]):
         return np.asarray(self._present(genomes).any(axis=1))
 
     def _give_block(self, genomes: Genomes) -> Genomes:
+        # A network of identities gets a block in its first slot, with the first choice of heads.
         given = genomes.copy()
         given[~self._has_block(genomes), self.columns("num_heads").start] = 0
         return given

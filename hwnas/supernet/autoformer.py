@@ -138,19 +138,16 @@ class AutoFormerSupernet(Supernet[AutoFormerConfig, AutoFormerArch, AutoFormerSu
             case StemConfig():
                 return stem_axes(prefix(config.embed_dim))
             case AutoFormerBlockConfig():
-                return self._block_axes(config)
+                # Shared rows are interleaved as q0, k0, v0, q1, …: those of a narrower network are a prefix, and no
+                # row serves as q in one network and as k in another.
+                embed, width = prefix(config.embed_dim), config.num_heads * config.head_dim
+                rows = interleaved(3 * width)
+                bias = prefix(3 * width) if self.config.plain_bias else rows
+                attention = attention_axes(embed, rows=rows, bias=bias, width=prefix(width))
+                return {**attention, **mlp_axes(embed, hidden=prefix(config.hidden_dim))}
             case AutoFormerHeadConfig():
                 return head_axes(prefix(config.embed_dim))
         raise AssertionError(config)
-
-    def _block_axes(self, config: AutoFormerBlockConfig) -> Axes:
-        embed, width = prefix(config.embed_dim), config.num_heads * config.head_dim
-        # Shared rows are interleaved as q0, k0, v0, q1, …: those of a narrower network are a prefix, and no row serves
-        # as q in one network and as k in another.
-        rows = interleaved(3 * width)
-        bias = prefix(3 * width) if self.config.plain_bias else rows
-        attention = attention_axes(embed, rows=rows, bias=bias, width=prefix(width))
-        return {**attention, **mlp_axes(embed, hidden=prefix(config.hidden_dim))}
 
 
 SUPERNET = AutoFormerSupernet

@@ -195,16 +195,16 @@ class GlitSupernet(Supernet[GlitConfig, GlitArch, GlitSupernetConfig]):
 
     def path(self, arch: GlitArch) -> dict[str, SlicedSegment]:
         """Return the segments of a network; stem and head are taken in full."""
-        segments = outline(self.space.config, arch, drop_path=self.config.drop_path)
-        return {name: self._segment(name, config) for name, config in segments.items()}
-
-    def _segment(self, name: str, config: SegmentConfig) -> SlicedSegment:
-        if not isinstance(config, GlitBlockConfig):
-            return sliced_segment(name, config, {})
-        if self.config.share == "slices":
-            return sliced_segment(name, config, _block_axes(config, self._widest))
-        number = self._numbers[replace(config, drop_path=0.0)]
-        return sliced_segment(f"{name}.{number}", config, {})
+        path = {}
+        for name, config in outline(self.space.config, arch, drop_path=self.config.drop_path).items():
+            shared: str = name
+            axes: Axes = {}
+            if isinstance(config, GlitBlockConfig) and self.config.share == "slices":
+                axes = _block_axes(config, self._widest)
+            elif isinstance(config, GlitBlockConfig):
+                shared = f"{name}.{self._numbers[replace(config, drop_path=0.0)]}"
+            path[name] = sliced_segment(shared, config, axes)
+        return path
 
 
 def _shared_outline(config: GlitConfig, choices: Sequence[GlitBlockConfig], *, share: str) -> dict[str, SegmentConfig]:
@@ -273,7 +273,7 @@ def _leading(*counts: tuple[int, int]) -> Index:
 
 
 def _require_max_params(space: Glit, choices: Sequence[GlitBlockConfig], *, max_params: int) -> None:
-    with torch.device("meta"):
+    with torch.device("meta"):  # only to count; the weights may be larger than memory
         blocks = [choice.build() for choice in choices]
     params = space.config.depth * sum(tensor.numel() for block in blocks for tensor in block.parameters())
     if params > max_params:

@@ -89,7 +89,9 @@ class _AugmentedAttention(nn.Module):
         self.num_columns = RelativePosition.columns(grid, head_dim=head_dim)
         self.register_buffer("index_NE", _near_index(grid, clip), persistent=False)
         self.register_buffer("one_hot_NE", _one_hot_columns(grid, self.num_columns), persistent=False)
-        self.register_buffer("class_T", _class_vectors(clip), persistent=False)
+        class_T = torch.zeros(2 * (2 * clip + 2))  # ones for the two vectors of pairs with the class token
+        class_T[0] = class_T[2 * clip + 2] = 1
+        self.register_buffer("class_T", class_T, persistent=False)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, keys_TD: Tensor, values_TD: Tensor) -> Tensor:
         batch, heads, _, head_dim = q.shape
@@ -135,15 +137,10 @@ class _DirectAttention(nn.Module):
         return torch.matmul(weights, v) + torch.einsum("bhnm,nmd->bhnd", weights, values_NND)
 
 
-def _distances(grid: int, clip: int) -> Tensor:
-    """Return the table index of each pair of grid rows (or columns), (grid, grid)."""
-    line = torch.arange(grid)
-    return (line[None, :] - line[:, None]).clamp(-clip, clip) + clip + 1
-
-
 def _near_index(grid: int, clip: int) -> Tensor:
     """Return, per query, the table index of each grid row and each grid column; 0 for the class token."""
-    near = _distances(grid, clip)
+    line = torch.arange(grid)
+    near = (line[None, :] - line[:, None]).clamp(-clip, clip) + clip + 1
     rows, columns = near.repeat_interleave(grid, 0), near.repeat(grid, 1)
     patches = torch.cat([rows, columns + 2 * clip + 2], dim=1)
     class_token = torch.cat([torch.zeros(1, grid), torch.full((1, grid), 2 * clip + 2)], dim=1)
@@ -158,13 +155,6 @@ def _one_hot_columns(grid: int, num_columns: int) -> Tensor:
     one_hot[1 + patches, patches // grid] = 1
     one_hot[1 + patches, grid + patches % grid] = 1
     return one_hot
-
-
-def _class_vectors(clip: int) -> Tensor:
-    """Return ones for the two table vectors of pairs with the class token."""
-    vectors = torch.zeros(2 * (2 * clip + 2))
-    vectors[0] = vectors[2 * clip + 2] = 1
-    return vectors
 
 
 @lru_cache(maxsize=32)

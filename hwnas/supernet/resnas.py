@@ -314,30 +314,22 @@ def _axes(config: SegmentConfig, widest: SegmentConfig) -> Axes:
         case StemConfig(), _:
             return stem_axes(prefix(config.embed_dim))
         case ResNasBlockConfig(), ResNasBlockConfig():
-            return _block_axes(config, total=3 * widest.num_heads * widest.head_dim)
+            embed, width = prefix(config.embed_dim), config.num_heads * config.head_dim
+            rows = thirds(3 * width, total=3 * widest.num_heads * widest.head_dim)
+            attention = attention_axes(embed, rows=rows, bias=rows, width=prefix(width))
+            return {**attention, **mlp_axes(embed, hidden=prefix(config.hidden_dim))}
         case ReductionConfig(), _:
-            return _reduction_axes(config)
+            inputs, outputs = prefix(config.inputs), prefix(config.outputs)
+            return {
+                **norm_axes("norm", inputs),
+                **linear_axes("conv", inputs, outputs),
+                "position": (None, None, outputs),
+                **linear_axes("class_token", inputs, outputs),
+            }
         case ResNasHeadConfig(), _:
             embed = prefix(config.embed_dim)
             return {**head_axes(embed), "patch_classifier.weight": (None, embed)}
     raise AssertionError(config)
-
-
-def _block_axes(config: ResNasBlockConfig, *, total: int) -> Axes:
-    embed, width = prefix(config.embed_dim), config.num_heads * config.head_dim
-    rows = thirds(3 * width, total=total)
-    attention = attention_axes(embed, rows=rows, bias=rows, width=prefix(width))
-    return {**attention, **mlp_axes(embed, hidden=prefix(config.hidden_dim))}
-
-
-def _reduction_axes(config: ReductionConfig) -> Axes:
-    inputs, outputs = prefix(config.inputs), prefix(config.outputs)
-    return {
-        **norm_axes("norm", inputs),
-        **linear_axes("conv", inputs, outputs),
-        "position": (None, None, outputs),
-        **linear_axes("class_token", inputs, outputs),
-    }
 
 
 SUPERNET = ResNasSupernet

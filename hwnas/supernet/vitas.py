@@ -24,7 +24,6 @@ from hwnas.supernet.layers import (
 )
 from hwnas.supernet.network import Network, SegmentConfig
 from hwnas.supernet.sharing import (
-    Axes,
     Index,
     Part,
     Pick,
@@ -185,7 +184,7 @@ class VitasSupernet(Supernet[VitasConfig, VitasArch, VitasSupernetConfig]):
         if self.config.sharing != "bilateral":
             message = "networks are taken from the right side under bilateral sharing alone"
             raise InputError(message, got=f"sharing {self.config.sharing!r}", hint="sharing = 'bilateral'")
-        other = copy.copy(self)
+        other = copy.copy(self)  # shallow: both views hold the same parameters
         other.side = side
         return other
 
@@ -206,25 +205,23 @@ class VitasSupernet(Supernet[VitasConfig, VitasArch, VitasSupernetConfig]):
         segments = outline(
             self.space.config, arch, drop_path=settings.drop_path, attention_scale=settings.attention_scale
         )
-        stem = self.space.config.patch_sizes.index(arch.patch_size)
-        embed = self._embed(arch.embed_dim)
+        widths, stem = self.space.config.embed_dims, self.space.config.patch_sizes.index(arch.patch_size)
+        cyclic_channels = settings.sharing == "cyclic"
+        embed = cyclic(arch.embed_dim, widths=widths) if cyclic_channels else self._width(arch.embed_dim, max(widths))
+        axes = stem_axes(embed)
+        if settings.collapsed_positions:
+            # The official supernet adds one position vector, the last, to all tokens.
+            last = _grid(self.space.config, arch.patch_size) ** 2
+            axes = {**axes, "position": (None, Pick((last,) * (last + 1)), embed)}
         blocks = {
             f"blocks.{number}": self._block(slot, segments[f"blocks.{number}"], block, embed=embed)
             for number, (slot, block) in enumerate(live_slots(arch))
         }
         return {
-            "stem": sliced_segment(f"stems.{stem}", segments["stem"], self._stem_axes(arch, embed=embed)),
+            "stem": sliced_segment(f"stems.{stem}", segments["stem"], axes),
             **blocks,
             "head": sliced_segment("head", segments["head"], head_axes(embed)),
         }
-
-    def _stem_axes(self, arch: VitasArch, *, embed: Index) -> Axes:
-        axes = stem_axes(embed)
-        if not self.config.collapsed_positions:
-            return axes
-        # The official supernet adds one position vector, the last, to all tokens.
-        last = _grid(self.space.config, arch.patch_size) ** 2
-        return {**axes, "position": (None, Pick((last,) * (last + 1)), embed)}
 
     def _block(self, slot: int, config: SegmentConfig, block: VitasBlock, *, embed: Index) -> SlicedSegment:
         width = self._width(block.qkv_dim // 3, total=self._widest)
@@ -253,10 +250,6 @@ class VitasSupernet(Supernet[VitasConfig, VitasArch, VitasSupernetConfig]):
     @property
     def _widest(self) -> int:
         return max(self.space.config.qkv_dims) // 3
-
-    def _embed(self, width: int) -> Index:
-        widths = self.space.config.embed_dims
-        return cyclic(width, widths=widths) if self.config.sharing == "cyclic" else self._width(width, max(widths))
 
     def _width(self, width: int, total: int) -> Span:
         return prefix(width) if self.side == "left" else suffix(width, total=total)

@@ -3,7 +3,6 @@
 Shape suffixes: B images (or windows of images), N tokens, D channels, H heads, R rows and C columns of the grid.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import sqrt
 from typing import Literal
@@ -234,7 +233,10 @@ class TwinsSupernet(Supernet[TwinsConfig, TwinsArch, TwinsSupernetConfig]):
     def path(self, arch: TwinsArch) -> dict[str, SlicedSegment]:
         """Return the segments of a network: the first slots of each stage."""
         segments = outline(self.space.config, arch, drop_path=self.config.drop_path)
-        embeds = [self._embed(number, stage.embed_dim) for number, stage in enumerate(arch.stages)]
+        embeds: list[Index] = [prefix(stage.embed_dim) for stage in arch.stages]
+        if self.config.sharing == "cyclic":
+            stages = zip(arch.stages, self.space.config.stages, strict=True)
+            embeds = [cyclic(stage.embed_dim, widths=choices.embed_dims) for stage, choices in stages]
         path = {}
         for number, embed in enumerate(embeds):
             name = f"patch_embeds.{number}"
@@ -258,12 +260,14 @@ class TwinsSupernet(Supernet[TwinsConfig, TwinsArch, TwinsSupernetConfig]):
         segment = sliced_segment(name, config, axes)
         if config.window is not None:
             return segment
-        kv = _kv_sources(f"{name}.attention.kv", embed, width=config.width, widest=widest // 3)
-        return replace(segment, sources={**segment.sources, **kv})
-
-    def _embed(self, stage: int, width: int) -> Index:
-        widths = self.space.config.stages[stage].embed_dims
-        return cyclic(width, widths=widths) if self.config.sharing == "cyclic" else prefix(width)
+        # Global attention has rows [k | v], of which each half is a prefix.
+        halves = (Span(0, config.width), Span(widest // 3, config.width))
+        kv = f"{name}.attention.kv"
+        sources: dict[str, Source] = {
+            "attention.kv.weight": tuple(Part(f"{kv}.weight", (rows, embed)) for rows in halves),
+            "attention.kv.bias": tuple(Part(f"{kv}.bias", (rows,)) for rows in halves),
+        }
+        return replace(segment, sources={**segment.sources, **sources})
 
 
 def _patch_axes(name: str, inputs: Index | None, outputs: Index) -> Axes:
@@ -283,15 +287,6 @@ def _attention_axes(embed: Index, *, width: Index, qkv: Index) -> Axes:
         **linear_axes("attention.q", embed, width),
         **linear_axes("attention.proj", width, embed),
         **_patch_axes("attention.reduce.", embed, embed),
-    }
-
-
-def _kv_sources(name: str, embed: Index, *, width: int, widest: int) -> Mapping[str, Source]:
-    """Return the sources of the rows [k | v]: a prefix of each half."""
-    halves = (Span(0, width), Span(widest, width))
-    return {
-        "attention.kv.weight": tuple(Part(f"{name}.weight", (rows, embed)) for rows in halves),
-        "attention.kv.bias": tuple(Part(f"{name}.bias", (rows,)) for rows in halves),
     }
 
 

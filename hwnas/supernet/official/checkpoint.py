@@ -151,8 +151,10 @@ def _problem(tensor: Tensor, *, counter: bool) -> str | None:
         return None
     if tensor.dtype not in _FLOATS:
         return f"numbers of the type {str(tensor.dtype).removeprefix('torch.')}"
+    # A file can claim a shape that its storage does not hold, as with expanded or meta tensors.
     if not 0 < tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes() or tensor.is_meta:
         return f"the shape {tuple(tensor.shape)} with fewer numbers stored, or none"
+    # Finite float64 values beyond float32 would become infinite; NaN fails both comparisons.
     low, high = tensor.detach().aminmax()
     bound = torch.finfo(torch.float32).max
     if not (-bound <= low.item() and high.item() <= bound):

@@ -43,6 +43,7 @@ class Importer:
 def _autoformer_supernet(space: AnySpace, state: State) -> AnySupernet:
     translated = translate(state, AUTOFORMER_RULES)
     position = translated.get("stem.position")
+    # The released supernets allocate wider embeddings than any of their networks use.
     widest = None if position is None or position.ndim != 3 else position.shape[-1]
     supernet = make_supernet(space, AutoFormerSupernetConfig(embed_dim=widest, plain_bias=True))
     return _filled(supernet, supernet.shared, translated)
@@ -67,6 +68,7 @@ def _resnas_network(space: AnySpace, arch: Arch, state: State) -> Network:
 
 
 def _vitas_supernet(space: AnySpace, state: State) -> AnySupernet:
+    # The options that reproduce the outputs of the official supernet.
     config = VitasSupernetConfig(
         sharing="bilateral", attention_scale="official-supernet", joint_qk=True, collapsed_positions=True
     )

@@ -69,7 +69,7 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         if tensor.shape != targets[name].shape:
             expected = tuple(targets[name].shape)
             raise InputError(f"{name} must have the shape {expected}", got=tuple(tensor.shape))
-    for name, tensor in tensors.items():
+    for name, tensor in tensors.items():  # all checks come first, so that the module is filled completely or not at all
         targets[name].data.copy_(tensor)
 
 
