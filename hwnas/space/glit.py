@@ -263,7 +263,7 @@ class Glit(Space[GlitConfig, GlitArch]):
     def _require_fixed(self, value: object, *, live: bool, name: str, field: str) -> None:
         expected = self._fixed(name) if live else None
         if value != expected:
-            message = f"{field} is not a choice of such a block in {self.name}"
+            message = f"{field} is not chosen for such a block in {self.name}"
             raise InputError(message, got=shown(value), known=["leave it out"] if expected is None else [expected])
 
     def _structure(self, arch: GlitArch) -> dict[str, Any]:

@@ -268,7 +268,7 @@ class ResNas(Space[ResNasConfig, ResNasArch]):
         if index in self._removable:
             writer.put("exists", int(block is not None), field=field, index=self._removable.index(index))
         elif block is None:
-            raise InputError(f"{field} is not optional", got="null", known=["num_heads and hidden_dim"])
+            raise InputError(f"{field} cannot be left out", got="null", known=["num_heads and hidden_dim"])
         if block is not None:
             writer.put("num_heads", block.num_heads, field=f"{field}.num_heads", index=index)
             writer.put("hidden_dim", block.hidden_dim, field=f"{field}.hidden_dim", index=index)
