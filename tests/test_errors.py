@@ -32,8 +32,8 @@ def test_exit_codes_of_what_is_no_error_of_ours() -> None:
 
 def test_the_tree_in_the_docstring_is_the_tree() -> None:
     drawn = {name: int(code) for name, code in re.findall(r"── (\w+) +(\d+)", inspect.getdoc(errors) or "")}
-    classes = [thing for _, thing in inspect.getmembers(errors, inspect.isclass)]
-    real = {thing.__name__: thing.exit_code for thing in classes if issubclass(thing, HwnasError)}
+    classes = [item for _, item in inspect.getmembers(errors, inspect.isclass)]
+    real = {item.__name__: item.exit_code for item in classes if issubclass(item, HwnasError)}
     del real["HwnasError"]
     assert drawn == real
 

@@ -75,9 +75,9 @@ def test_duplicates_in_the_constructor_are_refused() -> None:
 
 
 @given(st.dictionaries(st.text().map(str.casefold), st.integers()))
-def test_what_is_registered_is_found(things: dict[str, int]) -> None:
-    registry = Registry("thing", things.items())
-    assert {name: registry.get(name) for name in registry.names()} == things
-    assert {name: registry.get(name.swapcase()) for name in things if name.isascii()} == {
-        name: thing for name, thing in things.items() if name.isascii()
+def test_what_is_registered_is_found(entries: dict[str, int]) -> None:
+    registry = Registry("entry", entries.items())
+    assert {name: registry.get(name) for name in registry.names()} == entries
+    assert {name: registry.get(name.swapcase()) for name in entries if name.isascii()} == {
+        name: entry for name, entry in entries.items() if name.isascii()
     }

@@ -164,9 +164,9 @@ def test_the_command_line_ends_with_code_1_and_no_traceback(
     torch.save({"model": {}, "args": Code(tmp_path / "ran")}, "official.pth")
     arguments = ["autoformer", "official.pth", "--space", "autoformer-tiny", "--out", "ours.safetensors"]
     assert run(["import", *arguments]) == 1
-    said = capsys.readouterr().err
-    assert said.startswith("error: official.pth is not a checkpoint")
-    assert "Traceback" not in said
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: official.pth is not a checkpoint")
+    assert "Traceback" not in printed
     assert not (tmp_path / "ours.safetensors").exists()
 
 
@@ -256,8 +256,8 @@ def test_the_entry_is_said_and_can_be_chosen(
         if not name.endswith("num_batches_tracked"):
             torch.testing.assert_close(ema[name], tensor / 2, rtol=0, atol=0)
     assert run([*arguments, "--out", str(tmp_path / "c.safetensors")]) == 0
-    told = "its entry model_ema; it also holds weights in model (--entry)"
-    assert capsys.readouterr().out.splitlines()[1] == f"from {official}: {told}"
+    source = "its entry model_ema; it also holds weights in model (--entry)"
+    assert capsys.readouterr().out.splitlines()[1] == f"from {official}: {source}"
 
 
 def test_an_entry_that_holds_no_weights_is_answered_with_those_that_do(official: Path, tmp_path: Path) -> None:
@@ -350,7 +350,7 @@ def test_a_file_that_is_no_checkpoint_is_told_by_what_it_is(content: bytes, got:
     assert "\n" not in str(caught.value.got)
 
 
-def test_a_folder_and_a_name_too_long_are_told(tmp_path: Path) -> None:
+def test_a_folder_and_a_name_too_long_are_errors(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is a folder"):
         reading.read_checkpoint(tmp_path)
     with pytest.raises(InputError, match="cannot be read"):

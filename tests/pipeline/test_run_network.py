@@ -56,7 +56,7 @@ def test_the_weights_are_of_the_supernet_that_was_searched(training: Path, tmp_p
         _weights(tmp_path, "0" * 12, replace(supernet, digest="another"))
 
 
-def test_what_is_wrong_is_said(training: Path, tmp_path: Path) -> None:
+def test_errors_say_what_is_wrong(training: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="must be named"):
         network_of_run(training, None)
     with pytest.raises(InputError, match="no network with this id"):

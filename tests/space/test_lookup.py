@@ -47,7 +47,7 @@ def test_a_text_longer_than_a_file_name_may_be_is_an_unknown_name() -> None:
     assert "cannot be read" in refused("x" * 5000 + ".json").message
 
 
-def test_a_network_of_another_space_is_told() -> None:
+def test_a_network_of_another_space_is_named_in_the_error() -> None:
     error = refused("autoformer-s")
     assert error.message == "AutoFormer-S is a network of autoformer-small, not of autoformer-tiny"
     assert error.hint == "hwnas describe autoformer-small AutoFormer-S"

@@ -164,7 +164,7 @@ def lively(supernet: GlitSupernet, *, seed: int = 0) -> GlitSupernet:
     return supernet
 
 
-def pictures(space: Glit, count: int = 2, *, seed: int = 0) -> Tensor:
+def random_images(space: Glit, count: int = 2, *, seed: int = 0) -> Tensor:
     """Random images."""
     config = space.config
     shape = (count, config.channels, config.image_size, config.image_size)
@@ -174,7 +174,7 @@ def pictures(space: Glit, count: int = 2, *, seed: int = 0) -> Tensor:
 @ALL
 def test_slice_and_subnet_agree(space: Glit, share: Any) -> None:
     supernet = lively(GlitSupernet(space, GlitSupernetConfig(share=share))).eval()
-    batch = pictures(space)
+    batch = random_images(space)
     with torch.inference_mode():
         for arch in archs_of(space, 12):
             torch.testing.assert_close(supernet(batch, arch), supernet.subnet(arch)(batch), rtol=1e-5, atol=1e-5)
@@ -186,7 +186,7 @@ def test_another_arch_gives_another_output(space: Glit, share: Any) -> None:
     genome = space.sample(np.random.default_rng(3), 1)
     neighbours = space.decode(space.neighbours(genome).genomes)
     with torch.inference_mode():
-        outputs = [supernet(pictures(space), arch) for arch in (*space.decode(genome), *neighbours)]
+        outputs = [supernet(random_images(space), arch) for arch in (*space.decode(genome), *neighbours)]
     for first, second in itertools.combinations(outputs, 2):
         assert (first - second).abs().max() > 1e-4
 
@@ -197,8 +197,8 @@ def test_gradients_reach_the_slices_alone(space: Glit) -> None:
     for arch in archs_of(space, 6):
         supernet.zero_grad()
         network = supernet.subnet(arch)
-        supernet(pictures(space), arch).square().sum().backward()
-        network(pictures(space)).square().sum().backward()
+        supernet(random_images(space), arch).square().sum().backward()
+        network(random_images(space)).square().sum().backward()
         expected = {name: torch.zeros_like(tensor) for name, tensor in supernet.shared.named_parameters()}
         positions = {name: torch.arange(tensor.numel()).view(tensor.shape) for name, tensor in expected.items()}
         own = dict(network.named_parameters())
@@ -217,8 +217,8 @@ def test_evaluation_may_come_before_training() -> None:
     supernet = GlitSupernet(space)
     arch = archs_of(space, 1)[0]
     with torch.inference_mode():
-        supernet(pictures(space), arch)
-    supernet(pictures(space), arch).sum().backward()
+        supernet(random_images(space), arch)
+    supernet(random_images(space), arch).sum().backward()
     assert any(parameter.grad is not None and parameter.grad.any() for parameter in supernet.parameters())
 
 
@@ -295,8 +295,8 @@ def test_training_updates_the_shared_statistics(space: Glit, share: Any) -> None
     arch = next(arch for arch in archs_of(space, 200) if [block.groups for block in arch.blocks[:2]] == [1, 0])
     network = supernet.subnet(arch)
     before = statistics(supernet.shared)
-    supernet(pictures(space, 4), arch).sum().backward()
-    network(pictures(space, 4))
+    supernet(random_images(space, 4), arch).sum().backward()
+    network(random_images(space, 4))
     own, after = dict(network.named_buffers()), statistics(supernet.shared)
     for segment, piece in supernet.path(arch).items():
         for name, source in piece.sources.items():
@@ -311,7 +311,7 @@ def test_training_updates_the_shared_statistics(space: Glit, share: Any) -> None
 def test_two_networks_in_one_step() -> None:
     supernet = GlitSupernet(TOY_PAPER, GlitSupernetConfig(drop_path=0.2)).train()
     archs = [paper_arch(expansion=4), paper_arch(expansion=2, kernel_size=11)]
-    supernet(pictures(TOY_PAPER, 8), archs).sum().backward()
+    supernet(random_images(TOY_PAPER, 8), archs).sum().backward()
     assert int(supernet.shared.get_buffer("blocks.0.attention.locality.batch_norm.num_batches_tracked")) == 2
 
 
@@ -370,14 +370,14 @@ def counted(space: Glit, arch: GlitArch) -> tuple[int, int]:
     with torch.device("meta"):
         network = GlitSupernet(space).eval().subnet(arch)
         with FlopCounterMode(display=False) as counter:
-            network(pictures(space, 1).to("meta"))
+            network(random_images(space, 1).to("meta"))
     return sum(parameter.numel() for parameter in network.parameters()), counter.get_total_flops() // 2
 
 
 def test_half_precision() -> None:
     supernet = GlitSupernet(TOY_PAPER).train()
     with torch.autocast("cpu", torch.bfloat16):
-        output = supernet(pictures(TOY_PAPER), paper_arch())
+        output = supernet(random_images(TOY_PAPER), paper_arch())
     output.float().square().sum().backward()
     assert output.dtype == torch.bfloat16
     assert output.isfinite().all()
@@ -392,4 +392,4 @@ def test_compiled(kind: str) -> None:
     network = supernet.subnet(arch) if kind == "subnet" else supernet.bind(arch)
     compiled = torch.compile(network, backend="aot_eager")
     with torch.no_grad():
-        torch.testing.assert_close(compiled(pictures(space)), network(pictures(space)), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(compiled(random_images(space)), network(random_images(space)), rtol=1e-5, atol=1e-5)

@@ -112,7 +112,7 @@ def drawn(space: ResNas, count: int, *, seed: int = 0) -> tuple[ResNasArch, ...]
     return space.decode(space.sample(np.random.default_rng(seed), count))
 
 
-def pictures(space: ResNas, count: int) -> Tensor:
+def random_images(space: ResNas, count: int) -> Tensor:
     config = space.config
     generator = torch.Generator().manual_seed(count)
     return torch.randn(count, config.channels, config.image_size, config.image_size, generator=generator)
@@ -204,7 +204,7 @@ def test_a_checkpoint_of_another_network_is_refused() -> None:
 
 @pytest.mark.parametrize("space", [TOY, AWKWARD], ids=lambda space: space.name)
 def test_a_slice_is_the_extracted_network(space: ResNas) -> None:
-    net, x = supernet(space), pictures(space, 2)
+    net, x = supernet(space), random_images(space, 2)
     archs = (*drawn(space, 6), space.smallest(), space.largest())
     with torch.inference_mode():
         outputs = [net(x, arch) for arch in archs]
@@ -244,7 +244,7 @@ def test_equal_networks_on_different_paths_have_equal_names_and_not_weights() ->
 
 
 def test_an_extracted_network_has_its_own_weights() -> None:
-    net, x = supernet(), pictures(TOY, 2)
+    net, x = supernet(), random_images(TOY, 2)
     subnet = net.subnet(TOY.smallest())
     with torch.inference_mode():
         before = subnet(x)
@@ -318,7 +318,7 @@ def _macs(network: nn.Module, space: ResNas, *archs: ResNasArch) -> int:
 
 @pytest.mark.parametrize("patch_logits", ["never", "always"])
 def test_several_networks_in_one_forward(patch_logits: PatchLogits) -> None:
-    net, x = supernet(patch_logits=patch_logits), pictures(TOY, 7)
+    net, x = supernet(patch_logits=patch_logits), random_images(TOY, 7)
     archs = [*drawn(TOY, 2, seed=3), TOY.smallest()]
     with torch.inference_mode():
         together = _outputs(net(x, archs))
@@ -335,7 +335,7 @@ def _outputs(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 def test_batch_norm_sees_the_whole_batch() -> None:
     joint, single, halved = (supernet().train() for _ in range(3))
-    x, (one, other) = pictures(TOY, 8), drawn(TOY, 2)
+    x, (one, other) = random_images(TOY, 8), drawn(TOY, 2)
     together = joint(x, [one, other])
     torch.testing.assert_close(together[::2], single(x, one)[::2], rtol=0, atol=1e-5)
     halved(x[::2], one)
@@ -346,7 +346,7 @@ def test_batch_norm_sees_the_whole_batch() -> None:
 
 
 def test_gradients_of_a_joint_step_are_the_sum_of_both() -> None:
-    net, x, archs = supernet().train(), pictures(TOY, 4), drawn(TOY, 2)
+    net, x, archs = supernet().train(), random_images(TOY, 4), drawn(TOY, 2)
     net(x, archs).square().sum().backward()
     joint = _gradients(net)
     net.zero_grad()
@@ -370,7 +370,7 @@ def test_gradients_reach_the_sliced_entries_alone() -> None:
             ResNasStage(embed_dim=112, blocks=(ResNasBlock(num_heads=3, hidden_dim=96), None)),
         )
     )
-    logits, patch_logits = net(pictures(TOY, 6), arch)
+    logits, patch_logits = net(random_images(TOY, 6), arch)
     (logits.square().sum() + patch_logits.square().sum()).backward()
     reached = {name: gradient != 0 for name, gradient in _gradients(net).items()}
     assert not [name for name in reached if name.startswith(("stages.0.1.", "stages.2.1."))]
@@ -395,7 +395,7 @@ def test_gradients_reach_the_sliced_entries_alone() -> None:
 
 
 def test_patch_logits_only_where_they_are_wanted() -> None:
-    net, x, arch = supernet(patch_logits="training"), pictures(TOY, 2), TOY.smallest()
+    net, x, arch = supernet(patch_logits="training"), random_images(TOY, 2), TOY.smallest()
     assert net(x, arch).shape == (2, 10)
     logits, patch_logits = net.train()(x, arch)
     assert (logits.shape, patch_logits.shape) == ((2, 10), (2, 4, 10))
@@ -411,7 +411,7 @@ def test_patch_logits_only_where_they_are_wanted() -> None:
 
 
 def test_bfloat16() -> None:
-    net, x, archs = supernet(patch_logits="training").train(), pictures(TOY, 4), drawn(TOY, 2)
+    net, x, archs = supernet(patch_logits="training").train(), random_images(TOY, 4), drawn(TOY, 2)
     exact = net(x, archs)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rounded = net(x, archs)

@@ -26,7 +26,7 @@ def supernet() -> ResNasSupernet:
     return net
 
 
-def pictures(seed: int = 0) -> Tensor:
+def random_images(seed: int = 0) -> Tensor:
     return torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
 
 
@@ -52,7 +52,7 @@ def hidden_norms(net: ResNasSupernet, slot: str) -> list[float]:
 
 
 def test_the_whole_network_computes_the_same_and_the_first_units_are_the_largest() -> None:
-    net, x = supernet().eval().double(), pictures().double()
+    net, x = supernet().eval().double(), random_images().double()
     with torch.inference_mode():
         whole, part = net(x, ARCH), net(x, MICRO.smallest())
         heads, hidden = head_norms(net, "stages.1.0"), hidden_norms(net, "stages.2.1")
@@ -85,7 +85,7 @@ def test_training_goes_on_as_without_sorting(optimizer: Callable[..., torch.opti
     moved, net, average = _trained(optimizer, sort_at=(2, 4))
     torch.testing.assert_close(moved, plain, rtol=1e-5, atol=1e-5)
     _, untouched, expected = _trained(optimizer, sort_at=())
-    x = pictures(9)
+    x = random_images(9)
     with torch.inference_mode():
         torch.testing.assert_close(net(x, ARCH), untouched(x, ARCH), rtol=0, atol=1e-4)
         torch.testing.assert_close(average(x, ARCH), expected(x, ARCH), rtol=0, atol=1e-4)
@@ -112,7 +112,7 @@ def _trained(
         if step in sort_at:
             kept = optimizer if with_optimizer else None
             sort_units(net.shared, net.sortable(), optimizer=kept, averages=[average.shared.state_dict()])
-        loss = F.cross_entropy(net(pictures(step), ARCH), torch.arange(4))
+        loss = F.cross_entropy(net(random_images(step), ARCH), torch.arange(4))
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -125,11 +125,11 @@ def _trained(
 
 def test_gradients_move_along() -> None:
     net = supernet()
-    net(pictures(), ARCH).square().sum().backward()
+    net(random_images(), ARCH).square().sum().backward()
     sort_units(net.shared, net.sortable())
     moved = [parameter.grad for parameter in net.shared.parameters()]
     net.zero_grad()
-    net(pictures(), ARCH).square().sum().backward()
+    net(random_images(), ARCH).square().sum().backward()
     for before, parameter in zip(moved, net.shared.parameters(), strict=True):
         torch.testing.assert_close(before, parameter.grad, rtol=1e-3, atol=1e-3)
 
@@ -169,7 +169,7 @@ def test_ties_keep_their_order() -> None:
 def test_an_optimizer_that_factors_its_state_is_refused() -> None:
     net = supernet()
     optimizer = torch.optim.Adafactor(net.parameters())
-    net(pictures(), ARCH).sum().backward()
+    net(random_images(), ARCH).sum().backward()
     optimizer.step()  # type: ignore[no-untyped-call]
     before = copy.deepcopy(net.state_dict())
     with pytest.raises(InputError, match="keeps its state entry for entry"):
