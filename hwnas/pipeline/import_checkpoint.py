@@ -120,13 +120,14 @@ def _space(family: str, space: str) -> AnySpace:
 def _imported(
     path: Path, space: AnySpace, arch: Arch | None, params: int, checkpoint: "OfficialCheckpoint"
 ) -> ImportedCheckpoint:
+    candidate = None if arch is None else space.candidate(arch)
     return ImportedCheckpoint(
         path=path,
         space=space.name,
         kind="supernet" if arch is None else "network",
         arch=arch,
-        arch_id=None if arch is None else space.arch_id(arch),
-        network_id=None if arch is None else space.network_id(arch),
+        arch_id=None if candidate is None else candidate.arch_id,
+        network_id=None if candidate is None else candidate.network_id,
         params=params,
         image_size=space.config.image_size,
         num_classes=space.config.num_classes,
