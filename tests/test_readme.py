@@ -32,7 +32,7 @@ def test_commands_are_taken_from_code_blocks_alone() -> None:
 MICRO = (
     (
         "autoformer-tiny --device a100 --batch 1,64",
-        "autoformer-micro --device cpu --samples 8 --repeats 0 --pairs 8 --no-landmarks",
+        "autoformer-micro --device cpu --samples 8 --repeats 0 --pairs 8 --no-reference-networks",
     ),
     ("--space autoformer-tiny --data photos", "--space autoformer-micro --data digits --max-images 256 --epochs 1"),
     ("--constraint 'latency_ms<=8'", "--constraint 'latency_ms<=8' --budget 8 --no-verify --export-top 0"),

@@ -1,4 +1,4 @@
-"""The `hwnas` command, and how whatever a command raises ends the process."""
+"""The `hwnas` command: its table of commands, how errors end the process, and shell completion."""
 
 import errno
 import logging
@@ -8,44 +8,48 @@ import traceback
 from collections.abc import Sequence
 
 import click
-from click.shell_completion import shell_complete
+from click.shell_completion import ShellComplete, get_completion_class, shell_complete
 
 from hwnas.cli.group import CommandRow, LazyGroup
-from hwnas.cli.logs import CommandLog, add_log_options
+from hwnas.cli.logs import CommandLog
+from hwnas.cli.options import add_log_options, json_option
+from hwnas.cli.output import note_start_time, print_json, print_line
 from hwnas.errors import EXIT_BUG, EXIT_INTERRUPTED, HwnasError, InputError, UsageError, nearest
 
 EXIT_BROKEN_PIPE = 141
-"""What a shell reports of a program whose reader went away: 128 + SIGPIPE."""
+"""The exit code that shells report when the reader of a pipe went away: 128 + SIGPIPE."""
 
-COMPLETE = "_HWNAS_COMPLETE"
-"""The variable through which a shell asks for completions."""
+COMPLETE_VARIABLE = "_HWNAS_COMPLETE"
+"""Environment variable through which a shell asks for completions."""
+
+SHELLS = ("bash", "zsh", "fish")
+
+COMMANDS = (
+    CommandRow("doctor", "hwnas.cli.doctor:doctor", "Check the devices, runtimes and packages of this machine."),
+    CommandRow("spaces", "hwnas.cli.spaces:spaces", "List the search spaces and their published networks."),
+    CommandRow("describe", "hwnas.cli.describe:describe", "Describe a network of a space and its costs."),
+    CommandRow("train", "hwnas.cli.train:train", "Train a weight-sharing supernet or a single network."),
+    CommandRow("evaluate", "hwnas.cli.evaluate:evaluate", "Evaluate networks on held-out or test images."),
+    CommandRow("profile", "hwnas.cli.profile:profile", "Measure networks on a device."),
+    CommandRow("profiles", "hwnas.cli.profiles:profiles", "List measured profiles, show or import one."),
+    CommandRow("fit", "hwnas.cli.fit:fit", "Fit latency predictors to measured profiles."),
+    CommandRow("predict", "hwnas.cli.predict:predict", "Predict the latency of networks on a device."),
+    CommandRow("search", "hwnas.cli.search:search", "Search a space for the best networks for a device."),
+    CommandRow("query", "hwnas.cli.query:query", "Re-query a finished search."),
+    CommandRow("explain", "hwnas.cli.explain:explain", "Explain where the time of a network goes."),
+    CommandRow("report", "hwnas.cli.report:report", "Write the report of a search: page, tables, figures."),
+    CommandRow("export", "hwnas.cli.export_network:export_network", "Export a network and check it against torch."),
+    CommandRow("demo", "hwnas.cli.demo:demo", "Run the whole pipeline at toy size on this CPU."),
+    CommandRow("import", "hwnas.cli.import_checkpoint:import_checkpoint", "Convert an official checkpoint."),
+    CommandRow("completion", "hwnas.cli.app:completion", "Print the completion script of a shell."),
+)
+"""All commands; the module of a command is imported when it runs."""
 
 _log = logging.getLogger(__name__)
 
-COMMANDS = (
-    CommandRow("doctor", "hwnas.cli.doctor:doctor", "What this machine can measure, and what is missing."),
-    CommandRow("spaces", "hwnas.cli.spaces:spaces", "The search spaces and their published networks."),
-    CommandRow("describe", "hwnas.cli.describe:describe", "What one network of a space costs."),
-    CommandRow("train", "hwnas.cli.train:train", "A weight-sharing supernet, or one network of it, trained."),
-    CommandRow("evaluate", "hwnas.cli.evaluate:evaluate", "How well networks do on held-out or test pictures."),
-    CommandRow("profile", "hwnas.cli.profile:profile", "Networks exported and timed on a device."),
-    CommandRow("profiles", "hwnas.cli.profiles:profiles", "What was measured, and how good it is."),
-    CommandRow("fit", "hwnas.cli.fit:fit", "Predictors fitted to what was measured, and how good they are."),
-    CommandRow("predict", "hwnas.cli.predict:predict", "What networks would take on a device, and how sure that is."),
-    CommandRow("search", "hwnas.cli.search:search", "The best networks for a device, measured there."),
-    CommandRow("query", "hwnas.cli.query:query", "A search asked again, without searching."),
-    CommandRow("explain", "hwnas.cli.explain:explain", "Where the time of a network goes, and why it is not faster."),
-    CommandRow("report", "hwnas.cli.report:report", "What a search found: one page, tables, figures."),
-    CommandRow("export", "hwnas.cli.export_network:export_network", "A network in a file, checked against torch."),
-    CommandRow("demo", "hwnas.cli.demo:demo", "All of it, small, on this CPU, in minutes."),
-    CommandRow("import", "hwnas.cli.import_checkpoint:import_checkpoint", "An official checkpoint turned into ours."),
-    CommandRow("completion", "hwnas.cli.completion:completion", "The script that lets a shell complete commands."),
-)
-"""Every command: its module is imported only when it runs."""
 
-
-def _version(context: click.Context, parameter: click.Parameter, asked: bool) -> None:
-    if asked:
+def _version(context: click.Context, parameter: click.Parameter, given: bool) -> None:
+    if given:
         from hwnas.runs import hwnas_version
 
         click.echo(f"hwnas {hwnas_version()}")
@@ -59,14 +63,42 @@ def _version(context: click.Context, parameter: click.Parameter, asked: bool) ->
 @click.pass_context
 def hwnas(context: click.Context, /) -> None:
     """Find the best vision transformers for a device, measured on the device."""
-    from hwnas.cli.ending import note_the_time
     from hwnas.extensions import load_extensions
 
-    note_the_time(context)
+    note_start_time(context)
     load_extensions()
 
 
 add_log_options(hwnas)
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(SHELLS))
+@json_option
+def completion(shell: str, *, as_json: bool) -> None:
+    """Print the completion script of a shell.
+
+    \b
+    Add one line to the configuration file of SHELL and start a new shell:
+      bash   ~/.bashrc                     eval "$(hwnas completion bash)"
+      zsh    ~/.zshrc                      eval "$(hwnas completion zsh)"
+      fish   ~/.config/fish/config.fish    hwnas completion fish | source
+
+    bash must be version 4.4 or newer; zsh needs `autoload -Uz compinit && compinit` before that line.
+    """  # noqa: D301 - with a backslash and a b, click keeps the lines of this paragraph
+    script = completion_script(shell)
+    if as_json:
+        print_json({"shell": shell, "script": script})
+    else:
+        print_line(script.strip())
+
+
+def completion_script(shell: str) -> str:
+    """Return click's completion script of `hwnas` for a shell, without running the shell."""
+    kind = get_completion_class(shell)
+    assert kind is not None, shell
+    # The class for bash would first start a bash to check its version; the help names the version instead.
+    return ShellComplete.source(kind(hwnas, {}, "hwnas", COMPLETE_VARIABLE))
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -76,89 +108,81 @@ def run(arguments: Sequence[str]) -> int:
             code = _execute(list(arguments), log)
             sys.stdout.flush()
         except Exception as error:
-            return _ended_by(error)
-        except KeyboardInterrupt as stopped:
-            return _interrupted(stopped)
+            return _exit_code(error)
+        except KeyboardInterrupt as interrupt:
+            return _report_interrupt(interrupt)
     return code
 
 
 def _execute(arguments: list[str], log: CommandLog) -> int:
-    # What `hwnas.main` of click does, but for its own answers to errors and to broken pipes.
-    completing = os.environ.get(COMPLETE)
+    # Like click's `hwnas.main`, without its own handling of errors and broken pipes.
+    completing = os.environ.get(COMPLETE_VARIABLE)
     if completing:
-        return shell_complete(hwnas, {}, "hwnas", COMPLETE, completing)
+        return shell_complete(hwnas, {}, "hwnas", COMPLETE_VARIABLE, completing)
     try:
         with hwnas.make_context("hwnas", arguments, obj=log) as context:
             code = hwnas.invoke(context)
-    except click.exceptions.Exit as ended:
-        return ended.exit_code
+    except click.exceptions.Exit as end:
+        return end.exit_code
     return code if isinstance(code, int) else 0
 
 
-def _ended_by(error: Exception) -> int:
+def _exit_code(error: Exception) -> int:
+    """Print an error in the form that suits it, and return the exit code."""
     if isinstance(error, OSError) and error.errno == errno.EPIPE:
-        _drop_output()
+        _discard_output()
         return EXIT_BROKEN_PIPE
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        _drop_output()
-        return _told(InputError(f"{error.filename or 'the output'} cannot be written", got=error.strerror))
+        _discard_output()
+        return _report_error(InputError(f"{error.filename or 'the output'} cannot be written", got=error.strerror))
     if isinstance(error, HwnasError):
-        return _told(error)
+        return _report_error(error)
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         click.echo(error.format_message(), err=True)
         return UsageError.exit_code
     if isinstance(error, click.ClickException):
-        return _told(_usage_error(error))
+        return _report_error(_usage_error(error))
     if isinstance(error, click.Abort):
-        return _interrupted(error)
-    return _bug(error)
+        return _report_interrupt(error)
+    return _report_bug(error)
 
 
-def _told(error: HwnasError) -> int:
+def _report_error(error: HwnasError) -> int:
     _log.error("%s", error)
     _log.debug("raised at", exc_info=error)
     click.echo(f"error: {error}", err=True)
     return error.exit_code
 
 
-def _interrupted(stopped: BaseException) -> int:
-    reason = str(stopped)  # what was saved, and how to resume
+def _report_interrupt(interrupt: BaseException) -> int:
+    reason = str(interrupt)  # what was saved, and how to resume
     text = f"interrupted: {reason}" if reason else "interrupted"
     _log.error("%s", text)
     click.echo(text, err=True)
     return EXIT_INTERRUPTED
 
 
-def _bug(error: Exception) -> int:
+def _report_bug(error: Exception) -> int:
     _log.critical("a bug", exc_info=error)
     click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
-    click.echo(
-        "This is a bug in hwnas. Please report it, with the lines above and what `hwnas doctor --json` says.",
-        err=True,
-    )
+    click.echo("This is a bug in hwnas. Please report it, with the lines above and `hwnas doctor --json`.", err=True)
     return EXIT_BUG
 
 
-def _drop_output() -> None:
-    # What is still buffered must go somewhere when the interpreter flushes stdout at its end.
+def _discard_output() -> None:
+    # The interpreter flushes stdout when it exits: what is still buffered must not raise again.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _usage_error(error: click.ClickException) -> UsageError:
+    """Turn an error of click into ours, with the nearest known option."""
     context = getattr(error, "ctx", None)
     path = context.command_path if context else "hwnas"
     if isinstance(error, click.NoSuchOption):
-        return _unknown_option(error.option_name, context, path)
+        parameters = context.command.get_params(context) if context else []
+        known = [spelling for parameter in parameters for spelling in parameter.opts if spelling[0] == "-"]
+        option = error.option_name
+        hint = f"{path} {nearest(option, known) or '--help'}"
+        return UsageError(f"option {option!r} is not known", got=option, known=known, hint=hint)
     message = error.format_message().rstrip(".")
     return UsageError(message[:1].lower() + message[1:], hint=f"{path} --help")
-
-
-def _unknown_option(option: str, context: click.Context | None, path: str) -> UsageError:
-    parameters = context.command.get_params(context) if context else []
-    known = [spelling for parameter in parameters for spelling in parameter.opts if spelling[0] == "-"]
-    return UsageError(
-        f"option {option!r} is not known",
-        got=option,
-        known=known,
-        hint=f"{path} {nearest(option, known) or '--help'}",
-    )

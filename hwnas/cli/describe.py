@@ -1,8 +1,8 @@
-"""`hwnas describe`."""
+"""`hwnas describe`: print one network and its costs."""
 
 import click
 
-from hwnas.cli.options import json_option
+from hwnas.cli.options import AT_LEAST_1, json_option
 from hwnas.cli.output import Column, print_json, print_line, print_table
 from hwnas.pipeline.describe import Description
 from hwnas.pipeline.describe import describe as describe_arch
@@ -12,16 +12,16 @@ from hwnas.space.arch import canonical_json
 @click.command()
 @click.argument("space")
 @click.argument("arch")
-@click.option("--operations", is_flag=True, help="List every operation, not sums by kind.")
-@click.option("--image-size", type=click.IntRange(min=1), help="Count at this image size.")
-@click.option("--classes", type=click.IntRange(min=1), help="Count with so many classes.")
+@click.option("--operations", is_flag=True, help="List all operations instead of sums by kind.")
+@click.option("--image-size", type=AT_LEAST_1, help="Image size in pixels, if not that of the space.")
+@click.option("--classes", type=AT_LEAST_1, help="Number of classes, if not that of the space.")
 @json_option
 def describe(
     space: str, arch: str, *, operations: bool, image_size: int | None, classes: int | None, as_json: bool
 ) -> None:
-    """Say what one network is and what it costs.
+    """Describe a network of a space and its costs.
 
-    ARCH is a published name, min or max (the fewest or most MACs), random:SEED, a JSON file or inline JSON.
+    ARCH is the name of a published network, min or max (fewest or most MACs), random:SEED, a JSON file or inline JSON.
     """
     description = describe_arch(space, arch, image_size=image_size, num_classes=classes)
     if as_json:
@@ -55,10 +55,10 @@ def _print_facts(description: Description) -> None:
 
 def _print_kinds(description: Description) -> None:
     columns = [Column("kind"), *(Column(name, numeric=True) for name in ("number", "macs executed", "params", "share"))]
-    whole = description.workload.macs_executed
+    total = description.workload.macs_executed
     groups = description.workload.by_kind().items()
     rows = [
-        (kind, len(part.operations), part.macs_executed, part.params, f"{part.macs_executed / whole:.1%}")
+        (kind, len(part.operations), part.macs_executed, part.params, f"{part.macs_executed / total:.1%}")
         for kind, part in groups
     ]
     print_table(columns, rows)

@@ -1,4 +1,4 @@
-"""`hwnas doctor`."""
+"""`hwnas doctor`: print what this machine can measure."""
 
 import click
 
@@ -6,14 +6,17 @@ from hwnas.cli.options import json_option
 from hwnas.cli.output import print_json, print_line, print_table
 from hwnas.devices import Cpu, Gpu
 from hwnas.pipeline.doctor import DoctorReport
-from hwnas.pipeline.doctor import doctor as examine
+from hwnas.pipeline.doctor import doctor as check_machine
 
 
 @click.command()
 @json_option
 def doctor(*, as_json: bool) -> None:
-    """Say what this machine can measure, and what is missing."""
-    report = examine()
+    """Check the devices, runtimes and packages of this machine.
+
+    What is missing is listed with what it costs you and how to install it.
+    """
+    report = check_machine()
     if as_json:
         print_json(report)
     else:

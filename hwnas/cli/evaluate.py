@@ -1,45 +1,47 @@
-"""`hwnas evaluate`."""
+"""`hwnas evaluate`: print the accuracy of networks."""
 
 from pathlib import Path
 
 import click
 
-from hwnas.cli.ending import print_ending
-from hwnas.cli.options import json_option
-from hwnas.cli.output import Column, print_json, print_line, print_table
+from hwnas.cli.options import AT_LEAST_0, PATH, json_option
+from hwnas.cli.output import Column, print_footer, print_json, print_line, print_table
 from hwnas.pipeline.evaluate import Evaluation
 from hwnas.pipeline.evaluate import evaluate as evaluate_networks
 from hwnas.train.evaluation import Split
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=PATH)
 @click.argument("archs", nargs=-1)
 @click.option(
     "--split",
     type=click.Choice(["heldout", "test"]),
     default="heldout",
-    help="Held-out images (for choosing), or test images (once, at the end).",
+    show_default=True,
+    help="Images to evaluate on: held-out ones to choose a network, test ones once at the end.",
 )
-@click.option("--data", help="Other images than the run's; needed where RUN is a file of weights.")
-@click.option("--workers", type=click.IntRange(min=0), default=0, help="Processes that load images.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where the networks run.")
+@click.option("--data", help="Images to use instead of those of the run; required if RUN is a file of weights.")
+@click.option("--workers", type=AT_LEAST_0, default=0, show_default=True, help="Processes that load images.")
+@click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Device to run on."
+)
 @json_option
 def evaluate(
     run: Path, archs: tuple[str, ...], *, split: Split, data: str | None, workers: int, device: str, as_json: bool
 ) -> None:
-    """Judge networks with the weights of RUN, a run of `hwnas train` or a file of weights.
+    """Evaluate networks on held-out or test images.
 
-    ARCHS are networks of the supernet in RUN: published names, min, max, random:SEED, JSON files, inline JSON, or ids
-    of networks that were judged in RUN before; without any, the smallest and the largest. A run of one network takes
-    none.
+    RUN is a run of hwnas train or a file of weights. If it holds a supernet, ARCHS are the networks to evaluate with
+    its weights: names of published networks, min, max, random:SEED, JSON files, inline JSON, or ids of networks that
+    were evaluated in RUN before (default: min and max). If it holds a single network, leave ARCHS out.
     """
     evaluation = evaluate_networks(run, archs, split=split, data=data, workers=workers, device=device)
     if as_json:
         print_json(evaluation)
         return
     _print(evaluation)
-    print_ending(_following(evaluation))
+    print_footer(_next_command(evaluation))
 
 
 def _print(evaluation: Evaluation) -> None:
@@ -59,14 +61,14 @@ def _print(evaluation: Evaluation) -> None:
     ]
     print_table(columns, rows)
     print_line()
-    images = evaluation.networks[0].count
-    print_line(f"{images:,} {evaluation.split} images of {evaluation.data}; weights of {evaluation.weights}")
+    num_images = evaluation.networks[0].count
+    print_line(f"{num_images:,} {evaluation.split} images of {evaluation.data}; weights of {evaluation.weights}")
     for note in evaluation.notes:
         print_line(f"note: {note}")
 
 
-def _following(evaluation: Evaluation) -> tuple[object, ...]:
-    """A supernet's space is measured next, and a network of its own exported."""
+def _next_command(evaluation: Evaluation) -> tuple[object, ...]:
+    """After a supernet, measure its space; after a single network, export it."""
     if evaluation.space is None:
         return ()
     if evaluation.kind == "supernet":

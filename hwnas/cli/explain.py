@@ -1,33 +1,36 @@
-"""`hwnas explain`."""
+"""`hwnas explain`: print where the time of a network goes."""
 
 import click
 
-from hwnas.cli.options import json_option
+from hwnas.cli.options import AT_LEAST_1, json_option
 from hwnas.cli.output import Column, print_json, print_line, print_table
 from hwnas.pipeline.explain import Explanation
 from hwnas.pipeline.explain import explain as explain_network
 from hwnas.profile.runtime_profile import TimedNodes
 
-_MOST = 16
-"""Rows of a table, where not every operation is asked for."""
+_MAX_ROWS = 16
+"""Rows of a table of a runtime's profile; the others are summed up."""
 
 
 @click.command()
 @click.argument("space")
 @click.argument("arch")
-@click.option("--device", default="auto", show_default=True, help="Here, or any that a datasheet stands for.")
-@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Images at once.")
-@click.option("--precision", default="fp32", show_default=True, help="fp32, tf32, fp16, bf16 or int8.")
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of a CPU.")
-@click.option("--operations", is_flag=True, help="List every operation.")
+@click.option(
+    "--device", default="auto", show_default=True, help="Device of this machine, or any with a known datasheet."
+)
+@click.option("--batch", type=AT_LEAST_1, default=1, show_default=True, help="Batch size.")
+@click.option("--precision", default="fp32", show_default=True, help="Precision: fp32, tf32, fp16, bf16 or int8.")
+@click.option("--threads", type=AT_LEAST_1, default=1, show_default=True, help="CPU threads.")
+@click.option("--operations", is_flag=True, help="List all operations instead of groups.")
 @json_option
 def explain(
     space: str, arch: str, *, device: str, batch: int, precision: str, threads: int, operations: bool, as_json: bool
 ) -> None:
-    """Say where the time of one network goes on a device, and why it is not faster.
+    """Explain where the time of a network goes.
 
-    Where the device is here, the runtime's own profile is shown; where its peak rates are known, so is the time of
-    each operation by them. ARCH is a published name, min or max, random:SEED, a JSON file or inline JSON.
+    On a device of this machine, the profile of the runtime is shown. If the peak rates of the device are known, the
+    roofline time of each operation is shown as well. Hints say what limits the network. ARCH is the name of a published
+    network, min, max, random:SEED, a JSON file or inline JSON.
     """
     found = explain_network(space, arch, device=device, batch=batch, precision=precision, threads=threads)
     if as_json:
@@ -49,7 +52,7 @@ def _print_measured(found: Explanation) -> None:
     profile = found.measured
     if profile is None:
         return
-    print_line(f"Measured by {profile.runtime}'s own profiler, which costs some time itself: {profile.total_ms:.3f} ms")
+    print_line(f"Measured by the profiler of {profile.runtime}, including its own overhead: {profile.total_ms:.3f} ms")
     _print_nodes("kind of node", profile.by_kind)
     _print_nodes("segment", profile.by_segment)
 
@@ -58,11 +61,11 @@ def _print_nodes(what: str, nodes: tuple[TimedNodes, ...]) -> None:
     if not nodes:
         return
     columns = (what, Column("nodes", numeric=True), Column("ms", numeric=True), Column("share", numeric=True))
-    shown = nodes[:_MOST]
+    shown = nodes[:_MAX_ROWS]
     rows: list[tuple[object, ...]] = [
         (node.name, node.num_nodes, f"{node.time_ms:.3f}", f"{node.share:.1%}") for node in shown
     ]
-    rest = nodes[_MOST:]
+    rest = nodes[_MAX_ROWS:]
     if rest:
         time, share = sum(node.time_ms for node in rest), sum(node.share for node in rest)
         rows.append((f"{len(rest)} more", sum(node.num_nodes for node in rest), f"{time:.3f}", f"{share:.1%}"))
@@ -97,7 +100,7 @@ def _print_groups(found: Explanation) -> None:
 
 def _print_operations(found: Explanation) -> None:
     columns: list[Column | str] = ["operation", "kind", *_columns(found), "bound by"]
-    whole = found.roofline_ms or sum(cost.macs for cost in found.operations) or 1
+    total = found.roofline_ms or sum(cost.macs for cost in found.operations) or 1
     rows = [
         (
             cost.name,
@@ -105,7 +108,7 @@ def _print_operations(found: Explanation) -> None:
             cost.macs,
             f"{cost.intensity:.1f}",
             *(() if cost.time_ms is None else (f"{cost.time_ms * 1e3:.1f}",)),
-            f"{(cost.macs if cost.time_ms is None else cost.time_ms) / whole:.1%}",
+            f"{(cost.macs if cost.time_ms is None else cost.time_ms) / total:.1%}",
             None if cost.memory_bound is None else "memory" if cost.memory_bound else "compute",
         )
         for cost in found.operations
@@ -116,8 +119,8 @@ def _print_operations(found: Explanation) -> None:
 
 def _title(found: Explanation) -> str:
     if found.roofline_ms is None:
-        return "Operations (no peak rates are known of this device: shares are of the products)"
-    return f"Roofline: {found.roofline_ms:.3f} ms, if nothing is fused and operations start at no cost"
+        return "Operations (the peak rates of this device are not known: shares are shares of MACs)"
+    return f"Roofline: {found.roofline_ms:.3f} ms, without fusion and without launch overhead"
 
 
 def _columns(found: Explanation) -> tuple[Column, ...]:

@@ -1,4 +1,4 @@
-"""`hwnas fit`."""
+"""`hwnas fit`: fit predictors and print their errors."""
 
 from itertools import groupby
 from pathlib import Path
@@ -6,17 +6,15 @@ from typing import Any
 
 import click
 
-from hwnas.cli.ending import print_ending
-from hwnas.cli.options import json_option
-from hwnas.cli.output import Column, print_json, print_line, print_table
-from hwnas.cli.profiles import profiles_option
+from hwnas.cli.options import AT_LEAST_1, PATH, json_option, predictors_option, profiles_option
+from hwnas.cli.output import Column, print_footer, print_json, print_line, print_table
 from hwnas.cli.progress import console_reporter
 from hwnas.data_paths import PREDICTORS
 from hwnas.metrics import Deployment
 from hwnas.pipeline.predictors.fit import FitOptions, FitReport, FittedPredictor, fit_predictors
 
-CONFIDENCE = 0.9
-"""The confidence whose coverage is shown."""
+_CONFIDENCE = 0.9
+"""Confidence of the intervals whose coverage is printed."""
 
 _COLUMNS: tuple[Column | str, ...] = (
     "metric",
@@ -30,27 +28,27 @@ _COLUMNS: tuple[Column | str, ...] = (
             "error/floor",
             "Spearman",
             "at best",
-            f"in {CONFIDENCE:.0%}",
+            f"in {_CONFIDENCE:.0%}",
         )
     ),
 )
 
 
 @click.command()
-@click.option("--device", default="auto", show_default=True, help="The device whose profiles are fitted.")
-@click.option("--space", help="Fit the profiles of this space alone.")
-@click.option("--metric", "metrics", multiple=True, help="latency_ms, throughput, memory_mb or energy_j; repeatable.")
-@click.option("--runtime", help="Fit the profiles of this runtime alone.")
-@click.option("--precision", help="Fit the profiles in this precision alone.")
-@click.option("--batch", type=click.IntRange(min=1), help="Fit the profiles at this batch alone.")
-@click.option("--from", "sources", multiple=True, metavar="DEVICE", help="Use this device's predictors; repeatable.")
-@click.option("--samples", type=click.IntRange(min=1), help="Fit so many networks of each profile.")
-@click.option("--mixed", is_flag=True, help="Fit profiles of different environments together.")
-@profiles_option
-@click.option("--predictors", type=click.Path(path_type=Path), help="Look for those of --from in this folder alone.")
+@click.option("--device", default="auto", show_default=True, help="Device whose profiles are used.")
+@click.option("--space", help="Use profiles of this space only.")
+@click.option("--metric", "metrics", multiple=True, help="latency_ms, throughput, memory_mb or energy_j (repeatable).")
+@click.option("--runtime", help="Use profiles of this runtime only.")
+@click.option("--precision", help="Use profiles in this precision only.")
+@click.option("--batch", type=AT_LEAST_1, help="Use profiles at this batch size only.")
 @click.option(
-    "--out", type=click.Path(path_type=Path), default=PREDICTORS, show_default=True, help="Where to write them."
+    "--from", "sources", multiple=True, metavar="DEVICE", help="Transfer from this device's predictors (repeatable)."
 )
+@click.option("--samples", type=AT_LEAST_1, help="Use this many networks of each profile.")
+@click.option("--mixed", is_flag=True, help="Allow profiles of different environments in one fit.")
+@profiles_option
+@predictors_option
+@click.option("--out", type=PATH, default=PREDICTORS, show_default=True, help="Folder to write predictors to.")
 @json_option
 def fit(
     *,
@@ -58,18 +56,18 @@ def fit(
     runtime: str | None,
     precision: str | None,
     batch: int | None,
-    folder: Path | None,
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Fit predictors to the profiles of a device, and say how good they are on networks that they had not seen.
+    """Fit latency predictors to measured profiles.
 
-    Every profile gives a predictor of each figure that it holds, for the networks of its space; all profiles of one
-    setting together give one for any network. Of all models the best one on held-out networks is taken.
+    Each profile gives one predictor per metric for the networks of its space; all profiles of one setting together give
+    one for any network. The model with the smallest error on held-out networks is chosen. Errors are printed next to
+    the noise floor of the measurements, which is the smallest error that is possible.
     """
     deployment = Deployment(device=device, runtime=runtime, precision=precision, batch=batch)
     with console_reporter() as reporter:
-        report = fit_predictors(FitOptions(deployment=deployment, profiles=folder, **options), reporter=reporter)
+        report = fit_predictors(FitOptions(deployment=deployment, **options), reporter=reporter)
     if as_json:
         print_json(_values(report))
     else:
@@ -87,11 +85,11 @@ def _print(report: FitReport, *, out: Path) -> None:
     for text in dict.fromkeys(note for item in report.fitted for note in item.card.notes):
         print_line(f"note: {text}")
     elsewhere = () if out == Path(PREDICTORS) else ("--predictors", out)
-    print_ending((*_following(report), *elsewhere))
+    print_footer((*_next_command(report), *elsewhere))
 
 
-def _following(report: FitReport) -> tuple[object, ...]:
-    """A search by what was fitted; of published tables, a question."""
+def _next_command(report: FitReport) -> tuple[object, ...]:
+    """Search with the predictors; predict a network with those of published tables."""
     space = next((item.card.space for item in report.fitted if item.card.space is not None), None)
     if space is None:
         return ("hwnas", "predict", "timm:deit_tiny_patch16_224", "--device", report.device)
@@ -112,12 +110,12 @@ def _row(item: FittedPredictor) -> tuple[object, ...]:
         None if ratio is None else f"{ratio:.2f}",
         None if scores.spearman is None else f"{scores.spearman:.4f}",
         None if card.best_spearman is None else f"{card.best_spearman:.4f}",
-        f"{card.coverage_at(CONFIDENCE):.1%}",
+        f"{card.coverage_at(_CONFIDENCE):.1%}",
     )
 
 
 def _values(report: FitReport) -> dict[str, Any]:
-    """Plain values: of the cards what a table can show, the rest stands in their files."""
+    """Return the main figures of each card as plain values; the files of the cards have the others."""
     return {
         "device": report.device,
         "fitted": [

@@ -1,26 +1,25 @@
-"""A front as a table: accuracy, MACs, params, predicted and measured speed, each relative to DeiT-Ti."""
+"""The result of a search as text: the table of its front, how well it was verified, and its exported networks."""
 
 import re
 from pathlib import Path
 from typing import Any
 
-from hwnas.cli.ending import print_ending
-from hwnas.cli.output import Column, print_line, print_table
+from hwnas.cli.output import Column, print_footer, print_line, print_table
 from hwnas.report.front import FrontRow, front_rows
 from hwnas.search.record import SearchRecord, Verification
 
-_MOST = 30
-"""Rows of the table; the files have all of them."""
+_MAX_ROWS = 30
+"""Rows of the table; front.csv has all of them."""
 
-_TEXTS = ("arch_id", "verified")
+_TEXT_COLUMNS = ("arch_id", "verified")
 
-_SETTING = re.compile(r"@\S+?(?=_measured|_lower|_upper|_vs_|$)")
+_DEPLOYMENT = re.compile(r"@\S+?(?=_measured|_lower|_upper|_vs_|$)")
 """Device, runtime, precision and batch in the name of a column."""
 
 
-def print_found(run: Path, record: SearchRecord) -> None:
-    """What a search found, how far it holds, and what to do next."""
-    print_rows(run)
+def print_search_result(run: Path, record: SearchRecord) -> None:
+    """Print the front of a search, its verification, its exported networks, and the command to run next."""
+    print_front(run)
     print_line()
     print_line(_summary(record))
     for text in verification_lines(record):
@@ -34,21 +33,21 @@ def print_found(run: Path, record: SearchRecord) -> None:
     for note in record.notes:
         print_line(f"note: {note}")
     print_line(f"run: {run}")
-    print_ending(("hwnas", "report", run))
+    print_footer(("hwnas", "report", run))
 
 
 def verification_lines(record: SearchRecord) -> list[str]:
-    """Whether the front was measured again, and how well it holds."""
+    """Return lines that say whether the front was measured, and how well the predictions agree."""
     found = record.verification
     if found is None:
-        return ["not verified: the front has not been measured again"]
+        return ["not verified: the front has not been measured"]
     if not found.has_measurements:
         what = "not verified" if found.status == "skipped" else "verification failed"
         return [f"{what}: {found.reason}; every speed is predicted"]
     on_front = sum(member.on_front for member in found.members)
     held = f"{on_front} of {len(found.members)} are on the measured front"
     if found.status == "partly":
-        held += ", in which predictions stand for what was not measured"
+        held += ", with predictions for metrics that were not measured"
     how = "verified" if found.status == "verified" else "verified in part"
     lines = [f"{how} on {found.device} with {found.runtime}: {held}"]
     lines += [f"not measured: {metric}: {why}" for metric, why in found.unmeasured.items()]
@@ -56,40 +55,42 @@ def verification_lines(record: SearchRecord) -> list[str]:
     lines += [f"doubtful: {problem} ({profile.path})" for profile in found.profiles for problem in profile.problems]
     broken = [member for member in found.members if member.violated]
     if broken:
-        lines.append(f"{len(broken)} break a constraint when measured: " + ", ".join(one.arch_id for one in broken))
+        lines.append(
+            f"{len(broken)} violate a constraint when measured: " + ", ".join(member.arch_id for member in broken)
+        )
     failed = [member for member in found.members if member.failure]
     if failed:
         lines.append(f"{len(failed)} could not be measured: {failed[0].failure}")
     return lines
 
 
-def print_rows(run: Path) -> None:
-    """The front, best first: searched and measured values, relative to DeiT-Ti where that is known."""
-    cells = [_shown_cells(row) for row in front_rows(run)]
+def print_front(run: Path) -> None:
+    """Print the front, best accuracy first: predicted and measured values, relative to DeiT-Ti if that is known."""
+    cells = [_visible_cells(row) for row in front_rows(run)]
     if not cells:
-        print_line("The front is empty: no network was found that meets every constraint.")
+        print_line("The front is empty: no evaluated network meets all constraints.")
         return
     titles = _short_names(list(cells[0]))
-    columns = [Column(title, numeric=title not in _TEXTS) for title in titles]
-    print_table(columns, [[_text(name, value) for name, value in row.items()] for row in cells[:_MOST]])
-    if len(cells) > _MOST:
-        print_line(f"and {len(cells) - _MOST} more in {run / 'front.csv'}")
+    columns = [Column(title, numeric=title not in _TEXT_COLUMNS) for title in titles]
+    print_table(columns, [[_format(name, value) for name, value in row.items()] for row in cells[:_MAX_ROWS]])
+    if len(cells) > _MAX_ROWS:
+        print_line(f"and {len(cells) - _MAX_ROWS} more in {run / 'front.csv'}")
 
 
-def _shown_cells(row: FrontRow) -> dict[str, Any]:
-    """The columns that a terminal has room for."""
+def _visible_cells(row: FrontRow) -> dict[str, Any]:
+    """Return the columns that fit on a terminal."""
     hidden = ("network_id", "arch")
     cells = row.cells().items()
     return {name: value for name, value in cells if name not in hidden and not name.endswith(("_lower", "_upper"))}
 
 
 def _short_names(names: list[str]) -> list[str]:
-    """Columns without device and setting, where they are clear without."""
-    short = [_SETTING.sub("", name) for name in names]
-    return [one if short.count(one) == 1 else name for one, name in zip(short, names, strict=True)]
+    """Leave out device, runtime, precision and batch where the names stay unique."""
+    short = [_DEPLOYMENT.sub("", name) for name in names]
+    return [bare if short.count(bare) == 1 else name for bare, name in zip(short, names, strict=True)]
 
 
-def _text(name: str, value: Any) -> object:
+def _format(name: str, value: Any) -> object:
     if value is None or isinstance(value, (int, str)):
         return value
     if name.startswith("accuracy") and "_vs_" not in name:
@@ -100,10 +101,11 @@ def _text(name: str, value: Any) -> object:
 def _summary(record: SearchRecord) -> str:
     reached = record.history[-1][2] if record.history else 0.0
     random = record.random_history
-    beside = f" (random search: {random[-1][2]:.4f})" if random else ""
+    baseline = f" (random search: {random[-1][2]:.4f})" if random else ""
     return (
-        f"{len(record.front)} on the front of {record.candidates:,} candidates, {record.evaluations:,} evaluations by "
-        f"{record.spec.strategy}, ended by {record.stop}; hypervolume {reached:.4f}{beside}"
+        f"{len(record.front)} networks on the front of {record.candidates:,} candidates, "
+        f"{record.evaluations:,} evaluations by {record.spec.strategy}, "
+        f"stopped by {record.stop}; hypervolume {reached:.4f}{baseline}"
     )
 
 

@@ -1,4 +1,4 @@
-"""A click group whose commands are rows of a table, imported only when they run."""
+"""A click group that imports a command when it runs."""
 
 from collections.abc import Sequence
 from importlib import import_module
@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 
 import click
 
-from hwnas.cli.logs import add_log_options
+from hwnas.cli.options import add_log_options
 from hwnas.errors import UsageError, nearest
 
 
 class CommandRow(NamedTuple):
-    """One command: its name, where it is (`module:attribute`), and its line in the help."""
+    """A command: its name, its target `module:attribute`, and its summary in the help."""
 
     name: str
     target: str
@@ -19,40 +19,47 @@ class CommandRow(NamedTuple):
 
 
 class LazyGroup(click.Group):
-    """A group that knows its commands' names and summaries without importing them."""
+    """A group that knows the names and summaries of its commands without importing them.
+
+    Args:
+        rows: The commands, in the order of the help.
+    """
 
     def __init__(self, *arguments: Any, rows: Sequence[CommandRow] = (), **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.rows = {row.name: row for row in rows}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names, in the order of the table: that of a user's work."""
+        """Return the names of the commands in the order of the help."""
         return list(self.rows)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import and return a command; None if there is none of that name."""
+        """Import and return a command, or None if there is none of that name."""
         row = self.rows.get(cmd_name)
         return None if row is None else load(row)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The command that the arguments begin with; another word is an error with the nearest name."""
+        """Return the command that the arguments start with.
+
+        Raises:
+            UsageError: There is none of that name; it suggests the nearest one.
+        """
         name = args[0]
         if name not in self.rows and not name.startswith("-") and not ctx.resilient_parsing:
-            near = nearest(name, self.rows)
-            hint = f"{ctx.command_path} {near or '--help'}"
+            hint = f"{ctx.command_path} {nearest(name, self.rows) or '--help'}"
             raise UsageError(f"command {name!r} is not known", got=name, known=self.rows, hint=hint)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the commands into the help."""
+        """Write the summaries of the commands into the help."""
         with formatter.section("Commands"):
             formatter.write_dl([(row.name, row.summary) for row in self.rows.values()])
 
 
 def load(row: CommandRow) -> click.Command:
-    """Import the command of a row, and give it the options that every command has."""
+    """Import a command and add the options that every command has."""
     module, attribute = row.target.split(":")
     command = getattr(import_module(module), attribute)
     assert isinstance(command, click.Command), row

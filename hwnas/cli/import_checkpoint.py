@@ -1,26 +1,26 @@
-"""`hwnas import`."""
+"""`hwnas import`: convert an official checkpoint to a file of hwnas."""
 
 from dataclasses import fields
 from pathlib import Path
 
 import click
 
-from hwnas.cli.options import json_option
+from hwnas.cli.options import AT_LEAST_1, PATH, json_option
 from hwnas.cli.output import print_json, print_line
 from hwnas.pipeline.import_checkpoint import ImportedCheckpoint
-from hwnas.pipeline.import_checkpoint import import_checkpoint as turn_into_ours
+from hwnas.pipeline.import_checkpoint import import_checkpoint as convert_checkpoint
 
 
 @click.command("import")
 @click.argument("family")
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--space", required=True, help="The space that the weights belong to.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The file to write (.safetensors).")
-@click.option("--arch", help="The network that the checkpoint is tuned to; without it, the file holds a supernet.")
-@click.option("--image-size", type=click.IntRange(min=1), help="Interpolate positions to this image size.")
-@click.option("--classes", type=click.IntRange(min=1), help="The number of classes, where it is not the space's.")
-@click.option("--entry", help="The entry of FILE that holds the weights, where there are several.")
-@click.option("--force", is_flag=True, help="Replace --out where it is there already.")
+@click.argument("file", type=PATH)
+@click.option("--space", required=True, help="Space of the weights.")
+@click.option("--out", required=True, type=PATH, help="File to write (.safetensors).")
+@click.option("--arch", help="Network that the checkpoint holds; leave out for a supernet.")
+@click.option("--image-size", type=AT_LEAST_1, help="Image size to interpolate position embeddings to.")
+@click.option("--classes", type=AT_LEAST_1, help="Number of classes, if not that of the space.")
+@click.option("--entry", help="Entry of FILE with the weights, if it has several.")
+@click.option("--force", is_flag=True, help="Overwrite --out.")
 @json_option
 def import_checkpoint(
     family: str,
@@ -35,11 +35,12 @@ def import_checkpoint(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Turn an official checkpoint of AutoFormer, ViT-ResNAS, ViTAS, GLiT or Twins into a file of ours.
+    """Convert an official checkpoint.
 
-    Nothing in FILE is run: a checkpoint with code in it is refused.
+    FAMILY is autoformer, resnas, vitas, vitas-twins or glit. No code from FILE is executed: a checkpoint that contains
+    code is refused.
     """
-    imported = turn_into_ours(
+    imported = convert_checkpoint(
         family,
         file,
         space=space,
@@ -56,11 +57,11 @@ def import_checkpoint(
         return
     what = "a supernet" if imported.arch is None else f"the network {imported.arch_id}"
     print_line(f"{imported.path}: {what} of {imported.space}, {imported.params:,} parameters")
-    print_line(f"from {file}{_entry(imported)}")
+    print_line(f"from {file}{_entry_text(imported)}")
 
 
-def _entry(imported: ImportedCheckpoint) -> str:
+def _entry_text(imported: ImportedCheckpoint) -> str:
     if imported.entry is None:
-        return ", which holds nothing else"
-    others = f"; it also holds weights in {', '.join(imported.other_entries)} (--entry)"
-    return f": its entry {imported.entry}{others if imported.other_entries else ''}"
+        return ""
+    others = f" (weights are also in {', '.join(imported.other_entries)}: --entry)" if imported.other_entries else ""
+    return f", entry {imported.entry}{others}"

@@ -8,8 +8,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import click
-
 from hwnas.errors import InputError, UsageError
 
 _PACKAGE = "hwnas"
@@ -109,62 +107,3 @@ class _ConsoleFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
         return text if self._verbose else f"{record.levelname.lower()}: {text}"
-
-
-def _command_log(context: click.Context) -> CommandLog:
-    log = context.find_object(CommandLog)
-    assert log is not None, "a command is run within a CommandLog"
-    return log
-
-
-def _verbose(context: click.Context, parameter: click.Parameter, count: int) -> None:
-    if count and not context.resilient_parsing:
-        _command_log(context).add_verbosity(count)
-
-
-def _quiet(context: click.Context, parameter: click.Parameter, given: bool) -> None:
-    if given and not context.resilient_parsing:
-        _command_log(context).be_quiet()
-
-
-def _log_file(context: click.Context, parameter: click.Parameter, path: Path | None) -> None:
-    if path is not None and not context.resilient_parsing:
-        _command_log(context).write_to(path)
-
-
-LOG_OPTIONS = (
-    click.Option(
-        ["-v", "--verbose"],
-        count=True,
-        expose_value=False,
-        is_eager=True,
-        callback=_verbose,
-        help="Log what happens to stderr; -vv logs details.",
-    ),
-    click.Option(
-        ["-q", "--quiet"],
-        is_flag=True,
-        expose_value=False,
-        is_eager=True,
-        callback=_quiet,
-        help="Print results and errors only.",
-    ),
-    click.Option(
-        ["--log-file"],
-        type=click.Path(path_type=Path, dir_okay=False),
-        expose_value=False,
-        is_eager=True,
-        callback=_log_file,
-        help="Append a detailed log to this file.",
-    ),
-)
-"""`-v`, `-q` and `--log-file`, before or after the name of the command."""
-
-
-def add_log_options(command: click.Command) -> click.Command:
-    """Give a command and its subcommands the log options, after their own options."""
-    if LOG_OPTIONS[0] not in command.params:
-        command.params.extend(LOG_OPTIONS)
-    for subcommand in command.commands.values() if isinstance(command, click.Group) else ():
-        add_log_options(subcommand)
-    return command

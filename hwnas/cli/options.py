@@ -1,18 +1,53 @@
-"""Options that several commands share, and groups of options."""
+"""Options that several commands share."""
 
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from hwnas.cli.logs import CommandLog
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+PATH = click.Path(path_type=Path)
+AT_LEAST_0 = click.IntRange(min=0)
+AT_LEAST_1 = click.IntRange(min=1)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON document.")
 """`--json`: the command gets `as_json` and prints its result with `print_json`."""
+
+profiles_option = click.option(
+    "--profiles",
+    type=PATH,
+    help="Folder of profiles to use instead of the usual ones (HWNAS_PROFILES).",
+)
+
+predictors_option = click.option(
+    "--predictors",
+    type=PATH,
+    help="Folder of predictors to use instead of the usual ones (HWNAS_PREDICTORS).",
+)
+
+
+def with_options(*groups: tuple[Callable[[Command], Command], ...]) -> Callable[[Command], Command]:
+    """Return a decorator that adds groups of options to a command, in the order in which they are given."""
+
+    def add(command: Command) -> Command:
+        for option in reversed([option for group in groups for option in group]):
+            command = option(command)
+        return command
+
+    return add
 
 
 def given_options(context: click.Context, *, except_for: Collection[str]) -> list[str]:
-    """Return the options and arguments that stand on the command line, but for some and for those of every command."""
+    """Return the options and arguments on the command line, without the log options.
+
+    Args:
+        context: Context of the command.
+        except_for: Names of parameters to leave out.
+    """
     return [
         parameter.opts[0]
         for parameter in context.command.params
@@ -22,12 +57,60 @@ def given_options(context: click.Context, *, except_for: Collection[str]) -> lis
     ]
 
 
-def with_options(*groups: tuple[Callable[[Command], Command], ...]) -> Callable[[Command], Command]:
-    """Give a command the options of several groups, in the order in which they are written."""
+def _command_log(context: click.Context) -> CommandLog:
+    log = context.find_object(CommandLog)
+    assert log is not None, "a command is run within a CommandLog"
+    return log
 
-    def add(command: Command) -> Command:
-        for option in reversed([option for group in groups for option in group]):
-            command = option(command)
-        return command
 
-    return add
+def _verbose(context: click.Context, parameter: click.Parameter, count: int) -> None:
+    if count and not context.resilient_parsing:
+        _command_log(context).add_verbosity(count)
+
+
+def _quiet(context: click.Context, parameter: click.Parameter, given: bool) -> None:
+    if given and not context.resilient_parsing:
+        _command_log(context).be_quiet()
+
+
+def _log_file(context: click.Context, parameter: click.Parameter, path: Path | None) -> None:
+    if path is not None and not context.resilient_parsing:
+        _command_log(context).write_to(path)
+
+
+LOG_OPTIONS = (
+    click.Option(
+        ["-v", "--verbose"],
+        count=True,
+        expose_value=False,
+        is_eager=True,
+        callback=_verbose,
+        help="Log what happens to stderr; -vv logs details.",
+    ),
+    click.Option(
+        ["-q", "--quiet"],
+        is_flag=True,
+        expose_value=False,
+        is_eager=True,
+        callback=_quiet,
+        help="Print results and errors only.",
+    ),
+    click.Option(
+        ["--log-file"],
+        type=click.Path(path_type=Path, dir_okay=False),
+        expose_value=False,
+        is_eager=True,
+        callback=_log_file,
+        help="Append a detailed log to this file.",
+    ),
+)
+"""`-v`, `-q` and `--log-file`, before or after the name of the command."""
+
+
+def add_log_options(command: click.Command) -> click.Command:
+    """Give a command and its subcommands the log options, after their own options."""
+    if LOG_OPTIONS[0] not in command.params:
+        command.params.extend(LOG_OPTIONS)
+    for subcommand in command.commands.values() if isinstance(command, click.Group) else ():
+        add_log_options(subcommand)
+    return command

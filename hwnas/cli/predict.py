@@ -1,39 +1,44 @@
-"""`hwnas predict`."""
+"""`hwnas predict`: print predicted latencies with intervals."""
 
-from pathlib import Path
 from typing import Any
 
 import click
 
-from hwnas.cli.ending import print_ending
-from hwnas.cli.options import json_option
-from hwnas.cli.output import Column, print_json, print_line, print_table
+from hwnas.cli.options import AT_LEAST_1, json_option, predictors_option
+from hwnas.cli.output import Column, print_footer, print_json, print_line, print_table
 from hwnas.metrics import Deployment
 from hwnas.pipeline.predictors.predict import (
     Predicted,
-    PredictedFigure,
     PredictOptions,
     predict_networks,
     require_all_inside,
 )
 from hwnas.space import SPACES
 
-_SHOWN = ("onnxruntime", "tensorrt", "torch", "cuda", "driver", "memory_format")
-"""Facts of an environment that an answer is printed with; all stand on the card."""
+_PRINTED_FACTS = ("onnxruntime", "tensorrt", "torch", "cuda", "driver", "memory_format")
+"""Facts of the environment that are printed with a prediction; the card has all of them."""
 
 
 @click.command()
 @click.argument("targets", nargs=-1, metavar="TARGET...")
-@click.option("--device", default="auto", show_default=True, help="The device; it need not be here.")
-@click.option("--metric", "metrics", multiple=True, default=("latency_ms",), help="latency_ms, throughput and so on.")
-@click.option("--space", help="The space of TARGETs that are archs alone.")
-@click.option("--batch", type=click.IntRange(min=1), help="Images at once, where predictors of several are there.")
-@click.option("--runtime", help="The runtime, where predictors of several are there.")
-@click.option("--precision", help="The precision, where predictors of several are there.")
-@click.option("--threads", type=click.IntRange(min=1), help="The threads, where predictors of several are there.")
-@click.option("--confidence", type=float, help="Of the intervals: 0.9, or the most that the predictor supports.")
-@click.option("--predictors", type=click.Path(path_type=Path), help="Look in this folder alone (HWNAS_PREDICTORS).")
-@click.option("--allow-outside", is_flag=True, help="Answer for networks unlike all fitted ones, too.")
+@click.option(
+    "--device", default="auto", show_default=True, help="Device to predict for; it need not be in this machine."
+)
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    default=("latency_ms",),
+    help="latency_ms, throughput, memory_mb or energy_j (repeatable).",
+)
+@click.option("--space", help="Space of TARGETs that are archs without a space.")
+@click.option("--batch", type=AT_LEAST_1, help="Batch size of the predictor, if there are several.")
+@click.option("--runtime", help="Runtime of the predictor, if there are several.")
+@click.option("--precision", help="Precision of the predictor, if there are several.")
+@click.option("--threads", type=AT_LEAST_1, help="CPU threads of the predictor, if there are several.")
+@click.option("--confidence", type=float, show_default="at most 0.9", help="Confidence of the intervals.")
+@predictors_option
+@click.option("--allow-outside", is_flag=True, help="Also predict networks that differ from all measured ones.")
 @json_option
 def predict(
     *,
@@ -46,10 +51,10 @@ def predict(
     as_json: bool,
     **values: Any,
 ) -> None:
-    """Say what networks would take on a device, and how sure that is.
+    """Predict the latency of networks on a device.
 
-    TARGET is timm:NAME, SPACE:ARCH (a published name, min, max, random:SEED, a JSON file or inline JSON; with --space
-    an arch alone), or a .jsonl file with an arch, or {"space": ..., "arch": ...}, on each line.
+    TARGET is timm:NAME, SPACE:ARCH, or with --space just ARCH: the name of a published network, min, max, random:SEED,
+    a JSON file or inline JSON. It may also be a .jsonl file with one arch, or {"space": ..., "arch": ...}, per line.
     """
     deployment = Deployment(device=device, runtime=runtime, precision=precision, batch=batch, threads=threads)
     options = PredictOptions(deployment=deployment, **values)
@@ -62,44 +67,48 @@ def predict(
         require_all_inside(predicted)
     if not as_json:
         print_line()
-        print_ending(_following(targets, options))
+        print_footer(_next_command(targets, options))
 
 
 def _print(predicted: Predicted) -> None:
-    share = f"{predicted.confidence:.0%} interval"
+    interval = f"{predicted.confidence:.0%} interval"
     columns: list[Column | str] = [
         "network",
         "network_id",
         Column("predicted", numeric=True),
-        Column(share, numeric=True),
+        Column(interval, numeric=True),
         "metric",
     ]
-    marked = ["outside"] if predicted.outside else []
-    print_table([*columns, *marked], [(*_row(figure), *_mark(figure, marked)) for figure in predicted.figures])
+    rows: list[list[str | None]] = [
+        [
+            figure.label,
+            figure.network_id,
+            f"{figure.mean:.4g} {figure.unit}",
+            f"{figure.lower:.4g} to {figure.upper:.4g}",
+            figure.metric,
+        ]
+        for figure in predicted.figures
+    ]
+    if predicted.outside:
+        columns.append("outside")
+        for row, figure in zip(rows, predicted.figures, strict=True):
+            row.append("; ".join(figure.outside[:2]) or None)
+    print_table(columns, rows)
     for note in predicted.notes:
         print_line(f"note: {note}")
     for used in predicted.predictors:
         print_line()
         print_line(f"{used.note}")
-        facts = [f"{name} {used.environment[name]}" for name in _SHOWN if name in used.environment]
+        facts = [f"{name} {used.environment[name]}" for name in _PRINTED_FACTS if name in used.environment]
         source = used.environment.get("source") or ", ".join(used.sources)
         print_line(f"  measured in {source}{' with ' if facts else ''}{', '.join(facts)}")
-        print_line(f"  {used.path}/card.md says how good it is")
+        print_line(f"  card: {used.path}/card.md")
 
 
-def _following(targets: tuple[str, ...], options: PredictOptions) -> tuple[object, ...]:
-    """A search of the space whose network was asked about first."""
+def _next_command(targets: tuple[str, ...], options: PredictOptions) -> tuple[object, ...]:
+    """Search the space of the first target."""
     space = options.space or targets[0].partition(":")[0]
     if space not in SPACES:
         return ()
     device = options.deployment.device or "auto"
     return ("hwnas", "search", "--space", space, "--device", device, "--objective", options.metrics[0])
-
-
-def _row(figure: PredictedFigure) -> tuple[str, ...]:
-    interval = f"{figure.lower:.4g} to {figure.upper:.4g}"
-    return (figure.label, figure.network_id, f"{figure.mean:.4g} {figure.unit}", interval, figure.metric)
-
-
-def _mark(figure: PredictedFigure, marked: list[str]) -> tuple[str | None, ...]:
-    return (("; ".join(figure.outside[:2]) or None),) if marked else ()

@@ -1,4 +1,4 @@
-"""`hwnas profile`."""
+"""`hwnas profile`: measure networks on a device, and print the quality of the measurements."""
 
 import shlex
 from pathlib import Path
@@ -6,72 +6,92 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hwnas.cli.ending import print_ending
-from hwnas.cli.options import given_options, json_option
-from hwnas.cli.output import print_json, print_line
+from hwnas.cli.options import PATH, given_options, json_option
+from hwnas.cli.output import print_footer, print_json, print_line, print_table
 from hwnas.cli.progress import console_reporter
-from hwnas.cli.quality import print_quality, quality_values
 from hwnas.data_paths import PROFILES
 from hwnas.errors import UsageError
 from hwnas.pipeline.measure import MeasureResult, measure, measure_plan
 from hwnas.profile.environment import CampaignEnvironment
 from hwnas.profile.options import CampaignOptions
 from hwnas.profile.plan import WrittenPlan, write_plan
-from hwnas.profile.results import require_measured, require_stable
+from hwnas.profile.results import ProfileQuality, ReasonCount, require_measured, require_stable
 
 if TYPE_CHECKING:
     from hwnas.pipeline.measure_until import StoppingRule
 
-_OF_THE_RUN = ("plan", "out", "new", "retry", "strict", "limit_minutes", "until", "order", "as_json", "plan_only")
-"""Parameters that say how a campaign runs; the others say what it measures, which a plan does too."""
+_RUN_PARAMETERS = ("plan", "out", "new", "retry", "strict", "limit_minutes", "until", "order", "as_json", "plan_only")
+"""Parameters that a plan does not contain, so that they can be given with one."""
 
 
 class BatchesType(click.ParamType[tuple[int, ...]]):
-    """Numbers parted by commas."""
+    """Comma-separated whole numbers."""
 
     name = "numbers"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        """The numbers; checked where they are used."""
+        """Parse the numbers; their range is checked with the other options."""
         if isinstance(value, tuple):
             return value
         try:
             return tuple(int(part) for part in str(value).split(","))
         except ValueError:
-            self.fail(f"{value!r} is not whole numbers parted by commas", param, ctx)
+            self.fail(f"{value!r} must be comma-separated whole numbers", param, ctx)
 
 
 @click.command()
-@click.option("--space", default="autoformer-tiny", show_default=True, help="The space whose networks are measured.")
-@click.option("--device", default="auto", show_default=True, help="A device of this machine, or with --plan-only any.")
-@click.option("--samples", type=int, help="Networks of the space, beside the published ones (100).")
-@click.option("--minutes", type=float, help="Measure for so long, in place of --samples.")
-@click.option("--batch", "batches", type=BatchesType(), default="1", show_default=True, help="Batches, as in 1,8,64.")
-@click.option("--precision", default="fp32", show_default=True, help="fp32, tf32, fp16, bf16 or int8.")
-@click.option("--runtime", default="auto", show_default=True, help="The runtime; auto takes the best one present.")
-@click.option("--threads", type=int, default=1, show_default=True, help="Threads of a CPU runtime.")
-@click.option("--pairs", type=int, default=24, show_default=True, help="Runs of each network beside the reference.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Decides networks, weights and order.")
-@click.option("--repeats", type=int, help="Networks measured twice, for the noise floor (one in eight, at least 12).")
-@click.option("--also", multiple=True, metavar="timm:NAME", help="A model of timm beside them; may be repeated.")
+@click.option("--space", default="autoformer-tiny", show_default=True, help="Space whose networks are measured.")
 @click.option(
-    "--landmarks/--no-landmarks",
-    "reference_networks",
+    "--device", default="auto", show_default=True, help="Device of this machine; with --plan-only any device."
+)
+@click.option(
+    "--samples",
+    type=int,
+    show_default="100",
+    help="Networks of the space to measure, in addition to the published ones.",
+)
+@click.option("--minutes", type=float, help="Measure for this long, instead of --samples.")
+@click.option(
+    "--batch", "batches", type=BatchesType(), default="1", show_default=True, help="Batch sizes, for example 1,8,64."
+)
+@click.option("--precision", default="fp32", show_default=True, help="Precision: fp32, tf32, fp16, bf16 or int8.")
+@click.option(
+    "--runtime", default="auto", show_default=True, help="Runtime; auto takes the fastest one that is installed."
+)
+@click.option("--threads", type=int, default=1, show_default=True, help="CPU threads.")
+@click.option("--pairs", type=int, default=24, show_default=True, help="Runs of each network, in pairs with DeiT-Ti.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of networks, weights and order.")
+@click.option(
+    "--repeats",
+    type=int,
+    show_default="1/8 of --samples, at least 12",
+    help="Networks to measure twice, for the noise floor.",
+)
+@click.option("--also", multiple=True, metavar="timm:NAME", help="Measure a model of timm as well (repeatable).")
+@click.option(
+    "--reference-networks/--no-reference-networks",
     default=True,
     show_default=True,
     help="Measure DeiT-Ti and DeiT-S as well.",
 )
 @click.option(
-    "--out", type=click.Path(path_type=Path), help=f"The folder of profiles ({PROFILES}), or the plan's file."
+    "--out",
+    type=PATH,
+    show_default=PROFILES,
+    help="Folder of profiles; with --plan-only the file of the plan.",
 )
-@click.option("--new", is_flag=True, help="Begin a profile of its own beside the one that is there.")
-@click.option("--retry", is_flag=True, help="Try again what failed.")
-@click.option("--strict", is_flag=True, help="End with code 4 where the measurements are not stable.")
-@click.option("--until", metavar="mape=3%", help="Measure in rounds until a predictor is as good; --samples at most.")
-@click.option("--order", default="spread", show_default=True, help="With --until: networks spread evenly, or active.")
-@click.option("--limit-minutes", type=float, help="Give a network up after so long (60), however it goes on.")
-@click.option("--plan-only", is_flag=True, help="Measure nothing, and write the plan to --out.")
-@click.option("--plan", type=click.Path(path_type=Path), help="Measure what a plan says.")
+@click.option("--new", is_flag=True, help="Start a new profile instead of adding to an existing one.")
+@click.option("--retry", is_flag=True, help="Measure networks again that failed before.")
+@click.option("--strict", is_flag=True, help="Exit with code 4 if the measurements are not stable.")
+@click.option(
+    "--until", metavar="mape=3%", help="Measure in rounds until a predictor has this error, at most --samples networks."
+)
+@click.option(
+    "--order", default="spread", show_default=True, help="How --until chooses networks: spread (evenly) or active."
+)
+@click.option("--limit-minutes", type=float, show_default="60", help="Time limit for one network.")
+@click.option("--plan-only", is_flag=True, help="Write the plan to --out and measure nothing.")
+@click.option("--plan", type=PATH, help="Measure the networks of a plan.")
 @json_option
 @click.pass_context
 def profile(
@@ -88,34 +108,36 @@ def profile(
     plan_only: bool,
     plan: Path | None,
     as_json: bool,
-    **asked: Any,
+    **values: Any,
 ) -> None:
-    """Time networks of a space on a device, each in strict pairs with DeiT-Ti.
+    """Measure networks on a device.
 
-    The same command again goes on where it was ended; what is measured is not measured again. To measure on another
-    machine: --plan-only --out plan.jsonl here, --plan plan.jsonl there, and bring its folder of profiles back.
+    Networks of a space are exported and timed, each in strict pairs with DeiT-Ti. The same command resumes an
+    interrupted campaign. To measure on another machine, write a plan here (--plan-only --out plan.jsonl), run it there
+    (--plan plan.jsonl), and copy its folder of profiles back.
     """
     _require_one_source(context, plan=plan, plan_only=plan_only, out=out)
     goal = _goal(until, order, planned=plan_only or plan is not None)
     if plan_only:
-        _print_planned(write_plan(CampaignOptions(**asked), out or Path()), as_json=as_json)
+        _print_planned(write_plan(CampaignOptions(**values), out or Path()), as_json=as_json)
         return
-    request = CampaignOptions(**asked, out=out or Path(PROFILES))
-    place = None if limit_minutes is None else CampaignEnvironment.here(limit_s=60 * limit_minutes)
+    options = CampaignOptions(**values, out=out or Path(PROFILES))
+    environment = None if limit_minutes is None else CampaignEnvironment.here(limit_s=60 * limit_minutes)
     with console_reporter() as reporter:
         try:
             if plan is None:
                 measured = measure(
-                    request, new=new, retry=retry, until=goal, reporter=reporter, campaign_environment=place
+                    options, new=new, retry=retry, until=goal, reporter=reporter, campaign_environment=environment
                 )
             else:
                 measured = measure_plan(
-                    plan, out=request.out, new=new, retry=retry, reporter=reporter, campaign_environment=place
+                    plan, out=options.out, new=new, retry=retry, reporter=reporter, campaign_environment=environment
                 )
         except KeyboardInterrupt as stopped:
-            asked_for = (*request.command(), *(goal.words if goal else ()))
-            again = asked_for if plan is None else ("hwnas", "profile", "--plan", str(plan), *_out(out))
-            message = f"everything measured is kept\n  try     {shlex.join(again)}"
+            command = (*options.command(), *(goal.words if goal else ()))
+            if plan is not None:
+                command = ("hwnas", "profile", "--plan", str(plan), *(() if out is None else ("--out", str(out))))
+            message = f"everything measured is kept\n  try     {shlex.join(command)}"
             raise KeyboardInterrupt(message) from stopped
     _print_measured(measured, folder=out, as_json=as_json)
     qualities = [(item.name, item.quality) for item in measured.profiles]
@@ -125,30 +147,30 @@ def profile(
 
 
 def _require_one_source(context: click.Context, *, plan: Path | None, plan_only: bool, out: Path | None) -> None:
-    """A plan says what is measured: options that say so too are refused beside it."""
+    """Refuse options that contradict a plan, which already contains what is measured."""
     if plan_only and (plan is not None or out is None):
-        raise UsageError("--plan-only needs a file to write to, and no plan", hint="--plan-only --out plan.jsonl")
+        raise UsageError(
+            "--plan-only needs a file to write to, and excludes --plan", hint="--plan-only --out plan.jsonl"
+        )
     if plan is None:
         return
-    given = given_options(context, except_for=_OF_THE_RUN)
+    given = given_options(context, except_for=_RUN_PARAMETERS)
     if given:
-        raise UsageError("--plan says what is measured", got=" ".join(given), hint=f"hwnas profile --plan {plan}")
+        raise UsageError(
+            "--plan already contains what is measured", got=" ".join(given), hint=f"hwnas profile --plan {plan}"
+        )
 
 
 def _goal(until: str | None, order: str, *, planned: bool) -> "StoppingRule | None":
     if until is None:
         if order != "spread":
-            raise UsageError("--order says how --until chooses networks", got=order, hint="--until mape=3%")
+            raise UsageError("--order needs --until", got=order, hint="--until mape=3%")
         return None
     if planned:
-        raise UsageError("--until needs the device: what is measured follows from what was", got="a plan")
-    from hwnas.pipeline.measure_until import parse_until  # it fits models, which measuring alone does not need
+        raise UsageError("--until needs the device: each round depends on the one before", got="a plan")
+    from hwnas.pipeline.measure_until import parse_until  # needs scikit-learn, measuring does not
 
     return parse_until(until, order=order)
-
-
-def _out(out: Path | None) -> tuple[str, ...]:
-    return () if out is None else ("--out", str(out))
 
 
 def _print_planned(planned: WrittenPlan, *, as_json: bool) -> None:
@@ -156,8 +178,8 @@ def _print_planned(planned: WrittenPlan, *, as_json: bool) -> None:
         print_json(planned)
         return
     print_line(f"{planned.path}: {planned.num_tasks} measurements of {planned.num_networks} networks")
-    print_line(f"on a machine with {planned.device}: hwnas profile --plan {planned.path.name}")
-    print_line(f"then bring its folder {PROFILES}/{planned.device} back")
+    print_line(f"on the machine with {planned.device}: hwnas profile --plan {planned.path.name}")
+    print_line(f"then copy its folder {PROFILES}/{planned.device} back")
 
 
 def _print_measured(measured: MeasureResult, *, folder: Path | None, as_json: bool) -> None:
@@ -173,11 +195,56 @@ def _print_measured(measured: MeasureResult, *, folder: Path | None, as_json: bo
     left = f", {measured.num_left} left" if measured.num_left else ""
     print_line(
         f"{measured.num_measured} measured with {deployment.runtime} on {deployment.device}, "
-        f"{measured.num_failed} failed, {measured.num_skipped} done before{left}"
+        f"{measured.num_failed} failed, {measured.num_skipped} measured before{left}"
     )
     for item in measured.profiles:
         print_line()
         print_quality(str(item.path), item.quality)
     print_line()
     elsewhere = () if folder is None else ("--profiles", folder)
-    print_ending(("hwnas", "fit", "--device", deployment.device, *elsewhere))
+    print_footer(("hwnas", "fit", "--device", deployment.device, *elsewhere))
+
+
+def quality_values(quality: ProfileQuality) -> dict[str, Any]:
+    """Return the quality of a profile as plain values, as `--json` prints it."""
+    values = {name: getattr(quality, name) for name in quality.__dataclass_fields__}
+    return {**values, "problems": quality.problems}
+
+
+def print_quality(name: str, quality: ProfileQuality) -> None:
+    """Print what a profile contains, what failed, its noise floor and its drift."""
+    print_line(name)
+    print_table(["", ""], _quality_rows(quality))
+    for failure in quality.failures:
+        print_line(f"  failed: {failure.count} by {failure.reason}, for example: {failure.example}")
+    for problem in quality.problems:
+        print_line(f"  doubtful: {problem}")
+
+
+def _quality_rows(quality: ProfileQuality) -> list[tuple[str, object]]:
+    floor, drift = quality.noise_floor, quality.drift
+    floor_text = f"unknown: {quality.num_repeated} networks measured twice, 12 are needed"
+    if floor is not None:
+        floor_text = f"{floor.mean_error:.2%} (sigma {floor.sigma:.2%}, {floor.num_networks} networks)"
+    drift_text = None
+    if drift is not None:
+        drift_text = f"{drift.change:+.1%} from the first third to the last, spread {drift.spread:.1%}"
+    unstable = f"{quality.num_unstable} of {quality.num_measurements} measurements"
+    if quality.unstable:
+        unstable += f": {_count_text(quality.unstable)}"
+    rows: list[tuple[str, object]] = [
+        ("networks", quality.num_networks),
+        ("measured twice", quality.num_repeated),
+        ("failed", _count_text(quality.failures) if quality.failures else 0),
+        ("unstable", unstable),
+        ("noise floor", floor_text),
+        ("drift of the reference", drift_text),
+        ("reference", f"{quality.reference_ms:.3f} ms" if quality.reference_ms else None),
+        ("graphs", ", ".join(quality.exporters)),
+        ("time spent", f"{quality.measured_s / 60:.1f} min"),
+    ]
+    return rows + ([("throttled", ", ".join(quality.throttled))] if quality.throttled else [])
+
+
+def _count_text(counts: tuple[ReasonCount, ...]) -> str:
+    return ", ".join(f"{item.count} {item.reason}" for item in counts)

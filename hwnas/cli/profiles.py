@@ -1,4 +1,4 @@
-"""`hwnas profiles`."""
+"""`hwnas profiles`: list profiles, show one, and import published tables."""
 
 import shlex
 from pathlib import Path
@@ -6,31 +6,29 @@ from typing import Any
 
 import click
 
-from hwnas.cli.options import json_option
+from hwnas.cli.options import PATH, json_option, profiles_option
 from hwnas.cli.output import Column, print_json, print_line, print_table
+from hwnas.cli.profile import print_quality, quality_values
 from hwnas.cli.progress import console_reporter
-from hwnas.cli.quality import print_quality, quality_values
 from hwnas.config import to_mapping
 from hwnas.data_paths import PROFILES
 from hwnas.metrics import Deployment
 from hwnas.pipeline.predictors.import_timm import ImportOptions, import_timm
 from hwnas.pipeline.profiles import ProfileDetails, ProfileSummary, list_profiles, show_profile
 
-profiles_option = click.option(
-    "--profiles", "folder", type=click.Path(path_type=Path), help="Look in this folder alone (HWNAS_PROFILES)."
-)
-"""`--profiles`: the command gets `folder`."""
-
 
 @click.group(invoke_without_command=True)
 @profiles_option
 @json_option
 @click.pass_context
-def profiles(context: click.Context, /, *, folder: Path | None, as_json: bool) -> None:
-    """List the profiles that are here, own ones first, shipped ones last."""
-    context.obj = folder
+def profiles(context: click.Context, /, *, profiles: Path | None, as_json: bool) -> None:
+    """List measured profiles, show or import one.
+
+    Without a subcommand, your own profiles are listed first, then those that ship with hwnas.
+    """
+    context.obj = profiles
     if context.invoked_subcommand is None:
-        _print_list(list_profiles(folder), as_json=as_json)
+        _print_list(list_profiles(profiles), as_json=as_json)
 
 
 @profiles.command()
@@ -38,12 +36,13 @@ def profiles(context: click.Context, /, *, folder: Path | None, as_json: bool) -
 @profiles_option
 @json_option
 @click.pass_context
-def show(context: click.Context, /, *, name: str, folder: Path | None, as_json: bool) -> None:
-    """Say how good a profile is: failures, noise floor, drift, environment.
+def show(context: click.Context, /, *, name: str, profiles: Path | None, as_json: bool) -> None:
+    """Show the quality of a profile.
 
-    NAME is DEVICE/FOLDER as it is listed, FOLDER alone where it is clear, or a path.
+    Failures, noise floor, drift, environment and the commands that measured it are printed. NAME is DEVICE/FOLDER as
+    listed, just FOLDER if that is unambiguous, or a path.
     """
-    details = show_profile(name, profiles=folder or context.obj)
+    details = show_profile(name, profiles=profiles or context.obj)
     if as_json:
         print_json(_values(details))
     else:
@@ -51,12 +50,12 @@ def show(context: click.Context, /, *, name: str, folder: Path | None, as_json: 
 
 
 @profiles.command("import-timm")
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--device", help="The device, where the file's name does not tell it.")
-@click.option("--precision", help="The precision, where the name does not tell it (amp is kept as fp16).")
-@click.option("--runtime", help="torch or torch-compile, where the name does not tell it.")
-@click.option("--match", default="", help="Use models alone whose name this regular expression matches.")
-@click.option("--out", type=click.Path(path_type=Path), default=PROFILES, show_default=True, help="Where to keep them.")
+@click.argument("files", nargs=-1, required=True, type=PATH)
+@click.option("--device", help="Device, if it is not in the file name.")
+@click.option("--precision", help="Precision, if it is not in the file name (amp becomes fp16).")
+@click.option("--runtime", help="torch or torch-compile, if it is not in the file name.")
+@click.option("--match", default="", help="Import only models whose names match this regular expression.")
+@click.option("--out", type=PATH, default=PROFILES, show_default=True, help="Folder to write to.")
 @json_option
 def import_timm_tables(
     *,
@@ -68,9 +67,10 @@ def import_timm_tables(
     out: Path,
     as_json: bool,
 ) -> None:
-    """Keep tables of timm's inference benchmark, for predictors of models of timm on devices that are elsewhere.
+    """Import tables of timm's inference benchmark as profiles.
 
-    FILES are CSV files such as benchmark-infer-amp-nchw-pt291-cu128-4090-dynamo.csv; their models are traced once.
+    They let hwnas fit predict models of timm on devices that you do not have. FILES are CSV files such as
+    benchmark-infer-amp-nchw-pt291-cu128-4090-dynamo.csv.
     """
     deployment = Deployment(device=device, runtime=runtime, precision=precision)
     options = ImportOptions(deployment=deployment, match=match, out=out)
@@ -82,7 +82,7 @@ def import_timm_tables(
     for table in tables:
         deployment = table.manifest.deployment
         setting = f"{deployment.device}, {deployment.runtime}, {deployment.precision}"
-        missing = f", {len(table.not_traced)} models not known here" if table.not_traced else ""
+        missing = f", {len(table.not_traced)} models not in this version of timm" if table.not_traced else ""
         print_line(f"{table.path}: {table.num_used} of {table.num_rows} rows, {setting}{missing}")
 
 
@@ -105,7 +105,7 @@ def _print_list(found: tuple[ProfileSummary, ...], *, as_json: bool) -> None:
             if summary.problem is not None:
                 console_reporter().message(f"{summary.name}: {summary.problem}")
     else:
-        print_line("There are no profiles here; hwnas profile makes one.")
+        print_line("There are no profiles yet; hwnas profile makes one.")
 
 
 def _row(found: ProfileSummary) -> tuple[object, ...]:

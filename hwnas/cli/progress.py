@@ -8,8 +8,8 @@ from typing import NamedTuple, Self
 
 import click
 
-from hwnas.cli.ending import duration
 from hwnas.cli.logs import CommandLog
+from hwnas.cli.output import format_duration
 from hwnas.metrics import parse_metric
 from hwnas.progress import (
     CampaignProgress,
@@ -182,13 +182,13 @@ def _campaign_text(event: CampaignProgress) -> str:
     if left_s is None:
         left_s = (event.total - event.done) * event.elapsed_s / event.done
     failed = f", {event.failed} failed" if event.failed else ""
-    return f"{event.done} of {event.total}{failed}, {duration(left_s)} left"
+    return f"{event.done} of {event.total}{failed}, {format_duration(left_s)} left"
 
 
 def _training_text(event: TrainingProgress) -> str:
     left_s = event.elapsed_s / max(event.step - event.first_step, 1) * (event.total_steps - event.step)
     return (
-        f"epoch {event.epoch + 1} of {event.total_epochs}, {duration(left_s)} left, loss {event.loss:.4f}, "
+        f"epoch {event.epoch + 1} of {event.total_epochs}, {format_duration(left_s)} left, loss {event.loss:.4f}, "
         f"{event.images_per_s:,.0f} images/s"
     )
 
@@ -198,7 +198,7 @@ def _search_text(event: SearchProgress) -> str:
     parts = [f"generation {event.generation}", f"{event.evaluations:,}{total} evaluations"]
     left_s = _search_left_s(event)
     if left_s is not None:
-        parts.append(f"{duration(left_s)} left")
+        parts.append(f"{format_duration(left_s)} left")
     if event.hypervolume is not None:
         parts.append(f"hypervolume {event.hypervolume:.4f}")
     best = ", ".join(_best_text(name, value) for name, value in event.best.items())

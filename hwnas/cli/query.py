@@ -1,24 +1,35 @@
-"""`hwnas query`."""
+"""`hwnas query`: print the front of a finished search for other objectives, constraints or devices."""
 
 from pathlib import Path
 from typing import Any
 
 import click
 
-from hwnas.cli.ending import print_ending
-from hwnas.cli.options import json_option
-from hwnas.cli.output import Column, print_json, print_line, print_table
+from hwnas.cli.options import PATH, json_option, predictors_option
+from hwnas.cli.output import Column, print_footer, print_json, print_line, print_table
 from hwnas.pipeline.search.query import QueriedNetwork, QueryResult
-from hwnas.pipeline.search.query import query as ask
+from hwnas.pipeline.search.query import query as query_search
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option("--objective", "objectives", multiple=True, metavar="METRIC", help="In place of the search's; repeats.")
-@click.option("--constraint", "constraints", multiple=True, metavar="METRIC<=BOUND", help="In place of its; repeats.")
-@click.option("--device", help="Another device, for which there are predictors.")
-@click.option("--confidence", type=float, help="Hold constraints for the unfavourable end of such intervals.")
-@click.option("--predictors", type=click.Path(path_type=Path), help="A folder of predictors to look in alone.")
+@click.argument("run", type=PATH)
+@click.option(
+    "--objective",
+    "objectives",
+    multiple=True,
+    metavar="METRIC",
+    help="Objective instead of those of the search (repeatable).",
+)
+@click.option(
+    "--constraint",
+    "constraints",
+    multiple=True,
+    metavar="METRIC<=BOUND",
+    help="Constraint instead of those of the search (repeatable).",
+)
+@click.option("--device", help="Another device that has predictors.")
+@click.option("--confidence", type=float, help="Apply constraints to the worse end of intervals of this confidence.")
+@predictors_option
 @json_option
 def query(
     run: Path,
@@ -30,11 +41,12 @@ def query(
     predictors: Path | None,
     as_json: bool,
 ) -> None:
-    """Ask a search that has ended for other constraints or another device: nothing is searched or judged again.
+    """Re-query a finished search.
 
-    The answer is the front of all that the search in RUN evaluated.
+    Print the front of all networks that the search in RUN evaluated, for other objectives, other constraints or another
+    device. Nothing is searched or evaluated again.
     """
-    found = ask(
+    found = query_search(
         run,
         objectives=objectives,
         constraints=constraints,
@@ -47,7 +59,7 @@ def query(
         return
     _print(found)
     best = found.networks[0].arch_id if found.networks else None
-    print_ending(() if best is None else ("hwnas", "export", run, "--arch", best, "--out", "exported"))
+    print_footer(() if best is None else ("hwnas", "export", run, "--arch", best, "--out", "exported"))
 
 
 def _print(found: QueryResult) -> None:
@@ -68,12 +80,12 @@ def _print(found: QueryResult) -> None:
 
 
 def _row(network: QueriedNetwork, names: list[str], measured: list[str]) -> list[object]:
-    values = [_shown(name, network.metrics[name]) for name in names]
-    again = [_shown(name, network.measured[name]) if name in network.measured else None for name in measured]
+    values = [_format(name, network.metrics[name]) for name in names]
+    again = [_format(name, network.measured[name]) if name in network.measured else None for name in measured]
     return [network.arch_id, *values, *again]
 
 
-def _shown(name: str, value: float) -> Any:
+def _format(name: str, value: float) -> Any:
     if name == "accuracy":
         return f"{value:.2%}"
     return int(value) if name in ("macs", "params") else f"{value:,.5g}"

@@ -1,12 +1,12 @@
-"""`hwnas search`."""
+"""`hwnas search`: search for the best networks, and print their front."""
 
 from pathlib import Path
 from typing import Any
 
 import click
 
-from hwnas.cli.front import print_found
-from hwnas.cli.options import given_options, json_option, with_options
+from hwnas.cli.front import print_search_result
+from hwnas.cli.options import AT_LEAST_0, AT_LEAST_1, PATH, given_options, json_option, predictors_option, with_options
 from hwnas.cli.output import print_json, print_line, print_table
 from hwnas.cli.progress import console_reporter
 from hwnas.config import to_mapping
@@ -16,55 +16,76 @@ from hwnas.pipeline.search.run import SearchRehearsal, SearchRun, rehearse_searc
 from hwnas.profile.timing import PAIRS
 from hwnas.search.spec import PostSearch
 
-_WHAT = (
-    click.option("--space", help="The space (autoformer-tiny)."),
-    click.option("--supernet", type=click.Path(path_type=Path), help="A run of hwnas train, or a file of weights."),
-    click.option("--data", help="Other pictures than the supernet's run has; needed with a file of weights."),
-    click.option("--device", help="The device of metrics that name none (auto)."),
-    click.option("--predictors", type=click.Path(path_type=Path), help="A folder of predictors to look in alone."),
-)
-_WANTED = (
+_SOURCES = (
+    click.option("--space", show_default="autoformer-tiny", help="Space to search."),
     click.option(
-        "--objective", "objectives", multiple=True, metavar="METRIC", help="Beside accuracy and MACs; repeats."
-    ),
-    click.option("--constraint", "constraints", multiple=True, metavar="METRIC<=BOUND", help="Must hold; repeats."),
-    click.option("--confidence", type=float, help="Hold constraints for the unfavourable end of such intervals."),
-    click.option("--no-accuracy", is_flag=True, help="Search without accuracy: no supernet is needed."),
-    click.option("--no-macs", is_flag=True, help="MACs are no objective."),
-)
-_HOW = (
-    click.option("--strategy", help="rounds, nsga2, hierarchical, random, autoformer, resnas, vitas, glit."),
-    click.option("--budget", type=click.IntRange(min=1), help="True evaluations (500)."),
-    click.option("--minutes", type=float, help="Search for so long, in place of --budget or beside it."),
-    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Decides every draw."),
-    click.option(
-        "--seeds", "num_seeds", type=click.IntRange(min=1), default=1, help="So many searches, for the spread."
-    ),
-    click.option("--random-baseline", is_flag=True, help="Random search beside it where evaluations are dear, too."),
-    click.option("--workers", type=click.IntRange(min=0), default=0, help="Processes that load pictures."),
-)
-_AFTER = (
-    click.option("--no-verify", is_flag=True, help="Do not measure the front again."),
-    click.option("--pairs", type=click.IntRange(min=8), default=PAIRS, show_default=True, help="Runs of each network."),
-    click.option(
-        "--export-top", type=click.IntRange(min=0), default=1, show_default=True, help="Export the K best networks."
+        "--supernet",
+        type=PATH,
+        show_default="newest under runs/",
+        help="Run of hwnas train or file of weights.",
     ),
     click.option(
-        "--retrain", type=click.IntRange(min=0), default=0, help="Winners that are trained on, and tested once."
+        "--data", help="Images to use instead of those of the supernet's run; required with a file of weights."
     ),
-    click.option("--retrain-epochs", type=click.IntRange(min=1), help="In place of the recipe's."),
+    click.option("--device", show_default="auto", help="Device of metrics that do not name one."),
+    predictors_option,
 )
-_RUN = (
-    click.option("--out", type=click.Path(path_type=Path), help="The run folder; default: a new one under runs/."),
-    click.option("--resume", type=click.Path(path_type=Path), help="Go on with the search in this run; goes alone."),
-    click.option("--dry-run", is_flag=True, help="Say what would be searched, and evaluate nothing."),
+_OBJECTIVES = (
+    click.option(
+        "--objective", "objectives", multiple=True, metavar="METRIC", help="Additional objective (repeatable)."
+    ),
+    click.option(
+        "--constraint", "constraints", multiple=True, metavar="METRIC<=BOUND", help="Constraint (repeatable)."
+    ),
+    click.option(
+        "--confidence", type=float, help="Apply constraints to the worse end of intervals of this confidence."
+    ),
+    click.option("--no-accuracy", is_flag=True, help="Leave out accuracy, so that no supernet is needed."),
+    click.option("--no-macs", is_flag=True, help="Leave out MACs."),
+)
+_STRATEGY = (
+    click.option("--strategy", help="rounds, nsga2, hierarchical, random, autoformer, resnas, vitas or glit."),
+    click.option("--budget", type=AT_LEAST_1, show_default="500", help="Networks to evaluate."),
+    click.option("--minutes", type=float, help="Search for this long, instead of or in addition to --budget."),
+    click.option("--seed", type=AT_LEAST_0, default=0, show_default=True, help="Seed of all random choices."),
+    click.option(
+        "--seeds",
+        "num_seeds",
+        type=AT_LEAST_1,
+        default=1,
+        show_default=True,
+        help="Searches with different seeds.",
+    ),
+    click.option("--random-baseline", is_flag=True, help="Run random search with the same budget for comparison."),
+    click.option("--workers", type=AT_LEAST_0, default=0, show_default=True, help="Processes that load images."),
+)
+_POST_SEARCH = (
+    click.option("--no-verify", is_flag=True, help="Do not measure the front."),
+    click.option(
+        "--pairs", type=click.IntRange(min=8), default=PAIRS, show_default=True, help="Runs of each measured network."
+    ),
+    click.option("--export-top", type=AT_LEAST_0, default=1, show_default=True, help="Export the K best networks."),
+    click.option(
+        "--retrain",
+        type=AT_LEAST_0,
+        default=0,
+        show_default=True,
+        help="Fine-tune the K best networks and test them once.",
+    ),
+    click.option("--retrain-epochs", type=AT_LEAST_1, help="Epochs of --retrain, instead of those of the recipe."),
+)
+_RUN_OPTIONS = (
+    click.option("--out", type=PATH, show_default="new folder under runs/", help="Run folder."),
+    click.option("--resume", type=PATH, help="Resume the search in this run."),
+    click.option("--dry-run", is_flag=True, help="Print what would be searched, without evaluating anything."),
     json_option,
 )
-_BESIDE_RESUME = ("resume", "as_json", "workers")
+_RESUME_PARAMETERS = ("resume", "as_json", "workers")
+"""Parameters that can be given with --resume."""
 
 
 @click.command()
-@with_options(_WHAT, _WANTED, _HOW, _AFTER, _RUN)
+@with_options(_SOURCES, _OBJECTIVES, _STRATEGY, _POST_SEARCH, _RUN_OPTIONS)
 @click.pass_context
 def search(
     context: click.Context,
@@ -75,28 +96,29 @@ def search(
     dry_run: bool,
     workers: int,
     as_json: bool,
-    **given: Any,
+    **values: Any,
 ) -> None:
-    """Search a space for the best networks for a device, and measure them there.
+    """Search a space for the best networks for a device.
 
-    The front has accuracy, MACs and each --objective: throughput, latency_ms, params, memory_mb, energy_j, on any
-    device as in throughput@h200. A bound is written as in 'latency_ms<=8' or 'macs<=1.4G'. Without --supernet the
-    newest one under runs/ is taken. A search that was stopped goes on with --resume RUN, to the same front.
+    Objectives are accuracy, MACs and each --objective: throughput, latency_ms, params, memory_mb or energy_j, for
+    another device as in throughput@h200. Constraints look like 'latency_ms<=8' or 'macs<=1.4G'. After the search, the
+    front is measured if its device is in this machine, and the best networks are exported. An interrupted search is
+    resumed with --resume RUN and finds the same front.
     """
     if resume is not None:
         _require_alone(context)
-    options = None if resume is not None else _options(**given)
+    options = None if resume is not None else _options(**values)
     if dry_run and options is not None:
         rehearsal = rehearse_search(options)
         print_json(rehearsal) if as_json else _print_rehearsal(rehearsal)
         return
     with console_reporter() as reporter:
-        found = search_networks(options, out=out, resume=resume, workers=workers, reporter=reporter)
+        result = search_networks(options, out=out, resume=resume, workers=workers, reporter=reporter)
     if as_json:
-        print_json({"run": found.run, **to_mapping(found.record)})
+        print_json({"run": result.run, **to_mapping(result.record)})
     else:
-        print_found(found.run, found.record)
-    _require_good(found)
+        print_search_result(result.run, result.record)
+    _require_passed(result)
 
 
 def _options(
@@ -108,31 +130,29 @@ def _options(
     export_top: int,
     retrain: int,
     retrain_epochs: int | None,
-    **given: Any,
+    **values: Any,
 ) -> SearchOptions:
     post_search = PostSearch(
         verify=not no_verify, pairs=pairs, export_top=export_top, retrain=retrain, retrain_epochs=retrain_epochs
     )
-    return SearchOptions(accuracy=not no_accuracy, macs=not no_macs, post_search=post_search, **given)
+    return SearchOptions(accuracy=not no_accuracy, macs=not no_macs, post_search=post_search, **values)
 
 
 def _require_alone(context: click.Context) -> None:
-    """A run that is gone on with says itself what is searched for."""
-    given = given_options(context, except_for=_BESIDE_RESUME)
+    """Refuse options next to --resume, which contradict those of the run."""
+    given = given_options(context, except_for=_RESUME_PARAMETERS)
     if given:
         hint = f"hwnas search --resume {context.params['resume']}"
-        raise UsageError("--resume goes on as the run was begun", got=" ".join(given), hint=hint)
+        raise UsageError("--resume takes its options from the run", got=" ".join(given), hint=hint)
 
 
-def _require_good(found: SearchRun) -> None:
-    """What was searched is kept and printed; a gate that failed still shows in the exit code."""
-    verification = found.record.verification
+def _require_passed(result: SearchRun) -> None:
+    """Raise GateError if the front was not measured or a winner was not exported."""
+    verification = result.record.verification
     if verification is not None and verification.status == "failed":
-        hint = f"hwnas search --resume {found.run}"
-        raise GateError(
-            "the front could not be measured again; the searched one is kept", got=verification.reason, hint=hint
-        )
-    broken = [f"{item.arch_id}: {item.failure}" for item in found.record.winners if item.failure]
+        hint = f"hwnas search --resume {result.run}"
+        raise GateError("the front could not be measured; the searched one is kept", got=verification.reason, hint=hint)
+    broken = [f"{item.arch_id}: {item.failure}" for item in result.record.winners if item.failure]
     if broken:
         raise GateError("a winner could not be exported", got="; ".join(broken))
 

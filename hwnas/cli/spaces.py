@@ -1,4 +1,4 @@
-"""`hwnas spaces`."""
+"""`hwnas spaces`: print the search spaces."""
 
 import click
 
@@ -11,7 +11,10 @@ from hwnas.pipeline.spaces import spaces as list_spaces
 @click.command()
 @json_option
 def spaces(*, as_json: bool) -> None:
-    """List the search spaces, their range of costs and their published networks."""
+    """List the search spaces and their published networks.
+
+    For each space: number of networks, image size, and the range of parameters and MACs.
+    """
     summaries = list_spaces()
     if as_json:
         print_json(summaries)
@@ -43,7 +46,7 @@ def _row(summary: SpaceSummary) -> tuple[object, ...]:
 
 
 def _short(count: int) -> str:
-    """A count in three digits: 5.87M."""
+    """Format a count with three digits: 5.87M."""
     for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
         if count >= size:
             return f"{count / size:.3g}{unit}"

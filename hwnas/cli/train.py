@@ -1,13 +1,12 @@
-"""`hwnas train`."""
+"""`hwnas train`: train a supernet or a network, and print how it went."""
 
 from pathlib import Path
 from typing import Any
 
 import click
 
-from hwnas.cli.ending import duration, print_ending
-from hwnas.cli.options import json_option, with_options
-from hwnas.cli.output import print_json, print_line, print_table
+from hwnas.cli.options import AT_LEAST_0, AT_LEAST_1, PATH, json_option, with_options
+from hwnas.cli.output import format_duration, print_footer, print_json, print_line, print_table
 from hwnas.cli.progress import console_reporter
 from hwnas.config import dump_toml
 from hwnas.errors import UsageError
@@ -15,54 +14,61 @@ from hwnas.pipeline.train import TrainingEstimate, TrainingResult, estimate_trai
 from hwnas.train.options import TeacherOptions, TrainOptions
 from hwnas.train.trainer import TrainerConfig
 
-_WHAT = (
-    click.option("--space", help="The space whose supernet is trained."),
+_MODEL_OPTIONS = (
+    click.option("--space", help="Space whose supernet is trained."),
     click.option(
-        "--arch", help="Train one network of the space: a name, min, max, random:SEED, JSON, or an id of --supernet."
+        "--arch", help="Train this network of the space: a name, min, max, random:SEED, JSON, or an id from --supernet."
     ),
-    click.option("--supernet", type=click.Path(path_type=Path), help="Start from the weights of a run or a file."),
-    click.option("--scratch", is_flag=True, help="Say that the network of --arch starts from fresh weights."),
-    click.option("--model", help="Train a reference model, timm:NAME."),
-    click.option("--image-size", type=click.IntRange(min=1), help="Of the images, where it is not the space's."),
+    click.option("--supernet", type=PATH, help="Run or file of weights to start from."),
+    click.option("--scratch", is_flag=True, help="Train the network of --arch from random weights."),
+    click.option("--model", help="Train a model of timm for comparison: timm:NAME."),
+    click.option("--image-size", type=AT_LEAST_1, help="Image size in pixels, if not that of the space."),
 )
-_DATA = (
-    click.option("--data", help="digits, digits-clutter, a folder, Parquet, torch/NAME or wds/DIR."),
+_DATA_OPTIONS = (
+    click.option("--data", help="Images: digits, digits-clutter, a folder, Parquet, torch/NAME or wds/DIR."),
     click.option("--heldout", type=float, help="Images held out of training: a share or a number."),
-    click.option("--data-seed", type=click.IntRange(min=0), help="Of the split into training and held-out images."),
-    click.option("--max-bad", type=click.IntRange(min=0), help="Unreadable images that are skipped (50)."),
-    click.option("--max-images", type=click.IntRange(min=1), help="Train on at most this many images."),
-    click.option("--root", type=click.Path(path_type=Path), help="Where a torch/ set lies."),
-    click.option("--download", is_flag=True, help="Let a torch/ set be downloaded."),
-    click.option("--workers", type=click.IntRange(min=0), default=0, help="Processes that load images."),
+    click.option("--data-seed", type=AT_LEAST_0, help="Seed of the split into training and held-out images."),
+    click.option("--max-bad", type=AT_LEAST_0, show_default="50", help="Skip at most this many unreadable images."),
+    click.option("--max-images", type=AT_LEAST_1, help="Train on at most this many images."),
+    click.option("--root", type=PATH, help="Folder of a torch/ data set."),
+    click.option("--download", is_flag=True, help="Download a torch/ data set."),
+    click.option("--workers", type=AT_LEAST_0, default=0, show_default=True, help="Processes that load images."),
 )
-_HOW = (
-    click.option("--recipe", help="autoformer, resnas, vitas, glit, micro, …; default: the space's own."),
-    click.option("--config", "config_file", type=click.Path(path_type=Path), help="A TOML file of recipe values."),
-    click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="One recipe value: optimizer.lr=1e-3."),
-    click.option("--epochs", type=click.IntRange(min=1), help="Warm-up and widening keep their shares."),
-    click.option("--batch", "batch_size", type=click.IntRange(min=1), help="Images a step, over all processes."),
-    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
-    click.option("--teacher", help="timm:NAME, a file or a run of one network, whose answers join the labels."),
-    click.option("--teacher-weights", type=click.Path(path_type=Path), help="A checkpoint for a timm: teacher."),
-    click.option("--threads", type=click.IntRange(min=0), default=0, help="CPU threads; 0: what suits the steps."),
+_RECIPE_OPTIONS = (
+    click.option("--recipe", show_default="that of the space", help="autoformer, resnas, vitas, glit, micro, …"),
+    click.option("--config", "config_file", type=PATH, help="TOML file of recipe values."),
+    click.option(
+        "--set",
+        "changes",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Recipe value, for example optimizer.lr=1e-3 (repeatable).",
+    ),
+    click.option("--epochs", type=AT_LEAST_1, help="Epochs; warm-up and widening keep their shares."),
+    click.option("--batch", "batch_size", type=AT_LEAST_1, help="Images per step, over all processes."),
+    click.option("--seed", type=AT_LEAST_0, default=0, show_default=True, help="Seed of all random choices."),
+    click.option("--teacher", help="Distil from timm:NAME, a file or a run of one network."),
+    click.option("--teacher-weights", type=PATH, help="Checkpoint of a timm: teacher."),
+    click.option("--threads", type=AT_LEAST_0, default=0, show_default=True, help="CPU threads; 0 chooses."),
 )
-_RUN = (
-    click.option("--out", type=click.Path(path_type=Path), help="The run folder; default: a new one under runs/."),
-    click.option("--resume", is_flag=True, help="Go on with the training in --out, to the same end."),
-    click.option("--dry-run", is_flag=True, help="Say what would be done, and time a few steps."),
+_RUN_OPTIONS = (
+    click.option("--out", type=PATH, show_default="new folder under runs/", help="Run folder."),
+    click.option("--resume", is_flag=True, help="Resume the training in --out."),
+    click.option("--dry-run", is_flag=True, help="Print what would be trained, and time a few steps."),
     json_option,
 )
 
 
 @click.command()
-@with_options(_WHAT, _DATA, _HOW, _RUN)
-def train(*, dry_run: bool, out: Path | None, resume: bool, workers: int, threads: int, **given: Any) -> None:
-    """Train the weight-sharing supernet of a space, or with --arch one of its networks.
+@with_options(_MODEL_OPTIONS, _DATA_OPTIONS, _RECIPE_OPTIONS, _RUN_OPTIONS)
+def train(*, dry_run: bool, out: Path | None, resume: bool, workers: int, threads: int, **values: Any) -> None:
+    """Train a weight-sharing supernet or a single network.
 
-    The run folder holds the command, the recipe, the list of held-out images, metrics.jsonl, checkpoints and at the
-    end the weights. A training that was stopped goes on with --resume, to the same weights.
+    --space trains the supernet of a space, --arch one of its networks, --model a model of timm. The run folder contains
+    the command, the recipe, the list of held-out images, metrics.jsonl, checkpoints and the weights. An interrupted
+    training is resumed with --resume and ends with the same weights.
     """
-    as_json, options = given.pop("as_json"), _options(**given)
+    as_json, options = values.pop("as_json"), _options(**values)
     config = TrainerConfig(threads=threads)
     if dry_run:
         estimate = estimate_training(options, workers=workers, trainer_config=config)
@@ -72,7 +78,7 @@ def train(*, dry_run: bool, out: Path | None, resume: bool, workers: int, thread
         trained = train_model(
             options, out=out, resume=resume, workers=workers, trainer_config=config, reporter=reporter
         )
-    if not trained.is_main_process:  # of several processes one prints
+    if not trained.is_main_process:
         return
     print_json(trained) if as_json else _print_trained(trained)
 
@@ -83,9 +89,9 @@ def _options(
     scratch: bool,
     teacher: str | None,
     teacher_weights: Path | None,
-    **given: Any,
+    **values: Any,
 ) -> TrainOptions:
-    if scratch and given["supernet"] is not None:
+    if scratch and values["supernet"] is not None:
         raise UsageError("--scratch and --supernet exclude each other")
     pairs = [change.partition("=") for change in changes]
     for key, equals, _ in pairs:
@@ -94,7 +100,7 @@ def _options(
     return TrainOptions(
         changes={key: value for key, _, value in pairs},
         teacher=None if teacher is None else _teacher(teacher, teacher_weights),
-        **given,
+        **values,
     )
 
 
@@ -107,17 +113,17 @@ def _print_estimate(estimate: TrainingEstimate) -> None:
     config = estimate.config
     epochs = config.recipe.epochs
     rows = [
-        ("trains", config.model or config.arch or f"the supernet of {config.space}"),
+        ("model", config.model or config.arch or f"supernet of {config.space}"),
         ("images", f"{config.channels} x {config.image_size} x {config.image_size}, {config.num_classes} classes"),
-        ("train images", estimate.train_images),
+        ("training images", estimate.train_images),
         ("held-out images", estimate.heldout_images),
         ("test images", estimate.test_images),
         ("parameters", estimate.params),
         ("memory", f"{estimate.memory_mb:,.0f} MB"),
-        ("steps an epoch", estimate.steps_per_epoch),
-        ("seconds a step", f"{estimate.seconds_per_step:.3g}"),
-        ("an epoch", duration(estimate.seconds_per_epoch)),
-        (f"{epochs} epochs", duration(epochs * estimate.seconds_per_epoch)),
+        ("steps per epoch", estimate.steps_per_epoch),
+        ("seconds per step", f"{estimate.seconds_per_step:.3g}"),
+        ("one epoch", format_duration(estimate.seconds_per_epoch)),
+        (f"{epochs} epochs", format_duration(epochs * estimate.seconds_per_epoch)),
     ]
     print_table(["", ""], rows)
     for note in estimate.notes:
@@ -135,4 +141,4 @@ def _print_trained(trained: TrainingResult) -> None:
         print_line(f"could not be read: {', '.join(trained.bad_images)}")
     for note in trained.notes:
         print_line(f"note: {note}")
-    print_ending(("hwnas", "evaluate", trained.run))
+    print_footer(("hwnas", "evaluate", trained.run))

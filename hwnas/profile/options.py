@@ -95,7 +95,7 @@ class CampaignOptions:
             value = getattr(self, name)
             if name in ("space", "device") or value != getattr(default, name):
                 words += _option_words(option, value)
-        return (*words, *(() if self.reference_networks else ("--no-landmarks",)))
+        return (*words, *(() if self.reference_networks else ("--no-reference-networks",)))
 
 
 def _option_words(option: str, value: Any) -> list[str]:

@@ -107,7 +107,9 @@ def make_plan(options: CampaignOptions, device: str, *, num_samples: int) -> Pla
         reference_networks=options.reference_networks,
     )
     if not subjects:
-        raise UsageError("there must be something to measure", got="--samples 0 --no-landmarks", hint="--samples 20")
+        raise UsageError(
+            "there must be something to measure", got="--samples 0 --no-reference-networks", hint="--samples 20"
+        )
     return plan_for_subjects(options, device, subjects, num_samples=num_samples)
 
 

@@ -9,15 +9,14 @@ import click
 import pytest
 
 from hwnas.cli import app
-from hwnas.cli.app import run
-from hwnas.cli.completion import SHELLS, completion, completion_script
+from hwnas.cli.app import SHELLS, completion, completion_script, run
 
 
 @pytest.mark.parametrize("shell", SHELLS)
 def test_the_script_asks_hwnas_by_its_variable(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["completion", shell]) == 0
     out = capsys.readouterr().out
-    assert f"{app.COMPLETE}={shell}_complete" in out
+    assert f"{app.COMPLETE_VARIABLE}={shell}_complete" in out
     assert out == completion_script(shell).strip() + "\n"
 
 

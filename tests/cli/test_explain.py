@@ -13,7 +13,7 @@ def test_operations_are_listed_by_their_share(command_line: CommandLine) -> None
     assert command_line("explain", "autoformer-tiny", "AutoFormer-T", "--device", "a100", "--precision", "bf16") == 0
     lines = command_line.out.splitlines()
     assert lines[0] == "autoformer-tiny 26f765679e99d31f on a100, bf16, batch 1"
-    assert re.fullmatch(r"Roofline: \d\.\d{3} ms, if nothing is fused and operations start at no cost", lines[2])
+    assert re.fullmatch(r"Roofline: \d\.\d{3} ms, without fusion and without launch overhead", lines[2])
     assert lines[3].split() == ["operation", "kind", "number", "macs", "flop/byte", "us", "share", "bound", "by"]
     assert any(line.startswith("blocks.*.fc1 ") and " 334,061,568 " in line for line in lines)
     assert any(re.match(r"- attention takes \d+% of the time, the MLPs take \d+%$", line) for line in lines)
@@ -42,7 +42,7 @@ def test_the_profile_of_the_runtime_is_printed_here(command_line: CommandLine, m
     profile = RuntimeProfile(runtime="onnxruntime", total_ms=10.0, by_kind=nodes, by_segment=nodes[:1])
     monkeypatch.setattr("hwnas.pipeline.explain.runtime_profile", lambda subject, setting: profile)
     assert command_line("explain", "autoformer-micro", "min", "--device", "cpu") == 0
-    assert "Measured by onnxruntime's own profiler, which costs some time itself: 10.000 ms" in command_line.out
+    assert "Measured by the profiler of onnxruntime, including its own overhead: 10.000 ms" in command_line.out
     assert re.search(r"^kind of node +nodes +ms +share$", command_line.out, re.MULTILINE)
     assert re.search(r"^Kind15 +3 +0\.500 +5\.0%$", command_line.out, re.MULTILINE)
     assert re.search(r"^4 more +12 +2\.000 +20\.0%$", command_line.out, re.MULTILINE)

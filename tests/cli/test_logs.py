@@ -12,7 +12,8 @@ import click
 import pytest
 
 from hwnas.cli.app import run
-from hwnas.cli.logs import CommandLog, add_log_options
+from hwnas.cli.logs import CommandLog
+from hwnas.cli.options import add_log_options
 from hwnas.cli.progress import console_reporter
 from hwnas.errors import InputError
 from hwnas.profile.worker import Worker

@@ -13,7 +13,16 @@ from tests.profile.stand_ins import FakeWorker
 
 __all__ = ["command_line"]
 
-SMALL = ("profile", "--space", "autoformer-micro", "--device", "cpu", "--runtime", "onnxruntime", "--no-landmarks")
+SMALL = (
+    "profile",
+    "--space",
+    "autoformer-micro",
+    "--device",
+    "cpu",
+    "--runtime",
+    "onnxruntime",
+    "--no-reference-networks",
+)
 FOLDER = "autoformer-micro-onnxruntime-fp32-b1-t1"
 
 
@@ -29,7 +38,7 @@ def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeEnvironment:
 def test_a_campaign_prints_what_it_did_and_how_good_it_is(command_line: CommandLine) -> None:
     assert command_line(*SMALL, "--samples", "14") == 0
     lines = command_line.out.splitlines()
-    assert lines[0] == f"26 measured with onnxruntime on {CPU}, 0 failed, 0 done before"
+    assert lines[0] == f"26 measured with onnxruntime on {CPU}, 0 failed, 0 measured before"
     assert lines[2] == f"profiles/{CPU}/{FOLDER}"
     assert re.search(r"^networks +14$", command_line.out, re.MULTILINE)
     assert re.search(r"^noise floor +0\.00% \(sigma 0\.00%, 12 networks\)$", command_line.out, re.MULTILINE)
@@ -41,7 +50,7 @@ def test_the_same_command_again_measures_nothing(command_line: CommandLine) -> N
     command_line(*SMALL, "--samples", "3")
     assert command_line(*SMALL, "--samples", "3") == 0
     assert command_line.out.startswith("0 measured with onnxruntime")
-    assert "6 done before" in command_line.out.splitlines()[0]
+    assert "6 measured before" in command_line.out.splitlines()[0]
 
 
 def test_json_is_one_document(command_line: CommandLine) -> None:
@@ -60,7 +69,7 @@ def test_failures_are_told_while_it_runs_and_in_the_summary(command_line: Comman
     place.failing = {bad: Failure(reason="crash", message="the process was killed by SIGSEGV")}
     assert command_line(*SMALL, "--samples", "2") == 0
     assert f"autoformer-micro {bad}: crash: the process was killed by SIGSEGV" in command_line.err
-    assert "failed: 1 by crash, such as: the process was killed by SIGSEGV" in command_line.out
+    assert "failed: 1 by crash, for example: the process was killed by SIGSEGV" in command_line.out
 
 
 def all_failing(place: FakeEnvironment, command_line: CommandLine) -> None:
@@ -139,10 +148,10 @@ def test_a_plan_for_another_device_needs_nothing_of_it(command_line: CommandLine
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--plan", "p", "--samples", "3"], "--plan says what is measured"),
+        (["--plan", "p", "--samples", "3"], "--plan already contains what is measured"),
         (["--plan-only"], "--plan-only needs a file to write to"),
         (["--plan-only", "--out", "p", "--plan", "q"], "--plan-only needs a file to write to"),
-        (["--batch", "1,x"], "is not whole numbers parted by commas"),
+        (["--batch", "1,x"], "must be comma-separated whole numbers"),
         (["--samples", "3", "--minutes", "1"], "--samples and --minutes exclude each other"),
         (["--pairs", "2"], "--pairs must be at least 8"),
         (["--sampels", "3"], "option '--sampels' is not known"),
@@ -169,11 +178,11 @@ def test_an_interrupt_ends_with_130_and_says_how_to_go_on(
     assert command_line(*SMALL, "--samples", "5") == 130
     message, hint = command_line.err.splitlines()[-2:]
     assert message == "interrupted: everything measured is kept"
-    again = "profile --space autoformer-micro --device cpu --samples 5 --runtime onnxruntime --no-landmarks"
+    again = "profile --space autoformer-micro --device cpu --samples 5 --runtime onnxruntime --no-reference-networks"
     assert hint == f"  try     hwnas {again}"
     assert command_line(*again.split()) == 0
     assert "7 measured" in command_line.out
-    assert "3 done before" in command_line.out
+    assert "3 measured before" in command_line.out
 
 
 def test_two_campaigns_at_once_are_refused(command_line: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,7 +205,7 @@ def test_two_campaigns_at_once_are_refused(command_line: CommandLine, monkeypatc
 def test_profiles_are_listed_and_shown(command_line: CommandLine) -> None:
     Path("profiles").mkdir()
     assert command_line("profiles", "--profiles", "profiles") == 0
-    assert command_line.out == "There are no profiles here; hwnas profile makes one.\n"
+    assert command_line.out == "There are no profiles yet; hwnas profile makes one.\n"
     command_line(*SMALL, "--samples", "3")
     assert command_line("profiles", "--profiles", "profiles") == 0
     (line,) = command_line.out.splitlines()[1:]

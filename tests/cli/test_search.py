@@ -121,7 +121,7 @@ def test_a_front_that_could_not_be_verified_shows_in_the_exit_code(
     [
         (["search", "--objective", "thruput"], 1, "objective 'thruput' is not known"),
         (["search", "--constraint", "latency_ms<8"], 1, "must be METRIC<=BOUND"),
-        (["search", "--resume", "x", "--seed", "1"], 2, "--resume goes on as the run was begun"),
+        (["search", "--resume", "x", "--seed", "1"], 2, "--resume takes its options from the run"),
         (["search", "--resume", "nowhere"], 1, "there is no run folder nowhere"),
         (["search", "--confidence", "2"], 2, "--confidence must be between 0 and 1"),
         (["search", "--budget", "0"], 2, "--budget"),

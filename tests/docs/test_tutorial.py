@@ -16,7 +16,7 @@ TEXT = page("tutorial.md")
 SMALLER = {
     "--epochs 30": "--epochs 2",
     "--epochs 20": "--epochs 1",
-    "--samples 24": "--samples 20 --repeats 0 --pairs 8 --no-landmarks",
+    "--samples 24": "--samples 20 --repeats 0 --pairs 8 --no-reference-networks",
     "--budget 60": "--budget 12 --pairs 8",
 }
 """What the test asks for in place of what the page does."""

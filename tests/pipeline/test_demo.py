@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hwnas.cli.demo import sentences
+from hwnas.cli.demo import summarize_demo
 from hwnas.errors import InputError, UnknownNameError
 from hwnas.pipeline import inference
 from hwnas.pipeline.demo import DemoOptions, demonstrate
@@ -48,7 +48,7 @@ def test_a_demo_that_was_stopped_goes_on_to_a_measured_front_and_a_network_that_
     assert done.model.suffix == ".onnx"
     assert 0 <= done.inference.predicted <= 9
     assert 0 < done.inference.probability <= 1
-    assert len(sentences(done)) == 3
+    assert len(summarize_demo(done)) == 3
 
     with pytest.raises(InputError, match="holds another demo"):
         demonstrate(replace(SMALL, samples=9), out=out, reporter=Listener())
@@ -91,10 +91,10 @@ def _done(rows: tuple[Any, ...], *failures: str | None) -> Any:
 
 def test_the_sentences_claim_no_more_than_was_found() -> None:
     rows = (_row("a", 0.9, 200.0), _row("b", 0.8, 100.0))
-    front, belief, _ = sentences(_done(rows, None, "crash"))
+    front, belief, _ = summarize_demo(_done(rows, None, "crash"))
     assert front == "Of 2 networks on the front, one is the most accurate and the fastest: 90.0% at 200 images/s."
     assert belief == "1 of 2 were timed again here: the predictions had been off by 2.0% on average."
-    front, belief, _ = sentences(_done((_row("a", 0.9, 100.0), _row("b", 0.8, 250.0)), None, None))
+    front, belief, _ = summarize_demo(_done((_row("a", 0.9, 100.0), _row("b", 0.8, 250.0)), None, None))
     assert "2.5 times as fast" in front
     assert belief.startswith("All of them were timed again here")
 

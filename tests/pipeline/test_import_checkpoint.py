@@ -256,8 +256,8 @@ def test_the_entry_is_said_and_can_be_chosen(
         if not name.endswith("num_batches_tracked"):
             torch.testing.assert_close(ema[name], tensor / 2, rtol=0, atol=0)
     assert run([*arguments, "--out", str(tmp_path / "c.safetensors")]) == 0
-    source = "its entry model_ema; it also holds weights in model (--entry)"
-    assert capsys.readouterr().out.splitlines()[1] == f"from {official}: {source}"
+    source = f"from {official}, entry model_ema (weights are also in model: --entry)"
+    assert capsys.readouterr().out.splitlines()[1] == source
 
 
 def test_an_entry_that_holds_no_weights_is_answered_with_those_that_do(official: Path, tmp_path: Path) -> None:

@@ -232,7 +232,8 @@ def test_a_request_says_its_command() -> None:
     assert " ".join(CampaignOptions().command()) == "hwnas profile --space autoformer-tiny --device auto"
     request = replace(REQUEST, batches=(1, 8), also=("timm:a", "timm:b"), minutes=2.5, samples=None, out=Path("x"))
     assert " ".join(request.command()[6:]) == (
-        "--minutes 2.5 --batch 1,8 --runtime onnxruntime --repeats 2 --also timm:a --also timm:b --out x --no-landmarks"
+        "--minutes 2.5 --batch 1,8 --runtime onnxruntime --repeats 2 --also timm:a --also timm:b --out x "
+        "--no-reference-networks"
     )
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 ARGUMENTS = (
     *("profile", "--space", "autoformer-micro", "--device", "cpu", "--runtime", "onnxruntime"),
-    *("--samples", "30", "--repeats", "6", "--pairs", "8", "--no-landmarks"),
+    *("--samples", "30", "--repeats", "6", "--pairs", "8", "--no-reference-networks"),
 )
 EARLIEST_S, LATEST_S = 0.5, 12.0
 """A campaign is killed so long after its first line of this session is on the disk, or before it."""

@@ -1,7 +1,7 @@
 import click
 import pytest
 
-from hwnas.cli.ending import duration, note_the_time, print_ending
+from hwnas.cli.output import format_duration, note_start_time, print_footer
 
 
 @pytest.mark.parametrize(
@@ -16,14 +16,14 @@ from hwnas.cli.ending import duration, note_the_time, print_ending
         (7260, "2 h 01 min"),
     ],
 )
-def test_a_time_is_said_as_people_say_it(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
+def test_durations_are_formatted_for_people(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
 
 
 def test_the_next_command_can_be_pasted(capsys: pytest.CaptureFixture[str]) -> None:
     with click.Context(click.Command("hwnas")) as root:
-        note_the_time(root)
+        note_start_time(root)
         with click.Context(click.Command("train"), parent=root):
-            print_ending(("hwnas", "evaluate", "my runs/a"))
-            print_ending()
+            print_footer(("hwnas", "evaluate", "my runs/a"))
+            print_footer()
     assert capsys.readouterr().out == "took 0 s\nnext: hwnas evaluate 'my runs/a'\ntook 0 s\n"
