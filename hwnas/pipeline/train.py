@@ -112,7 +112,7 @@ def train_model(
             _settle(folder, config, data, resume=resume)
             for note in notes:
                 reporter.message(f"note: {note}")
-        world.wait()
+        world.barrier()
         with explain_out_of_memory(config, world), _telling_how_to_go_on(folder):
             trained = run_training(
                 prepared,
@@ -197,7 +197,7 @@ def _resumed(options: TrainOptions, folder: Path) -> tuple[TrainConfig, DataSpli
     config = read_train_config(Run.open(folder))
     require_unchanged_weights(config)
     if options != TrainOptions():
-        _require_same(_repeated(options, config), config)
+        _require_same_training(_repeated(options, config), config)
     data = open_data(config.data, image_shape=config.image_shape, num_classes=config.num_classes)
     return config, data
 
@@ -212,7 +212,7 @@ def _repeated(options: TrainOptions, config: TrainConfig) -> TrainConfig:
     return resolved(options, num_classes=config.num_classes)
 
 
-def _require_same(asked: TrainConfig, config: TrainConfig) -> None:
+def _require_same_training(asked: TrainConfig, config: TrainConfig) -> None:
     found = diff_tables(to_mapping(asked), to_mapping(config))
     if found:
         rows = [f"{key} {mine} instead of {theirs}" for key, (mine, theirs) in found.items()]

@@ -1,7 +1,8 @@
-"""Several processes that train one model: started by torchrun, on one machine or many.
+"""Data-parallel training in several processes, started by torchrun on one machine or more.
 
-Gradients are averaged here and not by DistributedDataParallel: a supernet runs on slices of its weights, its networks
-differ from step to step, and which weights no process used has a meaning of its own.
+Gradients are averaged here rather than by DistributedDataParallel: a supernet runs on slices of its weights, its
+networks differ from step to step and between processes, and a weight that no process used must be told apart from one
+with a gradient of zero (`unused_weights` of a recipe).
 """
 
 import os
@@ -16,57 +17,64 @@ from torch import Tensor, nn
 from hwnas.train.recipe import UnusedWeights
 
 _BUCKET_BYTES = 25 * 2**20
-"""Gradients that are sent at once: many small messages cost more than their bytes."""
+"""Gradients that are sent together, as in DDP: many small messages would cost more than their bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """The processes of a training, and which of them this is."""
+    """Processes of a training; by default this one alone, on the CPU."""
 
     rank: int = 0
+    """Number of this process."""
     size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    """Device of this process."""
 
     @property
     def is_main_process(self) -> bool:
-        """Whether this process writes files and shows progress."""
+        """True for the process that writes files and reports progress."""
         return self.rank == 0
 
     def mean(self, values: Sequence[float]) -> list[float]:
-        """The mean of each value over all processes."""
+        """Average each value over all processes."""
         if self.size == 1:
             return list(values)
-        together = torch.tensor(values, dtype=torch.float64, device=self.device)
-        dist.all_reduce(together)
-        return [float(value) / self.size for value in together]
+        sums = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(sums)
+        return [float(value) / self.size for value in sums]
 
-    def wait(self) -> None:
-        """Go on when all processes are here."""
+    def barrier(self) -> None:
+        """Wait until all processes have come here."""
         if self.size > 1:
             dist.barrier()
 
-    def finish_gradients(self, parameters: Iterable[nn.Parameter], *, unused_weights: UnusedWeights) -> None:
-        """Average gradients over all processes; those that no process has stay away, or become 0 under `decay`."""
+    def average_gradients(self, parameters: Iterable[nn.Parameter], *, unused_weights: UnusedWeights) -> None:
+        """Average gradients over all processes.
+
+        Args:
+            parameters: Weights of the model.
+            unused_weights: Weights without a gradient on any process keep none (`skip`) or get zeros (`decay`).
+        """
         trained = [parameter for parameter in parameters if parameter.requires_grad]
-        used = self._used(trained)
-        for parameter, somewhere in zip(trained, used, strict=True):
-            if parameter.grad is None and (somewhere or unused_weights == "decay"):
+        is_used = self._is_used_anywhere(trained)
+        for parameter, used in zip(trained, is_used, strict=True):
+            if parameter.grad is None and (used or unused_weights == "decay"):
                 parameter.grad = torch.zeros_like(parameter)
         if self.size > 1:
-            gradients = [parameter.grad for parameter, somewhere in zip(trained, used, strict=True) if somewhere]
+            gradients = [parameter.grad for parameter, used in zip(trained, is_used, strict=True) if used]
             self._average([gradient for gradient in gradients if gradient is not None])
 
     def average_buffers(self, model: nn.Module) -> None:
-        """Average what is no weight but kept, as the statistics of batch norms."""
+        """Average floating-point buffers, such as the running statistics of batch norms."""
         if self.size > 1:
             self._average([buffer for buffer in model.buffers() if buffer.is_floating_point()])
 
-    def _used(self, parameters: Sequence[nn.Parameter]) -> list[bool]:
-        """Which parameters any process has a gradient of."""
-        here = [parameter.grad is not None for parameter in parameters]
+    def _is_used_anywhere(self, parameters: Sequence[nn.Parameter]) -> list[bool]:
+        """Return for each parameter if any process has a gradient of it."""
+        is_used = [parameter.grad is not None for parameter in parameters]
         if self.size == 1:
-            return here
-        flags = torch.tensor(here, dtype=torch.int32, device=self.device)
+            return is_used
+        flags = torch.tensor(is_used, dtype=torch.int32, device=self.device)
         dist.all_reduce(flags, op=dist.ReduceOp.MAX)
         return [bool(flag) for flag in flags.tolist()]
 
@@ -82,7 +90,7 @@ class World:
 
 @contextmanager
 def distributed_world() -> Iterator[World]:
-    """The world that torchrun describes in the environment; without it, this process alone."""
+    """Join the processes that torchrun describes in the environment; without torchrun, this process alone."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield World(device=_device(0))
@@ -103,6 +111,7 @@ def _device(local_rank: int) -> torch.device:
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Group consecutive tensors of one type up to the size of a bucket."""
     bucket: list[Tensor] = []
     for tensor in tensors:
         if bucket and (sum(item.nbytes for item in bucket) > _BUCKET_BYTES or tensor.dtype != bucket[0].dtype):

@@ -1,11 +1,11 @@
-"""Accuracy in a run: a judge of its sub-networks, and the file that remembers what it found."""
+"""Evaluation of the networks of a supernet on a dataset, and networks by the id that they were evaluated under."""
 
 import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -21,12 +21,14 @@ from hwnas.train.data.sources import DataSplits
 from hwnas.train.evaluator import SupernetEvaluator
 
 ACCURACIES_FILE = "accuracies.jsonl"
-"""The file of a run that remembers the accuracies of its networks."""
+"""File of a run that caches the accuracies of its networks."""
 
 Split = Literal["heldout", "test"]
+
 _BATCH_SIZE = 256
-_CALIBRATION_BATCHES, _CALIBRATION_SIZE = 20, 128
-"""The images from which the statistics of batch norms are estimated anew."""
+_CALIBRATION_BATCHES, _CALIBRATION_BATCH_SIZE = 20, 128
+"""Training images that the statistics of batch norms are estimated from."""
+_ID = re.compile(r"[0-9a-f]{12,}", re.IGNORECASE)
 
 
 def make_evaluator(
@@ -40,7 +42,18 @@ def make_evaluator(
     device: torch.device | str = "cpu",
     keep_hits: bool = False,
 ) -> SupernetEvaluator:
-    """What tells the accuracy of the networks of a supernet on one split."""
+    """Create the evaluator of a supernet's networks on one split of a dataset.
+
+    Args:
+        supernet: Supernet with the weights.
+        data: Dataset; its training images recalibrate batch norms.
+        checkpoint_id: Identifies the weights in the cache.
+        split: Evaluate on held-out or on test images.
+        cache: File of the cache.
+        workers: Processes that load images.
+        device: Device that networks run on.
+        keep_hits: Keep which images are classified correctly.
+    """
     shape = supernet.space.config.input_shape
     return SupernetEvaluator(
         supernet,
@@ -54,63 +67,63 @@ def make_evaluator(
     )
 
 
-def make_eval_loader(data: DataSplits, shape: tuple[int, int, int], *, split: Split, workers: int = 0) -> EvalLoader:
-    """The images of a split."""
+def make_eval_loader(
+    data: DataSplits, image_shape: tuple[int, int, int], *, split: Split, workers: int = 0
+) -> EvalLoader:
+    """Create the loader of a split, which the dataset must have."""
     images = data.heldout if split == "heldout" else data.test
     assert images is not None
-    return EvalLoader(images, image_shape=shape, batch_size=_BATCH_SIZE, workers=workers)
+    return EvalLoader(images, image_shape=image_shape, batch_size=_BATCH_SIZE, workers=workers)
 
 
-def calibration_batches(data: DataSplits, shape: tuple[int, int, int]) -> Iterable[Batch]:
-    """Training images as they are, always the same."""
-    plain = AugmentConfig(crop="none", scale=(1.0, 1.0), flip=0.0)
-    batches = TrainLoader(data.train, augment=plain, image_shape=shape, batch_size=_CALIBRATION_SIZE, seed=0)
-    return _Repeated(batches)
-
-
-def weights_digest(path: Path) -> str:
-    """The id of weights: what their file holds."""
-    if not path.is_file():
-        raise InputError(f"there is no file {path}")
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:24]
-
-
-class _Repeated:
-    """The first batches of an epoch, as often as they are asked for."""
-
-    def __init__(self, batches: TrainLoader) -> None:
-        self._batches = batches
-
-    def __iter__(self) -> Any:
-        return islice(self._batches.epoch(0), _CALIBRATION_BATCHES)
-
-
-_ID = re.compile(r"[0-9a-f]{12,}", re.IGNORECASE)
+def calibration_batches(data: DataSplits, image_shape: tuple[int, int, int]) -> Iterable[Batch]:
+    """Return training images without augmentation, the same whenever they are iterated over."""
+    no_augmentation = AugmentConfig(crop="none", scale=(1.0, 1.0), flip=0.0)
+    loader = TrainLoader(
+        data.train, augment=no_augmentation, image_shape=image_shape, batch_size=_CALIBRATION_BATCH_SIZE, seed=0
+    )
+    return _FirstBatches(loader)
 
 
 def resolve_arch(
-    space: AnySpace, given: str, run: Path | None, *, command: str, others: Iterable[Candidate] = ()
+    space: AnySpace, text: str, run: Path | None, *, command: str, others: Iterable[Candidate] = ()
 ) -> Arch:
-    """The network that is given as for `find_arch`, or by the first 12 digits of its id or more.
+    """Find a network by a name, JSON or a file, as `find_arch` does, or by its id.
 
-    An id is known where a network of it was judged in `run`, or where it is that of a published, the smallest or the
-    largest network, or of one of `others`. `command` is what an error tells the user to try, with places for a space
-    and an arch.
+    Args:
+        space: Space of the network.
+        text: As for `find_arch`, or at least the first 12 digits of an id. Ids are known of networks that were
+            evaluated in the run, of published ones, of the smallest and the largest, and of `others`.
+        run: Run whose evaluated networks are known.
+        command: Command of the hint in an error, with the placeholders `{space}` and `{arch}`.
+        others: Further networks whose ids are known.
+
+    Raises:
+        InputError: No network, or more than one, has this id.
     """
-    if not _ID.fullmatch(given) or Path(given).is_file():
-        return find_arch(space, given, command=command)
-    found = {id_: arch for id_, arch in _known(space, run, others) if id_.startswith(given.casefold())}
-    if len(found) == 1:
-        return next(iter(found.values()))
-    if found:
-        raise InputError("an id must have enough digits to be of one network", got=given, known=sorted(found))
+    if not _ID.fullmatch(text) or Path(text).is_file():
+        return find_arch(space, text, command=command)
+    matches = {arch_id: arch for arch_id, arch in _known_ids(space, run, others) if arch_id.startswith(text.casefold())}
+    if len(matches) == 1:
+        return next(iter(matches.values()))
+    if matches:
+        raise InputError("an id must have enough digits to match one network", got=text, known=sorted(matches))
     where = space.name if run is None else str(run)
     hint = command.format(space=space.name, arch="'{…}'") + ", the network as JSON"
-    raise InputError(f"no network with this id has been judged in {where}", got=given, hint=hint)
+    raise InputError(f"no network with this id was evaluated in {where}", got=text, hint=hint)
 
 
-def _known(space: AnySpace, run: Path | None, others: Iterable[Candidate]) -> Iterator[tuple[str, Arch]]:
+class _FirstBatches:
+    """The first batches of a loader's first epoch, which can be iterated over repeatedly."""
+
+    def __init__(self, loader: TrainLoader) -> None:
+        self._loader = loader
+
+    def __iter__(self) -> Iterator[Batch]:
+        return islice(self._loader.epoch(0), _CALIBRATION_BATCHES)
+
+
+def _known_ids(space: AnySpace, run: Path | None, others: Iterable[Candidate]) -> Iterator[tuple[str, Arch]]:
     named = (space.smallest(), space.largest(), *space.published.values())
     for candidate in (*space.candidates(space.encode(named)), *others):
         yield candidate.arch_id, candidate.arch
@@ -120,3 +133,11 @@ def _known(space: AnySpace, run: Path | None, others: Iterable[Candidate]) -> It
             row = parse_json(line, source=f"{file}, line {number}")
             if isinstance(row, dict) and "arch" in row:
                 yield row["arch_id"], space.parse(row["arch"])
+
+
+def weights_digest(path: Path) -> str:
+    """The id of weights: what their file holds."""
+    if not path.is_file():
+        raise InputError(f"there is no file {path}")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:24]

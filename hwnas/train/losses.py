@@ -1,4 +1,4 @@
-"""What networks are trained on: labels, labels of patches, and the answers of other networks."""
+"""Losses of a network: on labels, on labels of patches and on the outputs of other networks."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,51 +13,65 @@ from hwnas.train.recipe import TeacherConfig
 
 @dataclass(frozen=True)
 class Microbatch:
-    """One part of a step: images with labels, and a teacher's logits for them, if there is one."""
+    """Images that are run at once, with their targets."""
 
     mixed: MixedBatch
-    answers: Tensor | None = None
+    teacher_logits: Tensor | None = None
+    """(B, C); None: there is no teacher."""
 
 
-def supervised_loss(output: Any, lesson: Microbatch, teacher: TeacherConfig) -> Tensor:
-    """The loss on labels, together with those of patches and a teacher's where there are any."""
-    logits, patch_logits = parts(output)
-    loss = F.cross_entropy(logits.float(), lesson.mixed.targets)
-    if lesson.answers is not None:
-        loss = (1 - teacher.weight) * loss + teacher.weight * _taught(logits, lesson.answers, teacher)
+def supervised_loss(output: Any, microbatch: Microbatch, teacher: TeacherConfig) -> Tensor:
+    """Compute the loss on labels, on those of patches and on a teacher's logits, as far as there are any.
+
+    Args:
+        output: Logits, or logits and those of patches.
+        microbatch: Targets of the images.
+        teacher: Weights of the distillation loss.
+    """
+    logits, patch_logits = split_output(output)
+    loss = F.cross_entropy(logits.float(), microbatch.mixed.targets)
+    if microbatch.teacher_logits is not None:
+        distillation = _teacher_loss(logits, microbatch.teacher_logits, teacher)
+        loss = (1 - teacher.weight) * loss + teacher.weight * distillation
     if patch_logits is not None:
-        loss = loss + _patch_loss(patch_logits, lesson.mixed)
+        loss = loss + _patch_loss(patch_logits, microbatch.mixed)
     return loss
 
 
-def distillation_loss(output: Any, answers: Any, *, temperature: float) -> Tensor:
-    """The loss of a network that learns all that another one answers, patches included."""
-    pairs = zip(parts(output), parts(answers), strict=True)
+def distillation_loss(output: Any, target_output: Any, *, temperature: float) -> Tensor:
+    """Compute the loss of a student on the outputs of another network, including those of patches.
+
+    Args:
+        output: Output of the student.
+        target_output: Output of the other network, detached.
+        temperature: Softens both.
+    """
+    pairs = zip(split_output(output), split_output(target_output), strict=True)
     losses = [
-        kl_divergence(one, two, temperature=temperature) for one, two in pairs if one is not None and two is not None
+        kl_divergence(logits, target, temperature=temperature)
+        for logits, target in pairs
+        if logits is not None and target is not None
     ]
     return torch.stack(losses).sum()
 
 
-def kl_divergence(logits: Tensor, answers: Tensor, *, temperature: float) -> Tensor:
-    """Kullback-Leibler divergence from the answers, both softened.
-
-    Times the temperature squared, so that gradients keep their size (Hinton et al. 2015).
-    """
-    logits, answers = (values.float().flatten(0, -2) / temperature for values in (logits, answers))
-    loss = F.kl_div(logits.log_softmax(-1), answers.log_softmax(-1), reduction="batchmean", log_target=True)
+def kl_divergence(logits: Tensor, target_logits: Tensor, *, temperature: float) -> Tensor:
+    """Compute the Kullback-Leibler divergence of softened outputs from softened targets."""
+    logits, target_logits = (values.float().flatten(0, -2) / temperature for values in (logits, target_logits))
+    loss = F.kl_div(logits.log_softmax(-1), target_logits.log_softmax(-1), reduction="batchmean", log_target=True)
+    # Gradients shrink with the square of the temperature, which this factor undoes (Hinton et al. 2015).
     return loss * temperature**2
 
 
-def parts(output: Any) -> tuple[Tensor, Tensor | None]:
-    """The logits of images, and those of patches where a head gives them."""
+def split_output(output: Any) -> tuple[Tensor, Tensor | None]:
+    """Return the logits of images, and those of patches if the head computes them."""
     return output if isinstance(output, tuple) else (output, None)
 
 
-def _taught(logits: Tensor, answers: Tensor, teacher: TeacherConfig) -> Tensor:
+def _teacher_loss(logits: Tensor, teacher_logits: Tensor, teacher: TeacherConfig) -> Tensor:
     if teacher.labels == "hard":
-        return F.cross_entropy(logits.float(), answers.argmax(-1), label_smoothing=teacher.smoothing)
-    return kl_divergence(logits, answers, temperature=teacher.temperature)
+        return F.cross_entropy(logits.float(), teacher_logits.argmax(-1), label_smoothing=teacher.smoothing)
+    return kl_divergence(logits, teacher_logits, temperature=teacher.temperature)
 
 
 def _patch_loss(patch_logits: Tensor, mixed: MixedBatch) -> Tensor:

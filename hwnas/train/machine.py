@@ -1,4 +1,4 @@
-"""How a training uses the machine: threads, the backend of float32 matrix products, precision, signals."""
+"""Use of the machine by a training: threads and matmul backend, precision, compilation and signals."""
 
 import os
 import signal
@@ -14,37 +14,37 @@ from hwnas.errors import InputError
 from hwnas.supernet import matmul
 from hwnas.supernet.network import Network
 
-_SMALL_STEP_MACS = 2e9
-"""Steps below it run on one thread: handing parts of products so small to threads takes longer than the products."""
+_SINGLE_THREAD_MACS = 2e9
+"""Smaller steps run on one thread: distributing such small matrix products takes longer than computing them."""
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal has stopped a training after its state was saved; the message says how to go on."""
+    """A training was stopped by a signal, after its state was saved; the message says how to resume it."""
 
 
 class StopRequest:
-    """Whether a signal has asked for the end."""
+    """Set by a signal that asks the training to stop."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Within it, the first SIGINT or SIGTERM asks for the end; a second one has its usual effect."""
+    """Turn the first SIGINT or SIGTERM into a request to stop; a second one has its usual effect."""
     stop = StopRequest()
-    if threading.current_thread() is not threading.main_thread():  # handlers can only be set there
+    if threading.current_thread() is not threading.main_thread():  # Python sets handlers in the main thread only
         yield stop
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        stop.asked = True
+    def request(number: int, frame: FrameType | None) -> None:
+        stop.requested = True
         signal.signal(number, before[signal.Signals(number)])
 
     for number in before:
-        signal.signal(number, ask)
+        signal.signal(number, request)
     try:
         yield stop
     finally:
@@ -54,8 +54,11 @@ def stop_on_signals() -> Iterator[StopRequest]:
 
 @contextmanager
 def cpu_settings(*, threads: int, matmul_backend: str) -> Iterator[None]:
-    """Within it, torch has this many threads, and float32 matrix products run on that backend."""
-    before, wanted = torch.get_num_threads(), os.environ.get(matmul.VARIABLE)
+    """Set torch's number of threads and the backend of float32 matrix products within the context.
+
+    Both change the order of floating-point sums, so a training must keep them to resume bit for bit.
+    """
+    threads_before, backend_before = torch.get_num_threads(), os.environ.get(matmul.VARIABLE)
     torch.set_num_threads(threads)
     os.environ[matmul.VARIABLE] = matmul_backend
     matmul.matmul_backend.cache_clear()
@@ -63,27 +66,36 @@ def cpu_settings(*, threads: int, matmul_backend: str) -> Iterator[None]:
         with matmul.fast_matmul():
             yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads_before)
         del os.environ[matmul.VARIABLE]
-        if wanted is not None:
-            os.environ[matmul.VARIABLE] = wanted
+        if backend_before is not None:
+            os.environ[matmul.VARIABLE] = backend_before
         matmul.matmul_backend.cache_clear()
 
 
-def choose_threads(*, asked: int, macs: int) -> int:
-    """The threads of a CPU: as asked for, here or by OMP_NUM_THREADS; else one for small steps, or torch's choice.
+def choose_threads(*, requested: int, macs: int) -> int:
+    """Choose the number of CPU threads.
 
-    `macs` are those of the forward of the largest part of a step; 0 where nobody knows.
+    Args:
+        requested: Number to use; 0: choose it, unless OMP_NUM_THREADS is set.
+        macs: Multiply-accumulates of the largest forward pass of a step; 0 if unknown.
+
+    Returns:
+        The requested number, 1 for small steps, or else torch's own choice.
     """
-    if asked:
-        return asked
-    if "OMP_NUM_THREADS" in os.environ or not 0 < macs < _SMALL_STEP_MACS:
+    if requested:
+        return requested
+    if "OMP_NUM_THREADS" in os.environ or not 0 < macs < _SINGLE_THREAD_MACS:
         return torch.get_num_threads()
     return 1
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
-    """The context of a forward in a precision."""
+    """Return the context of a forward pass in a precision.
+
+    Raises:
+        InputError: fp16 is requested on a CPU.
+    """
     if precision == "fp32":
         return nullcontext()
     if precision == "fp16" and device.type != "cuda":
@@ -93,20 +105,29 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[obj
 
 
 @contextmanager
-def compiled_blocks(model: nn.Module, *, wanted: str, device: torch.device) -> Iterator[None]:
-    """Compile the segments of a network of its own; a supernet's networks change with every step and are not.
+def compiled_blocks(model: nn.Module, *, mode: str, device: torch.device) -> Iterator[None]:
+    """Compile the segments of a single network within the context.
 
-    Blocks share their code, which torch compiles only so many times: within it, at least once for each of them.
+    A supernet is not compiled: its networks change with every step.
+
+    Args:
+        model: Model to train.
+        mode: `auto` compiles on a GPU, `blocks` always, `never` never.
+        device: Device of the training.
+
+    Raises:
+        InputError: `blocks` is requested of a model that is no network of a space.
     """
-    if isinstance(model, Network) and (wanted == "blocks" or (wanted == "auto" and device.type == "cuda")):
+    if isinstance(model, Network) and (mode == "blocks" or (mode == "auto" and device.type == "cuda")):
         import torch._dynamo.config as limits
 
         segments = list(model.segments().values())
         for segment in segments:
             segment.compile()
+        # Blocks share the code of their forward, and torch gives up on code that it has compiled too often.
         with limits.patch(recompile_limit=max(limits.recompile_limit, len(segments))):
             yield
         return
-    if wanted == "blocks":
+    if mode == "blocks":
         raise InputError("only the blocks of a network of a space can be compiled", got=type(model).__name__)
     yield

@@ -1,4 +1,7 @@
-"""Memory of a training: what it will need, and what to say when it runs out: which batch would fit."""
+"""Memory of a training: an estimate before the first step, and a remedy when memory runs out.
+
+The estimate comes from one forward pass of a few images, which shows what autograd saves for the backward pass.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,64 +19,81 @@ from hwnas.train.options import TrainConfig
 from hwnas.train.recipe import Recipe
 from hwnas.train.seeds import preserve_rng_state
 
-_CPU_ALLOCATOR = "can't allocate memory"
+_CPU_ALLOCATOR_MESSAGE = "can't allocate memory"
+
+_FEW_IMAGES, _MORE_IMAGES = 2, 4
+"""Images of the two forward passes whose difference is that of the images alone."""
+
+_OPTIMIZER_MOMENTS = {"sgd": 1, "sgdw": 1, "momentum": 1, "nesterov": 1, "lion": 1, "muon": 1, "adagrad": 1}
+"""Values that an optimizer keeps for each weight; all others keep two."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryEstimate:
-    """The memory of a training on one device, as its shapes say."""
+    """Memory that a training needs on one device."""
 
     state_bytes: int
-    """Of weights, gradients and what the optimizer keeps."""
+    """Weights, gradients, the optimizer's state and the average."""
     activation_bytes: int
-    """Of one image in the largest network, forward for backward."""
-    images: int
-    """At once."""
+    """Activations of one image in the largest network that are saved for the backward pass."""
+    num_images: int
+    """Images of one microbatch."""
     free_bytes: int | None
-    """What the device has left; None where nobody tells."""
+    """Free memory of the device; None: unknown."""
 
     @property
     def total_bytes(self) -> int:
-        """All of it."""
-        return self.state_bytes + self.images * self.activation_bytes
+        """State and activations of a microbatch."""
+        return self.state_bytes + self.num_images * self.activation_bytes
 
     @property
     def fits(self) -> bool:
-        """Whether there is room, as far as one knows."""
+        """True unless it is known that memory will not suffice."""
         return self.free_bytes is None or self.total_bytes <= self.free_bytes
 
 
 def estimate_memory(config: TrainConfig, model: nn.Module, world: World) -> MemoryEstimate:
-    """What a training will need, before its first step."""
+    """Estimate the memory of a training before its first step."""
     recipe = config.recipe
+    on_gpu = world.device.type == "cuda"
     return MemoryEstimate(
         state_bytes=state_bytes(model, recipe),
         activation_bytes=activation_bytes(model, recipe, input_shape=config.image_shape),
-        images=recipe.microbatch_size(world.size),
-        free_bytes=_free_bytes(world),
+        num_images=recipe.microbatch_size(world.size),
+        free_bytes=int(torch.cuda.mem_get_info(world.device)[0]) if on_gpu else available_bytes(),
     )
 
 
-def memory_warning(need: MemoryEstimate, recipe: Recipe) -> str | None:
-    """What to tell before a training that will hardly fit; None: it fits.
+def memory_warning(estimate: MemoryEstimate, recipe: Recipe) -> str | None:
+    """Warn of a training that will probably not fit into memory.
 
-    Weights that do not fit are an error at once. Shapes say less exactly what the rest needs: it is tried.
+    Returns:
+        The warning with a remedy, or None if the training fits.
+
+    Raises:
+        InputError: Weights, gradients and optimizer alone do not fit. The rest is estimated less exactly, so it is only
+            warned about and then tried.
     """
-    if need.fits:
+    if estimate.fits:
         return None
-    assert need.free_bytes is not None
-    megabytes = [f"{count / 1e6:,.0f} MB" for count in (need.total_bytes, need.free_bytes, need.state_bytes)]
-    if need.state_bytes > need.free_bytes:
-        message = "weights, gradients and what the optimizer keeps must fit into memory"
-        raise InputError(message, got=f"{megabytes[2]}, of which {megabytes[1]} are free", hint="a smaller space")
-    room = (need.free_bytes - need.state_bytes) // max(1, need.activation_bytes)
-    hint = _smaller(recipe, most=room * recipe.microbatch_size(1) // need.images) or "a smaller --batch"
-    return f"needs about {megabytes[0]} of memory, {megabytes[1]} are free; try {hint}"
+    assert estimate.free_bytes is not None
+    total, free, state = (
+        f"{count / 1e6:,.0f} MB" for count in (estimate.total_bytes, estimate.free_bytes, estimate.state_bytes)
+    )
+    if estimate.state_bytes > estimate.free_bytes:
+        message = "weights, gradients and the optimizer's state must fit into memory"
+        raise InputError(message, got=f"{state}, of which {free} are free", hint="a smaller space")
+    fitting = (estimate.free_bytes - estimate.state_bytes) // max(1, estimate.activation_bytes)
+    hint = _smaller_microbatch(recipe, at_most=fitting * recipe.microbatch_size(1) // estimate.num_images)
+    return f"needs about {total} of memory, {free} are free; try {hint or 'a smaller --batch'}"
 
 
 @contextmanager
 def explain_out_of_memory(config: TrainConfig, world: World | None = None) -> Iterator[None]:
-    """Within it, memory that runs out is an error that says how to need less, on a CPU too."""
+    """Turn running out of memory within the context into an InputError with a smaller microbatch as its remedy.
+
+    On a CPU the process is limited to the free memory, so that it gets an error rather than being killed.
+    """
     try:
         if (world or World()).device.type == "cpu":
             with memory_limit():
@@ -81,83 +101,73 @@ def explain_out_of_memory(config: TrainConfig, world: World | None = None) -> It
         else:
             yield
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise _full(config, error) from error
+        raise _out_of_memory(config.recipe, error) from error
     except RuntimeError as error:
-        if _CPU_ALLOCATOR not in str(error):
+        if _CPU_ALLOCATOR_MESSAGE not in str(error):
             raise
-        raise _full(config, error) from error
-
-
-def _full(config: TrainConfig, error: BaseException) -> InputError:
-    recipe = config.recipe
-    got = str(error).splitlines()[0] if str(error) else type(error).__name__
-    message = f"{recipe.batch_size // recipe.grad_accum_steps} images at once must fit into memory"
-    return InputError(message, got=got, hint=_smaller(recipe))
-
-
-def _free_bytes(world: World) -> int | None:
-    if world.device.type == "cuda":
-        return int(torch.cuda.mem_get_info(world.device)[0])
-    return available_bytes()
-
-
-def _smaller(recipe: Recipe, *, most: int | None = None) -> str | None:
-    """The setting with the next smaller part of a step that can be had, of at most so many images."""
-    for parts in range(recipe.grad_accum_steps + 1, recipe.batch_size + 1):
-        try:
-            at_once = replace(recipe, grad_accum_steps=parts).microbatch_size(1)
-        except InputError:
-            continue
-        if most is None or at_once <= most:
-            return f"--set grad_accum_steps={parts}: {recipe.batch_size} images a step as before, {at_once} at once"
-    return None
-
-
-_FEW, _MORE = 2, 4
-"""Images of the two forwards whose difference counts: what does not grow with the images is no matter of them."""
-_MOMENTS = {"sgd": 1, "sgdw": 1, "momentum": 1, "nesterov": 1, "lion": 1, "muon": 1, "adagrad": 1}
-"""Values that an optimizer keeps for each weight, where they are not two."""
+        raise _out_of_memory(config.recipe, error) from error
 
 
 def state_bytes(model: nn.Module, recipe: Recipe) -> int:
-    """Weights, gradients, what the optimizer keeps, and the average."""
+    """Return the memory of weights, gradients, the optimizer's state and the average."""
     trained: int = sum(weight.nbytes for weight in model.parameters() if weight.requires_grad)
-    held: int = sum(tensor.nbytes for tensor in model.state_dict().values())
-    moments = _MOMENTS.get(recipe.optimizer.name, 2)
-    return held * (2 if recipe.ema.decay else 1) + trained * (1 + moments)
+    stored: int = sum(tensor.nbytes for tensor in model.state_dict().values())
+    moments = _OPTIMIZER_MOMENTS.get(recipe.optimizer.name, 2)
+    return stored * (2 if recipe.ema.decay else 1) + trained * (1 + moments)
 
 
 def activation_bytes(model: nn.Module, recipe: Recipe, *, input_shape: tuple[int, int, int]) -> int:
-    """What the backward of one image through the largest network of a model needs from its forward.
+    """Return the memory of activations that the largest network of a model saves for one image.
 
-    The model and the generators are afterwards as they were.
+    Model and random generators are left as they were.
     """
     device = next(model.parameters()).device
-    with preserve_rng_state(device), _as_it_was(model), autocast(recipe.precision, device):
-        few, more = (_kept_bytes(model, torch.zeros(count, *input_shape, device=device)) for count in (_FEW, _MORE))
-    return (more - few) // (_MORE - _FEW)
+    with preserve_rng_state(device), _preserve_modes_and_buffers(model), autocast(recipe.precision, device):
+        few, more = (
+            _saved_bytes(model, torch.zeros(count, *input_shape, device=device))
+            for count in (_FEW_IMAGES, _MORE_IMAGES)
+        )
+    return (more - few) // (_MORE_IMAGES - _FEW_IMAGES)
 
 
-def _kept_bytes(model: nn.Module, images: Tensor) -> int:
-    """What a forward keeps for its backward, each storage once, weights apart."""
+def _out_of_memory(recipe: Recipe, error: BaseException) -> InputError:
+    got = str(error).splitlines()[0] if str(error) else type(error).__name__
+    message = f"{recipe.batch_size // recipe.grad_accum_steps} images at once must fit into memory"
+    return InputError(message, got=got, hint=_smaller_microbatch(recipe))
+
+
+def _smaller_microbatch(recipe: Recipe, *, at_most: int | None = None) -> str | None:
+    """Return the setting with the next smaller microbatch that is possible, of at most a number of images."""
+    for steps in range(recipe.grad_accum_steps + 1, recipe.batch_size + 1):
+        try:
+            size = replace(recipe, grad_accum_steps=steps).microbatch_size(1)
+        except InputError:
+            continue
+        if at_most is None or size <= at_most:
+            return f"--set grad_accum_steps={steps}: {recipe.batch_size} images per step as before, {size} at once"
+    return None
+
+
+def _saved_bytes(model: nn.Module, images: Tensor) -> int:
+    """Return the bytes that a forward pass saves for its backward pass, without the weights."""
     weights = {weight.untyped_storage()._cdata for weight in model.parameters()}
-    storages: dict[int, torch.UntypedStorage] = {}  # held, so that no two of them have one address
+    storages: dict[int, torch.UntypedStorage] = {}  # kept alive, so that no address is used twice
 
-    def keep(tensor: Tensor) -> Tensor:
+    def record(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage._cdata not in weights:
             storages[storage._cdata] = storage
         return tensor
 
-    given = (images, model.space.largest()) if isinstance(model, Supernet) else (images,)
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model.train()(*given)
+    inputs = (images, model.space.largest()) if isinstance(model, Supernet) else (images,)
+    with torch.autograd.graph.saved_tensors_hooks(record, lambda tensor: tensor):
+        model.train()(*inputs)
     return sum(storage.nbytes() for storage in storages.values())
 
 
 @contextmanager
-def _as_it_was(model: nn.Module) -> Iterator[None]:
-    """After it, statistics of batch norms and modes are as before."""
+def _preserve_modes_and_buffers(model: nn.Module) -> Iterator[None]:
+    """Restore training modes and buffers, such as the statistics of batch norms, after the context."""
     modes = [(part, part.training) for part in model.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:

@@ -1,4 +1,4 @@
-"""Images mixed with one another: timm's mixup and CutMix, and ViT-ResNAS's mixing of whole patches."""
+"""Mixing of images with one another: timm's mixup and CutMix, and ViT-ResNAS's token mixing."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,38 +15,47 @@ from hwnas.train.seeds import seeded_numpy
 
 @dataclass(frozen=True)
 class MixedBatch:
-    """Images and what they show: B of them, P patches each, C classes."""
+    """B images with targets of C classes, and of P patches each."""
 
     images: Tensor
     targets: Tensor
     """(B, C), rows that sum to 1."""
     patch_targets: Tensor | None = None
-    """(B, P, C); None: every patch shows what its image shows."""
+    """(B, P, C); None: every patch has the targets of its image."""
 
 
 Mixer = Callable[[Tensor, Tensor, np.random.Generator], MixedBatch]
-"""Images and labels to mixed ones, a function of the generator; the images given are not changed."""
+"""Mixes images with labels as a function of a generator; the given images are not changed."""
 
 
 def make_mixer(config: MixConfig, *, num_classes: int, patches: int | None = None) -> Mixer:
-    """The mixer that a config describes; `patches` along one side of an image, where patches have labels."""
+    """Create the mixer that a config describes.
+
+    Args:
+        config: Mixing of the recipe.
+        num_classes: Number of classes.
+        patches: Patches along one side of an image, if the network classifies patches.
+
+    Raises:
+        InputError: Token mixing is on and the network does not classify patches.
+    """
     if config.token_mixup:
         if patches is None:
             message = "token_mixup needs networks that classify patches"
             raise InputError(message, got="networks that do not", hint="mix.token_mixup=false")
-        return partial(_token_mixed, config=config, num_classes=num_classes, patches=patches)
+        return partial(_mix_tokens, config=config, num_classes=num_classes, patches=patches)
     if config.mixes:
-        return partial(_mixed, config=config, num_classes=num_classes)
-    return partial(_plain, config=config, num_classes=num_classes)
+        return partial(_mix, config=config, num_classes=num_classes)
+    return partial(_do_not_mix, config=config, num_classes=num_classes)
 
 
-def _plain(
+def _do_not_mix(
     images: Tensor, labels: Tensor, rng: np.random.Generator, *, config: MixConfig, num_classes: int
 ) -> MixedBatch:
-    return MixedBatch(images, _targets(labels, config, num_classes))
+    return MixedBatch(images, _soft_targets(labels, config, num_classes))
 
 
-def _mixed(
+def _mix(
     images: Tensor, labels: Tensor, rng: np.random.Generator, *, config: MixConfig, num_classes: int
 ) -> MixedBatch:
     from timm.data.mixup import Mixup
@@ -60,50 +69,51 @@ def _mixed(
         num_classes=num_classes,
     )
     with seeded_numpy(rng):
-        return MixedBatch(*mixup(images.clone(), labels))
+        return MixedBatch(*mixup(images.clone(), labels))  # timm mixes in place
 
 
-def _token_mixed(
+def _mix_tokens(
     images: Tensor, labels: Tensor, rng: np.random.Generator, *, config: MixConfig, num_classes: int, patches: int
 ) -> MixedBatch:
-    """The first half with rectangles of patches swapped, the second half mixed up."""
-    targets = _targets(labels, config, num_classes)
+    """Apply CutMix of whole patches to the first half of a batch, and mixup to the second (ViT-ResNAS)."""
+    targets = _soft_targets(labels, config, num_classes)
     half = len(images) // 2
-    swapped = _swapped(images[:half], targets[:half], rng, alpha=config.cutmix, patches=patches)
-    blended = _blended(images[half:], targets[half:], rng, alpha=config.mixup, patches=patches)
-    return MixedBatch(*(torch.cat(pair) for pair in zip(swapped, blended, strict=True)))
+    cut = _cutmix_patches(images[:half], targets[:half], rng, alpha=config.cutmix, patches=patches)
+    blended = _mixup_with_patches(images[half:], targets[half:], rng, alpha=config.mixup, patches=patches)
+    return MixedBatch(*(torch.cat(pair) for pair in zip(cut, blended, strict=True)))
 
 
-def _swapped(
+def _cutmix_patches(
     images: Tensor, targets: Tensor, rng: np.random.Generator, *, alpha: float, patches: int
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """Swap a rectangle of patches between images; return images, targets and targets of patches."""
     from timm.data.mixup import rand_bbox
 
-    others = torch.as_tensor(rng.permutation(len(images)), device=images.device)
+    partners = torch.as_tensor(rng.permutation(len(images)), device=images.device)
     with seeded_numpy(rng):
         top, bottom, left, right = rand_bbox(  # type: ignore[no-untyped-call]
             (patches, patches), rng.beta(alpha, alpha)
         )
-    cell = images.shape[-1] // patches
-    rows, columns = slice(top * cell, bottom * cell), slice(left * cell, right * cell)
+    patch_size = images.shape[-1] // patches
+    rows, columns = slice(top * patch_size, bottom * patch_size), slice(left * patch_size, right * patch_size)
     images, original = images.clone(), images
-    images[:, :, rows, columns] = original[others][:, :, rows, columns]
+    images[:, :, rows, columns] = original[partners][:, :, rows, columns]
     grid = targets[:, None, None].repeat(1, patches, patches, 1)
-    grid[:, top:bottom, left:right] = targets[others][:, None, None]
+    grid[:, top:bottom, left:right] = targets[partners][:, None, None]
     return images, grid.mean(dim=(1, 2)), grid.flatten(1, 2)
 
 
-def _blended(
+def _mixup_with_patches(
     images: Tensor, targets: Tensor, rng: np.random.Generator, *, alpha: float, patches: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    others = torch.as_tensor(rng.permutation(len(images)), device=images.device)
-    share = float(rng.beta(alpha, alpha))
-    images = share * images + (1 - share) * images[others]
-    targets = share * targets + (1 - share) * targets[others]
+    partners = torch.as_tensor(rng.permutation(len(images)), device=images.device)
+    weight = float(rng.beta(alpha, alpha))
+    images = weight * images + (1 - weight) * images[partners]
+    targets = weight * targets + (1 - weight) * targets[partners]
     return images, targets, targets[:, None].expand(-1, patches**2, -1)
 
 
-def _targets(labels: Tensor, config: MixConfig, num_classes: int) -> Tensor:
+def _soft_targets(labels: Tensor, config: MixConfig, num_classes: int) -> Tensor:
     from timm.data.mixup import mixup_target
 
     targets: Tensor = mixup_target(  # type: ignore[no-untyped-call]

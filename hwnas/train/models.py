@@ -1,6 +1,6 @@
-"""Models to train: supernets, networks of their own and timm's, each started as the recipe says.
+"""Models to train, supernets, single networks and timm's, and what a training must know of any of them.
 
-The seed decides the fresh weights; torch's global generator is left as it was.
+The seed decides fresh weights; torch's global generator is left as it was.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,12 +24,18 @@ from hwnas.supernet.transfer import carry_over
 from hwnas.train.recipe import InitializationConfig, Recipe
 from hwnas.train.seeds import seed_torch, torch_seed
 
-_TOKENS = ("class_token", "position", "cls_token", "pos_embed")
-"""Parameters that are added to tokens or stand among them, by the last part of their name; timm's names too."""
+_TOKEN_PARAMETERS = ("class_token", "position", "cls_token", "pos_embed")
+"""Last parts of the names of class tokens and position embeddings, here and in timm."""
 
 
 def build_supernet(space: AnySpace, recipe: Recipe, *, seed: int) -> AnySupernet:
-    """A supernet of a space as a recipe wants it."""
+    """Build a supernet with fresh weights.
+
+    Args:
+        space: Space of the supernet.
+        recipe: Stochastic depth, sharing and initialization.
+        seed: Decides the weights.
+    """
     config = supernet_config(space, recipe)
     with _seeded(seed):
         supernet = make_supernet(space, config)
@@ -38,7 +44,7 @@ def build_supernet(space: AnySpace, recipe: Recipe, *, seed: int) -> AnySupernet
 
 
 def build_network(space: AnySpace, arch: Arch, recipe: Recipe, *, seed: int) -> Network:
-    """A network of a space with fresh weights, as a recipe wants it."""
+    """Build one network of a space with fresh weights; arguments as for `build_supernet`."""
     with torch.device("meta"):
         supernet = make_supernet(space, supernet_config(space, recipe))
     outline = supernet.outline(arch, **_patch_options(supernet, recipe))
@@ -49,22 +55,30 @@ def build_network(space: AnySpace, arch: Arch, recipe: Recipe, *, seed: int) -> 
 
 
 def adapt_supernet(
-    held: AnySupernet, space: AnySpace, recipe: Recipe, *, seed: int
+    source: AnySupernet, space: AnySpace, recipe: Recipe, *, seed: int
 ) -> tuple[AnySupernet, tuple[str, ...]]:
-    """A supernet with the weights and the sharing of another one, for a space of other images or classes too.
+    """Build a supernet with the weights and the sharing of another one, at other image sizes or classes too.
 
-    Positions are interpolated; a classifier for other classes is fresh, and its tensors are the names that come too.
+    Args:
+        source: Supernet with the weights.
+        space: The same space, at the new image size and number of classes.
+        recipe: Stochastic depth and initialization.
+        seed: Decides fresh weights.
+
+    Returns:
+        The supernet, with interpolated position embeddings, and the names of tensors that are fresh: those of a
+        classifier for another number of classes.
     """
-    config = replace(held.config, drop_path=recipe.regularization.drop_path)
+    config = replace(source.config, drop_path=recipe.regularization.drop_path)
     with _seeded(seed):
         supernet = make_supernet(space, config)
         initialize_weights(supernet, recipe.initialization)
-    fresh = carry_over(held.shared.state_dict(), supernet.shared)
+    fresh = carry_over(source.shared.state_dict(), supernet.shared)
     return supernet, fresh
 
 
 def inherit_network(supernet: AnySupernet, arch: Arch, recipe: Recipe) -> Network:
-    """A network with the weights that a supernet has for it, and the stochastic depth of the recipe."""
+    """Extract a network from a supernet with its weights, with the stochastic depth of a recipe."""
     view = make_supernet(supernet.space, replace(supernet.config, drop_path=recipe.regularization.drop_path))
     view.load_state_dict(supernet.state_dict())
     network: Network = view.subnet(arch, **_patch_options(view, recipe))
@@ -72,7 +86,7 @@ def inherit_network(supernet: AnySupernet, arch: Arch, recipe: Recipe) -> Networ
 
 
 def build_timm_model(name: str, recipe: Recipe, *, image_size: int, num_classes: int, seed: int) -> nn.Module:
-    """A model of timm with fresh weights for these images and classes."""
+    """Build a model of timm with fresh weights; arguments as for `create_timm_model` and `build_supernet`."""
     drop_path = recipe.regularization.drop_path
     with _seeded(seed):
         model = create_timm_model(name, image_size=image_size, num_classes=num_classes, drop_path_rate=drop_path)
@@ -81,43 +95,57 @@ def build_timm_model(name: str, recipe: Recipe, *, image_size: int, num_classes:
 
 
 def create_timm_model(name: str, *, image_size: int, num_classes: int, **options: Any) -> nn.Module:
-    """A model of timm by its name, with or without `timm:`, for these images and classes."""
+    """Create a model of timm.
+
+    Args:
+        name: Its name in timm, with or without the prefix `timm:`.
+        image_size: Side of the images.
+        num_classes: Number of classes.
+        **options: Further options of `timm.create_model`.
+
+    Raises:
+        InputError: timm has no such model, or it does not take such images.
+    """
     import timm
 
     from hwnas.export.timm_models import build_timm
 
-    bare = name.removeprefix("timm:")
-    build_timm(bare, image_size=image_size)  # on the meta device: a wrong name or size is an error that says so
-    make = partial(timm.create_model, bare, num_classes=num_classes, **options)
+    timm_name = name.removeprefix("timm:")
+    build_timm(timm_name, image_size=image_size)  # on the meta device, for its clear errors on wrong names and sizes
+    make = partial(timm.create_model, timm_name, num_classes=num_classes, **options)
     try:
         return make(img_size=image_size)
     except TypeError as error:
         if "img_size" not in str(error):
             raise
-        return make()  # it takes images of any size
+        return make()  # a model for images of any size
 
 
 def supernet_config(space: AnySpace, recipe: Recipe) -> SupernetConfig:
-    """The config of a supernet: stochastic depth, the head of patches and the sharing that the recipe needs."""
-    kind = SUPERNETS.get(space.family).config_type
+    """Return the config of a supernet: the stochastic depth, patch classifier and sharing that a recipe needs.
+
+    Raises:
+        InputError: The recipe needs something that the space does not have.
+    """
+    config_type = SUPERNETS.get(space.family).config_type
     settings: dict[str, Any] = {"drop_path": recipe.regularization.drop_path}
     if recipe.regularization.patch_loss:
         if space.family != "resnas":
-            message = "a classifier of patches is part of ViT-ResNAS alone"
+            message = "only ViT-ResNAS has a classifier of patches"
             raise InputError(message, got=space.name, hint="regularization.patch_loss=false mix.token_mixup=false")
         settings["patch_logits"] = "training"
     if recipe.strategy.name in ("bilateral", "cyclic"):
         if space.family != "vitas" and (recipe.strategy.name, space.family) != ("cyclic", "vitas-twins"):
-            message = f"strategy {recipe.strategy.name} needs a space of ViTAS that can be shared so"
+            message = f"strategy {recipe.strategy.name} needs a ViTAS space with such sharing"
             raise InputError(message, got=space.name, hint="strategy.name=single")
         settings["sharing"] = recipe.strategy.name
-    config: SupernetConfig = kind(**settings)
+    config: SupernetConfig = config_type(**settings)
     return config
 
 
 @torch.no_grad()
 def initialize_weights(model: nn.Module, config: InitializationConfig) -> None:
-    """Draw weights by their fan-in from torch's generator, if the config says so; published ones are there already."""
+    """Draw weights from torch's global generator under `fan-in`; `published` ones are already in place."""
     if config.weights == "published":
         return
     for module in model.modules():
@@ -126,38 +154,38 @@ def initialize_weights(model: nn.Module, config: InitializationConfig) -> None:
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
     for name, parameter in model.named_parameters():
-        if name.rpartition(".")[2] in _TOKENS:
+        if name.rpartition(".")[2] in _TOKEN_PARAMETERS:
             nn.init.trunc_normal_(parameter, std=config.token_std)
 
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Within it, torch's global generator is seeded for fresh weights."""
+    """Seed torch's global generator for fresh weights within the context."""
     with torch.random.fork_rng(devices=[]):
         seed_torch(torch_seed(seed, "weights"), torch.device("cpu"))
         yield
 
 
 def _patch_options(supernet: AnySupernet, recipe: Recipe) -> dict[str, Any]:
-    """Networks of ViT-ResNAS keep their classifier of patches where it is trained."""
-    wanted = recipe.regularization.patch_loss and getattr(supernet.config, "patch_logits", "never") != "never"
-    return {"patch_logits": "training"} if wanted else {}
+    """Return the options of a network of ViT-ResNAS whose classifier of patches is trained."""
+    has_classifier = getattr(supernet.config, "patch_logits", "never") != "never"
+    return {"patch_logits": "training"} if recipe.regularization.patch_loss and has_classifier else {}
 
 
 def num_classes_of(model: nn.Module) -> int:
-    """The classes that a model tells apart."""
+    """Return the number of classes of a supernet, a network or another model with `num_classes`."""
     if isinstance(model, Supernet):
         return int(model.space.config.num_classes)
     if isinstance(model, Network):
         return int(model.get_submodule("head.classifier").out_features)  # type: ignore[arg-type]
     classes = getattr(model, "num_classes", None)
     if not isinstance(classes, int):
-        raise InputError("a model to train must say its num_classes", got=type(model).__name__)
+        raise InputError("a model to train must have num_classes", got=type(model).__name__)
     return classes
 
 
 def patches_per_side(model: nn.Module) -> int | None:
-    """Along one side of an image, the patches that a model classifies in training; None: it classifies none."""
+    """Return the patches along one side of an image that a model classifies in training; None: it classifies none."""
     if isinstance(model, Supernet):
         classified = getattr(model.config, "patch_logits", "never") != "never"
         return int(model.space.config.grids[-1]) if classified else None
@@ -168,7 +196,7 @@ def patches_per_side(model: nn.Module) -> int | None:
 
 
 def largest_macs(model: nn.Module) -> int:
-    """The multiply-accumulates of an image in the largest network of a model; 0 where nobody knows."""
+    """Return the multiply-accumulates of one image in the largest network of a model; 0 if they are unknown."""
     if isinstance(model, Supernet):
         space = model.space
         return int(space.costs(space.encode([space.largest()])).macs[0])
@@ -179,8 +207,8 @@ def largest_macs(model: nn.Module) -> int:
     return 0
 
 
-def identity(model: nn.Module) -> dict[str, Any]:
-    """What a model must have in common with a checkpoint: space and config, or names and shapes of its tensors."""
+def model_identity(model: nn.Module) -> dict[str, Any]:
+    """Return what identifies a model in a checkpoint: space and config, or a digest of its tensor names and shapes."""
     if isinstance(model, Supernet):
         space = {"space": model.space.name, "space_config": to_mapping(model.space.config)}
         return {**space, "supernet": to_mapping(model.config)}
@@ -189,7 +217,7 @@ def identity(model: nn.Module) -> dict[str, Any]:
 
 
 def arch_names(model: nn.Module, archs: Sequence[Arch]) -> list[str]:
-    """The ids of networks of a model; of a network of its own, that it is one."""
+    """Describe networks of a model in an error, by their ids."""
     if not isinstance(model, Supernet):
         return ["the network"]
     return [f"arch {candidate.arch_id}" for candidate in model.space.candidates(model.space.encode(archs))]

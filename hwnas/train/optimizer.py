@@ -1,4 +1,4 @@
-"""Optimizer, schedule and average of the weights: timm's, set up by a recipe."""
+"""Optimizer, learning-rate schedule and average of the weights: timm's, set up from a recipe."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from timm.scheduler.scheduler import Scheduler
     from timm.utils.model_ema import ModelEmaV3
 
-_FUSED = ("adam", "adamw")
-"""Optimizers of torch whose fused form runs everywhere, and is four times as fast on a CPU."""
 RESUMABLE = (
     "adadelta",
     "adafactor",
@@ -37,34 +35,45 @@ RESUMABLE = (
     "sgd",
     "sgdw",
 )
-"""Optimizers whose state a checkpoint keeps exactly, as a test of each shows; what some others keep it would not."""
-_ADAMS = ("adam", "nadam", "radam", "lamb", "adan", "adopt")
+"""Optimizers whose full state is in a checkpoint, as tests show of each; some others keep state elsewhere."""
+
+_FUSED = ("adam", "adamw")
+"""Optimizers of torch whose fused implementation runs on every device; on a CPU it is four times as fast."""
+_ADAM_FAMILY = ("adam", "nadam", "radam", "lamb", "adan", "adopt")
 
 
 def make_optimizer(model: nn.Module, config: OptimizerConfig, *, batch_size: int) -> Optimizer:
-    """The optimizer of a model, weight decay off for what the config exempts."""
+    """Create the optimizer of a model.
+
+    Args:
+        model: Model to train.
+        config: Optimizer of the recipe.
+        batch_size: Images of one step, which the learning rate is scaled by.
+
+    Raises:
+        InputError: The optimizer is unknown, cannot be resumed exactly or does not take the settings.
+    """
     from timm.optim._optim_factory import create_optimizer_v2, list_optimizers
 
-    known = [str(name) for name in list_optimizers()]
-    if config.name not in known:
+    if config.name not in [str(name) for name in list_optimizers()]:
         raise unknown("optimizer", config.name, RESUMABLE)
     if config.name not in RESUMABLE:
         message = f"a training must be resumable exactly, which it is with {', '.join(RESUMABLE)}"
         raise InputError(message, got=config.name, hint="optimizer.name=adamw")
-    options: dict[str, Any] = {"eps": config.eps} if _is_adam(config) else {}
-    if _is_adam(config):
-        options["betas"] = config.betas
+    options: dict[str, Any] = {}
+    if any(name in config.name for name in _ADAM_FAMILY):
+        options |= {"eps": config.eps, "betas": config.betas}
     if config.name in _FUSED:
         options["fused"] = True
     groups, lr = parameter_groups(model, config), config.scaled_lr(batch_size)
     try:
         return create_optimizer_v2(groups, opt=config.name, lr=lr, momentum=config.momentum, **options)
     except (TypeError, ValueError) as error:
-        raise InputError(f"optimizer {config.name} must take the settings of the recipe", got=error) from error
+        raise InputError(f"optimizer {config.name} must accept the settings of the recipe", got=error) from error
 
 
 def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
-    """The parameters with weight decay, and those without."""
+    """Split the trained parameters into a group with weight decay and one without."""
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     if not trained:
         raise InputError("a model must have weights to train", got="none")
@@ -78,13 +87,18 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str
 
 
 def is_exempt_from_decay(name: str, axes: int, config: OptimizerConfig) -> bool:
-    """Whether a parameter is spared weight decay."""
+    """Return True if a parameter has no weight decay: biases, norms and those that the recipe names."""
     last = name.rpartition(".")[2]
     return axes <= 1 or last == "bias" or last in config.no_weight_decay
 
 
 def make_schedule(optimizer: Optimizer, recipe: Recipe, *, steps_per_epoch: int) -> "Scheduler":
-    """The schedule of an optimizer: `step_update(step)` before each step, a function of the step alone."""
+    """Create the learning-rate schedule of an optimizer.
+
+    Returns:
+        timm's scheduler; call `step_update(step)` before each step. The rate is a function of the step alone, so that
+        nothing of it is stored in checkpoints.
+    """
     from timm.scheduler.scheduler_factory import create_scheduler_v2
 
     config: ScheduleConfig = recipe.schedule
@@ -102,13 +116,9 @@ def make_schedule(optimizer: Optimizer, recipe: Recipe, *, steps_per_epoch: int)
 
 
 def make_ema(model: nn.Module, config: EmaConfig) -> "ModelEmaV3 | None":
-    """The moving average of a model, if there is to be one."""
+    """Create the exponential moving average of a model's weights, if the recipe has one."""
     if not config.decay:
         return None
     from timm.utils.model_ema import ModelEmaV3
 
     return ModelEmaV3(model, decay=config.decay, use_warmup=config.warmup)
-
-
-def _is_adam(config: OptimizerConfig) -> bool:
-    return any(name in config.name for name in _ADAMS)

@@ -1,8 +1,8 @@
-"""Many networks on the same images, what they begin with computed once.
+"""Evaluation of many networks on the same images, with the segments that they begin with computed once.
 
-Networks of a supernet whose first segments are equal (the same choices on the same weights) have equal values behind
-them. So the networks of a pass are a tree of segments, run depth first: a value is computed where it is first wanted,
-and let go of when the last branch from it has begun. Values that were computed in one pass may be kept for the next.
+Networks of a supernet whose first segments are equal, that is the same choices on the same weights, have equal values
+after them. The networks of a pass are therefore a tree of segments that is run depth first: a value is computed when it
+is first needed, and freed when the last branch from it has begun. Values of one pass can be cached for the next.
 """
 
 from collections.abc import Hashable, Iterator, Sequence
@@ -12,14 +12,14 @@ from typing import Any
 from torch import Tensor, nn
 
 Lineage = tuple[Hashable, ...]
-"""What each segment of a network is: equal values have equal weights, whichever networks they stand in."""
+"""Identity of each segment of a network; equal identities have equal weights in whichever network they are."""
 Values = Any
-"""What a segment returns: a tensor, or several."""
+"""Output of a segment: a tensor, or several."""
 
 
 @dataclass(eq=False)
 class PrefixNode:
-    """A segment behind other segments."""
+    """A segment after the segments of its parents."""
 
     segment: nn.Module
     lineage: Lineage
@@ -30,78 +30,86 @@ class PrefixNode:
 
 
 class PrefixCache:
-    """Values behind segments by (batch, lineage), no more than a number of bytes; deep ones go before shallow ones.
+    """Outputs of segments by batch and lineage, up to a number of bytes.
 
-    The fewer segments stand before a value, the more networks of a space begin with them.
+    Outputs of deeper segments are dropped first: the fewer segments come before an output, the more networks share it.
     """
 
-    def __init__(self, limit: int) -> None:
-        self.limit, self.nbytes = limit, 0
-        self._levels: dict[int, dict[tuple[int, Lineage], Tensor]] = {}
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes, self.nbytes = max_bytes, 0
+        self._by_depth: dict[int, dict[tuple[int, Lineage], Tensor]] = {}
 
     def get(self, batch: int, lineage: Lineage) -> Tensor | None:
-        """The value, where it is kept."""
-        return self._levels.get(len(lineage), {}).get((batch, lineage))
+        """Return an output if it is cached."""
+        return self._by_depth.get(len(lineage), {}).get((batch, lineage))
 
     def add(self, batch: int, lineage: Lineage, values: Values) -> None:
-        """Keep a tensor if there is room among those that are not deeper."""
+        """Cache a tensor if it fits without those of deeper segments."""
         depth = len(lineage)
-        if not isinstance(values, Tensor) or not self._free(values.nbytes, depth):
+        if not isinstance(values, Tensor) or not self._make_room(values.nbytes, depth):
             return
-        self._levels.setdefault(depth, {})[batch, lineage] = values
+        self._by_depth.setdefault(depth, {})[batch, lineage] = values
         self.nbytes += values.nbytes
 
-    def _free(self, nbytes: int, depth: int) -> bool:
-        while self.nbytes + nbytes > self.limit:
-            deepest = max(self._levels, default=0)
+    def _make_room(self, nbytes: int, depth: int) -> bool:
+        while self.nbytes + nbytes > self.max_bytes:
+            deepest = max(self._by_depth, default=0)
             if deepest <= depth:
                 return False
-            level = self._levels[deepest]
-            self.nbytes -= level.pop(next(iter(level))).nbytes
-            if not level:
-                del self._levels[deepest]
+            tensors = self._by_depth[deepest]
+            self.nbytes -= tensors.pop(next(iter(tensors))).nbytes
+            if not tensors:
+                del self._by_depth[deepest]
         return True
 
 
 class PrefixTree:
-    """Networks with their first segments in common."""
+    """Networks with the segments that they begin with in common."""
 
     def __init__(self) -> None:
         self.roots: dict[Hashable, PrefixNode] = {}
         self.names: list[str] = []
         self.nbytes = 0
-        """Of the weights."""
+        """Size of the weights."""
 
     def __len__(self) -> int:
         return len(self.names)
 
     def add(self, name: str, lineage: Lineage, segments: Sequence[nn.Module]) -> None:
-        """A network; of its segments those are taken that are not here yet."""
+        """Add a network; only its segments that are not in the tree yet are kept.
+
+        Args:
+            name: Name of the network.
+            lineage: Identity of each segment.
+            segments: Modules to run one after another.
+        """
         assert len(segments) == len(lineage), (len(segments), len(lineage))
         children, node = self.roots, None
-        for depth, (segment, origin) in enumerate(zip(segments, lineage, strict=True), start=1):
-            if origin not in children:
-                children[origin] = PrefixNode(segment, lineage[:depth])
+        for depth, (segment, identity) in enumerate(zip(segments, lineage, strict=True), start=1):
+            if identity not in children:
+                children[identity] = PrefixNode(segment, lineage[:depth])
                 self.nbytes += sum(weight.nbytes for weight in segment.parameters())
-            node = children[origin]
+            node = children[identity]
             children = node.children
         assert node is not None, "a network without segments"
         node.names.append(name)
         self.names.append(name)
 
-    def run(self, images: Tensor, *, batch: int = 0, kept: PrefixCache | None = None) -> Iterator[tuple[str, Values]]:
-        """The output of every network, each as it is done."""
-        waiting = [(node, images) for node in reversed(self.roots.values())]
-        while waiting:
-            node, inputs = waiting.pop()
-            values = self._behind(node, inputs, batch, kept)
-            yield from ((name, values) for name in node.names)
-            waiting.extend((child, values) for child in reversed(node.children.values()))
+    def run(self, images: Tensor, *, batch: int = 0, cache: PrefixCache | None = None) -> Iterator[tuple[str, Values]]:
+        """Yield the name and the output of every network as soon as it is computed.
 
-    def _behind(self, node: PrefixNode, inputs: Values, batch: int, kept: PrefixCache | None) -> Values:
-        values = None if kept is None else kept.get(batch, node.lineage)
-        if values is None:
-            values = node.segment(inputs)
-            if kept is not None and node.children:
-                kept.add(batch, node.lineage, values)
-        return values
+        Args:
+            images: One batch of images.
+            batch: Number of the batch, which its values are cached under.
+            cache: Values of earlier passes, to which new ones are added.
+        """
+        stack = [(node, images) for node in reversed(self.roots.values())]
+        while stack:
+            node, inputs = stack.pop()
+            values = None if cache is None else cache.get(batch, node.lineage)
+            if values is None:
+                values = node.segment(inputs)
+                if cache is not None and node.children:
+                    cache.add(batch, node.lineage, values)
+            yield from ((name, values) for name in node.names)
+            stack.extend((child, values) for child in reversed(node.children.values()))

@@ -1,4 +1,7 @@
-"""The recipes of the four systems, as their code and papers have them, and one for networks that are tiny."""
+"""Recipes by name: those of the four original implementations, and small ones for networks that train in minutes.
+
+`resolve_recipe` combines a preset with a TOML file and single values.
+"""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -45,7 +48,7 @@ AUTOFORMER = Recipe(
     regularization=RegularizationConfig(drop_path=0.1),
     strategy=StrategyConfig(name="single"),
 )
-"""DeiT's recipe for 500 epochs, one uniform network a step; the tables of relative position are decayed."""
+"""AutoFormer: DeiT's recipe for 500 epochs, one uniformly drawn network per step; relative position tables decay."""
 
 RESNAS = Recipe(
     epochs=120,
@@ -59,8 +62,8 @@ RESNAS = Recipe(
     sampling=SamplingConfig(widening_epochs=30, distinct=True),
     strategy=StrategyConfig(name="several", num_networks=2, sort_units=True),
 )
-"""Two networks a step on each process, with token labels; widening and sorting in the first 30 epochs. Of the small
-space: `regularization.drop_path=0.3`."""
+"""ViT-ResNAS: two networks per step and process, with a label for each patch; choices are widened and units sorted in
+the first 30 epochs. The original has `regularization.drop_path=0.3` for the small space."""
 
 VITAS = Recipe(
     epochs=300,
@@ -71,8 +74,9 @@ VITAS = Recipe(
     mix=MixConfig(cutmix=1.0, prob=1.0, smoothing=0.1),
     strategy=StrategyConfig(name="cyclic"),
 )
-"""Weak augmentation and CutMix alone, one network a step on the ring. Give a budget with `sampling.budget=identity`,
-`sampling.macs_low` and `sampling.macs_high`; the first version is `strategy.name=bilateral`."""
+"""ViTAS: weak augmentation with CutMix, one network per step, channels shared cyclically. Set a budget of MACs with
+`sampling.budget=identity`, `sampling.macs_low` and `sampling.macs_high`. The paper's first version has
+`strategy.name=bilateral`."""
 
 GLIT = Recipe(
     epochs=300,
@@ -85,8 +89,8 @@ GLIT = Recipe(
     regularization=RegularizationConfig(drop_path=0.1, clip_grad=1.0),
     strategy=StrategyConfig(name="single"),
 )
-"""DeiT's recipe with clipped gradients. It is the published one of retraining: that of the supernet never was. Its
-average of the weights was kept and never evaluated, and is left out."""
+"""GLiT: DeiT's recipe with clipped gradients. The original published its recipe for retraining only, and computed an
+average of the weights that was never evaluated; there is none here."""
 
 MICRO = Recipe(
     epochs=20,
@@ -107,11 +111,11 @@ MICRO = Recipe(
     initialization=InitializationConfig(weights="fan-in", token_std=0.5),
     strategy=StrategyConfig(name="single"),
 )
-"""For networks of some ten thousand weights that train about a minute on one core: weights start by their fan-in,
-nothing is augmented or mixed."""
+"""For networks of about ten thousand weights, which train for about a minute on one core: initialized by fan-in,
+without augmentation or mixing."""
 
 MICRO_SEVERAL = replace(MICRO, epochs=8, strategy=StrategyConfig(name="several", num_networks=4))
-"""The same with four networks in one step, which the micro spaces of ViT-ResNAS and GLiT learn more from."""
+"""`micro` with four networks per step, with which the micro spaces of ViT-ResNAS and GLiT become more accurate."""
 
 RESNAS_RETRAIN = replace(
     RESNAS,
@@ -120,7 +124,7 @@ RESNAS_RETRAIN = replace(
     sampling=SamplingConfig(),
     strategy=StrategyConfig(name="network"),
 )
-"""A network of ViT-ResNAS from scratch."""
+"""ViT-ResNAS: one network, from scratch."""
 
 VITAS_RETRAIN = replace(
     VITAS,
@@ -129,7 +133,8 @@ VITAS_RETRAIN = replace(
     regularization=RegularizationConfig(drop_path=0.1),
     strategy=StrategyConfig(name="network"),
 )
-"""A small network of ViTAS from scratch; those from 2.7 GMACs on were trained with `mix.mixup=0.8 mix.cutmix=1.0`."""
+"""ViTAS: one small network, from scratch. The original trains networks of 2.7 GMACs and more with
+`mix.mixup=0.8 mix.cutmix=1.0`."""
 
 RECIPES: Registry[Recipe] = Registry(
     "recipe",
@@ -144,18 +149,28 @@ RECIPES: Registry[Recipe] = Registry(
         ("micro-several", MICRO_SEVERAL),
     ],
 )
-"""The recipes by name."""
+"""All recipes by name."""
+
+
+_RETRAIN = "-retrain"
+_TIMM_DEFAULT = "autoformer"
+"""Default recipe of a model of timm: DeiT's."""
 
 
 def default_recipe(space: AnySpace) -> str:
-    """The name of the recipe of a space: one for networks of its size if it is a micro space, else its family's."""
+    """Return the name of the default recipe of a space: its family's, or a micro one for a micro space."""
     if space.name.endswith("-micro"):
         return "micro-several" if space.family in ("resnas", "glit") else "micro"
     return RECIPES.resolve(space.family.partition("-")[0])
 
 
 def single_network_recipe(recipe: Recipe, *, patches: bool = False) -> Recipe:
-    """The recipe for one network of its own: nothing is sampled; without a classifier of patches unless `patches`."""
+    """Adapt a supernet's recipe to a single network.
+
+    Args:
+        recipe: Recipe of a supernet.
+        patches: Keep the classifier of patches, if the recipe has one.
+    """
     mix = recipe.mix if patches else replace(recipe.mix, token_mixup=False)
     return replace(
         recipe,
@@ -164,11 +179,6 @@ def single_network_recipe(recipe: Recipe, *, patches: bool = False) -> Recipe:
         regularization=replace(recipe.regularization, patch_loss=patches and recipe.regularization.patch_loss),
         mix=mix,
     )
-
-
-_RETRAIN = "-retrain"
-_REFERENCE = "autoformer"
-"""The recipe of a model that belongs to no space: DeiT's."""
 
 
 def resolve_recipe(
@@ -181,11 +191,25 @@ def resolve_recipe(
     epochs: int | None = None,
     batch_size: int | None = None,
 ) -> Recipe:
-    """The preset of that name, or else of the space, with what a file and single values change.
+    """Combine a preset with the values of a file and single values.
 
-    Where the number of epochs is changed, warm-up and widening keep their shares of it, unless they are given too.
+    Args:
+        space: Space of the networks; None: a model of timm is trained.
+        one_network: Train one network rather than a supernet.
+        name: Name of the preset; None: the default of the space.
+        file: TOML file with values of the recipe.
+        changes: Values by dotted key, applied last.
+        epochs: Number of epochs; warm-up and widening keep their shares of it unless `changes` sets them.
+        batch_size: Images of one step.
+
+    Raises:
+        InputError: The name or a key is unknown, or a value is not allowed.
     """
-    recipe = _preset(space, name, one_network=one_network)
+    if name is None:
+        name = _TIMM_DEFAULT if space is None else default_recipe(space)
+        if one_network and name + _RETRAIN in RECIPES:
+            name += _RETRAIN
+    recipe = RECIPES.get(name)
     if file is not None:
         recipe = with_file(recipe, file)
     if epochs is not None:
@@ -197,24 +221,16 @@ def resolve_recipe(
 
 
 def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
-    """The recipe over so many epochs; warm-up and widening keep their shares."""
-    share = epochs / recipe.epochs
+    """Change the number of epochs; warm-up and widening keep their shares of it."""
+    factor = epochs / recipe.epochs
     warmup, widening = recipe.schedule.warmup_epochs, recipe.sampling.widening_epochs
     return replace(
         recipe,
         epochs=epochs,
-        schedule=replace(recipe.schedule, warmup_epochs=min(_part(warmup, share), epochs - 1)),
-        sampling=replace(recipe.sampling, widening_epochs=_part(widening, share)),
+        schedule=replace(recipe.schedule, warmup_epochs=min(_scaled_epochs(warmup, factor), epochs - 1)),
+        sampling=replace(recipe.sampling, widening_epochs=_scaled_epochs(widening, factor)),
     )
 
 
-def _part(length: int, share: float) -> int:
-    return max(1, round(length * share)) if length else 0
-
-
-def _preset(space: AnySpace | None, name: str | None, *, one_network: bool) -> Recipe:
-    if name is None:
-        name = _REFERENCE if space is None else default_recipe(space)
-        if one_network and name + _RETRAIN in RECIPES:
-            name += _RETRAIN
-    return RECIPES.get(name)
+def _scaled_epochs(epochs: int, factor: float) -> int:
+    return max(1, round(epochs * factor)) if epochs else 0

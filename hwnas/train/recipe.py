@@ -1,4 +1,7 @@
-"""A recipe: every setting of a training, as one frozen value."""
+"""Recipes: all settings of a training except the model, the data and the seed.
+
+A recipe is read from TOML and changed by dotted keys such as `optimizer.lr`.
+"""
 
 import tomllib
 from collections.abc import Mapping
@@ -13,27 +16,30 @@ from hwnas.train.data.augment import AugmentConfig
 from hwnas.train.sampling import SamplingConfig
 
 UnusedWeights = Literal["skip", "decay"]
-"""What a step does to a tensor of weights that no network of the step used, on any rank: nothing at all, or what the
-optimizer does with a gradient of zero, which is weight decay and what is left of the momentum. Entries of a tensor
-that is used in part count as used."""
+"""Update of a weight tensor that no network of a step used on any rank. `skip` leaves it unchanged; `decay` updates it
+with a gradient of zero, that is by weight decay and the remaining momentum, as PyTorch does with zeroed gradients. All
+entries of a tensor that is used in part count as used."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """The optimizer, one of timm's by name."""
+    """Optimizer and its settings."""
 
     name: str = "adamw"
+    """Name of one of timm's optimizers that can be resumed exactly."""
     lr: float = 1e-3
+    """Peak learning rate, at batch size `lr_base_size`."""
     lr_base_size: int = 0
-    """`lr` is meant for batches of this size and grows in proportion; 0: it is meant for the batch that there is."""
+    """Batch size that `lr` is scaled from linearly (Goyal et al. 2017); 0: `lr` is used as it is."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """Of the Adam family."""
+    """Decay rates of the moments, for the Adam family."""
     eps: float = 1e-8
+    """Term of the denominator, for the Adam family."""
     momentum: float = 0.9
-    """Of SGD and its family."""
+    """Momentum, for SGD and its family."""
     weight_decay: float = 0.05
     no_weight_decay: tuple[str, ...] = ()
-    """Tensors without weight decay by the last part of their name, besides biases and all of one axis."""
+    """Last parts of the names of tensors without weight decay; biases and tensors of one axis never have it."""
 
     def __post_init__(self) -> None:
         if self.lr <= 0 or self.lr_base_size < 0 or self.weight_decay < 0:
@@ -41,34 +47,40 @@ class OptimizerConfig:
             raise InputError("lr must be above 0, lr_base_size and weight_decay must not be below", got=got)
 
     def scaled_lr(self, batch_size: int) -> float:
-        """The learning rate for batches of this size."""
+        """Return the peak learning rate for a batch size."""
         return self.lr * batch_size / self.lr_base_size if self.lr_base_size else self.lr
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
-    """The learning rate over the steps, one of timm's schedules by name."""
+    """Learning rate over the steps: linear warm-up, then cosine annealing (Loshchilov and Hutter 2017) or constant."""
 
     name: Literal["cosine", "constant"] = "cosine"
     warmup_epochs: int = 5
+    """Epochs of the warm-up, part of `epochs`."""
     warmup_lr: float = 1e-6
+    """Learning rate of the first step."""
     min_lr: float = 1e-5
+    """Learning rate at the end of the cosine."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MixConfig:
-    """Images mixed with one another, and softened labels."""
+    """Mixup, CutMix and label smoothing, as in timm."""
 
     mixup: float = 0.0
-    """Of the Beta distribution of the share; 0: no mixup."""
+    """Alpha of mixup's Beta distribution; 0: no mixup."""
     cutmix: float = 0.0
+    """Alpha of CutMix's Beta distribution; 0: no CutMix."""
     prob: float = 1.0
+    """Probability that a batch is mixed."""
     switch_prob: float = 0.5
-    """The probability of CutMix where both are on."""
+    """Probability of CutMix rather than mixup if both are on."""
     smoothing: float = 0.0
+    """Label smoothing."""
     token_mixup: bool = False
-    """ViT-ResNAS's instead of either: half of a batch has rectangles of whole patches swapped, half is mixed up, and
-    every patch has a label of its own."""
+    """ViT-ResNAS's token mixing instead of either: rectangles of whole patches are swapped in one half of a batch, the
+    other half is mixed up, and every patch has a label of its own."""
 
     def __post_init__(self) -> None:
         if min(self.mixup, self.cutmix) < 0 or not 0 <= self.smoothing < 1:
@@ -84,20 +96,20 @@ class MixConfig:
 
     @property
     def mixes(self) -> bool:
-        """Whether images are mixed at all."""
+        """True if images are mixed at all."""
         return self.token_mixup or ((self.mixup > 0 or self.cutmix > 0) and self.prob > 0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RegularizationConfig:
-    """What holds a training back."""
+    """Stochastic depth, gradient clipping and the auxiliary loss on patches."""
 
     drop_path: float = 0.0
-    """The rate of stochastic depth in the last slot."""
+    """Rate of stochastic depth in the last slot for a block; it grows linearly from 0 in the first."""
     clip_grad: float = 0.0
-    """The largest norm of the gradients; 0: no limit."""
+    """Largest norm of the gradients; 0: no limit."""
     patch_loss: bool = False
-    """Train the classifier of patches too, in the families that can have one."""
+    """Train a classifier of patches as well (ViT-ResNAS)."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.drop_path < 1 or self.clip_grad < 0:
@@ -107,22 +119,23 @@ class RegularizationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class InitializationConfig:
-    """Where weights start."""
+    """Initial weights."""
 
     weights: Literal["published", "fan-in"] = "published"
-    """As the family's paper, or normal with a deviation of 1 / sqrt(inputs), which trains small networks at once."""
+    """`published`: as in the family's paper; `fan-in`: normal with a standard deviation of 1 / sqrt(inputs), with which
+    small networks learn from the first epoch on."""
     token_std: float = 0.5
-    """Of positions and class token under fan-in."""
+    """Standard deviation of position embeddings and class token under `fan-in`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EmaConfig:
-    """A moving average of the weights."""
+    """Exponential moving average of the weights, which is what is evaluated and saved if it is on."""
 
     decay: float = 0.0
-    """0: none."""
+    """Weight of the old average in each step; 0: no average."""
     warmup: bool = False
-    """Begin with a small decay, as timm does."""
+    """Begin with a small decay, as timm does, so that the first weights are soon forgotten."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.decay < 1:
@@ -131,15 +144,17 @@ class EmaConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class StrategyConfig:
-    """Which networks a step trains, and on what; the names are those of `hwnas.train.strategies`."""
+    """Networks that a step trains, and their losses."""
 
     name: str = "single"
+    """Name of a strategy of `hwnas.train.strategies`."""
     num_networks: int = 2
-    """Of `several`: networks in one step on one process; of `sandwich`: random ones besides largest and smallest."""
+    """Networks of a step on one process for `several`; random networks in addition to the largest and the smallest for
+    `sandwich`."""
     temperature: float = 1.0
-    """Of the labels that `sandwich` takes from the largest network."""
+    """Distillation temperature of `sandwich`."""
     sort_units: bool = False
-    """Sort heads and hidden units by importance at the start of each epoch of widening."""
+    """Sort attention heads and hidden units by importance at the start of each epoch of widening (ViT-ResNAS)."""
 
     def __post_init__(self) -> None:
         if self.num_networks < 1 or self.temperature <= 0:
@@ -149,15 +164,16 @@ class StrategyConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherConfig:
-    """How a teacher's answers join the labels; which teacher it is, is not part of a recipe."""
+    """Distillation from a teacher (DeiT); the teacher itself is not part of a recipe."""
 
     labels: Literal["soft", "hard"] = "soft"
-    """Its distribution, or its best class."""
+    """Learn the teacher's distribution (`soft`) or its best class (`hard`)."""
     smoothing: float = 0.1
-    """Of hard labels."""
+    """Label smoothing of hard labels."""
     weight: float = 0.5
-    """Of its part in the loss."""
+    """Share of the distillation loss; the loss on labels has the rest."""
     temperature: float = 1.0
+    """Temperature of soft labels."""
 
     def __post_init__(self) -> None:
         if not (0 <= self.weight <= 1 and 0 <= self.smoothing < 1 and self.temperature > 0):
@@ -167,14 +183,15 @@ class TeacherConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Every setting of a training but the space, the data and the seed."""
+    """All settings of a training except the model, the data and the seed."""
 
     epochs: int
     batch_size: int
-    """Images in one step, over all processes and all parts of an accumulated step."""
+    """Images of one optimizer step, over all processes and accumulated parts."""
     grad_accum_steps: int = 1
-    """Parts of a step that are run one after another."""
+    """Microbatches that a process runs one after another in a step, to need less memory."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Autocast precision of forward passes; fp16 scales losses and needs a GPU."""
     unused_weights: UnusedWeights = "skip"
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
@@ -203,18 +220,31 @@ class Recipe:
             raise InputError(message, got=got, hint=f"schedule.warmup_epochs={(self.epochs - 1) // 4}")
 
     def microbatch_size(self, world_size: int) -> int:
-        """The images that one process takes at once."""
+        """Return the number of images that one process runs at once.
+
+        Raises:
+            InputError: The batch size does not divide into equal parts for that many processes; mixing pairs images, so
+                that parts must then be even.
+        """
         parts = world_size * self.grad_accum_steps
         size = self.batch_size // parts
         if size * parts != self.batch_size or (self.mix.mixes and size % 2):
-            message = "batch_size must divide into equal parts, even ones where images are mixed"
+            message = "batch_size must divide into equal parts, of even size if images are mixed"
             got = f"{self.batch_size} for {world_size} processes and {self.grad_accum_steps} parts a step"
             raise InputError(message, got=got, hint=f"--batch {2 * parts * max(1, round(size / 2))}")
         return size
 
 
 def with_overrides(recipe: Recipe, changes: Mapping[str, str]) -> Recipe:
-    """The recipe with values changed by dotted keys: `{"optimizer.lr": "1e-3"}`."""
+    """Change values of a recipe by dotted keys.
+
+    Args:
+        recipe: Recipe to change.
+        changes: Values as in TOML, or plain text: `{"optimizer.lr": "1e-3"}`.
+
+    Raises:
+        InputError: A key is unknown or names a table, or a value is not allowed.
+    """
     tables = to_mapping(recipe)
     for key, text in changes.items():
         *parents, last = key.split(".")
@@ -222,36 +252,44 @@ def with_overrides(recipe: Recipe, changes: Mapping[str, str]) -> Recipe:
         for parent in parents:
             table = table.setdefault(parent, {}) if isinstance(table, dict) else table
         if not isinstance(table, dict) or isinstance(table.get(last), dict):
-            raise InputError("a setting of a recipe must be changed by its whole name", got=key)
-        table[last] = _value(text)
+            raise InputError("a setting of a recipe must be changed by its full name", got=key)
+        table[last] = _parse_toml_value(text)
     return from_mapping(Recipe, tables)
 
 
 def with_file(recipe: Recipe, path: Path) -> Recipe:
-    """The recipe with the values that a TOML file has, which may be some or all of them."""
+    """Change the values of a recipe that a TOML file has.
+
+    Raises:
+        InputError: The file is missing or no TOML, or a key or a value is not allowed.
+    """
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"there is no file {path}") from error
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} is not TOML that can be read", got=error) from error
+        raise InputError(f"{path} cannot be read as TOML", got=error) from error
     return from_mapping(Recipe, _merged(to_mapping(recipe), tables))
 
 
-def diff_tables(recipe: Mapping[str, Any], other: Mapping[str, Any], *, prefix: str = "") -> dict[str, tuple[Any, Any]]:
-    """Where two plain tables differ: both values by dotted key, None where there is none."""
-    found: dict[str, tuple[Any, Any]] = {}
-    for key in dict.fromkeys((*recipe, *other)):
-        one, two = recipe.get(key), other.get(key)
-        if isinstance(one, Mapping) and isinstance(two, Mapping):
-            found.update(diff_tables(one, two, prefix=f"{prefix}{key}."))
-        elif one != two:
-            found[f"{prefix}{key}"] = (one, two)
-    return found
+def diff_tables(first: Mapping[str, Any], second: Mapping[str, Any], *, prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """Compare two nested tables.
+
+    Returns:
+        Both values by dotted key where they differ; None stands for a missing one.
+    """
+    differences: dict[str, tuple[Any, Any]] = {}
+    for key in dict.fromkeys((*first, *second)):
+        old, new = first.get(key), second.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            differences.update(diff_tables(old, new, prefix=f"{prefix}{key}."))
+        elif old != new:
+            differences[f"{prefix}{key}"] = (old, new)
+    return differences
 
 
-def _value(text: str) -> Any:
-    """A value as TOML has it; what is no TOML is a text."""
+def _parse_toml_value(text: str) -> Any:
+    """Parse a value as TOML; text that is none is a string."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -262,6 +300,7 @@ def _merged(tables: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
     merged = dict(tables)
     for key, value in changes.items():
         before = merged.get(key)
-        both = isinstance(before, Mapping) and isinstance(value, Mapping)
-        merged[key] = _merged(before, value) if both else value  # type: ignore[arg-type]
+        if isinstance(before, Mapping) and isinstance(value, Mapping):
+            value = _merged(before, value)
+        merged[key] = value
     return merged

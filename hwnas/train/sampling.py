@@ -1,4 +1,4 @@
-"""Which networks a step trains: samplers, each a function of the generator and the epoch that it is given."""
+"""Samplers: they draw the networks of a training step, as a function of a generator and the epoch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,114 +13,124 @@ from hwnas.space.space import AnySpace, Genomes
 from hwnas.space.vitas import IDENTITY
 from hwnas.train.seeds import generator
 
-_TRIES = 200
-"""Batches of candidates that are drawn for one that fits a budget."""
+_MAX_DRAWS = 200
 _CANDIDATES = 64
+"""`BudgetSampler` draws at most 200 times 64 candidates for the networks of a step."""
+
+_BISECTION_SAMPLES = 1000
+_BISECTION_STEPS = 12
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingConfig:
-    """How the networks of a step are drawn."""
+    """Sampling of the networks of a step, part of a recipe."""
 
     widening_epochs: int = 0
-    """Choices are let in from the widest on, until all are there in this epoch; 0: all from the start."""
+    """Begin with the widest choice of each dimension and add narrower ones until all are drawn in this epoch
+    (ViT-ResNAS); 0: draw from all choices from the start."""
     distinct: bool = False
-    """Networks of one step differ in every gene, as far as it has choices for all of them."""
+    """Let the networks of one step differ in every dimension that has enough choices (ViT-ResNAS)."""
     identity_prob: float = 0.0
-    """The probability that a slot is an identity, where the space has identities; 0: as the space samples."""
+    """Probability that a slot is an identity, in a ViTAS space; 0: as the space samples."""
     budget: Literal["none", "identity", "reject"] = "none"
-    """Keep the sampled MACs in a budget: by a searched probability of identities, or by drawing again."""
+    """Keep MACs within a budget: `identity` searches the probability of identities whose mean MACs are the middle of
+    the budget (ViTAS), `reject` draws again."""
     macs_low: int = 0
+    """Lower end of the budget, inclusive."""
     macs_high: int = 0
-    """The budget, both ends in it."""
+    """Upper end of the budget, inclusive."""
 
     def __post_init__(self) -> None:
         if self.widening_epochs < 0:
             raise InputError("widening_epochs must be 0 or more", got=self.widening_epochs)
         if not 0 <= self.identity_prob < 1:
-            raise InputError("identity_prob must be a probability below 1", got=self.identity_prob)
+            raise InputError("identity_prob must be at least 0 and below 1", got=self.identity_prob)
         if self.budget != "none" and not 0 < self.macs_high >= self.macs_low:
             got = f"macs_low {self.macs_low}, macs_high {self.macs_high}"
             raise InputError("a budget must have macs_low <= macs_high, above 0", got=got)
         if self.distinct and self.budget == "reject":
-            message = "distinct networks do not go together with drawing again for a budget"
+            message = "distinct networks cannot be combined with drawing again for a budget"
             raise InputError(message, got="distinct=true, budget=reject", hint="sampling.distinct=false")
-        ways = [self.widening_epochs > 0 or self.distinct, self.identity_prob > 0 or self.budget == "identity"]
-        if all(ways):
-            raise InputError("widening or distinct choices do not go together with a probability of identities")
+        widens = self.widening_epochs > 0 or self.distinct
+        if widens and (self.identity_prob > 0 or self.budget == "identity"):
+            raise InputError("widening or distinct choices cannot be combined with a probability of identities")
 
 
 class Sampler(Protocol):
-    """What draws networks."""
+    """Draws networks of a space."""
 
     def draw(self, rng: np.random.Generator, *, count: int, epoch: int) -> Genomes:
-        """Canonical genomes of the networks of one step."""
+        """Draw canonical genomes of the networks of one step."""
 
 
 @dataclass(frozen=True)
 class UniformSampler:
-    """Every gene uniform over its choices."""
+    """Draws every gene uniformly from its choices."""
 
     space: AnySpace
 
     def draw(self, rng: np.random.Generator, *, count: int, epoch: int) -> Genomes:
-        """Canonical genomes of the networks of one step."""
+        """Draw canonical genomes of the networks of one step."""
         return self.space.sample(rng, count)
 
 
 @dataclass(frozen=True, kw_only=True)
 class WideningSampler:
-    """ViT-ResNAS's way: choices from the widest on, each gene of each network taken from one shuffled list.
+    """Draws from the widest choices first and from all of them later, as ViT-ResNAS does (Liao et al. 2021).
 
-    The list of a gene holds min(1 + floor(epoch (n - 1) / epochs), n) of its n choices. That a block exists is a list
-    of four, there twice and gone twice, so that layers begin to drop in later epochs. Categorical choices have no
-    widest one and are all there at once.
+    The choices of a gene are a list from the widest on. In an epoch the first min(1 + floor(epoch (n - 1) / epochs), n)
+    of its n entries are drawn from. Categorical choices have no widest one and are all available at once.
     """
 
     space: AnySpace
     epochs: int
+    """Epoch in which all choices are available; 0: the first."""
     distinct: bool
 
     def draw(self, rng: np.random.Generator, *, count: int, epoch: int) -> Genomes:
-        """Canonical genomes of the networks of one step."""
-        columns = [self._column(rng, choices[: self.allowed(index, epoch)], count) for index, choices in self._listed]
+        """Draw canonical genomes of the networks of one step."""
+        columns = [
+            self._draw_column(rng, choices[: self.available(index, epoch)], count)
+            for index, choices in enumerate(self._choices)
+        ]
         return self.space.repair(np.stack(columns, axis=1))
 
-    def allowed(self, dimension: int, epoch: int) -> int:
-        """How many entries of the list of a dimension are there in an epoch."""
-        _, choices = self._listed[dimension]
+    def available(self, dimension: int, epoch: int) -> int:
+        """Return the number of entries in the list of a dimension that are drawn from in an epoch."""
+        choices = self._choices[dimension]
         if not self.epochs or self.space.dimensions[dimension].kind == "categorical":
             return len(choices)
         return min(1 + epoch * (len(choices) - 1) // self.epochs, len(choices))
 
     @cached_property
-    def _listed(self) -> list[tuple[int, tuple[int, ...]]]:
-        return [(index, _widest_first(dimension)) for index, dimension in enumerate(self.space.dimensions)]
+    def _choices(self) -> list[tuple[int, ...]]:
+        return [_widest_first(dimension) for dimension in self.space.dimensions]
 
-    def _column(self, rng: np.random.Generator, choices: Sequence[int], count: int) -> Genomes:
+    def _draw_column(self, rng: np.random.Generator, choices: Sequence[int], count: int) -> Genomes:
         if not self.distinct:
             return rng.choice(np.array(choices, dtype=np.int16), size=count)
+        # The networks take the entries of one shuffled list in turn, so that none has the choice of another.
         return np.resize(rng.permutation(np.array(choices, dtype=np.int16)), count)
 
 
 @dataclass(frozen=True, kw_only=True)
 class IdentitySampler:
-    """ViTAS's way: a slot is an identity with one probability, everything else uniform.
+    """Draws each slot as an identity with one probability, and all else uniformly, as ViTAS does (Su et al. 2022).
 
-    Where identities are shifted to the end, their number is binomial and the depth what they leave over.
+    If a space shifts identities to the end, their number is binomial and the depth is the number of remaining slots.
     """
 
     space: AnySpace
     probability: float
 
     def draw(self, rng: np.random.Generator, *, count: int, epoch: int) -> Genomes:
-        """Canonical genomes of the networks of one step."""
-        return with_identities(self.space, rng, count=count, probability=self.probability)
+        """Draw canonical genomes of the networks of one step."""
+        return sample_with_identities(self.space, rng, count=count, probability=self.probability)
 
 
 @dataclass(frozen=True, kw_only=True)
 class BudgetSampler:
-    """What another sampler draws, drawn again until its MACs fit."""
+    """Draws from another sampler until enough networks are within a budget of MACs."""
 
     inner: Sampler
     space: AnySpace
@@ -128,26 +138,37 @@ class BudgetSampler:
     macs_high: int
 
     def draw(self, rng: np.random.Generator, *, count: int, epoch: int) -> Genomes:
-        """Canonical genomes of the networks of one step."""
-        found: list[Genomes] = []
-        for _ in range(_TRIES):
-            rows = self.inner.draw(rng, count=_CANDIDATES, epoch=epoch)
-            macs = self.space.costs(rows).macs
-            found.append(rows[(macs >= self.macs_low) & (macs <= self.macs_high)])
-            if sum(map(len, found)) >= count:
-                return np.concatenate(found)[:count]
-        got = f"{sum(map(len, found))} of {_TRIES * _CANDIDATES} drawn, {count} needed"
-        message = f"networks with {self.macs_low:,} to {self.macs_high:,} MACs must be among those that are drawn"
-        raise InputError(message, got=got, hint="a wider budget, or budget = 'identity' in a ViTAS space")
+        """Draw canonical genomes of the networks of one step."""
+        accepted: list[Genomes] = []
+        for _ in range(_MAX_DRAWS):
+            candidates = self.inner.draw(rng, count=_CANDIDATES, epoch=epoch)
+            macs = self.space.costs(candidates).macs
+            accepted.append(candidates[(macs >= self.macs_low) & (macs <= self.macs_high)])
+            if sum(map(len, accepted)) >= count:
+                return np.concatenate(accepted)[:count]
+        got = f"{sum(map(len, accepted))} of {_MAX_DRAWS * _CANDIDATES} drawn, {count} needed"
+        message = f"some of the drawn networks must have {self.macs_low:,} to {self.macs_high:,} MACs"
+        raise InputError(message, got=got, hint="a wider budget, or sampling.budget=identity in a ViTAS space")
 
 
 def make_sampler(space: AnySpace, config: SamplingConfig, *, seed: int) -> Sampler:
-    """The sampler that a config describes; a probability of identities is searched here."""
+    """Create the sampler that a config describes.
+
+    Args:
+        space: Space of the supernet.
+        config: Sampling of the recipe; under `budget="identity"` the probability is searched here.
+        seed: Seed of the training.
+
+    Raises:
+        InputError: The space has no identities, or no probability of them has the wanted mean MACs.
+    """
     sampler: Sampler = UniformSampler(space)
     if config.widening_epochs or config.distinct:
         sampler = WideningSampler(space=space, epochs=config.widening_epochs, distinct=config.distinct)
     if config.budget == "identity":
-        sampler = IdentitySampler(space=space, probability=_searched(space, config, seed=seed))
+        mean_macs = (config.macs_low + config.macs_high) / 2
+        probability = search_identity_prob(space, mean_macs=mean_macs, rng=generator(seed, "identity"))
+        sampler = IdentitySampler(space=space, probability=probability)
     elif config.identity_prob:
         require_identities(space)
         sampler = IdentitySampler(space=space, probability=config.identity_prob)
@@ -156,77 +177,78 @@ def make_sampler(space: AnySpace, config: SamplingConfig, *, seed: int) -> Sampl
     return sampler
 
 
-def _searched(space: AnySpace, config: SamplingConfig, *, seed: int) -> float:
-    centre = (config.macs_low + config.macs_high) / 2
-    return search_identity(space, mean_macs=centre, rng=generator(seed, "identity"))
+def require_identities(space: AnySpace) -> None:
+    """Raise an InputError unless slots of a space can be identities."""
+    if not (_depth_columns(space) or _head_columns(space)):
+        message = "a probability of identities needs a ViTAS space whose slots can be identities"
+        raise InputError(message, got=space.name, hint="sampling.identity_prob=0 and sampling.budget=reject")
+
+
+def sample_with_identities(space: AnySpace, rng: np.random.Generator, *, count: int, probability: float) -> Genomes:
+    """Draw canonical genomes whose slots are identities with a probability, and all else uniformly.
+
+    A network or a stage without any block is given one.
+    """
+    sizes = [len(dimension.choices) for dimension in space.dimensions]
+    rows = rng.integers(0, sizes, size=(count, len(sizes)), dtype=np.int16)
+    for column in _depth_columns(space):
+        slots = len(space.dimensions[column].choices)  # depths are 1 to the number of slots
+        rows[:, column] = (rng.random((count, slots)) >= probability).sum(axis=1) - 1
+    for column in _head_columns(space):
+        is_identity = rng.random(count) < probability
+        heads = rng.integers(0, sizes[column] - 1, size=count)
+        rows[:, column] = np.where(is_identity, space.dimensions[column].choices.index(IDENTITY), heads)
+    return space.repair(rows)
+
+
+def search_identity_prob(space: AnySpace, *, mean_macs: float, rng: np.random.Generator) -> float:
+    """Find the probability of identities with which random networks have given mean MACs.
+
+    Args:
+        space: A ViTAS space.
+        mean_macs: Wanted mean, as the middle of a budget.
+        rng: Decides the networks that means are estimated from.
+
+    Raises:
+        InputError: The space has no identities, or no probability has this mean.
+    """
+    require_identities(space)
+    # Bisection with the same random numbers for every probability, so that the estimated mean falls without noise.
+    seed = int(rng.integers(2**63))
+    low, high = 0.0, 1.0
+    most, least = (_estimate_mean_macs(space, probability, seed=seed) for probability in (low, high))
+    if not least <= mean_macs <= most:
+        message = f"the middle of the budget must be a mean that {space.name} can have"
+        raise InputError(message, got=f"{mean_macs:,.0f} MACs", hint=f"{least:,.0f} to {most:,.0f}")
+    for _ in range(_BISECTION_STEPS):
+        middle = (low + high) / 2
+        above = _estimate_mean_macs(space, middle, seed=seed) > mean_macs
+        low, high = (middle, high) if above else (low, middle)
+    return (low + high) / 2
+
+
+def _estimate_mean_macs(space: AnySpace, probability: float, *, seed: int) -> float:
+    rng = np.random.default_rng(seed)
+    rows = sample_with_identities(space, rng, count=_BISECTION_SAMPLES, probability=probability)
+    return float(space.costs(rows).macs.mean())
 
 
 def _widest_first(dimension: Dimension) -> tuple[int, ...]:
     count = len(dimension.choices)
     if dimension.name == "exists":
+        # ViT-ResNAS lists twice that a block exists and twice that it does not, so that layers are only dropped in
+        # later epochs, and then in half of the networks.
         return (count - 1, count - 1, 0, 0)
     return tuple(reversed(range(count)))
 
 
-_SAMPLES = 1000
-_HALVINGS = 12
-
-
-def require_identities(space: AnySpace) -> None:
-    """The slots of a space must be able to be identities."""
-    if not (_depths(space) or _heads(space)):
-        message = "a probability of identities needs a space of ViTAS whose slots may be identities"
-        raise InputError(message, got=space.name, hint="sampling.identity_prob=0 and sampling.budget=reject")
-
-
-def with_identities(space: AnySpace, rng: np.random.Generator, *, count: int, probability: float) -> Genomes:
-    """Canonical genomes whose slots are identities with this probability, all else uniform.
-
-    A network, or a stage, that would have no block is given one.
-    """
-    sizes = [len(dimension.choices) for dimension in space.dimensions]
-    rows = rng.integers(0, sizes, size=(count, len(sizes)), dtype=np.int16)
-    for column in _depths(space):
-        slots = len(space.dimensions[column].choices)  # depths are 1 to the number of slots
-        rows[:, column] = (rng.random((count, slots)) >= probability).sum(axis=1) - 1
-    for column in _heads(space):
-        absent = rng.random(count) < probability
-        heads = rng.integers(0, sizes[column] - 1, size=count)
-        rows[:, column] = np.where(absent, space.dimensions[column].choices.index(IDENTITY), heads)
-    return space.repair(rows)
-
-
-def search_identity(space: AnySpace, *, mean_macs: float, rng: np.random.Generator) -> float:
-    """The probability with which the mean MACs of random networks are `mean_macs`, by halving.
-
-    The same random numbers are used for every probability tried, so that the mean falls without noise.
-    """
-    require_identities(space)
-    seed = int(rng.integers(2**63))
-    low, high = 0.0, 1.0
-    most, least = (_mean_macs(space, probability, seed=seed) for probability in (low, high))
-    if not least <= mean_macs <= most:
-        message = f"the centre of the budget must be a mean that {space.name} can have"
-        raise InputError(message, got=f"{mean_macs:,.0f} MACs", hint=f"{least:,.0f} to {most:,.0f}")
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        above = _mean_macs(space, middle, seed=seed) > mean_macs
-        low, high = (middle, high) if above else (low, middle)
-    return (low + high) / 2
-
-
-def _mean_macs(space: AnySpace, probability: float, *, seed: int) -> float:
-    rows = with_identities(space, np.random.default_rng(seed), count=_SAMPLES, probability=probability)
-    return float(space.costs(rows).macs.mean())
-
-
-def _depths(space: AnySpace) -> list[int]:
-    """Columns that say how many slots of a network or a stage of ViTAS hold blocks."""
+def _depth_columns(space: AnySpace) -> list[int]:
+    """Return the genes of a ViTAS space that are the depth of the network or of a stage."""
     vitas = space.family.startswith("vitas")
     return [index for index, dimension in enumerate(space.dimensions) if vitas and dimension.name == "depth"]
 
 
-def _heads(space: AnySpace) -> list[int]:
-    """Columns whose number of heads may be that of an identity; it is the last choice."""
+def _head_columns(space: AnySpace) -> list[int]:
+    """Return the genes whose number of heads can be that of an identity, which is the last choice."""
     columns = enumerate(space.dimensions)
     return [index for index, dimension in columns if dimension.name == "num_heads" and IDENTITY in dimension.choices]

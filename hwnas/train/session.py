@@ -29,7 +29,7 @@ from hwnas.train.options import TrainConfig, supernet_file
 from hwnas.train.recipe import Recipe
 from hwnas.train.teacher import load_teacher
 from hwnas.train.trainer import Trainer, TrainerResult
-from hwnas.train.weights import Origin, SpaceOrigin, TimmOrigin, save_weights
+from hwnas.train.weights import SpaceOrigin, TimmOrigin, WeightsOrigin, save_weights
 
 _log = logging.getLogger(__name__)
 
@@ -86,7 +86,11 @@ def make_train_loader(
 
 
 def run_training(
-    trainer: Trainer, *, origin: Origin | None = None, evaluate: EvaluateSupernet | None = None, resume: bool = False
+    trainer: Trainer,
+    *,
+    origin: WeightsOrigin | None = None,
+    evaluate: EvaluateSupernet | None = None,
+    resume: bool = False,
 ) -> SessionResult:
     """Run a training to its end, write the weights and the result, and judge a supernet.
 
@@ -107,7 +111,7 @@ def run_training(
         accuracies = evaluate(trainer.model)
         if trainer.world.is_main_process:
             _write_result(trainer.folder, {**values, "accuracies": dict(accuracies)})
-    trainer.world.wait()
+    trainer.world.barrier()
     bad = tuple(_bad(trainer).reasons)
     return SessionResult(weights=path, average=averaged, outcome=outcome, accuracies=accuracies, bad_images=bad)
 
@@ -167,7 +171,7 @@ def make_teacher(config: TrainConfig) -> nn.Module | None:
     )
 
 
-def weights_origin(config: TrainConfig) -> Origin | None:
+def weights_origin(config: TrainConfig) -> WeightsOrigin | None:
     """Where a network of its own belongs."""
     if config.model is not None:
         return TimmOrigin(name=config.model, image_size=config.image_size, num_classes=config.num_classes)

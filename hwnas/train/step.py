@@ -1,7 +1,7 @@
-"""One step of a training: its networks, its loss, its update.
+"""One optimizer step of a training: draw networks, run forward and backward passes, update the weights.
 
-A step is a function of the weights, the seed and its number: networks, mixing and drop path draw from generators that
-are seeded for it alone.
+A step is a function of the weights, the seed and its number: networks, mixing and stochastic depth draw from generators
+that are seeded for this step alone.
 """
 
 import math
@@ -23,24 +23,36 @@ from hwnas.train.optimizer import make_ema, make_optimizer, make_schedule
 from hwnas.train.recipe import Recipe
 from hwnas.train.seeds import generator, seed_torch, torch_seed
 from hwnas.train.strategies import StepNetworks, make_strategy
-from hwnas.train.teacher import answers
+from hwnas.train.teacher import compute_teacher_logits
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step came to."""
+    """Loss and learning rate of a step."""
 
     loss: float
-    """The mean over all processes."""
+    """Mean over all processes."""
     lr: float
     grad_norm: float | None
-    """Before it was clipped; None: it is not known under fp16 without clipping."""
-    trouble: str = ""
-    """What is no finite number; then the weights were not updated."""
+    """Before clipping; None under fp16 without clipping, where gradients stay scaled."""
+    problem: str = ""
+    """Template of an error about numbers that are not finite, in which case the weights were not updated."""
 
 
 class Stepper:
-    """Trains a model in place, step by step."""
+    """Trains a model in place, step by step.
+
+    Args:
+        model: Supernet or network to train; it is moved to the device.
+        recipe: Settings of the training.
+        seed: Seed of the training.
+        steps_per_epoch: Steps of an epoch.
+        teacher: Network to distil from, if any.
+        world: Processes of the training.
+
+    Raises:
+        InputError: The recipe cannot train this model on this device.
+    """
 
     def __init__(
         self,
@@ -52,7 +64,7 @@ class Stepper:
         teacher: nn.Module | None,
         world: World,
     ) -> None:
-        autocast(recipe.precision, world.device)  # a precision that cannot be had is an error now
+        autocast(recipe.precision, world.device)  # raises before the first step if the device lacks the precision
         self.model, self.recipe, self.seed, self.world = model.to(world.device), recipe, seed, world
         self.teacher = None if teacher is None else teacher.to(world.device)
         self.strategy = make_strategy(model, recipe, seed=seed)
@@ -61,93 +73,105 @@ class Stepper:
         self._mixer = make_mixer(recipe.mix, num_classes=num_classes_of(model), patches=patches_per_side(model))
         self._optimizer = make_optimizer(model, recipe.optimizer, batch_size=recipe.batch_size)
         self._schedule = make_schedule(self._optimizer, recipe, steps_per_epoch=steps_per_epoch)
-        self._average = make_ema(model, recipe.ema)
+        self._ema = make_ema(model, recipe.ema)
 
     @property
-    def parts(self) -> TrainState:
-        """What a checkpoint keeps."""
-        average = None if self._average is None else self._average.module
-        return TrainState(model=self.model, optimizer=self._optimizer, average=average)
+    def state(self) -> TrainState:
+        """Modules and optimizer that a checkpoint stores."""
+        ema = None if self._ema is None else self._ema.module
+        return TrainState(model=self.model, optimizer=self._optimizer, ema=ema)
 
-    def networks(self, step: int) -> StepNetworks:
-        """The networks of a step."""
+    def draw_networks(self, step: int) -> StepNetworks:
+        """Draw the networks of a step."""
         rank = 0 if self.strategy.same_on_all_ranks else self.world.rank
         rng = generator(self.seed, "networks", step, rank)
-        return self.strategy.networks(rng, epoch=step // self._steps_per_epoch)
+        return self.strategy.draw(rng, epoch=step // self._steps_per_epoch)
 
     def run(self, step: int, batches: Sequence[Batch], networks: StepNetworks) -> StepResult:
-        """Do one step, on the images of its parts."""
+        """Run one step.
+
+        Args:
+            step: Number of the step, from 0.
+            batches: Images of its microbatches.
+            networks: Networks that it trains.
+        """
         if step % self._steps_per_epoch == 0:
             self._sort_units(epoch=step // self._steps_per_epoch)
         self._schedule.step_update(step)
-        losses = [self._part(step, number, batch, networks) for number, batch in enumerate(batches)]
-        self.world.finish_gradients(self.model.parameters(), unused_weights=self.recipe.unused_weights)
+        losses = [self._run_microbatch(step, index, batch, networks) for index, batch in enumerate(batches)]
+        self.world.average_gradients(self.model.parameters(), unused_weights=self.recipe.unused_weights)
         self.world.average_buffers(self.model)
-        norm = self._clip()
-        loss, everything = self._agreed(losses)
-        trouble = self._trouble(loss, everything, norm)
-        if not trouble:
-            self._update(step)
-        return StepResult(loss, self._optimizer.param_groups[0]["lr"], norm, trouble)
+        grad_norm = self._clip_gradients()
+        loss, total = self._average_losses(losses)
+        problem = self._find_problem(loss, total, grad_norm)
+        if not problem:
+            self.scaler.step(self._optimizer)
+            self.scaler.update()
+            self._optimizer.zero_grad(set_to_none=True)
+            if self._ema is not None:
+                self._ema.update(self.model, step=step + 1)
+        return StepResult(loss, self._optimizer.param_groups[0]["lr"], grad_norm, problem)
 
-    def _update(self, step: int) -> None:
-        self.scaler.step(self._optimizer)
-        self.scaler.update()
-        self._optimizer.zero_grad(set_to_none=True)
-        if self._average is not None:
-            self._average.update(self.model, step=step + 1)
+    def _average_losses(self, losses: Sequence[Tensor]) -> tuple[float, float]:
+        """Return the reported loss and the sum of all losses, averaged over microbatches and processes.
 
-    def _agreed(self, losses: Sequence[Tensor]) -> tuple[float, float]:
-        """The loss to report and the sum of all losses; a sum that is no number is none on any process."""
-        loss, everything = torch.stack([torch.stack([part[0], part.sum()]) for part in losses]).mean(0).tolist()
-        loss, everything = self.world.mean([loss, everything])
-        return loss, everything
+        If the sum is not finite on one process, it is finite on none, so that all processes stop together.
+        """
+        loss, total = torch.stack([torch.stack([part[0], part.sum()]) for part in losses]).mean(0).tolist()
+        loss, total = self.world.mean([loss, total])
+        return loss, total
 
-    def _trouble(self, loss: float, everything: float, norm: float | None) -> str:
+    def _find_problem(self, loss: float, total: float, grad_norm: float | None) -> str:
         if not math.isfinite(loss):
             return f"the loss must be finite, but that of step {{step}} is {loss}"
-        if not math.isfinite(everything):
-            return f"all losses must be finite, but the sum of those of step {{step}} is {everything}"
-        if norm is not None and not math.isfinite(norm) and not self.scaler.is_enabled():
-            return f"gradients must be finite, but the norm of those of step {{step}} is {norm}"
+        if not math.isfinite(total):
+            return f"all losses must be finite, but the sum of those of step {{step}} is {total}"
+        # Under fp16 the scaler skips steps with infinite gradients and lowers its scale: that is no problem.
+        if grad_norm is not None and not math.isfinite(grad_norm) and not self.scaler.is_enabled():
+            return f"gradients must be finite, but the norm of those of step {{step}} is {grad_norm}"
         return ""
 
-    def _part(self, step: int, number: int, batch: Batch, networks: StepNetworks) -> Tensor:
-        """Forward and backward of one part of a step; its losses, the one to report first."""
-        lesson = self._lesson(batch.to(self.world.device), counters=(step, number, self.world.rank))
-        losses = self.strategy.losses(lesson, networks)
-        reported: list[Tensor] = []
+    def _run_microbatch(self, step: int, index: int, batch: Batch, networks: StepNetworks) -> Tensor:
+        """Run forward and backward passes of one microbatch; return its losses, the reported one first."""
+        microbatch = self._prepare(batch.to(self.world.device), counters=(step, index, self.world.rank))
+        losses = self.strategy.losses(microbatch, networks)
+        computed: list[Tensor] = []
         while True:
+            # The generator computes a loss when it is asked for the next one: only that belongs under autocast, the
+            # backward pass does not.
             with autocast(self.recipe.precision, self.world.device):
                 loss = next(losses, None)
             if loss is None:
-                return torch.stack(reported)
+                return torch.stack(computed)
             self.scaler.scale(loss / self.recipe.grad_accum_steps).backward()  # type: ignore[no-untyped-call]
-            reported.append(loss.detach())
+            computed.append(loss.detach())
 
-    def _lesson(self, batch: Batch, *, counters: tuple[int, int, int]) -> Microbatch:
+    def _prepare(self, batch: Batch, *, counters: tuple[int, int, int]) -> Microbatch:
         mixed = self._mixer(batch.images, batch.labels, generator(self.seed, "mixing", *counters))
         seed_torch(torch_seed(self.seed, "drop path", *counters), self.world.device)
         if self.teacher is None:
             return Microbatch(mixed)
         with autocast(self.recipe.precision, self.world.device):
-            return Microbatch(mixed, answers(self.teacher, mixed.images))
+            return Microbatch(mixed, compute_teacher_logits(self.teacher, mixed.images))
 
-    def _clip(self) -> float | None:
-        limit = self.recipe.regularization.clip_grad
-        if not limit and self.scaler.is_enabled():
+    def _clip_gradients(self) -> float | None:
+        max_norm = self.recipe.regularization.clip_grad
+        if not max_norm and self.scaler.is_enabled():
             return None
         self.scaler.unscale_(self._optimizer)
         trained = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
         norm = nn.utils.get_total_norm([parameter.grad for parameter in trained if parameter.grad is not None])
-        if limit:
-            nn.utils.clip_grads_with_norm_(trained, limit, norm)
+        if max_norm:
+            nn.utils.clip_grads_with_norm_(trained, max_norm, norm)
         return float(norm)
 
     def _sort_units(self, *, epoch: int) -> None:
+        """Sort heads and hidden units by importance, so that narrow networks take the important ones (ViT-ResNAS).
+
+        The optimizer's state and the average are permuted with the weights: a moment belongs to its unit.
+        """
         if not self.recipe.strategy.sort_units or epoch > self.recipe.sampling.widening_epochs:
             return
-        average = [] if self._average is None else [self._average.module.get_submodule("shared").state_dict()]
-        # make_strategy has seen that the model can be sorted.
-        groups = self.model.sortable()  # type: ignore[operator]
-        sort_units(self.model.get_submodule("shared"), groups, optimizer=self._optimizer, averages=average)
+        averages = [] if self._ema is None else [self._ema.module.get_submodule("shared").state_dict()]
+        groups = self.model.sortable()  # type: ignore[operator]  # make_strategy has checked that it can be sorted
+        sort_units(self.model.get_submodule("shared"), groups, optimizer=self._optimizer, averages=averages)

@@ -1,7 +1,7 @@
-"""Strategies: which networks a step trains, and on what losses.
+"""Training strategies: the networks that a step trains, and their losses.
 
-A strategy draws the networks of a step and yields losses one at a time; the loop runs each backward before it asks
-for the next, so that what one loss holds in memory is free again.
+A strategy draws the networks of a step and yields losses one at a time. The step runs the backward pass of each before
+it asks for the next, so that the activations of one loss are freed before those of the next are computed.
 """
 
 from abc import ABC, abstractmethod
@@ -17,57 +17,66 @@ from hwnas.registry import Registry
 from hwnas.space.arch import Arch
 from hwnas.space.space import Genomes
 from hwnas.supernet.supernet import Supernet
-from hwnas.train.losses import Microbatch, distillation_loss, parts, supervised_loss
+from hwnas.train.losses import Microbatch, distillation_loss, split_output, supervised_loss
 from hwnas.train.recipe import Recipe
 from hwnas.train.sampling import Sampler, make_sampler
 
 
 @dataclass(frozen=True)
 class StepNetworks:
-    """The networks of one step, and their multiply-accumulates."""
+    """Networks of one step, with the multiply-accumulates of each; none for a model that is one network."""
 
     archs: tuple[Arch, ...] = ()
     macs: tuple[int, ...] = ()
 
 
 class TrainingStrategy(ABC):
-    """What a step trains of a model."""
+    """Chooses what a step trains of a model.
+
+    Args:
+        model: Supernet or network to train.
+        recipe: Settings of the training.
+        seed: Seed of the training.
+
+    Raises:
+        InputError: The strategy cannot train this model.
+    """
 
     same_on_all_ranks: ClassVar[bool] = True
-    """Whether all processes draw the same networks in a step."""
+    """True if all processes draw the same networks in a step."""
 
     def __init__(self, model: nn.Module, recipe: Recipe, *, seed: int) -> None:
         self.model = model
         self.recipe = recipe
 
-    def networks(self, rng: np.random.Generator, *, epoch: int) -> StepNetworks:
+    def draw(self, rng: np.random.Generator, *, epoch: int) -> StepNetworks:
         """Draw the networks of one step."""
         return StepNetworks()
 
     @abstractmethod
-    def losses(self, lesson: Microbatch, networks: StepNetworks) -> Iterator[Tensor]:
-        """The losses of one part of a step, the one to report first."""
+    def losses(self, microbatch: Microbatch, networks: StepNetworks) -> Iterator[Tensor]:
+        """Yield the losses of one microbatch; the first one is reported."""
 
-    def _supervised(self, output: Any, lesson: Microbatch) -> Tensor:
-        return supervised_loss(output, lesson, self.recipe.teacher)
+    def _supervised_loss(self, output: Any, microbatch: Microbatch) -> Tensor:
+        return supervised_loss(output, microbatch, self.recipe.teacher)
 
 
-class OneNetwork(TrainingStrategy):
-    """A network of its own, whatever made it."""
+class SingleNetwork(TrainingStrategy):
+    """Trains a model that is one network, of a space or of timm."""
 
     def __init__(self, model: nn.Module, recipe: Recipe, *, seed: int) -> None:
         if isinstance(model, Supernet):
-            message = f"strategy {recipe.strategy.name} trains a network of its own"
+            message = f"strategy {recipe.strategy.name} trains a single network"
             raise InputError(message, got=type(model).__name__, hint="--arch …, or strategy.name=single")
         super().__init__(model, recipe, seed=seed)
 
-    def losses(self, lesson: Microbatch, networks: StepNetworks) -> Iterator[Tensor]:
-        """The loss of the one network."""
-        yield self._supervised(self.model(lesson.mixed.images), lesson)
+    def losses(self, microbatch: Microbatch, networks: StepNetworks) -> Iterator[Tensor]:
+        """Yield the loss of the network."""
+        yield self._supervised_loss(self.model(microbatch.mixed.images), microbatch)
 
 
-class _SupernetStrategy(TrainingStrategy):
-    """What all strategies of a supernet have."""
+class SupernetStrategy(TrainingStrategy):
+    """Trains networks of a supernet that a sampler draws."""
 
     def __init__(self, model: nn.Module, recipe: Recipe, *, seed: int) -> None:
         if not isinstance(model, Supernet):
@@ -77,97 +86,105 @@ class _SupernetStrategy(TrainingStrategy):
         self.space = model.space
         self.sampler: Sampler = make_sampler(model.space, recipe.sampling, seed=seed)
 
-    def networks(self, rng: np.random.Generator, *, epoch: int) -> StepNetworks:
+    def draw(self, rng: np.random.Generator, *, epoch: int) -> StepNetworks:
         """Draw the networks of one step."""
-        return self._decoded(self.sampler.draw(rng, count=self._count(), epoch=epoch))
+        return self._decode(self.sampler.draw(rng, count=self._count(), epoch=epoch))
 
     def _count(self) -> int:
         return 1
 
-    def _decoded(self, genomes: Genomes) -> StepNetworks:
+    def _decode(self, genomes: Genomes) -> StepNetworks:
         return StepNetworks(self.space.decode(genomes), tuple(self.space.costs(genomes).macs.tolist()))
 
 
-class SinglePath(_SupernetStrategy):
-    """One network a step (AutoFormer, GLiT)."""
+class SinglePath(SupernetStrategy):
+    """Trains one network per step (AutoFormer, GLiT)."""
 
-    def losses(self, lesson: Microbatch, networks: StepNetworks) -> Iterator[Tensor]:
-        """The loss of the one network."""
-        yield self._supervised(self.model(lesson.mixed.images, networks.archs[0]), lesson)
+    def losses(self, microbatch: Microbatch, networks: StepNetworks) -> Iterator[Tensor]:
+        """Yield the loss of the network."""
+        yield self._supervised_loss(self.model(microbatch.mixed.images, networks.archs[0]), microbatch)
 
 
-class SeveralPaths(_SupernetStrategy):
-    """Several networks in one forward and backward, each on its share of the images (ViT-ResNAS)."""
+class MultiPath(SupernetStrategy):
+    """Trains several networks in one forward and backward pass, each on its share of the images (ViT-ResNAS)."""
 
     same_on_all_ranks = False
 
-    def losses(self, lesson: Microbatch, networks: StepNetworks) -> Iterator[Tensor]:
-        """The loss of all, image i of network i modulo their number."""
-        yield self._supervised(self.model(lesson.mixed.images, networks.archs), lesson)
+    def losses(self, microbatch: Microbatch, networks: StepNetworks) -> Iterator[Tensor]:
+        """Yield the loss of all; image i goes to network i modulo their number."""
+        yield self._supervised_loss(self.model(microbatch.mixed.images, networks.archs), microbatch)
 
     def _count(self) -> int:
         return self.recipe.strategy.num_networks
 
 
-class Bilateral(_SupernetStrategy):
-    """One network from its left and its right side, logits summed (the first version of ViTAS)."""
+class Bilateral(SupernetStrategy):
+    """Trains one network on the left and the right channels, with summed logits (first version of ViTAS)."""
 
     def __init__(self, model: nn.Module, recipe: Recipe, *, seed: int) -> None:
         super().__init__(model, recipe, seed=seed)
         _require_sharing(model, "bilateral")
 
-    def losses(self, lesson: Microbatch, networks: StepNetworks) -> Iterator[Tensor]:
-        """The loss of the sum."""
-        left, right = (self.model(lesson.mixed.images, networks.archs[0], side=side) for side in ("left", "right"))
-        yield self._supervised(left + right, lesson)
+    def losses(self, microbatch: Microbatch, networks: StepNetworks) -> Iterator[Tensor]:
+        """Yield the loss of the summed logits."""
+        images, arch = microbatch.mixed.images, networks.archs[0]
+        left, right = (self.model(images, arch, side=side) for side in ("left", "right"))
+        yield self._supervised_loss(left + right, microbatch)
 
 
 class Cyclic(SinglePath):
-    """One network a step on a ring of channels (ViTAS)."""
+    """Trains one network per step on a ring of channels (ViTAS)."""
 
     def __init__(self, model: nn.Module, recipe: Recipe, *, seed: int) -> None:
         super().__init__(model, recipe, seed=seed)
         _require_sharing(model, "cyclic")
 
 
-class Sandwich(_SupernetStrategy):
-    """The largest network on labels; the smallest and some random ones on what the largest answers, in the same step.
+class Sandwich(SupernetStrategy):
+    """Trains the largest network on labels, and the smallest and random ones on the largest's outputs.
 
-    The gradients are summed, as in BigNAS (Yu et al. 2020).
+    That is the sandwich rule with inplace distillation (Yu and Huang 2019), with gradients summed in one step as in
+    BigNAS (Yu et al. 2020): the extremes bound the accuracy of all networks, and the largest needs no other teacher.
     """
 
     def __init__(self, model: nn.Module, recipe: Recipe, *, seed: int) -> None:
         super().__init__(model, recipe, seed=seed)
-        self._ends = self._decoded(self.space.encode([self.space.largest(), self.space.smallest()]))
+        self._extremes = self._decode(self.space.encode([self.space.largest(), self.space.smallest()]))
 
-    def networks(self, rng: np.random.Generator, *, epoch: int) -> StepNetworks:
-        """Largest, smallest, random ones."""
-        drawn = super().networks(rng, epoch=epoch)
-        return StepNetworks(self._ends.archs + drawn.archs, self._ends.macs + drawn.macs)
+    def draw(self, rng: np.random.Generator, *, epoch: int) -> StepNetworks:
+        """Draw the random networks; the largest and the smallest come first."""
+        drawn = super().draw(rng, epoch=epoch)
+        return StepNetworks(self._extremes.archs + drawn.archs, self._extremes.macs + drawn.macs)
 
-    def losses(self, lesson: Microbatch, networks: StepNetworks) -> Iterator[Tensor]:
-        """The loss of the largest, then those of its pupils."""
-        largest, *pupils = networks.archs
-        output = self.model(lesson.mixed.images, largest)
-        yield self._supervised(output, lesson)
-        answers = tuple(part.detach() for part in parts(output) if part is not None)
-        for pupil in pupils:
-            output = self.model(lesson.mixed.images, pupil)
-            yield self._distilled(output, answers)
+    def losses(self, microbatch: Microbatch, networks: StepNetworks) -> Iterator[Tensor]:
+        """Yield the loss of the largest network, then those of its students."""
+        largest, *students = networks.archs
+        output = self.model(microbatch.mixed.images, largest)
+        yield self._supervised_loss(output, microbatch)
+        detached = tuple(part.detach() for part in split_output(output) if part is not None)
+        target = detached if len(detached) > 1 else detached[0]
+        for student in students:
+            output = self.model(microbatch.mixed.images, student)
+            yield distillation_loss(output, target, temperature=self.recipe.strategy.temperature)
 
     def _count(self) -> int:
         return self.recipe.strategy.num_networks
 
-    def _distilled(self, output: Any, answers: tuple[Tensor, ...]) -> Tensor:
-        taught = answers if len(answers) > 1 else answers[0]
-        return distillation_loss(output, taught, temperature=self.recipe.strategy.temperature)
-
 
 def make_strategy(model: nn.Module, recipe: Recipe, *, seed: int) -> TrainingStrategy:
-    """The strategy that a recipe names, for a model."""
+    """Create the strategy that a recipe names.
+
+    Args:
+        model: Supernet or network to train.
+        recipe: Settings of the training.
+        seed: Seed of the training.
+
+    Raises:
+        InputError: The strategy is unknown or cannot train this model.
+    """
     strategy: TrainingStrategy = STRATEGIES.get(recipe.strategy.name)(model, recipe, seed=seed)
     if recipe.strategy.sort_units and not hasattr(model, "sortable"):
-        message = "units can be sorted in a supernet of ViT-ResNAS alone"
+        message = "units can be sorted in a supernet of ViT-ResNAS only"
         raise InputError(message, got=type(model).__name__, hint="strategy.sort_units=false")
     return strategy
 
@@ -175,20 +192,19 @@ def make_strategy(model: nn.Module, recipe: Recipe, *, seed: int) -> TrainingStr
 def _require_sharing(model: nn.Module, sharing: str) -> None:
     got = getattr(model.config, "sharing", "none")
     if got != sharing:
-        raise InputError(
-            f"the supernet must have {sharing} sharing", got=got, hint=f"a space of ViTAS, shared {sharing}"
-        )
+        hint = f"a ViTAS space with {sharing} sharing"
+        raise InputError(f"the supernet must have {sharing} sharing", got=got, hint=hint)
 
 
 STRATEGIES: Registry[type[TrainingStrategy]] = Registry(
     "strategy",
     [
         ("single", SinglePath),
-        ("several", SeveralPaths),
+        ("several", MultiPath),
         ("bilateral", Bilateral),
         ("cyclic", Cyclic),
         ("sandwich", Sandwich),
-        ("network", OneNetwork),
+        ("network", SingleNetwork),
     ],
 )
-"""The strategies by name."""
+"""Training strategies by name."""

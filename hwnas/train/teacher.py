@@ -1,4 +1,4 @@
-"""Teachers: networks whose answers join the labels."""
+"""Teachers: frozen networks whose logits are learned in addition to the labels."""
 
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,20 @@ _PREFIX = "timm:"
 def load_teacher(
     name: str, *, image_size: int, num_classes: int, pretrained: bool = False, checkpoint: Path | None = None
 ) -> nn.Module:
-    """A frozen teacher: `timm:NAME`, a file that holds a network, or a run folder that has one.
+    """Load a frozen teacher.
 
-    A model of timm has its published weights if `pretrained`, or those of a checkpoint file; it is shown images that
-    are normalised as it was trained with, which its config at timm says.
+    A model of timm gets images with the normalization that it was trained with, according to its config.
+
+    Args:
+        name: `timm:NAME`, a file of one network, or a run that has one.
+        image_size: Side of the training images.
+        num_classes: Number of classes of the training.
+        pretrained: Use the published weights of a model of timm.
+        checkpoint: Weights of a model of timm in a file.
+
+    Raises:
+        InputError: The teacher cannot be loaded, or does not take such images or know such classes.
+        MissingError: The published weights can be neither found nor downloaded.
     """
     if name.startswith(_PREFIX):
         teacher = _timm_teacher(
@@ -28,11 +38,17 @@ def load_teacher(
         )
     else:
         teacher = load_model(Path(name))
-    return _checked(teacher.eval().requires_grad_(False), name, image_size=image_size, num_classes=num_classes)
+    return _check(teacher.eval().requires_grad_(False), name, image_size=image_size, num_classes=num_classes)
 
 
 class RenormalizedTeacher(nn.Module):
-    """A network that is shown images in its own normalisation, whatever they come in."""
+    """Converts images to a network's own normalization.
+
+    Args:
+        network: The network.
+        own: Normalization that it was trained with.
+        given: Normalization of the images.
+    """
 
     scale: Tensor
     shift: Tensor
@@ -47,13 +63,13 @@ class RenormalizedTeacher(nn.Module):
         self.register_buffer("shift", (given_mean - mean) / std)
 
     def forward(self, images: Tensor) -> Any:
-        """The outputs of the network."""
+        """Run the network on renormalized images."""
         return self.network(images * self.scale + self.shift)
 
 
 @torch.no_grad()
-def answers(teacher: nn.Module, images: Tensor) -> Tensor:
-    """The teacher's logits."""
+def compute_teacher_logits(teacher: nn.Module, images: Tensor) -> Tensor:
+    """Run a teacher without gradients and return the logits of its (first) head."""
     logits = teacher(images)
     return logits[0] if isinstance(logits, tuple) else logits  # type: ignore[no-any-return]
 
@@ -62,33 +78,33 @@ def _timm_teacher(
     name: str, *, image_size: int, num_classes: int, pretrained: bool, checkpoint: Path | None
 ) -> nn.Module:
     if not pretrained and checkpoint is None:
-        message = "a teacher of timm must have weights"
+        message = "a teacher of timm needs weights"
         raise InputError(message, got=name, hint="its published ones (pretrained), or a checkpoint file")
     if checkpoint is None:
-        _require_published(name, num_classes)
+        _require_same_classes(name, num_classes)
     try:
         options: dict[str, Any] = {"pretrained": pretrained and checkpoint is None}
         teacher = create_timm_model(name, image_size=image_size, num_classes=num_classes, **options)
     except InputError:
         raise
-    except Exception as error:  # whatever the hub's client raises where it finds no network
-        message = f"the published weights of {name} must be at hand or downloadable"
+    except Exception as error:  # the client of the hub raises many types if it has no connection
+        message = f"the published weights of {name} must be on this machine or downloadable"
         raise MissingError(message, got=_first_line(error), hint="a checkpoint file of the teacher") from error
     if checkpoint is not None:
-        _load(teacher, checkpoint)
-    own = _normalization(teacher)
+        _load_weights(teacher, checkpoint)
+    own = _own_normalization(teacher)
     return teacher if own == IMAGENET else RenormalizedTeacher(teacher, own)
 
 
-def _normalization(model: nn.Module) -> Normalization:
-    """What the config of a model of timm says about its images."""
+def _own_normalization(model: nn.Module) -> Normalization:
+    """Return the normalization in the config of a model of timm."""
     config: dict[str, Any] = getattr(model, "pretrained_cfg", {})
     mean, std = (tuple(config.get(name) or getattr(IMAGENET, name)) for name in ("mean", "std"))
     return Normalization(mean=mean, std=std)
 
 
-def _require_published(name: str, num_classes: int) -> None:
-    """With another number of classes timm would leave out the published classifier and draw one at random."""
+def _require_same_classes(name: str, num_classes: int) -> None:
+    # With another number of classes, timm would replace the published classifier by a random one without a word.
     from timm.models import get_pretrained_cfg
 
     config = get_pretrained_cfg(name.removeprefix(_PREFIX))
@@ -97,27 +113,27 @@ def _require_published(name: str, num_classes: int) -> None:
         raise InputError(message, got=f"{name}, which knows {config.num_classes}", hint="--teacher-weights FILE")
 
 
-def _load(teacher: nn.Module, path: Path) -> None:
+def _load_weights(teacher: nn.Module, path: Path) -> None:
     from timm.models import load_state_dict
 
     if not path.is_file():
         raise InputError(f"there is no file {path}")
     try:
         teacher.load_state_dict(load_state_dict(str(path), device="cpu", weights_only=True))
-    except Exception as error:  # torch raises its own kinds for broken files and for weights that do not fit
+    except Exception as error:  # torch raises various types for broken files and for weights that do not fit
         raise InputError(f"{path} must hold the weights of the teacher", got=_first_line(error)) from error
 
 
-def _checked(teacher: nn.Module, name: str, *, image_size: int, num_classes: int) -> nn.Module:
+def _check(teacher: nn.Module, name: str, *, image_size: int, num_classes: int) -> nn.Module:
     channels = getattr(teacher, "input_shape", None) or (3,)
     try:
-        logits = answers(teacher, torch.zeros(2, channels[0], image_size, image_size))
+        logits = compute_teacher_logits(teacher, torch.zeros(2, channels[0], image_size, image_size))
     except (AssertionError, InputError, RuntimeError, ValueError) as error:
         message = f"the teacher must take images of {image_size} x {image_size}"
         raise InputError(message, got=f"{name}: {_first_line(error)}") from error
     if logits.shape != (2, num_classes):
         message = f"the teacher must know the same {num_classes} classes"
-        raise InputError(message, got=f"{name}, which answers with {tuple(logits.shape[1:])}")
+        raise InputError(message, got=f"{name}, whose output has the shape {tuple(logits.shape)}")
     return teacher
 
 

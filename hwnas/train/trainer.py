@@ -26,7 +26,7 @@ from hwnas.train.data.loader import Batch
 from hwnas.train.distributed import World
 from hwnas.train.machine import Interrupted, StopRequest, choose_threads, compiled_blocks, cpu_settings, stop_on_signals
 from hwnas.train.metrics import MetricsWriter
-from hwnas.train.models import arch_names, identity, largest_macs
+from hwnas.train.models import arch_names, largest_macs, model_identity
 from hwnas.train.recipe import EmaConfig, Recipe
 from hwnas.train.seeds import preserve_rng_state
 from hwnas.train.step import Stepper, StepResult
@@ -121,13 +121,13 @@ class Trainer:
             self.model.train()
             epochs = chain.from_iterable(self._epoch(epoch, first=0) for epoch in count())
             for step, parts in enumerate(islice(epochs, steps + 1)):
-                self._stepper.run(step, parts, self._stepper.networks(step))
+                self._stepper.run(step, parts, self._stepper.draw_networks(step))
                 ends.append(time.perf_counter())
         return median(end - before for before, end in pairwise(ends))
 
     def use_ema_weights(self) -> bool:
         """Give the model the moving average of its weights, if there is one."""
-        average = self._stepper.parts.average
+        average = self._stepper.state.ema
         if average is not None:
             self.model.load_state_dict(average.state_dict())
         return average is not None
@@ -136,31 +136,31 @@ class Trainer:
 
     def _last_checkpoint(self, *, resume: bool) -> checkpoints.TrainCheckpoint | None:
         if not resume:
-            if checkpoints.checkpoints(self.folder):
+            if checkpoints.list_checkpoints(self.folder):
                 raise InputError("a new training must not have checkpoints", got=self.folder, hint="--resume")
             return None
-        found = checkpoints.last_checkpoint(self.folder, cleaning=self.world.is_main_process)
+        found = checkpoints.last_checkpoint(self.folder, clean_up=self.world.is_main_process)
         if found is not None:
-            checkpoints.require_same(found, self._about())
+            checkpoints.require_same_training(found, self._about())
         return found
 
     @contextmanager
     def _settings(self, found: checkpoints.TrainCheckpoint | None) -> Iterator[None]:
         """Threads and matmul backend as a checkpoint has them, else as they suit this machine; generators kept."""
-        threads = choose_threads(asked=self.config.threads, macs=largest_macs(self.model) * self._part_size)
+        threads = choose_threads(requested=self.config.threads, macs=largest_macs(self.model) * self._part_size)
         self._machine = {"threads": threads, "matmul_backend": matmul_backend()}
         if found is not None:
-            self._machine = {name: found.about[name] for name in self._machine}
+            self._machine = {name: found.metadata[name] for name in self._machine}
         device = self.world.device
         _log.info("training on %s, %s", device, ", ".join(f"{name} {value}" for name, value in self._machine.items()))
-        compiled = compiled_blocks(self.model, wanted=self.config.compile, device=device)
+        compiled = compiled_blocks(self.model, mode=self.config.compile, device=device)
         with preserve_rng_state(device), cpu_settings(**self._machine), compiled:
             yield
 
     def _restore(self, found: checkpoints.TrainCheckpoint) -> None:
-        checkpoints.restore(found, self._stepper.parts)
-        if found.about["scaler"]:
-            self._stepper.scaler.load_state_dict(found.about["scaler"])
+        checkpoints.restore(found, self._stepper.state)
+        if found.metadata["scaler"]:
+            self._stepper.scaler.load_state_dict(found.metadata["scaler"])
         self._done = found.step
 
     def _trained(self, stop: StopRequest) -> TrainerResult:
@@ -181,7 +181,7 @@ class Trainer:
 
     def _run_epoch(self, epoch: int, stop: StopRequest) -> None:
         for parts in self._epoch(epoch, first=self._done - epoch * self.steps_per_epoch):
-            networks = self._stepper.networks(self._done)
+            networks = self._stepper.draw_networks(self._done)
             result = self._stepper.run(self._done, parts, networks)
             self._done += 1
             self._require_finite(result, networks)
@@ -198,7 +198,7 @@ class Trainer:
     def _after_step(self, epoch: int, result: StepResult, networks: StepNetworks, stop: StopRequest) -> None:
         """Agree with the other processes on how the step went and what is to be done; tell, save, stop."""
         due = self.world.is_main_process and time.monotonic() - self._saved_at >= 60 * self.config.checkpoint_minutes
-        stopping, saving = self.world.mean([stop.asked, due])
+        stopping, saving = self.world.mean([stop.requested, due])
         if self.world.is_main_process:
             self._tell(epoch, result, networks)
         if stopping or saving or self._done % self.steps_per_epoch == 0:
@@ -235,16 +235,16 @@ class Trainer:
 
     def _require_finite(self, result: StepResult, networks: StepNetworks) -> None:
         """The weights are still those of the step before."""
-        if not result.trouble:
+        if not result.problem:
             return
-        message = result.trouble.format(step=self._done)
+        message = result.problem.format(step=self._done)
         got = ", ".join(arch_names(self.model, networks.archs))
-        raise InputError(message, got=got, hint=checkpoints.after_divergence(self.folder))
+        raise InputError(message, got=got, hint=checkpoints.divergence_hint(self.folder))
 
     def _save(self) -> None:
         if self.world.is_main_process:
             checkpoints.require_finite(self.model, step=self._done, run=self.folder)
-            checkpoints.save_checkpoint(self.folder, self._stepper.parts, self._about())
+            checkpoints.save_checkpoint(self.folder, self._stepper.state, self._about())
         self._saved_at = time.monotonic()
 
     def _about(self) -> dict[str, Any]:
@@ -254,7 +254,7 @@ class Trainer:
             "seed": self.seed,
             "data": self.data,
             "recipe": to_mapping(self.recipe),
-            "model": identity(self.model),
+            "model": model_identity(self.model),
             "world_size": self.world.size,
             "device": self.world.device.type,
             "scaler": self._stepper.scaler.state_dict(),

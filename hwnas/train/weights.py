@@ -24,15 +24,15 @@ from hwnas.supernet.store import load_network, read_about, save_network, save_su
 from hwnas.supernet.supernet import Supernet
 
 SCHEMA = "hwnas.timm/1"
-"""The form of a model of timm in a file."""
+"""Schema of a file with a model of timm."""
 
 SUPERNET, NETWORK, MODEL = "supernet.safetensors", "network.safetensors", "model.safetensors"
-_KEY = "hwnas"
+_HEADER_KEY = "hwnas"
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpaceOrigin:
-    """A network of its own is one of a space."""
+    """Space and arch of a single network."""
 
     space: AnySpace
     arch: Arch
@@ -40,18 +40,27 @@ class SpaceOrigin:
 
 @dataclass(frozen=True, kw_only=True)
 class TimmOrigin:
-    """A model is one of timm's, for these images and classes."""
+    """Name of a model in timm, with its image size and number of classes."""
 
     name: str
     image_size: int
     num_classes: int
 
 
-Origin = SpaceOrigin | TimmOrigin
+WeightsOrigin = SpaceOrigin | TimmOrigin
 
 
-def save_weights(model: nn.Module, folder: Path, origin: Origin | None = None) -> Path:
-    """Write the weights of a model to a run folder; all but a supernet need to say where they come from."""
+def save_weights(model: nn.Module, folder: Path, origin: WeightsOrigin | None = None) -> Path:
+    """Write the weights of a model to a run.
+
+    Args:
+        model: A supernet, a network of a space or a model of timm.
+        folder: Folder of the run.
+        origin: What the model is, which is stored with it; a supernet needs none.
+
+    Returns:
+        The file.
+    """
     if isinstance(model, Supernet):
         save_supernet(model, folder / SUPERNET)
         return folder / SUPERNET
@@ -60,35 +69,32 @@ def save_weights(model: nn.Module, folder: Path, origin: Origin | None = None) -
         return folder / NETWORK
     if isinstance(origin, TimmOrigin):
         return _save_timm(model, folder / MODEL, origin)
-    raise InputError("a network can only be saved with its space and arch, or its name in timm", got=origin)
+    raise InputError("a network must be saved with its space and arch, or with its name in timm", got=origin)
 
 
 def load_model(path: Path) -> nn.Module:
-    """A network of a space or a model of timm, from a file of a training or from its run folder.
+    """Load a network of a space or a model of timm.
 
-    Either says by `input_shape` what images it takes.
+    Args:
+        path: File of the weights, or the run of a training.
+
+    Returns:
+        The model, whose `input_shape` is that of the images that it takes.
+
+    Raises:
+        InputError: There is no file of a single network, or it is broken.
     """
     file = weights_file(path)
     about = read_about(file)
     return _load_timm(file, about) if about.get("schema") == SCHEMA else load_network(file).network
 
 
-def origin_of(path: Path) -> Origin:
-    """What a file of one network, or that of a run folder, says that it holds."""
-    file = weights_file(path)
-    about = read_about(file)
-    if about.get("schema") == SCHEMA:
-        return _timm_origin(about)
-    stored = load_network(file)
-    return SpaceOrigin(space=stored.space, arch=stored.arch)
-
-
 def weights_file(path: Path) -> Path:
-    """The file of one network: itself, or that of a run folder."""
+    """Return the file of a single network: the path itself, or that of a run."""
     file = next((path / name for name in (NETWORK, MODEL) if (path / name).is_file()), path)
     if not file.is_file():
         hint = f"a run that holds {NETWORK} or {MODEL}"
-        raise InputError("there must be a file of one network", got=path, hint=hint)
+        raise InputError("there must be a file of a single network", got=path, hint=hint)
     return file
 
 
@@ -100,22 +106,18 @@ def _save_timm(model: nn.Module, path: Path, origin: TimmOrigin) -> Path:
         "num_classes": origin.num_classes,
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    write_atomic(path, safetensors.torch.save(tensors, {_KEY: json.dumps(about)}))
+    write_atomic(path, safetensors.torch.save(tensors, {_HEADER_KEY: json.dumps(about)}))
     return path
 
 
 def _load_timm(path: Path, about: dict[str, Any]) -> nn.Module:
     from hwnas.train.models import create_timm_model
 
-    origin = _timm_origin(about)
+    origin = from_mapping(TimmOrigin, {key: value for key, value in about.items() if key != "schema"})
     model = create_timm_model(origin.name, image_size=origin.image_size, num_classes=origin.num_classes)
     try:
         model.load_state_dict(safetensors.torch.load_file(path))
     except RuntimeError as error:
-        raise InputError(f"the weights in {path} do not fit what it says they are", got=error) from error
+        raise InputError(f"the weights in {path} must be those of {origin.name}", got=error) from error
     model.input_shape = (3, origin.image_size, origin.image_size)  # type: ignore[assignment]
     return model
-
-
-def _timm_origin(about: dict[str, Any]) -> TimmOrigin:
-    return from_mapping(TimmOrigin, {key: value for key, value in about.items() if key != "schema"})

@@ -47,7 +47,7 @@ def test_a_network_that_was_judged_is_known_by_its_id(run: Path) -> None:
     (found,) = evaluate(run, [before.arch_id[:12].upper()]).networks
     assert (found.arch, found.top1) == (before.arch, before.top1)
     assert evaluate(run, [SPACE.arch_id(SPACE.largest())]).networks[0].arch == SPACE.largest().to_mapping()
-    with pytest.raises(InputError, match="no network with this id has been judged") as caught:
+    with pytest.raises(InputError, match="no network with this id was evaluated") as caught:
         evaluate(run, ["0" * 12])
     assert str(caught.value.hint).startswith(f"hwnas evaluate {run} ")
 

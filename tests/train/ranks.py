@@ -35,7 +35,7 @@ def main(run: Path) -> None:
             folder.mkdir(exist_ok=True)
             trainer = toy_trainer(folder, space, recipe, world=world)
             trainer.run()
-            world.wait()
+            world.barrier()
             save_file(weights(trainer.model), str(folder / f"rank{world.rank}.safetensors"))
 
 

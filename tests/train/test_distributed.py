@@ -63,10 +63,10 @@ def test_only_the_first_process_writes(runs: Path) -> None:
 def test_one_process_alone_changes_no_gradient() -> None:
     layer = nn.Linear(2, 2)
     layer.weight.grad = torch.ones(2, 2)
-    World().finish_gradients(layer.parameters(), unused_weights="skip")
+    World().average_gradients(layer.parameters(), unused_weights="skip")
     assert torch.equal(layer.weight.grad, torch.ones(2, 2))
     assert layer.bias.grad is None
-    World().finish_gradients(layer.parameters(), unused_weights="decay")
+    World().average_gradients(layer.parameters(), unused_weights="decay")
     assert layer.bias.grad is not None
     assert not layer.bias.grad.any()
 

@@ -11,7 +11,7 @@ from hwnas.train.options import TrainOptions, resolved
 from hwnas.train.presets import MICRO
 
 CONFIG = resolved(TrainOptions(space="autoformer-micro", data="digits"), num_classes=10)
-NEED = MemoryEstimate(state_bytes=10_000_000, activation_bytes=1_000_000, images=128, free_bytes=200_000_000)
+NEED = MemoryEstimate(state_bytes=10_000_000, activation_bytes=1_000_000, num_images=128, free_bytes=200_000_000)
 
 
 def test_what_fits_needs_no_words() -> None:
@@ -21,18 +21,18 @@ def test_what_fits_needs_no_words() -> None:
 
 
 def test_a_warning_names_the_batch_that_fits() -> None:
-    told = memory_warning(replace(NEED, free_bytes=50_000_000), MICRO)
-    assert told is not None
-    assert told.startswith(
-        "needs about 138 MB of memory, 50 MB are free; try --set grad_accum_steps=4: 128 images a step"
+    warning = memory_warning(replace(NEED, free_bytes=50_000_000), MICRO)
+    assert warning is not None
+    assert warning.startswith(
+        "needs about 138 MB of memory, 50 MB are free; try --set grad_accum_steps=4: 128 images per step"
     )
-    told = memory_warning(replace(NEED, free_bytes=10_500_000), MICRO)
-    assert told is not None
-    assert told.endswith("try a smaller --batch")
+    warning = memory_warning(replace(NEED, free_bytes=10_500_000), MICRO)
+    assert warning is not None
+    assert warning.endswith("try a smaller --batch")
 
 
 def test_weights_that_do_not_fit_are_an_error() -> None:
-    with pytest.raises(InputError, match="what the optimizer keeps must fit") as caught:
+    with pytest.raises(InputError, match="optimizer.s state must fit") as caught:
         memory_warning(replace(NEED, free_bytes=5_000_000), MICRO)
     assert caught.value.got == "10 MB, of which 5 MB are free"
 
@@ -40,4 +40,4 @@ def test_weights_that_do_not_fit_are_an_error() -> None:
 def test_an_allocation_that_fails_says_which_batch_would_fit() -> None:
     with pytest.raises(InputError, match="128 images at once must fit") as caught, explain_out_of_memory(CONFIG):
         torch.empty(1 << 45, dtype=torch.uint8)
-    assert caught.value.hint == "--set grad_accum_steps=2: 128 images a step as before, 64 at once"
+    assert caught.value.hint == "--set grad_accum_steps=2: 128 images per step as before, 64 at once"

@@ -19,14 +19,14 @@ def test_a_checkpoint_keeps_all_that_an_optimizer_knows(name: str, tmp_path: Pat
 
     def trained(training: Stepper, steps: range) -> None:
         for step in steps:
-            training.run(step, [batches[step]], training.networks(step))
+            training.run(step, [batches[step]], training.draw_networks(step))
 
     whole = stepper(AUTOFORMER, recipe)
     trained(whole, range(3))
-    path = save_checkpoint(tmp_path, TrainState(model=whole.parts.model, optimizer=whole.parts.optimizer), {"step": 3})
+    path = save_checkpoint(tmp_path, TrainState(model=whole.state.model, optimizer=whole.state.optimizer), {"step": 3})
     trained(whole, range(3, 6))
     resumed = stepper(AUTOFORMER, recipe)
-    restore(read_checkpoint(path), resumed.parts)
+    restore(read_checkpoint(path), resumed.state)
     trained(resumed, range(3, 6))
     assert_same(weights(resumed.model), weights(whole.model))
 

@@ -58,9 +58,9 @@ def test_what_networks_begin_with_runs_once() -> None:
 def test_values_are_kept_for_the_next_pass_batch_by_batch() -> None:
     kept = PrefixCache(1 << 20)
     for batch in (0, 1):
-        dict(tree_of((1, 2, 3))[0].run(IMAGES + batch, batch=batch, kept=kept))
+        dict(tree_of((1, 2, 3))[0].run(IMAGES + batch, batch=batch, cache=kept))
     tree, runs = tree_of((1, 2, 4), (1, 5))
-    outputs = dict(tree.run(IMAGES, batch=0, kept=kept))
+    outputs = dict(tree.run(IMAGES, batch=0, cache=kept))
     assert runs == {4: 1, 5: 1}
     assert torch.equal(outputs["(1, 2, 4)"], plain((1, 2, 4)))
     assert kept.nbytes == 4 * IMAGES.nbytes

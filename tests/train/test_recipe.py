@@ -91,8 +91,8 @@ def test_values_are_changed_by_dotted_keys() -> None:
         ("optimiser.lr", "1", r"key 'optimiser' is not known"),
         ("optimizer.lr", "fast", r"optimizer.lr must be a number"),
         ("precision", "fp8", r"precision: 'fp8' is not known"),
-        ("optimizer", "1", r"by its whole name"),
-        ("epochs.more", "1", r"by its whole name"),
+        ("optimizer", "1", r"by its full name"),
+        ("epochs.more", "1", r"by its full name"),
         ("epochs", "0", r"must be at least 1"),
         ("epochs", "1", r"warmup_epochs must be less than epochs"),
         ("regularization.drop_path", "1.0", r"drop_path must be 0 to 1"),
@@ -137,7 +137,7 @@ def test_parts_of_a_step_must_be_whole_and_even() -> None:
     assert with_overrides(MICRO, {"grad_accum_steps": "2", "batch_size": "64"}).microbatch_size(4) == 8
     with pytest.raises(InputError, match="divide into equal parts"):
         with_overrides(MICRO, {"grad_accum_steps": "3"}).microbatch_size(1)
-    with pytest.raises(InputError, match="even ones where images are mixed"):
+    with pytest.raises(InputError, match="of even size if images are mixed"):
         with_overrides(MICRO, {"mix.mixup": "0.8", "batch_size": "9"}).microbatch_size(1)
 
 

@@ -12,8 +12,8 @@ from hwnas.train.sampling import (
     SamplingConfig,
     WideningSampler,
     make_sampler,
-    search_identity,
-    with_identities,
+    sample_with_identities,
+    search_identity_prob,
 )
 from hwnas.train.seeds import generator
 from tests.train.toys import AUTOFORMER, RESNAS, TWINS, VITAS, VITAS_ANYWHERE
@@ -117,7 +117,7 @@ def test_identities_are_independent_where_they_may_be_anywhere() -> None:
 
 
 def test_stages_of_twins_have_identities_of_their_own() -> None:
-    rows = with_identities(TWINS, rng(), count=4000, probability=0.4)
+    rows = sample_with_identities(TWINS, rng(), count=4000, probability=0.4)
     assert (TWINS.values(rows, "depth")[:, 0] == 2).mean() == pytest.approx(0.36, abs=0.03)
 
 
@@ -125,7 +125,7 @@ def test_stages_of_twins_have_identities_of_their_own() -> None:
 def test_published_probabilities_give_the_lower_end_of_their_budget(probability: float, macs: float) -> None:
     # The official search raises the mean in steps of 0.01 until it is in the budget, by the official count.
     space = SPACES.get("vitas-deit-small")
-    rows = with_identities(space, rng(), count=3000, probability=probability)
+    rows = sample_with_identities(space, rng(), count=3000, probability=probability)
     official = space.official(rows)
     assert official is not None
     assert official.macs.mean() == pytest.approx(macs, rel=0.015)
@@ -134,7 +134,7 @@ def test_published_probabilities_give_the_lower_end_of_their_budget(probability:
 @pytest.mark.parametrize("name", ["vitas-deit-small", "vitas-deit-small-shifted", "vitas-twins-small"])
 def test_the_search_centres_the_mean_in_the_budget(name: str) -> None:
     space = SPACES.get(name)
-    middle = float(space.costs(with_identities(space, rng(), count=500, probability=0.4)).macs.mean())
+    middle = float(space.costs(sample_with_identities(space, rng(), count=500, probability=0.4)).macs.mean())
     config = SamplingConfig(budget="identity", macs_low=int(0.8 * middle), macs_high=int(1.2 * middle))
     sampler = make_sampler(space, config, seed=1)
     macs = space.costs(sampler.draw(rng(9), count=3000, epoch=0)).macs
@@ -143,7 +143,7 @@ def test_the_search_centres_the_mean_in_the_budget(name: str) -> None:
 
 def test_a_mean_out_of_reach_is_an_error() -> None:
     with pytest.raises(InputError, match=r"centre of the budget must be a mean that tiny-vitas-last can have"):
-        search_identity(VITAS, mean_macs=1e12, rng=rng())
+        search_identity_prob(VITAS, mean_macs=1e12, rng=rng())
 
 
 def test_a_budget_by_rejection_holds_for_every_network() -> None:
@@ -158,7 +158,7 @@ def test_a_budget_by_rejection_holds_for_every_network() -> None:
 
 def test_a_budget_that_nothing_fits_is_an_error() -> None:
     config = SamplingConfig(budget="reject", macs_low=1, macs_high=2)
-    with pytest.raises(InputError, match=r"networks with 1 to 2 MACs must be among those that are drawn"):
+    with pytest.raises(InputError, match=r"the drawn networks must have 1 to 2 MACs"):
         make_sampler(AUTOFORMER, config, seed=0).draw(rng(), count=1, epoch=0)
 
 
@@ -171,11 +171,11 @@ def test_identities_need_a_space_that_has_them(space: AnySpace) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"identity_prob": 1.0}, "probability below 1"),
+        ({"identity_prob": 1.0}, "at least 0 and below 1"),
         ({"budget": "reject"}, "macs_low <= macs_high"),
         ({"widening_epochs": -1}, "0 or more"),
-        ({"widening_epochs": 3, "identity_prob": 0.2}, "do not go together"),
-        ({"distinct": True, "budget": "reject", "macs_high": 1}, "do not go together with drawing again"),
+        ({"widening_epochs": 3, "identity_prob": 0.2}, "cannot be combined"),
+        ({"distinct": True, "budget": "reject", "macs_high": 1}, "cannot be combined with drawing again"),
     ],
 )
 def test_settings_that_cannot_work(changes: dict[str, Any], message: str) -> None:

@@ -42,8 +42,8 @@ def test_parts_of_a_step_add_up_to_the_whole() -> None:
         Batch(*(part[4 * n : 4 * n + 4] for part in (batch.images, batch.labels, batch.indices))) for n in range(4)
     ]
     one, other = stepper(AUTOFORMER, whole), stepper(AUTOFORMER, parts)
-    result = one.run(0, [batch], one.networks(0))
-    accumulated = other.run(0, pieces, other.networks(0))
+    result = one.run(0, [batch], one.draw_networks(0))
+    accumulated = other.run(0, pieces, other.draw_networks(0))
     assert accumulated.loss == pytest.approx(result.loss, rel=1e-5)
     for name, tensor in weights(one.model).items():
         torch.testing.assert_close(weights(other.model)[name], tensor, rtol=1e-5, atol=1e-6)
@@ -66,11 +66,11 @@ def test_the_average_is_of_all_weights_so_far() -> None:
     training, batch = stepper(AUTOFORMER, recipe), one_batch(recipe)
     expected: dict[str, Tensor] = {}
     for step in range(3):
-        training.run(step, [batch], training.networks(step))
+        training.run(step, [batch], training.draw_networks(step))
         for name, tensor in weights(training.model).items():
             expected[name] = tensor if step == 0 else 0.75 * expected[name] + 0.25 * tensor
-    assert training.parts.average is not None
-    for name, tensor in weights(training.parts.average).items():
+    assert training.state.ema is not None
+    for name, tensor in weights(training.state.ema).items():
         torch.testing.assert_close(tensor, expected[name])
 
 
@@ -79,7 +79,7 @@ def test_what_becomes_of_weights_that_no_network_used(unused_weights: Any) -> No
     recipe = toy_recipe(unused_weights=unused_weights, optimizer=OptimizerConfig(lr=0.1, weight_decay=0.5))
     training, batch = stepper(VITAS, recipe), one_batch(recipe, VITAS)
     before = weights(training.model)
-    networks = training.networks(0)
+    networks = training.draw_networks(0)
     training.run(0, [batch], networks)
     stem = VITAS.config.patch_sizes.index(networks.archs[0].patch_size)  # type: ignore[attr-defined]
     idle = f"shared.stems.{1 - stem}.patch_embed.weight"
@@ -107,7 +107,7 @@ def test_weights_that_are_exempt_do_not_decay() -> None:
     recipe = toy_recipe(optimizer=OptimizerConfig(lr=0.1, weight_decay=0.5, no_weight_decay=("class_token",)))
     training = stepper(VITAS, replace(recipe, unused_weights="decay"))
     before = weights(training.model)
-    networks = training.networks(0)
+    networks = training.draw_networks(0)
     training.run(0, [one_batch(recipe, VITAS)], networks)
     stem = 1 - VITAS.config.patch_sizes.index(networks.archs[0].patch_size)  # type: ignore[attr-defined]
     after = weights(training.model)
@@ -135,7 +135,7 @@ def test_a_teacher_is_asked_for_the_mixed_images() -> None:
     teacher.register_forward_hook(lambda _, inputs, __: asked.append(inputs[0]))
     training = stepper(AUTOFORMER, recipe, teacher=teacher)
     batch = one_batch(recipe)
-    losses = [training.run(step, [batch], training.networks(step)).loss for step in range(30)]
+    losses = [training.run(step, [batch], training.draw_networks(step)).loss for step in range(30)]
     assert len(asked) == 30
     assert not torch.equal(asked[0], batch.images)
     assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
@@ -147,7 +147,7 @@ def test_rates_follow_warm_up_and_cosine() -> None:
     recipe = replace(recipe, schedule=replace(recipe.schedule, warmup_epochs=2, warmup_lr=0.0, min_lr=0.0))
     recipe = replace(recipe, optimizer=OptimizerConfig(lr=1.0, lr_base_size=8))  # batches of 16: twice
     training, batch = stepper(AUTOFORMER, recipe, steps_per_epoch=2), one_batch(recipe)
-    rates = [training.run(step, [batch], training.networks(step)).lr for step in range(20)]
+    rates = [training.run(step, [batch], training.draw_networks(step)).lr for step in range(20)]
     assert rates[:4] == pytest.approx([0.0, 0.5, 1.0, 1.5])
     assert rates[10] == pytest.approx(1.0)  # half of all steps: cosine of a right angle
     assert rates[4:] == sorted(rates[4:], reverse=True)

@@ -90,7 +90,7 @@ def test_sandwich_gradients_are_those_of_largest_and_pupils() -> None:
     recipe = strategy_recipe("sandwich", num_networks=1, temperature=2.0)
     supernet = build_supernet(AUTOFORMER, recipe, seed=0).train()
     strategy, taught = make_strategy(supernet, recipe, seed=0), lesson(AUTOFORMER)
-    networks = strategy.networks(numbers(), epoch=0)
+    networks = strategy.draw(numbers(), epoch=0)
     assert networks.archs[:2] == (AUTOFORMER.largest(), AUTOFORMER.smallest())
     assert len(networks.archs) == len(networks.macs) == 3
     for loss in strategy.losses(taught, networks):
@@ -119,7 +119,7 @@ def test_bilateral_sums_the_logits_of_both_sides() -> None:
     recipe = strategy_recipe("bilateral")
     supernet = build_supernet(VITAS, recipe, seed=0)
     strategy, taught = make_strategy(supernet, recipe, seed=0), lesson(VITAS)
-    networks = strategy.networks(numbers(), epoch=0)
+    networks = strategy.draw(numbers(), epoch=0)
     (loss,) = strategy.losses(taught, networks)
     assert isinstance(supernet, VitasSupernet)
     sides = supernet(taught.mixed.images, networks.archs[0], side="left") + supernet.from_side("right")(
@@ -132,7 +132,7 @@ def test_several_networks_share_the_images() -> None:
     recipe = strategy_recipe("several", num_networks=2)
     supernet = build_supernet(AUTOFORMER, recipe, seed=0)
     strategy, taught = make_strategy(supernet, recipe, seed=0), lesson(AUTOFORMER)
-    networks = strategy.networks(numbers(), epoch=0)
+    networks = strategy.draw(numbers(), epoch=0)
     (loss,) = strategy.losses(taught, networks)
     parts = [
         F.cross_entropy(supernet(taught.mixed.images[number::2], arch), taught.mixed.targets[number::2])
@@ -148,7 +148,7 @@ def test_sorting_leaves_the_network_of_the_widest_choices_as_it_is() -> None:
     for recipe in (sorting, plain):
         batch = next(toy_loader(RESNAS, recipe).epoch(0))
         training = stepper(RESNAS, recipe, steps_per_epoch=1)
-        results.append([training.run(step, [batch], training.networks(step)).loss for step in range(2)])
+        results.append([training.run(step, [batch], training.draw_networks(step)).loss for step in range(2)])
     # In the first epochs all networks are the largest one, which sorting does not change: nor do its two first steps.
     assert results[0] == pytest.approx(results[1], rel=1e-5)
 
@@ -160,7 +160,7 @@ def test_units_are_sorted_while_choices_widen_and_not_after(monkeypatch: pytest.
     training, batch = stepper(RESNAS, recipe, steps_per_epoch=2), next(toy_loader(RESNAS, recipe).epoch(0))
     for step in range(12):
         before = len(seen)
-        training.run(step, [batch], training.networks(step))
+        training.run(step, [batch], training.draw_networks(step))
         assert len(seen) - before == (step in (0, 2, 4, 6))  # the starts of epochs 0 to 3
 
 
@@ -195,5 +195,5 @@ def test_batch_norms_of_the_supernet_move() -> None:
     training, batch = stepper(RESNAS, strategy_recipe("single")), next(toy_loader(RESNAS, toy_recipe()).epoch(0))
     assert isinstance(training.model, ResNasSupernet)
     before = weights(training.model)["shared.stem.conv1.norm.running_mean"]
-    training.run(0, [batch], training.networks(0))
+    training.run(0, [batch], training.draw_networks(0))
     assert not torch.equal(weights(training.model)["shared.stem.conv1.norm.running_mean"], before)

@@ -65,11 +65,11 @@ def test_published_weights_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatc
 
 
 def test_bad_teachers_are_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="must have weights"):
+    with pytest.raises(InputError, match="needs weights"):
         load_teacher(NAME, image_size=32, num_classes=3)
     with pytest.raises(UnknownNameError, match="test_vitt"):
         load_teacher("timm:test_vitt", image_size=32, num_classes=3, pretrained=True)
-    with pytest.raises(InputError, match="a file of one network"):
+    with pytest.raises(InputError, match="a file of a single network"):
         load_teacher(str(tmp_path), image_size=32, num_classes=3)
     with pytest.raises(InputError, match="there is no file"):
         load_teacher(NAME, image_size=32, num_classes=3, checkpoint=tmp_path / "none.pth")

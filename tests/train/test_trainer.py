@@ -15,7 +15,7 @@ import torch
 from hwnas.errors import InputError
 from hwnas.progress import NullReporter, ProgressEvent, TrainingProgress
 from hwnas.supernet.matmul import VARIABLE
-from hwnas.train.checkpoint import FOLDER, checkpoints, read_checkpoint
+from hwnas.train.checkpoint import FOLDER, list_checkpoints, read_checkpoint
 from hwnas.train.data.loader import Batch
 from hwnas.train.machine import Interrupted, compiled_blocks
 from hwnas.train.metrics import METRICS, read_metrics
@@ -76,13 +76,13 @@ def test_resuming_in_mid_epoch_is_exact(space: Any, recipe: Recipe, tmp_path: Pa
     whole = finished(tmp_path / "whole", recipe, space)
     with pytest.raises(OSError, match="disk is gone"):
         finished(tmp_path / "cut", recipe, space, batches=batches_of(Ending, recipe, space), config=EVERY_STEP)
-    assert [path.name for path in checkpoints(tmp_path / "cut")] == [
+    assert [path.name for path in list_checkpoints(tmp_path / "cut")] == [
         "step-000000007.safetensors",
         "step-000000008.safetensors",
     ]
     resumed = finished(tmp_path / "cut", recipe, space)
     assert_same(weights(resumed.model), weights(whole.model))
-    assert_same(weights(resumed._stepper.parts.average), weights(whole._stepper.parts.average))  # type: ignore[arg-type]
+    assert_same(weights(resumed._stepper.state.ema), weights(whole._stepper.state.ema))  # type: ignore[arg-type]
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
 
 
@@ -111,7 +111,7 @@ def test_a_signal_stops_after_a_step_and_saves(tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Interrupted, match=r"stopped after step 9 of 18; the state is saved in .*run"):
         finished(tmp_path / "run", RECIPE, batches=batches_of(Signalled, RECIPE))
-    assert read_checkpoint(checkpoints(tmp_path / "run")[-1]).step == 9
+    assert read_checkpoint(list_checkpoints(tmp_path / "run")[-1]).step == 9
     assert signal.getsignal(signal.SIGTERM) is before
     whole, resumed = finished(tmp_path / "whole", RECIPE), finished(tmp_path / "run", RECIPE)
     assert_same(weights(resumed.model), weights(whole.model))
@@ -142,7 +142,7 @@ def test_metrics_have_a_row_for_each_step(tmp_path: Path) -> None:
     assert [row["epoch"] for row in rows] == [step // 6 for step in range(18)]
     assert rows[0].keys() == {"step", "epoch", "loss", "lr", "images_per_s", "macs", "grad_norm"}
     stepper = toy_trainer(tmp_path, AUTOFORMER, RECIPE)._stepper
-    networks = [stepper.networks(step).archs[0] for step in range(18)]
+    networks = [stepper.draw_networks(step).archs[0] for step in range(18)]
     assert [row["macs"] for row in rows] == [[AUTOFORMER.workload(arch).macs] for arch in networks]
 
 
@@ -156,7 +156,7 @@ def test_half_a_row_of_metrics_is_dropped(tmp_path: Path) -> None:
 
 
 def all_finite(run: Path) -> bool:
-    tensors = [tensor for path in checkpoints(run) for tensor in read_checkpoint(path).tensors.values()]
+    tensors = [tensor for path in list_checkpoints(run) for tensor in read_checkpoint(path).tensors.values()]
     return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
 
 
@@ -169,7 +169,7 @@ def test_a_loss_that_is_no_number_ends_the_training(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"the loss must be finite, but that of step \d+ is nan") as caught:
         trainer.run()
     step = int(str(caught.value).split("that of step ")[1].split()[0])
-    arch = trainer._stepper.networks(step - 1).archs[0]
+    arch = trainer._stepper.draw_networks(step - 1).archs[0]
     assert str(caught.value.got) == f"arch {AUTOFORMER.arch_id(arch)}"
     assert all_finite(tmp_path / "run")
 
@@ -205,7 +205,7 @@ def test_a_new_training_needs_a_folder_without_checkpoints(tmp_path: Path) -> No
 
 def test_a_broken_checkpoint_is_named(tmp_path: Path) -> None:
     finished(tmp_path, toy_recipe())
-    newest = checkpoints(tmp_path)[-1]
+    newest = list_checkpoints(tmp_path)[-1]
     newest.write_bytes(newest.read_bytes()[:100])
     with pytest.raises(InputError, match=r"step-000000018.safetensors cannot be read as a checkpoint"):
         finished(tmp_path, toy_recipe())
@@ -213,7 +213,7 @@ def test_a_broken_checkpoint_is_named(tmp_path: Path) -> None:
 
 def test_threads_and_matmul_backend_of_the_checkpoint_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     finished(tmp_path, toy_recipe())
-    about = read_checkpoint(checkpoints(tmp_path)[-1]).about
+    about = read_checkpoint(list_checkpoints(tmp_path)[-1]).metadata
     assert about["threads"] == 1
     assert about["matmul_backend"] in ("default", "onednn")
     seen: list[tuple[int, str]] = []
@@ -296,6 +296,6 @@ def test_blocks_may_be_compiled_once_each() -> None:
 
     network = build_network(AUTOFORMER, AUTOFORMER.largest(), single_network_recipe(toy_recipe()), seed=0)
     with limits.patch(recompile_limit=1):  # monkeypatch would delete it in the end: later tests would not compile
-        with compiled_blocks(network, wanted="blocks", device=torch.device("cpu")):
+        with compiled_blocks(network, mode="blocks", device=torch.device("cpu")):
             assert limits.recompile_limit == len(network.segments()) > 1
         assert limits.recompile_limit == 1

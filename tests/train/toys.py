@@ -91,7 +91,7 @@ def stepper(space: AnySpace, recipe: Recipe, *, model: nn.Module | None = None, 
 
 
 def first_step(stepper: Stepper, batch: Batch) -> StepResult:
-    return stepper.run(0, [batch], stepper.networks(0))
+    return stepper.run(0, [batch], stepper.draw_networks(0))
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
