@@ -109,6 +109,24 @@ def parse_json(text: str, *, source: str) -> object:
         raise InputError(f"{source} is nested too deeply to be read") from error
 
 
+def require_schema(
+    schema: object, *, expected: str, source: str, hint: str = "read it with the version of hwnas that wrote it"
+) -> None:
+    """Require that a file has the schema that this version reads.
+
+    Args:
+        schema: The schema that the file states.
+        expected: The schema to read.
+        source: Name of the file in the error message.
+        hint: Remedy.
+
+    Raises:
+        InputError: The file has another schema.
+    """
+    if schema != expected:
+        raise InputError(f"{source} has an unsupported schema", got=shown(schema), known=[expected], hint=hint)
+
+
 def shown(value: object) -> str:
     """Format a value for an error message: as JSON if possible, and round_last_bits."""
     try:
@@ -159,7 +177,7 @@ def _convert(hint: Any, value: object, where: str) -> Any:
         return _convert_tuple(arguments, value, where)
     if origin is Mapping:
         return _convert_mapping(arguments[1], value, where)
-    if hint is Any:
+    if hint in (Any, object):
         return value
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return from_mapping(hint, value, where=where)

@@ -16,7 +16,7 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
-from hwnas.config import from_mapping, load_json, shown, to_mapping
+from hwnas.config import from_mapping, load_json, require_schema, shown, to_mapping
 from hwnas.errors import InputError
 
 _log = logging.getLogger(__name__)
@@ -303,9 +303,7 @@ def _cannot(done: str, path: Path, error: OSError) -> InputError:
 def _parse(data: object, *, source: str) -> Manifest:
     if not isinstance(data, Mapping) or "schema" not in data:
         raise InputError(f"{source} is not the manifest of a run", got=shown(data))
-    if data["schema"] != SCHEMA:
-        hint = "read it with the version of hwnas that wrote it"
-        raise InputError(f"{source} has another form", got=data["schema"], known=[SCHEMA], hint=hint)
+    require_schema(data["schema"], expected=SCHEMA, source=source)
     origin = from_mapping(_Origin, {name: data[name] for name in data if name not in ("config", "seeds")})
     return Manifest(
         schema=origin.schema,

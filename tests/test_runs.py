@@ -163,7 +163,7 @@ def test_a_folder_without_a_manifest_is_no_run(tmp_path: Path) -> None:
         ("{", "is not JSON"),
         ("[]", "is not the manifest of a run"),
         ('{"command": []}', "is not the manifest of a run"),
-        ('{"schema": "hwnas.run/999"}', "has another form"),
+        ('{"schema": "hwnas.run/999"}', "has an unsupported schema"),
         ('{"schema": "hwnas.run/1"}', "created_utc is missing"),
     ],
 )

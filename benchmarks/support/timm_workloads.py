@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hwnas.errors import InputError
-from hwnas.records.workloads import SCHEMA, plain_operations, workload_from
+from hwnas.records.workloads import SCHEMA, operations_to_mappings, workload_from_mappings
 from hwnas.runs import package_versions, write_atomic
 from hwnas.workload import Workload
 
@@ -27,7 +27,7 @@ def timm_workload(name: str, *, image_size: int, folder: Path) -> Workload | Non
         data = _traced(name, image_size)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, json.dumps(data, separators=(",", ":")))
-    return None if "failure" in data else workload_from(data["operations"])
+    return None if "failure" in data else workload_from_mappings(data["operations"])
 
 
 def _traced(name: str, image_size: int) -> dict[str, Any]:
@@ -37,4 +37,4 @@ def _traced(name: str, image_size: int) -> dict[str, Any]:
         workload = build_timm(name, image_size=image_size).workload()
     except InputError as error:
         return {"failure": str(error)}
-    return {"operations": plain_operations(workload)}
+    return {"operations": operations_to_mappings(workload)}

@@ -118,21 +118,21 @@ def _run(
     runtime = choose_runtime(plan, device, reporter)
     following: Plan | None = plan
     with ExitStack() as stack:
-        processes = WorkerPair(place.start)
-        stack.callback(processes.close)
+        workers = WorkerPair(place.start)
+        stack.callback(workers.close)
         opener = StoreOpener(
             out=options.out,
             new=options.new,
-            named=options.out != Path(PROFILES),
+            explicit=options.out != Path(PROFILES),
             device=device,
-            place=place,
-            processes=processes,
+            environment=place,
+            workers=workers,
             reporter=reporter,
         )
         stores = opener.open(plan.with_runtime(runtime))
         for store in stores.values():
             stack.callback(store.close)
-        campaign = Campaign(stores, processes, pairs=plan.pairs, seed=plan.seed, retry=options.retry)
+        campaign = Campaign(stores, workers, pairs=plan.pairs, seed=plan.seed, retry=options.retry)
         paths = [store.path for store in stores.values()]
         results: list[CampaignResult] = []
         size = 0

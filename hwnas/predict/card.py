@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hwnas.config import from_mapping, load_json, shown, to_mapping
+from hwnas.config import from_mapping, load_json, require_schema, shown, to_mapping
 from hwnas.errors import InputError, unknown
 from hwnas.metrics import MEASURED_METRICS, Metric
 from hwnas.predict.metrics import Scores, best_spearman
@@ -164,9 +164,8 @@ def card_from_json(data: object, *, source: str) -> Card:
     """A card from plain values; another form, or a value of another type, is an error."""
     if not isinstance(data, dict) or "schema" not in data:
         raise InputError(f"{source} must hold the card of a predictor", got=shown(data))
-    if data["schema"] != SCHEMA:
-        hint = "fit again with this version of hwnas, or read it with the one that wrote it"
-        raise InputError(f"{source} has another form", got=shown(data["schema"]), known=[SCHEMA], hint=hint)
+    hint = "fit again with this version of hwnas, or read it with the one that wrote it"
+    require_schema(data["schema"], expected=SCHEMA, source=source, hint=hint)
     environment = data.get("environment")
     if not isinstance(environment, dict) or not all(isinstance(value, str) for value in environment.values()):
         raise InputError(f"{source}: environment must be a table of texts", got=shown(environment))

@@ -99,7 +99,8 @@ class NetworkTimer:
         runner = require_runner(setting)
         _require_writable_cache(setting)
         notes = (self._open_nvml(),) if device_of(setting).kind == "gpu" else ()
-        return WorkerFacts(process_id=self.process_id, runtime=runner.facts(setting), notes=tuple(filter(None, notes)))
+        runtime = {str(name): str(value) for name, value in runner.facts(setting).items()}
+        return WorkerFacts(process_id=self.process_id, runtime=runtime, notes=tuple(filter(None, notes)))
 
     def measure(self, task: MeasurementTask, *, network: Network | None = None) -> TaskResult:
         """Measure one network.

@@ -8,11 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from hwnas.config import from_mapping, parse_json, shown, to_mapping
+from hwnas.config import from_mapping, parse_json, require_schema, shown, to_mapping
 from hwnas.devices import resolve
 from hwnas.errors import InputError, UsageError, unknown
 from hwnas.metrics import RUNTIMES, Deployment
@@ -22,7 +21,6 @@ from hwnas.profile.subjects import select_subjects
 from hwnas.profile.timing import PAIRS
 from hwnas.records import Setting, Subject
 from hwnas.records.manifest import CampaignSession
-from hwnas.records.measurement import parse_subject, require_schema
 from hwnas.runs import Environment, environment, write_atomic
 from hwnas.space import SPACES
 
@@ -248,7 +246,11 @@ def load_plan(path: Path) -> Plan:
     head = _parse_head(lines[0], source=f"{path}, line 1")
     if len(lines) - 1 != head.num_tasks:
         raise InputError(f"{path} must hold {head.num_tasks} tasks", got=len(lines) - 1, hint="copy it again")
-    tasks = tuple(_parse_task(line, source=f"{path}, line {number}") for number, line in enumerate(lines[1:], start=2))
+    sources = [f"{path}, line {number}" for number in range(2, len(lines) + 1)]
+    tasks = tuple(
+        from_mapping(PlannedTask, parse_json(line, source=source), where=f"{source}: task")
+        for source, line in zip(sources, lines[1:], strict=True)
+    )
     values = {name: value for name, value in vars(head).items() if name not in ("schema", "num_tasks")}
     plan = Plan(**values, tasks=tasks)
     _require_one_campaign(plan, path)
@@ -285,18 +287,4 @@ def _parse_head(line: str, *, source: str) -> _Head:
     if not isinstance(data, dict) or "schema" not in data:
         raise InputError(f"{source} must be the head of a plan", got=shown(data))
     require_schema(data["schema"], expected=SCHEMA, source=source, hint="write it again with --plan-only")
-    return from_mapping(_Head, data, where=source)
-
-
-def _parse_task(line: str, *, source: str) -> PlannedTask:
-    data = parse_json(line, source=source)
-    known = {field.name for field in fields(PlannedTask)}
-    if not isinstance(data, dict) or not {"subject", "setting"} <= data.keys() <= known:
-        raise InputError(f"{source} must be a task", got=shown(data), known=sorted(known))
-    values: dict[str, Any] = {
-        "subject": parse_subject(data["subject"], where=f"{source}: subject"),
-        "setting": from_mapping(Setting, data["setting"], where=f"{source}: setting"),
-    }
-    if not isinstance(data.get("repeat", False), bool):
-        raise InputError(f"{source}: repeat must be true or false", got=shown(data["repeat"]))
-    return PlannedTask(**values, repeat=data.get("repeat", False))
+    return from_mapping(_Head, data, where=f"{source}: head")

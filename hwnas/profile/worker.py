@@ -20,10 +20,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from hwnas import errors
-from hwnas.config import to_mapping
+from hwnas.config import from_mapping, to_mapping
 from hwnas.errors import HwnasError, InputError, UsageError
 from hwnas.profile.worker_logs import log_record, worker_environment
-from hwnas.profile.worker_messages import MeasurementTask, TaskResult, WorkerFacts, parse_facts, parse_result
+from hwnas.profile.worker_messages import MeasurementTask, TaskResult, WorkerFacts
 from hwnas.records import Failure, Reason, Setting
 
 _log = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ class Worker:
         except _ProcessDied as death:
             self.close()
             raise InputError("the worker process must be able to start", got=death.failure.message) from death
-        return parse_facts(answer["facts"])
+        return from_mapping(WorkerFacts, answer["facts"], where="facts")
 
     def measure(self, task: MeasurementTask, *, excluded_processes: Collection[str] = ()) -> TaskResult:
         """Measure one network.
@@ -156,7 +156,7 @@ class Worker:
         else:
             message = f"the reference network {task.reference.network_id} must run on {task.setting.runtime}"
             raise InputError(message, got=reason)
-        result = parse_result(answer["result"])
+        result = from_mapping(TaskResult, answer["result"], where="result")
         self._num_tasks += 1
         failed = result.failure is not None and result.failure.reason in _RETIRING_FAILURES
         resident_mb = answer.get("resident_mb") or 0.0

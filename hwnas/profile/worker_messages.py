@@ -2,14 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-from hwnas.config import from_mapping, shown
-from hwnas.errors import InputError
 from hwnas.profile.subjects import REFERENCE
 from hwnas.profile.timing import PAIRS
 from hwnas.records import DeviceState, Failure, Measurement, OutputParity, Samples, Setting, Subject
-from hwnas.records.measurement import parse_subject
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,31 +55,3 @@ class WorkerFacts:
     """Versions, providers and switches of the runtime."""
     notes: tuple[str, ...] = ()
     """Anything that cannot be recorded on this machine, with the reason."""
-
-
-def parse_task(data: object) -> MeasurementTask:
-    """Convert plain values to a task."""
-    if not isinstance(data, Mapping):
-        raise InputError("a task must be a table of named values", got=shown(data))
-    return MeasurementTask(
-        subject=parse_subject(data.get("subject"), where="task.subject"),
-        reference=parse_subject(data.get("reference"), where="task.reference"),
-        setting=parse_setting(data.get("setting")),
-        **{name: data[name] for name in ("seed", "pairs")},
-    )
-
-
-def parse_setting(data: object) -> Setting:
-    """Convert plain values to a setting."""
-    return from_mapping(Setting, data, where="setting")
-
-
-def parse_result(data: object) -> TaskResult:
-    """Convert plain values to a result."""
-    return from_mapping(TaskResult, data, where="result")
-
-
-def parse_facts(data: Mapping[str, Any]) -> WorkerFacts:
-    """Convert plain values to facts."""
-    runtime = {str(name): str(value) for name, value in data["runtime"].items()}
-    return WorkerFacts(process_id=str(data["process_id"]), runtime=runtime, notes=tuple(data["notes"]))

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TextIO
 
-from hwnas.config import parse_json, to_mapping
+from hwnas.config import from_mapping, parse_json, to_mapping
 from hwnas.errors import HwnasError
 from hwnas.extensions import load_extensions
 from hwnas.profile.worker_logs import send_records
@@ -69,13 +69,15 @@ class Heartbeat:
 
 def _answer(timer: "NetworkTimer", request: Any, send: Callable[..., None]) -> None:
     from hwnas.devices.memory import resident_mb
-    from hwnas.profile.worker_messages import parse_setting, parse_task
+    from hwnas.profile.worker_messages import MeasurementTask
+    from hwnas.records import Setting
 
     try:
         if "facts" in request:
-            send(facts=to_mapping(timer.facts(parse_setting(request["facts"]))))
+            facts = timer.facts(from_mapping(Setting, request["facts"], where="setting"))
+            send(facts=to_mapping(facts))
         else:
-            result = timer.measure(parse_task(request["task"]))
+            result = timer.measure(from_mapping(MeasurementTask, request["task"], where="task"))
             send(result=to_mapping(result), resident_mb=resident_mb())
     except HwnasError as error:
         got = None if error.got is None else str(error.got)

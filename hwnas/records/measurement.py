@@ -1,35 +1,35 @@
-"""Measurements: raw samples of one network on one device, with all that it takes to know what they are worth."""
+"""Measurements: raw samples of one network on one device, and everything needed to assess them."""
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from hwnas.config import from_mapping, parse_json, shown, to_mapping
+from hwnas.config import from_mapping, parse_json, require_schema, shown, to_mapping
 from hwnas.errors import InputError
 from hwnas.metrics import ANY_BATCH, Deployment
 
 SCHEMA = "hwnas.measurement/2"
-"""The form of a measurement that this version writes and reads."""
+"""Schema that this version writes and reads."""
 
 MEASURE_AGAIN = "measure again, or read it with the version of hwnas that wrote it"
-"""What to do with a profile in another form."""
+"""Remedy for a profile of another schema."""
 
 Reason = Literal["export", "unsupported", "nan", "mismatch", "memory", "crash", "timeout"]
-"""Why a network could not be measured."""
+"""Categories of failures."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """The network that is measured: one of a space, or a model of timm."""
+    """The measured network: one of a space, or a timm model."""
 
     source: Literal["space", "timm"]
     name: str
-    """The space or the model."""
+    """Name of the space or the model."""
     network_id: str
-    """Names the extracted network; of a timm model `timm:NAME`, with `@SIZE` where the image size is not its own."""
+    """Identifies the extracted network; a timm model is `timm:NAME`, with `@SIZE` for another size than its own."""
     arch: Mapping[str, Any] | None = None
-    """The canonical arch of a network of a space."""
+    """Canonical arch of a network of a space."""
     arch_id: str | None = None
     image_size: int
     channels: int = 3
@@ -38,12 +38,12 @@ class Subject:
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """How a network is run; rows of different settings are never compared silently."""
+    """Deployment and exporter of a measurement. Measurements of different settings are never mixed silently."""
 
     deployment: Deployment
-    """Complete; a GPU runtime has one host thread."""
+    """All of its parts are set; a GPU runtime has one host thread."""
     exporter: str = "composed"
-    """How the runtime got the network: 'composed', 'dynamo', 'dynamo-dynamic' or 'module'; graphs fuse differently."""
+    """How the runtime got the network: 'composed', 'dynamo', 'dynamo-dynamic' or 'module'. It can affect fusion."""
 
     def __post_init__(self) -> None:
         missing = [name for name, value in vars(self.deployment).items() if value in (None, ANY_BATCH)]
@@ -80,23 +80,24 @@ class Setting:
 
 @dataclass(frozen=True, kw_only=True)
 class Samples:
-    """Every timed run in order, in nanoseconds; `switches` counts involuntary context switches in the run.
+    """Times of all runs in order, in nanoseconds.
 
-    Of a network that takes less than a few milliseconds, a sample is the mean of several runs in a row.
+    For a network that takes less than a few milliseconds, a sample is the mean of several consecutive runs.
     """
 
     runs_per_sample: int = 1
     wall_ns: tuple[int, ...]
     cpu_ns: tuple[int, ...] = ()
-    """CPU time of the running thread; empty where it says nothing (several threads, a GPU)."""
+    """CPU time of the running thread; empty if other threads or a GPU do the work."""
     device_ns: tuple[int, ...] = ()
-    """By the device's own clock; empty on a CPU."""
+    """Time by the device's own clock; empty on a CPU."""
     switches: tuple[int, ...] = ()
+    """Involuntary context switches during each sample."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """Why there are no samples."""
+    """Failure of a measurement: its category and message."""
 
     reason: Reason
     message: str
@@ -104,35 +105,37 @@ class Failure:
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceState:
-    """What the device said of itself around a measurement; None where it does not tell."""
+    """State of the device before or after a measurement; None for what the device does not report."""
 
     clock_mhz: float | None = None
     memory_clock_mhz: float | None = None
     temperature_c: float | None = None
     power_w: float | None = None
     throttle: tuple[str, ...] = ()
+    """Reasons why clocks are lower than they could be."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OutputParity:
-    """How the runtime's outputs compare with torch's on the same images."""
+    """Differences between the outputs of a runtime and those of torch on the same images."""
 
     max_absolute: float
     max_relative: float
+    """Relative to the largest logit."""
     top1_agreement: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """One network measured once, in strict pairs with the reference network: raw samples or a failure."""
+    """One measurement of a network in strict pairs with the reference network: raw samples, or a failure."""
 
     schema: str = SCHEMA
     subject: Subject
     setting: Setting
     environment_id: str
-    """Digest of the environment in the manifest; rows of different environments are never mixed silently."""
+    """Digest of the environment in the manifest. Rows of different environments are never mixed silently."""
     process_id: str
-    """Names the worker process: networks measured again for the noise floor are measured in another one."""
+    """Identifies the worker process. A repeat for the noise floor is measured in another one."""
     seed: int
     started_utc: str
     duration_s: float
@@ -149,45 +152,28 @@ class Measurement:
 
 
 def to_line(measurement: Measurement) -> str:
-    """One line without its line break; samples are plain lists of whole nanoseconds."""
+    """Return a measurement as one line of JSON, without a line break."""
     return json.dumps(to_mapping(measurement), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def from_line(text: str, *, source: str) -> Measurement:
-    """The measurement in a line; `source` names the line in messages."""
+    """Parse a line of JSON.
+
+    Args:
+        text: The line.
+        source: Name of the line in error messages.
+
+    Raises:
+        InputError: The line is not a measurement of this schema, or a clock lacks the times of some runs.
+    """
     data = parse_json(text, source=source)
     if not isinstance(data, dict) or "schema" not in data:
         raise InputError(f"{source} must hold a measurement", got=shown(data))
     require_schema(data["schema"], expected=SCHEMA, source=source, hint=MEASURE_AGAIN)
-    subject = parse_subject(data.get("subject"), where=f"{source}: subject")
-    plain = {**data, "subject": to_mapping(replace(subject, arch=None))}
-    measurement = replace(from_mapping(Measurement, plain, where=source), subject=subject)
+    measurement = from_mapping(Measurement, data, where=f"{source}: measurement")
     for samples in filter(None, (measurement.samples, measurement.reference)):
-        _require_whole(samples, source=source)
+        clocks = (samples.wall_ns, samples.cpu_ns, samples.device_ns, samples.switches)
+        lengths = [len(times) for times in clocks]
+        if not samples.wall_ns or not set(lengths) <= {0, lengths[0]}:
+            raise InputError(f"{source} must have a time for each run", got=", ".join(map(str, lengths)))
     return measurement
-
-
-def parse_subject(data: object, *, where: str) -> Subject:
-    """A subject from its plain values; its arch is kept as it is."""
-    if not isinstance(data, Mapping):
-        raise InputError(f"{where} must be a table of named values", got=shown(data))
-    arch = data.get("arch")
-    if arch is not None and not isinstance(arch, Mapping):
-        raise InputError(f"{where}.arch must be a table of named values", got=shown(arch))
-    plain: dict[str, Any] = {name: value for name, value in data.items() if name != "arch"}
-    return replace(from_mapping(Subject, plain, where=where), arch=arch)
-
-
-def _require_whole(samples: Samples, *, source: str) -> None:
-    """Every clock has a time for each run, or for none."""
-    lengths = [len(values) for values in (samples.wall_ns, samples.cpu_ns, samples.device_ns, samples.switches)]
-    if not samples.wall_ns or not set(lengths) <= {0, lengths[0]}:
-        raise InputError(f"{source} must have a time for each run", got=", ".join(map(str, lengths)))
-
-
-def require_schema(
-    got: object, *, expected: str, source: str, hint: str = "read it with the version of hwnas that wrote it"
-) -> None:
-    """A file must have the form that this version reads."""
-    if got != expected:
-        raise InputError(f"{source} has another form", got=shown(got), known=[expected], hint=hint)

@@ -1,73 +1,81 @@
-"""Writing a profile: one writer at a time, every line on the disk before the next network is measured."""
+"""Write a profile: one writer at a time, and every line on the disk before the next network is measured."""
 
 import json
 import os
 import socket
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from hwnas.config import load_json, to_mapping
 from hwnas.errors import HwnasError, InputError
-from hwnas.metrics import Deployment
-from hwnas.records.manifest import (
-    MANIFEST,
-    CampaignSession,
-    ProfileManifest,
-    read_manifest,
-    with_session,
-    write_manifest,
-)
+from hwnas.records.manifest import MANIFEST, CampaignSession, ProfileManifest, read_manifest, write_manifest
 from hwnas.records.measurement import Measurement, from_line, to_line
-from hwnas.records.profile import MEASUREMENTS, Profile, parse_lines, read_lines, split_lines
+from hwnas.records.profile import MEASUREMENTS, Profile, parse_lines, read_lines
 
 HOLDER = ".writer.json"
-"""Who writes into a profile, while somebody does."""
+"""The file that names the process which writes to a profile."""
 
 
 class Store:
-    """An open profile: what it holds, and the only way to add to it.
+    """A profile that is open for writing.
 
-    `profile` is what stood there when it was opened; `notes` say what was repaired. The command is written into the
-    manifest with the first measurement that it adds.
+    Opening locks the profile and repairs its last line if a killed campaign left it incomplete. The session is written
+    to the manifest along with the first measurement that it adds.
+
+    Args:
+        path: Folder of the profile. It is created if it does not exist.
+        manifest: What is going to be measured.
+        session: The command that measures.
+
+    Raises:
+        InputError: Another process writes to the profile, it was measured in another environment or deployment, or it
+            cannot be read or written.
     """
 
-    def __init__(self, path: Path, *, manifest: ProfileManifest, session: CampaignSession) -> None:
-        """Open the profile in a folder, or make it; `manifest` says what is going to be measured.
+    profile: Profile
+    """The profile as it was when it was opened."""
 
-        A profile of another setting or another environment is refused, and so is one that another process writes to.
-        """
+    def __init__(self, path: Path, *, manifest: ProfileManifest, session: CampaignSession) -> None:
         self.path = path
         self._session: CampaignSession | None = session
-        self._file = _locked(path, session)
+        self._file = _open_locked(path, session)
         try:
-            self.profile = self._opened(manifest)
+            self.profile = self._load(manifest)
         except BaseException:
             self.close()
             raise
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was repaired when it was opened."""
+        """Repairs that were made when it was opened."""
         return self.profile.notes
 
     def append(self, measurement: Measurement) -> None:
-        """Add one measurement; when this returns, it is on the disk."""
+        """Add one measurement. It is on the disk when this method returns.
+
+        Raises:
+            InputError: The profile cannot be written. It then holds what it held before.
+        """
         if measurement.environment_id != self.profile.manifest.environment_id:
             raise ValueError(f"a row of environment {measurement.environment_id} in {self.path}")
         if measurement.setting.deployment != self.profile.manifest.setting.deployment:
             raise ValueError(f"a row of another deployment in {self.path}: {measurement.setting.deployment}")
+        # The manifest comes first: killed in between, it names a session without rows, which does no harm. In the other
+        # order, there could be rows without the command that measured them.
         if self._session is not None:
-            write_manifest(self.path, with_session(self.profile.manifest, self._session))
+            manifest = self.profile.manifest
+            write_manifest(self.path, replace(manifest, sessions=(*manifest.sessions, self._session)))
             self._session = None
         self._write(to_line(measurement).encode("utf-8") + b"\n")
 
     def close(self) -> None:
-        """Let others write."""
+        """Release the lock."""
         if self._file < 0:
             return
-        (self.path / HOLDER).unlink(missing_ok=True)
+        (self.path / HOLDER).unlink(missing_ok=True)  # before the lock is released: it may be the next writer's then
         os.close(self._file)
         self._file = -1
 
@@ -79,123 +87,110 @@ class Store:
     ) -> None:
         self.close()
 
-    def _opened(self, wanted: ProfileManifest) -> Profile:
-        lines, rest = split_lines(read_lines(self.path / MEASUREMENTS))
-        if not (self.path / MANIFEST).exists():
-            _require_empty(self.path, lines)
-            current = wanted
-            write_manifest(self.path, current)
+    def _load(self, manifest: ProfileManifest) -> Profile:
+        """Read the profile, or create it with a manifest; all checks come before anything is changed."""
+        lines, rest = read_lines(self.path / MEASUREMENTS)
+        if (self.path / MANIFEST).exists():
+            recorded = read_manifest(self.path)
+            differences = manifest_differences(recorded, manifest)
+            if differences:
+                message = f"{self.path} was measured in another environment, and rows are not mixed"
+                hint = "--new for a new profile next to it, or --out for another folder"
+                raise InputError(message, got="; ".join(differences), hint=hint)
+        elif lines:
+            message = f"{self.path} must hold a {MANIFEST} along with its {MEASUREMENTS}"
+            raise InputError(message, got=f"{len(lines)} lines alone")
         else:
-            current = read_manifest(self.path)
-            _require_same(self.path, current, wanted)
-        lines, notes = self._repaired(lines, rest)
-        rows = parse_lines(lines, path=self.path / MEASUREMENTS, manifest=current)
-        return Profile(self.path, current, rows, notes)
+            recorded = manifest
+            write_manifest(self.path, recorded)
+        lines, notes = self._repair(lines, rest)
+        rows = parse_lines(lines, path=self.path / MEASUREMENTS, manifest=recorded)
+        return Profile(self.path, recorded, rows, notes)
 
-    def _repaired(self, lines: list[bytes], rest: bytes) -> tuple[list[bytes], tuple[str, ...]]:
-        """Complete a last line that lacks only its line break, cut off any other that is torn."""
+    def _repair(self, lines: list[bytes], rest: bytes) -> tuple[list[bytes], tuple[str, ...]]:
+        """Complete a last line that lacks only its line break, and cut off any other incomplete one."""
         if not rest:
             return lines, ()
-        if _is_whole(rest):
-            self._write(b"\n")
-            return [*lines, rest], ()
-        size = os.fstat(self._file).st_size - len(rest)
-        os.ftruncate(self._file, size)
-        os.fsync(self._file)
-        cut = f"{self.path / MEASUREMENTS}: the last line was torn, and its {len(rest)} bytes were cut off"
-        return lines, (cut,)
+        try:
+            from_line(rest.decode("utf-8"), source="the last line")
+        except (HwnasError, UnicodeDecodeError):
+            os.ftruncate(self._file, os.fstat(self._file).st_size - len(rest))
+            os.fsync(self._file)
+            note = f"{self.path / MEASUREMENTS}: the last line was incomplete, its {len(rest)} bytes were cut off"
+            return lines, (note,)
+        self._write(b"\n")
+        return [*lines, rest], ()
 
     def _write(self, data: bytes) -> None:
         before = os.fstat(self._file).st_size
         try:
             written = 0
-            while written < len(data):
+            while written < len(data):  # a write may be partial
                 written += os.write(self._file, data[written:])
             os.fsync(self._file)
         except OSError as error:
-            os.ftruncate(self._file, before)  # no half line stays behind
-            raise _cannot_write(self.path, error) from error
+            os.ftruncate(self._file, before)  # leave no partial line
+            raise _write_error(self.path, error) from error
 
 
-def _locked(path: Path, session: CampaignSession) -> int:
-    """The open and locked file of measurements; the lock goes with the process, however that ends."""
+def manifest_differences(recorded: ProfileManifest, current: ProfileManifest) -> tuple[str, ...]:
+    """Return the differences that keep measurements out of a profile, such as "torch: 2.15.0 recorded, 2.16.0 now".
+
+    The exporter does not count: a space's networks and timm models in one profile have different ones.
+
+    Args:
+        recorded: Manifest of the profile.
+        current: Manifest of what is going to be measured.
+    """
+    pairs = ((_identity(recorded), _identity(current)), (recorded.environment, current.environment))
+    return tuple(
+        f"{name}: {before.get(name, 'nothing')} recorded, {now.get(name, 'nothing')} now"
+        for before, now in pairs
+        for name in {**before, **now}
+        if before.get(name) != now.get(name)
+    )
+
+
+def _identity(manifest: ProfileManifest) -> Mapping[str, str]:
+    values = {**to_mapping(manifest.setting.deployment), "space": manifest.space}
+    values["reference"] = manifest.reference.network_id
+    return {name: str(value) for name, value in values.items() if value is not None}
+
+
+def _open_locked(path: Path, session: CampaignSession) -> int:
+    """Open the file of measurements and lock it. The kernel releases the lock when the process ends in any way."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         file = os.open(path / MEASUREMENTS, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     except OSError as error:
-        raise _cannot_write(path, error) from error
-    import fcntl  # reading a profile works on systems that lack it
+        raise _write_error(path, error) from error
+    import fcntl  # not on Windows, where profiles can still be read
 
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _write_holder(path, session)
+        holder = {"pid": os.getpid(), "host": socket.gethostname(), **to_mapping(session)}
+        (path / HOLDER).write_text(json.dumps(holder) + "\n", encoding="utf-8")
     except BlockingIOError as error:
         os.close(file)
         hint = "wait for it, or measure into another folder with --out"
         raise InputError(f"{path} is being written by another campaign", got=_holder(path), hint=hint) from error
     except OSError as error:
         os.close(file)
-        raise _cannot_write(path, error) from error
+        raise _write_error(path, error) from error
     return file
 
 
-def _write_holder(path: Path, session: CampaignSession) -> None:
-    holder = {"pid": os.getpid(), "host": socket.gethostname(), **to_mapping(session)}
-    (path / HOLDER).write_text(json.dumps(holder) + "\n", encoding="utf-8")
-
-
 def _holder(path: Path) -> str:
+    unknown = "a process that is not known"
     try:
         holder = load_json(path / HOLDER)
-    except HwnasError:  # it was just opened, or it has no such file: the lock alone decides
-        return "a process that did not say who it is"
+    except HwnasError:  # it has just locked the profile and not written the file yet
+        return unknown
     if not isinstance(holder, dict):
-        return "a process that did not say who it is"
+        return unknown
     return f"process {holder.get('pid')} on {holder.get('host')} since {holder.get('started_utc')}"
 
 
-def _require_empty(path: Path, lines: list[bytes]) -> None:
-    if lines:
-        raise InputError(f"{path} must hold a {MANIFEST} beside its {MEASUREMENTS}", got=f"{len(lines)} lines alone")
-
-
-def manifest_differences(current: ProfileManifest, wanted: ProfileManifest) -> dict[str, tuple[str, str]]:
-    """What keeps rows of two manifests apart, by name: the value there, the value here; empty where nothing does."""
-    return {
-        **_unequal(_texts(current.setting.deployment), _texts(wanted.setting.deployment)),
-        **_unequal({"space": current.space}, {"space": wanted.space}),
-        **_unequal({"reference": current.reference.network_id}, {"reference": wanted.reference.network_id}),
-        **_unequal(current.environment, wanted.environment),
-    }
-
-
-def _require_same(path: Path, current: ProfileManifest, wanted: ProfileManifest) -> None:
-    """Rows of different settings or environments never stand in one profile."""
-    pairs = manifest_differences(current, wanted)
-    if pairs:
-        shown = "; ".join(f"{name}: there {there}, here {here}" for name, (there, here) in pairs.items())
-        hint = "--new for a profile of its own beside it, or --out for another folder"
-        raise InputError(f"{path} was measured in another environment, and rows are not mixed", got=shown, hint=hint)
-
-
-def _texts(deployment: Deployment) -> dict[str, str]:
-    return {name: str(value) for name, value in to_mapping(deployment).items()}
-
-
-def _unequal(there: Mapping[str, str | None], here: Mapping[str, str | None]) -> dict[str, tuple[str, str]]:
-    names = [*there, *(name for name in here if name not in there)]
-    pairs = {name: (there.get(name) or "nothing", here.get(name) or "nothing") for name in names}
-    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
-
-
-def _is_whole(rest: bytes) -> bool:
-    try:
-        from_line(rest.decode("utf-8"), source="the last line")
-    except (HwnasError, UnicodeDecodeError):
-        return False
-    return True
-
-
-def _cannot_write(path: Path, error: OSError) -> InputError:
-    hint = "what is measured is kept: once it can be written, the same command goes on"
+def _write_error(path: Path, error: OSError) -> InputError:
+    hint = "all measurements so far are kept; once the folder can be written, the same command resumes"
     return InputError(f"{path} cannot be written", got=error.strerror or str(error), hint=hint)

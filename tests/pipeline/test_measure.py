@@ -82,7 +82,7 @@ def test_another_environment_is_refused_and_new_begins_a_profile_beside_it(reque
     other = FakeEnvironment(versions=("torch==2.16.0",))
     with pytest.raises(InputError, match="rows are not mixed") as caught:
         measure(request_here, campaign_environment=other.make())
-    assert "torch: there 2.15.0, here 2.16.0" in str(caught.value.got)
+    assert "torch: 2.15.0 recorded, 2.16.0 now" in str(caught.value.got)
     beside = measure(request_here, new=True, campaign_environment=other.make())
     assert beside.profiles[0].path.name == "autoformer-micro-onnxruntime-fp32-b1-t1-2"
     assert measure(request_here, campaign_environment=other.make()).num_skipped == 8  # it is found again
@@ -172,7 +172,7 @@ def test_auto_takes_the_best_runtime_that_is_here_and_says_so(request_here: Camp
         ({"space": "autoformer-teeny"}, UnknownNameError, "space 'autoformer-teeny' is not known"),
         ({"device": "b52"}, UnknownNameError, "device 'b52' is not known"),
         ({"runtime": "onnxrt"}, UnknownNameError, "runtime 'onnxrt' is not known"),
-        ({"runtime": "torch-graph"}, MissingError, "runtime torch-graph cannot be used here"),
+        ({"runtime": "torch-graph"}, MissingError, "runtime torch-graph cannot be used on this machine"),
         ({"precision": "tf32"}, InputError, "onnxruntime must be able to run in this setting"),
         ({"also": ("deit_tiny",)}, InputError, "must be one of timm"),
         ({"also": ("timm:deit_teeny",)}, UnknownNameError, "timm model 'deit_teeny' is not known"),
@@ -245,7 +245,7 @@ def test_in_the_own_folder_a_profile_begins_beside_those_of_another_environment(
     other, listener = FakeEnvironment(versions=("torch==2.16.0",)), Listener()
     beside = measure(REQUEST, campaign_environment=other.make(), reporter=listener)
     assert (beside.profiles[0].path.name, beside.num_measured) == ("autoformer-micro-onnxruntime-fp32-b1-t1-2", 8)
-    assert "(torch: there 2.15.0, here 2.16.0); measuring into profiles/" in listener.texts[0]
+    assert "(torch: 2.15.0 recorded, 2.16.0 now); measuring into profiles/" in listener.texts[0]
     assert measure(REQUEST, campaign_environment=other.make()).num_skipped == 8
     assert measure(REQUEST, campaign_environment=FakeEnvironment().make()).num_skipped == 8
 
@@ -266,7 +266,7 @@ def edited_plan(path: Path, *, head: dict[str, object], setting: dict[str, objec
         ({}, {"runtime": "torch"}, "line 3: the deployment must be"),
         ({}, {"precision": "fp16"}, "line 3: the deployment must be"),
         ({}, {"threads": 2}, "line 3: the deployment must be"),
-        ({}, {"batch": 0}, r"line 3: setting\.deployment: batch must be at least 1"),
+        ({}, {"batch": 0}, r"line 3: task\.setting\.deployment: batch must be at least 1"),
     ],
 )
 def test_a_plan_that_is_no_one_campaign_is_refused(

@@ -117,7 +117,7 @@ def _edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
         ("card.json", lambda card: card.update(noise_floor=0.5), "card.json was changed"),
         ("card.json", lambda card: card["environment"].update(driver="9"), "card.json was changed"),
         ("model.json", lambda model: model["intervals"].update(slope=9.0), "model.json was changed"),
-        ("card.json", lambda card: card.update(schema="hwnas.predictor/2"), "has another form"),
+        ("card.json", lambda card: card.update(schema="hwnas.predictor/2"), "has an unsupported schema"),
         ("card.json", lambda card: card.pop("schema"), "must hold the card of a predictor"),
         ("card.json", lambda card: card.update(created_utc=3), "created_utc must be a text"),
         ("card.json", lambda card: card.update(extra=1), "key 'extra' is not known"),

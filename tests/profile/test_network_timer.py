@@ -17,7 +17,7 @@ from hwnas.profile.runners.torch import TorchRunner
 from hwnas.profile.statistics import latency_ratio
 from hwnas.profile.subjects import REFERENCE, space_subject, timm_subject
 from hwnas.profile.worker import Worker
-from hwnas.profile.worker_messages import MeasurementTask, parse_task
+from hwnas.profile.worker_messages import MeasurementTask
 from hwnas.records import Setting
 from hwnas.space import SPACES
 from tests.records.rows import changed, make_setting
@@ -93,11 +93,9 @@ def test_half_precision_is_compared_with_its_own_tolerance(bench: NetworkTimer) 
 def test_a_task_survives_its_way_to_the_worker() -> None:
     import json
 
-    from hwnas.config import to_mapping
+    from hwnas.config import from_mapping, to_mapping
 
-    assert parse_task(json.loads(json.dumps(to_mapping(TASK)))) == TASK
-    with pytest.raises(InputError, match="a task must be a table"):
-        parse_task([])
+    assert from_mapping(MeasurementTask, json.loads(json.dumps(to_mapping(TASK)))) == TASK
 
 
 @pytest.mark.slow

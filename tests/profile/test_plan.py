@@ -92,13 +92,13 @@ def edited(path: Path, line: int, change: object) -> None:
 @pytest.mark.parametrize(
     ("line", "change", "message"),
     [
-        (0, lambda head: head.update(schema="hwnas.plan/1"), "line 1 has another form"),
+        (0, lambda head: head.update(schema="hwnas.plan/1"), "line 1 has an unsupported schema"),
         (0, lambda head: head.pop("schema"), "line 1 must be the head of a plan"),
         (0, lambda head: head.update(num_tasks=15), "must hold 15 tasks"),
         (0, lambda head: head.pop("origin"), "origin is missing"),
-        (2, lambda task: task.update(colour="red"), "line 3 must be a task"),
-        (2, lambda task: task.pop("subject"), "line 3 must be a task"),
-        (2, lambda task: task.update(repeat=1), "line 3: repeat must be true or false"),
+        (2, lambda task: task.update(colour="red"), "line 3: task: key 'colour' is not known"),
+        (2, lambda task: task.pop("subject"), "line 3: task.subject is missing"),
+        (2, lambda task: task.update(repeat=1), "line 3: task.repeat must be true or false"),
         (2, lambda task: task["setting"]["deployment"].update(batch="1"), "deployment.batch must be a whole number"),
     ],
 )

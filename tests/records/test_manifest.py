@@ -1,16 +1,17 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from hwnas.errors import InputError
 from hwnas.records import environment_id
-from hwnas.records.manifest import MANIFEST, read_manifest, with_session, write_manifest
+from hwnas.records.manifest import MANIFEST, read_manifest, write_manifest
 from tests.records.rows import ENVIRONMENT, SESSION, manifest
 
 
 def test_a_manifest_is_read_back(tmp_path: Path) -> None:
-    whole = with_session(manifest(), SESSION)
+    whole = replace(manifest(), sessions=(SESSION,))
     write_manifest(tmp_path, whole)
     assert read_manifest(tmp_path) == whole
 
@@ -25,9 +26,9 @@ def test_an_environment_has_one_id_whatever_its_order() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema": "hwnas.profile/9"}, "has another form"),
+        ({"schema": "hwnas.profile/9"}, "has an unsupported schema"),
         ({"colour": "red"}, "key 'colour' is not known"),
-        ({"environment": {"torch": 2}}, "environment: every fact must be a text"),
+        ({"environment": {"torch": 2}}, "environment.torch must be a text"),
         ({"environment": None}, "environment must be a table"),
         ({"reference": 3}, "reference must be a table"),
         ({"setting": {"deployment": {"device": "x"}}}, "setting: a measurement must specify runtime"),

@@ -34,7 +34,7 @@ def test_a_torn_last_line_is_left_out_and_noted_and_the_file_stays(folder: Path)
     before = path.read_bytes()
     profile = load_profile(folder)
     assert len(profile.measurements) == 6
-    assert profile.notes == (f"the last line of {path} is cut off and was left out",)
+    assert profile.notes == (f"the last line of {path} is incomplete and was ignored",)
     assert path.read_bytes() == before
 
 
@@ -61,7 +61,7 @@ def test_a_folder_that_is_no_profile_is_an_error(tmp_path: Path, there: bool) ->
         folder.mkdir()
     with pytest.raises(InputError, match="must be the folder of a profile") as caught:
         load_profile(folder)
-    assert caught.value.got == ("it has no manifest.json" if there else "it is not there")
+    assert caught.value.got == ("it has no manifest.json" if there else "it does not exist")
 
 
 def test_reading_profiles_loads_nothing_heavy() -> None:

@@ -91,7 +91,7 @@ def test_a_line_of_another_schema_is_an_error(tmp_path: Path) -> None:
         store.append(row(0))
     path = tmp_path / "p" / MEASUREMENTS
     path.write_text(path.read_text().replace("hwnas.measurement/2", "hwnas.measurement/7"))
-    with pytest.raises(InputError, match="line 1 has another form") as caught:
+    with pytest.raises(InputError, match="line 1 has an unsupported schema") as caught:
         open_store(tmp_path / "p")
     assert caught.value.got == '"hwnas.measurement/7"'
     assert caught.value.known == ("hwnas.measurement/2",)
@@ -128,10 +128,10 @@ def test_a_holder_that_was_killed_holds_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wanted", "difference"),
     [
-        (manifest({**ENVIRONMENT, "torch": "2.16.0"}), "torch: there 2.15.0, here 2.16.0"),
-        (manifest({**ENVIRONMENT, "driver": "595"}), "driver: there nothing, here 595"),
-        (manifest(setting=changed(SETTING, batch=8)), "batch: there 1, here 8"),
-        (manifest(space="glit-micro"), "space: there autoformer-micro, here glit-micro"),
+        (manifest({**ENVIRONMENT, "torch": "2.16.0"}), "torch: 2.15.0 recorded, 2.16.0 now"),
+        (manifest({**ENVIRONMENT, "driver": "595"}), "driver: nothing recorded, 595 now"),
+        (manifest(setting=changed(SETTING, batch=8)), "batch: 1 recorded, 8 now"),
+        (manifest(space="glit-micro"), "space: autoformer-micro recorded, glit-micro now"),
     ],
 )
 def test_another_environment_is_refused_with_what_differs(tmp_path: Path, wanted: object, difference: str) -> None:

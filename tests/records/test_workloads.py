@@ -5,7 +5,13 @@ from pathlib import Path
 import pytest
 
 from hwnas.errors import InputError
-from hwnas.records.workloads import TracedModels, load_workloads, plain_operations, save_workloads, workload_from
+from hwnas.records.workloads import (
+    TracedModels,
+    load_workloads,
+    operations_to_mappings,
+    save_workloads,
+    workload_from_mappings,
+)
 from hwnas.space import SPACES
 from hwnas.workload import ONCE, Linear, Workload
 
@@ -15,19 +21,19 @@ WORKLOAD = SPACE.workload(SPACE.largest())
 
 def test_equal_operations_stand_once_with_their_number() -> None:
     one = Linear(name="a", tokens=4, inputs=8, outputs=2)
-    rows = plain_operations(Workload((one, Linear(name="b", tokens=4, inputs=8, outputs=2))))
+    rows = operations_to_mappings(Workload((one, Linear(name="b", tokens=4, inputs=8, outputs=2))))
     assert [(row["type"], row["times"], row["inputs"]) for row in rows] == [("Linear", 2, 8)]
 
 
 def test_counts_survive() -> None:
-    again = workload_from(plain_operations(WORKLOAD))
+    again = workload_from_mappings(operations_to_mappings(WORKLOAD))
     assert (again.macs, again.params) == (WORKLOAD.macs, WORKLOAD.params)
     assert again.bytes_read(precision="fp16") == WORKLOAD.bytes_read(precision="fp16")
 
 
 def test_traits_survive_and_keep_equal_operations_apart() -> None:
     plain = Linear(name="a", tokens=4, inputs=8, outputs=2)
-    again = workload_from(plain_operations(Workload((plain, replace(plain, traits=(ONCE,))))))
+    again = workload_from_mappings(operations_to_mappings(Workload((plain, replace(plain, traits=(ONCE,))))))
     assert [operation.traits for operation in again.operations] == [(), (ONCE,)]
 
 
@@ -51,7 +57,7 @@ def test_a_file_gives_back_what_was_written(tmp_path: Path) -> None:
     [
         ("", "must hold JSON"),
         ("[]", "must hold traced models"),
-        ('{"schema": "hwnas.workloads/9", "timm": "1", "num_models": 0}', "has another form"),
+        ('{"schema": "hwnas.workloads/9", "timm": "1", "num_models": 0}', "has an unsupported schema"),
         ('{"schema": "hwnas.workloads/2", "timm": "1", "num_models": 2}', "must hold 2 models"),
     ],
 )

@@ -32,7 +32,7 @@ def test_a_warning_names_the_batch_that_fits() -> None:
 
 
 def test_weights_that_do_not_fit_are_an_error() -> None:
-    with pytest.raises(InputError, match="optimizer.s state must fit") as caught:
+    with pytest.raises(InputError, match=r"optimizer.s state must fit") as caught:
         memory_warning(replace(NEED, free_bytes=5_000_000), MICRO)
     assert caught.value.got == "10 MB, of which 5 MB are free"
 

@@ -16,15 +16,15 @@ from hwnas.progress import NullReporter, Reporter
 from hwnas.records.table import (
     TableManifest,
     TableRow,
-    digest,
     is_table,
     parse_rows,
     read_table_manifest,
-    read_text,
+    read_table_text,
+    rows_digest,
     table_folder,
     write_table,
 )
-from hwnas.records.workloads import Key, TracedModels, save_workloads
+from hwnas.records.workloads import ModelKey, TracedModels, save_workloads
 from hwnas.runs import package_versions
 from hwnas.workload import Workload
 
@@ -82,11 +82,11 @@ def import_timm(
 
 
 def _table(path: Path, options: ImportOptions) -> tuple[TableManifest, str, list[TableRow]]:
-    text = read_text(path)
+    text = read_table_text(path)
     rows = matching(parse_rows(text, source=str(path)), options.match)
     if not rows:
         raise InputError(f"{path} must have a model that --match matches", got=options.match)
-    return replace(_manifest(path, options), sha256=digest(text)), text, rows
+    return replace(_manifest(path, options), sha256=rows_digest(text)), text, rows
 
 
 def _require_free(manifests: Sequence[TableManifest], out: Path) -> None:
@@ -157,11 +157,11 @@ def _command(path: Path, options: ImportOptions) -> tuple[str, ...]:
     return tuple(words)
 
 
-def _traced(keys: Sequence[Key], place: Path, reporter: Reporter) -> TracedModels:
+def _traced(keys: Sequence[ModelKey], place: Path, reporter: Reporter) -> TracedModels:
     """The models that were traced before and those that are missing, all in one file now."""
     known = _known(place, reporter)
     version = package_versions(["timm"])["timm"]
-    models: dict[Key, Workload | None] = dict(known.models) if known.timm == version else {}
+    models: dict[ModelKey, Workload | None] = dict(known.models) if known.timm == version else {}
     own_sizes = dict(known.own_sizes) if known.timm == version else {}
     missing = [key for key in keys if key not in models]
     for number, key in enumerate(missing, start=1):
@@ -185,7 +185,7 @@ def _known(place: Path, reporter: Reporter) -> TracedModels:
         return TracedModels(timm="", models={})
 
 
-def _trace(key: Key) -> Workload | None:
+def _trace(key: ModelKey) -> Workload | None:
     name, size = key
     try:
         return trace_timm(name, image_size=size)
@@ -193,7 +193,7 @@ def _trace(key: Key) -> Workload | None:
         return None
 
 
-def _own_size(key: Key, found: Workload | None) -> dict[str, int]:
+def _own_size(key: ModelKey, found: Workload | None) -> dict[str, int]:
     """The size that a traced model is for, if it is the one that it was traced with."""
     from hwnas.export.timm_models import default_image_size  # as the tracing does, where something was traced
 

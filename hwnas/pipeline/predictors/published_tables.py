@@ -10,7 +10,7 @@ from hwnas.pipeline.predictors.dataset import MeasuredNetworks, known_device
 from hwnas.pipeline.predictors.workloads import known_workloads, timm_workload
 from hwnas.profile.lookup import TableEntry
 from hwnas.records.table import TableRow, read_table
-from hwnas.records.workloads import Key, TracedModels
+from hwnas.records.workloads import ModelKey, TracedModels
 from hwnas.workload import Workload
 
 _MS_PER_S = 1e3
@@ -52,7 +52,7 @@ def matching(rows: Sequence[TableRow], pattern: str) -> list[TableRow]:
     return [row for row in rows if wanted.match(row.model)]
 
 
-def key_of(row: TableRow) -> Key:
+def key_of(row: TableRow) -> ModelKey:
     """What a traced model is found by."""
     return row.model, row.image_size
 

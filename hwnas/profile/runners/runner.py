@@ -4,6 +4,7 @@ A runner turns a module into a session; a session runs one fixed batch repeatedl
 in one process, so a session must not change global state.
 """
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 RUNTIME_PREFERENCE = ("tensorrt", "torch-graph", "onnxruntime", "torch")
 """Runtimes by preference; the first available one is the default."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +144,7 @@ def default_runtime(device: Device) -> str:
         availability = load_runner(name).available(device)
         if availability.available:
             return name
+        _log.debug("runtime %s cannot be used: %s", name, availability.reason)
         reasons.append(f"{name}: {availability.reason}")
     message = f"no runtime can use {device.name} on this machine"
     raise MissingError(message, got="; ".join(reasons), hint="hwnas doctor")

@@ -14,7 +14,7 @@ from hwnas.pipeline.predictors.workloads import timm_workload
 from hwnas.pipeline.profiles import list_profiles, show_profile
 from hwnas.profile.lookup import table_entries
 from hwnas.progress import MessageRecorder
-from hwnas.records.workloads import load_workloads, plain_operations, workload_from
+from hwnas.records.workloads import load_workloads, operations_to_mappings, workload_from_mappings
 from tests.pipeline.measured_profiles import fast_fits
 
 NAME = "benchmark-infer-amp-nhwc-pt291-cu128-4090-dynamo.csv"
@@ -87,7 +87,7 @@ def test_a_model_that_was_traced_before_is_not_traced_for_a_question(
     timm_workload.cache_clear()
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
-    assert workload_from(plain_operations(timm_workload("test_vit"))) == own
+    assert workload_from_mappings(operations_to_mappings(timm_workload("test_vit"))) == own
     timm_workload.cache_clear()
 
 
@@ -98,12 +98,15 @@ def test_workloads_of_another_form_are_traced_again(table: Path, tmp_path: Path)
     lines = gzip.decompress(file.read_bytes()).replace(b"hwnas.workloads/2", b"hwnas.workloads/1")
     file.write_bytes(gzip.compress(lines))
     (entry,) = table_entries(((tmp_path / "profiles", "own"),))
-    with pytest.raises(InputError, match="has another form") as refused:
+    with pytest.raises(InputError, match="has an unsupported schema") as refused:
         measured_table(entry)
     assert refused.value.hint == "remove it: hwnas profiles import-timm traces the models again"
     recorder = MessageRecorder()
     import_timm([table], options, reporter=recorder)
-    assert recorder.messages == [f"{file} has another form: all models are traced again", "1 of 1 models traced"]
+    assert recorder.messages == [
+        f"{file} has an unsupported schema: all models are traced again",
+        "1 of 1 models traced",
+    ]
     assert len(measured_table(entry)) == 1
 
 
