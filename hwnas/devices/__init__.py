@@ -1,9 +1,9 @@
-"""Devices: their names, what their datasheets promise, and which of them are in this machine.
+"""Devices: their names, their datasheets, and the ones in this machine.
 
-A GPU has a short name (`h200`); one that no datasheet here covers gets a name made of what its driver
-reports. A CPU is named after its model, the cores that this process may use and the widest instruction
-set (`amd-epyc-9b45-2c-avx512bf16`): what decides how fast networks run on it. `cpu` and `auto` stand for
-devices of this machine.
+A GPU has a short name (`h200`); one without a datasheet is named after what its driver reports. A CPU is named after
+its model, the number of cores that this process may use and its widest instruction set
+(`amd-epyc-9b45-2c-avx512bf16`), which are what affects the speed of networks. `cpu` and `auto` denote devices of this
+machine.
 """
 
 from hwnas.devices.cpu import Cpu

@@ -1,4 +1,4 @@
-"""The CPU of this machine: model, cores, instruction sets, caches, and a name made of them."""
+"""Detect the CPU of this machine: model, cores, instruction sets and caches, and a device name made of them."""
 
 import re
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ INSTRUCTION_SETS = {
     "asimd": "neon",
     "neon": "neon",
 }
-"""The instruction sets that decide how fast a network runs, widest first, and what a name says of them."""
+"""Instruction sets that affect the speed of networks, widest first, with their short names in device names."""
 
 _VENDORS = {
     "AuthenticAMD": "amd",
@@ -53,10 +53,10 @@ _ARM_PARTS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Cpu:
-    """A CPU, as far as it bears on speed."""
+    """Properties of a CPU that affect speed."""
 
     slug: str
-    """Its name as a device."""
+    """Device name."""
     model: str
     vendor: str
     architecture: str
@@ -68,7 +68,7 @@ class Cpu:
 
     @property
     def device(self) -> Device:
-        """The device that this CPU is; no datasheet stands behind it."""
+        """The CPU as a device, without rates of a datasheet."""
         return Device(
             name=self.slug,
             kind="cpu",
@@ -82,19 +82,30 @@ class Cpu:
 
 @dataclass(frozen=True, kw_only=True)
 class CpuFacts:
-    """What a system tells about its CPU, before it has a name."""
+    """Facts about a CPU that the system reports."""
 
     model: str
     vendor: str
     flags: frozenset[str]
     stepping: str = ""
-    """Family and model number: all that tells two CPUs apart where a cloud hides the model's name."""
+    """Family and model number, which distinguish CPUs whose model name a cloud provider hides."""
 
 
 def detect_cpu(
     *, read: FileReader, run: CommandRunner, num_cores: int, architecture: str, fallback: str
 ) -> tuple[Cpu, tuple[str, ...]]:
-    """The CPU, and notes on what could not be seen; `fallback` is a model for systems that tell nothing."""
+    """Detect the CPU.
+
+    Args:
+        read: Reads a system file.
+        run: Runs a command.
+        num_cores: Logical cores that this process may use.
+        architecture: Architecture of the machine, such as x86_64.
+        fallback: Model name for systems that report none.
+
+    Returns:
+        The CPU, and notes on what could not be detected.
+    """
     facts, notes = _facts(read=read, run=run)
     if facts is None:
         facts = CpuFacts(model=fallback or architecture, vendor="unknown", flags=frozenset())
@@ -113,7 +124,7 @@ def detect_cpu(
 
 
 def parse_cpuinfo(text: str) -> CpuFacts:
-    """What Linux tells in /proc/cpuinfo, on x86 and on ARM."""
+    """Parse /proc/cpuinfo of Linux, on x86 and ARM."""
     pairs = _pairs(text)
     vendor = pairs.get("vendor_id") or pairs.get("CPU implementer", "")
     part = pairs.get("CPU part", "")
@@ -129,7 +140,7 @@ def parse_cpuinfo(text: str) -> CpuFacts:
 
 
 def parse_sysctl(text: str) -> CpuFacts | None:
-    """What macOS tells through sysctl, or None if it does not name the CPU."""
+    """Parse the output of sysctl on macOS; None if it does not name the CPU."""
     pairs = _pairs(text)
     model = pairs.get("machdep.cpu.brand_string")
     if model is None:
@@ -146,7 +157,7 @@ def parse_sysctl(text: str) -> CpuFacts | None:
 
 
 def slug(facts: CpuFacts, *, num_cores: int) -> str:
-    """The name of a CPU as a device: model, cores, widest instruction set."""
+    """Return the device name of a CPU: model, cores, widest instruction set."""
     words = _model_words(facts.model)
     if not any(character.isdigit() for word in words for character in word) and facts.stepping:
         words.append(facts.stepping)
@@ -157,7 +168,7 @@ def slug(facts: CpuFacts, *, num_cores: int) -> str:
 
 
 def cache_bytes(level: int, *, read: FileReader) -> int | None:
-    """The size of the data cache of one level that core 0 sees, or None."""
+    """Return the size of core 0's data cache of a level; None if it is not known."""
     for index in range(8):
         folder = f"{CACHE}/index{index}"
         kind, size = read(f"{folder}/type"), read(f"{folder}/size")
@@ -180,7 +191,7 @@ def _facts(*, read: FileReader, run: CommandRunner) -> tuple[CpuFacts | None, tu
 
 
 def _pairs(text: str) -> Mapping[str, str]:
-    """The `name : value` lines; of a name that comes again (once a core) the first."""
+    """The `name : value` lines; the first of each name, as names repeat for every core."""
     pairs: dict[str, str] = {}
     for line in text.splitlines():
         name, _, value = line.partition(":")
@@ -189,7 +200,7 @@ def _pairs(text: str) -> Mapping[str, str]:
 
 
 def _model_words(model: str) -> list[str]:
-    """`Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz` without what says nothing."""
+    """The words of a name such as `Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz` that identify the model."""
     text = re.sub(r"\((r|tm|c)\)|@.*|\bwith\b.*|\b\d+-core\b|\b(cpu|processor)\b", " ", model.casefold())
     return re.findall(r"[a-z0-9]+", text)
 

@@ -1,7 +1,7 @@
-"""What datasheets say about the devices that hwnas knows by name.
+"""Datasheets of the devices that hwnas knows by name.
 
-A name stands for one variant, because variants differ in bandwidth or clock: `a100` is the SXM board with
-80 GB, `a100-pcie` another device.
+A name denotes one variant, because variants differ in bandwidth or clock: `a100` is the SXM board with 80 GB, and
+`a100-pcie` another device.
 """
 
 import re
@@ -73,14 +73,14 @@ _NAMES: dict[str, tuple[str, str, str]] = {
 
 
 def match(reported: str) -> Device | None:
-    """The device behind a name that a driver reports, or None; another variant is no match."""
+    """Return the device with a name that a driver reports, or None. Another variant does not match."""
     wanted = normalised(reported)
     found = (device for device in DEVICES.values() if wanted in map(normalised, device.reported))
     return next(found, None)
 
 
 def normalised(reported: str) -> str:
-    """A reported name as lower-case words joined by hyphens, without those that only name a brand."""
+    """Return a reported name as lower-case words joined by hyphens, without brand names."""
     words = re.findall(r"[a-z0-9.]+", reported.casefold())
     return "-".join(word for word in words if word not in ("nvidia", "tesla", "geforce"))
 
@@ -126,4 +126,4 @@ def _count(text: str, unit: int) -> int | None:
 
 
 DEVICES = _devices()
-"""The devices known by name; datasheet gigabytes of memory are taken as GiB, as the drivers count them."""
+"""Devices known by name. Gigabytes of memory in a datasheet are taken as GiB, which drivers report."""

@@ -1,4 +1,4 @@
-"""A model of device, and how detection may look at the system."""
+"""Properties of a device model, and access to system files for its detection."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,15 +8,15 @@ from typing import Literal
 from hwnas.metrics import Precision
 
 FileReader = Callable[[str], str | None]
-"""The text of a system file, or None where this system does not show it."""
+"""Returns the text of a system file, or None if it cannot be read."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """A model of GPU or CPU; a rate or a size that is not surely known is None.
+    """A model of GPU or CPU. Rates and sizes that are not reliably known are None.
 
-    Rates are those of the fastest dense units (tensor cores where there are any) at the datasheet's clock:
-    no structured sparsity, half-precision products summed in fp32. A multiply-add is two operations.
+    Rates are those of the fastest dense units (tensor cores if there are any) at the clock of the datasheet, without
+    structured sparsity, with half-precision products accumulated in fp32. A multiply-add counts as two operations.
     """
 
     name: str
@@ -25,9 +25,9 @@ class Device:
     architecture: str
     aliases: tuple[str, ...] = ()
     reported: tuple[str, ...] = ()
-    """What drivers call it."""
+    """Names that drivers report."""
     fp32_flop_per_s: float | None = None
-    """Of the plain fp32 units; see tf32 for tensor cores."""
+    """Rate of the fp32 units; tf32 is that of tensor cores."""
     tf32_flop_per_s: float | None = None
     fp16_flop_per_s: float | None = None
     bf16_flop_per_s: float | None = None
@@ -38,10 +38,10 @@ class Device:
     num_sms: int | None = None
     l2_bytes: int | None = None
     source: str = ""
-    """The datasheet that the figures are from."""
+    """The datasheet of the rates and sizes."""
 
     def peak_op_per_s(self, precision: Precision) -> float | None:
-        """Peak operations per second in one precision."""
+        """Return the peak operations per second in a precision."""
         rates = {
             "fp32": self.fp32_flop_per_s,
             "tf32": self.tf32_flop_per_s,
@@ -54,7 +54,7 @@ class Device:
 
 
 def read_system_file(path: str) -> str | None:
-    """The text of a file under /proc or /sys; None where this system lacks it or hides it."""
+    """Return the text of a file under /proc or /sys; None if it does not exist or cannot be read."""
     try:
         return Path(path).read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -1,4 +1,4 @@
-"""The GPUs of this machine, as NVIDIA's driver lists them."""
+"""Detect the GPUs of this machine by NVIDIA's driver."""
 
 from dataclasses import dataclass, replace
 
@@ -16,7 +16,7 @@ class Gpu:
     """One GPU in this machine."""
 
     index: int
-    """Its place among the GPUs that the driver lists."""
+    """Index among the GPUs that the driver lists."""
     reported: str
     driver: str
     memory_bytes: int | None
@@ -25,7 +25,11 @@ class Gpu:
 
 
 def parse_gpus(text: str) -> tuple[tuple[Gpu, ...], tuple[str, ...]]:
-    """The GPUs in the answer to `GPU_QUERY`, and a note for each line that is none."""
+    """Parse the output of `GPU_QUERY`.
+
+    Returns:
+        The GPUs, and a note for each line that is not one.
+    """
     rows = [[cell.strip() for cell in line.split(",")] for line in text.splitlines() if line.strip()]
     gpus = [_gpu(index, row) for index, row in enumerate(rows) if len(row) == 4]
     notes = [f"nvidia-smi answered {', '.join(row)!r}" for row in rows if len(row) != 4]
@@ -35,9 +39,15 @@ def parse_gpus(text: str) -> tuple[tuple[Gpu, ...], tuple[str, ...]]:
 def detect_gpus(
     *, run: CommandRunner, read: FileReader, visible: str | None
 ) -> tuple[tuple[Gpu, ...], tuple[str, ...]]:
-    """The GPUs that this process may use, and notes on what could not be seen.
+    """Detect the GPUs that this process may use.
 
-    `visible` is the value of CUDA_VISIBLE_DEVICES.
+    Args:
+        run: Runs a command.
+        read: Reads a system file.
+        visible: Value of CUDA_VISIBLE_DEVICES.
+
+    Returns:
+        The GPUs, and notes on what could not be detected.
     """
     outcome = run(GPU_QUERY)
     if outcome.failure is not None:
@@ -49,7 +59,7 @@ def detect_gpus(
 
 
 def visible_gpus(gpus: tuple[Gpu, ...], *, visible: str | None) -> tuple[tuple[Gpu, ...], tuple[str, ...]]:
-    """Those of the GPUs that CUDA_VISIBLE_DEVICES leaves, in its order, and a note if it hides any.
+    """Return the GPUs that CUDA_VISIBLE_DEVICES selects, in its order, and a note if it hides any.
 
     As in CUDA, the first entry that names no GPU ends the list.
     """
@@ -79,7 +89,7 @@ def _gpu(index: int, row: list[str]) -> Gpu:
 
 
 def _mib(text: str) -> int | None:
-    """Bytes in `143771 MiB`; a board that shares its memory with the CPU says `[N/A]`."""
+    """Bytes of a text such as `143771 MiB`; None for `[N/A]`, as of a board that shares its memory with the CPU."""
     number = text.removesuffix("MiB").strip()
     return int(number) * 2**20 if number.isdecimal() else None
 
@@ -90,7 +100,7 @@ def _unknown_device(reported: str) -> Device:
 
 
 def _on_board(gpu: Gpu, *, read: FileReader) -> Gpu:
-    """The same GPU, named after its board where the driver's name stands for several boards."""
+    """The GPU named after its board, if the driver reports one name for several boards."""
     board = read(BOARD_FILE) if "nvgpu" in gpu.reported else None
     if board is None:
         return gpu

@@ -1,4 +1,4 @@
-"""Which devices are here, and what the names `cpu` and `auto` stand for."""
+"""Detect the devices of this machine, and resolve device names such as `cpu` and `auto`."""
 
 import os
 import platform
@@ -18,7 +18,7 @@ _CPU_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*-\d+c(-[a-z0-9]+)?")
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """The devices of this machine, and in `notes` what could not be looked at, and why."""
+    """The devices of this machine, with notes on what could not be detected."""
 
     cpu: Cpu
     gpus: tuple[Gpu, ...] = ()
@@ -26,7 +26,7 @@ class Machine:
 
     @property
     def devices(self) -> tuple[Device, ...]:
-        """Each model of device once, GPUs first."""
+        """Each device model once, GPUs first."""
         found = {gpu.device.name: gpu.device for gpu in self.gpus}
         return (*found.values(), self.cpu.device)
 
@@ -39,7 +39,18 @@ def detect(
     num_cores: int | None = None,
     architecture: str | None = None,
 ) -> Machine:
-    """Look at this machine, without torch; whatever cannot be seen is noted."""
+    """Detect the devices of this machine, without torch.
+
+    Args:
+        run: Runs a command.
+        read: Reads a system file.
+        environ: The environment, for CUDA_VISIBLE_DEVICES.
+        num_cores: Logical cores; None: those that this process may use.
+        architecture: Architecture of the CPU; None: that of this machine.
+
+    Returns:
+        The machine. It has a note on whatever could not be detected.
+    """
     gpus, gpu_notes = detect_gpus(run=run, read=read, visible=environ.get("CUDA_VISIBLE_DEVICES"))
     cpu, cpu_notes = detect_cpu(
         read=read,
@@ -52,17 +63,22 @@ def detect(
 
 
 def usable_cores() -> int:
-    """The number of logical cores that this process may run on."""
+    """Return the number of logical cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def resolve(name: str, *, machine: Machine | None = None) -> str:
-    """The name of a device behind a name or an alias, behind `cpu` and behind `auto`.
+    """Resolve the name of a device.
 
-    `cpu` is the CPU here, `auto` the first GPU here, else the CPU. The name of a CPU that is elsewhere
-    stands as it is; any other name that nothing has is an error.
+    Args:
+        name: A name, an alias, `cpu` for the CPU of this machine, or `auto` for its first GPU or else its CPU. The name
+            of a CPU of another machine is returned as it is.
+        machine: The machine; None: this one.
+
+    Raises:
+        UnknownNameError: No device has that name.
     """
     if name in DEVICES:
         return DEVICES.resolve(name)
@@ -78,7 +94,16 @@ def resolve(name: str, *, machine: Machine | None = None) -> str:
 
 
 def require(name: str, *, machine: Machine | None = None) -> Device:
-    """The device of that name, if it is in this machine; else an error that says what is."""
+    """Return a device of this machine by name.
+
+    Args:
+        name: A name as in `resolve`.
+        machine: The machine; None: this one.
+
+    Raises:
+        MissingError: The device is not in the machine.
+        UnknownNameError: No device has that name.
+    """
     here = machine or detect()
     wanted = resolve(name, machine=here)
     for device in here.devices:

@@ -1,4 +1,4 @@
-"""Memory of this process, and a limit on it, so that what does not fit is an error and not the end of the machine."""
+"""Measure and limit the memory of this process: too large a network raises an error and does not stall the machine."""
 
 import contextlib
 import ctypes
@@ -15,21 +15,21 @@ MEMORY = "/proc/meminfo"
 CGROUP_LIMIT, CGROUP_USE = "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"
 CGROUP_KINDS = "/sys/fs/cgroup/memory.stat"
 _SHARE = 0.9
-"""Of the memory that is free: the rest is for others."""
+"""Fraction of the free memory that may be used; the rest is left to other processes."""
 
 
 def resident_mb(*, read: FileReader = read_system_file) -> float | None:
-    """Memory of this process that is in use now; None where the system does not tell."""
+    """Return the resident memory of this process; None if the system does not report it."""
     return _field(read(STATUS), "VmRSS")
 
 
 def peak_mb(*, read: FileReader = read_system_file) -> float | None:
-    """The most that was in use since `reset_peak`."""
+    """Return the peak of the resident memory since `reset_peak`."""
     return _field(read(STATUS), "VmHWM")
 
 
 def reset_peak(*, path: Path = Path("/proc/self/clear_refs")) -> bool:
-    """Begin to watch for the peak anew; False where the system does not allow it."""
+    """Reset the peak of the resident memory. Returns False if the system does not allow it."""
     try:
         path.write_text("5", encoding="ascii")
     except OSError:
@@ -38,7 +38,7 @@ def reset_peak(*, path: Path = Path("/proc/self/clear_refs")) -> bool:
 
 
 def release_free_memory() -> None:
-    """Give memory that is free inside this process back to the system, so that sizes can be compared."""
+    """Return memory that is free inside this process to the system, so that sizes can be compared."""
     gc.collect()
     if sys.platform == "linux":
         with contextlib.suppress(AttributeError):  # a C library without it (musl) keeps what it has
@@ -46,7 +46,7 @@ def release_free_memory() -> None:
 
 
 def available_bytes(*, read: FileReader = read_system_file) -> int | None:
-    """Memory that this process may still take: what the system has free, or less where a container is limited."""
+    """Return the memory that this process may still allocate: what is free in the system, or less in a container."""
     free = _field(read(MEMORY), "MemAvailable")
     found = [] if free is None else [int(free * 1e6)]
     limit, use = (read(CGROUP_LIMIT) or "").strip(), _used_bytes(read)
@@ -56,7 +56,7 @@ def available_bytes(*, read: FileReader = read_system_file) -> int | None:
 
 
 def _used_bytes(read: FileReader) -> int | None:
-    """What a container holds and cannot give back: copies of files that nobody uses now go when memory is wanted."""
+    """Memory of a container without its inactive file cache, which the kernel drops when memory is needed."""
     use = (read(CGROUP_USE) or "").strip()
     if not use.isdecimal():
         return None
@@ -67,7 +67,11 @@ def _used_bytes(read: FileReader) -> int | None:
 
 @contextlib.contextmanager
 def memory_limit(limit_bytes: int | None = None) -> Iterator[None]:
-    """Refuse allocations beyond what is free now, or beyond `limit_bytes` more than is in use."""
+    """Limit the memory of this process within a `with` block.
+
+    Args:
+        limit_bytes: Bytes that may be allocated in addition; None: most of the free memory.
+    """
     more = available_bytes() if limit_bytes is None else limit_bytes
     if more is None or sys.platform != "linux":
         yield
@@ -83,12 +87,12 @@ def memory_limit(limit_bytes: int | None = None) -> Iterator[None]:
 
 
 def _data_bytes() -> int:
-    """What counts against the limit: private writable memory, touched or not."""
+    """Memory that counts towards RLIMIT_DATA: private writable memory, whether it was touched or not."""
     return int((_field(read_system_file(STATUS), "VmData") or 0.0) * 1e6)
 
 
 def _field(text: str | None, name: str) -> float | None:
-    """A line such as `VmRSS:  1234 kB` in megabytes."""
+    """The value of a line such as `VmRSS:  1234 kB`, in megabytes."""
     for line in (text or "").splitlines():
         key, _, value = line.partition(":")
         if key == name and value.split()[:1]:

@@ -1,4 +1,4 @@
-"""What this machine can do, what it cannot, and what to do about it."""
+"""Check what this machine can do, what is missing, and how to fix it (`hwnas doctor`)."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class PackageStatus:
-    """One package that hwnas can use; `installed` is None where it is missing."""
+    """Status of a package that hwnas can use; `installed` is None if it is missing."""
 
     name: str
     distribution: str
     installed: str | None
     required: str | None
-    """The versions that hwnas accepts, where it says so."""
+    """Versions that hwnas accepts; None if any is accepted."""
     accepted: bool
-    """Whether it is installed in a version that hwnas accepts."""
+    """It is installed in a version that hwnas accepts."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """Something missing or wrong: what it costs and what to do."""
+    """A problem of this machine: its consequence and its remedy."""
 
     subject: str
     problem: str
@@ -37,12 +37,12 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorReport:
-    """The state of this machine, as far as hwnas depends on it."""
+    """State of this machine as far as it matters to hwnas."""
 
     environment: Environment
     machine: Machine
     default_device: str
-    """What `--device auto` means here."""
+    """The device that `--device auto` selects."""
     packages: tuple[PackageStatus, ...]
     findings: tuple[Finding, ...]
 
@@ -51,7 +51,7 @@ class DoctorReport:
 class _Tool:
     name: str
     distributions: tuple[str, ...]
-    """Any one of them provides it."""
+    """Alternatives, any of which is sufficient."""
     cost: str
     extra: str | None = None
 
@@ -89,7 +89,7 @@ _GPU_TOOLS = (
 )
 
 _GPU_RUNTIME = "pip uninstall onnxruntime onnxruntime-gpu, then pip install onnxruntime-gpu"
-"""How to come to the GPU build alone: an extra of hwnas would bring the CPU build with it."""
+"""Remedy that leaves the GPU build alone; an extra of hwnas would also install the CPU build."""
 
 
 def doctor(
@@ -98,9 +98,12 @@ def doctor(
     software: Environment | None = None,
     requires: Sequence[str] | None = None,
 ) -> DoctorReport:
-    """Look at this machine and at what is installed; nothing heavy is imported.
+    """Check this machine and its packages, without importing them.
 
-    `requires` are the requirements of hwnas, by default those of the installed distribution.
+    Args:
+        machine: The machine; None: this one.
+        software: Installed packages and system; None: those of this machine.
+        requires: Requirements of hwnas; None: those of the installed distribution.
     """
     here = machine or detect()
     env = software or environment()
@@ -182,7 +185,7 @@ def _install(tool: _Tool, package: PackageStatus) -> str:
 
 
 def _runtime_findings(machine: Machine, versions: Mapping[str, str]) -> Iterator[Finding]:
-    """What is installed in a build that does not fit the machine."""
+    """Packages that are installed in a build that does not fit the machine."""
     both = {"onnxruntime", "onnxruntime-gpu"} <= versions.keys()
     if both:
         yield Finding(

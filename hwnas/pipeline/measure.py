@@ -1,4 +1,4 @@
-"""`hwnas profile`: networks timed on a device, or a plan that does so on another machine."""
+"""Measure networks on a device of this machine, by options or by a plan (`hwnas profile`)."""
 
 import shlex
 import time
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from hwnas.pipeline.measure_until import StoppingRule
 
 Extend = Callable[[Sequence[Path]], Plan | None]
-"""The plan that follows, by the profiles as they are now; None: there is none."""
+"""Returns the next plan, given the profiles measured so far; None at the end."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredProfile:
-    """One profile that a campaign wrote to, and what it is worth now."""
+    """One profile that a campaign wrote to, with its quality."""
 
     name: str
     path: Path
@@ -38,18 +38,18 @@ class MeasuredProfile:
 
 @dataclass(frozen=True, kw_only=True)
 class MeasureResult:
-    """What a campaign did: its profiles, one for each batch."""
+    """Result of a campaign: its profiles, one for each batch, and numbers of tasks."""
 
     deployment: Deployment
-    """Complete but for the batch, of which each profile has one of its own."""
+    """Deployment of all profiles but for the batch."""
     profiles: tuple[MeasuredProfile, ...]
     num_measured: int
-    """In this session, as the two that follow."""
+    """Measured in this session."""
     num_failed: int
     num_skipped: int
-    """Tasks that were done before, or failed before and were not tried again."""
+    """Tasks that were measured before, or that failed before and were not retried."""
     num_left: int
-    """Tasks that there was no time for."""
+    """Tasks for which there was no time."""
 
 
 def measure(
@@ -61,11 +61,25 @@ def measure(
     reporter: Reporter | None = None,
     campaign_environment: CampaignEnvironment | None = None,
 ) -> MeasureResult:
-    """Measure networks of a space on a device of this machine, and go on where a campaign was ended.
+    """Measure networks of a space on a device of this machine, or resume a campaign that was ended.
 
-    `new` begins a profile beside one that is there; `retry` tries again what failed. Profiles of another environment
-    are never added to: in `profiles` one begins beside them, and in another folder that is an error without `new`.
-    `until` measures in rounds, and ends when a predictor of what was measured is good enough.
+    Measurements of different environments are never mixed. In the default folder a new profile is started next to one
+    of another environment; in a folder that the options name, this is an error unless `new` is set.
+
+    Args:
+        request: Which networks are measured, on which device and how.
+        new: Start a new profile next to an existing one.
+        retry: Measure networks again that failed before.
+        until: Measure in rounds until a predictor fitted to the measurements is accurate enough.
+        reporter: Receives messages and progress.
+        campaign_environment: Machine, packages and worker factory; None: those of this machine.
+
+    Returns:
+        The profiles with their quality, and numbers of tasks.
+
+    Raises:
+        MissingError: The device or the runtime is not available on this machine.
+        InputError: The runtime does not support the options, or a profile cannot be written.
     """
     require_space(request.space)
     place = campaign_environment or CampaignEnvironment.here()
@@ -90,7 +104,23 @@ def measure_plan(
     reporter: Reporter | None = None,
     campaign_environment: CampaignEnvironment | None = None,
 ) -> MeasureResult:
-    """Measure what a plan says, on the machine that has its device."""
+    """Measure the tasks of a plan on a machine that has its device.
+
+    Args:
+        path: The file of the plan.
+        out: Folder of profiles.
+        new: Start a new profile next to an existing one.
+        retry: Measure networks again that failed before.
+        reporter: Receives messages and progress.
+        campaign_environment: Machine, packages and worker factory; None: those of this machine.
+
+    Returns:
+        The profiles with their quality, and numbers of tasks.
+
+    Raises:
+        InputError: The file is not the plan of one campaign, or a profile cannot be written.
+        MissingError: The device or the runtime is not available on this machine.
+    """
     plan = load_plan(path)
     place = campaign_environment or CampaignEnvironment.here()
     try:
@@ -113,7 +143,7 @@ class _Options:
 def _run(
     plan: Plan, extend: Extend, device: Device, place: CampaignEnvironment, options: _Options, reporter: Reporter
 ) -> MeasureResult:
-    """Plan after plan, each an extension of the one before, until the time is up or one adds nothing."""
+    """Measure one plan after another, each extending the last, until the time is up or a plan adds nothing."""
     deadline_s = None if options.minutes is None else time.monotonic() + 60 * options.minutes
     runtime = choose_runtime(plan, device, reporter)
     following: Plan | None = plan
@@ -160,7 +190,7 @@ def _measured(deployment: Deployment, paths: Sequence[Path], results: Sequence[C
 
 
 def _required(request: CampaignOptions, machine: Machine) -> Device:
-    """The device, or an error that says how to take the campaign to it."""
+    """The device of a campaign; the error explains how to measure on another machine."""
     try:
         return require(request.device, machine=machine)
     except MissingError as error:

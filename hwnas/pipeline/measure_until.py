@@ -1,4 +1,4 @@
-"""`hwnas profile --until mape=3%`: networks are measured in rounds until a predictor of them is good enough."""
+"""Measure in rounds until a predictor of the measurements is accurate enough (`hwnas profile --until mape=3%`)."""
 
 import re
 from collections.abc import Sequence
@@ -27,30 +27,39 @@ from hwnas.space import SPACES
 SamplingOrder = Literal["spread", "active"]
 
 MOST = 400
-"""Networks at the most, where `--samples` does not say."""
+"""Largest number of networks, unless `--samples` gives one."""
 
 _FIRST = 24
 _POOL = 512
-"""Networks that an active round chooses from."""
+"""Networks from which an active round chooses."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoppingRule:
-    """When to stop, and how the networks of a round are chosen."""
+    """When to stop measuring, and how the networks of a round are chosen."""
 
     mape: float
-    """The cross-validated mean absolute relative error; 0.03 is three percent."""
+    """Cross-validated mean absolute relative error to reach; 0.03 is three percent."""
     order: SamplingOrder = "spread"
-    """Evenly over the space, or where models disagree and nothing like it was measured."""
+    """'spread': evenly over the space; 'active': where models disagree and no similar network was measured."""
 
     @property
     def words(self) -> tuple[str, ...]:
-        """The options that say so."""
+        """The equivalent command-line options."""
         return ("--until", f"mape={self.mape:.4g}", *(() if self.order == "spread" else ("--order", self.order)))
 
 
 def parse_until(text: str, *, order: str = "spread") -> StoppingRule:
-    """The goal behind `mape=3%` or `mape=0.03`."""
+    """Parse a goal such as `mape=3%` or `mape=0.03`.
+
+    Args:
+        text: The goal.
+        order: How the networks of a round are chosen.
+
+    Raises:
+        UsageError: The goal is not an error between 0 and 100 %.
+        UnknownNameError: The order is not known.
+    """
     found = re.fullmatch(r"mape=(\d+(?:\.\d+)?)(%?)", text.strip())
     if found is None:
         raise UsageError("--until must be an error of the predictor", got=text, hint="--until mape=3%")
@@ -63,7 +72,7 @@ def parse_until(text: str, *, order: str = "spread") -> StoppingRule:
 
 
 class MeasuringRounds:
-    """The plans of such a campaign: each extends the one before, by about half."""
+    """The plans of a campaign with a stopping rule. Each extends the one before by about half."""
 
     def __init__(self, request: CampaignOptions, device: str, until: StoppingRule, *, reporter: Reporter) -> None:
         if request.minutes is not None:
@@ -75,11 +84,15 @@ class MeasuringRounds:
             raise UsageError(f"--until needs at least {MIN_NETWORKS} networks", got=f"--samples {self._most}")
 
     def first(self) -> Plan:
-        """The first round: networks spread over the space."""
+        """Return the plan of the first round: networks spread over the space."""
         return self._signed(make_plan(self._request, self._device, num_samples=self._count))
 
     def extend(self, paths: Sequence[Path]) -> Plan | None:
-        """The next round after these profiles; None where the predictor is good enough, or nothing is left."""
+        """Return the plan of the next round; None if the predictor is accurate enough or no network is left.
+
+        Args:
+            paths: The profiles measured so far.
+        """
         measured = [self._measured(path) for path in paths]
         error = max(cross_validated(networks) for networks in measured)
         there = max(self._count, self._taken(paths[0]))
@@ -98,7 +111,7 @@ class MeasuringRounds:
         return self._signed(plan)
 
     def _taken(self, path: Path) -> int:
-        """The networks of the space that a profile holds or failed on, beside the published ones."""
+        """Number of networks of the space that were measured or failed, without the published ones."""
         space = SPACES.get(self._request.space)
         archs = [*space.published.values()]
         published = {candidate.network_id for candidate in space.candidates(space.encode(archs))}
@@ -110,7 +123,7 @@ class MeasuringRounds:
         return make_plan(self._request, self._device, num_samples=count)
 
     def _active(self, count: int, path: Path, measured: MeasuredNetworks) -> Plan:
-        """What was measured, and those of a pool that models disagree on and that are unlike all before."""
+        """The measured networks, and those of a pool on which models disagree and that differ most from them."""
         space = SPACES.get(self._request.space)
         before = unique_subjects([row.subject for row in load_profile(path).measurements])
         ids = {subject.network_id for subject in before}
@@ -125,7 +138,7 @@ class MeasuringRounds:
         return plan_for_subjects(self._request, self._device, self._first_ones((*before, *(pool[row] for row in rows))))
 
     def _first_ones(self, subjects: Sequence[Subject]) -> tuple[Subject, ...]:
-        """Those that every plan of this request begins with, so that the same ones are measured twice."""
+        """Subjects in the order of a plan: all plans begin with the same ones, which are measured twice."""
         request = self._request
         start = select_subjects(
             SPACES.get(request.space),
@@ -143,13 +156,13 @@ class MeasuringRounds:
         return of_space(measured_profile(entry), SPACES.resolve(self._request.space))
 
     def _signed(self, plan: Plan) -> Plan:
-        """The plan with the whole command that asked for it."""
+        """The plan with the complete command that made it."""
         command = (*plan.origin.command, *self._until.words)
         return replace(plan, origin=replace(plan.origin, command=command))
 
 
 def cross_validated(networks: MeasuredNetworks) -> float:
-    """The error of the best model on networks that it had not seen; infinite where too few are there."""
+    """Return the cross-validated error of the best model; infinite if there are too few networks."""
     if len(networks) < MIN_NETWORKS:
         return float("inf")
     try:

@@ -1,4 +1,4 @@
-"""`hwnas profiles`: what was measured, here or by others, and how good it is."""
+"""List and show profiles: what was measured, and its quality (`hwnas profiles`)."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from hwnas.records.table import read_table
 
 @dataclass(frozen=True, kw_only=True)
 class ProfileSummary:
-    """One profile in a list; of one whose manifest cannot be read, only name, path, origin and device are known."""
+    """One profile in a list. If its manifest cannot be read, only name, path, origin and device are known."""
 
     name: str
     path: Path
@@ -32,14 +32,14 @@ class ProfileSummary:
     num_networks: int = 0
     num_failed: int = 0
     noise_floor: float | None = None
-    """A share, 0.01 is one percent; None where too few networks were measured twice."""
+    """As a fraction (0.01 is one percent); None if too few networks were measured twice."""
     problem: str | None = None
-    """Why it cannot be read; None where it can."""
+    """Reason why it cannot be read; None if it can."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProfileDetails:
-    """One profile in full."""
+    """One profile with its manifest, quality and results."""
 
     name: str
     path: Path
@@ -51,16 +51,29 @@ class ProfileDetails:
 
 
 def list_profiles(profiles: Path | None = None) -> tuple[ProfileSummary, ...]:
-    """All profiles that are found: own ones first, shipped ones last; `profiles` is a folder to look in instead.
+    """List all profiles: the user's own first, then those that ship with hwnas, then published tables.
 
-    One that cannot be read is listed with its problem. Published tables, which have figures alone, come last.
+    Args:
+        profiles: Folder to search instead of the default search path.
+
+    Returns:
+        A summary of each profile. One that cannot be read is listed with its problem.
     """
     places = data_search_path(PROFILES, profiles)
     return (*map(_row, scan_profiles(places)), *map(_table, table_entries(places)))
 
 
 def show_profile(name: str, *, profiles: Path | None = None) -> ProfileDetails:
-    """One profile by its name, DEVICE/FOLDER or FOLDER alone, or by its path."""
+    """Show one profile.
+
+    Args:
+        name: DEVICE/FOLDER, FOLDER alone if it is unambiguous, or the path of the profile.
+        profiles: Folder to search instead of the default search path.
+
+    Raises:
+        UnknownNameError: There is no such profile.
+        InputError: It cannot be read, its name is ambiguous, or it is a published table, which has no samples.
+    """
     places = data_search_path(PROFILES, profiles)
     for table in table_entries(places):
         if name in (table.name, table.path.name):

@@ -1,4 +1,4 @@
-"""Where the time of one network goes: ONNX Runtime's own profile, operation by operation."""
+"""Time the single operations of a network by the profilers of ONNX Runtime and torch."""
 
 import json
 import tempfile
@@ -20,31 +20,41 @@ from hwnas.records import Setting
 
 _WARM_RUNS = 3
 _SUFFIX = "_kernel_time"
+_PREFIX = "aten::"
 _ENDS = "/.:_"
-"""What may stand between the name of a segment and the rest of a node's name."""
+"""Characters that may follow the name of a segment in the name of a node."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OperationTime:
-    """One node of the optimised graph."""
+    """Time of one node of the optimized graph."""
 
     name: str
     kind: str
-    """ONNX Runtime's name of the operation: 'MatMul', 'FusedMatMul', 'LayerNormalization'."""
+    """The runtime's name of the operation, such as 'MatMul' or 'LayerNormalization'."""
     segment: str
-    """The segment of the network that it belongs to; empty where its name does not say."""
+    """The segment of the network that it belongs to; empty if its name contains none."""
     time_ms: float
-    """The 20 % quantile of its runs."""
+    """For ONNX Runtime the 20 % quantile of its runs, for torch their mean."""
     share: float
-    """Of the sum of all nodes."""
+    """Fraction of the sum of all nodes."""
 
 
 def operation_times(
     module: nn.Module, images: Tensor, setting: Setting, *, runs: int = 20
 ) -> tuple[OperationTime, ...]:
-    """The nodes of a network in the order in which they run, on the CPU provider.
+    """Time the nodes of a network with ONNX Runtime on a CPU, in the order in which they run.
 
-    The profiler itself costs time, so the sum is somewhat above the latency; the shares are what counts.
+    Profiling takes time as well, so the sum exceeds the latency somewhat. The shares are meaningful.
+
+    Args:
+        module: The network.
+        images: The batch.
+        setting: The setting, on a CPU.
+        runs: Number of timed runs.
+
+    Raises:
+        InputError: The device is not a CPU.
     """
     if device_of(setting).kind != "cpu":
         message = "times of single operations are known of onnxruntime on a CPU only"
@@ -62,7 +72,13 @@ def operation_times(
 def parse_onnxruntime_events(
     events: Sequence[Mapping[str, Any]], *, runs: int, segments: Collection[str] = ()
 ) -> tuple[OperationTime, ...]:
-    """The nodes in a profile's events; of each the last `runs` runs count."""
+    """Convert the events of ONNX Runtime's profiler.
+
+    Args:
+        events: The events.
+        runs: Number of timed runs; the runs before them are warm-up.
+        segments: Names of the segments of the network.
+    """
     durations: dict[str, list[float]] = defaultdict(list)
     kinds: dict[str, str] = {}
     for event in events:
@@ -85,27 +101,30 @@ def parse_onnxruntime_events(
 
 
 def match_segment(node: str, segments: Collection[str]) -> str:
-    """The longest name of a segment that a node's name begins with, or nothing."""
+    """Return the longest name of a segment that the name of a node begins with, or an empty text."""
     fits = [name for name in segments if node.startswith(name) and node[len(name) : len(name) + 1] in tuple(_ENDS)]
     return max(fits, key=len, default="")
 
 
 def _segments(module: nn.Module) -> tuple[str, ...]:
-    """The names of a module's segments, if it says them."""
+    """The names of a module's segments; nothing if it declares none."""
     named: Any = getattr(module, "segments", dict)
     return tuple(named())
-
-
-_WARM_RUNS = 3
-_PREFIX = "aten::"
 
 
 def torch_operation_times(
     module: nn.Module, images: Tensor, setting: Setting, *, runs: int = 10
 ) -> tuple[OperationTime, ...]:
-    """The operations of a network by kind, the longest first: on a GPU the time of their kernels, on a CPU their own.
+    """Time the operations of a network with torch, the longest first.
 
-    The times are means of one run. The profiler itself costs time on a CPU, so the shares are what counts.
+    Times are means over the runs: of the kernels on a GPU, and without nested operations on a CPU. Profiling takes time
+    as well on a CPU, so the shares are what is meaningful.
+
+    Args:
+        module: The network.
+        images: The batch.
+        setting: Device, precision and threads.
+        runs: Number of timed runs.
     """
     from torch.profiler import ProfilerActivity, profile
 
@@ -126,9 +145,15 @@ def torch_operation_times(
 
 
 def parse_torch_averages(events: Sequence[Any], *, runs: int, on_gpu: bool) -> tuple[OperationTime, ...]:
-    """One row for each operation in the profiler's averages, those of one kind with equal times, the longest first.
+    """Convert the averages of torch's profiler to one row per operation, the longest first.
 
-    What took no time of its own, because it only calls others, is left out.
+    The averages are by kind, so that all operations of a kind get the same time. Operations that only call others, and
+    take no time themselves, are left out.
+
+    Args:
+        events: The averages.
+        runs: Number of timed runs.
+        on_gpu: Use the times of kernels.
     """
     times = {
         event.key.removeprefix(_PREFIX): (

@@ -1,8 +1,9 @@
-"""What a network should take by a device's datasheet: for each operation, its work or its bytes, whichever is longer.
+"""Roofline estimates of a network on a device, and the bottlenecks that they show.
 
-After Williams, Waterman and Patterson, "Roofline" (2009). It is an estimate and no bound: every operation is taken to
-read its inputs from memory and to write its outputs there, which fusion and caches avoid, and to start at once, which
-none does. Parameters are read once for the whole batch.
+After Williams, Waterman and Patterson, "Roofline" (2009): an operation takes the longer of the time for its arithmetic
+and the time for its memory traffic, at the peak rates of the datasheet. This is an estimate and not a bound. It assumes
+that every operation reads its inputs from memory and writes its outputs back, which fusion and caches avoid, and that
+it starts without delay, which no kernel does. Parameters are read once for the whole batch.
 """
 
 from collections import defaultdict
@@ -24,7 +25,7 @@ _LOCALITY = ("expand", "depthwise", "glu", "silu", "batch_norm")
 
 @dataclass(frozen=True, kw_only=True)
 class OperationCost:
-    """One operation of a batch; times are None where the device's peak rates are not known."""
+    """Estimated cost of one operation; times are None if the peak rates of the device are not known."""
 
     name: str
     kind: str
@@ -32,20 +33,20 @@ class OperationCost:
     macs: int
     bytes_moved: int
     intensity: float
-    """Floating-point operations for each byte moved."""
+    """Floating-point operations per byte moved."""
     compute_ms: float | None
     memory_ms: float | None
 
     @property
     def time_ms(self) -> float | None:
-        """The longer of the two."""
+        """The longer of arithmetic and memory time."""
         if self.compute_ms is None or self.memory_ms is None:
             return None
         return max(self.compute_ms, self.memory_ms)
 
     @property
     def memory_bound(self) -> bool | None:
-        """Whether moving bytes takes longer than the products."""
+        """True if memory traffic takes longer than arithmetic."""
         if self.compute_ms is None or self.memory_ms is None:
             return None
         return self.memory_ms > self.compute_ms
@@ -60,12 +61,12 @@ class PeakRates:
 
     @property
     def ridge(self) -> float:
-        """The intensity from which on products and not memory decide."""
+        """Intensity above which arithmetic and not memory is the limit."""
         return self.flop_per_s / self.byte_per_s
 
 
 def peak_rates(device: Device, precision: str) -> PeakRates | None:
-    """The peak rates from the device's datasheet; None where there is none, as of a CPU."""
+    """Return the peak rates of a device; None if they are not known, as for a CPU."""
     flops = device.peak_op_per_s(cast(Precision, precision))
     if flops is None or device.memory_byte_per_s is None:
         return None
@@ -75,13 +76,20 @@ def peak_rates(device: Device, precision: str) -> PeakRates | None:
 def operation_costs(
     workload: Workload, *, rates: PeakRates | None, precision: str, batch: int
 ) -> tuple[OperationCost, ...]:
-    """The cost of each operation of a batch, in the order in which they run."""
+    """Estimate the cost of each operation, in the order in which they run.
+
+    Args:
+        workload: The operations of a network.
+        rates: Peak rates of the device; None: times are not estimated.
+        precision: Precision of weights and activations.
+        batch: Batch size.
+    """
     width = element_bytes("fp32" if precision == "tf32" else precision)
     return tuple(_cost(operation, rates, width=width, batch=batch) for operation in workload.operations)
 
 
 def network_part(operation: Operation) -> Part:
-    """The part of the network that an operation belongs to, by its name and kind."""
+    """Return the part of the network that an operation belongs to, by its name and kind."""
     first, last = operation.name.split(".")[0], operation.name.split(".")[-1]
     if first in ("stem", "patch_embeds"):
         return "stem"
@@ -95,7 +103,11 @@ def network_part(operation: Operation) -> Part:
 
 
 def total_ms(costs: Sequence[OperationCost]) -> float:
-    """The sum of the times; an error where they are not known."""
+    """Return the sum of the times.
+
+    Raises:
+        InputError: The peak rates of the device are not known.
+    """
     times = [cost.time_ms for cost in costs]
     if None in times:
         raise InputError("a roofline needs the peak rates of the device")
@@ -119,21 +131,21 @@ def _cost(operation: Operation, rates: PeakRates | None, *, width: int, batch: i
 
 
 _GPU_ALIGNMENT = {"fp32": 4, "tf32": 4, "fp16": 8, "bf16": 8, "fp8": 16, "int8": 16}
-"""Elements in 16 bytes: widths that are no multiple of it keep tensor cores from being used fully."""
+"""Elements in 16 bytes. Tensor cores are used fully only for widths that are a multiple of it."""
 
 _GPU_TILE = 64
-"""Columns of output that one block of a matrix product makes on a GPU at the least, as a rule."""
+"""Smallest usual number of output columns of one thread block of a matrix product on a GPU."""
 
 _CPU_LANES = 16
-"""float32 values in one register of AVX-512; a multiple of it also suits narrower registers."""
+"""float32 values in an AVX-512 register; its multiples also suit narrower registers."""
 
 _WORTH_SAYING = 0.05
-"""Smaller shares of the products are not mentioned."""
+"""Smaller fractions are not mentioned."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MatmulWidth:
-    """One width of matrix products, and how much of all products has it."""
+    """An output width of matrix products, with the fraction of all MACs that has it."""
 
     size: int
     share: float
@@ -143,7 +155,15 @@ class MatmulWidth:
 def bottlenecks(
     workload: Workload, costs: Sequence[OperationCost], *, device: Device, rates: PeakRates | None, precision: str
 ) -> tuple[str, ...]:
-    """Sentences on widths, parts, memory and single operations; shares are of products where no time is known."""
+    """Describe the bottlenecks of a network in sentences: widths, parts, memory and single operations.
+
+    Args:
+        workload: The operations of the network.
+        costs: Their estimated costs.
+        device: The device.
+        rates: Its peak rates; None: fractions are of MACs instead of time.
+        precision: Precision of weights and activations.
+    """
     found = [
         *_width_hints(workload, device=device, precision=precision),
         *_part_hints(costs),
@@ -154,7 +174,7 @@ def bottlenecks(
 
 
 def matmul_widths(workload: Workload) -> tuple[MatmulWidth, ...]:
-    """The output widths of all matrix products, heads of attention included, the largest share first."""
+    """Return the output widths of all matrix products, including attention heads, the largest fraction first."""
     whole = workload.macs_executed or 1
     macs: defaultdict[int, int] = defaultdict(int)
     number: defaultdict[int, int] = defaultdict(int)

@@ -1,4 +1,4 @@
-"""A runtime's own profile of one network, where its device is here."""
+"""Profile a network by the profiler of its runtime, and find its bottlenecks."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from hwnas.profile.operation_times import OperationTime
 
 _UNNAMED = "(not said)"
-"""Nodes whose names tell no segment: fused or shared ones."""
+"""Nodes whose names contain no segment: fused or shared ones."""
 
 _PRODUCTS = (
     "Attention",
@@ -64,7 +64,7 @@ _WORTH_SAYING = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class TimedNodes:
-    """The time of one kind of nodes, or of all nodes of one segment, in the graph that a runtime really ran."""
+    """Total time of the nodes of one kind, or of one segment, in the graph that a runtime executed."""
 
     name: str
     time_ms: float
@@ -74,17 +74,22 @@ class TimedNodes:
 
 @dataclass(frozen=True, kw_only=True)
 class RuntimeProfile:
-    """What a runtime says of itself: its times by kind of node and by segment of the network."""
+    """Times of a network by kind of node and by segment, as reported by the runtime's profiler."""
 
     runtime: str
     total_ms: float
     by_kind: tuple[TimedNodes, ...]
     by_segment: tuple[TimedNodes, ...]
-    """Empty where the names of the nodes tell no segment."""
+    """Empty if the names of the nodes contain no segment."""
 
 
 def measured_bottlenecks(profile: RuntimeProfile, *, macs: int) -> tuple[str, ...]:
-    """What stands out in the times that were measured; `macs` are those of the batch."""
+    """Describe the bottlenecks in measured times.
+
+    Args:
+        profile: The measured times.
+        macs: MACs of the whole batch.
+    """
     whole = profile.total_ms or 1.0
     products_ms = sum(nodes.time_ms for nodes in profile.by_kind if nodes.name in _PRODUCTS)
     moves = [nodes for nodes in profile.by_kind if nodes.name in _MOVES]
@@ -101,10 +106,17 @@ def measured_bottlenecks(profile: RuntimeProfile, *, macs: int) -> tuple[str, ..
 
 
 def runtime_profile(subject: Subject, setting: Setting) -> RuntimeProfile | None:
-    """The profile of a network with weights of its own; None where no runtime tells anything on that device.
+    """Profile a network with random weights.
 
-    ONNX Runtime is asked on a CPU. It tells no times of its kernels on a GPU, and lacks some precisions on a CPU: there
-    torch's profiler is asked.
+    ONNX Runtime's profiler is used on a CPU. It reports no kernel times on a GPU, and lacks some precisions on a CPU;
+    torch's profiler is used there.
+
+    Args:
+        subject: The network.
+        setting: Device, precision, batch and threads; the runtime is replaced.
+
+    Returns:
+        The profile, or None if no profiler is available for the device.
     """
     for runtime, times in (("onnxruntime", _onnxruntime_times), ("torch", _torch_times)):
         asked = replace(setting, deployment=replace(setting.deployment, runtime=runtime))
@@ -153,7 +165,7 @@ def _torch_times(module: "nn.Module", images: "Tensor", setting: Setting) -> Seq
 
 
 def sum_by_name(nodes: Sequence[tuple[str, float]]) -> tuple[TimedNodes, ...]:
-    """The times of nodes of one name together, the longest first."""
+    """Sum the times of (name, time) pairs by name, the longest first."""
     times: dict[str, list[float]] = {}
     for name, time_ms in nodes:
         times.setdefault(name, []).append(time_ms)
