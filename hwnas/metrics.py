@@ -39,7 +39,7 @@ RUNTIMES: Registry[str] = Registry(
     ],
     hint="--runtime {}",
 )
-"""Where the runner of each is defined; it is imported when networks are timed with it."""
+"""Location of each runner class, imported when networks are timed with it."""
 
 ANY_BATCH: Literal["any"] = "any"
 """The batch of figures whose rows have different batches, such as those of a published table."""
@@ -53,7 +53,7 @@ _MS_PER_S = 1e3
 
 @dataclass(frozen=True, kw_only=True)
 class Deployment:
-    """Where and how a network runs; None is what is not specified."""
+    """Device, runtime, precision, batch size and threads; None for what is not specified."""
 
     device: str | None = None
     runtime: str | None = None
@@ -130,7 +130,7 @@ class Deployment:
 UNSPECIFIED = Deployment()
 
 DEFAULT_DEPLOYMENT = Deployment(precision="fp32", batch=1, threads=1)
-"""What a measurement takes where nothing is specified."""
+"""Defaults of a measurement."""
 
 
 def _kind_of_part(text: str) -> str | None:
@@ -146,7 +146,7 @@ def _kind_of_part(text: str) -> str | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Quantity:
-    """What a metric counts; `units` are the suffixes that a bound may have, each with its factor."""
+    """The quantity behind a metric; `units` are the suffixes of bounds with their factors."""
 
     name: str
     goal: Goal

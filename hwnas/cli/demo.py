@@ -12,10 +12,10 @@ from hwnas.cli.output import print_footer, print_json, print_line
 from hwnas.cli.progress import console_reporter
 from hwnas.config import to_mapping
 from hwnas.metrics import parse_metric
-from hwnas.pipeline.demo import Demonstrated, DemoOptions, demonstrate
+from hwnas.pipeline.demo import DemoOptions, DemoResult, run_demo
 
 if TYPE_CHECKING:
-    from hwnas.pipeline.demo import Demonstrated
+    from hwnas.pipeline.demo import DemoResult
     from hwnas.report.front import FrontRow
     from hwnas.search.record import SearchRecord
 
@@ -41,14 +41,14 @@ def demo(*, out: Path | None, as_json: bool, **values: Any) -> None:
     options = DemoOptions(**values)
     folder = out or Path("hwnas-demo") / options.space
     with console_reporter() as reporter:
-        done = demonstrate(options, out=folder, reporter=reporter)
+        done = run_demo(options, out=folder, reporter=reporter)
     if as_json:
         print_json(_values(done))
     else:
         _print(done)
 
 
-def _values(done: Demonstrated) -> dict[str, Any]:
+def _values(done: DemoResult) -> dict[str, Any]:
     return {
         "out": done.out,
         "space": done.space,
@@ -62,7 +62,7 @@ def _values(done: Demonstrated) -> dict[str, Any]:
     }
 
 
-def _print(done: Demonstrated) -> None:
+def _print(done: DemoResult) -> None:
     print_front(done.out / "search")
     print_line()
     for sentence in summarize_demo(done):
@@ -91,7 +91,7 @@ _COMMANDS = (
 """The commands of the pipeline for a user's own images; `hwnas search` prints its RUN."""
 
 
-def summarize_demo(done: "Demonstrated") -> tuple[str, ...]:
+def summarize_demo(done: "DemoResult") -> tuple[str, ...]:
     """Sum up a demo in three sentences: its front, how good the predictions were, and the exported network."""
     speed = next(name for name in done.record.spec.objectives if parse_metric(name).quantity.on_device)
     return (
@@ -126,7 +126,7 @@ def _verification_sentence(record: "SearchRecord", speed: str) -> str:
     return f"{many} were measured: the predictions were off by {found.mape[speed]:.1%} on average{floor}."
 
 
-def _network_sentence(done: "Demonstrated", speed: str) -> str:
+def _network_sentence(done: "DemoResult", speed: str) -> str:
     ids = {item.arch_id for item in done.record.winners}
     row = next((row for row in done.front if row.arch_id in ids), None)
     if row is None:

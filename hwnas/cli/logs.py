@@ -1,4 +1,4 @@
-"""What a command shows besides its result: `-v`, `-q` and `--log-file`, which every command has."""
+"""Logging options of every command: `-v`, `-q` and `--log-file`."""
 
 import logging
 import shlex

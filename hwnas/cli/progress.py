@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 
 class ProgressState(NamedTuple):
-    """How a progress event is shown."""
+    """Displayed form of a progress event."""
 
     activity: str
     """Events of one activity share a bar, and the time between their lines."""

@@ -1,11 +1,11 @@
-"""`hwnas demo`: the whole of it, small, on this CPU: pictures of digits in, a measured front and a network out.
+"""`hwnas demo`: the whole pipeline at toy size on this CPU, from images of digits to a measured front and a network.
 
     OUT/supernet      the trained supernet
-    OUT/profiles      what was measured on this CPU
-    OUT/predictors    what was fitted to it
+    OUT/profiles      measurements on this CPU
+    OUT/predictors    predictors fitted to them
     OUT/search        the search: front, networks, report.html
 
-What is done is not done again, so a demo that was stopped goes on where it was.
+Finished steps are not repeated, so an interrupted demo resumes where it stopped.
 """
 
 import time
@@ -35,7 +35,7 @@ OBJECTIVE = "throughput"
 
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions:
-    """How large a demo is."""
+    """Size of a demo."""
 
     space: str = "autoformer-micro"
     seed: int = 0
@@ -47,32 +47,32 @@ class DemoOptions:
     """Networks that are measured."""
     batch: int = 1
     budget: int = 80
-    """Networks that are judged truly."""
+    """Networks to evaluate."""
     pairs: int = 16
-    """Runs of each network beside the reference network."""
+    """Timed runs of each network and of the reference network."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Demonstrated:
-    """What a demo left behind."""
+class DemoResult:
+    """The results of a demo."""
 
     out: Path
     space: str
     record: "SearchRecord"
     front: "tuple[FrontRow, ...]"
-    """The best of accuracy first."""
+    """Most accurate first."""
     report: Path
     model: Path
-    """The exported network, ONNX."""
+    """The exported network, as ONNX."""
     inference: "Inference"
-    """What the exported network says of a picture."""
+    """The prediction of the exported network for one image."""
     seconds: Mapping[str, float]
-    """How long each step took, in this session."""
+    """Duration of each step in this session."""
 
 
-def demonstrate(options: DemoOptions, *, out: Path, reporter: Reporter) -> Demonstrated:
-    """Train, measure, fit, search, report and run, or go on where that was stopped."""
-    settled = _settle(options, out)
+def run_demo(options: DemoOptions, *, out: Path, reporter: Reporter) -> DemoResult:
+    """Train, measure, fit, search, report and run, or resume where a demo was interrupted."""
+    settled = _prepare_folder(options, out)
     steps = _Steps(settled, out, reporter)
     steps.train()
     steps.measure()
@@ -82,7 +82,7 @@ def demonstrate(options: DemoOptions, *, out: Path, reporter: Reporter) -> Demon
     model, inference = steps.run(searched)
     from hwnas.report.front import front_rows
 
-    return Demonstrated(
+    return DemoResult(
         out=out,
         space=settled.space,
         record=searched,
@@ -94,8 +94,8 @@ def demonstrate(options: DemoOptions, *, out: Path, reporter: Reporter) -> Demon
     )
 
 
-def _settle(options: DemoOptions, out: Path) -> DemoOptions:
-    """Make the folder, or see that it holds the same demo."""
+def _prepare_folder(options: DemoOptions, out: Path) -> DemoOptions:
+    """Create the folder, or check that it holds a demo with the same options."""
     settled = replace(options, space=_micro_space(options.space))
     if not (out / MANIFEST).is_file():
         Run.create(out, command=("hwnas", "demo"), config=settled, seeds={"seed": settled.seed})
@@ -109,7 +109,7 @@ def _settle(options: DemoOptions, out: Path) -> DemoOptions:
 
 
 def _micro_space(name: str) -> str:
-    """The name of a space that is small enough, as it is registered."""
+    """Resolve the name of a micro space."""
     micro = [known for known in SPACES if known.endswith("-micro")]
     if name not in SPACES:
         raise unknown("space", name, micro, hint="hwnas demo --space {}")
@@ -121,7 +121,7 @@ def _micro_space(name: str) -> str:
 
 
 class _Steps:
-    """The steps of a demo, each of which leaves its own folder."""
+    """The steps of a demo, each with its own folder."""
 
     TOTAL = 6
 
@@ -130,7 +130,7 @@ class _Steps:
         self.seconds: dict[str, float] = {}
 
     def train(self) -> None:
-        """The supernet: every network of the space is a part of it."""
+        """Train the supernet."""
         from hwnas.pipeline.train import train_model
         from hwnas.train.options import TrainOptions
         from hwnas.train.weights import SUPERNET
@@ -167,7 +167,7 @@ class _Steps:
             measure(request, reporter=self.reporter)
 
     def fit(self) -> None:
-        """A predictor of throughput, with a card that says how good it is."""
+        """Fit a predictor of throughput."""
         from hwnas.pipeline.predictors.fit import FitOptions, fit_predictors
         from hwnas.predict.lookup import predictor_entries
 
@@ -186,7 +186,7 @@ class _Steps:
             )
 
     def search(self) -> "SearchRecord":
-        """NSGA-II on accuracy, MACs and throughput; the front is measured again, the best network exported."""
+        """Search accuracy, MACs and throughput, measure the front and export the best network."""
         from hwnas.pipeline.search.options import SearchOptions
         from hwnas.pipeline.search.run import search_networks
         from hwnas.search.spec import PostSearch
@@ -203,20 +203,20 @@ class _Steps:
             runs=self.out,
             post_search=PostSearch(export_top=1, pairs=options.pairs),
         )
-        with self._step("search", f"searching, {options.budget} networks judged truly, the front measured again"):
+        with self._step("search", f"searching, {options.budget} evaluations, then measuring the front"):
             if (run / MANIFEST).is_file():
                 return search_networks(resume=run, reporter=self.reporter).record
             return search_networks(asked, out=run, reporter=self.reporter).record
 
     def report(self) -> Path:
-        """The page."""
+        """Write the report."""
         from hwnas.pipeline.report import write_report
 
         with self._step("report", "writing the report"):
             return write_report(self.out / "search").page
 
     def run(self, record: "SearchRecord") -> "tuple[Path, Inference]":
-        """The exported network, once, without hwnas or torch in its way."""
+        """Run the exported network once, without hwnas or torch."""
         from hwnas.pipeline.inference import classify_heldout_image
 
         with self._step("run", "running the exported network once"):

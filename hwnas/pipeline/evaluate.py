@@ -62,13 +62,13 @@ class Evaluation:
     split: Split
     networks: tuple[EvaluatedNetwork, ...]
     test_uses: int
-    """How often the test images of this run have been looked at, this time included; 0 for held-out ones."""
+    """Number of evaluations on the test images of this run, this one included; 0 for held-out images."""
     notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Weights:
-    """Where weights are from, and whose they are."""
+    """Origin of the weights."""
 
     file: Path
     kind: Literal["supernet", "network"]

@@ -25,7 +25,7 @@ SUFFIXES = {".onnx": "onnx", ".pt2": "pt2", ".safetensors": "safetensors"}
 
 @dataclass(frozen=True, kw_only=True)
 class ModuleMeasurement:
-    """How fast a module is on a device of this machine."""
+    """Latency of a module on a device of this machine."""
 
     deployment: Deployment
     latency_ms: float
@@ -43,7 +43,7 @@ class ModuleMeasurement:
     problem: str
     """Why the measurement is unstable; empty if it is stable."""
     parity: OutputParity
-    """How the outputs compare with those of torch in float32."""
+    """Comparison of the outputs with those of torch in float32."""
     samples: Samples
     reference: Samples
     """The runs of the module, and those of the reference network in between."""

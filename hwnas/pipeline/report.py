@@ -23,7 +23,7 @@ MOST_RUNS = 6
 
 @dataclass(frozen=True, kw_only=True)
 class RunSummary:
-    """What the report says of one run."""
+    """Summary of one run."""
 
     run: Path
     finished: bool
@@ -38,7 +38,7 @@ class RunSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What was written, and what it says."""
+    """Files and conclusions of a report."""
 
     page: Path
     tables: tuple[Path, ...]

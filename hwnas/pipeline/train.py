@@ -39,7 +39,7 @@ from hwnas.train.trainer import Trainer, TrainerConfig
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingResult:
-    """What a training came to."""
+    """Result of a training."""
 
     run: Path
     weights: Path
@@ -54,12 +54,12 @@ class TrainingResult:
     """The first of those that could not be read."""
     notes: tuple[str, ...]
     is_main_process: bool = True
-    """Whether this is the one of several processes that writes files."""
+    """True in the process that writes files."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingEstimate:
-    """What a training would be, and how long it would take, from a few steps that were timed."""
+    """Estimate of a training from a few timed steps."""
 
     config: TrainConfig
     params: int
@@ -74,7 +74,7 @@ class TrainingEstimate:
 
     @property
     def seconds_per_epoch(self) -> float:
-        """How long an epoch takes."""
+        """Seconds per epoch."""
         return self.seconds_per_step * self.steps_per_epoch
 
 
@@ -169,7 +169,7 @@ def _telling_how_to_go_on(folder: Path) -> Iterator[None]:
 
 
 def _notes(config: TrainConfig, data: DataSplits, start: InitialModel, world: World) -> tuple[str, ...]:
-    """What the user should know before the first step."""
+    """Notes for the user before the first step."""
     full = memory_warning(estimate_memory(config, start.model, world), config.recipe)
     return (*data.notes, *start.notes, *([] if full is None else [full]))
 
@@ -276,7 +276,7 @@ def _make_trainer(
 
 
 def _extremes(supernet: AnySupernet, data: DataSplits, *, device: torch.device, workers: int) -> dict[str, float]:
-    """Whether the supernet is sound: the accuracy of its smallest and of its largest network."""
+    """Accuracy of the smallest and the largest network of the supernet."""
     space = supernet.space
     evaluator = make_evaluator(supernet, data, checkpoint_id="last", device=device, workers=workers)
     smallest, largest = evaluator.evaluate([space.smallest(), space.largest()])

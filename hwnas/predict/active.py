@@ -1,4 +1,4 @@
-"""Which networks to measure next: those that models disagree on, and that are unlike the measured ones."""
+"""Selection of the networks to measure next: those on which models disagree and that differ from the measured ones."""
 
 from collections.abc import Sequence
 

@@ -28,7 +28,7 @@ CONFIDENCES = (0.5, 0.8, 0.9, 0.95)
 
 @dataclass(frozen=True, kw_only=True)
 class FittedData:
-    """What a predictor was fitted to."""
+    """The data that a predictor was fitted to."""
 
     sources: tuple[str, ...]
     """Profiles or files."""
@@ -36,7 +36,7 @@ class FittedData:
     num_networks: int
     """Distinct ones."""
     is_mixed: bool = False
-    """Whether rows of several environments were put together, which was asked for."""
+    """True if rows of several environments were combined on request."""
     kinds: tuple[str, ...] = ()
     """The spaces that the networks are of; `timm` for its models."""
     usual_batch: int | None = None
@@ -104,7 +104,7 @@ class _Body:
 
 @dataclass(frozen=True, kw_only=True)
 class Card(_Body):
-    """What a predictor says about itself."""
+    """The card of a predictor."""
 
     environment: Mapping[str, str]
     """In which the rows were measured, as far as their source tells."""

@@ -1,4 +1,4 @@
-"""How a device's speed moved while it was measured, told from the measured networks themselves.
+"""Drift of a device's speed during a campaign, estimated from the measured networks.
 
 The factor of a row is a smooth function of its place in time: a Gaussian-weighted local mean of what a model without
 drift leaves, over the rows that were given. Rows whose target is to be predicted must not be given.
@@ -26,9 +26,9 @@ class Drift(ContiguousArrays):
     times: Numbers
     """Growing."""
     logs: Numbers
-    """What the model without drift left, row by row."""
+    """Residuals of the model without drift, row by row."""
     width: float | None
-    """How far a local mean reaches, in units of time; None: there is no drift."""
+    """Width of the local mean, in units of time; None: there is no drift."""
 
     @classmethod
     def none(cls) -> Self:
@@ -36,7 +36,7 @@ class Drift(ContiguousArrays):
         return cls(times=np.zeros(0), logs=np.zeros(0), width=None)
 
     def factor(self, times: Numbers) -> Numbers:
-        """How many times slower than usual the device was."""
+        """Factor by which the device was slower than usual."""
         if self.width is None:
             return np.ones(len(times))
         return np.exp(_smooth(self.times, self.logs, np.asarray(times, dtype=np.float64), width=self.width))

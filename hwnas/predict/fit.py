@@ -45,9 +45,9 @@ class Observations:
     sources: tuple[str, ...] = ()
     noise_floor: float | None = None
     groups: Sequence[str] | None = None
-    """What is held out together, a label per row; None: equal networks."""
+    """Labels of rows that are held out together; None: identical networks."""
     times: Numbers | None = None
-    """When each row was measured, in seconds, where that is known: a device that drifts is told by it."""
+    """Time of each measurement in seconds, if known; used to detect drift."""
     space: str | None = None
     """The space of all networks; None where they are of several kinds."""
     kinds: tuple[str, ...] = ()
@@ -55,7 +55,7 @@ class Observations:
 
     @property
     def target(self) -> Numbers:
-        """What models fit: the figure of one run of a batch, less being better."""
+        """The target of models: the value of one run of a batch, to be minimised."""
         return self.metric.to_target(self.figures, batch=self.batches)
 
     @property
@@ -174,7 +174,7 @@ def check_observations(observed: Observations, *, allow_mixed: bool) -> None:
 def make_card(
     observed: Observations, answers: Answers, choice: str, *, trial: Trial, count_names: tuple[str, ...] = ()
 ) -> Card:
-    """What a model says about itself, by its answers on networks that were held out; `count_names` it counts."""
+    """Make the card of a model from its held-out predictions; `count_names` are the blocks that it counts."""
     by_model, target, features = answers.by_model[choice], answers.target, observed.features
     metric, batches = observed.metric, observed.batches
     return Card(

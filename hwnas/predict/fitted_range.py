@@ -1,4 +1,4 @@
-"""Whether a network is like those that a predictor was fitted to.
+"""The range of networks that a predictor was fitted to.
 
 Few networks of a space show less of its range than there is, and the next ones of the same kind lie a little beyond
 them: the margin is wider for them, in the way in which the greatest of so many draws falls short of the end.
@@ -60,11 +60,11 @@ class FittedRange(ContiguousArrays):
         )
 
     def is_outside(self, features: Features) -> NDArray[np.bool_]:
-        """Which networks are unlike all fitted ones."""
+        """Return a mask of networks outside the fitted range."""
         return self._beyond(features).any(axis=1) | self._far(features) | (self._unknown(features) > 0)
 
     def reasons(self, features: Features) -> tuple[str, ...]:
-        """Why the first of these networks is outside, one sentence a reason; none if it is inside."""
+        """Return the reasons why the first of these networks is outside; empty if it is inside."""
         first = features.take(slice(0, 1))
         beyond = np.flatnonzero(self._beyond(first)[0])
         found = [self._reason(int(column), first) for column in beyond]
@@ -89,7 +89,7 @@ class FittedRange(ContiguousArrays):
 
     @classmethod
     def from_json(cls, data: Plain) -> Self:
-        """What `to_json` wrote."""
+        """Read what `to_json` wrote."""
         return cls(
             cost_names=names(data["cost_names"]),
             shape_names=names(data["shape_names"]),

@@ -29,7 +29,7 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True, kw_only=True)
 class Unusual(ContiguousArrays):
-    """How unusual networks are: their distance from the middle of the fitted ones, along their main directions."""
+    """Distance of networks from the centre of the fitted ones, along their principal components."""
 
     cost_names: tuple[str, ...]
     shape_names: tuple[str, ...]
@@ -58,7 +58,7 @@ class Unusual(ContiguousArrays):
         return distance
 
     def coordinates(self, features: Features) -> Numbers:
-        """Where networks stand along the main directions; the fitted ones have mean 0 and spread 1 on each."""
+        """Coordinates along the principal components; the fitted networks have mean 0 and standard deviation 1."""
         raw = _shares(features, self.cost_names, self.shape_names)
         coordinates: Numbers = self.standard.apply(raw) @ self.rotation
         return coordinates
@@ -74,7 +74,7 @@ class Unusual(ContiguousArrays):
 
     @classmethod
     def from_json(cls, data: Plain) -> Self:
-        """What `to_json` wrote."""
+        """Read what `to_json` wrote."""
         return cls(
             cost_names=names(data["cost_names"]),
             shape_names=names(data["shape_names"]),
@@ -94,7 +94,7 @@ class Intervals(ContiguousArrays):
     """log(measured / predicted) / scale, growing."""
 
     def scale(self, features: Features) -> Numbers:
-        """How much wider the interval of a network is than the usual one."""
+        """Factor by which the interval of a network is wider than a typical one."""
         return _scale(self.unusual.distance(features), self.slope)
 
     def bounds(self, mean: Numbers, features: Features, *, confidence: float) -> tuple[Numbers, Numbers]:
@@ -109,7 +109,7 @@ class Intervals(ContiguousArrays):
 
     @classmethod
     def from_json(cls, data: Plain) -> Self:
-        """What `to_json` wrote."""
+        """Read what `to_json` wrote."""
         return cls(
             unusual=Unusual.from_json(data["unusual"]), slope=float(data["slope"]), errors=numbers(data["errors"])
         )
@@ -166,7 +166,7 @@ def supported_confidence(count: int, *, wanted: float = USUAL_CONFIDENCE) -> flo
 
 
 def _slope(distance: Numbers, logs: Numbers) -> float:
-    """How errors grow with distance: a regression of log |error|, held back, never falling."""
+    """Exponent of the growth of errors with distance: a regularised regression of log |error|, never negative."""
     size = np.log(np.abs(logs) + 1e-4).mean(axis=0)
     away = np.log(np.maximum(distance, 0.1))
     centred = away - away.mean()

@@ -1,4 +1,4 @@
-"""How the error falls with the number of measured networks."""
+"""The error as a function of the number of measured networks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Point:
     count: int
     scores: Scores
     answers: Numbers
-    """What was said of each network without it."""
+    """Predictions of each network by a model that was not fitted to it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""How good predictions are, on networks that the model had not seen."""
+"""Scores of predictions of held-out networks."""
 
 from dataclasses import dataclass
 

@@ -45,7 +45,7 @@ class Prediction:
     upper: Numbers
     more_is_better: bool
     outside: NDArray[np.bool_]
-    """Which networks are unlike all that were fitted: their figures are a guess, and their intervals too."""
+    """Networks outside the fitted range: their values and intervals are guesses."""
 
     def to_frame(self, labels: Sequence[str] | None = None) -> Frame:
         """Return the predictions as a data frame, one row per network.
@@ -65,7 +65,7 @@ class Prediction:
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """What models answered for networks that they had not seen, while they were judged."""
+    """Predictions of held-out networks during cross-validation."""
 
     target: Numbers
     by_model: Mapping[str, Numbers]
@@ -108,7 +108,7 @@ class Source:
     model: Fitted
 
     def answers(self, build: Callable[[Conditions], Features]) -> Numbers:
-        """What it says of networks whose features `build` makes."""
+        """Predict networks whose features `build` makes."""
         return self.model.predict(build(replace(self.conditions, batch=self.batch)))
 
 

@@ -1,4 +1,4 @@
-"""Which model is best here: repeated cross-validation of all, the answers kept.
+"""Selection of the best model by repeated cross-validation.
 
 Every model answers for the same networks in the same folds. The stack's answers come from weights that were found on
 the other folds' answers. The choice is by mean absolute relative error; a simpler model is taken where the better one
@@ -25,18 +25,18 @@ _GAIN = 0.01
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """How models are judged."""
+    """Protocol of the cross-validation."""
 
     num_folds: int = 5
     repeats: int = 2
     seed: int = 0
     held_out: str = "networks"
-    """What is held out together: 'networks', or groups of them, such as 'families'."""
+    """Unit of rows held out together: 'networks', or groups such as 'families'."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
-    """What the models said of networks that they had not seen: an array per model, one row a repeat."""
+    """Predictions of held-out networks: an array per model, one row per repeat."""
 
     target: Numbers
     protocol: Protocol

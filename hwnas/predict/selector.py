@@ -1,4 +1,4 @@
-"""Which predictor answers for a metric: what a question leaves out is filled in, and said."""
+"""Choice of the predictor of a metric: unspecified parts are filled in and reported."""
 
 import logging
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class ChosenPredictor:
     path: Path
     origin: Origin
     note: str
-    """Which predictor it is and what was filled in, in one sentence."""
+    """One sentence about the predictor and what was filled in."""
 
 
 def find_predictor(
@@ -111,7 +111,7 @@ def _completed(entry: PredictorEntry, metric: Metric) -> Metric:
 
 
 def _note(entry: PredictorEntry, metric: Metric, fitting: Sequence[PredictorEntry]) -> str:
-    """Which predictor answers, and why its setting where the question left one out."""
+    """Describe the chosen predictor and the reasons for parts that were not specified."""
     complete, card = _completed(entry, metric), entry.card
     wanted, found = metric.deployment, complete.deployment
     of = f"{card.data.num_networks} networks of {card.space or 'every kind that was measured there'}"

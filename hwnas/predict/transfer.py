@@ -35,9 +35,9 @@ MIN_NETWORKS = 4
 """Fewer measured networks cannot gate a source."""
 SCRATCH = "from scratch"
 SIMPLE: tuple[Learner, ...] = (AnalyticLearner(), GaussianLearner())
-"""What a few networks can be fitted with; a ridge on all costs is a gamble with ten of them."""
+"""Models that a few networks suffice for; a ridge regression on all costs does not work with ten."""
 SCRATCHES = (SCRATCH, *(f"{SCRATCH}, {learner.name}" for learner in SIMPLE[1:]))
-"""What they are called; the first one is the analytic sum."""
+"""Their names; the first one is the analytic model."""
 _RANK = 4
 _SMALLEST_SPREAD = 0.005
 _SMALLEST_SHARE = 0.02
@@ -46,7 +46,7 @@ _CLEARLY = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
-    """A way to make a model of a few networks, and the sources that it leans on."""
+    """A transfer-learning method and its source devices."""
 
     sources: tuple[str, ...]
     fit: Callable[[Features, Numbers], Fitted]
@@ -54,24 +54,24 @@ class Way:
 
 @dataclass(frozen=True, kw_only=True)
 class Transferred:
-    """The model for the new device, how it was made, and how good its parts are."""
+    """The model for the new device, with the weights and scores of its methods."""
 
     fitted: Fitted
     target: Numbers
     shares: Mapping[str, float]
-    """How much each way counts; those that hardly do are left out."""
+    """Weight of each method; negligible ones are left out."""
     ranking: Mapping[str, Scores]
-    """What leave-one-out said of each way, the best first."""
+    """Leave-one-out scores of each method, best first."""
     by_way: Mapping[str, Numbers]
     """The leave-one-out answers of each way."""
     answers: Numbers
     """The mixture of the ways' leave-one-out answers, one a row."""
     folds: tuple[Fold, ...]
-    """What was left out together: the rows of one network."""
+    """Rows left out together: those of one network."""
 
     @property
     def leans(self) -> bool:
-        """Whether the sources help: they count, and the mixture is better than every model from scratch."""
+        """True if the sources help: they have weight, and the mixture is better than every model from scratch."""
         return any(name not in SCRATCHES for name in self.shares) and self.mape < self.scratch.mape
 
     @property

@@ -14,7 +14,7 @@ from hwnas.predict.selection import Answers, Protocol
 from hwnas.predict.transfer import Transferred, transfer
 
 NAME = "transfer"
-"""What the mixture of ways is called on a card."""
+"""Name of the mixture on a card."""
 
 
 def transfer_predictor(

@@ -1,4 +1,4 @@
-"""What was measured: raw samples with all that it takes to know what they are worth, and the folders that keep them.
+"""Measurements with raw samples and their context, and the folders that store them.
 
 A profile is a folder of one device, one runtime and one batch:
 

@@ -1,1 +1,1 @@
-"""What a search found, as a page, tables and figures: it reads stores and never measures."""
+"""Reports of searches: a page, tables and figures. Reads runs and never measures."""

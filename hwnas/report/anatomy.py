@@ -39,7 +39,7 @@ class Block:
 
 @dataclass(frozen=True, kw_only=True)
 class Shares:
-    """What each part takes, in the order of `PARTS`."""
+    """Costs of each part, in the order of `PARTS`."""
 
     macs: tuple[int, ...]
     bytes_moved: tuple[int, ...]

@@ -32,7 +32,7 @@ class MetricInfo:
     maximised: bool
     role: Role
     predicted: bool
-    """Whether values of the search come from a predictor, and have intervals."""
+    """True if the search's values are predictions with intervals."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class Candidates:
 
     genomes: Genomes
     used: Mask
-    """Which genes the network of a row has."""
+    """Genes that the network of a row uses."""
     metrics: Metrics
     generations: NDArray[np.intp]
     feasible: Mask
@@ -90,7 +90,7 @@ class Member:
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Where a search stood after a generation."""
+    """State of a search after a generation."""
 
     candidates: int
     evaluations: int
@@ -120,18 +120,18 @@ class RunData:
 
     @property
     def finished(self) -> bool:
-        """Whether the search has ended."""
+        """True if the search has finished."""
         return self.record is not None
 
     @property
     def verified(self) -> bool:
-        """Whether the front was measured on every device that was asked for."""
+        """True if the front was measured on all devices of the search."""
         verification = None if self.record is None else self.record.verification
         return verification is not None and verification.status == "verified"
 
     @property
     def measured(self) -> bool:
-        """Whether the front was measured on some device."""
+        """True if the front was measured on at least one device."""
         verification = None if self.record is None else self.record.verification
         return verification is not None and verification.has_measurements
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FOLDER = "figures"
-"""Where figures stand in a run."""
+"""Folder of the figures in a run."""
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """One for each run: the colour-blind safe palette of Okabe and Ito."""

@@ -173,7 +173,7 @@ def _shown(value: object) -> str:
 
 
 def _short_names(data: RunData) -> tuple[Callable[[str], str], list[str]]:
-    """How columns are called where they must be narrow, and what that leaves out."""
+    """Short column names, with notes on what they leave out."""
     names = [metric.name for metric in data.metrics]
     short = {metric.key: metric.name for metric in data.metrics if metric.where and names.count(metric.name) == 1}
     notes = [f"`{name}` is `{key}`." for key, name in short.items()]

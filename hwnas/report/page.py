@@ -27,7 +27,7 @@ SCRIPTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class RunView:
-    """What the page says of one run in words and tables."""
+    """Text and tables of one run on the page."""
 
     name: str
     space: str

@@ -79,7 +79,7 @@ class GlitConfig(SpaceConfig):
     kernel_sizes: tuple[int, ...] = (17, 31, 45)
     mlp_ratios: tuple[int, ...] = (2, 4, 6)
     form: Literal["coded", "paper"] = "coded"
-    """Which details of a block are chosen: those of the released code, or all as in the paper."""
+    """Details of a block that can be chosen: those of the released code, or all as in the paper."""
     fixed_value_ratio: float = 1.0
     """Value of the coded form where it is not chosen; likewise the next two."""
     fixed_kernel_size: int = 31

@@ -43,7 +43,7 @@ class GlitSupernetConfig(SupernetConfig):
     """Options of a GLiT supernet."""
 
     share: Literal["slices", "none"] = "slices"
-    """Whether the choices of a block are slices of one set of weights or, as in the paper, have separate weights."""
+    """Choices of a block are slices of one set of weights or, as in the paper, have separate weights."""
     max_params: int = 1_000_000_000
     """Limit on the parameters of a supernet without sharing."""
 

@@ -45,7 +45,7 @@ from hwnas.supernet.supernet import SlicedSegment, Supernet, SupernetConfig, sli
 EPS = 1e-6
 
 PatchLogits = Literal["never", "training", "always"]
-"""When the head returns (logits, logits of each patch) rather than logits alone."""
+"""Modes in which the head returns (logits, logits of each patch) instead of logits."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,7 +48,7 @@ class TwinsSupernetConfig(SupernetConfig):
     """Options of a supernet based on Twins."""
 
     sharing: Literal["cyclic", "prefix"] = "cyclic"
-    """Whether embedding channels are arcs of a ring or prefixes; all other widths are prefixes."""
+    """Embedding channels are arcs of a ring or prefixes; all other widths are prefixes."""
 
 
 @dataclass(frozen=True, kw_only=True)

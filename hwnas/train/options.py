@@ -1,4 +1,4 @@
-"""What a user asks of a training, and the config that it is worked out to."""
+"""Options of a training and the configuration that they are resolved to."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -39,7 +39,7 @@ class TeacherOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """What is to be trained, on what and how; None is left to us."""
+    """Options of a training; None selects a default."""
 
     data: str | None = None
     space: str | None = None
@@ -172,7 +172,7 @@ def _absolute_teacher(teacher: TeacherOptions) -> TeacherOptions:
 
 
 def resolve_data_config(options: TrainOptions) -> DataConfig:
-    """Which images, and how they are split: as they are in the run that the weights are from, if it has them."""
+    """Resolve the images and their split: those of the run that the weights come from, if it has them."""
     known = _data_of_run(options.supernet)
     name = options.data if options.data is None else absolute_data_name(options.data)
     if known is not None and name in (None, known.name):
@@ -239,7 +239,7 @@ def default_run_folder(options: TrainOptions) -> Path:
 
 
 def validate_options(options: TrainOptions) -> None:
-    """What is asked for must go together."""
+    """Check that the options are consistent."""
     if options.model is not None and (options.arch is not None or options.supernet is not None):
         raise UsageError("--model trains a model of timm and goes with neither --arch nor --supernet")
     if options.model is not None and not options.model.startswith(_TIMM):

@@ -42,15 +42,15 @@ EvaluateSupernet = Callable[[AnySupernet], Mapping[str, float]]
 
 @dataclass(frozen=True, kw_only=True)
 class SessionResult:
-    """What a training came to."""
+    """Result of a training."""
 
     weights: Path
     """The file."""
     average: bool
-    """Whether the weights are the moving average rather than those of the last step."""
+    """True if the weights are the moving average instead of those of the last step."""
     outcome: TrainerResult
     accuracies: Mapping[str, float]
-    """What the judge said."""
+    """Accuracies of the evaluation."""
     bad_images: Sequence[str] = ()
     """Those that this process could not read and left out, since the training was begun or resumed."""
 
@@ -117,7 +117,7 @@ def run_training(
 
 
 def _values(trainer: Trainer, outcome: TrainerResult, *, averaged: bool) -> dict[str, Any]:
-    """What the result holds; a training that had ended before keeps what it had."""
+    """Contents of the result file; a training that had finished before keeps its own."""
     count = round(trainer.world.mean([len(_bad(trainer))])[0] * trainer.world.size)
     file = trainer.folder / RESULT
     if outcome.loss is None and file.exists():
@@ -144,7 +144,7 @@ class InitialModel:
 
     model: nn.Module
     notes: tuple[str, ...] = ()
-    """What of given weights could not be used."""
+    """Weights that could not be used."""
 
 
 def make_model(config: TrainConfig) -> InitialModel:
@@ -172,7 +172,7 @@ def make_teacher(config: TrainConfig) -> nn.Module | None:
 
 
 def weights_origin(config: TrainConfig) -> WeightsOrigin | None:
-    """Where a network of its own belongs."""
+    """Origin of a single network."""
     if config.model is not None:
         return TimmOrigin(name=config.model, image_size=config.image_size, num_classes=config.num_classes)
     if config.arch is not None:

@@ -39,7 +39,7 @@ _FIRST_WEIGHTS = 0.05
 
 
 class BatchSource(Protocol):
-    """Where images come from: `hwnas.train.data.loader.TrainBatches`."""
+    """Source of training batches, such as `hwnas.train.data.loader.TrainLoader`."""
 
     def __len__(self) -> int: ...
 
@@ -49,14 +49,14 @@ class BatchSource(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
-    """How a training is run; a checkpoint remembers the threads, nothing else of it changes the result."""
+    """Settings of the loop. Only `threads` affects the result, and checkpoints record it."""
 
     checkpoint_minutes: float = 10.0
-    """How often a checkpoint is written, besides those at the end of each epoch."""
+    """Interval of checkpoints, in addition to those at the end of each epoch."""
     threads: int = 0
     """Of a CPU; 0: one where steps are small, else torch's own choice."""
     compile: Literal["auto", "blocks", "never"] = "auto"
-    """Whether blocks of a network of its own are compiled; auto: on a GPU."""
+    """Compile the blocks of a single network; auto: on a GPU."""
 
 
 @dataclass(frozen=True, kw_only=True)

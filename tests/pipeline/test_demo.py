@@ -9,7 +9,7 @@ import pytest
 from hwnas.cli.demo import summarize_demo
 from hwnas.errors import InputError, UnknownNameError
 from hwnas.pipeline import inference
-from hwnas.pipeline.demo import DemoOptions, demonstrate
+from hwnas.pipeline.demo import DemoOptions, run_demo
 from hwnas.progress import NullReporter, ProgressEvent, StageStarted
 
 SPEED = "throughput@h200"
@@ -34,11 +34,11 @@ class Listener(NullReporter):
 def test_a_demo_that_was_stopped_goes_on_to_a_measured_front_and_a_network_that_runs(tmp_path: Path) -> None:
     out = tmp_path / "demo"
     with pytest.raises(KeyboardInterrupt):
-        demonstrate(SMALL, out=out, reporter=Listener(stop_at=3))
+        run_demo(SMALL, out=out, reporter=Listener(stop_at=3))
     weights = (out / "supernet" / "supernet.safetensors").read_bytes()
 
     listener = Listener()
-    done = demonstrate(SMALL, out=out, reporter=listener)
+    done = run_demo(SMALL, out=out, reporter=listener)
     assert len(listener.titles) == 6
     assert (out / "supernet" / "supernet.safetensors").read_bytes() == weights
     assert done.record.verification is not None
@@ -51,8 +51,8 @@ def test_a_demo_that_was_stopped_goes_on_to_a_measured_front_and_a_network_that_
     assert len(summarize_demo(done)) == 3
 
     with pytest.raises(InputError, match="holds another demo"):
-        demonstrate(replace(SMALL, samples=9), out=out, reporter=Listener())
-    again = demonstrate(SMALL, out=out, reporter=Listener())
+        run_demo(replace(SMALL, samples=9), out=out, reporter=Listener())
+    again = run_demo(SMALL, out=out, reporter=Listener())
     assert (again.record, again.front) == (done.record, done.front)
 
 
@@ -110,5 +110,5 @@ def test_a_space_that_is_no_micro_one_is_refused(
     space: str, error: type[Exception], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(error, match=message):
-        demonstrate(replace(SMALL, space=space), out=tmp_path / "demo", reporter=Listener())
+        run_demo(replace(SMALL, space=space), out=tmp_path / "demo", reporter=Listener())
     assert not (tmp_path / "demo").exists()

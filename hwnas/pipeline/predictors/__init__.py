@@ -1,1 +1,1 @@
-"""What fitting and predicting share: networks and their figures as a predictor takes them."""
+"""Fitting predictors, predicting networks, and importing published tables."""

@@ -106,7 +106,7 @@ class MeasuredNetworks:
         )
 
     def observations(self, metric: MeasuredMetric) -> Observations:
-        """What a fit of one metric takes: the rows that have it."""
+        """Rows that have the metric, as input of a fit."""
         there = np.flatnonzero(np.isfinite(self.figures[metric]))
         part = self if len(there) == len(self) else self.take(there)
         return Observations(

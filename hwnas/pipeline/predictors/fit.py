@@ -26,7 +26,7 @@ from hwnas.progress import NullReporter, Reporter
 
 @dataclass(frozen=True, kw_only=True)
 class FitOptions:
-    """What is fitted; None is everything that was measured on the device."""
+    """Options of a fit; None selects everything that was measured on the device."""
 
     deployment: Deployment = UNSPECIFIED
     """Without a device, this machine's."""
@@ -37,10 +37,10 @@ class FitOptions:
     samples: int | None = None
     """So many networks of each profile, the first that were measured."""
     mixed: bool = False
-    """Whether profiles of different environments may be fitted together."""
+    """Allow profiles of different environments to be fitted together."""
     profiles: Path | None = None
     predictors: Path | None = None
-    """Where predictors of `sources` are looked for."""
+    """Folder of the predictors of `sources`."""
     out: Path = Path(PREDICTORS)
 
     def __post_init__(self) -> None:
@@ -63,7 +63,7 @@ class FittedPredictor:
 
 @dataclass(frozen=True, kw_only=True)
 class FitReport:
-    """What a fit wrote, and what it left out."""
+    """Result of a fit: predictors written and profiles left out."""
 
     device: str
     fitted: tuple[FittedPredictor, ...]

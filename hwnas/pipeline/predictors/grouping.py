@@ -1,4 +1,4 @@
-"""Which measured networks are fitted together: each space by itself, and all that were measured in one deployment."""
+"""Groups of measured networks to fit: each space separately, and everything measured in one deployment."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from hwnas.predict.selection import MIN_NETWORKS
 
 @dataclass(frozen=True, kw_only=True)
 class LeftOut:
-    """What was not fitted, and why."""
+    """A profile that was not fitted, and the reason."""
 
     name: str
     reason: str
@@ -17,7 +17,7 @@ class LeftOut:
 
 @dataclass(frozen=True, kw_only=True)
 class Groups:
-    """What is fitted, and what is not."""
+    """Profiles to fit, and profiles left out."""
 
     fitted: tuple[MeasuredNetworks, ...]
     left_out: tuple[LeftOut, ...] = ()

@@ -37,7 +37,7 @@ _EVERY = 100
 
 @dataclass(frozen=True, kw_only=True)
 class ImportOptions:
-    """What the names of the files do not tell; None is read from them."""
+    """Values that file names do not contain; None is read from the names."""
 
     deployment: Deployment = UNSPECIFIED
     """Device, runtime and precision."""
@@ -137,7 +137,7 @@ def _device(name: str, path: Path) -> str:
 
 
 def _environment(told: dict[str, str | None]) -> dict[str, str]:
-    """What the name tells of the software."""
+    """Software versions in the name of a file."""
     torch, cuda, layout = told.get("torch"), told.get("cuda"), told.get("layout")
     facts = {
         "torch": ".".join(torch) if torch else None,

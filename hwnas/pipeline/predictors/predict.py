@@ -18,7 +18,7 @@ from hwnas.space import SPACES
 
 @dataclass(frozen=True, kw_only=True)
 class PredictOptions:
-    """What is asked of the networks; None is filled in from the predictors that are there."""
+    """Options of a prediction; None is filled in from the available predictors."""
 
     deployment: Deployment = UNSPECIFIED
     """Without a device, this machine's."""
@@ -28,7 +28,7 @@ class PredictOptions:
     """None: 0.9, or the most that every predictor supports."""
     predictors: Path | None = None
     allow_outside: bool = False
-    """Whether networks unlike all fitted ones are answered for without an error; they are marked all the same."""
+    """Predict networks outside the fitted range instead of raising an error; they are marked."""
 
     def __post_init__(self) -> None:
         for name in self.metrics:
@@ -74,7 +74,7 @@ class Predicted:
     figures: tuple[PredictedFigure, ...]
     predictors: tuple[UsedPredictor, ...]
     notes: tuple[str, ...] = ()
-    """What was filled in because the predictors allow no more."""
+    """Defaults taken because the predictors support nothing else."""
 
     @property
     def outside(self) -> tuple[PredictedFigure, ...]:

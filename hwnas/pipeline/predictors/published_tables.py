@@ -53,7 +53,7 @@ def matching(rows: Sequence[TableRow], pattern: str) -> list[TableRow]:
 
 
 def key_of(row: TableRow) -> ModelKey:
-    """What a traced model is found by."""
+    """Key of a traced model."""
     return row.model, row.image_size
 
 

@@ -1,4 +1,4 @@
-"""What a user may ask a prediction for: models of timm, networks of spaces, files of them."""
+"""Targets of predictions: models of timm, networks of spaces, and files of them."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,7 +30,7 @@ class Target:
 
     @property
     def network_id(self) -> str:
-        """What names the extracted network."""
+        """Id of the extracted network."""
         if self.space is None:
             return TIMM + self.model + (f"@{self.image_size}" if self.image_size else "")
         return str(SPACES.get(self.space).network_id(self.arch))
@@ -42,7 +42,7 @@ class Targets:
 
     networks: tuple[Target, ...]
     from_files: bool
-    """Whether any of them stood in a file: then one that cannot be answered stops no other."""
+    """True if targets came from a file; then one that cannot be predicted does not stop the others."""
 
 
 def parse_targets(texts: Sequence[str], *, space: str | None = None) -> Targets:

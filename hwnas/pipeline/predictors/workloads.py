@@ -72,7 +72,7 @@ def known_workloads(place: Path) -> TracedModels:
 
 
 def _traced_before() -> Iterator[TracedModels]:
-    """What was traced with the timm that is here. A file that cannot be read is passed over: it can be made again."""
+    """Models traced with the installed version of timm; unreadable files are skipped, as they can be made again."""
     here = package_versions(["timm"]).get("timm")
     for place, _ in data_search_path(PROFILES):
         path = place / WORKLOADS

@@ -57,12 +57,12 @@ class SearchContext:
     space: AnySpace
     cheap: CheapMetrics
     predictor_folders: tuple[Path, ...]
-    """Where each predictor of `cheap` was read from."""
+    """Folder of each predictor of `cheap`."""
     supernet: "OpenSupernet | None"
 
     @property
     def problem(self) -> Problem:
-        """What is optimised, under which constraints."""
+        """Objectives and constraints."""
         return self.spec.make_problem(self.space)
 
 

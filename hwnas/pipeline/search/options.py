@@ -1,4 +1,4 @@
-"""What a user can request of a search, and the first checks of it."""
+"""Options of a search and their first checks."""
 
 import math
 from dataclasses import dataclass, field
@@ -49,7 +49,7 @@ class SearchOptions:
     profiles: Path | None = None
     """A folder of profiles to fit missing predictors to."""
     runs: Path = Path("runs")
-    """Where supernets are looked for, and where the run is made."""
+    """Folder in which supernets are found and the run is created."""
     post_search: PostSearch = field(default_factory=PostSearch)
 
     def __post_init__(self) -> None:

@@ -1,1 +1,1 @@
-"""What a model sees of a network: physical costs and mean shapes, read from its operations."""
+"""Features of a network: physical costs and mean shapes, from its operations."""

@@ -29,9 +29,9 @@ class Conditions:
     num_sms: int | None = None
     batch: Batch = 1
     torch_layouts: bool = False
-    """Whether tensors lie as torch's own operations leave them, which other runtimes arrange anew."""
+    """True if tensors keep the layouts of torch's operations, which other runtimes rearrange."""
     autocast: bool = False
-    """Whether torch chooses the precision operation by operation."""
+    """True if torch's autocast chooses the precision of each operation."""
 
     def __post_init__(self) -> None:
         if np.min(self.batch) < 1:
@@ -43,7 +43,7 @@ class Conditions:
         return batches[rows] if batches.ndim else np.full(rows.shape, float(batches))
 
     def plain(self) -> dict[str, object]:
-        """What of it a predictor keeps; batches that differ are not kept."""
+        """The values that a predictor stores; batch sizes that differ are not stored."""
         return {
             "kind": self.kind,
             "op_per_s": self.op_per_s,

@@ -72,7 +72,7 @@ def _segment_sums(places: NDArray[np.int64], blocks: Sequence[Operation], condit
 def _block_counts(
     segment: str, places: NDArray[np.int64], blocks: Sequence[Operation], wanted: Collection[str] | None
 ) -> Iterator[tuple[str, Numbers]]:
-    """How often each distinct block, or each of those wanted, stands in each network."""
+    """Count each distinct block, or each of those requested, in each network."""
     names = _block_names(segment, blocks)
     chosen = [number for number, name in enumerate(names) if name and (wanted is None or name in wanted)]
     columns = np.full(len(names), len(chosen))
@@ -139,7 +139,7 @@ def _sizes(operation: Operation) -> Iterator[tuple[str, Any]]:
 
 
 def _block_names(segment: str, blocks: Sequence[Operation]) -> list[str | None]:
-    """What each distinct block is called: a digest of its sizes; None where there is no block."""
+    """Name each distinct block by a digest of its sizes; None where there is no block."""
     length = np.size(blocks[0].times)
     keys = np.zeros(length, dtype=np.uint64)
     factor = _MIX
@@ -163,7 +163,7 @@ def _stacked(workloads: Sequence[Workload]) -> Iterator[tuple[Operation, NDArray
 
 
 def _kind(operation: Operation) -> tuple[object, ...]:
-    """What operations must share to be stacked: type, label, traits, and what is a plain number by its type."""
+    """The key of operations that can be stacked: type, label, traits, and fields that are plain numbers."""
     plain = [getattr(operation, entry.name) for entry in dataclasses.fields(operation) if entry.type is int]
     return type(operation), operation.label, operation.traits, *plain
 

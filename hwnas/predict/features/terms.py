@@ -1,4 +1,4 @@
-"""What one operation contributes to the features of its network.
+"""Contribution of one operation to the features of its network.
 
 Costs add up over the operations of a network: milliseconds at the device's peak rates, or counts of calls. They are
 grouped by kind and by class of shape, never by the name of a network. Moments are products of a cost and the
@@ -72,7 +72,7 @@ def _all(operation: Operation, conditions: Conditions, batch: Amount) -> Iterato
 
 
 def _once(operation: Operation, conditions: Conditions) -> Iterator[Term]:
-    """What no image enters: little work of any kind, in as many calls."""
+    """Terms of operations that run once per batch, such as computing a position table."""
     yield "once.macs", MS_PER_S * 2 * operation._macs() / conditions.op_per_s
     yield "once.bytes", _bytes_ms(_moved(operation, 1.0) + operation._params(), conditions)
     every = _TERMS[operation.kind](operation, conditions, 1.0)
@@ -80,7 +80,7 @@ def _once(operation: Operation, conditions: Conditions) -> Iterator[Term]:
 
 
 def _layout(operation: Operation, conditions: Conditions) -> Iterator[str]:
-    """What of torch's layouts an operation pays for besides."""
+    """Extra costs of strided inputs and of float32 under autocast."""
     if conditions.torch_layouts and STRIDED in operation.traits:
         yield "strided"
     if conditions.autocast and FLOAT32 in operation.traits:
@@ -113,7 +113,7 @@ def _convolution(operation: Convolution, conditions: Conditions, batch: Amount) 
 
 
 def _convolution_groups(operation: Convolution) -> Iterator[tuple[str, Amount]]:
-    """Which class of convolution it is: one of them is 1 for each element, the others 0."""
+    """Classify a convolution: for each element one class is 1, the others 0."""
     depthwise = np.equal(operation.groups, operation.inputs) & np.greater(operation.groups, 1)
     grouped = np.greater(operation.groups, 1) & ~depthwise
     pointwise = ~depthwise & ~grouped & np.equal(operation.kernel, 1)
@@ -219,7 +219,7 @@ def _compute(group: str, product: Product, conditions: Conditions) -> Iterator[T
 
 
 def _is_paged(product: Product, conditions: Conditions) -> Amount:
-    """Whether a row of a matrix fills whole memory pages: its elements then compete for the same cache lines."""
+    """True if a row of a matrix fills whole memory pages, so that its elements compete for the same cache lines."""
     elements = _PAGE_BYTES // conditions.bytes_per_element
     return np.equal(product.depth % elements, 0) | np.equal(product.columns % elements, 0)
 
@@ -230,7 +230,7 @@ def _padded(product: Product, conditions: Conditions) -> Amount:
 
 
 def _idle(product: Product, conditions: Conditions) -> Amount:
-    """What the processors without a tile could have done in the last wave."""
+    """MACs that idle processors could have done in the last wave of tiles."""
     rows, columns, depth = _TILE["gpu"]
     tiles = product.count * np.ceil(product.rows / rows) * np.ceil(product.columns / columns)
     return (_up(tiles, conditions.num_sms) - tiles) * rows * columns * _up(product.depth, depth)
@@ -260,7 +260,7 @@ def _bytes_ms(elements: Amount, conditions: Conditions) -> Amount:
 
 
 def _classes(size: Amount, limits: tuple[int, ...]) -> Iterator[tuple[str, Amount]]:
-    """Which class a size belongs to: '<=128', '<=256', ..., '>512'."""
+    """Classify a size: '<=128', '<=256', ..., '>512'."""
     lower: Amount = 0
     for limit in limits:
         yield f"<={limit}", np.greater(size, lower) & np.less_equal(size, limit)

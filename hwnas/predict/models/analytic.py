@@ -19,7 +19,7 @@ _SMALLEST = 1e-12
 _FEW = 15
 _FOLDS = 5
 _SHARPNESS = 4
-"""How fast a freedom of greater error counts less: twice the error, a sixteenth of the weight."""
+"""Exponent of the weights of freedoms: twice the error, a sixteenth of the weight."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class Analytic(ContiguousArrays):
 
     @classmethod
     def from_json(cls, data: Plain) -> Self:
-        """What `to_json` wrote."""
+        """Read what `to_json` wrote."""
         return cls(cost_names=names(data["cost_names"]), coefficients=numbers(data["coefficients"]))
 
 
@@ -70,7 +70,7 @@ class AnalyticLearner:
         return Analytic(cost_names=features.cost_names, coefficients=factors * usual)
 
     def _counted(self, shares: Numbers, weights: Numbers, seed: int) -> Numbers:
-        """How much each freedom counts, 1 in all; of few networks it is the first alone."""
+        """Weights of the freedoms, which sum to 1; with few networks the first one only."""
         if len(self.freedoms) == 1 or len(shares) < _FEW:
             return np.array([1.0, *(0.0 for _ in self.freedoms[1:])])
         owner = np.random.default_rng(seed).permutation(len(shares)) % _FOLDS
@@ -107,7 +107,7 @@ class AnalyticLearner:
 
 
 def usual_coefficients(features: Features, target: Numbers) -> Numbers:
-    """What a cost takes on a usual device, scaled as a whole to these targets."""
+    """Coefficients of a typical device, scaled to these targets."""
     known = np.array([_usual(name) for name in features.cost_names])
     if np.isnan(known).any():
         return _equal_shares(features, target)

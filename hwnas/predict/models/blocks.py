@@ -29,7 +29,7 @@ class Blocks(ContiguousArrays):
     mean: Analytic
     count_names: tuple[str, ...]
     differences: Numbers
-    """What a block takes beyond the mean."""
+    """Time of a block beyond the analytic mean."""
 
     def predict(self, features: Features) -> Numbers:
         """The mean and the differences."""
@@ -46,7 +46,7 @@ class Blocks(ContiguousArrays):
 
     @classmethod
     def from_json(cls, data: Plain) -> Self:
-        """What `to_json` wrote."""
+        """Read what `to_json` wrote."""
         return cls(
             mean=Analytic.from_json(data["mean"]),
             count_names=names(data["count_names"]),

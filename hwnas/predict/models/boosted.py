@@ -20,7 +20,7 @@ class Trees:
     text: str
 
     def correct(self, inputs: Numbers) -> Numbers:
-        """What the trees say."""
+        """Evaluate the trees."""
         values: Numbers = self._booster.inplace_predict(inputs.astype(np.float32)).astype(np.float64)
         return values
 
@@ -30,7 +30,7 @@ class Trees:
 
     @classmethod
     def from_json(cls, data: Plain) -> Self:
-        """What `to_json` wrote."""
+        """Read what `to_json` wrote."""
         return cls(json.dumps(data["xgboost"]))
 
     @cached_property

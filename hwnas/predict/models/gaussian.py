@@ -56,7 +56,7 @@ class Process(ContiguousArrays):
 
     @classmethod
     def from_json(cls, data: Plain) -> Self:
-        """What `to_json` wrote."""
+        """Read what `to_json` wrote."""
         return cls(
             columns=tuple(int(column) for column in data["columns"]),
             points=numbers(data["points"]),

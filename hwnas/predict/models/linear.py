@@ -32,7 +32,7 @@ class Basis(ContiguousArrays):
 
     @classmethod
     def of(cls, features: Features, *, squared: bool) -> Self:
-        """As these networks need it."""
+        """Fit to these networks."""
         raw = np.concatenate([features.costs, features.shapes], axis=1)
         standard = Standard.of(raw)
         rotation = _components(standard.apply(raw)) if squared and raw.shape[1] > _MAX_SQUARED else None
@@ -67,7 +67,7 @@ class Basis(ContiguousArrays):
 
     @classmethod
     def from_json(cls, data: Plain) -> Self:
-        """What `to_json` wrote."""
+        """Read what `to_json` wrote."""
         return cls(
             cost_names=names(data["cost_names"]),
             shape_names=names(data["shape_names"]),
@@ -110,7 +110,7 @@ class Ridge(ContiguousArrays):
 
     @classmethod
     def from_json(cls, data: Plain) -> Self:
-        """What `to_json` wrote."""
+        """Read what `to_json` wrote."""
         return cls(
             basis=Basis.from_json(data["basis"]),
             coefficients=numbers(data["coefficients"]),

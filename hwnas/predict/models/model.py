@@ -1,4 +1,4 @@
-"""What every model is: a learner that is fitted to features and a target, and the frozen value that comes out.
+"""The interface of models: a learner, which is fitted to features and a target, and the fitted model.
 
 A target is positive: milliseconds of one run of the batch, megabytes, joules. Errors count relative to it.
 """
@@ -40,7 +40,7 @@ class Learner(Protocol):
 
     @property
     def name(self) -> str:
-        """What it is called on a card."""
+        """Name on a card."""
         ...
 
     def fit(self, features: Features, target: Numbers, *, weights: Numbers | None = None, seed: int = 0) -> Fitted:
@@ -57,7 +57,7 @@ class Standard(ContiguousArrays):
 
     @classmethod
     def of(cls, values: Numbers) -> Self:
-        """As these values need it."""
+        """Fit to these values."""
         scale = values.std(axis=0)
         return cls(values.mean(axis=0), np.where(scale > 1e-9 * (1 + abs(values.mean(axis=0))), scale, np.inf))
 
@@ -72,7 +72,7 @@ class Standard(ContiguousArrays):
 
     @classmethod
     def from_json(cls, data: Plain) -> Self:
-        """What `to_json` wrote."""
+        """Read what `to_json` wrote."""
         scale = numbers(data["scale"])
         return cls(numbers(data["mean"]), np.where(scale == 0, np.inf, scale))
 

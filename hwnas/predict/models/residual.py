@@ -28,7 +28,7 @@ class Correction(Protocol):
 
     @classmethod
     def from_json(cls, data: Plain) -> Self:
-        """What `to_json` wrote."""
+        """Read what `to_json` wrote."""
         ...
 
 
@@ -42,7 +42,7 @@ class Corrector(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Design:
-    """How the correction sees a network."""
+    """Inputs of a correction."""
 
     mean: Analytic
     shape_names: tuple[str, ...]
@@ -50,7 +50,7 @@ class Design:
 
     @classmethod
     def of(cls, mean: Analytic, features: Features) -> Self:
-        """As these networks need it."""
+        """Fit to these networks."""
         raw = _raw(mean, features, features.shape_names)
         return cls(mean=mean, shape_names=features.shape_names, standard=Standard.of(raw))
 
@@ -69,7 +69,7 @@ class Design:
 
     @classmethod
     def from_json(cls, data: Plain) -> Self:
-        """What `to_json` wrote."""
+        """Read what `to_json` wrote."""
         return cls(
             mean=Analytic.from_json(data["mean"]),
             shape_names=names(data["shape_names"]),
@@ -103,7 +103,7 @@ class _Corrected:
 
     @classmethod
     def from_json(cls, data: Plain) -> Self:
-        """What `to_json` wrote."""
+        """Read what `to_json` wrote."""
         return cls(
             design=Design.from_json(data["design"]),
             correction=cls.correction_type.from_json(data["correction"]),

@@ -39,7 +39,7 @@ class Scaled(ContiguousArrays):
 
     @classmethod
     def from_json(cls, data: Plain) -> Self:
-        """What `to_json` wrote."""
+        """Read what `to_json` wrote."""
         return cls(
             sources=names(data["sources"]),
             weights=numbers(data["weights"]),

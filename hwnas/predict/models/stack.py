@@ -36,7 +36,7 @@ class Stack(ContiguousArrays):
 
     @classmethod
     def from_json(cls, data: Plain) -> Self:
-        """What `to_json` wrote, its members already read."""
+        """Read what `to_json` wrote, its members already read."""
         members = tuple(data["members"])
         weights = numbers(data["weights"])
         if not members or weights.shape != (len(members),):

@@ -1,1 +1,1 @@
-"""Labelled pictures: where they come from, how they are split, augmented and handed out in batches."""
+"""Labelled images: sources, splits, augmentation and loading."""
