@@ -1,4 +1,4 @@
-"""`hwnas evaluate`: how well the networks of a supernet, or a network of its own, do on held-out or test images."""
+"""Evaluate networks of a supernet, or a single network, on held-out or test images: `hwnas evaluate`."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,59 +16,59 @@ from hwnas.space.arch import Arch
 from hwnas.space.space import AnySpace
 from hwnas.supernet.store import load_supernet, read_about
 from hwnas.train.data.images import HELDOUT_LIST, require_same_images
-from hwnas.train.data.sources import DataConfig, DataSplits, absolute_data_name, open_data
-from hwnas.train.evaluation import (
-    ACCURACIES_FILE,
-    Split,
-    make_eval_loader,
-    make_evaluator,
-    resolve_arch,
-    weights_digest,
-)
+from hwnas.train.data.sources import DataConfig, DataSplits, open_data
+from hwnas.train.evaluation import ACCURACIES_FILE, Split, make_eval_loader, make_evaluator, resolve_arch
 from hwnas.train.evaluator import Accuracy, evaluate_module
 from hwnas.train.models import num_classes_of
-from hwnas.train.options import TrainConfig, read_train_config, supernet_file
-from hwnas.train.weights import MODEL, NETWORK, SUPERNET, load_model
+from hwnas.train.options import TrainConfig, absolute_data_name, read_train_config, supernet_file
+from hwnas.train.weights import MODEL, NETWORK, SUPERNET, load_model, weights_digest
 
 TEST_USES = "test-uses.jsonl"
-"""The file of a run that tells how often its test images were looked at."""
+"""File of a run that records each evaluation on its test images."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluatedNetwork:
-    """One network and how well it does."""
+    """Accuracy and size of one network."""
 
     name: str
-    """As it was asked for."""
+    """Name as it was given."""
     arch_id: str | None
+    """None of a model of timm, as `arch` and `macs` are."""
     arch: Mapping[str, Any] | None
     params: int
     macs: int | None
     top1: float
+    """Share of images whose most likely class is right."""
     top5: float
+    """Share of images whose class is among the five most likely ones."""
     loss: float
+    """Mean cross-entropy."""
     count: int
+    """Number of images."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Networks judged on one split."""
+    """Networks evaluated on one split of a dataset."""
 
     weights: Path
+    """File of the weights."""
     kind: Literal["supernet", "network"]
     space: str | None
-    """The space of the networks; None where it is not known, as of a model of timm."""
+    """Space of the networks; None: unknown, as of a model of timm."""
     data: str
+    """Name of the dataset."""
     split: Split
     networks: tuple[EvaluatedNetwork, ...]
     test_uses: int
-    """Number of evaluations on the test images of this run, this one included; 0 for held-out images."""
+    """Evaluations on the test images of this run so far, with this one; 0 on held-out images."""
     notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Weights:
-    """Origin of the weights."""
+    """Evaluated weights."""
 
     file: Path
     kind: Literal["supernet", "network"]
@@ -84,41 +84,65 @@ def evaluate(
     workers: int = 0,
     device: str = "auto",
 ) -> Evaluation:
-    """Judge networks of a run, or of a file of weights if `data` says on what.
+    """Evaluate networks with the weights of a run or a file.
 
-    Of a supernet, `archs` are judged with inherited weights, as `hwnas describe` takes them: a name, `min`, `max`,
-    `random:SEED`, JSON; or by the id of one that was judged before. A run of one network needs none.
+    Args:
+        run: Run of a training, or a file of weights.
+        archs: Networks of a supernet, evaluated with inherited weights: names, `min`, `max`, `random:SEED`, JSON, or
+            ids of networks that were evaluated before; by default the smallest and the largest. A single network
+            has none.
+        split: Held-out images, for choosing, or test images, whose uses are counted.
+        data: Another dataset than that of the run; required for a file of weights.
+        workers: Processes that load images.
+        device: `auto`, `cpu` or `cuda`.
+
+    Raises:
+        UsageError: Arguments exclude each other, or one is missing.
+        InputError: Weights, networks or data cannot be used.
     """
     config = read_train_config(Run.open(run)) if run.is_dir() else None
     if config is None and data is None:
-        raise UsageError("a file of weights does not say on what to judge them", hint="--data NAME")
-    where = torch.device("cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu"))
+        raise UsageError("a file of weights needs a dataset to evaluate on", hint="--data NAME")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch_device = torch.device(device)
     if _is_supernet(run):
-        return _of_supernet(run, archs, config, split=split, data=data, workers=workers, device=where)
+        return _evaluate_supernet(run, archs, config, split=split, data=data, workers=workers, device=torch_device)
     if archs:
-        raise UsageError("a network of its own is judged as it is", hint=f"hwnas evaluate {run}")
-    return _of_network(run, config, split=split, data=data, workers=workers, device=where)
+        raise UsageError("archs can only be chosen of a supernet", hint=f"hwnas evaluate {run}")
+    return _evaluate_network(run, config, split=split, data=data, workers=workers, device=torch_device)
 
 
 def open_run_data(
     run: Path, config: TrainConfig | None, *, data: str | None, shape: tuple[int, int, int], num_classes: int
 ) -> DataSplits:
-    """The images of a run, which must be those that it was trained with, or other ones by name."""
+    """Open the dataset of a run, or another one.
+
+    Args:
+        run: Run of a training, or a file of weights.
+        config: Config of the run; None for a file of weights.
+        data: Name of another dataset; required for a file of weights.
+        shape: Channels, height and width of the network's input.
+        num_classes: Classes of the network.
+
+    Raises:
+        InputError: The dataset cannot be opened, or its held-out images are not those of the run.
+    """
     data = None if data is None else absolute_data_name(data)
-    own = config is not None and data in (None, config.data.name)
-    if own:
+    is_own = config is not None and data in (None, config.data.name)
+    if is_own:
         assert config is not None
         chosen = config.data
     else:
         assert data is not None
         chosen = DataConfig(name=data) if config is None else replace(config.data, name=data)
     opened = open_data(chosen, image_shape=shape, num_classes=num_classes)
-    if own and (run / HELDOUT_LIST).exists():
+    if is_own and (run / HELDOUT_LIST).exists():
         require_same_images(run / HELDOUT_LIST, opened.heldout)
     return opened
 
 
-def _of_supernet(
+def _evaluate_supernet(
     run: Path,
     archs: Sequence[str],
     config: TrainConfig | None,
@@ -144,13 +168,16 @@ def _of_supernet(
         workers=workers,
         device=device,
     )
-    found = evaluator.evaluate(list(chosen.values()))
-    rows = [_row(name, space, arch, accuracy) for (name, arch), accuracy in zip(chosen.items(), found, strict=True)]
+    accuracies = evaluator.evaluate(list(chosen.values()))
+    rows = [
+        _space_row(name, space, arch, accuracy)
+        for (name, arch), accuracy in zip(chosen.items(), accuracies, strict=True)
+    ]
     weights = _Weights(file=file, kind="supernet", space=space.name)
     return _evaluation(run, weights, opened, split, rows)
 
 
-def _of_network(
+def _evaluate_network(
     run: Path,
     config: TrainConfig | None,
     *,
@@ -172,10 +199,9 @@ def _of_network(
 
 
 def _network_row(name: str, module: nn.Module, config: TrainConfig | None, accuracy: Accuracy) -> EvaluatedNetwork:
-    """A network of its own; its run knows which network of a space it is."""
     if config is None or config.arch is None:
-        return _evaluated(name, accuracy, params=sum(parameter.numel() for parameter in module.parameters()))
-    return _row(name, config.get_space(), config.get_arch(), accuracy)
+        return _row(name, accuracy, params=sum(parameter.numel() for parameter in module.parameters()))
+    return _space_row(name, config.get_space(), config.get_arch(), accuracy)
 
 
 def _input_of(module: nn.Module, config: TrainConfig | None) -> tuple[tuple[int, int, int], int]:
@@ -192,7 +218,7 @@ def _is_supernet(run: Path) -> bool:
     if run.is_dir():
         if not any((run / name).is_file() for name in (SUPERNET, NETWORK, MODEL)):
             hint = f"hwnas train --out {run} --resume"
-            raise InputError(f"{run} must hold trained weights", got="a training that has not ended", hint=hint)
+            raise InputError(f"{run} must hold trained weights", got="a training that is not complete", hint=hint)
         return (run / SUPERNET).is_file()
     if not run.exists():
         raise InputError(f"there is no run and no file {run}")
@@ -204,14 +230,14 @@ def _require_split(data: DataSplits, split: Split) -> None:
         raise InputError(f"{data.name} has no test images", got="--split test", hint="--split heldout")
 
 
-def _row(name: str, space: AnySpace, arch: Arch, accuracy: Accuracy) -> EvaluatedNetwork:
+def _space_row(name: str, space: AnySpace, arch: Arch, accuracy: Accuracy) -> EvaluatedNetwork:
     candidate = space.candidate(arch)
     costs = space.costs([candidate.genome])
     params, macs = int(costs.params[0]), int(costs.macs[0])
-    return _evaluated(name, accuracy, params=params, macs=macs, arch=arch, arch_id=candidate.arch_id)
+    return _row(name, accuracy, params=params, macs=macs, arch=arch, arch_id=candidate.arch_id)
 
 
-def _evaluated(
+def _row(
     name: str,
     accuracy: Accuracy,
     *,
@@ -236,10 +262,10 @@ def _evaluated(
 def _evaluation(
     run: Path, weights: _Weights, data: DataSplits, split: Split, rows: Sequence[EvaluatedNetwork]
 ) -> Evaluation:
-    uses = _note_test_use(run, [row.arch_id or row.name for row in rows]) if split == "test" else 0
+    uses = _record_test_use(run, [row.arch_id or row.name for row in rows]) if split == "test" else 0
     notes = data.notes
     if uses > 1:
-        notes = (*notes, f"the test images have been looked at {uses} times: choose by held-out accuracy")
+        notes = (*notes, f"the test images have been used {uses} times: choose networks by held-out accuracy")
     return Evaluation(
         weights=weights.file,
         kind=weights.kind,
@@ -252,8 +278,8 @@ def _evaluation(
     )
 
 
-def _note_test_use(run: Path, networks: Sequence[str]) -> int:
-    """Write down that the test images were looked at, and say how often that was."""
+def _record_test_use(run: Path, networks: Sequence[str]) -> int:
+    """Record an evaluation on the test images, and return the number of them."""
     if not run.is_dir():
         return 1
     path = run / TEST_USES

@@ -11,9 +11,9 @@ from hwnas.search.spec import SupernetSpec
 from hwnas.search.study import Study
 from hwnas.space.arch import Arch
 from hwnas.space.space import AnySpace, Candidate
-from hwnas.train.evaluation import resolve_arch, weights_digest
+from hwnas.train.evaluation import resolve_arch
 from hwnas.train.options import supernet_file
-from hwnas.train.weights import NETWORK, SUPERNET
+from hwnas.train.weights import NETWORK, SUPERNET, weights_digest
 
 _COMMAND = "hwnas export {run} --arch {{arch}} --out exported"
 

@@ -1,4 +1,4 @@
-"""`hwnas train`: a supernet of a space, one network of it, or a model of timm for comparison."""
+"""Train a supernet, one network of a space, or a model of timm for comparison: `hwnas train`."""
 
 import resource
 import sys
@@ -25,11 +25,11 @@ from hwnas.train.options import (
     TrainConfig,
     TrainOptions,
     default_run_folder,
-    image_shape,
     read_train_config,
     require_unchanged_weights,
+    resolve_config,
     resolve_data_config,
-    resolved,
+    resolve_image_shape,
     validate_options,
 )
 from hwnas.train.recipe import diff_tables
@@ -39,42 +39,47 @@ from hwnas.train.trainer import Trainer, TrainerConfig
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingResult:
-    """Result of a training."""
+    """Files and figures of a completed training."""
 
     run: Path
     weights: Path
     steps: int
+    """Steps of the training, including those before it was resumed."""
     loss: float | None
-    """Of the last step; None: nothing was left to do."""
+    """Loss of the last step; None: the resumed training had already ended."""
     seconds: float
+    """Time since the training was started or resumed."""
     images_per_s: float
     accuracies: Mapping[str, float]
-    """Held-out accuracies of a supernet's smallest and largest network."""
+    """Held-out accuracies of a supernet's `smallest` and `largest` network."""
     bad_images: tuple[str, ...]
-    """The first of those that could not be read."""
+    """Unreadable images that were skipped."""
     notes: tuple[str, ...]
     is_main_process: bool = True
-    """True in the process that writes files."""
+    """False in all but one of several processes that train together."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingEstimate:
-    """Estimate of a training from a few timed steps."""
+    """Size and duration of a training, from a few timed steps."""
 
     config: TrainConfig
+    """Resolved options."""
     params: int
+    """Parameters of the model."""
     train_images: int
     heldout_images: int
     test_images: int
     steps_per_epoch: int
     seconds_per_step: float
+    """Median, with loading of images."""
     memory_mb: float
-    """The most that this process, or the GPU, has held."""
+    """Peak memory of the GPU, or of this process."""
     notes: tuple[str, ...]
 
     @property
     def seconds_per_epoch(self) -> float:
-        """Seconds per epoch."""
+        """Duration of an epoch."""
         return self.seconds_per_step * self.steps_per_epoch
 
 
@@ -87,49 +92,63 @@ def train_model(
     trainer_config: TrainerConfig | None = None,
     reporter: Reporter | None = None,
 ) -> TrainingResult:
-    """Train, and leave a run folder; with `resume` go on from its last checkpoint, to the same end."""
+    """Train a supernet or a network, and leave its weights in a run.
+
+    Args:
+        options: What to train, on which data and how.
+        out: Folder of the run; None: a new one under `runs`.
+        resume: Resume the training in `out` from its last checkpoint, to the same weights.
+        workers: Processes that load images.
+        trainer_config: Threads, checkpoints and compilation.
+        reporter: Receives messages and progress.
+
+    Raises:
+        UsageError: Options exclude each other, or one is missing.
+        InputError: A name, a file or a value is not allowed, memory does not suffice, or the training diverges.
+        Interrupted: A signal asked to stop; the state is saved and can be resumed.
+    """
     if resume and out is None:
-        raise UsageError("the run that is resumed must be named", hint="--out RUN --resume")
+        raise UsageError("the run to resume must be given", hint="--out RUN --resume")
     folder = out or default_run_folder(options)
     reporter = reporter or NullReporter()
-    if not resume:
-        _require_new(folder)
+    if not resume and (folder / MANIFEST).exists():
+        raise InputError(f"{folder} is a run already", hint=f"--out {folder} --resume, or another --out")
     with distributed_world() as world:
-        config, data = _resumed(options, folder) if resume else _begun(options)
-        start = make_model(config)
-        prepared = _make_trainer(
+        config, data = _resume_config(options, folder) if resume else _new_config(options)
+        initial = make_model(config)
+        trainer = _make_trainer(
             config,
             data,
-            start.model,
+            initial.model,
             folder=folder,
             world=world,
             workers=workers,
             trainer_config=trainer_config,
             reporter=reporter,
         )
-        notes = _notes(config, data, start, world)
-        if world.is_main_process:  # from here on nothing is wrong with what was asked for
-            _settle(folder, config, data, resume=resume)
+        notes = _notes(config, data, initial, world)
+        if world.is_main_process:  # all options are valid here, so that wrong ones leave no folder
+            _prepare_run(folder, config, data, resume=resume)
             for note in notes:
                 reporter.message(f"note: {note}")
         world.barrier()
-        with explain_out_of_memory(config, world), _telling_how_to_go_on(folder):
-            trained = run_training(
-                prepared,
+        with explain_out_of_memory(config, world), _add_resume_hint(folder):
+            session = run_training(
+                trainer,
                 origin=weights_origin(config),
                 evaluate=lambda supernet: _extremes(supernet, data, device=world.device, workers=workers),
                 resume=resume,
             )
     return TrainingResult(
         run=folder,
-        weights=trained.weights,
-        steps=trained.outcome.steps,
-        loss=trained.outcome.loss,
-        seconds=trained.outcome.seconds,
-        images_per_s=trained.outcome.images_per_s,
-        accuracies=trained.accuracies,
-        bad_images=tuple(trained.bad_images),
-        notes=(*notes, *_supernet_warnings(trained.accuracies, num_images=len(data.heldout))),
+        weights=session.weights,
+        steps=session.trainer.steps,
+        loss=session.trainer.loss,
+        seconds=session.trainer.seconds,
+        images_per_s=session.trainer.images_per_s,
+        accuracies=session.accuracies,
+        bad_images=tuple(session.bad_images),
+        notes=(*notes, *_supernet_warnings(session.accuracies, num_images=len(data.heldout))),
         is_main_process=world.is_main_process,
     )
 
@@ -137,23 +156,33 @@ def train_model(
 def estimate_training(
     options: TrainOptions, *, workers: int = 0, trainer_config: TrainerConfig | None = None
 ) -> TrainingEstimate:
-    """Work a training out, time a few steps of it, and leave nothing behind."""
-    config, data = _begun(options)
-    start = make_model(config)
+    """Check options, time a few steps and write no files.
+
+    Args:
+        options: What to train, on which data and how.
+        workers: Processes that load images.
+        trainer_config: Threads and compilation.
+
+    Raises:
+        UsageError: Options exclude each other, or one is missing.
+        InputError: A name, a file or a value is not allowed, or memory does not suffice.
+    """
+    config, data = _new_config(options)
+    initial = make_model(config)
     with distributed_world() as world, explain_out_of_memory(config, world):
-        prepared = _make_trainer(
-            config, data, start.model, folder=Path(), world=world, workers=workers, trainer_config=trainer_config
+        trainer = _make_trainer(
+            config, data, initial.model, folder=Path(), world=world, workers=workers, trainer_config=trainer_config
         )
-        notes = _notes(config, data, start, world)
-        seconds = prepared.time_steps()
-        memory = _memory_mb(world)
+        notes = _notes(config, data, initial, world)
+        seconds = trainer.time_steps()
+        memory = _peak_memory_mb(world)
     return TrainingEstimate(
         config=config,
-        params=sum(parameter.numel() for parameter in start.model.parameters()),
+        params=sum(parameter.numel() for parameter in initial.model.parameters()),
         train_images=len(data.train),
         heldout_images=len(data.heldout),
         test_images=0 if data.test is None else len(data.test),
-        steps_per_epoch=prepared.steps_per_epoch,
+        steps_per_epoch=trainer.steps_per_epoch,
         seconds_per_step=seconds,
         memory_mb=memory,
         notes=notes,
@@ -161,84 +190,74 @@ def estimate_training(
 
 
 @contextmanager
-def _telling_how_to_go_on(folder: Path) -> Iterator[None]:
+def _add_resume_hint(folder: Path) -> Iterator[None]:
     try:
         yield
     except Interrupted as stopped:
         raise Interrupted(f"{stopped}\n  try     hwnas train --out {folder} --resume") from stopped
 
 
-def _notes(config: TrainConfig, data: DataSplits, start: InitialModel, world: World) -> tuple[str, ...]:
-    """Notes for the user before the first step."""
-    full = memory_warning(estimate_memory(config, start.model, world), config.recipe)
-    return (*data.notes, *start.notes, *([] if full is None else [full]))
+def _notes(config: TrainConfig, data: DataSplits, initial: InitialModel, world: World) -> tuple[str, ...]:
+    """Return what a user should know before the first step."""
+    warning = memory_warning(estimate_memory(config, initial.model, world), config.recipe)
+    return (*data.notes, *initial.notes, *([] if warning is None else [warning]))
 
 
 def _supernet_warnings(accuracies: Mapping[str, float], *, num_images: int) -> Iterator[str]:
     if accuracies:
-        memory_warning = indistinct_supernet_warning(
-            accuracies["smallest"], accuracies["largest"], num_images=num_images
-        )
-        if memory_warning is not None:
-            yield memory_warning
+        warning = indistinct_supernet_warning(accuracies["smallest"], accuracies["largest"], num_images=num_images)
+        if warning is not None:
+            yield warning
 
 
-def _begun(options: TrainOptions) -> tuple[TrainConfig, DataSplits]:
+def _new_config(options: TrainOptions) -> tuple[TrainConfig, DataSplits]:
     validate_options(options)
-    shape = image_shape(options)
+    shape = resolve_image_shape(options)
     data = open_data(resolve_data_config(options), image_shape=shape, num_classes=options.num_classes)
-    return resolved(options, num_classes=len(data.classes)), data
+    return resolve_config(options, num_classes=len(data.classes)), data
 
 
-def _resumed(options: TrainOptions, folder: Path) -> tuple[TrainConfig, DataSplits]:
-    """The config of the run, which whatever is asked for must equal."""
+def _resume_config(options: TrainOptions, folder: Path) -> tuple[TrainConfig, DataSplits]:
+    """Read the config of a run; options, if any are given, must resolve to the same."""
     if not (folder / MANIFEST).exists():
-        raise InputError(f"{folder} holds no training to go on with", hint="the same command without --resume")
+        raise InputError(f"{folder} holds no training to resume", hint="the same command without --resume")
     config = read_train_config(Run.open(folder))
     require_unchanged_weights(config)
     if options != TrainOptions():
-        _require_same_training(_repeated(options, config), config)
+        _require_same_config(_complete_and_resolve(options, config), config)
     data = open_data(config.data, image_shape=config.image_shape, num_classes=config.num_classes)
     return config, data
 
 
-def _repeated(options: TrainOptions, config: TrainConfig) -> TrainConfig:
-    """The config of a command that need not name the data again."""
+def _complete_and_resolve(options: TrainOptions, config: TrainConfig) -> TrainConfig:
+    """Resolve the options of a resumed training, which need not name data and model again."""
     if options.data is None:
         options = replace(options, data=config.data.name)
     if (options.space, options.model, options.supernet) == (None, None, None):
         options = replace(options, space=config.space, model=config.model, supernet=config.supernet)
     validate_options(options)
-    return resolved(options, num_classes=config.num_classes)
+    return resolve_config(options, num_classes=config.num_classes)
 
 
-def _require_same_training(asked: TrainConfig, config: TrainConfig) -> None:
-    found = diff_tables(to_mapping(asked), to_mapping(config))
-    if found:
-        rows = [f"{key} {mine} instead of {theirs}" for key, (mine, theirs) in found.items()]
+def _require_same_config(requested: TrainConfig, config: TrainConfig) -> None:
+    differences = diff_tables(to_mapping(requested), to_mapping(config))
+    if differences:
+        rows = [f"{key} {given} instead of {stored}" for key, (given, stored) in differences.items()]
         more = f"; and {len(rows) - 4} more" if len(rows) > 4 else ""
-        hint = "--resume with --out alone, or another --out for another training"
-        raise InputError("a resumed training must stay the same", got="; ".join(rows[:4]) + more, hint=hint)
+        hint = "--resume with --out only, or another --out for another training"
+        message = "a resumed training must have the options that it began with"
+        raise InputError(message, got="; ".join(rows[:4]) + more, hint=hint)
 
 
-def _settle(folder: Path, config: TrainConfig, data: DataSplits, *, resume: bool) -> None:
-    """Make the run folder, or see that it holds the same images out."""
+def _prepare_run(folder: Path, config: TrainConfig, data: DataSplits, *, resume: bool) -> None:
+    """Create the run, or check that a resumed one held out the same images."""
     if resume:
         if (folder / HELDOUT_LIST).exists():
             require_same_images(folder / HELDOUT_LIST, data.heldout)
             return
     else:
-        _create(folder, config)
+        Run.create(folder, command=("hwnas", *sys.argv[1:]), config=config, seeds={"seed": config.seed})
     write_image_list(folder / HELDOUT_LIST, data.heldout)
-
-
-def _require_new(folder: Path) -> None:
-    if (folder / MANIFEST).exists():
-        raise InputError(f"{folder} is a run already", hint=f"--out {folder} --resume to go on, or another --out")
-
-
-def _create(folder: Path, config: TrainConfig) -> None:
-    Run.create(folder, command=("hwnas", *sys.argv[1:]), config=config, seeds={"seed": config.seed})
 
 
 def _make_trainer(
@@ -252,7 +271,7 @@ def _make_trainer(
     trainer_config: TrainerConfig | None,
     reporter: Reporter | None = None,
 ) -> Trainer:
-    batches = make_train_loader(
+    loader = make_train_loader(
         data,
         config.recipe,
         image_shape=config.image_shape,
@@ -264,7 +283,7 @@ def _make_trainer(
     return Trainer(
         folder,
         model.to(world.device),
-        batches,
+        loader,
         config.recipe,
         seed=config.seed,
         data=data.fingerprint,
@@ -276,14 +295,14 @@ def _make_trainer(
 
 
 def _extremes(supernet: AnySupernet, data: DataSplits, *, device: torch.device, workers: int) -> dict[str, float]:
-    """Accuracy of the smallest and the largest network of the supernet."""
+    """Evaluate the smallest and the largest network of a supernet, which shows if it has learned to separate them."""
     space = supernet.space
     evaluator = make_evaluator(supernet, data, checkpoint_id="last", device=device, workers=workers)
     smallest, largest = evaluator.evaluate([space.smallest(), space.largest()])
     return {"smallest": smallest.top1, "largest": largest.top1}
 
 
-def _memory_mb(world: World) -> float:
+def _peak_memory_mb(world: World) -> float:
     if world.device.type == "cuda":
         return torch.cuda.max_memory_allocated(world.device) / 1e6
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -208,7 +208,7 @@ def largest_macs(model: nn.Module) -> int:
 
 
 def model_identity(model: nn.Module) -> dict[str, Any]:
-    """Return what identifies a model in a checkpoint: space and config, or a digest of its tensor names and shapes."""
+    """Return what identifies a model in a checkpoint: space and config, or a digest of names and shapes of tensors."""
     if isinstance(model, Supernet):
         space = {"space": model.space.name, "space_config": to_mapping(model.space.config)}
         return {**space, "supernet": to_mapping(model.config)}

@@ -1,4 +1,4 @@
-"""Options of a training and the configuration that they are resolved to."""
+"""Options of a training as a user gives them, and the config that they are resolved to."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -14,11 +14,11 @@ from hwnas.space.arch import Arch, canonical_json
 from hwnas.space.lookup import adapted, find_arch
 from hwnas.space.space import AnySpace
 from hwnas.supernet.store import load_supernet
-from hwnas.train.data.sources import DataConfig, absolute_data_name
-from hwnas.train.evaluation import resolve_arch, weights_digest
+from hwnas.train.data.sources import DataConfig
+from hwnas.train.evaluation import resolve_arch
 from hwnas.train.presets import resolve_recipe
 from hwnas.train.recipe import Recipe
-from hwnas.train.weights import SUPERNET, weights_file
+from hwnas.train.weights import SUPERNET, weights_digest, weights_file
 
 SCHEMA = "hwnas.train/2"
 """Schema of a training's config in its run's manifest."""
@@ -29,51 +29,66 @@ _TIMM_IMAGE_SIZE = 224
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherOptions:
-    """A network whose answers join the labels."""
+    """A teacher whose logits are learned in addition to the labels."""
 
     name: str
-    """`timm:NAME`, a file of one network, or a run that holds one."""
+    """`timm:NAME`, a file of a single network, or a run that has one."""
     pretrained: bool = False
+    """Use the published weights of a model of timm."""
     checkpoint: Path | None = None
+    """Weights of a model of timm in a file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """Options of a training; None selects a default."""
+    """Options of a training; None stands for a default that depends on the others."""
 
     data: str | None = None
+    """Dataset, as `DataConfig.name`; None: that of the run `supernet`."""
     space: str | None = None
+    """Space of the supernet or network; None: that of `supernet`."""
     arch: str | None = None
-    """One network of the space, instead of its supernet: in any of the forms that `hwnas describe` takes, or by the id
-    of one that was judged in the run that `supernet` is."""
+    """Train this network of the space rather than a supernet: a name, `min`, `max`, `random:SEED`, JSON, or the id of a
+    network that was evaluated in the run `supernet`."""
     supernet: Path | None = None
-    """A run or a file whose weights are where a supernet, or the network, starts."""
+    """Run or file of a supernet to take initial weights from."""
     model: str | None = None
-    """A reference model, `timm:NAME`."""
+    """Train a model of timm, `timm:NAME`, for comparison."""
     recipe: str | None = None
+    """Name of a preset; None: that of the space."""
     config_file: Path | None = None
-    """A TOML file with values of the recipe."""
+    """TOML file with values of the recipe."""
     changes: Mapping[str, str] = field(default_factory=dict)
-    """Values of the recipe by dotted name."""
+    """Values of the recipe by dotted key, applied last."""
     epochs: int | None = None
+    """Number of epochs; warm-up and widening keep their shares of it."""
     batch_size: int | None = None
+    """Images of one step, over all processes."""
     seed: int = 0
+    """Decides initial weights, order and augmentation of images, networks and mixing."""
     image_size: int | None = None
+    """Side of the images; None: that of the space."""
     num_classes: int | None = None
+    """Classes that the dataset must have; None: as many as it has."""
     heldout: float | None = None
+    """Training images to hold out: a share below 1, else a number."""
     max_images: int | None = None
+    """Train on at most this many images."""
     data_seed: int | None = None
-    """Of the split, and of images that are made; None: 0, or that of the run that `supernet` is."""
+    """Decides the split, and the images of `digits-clutter`; None: 0, or that of the run `supernet`."""
     max_bad: int | None = None
     """Unreadable images that are skipped before it is an error."""
     root: Path | None = None
+    """Folder of a `torch/` dataset."""
     download: bool = False
+    """Allow a `torch/` dataset to be downloaded."""
     teacher: TeacherOptions | None = None
+    """Teacher to distil from."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """All that the result of a training depends on, but versions and machine: it stands in the run's manifest."""
+    """Everything that the result of a training depends on except versions and machine; stored in the run's manifest."""
 
     data: DataConfig
     recipe: Recipe
@@ -83,14 +98,14 @@ class TrainConfig:
     num_classes: int
     space: str | None = None
     arch: str | None = None
-    """One network of the space, as canonical JSON."""
+    """Network of the space, as canonical JSON; None: a supernet is trained."""
     supernet: Path | None = None
     model: str | None = None
     teacher: TeacherOptions | None = None
     supernet_digest: str | None = None
-    """Of what the file of `supernet` held, so that a resumed training starts from nothing else."""
+    """Digest of the file of `supernet`; a training is not resumed after the file has changed."""
     teacher_digest: str | None = None
-    """The same of the teacher's file; None: it has none, or the run is older."""
+    """Digest of the teacher's file; None: it has none."""
     schema: str = SCHEMA
 
     @property
@@ -99,25 +114,33 @@ class TrainConfig:
         return self.channels, self.image_size, self.image_size
 
     def get_space(self) -> AnySpace:
-        """The space at the size and the classes of this training."""
+        """Return the space at the image size and number of classes of this training."""
         assert self.space is not None
         return adapted(SPACES.get(self.space), image_size=self.image_size, num_classes=self.num_classes)
 
     def get_arch(self) -> Arch:
-        """The network of the space."""
+        """Return the network of the space."""
         assert self.arch is not None
         return find_arch(self.get_space(), self.arch)
 
 
-def resolved(options: TrainOptions, *, num_classes: int) -> TrainConfig:
-    """The config of a training of data with so many classes."""
-    space = _space(options)
-    size, channels = _images(options, space)
+def resolve_config(options: TrainOptions, *, num_classes: int) -> TrainConfig:
+    """Resolve options to the config of a training.
+
+    Args:
+        options: Options as a user gives them.
+        num_classes: Number of classes of the dataset.
+
+    Raises:
+        InputError: A name, a file or a value is not allowed.
+    """
+    space = _resolve_space(options)
+    channels, size, _ = _image_shape_of(options, space)
     arch = None
     if options.arch is not None:
         assert space is not None
-        found = resolve_arch(space, options.arch, options.supernet, command="--space {space} --arch {arch}")
-        (canonical,) = space.decode(space.encode([found]))
+        network = resolve_arch(space, options.arch, options.supernet, command="--space {space} --arch {arch}")
+        (canonical,) = space.decode(space.encode([network]))
         arch = canonical_json(canonical.to_mapping())
     return TrainConfig(
         data=resolve_data_config(options),
@@ -145,7 +168,7 @@ def resolved(options: TrainOptions, *, num_classes: int) -> TrainConfig:
 
 
 def require_unchanged_weights(config: TrainConfig) -> None:
-    """The files that a training began with must hold what they held then."""
+    """Raise an InputError if the weights that a training began with have changed since."""
     supernet = None if config.supernet is None else weights_digest(supernet_file(config.supernet))
     for option, file, before, now in (
         ("--supernet", config.supernet, config.supernet_digest, supernet),
@@ -157,7 +180,7 @@ def require_unchanged_weights(config: TrainConfig) -> None:
 
 
 def _teacher_digest(teacher: TeacherOptions | None) -> str | None:
-    """Of the file of a teacher's weights, if they are in one."""
+    """Return the digest of a teacher's weights, if they are in a file."""
     if teacher is None:
         return None
     if teacher.checkpoint is not None:
@@ -172,17 +195,28 @@ def _absolute_teacher(teacher: TeacherOptions) -> TeacherOptions:
 
 
 def resolve_data_config(options: TrainOptions) -> DataConfig:
-    """Resolve the images and their split: those of the run that the weights come from, if it has them."""
+    """Resolve the dataset and its split; the dataset of the run `supernet` keeps the split of that run.
+
+    Raises:
+        UsageError: No dataset is named.
+        InputError: The options contradict the split of the run.
+    """
     known = _data_of_run(options.supernet)
     name = options.data if options.data is None else absolute_data_name(options.data)
     if known is not None and name in (None, known.name):
-        return _same_split(known, options)
+        # The weights have been trained on the other images: holding out any of those would overrate the networks.
+        for key, value in {"heldout": options.heldout, "seed": options.data_seed}.items():
+            if value not in (None, getattr(known, key)):
+                message = "images that the weights were trained on must not be held out"
+                got = f"{key} {value}, and {getattr(known, key)} in {options.supernet}"
+                raise InputError(message, got=got, hint=f"leave {key} as it is in that run")
+        return _with_limits(known, options)
     if name is None:
         raise UsageError("a training needs images", hint="--data digits-clutter, or a folder of images")
-    plain = DataConfig(
+    config = DataConfig(
         name=name, root=options.root, download=options.download, heldout=options.heldout, seed=options.data_seed or 0
     )
-    return _with_limits(plain, options)
+    return _with_limits(config, options)
 
 
 def read_train_config(run: Run) -> TrainConfig:
@@ -209,55 +243,49 @@ def _data_of_run(path: Path | None) -> DataConfig | None:
     return read_train_config(run).data if "recipe" in run.manifest.config else None
 
 
-def _same_split(known: DataConfig, options: TrainOptions) -> DataConfig:
-    """The same images held out again: the weights have been trained on the others."""
-    asked = {"heldout": options.heldout, "seed": options.data_seed}
-    for name, value in asked.items():
-        if value not in (None, getattr(known, name)):
-            message = "images that the weights were trained on must not be held out"
-            got = f"{name} {value}, and {getattr(known, name)} in {options.supernet}"
-            raise InputError(message, got=got, hint=f"leave {name} as it is in that run")
-    return _with_limits(known, options)
-
-
 def _with_limits(config: DataConfig, options: TrainOptions) -> DataConfig:
     limits = {"max_images": options.max_images, "max_bad": options.max_bad}
     given: dict[str, Any] = {name: value for name, value in limits.items() if value is not None}
     return replace(config, **given)
 
 
-def image_shape(options: TrainOptions) -> tuple[int, int, int]:
-    """Channels, height and width of the images that the network will take."""
-    size, channels = _images(options, _space(options))
-    return channels, size, size
+def absolute_data_name(name: str) -> str:
+    """Make a path to a dataset absolute, so that a run can be used from any folder; names stay as they are."""
+    path = Path(name)
+    return str(path.resolve()) if len(path.parts) > 1 or path.is_absolute() or path.is_dir() else name
+
+
+def resolve_image_shape(options: TrainOptions) -> tuple[int, int, int]:
+    """Return channels, height and width of the network's input."""
+    return _image_shape_of(options, _resolve_space(options))
 
 
 def default_run_folder(options: TrainOptions) -> Path:
-    """A new folder under `runs`."""
-    what = (options.model or options.space or "network").removeprefix(_TIMM)
-    return Path("runs") / f"train-{what}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    """Return a new folder under `runs`, named for what is trained and the time."""
+    name = (options.model or options.space or "network").removeprefix(_TIMM)
+    return Path("runs") / f"train-{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
 
 
 def validate_options(options: TrainOptions) -> None:
-    """Check that the options are consistent."""
+    """Raise a UsageError if options exclude each other or what to train is missing."""
     if options.model is not None and (options.arch is not None or options.supernet is not None):
-        raise UsageError("--model trains a model of timm and goes with neither --arch nor --supernet")
+        raise UsageError("--model trains a model of timm and cannot be combined with --arch or --supernet")
     if options.model is not None and not options.model.startswith(_TIMM):
         raise UsageError("--model must be timm:NAME", hint=f"--model {_TIMM}{options.model}")
     if options.arch is not None and options.space is None and options.supernet is None:
-        raise UsageError("the space of --arch must be said", hint="--space autoformer-micro, or --supernet RUN")
+        raise UsageError("the space of --arch must be given", hint="--space autoformer-micro, or --supernet RUN")
     if options.space is None and options.model is None and options.supernet is None:
-        raise UsageError("what is to be trained must be said", hint="--space autoformer-micro, or --model timm:NAME")
+        raise UsageError("what to train must be given", hint="--space autoformer-micro, or --model timm:NAME")
 
 
-def _space(options: TrainOptions) -> AnySpace | None:
+def _resolve_space(options: TrainOptions) -> AnySpace | None:
     name = options.space
     if options.supernet is not None:
-        held = load_supernet(supernet_file(options.supernet)).space
-        if name is not None and SPACES.resolve(name) != held.name:
-            raise InputError(f"{options.supernet} must hold a supernet of {name}", got=held.name)
-        name = held.name
-        size, classes = held.config.image_size, held.config.num_classes
+        stored = load_supernet(supernet_file(options.supernet)).space
+        if name is not None and SPACES.resolve(name) != stored.name:
+            raise InputError(f"{options.supernet} must hold a supernet of {name}", got=stored.name)
+        name = stored.name
+        size, classes = stored.config.image_size, stored.config.num_classes
     elif name is None:
         return None
     else:
@@ -266,11 +294,12 @@ def _space(options: TrainOptions) -> AnySpace | None:
 
 
 def supernet_file(path: Path) -> Path:
-    """The file of a supernet: itself, or that of a run."""
+    """Return the file of a supernet: the path itself, or that of a run."""
     return path / SUPERNET if path.is_dir() else path
 
 
-def _images(options: TrainOptions, space: AnySpace | None) -> tuple[int, int]:
+def _image_shape_of(options: TrainOptions, space: AnySpace | None) -> tuple[int, int, int]:
     if space is not None:
-        return space.config.image_size, space.config.channels
-    return options.image_size or _TIMM_IMAGE_SIZE, 3
+        return space.config.channels, space.config.image_size, space.config.image_size
+    size = options.image_size or _TIMM_IMAGE_SIZE
+    return 3, size, size

@@ -48,7 +48,8 @@ AUTOFORMER = Recipe(
     regularization=RegularizationConfig(drop_path=0.1),
     strategy=StrategyConfig(name="single"),
 )
-"""AutoFormer: DeiT's recipe for 500 epochs, one uniformly drawn network per step; relative position tables decay."""
+"""AutoFormer: DeiT's recipe for 500 epochs, one uniformly drawn network per step. Tables of relative positions have
+weight decay."""
 
 RESNAS = Recipe(
     epochs=120,
@@ -115,7 +116,7 @@ MICRO = Recipe(
 without augmentation or mixing."""
 
 MICRO_SEVERAL = replace(MICRO, epochs=8, strategy=StrategyConfig(name="several", num_networks=4))
-"""`micro` with four networks per step, with which the micro spaces of ViT-ResNAS and GLiT become more accurate."""
+"""`micro` with four networks per step, which the micro spaces of ViT-ResNAS and GLiT learn more from."""
 
 RESNAS_RETRAIN = replace(
     RESNAS,

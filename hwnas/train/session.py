@@ -1,4 +1,4 @@
-"""A training from its images to its files: what the command `train` does, given a model, images and a recipe."""
+"""Setup of a training from its config, the training itself, and the files that it leaves in its run."""
 
 import json
 import logging
@@ -34,25 +34,25 @@ from hwnas.train.weights import SpaceOrigin, TimmOrigin, WeightsOrigin, save_wei
 _log = logging.getLogger(__name__)
 
 RESULT = "result.json"
-_BAD_SHOWN = 20
+_MAX_LISTED = 20
 
 EvaluateSupernet = Callable[[AnySupernet], Mapping[str, float]]
-"""The accuracies of a trained supernet's smallest and largest network by name, or whatever else is to be kept."""
+"""Evaluates a trained supernet; the accuracies by name are stored in the result."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SessionResult:
-    """Result of a training."""
+    """Weights and figures of a completed training."""
 
     weights: Path
-    """The file."""
-    average: bool
-    """True if the weights are the moving average instead of those of the last step."""
-    outcome: TrainerResult
+    """File of the weights."""
+    uses_ema: bool
+    """True if the weights are the moving average rather than those of the last step."""
+    trainer: TrainerResult
     accuracies: Mapping[str, float]
-    """Accuracies of the evaluation."""
+    """Accuracies of a supernet, from the function that evaluates it."""
     bad_images: Sequence[str] = ()
-    """Those that this process could not read and left out, since the training was begun or resumed."""
+    """Unreadable images that this process has skipped since the training was started or resumed."""
 
 
 def make_train_loader(
@@ -65,10 +65,23 @@ def make_train_loader(
     world: World | None = None,
     bad: BadImageLog | None = None,
 ) -> TrainLoader:
-    """The training images in batches of the size that one process takes at once; unreadable ones go to `bad`."""
+    """Create the loader of training images in microbatches.
+
+    Args:
+        data: Dataset.
+        recipe: Batch size and augmentation.
+        image_shape: Channels, height and width of the network's input.
+        seed: Seed of the training.
+        workers: Processes that load images.
+        world: Processes of the training.
+        bad: Records unreadable images.
+
+    Raises:
+        InputError: There are fewer images than one step takes.
+    """
     world = world or World()
     size = recipe.microbatch_size(world.size)
-    batches = TrainLoader(
+    loader = TrainLoader(
         data.train,
         augment=recipe.augment,
         image_shape=image_shape,
@@ -79,10 +92,10 @@ def make_train_loader(
         world_size=world.size,
         bad=bad,
     )
-    if batches.batch_size != size:
-        message = f"there must be at least {size * world.size} training images, a whole batch"
-        raise InputError(message, got=len(data.train), hint=f"--batch {batches.batch_size // 2 * 2 * world.size}")
-    return batches
+    if loader.batch_size != size:
+        message = f"there must be at least {size * world.size} training images, a full batch"
+        raise InputError(message, got=len(data.train), hint=f"--batch {loader.batch_size // 2 * 2 * world.size}")
+    return loader
 
 
 def run_training(
@@ -92,14 +105,20 @@ def run_training(
     evaluate: EvaluateSupernet | None = None,
     resume: bool = False,
 ) -> SessionResult:
-    """Run a training to its end, write the weights and the result, and judge a supernet.
+    """Run a training to its end, write weights and result, and evaluate a supernet.
 
-    Where the recipe has a moving average, the model is left with it, and it is what is written and judged. All is
-    written before the judge is asked, and the result once more with what it said.
+    If the recipe has a moving average, the model gets its weights, which are then written and evaluated.
+
+    Args:
+        trainer: Training to run.
+        origin: What a single network is, stored with its weights.
+        evaluate: Evaluates a trained supernet. Weights and result are written before it is called, and the result again
+            with its accuracies, so that an error in it loses nothing.
+        resume: Resume from the last checkpoint.
     """
     outcome = trainer.run(resume=resume)
-    averaged = trainer.use_ema_weights()
-    values = _values(trainer, outcome, averaged=averaged)
+    uses_ema = trainer.use_ema_weights()
+    values = _result_values(trainer, outcome, uses_ema=uses_ema)
     path = trainer.folder
     if trainer.world.is_main_process:
         path = save_weights(trainer.model, trainer.folder, origin)
@@ -112,54 +131,37 @@ def run_training(
         if trainer.world.is_main_process:
             _write_result(trainer.folder, {**values, "accuracies": dict(accuracies)})
     trainer.world.barrier()
-    bad = tuple(_bad(trainer).reasons)
-    return SessionResult(weights=path, average=averaged, outcome=outcome, accuracies=accuracies, bad_images=bad)
-
-
-def _values(trainer: Trainer, outcome: TrainerResult, *, averaged: bool) -> dict[str, Any]:
-    """Contents of the result file; a training that had finished before keeps its own."""
-    count = round(trainer.world.mean([len(_bad(trainer))])[0] * trainer.world.size)
-    file = trainer.folder / RESULT
-    if outcome.loss is None and file.exists():
-        before = parse_json(file.read_text(encoding="utf-8"), source=str(file))
-        if isinstance(before, dict):
-            return before
-    kind: Literal["average", "plain"] = "average" if averaged else "plain"
-    bad = {"bad_images": count, "first_bad_images": list(_bad(trainer).reasons)[:_BAD_SHOWN]}
-    return {**asdict(outcome), "weights": kind, "accuracies": {}, **bad}
-
-
-def _bad(trainer: Trainer) -> BadImageLog:
-    bad = getattr(trainer.batches, "bad", None)
-    return bad if isinstance(bad, BadImageLog) else BadImageLog()
-
-
-def _write_result(run: Path, values: Mapping[str, Any]) -> None:
-    write_atomic(run / RESULT, json.dumps(values, indent=2, allow_nan=False) + "\n")
+    bad_images = tuple(_bad_images(trainer).reasons)
+    return SessionResult(
+        weights=path, uses_ema=uses_ema, trainer=outcome, accuracies=accuracies, bad_images=bad_images
+    )
 
 
 @dataclass(frozen=True)
 class InitialModel:
-    """A model as it is before the first step."""
+    """A model before the first step."""
 
     model: nn.Module
     notes: tuple[str, ...] = ()
-    """Weights that could not be used."""
+    """Given weights that could not be used."""
 
 
 def make_model(config: TrainConfig) -> InitialModel:
-    """The model of a training, with fresh weights or those of a supernet."""
+    """Create the model of a training, with fresh weights or those of a supernet."""
     if config.supernet is not None:
-        return _continued(config)
+        return _model_from_supernet(config, config.supernet)
     if config.model is not None:
-        return InitialModel(_of_timm(config, config.model))
+        size, classes = config.image_size, config.num_classes
+        return InitialModel(
+            build_timm_model(config.model, config.recipe, image_size=size, num_classes=classes, seed=config.seed)
+        )
     if config.arch is None:
         return InitialModel(build_supernet(config.get_space(), config.recipe, seed=config.seed))
     return InitialModel(build_network(config.get_space(), config.get_arch(), config.recipe, seed=config.seed))
 
 
 def make_teacher(config: TrainConfig) -> nn.Module | None:
-    """The network whose answers join the labels."""
+    """Load the teacher of a training, if it has one."""
     if config.teacher is None:
         return None
     return load_teacher(
@@ -172,7 +174,7 @@ def make_teacher(config: TrainConfig) -> nn.Module | None:
 
 
 def weights_origin(config: TrainConfig) -> WeightsOrigin | None:
-    """Origin of a single network."""
+    """Return what a single network is, to be stored with its weights; None for a supernet."""
     if config.model is not None:
         return TimmOrigin(name=config.model, image_size=config.image_size, num_classes=config.num_classes)
     if config.arch is not None:
@@ -180,18 +182,34 @@ def weights_origin(config: TrainConfig) -> WeightsOrigin | None:
     return None
 
 
-def _of_timm(config: TrainConfig, name: str) -> nn.Module:
-    return build_timm_model(
-        name, config.recipe, image_size=config.image_size, num_classes=config.num_classes, seed=config.seed
-    )
-
-
-def _continued(config: TrainConfig) -> InitialModel:
-    """A supernet, or a network of it, with given weights, at the images and classes of this training."""
-    assert config.supernet is not None
-    held = load_supernet(supernet_file(config.supernet))
-    supernet, fresh = adapt_supernet(held, config.get_space(), config.recipe, seed=config.seed)
-    notes = (f"drawn anew, for {config.num_classes} classes: {', '.join(fresh)}",) if fresh else ()
+def _model_from_supernet(config: TrainConfig, path: Path) -> InitialModel:
+    """Create a supernet or a network with the weights of a supernet, at the image size and classes of a training."""
+    source = load_supernet(supernet_file(path))
+    supernet, fresh = adapt_supernet(source, config.get_space(), config.recipe, seed=config.seed)
+    notes = (f"initialized for {config.num_classes} classes: {', '.join(fresh)}",) if fresh else ()
     if config.arch is None:
         return InitialModel(supernet, notes)
     return InitialModel(inherit_network(supernet, config.get_arch(), config.recipe), notes)
+
+
+def _result_values(trainer: Trainer, outcome: TrainerResult, *, uses_ema: bool) -> dict[str, Any]:
+    """Return the values of the result; those of a training that had already ended are kept."""
+    # The number of unreadable images is summed over processes, so that all of them must come here.
+    num_bad = round(trainer.world.mean([len(_bad_images(trainer))])[0] * trainer.world.size)
+    file = trainer.folder / RESULT
+    if outcome.loss is None and file.exists():
+        before = parse_json(file.read_text(encoding="utf-8"), source=str(file))
+        if isinstance(before, dict):
+            return before
+    kind: Literal["ema", "last"] = "ema" if uses_ema else "last"
+    bad = {"bad_images": num_bad, "first_bad_images": list(_bad_images(trainer).reasons)[:_MAX_LISTED]}
+    return {**asdict(outcome), "weights": kind, "accuracies": {}, **bad}
+
+
+def _bad_images(trainer: Trainer) -> BadImageLog:
+    bad = getattr(trainer.batches, "bad", None)
+    return bad if isinstance(bad, BadImageLog) else BadImageLog()
+
+
+def _write_result(run: Path, values: Mapping[str, Any]) -> None:
+    write_atomic(run / RESULT, json.dumps(values, indent=2, allow_nan=False) + "\n")

@@ -1,7 +1,8 @@
-"""The trainer: a training from its first step, or from its last checkpoint, to its end.
+"""The trainer: it runs a training from its first step, or from its last checkpoint, to its end.
 
-A training that was killed anywhere ends, when it is resumed, with the same weights: every draw is a function of the
-seed and the step. On a CPU that holds bit for bit, given the number of threads, which a checkpoint remembers.
+A training that is killed at any point and resumed ends with the same weights, because every draw is a function of the
+seed and the step. On a CPU the weights are equal bit for bit, with the number of threads and the matmul backend that
+are stored in checkpoints.
 """
 
 import logging
@@ -34,45 +35,61 @@ from hwnas.train.strategies import StepNetworks
 
 _log = logging.getLogger(__name__)
 
-_FIRST_WEIGHTS = 0.05
-"""The share of an average that its first weights may have in the end."""
+_MAX_INITIAL_SHARE = 0.05
+"""Largest share that the initial weights may have in the average at the end."""
 
 
 class BatchSource(Protocol):
-    """Source of training batches, such as `hwnas.train.data.loader.TrainLoader`."""
+    """Source of batches, as `hwnas.train.data.loader.TrainLoader` is."""
 
     def __len__(self) -> int: ...
 
     def epoch(self, epoch: int, *, first: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch, from the `first` on."""
+        """Iterate over the batches of an epoch, from number `first` on."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
-    """Settings of the loop. Only `threads` affects the result, and checkpoints record it."""
+    """Execution of a training, which is no part of its recipe."""
 
     checkpoint_minutes: float = 10.0
-    """Interval of checkpoints, in addition to those at the end of each epoch."""
+    """Time between checkpoints; one is written at the end of each epoch as well."""
     threads: int = 0
-    """Of a CPU; 0: one where steps are small, else torch's own choice."""
+    """CPU threads; 0: one if steps are small, else torch's own choice. Resumed trainings keep their number."""
     compile: Literal["auto", "blocks", "never"] = "auto"
-    """Compile the blocks of a single network; auto: on a GPU."""
+    """Compile the blocks of a single network; `auto`: on a GPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerResult:
-    """The end of a training."""
+    """Figures of a completed training."""
 
     steps: int
     loss: float | None
-    """Of the last step; None: a resumed training that had nothing left to do."""
+    """Loss of the last step; None: the resumed training had already ended."""
     seconds: float
-    """Since it was begun or resumed."""
+    """Time since the training was started or resumed."""
     images_per_s: float
 
 
 class Trainer:
-    """Trains a model in place. The process of rank 0 alone writes files."""
+    """Trains a model in place. Only the main process writes files.
+
+    Args:
+        run: Run for checkpoints and metrics.
+        model: Supernet or network to train.
+        batches: Source of training images, in microbatches.
+        recipe: Settings of the training.
+        seed: Decides every draw.
+        data: Fingerprint of the dataset; a resumed training must have the same.
+        teacher: Network to distil from.
+        world: Processes of the training; by default this one.
+        config: Execution of the training.
+        reporter: Receives progress.
+
+    Raises:
+        InputError: The recipe cannot train this model, or an epoch has no full step.
+    """
 
     def __init__(
         self,
@@ -94,79 +111,85 @@ class Trainer:
         self.seed, self.data = seed, data
         self.steps_per_epoch = _steps_per_epoch(batches, recipe)
         self.steps = self.steps_per_epoch * recipe.epochs
-        _require_average(recipe.ema, self.steps)
-        self._part_size = recipe.microbatch_size(self.world.size)
+        _require_fast_average(recipe.ema, self.steps)
+        self._microbatch_size = recipe.microbatch_size(self.world.size)
         self._stepper = Stepper(
             model, recipe, seed=seed, steps_per_epoch=self.steps_per_epoch, teacher=teacher, world=self.world
         )
         self._machine: dict[str, Any] = {}
-        self._done = 0
+        self._completed = 0
         self._loss: float | None = None
 
     def run(self, *, resume: bool = False) -> TrainerResult:
-        """Train to the end; with `resume`, from the last checkpoint where there is one."""
-        found = self._last_checkpoint(resume=resume)
-        with self._settings(found), stop_on_signals() as stop:
-            if found is not None:
-                self._restore(found)
-            return self._trained(stop)
+        """Train to the end.
+
+        Args:
+            resume: Resume from the last checkpoint, if there is one.
+
+        Raises:
+            InputError: The run has checkpoints and is not resumed, the checkpoint is of another training, or the
+                training has diverged.
+            Interrupted: A signal asked to stop; the state is saved.
+        """
+        checkpoint = self._last_checkpoint(resume=resume)
+        with self._pinned_settings(checkpoint), stop_on_signals() as stop:
+            if checkpoint is not None:
+                checkpoints.restore(checkpoint, self._stepper.state)
+                if checkpoint.metadata["scaler"]:
+                    self._stepper.scaler.load_state_dict(checkpoint.metadata["scaler"])
+                self._completed = checkpoint.step
+            return self._train(stop)
 
     def time_steps(self, steps: int = 3) -> float:
-        """The median seconds of a few steps with their loading; the first one, which sets things up, does not count.
+        """Return the median time of a few steps in seconds, loading of images included.
 
-        The weights are changed, so the trainer is of no use afterwards.
+        The first step, which allocates memory and starts workers, is not counted. The weights change, so that the
+        trainer cannot be used afterwards.
         """
         ends = []
-        with self._settings(None):
+        with self._pinned_settings(None):
             self.model.train()
             epochs = chain.from_iterable(self._epoch(epoch, first=0) for epoch in count())
-            for step, parts in enumerate(islice(epochs, steps + 1)):
-                self._stepper.run(step, parts, self._stepper.draw_networks(step))
+            for step, microbatches in enumerate(islice(epochs, steps + 1)):
+                self._stepper.run(step, microbatches, self._stepper.draw_networks(step))
                 ends.append(time.perf_counter())
         return median(end - before for before, end in pairwise(ends))
 
     def use_ema_weights(self) -> bool:
-        """Give the model the moving average of its weights, if there is one."""
-        average = self._stepper.state.ema
-        if average is not None:
-            self.model.load_state_dict(average.state_dict())
-        return average is not None
-
-    # From here on, in the order in which a run goes.
+        """Load the moving average into the model; return False if the recipe has none."""
+        ema = self._stepper.state.ema
+        if ema is not None:
+            self.model.load_state_dict(ema.state_dict())
+        return ema is not None
 
     def _last_checkpoint(self, *, resume: bool) -> checkpoints.TrainCheckpoint | None:
         if not resume:
             if checkpoints.list_checkpoints(self.folder):
                 raise InputError("a new training must not have checkpoints", got=self.folder, hint="--resume")
             return None
-        found = checkpoints.last_checkpoint(self.folder, clean_up=self.world.is_main_process)
-        if found is not None:
-            checkpoints.require_same_training(found, self._about())
-        return found
+        checkpoint = checkpoints.last_checkpoint(self.folder, clean_up=self.world.is_main_process)
+        if checkpoint is not None:
+            checkpoints.require_same_training(checkpoint, self._metadata())
+        return checkpoint
 
     @contextmanager
-    def _settings(self, found: checkpoints.TrainCheckpoint | None) -> Iterator[None]:
-        """Threads and matmul backend as a checkpoint has them, else as they suit this machine; generators kept."""
-        threads = choose_threads(requested=self.config.threads, macs=largest_macs(self.model) * self._part_size)
+    def _pinned_settings(self, checkpoint: checkpoints.TrainCheckpoint | None) -> Iterator[None]:
+        """Pin threads and matmul backend to those of a checkpoint, or to what suits this machine."""
+        macs = largest_macs(self.model) * self._microbatch_size
+        threads = choose_threads(requested=self.config.threads, macs=macs)
         self._machine = {"threads": threads, "matmul_backend": matmul_backend()}
-        if found is not None:
-            self._machine = {name: found.metadata[name] for name in self._machine}
+        if checkpoint is not None:
+            self._machine = {name: checkpoint.metadata[name] for name in self._machine}
         device = self.world.device
         _log.info("training on %s, %s", device, ", ".join(f"{name} {value}" for name, value in self._machine.items()))
         compiled = compiled_blocks(self.model, mode=self.config.compile, device=device)
         with preserve_rng_state(device), cpu_settings(**self._machine), compiled:
             yield
 
-    def _restore(self, found: checkpoints.TrainCheckpoint) -> None:
-        checkpoints.restore(found, self._stepper.state)
-        if found.metadata["scaler"]:
-            self._stepper.scaler.load_state_dict(found.metadata["scaler"])
-        self._done = found.step
-
-    def _trained(self, stop: StopRequest) -> TrainerResult:
-        first, began = self._done, time.monotonic()
-        self._first, self._began = first, began
-        self._saved_at = self._clock = began
+    def _train(self, stop: StopRequest) -> TrainerResult:
+        first, began = self._completed, time.monotonic()
+        self._first_step, self._began = first, began
+        self._saved_at = self._last_step_at = began
         self.model.train()
         with ExitStack() as stack:
             if self.world.is_main_process:
@@ -174,53 +197,57 @@ class Trainer:
             for epoch in range(first // self.steps_per_epoch, self.recipe.epochs):
                 self._run_epoch(epoch, stop)
         seconds = time.monotonic() - began
-        images = (self.steps - first) * self._part_size * self.recipe.grad_accum_steps * self.world.size
+        images = (self.steps - first) * self.recipe.batch_size
         return TrainerResult(
             steps=self.steps, loss=self._loss, seconds=seconds, images_per_s=images / max(seconds, 1e-9)
         )
 
     def _run_epoch(self, epoch: int, stop: StopRequest) -> None:
-        for parts in self._epoch(epoch, first=self._done - epoch * self.steps_per_epoch):
-            networks = self._stepper.draw_networks(self._done)
-            result = self._stepper.run(self._done, parts, networks)
-            self._done += 1
-            self._require_finite(result, networks)
+        for microbatches in self._epoch(epoch, first=self._completed - epoch * self.steps_per_epoch):
+            networks = self._stepper.draw_networks(self._completed)
+            result = self._stepper.run(self._completed, microbatches, networks)
+            self._completed += 1
+            if result.problem:  # the weights are still those of the step before
+                message = result.problem.format(step=self._completed)
+                got = ", ".join(arch_names(self.model, networks.archs))
+                raise InputError(message, got=got, hint=checkpoints.divergence_hint(self.folder))
             self._loss = result.loss
             self._after_step(epoch, result, networks, stop)
 
     def _epoch(self, epoch: int, *, first: int) -> Iterator[list[Batch]]:
-        """The parts of each step of an epoch, from a step on."""
-        parts = self.recipe.grad_accum_steps
-        batches = self.batches.epoch(epoch, first=first * parts)
+        """Yield the microbatches of each step of an epoch, from a step on."""
+        size = self.recipe.grad_accum_steps
+        batches = self.batches.epoch(epoch, first=first * size)
         for _ in range(first, self.steps_per_epoch):
-            yield list(islice(batches, parts))
+            yield list(islice(batches, size))
 
     def _after_step(self, epoch: int, result: StepResult, networks: StepNetworks, stop: StopRequest) -> None:
-        """Agree with the other processes on how the step went and what is to be done; tell, save, stop."""
+        """Report the step; save or stop if any process asks for it."""
+        # Signals and clocks differ between processes: all of them must save and stop after the same step.
         due = self.world.is_main_process and time.monotonic() - self._saved_at >= 60 * self.config.checkpoint_minutes
         stopping, saving = self.world.mean([stop.requested, due])
         if self.world.is_main_process:
-            self._tell(epoch, result, networks)
-        if stopping or saving or self._done % self.steps_per_epoch == 0:
+            self._report(epoch, result, networks)
+        if stopping or saving or self._completed % self.steps_per_epoch == 0:
             self._save()
-        if stopping and self._done < self.steps:
-            where = f"after step {self._done} of {self.steps}; the state is saved in {self.folder}"
-            raise Interrupted(f"the training was stopped {where}")
+        if stopping and self._completed < self.steps:
+            message = f"the training was stopped after step {self._completed} of {self.steps}"
+            raise Interrupted(f"{message}; the state is saved in {self.folder}")
 
-    def _tell(self, epoch: int, result: StepResult, networks: StepNetworks) -> None:
+    def _report(self, epoch: int, result: StepResult, networks: StepNetworks) -> None:
         now = time.monotonic()
-        images = self._part_size * self.recipe.grad_accum_steps * self.world.size
         state = TrainingProgress(
-            step=self._done,
+            step=self._completed,
             total_steps=self.steps,
-            first_step=self._first,
+            first_step=self._first_step,
             epoch=epoch,
             total_epochs=self.recipe.epochs,
             loss=float(self._loss or 0),
-            images_per_s=images / max(now - self._clock, 1e-9),
+            images_per_s=self.recipe.batch_size / max(now - self._last_step_at, 1e-9),
             elapsed_s=now - self._began,
         )
-        self._clock = now
+        self._last_step_at = now
+        grad_norm = result.grad_norm
         row: dict[str, Any] = {
             "step": state.step,
             "epoch": epoch,
@@ -228,29 +255,21 @@ class Trainer:
             "lr": result.lr,
             "images_per_s": round(state.images_per_s, 1),
             "macs": list(networks.macs),
-            "grad_norm": _finite(result.grad_norm),
+            "grad_norm": grad_norm if grad_norm is not None and math.isfinite(grad_norm) else None,
         }
         self._metrics.write(row)
         self._reporter.update(state)
 
-    def _require_finite(self, result: StepResult, networks: StepNetworks) -> None:
-        """The weights are still those of the step before."""
-        if not result.problem:
-            return
-        message = result.problem.format(step=self._done)
-        got = ", ".join(arch_names(self.model, networks.archs))
-        raise InputError(message, got=got, hint=checkpoints.divergence_hint(self.folder))
-
     def _save(self) -> None:
         if self.world.is_main_process:
-            checkpoints.require_finite(self.model, step=self._done, run=self.folder)
-            checkpoints.save_checkpoint(self.folder, self._stepper.state, self._about())
+            checkpoints.require_finite(self.model, step=self._completed, run=self.folder)
+            checkpoints.save_checkpoint(self.folder, self._stepper.state, self._metadata())
         self._saved_at = time.monotonic()
 
-    def _about(self) -> dict[str, Any]:
+    def _metadata(self) -> dict[str, Any]:
         return {
-            "step": self._done,
-            "epoch": self._done // self.steps_per_epoch,
+            "step": self._completed,
+            "epoch": self._completed // self.steps_per_epoch,
             "seed": self.seed,
             "data": self.data,
             "recipe": to_mapping(self.recipe),
@@ -262,17 +281,13 @@ class Trainer:
         }
 
 
-def _require_average(config: EmaConfig, steps: int) -> None:
-    """An average must have forgotten the weights of the first step, but for a little, when the training ends."""
-    left = 0.0 if config.warmup else config.decay**steps
-    if left > _FIRST_WEIGHTS:
-        message = f"at most {_FIRST_WEIGHTS:.0%} of the average of the weights may be left of the first ones"
-        got = f"{left:.0%} after {steps} steps with ema.decay={config.decay}"
+def _require_fast_average(config: EmaConfig, steps: int) -> None:
+    """Raise an InputError if the average would still consist of initial weights to a large part at the end."""
+    share = 0.0 if config.warmup else config.decay**steps
+    if share > _MAX_INITIAL_SHARE:
+        message = f"initial weights may be at most {_MAX_INITIAL_SHARE:.0%} of the average of the weights at the end"
+        got = f"{share:.0%} after {steps} steps with ema.decay={config.decay}"
         raise InputError(message, got=got, hint="ema.warmup=true, or a smaller ema.decay")
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
 
 
 def _steps_per_epoch(batches: BatchSource, recipe: Recipe) -> int:

@@ -5,6 +5,7 @@ RUN/network.safetensors     a network of a space
 RUN/model.safetensors       a model of timm
 """
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,6 +88,14 @@ def load_model(path: Path) -> nn.Module:
     file = weights_file(path)
     about = read_about(file)
     return _load_timm(file, about) if about.get("schema") == SCHEMA else load_network(file).network
+
+
+def weights_digest(path: Path) -> str:
+    """Return a digest of the content of a file of weights."""
+    if not path.is_file():
+        raise InputError(f"there is no file {path}")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:24]
 
 
 def weights_file(path: Path) -> Path:

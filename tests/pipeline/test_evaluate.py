@@ -1,4 +1,4 @@
-"""`evaluate`: what is judged, on which images, and what is remembered."""
+"""`evaluate`: what is evaluated, on which images, and what is remembered."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_networks_are_judged_on_the_held_out_images_of_the_run(run: Path) -> None:
+def test_networks_are_evaluated_on_the_held_out_images_of_the_run(run: Path) -> None:
     found = evaluate(run, ["min", "random:3"])
     heldout = (run / "heldout.txt").read_text().splitlines()
     assert [row.name for row in found.networks] == ["min", "random:3"]
@@ -41,7 +41,7 @@ def test_networks_are_judged_on_the_held_out_images_of_the_run(run: Path) -> Non
     assert evaluate(run, ["min", "random:3"]) == found
 
 
-def test_a_network_that_was_judged_is_known_by_its_id(run: Path) -> None:
+def test_a_network_that_was_evaluated_is_known_by_its_id(run: Path) -> None:
     (before,) = evaluate(run, ["random:11"]).networks
     assert before.arch_id is not None
     (found,) = evaluate(run, [before.arch_id[:12].upper()]).networks
@@ -62,7 +62,7 @@ def test_test_images_are_counted(run: Path) -> None:
 
 def test_a_file_of_weights_needs_images(run: Path) -> None:
     file = run / "supernet.safetensors"
-    with pytest.raises(UsageError, match="on what to judge"):
+    with pytest.raises(UsageError, match="needs a dataset to evaluate on"):
         evaluate(file, ["min"])
     found = evaluate(file, ["min"], data="digits")
     data = open_data(DataConfig(name="digits"), image_shape=SPACE.config.input_shape)

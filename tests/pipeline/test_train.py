@@ -16,12 +16,12 @@ from hwnas.pipeline.train import _supernet_warnings, estimate_training, train_mo
 from hwnas.runs import Run
 from hwnas.space import SPACES
 from hwnas.supernet.store import load_network, load_supernet
-from hwnas.train.evaluation import weights_digest
 from hwnas.train.machine import Interrupted
 from hwnas.train.metrics import read_metrics
-from hwnas.train.options import TeacherOptions, TrainOptions, read_train_config, resolve_data_config, resolved
+from hwnas.train.options import TeacherOptions, TrainOptions, read_train_config, resolve_config, resolve_data_config
 from hwnas.train.presets import RECIPES, resolve_recipe
 from hwnas.train.trainer import TrainerConfig
+from hwnas.train.weights import weights_digest
 from tests.supernet_extremes import SUPERNET_EXTREMES
 
 SMALL = TrainOptions(space="autoformer-micro", data="digits", max_images=128, epochs=2, batch_size=64)
@@ -88,7 +88,7 @@ def test_a_resumed_training_ends_with_the_same_weights(run: Path, tmp_path: Path
 
 
 def test_a_resumed_training_must_stay_the_same(run: Path) -> None:
-    with pytest.raises(InputError, match="must stay the same") as caught:
+    with pytest.raises(InputError, match="must have the options that it began with") as caught:
         trained(replace(SMALL, seed=1), run, resume=True)
     assert "seed 1 instead of 0" in str(caught.value.got)
     with pytest.raises(InputError, match="is a run already") as caught:
@@ -129,8 +129,8 @@ def test_a_network_starts_from_a_supernet(run: Path, tmp_path: Path) -> None:
     stored = load_network(found.weights)
     assert stored.arch == SPACES.get("autoformer-micro").smallest()
     assert found.accuracies == {}
-    judged = evaluate(tmp_path / "network")
-    assert judged.networks[0].params == sum(parameter.numel() for parameter in stored.network.parameters())
+    evaluation = evaluate(tmp_path / "network")
+    assert evaluation.networks[0].params == sum(parameter.numel() for parameter in stored.network.parameters())
 
 
 def test_what_weights_were_trained_on_is_not_held_out(run: Path, tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_weights_go_to_other_images_and_classes(run: Path, tmp_path: Path) -> No
     network = load_network(found.weights).network
     assert network.input_shape == (3, 48, 48)
     assert network(torch.zeros(1, 3, 48, 48)).shape == (1, 3)
-    assert found.notes[-1] == "drawn anew, for 3 classes: head.classifier.weight, head.classifier.bias"
+    assert found.notes[-1] == "initialized for 3 classes: head.classifier.weight, head.classifier.bias"
 
 
 def write_images(folder: Path, count: int) -> None:
@@ -176,7 +176,7 @@ def write_images(folder: Path, count: int) -> None:
         Image.new("RGB", (40, 30), (index, 2 * index, 3 * index)).save(folder / f"{index}.png")
 
 
-def test_a_reference_model_is_trained_and_judged(tmp_path: Path) -> None:
+def test_a_reference_model_is_trained_and_evaluated(tmp_path: Path) -> None:
     options = replace(SMALL, space="autoformer-micro", model="timm:test_vit", max_images=64, epochs=1)
     found = trained(options, tmp_path / "model")
     assert found.weights.name == "model.safetensors"
@@ -196,10 +196,10 @@ def test_a_rehearsal_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (TrainOptions(data="digits"), "what is to be trained"),
+        (TrainOptions(data="digits"), "what to train must be given"),
         (TrainOptions(space="autoformer-micro"), "needs images"),
         (TrainOptions(data="digits", model="deit_tiny"), "must be timm:NAME"),
-        (TrainOptions(data="digits", model="timm:test_vit", arch="min"), "goes with neither"),
+        (TrainOptions(data="digits", model="timm:test_vit", arch="min"), "cannot be combined with --arch"),
     ],
 )
 def test_what_is_asked_for_must_make_sense(options: TrainOptions, message: str, tmp_path: Path) -> None:
@@ -245,5 +245,5 @@ def test_one_network_has_the_recipe_of_retraining() -> None:
 
 
 def test_a_config_is_the_same_after_it_was_written(run: Path) -> None:
-    config = resolved(SMALL, num_classes=10)
+    config = resolve_config(SMALL, num_classes=10)
     assert read_train_config(Run.open(run)) == config

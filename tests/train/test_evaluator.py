@@ -100,7 +100,7 @@ def test_images_are_decoded_once_where_they_fit(supernet: AutoFormerSupernet, mo
         assert images.reads == reads
 
 
-def test_each_network_is_judged_once(supernet: AutoFormerSupernet, tmp_path: Path) -> None:
+def test_each_network_is_evaluated_once(supernet: AutoFormerSupernet, tmp_path: Path) -> None:
     networks = archs(AUTOFORMER, 3)
     cache = tmp_path / "accuracy.jsonl"
     first = evaluator(supernet, cache=cache).evaluate([*networks, networks[0]])
@@ -204,7 +204,7 @@ class Known(nn.Module):
         return torch.arange(self.classes, 0.0, -1.0).expand(len(images), -1), None
 
 
-def test_a_module_is_judged_by_its_first_output() -> None:
+def test_a_module_is_evaluated_by_its_first_output() -> None:
     network = Known(10).train()
     found = evaluate_module(network, batches(), name="known", keep_hits=True)
     assert (found.arch_id, found.top1, found.top5, found.count) == ("known", 0.1, 0.5, 50)

@@ -1,4 +1,4 @@
-"""Training on a CUDA device: precisions, going on from a checkpoint, judging. The same code runs on a CPU elsewhere."""
+"""Training on a CUDA device: precisions, resuming, evaluation. The same code runs on a CPU elsewhere."""
 
 from pathlib import Path
 from statistics import mean

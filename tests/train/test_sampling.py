@@ -142,7 +142,7 @@ def test_the_search_centres_the_mean_in_the_budget(name: str) -> None:
 
 
 def test_a_mean_out_of_reach_is_an_error() -> None:
-    with pytest.raises(InputError, match=r"centre of the budget must be a mean that tiny-vitas-last can have"):
+    with pytest.raises(InputError, match=r"middle of the budget must be a mean that tiny-vitas-last can have"):
         search_identity_prob(VITAS, mean_macs=1e12, rng=rng())
 
 
@@ -164,7 +164,7 @@ def test_a_budget_that_nothing_fits_is_an_error() -> None:
 
 @pytest.mark.parametrize("space", [AUTOFORMER, RESNAS], ids=lambda space: str(space.name))
 def test_identities_need_a_space_that_has_them(space: AnySpace) -> None:
-    with pytest.raises(InputError, match="whose slots may be identities"):
+    with pytest.raises(InputError, match="whose slots can be identities"):
         make_sampler(space, SamplingConfig(identity_prob=0.2), seed=0)
 
 

@@ -21,7 +21,7 @@ from tests.train.toys import AUTOFORMER, ToyLoader, assert_same, toy_loader, toy
 from tests.train.toys import RESNAS as RESNAS_SPACE
 
 
-def test_a_supernet_is_trained_judged_and_saved(tmp_path: Path) -> None:
+def test_a_supernet_is_trained_evaluated_and_saved(tmp_path: Path) -> None:
     trainer = toy_trainer(tmp_path, AUTOFORMER, toy_recipe())
     modes: list[bool] = []
 
@@ -30,11 +30,11 @@ def test_a_supernet_is_trained_judged_and_saved(tmp_path: Path) -> None:
         return {"smallest": 0.5, "largest": 0.75}
 
     result = run_training(trainer, evaluate=evaluate)
-    assert (result.weights, result.average) == (tmp_path / "supernet.safetensors", False)
+    assert (result.weights, result.uses_ema) == (tmp_path / "supernet.safetensors", False)
     assert modes == [False]
     assert_same(weights(load_supernet(result.weights)), weights(trainer.model))
     values = json.loads((tmp_path / "result.json").read_text())
-    assert values["weights"] == "plain"
+    assert values["weights"] == "last"
     assert values["accuracies"] == {"smallest": 0.5, "largest": 0.75}
     assert values["steps"] == 18
 
@@ -42,11 +42,11 @@ def test_a_supernet_is_trained_judged_and_saved(tmp_path: Path) -> None:
 def test_the_average_is_what_is_saved(tmp_path: Path) -> None:
     trainer = toy_trainer(tmp_path, AUTOFORMER, toy_recipe(ema=EmaConfig(decay=0.8)))
     result = run_training(trainer)
-    assert result.average
+    assert result.uses_ema
     average = trainer._stepper.state.ema
     assert average is not None
     assert_same(weights(load_supernet(result.weights)), weights(average))
-    assert json.loads((tmp_path / "result.json").read_text())["weights"] == "average"
+    assert json.loads((tmp_path / "result.json").read_text())["weights"] == "ema"
 
 
 def test_a_network_goes_on_from_what_its_supernet_knows(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_patches_are_classified_where_the_recipe_says_so() -> None:
 
 def test_weights_need_to_say_what_they_are(tmp_path: Path) -> None:
     network = make_supernet(AUTOFORMER).subnet(AUTOFORMER.smallest())
-    with pytest.raises(InputError, match="with its space and arch, or its name in timm"):
+    with pytest.raises(InputError, match="with its space and arch, or with its name in timm"):
         save_weights(network, tmp_path)
 
 
@@ -118,11 +118,11 @@ def test_batches_are_as_large_as_a_process_can_take() -> None:
 
 
 def test_too_few_images_for_a_batch() -> None:
-    with pytest.raises(InputError, match="at least 16 training images, a whole batch"):
+    with pytest.raises(InputError, match="at least 16 training images, a full batch"):
         make_train_loader(make_images(10), toy_recipe(), image_shape=(3, 15, 15), seed=0)
 
 
-def test_weights_outlive_a_judge_that_fails(tmp_path: Path) -> None:
+def test_weights_outlive_an_evaluation_that_fails(tmp_path: Path) -> None:
     def evaluate(supernet: Any) -> dict[str, float]:
         raise OSError("the held-out images are gone")
 

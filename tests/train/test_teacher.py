@@ -58,7 +58,7 @@ def test_published_weights_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatc
 
     create = timm.create_model
     monkeypatch.setattr("timm.create_model", lambda *a, **k: (unreachable if k["pretrained"] else create)(*a, **k))
-    with pytest.raises(MissingError, match="weights of timm:test_vit must be at hand or downloadable") as caught:
+    with pytest.raises(MissingError, match="timm:test_vit must be on this machine or downloadable") as caught:
         load_teacher(NAME, image_size=32, num_classes=1000, pretrained=True)
     assert caught.value.got == "the hub cannot be reached"
     assert caught.value.hint == "a checkpoint file of the teacher"

@@ -218,7 +218,7 @@ def test_threads_and_matmul_backend_of_the_checkpoint_are_used(tmp_path: Path, m
     assert about["matmul_backend"] in ("default", "onednn")
     seen: list[tuple[int, str]] = []
     trainer = toy_trainer(tmp_path, AUTOFORMER, toy_recipe(), config=replace(EVERY_STEP, threads=2))
-    monkeypatch.setattr(trainer, "_trained", lambda _: seen.append((torch.get_num_threads(), os.environ[VARIABLE])))
+    monkeypatch.setattr(trainer, "_train", lambda _: seen.append((torch.get_num_threads(), os.environ[VARIABLE])))
     trainer.run(resume=True)
     assert seen == [(1, about["matmul_backend"])]
 

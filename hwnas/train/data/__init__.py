@@ -1,1 +1,1 @@
-"""Labelled images: sources, splits, augmentation and loading."""
+"""Labeled images: datasets, splits, augmentation and loaders of batches."""

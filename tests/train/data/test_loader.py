@@ -239,7 +239,7 @@ def test_nothing_readable_is_an_error_under_any_limit() -> None:
             list(batches(images, augment, bad=BadImageLog(limit=9)).epoch(0))
 
 
-def test_judged_images_come_once_and_in_order() -> None:
+def test_evaluated_images_come_once_and_in_order() -> None:
     images = array_images(10)
     loader = EvalLoader(images, image_shape=SHAPE, batch_size=4)
     assert len(loader) == 3
@@ -251,7 +251,7 @@ def test_judged_images_come_once_and_in_order() -> None:
     assert_same(found, list(EvalLoader(CountedImages(images), image_shape=SHAPE, batch_size=4, workers=2)))
 
 
-def test_unreadable_images_are_not_judged() -> None:
+def test_unreadable_images_are_not_evaluated() -> None:
     bad = BadImageLog(limit=5)
     images = CountedImages(array_images(10), broken=(1, 4, 5, 6, 7))
     found = list(EvalLoader(images, image_shape=SHAPE, batch_size=4, bad=bad))
@@ -259,7 +259,7 @@ def test_unreadable_images_are_not_judged() -> None:
     assert len(bad) == 5
 
 
-def test_larger_images_are_judged_by_their_middle() -> None:
+def test_larger_images_are_evaluated_by_their_middle() -> None:
     from torchvision.transforms.functional import center_crop, resize
 
     images = array_images(3, size=16)
