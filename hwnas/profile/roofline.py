@@ -202,7 +202,7 @@ def _width_hints(workload: Workload, *, device: Device, precision: str) -> Itera
         padded = -(-width.size // tile) * tile
         if width.share < _WORTH_SAYING or padded == width.size:
             continue
-        where = f"{width.share:.0%} of the products ({width.num_operations} operations) are {width.size} wide"
+        where = f"{width.share:.0%} of the MACs ({width.num_operations} operations) are {width.size} wide"
         if width.size % alignment:
             yield f"{where}, no multiple of {alignment}, which {precision} on {device.name} wants"
         elif padded / width.size - 1 >= _WORTH_SAYING:
@@ -217,7 +217,7 @@ def _part_hints(costs: Sequence[OperationCost]) -> Iterator[str]:
         shares[cost.part] += (cost.time_ms or 0.0) if timed else cost.macs
     whole = sum(shares.values()) or 1.0
     attention, mlp = shares["attention"] / whole, shares["mlp"] / whole
-    of = "time" if timed else "products"
+    of = "time" if timed else "MACs"
     yield f"attention takes {attention:.0%} of the {of}, the MLPs take {mlp:.0%}"
     others = {"locality": "locality modules take", "stem": "the stem takes", "other": "norms, sums and moves take"}
     for part, words in others.items():

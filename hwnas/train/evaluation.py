@@ -1,6 +1,5 @@
 """Evaluation of the networks of a supernet on a dataset, and networks by the id that they were evaluated under."""
 
-import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -133,11 +132,3 @@ def _known_ids(space: AnySpace, run: Path | None, others: Iterable[Candidate]) -
             row = parse_json(line, source=f"{file}, line {number}")
             if isinstance(row, dict) and "arch" in row:
                 yield row["arch_id"], space.parse(row["arch"])
-
-
-def weights_digest(path: Path) -> str:
-    """The id of weights: what their file holds."""
-    if not path.is_file():
-        raise InputError(f"there is no file {path}")
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:24]

@@ -132,9 +132,7 @@ def run_training(
             _write_result(trainer.folder, {**values, "accuracies": dict(accuracies)})
     trainer.world.barrier()
     bad_images = tuple(_bad_images(trainer).reasons)
-    return SessionResult(
-        weights=path, uses_ema=uses_ema, trainer=outcome, accuracies=accuracies, bad_images=bad_images
-    )
+    return SessionResult(weights=path, uses_ema=uses_ema, trainer=outcome, accuracies=accuracies, bad_images=bad_images)
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ def test_the_profile_of_the_runtime_is_printed_here(command_line: CommandLine, m
     assert re.search(r"^kind of node +nodes +ms +share$", command_line.out, re.MULTILINE)
     assert re.search(r"^Kind15 +3 +0\.500 +5\.0%$", command_line.out, re.MULTILINE)
     assert re.search(r"^4 more +12 +2\.000 +20\.0%$", command_line.out, re.MULTILINE)
-    assert "Operations (no peak rates are known of this device: shares are of the products)" in command_line.out
+    assert "Operations (the peak rates of this device are not known: shares are shares of MACs)" in command_line.out
 
 
 def test_what_nothing_is_known_of_ends_with_3(command_line: CommandLine) -> None:

@@ -132,8 +132,8 @@ def test_a_plan_is_written_here_and_measured_there(command_line: CommandLine) ->
     assert command_line(*SMALL, "--samples", "3", "--plan-only", "--out", "plan.jsonl") == 0
     assert command_line.out.splitlines() == [
         "plan.jsonl: 6 measurements of 3 networks",
-        f"on a machine with {CPU}: hwnas profile --plan plan.jsonl",
-        f"then bring its folder profiles/{CPU} back",
+        f"on the machine with {CPU}: hwnas profile --plan plan.jsonl",
+        f"then copy its folder profiles/{CPU} back",
     ]
     assert not Path("profiles").exists()
     assert command_line("profile", "--plan", "plan.jsonl", "--json") == 0

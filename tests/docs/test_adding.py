@@ -44,7 +44,7 @@ def test_an_own_device_is_known_by_name_and_found_by_detection(tmp_path: Path) -
     explained, planned = run_commands(commands(text), folder=tmp_path, environ=exports(text))
     assert " on x900, fp16, batch 64" in explained.out.splitlines()[0]
     assert "Roofline: " in explained.out
-    assert "on a machine with x900: hwnas profile --plan plan.jsonl" in planned.out
+    assert "on the machine with x900: hwnas profile --plan plan.jsonl" in planned.out
 
 
 @pytest.mark.slow

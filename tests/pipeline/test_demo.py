@@ -92,11 +92,11 @@ def _done(rows: tuple[Any, ...], *failures: str | None) -> Any:
 def test_the_sentences_claim_no_more_than_was_found() -> None:
     rows = (_row("a", 0.9, 200.0), _row("b", 0.8, 100.0))
     front, belief, _ = summarize_demo(_done(rows, None, "crash"))
-    assert front == "Of 2 networks on the front, one is the most accurate and the fastest: 90.0% at 200 images/s."
-    assert belief == "1 of 2 were timed again here: the predictions had been off by 2.0% on average."
+    assert front == "One of the 2 networks on the front is the most accurate and the fastest: 90.0% at 200 images/s."
+    assert belief == "1 of 2 were measured: the predictions were off by 2.0% on average."
     front, belief, _ = summarize_demo(_done((_row("a", 0.9, 100.0), _row("b", 0.8, 250.0)), None, None))
-    assert "2.5 times as fast" in front
-    assert belief.startswith("All of them were timed again here")
+    assert "2.5 times the throughput" in front
+    assert belief.startswith("All of them were measured")
 
 
 @pytest.mark.parametrize(

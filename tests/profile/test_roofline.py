@@ -104,5 +104,5 @@ def test_parts_and_memory_are_told() -> None:
 
 def test_without_a_time_shares_are_of_the_products() -> None:
     text = sentences(LINEAR, ATTENTION, rates=None)
-    assert "attention takes 4% of the products, the MLPs take 96%" in text
+    assert "attention takes 4% of the MACs, the MLPs take 96%" in text
     assert "memory" not in text

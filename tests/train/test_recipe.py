@@ -123,7 +123,9 @@ def test_a_file_changes_some_values(tmp_path: Path) -> None:
     assert recipe.optimizer.weight_decay == MICRO.optimizer.weight_decay
 
 
-@pytest.mark.parametrize(("text", "message"), [("epochs = ", "not TOML"), ("[mix]\nmixed = 1", "'mixed' is not known")])
+@pytest.mark.parametrize(
+    ("text", "message"), [("epochs = ", "cannot be read as TOML"), ("[mix]\nmixed = 1", "'mixed' is not known")]
+)
 def test_wrong_files_are_named(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "mine.toml"
     file.write_text(text)

@@ -43,12 +43,24 @@ WORKLOADS = "timm-workloads.jsonl.gz"
 """Traced models beside the devices' folders, for all tables there."""
 
 
-@cache
 def timm_workload(name: str, *, image_size: int | None = None) -> Workload:
-    """The workload of a model of timm for one image of its own or of another size.
+    """Return the operations of a model of timm for one image.
 
-    A model that was traced before with this version of timm, here or for what ships, is not traced again.
+    Models that were traced before with the installed version of timm, on this machine or for the published tables, are
+    not traced again.
+
+    Args:
+        name: The name of the model in timm.
+        image_size: Pixels; by default the model's own.
+
+    Raises:
+        InputError: timm has no such model, or an operation of it is not supported.
     """
+    return _timm_workload(name, image_size)
+
+
+@cache
+def _timm_workload(name: str, image_size: int | None) -> Workload:
     for traced in _traced_before():
         found = traced.models.get((name, image_size or traced.own_sizes.get(name, 0)))
         if found is not None:

@@ -27,6 +27,9 @@ from hwnas.train.evaluator import CACHE_BYTES, NETWORKS_PER_PASS, SupernetEvalua
 from hwnas.train.options import absolute_data_name, read_train_config, supernet_file
 from hwnas.train.weights import weights_digest
 
+_PASS_S = 5.0
+"""About how long one pass over the images takes, after which values are committed."""
+
 _LARGE_PASS = 16
 """Networks in a pass whose images are too many to keep and must be read again each time."""
 

@@ -10,7 +10,7 @@ from hwnas.pipeline.predictors.fit import FitOptions, fit_predictors
 from hwnas.pipeline.predictors.import_timm import ImportOptions, import_timm
 from hwnas.pipeline.predictors.predict import PredictOptions, predict_networks
 from hwnas.pipeline.predictors.published_tables import measured_table
-from hwnas.pipeline.predictors.workloads import timm_workload
+from hwnas.pipeline.predictors.workloads import _timm_workload, timm_workload
 from hwnas.pipeline.profiles import list_profiles, show_profile
 from hwnas.profile.lookup import table_entries
 from hwnas.progress import MessageRecorder
@@ -77,18 +77,18 @@ def test_a_model_that_was_traced_before_is_not_traced_for_a_question(
     table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    timm_workload.cache_clear()
+    _timm_workload.cache_clear()
     import_timm([table], ImportOptions(match="test_vit$"))
     monkeypatch.setattr("hwnas.pipeline.predictors.workloads.trace_timm", None)
     own = timm_workload("test_vit")
     assert own == timm_workload("test_vit", image_size=160)
     file = tmp_path / "profiles" / "timm-workloads.jsonl.gz"
     file.write_bytes(gzip.compress(gzip.decompress(file.read_bytes()).replace(b'"timm": "', b'"timm": "0.')))
-    timm_workload.cache_clear()
+    _timm_workload.cache_clear()
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     assert workload_from_mappings(operations_to_mappings(timm_workload("test_vit"))) == own
-    timm_workload.cache_clear()
+    _timm_workload.cache_clear()
 
 
 def test_workloads_of_another_form_are_traced_again(table: Path, tmp_path: Path) -> None:
@@ -150,8 +150,8 @@ def test_a_table_takes_no_other_ones_place(table: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("188343.61", "nan"), "line 2 must have a model, and numbers above 0"),
-        (("188343.61", "-1"), "line 2 must have a model, and numbers above 0"),
+        (("188343.61", "nan"), "line 2 must have a model and numbers above 0"),
+        (("188343.61", "-1"), "line 2 must have a model and numbers above 0"),
         (("188343.61", "fast"), "line 2 must have numbers"),
         ((",infer_batch_size", ",train_batch_size"), "must be a table of timm's inference benchmark"),
     ],
