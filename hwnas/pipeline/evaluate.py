@@ -16,11 +16,11 @@ from hwnas.space.arch import Arch
 from hwnas.space.space import AnySpace
 from hwnas.supernet.store import load_supernet, read_about
 from hwnas.train.data.images import HELDOUT_LIST, require_same_images
-from hwnas.train.data.sources import DataConfig, DataSplits, open_data
+from hwnas.train.data.sources import DataConfig, DataSplits, absolute_data_name, open_data
 from hwnas.train.evaluation import ACCURACIES_FILE, Split, make_eval_loader, make_evaluator, resolve_arch
 from hwnas.train.evaluator import Accuracy, evaluate_module
 from hwnas.train.models import num_classes_of
-from hwnas.train.options import TrainConfig, absolute_data_name, read_train_config, supernet_file
+from hwnas.train.options import TrainConfig, read_train_config, supernet_file
 from hwnas.train.weights import MODEL, NETWORK, SUPERNET, load_model, weights_digest
 
 TEST_USES = "test-uses.jsonl"

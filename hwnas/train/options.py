@@ -14,7 +14,7 @@ from hwnas.space.arch import Arch, canonical_json
 from hwnas.space.lookup import adapted, find_arch
 from hwnas.space.space import AnySpace
 from hwnas.supernet.store import load_supernet
-from hwnas.train.data.sources import DataConfig
+from hwnas.train.data.sources import DataConfig, absolute_data_name
 from hwnas.train.evaluation import resolve_arch
 from hwnas.train.presets import resolve_recipe
 from hwnas.train.recipe import Recipe
@@ -247,12 +247,6 @@ def _with_limits(config: DataConfig, options: TrainOptions) -> DataConfig:
     limits = {"max_images": options.max_images, "max_bad": options.max_bad}
     given: dict[str, Any] = {name: value for name, value in limits.items() if value is not None}
     return replace(config, **given)
-
-
-def absolute_data_name(name: str) -> str:
-    """Make a path to a dataset absolute, so that a run can be used from any folder; names stay as they are."""
-    path = Path(name)
-    return str(path.resolve()) if len(path.parts) > 1 or path.is_absolute() or path.is_dir() else name
 
 
 def resolve_image_shape(options: TrainOptions) -> tuple[int, int, int]:

@@ -21,10 +21,10 @@ from hwnas.supernet.matmul import matmul_backend
 from hwnas.supernet.network import Network
 from hwnas.supernet.store import load_supernet, read_about
 from hwnas.supernet.supernet import AnySupernet
-from hwnas.train.data.sources import DataSplits
+from hwnas.train.data.sources import DataSplits, absolute_data_name
 from hwnas.train.evaluation import calibration_batches, make_evaluator
 from hwnas.train.evaluator import CACHE_BYTES, NETWORKS_PER_PASS, SupernetEvaluator
-from hwnas.train.options import absolute_data_name, read_train_config, supernet_file
+from hwnas.train.options import read_train_config, supernet_file
 from hwnas.train.weights import weights_digest
 
 _PASS_S = 5.0
