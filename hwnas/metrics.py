@@ -63,7 +63,7 @@ class Deployment:
     batch: int | Literal["any"] | None = None
     """`ANY_BATCH`: it differs from row to row, and a predictor fitted to such rows answers for each batch."""
     threads: int | None = None
-    """Of the CPU; not specified where a source does not tell it."""
+    """CPU threads; None if unknown."""
 
     def __post_init__(self) -> None:
         for name, count in (("batch", self.batch), ("threads", self.threads)):
@@ -211,7 +211,7 @@ class Metric:
 
     @property
     def quantity(self) -> Quantity:
-        """What it counts."""
+        """The quantity that is measured."""
         return METRICS.get(self.name)
 
     @property

@@ -41,7 +41,7 @@ class ConstantTemplate:
     """The blanks: all values; the shape and the single value that fills it; or none."""
     data_type: int
     dims: tuple[int, ...]
-    """Of a uniform constant only the number of dimensions counts."""
+    """Sizes of the constant; for a uniform one only their number is compared."""
     content: bytes = b""
     """Of a fixed constant."""
 
@@ -189,7 +189,7 @@ class _GraphReader:
     def read(self, node: NodeProto) -> NodeProto:
         """Return a node with canonical names and blank attributes."""
         inputs = [self._input(name) for name in node.input]
-        for name in filter(None, node.output):  # an output that nobody reads may have an empty name
+        for name in filter(None, node.output):  # an unused output may have an empty name
             self.names[name] = f"v{len(self.names)}"
         outputs = [self.names[name] if name else "" for name in node.output]
         attributes = []

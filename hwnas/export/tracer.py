@@ -198,7 +198,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.calls: list[OperatorCall] = []
         self._modules = [""]
         self._image = example.untyped_storage()
-        # Tensors are told apart by the addresses of their storages. All are kept alive, since torch would reuse the
+        # Tensors are identified by the addresses of their storages. All are kept alive, since torch would reuse the
         # address of one that was freed.
         self._storages = [self._image]
 

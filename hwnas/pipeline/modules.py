@@ -29,7 +29,7 @@ class ModuleMeasurement:
 
     deployment: Deployment
     latency_ms: float
-    """Of one batch, undisturbed by other load: a ratio to the reference network, times its latency."""
+    """Latency of one batch without other load: the ratio to the reference network, times its latency."""
     lower_ms: float
     upper_ms: float
     """The ends of the 95 % interval of the runs."""
@@ -38,7 +38,7 @@ class ModuleMeasurement:
     memory_mb: float | None
     """Memory while it runs, weights included; None where the runtime does not report it."""
     energy_j: float | None
-    """Of one run; None where the device does not measure it."""
+    """Energy of one run; None where the device does not measure it."""
     is_stable: bool
     problem: str
     """Why the measurement is unstable; empty if it is stable."""

@@ -10,14 +10,17 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from hwnas.config import to_mapping
 from hwnas.errors import InputError
-from hwnas.metrics import METRICS, Quantity
+from hwnas.metrics import METRICS, Metric, Quantity
 from hwnas.pipeline.search.options import choose_strategy
+from hwnas.pipeline.search.predicted_metrics import CheapMetrics, MetricPredictor, supported_confidence
 from hwnas.pipeline.search.surrogate import accuracy_surrogate
+from hwnas.predict.intervals import USUAL_CONFIDENCE
 from hwnas.predict.predictor import Predictor
 from hwnas.progress import NullReporter, Reporter
 from hwnas.search.ledger import Budget
-from hwnas.search.objective import Estimate, Metrics, exact, parse_constraint, parse_objective
+from hwnas.search.objective import Metrics, exact, parse_constraint, parse_objective
 from hwnas.search.pareto import hypervolume
 from hwnas.search.problem import Evaluators, Problem
 from hwnas.search.result import SearchResult, make_networks
@@ -137,6 +140,8 @@ def optimize(
         "objectives": [str(item) for item in problem.objectives],
         "constraints": [str(item) for item in problem.constraints],
         "strategy": name,
+        "settings": to_mapping(chosen),
+        "budget": budget,  # strategies derive the size of their rounds from it
         "seed": seed,
     }
     with nullcontext() if out is None else Study.open(out, config=config) as study:
@@ -212,19 +217,23 @@ def _problem(
 
 
 def _evaluators(space: AnySpace, sources: Mapping[str, CustomMetric | Predictor], problem: Problem) -> Evaluators:
-    cheap_sources = {name: source for name, source in sources.items() if name != problem.expensive}
+    predictors = tuple(
+        MetricPredictor(metric=Metric(name=name), predictor=source)
+        for name, source in sources.items()
+        if isinstance(source, Predictor)
+    )
+    confidence = supported_confidence(predictors, USUAL_CONFIDENCE)
+    costs_and_predictions = CheapMetrics(space=space, predictors=predictors, confidence=confidence)
+    custom = {
+        name: source
+        for name, source in sources.items()
+        if isinstance(source, CustomMetric) and name != problem.expensive
+    }
 
     def cheap(genomes: Genomes) -> Metrics:
-        costs = space.costs(genomes)
-        found = {"macs": exact(costs.macs), "params": exact(costs.params)}
-        networks = space.candidates(genomes) if any(map(_is_custom, cheap_sources.values())) else ()
-        for name, source in cheap_sources.items():
-            if isinstance(source, Predictor):
-                prediction = source.predict(space.workloads(genomes))
-                found[name] = Estimate(prediction.mean, prediction.lower, prediction.upper)
-            else:
-                found[name] = exact(_evaluate(name, source, networks))
-        return found
+        networks = space.candidates(genomes) if custom else ()
+        values = {name: exact(_evaluate(name, source, networks)) for name, source in custom.items()}
+        return {**costs_and_predictions(genomes), **values}
 
     if problem.expensive is None or not problem.has_expensive:
         return Evaluators(cheap=cheap)
@@ -237,10 +246,6 @@ def _evaluators(space: AnySpace, sources: Mapping[str, CustomMetric | Predictor]
             yield from enumerate(_evaluate(name, source, networks).tolist(), start=start)
 
     return Evaluators(cheap=cheap, expensive=expensive, fit=accuracy_surrogate(space))
-
-
-def _is_custom(source: CustomMetric | Predictor) -> bool:
-    return isinstance(source, CustomMetric)
 
 
 def _evaluate(name: str, source: CustomMetric, networks: Sequence[Candidate]) -> NDArray[np.float64]:

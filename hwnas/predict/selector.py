@@ -103,7 +103,7 @@ def _rank_in(order: Sequence[str], name: str | None) -> int:
 def _completed(entry: PredictorEntry, metric: Metric) -> Metric:
     """The metric as a predictor answers it.
 
-    Its text names a column of a study, so threads that nobody asked for stay out of it.
+    Its text names a column of a study, so threads that were not specified stay out of it.
     """
     found, wanted = entry.card.metric.deployment, metric.deployment
     batch = found.fixed_batch or wanted.fixed_batch or entry.card.data.usual_batch

@@ -210,7 +210,7 @@ class _Process:
 
     def __init__(self, command: Sequence[str], *, start_s: float) -> None:
         self.process_id = ""
-        # A file and not a pipe: a pipe that nobody reads would block a chatty library once it is full.
+        # A file and not a pipe: an unread pipe would block a chatty library once it is full.
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
         self._stderr_before = 0
         self._process = subprocess.Popen(
@@ -286,7 +286,7 @@ class _Process:
         return message
 
     def _log_rest(self) -> None:
-        """Log the records that a dead process had sent and nobody has read."""
+        """Log the unread records of a process that ended."""
         assert self._process.stdout is not None
         output = self._process.stdout.fileno()
         while select.select([output], [], [], 0.0)[0] and (chunk := os.read(output, 1 << 16)):

@@ -11,6 +11,7 @@ from hwnas.errors import InputError
 from hwnas.metrics import METRICS
 from hwnas.pipeline.optimize import CustomMetric, LatencyTable, optimize
 from hwnas.search.result import SearchResult
+from hwnas.search.strategies.rounds import RoundsSearch
 from hwnas.space import SPACES
 from hwnas.space.space import Candidate
 from tests.search.toys import accuracy as toy_accuracy
@@ -127,8 +128,9 @@ def test_an_interrupted_search_resumes_in_its_folder(tmp_path: Path) -> None:
     assert not set(first.asked) & set(rest.asked)
     assert len(first.asked) + len(rest.asked) == 26
     assert [n.arch_id for n in resumed.networks] == [n.arch_id for n in whole.networks]
-    with pytest.raises(InputError):
-        optimize(SPACE, accuracy=rest, budget=26, seed=1, out=tmp_path / "study")
+    for changed in ({"seed": 1}, {"budget": 30}, {"strategy": RoundsSearch(explored=0.5)}):
+        with pytest.raises(InputError):
+            optimize(SPACE, **{"accuracy": rest, "budget": 26, "out": tmp_path / "study", **changed})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -105,11 +105,11 @@ def _require_free(manifests: Sequence[TableManifest], out: Path) -> None:
 
 def _manifest(path: Path, options: ImportOptions) -> TableManifest:
     found = _NAME.fullmatch(path.stem)
-    told = found.groupdict() if found else {}
-    precision = told.get("precision")
+    parts = found.groupdict() if found else {}
+    precision = parts.get("precision")
     in_name = Deployment(
-        device=told.get("device"),
-        runtime="torch-compile" if told.get("compiled") else "torch",
+        device=parts.get("device"),
+        runtime="torch-compile" if parts.get("compiled") else "torch",
         precision="fp16" if precision == "amp" else precision,
     )
     deployment = options.deployment.completed(in_name)
@@ -124,7 +124,7 @@ def _manifest(path: Path, options: ImportOptions) -> TableManifest:
         command=_command(path, options),
         match=options.match,
         sha256="",
-        environment=_environment(told),
+        environment=_environment(parts),
     )
 
 
@@ -136,14 +136,14 @@ def _device(name: str, path: Path) -> str:
         raise InputError(f"{path.name}: {error.message}", got=error.got, known=error.known, hint=hint) from error
 
 
-def _environment(told: dict[str, str | None]) -> dict[str, str]:
+def _environment(parts: dict[str, str | None]) -> dict[str, str]:
     """Software versions in the name of a file."""
-    torch, cuda, layout = told.get("torch"), told.get("cuda"), told.get("layout")
+    torch, cuda, layout = parts.get("torch"), parts.get("cuda"), parts.get("layout")
     facts = {
         "torch": ".".join(torch) if torch else None,
         "cuda": f"{cuda[:2]}.{cuda[2]}" if cuda else None,
         "memory_format": {"nchw": "contiguous", "nhwc": "channels_last"}.get(str(layout)),
-        "autocast": "fp16" if told.get("precision") == "amp" else None,
+        "autocast": "fp16" if parts.get("precision") == "amp" else None,
     }
     return {name: value for name, value in facts.items() if value is not None}
 

@@ -16,7 +16,7 @@ from hwnas.space.space import AnySpace
 DEFAULT_SPACE = "autoformer-tiny"
 DEFAULT_BUDGET = 500
 DEFAULT_CONFIDENCE = USUAL_CONFIDENCE
-"""Of the intervals of predictions, where constraints are not held with another one."""
+"""Confidence of prediction intervals unless --confidence is given."""
 
 
 @dataclass(frozen=True, kw_only=True)

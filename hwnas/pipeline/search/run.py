@@ -46,7 +46,7 @@ class SearchRehearsal:
     space_size: int
     satisfiable: Satisfiable
     seconds_per_evaluation: float | None
-    """Of the largest network; None where evaluations are free."""
+    """Seconds for the largest network; None if evaluations are free."""
 
 
 def search_networks(

@@ -1,4 +1,4 @@
-"""What runners on an NVIDIA GPU share: timing by device events, memory, and the state of the GPU by NVML."""
+"""Shared by runners on NVIDIA GPUs: timing by device events, memory, and the state of the GPU by NVML."""
 
 import time
 from collections.abc import Callable, Mapping
