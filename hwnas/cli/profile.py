@@ -122,7 +122,7 @@ def profile(
         _print_planned(write_plan(CampaignOptions(**values), out or Path()), as_json=as_json)
         return
     options = CampaignOptions(**values, out=out or Path(PROFILES))
-    environment = None if limit_minutes is None else CampaignEnvironment.here(limit_s=60 * limit_minutes)
+    environment = None if limit_minutes is None else CampaignEnvironment.of_this_machine(limit_s=60 * limit_minutes)
     with console_reporter() as reporter:
         try:
             if plan is None:

@@ -109,14 +109,14 @@ def detect_cpu(
     facts, notes = _facts(read=read, run=run)
     if facts is None:
         facts = CpuFacts(model=fallback or architecture, vendor="unknown", flags=frozenset())
-    found = tuple(name for name in INSTRUCTION_SETS if name in facts.flags)
+    instruction_sets = tuple(name for name in INSTRUCTION_SETS if name in facts.flags)
     cpu = Cpu(
         slug=slug(facts, num_cores=num_cores),
         model=facts.model,
         vendor=facts.vendor,
         architecture=architecture,
         num_cores=num_cores,
-        instruction_sets=found,
+        instruction_sets=instruction_sets,
         l2_bytes=cache_bytes(2, read=read),
         l3_bytes=cache_bytes(3, read=read),
     )

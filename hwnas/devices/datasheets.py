@@ -74,9 +74,9 @@ _NAMES: dict[str, tuple[str, str, str]] = {
 
 def match(reported: str) -> Device | None:
     """Return the device with a name that a driver reports, or None. Another variant does not match."""
-    wanted = normalised(reported)
-    found = (device for device in DEVICES.values() if wanted in map(normalised, device.reported))
-    return next(found, None)
+    name = normalised(reported)
+    matching = (device for device in DEVICES.values() if name in map(normalised, device.reported))
+    return next(matching, None)
 
 
 def normalised(reported: str) -> str:

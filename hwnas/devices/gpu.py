@@ -67,10 +67,10 @@ def visible_gpus(gpus: tuple[Gpu, ...], *, visible: str | None) -> tuple[tuple[G
         return gpus, ()
     kept: list[Gpu] = []
     for entry in visible.split(","):
-        found = [gpu for gpu in gpus if _is_named(gpu, entry.strip())]
-        if len(found) != 1:
+        matching = [gpu for gpu in gpus if _is_named(gpu, entry.strip())]
+        if len(matching) != 1:
             break
-        kept += found
+        kept += matching
     hidden = len(gpus) - len(kept)
     note = f"CUDA_VISIBLE_DEVICES={visible!r} hides {hidden} of {len(gpus)} GPUs"
     return tuple(kept), (note,) if hidden else ()

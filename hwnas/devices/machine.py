@@ -27,8 +27,8 @@ class Machine:
     @property
     def devices(self) -> tuple[Device, ...]:
         """Each device model once, GPUs first."""
-        found = {gpu.device.name: gpu.device for gpu in self.gpus}
-        return (*found.values(), self.cpu.device)
+        distinct = {gpu.device.name: gpu.device for gpu in self.gpus}
+        return (*distinct.values(), self.cpu.device)
 
 
 def detect(
@@ -82,12 +82,12 @@ def resolve(name: str, *, machine: Machine | None = None) -> str:
     """
     if name in DEVICES:
         return DEVICES.resolve(name)
-    here = (machine or detect()).devices
-    special = {"auto": here[0].name, "cpu": here[-1].name}
-    names = {device.name: device.name for device in here}
-    found = (special | names).get(name.casefold())
-    if found is not None:
-        return found
+    devices = (machine or detect()).devices
+    special = {"auto": devices[0].name, "cpu": devices[-1].name}
+    names = {device.name: device.name for device in devices}
+    resolved = (special | names).get(name.casefold())
+    if resolved is not None:
+        return resolved
     if _CPU_NAME.fullmatch(name):
         return name
     raise unknown("device", name, [*special, *names, *DEVICES.names()], hint="--device {}")
@@ -104,19 +104,19 @@ def require(name: str, *, machine: Machine | None = None) -> Device:
         MissingError: The device is not in the machine.
         UnknownNameError: No device has that name.
     """
-    here = machine or detect()
-    wanted = resolve(name, machine=here)
-    for device in here.devices:
-        if device.name == wanted:
+    machine = machine or detect()
+    resolved = resolve(name, machine=machine)
+    for device in machine.devices:
+        if device.name == resolved:
             return device
-    raise _missing(name, wanted, here)
+    raise _missing(name, resolved, machine)
 
 
-def _missing(name: str, wanted: str, machine: Machine) -> MissingError:
-    meant = "" if wanted == name else f" ({wanted})"
+def _missing(name: str, resolved: str, machine: Machine) -> MissingError:
+    alias = "" if resolved == name else f" ({resolved})"
     notes = f" ({'; '.join(machine.notes)})" if machine.notes else ""
     return MissingError(
-        f"device {name!r}{meant} is not in this machine{notes}",
+        f"device {name!r}{alias} is not in this machine{notes}",
         got=name,
         known=[device.name for device in machine.devices],
         hint=f"--device {machine.devices[0].name}, or the same command on a machine with that device",

@@ -48,11 +48,11 @@ def release_free_memory() -> None:
 def available_bytes(*, read: FileReader = read_system_file) -> int | None:
     """Return the memory that this process may still allocate: what is free in the system, or less in a container."""
     free = _field(read(MEMORY), "MemAvailable")
-    found = [] if free is None else [int(free * 1e6)]
+    limits = [] if free is None else [int(free * 1e6)]
     limit, use = (read(CGROUP_LIMIT) or "").strip(), _used_bytes(read)
     if limit.isdecimal() and use is not None:
-        found.append(int(limit) - use)
-    return max(0, min(found)) if found else None
+        limits.append(int(limit) - use)
+    return max(0, min(limits)) if limits else None
 
 
 def _used_bytes(read: FileReader) -> int | None:
@@ -78,8 +78,8 @@ def memory_limit(limit_bytes: int | None = None) -> Iterator[None]:
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     share = _SHARE if limit_bytes is None else 1.0
-    wanted = _data_bytes() + int(share * more)
-    resource.setrlimit(resource.RLIMIT_DATA, (wanted if hard < 0 else min(wanted, hard), hard))
+    allowed = _data_bytes() + int(share * more)
+    resource.setrlimit(resource.RLIMIT_DATA, (allowed if hard < 0 else min(allowed, hard), hard))
     try:
         yield
     finally:

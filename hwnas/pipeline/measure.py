@@ -82,17 +82,17 @@ def measure(
         InputError: The runtime does not support the options, or a profile cannot be written.
     """
     require_space(request.space)
-    place = campaign_environment or CampaignEnvironment.here()
-    device = _required(request, place.machine)
+    environment = campaign_environment or CampaignEnvironment.of_this_machine()
+    device = _required(request, environment.machine)
     options = _Options(out=request.out, new=new, retry=retry, minutes=request.minutes)
     reporter = reporter or NullReporter()
     if until is None:
         plans = plan_stages(request, device.name)
-        return _run(next(plans), lambda _: next(plans, None), device, place, options, reporter)
+        return _run(next(plans), lambda _: next(plans, None), device, environment, options, reporter)
     from hwnas.pipeline.measure_until import MeasuringRounds  # it fits models, which measuring alone does not need
 
     rounds = MeasuringRounds(request, device.name, until, reporter=reporter)
-    return _run(rounds.first(), rounds.extend, device, place, options, reporter)
+    return _run(rounds.first(), rounds.extend, device, environment, options, reporter)
 
 
 def measure_plan(
@@ -122,14 +122,14 @@ def measure_plan(
         MissingError: The device or the runtime is not available on this machine.
     """
     plan = load_plan(path)
-    place = campaign_environment or CampaignEnvironment.here()
+    environment = campaign_environment or CampaignEnvironment.of_this_machine()
     try:
-        device = require(plan.device, machine=place.machine)
+        device = require(plan.device, machine=environment.machine)
     except MissingError as error:
         hint = f"take {path} to a machine with {plan.device}, and there: hwnas profile --plan {path.name}"
         raise MissingError(error.message, got=error.got, known=error.known, hint=hint) from error
     options = _Options(out=out, new=new, retry=retry)
-    return _run(plan, lambda _: None, device, place, options, reporter or NullReporter())
+    return _run(plan, lambda _: None, device, environment, options, reporter or NullReporter())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,21 +141,21 @@ class _Options:
 
 
 def _run(
-    plan: Plan, extend: Extend, device: Device, place: CampaignEnvironment, options: _Options, reporter: Reporter
+    plan: Plan, extend: Extend, device: Device, environment: CampaignEnvironment, options: _Options, reporter: Reporter
 ) -> MeasureResult:
     """Measure one plan after another, each extending the last, until the time is up or a plan adds nothing."""
     deadline_s = None if options.minutes is None else time.monotonic() + 60 * options.minutes
     runtime = choose_runtime(plan, device, reporter)
     following: Plan | None = plan
     with ExitStack() as stack:
-        workers = WorkerPair(place.start)
+        workers = WorkerPair(environment.start)
         stack.callback(workers.close)
         opener = StoreOpener(
             out=options.out,
             new=options.new,
             explicit=options.out != Path(PROFILES),
             device=device,
-            environment=place,
+            environment=environment,
             workers=workers,
             reporter=reporter,
         )
@@ -196,7 +196,7 @@ def _required(request: CampaignOptions, machine: Machine) -> Device:
     except MissingError as error:
         command = shlex.join(replace(request, minutes=None, out=Path(PROFILES)).command())
         hint = (
-            f"a device that is here, or take the campaign there:\n"
+            f"a device of this machine, or measure on another one:\n"
             f"          here   {command} --plan-only --out plan.jsonl\n"
             f"          there  hwnas profile --plan plan.jsonl\n"
             f"          here   put its folder profiles/{resolve(request.device)} under {request.out}"

@@ -60,10 +60,10 @@ def parse_until(text: str, *, order: str = "spread") -> StoppingRule:
         UsageError: The goal is not an error between 0 and 100 %.
         UnknownNameError: The order is not known.
     """
-    found = re.fullmatch(r"mape=(\d+(?:\.\d+)?)(%?)", text.strip())
-    if found is None:
+    match = re.fullmatch(r"mape=(\d+(?:\.\d+)?)(%?)", text.strip())
+    if match is None:
         raise UsageError("--until must be an error of the predictor", got=text, hint="--until mape=3%")
-    value = float(found[1]) * (0.01 if found[2] else 1.0)
+    value = float(match[1]) * (0.01 if match[2] else 1.0)
     if not 0 < value < 1:
         raise UsageError("--until must be an error above 0 and below 100 %", got=text, hint="--until mape=3%")
     if order not in get_args(SamplingOrder):
@@ -95,11 +95,11 @@ class MeasuringRounds:
         """
         measured = [self._measured(path) for path in paths]
         error = max(cross_validated(networks) for networks in measured)
-        there = max(self._count, self._taken(paths[0]))
+        num_networks = max(self._count, self._num_attempted(paths[0]))
         if self._until.order == "active":
-            self._count = there  # what was measured before, and by another round, is among those that may be
+            self._count = num_networks  # earlier campaigns and rounds count: their networks stay in the plan
         goal = self._until.mape
-        self._reporter.message(f"{there} networks: cross-validated error {error:.2%}, wanted {goal:.2%}")
+        self._reporter.message(f"{num_networks} networks: cross-validated error {error:.2%}, goal {goal:.2%}")
         if error <= goal:
             return None
         if self._count >= self._most:
@@ -110,7 +110,7 @@ class MeasuringRounds:
         self._count = more
         return self._signed(plan)
 
-    def _taken(self, path: Path) -> int:
+    def _num_attempted(self, path: Path) -> int:
         """Number of networks of the space that were measured or failed, without the published ones."""
         space = SPACES.get(self._request.space)
         archs = [*space.published.values()]
@@ -129,12 +129,12 @@ class MeasuringRounds:
         ids = {subject.network_id for subject in before}
         chosen = sample_evenly(space, _POOL + count, seed=self._request.seed)
         pool = [space_subject(space, candidate) for candidate in chosen if candidate.network_id not in ids]
-        wanted = min(count - self._count, len(pool))
-        if not wanted:
+        num_chosen = min(count - self._count, len(pool))
+        if not num_chosen:
             return plan_for_subjects(self._request, self._device, self._first_ones(before))
         features = workload_features(subject_workloads(pool), measured.conditions)
         target = measured.figures["latency_ms"]
-        rows = choose_next(features, measured.features, target, count=wanted, seed=self._request.seed)
+        rows = choose_next(features, measured.features, target, count=num_chosen, seed=self._request.seed)
         return plan_for_subjects(self._request, self._device, self._first_ones((*before, *(pool[row] for row in rows))))
 
     def _first_ones(self, subjects: Sequence[Subject]) -> tuple[Subject, ...]:
@@ -166,7 +166,7 @@ def cross_validated(networks: MeasuredNetworks) -> float:
     if len(networks) < MIN_NETWORKS:
         return float("inf")
     try:
-        answers = cross_validate(networks.features, networks.figures["latency_ms"], protocol=Protocol(repeats=1))
+        result = cross_validate(networks.features, networks.figures["latency_ms"], protocol=Protocol(repeats=1))
     except InputError:  # too few distinct ones: the next round brings more
         return float("inf")
-    return float(np.min([found.mape for found in answers.ranking().values()]))
+    return float(np.min([scores.mape for scores in result.ranking().values()]))

@@ -59,8 +59,8 @@ def list_profiles(profiles: Path | None = None) -> tuple[ProfileSummary, ...]:
     Returns:
         A summary of each profile. One that cannot be read is listed with its problem.
     """
-    places = data_search_path(PROFILES, profiles)
-    return (*map(_row, scan_profiles(places)), *map(_table, table_entries(places)))
+    paths = data_search_path(PROFILES, profiles)
+    return (*map(_row, scan_profiles(paths)), *map(_table, table_entries(paths)))
 
 
 def show_profile(name: str, *, profiles: Path | None = None) -> ProfileDetails:
@@ -74,12 +74,12 @@ def show_profile(name: str, *, profiles: Path | None = None) -> ProfileDetails:
         UnknownNameError: There is no such profile.
         InputError: It cannot be read, its name is ambiguous, or it is a published table, which has no samples.
     """
-    places = data_search_path(PROFILES, profiles)
-    for table in table_entries(places):
+    paths = data_search_path(PROFILES, profiles)
+    for table in table_entries(paths):
         if name in (table.name, table.path.name):
-            message = f"{table.name} holds figures that others published, and no samples to judge"
+            message = f"{table.name} holds figures that others published, and no samples to assess"
             raise InputError(message, got=table.manifest.source, hint=f"{table.path}/table.json")
-    entry = find_profile(name, places)
+    entry = find_profile(name, paths)
     profile = load_profile(entry.path)
     return ProfileDetails(
         name=entry.name,
@@ -92,16 +92,16 @@ def show_profile(name: str, *, profiles: Path | None = None) -> ProfileDetails:
     )
 
 
-def _row(found: ProfileEntry | UnreadableProfile) -> ProfileSummary:
-    if isinstance(found, UnreadableProfile):
-        deployment, problem = Deployment(device=found.path.parent.name), _shown(found.error)
+def _row(entry: ProfileEntry | UnreadableProfile) -> ProfileSummary:
+    if isinstance(entry, UnreadableProfile):
+        deployment, problem = Deployment(device=entry.path.parent.name), _shown(entry.error)
         return ProfileSummary(
-            name=found.name, path=found.path, origin=found.origin, deployment=deployment, problem=problem
+            name=entry.name, path=entry.path, origin=entry.origin, deployment=deployment, problem=problem
         )
     try:
-        return _summary(found, assess_profile(load_profile(found.path)))
+        return _summary(entry, assess_profile(load_profile(entry.path)))
     except HwnasError as error:
-        return _summary(found, None, problem=_shown(error))
+        return _summary(entry, None, problem=_shown(error))
 
 
 def _table(entry: TableEntry) -> ProfileSummary:

@@ -56,7 +56,7 @@ class CampaignEnvironment:
     """Starts a worker process."""
 
     @classmethod
-    def here(cls, *, limit_s: float | None = None) -> "CampaignEnvironment":
+    def of_this_machine(cls, *, limit_s: float | None = None) -> "CampaignEnvironment":
         """Return the environment of this machine, with worker processes.
 
         Args:

@@ -34,7 +34,7 @@ def compare_outputs(outputs: Tensor, expected: Tensor) -> OutputParity:
     """Compare a runtime's logits with torch's.
 
     Args:
-        outputs: Logits of the whole batch.
+        outputs: Logits of all images of the batch.
         expected: Torch's logits of its first images.
 
     Raises:

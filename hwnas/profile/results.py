@@ -1,4 +1,4 @@
-"""Results of a profile: a summary of each measurement, one result per network, and the quality of the whole."""
+"""Results of a profile: a summary of each measurement, one result per network, and the quality of the profile."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -120,19 +120,19 @@ class ProfileQuality:
     @property
     def problems(self) -> tuple[str, ...]:
         """Reasons not to rely on the measurements; empty for a good profile."""
-        found = []
+        problems = []
         floor = self.noise_floor
         if floor is None:
-            found.append(f"{self.num_repeated} networks were measured twice, a noise floor needs {MIN_NETWORKS}")
+            problems.append(f"{self.num_repeated} networks were measured twice, a noise floor needs {MIN_NETWORKS}")
         elif floor.mean_error > MAX_MEAN_ERROR:
-            found.append(f"the noise floor is {floor.mean_error:.1%}, at most {MAX_MEAN_ERROR:.0%} is allowed")
+            problems.append(f"the noise floor is {floor.mean_error:.1%}, at most {MAX_MEAN_ERROR:.0%} is allowed")
         unstable = self.num_unstable / max(1, self.num_measurements)
         if unstable > MAX_UNSTABLE:
-            found.append(f"{unstable:.0%} of the measurements are unstable, at most {MAX_UNSTABLE:.0%} are allowed")
+            problems.append(f"{unstable:.0%} of the measurements are unstable, at most {MAX_UNSTABLE:.0%} are allowed")
         if self.drift is not None and abs(self.drift.change) > MAX_DRIFT:
             change = f"{self.drift.change:+.1%}"
-            found.append(f"the reference network drifted by {change}, at most {MAX_DRIFT:.0%} is allowed")
-        return tuple(found)
+            problems.append(f"the reference network drifted by {change}, at most {MAX_DRIFT:.0%} is allowed")
+        return tuple(problems)
 
 
 def summarize_measurements(profile: Profile) -> tuple[MeasurementSummary, ...]:

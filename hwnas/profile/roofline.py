@@ -139,7 +139,7 @@ _GPU_TILE = 64
 _CPU_LANES = 16
 """float32 values in an AVX-512 register; its multiples also suit narrower registers."""
 
-_WORTH_SAYING = 0.05
+_MIN_SHARE = 0.05
 """Smaller fractions are not mentioned."""
 
 
@@ -164,18 +164,18 @@ def bottlenecks(
         rates: Its peak rates; None: fractions are of MACs instead of time.
         precision: Precision of weights and activations.
     """
-    found = [
+    sentences = [
         *_width_hints(workload, device=device, precision=precision),
         *_part_hints(costs),
         *_memory_hints(costs, rates),
         *_largest_hints(costs),
     ]
-    return tuple(found)
+    return tuple(sentences)
 
 
 def matmul_widths(workload: Workload) -> tuple[MatmulWidth, ...]:
     """Return the output widths of all matrix products, including attention heads, the largest fraction first."""
-    whole = workload.macs_executed or 1
+    total = workload.macs_executed or 1
     macs: defaultdict[int, int] = defaultdict(int)
     number: defaultdict[int, int] = defaultdict(int)
     for operation in workload.operations:
@@ -183,8 +183,8 @@ def matmul_widths(workload: Workload) -> tuple[MatmulWidth, ...]:
         if size:
             macs[size] += int(operation.macs)
             number[size] += 1
-    found = [MatmulWidth(size=size, share=macs[size] / whole, num_operations=number[size]) for size in macs]
-    return tuple(sorted(found, key=lambda width: -width.share))
+    widths = [MatmulWidth(size=size, share=macs[size] / total, num_operations=number[size]) for size in macs]
+    return tuple(sorted(widths, key=lambda width: -width.share))
 
 
 def _width(operation: Operation) -> int | None:
@@ -200,12 +200,12 @@ def _width_hints(workload: Workload, *, device: Device, precision: str) -> Itera
     alignment = _GPU_ALIGNMENT.get(precision, 1) if device.kind == "gpu" else 1
     for width in matmul_widths(workload):
         padded = -(-width.size // tile) * tile
-        if width.share < _WORTH_SAYING or padded == width.size:
+        if width.share < _MIN_SHARE or padded == width.size:
             continue
         where = f"{width.share:.0%} of the MACs ({width.num_operations} operations) are {width.size} wide"
         if width.size % alignment:
-            yield f"{where}, no multiple of {alignment}, which {precision} on {device.name} wants"
-        elif padded / width.size - 1 >= _WORTH_SAYING:
+            yield f"{where}, no multiple of {alignment}, which {precision} on {device.name} needs"
+        elif padded / width.size - 1 >= _MIN_SHARE:
             waste = padded / width.size - 1
             yield f"{where}: tiles of {tile} make {padded} of it, {waste:.0%} more work than is needed"
 
@@ -215,23 +215,23 @@ def _part_hints(costs: Sequence[OperationCost]) -> Iterator[str]:
     shares: defaultdict[str, float] = defaultdict(float)
     for cost in costs:
         shares[cost.part] += (cost.time_ms or 0.0) if timed else cost.macs
-    whole = sum(shares.values()) or 1.0
-    attention, mlp = shares["attention"] / whole, shares["mlp"] / whole
-    of = "time" if timed else "MACs"
-    yield f"attention takes {attention:.0%} of the {of}, the MLPs take {mlp:.0%}"
-    others = {"locality": "locality modules take", "stem": "the stem takes", "other": "norms, sums and moves take"}
-    for part, words in others.items():
-        if shares[part] / whole >= _WORTH_SAYING:
-            yield f"{words} {shares[part] / whole:.0%} of the {of}"
+    total = sum(shares.values()) or 1.0
+    attention, mlp = shares["attention"] / total, shares["mlp"] / total
+    unit = "time" if timed else "MACs"
+    yield f"attention takes {attention:.0%} of the {unit}, the MLPs take {mlp:.0%}"
+    remaining = {"locality": "locality modules take", "stem": "the stem takes", "other": "norms, sums and moves take"}
+    for part, words in remaining.items():
+        if shares[part] / total >= _MIN_SHARE:
+            yield f"{words} {shares[part] / total:.0%} of the {unit}"
 
 
 def _memory_hints(costs: Sequence[OperationCost], rates: PeakRates | None) -> Iterator[str]:
     if rates is None:
         return
-    whole = sum(cost.time_ms or 0.0 for cost in costs) or 1.0
+    total = sum(cost.time_ms or 0.0 for cost in costs) or 1.0
     bound = [cost for cost in costs if cost.memory_bound]
-    share = sum(cost.time_ms or 0.0 for cost in bound) / whole
-    if share >= _WORTH_SAYING:
+    share = sum(cost.time_ms or 0.0 for cost in bound) / total
+    if share >= _MIN_SHARE:
         yield (
             f"{share:.0%} of the time is bound by memory ({len(bound)} of {len(costs)} operations do fewer than "
             f"{rates.ridge:.0f} operations for each byte): fusion, a larger batch or a lower precision help there"
@@ -244,5 +244,5 @@ def _largest_hints(costs: Sequence[OperationCost]) -> Iterator[str]:
         return
     time, cost = max(timed, key=lambda pair: pair[0])
     share = time / (sum(value for value, _ in timed) or 1.0)
-    if share >= 2 * _WORTH_SAYING:
+    if share >= 2 * _MIN_SHARE:
         yield f"{cost.name} alone takes {share:.0%} of the time"

@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
     from hwnas.profile.operation_times import OperationTime
 
-_UNNAMED = "(not said)"
+_UNNAMED = "(unnamed)"
 """Nodes whose names contain no segment: fused or shared ones."""
 
-_PRODUCTS = (
+_MATMULS = (
     "Attention",
     "Conv",
     "FusedConv",
@@ -59,7 +59,7 @@ _MOVES = (
     "copy_",
     "index",
 )
-_WORTH_SAYING = 0.05
+_MIN_SHARE = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,21 +88,23 @@ def measured_bottlenecks(profile: RuntimeProfile, *, macs: int) -> tuple[str, ..
 
     Args:
         profile: The measured times.
-        macs: MACs of the whole batch.
+        macs: MACs of the batch.
     """
-    whole = profile.total_ms or 1.0
-    products_ms = sum(nodes.time_ms for nodes in profile.by_kind if nodes.name in _PRODUCTS)
+    total_ms = profile.total_ms or 1.0
+    matmuls_ms = sum(nodes.time_ms for nodes in profile.by_kind if nodes.name in _MATMULS)
     moves = [nodes for nodes in profile.by_kind if nodes.name in _MOVES]
-    found = []
-    if products_ms:
-        rate = 2 * macs / products_ms / 1e6
-        found.append(f"products take {products_ms / whole:.0%} of the measured time, at {rate:.0f} GFLOP/s")
-    share = sum(nodes.time_ms for nodes in moves) / whole
-    if share >= _WORTH_SAYING:
+    sentences = []
+    if matmuls_ms:
+        rate = 2 * macs / matmuls_ms / 1e6
+        sentences.append(
+            f"matrix products take {matmuls_ms / total_ms:.0%} of the measured time, at {rate:.0f} GFLOP/s"
+        )
+    share = sum(nodes.time_ms for nodes in moves) / total_ms
+    if share >= _MIN_SHARE:
         names = ", ".join(nodes.name for nodes in moves[:4])
         number = sum(nodes.num_nodes for nodes in moves)
-        found.append(f"{number} nodes that only move elements ({names}) take {share:.0%} of the measured time")
-    return tuple(found)
+        sentences.append(f"{number} nodes that only move elements ({names}) take {share:.0%} of the measured time")
+    return tuple(sentences)
 
 
 def runtime_profile(subject: Subject, setting: Setting) -> RuntimeProfile | None:
@@ -119,16 +121,16 @@ def runtime_profile(subject: Subject, setting: Setting) -> RuntimeProfile | None
         The profile, or None if no profiler is available for the device.
     """
     for runtime, times in (("onnxruntime", _onnxruntime_times), ("torch", _torch_times)):
-        asked = replace(setting, deployment=replace(setting.deployment, runtime=runtime))
-        if _can_tell(asked):
-            return _profile(subject, asked, times)
+        candidate = replace(setting, deployment=replace(setting.deployment, runtime=runtime))
+        if _is_available(candidate):
+            return _profile(subject, candidate, times)
     return None
 
 
 _Times = Callable[["nn.Module", "Tensor", Setting], Sequence["OperationTime"]]
 
 
-def _can_tell(setting: Setting) -> bool:
+def _is_available(setting: Setting) -> bool:
     from hwnas.profile.runners.preparation import device_of
     from hwnas.profile.runners.runner import load_runner
 
@@ -169,9 +171,9 @@ def sum_by_name(nodes: Sequence[tuple[str, float]]) -> tuple[TimedNodes, ...]:
     times: dict[str, list[float]] = {}
     for name, time_ms in nodes:
         times.setdefault(name, []).append(time_ms)
-    whole = sum(time_ms for _, time_ms in nodes) or 1.0
-    found = [
-        TimedNodes(name=name, time_ms=sum(members), share=sum(members) / whole, num_nodes=len(members))
+    total_ms = sum(time_ms for _, time_ms in nodes) or 1.0
+    totals = [
+        TimedNodes(name=name, time_ms=sum(members), share=sum(members) / total_ms, num_nodes=len(members))
         for name, members in times.items()
     ]
-    return tuple(sorted(found, key=lambda node: -node.time_ms))
+    return tuple(sorted(totals, key=lambda node: -node.time_ms))

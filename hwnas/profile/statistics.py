@@ -111,7 +111,7 @@ def latency_ratio(samples: Samples, reference: Samples) -> float:
 
 
 def reference_latency_ms(references: Iterable[Samples]) -> float:
-    """Return the reference network's latency over a whole campaign.
+    """Return the reference network's latency over a campaign.
 
     Args:
         references: Runs of the reference network, one entry for each measurement of the campaign.
@@ -134,7 +134,7 @@ def latency_ms(samples: Samples, reference: Samples, *, reference_ms: float) -> 
     Args:
         samples: Runs of the network.
         reference: Runs of the reference network that alternated with them.
-        reference_ms: The reference network's latency over the whole campaign (`reference_latency_ms`).
+        reference_ms: The reference network's latency over the campaign (`reference_latency_ms`).
     """
     return latency_ratio(samples, reference) * reference_ms
 
@@ -166,7 +166,7 @@ def latency_interval(
     Args:
         samples: Runs of the network.
         reference: Runs of the reference network that alternated with them.
-        reference_ms: The reference network's latency over the whole campaign.
+        reference_ms: The reference network's latency over the campaign.
         seed: Seed of the resampling.
         confidence: Coverage of the interval.
         resamples: Number of bootstrap samples.
@@ -234,15 +234,15 @@ def _concatenate(runs: Iterable[Nanoseconds]) -> Nanoseconds:
 def _bootstrap_ratios(samples: Samples, reference: Samples, *, seed: int, resamples: int) -> Nanoseconds:
     """Latency ratios of runs resampled with replacement."""
     rng = np.random.default_rng(seed)
-    ours, theirs = valid_runs(samples), valid_runs(reference)
-    if not len(ours) or not len(theirs):
-        raise InputError("an interval needs valid runs", got=f"{len(ours)} and {len(theirs)} of the reference")
-    draws = rng.integers(0, len(ours), (resamples, len(ours)))
+    runs, reference_runs = valid_runs(samples), valid_runs(reference)
+    if not len(runs) or not len(reference_runs):
+        raise InputError("an interval needs valid runs", got=f"{len(runs)} and {len(reference_runs)} of the reference")
+    draws = rng.integers(0, len(runs), (resamples, len(runs)))
     # Run i of the network and run i of the reference are next to each other in time. Where every run is valid they are
     # drawn as pairs, so that a slow moment affects both sides of the ratio as it did in the measurement.
-    paired = len(ours) == len(theirs) == len(samples.wall_ns)
-    reference_draws = draws if paired else rng.integers(0, len(theirs), (resamples, len(theirs)))
-    ratios = np.quantile(ours[draws], QUANTILE, axis=1) / np.quantile(theirs[reference_draws], QUANTILE, axis=1)
+    paired = len(runs) == len(reference_runs) == len(samples.wall_ns)
+    reference_draws = draws if paired else rng.integers(0, len(reference_runs), (resamples, len(reference_runs)))
+    ratios = np.quantile(runs[draws], QUANTILE, axis=1) / np.quantile(reference_runs[reference_draws], QUANTILE, axis=1)
     return np.asarray(ratios, dtype=np.float64)
 
 

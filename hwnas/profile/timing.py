@@ -93,17 +93,18 @@ def time_pairs(
         runs: Runs per sample of the candidate and of the reference. A sample is their mean.
         progress: Called after each pair.
     """
-    ours: list[Sample] = []
-    theirs: list[Sample] = []
-    turns = ((candidate, ours, runs[0]), (reference, theirs, runs[1]))
+    candidate_samples: list[Sample] = []
+    reference_samples: list[Sample] = []
+    turns = ((candidate, candidate_samples, runs[0]), (reference, reference_samples, runs[1]))
     for index in range(_MAX_EXTRA_PAIRS * pairs):
-        if index >= pairs and _num_valid(ours) >= pairs and _num_valid(theirs) >= pairs:
+        if index >= pairs and _num_valid(candidate_samples) >= pairs and _num_valid(reference_samples) >= pairs:
             break
         for session, samples, count in turns if index % 2 == 0 else reversed(turns):
             samples.append(_time_sample(session, count))
         progress()
     return TimedPairs(
-        samples=to_samples(ours, runs_per_sample=runs[0]), reference=to_samples(theirs, runs_per_sample=runs[1])
+        samples=to_samples(candidate_samples, runs_per_sample=runs[0]),
+        reference=to_samples(reference_samples, runs_per_sample=runs[1]),
     )
 
 

@@ -65,7 +65,7 @@ def test_measured_times_are_told_as_rates_and_shares() -> None:
     nodes = tuple(TimedNodes(name=name, time_ms=time, share=time / 10, num_nodes=4) for name, time in kinds)
     profile = RuntimeProfile(runtime="onnxruntime", total_ms=10.0, by_kind=nodes, by_segment=())
     assert measured_bottlenecks(profile, macs=400_000_000) == (
-        "products take 80% of the measured time, at 100 GFLOP/s",
+        "matrix products take 80% of the measured time, at 100 GFLOP/s",
         "8 nodes that only move elements (Reshape, Split) take 15% of the measured time",
     )
 

@@ -92,7 +92,7 @@ def test_a_width_that_fits_the_tile_badly_is_told_with_what_it_wastes() -> None:
 
 def test_a_width_that_cannot_use_tensor_cores_is_told() -> None:
     odd = Linear(name="blocks.0.fc1", tokens=100, inputs=64, outputs=81)
-    assert "are 81 wide, no multiple of 8, which fp16 on a100 wants" in sentences(odd)
+    assert "are 81 wide, no multiple of 8, which fp16 on a100 needs" in sentences(odd)
 
 
 def test_parts_and_memory_are_told() -> None:

@@ -78,7 +78,7 @@ def _verify(
         reason = "verification was turned off (--no-verify)"
     if reason is not None:
         return replace(record, verification=unmeasured_front(context, "skipped", reason))
-    environment = campaign_environment or CampaignEnvironment.here()
+    environment = campaign_environment or CampaignEnvironment.of_this_machine()
     record = verify(context, run, record, reporter=reporter, campaign_environment=environment)
     if record.verification is not None and record.verification.has_measurements:
         _store_measured(context, run, record, record.verification.members)
