@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from hwnas.errors import InputError, UnknownNameError
@@ -8,6 +9,7 @@ from tests.supernet_extremes import SUPERNET_EXTREMES
 
 H200 = Deployment(device="h200", runtime="torch-graph", precision="bf16", batch=64)
 FULL = Metric(name="throughput", deployment=H200)
+ANY = Metric(name="latency_ms", deployment=Deployment(device="t4", runtime="torch", precision="fp32", batch=ANY_BATCH))
 
 
 def test_the_metrics_are_those_of_the_design() -> None:
@@ -158,3 +160,30 @@ def test_the_warning_of_a_supernet_has_its_figures_and_a_remedy() -> None:
     worse = indistinct_supernet_warning(0.80, 0.70, num_images=10_000)
     assert worse is not None
     assert "on 10,000 held-out images, and the largest is worse; train" in worse
+
+
+def test_any_batch_is_written_in_full() -> None:
+    assert str(ANY) == "latency_ms@t4/torch/fp32/bany"
+
+
+def test_throughput_is_fitted_as_the_time_of_a_batch() -> None:
+    figures, batch = np.array([3200.0, 640.0]), np.full(2, 64.0)
+    np.testing.assert_allclose(FULL.to_target(figures, batch=batch), [20.0, 100.0])
+    np.testing.assert_allclose(FULL.from_target(np.array([20.0, 100.0]), batch=batch), figures)
+    assert FULL.maximised
+
+
+@pytest.mark.parametrize("name", ["latency_ms", "memory_mb", "energy_j"])
+def test_other_metrics_are_fitted_as_they_are(name: str) -> None:
+    metric = Metric(name=name)
+    np.testing.assert_array_equal(metric.to_target(np.array([3.0]), batch=np.array([8.0])), [3.0])
+    assert not metric.maximised
+
+
+def test_the_batch_is_the_measured_one() -> None:
+    assert FULL.require_batch(None) == 64
+    assert ANY.require_batch(8) == 8
+    with pytest.raises(InputError, match="measured at another batch"):
+        FULL.require_batch(32)
+    with pytest.raises(InputError, match="needs a batch"):
+        ANY.require_batch(None)

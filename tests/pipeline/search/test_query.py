@@ -13,9 +13,7 @@ from hwnas.pipeline.search.run import SearchRun, search_networks
 from hwnas.predict.predictor import Predictor, save_predictor
 from hwnas.search.spec import PostSearch
 from tests.pipeline.campaigns import CPU, FakeEnvironment
-from tests.pipeline.search.workbench import FIRST, free, options, write_bench, write_predictor
-
-SPEED = f"throughput@{CPU}/onnxruntime/fp32/b1"
+from tests.pipeline.search.workbench import FIRST, SPEED, free, options, write_bench, write_predictor
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hwnas.pipeline.search import verify, winners
 from hwnas.pipeline.search.reference_networks import known_accuracies
 from hwnas.pipeline.search.run import search_networks
 from hwnas.pipeline.search.winners import KNEE, SPREAD, choose_winners
@@ -22,7 +23,8 @@ from hwnas.supernet.store import load_network
 from hwnas.train.data.sources import DataConfig, open_data
 from hwnas.train.evaluation import make_eval_loader
 from hwnas.train.evaluator import evaluate_module
-from tests.pipeline.search.workbench import DATA, options, write_bench
+from tests.pipeline.campaigns import FakeEnvironment
+from tests.pipeline.search.workbench import DATA, free, options, write_bench
 from tests.search.test_record import RECORD
 
 SPACE = SPACES.get("autoformer-micro")
@@ -132,3 +134,27 @@ def test_a_winner_is_trained_on_and_tested_once(tmp_path: Path) -> None:
     training = found.run / item.folder / "training"
     assert len((training / "test-uses.jsonl").read_text().splitlines()) == 1
     assert search_networks(resume=found.run).record.winners == found.record.winners
+
+
+def test_winners_are_chosen_again_when_the_front_is_measured_later(
+    bench: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported: list[str] = []
+
+    def export(exporter: Any, member: Any, folder: Path, weights: Any) -> tuple[Path, ...]:
+        exported.append(member.candidate.arch_id)
+        return (folder / "network.onnx",)
+
+    monkeypatch.setattr(winners.WinnerExporter, "_export_graphs", export)
+    run, place = tmp_path / "run", FakeEnvironment().make()
+    with monkeypatch.context() as patched:
+        patched.setattr(verify, "unavailable_reason", lambda group, **options: "it is elsewhere")
+        first = search_networks(
+            free(bench, post_search=PostSearch(pairs=8, export_top=3)), out=run, campaign_environment=place
+        ).record
+    assert exported == [item.arch_id for item in first.winners]
+    record = search_networks(resume=run, campaign_environment=place).record
+    assert record.measured_front is not None
+    assert {item.arch_id for item in record.winners} <= set(record.measured_front)
+    assert sorted(exported) == sorted({item.arch_id for item in (*first.winners, *record.winners)})
+    assert "measured on" in (run / record.winners[0].folder / "card.md").read_text()

@@ -1,5 +1,7 @@
 """What a search takes, at toy size: supernets that nobody trained, predictors fitted to made-up times."""
 
+import shutil
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -9,11 +11,13 @@ import torch
 
 from hwnas.metrics import ANY_BATCH, Deployment, Metric
 from hwnas.pipeline.search.options import SearchOptions
+from hwnas.pipeline.search.run import SearchRun
 from hwnas.predict.features.counting import population_features
 from hwnas.predict.fit import Observations, fit_predictor
 from hwnas.predict.lookup import predictor_folder
 from hwnas.predict.models import AnalyticLearner
 from hwnas.predict.predictor import Predictor, save_predictor
+from hwnas.search.record import write_record
 from hwnas.search.spec import PostSearch
 from hwnas.space import SPACES
 from hwnas.supernet.families import make_supernet
@@ -25,6 +29,7 @@ MICROS = tuple(name for name in SPACES.names() if name.endswith("-micro"))
 FIRST = "autoformer-micro"
 DATA = "digits"
 FAST = PostSearch(pairs=8, export_top=0)
+SPEED = f"throughput@{CPU}/onnxruntime/fp32/b1"
 
 
 @cache
@@ -82,3 +87,11 @@ def free(bench: dict[str, Any], **changes: Any) -> SearchOptions:
     own = {name: bench[name] for name in ("predictors", "runs")}
     space = bench.get("space", FIRST)
     return options({**own, "space": space}, accuracy=False, budget=changes.pop("budget", 60), **changes)
+
+
+def unverified(searched: SearchRun, folder: Path) -> Path:
+    """A copy of a run as it was before its front was measured."""
+    run = folder / "run"
+    shutil.copytree(searched.run, run, ignore=shutil.ignore_patterns("profiles", "study.lock"))
+    write_record(run, replace(searched.record, verification=None, measured_front=None))
+    return run

@@ -1,0 +1,64 @@
+"""Options that cannot work are refused before anything is made."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hwnas.errors import HwnasError, InputError, UsageError
+from hwnas.pipeline.search.run import rehearse_search, search_networks
+from hwnas.search.spec import PostSearch
+from tests.pipeline.campaigns import FakeEnvironment
+from tests.pipeline.search.workbench import free, options
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "message"),
+    [
+        ({"objectives": ("thruput",)}, InputError, "objective 'thruput' is not known"),
+        ({"constraints": ("latency_ms<=8parsec",)}, InputError, "unit of latency_ms: 'parsec' is not known"),
+        ({"constraints": ("macs<=1M", "macs>=2M")}, InputError, "must not exclude each other"),
+        ({"constraints": ("macs<=1",)}, InputError, "satisfiable: no, the smallest network has macs"),
+        ({"objectives": ("energy_j",)}, HwnasError, "energy_j|predictor"),
+        ({"strategy": "annealing"}, InputError, "strategy 'annealing' is not known"),
+        ({"confidence": 1.5}, UsageError, "--confidence must be between 0 and 1"),
+        ({"confidence": 0.99}, InputError, "support no interval at this confidence"),
+        ({"space": "glit-micro"}, InputError, "must hold a supernet of glit-micro"),
+        ({"space": "glit-mikro"}, InputError, "space 'glit-mikro' is not known"),
+        ({"minutes": -1.0}, UsageError, "--minutes must be above 0"),
+        ({"minutes": float("nan")}, UsageError, "--minutes must be above 0"),
+        ({"budget": 0}, UsageError, "--budget must be at least 1"),
+        ({"strategy": "glit"}, InputError, "glit searches groups first, which autoformer-micro does not have"),
+        (
+            {"accuracy": False, "post_search": PostSearch(retrain=1)},
+            UsageError,
+            "a search without accuracy has no supernet",
+        ),
+        ({"data": None}, InputError, "does not say which images"),
+        ({"supernet": Path("nowhere")}, InputError, "there is no run and no file nowhere"),
+    ],
+)
+def test_bad_input_is_told(
+    bench: dict[str, Any], tmp_path: Path, changes: dict[str, Any], kind: type[Exception], message: str
+) -> None:
+    with pytest.raises(kind, match=message):
+        search_networks(
+            options({**bench, **changes}), out=tmp_path / "run", campaign_environment=FakeEnvironment().make()
+        )
+    assert not (tmp_path / "run").exists()
+
+
+def test_rounds_need_accuracy(bench: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="rounds need accuracy"):
+        rehearse_search(free(bench, strategy="rounds"))
+
+
+def test_a_mistyped_objective_is_answered_with_the_whole_command(bench: dict[str, Any]) -> None:
+    with pytest.raises(InputError) as caught:
+        rehearse_search(options(bench, objectives=("thruput",)))
+    assert str(caught.value).splitlines() == [
+        "objective 'thruput' is not known",
+        "  got     thruput",
+        "  known   accuracy, energy_j, latency_ms, macs, memory_mb, params, throughput",
+        "  try     hwnas search --objective throughput",
+    ]
