@@ -128,7 +128,7 @@ def require_schema(
 
 
 def shown(value: object) -> str:
-    """Format a value for an error message: as JSON if possible, and round_last_bits."""
+    """Format a value for an error message: as JSON if possible, shortened."""
     try:
         text = json.dumps(value)
     except (TypeError, ValueError):

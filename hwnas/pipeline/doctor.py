@@ -72,7 +72,7 @@ _TOOLS = (
     _Tool("scikit-learn", ("scikit-learn",), "latency predictors cannot be fitted"),
     _Tool("xgboost", ("xgboost",), "boosted predictors cannot be fitted or used"),
     _Tool("pymoo", ("pymoo",), "there is no search"),
-    _Tool("moocore", ("moocore",), "fronts cannot be judged by their hypervolume"),
+    _Tool("moocore", ("moocore",), "hypervolumes cannot be computed"),
     _Tool("pyarrow", ("pyarrow",), "data in Parquet files cannot be read"),
     _Tool("safetensors", ("safetensors",), "checkpoints cannot be read or written"),
     _Tool("plotly", ("plotly",), "there is no HTML report"),

@@ -1,4 +1,4 @@
-"""`hwnas report`: what a search found, as a page, tables and figures."""
+"""`hwnas report`: write the page, tables and figures of searches."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,15 +10,14 @@ from hwnas.report.figures import FOLDER, write_figures
 from hwnas.report.front import write_tables
 from hwnas.report.gather import gather
 from hwnas.report.page import render
-from hwnas.report.together import mismatches
-from hwnas.report.verdict import balanced, banners, sentence, standing
+from hwnas.report.verdict import balanced, banners, mismatches, sentence, standing
 from hwnas.runs import write_atomic
 
 PAGE = "report.html"
 """The file of the page."""
 
-MOST_RUNS = 6
-"""Runs that one page tells apart by colour and shape."""
+MAX_RUNS = 6
+"""Runs that a page can distinguish by colour and shape."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +30,9 @@ class RunSummary:
     warnings: tuple[str, ...]
     num_candidates: int
     num_front: int
-    """Networks on the front; where it was measured, those that stood."""
+    """Networks on the front; if it was measured, those that are still on it."""
     balanced: str | None
-    """The id of the network that gives up least of every objective; None where no network stands."""
+    """The id of the balanced network, the knee of the front; None if no network is left on it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,45 +44,45 @@ class Report:
     figures: tuple[Path, ...]
     runs: tuple[RunSummary, ...]
     warnings: tuple[str, ...]
-    """Why figures of several runs cannot be compared."""
+    """Differences between the runs that make their values incomparable."""
 
 
 def write_report(runs: Path | Sequence[Path], *, out: Path | None = None) -> Report:
-    """Write report.html, the tables of the front and figures of one search run, or of several on one page.
+    """Write the page, the tables of the front and the figures of one search run, or of several on one page.
 
-    They stand in the folder of the first run, or in `out`.
+    Args:
+        runs: A run of `hwnas search`, or several to compare; the tables are those of the first.
+        out: Folder to write to; by default that of the first run.
+
+    Raises:
+        InputError: A folder is not the run of a search, one of its files is invalid, or `out` cannot be written.
     """
     paths = [runs] if isinstance(runs, Path) else list(runs)
     _require_runs(paths)
-    found = [gather(path) for path in paths]
+    data = [gather(path) for path in paths]
     folder = out or paths[0]
-    _make(folder)
+    try:
+        (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written", got=error.strerror or str(error)) from error
     page = folder / PAGE
-    write_atomic(page, render(found))
+    write_atomic(page, render(data))
     return Report(
         page=page,
-        tables=write_tables(found[0], folder),
-        figures=write_figures(found, folder / FOLDER),
-        runs=tuple(_summary(data) for data in found),
-        warnings=mismatches(found),
+        tables=write_tables(data[0], folder),
+        figures=write_figures(data, folder / FOLDER),
+        runs=tuple(map(_summary, data)),
+        warnings=mismatches(data),
     )
 
 
 def _require_runs(paths: Sequence[Path]) -> None:
     if not paths:
         raise InputError("a report needs the run of a search", hint="hwnas report runs/search-…")
-    if len(paths) > MOST_RUNS:
-        raise InputError(f"a page shows at most {MOST_RUNS} runs", got=len(paths))
-    places = [path.resolve() for path in paths]
-    if len(set(places)) < len(places):
+    if len(paths) > MAX_RUNS:
+        raise InputError(f"a page shows at most {MAX_RUNS} runs", got=len(paths))
+    if len({path.resolve() for path in paths}) < len(paths):
         raise InputError("a run must not be named twice", got=", ".join(map(str, paths)))
-
-
-def _make(folder: Path) -> None:
-    try:
-        (folder / FOLDER).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder} cannot be written", got=error.strerror or str(error)) from error
 
 
 def _summary(data: RunData) -> RunSummary:

@@ -8,19 +8,19 @@ import numpy as np
 from hwnas.devices import DEVICES
 from hwnas.metrics import DEFAULT_DEPLOYMENT, parse_metric
 from hwnas.profile.roofline import OperationCost, PeakRates, operation_costs, peak_rates
-from hwnas.report.data import Member, RunData
+from hwnas.report.data import RunData
 from hwnas.workload import Operation, Workload
 
 PARTS = ("stem", "attention", "locality", "mlp", "head", "other")
-"""The parts of a network, in the order in which they are shown."""
+"""Parts of a network, in display order."""
 
-MOST_DRAWN = 300
-"""Networks of one front that are taken apart; of a larger front, evenly spread ones."""
+MAX_ANATOMIES = 300
+"""Networks of one front whose anatomy is computed; of a larger front, evenly spread ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """One block as it is drawn."""
+    """Dimensions of one block."""
 
     stage: int
     width: int
@@ -31,9 +31,9 @@ class Block:
     hidden: int
     """Width of the MLP."""
     locality: int
-    """Channels of the convolution beside attention, 0 where there is none."""
+    """Channels of the convolution parallel to attention, or 0."""
     kernel: int
-    """Its taps."""
+    """Taps of that convolution."""
     macs: int
 
 
@@ -44,67 +44,66 @@ class Shares:
     macs: tuple[int, ...]
     bytes_moved: tuple[int, ...]
     time_ms: tuple[float, ...] | None
-    """By the device's datasheet; None where its peak rates are not known."""
+    """Roofline times; None if the peak rates of the device are not known."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Anatomy:
-    """One network taken apart."""
+    """Blocks and cost shares of one network."""
 
     blocks: tuple[Block, ...]
     shares: Shares
 
 
 @dataclass(frozen=True, kw_only=True)
-class Conditions:
-    """Under which the work of an operation is stated."""
+class CostConditions:
+    """Precision, batch size and device for which costs are stated."""
 
     precision: str = "fp32"
     batch: int = 1
     rates: PeakRates | None = None
 
 
-def conditions_of(data: RunData) -> Conditions:
-    """Those of the first device metric of a run."""
+def conditions_of(data: RunData) -> CostConditions:
+    """Return the conditions of the first device metric of a run."""
     metrics = [parse_metric(metric.key) for metric in data.metrics if metric.where]
     if not metrics:
-        return Conditions()
+        return CostConditions()
     deployment = metrics[0].deployment.completed(DEFAULT_DEPLOYMENT)
     precision, name = str(deployment.precision), str(deployment.device)
     device = DEVICES.get(name) if name in DEVICES else None
     rates = None if device is None else peak_rates(device, precision)
-    return Conditions(precision=precision, batch=deployment.fixed_batch or 1, rates=rates)
+    return CostConditions(precision=precision, batch=deployment.fixed_batch or 1, rates=rates)
 
 
-def drawn(front: Sequence[Member]) -> list[int]:
-    """The places in a front of the networks that are taken apart: all, or evenly spread ones with both ends."""
-    count = min(len(front), MOST_DRAWN)
-    return np.unique(np.linspace(0, max(0, len(front) - 1), count).round().astype(int)).tolist() if count else []
+def spread_indices(count: int) -> list[int]:
+    """Return the indices of all networks of a front, or of `MAX_ANATOMIES` evenly spread ones with both ends."""
+    indices: list[int] = np.linspace(0, max(0, count - 1), min(count, MAX_ANATOMIES)).round().astype(int).tolist()
+    return indices
 
 
 def anatomies(data: RunData) -> dict[int, Anatomy]:
-    """The networks of a front taken apart, by their place in it."""
-    places, conditions = drawn(data.front), conditions_of(data)
-    rows = data.candidates.genomes[[data.front[place].row for place in places]]
-    workloads = data.space.workloads(rows)
-    return {place: anatomy(workloads.workload(row), conditions) for row, place in enumerate(places)}
+    """Return the anatomy of the networks of a front, by their index in it."""
+    indices, conditions = spread_indices(len(data.front)), conditions_of(data)
+    workloads = data.space.workloads(data.candidates.genomes[[data.front[index].row for index in indices]])
+    return {index: anatomy(workloads.workload(row), conditions) for row, index in enumerate(indices)}
 
 
-def anatomy(workload: Workload, conditions: Conditions) -> Anatomy:
-    """One network taken apart."""
+def anatomy(workload: Workload, conditions: CostConditions) -> Anatomy:
+    """Return the blocks of a network and the costs of its parts."""
     costs = operation_costs(workload, rates=conditions.rates, precision=conditions.precision, batch=conditions.batch)
     return Anatomy(blocks=blocks_of(workload), shares=_shares(costs))
 
 
 def blocks_of(workload: Workload) -> tuple[Block, ...]:
-    """The blocks of a network, in the order in which they run."""
+    """Return the blocks of a network, in execution order."""
     groups: dict[str, list[Operation]] = {}
     for operation in workload.operations:
         prefix = operation.name.rpartition(".")[0]
         if prefix.rpartition(".")[2].isdigit():
             groups.setdefault(prefix, []).append(operation)
-    found = [_block(prefix, operations) for prefix, operations in groups.items()]
-    return tuple(block for block in found if block is not None)
+    blocks = [_block(prefix, operations) for prefix, operations in groups.items()]
+    return tuple(block for block in blocks if block is not None)
 
 
 def _block(prefix: str, operations: Sequence[Operation]) -> Block | None:

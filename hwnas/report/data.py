@@ -1,4 +1,4 @@
-"""The data of a report as plain frozen values, gathered by one module and drawn by others."""
+"""The data of a report as frozen values, which `gather` reads from runs, and the formatting of metric values."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,29 +15,29 @@ from hwnas.space.space import AnySpace, Genomes, Mask
 
 Role = Literal["objective", "constraint", "other"]
 
-LANDMARK_PIXELS = 224
-"""The image size of the reference networks."""
+REFERENCE_PIXELS = 224
+"""Image size of the reference networks."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MetricInfo:
-    """One metric of a search as it is shown."""
+    """A metric of a search, described for display."""
 
     key: str
-    """Its full text, by which values are found."""
+    """Full name with deployment; the key of its values."""
     name: str
     unit: str
     where: str
-    """Device, runtime, precision and batch; empty for what is the same everywhere."""
+    """Device, runtime, precision and batch; empty for a metric that does not depend on them."""
     maximised: bool
     role: Role
     predicted: bool
-    """True if the search's values are predictions with intervals."""
+    """True if the search used predictions with intervals."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidates:
-    """All candidates, row by row; an unknown value is NaN."""
+    """All candidates of a search, one per row; an unknown value is NaN."""
 
     genomes: Genomes
     used: Mask
@@ -54,17 +54,17 @@ class Candidates:
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """One network of the searched front."""
+    """A network on the front of a search."""
 
     row: int
-    """Its candidate."""
+    """Row of the network in the candidates."""
     arch_id: str
     network_id: str
     arch: Mapping[str, Any]
     params: int
     macs: int
     metrics: Mapping[str, MetricCheck]
-    """By the key of the metric; measured values are None where it was not verified."""
+    """By metric key; measured values are None if the network was not verified."""
     violated: tuple[str, ...]
     """Constraints that the measured values violate."""
     failure: str | None
@@ -72,24 +72,24 @@ class Member:
     unmeasured: tuple[str, ...]
     """Metrics of devices that are predicted although others were measured."""
     on_measured_front: bool | None
-    """None where the front was not measured."""
-    kit: str | None
-    """The folder of the exported network, relative to the run."""
+    """None if the front was not measured."""
+    exported_to: str | None
+    """Folder of the exported network, relative to the run."""
 
     def value(self, key: str) -> float | None:
-        """The best known value of a metric: measured, else as the search saw it."""
+        """Return the measured value of a metric, or else the value that the search used."""
         check = self.metrics[key]
         return check.predicted if check.measured is None else check.measured
 
     def cautious(self, metric: MetricInfo) -> float | None:
-        """A metric as it was measured, else the unfavourable end of what was predicted."""
+        """Return the measured value of a metric, or else the unfavourable end of its predicted interval."""
         check = self.metrics[metric.key]
         end = check.lower if metric.maximised else check.upper
         return self.value(metric.key) if check.measured is not None or end is None else end
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
+class HistoryPoint:
     """State of a search after a generation."""
 
     candidates: int
@@ -99,24 +99,24 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class RunData:
-    """One search run."""
+    """A search run as a report shows it."""
 
     name: str
     path: Path
     manifest: Manifest
     record: SearchRecord | None
-    """None while the search goes on."""
+    """None if the search has not finished."""
     space: AnySpace
     metrics: tuple[MetricInfo, ...]
     constraints: tuple[str, ...]
     candidates: Candidates
     front: tuple[Member, ...]
-    """The best of the first objective first."""
-    history: tuple[Progress, ...]
+    """Sorted by the first objective, best first."""
+    history: tuple[HistoryPoint, ...]
     outside: Mapping[str, Sequence[int]]
-    """By metric, the places in the front outside what its predictor was fitted to, where that could be told."""
+    """By metric, front indices outside the fitted range of its predictor; only metrics that could be checked."""
     hashes: Mapping[str, str]
-    """SHA-256 of the files that the report was made of."""
+    """SHA-256 of the files that the report was made from."""
 
     @property
     def finished(self) -> bool:
@@ -137,56 +137,87 @@ class RunData:
 
     @property
     def unmeasured(self) -> Mapping[str, str]:
-        """Metrics of devices that were not measured while others were, and why."""
+        """Device metrics that were not measured although others were, with the reason."""
         verification = None if self.record is None else self.record.verification
         return {} if verification is None else verification.unmeasured
 
     @property
     def objectives(self) -> tuple[MetricInfo, ...]:
-        """The metrics that were made better."""
+        """The metrics that the search optimised."""
         return tuple(metric for metric in self.metrics if metric.role == "objective")
 
     @property
-    def landmarks(self) -> tuple[ReferenceNetwork, ...]:
-        """Well-known networks for comparison, if they have the same image size as the run."""
+    def references(self) -> tuple[ReferenceNetwork, ...]:
+        """Reference networks for comparison, if they have the same image size as the run."""
         return () if self.record is None or not self.comparable else self.record.reference_networks
 
     @property
-    def landmarks_note(self) -> str | None:
-        """Why the reference networks of the run are not shown."""
+    def references_note(self) -> str | None:
+        """The reason why the reference networks of the run are not shown, or None."""
         if self.record is None or self.comparable or not self.record.reference_networks:
             return None
-        names = " and ".join(landmark.name for landmark in self.record.reference_networks)
-        sizes = f"images of {LANDMARK_PIXELS} pixels, these networks of {self.pixels}"
+        names = " and ".join(reference.name for reference in self.record.reference_networks)
+        sizes = f"images of {REFERENCE_PIXELS} pixels, these networks of {self.pixels}"
         return f"Nothing is compared with {names}, which take {sizes}."
 
     @property
     def pixels(self) -> int:
-        """The image size of the networks."""
+        """Image size of the networks."""
         return int(self.space.config.image_size)
 
     @property
     def comparable(self) -> bool:
         """True if the reference networks have the same image size; otherwise their costs are not comparable."""
-        return self.pixels == LANDMARK_PIXELS
+        return self.pixels == REFERENCE_PIXELS
 
     @property
     def baseline(self) -> ReferenceNetwork | None:
-        """The network that figures are relative to: DeiT-Ti, else the first landmark."""
-        named = {slug(landmark.name): landmark for landmark in reversed(self.landmarks)}
-        return named.get("deit_ti") or (self.landmarks[0] if self.landmarks else None)
+        """The reference network that values are relative to: DeiT-Ti, or else the first one."""
+        named = {slug(reference.name): reference for reference in reversed(self.references)}
+        return named.get("deit_ti") or (self.references[0] if self.references else None)
 
     def metric(self, key: str) -> MetricInfo:
-        """The metric of a key."""
+        """Return the metric with a key."""
         return next(metric for metric in self.metrics if metric.key == key)
 
 
 def slug(name: str) -> str:
-    """A name as part of a column: letters, digits and underscores."""
+    """Return a name as part of a column name: letters, digits and underscores."""
     return "".join(letter if letter.isalnum() else "_" for letter in name.casefold()).strip("_")
 
 
-def landmark_value(landmark: ReferenceNetwork, metric: MetricInfo) -> float | None:
-    """A metric of a landmark, where it is known."""
-    own = {"macs": landmark.macs, "params": landmark.params, "accuracy": landmark.accuracy}
-    return own[metric.name] if metric.name in own else landmark.metrics.get(metric.key)
+def reference_value(reference: ReferenceNetwork, metric: MetricInfo) -> float | None:
+    """Return the value of a metric of a reference network, if it is known."""
+    own = {"macs": reference.macs, "params": reference.params, "accuracy": reference.accuracy}
+    return own[metric.name] if metric.name in own else reference.metrics.get(metric.key)
+
+
+def shown(metric: MetricInfo, value: float | None) -> str:
+    """Format a value with its unit: `75.1 %`, `1.26 G MACs`, `8.31 ms`."""
+    if value is None:
+        return "unknown"
+    if metric.name == "accuracy":
+        return f"{100 * value:.1f} % accuracy"
+    if metric.name in ("macs", "params"):
+        return f"{counted(value)} {'MACs' if metric.name == 'macs' else 'parameters'}"
+    return f"{three_digits(value)} {metric.unit}"
+
+
+def counted(value: float) -> str:
+    """Format a count with a prefix: `1.26 G`."""
+    for factor, prefix in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if value >= factor:
+            return three_digits(value / factor) + prefix
+    return f"{value:g}"
+
+
+def three_digits(value: float) -> str:
+    """Format with at least three digits, without an exponent where possible."""
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if abs(value) < 1 else f"{value:.{1 if abs(value) >= 10 else 2}f}"
+
+
+def percent(share: float | None, *, digits: int = 1) -> str:
+    """Format a share as a percentage."""
+    return "unknown" if share is None else f"{100 * share:.{digits}f} %"

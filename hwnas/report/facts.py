@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.report.anatomy import PARTS, anatomy, conditions_of
-from hwnas.report.data import Member, RunData
-from hwnas.report.units import counted, percent, three_digits
+from hwnas.report.data import Member, RunData, counted, percent, three_digits
 from hwnas.report.verdict import accuracy_error, best_of, standing
 from hwnas.search.record import ExportedWinner, VerifiedProfile
 
@@ -50,7 +49,7 @@ class Facts:
     reproduce: Rows
     packages: tuple[str, ...]
     config: str
-    kit: Rows
+    winners: Rows
 
 
 def facts_of(data: RunData) -> Facts:
@@ -69,13 +68,13 @@ def facts_of(data: RunData) -> Facts:
         reproduce=tuple(_reproduce(data)),
         packages=data.manifest.environment.packages,
         config=json.dumps(dict(data.manifest.config), indent=1, ensure_ascii=False),
-        kit=() if record is None else tuple(map(_exported, record.winners)),
+        winners=() if record is None else tuple(map(_winner, record.winners)),
     )
 
 
-def _exported(item: ExportedWinner) -> tuple[str, str]:
-    said = item.why if item.failure is None else f"{item.why}; could not be exported: {item.failure}"
-    return item.folder, f"{item.arch_id}, {said}"
+def _winner(item: ExportedWinner) -> tuple[str, str]:
+    failure = "" if item.failure is None else f"; could not be exported: {item.failure}"
+    return item.folder, f"{item.arch_id}, {item.why}{failure}"
 
 
 def _figures(data: RunData) -> Iterator[tuple[str, str]]:
@@ -149,7 +148,7 @@ def _range_note(data: RunData) -> str:
             "It is unknown whether the front lies inside the fitted range of the predictors: "
             f"the predictors of {', '.join(unchecked)} were not found where the search used them."
         )
-    count = len({place for places in data.outside.values() for place in places})
+    count = len({index for indices in data.outside.values() for index in indices})
     return f"{count} of {len(data.front)} networks on the front lie outside the fitted range."
 
 
@@ -174,7 +173,7 @@ def _unstable(data: RunData) -> Iterator[str]:
 
 
 def why_fast(data: RunData) -> str:
-    """Say where the fastest network of a front saves work compared with its most accurate one."""
+    """Explain where the fastest network of a front saves work compared with its most accurate one."""
     first, speed = data.objectives[0], next((metric for metric in data.objectives if metric.where), None)
     front = standing(data)
     if speed is None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hwnas.report.data import Member, MetricInfo, RunData, landmark_value
+from hwnas.report.data import Member, MetricInfo, RunData, reference_value
 from hwnas.runs import write_atomic
 from hwnas.search.record import ReferenceNetwork
 
@@ -99,10 +99,10 @@ def draw_front(axes: "Axes", runs: Sequence[RunData]) -> None:
         _draw_run(axes, data, x, y, colour=COLOURS[number % 6], marker=_MARKERS[number % 6], alone=len(runs) == 1)
     low, high = axes.get_xlim()
     near = (low - _NEAR * (high - low), high + _NEAR * (high - low))
-    for name, colour, landmark in _landmarks(runs):
-        across = landmark_value(landmark, x)
+    for name, colour, reference in _references(runs):
+        across = reference_value(reference, x)
         if across is not None and near[0] <= across * _factor(x) <= near[1]:
-            _draw_landmark(axes, name, across * _factor(x), landmark_value(landmark, y), y, colour=colour)
+            _draw_reference(axes, name, across * _factor(x), reference_value(reference, y), y, colour=colour)
     axes.set_xlabel(_title(x))
     axes.set_ylabel(_title(y))
     axes.grid(color="0.92", linewidth=0.6)
@@ -111,7 +111,7 @@ def draw_front(axes: "Axes", runs: Sequence[RunData]) -> None:
 
 
 def axes_of(data: RunData) -> tuple[MetricInfo, MetricInfo]:
-    """The metrics of the front's figure: up and across."""
+    """Return the metrics of the vertical and the horizontal axis of the front."""
     first, *others = data.objectives
     if not others:
         others = [metric for metric in data.metrics if metric.key != first.key]
@@ -149,9 +149,9 @@ def _draw_run(
 
 
 def _draw_dominated(axes: "Axes", data: RunData, x: MetricInfo, y: MetricInfo) -> None:
-    found = data.candidates
-    dominated = found.feasible & ~found.on_front
-    columns = [found.metrics[metric.key].mean[dominated] * _factor(metric) for metric in (x, y)]
+    candidates = data.candidates
+    dominated = candidates.feasible & ~candidates.on_front
+    columns = [candidates.metrics[metric.key].mean[dominated] * _factor(metric) for metric in (x, y)]
     axes.plot(*columns, ".", color="0.8", markersize=2, label="dominated", zorder=1, rasterized=True)
 
 
@@ -169,7 +169,7 @@ def _point(member: Member, x: MetricInfo, y: MetricInfo, *, measured: bool) -> t
 
 
 def _errors(data: RunData, metric: MetricInfo) -> Any:
-    """The distances to the ends of the measured intervals, of shape (2, networks), or None where there are none."""
+    """Return the distances to the ends of the measured intervals, of shape (2, networks), or None without intervals."""
     checks = [member.metrics[metric.key] for member in data.front if member.measured]
     if all(check.measured_lower is None for check in checks):
         return None
@@ -182,26 +182,27 @@ def _errors(data: RunData, metric: MetricInfo) -> Any:
     return np.array(rows).T * _factor(metric)
 
 
-def _landmarks(runs: Sequence[RunData]) -> Iterator[tuple[str, str, ReferenceNetwork]]:
-    """The landmarks of all runs, once where runs agree on one: what to call it, its colour, and what is known of it."""
-    found: list[tuple[int, ReferenceNetwork]] = []
+def _references(runs: Sequence[RunData]) -> Iterator[tuple[str, str, ReferenceNetwork]]:
+    """Yield label, colour and values of the reference networks of all runs, once if runs agree on their values."""
+    networks: list[tuple[int, ReferenceNetwork]] = []
     for number, data in enumerate(runs):
-        found += [(number, landmark) for landmark in data.landmarks if landmark not in [one for _, one in found]]
-    for number, landmark in found:
-        if sum(landmark.name == other.name for _, other in found) > 1:
-            yield f"{landmark.name} ({_cut(runs[number].name)})", COLOURS[number % 6], landmark
+        known = [network for _, network in networks]
+        networks += [(number, reference) for reference in data.references if reference not in known]
+    for number, reference in networks:
+        if sum(reference.name == other.name for _, other in networks) > 1:
+            yield f"{reference.name} ({_cut(runs[number].name)})", COLOURS[number % 6], reference
         else:
-            yield landmark.name, "black", landmark
+            yield reference.name, "black", reference
 
 
-def _draw_landmark(
+def _draw_reference(
     axes: "Axes", name: str, across: float, up: float | None, y: MetricInfo, *, colour: str = "black"
 ) -> None:
-    """A known network as a star, or as a line where only its place across is known."""
+    """Draw a reference network as a star, or as a vertical line if only its horizontal value is known."""
     if up is not None:
-        place = (across, up * _factor(y))
-        axes.plot([place[0]], [place[1]], "*", color=colour, markersize=9)
-        axes.annotate(_plain(name), place, (4, 4), textcoords="offset points")
+        point = (across, up * _factor(y))
+        axes.plot([point[0]], [point[1]], "*", color=colour, markersize=9)
+        axes.annotate(_without_maths(name), point, (4, 4), textcoords="offset points")
         return
     axes.axvline(across, color=_GREY, linewidth=0.8, linestyle="--")
     below: dict[str, Any] = {
@@ -210,7 +211,7 @@ def _draw_landmark(
         "rotation": 90,
         "color": _GREY,
     }
-    axes.annotate(_plain(name), (across, 0.02), (2, 0), **below)
+    axes.annotate(_without_maths(name), (across, 0.02), (2, 0), **below)
 
 
 def draw_hypervolume(axes: "Axes", runs: Sequence[RunData]) -> None:
@@ -253,7 +254,7 @@ def draw_parity(axes: "Axes", data: RunData, metric: MetricInfo) -> None:
 
 
 def _plain_logarithms(axes: "Axes") -> None:
-    """Logarithmic axes with plain numbers on them."""
+    """Make both axes logarithmic, with labels that are not powers of ten."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     axes.set_xscale("log")
@@ -267,7 +268,7 @@ def _plain_logarithms(axes: "Axes") -> None:
 
 
 def _legend_above(axes: "Axes") -> None:
-    """The legend where no point can be under it; a long one makes the figure higher."""
+    """Place the legend above the axes, where it covers no point; a long one makes the figure higher."""
     _, labels = axes.get_legend_handles_labels()
     if not labels:
         return
@@ -279,7 +280,7 @@ def _legend_above(axes: "Axes") -> None:
 
 
 def _pairs(data: RunData, metric: MetricInfo) -> dict[str, list[tuple[float, float]]]:
-    """(measured, predicted) of networks held out, and of the front when it was measured."""
+    """Return (measured, predicted) of held-out networks, and of the front if it was measured."""
     card = {} if data.record is None else data.record.predictor_cards.get(metric.key, {})
     held = [(row["measured"], row["predicted"]) for row in card.get("held_out") or ()]
     checks = [member.metrics[metric.key] for member in data.front]
@@ -296,14 +297,14 @@ def _factor(metric: MetricInfo) -> float:
 
 
 def _title(metric: MetricInfo) -> str:
-    return f"{_TITLES[metric.name]}{chr(10) + _plain(metric.where) if metric.where else ''}"
+    return f"{_TITLES[metric.name]}{chr(10) + _without_maths(metric.where) if metric.where else ''}"
 
 
 def _cut(name: str) -> str:
-    """The name of a run, short enough for a legend."""
-    return _plain(name if len(name) <= _NAME_LETTERS else f"…{name[1 - _NAME_LETTERS :]}")
+    """Shorten the name of a run for a legend."""
+    return _without_maths(name if len(name) <= _NAME_LETTERS else f"…{name[1 - _NAME_LETTERS :]}")
 
 
-def _plain(text: str) -> str:
-    """A text in which nothing is mathematics."""
+def _without_maths(text: str) -> str:
+    """Escape the dollar signs that matplotlib would read as mathematics."""
     return text.replace("$", r"\$")

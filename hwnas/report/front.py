@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hwnas.report.data import Member, MetricInfo, RunData, landmark_value, slug
+from hwnas.report.data import Member, MetricInfo, RunData, reference_value, slug
 from hwnas.report.gather import gather
 from hwnas.runs import write_atomic
 from hwnas.search.record import ReferenceNetwork
@@ -19,22 +19,22 @@ CSV, JSON, MARKDOWN = "front.csv", "front.json", "front.md"
 
 @dataclass(frozen=True, kw_only=True)
 class FrontRow:
-    """One network of a front as its files show it; the columns are the same in all rows of a front."""
+    """A network of a front as one row of its tables; all rows of a front have the same columns."""
 
     arch_id: str
     network_id: str
     metrics: dict[str, float | int | None]
-    """Objectives and constraints: values of the search, `_lower`, `_upper` and `_measured` beside them."""
+    """Objectives and constraints: values of the search, with `_lower`, `_upper` and `_measured`."""
     params: int
     relative: dict[str, float | None]
-    """The best known values as shares of those of the baseline network."""
+    """Measured, or else predicted, values divided by those of the baseline network."""
     verified: str
-    """measured; measured in part, where a metric is predicted; either with dominated; violates CONSTRAINT; failed:
-    REASON; or no."""
+    """`measured`, or `measured in part` if a metric is predicted, either with `, dominated`; `violates CONSTRAINT`;
+    `failed: REASON`; or `no`."""
     arch: dict[str, Any]
 
     def cells(self) -> dict[str, Any]:
-        """The columns in order."""
+        """Return the values by column name, in order."""
         return {
             "arch_id": self.arch_id,
             "network_id": self.network_id,
@@ -47,22 +47,22 @@ class FrontRow:
 
 
 def front_rows(run: Path) -> tuple[FrontRow, ...]:
-    """The front of a run, the best of the first objective first."""
+    """Read the front of a run, sorted by the first objective, best first."""
     return rows_of(gather(run))
 
 
 def write_front(run: Path) -> tuple[Path, ...]:
-    """Write front.csv, front.json and front.md into a run; their paths."""
+    """Write front.csv, front.json and front.md into a run, and return their paths."""
     return write_tables(gather(run), run)
 
 
 def rows_of(data: RunData) -> tuple[FrontRow, ...]:
-    """The front of a run that was read."""
+    """Return the rows of a front."""
     return tuple(_row(data, member) for member in data.front)
 
 
 def write_tables(data: RunData, folder: Path) -> tuple[Path, ...]:
-    """Write the three tables of a run into a folder; their paths."""
+    """Write the three tables of a run into a folder, and return their paths."""
     rows = rows_of(data)
     texts = {CSV: csv_text(data, rows), JSON: json_text(rows), MARKDOWN: markdown_text(data, rows)}
     for name, text in texts.items():
@@ -71,7 +71,7 @@ def write_tables(data: RunData, folder: Path) -> tuple[Path, ...]:
 
 
 def csv_text(data: RunData, rows: Sequence[FrontRow]) -> str:
-    """The rows as CSV with a header; an empty cell is an unknown value, `arch` is JSON."""
+    """Format rows as CSV with a header; an empty cell is an unknown value, `arch` is JSON."""
     file = io.StringIO()
     writer = csv.DictWriter(file, fieldnames=columns(data), lineterminator="\n")
     writer.writeheader()
@@ -81,16 +81,16 @@ def csv_text(data: RunData, rows: Sequence[FrontRow]) -> str:
 
 
 def json_text(rows: Sequence[FrontRow]) -> str:
-    """The rows as a JSON list."""
+    """Format rows as a JSON list."""
     return json.dumps([row.cells() for row in rows], indent=1, allow_nan=False) + "\n"
 
 
 def markdown_text(data: RunData, rows: Sequence[FrontRow]) -> str:
-    """The rows as a Markdown table, the networks by their ids."""
+    """Format rows as a Markdown table without the archs."""
     names = columns(data)[:-1]
     short, notes = _short_names(data)
-    if data.landmarks_note is not None:
-        notes.append(data.landmarks_note)
+    if data.references_note is not None:
+        notes.append(data.references_note)
     notes += [f"`{metric}` was not measured ({why}): it is predicted." for metric, why in data.unmeasured.items()]
     header = [short(name) for name in names]
     lines = [header, ["---"] * len(names), *([_shown(row.cells()[name]) for name in names] for row in rows)]
@@ -99,7 +99,7 @@ def markdown_text(data: RunData, rows: Sequence[FrontRow]) -> str:
 
 
 def columns(data: RunData) -> list[str]:
-    """The names of the columns, whether there is a row or not."""
+    """Return the column names, which do not depend on the rows."""
     metrics = [name for metric in _shown_metrics(data) for name in _metric_columns(data, metric)]
     relative = list(_relative_columns(data))
     return ["arch_id", "network_id", *metrics, "params", *relative, "verified", "arch"]
@@ -124,7 +124,7 @@ def _row(data: RunData, member: Member) -> FrontRow:
         metrics={name: value for metric in _shown_metrics(data) for name, value in _values(data, member, metric)},
         params=member.params,
         relative={
-            name: _ratio(member.value(metric.key), landmark_value(baseline, metric))
+            name: _ratio(member.value(metric.key), reference_value(baseline, metric))
             for name, (baseline, metric) in _relative_columns(data).items()
         },
         verified=verdict_of(member),
@@ -146,19 +146,17 @@ def _metric_columns(data: RunData, metric: MetricInfo) -> list[str]:
 def _values(data: RunData, member: Member, metric: MetricInfo) -> Sequence[tuple[str, float | int | None]]:
     check = member.metrics[metric.key]
     values = {"": check.predicted, "_lower": check.lower, "_upper": check.upper, "_measured": check.measured}
-    found = [(name, values[name.removeprefix(metric.key)]) for name in _metric_columns(data, metric)]
-    return [(name, _counted(value)) for name, value in found] if metric.name == "macs" else found
-
-
-def _counted(value: float | None) -> int | None:
-    return None if value is None else int(value)
+    cells = [(name, values[name.removeprefix(metric.key)]) for name in _metric_columns(data, metric)]
+    if metric.name == "macs":
+        return [(name, None if value is None else int(value)) for name, value in cells]
+    return cells
 
 
 def _relative_columns(data: RunData) -> dict[str, tuple[ReferenceNetwork, MetricInfo]]:
     baseline = data.baseline
     if baseline is None:
         return {}
-    known = [metric for metric in data.metrics if metric.name != "accuracy" and landmark_value(baseline, metric)]
+    known = [metric for metric in data.metrics if metric.name != "accuracy" and reference_value(baseline, metric)]
     return {f"{metric.key}_vs_{slug(baseline.name)}": (baseline, metric) for metric in known}
 
 
@@ -173,7 +171,7 @@ def _shown(value: object) -> str:
 
 
 def _short_names(data: RunData) -> tuple[Callable[[str], str], list[str]]:
-    """Short column names, with notes on what they leave out."""
+    """Return a function that shortens column names, and notes on what it leaves out."""
     names = [metric.name for metric in data.metrics]
     short = {metric.key: metric.name for metric in data.metrics if metric.where and names.count(metric.name) == 1}
     notes = [f"`{name}` is `{key}`." for key, name in short.items()]

@@ -1,4 +1,4 @@
-"""Reads the folder of a run into the values of a report."""
+"""Read the folder of a search run into the data of a report."""
 
 import hashlib
 from collections.abc import Mapping, Sequence, Set
@@ -8,17 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.config import from_mapping
-from hwnas.errors import InputError
+from hwnas.errors import HwnasError, InputError
 from hwnas.metrics import Deployment, parse_metric
-from hwnas.report.data import Candidates, Member, MetricInfo, Progress, Role, RunData
-from hwnas.report.fitted import outside_range
+from hwnas.report.data import Candidates, HistoryPoint, Member, MetricInfo, Role, RunData
 from hwnas.runs import Run
 from hwnas.search import study_files
 from hwnas.search.objective import Estimate, exact
 from hwnas.search.pareto import HypervolumeBounds, hypervolume_history, known_rows, on_front
 from hwnas.search.problem import Problem
 from hwnas.search.record import RECORD_FILE, MetricCheck, SearchRecord, VerifiedMember, read_record
-from hwnas.search.spec import read_spec
+from hwnas.search.spec import PredictorSpec, SearchSpec, read_spec
 from hwnas.search.study import Study
 from hwnas.space.space import AnySpace, Genomes
 
@@ -27,7 +26,11 @@ _EXTRA = {"macs", "params"}
 
 
 def gather(path: Path) -> RunData:
-    """Read a run of a search, ended or not; the folder of anything else is an error."""
+    """Read a finished or unfinished search run.
+
+    Raises:
+        InputError: The folder is not the run of a search, or one of its files is invalid.
+    """
     run = Run.open(path)
     if not (path / study_files.STUDY_FILE).is_file():
         hint = "the folder of a search, as hwnas search prints it"
@@ -39,7 +42,7 @@ def gather(path: Path) -> RunData:
     with Study.read(path) as study:
         candidates, metrics = _candidates(study, problem)
         bounds = study.recall("bounds")
-    progress = _recorded(record) if record is not None else _so_far(candidates, problem, bounds)
+    history = _recorded_history(record) if record is not None else _computed_history(candidates, problem, bounds)
     front = _front(path, space, candidates, metrics, record)
     return RunData(
         name=path.resolve().name,
@@ -51,7 +54,7 @@ def gather(path: Path) -> RunData:
         constraints=spec.constraints,
         candidates=candidates,
         front=front,
-        history=progress,
+        history=history,
         outside=_outside(path, record, space, candidates, front),
         hashes={name: _sha256(path / name) for name in _HASHED if (path / name).is_file()},
     )
@@ -60,7 +63,9 @@ def gather(path: Path) -> RunData:
 def _candidates(study: Study, problem: Problem) -> tuple[Candidates, tuple[MetricInfo, ...]]:
     names = [*problem.metrics, *(name for name in study.metrics if name not in problem.metrics)]
     table = study.table(names)
-    genomes = _of_width(table.genomes, len(problem.space.dimensions))
+    genomes = table.genomes
+    if not len(genomes):  # a study without candidates does not know the width
+        genomes = np.zeros((0, len(problem.space.dimensions)), dtype=np.int16)
     metrics = {**table.metrics, **_costs(problem.space, genomes, missing=_EXTRA - set(names))}
     scores = problem.scores(metrics)
     known = known_rows(scores.objectives)
@@ -77,15 +82,11 @@ def _candidates(study: Study, problem: Problem) -> tuple[Candidates, tuple[Metri
 
 
 def _costs(space: AnySpace, genomes: Genomes, *, missing: Set[str]) -> dict[str, Estimate]:
-    """Parameters and MACs of the candidates, where the search did not ask for them."""
+    """Compute the parameters and MACs of the candidates that the study does not contain."""
     if not missing:
         return {}
     costs = space.costs(genomes)._asdict()
     return {name: exact(costs[name]) for name in sorted(missing)}
-
-
-def _of_width(genomes: Genomes, width: int) -> Genomes:
-    return genomes if len(genomes) else np.zeros((0, width), dtype=np.int16)
 
 
 def _info(key: str, problem: Problem, *, predicted: bool) -> MetricInfo:
@@ -111,12 +112,12 @@ def _where(deployment: Deployment) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _recorded(record: SearchRecord) -> tuple[Progress, ...]:
-    return tuple(Progress(candidates=c, evaluations=e, hypervolume=h) for c, e, h in record.history)
+def _recorded_history(record: SearchRecord) -> tuple[HistoryPoint, ...]:
+    return tuple(HistoryPoint(candidates=c, evaluations=e, hypervolume=h) for c, e, h in record.history)
 
 
-def _so_far(candidates: Candidates, problem: Problem, bounds: object) -> tuple[Progress, ...]:
-    """The history of a search that goes on, from what its study holds."""
+def _computed_history(candidates: Candidates, problem: Problem, bounds: object) -> tuple[HistoryPoint, ...]:
+    """Compute the history of an unfinished search from its study."""
     if bounds is None or not len(candidates):
         return ()
     scores = problem.scores(candidates.metrics)
@@ -125,7 +126,8 @@ def _so_far(candidates: Candidates, problem: Problem, bounds: object) -> tuple[P
         scores.objectives, candidates.generations, from_mapping(HypervolumeBounds, bounds), feasible=scores.feasible
     )
     return tuple(
-        Progress(candidates=count, evaluations=int(evaluated[count - 1]), hypervolume=value) for count, value in points
+        HistoryPoint(candidates=count, evaluations=int(evaluated[count - 1]), hypervolume=value)
+        for count, value in points
     )
 
 
@@ -140,7 +142,9 @@ def _front(
     genomes = candidates.genomes[rows]
     costs = space.costs(genomes)
     verified, unmeasured = _verified(record), _unmeasured(record)
-    kit = {} if record is None else {item.arch_id: item.folder for item in record.winners if item.failure is None}
+    exported_to = (
+        {} if record is None else {item.arch_id: item.folder for item in record.winners if item.failure is None}
+    )
     members = []
     columns = (rows.tolist(), space.candidates(genomes), costs.params.tolist(), costs.macs.tolist())
     for row, network, params, macs in zip(*columns, strict=True):
@@ -159,7 +163,7 @@ def _front(
                 measured=checked is not None and checked.failure is None,
                 unmeasured=unmeasured if checked is not None else (),
                 on_measured_front=None if checked is None else checked.on_front,
-                kit=kit.get(network.arch_id),
+                exported_to=exported_to.get(network.arch_id),
             )
         )
     return tuple(_in_order(path, members, record))
@@ -174,7 +178,7 @@ def _outside(
 
 
 def _ranked(candidates: Candidates, metrics: Sequence[MetricInfo]) -> NDArray[np.intp]:
-    """The rows of the front, the best of the first objective first."""
+    """Return the rows of the front, sorted by the first objective, best first."""
     rows = np.flatnonzero(candidates.on_front)
     first = metrics[0]
     values = candidates.metrics[first.key].mean[rows]
@@ -182,7 +186,7 @@ def _ranked(candidates: Candidates, metrics: Sequence[MetricInfo]) -> NDArray[np
 
 
 def _in_order(path: Path, members: Sequence[Member], record: SearchRecord | None) -> Sequence[Member]:
-    """The members as the record lists them; a record of another study is an error."""
+    """Return the members in the order of the record, which must be of the same study."""
     if record is None:
         return members
     known = {member.arch_id: member for member in members}
@@ -207,17 +211,16 @@ def _unmeasured(record: SearchRecord | None) -> tuple[str, ...]:
 
 def _check(candidates: Candidates, metric: MetricInfo, row: int, checked: VerifiedMember | None) -> MetricCheck:
     mean, lower, upper = (_known(values[row]) for values in candidates.metrics[metric.key])
-    found = None if checked is None else checked.metrics.get(metric.key)
-    measured = None if found is None else found.measured
+    check = None if checked is None else checked.metrics.get(metric.key)
     return MetricCheck(
         predicted=mean,
         lower=lower if metric.predicted else None,
         upper=upper if metric.predicted else None,
-        measured=measured,
-        measured_lower=None if found is None else found.measured_lower,
-        measured_upper=None if found is None else found.measured_upper,
-        stable=None if found is None else found.stable,
-        verdict="" if found is None else found.verdict,
+        measured=None if check is None else check.measured,
+        measured_lower=None if check is None else check.measured_lower,
+        measured_upper=None if check is None else check.measured_upper,
+        stable=None if check is None else check.stable,
+        verdict="" if check is None else check.verdict,
     )
 
 
@@ -231,3 +234,38 @@ def _sha256(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise InputError(f"{path} cannot be read", got=error.strerror) from error
+
+
+def outside_range(run: Path, spec: SearchSpec, space: AnySpace, front: Genomes) -> Mapping[str, Sequence[int]]:
+    """Find the networks of a front outside the fitted ranges of the predictors that a search used.
+
+    A predictor is looked up at the path that the search recorded, relative to the working folder and to the run.
+
+    Returns:
+        By metric, the indices in the front. Metrics whose predictor is missing or has changed are left out.
+    """
+    outside = {}
+    for used in spec.predictors:
+        tries = (_outside_of(folder / used.path, used, space, front) for folder in (Path(), run))
+        indices = next((indices for indices in tries if indices is not None), None)
+        if indices is not None:
+            outside[used.metric] = indices
+    return outside
+
+
+def _outside_of(folder: Path, used: PredictorSpec, space: AnySpace, front: Genomes) -> tuple[int, ...] | None:
+    from hwnas.predict.card import CARD
+    from hwnas.predict.predictor import Predictor
+
+    if not (folder / CARD).is_file():
+        return None
+    try:
+        predictor = Predictor.load(folder)
+        if predictor.card.card_sha256 != used.card_sha256:
+            return None
+        batch = parse_metric(used.metric).deployment.fixed_batch
+        prediction = predictor.predict(space.workloads(front), batch=batch)
+    except HwnasError:
+        # The page says that it could not be checked; the figures of the search do not depend on it.
+        return None
+    return tuple(np.flatnonzero(prediction.outside).tolist())

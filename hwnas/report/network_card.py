@@ -9,7 +9,7 @@ from hwnas.space.arch import canonical_json
 
 
 def card_page(record: SearchRecord, member: FrontMember, item: ExportedWinner) -> str:
-    """The card as Markdown."""
+    """Return the card of an exported winner as Markdown."""
     lines = [
         f"# {record.spec.space} {member.candidate.network_id}",
         "",

@@ -1,4 +1,4 @@
-"""One HTML page that needs nothing else: data, script, style and plotly are in it."""
+"""A self-contained HTML page: data, script, style and plotly are embedded."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,8 +7,7 @@ from importlib.resources import files
 from hwnas.report.compact import script_json, values_of
 from hwnas.report.data import RunData
 from hwnas.report.facts import Facts, facts_of
-from hwnas.report.together import mismatches
-from hwnas.report.verdict import banners, sentence
+from hwnas.report.verdict import banners, mismatches, sentence
 
 TEMPLATE, STYLE = "report.html", "report.css"
 SCRIPTS = (
@@ -22,7 +21,7 @@ SCRIPTS = (
     "curves.js",
     "main.js",
 )
-"""The parts of the page's script, in the order in which they are put together."""
+"""The parts of the page's script, in order of concatenation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +37,7 @@ class RunView:
 
 
 def render(runs: Sequence[RunData]) -> str:
-    """The page of one run, or of several laid over each other."""
+    """Return the page of one run, or of several drawn into the same figures."""
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
     from plotly.offline import get_plotlyjs
@@ -50,7 +49,7 @@ def render(runs: Sequence[RunData]) -> str:
         notes=_notes(views),
         title=_title(runs),
         mismatches=mismatches(runs),
-        # Our own files, and JSON that is escaped for its place: all other texts are escaped by the template.
+        # These are files of the package, and JSON that is escaped for a script; the template escapes all other texts.
         style=Markup(_asset(STYLE)),
         plotly=Markup(get_plotlyjs()),
         data=Markup(script_json(values_of(runs))),
@@ -59,7 +58,7 @@ def render(runs: Sequence[RunData]) -> str:
 
 
 def _notes(views: Sequence[RunView]) -> list[tuple[str, list[str]]]:
-    """The notes of all runs, each once, with the names of the runs that it is of."""
+    """Return the distinct notes of all runs, each with the names of its runs."""
     texts = dict.fromkeys(text for view in views for text in view.notes)
     return [(text, [view.name for view in views if text in view.notes]) for text in texts]
 
@@ -73,12 +72,12 @@ def _title(runs: Sequence[RunData]) -> str:
 
 
 def _view(data: RunData) -> RunView:
-    said = banners(data)
+    shown = banners(data)
     return RunView(
         name=data.name,
         space=data.space.name,
         sentence=sentence(data),
-        warnings=tuple(banner.text for banner in said if banner.level == "warning"),
-        notes=tuple(banner.text for banner in said if banner.level == "note"),
+        warnings=tuple(banner.text for banner in shown if banner.level == "warning"),
+        notes=tuple(banner.text for banner in shown if banner.level == "note"),
         facts=facts_of(data),
     )

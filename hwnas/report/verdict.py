@@ -1,4 +1,4 @@
-"""The conclusion of a search in one sentence, and warnings about its results."""
+"""The conclusion of a search in one sentence, and warnings about its results and about comparing runs."""
 
 import math
 import shlex
@@ -9,8 +9,7 @@ from typing import Literal
 import numpy as np
 
 from hwnas.metrics import indistinct_supernet_warning
-from hwnas.report.data import Member, MetricInfo, RunData, landmark_value
-from hwnas.report.units import percent, shown
+from hwnas.report.data import Member, MetricInfo, RunData, percent, reference_value, shown
 from hwnas.search.pareto import knee
 from hwnas.search.record import SearchRecord
 
@@ -59,8 +58,8 @@ def balanced(data: RunData, front: Sequence[Member]) -> Member | None:
     if not rows:
         return None
     values = np.array(rows, dtype=np.float64) * signs
-    place = knee(np.where(np.isnan(values), np.inf, values))
-    return None if place is None else front[place]
+    index = knee(np.where(np.isnan(values), np.inf, values))
+    return None if index is None else front[index]
 
 
 def _found(data: RunData, front: Sequence[Member]) -> str:
@@ -100,7 +99,7 @@ def _against_baseline(data: RunData, member: Member) -> str:
     """Compare with the speed of the baseline, by the first device metric known for both."""
     baseline = data.baseline
     for metric in data.metrics:
-        base = None if baseline is None else landmark_value(baseline, metric)
+        base = None if baseline is None else reference_value(baseline, metric)
         value = member.value(metric.key)
         if baseline is None or not metric.where or not base or not value:
             continue
@@ -125,9 +124,9 @@ def _trust(data: RunData) -> str:
         return "; speeds are predicted, not measured"
     errors = [error for error in verification.mape.values() if math.isfinite(error)]
     off = f", with a mean prediction error of {percent(max(errors))}" if errors else ""
-    doubt = " (with doubtful measurements)" if any(profile.problems for profile in verification.profiles) else ""
+    doubtful = " (with doubtful measurements)" if any(profile.problems for profile in verification.profiles) else ""
     but = "".join(f", but {key} is predicted" for key in verification.unmeasured)
-    return f"; measured on the device after the search{but}{doubt}{off}"
+    return f"; measured on the device after the search{but}{doubtful}{off}"
 
 
 def _nothing(data: RunData) -> str:
@@ -172,12 +171,12 @@ def _unsure(data: RunData) -> Iterator[str]:
 
 
 def _outside(data: RunData) -> Iterator[str]:
-    for key, places in data.outside.items():
-        if places:
+    for key, indices in data.outside.items():
+        if indices:
             name = data.metric(key).name
             yield (
-                f"{len(places)} of {len(data.front)} networks lie outside the fitted range of the predictor of {name}. "
-                "Their predictions are guesses."
+                f"{len(indices)} of {len(data.front)} networks lie outside the fitted range of the predictor of "
+                f"{name}. Their predictions are guesses."
             )
 
 
@@ -251,3 +250,35 @@ def best_of(front: Sequence[Member], metric: MetricInfo) -> Member | None:
     if not known:
         return None
     return (max if metric.maximised else min)(known, key=lambda pair: pair[0])[1]
+
+
+def mismatches(runs: Sequence[RunData]) -> tuple[str, ...]:
+    """Return warnings about comparing these runs; none for a single run."""
+    if len(runs) < 2:
+        return ()
+    return (*_deployments(runs), *_images(runs), *_bounds(runs))
+
+
+def _deployments(runs: Sequence[RunData]) -> Iterator[str]:
+    """Metrics of the same name but different deployments, which share an axis of the page."""
+    for name in dict.fromkeys(metric.name for data in runs for metric in data.metrics if metric.where):
+        wheres = {
+            data.name: " and ".join(metric.where for metric in data.metrics if metric.name == name) for data in runs
+        }
+        known = {run: where for run, where in wheres.items() if where}
+        if len(set(known.values())) > 1:
+            deployments = "; ".join(f"{run}: {where}" for run, where in known.items())
+            yield f"{name} refers to different deployments ({deployments})."
+
+
+def _images(runs: Sequence[RunData]) -> Iterator[str]:
+    specs = [data.record.spec.supernet for data in runs if data.record is not None]
+    images = {None if spec is None else (spec.data_name, spec.num_images) for spec in specs}
+    if len(images) > 1 and all(any(metric.name == "accuracy" for metric in data.metrics) for data in runs):
+        yield "Accuracies were evaluated on different images and cannot be compared."
+
+
+def _bounds(runs: Sequence[RunData]) -> Iterator[str]:
+    bounds = {None if data.record is None else (data.record.spec.objectives, data.record.bounds) for data in runs}
+    if len(bounds) > 1:
+        yield "Hypervolumes are normalised by the bounds of each run and cannot be compared."

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from hwnas.errors import InputError
-from hwnas.pipeline.report import MOST_RUNS, write_report
+from hwnas.pipeline.report import MAX_RUNS, write_report
 from tests.report.example import Example, make_run
 
 SMALL = Example(space="autoformer-micro", count=40)
@@ -35,7 +35,7 @@ def test_a_search_that_goes_on_is_reported(tmp_path: Path) -> None:
     assert not (run / "report.html").exists()
 
 
-@pytest.mark.parametrize(("count", "message"), [(0, "needs the run"), (2, "twice"), (MOST_RUNS + 1, "at most 6 runs")])
+@pytest.mark.parametrize(("count", "message"), [(0, "needs the run"), (2, "twice"), (MAX_RUNS + 1, "at most 6 runs")])
 def test_which_runs_go_on_a_page(tmp_path: Path, count: int, message: str) -> None:
     with pytest.raises(InputError, match=message):
         write_report([tmp_path] * count)

@@ -53,7 +53,7 @@ class Example:
     verified: bool = True
     predictor: bool = True
     finished: bool = True
-    landmarks: bool = True
+    references: bool = True
     unknown_share: float = 0.0
     """Candidates whose accuracy could not be had."""
     ties: bool = False
@@ -237,7 +237,7 @@ def _finish(
         predictor_cards={item.metric: _predictor_card(item.metric, example) for item in spec.predictors},
         front=front,
         measured_front=tuple(member.arch_id for member in members if member.on_front) if example.verified else None,
-        reference_networks=_landmarks(example, device_metrics),
+        reference_networks=_references(example, device_metrics),
         verification=_verification(members, device_metrics) if example.verified else None,
         winners=_winners(space, genomes, rows),
         seeds=None,
@@ -335,8 +335,8 @@ def _predictor_card(name: str, example: Example) -> dict[str, Any]:
     return dict(card_json(card))
 
 
-def _landmarks(example: Example, metrics: Sequence[str]) -> tuple[ReferenceNetwork, ...]:
-    if not example.landmarks:
+def _references(example: Example, metrics: Sequence[str]) -> tuple[ReferenceNetwork, ...]:
+    if not example.references:
         return ()
     values = {"latency_ms": 14.2, "throughput": 80.0, "memory_mb": 41.0, "energy_j": 0.5}
     tiny = {name: values[parse_metric(name).name] for name in metrics}
@@ -352,7 +352,7 @@ def _winners(space: AnySpace, genomes: Genomes, rows: NDArray[np.intp]) -> tuple
         ExportedWinner(
             arch_id=space.arch_id(arch),
             network_id=space.network_id(arch),
-            folder="kit/best",
+            folder="winners/best",
             why="the most accurate",
             files=("network.onnx",),
             test_accuracy=None,

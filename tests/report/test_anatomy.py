@@ -3,7 +3,16 @@ from pathlib import Path
 
 import pytest
 
-from hwnas.report.anatomy import MOST_DRAWN, PARTS, Conditions, anatomies, anatomy, blocks_of, conditions_of, drawn
+from hwnas.report.anatomy import (
+    MAX_ANATOMIES,
+    PARTS,
+    CostConditions,
+    anatomies,
+    anatomy,
+    blocks_of,
+    conditions_of,
+    spread_indices,
+)
 from hwnas.report.facts import facts_of, why_fast
 from hwnas.report.gather import gather
 from hwnas.search.record import SeedRuns, Spread
@@ -21,10 +30,10 @@ def test_the_blocks_of_a_published_network() -> None:
 
 
 @pytest.mark.parametrize("name", [space.name for space in SPACES.values() if space.name.endswith("-micro")])
-def test_every_family_is_taken_apart(name: str) -> None:
+def test_every_family_is_analysed(name: str) -> None:
     space = SPACES.get(name)
     workload = space.workload(space.smallest())
-    found = anatomy(workload, Conditions())
+    found = anatomy(workload, CostConditions())
     assert found.blocks
     assert all(block.width and block.heads and block.hidden for block in found.blocks)
     assert sum(found.shares.macs) == workload.macs_executed
@@ -49,11 +58,11 @@ def test_times_by_part_need_the_rates_of_the_device(tmp_path: Path) -> None:
     assert sum(found.shares.time_ms) > 0
 
 
-def test_of_a_large_front_evenly_spread_networks_are_taken_apart() -> None:
-    places = drawn([None] * 1000)  # type: ignore[list-item]
-    assert len(places) == MOST_DRAWN
-    assert (places[0], places[-1]) == (0, 999)
-    assert drawn([]) == []
+def test_of_a_large_front_evenly_spread_networks_are_analysed() -> None:
+    indices = spread_indices(1000)
+    assert len(indices) == MAX_ANATOMIES
+    assert (indices[0], indices[-1]) == (0, 999)
+    assert spread_indices(0) == []
 
 
 def test_why_the_fastest_is_fast(tmp_path: Path) -> None:

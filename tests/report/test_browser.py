@@ -214,7 +214,7 @@ def test_unstable_measurements_are_marked_where_they_are_read(page: "Page", data
 def test_what_takes_larger_pictures_is_no_measure_of_these(page: "Page") -> None:
     note = "Nothing is compared with DeiT-Ti and DeiT-S, which take images of 224 pixels, these networks of 32."
     assert page.inner_text("#baseline-note") == note
-    assert page.is_hidden("#landmarks-label")
+    assert page.is_hidden("#references-label")
     assert "DeiT" not in page.inner_text("#rows")
     assert "DeiT" not in page.inner_text("#choice")
 

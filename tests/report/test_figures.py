@@ -47,7 +47,7 @@ def test_the_same_values_give_the_same_figure(tmp_path: Path) -> None:
             Example(count=60, objectives=(*OBJECTIVES, THROUGHPUT), label="$x_1$"),
             ["front", "hypervolume", "parity", "parity2"],
         ),
-        (Example(count=60, landmarks=False, predictor=False, verified=False), ["front", "hypervolume"]),
+        (Example(count=60, references=False, predictor=False, verified=False), ["front", "hypervolume"]),
     ],
     ids=["one objective", "empty front", "nothing yet", "two device metrics", "no predictor"],
 )
@@ -94,8 +94,8 @@ def test_known_networks_of_all_runs_are_drawn_and_named_where_they_differ(tmp_pa
     record = runs[1].record
     assert record is not None
     slower = tuple(
-        replace(landmark, metrics={key: 1.1 * value for key, value in landmark.metrics.items()})
-        for landmark in record.reference_networks
+        replace(reference, metrics={key: 1.1 * value for key, value in reference.metrics.items()})
+        for reference in record.reference_networks
     )
     write_figures([runs[0], replace(runs[1], record=replace(record, reference_networks=slower))], tmp_path / "other")
     other = (tmp_path / "other" / "front.svg").read_text()

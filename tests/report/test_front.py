@@ -73,8 +73,8 @@ def test_the_verdict_of_measuring_is_told(run: Path) -> None:
     ]
 
 
-def test_without_verification_and_landmarks_there_are_fewer_columns(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "a", Example(count=60, verified=False, landmarks=False, predictor=False))
+def test_without_verification_and_reference_networks_there_are_fewer_columns(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", Example(count=60, verified=False, references=False, predictor=False))
     row = front_rows(run)[0]
     assert list(row.metrics) == ["accuracy", "macs", LATENCY, f"{LATENCY}_lower", f"{LATENCY}_upper"]
     assert row.relative == {}

@@ -46,7 +46,7 @@ def test_a_member_knows_its_values(run: Path) -> None:
     assert check.lower == pytest.approx(0.97 * check.predicted)
     assert check.measured == pytest.approx(check.predicted)  # the first one is measured as predicted
     assert first.value(LATENCY) == check.measured
-    assert first.kit == "kit/best"
+    assert first.exported_to == "winners/best"
 
 
 def test_a_member_that_failed_keeps_its_prediction(run: Path) -> None:
@@ -110,7 +110,7 @@ def test_the_baseline_is_deit_ti(run: Path, tmp_path: Path) -> None:
     baseline = gather(run).baseline
     assert baseline is not None
     assert baseline.name == "DeiT-Ti"
-    assert gather(make_run(tmp_path / "a", Example(count=60, landmarks=False))).baseline is None
+    assert gather(make_run(tmp_path / "a", Example(count=60, references=False))).baseline is None
 
 
 def test_a_name_becomes_part_of_a_column() -> None:

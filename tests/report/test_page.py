@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hwnas.report.compact import MOST_POINTS, UNUSED, run_values, script_json, shown_rows
+from hwnas.report.compact import MAX_POINTS, UNUSED, run_values, script_json, shown_rows
 from hwnas.report.front import write_front
 from hwnas.report.gather import gather
 from hwnas.report.page import render
@@ -29,7 +29,7 @@ CASES = {
     "five objectives": Example(count=120, objectives=(*OBJECTIVES, THROUGHPUT, MEMORY)),
     "no predictor": Example(count=60, predictor=False, objectives=("accuracy", "macs"), verified=False),
     "no verification": Example(count=60, verified=False),
-    "no landmarks": Example(count=60, landmarks=False),
+    "no references": Example(count=60, references=False),
     "locality": Example(count=60, space="glit-micro"),
     "stages": Example(count=60, space="vitas-twins-micro"),
     "slots": Example(count=60, space="resnas-micro"),
@@ -149,7 +149,7 @@ def test_of_very_many_networks_the_page_holds_the_front_and_a_choice(tmp_path: P
     data = gather(make_run(tmp_path / "run", Example(count=50_000, space="autoformer-small")))
     rows = shown_rows(data.candidates)
     assert set(np.flatnonzero(data.candidates.on_front)) <= set(rows.tolist())
-    assert len(rows) == MOST_POINTS + len(data.front)
+    assert len(rows) == MAX_POINTS + len(data.front)
     np.testing.assert_array_equal(rows, shown_rows(data.candidates))
     assert len(render([data]).encode()) <= 6e6
 

@@ -125,7 +125,7 @@ class MeasuredNetworks:
 
 
 def measured_profile(entry: ProfileEntry) -> MeasuredNetworks:
-    """The rows of a profile, those of its landmarks too."""
+    """The rows of a profile, those of its reference networks too."""
     profile = load_profile(entry.path)
     rows = [row for row in profile.measured if row.samples and row.reference]
     found = summarize_measurements(profile)

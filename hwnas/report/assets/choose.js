@@ -37,17 +37,17 @@ function drawChoice() {
     return [make("dt", {}, `${plainTitle(metric.label)}${how}`), make("dd", {}, value, relative(run, metric.label, member))];
   });
   byId("choice").replaceChildren(make("p", { class: "id" }, `network ${member.id}`), make("dl", {}, ...rows), genesOf(run, member.at),
-    member.kit ? make("p", { class: "muted" }, `Already exported to ${member.kit} in the run.`) : "");
+    member.exportedTo ? make("p", { class: "muted" }, `Already exported to ${member.exportedTo} in the run.`) : "");
 }
 
 /** " (0.87 × DeiT-Ti)", where that is known. */
 function relative(run, label, member) {
   const ratio = ratioOf(run, label, member);
-  return ratio === null || ratio < 0.01 ? "" : make("span", { class: "aside" }, ` ${times(ratio)} ${run.landmarks[run.baseline].name}`);
+  return ratio === null || ratio < 0.01 ? "" : make("span", { class: "aside" }, ` ${times(ratio)} ${run.references[run.baseline].name}`);
 }
 
 function ratioOf(run, label, member) {
-  const base = run.baseline === null ? null : run.landmarks[run.baseline].values[run.column(label)];
+  const base = run.baseline === null ? null : run.references[run.baseline].values[run.column(label)];
   const value = run.best(label, member);
   return !base || AXES.get(label).name === "accuracy" || !Number.isFinite(value) ? null : value / base;
 }

@@ -58,7 +58,7 @@ function others(run, [x, y], status) {
 
 const isPredicted = (run, label) => run.metrics[run.column(label)]?.predicted ?? false;
 
-/** A network of the front as the search saw it, and as it was measured where that is another place. */
+/** The points of a network of the front: as the search saw it, and as it was measured. */
 function placesOf(run, member, [x, y]) {
   const data = [run.index, "member", member.place];
   const measured = [run.measured(x, member), run.measured(y, member)];
@@ -126,25 +126,25 @@ function frontTraces(run, axes, label) {
   ];
 }
 
-/** The landmarks of all runs, once where runs agree on one; of which they differ, those have their run's name and colour. */
+/** The reference networks of all runs, once if the runs agree; where they differ, with the name and colour of the run. */
 function knownNetworks() {
   const seen = new Set();
-  const known = RUNS.flatMap((run) => run.landmarks.map((landmark, at) => ({ run, landmark, at }))).filter(({ run, landmark }) => {
-    const values = run.metrics.map((metric, column) => [metric.key, landmark.values[column]]).sort();
-    const key = JSON.stringify([landmark.name, landmark.measured, values]);
+  const known = RUNS.flatMap((run) => run.references.map((reference, at) => ({ run, reference, at }))).filter(({ run, reference }) => {
+    const values = run.metrics.map((metric, column) => [metric.key, reference.values[column]]).sort();
+    const key = JSON.stringify([reference.name, reference.measured, values]);
     return !seen.has(key) && seen.add(key);
   });
   return known.map((one) => {
-    const differs = known.some((other) => other !== one && other.landmark.name === one.landmark.name);
-    const name = differs ? `${one.landmark.name} (${one.run.short})` : one.landmark.name;
+    const differs = known.some((other) => other !== one && other.reference.name === one.reference.name);
+    const name = differs ? `${one.reference.name} (${one.run.short})` : one.reference.name;
     return { ...one, name, colour: differs ? runColour(one.run) : null };
   });
 }
 
-function landmarkTrace([x, y]) {
-  const points = knownNetworks().flatMap(({ run, landmark, at, ...one }) => {
-    const values = [x, y].map((label) => (landmark.values[run.column(label)] ?? NaN) * factor(label));
-    return values.every(Number.isFinite) ? [{ x: values[0], y: values[1], data: [run.index, "landmark", at], ...one }] : [];
+function referenceTrace([x, y]) {
+  const points = knownNetworks().flatMap(({ run, reference, at, ...one }) => {
+    const values = [x, y].map((label) => (reference.values[run.column(label)] ?? NaN) * factor(label));
+    return values.every(Number.isFinite) ? [{ x: values[0], y: values[1], data: [run.index, "reference", at], ...one }] : [];
   });
   return trace("known networks", points, {
     mode: "markers+text", text: points.map((point) => safe(point.name)), textposition: "top center", textfont: { size: 11 },
@@ -152,14 +152,14 @@ function landmarkTrace([x, y]) {
   });
 }
 
-/** Landmarks of which one of the two values is not known, as lines across. */
-function landmarkLines([x, y]) {
+/** Reference networks with only one known value, as lines across the plot. */
+function referenceLines([x, y]) {
   const shapes = [];
   const annotations = [];
-  knownNetworks().forEach(({ run, landmark, ...one }, place, all) => {
-    const before = all.slice(0, place).filter((other) => other.landmark.name === landmark.name).length;
+  knownNetworks().forEach(({ run, reference, ...one }, place, all) => {
+    const before = all.slice(0, place).filter((other) => other.reference.name === reference.name).length;
     const free = 1 - 0.4 * (before % 3); // below the name of the same network in another run
-    const [across, up] = [x, y].map((label) => landmark.values[run.column(label)]);
+    const [across, up] = [x, y].map((label) => reference.values[run.column(label)]);
     const known = Number.isFinite(across ?? NaN) ? "x" : "y";
     if (Number.isFinite(across ?? NaN) === Number.isFinite(up ?? NaN)) return;
     const value = known === "x" ? across * factor(x) : up * factor(y);
@@ -205,9 +205,9 @@ function drawFront() {
     if (shown("show-infeasible")) parts.push(trace(`${of}violates a constraint`, others(run, axes, INFEASIBLE), { marker: { ...faint, symbol: "x-thin", size: 6, line: { width: 1, color: tone } } }));
     return [...parts, ...frontTraces(run, axes, label)];
   });
-  if (shown("show-landmarks")) traces.push(landmarkTrace(axes));
+  if (shown("show-references")) traces.push(referenceTrace(axes));
   traces.push(selectedTrace(axes));
-  const lines = shown("show-landmarks") ? landmarkLines(axes) : { shapes: [], annotations: [] };
+  const lines = shown("show-references") ? referenceLines(axes) : { shapes: [], annotations: [] };
   const [logX, logY] = [shown("log-x"), shown("log-y")];
   const axis = (at, log) => ({
     title: { text: safe(title(axes[at])), standoff: 8 }, type: log ? "log" : "linear", range: rangeOf(traces, "xy"[at], log),
@@ -230,7 +230,7 @@ function onPoint(plot) {
   plot.on("plotly_hover", (event) => {
     const point = found(event);
     if (!point) return;
-    showTip(event.event, point.kind === "landmark" ? landmarkTip(point.run, point.run.landmarks[point.at]) : tipOf(point.run, point.at, point.member));
+    showTip(event.event, point.kind === "reference" ? referenceTip(point.run, point.run.references[point.at]) : tipOf(point.run, point.at, point.member));
   });
   plot.on("plotly_unhover", hideTip);
   plot.on("plotly_click", (event) => {
@@ -252,8 +252,8 @@ function startFront() {
   const total = RUNS.reduce((sum, run) => sum + run.total, 0);
   const drawn = RUNS.reduce((sum, run) => sum + run.count, 0);
   if (drawn < total) byId("thinned").textContent = `${drawn.toLocaleString("en")} of ${total.toLocaleString("en")} networks are drawn, including the whole front.`;
-  const ids = ["axis-x", "axis-y", "log-x", "log-y", "colour", "show-dominated", "show-infeasible", "show-landmarks"];
-  byId("landmarks-label").hidden = RUNS.every((run) => !run.landmarks.length);
+  const ids = ["axis-x", "axis-y", "log-x", "log-y", "colour", "show-dominated", "show-infeasible", "show-references"];
+  byId("references-label").hidden = RUNS.every((run) => !run.references.length);
   byId("infeasible-label").hidden = RUNS.every((run) => !run.status.includes(INFEASIBLE));
   ids.forEach((id) => byId(id).addEventListener("change", drawFront));
   drawFront();

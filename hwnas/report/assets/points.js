@@ -44,17 +44,17 @@ function tipOf(run, at, member) {
   ];
 }
 
-function originOf(landmark) {
-  if (!landmark.measured) return "predicted";
-  const but = landmark.predicted.length ? `, but ${landmark.predicted.join(", ")} is predicted` : "";
+function originOf(reference) {
+  if (!reference.measured) return "predicted";
+  const but = reference.predicted.length ? `, but ${reference.predicted.join(", ")} is predicted` : "";
   return `measured on the same device${but}`;
 }
 
-function landmarkTip(run, landmark) {
-  const rows = run.metrics.map((metric, column) => [title(metric.label), cell(metric.label, landmark.values[column])]);
+function referenceTip(run, reference) {
+  const rows = run.metrics.map((metric, column) => [title(metric.label), cell(metric.label, reference.values[column])]);
   return [
-    make("h4", {}, SINGLE ? landmark.name : `${run.name}: ${landmark.name}`),
-    make("div", { class: "aside" }, originOf(landmark)),
+    make("h4", {}, SINGLE ? reference.name : `${run.name}: ${reference.name}`),
+    make("div", { class: "aside" }, originOf(reference)),
     make("table", {}, ...rows.map((row) => make("tr", {}, ...row.map((text) => make("td", {}, text))))),
   ];
 }

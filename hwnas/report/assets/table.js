@@ -25,18 +25,18 @@ function valueColumn(label) {
       const seen = cell(label, run.seen(label, member.at));
       return measured ? [cell(label, measured[0]), make("span", { class: "aside" }, ` pred. ${seen}`)] : [seen];
     },
-    landmark: (run, landmark) => cell(label, landmark.values[run.column(label)]),
+    reference: (run, reference) => cell(label, reference.values[run.column(label)]),
   };
 }
 
 function ratioColumn(label, based) {
   return {
-    name: `${plainTitle(label)} vs ${based.landmarks[based.baseline].name}`,
+    name: `${plainTitle(label)} vs ${based.references[based.baseline].name}`,
     value: (run, member) => ratioOf(run, label, member) ?? NaN,
     show: (run, member) => [ratioOf(run, label, member) === null ? "–" : times(ratioOf(run, label, member))],
-    landmark: (run, landmark) => {
-      const base = run.landmarks[run.baseline]?.values[run.column(label)];
-      const value = landmark.values[run.column(label)];
+    reference: (run, reference) => {
+      const base = run.references[run.baseline]?.values[run.column(label)];
+      const value = reference.values[run.column(label)];
       return base && value ? times(value / base) : "–";
     },
   };
@@ -83,8 +83,8 @@ function memberRow(member) {
   }, ...COLUMNS.map((column) => make("td", { class: column.text ? "text" : null }, ...column.show(member.run, member))));
 }
 
-function landmarkRow({ run, landmark, colour: own }) {
-  const cells = COLUMNS.map((column, at) => (at === 0 ? landmark.name : column.landmark ? column.landmark(run, landmark) : column.name === "run" && own ? run.short : ""));
+function referenceRow({ run, reference, colour: own }) {
+  const cells = COLUMNS.map((column, at) => (at === 0 ? reference.name : column.reference ? column.reference(run, reference) : column.name === "run" && own ? run.short : ""));
   return make("tr", { class: "fallen" }, ...cells.map((text, at) => make("td", { class: COLUMNS[at].text ? "text" : null }, text)));
 }
 
@@ -95,7 +95,7 @@ function drawTable() {
   const focused = document.activeElement?.closest?.("#rows thead th")?.cellIndex;
   table.tHead.replaceChildren(headRow());
   if (focused !== undefined) table.tHead.rows[0].cells[focused].firstChild.focus();
-  table.tBodies[0].replaceChildren(...shown.map(memberRow), ...knownNetworks().map((known) => landmarkRow(known)));
+  table.tBodies[0].replaceChildren(...shown.map(memberRow), ...knownNetworks().map((known) => referenceRow(known)));
   byId("more").hidden = shown.length === members.length;
   byId("more").textContent = `Show all ${members.length.toLocaleString("en")} networks`;
 }
@@ -121,8 +121,8 @@ async function download(name, text, type) {
 function startTable() {
   byId("fallen-note").hidden = RUNS.every((run) => run.members.every((member) => run.stands(member)));
   const based = RUNS.find((run) => run.baseline !== null);
-  const said = based ? [`Figures “vs ${based.landmarks[based.baseline].name}” are relative to it.`] : [];
-  byId("baseline-note").textContent = [...said, ...new Set(RUNS.map((run) => run.landmarksNote).filter(Boolean))].join(" ");
+  const said = based ? [`Figures “vs ${based.references[based.baseline].name}” are relative to it.`] : [];
+  byId("baseline-note").textContent = [...said, ...new Set(RUNS.map((run) => run.referencesNote).filter(Boolean))].join(" ");
   byId("unstable-note").hidden = !RUNS.some((run) => run.members.some((member) => member.unstable?.length));
   COLUMNS = tableColumns();
   const links = RUNS.flatMap((run) => ["csv", "json"].filter((kind) => run.files[kind]).map((kind) => {

@@ -69,7 +69,7 @@ def test_they_are_of_the_measured_front_where_there_is_one() -> None:
     assert chosen(0) == []
 
 
-def test_a_landmark_that_was_trained_on_the_same_pictures_has_an_accuracy(
+def test_a_reference_network_trained_on_the_same_images_has_an_accuracy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from hwnas.pipeline import evaluate

@@ -6,7 +6,7 @@ import pytest
 from hwnas.report.data import RunData
 from hwnas.report.gather import gather
 from hwnas.report.page import render
-from hwnas.report.together import mismatches
+from hwnas.report.verdict import mismatches
 from tests.report.example import LATENCY, THROUGHPUT, Example, make_run
 
 
