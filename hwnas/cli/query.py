@@ -7,7 +7,7 @@ import click
 
 from hwnas.cli.options import PATH, json_option, predictors_option
 from hwnas.cli.output import Column, print_footer, print_json, print_line, print_table
-from hwnas.pipeline.search.query import QueriedNetwork, QueryResult
+from hwnas.pipeline.search.query import QueryResult
 from hwnas.pipeline.search.query import query as query_search
 
 
@@ -70,19 +70,20 @@ def _print(found: QueryResult) -> None:
         names = list(found.networks[0].metrics)
         measured = [name for name in names if any(name in network.measured for network in found.networks)]
         titles = [*names, *(f"{name} measured" for name in measured)]
-        rows = [_row(network, names, measured) for network in found.networks]
+        rows = [
+            [
+                network.arch_id,
+                *(_format(name, network.metrics[name]) for name in names),
+                *(_format(name, network.measured[name]) if name in network.measured else None for name in measured),
+            ]
+            for network in found.networks
+        ]
         print_table([Column("arch_id"), *(Column(title, numeric=True) for title in titles)], rows)
     print_line()
     held = "" if found.confidence is None else f", constraints held with confidence {found.confidence:g}"
     print_line(f"{len(found.networks)} on the front of {found.candidates:,} candidates{held}")
     for note in found.notes:
         print_line(f"note: {note}")
-
-
-def _row(network: QueriedNetwork, names: list[str], measured: list[str]) -> list[object]:
-    values = [_format(name, network.metrics[name]) for name in names]
-    again = [_format(name, network.measured[name]) if name in network.measured else None for name in measured]
-    return [network.arch_id, *values, *again]
 
 
 def _format(name: str, value: float) -> Any:

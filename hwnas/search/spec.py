@@ -48,6 +48,11 @@ class PostSearch:
             if count < 0:
                 raise UsageError(f"{option} must be at least 0", got=count)
 
+    @property
+    def num_winners(self) -> int:
+        """The number of winners that are exported or retrained."""
+        return max(self.export_top, self.retrain)
+
 
 @dataclass(frozen=True, kw_only=True)
 class PredictorSpec:

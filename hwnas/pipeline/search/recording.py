@@ -1,23 +1,31 @@
-"""The record of a search that has ended."""
+"""The record of a search that has ended, and the reference networks that its front is compared with."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hwnas.errors import HwnasError
 from hwnas.metrics import indistinct_supernet_warning
 from hwnas.pipeline.search.context import SearchContext
 from hwnas.pipeline.search.execution import FinishedSearches
-from hwnas.pipeline.search.reference_networks import known_accuracies, predict_reference_networks
+from hwnas.pipeline.search.predicted_metrics import MetricPredictor
 from hwnas.predict.card import card_json
-from hwnas.search.record import SearchRecord, SupernetHealth
+from hwnas.profile.subjects import REFERENCE_NETWORKS
+from hwnas.runs import MANIFEST, Run
+from hwnas.search.record import ReferenceNetwork, SearchRecord, SupernetHealth
 from hwnas.search.run import SearchOutcome
-from hwnas.search.spec import SupernetSpec
+from hwnas.workload import Workload
 
 if TYPE_CHECKING:
     from hwnas.pipeline.search.accuracy import OpenSupernet, TrueAccuracy
+
+
+NAMES: Mapping[str, str] = {"timm:deit_tiny_patch16_224": "DeiT-Ti", "timm:deit_small_patch16_224": "DeiT-S"}
+"""Names of the reference networks by the id of the network."""
 
 
 def make_record(
@@ -38,11 +46,12 @@ def make_record(
         runs: A folder of runs; trainings of reference networks in it have accuracies to compare with.
     """
     outcome = finished.outcome
-    health = None
-    if true_accuracy is not None:
-        space = context.space
+    health, warning = None, None
+    if true_accuracy is not None and context.spec.supernet is not None:
+        space, num_images = context.space, context.spec.supernet.num_images
         smallest, largest = true_accuracy.evaluate(space.encode([space.smallest(), space.largest()]))
         health = SupernetHealth(smallest=smallest, largest=largest)
+        warning = indistinct_supernet_warning(smallest, largest, num_images=num_images)
     return SearchRecord(
         created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
         spec=context.spec,
@@ -69,25 +78,9 @@ def make_record(
         notes=(
             *(() if context.supernet is None else context.supernet.data.notes),
             *_outside_notes(context, outcome),
-            *_health_notes(health, context.spec.supernet),
+            *([] if warning is None else [warning]),
         ),
     )
-
-
-def _health_notes(health: SupernetHealth | None, supernet: SupernetSpec | None) -> Iterator[str]:
-    if health is not None and supernet is not None:
-        warning = indistinct_supernet_warning(health.smallest, health.largest, num_images=supernet.num_images)
-        if warning is not None:
-            yield warning
-
-
-def _reference_accuracies(supernet: "OpenSupernet", runs: Path) -> dict[str, float]:
-    from hwnas.runs import Run
-    from hwnas.train.options import read_train_config
-
-    config = read_train_config(Run.open(supernet.path)) if supernet.path.is_dir() else None
-    data = {"name": supernet.data.name, "seed": 0 if config is None else config.data.seed}
-    return known_accuracies(runs, data=data, num_images=len(supernet.data.heldout))
 
 
 def _outside_notes(context: SearchContext, outcome: SearchOutcome) -> Iterator[str]:
@@ -102,3 +95,90 @@ def _outside_notes(context: SearchContext, outcome: SearchOutcome) -> Iterator[s
                 f"{name}: {int(mask.sum())} of {len(mask)} candidates, {on_front} of {len(outcome.rows)} on the front, "
                 "lie outside what the predictor was fitted to"
             )
+
+
+def predict_reference_networks(
+    predictors: tuple[MetricPredictor, ...], *, confidence: float, accuracies: Mapping[str, float]
+) -> tuple[ReferenceNetwork, ...]:
+    """Predict the metrics of the reference networks.
+
+    Args:
+        predictors: The predictors of the search; metrics outside a predictor's range are left out.
+        confidence: The confidence of intervals.
+        accuracies: Known accuracies by the id of the network.
+    """
+    found = []
+    for subject in REFERENCE_NETWORKS:
+        workload = _workload(subject.name)
+        metrics = {}
+        for item in predictors:
+            prediction = item.predict([workload], confidence=confidence)
+            if not prediction.outside[0]:
+                metrics[str(item.metric)] = float(prediction.mean[0])
+        found.append(
+            ReferenceNetwork(
+                name=NAMES[subject.network_id],
+                macs=workload.macs,
+                params=workload.params,
+                metrics=metrics,
+                measured=False,
+                accuracy=accuracies.get(subject.network_id),
+            )
+        )
+    return tuple(found)
+
+
+def _reference_accuracies(supernet: "OpenSupernet", runs: Path) -> dict[str, float]:
+    from hwnas.train.options import read_train_config
+
+    config = read_train_config(Run.open(supernet.path)) if supernet.path.is_dir() else None
+    data = {"name": supernet.data.name, "seed": 0 if config is None else config.data.seed}
+    return known_accuracies(runs, data=data, num_images=len(supernet.data.heldout))
+
+
+def known_accuracies(runs: Path, *, data: Mapping[str, object], num_images: int) -> dict[str, float]:
+    """Return held-out accuracies of reference networks that were trained on the same images.
+
+    Args:
+        runs: A folder of runs, of which those of `hwnas train --model timm:NAME` are used.
+        data: Name and seed of the data set, which decide the held-out images.
+        num_images: The number of held-out images.
+
+    Returns:
+        The best accuracy of each network, by the id of the network.
+    """
+    from hwnas.pipeline.evaluate import evaluate
+
+    found: dict[str, float] = {}
+    for folder in sorted(runs.iterdir()) if runs.is_dir() else []:
+        name = _trained_reference_network(folder, data)
+        if name is not None:
+            try:
+                (row,) = evaluate(folder).networks
+            except HwnasError:  # its images may be gone, for example
+                continue
+            if row.count == num_images:
+                found[name] = max(row.top1, found.get(name, 0.0))
+    return found
+
+
+def _trained_reference_network(folder: Path, data: Mapping[str, object]) -> str | None:
+    """Return the id of the reference network that a run trained on these images; None if it did not."""
+    from hwnas.train.weights import MODEL
+
+    try:
+        if not (folder / MANIFEST).is_file() or not (folder / MODEL).is_file():
+            return None
+        config = Run.open(folder).manifest.config
+    except (HwnasError, OSError):  # a broken run, or a folder of another user
+        return None
+    trained = config.get("data")
+    same = isinstance(trained, Mapping) and all(trained.get(name) == data.get(name) for name in ("name", "seed"))
+    return str(config["model"]) if same and config.get("model") in NAMES else None
+
+
+@cache
+def _workload(name: str) -> Workload:
+    from hwnas.export.timm_models import build_timm
+
+    return build_timm(name).workload()

@@ -6,25 +6,30 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from hwnas.devices import Machine
 from hwnas.errors import InputError
 from hwnas.pipeline.search.context import SearchContext, pinned_cpu_settings, prepare_search, reload_search
 from hwnas.pipeline.search.execution import make_evaluators, run_all
-from hwnas.pipeline.search.finalize import finalize
 from hwnas.pipeline.search.options import SearchOptions
 from hwnas.pipeline.search.recording import make_record
+from hwnas.pipeline.search.verify import FrontVerifier, front_members, unmeasured_front
+from hwnas.pipeline.search.winners import WinnerExporter
 from hwnas.profile.environment import CampaignEnvironment
 from hwnas.progress import NullReporter, Reporter
 from hwnas.runs import Run
-from hwnas.search.record import RECORD_FILE, SearchRecord, read_record, write_record
+from hwnas.search.objective import Estimate
+from hwnas.search.record import RECORD_FILE, SearchRecord, VerifiedMember, read_record, write_record
 from hwnas.search.satisfiable import Satisfiable, check_satisfiable, require_satisfiable
 from hwnas.search.spec import SearchSpec
+from hwnas.search.study import Study
 
 if TYPE_CHECKING:
     from hwnas.pipeline.search.accuracy import TrueAccuracy
@@ -99,7 +104,7 @@ def search_networks(
                 context, finished, satisfiable=str(satisfiable), true_accuracy=accuracy, runs=run.parent
             )
             write_record(run, record)
-        record = finalize(
+        record = _finalize(
             context, run, record, true_accuracy=accuracy, reporter=reporter, campaign_environment=campaign_environment
         )
     return SearchRun(run=run, record=record)
@@ -142,6 +147,74 @@ def _new_run(folder: Path, context: SearchContext) -> Path:
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return folder
+
+
+def _finalize(
+    context: SearchContext,
+    run: Path,
+    record: SearchRecord,
+    *,
+    true_accuracy: "TrueAccuracy | None",
+    reporter: Reporter,
+    campaign_environment: CampaignEnvironment | None,
+) -> SearchRecord:
+    """Measure the front, export the winners, write the tables: each unless it is done; the record after each step."""
+    from hwnas.report.front import write_front
+
+    post_search, searched = context.spec.post_search, record
+    # A run is verified when it comes to the machine of its device, or when the device is available again.
+    if record.verification is None or (post_search.verify and record.verification.status != "verified"):
+        record = _verify(context, run, record, reporter=reporter, campaign_environment=campaign_environment)
+        write_record(run, record)
+    front = record.front if record.measured_front is None else record.measured_front
+    num_missing = min(post_search.num_winners, len(front)) - len(record.winners)
+    failed = any(item.failure is not None for item in record.winners)
+    if num_missing > 0 or failed or record.measured_front != searched.measured_front:
+        with Study.read(run) as study:
+            members = front_members(context, study, record)
+        exporter = WinnerExporter(context=context, run=run, true_accuracy=true_accuracy, reporter=reporter)
+        record = replace(record, winners=exporter.export(record, members))
+        write_record(run, record)
+    write_front(run)
+    return record
+
+
+def _verify(
+    context: SearchContext,
+    run: Path,
+    record: SearchRecord,
+    *,
+    reporter: Reporter,
+    campaign_environment: CampaignEnvironment | None,
+) -> SearchRecord:
+    reason = None if context.cheap.predictors else "the search had no metric of a device"
+    if not context.spec.post_search.verify:
+        reason = "verification was turned off (--no-verify)"
+    if reason is not None:
+        return replace(record, verification=unmeasured_front(context, "skipped", reason))
+    environment = campaign_environment or CampaignEnvironment.of_this_machine()
+    verifier = FrontVerifier(context=context, run=run, reporter=reporter, campaign_environment=environment)
+    record = verifier.verify(record)
+    if record.verification is not None and record.verification.has_measurements:
+        _store_measured(context, run, record, record.verification.members)
+    return record
+
+
+def _store_measured(context: SearchContext, run: Path, record: SearchRecord, rows: tuple[VerifiedMember, ...]) -> None:
+    """Store measured values in the study, in addition to the predicted ones."""
+    # The versions in the specification decide what is searched, not what is measured: a study of other versions is
+    # opened with its own configuration.
+    with Study.read(run) as study:
+        config = study.config
+    with Study.resume(run, config=config) as study:
+        candidates = {member.candidate.arch_id: member.candidate for member in front_members(context, study, record)}
+        for row in rows:
+            for name, check in row.metrics.items():
+                if check.measured is None:
+                    continue
+                ends = (check.measured, check.measured_lower or check.measured, check.measured_upper or check.measured)
+                value = Estimate(*(np.array([end]) for end in ends))
+                study.store_value(candidates[row.arch_id].genome[None], metric=name, value=value, source="measured")
 
 
 def _require_same_supernet(context: SearchContext, record: SearchRecord) -> None:

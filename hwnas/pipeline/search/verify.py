@@ -13,7 +13,7 @@ from hwnas.metrics import Deployment, parse_metric
 from hwnas.pipeline.measure import measure_plan
 from hwnas.pipeline.search.context import SearchContext
 from hwnas.pipeline.search.predicted_metrics import MetricPredictor
-from hwnas.pipeline.search.reference_networks import NAMES
+from hwnas.pipeline.search.recording import NAMES
 from hwnas.profile.environment import CampaignEnvironment
 from hwnas.profile.plan import MIN_REPEATS, Plan, make_tasks, new_session, save_plan
 from hwnas.profile.results import NetworkResult, assess_profile, results_by_network
@@ -89,58 +89,114 @@ def unavailable_reason(campaign: VerificationCampaign, *, campaign_environment: 
     return None if found.available else f"{campaign.deployment.runtime} cannot be used here: {found.reason}"
 
 
-def verify(
-    context: SearchContext,
-    run: Path,
-    record: SearchRecord,
-    *,
-    reporter: Reporter,
-    campaign_environment: CampaignEnvironment,
-) -> SearchRecord:
-    """Measure the front on the devices of this machine.
+@dataclass(frozen=True, kw_only=True)
+class FrontVerifier:
+    """Measures the front of a search on the devices of this machine.
 
-    Args:
-        context: The inputs of the search.
-        run: The run folder; profiles are written to a folder in it, and an interrupted campaign is resumed.
-        record: The record of the search; results that other machines measured before are kept.
-        reporter: Receives the progress of the campaigns.
-        campaign_environment: Where networks are measured.
-
-    Returns:
-        The record with its verification, measured front and reference networks. Metrics that could not be measured are
-        listed in the verification with the reason.
+    Profiles are written to a folder of the run, and an interrupted campaign is resumed.
     """
-    possible: list[VerificationCampaign] = []
-    earlier: list[CampaignResults] = []
-    unmeasured: dict[str, str] = {}
-    for campaign in verification_campaigns(context.cheap.predictors):
-        reason = unavailable_reason(campaign, campaign_environment=campaign_environment)
-        kept = None if reason is None else _earlier_results(run, record, campaign)
-        if reason is None:
-            possible.append(campaign)
-        elif kept is not None:
-            earlier.append(kept)
-        else:
-            unmeasured.update(dict.fromkeys(campaign.names, reason))
-    if not possible and not earlier:
-        reason = "; ".join(dict.fromkeys(unmeasured.values())) or "nothing was predicted"
-        return replace(record, verification=unmeasured_front(context, "skipped", reason))
-    if not record.front:
-        return replace(record, verification=unmeasured_front(context, "skipped", "the front is empty"))
-    measured: list[CampaignResults] = []
-    try:
-        for campaign in possible:
-            measured.append(_measure(context, run, record, campaign, reporter, campaign_environment))
-        for campaign in possible:  # a device that disappeared makes its last measurements doubtful
-            require(str(campaign.deployment.device))
-    except HwnasError as error:
-        reason = f"{error.message}{'' if error.got is None else f', got {error.got}'}"
-        if not earlier:
-            return replace(record, verification=unmeasured_front(context, "failed", reason))
-        # Results of other machines stay; what was measured here is completed when the run is resumed.
-        measured = []
-        unmeasured.update({name: reason for campaign in possible for name in campaign.names})
-    return _verified_record(context, run, record, [*earlier, *measured], unmeasured)
+
+    context: SearchContext
+    run: Path
+    reporter: Reporter
+    campaign_environment: CampaignEnvironment
+
+    def verify(self, record: SearchRecord) -> SearchRecord:
+        """Measure the front.
+
+        Args:
+            record: The record of the search; results that other machines measured before are kept.
+
+        Returns:
+            The record with its verification, measured front and reference networks. Metrics that could not be measured
+            are listed in the verification with the reason.
+        """
+        possible: list[VerificationCampaign] = []
+        earlier: list[CampaignResults] = []
+        unmeasured: dict[str, str] = {}
+        for campaign in verification_campaigns(self.context.cheap.predictors):
+            reason = unavailable_reason(campaign, campaign_environment=self.campaign_environment)
+            kept = None if reason is None else _earlier_results(self.run, record, campaign)
+            if reason is None:
+                possible.append(campaign)
+            elif kept is not None:
+                earlier.append(kept)
+            else:
+                unmeasured.update(dict.fromkeys(campaign.names, reason))
+        if not possible and not earlier:
+            reason = "; ".join(dict.fromkeys(unmeasured.values())) or "nothing was predicted"
+            return replace(record, verification=unmeasured_front(self.context, "skipped", reason))
+        if not record.front:
+            return replace(record, verification=unmeasured_front(self.context, "skipped", "the front is empty"))
+        try:
+            measured = [self._measure(record, campaign) for campaign in possible]
+            for campaign in possible:  # a device that disappeared makes its last measurements doubtful
+                require(str(campaign.deployment.device))
+        except HwnasError as error:
+            reason = f"{error.message}{'' if error.got is None else f', got {error.got}'}"
+            if not earlier:
+                return replace(record, verification=unmeasured_front(self.context, "failed", reason))
+            # Results of other machines stay; what was measured here is completed when the run is resumed.
+            measured = []
+            unmeasured.update({name: reason for campaign in possible for name in campaign.names})
+        return self._verified_record(record, [*earlier, *measured], unmeasured)
+
+    def _measure(self, record: SearchRecord, campaign: VerificationCampaign) -> CampaignResults:
+        path = self.run / PROFILES / campaign.plan_name
+        if not path.is_file():  # else an interrupted campaign, which is resumed with its own plan
+            with Study.read(self.run) as study:
+                members = front_members(self.context, study, record)
+            subjects = [space_subject(self.context.space, member.candidate) for member in members]
+            path.parent.mkdir(exist_ok=True)
+            save_plan(self._make_plan(subjects, campaign), path)
+        # After a verification that failed, its failed networks are measured again.
+        retry = record.verification is not None and record.verification.status == "failed"
+        finished = measure_plan(
+            path,
+            out=self.run / PROFILES,
+            retry=retry,
+            reporter=self.reporter,
+            campaign_environment=self.campaign_environment,
+        )
+        return _load_results(campaign, [item.path for item in finished.profiles])
+
+    def _make_plan(self, subjects: Sequence[Subject], campaign: VerificationCampaign) -> Plan:
+        networks, seed = unique_subjects([*subjects, *REFERENCE_NETWORKS]), self.context.spec.seed
+        return Plan(
+            device=str(campaign.deployment.device),
+            space=self.context.space.name,
+            seed=seed,
+            pairs=self.context.spec.post_search.pairs or PAIRS,
+            origin=new_session(("hwnas", "search"), self.campaign_environment.software),
+            tasks=make_tasks(networks, campaign.settings, repeats=min(MIN_REPEATS, len(networks)), seed=seed),
+        )
+
+    def _verified_record(
+        self, record: SearchRecord, measured: Sequence[CampaignResults], unmeasured: Mapping[str, str]
+    ) -> SearchRecord:
+        results = {name: by_network for item in measured for name, by_network in item.by_metric.items()}
+        with Study.read(self.run) as study:
+            members = [compare_with_measured(member, results) for member in front_members(self.context, study, record)]
+        rows, front = measured_front(self.context.problem, members)
+        all_failed = all(row.failure is not None for row in rows)
+        reason = "; ".join(dict.fromkeys(unmeasured.values()))
+        verification = Verification(
+            status="failed" if all_failed else "partly" if unmeasured else "verified",
+            reason=f"no network of the front could be measured: {rows[0].failure}" if all_failed else reason,
+            device=_joined(item.campaign.deployment.device for item in measured),
+            runtime=_joined(item.campaign.deployment.runtime for item in measured),
+            profiles=tuple(_verified_profile(path, self.run) for item in measured for path in item.profiles),
+            members=tuple(rows),
+            confidence=self.context.spec.interval_confidence,
+            unmeasured={} if all_failed else dict(unmeasured),
+            **agreement(rows, tuple(results)),
+        )
+        return replace(
+            record,
+            verification=verification,
+            measured_front=None if all_failed else front,
+            reference_networks=tuple(_with_measured(network, results) for network in record.reference_networks),
+        )
 
 
 def unmeasured_front(context: SearchContext, status: Literal["skipped", "failed"], reason: str) -> Verification:
@@ -205,46 +261,6 @@ def _check(name: str, searched: Estimate, result: NetworkResult | None) -> Metri
     )
 
 
-def _measure(
-    context: SearchContext,
-    run: Path,
-    record: SearchRecord,
-    campaign: VerificationCampaign,
-    reporter: Reporter,
-    campaign_environment: CampaignEnvironment,
-) -> CampaignResults:
-    path = run / PROFILES / campaign.plan_name
-    if not path.is_file():  # else an interrupted campaign, which is resumed with its own plan
-        with Study.read(run) as study:
-            members = front_members(context, study, record)
-        subjects = [space_subject(context.space, member.candidate) for member in members]
-        path.parent.mkdir(exist_ok=True)
-        save_plan(_make_plan(context, subjects, campaign, campaign_environment), path)
-    # After a verification that failed, its failed networks are measured again.
-    retry = record.verification is not None and record.verification.status == "failed"
-    finished = measure_plan(
-        path, out=run / PROFILES, retry=retry, reporter=reporter, campaign_environment=campaign_environment
-    )
-    return _load_results(campaign, [item.path for item in finished.profiles])
-
-
-def _make_plan(
-    context: SearchContext,
-    subjects: Sequence[Subject],
-    campaign: VerificationCampaign,
-    campaign_environment: CampaignEnvironment,
-) -> Plan:
-    networks, seed = unique_subjects([*subjects, *REFERENCE_NETWORKS]), context.spec.seed
-    return Plan(
-        device=str(campaign.deployment.device),
-        space=context.space.name,
-        seed=seed,
-        pairs=context.spec.post_search.pairs or PAIRS,
-        origin=new_session(("hwnas", "search"), campaign_environment.software),
-        tasks=make_tasks(networks, campaign.settings, repeats=min(MIN_REPEATS, len(networks)), seed=seed),
-    )
-
-
 def _earlier_results(run: Path, record: SearchRecord, campaign: VerificationCampaign) -> CampaignResults | None:
     """Return what another machine measured of this front before; None if that is not all of the campaign."""
     verification = record.verification
@@ -260,38 +276,6 @@ def _load_results(campaign: VerificationCampaign, paths: Sequence[Path]) -> Camp
     by_batch = {profile.manifest.setting.batch: results_by_network(profile) for profile in profiles}
     by_metric = {str(item.metric): by_batch[item.metric.deployment.fixed_batch or 1] for item in campaign.metrics}
     return CampaignResults(campaign=campaign, profiles=tuple(paths), by_metric=by_metric)
-
-
-def _verified_record(
-    context: SearchContext,
-    run: Path,
-    record: SearchRecord,
-    measured: Sequence[CampaignResults],
-    unmeasured: Mapping[str, str],
-) -> SearchRecord:
-    results = {name: by_network for item in measured for name, by_network in item.by_metric.items()}
-    with Study.read(run) as study:
-        members = [compare_with_measured(member, results) for member in front_members(context, study, record)]
-    rows, front = measured_front(context.problem, members)
-    all_failed = all(row.failure is not None for row in rows)
-    reason = "; ".join(dict.fromkeys(unmeasured.values()))
-    verification = Verification(
-        status="failed" if all_failed else "partly" if unmeasured else "verified",
-        reason=f"no network of the front could be measured: {rows[0].failure}" if all_failed else reason,
-        device=_joined(item.campaign.deployment.device for item in measured),
-        runtime=_joined(item.campaign.deployment.runtime for item in measured),
-        profiles=tuple(_verified_profile(path, run) for item in measured for path in item.profiles),
-        members=tuple(rows),
-        confidence=context.spec.interval_confidence,
-        unmeasured={} if all_failed else dict(unmeasured),
-        **agreement(rows, tuple(results)),
-    )
-    return replace(
-        record,
-        verification=verification,
-        measured_front=None if all_failed else front,
-        reference_networks=tuple(_with_measured(network, results) for network in record.reference_networks),
-    )
 
 
 def _verified_profile(path: Path, run: Path) -> VerifiedProfile:

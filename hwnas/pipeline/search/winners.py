@@ -60,9 +60,9 @@ class WinnerExporter:
         """
         post_search = self.context.spec.post_search
         done = {item.arch_id: item for item in record.winners if item.failure is None}
-        count = max(post_search.export_top, post_search.retrain)
+        chosen = choose_winners(self.context.problem, record, members, post_search.num_winners)
         winners = []
-        for index, (member, why) in enumerate(choose_winners(self.context.problem, record, members, count)):
+        for index, (member, why) in enumerate(chosen):
             arch_id = member.candidate.arch_id
             retrain, export, old = index < post_search.retrain, index < post_search.export_top, done.get(arch_id)
             if old is not None and (old.test_accuracy is not None or not retrain) and (old.files or not export):

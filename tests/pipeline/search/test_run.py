@@ -64,6 +64,12 @@ def test_the_front_is_that_of_the_candidates(searched: SearchRun) -> None:
     assert len(record.front) == len(expected)
 
 
+def test_a_supernet_that_hardly_separates_its_networks_is_noted(searched: SearchRun) -> None:
+    # Nobody trained the supernet of these tests.
+    assert searched.record.supernet_health is not None
+    assert any(note.startswith("the supernet hardly separates its networks") for note in searched.record.notes)
+
+
 def test_the_tables_are_in_the_run(searched: SearchRun) -> None:
     lines = (searched.run / "front.csv").read_text().splitlines()
     assert len(lines) == 1 + len(searched.record.front)

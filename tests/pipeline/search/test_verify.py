@@ -12,7 +12,7 @@ from hwnas.cli.front import verification_lines
 from hwnas.errors import InputError, MissingError
 from hwnas.metrics import Deployment
 from hwnas.pipeline.search import verify
-from hwnas.pipeline.search.reference_networks import NAMES
+from hwnas.pipeline.search.recording import NAMES
 from hwnas.pipeline.search.run import SearchRun, search_networks
 from hwnas.profile.results import NetworkResult
 from hwnas.records import Failure
@@ -121,7 +121,7 @@ def test_a_metric_of_a_device_that_is_elsewhere_is_said_to_be_predicted(
         "unavailable_reason",
         lambda group, **options: "no cpu" if group.deployment.device == CPU else None,
     )
-    monkeypatch.setattr(verify, "_measure", refuse)
+    monkeypatch.setattr(verify.FrontVerifier, "_measure", refuse)
     again = search_networks(resume=run, campaign_environment=FakeEnvironment().make()).record.verification
     assert again is not None
     assert again.unmeasured == {there: "the device went away"}
