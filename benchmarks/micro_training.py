@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from benchmarks.support.saving import asked, save
 from hwnas.config import from_mapping, load_json, to_mapping
 from hwnas.devices import detect
-from hwnas.runs import write_atomic
+from hwnas.files import write_atomic
 from hwnas.space import SPACES
 from hwnas.supernet.matmul import fast_matmul, matmul_backend
 from hwnas.train.data.images import ArrayDataset

@@ -23,6 +23,7 @@ import numpy as np
 from benchmarks.support.saving import save
 from hwnas.config import from_mapping, to_mapping
 from hwnas.devices import detect
+from hwnas.files import write_atomic
 from hwnas.metrics import DEFAULT_DEPLOYMENT, Deployment
 from hwnas.profile.statistics import latency_median_ms, latency_ms, reference_latency_ms
 from hwnas.profile.subjects import space_subject
@@ -30,7 +31,6 @@ from hwnas.profile.timing import PAIRS
 from hwnas.profile.worker import Worker
 from hwnas.profile.worker_messages import MeasurementTask
 from hwnas.records import Samples, Setting, Subject
-from hwnas.runs import write_atomic
 from hwnas.space import SPACES
 
 HEADER = ("network", "latency_ms first", "second", "differ by", "plain median first", "second", "differ by")

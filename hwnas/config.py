@@ -1,26 +1,89 @@
 """Conversion between plain data (TOML, JSON) and frozen settings dataclasses.
 
 A settings class is a frozen, keyword-only dataclass, defined next to the component that it configures. Reading is
-strict: an unknown or missing key, a value of another type, or NaN is an error that names the field, the value and what
-is valid.
+strict: an unknown or missing key, a value of another type or out of the bounds of its field, or NaN is an error that
+names the field, the value and what is valid. Bounds and the form of names belong to the type of a field:
+
+    device: FileName
+    epochs: Annotated[int, Between(1, 10_000)]
 """
 
 import dataclasses
 import json
-import logging
 import sys
 import tomllib
 import types
 from collections.abc import Mapping
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from hwnas.errors import InputError, unknown
-
-_log = logging.getLogger(__name__)
+from hwnas.files import read_text, require_file_name
 
 Settings = TypeVar("Settings")
+
+_RESOLVED: dict[type, tuple[dict[str, Any], dict[str, dataclasses.Field[Any]]]] = {}
+
+_MAX_WHOLE = 2**63 - 1
+"""Largest whole number of a field without bounds: what numpy, torch and SQLite can hold."""
+
+
+class Rule(Protocol):
+    """A condition on the values of a field, given in its type: `Annotated[str, rule]`."""
+
+    def check(self, value: Any, *, where: str) -> None:
+        """Raise InputError, which names the field by `where`, if the value does not meet the condition."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Between:
+    """Bounds of a number, both included."""
+
+    low: float
+    high: float
+
+    def check(self, value: Any, *, where: str) -> None:
+        """Raise InputError if the value is out of the bounds, or NaN."""
+        if not self.low <= value <= self.high:
+            raise InputError(f"{where} must be between {self.low:g} and {self.high:g}", got=shown(value))
+
+
+@dataclasses.dataclass(frozen=True)
+class Above:
+    """A lower bound that is not included, and an upper one that is."""
+
+    low: float
+    high: float = sys.float_info.max
+
+    def check(self, value: Any, *, where: str) -> None:
+        """Raise InputError if the value is out of the bounds, or NaN."""
+        if not self.low < value <= self.high:
+            upper = "" if self.high == sys.float_info.max else f" and at most {self.high:g}"
+            raise InputError(f"{where} must be greater than {self.low:g}{upper}", got=shown(value))
+
+
+class _FileNameRule:
+    def check(self, value: Any, *, where: str) -> None:
+        require_file_name(value, what=where)
+
+
+class _UtcRule:
+    def check(self, value: Any, *, where: str) -> None:
+        try:
+            year = datetime.fromisoformat(value).year
+        except ValueError:
+            year = 0
+        if not 2000 <= year <= 2200:
+            raise InputError(f"{where} must be a time such as 2026-01-31T12:00:00+00:00", got=shown(value))
+
+
+FileName = Annotated[str, _FileNameRule()]
+"""A name that becomes part of a path: of a device, space, runtime, profile or metric."""
+
+UtcTime = Annotated[str, _UtcRule()]
+"""A time in ISO 8601."""
 
 
 def from_mapping(cls: type[Settings], data: object, *, where: str = "") -> Settings:
@@ -36,8 +99,7 @@ def from_mapping(cls: type[Settings], data: object, *, where: str = "") -> Setti
     """
     if not isinstance(data, Mapping):
         raise InputError(f"{where or cls.__name__} must be a table of named values", got=shown(data))
-    hints = get_type_hints(cls)
-    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
+    hints, fields = _fields(cls)
     for key in data:
         if key not in fields:
             raise unknown(f"{where or cls.__name__}: key", str(key), fields)
@@ -56,6 +118,16 @@ def from_mapping(cls: type[Settings], data: object, *, where: str = "") -> Setti
         raise InputError(f"{where}: {error.message}", got=error.got, known=error.known, hint=error.hint) from error
 
 
+def require_valid(settings: object) -> None:
+    """Check the rules in the types of a settings object, as `from_mapping` does: for a `__post_init__`.
+
+    Raises:
+        InputError: A value does not meet the rule of its field, or is a number that is not finite.
+    """
+    for name, hint in _fields(type(settings))[0].items():
+        _check(hint, getattr(settings, name), name)
+
+
 def to_mapping(settings: object) -> dict[str, Any]:
     """Return the plain data of a dataclass, without fields that are None by default."""
     assert dataclasses.is_dataclass(settings)
@@ -66,7 +138,7 @@ def to_mapping(settings: object) -> dict[str, Any]:
 def load_toml(cls: type[Settings], path: Path) -> Settings:
     """Read a settings dataclass from a TOML file; raise InputError if it is not valid."""
     try:
-        data = tomllib.loads(_read(path))
+        data = tomllib.loads(read_text(path))
     except RecursionError as error:
         raise InputError(f"{path} is nested too deeply to be read") from error
     except ValueError as error:
@@ -86,7 +158,7 @@ def dump_toml(settings: object) -> str:
 
 def load_json(path: Path) -> object:
     """Read a JSON file; raise InputError if it is missing, empty or broken."""
-    return parse_json(_read(path), source=str(path))
+    return parse_json(read_text(path), source=str(path))
 
 
 def parse_json(text: str, *, source: str) -> object:
@@ -102,11 +174,14 @@ def parse_json(text: str, *, source: str) -> object:
     if not text.strip():
         raise InputError(f"{source} is empty, but it must hold JSON")
     try:
-        return json.loads(text, object_pairs_hook=_unique_keys)
+        data = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
+        if "\\u0000" in text or "\\ud" in text or "\\uD" in text:  # escapes of what files and terminals cannot hold
+            _require_storable(data)
     except ValueError as error:
         raise InputError(f"{source} is not JSON", got=error) from error
     except RecursionError as error:
         raise InputError(f"{source} is nested too deeply to be read") from error
+    return data
 
 
 def require_schema(
@@ -128,22 +203,12 @@ def require_schema(
 
 
 def shown(value: object) -> str:
-    """Format a value for an error message: as JSON if possible, shortened."""
+    """Format a value for an error message: as JSON if possible, and shortened."""
     try:
         text = json.dumps(value)
-    except (TypeError, ValueError):
-        text = repr(value)
+    except (TypeError, ValueError, RecursionError):
+        text = ascii(value) if not isinstance(value, int) else f"a whole number of {value.bit_length()} bits"
     return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _read(path: Path) -> str:
-    _log.debug("reading %s", path)
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise InputError(f"there is no file {path}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read", got=error) from error
 
 
 def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -153,6 +218,56 @@ def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"key {twice!r} occurs twice in one table")
     return table
+
+
+def _refuse_constant(name: str) -> object:
+    raise ValueError(f"{name} is not a number of JSON")
+
+
+def _require_storable(data: object) -> None:
+    text = json.dumps(data, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("half a surrogate pair is not a character") from error
+    if "\\u0000" in text.replace("\\\\", ""):
+        raise ValueError("a text must not contain the character NUL")
+
+
+def _fields(cls: type) -> tuple[dict[str, Any], dict[str, dataclasses.Field[Any]]]:
+    """Return the types and the fields of a settings class, resolved once: that takes longer than reading an object."""
+    if cls not in _RESOLVED:
+        fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
+        hints = get_type_hints(cls, include_extras=True)
+        _RESOLVED[cls] = {name: hints[name] for name in fields}, fields
+    return _RESOLVED[cls]
+
+
+def _check(hint: Any, value: object, where: str) -> None:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if value is None:
+        return
+    if origin is Annotated:
+        _check(arguments[0], value, where)
+        _apply(arguments[1:], value, where)
+    elif origin in (Union, types.UnionType):
+        number = isinstance(value, (int, float))
+        for argument in arguments:
+            plain = get_args(argument)[0] if get_origin(argument) is Annotated else argument
+            if not isinstance(plain, type) or isinstance(value, plain) or (number and plain is float):
+                _check(argument, value, where)
+    elif origin is tuple and isinstance(value, tuple):
+        items = arguments[:1] * len(value) if arguments[-1:] == (Ellipsis,) else arguments
+        for index, (argument, item) in enumerate(zip(items, value, strict=False)):
+            _check(argument, item, f"{where}[{index}]")
+    elif hint is float and isinstance(value, (int, float)):
+        _require_finite(value, where)
+
+
+def _apply(rules: tuple[Any, ...], value: object, where: str) -> None:
+    for rule in rules:
+        if hasattr(rule, "check"):
+            rule.check(value, where=where)
 
 
 def _plain(value: object) -> object:
@@ -168,7 +283,13 @@ def _plain(value: object) -> object:
 
 
 def _convert(hint: Any, value: object, where: str) -> Any:
+    if hint is str or hint is int or hint is float:  # most fields
+        return _convert_scalar(hint, value, where)
     origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        converted = _convert(arguments[0], value, where)
+        _apply(arguments[1:], converted, where)
+        return converted
     if origin in (Union, types.UnionType):
         return _convert_optional(arguments, value, where)
     if origin is Literal:
@@ -206,6 +327,8 @@ def _convert_literal(choices: tuple[Any, ...], value: object, where: str) -> Any
 def _convert_tuple(arguments: tuple[Any, ...], value: object, where: str) -> tuple[Any, ...]:
     if not isinstance(value, (list, tuple)):
         raise InputError(f"{where} must be a list", got=shown(value))
+    if arguments == (int, Ellipsis) and set(map(type, value)) == {int} and max(map(abs, value)) <= _MAX_WHOLE:
+        return tuple(value)  # thousands of times of one measurement
     if arguments[-1:] == (Ellipsis,):
         arguments = (arguments[0],) * len(value)
     if len(arguments) != len(value):
@@ -224,10 +347,16 @@ def _convert_scalar(hint: Any, value: object, where: str) -> Any:
     if hint is Path and isinstance(value, str):
         return Path(value)
     if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        if abs(value) <= sys.float_info.max:
-            return float(value)
-        raise InputError(f"{where} must be a finite number", got=shown(value))
+        _require_finite(value, where)
+        return float(value)
     if hint in (int, str, bool) and type(value) is hint:
+        if hint is int and abs(value) > _MAX_WHOLE:  # type: ignore[arg-type]
+            raise InputError(f"{where} must be a whole number of at most 19 digits", got=shown(value))
         return value
     names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", Path: "a path"}
     raise InputError(f"{where} must be {names.get(hint, hint)}", got=shown(value))
+
+
+def _require_finite(value: float, where: str) -> None:
+    if not abs(value) <= sys.float_info.max:
+        raise InputError(f"{where} must be a finite number", got=shown(value))

@@ -1,13 +1,11 @@
-"""Run folders, whose manifest records how they were made, and atomic writing of files.
+"""Run folders, whose manifest records how they were made.
 
 RUN/manifest.json    command line, resolved config, seeds, environment, time of creation
 """
 
 import json
 import logging
-import os
 import platform
-import secrets
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from typing import Any
 
 from hwnas.config import from_mapping, load_json, require_schema, shown, to_mapping
 from hwnas.errors import InputError
+from hwnas.files import cannot, write_atomic
 
 _log = logging.getLogger(__name__)
 
@@ -237,49 +236,6 @@ def run_command(arguments: Sequence[str], *, timeout_s: float = 10.0) -> Command
     return CommandOutcome(output=output)
 
 
-def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a file such that readers find either its old or its new content, even after a power failure.
-
-    Raises:
-        InputError: The file cannot be written.
-    """
-    # A rename within a folder is atomic; the two fsyncs order it after the content and make it durable.
-    data = content.encode("utf-8") if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
-        _log.debug("wrote %s, %d bytes", path, len(data))
-    except OSError as error:
-        _discard(temporary)
-        raise _cannot("written", path, error) from error
-    except BaseException:
-        _discard(temporary)
-        raise
-
-
-def _discard(temporary: Path) -> None:
-    # A folder that lost its permissions may refuse this too; the error that is being raised says more.
-    try:
-        temporary.unlink()
-    except OSError:
-        return
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":  # elsewhere a folder cannot be opened
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -287,17 +243,13 @@ def _make_folder(path: Path) -> None:
         names = (item.name for item in path.iterdir())
         inside = sorted(name for name in names if not (name.startswith(f".{MANIFEST}.") and name.endswith(".tmp")))
     except OSError as error:
-        raise _cannot("made a run folder", path, error) from error
+        raise cannot("made a run folder", path, error) from error
     if inside:
         raise InputError(
             f"{path} must be a new or an empty folder",
             got=f"a folder with {', '.join(inside[:3])}{', …' if len(inside) > 3 else ''}",
             hint="another name for the run",
         )
-
-
-def _cannot(done: str, path: Path, error: OSError) -> InputError:
-    return InputError(f"{path} cannot be {done}", got=error.strerror or str(error))
 
 
 def _parse(data: object, *, source: str) -> Manifest:

@@ -5,18 +5,23 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hwnas.config import (
+    Above,
+    Between,
+    FileName,
+    UtcTime,
     dump_toml,
     from_mapping,
     load_json,
     load_toml,
     parse_json,
+    require_valid,
     shown,
     to_mapping,
 )
@@ -198,15 +203,16 @@ def test_toml_text() -> None:
     )
 
 
-texts = st.text(st.characters(codec="utf-8"))
+texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
+whole = st.integers(-(2**63) + 1, 2**63 - 1)
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 optimisers = st.builds(
     Optimiser, name=st.sampled_from(["adamw", "sgd"]), rate=numbers, betas=st.tuples(numbers, numbers)
 )
-stages = st.builds(Stage, width=st.integers(), kernels=st.lists(st.integers()).map(tuple))
+stages = st.builds(Stage, width=whole, kernels=st.lists(whole).map(tuple))
 trainings = st.builds(
     Training,
-    epochs=st.integers(),
+    epochs=whole,
     data=st.from_regex(r"\A[a-z]+(/[a-z.]+[a-z])*\Z").map(Path),
     resume=st.booleans(),
     note=texts,
@@ -279,7 +285,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, load: Any) -> None:
     for path in (tmp_path, latin):
         with pytest.raises(InputError) as caught:
             load(path)
-        assert caught.value.message == f"{path} cannot be read"
+        assert caught.value.message.startswith(f"{path} ")
 
 
 def test_a_json_file_is_read(tmp_path: Path) -> None:
@@ -410,3 +416,64 @@ def test_tables_of_named_values_are_read_by_the_type_of_their_values() -> None:
 def test_a_wrong_value_in_a_table_is_named(sizes: object, message: str) -> None:
     with pytest.raises(InputError, match=message):
         from_mapping(Tables, {"sizes": sizes})
+
+
+# -------------------------------------------------------------------------------------------- rules
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounded:
+    device: FileName = "cpu"
+    started: UtcTime = "2026-01-01T00:00:00+00:00"
+    epochs: Annotated[int, Between(1, 100)] = 1
+    rate: Annotated[float, Above(0)] | None = None
+    shares: tuple[Annotated[float, Between(0, 1)], ...] = ()
+    budget: Annotated[int, Between(1, 9)] | Literal["all"] = "all"
+
+    def __post_init__(self) -> None:
+        require_valid(self)
+
+
+HOSTILE: list[tuple[str, object, str]] = [
+    ("device", "../evil", "device must have 1 to 100 letters"),
+    ("started", "yesterday", "started must be a time"),
+    ("started", "9999-99-99", "started must be a time"),
+    ("epochs", 0, "epochs must be between 1 and 100"),
+    ("epochs", 10**30, "whole number|between"),
+    ("rate", 0.0, "rate must be greater than 0"),
+    ("rate", math.nan, "rate must be"),
+    ("rate", math.inf, "rate must be"),
+    ("shares", (0.5, 1.5), r"shares\[1\] must be between 0 and 1"),
+    ("budget", 10, "budget must be between 1 and 9"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "text"), HOSTILE)
+def test_rules_of_fields_hold_for_files_and_for_objects(name: str, value: Any, text: str) -> None:
+    plain = list(value) if isinstance(value, tuple) else value
+    with pytest.raises(InputError, match=text):
+        from_mapping(Bounded, {name: plain})
+    with pytest.raises(InputError, match=text):
+        Bounded(**{name: value})
+
+
+def test_values_within_the_rules_are_accepted() -> None:
+    values = {"device": "a100", "epochs": 100, "rate": 0.1, "shares": [0, 1.0], "budget": 9}
+    assert from_mapping(Bounded, values) == Bounded(device="a100", epochs=100, rate=0.1, shares=(0.0, 1.0), budget=9)
+
+
+def test_a_whole_number_has_at_most_64_bits() -> None:
+    with pytest.raises(InputError, match="epochs must be a whole number of at most 19 digits"):
+        from_mapping(Training, {**MINIMAL, "epochs": 10**19})
+    with pytest.raises(InputError, match="kernels"):
+        from_mapping(Stage, {"width": 1, "kernels": [1, -(10**19)]})
+
+
+@pytest.mark.parametrize("text", ['{"a": NaN}', '{"a": -Infinity}', r'{"a": "\u0000"}', r'["\ud800"]', "1" * 5000])
+def test_json_that_no_file_of_ours_can_hold_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="is not JSON"):
+        parse_json(text, source="file")
+
+
+def test_escaped_characters_are_read() -> None:
+    assert parse_json(r'["\ud83d\ude00", "\\u0000"]', source="file") == ["\U0001f600", r"\u0000"]

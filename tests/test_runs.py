@@ -1,8 +1,5 @@
 import json
-import os
 import re
-import stat
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +11,7 @@ import pytest
 import hwnas
 from hwnas import runs
 from hwnas.errors import InputError
-from hwnas.runs import CommandOutcome, Run, environment, git_commit, run_command, write_atomic
+from hwnas.runs import CommandOutcome, Run, environment, git_commit, run_command
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,68 +23,6 @@ class Settings:
 
 def create(path: Path) -> Run:
     return Run.create(path, command=("hwnas", "train"), config=Settings(), seeds={"train": 7})
-
-
-# ------------------------------------------------------------------------------------- write_atomic
-
-
-@pytest.mark.parametrize("content", ["größer\n", b"\x00\xff"])
-def test_write_atomic_writes_exactly_the_content(tmp_path: Path, content: str | bytes) -> None:
-    write_atomic(tmp_path / "file", content)
-    expected = content.encode() if isinstance(content, str) else content
-    assert (tmp_path / "file").read_bytes() == expected
-    assert [item.name for item in tmp_path.iterdir()] == ["file"]
-
-
-def test_write_atomic_makes_files_that_others_may_read(tmp_path: Path) -> None:
-    old = os.umask(0o022)
-    try:
-        write_atomic(tmp_path / "file", "text")
-    finally:
-        os.umask(old)
-    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o644
-
-
-def test_a_failure_before_the_rename_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_atomic(tmp_path / "file", "old")
-
-    def full(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(InputError, match=r"file cannot be written\n  got     No space left on device"):
-        write_atomic(tmp_path / "file", "new")
-    assert (tmp_path / "file").read_text() == "old"
-    assert [item.name for item in tmp_path.iterdir()] == ["file"]
-
-
-def test_an_interrupt_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_atomic(tmp_path / "file", "old")
-
-    def interrupt(descriptor: int) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, "fsync", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        write_atomic(tmp_path / "file", "new")
-    assert (tmp_path / "file").read_text() == "old"
-    assert [item.name for item in tmp_path.iterdir()] == ["file"]
-
-
-def test_a_process_killed_in_the_middle_leaves_the_old_file(tmp_path: Path) -> None:
-    write_atomic(tmp_path / "file", "old")
-    code = (
-        "import os, sys, pathlib; from hwnas.runs import write_atomic; os.fsync = lambda d: os._exit(9); "
-        "write_atomic(pathlib.Path(sys.argv[1]), 'new' * 100000)"
-    )
-    assert subprocess.run([sys.executable, "-c", code, str(tmp_path / "file")]).returncode == 9
-    assert (tmp_path / "file").read_text() == "old"
-
-
-def test_writing_into_a_missing_folder_names_the_path(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"nowhere/file cannot be written") as caught:
-        write_atomic(tmp_path / "nowhere" / "file", "text")
-    assert caught.value.got == "No such file or directory"
 
 
 # --------------------------------------------------------------------------------------------- runs

@@ -4,7 +4,8 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from hwnas.runs import environment, write_atomic
+from hwnas.files import write_atomic
+from hwnas.runs import environment
 
 RESULTS = Path(__file__).parents[1] / "results"
 

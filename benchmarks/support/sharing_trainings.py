@@ -17,7 +17,7 @@ from torch import nn
 from benchmarks.support.sharing_pairs import PAIRS, Side
 from hwnas.config import load_json, to_mapping
 from hwnas.errors import InputError
-from hwnas.runs import write_atomic
+from hwnas.files import write_atomic
 from hwnas.space.arch import Arch
 from hwnas.space.space import AnySpace, Genomes
 from hwnas.supernet.families import make_supernet

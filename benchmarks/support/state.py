@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from hwnas.config import load_json
-from hwnas.runs import write_atomic
+from hwnas.files import write_atomic
 
 Line = tuple[str, ...]
 ROOT = Path(__file__).parents[2]

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from hwnas.errors import InputError
+from hwnas.files import write_atomic
 from hwnas.records.workloads import SCHEMA, operations_to_mappings, workload_from_mappings
-from hwnas.runs import package_versions, write_atomic
+from hwnas.runs import package_versions
 from hwnas.workload import Workload
 
 

@@ -15,6 +15,7 @@ from hwnas.cli.logs import CommandLog
 from hwnas.cli.options import add_log_options, json_option
 from hwnas.cli.output import note_start_time, print_json, print_line
 from hwnas.errors import EXIT_BUG, EXIT_INTERRUPTED, HwnasError, InputError, UsageError, nearest
+from hwnas.files import cannot
 
 EXIT_BROKEN_PIPE = 141
 """The exit code that shells report when the reader of a pipe went away: 128 + SIGPIPE."""
@@ -132,11 +133,16 @@ def _exit_code(error: Exception) -> int:
     if isinstance(error, OSError) and error.errno == errno.EPIPE:
         _discard_output()
         return EXIT_BROKEN_PIPE
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        _discard_output()
-        return _report_error(InputError(f"{error.filename or 'the output'} cannot be written", got=error.strerror))
     if isinstance(error, HwnasError):
         return _report_error(error)
+    if isinstance(error, OSError) and error.errno is not None:  # what the system refuses is no bug
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _discard_output()
+        written = error.filename is None
+        return _report_error(cannot("written" if written else "used", error.filename or "the output", error))
+    if isinstance(error, MemoryError):
+        message = "the command needs more memory than this machine has free"
+        return _report_error(InputError(message, got=str(error) or None, hint="a smaller batch, image or model"))
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         click.echo(error.format_message(), err=True)
         return UsageError.exit_code

@@ -11,8 +11,34 @@ from hwnas.cli.logs import CommandLog
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 PATH = click.Path(path_type=Path)
-AT_LEAST_0 = click.IntRange(min=0)
-AT_LEAST_1 = click.IntRange(min=1)
+
+
+class Number(click.FloatRange):
+    """A number with bounds, which is never NaN."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Convert a text; NaN is less than no bound, and would pass click's own check."""
+        number = super().convert(value, param, ctx)
+        if number != number:
+            self.fail(f"{value} is not in the range {self._describe_range()}.", param, ctx)
+        return number
+
+
+# Bounds of numeric options. None has a use beyond them, and a mistyped number ends here, not after an hour.
+COUNT = click.IntRange(1, 1_000_000_000)
+COUNT_OR_ZERO = click.IntRange(0, 1_000_000_000)
+EPOCHS = click.IntRange(1, 100_000)
+PAIRS = click.IntRange(8, 100_000)
+BATCH = click.IntRange(1, 65_536)
+THREADS = click.IntRange(1, 1024)
+WORKERS = click.IntRange(0, 1024)
+IMAGE_SIZE = click.IntRange(1, 16_384)
+CLASSES = click.IntRange(1, 1_000_000)
+SEED = click.IntRange(0, 2**32 - 1)
+MINUTES = Number(0, 1_000_000, min_open=True)
+CONFIDENCE = Number(0, 1, min_open=True, max_open=True)
+AT_LEAST_0 = COUNT_OR_ZERO
+AT_LEAST_1 = COUNT
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON document.")
 """`--json`: the command gets `as_json` and prints its result with `print_json`."""

@@ -23,7 +23,7 @@ from torch import nn
 from hwnas.config import to_mapping
 from hwnas.errors import GateError
 from hwnas.export.rounding import rounding_tolerance
-from hwnas.runs import write_atomic
+from hwnas.files import write_atomic
 
 SCHEMA = "hwnas.parity/2"
 

@@ -26,7 +26,8 @@ import onnx
 from hwnas.errors import InputError
 from hwnas.export.graph_template import GraphInstance, GraphTemplate, factor_graph
 from hwnas.export.size_rules import Number, SizeRules
-from hwnas.runs import hwnas_version, package_versions, write_atomic
+from hwnas.files import write_atomic
+from hwnas.runs import hwnas_version, package_versions
 
 _log = logging.getLogger(__name__)
 

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hwnas.errors import InputError
+from hwnas.files import write_atomic
 from hwnas.report.data import RunData
 from hwnas.report.figures import FOLDER, write_figures
 from hwnas.report.front import write_tables
 from hwnas.report.gather import gather
 from hwnas.report.page import render
 from hwnas.report.verdict import balanced, banners, mismatches, sentence, standing
-from hwnas.runs import write_atomic
 
 PAGE = "report.html"
 """The file of the page."""

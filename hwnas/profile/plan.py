@@ -14,6 +14,7 @@ import numpy as np
 from hwnas.config import from_mapping, parse_json, require_schema, shown, to_mapping
 from hwnas.devices import resolve
 from hwnas.errors import InputError, UsageError, unknown
+from hwnas.files import write_atomic
 from hwnas.metrics import RUNTIMES, Deployment
 from hwnas.profile.options import AUTO, CampaignOptions
 from hwnas.profile.statistics import MIN_RUNS
@@ -21,7 +22,7 @@ from hwnas.profile.subjects import select_subjects
 from hwnas.profile.timing import PAIRS
 from hwnas.records import Setting, Subject
 from hwnas.records.manifest import CampaignSession
-from hwnas.runs import Environment, environment, write_atomic
+from hwnas.runs import Environment, environment
 from hwnas.space import SPACES
 
 SCHEMA = "hwnas.plan/2"

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from hwnas.config import from_mapping, load_json, require_schema, shown, to_mapping
 from hwnas.errors import InputError
+from hwnas.files import write_atomic
 from hwnas.metrics import Deployment
-from hwnas.runs import write_atomic
 
 SCHEMA = "hwnas.table/2"
 """Schema that this version writes and reads."""

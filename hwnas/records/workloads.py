@@ -15,7 +15,7 @@ from typing import Any
 from hwnas import workload as operations
 from hwnas.config import parse_json, require_schema, shown
 from hwnas.errors import InputError
-from hwnas.runs import write_atomic
+from hwnas.files import write_atomic
 from hwnas.workload import Operation, Workload
 
 SCHEMA = "hwnas.workloads/2"

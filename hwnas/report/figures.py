@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hwnas.files import write_atomic
 from hwnas.report.data import Member, MetricInfo, RunData, reference_value
-from hwnas.runs import write_atomic
 from hwnas.search.record import ReferenceNetwork
 
 if TYPE_CHECKING:

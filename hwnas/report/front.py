@@ -10,7 +10,6 @@ from typing import Any
 
 from hwnas.report.data import Member, MetricInfo, RunData, reference_value, slug
 from hwnas.report.gather import gather
-from hwnas.runs import write_atomic
 from hwnas.search.record import ReferenceNetwork
 from hwnas.space.arch import canonical_json
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from hwnas.config import from_mapping, load_json, shown, to_mapping
 from hwnas.errors import InputError
-from hwnas.runs import write_atomic
+from hwnas.files import write_atomic
 from hwnas.search.pareto import HypervolumeBounds
 from hwnas.search.spec import SearchSpec
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hwnas.config import from_mapping, parse_json, shown, to_mapping
 from hwnas.errors import InputError, unknown
-from hwnas.runs import write_atomic
+from hwnas.files import write_atomic
 from hwnas.space import FAMILIES, SPACES
 from hwnas.space.arch import Arch
 from hwnas.space.space import AnySpace

@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 
 from hwnas.config import parse_json
 from hwnas.errors import InputError
-from hwnas.runs import write_atomic
+from hwnas.files import write_atomic
 from hwnas.train.recipe import diff_tables
 
 SCHEMA = "hwnas.checkpoint/3"

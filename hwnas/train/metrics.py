@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
-from hwnas.runs import write_atomic
+from hwnas.files import write_atomic
 
 METRICS = "metrics.jsonl"
 _TENSORBOARD = "tensorboard"

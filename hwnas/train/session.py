@@ -11,7 +11,7 @@ from torch import nn
 
 from hwnas.config import parse_json
 from hwnas.errors import InputError
-from hwnas.runs import write_atomic
+from hwnas.files import write_atomic
 from hwnas.supernet.store import load_supernet
 from hwnas.supernet.supernet import AnySupernet, Supernet
 from hwnas.train.data.images import BadImageLog

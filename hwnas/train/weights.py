@@ -17,7 +17,7 @@ from torch import nn
 
 from hwnas.config import from_mapping
 from hwnas.errors import InputError
-from hwnas.runs import write_atomic
+from hwnas.files import write_atomic
 from hwnas.space.arch import Arch
 from hwnas.space.space import AnySpace
 from hwnas.supernet.network import Network

@@ -18,7 +18,7 @@ from hwnas.errors import InputError
 from hwnas.export.tensorrt.library import GpuFacts, gpu_facts, load_tensorrt
 from hwnas.export.tensorrt.settings import EngineSettings
 from hwnas.export.tensorrt.timing_cache import TimingCacheHashes, sha256
-from hwnas.runs import write_atomic
+from hwnas.files import write_atomic
 
 SCHEMA = "hwnas.engine/1"
 """The schema of the card that this version writes and reads."""

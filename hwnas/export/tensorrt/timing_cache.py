@@ -13,7 +13,7 @@ from typing import Any, Literal, cast, get_args
 
 from hwnas.errors import InputError, unknown
 from hwnas.export.tensorrt.library import TensorRtMessage, failure
-from hwnas.runs import write_atomic
+from hwnas.files import write_atomic
 
 TimingCacheUse = Literal["extend", "read", "pinned"]
 TIMING_CACHE_USES: tuple[str, ...] = get_args(TimingCacheUse)

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.errors import HwnasError
+from hwnas.files import write_atomic
 from hwnas.pipeline.search.context import SearchContext
 from hwnas.progress import Reporter
 from hwnas.report.network_card import card_page
-from hwnas.runs import write_atomic
 from hwnas.search.objective import exact
 from hwnas.search.pareto import knee, most_improving
 from hwnas.search.problem import Problem

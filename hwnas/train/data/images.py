@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.errors import InputError
-from hwnas.runs import write_atomic
+from hwnas.files import write_atomic
 
 if TYPE_CHECKING:
     from PIL.Image import Image

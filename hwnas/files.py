@@ -1,0 +1,285 @@
+"""Files and folders as they are found in the world: names, reading, atomic writing, locks, errors of the system.
+
+Data that comes from elsewhere names files, and files that come from elsewhere may be anything. This module is the only
+place that turns a name from data into a path, and an exception of the system or of a library into an error with a
+file name.
+"""
+
+import csv
+import errno
+import json
+import logging
+import os
+import re
+import secrets
+import socket
+import sqlite3
+import stat
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from hwnas.errors import InputError
+
+_log = logging.getLogger(__name__)
+
+MAX_NAME = 100
+"""Most characters in the name of a device, space, runtime or profile."""
+
+_NAME = re.compile(rf"[A-Za-z0-9_-][A-Za-z0-9._-]{{0,{MAX_NAME - 1}}}\Z")
+
+_STREAM_KINDS = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+}
+
+READ_ERRORS = (
+    OSError,
+    EOFError,
+    UnicodeError,
+    RecursionError,
+    OverflowError,
+    MemoryError,
+    csv.Error,
+    sqlite3.Error,
+    struct.error,
+    zlib.error,
+)
+"""Exceptions that reading or writing damaged files raises in the standard library."""
+
+_REMEDIES = {
+    errno.EACCES: "give yourself the permission, or name another folder",
+    errno.EPERM: "give yourself the permission, or name another folder",
+    errno.EROFS: "name a folder that can be written",
+    errno.ENOSPC: "free some space, then run the same command again",
+    errno.EDQUOT: "free some of your quota, then run the same command again",
+    errno.EFBIG: "raise the limit of file sizes (ulimit -f), then run the same command again",
+    errno.ENAMETOOLONG: "a shorter name",
+}
+
+
+def require_file_name(name: str, *, what: str) -> str:
+    """Return a name if it can be part of a path on every system, without leading out of its folder.
+
+    Args:
+        name: Name from a file or from the user.
+        what: What it names, for the error message.
+
+    Raises:
+        InputError: The name has other characters than letters, digits and `-_.`, a leading dot, or too many of them.
+    """
+    if not _NAME.match(name):
+        shown = ascii(name if len(name) <= MAX_NAME else f"{name[:MAX_NAME]}...")
+        message = f"{what} must have 1 to {MAX_NAME} letters, digits or -_. and no leading dot"
+        raise InputError(message, got=shown)
+    return name
+
+
+def path_within(root: Path, *parts: str | Path) -> Path:
+    """Join parts from data to a folder.
+
+    Raises:
+        InputError: The path lies outside of the folder, also by a symbolic link.
+    """
+    path = root.joinpath(*parts)
+    with file_errors(path, "resolved"):
+        try:
+            inside = path.resolve().is_relative_to(root.resolve())
+        except ValueError:  # a NUL character
+            inside = False
+    if not inside or path == root:
+        raise InputError(f"a path must stay within {root}", got=ascii("/".join(map(str, parts))))
+    return path
+
+
+@contextmanager
+def file_errors(path: Path | str, action: str = "read", *, also: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Turn what the system and the standard library raise about a file into an error that names it.
+
+    Args:
+        path: The file or folder.
+        action: What fails, as in "PATH cannot be ACTION".
+        also: Exceptions of the library that is used on the file.
+
+    Raises:
+        InputError: In place of one of `READ_ERRORS` or `also`.
+    """
+    try:
+        yield
+    except READ_ERRORS + also as error:
+        raise cannot(action, path, error) from error
+
+
+def cannot(action: str, path: Path | str, error: Exception) -> InputError:
+    """Return the error that a file cannot be read, written or whatever `action` is."""
+    number = error.errno if isinstance(error, OSError) else None
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+    return InputError(f"{printable(path)} cannot be {action}", got=reason, hint=_REMEDIES.get(number or 0))
+
+
+def printable(path: Path | str) -> str:
+    """Return a path as text that every terminal and file can hold, also if its bytes are no valid text."""
+    text = os.fspath(path)
+    text = text if len(text) <= 300 else f"{text[:200]}...{text[-60:]}"
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def require_regular(path: Path) -> None:
+    """Require that a path is an ordinary file, or a link to one. Opening a named pipe would wait for a writer.
+
+    Raises:
+        InputError: There is no such file, or it is a folder, pipe, socket or device.
+    """
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError as error:
+        raise InputError(f"there is no file {printable(path)}") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL character
+        raise cannot("read", path, error) from error
+    if not stat.S_ISREG(mode):
+        kind = _STREAM_KINDS.get(stat.S_IFMT(mode), "something else")
+        raise InputError(f"{printable(path)} must be an ordinary file", got=kind)
+
+
+def read_bytes(path: Path, *, follow_links: bool = True) -> bytes:
+    """Read an ordinary file.
+
+    Args:
+        path: The file.
+        follow_links: False: a symbolic link is refused, as in a folder that came from elsewhere.
+
+    Raises:
+        InputError: It is missing, no ordinary file, or cannot be read.
+    """
+    _log.debug("reading %s", path)
+    if not follow_links:
+        refuse_link(path)
+    require_regular(path)
+    with file_errors(path):
+        return path.read_bytes()
+
+
+def read_text(path: Path, *, follow_links: bool = True) -> str:
+    """Read an ordinary file of UTF-8 text; see `read_bytes`."""
+    data = read_bytes(path, follow_links=follow_links)
+    with file_errors(path):
+        return data.decode("utf-8")
+
+
+def refuse_link(path: Path) -> None:
+    """Require that a path is no symbolic link: writing through one would change a file somewhere else.
+
+    Raises:
+        InputError: It is a link.
+    """
+    if path.is_symlink():
+        hint = "remove the link, or copy the file that it points to in its place"
+        raise InputError(f"{printable(path)} must not be a symbolic link", hint=hint)
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write a file such that readers find either its old or its new content, even after a power failure.
+
+    Raises:
+        InputError: The file cannot be written.
+    """
+    # A rename within a folder is atomic; the two fsyncs order it after the content and make it durable.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    try:
+        data = content.encode("utf-8") if isinstance(content, str) else content
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_folder(path.parent)
+        _log.debug("wrote %s, %d bytes", path, len(data))
+    except (OSError, ValueError) as error:
+        raise cannot("written", path, error) from error
+    finally:
+        # After a success it is gone; a folder that lost its permissions may refuse this too.
+        with suppress(OSError, ValueError):
+            temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the creation and renaming of files in a folder durable."""
+    if os.name != "posix":  # elsewhere a folder cannot be opened
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what killed calls of `write_atomic` left in a folder; the caller must be its only writer."""
+    for leftover in folder.glob(".*.tmp"):
+        if re.search(r"\.[0-9a-f]{12}\.tmp\Z", leftover.name):
+            with suppress(OSError):
+                leftover.unlink()
+
+
+class WriterLock:
+    """The right to be the only writer of a folder, until it is closed or the process ends in any way.
+
+    Args:
+        path: Lock file, which stays and names its last holder.
+        activity: What the holder does, for the error message: "campaign", "search", "training".
+
+    Raises:
+        InputError: Another process holds the lock (it is named), or the file cannot be written.
+    """
+
+    def __init__(self, path: Path, *, activity: str) -> None:
+        with file_errors(path, "locked"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # A link is not followed: a folder from elsewhere could point it at a file of the user.
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
+        try:
+            self._lock(path, activity)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Release the lock."""
+        if self._file >= 0:
+            os.close(self._file)
+        self._file = -1
+
+    def __enter__(self) -> "WriterLock":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _lock(self, path: Path, activity: str) -> None:
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            return
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            message = f"{printable(path.parent)} is being written by another {activity}"
+            raise InputError(message, got=self._holder(), hint="wait until it has ended") from error
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
+        with file_errors(path, "written"):
+            os.ftruncate(self._file, 0)
+            os.pwrite(self._file, (json.dumps(holder) + "\n").encode(), 0)
+
+    def _holder(self) -> str:
+        try:
+            holder = json.loads(os.pread(self._file, 1000, 0))
+            return f"process {int(holder['pid'])} on {holder['host']!s:.100} since {holder['since']!s:.40}"
+        except (OSError, ValueError, TypeError, KeyError):  # it has just locked the file and not written it yet
+            return "a process that is not known"
