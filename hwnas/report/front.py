@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hwnas.files import write_atomic
 from hwnas.report.data import Member, MetricInfo, RunData, reference_value, slug
 from hwnas.report.gather import gather
 from hwnas.search.record import ReferenceNetwork
