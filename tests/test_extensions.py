@@ -1,4 +1,5 @@
 import os
+import socket
 import subprocess
 import sys
 from importlib import metadata
@@ -9,6 +10,7 @@ import pytest
 from hwnas.cli.app import run
 from hwnas.errors import InputError
 from hwnas.extensions import GROUP, VARIABLE, load_extensions
+from hwnas.profile.worker_messages import CHANNEL_VARIABLE
 
 COUNTING = "import hwnas\nhwnas.loads = getattr(hwnas, 'loads', 0) + 1\n"
 
@@ -96,12 +98,15 @@ def test_the_command_line_loads_them_and_a_broken_one_ends_it(
 
 def test_a_worker_process_loads_them(tmp_path: Path) -> None:
     file = written(tmp_path / "told_extension.py", "import sys; print('the worker has it', file=sys.stderr)")
-    done = subprocess.run(
-        [sys.executable, "-m", "hwnas.profile.worker_process"],
-        env={**os.environ, VARIABLE: str(file)},
-        input="",
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    campaign, worker = socket.socketpair()
+    campaign.shutdown(socket.SHUT_WR)  # no request will come
+    with campaign, worker:
+        done = subprocess.run(
+            [sys.executable, "-m", "hwnas.profile.worker_process"],
+            env={**os.environ, VARIABLE: str(file), CHANNEL_VARIABLE: str(worker.fileno())},
+            pass_fds=(worker.fileno(),),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
     assert "the worker has it" in done.stderr

@@ -9,21 +9,23 @@ import logging
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 
 from hwnas import errors
-from hwnas.config import from_mapping, to_mapping
+from hwnas.config import Settings, from_mapping, parse_json, shown, to_mapping
 from hwnas.errors import HwnasError, InputError, UsageError
 from hwnas.profile.worker_logs import log_record, worker_environment
-from hwnas.profile.worker_messages import MeasurementTask, TaskResult, WorkerFacts
+from hwnas.profile.worker_messages import CHANNEL_VARIABLE, MeasurementTask, TaskResult, WorkerError, WorkerFacts
 from hwnas.records import Failure, Reason, Setting
 
 _log = logging.getLogger(__name__)
@@ -32,6 +34,12 @@ COMMAND = (sys.executable, "-m", "hwnas.profile.worker_process")
 
 _TAIL_BYTES = 800
 """Bytes of the process's last output that are quoted when it dies."""
+
+_MAX_MESSAGE_BYTES = 1 << 24
+"""Largest size of a message. A result takes about 1 kB."""
+
+_EXIT_S = 5.0
+"""Time for a process that closed its channel to end."""
 
 _FINAL_ANSWERS = {"ready", "facts", "result", "error"}
 """Messages that complete a request; others report on its way."""
@@ -100,10 +108,10 @@ class Worker:
         try:
             start_s = self._limits.start_s
             answer = process.request({"facts": to_mapping(setting)}, limit_s=start_s, silence_s=start_s)
+            return process.parse(answer, "facts", WorkerFacts)
         except _ProcessDied as death:
             self.close()
             raise InputError("the worker process must be able to start", got=death.failure.message) from death
-        return from_mapping(WorkerFacts, answer["facts"], where="facts")
 
     def measure(self, task: MeasurementTask, *, excluded_processes: Collection[str] = ()) -> TaskResult:
         """Measure one network.
@@ -146,6 +154,7 @@ class Worker:
             process, limits = self._running_process(), self._limits
             try:
                 answer = process.request({"task": to_mapping(task)}, limit_s=limits.task_s, silence_s=limits.silence_s)
+                result = process.parse(answer, "result", TaskResult)
                 break
             except _ProcessDied as death:
                 self.close()
@@ -156,12 +165,12 @@ class Worker:
         else:
             message = f"the reference network {task.reference.network_id} must run on {task.setting.runtime}"
             raise InputError(message, got=reason)
-        result = from_mapping(TaskResult, answer["result"], where="result")
         self._num_tasks += 1
         failed = result.failure is not None and result.failure.reason in _RETIRING_FAILURES
-        resident_mb = answer.get("resident_mb") or 0.0
-        if failed or self._num_tasks >= limits.tasks or resident_mb > limits.resident_mb:
-            _log.debug("worker process retired: failed %s, %.0f MB resident", failed, resident_mb)
+        resident_mb = answer.get("resident_mb")
+        too_large = isinstance(resident_mb, (int, float)) and resident_mb > limits.resident_mb
+        if failed or too_large or self._num_tasks >= limits.tasks:
+            _log.debug("worker process retired: failed %s, %s MB resident", failed, resident_mb)
             self.close()
         return result
 
@@ -206,43 +215,64 @@ class _Deadline:
 
 
 class _Process:
-    """A running worker process, and the lines to and from it."""
+    """A running worker process, and the messages to and from it.
+
+    Messages have a socket of their own. Whatever the process prints goes to a file.
+    """
 
     def __init__(self, command: Sequence[str], *, start_s: float) -> None:
         self.process_id = ""
-        # A file and not a pipe: an unread pipe would block a chatty library once it is full.
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
-        self._stderr_before = 0
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._stderr,
-            start_new_session=True,  # a process group of its own, so that compilers it started can be killed with it
-            env=worker_environment(),
-        )
-        self.pid = self._process.pid
         self._buffer = b""
         self._stage = ""
+        self._output_before = 0
+        try:
+            self._start(command)
+        except OSError as error:  # no room for temporary files, or too many processes or open files
+            raise InputError("the worker process must be able to start", got=error.strerror or error) from error
         try:
             ready = self._receive(deadline=_Deadline(limit_s=start_s, silence_s=start_s))
-            self.process_id = str(ready["ready"])
+            if not isinstance(ready.get("ready"), str):
+                raise self._invalid_message(ready)
+            self.process_id = ready["ready"]
         except _ProcessDied as death:
             self.end()
             raise InputError("the worker process must be able to start", got=death.failure.message) from death
 
+    def _start(self, command: Sequence[str]) -> None:
+        # A file and not a pipe: an unread pipe would block a chatty library once it is full.
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
+        self._channel, inherited = socket.socketpair()
+        with inherited:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=self._output,
+                stderr=self._output,
+                pass_fds=(inherited.fileno(),),
+                start_new_session=True,  # a process group of its own, so that compilers it started are killed with it
+                env={**worker_environment(), CHANNEL_VARIABLE: str(inherited.fileno())},
+            )
+        self.pid = self._process.pid
+
     def request(self, message: Mapping[str, Any], *, limit_s: float, silence_s: float) -> dict[str, Any]:
         """Send a request and wait for its answer, as long as messages arrive within `silence_s` and `limit_s`."""
         self._stage = ""
-        self._stderr_before = os.fstat(self._stderr.fileno()).st_size
+        self._output_before = os.fstat(self._output.fileno()).st_size
         self._send(message)
         deadline = _Deadline(limit_s=limit_s, silence_s=silence_s)
         while not _FINAL_ANSWERS & (answer := self._receive(deadline=deadline)).keys():
             self._stage = str(answer.get("stage", self._stage))
             deadline.note_message()
         if "error" in answer:
-            raise _rebuild_error(answer["error"])
+            raise _rebuild_error(self.parse(answer, "error", WorkerError))
         return answer
+
+    def parse(self, message: Mapping[str, object], name: str, kind: type[Settings]) -> Settings:
+        """Convert a field of a message; a process that sends an invalid one is given up."""
+        try:
+            return from_mapping(kind, message.get(name), where=name)
+        except InputError as error:
+            raise self._invalid_message(message) from error
 
     def end(self) -> None:
         """Kill the process with everything that it started, and wait for it."""
@@ -250,72 +280,98 @@ class _Process:
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
         self._log_rest()
-        for stream in (self._process.stdin, self._process.stdout, self._stderr):
-            assert stream is not None
-            try:
-                stream.close()
-            except BrokenPipeError:  # of input that was not yet sent to the dead process
-                continue
+        self._channel.close()
+        self._output.close()
 
     def _send(self, message: Mapping[str, Any]) -> None:
-        assert self._process.stdin is not None
         try:
-            self._process.stdin.write(json.dumps(message).encode() + b"\n")
-            self._process.stdin.flush()
-        except BrokenPipeError as error:
+            self._channel.sendall(json.dumps(message).encode() + b"\n")
+        except ConnectionError as error:
             raise self._ended_by_itself() from error
 
     def _receive(self, *, deadline: "_Deadline") -> dict[str, Any]:
         """The next message that is no log record; those are logged."""
         while "log" in (message := self._receive_any(deadline)):
-            log_record(message["log"])
+            try:
+                log_record(message["log"])
+            except InputError as error:
+                raise self._invalid_message(message) from error
         return message
 
     def _receive_any(self, deadline: "_Deadline") -> dict[str, Any]:
-        assert self._process.stdout is not None
-        output = self._process.stdout.fileno()
         while b"\n" not in self._buffer:
-            if not select.select([output], [], [], deadline.remaining_s())[0]:
+            if len(self._buffer) > _MAX_MESSAGE_BYTES:
+                raise self._invalid_message(self._buffer[:80])
+            if not select.select([self._channel], [], [], deadline.remaining_s())[0]:
                 raise self._death("timeout", f"{deadline.describe()} in stage: {self._stage or 'start'}")
-            chunk = os.read(output, 1 << 16)
+            chunk = self._read_channel()
             if not chunk:
                 raise self._ended_by_itself()
             self._buffer += chunk
         line, _, self._buffer = self._buffer.partition(b"\n")
-        message: dict[str, Any] = json.loads(line)
+        message = _parse_message(line)
+        if message is None:
+            raise self._invalid_message(line[:80])
         return message
+
+    def _read_channel(self) -> bytes:
+        """What arrived; nothing if the process closed the channel."""
+        try:
+            return self._channel.recv(1 << 16)
+        except ConnectionError:  # it ended without reading the last request
+            return b""
 
     def _log_rest(self) -> None:
         """Log the unread records of a process that ended."""
-        assert self._process.stdout is not None
-        output = self._process.stdout.fileno()
-        while select.select([output], [], [], 0.0)[0] and (chunk := os.read(output, 1 << 16)):
+        while select.select([self._channel], [], [], 0.0)[0] and (chunk := self._read_channel()):
             self._buffer += chunk
         for line in self._buffer.split(b"\n")[:-1]:
-            message = json.loads(line)
-            if "log" in message:
-                log_record(message["log"])
+            with suppress(InputError):
+                log_record((_parse_message(line) or {}).get("log"))
 
     def _ended_by_itself(self) -> _ProcessDied:
-        code = self._process.wait()
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+        try:
+            code = self._process.wait(_EXIT_S)
+        except subprocess.TimeoutExpired:
+            return self._death("crash", f"the process closed its channel in stage: {self._stage or 'start'}")
+        how = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with code {code}"
         hint = " (which the system does when memory runs out)" if code == -signal.SIGKILL else ""
         return self._death("crash", f"the process {how}{hint} in stage: {self._stage or 'start'}")
 
+    def _invalid_message(self, message: object) -> _ProcessDied:
+        got = shown(message.decode("utf-8", errors="replace") if isinstance(message, bytes) else message)
+        return self._death("crash", f"the process sent an invalid message in stage: {self._stage or 'start'}: {got}")
+
     def _death(self, reason: Reason, message: str) -> _ProcessDied:
-        tail = self._stderr_tail()
+        tail = self._output_tail()
         failure = Failure(reason=reason, message=f"{message}; {tail}" if tail else message)
         return _ProcessDied(failure, stage=self._stage, process_id=self.process_id)
 
-    def _stderr_tail(self) -> str:
+    def _output_tail(self) -> str:
         """The end of what the process printed since the request, on one line."""
-        size = os.fstat(self._stderr.fileno()).st_size
-        data = os.pread(self._stderr.fileno(), _TAIL_BYTES, max(self._stderr_before, size - _TAIL_BYTES))
+        size = os.fstat(self._output.fileno()).st_size
+        data = os.pread(self._output.fileno(), _TAIL_BYTES, max(self._output_before, size - _TAIL_BYTES))
         return " ".join(data.decode("utf-8", errors="replace").split())
 
 
-def _rebuild_error(values: Mapping[str, Any]) -> HwnasError:
+def _parse_message(line: bytes) -> dict[str, Any] | None:
+    """A message; None if a line is none."""
+    try:
+        message = parse_json(line.decode("utf-8"), source="a message")
+    except (InputError, UnicodeDecodeError):
+        return None
+    return message if isinstance(message, dict) else None
+
+
+def _signal_name(number: int) -> str:
+    """The name of a signal; most of the real-time ones have none."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _rebuild_error(values: WorkerError) -> HwnasError:
     """The error that was raised in the process."""
-    kind = getattr(errors, values["kind"], InputError)
-    error: HwnasError = kind(values["message"], got=values["got"], hint=values["hint"])
-    return error
+    kinds = {kind.__name__: kind for kind in (errors.MissingError, errors.UnknownNameError, UsageError)}
+    return kinds.get(values.kind, InputError)(values.message, got=values.got, hint=values.hint)

@@ -2,8 +2,10 @@
 
 import logging
 import os
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+from hwnas.config import from_mapping
 
 PACKAGE = "hwnas"
 _LEVEL = "HWNAS_WORKER_LOG_LEVEL"
@@ -22,11 +24,32 @@ def send_records(send: Callable[..., None]) -> None:
     logger.setLevel(int(os.environ.get(_LEVEL, logging.WARNING)))
 
 
-def log_record(values: Mapping[str, Any]) -> None:
-    """Log a record that a worker process sent, with its own time and process."""
-    logger = logging.getLogger(values["name"])
-    if logger.isEnabledFor(values["levelno"]):
-        logger.handle(logging.makeLogRecord(values))
+@dataclass(frozen=True, kw_only=True)
+class WorkerLogRecord:
+    """Fields of a log record that a worker process sends."""
+
+    name: str
+    levelno: int
+    levelname: str
+    msg: str
+    created: float
+    msecs: float
+    process: int
+    module: str
+    funcName: str
+    lineno: int
+
+
+def log_record(values: object) -> None:
+    """Log a record that a worker process sent, with its own time and process.
+
+    Raises:
+        InputError: The values are not those of a record.
+    """
+    record = from_mapping(WorkerLogRecord, values, where="log")
+    logger = logging.getLogger(record.name)
+    if logger.isEnabledFor(record.levelno):
+        logger.handle(logging.makeLogRecord(vars(record)))
 
 
 class _Sender(logging.Handler):
@@ -36,5 +59,6 @@ class _Sender(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         traceback = f"\n{logging.Formatter().formatException(record.exc_info)}" if record.exc_info else ""
-        names = ("name", "levelno", "levelname", "created", "msecs", "process", "module", "funcName", "lineno")
-        self._send(log={"msg": record.getMessage() + traceback, **{name: getattr(record, name) for name in names}})
+        names = [field.name for field in fields(WorkerLogRecord)]
+        values = {name: getattr(record, name, None) for name in names}
+        self._send(log={**values, "msg": record.getMessage() + traceback})

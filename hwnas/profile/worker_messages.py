@@ -1,4 +1,8 @@
-"""Messages between a campaign and its worker processes: tasks, results and facts, as lines of JSON."""
+"""Messages between a campaign and its worker processes: tasks, results and facts, as lines of JSON.
+
+They travel over a socket that a worker process inherits, and not over its standard streams: extensions and libraries
+may print to those at any time.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,6 +10,9 @@ from dataclasses import dataclass, field
 from hwnas.profile.subjects import REFERENCE
 from hwnas.profile.timing import PAIRS
 from hwnas.records import DeviceState, Failure, Measurement, OutputParity, Samples, Setting, Subject
+
+CHANNEL_VARIABLE = "HWNAS_WORKER_CHANNEL"
+"""Environment variable of a worker process: the number of the inherited descriptor of its socket."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,3 +62,14 @@ class WorkerFacts:
     """Versions, providers and switches of the runtime."""
     notes: tuple[str, ...] = ()
     """Anything that cannot be recorded on this machine, with the reason."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerError:
+    """An error of hwnas that was raised in a worker process."""
+
+    kind: str
+    """Name of its class."""
+    message: str
+    got: str | None = None
+    hint: str | None = None

@@ -1,8 +1,8 @@
-"""The program of a worker process: tasks arrive on standard input, results leave on standard output, one JSON per line.
+"""The program of a worker process: it answers requests on a socket that it inherits, one JSON document per line.
 
-    python -m hwnas.profile.worker_process
+    HWNAS_WORKER_CHANNEL=DESCRIPTOR python -m hwnas.profile.worker_process
 
-Anything else that is printed, by libraries too, goes to standard error, whose end is quoted if the process dies.
+What it prints is not part of the protocol. The campaign collects it, and quotes the end of it if the process dies.
 """
 
 import contextlib
@@ -10,15 +10,18 @@ import ctypes
 import json
 import os
 import signal
+import socket
 import sys
+import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from hwnas.config import from_mapping, parse_json, to_mapping
 from hwnas.errors import HwnasError
 from hwnas.extensions import load_extensions
 from hwnas.profile.worker_logs import send_records
+from hwnas.profile.worker_messages import CHANNEL_VARIABLE
 
 if TYPE_CHECKING:
     from hwnas.profile.network_timer import NetworkTimer
@@ -30,13 +33,13 @@ _HEARTBEAT_S = 1.0
 
 
 def main() -> None:
-    """Answer requests until standard input ends."""
+    """Answer requests until the campaign closes the channel."""
     _die_with_parent()
-    answers = _take_standard_output()
+    channel, lock = _open_channel(), threading.Lock()
 
     def send(**values: Any) -> None:
-        answers.write(json.dumps(values) + "\n")  # in one write, because other threads may log meanwhile
-        answers.flush()
+        with lock:  # other threads may log meanwhile
+            channel.sendall(json.dumps(values).encode() + b"\n")
 
     import torch
 
@@ -47,8 +50,9 @@ def main() -> None:
     timer = NetworkTimer(on_stage=lambda stage: send(stage=stage), on_progress=Heartbeat(lambda: send(alive=True)))
     torch.set_num_threads(1)
     send(ready=timer.process_id)
-    for line in sys.stdin:
-        _answer(timer, parse_json(line, source="a request"), send)
+    with channel.makefile("r", encoding="utf-8") as requests:
+        for line in requests:
+            _answer(timer, parse_json(line, source="a request"), send)
     timer.close()
 
 
@@ -84,17 +88,19 @@ def _answer(timer: "NetworkTimer", request: Any, send: Callable[..., None]) -> N
         send(error={"kind": type(error).__name__, "message": error.message, "got": got, "hint": error.hint})
 
 
-def _take_standard_output() -> TextIO:
-    """Return a stream to standard output, and send everything else that is printed to standard error."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # also catches what C libraries print, past Python's sys.stdout
-    return answers
+def _open_channel() -> socket.socket:
+    """The inherited socket, which programs that this process starts do not inherit in turn."""
+    number = os.environ.pop(CHANNEL_VARIABLE, "")
+    if not number.isdecimal():
+        raise SystemExit("a worker process is started by hwnas profile, which gives it a channel")
+    os.set_inheritable(int(number), False)
+    return socket.socket(fileno=int(number))
 
 
 def _die_with_parent() -> None:
     """Ask the kernel to kill this process when the campaign dies, even in the middle of a run."""
     if sys.platform == "linux":
-        with contextlib.suppress(AttributeError):  # without prctl, it ends after the run, with standard input
+        with contextlib.suppress(AttributeError):  # without prctl, it ends after the run, with the channel
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 

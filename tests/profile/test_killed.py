@@ -34,6 +34,6 @@ def test_a_campaign_survives_five_kills(tmp_path: Path) -> None:
         processes = {row.process_id for row in profile.measured if row.subject.network_id == network_id}
         assert len(processes) == count
     before = told["sessions"][-1]["after"]
-    assert f"{before} done before" in told["out"]
+    assert f"{before} measured before" in told["out"]
     assert f"{36 - before} measured" in told["out"]
     assert len({row.environment_id for row in profile.measurements}) == 1

@@ -270,15 +270,70 @@ def test_the_last_record_of_a_process_that_crashed_is_logged(worker: Worker, cap
 
 def test_records_that_were_not_read_yet_are_logged_at_the_end(caplog: pytest.LogCaptureFixture) -> None:
     code = (
-        "import json, logging, time; from hwnas.profile.worker_logs import send_records; sent = [{'ready': '1'}];"
+        "import json, logging; from hwnas.profile.worker_logs import send_records; sent = [{'ready': '1'}];"
         "send_records(lambda **values: sent.append(values)); logging.getLogger('hwnas.x').warning('unread');"
-        "print(chr(10).join(map(json.dumps, sent)) + chr(10), end='', flush=True); time.sleep(60)"
+        "write(chr(10).join(map(json.dumps, sent)) + chr(10)); time.sleep(60)"
     )
-    worker = Worker(command=(sys.executable, "-c", code))
+    worker = Worker(command=program(code))
     worker._running_process()
     assert caplog.records == []
     worker.close()
     assert [record.getMessage() for record in caplog.records] == ["unread"]
+
+
+READY = 'write(\'{"ready": "1"}\\n\'); '
+STAGE = 'read(); write(\'{"stage": "time"}\\n\'); '
+
+
+def program(code: str) -> tuple[str, ...]:
+    """A worker process of its own: code that writes to its channel as it likes."""
+    channel = (
+        "import os, time; number = int(os.environ['HWNAS_WORKER_CHANNEL']); read = lambda: os.read(number, 1 << 20);"
+        "write = lambda text: os.write(number, text if isinstance(text, bytes) else text.encode());"
+    )
+    return (sys.executable, "-c", channel + code)
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("write('hello\\n')", 'an invalid message in stage: time: "hello"'),
+        ("write(b'\\xff\\n')", "an invalid message in stage: time"),
+        ("write('[1]\\n')", "an invalid message in stage: time"),
+        ("write('{}{}\\n')", "an invalid message in stage: time"),
+        ("write('[' * 100_000 + '\\n')", "an invalid message in stage: time"),
+        ("write('{\"facts\": {}}\\n')", "an invalid message in stage: time"),
+        ('write(\'{"result": {"process_id": 1}}\\n\')', "an invalid message in stage: time"),
+        ("write('{\"error\": [1]}\\n')", "an invalid message in stage: time"),
+        ('write(\'{"log": {"name": 5}}\\n\')', "an invalid message in stage: time"),
+        ("os.close(number); time.sleep(60)", "the process closed its channel in stage: time"),
+        ("os.kill(os.getpid(), 40)", "the process was killed by signal 40 in stage: time"),
+    ],
+)
+def test_a_process_that_breaks_the_protocol_costs_one_network(
+    monkeypatch: pytest.MonkeyPatch, code: str, message: str
+) -> None:
+    monkeypatch.setattr("hwnas.profile.worker._EXIT_S", 0.2)
+    with Worker(command=program(f"{READY}{STAGE}{code}; time.sleep(60)")) as worker:
+        outcome = worker.measure(task("works"))
+        assert outcome.failure is not None
+        assert outcome.failure.reason == "crash"
+        assert message in outcome.failure.message
+        assert worker.process_id is None
+
+
+def test_a_process_that_breaks_the_protocol_at_its_start_cannot_start() -> None:
+    with pytest.raises(InputError, match="the worker process must be able to start") as caught:
+        Worker(command=program("write('{\"ready\": 1}\\n')")).facts(make_setting())
+    assert "an invalid message in stage: start" in str(caught.value.got)
+
+
+def test_a_process_may_print_and_read_its_standard_streams(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    noisy = tmp_path / "noisy_extension.py"
+    noisy.write_text("import os, sys; print('hello', flush=True); os.write(1, b'{}'); assert not sys.stdin.read()\n")
+    monkeypatch.setenv("HWNAS_EXTENSIONS", str(noisy))
+    with Worker() as worker:
+        assert worker.facts(make_setting(device=DEVICE, runtime="torch")).process_id == worker.process_id
 
 
 def test_closing_ends_the_process(worker: Worker) -> None:
