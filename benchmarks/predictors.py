@@ -29,7 +29,7 @@ from hwnas.devices import detect
 from hwnas.predict.active import choose_next, spread_out
 from hwnas.predict.arrays import Numbers
 from hwnas.predict.drift import fit_with_drift
-from hwnas.predict.features.table import Features, joined, with_answers
+from hwnas.predict.features.table import Features, joined, with_source_predictions
 from hwnas.predict.folds import Fold, Rows, make_folds
 from hwnas.predict.metrics import scores
 from hwnas.predict.models import AnalyticLearner, BoostedLearner, GaussianLearner, Learner, RidgeLearner
@@ -61,8 +61,8 @@ def chosen(learners: Sequence[Learner] | None = None, *, by_family: bool = False
     def method(data: Data, fit: Rows, held_out: Rows) -> Numbers:
         features, target = data.features.take(fit), data.target[fit]
         groups = [data.families[row] for row in fit] if by_family else None
-        answers = cross_validate(features, target, protocol=Protocol(), learners=learners, groups=groups)
-        fitted = refit(answers.choice(), features, target, answers=answers, learners=learners)
+        validated = cross_validate(features, target, protocol=Protocol(), learners=learners, groups=groups)
+        fitted = refit(validated.choice(), features, target, held_out=validated, learners=learners)
         return fitted.predict(data.features.take(held_out))
 
     return method
@@ -255,13 +255,15 @@ def transfers(root: Path, *, seeds: int) -> Iterator[Line]:
             few, rest = order[:10], order[10:]
             # a source was measured on the same networks: that is what one has in practice
             models = {key: BoostedLearner().fit(source.features, source.target) for key, source in sources.items()}
-            leaning = with_answers(data.features, {key: made.predict(data.features) for key, made in models.items()})
-            made = transfer(leaning.take(few), data.target[few], sources=tuple(models), unlike=unlike)
+            transferred = with_source_predictions(
+                data.features, {key: made.predict(data.features) for key, made in models.items()}
+            )
+            made = transfer(transferred.take(few), data.target[few], sources=tuple(models), unlike=unlike)
             for name, learner in zip(SCRATCHES, SIMPLE, strict=True):
                 scratch = learner.fit(data.features.take(few), data.target[few])
                 answers[name].append(scratch.predict(data.features.take(rest)))
-            answers["transfer, mixed by leave-one-out"].append(made.fitted.predict(leaning.take(rest)))
-            gated = made.fitted.predict(leaning.take(rest)) if made.leans else chosen()(data, few, rest)
+            answers["transfer, mixed by leave-one-out"].append(made.fitted.predict(transferred.take(rest)))
+            gated = made.fitted.predict(transferred.take(rest)) if made.sources_help else chosen()(data, few, rest)
             answers["ours: transfer where it helps"].append(gated)
             truth.append(data.target[rest])
         for name, given in answers.items():

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.support.public_data import Data
-from hwnas.pipeline.predictors.dataset import measured_profile, of_space
+from hwnas.pipeline.predictors.dataset import measured_profile, select_space
 from hwnas.predict.features.table import Features, features_of
 from hwnas.profile.lookup import ProfileEntry
 from hwnas.records import is_profile
@@ -24,7 +24,7 @@ def profile_data(folder: Path) -> tuple[Data, float | None]:
     manifest = read_manifest(folder)
     entry = ProfileEntry(name=f"{folder.parent.name}/{folder.name}", path=folder, origin="own", manifest=manifest)
     assert manifest.space is not None
-    networks = of_space(measured_profile(entry), manifest.space)
+    networks = select_space(measured_profile(entry), manifest.space)
     data = Data(
         features=networks.features,
         counters=_counters(networks.workloads),

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from hwnas.errors import InputError, UsageError, unknown
-from hwnas.pipeline.predictors.dataset import MeasuredNetworks, measured_profile, of_space
+from hwnas.pipeline.predictors.dataset import MeasuredNetworks, measured_profile, select_space
 from hwnas.pipeline.predictors.workloads import subject_workloads
 from hwnas.predict.active import choose_next
 from hwnas.predict.features.counting import workload_features
@@ -153,7 +153,7 @@ class MeasuringRounds:
         entry = ProfileEntry(
             name=f"{path.parent.name}/{path.name}", path=path, origin="own", manifest=read_manifest(path)
         )
-        return of_space(measured_profile(entry), SPACES.resolve(self._request.space))
+        return select_space(measured_profile(entry), SPACES.resolve(self._request.space))
 
     def _signed(self, plan: Plan) -> Plan:
         """The plan with the complete command that made it."""

@@ -16,7 +16,7 @@ from hwnas.metrics import METRICS, Metric, Quantity
 from hwnas.pipeline.search.options import choose_strategy
 from hwnas.pipeline.search.predicted_metrics import CheapMetrics, MetricPredictor, supported_confidence
 from hwnas.pipeline.search.surrogate import accuracy_surrogate
-from hwnas.predict.intervals import USUAL_CONFIDENCE
+from hwnas.predict.intervals import DEFAULT_CONFIDENCE
 from hwnas.predict.predictor import Predictor
 from hwnas.progress import NullReporter, Reporter
 from hwnas.search.ledger import Budget
@@ -222,7 +222,7 @@ def _evaluators(space: AnySpace, sources: Mapping[str, CustomMetric | Predictor]
         for name, source in sources.items()
         if isinstance(source, Predictor)
     )
-    confidence = supported_confidence(predictors, USUAL_CONFIDENCE)
+    confidence = supported_confidence(predictors, DEFAULT_CONFIDENCE)
     costs_and_predictions = CheapMetrics(space=space, predictors=predictors, confidence=confidence)
     custom = {
         name: source

@@ -1,14 +1,12 @@
 """Selection of the networks to measure next: those on which models disagree and that differ from the measured ones."""
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.errors import InputError
 from hwnas.predict.arrays import Numbers, round_last_bits
 from hwnas.predict.features.table import Features
-from hwnas.predict.intervals import Unusual
+from hwnas.predict.intervals import WhitenedComponents
 from hwnas.predict.models.analytic import AnalyticLearner
 
 _COMMITTEE = 8
@@ -23,31 +21,42 @@ def choose_next(
     seed: int = 0,
     uncertainty: float = 0.5,
 ) -> NDArray[np.intp]:
-    """The numbers of `count` candidates, in the order in which they should be measured.
+    """Return the rows of the candidates to measure next, in order.
 
-    Each next one is the farthest from all measured and chosen ones, distances counted more where a committee of
-    models, each fitted to a resample of the measured networks, disagrees; `uncertainty` is the power of that weight.
+    Each is the farthest from all measured and chosen ones, with distances weighted by the disagreement of a committee
+    of models that are fitted to resamples of the measured networks (query by committee, Seung et al. 1992).
+
+    Args:
+        candidates: Features of networks that may be measured.
+        measured: Features of measured networks.
+        target: Measured values.
+        count: Number of candidates to choose.
+        seed: Seed of the resamples.
+        uncertainty: Exponent of the disagreement; at 0 only distances count.
+
+    Raises:
+        InputError: There are fewer candidates than are to be chosen.
     """
     if not 1 <= count <= len(candidates):
         raise InputError("there must be as many candidates as are to be chosen", got=f"{count} of {len(candidates)}")
-    space = Unusual.of(candidates)
-    places, taken = space.coordinates(candidates), space.coordinates(measured)
+    components = WhitenedComponents.fit(candidates)
+    points, taken = components.coordinates(candidates), components.coordinates(measured)
     weight = _disagreement(candidates, measured, target, seed=seed) ** uncertainty
-    return _farthest(places, taken, weight, count=count)
+    return _farthest(points, taken, weight, count=count)
 
 
 def spread_out(candidates: Features, *, count: int, seed: int = 0) -> NDArray[np.intp]:
-    """The numbers of `count` candidates that lie far from each other, to begin with."""
+    """Return the rows of `count` candidates that lie far from each other, for a first round of measurements."""
     if not 1 <= count <= len(candidates):
         raise InputError("there must be as many candidates as are to be chosen", got=f"{count} of {len(candidates)}")
-    places = Unusual.of(candidates).coordinates(candidates)
+    points = WhitenedComponents.fit(candidates).coordinates(candidates)
     first = int(np.random.default_rng(seed).integers(len(candidates)))
-    rest = _farthest(places, places[first : first + 1], np.ones(len(places)), count=count - 1)
+    rest = _farthest(points, points[first : first + 1], np.ones(len(points)), count=count - 1)
     return np.concatenate([[first], rest]).astype(np.intp)
 
 
 def _disagreement(candidates: Features, measured: Features, target: Numbers, *, seed: int) -> Numbers:
-    """The spread of the committee's logarithms, as a multiple of the median one."""
+    """Return the standard deviation of the committee's logarithms as a multiple of the median one."""
     rng = np.random.default_rng(seed)
     logs = []
     for _ in range(_COMMITTEE):
@@ -57,19 +66,19 @@ def _disagreement(candidates: Features, measured: Features, target: Numbers, *, 
     return spread / max(float(np.median(spread)), 1e-9) + 0.1
 
 
-def _farthest(places: Numbers, taken: Numbers, weight: Numbers, *, count: int) -> NDArray[np.intp]:
+def _farthest(points: Numbers, taken: Numbers, weight: Numbers, *, count: int) -> NDArray[np.intp]:
     chosen: list[int] = []
-    distance = _nearest(places, taken)
+    distance = _nearest(points, taken)
     for _ in range(count):
-        merit = np.where(np.isin(np.arange(len(places)), chosen), -1.0, distance * weight)
+        merit = np.where(np.isin(np.arange(len(points)), chosen), -1.0, distance * weight)
         chosen.append(int(np.argmax(round_last_bits(merit))))
-        distance = np.minimum(distance, _nearest(places, places[chosen[-1:]]))
+        distance = np.minimum(distance, _nearest(points, points[chosen[-1:]]))
     return np.array(chosen, dtype=np.intp)
 
 
-def _nearest(places: Numbers, taken: Numbers | Sequence[Numbers]) -> Numbers:
-    """The distance of each place to the nearest of those taken."""
-    nearest = np.full(len(places), np.inf)
-    for place in np.asarray(taken):
-        nearest = np.minimum(nearest, np.sqrt(((places - place) ** 2).mean(axis=1)))
+def _nearest(points: Numbers, taken: Numbers) -> Numbers:
+    """Return the distance of each point to the nearest taken one."""
+    nearest = np.full(len(points), np.inf)
+    for point in taken:  # one at a time: all differences at once would not fit into the cache
+        nearest = np.minimum(nearest, np.sqrt(((points - point) ** 2).mean(axis=1)))
     return nearest

@@ -1,4 +1,4 @@
-"""The card of a predictor: what it was fitted to and how good it is on networks that it had not seen."""
+"""The card of a predictor: the data that it was fitted to and its accuracy on held-out networks."""
 
 import hashlib
 import json
@@ -17,13 +17,13 @@ from hwnas.predict.metrics import Scores, best_spearman
 from hwnas.predict.selection import Protocol
 
 SCHEMA = "hwnas.predictor/3"
-"""The form of a predictor that this version writes and reads."""
+"""Schema of predictors that this version writes and reads."""
 
 CARD = "card.json"
-"""The file of a card, in the folder of its predictor."""
+"""File name of a card in the folder of its predictor."""
 
 CONFIDENCES = (0.5, 0.8, 0.9, 0.95)
-"""The confidences at which coverage is stated."""
+"""Confidences at which coverage is reported."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,20 +34,20 @@ class FittedData:
     """Profiles or files."""
     num_rows: int
     num_networks: int
-    """Distinct ones."""
+    """Number of distinct networks."""
     is_mixed: bool = False
     """True if rows of several environments were combined on request."""
     kinds: tuple[str, ...] = ()
-    """The spaces that the networks are of; `timm` for its models."""
+    """Spaces of the networks; `timm` for its models."""
     usual_batch: int | None = None
-    """The commonest batch, where the rows have different ones."""
+    """The most frequent batch size if the rows have several."""
     count_names: tuple[str, ...] = ()
-    """The distinct blocks that the features count, where they do."""
+    """Names of the blocks that the model counts, if it counts blocks."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ranked:
-    """One of the models that were tried, and what it answered."""
+    """A model that was tried, with its scores."""
 
     model: str
     scores: Scores
@@ -63,7 +63,7 @@ class Coverage:
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOut:
-    """A network as it was measured, and as it was predicted without it (mean over the repeats)."""
+    """The measured value of a network and its held-out prediction (mean over the repeats)."""
 
     measured: float
     predicted: float
@@ -71,7 +71,7 @@ class HeldOut:
 
 @dataclass(frozen=True, kw_only=True)
 class CurvePoint:
-    """The error with so many networks fitted."""
+    """The error of a model fitted to this number of networks."""
 
     count: int
     mape: float
@@ -84,22 +84,22 @@ class _Body:
     created_utc: str
     metric: Metric
     space: str | None = None
-    """The space of the fitted networks; None: all networks that were measured in this setting, whatever they are."""
+    """Space of the fitted networks; None: all networks that were measured in this setting, of any kind."""
     data: FittedData
     protocol: Protocol
     model: str
     ranking: tuple[Ranked, ...]
-    """All that were tried, the best first."""
+    """All models that were tried, best first."""
     coverage: tuple[Coverage, ...]
     noise_floor: float | None = None
-    """The mean absolute relative error of a perfect predictor: what measuring the same network again gives."""
+    """Mean absolute relative error of a perfect predictor, which is that of repeated measurements."""
     learning_curve: tuple[CurvePoint, ...] = ()
     held_out: tuple[HeldOut, ...] = ()
     notes: tuple[str, ...] = ()
     model_sha256: str = ""
-    """Of model.json beside it."""
+    """SHA-256 of the text of model.json."""
     card_sha256: str = ""
-    """Of the card itself without this line."""
+    """SHA-256 of the card without this field."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +107,7 @@ class Card(_Body):
     """The card of a predictor."""
 
     environment: Mapping[str, str]
-    """In which the rows were measured, as far as their source tells."""
+    """Environment that the rows were measured in, as far as it is known."""
 
     @property
     def scores(self) -> Scores:
@@ -121,27 +121,27 @@ class Card(_Body):
 
     @cached_property
     def best_spearman(self) -> float | None:
-        """About the rank correlation of a perfect predictor: measuring again changes the order of near networks.
+        """Approximate rank correlation of a perfect predictor; repeated measurements reorder similar networks.
 
-        Of times and rates alone: the noise of other figures is not that of a factor.
+        Only known for times and rates, whose noise is a factor.
         """
         if not self.noise_floor or self.metric.name not in ("latency_ms", "throughput"):
             return None
         return best_spearman(np.array([row.predicted for row in self.held_out]), noise_floor=self.noise_floor)
 
     def coverage_at(self, confidence: float) -> float:
-        """The share of held-out networks inside intervals of this confidence, which must be one of `CONFIDENCES`."""
+        """Return the share of held-out networks inside intervals of this confidence, one of `CONFIDENCES`."""
         return next(entry.share for entry in self.coverage if entry.confidence == confidence)
 
 
 def sealed(card: Card, *, model_text: str) -> Card:
-    """The card with the digests of the model's file and of itself."""
+    """Return the card with the digests of the model file and of itself."""
     bound = replace(card, model_sha256=_digest(model_text), card_sha256="")
     return replace(bound, card_sha256=_digest(_canonical(bound)))
 
 
 def require_seal(card: Card, *, model_text: str, source: str) -> None:
-    """A card or a model that was changed after it was written is an error."""
+    """Raise InputError if the card or the model was changed after it was written."""
     if card.card_sha256 != _digest(_canonical(replace(card, card_sha256=""))):
         raise _changed(f"{source}/card.json")
     if card.model_sha256 != _digest(model_text):
@@ -149,26 +149,26 @@ def require_seal(card: Card, *, model_text: str, source: str) -> None:
 
 
 def card_json(card: Card) -> dict[str, Any]:
-    """The card as plain values."""
+    """Return the card as plain values."""
     return to_mapping(card)
 
 
 def load_card(folder: Path) -> Card:
-    """Read a card alone."""
+    """Read the card of a predictor without its model."""
     if not (folder / CARD).is_file():
         raise InputError(f"{folder} must be the folder of a predictor", got=f"it has no {CARD}", hint="hwnas fit")
     return card_from_json(load_json(folder / CARD), source=str(folder / CARD))
 
 
 def card_from_json(data: object, *, source: str) -> Card:
-    """A card from plain values; another form, or a value of another type, is an error."""
+    """Make a card from plain values; raise InputError for another schema or a value of another type."""
     if not isinstance(data, dict) or "schema" not in data:
         raise InputError(f"{source} must hold the card of a predictor", got=shown(data))
     hint = "fit again with this version of hwnas, or read it with the one that wrote it"
     require_schema(data["schema"], expected=SCHEMA, source=source, hint=hint)
     environment = data.get("environment")
     if not isinstance(environment, dict) or not all(isinstance(value, str) for value in environment.values()):
-        raise InputError(f"{source}: environment must be a table of texts", got=shown(environment))
+        raise InputError(f"{source}: environment must map names to texts", got=shown(environment))
     body = from_mapping(_Body, {name: value for name, value in data.items() if name != "environment"}, where=source)
     if body.metric.name not in MEASURED_METRICS:
         raise unknown(f"{source}: metric", body.metric.name, MEASURED_METRICS)

@@ -1,4 +1,4 @@
-"""A card as people read it: Markdown, with a parity plot beside it."""
+"""Rendering of a card as Markdown with a parity plot."""
 
 import io
 from collections.abc import Sequence
@@ -7,13 +7,13 @@ from hwnas.predict.card import Card
 from hwnas.predict.metrics import Scores
 
 PARITY = "parity.svg"
-"""The file of the plot."""
+"""File name of the plot."""
 
 _HEADER = ("model", "MAPE", "RMSPE", "within 5 %", "within 10 %", "Spearman", "Kendall", "largest error")
 
 
 def card_page(card: Card) -> str:
-    """The text of `card.md`."""
+    """Return the text of `card.md`."""
     parts = [f"# {card.metric}", _summary(card), "## Models", _table(card), "## Intervals", _coverage(card)]
     if card.learning_curve:
         parts += ["## How many samples", _curve(card)]
@@ -22,7 +22,7 @@ def card_page(card: Card) -> str:
 
 
 def parity_plot(card: Card) -> str:
-    """Predicted against measured figures of networks that were held out, as SVG."""
+    """Return an SVG plot of predicted against measured values of held-out networks."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 

@@ -1,7 +1,7 @@
 """Drift of a device's speed during a campaign, estimated from the measured networks.
 
-The factor of a row is a smooth function of its place in time: a Gaussian-weighted local mean of what a model without
-drift leaves, over the rows that were given. Rows whose target is to be predicted must not be given.
+The factor of a row is a smooth function of time: a Gaussian-weighted local mean (Nadaraya-Watson) of the residuals of a
+model without drift. Rows whose target is to be predicted must not be among those that the mean is taken of.
 """
 
 from collections.abc import Sequence
@@ -16,36 +16,40 @@ from hwnas.predict.folds import Fold
 from hwnas.predict.models.model import Fitted, Learner
 
 _WIDTHS = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
-"""Candidates for how many rows a local mean reaches, in rows that are fitted."""
+"""Candidates for the width of the local mean, in average distances of rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Drift(ContiguousArrays):
-    """The logarithm of how much slower the device was, known at some times."""
+    """Slowdown of a device over time, as logarithms at some times."""
 
     times: Numbers
-    """Growing."""
+    """In ascending order."""
     logs: Numbers
-    """Residuals of the model without drift, row by row."""
+    """Residuals of the model without drift at these times."""
     width: float | None
     """Width of the local mean, in units of time; None: there is no drift."""
 
     @classmethod
     def none(cls) -> Self:
-        """A device that does not drift."""
+        """Return the drift of a device whose speed is constant."""
         return cls(times=np.zeros(0), logs=np.zeros(0), width=None)
 
     def factor(self, times: Numbers) -> Numbers:
-        """Factor by which the device was slower than usual."""
+        """Return the factor by which the device was slower than usual at these times."""
         if self.width is None:
             return np.ones(len(times))
         return np.exp(_smooth(self.times, self.logs, np.asarray(times, dtype=np.float64), width=self.width))
 
 
 def find_drift(times: Numbers, residual: Numbers) -> Drift:
-    """The drift in what a model left (logarithms); none where the neighbours in time say nothing about a row."""
+    """Estimate the drift from the residuals of a model (logarithms of measured over predicted).
+
+    The width is that of the least leave-one-out error. There is no drift if rows close in time do not predict a row.
+    """
     order = np.argsort(times, kind="stable")
     times, residual = np.asarray(times, dtype=np.float64)[order], np.asarray(residual, dtype=np.float64)[order]
+    # Outliers are clipped at four robust standard deviations (1.4826 times the median absolute deviation).
     limit = 4 * 1.4826 * float(np.median(abs(residual - np.median(residual)))) + 1e-9
     logs = np.clip(residual - np.median(residual), -limit, limit)
     step = float(np.ptp(times)) / max(len(times) - 1, 1)
@@ -61,7 +65,7 @@ def find_drift(times: Numbers, residual: Numbers) -> Drift:
 def fit_with_drift(
     learner: Learner, features: Features, target: Numbers, *, times: Numbers, rounds: int = 3, seed: int = 0
 ) -> tuple[Fitted, Drift]:
-    """A model of the networks and the drift of the device, found in turns: each sees what the other leaves."""
+    """Fit a model and the drift alternately, each to what the other does not explain."""
     drift = Drift.none()
     fitted = learner.fit(features, target, seed=seed)
     for _ in range(rounds):
@@ -72,12 +76,16 @@ def fit_with_drift(
     return fitted, drift
 
 
-def without_drift(target: Numbers, answers: Numbers, *, times: Numbers, folds: Sequence[Fold]) -> Numbers | None:
-    """The target as the device would have given it without drift; None where neighbours in time say nothing.
+def without_drift(target: Numbers, predicted: Numbers, *, times: Numbers, folds: Sequence[Fold]) -> Numbers | None:
+    """Return the target corrected for drift, or None if there is none.
 
-    `answers` are those of a model that had not seen the rows; the drift at a row is told by rows of other folds alone.
+    Args:
+        target: Measured values.
+        predicted: Held-out predictions of the rows by a model without drift.
+        times: Time of each row.
+        folds: The folds; the drift at a row is estimated from rows of other folds only.
     """
-    logs = np.log(target / answers)
+    logs = np.log(target / predicted)
     if find_drift(times, logs).width is None:
         return None
     factor = np.ones(len(target))
@@ -87,7 +95,7 @@ def without_drift(target: Numbers, answers: Numbers, *, times: Numbers, folds: S
 
 
 def _left_out(times: Numbers, logs: Numbers, *, width: float) -> float:
-    """The mean absolute error of each row's local mean without the row itself."""
+    """Return the mean absolute error of the leave-one-out local means."""
     weights = _weights(times, times, width=width)
     np.fill_diagonal(weights, 0)
     return float(np.abs(_mean(weights, logs) - logs).mean())
@@ -103,6 +111,6 @@ def _weights(times: Numbers, at: Numbers, *, width: float) -> Numbers:
 
 
 def _mean(weights: Numbers, logs: Numbers) -> Numbers:
-    """A local mean, held back to 0 where there is hardly a row near."""
+    # The constant shrinks the mean to 0 where there are few rows nearby.
     mean: Numbers = (weights @ logs) / (weights.sum(axis=1) + 0.3)
     return mean

@@ -1,4 +1,4 @@
-"""Fitting a predictor: judge all models on held-out networks, take the best, and say on a card how good it is."""
+"""Fit a predictor: evaluate all models on held-out networks, choose the best and write its card."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -19,20 +19,20 @@ from hwnas.predict.folds import group_equal_networks
 from hwnas.predict.intervals import calibrate, held_out_coverage
 from hwnas.predict.learning_curve import COUNTS, learning_curve
 from hwnas.predict.models import Learner, counted_blocks
-from hwnas.predict.predictor import Predictor, Trial
-from hwnas.predict.selection import Answers, Protocol, cross_validate, refit
+from hwnas.predict.predictor import Predictor, Validation
+from hwnas.predict.selection import HeldOutPredictions, Protocol, cross_validate, refit
 
 _log = logging.getLogger(__name__)
 
 _DRIFT_GAIN = 0.95
-"""Drift is taken out only where that brings the error on held-out networks below this share."""
+"""Drift is corrected only if that brings the error on held-out networks below this share of it."""
 _SMALLEST_DRIFT = 1e-3
 """Smaller drifts are ignored: without noise, as in figures of memory, rounding errors look like drift."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Observations:
-    """Measured networks: features, figures in the metric's unit, and where they are from."""
+    """Measured networks: features, values in the unit of the metric, and their origin."""
 
     metric: Metric
     conditions: Conditions
@@ -40,27 +40,27 @@ class Observations:
     figures: Numbers
     weights: Numbers | None = None
     environments: Sequence[str] = ()
-    """The environment id of each row, where it is known."""
+    """Environment id of each row, if known."""
     environment: Mapping[str, str] = field(default_factory=dict)
     sources: tuple[str, ...] = ()
     noise_floor: float | None = None
     groups: Sequence[str] | None = None
-    """Labels of rows that are held out together; None: identical networks."""
+    """Labels of rows that are held out together; None: rows of identical networks are."""
     times: Numbers | None = None
     """Time of each measurement in seconds, if known; used to detect drift."""
     space: str | None = None
-    """The space of all networks; None where they are of several kinds."""
+    """Space of all networks; None if they are of several kinds."""
     kinds: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
     def target(self) -> Numbers:
-        """The target of models: the value of one run of a batch, to be minimised."""
+        """Target of the models: the value of one run of a batch, to be minimised."""
         return self.metric.to_target(self.figures, batch=self.batches)
 
     @property
     def batches(self) -> Numbers:
-        """The batch of each row."""
+        """Batch size of each row."""
         return self.conditions.batch_of(np.arange(len(self.features)))
 
 
@@ -72,32 +72,43 @@ def fit_predictor(
     allow_mixed: bool = False,
     with_curve: bool = True,
 ) -> Predictor:
-    """The best predictor for these measurements, with its card."""
+    """Fit the best predictor to measurements, and make its card.
+
+    Args:
+        observed: The measured networks.
+        protocol: Protocol of the cross-validation.
+        learners: Models to try; by default all that suit the features.
+        allow_mixed: Accept measurements of several environments.
+        with_curve: Compute the learning curve, which takes about as long as fitting one model ten times.
+
+    Raises:
+        InputError: There are too few networks, a value is not finite and positive, or environments are mixed.
+    """
     protocol = protocol or Protocol(held_out="networks" if observed.groups is None else "groups")
     check_observations(observed, allow_mixed=allow_mixed)
-    observed, answers = _judged(observed, protocol, learners)
+    observed, held_out = _validate(observed, protocol, learners)
     features, target = observed.features, observed.target
-    choice = answers.choice()
-    _log.info("%s: %s, error %.2f %% on held-out networks", observed.metric, choice, 100 * answers.scores(choice).mape)
-    model = refit(choice, features, target, answers=answers, learners=learners, weights=observed.weights)
-    curve = _curve(observed, answers, learners) if with_curve else {}
-    trial = Trial(target=target, by_model=answers.by_model, by_count=curve)
+    choice = held_out.choice()
+    _log.info("%s: %s, error %.2f %% on held-out networks", observed.metric, choice, 100 * held_out.chosen_scores.mape)
+    model = refit(choice, features, target, held_out=held_out, learners=learners, weights=observed.weights)
+    curve = _curve(observed, held_out, learners) if with_curve else {}
+    validation = Validation(target=target, by_model=held_out.by_model, by_count=curve)
     return Predictor(
-        card=make_card(observed, answers, choice, trial=trial, count_names=counted_blocks(model)),
+        card=make_card(observed, held_out, choice, validation=validation, count_names=counted_blocks(model)),
         conditions=replace(observed.conditions, batch=1),
         model=model,
-        intervals=calibrate(features, target, answers.by_model[choice]),
-        fitted_range=FittedRange.of(features, one_space=observed.space is not None),
-        trial=trial,
+        intervals=calibrate(features, target, held_out.by_model[choice]),
+        fitted_range=FittedRange.fit(features, one_space=observed.space is not None),
+        validation=validation,
     )
 
 
-def _judged(
+def _validate(
     observed: Observations, protocol: Protocol, learners: Sequence[Learner] | None
-) -> tuple[Observations, Answers]:
-    """The models' answers; where the device drifted, and it shows in networks held out, those to figures without it."""
+) -> tuple[Observations, HeldOutPredictions]:
+    """Cross-validate all models, with the drift of the device removed if that helps on held-out networks."""
 
-    def judge(given: Observations) -> Answers:
+    def cross_validated(given: Observations) -> HeldOutPredictions:
         return cross_validate(
             given.features,
             given.target,
@@ -107,54 +118,61 @@ def _judged(
             groups=given.groups,
         )
 
-    answers = judge(observed)
+    held_out = cross_validated(observed)
     if observed.times is None:
-        return observed, answers
-    first = answers.by_model[answers.choice()][0]
-    steady = without_drift(observed.target, first, times=observed.times, folds=answers.folds[0])
-    most = 0.0 if steady is None else float(np.abs(observed.target / steady - 1).max())
-    if steady is None or most < _SMALLEST_DRIFT:
-        return observed, answers
+        return observed, held_out
+    first = held_out.by_model[held_out.choice()][0]
+    steady = without_drift(observed.target, first, times=observed.times, folds=held_out.folds[0])
+    largest = 0.0 if steady is None else float(np.abs(observed.target / steady - 1).max())
+    if steady is None or largest < _SMALLEST_DRIFT:
+        return observed, held_out
     figures = observed.metric.from_target(steady, batch=observed.batches)
-    drifted = f"the device drifted by up to {most:.1%} while it was measured"
-    note = f"{drifted}; the figures are those without it, the noise floor is with it"
+    drifted = f"the device drifted by up to {largest:.1%} during the measurements"
+    note = f"{drifted}; the values are corrected for it, the noise floor is not"
     corrected = replace(observed, figures=figures, notes=(*observed.notes, note))
-    again = judge(corrected)
+    corrected_held_out = cross_validated(corrected)
     _log.debug("%s: %s", observed.metric, drifted)
-    if again.scores(again.choice()).mape > _DRIFT_GAIN * answers.scores(answers.choice()).mape:
-        return observed, answers
-    return corrected, again
+    if corrected_held_out.chosen_scores.mape > _DRIFT_GAIN * held_out.chosen_scores.mape:
+        return observed, held_out
+    return corrected, corrected_held_out
 
 
 def as_throughput(predictor: Predictor, *, batches: Numbers, noise_floor: float | None = None) -> Predictor:
-    """A predictor of latency, just fitted, as one of images a second: models fit the time of one run of the batch.
+    """Return a predictor of latency that was just fitted as a predictor of images per second.
 
-    The model stays the one that was chosen by the time; all scores on the card are those of images a second. `batches`
-    are those of the rows that it was fitted to.
+    The models of both metrics fit the time of one run of a batch, so the model is the same; the scores on the card are
+    those of images per second.
+
+    Args:
+        predictor: The predictor of latency.
+        batches: Batch size of each row that it was fitted to.
+        noise_floor: Noise floor of the measured throughput.
     """
-    card, trial = predictor.card, predictor.trial
-    if trial is None:
-        raise ValueError("a predictor that was read from a file has not kept what the other models answered")
+    card, validation = predictor.card, predictor.validation
+    if validation is None:
+        raise ValueError("a loaded predictor has no held-out predictions of the other models")
     metric = replace(card.metric, name="throughput")
-    answers = np.array([row.predicted for row in card.held_out])
+    predicted = np.array([row.predicted for row in card.held_out])
     throughput = replace(
         card,
         metric=metric,
         noise_floor=noise_floor,
-        ranking=trial.ranking(metric, batch=batches),
-        learning_curve=trial.learning_curve(metric, batch=batches),
-        held_out=_held_out(metric.from_target(trial.target, batch=batches), metric.from_target(answers, batch=batches)),
+        ranking=validation.ranking(metric, batch=batches),
+        learning_curve=validation.learning_curve(metric, batch=batches),
+        held_out=_held_out_rows(
+            metric.from_target(validation.target, batch=batches), metric.from_target(predicted, batch=batches)
+        ),
     )
     return replace(predictor, card=throughput)
 
 
-def _held_out(measured: Numbers, predicted: Numbers) -> tuple[HeldOut, ...]:
-    pairs = zip(measured.tolist(), predicted.tolist(), strict=True)
-    return tuple(HeldOut(measured=one, predicted=other) for one, other in pairs)
+def _held_out_rows(measured: Numbers, predicted: Numbers) -> tuple[HeldOut, ...]:
+    rows = zip(measured.tolist(), predicted.tolist(), strict=True)
+    return tuple(HeldOut(measured=value, predicted=prediction) for value, prediction in rows)
 
 
 def check_observations(observed: Observations, *, allow_mixed: bool) -> None:
-    """Measurements must be finite, above 0, one for each network, and of one environment."""
+    """Require finite positive measurements, one per network, of one environment unless mixed ones are allowed."""
     figures = np.asarray(observed.figures)
     if figures.shape != (len(observed.features),):
         raise InputError("there must be one figure per network", got=f"{figures.shape} for {len(observed.features)}")
@@ -167,15 +185,20 @@ def check_observations(observed: Observations, *, allow_mixed: bool) -> None:
         raise InputError(
             "measurements must be of one environment",
             got=", ".join(environments),
-            hint="fit each profile by itself, or say that they may be mixed",
+            hint="fit each profile separately, or pass --mixed",
         )
 
 
 def make_card(
-    observed: Observations, answers: Answers, choice: str, *, trial: Trial, count_names: tuple[str, ...] = ()
+    observed: Observations,
+    held_out: HeldOutPredictions,
+    choice: str,
+    *,
+    validation: Validation,
+    count_names: tuple[str, ...] = (),
 ) -> Card:
     """Make the card of a model from its held-out predictions; `count_names` are the blocks that it counts."""
-    by_model, target, features = answers.by_model[choice], answers.target, observed.features
+    predicted, target, features = held_out.by_model[choice], held_out.target, observed.features
     metric, batches = observed.metric, observed.batches
     return Card(
         created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -190,21 +213,21 @@ def make_card(
             usual_batch=_usual_batch(observed),
             count_names=count_names,
         ),
-        protocol=answers.protocol,
+        protocol=held_out.protocol,
         model=choice,
-        ranking=trial.ranking(metric, batch=batches),
+        ranking=validation.ranking(metric, batch=batches),
         coverage=tuple(
             Coverage(
                 confidence=confidence,
-                share=held_out_coverage(features, target, by_model, answers.folds, confidence=confidence),
+                share=held_out_coverage(features, target, predicted, held_out.folds, confidence=confidence),
             )
             for confidence in CONFIDENCES
         ),
         noise_floor=observed.noise_floor,
-        learning_curve=trial.learning_curve(metric, batch=batches),
-        held_out=_held_out(
+        learning_curve=validation.learning_curve(metric, batch=batches),
+        held_out=_held_out_rows(
             np.asarray(observed.figures),
-            metric.from_target(np.exp(np.log(by_model).mean(axis=0)), batch=batches),
+            metric.from_target(np.exp(np.log(predicted).mean(axis=0)), batch=batches),
         ),
         environment=dict(observed.environment),
         notes=observed.notes,
@@ -212,25 +235,27 @@ def make_card(
 
 
 def _usual_batch(observed: Observations) -> int | None:
-    """The commonest batch, the greatest of several; None where there is only one anyway."""
+    """Return the most frequent batch size, the largest of several; None if the setting fixes the batch size."""
     if observed.metric.deployment.fixed_batch is not None:
         return None
     values, counts = np.unique(observed.batches, return_counts=True)
     return int(values[counts == counts.max()][-1])
 
 
-def _curve(observed: Observations, answers: Answers, learners: Sequence[Learner] | None) -> dict[int, Numbers]:
-    """The learning curve of the best single model: a stack at every point would take many times longer."""
+def _curve(
+    observed: Observations, held_out: HeldOutPredictions, learners: Sequence[Learner] | None
+) -> dict[int, Numbers]:
+    """Return the learning curve of the best single model; a stack at every point would take many times longer."""
     from hwnas.predict.selection import STACK, candidates
 
     by_name = {learner.name: learner for learner in learners or candidates(observed.features)}
-    best = next(name for name in answers.ranking() if name != STACK)
+    best = next(name for name in held_out.ranking() if name != STACK)
     curve = learning_curve(
         by_name[best],
         observed.features,
         observed.target,
         counts=[count for count in COUNTS if count < len(observed.features)],
-        seed=answers.protocol.seed,
+        seed=held_out.protocol.seed,
         groups=observed.groups,
     )
-    return {point.count: point.answers for point in curve.points}
+    return {point.count: point.predictions for point in curve.points}

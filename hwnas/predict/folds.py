@@ -1,4 +1,4 @@
-"""Cross-validation folds: which networks are held out together, given a seed."""
+"""Folds of cross-validation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,17 +16,24 @@ _ROUNDING = 1e-10
 
 @dataclass(frozen=True)
 class Fold:
-    """The networks that are fitted, and those that are held out."""
+    """Rows of the networks that are fitted and of those that are held out."""
 
     fit: Rows
     held_out: Rows
 
 
 def make_folds(count: int, *, num_folds: int, seed: int, groups: Sequence[str | int] | None = None) -> tuple[Fold, ...]:
-    """Folds of nearly equal size in random order; the networks of a group are held out together.
+    """Split networks into folds of nearly equal size, at random.
 
-    Without groups of one's own every network is its own group. Networks that are the same belong in one group:
-    otherwise a model is asked what it was told.
+    Args:
+        count: Number of networks.
+        num_folds: Number of folds.
+        seed: Seed of the split.
+        groups: Labels of networks that are held out together; by default each network is its own group. Identical
+            networks must share a group, or a model would predict networks that it was fitted to.
+
+    Raises:
+        InputError: There are fewer groups than folds, or not one label per network.
     """
     labels = np.arange(count) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     if len(labels) != count:
@@ -35,9 +42,9 @@ def make_folds(count: int, *, num_folds: int, seed: int, groups: Sequence[str | 
     if len(sizes) < num_folds:
         message = f"there must be at least {num_folds} distinct networks (or groups of them) to hold some out"
         raise InputError(message, got=len(sizes), hint="measure more networks")
-    owner = _dealt(sizes, num_folds=num_folds, seed=seed)[labels]
+    owner = _assign_folds(sizes, num_folds=num_folds, seed=seed)[labels]
     rows = np.arange(count)
-    return tuple(Fold(rows[owner != number], rows[owner == number]) for number in range(num_folds))
+    return tuple(Fold(rows[owner != fold], rows[owner == fold]) for fold in range(num_folds))
 
 
 def group_equal_networks(features: Features) -> list[int]:
@@ -57,8 +64,8 @@ def group_equal_networks(features: Features) -> list[int]:
     return groups
 
 
-def _dealt(sizes: NDArray[np.intp], *, num_folds: int, seed: int) -> Rows:
-    """The fold of each group: in random order, each to the fold that holds fewest networks so far."""
+def _assign_folds(sizes: NDArray[np.intp], *, num_folds: int, seed: int) -> Rows:
+    """Return the fold of each group: large groups first, each to the fold with the fewest networks so far."""
     order = np.random.default_rng(seed).permutation(len(sizes))
     order = order[np.argsort(-sizes[order], kind="stable")]
     filled = np.zeros(num_folds, dtype=np.intp)

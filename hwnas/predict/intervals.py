@@ -1,9 +1,10 @@
-"""Conformal intervals: how far the truth was from predictions of networks that were held out.
+"""Conformal prediction intervals from the errors of held-out networks.
 
-An error counts relative to a scale that depends on the network: how unusual it is among the fitted ones. The interval
-of a network at a confidence is its prediction times exp(± quantile · scale), the quantile that of the held-out errors
-in units of their scales (normalised conformal prediction with cross-validation's errors: Barber et al. 2021, "CV+",
-with one refitted model). Lower and upper quantiles are taken apart, because slow outliers are commoner than fast ones.
+The interval of a network is its prediction times exp(quantile * scale). The scale grows with the distance of the
+network from the fitted ones; the quantiles are those of the held-out errors log(measured / predicted) / scale. This is
+normalised conformal prediction with the errors of cross-validation (CV+, Barber et al. 2021, "Predictive inference with
+the jackknife+") and one refitted model. Lower and upper quantiles are separate, because slow outliers are more frequent
+than fast ones.
 """
 
 import math
@@ -16,10 +17,10 @@ from hwnas.errors import InputError
 from hwnas.predict.arrays import ContiguousArrays, Numbers
 from hwnas.predict.features.table import Features
 from hwnas.predict.folds import Fold
-from hwnas.predict.models.model import Plain, Standard, names, numbers
+from hwnas.predict.models.model import Plain, Standardizer, names, numbers
 
-USUAL_CONFIDENCE = 0.9
-"""Of intervals where nobody asked for another one and the networks support it."""
+DEFAULT_CONFIDENCE = 0.9
+"""Default confidence of intervals, if there are enough networks."""
 
 _MAX_COMPONENTS = 10
 _RIDGE = 3.0
@@ -28,19 +29,22 @@ _ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unusual(ContiguousArrays):
-    """Distance of networks from the centre of the fitted ones, along their principal components."""
+class WhitenedComponents(ContiguousArrays):
+    """Main principal components of the fitted networks' features, scaled to unit variance.
+
+    The distance from the origin is the Mahalanobis distance from the centre of the fitted networks.
+    """
 
     cost_names: tuple[str, ...]
     shape_names: tuple[str, ...]
-    standard: Standard
+    standard: Standardizer
     rotation: Numbers
 
     @classmethod
-    def of(cls, features: Features) -> Self:
-        """As the fitted networks have it."""
+    def fit(cls, features: Features) -> Self:
+        """Fit the components to the features of the fitted networks."""
         raw = _shares(features, features.cost_names, features.shape_names)
-        standard = Standard.of(raw)
+        standard = Standardizer.fit(raw)
         columns = standard.apply(raw)
         _, spread, directions = np.linalg.svd(columns, full_matrices=False)
         kept = np.flatnonzero(spread > 0.05 * max(float(spread[0]), 1e-12))[:_MAX_COMPONENTS]
@@ -53,18 +57,18 @@ class Unusual(ContiguousArrays):
         )
 
     def distance(self, features: Features) -> Numbers:
-        """About 1 for a usual network."""
+        """Return the root mean square coordinate of each network, about 1 for a typical one."""
         distance: Numbers = np.sqrt((self.coordinates(features) ** 2).mean(axis=1))
         return distance
 
     def coordinates(self, features: Features) -> Numbers:
-        """Coordinates along the principal components; the fitted networks have mean 0 and standard deviation 1."""
+        """Return coordinates along the components; those of the fitted networks have mean 0 and variance 1."""
         raw = _shares(features, self.cost_names, self.shape_names)
         coordinates: Numbers = self.standard.apply(raw) @ self.rotation
         return coordinates
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         return {
             "cost_names": list(self.cost_names),
             "shape_names": list(self.shape_names),
@@ -74,62 +78,64 @@ class Unusual(ContiguousArrays):
 
     @classmethod
     def from_json(cls, data: Plain) -> Self:
-        """Read what `to_json` wrote."""
+        """Make it from what `to_json` returned."""
         return cls(
             cost_names=names(data["cost_names"]),
             shape_names=names(data["shape_names"]),
-            standard=Standard.from_json(data["standard"]),
+            standard=Standardizer.from_json(data["standard"]),
             rotation=numbers(data["rotation"]),
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Intervals(ContiguousArrays):
-    """The held-out errors in units of their scales, sorted, and what gives the scale of a network."""
+    """Held-out errors in units of their scales, and the parameters of the scale."""
 
-    unusual: Unusual
+    components: WhitenedComponents
     slope: float
     """The scale is the distance to this power, within bounds."""
     errors: Numbers
-    """log(measured / predicted) / scale, growing."""
+    """log(measured / predicted) / scale in ascending order."""
 
     def scale(self, features: Features) -> Numbers:
-        """Factor by which the interval of a network is wider than a typical one."""
-        return _scale(self.unusual.distance(features), self.slope)
+        """Return the factor by which the interval of each network is wider than a typical one."""
+        return _scale(self.components.distance(features), self.slope)
 
     def bounds(self, mean: Numbers, features: Features, *, confidence: float) -> tuple[Numbers, Numbers]:
-        """Lower and upper bound of each prediction."""
+        """Return the lower and upper bound of each prediction."""
         low, high = quantiles(self.errors, confidence=confidence)
         scale = self.scale(features)
         return mean * np.exp(low * scale), mean * np.exp(high * scale)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return {"unusual": self.unusual.to_json(), "slope": self.slope, "errors": self.errors.tolist()}
+        """Return plain values."""
+        return {"unusual": self.components.to_json(), "slope": self.slope, "errors": self.errors.tolist()}
 
     @classmethod
     def from_json(cls, data: Plain) -> Self:
-        """Read what `to_json` wrote."""
+        """Make it from what `to_json` returned."""
         return cls(
-            unusual=Unusual.from_json(data["unusual"]), slope=float(data["slope"]), errors=numbers(data["errors"])
+            components=WhitenedComponents.from_json(data["unusual"]),
+            slope=float(data["slope"]),
+            errors=numbers(data["errors"]),
         )
 
 
-def calibrate(features: Features, target: Numbers, answers: Numbers) -> Intervals:
-    """Intervals from held-out answers, one row a repeat of cross-validation."""
-    unusual = Unusual.of(features)
-    distance = unusual.distance(features)
-    logs = np.log(target / answers)
+def calibrate(features: Features, target: Numbers, predicted: Numbers) -> Intervals:
+    """Calibrate intervals with held-out predictions, one row per repeat of the cross-validation."""
+    components = WhitenedComponents.fit(features)
+    distance = components.distance(features)
+    logs = np.log(target / predicted)
     slope = _slope(distance, logs)
-    return Intervals(unusual=unusual, slope=slope, errors=np.sort((logs / _scale(distance, slope)).ravel()))
+    return Intervals(components=components, slope=slope, errors=np.sort((logs / _scale(distance, slope)).ravel()))
 
 
 def held_out_coverage(
-    features: Features, target: Numbers, answers: Numbers, folds: tuple[tuple[Fold, ...], ...], *, confidence: float
+    features: Features, target: Numbers, predicted: Numbers, folds: tuple[tuple[Fold, ...], ...], *, confidence: float
 ) -> float:
-    """The share of networks inside intervals that were calibrated without them."""
+    """Return the share of networks inside intervals that were calibrated without them."""
     inside = []
-    for repeat, parts in zip(answers, folds, strict=True):
+    for repeat, parts in zip(predicted, folds, strict=True):
         for fold in parts:
             intervals = calibrate(features.take(fold.fit), target[fold.fit], repeat[None, fold.fit])
             held = fold.held_out
@@ -139,34 +145,36 @@ def held_out_coverage(
 
 
 def quantiles(errors: Numbers, *, confidence: float) -> tuple[float, float]:
-    """The two quantiles that hold a share `confidence` of new errors, with the correction for a finite number."""
+    """Return the lower and upper quantile between which a new error lies with this confidence."""
     if not 0 < confidence < 1:
         raise InputError("a confidence must be between 0 and 1", got=confidence, hint="--confidence 0.9")
+    # With n exchangeable errors a new one is below the k-th smallest with probability k / (n + 1).
     tail = (1 - confidence) / 2
     count = len(errors)
-    place = int(np.floor(tail * (count + 1) + _ROUNDING))
-    if place < 1:
+    rank = int(np.floor(tail * (count + 1) + _ROUNDING))
+    if rank < 1:
         return min(float(errors[0]), 0.0), max(float(errors[-1]), 0.0)
-    return float(errors[place - 1]), float(errors[count - place])
+    return float(errors[rank - 1]), float(errors[count - rank])
 
 
 def require_confident(count: int, *, confidence: float) -> None:
-    """A confidence that so few networks cannot support is an error, not a wider guess."""
+    """Raise InputError if this number of networks does not support intervals of this confidence."""
     if (1 - confidence) / 2 * (count + 1) < 1 - _ROUNDING:
         message = f"{count} networks support no interval at this confidence"
         best = supported_confidence(count, wanted=confidence)
         raise InputError(message, got=confidence, hint=f"--confidence {best:.2f}, or measure more networks")
 
 
-def supported_confidence(count: int, *, wanted: float = USUAL_CONFIDENCE) -> float:
-    """The confidence that so many networks support: what is wanted, or the most that there is in whole hundredths."""
+def supported_confidence(count: int, *, wanted: float = DEFAULT_CONFIDENCE) -> float:
+    """Return the wanted confidence, or the highest in whole hundredths that this number of networks supports."""
     if (1 - wanted) / 2 * (count + 1) >= 1 - _ROUNDING:
         return wanted
     return max(math.floor(100 * (1 - 2 / (count + 1)) + _ROUNDING) / 100, 0.01)
 
 
 def _slope(distance: Numbers, logs: Numbers) -> float:
-    """Exponent of the growth of errors with distance: a regularised regression of log |error|, never negative."""
+    """Return the exponent of the growth of errors with distance, at least 0."""
+    # A ridge regression of log |error| on log distance with one coefficient.
     size = np.log(np.abs(logs) + 1e-4).mean(axis=0)
     away = np.log(np.maximum(distance, 0.1))
     centred = away - away.mean()
@@ -179,7 +187,7 @@ def _scale(distance: Numbers, slope: float) -> Numbers:
 
 
 def _shares(features: Features, cost_names: tuple[str, ...], shape_names: tuple[str, ...]) -> Numbers:
-    """Costs as shares of their sum, with the sum and the shapes."""
+    """Return the logarithm of the total cost, the costs as shares of it, and the shapes."""
     costs = features.costs_by(cost_names)
     total = features.total(cost_names)
     return np.column_stack([np.log(total), costs / total[:, None], features.shapes_by(shape_names)])

@@ -13,29 +13,29 @@ from hwnas.predict.metrics import Scores, scores
 from hwnas.predict.models import Learner
 
 COUNTS = (20, 50, 100, 200)
-"""Networks that are fitted; all of them come last."""
+"""Numbers of networks to fit; a point with all networks of the folds is added."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """The scores on held-out networks with so many fitted."""
+    """Scores on held-out networks of a model fitted to `count` networks."""
 
     count: int
     scores: Scores
-    answers: Numbers
+    predictions: Numbers
     """Predictions of each network by a model that was not fitted to it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LearningCurve:
-    """Points by growing count, and the error that no predictor can go below."""
+    """Points in ascending order of count, and the least possible error."""
 
     points: tuple[Point, ...]
     noise_floor: float | None = None
-    """The mean absolute relative error of a perfect predictor: what measuring again gives."""
+    """Mean absolute relative error of a perfect predictor, which is that of repeated measurements."""
 
     def first_below(self, mape: float) -> int | None:
-        """The least count whose error is at most this; None where none is."""
+        """Return the least count whose error is at most this; None if none is."""
         return next((point.count for point in self.points if point.scores.mape <= mape), None)
 
 
@@ -50,17 +50,31 @@ def learning_curve(
     noise_floor: float | None = None,
     groups: Sequence[str] | None = None,
 ) -> LearningCurve:
-    """Cross-validated scores with some and with all of the other folds' networks fitted."""
+    """Cross-validate a model that is fitted to parts of the other folds, and to all of them.
+
+    Args:
+        learner: The model to fit.
+        features: Features of the networks.
+        target: Measured values.
+        counts: Numbers of networks to fit.
+        num_folds: Number of folds.
+        seed: Seed of the folds and of the parts.
+        noise_floor: Noise floor of the measurements, to be kept with the curve.
+        groups: Labels of networks that are held out together; by default identical networks are.
+
+    Raises:
+        InputError: A count is below 3, or there are fewer groups than folds.
+    """
     if any(count < 3 for count in counts):
         raise InputError("a learning curve needs at least 3 networks a point", got=min(counts))
     folds = make_folds(len(target), num_folds=num_folds, seed=seed, groups=groups or group_equal_networks(features))
-    most = min(len(fold.fit) for fold in folds)
+    largest = min(len(fold.fit) for fold in folds)
     points = []
-    for count in (*(count for count in sorted(counts) if count < most), most):
-        answers = np.zeros(len(target))
-        for number, fold in enumerate(folds):
-            rows = np.random.default_rng([seed, number]).permutation(fold.fit)[:count]
+    for count in (*(count for count in sorted(counts) if count < largest), largest):
+        predicted = np.zeros(len(target))
+        for index, fold in enumerate(folds):
+            rows = np.random.default_rng([seed, index]).permutation(fold.fit)[:count]
             fitted = learner.fit(features.take(rows), target[rows], seed=seed)
-            answers[fold.held_out] = fitted.predict(features.take(fold.held_out))
-        points.append(Point(count=count, scores=scores(answers, target), answers=answers))
+            predicted[fold.held_out] = fitted.predict(features.take(fold.held_out))
+        points.append(Point(count=count, scores=scores(predicted, target), predictions=predicted))
     return LearningCurve(points=tuple(points), noise_floor=noise_floor)

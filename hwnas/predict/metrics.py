@@ -11,7 +11,7 @@ from hwnas.predict.features.table import require_finite
 _ROUNDING = 1e-12
 _DRAWS = 64
 _SIGMA_BY_MEAN = float(np.sqrt(np.pi / 2))
-"""Of a normal distribution: its standard deviation over the mean of its absolute values."""
+"""Standard deviation over mean absolute value of a normal distribution."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,21 +20,21 @@ class Scores:
 
     count: int
     mape: float
-    """Mean of |predicted / measured - 1|."""
+    """Mean absolute relative error |predicted / measured - 1|."""
     rmspe: float
-    """Root of the mean square of the same."""
+    """Root mean square of the relative error."""
     median_error: float
     within_5: float
     """Share of networks within 5 %."""
     within_10: float
     spearman: float | None
-    """Rank correlation; None where all measured or all predicted figures are equal."""
+    """Rank correlation; None if all measured or all predicted values are equal."""
     kendall: float | None
     max_error: float
 
 
 def scores(predicted: Numbers, measured: Numbers) -> Scores:
-    """The scores of predictions; all figures must be finite, and measured ones above 0."""
+    """Return the scores of predictions; raise InputError unless all values are finite and measured ones above 0."""
     predicted, measured = np.asarray(predicted, dtype=np.float64), np.asarray(measured, dtype=np.float64)
     if predicted.shape != measured.shape or not predicted.size or predicted.ndim != 1:
         raise InputError("there must be one prediction per measurement", got=f"{predicted.shape}, {measured.shape}")
@@ -56,19 +56,22 @@ def scores(predicted: Numbers, measured: Numbers) -> Scores:
     )
 
 
-def best_spearman(figures: Numbers, *, noise_floor: float) -> float | None:
-    """The rank correlation that a perfect predictor would have, were the figures true and measured with such noise."""
-    figures = np.asarray(figures, dtype=np.float64)
-    if len(figures) < 2 or np.ptp(figures) == 0:
+def best_spearman(values: Numbers, *, noise_floor: float) -> float | None:
+    """Return the rank correlation of a perfect predictor with measurements of this noise; None if values are equal.
+
+    The mean over draws of log-normal noise whose mean absolute relative error is the noise floor.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if len(values) < 2 or np.ptp(values) == 0:
         return None
     from scipy.stats import spearmanr  # type: ignore[import-untyped]
 
-    noise = np.random.default_rng(0).standard_normal((_DRAWS, len(figures))) * noise_floor * _SIGMA_BY_MEAN
-    return float(np.mean([spearmanr(figures, figures * np.exp(drawn)).statistic for drawn in noise]))
+    noise = np.random.default_rng(0).standard_normal((_DRAWS, len(values))) * noise_floor * _SIGMA_BY_MEAN
+    return float(np.mean([spearmanr(values, values * np.exp(drawn)).statistic for drawn in noise]))
 
 
 def coverage(lower: Numbers, upper: Numbers, measured: Numbers) -> float:
-    """The share of measurements inside their intervals."""
+    """Return the share of measurements inside their intervals."""
     return float(((lower <= measured) & (measured <= upper)).mean())
 
 

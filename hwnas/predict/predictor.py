@@ -1,7 +1,7 @@
-"""A predictor: a fitted model with its intervals, its range and its card, in memory and in a folder.
+"""Predictors: a fitted model with its intervals, fitted range and card, in memory and on disk.
 
-    FOLDER/card.json     the card: what it was fitted to and how accurate it is
-    FOLDER/card.md       the same as Markdown, with parity.svg
+    FOLDER/card.json     the card: fitted data and accuracy
+    FOLDER/card.md       the card as Markdown, with parity.svg
     FOLDER/model.json    the model: plain numbers, and XGBoost's own JSON
 
 A card states the digest of the model and of itself.
@@ -27,7 +27,7 @@ from hwnas.predict.card import CARD, Card, CurvePoint, Ranked, card_json, load_c
 from hwnas.predict.card_page import PARITY, card_page, parity_plot
 from hwnas.predict.features.conditions import Conditions
 from hwnas.predict.features.counting import population_features, workload_features
-from hwnas.predict.features.table import Features, with_answers
+from hwnas.predict.features.table import Features, with_source_predictions
 from hwnas.predict.fitted_range import FittedRange, require_inside
 from hwnas.predict.intervals import Intervals, require_confident, supported_confidence
 from hwnas.predict.metrics import Scores, scores
@@ -38,14 +38,14 @@ from hwnas.workload import Workload, Workloads
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """Figures of networks in the metric's unit, each with an interval of the confidence asked for."""
+    """Predicted values of networks in the unit of the metric, with an interval of the requested confidence each."""
 
     mean: Numbers
     lower: Numbers
     upper: Numbers
     more_is_better: bool
     outside: NDArray[np.bool_]
-    """Networks outside the fitted range: their values and intervals are guesses."""
+    """True for networks outside the fitted range, whose values and intervals are extrapolations."""
 
     def to_frame(self, labels: Sequence[str] | None = None) -> Frame:
         """Return the predictions as a data frame, one row per network.
@@ -59,62 +59,62 @@ class Prediction:
 
     @property
     def unfavourable(self) -> Numbers:
-        """The bound that a constraint held with confidence uses: upper where less is better, else lower."""
+        """The bound that a constraint with confidence is checked against: upper if less is better, else lower."""
         return self.lower if self.more_is_better else self.upper
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trial:
-    """Predictions of held-out networks during cross-validation."""
+class Validation:
+    """Held-out predictions of all models that were tried, kept to restate their scores in another metric."""
 
     target: Numbers
     by_model: Mapping[str, Numbers]
-    """An array per model, one row a repeat."""
+    """Predictions of each model, one row per repeat of the cross-validation."""
     by_count: Mapping[int, Numbers]
-    """With so many networks fitted: those of the learning curve."""
+    """Predictions by number of fitted networks, for the learning curve."""
 
     def ranking(self, metric: Metric, *, batch: Numbers) -> tuple[Ranked, ...]:
-        """The scores of all models in the metric's unit, the best first."""
-        figures = metric.from_target(self.target, batch=batch)
-        found = (
-            Ranked(model=name, scores=_scores(metric.from_target(answers, batch=batch), figures))
-            for name, answers in self.by_model.items()
+        """Return the scores of all models in the unit of the metric, best first."""
+        measured = metric.from_target(self.target, batch=batch)
+        ranked = (
+            Ranked(model=name, scores=_scores(metric.from_target(predicted, batch=batch), measured))
+            for name, predicted in self.by_model.items()
         )
-        return tuple(sorted(found, key=lambda ranked: ranked.scores.mape))
+        return tuple(sorted(ranked, key=lambda model: model.scores.mape))
 
     def learning_curve(self, metric: Metric, *, batch: Numbers) -> tuple[CurvePoint, ...]:
-        """The error by the number of networks, in the metric's unit."""
-        figures = metric.from_target(self.target, batch=batch)
-        found = {
-            count: _scores(metric.from_target(answers, batch=batch), figures)
-            for count, answers in self.by_count.items()
+        """Return the error by number of fitted networks, in the unit of the metric."""
+        measured = metric.from_target(self.target, batch=batch)
+        by_count = {
+            count: _scores(metric.from_target(predicted, batch=batch), measured)
+            for count, predicted in self.by_count.items()
         }
         return tuple(
-            CurvePoint(count=count, mape=point.mape, spearman=point.spearman) for count, point in found.items()
+            CurvePoint(count=count, mape=point.mape, spearman=point.spearman) for count, point in by_count.items()
         )
 
 
-def _scores(answers: Numbers, figures: Numbers) -> Scores:
-    rows = np.atleast_2d(answers)
-    return scores(rows.ravel(), np.tile(figures, len(rows)))
+def _scores(predicted: Numbers, measured: Numbers) -> Scores:
+    rows = np.atleast_2d(predicted)
+    return scores(rows.ravel(), np.tile(measured, len(rows)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """The model of another device, and the conditions under which its features are made."""
+    """A predictor of another device as input of a transfer: its model and the conditions of its features."""
 
     conditions: Conditions
     batch: int
     model: Fitted
 
-    def answers(self, build: Callable[[Conditions], Features]) -> Numbers:
-        """Predict networks whose features `build` makes."""
+    def predict(self, build: Callable[[Conditions], Features]) -> Numbers:
+        """Predict networks whose features `build` computes under the conditions of this source."""
         return self.model.predict(build(replace(self.conditions, batch=self.batch)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Predictor:
-    """A fitted model with its intervals, its range, the conditions of its features, and its card."""
+    """A fitted model with its prediction intervals, fitted range, conditions of its features, and card."""
 
     card: Card
     conditions: Conditions
@@ -122,24 +122,24 @@ class Predictor:
     intervals: Intervals
     fitted_range: FittedRange
     sources: Mapping[str, Source] = field(default_factory=dict)
-    """Models of other devices that this one leans on."""
-    trial: Trial | None = field(default=None, repr=False, compare=False)
-    """Of a predictor that was just fitted; it is not stored."""
+    """Models of other devices whose predictions are inputs of this one."""
+    validation: Validation | None = field(default=None, repr=False, compare=False)
+    """Held-out predictions of a predictor that was just fitted; not stored."""
 
     @property
-    def usual_confidence(self) -> float:
-        """Of its intervals where none is asked for: 0.9, or the most that its fitted networks support."""
+    def default_confidence(self) -> float:
+        """Default confidence of intervals: 0.9, or the highest that the number of fitted networks supports."""
         return supported_confidence(self.card.data.num_networks)
 
     @classmethod
     def load(cls, folder: Path | str) -> Self:
-        """Read a predictor from its folder, `predictors/DEVICE/NAME/METRIC`.
+        """Load a predictor from its folder, `predictors/DEVICE/NAME/METRIC`.
 
         Args:
             folder: The folder that `hwnas fit` wrote.
 
         Raises:
-            InputError: The folder holds no predictor, one of another format, or one that was edited.
+            InputError: The folder holds no predictor, one of another format, or one that is invalid or was changed.
         """
         folder = Path(folder)
         card = load_card(folder)
@@ -183,10 +183,10 @@ class Predictor:
     def predict_features(
         self, features: Features, *, confidence: float | None = None, batch: int | None = None
     ) -> Prediction:
-        """Predict networks from features that were made under this predictor's conditions at `batch`."""
+        """Predict networks from features that were computed under the conditions of this predictor at `batch`."""
         metric = self.card.metric
         count = np.full(len(features), float(metric.require_batch(batch)))
-        confidence = self.usual_confidence if confidence is None else confidence
+        confidence = self.default_confidence if confidence is None else confidence
         require_confident(self.card.data.num_networks, confidence=confidence)
         mean = self.model.predict(features)
         low, high = self.intervals.bounds(mean, features, confidence=confidence)
@@ -200,23 +200,24 @@ class Predictor:
         )
 
     def features(self, workloads: Sequence[Workload], *, batch: int | None = None) -> Features:
-        """The features of networks under this predictor's conditions; blocks of a space are not told in operations.
+        """Return the features of networks given by their operations, under the conditions of this predictor.
 
-        A predictor that counts blocks answers for such networks as if it had never seen one of theirs.
+        Operations do not say which blocks of a space they belong to, so block counts are 0: a predictor with a
+        correction per block uses its mean alone.
         """
-        return self._built(lambda conditions: workload_features(workloads, conditions), batch)
+        return self._build_features(lambda conditions: workload_features(workloads, conditions), batch)
 
     def population(self, workloads: Workloads, *, batch: int | None = None) -> Features:
-        """The features of a population of a space."""
+        """Return the features of a population of a space, under the conditions of this predictor."""
         counts = self.card.data.count_names
-        return self._built(lambda conditions: population_features(workloads, conditions, counts=counts), batch)
+        return self._build_features(lambda conditions: population_features(workloads, conditions, counts=counts), batch)
 
     def require_inside(self, features: Features, *, labels: Sequence[str] | None = None) -> None:
-        """An error for the first network outside the fitted range, saying in what."""
+        """Raise InputError for the first network outside the fitted range, with the reasons."""
         require_inside(self.fitted_range, features, labels=labels)
 
     def model_json(self) -> dict[str, Any]:
-        """All but the card, as plain values."""
+        """Return everything but the card as plain values, the content of `model.json`."""
         return {
             "conditions": self.conditions.plain(),
             "model": fitted_to_json(self.model),
@@ -227,7 +228,7 @@ class Predictor:
 
     @classmethod
     def from_json(cls, card: Card, data: Plain) -> Self:
-        """The predictor that `model_json` wrote."""
+        """Make a predictor from its card and what `model_json` returned."""
         return cls(
             card=card,
             conditions=Conditions(**data["conditions"]),
@@ -237,12 +238,10 @@ class Predictor:
             sources={name: _source(source) for name, source in data["sources"].items()},
         )
 
-    def _built(self, build: Callable[[Conditions], Features], batch: int | None) -> Features:
-        answers = {name: source.answers(build) for name, source in self.sources.items()}
-        return with_answers(build(self._at(batch)), answers)
-
-    def _at(self, batch: int | None) -> Conditions:
-        return replace(self.conditions, batch=self.card.metric.require_batch(batch))
+    def _build_features(self, build: Callable[[Conditions], Features], batch: int | None) -> Features:
+        by_source = {name: source.predict(build) for name, source in self.sources.items()}
+        conditions = replace(self.conditions, batch=self.card.metric.require_batch(batch))
+        return with_source_predictions(build(conditions), by_source)
 
 
 def _source_json(source: Source) -> dict[str, Any]:
@@ -259,7 +258,7 @@ PAGE, MODEL = "card.md", "model.json"
 
 
 def save_predictor(predictor: Predictor, folder: Path) -> Predictor:
-    """Write a predictor into its folder, in place of one that stands there; the sealed one is returned."""
+    """Write a predictor to its folder, replacing an existing one, and return it with its sealed card."""
     model_text = json.dumps(predictor.model_json(), separators=(",", ":"), allow_nan=False) + "\n"
     card = sealed(predictor.card, model_text=model_text)
     texts = {
@@ -273,7 +272,7 @@ def save_predictor(predictor: Predictor, folder: Path) -> Predictor:
 
 
 def _write_folder(folder: Path, texts: dict[str, str]) -> None:
-    """All files appear at once: they are written beside the folder, which is then exchanged."""
+    # All files appear at once: they are written to a new folder, which then takes the place of the old one.
     token = secrets.token_hex(6)
     new, old = folder.with_name(f".{folder.name}.{token}.new"), folder.with_name(f".{folder.name}.{token}.old")
     try:
@@ -296,7 +295,7 @@ def _write_folder(folder: Path, texts: dict[str, str]) -> None:
 
 def _require_replaceable(folder: Path) -> None:
     if folder.exists() and any(folder.iterdir()) and not (folder / CARD).is_file():
-        raise InputError(f"{folder} holds something else than a predictor", hint="another folder with --out")
+        raise InputError(f"{folder} holds something other than a predictor", hint="choose another folder with --out")
 
 
 def _read(path: Path) -> str:

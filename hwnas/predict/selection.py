@@ -1,8 +1,8 @@
 """Selection of the best model by repeated cross-validation.
 
-Every model answers for the same networks in the same folds. The stack's answers come from weights that were found on
-the other folds' answers. The choice is by mean absolute relative error; a simpler model is taken where the better one
-gains less than a hundredth of the error.
+Every model predicts the same held-out networks in the same folds. The weights of the stack are fitted to the
+predictions of the other folds. The model with the least mean absolute relative error is chosen, or a simpler one whose
+error is less than one percent larger.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from hwnas.predict.models import LEARNERS, Fitted, Learner, Stack, stack_weights
 
 STACK = "stack"
 MIN_NETWORKS = 8
-"""Fewer distinct networks than this are not fitted: nothing could be said about the error."""
+"""Least number of distinct networks to fit; with fewer the error cannot be estimated."""
 _GAIN = 0.01
 
 
@@ -35,8 +35,8 @@ class Protocol:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answers:
-    """Predictions of held-out networks: an array per model, one row per repeat."""
+class HeldOutPredictions:
+    """Predictions of held-out networks: one array per model, one row per repeat."""
 
     target: Numbers
     protocol: Protocol
@@ -44,20 +44,25 @@ class Answers:
     folds: tuple[tuple[Fold, ...], ...]
 
     def scores(self, name: str) -> Scores:
-        """The scores of one model over all repeats."""
-        answers = self.by_model[name]
-        return scores(answers.ravel(), np.tile(self.target, len(answers)))
+        """Return the scores of one model over all repeats."""
+        predicted = self.by_model[name]
+        return scores(predicted.ravel(), np.tile(self.target, len(predicted)))
 
     def ranking(self) -> dict[str, Scores]:
-        """All models, the best first."""
-        found = {name: self.scores(name) for name in self.by_model}
-        return dict(sorted(found.items(), key=lambda item: item[1].mape))
+        """Return the scores of all models, best first."""
+        by_name = {name: self.scores(name) for name in self.by_model}
+        return dict(sorted(by_name.items(), key=lambda item: item[1].mape))
 
     def choice(self) -> str:
-        """The model to use: the first, in order of simplicity, that comes near enough to the best."""
+        """Return the model to use: the simplest whose error is within one percent of the least."""
         ranking = self.ranking()
         best = next(iter(ranking.values())).mape
         return next(name for name in self.by_model if ranking[name].mape <= best * (1 + _GAIN))
+
+    @property
+    def chosen_scores(self) -> Scores:
+        """Scores of the chosen model."""
+        return self.scores(self.choice())
 
 
 def cross_validate(
@@ -68,8 +73,20 @@ def cross_validate(
     learners: Sequence[Learner] | None = None,
     weights: Numbers | None = None,
     groups: Sequence[str] | None = None,
-) -> Answers:
-    """Fit every model on all folds but one, again and again; `groups` are held out together."""
+) -> HeldOutPredictions:
+    """Predict every network by models that were fitted to the other folds.
+
+    Args:
+        features: Features of the networks.
+        target: Positive values to predict, one per network.
+        protocol: Number of folds, repeats and seed.
+        learners: Models to try; by default all that suit the features.
+        weights: Weight of each network in the fits.
+        groups: Labels of networks that are held out together; by default identical networks are.
+
+    Raises:
+        InputError: There are too few distinct networks or groups.
+    """
     learners = candidates(features) if learners is None else tuple(learners)
     _require_enough(features)
     labels = groups or group_equal_networks(features)
@@ -79,7 +96,7 @@ def cross_validate(
     )
     by_model = {
         learner.name: np.stack(
-            [_answers(learner, features, target, weights, repeat, protocol.seed) for repeat in folds]
+            [_held_out(learner, features, target, weights, repeat, protocol.seed) for repeat in folds]
         )
         for learner in learners
     }
@@ -87,7 +104,7 @@ def cross_validate(
         by_model[STACK] = np.stack(
             [_stacked(list(by_model.values()), target, repeat, number) for number, repeat in enumerate(folds)]
         )
-    return Answers(target=target, protocol=protocol, by_model=by_model, folds=folds)
+    return HeldOutPredictions(target=target, protocol=protocol, by_model=by_model, folds=folds)
 
 
 def refit(
@@ -95,23 +112,23 @@ def refit(
     features: Features,
     target: Numbers,
     *,
-    answers: Answers,
+    held_out: HeldOutPredictions,
     learners: Sequence[Learner] | None = None,
     weights: Numbers | None = None,
 ) -> Fitted:
-    """One model, fitted to all networks."""
+    """Fit one model to all networks; `held_out` gives the weights of a stack."""
     by_name = {learner.name: learner for learner in learners or candidates(features)}
     if name != STACK:
-        return by_name[name].fit(features, target, weights=weights, seed=answers.protocol.seed)
-    shares = _stack_weights([answers.by_model[member] for member in by_name], target)
+        return by_name[name].fit(features, target, weights=weights, seed=held_out.protocol.seed)
+    shares = _stack_weights([held_out.by_model[member] for member in by_name], target)
     kept = [(member, share) for member, share in zip(by_name.values(), shares, strict=True) if share > 0.01]
-    members = tuple(member.fit(features, target, weights=weights, seed=answers.protocol.seed) for member, _ in kept)
+    members = tuple(member.fit(features, target, weights=weights, seed=held_out.protocol.seed) for member, _ in kept)
     total = sum(share for _, share in kept)
     return Stack(members=members, weights=np.array([share / total for _, share in kept]))
 
 
 def candidates(features: Features) -> tuple[Learner, ...]:
-    """The models that make sense for these features."""
+    """Return the models that suit these features; a correction per block needs block counts."""
     return tuple(learner for learner in LEARNERS.values() if learner.name != "blocks" or features.count_names)
 
 
@@ -122,7 +139,7 @@ def _require_enough(features: Features) -> None:
         raise InputError(message, got=f"{len(features)} rows of {distinct}", hint="hwnas profile --samples 50")
 
 
-def _answers(
+def _held_out(
     learner: Learner,
     features: Features,
     target: Numbers,
@@ -130,17 +147,17 @@ def _answers(
     folds: tuple[Fold, ...],
     seed: int,
 ) -> Numbers:
-    answers = np.zeros(len(target))
+    predicted = np.zeros(len(target))
     for fold in folds:
         part = None if weights is None else weights[fold.fit]
         fitted = learner.fit(features.take(fold.fit), target[fold.fit], weights=part, seed=seed)
-        answers[fold.held_out] = fitted.predict(features.take(fold.held_out))
-    return answers
+        predicted[fold.held_out] = fitted.predict(features.take(fold.held_out))
+    return predicted
 
 
-def _stacked(answers: Sequence[Numbers], target: Numbers, folds: tuple[Fold, ...], number: int) -> Numbers:
-    """The stack's answers in one repeat: the weights of a fold come from the other folds."""
-    repeat = [values[number] for values in answers]
+def _stacked(by_model: Sequence[Numbers], target: Numbers, folds: tuple[Fold, ...], repeat_index: int) -> Numbers:
+    """Return the predictions of the stack in one repeat; the weights of a fold are fitted to the other folds."""
+    repeat = [predicted[repeat_index] for predicted in by_model]
     stacked = np.zeros(len(target))
     for fold in folds:
         weights = stack_weights([values[fold.fit] for values in repeat], target[fold.fit])
@@ -149,5 +166,5 @@ def _stacked(answers: Sequence[Numbers], target: Numbers, folds: tuple[Fold, ...
     return stacked
 
 
-def _stack_weights(answers: Sequence[Numbers], target: Numbers) -> Numbers:
-    return stack_weights([values.ravel() for values in answers], np.tile(target, len(answers[0])))
+def _stack_weights(by_model: Sequence[Numbers], target: Numbers) -> Numbers:
+    return stack_weights([predicted.ravel() for predicted in by_model], np.tile(target, len(by_model[0])))

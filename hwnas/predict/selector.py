@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hwnas.data_paths import PREDICTORS, DataPaths, Origin, data_search_path
+from hwnas.data_paths import PREDICTORS, Origin, data_search_path
 from hwnas.devices import Machine, resolve
 from hwnas.errors import InputError, MissingError
 from hwnas.metrics import PRECISION_PREFERENCE, RUNTIMES, Metric, parse_metric
@@ -17,10 +17,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class ChosenPredictor:
-    """The predictor that answers, and the metric as it answers it."""
+    """The chosen predictor, and the metric with its unspecified parts filled in."""
 
     metric: Metric
-    """Device, runtime, precision and batch are those of the predictor; threads are named only where they were asked."""
+    """Device, runtime, precision and batch are those of the predictor; threads are stated only if requested."""
     predictor: Predictor
     path: Path
     origin: Origin
@@ -44,7 +44,7 @@ def find_predictor(
 
     Raises:
         MissingError: There are no predictors for the device.
-        InputError: None of them answers this.
+        InputError: None of them fits the metric and the space.
     """
     return choose_predictor(parse_metric(metric), space=space, predictors=predictors).predictor
 
@@ -56,24 +56,29 @@ def choose_predictor(
     predictors: Path | None = None,
     machine: Machine | None = None,
 ) -> ChosenPredictor:
-    """The predictor of a metric on its device, for networks of a space or, without one, for any.
+    """Choose the predictor of a metric on its device, for networks of a space or, without one, for any.
 
-    A predictor of the space itself comes before one that was fitted to all networks; then the best runtime, the
-    narrowest precision, the smallest batch (of throughput the largest), the fewest threads.
+    A predictor of the space is preferred to one for all networks; then the best runtime, the narrowest precision, the
+    smallest batch (of throughput the largest) and the fewest threads.
     """
     device = resolve(metric.deployment.device or "auto", machine=machine)
-    places = data_search_path(PREDICTORS, predictors)
-    there = [
-        entry for entry in predictor_entries(places, device=device) if entry.card.metric.deployment.device == device
+    paths = data_search_path(PREDICTORS, predictors)
+    entries = [
+        entry for entry in predictor_entries(paths, device=device) if entry.card.metric.deployment.device == device
     ]
-    if not there:
-        raise _nothing(metric, device, space, places)
+    if not entries:
+        raise MissingError(
+            f"there is no predictor for {device}",
+            got=str(metric),
+            known=predictor_devices(paths),
+            hint=_commands(device, space),
+        )
     wanted = metric.with_device(device)
-    fitting = [entry for entry in there if entry.card.space in (None, space) and wanted.matches(entry.card.metric)]
+    fitting = [entry for entry in entries if entry.card.space in (None, space) and wanted.matches(entry.card.metric)]
     if not fitting:
-        raise _none_fits(metric, device, space, there)
+        raise _none_fits(metric, device, space, entries)
     best = min(fitting, key=lambda entry: _rank(entry, metric))
-    _log.debug("%s: %d of %d predictors fit, chosen %s", metric, len(fitting), len(there), best.path)
+    _log.debug("%s: %d of %d predictors fit, chosen %s", metric, len(fitting), len(entries), best.path)
     return ChosenPredictor(
         metric=_completed(best, metric),
         predictor=Predictor.load(best.path),
@@ -84,15 +89,15 @@ def choose_predictor(
 
 
 def _rank(entry: PredictorEntry, metric: Metric) -> tuple[int, ...]:
-    found = entry.card.metric.deployment
-    batch = found.fixed_batch or 0
+    deployment = entry.card.metric.deployment
+    batch = deployment.fixed_batch or 0
     return (
         int(entry.card.space is None),
-        _rank_in(RUNTIMES.names(), found.runtime),
-        _rank_in(PRECISION_PREFERENCE, found.precision),
-        int(found.fixed_batch is None),
+        _rank_in(RUNTIMES.names(), deployment.runtime),
+        _rank_in(PRECISION_PREFERENCE, deployment.precision),
+        int(deployment.fixed_batch is None),
         -batch if metric.name == "throughput" else batch,
-        found.threads or 0,
+        deployment.threads or 0,
     )
 
 
@@ -101,20 +106,20 @@ def _rank_in(order: Sequence[str], name: str | None) -> int:
 
 
 def _completed(entry: PredictorEntry, metric: Metric) -> Metric:
-    """The metric as a predictor answers it.
+    """Return the metric with the deployment of its predictor.
 
     Its text names a column of a study, so threads that were not specified stay out of it.
     """
-    found, wanted = entry.card.metric.deployment, metric.deployment
-    batch = found.fixed_batch or wanted.fixed_batch or entry.card.data.usual_batch
-    return replace(metric, deployment=replace(found, batch=batch, threads=wanted.threads))
+    deployment, wanted = entry.card.metric.deployment, metric.deployment
+    batch = deployment.fixed_batch or wanted.fixed_batch or entry.card.data.usual_batch
+    return replace(metric, deployment=replace(deployment, batch=batch, threads=wanted.threads))
 
 
 def _note(entry: PredictorEntry, metric: Metric, fitting: Sequence[PredictorEntry]) -> str:
     """Describe the chosen predictor and the reasons for parts that were not specified."""
     complete, card = _completed(entry, metric), entry.card
     wanted, found = metric.deployment, complete.deployment
-    of = f"{card.data.num_networks} networks of {card.space or 'every kind that was measured there'}"
+    of = f"{card.data.num_networks} networks of {card.space or 'all kinds'}"
     filled = [
         text
         for value, text in (
@@ -139,26 +144,16 @@ def _note(entry: PredictorEntry, metric: Metric, fitting: Sequence[PredictorEntr
 def _batch_reason(entry: PredictorEntry, complete: Metric) -> str:
     batch = complete.deployment.batch
     if entry.card.metric.deployment.fixed_batch is None:
-        return f"batch {batch} is the commonest one measured"
+        return f"batch {batch} is the most frequent one measured"
     return f"batch {batch} is the {'largest' if complete.name == 'throughput' else 'smallest'} one"
 
 
-def _nothing(metric: Metric, device: str, space: str | None, places: DataPaths) -> MissingError:
-    known = predictor_devices(places)
-    return MissingError(
-        f"there is no predictor for {device}",
-        got=str(metric),
-        known=known,
-        hint=_commands(device, space),
-    )
-
-
-def _none_fits(metric: Metric, device: str, space: str | None, there: Sequence[PredictorEntry]) -> InputError:
+def _none_fits(metric: Metric, device: str, space: str | None, entries: Sequence[PredictorEntry]) -> InputError:
     networks = "any network" if space is None else f"networks of {space}"
     return InputError(
-        f"no predictor for {device} answers this for {networks}",
+        f"no predictor for {device} fits this metric for {networks}",
         got=str(metric),
-        known=sorted(f"{entry.card.metric} ({entry.card.space or 'any'})" for entry in there),
+        known=sorted(f"{entry.card.metric} ({entry.card.space or 'any'})" for entry in entries),
         hint=_commands(device, space),
     )
 

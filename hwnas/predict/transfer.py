@@ -1,12 +1,12 @@
-"""A predictor for a new device from a few measurements and the predictors of other devices.
+"""Transfer learning: a model for a new device from a few measurements and the predictors of other devices.
 
-Several ways are tried: the simple models from scratch, one source scaled, one bent (its logarithm times a power), and
-several sources as a basis (their main common directions, a robust Bayesian ridge on them). They are mixed by their
-leave-one-out answers on the few measured networks, so a source that does not help is left aside. A network that was
-measured twice is left out with both of its rows. To choose a single way would be a gamble: with ten networks the least
-leave-one-out error is often that of a poor way. A source helps where the mixture is better than the best model from
-scratch. A source of another runtime or kind of device must do so clearly, with less than half the error: by a few
-networks alone such a source looks good too often.
+Several methods are tried: simple models fitted from scratch, a source scaled by a factor, a source with its logarithm
+scaled too ("bent"), and several sources as a basis (a robust Bayesian ridge on their main common directions). The
+methods are mixed with weights fitted to their leave-one-out predictions of the measured networks, so a source that does
+not help gets no weight. All rows of a network are left out together. Choosing a single method would be unreliable: with
+ten networks the least leave-one-out error is often that of a poor method. A source of another runtime or kind of device
+is used only if it has less than half the error of the models from scratch, because with few networks such sources look
+good by chance.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -16,7 +16,7 @@ import numpy as np
 
 from hwnas.errors import InputError
 from hwnas.predict.arrays import Numbers
-from hwnas.predict.features.table import Features, answer_name
+from hwnas.predict.features.table import Features, source_column
 from hwnas.predict.folds import Fold, group_equal_networks, make_folds
 from hwnas.predict.metrics import Scores, scores
 from hwnas.predict.models import (
@@ -28,16 +28,16 @@ from hwnas.predict.models import (
     Stack,
     stack_weights,
 )
-from hwnas.predict.models.model import checked
+from hwnas.predict.models.model import check_fit_inputs
 from hwnas.predict.models.scaled import source_logs
 
 MIN_NETWORKS = 4
-"""Fewer measured networks cannot gate a source."""
+"""Least number of measured networks; with fewer, leave-one-out errors do not show if a source helps."""
 SCRATCH = "from scratch"
 SIMPLE: tuple[Learner, ...] = (AnalyticLearner(), GaussianLearner())
-"""Models that a few networks suffice for; a ridge regression on all costs does not work with ten."""
+"""Models that need few networks; a ridge regression on all costs does not work with ten."""
 SCRATCHES = (SCRATCH, *(f"{SCRATCH}, {learner.name}" for learner in SIMPLE[1:]))
-"""Their names; the first one is the analytic model."""
+"""Names of the methods without sources; the first is the analytic model."""
 _RANK = 4
 _SMALLEST_SPREAD = 0.005
 _SMALLEST_SHARE = 0.02
@@ -45,7 +45,7 @@ _CLEARLY = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Way:
+class TransferMethod:
     """A transfer-learning method and its source devices."""
 
     sources: tuple[str, ...]
@@ -62,111 +62,118 @@ class Transferred:
     """Weight of each method; negligible ones are left out."""
     ranking: Mapping[str, Scores]
     """Leave-one-out scores of each method, best first."""
-    by_way: Mapping[str, Numbers]
-    """The leave-one-out answers of each way."""
-    answers: Numbers
-    """The mixture of the ways' leave-one-out answers, one a row."""
+    by_method: Mapping[str, Numbers]
+    """Leave-one-out predictions of each method."""
+    mixed: Numbers
+    """Leave-one-out predictions of the mixture."""
     folds: tuple[Fold, ...]
-    """Rows left out together: those of one network."""
+    """Rows that were left out together: those of one network."""
 
     @property
-    def leans(self) -> bool:
-        """True if the sources help: they have weight, and the mixture is better than every model from scratch."""
+    def sources_help(self) -> bool:
+        """True if sources have weight and the mixture is better than every model from scratch."""
         return any(name not in SCRATCHES for name in self.shares) and self.mape < self.scratch.mape
 
     @property
     def mape(self) -> float:
-        """The mixture's own error."""
-        return float(np.abs(self.answers / self.target - 1).mean())
+        """Mean absolute relative error of the mixture."""
+        return float(np.abs(self.mixed / self.target - 1).mean())
 
     @property
     def scratch(self) -> Scores:
-        """The best of what needs no source."""
-        return next(found for name, found in self.ranking.items() if name in SCRATCHES)
+        """Scores of the best method without sources."""
+        return next(scored for name, scored in self.ranking.items() if name in SCRATCHES)
 
 
 def transfer(
     features: Features, target: Numbers, *, sources: Sequence[str], unlike: Collection[str] = ()
 ) -> Transferred:
-    """A mixture of the ways to use other devices' models, whose answers the features hold, for a new device.
+    """Fit a mixture of transfer methods to the measurements of a new device.
 
-    `unlike` are the sources of another runtime or kind of device.
+    Args:
+        features: Features of the measured networks, with the predictions of the sources among the shapes.
+        target: Positive values to predict, one per row.
+        sources: Names of the source devices.
+        unlike: Sources of another runtime or kind of device, which must help clearly to be used.
+
+    Raises:
+        InputError: There are fewer than four networks.
     """
-    target, _ = checked(features, target, None)
-    labels = _networks(features, sources)
+    target, _ = check_fit_inputs(features, target, None)
+    labels = group_equal_networks(_own(features, sources))
     if len(set(labels)) < MIN_NETWORKS:
         raise InputError(f"a transfer needs at least {MIN_NETWORKS} measured networks", got=len(set(labels)))
     folds = make_folds(len(target), num_folds=len(set(labels)), seed=0, groups=labels)
-    tried = ways(sources, unlike=unlike)
-    answers = {name: _left_out(way, features, target, folds) for name, way in tried.items()}
-    ranking = dict(sorted(((name, scores(given, target)) for name, given in answers.items()), key=_by_error))
-    allowed = _allowed(tried, ranking, unlike)
-    weights = stack_weights([answers[name] for name in allowed], target)
+    methods = transfer_methods(sources, unlike=unlike)
+    by_method = {name: _left_out(method, features, target, folds) for name, method in methods.items()}
+    scored = {name: scores(predicted, target) for name, predicted in by_method.items()}
+    ranking = dict(sorted(scored.items(), key=lambda item: item[1].mape))
+    allowed = _allowed(methods, ranking, unlike)
+    weights = stack_weights([by_method[name] for name in allowed], target)
     kept = {name: float(weight) for name, weight in zip(allowed, weights, strict=True) if weight > _SMALLEST_SHARE}
     shares = {name: weight / sum(kept.values()) for name, weight in kept.items()}
-    mixed = np.exp(sum(share * np.log(answers[name]) for name, share in shares.items()))
-    members = tuple(tried[name].fit(features, target) for name in shares)
+    mixed = np.exp(sum(share * np.log(by_method[name]) for name, share in shares.items()))
+    members = tuple(methods[name].fit(features, target) for name in shares)
     fitted = Stack(members=members, weights=np.array(list(shares.values())))
     return Transferred(
-        fitted=fitted, target=target, by_way=answers, shares=shares, ranking=ranking, answers=mixed, folds=folds
+        fitted=fitted, target=target, by_method=by_method, shares=shares, ranking=ranking, mixed=mixed, folds=folds
     )
 
 
-def _allowed(tried: Mapping[str, Way], ranking: Mapping[str, Scores], unlike: Collection[str]) -> list[str]:
-    """The ways that may be mixed, in their order."""
+def _allowed(
+    methods: Mapping[str, TransferMethod], ranking: Mapping[str, Scores], unlike: Collection[str]
+) -> list[str]:
+    """Return the methods that may be mixed: an unlike source must help clearly."""
     bound = _CLEARLY * min(ranking[name].mape for name in SCRATCHES)
-    return [name for name, way in tried.items() if ranking[name].mape < bound or not set(way.sources) & set(unlike)]
-
-
-def _networks(features: Features, sources: Sequence[str]) -> list[int]:
-    """Return a group number per network, by its own features, not by the answers of the sources."""
-    return group_equal_networks(_own(features, sources))
+    return [
+        name for name, method in methods.items() if ranking[name].mape < bound or not set(method.sources) & set(unlike)
+    ]
 
 
 def _own(features: Features, sources: Sequence[str]) -> Features:
-    """The features without what other devices say."""
-    own = [name for name in features.shape_names if name not in set(map(answer_name, sources))]
+    """Return the features without the predictions of the sources."""
+    own = [name for name in features.shape_names if name not in set(map(source_column, sources))]
     return replace(features, shape_names=tuple(own), shapes=features.shapes_by(own))
 
 
-def ways(sources: Sequence[str], *, unlike: Collection[str] = ()) -> dict[str, Way]:
-    """The ways to make a model from a few measurements, by name."""
-    found = {name: _scratch(learner, sources) for name, learner in zip(SCRATCHES, SIMPLE, strict=True)}
+def transfer_methods(sources: Sequence[str], *, unlike: Collection[str] = ()) -> dict[str, TransferMethod]:
+    """Return the methods to make a model from a few measurements, by name."""
+    methods = {name: _scratch(learner, sources) for name, learner in zip(SCRATCHES, SIMPLE, strict=True)}
     for source in sources:
-        found[f"{source} scaled"] = _scaled(source)
-        found[f"{source} bent"] = _basis((source,))
+        methods[f"{source} scaled"] = _scaled(source)
+        methods[f"{source} bent"] = _basis((source,))
     alike = tuple(source for source in sources if source not in unlike)
     if len(alike) > 1:
-        found["basis"] = _basis(alike)
+        methods["basis"] = _basis(alike)
     if len(sources) > max(len(alike), 1):
-        found["basis of all"] = _basis(tuple(sources))
-    return found
+        methods["basis of all"] = _basis(tuple(sources))
+    return methods
 
 
-def _scratch(learner: Learner, sources: Sequence[str]) -> Way:
-    """A model that sees nothing of the sources."""
+def _scratch(learner: Learner, sources: Sequence[str]) -> TransferMethod:
+    """Fit a model without the predictions of the sources."""
 
     def fit(features: Features, target: Numbers) -> Fitted:
         return learner.fit(_own(features, sources), target)
 
-    return Way(sources=(), fit=fit)
+    return TransferMethod(sources=(), fit=fit)
 
 
-def _scaled(source: str) -> Way:
-    """A source times the median ratio to it."""
+def _scaled(source: str) -> TransferMethod:
+    """Multiply a source by the median ratio of measured to predicted."""
 
     def fit(features: Features, target: Numbers) -> Fitted:
         logs = source_logs((source,), features)
         offset = float(np.median(np.log(target) - logs[:, 0]))
         return Scaled(sources=(source,), weights=np.ones(1), centres=np.zeros(1), offset=offset)
 
-    return Way(sources=(source,), fit=fit)
+    return TransferMethod(sources=(source,), fit=fit)
 
 
-def _basis(sources: tuple[str, ...]) -> Way:
-    """A robust Bayesian ridge on the main common directions of the sources' logarithms.
+def _basis(sources: tuple[str, ...]) -> TransferMethod:
+    """Fit a robust Bayesian ridge on the main common directions of the sources' logarithms.
 
-    The prior is the sources' own mean, scaled: a weight of 1 in all on what they agree upon, 0 on what they differ in.
+    The prior is the geometric mean of the sources times a factor: weights 1/n each, projected on the directions.
     """
 
     def fit(features: Features, target: Numbers) -> Fitted:
@@ -178,11 +185,11 @@ def _basis(sources: tuple[str, ...]) -> Way:
         offset, weights = _bayesian(coordinates, np.log(target), prior=prior)
         return Scaled(sources=sources, weights=directions @ weights, centres=centres, offset=offset)
 
-    return Way(sources=sources, fit=fit)
+    return TransferMethod(sources=sources, fit=fit)
 
 
 def _directions(centred: Numbers) -> Numbers:
-    """The main common directions, a column of length 1 each."""
+    """Return the main common directions as columns of length 1."""
     _, spread, directions = np.linalg.svd(centred, full_matrices=False)
     kept = np.flatnonzero(spread > 1e-3 * max(float(spread[0]), 1e-12))[:_RANK]
     main: Numbers = directions[kept].T
@@ -190,7 +197,9 @@ def _directions(centred: Numbers) -> Numbers:
 
 
 def _bayesian(coordinates: Numbers, logs: Numbers, *, prior: Numbers) -> tuple[float, Numbers]:
-    """Offset and weights; the noise is that of the residual, outliers count less."""
+    """Return the offset and weights of a robust Bayesian linear regression."""
+    # Iteratively reweighted least squares with Cauchy weights 1 / (1 + (r / 2s)^2), where s is the scaled median
+    # absolute residual. The weights have the prior N(prior, 0.3^2), which makes the penalty s^2 / 0.3^2.
     left = logs - coordinates @ prior
     robust, weights, offset = np.ones(len(logs)), prior, float(np.median(left))
     for _ in range(8):
@@ -205,13 +214,9 @@ def _bayesian(coordinates: Numbers, logs: Numbers, *, prior: Numbers) -> tuple[f
     return offset, weights
 
 
-def _left_out(way: Way, features: Features, target: Numbers, folds: Sequence[Fold]) -> Numbers:
-    answers = np.zeros(len(target))
+def _left_out(method: TransferMethod, features: Features, target: Numbers, folds: Sequence[Fold]) -> Numbers:
+    predicted = np.zeros(len(target))
     for fold in folds:
-        fitted = way.fit(features.take(fold.fit), target[fold.fit])
-        answers[fold.held_out] = fitted.predict(features.take(fold.held_out))
-    return answers
-
-
-def _by_error(item: tuple[str, Scores]) -> float:
-    return item[1].mape
+        fitted = method.fit(features.take(fold.fit), target[fold.fit])
+        predicted[fold.held_out] = fitted.predict(features.take(fold.held_out))
+    return predicted

@@ -6,7 +6,7 @@ import pytest
 from hwnas.errors import InputError
 from hwnas.predict.active import choose_next, spread_out
 from hwnas.predict.features.table import joined
-from hwnas.predict.intervals import Unusual
+from hwnas.predict.intervals import WhitenedComponents
 from tests.predict.synthetic import measured_times, networks
 
 
@@ -32,7 +32,7 @@ def test_a_network_unlike_all_others_is_chosen_first() -> None:
 
 def test_networks_to_begin_with_lie_farther_apart_than_random_ones() -> None:
     pool = networks(300)
-    places = Unusual.of(pool).coordinates(pool)
+    places = WhitenedComponents.fit(pool).coordinates(pool)
 
     def closest(rows: object) -> float:
         chosen = places[rows]  # type: ignore[call-overload]

@@ -88,7 +88,7 @@ def test_throughput_is_scored_in_images_a_second_by_the_model_that_the_time_chos
     assert [point.mape for point in found.learning_curve] == pytest.approx([p.mape for p in direct.learning_curve])
     assert found.scores.max_error != timed.card.scores.max_error
     with pytest.raises(ValueError, match="has not kept what the other models answered"):
-        as_throughput(replace(timed, trial=None), batches=batches)
+        as_throughput(replace(timed, validation=None), batches=batches)
 
 
 def test_a_greater_confidence_gives_wider_intervals() -> None:
@@ -124,7 +124,7 @@ def test_a_network_of_another_space_is_outside() -> None:
     assert predictor.predict_features(strange).outside.all()
     with pytest.raises(InputError, match="net-0 lies outside what the predictor was fitted to") as caught:
         predictor.require_inside(strange, labels=["net-0", "net-1", "net-2"])
-    assert "were fitted" in str(caught.value.got)
+    assert "the fitted range is" in str(caught.value.got)
 
 
 def test_groups_are_named_on_the_card() -> None:

@@ -13,20 +13,20 @@ from tests.predict.synthetic import measured_times, networks
 
 
 def test_networks_of_the_same_space_are_inside() -> None:
-    fitted = FittedRange.of(networks(200))
+    fitted = FittedRange.fit(networks(200))
     assert fitted.is_outside(networks(200)).sum() == 0
     assert fitted.is_outside(networks(500, seed=3)).mean() < 0.02
 
 
 def test_a_network_beyond_the_range_is_outside_and_the_reason_is_given() -> None:
-    fitted = FittedRange.of(networks(200))
+    fitted = FittedRange.fit(networks(200))
     large = replace(networks(1, seed=3), costs=3 * networks(1, seed=3).costs)
     assert fitted.is_outside(large).tolist() == [True]
-    assert any(reason.startswith("linear.macs") and "were fitted" in reason for reason in fitted.reasons(large))
+    assert any(reason.startswith("linear.macs") and "the fitted range is" in reason for reason in fitted.reasons(large))
 
 
 def test_an_operation_that_no_fitted_network_has_is_named() -> None:
-    fitted = FittedRange.of(features_of({"linear.bytes": np.arange(1.0, 9), "runs": np.ones(8)}))
+    fitted = FittedRange.fit(features_of({"linear.bytes": np.arange(1.0, 9), "runs": np.ones(8)}))
     new = features_of({"linear.bytes": np.array([3.0]), "depthwise.bytes": np.array([2.0]), "runs": np.ones(1)})
     assert fitted.is_outside(new).tolist() == [True]
     with pytest.raises(InputError, match="row 0 lies outside") as caught:
@@ -35,7 +35,7 @@ def test_an_operation_that_no_fitted_network_has_is_named() -> None:
 
 
 def test_a_cost_that_hardly_matters_puts_nothing_outside() -> None:
-    fitted = FittedRange.of(features_of({"a": np.arange(1.0, 9), "b": np.full(8, 1e-4)}))
+    fitted = FittedRange.fit(features_of({"a": np.arange(1.0, 9), "b": np.full(8, 1e-4)}))
     assert not fitted.is_outside(features_of({"a": np.array([3.0]), "b": np.array([2e-4])})).any()
 
 
@@ -43,16 +43,16 @@ def test_an_unusual_mix_inside_all_ranges_is_outside() -> None:
     rng = np.random.default_rng(0)
     wide = rng.uniform(1, 100, 300)
     pair = {"a": wide, "b": wide * np.exp(0.01 * rng.normal(size=300))}
-    fitted = FittedRange.of(features_of(pair))
+    fitted = FittedRange.fit(features_of(pair))
     strange = features_of({"a": np.array([90.0]), "b": np.array([5.0])})
     assert fitted.is_outside(strange).tolist() == [True]
-    assert fitted.reasons(strange) == ("its mix of operations is unlike that of every fitted network",)
+    assert fitted.reasons(strange) == ("its mix of operations is unlike that of all fitted networks",)
 
 
 @pytest.mark.parametrize("count", [10, 24])
 def test_few_networks_of_one_space_leave_few_of_its_others_outside(count: int) -> None:
     few, others = networks(count, space="resnas-tiny"), networks(300, space="resnas-tiny", seed=3)
-    of_any, of_one = FittedRange.of(few), FittedRange.of(few, one_space=True)
+    of_any, of_one = FittedRange.fit(few), FittedRange.fit(few, one_space=True)
     assert of_one.is_outside(others).mean() < 0.5 * of_any.is_outside(others).mean()
     assert of_one.is_outside(networks(20, space="vitas-deit-small-shifted")).all()
     large = replace(others, costs=3 * others.costs)
@@ -65,13 +65,13 @@ def test_networks_that_the_margin_of_few_takes_in_are_predicted_as_the_others_ar
         few, others = networks(24, space="resnas-tiny", seed=seed), networks(300, space="resnas-tiny", seed=99)
         target, truth = measured_times(few, seed=seed), measured_times(others, seed=seed + 50)
         protocol = Protocol(repeats=1)
-        answers = cross_validate(few, target, protocol=protocol, learners=[AnalyticLearner()])
+        held_out = cross_validate(few, target, protocol=protocol, learners=[AnalyticLearner()])
         fitted = AnalyticLearner().fit(few, target)
-        intervals = calibrate(few, target, answers.by_model["analytic"])
+        intervals = calibrate(few, target, held_out.by_model["analytic"])
         lower, upper = intervals.bounds(fitted.predict(others), others, confidence=0.8)
         held = (lower <= truth) & (truth <= upper)
-        taken = FittedRange.of(few).is_outside(others) & ~FittedRange.of(few, one_space=True).is_outside(others)
-        for place, rows in enumerate((taken, ~FittedRange.of(few).is_outside(others))):
+        taken = FittedRange.fit(few).is_outside(others) & ~FittedRange.fit(few, one_space=True).is_outside(others)
+        for place, rows in enumerate((taken, ~FittedRange.fit(few).is_outside(others))):
             inside[place] += rows.sum()
             hits[place] += held[rows].sum()
     assert inside[0] > 50
@@ -80,13 +80,13 @@ def test_networks_that_the_margin_of_few_takes_in_are_predicted_as_the_others_ar
 
 
 def test_a_range_that_was_written_without_a_margin_has_the_narrow_one() -> None:
-    data = FittedRange.of(networks(12), one_space=True).to_json()
+    data = FittedRange.fit(networks(12), one_space=True).to_json()
     del data["margin"], data["far"]
-    assert FittedRange.from_json(data).to_json() == FittedRange.of(networks(12)).to_json()
+    assert FittedRange.from_json(data).to_json() == FittedRange.fit(networks(12)).to_json()
 
 
 def test_json_gives_the_same_range_back() -> None:
-    fitted = FittedRange.of(networks(50))
+    fitted = FittedRange.fit(networks(50))
     again = FittedRange.from_json(fitted.to_json())
     test = networks(80, seed=2)
     np.testing.assert_array_equal(again.is_outside(test), fitted.is_outside(test))

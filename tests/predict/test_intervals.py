@@ -23,18 +23,18 @@ def _errors(distance: Numbers, *, seed: int) -> Numbers:
 @pytest.mark.parametrize("confidence", [0.5, 0.8, 0.9])
 def test_new_networks_are_inside_as_often_as_it_says(confidence: float) -> None:
     features, target = networks(1000), true_times(networks(1000))
-    distance = calibrate(features, target, target[None] * 1.01).unusual.distance(features)
+    distance = calibrate(features, target, target[None] * 1.01).components.distance(features)
     answers = target * np.exp(_errors(distance, seed=1))
     intervals = calibrate(features, target, answers[None])
     new, truth = networks(2000, seed=9), true_times(networks(2000, seed=9))
-    predicted = truth * np.exp(_errors(intervals.unusual.distance(new), seed=2))
+    predicted = truth * np.exp(_errors(intervals.components.distance(new), seed=2))
     lower, upper = intervals.bounds(predicted, new, confidence=confidence)
     assert ((lower <= truth) & (truth <= upper)).mean() == pytest.approx(confidence, abs=0.05)
 
 
 def test_unusual_networks_have_wider_intervals_where_errors_grow() -> None:
     features, target = networks(300), true_times(networks(300))
-    distance = calibrate(features, target, target[None] * 1.01).unusual.distance(features)
+    distance = calibrate(features, target, target[None] * 1.01).components.distance(features)
     growing = calibrate(features, target, (target * np.exp(_errors(distance, seed=1)))[None])
     level = calibrate(features, target, (target * np.exp(0.01 * np.random.default_rng(0).normal(size=300)))[None])
     assert growing.slope > 0.8

@@ -99,7 +99,7 @@ def test_a_predictor_takes_the_place_of_another(tmp_path: Path) -> None:
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(InputError, match="holds something else than a predictor"):
+    with pytest.raises(InputError, match="holds something other than a predictor"):
         save_predictor(fitted(), tmp_path)
     assert (tmp_path / "notes.txt").read_text() == "mine"
 

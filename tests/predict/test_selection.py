@@ -5,7 +5,7 @@ from hwnas.errors import InputError
 from hwnas.predict.features.table import joined
 from hwnas.predict.folds import group_equal_networks
 from hwnas.predict.models import AnalyticLearner, RidgeLearner
-from hwnas.predict.selection import Answers, Protocol, candidates, cross_validate, refit
+from hwnas.predict.selection import HeldOutPredictions, Protocol, candidates, cross_validate, refit
 from tests.predict.synthetic import measured_times, networks, true_times
 
 LEARNERS = (AnalyticLearner(), RidgeLearner())
@@ -14,23 +14,23 @@ LEARNERS = (AnalyticLearner(), RidgeLearner())
 def test_answers_are_of_networks_that_were_held_out() -> None:
     features = networks(40)
     target = measured_times(features)
-    answers = cross_validate(features, target, protocol=Protocol(repeats=2), learners=LEARNERS)
-    fold = answers.folds[1][3]
+    held_out = cross_validate(features, target, protocol=Protocol(repeats=2), learners=LEARNERS)
+    fold = held_out.folds[1][3]
     alone = AnalyticLearner().fit(features.take(fold.fit), target[fold.fit]).predict(features.take(fold.held_out))
-    np.testing.assert_array_equal(answers.by_model["analytic"][1, fold.held_out], alone)
-    assert list(answers.by_model) == ["analytic", "ridge", "stack"]
+    np.testing.assert_array_equal(held_out.by_model["analytic"][1, fold.held_out], alone)
+    assert list(held_out.by_model) == ["analytic", "ridge", "stack"]
 
 
 def test_the_stack_of_a_fold_does_not_see_the_fold() -> None:
     features = networks(40)
     target = measured_times(features)
-    answers = cross_validate(features, target, protocol=Protocol(repeats=1), learners=LEARNERS)
-    fold = answers.folds[0][0]
+    held_out = cross_validate(features, target, protocol=Protocol(repeats=1), learners=LEARNERS)
+    fold = held_out.folds[0][0]
     changed = target.copy()
     changed[fold.held_out] *= 3
     again = cross_validate(features, changed, protocol=Protocol(repeats=1), learners=LEARNERS)
     for name in ("analytic", "ridge"):
-        np.testing.assert_array_equal(again.by_model[name][0, fold.held_out], answers.by_model[name][0, fold.held_out])
+        np.testing.assert_array_equal(again.by_model[name][0, fold.held_out], held_out.by_model[name][0, fold.held_out])
 
 
 def test_the_simpler_model_wins_a_tie() -> None:
@@ -38,29 +38,33 @@ def test_the_simpler_model_wins_a_tie() -> None:
     wrong = np.full((1, 10), 1.0200)
     near = np.full((1, 10), 1.0199)
     better = np.full((1, 10), 1.0100)
-    answers = Answers(target=target, protocol=Protocol(), by_model={"simple": wrong, "other": near}, folds=())
-    assert answers.choice() == "simple"
-    assert list(answers.ranking()) == ["other", "simple"]
-    answers = Answers(target=target, protocol=Protocol(), by_model={"simple": wrong, "other": better}, folds=())
-    assert answers.choice() == "other"
+    held_out = HeldOutPredictions(
+        target=target, protocol=Protocol(), by_model={"simple": wrong, "other": near}, folds=()
+    )
+    assert held_out.choice() == "simple"
+    assert list(held_out.ranking()) == ["other", "simple"]
+    held_out = HeldOutPredictions(
+        target=target, protocol=Protocol(), by_model={"simple": wrong, "other": better}, folds=()
+    )
+    assert held_out.choice() == "other"
 
 
 def test_a_refitted_stack_has_members_of_weight() -> None:
     features = networks(40)
     target = measured_times(features)
-    answers = cross_validate(features, target, protocol=Protocol(repeats=1), learners=LEARNERS)
-    stack = refit("stack", features, target, answers=answers, learners=LEARNERS)
+    held_out = cross_validate(features, target, protocol=Protocol(repeats=1), learners=LEARNERS)
+    stack = refit("stack", features, target, held_out=held_out, learners=LEARNERS)
     assert np.abs(stack.predict(features) / true_times(features) - 1).mean() < 0.01
 
 
 def test_equal_networks_are_never_on_both_sides() -> None:
     features = networks(20)
     twice = joined([features, features])
-    answers = cross_validate(
+    held_out = cross_validate(
         twice, np.tile(measured_times(features), 2), protocol=Protocol(repeats=1), learners=LEARNERS
     )
     labels = group_equal_networks(twice)
-    for fold in answers.folds[0]:
+    for fold in held_out.folds[0]:
         assert not {labels[row] for row in fold.fit} & {labels[row] for row in fold.held_out}
 
 

@@ -50,8 +50,7 @@ def test_the_batch_is_the_smallest_and_of_throughput_the_largest(tmp_path: Path)
     asked = choose_predictor(parse_metric("latency_ms@h200/fp16/b8"), space=None, predictors=tmp_path)
     assert str(asked.metric) == "latency_ms@h200/torch/fp16/b8"
     assert asked.note == (
-        "latency_ms@h200/torch/fp16/b8, fitted to 30 networks of every kind that was measured there "
-        "(torch is the best runtime with a predictor)"
+        "latency_ms@h200/torch/fp16/b8, fitted to 30 networks of all kinds (torch is the best runtime with a predictor)"
     )
 
 
@@ -68,7 +67,7 @@ def test_the_threads_are_the_fewest_or_those_that_are_asked_for(tmp_path: Path) 
     assert str(asked.metric) == f"{metric}/t4"
     assert asked.path == paths[4]
     assert asked.note.endswith("networks of glit-tiny")
-    with pytest.raises(InputError, match="no predictor for h200 answers this") as caught:
+    with pytest.raises(InputError, match="no predictor for h200 fits this metric") as caught:
         choose_predictor(parse_metric(f"{metric}/t2"), space="glit-tiny", predictors=tmp_path)
     assert caught.value.got == f"{metric}/t2"
     assert caught.value.known == (f"{metric}/t1 (glit-tiny)", f"{metric}/t4 (glit-tiny)")
@@ -106,7 +105,7 @@ def test_where_there_is_none_the_error_names_the_commands(tmp_path: Path) -> Non
         ("latency_ms@h200/b8", "glit-tiny"),
         ("latency_ms@h200", "autoformer-tiny"),
     ):
-        with pytest.raises(InputError, match="no predictor for h200 answers this") as wrong:
+        with pytest.raises(InputError, match="no predictor for h200 fits this metric") as wrong:
             choose_predictor(parse_metric(text), space=space, predictors=tmp_path)
         assert wrong.value.known == ("latency_ms@h200/torch/fp16/b1 (glit-tiny)",)
 

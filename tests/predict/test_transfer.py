@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from hwnas.errors import InputError
-from hwnas.predict.features.table import Features, features_of, with_answers
+from hwnas.predict.features.table import Features, features_of, with_source_predictions
 from hwnas.predict.models import AnalyticLearner, Fitted
-from hwnas.predict.transfer import SCRATCHES, transfer, ways
+from hwnas.predict.transfer import SCRATCHES, transfer, transfer_methods
 from tests.predict.synthetic import Numbers, measured_times, networks, true_times
 
 
@@ -16,7 +16,7 @@ def _source(power: float = 1.0, *, seed: int = 0) -> Fitted:
 
 
 def _with(features: Features, **sources: Fitted) -> Features:
-    return with_answers(features, {name: source.predict(features) for name, source in sources.items()})
+    return with_source_predictions(features, {name: source.predict(features) for name, source in sources.items()})
 
 
 def _error(fitted: Fitted, truth: Numbers, **sources: Fitted) -> float:
@@ -57,32 +57,32 @@ def test_a_source_of_another_runtime_that_helps_clearly_counts() -> None:
     few = networks(8, seed=4)
     rng = np.random.default_rng(0)
     target = measured_times(few, seed=6) * rng.uniform(0.5, 2, 8)  # which only the source knows
-    knowing = with_answers(few, {"sibling": target * rng.uniform(0.99, 1.01, 8)})
+    knowing = with_source_predictions(few, {"sibling": target * rng.uniform(0.99, 1.01, 8)})
     made = transfer(knowing, target, sources=("sibling",), unlike=("sibling",))
     assert made.ranking["sibling scaled"].mape < 0.5 * made.scratch.mape
-    assert made.leans
+    assert made.sources_help
 
 
 def test_an_unlike_source_does_not_spoil_the_basis_of_the_others() -> None:
-    assert [name for name in ways(("a", "b")) if name.startswith("basis")] == ["basis"]
-    tried = ways(("a", "b", "c"), unlike=("c",))
+    assert [name for name in transfer_methods(("a", "b")) if name.startswith("basis")] == ["basis"]
+    tried = transfer_methods(("a", "b", "c"), unlike=("c",))
     assert {name: tried[name].sources for name in tried if name.startswith("basis")} == {
         "basis": ("a", "b"),
         "basis of all": ("a", "b", "c"),
     }
-    assert "basis of all" not in ways(("c",), unlike=("c",))
+    assert "basis of all" not in transfer_methods(("c",), unlike=("c",))
 
 
 def test_a_source_must_beat_the_best_model_from_scratch_and_not_the_sum_alone() -> None:
     few = networks(10, seed=4)
     made = transfer(_with(few, sibling=_source()), measured_times(few, seed=6), sources=("sibling",))
-    assert made.leans
+    assert made.sources_help
     assert made.scratch == min((made.ranking[name] for name in SCRATCHES), key=lambda found: found.mape)
     poor = {name: replace(found, mape=0.5) for name, found in made.ranking.items()}
     good = {**poor, SCRATCHES[-1]: replace(made.ranking[SCRATCHES[-1]], mape=made.mape / 2)}
-    assert replace(made, ranking=poor).leans
-    assert not replace(made, ranking=dict(sorted(good.items(), key=lambda item: item[1].mape))).leans
-    assert not replace(made, shares={SCRATCHES[0]: 1.0}).leans
+    assert replace(made, ranking=poor).sources_help
+    assert not replace(made, ranking=dict(sorted(good.items(), key=lambda item: item[1].mape))).sources_help
+    assert not replace(made, shares={SCRATCHES[0]: 1.0}).sources_help
 
 
 def test_one_wrong_measurement_does_not_spoil_it() -> None:
@@ -93,15 +93,15 @@ def test_one_wrong_measurement_does_not_spoil_it() -> None:
     assert _error(made.fitted, true_times(networks(200, seed=8)), sibling=_source()) < 0.03
 
 
-def test_leave_one_out_answers_are_kept() -> None:
+def test_leave_one_out_predictions_are_kept() -> None:
     few = networks(10, seed=4)
     target = measured_times(few, seed=6)
     made = transfer(_with(few, sibling=_source()), target, sources=("sibling",))
-    assert made.answers.shape == (10,)
+    assert made.mixed.shape == (10,)
     assert sum(made.shares.values()) == pytest.approx(1)
     errors = [found.mape for found in made.ranking.values()]
     assert errors == sorted(errors)
-    assert np.abs(made.answers / target - 1).mean() < 1.2 * errors[0]
+    assert np.abs(made.mixed / target - 1).mean() < 1.2 * errors[0]
     assert "from scratch" in made.ranking
 
 

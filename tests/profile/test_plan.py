@@ -58,7 +58,7 @@ def test_one_in_eight_is_repeated_and_never_too_few_for_a_noise_floor(samples: i
 
 
 @pytest.mark.parametrize(
-    ("runtime", "of_space", "of_timm"),
+    ("runtime", "select_space", "of_timm"),
     [
         ("onnxruntime", "composed", "dynamo"),
         ("tensorrt", "composed", "dynamo"),
@@ -66,8 +66,8 @@ def test_one_in_eight_is_repeated_and_never_too_few_for_a_noise_floor(samples: i
         ("torch-graph", "module", "module"),
     ],
 )
-def test_how_a_runtime_gets_a_network(runtime: str, of_space: str, of_timm: str) -> None:
-    assert (exporter_for(runtime, subject()), exporter_for(runtime, REFERENCE)) == (of_space, of_timm)
+def test_how_a_runtime_gets_a_network(runtime: str, select_space: str, of_timm: str) -> None:
+    assert (exporter_for(runtime, subject()), exporter_for(runtime, REFERENCE)) == (select_space, of_timm)
 
 
 def test_a_network_that_comes_twice_stays_where_it_came_first() -> None:

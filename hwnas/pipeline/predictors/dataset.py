@@ -1,4 +1,4 @@
-"""Measured networks of one setting: their workloads, and figures by metric, as a fit takes them."""
+"""Measured networks of one setting: workloads and values by metric, as input of a fit."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,17 +26,17 @@ from hwnas.workload import Workload, Workloads
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredNetworks:
-    """Networks that were measured in one deployment, a row a measurement."""
+    """Networks that were measured in one deployment, one row per measurement."""
 
     name: str
-    """The profile, or what was put together."""
+    """Name of the profile, or of the combined profiles."""
     device: Device
     deployment: Deployment
-    """Of all rows: those of different deployments never stand together."""
+    """Deployment of all rows."""
     main_kind: str
     """The space that was profiled, or `timm`."""
     space: str | None = None
-    """The space that all rows are of, where they are of one."""
+    """Space of all rows, if they are of one."""
     created_utc: str
     sources: tuple[str, ...]
     environment: Mapping[str, str]
@@ -47,13 +47,13 @@ class MeasuredNetworks:
     workloads: tuple[Workload, ...]
     batches: NDArray[np.int64]
     figures: Mapping[MeasuredMetric, Numbers]
-    """A figure that was not measured is not a number."""
+    """Values by metric; NaN where none was measured."""
     noise_floors: Mapping[MeasuredMetric, float]
-    """Of the metrics where enough networks were measured twice."""
+    """Noise floors of the metrics for which enough networks were measured twice."""
     times: Numbers | None = None
-    """When each row was measured, in seconds; None where that is not known."""
+    """Time of each measurement in seconds; None if unknown."""
     subjects: tuple[Subject, ...] = ()
-    """The network of each row; none where a table names its models alone."""
+    """Network of each row; empty for a table, which only names its models."""
 
     def __len__(self) -> int:
         return len(self.workloads)
@@ -76,14 +76,14 @@ class MeasuredNetworks:
         return self.featurised(self.conditions)
 
     def featurised(self, conditions: Conditions) -> Features:
-        """The features of each row under some conditions; for networks of one space with counts of its blocks."""
+        """Return the features of each row under these conditions, with block counts if all are of one space."""
         if self._population is None or np.ndim(conditions.batch):
             return workload_features(self.workloads, conditions)
         return population_features(self._population, conditions, counts=True)
 
     @cached_property
     def _population(self) -> Workloads | None:
-        """The networks by the closed form of their space, where they are of one and have one size of image."""
+        """The rows as a population, if all are of one space and image size."""
         return subject_population(self.subjects) if self.space is not None and self.subjects else None
 
     @property
@@ -93,7 +93,7 @@ class MeasuredNetworks:
         return tuple(name for name in present if np.isfinite(self.figures[name]).any())
 
     def take(self, rows: NDArray[np.intp]) -> "MeasuredNetworks":
-        """Some of the rows."""
+        """Return some of the rows."""
         return replace(
             self,
             environments=tuple(self.environments[row] for row in rows),
@@ -106,9 +106,9 @@ class MeasuredNetworks:
         )
 
     def observations(self, metric: MeasuredMetric) -> Observations:
-        """Rows that have the metric, as input of a fit."""
-        there = np.flatnonzero(np.isfinite(self.figures[metric]))
-        part = self if len(there) == len(self) else self.take(there)
+        """Return the rows that have the metric as input of a fit."""
+        rows = np.flatnonzero(np.isfinite(self.figures[metric]))
+        part = self if len(rows) == len(self) else self.take(rows)
         return Observations(
             metric=Metric(name=metric, deployment=self.deployment),
             space=self.space,
@@ -125,10 +125,10 @@ class MeasuredNetworks:
 
 
 def measured_profile(entry: ProfileEntry) -> MeasuredNetworks:
-    """The rows of a profile, those of its reference networks too."""
+    """Return the measured networks of a profile, reference networks included."""
     profile = load_profile(entry.path)
     rows = [row for row in profile.measured if row.samples and row.reference]
-    found = summarize_measurements(profile)
+    summaries = summarize_measurements(profile)
     setting = profile.manifest.setting
     subjects = [row.subject for row in rows]
     return MeasuredNetworks(
@@ -143,23 +143,27 @@ def measured_profile(entry: ProfileEntry) -> MeasuredNetworks:
         kinds=tuple(subject.name if subject.source == "space" else "timm" for subject in subjects),
         workloads=subject_workloads(subjects),
         batches=np.full(len(rows), setting.batch),
-        figures=_columns(found),
-        noise_floors=_noise_floors(rows, found),
+        figures={
+            metric: np.array([_value(summary, metric) for summary in summaries], dtype=np.float64)
+            for metric in MEASURED_METRICS
+        },
+        noise_floors=_noise_floors(rows, summaries),
         times=np.array([datetime.fromisoformat(row.started_utc).timestamp() for row in rows]),
         subjects=tuple(subjects),
     )
 
 
-def of_space(networks: MeasuredNetworks, space: str) -> MeasuredNetworks:
-    """The rows of one space alone."""
+def select_space(networks: MeasuredNetworks, space: str) -> MeasuredNetworks:
+    """Return the rows of one space."""
     rows = np.flatnonzero([kind == space for kind in networks.kinds])
     return replace(networks.take(rows), space=space)
 
 
-def pooled(parts: Sequence[MeasuredNetworks], *, name: str) -> MeasuredNetworks:
-    """The rows of several profiles of one setting; the noise floor is the mean of theirs, by their rows."""
+def pool_profiles(parts: Sequence[MeasuredNetworks], *, name: str) -> MeasuredNetworks:
+    """Combine several profiles of one setting; the noise floor is the mean of theirs, weighted by rows."""
     first = parts[0]
-    all_named = all(part.subjects for part in parts)
+    sizes = [len(part) for part in parts]
+    has_subjects = all(part.subjects for part in parts)
     metrics = [metric for metric in MEASURED_METRICS if all(metric in part.figures for part in parts)]
     return replace(
         first,
@@ -172,41 +176,41 @@ def pooled(parts: Sequence[MeasuredNetworks], *, name: str) -> MeasuredNetworks:
         workloads=tuple(workload for part in parts for workload in part.workloads),
         batches=np.concatenate([part.batches for part in parts]),
         figures={metric: np.concatenate([part.figures[metric] for part in parts]) for metric in metrics},
-        noise_floors={metric: _mean_floor(parts, metric) for metric in metrics if _have_floor(parts, metric)},
+        noise_floors={
+            metric: float(np.average([part.noise_floors[metric] for part in parts], weights=sizes))
+            for metric in metrics
+            if all(metric in part.noise_floors for part in parts)
+        },
         times=None,
-        subjects=tuple(subject for part in parts for subject in part.subjects) if all_named else (),
+        subjects=tuple(subject for part in parts for subject in part.subjects) if has_subjects else (),
     )
 
 
 def known_device(facts: Mapping[str, object], *, name: str) -> Device:
-    """The device of that name: its datasheet, else what the facts tell."""
+    """Return the datasheet of a device, or what the facts of a profile say about a device without one."""
     if name in DEVICES:
         return DEVICES.get(name)
-    usual = {"name": name, "kind": "cpu", "vendor": "unknown", "architecture": "unknown"}
-    told = {key: value for key, value in facts.items() if key in Device.__dataclass_fields__}
-    return from_mapping(Device, usual | told, where="device")
+    defaults = {"name": name, "kind": "cpu", "vendor": "unknown", "architecture": "unknown"}
+    known = {key: value for key, value in facts.items() if key in Device.__dataclass_fields__}
+    return from_mapping(Device, defaults | known, where="device")
 
 
-def _columns(found: Sequence[MeasurementSummary]) -> dict[MeasuredMetric, Numbers]:
-    return {name: np.array([_figure(item, name) for item in found], dtype=np.float64) for name in MEASURED_METRICS}
-
-
-def _figure(item: MeasurementSummary, name: MeasuredMetric) -> float:
-    value = getattr(item, name)
+def _value(summary: MeasurementSummary, metric: MeasuredMetric) -> float:
+    value = getattr(summary, metric)
     return float("nan") if value is None else float(value)
 
 
-def _noise_floors(rows: Sequence[Measurement], found: Sequence[MeasurementSummary]) -> dict[MeasuredMetric, float]:
+def _noise_floors(rows: Sequence[Measurement], summaries: Sequence[MeasurementSummary]) -> dict[MeasuredMetric, float]:
     floors: dict[MeasuredMetric, float] = {}
     for name in MEASURED_METRICS:
-        floor = noise_floor(_repeated(rows, [_figure(item, name) for item in found]))
+        floor = noise_floor(_repeated(rows, [_value(summary, name) for summary in summaries]))
         if floor is not None and floor.mean_error > 0:
             floors[name] = floor.mean_error
     return floors
 
 
 def _repeated(rows: Sequence[Measurement], values: Sequence[float]) -> list[tuple[float, float]]:
-    """The figures of networks that were measured in two processes, the first of each."""
+    """Return pairs of values of the networks that were measured in two processes, the first of each."""
     first: dict[str, tuple[str, float]] = {}
     pairs: dict[str, tuple[float, float]] = {}
     for row, value in zip(rows, values, strict=True):
@@ -214,11 +218,3 @@ def _repeated(rows: Sequence[Measurement], values: Sequence[float]) -> list[tupl
         if process_id != row.process_id and value > 0 and known > 0:
             pairs.setdefault(row.subject.network_id, (known, value))
     return list(pairs.values())
-
-
-def _have_floor(parts: Sequence[MeasuredNetworks], metric: MeasuredMetric) -> bool:
-    return all(metric in part.noise_floors for part in parts)
-
-
-def _mean_floor(parts: Sequence[MeasuredNetworks], metric: MeasuredMetric) -> float:
-    return float(np.average([part.noise_floors[metric] for part in parts], weights=[len(part) for part in parts]))

@@ -1,4 +1,4 @@
-"""`hwnas fit`: predictors from whatever was measured on a device, each with a card that says how good it is."""
+"""`hwnas fit`: fit predictors to the profiles and published tables of a device."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ from hwnas.devices import Machine, resolve
 from hwnas.errors import InputError, unknown
 from hwnas.metrics import MEASURED_METRICS, UNSPECIFIED, Deployment, MeasuredMetric
 from hwnas.pipeline.predictors.dataset import MeasuredNetworks, measured_profile
-from hwnas.pipeline.predictors.grouping import LeftOut, grouped
+from hwnas.pipeline.predictors.grouping import LeftOut, group_profiles
 from hwnas.pipeline.predictors.published_tables import measured_table
 from hwnas.pipeline.predictors.transfer_sources import find_sources
 from hwnas.predict.card import Card
@@ -20,7 +20,7 @@ from hwnas.predict.folds import group_equal_networks
 from hwnas.predict.lookup import predictor_folder
 from hwnas.predict.predictor import Predictor, save_predictor
 from hwnas.predict.transfer_fit import transfer_predictor
-from hwnas.profile.lookup import ProfileEntry, TableEntry, profile_entries, table_entries
+from hwnas.profile.lookup import ProfileEntry, profile_entries, table_entries
 from hwnas.progress import NullReporter, Reporter
 
 
@@ -29,18 +29,18 @@ class FitOptions:
     """Options of a fit; None selects everything that was measured on the device."""
 
     deployment: Deployment = UNSPECIFIED
-    """Without a device, this machine's."""
+    """By default the device of this machine."""
     space: str | None = None
     metrics: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
-    """Devices whose predictors help where few networks were measured."""
+    """Devices whose predictors are transferred, for devices with few measured networks."""
     samples: int | None = None
-    """So many networks of each profile, the first that were measured."""
+    """Number of networks of each profile to fit, those measured first; None: all."""
     mixed: bool = False
     """Allow profiles of different environments to be fitted together."""
     profiles: Path | None = None
     predictors: Path | None = None
-    """Folder of the predictors of `sources`."""
+    """Folder of the predictors of `sources`; None: the default search path."""
     out: Path = Path(PREDICTORS)
 
     def __post_init__(self) -> None:
@@ -53,7 +53,7 @@ class FitOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class FittedPredictor:
-    """A predictor that was written."""
+    """A predictor that was fitted and written."""
 
     fitted_to: str
     """The profile, or what was put together."""
@@ -75,38 +75,50 @@ def fit_predictors(
 ) -> FitReport:
     """Fit a predictor for every metric of every profile of a device, and one for all networks of each setting.
 
-    One profile that cannot be fitted keeps no other from being fitted; if none can, the first one's error is raised.
+    Profiles that cannot be fitted are reported as left out.
+
+    Args:
+        options: Profiles and metrics to fit, and the folder to write to.
+        reporter: Receives progress messages.
+        machine: The machine whose device is used by default; None: this one.
+
+    Raises:
+        InputError: There is no profile, or none could be fitted.
     """
     reporter = reporter or NullReporter()
     device = resolve(options.deployment.device or "auto", machine=machine)
     options = replace(options, deployment=replace(options.deployment, device=device))
-    groups = grouped(_measured(device, options), space=options.space, mixed=options.mixed)
+    groups = group_profiles(_load_measured(device, options), space=options.space, mixed=options.mixed)
     fitted: list[FittedPredictor] = []
     left_out, errors = list(groups.left_out), []
     for networks in groups.fitted:
-        for found in _fitted(_first(networks, options.samples), options, reporter):
-            if isinstance(found, FittedPredictor):
-                fitted.append(found)
-            else:
-                errors.append(found.error)
-                left_out.append(LeftOut(name=found.name, reason=_reason(found.error)))
-                reporter.message(f"{found.name}: {_reason(found.error)}")
+        for result in _fit_metrics(_first(networks, options.samples), options, reporter):
+            if isinstance(result, FittedPredictor):
+                fitted.append(result)
+                continue
+            error = result.error
+            reason = error.message if error.got is None else f"{error.message}, got {error.got}"
+            errors.append(error)
+            left_out.append(LeftOut(name=result.name, reason=reason))
+            reporter.message(f"{result.name}: {reason}")
     if not fitted:
         raise errors[0] if errors else _nothing_to_fit(device, options)
     return FitReport(device=device, fitted=tuple(fitted), left_out=tuple(left_out))
 
 
-def _measured(device: str, options: FitOptions) -> list[MeasuredNetworks]:
-    """The profiles and published tables of the device that the options leave."""
-    places = data_search_path(PROFILES, options.profiles)
-    there = [entry for entry in profile_entries(places) if entry.manifest.setting.device == device]
-    tables = table_entries(places, device=device)
-    if not there and not tables:
-        raise _no_profile(device, places)
-    wanted = [entry for entry in there if _is_wanted(entry, options)]
-    published = [entry for entry in tables if _is_wanted_table(entry, options)]
+def _load_measured(device: str, options: FitOptions) -> list[MeasuredNetworks]:
+    """Read the profiles and published tables of the device that the options select."""
+    paths = data_search_path(PROFILES, options.profiles)
+    profiles = [entry for entry in profile_entries(paths) if entry.manifest.setting.device == device]
+    tables = table_entries(paths, device=device)
+    if not profiles and not tables:
+        raise _no_profile(device, paths)
+    wanted = [entry for entry in profiles if _is_wanted(entry, options)]
+    # Tables have neither a space nor a single batch size.
+    takes_tables = options.space is None and options.deployment.batch is None
+    published = [entry for entry in tables if takes_tables and options.deployment.matches(entry.manifest.deployment)]
     if not wanted and not published:
-        names = [*(entry.name for entry in there), *(table.name for table in tables)]
+        names = [*(entry.name for entry in profiles), *(table.name for table in tables)]
         raise _nothing_to_fit(device, options, names)
     return [*map(measured_profile, wanted), *map(measured_table, published)]
 
@@ -117,15 +129,9 @@ def _is_wanted(entry: ProfileEntry, options: FitOptions) -> bool:
     )
 
 
-def _is_wanted_table(entry: TableEntry, options: FitOptions) -> bool:
-    """Return True where neither a space nor one batch is asked for: a table has neither."""
-    deployment = options.deployment
-    return options.space is None and deployment.batch is None and deployment.matches(entry.manifest.deployment)
-
-
-def _no_profile(device: str, places: DataPaths) -> InputError:
-    known = {entry.manifest.setting.device for entry in profile_entries(places)}
-    known |= {str(entry.manifest.deployment.device) for entry in table_entries(places)}
+def _no_profile(device: str, paths: DataPaths) -> InputError:
+    known = {entry.manifest.setting.device for entry in profile_entries(paths)}
+    known |= {str(entry.manifest.deployment.device) for entry in table_entries(paths)}
     hint = f"hwnas profile --device {device}"
     return InputError(f"there is no profile of {device}", got=device, known=sorted(known), hint=hint)
 
@@ -136,16 +142,23 @@ class _Failed:
     error: InputError
 
 
-def _fitted(networks: MeasuredNetworks, options: FitOptions, reporter: Reporter) -> Iterator[FittedPredictor | _Failed]:
-    """A predictor for each metric, or why there is none; throughput is the latency told the other way round."""
+def _fit_metrics(
+    networks: MeasuredNetworks, options: FitOptions, reporter: Reporter
+) -> Iterator[FittedPredictor | _Failed]:
+    """Fit and write a predictor of each metric; throughput is the latency in another unit."""
     wanted = [name for name in networks.metrics if not options.metrics or name in options.metrics]
     if not wanted:
-        error = InputError("no figure of these metrics was measured", got=networks.name, known=networks.metrics)
+        error = InputError("none of these metrics was measured", got=networks.name, known=networks.metrics)
         yield _Failed(name=networks.name, error=error)
     timed: Predictor | None = None
     for name in wanted:
         try:
-            predictor = _predictor(networks, name, options, reporter, timed=timed)
+            if name == "throughput" and timed is not None:
+                observed = networks.observations(name)
+                predictor = as_throughput(timed, batches=observed.batches, noise_floor=observed.noise_floor)
+            else:
+                reporter.message(f"{networks.name}: fitting {name} to {len(networks)} rows")
+                predictor = _fit_metric(networks, name, options, reporter)
         except InputError as error:
             yield _Failed(name=f"{networks.name}: {name}", error=error)
             continue
@@ -155,34 +168,19 @@ def _fitted(networks: MeasuredNetworks, options: FitOptions, reporter: Reporter)
         yield FittedPredictor(fitted_to=networks.name, path=path, card=save_predictor(predictor, path).card)
 
 
-def _predictor(
-    networks: MeasuredNetworks,
-    name: MeasuredMetric,
-    options: FitOptions,
-    reporter: Reporter,
-    *,
-    timed: Predictor | None,
-) -> Predictor:
-    if name == "throughput" and timed is not None:
-        observed = networks.observations(name)
-        return as_throughput(timed, batches=observed.batches, noise_floor=observed.noise_floor)
-    reporter.message(f"{networks.name}: fitting {name} to {len(networks)} rows")
-    return _fit_one(networks, name, options, reporter)
-
-
-def _fit_one(networks: MeasuredNetworks, name: MeasuredMetric, options: FitOptions, reporter: Reporter) -> Predictor:
+def _fit_metric(networks: MeasuredNetworks, name: MeasuredMetric, options: FitOptions, reporter: Reporter) -> Predictor:
     observed = networks.observations(name)
     if options.sources:
         found = find_sources(networks, name, options.sources, predictors=options.predictors)
-        leaning = transfer_predictor(
+        transferred = transfer_predictor(
             observed,
             sources=found.sources,
-            answers=found.answers,
+            predictions=found.predictions,
             unlike=found.unlike,
             allow_mixed=options.mixed,
         )
-        if leaning is not None:
-            return leaning
+        if transferred is not None:
+            return transferred
         reporter.message(
             f"{networks.name}: {name}: {', '.join(found.sources)} did not help, so it is fitted from scratch"
         )
@@ -190,7 +188,7 @@ def _fit_one(networks: MeasuredNetworks, name: MeasuredMetric, options: FitOptio
 
 
 def _first(networks: MeasuredNetworks, count: int | None) -> MeasuredNetworks:
-    """The rows of the first so many different networks that were measured."""
+    """Return the rows of the first `count` different networks that were measured."""
     if count is None:
         return networks
     labels = group_equal_networks(networks.features)
@@ -199,18 +197,14 @@ def _first(networks: MeasuredNetworks, count: int | None) -> MeasuredNetworks:
     return networks.take(np.flatnonzero([label in chosen for label in labels]))
 
 
-def _reason(error: InputError) -> str:
-    return error.message if error.got is None else f"{error.message}, got {error.got}"
-
-
-def _nothing_to_fit(device: str, options: FitOptions, there: Sequence[str] = ()) -> InputError:
+def _nothing_to_fit(device: str, options: FitOptions, known: Sequence[str] = ()) -> InputError:
     deployment = options.deployment
-    asked = {
+    requested = {
         "space": options.space,
         "runtime": deployment.runtime,
         "precision": deployment.precision,
         "batch": deployment.batch,
         "threads": deployment.threads,
     }
-    got = ", ".join(f"{name} {value}" for name, value in asked.items() if value is not None)
-    return InputError(f"no profile of {device} is like this", got=got or None, known=there)
+    got = ", ".join(f"{name} {value}" for name, value in requested.items() if value is not None)
+    return InputError(f"no profile of {device} matches these options", got=got or None, known=known)

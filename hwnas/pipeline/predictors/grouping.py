@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from hwnas.pipeline.predictors.dataset import MeasuredNetworks, of_space, pooled
+from hwnas.pipeline.predictors.dataset import MeasuredNetworks, pool_profiles, select_space
 from hwnas.predict.selection import MIN_NETWORKS
 
 
@@ -23,19 +23,23 @@ class Groups:
     left_out: tuple[LeftOut, ...] = ()
 
 
-def grouped(parts: Sequence[MeasuredNetworks], *, space: str | None = None, mixed: bool = False) -> Groups:
-    """Each space in each deployment, then all networks of each deployment; with `space` that space alone.
+def group_profiles(parts: Sequence[MeasuredNetworks], *, space: str | None = None, mixed: bool = False) -> Groups:
+    """Group profiles for fitting: each space in each deployment, then all networks of each deployment.
 
-    Of two profiles that differ in nothing but their environment the newer one counts; `mixed` puts them together.
+    Args:
+        parts: The profiles.
+        space: Fit this space only.
+        mixed: Combine profiles that differ in their environment alone, instead of taking the newest.
     """
     kept, older = _newest(parts, mixed=mixed)
-    fitted = list(_spaces(kept, only=space))
+    kinds = [part for part in kept if part.main_kind in ((space,) if space else {*part.kinds} - {"timm"})]
+    fitted = [select_space(part, part.main_kind) for part in kinds]
     left_out = list(older)
-    for found in _everything(kept, mixed=mixed) if space is None else ():
-        if isinstance(found, LeftOut):
-            left_out.append(found)
+    for group in _by_deployment(kept, mixed=mixed) if space is None else ():
+        if isinstance(group, LeftOut):
+            left_out.append(group)
         else:
-            fitted.append(found)
+            fitted.append(group)
     return Groups(fitted=tuple(fitted), left_out=tuple(left_out))
 
 
@@ -44,7 +48,11 @@ def _newest(parts: Sequence[MeasuredNetworks], *, mixed: bool) -> tuple[list[Mea
     for part in sorted(parts, key=lambda part: part.created_utc):
         groups.setdefault((part.main_kind, part.deployment.slug), []).append(part)
     if mixed:
-        return [_together(same) for same in groups.values()], iter(())
+        pools = (
+            same[0] if len(same) == 1 else pool_profiles(same, name=" and ".join(part.name for part in same))
+            for same in groups.values()
+        )
+        return list(pools), iter(())
     older = (
         LeftOut(name=part.name, reason=f"{same[-1].name} is newer (--mixed fits both)")
         for same in groups.values()
@@ -53,13 +61,7 @@ def _newest(parts: Sequence[MeasuredNetworks], *, mixed: bool) -> tuple[list[Mea
     return [same[-1] for same in groups.values()], older
 
 
-def _spaces(parts: Sequence[MeasuredNetworks], *, only: str | None) -> Iterator[MeasuredNetworks]:
-    for part in parts:
-        if part.main_kind in ((only,) if only else {*part.kinds} - {"timm"}):
-            yield of_space(part, part.main_kind)
-
-
-def _everything(parts: Sequence[MeasuredNetworks], *, mixed: bool) -> Iterator[MeasuredNetworks | LeftOut]:
+def _by_deployment(parts: Sequence[MeasuredNetworks], *, mixed: bool) -> Iterator[MeasuredNetworks | LeftOut]:
     deployments: dict[str, list[MeasuredNetworks]] = {}
     for part in parts:
         deployments.setdefault(part.deployment.slug, []).append(part)
@@ -67,14 +69,10 @@ def _everything(parts: Sequence[MeasuredNetworks], *, mixed: bool) -> Iterator[M
         name = f"any-{slug}"
         environments = {environment for part in same for environment in part.environments}
         if len({kind for part in same for kind in part.kinds}) == 1 and same[0].main_kind != "timm":
-            continue  # that is the space's own predictor
+            continue  # the predictor of the space itself
         if len(environments) > 1 and not mixed:
             names = ", ".join(part.name for part in same)
             reason = f"{names} were measured in different environments (--mixed fits them together)"
             yield LeftOut(name=name, reason=reason)
         elif sum(map(len, same)) >= MIN_NETWORKS:
-            yield pooled(same, name=name)
-
-
-def _together(same: Sequence[MeasuredNetworks]) -> MeasuredNetworks:
-    return same[0] if len(same) == 1 else pooled(same, name=" and ".join(part.name for part in same))
+            yield pool_profiles(same, name=name)

@@ -1,4 +1,4 @@
-"""`hwnas profiles import-timm`: timm's benchmark tables, kept with their source."""
+"""`hwnas profiles import-timm`: import benchmark tables of timm with their source."""
 
 import re
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ class ImportOptions:
     deployment: Deployment = UNSPECIFIED
     """Device, runtime and precision."""
     match: str = ""
-    """Models whose name this regular expression matches from its beginning; all where it is empty."""
+    """Regular expression that names of models must match from their beginning; empty: all."""
     out: Path = Path(PROFILES)
 
     def __post_init__(self) -> None:
@@ -63,15 +63,21 @@ class ImportedTable:
     num_used: int
     """Rows whose model is wanted and could be traced."""
     not_traced: tuple[str, ...]
-    """Models that timm here does not have, or that cannot be traced."""
+    """Models that the installed timm lacks, or that cannot be traced."""
 
 
 def import_timm(
     files: Sequence[Path], options: ImportOptions | None = None, *, reporter: Reporter | None = None
 ) -> tuple[ImportedTable, ...]:
-    """Keep tables of timm's inference benchmark, and trace their models once on the `meta` device.
+    """Import tables of timm's inference benchmark, and trace their models on the `meta` device.
 
-    Device, precision, runtime and versions are read from a file's name, unless the options tell them.
+    Args:
+        files: The CSV files; their names give the device, precision, runtime and versions.
+        options: Values that replace those of the names, and the folder to write to.
+        reporter: Receives progress messages.
+
+    Raises:
+        InputError: A file is not valid, its name lacks the device or precision, or another table is in its place.
     """
     options, reporter = options or ImportOptions(), reporter or NullReporter()
     tables = [_table(path, options) for path in files]
@@ -90,22 +96,22 @@ def _table(path: Path, options: ImportOptions) -> tuple[TableManifest, str, list
 
 
 def _require_free(manifests: Sequence[TableManifest], out: Path) -> None:
-    """A table never takes the place of another file's, of this command or of an earlier one."""
+    """Raise InputError if two tables, or a new and an existing one, have the same folder."""
     taken: dict[Path, str] = {}
     for manifest in manifests:
         folder = out / table_folder(manifest)
-        there = read_table_manifest(folder).source if is_table(folder) else manifest.source
-        before = taken.setdefault(folder, there)
+        existing = read_table_manifest(folder).source if is_table(folder) else manifest.source
+        before = taken.setdefault(folder, existing)
         if before != manifest.source:
-            hint = "another folder with --out, or remove the one that is there"
+            hint = "choose another folder with --out, or remove the existing one"
             raise InputError(
                 f"{folder} holds the table of another file", got=manifest.source, known=[before], hint=hint
             )
 
 
 def _manifest(path: Path, options: ImportOptions) -> TableManifest:
-    found = _NAME.fullmatch(path.stem)
-    parts = found.groupdict() if found else {}
+    name = _NAME.fullmatch(path.stem)
+    parts = name.groupdict() if name else {}
     precision = parts.get("precision")
     in_name = Deployment(
         device=parts.get("device"),
@@ -114,7 +120,7 @@ def _manifest(path: Path, options: ImportOptions) -> TableManifest:
     )
     deployment = options.deployment.completed(in_name)
     if deployment.device is None or deployment.precision is None:
-        message = f"the name of {path.name} does not tell what was measured"
+        message = f"the name of {path.name} must state what was measured"
         known = ["benchmark-infer-PRECISION-LAYOUT-ptNNN-cuNNN-DEVICE.csv"]
         raise InputError(message, got=path.name, known=known, hint="--device rtx4090 --precision fp16 --runtime torch")
     return TableManifest(
@@ -137,7 +143,7 @@ def _device(name: str, path: Path) -> str:
 
 
 def _environment(parts: dict[str, str | None]) -> dict[str, str]:
-    """Software versions in the name of a file."""
+    """Return the software versions in the name of a file."""
     torch, cuda, layout = parts.get("torch"), parts.get("cuda"), parts.get("layout")
     facts = {
         "torch": ".".join(torch) if torch else None,
@@ -157,9 +163,9 @@ def _command(path: Path, options: ImportOptions) -> tuple[str, ...]:
     return tuple(words)
 
 
-def _traced(keys: Sequence[ModelKey], place: Path, reporter: Reporter) -> TracedModels:
-    """The models that were traced before and those that are missing, all in one file now."""
-    known = _known(place, reporter)
+def _traced(keys: Sequence[ModelKey], folder: Path, reporter: Reporter) -> TracedModels:
+    """Return the traces of all models, from the stored file or made now and stored."""
+    known = _known(folder, reporter)
     version = package_versions(["timm"])["timm"]
     models: dict[ModelKey, Workload | None] = dict(known.models) if known.timm == version else {}
     own_sizes = dict(known.own_sizes) if known.timm == version else {}
@@ -171,15 +177,15 @@ def _traced(keys: Sequence[ModelKey], place: Path, reporter: Reporter) -> Traced
             reporter.message(f"{number} of {len(missing)} models traced")
     traced = TracedModels(timm=version, models=models, own_sizes=own_sizes)
     if missing:
-        place.mkdir(parents=True, exist_ok=True)
-        save_workloads(traced, place / WORKLOADS)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_workloads(traced, folder / WORKLOADS)
     return traced
 
 
-def _known(place: Path, reporter: Reporter) -> TracedModels:
-    """The models that were traced before; none where their file cannot be read, which is then written anew."""
+def _known(folder: Path, reporter: Reporter) -> TracedModels:
+    """Return the stored traces; none if their file cannot be read, which is then replaced."""
     try:
-        return known_workloads(place)
+        return known_workloads(folder)
     except InputError as error:
         reporter.message(f"{error.message}: all models are traced again")
         return TracedModels(timm="", models={})
@@ -189,13 +195,13 @@ def _trace(key: ModelKey) -> Workload | None:
     name, size = key
     try:
         return trace_timm(name, image_size=size)
-    except InputError:  # counted, and named in the answer
+    except InputError:  # reported as not traced
         return None
 
 
 def _own_size(key: ModelKey, found: Workload | None) -> dict[str, int]:
-    """The size that a traced model is for, if it is the one that it was traced with."""
-    from hwnas.export.timm_models import default_image_size  # as the tracing does, where something was traced
+    """Return the default image size of a traced model, if it was traced at that size."""
+    from hwnas.export.timm_models import default_image_size  # torch and timm take seconds to import
 
     name, size = key
     return {name: size} if found is not None and default_image_size(name) == size else {}

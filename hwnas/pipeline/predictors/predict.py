@@ -1,4 +1,4 @@
-"""`hwnas predict`: what networks would take on a device, with intervals, or why that cannot be said."""
+"""`hwnas predict`: predict metrics of networks on a device, with intervals."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from hwnas.metrics import MEASURED_METRICS, UNSPECIFIED, Deployment, Metric
 from hwnas.pipeline.predictors.targets import Target, parse_targets
 from hwnas.pipeline.predictors.workloads import timm_workload
 from hwnas.predict.features.table import Features
-from hwnas.predict.intervals import USUAL_CONFIDENCE
+from hwnas.predict.intervals import DEFAULT_CONFIDENCE
 from hwnas.predict.selector import ChosenPredictor, choose_predictor
 from hwnas.space import SPACES
 
@@ -21,11 +21,11 @@ class PredictOptions:
     """Options of a prediction; None is filled in from the available predictors."""
 
     deployment: Deployment = UNSPECIFIED
-    """Without a device, this machine's."""
+    """By default the device of this machine."""
     metrics: tuple[str, ...] = ("latency_ms",)
     space: str | None = None
     confidence: float | None = None
-    """None: 0.9, or the most that every predictor supports."""
+    """None: 0.9, or the highest that all predictors support."""
     predictors: Path | None = None
     allow_outside: bool = False
     """Predict networks outside the fitted range instead of raising an error; they are marked."""
@@ -40,7 +40,7 @@ class PredictOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictedFigure:
-    """One figure of one network."""
+    """A predicted value of a network."""
 
     label: str
     network_id: str
@@ -50,87 +50,95 @@ class PredictedFigure:
     lower: float
     upper: float
     outside: tuple[str, ...]
-    """Why the network is unlike all fitted ones; empty where it is not."""
+    """Reasons for which the network is outside the fitted range; empty if it is inside."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class UsedPredictor:
-    """The predictor that answered, and what it is from."""
+    """A predictor that was used, with its origin."""
 
     metric: str
     path: Path
     note: str
     environment: Mapping[str, str]
-    """In which its networks were measured: the answer holds for that."""
+    """Environment that its networks were measured in, which the predictions hold for."""
     sources: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Predicted:
-    """The answers, in the order of the question, metric by metric."""
+    """Predictions of all networks, metric by metric, in the order in which they were given."""
 
     confidence: float
-    """Of all intervals."""
+    """Confidence of all intervals."""
     figures: tuple[PredictedFigure, ...]
     predictors: tuple[UsedPredictor, ...]
     notes: tuple[str, ...] = ()
-    """Defaults taken because the predictors support nothing else."""
+    """Notes on defaults that the predictors did not support."""
 
     @property
     def outside(self) -> tuple[PredictedFigure, ...]:
-        """Those whose network is unlike all fitted ones."""
+        """Predictions of networks outside the fitted range."""
         return tuple(figure for figure in self.figures if figure.outside)
 
 
 def predict_networks(
     targets: Sequence[str], options: PredictOptions | None = None, *, machine: Machine | None = None
 ) -> Predicted:
-    """Predict models of timm (`timm:NAME`), networks of spaces (`SPACE:ARCH`) and files of them (`.jsonl`).
+    """Predict metrics of networks.
 
-    A single network outside what the predictor was fitted to is an error, unless the options allow it.
+    Args:
+        targets: Models of timm (`timm:NAME`), networks of spaces (`SPACE:ARCH`) and files of them (`.jsonl`).
+        options: Metrics, device, confidence and folder of predictors.
+        machine: The machine whose device is used by default; None: this one.
+
+    Raises:
+        InputError: A network is not valid, no predictor fits, or a single network is outside the fitted range and the
+            options do not allow that.
+        MissingError: There are no predictors for the device.
     """
     options = options or PredictOptions()
-    asked = parse_targets(targets, space=options.space)
-    groups = _by_space(asked.networks)
-    by_metric = {name: {space: _chosen(name, space, options, machine) for space in groups} for name in options.metrics}
-    every = [chosen for by_space in by_metric.values() for chosen in by_space.values()]
-    confidence = options.confidence or min(chosen.predictor.usual_confidence for chosen in every)
+    parsed = parse_targets(targets, space=options.space)
+    groups = _by_space(parsed.networks)
+    by_metric = {name: {space: _choose(name, space, options, machine) for space in groups} for name in options.metrics}
+    all_chosen = [chosen for by_space in by_metric.values() for chosen in by_space.values()]
+    confidence = options.confidence or min(chosen.predictor.default_confidence for chosen in all_chosen)
     figures: list[PredictedFigure] = []
     for by_space in by_metric.values():
-        answers: dict[int, PredictedFigure] = {}
+        by_row: dict[int, PredictedFigure] = {}
         for space, rows in groups.items():
-            networks = [asked.networks[row] for row in rows]
-            answers.update(zip(rows, _answered(networks, by_space[space], space, confidence), strict=True))
-        figures += [answers[row] for row in range(len(asked.networks))]
-    if len(asked.networks) == 1 and not asked.from_files and not options.allow_outside:
-        _require_inside(figures)
-    used = {chosen.path: _used(chosen) for chosen in every}
+            networks = [parsed.networks[row] for row in rows]
+            by_row.update(zip(rows, _predict_group(networks, by_space[space], space, confidence), strict=True))
+        figures += [by_row[row] for row in range(len(parsed.networks))]
+    if len(parsed.networks) == 1 and not parsed.from_files and not options.allow_outside:
+        _require_first_inside(figures)
+    used = {chosen.path: _used(chosen) for chosen in all_chosen}
     return Predicted(
         confidence=confidence,
         figures=tuple(figures),
         predictors=tuple(used.values()),
-        notes=_notes(confidence, every) if options.confidence is None else (),
+        notes=_notes(confidence, all_chosen) if options.confidence is None else (),
     )
 
 
 def require_all_inside(predicted: Predicted) -> None:
-    """An error that counts the networks outside what the predictors were fitted to, if there are any."""
+    """Raise InputError if networks are outside the fitted range."""
     outside = {figure.label: figure for figure in predicted.outside}
     if outside:
         first = next(iter(outside.values()))
         raise InputError(
-            f"{len(outside)} networks lie outside what the predictor was fitted to, {first.label} first",
+            f"{len(outside)} networks are outside the fitted range, {first.label} first",
             got="; ".join(first.outside[:3]),
-            hint="--allow-outside takes their figures as guesses; or measure networks like them, and fit again",
+            hint="--allow-outside accepts extrapolated values; or measure similar networks, and fit again",
         )
 
 
-def _notes(confidence: float, every: Sequence[ChosenPredictor]) -> tuple[str, ...]:
-    """Why intervals are of less than the usual confidence, if they are."""
-    if confidence >= USUAL_CONFIDENCE:
+def _notes(confidence: float, all_chosen: Sequence[ChosenPredictor]) -> tuple[str, ...]:
+    """Return a note if intervals have less than the default confidence."""
+    if confidence >= DEFAULT_CONFIDENCE:
         return ()
-    few = min(chosen.predictor.card.data.num_networks for chosen in every)
-    return (f"intervals of {confidence:.0%}: {few} networks were fitted, too few for {USUAL_CONFIDENCE:.0%}",)
+    few = min(chosen.predictor.card.data.num_networks for chosen in all_chosen)
+    return (f"intervals of {confidence:.0%}: {few} networks were fitted, too few for {DEFAULT_CONFIDENCE:.0%}",)
 
 
 def _by_space(networks: Sequence[Target]) -> dict[str | None, list[int]]:
@@ -140,28 +148,28 @@ def _by_space(networks: Sequence[Target]) -> dict[str | None, list[int]]:
     return groups
 
 
-def _chosen(name: str, space: str | None, options: PredictOptions, machine: Machine | None) -> ChosenPredictor:
+def _choose(name: str, space: str | None, options: PredictOptions, machine: Machine | None) -> ChosenPredictor:
     metric = Metric(name=name, deployment=options.deployment)
     return choose_predictor(metric, space=space, predictors=options.predictors, machine=machine)
 
 
-def _answered(
+def _predict_group(
     networks: Sequence[Target], chosen: ChosenPredictor, space: str | None, confidence: float
 ) -> Iterator[PredictedFigure]:
     predictor = chosen.predictor
     features = _features(networks, chosen, space)
     batch = chosen.metric.deployment.fixed_batch
-    answer = predictor.predict_features(features, confidence=confidence, batch=batch)
+    prediction = predictor.predict_features(features, confidence=confidence, batch=batch)
     for row, target in enumerate(networks):
-        reasons = predictor.fitted_range.reasons(features.take(slice(row, row + 1))) if answer.outside[row] else ()
+        reasons = predictor.fitted_range.reasons(features.take(slice(row, row + 1))) if prediction.outside[row] else ()
         yield PredictedFigure(
             label=target.label,
             network_id=target.network_id,
             metric=str(chosen.metric),
             unit=chosen.metric.quantity.unit,
-            mean=float(answer.mean[row]),
-            lower=float(answer.lower[row]),
-            upper=float(answer.upper[row]),
+            mean=float(prediction.mean[row]),
+            lower=float(prediction.lower[row]),
+            upper=float(prediction.upper[row]),
             outside=tuple(reasons),
         )
 
@@ -171,8 +179,8 @@ def _features(networks: Sequence[Target], chosen: ChosenPredictor, space: str | 
     if space is None:
         workloads = [timm_workload(target.model, image_size=target.image_size) for target in networks]
         return predictor.features(workloads, batch=batch)
-    found: Any = SPACES.get(space)
-    return predictor.population(found.workloads(found.encode([target.arch for target in networks])), batch=batch)
+    known: Any = SPACES.get(space)
+    return predictor.population(known.workloads(known.encode([target.arch for target in networks])), batch=batch)
 
 
 def _used(chosen: ChosenPredictor) -> UsedPredictor:
@@ -186,11 +194,11 @@ def _used(chosen: ChosenPredictor) -> UsedPredictor:
     )
 
 
-def _require_inside(figures: Sequence[PredictedFigure]) -> None:
+def _require_first_inside(figures: Sequence[PredictedFigure]) -> None:
     for figure in figures:
         if figure.outside:
             raise InputError(
-                f"{figure.label} lies outside what the predictor of {figure.metric} was fitted to",
+                f"{figure.label} is outside the fitted range of the predictor of {figure.metric}",
                 got="; ".join(figure.outside[:3]),
-                hint="--allow-outside takes the figure as a guess; or measure networks like it, and fit again",
+                hint="--allow-outside accepts an extrapolated value; or measure similar networks, and fit again",
             )

@@ -1,4 +1,4 @@
-"""Published tables among the profiles: where they are, and their rows as a fit takes them."""
+"""Rows of published tables as input of a fit."""
 
 import re
 from collections.abc import Sequence
@@ -17,13 +17,13 @@ _MS_PER_S = 1e3
 
 
 def measured_table(entry: TableEntry) -> MeasuredNetworks:
-    """The rows of a table whose models are known here."""
-    manifest, every = read_table(entry.path)
+    """Return the rows of a table whose models were or can be traced."""
+    manifest, table_rows = read_table(entry.path)
     traced = known_workloads(entry.path.parents[1])
-    pairs = [(row, _workload(row, traced)) for row in matching(every, manifest.match)]
+    pairs = [(row, _workload(row, traced)) for row in matching(table_rows, manifest.match)]
     rows = [row for row, workload in pairs if workload is not None]
     if not rows:
-        raise InputError(f"{entry.name} must have a model that is known here", got=f"{len(every)} that are not")
+        raise InputError(f"{entry.name} must have a model that can be traced", got=f"{len(table_rows)} that cannot")
     batches = np.array([row.batch for row in rows], dtype=np.int64)
     throughput = np.array([row.throughput for row in rows])
     return MeasuredNetworks(
@@ -44,7 +44,7 @@ def measured_table(entry: TableEntry) -> MeasuredNetworks:
 
 
 def matching(rows: Sequence[TableRow], pattern: str) -> list[TableRow]:
-    """The rows whose model the pattern matches from its beginning."""
+    """Return the rows with a model whose name matches the pattern from its beginning."""
     try:
         wanted = re.compile(pattern)
     except re.error as error:
@@ -53,7 +53,7 @@ def matching(rows: Sequence[TableRow], pattern: str) -> list[TableRow]:
 
 
 def key_of(row: TableRow) -> ModelKey:
-    """Key of a traced model."""
+    """Return the key of the traced model of a row."""
     return row.model, row.image_size
 
 
@@ -62,5 +62,5 @@ def _workload(row: TableRow, traced: TracedModels) -> Workload | None:
         return traced.models[key_of(row)]
     try:
         return timm_workload(row.model, image_size=row.image_size)
-    except InputError:  # timm here has no such model, or it cannot be traced: the import counted it
+    except InputError:  # the installed timm lacks the model, or it cannot be traced; the import reported it
         return None

@@ -22,7 +22,7 @@ class Target:
     """One network; `space` is None for a model of timm."""
 
     label: str
-    """As the user named it."""
+    """Text that the user gave."""
     space: str | None = None
     arch: Arch | None = None
     model: str = ""
@@ -38,7 +38,7 @@ class Target:
 
 @dataclass(frozen=True, kw_only=True)
 class Targets:
-    """The networks of a question, in its order."""
+    """Networks to predict, in the order in which they were given."""
 
     networks: tuple[Target, ...]
     from_files: bool
@@ -46,16 +46,16 @@ class Targets:
 
 
 def parse_targets(texts: Sequence[str], *, space: str | None = None) -> Targets:
-    """The networks behind the words of a command line; with `space` a word may be an arch alone."""
+    """Parse networks given as texts; with `space` a text may be an arch without a space."""
     if space is not None and space not in SPACES:
         raise unknown("space", space, SPACES, hint="--space {}")
     if not texts:
         raise InputError("there must be a network to predict", known=[_FORMS])
-    networks = [target for text in texts for target in _parsed(text, space)]
+    networks = [target for text in texts for target in _parse(text, space)]
     return Targets(networks=tuple(networks), from_files=any(map(_is_file, texts)))
 
 
-def _parsed(text: str, space: str | None) -> Iterator[Target]:
+def _parse(text: str, space: str | None) -> Iterator[Target]:
     if _is_file(text):
         yield from _lines(Path(text), space)
     elif text.casefold().startswith(TIMM):
@@ -105,8 +105,8 @@ def _from_line(line: str, space: str | None, *, where: str) -> Target:
     data = parse_json(line, source=where)
     if isinstance(data, str):
         if _is_file(data):
-            raise InputError(f"{where} must be a network, and no other file", got=data)
-        (target,) = _parsed(data, space)
+            raise InputError(f"{where} must be a network, not another file", got=data)
+        (target,) = _parse(data, space)
         return target
     if not isinstance(data, Mapping):
         raise InputError(f"{where} must hold a network", got=shown(data))

@@ -1,4 +1,4 @@
-"""Networks to workloads: those of spaces in closed form, models of timm traced, now or before."""
+"""Workloads of networks: closed forms of spaces, and traces of timm models."""
 
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -16,38 +16,37 @@ from hwnas.workload import Workload, Workloads
 
 
 def subject_workloads(subjects: Sequence[Subject]) -> tuple[Workload, ...]:
-    """The workload of each subject; networks of one space are counted together."""
+    """Return the workload of each subject; networks of one space are encoded together."""
     groups: dict[tuple[object, ...], list[int]] = {}
     for row, subject in enumerate(subjects):
         groups.setdefault(_group(subject), []).append(row)
-    found: dict[int, Workload] = {}
+    by_row: dict[int, Workload] = {}
     for rows in groups.values():
-        found.update(zip(rows, _workloads([subjects[row] for row in rows]), strict=True))
-    return tuple(found[row] for row in range(len(subjects)))
+        by_row.update(zip(rows, _workloads([subjects[row] for row in rows]), strict=True))
+    return tuple(by_row[row] for row in range(len(subjects)))
 
 
 def subject_population(subjects: Sequence[Subject]) -> Workloads | None:
-    """The networks of one space as one population; None where they are of several, or of several sizes of image."""
+    """Return the networks as a population; None if they are of several spaces or image sizes."""
     if {subject.source for subject in subjects} != {"space"} or len({_group(subject) for subject in subjects}) > 1:
         return None
     return _population(subjects)
 
 
 def subject_space(subject: Subject) -> AnySpace:
-    """The space of a subject, with its images and classes."""
+    """Return the space of a subject, with its image size, channels and classes."""
     sizes = {"image_size": subject.image_size, "channels": subject.channels, "num_classes": subject.num_classes}
     return SPACES.get(subject.name).adapted(**sizes)
 
 
 WORKLOADS = "timm-workloads.jsonl.gz"
-"""Traced models beside the devices' folders, for all tables there."""
+"""File of traced models for all tables of a folder of profiles."""
 
 
 def timm_workload(name: str, *, image_size: int | None = None) -> Workload:
     """Return the operations of a model of timm for one image.
 
-    Models that were traced before with the installed version of timm, on this machine or for the published tables, are
-    not traced again.
+    Stored traces are used if they were made with the installed version of timm.
 
     Args:
         name: The name of the model in timm.
@@ -69,36 +68,36 @@ def _timm_workload(name: str, image_size: int | None) -> Workload:
 
 
 def trace_timm(name: str, *, image_size: int | None = None) -> Workload:
-    """The same, traced now."""
+    """Trace a model of timm, without using stored traces."""
     from hwnas.export.timm_models import build_timm  # torch and timm take seconds to import
 
     return build_timm(name, image_size=image_size).workload()
 
 
-def known_workloads(place: Path) -> TracedModels:
-    """The models that were traced before for the tables of a place, and with which version of timm."""
-    path = place / WORKLOADS
+def known_workloads(folder: Path) -> TracedModels:
+    """Return the stored traces of a folder of profiles; none if there is no file."""
+    path = folder / WORKLOADS
     if path.is_file():
         return load_workloads(path)
     return TracedModels(timm=package_versions(["timm"])["timm"], models={})
 
 
 def _traced_before() -> Iterator[TracedModels]:
-    """Models traced with the installed version of timm; unreadable files are skipped, as they can be made again."""
-    here = package_versions(["timm"]).get("timm")
-    for place, _ in data_search_path(PROFILES):
-        path = place / WORKLOADS
+    """Yield stored traces of the installed version of timm; unreadable files are skipped, as they can be remade."""
+    installed = package_versions(["timm"]).get("timm")
+    for folder, _ in data_search_path(PROFILES):
+        path = folder / WORKLOADS
         try:
             traced = _loaded(path, path.stat().st_mtime_ns)
         except (OSError, InputError):
             continue
-        if here in (None, traced.timm):
+        if installed in (None, traced.timm):
             yield traced
 
 
 @cache
 def _loaded(path: Path, changed: int) -> TracedModels:
-    """A file of traced models, read again where it has changed."""
+    """Load traced models; the time of the last change is part of the cache key."""
     del changed
     return load_workloads(path)
 

@@ -19,7 +19,6 @@ from hwnas.pipeline.search.defaults import (
 )
 from hwnas.pipeline.search.options import (
     DEFAULT_BUDGET,
-    DEFAULT_CONFIDENCE,
     SearchOptions,
     choose_strategy,
     parse_criteria,

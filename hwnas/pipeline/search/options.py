@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hwnas.errors import InputError, UsageError, unknown
-from hwnas.predict.intervals import USUAL_CONFIDENCE
 from hwnas.profile.statistics import MIN_RUNS
 from hwnas.search.objective import Criteria, make_objectives, parse_constraint, require_consistent
 from hwnas.search.spec import PostSearch
@@ -15,8 +14,6 @@ from hwnas.space.space import AnySpace
 
 DEFAULT_SPACE = "autoformer-tiny"
 DEFAULT_BUDGET = 500
-DEFAULT_CONFIDENCE = USUAL_CONFIDENCE
-"""Confidence of prediction intervals unless --confidence is given."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,13 +10,14 @@ import numpy as np
 from hwnas.devices import resolve
 from hwnas.metrics import Metric, parse_metric
 from hwnas.pipeline.search.defaults import ResolvedMetrics, combine_errors, resolve_metrics
-from hwnas.pipeline.search.options import DEFAULT_CONFIDENCE, SearchOptions, parse_criteria
+from hwnas.pipeline.search.options import SearchOptions, parse_criteria
 from hwnas.pipeline.search.predicted_metrics import (
     CheapMetrics,
     MetricPredictor,
     require_confidence,
     supported_confidence,
 )
+from hwnas.predict.intervals import DEFAULT_CONFIDENCE
 from hwnas.predict.predictor import Predictor
 from hwnas.search.objective import Criteria
 from hwnas.search.problem import Problem

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hwnas.predict.arrays import round_last_bits
 from hwnas.predict.models import BoostedLearner, GaussianLearner
-from hwnas.predict.models.model import Standard
+from hwnas.predict.models.model import Standardizer
 from hwnas.predict.models.residual import Correction, Corrector
 from hwnas.search.objective import Estimate
 from hwnas.search.problem import FitSurrogate, Surrogate
@@ -57,7 +57,7 @@ def accuracy_surrogate(space: AnySpace) -> FitSurrogate:
 
     def fit(genomes: Genomes, values: Values, seed: int) -> Surrogate:
         raw = describe(genomes)
-        standard = Standard.of(raw)
+        standard = Standardizer.fit(raw)
         inputs = standard.apply(raw)
         ensembles, sigma = _fitted(inputs, values, seed=seed % 2**31)
 

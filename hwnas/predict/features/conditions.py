@@ -1,4 +1,4 @@
-"""Under which conditions networks run: what turns counts into times, before anything is fitted."""
+"""Conditions that networks run under: batch, precision and nominal rates, which turn counts into times."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from hwnas.workload import element_bytes
 Batch = int | NDArray[np.int64]
 
 _NOMINAL: Mapping[str, tuple[float, float]] = {"cpu": (1e11, 2e10), "gpu": (5e13, 1e12)}
-"""Operations and bytes a second where no datasheet tells them: only ratios matter, the fit finds the scale."""
+"""Operations and bytes per second of devices without a datasheet; only ratios matter, a fit finds the scale."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
-    """Batch, width of an element and rates of a device; the batch may differ from network to network."""
+    """Batch size, bytes per element and peak rates of a device; the batch size may differ between networks."""
 
     kind: Literal["gpu", "cpu"]
     op_per_s: float
@@ -38,12 +38,12 @@ class Conditions:
             raise InputError("a batch must have at least one image", got=int(np.min(self.batch)))
 
     def batch_of(self, rows: NDArray[np.intp]) -> NDArray[np.float64]:
-        """The batch of each of these networks, by their numbers."""
+        """Return the batch size of each of these rows."""
         batches = np.asarray(self.batch, dtype=np.float64)
         return batches[rows] if batches.ndim else np.full(rows.shape, float(batches))
 
     def plain(self) -> dict[str, object]:
-        """The values that a predictor stores; batch sizes that differ are not stored."""
+        """Return the values that a predictor stores; the batch size is not one of them."""
         return {
             "kind": self.kind,
             "op_per_s": self.op_per_s,
@@ -58,11 +58,18 @@ class Conditions:
 def conditions_of(
     device: Device, *, precision: str = "fp32", batch: Batch = 1, runtime: str = "", autocast: bool = False
 ) -> Conditions:
-    """The conditions on a device; a rate that no datasheet tells is a nominal one of its kind."""
+    """Return the conditions on a device, with nominal rates if its datasheet has none.
+
+    Args:
+        device: The device.
+        precision: Precision, which gives the peak rate and the bytes per element.
+        batch: Batch size, or one per network.
+        runtime: Runtime; torch keeps strided layouts that others rearrange.
+        autocast: True if torch's autocast chooses the precision of each operation.
+    """
     nominal_op_per_s, nominal_byte_per_s = _NOMINAL[device.kind]
-    width = element_bytes(
-        "fp32" if precision == "tf32" else precision
-    )  # tf32 is how what is stored in float32 is multiplied
+    # tf32 is a mode of multiplication: values are stored as float32.
+    width = element_bytes("fp32" if precision == "tf32" else precision)
     peak: Precision = precision  # type: ignore[assignment]
     return Conditions(
         kind=device.kind,

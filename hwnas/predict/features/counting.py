@@ -1,7 +1,8 @@
-"""From workloads to features: the terms of all operations, summed network by network.
+"""Features of workloads: the terms of all operations, summed per network.
 
-Operations of single networks are stacked by kind; those of a population are already arrays. In a population the same
-block stands in many networks, so each distinct block is evaluated once and its row is added where it stands.
+Operations of single networks are stacked by kind; those of a population are arrays already. The networks of a
+population share most of their blocks, so the terms of each distinct block are computed once and added wherever it
+occurs.
 """
 
 import dataclasses
@@ -19,14 +20,14 @@ from hwnas.workload import Operation, Segment, Size, Workload, Workloads
 
 _MOMENT = "moment."
 _MIX = 0x9E3779B97F4A7C15
-"""Odd multipliers of this spread the sizes of a block over 64 bits (Knuth's multiplicative hashing)."""
+"""2^64 over the golden ratio: odd multiples spread sizes over 64 bits (Knuth's multiplicative hashing)."""
 
 Sums = dict[str, Numbers]
 Keys = NDArray[np.uint64]
 
 
 def workload_features(workloads: Sequence[Workload], conditions: Conditions) -> Features:
-    """The features of networks, given as their operations; batches may differ from network to network."""
+    """Return the features of networks given by their operations; batch sizes may differ between networks."""
     sums: Sums = {}
     for operation, owners in _stacked(workloads):
         for name, amount in terms(operation, conditions, conditions.batch_of(owners)):
@@ -38,20 +39,24 @@ def workload_features(workloads: Sequence[Workload], conditions: Conditions) -> 
 def population_features(
     workloads: Workloads, conditions: Conditions, *, counts: bool | Collection[str] = False
 ) -> Features:
-    """The features of a population at one batch; with `counts`, how often its distinct blocks stand in each network.
+    """Return the features of a population at one batch size.
 
-    The names of some blocks as `counts` give those alone: to count them all takes longer than all the rest.
+    Args:
+        workloads: The population.
+        conditions: Conditions with a single batch size.
+        counts: Also count how often each distinct block occurs in each network: True for all blocks, or the names of
+            those to count. Counting all blocks takes longer than everything else.
     """
     if np.ndim(conditions.batch):
-        raise ValueError("equal blocks are evaluated once, so a population has one batch")
+        raise ValueError("a population must have one batch size, because equal blocks are evaluated once")
     totals: list[Sums] = []
     counted: Sums = {}
     for segment in workloads.segments:
-        places, blocks = _distinct(segment, workloads.rows)
-        totals.append(_segment_sums(places, blocks, conditions))
+        positions, blocks = _distinct(segment, workloads.rows)
+        totals.append(_segment_sums(positions, blocks, conditions))
         if counts and segment.slots is not None:
             wanted = None if counts is True else frozenset(counts)
-            for name, amount in _block_counts(segment.name, places, blocks, wanted):
+            for name, amount in _block_counts(segment.name, positions, blocks, wanted):
                 counted[name] = counted[name] + amount if name in counted else amount
     sums: Sums = {}
     for total in totals:
@@ -61,24 +66,24 @@ def population_features(
     return _features(sums, batches, counts=counted)
 
 
-def _segment_sums(places: NDArray[np.int64], blocks: Sequence[Operation], conditions: Conditions) -> Sums:
+def _segment_sums(positions: NDArray[np.int64], blocks: Sequence[Operation], conditions: Conditions) -> Sums:
     names, table = _block_table(blocks, conditions)
-    summed = table[places[:, 0]]
-    for slot in range(1, places.shape[1]):
-        summed += table[places[:, slot]]
+    summed = table[positions[:, 0]]
+    for slot in range(1, positions.shape[1]):
+        summed += table[positions[:, slot]]
     return dict(zip(names, summed.T, strict=True))
 
 
 def _block_counts(
-    segment: str, places: NDArray[np.int64], blocks: Sequence[Operation], wanted: Collection[str] | None
+    segment: str, positions: NDArray[np.int64], blocks: Sequence[Operation], wanted: Collection[str] | None
 ) -> Iterator[tuple[str, Numbers]]:
     """Count each distinct block, or each of those requested, in each network."""
     names = _block_names(segment, blocks)
     chosen = [number for number, name in enumerate(names) if name and (wanted is None or name in wanted)]
     columns = np.full(len(names), len(chosen))
     columns[chosen] = np.arange(len(chosen))
-    rows, width = len(places), len(chosen) + 1
-    cells = np.arange(rows)[:, None] * width + columns[places]
+    rows, width = len(positions), len(chosen) + 1
+    cells = np.arange(rows)[:, None] * width + columns[positions]
     counts = np.bincount(cells.ravel(), minlength=rows * width).reshape(rows, width).astype(np.float64)
     for column, number in enumerate(chosen):
         name = names[number]
@@ -87,7 +92,7 @@ def _block_counts(
 
 
 def _block_table(blocks: Sequence[Operation], conditions: Conditions) -> tuple[tuple[str, ...], Numbers]:
-    """The terms of distinct blocks: one row a block."""
+    """Return the terms of distinct blocks, one row per block."""
     length = max(np.size(block.times) for block in blocks)
     batch = conditions.batch_of(np.zeros(length, dtype=np.intp))
     sums: Sums = {}
@@ -99,21 +104,21 @@ def _block_table(blocks: Sequence[Operation], conditions: Conditions) -> tuple[t
 
 
 def _distinct(segment: Segment, rows: int) -> tuple[NDArray[np.int64], tuple[Operation, ...]]:
-    """The distinct blocks of a segment, as operations with 1-D sizes, and which of them stands in each slot."""
+    """Return the index of the distinct block in each slot, and the distinct blocks as operations with 1-D sizes."""
     import pyarrow as pa  # its dictionary encoding hashes; numpy's unique would sort
 
     shape = (rows, segment.slots or 1)
     keys = _keys(segment.operations, shape)
     encoded = pa.array(keys.ravel()).dictionary_encode()
-    places: NDArray[np.int64] = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    positions: NDArray[np.int64] = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
     first = np.empty(len(encoded.dictionary), dtype=np.int64)
-    first[places[::-1]] = np.arange(places.size)[::-1]
+    first[positions[::-1]] = np.arange(positions.size)[::-1]
     blocks = tuple(_at(operation, first, shape) for operation in segment.operations)
-    return places.reshape(shape), blocks
+    return positions.reshape(shape), blocks
 
 
 def _keys(operations: Iterable[Operation], shape: tuple[int, int]) -> Keys:
-    """One 64-bit number for each slot of each network: equal where all sizes of its operations are equal."""
+    """Return a 64-bit hash for each slot of each network, equal if all sizes of its operations are equal."""
     arrays = {id(size): size for operation in operations for _, size in _sizes(operation) if np.ndim(size)}
     keys = np.zeros(shape, dtype=np.uint64)
     factor = _MIX
@@ -123,13 +128,13 @@ def _keys(operations: Iterable[Operation], shape: tuple[int, int]) -> Keys:
     return keys
 
 
-def _at(operation: Operation, places: NDArray[np.int64], shape: tuple[int, int]) -> Operation:
+def _at(operation: Operation, first: NDArray[np.int64], shape: tuple[int, int]) -> Operation:
     changes: dict[str, Any] = {
-        name: np.broadcast_to(np.asarray(size), shape).ravel()[places]
+        name: np.broadcast_to(np.asarray(size), shape).ravel()[first]
         for name, size in _sizes(operation)
         if np.ndim(size)
     }
-    times: Any = np.broadcast_to(np.asarray(changes.get("times", operation.times)), places.shape)
+    times: Any = np.broadcast_to(np.asarray(changes.get("times", operation.times)), first.shape)
     return dataclasses.replace(operation, **{**changes, "times": times})
 
 
@@ -139,39 +144,36 @@ def _sizes(operation: Operation) -> Iterator[tuple[str, Any]]:
 
 
 def _block_names(segment: str, blocks: Sequence[Operation]) -> list[str | None]:
-    """Name each distinct block by a digest of its sizes; None where there is no block."""
+    """Name each distinct block by a hash of its sizes; None for an empty slot."""
     length = np.size(blocks[0].times)
     keys = np.zeros(length, dtype=np.uint64)
     factor = _MIX
     for _, size in (pair for block in blocks for pair in _sizes(block)):
         factor = (factor * _MIX + 2) % 2**64 | 1
         keys += np.broadcast_to(np.asarray(size).astype(np.uint64), (length,)) * np.uint64(factor)
-    there = np.any([np.broadcast_to(block.times, (length,)) for block in blocks], axis=0)
+    present = np.any([np.broadcast_to(block.times, (length,)) for block in blocks], axis=0)
     group = segment.split(".")[0]
-    return [f"{group}:{key:016x}" if stands else None for key, stands in zip(keys.tolist(), there, strict=True)]
+    return [f"{group}:{key:016x}" if exists else None for key, exists in zip(keys.tolist(), present, strict=True)]
 
 
 def _stacked(workloads: Sequence[Workload]) -> Iterator[tuple[Operation, NDArray[np.intp]]]:
-    """Operations of one kind as one operation whose sizes are arrays, and whose network each of them is of."""
+    """Merge operations of one kind into one with arrays as sizes, and yield it with the rows of their networks."""
     groups: dict[tuple[object, ...], list[tuple[int, Operation]]] = {}
     for owner, workload in enumerate(workloads):
         for operation in workload.operations:
             groups.setdefault(_kind(operation), []).append((owner, operation))
     for members in groups.values():
         owners = np.array([owner for owner, _ in members], dtype=np.intp)
-        yield _stack([operation for _, operation in members]), owners
+        operations = [operation for _, operation in members]
+        names = [entry.name for entry in dataclasses.fields(operations[0]) if entry.type is Size]
+        sizes: dict[str, Any] = {name: np.array([getattr(member, name) for member in operations]) for name in names}
+        yield dataclasses.replace(operations[0], **sizes), owners
 
 
 def _kind(operation: Operation) -> tuple[object, ...]:
-    """The key of operations that can be stacked: type, label, traits, and fields that are plain numbers."""
+    """Return the key of operations that can be merged: type, label, traits, and fields that are plain numbers."""
     plain = [getattr(operation, entry.name) for entry in dataclasses.fields(operation) if entry.type is int]
     return type(operation), operation.label, operation.traits, *plain
-
-
-def _stack(operations: Sequence[Operation]) -> Operation:
-    names = [entry.name for entry in dataclasses.fields(operations[0]) if entry.type is Size]
-    sizes: dict[str, Any] = {name: np.array([getattr(one, name) for one in operations]) for name in names}
-    return dataclasses.replace(operations[0], **sizes)
 
 
 def _features(sums: Sums, batches: Numbers, *, counts: Mapping[str, Numbers]) -> Features:
@@ -192,7 +194,7 @@ def _features(sums: Sums, batches: Numbers, *, counts: Mapping[str, Numbers]) ->
 
 
 def _mean(name: str, moment: Numbers, costs: Mapping[str, Numbers]) -> Numbers:
-    """A moment over the sum of the cost that it was weighted with; 0 for a network without it."""
+    """Divide a moment by the sum of the cost that weights it; 0 for a network without that cost."""
     group = name.removeprefix(_MOMENT).split(".")[0]
     weight = sum(amount for cost, amount in costs.items() if cost.startswith(f"{group}.macs"))
     return np.divide(moment, weight, out=np.zeros_like(moment), where=np.greater(weight, 0))

@@ -1,4 +1,4 @@
-"""Features of networks as columns with names: what every model of this package reads."""
+"""The table of features that all models read: named columns, one row per network."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,9 +13,9 @@ _COUNTED = ("calls.", "runs")
 
 @dataclass(frozen=True, kw_only=True)
 class Features(ContiguousArrays):
-    """Costs, which are not negative and add up to a latency, and shapes, which say what the network is like.
+    """Costs, which add up over operations and are not negative, and shapes, which describe mean sizes.
 
-    `counts` is how often each distinct block stands in each network; it may have no columns.
+    `counts` is the number of occurrences of each distinct block in each network; it may have no columns.
     """
 
     cost_names: tuple[str, ...]
@@ -37,7 +37,7 @@ class Features(ContiguousArrays):
         return len(self.costs)
 
     def take(self, rows: object) -> "Features":
-        """The features of some of the networks, by their numbers or a mask."""
+        """Return the features of some networks, selected by rows or a mask."""
         return Features(
             cost_names=self.cost_names,
             costs=self.costs[rows],  # type: ignore[call-overload]
@@ -48,29 +48,29 @@ class Features(ContiguousArrays):
         )
 
     def total(self, names: Sequence[str] | None = None) -> Numbers:
-        """The sum of the costs that are times, above 0; calls and runs are counts."""
+        """Return the sum of the costs that are times, above 0; calls and runs are counts and not included."""
         wanted = self.cost_names if names is None else tuple(names)
         timed = [name for name in wanted if not name.startswith(_COUNTED)] or list(wanted)
         total: Numbers = np.maximum(self.costs_by(timed).sum(axis=1), 1e-12)
         return total
 
     def costs_by(self, names: Sequence[str]) -> Numbers:
-        """The costs in another order of names; one that these networks lack is 0."""
+        """Return the columns of these costs; one that the networks lack is 0."""
         return _aligned(self.cost_names, self.costs, names)
 
     def shapes_by(self, names: Sequence[str]) -> Numbers:
-        """The shapes in another order of names; one that these networks lack is 0."""
+        """Return the columns of these shapes; one that the networks lack is 0."""
         return _aligned(self.shape_names, self.shapes, names)
 
     def counts_by(self, names: Sequence[str]) -> Numbers:
-        """The counts in another order of names; a block that these networks lack is 0."""
+        """Return the columns of these block counts; one that the networks lack is 0."""
         return _aligned(self.count_names, self.counts, names)
 
 
 def features_of(
     costs: Mapping[str, Numbers], shapes: Mapping[str, Numbers] | None = None, *, rows: int | None = None
 ) -> Features:
-    """Features from columns by name."""
+    """Make features from columns by name."""
     shapes = shapes or {}
     length = rows if rows is not None else len(next(iter(costs.values())))
     return Features(
@@ -82,25 +82,25 @@ def features_of(
     )
 
 
-def with_answers(features: Features, answers: Mapping[str, Numbers]) -> Features:
-    """The features with what other devices' models say of these networks: the logarithms, among the shapes."""
-    if not answers:
+def with_source_predictions(features: Features, predictions: Mapping[str, Numbers]) -> Features:
+    """Return the features with the logarithms of other devices' predictions among the shapes."""
+    if not predictions:
         return features
-    columns = np.column_stack([np.log(values) for values in answers.values()])
+    columns = np.column_stack([np.log(values) for values in predictions.values()])
     return replace(
         features,
-        shape_names=(*features.shape_names, *map(answer_name, answers)),
+        shape_names=(*features.shape_names, *map(source_column, predictions)),
         shapes=np.concatenate([features.shapes, columns], axis=1),
     )
 
 
-def answer_name(source: str) -> str:
-    """The column of a source's answers."""
+def source_column(source: str) -> str:
+    """Return the name of the column with the predictions of a source."""
     return f"source.{source}"
 
 
 def joined(parts: Sequence[Features]) -> Features:
-    """The features of several groups of networks below each other; a column that a group lacks is 0."""
+    """Concatenate the features of several groups of networks; a column that a group lacks is 0."""
     names = {
         what: tuple(dict.fromkeys(name for part in parts for name in getattr(part, f"{what}_names")))
         for what in ("cost", "shape", "count")
@@ -116,10 +116,10 @@ def joined(parts: Sequence[Features]) -> Features:
 
 
 def require_finite(values: Numbers, *, names: Sequence[str]) -> None:
-    """Every figure must be a number; the first that is not is named."""
+    """Raise InputError for the first value that is not a finite number."""
     if np.isfinite(values).all():
         return
-    row, column = (int(place[0]) for place in np.nonzero(~np.isfinite(values)))
+    row, column = (int(index[0]) for index in np.nonzero(~np.isfinite(values)))
     raise InputError(f"{names[column]} must be a finite number", got=f"{values[row, column]} in row {row}")
 
 
@@ -132,8 +132,8 @@ def _columns(columns: Mapping[str, Numbers], length: int) -> Numbers:
 def _aligned(have: Sequence[str], values: Numbers, want: Sequence[str]) -> Numbers:
     if tuple(want) == tuple(have):
         return values
-    place = {name: index for index, name in enumerate(have)}
-    known = [(column, place[name]) for column, name in enumerate(want) if name in place]
+    indices = {name: index for index, name in enumerate(have)}
+    known = [(column, indices[name]) for column, name in enumerate(want) if name in indices]
     aligned = np.zeros((len(values), len(want)))
     if known:
         to, source = zip(*known, strict=True)

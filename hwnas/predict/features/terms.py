@@ -59,9 +59,9 @@ class Product:
 
 
 def terms(operation: Operation, conditions: Conditions, batch: Amount) -> Iterator[Term]:
-    """The costs of an operation by name; names that begin with `moment.` are moments."""
-    found = _once(operation, conditions) if ONCE in operation.traits else _all(operation, conditions, batch)
-    for name, amount in found:
+    """Yield the costs of an operation by name; names that begin with `moment.` are moments."""
+    per_run = _once(operation, conditions) if ONCE in operation.traits else _all(operation, conditions, batch)
+    for name, amount in per_run:
         yield name, operation.times * amount
 
 
@@ -72,15 +72,15 @@ def _all(operation: Operation, conditions: Conditions, batch: Amount) -> Iterato
 
 
 def _once(operation: Operation, conditions: Conditions) -> Iterator[Term]:
-    """Terms of operations that run once per batch, such as computing a position table."""
+    """Yield the terms of an operation that runs once per batch, such as computing a position table."""
     yield "once.macs", MS_PER_S * 2 * operation._macs() / conditions.op_per_s
     yield "once.bytes", _bytes_ms(_moved(operation, 1.0) + operation._params(), conditions)
-    every = _TERMS[operation.kind](operation, conditions, 1.0)
-    yield from ((name, amount) for name, amount in every if name.startswith("calls."))
+    all_terms = _TERMS[operation.kind](operation, conditions, 1.0)
+    yield from ((name, amount) for name, amount in all_terms if name.startswith("calls."))
 
 
 def _layout(operation: Operation, conditions: Conditions) -> Iterator[str]:
-    """Extra costs of strided inputs and of float32 under autocast."""
+    """Yield the extra costs of strided inputs and of float32 under autocast."""
     if conditions.torch_layouts and STRIDED in operation.traits:
         yield "strided"
     if conditions.autocast and FLOAT32 in operation.traits:
@@ -199,7 +199,7 @@ def _table(operation: Table, conditions: Conditions, batch: Amount) -> Iterator[
 
 
 def _product(group: str, product: Product, conditions: Conditions) -> Iterator[Term]:
-    """Compute by class of width, with moments of its sizes."""
+    """Yield the compute by class of width, with moments of the sizes."""
     compute = MS_PER_S * 2 * product.macs / conditions.op_per_s
     yield from _compute(group, product, conditions)
     yield f"moment.{group}.rows", compute * _log2(product.rows)
@@ -230,28 +230,29 @@ def _padded(product: Product, conditions: Conditions) -> Amount:
 
 
 def _idle(product: Product, conditions: Conditions) -> Amount:
-    """MACs that idle processors could have done in the last wave of tiles."""
+    """Return the MACs that idle processors could have done in the last wave of tiles."""
     rows, columns, depth = _TILE["gpu"]
     tiles = product.count * np.ceil(product.rows / rows) * np.ceil(product.columns / columns)
     return (_up(tiles, conditions.num_sms) - tiles) * rows * columns * _up(product.depth, depth)
 
 
 def _traffic(group: str, operation: Operation, conditions: Conditions, batch: Amount) -> Iterator[Term]:
-    """Activations, parameters and calls."""
+    """Yield the bytes of activations and parameters, and the calls."""
     yield f"{group}.bytes", _bytes_ms(_moved(operation, batch), conditions)
     yield f"{group}.params", _bytes_ms(1.0 * operation._params(), conditions)
     yield f"calls.{group}", 1.0
 
 
 def _bound(group: str, product: Product, operation: Operation, conditions: Conditions, batch: Amount) -> Iterator[Term]:
-    """By how much moving takes longer than computing, at peak rates: with the compute it is the roofline."""
+    """Yield the time by which moving exceeds computing at peak rates."""
+    # compute + max(moving - compute, 0) = max(moving, compute), the roofline (Williams et al. 2009)
     moving = _bytes_ms(_moved(operation, batch) + operation._params(), conditions)
     computing = MS_PER_S * 2 * product.macs / conditions.op_per_s
     yield f"{group}.memory_bound", np.maximum(moving - computing, 0)
 
 
 def _moved(operation: Operation, batch: Amount) -> Amount:
-    """Elements of activations read and written."""
+    """Return the elements of activations that are read and written."""
     return batch * (operation._elements_read() + operation._elements_written())
 
 
@@ -269,7 +270,7 @@ def _classes(size: Amount, limits: tuple[int, ...]) -> Iterator[tuple[str, Amoun
 
 
 def _log2(size: Amount) -> Amount:
-    """The logarithm of a size; of 0, which a block that is not there may have, it is 0 too."""
+    """Return the logarithm of a size, and 0 for the size 0 of an absent block."""
     return np.log2(np.maximum(size, 1))
 
 

@@ -1,4 +1,4 @@
-"""The models that are tried on every profile, and how a stored one is read."""
+"""The models that are tried on every profile, and reading of stored ones."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ _ALL: tuple[Learner, ...] = (
     BoostedLearner(),
 )
 LEARNERS: Registry[Learner] = Registry("predictor model", [(learner.name, learner) for learner in _ALL])
-"""In the order in which ties are decided: the simpler one first. The stack is made of their answers."""
+"""Simpler models come first: the order decides ties. The stack is made of all of them."""
 
 _FITTED: Registry[Any] = Registry(
     "kind of fitted model",
@@ -32,7 +32,7 @@ _FITTED: Registry[Any] = Registry(
 
 
 def fitted_from_json(data: object) -> Fitted:
-    """A fitted model from its plain values, which say its kind."""
+    """Make a fitted model from plain values, which name its kind."""
     if not isinstance(data, dict) or not isinstance(data.get("kind"), str):
         raise InputError("a fitted model must be a table with its kind", got=shown(data))
     made = _FITTED.get(data["kind"])
@@ -47,12 +47,12 @@ def fitted_from_json(data: object) -> Fitted:
 
 
 def fitted_to_json(fitted: Fitted) -> dict[str, Any]:
-    """A fitted model as plain values, with its kind."""
+    """Return a fitted model as plain values, with its kind."""
     return {"kind": fitted.kind, **fitted.to_json()}
 
 
 def counted_blocks(fitted: Fitted) -> tuple[str, ...]:
-    """The distinct blocks that a model must be told the counts of; none for most models."""
+    """Return the names of the blocks whose counts a model needs; most models need none."""
     members = fitted.members if isinstance(fitted, Stack) else (fitted,)
     named = [member.count_names if isinstance(member, Blocks) else () for member in members]
     nested = [counted_blocks(member) for member in members if isinstance(member, Stack)]

@@ -1,8 +1,9 @@
-"""The analytic model: a latency is a sum of costs, each with a coefficient that is not negative.
+"""The analytic model: a sum of costs with coefficients that are not negative.
 
-Coefficients are those of a least-squares fit of the relative error, pulled towards what such devices do: a cost that
-the fitted networks do not show keeps the device's usual share instead of becoming free. Outliers count less
-(weights 1 / (1 + (r / 2s)²), s the median deviation: Cauchy's, by iteration).
+The coefficients minimise the squared relative error plus a penalty that pulls them towards those of a typical device,
+so that a cost that hardly occurs in the fitted networks keeps its usual coefficient instead of 0. Outliers are
+down-weighted by iteratively reweighted least squares with Cauchy weights 1 / (1 + (r / 2s)^2), where s is the scaled
+median absolute residual.
 """
 
 from dataclasses import dataclass
@@ -13,13 +14,13 @@ from numpy.typing import NDArray
 
 from hwnas.predict.arrays import ContiguousArrays, Numbers
 from hwnas.predict.features.table import Features
-from hwnas.predict.models.model import Plain, checked, names, numbers
+from hwnas.predict.models.model import Plain, check_fit_inputs, names, numbers
 
 _SMALLEST = 1e-12
 _FEW = 15
 _FOLDS = 5
 _SHARPNESS = 4
-"""Exponent of the weights of freedoms: twice the error, a sixteenth of the weight."""
+"""Exponent of the weights of freedoms: at twice the error the weight is a sixteenth."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,24 +32,25 @@ class Analytic(ContiguousArrays):
     coefficients: Numbers
 
     def predict(self, features: Features) -> Numbers:
-        """The sum of the costs, each times its coefficient."""
+        """Return the sum of the costs times their coefficients."""
         return np.maximum(features.costs_by(self.cost_names) @ self.coefficients, _SMALLEST)
 
     def to_json(self) -> dict[str, Any]:
-        """Names and coefficients."""
+        """Return plain values."""
         return {"cost_names": list(self.cost_names), "coefficients": self.coefficients.tolist()}
 
     @classmethod
     def from_json(cls, data: Plain) -> Self:
-        """Read what `to_json` wrote."""
+        """Make it from what `to_json` returned."""
         return cls(cost_names=names(data["cost_names"]), coefficients=numbers(data["coefficients"]))
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnalyticLearner:
-    """Fits the sum; `freedoms` are how far a coefficient may be from the usual one, as multiples of it.
+    """Fit the coefficients of the sum.
 
-    The coefficients of several freedoms are averaged, those of less cross-validated error counting more.
+    `freedoms` are the prior standard deviations of the coefficients, as multiples of the usual ones. The fits of all
+    freedoms are averaged, with more weight for a smaller cross-validated error.
     """
 
     name: str = "analytic"
@@ -57,31 +59,31 @@ class AnalyticLearner:
 
     def fit(self, features: Features, target: Numbers, *, weights: Numbers | None = None, seed: int = 0) -> Analytic:
         """Fit the coefficients."""
-        target, weights = checked(features, target, weights)
+        target, weights = check_fit_inputs(features, target, weights)
         usual = usual_coefficients(features, target)
         shares = features.costs * usual / target[:, None]
         weights = weights / weights.mean()
-        counted = self._counted(shares, weights, seed)
+        averaging = self._weights(shares, weights, seed)
         factors = sum(
-            count * self._factors(shares, weights, freedom=freedom)
-            for count, freedom in zip(counted, self.freedoms, strict=True)
-            if count
+            share * self._factors(shares, weights, freedom=freedom)
+            for share, freedom in zip(averaging, self.freedoms, strict=True)
+            if share
         )
         return Analytic(cost_names=features.cost_names, coefficients=factors * usual)
 
-    def _counted(self, shares: Numbers, weights: Numbers, seed: int) -> Numbers:
-        """Weights of the freedoms, which sum to 1; with few networks the first one only."""
+    def _weights(self, shares: Numbers, weights: Numbers, seed: int) -> Numbers:
+        """Return the weights of the freedoms, which sum to 1; with few networks only the first has weight."""
         if len(self.freedoms) == 1 or len(shares) < _FEW:
             return np.array([1.0, *(0.0 for _ in self.freedoms[1:])])
         owner = np.random.default_rng(seed).permutation(len(shares)) % _FOLDS
-        errors = np.array([self._error(shares, weights, owner, freedom=tried) for tried in self.freedoms])
+        errors = np.array([self._error(shares, weights, owner, freedom=freedom) for freedom in self.freedoms])
         errors = np.maximum(errors, _SMALLEST)
-        counts = (errors.min() / errors) ** _SHARPNESS
-        counted: Numbers = counts / counts.sum()
-        return counted
+        raw = (errors.min() / errors) ** _SHARPNESS
+        averaging: Numbers = raw / raw.sum()
+        return averaging
 
     def _error(self, shares: Numbers, weights: Numbers, owner: NDArray[np.intp], *, freedom: float) -> float:
-        """The mean absolute relative error on held-out rows."""
+        """Return the mean absolute relative error on held-out rows."""
         errors = []
         for fold in range(_FOLDS):
             kept = owner != fold
@@ -92,6 +94,8 @@ class AnalyticLearner:
     def _factors(self, shares: Numbers, weights: Numbers, *, freedom: float) -> Numbers:
         from scipy.optimize import nnls  # type: ignore[import-untyped]  # a machine that only measures does not fit
 
+        # Rows are divided by their target, so residuals are relative errors; coefficients are factors of the usual
+        # ones, so the penalty |factor - 1|^2 pulls towards these. Its rows are appended to the least-squares problem.
         robust, spread = np.ones(len(shares)), 0.1
         pull = np.eye(shares.shape[1])
         for _ in range(self.iterations):
@@ -107,7 +111,7 @@ class AnalyticLearner:
 
 
 def usual_coefficients(features: Features, target: Numbers) -> Numbers:
-    """Coefficients of a typical device, scaled to these targets."""
+    """Return the coefficients of a typical device, scaled to these targets."""
     known = np.array([_usual(name) for name in features.cost_names])
     if np.isnan(known).any():
         return _equal_shares(features, target)
@@ -120,7 +124,7 @@ _USUAL_SUFFIX = {"padding": 0.5, "waves": 0.5, "memory_bound": 0.5, "paged": 0.3
 
 
 def _usual(name: str) -> float:
-    """Milliseconds for a millisecond at peak rates; not a number for a cost of unknown meaning."""
+    """Return the usual time for a millisecond at peak rates; NaN for a cost of unknown meaning."""
     group, _, rest = name.partition(".")
     if name == "runs":
         return 0.05

@@ -1,8 +1,8 @@
-"""An analytic mean and a correction for each distinct block: a look-up table that knows what a new block costs.
+"""An analytic mean with a correction for each distinct block: a look-up table with a fallback for new blocks.
 
-A network's target is the mean plus, for each of its blocks, that block's own difference; blocks that were seldom seen
-are held back towards the mean, and one that was hardly ever seen is the mean. In a space of thousands of blocks the
-commonest ones are told apart, so that fitting and asking stay quick.
+The prediction is the mean plus the difference of each block of the network. Ridge regression shrinks the differences of
+rare blocks towards 0. Only the most frequent blocks have a difference, so that spaces with thousands of blocks are
+fitted and predicted quickly.
 """
 
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ import numpy as np
 from hwnas.predict.arrays import ContiguousArrays, Numbers
 from hwnas.predict.features.table import Features
 from hwnas.predict.models.analytic import Analytic, AnalyticLearner
-from hwnas.predict.models.model import Plain, checked, names, numbers
+from hwnas.predict.models.model import Plain, check_fit_inputs, names, numbers
 
 _ALPHAS = np.logspace(-2, 4, 13)
 _SMALLEST_SHARE = 0.1
 _FEWEST = 3
-"""A block that stands in fewer fitted networks has no difference of its own."""
+"""Least number of fitted networks with a block for it to have a difference."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,12 +32,12 @@ class Blocks(ContiguousArrays):
     """Time of a block beyond the analytic mean."""
 
     def predict(self, features: Features) -> Numbers:
-        """The mean and the differences."""
+        """Return the mean plus the differences."""
         mean = self.mean.predict(features)
         return np.maximum(mean + features.counts_by(self.count_names) @ self.differences, _SMALLEST_SHARE * mean)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         return {
             "mean": self.mean.to_json(),
             "count_names": list(self.count_names),
@@ -46,7 +46,7 @@ class Blocks(ContiguousArrays):
 
     @classmethod
     def from_json(cls, data: Plain) -> Self:
-        """Read what `to_json` wrote."""
+        """Make it from what `to_json` returned."""
         return cls(
             mean=Analytic.from_json(data["mean"]),
             count_names=names(data["count_names"]),
@@ -56,18 +56,18 @@ class Blocks(ContiguousArrays):
 
 @dataclass(frozen=True, kw_only=True)
 class BlocksLearner:
-    """Fits the mean, then the differences (ridge, its strength by leave-one-out error)."""
+    """Fit the mean, then the differences by ridge regression; leave-one-out error chooses the penalty."""
 
     name: str = "blocks"
     most: int = 256
-    """So many blocks at most are told apart: those that stand in most networks."""
+    """Largest number of blocks with a difference; those that occur in most networks are taken."""
 
     def fit(self, features: Features, target: Numbers, *, weights: Numbers | None = None, seed: int = 0) -> Blocks:
         """Fit mean and differences."""
         from sklearn.linear_model import RidgeCV
 
         del seed
-        target, weights = checked(features, target, weights)
+        target, weights = check_fit_inputs(features, target, weights)
         mean = AnalyticLearner().fit(features, target, weights=weights)
         count_names = self._common(features)
         if not count_names:
@@ -81,7 +81,7 @@ class BlocksLearner:
         return Blocks(mean=mean, count_names=count_names, differences=ridge.coef_ * typical)
 
     def _common(self, features: Features) -> tuple[str, ...]:
-        """The blocks that stand in most networks, in the order of the features."""
+        """Return the blocks that occur in most networks, in the order of the features."""
         networks = (features.counts > 0).sum(axis=0)
         commonest = np.argsort(-networks, kind="stable")[: self.most]
         return tuple(features.count_names[column] for column in np.sort(commonest) if networks[column] >= _FEWEST)

@@ -1,4 +1,4 @@
-"""Gradient-boosted trees (XGBoost) on what the analytic mean leaves; stored as XGBoost's own JSON."""
+"""Gradient-boosted trees (XGBoost) on the residuals of the analytic mean, stored as XGBoost's own JSON."""
 
 import json
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import numpy as np
 from hwnas.predict.arrays import Numbers
 from hwnas.predict.features.table import Features
 from hwnas.predict.models.model import Plain
-from hwnas.predict.models.residual import Correction, _Corrected, learn
+from hwnas.predict.models.residual import CorrectedModel, Correction, fit_corrected
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,12 @@ class Trees:
         return values
 
     def to_json(self) -> dict[str, Any]:
-        """XGBoost's JSON."""
+        """Return XGBoost's JSON."""
         return {"xgboost": json.loads(self.text)}
 
     @classmethod
     def from_json(cls, data: Plain) -> Self:
-        """Read what `to_json` wrote."""
+        """Make it from what `to_json` returned."""
         return cls(json.dumps(data["xgboost"]))
 
     @cached_property
@@ -43,7 +43,7 @@ class Trees:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Boosted(_Corrected):
+class Boosted(CorrectedModel):
     """An analytic mean corrected by trees."""
 
     kind: ClassVar[str] = "boosted"
@@ -52,7 +52,7 @@ class Boosted(_Corrected):
 
 @dataclass(frozen=True, kw_only=True)
 class BoostedLearner:
-    """Fits the mean, then `rounds` trees to its residual."""
+    """Fit the mean, then `rounds` trees to its residuals."""
 
     name: str = "boosted"
     rounds: int = 400
@@ -62,7 +62,7 @@ class BoostedLearner:
 
     def fit(self, features: Features, target: Numbers, *, weights: Numbers | None = None, seed: int = 0) -> Boosted:
         """Fit mean and trees."""
-        fitted = learn(self, Boosted, features, target, weights=weights, seed=seed, shrinkage=self.shrinkage)
+        fitted = fit_corrected(self, Boosted, features, target, weights=weights, seed=seed, shrinkage=self.shrinkage)
         assert isinstance(fitted, Boosted)
         return fitted
 

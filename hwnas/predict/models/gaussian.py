@@ -1,7 +1,8 @@
-"""A Gaussian process with a length scale per input on what the analytic mean leaves.
+"""A Gaussian process with a length scale per input on the residuals of the analytic mean.
 
-scikit-learn finds the hyperparameters; inputs, weights and scales are kept as plain numbers. Beyond `points` networks
-the hyperparameters, and the process itself, are those of a subset drawn by the seed.
+The prediction is the posterior mean k(x, X) (K + D)^-1 y with a Matern 5/2 kernel k and a diagonal noise D (Rasmussen
+and Williams 2006, eq. 2.25). scikit-learn optimises the hyperparameters; inputs, weights and scales are stored as plain
+numbers. With more than `points` networks a random subset is fitted.
 """
 
 import warnings
@@ -13,7 +14,7 @@ import numpy as np
 from hwnas.predict.arrays import ContiguousArrays, Numbers, as_contiguous
 from hwnas.predict.features.table import Features
 from hwnas.predict.models.model import Plain, numbers
-from hwnas.predict.models.residual import Correction, _Corrected, learn
+from hwnas.predict.models.residual import CorrectedModel, Correction, fit_corrected
 
 _FEWEST_INPUTS = 12
 _CHUNK = 256
@@ -25,16 +26,16 @@ class Process(ContiguousArrays):
     """The posterior mean of a Gaussian process with a Matern 5/2 kernel."""
 
     columns: tuple[int, ...]
-    """The inputs that it looks at."""
+    """Indices of the inputs that the process depends on."""
     points: Numbers
     """Inputs of the fitted networks, divided by the length scales."""
     inverse_scales: Numbers
     dual: Numbers
-    """Weights of the kernel values, amplitude included."""
+    """Weights (K + D)^-1 y of the kernel values, times the amplitude."""
     offset: float
 
     def correct(self, inputs: Numbers) -> Numbers:
-        """The posterior mean."""
+        """Return the posterior mean."""
         scaled = as_contiguous(inputs[:, list(self.columns)]) * self.inverse_scales
         norms = (self.points**2).sum(axis=1)
         parts = [
@@ -45,7 +46,7 @@ class Process(ContiguousArrays):
         return values
 
     def to_json(self) -> dict[str, Any]:
-        """Plain lists."""
+        """Return plain lists."""
         return {
             "columns": list(self.columns),
             "points": self.points.tolist(),
@@ -56,7 +57,7 @@ class Process(ContiguousArrays):
 
     @classmethod
     def from_json(cls, data: Plain) -> Self:
-        """Read what `to_json` wrote."""
+        """Make it from what `to_json` returned."""
         return cls(
             columns=tuple(int(column) for column in data["columns"]),
             points=numbers(data["points"]),
@@ -67,7 +68,7 @@ class Process(ContiguousArrays):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gaussian(_Corrected):
+class Gaussian(CorrectedModel):
     """An analytic mean corrected by a Gaussian process."""
 
     kind: ClassVar[str] = "gaussian"
@@ -76,17 +77,17 @@ class Gaussian(_Corrected):
 
 @dataclass(frozen=True, kw_only=True)
 class GaussianLearner:
-    """Fits the mean, then a process to its residual on the inputs that say most about it."""
+    """Fit the mean, then a process to its residuals on the most important inputs."""
 
     name: str = "gaussian"
     num_inputs: int = 20
-    """At most: of fewer networks a tenth as many, and 12 at least."""
+    """Largest number of inputs; at most a tenth of the number of networks, but at least 12."""
     points: int = 400
     shrinkage: float = 1.0
 
     def fit(self, features: Features, target: Numbers, *, weights: Numbers | None = None, seed: int = 0) -> Gaussian:
         """Fit mean and process."""
-        fitted = learn(self, Gaussian, features, target, weights=weights, seed=seed, shrinkage=self.shrinkage)
+        fitted = fit_corrected(self, Gaussian, features, target, weights=weights, seed=seed, shrinkage=self.shrinkage)
         assert isinstance(fitted, Gaussian)
         return fitted
 
@@ -99,7 +100,7 @@ class GaussianLearner:
         return _process(inputs[rows][:, list(columns)], residual[rows], weights[rows], columns=columns)
 
     def _columns(self, inputs: Numbers, residual: Numbers) -> tuple[int, ...]:
-        """The inputs of which a forest of shallow trees makes most; no two that say the same."""
+        """Return the most important inputs of a forest of shallow trees, without strongly correlated ones."""
         varied = np.flatnonzero(inputs.std(axis=0) > 0)
         wanted = min(self.num_inputs, max(_FEWEST_INPUTS, len(residual) // 10))
         if len(varied) <= wanted:
@@ -131,9 +132,9 @@ def _process(inputs: Numbers, residual: Numbers, weights: Numbers, *, columns: t
     centred = np.clip((residual - offset) / spread, -5, 5)
     relative = weights.mean() / np.maximum(weights, 1e-9 * weights.mean())
     with warnings.catch_warnings():
-        # a length scale at its upper bound is an input that says nothing, which is an answer
+        # A length scale at its upper bound means that the input is irrelevant, which is not a failure.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        process = GaussianProcessRegressor(kernel, alpha=1e-8, optimizer=_optimised).fit(inputs, centred)
+        process = GaussianProcessRegressor(kernel, alpha=1e-8, optimizer=_optimise).fit(inputs, centred)
     amplitude, scales, noise = process.kernel_.k1.k1, process.kernel_.k1.k2.length_scale, process.kernel_.k2
     inverse = 1 / np.broadcast_to(scales, (len(columns),))
     points = inputs * inverse
@@ -148,8 +149,8 @@ def _process(inputs: Numbers, residual: Numbers, weights: Numbers, *, columns: t
     )
 
 
-def _optimised(objective: Any, initial: Numbers, bounds: Numbers) -> tuple[Numbers, float]:
-    """A short search: more steps change the likelihood, and hardly the predictions."""
+def _optimise(objective: Any, initial: Numbers, bounds: Numbers) -> tuple[Numbers, float]:
+    """Optimise for a few steps: more change the likelihood, but hardly the predictions."""
     from scipy.optimize import minimize  # type: ignore[import-untyped]
 
     found = minimize(objective, initial, method="L-BFGS-B", jac=True, bounds=bounds, options={"maxiter": 30})
@@ -157,7 +158,8 @@ def _optimised(objective: Any, initial: Numbers, bounds: Numbers) -> tuple[Numbe
 
 
 def _kernel(inputs: Numbers, points: Numbers, norms: Numbers) -> Numbers:
-    """Matern 5/2 of scaled inputs, (1 + s + s²/3) exp(-s), with distances from one matrix product."""
+    """Return the Matern 5/2 kernel (1 + s + s^2 / 3) exp(-s), s = sqrt(5) |x - p|, of scaled inputs and points."""
+    # s^2 = 5 |x|^2 + 5 |p|^2 - 10 x.p needs one matrix product; all steps work in place, as memory is the bottleneck.
     values: Numbers = inputs @ points.T
     values *= -10
     values += 5 * norms

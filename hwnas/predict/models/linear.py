@@ -1,7 +1,7 @@
-"""Ridge regression on costs and shapes, plain or with squares and products of the columns.
+"""Ridge regression on costs and shapes, optionally with squares and products of the columns.
 
-Each is tried on the target itself, with relative weights, and on its logarithm; leave-one-out error decides, as it
-decides how strongly coefficients are held back (scikit-learn's RidgeCV).
+The target is fitted as it is, with weights for relative errors, and as its logarithm; the one with the smaller
+leave-one-out error is kept. Leave-one-out error chooses the penalty too (scikit-learn's RidgeCV).
 """
 
 from dataclasses import dataclass
@@ -11,30 +11,30 @@ import numpy as np
 
 from hwnas.predict.arrays import ContiguousArrays, Numbers
 from hwnas.predict.features.table import Features
-from hwnas.predict.models.model import Plain, Standard, checked, names, numbers
+from hwnas.predict.models.model import Plain, Standardizer, check_fit_inputs, names, numbers
 
 _ALPHAS = np.logspace(-6, 3, 19)
 _MAX_SQUARED = 26
-"""Columns whose squares and products are made; where there are more, those of their principal components."""
+"""Largest number of columns to square and multiply; with more, their principal components are used."""
 _COMPONENTS = 12
 _BEYOND = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Basis(ContiguousArrays):
-    """Standardised columns, their principal components where there are many, and their products if asked for."""
+    """Standardised columns, optionally their principal components, squares and products."""
 
     cost_names: tuple[str, ...]
     shape_names: tuple[str, ...]
-    standard: Standard
+    standard: Standardizer
     rotation: Numbers | None
     squared: bool
 
     @classmethod
-    def of(cls, features: Features, *, squared: bool) -> Self:
-        """Fit to these networks."""
+    def fit(cls, features: Features, *, squared: bool) -> Self:
+        """Fit the basis to these networks."""
         raw = np.concatenate([features.costs, features.shapes], axis=1)
-        standard = Standard.of(raw)
+        standard = Standardizer.fit(raw)
         rotation = _components(standard.apply(raw)) if squared and raw.shape[1] > _MAX_SQUARED else None
         return cls(
             cost_names=features.cost_names,
@@ -45,7 +45,7 @@ class Basis(ContiguousArrays):
         )
 
     def columns(self, features: Features) -> Numbers:
-        """The columns of networks."""
+        """Return the columns of the regression."""
         raw = np.concatenate([features.costs_by(self.cost_names), features.shapes_by(self.shape_names)], axis=1)
         columns = self.standard.apply(raw)
         if self.rotation is not None:
@@ -56,7 +56,7 @@ class Basis(ContiguousArrays):
         return columns
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         return {
             "cost_names": list(self.cost_names),
             "shape_names": list(self.shape_names),
@@ -67,11 +67,11 @@ class Basis(ContiguousArrays):
 
     @classmethod
     def from_json(cls, data: Plain) -> Self:
-        """Read what `to_json` wrote."""
+        """Make it from what `to_json` returned."""
         return cls(
             cost_names=names(data["cost_names"]),
             shape_names=names(data["shape_names"]),
-            standard=Standard.from_json(data["standard"]),
+            standard=Standardizer.from_json(data["standard"]),
             rotation=None if data["rotation"] is None else numbers(data["rotation"]),
             squared=bool(data["squared"]),
         )
@@ -88,17 +88,17 @@ class Ridge(ContiguousArrays):
     scale: Literal["plain", "log"]
     smallest: float
     largest: float
-    """Predictions are cut to this range, which is wider than the fitted one: a polynomial has no bound of its own."""
+    """Predictions are clipped to this range, wider than the fitted one, because polynomials are unbounded."""
 
     def predict(self, features: Features) -> Numbers:
-        """The sum."""
+        """Return the weighted sum, within the range."""
         values = self.basis.columns(features) @ self.coefficients + self.offset
         if self.scale == "log":
             values = np.exp(np.minimum(values, np.log(self.largest)))
         return np.clip(values, self.smallest, self.largest)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         return {
             "basis": self.basis.to_json(),
             "coefficients": self.coefficients.tolist(),
@@ -110,7 +110,7 @@ class Ridge(ContiguousArrays):
 
     @classmethod
     def from_json(cls, data: Plain) -> Self:
-        """Read what `to_json` wrote."""
+        """Make it from what `to_json` returned."""
         return cls(
             basis=Basis.from_json(data["basis"]),
             coefficients=numbers(data["coefficients"]),
@@ -123,7 +123,7 @@ class Ridge(ContiguousArrays):
 
 @dataclass(frozen=True, kw_only=True)
 class RidgeLearner:
-    """Fits a ridge regression; `squared` adds squares and products."""
+    """Fit a ridge regression; `squared` adds squares and products."""
 
     name: str = "ridge"
     squared: bool = False
@@ -132,11 +132,11 @@ class RidgeLearner:
     def fit(self, features: Features, target: Numbers, *, weights: Numbers | None = None, seed: int = 0) -> Ridge:
         """Fit on both scales and keep the better one."""
         del seed
-        target, weights = checked(features, target, weights)
-        basis = Basis.of(features, squared=self.squared)
+        target, weights = check_fit_inputs(features, target, weights)
+        basis = Basis.fit(features, squared=self.squared)
         columns = basis.columns(features)
         tried = [self._fitted(columns, target, weights, scale=scale) for scale in _SCALES]
-        _, scale, coefficients, offset = min(tried, key=lambda found: found[0])
+        _, scale, coefficients, offset = min(tried, key=lambda fit: fit[0])
         return Ridge(
             basis=basis,
             coefficients=coefficients,
@@ -173,7 +173,8 @@ _SCALES: tuple[Literal["plain", "log"], ...] = ("plain", "log")
 
 
 def _held_out(columns: Numbers, residual: Numbers, weights: Numbers, alpha: float) -> float:
-    """The mean leave-one-out error, from the leverage of each row; no row counts more than 1."""
+    """Return the mean absolute leave-one-out error, with the error of a row capped at 1."""
+    # The leave-one-out residual of a linear fit is r_i / (1 - h_i), where h is the diagonal of the hat matrix.
     root = np.sqrt(weights)[:, None] * np.column_stack([np.ones(len(columns)), columns])
     penalty = alpha * np.eye(root.shape[1])
     penalty[0, 0] = 1e-12

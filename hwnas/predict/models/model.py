@@ -1,6 +1,6 @@
-"""The interface of models: a learner, which is fitted to features and a target, and the fitted model.
+"""Interfaces of models: a learner is fitted to features and a target, which gives a fitted model.
 
-A target is positive: milliseconds of one run of the batch, megabytes, joules. Errors count relative to it.
+Targets are positive: milliseconds of one run of a batch, megabytes, joules. Errors are relative.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,62 +17,62 @@ Plain = Mapping[str, Any]
 
 
 class Fitted(Protocol):
-    """A fitted model: plain numbers, and nothing that code could hide in."""
+    """A fitted model, which is stored as plain numbers and names."""
 
     kind: ClassVar[str]
 
     def predict(self, features: Features) -> Numbers:
-        """The target of each network, above 0."""
+        """Predict the target of each network, above 0."""
         ...
 
     def to_json(self) -> dict[str, Any]:
-        """The model as plain values."""
+        """Return the model as plain values."""
         ...
 
     @classmethod
     def from_json(cls, data: Plain) -> Self:
-        """The model that `to_json` wrote."""
+        """Make the model from what `to_json` returned; raise InputError if it is not valid."""
         ...
 
 
 class Learner(Protocol):
-    """A way to fit a model; equal inputs and seed give an equal model."""
+    """A learning method; equal inputs and seeds give equal models."""
 
     @property
     def name(self) -> str:
-        """Name on a card."""
+        """Name of the model on a card."""
         ...
 
     def fit(self, features: Features, target: Numbers, *, weights: Numbers | None = None, seed: int = 0) -> Fitted:
-        """Fit to a positive target; `weights` say how much a row counts."""
+        """Fit a model to a positive target, with optional weights of the rows."""
         ...
 
 
 @dataclass(frozen=True)
-class Standard(ContiguousArrays):
-    """Columns brought to mean 0 and spread 1; a column that never varies becomes 0."""
+class Standardizer(ContiguousArrays):
+    """Scaling of columns to mean 0 and standard deviation 1; a constant column becomes 0."""
 
     mean: Numbers
     scale: Numbers
 
     @classmethod
-    def of(cls, values: Numbers) -> Self:
-        """Fit to these values."""
+    def fit(cls, values: Numbers) -> Self:
+        """Fit the scaling to these values."""
         scale = values.std(axis=0)
         return cls(values.mean(axis=0), np.where(scale > 1e-9 * (1 + abs(values.mean(axis=0))), scale, np.inf))
 
     def apply(self, values: Numbers) -> Numbers:
-        """Other values on the same footing."""
+        """Return the scaled values."""
         scaled: Numbers = (values - self.mean) / self.scale
         return scaled
 
     def to_json(self) -> dict[str, Any]:
-        """Plain lists; a column that never varied has scale 0."""
+        """Return plain lists; a constant column has scale 0."""
         return {"mean": self.mean.tolist(), "scale": np.where(np.isinf(self.scale), 0, self.scale).tolist()}
 
     @classmethod
     def from_json(cls, data: Plain) -> Self:
-        """Read what `to_json` wrote."""
+        """Make it from what `to_json` returned."""
         scale = numbers(data["scale"])
         return cls(numbers(data["mean"]), np.where(scale == 0, np.inf, scale))
 
@@ -90,19 +90,21 @@ def names(values: Sequence[Any]) -> tuple[str, ...]:
     return tuple(str(value) for value in values)
 
 
-def checked(features: Features, target: Numbers, weights: Numbers | None) -> tuple[Numbers, Numbers]:
-    """Target and weights, one per network, finite and in range."""
+def check_fit_inputs(features: Features, target: Numbers, weights: Numbers | None) -> tuple[Numbers, Numbers]:
+    """Return target and weights as arrays; raise InputError unless they are finite, in range and one per network."""
     target = as_contiguous(target)
     weights = np.ones(len(target)) if weights is None else as_contiguous(weights)
     for what, values in (("targets", target), ("weights", weights)):
         if values.shape != (len(features),):
-            raise InputError(f"there must be as many {what} as networks", got=f"{values.shape} for {len(features)}")
+            raise InputError(
+                f"there must be one value per network in the {what}", got=f"{values.shape} for {len(features)}"
+            )
     require_finite(target[:, None], names=["the target"])
     require_finite(weights[:, None], names=["the weight"])
     if len(target) < 3:
         raise InputError("a model needs at least 3 networks", got=len(target))
     if (target <= 0).any():
-        raise InputError("every target must be above 0", got=f"{target.min()} in row {int(target.argmin())}")
+        raise InputError("targets must be above 0", got=f"{target.min()} in row {int(target.argmin())}")
     if (weights < 0).any() or not weights.any():
         raise InputError("weights must not be negative, and not all 0", got=weights.min())
     return target, weights

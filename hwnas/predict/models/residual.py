@@ -1,7 +1,7 @@
-"""An analytic mean, and a learned correction of its relative error.
+"""An analytic mean with a learned correction of its relative error.
 
-The correction sees a network as the mean sees it: which share of the predicted time each cost has, with the shapes
-and the predicted time itself.
+The inputs of the correction are the share of each cost in the predicted time, the shapes, and the logarithm of the
+predicted time.
 """
 
 from dataclasses import dataclass
@@ -12,55 +12,55 @@ import numpy as np
 from hwnas.predict.arrays import Numbers
 from hwnas.predict.features.table import Features
 from hwnas.predict.models.analytic import Analytic, AnalyticLearner
-from hwnas.predict.models.model import Plain, Standard, checked, names
+from hwnas.predict.models.model import Plain, Standardizer, check_fit_inputs, names
 
 
 class Correction(Protocol):
-    """A fitted correction: the logarithm of the true time over the mean."""
+    """A fitted correction: the logarithm of the prediction over the mean."""
 
     def correct(self, inputs: Numbers) -> Numbers:
-        """The correction for each row of standardised inputs."""
+        """Return the correction for each row of standardised inputs."""
         ...
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         ...
 
     @classmethod
     def from_json(cls, data: Plain) -> Self:
-        """Read what `to_json` wrote."""
+        """Make it from what `to_json` returned."""
         ...
 
 
 class Corrector(Protocol):
-    """A way to learn a correction."""
+    """A learning method for corrections."""
 
     def learn(self, inputs: Numbers, residual: Numbers, *, weights: Numbers, seed: int) -> Correction:
-        """Fit the correction to the logarithms of true time over mean."""
+        """Fit a correction to the logarithms of measured over mean."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Design:
-    """Inputs of a correction."""
+    """The mean and the standardised inputs of a correction."""
 
     mean: Analytic
     shape_names: tuple[str, ...]
-    standard: Standard
+    standard: Standardizer
 
     @classmethod
-    def of(cls, mean: Analytic, features: Features) -> Self:
-        """Fit to these networks."""
+    def fit(cls, mean: Analytic, features: Features) -> Self:
+        """Fit the standardisation to these networks."""
         raw = _raw(mean, features, features.shape_names)
-        return cls(mean=mean, shape_names=features.shape_names, standard=Standard.of(raw))
+        return cls(mean=mean, shape_names=features.shape_names, standard=Standardizer.fit(raw))
 
     def inputs(self, features: Features) -> tuple[Numbers, Numbers]:
-        """Standardised inputs, and the mean's own prediction."""
+        """Return the standardised inputs and the prediction of the mean."""
         predicted = self.mean.predict(features)
         return self.standard.apply(_raw(self.mean, features, self.shape_names, predicted=predicted)), predicted
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         return {
             "mean": self.mean.to_json(),
             "shape_names": list(self.shape_names),
@@ -69,16 +69,16 @@ class Design:
 
     @classmethod
     def from_json(cls, data: Plain) -> Self:
-        """Read what `to_json` wrote."""
+        """Make it from what `to_json` returned."""
         return cls(
             mean=Analytic.from_json(data["mean"]),
             shape_names=names(data["shape_names"]),
-            standard=Standard.from_json(data["standard"]),
+            standard=Standardizer.from_json(data["standard"]),
         )
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Corrected:
+class CorrectedModel:
     """A mean times the exponential of a correction."""
 
     kind: ClassVar[str]
@@ -88,13 +88,13 @@ class _Corrected:
     shrinkage: float = 1.0
 
     def predict(self, features: Features) -> Numbers:
-        """The corrected mean."""
+        """Return the corrected mean."""
         inputs, mean = self.design.inputs(features)
         predicted: Numbers = mean * np.exp(self.shrinkage * self.correction.correct(inputs))
         return predicted
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         return {
             "design": self.design.to_json(),
             "correction": self.correction.to_json(),
@@ -103,7 +103,7 @@ class _Corrected:
 
     @classmethod
     def from_json(cls, data: Plain) -> Self:
-        """Read what `to_json` wrote."""
+        """Make it from what `to_json` returned."""
         return cls(
             design=Design.from_json(data["design"]),
             correction=cls.correction_type.from_json(data["correction"]),
@@ -111,7 +111,7 @@ class _Corrected:
         )
 
 
-def learn(
+def fit_corrected(
     corrector: Corrector,
     made: type[Any],
     features: Features,
@@ -121,9 +121,9 @@ def learn(
     seed: int,
     shrinkage: float = 1.0,
 ) -> Any:
-    """Fit the mean, then the correction of what it leaves."""
-    target, weights = checked(features, target, weights)
-    design = Design.of(AnalyticLearner().fit(features, target, weights=weights), features)
+    """Fit the mean, then a correction of its residuals."""
+    target, weights = check_fit_inputs(features, target, weights)
+    design = Design.fit(AnalyticLearner().fit(features, target, weights=weights), features)
     inputs, mean = design.inputs(features)
     correction = corrector.learn(inputs, np.log(target / mean), weights=weights, seed=seed)
     return made(design=design, correction=correction, shrinkage=shrinkage)

@@ -1,6 +1,6 @@
-"""Other devices' models as a basis for a new one: their answers, weighted in the logarithm.
+"""A weighted geometric mean of other devices' predictions, for transfer to a new device.
 
-The answers are columns of the features (`with_answers`), each made under the conditions of its own device.
+The predictions are columns of the features (`with_source_predictions`), each made under the conditions of its device.
 """
 
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from hwnas.predict.arrays import ContiguousArrays, Numbers
-from hwnas.predict.features.table import Features, answer_name
+from hwnas.predict.features.table import Features, source_column
 from hwnas.predict.models.model import Plain, names, numbers
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scaled(ContiguousArrays):
-    """The exponential of an offset plus weighted logarithms of the sources' answers, less their centres."""
+    """The model exp(offset + weights . (log predictions - centres))."""
 
     kind: ClassVar[str] = "scaled"
     sources: tuple[str, ...]
@@ -24,12 +24,12 @@ class Scaled(ContiguousArrays):
     offset: float
 
     def predict(self, features: Features) -> Numbers:
-        """The weighted sources."""
+        """Return the weighted geometric mean."""
         predicted: Numbers = np.exp(self.offset + (source_logs(self.sources, features) - self.centres) @ self.weights)
         return predicted
 
     def to_json(self) -> dict[str, Any]:
-        """The names of the sources, and numbers."""
+        """Return plain values."""
         return {
             "sources": list(self.sources),
             "weights": self.weights.tolist(),
@@ -39,7 +39,7 @@ class Scaled(ContiguousArrays):
 
     @classmethod
     def from_json(cls, data: Plain) -> Self:
-        """Read what `to_json` wrote."""
+        """Make it from what `to_json` returned."""
         return cls(
             sources=names(data["sources"]),
             weights=numbers(data["weights"]),
@@ -49,5 +49,5 @@ class Scaled(ContiguousArrays):
 
 
 def source_logs(sources: tuple[str, ...], features: Features) -> Numbers:
-    """The logarithm of each source's answer, a column per source."""
-    return features.shapes_by([answer_name(source) for source in sources])
+    """Return the logarithms of the sources' predictions, one column per source."""
+    return features.shapes_by([source_column(source) for source in sources])

@@ -8,7 +8,7 @@ import pytest
 
 from hwnas.errors import InputError, MissingError
 from hwnas.metrics import Deployment
-from hwnas.pipeline.predictors.dataset import measured_profile, of_space
+from hwnas.pipeline.predictors.dataset import measured_profile, select_space
 from hwnas.pipeline.predictors.fit import FitOptions, fit_predictors
 from hwnas.pipeline.predictors.predict import PredictOptions, predict_networks, require_all_inside
 from hwnas.pipeline.predictors.transfer_sources import find_sources
@@ -154,7 +154,7 @@ def test_sources_of_another_runtime_or_kind_of_device_are_told_apart(tmp_path: P
         make_profile(tmp_path / "profiles", count=20, device=device)
         fit_predictors(options(tmp_path, device=device, metrics=("latency_ms",)))
     (entry,) = profile_entries(((make_profile(tmp_path / "new", count=20).parents[1], "own"),))
-    here = of_space(measured_profile(entry), SPACE)
+    here = select_space(measured_profile(entry), SPACE)
     eager = replace(here, deployment=replace(here.deployment, runtime="torch"))
     devices, place = ("source-4c", "a100"), tmp_path / "predictors"
     assert find_sources(here, "latency_ms", devices, predictors=place).unlike == {"a100"}
@@ -194,7 +194,7 @@ def test_a_figure_that_cannot_be_fitted_keeps_no_other_from_it(tmp_path: Path) -
     report = fit_predictors(options(tmp_path, sources=("source-4c",), predictors=tmp_path / "predictors"))
     assert [item.card.metric.name for item in report.fitted] == ["memory_mb"]
     assert [item.name for item in report.left_out] == [f"{OWN}: latency_ms", f"{OWN}: throughput"]
-    assert "no predictor for source-4c answers this" in report.left_out[0].reason
+    assert "no predictor for source-4c fits this metric" in report.left_out[0].reason
 
 
 def test_a_device_is_no_source_of_itself(tmp_path: Path) -> None:
@@ -285,7 +285,7 @@ def test_a_network_outside_is_an_error_alone_and_a_mark_among_others(tmp_path: P
     asked = PredictOptions(deployment=Deployment(device=DEVICE), predictors=tmp_path / "predictors")
     with pytest.raises(InputError, match="vitas-twins-small:max lies outside") as caught:
         predict_networks(["vitas-twins-small:max"], asked)
-    assert "were fitted" in str(caught.value.got)
+    assert "the fitted range is" in str(caught.value.got)
     several = predict_networks(["vitas-twins-small:max", "autoformer-micro:random:1"], asked)
     assert [bool(figure.outside) for figure in several.figures] == [True, False]
     with pytest.raises(InputError, match="1 networks lie outside"):

@@ -9,11 +9,11 @@ import pytest
 
 from hwnas.errors import InputError
 from hwnas.predict.drift import Drift
-from hwnas.predict.features.table import Features, features_of, with_answers
+from hwnas.predict.features.table import Features, features_of, with_source_predictions
 from hwnas.predict.fitted_range import FittedRange
-from hwnas.predict.intervals import Unusual, calibrate
+from hwnas.predict.intervals import WhitenedComponents, calibrate
 from hwnas.predict.models import LEARNERS, Learner, Scaled, Stack, fitted_from_json, fitted_to_json
-from hwnas.predict.models.model import Standard
+from hwnas.predict.models.model import Standardizer
 from tests.predict.synthetic import Numbers, arrays_of, measured_times, networks, true_times
 
 NAMES = LEARNERS.names()
@@ -173,11 +173,11 @@ def test_the_arrays_of_what_is_made_of_models_are_in_c_order_too() -> None:
     for made in (
         Stack(members=(), weights=np.ones(4)[::2]),
         Scaled(sources=(), weights=np.ones(4)[::2], centres=np.ones(4)[::2], offset=0.0),
-        Unusual.of(_train()),
-        FittedRange.of(_arranged(_train(), "fortran")),
+        WhitenedComponents.fit(_train()),
+        FittedRange.fit(_arranged(_train(), "fortran")),
         calibrate(_train(), measured_times(_train()), true_times(_train())[None]),
         Drift(times=np.ones(4)[::2], logs=turned[0], width=None),
-        Standard(turned, turned),
+        Standardizer(turned, turned),
     ):
         for name, array in arrays_of(made).items():
             assert array.flags.c_contiguous, name
@@ -196,7 +196,7 @@ def test_a_stack_is_the_weighted_geometric_mean_of_its_members() -> None:
 
 def test_scaled_sources_survive_as_json() -> None:
     source = LEARNERS.get("analytic").fit(_train(), measured_times(_train()))
-    asked = with_answers(_test(), {"sibling": source.predict(_test())})
+    asked = with_source_predictions(_test(), {"sibling": source.predict(_test())})
     scaled = Scaled(sources=("sibling",), weights=np.ones(1), centres=np.zeros(1), offset=float(np.log(2)))
     np.testing.assert_allclose(scaled.predict(asked), 2 * source.predict(_test()))
     again = fitted_from_json(json.loads(json.dumps(fitted_to_json(scaled))))
