@@ -29,7 +29,7 @@ def test_an_operation_that_no_fitted_network_has_is_named() -> None:
     fitted = FittedRange.fit(features_of({"linear.bytes": np.arange(1.0, 9), "runs": np.ones(8)}))
     new = features_of({"linear.bytes": np.array([3.0]), "depthwise.bytes": np.array([2.0]), "runs": np.ones(1)})
     assert fitted.is_outside(new).tolist() == [True]
-    with pytest.raises(InputError, match="row 0 lies outside") as caught:
+    with pytest.raises(InputError, match="row 0 is outside") as caught:
         require_inside(fitted, new)
     assert caught.value.got == "no fitted network has depthwise.bytes"
 

@@ -121,7 +121,7 @@ def _edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
         ("card.json", lambda card: card.pop("schema"), "must hold the card of a predictor"),
         ("card.json", lambda card: card.update(created_utc=3), "created_utc must be a text"),
         ("card.json", lambda card: card.update(extra=1), "key 'extra' is not known"),
-        ("card.json", lambda card: card.update(environment=[]), "environment must be a table of texts"),
+        ("card.json", lambda card: card.update(environment=[]), "environment must map names to texts"),
         ("card.json", lambda card: card.update(model="other"), "the model must be one of the ranking"),
     ],
 )

@@ -29,6 +29,7 @@ from hwnas.pipeline.search.predicted_metrics import (
     require_confidence,
     supported_confidence,
 )
+from hwnas.predict.intervals import DEFAULT_CONFIDENCE
 from hwnas.predict.predictor import Predictor
 from hwnas.progress import Reporter
 from hwnas.runs import Run, hwnas_version, package_versions

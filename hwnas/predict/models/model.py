@@ -97,7 +97,7 @@ def check_fit_inputs(features: Features, target: Numbers, weights: Numbers | Non
     for what, values in (("targets", target), ("weights", weights)):
         if values.shape != (len(features),):
             raise InputError(
-                f"there must be one value per network in the {what}", got=f"{values.shape} for {len(features)}"
+                f"{what} must have one value per network", got=f"{values.shape} for {len(features)}"
             )
     require_finite(target[:, None], names=["the target"])
     require_finite(weights[:, None], names=["the weight"])

@@ -99,10 +99,10 @@ def test_one_profile_that_cannot_be_fitted_keeps_no_other_from_it(tmp_path: Path
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"space": "glit-tiny"}, "no profile of toy-2c is like this"),
-        ({"deployment": Deployment(device=DEVICE, runtime="tensorrt")}, "no profile of toy-2c is like this"),
+        ({"space": "glit-tiny"}, "no profile of toy-2c matches these options"),
+        ({"deployment": Deployment(device=DEVICE, runtime="tensorrt")}, "no profile of toy-2c matches these options"),
         ({"samples": 5}, "at least 8 distinct networks"),
-        ({"metrics": ("energy_j",)}, "no figure of these metrics was measured"),
+        ({"metrics": ("energy_j",)}, "none of these metrics was measured"),
         ({"device": "h200"}, "there is no profile of h200"),
         ({"device": "rtx9999"}, "device 'rtx9999' is not known"),
     ],
@@ -253,7 +253,7 @@ def test_files_hold_archs_descriptions_and_words(tmp_path: Path) -> None:
         ("[1]", "networks.jsonl:1 must hold a network"),
         ('{"space": "none", "arch": "min"}', "networks.jsonl:1 must name a space"),
         ("{", "is not JSON"),
-        ('"networks.jsonl"', "networks.jsonl:1 must be a network, and no other file"),
+        ('"networks.jsonl"', "networks.jsonl:1 must be a network, not another file"),
         (" \n", "is empty, but it must hold networks"),
     ],
 )
@@ -283,7 +283,7 @@ def test_a_network_outside_is_an_error_alone_and_a_mark_among_others(tmp_path: P
     make_profile(tmp_path / "profiles", "resnas-micro")
     fit_predictors(options(tmp_path, metrics=("latency_ms",)))
     asked = PredictOptions(deployment=Deployment(device=DEVICE), predictors=tmp_path / "predictors")
-    with pytest.raises(InputError, match="vitas-twins-small:max lies outside") as caught:
+    with pytest.raises(InputError, match="vitas-twins-small:max is outside") as caught:
         predict_networks(["vitas-twins-small:max"], asked)
     assert "the fitted range is" in str(caught.value.got)
     several = predict_networks(["vitas-twins-small:max", "autoformer-micro:random:1"], asked)

@@ -165,7 +165,7 @@ def test_bad_rows_are_named(table: Path, tmp_path: Path, change: tuple[str, str]
 
 def test_a_name_that_tells_nothing_needs_options(table: Path, tmp_path: Path) -> None:
     other = table.rename(tmp_path / "results.csv")
-    with pytest.raises(InputError, match="does not tell what was measured"):
+    with pytest.raises(InputError, match="must state what was measured"):
         import_timm([other], ImportOptions(out=tmp_path / "profiles"))
     options = ImportOptions(
         out=tmp_path, deployment=Deployment(device="h100", precision="bf16", runtime="torch"), match="test_vit"

@@ -156,7 +156,7 @@ def test_some_blocks_are_counted_as_all_are(name: str) -> None:
 def test_a_population_has_one_batch() -> None:
     space = SPACES.get("autoformer-tiny")
     conditions = dataclasses.replace(cpu_conditions(), batch=np.array([1, 8]))
-    with pytest.raises(ValueError, match="a population has one batch"):
+    with pytest.raises(ValueError, match="must have one batch size"):
         population_features(space.workloads(space.sample(np.random.default_rng(0), 2)), conditions)
 
 

@@ -142,10 +142,10 @@ def test_a_row_of_weight_zero_hardly_counts(learner: Learner) -> None:
     ("change", "message"),
     [
         ({"target": np.full(60, np.nan)}, "the target must be a finite number"),
-        ({"target": np.r_[0.0, np.ones(59)]}, "every target must be above 0"),
-        ({"target": np.ones(59)}, "there must be as many targets as networks"),
+        ({"target": np.r_[0.0, np.ones(59)]}, "targets must be above 0"),
+        ({"target": np.ones(59)}, "targets must have one value per network"),
         ({"weights": np.zeros(60)}, "weights must not be negative, and not all 0"),
-        ({"weights": np.ones(3)}, "there must be as many weights as networks"),
+        ({"weights": np.ones(3)}, "weights must have one value per network"),
     ],
 )
 def test_bad_targets_and_weights_are_refused(learner: Learner, change: dict[str, object], message: str) -> None:
