@@ -96,9 +96,7 @@ def check_fit_inputs(features: Features, target: Numbers, weights: Numbers | Non
     weights = np.ones(len(target)) if weights is None else as_contiguous(weights)
     for what, values in (("targets", target), ("weights", weights)):
         if values.shape != (len(features),):
-            raise InputError(
-                f"{what} must have one value per network", got=f"{values.shape} for {len(features)}"
-            )
+            raise InputError(f"{what} must have one value per network", got=f"{values.shape} for {len(features)}")
     require_finite(target[:, None], names=["the target"])
     require_finite(weights[:, None], names=["the weight"])
     if len(target) < 3:

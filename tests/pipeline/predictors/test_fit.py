@@ -288,7 +288,7 @@ def test_a_network_outside_is_an_error_alone_and_a_mark_among_others(tmp_path: P
     assert "the fitted range is" in str(caught.value.got)
     several = predict_networks(["vitas-twins-small:max", "autoformer-micro:random:1"], asked)
     assert [bool(figure.outside) for figure in several.figures] == [True, False]
-    with pytest.raises(InputError, match="1 networks lie outside"):
+    with pytest.raises(InputError, match="1 networks are outside"):
         require_all_inside(several)
 
 
