@@ -39,12 +39,16 @@ class SearchProgress:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationProgress:
-    """State of an evaluation of networks after one more network."""
+    """State of an evaluation of networks after one more network, or one more batch of images."""
 
     done: int
     total: int | None
     """None where the number of networks is not known in advance."""
     elapsed_s: float
+    images: int = 0
+    """Images that the current networks have been run on; 0 between two passes over the images."""
+    num_images: int | None = None
+    """Images of a pass; None: only networks are counted."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ import click
 
 from hwnas.cli.options import AT_LEAST_0, PATH, json_option
 from hwnas.cli.output import Column, print_footer, print_json, print_line, print_table
+from hwnas.cli.progress import console_reporter
 from hwnas.pipeline.evaluate import Evaluation
 from hwnas.pipeline.evaluate import evaluate as evaluate_networks
 from hwnas.train.evaluation import Split
@@ -36,7 +37,10 @@ def evaluate(
     its weights: names of published networks, min, max, random:SEED, JSON files, inline JSON, or ids of networks that
     were evaluated in RUN before (default: min and max). If it holds a single network, leave ARCHS out.
     """
-    evaluation = evaluate_networks(run, archs, split=split, data=data, workers=workers, device=device)
+    with console_reporter() as reporter:
+        evaluation = evaluate_networks(
+            run, archs, split=split, data=data, workers=workers, device=device, reporter=reporter
+        )
     if as_json:
         print_json(evaluation)
         return

@@ -172,6 +172,8 @@ def progress_state(event: ProgressEvent) -> ProgressState:
         case EvaluationProgress():
             total = "" if event.total is None else f" of {event.total:,}"
             text = f"{event.done:,}{total} networks evaluated"
+            if event.images and event.num_images is not None:
+                text += f", {event.images:,} of {event.num_images:,} images"
             return ProgressState("evaluation", text, event.done, event.total, event.done == event.total)
         case StageStarted():
             return ProgressState("stage", event.title, event.number, event.total)

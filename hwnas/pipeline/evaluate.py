@@ -1,6 +1,7 @@
 """Evaluate networks of a supernet, or a single network, on held-out or test images: `hwnas evaluate`."""
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -11,14 +12,16 @@ import torch
 from torch import nn
 
 from hwnas.errors import InputError, UsageError
+from hwnas.progress import EvaluationProgress, NullReporter, Reporter
 from hwnas.runs import Run
 from hwnas.space.arch import Arch
 from hwnas.space.space import AnySpace
 from hwnas.supernet.store import load_supernet, read_about
-from hwnas.train.data.images import HELDOUT_LIST, require_same_images
+from hwnas.train.data.images import HELDOUT_LIST, ImageDataset, require_same_images
 from hwnas.train.data.sources import DataConfig, DataSplits, absolute_data_name, open_data
 from hwnas.train.evaluation import ACCURACIES_FILE, Split, make_eval_loader, make_evaluator, resolve_arch
-from hwnas.train.evaluator import Accuracy, evaluate_module
+from hwnas.train.evaluator import Accuracy, EvaluationCallback, evaluate_module
+from hwnas.train.machine import torch_device
 from hwnas.train.models import num_classes_of
 from hwnas.train.options import TrainConfig, read_train_config, supernet_file
 from hwnas.train.weights import MODEL, NETWORK, SUPERNET, load_model, weights_digest
@@ -67,6 +70,30 @@ class Evaluation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Settings:
+    """Execution of an evaluation."""
+
+    split: Split
+    data: str | None
+    workers: int
+    device: torch.device
+    reporter: Reporter
+
+    def progress(self, *, total: int, num_images: int) -> EvaluationCallback:
+        """Return the function that reports the progress of an evaluation of `total` networks."""
+        began = time.monotonic()
+
+        def report(done: int, images: int) -> None:
+            elapsed_s = time.monotonic() - began
+            event = EvaluationProgress(
+                done=done, total=total, elapsed_s=elapsed_s, images=images, num_images=num_images
+            )
+            self.reporter.update(event)
+
+        return report
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Weights:
     """Evaluated weights."""
 
@@ -83,6 +110,7 @@ def evaluate(
     data: str | None = None,
     workers: int = 0,
     device: str = "auto",
+    reporter: Reporter | None = None,
 ) -> Evaluation:
     """Evaluate networks with the weights of a run or a file.
 
@@ -95,22 +123,24 @@ def evaluate(
         data: Another dataset than that of the run; required for a file of weights.
         workers: Processes that load images.
         device: `auto`, `cpu` or `cuda`.
+        reporter: Receives progress.
 
     Raises:
         UsageError: Arguments exclude each other, or one is missing.
         InputError: Weights, networks or data cannot be used.
+        MissingError: This machine has no such device.
     """
     config = read_train_config(Run.open(run)) if run.is_dir() else None
     if config is None and data is None:
         raise UsageError("a file of weights needs a dataset to evaluate on", hint="--data NAME")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch_device = torch.device(device)
+    settings = _Settings(
+        split=split, data=data, workers=workers, device=torch_device(device), reporter=reporter or NullReporter()
+    )
     if _is_supernet(run):
-        return _evaluate_supernet(run, archs, config, split=split, data=data, workers=workers, device=torch_device)
+        return _evaluate_supernet(run, archs, config, settings)
     if archs:
         raise UsageError("archs can only be chosen of a supernet", hint=f"hwnas evaluate {run}")
-    return _evaluate_network(run, config, split=split, data=data, workers=workers, device=torch_device)
+    return _evaluate_network(run, config, settings)
 
 
 def open_run_data(
@@ -142,33 +172,26 @@ def open_run_data(
     return opened
 
 
-def _evaluate_supernet(
-    run: Path,
-    archs: Sequence[str],
-    config: TrainConfig | None,
-    *,
-    split: Split,
-    data: str | None,
-    workers: int,
-    device: torch.device,
-) -> Evaluation:
-    file = supernet_file(run)
-    supernet = load_supernet(file).to(device).eval()
+def _evaluate_supernet(run: Path, archs: Sequence[str], config: TrainConfig | None, settings: _Settings) -> Evaluation:
+    file, split = supernet_file(run), settings.split
+    supernet = load_supernet(file).to(settings.device).eval()
     space = supernet.space
     command = f"hwnas evaluate {run} {{arch}}"
     chosen = {name: resolve_arch(space, name, run, command=command) for name in archs or ("min", "max")}
-    opened = open_run_data(run, config, data=data, shape=space.config.input_shape, num_classes=space.config.num_classes)
-    _require_split(opened, split)
+    shape, classes = space.config.input_shape, space.config.num_classes
+    opened = open_run_data(run, config, data=settings.data, shape=shape, num_classes=classes)
+    images = _images_of(opened, split)
     evaluator = make_evaluator(
         supernet,
         opened,
         checkpoint_id=weights_digest(file),
         split=split,
         cache=run / ACCURACIES_FILE if run.is_dir() else None,
-        workers=workers,
-        device=device,
+        workers=settings.workers,
+        device=settings.device,
     )
-    accuracies = evaluator.evaluate(list(chosen.values()))
+    progress = settings.progress(total=len(chosen), num_images=len(images))
+    accuracies = evaluator.evaluate(list(chosen.values()), progress=progress)
     rows = [
         _space_row(name, space, arch, accuracy)
         for (name, arch), accuracy in zip(chosen.items(), accuracies, strict=True)
@@ -177,20 +200,17 @@ def _evaluate_supernet(
     return _evaluation(run, weights, opened, split, rows)
 
 
-def _evaluate_network(
-    run: Path,
-    config: TrainConfig | None,
-    *,
-    split: Split,
-    data: str | None,
-    workers: int,
-    device: torch.device,
-) -> Evaluation:
-    module = load_model(run)
+def _evaluate_network(run: Path, config: TrainConfig | None, settings: _Settings) -> Evaluation:
+    module, split = load_model(run), settings.split
     shape, classes = _input_of(module, config)
-    opened = open_run_data(run, config, data=data, shape=shape, num_classes=classes)
-    _require_split(opened, split)
-    accuracy = evaluate_module(module, make_eval_loader(opened, shape, split=split, workers=workers), device=device)
+    opened = open_run_data(run, config, data=settings.data, shape=shape, num_classes=classes)
+    images = _images_of(opened, split)
+    accuracy = evaluate_module(
+        module,
+        make_eval_loader(opened, shape, split=split, workers=settings.workers),
+        device=settings.device,
+        progress=settings.progress(total=1, num_images=len(images)),
+    )
     name = config.model or "network" if config is not None else "network"
     file = next((run / inside for inside in (NETWORK, MODEL) if (run / inside).is_file()), run)
     space = None if config is None or config.arch is None else config.space
@@ -225,9 +245,12 @@ def _is_supernet(run: Path) -> bool:
     return bool(read_about(run).get("kind") == "supernet")
 
 
-def _require_split(data: DataSplits, split: Split) -> None:
-    if split == "test" and data.test is None:
+def _images_of(data: DataSplits, split: Split) -> ImageDataset:
+    if split == "heldout":
+        return data.heldout
+    if data.test is None:
         raise InputError(f"{data.name} has no test images", got="--split test", hint="--split heldout")
+    return data.test
 
 
 def _space_row(name: str, space: AnySpace, arch: Arch, accuracy: Accuracy) -> EvaluatedNetwork:

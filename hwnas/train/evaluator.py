@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +27,9 @@ from hwnas.train.prefix_tree import Lineage, PrefixCache, PrefixTree
 
 EvalPrecision = Literal["fp32", "bf16"]
 Hits = NDArray[np.bool_]
+
+EvaluationCallback = Callable[[int, int], None]
+"""Receives the number of evaluated networks, and of images that those of the current pass have been run on."""
 
 NETWORKS_PER_PASS = 64
 """Largest number of networks that are evaluated in one pass over the images."""
@@ -103,8 +106,12 @@ class SupernetEvaluator:
         key = {"checkpoint": checkpoint_id, "split": split_id, "precision": precision}
         self._cache = AccuracyCache(cache, key=key)
 
-    def evaluate(self, archs: Sequence[Arch]) -> list[Accuracy]:
+    def evaluate(self, archs: Sequence[Arch], *, progress: EvaluationCallback | None = None) -> list[Accuracy]:
         """Evaluate networks, in few passes over the images; those in the cache are not run again.
+
+        Args:
+            archs: The networks.
+            progress: Called after each batch of images and after each pass.
 
         Raises:
             InputError: The outputs of a network are not finite, or there are no images.
@@ -113,10 +120,17 @@ class SupernetEvaluator:
         ids = [candidate.arch_id for candidate in space.candidates(space.encode(archs))]
         new = {arch_id: arch for arch_id, arch in zip(ids, archs, strict=True) if self._cached(arch_id) is None}
         _log.debug("evaluating %d networks, %d are known", len(new), len(archs) - len(new))
+        done = len(archs) - len(new)
         for networks in self._passes(new):
             accuracies = _evaluate_together(
-                networks, self.batches, self.device, self.precision, keep_hits=self.keep_hits, values=self._values
+                networks,
+                _report_batches(self.batches, progress, done=done, num_networks=len(networks)),
+                self.device,
+                self.precision,
+                keep_hits=self.keep_hits,
+                values=self._values,
             )
+            done += len(networks)
             for accuracy in accuracies:
                 arch = new[accuracy.arch_id].to_mapping()
                 self._cache.add(accuracy.arch_id, {**_to_row(accuracy), "arch": arch})
@@ -169,6 +183,7 @@ def evaluate_module(
     device: torch.device | str = "cpu",
     precision: EvalPrecision = "fp32",
     keep_hits: bool = False,
+    progress: EvaluationCallback | None = None,
 ) -> Accuracy:
     """Evaluate one module with its own weights and statistics.
 
@@ -179,6 +194,7 @@ def evaluate_module(
         device: Device that the module is moved to.
         precision: Autocast precision.
         keep_hits: Keep which images are classified correctly.
+        progress: Called after each batch of images and at the end.
 
     Raises:
         InputError: The outputs are not finite, or there are no images.
@@ -189,6 +205,7 @@ def evaluate_module(
         tree = PrefixTree()
         tree.add(name, (name,), [module])
         precision = _check_precision(precision)
+        batches = _report_batches(batches, progress, done=0, num_networks=1)
         return _evaluate_together(tree, batches, torch.device(device), precision, keep_hits=keep_hits)[0]
     finally:
         for part, training in modes:
@@ -315,6 +332,20 @@ def _evaluate_together(
                 for name, logits in networks.run(images, batch=index, cache=values):
                     counters[name].add((logits[0] if isinstance(logits, tuple) else logits).float(), labels)
     return [counter.result(keep_hits=keep_hits) for counter in counters.values()]
+
+
+def _report_batches(
+    batches: Iterable[Batch], progress: EvaluationCallback | None, *, done: int, num_networks: int
+) -> Iterator[Batch]:
+    """Yield batches, and report each of them once the networks have been run on it."""
+    images = 0
+    for batch in batches:
+        yield batch
+        images += len(batch)
+        if progress is not None:
+            progress(done, images)
+    if progress is not None:
+        progress(done + num_networks, 0)
 
 
 def _has_batch_norms(network: nn.Module) -> bool:

@@ -10,13 +10,29 @@ from types import FrameType
 import torch
 from torch import nn
 
-from hwnas.errors import InputError
+from hwnas.errors import InputError, MissingError
 from hwnas.supernet import matmul
 from hwnas.supernet.network import Network
 
 _SINGLE_THREAD_MACS = 2e9
 """Smaller steps run on one thread: distributing such small matrix products takes longer than computing them."""
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def torch_device(name: str) -> torch.device:
+    """Return the device to run networks on.
+
+    Args:
+        name: `cpu`, `cuda`, or `auto` for the GPU if there is one.
+
+    Raises:
+        MissingError: The name is `cuda`, and torch finds no GPU.
+    """
+    has_gpu = name != "cpu" and torch.cuda.is_available()
+    if name == "cuda" and not has_gpu:
+        built = "no GPU that torch can use" if torch.version.cuda else "a torch that was built without CUDA"
+        raise MissingError("device cuda needs a GPU with its driver", got=built, hint="--device cpu, or hwnas doctor")
+    return torch.device("cuda" if has_gpu else "cpu")
 
 
 class Interrupted(KeyboardInterrupt):

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from hwnas.errors import InputError, UsageError
+from hwnas.errors import InputError, MissingError, UsageError
 from hwnas.pipeline.evaluate import evaluate
 from hwnas.pipeline.train import train_model
+from hwnas.progress import EvaluationProgress, NullReporter, ProgressEvent
 from hwnas.space import SPACES
 from hwnas.supernet.store import load_supernet
 from hwnas.train.data.loader import EvalLoader
@@ -39,6 +40,30 @@ def test_networks_are_evaluated_on_the_held_out_images_of_the_run(run: Path) -> 
     assert found.networks[0].macs == SPACE.workload(SPACE.smallest()).macs
     assert (run / "accuracies.jsonl").exists()
     assert evaluate(run, ["min", "random:3"]) == found
+
+
+def test_progress_counts_networks_and_images(run: Path) -> None:
+    events: list[ProgressEvent] = []
+
+    class Recorder(NullReporter):
+        def update(self, event: ProgressEvent) -> None:
+            events.append(event)
+
+    (row, _) = evaluate(run, ["random:20", "random:21"], reporter=Recorder()).networks
+    states = [(event.done, event.images) for event in events if isinstance(event, EvaluationProgress)]
+    assert states[-2:] == [(0, row.count), (2, 0)]
+    assert {(event.total, event.num_images) for event in events if isinstance(event, EvaluationProgress)} == {
+        (2, row.count)
+    }
+    before = len(events)
+    evaluate(run, ["random:20", "random:21"], reporter=Recorder())
+    assert len(events) == before, "known networks are not run"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_missing_is_no_bug(run: Path) -> None:
+    with pytest.raises(MissingError, match="device cuda needs a GPU"):
+        evaluate(run, ["min"], device="cuda")
 
 
 def test_a_network_that_was_evaluated_is_known_by_its_id(run: Path) -> None:
