@@ -13,6 +13,9 @@ Origin = Literal["own", "shipped"]
 DataPaths = tuple[tuple[Path, Origin], ...]
 """Folders to search in order, with the origin of their data."""
 
+CACHE_VARIABLE = "HWNAS_CACHE"
+"""Environment variable with the folder of files that can be made again."""
+
 PROFILES = "profiles"
 """Kind of data: measured profiles and published tables."""
 
@@ -68,6 +71,22 @@ def data_search_path(
     for path, origin in paths:
         distinct.setdefault(path.resolve(), (path, origin))
     return tuple(distinct.values())
+
+
+def cache_folder() -> Path:
+    """Return the folder of files that can be made again: HWNAS_CACHE, or `hwnas` in the user's cache.
+
+    Raises:
+        InputError: The variable is not set, and the user has no home folder.
+    """
+    if named := os.environ.get(CACHE_VARIABLE):
+        return Path(named)
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base) / "hwnas"
+    try:
+        return Path.home() / ".cache" / "hwnas"
+    except RuntimeError as error:
+        raise InputError("there must be a folder for caches", got=error, hint=f"{CACHE_VARIABLE}=DIR") from error
 
 
 def find_data_folders(paths: DataPaths, pattern: str) -> tuple[DataFolder, ...]:

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import onnx
 
+from hwnas.data_paths import CACHE_VARIABLE, cache_folder
 from hwnas.errors import InputError
 from hwnas.export.graph_template import GraphInstance, GraphTemplate, factor_graph
 from hwnas.export.size_rules import Number, SizeRules
@@ -31,7 +32,6 @@ from hwnas.runs import hwnas_version, package_versions
 
 _log = logging.getLogger(__name__)
 
-VARIABLE = "HWNAS_CACHE"
 SCHEMA = "hwnas.templates/1"
 _FOLDER = "templates"
 _LOCK = ".templates.lock"
@@ -41,14 +41,6 @@ MAX_FILLED = 512
 """Filled graphs kept in memory for each structure."""
 EXPORTING = ("compose", "dynamo", "graph_template", "precision", "size_rules", "structure", "templates")
 """Modules of hwnas.export that determine the content of templates or how they are filled."""
-
-
-def cache_folder() -> Path:
-    """Return the folder of files that can be made again: HWNAS_CACHE, or `hwnas` in the user's cache."""
-    if named := os.environ.get(VARIABLE):
-        return Path(named)
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "hwnas"
 
 
 def require_writable(folder: Path) -> None:
@@ -278,7 +270,7 @@ def _code_digest(folder: Path) -> str:
 
 def _cannot_write(folder: Path, error: OSError) -> InputError:
     message = f"the cache of exported blocks must be writable, and {folder} cannot be written"
-    return InputError(message, got=error.strerror or str(error), hint=f"{VARIABLE}=DIR for another folder")
+    return InputError(message, got=error.strerror or str(error), hint=f"{CACHE_VARIABLE}=DIR for another folder")
 
 
 def _digest(text: str) -> str:

@@ -307,7 +307,8 @@ def _require_first_gpu(device: Device) -> None:
 def _require_writable_cache(setting: Setting) -> None:
     """Require room for graph templates up front; without it, every network would fail for the same reason."""
     if setting.exporter == "composed" and not setting.runtime.startswith("torch"):
-        from hwnas.export.templates import cache_folder, require_writable
+        from hwnas.data_paths import cache_folder
+        from hwnas.export.templates import require_writable
 
         require_writable(cache_folder())
 

@@ -7,13 +7,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from hwnas.data_paths import cache_folder
 from hwnas.errors import InputError
 from hwnas.export.templates import (
     EXPORTING,
     TemplateStore,
     _code_digest,
     _versions,
-    cache_folder,
     default_store,
     require_writable,
 )

@@ -7,6 +7,7 @@ A dataset is anything with the members of `ImageDataset`. Array shapes: (N, H, W
 import io
 import logging
 import struct
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.errors import InputError
-from hwnas.files import write_atomic
+from hwnas.files import printable, read_bytes, write_atomic
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -30,6 +31,27 @@ HELDOUT_LIST = "heldout.txt"
 
 MAX_BAD_IMAGES = 50
 """Unreadable images that are skipped by default before it is an error."""
+
+DECODER_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    BufferError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
+"""Exceptions of decoders for broken files, which depend on the format and the version of Pillow."""
+
+_REFUSED_FORMATS = ("EPS",)
+"""Formats that Pillow decodes by running another program."""
 
 _MAX_LISTED = 20
 _log = logging.getLogger(__name__)
@@ -44,9 +66,9 @@ class BadImageError(InputError):
     """
 
     def __init__(self, key: str, reason: object) -> None:
-        super().__init__(f"{key} is not an image that can be read", got=reason)
-        self.key = key
-        self.reason = str(reason)
+        self.key = printable(key)
+        self.reason = str(reason) or type(reason).__name__
+        super().__init__(f"{self.key} is not an image that can be read", got=self.reason)
 
 
 class ImageDataset(Protocol):
@@ -128,7 +150,7 @@ class ObjectDataset:
         if labels is None:
             labels = getattr(items, "targets", None)
         found = [int(items[index][1]) for index in range(len(items))] if labels is None else labels
-        self.labels = np.asarray(found, dtype=np.int64)
+        self.labels = require_labels(found, source="a dataset object")
         if self.labels.shape != (len(items),):
             got = f"{self.labels.shape} for {len(items)} items"
             raise InputError("a dataset must have one class index for each item", got=got)
@@ -199,13 +221,14 @@ def decode_image(data: bytes, key: str) -> "Image":
 
     try:
         with Image.open(io.BytesIO(data)) as image:
+            if image.format in _REFUSED_FORMATS:
+                raise BadImageError(key, f"the format {image.format} is not decoded")
             if image.mode[0] in "IF":
                 raise BadImageError(key, f"pixels of more than 8 bits (mode {image.mode})")
             if "transparency" in image.info:  # dropped with a warning otherwise
                 return image.convert("RGBA").convert("RGB")
             return image.convert("RGB")
-    # What Pillow raises for broken files depends on their format.
-    except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
+    except (*DECODER_ERRORS, Image.DecompressionBombError) as error:
         raise BadImageError(key, error) from error
 
 
@@ -253,6 +276,52 @@ class BadImageLog:
 
     def __len__(self) -> int:
         return len(self.reasons)
+
+
+def require_labels(labels: Any, *, source: str) -> Labels:
+    """Return class indices as an array.
+
+    Args:
+        labels: Class index of each image.
+        source: Origin of the indices, for errors.
+
+    Raises:
+        InputError: An index is no whole number of 64 bits, or negative.
+    """
+    try:
+        array = np.asarray(labels)
+    except (OverflowError, TypeError, ValueError) as error:
+        raise InputError(f"class indices of {source} must be whole numbers", got=error) from error
+    if array.size and array.dtype.kind not in "iub":
+        raise InputError(f"class indices of {source} must be whole numbers", got=f"values of type {array.dtype}")
+    if array.size and not 0 <= int(array.min()) <= int(array.max()) < 2**63:
+        raise InputError(f"class indices of {source} must not be negative", got=f"{array.min()} to {array.max()}")
+    return array.astype(np.int64)
+
+
+def number_classes(labels: Labels, *, source: str) -> tuple[str, ...]:
+    """Return the numbers of the classes as their names.
+
+    Args:
+        labels: Class index of each training image.
+        source: Origin of the indices, for errors.
+
+    Raises:
+        InputError: The largest index is not below the number of images. Every class needs images, and an index decides
+            how much memory the classes take.
+    """
+    largest = int(labels.max(initial=-1))
+    if largest >= len(labels):
+        message = f"class indices of {source} must be below the number of training images, {len(labels):,}"
+        raise InputError(message, got=f"{largest:,}", hint="number the classes from 0 without gaps")
+    return tuple(map(str, range(largest + 1)))
+
+
+def require_names(dataset: ImageDataset) -> None:
+    """Raise an InputError if the name of an image has a line break, as lists of images have one name per line."""
+    for key in dataset.keys:
+        if "\n" in key or "\r" in key:
+            raise InputError("names of images must have no line breaks", got=printable(key), hint="rename the file")
 
 
 def stratified_sample(labels: Labels, count: int, *, seed: int, keep: int = 0) -> Indices:
@@ -306,15 +375,12 @@ def stratified_split(labels: Labels, amount: float, *, seed: int) -> tuple[Indic
 
 def write_image_list(path: Path, dataset: ImageDataset) -> None:
     """Write the names of the images of a dataset, one per line."""
-    write_atomic(path, "".join(f"{key}\n" for key in dataset.keys))
+    write_atomic(path, "".join(f"{key}\n" for key in dataset.keys).encode("utf-8", "surrogateescape"))
 
 
 def read_image_list(path: Path) -> tuple[str, ...]:
     """Read names of images, one per line."""
-    try:
-        return tuple(path.read_text(encoding="utf-8").splitlines())
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"the list of images {path} cannot be read", got=error) from error
+    return tuple(read_bytes(path).decode("utf-8", "surrogateescape").split("\n")[:-1])
 
 
 def require_same_images(path: Path, dataset: ImageDataset) -> None:

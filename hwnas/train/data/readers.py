@@ -4,8 +4,11 @@ A folder has one folder of images per class. A tar file is indexed once and its 
 WebDataset itself streams, so that it can neither hold out images by class nor resume in the middle of an epoch.
 """
 
+import lzma
+import os
+import struct
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +17,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from hwnas.errors import InputError, unknown
-from hwnas.train.data.images import ArrayDataset, BadImageError, ImageDataset, Labels, decode_image
+from hwnas.files import file_errors, printable, read_bytes, require_regular
+from hwnas.train.data.folder_index import FolderIndex
+from hwnas.train.data.images import (
+    DECODER_ERRORS,
+    ArrayDataset,
+    BadImageError,
+    ImageDataset,
+    Labels,
+    decode_image,
+    number_classes,
+    require_labels,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -24,6 +38,9 @@ TEST_FOLDERS = ("test", "val", "valid", "validation")
 
 TAR_IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 """Suffixes of images in a tar file; a member of the same name with the suffix `cls` has the class index."""
+
+_MAX_CLASS_BYTES = 32
+"""Bytes of a member with a class index that are read."""
 
 TORCHVISION_NAMES = (
     "cifar10",
@@ -55,9 +72,9 @@ class FolderDataset:
         """Decode one image to RGB."""
         key = self.keys[index]
         try:
-            data = (self.root / key).read_bytes()
-        except OSError as error:
-            raise BadImageError(key, error) from error
+            data = read_bytes(self.root / key)
+        except InputError as error:
+            raise BadImageError(key, error.got or error.message) from error
         return decode_image(data, key)
 
 
@@ -68,48 +85,55 @@ class ImageFolder:
     path: Path
 
     @cached_property
-    def train(self) -> Path | None:
-        """Folder of the training images, if they have one."""
-        return _first_folder(self.path, TRAIN_FOLDERS)
+    def train(self) -> str | None:
+        """Name of the folder of training images, if they have one."""
+        return self._first_folder(TRAIN_FOLDERS)
 
     @cached_property
-    def test(self) -> Path | None:
-        """Folder of the test images; of several, the first of `TEST_FOLDERS`."""
-        return _first_folder(self.path, TEST_FOLDERS) if self.train else None
+    def test(self) -> str | None:
+        """Name of the folder of test images; of several, the first of `TEST_FOLDERS`."""
+        return self._first_folder(TEST_FOLDERS) if self.train else None
+
+    @cached_property
+    def index(self) -> FolderIndex:
+        """Lists of the image files."""
+        from timm.data.readers.img_extensions import get_img_extensions
+
+        return FolderIndex.open(self.path, get_img_extensions(as_set=True))  # type: ignore[no-untyped-call]
 
     def classes(self) -> tuple[str, ...]:
         """Return the names of the classes in the order of their labels, which is timm's natural order."""
         from timm.utils.misc import natural_key
 
-        top = self.train or self.path
-        found = [child.name for child in top.iterdir() if child.is_dir() and not child.name.startswith(".")]
-        return tuple(sorted(found, key=natural_key))
+        return tuple(sorted(_subfolders(self.path / (self.train or "")), key=natural_key))
 
-    def dataset(self, folder: Path, classes: Sequence[str]) -> FolderDataset:
+    def dataset(self, folder: str, classes: Sequence[str]) -> FolderDataset:
         """List the images of a folder.
 
         Args:
-            folder: This folder, or its training or test folder.
+            folder: Name of the training or test folder; empty: this folder.
             classes: Names of the classes, in the order of their labels.
 
         Raises:
-            InputError: A class has no images, or the folder has another class.
+            InputError: A class has no images, the folder has another class, or a folder cannot be read.
         """
-        from timm.data.readers.img_extensions import get_img_extensions
-
-        extensions = get_img_extensions(as_set=True)  # type: ignore[no-untyped-call]
-        unknown_names = [child.name for child in folder.iterdir() if child.is_dir() and child.name not in classes]
-        unknown_names = sorted(name for name in unknown_names if not name.startswith("."))
+        path, present = self.path / folder, set(_subfolders(self.path / folder))
+        unknown_names = sorted(present - set(classes))
         if unknown_names:
-            got = ", ".join(unknown_names[:8])
-            raise InputError(f"{folder} must have the classes of the training images", got=got)
-        files = {name: sorted(_image_files(folder / name, extensions)) for name in classes}
+            got = printable(", ".join(unknown_names[:8]))
+            raise InputError(f"{path} must have the classes of the training images", got=got)
+        prefix = f"{folder}/" if folder else ""
+        files = {name: self.index.files(prefix + name) if name in present else [] for name in classes}
         empty = [name for name, paths in files.items() if not paths]
         if empty:
-            raise InputError(f"every class in {folder} must have images", got=f"none in {', '.join(empty[:8])}")
-        keys = [path.relative_to(self.path).as_posix() for paths in files.values() for path in paths]
+            got = printable(f"none in {', '.join(empty[:8])}")
+            raise InputError(f"every class in {path} must have images", got=got)
+        keys = [path for paths in files.values() for path in paths]
         labels = np.repeat(np.arange(len(classes)), [len(paths) for paths in files.values()])
         return FolderDataset(self.path, keys, labels.astype(np.int64))
+
+    def _first_folder(self, names: Sequence[str]) -> str | None:
+        return next((name for name in names if (self.path / name).is_dir()), None)
 
 
 class TarMember(NamedTuple):
@@ -135,18 +159,21 @@ class ShardDataset:
         """Decode one image to RGB."""
         member = self.members[index]
         try:
-            with member.shard.open("rb") as file:
+            require_regular(member.shard)
+            with file_errors(member.shard), member.shard.open("rb") as file:
                 file.seek(member.offset)
                 data = file.read(member.size)
-        except OSError as error:
-            raise BadImageError(self.keys[index], error) from error
+        except InputError as error:
+            raise BadImageError(self.keys[index], error.got or error.message) from error
         return decode_image(data, self.keys[index])
 
 
 def find_shards(folder: Path, words: Sequence[str]) -> list[Path]:
     """Return the tar files of a folder whose names have the first of these words that occurs at all."""
     for word in words:
-        if files := sorted(folder.glob(f"*{word}*.tar")):
+        with file_errors(folder):
+            files = sorted(folder.glob(f"*{word}*.tar"))
+        if files:
             return files
     return []
 
@@ -165,7 +192,7 @@ def open_shards(files: Sequence[Path]) -> ShardDataset:
             labels.append(label)
     if not members:
         raise InputError("tar files must hold images with their classes", got=f"none in {files[0]}")
-    return ShardDataset(members, keys, np.asarray(labels, dtype=np.int64))
+    return ShardDataset(members, keys, require_labels(labels, source=f"the tar files in {files[0].parent}"))
 
 
 @dataclass(frozen=True)
@@ -190,8 +217,10 @@ class TorchvisionDataset:
     def read(self, index: int) -> "Image":
         """Decode one image to RGB."""
         try:
+            if hasattr(self.dataset, "samples"):  # files, which may have become something that would block
+                require_regular(Path(self.keys[index]))
             image: Image = self.dataset[index][0].convert("RGB")
-        except (OSError, ValueError, SyntaxError) as error:
+        except (*DECODER_ERRORS, InputError) as error:
             raise BadImageError(self.keys[index], error) from error
         return image
 
@@ -223,36 +252,38 @@ def open_torchvision(
     split = "train" if train else "validation"
     try:
         dataset = create_dataset(name.casefold(), root=str(root), split=split, download=download)
-    except (RuntimeError, OSError) as error:  # torchvision's own words for files that are missing or broken
-        raise InputError(f"{name} must be in {root}", got=error, hint="download it (--download)") from error
-    classes = getattr(dataset, "classes", None) or range(int(np.max(dataset.targets)) + 1)
+    except (*DECODER_ERRORS, lzma.LZMAError, tarfile.TarError) as error:  # files that are missing or damaged
+        got = printable(str(error) or type(error).__name__)
+        raise InputError(f"{name} must be in {root}", got=got, hint="download it (--download)") from error
+    images = _torchvision_images(dataset, f"{name} {'train' if train else 'test'}")
+    classes = getattr(dataset, "classes", None) or (number_classes(images.labels, source=name) if train else ())
     names = tuple(name[0] if isinstance(name, tuple) else str(name) for name in classes)
-    return _torchvision_images(dataset, f"{name} {'train' if train else 'test'}"), names
+    return images, names
 
 
-def _image_files(folder: Path, extensions: set[str]) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.suffix.lower() in extensions] if folder.is_dir() else []
-
-
-def _first_folder(root: Path, names: Sequence[str]) -> Path | None:
-    return next((root / name for name in names if (root / name).is_dir()), None)
+def _subfolders(folder: Path) -> list[str]:
+    """Return the names of the folders in a folder, or links to folders, that are not hidden."""
+    with file_errors(folder, "listed"), os.scandir(folder) as entries:
+        return [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
 
 
 def _index_shard(file: Path) -> dict[str, tuple[TarMember, int]]:
     """Return position and class of each image of a tar file by its name without suffix."""
     members: dict[str, TarMember] = {}
     labels: dict[str, int] = {}
+    require_regular(file)
     try:
         with tarfile.open(file, "r:") as archive:
-            for member in archive:
+            for member in _regular_members(archive):
                 name, _, suffix = member.name.partition(".")
                 if suffix.casefold() in TAR_IMAGE_SUFFIXES:
                     members[name] = TarMember(file, member.offset_data, member.size)
                 elif suffix == "cls":
                     content = archive.extractfile(member)
-                    labels[name] = int(content.read()) if content else -1
-    except (tarfile.TarError, OSError, ValueError) as error:
-        raise InputError(f"{file} must be an uncompressed tar file of images and classes", got=error) from error
+                    labels[name] = int(content.read(_MAX_CLASS_BYTES)) if content else -1
+    except (tarfile.TarError, OSError, ValueError, EOFError, OverflowError, RecursionError, struct.error) as error:
+        message = f"{printable(file)} must be an uncompressed tar file of images and classes"
+        raise InputError(message, got=error) from error
     unlabeled = sorted(members.keys() - labels.keys())
     if unlabeled:
         message = f"each image of {file} must have a member of the same name with the suffix .cls"
@@ -260,10 +291,24 @@ def _index_shard(file: Path) -> dict[str, tuple[TarMember, int]]:
     return {name: (member, labels[name]) for name, member in members.items()}
 
 
+def _regular_members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """Yield the files in a tar file, without links and devices.
+
+    Raises:
+        ValueError: A member has a size with which the next one would not lie behind it: tarfile would read in a circle.
+    """
+    end = 0
+    for member in archive:
+        if member.size < 0 or archive.offset <= end:
+            raise ValueError(f"{printable(member.name)} has the size {member.size}")
+        end = archive.offset
+        if member.isreg() and not member.issparse():
+            yield member
+
+
 def _torchvision_images(dataset: Any, name: str) -> ImageDataset:
-    labels = np.asarray(dataset.targets, dtype=np.int64)
-    if labels.ndim == 2:  # QMNIST keeps more than the class
-        labels = labels[:, 0]
+    raw = np.asarray(dataset.targets)
+    labels = require_labels(raw[:, 0] if raw.ndim == 2 else raw, source=name)  # QMNIST keeps more than the class
     array = np.asarray(getattr(dataset, "data", ()))
     if array.dtype == np.uint8 and array.ndim in (3, 4) and len(array) == len(labels):
         pixels = array[..., None] if array.ndim == 3 else array

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from hwnas.errors import InputError, unknown
+from hwnas.files import file_errors, printable, require_regular
 from hwnas.train.data.digits import (
     CLUTTER_VERSION,
     HELDOUT_IMAGES,
@@ -24,6 +25,8 @@ from hwnas.train.data.images import (
     ImageDataset,
     LabeledItems,
     ObjectDataset,
+    number_classes,
+    require_names,
     stratified_sample,
     stratified_split,
     subset,
@@ -44,6 +47,7 @@ TEST_SHARE = 0.1
 
 _TEST_SEED = 0
 _TEST_WORDS = ("test", "validation", "valid", "val")
+_MAX_LISTED = 8
 _EMBEDDED = ("digits", "digits-clutter")
 
 
@@ -69,6 +73,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         if not self.name:
             raise InputError("data must have a name or a path", hint="--data digits-clutter")
+        if not self.name.isprintable():  # the bytes of a path that is no UTF-8 are not printable either
+            raise InputError("the name of data must be printable text in UTF-8", got=printable(self.name))
         amount = self.heldout
         if amount is not None and not (0 < amount < 1 or (amount >= 1 and amount == int(amount))):
             raise InputError("heldout must be a share between 0 and 1 or a whole number of images", got=amount)
@@ -181,14 +187,19 @@ def _open_clutter(config: DataConfig, image_shape: tuple[int, int, int]) -> _Sou
 
 def _open_path(config: DataConfig) -> _Source:
     path = Path(config.name)
-    if not path.exists():
+    with file_errors(path):
+        exists = path.exists()
+    if not exists:
         if "/" not in config.name and not path.suffix:
             raise unknown("data", config.name, (*_EMBEDDED, "a folder", "a Parquet file", "torch/…", "wds/…"))
-        raise InputError(f"there is no folder or file {path}", hint="--data digits-clutter")
-    if is_parquet(path):
-        return _open_parquet(path)
-    if path.is_dir():
-        return _open_folder(path)
+        raise InputError(f"there is no folder or file {printable(path)}", hint="--data digits-clutter")
+    if not path.is_dir():
+        require_regular(path)
+    with file_errors(path):
+        if is_parquet(path):
+            return _open_parquet(path)
+        if path.is_dir():
+            return _open_folder(path)
     raise InputError("data in one file must be Parquet", got=path)
 
 
@@ -197,16 +208,20 @@ def _open_folder(path: Path) -> _Source:
     classes = folder.classes()
     if not classes:
         raise InputError(f"{path} must have a folder of images for each class", got="no folders")
-    train = folder.dataset(folder.train or path, classes)
+    train = folder.dataset(folder.train or "", classes)
     test = folder.dataset(folder.test, classes) if folder.test else None
-    notes = (f"{path} has no test images",) if folder.train and test is None else ()
+    folder.index.save()
+    notes = [f"{path} has no test images"] if folder.train and test is None else []
+    if special := sorted(folder.index.special):
+        listed = printable(", ".join(special[:_MAX_LISTED]))
+        notes.append(f"skipped {len(special)} pipes, sockets or devices among the images: {listed}")
     return _Source(
         classes=classes,
         train=train,
         test=test,
         identity="folder",
         needs_test_split=folder.train is None,
-        notes=notes,
+        notes=tuple(notes),
     )
 
 
@@ -219,7 +234,7 @@ def _open_parquet(path: Path) -> _Source:
     test = open_parquet(tests)[0] if tests else None
     notes = (f"{path} has no test images",) if path.is_dir() and test is None else ()
     identity = " ".join(f"{file.name} {file.stat().st_size}" for file in (*files, *tests))
-    classes = names or _numbered(int(train.labels.max(initial=-1)) + 1)
+    classes = names or number_classes(train.labels, source=str(path))
     return _Source(
         classes=classes,
         train=train,
@@ -266,10 +281,9 @@ def register_dataset(
     for part in parts:
         digest.update(part.labels.tobytes())
         digest.update(np.asarray(part.read(0)).tobytes() if len(part) else b"")
-    count = max(int(part.labels.max(initial=-1)) for part in parts) + 1
     key = f"{_OBJECT}{name}"
     _OBJECTS[key.casefold()] = _Source(
-        classes=_numbered(count) if classes is None else tuple(classes),
+        classes=number_classes(parts[0].labels, source=f"the dataset {name}") if classes is None else tuple(classes),
         train=parts[0],
         test=parts[1] if test is not None else None,
         identity=f"object {digest.hexdigest()}",
@@ -306,9 +320,8 @@ def _open_shards(config: DataConfig) -> _Source:
     test = open_shards(tests) if tests else None
     notes = () if tests else (f"{folder} has no test images",)
     identity = " ".join(f"{file.name} {file.stat().st_size}" for file in (*files, *tests))
-    return _Source(
-        classes=_numbered(int(train.labels.max()) + 1), train=train, test=test, identity=f"wds {identity}", notes=notes
-    )
+    classes = number_classes(train.labels, source=str(folder))
+    return _Source(classes=classes, train=train, test=test, identity=f"wds {identity}", notes=notes)
 
 
 _OBJECT = "object/"
@@ -323,12 +336,13 @@ _PREFIXES: dict[str, Callable[[DataConfig], _Source]] = {
 
 def absolute_data_name(name: str) -> str:
     """Return a name of data that is valid in every working folder: paths are made absolute, names stay."""
-    if name.casefold().startswith("wds/"):
-        return f"{name[:4]}{Path(name[4:]).resolve()}"
-    if name.casefold().startswith(tuple(_PREFIXES)):
-        return name
-    path = Path(name)
-    return str(path.resolve()) if len(path.parts) > 1 or path.is_absolute() or path.is_dir() else name
+    with file_errors(name, "used as data", also=(ValueError,)):  # ValueError: a NUL character
+        if name.casefold().startswith("wds/"):
+            return f"{name[:4]}{Path(name[4:]).resolve()}"
+        if name.casefold().startswith(tuple(_PREFIXES)):
+            return name
+        path = Path(name)
+        return str(path.resolve()) if len(path.parts) > 1 or path.is_absolute() or path.is_dir() else name
 
 
 def _numbered(count: int) -> tuple[str, ...]:
@@ -342,6 +356,7 @@ def _require_classes(source: _Source, name: str, num_classes: int | None) -> Non
     for part in filter(None, (source.train, source.test, source.heldout)):
         if not len(part):
             raise InputError(f"each part of {name} must have images", got="none")
+        require_names(part)
         if part.labels.min() < 0 or part.labels.max() >= count:
             message = f"labels of {name} must be numbers from 0 to {count - 1}"
             raise InputError(message, got=f"{part.labels.min()} to {part.labels.max()}")
@@ -375,10 +390,11 @@ def _split(source: _Source, config: DataConfig) -> tuple[ImageDataset, ImageData
 
 
 def _fingerprint(source: _Source, train: ImageDataset, heldout: ImageDataset) -> str:
-    digest = hashlib.sha256("\n".join((source.identity, *source.classes)).encode())
+    # Names of files that are no UTF-8 have surrogates in Python.
+    digest = hashlib.sha256("\n".join((source.identity, *source.classes)).encode("utf-8", "surrogatepass"))
     for part in (train, heldout, source.test):
         digest.update(b"\0")
         if part is not None:
-            digest.update("\n".join(part.keys).encode())
+            digest.update("\n".join(part.keys).encode("utf-8", "surrogatepass"))
             digest.update(np.ascontiguousarray(part.labels, dtype="<i8").tobytes())
     return digest.hexdigest()[:24]
