@@ -14,7 +14,6 @@ import functools
 import hashlib
 import json
 import logging
-import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager

@@ -145,9 +145,10 @@ def _scan(folder: Path, stamp: tuple[int, int, int], suffixes: Collection[str]) 
         stamp = _NEVER
     with os.scandir(folder) as entries:
         for entry in entries:
+            stem, _, suffix = entry.name.rpartition(".")
             if entry.is_dir(follow_symlinks=False):
                 folders.append(entry.name)
-            elif os.path.splitext(entry.name)[1].lower() in suffixes:
+            elif stem and f".{suffix.lower()}" in suffixes:
                 if entry.is_file() or _is_broken_link(entry):
                     files.append(entry.name)
                 elif not entry.is_dir():

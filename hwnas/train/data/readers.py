@@ -275,7 +275,9 @@ def _index_shard(file: Path) -> dict[str, tuple[TarMember, int]]:
     try:
         with tarfile.open(file, "r:") as archive:
             for member in _regular_members(archive):
-                name, _, suffix = member.name.partition(".")
+                folder, slash, last = member.name.rpartition("/")
+                name, _, suffix = last.partition(".")
+                name = folder + slash + name
                 if suffix.casefold() in TAR_IMAGE_SUFFIXES:
                     members[name] = TarMember(file, member.offset_data, member.size)
                 elif suffix == "cls":

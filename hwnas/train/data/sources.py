@@ -377,7 +377,10 @@ def _with_test(source: _Source) -> _Source:
         train=subset(source.train, train),
         test=subset(source.train, test),
         identity=source.identity,
-        notes=(f"{len(test)} images ({TEST_SHARE:.0%}) were split off for testing: the dataset has none",),
+        notes=(
+            *source.notes,
+            f"{len(test)} images ({TEST_SHARE:.0%}) were split off for testing: the dataset has none",
+        ),
     )
 
 

@@ -1,6 +1,9 @@
 """From the name of a set to its three parts, and what is wrong with sets that cannot be used."""
 
+import contextlib
 import io
+import os
+import socket
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,7 @@ from PIL import Image
 from hwnas.config import from_mapping, to_mapping
 from hwnas.errors import InputError
 from hwnas.train.data import parquet as parquet_module
-from hwnas.train.data.images import ArrayDataset, BadImageError
+from hwnas.train.data.images import ArrayDataset, BadImageError, require_same_images, write_image_list
 from hwnas.train.data.loader import EvalLoader
 from hwnas.train.data.sources import DataConfig, DataSplits, absolute_data_name, open_data, register_dataset
 from tests.train.data.image_files import pixels, png, write_folder, write_parquet
@@ -223,14 +226,14 @@ def test_parquet_files_that_cannot_be_used(tmp_path: Path) -> None:
 
     path = tmp_path / "train.parquet"
     path.write_bytes(b"PAR1 and nothing else")
-    with pytest.raises(InputError, match="must be a Parquet file that can be read"):
+    with pytest.raises(InputError, match="cannot be read as Parquet"):
         opened(tmp_path)
     for table, message in [
         ({"image": [b"x"] * 3, "class": [0, 1, 2]}, "must have the columns image and label"),
         ({"image": [b"x"] * 3, "label": ["a", "b", "c"]}, "must be whole numbers"),
         ({"image": [1, 2, 3], "label": [0, 1, 2]}, "must be bytes"),
         ({"image": [b"x"] * 3, "label": [0, 1, None]}, "must have a label"),
-        ({"image": [b"x"] * 3, "label": [0, 1, -1]}, "must be numbers from 0 to 1"),
+        ({"image": [b"x"] * 3, "label": [0, 1, -1]}, "must not be negative"),
     ]:
         parquet.write_table(pyarrow.table(table), path)
         with pytest.raises(InputError, match=message):
@@ -422,3 +425,114 @@ def test_only_paths_of_data_are_made_absolute(tmp_path: Path, monkeypatch: pytes
         f"wds/{tmp_path / 'shards'}",
         str(tmp_path / "a/b"),
     ]
+
+
+# Names and files of all kinds.
+
+
+def test_pipes_and_sockets_are_skipped_by_name(tmp_path: Path) -> None:
+    write_folder(tmp_path / "images", THREE)
+    os.mkfifo(tmp_path / "images" / "ant" / "pipe.png")
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as server, contextlib.chdir(tmp_path / "images" / "bee"):
+        server.bind("socket.jpg")
+    data = opened(tmp_path / "images")
+    assert sum(map(len, filter(None, (data.train, data.heldout, data.test)))) == sum(THREE.values())
+    assert any("skipped 2 pipes" in note and "ant/pipe.png, bee/socket.jpg" in note for note in data.notes)
+
+
+def test_a_file_that_became_a_pipe_is_an_unreadable_image(tmp_path: Path) -> None:
+    write_folder(tmp_path, THREE)
+    data = opened(tmp_path)
+    file = tmp_path / data.train.keys[0]
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(BadImageError, match="is not an image") as caught:
+        data.train.read(0)
+    assert caught.value.reason == "a named pipe"
+
+
+def test_names_that_are_not_utf8_work(tmp_path: Path) -> None:
+    write_folder(tmp_path / "images", THREE)
+    strange = os.fsdecode(os.fsencode(tmp_path) + b"/images/ant/caf\xe9.png")
+    Path(strange).write_bytes(b"no image")
+    data = opened(tmp_path / "images", heldout=20)
+    splits = [part for part in (data.train, data.heldout, data.test) if part is not None]
+    (part,) = [part for part in splits if any("caf" in key for key in part.keys)]
+    write_image_list(tmp_path / "list.txt", part)
+    require_same_images(tmp_path / "list.txt", part)
+    index = next(index for index, key in enumerate(part.keys) if "caf" in key)
+    with pytest.raises(BadImageError) as caught:
+        part.read(index)
+    assert caught.value.key == "ant/caf\\udce9.png"
+
+
+def test_a_name_with_a_line_break_is_refused_by_name(tmp_path: Path) -> None:
+    write_folder(tmp_path, THREE)
+    (tmp_path / "ant" / "a\nb.png").write_bytes(b"")
+    with pytest.raises(InputError, match="no line breaks") as caught:
+        opened(tmp_path)
+    assert caught.value.got == "ant/a\\nb.png"
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a/" + "x" * 300, "a\0b/c", "wds/a\0b", "caf\udce9", "a\nb", "/dev/null"])
+def test_names_that_no_dataset_can_have(name: str) -> None:
+    with pytest.raises(InputError):
+        open_data(DataConfig(name=absolute_data_name(name)), image_shape=SHAPE)
+
+
+def test_a_class_index_beyond_the_images_is_refused_before_it_takes_memory(tmp_path: Path) -> None:
+    for number, label in enumerate((300_000_000, -1, 2**40)):
+        write_parquet(tmp_path / f"{number}.parquet", [*rows(20), (png(pixels(1)[0]), label)])
+        with pytest.raises(InputError, match="class indices of "):
+            open_data(DataConfig(name=str(tmp_path / f"{number}.parquet")), image_shape=SHAPE)
+
+
+def shard(path: Path, members: list[tuple[tarfile.TarInfo, bytes]]) -> None:
+    with tarfile.open(path, "w") as archive:
+        for member, content in members:
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+
+
+def named(name: str, **values: Any) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    for key, value in values.items():
+        setattr(member, key, value)
+    return member
+
+
+def test_links_and_devices_in_a_shard_are_not_followed(tmp_path: Path) -> None:
+    good = [
+        entry
+        for index in range(8)
+        for entry in (
+            (named(f"../../{index}.png"), png(pixels(1, seed=index)[0])),
+            (named(f"../../{index}.cls"), str(index % 2).encode()),
+        )
+    ]
+    hostile = [
+        (named("/etc/passwd.png", type=tarfile.SYMTYPE, linkname="/etc/passwd"), b""),
+        (named("pipe.png", type=tarfile.FIFOTYPE), b""),
+        (named("linked.cls", type=tarfile.SYMTYPE, linkname="nowhere"), b""),
+    ]
+    shard(tmp_path / "train.tar", good + hostile)
+    data = opened(f"wds/{tmp_path}", classes=2)
+    assert len(data.train) + len(data.heldout) == 8
+
+
+@pytest.mark.parametrize("content", [b"9" * 25, b"-1", b"x", b"", b"300000000"])
+def test_class_indices_of_shards_are_checked(tmp_path: Path, content: bytes) -> None:
+    shard(tmp_path / "train.tar", [(named("a.png"), png(pixels(1)[0])), (named("a.cls"), content)])
+    with pytest.raises(InputError):
+        opened(f"wds/{tmp_path}", classes=2)
+
+
+def test_a_shard_whose_members_have_negative_sizes_does_not_hang(tmp_path: Path) -> None:
+    shard(tmp_path / "train.tar", [(named("a.png"), b"x" * 512), (named("a.cls"), b"0")])
+    data = bytearray((tmp_path / "train.tar").read_bytes())
+    member = tarfile.TarInfo("a.png")
+    member.size = -1024
+    data[:512] = member.tobuf(format=tarfile.GNU_FORMAT)
+    (tmp_path / "train.tar").write_bytes(data)
+    with pytest.raises(InputError, match="uncompressed tar file"):
+        opened(f"wds/{tmp_path}", classes=2)
