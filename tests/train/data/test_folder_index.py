@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,10 +34,15 @@ def files(root: Path) -> list[str]:
 
 def num_listed(root: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     """Open the folder; return how many of its folders were listed."""
-    listed: list[str] = []
-    scandir = os.scandir
+    listed: list[Path] = []
+    scan = folder_index._scan
+
+    def count(folder: Path, *arguments: Any) -> Any:
+        listed.append(folder)
+        return scan(folder, *arguments)
+
     with monkeypatch.context() as patch:
-        patch.setattr(folder_index.os, "scandir", lambda path: (listed.append(path), scandir(path))[1])
+        patch.setattr(folder_index, "_scan", count)
         files(root)
     return len(listed)
 
