@@ -7,16 +7,19 @@
     ├── MissingError          3   a device or toolchain that this machine lacks
     └── GateError             4   a result that failed a quality gate
 
-Any other exception that leaves a command is a bug in hwnas: a traceback and exit code 70. An interrupt ends with 130.
+Any other exception that leaves a command is a bug in hwnas: a traceback and exit code 70. A signal that stops a command
+(`Interrupted`) ends with 128 and its number, so Ctrl-C ends with 130.
 The message of an error states what must hold; `got`, `known` and `hint` add what was given, which values are valid, and
 what to do next.
 """
 
 import difflib
+import signal
 from collections.abc import Iterable
 
 EXIT_BUG = 70
-EXIT_INTERRUPTED = 130
+EXIT_SIGNAL = 128
+"""Added to the number of the signal that stopped a command, as shells do."""
 _MAX_KNOWN = 24
 """Most choices that a message lists."""
 
@@ -83,6 +86,32 @@ class GateError(HwnasError):
     """A result that did not pass a quality gate, after the work was done."""
 
     exit_code = 4
+
+
+STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""Signals that stop a command in good order; Windows has no SIGHUP."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal stopped the work.
+
+    Args:
+        message: What was kept, and how to resume.
+        number: The number of the signal.
+    """
+
+    def __init__(self, message: str = "", *, number: int = signal.SIGINT) -> None:
+        super().__init__(message)
+        self.number = number
+
+
+def signal_number(error: BaseException | None) -> int:
+    """Return the number of the signal that an interrupt or one of its causes names; SIGINT if none does."""
+    while error is not None:
+        if isinstance(error, Interrupted):
+            return error.number
+        error = error.__cause__
+    return signal.SIGINT
 
 
 def unknown(what: str, got: str, known: Iterable[str], *, hint: str = "{}") -> UnknownNameError:

@@ -1,5 +1,6 @@
 import inspect
 import re
+import signal
 
 import pytest
 from hypothesis import given
@@ -27,7 +28,7 @@ def test_every_error_has_its_exit_code(error: type[HwnasError], code: int) -> No
 
 
 def test_exit_codes_of_what_is_no_error_of_ours() -> None:
-    assert (errors.EXIT_BUG, errors.EXIT_INTERRUPTED) == (70, 130)
+    assert (errors.EXIT_BUG, errors.EXIT_SIGNAL + signal.SIGINT) == (70, 130)
 
 
 def test_the_tree_in_the_docstring_is_the_tree() -> None:

@@ -3,9 +3,11 @@
 import errno
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 
 import click
 from click.shell_completion import ShellComplete, get_completion_class, shell_complete
@@ -14,8 +16,8 @@ from hwnas.cli.group import CommandRow, LazyGroup
 from hwnas.cli.logs import CommandLog
 from hwnas.cli.options import add_log_options, json_option
 from hwnas.cli.output import note_start_time, print_json, print_line
-from hwnas.errors import EXIT_BUG, EXIT_INTERRUPTED, HwnasError, InputError, UsageError, nearest
-from hwnas.files import cannot
+from hwnas.errors import EXIT_BUG, EXIT_SIGNAL, HwnasError, InputError, UsageError, nearest, signal_number
+from hwnas.files import cannot, printable
 
 EXIT_BROKEN_PIPE = 141
 """The exit code that shells report when the reader of a pipe went away: 128 + SIGPIPE."""
@@ -106,26 +108,43 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code."""
     with CommandLog(arguments) as log:
         try:
-            code = _execute(list(arguments), log)
+            instruction = os.environ.get(COMPLETE_VARIABLE)
+            code = _complete(instruction) if instruction else _execute(list(arguments), log)
             sys.stdout.flush()
         except Exception as error:
-            return _exit_code(error)
+            code = _exit_code(error)
         except KeyboardInterrupt as interrupt:
-            return _report_interrupt(interrupt)
+            code = _report_interrupt(interrupt)
     return code
+
+
+def _complete(instruction: str) -> int:
+    """Answer the completion script of a shell; without the script's variables there is nothing to answer."""
+    try:
+        return shell_complete(hwnas, {}, "hwnas", COMPLETE_VARIABLE, instruction)
+    except (HwnasError, KeyError, ValueError):  # a message would be printed into the line that is being typed
+        return 1
 
 
 def _execute(arguments: list[str], log: CommandLog) -> int:
     # Like click's `hwnas.main`, without its own handling of errors and broken pipes.
-    completing = os.environ.get(COMPLETE_VARIABLE)
-    if completing:
-        return shell_complete(hwnas, {}, "hwnas", COMPLETE_VARIABLE, completing)
+    for argument in arguments:
+        _require_text(argument)
     try:
         with hwnas.make_context("hwnas", arguments, obj=log) as context:
             code = hwnas.invoke(context)
     except click.exceptions.Exit as end:
         return end.exit_code
     return code if isinstance(code, int) else 0
+
+
+def _require_text(argument: str) -> None:
+    """Require that an argument can be written to manifests and logs, which are UTF-8."""
+    try:
+        argument.encode("utf-8")
+    except UnicodeEncodeError as error:
+        hint = "rename the file, or use a UTF-8 locale such as LC_ALL=C.UTF-8"
+        raise UsageError("arguments must be valid text", got=printable(argument), hint=hint) from error
 
 
 def _exit_code(error: Exception) -> int:
@@ -144,7 +163,7 @@ def _exit_code(error: Exception) -> int:
         message = "the command needs more memory than this machine has free"
         return _report_error(InputError(message, got=str(error) or None, hint="a smaller batch, image or model"))
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
-        click.echo(error.format_message(), err=True)
+        _print_error(error.format_message())
         return UsageError.exit_code
     if isinstance(error, click.ClickException):
         return _report_error(_usage_error(error))
@@ -156,28 +175,37 @@ def _exit_code(error: Exception) -> int:
 def _report_error(error: HwnasError) -> int:
     _log.error("%s", error)
     _log.debug("raised at", exc_info=error)
-    click.echo(f"error: {error}", err=True)
+    _print_error(f"error: {error}")
     return error.exit_code
 
 
+def _print_error(text: str) -> None:
+    # The exit code says what happened even if the terminal is gone or its disk is full.
+    with suppress(OSError):
+        click.echo(text, err=True)
+
+
 def _report_interrupt(interrupt: BaseException) -> int:
-    reason = str(interrupt)  # what was saved, and how to resume
-    text = f"interrupted: {reason}" if reason else "interrupted"
+    number = signal_number(interrupt)
+    text = "interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"
+    if str(interrupt):  # what was kept, and how to resume
+        text += f": {interrupt}"
     _log.error("%s", text)
-    click.echo(text, err=True)
-    return EXIT_INTERRUPTED
+    _print_error(text)
+    return EXIT_SIGNAL + number
 
 
 def _report_bug(error: Exception) -> int:
     _log.critical("a bug", exc_info=error)
-    click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
-    click.echo("This is a bug in hwnas. Please report it, with the lines above and `hwnas doctor --json`.", err=True)
+    _print_error("".join(traceback.format_exception(error)).rstrip("\n"))
+    _print_error("This is a bug in hwnas. Please report it, with the lines above and `hwnas doctor --json`.")
     return EXIT_BUG
 
 
 def _discard_output() -> None:
     # The interpreter flushes stdout when it exits: what is still buffered must not raise again.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _usage_error(error: click.ClickException) -> UsageError:

@@ -10,7 +10,7 @@ from hwnas.cli.options import PATH, given_options, json_option
 from hwnas.cli.output import print_footer, print_json, print_line, print_table
 from hwnas.cli.progress import console_reporter
 from hwnas.data_paths import PROFILES
-from hwnas.errors import UsageError
+from hwnas.errors import Interrupted, UsageError, signal_number
 from hwnas.pipeline.measure import MeasureResult, measure, measure_plan
 from hwnas.profile.environment import CampaignEnvironment
 from hwnas.profile.options import CampaignOptions
@@ -138,7 +138,7 @@ def profile(
             if plan is not None:
                 command = ("hwnas", "profile", "--plan", str(plan), *(() if out is None else ("--out", str(out))))
             message = f"everything measured is kept\n  try     {shlex.join(command)}"
-            raise KeyboardInterrupt(message) from stopped
+            raise Interrupted(message, number=signal_number(stopped)) from stopped
     _print_measured(measured, folder=out, as_json=as_json)
     qualities = [(item.name, item.quality) for item in measured.profiles]
     require_measured(qualities)

@@ -8,6 +8,7 @@
 Finished steps are not repeated, so an interrupted demo resumes where it stopped.
 """
 
+import shlex
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hwnas.config import shown, to_mapping
-from hwnas.errors import InputError, unknown
+from hwnas.errors import InputError, Interrupted, signal_number, unknown
 from hwnas.metrics import Deployment
 from hwnas.progress import Reporter, StageStarted
 from hwnas.runs import MANIFEST, Run
@@ -239,6 +240,8 @@ class _Steps:
         try:
             yield
         except KeyboardInterrupt as stopped:
-            again = f"hwnas demo --out {self.out}" + ("" if self.options == DemoOptions() else " with the same options")
-            raise KeyboardInterrupt(f"all that is done is kept\n  try     {again}") from stopped
+            again = f"hwnas demo --out {shlex.quote(str(self.out))}"
+            again += "" if self.options == DemoOptions() else " with the same options"
+            message = f"all that is done is kept\n  try     {again}"
+            raise Interrupted(message, number=signal_number(stopped)) from stopped
         self.seconds[name] = time.perf_counter() - began

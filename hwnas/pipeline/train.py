@@ -1,6 +1,7 @@
 """Train a supernet, one network of a space, or a model of timm for comparison: `hwnas train`."""
 
 import resource
+import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from pathlib import Path
 import torch
 
 from hwnas.config import to_mapping
-from hwnas.errors import InputError, UsageError
+from hwnas.errors import InputError, Interrupted, UsageError, signal_number
 from hwnas.metrics import indistinct_supernet_warning
 from hwnas.progress import NullReporter, Reporter
 from hwnas.runs import MANIFEST, Run
@@ -19,7 +20,6 @@ from hwnas.train.data.images import HELDOUT_LIST, BadImageLog, require_same_imag
 from hwnas.train.data.sources import DataSplits, open_data
 from hwnas.train.distributed import World, distributed_world
 from hwnas.train.evaluation import make_evaluator
-from hwnas.train.machine import Interrupted
 from hwnas.train.memory import estimate_memory, explain_out_of_memory, memory_warning
 from hwnas.train.options import (
     TrainConfig,
@@ -193,8 +193,11 @@ def estimate_training(
 def _add_resume_hint(folder: Path) -> Iterator[None]:
     try:
         yield
-    except Interrupted as stopped:
-        raise Interrupted(f"{stopped}\n  try     hwnas train --out {folder} --resume") from stopped
+    except KeyboardInterrupt as stopped:
+        message = (
+            f"{str(stopped) or 'the run is kept'}\n  try     hwnas train --out {shlex.quote(str(folder))} --resume"
+        )
+        raise Interrupted(message, number=signal_number(stopped)) from stopped
 
 
 def _notes(config: TrainConfig, data: DataSplits, initial: InitialModel, world: World) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from types import FrameType
 import torch
 from torch import nn
 
-from hwnas.errors import InputError, MissingError
+from hwnas.errors import STOP_SIGNALS, InputError, MissingError
 from hwnas.supernet import matmul
 from hwnas.supernet.network import Network
 
@@ -35,28 +35,33 @@ def torch_device(name: str) -> torch.device:
     return torch.device("cuda" if has_gpu else "cpu")
 
 
-class Interrupted(KeyboardInterrupt):
-    """A training was stopped by a signal, after its state was saved; the message says how to resume it."""
-
-
 class StopRequest:
     """Set by a signal that asks the training to stop."""
 
     def __init__(self) -> None:
-        self.requested = False
+        self.number: int | None = None
+
+    @property
+    def requested(self) -> bool:
+        """True after a signal."""
+        return self.number is not None
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Turn the first SIGINT or SIGTERM into a request to stop; a second one has its usual effect."""
+    """Turn the first SIGINT, SIGTERM or SIGHUP into a request to stop; a second one has its usual effect.
+
+    A signal that is ignored, as SIGHUP is under nohup, stays ignored.
+    """
     stop = StopRequest()
     if threading.current_thread() is not threading.main_thread():  # Python sets handlers in the main thread only
         yield stop
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    before = {number: handler for number, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}
 
     def request(number: int, frame: FrameType | None) -> None:
-        stop.requested = True
+        stop.number = number
         signal.signal(number, before[signal.Signals(number)])
 
     for number in before:

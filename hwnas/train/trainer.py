@@ -7,6 +7,7 @@ are stored in checkpoints.
 
 import logging
 import math
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,13 +20,13 @@ from typing import Any, Literal, Protocol
 from torch import nn
 
 from hwnas.config import to_mapping
-from hwnas.errors import InputError
+from hwnas.errors import InputError, Interrupted
 from hwnas.progress import NullReporter, Reporter, TrainingProgress
 from hwnas.supernet.matmul import matmul_backend
 from hwnas.train import checkpoint as checkpoints
 from hwnas.train.data.loader import Batch
 from hwnas.train.distributed import World
-from hwnas.train.machine import Interrupted, StopRequest, choose_threads, compiled_blocks, cpu_settings, stop_on_signals
+from hwnas.train.machine import StopRequest, choose_threads, compiled_blocks, cpu_settings, stop_on_signals
 from hwnas.train.metrics import MetricsWriter
 from hwnas.train.models import arch_names, largest_macs, model_identity
 from hwnas.train.recipe import EmaConfig, Recipe
@@ -232,7 +233,9 @@ class Trainer:
             self._save()
         if stopping and self._completed < self.steps:
             message = f"the training was stopped after step {self._completed} of {self.steps}"
-            raise Interrupted(f"{message}; the state is saved in {self.folder}")
+            # Another process of the training may have got the signal.
+            number = signal.SIGTERM if stop.number is None else stop.number
+            raise Interrupted(f"{message}; the state is saved in {self.folder}", number=number)
 
     def _report(self, epoch: int, result: StepResult, networks: StepNetworks) -> None:
         now = time.monotonic()

@@ -9,14 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hwnas.errors import InputError, UsageError
+from hwnas.errors import InputError, Interrupted, UsageError
 from hwnas.metrics import indistinct_supernet_warning
 from hwnas.pipeline.evaluate import evaluate
 from hwnas.pipeline.train import _supernet_warnings, estimate_training, train_model
 from hwnas.runs import Run
 from hwnas.space import SPACES
 from hwnas.supernet.store import load_network, load_supernet
-from hwnas.train.machine import Interrupted
 from hwnas.train.metrics import read_metrics
 from hwnas.train.options import TeacherOptions, TrainOptions, read_train_config, resolve_config, resolve_data_config
 from hwnas.train.presets import RECIPES, resolve_recipe

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from hwnas.errors import InputError
+from hwnas.errors import InputError, Interrupted
 from hwnas.progress import NullReporter, ProgressEvent, TrainingProgress
 from hwnas.supernet.matmul import VARIABLE
 from hwnas.train.checkpoint import FOLDER, list_checkpoints, read_checkpoint
 from hwnas.train.data.loader import Batch
-from hwnas.train.machine import Interrupted, compiled_blocks
+from hwnas.train.machine import compiled_blocks
 from hwnas.train.metrics import METRICS, read_metrics
 from hwnas.train.models import build_network
 from hwnas.train.presets import single_network_recipe

@@ -1,6 +1,7 @@
 """`hwnas search`: from predictors and a supernet to a front of networks that is measured on the device."""
 
 import secrets
+import shlex
 import shutil
 import sys
 import time
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hwnas.devices import Machine
-from hwnas.errors import InputError
+from hwnas.errors import InputError, Interrupted, signal_number
 from hwnas.pipeline.search.context import SearchContext, pinned_cpu_settings, prepare_search, reload_search
 from hwnas.pipeline.search.execution import make_evaluators, run_all
 from hwnas.pipeline.search.options import SearchOptions
@@ -253,4 +254,5 @@ def _add_resume_hint(run: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        raise KeyboardInterrupt(f"all that was evaluated is kept\n  try     hwnas search --resume {run}") from error
+        message = f"all that was evaluated is kept\n  try     hwnas search --resume {shlex.quote(str(run))}"
+        raise Interrupted(message, number=signal_number(error)) from error

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from hwnas.devices.machine import usable_cores
-from hwnas.errors import InputError
+from hwnas.errors import STOP_SIGNALS, InputError
 from hwnas.train.data.augment import IMAGENET, AugmentConfig, Normalization, eval_transform
 from hwnas.train.data.fetching import DecodedImages, EpochPlan, EvalPlan, FetchedBatch, decode_if_small
 from hwnas.train.data.images import ArrayDataset, BadImageLog, ImageDataset
@@ -235,12 +235,13 @@ def _identity(fetched: Any) -> Any:
 
 
 def _ignore_first_signal(worker: int) -> None:
-    """Ignore SIGINT and the first SIGTERM.
+    """Ignore SIGINT, SIGHUP and the first SIGTERM.
 
-    Both reach all processes of a training at once, and the main process needs its workers until it has saved a
+    They may reach all processes of a training at once, and the main process needs its workers until it has saved a
     checkpoint; they end with the loader. A second SIGTERM ends a worker at once, so that none is left behind.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
 
 
