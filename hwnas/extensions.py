@@ -6,13 +6,17 @@ installed is named in `HWNAS_EXTENSIONS`. Importing it must only call `add` of r
 
 import logging
 import os
+import signal
 import sys
+import traceback
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from importlib import import_module, metadata
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
-from hwnas.errors import InputError
+from hwnas.errors import InputError, Interrupted
+from hwnas.files import printable, require_regular
 
 _log = logging.getLogger(__name__)
 
@@ -44,13 +48,23 @@ def load_extensions(*, environ: Mapping[str, str] = os.environ) -> tuple[str, ..
 
 
 def _load(name: str) -> str:
+    message = f"the extension {printable(name)} must be a module that can be imported"
+    hint = f"mend it, or take it out of {VARIABLE}, or uninstall its package"
     try:
-        return _load_file(Path(name)) if name.endswith(".py") else import_module(name).__name__
-    except InputError:
+        if name.endswith(".py"):
+            require_regular(Path(name))  # reading a named pipe would wait for a writer
+    except InputError as error:
+        raise InputError(message, got=error.message, hint=hint) from error
+    try:
+        with redirect_stdout(sys.stderr):  # stdout is for results
+            return _load_file(Path(name)) if name.endswith(".py") else import_module(name).__name__
+    except (InputError, Interrupted):
         raise
-    except Exception as error:  # third-party code may raise anything
-        got = f"{type(error).__name__}: {error}"
-        raise InputError(f"the extension {name} must be a module that can be imported", got=got) from error
+    except BaseException as error:  # third-party code may raise anything, and call exit()
+        if isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            raise  # the user's Ctrl-C, if a program that imports hwnas has no handler; the command has one
+        reason = traceback.format_exception_only(error)[-1].strip()
+        raise InputError(message, got=reason, hint=hint) from error
 
 
 def _load_file(path: Path) -> str:

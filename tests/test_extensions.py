@@ -1,4 +1,5 @@
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hwnas.cli.app import run
-from hwnas.errors import InputError
+from hwnas.errors import InputError, Interrupted
 from hwnas.extensions import GROUP, VARIABLE, load_extensions
 from hwnas.profile.worker_messages import CHANNEL_VARIABLE
 
@@ -64,7 +65,7 @@ def test_without_any_nothing_happens() -> None:
     ("name", "text", "got"),
     [
         ("broken_extension.py", "1 / 0", "ZeroDivisionError: division by zero"),
-        ("broken_extension.py", None, "FileNotFoundError: "),
+        ("broken_extension.py", None, "there is no file "),
         ("broken_extension", None, "ModuleNotFoundError: No module named 'broken_extension'"),
     ],
 )
@@ -76,6 +77,55 @@ def test_one_that_cannot_be_imported_is_an_error(tmp_path: Path, name: str, text
         load_extensions(environ={VARIABLE: path})
     assert str(caught.value.got).startswith(got)
     assert "broken_extension" not in sys.modules
+
+
+@pytest.mark.usefixtures("loads")
+@pytest.mark.parametrize(
+    ("text", "got"),
+    [
+        ("exit(0)", "SystemExit: 0"),
+        ("import sys\nsys.exit()", "SystemExit"),
+        ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+        ("class Odd(BaseException): pass\nraise Odd", "broken_extension.Odd"),
+        ("def f(): f()\nf()", "RecursionError: maximum recursion depth exceeded"),
+        (
+            "class Odd(Exception):\n    def __str__(self): return 1 / 0\nraise Odd",
+            "broken_extension.Odd: <exception str",
+        ),
+        ("x = (", "SyntaxError: "),
+        ("\0", "SyntaxError: "),
+    ],
+)
+def test_one_that_ends_the_process_or_raises_anything_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str, got: str
+) -> None:
+    file = written(tmp_path / "broken_extension.py", f"print('shown on stderr')\n{text}")
+    # As in a command, where Ctrl-C is an `Interrupted`.
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        with pytest.raises(InputError, match="the extension .*broken_extension.py must be a module") as caught:
+            load_extensions(environ={VARIABLE: str(file)})
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert str(caught.value.got).startswith(got) or got in str(caught.value.got)
+    assert VARIABLE in str(caught.value.hint)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.usefixtures("loads")
+def test_a_signal_while_an_extension_loads_is_no_error_of_it(tmp_path: Path) -> None:
+    file = written(
+        tmp_path / "broken_extension.py", "from hwnas.errors import Interrupted\nraise Interrupted(number=15)"
+    )
+    with pytest.raises(Interrupted):
+        load_extensions(environ={VARIABLE: str(file)})
+
+
+def test_a_named_pipe_is_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.py")
+    with pytest.raises(InputError, match="must be a module") as caught:
+        load_extensions(environ={VARIABLE: str(tmp_path / "pipe.py")})
+    assert "ordinary file" in str(caught.value.got)
 
 
 def test_a_file_named_like_a_module_is_refused(tmp_path: Path) -> None:

@@ -8,16 +8,20 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from hwnas.errors import STOP_SIGNALS, Interrupted
+from hwnas.errors import EXIT_SIGNAL, STOP_SIGNALS, Interrupted, signal_number
 
 
 def main() -> NoReturn:
     """Run the command that the process was started with, and exit."""
-    _interrupt_on_signals()
-    _prepare_stdout()
-    from hwnas.cli.app import run
+    try:
+        _interrupt_on_signals()
+        _prepare_stdout()
+        from hwnas.cli.app import run
 
-    sys.exit(run(sys.argv[1:]))
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt as interrupt:  # before the command began, or while it reported an error
+        code = EXIT_SIGNAL + signal_number(interrupt)
+    sys.exit(code)
 
 
 def _interrupt_on_signals() -> None:
@@ -27,7 +31,7 @@ def _interrupt_on_signals() -> None:
         raise Interrupted(number=number)
 
     for number in STOP_SIGNALS:
-        if signal.getsignal(number) is signal.SIG_DFL:  # Python has a handler of its own for SIGINT
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, interrupt)
 
 

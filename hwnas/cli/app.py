@@ -22,6 +22,9 @@ from hwnas.files import cannot, printable
 EXIT_BROKEN_PIPE = 141
 """The exit code that shells report when the reader of a pipe went away: 128 + SIGPIPE."""
 
+_OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
+"""Reasons why the output cannot be written: a full disk, a limit, or a terminal that is gone."""
+
 COMPLETE_VARIABLE = "_HWNAS_COMPLETE"
 """Environment variable through which a shell asks for completions."""
 
@@ -155,10 +158,7 @@ def _exit_code(error: Exception) -> int:
     if isinstance(error, HwnasError):
         return _report_error(error)
     if isinstance(error, OSError) and error.errno is not None:  # what the system refuses is no bug
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            _discard_output()
-        written = error.filename is None
-        return _report_error(cannot("written" if written else "used", error.filename or "the output", error))
+        return _report_error(_system_error(error))
     if isinstance(error, MemoryError):
         message = "the command needs more memory than this machine has free"
         return _report_error(InputError(message, got=str(error) or None, hint="a smaller batch, image or model"))
@@ -170,6 +170,16 @@ def _exit_code(error: Exception) -> int:
     if isinstance(error, click.Abort):
         return _report_interrupt(error)
     return _report_bug(error)
+
+
+def _system_error(error: OSError) -> InputError:
+    """Name the file that the system refuses; without a name it is the output, or nothing that is known."""
+    if error.filename is not None:
+        return cannot("used", error.filename, error)
+    if error.errno in _OUTPUT_ERRORS:
+        _discard_output()
+        return cannot("written", "the output", error)
+    return cannot("completed", "the command", error)
 
 
 def _report_error(error: HwnasError) -> int:

@@ -4,6 +4,7 @@ import logging
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -61,8 +62,10 @@ class CommandLog:
         Raises:
             InputError: The file cannot be written.
         """
+        if path.exists() and not (path.is_file() or path.is_char_device()):  # a named pipe would wait for a reader
+            raise InputError(f"the log file {path} must be an ordinary file")
         try:
-            file = logging.FileHandler(path, encoding="utf-8")
+            file = _LogFile(path, encoding="utf-8")
         except OSError as error:
             raise InputError(f"the log file {path} must be writable", got=error.strerror) from error
         if self._file is not None:  # given before and after the subcommand: the last one counts
@@ -97,6 +100,24 @@ class _ConsoleHandler(logging.Handler):
             sys.stderr.flush()
         except Exception:  # as the handlers of the standard library do
             self.handleError(record)
+
+
+class _LogFile(logging.FileHandler):
+    """A log file that is given up, with one warning, when it cannot be written any more: the work is worth more."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name in the standard library
+        error = sys.exception()
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        self.addFilter(lambda record: False)
+        with suppress(OSError):
+            sys.stderr.write(f"warning: the log file {self.baseFilename} is no longer written: {error.strerror}\n")
+
+    def close(self) -> None:
+        # What is still buffered cannot be written either.
+        with suppress(OSError):
+            super().close()
 
 
 class _ConsoleFormatter(logging.Formatter):
