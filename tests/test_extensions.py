@@ -103,7 +103,7 @@ def test_one_that_ends_the_process_or_raises_anything_is_an_error(
     # As in a command, where Ctrl-C is an `Interrupted`.
     before = signal.signal(signal.SIGINT, lambda *_: None)
     try:
-        with pytest.raises(InputError, match="the extension .*broken_extension.py must be a module") as caught:
+        with pytest.raises(InputError, match=r"the extension .*broken_extension.py must be a module") as caught:
             load_extensions(environ={VARIABLE: str(file)})
     finally:
         signal.signal(signal.SIGINT, before)

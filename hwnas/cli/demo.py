@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hwnas.cli.front import print_front
-from hwnas.cli.options import AT_LEAST_0, AT_LEAST_1, PATH, json_option
+from hwnas.cli.options import BATCH, COUNT, EPOCHS, PATH, SEED, Whole, json_option
 from hwnas.cli.output import print_footer, print_json, print_line
 from hwnas.cli.progress import console_reporter
 from hwnas.config import to_mapping
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--space", default="autoformer-micro", show_default=True, help="Micro space of one of the families.")
 @click.option("--out", type=PATH, show_default="hwnas-demo/SPACE", help="Folder to write to.")
-@click.option("--seed", type=AT_LEAST_0, default=0, show_default=True, help="Seed of all random choices.")
-@click.option("--epochs", type=AT_LEAST_1, help="Epochs of training the supernet, instead of those of the recipe.")
-@click.option("--max-images", type=AT_LEAST_1, help="Train on at most this many images.")
-@click.option("--samples", type=click.IntRange(min=8), default=40, show_default=True, help="Networks to measure.")
-@click.option("--batch", type=AT_LEAST_1, default=1, show_default=True, help="Batch size of the measurements.")
-@click.option("--budget", type=AT_LEAST_1, default=80, show_default=True, help="Networks to evaluate in the search.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of all random choices.")
+@click.option("--epochs", type=EPOCHS, help="Epochs of training the supernet, instead of those of the recipe.")
+@click.option("--max-images", type=COUNT, help="Train on at most this many images.")
+@click.option("--samples", type=Whole(8, 1_000_000), default=40, show_default=True, help="Networks to measure.")
+@click.option("--batch", type=BATCH, default=1, show_default=True, help="Batch size of the measurements.")
+@click.option("--budget", type=COUNT, default=80, show_default=True, help="Networks to evaluate in the search.")
 @json_option
 def demo(*, out: Path | None, as_json: bool, **values: Any) -> None:
     """Run the whole pipeline at toy size on this CPU.

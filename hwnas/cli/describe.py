@@ -2,7 +2,7 @@
 
 import click
 
-from hwnas.cli.options import AT_LEAST_1, json_option
+from hwnas.cli.options import CLASSES, IMAGE_SIZE, json_option
 from hwnas.cli.output import Column, print_json, print_line, print_table
 from hwnas.pipeline.describe import Description
 from hwnas.pipeline.describe import describe as describe_arch
@@ -13,8 +13,8 @@ from hwnas.space.arch import canonical_json
 @click.argument("space")
 @click.argument("arch")
 @click.option("--operations", is_flag=True, help="List all operations instead of sums by kind.")
-@click.option("--image-size", type=AT_LEAST_1, help="Image size in pixels, if not that of the space.")
-@click.option("--classes", type=AT_LEAST_1, help="Number of classes, if not that of the space.")
+@click.option("--image-size", type=IMAGE_SIZE, help="Image size in pixels, if not that of the space.")
+@click.option("--classes", type=CLASSES, help="Number of classes, if not that of the space.")
 @json_option
 def describe(
     space: str, arch: str, *, operations: bool, image_size: int | None, classes: int | None, as_json: bool

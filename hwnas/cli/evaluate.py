@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from hwnas.cli.options import AT_LEAST_0, PATH, json_option
+from hwnas.cli.options import PATH, WORKERS, json_option
 from hwnas.cli.output import Column, print_footer, print_json, print_line, print_table
 from hwnas.cli.progress import console_reporter
 from hwnas.pipeline.evaluate import Evaluation
@@ -23,7 +23,7 @@ from hwnas.train.evaluation import Split
     help="Images to evaluate on: held-out ones to choose a network, test ones once at the end.",
 )
 @click.option("--data", help="Images to use instead of those of the run; required if RUN is a file of weights.")
-@click.option("--workers", type=AT_LEAST_0, default=0, show_default=True, help="Processes that load images.")
+@click.option("--workers", type=WORKERS, default=0, show_default=True, help="Processes that load images.")
 @click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Device to run on."
 )

@@ -2,7 +2,7 @@
 
 import click
 
-from hwnas.cli.options import AT_LEAST_1, json_option
+from hwnas.cli.options import BATCH, THREADS, json_option
 from hwnas.cli.output import Column, print_json, print_line, print_table
 from hwnas.pipeline.explain import Explanation
 from hwnas.pipeline.explain import explain as explain_network
@@ -18,9 +18,9 @@ _MAX_ROWS = 16
 @click.option(
     "--device", default="auto", show_default=True, help="Device of this machine, or any with a known datasheet."
 )
-@click.option("--batch", type=AT_LEAST_1, default=1, show_default=True, help="Batch size.")
+@click.option("--batch", type=BATCH, default=1, show_default=True, help="Batch size.")
 @click.option("--precision", default="fp32", show_default=True, help="Precision: fp32, tf32, fp16, bf16 or int8.")
-@click.option("--threads", type=AT_LEAST_1, default=1, show_default=True, help="CPU threads.")
+@click.option("--threads", type=THREADS, default=1, show_default=True, help="CPU threads.")
 @click.option("--operations", is_flag=True, help="List all operations instead of groups.")
 @json_option
 def explain(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from hwnas.cli.options import AT_LEAST_1, PATH, json_option
+from hwnas.cli.options import CLASSES, IMAGE_SIZE, PATH, SEED, BatchOrDynamic, Whole, json_option
 from hwnas.cli.output import print_json, print_line, print_table
 from hwnas.export.tensorrt import TIMING_CACHE_USES
 from hwnas.pipeline.export_network import FORMATS, EngineOptions, ExportedNetwork
@@ -20,13 +20,21 @@ from hwnas.pipeline.export_network import export_network as write_network
 )
 @click.option("--out", type=PATH, required=True, help="Folder to write to.")
 @click.option("--precision", default="fp32", show_default=True, help="fp32, fp16 or bf16; for TensorRT also tf32.")
-@click.option("--batch", default="1", show_default=True, help="Batch size that the file accepts, or dynamic for any.")
+@click.option(
+    "--batch",
+    type=BatchOrDynamic(),
+    default="1",
+    show_default=True,
+    help="Batch size that the file accepts, or dynamic for any.",
+)
 @click.option("--weights", type=PATH, help="Supernet or network file (.safetensors).")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of random weights, if no file is given.")
-@click.option("--image-size", type=AT_LEAST_1, help="Image size with random weights, if not the space's.")
-@click.option("--classes", type=AT_LEAST_1, help="Classes with random weights, if not those of the space.")
-@click.option("--workspace-mb", type=int, help="TensorRT: scratch memory per layer.", show_default="all")
-@click.option("--optimization-level", type=int, help="TensorRT: search effort, 0 to 5.", show_default="3")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of random weights, if no file is given.")
+@click.option("--image-size", type=IMAGE_SIZE, help="Image size with random weights, if not the space's.")
+@click.option("--classes", type=CLASSES, help="Classes with random weights, if not those of the space.")
+@click.option(
+    "--workspace-mb", type=Whole(1, 10_000_000), help="TensorRT: scratch memory per layer.", show_default="all"
+)
+@click.option("--optimization-level", type=Whole(0, 5), help="TensorRT: search effort, 0 to 5.", show_default="3")
 @click.option("--timing-cache", type=PATH, help="TensorRT: file of kernel timings.")
 @click.option(
     "--timing-cache-use",
@@ -43,7 +51,7 @@ def export_network(
     format_: str,
     out: Path,
     precision: str,
-    batch: str,
+    batch: int | None,
     weights: Path | None,
     seed: int,
     image_size: int | None,
@@ -68,7 +76,7 @@ def export_network(
         format=format_,
         out=out,
         precision=precision,
-        batch=parse_batch(batch),
+        batch=batch,
         weights=weights,
         seed=seed,
         image_size=image_size,
@@ -84,15 +92,6 @@ def export_network(
         print_json(exported.to_mapping())
     else:
         _print(exported)
-
-
-def parse_batch(text: str) -> int | None:
-    """Parse a batch size; None stands for any."""
-    if text in ("any", "dynamic"):
-        return None
-    if not text.isdecimal() or int(text) < 1:
-        raise click.UsageError(f"--batch must be a number above 0 or dynamic, got {text!r}")
-    return int(text)
 
 
 def _print(exported: ExportedNetwork) -> None:

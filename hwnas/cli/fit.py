@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from hwnas.cli.options import AT_LEAST_1, PATH, json_option, predictors_option, profiles_option
+from hwnas.cli.options import BATCH, COUNT, PATH, json_option, predictors_option, profiles_option
 from hwnas.cli.output import Column, print_footer, print_json, print_line, print_table
 from hwnas.cli.progress import console_reporter
 from hwnas.data_paths import PREDICTORS
@@ -40,11 +40,11 @@ _COLUMNS: tuple[Column | str, ...] = (
 @click.option("--metric", "metrics", multiple=True, help="latency_ms, throughput, memory_mb or energy_j (repeatable).")
 @click.option("--runtime", help="Use profiles of this runtime only.")
 @click.option("--precision", help="Use profiles in this precision only.")
-@click.option("--batch", type=AT_LEAST_1, help="Use profiles at this batch size only.")
+@click.option("--batch", type=BATCH, help="Use profiles at this batch size only.")
 @click.option(
     "--from", "sources", multiple=True, metavar="DEVICE", help="Transfer from this device's predictors (repeatable)."
 )
-@click.option("--samples", type=AT_LEAST_1, help="Use this many networks of each profile.")
+@click.option("--samples", type=COUNT, help="Use this many networks of each profile.")
 @click.option("--mixed", is_flag=True, help="Allow profiles of different environments in one fit.")
 @profiles_option
 @predictors_option

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from hwnas.cli.options import AT_LEAST_1, PATH, json_option
+from hwnas.cli.options import CLASSES, IMAGE_SIZE, PATH, json_option
 from hwnas.cli.output import print_json, print_line
 from hwnas.pipeline.import_checkpoint import ImportedCheckpoint
 from hwnas.pipeline.import_checkpoint import import_checkpoint as convert_checkpoint
@@ -17,8 +17,8 @@ from hwnas.pipeline.import_checkpoint import import_checkpoint as convert_checkp
 @click.option("--space", required=True, help="Space of the weights.")
 @click.option("--out", required=True, type=PATH, help="File to write (.safetensors).")
 @click.option("--arch", help="Network that the checkpoint holds; leave out for a supernet.")
-@click.option("--image-size", type=AT_LEAST_1, help="Image size to interpolate position embeddings to.")
-@click.option("--classes", type=AT_LEAST_1, help="Number of classes, if not that of the space.")
+@click.option("--image-size", type=IMAGE_SIZE, help="Image size to interpolate position embeddings to.")
+@click.option("--classes", type=CLASSES, help="Number of classes, if not that of the space.")
 @click.option("--entry", help="Entry of FILE with the weights, if it has several.")
 @click.option("--force", is_flag=True, help="Overwrite --out.")
 @json_option

@@ -1,44 +1,112 @@
 """Options that several commands share."""
 
+import os
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from hwnas.cli.logs import CommandLog
+from hwnas.config import shown
+from hwnas.files import printable
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-PATH = click.Path(path_type=Path)
+_MAX_NAME_BYTES, _MAX_PATH_BYTES = 255, 4095
+"""Limits of Linux; others have similar ones."""
+
+
+class PathText(click.Path):
+    """A path that the system can hold. What it names is checked where it is used."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Convert a text."""
+        path = Path(value)
+        text = os.fsencode(path)
+        if not os.fspath(value):
+            self.fail("a path must not be empty.", param, ctx)
+        if len(text) > _MAX_PATH_BYTES or max(map(len, text.split(os.sep.encode()))) > _MAX_NAME_BYTES:
+            message = f"each name in a path must have at most {_MAX_NAME_BYTES} bytes, and the path {_MAX_PATH_BYTES}"
+            self.fail(f"{message}; got {printable(path)}.", param, ctx)
+        return path
+
+
+PATH = PathText()
+
+
+class Whole(click.IntRange):
+    """A whole number with bounds."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Convert a text; every error names the bounds."""
+        try:
+            return int(super().convert(value, param, ctx))
+        except click.BadParameter:
+            self.fail(f"{shown(value)} is not a whole number in the range {self._describe_range()}.", param, ctx)
 
 
 class Number(click.FloatRange):
     """A number with bounds, which is never NaN."""
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Convert a text; NaN is less than no bound, and would pass click's own check."""
-        number = super().convert(value, param, ctx)
-        if number != number:
-            self.fail(f"{value} is not in the range {self._describe_range()}.", param, ctx)
-        return number
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Convert a text; every error names the bounds."""
+        with suppress(click.BadParameter):
+            number = float(super().convert(value, param, ctx))
+            if number == number:  # NaN is less than no bound, and passes click's own check
+                return number
+        self.fail(f"{shown(value)} is not a number in the range {self._describe_range()}.", param, ctx)
+
+
+class Numbers(click.ParamType[tuple[int, ...]]):
+    """Comma-separated whole numbers.
+
+    Args:
+        each: The type of each number.
+    """
+
+    name = "numbers"
+
+    def __init__(self, each: Whole) -> None:
+        self.each = each
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """Convert the numbers of a text."""
+        if isinstance(value, tuple):
+            return value
+        return tuple(self.each.convert(part, param, ctx) for part in str(value).split(","))
+
+
+class BatchOrDynamic(click.ParamType[int | None]):
+    """A batch size; `dynamic` or `any` stands for any and becomes None."""
+
+    name = "batch"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        """Convert a text."""
+        return None if value in ("dynamic", "any") else BATCH.convert(value, param, ctx)
 
 
 # Bounds of numeric options. None has a use beyond them, and a mistyped number ends here, not after an hour.
-COUNT = click.IntRange(1, 1_000_000_000)
-COUNT_OR_ZERO = click.IntRange(0, 1_000_000_000)
-EPOCHS = click.IntRange(1, 100_000)
-PAIRS = click.IntRange(8, 100_000)
-BATCH = click.IntRange(1, 65_536)
-THREADS = click.IntRange(1, 1024)
-WORKERS = click.IntRange(0, 1024)
-IMAGE_SIZE = click.IntRange(1, 16_384)
-CLASSES = click.IntRange(1, 1_000_000)
-SEED = click.IntRange(0, 2**32 - 1)
+COUNT = Whole(1, 1_000_000_000)
+COUNT_OR_ZERO = Whole(0, 1_000_000_000)
+EPOCHS = Whole(1, 100_000)
+PAIRS = Whole(8, 100_000)
+BATCH = Whole(1, 65_536)
+THREADS = Whole(1, 1024)
+WORKERS = Whole(0, 1024)
+IMAGE_SIZE = Whole(1, 16_384)
+CLASSES = Whole(1, 1_000_000)
+SEED = Whole(0, 2**32 - 1)
 MINUTES = Number(0, 1_000_000, min_open=True)
 CONFIDENCE = Number(0, 1, min_open=True, max_open=True)
-AT_LEAST_0 = COUNT_OR_ZERO
-AT_LEAST_1 = COUNT
+BATCHES = Numbers(BATCH)
+THREADS_OR_AUTO = Whole(0, 1024)
+HELDOUT = Number(0, 1_000_000_000, min_open=True)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON document.")
 """`--json`: the command gets `as_json` and prints its result with `print_json`."""
@@ -123,7 +191,7 @@ LOG_OPTIONS = (
     ),
     click.Option(
         ["--log-file"],
-        type=click.Path(path_type=Path, dir_okay=False),
+        type=PATH,
         expose_value=False,
         is_eager=True,
         callback=_log_file,

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from hwnas.cli.options import AT_LEAST_1, json_option, predictors_option
+from hwnas.cli.options import BATCH, CONFIDENCE, THREADS, json_option, predictors_option
 from hwnas.cli.output import Column, print_footer, print_json, print_line, print_table
 from hwnas.metrics import Deployment
 from hwnas.pipeline.predictors.predict import (
@@ -32,11 +32,11 @@ _PRINTED_FACTS = ("onnxruntime", "tensorrt", "torch", "cuda", "driver", "memory_
     help="latency_ms, throughput, memory_mb or energy_j (repeatable).",
 )
 @click.option("--space", help="Space of TARGETs that are archs without a space.")
-@click.option("--batch", type=AT_LEAST_1, help="Batch size of the predictor, if there are several.")
+@click.option("--batch", type=BATCH, help="Batch size of the predictor, if there are several.")
 @click.option("--runtime", help="Runtime of the predictor, if there are several.")
 @click.option("--precision", help="Precision of the predictor, if there are several.")
-@click.option("--threads", type=AT_LEAST_1, help="CPU threads of the predictor, if there are several.")
-@click.option("--confidence", type=float, show_default="at most 0.9", help="Confidence of the intervals.")
+@click.option("--threads", type=THREADS, help="CPU threads of the predictor, if there are several.")
+@click.option("--confidence", type=CONFIDENCE, show_default="at most 0.9", help="Confidence of the intervals.")
 @predictors_option
 @click.option("--allow-outside", is_flag=True, help="Also predict networks that differ from all measured ones.")
 @json_option

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hwnas.cli.options import PATH, given_options, json_option
+from hwnas.cli.options import BATCHES, COUNT_OR_ZERO, MINUTES, PAIRS, PATH, SEED, THREADS, given_options, json_option
 from hwnas.cli.output import print_footer, print_json, print_line, print_table
 from hwnas.cli.progress import console_reporter
 from hwnas.data_paths import PROFILES
@@ -24,21 +24,6 @@ _RUN_PARAMETERS = ("plan", "out", "new", "retry", "strict", "limit_minutes", "un
 """Parameters that a plan does not contain, so that they can be given with one."""
 
 
-class BatchesType(click.ParamType[tuple[int, ...]]):
-    """Comma-separated whole numbers."""
-
-    name = "numbers"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        """Parse the numbers; their range is checked with the other options."""
-        if isinstance(value, tuple):
-            return value
-        try:
-            return tuple(int(part) for part in str(value).split(","))
-        except ValueError:
-            self.fail(f"{value!r} must be comma-separated whole numbers", param, ctx)
-
-
 @click.command()
 @click.option("--space", default="autoformer-tiny", show_default=True, help="Space whose networks are measured.")
 @click.option(
@@ -46,24 +31,24 @@ class BatchesType(click.ParamType[tuple[int, ...]]):
 )
 @click.option(
     "--samples",
-    type=int,
+    type=COUNT_OR_ZERO,
     show_default="100",
     help="Networks of the space to measure, in addition to the published ones.",
 )
-@click.option("--minutes", type=float, help="Measure for this long, instead of --samples.")
+@click.option("--minutes", type=MINUTES, help="Measure for this long, instead of --samples.")
 @click.option(
-    "--batch", "batches", type=BatchesType(), default="1", show_default=True, help="Batch sizes, for example 1,8,64."
+    "--batch", "batches", type=BATCHES, default="1", show_default=True, help="Batch sizes, for example 1,8,64."
 )
 @click.option("--precision", default="fp32", show_default=True, help="Precision: fp32, tf32, fp16, bf16 or int8.")
 @click.option(
     "--runtime", default="auto", show_default=True, help="Runtime; auto takes the fastest one that is installed."
 )
-@click.option("--threads", type=int, default=1, show_default=True, help="CPU threads.")
-@click.option("--pairs", type=int, default=24, show_default=True, help="Runs of each network, in pairs with DeiT-Ti.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of networks, weights and order.")
+@click.option("--threads", type=THREADS, default=1, show_default=True, help="CPU threads.")
+@click.option("--pairs", type=PAIRS, default=24, show_default=True, help="Runs of each network, in pairs with DeiT-Ti.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of networks, weights and order.")
 @click.option(
     "--repeats",
-    type=int,
+    type=COUNT_OR_ZERO,
     show_default="1/8 of --samples, at least 12",
     help="Networks to measure twice, for the noise floor.",
 )
@@ -89,7 +74,7 @@ class BatchesType(click.ParamType[tuple[int, ...]]):
 @click.option(
     "--order", default="spread", show_default=True, help="How --until chooses networks: spread (evenly) or active."
 )
-@click.option("--limit-minutes", type=float, show_default="60", help="Time limit for one network.")
+@click.option("--limit-minutes", type=MINUTES, show_default="60", help="Time limit for one network.")
 @click.option("--plan-only", is_flag=True, help="Write the plan to --out and measure nothing.")
 @click.option("--plan", type=PATH, help="Measure the networks of a plan.")
 @json_option

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from hwnas.cli.options import PATH, json_option, predictors_option
+from hwnas.cli.options import CONFIDENCE, PATH, json_option, predictors_option
 from hwnas.cli.output import Column, print_footer, print_json, print_line, print_table
 from hwnas.pipeline.search.query import QueryResult
 from hwnas.pipeline.search.query import query as query_search
@@ -28,7 +28,9 @@ from hwnas.pipeline.search.query import query as query_search
     help="Constraint instead of those of the search (repeatable).",
 )
 @click.option("--device", help="Another device that has predictors.")
-@click.option("--confidence", type=float, help="Apply constraints to the worse end of intervals of this confidence.")
+@click.option(
+    "--confidence", type=CONFIDENCE, help="Apply constraints to the worse end of intervals of this confidence."
+)
 @predictors_option
 @json_option
 def query(

@@ -6,14 +6,29 @@ from typing import Any
 import click
 
 from hwnas.cli.front import print_search_result
-from hwnas.cli.options import AT_LEAST_0, AT_LEAST_1, PATH, given_options, json_option, predictors_option, with_options
+from hwnas.cli.options import (
+    CONFIDENCE,
+    COUNT,
+    COUNT_OR_ZERO,
+    EPOCHS,
+    MINUTES,
+    PAIRS,
+    PATH,
+    SEED,
+    WORKERS,
+    Whole,
+    given_options,
+    json_option,
+    predictors_option,
+    with_options,
+)
 from hwnas.cli.output import print_json, print_line, print_table
 from hwnas.cli.progress import console_reporter
 from hwnas.config import to_mapping
 from hwnas.errors import GateError, UsageError
 from hwnas.pipeline.search.options import SearchOptions
 from hwnas.pipeline.search.run import SearchRehearsal, SearchRun, rehearse_search, search_networks
-from hwnas.profile.timing import PAIRS
+from hwnas.profile.timing import PAIRS as DEFAULT_PAIRS
 from hwnas.search.spec import PostSearch
 
 _SOURCES = (
@@ -38,41 +53,41 @@ _OBJECTIVES = (
         "--constraint", "constraints", multiple=True, metavar="METRIC<=BOUND", help="Constraint (repeatable)."
     ),
     click.option(
-        "--confidence", type=float, help="Apply constraints to the worse end of intervals of this confidence."
+        "--confidence", type=CONFIDENCE, help="Apply constraints to the worse end of intervals of this confidence."
     ),
     click.option("--no-accuracy", is_flag=True, help="Leave out accuracy, so that no supernet is needed."),
     click.option("--no-macs", is_flag=True, help="Leave out MACs."),
 )
 _STRATEGY = (
     click.option("--strategy", help="rounds, nsga2, hierarchical, random, autoformer, resnas, vitas or glit."),
-    click.option("--budget", type=AT_LEAST_1, show_default="500", help="Networks to evaluate."),
-    click.option("--minutes", type=float, help="Search for this long, instead of or in addition to --budget."),
-    click.option("--seed", type=AT_LEAST_0, default=0, show_default=True, help="Seed of all random choices."),
+    click.option("--budget", type=COUNT, show_default="500", help="Networks to evaluate."),
+    click.option("--minutes", type=MINUTES, help="Search for this long, instead of or in addition to --budget."),
+    click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of all random choices."),
     click.option(
         "--seeds",
         "num_seeds",
-        type=AT_LEAST_1,
+        type=Whole(1, 1000),
         default=1,
         show_default=True,
         help="Searches with different seeds.",
     ),
     click.option("--random-baseline", is_flag=True, help="Run random search with the same budget for comparison."),
-    click.option("--workers", type=AT_LEAST_0, default=0, show_default=True, help="Processes that load images."),
+    click.option("--workers", type=WORKERS, default=0, show_default=True, help="Processes that load images."),
 )
 _POST_SEARCH = (
     click.option("--no-verify", is_flag=True, help="Do not measure the front."),
     click.option(
-        "--pairs", type=click.IntRange(min=8), default=PAIRS, show_default=True, help="Runs of each measured network."
+        "--pairs", type=PAIRS, default=DEFAULT_PAIRS, show_default=True, help="Runs of each measured network."
     ),
-    click.option("--export-top", type=AT_LEAST_0, default=1, show_default=True, help="Export the K best networks."),
+    click.option("--export-top", type=COUNT_OR_ZERO, default=1, show_default=True, help="Export the K best networks."),
     click.option(
         "--retrain",
-        type=AT_LEAST_0,
+        type=COUNT_OR_ZERO,
         default=0,
         show_default=True,
         help="Fine-tune the K best networks and test them once.",
     ),
-    click.option("--retrain-epochs", type=AT_LEAST_1, help="Epochs of --retrain, instead of those of the recipe."),
+    click.option("--retrain-epochs", type=EPOCHS, help="Epochs of --retrain, instead of those of the recipe."),
 )
 _RUN_OPTIONS = (
     click.option("--out", type=PATH, show_default="new folder under runs/", help="Run folder."),

@@ -5,7 +5,20 @@ from typing import Any
 
 import click
 
-from hwnas.cli.options import AT_LEAST_0, AT_LEAST_1, PATH, json_option, with_options
+from hwnas.cli.options import (
+    BATCH,
+    COUNT,
+    COUNT_OR_ZERO,
+    EPOCHS,
+    HELDOUT,
+    IMAGE_SIZE,
+    PATH,
+    SEED,
+    THREADS_OR_AUTO,
+    WORKERS,
+    json_option,
+    with_options,
+)
 from hwnas.cli.output import format_duration, print_footer, print_json, print_line, print_table
 from hwnas.cli.progress import console_reporter
 from hwnas.config import dump_toml
@@ -22,17 +35,17 @@ _MODEL_OPTIONS = (
     click.option("--supernet", type=PATH, help="Run or file of weights to start from."),
     click.option("--scratch", is_flag=True, help="Train the network of --arch from random weights."),
     click.option("--model", help="Train a model of timm for comparison: timm:NAME."),
-    click.option("--image-size", type=AT_LEAST_1, help="Image size in pixels, if not that of the space."),
+    click.option("--image-size", type=IMAGE_SIZE, help="Image size in pixels, if not that of the space."),
 )
 _DATA_OPTIONS = (
     click.option("--data", help="Images: digits, digits-clutter, a folder, Parquet, torch/NAME or wds/DIR."),
-    click.option("--heldout", type=float, help="Images held out of training: a share or a number."),
-    click.option("--data-seed", type=AT_LEAST_0, help="Seed of the split into training and held-out images."),
-    click.option("--max-bad", type=AT_LEAST_0, show_default="50", help="Skip at most this many unreadable images."),
-    click.option("--max-images", type=AT_LEAST_1, help="Train on at most this many images."),
+    click.option("--heldout", type=HELDOUT, help="Images held out of training: a share or a number."),
+    click.option("--data-seed", type=SEED, help="Seed of the split into training and held-out images."),
+    click.option("--max-bad", type=COUNT_OR_ZERO, show_default="50", help="Skip at most this many unreadable images."),
+    click.option("--max-images", type=COUNT, help="Train on at most this many images."),
     click.option("--root", type=PATH, help="Folder of a torch/ data set."),
     click.option("--download", is_flag=True, help="Download a torch/ data set."),
-    click.option("--workers", type=AT_LEAST_0, default=0, show_default=True, help="Processes that load images."),
+    click.option("--workers", type=WORKERS, default=0, show_default=True, help="Processes that load images."),
 )
 _RECIPE_OPTIONS = (
     click.option("--recipe", show_default="that of the space", help="autoformer, resnas, vitas, glit, micro, …"),
@@ -44,12 +57,12 @@ _RECIPE_OPTIONS = (
         metavar="KEY=VALUE",
         help="Recipe value, for example optimizer.lr=1e-3 (repeatable).",
     ),
-    click.option("--epochs", type=AT_LEAST_1, help="Epochs; warm-up and widening keep their shares."),
-    click.option("--batch", "batch_size", type=AT_LEAST_1, help="Images per step, over all processes."),
-    click.option("--seed", type=AT_LEAST_0, default=0, show_default=True, help="Seed of all random choices."),
+    click.option("--epochs", type=EPOCHS, help="Epochs; warm-up and widening keep their shares."),
+    click.option("--batch", "batch_size", type=BATCH, help="Images per step, over all processes."),
+    click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of all random choices."),
     click.option("--teacher", help="Distil from timm:NAME, a file or a run of one network."),
     click.option("--teacher-weights", type=PATH, help="Checkpoint of a timm: teacher."),
-    click.option("--threads", type=AT_LEAST_0, default=0, show_default=True, help="CPU threads; 0 chooses."),
+    click.option("--threads", type=THREADS_OR_AUTO, default=0, show_default=True, help="CPU threads; 0 chooses."),
 )
 _RUN_OPTIONS = (
     click.option("--out", type=PATH, show_default="new folder under runs/", help="Run folder."),
