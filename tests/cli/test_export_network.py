@@ -36,7 +36,7 @@ def test_json_is_one_document(command_line: CommandLine, tmp_path: Path) -> None
     ("arguments", "code", "message"),
     [
         ((*ARGUMENTS, "--out", "x", "--arch", "max"), 2, "the network must be named once"),
-        ((*ARGUMENTS, "--out", "x", "--batch", "0"), 2, "--batch must be a number above 0 or dynamic"),
+        ((*ARGUMENTS, "--out", "x", "--batch", "0"), 2, "in the range 1<=x<=65536"),
         ((*ARGUMENTS, "--out", "x", "--format", "onyx"), 2, "'onyx' is not one of 'onnx'"),
         (ARGUMENTS, 2, "missing option '--out'"),
         ((*ARGUMENTS, "--out", "x", "--workspace-mb", "64"), 2, "TensorRT's build options"),

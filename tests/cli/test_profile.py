@@ -31,7 +31,7 @@ def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeEnvironment:
     """A working folder of its own, and workers that take no time."""
     found = FakeEnvironment()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(CampaignEnvironment, "here", lambda: found.make())
+    monkeypatch.setattr(CampaignEnvironment, "of_this_machine", lambda: found.make())
     return found
 
 
@@ -151,9 +151,9 @@ def test_a_plan_for_another_device_needs_nothing_of_it(command_line: CommandLine
         (["--plan", "p", "--samples", "3"], "--plan already contains what is measured"),
         (["--plan-only"], "--plan-only needs a file to write to"),
         (["--plan-only", "--out", "p", "--plan", "q"], "--plan-only needs a file to write to"),
-        (["--batch", "1,x"], "must be comma-separated whole numbers"),
+        (["--batch", "1,x"], "is not a whole number in the range"),
         (["--samples", "3", "--minutes", "1"], "--samples and --minutes exclude each other"),
-        (["--pairs", "2"], "--pairs must be at least 8"),
+        (["--pairs", "2"], "in the range 8<=x"),
         (["--sampels", "3"], "option '--sampels' is not known"),
     ],
 )

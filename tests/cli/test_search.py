@@ -123,7 +123,7 @@ def test_a_front_that_could_not_be_verified_shows_in_the_exit_code(
         (["search", "--constraint", "latency_ms<8"], 1, "must be METRIC<=BOUND"),
         (["search", "--resume", "x", "--seed", "1"], 2, "--resume takes its options from the run"),
         (["search", "--resume", "nowhere"], 1, "there is no run folder nowhere"),
-        (["search", "--confidence", "2"], 2, "--confidence must be between 0 and 1"),
+        (["search", "--confidence", "2"], 2, "in the range 0<x<1"),
         (["search", "--budget", "0"], 2, "--budget"),
         (["query", "nowhere"], 1, "must be the run of a search that has ended"),
     ],
