@@ -76,7 +76,7 @@ def test_a_network_outside_ends_with_1(command_line: CommandLine) -> None:
         (("predict", "autoformer-tiny:min", "--device", "h200"), 3, "error: there is no predictor for h200"),
         (("predict", "--device", "h200"), 1, "error: there must be a network to predict"),
         (("predict", "min", "--device", "h200"), 1, "error: a network must be named with its space"),
-        (("predict", "timm:x", "--confidence", "1.5"), 2, "in the range 0<x<1"),
+        (("predict", "timm:x", "--confidence", "1.5"), 2, "error: invalid value for '--confidence'"),
         (("profiles", "import-timm", "none.csv"), 1, "error: there is no file none.csv"),
         (("profile", "--until", "good"), 2, "error: --until must be an error of the predictor"),
         (("profile", "--order", "active"), 2, "error: --order needs --until"),
