@@ -10,10 +10,10 @@ import inspect
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import hwnas
 
@@ -24,11 +24,12 @@ COMMAND = "python docs/make.py"
 
 _HEAD = f"""# Python API
 
-What `import hwnas` offers; made from the code by `{COMMAND}`. A verb is imported when it is first used, so that
-`import hwnas` alone loads neither torch nor any runtime. What a verb refuses is a `hwnas.errors.HwnasError`, whose
-`message`, `got`, `known` and `hint` say what must hold, what was given and what to do next.
+What `import hwnas` offers; generated from the code by `{COMMAND}`. Names are imported when they are first used, so that
+`import hwnas` alone loads neither torch nor any runtime. Functions refuse invalid arguments with a
+`hwnas.errors.HwnasError`, whose `message`, `got`, `known` and `hint` say what must hold, what was given and what to do
+next. [Python](python.md) shows them in use.
 
-Every command of the command line is one of these verbs and prints what it returns; `--json` prints all of it.
+Every command of the command line is one of these functions and prints what it returns; `--json` prints all of it.
 """
 
 _FIELDS = re.compile(r"(<!-- fields (\S+):(\S+) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
@@ -36,14 +37,14 @@ _WIDTH = 110
 
 
 def api_page() -> str:
-    """The text of `api.md`."""
-    things = {name: getattr(hwnas, name) for name in hwnas.__all__ if not name.startswith("_")}
-    verbs = {name: thing for name, thing in things.items() if inspect.isfunction(thing)}
-    options = {name: thing for name, thing in things.items() if inspect.isclass(thing)}
-    results = _results(verbs, known=set(options.values()))
-    parts = [_HEAD, "## Verbs\n", *(_verb(name, thing) for name, thing in verbs.items())]
-    parts += ["## What verbs are asked with\n", *map(_class, options.values())]
-    parts += ["## What verbs return\n", *map(_class, results)]
+    """Return the text of `api.md`."""
+    public = {name: getattr(hwnas, name) for name in hwnas.__all__ if not name.startswith("_")}
+    functions = {name: item for name, item in public.items() if inspect.isfunction(item)}
+    classes = {name: item for name, item in public.items() if inspect.isclass(item)}
+    taken = _taken(functions.values())
+    parts = [_HEAD, "## Functions\n", *(_function(name, item) for name, item in functions.items())]
+    parts += ["## Arguments\n", *(_class(item) for name, item in classes.items() if name in taken)]
+    parts += ["## Results\n", *(_class(item) for name, item in classes.items() if name not in taken)]
     return "\n".join(parts)
 
 
@@ -57,23 +58,23 @@ def filled(text: str) -> str:
     return _FIELDS.sub(block, text)
 
 
-def _results(verbs: Mapping[str, Callable[..., Any]], *, known: set[type]) -> list[type]:
-    """The classes of hwnas that verbs return, each once, by name."""
-    found = {kind for verb in verbs.values() for kind in _classes(inspect.signature(verb).return_annotation)}
-    return sorted(found - known, key=lambda kind: kind.__name__)
+def _taken(functions: Iterable[Callable[..., Any]]) -> set[str]:
+    """Return the names of the classes that functions take, and of those in the fields of options."""
+    annotations = [
+        str(annotation)
+        for function in functions
+        for name, annotation in inspect.get_annotations(function).items()
+        if name != "return"
+    ]
+    options = [getattr(hwnas, name) for name in hwnas.__all__ if name.endswith("Options")]
+    annotations += [str(field.type) for kind in options for field in dataclasses.fields(kind)]
+    return {name for annotation in annotations for name in re.findall(r"\w+", annotation)}
 
 
-def _classes(annotation: Any) -> Iterator[type]:
-    if inspect.isclass(annotation) and annotation.__module__.startswith("hwnas."):
-        yield annotation
-    for argument in get_args(annotation):
-        yield from _classes(argument)
-
-
-def _verb(name: str, verb: Callable[..., Any]) -> str:
-    (node,) = ast.parse(textwrap.dedent(inspect.getsource(verb))).body
+def _function(name: str, function: Callable[..., Any]) -> str:
+    (node,) = ast.parse(textwrap.dedent(inspect.getsource(function))).body
     assert isinstance(node, ast.FunctionDef)
-    return f"### hwnas.{name}\n\n```python\n{_signature(name, node)}\n```\n\n{inspect.getdoc(verb)}\n"
+    return f"### hwnas.{name}\n\n```python\n{_signature(name, node)}\n```\n\n{inspect.getdoc(function)}\n"
 
 
 def _signature(name: str, node: ast.FunctionDef) -> str:
@@ -100,7 +101,8 @@ def _argument(item: ast.arg, default: ast.expr | None) -> str:
 
 
 def _class(kind: type) -> str:
-    return "\n".join([f"### {kind.__name__}\n", f"`{kind.__module__}`. {inspect.getdoc(kind)}\n", *_rows(kind), ""])
+    head = [f"### {kind.__name__}\n", f"`{kind.__module__}`. {inspect.getdoc(kind)}\n"]
+    return "\n".join([*head, *_rows(kind), *_methods(kind), ""])
 
 
 def _rows(kind: type) -> list[str]:
@@ -111,6 +113,24 @@ def _rows(kind: type) -> list[str]:
         assert isinstance(node, ast.ClassDef)
         found |= dict(_declared(node))
     return [f"- `{field}`{f': {text}' if text else ''}" for field, text in found.items()]
+
+
+def _methods(kind: type) -> Iterator[str]:
+    """A list of the public methods and properties of a class, with the first sentence of each docstring."""
+    for name, item in inspect.getmembers(kind):
+        defined = any(name in vars(base) for base in kind.__mro__ if base.__module__.startswith("hwnas"))
+        text = (inspect.getdoc(item) or "").partition("\n\n")[0].replace("\n", " ")
+        if name.startswith("_") or not defined or not text or name in getattr(kind, "__dataclass_fields__", {}):
+            continue
+        if not callable(item):
+            yield f"- `{name}` (property): {text}"
+            continue
+        (node,) = ast.parse(textwrap.dedent(inspect.getsource(item))).body
+        assert isinstance(node, ast.FunctionDef)
+        arguments = [part for part in _arguments(node.args) if part not in ("self", "cls")]
+        if node.args.kwarg:
+            arguments.append(f"**{node.args.kwarg.arg}")
+        yield f"- `{name}({', '.join(arguments)})`".replace("'", '"') + f": {text}"
 
 
 def _declared(node: ast.ClassDef) -> Iterator[tuple[str, str]]:

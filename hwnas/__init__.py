@@ -5,33 +5,38 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from hwnas.export.export import ExportedModule
     from hwnas.metrics import Deployment
-    from hwnas.pipeline.describe import describe
-    from hwnas.pipeline.doctor import doctor
-    from hwnas.pipeline.evaluate import evaluate
-    from hwnas.pipeline.explain import explain
-    from hwnas.pipeline.export_network import export_network
-    from hwnas.pipeline.import_checkpoint import import_checkpoint
-    from hwnas.pipeline.measure import measure
+    from hwnas.pipeline.describe import Description, describe
+    from hwnas.pipeline.doctor import DoctorReport, doctor
+    from hwnas.pipeline.evaluate import Evaluation, evaluate
+    from hwnas.pipeline.explain import Explanation, explain
+    from hwnas.pipeline.export_network import EngineOptions, ExportedNetwork, export_network
+    from hwnas.pipeline.import_checkpoint import ImportedCheckpoint, import_checkpoint
+    from hwnas.pipeline.measure import MeasureResult, measure
+    from hwnas.pipeline.measure_until import StoppingRule
     from hwnas.pipeline.modules import ModuleMeasurement, export_module, measure_module, trace_workload
     from hwnas.pipeline.optimize import CustomMetric, LatencyTable, optimize
-    from hwnas.pipeline.predictors.fit import FitOptions, fit_predictors
-    from hwnas.pipeline.predictors.import_timm import import_timm
-    from hwnas.pipeline.predictors.predict import PredictOptions, predict_networks
+    from hwnas.pipeline.predictors.fit import FitOptions, FitReport, fit_predictors
+    from hwnas.pipeline.predictors.import_timm import ImportedTable, ImportOptions, import_timm
+    from hwnas.pipeline.predictors.predict import NetworkPredictions, PredictOptions, predict_networks
     from hwnas.pipeline.predictors.workloads import timm_workload
-    from hwnas.pipeline.profiles import list_profiles
-    from hwnas.pipeline.report import write_report
+    from hwnas.pipeline.profiles import ProfileDetails, ProfileSummary, list_profiles, load_profile
+    from hwnas.pipeline.report import Report, write_report
     from hwnas.pipeline.search.options import SearchOptions
-    from hwnas.pipeline.search.query import query
-    from hwnas.pipeline.search.run import search_networks
-    from hwnas.pipeline.spaces import spaces
-    from hwnas.pipeline.train import train_model
+    from hwnas.pipeline.search.query import QueryResult, query
+    from hwnas.pipeline.search.run import SearchRun, search_networks
+    from hwnas.pipeline.spaces import SpaceSummary, spaces
+    from hwnas.pipeline.train import TrainingResult, train_model
     from hwnas.predict.predictor import Prediction, Predictor
     from hwnas.predict.selector import find_predictor
     from hwnas.profile.options import CampaignOptions
-    from hwnas.search.result import FoundNetwork, SearchResult
+    from hwnas.search.result import FoundNetwork, SearchResult, load_search
+    from hwnas.search.spec import PostSearch
     from hwnas.train.data.sources import register_dataset
-    from hwnas.train.options import TrainOptions
+    from hwnas.train.options import TeacherOptions, TrainOptions
+    from hwnas.train.trainer import TrainerConfig
+    from hwnas.workload import Workload
 
 __version__ = "0.1.0.dev0"
 
@@ -41,16 +46,41 @@ __all__ = [
     "CampaignOptions",
     "CustomMetric",
     "Deployment",
+    "Description",
+    "DoctorReport",
+    "EngineOptions",
+    "Evaluation",
+    "Explanation",
+    "ExportedModule",
+    "ExportedNetwork",
     "FitOptions",
+    "FitReport",
     "FoundNetwork",
+    "ImportOptions",
+    "ImportedCheckpoint",
+    "ImportedTable",
     "LatencyTable",
+    "MeasureResult",
     "ModuleMeasurement",
+    "NetworkPredictions",
+    "PostSearch",
     "PredictOptions",
     "Prediction",
     "Predictor",
+    "ProfileDetails",
+    "ProfileSummary",
+    "QueryResult",
+    "Report",
     "SearchOptions",
     "SearchResult",
+    "SearchRun",
+    "SpaceSummary",
+    "StoppingRule",
+    "TeacherOptions",
     "TrainOptions",
+    "TrainerConfig",
+    "TrainingResult",
+    "Workload",
     "__version__",
     "describe",
     "doctor",
@@ -63,6 +93,8 @@ __all__ = [
     "import_checkpoint",
     "import_timm",
     "list_profiles",
+    "load_profile",
+    "load_search",
     "measure",
     "measure_module",
     "optimize",
@@ -77,20 +109,45 @@ __all__ = [
     "write_report",
 ]
 
-_VERBS = {
+_MODULES = {
     "CampaignOptions": "hwnas.profile.options",
     "CustomMetric": "hwnas.pipeline.optimize",
     "Deployment": "hwnas.metrics",
+    "Description": "hwnas.pipeline.describe",
+    "DoctorReport": "hwnas.pipeline.doctor",
+    "EngineOptions": "hwnas.pipeline.export_network",
+    "Evaluation": "hwnas.pipeline.evaluate",
+    "Explanation": "hwnas.pipeline.explain",
+    "ExportedModule": "hwnas.export.export",
+    "ExportedNetwork": "hwnas.pipeline.export_network",
     "FitOptions": "hwnas.pipeline.predictors.fit",
+    "FitReport": "hwnas.pipeline.predictors.fit",
     "FoundNetwork": "hwnas.search.result",
+    "ImportOptions": "hwnas.pipeline.predictors.import_timm",
+    "ImportedCheckpoint": "hwnas.pipeline.import_checkpoint",
+    "ImportedTable": "hwnas.pipeline.predictors.import_timm",
     "LatencyTable": "hwnas.pipeline.optimize",
+    "MeasureResult": "hwnas.pipeline.measure",
     "ModuleMeasurement": "hwnas.pipeline.modules",
+    "NetworkPredictions": "hwnas.pipeline.predictors.predict",
+    "PostSearch": "hwnas.search.spec",
     "PredictOptions": "hwnas.pipeline.predictors.predict",
     "Prediction": "hwnas.predict.predictor",
     "Predictor": "hwnas.predict.predictor",
+    "ProfileDetails": "hwnas.pipeline.profiles",
+    "ProfileSummary": "hwnas.pipeline.profiles",
+    "QueryResult": "hwnas.pipeline.search.query",
+    "Report": "hwnas.pipeline.report",
     "SearchOptions": "hwnas.pipeline.search.options",
     "SearchResult": "hwnas.search.result",
+    "SearchRun": "hwnas.pipeline.search.run",
+    "SpaceSummary": "hwnas.pipeline.spaces",
+    "StoppingRule": "hwnas.pipeline.measure_until",
+    "TeacherOptions": "hwnas.train.options",
     "TrainOptions": "hwnas.train.options",
+    "TrainerConfig": "hwnas.train.trainer",
+    "TrainingResult": "hwnas.pipeline.train",
+    "Workload": "hwnas.workload",
     "describe": "hwnas.pipeline.describe",
     "doctor": "hwnas.pipeline.doctor",
     "evaluate": "hwnas.pipeline.evaluate",
@@ -102,6 +159,8 @@ _VERBS = {
     "import_checkpoint": "hwnas.pipeline.import_checkpoint",
     "import_timm": "hwnas.pipeline.predictors.import_timm",
     "list_profiles": "hwnas.pipeline.profiles",
+    "load_profile": "hwnas.pipeline.profiles",
+    "load_search": "hwnas.search.result",
     "measure": "hwnas.pipeline.measure",
     "measure_module": "hwnas.pipeline.modules",
     "optimize": "hwnas.pipeline.optimize",
@@ -115,15 +174,15 @@ _VERBS = {
     "train_model": "hwnas.pipeline.train",
     "write_report": "hwnas.pipeline.report",
 }
-"""The public verbs, what they take, and their modules, imported on first use: `import hwnas` alone must stay quick."""
+"""The module of each public name, imported on first use: `import hwnas` alone must stay quick."""
 
 
 def __getattr__(name: str) -> object:
-    if name not in _VERBS:
+    if name not in _MODULES:
         raise AttributeError(f"module 'hwnas' has no attribute {name!r}")
-    verb: object = getattr(import_module(_VERBS[name]), name)
-    globals()[name] = verb
-    return verb
+    item: object = getattr(import_module(_MODULES[name]), name)
+    globals()[name] = item
+    return item
 
 
 def __dir__() -> list[str]:

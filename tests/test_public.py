@@ -4,6 +4,7 @@ import inspect
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from importlib import import_module
 
 import pytest
@@ -18,16 +19,41 @@ def test_the_public_names_are_exactly_these() -> None:
         "CampaignOptions",
         "CustomMetric",
         "Deployment",
+        "Description",
+        "DoctorReport",
+        "EngineOptions",
+        "Evaluation",
+        "Explanation",
+        "ExportedModule",
+        "ExportedNetwork",
         "FitOptions",
+        "FitReport",
         "FoundNetwork",
+        "ImportOptions",
+        "ImportedCheckpoint",
+        "ImportedTable",
         "LatencyTable",
+        "MeasureResult",
         "ModuleMeasurement",
+        "NetworkPredictions",
+        "PostSearch",
         "PredictOptions",
         "Prediction",
         "Predictor",
+        "ProfileDetails",
+        "ProfileSummary",
+        "QueryResult",
+        "Report",
         "SearchOptions",
         "SearchResult",
+        "SearchRun",
+        "SpaceSummary",
+        "StoppingRule",
+        "TeacherOptions",
         "TrainOptions",
+        "TrainerConfig",
+        "TrainingResult",
+        "Workload",
         "__version__",
         "describe",
         "doctor",
@@ -40,6 +66,8 @@ def test_the_public_names_are_exactly_these() -> None:
         "import_checkpoint",
         "import_timm",
         "list_profiles",
+        "load_profile",
+        "load_search",
         "measure",
         "measure_module",
         "optimize",
@@ -59,8 +87,20 @@ def test_the_public_names_are_exactly_these() -> None:
 def test_every_public_verb_is_the_function_of_its_module() -> None:
     verbs = [name for name in hwnas.__all__ if name != "__version__"]
     for name in verbs:
-        module = import_module(hwnas._VERBS[name])
+        module = import_module(hwnas._MODULES[name])
         assert getattr(hwnas, name) is getattr(module, name)
+
+
+def test_classes_in_public_signatures_are_public() -> None:
+    items = [getattr(hwnas, name) for name in hwnas.__all__ if name != "__version__"]
+    annotations = [inspect.get_annotations(item) for item in items if inspect.isfunction(item)]
+    results = {
+        word for item in annotations for word in re.findall(r"\b[A-Z]\w+", str(item["return"])) if word != "Path"
+    }
+    taken = [str(text) for item in annotations for text in item.values()]
+    taken += [str(field.type) for item in items if item.__name__.endswith("Options") for field in fields(item)]
+    options = {word for text in taken for word in re.findall(r"\w+(?:Options|Rule|Config|Search)\b", text)}
+    assert results | options <= set(hwnas.__all__)
 
 
 def test_no_public_verb_has_the_name_of_a_package() -> None:

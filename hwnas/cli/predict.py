@@ -8,7 +8,7 @@ from hwnas.cli.options import BATCH, CONFIDENCE, THREADS, json_option, predictor
 from hwnas.cli.output import Column, print_footer, print_json, print_line, print_table
 from hwnas.metrics import Deployment
 from hwnas.pipeline.predictors.predict import (
-    Predicted,
+    NetworkPredictions,
     PredictOptions,
     predict_networks,
     require_all_inside,
@@ -70,7 +70,7 @@ def predict(
         print_footer(_next_command(targets, options))
 
 
-def _print(predicted: Predicted) -> None:
+def _print(predicted: NetworkPredictions) -> None:
     interval = f"{predicted.confidence:.0%} interval"
     columns: list[Column | str] = [
         "network",

@@ -14,7 +14,7 @@ from hwnas.config import to_mapping
 from hwnas.data_paths import PROFILES
 from hwnas.metrics import Deployment
 from hwnas.pipeline.predictors.import_timm import ImportOptions, import_timm
-from hwnas.pipeline.profiles import ProfileDetails, ProfileSummary, list_profiles, show_profile
+from hwnas.pipeline.profiles import ProfileDetails, ProfileSummary, list_profiles, load_profile
 
 
 @click.group(invoke_without_command=True)
@@ -42,7 +42,7 @@ def show(context: click.Context, /, *, name: str, profiles: Path | None, as_json
     Failures, noise floor, drift, environment and the commands that measured it are printed. NAME is DEVICE/FOLDER as
     listed, just FOLDER if that is unambiguous, or a path.
     """
-    details = show_profile(name, profiles=profiles or context.obj)
+    details = load_profile(name, profiles=profiles or context.obj)
     if as_json:
         print_json(_values(details))
     else:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from hwnas.errors import InputError, UsageError
+from hwnas.frames import Columns, TabularResult
 from hwnas.progress import EvaluationProgress, NullReporter, Reporter
 from hwnas.runs import Run
 from hwnas.space.arch import Arch
@@ -52,7 +53,7 @@ class EvaluatedNetwork:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation:
+class Evaluation(TabularResult):
     """Networks evaluated on one split of a dataset."""
 
     weights: Path
@@ -67,6 +68,10 @@ class Evaluation:
     test_uses: int
     """Evaluations on the test images of this run so far, with this one; 0 on held-out images."""
     notes: tuple[str, ...]
+
+    def _columns(self) -> Columns:
+        names = ("name", "arch_id", "params", "macs", "top1", "top5", "loss", "count", "arch")
+        return {name: [getattr(network, name) for network in self.networks] for name in names}
 
 
 @dataclass(frozen=True, kw_only=True)

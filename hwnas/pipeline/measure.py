@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 from hwnas.data_paths import PROFILES
 from hwnas.devices import Device, Machine, require, resolve
 from hwnas.errors import MissingError
+from hwnas.frames import Columns, TabularResult
 from hwnas.metrics import Deployment
 from hwnas.profile.campaign import Campaign, CampaignResult, WorkerPair
 from hwnas.profile.environment import CampaignEnvironment, StoreOpener, choose_runtime
 from hwnas.profile.options import CampaignOptions
 from hwnas.profile.plan import Plan, load_plan, plan_stages, require_space
-from hwnas.profile.results import ProfileQuality, assess_profile
+from hwnas.profile.results import ProfileQuality, assess_profile, summarize_measurements, summary_columns
 from hwnas.progress import NullReporter, Reporter
 from hwnas.records import load_profile
 
@@ -37,7 +38,7 @@ class MeasuredProfile:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MeasureResult:
+class MeasureResult(TabularResult):
     """Result of a campaign: its profiles, one for each batch, and numbers of tasks."""
 
     deployment: Deployment
@@ -51,9 +52,21 @@ class MeasureResult:
     num_left: int
     """Tasks for which there was no time."""
 
+    def _columns(self) -> Columns:
+        """One row per measurement of all profiles, earlier campaigns included."""
+        columns: dict[str, list[object]] = {}
+        for profile in self.profiles:
+            loaded = load_profile(profile.path)
+            summaries = summarize_measurements(loaded)
+            columns.setdefault("profile", []).extend([profile.name] * len(summaries))
+            columns.setdefault("batch", []).extend([loaded.manifest.setting.batch] * len(summaries))
+            for name, values in summary_columns(summaries).items():
+                columns.setdefault(name, []).extend(values)
+        return columns
+
 
 def measure(
-    request: CampaignOptions,
+    options: CampaignOptions,
     *,
     new: bool = False,
     retry: bool = False,
@@ -67,7 +80,7 @@ def measure(
     of another environment; in a folder that the options name, this is an error unless `new` is set.
 
     Args:
-        request: Which networks are measured, on which device and how.
+        options: Which networks are measured, on which device and how.
         new: Start a new profile next to an existing one.
         retry: Measure networks again that failed before.
         until: Measure in rounds until a predictor fitted to the measurements is accurate enough.
@@ -81,18 +94,18 @@ def measure(
         MissingError: The device or the runtime is not available on this machine.
         InputError: The runtime does not support the options, or a profile cannot be written.
     """
-    require_space(request.space)
+    require_space(options.space)
     environment = campaign_environment or CampaignEnvironment.of_this_machine()
-    device = _required(request, environment.machine)
-    options = _Options(out=request.out, new=new, retry=retry, minutes=request.minutes)
+    device = _required(options, environment.machine)
+    run_options = _RunOptions(out=options.out, new=new, retry=retry, minutes=options.minutes)
     reporter = reporter or NullReporter()
     if until is None:
-        plans = plan_stages(request, device.name)
-        return _run(next(plans), lambda _: next(plans, None), device, environment, options, reporter)
+        plans = plan_stages(options, device.name)
+        return _run(next(plans), lambda _: next(plans, None), device, environment, run_options, reporter)
     from hwnas.pipeline.measure_until import MeasuringRounds  # it fits models, which measuring alone does not need
 
-    rounds = MeasuringRounds(request, device.name, until, reporter=reporter)
-    return _run(rounds.first(), rounds.extend, device, environment, options, reporter)
+    rounds = MeasuringRounds(options, device.name, until, reporter=reporter)
+    return _run(rounds.first(), rounds.extend, device, environment, run_options, reporter)
 
 
 def measure_plan(
@@ -128,12 +141,12 @@ def measure_plan(
     except MissingError as error:
         hint = f"take {path} to a machine with {plan.device}, and there: hwnas profile --plan {path.name}"
         raise MissingError(error.message, got=error.got, known=error.known, hint=hint) from error
-    options = _Options(out=out, new=new, retry=retry)
+    options = _RunOptions(out=out, new=new, retry=retry)
     return _run(plan, lambda _: None, device, environment, options, reporter or NullReporter())
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Options:
+class _RunOptions:
     out: Path
     new: bool
     retry: bool
@@ -141,7 +154,12 @@ class _Options:
 
 
 def _run(
-    plan: Plan, extend: Extend, device: Device, environment: CampaignEnvironment, options: _Options, reporter: Reporter
+    plan: Plan,
+    extend: Extend,
+    device: Device,
+    environment: CampaignEnvironment,
+    options: _RunOptions,
+    reporter: Reporter,
 ) -> MeasureResult:
     """Measure one plan after another, each extending the last, until the time is up or a plan adds nothing."""
     deadline_s = None if options.minutes is None else time.monotonic() + 60 * options.minutes
@@ -189,16 +207,16 @@ def _measured(deployment: Deployment, paths: Sequence[Path], results: Sequence[C
     )
 
 
-def _required(request: CampaignOptions, machine: Machine) -> Device:
+def _required(options: CampaignOptions, machine: Machine) -> Device:
     """The device of a campaign; the error explains how to measure on another machine."""
     try:
-        return require(request.device, machine=machine)
+        return require(options.device, machine=machine)
     except MissingError as error:
-        command = shlex.join(replace(request, minutes=None, out=Path(PROFILES)).command())
+        command = shlex.join(replace(options, minutes=None, out=Path(PROFILES)).command())
         hint = (
             f"a device of this machine, or measure on another one:\n"
             f"          here   {command} --plan-only --out plan.jsonl\n"
             f"          there  hwnas profile --plan plan.jsonl\n"
-            f"          here   put its folder profiles/{resolve(request.device)} under {request.out}"
+            f"          here   put its folder profiles/{resolve(options.device)} under {options.out}"
         )
         raise MissingError(error.message, got=error.got, known=error.known, hint=hint) from error

@@ -1,10 +1,11 @@
-"""List and show profiles: what was measured, and its quality (`hwnas profiles`)."""
+"""List and load profiles: what was measured, and its quality (`hwnas profiles`)."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hwnas.data_paths import PROFILES, Origin, data_search_path
 from hwnas.errors import HwnasError, InputError
+from hwnas.frames import Columns, TabularResult, html_table
 from hwnas.metrics import Deployment
 from hwnas.profile.lookup import (
     ProfileEntry,
@@ -14,8 +15,15 @@ from hwnas.profile.lookup import (
     scan_profiles,
     table_entries,
 )
-from hwnas.profile.results import MeasurementSummary, ProfileQuality, assess_profile, summarize_measurements
-from hwnas.records import ProfileManifest, load_profile
+from hwnas.profile.results import (
+    MeasurementSummary,
+    ProfileQuality,
+    assess_profile,
+    summarize_measurements,
+    summary_columns,
+)
+from hwnas.records import ProfileManifest
+from hwnas.records.profile import load_profile as read_profile
 from hwnas.records.table import read_table
 
 
@@ -38,8 +46,8 @@ class ProfileSummary:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProfileDetails:
-    """One profile with its manifest, quality and results."""
+class ProfileDetails(TabularResult):
+    """One profile with its manifest, quality and results, one per measurement."""
 
     name: str
     path: Path
@@ -47,7 +55,17 @@ class ProfileDetails:
     manifest: ProfileManifest
     quality: ProfileQuality
     figures: tuple[MeasurementSummary, ...]
+    """In the order of measurement."""
     notes: tuple[str, ...]
+
+    def _columns(self) -> Columns:
+        return summary_columns(self.figures)
+
+    def __repr__(self) -> str:
+        return f"ProfileDetails({self.name}: {len(self.figures)} measurements of {self.quality.num_networks} networks)"
+
+    def _repr_html_(self) -> str:
+        return html_table(self._columns(), title=repr(self))
 
 
 def list_profiles(profiles: Path | None = None) -> tuple[ProfileSummary, ...]:
@@ -63,24 +81,27 @@ def list_profiles(profiles: Path | None = None) -> tuple[ProfileSummary, ...]:
     return (*map(_row, scan_profiles(paths)), *map(_table, table_entries(paths)))
 
 
-def show_profile(name: str, *, profiles: Path | None = None) -> ProfileDetails:
-    """Show one profile.
+def load_profile(name: str | Path, *, profiles: Path | None = None) -> ProfileDetails:
+    """Load one profile by name or path.
 
     Args:
         name: DEVICE/FOLDER, FOLDER alone if it is unambiguous, or the path of the profile.
         profiles: Folder to search instead of the default search path.
 
+    Returns:
+        Its manifest, quality and measurements; `to_frame()` has one row per measurement.
+
     Raises:
         UnknownNameError: There is no such profile.
         InputError: It cannot be read, its name is ambiguous, or it is a published table, which has no samples.
     """
-    paths = data_search_path(PROFILES, profiles)
+    name, paths = str(name), data_search_path(PROFILES, profiles)
     for table in table_entries(paths):
         if name in (table.name, table.path.name):
             message = f"{table.name} holds figures that others published, and no samples to assess"
             raise InputError(message, got=table.manifest.source, hint=f"{table.path}/table.json")
     entry = find_profile(name, paths)
-    profile = load_profile(entry.path)
+    profile = read_profile(entry.path)
     return ProfileDetails(
         name=entry.name,
         path=entry.path,
@@ -99,7 +120,7 @@ def _row(entry: ProfileEntry | UnreadableProfile) -> ProfileSummary:
             name=entry.name, path=entry.path, origin=entry.origin, deployment=deployment, problem=problem
         )
     try:
-        return _summary(entry, assess_profile(load_profile(entry.path)))
+        return _summary(entry, assess_profile(read_profile(entry.path)))
     except HwnasError as error:
         return _summary(entry, None, problem=_shown(error))
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from hwnas.config import parse_json
 from hwnas.errors import InputError
-from hwnas.frames import Frame, to_frame
+from hwnas.frames import Frame, html_table, to_frame
 from hwnas.metrics import Metric
 from hwnas.predict.arrays import Numbers, round_last_bits
 from hwnas.predict.card import CARD, Card, CurvePoint, Ranked, card_json, load_card, require_seal, sealed
@@ -53,9 +53,14 @@ class Prediction:
         Args:
             labels: Names of the networks, for a first column.
         """
-        columns: dict[str, Sequence[object]] = {} if labels is None else {"network": list(labels)}
-        columns |= {"mean": self.mean.tolist(), "lower": self.lower.tolist(), "upper": self.upper.tolist()}
-        return to_frame({**columns, "outside": self.outside.tolist()})
+        return to_frame({**({} if labels is None else {"network": list(labels)}), **self._columns()})
+
+    def _columns(self) -> dict[str, list[object]]:
+        columns = {"mean": self.mean, "lower": self.lower, "upper": self.upper, "outside": self.outside}
+        return {name: values.tolist() for name, values in columns.items()}
+
+    def _repr_html_(self) -> str:
+        return html_table(self._columns(), title="Prediction")
 
     @property
     def unfavourable(self) -> Numbers:

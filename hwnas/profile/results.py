@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hwnas.errors import GateError
+from hwnas.frames import Columns
 from hwnas.profile.statistics import (
     HARMLESS_THROTTLE,
     MIN_NETWORKS,
@@ -142,6 +143,20 @@ def summarize_measurements(profile: Profile) -> tuple[MeasurementSummary, ...]:
         return ()
     reference_ms = reference_latency_ms([reference for _, _, reference in rows])
     return tuple(_summarize(*row, reference_ms=reference_ms) for row in rows)
+
+
+def summary_columns(summaries: Sequence[MeasurementSummary]) -> Columns:
+    """Return the columns of a data frame with one row per measurement."""
+    names = ("latency_ms", "latency_median_ms", "throughput", "memory_mb", "energy_j")
+    columns: dict[str, list[object]] = {
+        "network_id": [summary.subject.network_id for summary in summaries],
+        "name": [summary.subject.name for summary in summaries],
+        "arch_id": [summary.subject.arch_id for summary in summaries],
+    }
+    columns |= {name: [getattr(summary, name) for summary in summaries] for name in names}
+    columns["is_stable"] = [summary.verdict.stable for summary in summaries]
+    columns["problem"] = [summary.verdict.reason for summary in summaries]
+    return {**columns, "arch": [summary.subject.arch for summary in summaries]}
 
 
 def results_by_network(profile: Profile) -> Mapping[str, NetworkResult]:

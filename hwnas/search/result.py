@@ -2,22 +2,23 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hwnas.errors import InputError, unknown
-from hwnas.frames import Frame, to_frame
+from hwnas.frames import Frame, html_table, to_frame
+from hwnas.runs import MANIFEST
 from hwnas.search.objective import Constraint, Objective, parse_constraint
+from hwnas.search.record import read_record
+from hwnas.search.study import SEARCHED, Study
+from hwnas.search.study_files import STUDY_FILE
 from hwnas.space.space import AnySpace, Candidate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-_SHOWN_ROWS = 20
-"""Networks that a notebook shows of a longer front."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,7 @@ class FoundNetwork:
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """Lower and upper end, of metrics that are predicted."""
     on_front: bool
+    """Of the measured front where the front was measured."""
     feasible: bool
 
     @property
@@ -48,7 +50,7 @@ class SearchResult:
     networks: tuple[FoundNetwork, ...]
     """All candidates, in the order of evaluation."""
     hypervolume: float | None
-    """Of the front, normalised; None where nothing is feasible."""
+    """Of the searched front, normalised; None where nothing is feasible."""
     evaluations: int
     stop: str
     """Why the search ended: 'evaluations', 'minutes', 'stalled' or 'exhausted'."""
@@ -81,26 +83,26 @@ class SearchResult:
         raise InputError("no network on the front meets the conditions", got=got)
 
     def to_frame(self, *, front_only: bool = True) -> Frame:
-        """Return the networks as a data frame: ids, metrics, interval ends, and one column per gene.
+        """Return the networks as a data frame: ids, metrics, interval ends, and the arch as a mapping.
 
         Args:
             front_only: Leave out all networks that are not on the front.
         """
-        shown = self.front if front_only else self.networks
-        columns: dict[str, list[object]] = {"arch_id": [network.arch_id for network in shown]}
-        columns["network_id"] = [network.candidate.network_id for network in shown]
+        return to_frame(self._columns(self.front if front_only else self.networks))
+
+    def _columns(self, networks: Sequence[FoundNetwork]) -> dict[str, list[object]]:
+        columns: dict[str, list[object]] = {"arch_id": [network.arch_id for network in networks]}
+        columns["network_id"] = [network.candidate.network_id for network in networks]
         for name in self.metric_names:
-            columns[name] = [network.metrics[name] for network in shown]
+            columns[name] = [network.metrics[name] for network in networks]
             if any(name in network.intervals for network in self.networks):
-                ends = [network.intervals.get(name, (np.nan, np.nan)) for network in shown]
-                columns[f"{name}_lower"], columns[f"{name}_upper"] = (
-                    [low for low, _ in ends],
-                    [high for _, high in ends],
-                )
-        columns["feasible"] = [network.feasible for network in shown]
-        columns["on_front"] = [network.on_front for network in shown]
-        columns["arch"] = [network.candidate.arch.to_mapping() for network in shown]
-        return to_frame(columns)
+                ends = [network.intervals.get(name, (np.nan, np.nan)) for network in networks]
+                columns[f"{name}_lower"] = [low for low, _ in ends]
+                columns[f"{name}_upper"] = [high for _, high in ends]
+        columns["feasible"] = [network.feasible for network in networks]
+        columns["on_front"] = [network.on_front for network in networks]
+        columns["arch"] = [network.candidate.arch.to_mapping() for network in networks]
+        return columns
 
     @property
     def metric_names(self) -> tuple[str, ...]:
@@ -151,17 +153,9 @@ class SearchResult:
         )
 
     def _repr_html_(self) -> str:
-        front = self.front
-        names = self.metric_names
-        head = "".join(f"<th>{escape(name)}</th>" for name in ("arch_id", *names))
-        rows = "".join(
-            "<tr><td><code>{}</code></td>{}</tr>".format(
-                network.arch_id, "".join(f"<td>{network.metrics[name]:,.6g}</td>" for name in names)
-            )
-            for network in front[:_SHOWN_ROWS]
-        )
-        more = f"<p>… {len(front) - _SHOWN_ROWS} more</p>" if len(front) > _SHOWN_ROWS else ""
-        return f"<p>{escape(repr(self))}</p><table><tr>{head}</tr>{rows}</table>{more}"
+        shown = ("arch_id", *self.metric_names)
+        columns = self._columns(self.front)
+        return html_table({name: columns[name] for name in shown}, title=repr(self))
 
     def _key(self, name: str) -> str:
         """The full name of a metric that may be given without its device."""
@@ -176,6 +170,55 @@ class SearchResult:
             maximised = next((item.metric.maximised for item in self.objectives if str(item) == name), False)
             bound = f"{'>=' if maximised else '<='}{bound:g}"
         return parse_constraint(f"{short}{bound}")
+
+
+def load_search(run: str | Path) -> SearchResult:
+    """Load the result of a finished search from its run.
+
+    Args:
+        run: The run folder of `search_networks` or `hwnas search`.
+
+    Returns:
+        All candidates with their metrics, and the front: that of measured values if the front was measured.
+
+    Raises:
+        InputError: The folder is not the run of a search that has ended, or its space has changed in code.
+    """
+    run = Path(run)
+    if (run / STUDY_FILE).is_file() and not (run / MANIFEST).is_file():
+        hint = f"call hwnas.optimize again with out={str(run)!r}: evaluations that are stored are not repeated"
+        raise InputError(f"{run} must be the run of a search", got="a study of hwnas.optimize", hint=hint)
+    record = read_record(run)
+    space = record.spec.load_space(run)
+    problem = record.spec.make_problem(space)
+    with Study.read(run) as study:
+        searched, known = study.table(), study.table(sources=("measured", *SEARCHED))
+    candidates = space.candidates(known.genomes)
+    members = {} if record.verification is None else {item.arch_id: item for item in record.verification.members}
+    front = set(record.front if record.measured_front is None else record.measured_front)
+    feasible = problem.scores(searched.metrics).feasible.tolist()
+    for row, candidate in enumerate(candidates):
+        if candidate.arch_id in members:
+            feasible[row] = not members[candidate.arch_id].violated
+    return SearchResult(
+        space=space,
+        objectives=problem.objectives,
+        constraints=problem.constraints,
+        networks=make_networks(
+            candidates,
+            values={name: estimate.mean.tolist() for name, estimate in known.metrics.items()},
+            intervals={
+                name: list(zip(estimate.lower.tolist(), estimate.upper.tolist(), strict=True))
+                for name, estimate in known.metrics.items()
+                if (estimate.lower < estimate.upper).any()
+            },
+            feasible=feasible,
+            on_front=[candidate.arch_id in front for candidate in candidates],
+        ),
+        hypervolume=record.history[-1][2] if record.history else None,
+        evaluations=record.evaluations,
+        stop=record.stop,
+    )
 
 
 def _holds(constraint: Constraint, value: float) -> bool:

@@ -40,6 +40,9 @@ def test_networks_are_evaluated_on_the_held_out_images_of_the_run(run: Path) -> 
     assert found.networks[0].macs == SPACE.workload(SPACE.smallest()).macs
     assert (run / "accuracies.jsonl").exists()
     assert evaluate(run, ["min", "random:3"]) == found
+    frame = found.to_frame()
+    assert list(frame["top1"]) == [row.top1 for row in found.networks]
+    assert "<td>random:3</td>" in found._repr_html_()
 
 
 def test_progress_counts_networks_and_images(run: Path) -> None:

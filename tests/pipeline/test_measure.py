@@ -44,6 +44,9 @@ def test_a_campaign_leaves_a_profile_that_explains_itself(request_here: Campaign
     assert manifest.device["name"] == CPU
     assert Counter(profile.counts.values()) == {1: 4, 2: 2}
     assert measured.profiles[0].quality.num_repeated == 2
+    frame = measured.to_frame()
+    assert len(frame["latency_ms"]) == len(profile.measured) == 8
+    assert set(frame["profile"]) == {measured.profiles[0].name}
 
 
 def test_published_and_reference_networks_are_measured_too(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from hwnas.errors import InputError
-from hwnas.pipeline.profiles import list_profiles, show_profile
+from hwnas.pipeline.profiles import list_profiles, load_profile
 from hwnas.records import Store
 from tests.records.rows import MANIFEST, SESSION, failed, row
 
@@ -27,10 +27,14 @@ def test_profiles_are_listed_with_what_they_hold(folder: Path) -> None:
 
 
 def test_a_profile_is_shown_in_full(folder: Path) -> None:
-    details = show_profile("autoformer-micro", profiles=folder)
+    details = load_profile("autoformer-micro", profiles=folder)
     assert details.manifest.sessions == (SESSION,)
     assert details.quality.num_repeated == 2
     assert [item.latency_ms for item in details.figures] == pytest.approx([2.0] * 4, rel=1e-4)
+    frame = load_profile(folder / "toy-2c" / "autoformer-micro").to_frame()
+    assert list(frame["latency_ms"]) == [item.latency_ms for item in details.figures]
+    assert list(frame["network_id"]) == [item.subject.network_id for item in details.figures]
+    assert "4 measurements of 2 networks" in details._repr_html_()
 
 
 def test_the_variable_names_the_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,7 +44,7 @@ def test_the_variable_names_the_folder(folder: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_profile_of_another_name_is_an_error_with_the_nearest(folder: Path) -> None:
     with pytest.raises(InputError, match="profile 'autoformer-mikro' is not known") as caught:
-        show_profile("autoformer-mikro", profiles=folder)
+        load_profile("autoformer-mikro", profiles=folder)
     assert caught.value.hint == "hwnas profiles show toy-2c/autoformer-micro"
 
 
@@ -56,4 +60,4 @@ def test_what_is_broken_is_a_row_with_its_problem(folder: Path) -> None:
     assert "manifest.json is not JSON" in str(first.problem)
     assert (second.deployment.runtime, second.num_networks) == ("onnxruntime", 0)
     assert "line 1 must hold a measurement" in str(second.problem)
-    assert show_profile("autoformer-micro", profiles=folder).quality.num_networks == 2
+    assert load_profile("autoformer-micro", profiles=folder).quality.num_networks == 2

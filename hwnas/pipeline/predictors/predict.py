@@ -7,6 +7,7 @@ from typing import Any
 
 from hwnas.devices import Machine
 from hwnas.errors import InputError, unknown
+from hwnas.frames import Columns, TabularResult
 from hwnas.metrics import MEASURED_METRICS, UNSPECIFIED, Deployment, Metric
 from hwnas.pipeline.predictors.targets import Target, parse_targets
 from hwnas.pipeline.predictors.workloads import timm_workload
@@ -66,7 +67,7 @@ class UsedPredictor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Predicted:
+class NetworkPredictions(TabularResult):
     """Predictions of all networks, metric by metric, in the order in which they were given."""
 
     confidence: float
@@ -76,6 +77,11 @@ class Predicted:
     notes: tuple[str, ...] = ()
     """Notes on defaults that the predictors did not support."""
 
+    def _columns(self) -> Columns:
+        names = ("label", "network_id", "metric", "unit", "mean", "lower", "upper")
+        columns: dict[str, list[object]] = {name: [getattr(figure, name) for figure in self.figures] for name in names}
+        return {**columns, "outside": [bool(figure.outside) for figure in self.figures]}
+
     @property
     def outside(self) -> tuple[PredictedFigure, ...]:
         """Predictions of networks outside the fitted range."""
@@ -84,7 +90,7 @@ class Predicted:
 
 def predict_networks(
     targets: Sequence[str], options: PredictOptions | None = None, *, machine: Machine | None = None
-) -> Predicted:
+) -> NetworkPredictions:
     """Predict metrics of networks.
 
     Args:
@@ -113,7 +119,7 @@ def predict_networks(
     if len(parsed.networks) == 1 and not parsed.from_files and not options.allow_outside:
         _require_first_inside(figures)
     used = {chosen.path: _used(chosen) for chosen in all_chosen}
-    return Predicted(
+    return NetworkPredictions(
         confidence=confidence,
         figures=tuple(figures),
         predictors=tuple(used.values()),
@@ -121,7 +127,7 @@ def predict_networks(
     )
 
 
-def require_all_inside(predicted: Predicted) -> None:
+def require_all_inside(predicted: NetworkPredictions) -> None:
     """Raise InputError if networks are outside the fitted range."""
     outside = {figure.label: figure for figure in predicted.outside}
     if outside:

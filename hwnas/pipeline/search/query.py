@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from hwnas.devices import resolve
+from hwnas.frames import Columns, TabularResult
 from hwnas.metrics import Metric, parse_metric
 from hwnas.pipeline.search.defaults import ResolvedMetrics, combine_errors, resolve_metrics
 from hwnas.pipeline.search.options import SearchOptions, parse_criteria
@@ -43,7 +44,7 @@ class QueriedNetwork:
 
 
 @dataclass(frozen=True, kw_only=True)
-class QueryResult:
+class QueryResult(TabularResult):
     """The front of a study's candidates under other criteria."""
 
     run: Path
@@ -53,6 +54,19 @@ class QueryResult:
     candidates: int
     networks: tuple[QueriedNetwork, ...]
     notes: tuple[str, ...]
+
+    def _columns(self) -> Columns:
+        columns: dict[str, list[object]] = {
+            name: [getattr(network, name) for network in self.networks] for name in ("arch_id", "network_id")
+        }
+        for name in self.networks[0].metrics if self.networks else ():
+            columns[name] = [network.metrics[name] for network in self.networks]
+            if any(network.lower[name] < network.upper[name] for network in self.networks):
+                columns[f"{name}_lower"] = [network.lower[name] for network in self.networks]
+                columns[f"{name}_upper"] = [network.upper[name] for network in self.networks]
+            if any(name in network.measured for network in self.networks):
+                columns[f"{name}_measured"] = [network.measured.get(name, np.nan) for network in self.networks]
+        return {**columns, "arch": [network.arch for network in self.networks]}
 
 
 def query(

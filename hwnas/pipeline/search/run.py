@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -28,6 +29,7 @@ from hwnas.progress import NullReporter, Reporter
 from hwnas.runs import Run
 from hwnas.search.objective import Estimate
 from hwnas.search.record import RECORD_FILE, SearchRecord, VerifiedMember, read_record, write_record
+from hwnas.search.result import SearchResult, load_search
 from hwnas.search.satisfiable import Satisfiable, check_satisfiable, require_satisfiable
 from hwnas.search.spec import SearchSpec
 from hwnas.search.study import Study
@@ -42,6 +44,11 @@ class SearchRun:
 
     run: Path
     record: SearchRecord
+
+    @cached_property
+    def result(self) -> SearchResult:
+        """All candidates and the front as objects, read from the run when it is first used."""
+        return load_search(self.run)
 
 
 @dataclass(frozen=True, kw_only=True)

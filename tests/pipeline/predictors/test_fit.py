@@ -144,6 +144,8 @@ def test_a_few_networks_lean_on_another_device_where_that_helps(tmp_path: Path) 
     bare = PredictOptions(deployment=Deployment(device=DEVICE), predictors=tmp_path / "predictors", allow_outside=True)
     found = predict_networks([f"{SPACE}:min"], bare)
     assert found.confidence == 0.81
+    frame = found.to_frame()
+    assert (frame["label"][0], frame["mean"][0]) == (found.figures[0].label, found.figures[0].mean)
     assert found.notes == ("intervals of 81%: 10 networks were fitted, too few for 90%",)
     with pytest.raises(InputError, match="support no interval at this confidence"):
         predict_networks([f"{SPACE}:min"], replace(bare, confidence=0.9))

@@ -11,7 +11,7 @@ from hwnas.pipeline.predictors.import_timm import ImportOptions, import_timm
 from hwnas.pipeline.predictors.predict import PredictOptions, predict_networks
 from hwnas.pipeline.predictors.published_tables import measured_table
 from hwnas.pipeline.predictors.workloads import _timm_workload, timm_workload
-from hwnas.pipeline.profiles import list_profiles, show_profile
+from hwnas.pipeline.profiles import list_profiles, load_profile
 from hwnas.profile.lookup import table_entries
 from hwnas.progress import MessageRecorder
 from hwnas.records.workloads import load_workloads, operations_to_mappings, workload_from_mappings
@@ -186,7 +186,7 @@ def test_tables_are_listed_with_the_profiles(table: Path, tmp_path: Path) -> Non
         "any",
     )
     with pytest.raises(InputError, match="holds figures that others published"):
-        show_profile("timm-torch-compile-fp16-bany", profiles=tmp_path / "profiles")
+        load_profile("timm-torch-compile-fp16-bany", profiles=tmp_path / "profiles")
 
 
 def test_models_of_timm_are_predicted_from_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,11 @@ def test_the_same_question_has_the_same_answer(searched: SearchRun) -> None:
     assert {network.arch_id for network in found.networks} == set(searched.record.front)
     assert found.objectives == searched.record.spec.objectives
     assert all(SPEED in network.measured for network in found.networks)
+    frame = found.to_frame()
+    assert list(frame["arch_id"]) == [network.arch_id for network in found.networks]
+    assert list(frame[f"{SPEED}_lower"]) == [network.lower[SPEED] for network in found.networks]
+    assert list(frame[f"{SPEED}_measured"]) == [network.measured[SPEED] for network in found.networks]
+    assert "macs_lower" not in frame
 
 
 def test_another_constraint_needs_no_search(searched: SearchRun) -> None:

@@ -46,6 +46,10 @@ def test_predicted_stands_beside_measured(searched: SearchRun) -> None:
     assert len(set(searched.record.measured_front or ())) == sum(member.on_front for member in verification.members)
     assert searched.record.measured_front
     assert measured.min() > 0
+    result = searched.result
+    assert {network.arch_id for network in result.front} == set(searched.record.measured_front)
+    values = {network.arch_id: network.metrics[SPEED] for network in result.networks}
+    assert [values[member.arch_id] for member in verification.members] == measured.tolist()
 
 
 def _checks(searched: SearchRun) -> list[Any]:

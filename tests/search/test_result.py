@@ -1,0 +1,49 @@
+"""Results of searches as objects, loaded from their runs."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import hwnas
+from hwnas.errors import InputError
+from hwnas.pipeline.search.options import SearchOptions
+from hwnas.pipeline.search.run import SearchRun, search_networks
+from hwnas.search.result import load_search
+from hwnas.search.spec import PostSearch
+from hwnas.search.study import Study
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> SearchRun:
+    options = SearchOptions(
+        space="autoformer-micro",
+        accuracy=False,
+        objectives=("params",),
+        constraints=("macs<=3M",),
+        budget=40,
+        post_search=PostSearch(verify=False, export_top=0),
+    )
+    return search_networks(options, out=tmp_path_factory.mktemp("runs") / "run")
+
+
+def test_the_result_of_a_run_has_its_candidates_and_its_front(found: SearchRun) -> None:
+    result = load_search(str(found.run))
+    assert [network.arch_id for network in result.front] == list(found.record.front)
+    assert (len(result.networks), result.evaluations) == (found.record.candidates, found.record.evaluations)
+    assert result.hypervolume == found.record.history[-1][2]
+    assert {network.feasible for network in result.networks} == {True}
+    with Study.read(found.run) as study:
+        macs = study.table().metrics["macs"].mean
+    np.testing.assert_array_equal([network.metrics["macs"] for network in result.networks], macs)
+    assert result.best(macs="<=2M").metrics["macs"] <= 2e6
+    assert repr(found.result) == repr(result)
+
+
+def test_only_the_run_of_a_finished_search_has_a_result(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="must be the run of a search that has ended"):
+        load_search(tmp_path)
+    hwnas.optimize("autoformer-micro", objectives=["macs", "params"], budget=5, out=tmp_path / "study")
+    with pytest.raises(InputError, match="must be the run of a search") as caught:
+        load_search(tmp_path / "study")
+    assert caught.value.got == "a study of hwnas.optimize"
