@@ -62,10 +62,8 @@ def gather(path: Path) -> RunData:
 
 def _candidates(study: Study, problem: Problem) -> tuple[Candidates, tuple[MetricInfo, ...]]:
     names = [*problem.metrics, *(name for name in study.metrics if name not in problem.metrics)]
-    table = study.table(names)
+    table = study.table(names, space=problem.space)
     genomes = table.genomes
-    if not len(genomes):  # a study without candidates does not know the width
-        genomes = np.zeros((0, len(problem.space.dimensions)), dtype=np.int16)
     metrics = {**table.metrics, **_costs(problem.space, genomes, missing=_EXTRA - set(names))}
     scores = problem.scores(metrics)
     known = known_rows(scores.objectives)

@@ -117,8 +117,8 @@ class SearchLedger:
         self.evaluations = 0
         self.stop: StopReason | None = None
         """Why nothing more is evaluated; None while the search may continue."""
-        self._study, self._stored = study, _StoredValues(study)
-        self._stopwatch = Stopwatch(before_s=(study.recall("elapsed_s") or 0.0) if study is not None else 0.0)
+        self._study, self._stored = study, _StoredValues(study, problem)
+        self._stopwatch = Stopwatch(before_s=0.0 if study is None else study.recall_seconds("elapsed_s"))
         self._requested: set[bytes] = set()
         self._parts: list[EvaluatedCandidates] = []
         self._idle = 0
@@ -266,11 +266,16 @@ class SearchLedger:
 class _StoredValues:
     """The values that a study held when the search began."""
 
-    def __init__(self, study: Study | None) -> None:
-        self._table = study.table() if study is not None and len(study) else None
+    def __init__(self, study: Study | None, problem: Problem) -> None:
+        self._table = study.table(space=problem.space) if study is not None and len(study) else None
         self._evaluated = study.arch_ids() if study is not None else {}
         known = [] if self._table is None else keys(self._table.genomes)
         self._rows = {key: row for row, key in enumerate(known)}
+        if study is not None and self._table is not None:
+            missing = [name for name in problem.metrics if name not in self._table.metrics]
+            if missing and (self._evaluated or missing != [problem.expensive]):
+                message = f"{study.file}: metrics must be those of the search"
+                raise InputError(message, got=f"no {missing[0]}", hint="start a new search")
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -50,7 +50,7 @@ def query_study(
         InputError: The study lacks a metric, and there is no `recompute`.
     """
     held = [name for name in problem.metrics if name in study.metrics and name not in outdated]
-    table = study.table(held, sources=sources)
+    table = study.table(held, sources=sources, space=problem.space)
     metrics = dict(table.metrics)
     missing = [name for name in problem.metrics if name not in metrics]
     if missing:

@@ -9,11 +9,11 @@ generations.
 
 import json
 import logging
-import os
+import math
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,12 +22,13 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from hwnas.config import parse_json
+from hwnas.config import parse_json, shown
 from hwnas.errors import InputError
+from hwnas.files import WriterLock, printable
 from hwnas.search import study_files
 from hwnas.search.objective import Estimate, Metrics
 from hwnas.search.seen import keys
-from hwnas.space.space import Genomes
+from hwnas.space.space import AnySpace, Genomes
 
 _log = logging.getLogger(__name__)
 
@@ -51,10 +52,10 @@ class StudyTable:
 class Study:
     """An open study; only one process at a time can have it open for writing."""
 
-    def __init__(self, path: Path, connection: sqlite3.Connection, *, lock: int = -1) -> None:
-        self.path = path
+    def __init__(self, path: Path, connection: sqlite3.Connection, *, lock: WriterLock | None = None) -> None:
+        self.path, self.file = path, path / study_files.STUDY_FILE
         self._connection, self._lock = connection, lock
-        self._metrics: dict[str, int] = dict(connection.execute("SELECT name, id FROM metrics"))
+        self._metrics: dict[str, int] = dict(self._rows("SELECT name, id FROM metrics"))
 
     @classmethod
     def create(cls, path: Path, *, config: Mapping[str, Any]) -> Self:
@@ -63,28 +64,39 @@ class Study:
         Args:
             path: The folder, which must not hold a study yet.
             config: Plain values that everything in the study depends on.
+
+        Raises:
+            InputError: There is a study, another process writes it, or the folder cannot be written.
         """
-        lock = study_files.lock_study(path)
+        lock = WriterLock(path / study_files.STUDY_LOCK, activity="search")
         try:
             if (path / study_files.STUDY_FILE).exists():
                 raise InputError(f"{path} must not hold a study yet", hint="--resume, or another folder")
             study_files.create_study_file(path, config)
             return cls(path, study_files.connect(path, "rw"), lock=lock)
         except BaseException:
-            os.close(lock)
+            lock.close()
             raise
 
     @classmethod
     def resume(cls, path: Path, *, config: Mapping[str, Any]) -> Self:
-        """Open the study in a folder for writing; its configuration must be equal to `config`."""
-        study_files.connect(path, "ro").close()
-        lock = study_files.lock_study(path)
+        """Open the study in a folder for writing.
+
+        Args:
+            path: The folder.
+            config: Plain values that must be equal to those that the study was created with.
+
+        Raises:
+            InputError: There is no study, it is damaged, locked or of another configuration, or cannot be written.
+        """
+        study_files.require_study_file(path)
+        lock = WriterLock(path / study_files.STUDY_LOCK, activity="search")
         try:
             study = cls(path, study_files.connect(path, "rw"), lock=lock)
             study_files.require_config(path, stored=study.config, given=config)
             _log.info("study %s resumed with %d candidates", path, len(study))
         except BaseException:
-            os.close(lock)
+            lock.close()
             raise
         return study
 
@@ -96,31 +108,53 @@ class Study:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Open the study in a folder for reading, while another process may be writing it."""
+        """Open the study in a folder for reading, while another process may be writing it.
+
+        Raises:
+            InputError: There is no study, or it is damaged, locked or of another schema.
+        """
         return cls(path, study_files.connect(path, "ro"))
 
     @property
     def config(self) -> dict[str, Any]:
         """The plain values that it was created with."""
-        config: dict[str, Any] = self.recall("config")
+        config = self.recall("config")
+        if not isinstance(config, dict):
+            message = f"{printable(self.file)}: meta.config must be a table of named values"
+            raise InputError(message, got=shown(config))
         return config
 
-    def recall(self, key: str) -> Any:
+    def recall(self, key: str) -> object:
         """Return the plain value that was stored under a key, or None."""
-        row = self._connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-        return None if row is None else parse_json(row[0], source=str(self.path / study_files.STUDY_FILE))
+        rows = self._rows("SELECT value FROM meta WHERE key = ?", key)
+        return parse_json(rows[0][0], source=f"{printable(self.file)}: meta.{key}") if rows else None
+
+    def recall_seconds(self, key: str) -> float:
+        """Return the time that was stored under a key, or 0."""
+        value = self.recall(key)
+        if value is None:
+            return 0.0
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+            message = f"{printable(self.file)}: meta.{key} must be a number of seconds"
+            raise InputError(message, got=shown(value))
+        return float(value)
 
     def remember(self, key: str, value: object) -> None:
         """Store a plain value under a key."""
         row = (key, json.dumps(value, allow_nan=False))
-        self._connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", row)
+        with study_files.study_errors(self.file, "written"):
+            self._connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", row)
 
     def __len__(self) -> int:
-        (count,) = self._connection.execute("SELECT COUNT(*) FROM candidates").fetchone()
+        ((count,),) = self._rows("SELECT COUNT(*) FROM candidates")
         return int(count)
 
     def add(self, genomes: Genomes, *, generation: int, metrics: Metrics, sources: Mapping[str, Source]) -> None:
-        """Add a generation of new candidates with their cheap metrics, all or nothing."""
+        """Add a generation of new candidates with their cheap metrics, all or nothing.
+
+        Raises:
+            InputError: The study cannot be written, as on a full disk. It then holds what it held before.
+        """
         with self._transaction():
             start = len(self)
             rows = [(start + row, key, generation) for row, key in enumerate(keys(genomes))]
@@ -139,6 +173,9 @@ class Study:
             value: One row.
             source: Where the value is from.
             arch_id: The id of the network, where the value is expensive.
+
+        Raises:
+            InputError: The study cannot be written, as on a full disk. It then holds what it held before.
         """
         (key,) = keys(genome)
         with self._transaction():
@@ -150,7 +187,7 @@ class Study:
 
     def arch_ids(self) -> dict[bytes, str]:
         """Return the arch ids of candidates with an expensive value, by the key of the genome."""
-        return dict(self._connection.execute("SELECT genome, arch_id FROM candidates WHERE arch_id IS NOT NULL"))
+        return dict(self._rows("SELECT genome, arch_id FROM candidates WHERE arch_id IS NOT NULL"))
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -160,31 +197,51 @@ class Study:
     def source_of(self, metric: str) -> tuple[Source, ...]:
         """Return the sources of a metric's values."""
         query = "SELECT DISTINCT source FROM evaluations WHERE metric = ? ORDER BY source"
-        return tuple(source for (source,) in self._connection.execute(query, (self._metrics.get(metric),)))
+        return tuple(source for (source,) in self._rows(query, self._metrics.get(metric)))
 
-    def table(self, metrics: Iterable[str] | None = None, *, sources: Sequence[Source] = SEARCHED) -> StudyTable:
+    def table(
+        self,
+        metrics: Iterable[str] | None = None,
+        *,
+        sources: Sequence[Source] = SEARCHED,
+        space: AnySpace | None = None,
+    ) -> StudyTable:
         """Return all candidates with their metrics.
 
         Args:
             metrics: The metrics to read; None: all.
             sources: Of several sources of a value the first one counts.
+            space: The space that every candidate must be a network of; None: any.
+
+        Raises:
+            InputError: A candidate is no network of the space, or generations are not in order.
         """
-        rows = self._connection.execute("SELECT genome, generation FROM candidates ORDER BY id").fetchall()
-        width = len(rows[0][0]) // 2 if rows else 0
-        genomes = np.frombuffer(b"".join(genome for genome, _ in rows), dtype="<i2").reshape(len(rows), width)
-        names = self.metrics if metrics is None else metrics
-        return StudyTable(
-            genomes=genomes.astype(np.int16),
-            generations=np.array([generation for _, generation in rows], dtype=np.intp),
-            metrics={name: self._estimate(name, sources, count=len(rows)) for name in names},
-        )
+        with self._snapshot():
+            rows = self._rows("SELECT genome, generation FROM candidates ORDER BY id")
+            width = len(rows[0][0]) // 2 if rows else 0 if space is None else len(space.dimensions)
+            genomes = np.frombuffer(b"".join(genome for genome, _ in rows), dtype="<i2").reshape(len(rows), width)
+            table = StudyTable(
+                genomes=genomes.astype(np.int16),
+                generations=np.array([generation for _, generation in rows], dtype=np.intp),
+                metrics={
+                    name: self._estimate(name, sources, count=len(rows))
+                    for name in (self.metrics if metrics is None else metrics)
+                },
+            )
+        self._require_order(table)
+        if space is not None:
+            self._require_networks(table, space)
+        return table
 
     def close(self) -> None:
         """Close the database and let other processes write."""
-        self._connection.close()
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        if self._lock is not None:
+            study_files.end_writing(self._connection)
+        with suppress(sqlite3.Error):
+            self._connection.close()
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def __enter__(self) -> Self:
         return self
@@ -211,25 +268,73 @@ class Study:
         values = np.full((3, count), np.nan)
         query = "SELECT candidate, value, lower, upper FROM evaluations WHERE metric = ? AND source = ?"
         for source in reversed(sources):
-            rows = self._connection.execute(query, (self._metrics.get(name), source)).fetchall()
-            found = np.array(rows, dtype=np.float64).reshape(len(rows), 4)
+            found = self._numbers(name, self._rows(query, self._metrics.get(name), source))
+            rows = found[:, 0].astype(np.intp)
+            if ((found[:, 0] < 0) | (found[:, 0] >= count) | (rows != found[:, 0])).any():
+                message = f"{printable(self.file)}: evaluations.candidate must be the id of a candidate"
+                raise InputError(message, got=f"an id of {name} beyond {count - 1}", hint=study_files.REMEDY)
             # The ends of an exact value are not stored.
             ends = np.where(np.isnan(found[:, 2:]), found[:, 1:2], found[:, 2:])
-            values[:, found[:, 0].astype(np.intp)] = np.column_stack([found[:, 1], ends]).T
+            values[:, rows] = np.column_stack([found[:, 1], ends]).T
         return Estimate(*values)
+
+    def _numbers(self, name: str, rows: list[Any]) -> NDArray[np.float64]:
+        """Return candidate, value, lower and upper of each evaluation of a metric."""
+        message = f"{printable(self.file)}: evaluations of {printable(name)} must be numbers"
+        try:
+            found = np.array(rows, dtype=np.float64).reshape(len(rows), 4)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise InputError(message, got=error, hint=study_files.REMEDY) from error
+        if np.isinf(found).any() or np.isnan(found[:, 0]).any():
+            raise InputError(message, got="infinity, or no candidate", hint=study_files.REMEDY)
+        return found
+
+    def _require_order(self, table: StudyTable) -> None:
+        steps = np.diff(table.generations, prepend=0)
+        if (steps < 0).any():
+            row = int(np.argmax(steps < 0))
+            message = f"{printable(self.file)}: candidates.generation must not decrease"
+            raise InputError(message, got=f"{table.generations[row]} in row {row}")
+
+    def _require_networks(self, table: StudyTable, space: AnySpace) -> None:
+        width = len(space.dimensions)
+        if table.genomes.shape[1] != width:
+            message = f"{printable(self.file)}: candidates.genome must have the {width} dimensions of {space.name}"
+            raise InputError(message, got=table.genomes.shape[1])
+        inside = space.contains(table.genomes)
+        if not inside.all():
+            row = int(np.argmin(inside))
+            message = f"{printable(self.file)}: candidates.genome must be a network of {space.name}"
+            raise InputError(message, got=f"{shown(table.genomes[row].tolist())} in row {row}")
+
+    def _rows(self, query: str, *values: object) -> list[Any]:
+        with study_files.study_errors(self.file, "read"):
+            return self._connection.execute(query, values).fetchall()
+
+    @contextmanager
+    def _snapshot(self) -> Iterator[None]:
+        """Read one state of the study, while another process may be writing it."""
+        self._rows("BEGIN")
+        try:
+            yield
+        finally:
+            self._rows("COMMIT")
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         """Commit everything within the block, or nothing."""
         names = dict(self._metrics)
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            self._connection.execute("ROLLBACK")
-            self._metrics = names
-            raise
-        self._connection.execute("COMMIT")
+        with study_files.study_errors(self.file, "written"):
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            except BaseException:
+                # SQLite has rolled back by itself after some errors, such as a full disk.
+                with suppress(sqlite3.Error):
+                    self._connection.execute("ROLLBACK")
+                self._metrics = names
+                raise
 
 
 def _stored(estimate: Estimate) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:

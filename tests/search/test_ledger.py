@@ -114,7 +114,7 @@ def test_minutes_end_a_search_and_are_kept(tmp_path: Path) -> None:
         ledger = SearchLedger(problem(SPACE), evaluators(SPACE), budget=budget, study=study)
         assert not ledger.evaluate(ROWS).evaluated.any()
         assert ledger.stop == "minutes"
-        assert study.recall("elapsed_s") > 0
+        assert study.recall_seconds("elapsed_s") > 0
 
 
 def test_a_search_that_time_ended_replays_to_where_it_was(tmp_path: Path) -> None:

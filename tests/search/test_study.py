@@ -55,7 +55,7 @@ def test_measured_values_stand_beside_predicted_ones(tmp_path: Path) -> None:
 def test_a_generation_is_added_whole_or_not_at_all(tmp_path: Path) -> None:
     with filled(tmp_path) as study:
         rows = np.array([[0, 0, 1], [1, 2, 3]], dtype=np.int16)
-        with pytest.raises(sqlite3.IntegrityError):
+        with pytest.raises(InputError, match="UNIQUE constraint failed"):
             study.add(rows, generation=2, metrics={"params": exact([1.0, 2.0])}, sources={"params": "analytic"})
         assert len(study) == 3
         assert "params" not in study.metrics
@@ -125,4 +125,4 @@ def test_another_form_is_refused(tmp_path: Path) -> None:
     connection.close()
     with pytest.raises(InputError, match=r"must be a study of schema hwnas\.study/2") as error:
         Study.read(tmp_path)
-    assert error.value.got == "hwnas.study/9"
+    assert error.value.got == '"hwnas.study/9"'

@@ -72,7 +72,7 @@ def _run_one(
 ) -> tuple[SearchOutcome, float]:
     """Run a search with its study in a folder; return its outcome and the seconds spent on it."""
     with Study.open(folder, config=spec.study_config) as study:
-        watch = Stopwatch(before_s=study.recall(_SPENT) or 0.0)
+        watch = Stopwatch(before_s=study.recall_seconds(_SPENT))
 
         def on_progress(state: SearchProgress) -> None:
             study.remember(_SPENT, watch.seconds())
@@ -88,7 +88,7 @@ def _run_one(
             study=study,
             on_progress=on_progress,
         )
-        return outcome, study.recall(_SPENT) or watch.seconds()
+        return outcome, study.recall_seconds(_SPENT) or watch.seconds()
 
 
 def _run_seeds(
