@@ -3,8 +3,10 @@
 import io
 import json
 import logging
+import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from hwnas.devices.memory import available_bytes, memory_limit
 from hwnas.errors import InputError, unknown
 from hwnas.export.onnx_graph import build_onnx, export_metadata
 from hwnas.export.parity import (
@@ -26,6 +29,7 @@ from hwnas.export.parity import (
 )
 from hwnas.export.precision import copy_in_precision, precision_type
 from hwnas.export.rounding import with_rounded_weights
+from hwnas.export.tracer import trace_module
 
 if TYPE_CHECKING:
     from hwnas.export.compose import Composition
@@ -35,6 +39,9 @@ _log = logging.getLogger(__name__)
 
 DESCRIPTION = "hwnas.json"
 """The entry of a pt2 archive that holds its metadata. In a safetensors file it is the header entry `hwnas`."""
+
+_OUT_OF_MEMORY = ("can't allocate memory", "bad allocation", "bad_alloc", "Failed to allocate memory")
+"""Parts of messages of torch and onnxruntime."""
 
 _OPEN_BATCH_SIZES = (1, 3)
 """Batch sizes that a file with an open batch is checked with: 1, which exporters treat specially, and one that differs
@@ -146,10 +153,11 @@ def export_module(
     )
     remove_parity(path)
     reference = copy_in_precision(module, "fp32")
-    artifact = FORMATS[format](reference, request)
-    parity = write_checked(
-        _compare(reference, artifact, request, images=images, seed=seed), path, content=artifact.content
-    )
+    _require_memory(reference, request, images=images)
+    with _explain_out_of_memory(request):
+        artifact = FORMATS[format](reference, request)
+        parity = _compare(reference, artifact, request, images=images, seed=seed)
+    parity = write_checked(parity, path, content=artifact.content)
     _log.info(
         "%s: exported by %s in %.2f s, largest difference %.1e of the largest logit, %.1e is allowed",
         path,
@@ -169,6 +177,42 @@ def export_module(
         composition=artifact.composition,
         seconds=time.perf_counter() - start,
     )
+
+
+def _require_memory(module: nn.Module, request: ExportRequest, *, images: int) -> None:
+    """Refuse a batch whose images and largest operation alone do not fit into memory.
+
+    Batches up to the number of images that every export is checked with need no more than those.
+    """
+    free_bytes = available_bytes()
+    if request.batch is None or request.batch <= images or free_bytes is None:
+        return
+    try:
+        operations = trace_module(module, input_shape=(1, *request.input_shape)).operations
+    except InputError:  # a module that the tracer cannot follow
+        operations = ()
+    elements = max((int(item.elements_read + item.elements_written) for item in operations), default=0)
+    image_bytes = 4 * (math.prod(request.input_shape) + elements)
+    if request.batch * image_bytes > free_bytes:
+        needed, free = (f"{count / 1e9:,.1f} GB" for count in (request.batch * image_bytes, free_bytes))
+        raise InputError(
+            f"the check of a batch of {request.batch:,} images must fit into memory",
+            got=f"at least {needed}, of which {free} are free",
+            hint=f"a batch of at most {max(1, free_bytes // (4 * image_bytes)):,}, or a dynamic batch",
+        )
+
+
+@contextmanager
+def _explain_out_of_memory(request: ExportRequest) -> Iterator[None]:
+    """Limit this process to the free memory, so that it gets an error and is not killed."""
+    try:
+        with memory_limit():
+            yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not any(text in str(error) for text in _OUT_OF_MEMORY):
+            raise
+        message = "the network and the images that it is checked with must fit into memory"
+        raise InputError(message, got=f"a batch of {request.batch or 'any size'}", hint="a smaller batch") from error
 
 
 def _compare(

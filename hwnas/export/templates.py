@@ -14,19 +14,24 @@ import functools
 import hashlib
 import json
 import logging
+import os
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import onnx
+from google.protobuf.message import DecodeError
 
+from hwnas.config import from_mapping, parse_json
 from hwnas.data_paths import CACHE_VARIABLE, cache_folder
 from hwnas.errors import InputError
-from hwnas.export.graph_template import GraphInstance, GraphTemplate, factor_graph
+from hwnas.export.graph_template import GraphInstance, GraphTemplate, UnsupportedGraphError, factor_graph
 from hwnas.export.size_rules import Number, SizeRules
-from hwnas.files import write_atomic
+from hwnas.files import file_errors, read_text, write_atomic
 from hwnas.runs import hwnas_version, package_versions
 
 _log = logging.getLogger(__name__)
@@ -38,6 +43,8 @@ MAX_INSTANCES = 48
 """Instances kept of each variant; more would not help, as rules that still differ then have no form that we know."""
 MAX_FILLED = 512
 """Filled graphs kept in memory for each structure."""
+LOCK_TIMEOUT_S = 10.0
+"""A template is saved in milliseconds. Whoever holds the lock for longer is stopped, and the cache is not needed."""
 EXPORTING = ("compose", "dynamo", "graph_template", "precision", "size_rules", "structure", "templates")
 """Modules of hwnas.export that determine the content of templates or how they are filled."""
 
@@ -177,7 +184,10 @@ class TemplateStore:
         template, path = self._templates[text], self._path(text)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with _exclusive_lock(self._folder / _LOCK):
+            with _exclusive_lock(self._folder / _LOCK) as is_locked:
+                if not is_locked:
+                    _log.warning("the template %s is not saved: another process holds %s", path, _LOCK)
+                    return
                 if (stored := self._load(text)) is not None:
                     template.merge(stored)
                 write_atomic(path, _serialise(text, template))
@@ -185,13 +195,18 @@ class TemplateStore:
             raise _cannot_write(path.parent, error) from error
 
     def _load(self, text: str) -> SegmentTemplate | None:
-        if self._folder is None or not (path := self._path(text)).exists():
+        if self._folder is None:
             return None
+        path = self._path(text)
         try:
-            return _parse(path.read_text(encoding="utf-8"))
-        except (ValueError, KeyError, TypeError) as error:
-            # Not an error: the file only caches what the exporter returns, which can be asked again.
-            _log.warning("the template %s cannot be read and is made again: %s", path, error)
+            if not path.exists():
+                return None
+            return _parse(read_text(path), source=str(path))
+        except OSError as error:
+            raise _cannot_write(path.parent, error) from error
+        except InputError as error:
+            # The file only caches what the exporter returns, which can be asked again.
+            _log.warning("the template %s cannot be read and is made again: %s", path, error.got or error.message)
             return None
 
     def _path(self, text: str) -> Path:
@@ -210,16 +225,34 @@ def _open_store(folder: Path) -> TemplateStore:
 
 
 @contextmanager
-def _exclusive_lock(path: Path) -> Iterator[None]:
-    """Hold a lock that one process can have at a time; the system releases it if the process ends."""
+def _exclusive_lock(path: Path) -> Iterator[bool]:
+    """Hold a lock that one process can have at a time; the system releases it if the process ends.
+
+    Yields:
+        False if another process still held it after `LOCK_TIMEOUT_S`.
+    """
     try:
         import fcntl
     except ImportError:  # no such locks on Windows: the last writer wins, and others export once more
-        yield
+        yield True
         return
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    # Neither a link is followed nor a named pipe waited for: the folder may be shared.
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+    try:
+        deadline_s = time.monotonic() + LOCK_TIMEOUT_S
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline_s:
+                    yield False
+                    return
+                time.sleep(0.05)
+            else:
+                yield True
+                return
+    finally:
+        os.close(file)
 
 
 def _serialise(structure: str, template: SegmentTemplate) -> str:
@@ -240,21 +273,57 @@ def _serialise(structure: str, template: SegmentTemplate) -> str:
     return json.dumps({"schema": SCHEMA, "sha256": _digest(content), "content": content})
 
 
-def _parse(text: str) -> SegmentTemplate:
-    file = json.loads(text)
-    if file["schema"] != SCHEMA or _digest(file["content"]) != file["sha256"]:
-        raise ValueError("the file was changed or cut off")
-    body = json.loads(file["content"])
-    variants = []
-    for entry in body["variants"]:
-        model = base64.b64decode(entry["model"])
-        template, _ = factor_graph(onnx.load_from_string(model))
-        variants.append(_GraphVariant(model=model, template=template, sizes=entry["sizes"], numbers=entry["numbers"]))
+@dataclass(frozen=True, kw_only=True)
+class _TemplateFile:
+    schema: str
+    sha256: str
+    content: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _StoredVariant:
+    model: str
+    sizes: Any
+    numbers: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class _StoredTemplate:
+    structure: str
+    is_verified: bool
+    is_refuted: bool
+    variants: tuple[_StoredVariant, ...]
+
+
+def _parse(text: str, *, source: str) -> SegmentTemplate:
+    file = from_mapping(_TemplateFile, parse_json(text, source=source))
+    if file.schema != SCHEMA or _digest(file.content) != file.sha256:
+        raise InputError(f"{source} must be as it was written", got="a file that was changed or cut off")
+    body = from_mapping(_StoredTemplate, parse_json(file.content, source=source))
     return SegmentTemplate(
-        variants=variants,
-        is_verified=body["is_verified"],
-        is_refuted=body["is_refuted"],
+        variants=[_parse_variant(variant, source=source) for variant in body.variants],
+        is_verified=body.is_verified,
+        is_refuted=body.is_refuted,
     )
+
+
+def _parse_variant(stored: _StoredVariant, *, source: str) -> _GraphVariant:
+    with file_errors(source, also=(DecodeError, UnsupportedGraphError, ValueError, KeyError, IndexError, TypeError)):
+        model = base64.b64decode(stored.model)
+        template, expected = factor_graph(onnx.load_from_string(model))
+    are_sizes = isinstance(stored.sizes, list) and all(
+        isinstance(row, dict) and all(map(_is_number, row.values())) for row in stored.sizes
+    )
+    are_numbers = isinstance(stored.numbers, list) and all(
+        isinstance(row, list) and len(row) == len(expected) and all(map(_is_number, row)) for row in stored.numbers
+    )
+    if not (are_sizes and are_numbers and len(stored.sizes) == len(stored.numbers) > 0):
+        raise InputError(f"{source}: each instance must have sizes, and the {len(expected)} numbers of the graph")
+    return _GraphVariant(model=model, template=template, sizes=stored.sizes, numbers=stored.numbers)
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and -(2**63) <= value < 2**63  # type: ignore[operator]
 
 
 @functools.cache

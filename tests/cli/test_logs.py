@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 import re
 import subprocess
 import sys
@@ -209,3 +210,23 @@ def test_a_library_user_sees_no_records() -> None:
     code = "import hwnas, logging; logging.getLogger('hwnas.profile').warning('unseen')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("", "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device here")
+def test_a_log_file_on_a_full_disk_costs_one_warning(
+    command: Callable[[BaseException | None], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command(None)
+    assert run(["doctor", "--log-file", "/dev/full"]) == 0
+    out, err = capsys.readouterr()
+    assert out == "the result\n"
+    assert err.count("the log file /dev/full is no longer written: No space left on device") == 1
+    assert "Traceback" not in err
+
+
+def test_a_named_pipe_is_no_log_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert run(["doctor", "--log-file", str(tmp_path / "pipe")]) == 1
+    assert "must be an ordinary file" in capsys.readouterr().err
+    assert run(["doctor", "--log-file", str(tmp_path)]) == 1
+    assert "must be an ordinary file" in capsys.readouterr().err

@@ -298,6 +298,33 @@ def test_a_bug_shows_its_traceback_and_asks_for_a_report(
     assert "ZeroDivisionError: by zero\nThis is a bug in hwnas. Please report it" in err
 
 
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (
+            OSError(36, "File name too long", "x" * 400),
+            "cannot be used\n  got     File name too long\n  try     a shorter name",
+        ),
+        (PermissionError(13, "Permission denied", "/secret"), "/secret cannot be used\n  got     Permission denied"),
+        (OSError(28, "No space left on device"), "the output cannot be written\n  got     No space left"),
+        (OSError(11, "Resource temporarily unavailable"), "the command cannot be completed\n  got     Resource"),
+        (MemoryError(), "the command needs more memory than this machine has free"),
+    ],
+)
+def test_what_the_system_refuses_is_no_bug(
+    raising: Callable[[BaseException], int],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    text: str,
+) -> None:
+    monkeypatch.setattr("hwnas.cli.app._discard_output", lambda: None)
+    assert raising(error) == 1
+    err = capsys.readouterr().err
+    assert text in err
+    assert max(map(len, err.splitlines())) < 320
+
+
 def test_the_code_that_a_command_returns_is_that_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hwnas.cli.group.load", lambda _: click.Command("doctor", callback=lambda: 4))
     assert run(["doctor"]) == 4
@@ -359,6 +386,43 @@ def test_a_shell_is_given_the_commands(monkeypatch: pytest.MonkeyPatch, capsys: 
     monkeypatch.setenv("COMP_CWORD", "1")
     assert run([]) == 0
     assert capsys.readouterr().out.split() == ["plain,doctor", "plain,describe", "plain,demo"]
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"_HWNAS_COMPLETE": "bash_complete"},
+        {"_HWNAS_COMPLETE": "bash_complete", "COMP_WORDS": "hwnas d"},
+        {"_HWNAS_COMPLETE": "bash_complete", "COMP_WORDS": "hwnas d", "COMP_CWORD": "one"},
+        {"_HWNAS_COMPLETE": "zsh_complete"},
+        {"_HWNAS_COMPLETE": "fish_complete"},
+        {"_HWNAS_COMPLETE": "1"},
+        {"_HWNAS_COMPLETE": "bash_nonsense"},
+        {"_HWNAS_COMPLETE": "nonsense_complete"},
+    ],
+)
+def test_completion_without_its_script_is_answered_by_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], variables: dict[str, str]
+) -> None:
+    for name in ("COMP_WORDS", "COMP_CWORD"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert run([]) == 1
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "index"), [("hwnas 'x", "1"), ("", "0"), ("hwnas d", "-9"), ("hwnas nothing --x", str(10**30))]
+)
+def test_completion_of_nonsense_is_no_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: str, index: str
+) -> None:
+    monkeypatch.setenv("_HWNAS_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", index)
+    assert run([]) in (0, 1)
+    assert capsys.readouterr().err == ""
 
 
 # ------------------------------------------------------------------------------------------- output

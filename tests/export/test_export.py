@@ -27,6 +27,27 @@ def module() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, 2), nn.BatchNorm2d(4), nn.GELU(), nn.Flatten(), nn.Linear(36, 4))
 
 
+@pytest.mark.parametrize("batch", [100_000, 10**9])
+def test_a_batch_that_cannot_fit_into_memory_is_refused_with_the_number(
+    module: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    monkeypatch.setattr("hwnas.export.export.available_bytes", lambda: 10**7)
+    with pytest.raises(InputError, match=f"a batch of {batch:,} images must fit into memory") as caught:
+        export_module(module, format="safetensors", path=tmp_path / "net", input_shape=SHAPE, batch=batch)
+    assert "of which 0.0 GB are free" in str(caught.value.got)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_memory_that_runs_out_is_an_error(module: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*_: object, **__: object) -> None:
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setattr("hwnas.export.export.check_parity", exhausted)
+    with pytest.raises(InputError, match="must fit into memory"):
+        export_module(module, format="safetensors", path=tmp_path / "net", input_shape=SHAPE, batch=17)
+    assert list(tmp_path.iterdir()) == []
+
+
 WITHOUT_HWNAS = """
 import sys
 sys.modules["hwnas"] = None

@@ -1,6 +1,10 @@
 """Templates in memory and on disk, learned from graphs written by hand."""
 
+import base64
+import fcntl
+import hashlib
 import json
+import os
 from pathlib import Path
 
 import onnx
@@ -11,6 +15,7 @@ from hwnas.data_paths import cache_folder
 from hwnas.errors import InputError
 from hwnas.export.templates import (
     EXPORTING,
+    SCHEMA,
     TemplateStore,
     _code_digest,
     _versions,
@@ -99,12 +104,81 @@ def test_two_processes_that_learn_at_once_both_keep_what_they_learned(tmp_path: 
     assert (again.is_verified, again.is_refuted) == (False, True)
 
 
-@pytest.mark.parametrize("damage", ["", "{", "null", '{"schema": "hwnas.templates/0"}', "cut", "changed"])
+def resealed(text: str) -> str:
+    """The same file with a number less in each instance, and the right digest."""
+    content = json.loads(json.loads(text)["content"])
+    for variant in content["variants"]:
+        variant["numbers"] = [row[1:] for row in variant["numbers"]]
+    return sealed(content)
+
+
+def sealed(content: object) -> str:
+    text = json.dumps(content)
+    return json.dumps({"schema": SCHEMA, "sha256": hashlib.sha256(text.encode()).hexdigest(), "content": text})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("model", "no base64"),
+        ("model", base64.b64encode(b"no graph").decode()),
+        ("model", ""),
+        ("model", 3),
+        ("sizes", {}),
+        ("sizes", [[1]]),
+        ("sizes", [{"a": "1"}]),
+        ("sizes", []),
+        ("numbers", [[float("inf")]]),
+        ("numbers", [[10**400]]),
+        ("numbers", "1"),
+        ("other", 1),
+    ],
+)
+def test_a_file_of_other_content_is_no_template(tmp_path: Path, field: str, value: object) -> None:
+    learned(tmp_path)
+    (file,) = (tmp_path / "templates").iterdir()
+    content = json.loads(json.loads(file.read_text())["content"])
+    content["variants"][0][field] = value
+    file.write_text(sealed(content))
+    assert TemplateStore(tmp_path).get("text").num_instances == 0
+
+
+def test_a_named_pipe_is_no_template(tmp_path: Path) -> None:
+    learned(tmp_path)
+    (file,) = (tmp_path / "templates").iterdir()
+    file.unlink()
+    os.mkfifo(file)
+    assert TemplateStore(tmp_path).get("text").num_instances == 0
+    learned(tmp_path)  # an ordinary file replaces it
+    assert TemplateStore(tmp_path).get("text").num_instances == len(SIZES)
+
+
+def test_a_lock_that_another_process_keeps_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("hwnas.export.templates.LOCK_TIMEOUT_S", 0.1)
+    with (tmp_path / ".templates.lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        learned(tmp_path)
+    assert "is not saved: another process holds .templates.lock" in caplog.text
+    assert TemplateStore(tmp_path).get("text").num_instances == 0
+
+
+def test_a_folder_with_too_long_a_name_is_an_error_with_a_way_out(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cache of exported blocks") as caught:
+        learned(tmp_path / ("x" * 300))
+    assert caught.value.hint == "HWNAS_CACHE=DIR for another folder"
+
+
+@pytest.mark.parametrize(
+    "damage", ["", "{", "null", '{"schema": "hwnas.templates/0"}', "cut", "changed", "resealed", "deep"]
+)
 def test_a_damaged_file_is_made_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str) -> None:
     learned(tmp_path)
     (file,) = (tmp_path / "templates").iterdir()
     text = file.read_text()
-    file.write_text({"cut": text[:-40], "changed": text.replace("96", "97")}.get(damage, damage))
+    damaged = {"cut": text[:-40], "changed": text.replace("96", "97"), "resealed": resealed(text), "deep": "[" * 10**5}
+    file.write_text(damaged.get(damage, damage))
     store = TemplateStore(tmp_path)
     assert store.get("text").num_instances == 0
     assert f"{file} cannot be read" in caplog.text

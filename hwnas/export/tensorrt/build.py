@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hwnas.errors import InputError
-from hwnas.export.tensorrt.files import SCHEMA, BuiltEngine, EngineCard, read_file
+from hwnas.export.tensorrt.files import SCHEMA, BuiltEngine, EngineCard
 from hwnas.export.tensorrt.library import (
     GpuFacts,
     TensorRtMessage,
@@ -31,6 +31,7 @@ from hwnas.export.tensorrt.timing_cache import (
     save_timing_cache,
     sha256,
 )
+from hwnas.files import read_bytes
 from hwnas.runs import hwnas_version
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def build_engine(onnx: bytes | Path, settings: EngineSettings, *, gpu: GpuFacts 
             got=f"typing='flags', precision={settings.precision!r}",
             hint="typing='strong', with an ONNX graph in that precision",
         )
-    data = onnx if isinstance(onnx, bytes) else read_file(onnx)
+    data = onnx if isinstance(onnx, bytes) else read_bytes(onnx)
     source = read_onnx_facts(data)
     check_onnx_facts(source, settings)
     present = gpu or gpu_facts()

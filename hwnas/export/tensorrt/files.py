@@ -13,12 +13,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from hwnas.config import from_mapping, parse_json, shown, to_mapping
+from hwnas.config import from_mapping, parse_json, require_schema, shown, to_mapping
 from hwnas.errors import InputError
 from hwnas.export.tensorrt.library import GpuFacts, gpu_facts, load_tensorrt
 from hwnas.export.tensorrt.settings import EngineSettings
 from hwnas.export.tensorrt.timing_cache import TimingCacheHashes, sha256
-from hwnas.files import write_atomic
+from hwnas.files import file_errors, read_bytes, read_text, write_atomic
 
 SCHEMA = "hwnas.engine/1"
 """The schema of the card that this version writes and reads."""
@@ -126,37 +126,26 @@ def read_engine(path: Path) -> BuiltEngine:
         InputError: A file is missing or was changed since it was written.
     """
     files = EngineFiles(engine=path)
-    engine = read_file(path)
+    engine = read_bytes(path)
     if not files.card.exists():
         hint = "build it with hwnas: engines of other tools are not loaded"
         raise InputError(f"{path} must have its card {files.card.name} next to it", hint=hint)
-    card = _parse_card(read_file(files.card).decode("utf-8", errors="replace"), source=str(files.card))
-    layers = read_file(files.layers)
+    card = _parse_card(read_text(files.card), source=str(files.card))
+    layers = read_bytes(files.layers)
     for file, data, expected in ((path, engine, card.engine_sha256), (files.layers, layers, card.layers_sha256)):
         if sha256(data) != expected:
             message = f"{file} must have the hash on its card, {expected}"
             raise InputError(message, got=sha256(data), hint=_REBUILD)
-    return BuiltEngine(engine=engine, card=card, layers=layers.decode("utf-8"))
-
-
-def read_file(path: Path) -> bytes:
-    """Return the content of a file; a file that cannot be read is an `InputError`."""
-    try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise InputError(f"there is no file {path}") from error
-    except OSError as error:
-        raise InputError(f"{path} cannot be read", got=error.strerror) from error
+    with file_errors(files.layers):
+        return BuiltEngine(engine=engine, card=card, layers=layers.decode("utf-8"))
 
 
 def _parse_card(text: str, *, source: str) -> EngineCard:
     data = parse_json(text, source=source)
     if not isinstance(data, Mapping) or "schema" not in data:
         raise InputError(f"{source} is not the card of an engine that hwnas built", got=shown(data))
-    if data["schema"] != SCHEMA:
-        hint = "build the engine again with this version of hwnas"
-        raise InputError(f"{source} has another schema", got=data["schema"], known=[SCHEMA], hint=hint)
-    return from_mapping(EngineCard, data)
+    require_schema(data["schema"], expected=SCHEMA, source=source, hint="build the engine again with this version")
+    return from_mapping(EngineCard, data, where=source)
 
 
 def _gpu_name(gpu: GpuFacts) -> str:

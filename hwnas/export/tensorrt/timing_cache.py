@@ -13,7 +13,7 @@ from typing import Any, Literal, cast, get_args
 
 from hwnas.errors import InputError, unknown
 from hwnas.export.tensorrt.library import TensorRtMessage, failure
-from hwnas.files import write_atomic
+from hwnas.files import file_errors, read_bytes, write_atomic
 
 TimingCacheUse = Literal["extend", "read", "pinned"]
 TIMING_CACHE_USES: tuple[str, ...] = get_args(TimingCacheUse)
@@ -64,14 +64,13 @@ def read_timing_cache(cache: TimingCache) -> bytes | None:
     Raises:
         InputError: The file is missing, empty, unreadable, or has another hash than `cache.sha256`.
     """
-    try:
-        data = cache.path.read_bytes()
-    except FileNotFoundError as error:
-        if cache.use == "extend":
-            return None
-        raise InputError(f"there is no timing cache {cache.path}", hint="create it with use='extend'") from error
-    except OSError as error:
-        raise InputError(f"the timing cache {cache.path} cannot be read", got=error.strerror) from error
+    with file_errors(cache.path):
+        exists = cache.path.exists()
+    if not exists and cache.use == "extend":
+        return None
+    if not exists:
+        raise InputError(f"there is no timing cache {cache.path}", hint="create it with use='extend'")
+    data = read_bytes(cache.path)
     if not data:
         raise InputError(f"the timing cache {cache.path} is empty", hint="remove the file")
     if cache.sha256 is not None and sha256(data) != cache.sha256:

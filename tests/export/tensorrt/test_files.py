@@ -96,7 +96,7 @@ def test_another_driver_is_no_reason(built: BuiltEngine, tmp_path: Path) -> None
         ("", "is empty"),
         ("{", "is not JSON"),
         ("[]", "is not the card of an engine that hwnas built"),
-        ('{"schema": "hwnas.engine/9"}', "has another schema\n  got     hwnas.engine/9\n  known   hwnas.engine/1"),
+        ('{"schema": "hwnas.engine/9"}', 'has an unsupported schema\n  got     "hwnas.engine/9"\n'),
         ('{"schema": "hwnas.engine/1"}', "created_utc is missing"),
     ],
 )
