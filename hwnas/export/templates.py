@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from hwnas.config import from_mapping, parse_json
 from hwnas.data_paths import CACHE_VARIABLE, cache_folder

@@ -15,8 +15,8 @@ import click
 from hwnas.cli import group, main
 @click.command()
 def waiting():
-    print("ready", flush=True)
     try:
+        print("ready", flush=True)
         time.sleep(60)
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt("all is kept") from error
