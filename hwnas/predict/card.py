@@ -6,15 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
-from hwnas.config import from_mapping, load_json, require_schema, shown, to_mapping
+from hwnas.config import Between, FileName, UtcTime, from_mapping, parse_json, require_schema, shown, to_mapping
 from hwnas.errors import InputError, unknown
 from hwnas.metrics import MEASURED_METRICS, Metric
 from hwnas.predict.metrics import Scores, best_spearman
 from hwnas.predict.selection import Protocol
+from hwnas.predict.stored import read_stored
 
 SCHEMA = "hwnas.predictor/3"
 """Schema of predictors that this version writes and reads."""
@@ -25,23 +26,41 @@ CARD = "card.json"
 CONFIDENCES = (0.5, 0.8, 0.9, 0.95)
 """Confidences at which coverage is reported."""
 
+Count = Annotated[int, Between(0, 1_000_000_000)]
+Share = Annotated[float, Between(0, 1)]
+Error = Annotated[float, Between(0, 1e12)]
+"""A relative error."""
+
+
+class _LineRule:
+    """A text that can be printed: a card is shown in the terminal, on pages and in reports."""
+
+    def check(self, value: Any, *, where: str) -> None:
+        if len(value) > _MAX_LINE or not value.isprintable():
+            message = f"{where} must be a line of at most {_MAX_LINE} printable characters"
+            raise InputError(message, got=ascii(value[:80]))
+
+
+_MAX_LINE = 2000
+Line = Annotated[str, _LineRule()]
+
 
 @dataclass(frozen=True, kw_only=True)
 class FittedData:
     """The data that a predictor was fitted to."""
 
-    sources: tuple[str, ...]
+    sources: tuple[Line, ...]
     """Profiles or files."""
-    num_rows: int
-    num_networks: int
+    num_rows: Count
+    num_networks: Annotated[int, Between(1, 1_000_000_000)]
     """Number of distinct networks."""
     is_mixed: bool = False
     """True if rows of several environments were combined on request."""
-    kinds: tuple[str, ...] = ()
+    kinds: tuple[Line, ...] = ()
     """Spaces of the networks; `timm` for its models."""
-    usual_batch: int | None = None
+    usual_batch: Annotated[int, Between(1, 65_536)] | None = None
     """The most frequent batch size if the rows have several."""
-    count_names: tuple[str, ...] = ()
+    count_names: tuple[Line, ...] = ()
     """Names of the blocks that the model counts, if it counts blocks."""
 
 
@@ -49,7 +68,7 @@ class FittedData:
 class Ranked:
     """A model that was tried, with its scores."""
 
-    model: str
+    model: Line
     scores: Scores
 
 
@@ -57,8 +76,8 @@ class Ranked:
 class Coverage:
     """The share of held-out networks inside intervals that were calibrated without them."""
 
-    confidence: float
-    share: float
+    confidence: Share
+    share: Share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,29 +92,29 @@ class HeldOut:
 class CurvePoint:
     """The error of a model fitted to this number of networks."""
 
-    count: int
-    mape: float
-    spearman: float | None = None
+    count: Count
+    mape: Error
+    spearman: Annotated[float, Between(-1, 1)] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Body:
     schema: str = SCHEMA
-    created_utc: str
+    created_utc: UtcTime
     metric: Metric
-    space: str | None = None
+    space: FileName | None = None
     """Space of the fitted networks; None: all networks that were measured in this setting, of any kind."""
     data: FittedData
     protocol: Protocol
-    model: str
+    model: Line
     ranking: tuple[Ranked, ...]
     """All models that were tried, best first."""
     coverage: tuple[Coverage, ...]
-    noise_floor: float | None = None
+    noise_floor: Annotated[float, Between(0, 10)] | None = None
     """Mean absolute relative error of a perfect predictor, which is that of repeated measurements."""
     learning_curve: tuple[CurvePoint, ...] = ()
     held_out: tuple[HeldOut, ...] = ()
-    notes: tuple[str, ...] = ()
+    notes: tuple[Line, ...] = ()
     model_sha256: str = ""
     """SHA-256 of the text of model.json."""
     card_sha256: str = ""
@@ -157,7 +176,7 @@ def load_card(folder: Path) -> Card:
     """Read the card of a predictor without its model."""
     if not (folder / CARD).is_file():
         raise InputError(f"{folder} must be the folder of a predictor", got=f"it has no {CARD}", hint="hwnas fit")
-    return card_from_json(load_json(folder / CARD), source=str(folder / CARD))
+    return card_from_json(parse_json(read_stored(folder / CARD), source=str(folder / CARD)), source=str(folder / CARD))
 
 
 def card_from_json(data: object, *, source: str) -> Card:
@@ -169,11 +188,17 @@ def card_from_json(data: object, *, source: str) -> Card:
     environment = data.get("environment")
     if not isinstance(environment, dict) or not all(isinstance(value, str) for value in environment.values()):
         raise InputError(f"{source}: environment must map names to texts", got=shown(environment))
+    for name, value in environment.items():
+        _LineRule().check(name + value, where=f"{source}: environment.{name[:80]!a}")
     body = from_mapping(_Body, {name: value for name, value in data.items() if name != "environment"}, where=source)
     if body.metric.name not in MEASURED_METRICS:
         raise unknown(f"{source}: metric", body.metric.name, MEASURED_METRICS)
     if body.model not in [ranked.model for ranked in body.ranking]:
         raise InputError(f"{source}: the model must be one of the ranking", got=body.model)
+    if {entry.confidence for entry in body.coverage} < {*CONFIDENCES}:
+        raise InputError(f"{source}: coverage must have the confidences {CONFIDENCES}", got=len(body.coverage))
+    if any(row.measured <= 0 or row.predicted <= 0 for row in body.held_out):
+        raise InputError(f"{source}: held_out must have values above 0")
     values = {name: getattr(body, name) for name in _Body.__dataclass_fields__}
     return Card(**values, environment=environment)
 

@@ -16,7 +16,7 @@ from hwnas.predict.arrays import ContiguousArrays, Numbers
 from hwnas.predict.features.table import Features
 from hwnas.predict.folds import group_equal_networks
 from hwnas.predict.intervals import WhitenedComponents
-from hwnas.predict.models.model import Plain, names, numbers
+from hwnas.predict.stored import StoredTable
 
 _MARGIN = 0.1
 """Share of the fitted range by which a column may leave it."""
@@ -88,17 +88,26 @@ class FittedRange(ContiguousArrays):
         }
 
     @classmethod
-    def from_json(cls, data: Plain) -> Self:
+    def from_json(cls, data: StoredTable) -> Self:
         """Make it from what `to_json` returned."""
+        required = ("cost_names", "shape_names", "low", "high", "unusual", "largest_distance")
+        data.require_keys(*required, optional=("margin", "far"))
+        cost_names, shape_names = data.names("cost_names"), data.names("shape_names")
+        num_columns = len(cost_names) + len(shape_names)
+        low, high = data.array("low", num_columns), data.array("high", num_columns)
+        if (low > high).any():
+            raise InputError(
+                f"{data.where}.low must not be above high", got=(cost_names + shape_names)[np.argmax(low > high)]
+            )
         return cls(
-            cost_names=names(data["cost_names"]),
-            shape_names=names(data["shape_names"]),
-            low=numbers(data["low"]),
-            high=numbers(data["high"]),
-            components=WhitenedComponents.from_json(data["unusual"]),
-            largest_distance=float(data["largest_distance"]),
-            margin=float(data.get("margin", _MARGIN)),
-            far=float(data.get("far", _FAR)),
+            cost_names=cost_names,
+            shape_names=shape_names,
+            low=low,
+            high=high,
+            components=WhitenedComponents.from_json(data.table("unusual")),
+            largest_distance=data.number("largest_distance", low=0),
+            margin=data.number("margin", low=0) if "margin" in data else _MARGIN,
+            far=data.number("far", low=0) if "far" in data else _FAR,
         )
 
     def _columns(self, features: Features) -> Numbers:

@@ -17,7 +17,8 @@ from hwnas.errors import InputError
 from hwnas.predict.arrays import ContiguousArrays, Numbers
 from hwnas.predict.features.table import Features
 from hwnas.predict.folds import Fold
-from hwnas.predict.models.model import Plain, Standardizer, names, numbers
+from hwnas.predict.models.model import Standardizer
+from hwnas.predict.stored import StoredTable
 
 DEFAULT_CONFIDENCE = 0.9
 """Default confidence of intervals, if there are enough networks."""
@@ -77,13 +78,16 @@ class WhitenedComponents(ContiguousArrays):
         }
 
     @classmethod
-    def from_json(cls, data: Plain) -> Self:
+    def from_json(cls, data: StoredTable) -> Self:
         """Make it from what `to_json` returned."""
+        data.require_keys("cost_names", "shape_names", "standard", "rotation")
+        cost_names, shape_names = data.names("cost_names"), data.names("shape_names")
+        num_columns = 1 + len(cost_names) + len(shape_names)
         return cls(
-            cost_names=names(data["cost_names"]),
-            shape_names=names(data["shape_names"]),
-            standard=Standardizer.from_json(data["standard"]),
-            rotation=numbers(data["rotation"]),
+            cost_names=cost_names,
+            shape_names=shape_names,
+            standard=Standardizer.from_json(data.table("standard"), num_columns=num_columns),
+            rotation=data.array("rotation", num_columns, None),
         )
 
 
@@ -112,12 +116,16 @@ class Intervals(ContiguousArrays):
         return {"unusual": self.components.to_json(), "slope": self.slope, "errors": self.errors.tolist()}
 
     @classmethod
-    def from_json(cls, data: Plain) -> Self:
+    def from_json(cls, data: StoredTable) -> Self:
         """Make it from what `to_json` returned."""
+        data.require_keys("unusual", "slope", "errors")
+        errors = data.array("errors", None)
+        if not len(errors) or (np.diff(errors) < 0).any():
+            raise InputError(f"{data.where}.errors must be numbers in ascending order")
         return cls(
-            components=WhitenedComponents.from_json(data["unusual"]),
-            slope=float(data["slope"]),
-            errors=numbers(data["errors"]),
+            components=WhitenedComponents.from_json(data.table("unusual")),
+            slope=data.number("slope", low=0),
+            errors=errors,
         )
 
 

@@ -1,14 +1,18 @@
 """Scores of predictions of held-out networks."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
+from hwnas.config import Between
 from hwnas.errors import InputError
 from hwnas.predict.arrays import Numbers
 from hwnas.predict.features.table import require_finite
 
 _ROUNDING = 1e-12
+_LARGEST = 1e12
+"""Largest relative error of a score that is read."""
 _DRAWS = 64
 _SIGMA_BY_MEAN = float(np.sqrt(np.pi / 2))
 """Standard deviation over mean absolute value of a normal distribution."""
@@ -19,18 +23,18 @@ class Scores:
     """Errors are shares: 0.01 is one percent."""
 
     count: int
-    mape: float
+    mape: Annotated[float, Between(0, _LARGEST)]
     """Mean absolute relative error |predicted / measured - 1|."""
-    rmspe: float
+    rmspe: Annotated[float, Between(0, _LARGEST)]
     """Root mean square of the relative error."""
-    median_error: float
-    within_5: float
+    median_error: Annotated[float, Between(0, _LARGEST)]
+    within_5: Annotated[float, Between(0, 1)]
     """Share of networks within 5 %."""
-    within_10: float
-    spearman: float | None
+    within_10: Annotated[float, Between(0, 1)]
+    spearman: Annotated[float, Between(-1, 1)] | None
     """Rank correlation; None if all measured or all predicted values are equal."""
-    kendall: float | None
-    max_error: float
+    kendall: Annotated[float, Between(-1, 1)] | None
+    max_error: Annotated[float, Between(0, _LARGEST)]
 
 
 def scores(predicted: Numbers, measured: Numbers) -> Scores:

@@ -31,8 +31,8 @@ from hwnas.predict.features.table import Features, with_source_predictions
 from hwnas.predict.fitted_range import FittedRange, require_inside
 from hwnas.predict.intervals import Intervals, require_confident, supported_confidence
 from hwnas.predict.metrics import Scores, scores
-from hwnas.predict.models import Fitted, fitted_from_json, fitted_to_json
-from hwnas.predict.models.model import Plain
+from hwnas.predict.models import Fitted, counted_blocks, fitted_from_json, fitted_to_json, transfer_sources
+from hwnas.predict.stored import StoredTable, read_stored
 from hwnas.workload import Workload, Workloads
 
 
@@ -148,15 +148,10 @@ class Predictor:
         """
         folder = Path(folder)
         card = load_card(folder)
-        model_text = _read(folder / MODEL)
+        path = folder / MODEL
+        model_text = read_stored(path)
         require_seal(card, model_text=model_text, source=str(folder))
-        data = parse_json(model_text, source=str(folder / MODEL))
-        if not isinstance(data, dict):
-            raise InputError(f"{folder / MODEL} must hold a model")
-        try:
-            return cls.from_json(card, data)
-        except (KeyError, TypeError) as error:
-            raise InputError(f"{folder / MODEL} is incomplete", got=repr(error)) from error
+        return cls.from_json(card, StoredTable(parse_json(model_text, source=str(path)), where=str(path)))
 
     def predict(
         self,
@@ -193,13 +188,18 @@ class Predictor:
         count = np.full(len(features), float(metric.require_batch(batch)))
         confidence = self.default_confidence if confidence is None else confidence
         require_confident(self.card.data.num_networks, confidence=confidence)
-        mean = self.model.predict(features)
-        low, high = self.intervals.bounds(mean, features, confidence=confidence)
-        figures = [round_last_bits(metric.from_target(values, batch=count)) for values in (mean, low, high)]
+        # A model from elsewhere may overflow: its coefficients have bounds, their products with sizes do not.
+        with np.errstate(all="ignore"):
+            mean = self.model.predict(features)
+            low, high = self.intervals.bounds(mean, features, confidence=confidence)
+            values, *ends = (round_last_bits(metric.from_target(target, batch=count)) for target in (mean, low, high))
+        if not all(np.isfinite(array).all() for array in (values, *ends)):
+            message = f"the predictor of {metric} must predict finite values"
+            raise InputError(message, got=f"its model {self.card.model} overflows", hint="fit it again")
         return Prediction(
-            mean=figures[0],
-            lower=np.minimum(figures[1], figures[2]),
-            upper=np.maximum(figures[1], figures[2]),
+            mean=values,
+            lower=np.minimum(*ends),
+            upper=np.maximum(*ends),
             more_is_better=metric.maximised,
             outside=self.fitted_range.is_outside(features),
         )
@@ -232,19 +232,24 @@ class Predictor:
         }
 
     @classmethod
-    def from_json(cls, card: Card, data: Plain) -> Self:
+    def from_json(cls, card: Card, data: StoredTable) -> Self:
         """Make a predictor from its card and what `model_json` returned."""
+        data.require_keys("conditions", "model", "intervals", "fitted_range", "sources")
+        model = fitted_from_json(data.table("model"))
+        sources = {name: _source(source) for name, source in data.named_tables("sources")}
+        _require_inputs(card, model, sources, where=data.where)
         return cls(
             card=card,
-            conditions=Conditions(**data["conditions"]),
-            model=fitted_from_json(data["model"]),
-            intervals=Intervals.from_json(data["intervals"]),
-            fitted_range=FittedRange.from_json(data["fitted_range"]),
-            sources={name: _source(source) for name, source in data["sources"].items()},
+            conditions=Conditions.from_json(data.table("conditions")),
+            model=model,
+            intervals=Intervals.from_json(data.table("intervals")),
+            fitted_range=FittedRange.from_json(data.table("fitted_range")),
+            sources=sources,
         )
 
     def _build_features(self, build: Callable[[Conditions], Features], batch: int | None) -> Features:
-        by_source = {name: source.predict(build) for name, source in self.sources.items()}
+        with np.errstate(all="ignore"):  # what overflows is no finite feature, which is an error
+            by_source = {name: source.predict(build) for name, source in self.sources.items()}
         conditions = replace(self.conditions, batch=self.card.metric.require_batch(batch))
         return with_source_predictions(build(conditions), by_source)
 
@@ -253,13 +258,29 @@ def _source_json(source: Source) -> dict[str, Any]:
     return {"conditions": source.conditions.plain(), "batch": source.batch, "model": fitted_to_json(source.model)}
 
 
-def _source(data: Plain) -> Source:
+def _source(data: StoredTable) -> Source:
+    data.require_keys("conditions", "batch", "model")
     return Source(
-        conditions=Conditions(**data["conditions"]), batch=int(data["batch"]), model=fitted_from_json(data["model"])
+        conditions=Conditions.from_json(data.table("conditions")),
+        batch=data.whole_number("batch", low=1, high=_MAX_BATCH),
+        model=fitted_from_json(data.table("model")),
     )
 
 
+def _require_inputs(card: Card, model: Fitted, sources: Mapping[str, Source], *, where: str) -> None:
+    """Require that a model reads no column that its predictor does not make: it would silently be 0."""
+    missing = {*transfer_sources(model)} - {*sources}
+    nested = {name for source in sources.values() for name in transfer_sources(source.model)}
+    if missing or nested:
+        raise InputError(f"{where} must hold the sources that its models read", got=min(missing or nested))
+    models = (model, *(source.model for source in sources.values()))
+    uncounted = {name for fitted in models for name in counted_blocks(fitted)} - {*card.data.count_names}
+    if uncounted:
+        raise InputError(f"the card next to {where} must name the blocks that the model counts", got=min(uncounted))
+
+
 PAGE, MODEL = "card.md", "model.json"
+_MAX_BATCH = 65_536
 
 
 def save_predictor(predictor: Predictor, folder: Path) -> Predictor:
@@ -301,10 +322,3 @@ def _write_folder(folder: Path, texts: dict[str, str]) -> None:
 def _require_replaceable(folder: Path) -> None:
     if folder.exists() and any(folder.iterdir()) and not (folder / CARD).is_file():
         raise InputError(f"{folder} holds something other than a predictor", hint="choose another folder with --out")
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read", got=error) from error

@@ -7,9 +7,11 @@ error is less than one percent larger.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
+from hwnas.config import Between
 from hwnas.errors import InputError
 from hwnas.predict.arrays import Numbers
 from hwnas.predict.features.table import Features
@@ -27,9 +29,9 @@ _GAIN = 0.01
 class Protocol:
     """Protocol of the cross-validation."""
 
-    num_folds: int = 5
-    repeats: int = 2
-    seed: int = 0
+    num_folds: Annotated[int, Between(2, 1_000_000_000)] = 5
+    repeats: Annotated[int, Between(1, 1000)] = 2
+    seed: Annotated[int, Between(0, 2**32 - 1)] = 0
     held_out: str = "networks"
     """Unit of rows held out together: 'networks', or groups such as 'families'."""
 

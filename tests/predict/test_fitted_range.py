@@ -9,6 +9,7 @@ from hwnas.predict.fitted_range import FittedRange, require_inside
 from hwnas.predict.intervals import calibrate
 from hwnas.predict.models import AnalyticLearner
 from hwnas.predict.selection import Protocol, cross_validate
+from hwnas.predict.stored import StoredTable
 from tests.predict.synthetic import measured_times, networks
 
 
@@ -82,12 +83,12 @@ def test_networks_that_the_margin_of_few_takes_in_are_predicted_as_the_others_ar
 def test_a_range_that_was_written_without_a_margin_has_the_narrow_one() -> None:
     data = FittedRange.fit(networks(12), one_space=True).to_json()
     del data["margin"], data["far"]
-    assert FittedRange.from_json(data).to_json() == FittedRange.fit(networks(12)).to_json()
+    assert FittedRange.from_json(StoredTable(data)).to_json() == FittedRange.fit(networks(12)).to_json()
 
 
 def test_json_gives_the_same_range_back() -> None:
     fitted = FittedRange.fit(networks(50))
-    again = FittedRange.from_json(fitted.to_json())
+    again = FittedRange.from_json(StoredTable(fitted.to_json()))
     test = networks(80, seed=2)
     np.testing.assert_array_equal(again.is_outside(test), fitted.is_outside(test))
     require_inside(again, networks(50))

@@ -12,6 +12,7 @@ from hwnas.predict.intervals import (
     require_confident,
     supported_confidence,
 )
+from hwnas.predict.stored import StoredTable
 from tests.predict.synthetic import Numbers, networks, true_times
 
 
@@ -69,7 +70,7 @@ def test_the_mean_is_between_the_bounds_of_honest_answers() -> None:
 def test_json_gives_the_same_intervals_back() -> None:
     features, target = networks(50), true_times(networks(50))
     intervals = calibrate(features, target, (target * np.exp(0.02 * np.random.default_rng(3).normal(size=50)))[None])
-    again = Intervals.from_json(intervals.to_json())
+    again = Intervals.from_json(StoredTable(intervals.to_json()))
     for mine, theirs in zip(
         again.bounds(target, features, confidence=0.8), intervals.bounds(target, features, confidence=0.8), strict=True
     ):

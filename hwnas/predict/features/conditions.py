@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,12 +10,16 @@ from numpy.typing import NDArray
 from hwnas.devices.device import Device
 from hwnas.errors import InputError
 from hwnas.metrics import Precision
+from hwnas.predict.stored import StoredTable
 from hwnas.workload import element_bytes
 
 Batch = int | NDArray[np.int64]
 
 _NOMINAL: Mapping[str, tuple[float, float]] = {"cpu": (1e11, 2e10), "gpu": (5e13, 1e12)}
 """Operations and bytes per second of devices without a datasheet; only ratios matter, a fit finds the scale."""
+
+_STORED = ("kind", "op_per_s", "byte_per_s", "bytes_per_element", "num_sms", "torch_layouts", "autocast")
+_MAX_RATE = 1e25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,17 +46,23 @@ class Conditions:
         batches = np.asarray(self.batch, dtype=np.float64)
         return batches[rows] if batches.ndim else np.full(rows.shape, float(batches))
 
+    @classmethod
+    def from_json(cls, data: StoredTable) -> Self:
+        """Make the conditions from what `plain` returned."""
+        data.require_keys(*_STORED)
+        return cls(
+            kind="gpu" if data.text("kind", ("gpu", "cpu")) == "gpu" else "cpu",
+            op_per_s=data.number("op_per_s", low=1, high=_MAX_RATE),
+            byte_per_s=data.number("byte_per_s", low=1, high=_MAX_RATE),
+            bytes_per_element=data.whole_number("bytes_per_element", low=1, high=16),
+            num_sms=data.whole_number("num_sms", low=1, high=1_000_000) if "num_sms" in data else None,
+            torch_layouts=data.flag("torch_layouts"),
+            autocast=data.flag("autocast"),
+        )
+
     def plain(self) -> dict[str, object]:
         """Return the values that a predictor stores; the batch size is not one of them."""
-        return {
-            "kind": self.kind,
-            "op_per_s": self.op_per_s,
-            "byte_per_s": self.byte_per_s,
-            "bytes_per_element": self.bytes_per_element,
-            "num_sms": self.num_sms,
-            "torch_layouts": self.torch_layouts,
-            "autocast": self.autocast,
-        }
+        return {name: getattr(self, name) for name in _STORED}
 
 
 def conditions_of(

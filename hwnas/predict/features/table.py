@@ -86,7 +86,8 @@ def with_source_predictions(features: Features, predictions: Mapping[str, Number
     """Return the features with the logarithms of other devices' predictions among the shapes."""
     if not predictions:
         return features
-    columns = np.column_stack([np.log(values) for values in predictions.values()])
+    with np.errstate(all="ignore"):  # what is no finite number is found by the features below
+        columns = np.column_stack([np.log(values) for values in predictions.values()])
     return replace(
         features,
         shape_names=(*features.shape_names, *map(source_column, predictions)),

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from hwnas.predict.arrays import ContiguousArrays, Numbers
 from hwnas.predict.features.table import Features
-from hwnas.predict.models.model import Plain, check_fit_inputs, names, numbers
+from hwnas.predict.models.model import check_fit_inputs
+from hwnas.predict.stored import StoredTable
 
 _SMALLEST = 1e-12
 _FEW = 15
@@ -40,9 +41,11 @@ class Analytic(ContiguousArrays):
         return {"cost_names": list(self.cost_names), "coefficients": self.coefficients.tolist()}
 
     @classmethod
-    def from_json(cls, data: Plain) -> Self:
+    def from_json(cls, data: StoredTable) -> Self:
         """Make it from what `to_json` returned."""
-        return cls(cost_names=names(data["cost_names"]), coefficients=numbers(data["coefficients"]))
+        data.require_keys("cost_names", "coefficients")
+        names = data.names("cost_names")
+        return cls(cost_names=names, coefficients=data.array("coefficients", len(names), low=0))
 
 
 @dataclass(frozen=True, kw_only=True)

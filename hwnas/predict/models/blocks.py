@@ -13,7 +13,8 @@ import numpy as np
 from hwnas.predict.arrays import ContiguousArrays, Numbers
 from hwnas.predict.features.table import Features
 from hwnas.predict.models.analytic import Analytic, AnalyticLearner
-from hwnas.predict.models.model import Plain, check_fit_inputs, names, numbers
+from hwnas.predict.models.model import check_fit_inputs
+from hwnas.predict.stored import StoredTable
 
 _ALPHAS = np.logspace(-2, 4, 13)
 _SMALLEST_SHARE = 0.1
@@ -45,13 +46,12 @@ class Blocks(ContiguousArrays):
         }
 
     @classmethod
-    def from_json(cls, data: Plain) -> Self:
+    def from_json(cls, data: StoredTable) -> Self:
         """Make it from what `to_json` returned."""
-        return cls(
-            mean=Analytic.from_json(data["mean"]),
-            count_names=names(data["count_names"]),
-            differences=numbers(data["differences"]),
-        )
+        data.require_keys("mean", "count_names", "differences")
+        names = data.names("count_names")
+        mean = Analytic.from_json(data.table("mean"))
+        return cls(mean=mean, count_names=names, differences=data.array("differences", len(names)))
 
 
 @dataclass(frozen=True, kw_only=True)

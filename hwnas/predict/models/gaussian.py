@@ -13,8 +13,8 @@ import numpy as np
 
 from hwnas.predict.arrays import ContiguousArrays, Numbers, as_contiguous
 from hwnas.predict.features.table import Features
-from hwnas.predict.models.model import Plain, numbers
 from hwnas.predict.models.residual import CorrectedModel, Correction, fit_corrected
+from hwnas.predict.stored import MAX_ITEMS, StoredTable
 
 _FEWEST_INPUTS = 12
 _CHUNK = 256
@@ -56,14 +56,17 @@ class Process(ContiguousArrays):
         }
 
     @classmethod
-    def from_json(cls, data: Plain) -> Self:
-        """Make it from what `to_json` returned."""
+    def from_json(cls, data: StoredTable, *, num_inputs: int) -> Self:
+        """Make the process of so many inputs from what `to_json` returned."""
+        data.require_keys("columns", "points", "inverse_scales", "dual", "offset")
+        num_points = len(data.items("points", most=MAX_ITEMS))
+        columns = tuple(data.whole_array("columns", None, low=0, high=num_inputs - 1).tolist())
         return cls(
-            columns=tuple(int(column) for column in data["columns"]),
-            points=numbers(data["points"]),
-            inverse_scales=numbers(data["inverse_scales"]),
-            dual=numbers(data["dual"]),
-            offset=float(data["offset"]),
+            columns=columns,
+            points=data.array("points", num_points, len(columns)),
+            inverse_scales=data.array("inverse_scales", len(columns), low=0),
+            dual=data.array("dual", num_points),
+            offset=data.number("offset"),
         )
 
 

@@ -9,15 +9,19 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
+from hwnas.errors import InputError
 from hwnas.predict.arrays import ContiguousArrays, Numbers
 from hwnas.predict.features.table import Features
-from hwnas.predict.models.model import Plain, Standardizer, check_fit_inputs, names, numbers
+from hwnas.predict.models.model import Standardizer, check_fit_inputs
+from hwnas.predict.stored import MAX_NUMBER, StoredTable
 
 _ALPHAS = np.logspace(-6, 3, 19)
 _MAX_SQUARED = 26
 """Largest number of columns to square and multiply; with more, their principal components are used."""
 _COMPONENTS = 12
 _BEYOND = 5.0
+_MAX_COLUMNS = 10_000
+_SCALES: tuple[Literal["plain", "log"], ...] = ("plain", "log")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,15 +70,27 @@ class Basis(ContiguousArrays):
         }
 
     @classmethod
-    def from_json(cls, data: Plain) -> Self:
+    def from_json(cls, data: StoredTable) -> Self:
         """Make it from what `to_json` returned."""
-        return cls(
-            cost_names=names(data["cost_names"]),
-            shape_names=names(data["shape_names"]),
-            standard=Standardizer.from_json(data["standard"]),
-            rotation=None if data["rotation"] is None else numbers(data["rotation"]),
-            squared=bool(data["squared"]),
+        data.require_keys("cost_names", "shape_names", "standard", "rotation", "squared")
+        cost_names, shape_names = data.names("cost_names"), data.names("shape_names")
+        num_columns = len(cost_names) + len(shape_names)
+        basis = cls(
+            cost_names=cost_names,
+            shape_names=shape_names,
+            standard=Standardizer.from_json(data.table("standard"), num_columns=num_columns),
+            rotation=data.array("rotation", num_columns, None) if "rotation" in data else None,
+            squared=data.flag("squared"),
         )
+        if basis.num_columns > _MAX_COLUMNS:
+            raise InputError(f"{data.where} must have at most {_MAX_COLUMNS} columns", got=basis.num_columns)
+        return basis
+
+    @property
+    def num_columns(self) -> int:
+        """Number of columns of the regression."""
+        plain = len(self.standard.mean) if self.rotation is None else self.rotation.shape[1]
+        return plain + plain * (plain + 1) // 2 if self.squared else plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,15 +125,18 @@ class Ridge(ContiguousArrays):
         }
 
     @classmethod
-    def from_json(cls, data: Plain) -> Self:
+    def from_json(cls, data: StoredTable) -> Self:
         """Make it from what `to_json` returned."""
+        data.require_keys("basis", "coefficients", "offset", "scale", "smallest", "largest")
+        basis = Basis.from_json(data.table("basis"))
+        smallest = data.number("smallest", low=1 / MAX_NUMBER)
         return cls(
-            basis=Basis.from_json(data["basis"]),
-            coefficients=numbers(data["coefficients"]),
-            offset=float(data["offset"]),
-            scale="log" if data["scale"] == "log" else "plain",
-            smallest=float(data["smallest"]),
-            largest=float(data["largest"]),
+            basis=basis,
+            coefficients=data.array("coefficients", basis.num_columns),
+            offset=data.number("offset"),
+            scale="log" if data.text("scale", _SCALES) == "log" else "plain",
+            smallest=smallest,
+            largest=data.number("largest", low=smallest),
         )
 
 
@@ -167,9 +186,6 @@ class RidgeLearner:
             ridge.coef_,
             float(ridge.intercept_),
         )
-
-
-_SCALES: tuple[Literal["plain", "log"], ...] = ("plain", "log")
 
 
 def _held_out(columns: Numbers, residual: Numbers, weights: Numbers, alpha: float) -> float:

@@ -3,7 +3,6 @@
 Targets are positive: milliseconds of one run of a batch, megabytes, joules. Errors are relative.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, Self
 
@@ -12,8 +11,7 @@ import numpy as np
 from hwnas.errors import InputError
 from hwnas.predict.arrays import ContiguousArrays, Numbers, as_contiguous
 from hwnas.predict.features.table import Features, require_finite
-
-Plain = Mapping[str, Any]
+from hwnas.predict.stored import StoredTable
 
 
 class Fitted(Protocol):
@@ -27,11 +25,6 @@ class Fitted(Protocol):
 
     def to_json(self) -> dict[str, Any]:
         """Return the model as plain values."""
-        ...
-
-    @classmethod
-    def from_json(cls, data: Plain) -> Self:
-        """Make the model from what `to_json` returned; raise InputError if it is not valid."""
         ...
 
 
@@ -71,23 +64,11 @@ class Standardizer(ContiguousArrays):
         return {"mean": self.mean.tolist(), "scale": np.where(np.isinf(self.scale), 0, self.scale).tolist()}
 
     @classmethod
-    def from_json(cls, data: Plain) -> Self:
-        """Make it from what `to_json` returned."""
-        scale = numbers(data["scale"])
-        return cls(numbers(data["mean"]), np.where(scale == 0, np.inf, scale))
-
-
-def numbers(values: Any) -> Numbers:
-    """Plain lists as an array of finite numbers."""
-    array = as_contiguous(values)
-    if not np.isfinite(array).all():
-        raise ValueError("a figure of a model is not a finite number")
-    return array
-
-
-def names(values: Sequence[Any]) -> tuple[str, ...]:
-    """Plain lists as names."""
-    return tuple(str(value) for value in values)
+    def from_json(cls, data: StoredTable, *, num_columns: int) -> Self:
+        """Make the scaling of so many columns from what `to_json` returned."""
+        data.require_keys("mean", "scale")
+        scale = data.array("scale", num_columns, low=0)
+        return cls(data.array("mean", num_columns), np.where(scale == 0, np.inf, scale))
 
 
 def check_fit_inputs(features: Features, target: Numbers, weights: Numbers | None) -> tuple[Numbers, Numbers]:

@@ -12,7 +12,8 @@ import numpy as np
 from hwnas.predict.arrays import Numbers
 from hwnas.predict.features.table import Features
 from hwnas.predict.models.analytic import Analytic, AnalyticLearner
-from hwnas.predict.models.model import Plain, Standardizer, check_fit_inputs, names
+from hwnas.predict.models.model import Standardizer, check_fit_inputs
+from hwnas.predict.stored import StoredTable
 
 
 class Correction(Protocol):
@@ -27,8 +28,8 @@ class Correction(Protocol):
         ...
 
     @classmethod
-    def from_json(cls, data: Plain) -> Self:
-        """Make it from what `to_json` returned."""
+    def from_json(cls, data: StoredTable, *, num_inputs: int) -> Self:
+        """Make the correction of so many inputs from what `to_json` returned."""
         ...
 
 
@@ -68,13 +69,13 @@ class Design:
         }
 
     @classmethod
-    def from_json(cls, data: Plain) -> Self:
+    def from_json(cls, data: StoredTable) -> Self:
         """Make it from what `to_json` returned."""
-        return cls(
-            mean=Analytic.from_json(data["mean"]),
-            shape_names=names(data["shape_names"]),
-            standard=Standardizer.from_json(data["standard"]),
-        )
+        data.require_keys("mean", "shape_names", "standard")
+        mean, shape_names = Analytic.from_json(data.table("mean")), data.names("shape_names")
+        num_columns = 1 + len(mean.cost_names) + len(shape_names)
+        standard = Standardizer.from_json(data.table("standard"), num_columns=num_columns)
+        return cls(mean=mean, shape_names=shape_names, standard=standard)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,12 +103,15 @@ class CorrectedModel:
         }
 
     @classmethod
-    def from_json(cls, data: Plain) -> Self:
+    def from_json(cls, data: StoredTable) -> Self:
         """Make it from what `to_json` returned."""
+        data.require_keys("design", "correction", "shrinkage")
+        design = Design.from_json(data.table("design"))
+        num_inputs = len(design.standard.mean)
         return cls(
-            design=Design.from_json(data["design"]),
-            correction=cls.correction_type.from_json(data["correction"]),
-            shrinkage=float(data["shrinkage"]),
+            design=design,
+            correction=cls.correction_type.from_json(data.table("correction"), num_inputs=num_inputs),
+            shrinkage=data.number("shrinkage", low=0, high=1),
         )
 
 

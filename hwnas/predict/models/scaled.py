@@ -10,7 +10,7 @@ import numpy as np
 
 from hwnas.predict.arrays import ContiguousArrays, Numbers
 from hwnas.predict.features.table import Features, source_column
-from hwnas.predict.models.model import Plain, names, numbers
+from hwnas.predict.stored import StoredTable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,13 +38,15 @@ class Scaled(ContiguousArrays):
         }
 
     @classmethod
-    def from_json(cls, data: Plain) -> Self:
+    def from_json(cls, data: StoredTable) -> Self:
         """Make it from what `to_json` returned."""
+        data.require_keys("sources", "weights", "centres", "offset")
+        sources = data.names("sources")
         return cls(
-            sources=names(data["sources"]),
-            weights=numbers(data["weights"]),
-            centres=numbers(data["centres"]),
-            offset=float(data["offset"]),
+            sources=sources,
+            weights=data.array("weights", len(sources)),
+            centres=data.array("centres", len(sources)),
+            offset=data.number("offset"),
         )
 
 

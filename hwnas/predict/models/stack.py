@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 
-from hwnas.errors import InputError
 from hwnas.predict.arrays import ContiguousArrays, Numbers
 from hwnas.predict.features.table import Features
-from hwnas.predict.models.model import Fitted, Plain, numbers
+from hwnas.predict.models.model import Fitted
 
 _HOPELESS = 3.0
 _ITERATIONS = 10
@@ -33,15 +32,6 @@ class Stack(ContiguousArrays):
         """Return the members with their kinds, and the weights."""
         members = [{"kind": member.kind, **member.to_json()} for member in self.members]
         return {"members": members, "weights": self.weights.tolist()}
-
-    @classmethod
-    def from_json(cls, data: Plain) -> Self:
-        """Read what `to_json` wrote, its members already read."""
-        members = tuple(data["members"])
-        weights = numbers(data["weights"])
-        if not members or weights.shape != (len(members),):
-            raise InputError("a stack must have a weight per member", got=f"{len(weights)} for {len(members)}")
-        return cls(members=members, weights=weights)
 
 
 def stack_weights(predictions: Sequence[Numbers], target: Numbers) -> Numbers:
