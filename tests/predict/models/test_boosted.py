@@ -28,8 +28,8 @@ def _learner(data: dict[str, Any]) -> dict[str, Any]:
     return learner
 
 
-def _trees(data: dict[str, Any]) -> list[dict[str, Any]]:
-    trees: list[dict[str, Any]] = _learner(data)["gradient_booster"]["model"]["trees"]
+def _trees(data: dict[str, Any]) -> list[Any]:
+    trees: list[Any] = _learner(data)["gradient_booster"]["model"]["trees"]
     return trees
 
 
