@@ -79,45 +79,65 @@ class RelativeAttention(nn.Module):
 class _AugmentedAttention(nn.Module):
     """Attention with extra columns of the products of each query with all table vectors."""
 
-    index_NE: Tensor
+    near_NE: Tensor
+    mass_NS: Tensor
+    class_NT: Tensor
     one_hot_NE: Tensor
-    class_T: Tensor
 
     def __init__(self, grid: int, clip: int, head_dim: int) -> None:
         super().__init__()
         self.num_near = 2 * grid
         self.num_columns = RelativePosition.columns(grid, head_dim=head_dim)
-        self.register_buffer("index_NE", _near_index(grid, clip), persistent=False)
+        self.num_clipped = max(grid - clip, 1)
+        self.register_buffer("near_NE", _near_index(grid, clip), persistent=False)
+        self.register_buffer("mass_NS", torch.tensor(_mass_index(grid, clip)), persistent=False)
+        self.register_buffer("class_NT", _class_token_mass(grid, clip), persistent=False)
         self.register_buffer("one_hot_NE", _one_hot_columns(grid, self.num_columns), persistent=False)
-        class_T = torch.zeros(2 * (2 * clip + 2))  # ones for the two vectors of pairs with the class token
-        class_T[0] = class_T[2 * clip + 2] = 1
-        self.register_buffer("class_T", class_T, persistent=False)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, keys_TD: Tensor, values_TD: Tensor) -> Tensor:
         batch, heads, _, head_dim = q.shape
-        index = self.index_NE.expand(batch, heads, -1, -1)
         one_hot = self.one_hot_NE.to(q.dtype).expand(batch, heads, -1, -1)
         products_BHNT = q @ keys_TD.transpose(0, 1)
-        queries = torch.cat([q, self._key_columns(products_BHNT, index)], dim=-1)
+        queries = torch.cat([q, self._key_columns(products_BHNT)], dim=-1)
         keys, values = torch.cat([k, one_hot], dim=-1), torch.cat([v, one_hot], dim=-1)
         attended = attend(queries, keys, values, scale=head_dim**-0.5)
-        mass_BHNT = self._attention_by_vector(attended[..., head_dim:], index)
+        mass_BHNT = self._attention_by_vector(attended[..., head_dim:])
         return attended[..., :head_dim] + torch.matmul(mass_BHNT, values_TD)
 
-    def _key_columns(self, products_BHNT: Tensor, index: Tensor) -> Tensor:
+    def _key_columns(self, products_BHNT: Tensor) -> Tensor:
         """Return what each grid row, each grid column and the class token add to the scores of a query."""
-        near = products_BHNT.gather(-1, index)
+        near = _gather_columns(products_BHNT, self.near_NE)
         half = products_BHNT.shape[-1] // 2
         class_token = products_BHNT[..., :1] + products_BHNT[..., half : half + 1]
         columns = torch.cat([near, class_token], dim=-1)
         # Padded so that a head is a multiple of 8 wide, as fused kernels want it.
         return F.pad(columns, (0, self.num_columns - self.num_near - 1))
 
-    def _attention_by_vector(self, mass_BHNE: Tensor, index: Tensor) -> Tensor:
+    def _attention_by_vector(self, mass_BHNE: Tensor) -> Tensor:
         """Sum the attention of a query by the table vector that applies to it."""
-        near, class_token = mass_BHNE[..., : self.num_near], mass_BHNE[..., self.num_near : self.num_near + 1]
-        empty = near.new_zeros(*near.shape[:-1], len(self.class_T))
-        return empty.scatter_add(-1, index, near) + class_token * self.class_T.to(near.dtype)
+        # A gather in place of adding each column to its vector: ONNX has the latter only as a scatter with a
+        # reduction, which no runtime of NVIDIA takes in every precision. Columns beyond the class token are padding,
+        # which no key has: their attention is exactly 0, and there is at least one, as 2 * grid + 1 is odd.
+        mass = _gather_columns(mass_BHNE, self.mass_NS)
+        if self.num_clipped > 1:
+            mass = self._sum_clipped(mass)
+        return mass + self.class_NT.to(mass.dtype)
+
+    def _sum_clipped(self, mass_BHNS: Tensor) -> Tensor:
+        """Sum the distances that are clipped to the first or the last vector of a table."""
+        clipped, tables = self.num_clipped, mass_BHNS.chunk(2, dim=-1)
+        parts = []
+        for table in tables:
+            first, last = table[..., 1 : 1 + clipped], table[..., -clipped:]
+            inner = table[..., 1 + clipped : -clipped]
+            parts += [table[..., :1], first.sum(-1, keepdim=True), inner, last.sum(-1, keepdim=True)]
+        return torch.cat(parts, dim=-1)
+
+
+def _gather_columns(values_BHNC: Tensor, index_NS: Tensor) -> Tensor:
+    """Select columns of each token's row."""
+    batch, heads = values_BHNC.shape[:2]
+    return values_BHNC.gather(-1, index_NS.expand(batch, heads, -1, -1))
 
 
 class _DirectAttention(nn.Module):
@@ -145,6 +165,30 @@ def _near_index(grid: int, clip: int) -> Tensor:
     patches = torch.cat([rows, columns + 2 * clip + 2], dim=1)
     class_token = torch.cat([torch.zeros(1, grid), torch.full((1, grid), 2 * clip + 2)], dim=1)
     return torch.cat([class_token.long(), patches])
+
+
+@lru_cache(maxsize=32)
+def _mass_index(grid: int, clip: int) -> NDArray[np.int64]:
+    """Return, per query, the columns of attention that make up the mass of each table vector.
+
+    A table has a column for the class token, for each distance within the clip one, and for the distances that are
+    clipped to the first and to the last vector `grid - clip` each. Distances that lead out of the grid, and all of the
+    class token, select a column of padding, which holds zeros.
+    """
+    class_token, padding, reach = 2 * grid, 2 * grid + 1, max(grid - 1, clip)
+    place = np.arange(grid)[:, None] + np.arange(-reach, reach + 1)[None, :]
+    near = np.where((place >= 0) & (place < grid), np.stack([place, place + grid]), padding)
+    rows, columns = near[0].repeat(grid, axis=0), np.tile(near[1], (grid, 1))
+    classes = np.full((grid**2, 1), class_token)
+    index: NDArray[np.int64] = np.concatenate([classes, rows, classes, columns], axis=1)
+    return np.concatenate([np.full((1, index.shape[1]), padding), index])
+
+
+def _class_token_mass(grid: int, clip: int) -> Tensor:
+    """Return the mass that no column holds: all attention of the class token is with the first vector of each table."""
+    mass = torch.zeros(grid**2 + 1, 2 * (2 * clip + 2))
+    mass[0, 0] = mass[0, 2 * clip + 2] = 1
+    return mass
 
 
 def _one_hot_columns(grid: int, num_columns: int) -> Tensor:
