@@ -1,9 +1,11 @@
 """The fuzzer of the command line: `python -m tests.fuzz --count 300`, or `--case NAME:SEED:INDEX` for one case again."""
 
 import argparse
+import json
 import os
 import sys
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before any library starts a pool of threads, which a fork would lose
@@ -19,12 +21,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--jobs", type=int, default=2, help="cases at a time")
     parser.add_argument("--seeds", type=Path, help="folder of valid files, made if it does not exist")
     parser.add_argument("--keep", type=Path, help="keep the folders of failed cases here")
-    parser.add_argument("--list", type=Path, help="write the failures here, one line for each place")
+    parser.add_argument("--list", type=Path, help="write the failures here as JSON lines")
     parser.add_argument("--verbose", action="store_true", help="print each case")
     options = parser.parse_args(arguments)
 
     from tests.fuzz.grammars import BY_NAME, GRAMMARS
-    from tests.fuzz.run import import_everything, print_failures, run_cases, schedule
+    from tests.fuzz.run import import_everything, print_failures, print_result, run_cases, schedule
     from tests.fuzz.seeds import build
 
     import_everything()
@@ -34,28 +36,26 @@ def main(arguments: list[str]) -> int:
     cases = list(schedule(chosen, seed=options.seed, count=options.count))
     if options.case:
         cases = [(BY_NAME[case.partition(":")[0]], case) for case in options.case]
+    verbose = options.verbose or len(cases) == 1
     with tempfile.TemporaryDirectory(prefix="hwnas-fuzz-") as made:
         seeds = options.seeds or Path(made) / "seeds"
         if not seeds.exists():
             build(seeds.absolute())
-        report = None
-        if options.verbose or options.case:
-            report = lambda result: print(result if result.problem or options.case else _line(result), flush=True)  # noqa: E731
         folder = options.keep or Path(made) / "cases"
         summary = run_cases(
-            cases, seeds=seeds.absolute(), folder=folder.absolute(), jobs=options.jobs, report=report, keep=bool(options.keep)
+            cases,
+            seeds=seeds.absolute(),
+            folder=folder.absolute(),
+            jobs=options.jobs,
+            report=print_result if verbose else None,
+            keep=options.keep is not None,
         )
-    if not options.case:
+    if not verbose:
         print_failures(summary.distinct())
     if options.list:
-        rows = [f"- {problem} at {place}: `{rows[0].case}` ({rows[0].what[:100]!r}, {len(rows)} cases)" for (problem, place), rows in summary.distinct().items()]
-        options.list.write_text("\n".join(rows) + "\n")
+        options.list.write_text("".join(json.dumps(asdict(result)) + "\n" for result in summary.failed))
     print(summary)
     return 1 if summary.failed else 0
-
-
-def _line(result: object) -> str:
-    return f"{result.code:>4} {result.wall_s:5.2f} s {result.memory_mb:6.0f} MB  {result.case}  {result.what[:90]!r}"  # type: ignore[attr-defined]
 
 
 if __name__ == "__main__":

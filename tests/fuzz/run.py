@@ -1,5 +1,6 @@
 """Run many cases of the fuzzer in forked processes, and collect those that end other than documented."""
 
+import gc
 import shutil
 import sys
 import time
@@ -64,6 +65,8 @@ def import_everything() -> None:
         import_module(name)
     import torch
 
+    gc.collect()
+    gc.freeze()  # else the collector writes to every object, and each child gets its own copy of all pages
     assert not torch.cuda.is_initialized()
 
 
@@ -125,6 +128,12 @@ def _count(summary: Summary, grammar: Grammar, result: Result) -> None:
     summary.codes[result.code] += 1
     if result.problem is not None:
         summary.failed.append(result)
+
+
+def print_result(result: Result) -> None:
+    """Print a result: one line where it is as documented and nothing was written to stderr."""
+    line = f"{result.code:>4} {result.wall_s:6.2f} s {result.memory_mb:6.0f} MB  {result.case}  {result.what[:90]!r}"
+    print(result if result.problem else line, flush=True)
 
 
 def print_failures(found: Mapping[tuple[str, str], Sequence[Result]]) -> None:

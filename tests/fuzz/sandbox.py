@@ -181,9 +181,6 @@ def _run_command(arguments: list[str]) -> int:
     with patched():
         try:
             return run(arguments)
-        except SystemExit as end:
-            traceback.print_exc()
-            return UNCAUGHT if end.code in (None, *DOCUMENTED) else BROKEN_CASE
         except BaseException:
             traceback.print_exc()
             return UNCAUGHT
