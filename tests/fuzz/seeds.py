@@ -56,7 +56,7 @@ def patched() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         fast_fits(patch)
-        patch.setattr(CampaignEnvironment, "here", lambda **_: FakeEnvironment().make())
+        patch.setattr(CampaignEnvironment, "of_this_machine", lambda **_: FakeEnvironment().make())
         patch.setattr("webbrowser.open", lambda *_: True)
         yield
 
