@@ -1,4 +1,8 @@
-"""The fuzzer of the command line: `python -m tests.fuzz --count 300`, or `--case NAME:SEED:INDEX` for one case again."""
+"""The fuzzer of the command line.
+
+python -m tests.fuzz --count 300
+python -m tests.fuzz --case NAME:SEED:INDEX      one case again
+"""
 
 import argparse
 import gc

@@ -221,8 +221,11 @@ def _edit_study(path: Path, rng: Random) -> str:
         "evaluations": ("metric", "source", "candidate", "value", "lower", "upper", "unix_time_s"),
     }
     table = rng.choice(sorted(tables))
+    first = tables[table][0]
     column = rng.choice(tables[table])
-    value = rng.choice((None, -1, 0, 10**15, 1.5, float("inf"), "text", "", b"", b"\xff\xfe", b"x" * 1000, "[]", "null"))
+    value = rng.choice(
+        (None, -1, 0, 10**15, 1.5, float("inf"), "text", "", b"", b"\xff\xfe", b"x" * 1000, "[]", "null")
+    )
     statements: list[tuple[str, tuple[Any, ...]]] = [
         (f"DROP TABLE {table}", ()),
         (f"DELETE FROM {table}", ()),
@@ -231,7 +234,10 @@ def _edit_study(path: Path, rng: Random) -> str:
         (f"ALTER TABLE {table} RENAME TO renamed", ()),
         (f"ALTER TABLE {table} ADD COLUMN extra TEXT", ()),
         (f"UPDATE {table} SET {column} = ?", (value,)),
-        (f"UPDATE {table} SET {column} = ? WHERE {tables[table][0]} IN (SELECT {tables[table][0]} FROM {table} LIMIT 1)", (value,)),
+        (
+            f"UPDATE {table} SET {column} = ? WHERE {first} IN (SELECT {first} FROM {table} LIMIT 1)",
+            (value,),
+        ),
         ("PRAGMA user_version = 77", ()),
         ("CREATE TRIGGER bad AFTER INSERT ON candidates BEGIN DELETE FROM candidates; END", ()),
         ("CREATE TABLE other (a)", ()),
@@ -243,7 +249,10 @@ def _edit_study(path: Path, rng: Random) -> str:
         _, config = connection.execute("SELECT * FROM meta WHERE key = 'config'").fetchone()
         if rng.random() < 0.2:
             document, what = mutate_plain(json.loads(config), rng)
-            statement, values = "UPDATE meta SET value = ? WHERE key = 'config'", (to_json(document, root=path).decode(),)
+            statement, values = (
+                "UPDATE meta SET value = ? WHERE key = 'config'",
+                (to_json(document, root=path).decode(),),
+            )
             what = f"config: {what}"
         else:
             what = f"{statement} {values!r}"[:160]
@@ -330,7 +339,20 @@ def _make_images(case: Path, rng: Random) -> Attack:
 
 
 def _train_on(data: str) -> Command:
-    return ("train", "--space", SPACE, "--data", data, "--epochs", "1", "--batch", "8", "--out", "runs/new", "--dry-run")
+    return (
+        "train",
+        "--space",
+        SPACE,
+        "--data",
+        data,
+        "--epochs",
+        "1",
+        "--batch",
+        "8",
+        "--out",
+        "runs/new",
+        "--dry-run",
+    )
 
 
 def _valid_png(width: int = 8, height: int = 8, mode: str = "RGB", kind: str = "PNG") -> bytes:
@@ -404,8 +426,8 @@ def _make_parquet(case: Path, rng: Random) -> Attack:
             column, what = pyarrow.array(labels, type=pyarrow.int64()), f"the last label is {value}"
             table = table.set_column(table.column_names.index("label"), "label", column)
         elif kind == "images":
-            value = rng.choice((None, b"", b"x", b"\x89PNG\r\n\x1a\n", {"path": "/etc/passwd"}))
-            column, what = _image_column(count, value), f"images are {value!r}"
+            image = rng.choice((None, b"", b"x", b"\x89PNG\r\n\x1a\n", {"path": "/etc/passwd"}))
+            column, what = _image_column(count, image), f"images are {image!r}"
             table = table.set_column(table.column_names.index("image"), "image", column)
         else:
             made: Any = rng.choice((["x"] * count, [1.5] * count, [True] * count, [[1]] * count, [None] * count))
@@ -415,7 +437,9 @@ def _make_parquet(case: Path, rng: Random) -> Attack:
             if rng.random() < 0.3:
                 table, what = table.drop_columns([name]), f"no {name}"
         if rng.random() < 0.3:
-            meta = rng.choice((b"{", b"[]", b'{"info": 1}', b'{"info": {"features": {"label": {"names": 3}}}}', b"\xff"))
+            meta = rng.choice(
+                (b"{", b"[]", b'{"info": 1}', b'{"info": {"features": {"label": {"names": 3}}}}', b"\xff")
+            )
             table, what = table.replace_schema_metadata({b"huggingface": meta}), f"{what}, metadata {meta!r}"
         parquet.write_table(table, path)
     data = rng.choice(("parquet", f"parquet/{path.name}"))
@@ -439,7 +463,9 @@ def _make_shards(case: Path, rng: Random) -> Attack:
     if kind != "members":
         what = (_edit_bytes if kind == "bytes" else _edit_place)(path, rng)
         return Attack(arguments=_train_on("wds/wds"), what=what)
-    name = rng.choice(("../../evil/x.png", "/abs.png", "x" * 300 + ".png", "a\nb.png", "é.png", "9999.cls", "9999.json", ".png"))
+    name = rng.choice(
+        ("../../evil/x.png", "/abs.png", "x" * 300 + ".png", "a\nb.png", "é.png", "9999.cls", "9999.json", ".png")
+    )
     content = rng.choice((b"", b"x", b"-1", b"99999999999999999999", b"1.5", b"\xff", _valid_png(), b'{"label": []}'))
     member = tarfile.TarInfo(name)
     member.type = rng.choice((tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE))
@@ -447,7 +473,9 @@ def _make_shards(case: Path, rng: Random) -> Attack:
     member.size = len(content) if member.type == tarfile.REGTYPE else 0
     with tarfile.open(path, "a") as tar:
         tar.addfile(member, io.BytesIO(content))
-    return Attack(arguments=_train_on("wds/wds"), what=f"a member {name[:40]!r} of type {member.type!r}, {content[:20]!r}")
+    return Attack(
+        arguments=_train_on("wds/wds"), what=f"a member {name[:40]!r} of type {member.type!r}, {content[:20]!r}"
+    )
 
 
 # -------------------------------------------------------------------------------------- code and environment
@@ -487,7 +515,9 @@ def _make_extension(case: Path, rng: Random) -> Attack:
     elif what == "place":
         what = _edit_place(path, rng)
     elif what == "name":
-        named = what = rng.choice(("json.py", "../x.py", ".py", "a b.py", "no_such", "a.b.c", "..", "x" * 300 + ".py", "é.py"))
+        named = what = rng.choice(
+            ("json.py", "../x.py", ".py", "a b.py", "no_such", "a.b.c", "..", "x" * 300 + ".py", "é.py")
+        )
     else:
         path.write_text(what)
     command = rng.choice((("spaces",), ("describe", SPACE, "min"), ("completion", "bash")))
@@ -514,7 +544,16 @@ def _make_environment(case: Path, rng: Random) -> Attack:
         environ["WORLD_SIZE"] = "abc"
     if names[0] == "_HWNAS_COMPLETE":
         environ["_HWNAS_COMPLETE"] = rng.choice(("bash_complete", "zsh_complete", "fish_complete", "bash_source"))
-    commands = [LIST, PREDICT, EVALUATE, _train_on("digits"), ("doctor",), ("spaces",), ("profiles",), ("predict", NETWORK)]
+    commands = [
+        LIST,
+        PREDICT,
+        EVALUATE,
+        _train_on("digits"),
+        ("doctor",),
+        ("spaces",),
+        ("profiles",),
+        ("predict", NETWORK),
+    ]
     return Attack(arguments=rng.choice(commands), environ=environ, what=f"environment {environ!r}"[:200])
 
 
@@ -617,15 +656,23 @@ def _make_templates(case: Path, rng: Random) -> Attack:
 
 
 GRAMMARS: tuple[Grammar, ...] = (
-    _file_grammar("manifest", ("profiles",), [f"{PROFILE}/manifest.json"], [SHOW, LIST, FIT], _edit_json, strict=[SHOW]),
-    _file_grammar("measurements", ("profiles",), [f"{PROFILE}/measurements.jsonl"], [SHOW, SHOW, LIST, FIT], _edit_line),
+    _file_grammar(
+        "manifest", ("profiles",), [f"{PROFILE}/manifest.json"], [SHOW, LIST, FIT], _edit_json, strict=[SHOW]
+    ),
+    _file_grammar(
+        "measurements", ("profiles",), [f"{PROFILE}/measurements.jsonl"], [SHOW, SHOW, LIST, FIT], _edit_line
+    ),
     _file_grammar("store", ("own",), ["own/*/*/*.json*"], [PROFILE_AGAIN], weight=1),
     _file_grammar("store-manifest", ("own",), ["own/*/*/manifest.json"], [PROFILE_AGAIN], _edit_json, weight=1),
     _file_grammar("store-rows", ("own",), ["own/*/*/measurements.jsonl"], [PROFILE_AGAIN], _edit_line, weight=1),
     _file_grammar("table", ("profiles",), [f"{TABLE}/table.*"], [FIT_TABLE, FIT_TABLE, LIST], _edit_table, weight=3),
     _file_grammar("workloads", ("profiles",), ["profiles/*.gz"], [FIT_TABLE], _edit_gzip_lines),
-    Grammar(name="import-table", parts=("profiles", "benchmark-infer-amp-nchw-pt240-cu124-toy.csv"), make=_make_import_table),
-    _file_grammar("plan", ("plan.jsonl",), ["plan.jsonl"], [("profile", "--plan", "plan.jsonl", "--out", "out")], _edit_line),
+    Grammar(
+        name="import-table", parts=("profiles", "benchmark-infer-amp-nchw-pt240-cu124-toy.csv"), make=_make_import_table
+    ),
+    _file_grammar(
+        "plan", ("plan.jsonl",), ["plan.jsonl"], [("profile", "--plan", "plan.jsonl", "--out", "out")], _edit_line
+    ),
     _file_grammar(
         "predictor",
         ("predictors",),
@@ -670,7 +717,9 @@ GRAMMARS: tuple[Grammar, ...] = (
     _file_grammar("run-manifest", ("runs/super",), ["runs/super/manifest.json"], [EVALUATE], _edit_json),
     _file_grammar("accuracies", ("runs/super",), ["runs/super/accuracies.jsonl"], [EVALUATE], _edit_line),
     _file_grammar("metrics", ("runs/half",), ["runs/half/*.jsonl"], [RESUME_TRAIN], _edit_line),
-    _file_grammar("run-files", ("runs/half", "runs/super"), ["runs/half/*.*", "runs/super/*.*"], [RESUME_TRAIN, EVALUATE]),
+    _file_grammar(
+        "run-files", ("runs/half", "runs/super"), ["runs/half/*.*", "runs/super/*.*"], [RESUME_TRAIN, EVALUATE]
+    ),
     _file_grammar(
         "checkpoint",
         ("runs/half",),

@@ -66,7 +66,9 @@ def _mutate_once(document: Any, rng: Random) -> tuple[Any, str]:
 
 def _descend(root: Any, rng: Random) -> tuple[Any, Any, str]:
     """Choose a place in nested data: each level is as likely as the others, however many values it has."""
-    parent, key, path = root, "", "document"
+    parent: Any = root
+    key: Any = ""
+    path = "document"
     while isinstance(parent[key], (dict, list)) and parent[key] and rng.random() < 0.8:
         parent = parent[key]
         key = rng.choice(list(parent)) if isinstance(parent, dict) else rng.randrange(len(parent))
@@ -155,7 +157,9 @@ def _flipped(data: bytes, places: Sequence[int], rng: Random) -> bytes:
 
 def replace_path(path: Path, rng: Random, *, root: Path) -> str:
     """Put something else at the path of a file: nothing, a folder, a link or a named pipe."""
-    kind = rng.choice(("missing", "folder", "link outside", "dangling link", "loop", "named pipe", "full folder", "link"))
+    kind = rng.choice(
+        ("missing", "folder", "link outside", "dangling link", "loop", "named pipe", "full folder", "link")
+    )
     moved = path.with_name(f"moved-{path.name}")
     path.rename(moved)
     if kind == "folder":

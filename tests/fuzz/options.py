@@ -4,6 +4,7 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import click
 
@@ -11,7 +12,16 @@ from tests.fuzz.sandbox import Attack
 from tests.fuzz.seeds import PROFILE, SPACE, TOY
 
 OPTION_PARTS = (
-    *("profiles", "predictors", "runs/super", "runs/search", "runs/half-search", "runs/half", "arch.json", "archs.jsonl"),
+    *(
+        "profiles",
+        "predictors",
+        "runs/super",
+        "runs/search",
+        "runs/half-search",
+        "runs/half",
+        "arch.json",
+        "archs.jsonl",
+    ),
     *("recipe.toml", "plan.jsonl", "benchmark-infer-amp-nchw-pt240-cu124-toy.csv"),
 )
 
@@ -41,25 +51,123 @@ BASES: tuple[tuple[str, ...], ...] = (
 )
 
 _NOT_TO_RUN = {"--open", "--download"}
-_WORK = {"--epochs", "--budget", "--samples", "--pairs", "--repeats", "--seeds", "--retrain", "--export-top", "--max-images"}
+_WORK = {
+    "--epochs",
+    "--budget",
+    "--samples",
+    "--pairs",
+    "--repeats",
+    "--seeds",
+    "--retrain",
+    "--export-top",
+    "--max-images",
+}
 """Large values of these within their range are long work, which is no hang."""
-_INTEGERS = ("-1", "0", "-99999999999999999999", "99999999999999999999", "1" * 400, "1.5", "nan", "", "x", "1e3", " 1", "1_0")
+_INTEGERS = (
+    "-1",
+    "0",
+    "-99999999999999999999",
+    "99999999999999999999",
+    "1" * 400,
+    "1.5",
+    "nan",
+    "",
+    "x",
+    "1e3",
+    " 1",
+    "1_0",
+)
 _LARGE_INTEGERS = ("2147483647", "4294967296", "9223372036854775807", "1000000")
 _FLOATS = ("nan", "inf", "-inf", "-1", "0", "-0.0", "1e400", "1e-400", "", "x", "0x1p3", "1,5")
 _LARGE_FLOATS = ("1e308", "1e30", "0.999999999", "1", "2")
 _TEXTS = (
-    *("", " ", "x", "-", "--", "../evil/x", "../../abs/x", ".", "..", "a/b", "é", "e\u0301", "\udcff\udcfe", "name\nline"),
+    *(
+        "",
+        " ",
+        "x",
+        "-",
+        "--",
+        "../evil/x",
+        "../../abs/x",
+        ".",
+        "..",
+        "a/b",
+        "é",
+        "e\u0301",
+        "\udcff\udcfe",
+        "name\nline",
+    ),
     *("\x1b[31m", "x" * 300, "x" * 100_000, "{}", "[]", "{" * 5000, '{"embed_dim": 1e400}', "random:-1", "random:1e9"),
     *("random:99999999999999999999", "min", "max", "timm:", "timm:no_such", "latency_ms@", "latency_ms<=", "macs<=nan"),
-    *("macs<=1e400", "macs<=-1", "latency_ms@../x", "accuracy>=2", "macs<=1G", "auto", "cpu", "cuda", "cuda:99", "1", "-1"),
+    *(
+        "macs<=1e400",
+        "macs<=-1",
+        "latency_ms@../x",
+        "accuracy>=2",
+        "macs<=1G",
+        "auto",
+        "cpu",
+        "cuda",
+        "cuda:99",
+        "1",
+        "-1",
+    ),
     *("optimizer.lr=nan", "optimizer.lr=-1", "epochs=1e26", "batch_size=0", "mix.mixup=1e308", "=", "a.b.c=1", "[=]"),
     *("regularization.drop_path=2", "initialization.token_std=-1", "optimizer.momentum=5", "seed=1", "epochs=true"),
-    *("torch/", "torch/no_such", "wds/", "wds/nowhere", "digits-clutter", "runs/super", "arch.json", "fp64", "%s%n", "0"),
-    *("mape=3%", "mape=nan%", "mape=", "mape=-1%", "active", "int8", "(a+)+$", "[", "(", "1,8", "any", "0,1", "1," * 3000),
+    *(
+        "torch/",
+        "torch/no_such",
+        "wds/",
+        "wds/nowhere",
+        "digits-clutter",
+        "runs/super",
+        "arch.json",
+        "fp64",
+        "%s%n",
+        "0",
+    ),
+    *(
+        "mape=3%",
+        "mape=nan%",
+        "mape=",
+        "mape=-1%",
+        "active",
+        "int8",
+        "(a+)+$",
+        "[",
+        "(",
+        "1,8",
+        "any",
+        "0,1",
+        "1," * 3000,
+    ),
 )
 _PATHS = (
-    *("", ".", "..", "nowhere/x", "arch.json", "runs", "runs/super", "runs/search", "runs/half", "arch.json/x", "new", "/dev/null"),
-    *("/proc/self/mem", "/proc/x", "/dev/full", "x" * 300, "a/" * 3000, "é", "\udcff\udcfe", "name\nline", "predictors"),
+    *(
+        "",
+        ".",
+        "..",
+        "nowhere/x",
+        "arch.json",
+        "runs",
+        "runs/super",
+        "runs/search",
+        "runs/half",
+        "arch.json/x",
+        "new",
+        "/dev/null",
+    ),
+    *(
+        "/proc/self/mem",
+        "/proc/x",
+        "/dev/full",
+        "x" * 300,
+        "a/" * 3000,
+        "é",
+        "\udcff\udcfe",
+        "name\nline",
+        "predictors",
+    ),
     *("pipe", "loop", "dangling", "outside", "recipe.toml", "profiles", "/dev/zero", "-"),
 )
 
@@ -104,7 +212,7 @@ def _hostile(parameter: click.Parameter, rng: Random) -> list[str]:
     return [name, _hostile_value(parameter.type, name, rng)]
 
 
-def _hostile_value(kind: click.ParamType, name: str, rng: Random) -> str:
+def _hostile_value(kind: click.ParamType[Any], name: str, rng: Random) -> str:
     if name in ("--minutes", "--limit-minutes"):
         return rng.choice(_FLOATS)
     if isinstance(kind, (click.types.IntParamType, click.IntRange)):

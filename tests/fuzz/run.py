@@ -14,8 +14,26 @@ from pathlib import Path
 from tests.fuzz.sandbox import Grammar, Result, Running, abandon, finish, start
 
 _LIBRARIES = (
-    *("torch", "timm", "onnx", "onnxruntime", "onnxscript", "xgboost", "pyarrow.parquet", "moocore", "plotly", "PIL.Image"),
-    *("sklearn.linear_model", "sklearn.ensemble", "sklearn.gaussian_process", "scipy.optimize", "scipy.stats", "rich.progress"),
+    *(
+        "torch",
+        "timm",
+        "onnx",
+        "onnxruntime",
+        "onnxscript",
+        "xgboost",
+        "pyarrow.parquet",
+        "moocore",
+        "plotly",
+        "PIL.Image",
+    ),
+    *(
+        "sklearn.linear_model",
+        "sklearn.ensemble",
+        "sklearn.gaussian_process",
+        "scipy.optimize",
+        "scipy.stats",
+        "rich.progress",
+    ),
     *("matplotlib.figure", "torchvision", "safetensors.torch", "jinja2", "tomli_w", "pytest", "pymoo.core.problem"),
 )
 
@@ -67,7 +85,7 @@ def import_everything() -> None:
 
     gc.collect()
     gc.freeze()  # else the collector writes to every object, and each child gets its own copy of all pages
-    assert not torch.cuda.is_initialized()
+    assert not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
 
 
 def schedule(grammars: Sequence[Grammar], *, seed: str, count: int) -> Iterator[tuple[Grammar, str]]:

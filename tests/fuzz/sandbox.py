@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 ALLOWED = ("case", "home", "cache", "tmp")
 INSIDE = Path("a/b/c")
@@ -248,7 +248,9 @@ def _snapshot(base: Path) -> dict[str, str]:
 def _judge(running: Running, code: int, wall: float, memory_mb: float, *, timed_out: bool) -> Result:
     err = (running.meta / "err").read_text(errors="replace") if (running.meta / "err").exists() else ""
     described = running.meta / "attack.json"
-    attack = json.loads(described.read_text()) if described.exists() else {"what": "", "arguments": []}
+    attack: dict[str, Any] = {"what": "", "arguments": []}
+    if described.exists():
+        attack = json.loads(described.read_text())
     problem, place = _problem(running, attack, code, err, memory_mb, timed_out=timed_out)
     return Result(
         case=running.case,
@@ -264,12 +266,12 @@ def _judge(running: Running, code: int, wall: float, memory_mb: float, *, timed_
 
 
 def _problem(
-    running: Running, attack: Mapping[str, object], code: int, err: str, memory_mb: float, *, timed_out: bool
+    running: Running, attack: Mapping[str, Any], code: int, err: str, memory_mb: float, *, timed_out: bool
 ) -> tuple[str | None, str]:
     grammar = running.case.partition(":")[0]
     after = _snapshot(running.base)
     outside = sorted(name for name in {*after, *running.before} if after.get(name) != running.before.get(name))
-    command = " ".join(map(str, attack.get("arguments", [])))[:60]  # type: ignore[arg-type, call-overload]
+    command = " ".join(attack["arguments"])[:60]
     if outside:
         return "write outside", f"{grammar}: {', '.join(outside[:3])}"
     if timed_out or code == -signal.SIGXCPU:

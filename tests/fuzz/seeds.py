@@ -162,14 +162,13 @@ def _predictors(root: Path) -> None:
 
 def _runs(root: Path) -> None:
     from hwnas.pipeline.train import train_model
-    from hwnas.train.machine import Interrupted
     from hwnas.train.options import TrainOptions
     from hwnas.train.trainer import TrainerConfig
 
     _run("train", *_training(), "--epochs", "1", "--out", "runs/super")
     options = TrainOptions(space=SPACE, data="digits", max_images=260, epochs=2)
     config = TrainerConfig(threads=1, checkpoint_minutes=0)
-    with pytest.raises(Interrupted):
+    with pytest.raises(KeyboardInterrupt):
         train_model(options, out=Path("runs/half"), trainer_config=config, reporter=_Interrupting(2))
     _run("evaluate", "runs/super")
 
@@ -184,7 +183,19 @@ def _searches(root: Path) -> None:
     from hwnas.search.spec import PostSearch
 
     common = ("--supernet", "runs/super", "--objective", "latency_ms", "--device", TOY, "--predictors", "predictors")
-    _run("search", "--space", SPACE, *common, "--budget", "12", "--no-verify", "--export-top", "0", "--out", "runs/search")
+    _run(
+        "search",
+        "--space",
+        SPACE,
+        *common,
+        "--budget",
+        "12",
+        "--no-verify",
+        "--export-top",
+        "0",
+        "--out",
+        "runs/search",
+    )
     options = SearchOptions(
         space=SPACE,
         supernet=Path("runs/super"),
