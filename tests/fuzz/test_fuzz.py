@@ -18,6 +18,7 @@ def require_no_failure(*arguments: str) -> None:
     assert ended.returncode == 0, f"{ended.stdout}\n{ended.stderr[-20_000:]}"
 
 
+@pytest.mark.slow
 def test_no_hostile_input_ends_other_than_documented() -> None:
     require_no_failure("--seed", "quick", "--count", "310")
 
