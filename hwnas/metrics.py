@@ -11,8 +11,9 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
+from hwnas.config import Between, FileName, require_valid
 from hwnas.errors import InputError, unknown
 from hwnas.registry import Registry
 
@@ -44,6 +45,9 @@ RUNTIMES: Registry[str] = Registry(
 ANY_BATCH: Literal["any"] = "any"
 """The batch of figures whose rows have different batches, such as those of a published table."""
 
+MAX_BATCH = 65_536
+MAX_THREADS = 1024
+
 _NUMBER = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(\S*)\s*")
 _BATCH = re.compile(r"b([1-9]\d*|any)")
 _THREADS = re.compile(r"t([1-9]\d*)")
@@ -55,20 +59,18 @@ _MS_PER_S = 1e3
 class Deployment:
     """Device, runtime, precision, batch size and threads; None for what is not specified."""
 
-    device: str | None = None
-    runtime: str | None = None
+    device: FileName | None = None
+    runtime: FileName | None = None
     """One of `RUNTIMES`."""
-    precision: str | None = None
+    precision: FileName | None = None
     """One of `PRECISIONS`."""
-    batch: int | Literal["any"] | None = None
+    batch: Annotated[int, Between(1, MAX_BATCH)] | Literal["any"] | None = None
     """`ANY_BATCH`: it differs from row to row, and a predictor fitted to such rows answers for each batch."""
-    threads: int | None = None
+    threads: Annotated[int, Between(1, MAX_THREADS)] | None = None
     """CPU threads; None if unknown."""
 
     def __post_init__(self) -> None:
-        for name, count in (("batch", self.batch), ("threads", self.threads)):
-            if isinstance(count, int) and count < 1:
-                raise InputError(f"{name} must be at least 1", got=count)
+        require_valid(self)
 
     @classmethod
     def parse(cls, text: str, *, source: str | None = None) -> "Deployment":

@@ -68,7 +68,7 @@ def test_a_deployment_matches_what_it_specifies() -> None:
 
 @pytest.mark.parametrize("name", ["batch", "threads"])
 def test_counts_of_a_deployment_are_at_least_1(name: str) -> None:
-    with pytest.raises(InputError, match=f"{name} must be at least 1"):
+    with pytest.raises(InputError, match=f"{name} must be between 1 and"):
         Deployment(**{name: 0})  # type: ignore[arg-type]
 
 

@@ -57,15 +57,15 @@ def parse_until(text: str, *, order: str = "spread") -> StoppingRule:
         order: How the networks of a round are chosen.
 
     Raises:
-        UsageError: The goal is not an error between 0 and 100 %.
+        UsageError: The goal is not an error from 0.01 % to below 100 %.
         UnknownNameError: The order is not known.
     """
     match = re.fullmatch(r"mape=(\d+(?:\.\d+)?)(%?)", text.strip())
     if match is None:
         raise UsageError("--until must be an error of the predictor", got=text, hint="--until mape=3%")
     value = float(match[1]) * (0.01 if match[2] else 1.0)
-    if not 0 < value < 1:
-        raise UsageError("--until must be an error above 0 and below 100 %", got=text, hint="--until mape=3%")
+    if not 0.0001 <= value < 1:
+        raise UsageError("--until must be an error from 0.01 % to below 100 %", got=text, hint="--until mape=3%")
     if order not in get_args(SamplingOrder):
         raise unknown("order", order, get_args(SamplingOrder), hint="--order {}")
     return StoppingRule(mape=value, order=order)  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from hwnas.errors import InputError
+from hwnas.profile.subjects import space_network
 from hwnas.records import Subject
 
 NOISE = 0.02
@@ -37,20 +38,9 @@ def seeded_images(subject: Subject, *, batch: int, seed: int) -> Tensor:
 
 
 def _space_network(subject: Subject) -> nn.Module:
-    from hwnas.space import SPACES
     from hwnas.supernet.families import make_network
 
-    space = SPACES.get(subject.name).adapted(
-        image_size=subject.image_size, channels=subject.channels, num_classes=subject.num_classes
-    )
-    if subject.arch is None:
-        raise InputError(f"a network of the space {subject.name} must have an arch", got=subject.network_id)
-    arch = space.parse(dict(subject.arch))
-    network_id = space.network_id(arch)
-    if network_id != subject.network_id:
-        message = f"the arch of a network of {subject.name} must have the network_id that is stated with it"
-        raise InputError(message, got=f"{subject.network_id}, and the arch has {network_id}")
-    return make_network(space, arch)
+    return make_network(*space_network(subject))
 
 
 def _timm_model(subject: Subject) -> nn.Module:

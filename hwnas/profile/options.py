@@ -7,7 +7,8 @@ from typing import Any
 from hwnas.config import shown
 from hwnas.data_paths import PROFILES
 from hwnas.errors import UsageError
-from hwnas.metrics import PRECISIONS
+from hwnas.metrics import MAX_BATCH, MAX_THREADS, PRECISIONS
+from hwnas.profile.statistics import MIN_RUNS
 from hwnas.profile.timing import PAIRS
 
 AUTO = "auto"
@@ -16,7 +17,10 @@ AUTO = "auto"
 DEFAULT_SAMPLES = 100
 """Networks of the space if neither a number nor a time is given."""
 
-_MIN_PAIRS = 8
+MAX_PAIRS = 100_000
+"""Largest number of runs of each network."""
+
+_MAX_NETWORKS = 100_000
 
 _OPTION_NAMES = {
     "space": "--space",
@@ -68,17 +72,27 @@ class CampaignOptions:
     """Folder of profiles."""
 
     def __post_init__(self) -> None:
-        minimums = {"samples": 0, "repeats": 0, "threads": 1, "pairs": _MIN_PAIRS, "seed": 0}
-        for name, minimum in minimums.items():
+        bounds = {
+            "samples": (0, _MAX_NETWORKS),
+            "repeats": (0, _MAX_NETWORKS),
+            "threads": (1, MAX_THREADS),
+            "pairs": (MIN_RUNS, MAX_PAIRS),
+            "seed": (0, 2**32 - 1),
+        }
+        for name, (lowest, highest) in bounds.items():
             value = getattr(self, name)
-            if value is not None and value < minimum:
-                raise UsageError(f"{_OPTION_NAMES[name]} must be at least {minimum}", got=value)
-        if self.minutes is not None and not 0 < self.minutes < float("inf"):
-            raise UsageError("--minutes must be a time above 0", got=self.minutes)
+            if value is not None and not (type(value) is int and lowest <= value <= highest):
+                raise UsageError(
+                    f"{_OPTION_NAMES[name]} must be a whole number from {lowest} to {highest}", got=shown(value)
+                )
+        if self.minutes is not None and not 0 < self.minutes <= 1_000_000:
+            raise UsageError("--minutes must be a time above 0, at most 1000000", got=self.minutes)
         if self.samples is not None and self.minutes is not None:
             raise UsageError("--samples and --minutes exclude each other", hint="give one of them")
-        if not self.batches or min(self.batches) < 1 or len(set(self.batches)) < len(self.batches):
-            raise UsageError("--batch must be different numbers above 0", got=shown(self.batches), hint="--batch 1,8")
+        in_bounds = all(type(batch) is int and 1 <= batch <= MAX_BATCH for batch in self.batches)
+        if not self.batches or not in_bounds or len(set(self.batches)) < len(self.batches):
+            message = f"--batch must be different numbers from 1 to {MAX_BATCH}"
+            raise UsageError(message, got=shown(self.batches), hint="--batch 1,8")
         if self.precision not in PRECISIONS:
             raise UsageError(f"precision {self.precision!r} is not known", got=self.precision, known=PRECISIONS)
 

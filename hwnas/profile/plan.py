@@ -8,20 +8,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
-from hwnas.config import from_mapping, parse_json, require_schema, shown, to_mapping
+from hwnas.config import Between, FileName, from_mapping, parse_json, require_schema, shown, to_mapping
 from hwnas.devices import resolve
 from hwnas.errors import InputError, UsageError, unknown
-from hwnas.files import write_atomic
+from hwnas.files import file_errors, printable, read_text, write_atomic
 from hwnas.metrics import RUNTIMES, Deployment
-from hwnas.profile.options import AUTO, CampaignOptions
+from hwnas.profile.options import AUTO, MAX_PAIRS, CampaignOptions
 from hwnas.profile.statistics import MIN_RUNS
-from hwnas.profile.subjects import select_subjects
+from hwnas.profile.subjects import select_subjects, space_network
 from hwnas.profile.timing import PAIRS
 from hwnas.records import Setting, Subject
 from hwnas.records.manifest import CampaignSession
+from hwnas.records.measurement import Seed
 from hwnas.runs import Environment, environment
 from hwnas.space import SPACES
 
@@ -53,7 +55,7 @@ class Plan:
     """The tasks of a campaign in their order."""
 
     device: str
-    space: str | None
+    space: str
     seed: int
     pairs: int = PAIRS
     origin: CampaignSession
@@ -204,11 +206,15 @@ def write_plan(options: CampaignOptions, path: Path) -> WrittenPlan:
 
     Raises:
         UsageError: The options give a time instead of a number of networks.
-        InputError: The folder of the file does not exist.
+        InputError: The folder of the file does not exist, or the path is that of a folder.
     """
     if options.minutes is not None:
         raise UsageError("a plan needs a number of networks", got="--minutes", hint="--samples 100")
     require_space(options.space)
+    with file_errors(path, "written"):
+        is_folder = path.is_dir()
+    if is_folder or not path.name:
+        raise InputError(f"{printable(path)} must be a file to write the plan to", got="a folder", hint="plan.jsonl")
     plan = make_plan(options, resolve(options.device), num_samples=options.num_samples)
     if not path.parent.is_dir():
         raise InputError(f"{path} must be in a folder that exists", got=path.parent)
@@ -220,11 +226,11 @@ def write_plan(options: CampaignOptions, path: Path) -> WrittenPlan:
 @dataclass(frozen=True, kw_only=True)
 class _Head:
     schema: str = SCHEMA
-    device: str
-    space: str | None
-    seed: int
-    pairs: int = PAIRS
-    num_tasks: int
+    device: FileName
+    space: FileName
+    seed: Seed
+    pairs: Annotated[int, Between(MIN_RUNS, MAX_PAIRS)] = PAIRS
+    num_tasks: Annotated[int, Between(1, 100_000_000)]
     origin: CampaignSession
 
 
@@ -240,10 +246,13 @@ def load_plan(path: Path) -> Plan:
     """Read the plan of one campaign.
 
     Raises:
-        InputError: The file cannot be read or is incomplete, a line is invalid, or the tasks are not those of one
-            campaign, which differ in nothing but the batch of their deployment.
+        InputError: The file cannot be read or is incomplete, a line is invalid, a network is not one of the space, or
+            the tasks are not those of one campaign, which differ in nothing but the batch of their deployment.
     """
-    lines = _read_lines(path)
+    text = read_text(path)
+    if not text.strip():
+        raise InputError(f"{path} is empty, but it must hold a plan")
+    lines = text.removesuffix("\n").split("\n")
     head = _parse_head(lines[0], source=f"{path}, line 1")
     if len(lines) - 1 != head.num_tasks:
         raise InputError(f"{path} must hold {head.num_tasks} tasks", got=len(lines) - 1, hint="copy it again")
@@ -255,14 +264,11 @@ def load_plan(path: Path) -> Plan:
     values = {name: value for name, value in vars(head).items() if name not in ("schema", "num_tasks")}
     plan = Plan(**values, tasks=tasks)
     _require_one_campaign(plan, path)
+    _require_networks(plan, path)
     return plan
 
 
 def _require_one_campaign(plan: Plan, path: Path) -> None:
-    if not plan.tasks:
-        raise InputError(f"{path} must hold at least one task", got="its head alone")
-    if plan.pairs < MIN_RUNS:
-        raise InputError(f"{path}, line 1: pairs must be at least {MIN_RUNS}", got=plan.pairs)
     shared = replace(plan.tasks[0].setting.deployment, device=plan.device, batch=None)
     for line, task in enumerate(plan.tasks, start=2):
         deployment = task.setting.deployment
@@ -271,16 +277,24 @@ def _require_one_campaign(plan: Plan, path: Path) -> None:
             raise InputError(message, got=deployment, known=[str(shared)])
 
 
-def _read_lines(path: Path) -> list[str]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise InputError(f"there is no file {path}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read", got=error) from error
-    if not text.strip():
-        raise InputError(f"{path} is empty, but it must hold a plan")
-    return text.splitlines()
+def _require_networks(plan: Plan, path: Path) -> None:
+    """Require that the space is known, and that each network is the one that its id names."""
+    if plan.space not in SPACES:
+        raise unknown(f"{path}, line 1: head.space", plan.space, SPACES)
+    checked: set[str] = set()
+    for line, task in enumerate(plan.tasks, start=2):
+        subject, where = task.subject, f"{path}, line {line}: task.subject"
+        if subject.source == "timm":
+            if subject.network_id not in (f"timm:{subject.name}", f"timm:{subject.name}@{subject.image_size}"):
+                raise InputError(f"{where}.network_id must be that of the model", got=subject.network_id)
+        elif SPACES.resolve(plan.space) != subject.name:
+            raise InputError(f"{where}.name must be the space of the plan", got=subject.name, known=[plan.space])
+        elif subject.network_id not in checked:
+            try:
+                space_network(subject)
+            except InputError as error:
+                raise InputError(f"{where}: {error.message}", got=error.got, known=error.known) from error
+            checked.add(subject.network_id)
 
 
 def _parse_head(line: str, *, source: str) -> _Head:

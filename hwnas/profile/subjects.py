@@ -7,6 +7,7 @@ from typing import Any
 from hwnas.errors import InputError
 from hwnas.profile.sampling import sample_evenly
 from hwnas.records import Subject
+from hwnas.space import SPACES
 from hwnas.space.space import AnySpace, Candidate
 
 _PREFIX = "timm:"
@@ -37,6 +38,25 @@ def timm_subject(name: str, *, image_size: int, num_classes: int = 1000, own_siz
     """
     network_id = f"{_PREFIX}{name}" if own_size else f"{_PREFIX}{name}@{image_size}"
     return Subject(source="timm", name=name, network_id=network_id, image_size=image_size, num_classes=num_classes)
+
+
+def space_network(subject: Subject) -> tuple[AnySpace, Any]:
+    """Return the space of a network, with its images and classes, and the arch of the network.
+
+    Raises:
+        InputError: The space is not known, the arch is not valid, or it is another network than the subject names.
+    """
+    space = SPACES.get(subject.name).adapted(
+        image_size=subject.image_size, channels=subject.channels, num_classes=subject.num_classes
+    )
+    if subject.arch is None:
+        raise InputError(f"a network of the space {subject.name} must have an arch", got=subject.network_id)
+    arch = space.parse(dict(subject.arch))
+    network_id = space.network_id(arch)
+    if network_id != subject.network_id:
+        message = f"the arch of a network of {subject.name} must have the network_id that is stated with it"
+        raise InputError(message, got=f"{subject.network_id}, and the arch has {network_id}")
+    return space, arch
 
 
 REFERENCE = timm_subject("deit_tiny_patch16_224", image_size=224)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from hwnas.config import from_mapping, load_json, require_schema, shown, to_mapping
+from hwnas.config import FileName, UtcTime, from_mapping, load_json, require_schema, shown, to_mapping
 from hwnas.errors import InputError
 from hwnas.files import write_atomic
 from hwnas.records.measurement import MEASURE_AGAIN, Setting, Subject
@@ -24,7 +24,7 @@ _ID_DIGITS = 16
 class CampaignSession:
     """One command that added measurements to a profile."""
 
-    started_utc: str
+    started_utc: UtcTime
     command: tuple[str, ...]
     commit: str | None = None
     """Git commit of hwnas, if it is a checkout."""
@@ -37,9 +37,9 @@ class ProfileManifest:
     """What all rows of a profile have in common."""
 
     schema: str = SCHEMA
-    space: str | None
+    space: FileName | None
     """Space of the networks; None for timm models alone."""
-    created_utc: str
+    created_utc: UtcTime
     setting: Setting
     """Setting of every row; the exporter is that of the space's networks."""
     sessions: tuple[CampaignSession, ...] = ()

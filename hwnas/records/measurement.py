@@ -1,11 +1,12 @@
 """Measurements: raw samples of one network on one device, and everything needed to assess them."""
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from hwnas.config import from_mapping, parse_json, require_schema, shown, to_mapping
+from hwnas.config import Between, FileName, UtcTime, from_mapping, parse_json, require_schema, shown, to_mapping
 from hwnas.errors import InputError
 from hwnas.metrics import ANY_BATCH, Deployment
 
@@ -14,6 +15,13 @@ SCHEMA = "hwnas.measurement/2"
 
 MEASURE_AGAIN = "measure again, or read it with the version of hwnas that wrote it"
 """Remedy for a profile of another schema."""
+
+ImageSize = Annotated[int, Between(1, 16_384)]
+Seed = Annotated[int, Between(0, 2**32 - 1)]
+Seconds = Annotated[float, Between(0, 1e9)]
+
+_MAX_NS = 10**15
+"""Longest run, about eleven days."""
 
 Reason = Literal["export", "unsupported", "nan", "mismatch", "memory", "crash", "timeout"]
 """Categories of failures."""
@@ -31,9 +39,9 @@ class Subject:
     arch: Mapping[str, Any] | None = None
     """Canonical arch of a network of a space."""
     arch_id: str | None = None
-    image_size: int
-    channels: int = 3
-    num_classes: int
+    image_size: ImageSize
+    channels: Annotated[int, Between(1, 1024)] = 3
+    num_classes: Annotated[int, Between(1, 1_000_000)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +50,7 @@ class Setting:
 
     deployment: Deployment
     """All of its parts are set; a GPU runtime has one host thread."""
-    exporter: str = "composed"
+    exporter: FileName = "composed"
     """How the runtime got the network: 'composed', 'dynamo', 'dynamo-dynamic' or 'module'. It can affect fusion."""
 
     def __post_init__(self) -> None:
@@ -85,7 +93,7 @@ class Samples:
     For a network that takes less than a few milliseconds, a sample is the mean of several consecutive runs.
     """
 
-    runs_per_sample: int = 1
+    runs_per_sample: Annotated[int, Between(1, 1_000_000)] = 1
     wall_ns: tuple[int, ...]
     cpu_ns: tuple[int, ...] = ()
     """CPU time of the running thread; empty if other threads or a GPU do the work."""
@@ -93,6 +101,19 @@ class Samples:
     """Time by the device's own clock; empty on a CPU."""
     switches: tuple[int, ...] = ()
     """Involuntary context switches during each sample."""
+
+    def __post_init__(self) -> None:
+        # Not by the types of the fields: a profile has millions of times, and this is the quickest check of them.
+        clocks = (self.wall_ns, self.cpu_ns, self.device_ns)
+        if not self.wall_ns or not {len(times) for times in (*clocks, self.switches)} <= {0, len(self.wall_ns)}:
+            lengths = ", ".join(str(len(times)) for times in (*clocks, self.switches))
+            raise InputError("samples must have a time of each clock for each run", got=f"{lengths} times")
+        for times in clocks:
+            if times and not (min(times) > 0 and max(times) <= _MAX_NS):
+                wrong = next(time for time in times if not 0 < time <= _MAX_NS)
+                raise InputError(f"the time of a run must be between 1 and {_MAX_NS:.0e} ns", got=shown(wrong))
+        if self.switches and min(self.switches) < 0:
+            raise InputError("the number of context switches must be at least 0", got=min(self.switches))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,10 +140,10 @@ class DeviceState:
 class OutputParity:
     """Differences between the outputs of a runtime and those of torch on the same images."""
 
-    max_absolute: float
-    max_relative: float
+    max_absolute: Annotated[float, Between(0, sys.float_info.max)]
+    max_relative: Annotated[float, Between(0, sys.float_info.max)]
     """Relative to the largest logit."""
-    top1_agreement: float
+    top1_agreement: Annotated[float, Between(0, 1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,10 +157,10 @@ class Measurement:
     """Digest of the environment in the manifest. Rows of different environments are never mixed silently."""
     process_id: str
     """Identifies the worker process. A repeat for the noise floor is measured in another one."""
-    seed: int
-    started_utc: str
-    duration_s: float
-    export_s: float | None = None
+    seed: Seed
+    started_utc: UtcTime
+    duration_s: Seconds
+    export_s: Seconds | None = None
     samples: Samples | None = None
     reference: Samples | None = None
     memory_mb: float | None = None
@@ -149,6 +170,10 @@ class Measurement:
     before: DeviceState | None = None
     after: DeviceState | None = None
     failure: Failure | None = None
+
+    def __post_init__(self) -> None:
+        if self.failure is None and (self.samples is None or self.reference is None):
+            raise InputError("a measurement must have samples of the network and the reference network, or a failure")
 
 
 def to_line(measurement: Measurement) -> str:
@@ -164,16 +189,10 @@ def from_line(text: str, *, source: str) -> Measurement:
         source: Name of the line in error messages.
 
     Raises:
-        InputError: The line is not a measurement of this schema, or a clock lacks the times of some runs.
+        InputError: The line is not a measurement of this schema.
     """
     data = parse_json(text, source=source)
     if not isinstance(data, dict) or "schema" not in data:
         raise InputError(f"{source} must hold a measurement", got=shown(data))
     require_schema(data["schema"], expected=SCHEMA, source=source, hint=MEASURE_AGAIN)
-    measurement = from_mapping(Measurement, data, where=f"{source}: measurement")
-    for samples in filter(None, (measurement.samples, measurement.reference)):
-        clocks = (samples.wall_ns, samples.cpu_ns, samples.device_ns, samples.switches)
-        lengths = [len(times) for times in clocks]
-        if not samples.wall_ns or not set(lengths) <= {0, lengths[0]}:
-            raise InputError(f"{source} must have a time for each run", got=", ".join(map(str, lengths)))
-    return measurement
+    return from_mapping(Measurement, data, where=f"{source}: measurement")

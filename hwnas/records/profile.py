@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hwnas.config import shown
 from hwnas.errors import InputError
+from hwnas.files import file_errors, read_bytes
 from hwnas.records.manifest import MANIFEST, ProfileManifest, read_manifest
 from hwnas.records.measurement import Measurement, from_line
 
@@ -47,7 +48,8 @@ class Profile:
 
 def is_profile(folder: Path) -> bool:
     """Return True if a folder holds a profile."""
-    return (folder / MANIFEST).is_file()
+    with file_errors(folder / MANIFEST):
+        return (folder / MANIFEST).is_file()
 
 
 def load_profile(folder: Path) -> Profile:
@@ -73,12 +75,9 @@ def load_profile(folder: Path) -> Profile:
 
 def read_lines(path: Path) -> tuple[list[bytes], bytes]:
     """Read the complete lines of a file, and what follows the last line break; nothing if there is no file."""
-    try:
-        *lines, rest = path.read_bytes().split(b"\n")
-    except FileNotFoundError:
-        return [], b""
-    except OSError as error:
-        raise InputError(f"{path} cannot be read", got=error.strerror or str(error)) from error
+    with file_errors(path):
+        exists = path.exists()
+    *lines, rest = read_bytes(path).split(b"\n") if exists else [b""]
     return lines, rest
 
 

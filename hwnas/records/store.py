@@ -1,22 +1,22 @@
 """Write a profile: one writer at a time, and every line on the disk before the next network is measured."""
 
-import json
 import os
-import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from hwnas.config import load_json, to_mapping
+from hwnas.config import to_mapping
 from hwnas.errors import HwnasError, InputError
+from hwnas.files import WriterLock, file_errors, refuse_link, remove_temporaries, require_regular
 from hwnas.records.manifest import MANIFEST, CampaignSession, ProfileManifest, read_manifest, write_manifest
 from hwnas.records.measurement import Measurement, from_line, to_line
 from hwnas.records.profile import MEASUREMENTS, Profile, parse_lines, read_lines
 
-HOLDER = ".writer.json"
-"""The file that names the process which writes to a profile."""
+LOCK = ".writer.json"
+"""The lock file of a profile, which names the process that writes to it."""
 
 
 class Store:
@@ -41,8 +41,11 @@ class Store:
     def __init__(self, path: Path, *, manifest: ProfileManifest, session: CampaignSession) -> None:
         self.path = path
         self._session: CampaignSession | None = session
-        self._file = _open_locked(path, session)
+        self._file = -1
+        self._lock = WriterLock(path / LOCK, activity="campaign")
         try:
+            remove_temporaries(path)
+            self._file = _open_measurements(path / MEASUREMENTS)
             self.profile = self._load(manifest)
         except BaseException:
             self.close()
@@ -73,11 +76,10 @@ class Store:
 
     def close(self) -> None:
         """Release the lock."""
-        if self._file < 0:
-            return
-        (self.path / HOLDER).unlink(missing_ok=True)  # before the lock is released: it may be the next writer's then
-        os.close(self._file)
+        if self._file >= 0:
+            os.close(self._file)
         self._file = -1
+        self._lock.close()
 
     def __enter__(self) -> Self:
         return self
@@ -103,34 +105,38 @@ class Store:
         else:
             recorded = manifest
             write_manifest(self.path, recorded)
-        lines, notes = self._repair(lines, rest)
         rows = parse_lines(lines, path=self.path / MEASUREMENTS, manifest=recorded)
-        return Profile(self.path, recorded, rows, notes)
+        repaired, notes = self._repair(rest)
+        return Profile(self.path, recorded, (*rows, *repaired), notes)
 
-    def _repair(self, lines: list[bytes], rest: bytes) -> tuple[list[bytes], tuple[str, ...]]:
+    def _repair(self, rest: bytes) -> tuple[tuple[Measurement, ...], tuple[str, ...]]:
         """Complete a last line that lacks only its line break, and cut off any other incomplete one."""
+        path = self.path / MEASUREMENTS
         if not rest:
-            return lines, ()
+            return (), ()
         try:
-            from_line(rest.decode("utf-8"), source="the last line")
+            row = from_line(rest.decode("utf-8"), source=f"{path}, the last line")
         except (HwnasError, UnicodeDecodeError):
-            os.ftruncate(self._file, os.fstat(self._file).st_size - len(rest))
-            os.fsync(self._file)
-            note = f"{self.path / MEASUREMENTS}: the last line was incomplete, its {len(rest)} bytes were cut off"
-            return lines, (note,)
+            with file_errors(path, "repaired"):
+                os.ftruncate(self._file, os.fstat(self._file).st_size - len(rest))
+                os.fsync(self._file)
+            return (), (f"{path}: the last line was incomplete, its {len(rest)} bytes were cut off",)
         self._write(b"\n")
-        return [*lines, rest], ()
+        return (row,), ()
 
     def _write(self, data: bytes) -> None:
-        before = os.fstat(self._file).st_size
+        before, written = os.fstat(self._file).st_size, 0
         try:
-            written = 0
             while written < len(data):  # a write may be partial
                 written += os.write(self._file, data[written:])
             os.fsync(self._file)
-        except OSError as error:
-            os.ftruncate(self._file, before)  # leave no partial line
-            raise _write_error(self.path, error) from error
+        except BaseException as error:  # also an interrupt between two partial writes: leave no partial line
+            if isinstance(error, OSError) or written < len(data):
+                with suppress(OSError):
+                    os.ftruncate(self._file, before)
+            if isinstance(error, OSError):
+                raise _write_error(self.path, error) from error
+            raise
 
 
 def manifest_differences(recorded: ProfileManifest, current: ProfileManifest) -> tuple[str, ...]:
@@ -157,38 +163,24 @@ def _identity(manifest: ProfileManifest) -> Mapping[str, str]:
     return {name: str(value) for name, value in values.items() if value is not None}
 
 
-def _open_locked(path: Path, session: CampaignSession) -> int:
-    """Open the file of measurements and lock it. The kernel releases the lock when the process ends in any way."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        file = os.open(path / MEASUREMENTS, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-    except OSError as error:
-        raise _write_error(path, error) from error
-    import fcntl  # not on Windows, where profiles can still be read
+def _open_measurements(path: Path) -> int:
+    """Open the file of measurements for appending; create it if there is none.
 
+    A link is not followed: in a profile that came from elsewhere it could lead to any file of the user.
+    """
+    refuse_link(path)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        holder = {"pid": os.getpid(), "host": socket.gethostname(), **to_mapping(session)}
-        (path / HOLDER).write_text(json.dumps(holder) + "\n", encoding="utf-8")
-    except BlockingIOError as error:
-        os.close(file)
-        hint = "wait for it, or measure into another folder with --out"
-        raise InputError(f"{path} is being written by another campaign", got=_holder(path), hint=hint) from error
+        # Without blocking, because a named pipe would otherwise wait for its other end.
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+        file = os.open(path, flags, 0o644)
     except OSError as error:
+        raise _write_error(path.parent, error) from error
+    try:
+        require_regular(path)
+    except BaseException:
         os.close(file)
-        raise _write_error(path, error) from error
+        raise
     return file
-
-
-def _holder(path: Path) -> str:
-    unknown = "a process that is not known"
-    try:
-        holder = load_json(path / HOLDER)
-    except HwnasError:  # it has just locked the profile and not written the file yet
-        return unknown
-    if not isinstance(holder, dict):
-        return unknown
-    return f"process {holder.get('pid')} on {holder.get('host')} since {holder.get('started_utc')}"
 
 
 def _write_error(path: Path, error: OSError) -> InputError:

@@ -194,7 +194,7 @@ def test_two_campaigns_at_once_are_refused(command_line: CommandLine, monkeypatc
             codes.append(-1)
             codes.append(command_line(*SMALL, "--samples", "2"))
             assert "is being written by another campaign" in command_line.err
-            assert "--out" in command_line.err
+            assert "wait until it has ended" in command_line.err
         return real(self, task, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(FakeWorker, "measure", measure)

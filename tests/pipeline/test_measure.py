@@ -213,10 +213,10 @@ def test_rows_of_a_plan_are_plain_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"samples": -1}, "--samples must be at least 0"),
-        ({"repeats": -1}, "--repeats must be at least 0"),
-        ({"threads": 0}, "--threads must be at least 1"),
-        ({"pairs": 3}, "--pairs must be at least 8"),
+        ({"samples": -1}, "--samples must be a whole number from 0"),
+        ({"repeats": -1}, "--repeats must be a whole number from 0"),
+        ({"threads": 0}, "--threads must be a whole number from 1"),
+        ({"pairs": 3}, "--pairs must be a whole number from 8"),
         ({"samples": None, "minutes": 0.0}, "--minutes must be a time above 0"),
         ({"samples": None, "minutes": float("nan")}, "--minutes must be a time above 0"),
         ({"minutes": 1.0}, "exclude each other"),
@@ -263,13 +263,13 @@ def edited_plan(path: Path, *, head: dict[str, object], setting: dict[str, objec
 @pytest.mark.parametrize(
     ("head", "setting", "message"),
     [
-        ({"pairs": 7}, {}, "line 1: pairs must be at least 8"),
+        ({"pairs": 7}, {}, r"line 1: head\.pairs must be between 8 and"),
         ({"device": "a100"}, {}, "line 2: the deployment must be that of the whole plan"),
         ({}, {"device": "a100"}, "line 3: the deployment must be that of the whole plan"),
         ({}, {"runtime": "torch"}, "line 3: the deployment must be"),
         ({}, {"precision": "fp16"}, "line 3: the deployment must be"),
         ({}, {"threads": 2}, "line 3: the deployment must be"),
-        ({}, {"batch": 0}, r"line 3: task\.setting\.deployment: batch must be at least 1"),
+        ({}, {"batch": 0}, r"line 3: task\.setting\.deployment\.batch must be between 1 and"),
     ],
 )
 def test_a_plan_that_is_no_one_campaign_is_refused(
@@ -286,5 +286,5 @@ def test_a_plan_of_nothing_is_refused(tmp_path: Path) -> None:
     write_plan(REQUEST, tmp_path / "plan.jsonl")
     head = json.loads((tmp_path / "plan.jsonl").read_text().splitlines()[0])
     (tmp_path / "plan.jsonl").write_text(json.dumps({**head, "num_tasks": 0}) + "\n")
-    with pytest.raises(InputError, match="must hold at least one task"):
+    with pytest.raises(InputError, match=r"head\.num_tasks must be between 1 and"):
         measure_plan(tmp_path / "plan.jsonl", out=tmp_path / "out", campaign_environment=FakeEnvironment().make())

@@ -9,10 +9,12 @@ import pytest
 
 from hwnas.errors import InputError
 from hwnas.profile.plan import Plan, default_repeats, exporter_for, load_plan, make_tasks, save_plan
-from hwnas.profile.subjects import unique_subjects
+from hwnas.profile.subjects import select_subjects, unique_subjects
+from hwnas.space import SPACES
 from tests.records.rows import REFERENCE, SESSION, make_setting, subject
 
-SUBJECTS = tuple(subject(number) for number in range(40))
+SPACE = SPACES.get("autoformer-micro")
+SUBJECTS = select_subjects(SPACE, 40, seed=0, reference_networks=False)[:40]
 SETTINGS = tuple(make_setting(device="toy-2c", runtime="onnxruntime", batch=batch) for batch in (1, 8))
 PLAN = Plan(
     device="toy-2c",
@@ -100,6 +102,21 @@ def edited(path: Path, line: int, change: object) -> None:
         (2, lambda task: task.pop("subject"), "line 3: task.subject is missing"),
         (2, lambda task: task.update(repeat=1), "line 3: task.repeat must be true or false"),
         (2, lambda task: task["setting"]["deployment"].update(batch="1"), "deployment.batch must be a whole number"),
+        (2, lambda task: task["subject"].update(arch={"embed_dim": 9}), "line 3: task.subject: "),
+        (2, lambda task: task["subject"].update(arch=None), "line 3: task.subject: a network of the space"),
+        (2, lambda task: task["subject"].update(network_id="../x"), "line 3: task.subject: the arch of a network"),
+        (2, lambda task: task["subject"].update(name="glit-micro"), r"subject\.name must be the space of the plan"),
+        (2, lambda task: task["subject"].update(source="timm"), r"subject\.network_id must be that of the model"),
+        (2, lambda task: task["subject"].update(image_size=10**19), r"subject\.image_size must be a whole number of"),
+        (0, lambda head: head.update(space="/etc"), r"head\.space must have 1 to 100 letters"),
+        (0, lambda head: head.update(space="../../x"), r"head\.space must have 1 to 100 letters"),
+        (0, lambda head: head.update(space="a\0b"), "is not JSON"),
+        (0, lambda head: head.update(space=None), r"head\.space must be a text"),
+        (0, lambda head: head.update(space="no-such-space"), "is not known"),
+        (0, lambda head: head.update(device="../toy-2c"), r"head\.device must have 1 to 100 letters"),
+        (0, lambda head: head.update(seed=-1), r"head\.seed must be between 0 and"),
+        (0, lambda head: head.update(pairs=10**9), r"head\.pairs must be between 8 and"),
+        (0, lambda head: head.update(num_tasks=0), r"head\.num_tasks must be between 1 and"),
     ],
 )
 def test_a_wrong_plan_is_an_error_that_names_the_line(tmp_path: Path, line: int, change: object, message: str) -> None:

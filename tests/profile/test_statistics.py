@@ -77,12 +77,7 @@ def test_the_reference_latency_is_a_quantile_of_all_its_runs() -> None:
     assert reference_latency_ms([*campaign, disturbed]) == pytest.approx(3)
     assert reference_latency_ms([disturbed]) == pytest.approx(5)  # none counts, so all do
     with pytest.raises(InputError, match="at least one run of the reference network"):
-        reference_latency_ms([Samples(wall_ns=())])
-
-
-def test_runs_that_take_no_time_are_no_measurement() -> None:
-    with pytest.raises(InputError, match="must take a time above 0"):
-        latency_ratio(cpu(5), cpu(0))
+        reference_latency_ms([])
 
 
 def test_a_slowdown_of_the_machine_falls_out_of_the_ratio() -> None:

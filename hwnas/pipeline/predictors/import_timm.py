@@ -9,6 +9,7 @@ from pathlib import Path
 from hwnas.data_paths import PROFILES
 from hwnas.devices import resolve
 from hwnas.errors import InputError, UnknownNameError, unknown
+from hwnas.files import read_text
 from hwnas.metrics import ANY_BATCH, PRECISIONS, RUNTIMES, UNSPECIFIED, Deployment
 from hwnas.pipeline.predictors.published_tables import key_of, matching
 from hwnas.pipeline.predictors.workloads import WORKLOADS, known_workloads, trace_timm
@@ -19,7 +20,6 @@ from hwnas.records.table import (
     is_table,
     parse_rows,
     read_table_manifest,
-    read_table_text,
     rows_digest,
     table_folder,
     write_table,
@@ -88,7 +88,7 @@ def import_timm(
 
 
 def _table(path: Path, options: ImportOptions) -> tuple[TableManifest, str, list[TableRow]]:
-    text = read_table_text(path)
+    text = read_text(path)
     rows = matching(parse_rows(text, source=str(path)), options.match)
     if not rows:
         raise InputError(f"{path} must have a model that --match matches", got=options.match)
@@ -99,7 +99,7 @@ def _require_free(manifests: Sequence[TableManifest], out: Path) -> None:
     """Raise InputError if two tables, or a new and an existing one, have the same folder."""
     taken: dict[Path, str] = {}
     for manifest in manifests:
-        folder = out / table_folder(manifest)
+        folder = table_folder(out, manifest)
         existing = read_table_manifest(folder).source if is_table(folder) else manifest.source
         before = taken.setdefault(folder, existing)
         if before != manifest.source:
@@ -210,7 +210,7 @@ def _own_size(key: ModelKey, found: Workload | None) -> dict[str, int]:
 def _written(
     manifest: TableManifest, text: str, rows: Sequence[TableRow], traced: TracedModels, out: Path
 ) -> ImportedTable:
-    path = out / table_folder(manifest)
+    path = table_folder(out, manifest)
     write_table(path, manifest, text)
     missing = tuple(row.model for row in rows if traced.models[key_of(row)] is None)
     return ImportedTable(

@@ -1,6 +1,5 @@
 """Rows of published tables as input of a fit."""
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,7 +8,7 @@ from hwnas.errors import InputError
 from hwnas.pipeline.predictors.dataset import MeasuredNetworks, known_device
 from hwnas.pipeline.predictors.workloads import known_workloads, timm_workload
 from hwnas.profile.lookup import TableEntry
-from hwnas.records.table import TableRow, read_table
+from hwnas.records.table import TableRow, compile_pattern, read_table
 from hwnas.records.workloads import ModelKey, TracedModels
 from hwnas.workload import Workload
 
@@ -45,11 +44,8 @@ def measured_table(entry: TableEntry) -> MeasuredNetworks:
 
 def matching(rows: Sequence[TableRow], pattern: str) -> list[TableRow]:
     """Return the rows with a model whose name matches the pattern from its beginning."""
-    try:
-        wanted = re.compile(pattern)
-    except re.error as error:
-        raise InputError("--match must be a regular expression", got=pattern) from error
-    return [row for row in rows if wanted.match(row.model)]
+    compiled = compile_pattern(pattern, where="--match")
+    return [row for row in rows if compiled.match(row.model)]
 
 
 def key_of(row: TableRow) -> ModelKey:

@@ -150,8 +150,8 @@ def test_a_table_takes_no_other_ones_place(table: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("188343.61", "nan"), "line 2 must have a model and numbers above 0"),
-        (("188343.61", "-1"), "line 2 must have a model and numbers above 0"),
+        (("188343.61", "nan"), r"line 2\.throughput must be a finite number"),
+        (("188343.61", "-1"), r"line 2\.throughput must be greater than 0"),
         (("188343.61", "fast"), "line 2 must have numbers"),
         ((",infer_batch_size", ",train_batch_size"), "must be a table of timm's inference benchmark"),
     ],
