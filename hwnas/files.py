@@ -53,6 +53,8 @@ READ_ERRORS = (
 )
 """Exceptions that reading or writing damaged files raises in the standard library."""
 
+_STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+
 _REMEDIES = {
     errno.EACCES: "give yourself the permission, or name another folder",
     errno.EPERM: "give yourself the permission, or name another folder",
@@ -114,6 +116,20 @@ def file_errors(path: Path | str, action: str = "read", *, also: tuple[type[Exce
         yield
     except READ_ERRORS + also as error:
         raise cannot(action, path, error) from error
+
+
+def storage_failed(error: BaseException | None) -> bool:
+    """Return True if an error, or what it was raised from, says that a disk is full or cannot be written.
+
+    Such an error ends a command, where another one would be recorded as the failure of one network.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _STORAGE_ERRORS:
+            return True
+        if isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
+            return True
+        error = error.__cause__
+    return False
 
 
 def cannot(action: str, path: Path | str, error: Exception) -> InputError:

@@ -23,6 +23,7 @@ from hwnas.files import (
     refuse_link,
     remove_temporaries,
     require_file_name,
+    storage_failed,
     write_atomic,
 )
 
@@ -79,6 +80,14 @@ def test_an_error_has_the_reason_and_a_remedy() -> None:
     error = cannot("written", "x", OSError(28, "No space left on device"))
     assert error.got == "No space left on device"
     assert "free some space" in str(error.hint)
+
+
+def test_a_full_disk_is_known_by_what_an_error_was_raised_from() -> None:
+    for error, failed in ((OSError(28, "full"), True), (OSError(2, "missing"), False), (ValueError(), False)):
+        wrapped = InputError("x cannot be written")
+        wrapped.__cause__ = error
+        assert storage_failed(wrapped) == failed
+    assert not storage_failed(None)
 
 
 def test_only_ordinary_files_are_read(tmp_path: Path) -> None:

@@ -5,15 +5,15 @@ values from the study, has the others evaluated, and counts both alike.
 """
 
 import logging
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hwnas.config import Above, Between, require_valid
 from hwnas.errors import InputError
 from hwnas.progress import SearchProgress
 from hwnas.search.objective import Metrics, concatenated, exact, select_rows
@@ -43,16 +43,13 @@ class Budget:
     Without an expensive metric every network counts as an evaluation.
     """
 
-    evaluations: int | None = 500
-    minutes: float | None = None
+    evaluations: Annotated[int, Between(1, 1_000_000)] | None = 500
+    minutes: Annotated[float, Above(0, 1_000_000)] | None = None
 
     def __post_init__(self) -> None:
         if self.evaluations is None and self.minutes is None:
             raise InputError("a search needs a budget of evaluations or of minutes", hint="--budget 500")
-        if self.evaluations is not None and self.evaluations < 1:
-            raise InputError("a budget must be at least 1 evaluation", got=self.evaluations)
-        if self.minutes is not None and not 0 < self.minutes < math.inf:
-            raise InputError("a budget of time must be above 0 minutes", got=self.minutes)
+        require_valid(self)
 
 
 class Stopwatch:

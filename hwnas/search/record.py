@@ -10,13 +10,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from hwnas.config import from_mapping, load_json, shown, to_mapping
+from hwnas.config import Between, FileName, UtcTime, from_mapping, load_json, shown, to_mapping
 from hwnas.errors import InputError
 from hwnas.files import write_atomic
 from hwnas.search.pareto import HypervolumeBounds
-from hwnas.search.spec import SearchSpec
+from hwnas.search.spec import MAX_SEED, Confidence, SearchSpec, require_inside
 
 SCHEMA = "hwnas.search/2"
 """The schema of records that this version writes and reads."""
@@ -26,7 +26,11 @@ RECORD_FILE = "search.json"
 NETWORKS = "networks"
 """The folder of a run that holds the exported winners."""
 
-History = tuple[tuple[int, int, float], ...]
+Count = Annotated[int, Between(0, 10**12)]
+Share = Annotated[float, Between(0, 1)]
+Correlation = Annotated[float, Between(-1.000001, 1.000001)]
+
+History = tuple[tuple[Count, Count, float], ...]
 """After each generation: candidates, evaluations, hypervolume."""
 
 
@@ -34,8 +38,8 @@ History = tuple[tuple[int, int, float], ...]
 class SupernetHealth:
     """Held-out top-1 of the extremes of the space; if they are alike, the supernet does not separate networks."""
 
-    smallest: float
-    largest: float
+    smallest: Share
+    largest: Share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,13 +47,13 @@ class ReferenceNetwork:
     """A well-known network to compare the front with."""
 
     name: str
-    macs: int
-    params: int
+    macs: Count
+    params: Count
     metrics: Mapping[str, float]
     """Its known device metrics."""
     measured: bool
     """True if they were measured with the front; else they are predicted."""
-    accuracy: float | None
+    accuracy: Share | None
     """On the same images; None if no training of it on them was found."""
     predicted: tuple[str, ...] = ()
     """Metrics that are predicted while others were measured."""
@@ -76,7 +80,7 @@ class MetricCheck:
 class VerifiedMember:
     """A network of the searched front after its measurement."""
 
-    arch_id: str
+    arch_id: FileName
     network_id: str
     metrics: Mapping[str, MetricCheck]
     violated: tuple[str, ...]
@@ -92,14 +96,18 @@ class VerifiedProfile:
     """A profile of the campaign that verified the front, one for each batch."""
 
     path: str
-    batch: int
+    """Relative to the run."""
+    batch: Annotated[int, Between(1, 10**6)]
     noise_floor: float | None
     """The mean error of a perfect predictor; None if too few networks were measured twice."""
-    num_networks: int
-    num_unstable: int
-    num_failed: int
+    num_networks: Count
+    num_unstable: Count
+    num_failed: Count
     drift: float | None
     problems: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        require_inside(Path(self.path), what="path")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,11 +126,11 @@ class Verification:
     """In the order of the searched front."""
     mape: Mapping[str, float]
     """Mean absolute relative error of the predictions by metric; 0.01 is one percent."""
-    spearman: Mapping[str, float | None]
-    kendall: Mapping[str, float | None]
-    coverage: Mapping[str, float]
+    spearman: Mapping[str, Correlation | None]
+    kendall: Mapping[str, Correlation | None]
+    coverage: Mapping[str, Share]
     """The share of measured values inside the predicted intervals."""
-    confidence: float | None
+    confidence: Confidence | None
     """The confidence of those intervals."""
     unmeasured: Mapping[str, str] = field(default_factory=dict)
     """Metrics that were not measured while others were, and why."""
@@ -141,17 +149,20 @@ class Verification:
 class ExportedWinner:
     """One of the best networks, exported to a folder of the run."""
 
-    arch_id: str
+    arch_id: FileName
     network_id: str
     folder: str
     """Relative to the run."""
     why: str
     """The rule by which it was chosen."""
-    files: tuple[str, ...]
-    test_accuracy: float | None
+    files: tuple[FileName, ...]
+    test_accuracy: Share | None
     """Of the retrained network, evaluated once; None if it was not retrained."""
     failure: str | None
     """Why it could not be exported."""
+
+    def __post_init__(self) -> None:
+        require_inside(Path(self.folder), what="folder")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +178,7 @@ class Spread:
 class SeedRuns:
     """The same search with several seeds; the front and the study of the run are those of the first seed."""
 
-    seeds: tuple[int, ...]
+    seeds: tuple[Annotated[int, Between(0, 2 * MAX_SEED)], ...]
     hypervolume: Spread
 
 
@@ -176,31 +187,55 @@ class SearchRecord:
     """Everything a report needs in addition to the study."""
 
     schema: str = SCHEMA
-    created_utc: str
+    created_utc: UtcTime
     spec: SearchSpec
     stop: str
     """Why the search ended: evaluations, minutes, stalled or exhausted."""
-    evaluations: int
-    candidates: int
+    evaluations: Count
+    candidates: Count
     satisfiable: str
-    elapsed_s: float
+    elapsed_s: Annotated[float, Between(0, 10**12)]
     bounds: HypervolumeBounds
     """In minimised objectives; `reference` is the reference point of the hypervolume."""
     history: History
     random_history: History | None
     """Of a random search with the same budget."""
     supernet_health: SupernetHealth | None
-    predictor_cards: Mapping[str, Any]
+    predictor_cards: Mapping[str, Mapping[str, Any]]
     """The card of each predictor as plain values, by metric."""
-    front: tuple[str, ...]
+    front: tuple[FileName, ...]
     """The arch ids of the searched front, the best of the first objective first."""
-    measured_front: tuple[str, ...] | None
+    measured_front: tuple[FileName, ...] | None
     """The front of measured values, of predicted ones where a metric was not measured; None where none was."""
     reference_networks: tuple[ReferenceNetwork, ...]
     verification: Verification | None
     winners: tuple[ExportedWinner, ...]
     seeds: SeedRuns | None
     notes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not len(self.bounds.ideal) == len(self.bounds.reference) == len(self.spec.objectives):
+            got = f"{len(self.bounds.ideal)} for {len(self.spec.objectives)} objectives"
+            raise InputError("bounds must have a number for each objective", got=got)
+        _require_order("history", self.history, self.candidates)
+        _require_order("random_history", self.random_history or (), 10**12)
+        if len(set(self.front)) < len(self.front) or len(self.front) > self.candidates:
+            raise InputError("front must name candidates, each once", got=f"{len(self.front)} names")
+
+
+def _require_order(name: str, history: History, candidates: int) -> None:
+    """Require that counts of candidates increase from generation to generation, up to the last candidate."""
+    counts = [count for count, _, _ in history]
+    if any(after <= before for before, after in zip([0, *counts], counts, strict=False)):
+        raise InputError(f"{name} must have increasing numbers of candidates", got=shown(counts))
+    if counts and counts[-1] > candidates:
+        raise InputError(f"{name} must end with the {candidates} candidates of the search", got=counts[-1])
+    evaluated = [count for _, count, _ in history]
+    reached = [value for _, _, value in history]
+    if any(count > total for count, total in zip(evaluated, counts, strict=True)):
+        raise InputError(f"{name} must have no more evaluations than candidates", got=shown(evaluated))
+    if not all(0 <= value <= 1.000001 for value in reached):
+        raise InputError(f"{name} must have shares of the hypervolume", got=shown(reached))
 
 
 def write_record(run: Path, record: SearchRecord) -> None:

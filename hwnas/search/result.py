@@ -192,7 +192,8 @@ def load_search(run: str | Path) -> SearchResult:
     space = record.spec.load_space(run)
     problem = record.spec.make_problem(space)
     with Study.read(run) as study:
-        searched, known = study.table(), study.table(sources=("measured", *SEARCHED))
+        searched = study.table(space=space)
+        known = study.table(sources=("measured", *SEARCHED))
     candidates = space.candidates(known.genomes)
     members = {} if record.verification is None else {item.arch_id: item for item in record.verification.members}
     front = set(record.front if record.measured_front is None else record.measured_front)

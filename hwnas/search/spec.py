@@ -10,19 +10,32 @@ A run is resumed from it alone.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from hwnas.config import from_mapping, to_mapping
-from hwnas.errors import InputError, UsageError
+from hwnas.config import Above, Between, FileName, from_mapping, require_valid, to_mapping
+from hwnas.errors import InputError
+from hwnas.metrics import parse_metric
 from hwnas.runs import MANIFEST, Run
 from hwnas.search.ledger import Budget
-from hwnas.search.objective import Criteria, parse_constraint, parse_objective
+from hwnas.search.objective import (
+    Criteria,
+    parse_constraint,
+    parse_objective,
+    require_consistent,
+    require_objectives,
+)
 from hwnas.search.problem import Problem
 from hwnas.search.strategies import STRATEGIES
 from hwnas.search.strategies.strategy import SearchStrategy
 from hwnas.space import SPACES
 from hwnas.space.arch import digest
 from hwnas.space.space import AnySpace
+
+MAX_SEED = 2**32 - 1
+"""The largest seed: what generators of numpy, torch and the learners can all take."""
+
+Confidence = Annotated[float, Above(0, 0.999999)]
+"""The share of true values that lie in an interval."""
 
 _NOT_IN_STUDY = ("num_seeds", "random_baseline", "post_search", "notes")
 _NOT_IN_STUDY_OF_SUPERNET = ("path", "data")
@@ -34,19 +47,17 @@ class PostSearch:
 
     verify: bool = True
     """Measure its networks if their device is in this machine."""
-    pairs: int | None = None
+    pairs: Annotated[int, Between(8, 100_000)] | None = None
     """Runs of each network, alternating with the reference network; None: the default of campaigns."""
-    retrain: int = 0
+    retrain: Annotated[int, Between(0, 10_000)] = 0
     """Number of winners that are retrained, and evaluated once on the test images."""
-    retrain_epochs: int | None = None
+    retrain_epochs: Annotated[int, Between(1, 100_000)] | None = None
     """In place of the number in the recipe."""
-    export_top: int = 1
+    export_top: Annotated[int, Between(0, 10_000)] = 1
     """Number of winners that are exported."""
 
     def __post_init__(self) -> None:
-        for option, count in (("--retrain", self.retrain), ("--export-top", self.export_top)):
-            if count < 0:
-                raise UsageError(f"{option} must be at least 0", got=count)
+        require_valid(self)
 
     @property
     def num_winners(self) -> int:
@@ -60,8 +71,12 @@ class PredictorSpec:
 
     metric: str
     path: Path
-    """Relative to the run."""
+    """Relative to the run, in its folder `predictors`."""
     card_sha256: str
+
+    def __post_init__(self) -> None:
+        parse_metric(self.metric)
+        require_inside(self.path, what="path")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,37 +91,39 @@ class SupernetSpec:
     data_name: str
     """The data set that is used."""
     data_fingerprint: str
-    num_images: int
+    num_images: Annotated[int, Between(1, 10**9)]
     """Held-out images that accuracy is evaluated on."""
-    compute: str
-    """`cpu` or `cuda`."""
-    threads: int
-    matmul_backend: str
+    compute: Literal["cpu", "cuda"]
+    threads: Annotated[int, Between(1, 1024)]
+    matmul_backend: Literal["default", "onednn"]
     """The backend of float32 matrix products on a CPU."""
+
+    def __post_init__(self) -> None:
+        require_valid(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSpec:
     """A resolved search: what is searched for, how, with which evaluators, and what happens to the front."""
 
-    space: str
-    image_size: int
-    channels: int
-    num_classes: int
+    space: FileName
+    image_size: Annotated[int, Between(1, 16_384)]
+    channels: Annotated[int, Between(1, 1024)]
+    num_classes: Annotated[int, Between(1, 1_000_000)]
     space_digest: str
     """Of the dimensions of the space and their choices, which genomes depend on."""
     objectives: tuple[str, ...]
     constraints: tuple[str, ...] = ()
-    confidence: float | None = None
+    confidence: Confidence | None = None
     """Constraints hold for the unfavourable ends of intervals of this confidence; None: for the mean."""
-    interval_confidence: float | None = None
+    interval_confidence: Confidence | None = None
     """The confidence of the intervals in the study; None where nothing is predicted."""
     strategy: str
     settings: Mapping[str, Any]
     """Of the strategy."""
     budget: Budget
-    seed: int
-    num_seeds: int = 1
+    seed: Annotated[int, Between(0, MAX_SEED)]
+    num_seeds: Annotated[int, Between(1, 1000)] = 1
     random_baseline: bool = False
     """Run a random search as well, even where evaluations are expensive."""
     predictors: tuple[PredictorSpec, ...] = ()
@@ -117,6 +134,13 @@ class SearchSpec:
     post_search: PostSearch
     notes: tuple[str, ...] = ()
     """Which defaults were taken for what the options left out."""
+
+    def __post_init__(self) -> None:
+        require_valid(self)
+        require_objectives(self.criteria.objectives)
+        require_consistent(self.criteria.constraints)
+        if not self.versions:
+            raise InputError("versions must name hwnas first", got="none")
 
     @property
     def criteria(self) -> Criteria:
@@ -159,6 +183,12 @@ class SearchSpec:
     def make_strategy(self) -> SearchStrategy:
         """Return the strategy with its settings."""
         return from_mapping(STRATEGIES.get(self.strategy), self.settings, where=f"settings of {self.strategy}")
+
+
+def require_inside(path: Path, *, what: str) -> None:
+    """Require that a path from a file leads to a place within the run."""
+    if path.is_absolute() or ".." in path.parts or path == Path():
+        raise InputError(f"{what} must be a path within the run", got=str(path))
 
 
 def space_digest(space: AnySpace) -> str:

@@ -154,9 +154,9 @@ def test_a_metric_that_nobody_evaluates_is_named() -> None:
     ("options", "message"),
     [
         ({"evaluations": None}, "a search needs a budget"),
-        ({"evaluations": 0}, "a budget must be at least 1 evaluation"),
-        ({"minutes": 0.0}, "a budget of time must be above 0 minutes"),
-        ({"minutes": float("nan")}, "a budget of time must be above 0 minutes"),
+        ({"evaluations": 0}, "evaluations must be between 1"),
+        ({"minutes": 0.0}, "minutes must be greater than 0"),
+        ({"minutes": float("nan")}, "minutes must be a finite number"),
     ],
 )
 def test_budgets_are_checked(options: dict[str, None], message: str) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from hwnas.config import to_mapping
-from hwnas.errors import InputError, UsageError
+from hwnas.errors import InputError
 from hwnas.runs import Run
 from hwnas.search.spec import PostSearch, read_spec
 from hwnas.search.strategies.nsga2 import Nsga2Search
@@ -61,7 +61,7 @@ def test_another_command_has_no_specification(tmp_path: Path) -> None:
 
 
 def test_numbers_of_winners_are_not_negative() -> None:
-    with pytest.raises(UsageError, match="--retrain must be at least 0"):
+    with pytest.raises(InputError, match="retrain must be between 0 and 10000"):
         PostSearch(retrain=-1)
-    with pytest.raises(UsageError, match="--export-top must be at least 0"):
+    with pytest.raises(InputError, match="export_top must be between 0 and 10000"):
         PostSearch(export_top=-1)

@@ -55,7 +55,7 @@ class OpenSupernet:
 
     def make_spec(self) -> SupernetSpec:
         """Return what the accuracies of a search depend on, with the settings of this process."""
-        compute = "cuda" if torch.cuda.is_available() else "cpu"
+        use_onednn = not torch.cuda.is_available() and matmul_backend() == "onednn"
         return SupernetSpec(
             path=self.path.resolve(),
             digest=self.digest,
@@ -63,9 +63,9 @@ class OpenSupernet:
             data_name=self.data.name,
             data_fingerprint=self.data.fingerprint,
             num_images=len(self.data.heldout),
-            compute=compute,
+            compute="cuda" if torch.cuda.is_available() else "cpu",
             threads=torch.get_num_threads(),
-            matmul_backend=matmul_backend() if compute == "cpu" else "default",
+            matmul_backend="onednn" if use_onednn else "default",
         )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from hwnas.config import to_mapping
 from hwnas.devices import Machine
+from hwnas.files import path_within
 from hwnas.metrics import parse_metric
 from hwnas.pipeline.search.defaults import (
     ResolvedMetrics,
@@ -125,7 +126,7 @@ def reload_search(run: Path) -> SearchContext:
         threads, backend = spec.supernet.threads, spec.supernet.matmul_backend
         spec = replace(spec, supernet=replace(supernet.make_spec(), threads=threads, matmul_backend=backend))
     predictors = tuple(
-        MetricPredictor(metric=parse_metric(item.metric), predictor=Predictor.load(run / item.path))
+        MetricPredictor(metric=parse_metric(item.metric), predictor=Predictor.load(path_within(run, item.path)))
         for item in spec.predictors
     )
     pairs = zip(spec.predictors, predictors, strict=True)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from hwnas.devices import resolve
+from hwnas.files import path_within
 from hwnas.frames import Columns, TabularResult
 from hwnas.metrics import Metric, parse_metric
 from hwnas.pipeline.search.defaults import ResolvedMetrics, combine_errors, resolve_metrics
@@ -189,7 +190,7 @@ def _predictors(
 ) -> tuple[MetricPredictor, ...]:
     """Return the predictors of the problem's metrics: the copies in the run, and those found for other metrics."""
     own = [
-        MetricPredictor(metric=parse_metric(item.metric), predictor=Predictor.load(run / item.path))
+        MetricPredictor(metric=parse_metric(item.metric), predictor=Predictor.load(path_within(run, item.path)))
         for item in spec.predictors
         if item.metric in problem.metrics
     ]

@@ -8,7 +8,8 @@ from typing import Literal
 import numpy as np
 
 from hwnas.devices import require
-from hwnas.errors import HwnasError
+from hwnas.errors import HwnasError, InputError
+from hwnas.files import file_errors, path_within, storage_failed
 from hwnas.metrics import Deployment, parse_metric
 from hwnas.pipeline.measure import measure_plan
 from hwnas.pipeline.search.context import SearchContext
@@ -24,7 +25,7 @@ from hwnas.progress import Reporter
 from hwnas.records import Setting, Subject, load_profile
 from hwnas.search.objective import Estimate
 from hwnas.search.pareto import on_front
-from hwnas.search.record import MetricCheck, ReferenceNetwork, SearchRecord, Verification, VerifiedProfile
+from hwnas.search.record import RECORD_FILE, MetricCheck, ReferenceNetwork, SearchRecord, Verification, VerifiedProfile
 from hwnas.search.study import Study
 from hwnas.search.verification import FrontMember, agreement, measured_front
 
@@ -133,6 +134,8 @@ class FrontVerifier:
             for campaign in possible:  # a device that disappeared makes its last measurements doubtful
                 require(str(campaign.deployment.device))
         except HwnasError as error:
+            if storage_failed(error):
+                raise
             reason = f"{error.message}{'' if error.got is None else f', got {error.got}'}"
             if not earlier:
                 return replace(record, verification=unmeasured_front(self.context, "failed", reason))
@@ -142,12 +145,13 @@ class FrontVerifier:
         return self._verified_record(record, [*earlier, *measured], unmeasured)
 
     def _measure(self, record: SearchRecord, campaign: VerificationCampaign) -> CampaignResults:
-        path = self.run / PROFILES / campaign.plan_name
+        path = path_within(self.run, PROFILES, campaign.plan_name)
         if not path.is_file():  # else an interrupted campaign, which is resumed with its own plan
             with Study.read(self.run) as study:
                 members = front_members(self.context, study, record)
             subjects = [space_subject(self.context.space, member.candidate) for member in members]
-            path.parent.mkdir(exist_ok=True)
+            with file_errors(path.parent, "written"):
+                path.parent.mkdir(exist_ok=True)
             save_plan(self._make_plan(subjects, campaign), path)
         # After a verification that failed, its failed networks are measured again.
         retry = record.verification is not None and record.verification.status == "failed"
@@ -219,7 +223,7 @@ def unmeasured_front(context: SearchContext, status: Literal["skipped", "failed"
 
 def front_members(context: SearchContext, study: Study, record: SearchRecord) -> list[FrontMember]:
     """Return the networks of the searched front with their metrics in the study, in the order of the record."""
-    table = study.table()
+    table = study.table(space=context.space)
     order = {arch_id: index for index, arch_id in enumerate(record.front)}
     scores = context.problem.scores(table.metrics)
     rows = np.flatnonzero(on_front(scores.objectives, feasible=scores.feasible))
@@ -231,6 +235,11 @@ def front_members(context: SearchContext, study: Study, record: SearchRecord) ->
         for row, candidate in zip(rows.tolist(), context.space.candidates(table.genomes[rows]), strict=True)
         if candidate.arch_id in order
     ]
+    if len(members) < len(order):
+        message = f"{study.path}: {RECORD_FILE} and {study.file.name} must be of one search"
+        raise InputError(
+            message, got=f"{len(order) - len(members)} networks on the front that the study's front has not"
+        )
     return sorted(members, key=lambda member: order[member.candidate.arch_id])
 
 
@@ -266,7 +275,7 @@ def _earlier_results(run: Path, record: SearchRecord, campaign: VerificationCamp
     verification = record.verification
     if verification is None or not all(map(verification.covers, campaign.names)):
         return None
-    folders = [run / profile.path for profile in verification.profiles]
+    folders = [path_within(run, profile.path) for profile in verification.profiles]
     paths = [path for path in folders if path.is_dir() and load_profile(path).manifest.setting in campaign.settings]
     return _load_results(campaign, paths) if len(paths) == len(campaign.settings) else None
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.errors import HwnasError
-from hwnas.files import write_atomic
+from hwnas.files import file_errors, path_within, storage_failed, write_atomic
 from hwnas.pipeline.search.context import SearchContext
 from hwnas.progress import Reporter
 from hwnas.report.network_card import card_page
@@ -75,13 +75,15 @@ class WinnerExporter:
         return tuple(winners)
 
     def _export_winner(self, member: FrontMember, why: str, *, retrain: bool, export: bool) -> ExportedWinner:
-        folder = self.run / NETWORKS / member.candidate.arch_id
-        folder.mkdir(parents=True, exist_ok=True)
-        failure = None
+        folder, failure = self._folder(member), None
+        with file_errors(folder, "written"):
+            folder.mkdir(parents=True, exist_ok=True)
         try:
             weights = self._retrained_weights(member, folder) if retrain else self._inherited_weights(member, folder)
             files = self._export_graphs(member, folder, weights) if export else ()
         except HwnasError as error:
+            if storage_failed(error):
+                raise
             weights, files, failure = WinnerWeights(file=None), (), str(error).splitlines()[0]
         return ExportedWinner(
             arch_id=member.candidate.arch_id,
@@ -92,6 +94,9 @@ class WinnerExporter:
             test_accuracy=weights.test_accuracy,
             failure=failure,
         )
+
+    def _folder(self, member: FrontMember) -> Path:
+        return path_within(self.run, NETWORKS, member.candidate.arch_id)
 
     def _inherited_weights(self, member: FrontMember, folder: Path) -> WinnerWeights:
         if self.true_accuracy is None:
@@ -158,7 +163,7 @@ class WinnerExporter:
             "network_id": member.candidate.network_id,
             "arch": member.candidate.arch.to_mapping(),
         }
-        folder = self.run / winner.folder
+        folder = self._folder(member)  # not the one that the record names: it may come from elsewhere
         write_atomic(folder / "arch.json", json.dumps(arch, indent=2) + "\n")
         write_atomic(folder / "card.md", card_page(record, member, winner))
 
