@@ -1,9 +1,6 @@
 """`hwnas search`: from predictors and a supernet to a front of networks that is measured on the device."""
 
-import secrets
 import shlex
-import shutil
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +19,7 @@ from hwnas.pipeline.search.context import SearchContext, pinned_cpu_settings, pr
 from hwnas.pipeline.search.execution import make_evaluators, run_all
 from hwnas.pipeline.search.options import SearchOptions
 from hwnas.pipeline.search.recording import make_record
+from hwnas.pipeline.search.run_folder import create_run, lock_run
 from hwnas.pipeline.search.verify import FrontVerifier, front_members, unmeasured_front
 from hwnas.pipeline.search.winners import WinnerExporter
 from hwnas.profile.environment import CampaignEnvironment
@@ -31,7 +29,7 @@ from hwnas.search.objective import Estimate
 from hwnas.search.record import RECORD_FILE, SearchRecord, VerifiedMember, read_record, write_record
 from hwnas.search.result import SearchResult, load_search
 from hwnas.search.satisfiable import Satisfiable, check_satisfiable, require_satisfiable
-from hwnas.search.spec import SearchSpec
+from hwnas.search.spec import SearchSpec, read_spec
 from hwnas.search.study import Study
 
 if TYPE_CHECKING:
@@ -90,32 +88,20 @@ def search_networks(
     """
     reporter, options = reporter or NullReporter(), options or SearchOptions()
     if resume is not None:
-        run = Run.open(resume).path
-        context = reload_search(run)
-        satisfiable = check_satisfiable(context.problem, context.cheap, seed=context.spec.seed)
-    else:
-        context = prepare_search(
-            options, reporter=reporter, machine=None if campaign_environment is None else campaign_environment.machine
-        )
-        satisfiable = require_satisfiable(context.problem, context.cheap, seed=context.spec.seed)
-        for text in (*context.spec.notes, str(satisfiable)):
-            reporter.message(text)
-        run = _new_run(out or default_run_folder(context, options), context)
-    with _add_resume_hint(run), pinned_cpu_settings(context.spec):
-        accuracy = _true_accuracy(context, run=run, workers=workers, reporter=reporter)
-        if (run / RECORD_FILE).is_file():
-            record = read_record(run)
-            _require_same_supernet(context, record)
-        else:
-            finished = run_all(context, run, make_evaluators(context, accuracy), reporter=reporter)
-            record = make_record(
-                context, finished, satisfiable=str(satisfiable), true_accuracy=accuracy, runs=run.parent
-            )
-            write_record(run, record)
-        record = _finalize(
-            context, run, record, true_accuracy=accuracy, reporter=reporter, campaign_environment=campaign_environment
-        )
-    return SearchRun(run=run, record=record)
+        read_spec(Run.open(resume))  # nothing but the run of a search is locked
+        with lock_run(resume), _add_resume_hint(resume):
+            context = reload_search(resume)
+            satisfiable = check_satisfiable(context.problem, context.cheap, seed=context.spec.seed)
+            return _search(context, resume, satisfiable, workers, reporter, campaign_environment)
+    context = prepare_search(
+        options, reporter=reporter, machine=None if campaign_environment is None else campaign_environment.machine
+    )
+    satisfiable = require_satisfiable(context.problem, context.cheap, seed=context.spec.seed)
+    for text in (*context.spec.notes, str(satisfiable)):
+        reporter.message(text)
+    run = out or default_run_folder(context, options)
+    with create_run(run, context), _add_resume_hint(run):
+        return _search(context, run, satisfiable, workers, reporter, campaign_environment)
 
 
 def rehearse_search(
@@ -138,23 +124,30 @@ def default_run_folder(context: SearchContext, options: SearchOptions) -> Path:
     return options.runs / f"search-{context.space.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
 
 
-def _new_run(folder: Path, context: SearchContext) -> Path:
-    """Make the run folder with copies of the predictors, aside and then renamed, so that it is never seen in part."""
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} must be a new or an empty folder", got="a file", hint="another --out")
-    if folder.exists() and any(folder.iterdir()):
-        hint = f"hwnas search --resume {folder}, or another --out"
-        raise InputError(f"{folder} must be a new or an empty folder", got="a folder with files", hint=hint)
-    aside = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.new")
-    try:
-        Run.create(aside, command=("hwnas", *sys.argv[1:]), config=context.spec, seeds={"seed": context.spec.seed})
-        for item, source in zip(context.spec.predictors, context.predictor_folders, strict=True):
-            # Several metrics may share a predictor that was fitted to any batch.
-            shutil.copytree(source, aside / item.path, dirs_exist_ok=True)
-        aside.rename(folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return folder
+def _search(
+    context: SearchContext,
+    run: Path,
+    satisfiable: Satisfiable,
+    workers: int,
+    reporter: Reporter,
+    campaign_environment: CampaignEnvironment | None,
+) -> SearchRun:
+    """Search in a run folder that exists, unless that is done; then do the steps that follow."""
+    with pinned_cpu_settings(context.spec):
+        accuracy = _true_accuracy(context, run=run, workers=workers, reporter=reporter)
+        if (run / RECORD_FILE).is_file():
+            record = read_record(run)
+            _require_same_supernet(context, record)
+        else:
+            finished = run_all(context, run, make_evaluators(context, accuracy), reporter=reporter)
+            record = make_record(
+                context, finished, satisfiable=str(satisfiable), true_accuracy=accuracy, runs=run.parent
+            )
+            write_record(run, record)
+        record = _finalize(
+            context, run, record, true_accuracy=accuracy, reporter=reporter, campaign_environment=campaign_environment
+        )
+    return SearchRun(run=run, record=record)
 
 
 def _finalize(

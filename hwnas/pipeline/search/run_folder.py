@@ -1,0 +1,106 @@
+"""The run folder of a search: made aside and then renamed, and written by one process at a time."""
+
+import os
+import re
+import secrets
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from hwnas.errors import InputError
+from hwnas.files import WriterLock, cannot, file_errors, printable, remove_temporaries
+from hwnas.pipeline.search.context import SearchContext
+from hwnas.runs import MANIFEST, Run
+from hwnas.search.record import NETWORKS
+
+WRITER_LOCK = ".writer.lock"
+"""The file of a run that names its writer, from the creation of the run to the end of the search."""
+
+_STALE_S = 60.0
+"""Age of a folder that was made aside after which its maker has locked it, or was killed."""
+
+
+def create_run(folder: Path, context: SearchContext) -> WriterLock:
+    """Make the run folder of a search, with copies of its predictors; it is never seen in part.
+
+    Args:
+        folder: A new or an empty folder.
+        context: The inputs of the search.
+
+    Returns:
+        The right to be the only writer of the run.
+
+    Raises:
+        InputError: The folder holds something, also if another process has made it just now, or it cannot be written.
+    """
+    target = Path(os.path.abspath(folder))  # noqa: PTH100 - `..` must go, and links must stay
+    with file_errors(folder, "written", also=(ValueError,)):  # ValueError: a NUL character
+        _require_new(folder)
+        if target == Path.cwd():
+            message = f"{printable(folder)} must be another folder than the working folder"
+            raise InputError(message, got="the working folder", hint="--out NAME")
+        _remove_stale(target.parent)
+        aside = target.with_name(f".{target.name}.{secrets.token_hex(4)}.new")
+        lock = None
+        try:
+            Run.create(aside, command=("hwnas", *sys.argv[1:]), config=context.spec, seeds={"seed": context.spec.seed})
+            lock = WriterLock(aside / WRITER_LOCK, activity="search")  # it stays locked when the folder is renamed
+            for item, source in zip(context.spec.predictors, context.predictor_folders, strict=True):
+                # Several metrics may share a predictor that was fitted to any batch.
+                shutil.copytree(source, aside / item.path, dirs_exist_ok=True)
+            _rename(aside, folder)
+        except BaseException:
+            if lock is not None:
+                lock.close()
+            raise
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    return lock
+
+
+def lock_run(run: Path) -> WriterLock:
+    """Become the only writer of a run, and remove what a killed writer left in it.
+
+    Raises:
+        InputError: Another process writes to the run (it is named), or the run cannot be written.
+    """
+    lock = WriterLock(run / WRITER_LOCK, activity="search")
+    for folder in (run, *(run / NETWORKS).glob("*/")):
+        if not folder.is_symlink():
+            remove_temporaries(folder)
+    return lock
+
+
+def _require_new(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{printable(folder)} must be a new or an empty folder", got="a file", hint="another --out")
+    if folder.exists() and any(folder.iterdir()):
+        if (folder / WRITER_LOCK).exists():
+            WriterLock(folder / WRITER_LOCK, activity="search").close()  # an error that names the other search
+        hint = f"hwnas search --resume {printable(folder)}, or another --out"
+        message = f"{printable(folder)} must be a new or an empty folder"
+        raise InputError(message, got="a folder with files", hint=hint)
+
+
+def _rename(aside: Path, folder: Path) -> None:
+    try:
+        aside.rename(folder)
+    except OSError as error:
+        _require_new(folder)  # another search may have made it since
+        raise cannot("made a run folder", folder, error) from error
+
+
+def _remove_stale(parent: Path) -> None:
+    """Remove folders that searches made aside before they were killed."""
+    for aside in parent.glob(".*.new"):
+        if re.fullmatch(r"\..+\.[0-9a-f]{8}\.new", aside.name) is None or aside.is_symlink() or not aside.is_dir():
+            continue
+        names = [item.name for item in aside.iterdir()]
+        is_run = MANIFEST in names or all(name.startswith(f".{MANIFEST}.") for name in names)
+        if is_run and time.time() - aside.stat().st_mtime > _STALE_S:
+            try:
+                with WriterLock(aside / WRITER_LOCK, activity="search"):
+                    shutil.rmtree(aside, ignore_errors=True)
+            except InputError:  # it is being made, or belongs to another user
+                continue
