@@ -79,6 +79,9 @@ class _UtcRule:
             raise InputError(f"{where} must be a time such as 2026-01-31T12:00:00+00:00", got=shown(value))
 
 
+Seed = Annotated[int, Between(0, 2**32 - 1)]
+"""A seed of random numbers."""
+
 FileName = Annotated[str, _FileNameRule()]
 """A name that becomes part of a path: of a device, space, runtime, profile or metric."""
 

@@ -16,12 +16,15 @@ from typing import Any
 
 from hwnas.config import from_mapping, load_json, require_schema, shown, to_mapping
 from hwnas.errors import InputError
-from hwnas.files import cannot, write_atomic
+from hwnas.files import file_errors, write_atomic
 
 _log = logging.getLogger(__name__)
 
 SCHEMA = "hwnas.run/1"
 """Schema of the manifest that this version writes and reads."""
+
+LOCK = ".lock"
+"""The file that the process that writes a run holds locked."""
 
 MANIFEST = "manifest.json"
 """The file that makes a folder a run."""
@@ -140,7 +143,9 @@ class Run:
             environment=environment(),
         )
         text = json.dumps(to_mapping(manifest), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        _make_folder(path)
+        require_new_folder(path)
+        with file_errors(path, "made a run folder"):
+            path.mkdir(parents=True, exist_ok=True)
         write_atomic(path / MANIFEST, text)
         _log.info("new run %s", path)
         return cls(path, manifest)
@@ -236,14 +241,14 @@ def run_command(arguments: Sequence[str], *, timeout_s: float = 10.0) -> Command
     return CommandOutcome(output=output)
 
 
-def _make_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
+def require_new_folder(path: Path) -> None:
+    """Raise an InputError unless a folder for a run does not exist yet, or is empty."""
+    with file_errors(path, "made a run folder"):
+        if not path.exists():
+            return
         # An interrupted `write_atomic` may have left a temporary file of the manifest.
-        names = (item.name for item in path.iterdir())
+        names = (item.name for item in path.iterdir() if item.name != LOCK)
         inside = sorted(name for name in names if not (name.startswith(f".{MANIFEST}.") and name.endswith(".tmp")))
-    except OSError as error:
-        raise cannot("made a run folder", path, error) from error
     if inside:
         raise InputError(
             f"{path} must be a new or an empty folder",

@@ -82,6 +82,8 @@ def train(*, dry_run: bool, out: Path | None, resume: bool, workers: int, thread
     training is resumed with --resume and ends with the same weights.
     """
     as_json, options = values.pop("as_json"), _options(**values)
+    if dry_run and resume:
+        raise UsageError("--dry-run and --resume exclude each other", hint="leave out --resume")
     config = TrainerConfig(threads=threads)
     if dry_run:
         estimate = estimate_training(options, workers=workers, trainer_config=config)
@@ -104,8 +106,7 @@ def _options(
     teacher_weights: Path | None,
     **values: Any,
 ) -> TrainOptions:
-    if scratch and values["supernet"] is not None:
-        raise UsageError("--scratch and --supernet exclude each other")
+    _require_read(scratch=scratch, teacher=teacher, teacher_weights=teacher_weights, **values)
     pairs = [change.partition("=") for change in changes]
     for key, equals, _ in pairs:
         if not equals:
@@ -115,6 +116,20 @@ def _options(
         teacher=None if teacher is None else _teacher(teacher, teacher_weights),
         **values,
     )
+
+
+def _require_read(*, scratch: bool, teacher: str | None, teacher_weights: Path | None, **values: Any) -> None:
+    """Raise a UsageError for options that would go unread because of others."""
+    if scratch and values["supernet"] is not None:
+        raise UsageError("--scratch and --supernet exclude each other")
+    if scratch and values["arch"] is None:
+        raise UsageError("--scratch is for the network of --arch, which must be given", hint="--arch max")
+    if teacher_weights is not None and not (teacher or "").startswith("timm:"):
+        raise UsageError("--teacher-weights is for a teacher of timm", hint="--teacher timm:NAME")
+    is_torch = (values["data"] or "").casefold().startswith("torch/")
+    unread = [option for option, value in (("--root", values["root"]), ("--download", values["download"])) if value]
+    if unread and values["data"] is not None and not is_torch:
+        raise UsageError(f"{unread[0]} is for data of torchvision", got=values["data"], hint="--data torch/NAME")
 
 
 def _teacher(name: str, weights: Path | None) -> TeacherOptions:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hwnas.devices.device import FileReader, read_system_file
+from hwnas.errors import InputError
 
 STATUS = "/proc/self/status"
 MEMORY = "/proc/meminfo"
@@ -53,6 +54,20 @@ def available_bytes(*, read: FileReader = read_system_file) -> int | None:
     if limit.isdecimal() and use is not None:
         limits.append(int(limit) - use)
     return max(0, min(limits)) if limits else None
+
+
+def require_memory(num_bytes: int, *, what: str, hint: str | None = None) -> None:
+    """Raise an InputError if something would need more memory than this process may still allocate.
+
+    Args:
+        num_bytes: Bytes that it needs.
+        what: Its name, for the error message.
+        hint: Remedy.
+    """
+    free = available_bytes()
+    if free is not None and num_bytes > free:
+        got = f"{num_bytes / 1e6:,.0f} MB, of which {free / 1e6:,.0f} MB are free"
+        raise InputError(f"{what} must fit into memory", got=got, hint=hint)
 
 
 def _used_bytes(read: FileReader) -> int | None:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from hwnas.errors import InputError, UsageError
+from hwnas.files import file_errors, read_bytes, refuse_link, require_regular
 from hwnas.frames import Columns, TabularResult
 from hwnas.progress import EvaluationProgress, NullReporter, Reporter
 from hwnas.runs import Run
@@ -312,6 +313,9 @@ def _record_test_use(run: Path, networks: Sequence[str]) -> int:
         return 1
     path = run / TEST_USES
     row = {"time_utc": datetime.now(UTC).isoformat(timespec="seconds"), "networks": list(networks)}
-    with path.open("a", encoding="utf-8") as file:
+    refuse_link(path)
+    if path.exists():
+        require_regular(path)
+    with file_errors(path, "written"), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
-    return len(path.read_text(encoding="utf-8").splitlines())
+    return len(read_bytes(path).splitlines())

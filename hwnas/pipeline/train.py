@@ -4,7 +4,7 @@ import resource
 import shlex
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,9 +12,10 @@ import torch
 
 from hwnas.config import to_mapping
 from hwnas.errors import InputError, Interrupted, UsageError, signal_number
+from hwnas.files import WriterLock, file_errors, remove_temporaries
 from hwnas.metrics import indistinct_supernet_warning
 from hwnas.progress import NullReporter, Reporter
-from hwnas.runs import MANIFEST, Run
+from hwnas.runs import LOCK, MANIFEST, Run, require_new_folder
 from hwnas.supernet.supernet import AnySupernet
 from hwnas.train.data.images import HELDOUT_LIST, BadImageLog, require_same_images, write_image_list
 from hwnas.train.data.sources import DataSplits, open_data
@@ -111,9 +112,11 @@ def train_model(
         raise UsageError("the run to resume must be given", hint="--out RUN --resume")
     folder = out or default_run_folder(options)
     reporter = reporter or NullReporter()
-    if not resume and (folder / MANIFEST).exists():
-        raise InputError(f"{folder} is a run already", hint=f"--out {folder} --resume, or another --out")
-    with distributed_world() as world:
+    _require_run(folder, resume=resume)
+    with distributed_world() as world, ExitStack() as lock:
+        if resume and world.is_main_process:
+            lock.enter_context(WriterLock(folder / LOCK, activity="training"))
+            remove_temporaries(folder)
         config, data = _resume_config(options, folder) if resume else _new_config(options)
         initial = make_model(config)
         trainer = _make_trainer(
@@ -128,6 +131,10 @@ def train_model(
         )
         notes = _notes(config, data, initial, world)
         if world.is_main_process:  # all options are valid here, so that wrong ones leave no folder
+            if not resume:
+                require_new_folder(folder)
+                lock.enter_context(WriterLock(folder / LOCK, activity="training"))
+                config = replace(config, machine=trainer.choose_machine())
             _prepare_run(folder, config, data, resume=resume)
             for note in notes:
                 reporter.message(f"note: {note}")
@@ -220,14 +227,21 @@ def _new_config(options: TrainOptions) -> tuple[TrainConfig, DataSplits]:
     return resolve_config(options, num_classes=len(data.classes)), data
 
 
+def _require_run(folder: Path, *, resume: bool) -> None:
+    with file_errors(folder):
+        is_run = (folder / MANIFEST).exists()
+    if resume and not is_run:
+        raise InputError(f"{folder} holds no training to resume", hint="the same command without --resume")
+    if is_run and not resume:
+        raise InputError(f"{folder} is a run already", hint=f"--out {folder} --resume, or another --out")
+
+
 def _resume_config(options: TrainOptions, folder: Path) -> tuple[TrainConfig, DataSplits]:
     """Read the config of a run; options, if any are given, must resolve to the same."""
-    if not (folder / MANIFEST).exists():
-        raise InputError(f"{folder} holds no training to resume", hint="the same command without --resume")
     config = read_train_config(Run.open(folder))
     require_unchanged_weights(config)
     if options != TrainOptions():
-        _require_same_config(_complete_and_resolve(options, config), config)
+        _require_same_config(_complete_and_resolve(options, config), replace(config, machine=None))
     data = open_data(config.data, image_shape=config.image_shape, num_classes=config.num_classes)
     return config, data
 
@@ -293,6 +307,7 @@ def _make_trainer(
         teacher=make_teacher(config),
         world=world,
         config=trainer_config,
+        machine=config.machine,
         reporter=reporter,
     )
 

@@ -2,18 +2,20 @@
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor, nn
 
 from hwnas.config import from_mapping, parse_json, shown, to_mapping
 from hwnas.errors import InputError, unknown
-from hwnas.files import write_atomic
+from hwnas.files import printable, require_file_name, require_regular, write_atomic
 from hwnas.space import FAMILIES, SPACES
 from hwnas.space.arch import Arch
 from hwnas.space.space import AnySpace
@@ -33,6 +35,19 @@ _FIELDS = {
     "network": {**_SPACE_FIELDS, "arch": dict, "segments": dict},
 }
 """The metadata by kind of file: all of these fields are required, others are errors."""
+
+_DTYPES = ("F64", "F32", "F16", "BF16", "I64", "I32", "U8", "BOOL")
+_BUILDING_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""Exceptions of modules whose configs contradict one another."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +77,16 @@ def load_supernet(path: Path) -> AnySupernet:
     Raises:
         InputError: The file is missing, holds something else, or its weights do not fit its metadata.
     """
-    about, tensors = _load(path, kind="supernet")
-    space = _space(about)
+    about = _read_about(path, kind="supernet")
+    space = _space(about, path)
     config_type = SUPERNETS.get(space.family).config_type
-    supernet = make_supernet(space, from_mapping(config_type, about["supernet"], where="supernet"))
-    _fill(supernet.shared, tensors, path)
+    config = from_mapping(config_type, about["supernet"], where=f"the metadata of {path}: supernet")
+    with _building(path):
+        with torch.device("meta"):  # first without memory, which the metadata could ask for without bound
+            outline = make_supernet(space, config)
+        _require_shapes(outline.shared, path)
+        supernet = make_supernet(space, config)
+    _fill(supernet.shared, path)
     return supernet
 
 
@@ -99,28 +119,23 @@ def load_network(path: Path) -> StoredNetwork:
     Raises:
         InputError: The file is missing, holds something else, or its weights do not fit its metadata.
     """
-    about, tensors = _load(path, kind="network")
-    space = _space(about)
+    about = _read_about(path, kind="network")
+    space = _space(about, path)
     arch = space.parse(about["arch"])
     outline = {name: _segment(name, values) for name, values in about["segments"].items()}
-    try:
+    with _building(path):
+        with torch.device("meta"):
+            _require_shapes(Network(outline), path)
         network = Network(outline)
-    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, ValueError) as error:
-        raise InputError(f"the segments in the metadata of {path} cannot be built", got=error) from error
-    _fill(network, tensors, path)
+    _fill(network, path)
     network.input_shape = space.config.input_shape
     return StoredNetwork(network, space, arch)
 
 
 def read_about(path: Path) -> dict[str, Any]:
     """Read the metadata of a weight file, without its tensors; empty if hwnas did not write the file."""
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(_KEY, "{}")
-    except FileNotFoundError as error:
-        raise InputError(f"there is no file {path}") from error
-    except (OSError, ValueError, safetensors.SafetensorError) as error:
-        raise InputError(f"{path} is not a weight file that hwnas wrote", got=error) from error
+    with _opened(path) as file:
+        text = (file.metadata() or {}).get(_KEY, "{}")
     about = parse_json(text, source=f"the metadata of {path}")
     return about if isinstance(about, dict) else {}
 
@@ -131,8 +146,19 @@ def _save(path: Path, module: nn.Module, about: Mapping[str, Any]) -> None:
     write_atomic(path, safetensors.torch.save(tensors, metadata))
 
 
-def _load(path: Path, *, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read metadata and tensors, after checking that the metadata has exactly the fields of its kind."""
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Open a file of safetensors, and turn what the library raises into an InputError."""
+    require_regular(path)
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            yield file
+    except (OSError, RuntimeError, ValueError, safetensors.SafetensorError) as error:
+        raise InputError(f"{printable(path)} is not a weight file that hwnas wrote", got=error) from error
+
+
+def _read_about(path: Path, *, kind: str) -> dict[str, Any]:
+    """Read the metadata, after checking that it has exactly the fields of its kind."""
     _log.info("reading %s %s", kind, path)
     about = read_about(path)
     if about.get("schema") != SCHEMA:
@@ -147,10 +173,41 @@ def _load(path: Path, *, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
             what = "a text" if expected is str else "a table of named values"
             got = shown(about[name]) if name in about else "nothing"
             raise InputError(f"the metadata of {path}: {name} must be {what}", got=got)
-    return about, safetensors.torch.load_file(path)
+    return about
 
 
-def _fill(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+@contextmanager
+def _building(path: Path) -> Iterator[None]:
+    """Turn what modules raise about configs that make no sense into an InputError."""
+    try:
+        yield
+    except _BUILDING_ERRORS as error:
+        got = str(error) or type(error).__name__
+        raise InputError(f"the module in the metadata of {path} cannot be built", got=got) from error
+
+
+def _require_shapes(outline: nn.Module, path: Path) -> None:
+    """Raise an InputError unless a file has the tensors of a module, before memory is allocated for it."""
+    expected = {name: tuple(tensor.shape) for name, tensor in outline.state_dict().items()}
+    with _opened(path) as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+        stored = {name: tuple(part.get_shape()) for name, part in slices.items()}
+        strange = next((name for name, part in slices.items() if part.get_dtype() not in _DTYPES), None)
+    differing = next((name for name in {**expected, **stored} if expected.get(name) != stored.get(name)), None)
+    if differing is not None:
+        needed = sum(tensor.nbytes for tensor in outline.state_dict().values())
+        got = f"{differing} of the shape {stored.get(differing)} instead of {expected.get(differing)}"
+        raise InputError(
+            f"the weights in {path} do not fit its metadata", got=f"{got}; its metadata asks for {needed:,} bytes"
+        )
+    if strange is not None:
+        got = f"{strange} of type {slices[strange].get_dtype()}"
+        raise InputError(f"the weights in {path} must be real numbers", got=got)
+
+
+def _fill(module: nn.Module, path: Path) -> None:
+    with _opened(path) as file:
+        tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     try:
         module.load_state_dict(tensors)
     except RuntimeError as error:
@@ -161,9 +218,12 @@ def _space_values(space: AnySpace) -> dict[str, Any]:
     return {"family": space.family, "space": space.name, "config": to_mapping(space.config)}
 
 
-def _space(about: Mapping[str, Any]) -> AnySpace:
+def _space(about: Mapping[str, Any], path: Path) -> AnySpace:
+    source = f"the metadata of {path}"
     kind = FAMILIES.get(about["family"])
-    space = kind(name=about["space"], config=from_mapping(kind.config_type, about["config"], where="config"))
+    name = require_file_name(about["space"], what=f"{source}: space")
+    with _building(path):
+        space = kind(name=name, config=from_mapping(kind.config_type, about["config"], where=f"{source}: config"))
     named = SPACES.get(space.name) if space.name in SPACES else space
     return named if named == space else space  # the named space also knows its published networks
 

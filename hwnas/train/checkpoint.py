@@ -11,7 +11,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import safetensors
 import safetensors.torch
@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from hwnas.config import parse_json
+from hwnas.config import Between, Seed, from_mapping, parse_json, shown
 from hwnas.errors import InputError
-from hwnas.files import write_atomic
+from hwnas.files import cannot, file_errors, refuse_link, remove_temporaries, require_regular, write_atomic
 from hwnas.train.recipe import diff_tables
 
 SCHEMA = "hwnas.checkpoint/3"
@@ -32,7 +32,12 @@ _NUM_KEPT = 2
 _HEADER_KEY = "hwnas"
 _MUST_AGREE = ("model", "recipe", "data", "seed", "world_size", "device")
 """Metadata in which a training must agree with the checkpoint that it resumes from."""
+_MAX_RATE = 1e4
+"""Largest learning rate, scaled by the batch size, that a recipe can have."""
 _SCALARS = (bool, int, float, str)
+
+REMOVE_HINT = "remove it to resume from the one before"
+"""What to do about a damaged checkpoint."""
 
 _log = logging.getLogger(__name__)
 
@@ -47,18 +52,36 @@ class TrainState:
     """Exponential moving average of the weights."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class CheckpointHeader:
+    """JSON in the header of a checkpoint."""
+
+    schema: str
+    step: Annotated[int, Between(0, 10**15)]
+    """Number of completed steps."""
+    epoch: Annotated[int, Between(0, 10**9)]
+    seed: Seed
+    data: str
+    """Fingerprint of the dataset."""
+    recipe: Mapping[str, Any]
+    model: Mapping[str, Any]
+    world_size: Annotated[int, Between(1, 2**20)]
+    device: str
+    scaler: Mapping[str, Any]
+    """State of the scaler of losses; empty if there is none."""
+    threads: Annotated[int, Between(1, 1024)]
+    matmul_backend: Literal["default", "onednn"]
+    groups: tuple[Mapping[str, Any], ...]
+    """Single values of the optimizer's groups of parameters."""
+
+
 @dataclass(frozen=True)
 class TrainCheckpoint:
     """Content of a checkpoint file."""
 
     path: Path
-    metadata: Mapping[str, Any]
+    header: CheckpointHeader
     tensors: Mapping[str, Tensor]
-
-    @property
-    def step(self) -> int:
-        """Number of completed steps."""
-        return int(self.metadata["step"])
 
 
 def save_checkpoint(run: Path, state: TrainState, metadata: Mapping[str, Any]) -> Path:
@@ -70,19 +93,24 @@ def save_checkpoint(run: Path, state: TrainState, metadata: Mapping[str, Any]) -
         metadata: Values for the header; `step` is the number of completed steps.
     """
     folder = run / FOLDER
-    folder.mkdir(exist_ok=True)
+    refuse_link(folder)
+    with file_errors(folder, "made"):
+        folder.mkdir(exist_ok=True)
     path = folder / f"step-{metadata['step']:09d}.safetensors"
     header = {"schema": SCHEMA, **metadata, "groups": _group_scalars(state.optimizer)}
     write_atomic(path, safetensors.torch.save(_collect_tensors(state), {_HEADER_KEY: json.dumps(header)}))
     for old in list_checkpoints(run)[:-_NUM_KEPT]:
-        old.unlink()
+        with file_errors(old, "removed"):
+            old.unlink()
         _log.debug("removed %s", old)
     return path
 
 
 def list_checkpoints(run: Path) -> list[Path]:
     """Return the checkpoints of a run, oldest first."""
-    return sorted((run / FOLDER).glob("step-*.safetensors"))
+    refuse_link(run / FOLDER)  # old ones are removed, which must not happen to files of another folder
+    with file_errors(run / FOLDER, "listed"):
+        return sorted((run / FOLDER).glob("step-*.safetensors"))
 
 
 def last_checkpoint(run: Path, *, clean_up: bool = False) -> TrainCheckpoint | None:
@@ -92,9 +120,9 @@ def last_checkpoint(run: Path, *, clean_up: bool = False) -> TrainCheckpoint | N
         run: Run of the training.
         clean_up: Remove half-written files of a killed process.
     """
-    for leftover in (run / FOLDER).glob(".step-*.tmp") if clean_up else ():
-        leftover.unlink()
     paths = list_checkpoints(run)
+    if clean_up:
+        remove_temporaries(run / FOLDER)
     return read_checkpoint(paths[-1]) if paths else None
 
 
@@ -105,38 +133,57 @@ def read_checkpoint(path: Path) -> TrainCheckpoint:
         InputError: The file is broken or has another schema.
     """
     _log.info("reading checkpoint %s", path)
+    require_regular(path)
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(_HEADER_KEY, "{}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
-    except (OSError, safetensors.SafetensorError) as error:
-        message = f"{path} cannot be read as a checkpoint"
-        raise InputError(message, got=error, hint="remove it to resume from the one before") from error
-    metadata = parse_json(text, source=f"the header of {path}")
-    if not isinstance(metadata, dict) or metadata.get("schema") != SCHEMA:
-        got = metadata.get("schema", "none") if isinstance(metadata, dict) else "none"
-        raise InputError(f"{path} must be a checkpoint of schema {SCHEMA}", got=got)
-    return TrainCheckpoint(path, metadata, tensors)
+    except (OSError, RuntimeError, ValueError, safetensors.SafetensorError) as error:
+        failure = cannot("read as a checkpoint", path, error)
+        raise InputError(failure.message, got=failure.got, hint=REMOVE_HINT) from error
+    source = f"the header of {path}"
+    values = parse_json(text, source=source)
+    if not isinstance(values, dict) or values.get("schema") != SCHEMA:
+        got = values.get("schema", "none") if isinstance(values, dict) else "none"
+        raise InputError(f"{path} must be a checkpoint of schema {SCHEMA}", got=shown(got))
+    return TrainCheckpoint(path, from_mapping(CheckpointHeader, values, where=source), tensors)
 
 
 def require_same_training(checkpoint: TrainCheckpoint, metadata: Mapping[str, Any]) -> None:
     """Raise an InputError unless a training has the model, settings and data that a checkpoint was written with."""
-    before = {key: checkpoint.metadata.get(key) for key in _MUST_AGREE}
+    before = {key: getattr(checkpoint.header, key) for key in _MUST_AGREE}
     now = json.loads(json.dumps({key: metadata[key] for key in _MUST_AGREE}))
     differences = diff_tables(before, now)
     if differences:
-        rows = [f"{key} was {old}, is {new}" for key, (old, new) in differences.items()]
+        rows = [f"{key} was {shown(old)}, is {shown(new)}" for key, (old, new) in differences.items()]
         more = f"; and {len(rows) - 3} more" if len(rows) > 3 else ""
         message = f"a resumed training must have the settings that {checkpoint.path.parent.parent} began with"
         raise InputError(message, got="; ".join(rows[:3]) + more, hint="those settings, or another run")
 
 
-def restore(checkpoint: TrainCheckpoint, state: TrainState) -> None:
-    """Load the tensors of a checkpoint into a model, its optimizer and its average."""
-    state.model.load_state_dict(_with_prefix(checkpoint.tensors, "model/"))
-    if state.ema is not None:
-        state.ema.load_state_dict(_with_prefix(checkpoint.tensors, "ema/"))
-    _restore_optimizer(checkpoint, state)
+def restore(checkpoint: TrainCheckpoint, state: TrainState, scaler: torch.amp.GradScaler | None = None) -> None:
+    """Load the tensors of a checkpoint into a model, its optimizer and its average.
+
+    Args:
+        checkpoint: The checkpoint.
+        state: Modules and optimizer to fill.
+        scaler: Scaler of losses to fill.
+
+    Raises:
+        InputError: Names, shapes or values are not those of this training.
+    """
+    _require_plausible(checkpoint, state)
+    try:
+        state.model.load_state_dict(_with_prefix(checkpoint.tensors, "model/"))
+        if state.ema is not None:
+            state.ema.load_state_dict(_with_prefix(checkpoint.tensors, "ema/"))
+        _restore_optimizer(checkpoint, state)
+        if scaler is not None:
+            _restore_scaler(checkpoint, scaler)
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        message = f"the content of {checkpoint.path} must be that of this training"
+        got = f"{type(error).__name__}: {error}"
+        raise InputError(message, got=got[:500], hint=REMOVE_HINT) from error
 
 
 def require_finite(model: nn.Module, *, step: int, run: Path) -> None:
@@ -174,9 +221,72 @@ def _restore_optimizer(checkpoint: TrainCheckpoint, state: TrainState) -> None:
         name, _, key = path.rpartition("/")
         values.setdefault(numbers[name], {})[key] = tensor
     groups = state.optimizer.state_dict()["param_groups"]
-    for group, scalars in zip(groups, checkpoint.metadata["groups"], strict=True):
+    for group, scalars in zip(groups, checkpoint.header.groups, strict=True):
         group.update(scalars)
     state.optimizer.load_state_dict({"state": values, "param_groups": groups})
+
+
+def _require_plausible(checkpoint: TrainCheckpoint, state: TrainState) -> None:
+    """Raise an InputError for values that would be taken and only show in a later step."""
+    source = f"the header of {checkpoint.path}"
+    fresh = _group_scalars(state.optimizer)
+    if len(checkpoint.header.groups) != len(fresh):
+        message = f"{source}: groups must be those of the optimizer"
+        raise InputError(message, got=f"{len(checkpoint.header.groups)} of {len(fresh)}", hint=REMOVE_HINT)
+    for index, (stored, expected) in enumerate(zip(checkpoint.header.groups, fresh, strict=True)):
+        rate = stored.get("lr")
+        if type(rate) is not float or not 0 <= rate <= _MAX_RATE:
+            message = f"{source}: groups[{index}].lr must be between 0 and {_MAX_RATE:g}"
+            raise InputError(message, got=shown(rate), hint=REMOVE_HINT)
+        # The schedule sets the rate before each step; all else is decided by the recipe.
+        if different := diff_tables(_without_rate(stored), _without_rate(expected)):
+            key, (old, new) = next(iter(different.items()))
+            message = f"{source}: groups[{index}].{key} must be {shown(new)}, as the recipe sets it"
+            raise InputError(message, got=shown(old), hint=REMOVE_HINT)
+    for name, tensor in checkpoint.tensors.items():
+        if name.startswith(("model/", "ema/")) and tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            message = f"tensor {name} of {checkpoint.path} must be finite"
+            raise InputError(message, got="NaN or infinity", hint=REMOVE_HINT)
+    _require_complete_state(checkpoint, state)
+
+
+def _require_complete_state(checkpoint: TrainCheckpoint, state: TrainState) -> None:
+    """Raise an InputError unless all weights of as many axes have the same values in the optimizer, of their shape."""
+    weights = dict(state.model.named_parameters())
+    keys: dict[str, set[str]] = {}
+    for path, tensor in _with_prefix(checkpoint.tensors, "optimizer/").items():
+        name, _, key = path.rpartition("/")
+        weight = weights.get(name)
+        # Some optimizers keep one value per weight, per row or column, or one for the tensor.
+        if weight is None or tensor.shape not in _state_shapes(weight):
+            message = f"tensor optimizer/{path} of {checkpoint.path} must belong to a weight and have its shape"
+            raise InputError(message, got=tuple(tensor.shape), hint=REMOVE_HINT)
+        keys.setdefault(name, set()).add(key)
+    by_axes: dict[bool, set[str]] = {}
+    for name, found in keys.items():
+        expected = by_axes.setdefault(weights[name].ndim > 1, found)
+        if found != expected:
+            message = f"the optimizer's state of {name} in {checkpoint.path} must be complete"
+            raise InputError(message, got=f"{', '.join(sorted(found))} of {', '.join(sorted(expected))}")
+
+
+def _state_shapes(weight: Tensor) -> tuple[torch.Size, ...]:
+    shape = weight.shape
+    return torch.Size(()), torch.Size((1,)), shape, shape[:-1], torch.Size((*shape[:-2], *shape[-1:]))
+
+
+def _without_rate(scalars: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in scalars.items() if key != "lr"}
+
+
+def _restore_scaler(checkpoint: TrainCheckpoint, scaler: torch.amp.GradScaler) -> None:
+    fresh, stored = scaler.state_dict(), dict(checkpoint.header.scaler)
+    types = {key: type(value) for key, value in fresh.items()}
+    if {key: type(value) for key, value in stored.items()} != types or not all(value >= 0 for value in stored.values()):
+        message = f"the header of {checkpoint.path}: scaler must be the state of a scaler of losses"
+        raise InputError(message, got=shown(stored), hint=REMOVE_HINT)
+    if stored:
+        scaler.load_state_dict(stored)
 
 
 def _group_scalars(optimizer: Optimizer) -> list[dict[str, Any]]:

@@ -14,7 +14,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from hwnas.config import shown
+from hwnas.errors import InputError
 from hwnas.train.recipe import UnusedWeights
+
+_MAX_PROCESSES = 65_536
+_TORCHRUN = "torchrun --nproc-per-node N -m hwnas train ..., or unset WORLD_SIZE to train in one process"
 
 _BUCKET_BYTES = 25 * 2**20
 """Gradients that are sent together, as in DDP: many small messages would cost more than their bytes."""
@@ -90,22 +95,49 @@ class World:
 
 @contextmanager
 def distributed_world() -> Iterator[World]:
-    """Join the processes that torchrun describes in the environment; without torchrun, this process alone."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    """Join the processes that torchrun describes in the environment; without torchrun, this process alone.
+
+    Raises:
+        InputError: A variable of torchrun is missing or has no such value, or the other processes are not met.
+    """
+    size = _read_variable("WORLD_SIZE", low=1, high=_MAX_PROCESSES, default=1)
     if size == 1:
         yield World(device=_device(0))
         return
-    device = _device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    _read_variable("RANK", low=0, high=size - 1)
+    _read_variable("MASTER_PORT", low=1, high=65_535)
+    if not os.environ.get("MASTER_ADDR"):
+        raise InputError("MASTER_ADDR must be the address of the main process", got="nothing", hint=_TORCHRUN)
+    device = _device(_read_variable("LOCAL_RANK", low=0, high=size - 1, default=0))
+    try:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    except (RuntimeError, ValueError, OSError) as error:  # torch's errors of connections are RuntimeErrors
+        address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        got = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{size} processes must meet at {address}", got=got, hint=_TORCHRUN) from error
     try:
         yield World(rank=dist.get_rank(), size=size, device=device)
     finally:
         dist.destroy_process_group()
 
 
+def _read_variable(name: str, *, low: int, high: int, default: int | None = None) -> int:
+    text = os.environ.get(name, "")
+    if not text and default is not None:
+        return default
+    # isdecimal is also true of digits of other scripts, which int takes, and false of signs and spaces.
+    if not (text.isdecimal() and len(text) <= 9 and low <= int(text) <= high):
+        message = f"{name} in the environment must be a whole number from {low} to {high}"
+        raise InputError(message, got=shown(text) if text else "nothing", hint=_TORCHRUN)
+    return int(text)
+
+
 def _device(local_rank: int) -> torch.device:
     if not torch.cuda.is_available():
         return torch.device("cpu")
+    if local_rank >= torch.cuda.device_count():
+        message = f"LOCAL_RANK in the environment must be below the number of GPUs, {torch.cuda.device_count()}"
+        raise InputError(message, got=local_rank, hint=_TORCHRUN)
     torch.cuda.set_device(local_rank)
     return torch.device("cuda", local_rank)
 

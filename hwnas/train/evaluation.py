@@ -8,8 +8,8 @@ from typing import Literal
 
 import torch
 
-from hwnas.config import parse_json
 from hwnas.errors import InputError
+from hwnas.files import read_bytes
 from hwnas.space.arch import Arch
 from hwnas.space.lookup import find_arch
 from hwnas.space.space import AnySpace, Candidate
@@ -17,7 +17,7 @@ from hwnas.supernet.supernet import AnySupernet
 from hwnas.train.data.augment import AugmentConfig
 from hwnas.train.data.loader import Batch, EvalLoader, TrainLoader
 from hwnas.train.data.sources import DataSplits
-from hwnas.train.evaluator import SupernetEvaluator
+from hwnas.train.evaluator import SupernetEvaluator, parse_accuracies
 
 ACCURACIES_FILE = "accuracies.jsonl"
 """File of a run that caches the accuracies of its networks."""
@@ -128,7 +128,7 @@ def _known_ids(space: AnySpace, run: Path | None, others: Iterable[Candidate]) -
         yield candidate.arch_id, candidate.arch
     file = None if run is None else run / ACCURACIES_FILE
     if file is not None and file.is_file():
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-            row = parse_json(line, source=f"{file}, line {number}")
-            if isinstance(row, dict) and "arch" in row:
+        complete = read_bytes(file).rpartition(b"\n")[0]
+        for row in parse_accuracies(complete, file):
+            if "arch" in row:
                 yield row["arch_id"], space.parse(row["arch"])

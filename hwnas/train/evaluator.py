@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from hwnas.config import parse_json
+from hwnas.config import parse_json, shown
 from hwnas.errors import InputError, unknown
+from hwnas.files import file_errors, printable, read_bytes, refuse_link
 from hwnas.space.arch import Arch
 from hwnas.supernet.batch_norm import recalibrate
 from hwnas.supernet.network import Network
@@ -215,22 +216,25 @@ def evaluate_module(
 class AccuracyCache:
     """Accuracies by network, in a file that is only appended to: one line of JSON each.
 
-    A last line that a killed process left incomplete is dropped. One process may write at a time.
+    A last line that a killed process left incomplete is dropped. The file must not be a symbolic link: a run that came
+    from elsewhere could point it at any file of the user.
 
     Args:
         path: File of the cache; None: cache in memory only.
         key: Names and values that all rows of this cache have in common; other rows of the file are ignored.
 
     Raises:
-        InputError: The file cannot be read.
+        InputError: The file cannot be read, or holds something else.
     """
 
     def __init__(self, path: Path | None, *, key: Mapping[str, str]) -> None:
         self.path = path
         self.key = dict(key)
         self._rows: dict[str, Mapping[str, Any]] = {}
-        if path is not None and path.exists():
-            self._read(path)
+        if path is not None:
+            refuse_link(path)
+            if path.exists():
+                self._read(path)
 
     def get(self, arch_id: str) -> Mapping[str, Any] | None:
         """Return the row of a network, if there is one."""
@@ -242,29 +246,58 @@ class AccuracyCache:
         if self.path is None:
             return
         line = json.dumps({**self.key, "arch_id": arch_id, **row}, allow_nan=False) + "\n"
-        try:
-            with self.path.open("ab") as file:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+        with file_errors(self.path, "written"):
+            descriptor = os.open(self.path, flags, 0o644)
+            with os.fdopen(descriptor, "ab") as file:
                 file.write(line.encode())
                 file.flush()
                 os.fsync(file.fileno())
-        except OSError as error:
-            raise InputError(f"{self.path} cannot be written", got=error) from error
 
     def _read(self, path: Path) -> None:
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise InputError(f"{path} cannot be read", got=error) from error
+        data = read_bytes(path, follow_links=False)
         complete, _, incomplete = data.rpartition(b"\n")
-        if incomplete:
-            os.truncate(path, len(data) - len(incomplete))  # or the next row would continue that line
-        for number, line in enumerate(complete.splitlines(), start=1):
-            source = f"{path}, line {number}"
-            row = parse_json(line.decode(errors="replace"), source=source)
-            if not isinstance(row, dict) or not isinstance(row.get("arch_id"), str):
-                raise InputError(f"{source} must be a table with an arch_id", got=line[:80])
+        for number, row in enumerate(parse_accuracies(complete, path), start=1):
             if all(row.get(name) == value for name, value in self.key.items()):
-                self._rows[row["arch_id"]] = {name: row[name] for name in row if name not in (*self.key, "arch_id")}
+                values = {name: row[name] for name in row if name not in (*self.key, "arch_id")}
+                self._rows[row["arch_id"]] = values
+                _require_figures(values, source=f"{printable(path)}, line {number}")
+        if incomplete:  # else the next row would continue that line; all others were checked to be accuracies
+            with file_errors(path, "written"):
+                os.truncate(path, len(data) - len(incomplete))
+
+
+def parse_accuracies(data: bytes, path: Path) -> Iterator[dict[str, Any]]:
+    """Parse the complete lines of a file of accuracies.
+
+    Args:
+        data: Content of the file.
+        path: The file, for errors.
+
+    Raises:
+        InputError: A line is no JSON, or no table with an arch_id.
+    """
+    for number, line in enumerate(data.splitlines(), start=1):
+        source = f"{printable(path)}, line {number}"
+        row = parse_json(line.decode(errors="replace"), source=source)
+        if not isinstance(row, dict) or not isinstance(row.get("arch_id"), str):
+            raise InputError(f"{source} must be a table with an arch_id", got=ascii(line[:80]))
+        yield row
+
+
+def _require_figures(row: Mapping[str, Any], *, source: str) -> None:
+    """Raise an InputError unless a row has the figures of an accuracy."""
+    for name in _FIGURES:
+        value = row.get(name)
+        is_number = type(value) is int if name == "count" else type(value) in (int, float)
+        low, high = {"count": (1, 10**12), "loss": (0, 1e300)}.get(name, (0, 1))
+        if not is_number or not low <= value <= high:  # type: ignore[operator]  # numbers only
+            message = f"{source}: {name} must be a number from {low:g} to {high:g}"
+            raise InputError(message, got=shown(value))
+    hits = row.get("hits", "")
+    digits = 2 * -(-row["count"] // 8)
+    if not isinstance(hits, str) or (hits and (len(hits) != digits or set(hits) - set("0123456789abcdef"))):
+        raise InputError(f"{source}: hits must be {digits} hexadecimal digits", got=shown(hits))
 
 
 class _DecodedOnce:

@@ -1,16 +1,19 @@
 """Metrics of each training step: `metrics.jsonl`, and TensorBoard if it is installed."""
 
 import json
+import logging
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
-from hwnas.files import write_atomic
+from hwnas.files import file_errors, read_text, refuse_link, write_atomic
 
 METRICS = "metrics.jsonl"
 _TENSORBOARD = "tensorboard"
 _TENSORBOARD_SCALARS = ("loss", "lr", "images_per_s", "grad_norm")
+
+_log = logging.getLogger(__name__)
 
 
 class MetricsWriter:
@@ -19,24 +22,31 @@ class MetricsWriter:
     Args:
         run: Run of the training.
         step: Step that the training begins at or resumes from; lines of later steps are removed, as those steps run
-            again.
+            again. Lines that are no metrics are removed with a warning: nothing depends on them.
+
+    Raises:
+        InputError: A file cannot be read or written.
     """
 
     def __init__(self, run: Path, *, step: int) -> None:
-        path = run / METRICS
-        lines = [line + "\n" for line in _complete_lines(path) if json.loads(line)["step"] <= step]
-        write_atomic(path, "".join(lines))
-        self._file = path.open("a", encoding="utf-8")
+        self._path = path = run / METRICS
+        rows = [(row["step"], line) for row, line in _read_rows(path)]
+        write_atomic(path, "".join(f"{line}\n" for number, line in rows if number <= step))
+        with file_errors(path, "written"):
+            self._file = path.open("a", encoding="utf-8")
         self._tensorboard: Any = None
         if find_spec(_TENSORBOARD) is not None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._tensorboard = SummaryWriter(str(run / _TENSORBOARD), purge_step=step + 1)
+            refuse_link(run / _TENSORBOARD)
+            with file_errors(run / _TENSORBOARD, "written"):
+                self._tensorboard = SummaryWriter(str(run / _TENSORBOARD), purge_step=step + 1)
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append the metrics of one step."""
-        self._file.write(json.dumps(row, allow_nan=False) + "\n")
-        self._file.flush()
+        with file_errors(self._path, "written"):
+            self._file.write(json.dumps(row, allow_nan=False) + "\n")
+            self._file.flush()
         if self._tensorboard is not None:
             for name in _TENSORBOARD_SCALARS:
                 if row.get(name) is not None:
@@ -46,19 +56,31 @@ class MetricsWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        with file_errors(self._path, "written"):
+            self._file.close()
         if self._tensorboard is not None:
             self._tensorboard.close()
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
     """Read the metrics of all steps of a run."""
-    return [json.loads(line) for line in _complete_lines(run / METRICS)]
+    return [row for row, _ in _read_rows(run / METRICS)]
 
 
-def _complete_lines(path: Path) -> list[str]:
-    """Return the lines of a file without a last one that a killed process left incomplete."""
+def _read_rows(path: Path) -> list[tuple[dict[str, Any], str]]:
+    """Return the rows of a file with their lines, without a last line that a killed process left incomplete."""
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [line for line in lines[:-1] if line]
+    rows, damaged = [], []
+    for number, line in enumerate(read_text(path, follow_links=False).split("\n")[:-1], start=1):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if isinstance(row, dict) and type(row.get("step")) is int:
+            rows.append((row, line))
+        else:
+            damaged.append(number)
+    if damaged:
+        _log.warning("%d lines of %s are no metrics and were left out, line %d first", len(damaged), path, damaged[0])
+    return rows

@@ -3,7 +3,7 @@
 The seed decides fresh weights; torch's global generator is left as it was.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from hwnas.config import to_mapping
+from hwnas.devices.memory import require_memory
 from hwnas.errors import InputError
 from hwnas.space.arch import Arch, digest
 from hwnas.space.space import AnySpace
@@ -23,6 +24,8 @@ from hwnas.supernet.supernet import AnySupernet, Supernet, SupernetConfig
 from hwnas.supernet.transfer import carry_over
 from hwnas.train.recipe import InitializationConfig, Recipe
 from hwnas.train.seeds import seed_torch, torch_seed
+
+_SMALLER = "a smaller space, --image-size or number of classes"
 
 _TOKEN_PARAMETERS = ("class_token", "position", "cls_token", "pos_embed")
 """Last parts of the names of class tokens and position embeddings, here and in timm."""
@@ -37,6 +40,7 @@ def build_supernet(space: AnySpace, recipe: Recipe, *, seed: int) -> AnySupernet
         seed: Decides the weights.
     """
     config = supernet_config(space, recipe)
+    _require_memory(lambda: make_supernet(space, config), f"the weights of the supernet of {space.name}")
     with _seeded(seed):
         supernet = make_supernet(space, config)
         initialize_weights(supernet, recipe.initialization)
@@ -48,6 +52,7 @@ def build_network(space: AnySpace, arch: Arch, recipe: Recipe, *, seed: int) -> 
     with torch.device("meta"):
         supernet = make_supernet(space, supernet_config(space, recipe))
     outline = supernet.outline(arch, **_patch_options(supernet, recipe))
+    _require_memory(lambda: Network(outline), f"the weights of the network of {space.name}")
     with _seeded(seed):
         network = Network(outline, input_shape=space.config.input_shape)
         initialize_weights(network, recipe.initialization)
@@ -70,6 +75,7 @@ def adapt_supernet(
         classifier for another number of classes.
     """
     config = replace(source.config, drop_path=recipe.regularization.drop_path)
+    _require_memory(lambda: make_supernet(space, config), f"the weights of the supernet of {space.name}")
     with _seeded(seed):
         supernet = make_supernet(space, config)
         initialize_weights(supernet, recipe.initialization)
@@ -111,7 +117,10 @@ def create_timm_model(name: str, *, image_size: int, num_classes: int, **options
     from hwnas.export.timm_models import build_timm
 
     timm_name = name.removeprefix("timm:")
-    build_timm(timm_name, image_size=image_size)  # on the meta device, for its clear errors on wrong names and sizes
+    # On the meta device first: for clear errors on wrong names and sizes, and for the memory of the weights.
+    outline = build_timm(timm_name, image_size=image_size).module
+    classifier_bytes = 4 * num_classes * int(getattr(outline, "num_features", 0))
+    require_memory(_state_bytes(outline) + classifier_bytes, what=f"the weights of {name}", hint=_SMALLER)
     make = partial(timm.create_model, timm_name, num_classes=num_classes, **options)
     try:
         return make(img_size=image_size)
@@ -156,6 +165,16 @@ def initialize_weights(model: nn.Module, config: InitializationConfig) -> None:
     for name, parameter in model.named_parameters():
         if name.rpartition(".")[2] in _TOKEN_PARAMETERS:
             nn.init.trunc_normal_(parameter, std=config.token_std)
+
+
+def _require_memory(make: Callable[[], nn.Module], what: str) -> None:
+    """Raise an InputError if a module would not fit into memory, without allocating it."""
+    with torch.device("meta"):
+        require_memory(_state_bytes(make()), what=what, hint=_SMALLER)
+
+
+def _state_bytes(module: nn.Module) -> int:
+    return sum(tensor.nbytes for tensor in module.state_dict().values())
 
 
 @contextmanager

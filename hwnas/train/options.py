@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from hwnas.config import from_mapping, shown
+from hwnas.config import Between, Seed, from_mapping, require_valid, shown
 from hwnas.errors import InputError, UsageError
 from hwnas.runs import MANIFEST, Run
 from hwnas.space import SPACES
@@ -16,6 +16,7 @@ from hwnas.space.space import AnySpace
 from hwnas.supernet.store import load_supernet
 from hwnas.train.data.sources import DataConfig, absolute_data_name
 from hwnas.train.evaluation import resolve_arch
+from hwnas.train.machine import MachineSettings
 from hwnas.train.presets import resolve_recipe
 from hwnas.train.recipe import Recipe
 from hwnas.train.weights import SUPERNET, weights_digest, weights_file
@@ -92,10 +93,10 @@ class TrainConfig:
 
     data: DataConfig
     recipe: Recipe
-    seed: int
-    image_size: int
-    channels: int
-    num_classes: int
+    seed: Seed
+    image_size: Annotated[int, Between(1, 16_384)]
+    channels: Annotated[int, Between(1, 3)]
+    num_classes: Annotated[int, Between(2, 1_000_000)]
     space: str | None = None
     arch: str | None = None
     """Network of the space, as canonical JSON; None: a supernet is trained."""
@@ -106,7 +107,12 @@ class TrainConfig:
     """Digest of the file of `supernet`; a training is not resumed after the file has changed."""
     teacher_digest: str | None = None
     """Digest of the teacher's file; None: it has none."""
+    machine: MachineSettings | None = None
+    """Settings of the CPU that the run was made with and that resumed trainings keep; None: not yet chosen."""
     schema: str = SCHEMA
+
+    def __post_init__(self) -> None:
+        require_valid(self)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -7,10 +7,11 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from hwnas.config import from_mapping, to_mapping
+from hwnas.config import Above, Between, from_mapping, require_valid, shown, to_mapping
 from hwnas.errors import InputError
+from hwnas.files import printable, read_text
 from hwnas.space.space import require_literals
 from hwnas.train.data.augment import AugmentConfig
 from hwnas.train.sampling import SamplingConfig
@@ -20,6 +21,28 @@ UnusedWeights = Literal["skip", "decay"]
 with a gradient of zero, that is by weight decay and the remaining momentum, as PyTorch does with zeroed gradients. All
 entries of a tensor that is used in part count as used."""
 
+MAX_EPOCHS = 100_000
+MAX_BATCH = 65_536
+
+
+@dataclass(frozen=True)
+class BelowOne:
+    """Bounds of a share that may be 0 but not 1."""
+
+    def check(self, value: float, *, where: str) -> None:
+        """Raise InputError if the value is out of the bounds, or NaN."""
+        if not 0 <= value < 1:
+            raise InputError(f"{where} must be at least 0 and below 1", got=shown(value))
+
+
+Share = Annotated[float, BelowOne()]
+"""A share below 1: of old values in an average, of blocks that are dropped, of a label that is smoothed."""
+Probability = Annotated[float, Between(0, 1)]
+LearningRate = Annotated[float, Between(0, 100)]
+Temperature = Annotated[float, Between(0.01, 1000)]
+"""A temperature of softmax; logits divided by a smaller one overflow."""
+Epochs = Annotated[int, Between(0, MAX_EPOCHS)]
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
@@ -27,24 +50,22 @@ class OptimizerConfig:
 
     name: str = "adamw"
     """Name of one of timm's optimizers that can be resumed exactly."""
-    lr: float = 1e-3
+    lr: Annotated[float, Above(0, 100)] = 1e-3
     """Peak learning rate, at batch size `lr_base_size`."""
-    lr_base_size: int = 0
+    lr_base_size: Annotated[int, Between(0, MAX_BATCH)] = 0
     """Batch size that `lr` is scaled from linearly (Goyal et al. 2017); 0: `lr` is used as it is."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Share, Share] = (0.9, 0.999)
     """Decay rates of the moments, for the Adam family."""
-    eps: float = 1e-8
+    eps: Annotated[float, Above(0, 1)] = 1e-8
     """Term of the denominator, for the Adam family."""
-    momentum: float = 0.9
+    momentum: Share = 0.9
     """Momentum, for SGD and its family."""
-    weight_decay: float = 0.05
+    weight_decay: Annotated[float, Between(0, 10)] = 0.05
     no_weight_decay: tuple[str, ...] = ()
     """Last parts of the names of tensors without weight decay; biases and tensors of one axis never have it."""
 
     def __post_init__(self) -> None:
-        if self.lr <= 0 or self.lr_base_size < 0 or self.weight_decay < 0:
-            got = f"lr {self.lr}, lr_base_size {self.lr_base_size}, weight_decay {self.weight_decay}"
-            raise InputError("lr must be above 0, lr_base_size and weight_decay must not be below", got=got)
+        require_valid(self)
 
     def scaled_lr(self, batch_size: int) -> float:
         """Return the peak learning rate for a batch size."""
@@ -56,40 +77,38 @@ class ScheduleConfig:
     """Learning rate over the steps: linear warm-up, then cosine annealing (Loshchilov and Hutter 2017) or constant."""
 
     name: Literal["cosine", "constant"] = "cosine"
-    warmup_epochs: int = 5
+    warmup_epochs: Epochs = 5
     """Epochs of the warm-up, part of `epochs`."""
-    warmup_lr: float = 1e-6
+    warmup_lr: LearningRate = 1e-6
     """Learning rate of the first step."""
-    min_lr: float = 1e-5
+    min_lr: LearningRate = 1e-5
     """Learning rate at the end of the cosine."""
+
+    def __post_init__(self) -> None:
+        require_literals(self)
+        require_valid(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MixConfig:
     """Mixup, CutMix and label smoothing, as in timm."""
 
-    mixup: float = 0.0
+    mixup: Annotated[float, Between(0, 100)] = 0.0
     """Alpha of mixup's Beta distribution; 0: no mixup."""
-    cutmix: float = 0.0
+    cutmix: Annotated[float, Between(0, 100)] = 0.0
     """Alpha of CutMix's Beta distribution; 0: no CutMix."""
-    prob: float = 1.0
+    prob: Probability = 1.0
     """Probability that a batch is mixed."""
-    switch_prob: float = 0.5
+    switch_prob: Probability = 0.5
     """Probability of CutMix rather than mixup if both are on."""
-    smoothing: float = 0.0
+    smoothing: Share = 0.0
     """Label smoothing."""
     token_mixup: bool = False
     """ViT-ResNAS's token mixing instead of either: rectangles of whole patches are swapped in one half of a batch, the
     other half is mixed up, and every patch has a label of its own."""
 
     def __post_init__(self) -> None:
-        if min(self.mixup, self.cutmix) < 0 or not 0 <= self.smoothing < 1:
-            got = f"mixup {self.mixup}, cutmix {self.cutmix}, smoothing {self.smoothing}"
-            raise InputError("mixup and cutmix must not be negative, smoothing must be 0 to 1", got=got)
-        if not (0 <= self.prob <= 1 and 0 <= self.switch_prob <= 1):
-            raise InputError(
-                "prob and switch_prob must be from 0 to 1", got=f"prob {self.prob}, switch_prob {self.switch_prob}"
-            )
+        require_valid(self)
         if self.token_mixup and not (self.mixup and self.cutmix):
             got = f"mixup {self.mixup}, cutmix {self.cutmix}"
             raise InputError("token_mixup needs both mixup and cutmix above 0", got=got)
@@ -104,17 +123,15 @@ class MixConfig:
 class RegularizationConfig:
     """Stochastic depth, gradient clipping and the auxiliary loss on patches."""
 
-    drop_path: float = 0.0
+    drop_path: Share = 0.0
     """Rate of stochastic depth in the last slot for a block; it grows linearly from 0 in the first."""
-    clip_grad: float = 0.0
+    clip_grad: Annotated[float, Between(0, 1e6)] = 0.0
     """Largest norm of the gradients; 0: no limit."""
     patch_loss: bool = False
     """Train a classifier of patches as well (ViT-ResNAS)."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.drop_path < 1 or self.clip_grad < 0:
-            got = f"drop_path {self.drop_path}, clip_grad {self.clip_grad}"
-            raise InputError("drop_path must be 0 to 1, clip_grad must not be negative", got=got)
+        require_valid(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,22 +141,25 @@ class InitializationConfig:
     weights: Literal["published", "fan-in"] = "published"
     """`published`: as in the family's paper; `fan-in`: normal with a standard deviation of 1 / sqrt(inputs), with which
     small networks learn from the first epoch on."""
-    token_std: float = 0.5
+    token_std: Annotated[float, Above(0, 10)] = 0.5
     """Standard deviation of position embeddings and class token under `fan-in`."""
+
+    def __post_init__(self) -> None:
+        require_literals(self)
+        require_valid(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EmaConfig:
     """Exponential moving average of the weights, which is what is evaluated and saved if it is on."""
 
-    decay: float = 0.0
+    decay: Share = 0.0
     """Weight of the old average in each step; 0: no average."""
     warmup: bool = False
     """Begin with a small decay, as timm does, so that the first weights are soon forgotten."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.decay < 1:
-            raise InputError("the decay of an average must be 0 to 1", got=self.decay)
+        require_valid(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,18 +168,16 @@ class StrategyConfig:
 
     name: str = "single"
     """Name of a strategy of `hwnas.train.strategies`."""
-    num_networks: int = 2
+    num_networks: Annotated[int, Between(1, 1024)] = 2
     """Networks of a step on one process for `several`; random networks in addition to the largest and the smallest for
     `sandwich`."""
-    temperature: float = 1.0
+    temperature: Temperature = 1.0
     """Distillation temperature of `sandwich`."""
     sort_units: bool = False
     """Sort attention heads and hidden units by importance at the start of each epoch of widening (ViT-ResNAS)."""
 
     def __post_init__(self) -> None:
-        if self.num_networks < 1 or self.temperature <= 0:
-            got = f"num_networks {self.num_networks}, temperature {self.temperature}"
-            raise InputError("num_networks must be at least 1, temperature above 0", got=got)
+        require_valid(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,27 +186,26 @@ class TeacherConfig:
 
     labels: Literal["soft", "hard"] = "soft"
     """Learn the teacher's distribution (`soft`) or its best class (`hard`)."""
-    smoothing: float = 0.1
+    smoothing: Share = 0.1
     """Label smoothing of hard labels."""
-    weight: float = 0.5
+    weight: Probability = 0.5
     """Share of the distillation loss; the loss on labels has the rest."""
-    temperature: float = 1.0
+    temperature: Temperature = 1.0
     """Temperature of soft labels."""
 
     def __post_init__(self) -> None:
-        if not (0 <= self.weight <= 1 and 0 <= self.smoothing < 1 and self.temperature > 0):
-            got = f"weight {self.weight}, smoothing {self.smoothing}, temperature {self.temperature}"
-            raise InputError("weight and smoothing must be 0 to 1, temperature above 0", got=got)
+        require_literals(self)
+        require_valid(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """All settings of a training except the model, the data and the seed."""
 
-    epochs: int
-    batch_size: int
+    epochs: Annotated[int, Between(1, MAX_EPOCHS)]
+    batch_size: Annotated[int, Between(1, MAX_BATCH)]
     """Images of one optimizer step, over all processes and accumulated parts."""
-    grad_accum_steps: int = 1
+    grad_accum_steps: Annotated[int, Between(1, MAX_BATCH)] = 1
     """Microbatches that a process runs one after another in a step, to need less memory."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Autocast precision of forward passes; fp16 scales losses and needs a GPU."""
@@ -205,16 +222,13 @@ class Recipe:
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
 
     def __post_init__(self) -> None:
-        for part in (self, self.schedule, self.initialization, self.sampling, self.teacher):
-            require_literals(part)
-        if min(self.epochs, self.batch_size, self.grad_accum_steps) < 1:
-            got = f"epochs {self.epochs}, batch_size {self.batch_size}, grad_accum_steps {self.grad_accum_steps}"
-            raise InputError("epochs, batch_size and grad_accum_steps must be at least 1", got=got)
+        require_literals(self)
+        require_valid(self)
         if self.sampling.widening_epochs > self.epochs:
             message = "sampling.widening_epochs must not be more than epochs, or some choices are never trained"
             got = f"{self.sampling.widening_epochs} of {self.epochs}"
             raise InputError(message, got=got, hint=f"sampling.widening_epochs={self.epochs // 4}")
-        if self.schedule.name == "cosine" and not 0 <= self.schedule.warmup_epochs < self.epochs:
+        if self.schedule.warmup_epochs >= self.epochs:
             message = "schedule.warmup_epochs must be less than epochs"
             got = f"{self.schedule.warmup_epochs} of {self.epochs}"
             raise InputError(message, got=got, hint=f"schedule.warmup_epochs={(self.epochs - 1) // 4}")
@@ -263,13 +277,16 @@ def with_file(recipe: Recipe, path: Path) -> Recipe:
     Raises:
         InputError: The file is missing or no TOML, or a key or a value is not allowed.
     """
+    text = read_text(path)
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"there is no file {path}") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as TOML", got=error) from error
-    return from_mapping(Recipe, _merged(to_mapping(recipe), tables))
+        return from_mapping(Recipe, _merged(to_mapping(recipe), tomllib.loads(text)))
+    except RecursionError as error:
+        raise InputError(f"{printable(path)} is nested too deeply to be a recipe") from error
+    except ValueError as error:
+        raise InputError(f"{printable(path)} cannot be read as TOML", got=error) from error
+    except InputError as error:
+        message = f"{printable(path)}: {error.message}"
+        raise InputError(message, got=error.got, known=error.known, hint=error.hint) from error
 
 
 def diff_tables(first: Mapping[str, Any], second: Mapping[str, Any], *, prefix: str = "") -> dict[str, tuple[Any, Any]]:
@@ -292,7 +309,7 @@ def _parse_toml_value(text: str) -> Any:
     """Parse a value as TOML; text that is none is a string."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
 import numpy as np
 
+from hwnas.config import Between, require_valid
 from hwnas.errors import InputError
 from hwnas.space.dimension import Dimension
-from hwnas.space.space import AnySpace, Genomes
+from hwnas.space.space import AnySpace, Genomes, require_literals
 from hwnas.space.vitas import IDENTITY
 from hwnas.train.seeds import generator
 
@@ -25,26 +26,24 @@ _BISECTION_STEPS = 12
 class SamplingConfig:
     """Sampling of the networks of a step, part of a recipe."""
 
-    widening_epochs: int = 0
+    widening_epochs: Annotated[int, Between(0, 100_000)] = 0
     """Begin with the widest choice of each dimension and add narrower ones until all are drawn in this epoch
     (ViT-ResNAS); 0: draw from all choices from the start."""
     distinct: bool = False
     """Let the networks of one step differ in every dimension that has enough choices (ViT-ResNAS)."""
-    identity_prob: float = 0.0
+    identity_prob: Annotated[float, Between(0, 0.999)] = 0.0
     """Probability that a slot is an identity, in a ViTAS space; 0: as the space samples."""
     budget: Literal["none", "identity", "reject"] = "none"
     """Keep MACs within a budget: `identity` searches the probability of identities whose mean MACs are the middle of
     the budget (ViTAS), `reject` draws again."""
-    macs_low: int = 0
+    macs_low: Annotated[int, Between(0, 10**15)] = 0
     """Lower end of the budget, inclusive."""
-    macs_high: int = 0
+    macs_high: Annotated[int, Between(0, 10**15)] = 0
     """Upper end of the budget, inclusive."""
 
     def __post_init__(self) -> None:
-        if self.widening_epochs < 0:
-            raise InputError("widening_epochs must be 0 or more", got=self.widening_epochs)
-        if not 0 <= self.identity_prob < 1:
-            raise InputError("identity_prob must be at least 0 and below 1", got=self.identity_prob)
+        require_literals(self)
+        require_valid(self)
         if self.budget != "none" and not 0 < self.macs_high >= self.macs_low:
             got = f"macs_low {self.macs_low}, macs_high {self.macs_high}"
             raise InputError("a budget must have macs_low <= macs_high, above 0", got=got)

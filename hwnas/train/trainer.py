@@ -26,7 +26,14 @@ from hwnas.supernet.matmul import matmul_backend
 from hwnas.train import checkpoint as checkpoints
 from hwnas.train.data.loader import Batch
 from hwnas.train.distributed import World
-from hwnas.train.machine import StopRequest, choose_threads, compiled_blocks, cpu_settings, stop_on_signals
+from hwnas.train.machine import (
+    MachineSettings,
+    StopRequest,
+    choose_threads,
+    compiled_blocks,
+    cpu_settings,
+    stop_on_signals,
+)
 from hwnas.train.metrics import MetricsWriter
 from hwnas.train.models import arch_names, largest_macs, model_identity
 from hwnas.train.recipe import EmaConfig, Recipe
@@ -86,6 +93,7 @@ class Trainer:
         teacher: Network to distil from.
         world: Processes of the training; by default this one.
         config: Execution of the training.
+        machine: Settings of the CPU that the run was made with; None: they are chosen.
         reporter: Receives progress.
 
     Raises:
@@ -104,6 +112,7 @@ class Trainer:
         teacher: nn.Module | None = None,
         world: World | None = None,
         config: TrainerConfig | None = None,
+        machine: MachineSettings | None = None,
         reporter: Reporter | None = None,
     ) -> None:
         self.folder, self.model, self.batches, self.recipe = run, model, batches, recipe
@@ -117,7 +126,7 @@ class Trainer:
         self._stepper = Stepper(
             model, recipe, seed=seed, steps_per_epoch=self.steps_per_epoch, teacher=teacher, world=self.world
         )
-        self._machine: dict[str, Any] = {}
+        self._machine = machine
         self._completed = 0
         self._loss: float | None = None
 
@@ -135,10 +144,8 @@ class Trainer:
         checkpoint = self._last_checkpoint(resume=resume)
         with self._pinned_settings(checkpoint), stop_on_signals() as stop:
             if checkpoint is not None:
-                checkpoints.restore(checkpoint, self._stepper.state)
-                if checkpoint.metadata["scaler"]:
-                    self._stepper.scaler.load_state_dict(checkpoint.metadata["scaler"])
-                self._completed = checkpoint.step
+                checkpoints.restore(checkpoint, self._stepper.state, self._stepper.scaler)
+                self._completed = checkpoint.header.step
             return self._train(stop)
 
     def time_steps(self, steps: int = 3) -> float:
@@ -163,6 +170,14 @@ class Trainer:
             self.model.load_state_dict(ema.state_dict())
         return ema is not None
 
+    def choose_machine(self) -> MachineSettings:
+        """Return the settings of the CPU, which are chosen by this machine unless they were given."""
+        if self._machine is None:
+            macs = largest_macs(self.model) * self._microbatch_size
+            threads = choose_threads(requested=self.config.threads, macs=macs)
+            self._machine = MachineSettings(threads=threads, matmul_backend=matmul_backend())
+        return self._machine
+
     def _last_checkpoint(self, *, resume: bool) -> checkpoints.TrainCheckpoint | None:
         if not resume:
             if checkpoints.list_checkpoints(self.folder):
@@ -171,20 +186,22 @@ class Trainer:
         checkpoint = checkpoints.last_checkpoint(self.folder, clean_up=self.world.is_main_process)
         if checkpoint is not None:
             checkpoints.require_same_training(checkpoint, self._metadata())
+            if checkpoint.header.step > self.steps:
+                message = f"step in the header of {checkpoint.path} must be at most {self.steps}"
+                raise InputError(message, got=checkpoint.header.step, hint=checkpoints.REMOVE_HINT)
         return checkpoint
 
     @contextmanager
     def _pinned_settings(self, checkpoint: checkpoints.TrainCheckpoint | None) -> Iterator[None]:
-        """Pin threads and matmul backend to those of a checkpoint, or to what suits this machine."""
-        macs = largest_macs(self.model) * self._microbatch_size
-        threads = choose_threads(requested=self.config.threads, macs=macs)
-        self._machine = {"threads": threads, "matmul_backend": matmul_backend()}
+        """Pin threads and matmul backend to those of a checkpoint, of the run, or to what suits this machine."""
         if checkpoint is not None:
-            self._machine = {name: checkpoint.metadata[name] for name in self._machine}
-        device = self.world.device
-        _log.info("training on %s, %s", device, ", ".join(f"{name} {value}" for name, value in self._machine.items()))
+            header = checkpoint.header
+            self._machine = MachineSettings(threads=header.threads, matmul_backend=header.matmul_backend)
+        machine, device = self.choose_machine(), self.world.device
+        _log.info("training on %s, %d threads, matmul backend %s", device, machine.threads, machine.matmul_backend)
         compiled = compiled_blocks(self.model, mode=self.config.compile, device=device)
-        with preserve_rng_state(device), cpu_settings(**self._machine), compiled:
+        pinned = cpu_settings(threads=machine.threads, matmul_backend=machine.matmul_backend)
+        with preserve_rng_state(device), pinned, compiled:
             yield
 
     def _train(self, stop: StopRequest) -> TrainerResult:
@@ -280,7 +297,7 @@ class Trainer:
             "world_size": self.world.size,
             "device": self.world.device.type,
             "scaler": self._stepper.scaler.state_dict(),
-            **self._machine,
+            **to_mapping(self.choose_machine()),
         }
 
 

@@ -9,15 +9,15 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import safetensors
 import safetensors.torch
 from torch import nn
 
-from hwnas.config import from_mapping
+from hwnas.config import Between, from_mapping
 from hwnas.errors import InputError
-from hwnas.files import write_atomic
+from hwnas.files import file_errors, require_regular, write_atomic
 from hwnas.space.arch import Arch
 from hwnas.space.space import AnySpace
 from hwnas.supernet.network import Network
@@ -44,8 +44,8 @@ class TimmOrigin:
     """Name of a model in timm, with its image size and number of classes."""
 
     name: str
-    image_size: int
-    num_classes: int
+    image_size: Annotated[int, Between(1, 16_384)]
+    num_classes: Annotated[int, Between(1, 1_000_000)]
 
 
 WeightsOrigin = SpaceOrigin | TimmOrigin
@@ -92,9 +92,8 @@ def load_model(path: Path) -> nn.Module:
 
 def weights_digest(path: Path) -> str:
     """Return a digest of the content of a file of weights."""
-    if not path.is_file():
-        raise InputError(f"there is no file {path}")
-    with path.open("rb") as file:
+    require_regular(path)
+    with file_errors(path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:24]
 
 
@@ -122,11 +121,12 @@ def _save_timm(model: nn.Module, path: Path, origin: TimmOrigin) -> Path:
 def _load_timm(path: Path, about: dict[str, Any]) -> nn.Module:
     from hwnas.train.models import create_timm_model
 
-    origin = from_mapping(TimmOrigin, {key: value for key, value in about.items() if key != "schema"})
+    values = {key: value for key, value in about.items() if key != "schema"}
+    origin = from_mapping(TimmOrigin, values, where=f"the metadata of {path}")
     model = create_timm_model(origin.name, image_size=origin.image_size, num_classes=origin.num_classes)
     try:
         model.load_state_dict(safetensors.torch.load_file(path))
-    except RuntimeError as error:
+    except (OSError, RuntimeError, ValueError, safetensors.SafetensorError) as error:
         raise InputError(f"the weights in {path} must be those of {origin.name}", got=error) from error
     model.input_shape = (3, origin.image_size, origin.image_size)  # type: ignore[assignment]
     return model

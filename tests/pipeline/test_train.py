@@ -1,6 +1,10 @@
 """`train_model`: run folders, resuming, one network, reference models, bad input."""
 
 import json
+import os
+import resource
+import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,12 +14,14 @@ import torch
 from safetensors.torch import load_file
 
 from hwnas.errors import InputError, Interrupted, UsageError
+from hwnas.files import WriterLock
 from hwnas.metrics import indistinct_supernet_warning
 from hwnas.pipeline.evaluate import evaluate
 from hwnas.pipeline.train import _supernet_warnings, estimate_training, train_model
-from hwnas.runs import Run
+from hwnas.runs import LOCK, Run
 from hwnas.space import SPACES
 from hwnas.supernet.store import load_network, load_supernet
+from hwnas.train.checkpoint import list_checkpoints, read_checkpoint
 from hwnas.train.metrics import read_metrics
 from hwnas.train.options import TeacherOptions, TrainOptions, read_train_config, resolve_config, resolve_data_config
 from hwnas.train.presets import RECIPES, resolve_recipe
@@ -246,3 +252,66 @@ def test_one_network_has_the_recipe_of_retraining() -> None:
 def test_a_config_is_the_same_after_it_was_written(run: Path) -> None:
     config = resolve_config(SMALL, num_classes=10)
     assert read_train_config(Run.open(run)) == config
+
+
+def test_the_second_to_resume_a_run_is_told_who_is_there(run: Path) -> None:
+    before = (run / "supernet.safetensors").read_bytes()
+    with WriterLock(run / LOCK, activity="training"):
+        with pytest.raises(InputError, match="is being written by another training") as caught:
+            trained(TrainOptions(), run, resume=True)
+        assert f"process {os.getpid()} on " in str(caught.value.got)
+    assert trained(TrainOptions(), run, resume=True).loss is None
+    assert (run / "supernet.safetensors").read_bytes() == before
+
+
+def test_the_second_to_begin_a_run_is_told_who_is_there(tmp_path: Path) -> None:
+    with (
+        WriterLock(tmp_path / "run" / LOCK, activity="training"),
+        pytest.raises(InputError, match="is being written by another training"),
+    ):
+        trained(SMALL, tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [LOCK]
+
+
+def test_the_manifest_records_the_settings_of_the_cpu(run: Path, tmp_path: Path) -> None:
+    machine = read_train_config(Run.open(run)).machine
+    assert machine is not None
+    assert machine.threads == 1
+    # Killed before its first checkpoint, a training keeps the settings that its run was made with.
+    other = tmp_path / "other"
+    shutil.copytree(run, other, ignore=shutil.ignore_patterns("checkpoints", "*.safetensors", "result.json", LOCK))
+    manifest = json.loads((other / "manifest.json").read_text())
+    manifest["config"]["machine"]["threads"] = 2
+    (other / "manifest.json").write_text(json.dumps(manifest))
+    trained(TrainOptions(), other, resume=True)
+    assert read_checkpoint(list_checkpoints(other)[-1]).header.threads == 2
+
+
+def test_leftovers_of_a_killed_process_are_swept(run: Path) -> None:
+    leftovers = [
+        run / ".manifest.json.0123456789ab.tmp",
+        run / "checkpoints" / ".step-000000004.safetensors.0123456789ab.tmp",
+    ]
+    for leftover in leftovers:
+        leftover.touch()
+    trained(TrainOptions(), run, resume=True)
+    assert not any(leftover.exists() for leftover in leftovers)
+
+
+@pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="needs limits of file sizes")
+@pytest.mark.parametrize("limit", [1000, 20_000])
+def test_a_full_disk_ends_in_an_error_and_the_training_resumes(limit: int, run: Path, tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        with pytest.raises(InputError, match="cannot be written"):
+            trained(SMALL, tmp_path / "run")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert not list((tmp_path / "run").rglob("*.tmp"))
+    is_run = (tmp_path / "run" / "manifest.json").exists()
+    trained(SMALL, tmp_path / "run", resume=is_run)
+    for name in ("supernet.safetensors", "heldout.txt"):
+        assert (tmp_path / "run" / name).read_bytes() == (run / name).read_bytes()

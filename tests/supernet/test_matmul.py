@@ -1,5 +1,6 @@
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from hwnas.supernet import matmul
 
 
 @pytest.fixture(autouse=True)
-def _fresh_choice() -> Iterator[None]:
+def _fresh_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("HWNAS_CACHE", str(tmp_path / "cache"))
     matmul.matmul_backend.cache_clear()
     yield
     matmul.matmul_backend.cache_clear()
@@ -95,3 +97,29 @@ def test_another_backend_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(matmul.VARIABLE, "fast")
     with pytest.raises(InputError, match=matmul.VARIABLE):
         matmul.matmul_backend()
+
+
+def test_processes_that_time_differently_take_the_same_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(matmul.VARIABLE, raising=False)
+    monkeypatch.setattr(matmul, "_onednn_is_exact", lambda: True)
+    found = set()
+    for faster in (True, False):
+        monkeypatch.setattr(matmul, "_onednn_is_faster", lambda faster=faster: faster)
+        matmul.matmul_backend.cache_clear()
+        found.add(matmul.matmul_backend())
+    assert found == {"onednn"}
+
+
+@pytest.mark.parametrize("content", [b"", b"fast", b"\xff", None])
+def test_a_damaged_choice_is_made_anew(content: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(matmul.VARIABLE, raising=False)
+    monkeypatch.setattr(matmul, "_onednn_is_exact", lambda: True)
+    monkeypatch.setattr(matmul, "_onednn_is_faster", lambda: True)
+    if content is None:  # a cache that cannot be made
+        (tmp_path / "cache").touch()
+    else:
+        assert matmul.matmul_backend() == "onednn"
+        (file,) = (tmp_path / "cache" / "matmul").iterdir()
+        file.write_bytes(content)
+        matmul.matmul_backend.cache_clear()
+    assert matmul.matmul_backend() == "onednn"

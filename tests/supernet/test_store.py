@@ -167,3 +167,46 @@ def test_the_stored_names_of_segments_stay() -> None:
         *(f"{family}.BlockConfig" for family in FAMILY_MODULES),
         *(f"{family}.HeadConfig" for family in FAMILY_MODULES),
     }
+
+
+@pytest.mark.parametrize("value", [10**7, 10**12])
+def test_sizes_in_the_metadata_are_refused_before_memory_is_allocated(value: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    about, tensors = edited(path, "supernet")
+    about["supernet"]["embed_dim"] = value
+    safetensors.torch.save_file(tensors, path, {"hwnas": json.dumps(about)})
+    with pytest.raises(InputError, match="do not fit its metadata|cannot be built") as caught:
+        load_supernet(path)
+    assert "asks for" in str(caught.value.got) or value > 10**7
+
+
+@pytest.mark.parametrize("name", ["../evil", "/evil", "a b", "", "x" * 200, "a\\u0000"])
+def test_names_of_spaces_in_files_are_checked(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    about, tensors = edited(path, "supernet")
+    safetensors.torch.save_file(tensors, path, {"hwnas": json.dumps({**about, "space": name})})
+    with pytest.raises(InputError, match="space must have"):
+        load_supernet(path)
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+def test_headers_of_files_are_checked(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    edited(path, kind)
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    for damaged in (
+        b"",
+        content[:7],
+        (2**63).to_bytes(8, "little") + content[8:],
+        (2**64 - 1).to_bytes(8, "little") + content[8:],
+        content[: 8 + length // 2],
+        content[:8] + b"{" * length + content[8 + length :],
+        content[:8] + b"\xff" * length + content[8 + length :],
+        content[: 8 + length],
+        content.replace(b'"data_offsets":[0,', b'"data_offsets":[9,', 1),
+        content.replace(b'"F32"', b'"F99"', 1),
+    ):
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=path.name):
+            LOADERS[kind](path)

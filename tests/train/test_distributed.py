@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from hwnas.errors import InputError
 from hwnas.train.distributed import World, distributed_world
 from hwnas.train.metrics import read_metrics
 from tests.train.ranks import CASES
@@ -76,3 +77,23 @@ def test_without_torchrun_there_is_one_process(monkeypatch: pytest.MonkeyPatch) 
     with distributed_world() as world:
         assert (world.rank, world.size, world.is_main_process) == (0, 1, True)
         assert world.mean([1.0, 2.0]) == [1.0, 2.0]
+
+
+GOOD = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29999"}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        *(("WORLD_SIZE", text) for text in ("abc", "0", "-1", "2.0", "1e9", "9" * 30, "²", " 2", "99999999")),
+        *(("RANK", text) for text in ("", "2", "-1", "x")),
+        *(("LOCAL_RANK", text) for text in ("2", "x")),
+        *(("MASTER_PORT", text) for text in ("", "0", "x", "65536", "9" * 30)),
+        ("MASTER_ADDR", ""),
+    ],
+)
+def test_variables_of_torchrun_are_checked(name: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable, value in {**GOOD, name: text}.items():
+        monkeypatch.setenv(variable, value)
+    with pytest.raises(InputError, match=f"{name}.* must be"), distributed_world():
+        pass

@@ -147,6 +147,50 @@ def test_a_broken_line_in_the_middle_is_an_error(supernet: AutoFormerSupernet, t
         evaluator(supernet, cache=cache)
 
 
+def test_a_cache_that_is_a_link_is_left_alone(supernet: AutoFormerSupernet, tmp_path: Path) -> None:
+    (tmp_path / "precious.txt").write_text("one line\nand a last one without an end")
+    (tmp_path / "memo.jsonl").symlink_to(tmp_path / "precious.txt")
+    with pytest.raises(InputError, match="must not be a symbolic link"):
+        evaluator(supernet, cache=tmp_path / "memo.jsonl")
+    (tmp_path / "memo.jsonl").unlink()
+    (tmp_path / "memo.jsonl").symlink_to(tmp_path / "missing")
+    with pytest.raises(InputError, match="must not be a symbolic link"):
+        evaluator(supernet, cache=tmp_path / "memo.jsonl")
+    assert not (tmp_path / "missing").exists()
+
+
+def test_a_file_of_something_else_is_not_truncated(supernet: AutoFormerSupernet, tmp_path: Path) -> None:
+    path = tmp_path / "memo.jsonl"
+    path.write_text("something else\nand a last line without an end")
+    with pytest.raises(InputError, match="line 1 is not JSON"):
+        evaluator(supernet, cache=path)
+    assert path.read_text().endswith("without an end")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("top1", 2),
+        ("top1", None),
+        ("top5", "x"),
+        ("loss", -1),
+        ("loss", True),
+        ("count", 1.5),
+        ("hits", "0"),
+        ("hits", 3),
+    ],
+)
+def test_figures_in_the_cache_are_checked(
+    supernet: AutoFormerSupernet, tmp_path: Path, name: str, value: object
+) -> None:
+    path = tmp_path / "memo.jsonl"
+    evaluator(supernet, cache=path).evaluate([supernet.space.smallest()])
+    row = json.loads(path.read_text())
+    path.write_text(json.dumps({**row, name: value}) + "\n")
+    with pytest.raises(InputError, match=f"line 1: {name} must be"):
+        evaluator(supernet, cache=path)
+
+
 def test_hits_are_kept_image_by_image_and_remembered(supernet: AutoFormerSupernet, tmp_path: Path) -> None:
     cache = tmp_path / "accuracy.jsonl"
     (arch,) = archs(AUTOFORMER, 1)

@@ -23,7 +23,10 @@ def test_a_checkpoint_keeps_all_that_an_optimizer_knows(name: str, tmp_path: Pat
 
     whole = stepper(AUTOFORMER, recipe)
     trained(whole, range(3))
-    path = save_checkpoint(tmp_path, TrainState(model=whole.state.model, optimizer=whole.state.optimizer), {"step": 3})
+    state = TrainState(model=whole.state.model, optimizer=whole.state.optimizer)
+    values = {"epoch": 0, "seed": 0, "data": "", "recipe": {}, "model": {}, "world_size": 1, "device": "cpu"}
+    machine = {"scaler": {}, "threads": 1, "matmul_backend": "default"}
+    path = save_checkpoint(tmp_path, state, {"step": 3, **values, **machine})
     trained(whole, range(3, 6))
     resumed = stepper(AUTOFORMER, recipe)
     restore(read_checkpoint(path), resumed.state)

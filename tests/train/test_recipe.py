@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -93,16 +94,43 @@ def test_values_are_changed_by_dotted_keys() -> None:
         ("precision", "fp8", r"precision: 'fp8' is not known"),
         ("optimizer", "1", r"by its full name"),
         ("epochs.more", "1", r"by its full name"),
-        ("epochs", "0", r"must be at least 1"),
+        ("epochs", "0", r"epochs must be between 1 and 100000"),
+        ("epochs", "1e26", r"epochs must be a whole number"),
+        ("epochs", "1" + 30 * "0", r"epochs must be a whole number"),
+        ("batch_size", "100000000000000000000", r"batch_size must be"),
+        ("grad_accum_steps", "-1", r"grad_accum_steps must be between"),
+        ("optimizer.momentum", "5", r"momentum must be at least 0 and below 1"),
+        ("optimizer.momentum", "nan", r"momentum must be a finite number"),
+        ("optimizer.weight_decay", "1e308", r"weight_decay must be between 0 and 10"),
+        ("optimizer.betas", "[0.9, 1.0]", r"betas\[1\] must be at least 0 and below 1"),
+        ("optimizer.lr", "nan", r"lr must be a finite number"),
+        ("optimizer.lr", "-1e-3", r"lr must be greater than 0"),
+        ("optimizer.lr", "1e400", r"lr must be a finite number"),
+        ("optimizer.eps", "0", r"eps must be greater than 0"),
+        ("schedule.min_lr", "-1", r"min_lr must be between 0"),
+        ("schedule.warmup_lr", "inf", r"warmup_lr must be a finite number"),
+        ("initialization.token_std", "-1", r"token_std must be greater than 0"),
+        ("mix.mixup", "1e308", r"mixup must be between 0 and 100"),
+        ("mix.cutmix", "-0.1", r"cutmix must be between 0 and 100"),
+        ("regularization.clip_grad", "-1", r"clip_grad must be between 0"),
+        ("augment.flip", "1.5", r"flip must be between 0 and 1"),
+        ("augment.color_jitter", "1e308", r"color_jitter must be between 0 and 10"),
+        ("augment.repeats", "0", r"repeats must be between 1 and 100"),
+        ("augment.rand_augment", "rand-m9-n99999999999", r"rand_augment must be in timm's notation"),
+        ("augment.rand_augment", "rand-m9-mmax999", r"rand_augment must be in timm's notation"),
+        ("sampling.macs_high", "-1", r"macs_high must be between"),
+        ("strategy.temperature", "1e-300", r"temperature must be between 0.01 and 1000"),
+        ("optimizer.lr", "[" * 5000, r"lr must be a number"),
+        ("optimizer.lr", "1" * 5000, r"lr must be a number"),
         ("epochs", "1", r"warmup_epochs must be less than epochs"),
-        ("regularization.drop_path", "1.0", r"drop_path must be 0 to 1"),
+        ("regularization.drop_path", "1.0", r"drop_path must be at least 0 and below 1"),
         ("sampling.widening_epochs", "99", r"widening_epochs must not be more than epochs"),
-        ("ema.decay", "1", r"decay of an average"),
-        ("teacher.temperature", "0", r"temperature above 0"),
-        ("strategy.num_networks", "0", r"networks must be at least 1"),
-        ("mix.prob", "2", r"must be from 0 to 1"),
-        ("mix.smoothing", "1", r"smoothing must be 0 to 1"),
-        ("optimizer.lr", "0", r"lr must be above 0"),
+        ("ema.decay", "1", r"decay must be at least 0 and below 1"),
+        ("teacher.temperature", "0", r"temperature must be between 0.01"),
+        ("strategy.num_networks", "0", r"num_networks must be between 1"),
+        ("mix.prob", "2", r"prob must be between 0 and 1"),
+        ("mix.smoothing", "1", r"smoothing must be at least 0 and below 1"),
+        ("optimizer.lr", "0", r"lr must be greater than 0"),
     ],
 )
 def test_wrong_changes_are_named(key: str, text: str, message: str) -> None:
@@ -124,7 +152,15 @@ def test_a_file_changes_some_values(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("epochs = ", "cannot be read as TOML"), ("[mix]\nmixed = 1", "'mixed' is not known")]
+    ("text", "message"),
+    [
+        ("epochs = ", "mine.toml cannot be read as TOML"),
+        ("[mix]\nmixed = 1", "mine.toml: mix: key 'mixed' is not known"),
+        ("epochs = " + "[" * 5000 + "]" * 5000, "nested too deeply"),
+        ("[" + ".".join("a" * 5000) + "]\nb = 1", "key 'a' is not known|nested too deeply"),
+        ("epochs = " + "1" * 5000, "mine.toml"),
+        ("[optimizer]\nmomentum = true", "optimizer.momentum must be a number"),
+    ],
 )
 def test_wrong_files_are_named(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "mine.toml"
@@ -133,6 +169,24 @@ def test_wrong_files_are_named(tmp_path: Path, text: str, message: str) -> None:
         with_file(MICRO, file)
     with pytest.raises(InputError, match="there is no file"):
         with_file(MICRO, tmp_path / "none.toml")
+
+
+def test_only_ordinary_files_are_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.toml")
+    (tmp_path / "latin.toml").write_bytes(b"name = '\xe9'")
+    for name, message in {
+        "pipe.toml": "a named pipe",
+        "latin.toml": "utf-8",
+        ".": "a folder",
+        "x" * 300: "too long",
+    }.items():
+        with pytest.raises(InputError, match=message):
+            with_file(MICRO, tmp_path / name)
+
+
+def test_a_warm_up_longer_than_the_training_is_refused() -> None:
+    with pytest.raises(InputError, match="warmup_epochs must be less than epochs"):
+        with_overrides(MICRO, {"schedule.name": "constant", "schedule.warmup_epochs": "20"})
 
 
 def test_parts_of_a_step_must_be_whole_and_even() -> None:

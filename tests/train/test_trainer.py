@@ -1,3 +1,4 @@
+import json
 import os
 import random
 import signal
@@ -11,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from hwnas.errors import InputError, Interrupted
 from hwnas.progress import NullReporter, ProgressEvent, TrainingProgress
@@ -111,7 +114,7 @@ def test_a_signal_stops_after_a_step_and_saves(tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Interrupted, match=r"stopped after step 9 of 18; the state is saved in .*run"):
         finished(tmp_path / "run", RECIPE, batches=batches_of(Signalled, RECIPE))
-    assert read_checkpoint(list_checkpoints(tmp_path / "run")[-1]).step == 9
+    assert read_checkpoint(list_checkpoints(tmp_path / "run")[-1]).header.step == 9
     assert signal.getsignal(signal.SIGTERM) is before
     whole, resumed = finished(tmp_path / "whole", RECIPE), finished(tmp_path / "run", RECIPE)
     assert_same(weights(resumed.model), weights(whole.model))
@@ -213,14 +216,99 @@ def test_a_broken_checkpoint_is_named(tmp_path: Path) -> None:
 
 def test_threads_and_matmul_backend_of_the_checkpoint_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     finished(tmp_path, toy_recipe())
-    about = read_checkpoint(list_checkpoints(tmp_path)[-1]).metadata
-    assert about["threads"] == 1
-    assert about["matmul_backend"] in ("default", "onednn")
+    header = read_checkpoint(list_checkpoints(tmp_path)[-1]).header
+    assert header.threads == 1
     seen: list[tuple[int, str]] = []
     trainer = toy_trainer(tmp_path, AUTOFORMER, toy_recipe(), config=replace(EVERY_STEP, threads=2))
     monkeypatch.setattr(trainer, "_train", lambda _: seen.append((torch.get_num_threads(), os.environ[VARIABLE])))
     trainer.run(resume=True)
-    assert seen == [(1, about["matmul_backend"])]
+    assert seen == [(1, header.matmul_backend)]
+
+
+def rewrite(path: Path, *, tensors: dict[str, Any] | None = None, **changes: Any) -> None:
+    """Change the header of a checkpoint, `None` for a missing value, and some of its tensors likewise."""
+    with safe_open(path, framework="pt") as file:
+        header = json.loads(file.metadata()["hwnas"])
+    header = {name: value for name, value in {**header, **changes}.items() if value is not None}
+    values = {name: value for name, value in {**load_file(path), **(tensors or {})}.items() if value is not None}
+    save_file(values, path, {"hwnas": json.dumps(header)})
+
+
+BAD_HEADERS: list[tuple[str, Any]] = [
+    *((name, None) for name in ("groups", "scaler", "step", "threads", "matmul_backend", "model", "recipe", "epoch")),
+    *(("threads", value) for value in (0, -1, "2", 1.5, 10**30, True, [1])),
+    *(("step", value) for value in ("x", -1, 1.5, 19, 10**30, True)),
+    *(("groups", value) for value in ({}, [], [{}], "x", [{"lr": -1.0}, {"lr": 1.0}], [3, 4])),
+    *(("scaler", value) for value in ([], {"scale": 1.0}, {"scale": "x"})),
+    ("matmul_backend", "fast"),
+    ("data", 3),
+    ("seed", "5"),
+]
+
+
+def test_headers_of_checkpoints_are_checked(tmp_path: Path) -> None:
+    finished(tmp_path, toy_recipe())
+    newest = list_checkpoints(tmp_path)[-1]
+    content = newest.read_bytes()
+    for name, value in BAD_HEADERS:
+        newest.write_bytes(content)
+        rewrite(newest, **{name: value})
+        with pytest.raises(InputError) as caught:
+            finished(tmp_path, toy_recipe())
+        assert name in str(caught.value), (name, value)
+        assert newest.name in str(caught.value) or name == "seed", (name, value)
+
+
+@pytest.mark.parametrize("value", [-1e-3, float("nan"), float("inf"), "0.1", None, 1e300])
+def test_a_learning_rate_that_no_schedule_sets_is_refused(value: Any, tmp_path: Path) -> None:
+    finished(tmp_path, toy_recipe())
+    newest = list_checkpoints(tmp_path)[-1]
+    groups = [{**group, "lr": value} for group in read_checkpoint(newest).header.groups]
+    rewrite(newest, groups=groups)
+    with pytest.raises(InputError, match=r"groups\[0\]\.lr|is not JSON"):
+        finished(tmp_path, toy_recipe())
+
+
+def test_tensors_of_checkpoints_are_checked(tmp_path: Path) -> None:
+    finished(tmp_path, toy_recipe())
+    newest = list_checkpoints(tmp_path)[-1]
+    content, tensors = newest.read_bytes(), read_checkpoint(newest).tensors
+    weight, moment = "model/shared.head.classifier.weight", "optimizer/shared.head.classifier.weight/exp_avg"
+    for changes in (
+        {weight: None},
+        {weight: torch.zeros(3)},
+        {weight: torch.full_like(tensors[weight], float("nan"))},
+        {moment: None},
+        {moment: torch.zeros(2, 2, 2)},
+        {"optimizer/nothing/exp_avg": torch.zeros(1)},
+        {"model/nothing": torch.zeros(1)},
+    ):
+        newest.write_bytes(content)
+        rewrite(newest, tensors=changes)
+        with pytest.raises(InputError, match=newest.name):
+            finished(tmp_path, toy_recipe())
+
+
+def test_a_folder_of_checkpoints_elsewhere_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    for step in range(4):
+        (tmp_path / "elsewhere" / f"step-{step:09d}.safetensors").touch()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints").symlink_to(tmp_path / "elsewhere")
+    for resume in (True, False):
+        with pytest.raises(InputError, match="must not be a symbolic link"):
+            toy_trainer(tmp_path / "run", AUTOFORMER, toy_recipe()).run(resume=resume)
+    assert len(list((tmp_path / "elsewhere").iterdir())) == 4
+
+
+def test_metrics_that_cannot_be_read_do_not_stop_a_training(tmp_path: Path) -> None:
+    finished(tmp_path, toy_recipe(epochs=1))
+    list_checkpoints(tmp_path)[-1].unlink()
+    before = (tmp_path / METRICS).read_text().splitlines()
+    strange = ["not JSON", "3", "[" * 5000, '{"step": "x"}', '{"step": 1.5}', ""]
+    (tmp_path / METRICS).write_text("\n".join([*strange, *before, '{"step": 1']))
+    finished(tmp_path, toy_recipe(epochs=1))
+    assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2, 3, 4, 5, 6]
 
 
 def test_global_state_is_left_as_it_was(tmp_path: Path) -> None:

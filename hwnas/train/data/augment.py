@@ -6,11 +6,12 @@ Every random draw is a function of the seed, the epoch and the position in the e
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hwnas.config import Between, require_valid, shown
 from hwnas.errors import InputError, unknown
 from hwnas.train.data.images import Indices
 
@@ -29,6 +30,9 @@ EVAL_CROP_SHARE = 0.875
 Crop = Literal["random-resized", "pad", "none"]
 Pixels = NDArray[np.uint8]
 
+_MAX_ASPECT = 64
+"""Ratio of the sides above which an image is cropped before it is resized."""
+
 _ORDER_STREAM, _SHIFT_FLIP_STREAM = 0, 1
 """Streams of random numbers of an epoch."""
 
@@ -40,19 +44,19 @@ class AugmentConfig:
     crop: Crop = "random-resized"
     """`random-resized`: a random part, resized; `pad`: shifted by up to 1/8 of its side over black; `none`: as it is
     evaluated."""
-    scale: tuple[float, float] = (0.08, 1.0)
+    scale: tuple[Annotated[float, Between(0, 1)], Annotated[float, Between(0, 1)]] = (0.08, 1.0)
     """Smallest and largest area of a `random-resized` part, as a share of the image's."""
-    flip: float = 0.5
+    flip: Annotated[float, Between(0, 1)] = 0.5
     """Probability of a horizontal flip."""
     rand_augment: str = ""
     """RandAugment in timm's notation, for example `rand-m9-mstd0.5-inc1`; empty: none."""
-    color_jitter: float = 0.0
+    color_jitter: Annotated[float, Between(0, 10)] = 0.0
     """Strength of the jitter of brightness, contrast and saturation. RandAugment replaces it, as in timm."""
-    erase: float = 0.0
+    erase: Annotated[float, Between(0, 1)] = 0.0
     """Probability of random erasing, with noise."""
     interpolation: str = "bicubic"
     """Interpolation of resized images, one of `INTERPOLATIONS`."""
-    repeats: int = 1
+    repeats: Annotated[int, Between(1, 100)] = 1
     """Variants of an image in an epoch, which has proportionally fewer images (DeiT's repeated augmentation)."""
 
     def __post_init__(self) -> None:
@@ -60,15 +64,9 @@ class AugmentConfig:
             raise unknown("crop", str(self.crop), ("random-resized", "pad", "none"))
         if self.interpolation not in INTERPOLATIONS:
             raise unknown("interpolation", self.interpolation, INTERPOLATIONS)
-        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+        require_valid(self)
+        if not 0 < self.scale[0] <= self.scale[1]:
             raise InputError("scale must be two shares, 0 < smallest <= largest <= 1", got=self.scale)
-        for name in ("flip", "erase"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} must be from 0 to 1", got=getattr(self, name))
-        if self.color_jitter < 0:
-            raise InputError("color_jitter must not be negative", got=self.color_jitter)
-        if self.repeats < 1:
-            raise InputError("repeats must be at least 1", got=self.repeats)
         if self.rand_augment:
             rand_augment(self.rand_augment, image_size=32)
 
@@ -116,17 +114,28 @@ def rand_augment(config: str, *, image_size: int, interpolation: str = "bicubic"
     if interpolation != "random":
         parameters["interpolation"] = str_to_pil_interp(interpolation)  # type: ignore[no-untyped-call]
     if not config.startswith("rand"):
-        raise InputError("rand_augment must begin with 'rand'", got=config, hint="rand-m9-mstd0.5-inc1")
+        raise InputError("rand_augment must begin with 'rand'", got=shown(config), hint="rand-m9-mstd0.5-inc1")
     try:
         transform = rand_augment_transform(config, parameters)
-    except (AssertionError, ValueError, KeyError) as error:
+        _require_moderate(transform)
+    except (AssertionError, IndexError, KeyError, TypeError, ValueError) as error:
         message = "rand_augment must be in timm's notation"
-        raise InputError(message, got=config, hint="rand-m9-mstd0.5-inc1") from error
+        raise InputError(message, got=shown(config), hint="rand-m9-mstd0.5-inc1") from error
     # At full strength timm's Posterize keeps no bit of a pixel, which Pillow refuses since version 13: keep one.
     for operation in transform.ops:
         if operation.name.startswith("Posterize"):
             operation.level_fn = partial(_at_least_one_bit, operation.level_fn)
     return transform
+
+
+def _require_moderate(transform: Any) -> None:
+    """Raise a ValueError for strengths and numbers of operations that no image withstands, or that take hours."""
+    operation = transform.ops[0]
+    largest = 10 if operation.magnitude_max is None else operation.magnitude_max
+    if not (1 <= transform.num_layers <= 16 and 0 <= operation.magnitude <= 100 and 1 <= largest <= 30):
+        raise ValueError("n must be 1 to 16, m 0 to 100, mmax 1 to 30")
+    if not (0 <= operation.prob <= 1 and operation.magnitude_std >= 0):
+        raise ValueError("p must be 0 to 1")
 
 
 def crop_transform(config: AugmentConfig, *, image_size: int) -> "Callable[[Image], Image]":
@@ -226,6 +235,10 @@ def _resize_and_crop(image: "Image", *, image_size: int, crop_share: float | Non
     from torchvision.transforms import functional
 
     shorter = min(image.size)
+    if max(image.size) > _MAX_ASPECT * shorter:
+        # Only the middle is kept; resizing all of a line of 1 x 65,535 pixels first would take gigabytes.
+        sides = [min(side, _MAX_ASPECT * shorter) for side in image.size]
+        image = functional.center_crop(image, sides[::-1])
     share = crop_share or (EVAL_CROP_SHARE if shorter > image_size else 1.0)
     if share < 1 or shorter != image_size:
         mode = str_to_interp_mode(interpolation)  # type: ignore[no-untyped-call]

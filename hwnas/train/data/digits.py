@@ -26,6 +26,9 @@ TRAIN_IMAGES = 10_000
 HELDOUT_IMAGES = 2_500
 TEST_IMAGES = 2_500
 
+NUM_ORIGINALS = 1797
+"""Digits of scikit-learn."""
+
 HELDOUT_ORIGINALS = 0.25
 """Share of the original training digits that held-out images are made from."""
 
@@ -77,7 +80,7 @@ class ClutterConfig:
 
 
 def load_originals() -> OriginalDigits:
-    """Load the 1,797 digits, split into training and test digits."""
+    """Load the digits, split into training and test digits."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()

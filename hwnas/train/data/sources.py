@@ -5,14 +5,18 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
+from hwnas.config import Above, Between, Seed, require_valid
+from hwnas.devices.memory import require_memory
 from hwnas.errors import InputError, unknown
 from hwnas.files import file_errors, printable, require_regular
 from hwnas.train.data.digits import (
     CLUTTER_VERSION,
     HELDOUT_IMAGES,
+    NUM_ORIGINALS,
     TEST_IMAGES,
     TRAIN_IMAGES,
     ClutterConfig,
@@ -61,13 +65,13 @@ class DataConfig:
     """Folder of a `torch/` dataset."""
     download: bool = False
     """Allow a `torch/` dataset to be downloaded."""
-    heldout: float | None = None
+    heldout: Annotated[float, Above(0, 1e9)] | None = None
     """Training images to hold out: a share below 1, else a number; None: the default of the dataset."""
-    seed: int = 0
+    seed: Seed = 0
     """Decides the split, and the images of `digits-clutter`; test images do not depend on it."""
-    max_images: int | None = None
+    max_images: Annotated[int, Between(1, 10**9)] | None = None
     """Train on at most this many images, balanced by class; None: on all."""
-    max_bad: int = MAX_BAD_IMAGES
+    max_bad: Annotated[int, Between(0, 10**9)] = MAX_BAD_IMAGES
     """Unreadable images that are skipped before it is an error."""
 
     def __post_init__(self) -> None:
@@ -75,15 +79,9 @@ class DataConfig:
             raise InputError("data must have a name or a path", hint="--data digits-clutter")
         if not self.name.isprintable():  # the bytes of a path that is no UTF-8 are not printable either
             raise InputError("the name of data must be printable text in UTF-8", got=printable(self.name))
-        amount = self.heldout
-        if amount is not None and not (0 < amount < 1 or (amount >= 1 and amount == int(amount))):
-            raise InputError("heldout must be a share between 0 and 1 or a whole number of images", got=amount)
-        if self.max_images is not None and self.max_images < 1:
-            raise InputError("max_images must be at least 1", got=self.max_images)
-        if self.max_bad < 0:
-            raise InputError("max_bad must not be negative", got=self.max_bad)
-        if self.seed < 0:
-            raise InputError("the seed of the data must not be negative", got=self.seed)
+        require_valid(self)
+        if self.heldout is not None and self.heldout >= 1 and self.heldout != int(self.heldout):
+            raise InputError("heldout must be a share between 0 and 1 or a whole number of images", got=self.heldout)
 
 
 @dataclass(frozen=True)
@@ -153,6 +151,7 @@ def open_data(config: DataConfig, *, image_shape: tuple[int, int, int], num_clas
 
 def _open(config: DataConfig, image_shape: tuple[int, int, int]) -> _Source:
     if config.name == "digits":
+        require_memory(12 * NUM_ORIGINALS * image_shape[0] * image_shape[1] ** 2, what="the images of digits")
         train, test = make_digits(image_shape[1], image_shape[0])
         return _Source(
             classes=_numbered(10), train=train, test=test, heldout_share=DIGITS_HELDOUT_SHARE, identity="digits"
@@ -170,6 +169,8 @@ def _open_clutter(config: DataConfig, image_shape: tuple[int, int, int]) -> _Sou
     amount = HELDOUT_IMAGES if config.heldout is None else config.heldout
     heldout = round(amount * train) if amount < 1 else int(amount)
     channels, size, _ = image_shape
+    images = train + heldout + TEST_IMAGES
+    require_memory(images * channels * size**2, what=f"{images:,} images of {config.name}")
 
     def make(split: ClutterSplit, count: int) -> ImageDataset:
         return make_clutter(
