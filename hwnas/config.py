@@ -47,7 +47,7 @@ class Between:
     def check(self, value: Any, *, where: str) -> None:
         """Raise InputError if the value is out of the bounds, or NaN."""
         if not self.low <= value <= self.high:
-            raise InputError(f"{where} must be between {self.low:g} and {self.high:g}", got=shown(value))
+            raise InputError(f"{where} must be between {_bound(self.low)} and {_bound(self.high)}", got=shown(value))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +60,12 @@ class Above:
     def check(self, value: Any, *, where: str) -> None:
         """Raise InputError if the value is out of the bounds, or NaN."""
         if not self.low < value <= self.high:
-            upper = "" if self.high == sys.float_info.max else f" and at most {self.high:g}"
-            raise InputError(f"{where} must be greater than {self.low:g}{upper}", got=shown(value))
+            upper = "" if self.high == sys.float_info.max else f" and at most {_bound(self.high)}"
+            raise InputError(f"{where} must be greater than {_bound(self.low)}{upper}", got=shown(value))
+
+
+def _bound(number: float) -> str:
+    return str(number) if isinstance(number, int) else f"{number:g}"
 
 
 class _FileNameRule:

@@ -264,6 +264,8 @@ def _require_complete_state(checkpoint: TrainCheckpoint, state: TrainState) -> N
         keys.setdefault(name, set()).add(key)
     by_axes: dict[bool, set[str]] = {}
     for name, found in keys.items():
+        if "use_muon" in found:  # muon chooses by more than the number of axes
+            continue
         expected = by_axes.setdefault(weights[name].ndim > 1, found)
         if found != expected:
             message = f"the optimizer's state of {name} in {checkpoint.path} must be complete"

@@ -132,7 +132,7 @@ def test_resuming_a_finished_training_does_nothing(tmp_path: Path) -> None:
 
 def test_the_two_last_checkpoints_are_kept_and_leftovers_removed(tmp_path: Path) -> None:
     (tmp_path / FOLDER).mkdir()
-    (tmp_path / FOLDER / ".step-000000001.safetensors.abc.tmp").write_text("half")
+    (tmp_path / FOLDER / ".step-000000001.safetensors.0123456789ab.tmp").write_text("half")
     finished(tmp_path, toy_recipe())
     names = sorted(path.name for path in (tmp_path / FOLDER).iterdir())
     assert names == ["step-000000012.safetensors", "step-000000018.safetensors"]
@@ -178,7 +178,8 @@ def test_a_loss_that_is_no_number_ends_the_training(tmp_path: Path) -> None:
 
 
 def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
-    recipe = toy_recipe(optimizer=OptimizerConfig(name="momentum", lr=1e38, weight_decay=0.0, momentum=0.0))
+    recipe = toy_recipe(optimizer=OptimizerConfig(name="momentum", lr=1.0, weight_decay=0.0, momentum=0.0))
+    object.__setattr__(recipe.optimizer, "lr", 1e38)  # no recipe can have such a rate
     with pytest.raises(InputError, match="must be finite"):
         finished(tmp_path, recipe, config=EVERY_STEP)
     assert all_finite(tmp_path)
@@ -188,9 +189,9 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"seed": 6}, r"seed was 5, is 6"),
-        ({"data": "other"}, r"data was toy, is other"),
+        ({"data": "other"}, r'data was "toy", is "other"'),
         ({"recipe": toy_recipe(optimizer=OptimizerConfig(lr=1.0))}, r"recipe.optimizer.lr was 0.005, is 1.0"),
-        ({"space": RESNAS}, r"model.space was tiny-autoformer, is tiny-resnas"),
+        ({"space": RESNAS}, r'model.space was "tiny-autoformer", is "tiny-resnas"'),
     ],
 )
 def test_resuming_something_else_is_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:

@@ -361,12 +361,12 @@ def test_the_config_is_read_from_plain_data() -> None:
     ("values", "message"),
     [
         ({"name": ""}, "must have a name"),
-        ({"heldout": 0.0}, "heldout must be a share"),
+        ({"heldout": 0.0}, "heldout must be greater than 0"),
         ({"heldout": 1.5}, "heldout must be a share"),
-        ({"heldout": -3}, "heldout must be a share"),
-        ({"max_images": 0}, "max_images must be at least 1"),
-        ({"max_bad": -1}, "max_bad must not be negative"),
-        ({"seed": -1}, "must not be negative"),
+        ({"heldout": -3}, "heldout must be greater than 0"),
+        ({"max_images": 0}, "max_images must be between 1"),
+        ({"max_bad": -1}, "max_bad must be between 0"),
+        ({"seed": -1}, "seed must be between 0 and 4294967295"),
     ],
 )
 def test_bad_settings(values: dict[str, Any], message: str) -> None:
