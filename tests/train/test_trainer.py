@@ -235,16 +235,19 @@ def rewrite(path: Path, *, tensors: dict[str, Any] | None = None, **changes: Any
     save_file(values, path, {"hwnas": json.dumps(header)})
 
 
-BAD_HEADERS: list[tuple[str, Any]] = [
-    *((name, None) for name in ("groups", "scaler", "step", "threads", "matmul_backend", "model", "recipe", "epoch")),
-    *(("threads", value) for value in (0, -1, "2", 1.5, 10**30, True, [1])),
-    *(("step", value) for value in ("x", -1, 1.5, 19, 10**30, True)),
-    *(("groups", value) for value in ({}, [], [{}], "x", [{"lr": -1.0}, {"lr": 1.0}], [3, 4])),
-    *(("scaler", value) for value in ([], {"scale": 1.0}, {"scale": "x"})),
-    ("matmul_backend", "fast"),
-    ("data", 3),
-    ("seed", "5"),
-]
+BAD_VALUES: dict[str, list[Any]] = {
+    "groups": [None, {}, [], [{}], "x", [{"lr": -1.0}, {"lr": 1.0}], [3, 4]],
+    "scaler": [None, [], {"scale": 1.0}, {"scale": "x"}],
+    "step": [None, "x", -1, 1.5, 19, 10**30, True],
+    "threads": [None, 0, -1, "2", 1.5, 10**30, True, [1]],
+    "matmul_backend": [None, "fast"],
+    "model": [None, 3],
+    "recipe": [None, []],
+    "epoch": [None, -1],
+    "data": [3],
+    "seed": ["5"],
+}
+BAD_HEADERS = [(name, value) for name, values in BAD_VALUES.items() for value in values]
 
 
 def test_headers_of_checkpoints_are_checked(tmp_path: Path) -> None:
