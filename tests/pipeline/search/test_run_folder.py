@@ -36,12 +36,11 @@ def test_a_run_is_made_whole_and_locked(tmp_path: Path, context: SearchContext) 
         assert read_spec(Run.open(tmp_path / "runs" / "new")) == context.spec
         assert (tmp_path / "runs" / "new" / "predictors" / "x" / "card.json").is_file()
         assert [item.name for item in (tmp_path / "runs").iterdir()] == ["new"]
-        for act in (
-            lambda: create_run(tmp_path / "runs" / "new", context),
-            lambda: lock_run(tmp_path / "runs" / "new"),
-        ):
-            with pytest.raises(InputError, match=rf"another search\n  got     process {os.getpid()} on .* since 20"):
-                act()
+        told = rf"another search\n  got     process {os.getpid()} on .* since 20"
+        with pytest.raises(InputError, match=told):
+            create_run(run, context)
+        with pytest.raises(InputError, match=told):
+            lock_run(run)
     with pytest.raises(InputError, match="must be a new or an empty folder"):
         create_run(tmp_path / "runs" / "new", context)
     lock_run(tmp_path / "runs" / "new").close()
