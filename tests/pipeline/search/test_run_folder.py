@@ -38,9 +38,9 @@ def test_a_run_is_made_whole_and_locked(tmp_path: Path, context: SearchContext) 
         assert [item.name for item in (tmp_path / "runs").iterdir()] == ["new"]
         told = rf"another search\n  got     process {os.getpid()} on .* since 20"
         with pytest.raises(InputError, match=told):
-            create_run(run, context)
+            create_run(tmp_path / "runs" / "new", context)
         with pytest.raises(InputError, match=told):
-            lock_run(run)
+            lock_run(tmp_path / "runs" / "new")
     with pytest.raises(InputError, match="must be a new or an empty folder"):
         create_run(tmp_path / "runs" / "new", context)
     lock_run(tmp_path / "runs" / "new").close()
