@@ -5,9 +5,12 @@ import logging
 import os
 import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import NoReturn
 
 import click
 from click.shell_completion import ShellComplete, get_completion_class, shell_complete
@@ -15,8 +18,18 @@ from click.shell_completion import ShellComplete, get_completion_class, shell_co
 from hwnas.cli.group import CommandRow, LazyGroup
 from hwnas.cli.logs import CommandLog
 from hwnas.cli.options import add_log_options, json_option
-from hwnas.cli.output import note_start_time, print_json, print_line
-from hwnas.errors import EXIT_BUG, EXIT_SIGNAL, HwnasError, InputError, UsageError, nearest, signal_number
+from hwnas.cli.output import note_start_time, print_json, print_line, wrapped
+from hwnas.errors import (
+    EXIT_BUG,
+    EXIT_SIGNAL,
+    STOP_SIGNALS,
+    HwnasError,
+    InputError,
+    Interrupted,
+    UsageError,
+    nearest,
+    signal_number,
+)
 from hwnas.files import cannot, printable
 
 EXIT_BROKEN_PIPE = 141
@@ -96,7 +109,7 @@ def completion(shell: str, *, as_json: bool) -> None:
     if as_json:
         print_json({"shell": shell, "script": script})
     else:
-        print_line(script.strip())
+        print_line(script.strip(), wrap=False)
 
 
 def completion_script(shell: str) -> str:
@@ -109,7 +122,7 @@ def completion_script(shell: str) -> str:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code."""
-    with CommandLog(arguments) as log:
+    with CommandLog(arguments) as log, _interrupt_on_signals():
         try:
             instruction = os.environ.get(COMPLETE_VARIABLE)
             code = _complete(instruction) if instruction else _execute(list(arguments), log)
@@ -121,12 +134,39 @@ def run(arguments: Sequence[str]) -> int:
     return code
 
 
-def _complete(instruction: str) -> int:
-    """Answer the completion script of a shell; without the script's variables there is nothing to answer."""
+@contextmanager
+def _interrupt_on_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end a command as Ctrl-C does; one that is ignored, as under nohup, stays ignored."""
+
+    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+        raise Interrupted(number=number)
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():  # Python sets handlers in the main thread only
+        handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+        defaults = (signal.SIG_DFL, signal.default_int_handler)
+        before = {number: handler for number, handler in handlers.items() if handler in defaults}
+    for number in before:
+        signal.signal(number, interrupt)
     try:
-        return shell_complete(hwnas, {}, "hwnas", COMPLETE_VARIABLE, instruction)
-    except (HwnasError, KeyError, ValueError):  # a message would be printed into the line that is being typed
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _complete(instruction: str) -> int:
+    """Answer the completion script of a shell."""
+    try:
+        code = shell_complete(hwnas, {}, "hwnas", COMPLETE_VARIABLE, instruction)
+    except HwnasError:  # a message would be printed into the line that is being typed
         return 1
+    except (KeyError, ValueError):
+        code = 1
+    if code != 0:
+        message = f"{COMPLETE_VARIABLE} is set by completion scripts only, together with COMP_WORDS and COMP_CWORD"
+        raise InputError(message, got=printable(instruction), hint=f"unset {COMPLETE_VARIABLE}")
+    return code
 
 
 def _execute(arguments: list[str], log: CommandLog) -> int:
@@ -192,7 +232,7 @@ def _report_error(error: HwnasError) -> int:
 def _print_error(text: str) -> None:
     # The exit code says what happened even if the terminal is gone or its disk is full.
     with suppress(OSError):
-        click.echo(text, err=True)
+        click.echo(wrapped(text, sys.stderr), err=True)
 
 
 def _report_interrupt(interrupt: BaseException) -> int:

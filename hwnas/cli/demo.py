@@ -78,7 +78,7 @@ def _print(done: DemoResult) -> None:
     print_line()
     print_line("The same with your images and your device, if DIR contains one folder per class:")
     for command in _COMMANDS:
-        print_line(f"  {command}")
+        print_line(f"  {command}", wrap=False)
 
 
 _COMMANDS = (

@@ -30,7 +30,7 @@ def describe(
     _print_facts(description)
     print_line()
     if operations:
-        print_line(str(description.workload))
+        print_line(str(description.workload), wrap=False)
     else:
         _print_kinds(description)
 

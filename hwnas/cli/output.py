@@ -2,14 +2,24 @@
 
 import dataclasses
 import json
+import re
 import shlex
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
+from typing import TYPE_CHECKING, TextIO
 
 import click
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_MIN_WIDTH = 20
+"""Columns of the narrowest terminal that text is broken for."""
 
 _PIPE_WIDTH = 100_000
 """Columns where stdout is no terminal: wide enough that no line is wrapped."""
@@ -35,14 +45,40 @@ def print_json(result: object) -> None:
     sys.stdout.write(json.dumps(_to_plain(result), indent=2, allow_nan=False) + "\n")
 
 
-def print_line(text: str = "") -> None:
-    """Print one line of text."""
-    sys.stdout.write(text + "\n")
+def print_line(text: str = "", *, wrap: bool = True) -> None:
+    """Print one line of text, or several on a narrow terminal.
+
+    Args:
+        text: The text.
+        wrap: False for a command or a layout, which must stay as it is.
+    """
+    sys.stdout.write((wrapped(text, sys.stdout) if wrap else text) + "\n")
+
+
+def wrapped(text: str, stream: TextIO) -> str:
+    """Break the long lines of a text at spaces, if the stream is a terminal.
+
+    The rows below an error keep their column, and its commands (`try`) stay on one line, to be copied.
+    """
+    if not stream.isatty():
+        return text
+    width, lines = max(_MIN_WIDTH, shutil.get_terminal_size().columns), []
+    for line in text.split("\n"):
+        if len(line) <= width or line.startswith("  try "):
+            lines.append(line)
+            continue
+        row = re.match(r"  (?:got|known|costs) +| *(?:- )?", line)
+        indent = " " * (row.end() if row is not None and row.end() else 2)
+        lines += textwrap.wrap(
+            line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False, drop_whitespace=True
+        )
+    return "\n".join(lines)
 
 
 def print_table(columns: Sequence[Column | str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> None:
     """Print a table without cutting cells; None becomes a dash."""
     from rich.console import Console
+    from rich.measure import Measurement
     from rich.table import Table
     from rich.text import Text
 
@@ -58,12 +94,27 @@ def print_table(columns: Sequence[Column | str], rows: Iterable[Sequence[object]
     table.show_header = any(column.header for column in table.columns)
     for row in rows:
         table.add_row(*(Text(_cell(value)) for value in row))
-    width = None if sys.stdout.isatty() else _PIPE_WIDTH
-    console = Console(width=width, markup=False, highlight=False)
+    console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, markup=False, highlight=False)
+    # Without the limit of the terminal: rich would squeeze columns until nothing of their text is left.
+    needed = Measurement.get(console, console.options.update(max_width=_PIPE_WIDTH), table).minimum
+    if needed > console.width:
+        _print_records(table)
+        return
     with console.capture() as capture:
         console.print(table)
     for line in capture.get().splitlines():
-        print_line(line.rstrip())
+        print_line(line.rstrip(), wrap=False)
+
+
+def _print_records(table: "Table") -> None:
+    """Print a table that is wider than the terminal as a list: one line for each cell of a row."""
+    if table.title is not None:
+        print_line(str(table.title))
+    for row in zip(*(column.cells for column in table.columns), strict=True):
+        for column, cell in zip(table.columns, row, strict=True):
+            print_line(f"{column.header}  {cell}".strip())
+        if table.show_header:
+            print_line()
 
 
 def note_start_time(context: click.Context) -> None:
@@ -78,7 +129,7 @@ def print_footer(next_command: Iterable[object] = ()) -> None:
         print_line(f"took {format_duration(time.monotonic() - start_time)}")
     words = [str(word) for word in next_command]
     if words:
-        print_line(f"next: {shlex.join(words)}")
+        print_line(f"next: {shlex.join(words)}", wrap=False)
 
 
 def format_duration(seconds: float) -> str:

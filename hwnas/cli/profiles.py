@@ -127,4 +127,4 @@ def _print_details(details: ProfileDetails) -> None:
     print_line()
     for session in details.manifest.sessions:
         commit = f" at {session.commit[:12]}{' + changes' if session.modified else ''}" if session.commit else ""
-        print_line(f"{session.started_utc}  {shlex.join(session.command)}{commit}")
+        print_line(f"{session.started_utc}  {shlex.join(session.command)}{commit}", wrap=False)

@@ -9,7 +9,7 @@ from typing import NamedTuple, Self
 import click
 
 from hwnas.cli.logs import CommandLog
-from hwnas.cli.output import format_duration
+from hwnas.cli.output import format_duration, wrapped
 from hwnas.metrics import parse_metric
 from hwnas.progress import (
     CampaignProgress,
@@ -68,7 +68,7 @@ class ConsoleReporter:
         if self._bar is not None:
             self._bar.message(text)
         elif not self._quiet:
-            click.echo(text, err=True)
+            click.echo(wrapped(text, sys.stderr), err=True)
 
     def update(self, event: ProgressEvent) -> None:
         """Show an event."""

@@ -157,7 +157,7 @@ def _print_estimate(estimate: TrainingEstimate) -> None:
     for note in estimate.notes:
         print_line(f"note: {note}")
     print_line()
-    print_line(dump_toml(config.recipe).rstrip())
+    print_line(dump_toml(config.recipe).rstrip(), wrap=False)
 
 
 def _print_trained(trained: TrainingResult) -> None:
