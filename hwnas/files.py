@@ -139,10 +139,15 @@ def cannot(action: str, path: Path | str, error: Exception) -> InputError:
     return InputError(f"{printable(path)} cannot be {action}", got=reason, hint=_REMEDIES.get(number or 0))
 
 
-def printable(path: Path | str) -> str:
-    """Return a path as text that every terminal and file can hold, also if its bytes are no valid text."""
+def printable(path: Path | str, *, limit: int = 300) -> str:
+    """Return a path or line as text that every terminal and file can hold, also if its bytes are no valid text.
+
+    Args:
+        path: The path or line.
+        limit: Most characters; of a longer text the middle is left out.
+    """
     text = os.fspath(path)
-    text = text if len(text) <= 300 else f"{text[:200]}...{text[-60:]}"
+    text = text if len(text) <= limit else f"{text[: limit - limit // 3]}...{text[-(limit // 5) :]}"
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 from hwnas.config import Between, FileName, require_valid
 from hwnas.errors import InputError, unknown
+from hwnas.files import require_file_name
 from hwnas.registry import Registry
 
 if TYPE_CHECKING:
@@ -29,6 +30,14 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 PRECISION_PREFERENCE: tuple[Precision, ...] = ("bf16", "fp16", "tf32", "fp32", "int8")
 """The order in which predictors are preferred where no precision is specified."""
 
+
+def _require_runtime(name: str, location: str) -> None:
+    require_file_name(name, what="the name of a runtime")
+    module, colon, attribute = location.partition(":") if isinstance(location, str) else ("", "", "")
+    if not (colon and module and attribute.isidentifier()):
+        raise InputError(f"runtime {name} must be registered as MODULE:CLASS", got=ascii(location)[:200])
+
+
 RUNTIMES: Registry[str] = Registry(
     "runtime",
     [
@@ -39,6 +48,7 @@ RUNTIMES: Registry[str] = Registry(
         ("torch", "hwnas.profile.runners.torch:TorchRunner"),
     ],
     hint="--runtime {}",
+    check=_require_runtime,
 )
 """Location of each runner class, imported when networks are timed with it."""
 

@@ -1,9 +1,10 @@
 """Registries: the only way in which a name given by a user becomes an object."""
 
-from collections.abc import Iterable, Iterator
-from typing import Generic, TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Generic, TypeVar
 
-from hwnas.errors import unknown
+from hwnas.errors import InputError, unknown
+from hwnas.files import require_file_name
 
 Entry = TypeVar("Entry")
 
@@ -17,11 +18,20 @@ class Registry(Generic[Entry]):
         kind: What the entries are, as error messages call them.
         items: Names and objects to register.
         hint: Hint of the error for an unknown name, with a placeholder for the nearest name.
+        check: Raises an error for a name and an object that must not be registered.
     """
 
-    def __init__(self, kind: str, items: Iterable[tuple[str, Entry]] = (), *, hint: str = "{}") -> None:
+    def __init__(
+        self,
+        kind: str,
+        items: Iterable[tuple[str, Entry]] = (),
+        *,
+        hint: str = "{}",
+        check: Callable[[str, Entry], None] | None = None,
+    ) -> None:
         self.kind = kind
         self._hint = hint
+        self._check = check
         self._entries: dict[str, Entry] = {}
         self._names: dict[str, str] = {}
         for name, entry in items:
@@ -37,7 +47,10 @@ class Registry(Generic[Entry]):
 
         Raises:
             ValueError: A name or alias is already registered.
+            InputError: The registry does not take such a name or object.
         """
+        if self._check is not None:
+            self._check(name, entry)
         spellings = [spelling.casefold() for spelling in (name, *aliases)]
         for index, spelling in enumerate(spellings):
             if spelling in self._names or spelling in spellings[:index]:
@@ -72,3 +85,19 @@ class Registry(Generic[Entry]):
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and name.casefold() in self._names
+
+
+def require_named(kind: str, cls: type) -> Callable[[str, Any], None]:
+    """Return a check that objects are of a class and have the name that they are registered with.
+
+    Such names become parts of paths, so they may have letters, digits and `-_.` only.
+    """
+
+    def check(name: str, entry: Any) -> None:
+        require_file_name(name, what=f"the name of a {kind}")
+        if not isinstance(entry, cls):
+            raise InputError(f"{kind} {name} must be a {cls.__name__}", got=type(entry).__name__)
+        if entry.name != name:
+            raise InputError(f"{kind} {name} must be registered with its own name", got=ascii(entry.name)[:200])
+
+    return check

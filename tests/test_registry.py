@@ -2,8 +2,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwnas.errors import UnknownNameError
+from hwnas.devices import DEVICES
+from hwnas.errors import InputError, UnknownNameError
+from hwnas.metrics import RUNTIMES
 from hwnas.registry import Registry
+from hwnas.space import SPACES
 
 
 @pytest.fixture
@@ -81,3 +84,26 @@ def test_what_is_registered_is_found(entries: dict[str, int]) -> None:
     assert {name: registry.get(name.swapcase()) for name in entries if name.isascii()} == {
         name: entry for name, entry in entries.items() if name.isascii()
     }
+
+
+@pytest.mark.parametrize("name", ["../evil", "", ".hidden", "a/b", "x" * 101, "a\0b", "ü"])
+def test_names_that_become_paths_are_checked(name: str) -> None:
+    for registry, entry in ((SPACES, SPACES.get("autoformer-micro")), (DEVICES, DEVICES.get("a100"))):
+        with pytest.raises(InputError, match="must have 1 to 100 letters"):
+            registry.add(name, entry)
+    with pytest.raises(InputError, match="must have 1 to 100 letters"):
+        RUNTIMES.add(name, "module:Class")
+
+
+@pytest.mark.parametrize("entry", ["module:Class", None, DEVICES.get("a100")])
+def test_only_a_space_with_its_own_name_is_registered(entry: object) -> None:
+    with pytest.raises(InputError, match="space pocket must be"):
+        SPACES.add("pocket", entry)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="must be registered with its own name"):
+        SPACES.add("pocket", SPACES.get("autoformer-micro"))
+
+
+@pytest.mark.parametrize("location", ["module", ":x", "module:", "module:a b", 3, None])
+def test_a_runtime_is_registered_by_module_and_class(location: object) -> None:
+    with pytest.raises(InputError, match="must be registered as MODULE:CLASS"):
+        RUNTIMES.add("mine", location)  # type: ignore[arg-type]

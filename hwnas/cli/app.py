@@ -35,6 +35,9 @@ from hwnas.files import cannot, printable
 EXIT_BROKEN_PIPE = 141
 """The exit code that shells report when the reader of a pipe went away: 128 + SIGPIPE."""
 
+_MAX_LINE = 2000
+"""Characters of a line of an error; a longer one is cut in the middle."""
+
 _OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 """Reasons why the output cannot be written: a full disk, a limit, or a terminal that is gone."""
 
@@ -230,6 +233,8 @@ def _report_error(error: HwnasError) -> int:
 
 
 def _print_error(text: str) -> None:
+    # Texts from files may have control characters, which a terminal would obey.
+    text = "\n".join(printable(line, limit=_MAX_LINE) for line in text.split("\n"))
     # The exit code says what happened even if the terminal is gone or its disk is full.
     with suppress(OSError):
         click.echo(wrapped(text, sys.stderr), err=True)

@@ -65,7 +65,7 @@ class CommandLog:
         if path.exists() and not (path.is_file() or path.is_char_device()):  # a named pipe would wait for a reader
             raise InputError(f"the log file {path} must be an ordinary file")
         try:
-            file = _LogFile(path, encoding="utf-8")
+            file = _LogFile(path, encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             raise InputError(f"the log file {path} must be writable", got=error.strerror) from error
         if self._file is not None:  # given before and after the subcommand: the last one counts

@@ -7,7 +7,7 @@ A name denotes one variant, because variants differ in bandwidth or clock: `a100
 import re
 
 from hwnas.devices.device import Device
-from hwnas.registry import Registry
+from hwnas.registry import Registry, require_named
 
 # Peak rates are in TFLOP/s (int8: TOP/s), dense: where a datasheet prints only the rate with sparsity, half
 # of it stands here. Of the desktop boards the rates that sum in fp32 (int8: in int32) are taken; the fp16
@@ -86,7 +86,7 @@ def normalised(reported: str) -> str:
 
 
 def _devices() -> Registry[Device]:
-    registry: Registry[Device] = Registry("device")
+    registry: Registry[Device] = Registry("device", check=require_named("device", Device))
     header, *lines = (line.split() for line in _FIGURES.strip().splitlines())
     for line in lines:
         device = _device(dict(zip(header, line, strict=True)))

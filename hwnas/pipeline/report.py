@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hwnas.errors import InputError
-from hwnas.files import write_atomic
+from hwnas.files import file_errors, path_within, write_atomic
 from hwnas.report.data import RunData
 from hwnas.report.figures import FOLDER, write_figures
 from hwnas.report.front import write_tables
@@ -61,16 +61,15 @@ def write_report(runs: Path | Sequence[Path], *, out: Path | None = None) -> Rep
     _require_runs(paths)
     data = [gather(path) for path in paths]
     folder = out or paths[0]
-    try:
-        (folder / FOLDER).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder} cannot be written", got=error.strerror or str(error)) from error
+    figures = path_within(folder, FOLDER)  # a run from elsewhere may have a link there
+    with file_errors(folder, "written"):
+        figures.mkdir(parents=True, exist_ok=True)
     page = folder / PAGE
     write_atomic(page, render(data))
     return Report(
         page=page,
         tables=write_tables(data[0], folder),
-        figures=write_figures(data, folder / FOLDER),
+        figures=write_figures(data, figures),
         runs=tuple(map(_summary, data)),
         warnings=mismatches(data),
     )

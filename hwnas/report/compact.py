@@ -189,9 +189,9 @@ def _random(data: RunData) -> list[list[float | None]] | None:
 
 def _predictors(data: RunData) -> list[dict[str, Any]]:
     predictors = []
-    for metric, card in ({} if data.record is None else data.record.predictor_cards).items():
-        pairs = [[_digits(row.get("measured")), _digits(row.get("predicted"))] for row in card.get("held_out") or ()]
-        predictors.append({"metric": metric, "heldOut": pairs, "floor": card.get("noise_floor")})
+    for metric, card in data.cards.items():
+        pairs = [[_digits(row.measured), _digits(row.predicted)] for row in card.held_out]
+        predictors.append({"metric": metric, "heldOut": pairs, "floor": card.noise_floor})
     return predictors
 
 

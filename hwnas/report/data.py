@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from hwnas.predict.card import Card
 from hwnas.runs import Manifest
 from hwnas.search.objective import Metrics
 from hwnas.search.record import MetricCheck, ReferenceNetwork, SearchRecord
@@ -115,6 +116,8 @@ class RunData:
     history: tuple[HistoryPoint, ...]
     outside: Mapping[str, Sequence[int]]
     """By metric, front indices outside the fitted range of its predictor; only metrics that could be checked."""
+    cards: Mapping[str, Card]
+    """By metric, the cards of the predictors that the search used."""
     hashes: Mapping[str, str]
     """SHA-256 of the files that the report was made from."""
 

@@ -2,13 +2,13 @@
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hwnas.predict.card import Card
 from hwnas.report.anatomy import PARTS, anatomy, conditions_of
 from hwnas.report.data import Member, RunData, counted, percent, three_digits
 from hwnas.report.verdict import accuracy_error, best_of, standing
@@ -58,7 +58,7 @@ def facts_of(data: RunData) -> Facts:
     verification = None if record is None else record.verification
     return Facts(
         figures=tuple(_figures(data)),
-        predictors=() if record is None else tuple(_predictor(data, *item) for item in record.predictor_cards.items()),
+        predictors=tuple(_predictor(data, *item) for item in data.cards.items()),
         range_note=_range_note(data),
         profiles=() if verification is None else tuple(map(_profile, verification.profiles)),
         unstable=tuple(_unstable(data)),
@@ -100,30 +100,21 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _predictor(data: RunData, metric: str, card: Mapping[str, Any]) -> PredictorFacts:
+def _predictor(data: RunData, metric: str, card: Card) -> PredictorFacts:
     return PredictorFacts(metric=metric, rows=(*_card(card), *_rechecked(data, metric)))
 
 
-def _card(card: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Rows for the entries that a card has."""
-    ranked = [row for row in card.get("ranking") or () if row.get("model") == card.get("model")]
-    scores = ranked[0]["scores"] if ranked else {}
-    if "mape" in scores:
-        yield "error on held-out networks", f"{percent(scores['mape'], digits=2)} on average"
-    floor = card.get("noise_floor")
-    if floor:
-        yield "noise floor of repeated measurements", percent(floor, digits=2)
-        if "mape" in scores:
-            yield "error over noise floor", f"{scores['mape'] / floor:.2f}"
-    else:
-        yield "noise floor of repeated measurements", "unknown"
-    if scores.get("spearman") is not None:
-        yield "rank correlation, held out", f"{scores['spearman']:.3f} (Spearman)"
-    for entry in card.get("coverage") or ():
-        yield f"inside {entry['confidence']:.0%} intervals", percent(entry["share"])
-    data = card.get("data") or {}
-    if "num_networks" in data:
-        yield "fitted to", f"{data['num_networks']:,} networks, model {card.get('model')}"
+def _card(card: Card) -> Iterator[tuple[str, str]]:
+    scores, floor = card.scores, card.noise_floor
+    yield "error on held-out networks", f"{percent(scores.mape, digits=2)} on average"
+    yield "noise floor of repeated measurements", percent(floor, digits=2)
+    if card.error_over_floor is not None:
+        yield "error over noise floor", f"{card.error_over_floor:.2f}"
+    if scores.spearman is not None:
+        yield "rank correlation, held out", f"{scores.spearman:.3f} (Spearman)"
+    for entry in card.coverage:
+        yield f"inside {entry.confidence:.0%} intervals", percent(entry.share)
+    yield "fitted to", f"{card.data.num_networks:,} networks, model {card.model}"
 
 
 def _rechecked(data: RunData, metric: str) -> Iterator[tuple[str, str]]:

@@ -281,10 +281,15 @@ def _legend_above(axes: "Axes") -> None:
 
 def _pairs(data: RunData, metric: MetricInfo) -> dict[str, list[tuple[float, float]]]:
     """Return (measured, predicted) of held-out networks, and of the front if it was measured."""
-    card = {} if data.record is None else data.record.predictor_cards.get(metric.key, {})
-    held = [(row["measured"], row["predicted"]) for row in card.get("held_out") or ()]
+    card = data.cards.get(metric.key)
+    held = [] if card is None else [(row.measured, row.predicted) for row in card.held_out]
     checks = [member.metrics[metric.key] for member in data.front]
-    front = [(check.measured, check.predicted) for check in checks if check.measured is not None and check.predicted]
+    # The axes are logarithmic.
+    front = [
+        (check.measured, check.predicted)
+        for check in checks
+        if check.measured is not None and check.predicted is not None and min(check.measured, check.predicted) > 0
+    ]
     return {name: points for name, points in (("held out", held), ("front, measured", front)) if points}
 
 

@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 
 from hwnas.config import from_mapping
 from hwnas.errors import HwnasError, InputError
+from hwnas.files import file_errors
 from hwnas.metrics import Deployment, parse_metric
+from hwnas.predict.card import card_from_json
 from hwnas.report.data import Candidates, HistoryPoint, Member, MetricInfo, Role, RunData
 from hwnas.runs import Run
 from hwnas.search import study_files
@@ -23,6 +25,8 @@ from hwnas.space.space import AnySpace, Genomes
 
 _HASHED = (RECORD_FILE, study_files.STUDY_FILE)
 _EXTRA = {"macs", "params"}
+_MAX_VALUE = 1e18
+"""Largest value of a metric. Figures and ratios of larger ones overflow."""
 
 
 def gather(path: Path) -> RunData:
@@ -40,10 +44,11 @@ def gather(path: Path) -> RunData:
     space = spec.load_space(path)
     problem = spec.make_problem(space)
     with Study.read(path) as study:
-        candidates, metrics = _candidates(study, problem)
+        candidates, metrics = _candidates(study, problem, source=path / study_files.STUDY_FILE)
         bounds = study.recall("bounds")
-    history = _recorded_history(record) if record is not None else _computed_history(candidates, problem, bounds)
+    history = _recorded_history(record) if record is not None else _computed_history(path, candidates, problem, bounds)
     front = _front(path, space, candidates, metrics, record)
+    cards = {} if record is None else record.predictor_cards
     return RunData(
         name=path.resolve().name,
         path=path,
@@ -56,11 +61,15 @@ def gather(path: Path) -> RunData:
         front=front,
         history=history,
         outside=_outside(path, record, space, candidates, front),
+        cards={
+            metric: card_from_json(card, source=f"{path / RECORD_FILE}: predictor_cards.{metric}")
+            for metric, card in cards.items()
+        },
         hashes={name: _sha256(path / name) for name in _HASHED if (path / name).is_file()},
     )
 
 
-def _candidates(study: Study, problem: Problem) -> tuple[Candidates, tuple[MetricInfo, ...]]:
+def _candidates(study: Study, problem: Problem, *, source: Path) -> tuple[Candidates, tuple[MetricInfo, ...]]:
     names = [*problem.metrics, *(name for name in study.metrics if name not in problem.metrics)]
     table = study.table(names, space=problem.space)
     genomes = table.genomes
@@ -75,6 +84,9 @@ def _candidates(study: Study, problem: Problem) -> tuple[Candidates, tuple[Metri
         feasible=scores.feasible | (~known & problem.admits(metrics)),
         on_front=on_front(scores.objectives, feasible=scores.feasible),
     )
+    for name, values in metrics.items():
+        if np.nanmax(np.abs(values.mean), initial=0.0) > _MAX_VALUE:
+            raise InputError(f"{source}: values of {name} must be at most {_MAX_VALUE:g}")
     infos = tuple(_info(name, problem, predicted="predicted" in study.source_of(name)) for name in metrics)
     return candidates, infos
 
@@ -114,15 +126,17 @@ def _recorded_history(record: SearchRecord) -> tuple[HistoryPoint, ...]:
     return tuple(HistoryPoint(candidates=c, evaluations=e, hypervolume=h) for c, e, h in record.history)
 
 
-def _computed_history(candidates: Candidates, problem: Problem, bounds: object) -> tuple[HistoryPoint, ...]:
+def _computed_history(path: Path, candidates: Candidates, problem: Problem, bounds: object) -> tuple[HistoryPoint, ...]:
     """Compute the history of an unfinished search from its study."""
     if bounds is None or not len(candidates):
         return ()
+    box = from_mapping(HypervolumeBounds, bounds, where=f"{path / study_files.STUDY_FILE}: bounds")
+    if {len(box.ideal), len(box.reference)} != {len(problem.objectives)}:
+        message = f"{path / study_files.STUDY_FILE}: bounds must have one value for each objective"
+        raise InputError(message, got=f"{len(box.ideal)} and {len(box.reference)}")
     scores = problem.scores(candidates.metrics)
     evaluated = np.cumsum(known_rows(scores.objectives))
-    points = hypervolume_history(
-        scores.objectives, candidates.generations, from_mapping(HypervolumeBounds, bounds), feasible=scores.feasible
-    )
+    points = hypervolume_history(scores.objectives, candidates.generations, box, feasible=scores.feasible)
     return tuple(
         HistoryPoint(candidates=count, evaluations=int(evaluated[count - 1]), hypervolume=value)
         for count, value in points
@@ -227,11 +241,8 @@ def _known(value: float) -> float | None:
 
 
 def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read", got=error.strerror) from error
+    with file_errors(path), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def outside_range(run: Path, spec: SearchSpec, space: AnySpace, front: Genomes) -> Mapping[str, Sequence[int]]:

@@ -103,16 +103,10 @@ def _against_baseline(data: RunData, member: Member) -> str:
         value = member.value(metric.key)
         if baseline is None or not metric.where or not base or not value:
             continue
-        ratio = value / base
-        if metric.name == "latency_ms":
-            return f" ({_times(1 / ratio)} the speed of {baseline.name})"
-        if metric.name == "throughput":
-            return f" ({_times(ratio)} the speed of {baseline.name})"
+        if metric.name in ("latency_ms", "throughput"):
+            ratio = base / value if metric.name == "latency_ms" else value / base
+            return f" ({ratio:.2f} × the speed of {baseline.name})"
     return ""
-
-
-def _times(ratio: float) -> str:
-    return f"{ratio:.2f} ×"
 
 
 def _trust(data: RunData) -> str:

@@ -1,10 +1,10 @@
 """The search spaces of four published systems, with the exact costs of their networks. Numpy only."""
 
-from hwnas.registry import Registry
+from hwnas.registry import Registry, require_named
 from hwnas.space import autoformer, glit, resnas, vitas, vitas_twins
-from hwnas.space.space import AnySpace
+from hwnas.space.space import AnySpace, Space
 
-SPACES: Registry[AnySpace] = Registry("space", hint="hwnas describe {} max")
+SPACES: Registry[AnySpace] = Registry("space", hint="hwnas describe {} max", check=require_named("space", Space))
 """All named spaces."""
 
 FAMILIES: Registry[type[AnySpace]] = Registry("family")

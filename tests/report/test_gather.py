@@ -1,4 +1,6 @@
 import json
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -153,4 +155,45 @@ def test_a_broken_record_is_an_error_that_names_it(tmp_path: Path) -> None:
     run = make_run(tmp_path / "one", Example(count=60))
     (run / RECORD_FILE).write_text(json.dumps({"schema": "hwnas.search/99"}))
     with pytest.raises(InputError, match=r"search\.json"):
+        gather(run)
+
+
+def damaged(run: Path, **changes: object) -> Path:
+    """The run with other values in its record."""
+    values = json.loads((run / RECORD_FILE).read_text())
+    (run / RECORD_FILE).write_text(json.dumps({**values, **changes}))
+    return run
+
+
+@pytest.mark.parametrize(
+    "cards",
+    [
+        {LATENCY: None},
+        {LATENCY: []},
+        {LATENCY: {"held_out": 3}},
+        {LATENCY: {"schema": "hwnas.predictor/3", "ranking": "x"}},
+        {"../x": {"schema": ["hwnas.predictor/3"]}},
+    ],
+)
+def test_a_card_in_a_record_is_read_strictly(tmp_path: Path, cards: object) -> None:
+    run = damaged(make_run(tmp_path / "a", Example(count=60)), predictor_cards=cards)
+    with pytest.raises(InputError, match=r"search\.json: predictor_cards"):
+        gather(run)
+
+
+def test_values_that_no_figure_holds_are_refused(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", Example(count=60))
+    with closing(sqlite3.connect(run / "study.sqlite")) as connection, connection:
+        connection.execute("UPDATE evaluations SET value = 1e300, lower = NULL, upper = NULL WHERE rowid = 1")
+    with pytest.raises(InputError, match=r"study\.sqlite"):
+        gather(run)
+
+
+@pytest.mark.parametrize("bounds", [{"ideal": [0.0], "reference": [1.0]}, {"ideal": "x", "reference": [1.0]}, [1], 3])
+def test_bounds_of_a_study_are_one_for_each_objective(tmp_path: Path, bounds: object) -> None:
+    run = make_run(tmp_path / "a", Example(count=60))
+    (run / RECORD_FILE).unlink()
+    with closing(sqlite3.connect(run / "study.sqlite")) as connection, connection:
+        connection.execute("UPDATE meta SET value = ? WHERE key = 'bounds'", (json.dumps(bounds),))
+    with pytest.raises(InputError, match=r"study\.sqlite: bounds"):
         gather(run)
