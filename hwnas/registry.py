@@ -97,7 +97,8 @@ def require_named(kind: str, cls: type) -> Callable[[str, Any], None]:
         require_file_name(name, what=f"the name of a {kind}")
         if not isinstance(entry, cls):
             raise InputError(f"{kind} {name} must be a {cls.__name__}", got=type(entry).__name__)
-        if entry.name != name:
-            raise InputError(f"{kind} {name} must be registered with its own name", got=ascii(entry.name)[:200])
+        own = getattr(entry, "name", None)
+        if own != name:
+            raise InputError(f"{kind} {name} must be registered with its own name", got=ascii(own)[:200])
 
     return check

@@ -55,12 +55,12 @@ def print_line(text: str = "", *, wrap: bool = True) -> None:
     sys.stdout.write((wrapped(text, sys.stdout) if wrap else text) + "\n")
 
 
-def wrapped(text: str, stream: TextIO) -> str:
+def wrapped(text: str, stream: TextIO | None) -> str:
     """Break the long lines of a text at spaces, if the stream is a terminal.
 
     The rows below an error keep their column, and its commands (`try`) stay on one line, to be copied.
     """
-    if not stream.isatty():
+    if stream is None or not stream.isatty():
         return text
     width, lines = max(_MIN_WIDTH, shutil.get_terminal_size().columns), []
     for line in text.split("\n"):

@@ -73,7 +73,7 @@ def test_rows_of_an_error_keep_their_column_and_commands_their_line(monkeypatch:
 
 
 def test_a_table_wider_than_the_terminal_becomes_a_list(terminal: Terminal) -> None:
-    columns = ["network", *(Column(name, numeric=True) for name in ("params", "macs", "latency"))]
+    columns = [Column("network"), *(Column(name, numeric=True) for name in ("params", "macs", "latency"))]
     print_table(columns, [["abcdef0123456789", 5_867_944, 1_283_236_352, None]], title="All")
     lines = terminal.getvalue().splitlines()
     assert lines[0] == "All"

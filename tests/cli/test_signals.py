@@ -61,6 +61,9 @@ def test_a_signal_whose_terminal_is_gone_ends_with_its_number(monkeypatch: pytes
     class Gone:
         encoding = "utf-8"
 
+        def isatty(self) -> bool:
+            return True
+
         def write(self, text: str) -> None:
             raise OSError(5, "Input/output error")
 

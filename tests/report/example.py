@@ -312,6 +312,11 @@ def _verification(members: tuple[VerifiedMember, ...], metrics: Sequence[str]) -
     )
 
 
+def _printable(text: str) -> str:
+    """The text without what a card may not have."""
+    return "".join(filter(str.isprintable, text))
+
+
 def _predictor_card(name: str, example: Example) -> dict[str, Any]:
     metric = parse_metric(name)
     rng = np.random.default_rng(7)
@@ -320,7 +325,7 @@ def _predictor_card(name: str, example: Example) -> dict[str, Any]:
     card = Card(
         created_utc="2026-11-21T14:00:00+00:00",
         metric=metric,
-        data=FittedData(sources=(f"profiles/{example.label}",), num_rows=100, num_networks=80),
+        data=FittedData(sources=(f"profiles/{_printable(example.label)}",), num_rows=100, num_networks=80),
         protocol=Protocol(),
         model="analytic",
         ranking=(Ranked(model="analytic", scores=predictor_scores(predicted, measured)),),
