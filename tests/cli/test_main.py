@@ -505,6 +505,25 @@ def test_a_terminal_that_knows_only_ascii_will_do() -> None:
     assert hwnas_process(["spaces"], stdout=subprocess.DEVNULL, environ=ascii_only) == (0, "")
 
 
+@pytest.mark.parametrize("arguments", [["spaces"], ["describe", "nowhere", "max"]])
+def test_a_closed_stderr_will_do(arguments: list[str]) -> None:
+    code = f"import os, sys; os.close(2); os.execv(sys.executable, [sys.executable, '-m', 'hwnas', *{arguments!r}])"
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert done.returncode == (0 if arguments == ["spaces"] else 1)
+    assert ("autoformer-tiny" in done.stdout) == (arguments == ["spaces"])
+
+
+@pytest.mark.parametrize("locale", ["C", "POSIX", "en_US.ISO-8859-1"])
+def test_names_with_umlauts_work_in_any_locale(tmp_path: Path, locale: str) -> None:
+    environ = {"LC_ALL": locale, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    (tmp_path / "ü.json").write_text("{}")
+    code, errors = hwnas_process(
+        ["describe", "autoformer-micro", str(tmp_path / "ü.json")], stdout=subprocess.DEVNULL, environ=environ
+    )
+    assert code in (1, 2)
+    assert "Traceback" not in errors
+
+
 def test_a_closed_stdout_will_do() -> None:
     code = "import os, sys; os.close(1); os.execv(sys.executable, [sys.executable, '-m', 'hwnas', 'doctor'])"
     done = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
