@@ -7,9 +7,6 @@
 A card states the digest of the model and of itself.
 """
 
-import json
-import secrets
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,8 +20,7 @@ from hwnas.errors import InputError
 from hwnas.frames import Frame, html_table, to_frame
 from hwnas.metrics import Metric
 from hwnas.predict.arrays import Numbers, round_last_bits
-from hwnas.predict.card import CARD, Card, CurvePoint, Ranked, card_json, load_card, require_seal, sealed
-from hwnas.predict.card_page import PARITY, card_page, parity_plot
+from hwnas.predict.card import Card, CurvePoint, Ranked, load_card, require_seal
 from hwnas.predict.features.conditions import Conditions
 from hwnas.predict.features.counting import population_features, workload_features
 from hwnas.predict.features.table import Features, with_source_predictions
@@ -34,6 +30,11 @@ from hwnas.predict.metrics import Scores, scores
 from hwnas.predict.models import Fitted, counted_blocks, fitted_from_json, fitted_to_json, transfer_sources
 from hwnas.predict.stored import StoredTable, read_stored
 from hwnas.workload import Workload, Workloads
+
+MODEL = "model.json"
+"""File name of a model in the folder of its predictor."""
+
+_MAX_BATCH = 65_536
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,48 +278,3 @@ def _require_inputs(card: Card, model: Fitted, sources: Mapping[str, Source], *,
     uncounted = {name for fitted in models for name in counted_blocks(fitted)} - {*card.data.count_names}
     if uncounted:
         raise InputError(f"the card next to {where} must name the blocks that the model counts", got=min(uncounted))
-
-
-PAGE, MODEL = "card.md", "model.json"
-_MAX_BATCH = 65_536
-
-
-def save_predictor(predictor: Predictor, folder: Path) -> Predictor:
-    """Write a predictor to its folder, replacing an existing one, and return it with its sealed card."""
-    model_text = json.dumps(predictor.model_json(), separators=(",", ":"), allow_nan=False) + "\n"
-    card = sealed(predictor.card, model_text=model_text)
-    texts = {
-        MODEL: model_text,
-        CARD: json.dumps(card_json(card), indent=1, allow_nan=False) + "\n",
-        PAGE: card_page(card),
-        PARITY: parity_plot(card),
-    }
-    _write_folder(folder, texts)
-    return replace(predictor, card=card)
-
-
-def _write_folder(folder: Path, texts: dict[str, str]) -> None:
-    # All files appear at once: they are written to a new folder, which then takes the place of the old one.
-    token = secrets.token_hex(6)
-    new, old = folder.with_name(f".{folder.name}.{token}.new"), folder.with_name(f".{folder.name}.{token}.old")
-    try:
-        _require_replaceable(folder)
-        new.mkdir(parents=True)
-        for name, text in texts.items():
-            (new / name).write_text(text, encoding="utf-8")
-        if folder.exists():
-            folder.rename(old)
-        new.rename(folder)
-    except OSError as error:
-        raise InputError(f"{folder} cannot be written", got=error.strerror or str(error)) from error
-    finally:
-        if old.exists() and not folder.exists():
-            old.rename(folder)
-        for leftover in (new, old):
-            if leftover.exists() and folder.exists():
-                shutil.rmtree(leftover)
-
-
-def _require_replaceable(folder: Path) -> None:
-    if folder.exists() and any(folder.iterdir()) and not (folder / CARD).is_file():
-        raise InputError(f"{folder} holds something other than a predictor", hint="choose another folder with --out")

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hwnas.data_paths import PREDICTORS, Origin, data_search_path
+from hwnas.data_paths import PREDICTORS, DataPaths, Origin, data_search_path
 from hwnas.devices import Machine, resolve
-from hwnas.errors import InputError, MissingError
-from hwnas.metrics import PRECISION_PREFERENCE, RUNTIMES, Metric, parse_metric
-from hwnas.predict.lookup import PredictorEntry, predictor_devices, predictor_entries
+from hwnas.errors import HwnasError, InputError, MissingError
+from hwnas.files import printable
+from hwnas.metrics import PRECISION_PREFERENCE, RUNTIMES, UNSPECIFIED, Metric, parse_metric
+from hwnas.predict.lookup import ANY, PredictorEntry, UnreadablePredictor, find_predictors, predictor_devices
 from hwnas.predict.predictor import Predictor
 
 _log = logging.getLogger(__name__)
@@ -63,22 +64,18 @@ def choose_predictor(
     """
     device = resolve(metric.deployment.device or "auto", machine=machine)
     paths = data_search_path(PREDICTORS, predictors)
-    entries = [
-        entry for entry in predictor_entries(paths, device=device) if entry.card.metric.deployment.device == device
-    ]
-    if not entries:
-        raise MissingError(
-            f"there is no predictor for {device}",
-            got=str(metric),
-            known=predictor_devices(paths),
-            hint=_commands(device, space),
-        )
+    found, unreadable = find_predictors(paths, device=device, metric=metric.name)
     wanted = metric.with_device(device)
-    fitting = [entry for entry in entries if entry.card.space in (None, space) and wanted.matches(entry.card.metric)]
-    if not fitting:
-        raise _none_fits(metric, device, space, entries)
-    best = min(fitting, key=lambda entry: _rank(entry, metric))
-    _log.debug("%s: %d of %d predictors fit, chosen %s", metric, len(fitting), len(entries), best.path)
+    fitting = [entry for entry in found if _fits(entry, wanted, space)]
+    best = min(fitting, key=lambda entry: _rank(entry, metric), default=None)
+    for predictor in unreadable:
+        # It is never silently passed over for a predictor that it comes before.
+        if _could_fit(predictor, wanted, space) and (best is None or _rank(predictor, metric) <= _rank(best, metric)):
+            raise predictor.error
+        _log.warning("%s is passed over: %s", printable(predictor.path), predictor.error.message)
+    if best is None:
+        raise _no_predictor(metric, device, space, paths)
+    _log.debug("%s: %d of %d predictors fit, chosen %s", metric, len(fitting), len(found), best.path)
     return ChosenPredictor(
         metric=_completed(best, metric),
         predictor=Predictor.load(best.path),
@@ -88,11 +85,22 @@ def choose_predictor(
     )
 
 
-def _rank(entry: PredictorEntry, metric: Metric) -> tuple[int, ...]:
-    deployment = entry.card.metric.deployment
+def _fits(predictor: PredictorEntry, wanted: Metric, space: str | None) -> bool:
+    return predictor.space in (None, space) and wanted.matches(predictor.card.metric)
+
+
+def _could_fit(predictor: UnreadablePredictor, wanted: Metric, space: str | None) -> bool:
+    """Return True if the name of a folder does not exclude that its predictor fits."""
+    deployment = predictor.deployment
+    return deployment == UNSPECIFIED or (predictor.space in (None, space) and wanted.deployment.matches(deployment))
+
+
+def _rank(predictor: PredictorEntry | UnreadablePredictor, metric: Metric) -> tuple[int, ...]:
+    """Return the sort key of predictors; one whose folder's name says nothing comes before those of any space."""
+    deployment = predictor.deployment
     batch = deployment.fixed_batch or 0
     return (
-        int(entry.card.space is None),
+        int(predictor.space is None and deployment != UNSPECIFIED),
         _rank_in(RUNTIMES.names(), deployment.runtime),
         _rank_in(PRECISION_PREFERENCE, deployment.precision),
         int(deployment.fixed_batch is None),
@@ -148,12 +156,18 @@ def _batch_reason(entry: PredictorEntry, complete: Metric) -> str:
     return f"batch {batch} is the {'largest' if complete.name == 'throughput' else 'smallest'} one"
 
 
-def _none_fits(metric: Metric, device: str, space: str | None, entries: Sequence[PredictorEntry]) -> InputError:
+def _no_predictor(metric: Metric, device: str, space: str | None, paths: DataPaths) -> HwnasError:
+    """Return the error that no predictor of the device fits, or that there is none."""
+    entries, _ = find_predictors(paths, device=device)
+    if not entries:
+        message = f"there is no predictor for {device}"
+        known: Sequence[object] = predictor_devices(paths)
+        return MissingError(message, got=str(metric), known=known, hint=_commands(device, space))
     networks = "any network" if space is None else f"networks of {space}"
     return InputError(
         f"no predictor for {device} fits this metric for {networks}",
         got=str(metric),
-        known=sorted(f"{entry.card.metric} ({entry.card.space or 'any'})" for entry in entries),
+        known=sorted(f"{entry.card.metric} ({entry.space or ANY})" for entry in entries),
         hint=_commands(device, space),
     )
 

@@ -5,8 +5,9 @@ import pytest
 
 from hwnas.errors import InputError
 from hwnas.metrics import parse_metric
-from hwnas.predict.lookup import predictor_devices, predictor_entries, predictor_folder
-from hwnas.predict.predictor import Predictor, save_predictor
+from hwnas.predict.lookup import find_predictors, predictor_devices, predictor_entries, predictor_folder
+from hwnas.predict.predictor import Predictor
+from hwnas.predict.saving import save_predictor
 from tests.predict.test_predictor import fitted
 
 METRIC = parse_metric("latency_ms@toy-2c/onnxruntime/fp32/b1/t1")
@@ -54,6 +55,13 @@ def test_a_broken_card_is_not_passed_over_and_disturbs_no_other_device(tmp_path:
     (folder / "card.json").write_text("{}")
     with pytest.raises(InputError, match="must hold the card of a predictor"):
         predictor_entries(((tmp_path, "own"),), device="toy-2c")
+    entries, (unreadable,) = find_predictors(((tmp_path, "own"),))
+    assert [entry.deployment.device for entry in entries] == ["other-4c"]
+    assert (unreadable.path, unreadable.space, str(unreadable.deployment)) == (
+        folder,
+        None,
+        "toy-2c/onnxruntime/fp32/b1/t1",
+    )
     assert len(predictor_entries(((tmp_path, "own"),), device="other-4c")) == 1
 
 
@@ -61,3 +69,11 @@ def test_what_a_killed_process_left_is_no_predictor(tmp_path: Path) -> None:
     folder = saved(tmp_path, of_device("toy-2c"))
     folder.rename(folder.with_name(".latency_ms.1234.new"))
     assert predictor_entries(((tmp_path, "own"),)) == ()
+
+
+def test_a_folder_with_any_name_may_hold_a_broken_card(tmp_path: Path) -> None:
+    for name in ("toy-2c/x/latency_ms", "a b/any-torch-fp16-b1/latency_ms", "toy-2c/any-torch-fp16-b99999/latency_ms"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "card.json").write_text("[" * 5000)
+    entries, unreadable = find_predictors(((tmp_path, "own"),))
+    assert (len(entries), len(unreadable)) == (0, 3)

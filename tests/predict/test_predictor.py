@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from hwnas.errors import InputError
-from hwnas.predict.card import load_card
 from hwnas.predict.fit import fit_predictor
 from hwnas.predict.models import AnalyticLearner, BoostedLearner
-from hwnas.predict.predictor import Predictor, save_predictor
+from hwnas.predict.predictor import Predictor
+from hwnas.predict.saving import save_predictor
 from hwnas.predict.selection import Protocol
 from tests.predict.synthetic import arrays_of, networks
 from tests.predict.test_fit import observations
@@ -44,22 +44,6 @@ def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [tmp_path / "p"]
 
 
-def test_what_was_there_stays_where_the_new_one_cannot_be_put(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    saved = save_predictor(fitted(), tmp_path / "p")
-    rename = Path.rename
-
-    def refused(path: Path, target: Path) -> Path:
-        if path.name.endswith(".new"):
-            raise OSError("no space")
-        return rename(path, target)
-
-    monkeypatch.setattr(Path, "rename", refused)
-    with pytest.raises(InputError, match="cannot be written"):
-        save_predictor(fitted(), tmp_path / "p")
-    assert load_card(tmp_path / "p") == saved.card
-    assert list(tmp_path.iterdir()) == [tmp_path / "p"]
-
-
 def test_the_page_states_the_figures(tmp_path: Path) -> None:
     save_predictor(fitted(), tmp_path / "p")
     page = (tmp_path / "p" / "card.md").read_text()
@@ -81,27 +65,6 @@ def test_only_times_and_rates_have_a_best_rank_correlation() -> None:
     assert card.best_spearman is not None
     assert replace(card, noise_floor=None).best_spearman is None
     assert replace(card, metric=replace(card.metric, name="memory_mb")).best_spearman is None
-
-
-def test_equal_predictors_are_written_equal(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        save_predictor(fitted(), tmp_path / name)
-    for name in ("card.json", "card.md", "model.json", "parity.svg"):
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-
-
-def test_a_predictor_takes_the_place_of_another(tmp_path: Path) -> None:
-    save_predictor(fitted(), tmp_path / "p")
-    save_predictor(replace(fitted(), card=replace(fitted().card, notes=("second",))), tmp_path / "p")
-    assert load_card(tmp_path / "p").notes == ("second",)
-    assert list(tmp_path.iterdir()) == [tmp_path / "p"]
-
-
-def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(InputError, match="holds something other than a predictor"):
-        save_predictor(fitted(), tmp_path)
-    assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
 def _edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:

@@ -7,7 +7,8 @@ from hwnas.devices import Machine, detect
 from hwnas.errors import InputError, MissingError
 from hwnas.metrics import ANY_BATCH, Deployment, parse_metric
 from hwnas.predict.lookup import predictor_folder
-from hwnas.predict.predictor import Prediction, save_predictor
+from hwnas.predict.predictor import Prediction
+from hwnas.predict.saving import save_predictor
 from hwnas.predict.selector import choose_predictor
 from tests.predict.synthetic import networks
 from tests.predict.test_predictor import fitted
@@ -113,3 +114,41 @@ def test_where_there_is_none_the_error_names_the_commands(tmp_path: Path) -> Non
 def test_an_unknown_device_is_an_error_with_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="device 'rtx9999' is not known"):
         choose_predictor(parse_metric("latency_ms@rtx9999"), space=None, predictors=tmp_path)
+
+
+def test_a_damaged_card_is_passed_over_where_it_would_not_have_been_chosen(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    chosen = put(tmp_path, "latency_ms@h200/torch/bf16/b1", space="glit-tiny")
+    others = [
+        put(tmp_path, "latency_ms@h200/tensorrt/fp16/b1"),
+        put(tmp_path, "latency_ms@h200/torch/bf16/b8", space="glit-tiny"),
+        put(tmp_path, "latency_ms@h200/tensorrt/fp16/b1", space="resnas-tiny"),
+        put(tmp_path, "memory_mb@h200/tensorrt/fp16/b1", space="glit-tiny"),
+        put(tmp_path, "latency_ms@rtx4090/tensorrt/fp16/b1", space="glit-tiny"),
+    ]
+    for folder in others:
+        (folder / "card.json").write_text("{}")
+    assert choose_predictor(parse_metric("latency_ms@h200"), space="glit-tiny", predictors=tmp_path).path == chosen
+    assert (
+        sorted(record.args[0] for record in caplog.records if record.levelname == "WARNING")
+        == sorted(  # type: ignore[index]
+            map(str, others[:3])
+        )
+    )
+    with pytest.raises(InputError, match="must hold the card of a predictor"):
+        choose_predictor(parse_metric("latency_ms@h200"), space=None, predictors=tmp_path)
+
+
+def test_a_damaged_card_that_may_have_been_chosen_is_an_error(tmp_path: Path) -> None:
+    put(tmp_path, "latency_ms@h200/torch/fp16/b8")
+    damaged = put(tmp_path, "latency_ms@h200/torch/fp16/b1")
+    (damaged / "card.json").write_text("{}")
+    for text in ("latency_ms@h200", "latency_ms@h200/b1"):
+        with pytest.raises(InputError, match="must hold the card of a predictor"):
+            choose_predictor(parse_metric(text), space=None, predictors=tmp_path)
+    found = choose_predictor(parse_metric("latency_ms@h200/b8"), space=None, predictors=tmp_path)
+    assert found.metric.deployment.batch == 8
+    damaged.parent.rename(damaged.parent.with_name("renamed"))
+    with pytest.raises(InputError, match="must hold the card of a predictor"):
+        choose_predictor(parse_metric("latency_ms@h200/b8"), space=None, predictors=tmp_path)

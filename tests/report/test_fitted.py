@@ -7,7 +7,8 @@ from hwnas.metrics import parse_metric
 from hwnas.predict.features.counting import population_features
 from hwnas.predict.fit import Observations, fit_predictor
 from hwnas.predict.models import RidgeLearner
-from hwnas.predict.predictor import MODEL, save_predictor
+from hwnas.predict.predictor import MODEL
+from hwnas.predict.saving import save_predictor
 from hwnas.report.facts import facts_of
 from hwnas.report.gather import gather
 from hwnas.report.verdict import banners

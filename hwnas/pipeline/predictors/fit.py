@@ -18,7 +18,8 @@ from hwnas.predict.card import Card
 from hwnas.predict.fit import as_throughput, fit_predictor
 from hwnas.predict.folds import group_equal_networks
 from hwnas.predict.lookup import predictor_folder
-from hwnas.predict.predictor import Predictor, save_predictor
+from hwnas.predict.predictor import Predictor
+from hwnas.predict.saving import save_predictor
 from hwnas.predict.transfer_fit import transfer_predictor
 from hwnas.profile.lookup import ProfileEntry, profile_entries, table_entries
 from hwnas.progress import NullReporter, Reporter

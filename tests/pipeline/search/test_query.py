@@ -10,7 +10,8 @@ import pytest
 from hwnas.errors import HwnasError, InputError
 from hwnas.pipeline.search.query import query
 from hwnas.pipeline.search.run import SearchRun, search_networks
-from hwnas.predict.predictor import Predictor, save_predictor
+from hwnas.predict.predictor import Predictor
+from hwnas.predict.saving import save_predictor
 from hwnas.search.spec import PostSearch
 from tests.pipeline.campaigns import CPU, FakeEnvironment
 from tests.pipeline.search.workbench import FIRST, SPEED, free, options, write_bench, write_predictor

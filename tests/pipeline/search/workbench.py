@@ -16,7 +16,8 @@ from hwnas.predict.features.counting import population_features
 from hwnas.predict.fit import Observations, fit_predictor
 from hwnas.predict.lookup import predictor_folder
 from hwnas.predict.models import AnalyticLearner
-from hwnas.predict.predictor import Predictor, save_predictor
+from hwnas.predict.predictor import Predictor
+from hwnas.predict.saving import save_predictor
 from hwnas.search.record import write_record
 from hwnas.search.spec import PostSearch
 from hwnas.space import SPACES
