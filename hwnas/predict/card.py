@@ -12,7 +12,7 @@ import numpy as np
 
 from hwnas.config import Between, FileName, UtcTime, from_mapping, parse_json, require_schema, shown, to_mapping
 from hwnas.errors import InputError, unknown
-from hwnas.metrics import MEASURED_METRICS, Metric
+from hwnas.metrics import MAX_BATCH, MEASURED_METRICS, Metric
 from hwnas.predict.metrics import Scores, best_spearman
 from hwnas.predict.selection import Protocol
 from hwnas.predict.stored import read_stored
@@ -58,7 +58,7 @@ class FittedData:
     """True if rows of several environments were combined on request."""
     kinds: tuple[Line, ...] = ()
     """Spaces of the networks; `timm` for its models."""
-    usual_batch: Annotated[int, Between(1, 65_536)] | None = None
+    usual_batch: Annotated[int, Between(1, MAX_BATCH)] | None = None
     """The most frequent batch size if the rows have several."""
     count_names: tuple[Line, ...] = ()
     """Names of the blocks that the model counts, if it counts blocks."""

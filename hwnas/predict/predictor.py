@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from hwnas.config import parse_json
 from hwnas.errors import InputError
 from hwnas.frames import Frame, html_table, to_frame
-from hwnas.metrics import Metric
+from hwnas.metrics import MAX_BATCH, Metric
 from hwnas.predict.arrays import Numbers, round_last_bits
 from hwnas.predict.card import Card, CurvePoint, Ranked, load_card, require_seal
 from hwnas.predict.features.conditions import Conditions
@@ -33,8 +33,6 @@ from hwnas.workload import Workload, Workloads
 
 MODEL = "model.json"
 """File name of a model in the folder of its predictor."""
-
-_MAX_BATCH = 65_536
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,7 +261,7 @@ def _source(data: StoredTable) -> Source:
     data.require_keys("conditions", "batch", "model")
     return Source(
         conditions=Conditions.from_json(data.table("conditions")),
-        batch=data.whole_number("batch", low=1, high=_MAX_BATCH),
+        batch=data.whole_number("batch", low=1, high=MAX_BATCH),
         model=fitted_from_json(data.table("model")),
     )
 

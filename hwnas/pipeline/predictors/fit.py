@@ -1,14 +1,18 @@
 """`hwnas fit`: fit predictors to the profiles and published tables of a device."""
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
+from hwnas.config import Between, require_valid
 from hwnas.data_paths import PREDICTORS, PROFILES, DataPaths, data_search_path
 from hwnas.devices import Machine, resolve
 from hwnas.errors import InputError, unknown
+from hwnas.files import file_errors, path_within, printable
 from hwnas.metrics import MEASURED_METRICS, UNSPECIFIED, Deployment, MeasuredMetric
 from hwnas.pipeline.predictors.dataset import MeasuredNetworks, measured_profile
 from hwnas.pipeline.predictors.grouping import LeftOut, group_profiles
@@ -35,7 +39,7 @@ class FitOptions:
     metrics: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
     """Devices whose predictors are transferred, for devices with few measured networks."""
-    samples: int | None = None
+    samples: Annotated[int, Between(1, 1_000_000_000)] | None = None
     """Number of networks of each profile to fit, those measured first; None: all."""
     mixed: bool = False
     """Allow profiles of different environments to be fitted together."""
@@ -48,8 +52,7 @@ class FitOptions:
         for name in self.metrics:
             if name not in MEASURED_METRICS:
                 raise unknown("metric", name, MEASURED_METRICS, hint="--metric {}")
-        if self.samples is not None and self.samples < 1:
-            raise InputError("--samples must be at least 1", got=self.samples)
+        require_valid(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +92,7 @@ def fit_predictors(
     reporter = reporter or NullReporter()
     device = resolve(options.deployment.device or "auto", machine=machine)
     options = replace(options, deployment=replace(options.deployment, device=device))
+    _require_writable(options.out)
     groups = group_profiles(_load_measured(device, options), space=options.space, mixed=options.mixed)
     fitted: list[FittedPredictor] = []
     left_out, errors = list(groups.left_out), []
@@ -105,6 +109,17 @@ def fit_predictors(
     if not fitted:
         raise errors[0] if errors else _nothing_to_fit(device, options)
     return FitReport(device=device, fitted=tuple(fitted), left_out=tuple(left_out))
+
+
+def _require_writable(folder: Path) -> None:
+    """Require that a folder can be made or written, before anything is fitted."""
+    with file_errors(folder, "written"):
+        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        is_folder = existing.is_dir()
+        writable = is_folder and os.access(existing, os.W_OK | os.X_OK)
+    if not writable:
+        got = f"{printable(existing)} is {'read-only' if is_folder else 'a file'}"
+        raise InputError(f"{printable(folder)} cannot be written", got=got, hint="another folder with --out")
 
 
 def _load_measured(device: str, options: FitOptions) -> list[MeasuredNetworks]:
@@ -165,7 +180,7 @@ def _fit_metrics(
             continue
         timed = predictor if name == "latency_ms" else timed
         card = predictor.card
-        path = options.out / predictor_folder(card.metric, space=card.space)
+        path = path_within(options.out, predictor_folder(card.metric, space=card.space))
         yield FittedPredictor(fitted_to=networks.name, path=path, card=save_predictor(predictor, path).card)
 
 
