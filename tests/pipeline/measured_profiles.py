@@ -72,7 +72,7 @@ def fast_fits(monkeypatch: pytest.MonkeyPatch, learners: Sequence[Learner] = FAS
     monkeypatch.setattr("hwnas.predict.selection.candidates", lambda features: tuple(learners))
     monkeypatch.setattr("hwnas.predict.fit.Protocol", lambda **options: Protocol(**{**options, "repeats": 1}))
     monkeypatch.setattr("hwnas.predict.fit.COUNTS", COUNTS[:1])
-    monkeypatch.setattr("hwnas.predict.predictor.parity_plot", lambda card: "<svg/>")
+    monkeypatch.setattr("hwnas.predict.saving.parity_plot", lambda card: "<svg/>")
 
 
 def _row(subject: Subject, ns: int, number: int, process_id: str, setting: Setting, environment_id: str) -> Measurement:

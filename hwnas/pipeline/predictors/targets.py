@@ -1,6 +1,7 @@
 """Targets of predictions: models of timm, networks of spaces, and files of them."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 from hwnas.config import parse_json, shown
 from hwnas.errors import InputError, unknown
+from hwnas.files import read_text
 from hwnas.space import SPACES
 from hwnas.space.arch import Arch
 from hwnas.space.lookup import find_arch
@@ -77,8 +79,9 @@ def _is_file(text: str) -> bool:
 
 def _timm(text: str) -> Target:
     name, at, size = text[len(TIMM) :].partition("@")
-    if at and not (size.isdecimal() and int(size)):
-        raise InputError("an image size must be a whole number above 0", got=text, hint=f"{TIMM}{name}@224")
+    if at and not (re.fullmatch(r"[1-9][0-9]{0,4}", size) and int(size) <= MAX_IMAGE_SIZE):
+        message = f"an image size must be a whole number from 1 to {MAX_IMAGE_SIZE}"
+        raise InputError(message, got=shown(size), hint=f"{TIMM}{name:.100}@224")
     return Target(label=text, model=name, image_size=int(size) if at else None)
 
 
@@ -88,12 +91,7 @@ def _network(label: str, space: str, arch: str | Mapping[str, Any]) -> Target:
 
 
 def _lines(path: Path, space: str | None) -> Iterator[Target]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError as error:
-        raise InputError(f"there is no file {path}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read", got=error) from error
+    lines = read_text(path).split("\n")  # splitlines would split at U+2028 too, which JSON allows in texts
     if not any(line.strip() for line in lines):
         raise InputError(f"{path} is empty, but it must hold networks")
     for number, line in enumerate(lines, start=1):

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.devices.device import Device
-from hwnas.errors import InputError
-from hwnas.metrics import Precision
+from hwnas.errors import InputError, unknown
+from hwnas.metrics import PRECISIONS, Precision
 from hwnas.predict.stored import StoredTable
 from hwnas.workload import element_bytes
 
@@ -40,6 +40,9 @@ class Conditions:
     def __post_init__(self) -> None:
         if np.min(self.batch) < 1:
             raise InputError("a batch must have at least one image", got=int(np.min(self.batch)))
+        for name, rate in (("op_per_s", self.op_per_s), ("byte_per_s", self.byte_per_s), ("num_sms", self.num_sms)):
+            if rate is not None and not 1 <= rate <= _MAX_RATE:
+                raise InputError(f"{name} of a device must be between 1 and {_MAX_RATE:g}", got=rate)
 
     def batch_of(self, rows: NDArray[np.intp]) -> NDArray[np.float64]:
         """Return the batch size of each of these rows."""
@@ -76,7 +79,12 @@ def conditions_of(
         batch: Batch size, or one per network.
         runtime: Runtime; torch keeps strided layouts that others rearrange.
         autocast: True if torch's autocast chooses the precision of each operation.
+
+    Raises:
+        InputError: The precision is not known, or a rate of the device is out of range.
     """
+    if precision not in PRECISIONS:
+        raise unknown("precision", precision, PRECISIONS)
     nominal_op_per_s, nominal_byte_per_s = _NOMINAL[device.kind]
     # tf32 is a mode of multiplication: values are stored as float32.
     width = element_bytes("fp32" if precision == "tf32" else precision)
