@@ -15,6 +15,7 @@ from hwnas.space.arch import Arch
 from hwnas.space.lookup import find_arch
 
 TIMM = "timm:"
+_MAX_IMAGE_SIZE = 16_384
 _COMMAND = "hwnas predict {space}:{arch}"
 _FORMS = "timm:NAME, SPACE:ARCH, or a file of networks that ends in .jsonl"
 
@@ -79,8 +80,8 @@ def _is_file(text: str) -> bool:
 
 def _timm(text: str) -> Target:
     name, at, size = text[len(TIMM) :].partition("@")
-    if at and not (re.fullmatch(r"[1-9][0-9]{0,4}", size) and int(size) <= MAX_IMAGE_SIZE):
-        message = f"an image size must be a whole number from 1 to {MAX_IMAGE_SIZE}"
+    if at and not (re.fullmatch(r"[1-9][0-9]{0,4}", size) and int(size) <= _MAX_IMAGE_SIZE):
+        message = f"an image size must be a whole number from 1 to {_MAX_IMAGE_SIZE}"
         raise InputError(message, got=shown(size), hint=f"{TIMM}{name:.100}@224")
     return Target(label=text, model=name, image_size=int(size) if at else None)
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from hwnas.devices.device import Device
 from hwnas.errors import InputError, unknown
-from hwnas.metrics import PRECISIONS, Precision
+from hwnas.metrics import PRECISIONS
 from hwnas.predict.stored import StoredTable
 from hwnas.workload import element_bytes
 
@@ -88,10 +88,9 @@ def conditions_of(
     nominal_op_per_s, nominal_byte_per_s = _NOMINAL[device.kind]
     # tf32 is a mode of multiplication: values are stored as float32.
     width = element_bytes("fp32" if precision == "tf32" else precision)
-    peak: Precision = precision  # type: ignore[assignment]
     return Conditions(
         kind=device.kind,
-        op_per_s=device.peak_op_per_s(peak) or device.fp32_flop_per_s or nominal_op_per_s,
+        op_per_s=device.peak_op_per_s(precision) or device.fp32_flop_per_s or nominal_op_per_s,
         byte_per_s=device.memory_byte_per_s or nominal_byte_per_s,
         bytes_per_element=width,
         num_sms=device.num_sms,

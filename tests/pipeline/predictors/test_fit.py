@@ -1,4 +1,5 @@
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -272,12 +273,25 @@ def test_bad_lines_are_named(tmp_path: Path, text: str, message: str) -> None:
         ("AutoFormer-T", "a network must be named with its space"),
         ("autoformer-tiny:AutoFormer-X", "network 'AutoFormer-X' is not known"),
         ("timm:vit_tiny_patch16_224@x", "an image size must be a whole number"),
+        ("timm:vit_tiny_patch16_224@0", "an image size must be a whole number"),
+        ("timm:vit_tiny_patch16_224@16385", "an image size must be a whole number"),
+        ("timm:vit_tiny_patch16_224@" + "9" * 5000, "an image size must be a whole number"),
+        ("\0.jsonl", "cannot be read"),
         ("none.jsonl", "there is no file none.jsonl"),
     ],
 )
 def test_bad_targets_are_told(target: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         predict_networks([target])
+
+
+def test_a_file_of_networks_is_an_ordinary_file_of_text(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    (tmp_path / "folder.jsonl").mkdir()
+    (tmp_path / "latin.jsonl").write_bytes(b'"\xe9"')
+    for name, message in (("pipe", "ordinary file"), ("folder", "ordinary file"), ("latin", "cannot be read")):
+        with pytest.raises(InputError, match=message):
+            predict_networks([str(tmp_path / f"{name}.jsonl")])
 
 
 def test_a_network_outside_is_an_error_alone_and_a_mark_among_others(tmp_path: Path) -> None:
