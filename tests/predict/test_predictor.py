@@ -1,4 +1,6 @@
 import json
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 
 from hwnas.errors import InputError
+from hwnas.predict.card import card_from_json, card_json, sealed
 from hwnas.predict.fit import fit_predictor
 from hwnas.predict.models import AnalyticLearner, BoostedLearner
 from hwnas.predict.predictor import Predictor
@@ -103,4 +106,128 @@ def test_a_folder_without_predictor_is_an_error(tmp_path: Path) -> None:
     save_predictor(fitted(), tmp_path / "p")
     (tmp_path / "p" / "model.json").unlink()
     with pytest.raises(InputError, match=r"there is no file .*model\.json"):
+        Predictor.load(tmp_path / "p")
+
+
+def _resealed(folder: Path) -> Predictor:
+    """State the right digests, as someone would who builds a hostile predictor."""
+    card = json.loads((folder / "card.json").read_text())
+    data = card_from_json(card, source="card")
+    resealed = sealed(data, model_text=(folder / "model.json").read_text())
+    (folder / "card.json").write_text(json.dumps(card_json(resealed)))
+    return Predictor.load(folder)
+
+
+RESEALED: dict[str, tuple[str, Callable[[dict[str, Any]], object], str]] = {
+    "no conditions": ("model", lambda data: data.pop("conditions"), "conditions is missing"),
+    "conditions are a list": ("model", lambda data: data.update(conditions=[]), "conditions must be a table"),
+    "another condition": ("model", lambda data: data["conditions"].update(batch=3), "key 'batch' is not known"),
+    "kind is a list": ("model", lambda data: data["model"].update(kind=[]), r"model\.kind"),
+    "unknown kind": ("model", lambda data: data["model"].update(kind="pickle"), r"model\.kind"),
+    "rate of 0": ("model", lambda data: data["conditions"].update(op_per_s=0), "op_per_s must be a number"),
+    "no bytes": ("model", lambda data: data["conditions"].update(bytes_per_element=0), "bytes_per_element must be"),
+    "NaN in a range": (
+        "model",
+        lambda data: data["fitted_range"]["low"].__setitem__(0, "NaN"),
+        "low must be a list",
+    ),
+    "short range": ("model", lambda data: data["fitted_range"]["high"].pop(), "fitted_range.high must be a list"),
+    "range upside down": ("model", lambda data: data["fitted_range"]["low"].__setitem__(0, 1e99), "must not be above"),
+    "text in intervals": (
+        "model",
+        lambda data: data["intervals"]["errors"].__setitem__(0, "x"),
+        "must be a list",
+    ),
+    "unsorted errors": ("model", lambda data: data["intervals"]["errors"].reverse(), "errors must be numbers in asc"),
+    "no errors": ("model", lambda data: data["intervals"].update(errors=[]), "errors must be numbers in ascending"),
+    "ragged matrix": (
+        "model",
+        lambda data: data["intervals"]["unusual"]["rotation"][0].pop(),
+        "must be a list",
+    ),
+    "short matrix": ("model", lambda data: data["intervals"]["unusual"]["rotation"].pop(), "must be a list"),
+    "negative scale": (
+        "model",
+        lambda data: data["intervals"]["unusual"]["standard"]["scale"].__setitem__(0, -1),
+        "scale must have numbers from 0",
+    ),
+    "twice the same name": (
+        "model",
+        lambda data: data["fitted_range"]["cost_names"].__setitem__(0, data["fitted_range"]["cost_names"][1]),
+        "cost_names must be a list of distinct names",
+    ),
+    "sources are a list": ("model", lambda data: data.update(sources=[]), "sources must be a table"),
+    "source of no device": ("model", lambda data: data.update(sources={"x": 1}), "sources.x must be a table"),
+    "absent source": (
+        "model",
+        lambda data: data.update(
+            model={"kind": "scaled", "sources": ["x"], "weights": [1], "centres": [0], "offset": 0}
+        ),
+        "must hold the sources that its models read",
+    ),
+    "blocks that are not counted": (
+        "model",
+        lambda data: data.update(
+            model={
+                "kind": "blocks",
+                "mean": {"cost_names": [], "coefficients": []},
+                "count_names": ["b"],
+                "differences": [1],
+            }
+        ),
+        "must name the blocks",
+    ),
+    "nested stacks": ("model", lambda data: data.update(model=_nested(data["model"], 5)), "at most 3 stacks"),
+    "no networks": ("card", lambda card: card["data"].update(num_networks=0), "num_networks must be between 1"),
+    "negative networks": ("card", lambda card: card["data"].update(num_networks=-1), "num_networks must be between 1"),
+    "escape in a note": ("card", lambda card: card.update(notes=["\x1b[2J"]), r"notes\[0\] must be a line"),
+    "long text": ("card", lambda card: card["environment"].update(torch="9" * 10_000), "must be a line of at most"),
+    "path as a device": (
+        "card",
+        lambda card: card["metric"]["deployment"].update(device="../evil"),
+        "deployment.device",
+    ),
+    "path as a space": ("card", lambda card: card.update(space="/tmp/x"), "space must have 1 to 100"),
+    "impossible time": ("card", lambda card: card.update(created_utc="yesterday"), "created_utc must be a time"),
+    "share above 1": ("card", lambda card: card["coverage"][0].update(share=2), "share must be between"),
+    "no coverage": ("card", lambda card: card.update(coverage=[]), "coverage must have the confidences"),
+    "held out below 0": ("card", lambda card: card["held_out"][0].update(predicted=-1), "held_out must have values"),
+    "endless error": ("card", lambda card: card.update(noise_floor=1e300), "noise_floor must be between"),
+}
+
+
+def _nested(model: dict[str, Any], depth: int) -> dict[str, Any]:
+    return {"kind": "stack", "members": [_nested(model, depth - 1)], "weights": [1]} if depth else model
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A predictor, written once: its plot takes longer than all else."""
+    folder = tmp_path_factory.mktemp("predictor") / "p"
+    save_predictor(fitted(), folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", RESEALED)
+def test_what_was_changed_and_sealed_again_is_refused(written: Path, tmp_path: Path, name: str) -> None:
+    file, change, message = RESEALED[name]
+    shutil.copytree(written, tmp_path / "p")
+    _edit(tmp_path / "p" / f"{file}.json", change)
+    with pytest.raises(InputError, match=message):
+        _resealed(tmp_path / "p")
+
+
+def test_a_model_that_overflows_is_an_error_when_it_predicts(tmp_path: Path) -> None:
+    save_predictor(fitted(), tmp_path / "p")
+    _edit(tmp_path / "p" / "model.json", lambda data: data["intervals"].update(errors=[0, 1e90]))
+    predictor = _resealed(tmp_path / "p")
+    with pytest.raises(InputError, match="must predict finite values"):
+        predictor.predict_features(networks(3))
+
+
+def test_pipes_and_large_files_are_no_predictors(tmp_path: Path) -> None:
+    save_predictor(fitted(), tmp_path / "p")
+    (tmp_path / "p" / "model.json").unlink()
+    os.mkfifo(tmp_path / "p" / "model.json")
+    with pytest.raises(InputError, match="must be an ordinary file"):
         Predictor.load(tmp_path / "p")
