@@ -16,6 +16,10 @@ from hwnas.predict.predictor import Predictor
 _log = logging.getLogger(__name__)
 
 
+class NoPredictorError(InputError):
+    """No predictor of the device fits a metric."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ChosenPredictor:
     """The chosen predictor, and the metric with its unspecified parts filled in."""
@@ -60,7 +64,19 @@ def choose_predictor(
     """Choose the predictor of a metric on its device, for networks of a space or, without one, for any.
 
     A predictor of the space is preferred to one for all networks; then the best runtime, the narrowest precision, the
-    smallest batch (of throughput the largest) and the fewest threads.
+    smallest batch (of throughput the largest) and the fewest threads. A predictor with a damaged card is passed over
+    with a warning, unless the name of its folder shows that it may be the one to choose.
+
+    Args:
+        metric: The metric; unspecified parts of its deployment are filled in.
+        space: Space of the networks; None: networks of any kind.
+        predictors: The only folder to look in; None: the default search path.
+        machine: The machine whose device is used by default; None: this one.
+
+    Raises:
+        MissingError: There are no predictors for the device.
+        NoPredictorError: None of them fits the metric and the space.
+        InputError: The predictor to choose is damaged.
     """
     device = resolve(metric.deployment.device or "auto", machine=machine)
     paths = data_search_path(PREDICTORS, predictors)
@@ -164,7 +180,7 @@ def _no_predictor(metric: Metric, device: str, space: str | None, paths: DataPat
         known: Sequence[object] = predictor_devices(paths)
         return MissingError(message, got=str(metric), known=known, hint=_commands(device, space))
     networks = "any network" if space is None else f"networks of {space}"
-    return InputError(
+    return NoPredictorError(
         f"no predictor for {device} fits this metric for {networks}",
         got=str(metric),
         known=sorted(f"{entry.card.metric} ({entry.space or ANY})" for entry in entries),

@@ -26,7 +26,7 @@ MAX_ITEMS = 10_000
 MAX_NAMES = 2000
 """Largest number of names in one list: a matrix of as many columns is made for each population."""
 
-_MAX_BYTES = 64 * 2**20
+_MAX_BYTES = 32 * 2**20
 _MAX_NAME = 300
 _NUMERIC = {int, float}
 

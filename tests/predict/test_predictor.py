@@ -200,14 +200,6 @@ def _nested(model: dict[str, Any], depth: int) -> dict[str, Any]:
     return {"kind": "stack", "members": [_nested(model, depth - 1)], "weights": [1]} if depth else model
 
 
-@pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A predictor, written once: its plot takes longer than all else."""
-    folder = tmp_path_factory.mktemp("predictor") / "p"
-    save_predictor(fitted(), folder)
-    return folder
-
-
 @pytest.mark.parametrize("name", RESEALED)
 def test_what_was_changed_and_sealed_again_is_refused(written: Path, tmp_path: Path, name: str) -> None:
     file, change, message = RESEALED[name]

@@ -1,8 +1,11 @@
 import errno
 import os
+import shutil
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -80,10 +83,7 @@ def test_a_predictor_that_a_killed_fit_moved_away_comes_back(tmp_path: Path, mon
     saved = save_predictor(fitted(), tmp_path / "p")
     (tmp_path / "p").rename(tmp_path / f".p.{TOKEN}.old")
 
-    def full(descriptor: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", _full)
     with pytest.raises(InputError, match="cannot be written") as caught:
         save_predictor(fitted(), tmp_path / "p")
     assert "free some space" in str(caught.value.hint)
@@ -92,10 +92,7 @@ def test_a_predictor_that_a_killed_fit_moved_away_comes_back(tmp_path: Path, mon
 
 
 def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(descriptor: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", _full)
     with pytest.raises(InputError, match="cannot be written"):
         save_predictor(fitted(), tmp_path / "device" / "setting" / "p")
     assert list(tmp_path.iterdir()) == []
@@ -128,3 +125,57 @@ def test_another_fit_is_waited_for_but_not_without_end(tmp_path: Path, monkeypat
         release.set()
         thread.join()
     save_predictor(fitted(), tmp_path / "p")
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
+@pytest.mark.parametrize("step", range(14))
+def test_a_kill_at_any_step_leaves_a_predictor_and_the_next_fit_removes_the_rest(
+    tmp_path: Path, written: Path, step: int, exchanges: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The steps are those of writing: the child ends at one of them without any cleaning up, as if it were killed."""
+    shutil.copytree(written, tmp_path / "p")
+    monkeypatch.setattr(saving, "parity_plot", lambda card: "<svg/>")
+    if not exchanges:
+        monkeypatch.setattr(saving, "_exchange", lambda first, second: False)
+    child = os.fork()
+    if child == 0:
+        _end_at(step)
+        save_predictor(replace(fitted(), card=replace(fitted().card, notes=("second",))), tmp_path / "p")
+        os._exit(0)
+    os.waitpid(child, 0)
+    moved_away = not exchanges and not (tmp_path / "p").exists()  # between two renames
+    if not moved_away:
+        assert Predictor.load(tmp_path / "p").card.notes in ((), ("second",))
+    monkeypatch.setattr(os, "fsync", _full)
+    with pytest.raises(InputError, match="cannot be written"):  # leftovers are removed, also if nothing can be written
+        save_predictor(fitted(), tmp_path / "p")
+    assert Predictor.load(tmp_path / "p").card.notes in ((), ("second",))
+    assert list(tmp_path.iterdir()) == [tmp_path / "p"]
+
+
+def _full(descriptor: int) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def _end_at(step: int) -> None:
+    """End this process in place of the step of this number."""
+    count = 0
+
+    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            nonlocal count
+            if count == step:
+                os._exit(9)
+            count += 1
+            return function(*arguments, **options)
+
+        return call
+
+    for owner, name in (
+        (Path, "mkdir"),
+        (Path, "rename"),
+        (os, "fsync"),
+        (saving, "_exchange"),
+        (shutil, "rmtree"),
+    ):
+        setattr(owner, name, counted(getattr(owner, name)))

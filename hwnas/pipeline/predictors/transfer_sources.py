@@ -10,7 +10,7 @@ from hwnas.metrics import Deployment, MeasuredMetric, Metric
 from hwnas.pipeline.predictors.dataset import MeasuredNetworks
 from hwnas.predict.arrays import Numbers
 from hwnas.predict.predictor import Source
-from hwnas.predict.selector import ChosenPredictor, choose_predictor
+from hwnas.predict.selector import ChosenPredictor, NoPredictorError, choose_predictor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,5 +58,5 @@ def _choose(networks: MeasuredNetworks, metric: Metric, predictors: Path | None)
     try:
         same = metric.completed(Deployment(runtime=networks.deployment.runtime))
         return choose_predictor(same, space=networks.space, predictors=predictors)
-    except InputError:  # another runtime may help too; leave-one-out errors decide
+    except NoPredictorError:  # another runtime may help too; leave-one-out errors decide
         return choose_predictor(metric, space=networks.space, predictors=predictors)

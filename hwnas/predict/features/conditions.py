@@ -7,9 +7,10 @@ from typing import Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from hwnas.config import shown
 from hwnas.devices.device import Device
 from hwnas.errors import InputError, unknown
-from hwnas.metrics import PRECISIONS
+from hwnas.metrics import MAX_BATCH, PRECISIONS
 from hwnas.predict.stored import StoredTable
 from hwnas.workload import element_bytes
 
@@ -38,8 +39,9 @@ class Conditions:
     """True if torch's autocast chooses the precision of each operation."""
 
     def __post_init__(self) -> None:
-        if np.min(self.batch) < 1:
-            raise InputError("a batch must have at least one image", got=int(np.min(self.batch)))
+        if np.min(self.batch) < 1 or np.max(self.batch) > MAX_BATCH:
+            got = f"{shown(int(np.min(self.batch)))} to {shown(int(np.max(self.batch)))}"
+            raise InputError(f"a batch must have 1 to {MAX_BATCH} images", got=got)
         for name, rate in (("op_per_s", self.op_per_s), ("byte_per_s", self.byte_per_s), ("num_sms", self.num_sms)):
             if rate is not None and not 1 <= rate <= _MAX_RATE:
                 raise InputError(f"{name} of a device must be between 1 and {_MAX_RATE:g}", got=rate)

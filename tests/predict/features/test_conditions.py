@@ -30,7 +30,7 @@ def test_conditions_survive_as_plain_values() -> None:
 
 
 def test_a_batch_without_images_is_refused() -> None:
-    with pytest.raises(InputError, match="at least one image"):
+    with pytest.raises(InputError, match="a batch must have 1 to 65536 images"):
         conditions_of(DEVICES.get("t4"), batch=np.array([4, 0]))
 
 
