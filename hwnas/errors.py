@@ -20,6 +20,8 @@ from collections.abc import Iterable
 EXIT_BUG = 70
 EXIT_SIGNAL = 128
 """Added to the number of the signal that stopped a command, as shells do."""
+_MAX_QUOTED = 200
+"""Most characters of a name that a message quotes."""
 _MAX_KNOWN = 24
 """Most choices that a message lists."""
 
@@ -125,9 +127,10 @@ def unknown(what: str, got: str, known: Iterable[str], *, hint: str = "{}") -> U
     """
     choices = tuple(known)
     near = nearest(got, choices)
+    quoted = got if len(got) <= _MAX_QUOTED else f"{got[:_MAX_QUOTED]}..."
     return UnknownNameError(
-        f"{what} {got!r} is not known",
-        got=got,
+        f"{what} {quoted!r} is not known",
+        got=quoted,
         known=choices,
         hint=hint.format(near) if near else None,
     )
@@ -136,5 +139,6 @@ def unknown(what: str, got: str, known: Iterable[str], *, hint: str = "{}") -> U
 def nearest(got: str, known: Iterable[str]) -> str | None:
     """Return the known name that is spelled most like the given one, or None if none is similar."""
     folded = {choice.casefold(): choice for choice in known}
-    close = difflib.get_close_matches(got.casefold(), folded, n=1, cutoff=0.5)
+    # No name is near to a text that is far longer, which would take the comparison long.
+    close = difflib.get_close_matches(got[:_MAX_QUOTED].casefold(), folded, n=1, cutoff=0.5)
     return folded[close[0]] if close else None

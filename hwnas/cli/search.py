@@ -8,8 +8,6 @@ import click
 from hwnas.cli.front import print_search_result
 from hwnas.cli.options import (
     CONFIDENCE,
-    COUNT,
-    COUNT_OR_ZERO,
     EPOCHS,
     MINUTES,
     PAIRS,
@@ -30,6 +28,9 @@ from hwnas.pipeline.search.options import SearchOptions
 from hwnas.pipeline.search.run import SearchRehearsal, SearchRun, rehearse_search, search_networks
 from hwnas.profile.timing import PAIRS as DEFAULT_PAIRS
 from hwnas.search.spec import PostSearch
+
+_BUDGET = Whole(1, 1_000_000)
+_WINNERS = Whole(0, 10_000)
 
 _SOURCES = (
     click.option("--space", show_default="autoformer-tiny", help="Space to search."),
@@ -60,7 +61,7 @@ _OBJECTIVES = (
 )
 _STRATEGY = (
     click.option("--strategy", help="rounds, nsga2, hierarchical, random, autoformer, resnas, vitas or glit."),
-    click.option("--budget", type=COUNT, show_default="500", help="Networks to evaluate."),
+    click.option("--budget", type=_BUDGET, show_default="500", help="Networks to evaluate."),
     click.option("--minutes", type=MINUTES, help="Search for this long, instead of or in addition to --budget."),
     click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of all random choices."),
     click.option(
@@ -79,10 +80,10 @@ _POST_SEARCH = (
     click.option(
         "--pairs", type=PAIRS, default=DEFAULT_PAIRS, show_default=True, help="Runs of each measured network."
     ),
-    click.option("--export-top", type=COUNT_OR_ZERO, default=1, show_default=True, help="Export the K best networks."),
+    click.option("--export-top", type=_WINNERS, default=1, show_default=True, help="Export the K best networks."),
     click.option(
         "--retrain",
-        type=COUNT_OR_ZERO,
+        type=_WINNERS,
         default=0,
         show_default=True,
         help="Fine-tune the K best networks and test them once.",
@@ -122,6 +123,8 @@ def search(
     """
     if resume is not None:
         _require_alone(context)
+    else:
+        _require_effect(context)
     options = None if resume is not None else _options(**values)
     if dry_run and options is not None:
         rehearsal = rehearse_search(options)
@@ -159,6 +162,18 @@ def _require_alone(context: click.Context) -> None:
     if given:
         hint = f"hwnas search --resume {context.params['resume']}"
         raise UsageError("--resume takes its options from the run", got=" ".join(given), hint=hint)
+
+
+def _require_effect(context: click.Context) -> None:
+    """Refuse options that nothing would read because of another one."""
+    given, values = given_options(context, except_for=()), context.params
+    for option, is_read, reason in (
+        ("--pairs", not values["no_verify"], "--no-verify measures nothing"),
+        ("--retrain-epochs", values["retrain"] > 0, "no network is retrained without --retrain"),
+        ("--workers", not values["no_accuracy"], "--no-accuracy loads no images"),
+    ):
+        if option in given and not is_read:
+            raise UsageError(f"{option} has no effect: {reason}", got=option, hint=f"leave out {option}")
 
 
 def _require_passed(result: SearchRun) -> None:

@@ -8,12 +8,15 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from hwnas.config import shown
 from hwnas.errors import InputError
 from hwnas.metrics import Metric, parse_metric
 
 Sense = Literal["<=", ">="]
 
 Values = NDArray[np.float64]
+_LARGEST_BOUND = 1e30
+"""Beyond it, and below its inverse, shares of a bound overflow."""
 _CONSTRAINT = re.compile(r"\s*([^<>=\s]+)\s*([<>=]+)\s*([^<>=]*?)\s*")
 
 
@@ -132,7 +135,7 @@ def parse_constraint(text: str) -> Constraint:
     """Parse a constraint: `latency_ms<=8`, `macs<=1.4G`, `accuracy>=75%`."""
     match = _CONSTRAINT.fullmatch(text)
     if match is None:
-        raise InputError("a constraint must be METRIC<=BOUND or METRIC>=BOUND", got=text, hint="latency_ms<=8")
+        raise InputError("a constraint must be METRIC<=BOUND or METRIC>=BOUND", got=shown(text), hint="latency_ms<=8")
     name, sense, bound = match.groups()
     metric = parse_metric(name, what="metric of a constraint")
     if sense not in ("<=", ">="):
@@ -172,6 +175,10 @@ def require_consistent(constraints: Sequence[Constraint]) -> None:
 def _require_possible(constraint: Constraint, *, text: str) -> None:
     metric, bound = constraint.metric, constraint.bound
     most = metric.quantity.most
+    if not abs(bound) <= _LARGEST_BOUND:
+        raise InputError(f"a bound of {metric.name} must be a number up to {_LARGEST_BOUND:g}", got=shown(text))
+    if constraint.sense == ">=" and bound < 0:
+        raise InputError(f"every network has {metric.name} above {bound:g}", got=shown(text))
     if constraint.sense == ">=" and bound > most:
         hint = f"{metric.name}>={bound:g}%" if metric.name == "accuracy" else None
         raise InputError(f"no network has {metric.name} above {most:g}", got=text, hint=hint)

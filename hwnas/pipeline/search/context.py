@@ -85,7 +85,7 @@ def prepare_search(
     criteria = parse_criteria(options)
     choice = choose_space(options, needs_supernet=criteria.has_accuracy)
     supernet = _open_supernet(choice, options) if criteria.has_accuracy else None
-    space = supernet.space if supernet is not None else _space_without_supernet(choice)
+    space: AnySpace = SPACES.get(choice.name or "") if supernet is None else supernet.space
     metrics = resolve_metrics(
         criteria, space=space.name, device=options.device, predictors=options.predictors, machine=machine
     )
@@ -159,19 +159,6 @@ def _open_supernet(choice: SpaceChoice, options: SearchOptions) -> "OpenSupernet
     from hwnas.pipeline.search.accuracy import open_supernet
 
     return open_supernet(choice.supernet, space=choice.name, data=options.data)
-
-
-def _space_without_supernet(choice: SpaceChoice) -> AnySpace:
-    """Return the space of a search without accuracy, or with a supernet that is missing."""
-    if choice.name is not None:
-        named: AnySpace = SPACES.get(choice.name)
-        return named
-    from hwnas.supernet.store import load_supernet
-    from hwnas.train.options import supernet_file
-
-    assert choice.supernet is not None
-    found: AnySpace = load_supernet(supernet_file(choice.supernet)).space
-    return found
 
 
 def _interval_confidence(options: SearchOptions, predictors: tuple[MetricPredictor, ...]) -> float | None:

@@ -1,13 +1,14 @@
 """Options of a search and their first checks."""
 
-import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
+from hwnas.config import Above, Between, require_valid
 from hwnas.errors import InputError, UsageError, unknown
-from hwnas.profile.statistics import MIN_RUNS
 from hwnas.search.objective import Criteria, make_objectives, parse_constraint, require_consistent
-from hwnas.search.spec import PostSearch
+from hwnas.search.spec import MAX_SEED, Confidence, PostSearch
 from hwnas.search.strategies import STRATEGIES
 from hwnas.search.strategies.strategy import SearchStrategy
 from hwnas.space.space import AnySpace
@@ -30,15 +31,15 @@ class SearchOptions:
     objectives: tuple[str, ...] = ()
     """In addition to accuracy and MACs."""
     constraints: tuple[str, ...] = ()
-    confidence: float | None = None
+    confidence: Confidence | None = None
     """Hold constraints for the unfavourable ends of intervals of this confidence."""
     accuracy: bool = True
     macs: bool = True
     strategy: str | SearchStrategy | None = None
-    budget: int | None = None
-    minutes: float | None = None
-    seed: int = 0
-    num_seeds: int = 1
+    budget: Annotated[int, Between(1, 1_000_000)] | None = None
+    minutes: Annotated[float, Above(0, 1_000_000)] | None = None
+    seed: Annotated[int, Between(0, MAX_SEED)] = 0
+    num_seeds: Annotated[int, Between(1, 1000)] = 1
     random_baseline: bool = False
     """Run a random search as well where evaluations are expensive; where they are free it always runs."""
     predictors: Path | None = None
@@ -50,17 +51,7 @@ class SearchOptions:
     post_search: PostSearch = field(default_factory=PostSearch)
 
     def __post_init__(self) -> None:
-        if self.num_seeds < 1:
-            raise UsageError("--seeds must be at least 1", got=self.num_seeds)
-        if self.confidence is not None and not 0 < self.confidence < 1:
-            raise UsageError("--confidence must be between 0 and 1", got=self.confidence, hint="--confidence 0.9")
-        if self.budget is not None and self.budget < 1:
-            raise UsageError("--budget must be at least 1", got=self.budget)
-        if self.minutes is not None and not 0 < self.minutes < math.inf:
-            raise UsageError("--minutes must be above 0", got=self.minutes, hint="--minutes 30")
-        pairs = self.post_search.pairs
-        if pairs is not None and pairs < MIN_RUNS:
-            raise UsageError(f"--pairs must be at least {MIN_RUNS}", got=pairs)
+        require_valid(self)
 
 
 def choose_strategy(
@@ -108,4 +99,19 @@ def parse_criteria(options: SearchOptions) -> Criteria:
     if options.post_search.retrain and not criteria.has_accuracy:
         message = "only networks of a supernet can be retrained, and a search without accuracy has no supernet"
         raise UsageError(message, got=f"--retrain {options.post_search.retrain}", hint="leave out --retrain")
+    for option, value, reason in _unused(options, criteria):
+        raise UsageError(f"{option} has no effect: {reason}", got=value, hint=f"leave out {option}")
     return criteria
+
+
+def _unused(options: SearchOptions, criteria: Criteria) -> Iterator[tuple[str, object, str]]:
+    """Yield options that nothing would read, which is seldom what was meant."""
+    if not criteria.has_accuracy:
+        for option, value in (("--supernet", options.supernet), ("--data", options.data)):
+            if value is not None:
+                yield option, value, "without accuracy no network is evaluated"
+    if not criteria.device_metrics:
+        given = {"--device": options.device, "--predictors": options.predictors, "--confidence": options.confidence}
+        for option, unread in given.items():
+            if unread is not None:
+                yield option, unread, "no objective or constraint is a metric of a device"

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from hwnas.devices import resolve
+from hwnas.errors import InputError
 from hwnas.files import path_within
 from hwnas.frames import Columns, TabularResult
 from hwnas.metrics import Metric, parse_metric
@@ -94,9 +95,11 @@ def query(
     Raises:
         HwnasError: The run has not ended, the criteria are wrong, or a metric has no predictor.
     """
+    if confidence is not None and not 0 < confidence < 1:
+        raise InputError("confidence must be between 0 and 1", got=confidence, hint="0.9")
     record = read_record(run)
     spec, space = record.spec, record.spec.load_space(run)
-    criteria, notes = _requested(spec, objectives, constraints, device, confidence)
+    criteria, notes = _requested(spec, objectives, constraints, device)
     with Study.read(run) as study:
         searched = {item.metric: parse_metric(item.metric) for item in spec.predictors}
         known = {**searched, **{name: parse_metric(name) for name in study.metrics}}
@@ -134,14 +137,12 @@ def _requested(
     objectives: Sequence[str] | None,
     constraints: Sequence[str],
     device: str | None,
-    confidence: float | None,
 ) -> tuple[Criteria, list[str]]:
     """Return the criteria of the query, those of the search in place of what is left out, and notes on them."""
     own, notes = spec.criteria, []
     options = SearchOptions(
         objectives=tuple(objectives or ()),
         constraints=tuple(constraints),
-        confidence=confidence,
         accuracy=not objectives or "accuracy" in spec.objectives,
         macs="macs" in spec.objectives,
     )

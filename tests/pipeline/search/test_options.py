@@ -21,13 +21,27 @@ from tests.pipeline.search.workbench import free, options
         ({"constraints": ("macs<=1",)}, InputError, "satisfiable: no, the smallest network has macs"),
         ({"objectives": ("energy_j",)}, HwnasError, "energy_j|predictor"),
         ({"strategy": "annealing"}, InputError, "strategy 'annealing' is not known"),
-        ({"confidence": 1.5}, UsageError, "--confidence must be between 0 and 1"),
+        ({"confidence": 1.5}, InputError, "confidence must be greater than 0 and at most"),
         ({"confidence": 0.99}, InputError, "support no interval at this confidence"),
         ({"space": "glit-micro"}, InputError, "must hold a supernet of glit-micro"),
         ({"space": "glit-mikro"}, InputError, "space 'glit-mikro' is not known"),
-        ({"minutes": -1.0}, UsageError, "--minutes must be above 0"),
-        ({"minutes": float("nan")}, UsageError, "--minutes must be above 0"),
-        ({"budget": 0}, UsageError, "--budget must be at least 1"),
+        ({"minutes": -1.0}, InputError, "minutes must be greater than 0"),
+        ({"minutes": float("nan")}, InputError, "minutes must be a finite number"),
+        ({"budget": 0}, InputError, "budget must be between 1"),
+        ({"budget": 10**20}, InputError, "budget must be between 1"),
+        ({"seed": -1}, InputError, "seed must be between 0"),
+        ({"seed": 10**20}, InputError, "seed must be between 0"),
+        ({"num_seeds": 10**6}, InputError, "num_seeds must be between 1"),
+        ({"constraints": ("macs<=1e400",)}, InputError, "a bound of macs must be a number up to 1e"),
+        ({"constraints": ("macs<=nan",)}, InputError, "a bound of macs must be a number"),
+        ({"constraints": ("macs<=inf",)}, InputError, "a bound of macs must be a number"),
+        ({"constraints": ("macs<=-5",)}, InputError, "no network has macs of -5 or less"),
+        ({"constraints": ("macs>=-5",)}, InputError, "every network has macs above -5"),
+        ({"constraints": ("x" * 10_000,)}, InputError, "a constraint must be"),
+        ({"accuracy": False}, UsageError, "--supernet has no effect: without accuracy"),
+        ({"accuracy": False, "supernet": None}, UsageError, "--data has no effect: without accuracy"),
+        ({"objectives": ()}, UsageError, "--predictors has no effect: no objective"),
+        ({"objectives": (), "device": "cpu"}, UsageError, "--device has no effect: no objective"),
         ({"strategy": "glit"}, InputError, "glit searches groups first, which autoformer-micro does not have"),
         (
             {"accuracy": False, "post_search": PostSearch(retrain=1)},
@@ -46,6 +60,12 @@ def test_bad_input_is_told(
             options({**bench, **changes}), out=tmp_path / "run", campaign_environment=FakeEnvironment().make()
         )
     assert not (tmp_path / "run").exists()
+
+
+def test_a_long_name_is_cut_in_the_message(bench: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="is not known") as caught:
+        rehearse_search(options(bench, objectives=("x" * 10_000,)))
+    assert len(str(caught.value)) < 1000
 
 
 def test_rounds_need_accuracy(bench: dict[str, Any]) -> None:
