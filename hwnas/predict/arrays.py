@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hwnas.errors import InputError
+
 Numbers = NDArray[np.float64]
 
 _SIGNIFICANT_BITS = 27
@@ -30,6 +32,22 @@ def round_last_bits(values: Numbers) -> Numbers:
     mantissa, exponent = np.frexp(values)
     rounded: Numbers = np.ldexp(np.rint(mantissa * 2**_SIGNIFICANT_BITS), exponent - _SIGNIFICANT_BITS)
     return rounded
+
+
+def nonnegative_least_squares(matrix: Numbers, response: Numbers) -> Numbers:
+    """Return the coefficients, none of them negative, that minimise the squared error.
+
+    Raises:
+        InputError: They cannot be found, because values differ by too many orders of magnitude.
+    """
+    from scipy.optimize import nnls  # type: ignore[import-untyped]  # a machine that only measures does not fit
+
+    try:
+        coefficients, _ = nnls(matrix, response, maxiter=100 * matrix.shape[1])
+    except RuntimeError as error:
+        raise InputError("measured values must be similar enough to be fitted", got=error) from error
+    result: Numbers = coefficients
+    return result
 
 
 class ContiguousArrays:

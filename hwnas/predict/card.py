@@ -28,7 +28,7 @@ CONFIDENCES = (0.5, 0.8, 0.9, 0.95)
 
 Count = Annotated[int, Between(0, 1_000_000_000)]
 Share = Annotated[float, Between(0, 1)]
-Error = Annotated[float, Between(0, 1e12)]
+Error = Annotated[float, Between(0, 1e30)]
 """A relative error."""
 
 

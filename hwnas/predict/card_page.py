@@ -14,9 +14,16 @@ _HEADER = ("model", "MAPE", "RMSPE", "within 5 %", "within 10 %", "Spearman", "K
 
 def card_page(card: Card) -> str:
     """Return the text of `card.md`."""
-    parts = [f"# {card.metric}", _summary(card), "## Models", _table(card), "## Intervals", _coverage(card)]
+    models = [
+        (f"**{row.model}**" if row.model == card.model else row.model, *_cells(row.scores)) for row in card.ranking
+    ]
+    shares = [(f"{entry.confidence:.0%}", f"{entry.share:.1%}") for entry in card.coverage]
+    parts = [f"# {card.metric}", _summary(card), "## Models", _markdown(_HEADER, models)]
+    parts += ["## Intervals", _markdown(("confidence", "held-out networks inside"), shares)]
     if card.learning_curve:
-        parts += ["## How many samples", _curve(card)]
+        floor = "-" if card.noise_floor is None else f"{card.noise_floor:.2%}"
+        points = [(str(point.count), f"{point.mape:.2%}", floor) for point in card.learning_curve]
+        parts += ["## How many samples", _markdown(("networks fitted", "MAPE", "noise floor"), points)]
     parts += ["## Predicted and measured", f"![held-out networks]({PARITY})", "## Where it is from", _origin(card)]
     return "\n\n".join(parts) + "\n"
 
@@ -63,11 +70,6 @@ def _summary(card: Card) -> str:
     return "\n".join([*lines, *card.notes])
 
 
-def _table(card: Card) -> str:
-    rows = [(f"**{row.model}**" if row.model == card.model else row.model, *_cells(row.scores)) for row in card.ranking]
-    return _markdown(_HEADER, rows)
-
-
 def _cells(scores: Scores) -> tuple[str, ...]:
     return (
         f"{scores.mape:.2%}",
@@ -78,17 +80,6 @@ def _cells(scores: Scores) -> tuple[str, ...]:
         "-" if scores.kendall is None else f"{scores.kendall:.4f}",
         f"{scores.max_error:.1%}",
     )
-
-
-def _coverage(card: Card) -> str:
-    rows = [(f"{entry.confidence:.0%}", f"{entry.share:.1%}") for entry in card.coverage]
-    return _markdown(("confidence", "held-out networks inside"), rows)
-
-
-def _curve(card: Card) -> str:
-    floor = "-" if card.noise_floor is None else f"{card.noise_floor:.2%}"
-    rows = [(str(point.count), f"{point.mape:.2%}", floor) for point in card.learning_curve]
-    return _markdown(("networks fitted", "MAPE", "noise floor"), rows)
 
 
 def _origin(card: Card) -> str:

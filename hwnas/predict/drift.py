@@ -39,7 +39,8 @@ class Drift(ContiguousArrays):
         """Return the factor by which the device was slower than usual at these times."""
         if self.width is None:
             return np.ones(len(times))
-        return np.exp(_smooth(self.times, self.logs, np.asarray(times, dtype=np.float64), width=self.width))
+        weights = _weights(self.times, np.asarray(times, dtype=np.float64), width=self.width)
+        return np.exp(_mean(weights, self.logs))
 
 
 def find_drift(times: Numbers, residual: Numbers) -> Drift:
@@ -99,10 +100,6 @@ def _left_out(times: Numbers, logs: Numbers, *, width: float) -> float:
     weights = _weights(times, times, width=width)
     np.fill_diagonal(weights, 0)
     return float(np.abs(_mean(weights, logs) - logs).mean())
-
-
-def _smooth(times: Numbers, logs: Numbers, at: Numbers, *, width: float) -> Numbers:
-    return _mean(_weights(times, at, width=width), logs)
 
 
 def _weights(times: Numbers, at: Numbers, *, width: float) -> Numbers:

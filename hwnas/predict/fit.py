@@ -24,6 +24,8 @@ from hwnas.predict.selection import HeldOutPredictions, Protocol, cross_validate
 
 _log = logging.getLogger(__name__)
 
+_SMALLEST_VALUE, _LARGEST_VALUE = 1e-9, 1e15
+"""Bounds of measured values in the unit of their metric; the squares of ratios are far from overflow."""
 _DRIFT_GAIN = 0.95
 """Drift is corrected only if that brings the error on held-out networks below this share of it."""
 _SMALLEST_DRIFT = 1e-3
@@ -177,9 +179,10 @@ def check_observations(observed: Observations, *, allow_mixed: bool) -> None:
     if figures.shape != (len(observed.features),):
         raise InputError("there must be one figure per network", got=f"{figures.shape} for {len(observed.features)}")
     require_finite(figures[:, None], names=[observed.metric.name])
-    if (figures <= 0).any():
-        row = int(figures.argmin())
-        raise InputError(f"{observed.metric.name} must be above 0", got=f"{figures[row]} in row {row}")
+    wrong = np.flatnonzero((figures < _SMALLEST_VALUE) | (figures > _LARGEST_VALUE))
+    if wrong.size:
+        message = f"{observed.metric.name} must be between {_SMALLEST_VALUE:g} and {_LARGEST_VALUE:g}"
+        raise InputError(message, got=f"{figures[wrong[0]]} in row {wrong[0]}")
     environments = sorted(set(observed.environments))
     if len(environments) > 1 and not allow_mixed:
         raise InputError(

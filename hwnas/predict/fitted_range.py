@@ -71,7 +71,9 @@ class FittedRange(ContiguousArrays):
         if self._far(first)[0] and not reasons:
             reasons.append("its mix of operations is unlike that of all fitted networks")
         if self._unknown(first)[0]:
-            reasons.append(f"no fitted network has {', '.join(self._unknown_names(first))}")
+            costs = zip(first.cost_names, first.costs[0], strict=True)
+            unknown_names = [name for name, cost in costs if name not in self.cost_names and cost > 0]
+            reasons.append(f"no fitted network has {', '.join(unknown_names)}")
         return tuple(reasons)
 
     def to_json(self) -> dict[str, Any]:
@@ -131,10 +133,6 @@ class FittedRange(ContiguousArrays):
         known = [name in self.cost_names for name in features.cost_names]
         share: Numbers = features.costs[:, ~np.array(known, dtype=np.bool_)].sum(axis=1) / features.total()
         return np.where(share > _HARMLESS, share, 0.0)
-
-    def _unknown_names(self, features: Features) -> list[str]:
-        pairs = zip(features.cost_names, features.costs[0], strict=True)
-        return [name for name, cost in pairs if name not in self.cost_names and cost > 0]
 
     def _reason(self, column: int, features: Features) -> str:
         name = (*self.cost_names, *self.shape_names)[column]

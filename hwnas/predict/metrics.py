@@ -11,7 +11,7 @@ from hwnas.predict.arrays import Numbers
 from hwnas.predict.features.table import require_finite
 
 _ROUNDING = 1e-12
-_LARGEST = 1e12
+_LARGEST = 1e30
 """Largest relative error of a score that is read."""
 _DRAWS = 64
 _SIGMA_BY_MEAN = float(np.sqrt(np.pi / 2))

@@ -227,7 +227,14 @@ class Predictor:
             "model": fitted_to_json(self.model),
             "intervals": self.intervals.to_json(),
             "fitted_range": self.fitted_range.to_json(),
-            "sources": {name: _source_json(source) for name, source in self.sources.items()},
+            "sources": {
+                name: {
+                    "conditions": source.conditions.plain(),
+                    "batch": source.batch,
+                    "model": fitted_to_json(source.model),
+                }
+                for name, source in self.sources.items()
+            },
         }
 
     @classmethod
@@ -251,10 +258,6 @@ class Predictor:
             by_source = {name: source.predict(build) for name, source in self.sources.items()}
         conditions = replace(self.conditions, batch=self.card.metric.require_batch(batch))
         return with_source_predictions(build(conditions), by_source)
-
-
-def _source_json(source: Source) -> dict[str, Any]:
-    return {"conditions": source.conditions.plain(), "batch": source.batch, "model": fitted_to_json(source.model)}
 
 
 def _source(data: StoredTable) -> Source:

@@ -90,8 +90,12 @@ def cross_validate(
         InputError: There are too few distinct networks or groups.
     """
     learners = candidates(features) if learners is None else tuple(learners)
-    _require_enough(features)
-    labels = groups or group_equal_networks(features)
+    networks = group_equal_networks(features)
+    if len(set(networks)) < MIN_NETWORKS:
+        message = f"there must be at least {MIN_NETWORKS} distinct networks to fit a predictor"
+        got = f"{len(features)} rows of {len(set(networks))}"
+        raise InputError(message, got=got, hint="hwnas profile --samples 50")
+    labels = groups or networks
     folds = tuple(
         make_folds(len(target), num_folds=protocol.num_folds, seed=protocol.seed + repeat, groups=labels)
         for repeat in range(protocol.repeats)
@@ -132,13 +136,6 @@ def refit(
 def candidates(features: Features) -> tuple[Learner, ...]:
     """Return the models that suit these features; a correction per block needs block counts."""
     return tuple(learner for learner in LEARNERS.values() if learner.name != "blocks" or features.count_names)
-
-
-def _require_enough(features: Features) -> None:
-    distinct = len(set(group_equal_networks(features)))
-    if distinct < MIN_NETWORKS:
-        message = f"there must be at least {MIN_NETWORKS} distinct networks to fit a predictor"
-        raise InputError(message, got=f"{len(features)} rows of {distinct}", hint="hwnas profile --samples 50")
 
 
 def _held_out(

@@ -82,7 +82,7 @@ def choose_predictor(
     paths = data_search_path(PREDICTORS, predictors)
     found, unreadable = find_predictors(paths, device=device, metric=metric.name)
     wanted = metric.with_device(device)
-    fitting = [entry for entry in found if _fits(entry, wanted, space)]
+    fitting = [entry for entry in found if entry.space in (None, space) and wanted.matches(entry.card.metric)]
     best = min(fitting, key=lambda entry: _rank(entry, metric), default=None)
     for predictor in unreadable:
         # It is never silently passed over for a predictor that it comes before.
@@ -99,10 +99,6 @@ def choose_predictor(
         origin=best.origin,
         note=_note(best, metric, fitting),
     )
-
-
-def _fits(predictor: PredictorEntry, wanted: Metric, space: str | None) -> bool:
-    return predictor.space in (None, space) and wanted.matches(predictor.card.metric)
 
 
 def _could_fit(predictor: UnreadablePredictor, wanted: Metric, space: str | None) -> bool:

@@ -186,7 +186,7 @@ def test_another_batch_than_the_measured_one_is_refused() -> None:
     ("change", "message"),
     [
         ({"figures": np.full(60, np.nan)}, "latency_ms must be a finite number"),
-        ({"figures": np.r_[-1.0, np.ones(59)]}, "latency_ms must be above 0"),
+        ({"figures": np.r_[-1.0, np.ones(59)]}, "latency_ms must be between"),
         ({"figures": np.ones(59)}, "there must be one figure per network"),
         ({"environments": ["a"] * 59 + ["b"]}, "measurements must be of one environment"),
         ({"features": features_of({"runs": np.ones(60)})}, "at least 8 distinct networks"),

@@ -25,7 +25,7 @@ from hwnas.predict.lookup import predictor_folder
 from hwnas.predict.predictor import Predictor
 from hwnas.predict.saving import save_predictor
 from hwnas.predict.transfer_fit import transfer_predictor
-from hwnas.profile.lookup import ProfileEntry, profile_entries, table_entries
+from hwnas.profile.lookup import profile_entries, table_entries
 from hwnas.progress import NullReporter, Reporter
 
 
@@ -129,7 +129,12 @@ def _load_measured(device: str, options: FitOptions) -> list[MeasuredNetworks]:
     tables = table_entries(paths, device=device)
     if not profiles and not tables:
         raise _no_profile(device, paths)
-    wanted = [entry for entry in profiles if _is_wanted(entry, options)]
+    wanted = [
+        entry
+        for entry in profiles
+        if options.space in (None, entry.manifest.space)
+        and options.deployment.matches(entry.manifest.setting.deployment)
+    ]
     # Tables have neither a space nor a single batch size.
     takes_tables = options.space is None and options.deployment.batch is None
     published = [entry for entry in tables if takes_tables and options.deployment.matches(entry.manifest.deployment)]
@@ -137,12 +142,6 @@ def _load_measured(device: str, options: FitOptions) -> list[MeasuredNetworks]:
         names = [*(entry.name for entry in profiles), *(table.name for table in tables)]
         raise _nothing_to_fit(device, options, names)
     return [*map(measured_profile, wanted), *map(measured_table, published)]
-
-
-def _is_wanted(entry: ProfileEntry, options: FitOptions) -> bool:
-    return options.space in (None, entry.manifest.space) and options.deployment.matches(
-        entry.manifest.setting.deployment
-    )
 
 
 def _no_profile(device: str, paths: DataPaths) -> InputError:
@@ -175,7 +174,9 @@ def _fit_metrics(
             else:
                 reporter.message(f"{networks.name}: fitting {name} to {len(networks)} rows")
                 predictor = _fit_metric(networks, name, options, reporter)
-        except InputError as error:
+        except (InputError, np.linalg.LinAlgError) as error:
+            if not isinstance(error, InputError):
+                error = InputError("measured values must be similar enough to be fitted", got=error)
             yield _Failed(name=f"{networks.name}: {name}", error=error)
             continue
         timed = predictor if name == "latency_ms" else timed

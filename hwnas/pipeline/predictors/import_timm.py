@@ -171,7 +171,10 @@ def _traced(keys: Sequence[ModelKey], folder: Path, reporter: Reporter) -> Trace
     own_sizes = dict(known.own_sizes) if known.timm == version else {}
     missing = [key for key in keys if key not in models]
     for number, key in enumerate(missing, start=1):
-        models[key] = _trace(key)
+        try:
+            models[key] = trace_timm(key[0], image_size=key[1])
+        except InputError:  # reported as not traced
+            models[key] = None
         own_sizes |= _own_size(key, models[key])
         if number % _EVERY == 0 or number == len(missing):
             reporter.message(f"{number} of {len(missing)} models traced")
@@ -189,14 +192,6 @@ def _known(folder: Path, reporter: Reporter) -> TracedModels:
     except InputError as error:
         reporter.message(f"{error.message}: all models are traced again")
         return TracedModels(timm="", models={})
-
-
-def _trace(key: ModelKey) -> Workload | None:
-    name, size = key
-    try:
-        return trace_timm(name, image_size=size)
-    except InputError:  # reported as not traced
-        return None
 
 
 def _own_size(key: ModelKey, found: Workload | None) -> dict[str, int]:

@@ -32,6 +32,8 @@ class PredictOptions:
     """Predict networks outside the fitted range instead of raising an error; they are marked."""
 
     def __post_init__(self) -> None:
+        if not self.metrics:
+            raise InputError("there must be a metric to predict", known=MEASURED_METRICS)
         for name in self.metrics:
             if name not in MEASURED_METRICS:
                 raise unknown("metric", name, MEASURED_METRICS, hint="--metric {}")
@@ -105,7 +107,9 @@ def predict_networks(
     """
     options = options or PredictOptions()
     parsed = parse_targets(targets, space=options.space)
-    groups = _by_space(parsed.networks)
+    groups: dict[str | None, list[int]] = {}
+    for row, target in enumerate(parsed.networks):
+        groups.setdefault(target.space, []).append(row)
     by_metric = {name: {space: _choose(name, space, options, machine) for space in groups} for name in options.metrics}
     all_chosen = [chosen for by_space in by_metric.values() for chosen in by_space.values()]
     confidence = options.confidence or min(chosen.predictor.default_confidence for chosen in all_chosen)
@@ -145,13 +149,6 @@ def _notes(confidence: float, all_chosen: Sequence[ChosenPredictor]) -> tuple[st
         return ()
     few = min(chosen.predictor.card.data.num_networks for chosen in all_chosen)
     return (f"intervals of {confidence:.0%}: {few} networks were fitted, too few for {DEFAULT_CONFIDENCE:.0%}",)
-
-
-def _by_space(networks: Sequence[Target]) -> dict[str | None, list[int]]:
-    groups: dict[str | None, list[int]] = {}
-    for row, target in enumerate(networks):
-        groups.setdefault(target.space, []).append(row)
-    return groups
 
 
 def _choose(name: str, space: str | None, options: PredictOptions, machine: Machine | None) -> ChosenPredictor:

@@ -36,13 +36,13 @@ def find_sources(
     return TransferSources(
         sources=sources,
         predictions={name: source.predict(networks.featurised) for name, source in sources.items()},
-        unlike=frozenset(device for device, predictor in chosen.items() if _is_unlike(networks, predictor)),
+        unlike=frozenset(
+            device
+            for device, source in chosen.items()
+            if source.metric.deployment.runtime != networks.deployment.runtime
+            or source.predictor.conditions.kind != networks.device.kind
+        ),
     )
-
-
-def _is_unlike(networks: MeasuredNetworks, chosen: ChosenPredictor) -> bool:
-    kinds = chosen.predictor.conditions.kind, networks.device.kind
-    return chosen.metric.deployment.runtime != networks.deployment.runtime or len(set(kinds)) > 1
 
 
 def _source(networks: MeasuredNetworks, chosen: ChosenPredictor) -> Source:

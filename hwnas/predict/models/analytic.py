@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from hwnas.predict.arrays import ContiguousArrays, Numbers
+from hwnas.predict.arrays import ContiguousArrays, Numbers, nonnegative_least_squares
 from hwnas.predict.features.table import Features
 from hwnas.predict.models.model import check_fit_inputs
 from hwnas.predict.stored import StoredTable
@@ -95,8 +95,6 @@ class AnalyticLearner:
         return float(np.concatenate(errors).mean())
 
     def _factors(self, shares: Numbers, weights: Numbers, *, freedom: float) -> Numbers:
-        from scipy.optimize import nnls  # type: ignore[import-untyped]  # a machine that only measures does not fit
-
         # Rows are divided by their target, so residuals are relative errors; coefficients are factors of the usual
         # ones, so the penalty |factor - 1|^2 pulls towards these. Its rows are appended to the least-squares problem.
         robust, spread = np.ones(len(shares)), 0.1
@@ -105,12 +103,11 @@ class AnalyticLearner:
             root = np.sqrt(weights * robust)
             strength = max(spread, 0.02) / freedom
             matrix = np.concatenate([shares * root[:, None], strength * pull])
-            factors, _ = nnls(matrix, np.concatenate([root, np.full(len(pull), strength)]), maxiter=100 * len(pull))
+            factors = nonnegative_least_squares(matrix, np.concatenate([root, np.full(len(pull), strength)]))
             residual = shares @ factors - 1
             spread = max(1.4826 * float(np.median(abs(residual))), 1e-4)
             robust = 1 / (1 + (residual / (2 * spread)) ** 2)
-        result: Numbers = factors
-        return result
+        return factors
 
 
 def usual_coefficients(features: Features, target: Numbers) -> Numbers:

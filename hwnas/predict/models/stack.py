@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from hwnas.predict.arrays import ContiguousArrays, Numbers
+from hwnas.predict.arrays import ContiguousArrays, Numbers, nonnegative_least_squares
 from hwnas.predict.features.table import Features
 from hwnas.predict.models.model import Fitted
 
@@ -53,8 +53,6 @@ def stack_weights(predictions: Sequence[Numbers], target: Numbers) -> Numbers:
 
 
 def _weights(errors: Numbers) -> Numbers:
-    from scipy.optimize import nnls  # type: ignore[import-untyped]
-
     # Least absolute errors by iteratively reweighted non-negative least squares. Appended rows hold the penalty
     # towards equal weights and, with a large factor, the constraint that the weights sum to 1.
     rows, members = errors.shape
@@ -65,7 +63,7 @@ def _weights(errors: Numbers) -> Numbers:
         total = 1e3 * spread * np.sqrt(rows)
         matrix = np.concatenate([errors * np.sqrt(robust)[:, None], penalty, np.full((1, members), total)])
         response = np.concatenate([np.zeros(rows), np.diag(penalty) / members, [total]])
-        weights, _ = nnls(matrix, response)
+        weights = nonnegative_least_squares(matrix, response)
         weights = weights / weights.sum()
         robust = 1 / np.maximum(abs(errors @ weights), 0.3 * spread)
         robust = robust / robust.mean()
