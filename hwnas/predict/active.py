@@ -67,6 +67,7 @@ def _disagreement(candidates: Features, measured: Features, target: Numbers, *, 
 
 
 def _farthest(points: Numbers, taken: Numbers, weight: Numbers, *, count: int) -> NDArray[np.intp]:
+    # Farthest-point selection: each candidate that is chosen reduces the distances of those near it.
     chosen: list[int] = []
     distance = _nearest(points, taken)
     for _ in range(count):

@@ -204,6 +204,7 @@ def card_from_json(data: object, *, source: str) -> Card:
 
 
 def _canonical(card: Card) -> str:
+    # Sorted keys and no spaces: the digest is that of the values, however the file is formatted.
     return json.dumps(card_json(card), sort_keys=True, separators=(",", ":"))
 
 

@@ -117,6 +117,7 @@ class FittedRange(ContiguousArrays):
 
     def _beyond(self, features: Features) -> NDArray[np.bool_]:
         columns = self._columns(features)
+        # The second term covers rounding errors of columns that are constant in the fitted networks.
         margin = self.margin * (self.high - self.low) + 1e-9 * (1 + abs(self.high))
         beyond: NDArray[np.bool_] = (columns < self.low - margin) | (columns > self.high + margin)
         costs = len(self.cost_names)

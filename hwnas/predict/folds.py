@@ -53,6 +53,7 @@ def group_equal_networks(features: Features) -> list[int]:
     The numbers depend neither on the order of the rows nor on the last bits of a feature, which differ between CPUs:
     each value is replaced by its rank among the distinct values of its column.
     """
+    # Sorting each column and counting the steps that exceed the tolerance gives the ranks without pairwise comparisons.
     columns = np.concatenate([features.costs, features.shapes], axis=1)
     tolerance = _ROUNDING * abs(columns).max(axis=0, initial=0)
     order = np.argsort(columns, axis=0, kind="stable")

@@ -48,6 +48,7 @@ class WhitenedComponents(ContiguousArrays):
         standard = Standardizer.fit(raw)
         columns = standard.apply(raw)
         _, spread, directions = np.linalg.svd(columns, full_matrices=False)
+        # Components with little variance are mostly rounding errors, which whitening would blow up.
         kept = np.flatnonzero(spread > 0.05 * max(float(spread[0]), 1e-12))[:_MAX_COMPONENTS]
         deviation = spread[kept] / np.sqrt(len(features))
         return cls(
@@ -177,6 +178,7 @@ def supported_confidence(count: int, *, wanted: float = DEFAULT_CONFIDENCE) -> f
     """Return the wanted confidence, or the highest in whole hundredths that this number of networks supports."""
     if (1 - wanted) / 2 * (count + 1) >= 1 - _ROUNDING:
         return wanted
+    # The lower tail must hold at least one of count + 1 equally likely ranks: (1 - c) / 2 >= 1 / (count + 1).
     return max(math.floor(100 * (1 - 2 / (count + 1)) + _ROUNDING) / 100, 0.01)
 
 
@@ -190,6 +192,7 @@ def _slope(distance: Numbers, logs: Numbers) -> float:
 
 
 def _scale(distance: Numbers, slope: float) -> Numbers:
+    # Bounded, so that a network far away has a wide interval and not an infinite one.
     scale: Numbers = np.clip(np.maximum(distance, 0.1) ** slope, 1 / _SCALE_RANGE, _SCALE_RANGE)
     return scale
 

@@ -164,6 +164,7 @@ def _scaled(source: str) -> TransferMethod:
 
     def fit(features: Features, target: Numbers) -> Fitted:
         logs = source_logs((source,), features)
+        # The median: one outlier among a few networks would move a mean.
         offset = float(np.median(np.log(target) - logs[:, 0]))
         return Scaled(sources=(source,), weights=np.ones(1), centres=np.zeros(1), offset=offset)
 
@@ -177,6 +178,7 @@ def _basis(sources: tuple[str, ...]) -> TransferMethod:
     """
 
     def fit(features: Features, target: Numbers) -> Fitted:
+        # log target = offset + (logs - centres) @ directions @ weights: few weights for many correlated sources.
         logs = source_logs(sources, features)
         centres = logs.mean(axis=0)
         directions = _directions(logs - centres)
@@ -191,6 +193,7 @@ def _basis(sources: tuple[str, ...]) -> TransferMethod:
 def _directions(centred: Numbers) -> Numbers:
     """Return the main common directions as columns of length 1."""
     _, spread, directions = np.linalg.svd(centred, full_matrices=False)
+    # Directions with hardly any spread are noise; ten networks cannot support more than a few.
     kept = np.flatnonzero(spread > 1e-3 * max(float(spread[0]), 1e-12))[:_RANK]
     main: Numbers = directions[kept].T
     return main

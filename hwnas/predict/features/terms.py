@@ -114,6 +114,7 @@ def _convolution(operation: Convolution, conditions: Conditions, batch: Amount) 
 
 def _convolution_groups(operation: Convolution) -> Iterator[tuple[str, Amount]]:
     """Classify a convolution: for each element one class is 1, the others 0."""
+    # A 1x1 convolution is a linear layer; one whose kernel equals its stride reads each pixel once (patch embeddings).
     depthwise = np.equal(operation.groups, operation.inputs) & np.greater(operation.groups, 1)
     grouped = np.greater(operation.groups, 1) & ~depthwise
     pointwise = ~depthwise & ~grouped & np.equal(operation.kernel, 1)
@@ -140,10 +141,12 @@ def _matmul(operation: MatMul, conditions: Conditions, batch: Amount) -> Iterato
 def _attention(operation: Attention, conditions: Conditions, batch: Amount) -> Iterator[Term]:
     head_dim = operation.width / np.maximum(operation.heads, 1)
     count = batch * operation.heads * operation.windows
+    # Attention has two products of the same size, queries times keys and weights times values: 4 operations per MAC.
     scores = Product(count=count, rows=1.0 * operation.queries, depth=head_dim, columns=1.0 * operation.keys)
     compute = MS_PER_S * 4 * scores.macs / conditions.op_per_s
     for name, chosen in _classes(head_dim, _HEADS):
         yield f"attention.macs.head{name}", chosen * compute
+    # Fused kernels work on tiles of 64 queries and 64 keys, and pad the head to a multiple of 32.
     padded = _up(scores.rows, 64) * _up(scores.depth, 32) * _up(scores.columns, 64) * count
     yield "attention.padding", MS_PER_S * 4 * (padded - scores.macs) / conditions.op_per_s
     elements = count * operation.queries * operation.keys
@@ -220,6 +223,8 @@ def _compute(group: str, product: Product, conditions: Conditions) -> Iterator[T
 
 def _is_paged(product: Product, conditions: Conditions) -> Amount:
     """True if a row of a matrix fills whole memory pages, so that its elements compete for the same cache lines."""
+    # Addresses that differ by a multiple of the page size map to the same cache set, so a column of such a matrix
+    # evicts its own lines.
     elements = _PAGE_BYTES // conditions.bytes_per_element
     return np.equal(product.depth % elements, 0) | np.equal(product.columns % elements, 0)
 
@@ -232,6 +237,7 @@ def _padded(product: Product, conditions: Conditions) -> Amount:
 def _idle(product: Product, conditions: Conditions) -> Amount:
     """Return the MACs that idle processors could have done in the last wave of tiles."""
     rows, columns, depth = _TILE["gpu"]
+    # A GPU runs one tile per multiprocessor at a time; the last wave of tiles leaves some of these without work.
     tiles = product.count * np.ceil(product.rows / rows) * np.ceil(product.columns / columns)
     return (_up(tiles, conditions.num_sms) - tiles) * rows * columns * _up(product.depth, depth)
 

@@ -78,6 +78,7 @@ class AnalyticLearner:
         """Return the weights of the freedoms, which sum to 1; with few networks only the first has weight."""
         if len(self.freedoms) == 1 or len(shares) < _FEW:
             return np.array([1.0, *(0.0 for _ in self.freedoms[1:])])
+        # A small cross-validation; averaging fits is more stable than choosing one (Breiman 1996).
         owner = np.random.default_rng(seed).permutation(len(shares)) % _FOLDS
         errors = np.array([self._error(shares, weights, owner, freedom=freedom) for freedom in self.freedoms])
         errors = np.maximum(errors, _SMALLEST)
@@ -115,6 +116,7 @@ def usual_coefficients(features: Features, target: Numbers) -> Numbers:
     known = np.array([_usual(name) for name in features.cost_names])
     if np.isnan(known).any():
         return _equal_shares(features, target)
+    # One factor for all costs: the median ratio of measured to predicted.
     sums = np.maximum(features.costs @ known, _SMALLEST)
     return known * float(np.exp(np.median(np.log(target / sums))))
 

@@ -73,6 +73,8 @@ class BlocksLearner:
         if not count_names:
             return Blocks(mean=mean, count_names=(), differences=np.zeros(0))
         fitted = mean.predict(features)
+        # Rows are divided by their target, so that errors are relative; outliers are clipped at five robust standard
+        # deviations, because a ridge regression would spread them over all blocks of their network.
         typical = float(np.median(target))
         columns = features.counts_by(count_names) * (typical / target)[:, None]
         left = (target - fitted) / target

@@ -127,12 +127,14 @@ def _process(inputs: Numbers, residual: Numbers, weights: Numbers, *, columns: t
     from sklearn.gaussian_process import GaussianProcessRegressor
     from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
+    # The residuals are scaled to about 1, clipped and fitted; the bounds keep the search away from degenerate kernels.
     spread = max(float(residual.std()), 1e-6)
     kernel = ConstantKernel(1.0, (1e-3, 1e2)) * Matern(np.full(len(columns), 3.0), (0.3, 1e3), nu=2.5) + WhiteKernel(
         0.1, (1e-5, 3.0)
     )
     offset = float(np.median(residual))
     centred = np.clip((residual - offset) / spread, -5, 5)
+    # A row of less weight has more noise: its variance is the inverse of its weight.
     relative = weights.mean() / np.maximum(weights, 1e-9 * weights.mean())
     with warnings.catch_warnings():
         # A length scale at its upper bound means that the input is irrelevant, which is not a failure.

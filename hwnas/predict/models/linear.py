@@ -171,6 +171,7 @@ class RidgeLearner:
         from sklearn.linear_model import RidgeCV
 
         response = target if scale == "plain" else np.log(target)
+        # Weights 1 / target^2 make absolute errors relative; on the logarithm they are relative already.
         relative = weights / target**2 if scale == "plain" else weights
         robust = np.ones(len(target))
         for _ in range(self.iterations):
@@ -201,5 +202,6 @@ def _held_out(columns: Numbers, residual: Numbers, weights: Numbers, alpha: floa
 def _components(columns: Numbers) -> Numbers:
     _, _, rotation = np.linalg.svd(columns, full_matrices=False)
     kept: Numbers = rotation[:_COMPONENTS].T
+    # Scaled to a standard deviation of 1 each, so that their squares and products have comparable sizes.
     scaled: Numbers = kept / np.maximum((columns @ kept).std(axis=0), 1e-9)
     return scaled
