@@ -12,7 +12,6 @@ from hwnas.files import path_within
 from hwnas.metrics import parse_metric
 from hwnas.pipeline.search.defaults import (
     ResolvedMetrics,
-    SpaceChoice,
     choose_space,
     combine_errors,
     fit_missing,
@@ -20,6 +19,7 @@ from hwnas.pipeline.search.defaults import (
 )
 from hwnas.pipeline.search.options import (
     DEFAULT_BUDGET,
+    DEFAULT_SPACE,
     SearchOptions,
     choose_strategy,
     parse_criteria,
@@ -84,8 +84,13 @@ def prepare_search(
     """
     criteria = parse_criteria(options)
     choice = choose_space(options, needs_supernet=criteria.has_accuracy)
-    supernet = _open_supernet(choice, options) if criteria.has_accuracy else None
-    space: AnySpace = SPACES.get(choice.name or "") if supernet is None else supernet.space
+    if choice.supernet is not None:
+        from hwnas.pipeline.search.accuracy import open_supernet
+
+        supernet = open_supernet(choice.supernet, space=choice.name, data=options.data)
+        space = supernet.space
+    else:
+        supernet, space = None, SPACES.get(choice.name or DEFAULT_SPACE)
     metrics = resolve_metrics(
         criteria, space=space.name, device=options.device, predictors=options.predictors, machine=machine
     )
@@ -151,14 +156,6 @@ def versions() -> tuple[str, ...]:
         f"hwnas=={hwnas_version()}",
         *(f"{name}=={version}" for name, version in package_versions(_PACKAGES).items()),
     )
-
-
-def _open_supernet(choice: SpaceChoice, options: SearchOptions) -> "OpenSupernet | None":
-    if choice.supernet is None:
-        return None
-    from hwnas.pipeline.search.accuracy import open_supernet
-
-    return open_supernet(choice.supernet, space=choice.name, data=options.data)
 
 
 def _interval_confidence(options: SearchOptions, predictors: tuple[MetricPredictor, ...]) -> float | None:

@@ -115,7 +115,7 @@ def test_a_space_that_has_changed_in_code_is_refused(
     free_run = tmp_path / "free"
     search_networks(
         free(
-            {"predictors": tmp_path / "none", "runs": tmp_path},
+            {"predictors": None, "runs": tmp_path},
             objectives=("params",),
             post_search=PostSearch(verify=False),
         ),
