@@ -34,6 +34,8 @@ from hwnas.workload import Workload, Workloads
 MODEL = "model.json"
 """File name of a model in the folder of its predictor."""
 
+_MAX_READS = 5
+
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
@@ -146,9 +148,12 @@ class Predictor:
             InputError: The folder holds no predictor, one of another format, or one that is invalid or was changed.
         """
         folder = Path(folder)
-        card = load_card(folder)
         path = folder / MODEL
-        model_text = read_stored(path)
+        for _ in range(_MAX_READS):
+            before = _identity(folder)
+            card, model_text = load_card(folder), read_stored(path)
+            if _identity(folder) == before:  # no fit has put another predictor in this place in between
+                break
         require_seal(card, model_text=model_text, source=str(folder))
         return cls.from_json(card, StoredTable(parse_json(model_text, source=str(path)), where=str(path)))
 
@@ -258,6 +263,10 @@ class Predictor:
             by_source = {name: source.predict(build) for name, source in self.sources.items()}
         conditions = replace(self.conditions, batch=self.card.metric.require_batch(batch))
         return with_source_predictions(build(conditions), by_source)
+
+
+def _identity(folder: Path) -> int | None:
+    return folder.stat().st_ino if folder.is_dir() else None
 
 
 def _source(data: StoredTable) -> Source:

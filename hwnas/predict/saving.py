@@ -36,13 +36,10 @@ def save_predictor(predictor: Predictor, folder: Path) -> Predictor:
     """
     model_text = json.dumps(predictor.model_json(), separators=(",", ":"), allow_nan=False) + "\n"
     card = sealed(predictor.card, model_text=model_text)
-    texts = {
-        MODEL: model_text,
-        CARD: json.dumps(card_json(card), indent=1, allow_nan=False) + "\n",
-        PAGE: card_page(card),
-        PARITY: parity_plot(card),
-    }
+    card_text = json.dumps(card_json(card), indent=1, allow_nan=False) + "\n"
     with file_errors(folder, "written"):
+        # Drawing is a step that may fail: matplotlib needs a folder that it can write to.
+        texts = {MODEL: model_text, CARD: card_text, PAGE: card_page(card), PARITY: parity_plot(card)}
         if folder.exists() and any(folder.iterdir()) and not (folder / CARD).is_file():
             message = f"{printable(folder)} holds something other than a predictor"
             raise InputError(message, hint="choose another folder with --out")

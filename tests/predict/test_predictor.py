@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from hwnas.errors import InputError
-from hwnas.predict.card import card_from_json, card_json, sealed
+from hwnas.predict.card import Card, card_from_json, card_json, load_card, sealed
 from hwnas.predict.fit import fit_predictor
 from hwnas.predict.models import AnalyticLearner, BoostedLearner
 from hwnas.predict.predictor import Predictor
@@ -223,3 +223,23 @@ def test_pipes_and_large_files_are_no_predictors(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "p" / "model.json")
     with pytest.raises(InputError, match="must be an ordinary file"):
         Predictor.load(tmp_path / "p")
+
+
+def test_a_predictor_that_is_exchanged_while_it_is_read_is_read_again(
+    written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(written, tmp_path / "p")
+    shutil.copytree(written, tmp_path / "new")
+    _edit(tmp_path / "new" / "card.json", lambda card: card.update(notes=["new"]))
+    _edit(tmp_path / "new" / "model.json", lambda data: data["intervals"].update(slope=0.0))
+    _resealed(tmp_path / "new")
+
+    def read_and_exchange(folder: Path) -> Card:
+        card = load_card(folder)
+        if (tmp_path / "new").exists():
+            (tmp_path / "p").rename(tmp_path / "old")
+            (tmp_path / "new").rename(tmp_path / "p")
+        return card
+
+    monkeypatch.setattr("hwnas.predict.predictor.load_card", read_and_exchange)
+    assert Predictor.load(tmp_path / "p").card.notes == ("new",)

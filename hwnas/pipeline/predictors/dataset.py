@@ -124,11 +124,20 @@ class MeasuredNetworks:
         )
 
 
-def measured_profile(entry: ProfileEntry) -> MeasuredNetworks:
-    """Return the measured networks of a profile, reference networks included."""
+def measured_profile(entry: ProfileEntry, *, num_networks: int | None = None) -> MeasuredNetworks:
+    """Return the measured networks of a profile, reference networks included.
+
+    Args:
+        entry: The profile.
+        num_networks: Number of networks of each kind that are needed, those measured first; None: all.
+    """
     profile = load_profile(entry.path)
     rows = [row for row in profile.measured if row.samples and row.reference]
     summaries = summarize_measurements(profile)
+    noise_floors = _noise_floors(rows, summaries)
+    if num_networks is not None:
+        kept = _first_rows(rows, num_networks)
+        rows, summaries = [rows[row] for row in kept], tuple(summaries[row] for row in kept)
     setting = profile.manifest.setting
     subjects = [row.subject for row in rows]
     return MeasuredNetworks(
@@ -140,17 +149,40 @@ def measured_profile(entry: ProfileEntry) -> MeasuredNetworks:
         sources=(entry.name,),
         environment=profile.manifest.environment,
         environments=(profile.manifest.environment_id,) * len(rows),
-        kinds=tuple(subject.name if subject.source == "space" else "timm" for subject in subjects),
+        kinds=tuple(map(_kind, subjects)),
         workloads=subject_workloads(subjects),
         batches=np.full(len(rows), setting.batch),
         figures={
             metric: np.array([_value(summary, metric) for summary in summaries], dtype=np.float64)
             for metric in MEASURED_METRICS
         },
-        noise_floors=_noise_floors(rows, summaries),
-        times=np.array([datetime.fromisoformat(row.started_utc).timestamp() for row in rows]),
+        noise_floors=noise_floors,
+        times=np.array(list(map(_time, rows))),
         subjects=tuple(subjects),
     )
+
+
+def _time(row: Measurement) -> float:
+    return datetime.fromisoformat(row.started_utc).timestamp()
+
+
+def _kind(subject: Subject) -> str:
+    return subject.name if subject.source == "space" else "timm"
+
+
+def _first_rows(rows: Sequence[Measurement], num_networks: int) -> list[int]:
+    """Return the rows of the first networks of each kind, in the order of the rows."""
+    # A store may have 100,000 rows, whose workloads take gigabytes. Networks with other ids may have equal features and
+    # count as one in a fit, so some more are kept than are needed.
+    most = 2 * num_networks + 20
+    ids: dict[str, set[str]] = {}
+    kept = []
+    for row in sorted(range(len(rows)), key=lambda row: _time(rows[row])):
+        known = ids.setdefault(_kind(rows[row].subject), set())
+        if len(known) < most or rows[row].subject.network_id in known:
+            known.add(rows[row].subject.network_id)
+            kept.append(row)
+    return sorted(kept)
 
 
 def select_space(networks: MeasuredNetworks, space: str) -> MeasuredNetworks:

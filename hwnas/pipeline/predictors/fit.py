@@ -141,7 +141,8 @@ def _load_measured(device: str, options: FitOptions) -> list[MeasuredNetworks]:
     if not wanted and not published:
         names = [*(entry.name for entry in profiles), *(table.name for table in tables)]
         raise _nothing_to_fit(device, options, names)
-    return [*map(measured_profile, wanted), *map(measured_table, published)]
+    profiles_of = (measured_profile(entry, num_networks=options.samples) for entry in wanted)
+    return [*profiles_of, *map(measured_table, published)]
 
 
 def _no_profile(device: str, paths: DataPaths) -> InputError:

@@ -10,7 +10,7 @@ import pytest
 from hwnas.errors import InputError, MissingError
 from hwnas.metrics import Deployment
 from hwnas.pipeline.predictors.dataset import measured_profile, select_space
-from hwnas.pipeline.predictors.fit import FitOptions, fit_predictors
+from hwnas.pipeline.predictors.fit import FitOptions, _first, fit_predictors
 from hwnas.pipeline.predictors.predict import PredictOptions, predict_networks, require_all_inside
 from hwnas.pipeline.predictors.transfer_sources import find_sources
 from hwnas.predict.card import load_card
@@ -150,6 +150,16 @@ def test_a_few_networks_lean_on_another_device_where_that_helps(tmp_path: Path) 
     assert found.notes == ("intervals of 81%: 10 networks were fitted, too few for 90%",)
     with pytest.raises(InputError, match="support no interval at this confidence"):
         predict_networks([f"{SPACE}:min"], replace(bare, confidence=0.9))
+
+
+def test_only_the_networks_that_are_needed_are_kept_of_a_profile(tmp_path: Path) -> None:
+    (entry,) = profile_entries(((make_profile(tmp_path / "new", count=60).parents[1], "own"),))
+    whole, part = measured_profile(entry), measured_profile(entry, num_networks=5)
+    assert len(part) < len(whole)
+    assert part.noise_floors == whole.noise_floors
+    expected, first = (_first(select_space(networks, SPACE), 5) for networks in (whole, part))
+    assert first.subjects == expected.subjects
+    np.testing.assert_array_equal(first.figures["latency_ms"], expected.figures["latency_ms"])
 
 
 def test_sources_of_another_runtime_or_kind_of_device_are_told_apart(tmp_path: Path) -> None:
