@@ -10,6 +10,7 @@ names the field, the value and what is valid. Bounds and the form of names belon
 
 import dataclasses
 import json
+import numbers
 import sys
 import tomllib
 import types
@@ -255,14 +256,22 @@ def _check(hint: Any, value: object, where: str) -> None:
     if value is None:
         return
     if origin is Annotated:
+        if arguments[0] is int and not isinstance(value, numbers.Integral):
+            raise InputError(f"{where} must be a whole number", got=shown(value))
+        if arguments[0] is float and not isinstance(value, numbers.Real):
+            raise InputError(f"{where} must be a number", got=shown(value))
         _check(arguments[0], value, where)
         _apply(arguments[1:], value, where)
     elif origin in (Union, types.UnionType):
         number = isinstance(value, (int, float))
+        fitting = []
         for argument in arguments:
             plain = get_args(argument)[0] if get_origin(argument) is Annotated else argument
             if not isinstance(plain, type) or isinstance(value, plain) or (number and plain is float):
-                _check(argument, value, where)
+                fitting.append(argument)
+        # A value of none of the types is an error of the first one that has a rule.
+        for argument in fitting or [argument for argument in arguments if get_origin(argument) is Annotated][:1]:
+            _check(argument, value, where)
     elif origin is tuple and isinstance(value, tuple):
         items = arguments[:1] * len(value) if arguments[-1:] == (Ellipsis,) else arguments
         for index, (argument, item) in enumerate(zip(items, value, strict=False)):

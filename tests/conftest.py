@@ -69,14 +69,3 @@ def coded_rows(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[int]]:
 
         monkeypatch.setattr(Space, name, counted)
     return calls
-
-
-@pytest.fixture(autouse=True)
-def registered_metrics() -> Iterator[None]:
-    """Metrics that a test registers, as searches with metrics of their own do, are gone after it."""
-    from hwnas.metrics import METRICS
-
-    with pytest.MonkeyPatch.context() as patch:
-        for table in ("_entries", "_names"):
-            patch.setattr(METRICS, table, dict(getattr(METRICS, table)))
-        yield

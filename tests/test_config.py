@@ -438,6 +438,8 @@ HOSTILE: list[tuple[str, object, str]] = [
     ("device", "../evil", "device must have 1 to 100 letters"),
     ("started", "yesterday", "started must be a time"),
     ("started", "9999-99-99", "started must be a time"),
+    ("epochs", "3", "epochs must be a whole number"),
+    ("epochs", 1.5, "epochs must be a whole number"),
     ("epochs", 0, "epochs must be between 1 and 100"),
     ("epochs", 10**30, "whole number|between"),
     ("rate", 0.0, "rate must be greater than 0"),

@@ -1,17 +1,19 @@
 """`hwnas.optimize`: a multi-objective search over Python objects, with metrics of the caller's own."""
 
 import csv
+import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hwnas.config import to_mapping
-from hwnas.errors import InputError
+from hwnas.config import Above, Between, require_valid, shown, to_mapping
+from hwnas.errors import InputError, unknown
+from hwnas.files import file_errors, read_text, require_file_name
 from hwnas.metrics import METRICS, Metric, Quantity
 from hwnas.pipeline.search.options import choose_strategy
 from hwnas.pipeline.search.predicted_metrics import CheapMetrics, MetricPredictor, supported_confidence
@@ -25,11 +27,11 @@ from hwnas.search.pareto import hypervolume
 from hwnas.search.problem import Evaluators, Problem
 from hwnas.search.result import SearchResult, make_networks
 from hwnas.search.run import SearchOutcome, run_search
-from hwnas.search.spec import space_digest
+from hwnas.search.spec import MAX_SEED, space_digest
 from hwnas.search.strategies.strategy import SearchStrategy
 from hwnas.search.study import Study
 from hwnas.space import SPACES
-from hwnas.space.space import AnySpace, Candidate, Genomes
+from hwnas.space.space import AnySpace, Candidate, Genomes, Space
 
 MetricFunction: TypeAlias = Callable[[Sequence[Candidate]], Sequence[float] | NDArray[np.float64]]
 """Values of a batch of networks, in their order; NaN for a network that has none."""
@@ -50,10 +52,17 @@ class CustomMetric:
     expensive: bool = False
     """True: a call costs far more than a look-up (training, measuring). The search then evaluates as few networks as
     its budget allows and fits a surrogate to them. At most one metric of a search can be expensive."""
-    largest: float = 1.0
+    largest: Annotated[float, Above(0, 1e30)] = 1.0
     """A value that no network exceeds, of an expensive metric: it scales the hypervolume. Free metrics are sampled."""
-    batch_size: int = 16
+    batch_size: Annotated[int, Between(1, 1_000_000)] = 16
     """Networks per call, of an expensive metric: what an interrupted search loses at most."""
+
+    def __post_init__(self) -> None:
+        require_valid(self)
+        if self.goal not in ("min", "max"):
+            raise unknown("goal", str(self.goal), ("min", "max"))
+        if not callable(self.function):
+            raise InputError("a metric must be a function from networks to values", got=type(self.function).__name__)
 
 
 @dataclass(frozen=True)
@@ -63,7 +72,7 @@ class LatencyTable:
     values: Mapping[str, float]
 
     @classmethod
-    def from_csv(cls, path: Path, *, key: str = "network_id", value: str = "latency_ms") -> "LatencyTable":
+    def from_csv(cls, path: str | Path, *, key: str = "network_id", value: str = "latency_ms") -> "LatencyTable":
         """Read a table with a header.
 
         Args:
@@ -74,12 +83,13 @@ class LatencyTable:
         Raises:
             InputError: The file cannot be read, lacks a column, or has a value that is not a number.
         """
+        text = read_text(Path(path))
         try:
-            with path.open(newline="", encoding="utf-8") as file:
-                return cls({row[key]: float(row[value]) for row in csv.DictReader(file)})
+            with file_errors(path):
+                return cls({row[key]: float(row[value]) for row in csv.DictReader(io.StringIO(text, newline=""))})
         except KeyError as error:
             raise InputError(f"{path} must have the columns {key} and {value}", got=f"no {error}") from error
-        except (OSError, ValueError) as error:
+        except (TypeError, ValueError) as error:  # TypeError: a row that is too short
             raise InputError(f"{path} must be a CSV table of numbers", got=error) from error
 
     def __call__(self, networks: Sequence[Candidate]) -> list[float]:
@@ -102,7 +112,7 @@ def optimize(
     budget: int = 500,
     minutes: float | None = None,
     seed: int = 0,
-    out: Path | None = None,
+    out: str | Path | None = None,
     reporter: Reporter | None = None,
 ) -> SearchResult:
     """Search a space for the Pareto front of metrics that the caller supplies.
@@ -129,8 +139,12 @@ def optimize(
         InputError: Names, bounds or values that cannot be used; more than one expensive metric.
     """
     space = SPACES.get(space) if isinstance(space, str) else space
+    if not isinstance(space, Space):
+        raise InputError("space must be a search space or the name of one", got=type(space).__name__)
+    Between(0, MAX_SEED).check(seed, where="seed")
     sources = _sources(accuracy, metrics or {})
-    problem = _problem(space, sources, objectives, constraints)
+    own = {name: _quantity(name, source) for name, source in sources.items() if name not in METRICS}
+    problem = _problem(space, sources, objectives, constraints, own)
     evaluators = _evaluators(space, sources, problem)
     name, chosen = choose_strategy(strategy, space=space, expensive=problem.has_expensive)
     allowed = Budget(evaluations=budget, minutes=minutes)
@@ -144,7 +158,7 @@ def optimize(
         "budget": budget,  # strategies derive the size of their rounds from it
         "seed": seed,
     }
-    with nullcontext() if out is None else Study.open(out, config=config) as study:
+    with nullcontext() if out is None else Study.open(Path(out), config=config) as study:
         outcome = run_search(
             problem,
             evaluators,
@@ -154,13 +168,13 @@ def optimize(
             study=study,
             on_progress=(reporter or NullReporter()).update,
         )
-    return _result(problem, outcome, sources)
+    return _result(problem, outcome, sources, own)
 
 
 def _sources(
     accuracy: CustomMetric | MetricFunction | None, metrics: Mapping[str, MetricSource]
 ) -> dict[str, CustomMetric | Predictor]:
-    """The metrics by name, functions and tables as custom metrics; names that are new are registered."""
+    """Return the metrics by name, functions and tables as custom metrics."""
     found: dict[str, CustomMetric | Predictor] = {}
     if accuracy is not None:
         if not isinstance(accuracy, CustomMetric):
@@ -171,28 +185,31 @@ def _sources(
             raise InputError(f"{name} must not be given as a further metric", hint="another name")
         if not isinstance(source, CustomMetric | Predictor):
             source = CustomMetric(function=source, goal=METRICS.get(name).goal if name in METRICS else "min")
-        _register(name, source)
-        found[name] = source
+        found[name] = _checked(name, source)
     expensive = [name for name, source in found.items() if isinstance(source, CustomMetric) and source.expensive]
     if len(expensive) > 1:
         raise InputError("at most one metric can be expensive", got=", ".join(expensive))
     return found
 
 
-def _register(name: str, source: CustomMetric | Predictor) -> None:
-    """Make a new name known to objectives and constraints; a known one must keep its direction."""
-    if isinstance(source, Predictor):
-        if name not in METRICS:
-            raise InputError(
-                "a predictor needs the name of the metric that it predicts", got=name, known=METRICS.names()
-            )
-        return
-    if name not in METRICS:
-        units, most = {"": 1.0, source.unit: 1.0}, source.largest if source.expensive else float("inf")
-        quantity = Quantity(name=name, goal=source.goal, unit=source.unit, units=units, on_device=False, most=most)
-        METRICS.add(name, quantity)
-    elif METRICS.get(name).goal != source.goal:
-        raise InputError(f"{name} must have the goal {METRICS.get(name).goal!r}", got=source.goal, hint="another name")
+def _checked(name: str, source: CustomMetric | Predictor) -> CustomMetric | Predictor:
+    """Return the source of a metric, whose name must suit it."""
+    require_file_name(name, what="the name of a metric")
+    if name in METRICS:
+        goal = METRICS.get(name).goal
+        if isinstance(source, CustomMetric) and source.goal != goal:
+            raise InputError(f"{name} must have the goal {goal!r}", got=source.goal, hint="another name")
+    elif isinstance(source, Predictor):
+        raise InputError("a predictor needs the name of the metric that it predicts", got=name, known=METRICS.names())
+    return source
+
+
+def _quantity(name: str, source: CustomMetric | Predictor) -> Quantity:
+    """Return what is known of a metric that is the caller's own; it is registered nowhere."""
+    assert isinstance(source, CustomMetric), "a predictor of a metric that is not known"
+    most = source.largest if source.expensive else float("inf")
+    units = {"": 1.0, source.unit: 1.0}
+    return Quantity(name=name, goal=source.goal, unit=source.unit, units=units, on_device=False, most=most)
 
 
 def _problem(
@@ -200,13 +217,17 @@ def _problem(
     sources: Mapping[str, CustomMetric | Predictor],
     objectives: Sequence[str] | None,
     constraints: Sequence[str],
+    own: Mapping[str, Quantity],
 ) -> Problem:
     if objectives is None:
         objectives = list(dict.fromkeys([*(name for name in sources if name == "accuracy"), "macs", *sources]))
+    for text in (*objectives, *constraints):
+        if not isinstance(text, str):
+            raise InputError("objectives and constraints must be texts", got=shown(text), hint='"latency_ms<=8"')
     problem = Problem(
         space=space,
-        objectives=tuple(parse_objective(text) for text in objectives),
-        constraints=tuple(parse_constraint(text) for text in constraints),
+        objectives=tuple(parse_objective(text, own=own) for text in objectives),
+        constraints=tuple(parse_constraint(text, own=own) for text in constraints),
         expensive=next((n for n, item in sources.items() if isinstance(item, CustomMetric) and item.expensive), None),
     )
     unknown_names = [name for name in problem.metrics if name not in sources and name not in _COSTS]
@@ -250,16 +271,22 @@ def _evaluators(space: AnySpace, sources: Mapping[str, CustomMetric | Predictor]
 
 def _evaluate(name: str, source: CustomMetric, networks: Sequence[Candidate]) -> NDArray[np.float64]:
     """Call the function and check that it returns one number per network."""
-    values = np.asarray(source.function(networks), dtype=np.float64)
+    found = source.function(networks)
+    try:
+        values = np.asarray(found, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"the function of {name} must return numbers", got=error) from error
     if values.shape != (len(networks),):
         message = f"the function of {name} must return one number for each network"
         raise InputError(message, got=f"shape {values.shape} for {len(networks)} networks")
     if (values < 0).any():
         raise InputError(f"values of {name} must not be negative", got=float(values.min()))
-    return values
+    return np.where(np.isinf(values), np.nan, values)  # neither is a value
 
 
-def _result(problem: Problem, outcome: SearchOutcome, sources: Mapping[str, object]) -> SearchResult:
+def _result(
+    problem: Problem, outcome: SearchOutcome, sources: Mapping[str, object], own: Mapping[str, Quantity]
+) -> SearchResult:
     found = outcome.candidates
     names = list(dict.fromkeys([*problem.metrics, *found.metrics]))
     predicted = [name for name in names if isinstance(sources.get(name), Predictor)]
@@ -279,4 +306,5 @@ def _result(problem: Problem, outcome: SearchOutcome, sources: Mapping[str, obje
         hypervolume=hypervolume(scores.objectives, outcome.bounds, feasible=scores.feasible),
         evaluations=outcome.evaluations,
         stop=outcome.stop,
+        own_metrics=own,
     )

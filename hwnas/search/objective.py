@@ -2,15 +2,16 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hwnas.config import shown
-from hwnas.errors import InputError
-from hwnas.metrics import Metric, parse_metric
+from hwnas.errors import InputError, unknown
+from hwnas.metrics import METRICS, Metric, Quantity, parse_metric
 
 Sense = Literal["<=", ">="]
 
@@ -51,6 +52,18 @@ def concatenated(parts: Sequence[Metrics]) -> dict[str, Estimate]:
     """Concatenate the rows of several tables, in the metrics that all of them have."""
     names = [name for name in parts[0] if all(name in part for part in parts)] if parts else []
     return {name: Estimate(*map(np.concatenate, zip(*(part[name] for part in parts), strict=True))) for name in names}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallerMetric(Metric):
+    """A metric of the caller of one search, which no registry knows."""
+
+    own: Quantity = field(compare=False, repr=False)
+
+    @property
+    def quantity(self) -> Quantity:
+        """The quantity that the caller computes."""
+        return self.own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,24 +139,33 @@ class Criteria:
         return Criteria(objectives=tuple(objectives), constraints=tuple(constraints))
 
 
-def parse_objective(text: str) -> Objective:
-    """Parse the name of an objective: `throughput`, `latency_ms@cpu`."""
-    return Objective(metric=parse_metric(text, what="objective"))
+def parse_objective(text: str, *, own: Mapping[str, Quantity] = MappingProxyType({})) -> Objective:
+    """Parse the name of an objective: `throughput`, `latency_ms@cpu`; `own` are metrics of the caller, by name."""
+    return Objective(metric=_parse_metric(text, what="objective", own=own))
 
 
-def parse_constraint(text: str) -> Constraint:
-    """Parse a constraint: `latency_ms<=8`, `macs<=1.4G`, `accuracy>=75%`."""
+def parse_constraint(text: str, *, own: Mapping[str, Quantity] = MappingProxyType({})) -> Constraint:
+    """Parse a constraint: `latency_ms<=8`, `macs<=1.4G`, `accuracy>=75%`; `own` are metrics of the caller, by name."""
     match = _CONSTRAINT.fullmatch(text)
     if match is None:
         raise InputError("a constraint must be METRIC<=BOUND or METRIC>=BOUND", got=shown(text), hint="latency_ms<=8")
     name, sense, bound = match.groups()
-    metric = parse_metric(name, what="metric of a constraint")
+    metric = _parse_metric(name, what="metric of a constraint", own=own)
     if sense not in ("<=", ">="):
         near = "<=" if "<" in sense else ">="
         raise InputError("a constraint must be METRIC<=BOUND or METRIC>=BOUND", got=text, hint=f"{name}{near}{bound}")
     constraint = Constraint(metric=metric, sense="<=" if sense == "<=" else ">=", bound=metric.quantity.parse(bound))
     _require_possible(constraint, text=text)
     return constraint
+
+
+def _parse_metric(text: str, *, what: str, own: Mapping[str, Quantity]) -> Metric:
+    name = text.strip()
+    if name in own:
+        return CallerMetric(name=name, own=own[name])
+    if own and name.partition("@")[0] not in METRICS:
+        raise unknown(what, name, [*own, *METRICS])
+    return parse_metric(text, what=what)
 
 
 def make_objectives(texts: Iterable[str], *, accuracy: bool = True, macs: bool = True) -> tuple[Objective, ...]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from hwnas.errors import InputError, unknown
 from hwnas.frames import Frame, html_table, to_frame
+from hwnas.metrics import Quantity
 from hwnas.runs import MANIFEST
 from hwnas.search.objective import Constraint, Objective, parse_constraint
 from hwnas.search.record import read_record
@@ -54,6 +55,8 @@ class SearchResult:
     evaluations: int
     stop: str
     """Why the search ended: 'evaluations', 'minutes', 'stalled' or 'exhausted'."""
+    own_metrics: Mapping[str, Quantity] = field(default_factory=dict, repr=False)
+    """Metrics of the caller's own, by name."""
 
     @property
     def front(self) -> tuple[FoundNetwork, ...]:
@@ -158,7 +161,7 @@ class SearchResult:
         return html_table({name: columns[name] for name in shown}, title=repr(self))
 
     def _key(self, name: str) -> str:
-        """The full name of a metric that may be given without its device."""
+        """Return the full name of a metric that may be given without its device."""
         for known in self.metric_names:
             if name == known or known.startswith(f"{name}@"):
                 return known
@@ -169,7 +172,7 @@ class SearchResult:
         if not isinstance(bound, str):
             maximised = next((item.metric.maximised for item in self.objectives if str(item) == name), False)
             bound = f"{'>=' if maximised else '<='}{bound:g}"
-        return parse_constraint(f"{short}{bound}")
+        return parse_constraint(f"{short}{bound}", own=self.own_metrics)
 
 
 def load_search(run: str | Path) -> SearchResult:
@@ -234,7 +237,7 @@ def make_networks(
     feasible: Sequence[bool],
     on_front: Sequence[bool],
 ) -> tuple[FoundNetwork, ...]:
-    """The networks of a result from its columns."""
+    """Return the networks of a result from its columns."""
     return tuple(
         FoundNetwork(
             candidate=candidate,

@@ -1,7 +1,9 @@
 """Searches over Python objects: own accuracies, own metrics, tables and predictors."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -88,7 +90,11 @@ def test_metrics_of_ones_own_may_be_free_or_expensive() -> None:
 
     free = optimize(SPACE, metrics={"num_blocks": blocks}, objectives=["num_blocks", "macs"], budget=40)
     assert min(network.metrics["num_blocks"] for network in free.front) == 2
-    assert METRICS.get("num_blocks").goal == "min"
+    assert free.best(num_blocks="<=3").metrics["num_blocks"] <= 3
+    assert "num_blocks" not in METRICS
+    with pytest.raises(InputError, match="objective 'blocks' is not known") as caught:
+        optimize(SPACE, metrics={"num_blocks": blocks}, objectives=["blocks"], budget=40)
+    assert "num_blocks" in caught.value.known
     calls.clear()
     metric = CustomMetric(function=blocks, goal="max", expensive=True, largest=12, batch_size=4)
     optimize(SPACE, metrics={"num_blocks_wanted": metric}, objectives=["num_blocks_wanted", "macs"], budget=16)
@@ -108,9 +114,18 @@ def test_a_table_in_place_of_a_predictor(tmp_path: Path) -> None:
     assert {network.candidate.network_id for network in result.front} <= set(table.values)
     with pytest.raises(InputError, match="must have the columns arch_id and latency_ms"):
         LatencyTable.from_csv(tmp_path / "table.csv", key="arch_id")
-    (tmp_path / "bad.csv").write_text("network_id,latency_ms\na,fast\n")
-    with pytest.raises(InputError, match="must be a CSV table of numbers"):
+    for text in ("network_id,latency_ms\na,fast\n", "network_id,latency_ms\na\n"):
+        (tmp_path / "bad.csv").write_text(text)
+        with pytest.raises(InputError, match="must be a CSV table of numbers"):
+            LatencyTable.from_csv(tmp_path / "bad.csv")
+    (tmp_path / "bad.csv").write_text("network_id,latency_ms\n" + "a" * 200_000 + ",1\n")
+    with pytest.raises(InputError, match=r"bad\.csv cannot be read"):
         LatencyTable.from_csv(tmp_path / "bad.csv")
+    (tmp_path / "latin.csv").write_bytes(b"\xff")
+    os.mkfifo(tmp_path / "pipe.csv")
+    for name in ("latin.csv", "pipe.csv", "none.csv"):
+        with pytest.raises(InputError, match=name):
+            LatencyTable.from_csv(tmp_path / name)
 
 
 def test_an_interrupted_search_resumes_in_its_folder(tmp_path: Path) -> None:
@@ -136,11 +151,47 @@ def test_an_interrupted_search_resumes_in_its_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"goal": "most"}, "goal 'most' is not known"),
+        ({"largest": 0.0}, "largest must be greater than 0"),
+        ({"largest": float("nan")}, "largest must be"),
+        ({"batch_size": 0}, "batch_size must be between 1"),
+    ],
+)
+def test_a_metric_has_sensible_settings(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        CustomMetric(**{"function": milliseconds, **options})
+
+
+def test_infinite_values_are_no_values() -> None:
+    result = optimize(SPACE, metrics={"latency_ms": lambda networks: [float("inf")] * len(networks)}, budget=5)
+    assert not result.front
+    assert all(np.isnan(network.metrics["latency_ms"]) for network in result.networks)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
         ({"objectives": ["throughput", "macs"]}, "every metric of the search needs a source"),
         ({"metrics": {"macs": milliseconds}}, "macs must not be given"),
         ({"metrics": {"throughput": CustomMetric(function=milliseconds)}}, "throughput must have the goal 'max'"),
         ({"metrics": {"latency_ms": lambda networks: [1.0]}}, "must return one number for each network"),
         ({"metrics": {"latency_ms": lambda networks: [-1.0] * len(networks)}}, "must not be negative"),
+        ({"metrics": {"latency_ms": lambda networks: ["fast"] * len(networks)}}, "must return numbers"),
+        ({"metrics": {"latency_ms": 5}}, "must be a function from networks to values"),
+        ({"metrics": {"../evil": milliseconds}}, "the name of a metric must have 1 to 100 letters"),
+        ({"metrics": {"speed@x": milliseconds}}, "the name of a metric must have 1 to 100 letters"),
+        ({"objectives": [5]}, "objectives and constraints must be texts"),
+        ({"objectives": []}, "at least one objective"),
+        ({"constraints": ["macs<=1e400"]}, "a bound of macs must be a number"),
+        ({"budget": 0}, "evaluations must be between 1 and 1000000"),
+        ({"budget": 10**20}, "evaluations must be between 1 and 1000000"),
+        ({"budget": 1.5}, "evaluations must be a whole number"),
+        ({"budget": "many"}, "evaluations must be a whole number"),
+        ({"minutes": float("nan")}, "minutes must be"),
+        ({"seed": -1}, "seed must be between 0"),
+        ({"seed": 10**20}, "seed must be between 0"),
+        ({"space": 5}, "space must be a search space"),
+        ({"out": Path(__file__)}, "cannot be locked"),
         (
             {"accuracy": milliseconds, "metrics": {"energy_j": CustomMetric(function=milliseconds, expensive=True)}},
             "at most one metric can be expensive",
@@ -149,7 +200,7 @@ def test_an_interrupted_search_resumes_in_its_folder(tmp_path: Path) -> None:
 )
 def test_what_cannot_work_is_an_error(options: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        optimize(SPACE, budget=5, **options)  # type: ignore[arg-type]
+        optimize(**{"space": SPACE, "budget": 5, **options})  # type: ignore[arg-type]
 
 
 def test_results_are_frames_plots_and_tables(found: SearchResult) -> None:

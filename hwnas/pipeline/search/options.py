@@ -66,8 +66,11 @@ def choose_strategy(
         expensive: True if one of the metrics is expensive.
     """
     if isinstance(given, SearchStrategy):
-        name = next(name for name in STRATEGIES.names() if STRATEGIES.get(name) is type(given))
-        return name, given
+        for name in STRATEGIES:
+            if STRATEGIES.get(name) is type(given):
+                return name, given
+        message = "a strategy of one's own must be registered"
+        raise InputError(message, got=type(given).__name__, hint="hwnas.search.strategies.STRATEGIES.add(NAME, CLASS)")
     if given is None:
         given = ("hierarchical" if space.family == "glit" else "rounds") if expensive else "nsga2"
     if given not in STRATEGIES:
