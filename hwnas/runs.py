@@ -56,6 +56,7 @@ PACKAGES = (
     "tensorrt",
     "tensorrt-cu12",
     "tensorrt-cu13",
+    "tensorrt-rtx",
     "timm",
     "tomli-w",
     "torch",

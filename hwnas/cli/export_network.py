@@ -35,6 +35,13 @@ from hwnas.pipeline.export_network import export_network as write_network
     "--workspace-mb", type=Whole(1, 10_000_000), help="TensorRT: scratch memory per layer.", show_default="all"
 )
 @click.option("--optimization-level", type=Whole(0, 5), help="TensorRT: search effort, 0 to 5.", show_default="3")
+@click.option(
+    "--for",
+    "devices",
+    metavar="GPU[,GPU]",
+    help="TensorRT for RTX: build for these GPUs, on any machine.",
+    show_default="the GPU of this machine",
+)
 @click.option("--timing-cache", type=PATH, help="TensorRT: file of kernel timings.")
 @click.option(
     "--timing-cache-use",
@@ -60,6 +67,7 @@ def export_network(
     optimization_level: int | None,
     timing_cache: Path | None,
     timing_cache_use: str | None,
+    devices: str | None,
     as_json: bool,
 ) -> None:
     """Export a network and check it against torch.
@@ -86,6 +94,7 @@ def export_network(
             optimization_level=optimization_level,
             timing_cache=timing_cache,
             timing_cache_use=timing_cache_use,
+            devices=tuple(name.strip() for name in (devices or "").split(",") if name.strip()),
         ),
     )
     if as_json:

@@ -11,32 +11,33 @@ from hwnas.registry import Registry, require_named
 
 # Peak rates are in TFLOP/s (int8: TOP/s), dense: where a datasheet prints only the rate with sparsity, half
 # of it stands here. Of the desktop boards the rates that sum in fp32 (int8: in int32) are taken; the fp16
-# rate of a P100 is that of its packed vector units. A dash: the device lacks it, or the figure is not sure.
+# rate of a P100 is that of its packed vector units. SM is the compute capability, by NVIDIA's list of CUDA GPUs.
+# A dash: the device lacks it, or the figure is not sure.
 _FIGURES = """
-name            architecture fp32   tf32   fp16   bf16   fp8     int8    GB/s   GiB  SMs  L2_MiB
-b200            blackwell    75     1125   2250   2250   4500    4500    8000   180  148  -
-h200            hopper       67     494.5  989.5  989.5  1979    1979    4800   141  132  -
-h100            hopper       67     494.5  989.5  989.5  1979    1979    3350   80   132  50
-h100-pcie       hopper       51     378    756.5  756.5  1513    1513    2000   80   114  50
-h100-nvl        hopper       60     417.5  835.5  835.5  1670.5  1670.5  3900   94   132  50
-l40s            ada          91.6   183    362    362    733     733     864    48   142  96
-l4              ada          30.3   60     121    121    242.5   242.5   300    24   58   48
-a100            ampere       19.5   156    312    312    -       624     2039   80   108  40
-a100-40gb       ampere       19.5   156    312    312    -       624     1555   40   108  40
-a100-pcie       ampere       19.5   156    312    312    -       624     1935   80   108  40
-a100-pcie-40gb  ampere       19.5   156    312    312    -       624     1555   40   108  40
-a10             ampere       31.2   62.5   125    125    -       250     600    24   72   6
-t4              turing       8.1    -      65     -      -       130     320    16   40   4
-v100            volta        15.7   -      125    -      -       -       900    32   80   6
-v100-16gb       volta        15.7   -      125    -      -       -       900    16   80   6
-v100-pcie       volta        14     -      112    -      -       -       900    32   80   6
-v100-pcie-16gb  volta        14     -      112    -      -       -       900    16   80   6
-p100            pascal       9.3    -      18.7   -      -       -       732    16   56   4
-p4              pascal       5.5    -      -      -      -       22      192    8    20   2
-rtx4090         ada          82.6   82.6   165.2  165.2  330.3   660.6   1008   24   128  72
-rtx3090         ampere       35.6   35.6   71     71     -       284     936    24   82   6
-titan-xp        pascal       12.15  -      -      -      -       -       547.7  12   30   3
-jetson-orin     ampere       5.3    -      -      -      -       85      204.8  64   16   4
+name            architecture fp32   tf32   fp16   bf16   fp8     int8    GB/s   GiB  SMs  L2_MiB  SM
+b200            blackwell    75     1125   2250   2250   4500    4500    8000   180  148  -       10.0
+h200            hopper       67     494.5  989.5  989.5  1979    1979    4800   141  132  -       9.0
+h100            hopper       67     494.5  989.5  989.5  1979    1979    3350   80   132  50      9.0
+h100-pcie       hopper       51     378    756.5  756.5  1513    1513    2000   80   114  50      9.0
+h100-nvl        hopper       60     417.5  835.5  835.5  1670.5  1670.5  3900   94   132  50      9.0
+l40s            ada          91.6   183    362    362    733     733     864    48   142  96      8.9
+l4              ada          30.3   60     121    121    242.5   242.5   300    24   58   48      8.9
+a100            ampere       19.5   156    312    312    -       624     2039   80   108  40      8.0
+a100-40gb       ampere       19.5   156    312    312    -       624     1555   40   108  40      8.0
+a100-pcie       ampere       19.5   156    312    312    -       624     1935   80   108  40      8.0
+a100-pcie-40gb  ampere       19.5   156    312    312    -       624     1555   40   108  40      8.0
+a10             ampere       31.2   62.5   125    125    -       250     600    24   72   6       8.6
+t4              turing       8.1    -      65     -      -       130     320    16   40   4       7.5
+v100            volta        15.7   -      125    -      -       -       900    32   80   6       7.0
+v100-16gb       volta        15.7   -      125    -      -       -       900    16   80   6       7.0
+v100-pcie       volta        14     -      112    -      -       -       900    32   80   6       7.0
+v100-pcie-16gb  volta        14     -      112    -      -       -       900    16   80   6       7.0
+p100            pascal       9.3    -      18.7   -      -       -       732    16   56   4       6.0
+p4              pascal       5.5    -      -      -      -       22      192    8    20   2       6.1
+rtx4090         ada          82.6   82.6   165.2  165.2  330.3   660.6   1008   24   128  72      8.9
+rtx3090         ampere       35.6   35.6   71     71     -       284     936    24   82   6       8.6
+titan-xp        pascal       12.15  -      -      -      -       -       547.7  12   30   3       6.1
+jetson-orin     ampere       5.3    -      -      -      -       85      204.8  64   16   4       8.7
 """
 
 # Name: what drivers report (parted by |), aliases, source. The driver calls every Orin `Orin (nvgpu)`;
@@ -113,6 +114,7 @@ def _device(row: dict[str, str]) -> Device:
         memory_bytes=_count(row["GiB"], 2**30),
         num_sms=_count(row["SMs"], 1),
         l2_bytes=_count(row["L2_MiB"], 2**20),
+        compute_capability=row["SM"],
         source=source,
     )
 

@@ -37,6 +37,8 @@ class Device:
     memory_bytes: int | None = None
     num_sms: int | None = None
     l2_bytes: int | None = None
+    compute_capability: str | None = None
+    """Of a GPU of NVIDIA, such as '8.9': the instructions that its programs are compiled for."""
     source: str = ""
     """The datasheet of the rates and sizes."""
 

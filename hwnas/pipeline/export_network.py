@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast, get_args
 
+from hwnas.devices import DEVICES
 from hwnas.errors import InputError, UsageError, unknown
-from hwnas.export.tensorrt import EngineSettings, TimingCache, load_tensorrt
+from hwnas.export.tensorrt import EngineSettings, LibraryName, TimingCache, require_buildable
 from hwnas.export.tensorrt.timing_cache import timing_cache_from_environment
 from hwnas.runs import MANIFEST
 from hwnas.space import SPACES
@@ -24,6 +25,7 @@ SUFFIXES: Mapping[str, str] = {
     "pt2": "pt2",
     "safetensors": "safetensors",
     "tensorrt": "engine",
+    "tensorrt-rtx": "rtx",
 }
 """File suffix of each format."""
 
@@ -44,6 +46,8 @@ class EngineOptions:
     """A file of kernel timings; None for the one that HWNAS_TIMING_CACHE names, as for a profile."""
     timing_cache_use: str | None = None
     """'extend', 'read' or 'pinned'."""
+    devices: tuple[str, ...] = ()
+    """GPUs to build for ahead of time, with TensorRT for RTX; empty: the GPU of this machine."""
 
     def __post_init__(self) -> None:
         if self.timing_cache_use is not None and self.timing_cache is None:
@@ -53,9 +57,9 @@ class EngineOptions:
     @property
     def given(self) -> tuple[str, ...]:
         """Names of the options that are not None."""
-        return tuple(name for name in self.__dataclass_fields__ if getattr(self, name) is not None)
+        return tuple(name for name in self.__dataclass_fields__ if getattr(self, name) not in (None, ()))
 
-    def settings(self, *, precision: str, batch: int) -> EngineSettings:
+    def settings(self, *, library: "LibraryName", precision: str, batch: int) -> EngineSettings:
         """Return the complete settings of a build, checked."""
         default = EngineSettings()
         cache = timing_cache_from_environment()
@@ -63,6 +67,8 @@ class EngineOptions:
             use = cast("TimingCacheUse", self.timing_cache_use or "extend")
             cache = TimingCache(path=self.timing_cache, use=use)
         return EngineSettings(
+            library=library,
+            compute_capabilities=_compute_capabilities(self.devices),
             precision=cast("EnginePrecision", precision),
             batch=batch,
             workspace_mb=self.workspace_mb,
@@ -121,7 +127,7 @@ def export_network(
         arch: The network. With a run it may be an id from that run, whose weights, image size and classes are then
             used. Not needed if `weights` holds a single network.
         out: The folder to write to.
-        format: 'onnx', 'pt2', 'safetensors' or 'tensorrt'.
+        format: 'onnx', 'pt2', 'safetensors', 'tensorrt' or 'tensorrt-rtx'.
         precision: 'fp32', 'fp16' or 'bf16'; for an engine also 'tf32', a float32 graph with TF32 products.
         batch: Batch size that the file accepts; None for any, which an engine does not support.
         weights: File of a supernet or of a network; it determines image size and classes. None for random weights.
@@ -149,8 +155,8 @@ def export_network(
     candidate = source.space.candidate(source.arch)
     stem = f"{source.space.name}-{candidate.network_id}-{precision}"
     path = out / f"{stem}-b{'any' if batch is None else batch}.{SUFFIXES[format]}"
-    if format == "tensorrt":
-        settings = options.settings(precision=precision, batch=batch or 1)
+    if format in get_args(LibraryName):
+        settings = options.settings(library=cast("LibraryName", format), precision=precision, batch=batch or 1)
         exported = _write_engine(source, path, settings)
     else:
         exported = _write_file(source, path, format=format, precision=precision, batch=batch)
@@ -200,9 +206,12 @@ def _check_source(space: str, *, weights: Path | None, changed: tuple[int | None
 def _check_format(format: str, *, precision: str, batch: int | None, options: EngineOptions) -> None:
     if format not in FORMATS:
         raise unknown("format", format, FORMATS, hint="--format {}")
-    if format == "tensorrt":
+    if format in get_args(LibraryName):
         if batch is None:
             raise UsageError("an engine is built for one batch", got="--batch dynamic", hint="--batch 1")
+        if options.devices and format != "tensorrt-rtx":
+            message = "TensorRT builds engines on the GPU that runs them"
+            raise UsageError(message, got=f"--for {','.join(options.devices)}", hint="--format tensorrt-rtx")
         return
     if options.given:
         got = ", ".join(f"--{name.replace('_', '-')}" for name in options.given)
@@ -232,10 +241,22 @@ def _write_file(
     )
 
 
+def _compute_capabilities(devices: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the distinct compute capabilities of devices, in their order."""
+    found: dict[str, None] = {}
+    for name in devices:
+        device = DEVICES.get(name)
+        if device.compute_capability is None:
+            raise InputError("the compute capability of a GPU to build for must be known", got=name)
+        found[device.compute_capability] = None
+    return tuple(found)
+
+
 def _write_engine(source: WeightedNetwork, path: Path, settings: EngineSettings) -> "ExportedModule":
     """Write an engine next to the ONNX graph that it is built from."""
-    load_tensorrt()  # before the graph is exported, which takes long: it fails if TensorRT is not installed
     from hwnas.export.tensorrt.export import export_engine
+
+    require_buildable(settings)  # before the graph is exported, which takes long
 
     graph = _write_file(
         source, path.with_suffix(".onnx"), format="onnx", precision=settings.weight_precision, batch=settings.batch

@@ -115,10 +115,11 @@ def test_engine_options_are_for_engines_alone(tmp_path: Path) -> None:
 
 
 def test_engine_options_fall_back_to_the_timing_cache_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert EngineOptions().settings(precision="fp16", batch=1).timing_cache is None
+    assert EngineOptions().settings(library="tensorrt", precision="fp16", batch=1).timing_cache is None
     monkeypatch.setenv("HWNAS_TIMING_CACHE", "shared.cache")
     monkeypatch.setenv("HWNAS_TIMING_CACHE_USE", "pinned")
-    shared = EngineOptions().settings(precision="fp16", batch=1).timing_cache
+    shared = EngineOptions().settings(library="tensorrt", precision="fp16", batch=1).timing_cache
     assert shared == TimingCache(path=Path("shared.cache"), use="pinned")
-    own = EngineOptions(timing_cache=Path("own.cache")).settings(precision="fp16", batch=1).timing_cache
+    options = EngineOptions(timing_cache=Path("own.cache"))
+    own = options.settings(library="tensorrt", precision="fp16", batch=1).timing_cache
     assert own == TimingCache(path=Path("own.cache"))

@@ -5,9 +5,9 @@ TensorRT 10, `typing="flags"` is the alternative. The `tensorrt` package is impo
 loaded or run.
 """
 
-from hwnas.export.tensorrt.build import build_engine
+from hwnas.export.tensorrt.build import build_engine, require_buildable
 from hwnas.export.tensorrt.files import BuiltEngine, EngineCard, EngineFiles, load_engine, read_engine, save_engine
-from hwnas.export.tensorrt.library import GpuFacts, TensorRtError, gpu_facts, load_tensorrt
+from hwnas.export.tensorrt.library import GpuFacts, LibraryName, TensorRtError, gpu_facts, load_tensorrt
 from hwnas.export.tensorrt.settings import EngineSettings
 from hwnas.export.tensorrt.timing_cache import TIMING_CACHE_USES, TimingCache, TimingCacheHashes
 
@@ -18,6 +18,7 @@ __all__ = [
     "EngineFiles",
     "EngineSettings",
     "GpuFacts",
+    "LibraryName",
     "TensorRtError",
     "TimingCache",
     "TimingCacheHashes",
@@ -26,5 +27,6 @@ __all__ = [
     "load_engine",
     "load_tensorrt",
     "read_engine",
+    "require_buildable",
     "save_engine",
 ]

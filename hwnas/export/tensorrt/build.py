@@ -1,5 +1,6 @@
 """Build TensorRT engines from ONNX graphs."""
 
+import json
 import logging
 import math
 import time
@@ -46,7 +47,7 @@ _MB = 10**6
 
 
 def build_engine(onnx: bytes | Path, settings: EngineSettings, *, gpu: GpuFacts | None = None) -> BuiltEngine:
-    """Build an engine for the GPU of this process.
+    """Build an engine for the GPU of this process, or ahead of time for those that the settings name.
 
     Engines are strongly typed by default: the tensor types of the ONNX graph decide the precision of each layer, on
     TensorRT 10 and 11 alike. With precision flags, TensorRT would choose among several precisions by speed, and two
@@ -55,31 +56,29 @@ def build_engine(onnx: bytes | Path, settings: EngineSettings, *, gpu: GpuFacts 
     Args:
         onnx: A serialised ONNX graph or its file, with one input, one output and the weights inside.
         settings: Settings of the build.
-        gpu: The GPU that the card names; looked up if None.
+        gpu: The GPU that the card names; looked up if None, unless the engine is built ahead of time.
 
     Returns:
-        The serialised engine, its card and its layer table.
+        The serialised engine, its card and its layer table. An engine that was built ahead of time cannot be loaded on
+        this machine: its table lists the layers of the network before they were fused.
 
     Raises:
         InputError: The graph does not fit the settings.
         MissingError: TensorRT or an NVIDIA GPU is not available.
         TensorRtError: TensorRT cannot build the engine.
     """
-    library = load_tensorrt()
-    if settings.typing == "flags" and major_version(library) >= STRONGLY_TYPED_SINCE:
-        raise InputError(
-            f"TensorRT {library.__version__} has no precision flags: its networks are strongly typed",
-            got=f"typing='flags', precision={settings.precision!r}",
-            hint="typing='strong', with an ONNX graph in that precision",
-        )
+    library = require_buildable(settings, gpu=gpu)
     data = onnx if isinstance(onnx, bytes) else read_bytes(onnx)
     source = read_onnx_facts(data)
     check_onnx_facts(source, settings)
-    present = gpu or gpu_facts()
+    present = None if settings.compute_capabilities else gpu or gpu_facts()
     start = time.perf_counter()
     with collect_messages(library) as messages:
-        engine, hashes = _build(library, data, source, settings, messages)
-        layers, num_layers = _inspect(library, engine, messages)
+        engine, hashes, parsed = _build(library, data, source, settings, messages)
+        if present is None:
+            layers, num_layers = json.dumps({"Layers": parsed}), len(parsed)
+        else:
+            layers, num_layers = _inspect(library, engine, messages)
         warnings = tuple(dict.fromkeys(message.text for message in messages))
     card = EngineCard(
         schema=SCHEMA,
@@ -100,6 +99,34 @@ def build_engine(onnx: bytes | Path, settings: EngineSettings, *, gpu: GpuFacts 
     return BuiltEngine(engine=engine, card=card, layers=layers)
 
 
+def require_buildable(settings: EngineSettings, *, gpu: GpuFacts | None = None) -> Any:
+    """Require that engines of these settings can be built on this machine.
+
+    Args:
+        settings: Settings of the build.
+        gpu: The GPU to build for; looked up if None, unless the engine is built ahead of time.
+
+    Returns:
+        The library's module.
+
+    Raises:
+        InputError: The library lacks the typing, or does not know a compute capability.
+        MissingError: The library is not installed, or there is no GPU to build for.
+    """
+    library = load_tensorrt(settings.library)
+    if settings.typing == "flags" and major_version(library) >= STRONGLY_TYPED_SINCE:
+        raise InputError(
+            f"TensorRT {library.__version__} has no precision flags: its networks are strongly typed",
+            got=f"typing='flags', precision={settings.precision!r}",
+            hint="typing='strong', with an ONNX graph in that precision",
+        )
+    if settings.compute_capabilities:
+        _targets(library, settings.compute_capabilities)
+    elif gpu is None:
+        gpu_facts()
+    return library
+
+
 def deserialize_engine(library: Any, engine: bytes, messages: list[TensorRtMessage]) -> Any:
     """Load a serialised engine, ready to create execution contexts."""
     runtime = _create(library.Runtime, library, messages)
@@ -111,7 +138,7 @@ def deserialize_engine(library: Any, engine: bytes, messages: list[TensorRtMessa
 
 def _build(
     library: Any, data: bytes, source: "OnnxFacts", settings: EngineSettings, messages: list[TensorRtMessage]
-) -> tuple[bytes, TimingCacheHashes | None]:
+) -> tuple[bytes, TimingCacheHashes | None, list[str]]:
     builder = _create(library.Builder, library, messages)
     network = _parse_network(library, builder, data, settings, messages)
     config = _configure(library, builder, settings)
@@ -126,7 +153,9 @@ def _build(
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise failure("TensorRT must be able to build the engine", messages)
-    return bytes(plan), save_timing_cache(config, cache, data=known_timings) if cache else None
+    is_ahead = bool(settings.compute_capabilities)
+    layers = [network.get_layer(index).name for index in range(network.num_layers)] if is_ahead else []
+    return bytes(plan), save_timing_cache(config, cache, data=known_timings) if cache else None, layers
 
 
 def _create(cls: Any, library: Any, messages: list[TensorRtMessage]) -> Any:
@@ -153,12 +182,27 @@ def _configure(library: Any, builder: Any, settings: EngineSettings) -> Any:
     config.profiling_verbosity = library.ProfilingVerbosity.DETAILED  # otherwise the layer table holds only names
     if settings.workspace_mb is not None:
         config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, settings.workspace_mb * _MB)
+    if settings.compute_capabilities:
+        config.num_compute_capabilities = len(settings.compute_capabilities)
+        for index, target in enumerate(_targets(library, settings.compute_capabilities)):
+            config.set_compute_capability(target, index)
     flags = library.BuilderFlag
     if settings.precision == "fp32":
         config.clear_flag(flags.TF32)  # TensorRT sets it by default
     elif settings.typing == "flags" and settings.precision != "tf32":
         config.set_flag(getattr(flags, settings.precision.upper()))
     return config
+
+
+def _targets(library: Any, compute_capabilities: tuple[str, ...]) -> list[Any]:
+    """Return the library's names of compute capabilities."""
+    targets = {name: value for name, value in library.ComputeCapability.__members__.items() if name.startswith("SM")}
+    for capability in compute_capabilities:
+        if f"SM{capability.replace('.', '')}" not in targets:
+            known = [f"{name[2:-1]}.{name[-1]}" for name in targets]
+            message = "TensorRT for RTX builds engines for RTX GPUs, and must know their compute capability"
+            raise InputError(message, got=capability, known=known)
+    return [targets[f"SM{capability.replace('.', '')}"] for capability in compute_capabilities]
 
 
 def _inspect(library: Any, engine: bytes, messages: list[TensorRtMessage]) -> tuple[str, int]:

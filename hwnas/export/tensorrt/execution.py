@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hwnas.errors import InputError
 from hwnas.export.tensorrt.build import deserialize_engine
-from hwnas.export.tensorrt.library import TensorRtMessage, collect_messages, failure, load_tensorrt
+from hwnas.export.tensorrt.library import LibraryName, TensorRtMessage, collect_messages, failure, load_tensorrt
 
 _WARMUP_RUNS = 2
 """Runs before the recording: TensorRT allocates memory and fixes shapes in the first ones, which CUDA graphs forbid."""
@@ -104,19 +104,20 @@ class TorchCuda:
 class Execution:
     """An engine with an execution context and buffers for one batch of images."""
 
-    def __init__(self, engine: bytes, images: Tensor, *, cuda: Cuda) -> None:
+    def __init__(self, engine: bytes, images: Tensor, *, cuda: Cuda, library: LibraryName = "tensorrt") -> None:
         """Load an engine, run it twice and record it.
 
         Args:
             engine: The serialised engine.
             images: The batch, of shape (batch, channels, height, width); cast to the engine's input type.
             cuda: The GPU; `TorchCuda()` outside of tests.
+            library: The library that built it.
 
         Raises:
             InputError: The images have another shape than the engine was built for.
             TensorRtError: The engine cannot be loaded or run, or does not fit into memory.
         """
-        self._library = load_tensorrt()
+        self._library = load_tensorrt(library)
         self._cuda = cuda
         with collect_messages(self._library) as messages:
             self._engine = deserialize_engine(self._library, engine, messages)

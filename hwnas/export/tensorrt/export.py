@@ -13,13 +13,17 @@ from hwnas.export.parity import Array, check_parity, parity_path, remove_parity,
 from hwnas.export.tensorrt.build import build_engine
 from hwnas.export.tensorrt.execution import Execution, TorchCuda
 from hwnas.export.tensorrt.files import EngineFiles, save_engine
+from hwnas.export.tensorrt.library import LibraryName
 from hwnas.export.tensorrt.settings import EngineSettings
 
 
 def export_engine(
     module: nn.Module, graph: ExportedModule, path: Path, *, input_shape: Sequence[int], settings: EngineSettings
 ) -> ExportedModule:
-    """Build the engine of an exported graph for the GPU of this process, compare it with torch and save it.
+    """Build the engine of an exported graph, compare it with torch and save it.
+
+    An engine that is built ahead of time, for GPUs that the settings name, cannot run here: its parity is that of the
+    graph, with a note.
 
     Args:
         module: The module that was exported, in evaluation mode on the CPU.
@@ -40,29 +44,32 @@ def export_engine(
     start = time.perf_counter()
     remove_parity(path)
     built = build_engine(graph.path, settings)
-    parity = check_parity(
-        module,
-        lambda images: _run(built.engine, images),
-        input_shape=input_shape,
-        precision=settings.precision,
-        batches=(settings.batch,),
-        runtime=f"tensorrt {built.card.tensorrt}",
-    )
+    if settings.compute_capabilities:
+        parity = replace(graph.parity, runtime=f"{graph.parity.runtime}; the engine was not run")
+    else:
+        parity = check_parity(
+            module,
+            lambda images: _run(built.engine, images, library=settings.library),
+            input_shape=input_shape,
+            precision=settings.precision,
+            batches=(settings.batch,),
+            runtime=f"{settings.library} {built.card.tensorrt}",
+        )
     parity = write_checked(parity, path, content=built.engine, write=lambda: save_engine(built, path))
     files = EngineFiles(engine=path)
     return replace(
         graph,
         path=path,
         files=(files.engine, files.card, files.layers, parity_path(path), *graph.files),
-        format="tensorrt",
+        format=settings.library,
         precision=settings.precision,
         parity=parity,
         seconds=graph.seconds + time.perf_counter() - start,
     )
 
 
-def _run(engine: bytes, images: Array) -> Array:
-    execution = Execution(engine, torch.from_numpy(images), cuda=TorchCuda())
+def _run(engine: bytes, images: Array, *, library: LibraryName) -> Array:
+    execution = Execution(engine, torch.from_numpy(images), cuda=TorchCuda(), library=library)
     try:
         logits: Array = execution.logits().numpy()
         return logits

@@ -38,7 +38,8 @@ class EngineCard:
     num_layers: int
     hwnas: str
     tensorrt: str
-    gpu: GpuFacts
+    gpu: GpuFacts | None = None
+    """The GPU that it was built on; None if it was built ahead of time for `settings.compute_capabilities`."""
     settings: EngineSettings
     timing_cache: TimingCacheHashes | None = None
     build_s: float
@@ -108,12 +109,16 @@ def load_engine(path: Path, *, gpu: GpuFacts | None = None) -> BuiltEngine:
         MissingError: TensorRT or the GPU is not available.
     """
     built = read_engine(path)
-    version = str(load_tensorrt().__version__)
+    version = str(load_tensorrt(built.card.settings.library).__version__)
     if built.card.tensorrt != version:
         message = f"{path} must be built by the installed TensorRT, {version}"
         raise InputError(message, got=built.card.tensorrt, hint=_REBUILD)
     present = gpu or gpu_facts()
-    if not present.is_same_model(built.card.gpu):
+    targets = built.card.settings.compute_capabilities
+    if built.card.gpu is None and present.compute_capability not in targets:
+        message = f"{path} must be built for the compute capability of this GPU, {present.compute_capability}"
+        raise InputError(message, got=", ".join(targets), hint=_REBUILD)
+    if built.card.gpu is not None and not present.is_same_model(built.card.gpu):
         message = f"{path} must be built for the GPU of this machine, {_gpu_name(present)}"
         raise InputError(message, got=_gpu_name(built.card.gpu), hint=_REBUILD)
     return built

@@ -17,7 +17,8 @@ from hwnas.errors import InputError, MissingError
 OLDEST_MAJOR = 10
 """The oldest major version that is supported."""
 
-_INSTALL = "pip install 'hwnas[tensorrt]'"
+LibraryName = Literal["tensorrt", "tensorrt-rtx"]
+"""TensorRT, or TensorRT for RTX: the same interface, for GeForce and RTX GPUs, which also builds without a GPU."""
 
 FailureKind = Literal["unsupported", "memory", "build"]
 """An operator that TensorRT lacks, too little memory, or any other reason."""
@@ -27,27 +28,34 @@ _OUT_OF_MEMORY = (
     *("out of memory", "outofmemory", "insufficient memory"),
     *("insufficient workspace", "cudaerrormemoryallocation"),
 )
+_NO_KERNEL = ("cannot compile operation",)
 _NO_OPERATOR = ("plugin not found", "no importer registered")
 _MAX_REASONS = 4
 """Messages quoted in one error."""
 
 
-def load_tensorrt() -> Any:
-    """Import `tensorrt` and check its version.
+def module_name(name: LibraryName) -> str:
+    """Return the name of the module of a library."""
+    return name.replace("-", "_")
+
+
+def load_tensorrt(name: LibraryName = "tensorrt") -> Any:
+    """Import `tensorrt` or `tensorrt_rtx`, and check the version.
 
     Returns:
         The module.
 
     Raises:
-        MissingError: TensorRT is not installed, cannot be loaded or is older than version 10.
+        MissingError: The library is not installed, cannot be loaded or is older than TensorRT 10.
     """
+    label, hint = ("TensorRT" if name == "tensorrt" else "TensorRT for RTX"), f"pip install 'hwnas[{name}]'"
     try:
-        library = import_module("tensorrt")
+        library = import_module(module_name(name))
     except ImportError as error:
-        raise MissingError("TensorRT must be installed", got=error, hint=_INSTALL) from error
+        raise MissingError(f"{label} must be installed", got=error, hint=hint) from error
     except OSError as error:  # the bindings are installed, a shared library that they load is not
-        raise MissingError("TensorRT is installed, but cannot be loaded", got=error, hint=_INSTALL) from error
-    if major_version(library) < OLDEST_MAJOR:
+        raise MissingError(f"{label} is installed, but cannot be loaded", got=error, hint=hint) from error
+    if name == "tensorrt" and major_version(library) < OLDEST_MAJOR:
         message = f"TensorRT must be version {OLDEST_MAJOR} or newer"
         raise MissingError(message, got=library.__version__, hint="pip install -U 'tensorrt>=10'")
     return library
@@ -86,7 +94,11 @@ def gpu_facts() -> GpuFacts:
     import torch
 
     if not torch.cuda.is_available():
-        raise MissingError("TensorRT needs an NVIDIA GPU, and torch sees none", got=f"torch {torch.__version__}")
+        raise MissingError(
+            "TensorRT needs an NVIDIA GPU, and torch sees none",
+            got=f"torch {torch.__version__}",
+            hint="TensorRT for RTX builds without one: --format tensorrt-rtx --for rtx4090",
+        )
     reported = torch.cuda.get_device_name()
     known = match(reported)
     drivers = {gpu.driver for gpu in detect().gpus}  # one driver serves all GPUs
@@ -161,6 +173,9 @@ def failure(requirement: str, messages: list[TensorRtMessage]) -> TensorRtError:
     got = "; ".join(reasons[:_MAX_REASONS]) or "TensorRT gave no reason"
     if any(part in reason.casefold() for reason in reasons for part in _OUT_OF_MEMORY):
         return TensorRtError("memory", requirement, got=got, hint="a smaller batch, or a lower workspace limit")
+    if any(part in reason.casefold() for reason in reasons for part in _NO_KERNEL):
+        hint = "another precision: Turing has no float32 products in TensorRT for RTX, for instance"
+        return TensorRtError("unsupported", requirement, got=got, hint=hint)
     return TensorRtError("build", requirement, got=got)
 
 
@@ -183,12 +198,17 @@ def parser_failure(parser: Any, messages: list[TensorRtMessage]) -> TensorRtErro
     ]
     got = "; ".join(_describe_parser_error(error) for error in (missing or errors)[:_MAX_REASONS])
     if missing:
-        operators = ", ".join(sorted({error.node_operator() for error in missing}))
+        operators = ", ".join(sorted({_operator(error) for error in missing}))
         return TensorRtError("unsupported", f"TensorRT must support every operator, and lacks {operators}", got=got)
     return TensorRtError("build", "TensorRT must be able to read the ONNX graph", got=got)
 
 
+def _operator(error: Any) -> str:
+    # The parser of TensorRT for RTX leaves the operator empty, but says it in the description: "... : Foo. ...".
+    return str(error.node_operator()) or "an operator"
+
+
 def _describe_parser_error(error: Any) -> str:
     # A negative node number stands for an error of the graph as a whole.
-    node = f"{error.node_operator()} {error.node_name()!r} (node {error.node()})" if error.node() >= 0 else "the graph"
+    node = f"{_operator(error)} {error.node_name()!r} (node {error.node()})" if error.node() >= 0 else "the graph"
     return f"{node}: {error.desc()} [{error.code().name}]"

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from hwnas.errors import InputError, unknown
+from hwnas.export.tensorrt.library import LibraryName
 from hwnas.export.tensorrt.timing_cache import TimingCache
 
 EnginePrecision = Literal["fp32", "tf32", "fp16", "bf16"]
@@ -14,6 +15,9 @@ NetworkTyping = Literal["strong", "flags"]
 class EngineSettings:
     """Settings of an engine build; everything else keeps TensorRT's defaults."""
 
+    library: LibraryName = "tensorrt"
+    compute_capabilities: tuple[str, ...] = ()
+    """GPUs that TensorRT for RTX builds for ahead of time, such as ('8.6', '8.9'); empty: the GPU of this machine."""
     precision: EnginePrecision = "fp32"
     """'fp32' computes products in full float32; 'tf32' allows TF32 products, which is TensorRT's own default."""
     typing: NetworkTyping = "strong"
@@ -33,6 +37,13 @@ class EngineSettings:
         for name, choices in (("precision", get_args(EnginePrecision)), ("typing", get_args(NetworkTyping))):
             if getattr(self, name) not in choices:
                 raise unknown(name, getattr(self, name), choices)
+        if self.library not in get_args(LibraryName):
+            raise unknown("library", self.library, get_args(LibraryName))
+        if self.compute_capabilities and self.library != "tensorrt-rtx":
+            message = "only TensorRT for RTX builds engines for GPUs that are not in this machine"
+            raise InputError(message, got=", ".join(self.compute_capabilities), hint="library='tensorrt-rtx'")
+        if self.library == "tensorrt-rtx" and self.typing == "flags":
+            raise InputError("TensorRT for RTX has no precision flags", got="typing='flags'", hint="typing='strong'")
         if not 0 <= self.optimization_level <= 5:
             raise InputError("optimization_level must be 0 to 5", got=self.optimization_level)
         if self.workspace_mb is not None and self.workspace_mb < 1:

@@ -1,0 +1,134 @@
+"""TensorRT for RTX: NVIDIA's parser and builder themselves, which need no GPU."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from onnx import TensorProto, helper
+
+from hwnas.errors import InputError
+from hwnas.export.onnx_graph import build_onnx
+from hwnas.export.tensorrt import (
+    EngineSettings,
+    GpuFacts,
+    TensorRtError,
+    build_engine,
+    load_engine,
+    load_tensorrt,
+    save_engine,
+)
+from hwnas.space import SPACES
+from hwnas.space.lookup import find_arch
+from hwnas.supernet.families import make_network
+from tests.export.tensorrt.graphs import small_graph
+
+rtx = pytest.importorskip("tensorrt_rtx")
+
+PRECISIONS = ("fp32", "fp16", "bf16")
+MICRO = [name for name in SPACES if name.endswith("-micro")]
+LARGE = [name for name in SPACES if not name.endswith("-micro")]
+
+
+def settings(precision: str = "fp32", **changes: Any) -> EngineSettings:
+    options: dict[str, Any] = {"compute_capabilities": ("8.9",), **changes}
+    return EngineSettings(library="tensorrt-rtx", precision=precision, **options)  # type: ignore[arg-type]
+
+
+def parse_error(graph: bytes) -> str:
+    """The complaint of the parser, or nothing."""
+    log = rtx.Logger(rtx.Logger.INTERNAL_ERROR)
+    builder = rtx.Builder(log)
+    network = builder.create_network(1 << int(rtx.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = rtx.OnnxParser(network, log)
+    return "" if parser.parse(graph) else "; ".join(str(parser.get_error(i).desc()) for i in range(parser.num_errors))
+
+
+def exported(space_name: str, arch_name: str, *, precision: str, batch: int | None = 1) -> bytes:
+    space = SPACES.get(space_name)
+    module = make_network(space, find_arch(space, arch_name)).eval()
+    graph = build_onnx(module, input_shape=space.config.input_shape, precision=precision, batch=batch)
+    return bytes(graph.model.SerializeToString())
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_an_engine_is_built_ahead_of_time(tmp_path: Path, precision: str) -> None:
+    built = build_engine(small_graph(precision=precision), settings(precision, batch=2))
+    assert built.card.gpu is None
+    assert built.card.settings.compute_capabilities == ("8.9",)
+    assert built.card.num_layers > 0
+    saved = save_engine(built, tmp_path / "small.rtx")
+    ada = GpuFacts(device="l4", reported="NVIDIA L4", compute_capability="8.9", driver="1", cuda="13")
+    assert load_engine(saved.engine, gpu=ada).engine == built.engine
+    ampere = GpuFacts(device="a10", reported="NVIDIA A10", compute_capability="8.6", driver="1", cuda="13")
+    with pytest.raises(InputError, match=r"compute capability of this GPU, 8\.6"):
+        load_engine(saved.engine, gpu=ampere)
+
+
+def test_one_engine_serves_several_gpus() -> None:
+    one = build_engine(small_graph(), settings(batch=2))
+    three = build_engine(small_graph(), settings(batch=2, compute_capabilities=("8.0", "8.6", "8.9")))
+    assert len(three.engine) > len(one.engine)
+
+
+def test_a_precision_that_a_gpu_lacks_is_unsupported() -> None:
+    with pytest.raises(TensorRtError, match="FP32 GEMM is not supported") as caught:
+        build_engine(small_graph(), settings(batch=2, compute_capabilities=("7.5",)))
+    assert caught.value.kind == "unsupported"
+
+
+def test_a_dynamic_batch_is_built() -> None:
+    assert build_engine(small_graph(batch=None), settings(batch=2, batch_range=(1, 8))).engine
+
+
+def test_an_unknown_compute_capability_is_refused() -> None:
+    with pytest.raises(InputError, match="must know their compute capability") as caught:
+        build_engine(small_graph(), settings(batch=2, compute_capabilities=("9.0",)))
+    assert "8.9" in caught.value.known
+
+
+def test_only_the_library_for_rtx_builds_for_other_gpus() -> None:
+    with pytest.raises(InputError, match="only TensorRT for RTX"):
+        EngineSettings(compute_capabilities=("8.9",))
+    with pytest.raises(InputError, match="no precision flags"):
+        EngineSettings(library="tensorrt-rtx", typing="flags")
+
+
+def test_an_operator_that_the_parser_lacks_is_named() -> None:
+    node = helper.make_node("StringNormalizer", ["x"], ["y"])
+    shape = [2, 3, 8, 8]
+    graph = helper.make_graph(
+        [node],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+    with pytest.raises(TensorRtError, match="StringNormalizer") as caught:
+        build_engine(model.SerializeToString(), settings(batch=2))
+    assert caught.value.kind == "unsupported"
+
+
+def test_the_library_has_what_builds_use() -> None:
+    library = load_tensorrt("tensorrt-rtx")
+    config = library.IBuilderConfig
+    for name in ("num_compute_capabilities", "set_compute_capability", "profiling_verbosity", "create_timing_cache"):
+        assert hasattr(config, name)
+
+
+@pytest.mark.parametrize("space", MICRO)
+@pytest.mark.parametrize("arch", ["max", pytest.param("min", marks=pytest.mark.slow)])
+def test_the_extreme_networks_of_micro_spaces_are_built(space: str, arch: str) -> None:
+    for precision in PRECISIONS:
+        graph = exported(space, arch, precision=precision)
+        assert parse_error(graph) == ""
+    assert build_engine(graph, settings("bf16")).engine
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("space", LARGE)
+def test_the_parser_takes_published_and_extreme_networks(space: str) -> None:
+    for arch in ("min", "max", *SPACES.get(space).published):
+        for precision in PRECISIONS:
+            for batch in (1, 8, None):
+                error = parse_error(exported(space, arch, precision=precision, batch=batch))
+                assert error == "", (arch, precision, batch)
