@@ -260,7 +260,7 @@ class WriterLock:
     """
 
     def __init__(self, path: Path, *, activity: str) -> None:
-        with file_errors(path, "locked"):
+        with file_errors(path, "locked", also=(ValueError,)):  # ValueError: a NUL character
             path.parent.mkdir(parents=True, exist_ok=True)
             # A link is not followed: a folder from elsewhere could point it at a file of the user.
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)

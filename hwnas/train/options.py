@@ -113,6 +113,9 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         require_valid(self)
+        if (self.space is None) == (self.model is None) or (self.space is None and self.arch is not None):
+            got = f"space {self.space}, model {self.model}, arch {self.arch}"
+            raise InputError("a training must have either a space, perhaps with an arch, or a model of timm", got=got)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from hwnas.config import parse_json
+from hwnas.config import load_json
 from hwnas.errors import InputError
 from hwnas.files import write_atomic
 from hwnas.supernet.store import load_supernet
@@ -196,7 +196,7 @@ def _result_values(trainer: Trainer, outcome: TrainerResult, *, uses_ema: bool) 
     num_bad = round(trainer.world.mean([len(_bad_images(trainer))])[0] * trainer.world.size)
     file = trainer.folder / RESULT
     if outcome.loss is None and file.exists():
-        before = parse_json(file.read_text(encoding="utf-8"), source=str(file))
+        before = load_json(file)
         if isinstance(before, dict):
             return before
     kind: Literal["ema", "last"] = "ema" if uses_ema else "last"

@@ -4,6 +4,7 @@ import argparse
 import codecs
 import re
 import warnings
+import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hwnas.devices.memory import require_memory
 from hwnas.errors import InputError, unknown
+from hwnas.files import file_errors
 
 _WEIGHTS = ("model", "state_dict", "net", "model_state_dict")
 _PREFIX = "module."
@@ -59,12 +62,23 @@ def read_checkpoint(path: Path, *, entry: str | None = None) -> OfficialCheckpoi
 
 def _content(path: Path) -> Any:
     _require_file(path)
+    _require_memory(path)
     try:
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's advice to the author of the file; tensors are checked below
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a file that is no checkpoint can make torch raise anything
         raise _unreadable(path, error) from error
+
+
+def _require_memory(path: Path) -> None:
+    """Raise an InputError for a file whose content would not fit into memory: an archive may be compressed."""
+    with file_errors(path, also=(zipfile.BadZipFile, ValueError, NotImplementedError)):
+        size = path.stat().st_size
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                size = max(size, sum(member.file_size for member in archive.infolist()))
+    require_memory(size, what=f"the content of {path}")
 
 
 def _require_file(path: Path) -> None:
