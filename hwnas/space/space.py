@@ -22,6 +22,8 @@ from hwnas.workload import Integers, Segment, Workload, Workloads
 
 Genomes = NDArray[np.int16]
 Mask = NDArray[np.bool_]
+_MAX_BLOCKS, _MAX_CHOICES, _MAX_SIZE = 1000, 1000, 2**24
+"""Largest number of blocks, of choices of a dimension, and of anything else in a config."""
 _CHUNK = 1024
 """Networks whose costs are computed at once: few enough that the arrays stay in the CPU's cache."""
 
@@ -486,9 +488,10 @@ def require_positive(name: str, value: int) -> None:
 
 
 def require_sizes(config: object, *names: str) -> None:
-    """Raise InputError unless the named fields of a config are positive."""
+    """Raise InputError unless the named fields of a config are positive, and small enough to be built."""
     for name in names:
         require_positive(name, getattr(config, name))
+        _require_buildable(name, getattr(config, name))
 
 
 def require_choices(config: object, *names: str, ordered: bool = True) -> None:
@@ -499,8 +502,18 @@ def require_choices(config: object, *names: str, ordered: bool = True) -> None:
             raise InputError(f"{name} must have distinct choices, at least one", got=choices)
         if not all(0 < choice < float("inf") for choice in choices):
             raise InputError(f"{name} must have choices above 0", got=choices)
+        if len(choices) > _MAX_CHOICES:
+            raise InputError(f"{name} must have at most {_MAX_CHOICES} choices", got=len(choices))
+        _require_buildable(name, max(choices))
         if ordered and tuple(sorted(choices)) != tuple(choices):
             raise InputError(f"{name} must have choices in ascending order", got=choices)
+
+
+def _require_buildable(name: str, size: float) -> None:
+    """Raise InputError for a size with which a network would take hours to build; a file may state any number."""
+    largest = _MAX_BLOCKS if name in ("depth", "depths", "slots") else _MAX_SIZE
+    if size > largest:
+        raise InputError(f"{name} must be at most {largest}", got=shown(size))
 
 
 def require_literals(config: object) -> None:

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -372,3 +373,14 @@ def test_one_block_has_one_spelling() -> None:
     value = torch.zeros(1)
     names = ["blocks.1.norm1.bias", "blocks.01.norm1.bias", f"blocks.{'9' * 5000}.norm1.bias"]
     assert list(close_gaps(dict.fromkeys(names, value))) == ["blocks.0.norm1.bias", *names[1:]]
+
+
+def test_an_archive_that_would_not_fit_into_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "bomb.pth"
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("data/0", bytes(5_000_000))
+    assert file.stat().st_size < 100_000
+    monkeypatch.setattr("hwnas.devices.memory.available_bytes", lambda: 4_000_000)
+    with pytest.raises(InputError, match="must fit into memory") as caught:
+        import_checkpoint("autoformer", file, space="autoformer-micro", out=tmp_path / "o.safetensors")
+    assert caught.value.got == "5 MB, of which 4 MB are free"

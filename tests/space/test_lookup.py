@@ -70,5 +70,5 @@ def test_a_network_comes_from_text_a_file_values_or_itself(tmp_path: Path) -> No
     for given in (arch, values, json.dumps(values), str(tmp_path / "arch.txt"), tmp_path / "arch.txt"):
         assert find_arch(SPACE, given) == arch
     assert find_arch(SPACE, tmp_path / "max") == arch
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="must be an ordinary file"):
         find_arch(SPACE, tmp_path)

@@ -210,3 +210,16 @@ def test_headers_of_files_are_checked(kind: str, tmp_path: Path) -> None:
         path.write_bytes(damaged)
         with pytest.raises(InputError, match=path.name):
             LOADERS[kind](path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("depths", [10**6]), ("depths", [2, 10**30]), ("embed_dims", [10**12]), ("embed_dims", list(range(1, 5000)))],
+)
+def test_configs_that_would_take_hours_to_build_are_refused(name: str, value: list[int], tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    about, tensors = edited(path, "supernet")
+    about["config"][name] = value
+    safetensors.torch.save_file(tensors, path, {"hwnas": json.dumps(about)})
+    with pytest.raises(InputError, match=rf"{name}.* must"):
+        load_supernet(path)

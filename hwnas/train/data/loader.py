@@ -227,7 +227,19 @@ def _load(planned: _PlannedBatches, workers: int) -> Iterator[FetchedBatch]:
         worker_init_fn=_ignore_first_signal,
         generator=torch.Generator(),  # otherwise the loader draws from torch's global generator
     )
-    yield from loader
+    batches = iter(loader)
+    while True:
+        try:
+            fetched = next(batches, None)
+        except RuntimeError as error:  # torch has no type of its own for a worker that was killed
+            if "DataLoader worker" not in str(error):
+                raise
+            hint = "free some memory (/dev/shm included), fewer --workers, or --workers 0"
+            got = str(error).splitlines()[0]
+            raise InputError("the processes that load images must not be killed", got=got, hint=hint) from error
+        if fetched is None:
+            return
+        yield fetched
 
 
 def _identity(fetched: Any) -> Any:

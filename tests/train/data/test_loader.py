@@ -276,6 +276,18 @@ def test_smaller_images_are_enlarged_whole() -> None:
     assert batch.images.shape == (2, *SHAPE)
 
 
+class Deadly(CountedImages):
+    def read(self, index: int) -> Any:
+        os._exit(9)
+
+
+def test_a_worker_that_is_killed_is_no_bug() -> None:
+    loader = EvalLoader(Deadly(array_images(8)), image_shape=(3, 8, 8), batch_size=4, workers=1)
+    with pytest.raises(InputError, match="must not be killed") as caught:
+        list(loader)
+    assert "fewer --workers" in str(caught.value.hint)
+
+
 def test_fewer_workers_than_asked_for_are_announced(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
