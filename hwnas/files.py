@@ -208,8 +208,12 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     """Write a file such that readers find either its old or its new content, even after a power failure.
 
     Raises:
-        InputError: The file cannot be written.
+        InputError: The file cannot be written, or a device, pipe or socket is in its place.
     """
+    with file_errors(path, "written"):
+        kind = _STREAM_KINDS.get(stat.S_IFMT(path.stat().st_mode)) if path.exists() else None
+    if kind is not None:  # the rename below would put a file in its place, as root even in that of /dev/null
+        raise InputError(f"{printable(path)} must be an ordinary file, or a new one", got=kind)
     # A rename within a folder is atomic; the two fsyncs order it after the content and make it durable.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import import_module, metadata
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from hwnas.config import from_mapping, load_json, require_schema, shown, to_mapping
+from hwnas.config import Between, UtcTime, from_mapping, load_json, require_schema, shown, to_mapping
 from hwnas.errors import InputError
 from hwnas.files import file_errors, write_atomic
 
@@ -98,19 +98,15 @@ class Environment:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Origin:
-    schema: str
-    created_utc: str
-    command: tuple[str, ...]
-    environment: Environment
-
-
-@dataclass(frozen=True, kw_only=True)
-class Manifest(_Origin):
+class Manifest:
     """Origin, configuration and seeds of a run."""
 
+    schema: str
+    created_utc: UtcTime
+    command: tuple[str, ...]
+    environment: Environment
     config: Mapping[str, Any]
-    seeds: Mapping[str, int]
+    seeds: Mapping[str, Annotated[int, Between(0, 2**63 - 1)]]
 
 
 @dataclass(frozen=True)
@@ -262,29 +258,7 @@ def _parse(data: object, *, source: str) -> Manifest:
     if not isinstance(data, Mapping) or "schema" not in data:
         raise InputError(f"{source} is not the manifest of a run", got=shown(data))
     require_schema(data["schema"], expected=SCHEMA, source=source)
-    origin = from_mapping(_Origin, {name: data[name] for name in data if name not in ("config", "seeds")})
-    return Manifest(
-        schema=origin.schema,
-        created_utc=origin.created_utc,
-        command=origin.command,
-        environment=origin.environment,
-        config=_table(data, "config", source=source),
-        seeds=_seeds(_table(data, "seeds", source=source), source=source),
-    )
-
-
-def _table(data: Mapping[str, object], name: str, *, source: str) -> dict[str, Any]:
-    table = data.get(name)
-    if not isinstance(table, dict):
-        raise InputError(f"{source}: {name} must be a table of named values", got=shown(table))
-    return table
-
-
-def _seeds(table: dict[str, Any], *, source: str) -> dict[str, int]:
-    wrong = {name: seed for name, seed in table.items() if type(seed) is not int}
-    if wrong:
-        raise InputError(f"{source}: every seed must be a whole number", got=shown(wrong))
-    return table
+    return from_mapping(Manifest, data, where=source)
 
 
 def _kill(process: subprocess.Popen[str], *, name: str, timeout_s: float) -> CommandOutcome:

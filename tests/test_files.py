@@ -227,3 +227,15 @@ def test_writing_into_a_missing_folder_names_the_path(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nowhere/file cannot be written") as caught:
         write_atomic(tmp_path / "nowhere" / "file", "text")
     assert caught.value.got == "No such file or directory"
+
+
+def test_a_pipe_a_device_and_a_link_to_one_are_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "null").symlink_to("/dev/null")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "null", "folder"):
+        with pytest.raises(InputError, match="must be an ordinary file, or a new one"):
+            write_atomic(tmp_path / name, "text")
+    assert (tmp_path / "pipe").is_fifo()
+    assert (tmp_path / "null").is_symlink()
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["folder", "null", "pipe"]
