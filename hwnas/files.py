@@ -90,14 +90,23 @@ def path_within(root: Path, *parts: str | Path) -> Path:
         InputError: The path lies outside of the folder, also by a symbolic link.
     """
     path = root.joinpath(*parts)
-    with file_errors(path, "resolved"):
-        try:
-            inside = path.resolve().is_relative_to(root.resolve())
-        except ValueError:  # a NUL character
-            inside = False
+    try:
+        inside = absolute_path(path).is_relative_to(absolute_path(root))
+    except InputError:
+        inside = False
     if not inside or path == root:
         raise InputError(f"a path must stay within {root}", got=ascii("/".join(map(str, parts))))
     return path
+
+
+def absolute_path(path: Path) -> Path:
+    """Return the absolute path without symbolic links.
+
+    Raises:
+        InputError: Links lead in a circle, or the path is none.
+    """
+    with file_errors(path, "resolved", also=(RuntimeError, ValueError)):  # a circle of links, a NUL character
+        return path.resolve()
 
 
 @contextmanager

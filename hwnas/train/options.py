@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from hwnas.config import Between, Seed, from_mapping, require_valid, shown
 from hwnas.errors import InputError, UsageError
+from hwnas.files import absolute_path
 from hwnas.runs import MANIFEST, Run
 from hwnas.space import SPACES
 from hwnas.space.arch import Arch, canonical_json
@@ -168,7 +169,7 @@ def resolve_config(options: TrainOptions, *, num_classes: int) -> TrainConfig:
         num_classes=num_classes,
         space=None if space is None or options.model is not None else space.name,
         arch=arch,
-        supernet=None if options.supernet is None else options.supernet.resolve(),
+        supernet=None if options.supernet is None else absolute_path(options.supernet),
         model=options.model,
         teacher=None if options.teacher is None else _absolute_teacher(options.teacher),
         supernet_digest=None if options.supernet is None else weights_digest(supernet_file(options.supernet)),
@@ -198,8 +199,8 @@ def _teacher_digest(teacher: TeacherOptions | None) -> str | None:
 
 
 def _absolute_teacher(teacher: TeacherOptions) -> TeacherOptions:
-    name = teacher.name if teacher.name.startswith(_TIMM) else str(Path(teacher.name).resolve())
-    checkpoint = None if teacher.checkpoint is None else teacher.checkpoint.resolve()
+    name = teacher.name if teacher.name.startswith(_TIMM) else str(absolute_path(Path(teacher.name)))
+    checkpoint = None if teacher.checkpoint is None else absolute_path(teacher.checkpoint)
     return replace(teacher, name=name, checkpoint=checkpoint)
 
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from hwnas.data_paths import CACHE_VARIABLE, cache_folder
 from hwnas.errors import InputError
-from hwnas.files import file_errors, write_atomic
+from hwnas.files import absolute_path, file_errors, write_atomic
 
 SCHEMA = "hwnas.images/1"
 """Schema of the cache that this version writes and reads."""
@@ -127,7 +127,11 @@ class FolderIndex:
         return listing
 
     def _identity(self) -> dict[str, Any]:
-        return {"schema": SCHEMA, "root": os.fsencode(self.root.resolve()).hex(), "suffixes": sorted(self.suffixes)}
+        return {
+            "schema": SCHEMA,
+            "root": os.fsencode(absolute_path(self.root)).hex(),
+            "suffixes": sorted(self.suffixes),
+        }
 
     def _cache_file(self) -> Path:
         digest = hashlib.sha256(json.dumps(self._identity()).encode()).hexdigest()

@@ -12,7 +12,7 @@ import numpy as np
 from hwnas.config import Above, Between, Seed, require_valid
 from hwnas.devices.memory import require_memory
 from hwnas.errors import InputError, unknown
-from hwnas.files import file_errors, printable, require_regular
+from hwnas.files import absolute_path, file_errors, printable, require_regular
 from hwnas.train.data.digits import (
     CLUTTER_VERSION,
     HELDOUT_IMAGES,
@@ -339,11 +339,11 @@ def absolute_data_name(name: str) -> str:
     """Return a name of data that is valid in every working folder: paths are made absolute, names stay."""
     with file_errors(name, "used as data", also=(ValueError,)):  # ValueError: a NUL character
         if name.casefold().startswith("wds/"):
-            return f"{name[:4]}{Path(name[4:]).resolve()}"
+            return f"{name[:4]}{absolute_path(Path(name[4:]))}"
         if name.casefold().startswith(tuple(_PREFIXES)):
             return name
         path = Path(name)
-        return str(path.resolve()) if len(path.parts) > 1 or path.is_absolute() or path.is_dir() else name
+        return str(absolute_path(path)) if len(path.parts) > 1 or path.is_absolute() or path.is_dir() else name
 
 
 def _numbered(count: int) -> tuple[str, ...]:

@@ -480,6 +480,14 @@ def test_names_that_no_dataset_can_have(name: str) -> None:
         open_data(DataConfig(name=absolute_data_name(name)), image_shape=SHAPE)
 
 
+def test_links_that_lead_in_a_circle_are_named(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    for name in (f"{tmp_path}/a", f"wds/{tmp_path}/a", f"{tmp_path}/a/c"):
+        with pytest.raises(InputError, match="/a"):
+            open_data(DataConfig(name=absolute_data_name(name)), image_shape=SHAPE)
+
+
 def test_a_class_index_beyond_the_images_is_refused_before_it_takes_memory(tmp_path: Path) -> None:
     for number, label in enumerate((300_000_000, -1, 2**40)):
         write_parquet(tmp_path / f"{number}.parquet", [*rows(20), (png(pixels(1)[0]), label)])
