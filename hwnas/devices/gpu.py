@@ -1,5 +1,10 @@
-"""Detect the GPUs of this machine by NVIDIA's driver."""
+"""Detect the GPUs of this machine by NVIDIA's driver.
 
+A GPU with multi-instance mode (MIG) is a set of slices with compute units and memory of their own, and programs run on
+a slice. Each kind of slice is a device of its own, such as `a100-mig-1g.10gb`: its speed is not that of the GPU.
+"""
+
+import re
 from dataclasses import dataclass, replace
 
 from hwnas.devices.datasheets import match, normalised
@@ -7,8 +12,15 @@ from hwnas.devices.device import Device, FileReader
 from hwnas.runs import CommandRunner
 
 GPU_QUERY = ("nvidia-smi", "--query-gpu=name,memory.total,driver_version,uuid", "--format=csv,noheader")
+SLICE_QUERY = ("nvidia-smi", "-L")
 DRIVER_FILE = "/proc/driver/nvidia/version"
 BOARD_FILE = "/proc/device-tree/model"
+
+_WITH_SLICES = ("a100", "a30", "h100", "h200", "gh200", "b200", "b300", "nvidia-")
+"""Beginnings of the names of devices that may be in multi-instance mode."""
+
+_LISTED_GPU = re.compile(r"^GPU \d+: .*\(UUID: (GPU-[0-9a-fA-F-]+)\)")
+_LISTED_SLICE = re.compile(r"^\s+MIG (\S+)\s+Device\s+\d+: \(UUID: (MIG-\S+)\)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +33,7 @@ class Gpu:
     driver: str
     memory_bytes: int | None
     uuid: str
+    """Of the GPU, or of the slice."""
     device: Device
 
 
@@ -54,24 +67,55 @@ def detect_gpus(
         driver = "" if read(DRIVER_FILE) is None else ", though NVIDIA's driver is loaded"
         return (), (outcome.failure + driver,)
     gpus, notes = parse_gpus(outcome.output)
-    kept, hidden = visible_gpus(tuple(_on_board(gpu, read=read) for gpu in gpus), visible=visible)
+    gpus = tuple(_on_board(gpu, read=read) for gpu in gpus)
+    slices: tuple[Gpu, ...] = ()
+    if any(gpu.device.name.startswith(_WITH_SLICES) for gpu in gpus) or "MIG-" in (visible or ""):
+        listed = run(SLICE_QUERY)
+        slices = parse_slices(listed.output, gpus)
+        notes += () if listed.failure is None else (f"slices of GPUs are not known: {listed.failure}",)
+    kept, hidden = visible_gpus(gpus, slices=slices, visible=visible)
     return kept, (*notes, *hidden)
 
 
-def visible_gpus(gpus: tuple[Gpu, ...], *, visible: str | None) -> tuple[tuple[Gpu, ...], tuple[str, ...]]:
+def parse_slices(text: str, gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
+    """Parse the output of `SLICE_QUERY`, in which the slices of a GPU follow its line.
+
+    Returns:
+        The slices of GPUs in multi-instance mode, in the order of the list.
+    """
+    slices = []
+    parents = {gpu.uuid: gpu for gpu in gpus}
+    parent: Gpu | None = None
+    for line in text.splitlines():
+        if (found := _LISTED_GPU.search(line)) is not None:
+            parent = parents.get(found.group(1))
+        elif parent is not None and (found := _LISTED_SLICE.search(line)) is not None:
+            slices.append(_slice(parent, profile=found.group(1), uuid=found.group(2)))
+    return tuple(slices)
+
+
+def visible_gpus(
+    gpus: tuple[Gpu, ...], *, slices: tuple[Gpu, ...] = (), visible: str | None
+) -> tuple[tuple[Gpu, ...], tuple[str, ...]]:
     """Return the GPUs that CUDA_VISIBLE_DEVICES selects, in its order, and a note if it hides any.
 
-    As in CUDA, the first entry that names no GPU ends the list.
+    As in CUDA, the first entry that names no GPU or slice ends the list, and a GPU in multi-instance mode stands for
+    its first slice.
     """
+    first_slices: dict[int, Gpu] = {}
+    for item in slices:
+        first_slices.setdefault(item.index, item)
+    usable = tuple(first_slices.get(gpu.index, gpu) for gpu in gpus)
     if visible is None:
-        return gpus, ()
+        return usable, ()
     kept: list[Gpu] = []
     for entry in visible.split(","):
-        matching = [gpu for gpu in gpus if _is_named(gpu, entry.strip())]
-        if len(matching) != 1:
+        named = [shown for gpu, shown in zip(gpus, usable, strict=True) if _is_named(gpu, entry.strip())]
+        named += [item for item in slices if item.uuid == entry.strip()]
+        if len(named) != 1:
             break
-        kept += matching
-    hidden = len(gpus) - len(kept)
+        kept += named
+    hidden = len({gpu.index for gpu in gpus} - {gpu.index for gpu in kept})
     note = f"CUDA_VISIBLE_DEVICES={visible!r} hides {hidden} of {len(gpus)} GPUs"
     return tuple(kept), (note,) if hidden else ()
 
@@ -97,6 +141,20 @@ def _mib(text: str) -> int | None:
 def _unknown_device(reported: str) -> Device:
     name = f"nvidia-{normalised(reported)}"
     return Device(name=name, kind="gpu", vendor="nvidia", architecture="unknown", reported=(reported,))
+
+
+def _slice(gpu: Gpu, *, profile: str, uuid: str) -> Gpu:
+    """Return a slice of a GPU as a GPU; its peak rates and its memory are not on the datasheet."""
+    reported = f"{gpu.reported} MIG {profile}"
+    device = Device(
+        name=f"{gpu.device.name}-mig-{profile.replace('+', '-')}",
+        kind="gpu",
+        vendor="nvidia",
+        architecture=gpu.device.architecture,
+        compute_capability=gpu.device.compute_capability,
+        reported=(reported,),
+    )
+    return replace(gpu, reported=reported, uuid=uuid, memory_bytes=None, device=device)
 
 
 def _on_board(gpu: Gpu, *, read: FileReader) -> Gpu:

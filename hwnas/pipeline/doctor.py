@@ -69,12 +69,6 @@ _TOOLS = (
         "TensorRT engines cannot be built or timed",
         "tensorrt",
     ),
-    _Tool(
-        "tensorrt-rtx",
-        ("tensorrt-rtx",),
-        "engines for RTX GPUs cannot be built ahead of time",
-        "tensorrt-rtx",
-    ),
     _Tool("scikit-learn", ("scikit-learn",), "latency predictors cannot be fitted"),
     _Tool("xgboost", ("xgboost",), "boosted predictors cannot be fitted or used"),
     _Tool("pymoo", ("pymoo",), "there is no search"),

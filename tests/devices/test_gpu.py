@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from hwnas.devices import DEVICES, Gpu
-from hwnas.devices.gpu import BOARD_FILE, DRIVER_FILE, GPU_QUERY, detect_gpus, parse_gpus, visible_gpus
+from hwnas.devices.gpu import BOARD_FILE, DRIVER_FILE, GPU_QUERY, SLICE_QUERY, detect_gpus, parse_gpus, visible_gpus
 from hwnas.runs import CommandOutcome
 
 TWO = (
@@ -13,11 +13,11 @@ TWO = (
 
 
 def detected(
-    outcome: CommandOutcome, *, files: dict[str, str] | None = None, visible: str | None = None
+    outcome: CommandOutcome, *, files: dict[str, str] | None = None, visible: str | None = None, slices: str = ""
 ) -> tuple[tuple[Gpu, ...], tuple[str, ...]]:
     def run(arguments: object) -> CommandOutcome:
-        assert arguments == GPU_QUERY
-        return outcome
+        assert arguments in (GPU_QUERY, SLICE_QUERY)
+        return outcome if arguments == GPU_QUERY else CommandOutcome(output=slices)
 
     return detect_gpus(run=run, read=(files or {}).get, visible=visible)
 
@@ -104,6 +104,46 @@ def test_cuda_visible_devices_is_obeyed(visible: str, indices: list[int]) -> Non
     assert [gpu.index for gpu in kept] == indices
     hidden = 2 - len(indices)
     assert notes == ((f"CUDA_VISIBLE_DEVICES={visible!r} hides {hidden} of 2 GPUs",) if hidden else ())
+
+
+TWO_A100 = (
+    "NVIDIA A100-SXM4-80GB, 81920 MiB, 570.86.15, GPU-aaaa1111-2222\n"
+    "NVIDIA A100-SXM4-80GB, 81920 MiB, 570.86.15, GPU-bbbb1111-2222\n"
+)
+SLICES = """GPU 0: NVIDIA A100-SXM4-80GB (UUID: GPU-aaaa1111-2222)
+  MIG 3g.40gb     Device  0: (UUID: MIG-11111111-0000)
+  MIG 1g.10gb+me  Device  1: (UUID: MIG-22222222-0000)
+GPU 1: NVIDIA A100-SXM4-80GB (UUID: GPU-bbbb1111-2222)
+"""
+
+
+@pytest.mark.parametrize(
+    ("visible", "names"),
+    [
+        (None, ["a100-mig-3g.40gb", "a100"]),
+        ("0", ["a100-mig-3g.40gb"]),
+        ("1", ["a100"]),
+        ("MIG-22222222-0000", ["a100-mig-1g.10gb-me"]),
+        ("MIG-22222222-0000,1", ["a100-mig-1g.10gb-me", "a100"]),
+        ("MIG-gone", []),
+    ],
+)
+def test_a_slice_is_a_device_of_its_own(visible: str | None, names: list[str]) -> None:
+    gpus, _ = detected(CommandOutcome(output=TWO_A100), slices=SLICES, visible=visible)
+    assert [gpu.device.name for gpu in gpus] == names
+
+
+def test_a_slice_has_no_rates_of_the_whole_gpu() -> None:
+    gpus, notes = detected(CommandOutcome(output=TWO_A100), slices=SLICES, visible="MIG-11111111-0000")
+    assert gpus[0].reported == "NVIDIA A100-SXM4-80GB MIG 3g.40gb"  # as torch reports it
+    assert (gpus[0].device.fp16_flop_per_s, gpus[0].memory_bytes) == (None, None)
+    assert (gpus[0].device.compute_capability, gpus[0].uuid) == ("8.0", "MIG-11111111-0000")
+    assert notes == ("CUDA_VISIBLE_DEVICES='MIG-11111111-0000' hides 1 of 2 GPUs",)
+
+
+def test_a_slice_that_is_gone_is_noted() -> None:
+    _, notes = detected(CommandOutcome(output=TWO_A100), slices=SLICES, visible="MIG-gone")
+    assert notes == ("CUDA_VISIBLE_DEVICES='MIG-gone' hides 2 of 2 GPUs",)
 
 
 def test_a_gpu_is_frozen() -> None:

@@ -100,8 +100,9 @@ def gpu_facts() -> GpuFacts:
             hint="TensorRT for RTX builds without one: --format tensorrt-rtx --for rtx4090",
         )
     reported = torch.cuda.get_device_name()
-    known = match(reported)
-    drivers = {gpu.driver for gpu in detect().gpus}  # one driver serves all GPUs
+    gpus = detect().gpus
+    known = match(reported) or next((gpu.device for gpu in gpus if gpu.reported == reported), None)  # a slice, say
+    drivers = {gpu.driver for gpu in gpus}  # one driver serves all GPUs
     return GpuFacts(
         device=known.name if known else reported,
         reported=reported,
