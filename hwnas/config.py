@@ -10,7 +10,6 @@ names the field, the value and what is valid. Bounds and the form of names belon
 
 import dataclasses
 import json
-import numbers
 import sys
 import tomllib
 import types
@@ -20,6 +19,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from hwnas.arguments import conform
 from hwnas.errors import InputError, unknown
 from hwnas.files import read_text, require_file_name
 
@@ -127,13 +127,16 @@ def from_mapping(cls: type[Settings], data: object, *, where: str = "") -> Setti
 
 
 def require_valid(settings: object) -> None:
-    """Check the rules in the types of a settings object, as `from_mapping` does: for a `__post_init__`.
+    """Check the fields of a settings object by their types, and convert them as arguments are: for a `__post_init__`.
 
     Raises:
-        InputError: A value does not meet the rule of its field, or is a number that is not finite.
+        InputError: A value has another type than its field, does not meet its rule, or is a number that is not finite.
     """
     for name, hint in _fields(type(settings))[0].items():
-        _check(hint, getattr(settings, name), name)
+        value = getattr(settings, name)
+        converted = conform(hint, value, where=name)
+        if converted is not value:
+            object.__setattr__(settings, name, converted)  # the class is frozen, and the object is just being made
 
 
 def to_mapping(settings: object) -> dict[str, Any]:
@@ -249,35 +252,6 @@ def _fields(cls: type) -> tuple[dict[str, Any], dict[str, dataclasses.Field[Any]
         hints = get_type_hints(cls, include_extras=True)
         _RESOLVED[cls] = {name: hints[name] for name in fields}, fields
     return _RESOLVED[cls]
-
-
-def _check(hint: Any, value: object, where: str) -> None:
-    origin, arguments = get_origin(hint), get_args(hint)
-    if value is None:
-        return
-    if origin is Annotated:
-        if arguments[0] is int and not isinstance(value, numbers.Integral):
-            raise InputError(f"{where} must be a whole number", got=shown(value))
-        if arguments[0] is float and not isinstance(value, numbers.Real):
-            raise InputError(f"{where} must be a number", got=shown(value))
-        _check(arguments[0], value, where)
-        _apply(arguments[1:], value, where)
-    elif origin in (Union, types.UnionType):
-        number = isinstance(value, (int, float))
-        fitting = []
-        for argument in arguments:
-            plain = get_args(argument)[0] if get_origin(argument) is Annotated else argument
-            if not isinstance(plain, type) or isinstance(value, plain) or (number and plain is float):
-                fitting.append(argument)
-        # A value of none of the types is an error of the first one that has a rule.
-        for argument in fitting or [argument for argument in arguments if get_origin(argument) is Annotated][:1]:
-            _check(argument, value, where)
-    elif origin is tuple and isinstance(value, tuple):
-        items = arguments[:1] * len(value) if arguments[-1:] == (Ellipsis,) else arguments
-        for index, (argument, item) in enumerate(zip(items, value, strict=False)):
-            _check(argument, item, f"{where}[{index}]")
-    elif hint is float and isinstance(value, (int, float)):
-        _require_finite(value, where)
 
 
 def _apply(rules: tuple[Any, ...], value: object, where: str) -> None:

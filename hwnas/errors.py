@@ -24,6 +24,10 @@ _MAX_QUOTED = 200
 """Most characters of a name that a message quotes."""
 _MAX_KNOWN = 24
 """Most choices that a message lists."""
+_MAX_SHOWN = 2000
+"""Most characters of one part of a message, which may quote a file or a name of any length."""
+_MAX_SPELLED = 200
+"""Most characters of a name that is compared with the known ones, which takes quadratic time."""
 
 
 class HwnasError(Exception):
@@ -59,7 +63,7 @@ class HwnasError(Exception):
         more = len(self.known) - _MAX_KNOWN
         known = ", ".join(self.known[:_MAX_KNOWN]) + (f", and {more} more" if more > 0 else "")
         rows = [("got", "" if self.got is None else str(self.got)), ("known", known), ("try", self.hint or "")]
-        return "\n".join([self.message, *(f"  {name:<8}{text}" for name, text in rows if text)])
+        return "\n".join([_printable(self.message), *(f"  {name:<8}{_printable(text)}" for name, text in rows if text)])
 
 
 class InputError(HwnasError):
@@ -136,8 +140,18 @@ def unknown(what: str, got: str, known: Iterable[str], *, hint: str = "{}") -> U
     )
 
 
+def _printable(text: str) -> str:
+    """Shorten a text, and escape characters that a terminal or a file cannot hold: NUL, halves of surrogate pairs."""
+    text = text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 100]}... ({len(text):,} characters)"
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() or char in "\n\t" else ascii(char)[1:-1] for char in text)
+
+
 def nearest(got: str, known: Iterable[str]) -> str | None:
     """Return the known name that is spelled most like the given one, or None if none is similar."""
+    if len(got) > _MAX_SPELLED:
+        return None
     folded = {choice.casefold(): choice for choice in known}
     # No name is near to a text that is far longer, which would take the comparison long.
     close = difflib.get_close_matches(got[:_MAX_QUOTED].casefold(), folded, n=1, cutoff=0.5)

@@ -123,3 +123,17 @@ def test_a_name_is_nearest_to_itself(known: list[str], data: st.DataObject) -> N
 def test_what_is_proposed_can_be_chosen(got: str, known: list[str]) -> None:
     near = nearest(got, known)
     assert near is None or near in known
+
+
+def test_a_message_can_be_printed_and_is_not_endless() -> None:
+    error = InputError("a name\0must fit", got="\ud800" + "x" * 10**7, hint="first\n  second")
+    text = str(error)
+    text.encode()
+    assert text.startswith("a name\\x00must fit\n  got     \\ud800xxx")
+    assert text.endswith("x... (10,000,001 characters)\n  try     first\n  second")
+    assert len(text) < 2_200
+
+
+def test_a_name_without_end_is_like_no_other() -> None:
+    assert nearest("x" * 10**7, ["x"]) is None
+    assert unknown("space", "y" * 10**7, ["x"]).hint is None

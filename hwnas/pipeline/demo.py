@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hwnas.config import shown, to_mapping
+from hwnas.config import require_valid, shown, to_mapping
 from hwnas.errors import InputError, Interrupted, signal_number, unknown
 from hwnas.metrics import Deployment
 from hwnas.progress import Reporter, StageStarted
@@ -51,6 +51,9 @@ class DemoOptions:
     """Networks to evaluate."""
     pairs: int = 16
     """Timed runs of each network and of the reference network."""
+
+    def __post_init__(self) -> None:
+        require_valid(self)
 
 
 @dataclass(frozen=True, kw_only=True)

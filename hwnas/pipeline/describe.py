@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from hwnas.arguments import checked_arguments
 from hwnas.space import SPACES
 from hwnas.space.arch import Arch
 from hwnas.space.lookup import adapted, find_arch
@@ -36,6 +37,7 @@ class Description:
         return {**values, "arch": self.arch.to_mapping(), "workload": self.workload.rows()}
 
 
+@checked_arguments
 def describe(
     space: str,
     arch: str | Path | Mapping[str, object] | Arch,

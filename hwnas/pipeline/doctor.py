@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING
 
+from hwnas.arguments import checked_arguments
 from hwnas.devices import Machine, detect
 from hwnas.runs import Environment, environment
 
@@ -92,6 +93,7 @@ _GPU_RUNTIME = "pip uninstall onnxruntime onnxruntime-gpu, then pip install onnx
 """Remedy that leaves the GPU build alone; an extra of hwnas would also install the CPU build."""
 
 
+@checked_arguments
 def doctor(
     *,
     machine: Machine | None = None,

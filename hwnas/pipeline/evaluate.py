@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from hwnas.arguments import checked_arguments
 from hwnas.errors import InputError, UsageError
 from hwnas.files import file_errors, read_bytes, refuse_link, require_regular
 from hwnas.frames import Columns, TabularResult
@@ -108,6 +109,7 @@ class _Weights:
     space: str | None
 
 
+@checked_arguments
 def evaluate(
     run: Path,
     archs: Sequence[str] = (),

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from hwnas.arguments import checked_arguments
 from hwnas.devices import DEVICES, Device, Machine, detect, resolve
 from hwnas.errors import MissingError, UsageError, unknown
 from hwnas.metrics import PRECISIONS, Deployment
@@ -67,6 +68,7 @@ class Explanation:
 Profiler = Callable[[Subject, Setting], RuntimeProfile | None]
 
 
+@checked_arguments
 def explain(
     space: str,
     arch: str | Path | Mapping[str, object] | Arch,

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
+from hwnas.arguments import checked_arguments
+from hwnas.config import require_valid
 from hwnas.devices import DEVICES
 from hwnas.errors import InputError, UsageError, unknown
 from hwnas.export.tensorrt import EngineSettings, LibraryName, TimingCache, require_buildable
@@ -50,6 +52,7 @@ class EngineOptions:
     """GPUs to build for ahead of time, with TensorRT for RTX; empty: the GPU of this machine."""
 
     def __post_init__(self) -> None:
+        require_valid(self)
         if self.timing_cache_use is not None and self.timing_cache is None:
             hint = "--timing-cache FILE"
             raise UsageError("a use of a timing cache needs its file", got=self.timing_cache_use, hint=hint)
@@ -106,6 +109,7 @@ class ExportedNetwork:
         return {**values, "arch": self.arch.to_mapping()}
 
 
+@checked_arguments
 def export_network(
     space: str,
     arch: str | Path | Mapping[str, object] | Arch | None = None,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hwnas.arguments import checked_arguments
 from hwnas.errors import InputError, unknown
 from hwnas.space import FAMILIES, SPACES
 from hwnas.space.arch import Arch
@@ -34,6 +35,7 @@ class ImportedCheckpoint:
     """Other entries of the checkpoint that hold weights."""
 
 
+@checked_arguments
 def import_checkpoint(
     family: str,
     file: Path,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hwnas.arguments import checked_arguments
 from hwnas.data_paths import PROFILES
 from hwnas.devices import Device, Machine, require, resolve
 from hwnas.errors import MissingError
@@ -65,6 +66,7 @@ class MeasureResult(TabularResult):
         return columns
 
 
+@checked_arguments
 def measure(
     options: CampaignOptions,
     *,
@@ -108,6 +110,7 @@ def measure(
     return _run(rounds.first(), rounds.extend, device, environment, run_options, reporter)
 
 
+@checked_arguments
 def measure_plan(
     path: Path,
     *,

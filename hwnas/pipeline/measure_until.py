@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from hwnas.config import require_valid
 from hwnas.errors import InputError, UsageError, unknown
 from hwnas.pipeline.predictors.dataset import MeasuredNetworks, measured_profile, select_space
 from hwnas.pipeline.predictors.workloads import subject_workloads
@@ -42,6 +43,9 @@ class StoppingRule:
     """Cross-validated mean absolute relative error to reach; 0.03 is three percent."""
     order: SamplingOrder = "spread"
     """'spread': evenly over the space; 'active': where models disagree and no similar network was measured."""
+
+    def __post_init__(self) -> None:
+        require_valid(self)
 
     @property
     def words(self) -> tuple[str, ...]:

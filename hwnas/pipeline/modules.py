@@ -1,9 +1,10 @@
-"""`hwnas.measure_module` and `hwnas.export_module`: any torch module, with an example input in place of a space."""
+"""Measure, export and trace any torch module, with an example input in place of a space."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hwnas.arguments import checked_arguments
 from hwnas.devices import Machine, detect, require, resolve
 from hwnas.errors import InputError, unknown
 from hwnas.frames import Frame, to_frame
@@ -11,7 +12,7 @@ from hwnas.metrics import Deployment
 from hwnas.profile.statistics import latency_interval, latency_ms, reference_latency_ms, stability_verdict, throughput
 from hwnas.profile.subjects import REFERENCE
 from hwnas.profile.timing import PAIRS
-from hwnas.records import Failure, OutputParity, Samples, Setting
+from hwnas.records import OutputParity, Samples, Setting
 from hwnas.workload import Workload
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 SUFFIXES = {".onnx": "onnx", ".pt2": "pt2", ".safetensors": "safetensors"}
 """The format of a file, by its ending."""
+
+_SAME_OUTPUTS = 1e-3
+"""Largest difference of two runs with the same images, as a share of the largest output; noise is far smaller."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +67,7 @@ class ModuleMeasurement:
         return f"{self.latency_ms:.4g} ms ({self.lower_ms:.4g} to {self.upper_ms:.4g}){unstable}"
 
 
+@checked_arguments
 def measure_module(
     module: "nn.Module",
     example_input: "Tensor",
@@ -76,8 +81,8 @@ def measure_module(
 ) -> ModuleMeasurement:
     """Measure the latency of a module on a device of this machine.
 
-    The module runs strictly in turn with DeiT-Ti in this process, and its outputs are compared with those of torch
-    before it is timed. It is left as it is.
+    A copy of the module runs strictly in turn with DeiT-Ti in this process, after its outputs were compared with those
+    of torch. The module itself is left as it is.
 
     Args:
         module: A module with one tensor as input and one as output; it is measured in evaluation mode.
@@ -93,14 +98,15 @@ def measure_module(
         Latency with its interval, throughput, memory, and all runs.
 
     Raises:
-        InputError: The module cannot be exported or run, or its outputs differ from those of torch.
+        InputError: The module cannot be copied, run or exported, does not return one tensor that depends on the images
+            alone, or the runtime's outputs differ from those of torch.
         MissingError: The device or the runtime is not available.
     """
     from hwnas.profile.network_timer import NetworkTimer
     from hwnas.profile.runners.runner import default_runtime
     from hwnas.profile.worker_messages import MeasurementTask
 
-    images = _images(example_input)
+    network, images = _copy_and_images(module, example_input)
     name = resolve(device, machine=machine or detect())
     chosen = runtime or default_runtime(require(name))
     setting = Setting(
@@ -109,14 +115,13 @@ def measure_module(
     )
     task = MeasurementTask(subject=REFERENCE, setting=setting, seed=0, pairs=pairs)
     timer = NetworkTimer()
-    was_training = module.training
     try:
-        result = timer.measure(task, network=(module.eval(), images))
+        result = timer.measure(task, network=(network, images))
     finally:
-        module.train(was_training)
         timer.close()
     if result.failure is not None:
-        raise _explained(result.failure)
+        message = f"the module must run on {chosen} and give the outputs of torch"
+        raise InputError(message, got=f"{result.failure.reason}: {result.failure.message}", hint='runtime="torch"')
     assert result.samples is not None
     assert result.reference is not None
     assert result.parity is not None
@@ -140,6 +145,7 @@ def measure_module(
     )
 
 
+@checked_arguments
 def export_module(
     module: "nn.Module",
     example_input: "Tensor",
@@ -162,15 +168,17 @@ def export_module(
         The files that were written, and the comparison with torch.
 
     Raises:
-        InputError: The format is unknown, the module cannot be exported, or its outputs differ from those of torch.
+        InputError: The format is unknown, the module cannot be copied, run or exported, or it does not return one
+            tensor that depends on the images alone.
+        GateError: The outputs of the file differ from those of torch.
     """
     from hwnas.export.export import export_module as export
 
     if path.suffix not in SUFFIXES:
         raise unknown("file format", path.suffix or path.name, SUFFIXES)
-    images = _images(example_input)
+    network, images = _copy_and_images(module, example_input)
     return export(
-        module,
+        network,
         format=SUFFIXES[path.suffix],
         path=path,
         input_shape=tuple(images.shape[1:]),
@@ -179,6 +187,7 @@ def export_module(
     )
 
 
+@checked_arguments
 def trace_workload(module: "nn.Module", example_input: "Tensor") -> Workload:
     """Return the operations of a module for one image, as predictors read them.
 
@@ -194,17 +203,60 @@ def trace_workload(module: "nn.Module", example_input: "Tensor") -> Workload:
     """
     from hwnas.export.tracer import trace_module
 
+    _require_module(module)
     return trace_module(module, input_shape=(1, *_images(example_input).shape[1:]))
 
 
 def _images(example_input: "Tensor") -> "Tensor":
-    if example_input.ndim != 4 or not len(example_input) or not example_input.is_floating_point():
-        message = "the example input must be a batch of images, float32 of (batch, channels, height, width)"
+    import torch
+
+    message = "the example input must be a batch of images, float32 of (batch, channels, height, width)"
+    if not isinstance(example_input, torch.Tensor):
+        raise InputError(message, got=type(example_input).__name__, hint="torch.randn(1, 3, 224, 224)")
+    if example_input.ndim != 4 or not example_input.numel() or not example_input.is_floating_point():
         raise InputError(message, got=f"{example_input.dtype} of {tuple(example_input.shape)}")
-    return example_input.detach().float().cpu()
+    return example_input.detach().float().cpu().contiguous()
 
 
-def _explained(failure: Failure) -> InputError:
-    return InputError(
-        "the module must export, run and give the outputs of torch", got=f"{failure.reason}: {failure.message}"
-    )
+def _require_module(module: "nn.Module") -> None:
+    from torch import nn
+
+    if not isinstance(module, nn.Module):
+        raise InputError("the module must be a torch.nn.Module", got=type(module).__name__, hint="wrap it in one")
+
+
+def _copy_and_images(module: "nn.Module", example_input: "Tensor") -> tuple["nn.Module", "Tensor"]:
+    """Return a float32 copy of a module in evaluation mode, and the images, after two runs that must agree."""
+    import torch
+
+    from hwnas.export.precision import copy_in_precision
+
+    _require_module(module)
+    images = _images(example_input)
+    module = getattr(module, "_orig_mod", module)  # inside torch.compile's wrapper
+    try:
+        network = copy_in_precision(module, "fp32")
+    except Exception as error:  # of any type: it is the caller's own code, here and below
+        hint = "run lazy modules once before, and leave out what cannot be copied (locks, open files, results)"
+        raise InputError("the module must be one that can be copied", got=_first_line(error), hint=hint) from error
+    try:
+        with torch.inference_mode():
+            first, second = (network(images.clone()) for _ in range(2))
+    except Exception as error:
+        message = f"the module must accept images of shape {tuple(images.shape)} on the CPU"
+        hint = "an example input of the size and with the channels that the module was built for"
+        raise InputError(message, got=_first_line(error), hint=hint) from error
+    if not isinstance(first, torch.Tensor) or not first.is_floating_point() or first.shape[:1] != images.shape[:1]:
+        got = f"{first.dtype} of {tuple(first.shape)}" if isinstance(first, torch.Tensor) else type(first).__name__
+        hint = "wrap it in a module that returns its logits alone"
+        raise InputError("the module must return one tensor of numbers, with a row per image", got=got, hint=hint)
+    if not first.numel() or not first.isfinite().all():
+        raise InputError("the outputs of the module must be finite numbers", got="NaN, infinity or none at all")
+    if first.shape != second.shape or (first - second).abs().max() > _SAME_OUTPUTS * first.abs().max():
+        hint = "leave out randomness and counters in forward()"
+        raise InputError("the module must give the same outputs for the same images", got="other ones", hint=hint)
+    return network, images
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"

@@ -11,8 +11,9 @@ from typing import Annotated, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from hwnas.arguments import checked_arguments
 from hwnas.config import Above, Between, require_valid, shown, to_mapping
-from hwnas.errors import InputError, unknown
+from hwnas.errors import InputError
 from hwnas.files import file_errors, read_text, require_file_name
 from hwnas.metrics import METRICS, Metric, Quantity
 from hwnas.pipeline.search.options import choose_strategy
@@ -31,7 +32,7 @@ from hwnas.search.spec import MAX_SEED, space_digest
 from hwnas.search.strategies.strategy import SearchStrategy
 from hwnas.search.study import Study
 from hwnas.space import SPACES
-from hwnas.space.space import AnySpace, Candidate, Genomes, Space
+from hwnas.space.space import AnySpace, Candidate, Genomes
 
 MetricFunction: TypeAlias = Callable[[Sequence[Candidate]], Sequence[float] | NDArray[np.float64]]
 """Values of a batch of networks, in their order; NaN for a network that has none."""
@@ -59,10 +60,6 @@ class CustomMetric:
 
     def __post_init__(self) -> None:
         require_valid(self)
-        if self.goal not in ("min", "max"):
-            raise unknown("goal", str(self.goal), ("min", "max"))
-        if not callable(self.function):
-            raise InputError("a metric must be a function from networks to values", got=type(self.function).__name__)
 
 
 @dataclass(frozen=True)
@@ -72,6 +69,7 @@ class LatencyTable:
     values: Mapping[str, float]
 
     @classmethod
+    @checked_arguments
     def from_csv(cls, path: str | Path, *, key: str = "network_id", value: str = "latency_ms") -> "LatencyTable":
         """Read a table with a header.
 
@@ -101,6 +99,7 @@ class LatencyTable:
 MetricSource: TypeAlias = CustomMetric | LatencyTable | Predictor | MetricFunction
 
 
+@checked_arguments
 def optimize(
     space: str | AnySpace,
     *,
@@ -139,8 +138,6 @@ def optimize(
         InputError: Names, bounds or values that cannot be used; more than one expensive metric.
     """
     space = SPACES.get(space) if isinstance(space, str) else space
-    if not isinstance(space, Space):
-        raise InputError("space must be a search space or the name of one", got=type(space).__name__)
     Between(0, MAX_SEED).check(seed, where="seed")
     sources = _sources(accuracy, metrics or {})
     own = {name: _quantity(name, source) for name, source in sources.items() if name not in METRICS}

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hwnas.arguments import checked_arguments
 from hwnas.data_paths import PROFILES, Origin, data_search_path
 from hwnas.errors import HwnasError, InputError
 from hwnas.frames import Columns, TabularResult, html_table
@@ -68,6 +69,7 @@ class ProfileDetails(TabularResult):
         return html_table(self._columns(), title=repr(self))
 
 
+@checked_arguments
 def list_profiles(profiles: Path | None = None) -> tuple[ProfileSummary, ...]:
     """List all profiles: the user's own first, then those that ship with hwnas, then published tables.
 
@@ -81,6 +83,7 @@ def list_profiles(profiles: Path | None = None) -> tuple[ProfileSummary, ...]:
     return (*map(_row, scan_profiles(paths)), *map(_table, table_entries(paths)))
 
 
+@checked_arguments
 def load_profile(name: str | Path, *, profiles: Path | None = None) -> ProfileDetails:
     """Load one profile by name or path.
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hwnas.arguments import checked_arguments
 from hwnas.errors import InputError
 from hwnas.files import file_errors, path_within, write_atomic
 from hwnas.report.data import RunData
@@ -47,6 +48,7 @@ class Report:
     """Differences between the runs that make their values incomparable."""
 
 
+@checked_arguments
 def write_report(runs: Path | Sequence[Path], *, out: Path | None = None) -> Report:
     """Write the page, the tables of the front and the figures of one search run, or of several on one page.
 

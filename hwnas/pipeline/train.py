@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from hwnas.arguments import checked_arguments
 from hwnas.config import to_mapping
 from hwnas.errors import InputError, Interrupted, UsageError, signal_number
 from hwnas.files import WriterLock, file_errors, remove_temporaries
@@ -84,6 +85,7 @@ class TrainingEstimate:
         return self.seconds_per_step * self.steps_per_epoch
 
 
+@checked_arguments
 def train_model(
     options: TrainOptions,
     *,

@@ -15,6 +15,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from hwnas.arguments import checked_arguments
 from hwnas.config import parse_json
 from hwnas.errors import InputError
 from hwnas.frames import Frame, html_table, to_frame
@@ -138,6 +139,7 @@ class Predictor:
         return supported_confidence(self.card.data.num_networks)
 
     @classmethod
+    @checked_arguments
     def load(cls, folder: Path | str) -> Self:
         """Load a predictor from its folder, `predictors/DEVICE/NAME/METRIC`.
 

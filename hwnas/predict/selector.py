@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hwnas.arguments import checked_arguments
 from hwnas.data_paths import PREDICTORS, DataPaths, Origin, data_search_path
 from hwnas.devices import Machine, resolve
 from hwnas.errors import HwnasError, InputError, MissingError
@@ -33,6 +34,7 @@ class ChosenPredictor:
     """One sentence about the predictor and what was filled in."""
 
 
+@checked_arguments
 def find_predictor(
     metric: str,
     *,

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hwnas.config import shown
+from hwnas.config import require_valid, shown
 from hwnas.data_paths import PROFILES
 from hwnas.errors import UsageError
 from hwnas.metrics import MAX_BATCH, MAX_THREADS, PRECISIONS
@@ -72,6 +72,7 @@ class CampaignOptions:
     """Folder of profiles."""
 
     def __post_init__(self) -> None:
+        require_valid(self)
         bounds = {
             "samples": (0, _MAX_NETWORKS),
             "repeats": (0, _MAX_NETWORKS),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hwnas.arguments import checked_arguments
 from hwnas.errors import InputError, unknown
 from hwnas.frames import Frame, html_table, to_frame
 from hwnas.metrics import Quantity
@@ -175,6 +176,7 @@ class SearchResult:
         return parse_constraint(f"{short}{bound}", own=self.own_metrics)
 
 
+@checked_arguments
 def load_search(run: str | Path) -> SearchResult:
     """Load the result of a finished search from its run.
 

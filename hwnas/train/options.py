@@ -40,6 +40,9 @@ class TeacherOptions:
     checkpoint: Path | None = None
     """Weights of a model of timm in a file."""
 
+    def __post_init__(self) -> None:
+        require_valid(self)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
@@ -86,6 +89,9 @@ class TrainOptions:
     """Allow a `torch/` dataset to be downloaded."""
     teacher: TeacherOptions | None = None
     """Teacher to distil from."""
+
+    def __post_init__(self) -> None:
+        require_valid(self)
 
 
 @dataclass(frozen=True, kw_only=True)

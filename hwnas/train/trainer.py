@@ -19,7 +19,7 @@ from typing import Any, Literal, Protocol
 
 from torch import nn
 
-from hwnas.config import to_mapping
+from hwnas.config import require_valid, to_mapping
 from hwnas.errors import InputError, Interrupted
 from hwnas.progress import NullReporter, Reporter, TrainingProgress
 from hwnas.supernet.matmul import matmul_backend
@@ -66,6 +66,9 @@ class TrainerConfig:
     """CPU threads; 0: one if steps are small, else torch's own choice. Resumed trainings keep their number."""
     compile: Literal["auto", "blocks", "never"] = "auto"
     """Compile the blocks of a single network; `auto`: on a GPU."""
+
+    def __post_init__(self) -> None:
+        require_valid(self)
 
 
 @dataclass(frozen=True, kw_only=True)

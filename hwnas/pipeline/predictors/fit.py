@@ -8,6 +8,7 @@ from typing import Annotated
 
 import numpy as np
 
+from hwnas.arguments import checked_arguments
 from hwnas.config import Between, require_valid
 from hwnas.data_paths import PREDICTORS, PROFILES, DataPaths, data_search_path
 from hwnas.devices import Machine, resolve
@@ -49,10 +50,10 @@ class FitOptions:
     out: Path = Path(PREDICTORS)
 
     def __post_init__(self) -> None:
+        require_valid(self)
         for name in self.metrics:
             if name not in MEASURED_METRICS:
                 raise unknown("metric", name, MEASURED_METRICS, hint="--metric {}")
-        require_valid(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +75,7 @@ class FitReport:
     left_out: tuple[LeftOut, ...]
 
 
+@checked_arguments
 def fit_predictors(
     options: FitOptions, *, reporter: Reporter | None = None, machine: Machine | None = None
 ) -> FitReport:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from hwnas.arguments import checked_arguments
+from hwnas.config import require_valid
 from hwnas.data_paths import PROFILES
 from hwnas.devices import resolve
 from hwnas.errors import InputError, UnknownNameError, unknown
@@ -46,6 +48,7 @@ class ImportOptions:
     out: Path = Path(PROFILES)
 
     def __post_init__(self) -> None:
+        require_valid(self)
         precision, runtime = self.deployment.precision, self.deployment.runtime
         if precision is not None and precision not in PRECISIONS:
             raise unknown("precision", precision, PRECISIONS, hint="--precision {}")
@@ -66,6 +69,7 @@ class ImportedTable:
     """Models that the installed timm lacks, or that cannot be traced."""
 
 
+@checked_arguments
 def import_timm(
     files: Sequence[Path], options: ImportOptions | None = None, *, reporter: Reporter | None = None
 ) -> tuple[ImportedTable, ...]:

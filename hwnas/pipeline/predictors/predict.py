@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hwnas.arguments import checked_arguments
+from hwnas.config import require_valid
 from hwnas.devices import Machine
 from hwnas.errors import InputError, unknown
 from hwnas.frames import Columns, TabularResult
@@ -32,6 +34,7 @@ class PredictOptions:
     """Predict networks outside the fitted range instead of raising an error; they are marked."""
 
     def __post_init__(self) -> None:
+        require_valid(self)
         if not self.metrics:
             raise InputError("there must be a metric to predict", known=MEASURED_METRICS)
         for name in self.metrics:
@@ -90,6 +93,7 @@ class NetworkPredictions(TabularResult):
         return tuple(figure for figure in self.figures if figure.outside)
 
 
+@checked_arguments
 def predict_networks(
     targets: Sequence[str], options: PredictOptions | None = None, *, machine: Machine | None = None
 ) -> NetworkPredictions:

@@ -5,6 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from hwnas.arguments import checked_arguments
 from hwnas.data_paths import PROFILES, data_search_path
 from hwnas.errors import InputError
 from hwnas.records import Subject
@@ -43,6 +44,7 @@ WORKLOADS = "timm-workloads.jsonl.gz"
 """File of traced models for all tables of a folder of profiles."""
 
 
+@checked_arguments
 def timm_workload(name: str, *, image_size: int | None = None) -> Workload:
     """Return the operations of a model of timm for one image.
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from hwnas.arguments import checked_arguments
 from hwnas.devices import resolve
 from hwnas.errors import InputError
 from hwnas.files import path_within
@@ -71,6 +72,7 @@ class QueryResult(TabularResult):
         return {**columns, "arch": [network.arch for network in self.networks]}
 
 
+@checked_arguments
 def query(
     run: Path,
     *,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hwnas.arguments import checked_arguments
 from hwnas.devices import Machine
 from hwnas.errors import InputError, Interrupted, signal_number
 from hwnas.pipeline.search.context import SearchContext, pinned_cpu_settings, prepare_search, reload_search
@@ -60,6 +61,7 @@ class SearchRehearsal:
     """Seconds for the largest network; None if evaluations are free."""
 
 
+@checked_arguments
 def search_networks(
     options: SearchOptions | None = None,
     *,

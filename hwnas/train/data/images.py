@@ -142,19 +142,23 @@ class ObjectDataset:
         labels: Class index of each image; by default `items.targets`, else every item is read once.
 
     Raises:
-        InputError: There is not one class index for each item.
+        InputError: The object is no such dataset, an item is no such pair, or there is not one class index for each.
     """
 
     def __init__(self, items: "LabeledItems", labels: Sequence[int] | None = None) -> None:
+        if isinstance(items, (str, bytes)) or not (hasattr(items, "__len__") and hasattr(items, "__getitem__")):
+            message = "a dataset must have __len__ and __getitem__, and give pairs of an image and a class index"
+            raise InputError(message, got=type(items).__name__)
         self.items = items
+        self.keys: Sequence[str] = [str(index) for index in range(len(items))]
         if labels is None:
             labels = getattr(items, "targets", None)
-        found = [int(items[index][1]) for index in range(len(items))] if labels is None else labels
-        self.labels = require_labels(found, source="a dataset object")
+        if labels is None:
+            labels = [self._item(index)[1] for index in range(len(items))]
+        self.labels = require_labels(labels, source="a dataset object")
         if self.labels.shape != (len(items),):
             got = f"{self.labels.shape} for {len(items)} items"
             raise InputError("a dataset must have one class index for each item", got=got)
-        self.keys: Sequence[str] = [str(index) for index in range(len(items))]
 
     def __len__(self) -> int:
         return len(self.items)
@@ -163,13 +167,24 @@ class ObjectDataset:
         """Return one image in RGB."""
         from PIL import Image
 
-        image = self.items[index][0]
+        image = self._item(index)[0]
         if isinstance(image, Image.Image):
             return image.convert("RGB")
-        pixels = np.asarray(image)
-        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3):
+        try:
+            pixels = np.asarray(image)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise BadImageError(self.keys[index], error) from error
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or not pixels.size:
             raise BadImageError(self.keys[index], f"{pixels.dtype} of {pixels.shape}, not uint8 of (H, W, 1 or 3)")
         return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).convert("RGB")
+
+    def _item(self, index: int) -> tuple[Any, Any]:
+        try:
+            image, label = self.items[index]
+        except Exception as error:  # of any type: it is the caller's own code
+            message = f"item {index} of a dataset must be a pair of an image and a class index"
+            raise InputError(message, got=f"{type(error).__name__}: {error}") from error
+        return image, label
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import numpy as np
 
+from hwnas.arguments import checked_arguments
 from hwnas.config import Above, Between, Seed, require_valid
 from hwnas.devices.memory import require_memory
 from hwnas.errors import InputError, unknown
@@ -246,6 +247,7 @@ def _open_parquet(path: Path) -> _Source:
     )
 
 
+@checked_arguments
 def register_dataset(
     name: str,
     train: LabeledItems,

@@ -15,6 +15,7 @@ from hwnas.train.data.images import (
     ArrayDataset,
     BadImageError,
     BadImageLog,
+    ObjectDataset,
     SubsetDataset,
     decode_image,
     read_image_list,
@@ -147,3 +148,41 @@ def test_lists_are_read_back_and_compared(tmp_path: Path) -> None:
     assert caught.value.got == "3 images, where 6 are listed; 3 differ"
     with pytest.raises(InputError, match="there is no file"):
         read_image_list(tmp_path / "none.txt")
+
+
+class Raising:
+    """A dataset whose items cannot be read."""
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> tuple[object, int]:
+        raise RuntimeError("no such file on the server")
+
+
+@pytest.mark.parametrize(
+    ("items", "message", "got"),
+    [
+        (None, "must have __len__ and __getitem__", "NoneType"),
+        ("images", "must have __len__ and __getitem__", "str"),
+        (iter([]), "must have __len__ and __getitem__", "list_iterator"),
+        ([5], "item 0 of a dataset must be a pair", "TypeError"),
+        ([(np.zeros((4, 4, 3), np.uint8),)], "item 0 of a dataset must be a pair", "ValueError"),
+        ({"a": 1}, "item 0 of a dataset must be a pair", "KeyError"),
+        (Raising(), "item 0 of a dataset must be a pair", "RuntimeError: no such file on the server"),
+        ([(np.zeros((4, 4, 3), np.uint8), None)], "class indices of a dataset object must be whole", "object"),
+        ([(np.zeros((4, 4, 3), np.uint8), "cat")], "class indices of a dataset object must be whole", "<U3"),
+        ([(np.zeros((4, 4, 3), np.uint8), -1)], "must not be negative", "-1"),
+        ([(np.zeros((4, 4, 3), np.uint8), 10**30)], "class indices of a dataset object must be whole", "object"),
+    ],
+)
+def test_an_object_that_is_no_dataset_is_an_error(items: Any, message: str, got: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        ObjectDataset(items)
+    assert got in str(caught.value.got)
+
+
+@pytest.mark.parametrize("image", [None, "a.png", np.zeros((4, 4)), np.zeros((0, 4, 3), np.uint8), [[1], [2, 3]]])
+def test_an_item_without_an_image_is_a_bad_image(image: Any) -> None:
+    with pytest.raises(BadImageError):
+        ObjectDataset([(image, 0)]).read(0)
