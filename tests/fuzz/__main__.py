@@ -5,7 +5,6 @@ python -m tests.fuzz --case NAME:SEED:INDEX      one case again
 """
 
 import argparse
-import gc
 import json
 import os
 import sys
@@ -22,6 +21,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--count", type=int, default=300, help="number of cases")
     parser.add_argument("--case", action="append", help="run this case again, NAME:SEED:INDEX")
     parser.add_argument("--only", action="append", help="only these grammars")
+    parser.add_argument("--valid", action="store_true", help="run the commands on valid files, which must end with 0")
     parser.add_argument("--slow", action="store_true", help="grammars whose cases take seconds as well")
     parser.add_argument("--jobs", type=int, default=2, help="cases at a time")
     parser.add_argument("--seeds", type=Path, help="folder of valid files, made if it does not exist")
@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
 
     from tests.fuzz.grammars import BY_NAME, GRAMMARS
-    from tests.fuzz.run import import_everything, print_failures, print_result, run_cases, schedule
+    from tests.fuzz.run import import_everything, print_failures, print_result, run_cases, schedule, valid_grammars
     from tests.fuzz.seeds import build
 
     import_everything()
@@ -39,6 +39,8 @@ def main(arguments: list[str]) -> int:
     if options.only:
         chosen = [BY_NAME[name] for name in options.only]
     cases = list(schedule(chosen, seed=options.seed, count=options.count))
+    if options.valid:
+        cases = [(grammar, f"{grammar.name}:valid:0") for grammar in valid_grammars(chosen)]
     if options.case:
         cases = [(BY_NAME[case.partition(":")[0]], case) for case in options.case]
     verbose = options.verbose or len(cases) == 1
@@ -60,7 +62,6 @@ def main(arguments: list[str]) -> int:
     if options.list:
         options.list.write_text("".join(json.dumps(asdict(result)) + "\n" for result in summary.failed))
     print(summary)
-    gc.unfreeze()  # nanobind would call what is frozen leaked
     return 1 if summary.failed else 0
 
 

@@ -29,6 +29,9 @@ SEARCH: Command = (
     *("search", "--space", SPACE, "--no-accuracy", "--objective", "latency_ms", "--device", TOY),
     *("--predictors", "predictors", "--budget", "10", "--no-verify", "--export-top", "0", "--out", "runs/new"),
 )
+IMPORT_TABLE: Command = (
+    *("profiles", "import-timm", "benchmark-infer-amp-nchw-pt240-cu124-rtx3090.csv", "--out", "imported"),
+)
 REPORT: Command = ("report", "runs/search")
 RESUME_SEARCH: Command = ("search", "--resume", "runs/half-search")
 RESUME_TRAIN: Command = ("train", "--resume", "--out", "runs/half")
@@ -110,7 +113,7 @@ def _file_grammar(
         broken = command in strict and path.suffix == ".json" and not _is_json(path)
         return Attack(arguments=command, what=what, must_fail=broken)
 
-    return Grammar(name=name, parts=tuple(parts), make=make, weight=weight, quick=quick)
+    return Grammar(name=name, parts=tuple(parts), make=make, weight=weight, quick=quick, commands=tuple(commands))
 
 
 def _is_json(path: Path) -> bool:
@@ -629,15 +632,14 @@ def _make_arch(case: Path, rng: Random) -> Attack:
 
 
 def _make_import_table(case: Path, rng: Random) -> Attack:
-    (name,) = (path.name for path in case.glob("benchmark-*.csv"))
-    command = ("profiles", "import-timm", name, "--out", "profiles")
+    name, command = IMPORT_TABLE[2], IMPORT_TABLE
     if rng.random() < 0.3:
         device = rng.choice(("../../evil", "a/b", "x" * 300, "", ".", "..", "é", "-", "a b"))
         return Attack(arguments=(*command, "--device", device), what=f"device {device!r}"[:80])
     if rng.random() < 0.2:
         new = "benchmark-infer-amp-nchw-pt240-cu124-" + rng.choice(("..", "x" * 200, "a b", "é", "_")) + ".csv"
         (case / name).rename(case / new)
-        return Attack(arguments=("profiles", "import-timm", new, "--out", "profiles"), what=f"file {new!r}"[:80])
+        return Attack(arguments=("profiles", "import-timm", new, "--out", "imported"), what=f"file {new!r}"[:80])
     path = case / name
     if rng.random() < 0.6:
         lines = [line.split(",") for line in path.read_text().splitlines()]
@@ -668,14 +670,17 @@ GRAMMARS: tuple[Grammar, ...] = (
     _file_grammar("table", ("profiles",), [f"{TABLE}/table.*"], [FIT_TABLE, FIT_TABLE, LIST], _edit_table, weight=3),
     _file_grammar("workloads", ("profiles",), ["profiles/*.gz"], [FIT_TABLE], _edit_gzip_lines),
     Grammar(
-        name="import-table", parts=("profiles", "benchmark-infer-amp-nchw-pt240-cu124-toy.csv"), make=_make_import_table
+        name="import-table",
+        parts=("profiles", "benchmark-infer-amp-nchw-pt240-cu124-rtx3090.csv"),
+        make=_make_import_table,
+        commands=(IMPORT_TABLE,),
     ),
     _file_grammar(
         "plan", ("plan.jsonl",), ["plan.jsonl"], [("profile", "--plan", "plan.jsonl", "--out", "out")], _edit_line
     ),
     _file_grammar(
         "predictor",
-        ("predictors",),
+        ("predictors", "profiles"),
         [f"{PREDICTOR}/card.json", f"{PREDICTOR}/model.json"],
         [PREDICT, PREDICT, (*PREDICT, "--json"), SEARCH, (*FIT, "--from", TOY, "--predictors", "predictors")],
         _edit_predictor,
@@ -697,7 +702,7 @@ GRAMMARS: tuple[Grammar, ...] = (
         "study",
         (*SEARCHED, "runs/half-search"),
         ["runs/*/study.sqlite"],
-        [QUERY, QUERY, ("query", "runs/half-search"), RESUME_SEARCH],
+        [QUERY, QUERY, QUERY, RESUME_SEARCH],
         *(_edit_study,) * 3,
         _edit_pages,
         weight=6,
@@ -733,16 +738,38 @@ GRAMMARS: tuple[Grammar, ...] = (
         "weights",
         ("runs/super",),
         ["runs/super/supernet.safetensors"],
-        [EVALUATE, EVALUATE, ("train", "--supernet", "runs/super/supernet.safetensors", *_SMALL_TRAINING[2:])],
+        [
+            EVALUATE,
+            EVALUATE,
+            ("train", "--supernet", "runs/super/supernet.safetensors", *_SMALL_TRAINING[2:], "--epochs", "1"),
+        ],
         *(_edit_tensors,) * 4,
         _edit_tensor_values,
         weight=3,
     ),
-    Grammar(name="recipe", parts=("recipe.toml",), make=_make_recipe, weight=4),
-    Grammar(name="arch", parts=("arch.json", "archs.jsonl", "predictors"), make=_make_arch, weight=3),
-    Grammar(name="images", parts=("images",), make=_make_images, weight=4),
-    Grammar(name="parquet", parts=("parquet",), make=_make_parquet, weight=3),
-    Grammar(name="shards", parts=("wds",), make=_make_shards, weight=2),
+    Grammar(
+        name="recipe",
+        parts=("recipe.toml",),
+        make=_make_recipe,
+        weight=4,
+        commands=(("train", *_SMALL_TRAINING, "--config", "recipe.toml"),),
+    ),
+    Grammar(
+        name="arch",
+        parts=("arch.json", "archs.jsonl", "predictors"),
+        make=_make_arch,
+        weight=3,
+        commands=(("describe", SPACE, "arch.json"), ("predict", "archs.jsonl", *PREDICT[2:])),
+    ),
+    Grammar(name="images", parts=("images",), make=_make_images, weight=4, commands=(_train_on("images"),)),
+    Grammar(
+        name="parquet",
+        parts=("parquet",),
+        make=_make_parquet,
+        weight=3,
+        commands=(_train_on("parquet"), _train_on("parquet/train-00000.parquet")),
+    ),
+    Grammar(name="shards", parts=("wds",), make=_make_shards, weight=2, commands=(_train_on("wds/wds"),)),
     Grammar(name="extension", parts=("extension.py",), make=_make_extension, weight=3),
     Grammar(
         name="environment",

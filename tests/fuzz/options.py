@@ -22,7 +22,7 @@ OPTION_PARTS = (
         "arch.json",
         "archs.jsonl",
     ),
-    *("recipe.toml", "plan.jsonl", "benchmark-infer-amp-nchw-pt240-cu124-toy.csv"),
+    *("recipe.toml", "plan.jsonl", "benchmark-infer-amp-nchw-pt240-cu124-rtx3090.csv"),
 )
 
 _TRAIN = ("train", "--space", SPACE, "--data", "digits", "--max-images", "200", "--epochs", "1", "--out", "runs/new")
@@ -37,7 +37,7 @@ BASES: tuple[tuple[str, ...], ...] = (
     ("profile", "--space", SPACE, "--samples", "2", "--plan-only", "--out", "new.jsonl"),
     ("profiles", "--profiles", "profiles"),
     ("profiles", "show", f"{TOY}/{Path(PROFILE).name}", "--profiles", "profiles"),
-    ("profiles", "import-timm", "benchmark-infer-amp-nchw-pt240-cu124-toy.csv", "--out", "profiles"),
+    ("profiles", "import-timm", "benchmark-infer-amp-nchw-pt240-cu124-rtx3090.csv", "--out", "profiles"),
     ("fit", "--device", TOY, "--profiles", "profiles", "--metric", "latency_ms", "--out", "fitted"),
     ("predict", f"{SPACE}:random:1", "--device", TOY, "--allow-outside", "--predictors", "predictors"),
     (*_SEARCH, "--export-top", "0", "--no-accuracy", "--objective", "latency_ms", "--out", "runs/new"),

@@ -1,5 +1,6 @@
 """Run many cases of the fuzzer in forked processes, and collect those that end other than documented."""
 
+import atexit
 import gc
 import shutil
 import sys
@@ -7,11 +8,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
+from random import Random
 
-from tests.fuzz.sandbox import Grammar, Result, Running, abandon, finish, start
+from tests.fuzz.sandbox import Attack, Grammar, Result, Running, abandon, finish, start
 
 _LIBRARIES = (
     *(
@@ -84,6 +86,7 @@ def import_everything() -> None:
     import torch
 
     gc.collect()
+    atexit.register(gc.unfreeze)  # nanobind would call what is frozen leaked
     gc.freeze()  # else the collector writes to every object, and each child gets its own copy of all pages
     assert not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
 
@@ -94,6 +97,19 @@ def schedule(grammars: Sequence[Grammar], *, seed: str, count: int) -> Iterator[
     for index in range(count):
         grammar = row[index % len(row)]
         yield grammar, f"{grammar.name}:{seed}:{index}"
+
+
+def valid_grammars(grammars: Sequence[Grammar]) -> list[Grammar]:
+    """Return grammars of one command each that change nothing, so that each must end with 0."""
+    found: dict[tuple[str, ...], Grammar] = {}
+    for grammar in grammars:
+        for number, command in enumerate(grammar.commands):
+
+            def make(case: Path, rng: Random, command: tuple[str, ...] = command) -> Attack:
+                return Attack(arguments=command, what="unchanged", must_pass=True)
+
+            found.setdefault((*grammar.parts, *command), replace(grammar, name=f"{grammar.name}-{number}", make=make))
+    return list(found.values())
 
 
 def run_cases(

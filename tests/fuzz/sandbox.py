@@ -45,6 +45,8 @@ class Attack:
     what: str = ""
     must_fail: bool = False
     """Exit code 0 would be a wrong acceptance."""
+    must_pass: bool = False
+    """Nothing was changed: only exit code 0 is right."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +59,7 @@ class Grammar:
         make: Changes the copies of the seeds in a folder, and returns the command line to run there.
         weight: Its share of the cases.
         quick: True if its cases take a fraction of a second.
+        commands: The command lines that it runs, which end with 0 on unchanged seeds.
     """
 
     name: str
@@ -64,6 +67,7 @@ class Grammar:
     make: Callable[[Path, random.Random], Attack]
     weight: int = 1
     quick: bool = True
+    commands: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,6 +294,8 @@ def _problem(
         return "memory", f"{grammar}: {command}"
     if "Traceback (most recent call last)" in err:
         return "traceback", _innermost(err)
+    if code != 0 and attack.get("must_pass"):
+        return "valid files refused", f"{grammar}: {command}"
     if code == 0 and attack.get("must_fail"):
         return "accepted", f"{grammar}: {attack['what']}"
     if code != 0 and "error: " not in err and "Usage" not in err:

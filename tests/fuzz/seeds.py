@@ -15,7 +15,7 @@ import pytest
 
 from hwnas.progress import NullReporter, ProgressEvent
 
-TOY, TOY_GPU, SPACE = "toy-2c", "toy-gpu", "autoformer-micro"
+TOY, TOY_GPU, SPACE = "toy-2c", "rtx3090", "autoformer-micro"
 PROFILE = f"profiles/{TOY}/{SPACE}-onnxruntime-fp32-b1-t1"
 PREDICTOR = f"predictors/{TOY}/{SPACE}-onnxruntime-fp32-b1-t1/latency_ms"
 TABLE = f"profiles/{TOY_GPU}/timm-torch-fp16-bany"
@@ -141,7 +141,7 @@ def _table(folder: Path) -> None:
     write_table(folder, manifest, text)
     traced = TracedModels(timm=package_versions(["timm"])["timm"], models=dict(chosen))
     save_workloads(traced, folder.parents[1] / "timm-workloads.jsonl.gz")
-    shutil.copy(folder / "table.csv", folder.parents[2] / "benchmark-infer-amp-nchw-pt240-cu124-toy.csv")
+    shutil.copy(folder / "table.csv", folder.parents[2] / "benchmark-infer-amp-nchw-pt240-cu124-rtx3090.csv")
 
 
 def _predictors(root: Path) -> None:
@@ -202,7 +202,8 @@ def _searches(root: Path) -> None:
         objectives=("latency_ms",),
         device=TOY,
         predictors=Path("predictors"),
-        budget=24,
+        budget=14,
+        strategy="random",
         post_search=PostSearch(verify=False, export_top=0),
     )
     with pytest.raises(KeyboardInterrupt):
