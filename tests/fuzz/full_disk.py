@@ -274,7 +274,8 @@ def _write_official() -> None:
     if pid == 0:
         import torch
 
-        from tests.pipeline.test_import_checkpoint import golden, weights, wrapped
+        from tests.pipeline.test_import_checkpoint import wrapped
+        from tests.supernet.golden import golden, weights
 
         torch.save(wrapped(weights(golden("glit-t")["shapes"])), "official.pth")
         os._exit(0)

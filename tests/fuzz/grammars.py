@@ -14,13 +14,14 @@ from typing import Any
 from tests.fuzz.mutate import anything, mutate_bytes, mutate_plain, replace_path, to_json
 from tests.fuzz.options import OPTION_PARTS, make_options
 from tests.fuzz.sandbox import INSIDE, Attack, Grammar
-from tests.fuzz.seeds import KINDS, PREDICTOR, PROFILE, SPACE, TABLE, TOY, TOY_GPU
+from tests.fuzz.seeds import KINDS, OTHER, PREDICTOR, PROFILE, SPACE, TABLE, TOY, TOY_GPU
 
 Command = tuple[str, ...]
 
 SHOW: Command = ("profiles", "show", f"{TOY}/{Path(PROFILE).name}", "--profiles", "profiles")
 LIST: Command = ("profiles", "--profiles", "profiles")
 FIT: Command = ("fit", "--device", TOY, "--profiles", "profiles", "--metric", "latency_ms", "--out", "fitted")
+FIT_FROM: Command = ("fit", "--device", OTHER, *FIT[3:], "--from", TOY, "--predictors", "predictors")
 FIT_TABLE: Command = ("fit", "--device", TOY_GPU, "--profiles", "profiles", "--out", "fitted")
 NETWORK = f"{SPACE}:random:1"
 PREDICT: Command = ("predict", NETWORK, "--device", TOY, "--allow-outside", "--predictors", "predictors")
@@ -682,7 +683,7 @@ GRAMMARS: tuple[Grammar, ...] = (
         "predictor",
         ("predictors", "profiles"),
         [f"{PREDICTOR}/card.json", f"{PREDICTOR}/model.json"],
-        [PREDICT, PREDICT, (*PREDICT, "--json"), SEARCH, (*FIT, "--from", TOY, "--predictors", "predictors")],
+        [PREDICT, PREDICT, (*PREDICT, "--json"), SEARCH, FIT_FROM],
         _edit_predictor,
         strict=[PREDICT],
         weight=3,
@@ -692,7 +693,7 @@ GRAMMARS: tuple[Grammar, ...] = (
             f"model-{kind}",
             (f"kinds/{kind}",),
             [f"kinds/{kind}/*/*/latency_ms/{name}.json" for name in ("model", "model", "card")],
-            [(*PREDICT[:-1], f"kinds/{kind}")],
+            [("predict", NETWORK, "--device", OTHER if kind == "transfer" else TOY, *PREDICT[4:-1], f"kinds/{kind}")],
             _edit_predictor,
             weight=4 if kind == "boosted" else 1,
         )

@@ -48,6 +48,8 @@ class Summary:
     """Cases by grammar."""
     failed: list[Result] = field(default_factory=list)
     codes: Counter[int] = field(default_factory=Counter)
+    cpu_s: Counter[str] = field(default_factory=Counter)
+    """CPU seconds by grammar."""
     wall_s: float = 0.0
 
     def distinct(self) -> dict[tuple[str, str], list[Result]]:
@@ -160,6 +162,7 @@ def run_cases(
 def _count(summary: Summary, grammar: Grammar, result: Result) -> None:
     summary.tried[grammar.name] += 1
     summary.codes[result.code] += 1
+    summary.cpu_s[grammar.name] += result.cpu_s  # type: ignore[assignment]
     if result.problem is not None:
         summary.failed.append(result)
 

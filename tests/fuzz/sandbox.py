@@ -83,6 +83,7 @@ class Result:
     what: str
     arguments: tuple[str, ...]
     wall_s: float
+    cpu_s: float
     memory_mb: float
     err: str
 
@@ -141,7 +142,7 @@ def finish(running: Running) -> Result | None:
     _kill_group(running.pid)
     if timed_out:
         _, status, usage = os.wait4(running.pid, 0)
-    return _judge(running, os.waitstatus_to_exitcode(status), wall, usage.ru_maxrss / 1024, timed_out=timed_out)
+    return _judge(running, os.waitstatus_to_exitcode(status), wall, usage, timed_out=timed_out)
 
 
 def abandon(running: Running) -> None:
@@ -249,7 +250,8 @@ def _snapshot(base: Path) -> dict[str, str]:
     return found
 
 
-def _judge(running: Running, code: int, wall: float, memory_mb: float, *, timed_out: bool) -> Result:
+def _judge(running: Running, code: int, wall: float, usage: resource.struct_rusage, *, timed_out: bool) -> Result:
+    memory_mb = usage.ru_maxrss / 1024
     err = (running.meta / "err").read_text(errors="replace") if (running.meta / "err").exists() else ""
     described = running.meta / "attack.json"
     attack: dict[str, Any] = {"what": "", "arguments": []}
@@ -264,6 +266,7 @@ def _judge(running: Running, code: int, wall: float, memory_mb: float, *, timed_
         what=attack["what"],
         arguments=tuple(attack["arguments"]),
         wall_s=wall,
+        cpu_s=usage.ru_utime + usage.ru_stime,
         memory_mb=memory_mb,
         err=err,
     )

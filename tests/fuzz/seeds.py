@@ -15,11 +15,11 @@ import pytest
 
 from hwnas.progress import NullReporter, ProgressEvent
 
-TOY, TOY_GPU, SPACE = "toy-2c", "rtx3090", "autoformer-micro"
+TOY, OTHER, TOY_GPU, SPACE = "toy-2c", "toy-4c", "rtx3090", "autoformer-micro"
 PROFILE = f"profiles/{TOY}/{SPACE}-onnxruntime-fp32-b1-t1"
 PREDICTOR = f"predictors/{TOY}/{SPACE}-onnxruntime-fp32-b1-t1/latency_ms"
 TABLE = f"profiles/{TOY_GPU}/timm-torch-fp16-bany"
-KINDS = ("ridge", "gaussian", "boosted", "blocks", "stack")
+KINDS = ("ridge", "gaussian", "boosted", "blocks", "stack", "transfer")
 """Kinds of predictor models with a seed of their own, in kinds/NAME; that of `predictors` is analytic."""
 _PATH_FILES = ("runs/search/manifest.json", "runs/search/search.json", "runs/half-search/manifest.json")
 _STUDIES = ("runs/search/study.sqlite", "runs/half-search/study.sqlite")
@@ -105,6 +105,7 @@ def _profiles(root: Path) -> None:
     from tests.pipeline.measured_profiles import make_profile
 
     make_profile(root / "profiles")
+    make_profile(root / "profiles", device=OTHER, count=14, factor=1.7)
     _run("profile", *_small_campaign(), "--samples", "14", "--out", "own")
     _run("profile", *_small_campaign(), "--samples", "4", "--plan-only", "--out", "plan.jsonl")
     _table(root / TABLE)
@@ -151,7 +152,9 @@ def _predictors(root: Path) -> None:
     fit = ("fit", "--device", TOY, "--profiles", "profiles", "--metric", "latency_ms")
     _run(*fit, "--out", "predictors")
     learners = {learner.name: learner for learner in LEARNERS.values()}
-    for name in KINDS:
+    lean = ("--from", TOY, "--predictors", "predictors")
+    _run("fit", "--device", OTHER, *fit[3:], *lean, "--out", "kinds/transfer")
+    for name in KINDS[:-1]:
         chosen: Sequence[Learner] = [learners["ridge"], learners["quadratic"]]
         if name != "stack":
             chosen = [learners[name]]
