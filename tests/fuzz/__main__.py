@@ -62,9 +62,7 @@ def main(arguments: list[str]) -> int:
     if options.list:
         options.list.write_text("".join(json.dumps(asdict(result)) + "\n" for result in summary.failed))
     if options.verbose:
-        print(
-            "\n".join(f"{name:20}{n:6}{summary.cpu_s[name] / n:8.2f} CPU s each" for name, n in summary.tried.items())
-        )
+        print(summary.costs())
     print(summary)
     return 1 if summary.failed else 0
 

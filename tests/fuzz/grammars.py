@@ -524,7 +524,8 @@ def _make_extension(case: Path, rng: Random) -> Attack:
         )
     else:
         path.write_text(what)
-    command = rng.choice((("spaces",), ("describe", SPACE, "min"), ("completion", "bash")))
+    describe = ("describe", SPACE, "min")
+    command = rng.choice((describe, describe, describe, ("completion", "bash"), ("completion", "zsh"), ("spaces",)))
     return Attack(arguments=command, environ={"HWNAS_EXTENSIONS": named}, what=f"extension {what!r}")
 
 
@@ -553,10 +554,8 @@ def _make_environment(case: Path, rng: Random) -> Attack:
         PREDICT,
         EVALUATE,
         _train_on("digits"),
-        ("doctor",),
-        ("spaces",),
-        ("profiles",),
-        ("predict", NETWORK),
+        ("completion", "bash"),
+        ("describe", SPACE, "min"),
     ]
     return Attack(arguments=rng.choice(commands), environ=environ, what=f"environment {environ!r}"[:200])
 

@@ -59,6 +59,11 @@ class Summary:
             found.setdefault((str(result.problem), result.place), []).append(result)
         return found
 
+    def costs(self) -> str:
+        """Return the CPU time of a case of each grammar."""
+        rows = sorted((self.cpu_s[name] / count, name, count) for name, count in self.tried.items())
+        return "\n".join(f"{name:20}{count:6} cases{mean:8.2f} CPU s each" for mean, name, count in rows)
+
     def __str__(self) -> str:
         kinds = Counter(str(result.problem) for result in self.failed)
         failures = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()) or "none"

@@ -17,6 +17,7 @@ from hwnas.profile.plan import make_tasks
 from hwnas.profile.worker_messages import MeasurementTask, TaskResult
 from hwnas.records import Failure, Store, load_profile
 from hwnas.records.profile import MEASUREMENTS
+from tests.fuzz.test_store import release
 from tests.profile.stand_ins import FakeWorker
 from tests.records.rows import SESSION, SETTING, manifest, subject
 
@@ -65,8 +66,7 @@ class CampaignMachine(RuleBasedStateMachine):
             campaign.run(TASKS, listener=lambda state: sizes.append(self._size()))
         except Killed:
             pass
-        os.close(store._file)  # the kernel releases the lock of a process that has ended
-        store._file = -1
+        release(store)
         if len(sizes) > 1:  # of the last row any part may be on the disk
             size = sizes[-2] + int(share * (sizes[-1] - sizes[-2]))
             os.truncate(self.path / MEASUREMENTS, size)

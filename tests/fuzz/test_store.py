@@ -17,6 +17,13 @@ from hwnas.records.profile import MEASUREMENTS
 from tests.records.rows import MANIFEST, SESSION, failed, row
 
 
+def release(store: Store) -> None:
+    """Close the files of a store and nothing else, as the kernel does when its process ends."""
+    os.close(store._file)
+    store._file = -1
+    store._lock.close()
+
+
 class StoreMachine(RuleBasedStateMachine):
     """One profile, the process that may be writing it, and the rows that it must hold."""
 
@@ -67,8 +74,7 @@ class StoreMachine(RuleBasedStateMachine):
     def kill(self) -> None:
         """The process ends without a word: the kernel releases its lock, and nothing is tidied up."""
         assert self.store is not None
-        os.close(self.store._file)
-        self.store._file = -1
+        release(self.store)
         self.store = None
 
     @precondition(lambda self: self.store is not None)
