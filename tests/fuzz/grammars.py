@@ -89,7 +89,7 @@ def _file_grammar(
     files: Sequence[str],
     commands: Sequence[Command],
     *edits: Edit,
-    weight: int = 2,
+    weight: int = 1,
     quick: bool = True,
     strict: Sequence[Command] = (),
 ) -> Grammar:
@@ -618,7 +618,9 @@ def _make_recipe(case: Path, rng: Random) -> Attack:
     return Attack(arguments=("train", *_SMALL_TRAINING, "--config", "recipe.toml", *dry), what=what)
 
 
-_SMALL_TRAINING = ("--space", SPACE, "--data", "digits", "--max-images", "200", "--out", "runs/new")
+_SMALL_TRAINING = (
+    *("--space", SPACE, "--data", "digits", "--max-images", "200", "--heldout", "40", "--out", "runs/new"),
+)
 
 
 def _make_arch(case: Path, rng: Random) -> Attack:
@@ -659,24 +661,30 @@ def _make_templates(case: Path, rng: Random) -> Attack:
 
 GRAMMARS: tuple[Grammar, ...] = (
     _file_grammar(
-        "manifest", ("profiles",), [f"{PROFILE}/manifest.json"], [SHOW, LIST, FIT], _edit_json, strict=[SHOW]
+        "manifest", ("profiles",), [f"{PROFILE}/manifest.json"], [SHOW, LIST, FIT], _edit_json, strict=[SHOW], weight=4
     ),
     _file_grammar(
-        "measurements", ("profiles",), [f"{PROFILE}/measurements.jsonl"], [SHOW, SHOW, LIST, FIT], _edit_line
+        "measurements", ("profiles",), [f"{PROFILE}/measurements.jsonl"], [SHOW, SHOW, LIST, FIT], _edit_line, weight=3
     ),
     _file_grammar("store", ("own",), ["own/*/*/*.json*"], [PROFILE_AGAIN], weight=1),
     _file_grammar("store-manifest", ("own",), ["own/*/*/manifest.json"], [PROFILE_AGAIN], _edit_json, weight=1),
     _file_grammar("store-rows", ("own",), ["own/*/*/measurements.jsonl"], [PROFILE_AGAIN], _edit_line, weight=1),
-    _file_grammar("table", ("profiles",), [f"{TABLE}/table.*"], [FIT_TABLE, FIT_TABLE, LIST], _edit_table, weight=3),
-    _file_grammar("workloads", ("profiles",), ["profiles/*.gz"], [FIT_TABLE], _edit_gzip_lines),
+    _file_grammar("table", ("profiles",), [f"{TABLE}/table.*"], [FIT_TABLE, FIT_TABLE, LIST], _edit_table, weight=4),
+    _file_grammar("workloads", ("profiles",), ["profiles/*.gz"], [FIT_TABLE], _edit_gzip_lines, weight=2),
     Grammar(
         name="import-table",
         parts=("profiles", "benchmark-infer-amp-nchw-pt240-cu124-rtx3090.csv"),
         make=_make_import_table,
         commands=(IMPORT_TABLE,),
+        weight=3,
     ),
     _file_grammar(
-        "plan", ("plan.jsonl",), ["plan.jsonl"], [("profile", "--plan", "plan.jsonl", "--out", "out")], _edit_line
+        "plan",
+        ("plan.jsonl",),
+        ["plan.jsonl"],
+        [("profile", "--plan", "plan.jsonl", "--out", "out")],
+        _edit_line,
+        weight=4,
     ),
     _file_grammar(
         "predictor",
@@ -685,7 +693,7 @@ GRAMMARS: tuple[Grammar, ...] = (
         [PREDICT, PREDICT, (*PREDICT, "--json"), SEARCH, FIT_FROM],
         _edit_predictor,
         strict=[PREDICT],
-        weight=3,
+        weight=6,
     ),
     *(
         _file_grammar(
@@ -694,7 +702,7 @@ GRAMMARS: tuple[Grammar, ...] = (
             [f"kinds/{kind}/*/*/latency_ms/{name}.json" for name in ("model", "model", "card")],
             [("predict", NETWORK, "--device", OTHER if kind == "transfer" else TOY, *PREDICT[4:-1], f"kinds/{kind}")],
             _edit_predictor,
-            weight=4 if kind == "boosted" else 1,
+            weight=5 if kind == "boosted" else 2,
         )
         for kind in KINDS
     ),
@@ -705,7 +713,7 @@ GRAMMARS: tuple[Grammar, ...] = (
         [QUERY, QUERY, QUERY, RESUME_SEARCH],
         *(_edit_study,) * 3,
         _edit_pages,
-        weight=6,
+        weight=4,
     ),
     Grammar(name="locked-study", parts=(*SEARCHED, "runs/half-search"), make=_make_locked, quick=False),
     _file_grammar(
@@ -715,15 +723,19 @@ GRAMMARS: tuple[Grammar, ...] = (
         [QUERY, QUERY, ("search", "--resume", "runs/search")],
         _edit_json,
         strict=[QUERY],
-        weight=3,
+        weight=4,
     ),
-    _file_grammar("search-manifest", HALF_SEARCHED, ["runs/*/manifest.json"], [RESUME_SEARCH], _edit_json, weight=3),
+    _file_grammar("search-manifest", HALF_SEARCHED, ["runs/*/manifest.json"], [RESUME_SEARCH], _edit_json, weight=2),
     _file_grammar("train-manifest", ("runs/half",), ["runs/half/manifest.json"], [RESUME_TRAIN], _edit_json, weight=3),
-    _file_grammar("run-manifest", ("runs/super",), ["runs/super/manifest.json"], [EVALUATE], _edit_json),
-    _file_grammar("accuracies", ("runs/super",), ["runs/super/accuracies.jsonl"], [EVALUATE], _edit_line),
-    _file_grammar("metrics", ("runs/half",), ["runs/half/*.jsonl"], [RESUME_TRAIN], _edit_line),
+    _file_grammar("run-manifest", ("runs/super",), ["runs/super/manifest.json"], [EVALUATE], _edit_json, weight=4),
+    _file_grammar("accuracies", ("runs/super",), ["runs/super/accuracies.jsonl"], [EVALUATE], _edit_line, weight=2),
+    _file_grammar("metrics", ("runs/half",), ["runs/half/*.jsonl"], [RESUME_TRAIN], _edit_line, weight=1),
     _file_grammar(
-        "run-files", ("runs/half", "runs/super"), ["runs/half/*.*", "runs/super/*.*"], [RESUME_TRAIN, EVALUATE]
+        "run-files",
+        ("runs/half", "runs/super"),
+        ["runs/half/*.*", "runs/super/*.*"],
+        [RESUME_TRAIN, EVALUATE],
+        weight=1,
     ),
     _file_grammar(
         "checkpoint",
@@ -732,7 +744,7 @@ GRAMMARS: tuple[Grammar, ...] = (
         [RESUME_TRAIN],
         *(_edit_tensors,) * 4,
         _edit_tensor_values,
-        weight=5,
+        weight=4,
     ),
     _file_grammar(
         "weights",
@@ -745,39 +757,39 @@ GRAMMARS: tuple[Grammar, ...] = (
         ],
         *(_edit_tensors,) * 4,
         _edit_tensor_values,
-        weight=3,
+        weight=4,
     ),
     Grammar(
         name="recipe",
         parts=("recipe.toml",),
         make=_make_recipe,
-        weight=4,
         commands=(("train", *_SMALL_TRAINING, "--config", "recipe.toml"),),
+        weight=3,
     ),
     Grammar(
         name="arch",
         parts=("arch.json", "archs.jsonl", "predictors"),
         make=_make_arch,
-        weight=3,
         commands=(("describe", SPACE, "arch.json"), ("predict", "archs.jsonl", *PREDICT[2:])),
+        weight=5,
     ),
-    Grammar(name="images", parts=("images",), make=_make_images, weight=4, commands=(_train_on("images"),)),
+    Grammar(name="images", parts=("images",), make=_make_images, commands=(_train_on("images"),), weight=3),
     Grammar(
         name="parquet",
         parts=("parquet",),
         make=_make_parquet,
-        weight=3,
         commands=(_train_on("parquet"), _train_on("parquet/train-00000.parquet")),
+        weight=3,
     ),
-    Grammar(name="shards", parts=("wds",), make=_make_shards, weight=2, commands=(_train_on("wds/wds"),)),
-    Grammar(name="extension", parts=("extension.py",), make=_make_extension, weight=3),
+    Grammar(name="shards", parts=("wds",), make=_make_shards, commands=(_train_on("wds/wds"),), weight=2),
+    Grammar(name="extension", parts=("extension.py",), make=_make_extension, weight=5),
     Grammar(
         name="environment",
         parts=("profiles", "predictors", "runs/super", "arch.json"),
         make=_make_environment,
-        weight=4,
+        weight=2,
     ),
-    Grammar(name="import", parts=(), make=_make_import, weight=2),
+    Grammar(name="import", parts=(), make=_make_import, weight=4),
     Grammar(name="templates", parts=("cache",), make=_make_templates, quick=False),
     _file_grammar("report-record", SEARCHED, ["runs/search/search.json"], [REPORT], _edit_json, quick=False),
     _file_grammar("report-study", SEARCHED, ["runs/search/study.sqlite"], [REPORT], _edit_study, quick=False),

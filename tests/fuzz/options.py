@@ -25,12 +25,12 @@ OPTION_PARTS = (
     *("recipe.toml", "plan.jsonl", "benchmark-infer-amp-nchw-pt240-cu124-rtx3090.csv"),
 )
 
-_TRAIN = ("train", "--space", SPACE, "--data", "digits", "--max-images", "200", "--epochs", "1", "--out", "runs/new")
+_TRAIN = ("train", "--space", SPACE, "--data", "digits", "--max-images", "200", "--heldout", "40", "--epochs", "1")
 _SEARCH = ("search", "--space", SPACE, "--device", TOY, "--predictors", "predictors", "--budget", "8", "--no-verify")
 BASES: tuple[tuple[str, ...], ...] = (
     ("describe", SPACE, "min"),
-    _TRAIN,
-    (*_TRAIN, "--dry-run"),
+    (*_TRAIN, "--out", "runs/new"),
+    (*_TRAIN, "--out", "runs/new", "--dry-run"),
     ("train", "--resume", "--out", "runs/half"),
     ("evaluate", "runs/super", "min"),
     ("profile", "--space", SPACE, "--device", "cpu", "--runtime", "onnxruntime", "--samples", "2"),

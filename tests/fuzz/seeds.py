@@ -6,7 +6,7 @@ import shutil
 import signal
 import sqlite3
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -26,25 +26,39 @@ _STUDIES = ("runs/search/study.sqlite", "runs/half-search/study.sqlite")
 
 
 def build(root: Path) -> None:
-    """Write all seeds into a new folder, in a child process so that this one stays fit to be forked."""
+    """Write all seeds into a new folder, in child processes so that this one stays fit to be forked."""
     root.mkdir(parents=True)
+    runs, documents = _start(root, "runs", _runs), _start(root, "documents", _documents, _images)
+    _finish(root, _start(root, "profiles", _profiles, _predictors))
+    kinds = _start(root, "kinds", _kinds)
+    _finish(root, runs)
+    _finish(root, _start(root, "searches", _searches))
+    _finish(root, documents)
+    _finish(root, kinds)
+
+
+def _start(root: Path, name: str, *makers: Callable[[Path], None]) -> tuple[int, str]:
     pid = os.fork()
     if pid == 0:
         code = 1
         try:
-            _redirect(root)
+            _redirect(root, f"log-{name}")
             os.chdir(root)
             with patched():
-                for make in (_profiles, _predictors, _runs, _searches, _documents, _images):
+                for make in makers:
                     make(root)
             code = 0
         except BaseException:
             traceback.print_exc()
         finally:
             os._exit(code)
-    _, status = os.waitpid(pid, 0)
+    return pid, name
+
+
+def _finish(root: Path, started: tuple[int, str]) -> None:
+    _, status = os.waitpid(started[0], 0)
     if status != 0:
-        raise RuntimeError(f"the seeds could not be made: {(root / 'log').read_text()}")
+        raise RuntimeError(f"the seeds could not be made: {(root / f'log-{started[1]}').read_text()}")
 
 
 @contextmanager
@@ -75,8 +89,8 @@ def relocate(case: Path, *, old: Path) -> None:
             connection.close()
 
 
-def _redirect(root: Path) -> None:
-    descriptor = os.open(root / "log", os.O_WRONLY | os.O_CREAT)
+def _redirect(root: Path, log: str) -> None:
+    descriptor = os.open(root / log, os.O_WRONLY | os.O_CREAT)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.environ |= {"HWNAS_CACHE": str(root / "cache"), "HWNAS_MATMUL": "default"}
@@ -145,22 +159,28 @@ def _table(folder: Path) -> None:
     shutil.copy(folder / "table.csv", folder.parents[2] / "benchmark-infer-amp-nchw-pt240-cu124-rtx3090.csv")
 
 
+_FIT = ("--profiles", "profiles", "--metric", "latency_ms")
+
+
 def _predictors(root: Path) -> None:
+    _run("fit", "--device", TOY, *_FIT, "--out", "predictors")
+
+
+def _kinds(root: Path) -> None:
+    """A predictor of each kind of model."""
     from hwnas.predict.models import LEARNERS, Learner
     from tests.pipeline.measured_profiles import fast_fits
 
-    fit = ("fit", "--device", TOY, "--profiles", "profiles", "--metric", "latency_ms")
-    _run(*fit, "--out", "predictors")
-    learners = {learner.name: learner for learner in LEARNERS.values()}
     lean = ("--from", TOY, "--predictors", "predictors")
-    _run("fit", "--device", OTHER, *fit[3:], *lean, "--out", "kinds/transfer")
+    _run("fit", "--device", OTHER, *_FIT, *lean, "--out", "kinds/transfer")
+    learners = {learner.name: learner for learner in LEARNERS.values()}
     for name in KINDS[:-1]:
         chosen: Sequence[Learner] = [learners["ridge"], learners["quadratic"]]
         if name != "stack":
             chosen = [learners[name]]
         with pytest.MonkeyPatch.context() as patch:
             fast_fits(patch, chosen)
-            _run(*fit, "--out", f"kinds/{name}")
+            _run("fit", "--device", TOY, *_FIT, "--out", f"kinds/{name}")
 
 
 def _runs(root: Path) -> None:
@@ -169,7 +189,7 @@ def _runs(root: Path) -> None:
     from hwnas.train.trainer import TrainerConfig
 
     _run("train", *_training(), "--epochs", "1", "--out", "runs/super")
-    options = TrainOptions(space=SPACE, data="digits", max_images=260, epochs=2)
+    options = TrainOptions(space=SPACE, data="digits", max_images=260, heldout=40, epochs=2)
     config = TrainerConfig(threads=1, checkpoint_minutes=0)
     with pytest.raises(KeyboardInterrupt):
         train_model(options, out=Path("runs/half"), trainer_config=config, reporter=_Interrupting(2))
@@ -177,7 +197,7 @@ def _runs(root: Path) -> None:
 
 
 def _training() -> tuple[str, ...]:
-    return ("--space", SPACE, "--data", "digits", "--max-images", "260")
+    return ("--space", SPACE, "--data", "digits", "--max-images", "260", "--heldout", "40")
 
 
 def _searches(root: Path) -> None:
