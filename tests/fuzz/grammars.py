@@ -673,7 +673,7 @@ GRAMMARS: tuple[Grammar, ...] = (
     _file_grammar("workloads", ("profiles",), ["profiles/*.gz"], [FIT_TABLE], _edit_gzip_lines, weight=2),
     Grammar(
         name="import-table",
-        parts=("profiles", "benchmark-infer-amp-nchw-pt240-cu124-rtx3090.csv"),
+        parts=("imported", "benchmark-infer-amp-nchw-pt240-cu124-rtx3090.csv"),
         make=_make_import_table,
         commands=(IMPORT_TABLE,),
         weight=3,

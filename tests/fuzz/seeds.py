@@ -156,6 +156,8 @@ def _table(folder: Path) -> None:
     write_table(folder, manifest, text)
     traced = TracedModels(timm=package_versions(["timm"])["timm"], models=dict(chosen))
     save_workloads(traced, folder.parents[1] / "timm-workloads.jsonl.gz")
+    (folder.parents[2] / "imported").mkdir()
+    shutil.copy(folder.parents[1] / "timm-workloads.jsonl.gz", folder.parents[2] / "imported")
     shutil.copy(folder / "table.csv", folder.parents[2] / "benchmark-infer-amp-nchw-pt240-cu124-rtx3090.csv")
 
 
