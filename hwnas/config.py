@@ -275,6 +275,8 @@ def _plain(value: object) -> object:
 def _convert(hint: Any, value: object, where: str) -> Any:
     if hint is str or hint is int or hint is float:  # most fields
         return _convert_scalar(hint, value, where)
+    if hint is Any or hint is object:
+        return value
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
         converted = _convert(arguments[0], value, where)
@@ -288,8 +290,6 @@ def _convert(hint: Any, value: object, where: str) -> Any:
         return _convert_tuple(arguments, value, where)
     if origin is Mapping:
         return _convert_mapping(arguments[1], value, where)
-    if hint in (Any, object):
-        return value
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return from_mapping(hint, value, where=where)
     return _convert_scalar(hint, value, where)
@@ -330,6 +330,8 @@ def _convert_tuple(arguments: tuple[Any, ...], value: object, where: str) -> tup
 def _convert_mapping(hint: Any, value: object, where: str) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise InputError(f"{where} must be a table of named values", got=shown(value))
+    if hint is Any or hint is object:
+        return {str(key): item for key, item in value.items()}
     return {str(key): _convert(hint, item, f"{where}.{key}") for key, item in value.items()}
 
 
