@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from hwnas.errors import InputError
+from hwnas.files import file_errors, printable
 
 Origin = Literal["own", "shipped"]
 
@@ -55,15 +56,14 @@ def data_search_path(
         and at the root of a checkout.
 
     Raises:
-        InputError: The given folder does not exist.
+        InputError: The given folder, or one of the variable, does not exist.
     """
     if given is not None:
-        if not given.is_dir():
-            raise InputError(f"--{kind} must name a folder of {kind}", got=given)
-        return ((given, "own"),)
+        return ((_require_folder(given, f"--{kind} must name a folder of {kind}"), "own"),)
     variable = f"HWNAS_{kind.upper()}"
     if environ.get(variable):
-        return tuple((Path(part), "own") for part in environ[variable].split(os.pathsep) if part)
+        folders = [Path(part) for part in environ[variable].split(os.pathsep) if part]
+        return tuple((_require_folder(folder, f"{variable} must name folders of {kind}"), "own") for folder in folders)
     root = package or Path(__file__).resolve().parent
     paths: list[tuple[Path, Origin]] = [((working or Path.cwd()) / kind, "own")]
     paths += [(root / kind, "shipped"), (root.parent / kind, "shipped")]
@@ -71,6 +71,14 @@ def data_search_path(
     for path, origin in paths:
         distinct.setdefault(path.resolve(), (path, origin))
     return tuple(distinct.values())
+
+
+def _require_folder(path: Path, message: str) -> Path:
+    with file_errors(path):
+        exists = path.is_dir()
+    if not exists:
+        raise InputError(message, got=printable(path))
+    return path
 
 
 def cache_folder() -> Path:
@@ -97,10 +105,12 @@ def find_data_folders(paths: DataPaths, pattern: str) -> tuple[DataFolder, ...]:
         pattern: Glob pattern of the file, such as "*/*/manifest.json". Hidden folders are skipped: a killed process may
             have left one half written.
     """
-    found: dict[str, DataFolder] = {}
+    folders: dict[str, DataFolder] = {}
     for root, origin in paths:
-        for file in sorted(root.glob(pattern)):
-            folder, name = file.parent, file.parent.relative_to(root).as_posix()
+        with file_errors(root):
+            files = sorted(root.glob(pattern))
+        for file in files:
+            folder, name = file.parent, printable(file.parent.relative_to(root).as_posix())
             if file.is_file() and not folder.name.startswith("."):
-                found.setdefault(name, DataFolder(name=name, path=folder, origin=origin))
-    return tuple(found.values())
+                folders.setdefault(name, DataFolder(name=name, path=folder, origin=origin))
+    return tuple(folders.values())

@@ -22,11 +22,18 @@ def test_a_checkout_as_working_folder_is_listed_once(tmp_path: Path) -> None:
 
 
 def test_a_variable_or_a_folder_replaces_the_default_path(tmp_path: Path) -> None:
-    environ = {"HWNAS_PREDICTORS": f"a{os.pathsep}b"}
-    assert data_search_path("predictors", environ=environ) == ((Path("a"), "own"), (Path("b"), "own"))
+    first, second = tmp_path / "a", tmp_path / "b"
+    first.mkdir()
+    second.mkdir()
+    environ = {"HWNAS_PREDICTORS": f"{first}{os.pathsep}{second}"}
+    assert data_search_path("predictors", environ=environ) == ((first, "own"), (second, "own"))
     assert data_search_path("predictors", tmp_path, environ=environ) == ((tmp_path, "own"),)
     with pytest.raises(InputError, match="--predictors must name a folder of predictors"):
         data_search_path("predictors", tmp_path / "none", environ={})
+    with pytest.raises(InputError, match="HWNAS_PREDICTORS must name folders of predictors"):
+        data_search_path("predictors", environ={"HWNAS_PREDICTORS": str(tmp_path / "none")})
+    with pytest.raises(InputError, match="cannot be read"):
+        data_search_path("predictors", tmp_path / ("x" * 300), environ={})
 
 
 def test_the_first_folder_of_a_name_is_found_and_hidden_ones_are_not(tmp_path: Path) -> None:

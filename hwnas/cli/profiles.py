@@ -14,7 +14,14 @@ from hwnas.config import to_mapping
 from hwnas.data_paths import PROFILES
 from hwnas.metrics import Deployment
 from hwnas.pipeline.predictors.import_timm import ImportOptions, import_timm
-from hwnas.pipeline.profiles import ProfileDetails, ProfileSummary, list_profiles, load_profile
+from hwnas.pipeline.profiles import (
+    ProfileDetails,
+    ProfileOverview,
+    ProfileSummary,
+    describe_profile,
+    list_profiles,
+    load_profile,
+)
 
 
 @click.group(invoke_without_command=True)
@@ -42,11 +49,11 @@ def show(context: click.Context, /, *, name: str, profiles: Path | None, as_json
     Failures, noise floor, drift, environment and the commands that measured it are printed. NAME is DEVICE/FOLDER as
     listed, just FOLDER if that is unambiguous, or a path.
     """
-    details = load_profile(name, profiles=profiles or context.obj)
+    folder = profiles or context.obj
     if as_json:
-        print_json(_values(details))
+        print_json(_values(load_profile(name, profiles=folder)))
     else:
-        _print_details(details)
+        _print_overview(describe_profile(name, profiles=folder))
 
 
 @profiles.command("import-timm")
@@ -118,13 +125,13 @@ def _values(details: ProfileDetails) -> dict[str, Any]:
     return {**values, "manifest": to_mapping(details.manifest), "quality": quality_values(details.quality)}
 
 
-def _print_details(details: ProfileDetails) -> None:
-    for note in details.notes:
+def _print_overview(overview: ProfileOverview) -> None:
+    for note in overview.notes:
         console_reporter().message(note)
-    print_quality(str(details.path), details.quality)
+    print_quality(str(overview.path), overview.quality)
     print_line()
-    print_table(["", ""], sorted(details.manifest.environment.items()), title="Environment")
+    print_table(["", ""], sorted(overview.manifest.environment.items()), title="Environment")
     print_line()
-    for session in details.manifest.sessions:
+    for session in overview.manifest.sessions:
         commit = f" at {session.commit[:12]}{' + changes' if session.modified else ''}" if session.commit else ""
         print_line(f"{session.started_utc}  {shlex.join(session.command)}{commit}", wrap=False)

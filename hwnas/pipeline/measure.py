@@ -18,9 +18,11 @@ from hwnas.profile.campaign import Campaign, CampaignResult, WorkerPair
 from hwnas.profile.environment import CampaignEnvironment, StoreOpener, choose_runtime
 from hwnas.profile.options import CampaignOptions
 from hwnas.profile.plan import Plan, load_plan, plan_stages, require_space
-from hwnas.profile.results import ProfileQuality, assess_profile, summarize_measurements, summary_columns
+from hwnas.profile.results import ProfileQuality, summarize_measurements, summary_columns
+from hwnas.profile.summary import read_quality
 from hwnas.progress import NullReporter, Reporter
 from hwnas.records import load_profile
+from hwnas.records.manifest import read_manifest
 
 if TYPE_CHECKING:
     from hwnas.pipeline.measure_until import StoppingRule
@@ -196,10 +198,10 @@ def _run(
 
 
 def _measured(deployment: Deployment, paths: Sequence[Path], results: Sequence[CampaignResult]) -> MeasureResult:
-    profiles = [
-        MeasuredProfile(name=f"{path.parent.name}/{path.name}", path=path, quality=assess_profile(load_profile(path)))
-        for path in paths
-    ]
+    profiles = []
+    for path in paths:
+        quality = read_quality(path, read_manifest(path)).quality
+        profiles.append(MeasuredProfile(name=f"{path.parent.name}/{path.name}", path=path, quality=quality))
     return MeasureResult(
         deployment=deployment,
         profiles=tuple(profiles),

@@ -7,14 +7,14 @@ from hwnas.arguments import checked_arguments
 from hwnas.data_paths import PROFILES, Origin, data_search_path
 from hwnas.errors import HwnasError, InputError
 from hwnas.frames import Columns, TabularResult, html_table
-from hwnas.metrics import Deployment
+from hwnas.metrics import UNSPECIFIED, Deployment
 from hwnas.profile.lookup import (
     ProfileEntry,
     TableEntry,
     UnreadableProfile,
     find_profile,
     scan_profiles,
-    table_entries,
+    scan_tables,
 )
 from hwnas.profile.results import (
     MeasurementSummary,
@@ -23,6 +23,7 @@ from hwnas.profile.results import (
     summarize_measurements,
     summary_columns,
 )
+from hwnas.profile.summary import read_quality
 from hwnas.records import ProfileManifest
 from hwnas.records.profile import load_profile as read_profile
 from hwnas.records.table import read_table
@@ -44,6 +45,18 @@ class ProfileSummary:
     """As a fraction (0.01 is one percent); None if too few networks were measured twice."""
     problem: str | None = None
     """Reason why it cannot be read; None if it can."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileOverview:
+    """One profile with its manifest and quality, without its measurements."""
+
+    name: str
+    path: Path
+    origin: Origin
+    manifest: ProfileManifest
+    quality: ProfileQuality
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +93,7 @@ def list_profiles(profiles: Path | None = None) -> tuple[ProfileSummary, ...]:
         A summary of each profile. One that cannot be read is listed with its problem.
     """
     paths = data_search_path(PROFILES, profiles)
-    return (*map(_row, scan_profiles(paths)), *map(_table, table_entries(paths)))
+    return (*map(_row, scan_profiles(paths)), *map(_table, scan_tables(paths)))
 
 
 @checked_arguments
@@ -98,12 +111,7 @@ def load_profile(name: str | Path, *, profiles: Path | None = None) -> ProfileDe
         UnknownNameError: There is no such profile.
         InputError: It cannot be read, its name is ambiguous, or it is a published table, which has no samples.
     """
-    name, paths = str(name), data_search_path(PROFILES, profiles)
-    for table in table_entries(paths):
-        if name in (table.name, table.path.name):
-            message = f"{table.name} holds figures that others published, and no samples to assess"
-            raise InputError(message, got=table.manifest.source, hint=f"{table.path}/table.json")
-    entry = find_profile(name, paths)
+    entry = _find(str(name), profiles)
     profile = read_profile(entry.path)
     return ProfileDetails(
         name=entry.name,
@@ -116,19 +124,53 @@ def load_profile(name: str | Path, *, profiles: Path | None = None) -> ProfileDe
     )
 
 
+def describe_profile(name: str | Path, *, profiles: Path | None = None) -> ProfileOverview:
+    """Describe one profile without loading its measurements; arguments and errors are those of `load_profile`."""
+    entry = _find(str(name), profiles)
+    assessed = read_quality(entry.path, entry.manifest)
+    return ProfileOverview(
+        name=entry.name,
+        path=entry.path,
+        origin=entry.origin,
+        manifest=entry.manifest,
+        quality=assessed.quality,
+        notes=assessed.notes,
+    )
+
+
+def _find(name: str, profiles: Path | None) -> ProfileEntry:
+    paths = data_search_path(PROFILES, profiles)
+    for table in scan_tables(paths):
+        if name in (table.name, table.path.name):
+            if isinstance(table, UnreadableProfile):
+                raise table.error
+            message = f"{table.name} holds figures that others published, and no samples to assess"
+            raise InputError(message, got=table.manifest.source, hint=f"{table.path}/table.json")
+    return find_profile(name, paths)
+
+
 def _row(entry: ProfileEntry | UnreadableProfile) -> ProfileSummary:
     if isinstance(entry, UnreadableProfile):
-        deployment, problem = Deployment(device=entry.path.parent.name), _shown(entry.error)
-        return ProfileSummary(
-            name=entry.name, path=entry.path, origin=entry.origin, deployment=deployment, problem=problem
-        )
+        return _unreadable(entry)
     try:
-        return _summary(entry, assess_profile(read_profile(entry.path)))
+        return _summary(entry, read_quality(entry.path, entry.manifest).quality)
     except HwnasError as error:
         return _summary(entry, None, problem=_shown(error))
 
 
-def _table(entry: TableEntry) -> ProfileSummary:
+def _unreadable(entry: UnreadableProfile) -> ProfileSummary:
+    try:
+        deployment = Deployment(device=entry.path.parent.name)
+    except InputError:  # a folder whose name no device can have
+        deployment = UNSPECIFIED
+    return ProfileSummary(
+        name=entry.name, path=entry.path, origin=entry.origin, deployment=deployment, problem=_shown(entry.error)
+    )
+
+
+def _table(entry: TableEntry | UnreadableProfile) -> ProfileSummary:
+    if isinstance(entry, UnreadableProfile):
+        return _unreadable(entry)
     manifest = entry.manifest
     summary = ProfileSummary(
         name=entry.name,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from hwnas.devices import Device, Machine, detect
 from hwnas.errors import InputError, MissingError
+from hwnas.files import path_within
 from hwnas.profile.campaign import Measurer, WorkerPair
 from hwnas.profile.lookup import free_name, numbered_profiles, profile_folder_name
 from hwnas.profile.options import AUTO
@@ -120,7 +121,9 @@ class StoreOpener:
                 if not support.available:
                     raise InputError(f"{setting.runtime} must be able to run in this setting", got=support.reason)
                 manifest = self._new_manifest(plan, setting)
-                store = stack.enter_context(Store(self._folder(manifest), manifest=manifest, session=session))
+                path = self._folder(manifest)
+                path_within(self.out, path.relative_to(self.out))
+                store = stack.enter_context(Store(path, manifest=manifest, session=session))
                 stores[setting.batch] = store
                 _log.info("profile %s: %d rows before", store.path, len(store.profile.measurements))
                 for note in store.notes:

@@ -1,10 +1,13 @@
 """Find profiles and published tables on the search path: PATH/DEVICE/SPACE-RUNTIME-PRECISION-BATCH-THREADS."""
 
+import itertools
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from hwnas.data_paths import DataPaths, Origin, find_data_folders
 from hwnas.errors import HwnasError, InputError, UnknownNameError, nearest
+from hwnas.files import file_errors
 from hwnas.records import Setting, is_profile
 from hwnas.records.manifest import MANIFEST, ProfileManifest, read_manifest
 from hwnas.records.table import TABLE_MANIFEST, TableManifest, read_table_manifest
@@ -23,7 +26,7 @@ class ProfileEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class UnreadableProfile:
-    """A profile whose manifest cannot be read."""
+    """A profile or table whose manifest cannot be read."""
 
     name: str
     path: Path
@@ -48,17 +51,15 @@ def profile_folder_name(space: str | None, setting: Setting) -> str:
 
 def free_name(parent: Path, name: str) -> str:
     """Return the first of NAME, NAME-2, NAME-3, ... that does not exist in a folder."""
-    if not (parent / name).exists():
-        return name
-    number = 2
-    while (parent / f"{name}-{number}").exists():
-        number += 1
-    return f"{name}-{number}"
+    names = (name if number == 1 else f"{name}-{number}" for number in itertools.count(1))
+    with file_errors(parent):
+        return next(free for free in names if not os.path.lexists(parent / free))
 
 
 def numbered_profiles(parent: Path, name: str) -> tuple[Path, ...]:
     """Return the profiles NAME, NAME-2, NAME-3, ... in a folder, in this order."""
-    suffixes = {folder: folder.name.removeprefix(f"{name}-") for folder in parent.glob(f"{name}-*")}
+    with file_errors(parent):
+        suffixes = {folder: folder.name.removeprefix(f"{name}-") for folder in parent.glob(f"{name}-*")}
     numbered = sorted((int(suffix), folder) for folder, suffix in suffixes.items() if suffix.isdecimal())
     return tuple(folder for folder in (parent / name, *(folder for _, folder in numbered)) if is_profile(folder))
 
@@ -80,13 +81,29 @@ def profile_entries(paths: DataPaths) -> tuple[ProfileEntry, ...]:
     return tuple(entry for entry in scan_profiles(paths) if isinstance(entry, ProfileEntry))
 
 
+def scan_tables(paths: DataPaths, *, device: str | None = None) -> tuple[TableEntry | UnreadableProfile, ...]:
+    """Return the published tables on a search path, of one device or of all, also those that cannot be read."""
+    entries: list[TableEntry | UnreadableProfile] = []
+    for folder in find_data_folders(paths, f"{device or '*'}/*/{TABLE_MANIFEST}"):
+        name, path, origin = folder.name, folder.path, folder.origin
+        try:
+            entries.append(TableEntry(name=name, path=path, origin=origin, manifest=read_table_manifest(path)))
+        except HwnasError as error:
+            entries.append(UnreadableProfile(name=name, path=path, origin=origin, error=error))
+    return tuple(entries)
+
+
 def table_entries(paths: DataPaths, *, device: str | None = None) -> tuple[TableEntry, ...]:
-    """Return the published tables on a search path, of one device or of all."""
-    folders = find_data_folders(paths, f"{device or '*'}/*/{TABLE_MANIFEST}")
-    return tuple(
-        TableEntry(name=folder.name, path=folder.path, origin=folder.origin, manifest=read_table_manifest(folder.path))
-        for folder in folders
-    )
+    """Return the published tables on a search path, of one device or of all.
+
+    Raises:
+        InputError: A table cannot be read.
+    """
+    entries = scan_tables(paths, device=device)
+    for entry in entries:
+        if isinstance(entry, UnreadableProfile):
+            raise entry.error
+    return tuple(entry for entry in entries if isinstance(entry, TableEntry))
 
 
 def find_profile(name: str, paths: DataPaths) -> ProfileEntry:

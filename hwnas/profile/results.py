@@ -1,8 +1,8 @@
 """Results of a profile: a summary of each measurement, one result per network, and the quality of the profile."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -13,11 +13,14 @@ from hwnas.profile.statistics import (
     MIN_NETWORKS,
     NoiseFloor,
     ReferenceDrift,
+    ReferenceTimes,
     Verdict,
     latency_interval,
     latency_median_ms,
     latency_ms,
+    latency_ratio,
     noise_floor,
+    quantile_ns,
     reference_drift,
     reference_latency_ms,
     stability_verdict,
@@ -191,31 +194,15 @@ def results_by_network(profile: Profile) -> Mapping[str, NetworkResult]:
 
 def assess_profile(profile: Profile) -> ProfileQuality:
     """Assess the quality of a profile."""
-    rows = _sampled_rows(profile)
-    summaries = summarize_measurements(profile)
-    repeated = _repeated_latencies([row for row, _, _ in rows], summaries)
-    references = [reference for _, _, reference in sorted(rows, key=lambda row: row[0].started_utc)]
-    unstable = [summary.verdict.reason for summary in summaries if not summary.verdict.stable]
-    failed = [(row.failure.reason, row.failure.message) for row in profile.failures if row.failure]
-    states = [state for row, _, _ in rows for state in (row.before, row.after) if state]
-    throttled = {reason for state in states for reason in state.throttle} - set(HARMLESS_THROTTLE)
-    times = sorted(row.started_utc for row in profile.measurements)
-    return ProfileQuality(
-        num_networks=len(profile.counts),
-        num_measurements=len(rows),
-        num_repeated=len(repeated),
-        failures=_count_reasons(failed),
-        num_unstable=len(unstable),
-        unstable=_count_reasons([(reason.split(" (")[0], reason) for reason in unstable]),
-        reference_ms=reference_latency_ms(references) if references else None,
-        noise_floor=noise_floor(repeated),
-        drift=reference_drift(references) if references else None,
-        exporters=tuple(sorted({row.setting.exporter for row, _, _ in rows})),
-        throttled=tuple(sorted(throttled)),
-        measured_s=sum(row.duration_s for row in profile.measurements),
-        first_utc=times[0] if times else None,
-        last_utc=times[-1] if times else None,
-    )
+    return assess_measurements(profile.measurements)
+
+
+def assess_measurements(rows: Iterable[Measurement]) -> ProfileQuality:
+    """Assess the quality of measurements, of which only figures are kept: a large profile need not fit into memory."""
+    assessment = _Assessment()
+    for row in rows:
+        assessment.add(row)
+    return assessment.quality()
 
 
 def require_measured(qualities: Sequence[tuple[str, ProfileQuality]]) -> None:
@@ -275,17 +262,76 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def _repeated_latencies(
-    rows: Sequence[Measurement], summaries: Sequence[MeasurementSummary]
-) -> list[tuple[float, float]]:
-    """First and second latency of each network that was measured in two processes."""
-    first: dict[str, tuple[str, float]] = {}
-    pairs: dict[str, tuple[float, float]] = {}
-    for row, summary in zip(rows, summaries, strict=True):
-        process_id, latency = first.setdefault(row.subject.network_id, (row.process_id, summary.latency_ms))
+@dataclass
+class _Assessment:
+    """Figures of the rows of a profile so far."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    """Successful measurements by network_id."""
+    failures: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """Reason and message of the last failure by network_id."""
+    references: ReferenceTimes = field(default_factory=ReferenceTimes)
+    reference_ns: list[tuple[str, float]] = field(default_factory=list)
+    """Time of the start and of the reference network, by measurement."""
+    first: dict[str, tuple[str, float]] = field(default_factory=dict)
+    """Process and latency ratio of the first measurement by network_id."""
+    pairs: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Latency ratios of the first measurement and of one in another process, by network_id."""
+    unstable: list[tuple[str, str]] = field(default_factory=list)
+    """Kind of problem and reason of each unstable measurement."""
+    exporters: set[str] = field(default_factory=set)
+    throttled: set[str] = field(default_factory=set)
+    first_utc: str | None = None
+    last_utc: str | None = None
+    measured_s: float = 0.0
+
+    def add(self, row: Measurement) -> None:
+        """Add a row."""
+        self.measured_s += row.duration_s
+        self.first_utc = min(self.first_utc or row.started_utc, row.started_utc)
+        self.last_utc = max(self.last_utc or row.started_utc, row.started_utc)
+        if row.failure is not None:
+            self.failures[row.subject.network_id] = (row.failure.reason, row.failure.message)
+        elif row.samples is not None and row.reference is not None:
+            self.counts[row.subject.network_id] += 1
+            self._add_samples(row, row.samples, row.reference)
+
+    def _add_samples(self, row: Measurement, samples: Samples, reference: Samples) -> None:
+        states, network_id = (row.before, row.after), row.subject.network_id
+        self.references.add(reference)
+        self.reference_ns.append((row.started_utc, quantile_ns(reference)))
+        ratio = latency_ratio(samples, reference)
+        process_id, first = self.first.setdefault(network_id, (row.process_id, ratio))
         if process_id != row.process_id:
-            pairs.setdefault(row.subject.network_id, (latency, summary.latency_ms))
-    return list(pairs.values())
+            self.pairs.setdefault(network_id, (first, ratio))
+        verdict = stability_verdict(samples, reference, states=states, seed=row.seed)
+        if not verdict.stable:
+            self.unstable.append((verdict.reason.split(" (")[0], verdict.reason))
+        self.exporters.add(row.setting.exporter)
+        self.throttled |= {reason for state in states if state for reason in state.throttle} - set(HARMLESS_THROTTLE)
+
+    def quality(self) -> ProfileQuality:
+        """Return the quality of the rows."""
+        failures = [failure for network_id, failure in self.failures.items() if network_id not in self.counts]
+        times_ns = [time for _, time in sorted(self.reference_ns, key=lambda pair: pair[0])]
+        reference_ms = self.references.latency_ms() if times_ns else None
+        scale = reference_ms or 1.0
+        return ProfileQuality(
+            num_networks=len(self.counts),
+            num_measurements=len(times_ns),
+            num_repeated=len(self.pairs),
+            failures=_count_reasons(failures),
+            num_unstable=len(self.unstable),
+            unstable=_count_reasons(self.unstable),
+            reference_ms=reference_ms,
+            noise_floor=noise_floor([(first * scale, second * scale) for first, second in self.pairs.values()]),
+            drift=reference_drift(times_ns) if times_ns else None,
+            exporters=tuple(sorted(self.exporters)),
+            throttled=tuple(sorted(self.throttled)),
+            measured_s=self.measured_s,
+            first_utc=self.first_utc,
+            last_utc=self.last_utc,
+        )
 
 
 def _count_reasons(items: Sequence[tuple[str, str]]) -> tuple[ReasonCount, ...]:

@@ -8,6 +8,8 @@ in the campaign, the ratio becomes milliseconds.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +36,9 @@ MAX_HALVES = 0.05
 
 HARMLESS_THROTTLE = ("gpu_idle", "applications_clocks_setting", "display_clock_setting")
 """Throttle reasons that do not make a measurement unstable."""
+
+_MAX_DRAWS = 1 << 20
+"""Bootstrap draws at once; measurements with thousands of runs are resampled in blocks."""
 
 Nanoseconds = NDArray[np.float64]
 
@@ -99,7 +104,7 @@ def quantile_ns(samples: Samples) -> float:
         runs = np.asarray(samples.wall_ns, dtype=np.float64)
     if not len(runs):
         raise InputError("a measurement must have at least one run")
-    quantile = float(np.quantile(runs, QUANTILE))
+    quantile = float(fast_quantile(runs, QUANTILE))
     if quantile <= 0:
         raise InputError("the runs of a measurement must take a time above 0", got=f"{quantile:g} ns")
     return quantile
@@ -119,13 +124,33 @@ def reference_latency_ms(references: Iterable[Samples]) -> float:
     Raises:
         InputError: There is no run at all.
     """
-    all_samples = tuple(references)
-    runs = _concatenate(valid_runs(samples) for samples in all_samples)
-    if not len(runs):  # no run was undisturbed; the verdicts call every measurement unstable then
-        runs = _concatenate(np.asarray(samples.wall_ns, dtype=np.float64) for samples in all_samples)
-    if not len(runs):
-        raise InputError("a campaign must have at least one run of the reference network")
-    return float(np.quantile(runs, QUANTILE)) / 1e6
+    times = ReferenceTimes()
+    for samples in references:
+        times.add(samples)
+    return times.latency_ms()
+
+
+class ReferenceTimes:
+    """Runs of the reference network, collected measurement by measurement."""
+
+    def __init__(self) -> None:
+        self._valid: list[Nanoseconds] = []
+        self._disturbed: list[Nanoseconds] = []
+
+    def add(self, samples: Samples) -> None:
+        """Add the runs of one measurement."""
+        runs = valid_runs(samples)
+        if len(runs):
+            self._valid.append(runs)
+        else:
+            self._disturbed.append(np.asarray(samples.wall_ns, dtype=np.float64))
+
+    def latency_ms(self) -> float:
+        """Return the latency over all runs; see `reference_latency_ms`."""
+        runs = self._valid or self._disturbed  # if no run was undisturbed, the verdicts call all measurements unstable
+        if not runs:
+            raise InputError("a campaign must have at least one run of the reference network")
+        return float(fast_quantile(np.concatenate(runs), QUANTILE)) / 1e6
 
 
 def latency_ms(samples: Samples, reference: Samples, *, reference_ms: float) -> float:
@@ -175,7 +200,7 @@ def latency_interval(
         InputError: One of the two networks has no valid run.
     """
     ratios = _bootstrap_ratios(samples, reference, seed=seed, resamples=resamples)
-    low, high = np.quantile(ratios, [(1 - confidence) / 2, (1 + confidence) / 2]) * reference_ms
+    low, high = (fast_quantile(ratios, level) * reference_ms for level in ((1 - confidence) / 2, (1 + confidence) / 2))
     return Interval(low_ms=float(low), high_ms=float(high))
 
 
@@ -199,9 +224,13 @@ def stability_verdict(
     return Verdict(stable=not reason, reason=reason)
 
 
-def reference_drift(references: Sequence[Samples]) -> ReferenceDrift:
-    """Compute the drift of the reference network's time over a campaign, given in order of time."""
-    logs = np.log([quantile_ns(samples) for samples in references])
+def reference_drift(times_ns: Sequence[float]) -> ReferenceDrift:
+    """Compute the drift of the reference network's time over a campaign.
+
+    Args:
+        times_ns: `quantile_ns` of the reference network in each measurement, in order of time.
+    """
+    logs = np.log(np.asarray(times_ns, dtype=np.float64))
     if not len(logs):
         raise InputError("drift needs at least one measurement")
     third = max(1, len(logs) // 3)
@@ -227,23 +256,44 @@ def noise_floor(pairs: Sequence[tuple[float, float]]) -> NoiseFloor | None:
     return NoiseFloor(sigma=sigma, mean_error=0.8 * sigma, num_networks=len(pairs))
 
 
-def _concatenate(runs: Iterable[Nanoseconds]) -> Nanoseconds:
-    return np.concatenate([np.zeros(0), *runs])
+def fast_quantile(values: Nanoseconds, level: float) -> Any:
+    """Return the same as `np.quantile(values, level, axis=-1)`, which takes six times as long for short rows."""
+    ordered, position = np.sort(values, axis=-1), (values.shape[-1] - 1) * level
+    below = int(position)
+    above, weight = min(below + 1, values.shape[-1] - 1), position - below
+    low, high = ordered[..., below], ordered[..., above]
+    # The two forms of the interpolation round like those of numpy.
+    return low + (high - low) * weight if weight < 0.5 else high - (high - low) * (1 - weight)
 
 
 def _bootstrap_ratios(samples: Samples, reference: Samples, *, seed: int, resamples: int) -> Nanoseconds:
     """Latency ratios of runs resampled with replacement."""
-    rng = np.random.default_rng(seed)
     runs, reference_runs = valid_runs(samples), valid_runs(reference)
     if not len(runs) or not len(reference_runs):
         raise InputError("an interval needs valid runs", got=f"{len(runs)} and {len(reference_runs)} of the reference")
-    draws = rng.integers(0, len(runs), (resamples, len(runs)))
     # Run i of the network and run i of the reference are next to each other in time. Where every run is valid they are
     # drawn as pairs, so that a slow moment affects both sides of the ratio as it did in the measurement.
     paired = len(runs) == len(reference_runs) == len(samples.wall_ns)
-    reference_draws = draws if paired else rng.integers(0, len(reference_runs), (resamples, len(reference_runs)))
-    ratios = np.quantile(runs[draws], QUANTILE, axis=1) / np.quantile(reference_runs[reference_draws], QUANTILE, axis=1)
-    return np.asarray(ratios, dtype=np.float64)
+    num_reference_runs = 0 if paired else len(reference_runs)
+    block = min(resamples, max(1, _MAX_DRAWS // max(len(runs), len(reference_runs))))
+    ratios = []
+    for start in range(0, resamples, block):
+        size = min(block, resamples - start)
+        draws, reference_draws = _bootstrap_draws((seed, start) if start else seed, size, len(runs), num_reference_runs)
+        ratios.append(fast_quantile(runs[draws], QUANTILE) / fast_quantile(reference_runs[reference_draws], QUANTILE))
+    return np.concatenate(ratios)
+
+
+@lru_cache(maxsize=4)
+def _bootstrap_draws(
+    seed: int | tuple[int, int], resamples: int, num_runs: int, num_reference_runs: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Indices of resampled runs; with 0 runs of the reference they are drawn as pairs. A campaign has one seed."""
+    rng = np.random.default_rng(seed)
+    draws = rng.integers(0, num_runs, (resamples, num_runs))
+    if not num_reference_runs:
+        return draws, draws
+    return draws, rng.integers(0, num_reference_runs, (resamples, num_reference_runs))
 
 
 def _too_few_runs(samples: Samples, network: str) -> str:
@@ -273,4 +323,4 @@ def _unsteadiness(samples: Samples, reference: Samples, *, seed: int) -> str:
 def _halves_ratio(runs: Nanoseconds) -> float:
     """Quantile of the second half of the runs over that of the first half."""
     middle = len(runs) // 2
-    return float(np.quantile(runs[middle:], QUANTILE) / np.quantile(runs[:middle], QUANTILE))
+    return float(fast_quantile(runs[middle:], QUANTILE) / fast_quantile(runs[:middle], QUANTILE))

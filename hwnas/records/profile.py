@@ -2,9 +2,11 @@
 
 import logging
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import BinaryIO
 
 from hwnas.config import shown
 from hwnas.errors import InputError
@@ -68,7 +70,7 @@ def load_profile(folder: Path) -> Profile:
     path = folder / MEASUREMENTS
     lines, rest = read_lines(path)
     rows = parse_lines(lines, path=path, manifest=manifest)
-    notes = (f"the last line of {path} is incomplete and was ignored",) if rest else ()
+    notes = (_incomplete_note(path),) if rest else ()
     _log.debug("read %s, %d rows", folder, len(rows))
     return Profile(folder, manifest, rows, notes)
 
@@ -83,20 +85,49 @@ def read_lines(path: Path) -> tuple[list[bytes], bytes]:
 
 def parse_lines(lines: list[bytes], *, path: Path, manifest: ProfileManifest) -> tuple[Measurement, ...]:
     """Parse complete lines, and require that all have the environment and the deployment of the manifest."""
-    environment_id, deployment = manifest.environment_id, manifest.setting.deployment
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        source = f"{path}, line {number}"
-        try:
-            text = line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise InputError(f"{source} is not text", got=shown(line[:40].hex())) from error
-        row = from_line(text, source=source)
-        if row.environment_id != environment_id:
-            message = f"{source} must be of the environment in {MANIFEST}"
-            raise InputError(message, got=row.environment_id, known=[environment_id])
-        if row.setting.deployment != deployment:
-            message = f"{source} must be of the deployment in {MANIFEST}"
-            raise InputError(message, got=row.setting.deployment, known=[str(deployment)])
-        rows.append(row)
-    return tuple(rows)
+    environment_id = manifest.environment_id
+    return tuple(
+        _parse_line(line, f"{path}, line {number}", environment_id, manifest)
+        for number, line in enumerate(lines, start=1)
+    )
+
+
+def stream_measurements(
+    file: BinaryIO, *, path: Path, manifest: ProfileManifest, notes: list[str]
+) -> Iterator[Measurement]:
+    """Yield the measurements of an open file, of which only one line at a time is in memory.
+
+    Args:
+        file: The file.
+        path: Its path, for messages.
+        manifest: Manifest of the profile.
+        notes: Gets a note if the last line is incomplete, which is then ignored.
+
+    Raises:
+        InputError: A line is invalid, or of another environment or deployment than the manifest.
+    """
+    environment_id = manifest.environment_id
+    for number, line in enumerate(file, start=1):
+        if not line.endswith(b"\n"):
+            notes.append(_incomplete_note(path))
+            return
+        yield _parse_line(line, f"{path}, line {number}", environment_id, manifest)
+
+
+def _incomplete_note(path: Path) -> str:
+    return f"the last line of {path} is incomplete and was ignored"
+
+
+def _parse_line(line: bytes, source: str, environment_id: str, manifest: ProfileManifest) -> Measurement:
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{source} is not text", got=shown(line[:40].hex())) from error
+    row, deployment = from_line(text, source=source), manifest.setting.deployment
+    if row.environment_id != environment_id:
+        message = f"{source} must be of the environment in {MANIFEST}"
+        raise InputError(message, got=row.environment_id, known=[environment_id])
+    if row.setting.deployment != deployment:
+        message = f"{source} must be of the deployment in {MANIFEST}"
+        raise InputError(message, got=row.setting.deployment, known=[str(deployment)])
+    return row

@@ -169,7 +169,7 @@ def _operation(row: Mapping[str, Any]) -> Operation:
     kind = OPERATIONS.get(name) if isinstance(name, str) else None
     if kind is None:
         raise unknown("type", str(name), OPERATIONS)
-    required, optional = _size_names(kind)
+    required, optional = _size_names(kind.__name__)
     values = dict(row)
     del values["type"]
     traits = values.pop("traits", ())
@@ -198,9 +198,9 @@ def _operation(row: Mapping[str, Any]) -> Operation:
 
 
 @cache
-def _size_names(kind: type[Operation]) -> tuple[frozenset[str], frozenset[str]]:
+def _size_names(name: str) -> tuple[frozenset[str], frozenset[str]]:
     """The names of the sizes that an operation must have, and of those that it may have."""
-    entries = [entry for entry in fields(kind) if entry.name not in ("name", "traits")]
+    entries = [entry for entry in fields(OPERATIONS[name]) if entry.name not in ("name", "traits")]
     required = frozenset(entry.name for entry in entries if entry.default is MISSING)
     return required, frozenset(entry.name for entry in entries) - required
 

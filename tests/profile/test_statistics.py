@@ -8,6 +8,7 @@ import pytest
 from hwnas.errors import InputError
 from hwnas.profile.statistics import (
     Interval,
+    fast_quantile,
     latency_interval,
     latency_median_ms,
     latency_ms,
@@ -159,10 +160,10 @@ def test_throttling_is_named_and_idling_is_none() -> None:
 
 
 def test_drift_tells_a_slow_end_from_scatter() -> None:
-    steady = reference_drift([cpu(*[value] * 8) for value in (10, 11, 10, 11, 10, 11)])
+    steady = reference_drift([10, 11, 10, 11, 10, 11])
     assert steady.change == pytest.approx(0, abs=0.06)
     assert steady.spread == pytest.approx(math.log(1.1) / 2)
-    rising = reference_drift([cpu(*[value] * 8) for value in (10, 10, 11, 11, 12, 12)])
+    rising = reference_drift([10, 10, 11, 11, 12, 12])
     assert rising.change == pytest.approx(0.2)
 
 
@@ -190,3 +191,19 @@ def test_the_noise_floor_by_its_plain_formula() -> None:
 
 def test_too_few_repeats_tell_no_floor() -> None:
     assert noise_floor([(1.0, 1.0)] * 11) is None
+
+
+@pytest.mark.parametrize("level", [0.0, 0.025, 0.2, 0.5, 0.975, 1.0])
+def test_the_quick_quantile_is_that_of_numpy(level: float) -> None:
+    rng = np.random.default_rng(0)
+    for length in (1, 2, 3, 24, 400):
+        values = rng.integers(1, 2**50, (20, length)).astype(np.float64)
+        assert np.array_equal(fast_quantile(values, level), np.quantile(values, level, axis=-1))
+
+
+def test_many_runs_are_resampled_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = cpu(*(10 + index % 7 for index in range(200)))
+    whole = latency_interval(samples, samples, reference_ms=1.0, seed=0)
+    monkeypatch.setattr("hwnas.profile.statistics._MAX_DRAWS", 2000)
+    blocks = latency_interval(samples, samples, reference_ms=1.0, seed=0)
+    assert (blocks.low_ms, blocks.high_ms) == pytest.approx((whole.low_ms, whole.high_ms), rel=0.01)
