@@ -7,7 +7,7 @@ import pytest
 
 from hwnas.errors import InputError
 from hwnas.profile import summary
-from hwnas.profile.results import ProfileQuality, assess_profile
+from hwnas.profile.results import ProfileQuality, assess_measurements, assess_profile
 from hwnas.profile.summary import SUMMARY, read_quality
 from hwnas.records import Measurement, Store, load_profile, to_line
 from hwnas.records.profile import MEASUREMENTS
@@ -27,7 +27,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def num_assessed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many rows were read by each assessment."""
     counts: list[int] = []
-    real = summary.assess_measurements
+    real = assess_measurements
 
     def counted(rows: Iterator[Measurement]) -> ProfileQuality:
         measurements = tuple(rows)
