@@ -12,6 +12,7 @@ import numpy as np
 
 from hwnas.config import Between, FileName, UtcTime, from_mapping, parse_json, require_schema, shown, to_mapping
 from hwnas.errors import InputError, unknown
+from hwnas.files import file_errors, printable
 from hwnas.metrics import MAX_BATCH, MEASURED_METRICS, Metric
 from hwnas.predict.metrics import Scores, best_spearman
 from hwnas.predict.selection import Protocol
@@ -174,8 +175,12 @@ def card_json(card: Card) -> dict[str, Any]:
 
 def load_card(folder: Path) -> Card:
     """Read the card of a predictor without its model."""
-    if not (folder / CARD).is_file():
-        raise InputError(f"{folder} must be the folder of a predictor", got=f"it has no {CARD}", hint="hwnas fit")
+    with file_errors(folder):
+        is_predictor = (folder / CARD).is_file()
+    if not is_predictor:
+        raise InputError(
+            f"{printable(folder)} must be the folder of a predictor", got=f"it has no {CARD}", hint="hwnas fit"
+        )
     return card_from_json(parse_json(read_stored(folder / CARD), source=str(folder / CARD)), source=str(folder / CARD))
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from hwnas.arguments import checked_arguments
 from hwnas.config import parse_json
 from hwnas.errors import InputError
+from hwnas.files import file_errors
 from hwnas.frames import Frame, html_table, to_frame
 from hwnas.metrics import MAX_BATCH, Metric
 from hwnas.predict.arrays import Numbers, round_last_bits
@@ -151,11 +152,12 @@ class Predictor:
         """
         folder = Path(folder)
         path = folder / MODEL
-        for _ in range(_MAX_READS):
-            before = _identity(folder)
-            card, model_text = load_card(folder), read_stored(path)
-            if _identity(folder) == before:  # no fit has put another predictor in this place in between
-                break
+        with file_errors(folder):
+            for _ in range(_MAX_READS):
+                before = _identity(folder)
+                card, model_text = load_card(folder), read_stored(path)
+                if _identity(folder) == before:  # no fit has put another predictor in this place in between
+                    break
         require_seal(card, model_text=model_text, source=str(folder))
         return cls.from_json(card, StoredTable(parse_json(model_text, source=str(path)), where=str(path)))
 

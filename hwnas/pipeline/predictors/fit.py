@@ -1,9 +1,9 @@
 """`hwnas fit`: fit predictors to the profiles and published tables of a device."""
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import numpy as np
@@ -117,11 +117,13 @@ def _require_writable(folder: Path) -> None:
     """Require that a folder can be made or written, before anything is fitted."""
     with file_errors(folder, "written"):
         existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-        is_folder = existing.is_dir()
-        writable = is_folder and os.access(existing, os.W_OK | os.X_OK)
-    if not writable:
-        got = f"{printable(existing)} is {'read-only' if is_folder else 'a file'}"
-        raise InputError(f"{printable(folder)} cannot be written", got=got, hint="another folder with --out")
+        if not existing.is_dir():
+            got = f"{printable(existing)} is a file"
+            raise InputError(f"{printable(folder)} cannot be written", got=got, hint="another folder with --out")
+        with TemporaryDirectory(
+            prefix=".hwnas-", dir=existing
+        ):  # permissions alone do not say that a disk is read-only
+            pass
 
 
 def _load_measured(device: str, options: FitOptions) -> list[MeasuredNetworks]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from hwnas.config import parse_json, shown
 from hwnas.errors import InputError, unknown
-from hwnas.files import read_text
+from hwnas.files import read_text, require_file_name
 from hwnas.space import SPACES
 from hwnas.space.arch import Arch
 from hwnas.space.lookup import find_arch
@@ -83,6 +83,7 @@ def _timm(text: str) -> Target:
     if at and not (re.fullmatch(r"[1-9][0-9]{0,4}", size) and int(size) <= _MAX_IMAGE_SIZE):
         message = f"an image size must be a whole number from 1 to {_MAX_IMAGE_SIZE}"
         raise InputError(message, got=shown(size), hint=f"{TIMM}{name:.100}@224")
+    require_file_name(name, what="a model of timm")
     return Target(label=text, model=name, image_size=int(size) if at else None)
 
 

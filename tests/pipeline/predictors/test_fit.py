@@ -152,6 +152,27 @@ def test_a_few_networks_lean_on_another_device_where_that_helps(tmp_path: Path) 
         predict_networks([f"{SPACE}:min"], replace(bare, confidence=0.9))
 
 
+def test_a_folder_that_cannot_be_written_is_found_before_anything_is_fitted(tmp_path: Path) -> None:
+    make_profile(tmp_path / "profiles")
+    (tmp_path / "file").write_text("mine")
+    for out in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/none"), tmp_path / ("x" * 300)):
+        recorder = MessageRecorder()
+        with pytest.raises(InputError, match="cannot be written"):
+            fit_predictors(options(tmp_path, out=out), reporter=recorder)
+        assert recorder.messages == []
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_link_does_not_lead_a_fit_out_of_its_folder(tmp_path: Path) -> None:
+    make_profile(tmp_path / "profiles")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "predictors").mkdir()
+    (tmp_path / "predictors" / DEVICE).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="a path must stay within"):
+        fit_predictors(options(tmp_path, metrics=("latency_ms",)))
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
 def test_only_the_networks_that_are_needed_are_kept_of_a_profile(tmp_path: Path) -> None:
     (entry,) = profile_entries(((make_profile(tmp_path / "new", count=60).parents[1], "own"),))
     whole, part = measured_profile(entry), measured_profile(entry, num_networks=5)
