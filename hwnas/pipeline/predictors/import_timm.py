@@ -11,7 +11,7 @@ from hwnas.config import require_valid
 from hwnas.data_paths import PROFILES
 from hwnas.devices import resolve
 from hwnas.errors import InputError, UnknownNameError, unknown
-from hwnas.files import read_text
+from hwnas.files import file_errors, read_text
 from hwnas.metrics import ANY_BATCH, PRECISIONS, RUNTIMES, UNSPECIFIED, Deployment
 from hwnas.pipeline.predictors.published_tables import key_of, matching
 from hwnas.pipeline.predictors.workloads import WORKLOADS, known_workloads, trace_timm
@@ -170,7 +170,7 @@ def _command(path: Path, options: ImportOptions) -> tuple[str, ...]:
 def _traced(keys: Sequence[ModelKey], folder: Path, reporter: Reporter) -> TracedModels:
     """Return the traces of all models, from the stored file or made now and stored."""
     known = _known(folder, reporter)
-    version = package_versions(["timm"])["timm"]
+    version = package_versions(["timm"]).get("timm", "")
     models: dict[ModelKey, Workload | None] = dict(known.models) if known.timm == version else {}
     own_sizes = dict(known.own_sizes) if known.timm == version else {}
     missing = [key for key in keys if key not in models]
@@ -184,7 +184,8 @@ def _traced(keys: Sequence[ModelKey], folder: Path, reporter: Reporter) -> Trace
             reporter.message(f"{number} of {len(missing)} models traced")
     traced = TracedModels(timm=version, models=models, own_sizes=own_sizes)
     if missing:
-        folder.mkdir(parents=True, exist_ok=True)
+        with file_errors(folder, "written"):
+            folder.mkdir(parents=True, exist_ok=True)
         save_workloads(traced, folder / WORKLOADS)
     return traced
 

@@ -81,7 +81,7 @@ def known_workloads(folder: Path) -> TracedModels:
     path = folder / WORKLOADS
     if path.is_file():
         return load_workloads(path)
-    return TracedModels(timm=package_versions(["timm"])["timm"], models={})
+    return TracedModels(timm=package_versions(["timm"]).get("timm", ""), models={})
 
 
 def _traced_before() -> Iterator[TracedModels]:
