@@ -155,7 +155,7 @@ def test_a_few_networks_lean_on_another_device_where_that_helps(tmp_path: Path) 
 def test_a_folder_that_cannot_be_written_is_found_before_anything_is_fitted(tmp_path: Path) -> None:
     make_profile(tmp_path / "profiles")
     (tmp_path / "file").write_text("mine")
-    for out in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/none"), tmp_path / ("x" * 300)):
+    for out in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/none")):
         recorder = MessageRecorder()
         with pytest.raises(InputError, match="cannot be written"):
             fit_predictors(options(tmp_path, out=out), reporter=recorder)
