@@ -16,6 +16,7 @@ import socket
 import sqlite3
 import stat
 import struct
+import weakref
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -29,7 +30,7 @@ _log = logging.getLogger(__name__)
 MAX_NAME = 100
 """Most characters in the name of a device, space, runtime or profile."""
 
-_NAME = re.compile(rf"[A-Za-z0-9_-][A-Za-z0-9._-]{{0,{MAX_NAME - 1}}}\Z")
+_NAME = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9._-]{{0,{MAX_NAME - 1}}}\Z")
 
 _STREAM_KINDS = {
     stat.S_IFIFO: "a named pipe",
@@ -62,23 +63,24 @@ _REMEDIES = {
     errno.ENOSPC: "free some space, then run the same command again",
     errno.EDQUOT: "free some of your quota, then run the same command again",
     errno.EFBIG: "raise the limit of file sizes (ulimit -f), then run the same command again",
-    errno.ENAMETOOLONG: "a shorter name",
+    errno.ENAMETOOLONG: "use a shorter name",
 }
 
 
 def require_file_name(name: str, *, what: str) -> str:
-    """Return a name if it can be part of a path on every system, without leading out of its folder.
+    """Return a name if it can be part of a path without leading out of its folder, and of a command line.
 
     Args:
         name: Name from a file or from the user.
         what: What it names, for the error message.
 
     Raises:
-        InputError: The name has other characters than letters, digits and `-_.`, a leading dot, or too many of them.
+        InputError: The name has other characters than letters, digits and `-_.`, begins with a dot or a hyphen, or is
+            too long.
     """
     if not _NAME.match(name):
         shown = ascii(name if len(name) <= MAX_NAME else f"{name[:MAX_NAME]}...")
-        message = f"{what} must have 1 to {MAX_NAME} letters, digits or -_. and no leading dot"
+        message = f"{what} must have 1 to {MAX_NAME} letters, digits or -_. and no leading dot or hyphen"
         raise InputError(message, got=shown)
     return name
 
@@ -91,11 +93,14 @@ def path_within(root: Path, *parts: str | Path) -> Path:
     """
     path = root.joinpath(*parts)
     try:
-        inside = absolute_path(path).is_relative_to(absolute_path(root))
+        resolved, folder = absolute_path(path), absolute_path(root)
+        inside = resolved != folder and resolved.is_relative_to(folder)
     except InputError:
         inside = False
-    if not inside or path == root:
-        raise InputError(f"a path must stay within {root}", got=ascii("/".join(map(str, parts))))
+    if not inside:
+        linked = ".." not in path.parts and not any(Path(part).is_absolute() for part in parts)
+        hint = "if a folder in it is a symbolic link, name the folder itself" if linked else None
+        raise InputError(f"a path must stay within {root}", got=ascii("/".join(map(str, parts))), hint=hint)
     return path
 
 
@@ -249,6 +254,9 @@ def sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):  # network mounts may not have it for folders
+            raise
     finally:
         os.close(descriptor)
 
@@ -259,6 +267,19 @@ def remove_temporaries(folder: Path) -> None:
         if re.search(r"\.[0-9a-f]{12}\.tmp\Z", leftover.name):
             with suppress(OSError):
                 leftover.unlink()
+
+
+_LOCKS: "weakref.WeakSet[WriterLock]" = weakref.WeakSet()
+"""Locks of this process. A forked child must not keep one after its parent was killed."""
+
+
+def _forget_locks() -> None:
+    for lock in list(_LOCKS):
+        lock.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_locks)
 
 
 class WriterLock:
@@ -277,6 +298,7 @@ class WriterLock:
             path.parent.mkdir(parents=True, exist_ok=True)
             # A link is not followed: a folder from elsewhere could point it at a file of the user.
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
+        _LOCKS.add(self)
         try:
             self._lock(path, activity)
         except BaseException:
@@ -285,6 +307,16 @@ class WriterLock:
 
     def close(self) -> None:
         """Release the lock."""
+        if self._file >= 0:
+            with suppress(ImportError, OSError):
+                import fcntl
+
+                fcntl.flock(self._file, fcntl.LOCK_UN)  # forked processes may have the file open as well
+            os.close(self._file)
+        self._file = -1
+
+    def forget(self) -> None:
+        """Close the file in a forked child without releasing the lock of the parent."""
         if self._file >= 0:
             os.close(self._file)
         self._file = -1
@@ -305,6 +337,8 @@ class WriterLock:
         except BlockingIOError as error:
             message = f"{printable(path.parent)} is being written by another {activity}"
             raise InputError(message, got=self._holder(), hint="wait until it has ended") from error
+        except OSError as error:  # some file systems of clusters have no locks
+            _log.warning("%s cannot be locked (%s): do not write to it from two processes", path.parent, error.strerror)
         since = datetime.now(UTC).isoformat(timespec="seconds")
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
         with file_errors(path, "written"):
