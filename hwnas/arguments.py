@@ -69,7 +69,7 @@ def conform(hint: Any, value: Any, *, where: str) -> Any:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
         rules = [rule for rule in arguments[1:] if hasattr(rule, "check")]
-        if type(value) is not int:  # the bounds of an integer say more than that it has too many digits
+        if type(value) is not int or arguments[0] is not int:  # bounds say more than that it has too many digits
             value = conform(arguments[0], value, where=where)
         for rule in rules if value is not None else ():
             rule.check(value, where=where)
@@ -115,6 +115,8 @@ def _conform_union(choices: tuple[Any, ...], value: Any, where: str) -> Any:
     if value is None and type(None) in choices:
         return None
     others = [choice for choice in choices if choice is not type(None)]
+    if set(others) == {str, Path}:
+        return _conform_path(value, where)
     fitting = [choice for choice in others if _is_instance(choice, value)]
     for choice in fitting or others:
         try:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
+from hwnas.arguments import checked_arguments
 from hwnas.config import Between, FileName, require_valid
 from hwnas.errors import InputError, unknown
 from hwnas.files import require_file_name
@@ -58,9 +59,11 @@ ANY_BATCH: Literal["any"] = "any"
 MAX_BATCH = 65_536
 MAX_THREADS = 1024
 
-_NUMBER = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(\S*)\s*")
-_BATCH = re.compile(r"b([1-9]\d*|any)")
-_THREADS = re.compile(r"t([1-9]\d*)")
+_NUMBER = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(\S*)\s*", re.ASCII)
+_BATCH = re.compile(r"b([1-9][0-9]{0,18}|any)")
+_THREADS = re.compile(r"t([1-9][0-9]{0,18})")
+_MAX_BOUND = 60
+"""Most characters of a bound, which a regular expression with several variable parts reads."""
 _COUNTS = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 _MS_PER_S = 1e3
 
@@ -83,6 +86,7 @@ class Deployment:
         require_valid(self)
 
     @classmethod
+    @checked_arguments
     def parse(cls, text: str, *, source: str | None = None) -> "Deployment":
         """Read the form that `str` writes; all parts are optional, and those after the device have any order.
 
@@ -94,19 +98,19 @@ class Deployment:
         device, *parts = text.split("/")
         if _kind_of_part(device) is not None:
             device, parts = "", [device, *parts]
-        found: dict[str, str] = {}
+        by_kind: dict[str, str] = {}
         for part in parts:
             kind = _kind_of_part(part)
             if kind is None:
                 raise unknown(f"in {source!r} the part", part, [*RUNTIMES, *PRECISIONS, "b1", "t1"])
-            if kind in found:
+            if kind in by_kind:
                 raise InputError(f"a deployment has one {kind}", got=source)
-            found[kind] = part
-        batch, threads = found.get("batch"), found.get("threads")
+            by_kind[kind] = part
+        batch, threads = by_kind.get("batch"), by_kind.get("threads")
         return cls(
             device=device or None,
-            runtime=found.get("runtime"),
-            precision=found.get("precision"),
+            runtime=by_kind.get("runtime"),
+            precision=by_kind.get("precision"),
             batch=ANY_BATCH if batch == f"b{ANY_BATCH}" else int(batch[1:]) if batch else None,
             threads=int(threads[1:]) if threads else None,
         )
@@ -146,7 +150,7 @@ DEFAULT_DEPLOYMENT = Deployment(precision="fp32", batch=1, threads=1)
 
 
 def _kind_of_part(text: str) -> str | None:
-    """The kind of a part of a deployment that is no device; None: none that is known."""
+    """Return the kind of a part of a deployment that is no device, or None if it is not known."""
     if text in RUNTIMES:
         return "runtime"
     if text in PRECISIONS:
@@ -169,8 +173,8 @@ class Quantity:
     """No network has more of it; none has less than 0."""
 
     def parse(self, text: str) -> float:
-        """The value behind a number with or without a unit: `8`, `8ms`, `1.4G`."""
-        match = _NUMBER.fullmatch(text)
+        """Return the value of a number with or without a unit: `8`, `8ms`, `1.4G`."""
+        match = _NUMBER.fullmatch(text) if len(text) <= _MAX_BOUND else None
         if match is None:
             raise InputError(f"a bound of {self.name} must be a number, with or without a unit", got=text)
         number, unit = match.groups()
@@ -268,7 +272,15 @@ class Metric:
 
 
 def parse_metric(text: str, *, what: str = "metric") -> Metric:
-    """The metric that a text names; `what` is what messages call it."""
+    """Parse the name of a metric: `accuracy`, `latency_ms@cpu`, `throughput@h200/torch-graph/bf16/b64`.
+
+    Args:
+        text: The name, with a deployment where the metric has one.
+        what: What error messages call it.
+
+    Raises:
+        InputError: There is no such metric, or a part of the deployment is not known.
+    """
     name, at, rest = text.strip().partition("@")
     if name not in METRICS:
         raise unknown(what, name, METRICS)

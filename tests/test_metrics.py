@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -187,3 +188,47 @@ def test_the_batch_is_the_measured_one() -> None:
         FULL.require_batch(32)
     with pytest.raises(InputError, match="needs a batch"):
         ANY.require_batch(None)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "h200/b" + "9" * 5000,
+        "h200/t" + "9" * 5000,
+        "h200/b0",
+        "h200/b-1",
+        "h200/b1.5",
+        "h200/b1/b2",
+        "h200/../../evil",
+        "../evil",
+        "/etc",
+        "h200\0",
+        "\ud800",
+        "x" * 10**7,
+        "h200/" * 10**5,
+        "h200/b\u0661",
+    ],
+)
+def test_a_hostile_deployment_is_an_error(text: str) -> None:
+    with pytest.raises(InputError):
+        Deployment.parse(text)
+    with pytest.raises(InputError) as caught:
+        parse_metric(f"latency_ms@{text}")
+    assert len(str(caught.value)) < 10_000
+
+
+@pytest.mark.parametrize("text", [None, 5, b"h200", ["h200"]])
+def test_what_is_no_text_is_no_deployment(text: Any) -> None:
+    with pytest.raises(InputError, match="must be a text"):
+        Deployment.parse(text)
+    if text is not None:
+        with pytest.raises(InputError, match="must be a text"):
+            Deployment(device=text)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "nan", "inf", "-inf", "1e", "0x10", "1_000", "1" * 10**5 + " a b", "٣ms", "8 ms ms"]
+)
+def test_a_hostile_bound_is_an_error_at_once(text: str) -> None:
+    with pytest.raises(InputError):
+        METRICS.get("latency_ms").parse(text)

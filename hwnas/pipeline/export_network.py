@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
-from hwnas.arguments import checked_arguments
+from hwnas.arguments import checked_arguments, conform
 from hwnas.config import require_valid
 from hwnas.devices import DEVICES
 from hwnas.errors import InputError, UsageError, unknown
@@ -147,6 +147,8 @@ def export_network(
         UsageError: The options contradict each other.
     """
     options = engine or EngineOptions()
+    if space not in SPACES:
+        conform(Path, space, where="space")
     if (Path(space) / MANIFEST).is_file():
         space, arch, weights, image_size, num_classes = _from_run(
             Path(space), arch, weights=weights, changed=(image_size, num_classes)

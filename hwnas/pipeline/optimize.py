@@ -68,6 +68,11 @@ class LatencyTable:
 
     values: Mapping[str, float]
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.values, Mapping):
+            hint = "LatencyTable.from_csv(path)"
+            raise InputError("a table must be a mapping from ids to values", got=type(self.values).__name__, hint=hint)
+
     @classmethod
     @checked_arguments
     def from_csv(cls, path: str | Path, *, key: str = "network_id", value: str = "latency_ms") -> "LatencyTable":
