@@ -60,13 +60,15 @@ class WhitenedComponents(ContiguousArrays):
 
     def distance(self, features: Features) -> Numbers:
         """Return the root mean square coordinate of each network, about 1 for a typical one."""
-        distance: Numbers = np.sqrt((self.coordinates(features) ** 2).mean(axis=1))
+        with np.errstate(all="ignore"):
+            distance: Numbers = np.sqrt((self.coordinates(features) ** 2).mean(axis=1))
         return distance
 
     def coordinates(self, features: Features) -> Numbers:
         """Return coordinates along the components; those of the fitted networks have mean 0 and variance 1."""
         raw = _shares(features, self.cost_names, self.shape_names)
-        coordinates: Numbers = self.standard.apply(raw) @ self.rotation
+        with np.errstate(all="ignore"):  # far away is far away, also where a square overflows
+            coordinates: Numbers = self.standard.apply(raw) @ self.rotation
         return coordinates
 
     def to_json(self) -> dict[str, Any]:
@@ -84,12 +86,11 @@ class WhitenedComponents(ContiguousArrays):
         data.require_keys("cost_names", "shape_names", "standard", "rotation")
         cost_names, shape_names = data.names("cost_names"), data.names("shape_names")
         num_columns = 1 + len(cost_names) + len(shape_names)
-        return cls(
-            cost_names=cost_names,
-            shape_names=shape_names,
-            standard=Standardizer.from_json(data.table("standard"), num_columns=num_columns),
-            rotation=data.array("rotation", num_columns, None),
-        )
+        rotation = data.array("rotation", num_columns, None)
+        if not rotation.shape[1]:
+            raise InputError(f"{data.where}.rotation must have at least one column", got="none")
+        standard = Standardizer.from_json(data.table("standard"), num_columns=num_columns)
+        return cls(cost_names=cost_names, shape_names=shape_names, standard=standard, rotation=rotation)
 
 
 @dataclass(frozen=True, kw_only=True)

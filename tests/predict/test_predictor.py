@@ -146,6 +146,13 @@ RESEALED: dict[str, tuple[str, Callable[[dict[str, Any]], object], str]] = {
         "must be a list",
     ),
     "short matrix": ("model", lambda data: data["intervals"]["unusual"]["rotation"].pop(), "must be a list"),
+    "no columns": (
+        "model",
+        lambda data: data["intervals"]["unusual"].update(
+            rotation=[[] for _ in data["intervals"]["unusual"]["rotation"]]
+        ),
+        "rotation must have at least one column",
+    ),
     "negative scale": (
         "model",
         lambda data: data["intervals"]["unusual"]["standard"]["scale"].__setitem__(0, -1),

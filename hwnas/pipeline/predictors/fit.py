@@ -120,9 +120,8 @@ def _require_writable(folder: Path) -> None:
         if not existing.is_dir():
             got = f"{printable(existing)} is a file"
             raise InputError(f"{printable(folder)} cannot be written", got=got, hint="another folder with --out")
-        with TemporaryDirectory(
-            prefix=".hwnas-", dir=existing
-        ):  # permissions alone do not say that a disk is read-only
+        # Permissions alone do not show that a disk is read-only.
+        with TemporaryDirectory(prefix=".hwnas-", dir=existing):
             pass
 
 
