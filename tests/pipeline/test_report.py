@@ -46,3 +46,17 @@ def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
         write_report(run, out=tmp_path / "file" / "out")
+
+
+def test_a_link_in_a_run_is_not_written_through(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", Example(count=40))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "front.png").write_text("my picture")
+    (run / "figures").symlink_to(tmp_path / "mine")
+    with pytest.raises(InputError, match="must stay within"):
+        write_report(run)
+    (run / "figures").unlink()
+    (run / "report.html").symlink_to(tmp_path / "mine" / "front.png")
+    write_report(run)
+    assert (tmp_path / "mine" / "front.png").read_text() == "my picture"
+    assert not (run / "report.html").is_symlink()
