@@ -14,7 +14,7 @@ from hwnas.config import Between, FileName, UtcTime, from_mapping, parse_json, r
 from hwnas.errors import InputError, unknown
 from hwnas.files import file_errors, printable
 from hwnas.metrics import MAX_BATCH, MEASURED_METRICS, Metric
-from hwnas.predict.metrics import Scores, best_spearman
+from hwnas.predict.metrics import Correlation, RelativeError, Scores, Share, best_spearman
 from hwnas.predict.selection import Protocol
 from hwnas.predict.stored import read_stored
 
@@ -28,9 +28,6 @@ CONFIDENCES = (0.5, 0.8, 0.9, 0.95)
 """Confidences at which coverage is reported."""
 
 Count = Annotated[int, Between(0, 1_000_000_000)]
-Share = Annotated[float, Between(0, 1)]
-Error = Annotated[float, Between(0, 1e30)]
-"""A relative error."""
 
 
 class _LineRule:
@@ -94,8 +91,8 @@ class CurvePoint:
     """The error of a model fitted to this number of networks."""
 
     count: Count
-    mape: Error
-    spearman: Annotated[float, Between(-1, 1)] | None = None
+    mape: RelativeError
+    spearman: Correlation | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,11 @@ from hwnas.errors import InputError
 from hwnas.predict.arrays import Numbers
 from hwnas.predict.features.table import require_finite
 
+RelativeError = Annotated[float, Between(0, 1e30)]
+Share = Annotated[float, Between(0, 1)]
+Correlation = Annotated[float, Between(-1, 1)]
+
 _ROUNDING = 1e-12
-_LARGEST = 1e30
-"""Largest relative error of a score that is read."""
 _DRAWS = 64
 _SIGMA_BY_MEAN = float(np.sqrt(np.pi / 2))
 """Standard deviation over mean absolute value of a normal distribution."""
@@ -23,18 +25,18 @@ class Scores:
     """Errors are shares: 0.01 is one percent."""
 
     count: int
-    mape: Annotated[float, Between(0, _LARGEST)]
+    mape: RelativeError
     """Mean absolute relative error |predicted / measured - 1|."""
-    rmspe: Annotated[float, Between(0, _LARGEST)]
+    rmspe: RelativeError
     """Root mean square of the relative error."""
-    median_error: Annotated[float, Between(0, _LARGEST)]
-    within_5: Annotated[float, Between(0, 1)]
+    median_error: RelativeError
+    within_5: Share
     """Share of networks within 5 %."""
-    within_10: Annotated[float, Between(0, 1)]
-    spearman: Annotated[float, Between(-1, 1)] | None
+    within_10: Share
+    spearman: Correlation | None
     """Rank correlation; None if all measured or all predicted values are equal."""
-    kendall: Annotated[float, Between(-1, 1)] | None
-    max_error: Annotated[float, Between(0, _LARGEST)]
+    kendall: Correlation | None
+    max_error: RelativeError
 
 
 def scores(predicted: Numbers, measured: Numbers) -> Scores:

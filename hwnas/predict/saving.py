@@ -15,9 +15,10 @@ from pathlib import Path
 
 from hwnas.errors import InputError
 from hwnas.files import file_errors, printable, sync_folder
-from hwnas.predict.card import CARD, card_json, sealed
+from hwnas.predict.card import CARD, card_from_json, card_json, sealed
 from hwnas.predict.card_page import PARITY, card_page, parity_plot
 from hwnas.predict.predictor import MODEL, Predictor
+from hwnas.predict.stored import StoredTable
 
 PAGE = "card.md"
 """File name of the card as Markdown."""
@@ -31,12 +32,15 @@ def save_predictor(predictor: Predictor, folder: Path) -> Predictor:
     """Write a predictor to its folder, replacing an existing one, and return it with its sealed card.
 
     Raises:
-        InputError: The folder holds something other than a predictor, or cannot be written. An existing predictor is
-            then kept.
+        InputError: The folder holds something other than a predictor, or cannot be written, or a value of the predictor
+            is not one that can be read again. An existing predictor is then kept.
     """
     model_text = json.dumps(predictor.model_json(), separators=(",", ":"), allow_nan=False) + "\n"
     card = sealed(predictor.card, model_text=model_text)
     card_text = json.dumps(card_json(card), indent=1, allow_nan=False) + "\n"
+    # A profile from elsewhere may bring values that a card must not have: what is written can be read again.
+    card_from_json(json.loads(card_text), source=printable(folder / CARD))
+    Predictor.from_json(card, StoredTable(json.loads(model_text), where=printable(folder / MODEL)))
     with file_errors(folder, "written"):
         # Drawing is a step that may fail: matplotlib needs a folder that it can write to.
         texts = {MODEL: model_text, CARD: card_text, PAGE: card_page(card), PARITY: parity_plot(card)}

@@ -91,6 +91,15 @@ def test_a_predictor_that_a_killed_fit_moved_away_comes_back(tmp_path: Path, mon
     assert list(tmp_path.iterdir()) == [tmp_path / "p"]
 
 
+def test_what_could_not_be_read_is_not_written(tmp_path: Path) -> None:
+    card = replace(fitted().card, environment={"driver": "1.2\x1b[2J"})
+    with pytest.raises(InputError, match=r"environment\.'driver' must be a line"):
+        save_predictor(replace(fitted(), card=card), tmp_path / "p")
+    with pytest.raises(InputError, match="slope must be a number"):
+        save_predictor(replace(fitted(), intervals=replace(fitted().intervals, slope=-1.0)), tmp_path / "p")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", _full)
     with pytest.raises(InputError, match="cannot be written"):
