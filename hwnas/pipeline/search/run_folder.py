@@ -17,6 +17,9 @@ from hwnas.search.record import NETWORKS
 WRITER_LOCK = ".writer.lock"
 """The file of a run that names its writer, from the creation of the run to the end of the search."""
 
+_ASIDE = ".run.new"
+"""Where a run is made in a folder that exists."""
+
 _STALE_S = 60.0
 """Age of a folder that was made aside after which its maker has locked it, or was killed."""
 
@@ -34,29 +37,10 @@ def create_run(folder: Path, context: SearchContext) -> WriterLock:
     Raises:
         InputError: The folder holds something, also if another process has made it just now, or it cannot be written.
     """
-    target = Path(os.path.abspath(folder))  # noqa: PTH100 - `..` must go, and links must stay
     with file_errors(folder, "written", also=(ValueError,)):  # ValueError: a NUL character
         _require_new(folder)
-        if target == Path.cwd():
-            message = f"{printable(folder)} must be another folder than the working folder"
-            raise InputError(message, got="the working folder", hint="--out NAME")
-        _remove_stale(target.parent)
-        aside = target.with_name(f".{target.name}.{secrets.token_hex(4)}.new")
-        lock = None
-        try:
-            Run.create(aside, command=("hwnas", *sys.argv[1:]), config=context.spec, seeds={"seed": context.spec.seed})
-            lock = WriterLock(aside / WRITER_LOCK, activity="search")  # it stays locked when the folder is renamed
-            for item, source in zip(context.spec.predictors, context.predictor_folders, strict=True):
-                # Several metrics may share a predictor that was fitted to any batch.
-                shutil.copytree(source, aside / item.path, dirs_exist_ok=True)
-            _rename(aside, folder)
-        except BaseException:
-            if lock is not None:
-                lock.close()
-            raise
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
-    return lock
+        # A folder that exists is filled in place: it may be a link, a mount, or in a folder that cannot be written.
+        return _fill(folder, context) if folder.is_dir() else _make(folder, context)
 
 
 def lock_run(run: Path) -> WriterLock:
@@ -72,12 +56,55 @@ def lock_run(run: Path) -> WriterLock:
     return lock
 
 
-def _require_new(folder: Path) -> None:
+def _make(folder: Path, context: SearchContext) -> WriterLock:
+    """Make the run next to its place and rename it."""
+    target = Path(os.path.abspath(folder))  # noqa: PTH100 - `..` must go, and links must stay
+    _remove_stale(target.parent)
+    aside, lock = target.with_name(f".{target.name}.{secrets.token_hex(4)}.new"), None
+    try:
+        _write(aside, context)
+        lock = WriterLock(aside / WRITER_LOCK, activity="search")  # it stays locked when the folder is renamed
+        _rename(aside, folder)
+    except BaseException:
+        if lock is not None:
+            lock.close()
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return lock
+
+
+def _fill(folder: Path, context: SearchContext) -> WriterLock:
+    """Make the run in an empty folder; the manifest, which makes it a run, comes last."""
+    lock, aside = WriterLock(folder / WRITER_LOCK, activity="search"), folder / _ASIDE
+    try:
+        _require_new(folder, locked=True)
+        shutil.rmtree(aside, ignore_errors=True)
+        _write(aside, context)
+        for item in sorted(aside.iterdir(), key=lambda item: item.name == MANIFEST):
+            item.rename(folder / item.name)
+    except BaseException:
+        lock.close()
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return lock
+
+
+def _write(folder: Path, context: SearchContext) -> None:
+    Run.create(folder, command=("hwnas", *sys.argv[1:]), config=context.spec, seeds={"seed": context.spec.seed})
+    for item, source in zip(context.spec.predictors, context.predictor_folders, strict=True):
+        # Several metrics may share a predictor that was fitted to any batch.
+        shutil.copytree(source, folder / item.path, dirs_exist_ok=True)
+
+
+def _require_new(folder: Path, *, locked: bool = False) -> None:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{printable(folder)} must be a new or an empty folder", got="a file", hint="another --out")
-    if folder.exists() and any(folder.iterdir()):
-        if (folder / WRITER_LOCK).exists():
-            WriterLock(folder / WRITER_LOCK, activity="search").close()  # an error that names the other search
+    names = {item.name for item in folder.iterdir()} if folder.exists() else set()
+    if not locked and WRITER_LOCK in names:
+        WriterLock(folder / WRITER_LOCK, activity="search").close()  # an error that names the other search
+    if names - {WRITER_LOCK, _ASIDE}:
         hint = f"hwnas search --resume {printable(folder)}, or another --out"
         message = f"{printable(folder)} must be a new or an empty folder"
         raise InputError(message, got="a folder with files", hint=hint)

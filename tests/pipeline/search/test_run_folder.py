@@ -92,7 +92,31 @@ def test_a_resumed_run_loses_what_a_killed_write_left(tmp_path: Path, context: S
     assert not any(path.exists() for path in leftovers)
 
 
-@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "file/new", ".", "file"])
+@pytest.mark.parametrize("kind", ["empty", "link", "working folder", "half made"])
+def test_an_empty_folder_is_filled_in_place(
+    tmp_path: Path, context: SearchContext, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    before = folder.stat().st_ino
+    if kind == "link":
+        (tmp_path / "link").symlink_to("empty")
+        folder = tmp_path / "link"
+    elif kind == "working folder":
+        monkeypatch.chdir(folder)
+        folder = Path()
+    elif kind == "half made":
+        Run.create(folder / ".run.new", command=(), config={})
+        (folder / WRITER_LOCK).touch()
+    with create_run(folder, context):
+        assert read_spec(Run.open(folder)) == context.spec
+        assert {item.name for item in folder.iterdir()} == {WRITER_LOCK, "manifest.json", "predictors"}
+        with pytest.raises(InputError, match="being written by another search"):
+            create_run(folder, context)
+    assert folder.stat().st_ino == before
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "file/new", "file"])
 def test_a_folder_that_cannot_be_made_is_an_error(
     tmp_path: Path, context: SearchContext, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
