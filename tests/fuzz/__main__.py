@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="hwnas-fuzz-") as made:
         seeds = options.seeds or Path(made) / "seeds"
         if not seeds.exists():
-            build(seeds.absolute())
+            build(seeds.absolute(), slow=options.slow)
         folder = options.keep or Path(made) / "cases"
         summary = run_cases(
             cases,

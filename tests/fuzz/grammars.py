@@ -112,7 +112,8 @@ def _file_grammar(
         what = edit(path, rng)
         command = rng.choice(commands)
         broken = command in strict and path.suffix == ".json" and not _is_json(path)
-        return Attack(arguments=command, what=what, must_fail=broken)
+        names = (path.name, str(path.parent.relative_to(case)))
+        return Attack(arguments=command, what=what, must_fail=broken, names=names)
 
     return Grammar(name=name, parts=tuple(parts), make=make, weight=weight, quick=quick, commands=tuple(commands))
 

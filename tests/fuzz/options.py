@@ -188,6 +188,8 @@ def make_options(case: Path, rng: Random) -> Attack:
     arguments = [*base, *added]
     if rng.random() < 0.15:
         arguments, added = _spoiled(base, rng)
+    if base[0] == "demo":  # one that is accepted runs for minutes
+        arguments += ["--epochs", "-1"]
     impossible = any(value in ("99999999999999999999", "1" * 400, "-99999999999999999999") for value in added[1::2])
     return Attack(arguments=tuple(arguments), what=f"options {ascii(added)[:120]}", must_fail=impossible)
 

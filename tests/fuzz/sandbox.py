@@ -45,6 +45,8 @@ class Attack:
     what: str = ""
     must_fail: bool = False
     """Exit code 0 would be a wrong acceptance."""
+    names: tuple[str, ...] = ()
+    """An error must hold one of these: the name of the file that is wrong, or of its folder."""
     must_pass: bool = False
     """Nothing was changed: only exit code 0 is right."""
 
@@ -303,6 +305,10 @@ def _problem(
         return "accepted", f"{grammar}: {attack['what']}"
     if code != 0 and "error: " not in err and "Usage" not in err:
         return "silent", f"{grammar}: {command}"
+    names = attack.get("names", ())
+    if code == 1 and names and not any(name in err for name in names):
+        first = next((line for line in err.splitlines() if line.startswith("error: ")), "")
+        return "unnamed", f"{grammar}: {first[:80]}"
     return _leftover(running, grammar)
 
 

@@ -25,7 +25,7 @@ _PATH_FILES = ("runs/search/manifest.json", "runs/search/search.json", "runs/hal
 _STUDIES = ("runs/search/study.sqlite", "runs/half-search/study.sqlite")
 
 
-def build(root: Path) -> None:
+def build(root: Path, *, slow: bool = False) -> None:
     """Write all seeds into a new folder, in child processes so that this one stays fit to be forked."""
     root.mkdir(parents=True)
     runs, documents = _start(root, "runs", _runs), _start(root, "documents", _documents, _images)
@@ -34,6 +34,8 @@ def build(root: Path) -> None:
     _finish(root, runs)
     _finish(root, _start(root, "searches", _searches))
     _finish(root, documents)
+    if slow:
+        _finish(root, _start(root, "templates", _templates))
     _finish(root, kinds)
 
 
@@ -159,6 +161,10 @@ def _table(folder: Path) -> None:
     (folder.parents[2] / "imported").mkdir()
     shutil.copy(folder.parents[1] / "timm-workloads.jsonl.gz", folder.parents[2] / "imported")
     shutil.copy(folder / "table.csv", folder.parents[2] / "benchmark-infer-amp-nchw-pt240-cu124-rtx3090.csv")
+
+
+def _templates(root: Path) -> None:
+    _run("export", SPACE, "min", "--out", "network.onnx")
 
 
 _FIT = ("--profiles", "profiles", "--metric", "latency_ms")
