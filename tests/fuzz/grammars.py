@@ -112,10 +112,16 @@ def _file_grammar(
         what = edit(path, rng)
         command = rng.choice(commands)
         broken = command in strict and path.suffix == ".json" and not _is_json(path)
-        names = (path.name, str(path.parent.relative_to(case)))
+        names: tuple[str, ...] = ()
+        if edit is not _edit_tensor_values and command[0] not in _CHOOSING:
+            names = (path.name, path.parent.name, path.parents[1].name)
         return Attack(arguments=command, what=what, must_fail=broken, names=names)
 
     return Grammar(name=name, parts=tuple(parts), make=make, weight=weight, quick=quick, commands=tuple(commands))
+
+
+_CHOOSING = ("fit", "predict")
+"""Commands that take what suits them of many folders: what is damaged is as good as absent there."""
 
 
 def _is_json(path: Path) -> bool:
