@@ -23,6 +23,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--only", action="append", help="only these grammars")
     parser.add_argument("--valid", action="store_true", help="run the commands on valid files, which must end with 0")
     parser.add_argument("--slow", action="store_true", help="grammars whose cases take seconds as well")
+    parser.add_argument(
+        "--full-disks", type=int, default=0, help="as well, number of full disks (tests.fuzz.full_disk)"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="cases at a time")
     parser.add_argument("--seeds", type=Path, help="folder of valid files, made if it does not exist")
     parser.add_argument("--keep", type=Path, help="keep the folders of failed cases here")
@@ -30,6 +33,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--verbose", action="store_true", help="print each case")
     options = parser.parse_args(arguments)
 
+    from tests.fuzz.full_disk import Tally, fill_disks
     from tests.fuzz.grammars import BY_NAME, GRAMMARS
     from tests.fuzz.run import import_everything, print_failures, print_result, run_cases, schedule, valid_grammars
     from tests.fuzz.seeds import build
@@ -45,26 +49,33 @@ def main(arguments: list[str]) -> int:
         cases = [(BY_NAME[case.partition(":")[0]], case) for case in options.case]
     verbose = options.verbose or len(cases) == 1
     with tempfile.TemporaryDirectory(prefix="hwnas-fuzz-") as made:
-        seeds = options.seeds or Path(made) / "seeds"
+        seeds = (options.seeds or Path(made) / "seeds").absolute()
         if not seeds.exists():
-            build(seeds.absolute(), slow=options.slow)
+            build(seeds, slow=options.slow)
         folder = options.keep or Path(made) / "cases"
         summary = run_cases(
             cases,
-            seeds=seeds.absolute(),
+            seeds=seeds,
             folder=folder.absolute(),
             jobs=options.jobs,
             report=print_result if verbose else None,
             keep=options.keep is not None,
         )
+        disks = Tally()
+        if options.full_disks:
+            names = ("train", "profile", "fit", "table")
+            disks = fill_disks(
+                Path(made) / "work", seeds=seeds, names=names, count=options.full_disks, seed=options.seed
+            )
     if not verbose:
         print_failures(summary.distinct())
     if options.list:
         options.list.write_text("".join(json.dumps(asdict(result)) + "\n" for result in summary.failed))
     if options.verbose:
         print(summary.costs())
-    print(summary)
-    return 1 if summary.failed else 0
+    print("\n".join(disks.problems), file=sys.stderr)
+    print(f"{summary}\n{disks}")
+    return 1 if summary.failed or disks.problems else 0
 
 
 if __name__ == "__main__":

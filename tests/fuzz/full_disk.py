@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,6 +113,10 @@ class Tally:
     was_full: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
 
+    def __str__(self) -> str:
+        full, tried = self.was_full.total(), self.tried.total()
+        return f"{tried} full disks, {full} of them in the middle of a command; failed: {len(self.problems)}"
+
 
 def run_command(arguments: Command, *, file_bytes: int | None = None) -> tuple[int, str]:
     """Run a command in a forked process, in the working folder, and return its exit code and stderr."""
@@ -199,7 +203,7 @@ def _plain(folder: Path) -> Iterator[bool]:
 def _left_behind(disk: Path) -> list[str]:
     """Find temporary and half-written files."""
     found = [path for path in sorted(disk.rglob("*")) if path.is_file()]
-    left = [f"left behind: {path}" for path in found if path.name.startswith(".") or path.suffix in (".tmp", ".new")]
+    left = [f"left behind: {path}" for path in disk.rglob("*") if path.suffix in (".tmp", ".new", ".old")]
     for path in found:
         if path.suffix == ".json" and not path.name.startswith("."):
             try:
@@ -224,31 +228,47 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seeds", type=Path)
     options = parser.parse_args(arguments)
     from tests.fuzz.run import import_everything
-    from tests.fuzz.seeds import build, relocate
+    from tests.fuzz.seeds import build
 
     import_everything()
-    chosen = {name: work for name, work in WORKS.items() if work.quick or options.slow}
-    if options.only:
-        chosen = {name: WORKS[name] for name in options.only}
-    rng, tally = random.Random(f"full disk {options.seed}"), Tally()
+    chosen = options.only or [name for name, work in WORKS.items() if work.quick or options.slow]
     with tempfile.TemporaryDirectory(prefix="hwnas-full-") as made:
-        folder = Path(made)
-        seeds = (options.seeds or folder / "seeds").absolute()
+        seeds = (options.seeds or Path(made) / "seeds").absolute()
         if not seeds.exists():
             build(seeds)
-        os.chdir(folder)
+        tally = fill_disks(Path(made) / "work", seeds=seeds, names=chosen, count=options.count, seed=options.seed)
+    print("\n".join(tally.problems), file=sys.stderr)
+    print(tally)
+    return 1 if tally.problems else 0
+
+
+def fill_disks(folder: Path, *, seeds: Path, names: Sequence[str], count: int, seed: str) -> Tally:
+    """Run commands on full disks.
+
+    Args:
+        folder: New working folder.
+        seeds: Folder of valid files.
+        names: Names of the commands.
+        count: Tries, over all commands.
+        seed: Seed of the moments.
+    """
+    from tests.fuzz.seeds import relocate
+
+    before, tally = Path.cwd(), Tally()
+    folder.mkdir()
+    os.chdir(folder)
+    try:
         for part in PARTS:
             Path(part).parent.mkdir(parents=True, exist_ok=True)
             (shutil.copytree if (seeds / part).is_dir() else shutil.copy2)(seeds / part, part)
         relocate(folder, old=seeds)
         os.environ["HWNAS_CACHE"] = str(folder / "cache")
-        if "import" in chosen:
+        if "import" in names:
             _write_official()
-        _try_all(chosen, options.count, rng, tally)
-        os.chdir("/")
-    print("\n".join(tally.problems), file=sys.stderr)
-    print(json.dumps({"tried": tally.tried, "was full": tally.was_full, "failed": len(tally.problems)}))
-    return 1 if tally.problems else 0
+        _try_all({name: WORKS[name] for name in names}, count, random.Random(f"full disk {seed}"), tally)
+    finally:
+        os.chdir(before)
+    return tally
 
 
 def _try_all(chosen: dict[str, Work], count: int, rng: random.Random, tally: Tally) -> None:

@@ -146,7 +146,6 @@ _PATHS = (
     *(
         "",
         ".",
-        "..",
         "nowhere/x",
         "arch.json",
         "runs",

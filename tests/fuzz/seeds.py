@@ -1,5 +1,6 @@
 """Valid files of every format, from which the cases of the fuzzer are made."""
 
+import itertools
 import json
 import os
 import shutil
@@ -72,6 +73,8 @@ def patched() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         fast_fits(patch)
+        # As of real processes, no number is ever met again.
+        patch.setattr("tests.profile.stand_ins._NUMBERS", itertools.count(1000 * os.getpid()))
         patch.setattr(CampaignEnvironment, "of_this_machine", lambda **_: FakeEnvironment().make())
         patch.setattr("webbrowser.open", lambda *_: True)
         yield

@@ -1,4 +1,4 @@
-"""Hostile inputs in numbers: the fuzzer with fixed seeds."""
+"""Hostile inputs in numbers, and full disks, with fixed seeds."""
 
 import os
 import subprocess
@@ -23,9 +23,8 @@ def run_module(name: str, *arguments: str) -> str:
     return ended.stdout
 
 
-@pytest.mark.slow
 def test_no_hostile_input_ends_other_than_documented() -> None:
-    run_module("tests.fuzz", "--seed", "quick", "--count", "310")
+    run_module("tests.fuzz", "--seed", "quick", "--count", "310", "--full-disks", "6")
 
 
 @pytest.mark.slow
