@@ -23,9 +23,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--only", action="append", help="only these grammars")
     parser.add_argument("--valid", action="store_true", help="run the commands on valid files, which must end with 0")
     parser.add_argument("--slow", action="store_true", help="grammars whose cases take seconds as well")
-    parser.add_argument(
-        "--full-disks", type=int, default=0, help="as well, number of full disks (tests.fuzz.full_disk)"
-    )
+    parser.add_argument("--full-disks", type=int, default=0, help="full disks to try after the cases")
     parser.add_argument("--jobs", type=int, default=2, help="cases at a time")
     parser.add_argument("--seeds", type=Path, help="folder of valid files, made if it does not exist")
     parser.add_argument("--keep", type=Path, help="keep the folders of failed cases here")
