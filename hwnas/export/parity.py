@@ -11,6 +11,7 @@ In float32 this is one comparison. In a lower precision there are two:
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
@@ -21,9 +22,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from hwnas.config import to_mapping
-from hwnas.errors import GateError
+from hwnas.errors import GateError, InputError
 from hwnas.export.rounding import rounding_tolerance
-from hwnas.files import write_atomic
+from hwnas.files import file_errors, write_atomic
 
 SCHEMA = "hwnas.parity/2"
 
@@ -171,12 +172,18 @@ def write_checked(
     if not signed.passed:
         save_parity(signed, path)
     require_parity(signed)
-    # The record is last: if writing the network fails, no record vouches for whatever the path holds.
+    # The record is last: if writing the network fails, no record vouches for whatever the path holds. If writing the
+    # record fails, as on a disk that is now full, the network goes too: nothing would say that it is right.
     if write is None:
         write_atomic(path, content)
     else:
         write()
-    save_parity(signed, path)
+    try:
+        save_parity(signed, path)
+    except InputError:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+        raise
     return signed
 
 
@@ -188,7 +195,8 @@ def save_parity(parity: ExportParity, path: Path) -> None:
 
 def remove_parity(path: Path) -> None:
     """Remove the record of an earlier export to the same path, before the next export begins."""
-    parity_path(path).unlink(missing_ok=True)
+    with file_errors(parity_path(path), "removed"):
+        parity_path(path).unlink(missing_ok=True)
 
 
 def parity_path(path: Path) -> Path:

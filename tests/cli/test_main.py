@@ -145,6 +145,7 @@ SURFACE = {
         "--arch",
         "--batch",
         "--classes",
+        "--for",
         "--format",
         "--image-size",
         "--json",
@@ -281,6 +282,16 @@ def test_an_error_is_laid_out_in_rows(
     assert capsys.readouterr().err == "error: must hold\n  got     3\n  known   1, 2\n  try     1\n"
 
 
+def test_an_error_prints_no_control_characters_and_no_endless_lines(
+    raising: Callable[[BaseException], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert raising(InputError("\x1b[2J\x07\udcff", got="x" * 10**6, known=["\r"], hint="a\u202eb")) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error: \\x1b[2J\\x07\\udcff\n  got     xxx")
+    assert err.endswith("  known   \\r\n  try     a\\u202eb\n")
+    assert len(err) < 3000
+
+
 def test_an_interrupt_ends_with_130(
     raising: Callable[[BaseException], int], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -303,7 +314,7 @@ def test_a_bug_shows_its_traceback_and_asks_for_a_report(
     [
         (
             OSError(36, "File name too long", "x" * 400),
-            "cannot be used\n  got     File name too long\n  try     a shorter name",
+            "cannot be used\n  got     File name too long\n  try     use a shorter name",
         ),
         (PermissionError(13, "Permission denied", "/secret"), "/secret cannot be used\n  got     Permission denied"),
         (OSError(28, "No space left on device"), "the output cannot be written\n  got     No space left"),

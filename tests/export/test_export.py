@@ -170,6 +170,23 @@ def test_a_full_disk_leaves_nothing(module: nn.Module, tmp_path: Path, monkeypat
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_disk_that_is_full_after_the_network_leaves_nothing(
+    module: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = os.fsync, []
+
+    def full_later(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) > 2:  # the file and its folder
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full_later)
+    with pytest.raises(InputError, match=r"parity\.json cannot be written"):
+        export_module(module, format="safetensors", path=tmp_path / "net.safetensors", input_shape=SHAPE)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_that_is_a_file_is_refused(module: nn.Module, tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
     with pytest.raises(InputError, match="cannot be created"):
