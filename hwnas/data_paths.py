@@ -111,6 +111,6 @@ def find_data_folders(paths: DataPaths, pattern: str) -> tuple[DataFolder, ...]:
             files = sorted(root.glob(pattern))
         for file in files:
             folder, name = file.parent, printable(file.parent.relative_to(root).as_posix())
-            if file.is_file() and not folder.name.startswith("."):
+            if not folder.name.startswith("."):
                 folders.setdefault(name, DataFolder(name=name, path=folder, origin=origin))
     return tuple(folders.values())

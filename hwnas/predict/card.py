@@ -195,6 +195,12 @@ def card_from_json(data: object, *, source: str) -> Card:
     body = from_mapping(_Body, {name: value for name, value in data.items() if name != "environment"}, where=source)
     if body.metric.name not in MEASURED_METRICS:
         raise unknown(f"{source}: metric", body.metric.name, MEASURED_METRICS)
+    deployment = body.metric.deployment
+    missing = [name for name in ("device", "runtime", "precision", "batch") if getattr(deployment, name) is None]
+    if missing:
+        raise InputError(
+            f"{source}: metric.deployment must specify {', '.join(missing)}", got=str(deployment) or "none"
+        )
     if body.model not in [ranked.model for ranked in body.ranking]:
         raise InputError(f"{source}: the model must be one of the ranking", got=body.model)
     if {entry.confidence for entry in body.coverage} < {*CONFIDENCES}:

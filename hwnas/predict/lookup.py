@@ -9,6 +9,7 @@ from pathlib import Path
 
 from hwnas.data_paths import DataPaths, Origin, find_data_folders
 from hwnas.errors import InputError
+from hwnas.files import printable
 from hwnas.metrics import PRECISIONS, RUNTIMES, UNSPECIFIED, Deployment, Metric
 from hwnas.predict.card import CARD, Card, load_card
 
@@ -83,7 +84,9 @@ def find_predictors(
     unreadable: list[UnreadablePredictor] = []
     for folder in find_data_folders(paths, f"{device or '*'}/*/{metric or '*'}/{CARD}"):
         try:
-            entries.append(PredictorEntry(path=folder.path, origin=folder.origin, card=load_card(folder.path)))
+            card = load_card(folder.path)
+            _require_own_name(card, folder.path)
+            entries.append(PredictorEntry(path=folder.path, origin=folder.origin, card=card))
         except InputError as error:
             space, deployment = _parse_name(folder.name)
             predictor = UnreadablePredictor(path=folder.path, error=error, space=space, deployment=deployment)
@@ -94,6 +97,14 @@ def find_predictors(
 def predictor_devices(paths: DataPaths) -> tuple[str, ...]:
     """Return the names of the devices that have predictors, without reading them."""
     return tuple(sorted({folder.name.split("/")[0] for folder in find_data_folders(paths, f"*/*/*/{CARD}")}))
+
+
+def _require_own_name(card: Card, path: Path) -> None:
+    """Require that a card is of the device and the metric that its folders are named after."""
+    metric = card.metric
+    if (metric.deployment.device, metric.name) != (path.parts[-3], path.name):
+        message = f"{printable(path / CARD)} must be of the device and the metric that its folders are named after"
+        raise InputError(message, got=str(metric), hint="restore the names of the folders, or fit again")
 
 
 def _parse_name(name: str) -> tuple[str | None, Deployment]:

@@ -77,3 +77,18 @@ def test_a_folder_with_any_name_may_hold_a_broken_card(tmp_path: Path) -> None:
         (tmp_path / name / "card.json").write_text("[" * 5000)
     entries, unreadable = find_predictors(((tmp_path, "own"),))
     assert (len(entries), len(unreadable)) == (0, 3)
+
+
+def test_a_card_in_a_folder_of_another_device_or_that_is_a_folder_is_named(tmp_path: Path) -> None:
+    folder = saved(tmp_path, of_device("toy-2c"))
+    folder.parents[1].rename(tmp_path / "other-4c")
+    saved(tmp_path, of_device("third-8c"))
+    (card,) = (tmp_path / "third-8c").glob("*/*/card.json")
+    card.unlink()
+    card.mkdir()
+    entries, unreadable = find_predictors(((tmp_path, "own"),))
+    assert entries == ()
+    assert [predictor.error.message.split(" must be ")[1] for predictor in unreadable] == [
+        "of the device and the metric that its folders are named after",
+        "the folder of a predictor",
+    ]

@@ -195,6 +195,7 @@ RESEALED: dict[str, tuple[str, Callable[[dict[str, Any]], object], str]] = {
         "deployment.device",
     ),
     "path as a space": ("card", lambda card: card.update(space="/tmp/x"), "space must have 1 to 100"),
+    "no deployment": ("card", lambda card: card["metric"].pop("deployment"), "deployment must specify device, runtime"),
     "impossible time": ("card", lambda card: card.update(created_utc="yesterday"), "created_utc must be a time"),
     "share above 1": ("card", lambda card: card["coverage"][0].update(share=2), "share must be between"),
     "no coverage": ("card", lambda card: card.update(coverage=[]), "coverage must have the confidences"),
