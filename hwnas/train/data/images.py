@@ -238,6 +238,8 @@ def decode_image(data: bytes, key: str) -> "Image":
         with Image.open(io.BytesIO(data)) as image:
             if image.format in _REFUSED_FORMATS:
                 raise BadImageError(key, f"the format {image.format} is not decoded")
+            if not min(image.size):
+                raise BadImageError(key, f"it has {image.size[0]} x {image.size[1]} pixels")
             if image.mode[0] in "IF":
                 raise BadImageError(key, f"pixels of more than 8 bits (mode {image.mode})")
             if "transparency" in image.info:  # dropped with a warning otherwise

@@ -1,6 +1,10 @@
 """Images by number, in memory and from bytes."""
 
+import contextlib
 import io
+import random
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hwnas.errors import InputError
+from hwnas.train.data.augment import eval_transform
 from hwnas.train.data.images import (
     ArrayDataset,
     BadImageError,
@@ -88,6 +93,63 @@ def test_what_is_no_image_is_named(data: bytes) -> None:
         decode_image(data, "cat/7.png")
     assert caught.value.key == "cat/7.png"
     assert caught.value.reason
+
+
+def png_of_size(width: int, height: int) -> bytes:
+    """A PNG whose header claims a size."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+
+
+HOSTILE = {
+    "spider": saved(Image.new("F", (8, 8)), "SPIDER"),
+    "eps": saved(Image.new("RGB", (8, 8)), "EPS"),
+    "bomb": png_of_size(60_000, 60_000),
+    "no pixels": png_of_size(0, 8),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_formats_that_do_harm_are_bad_images(name: str) -> None:
+    with pytest.raises(BadImageError, match="is not an image"):
+        decode_image(HOSTILE[name], name)
+
+
+@pytest.mark.parametrize(
+    "format_name", ["AVIF", "BMP", "DDS", "GIF", "ICO", "JPEG", "PNG", "PPM", "QOI", "TIFF", "WEBP"]
+)
+def test_whatever_a_decoder_raises_is_one_bad_image(format_name: str) -> None:
+    try:
+        content = saved(Image.fromarray(pixels(1, size=16)[0]), format_name)
+    except (KeyError, OSError):
+        pytest.skip("this Pillow does not write the format")
+    rng = random.Random(0)
+    for _ in range(40):
+        damaged = bytearray(content)
+        for _ in range(rng.randrange(1, 8)):
+            damaged[rng.randrange(len(damaged))] = rng.randrange(256)
+        with contextlib.suppress(BadImageError):
+            decode_image(bytes(damaged[: rng.randrange(1, len(damaged) + 1)]), "image")
+
+
+@pytest.mark.parametrize(
+    "error", [AttributeError("x"), RuntimeError("x"), KeyError(), MemoryError(), ZeroDivisionError()]
+)
+def test_errors_of_decoders_have_no_common_type(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(BadImageError) as caught:
+        decode_image(png(pixels(1)[0]), "image")
+    assert caught.value.reason
+
+
+def test_a_long_line_is_cropped_before_it_is_resized() -> None:
+    line = Image.fromarray(np.full((1, 60_000, 3), 7, np.uint8))
+    found = eval_transform(image_size=64)(line)  # 64 x 3,840,000 pixels otherwise
+    assert found.size == (64, 64)
+    assert (np.asarray(found) == 7).all()
 
 
 def test_the_tally_counts_each_once_and_ends() -> None:
