@@ -115,9 +115,8 @@ def test_formats_that_do_harm_are_bad_images(name: str) -> None:
         decode_image(HOSTILE[name], name)
 
 
-@pytest.mark.parametrize(
-    "format_name", ["AVIF", "BMP", "DDS", "GIF", "ICO", "JPEG", "PNG", "PPM", "QOI", "TIFF", "WEBP"]
-)
+@pytest.mark.filterwarnings("ignore")  # Pillow's, about damaged tags
+@pytest.mark.parametrize("format_name", ["AVIF", "BMP", "DDS", "GIF", "ICO", "JPEG", "PNG", "PPM", "QOI", "TIFF"])
 def test_whatever_a_decoder_raises_is_one_bad_image(format_name: str) -> None:
     try:
         content = saved(Image.fromarray(pixels(1, size=16)[0]), format_name)
