@@ -98,7 +98,9 @@ def conform(hint: Any, value: Any, *, where: str) -> Any:
         return _conform_scalar(kind, value, where)
     if not isinstance(kind, type) or getattr(kind, "_is_protocol", False) or isinstance(value, kind):
         return value
-    raise _wrong(where, _word(hint), value)
+    # Options are made by the caller, so the error says how.
+    hint_text = f"hwnas.{kind.__name__}(...)" if kind.__name__.endswith("Options") else None
+    raise _wrong(where, _word(hint), value, hint=hint_text)
 
 
 def _conform_sequence(hint: Any, value: Any, where: str) -> Any:
@@ -194,8 +196,8 @@ def _word(hint: Any) -> str:
     return _WORDS[kind] if kind in _WORDS else str(getattr(kind, "__qualname__", kind))
 
 
-def _wrong(where: str, word: str, value: Any) -> InputError:
-    return InputError(f"{where} must be {word}", got=_brief(value))
+def _wrong(where: str, word: str, value: Any, *, hint: str | None = None) -> InputError:
+    return InputError(f"{where} must be {word}", got=_brief(value), hint=hint)
 
 
 def _brief(value: Any) -> str:

@@ -5,11 +5,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hwnas.arguments import checked_arguments
+from hwnas.config import Between
 from hwnas.devices import Machine, detect, require, resolve
 from hwnas.errors import InputError, unknown
 from hwnas.frames import Frame, to_frame
 from hwnas.metrics import Deployment
-from hwnas.profile.statistics import latency_interval, latency_ms, reference_latency_ms, stability_verdict, throughput
+from hwnas.profile.options import MAX_PAIRS
+from hwnas.profile.statistics import (
+    MIN_RUNS,
+    latency_interval,
+    latency_ms,
+    reference_latency_ms,
+    stability_verdict,
+    throughput,
+)
 from hwnas.profile.subjects import REFERENCE
 from hwnas.profile.timing import PAIRS
 from hwnas.records import OutputParity, Samples, Setting
@@ -108,7 +117,8 @@ def measure_module(
 
     network, images = _copy_and_images(module, example_input)
     name = resolve(device, machine=machine or detect())
-    chosen = runtime or default_runtime(require(name))
+    chosen = default_runtime(require(name)) if runtime is None else runtime
+    Between(MIN_RUNS, MAX_PAIRS).check(pairs, where="pairs")
     setting = Setting(
         deployment=Deployment(device=name, runtime=chosen, precision=precision, batch=len(images), threads=threads),
         exporter="module" if chosen.startswith("torch") else "dynamo",

@@ -69,7 +69,7 @@ class LatencyTable:
     values: Mapping[str, float]
 
     def __post_init__(self) -> None:
-        if not isinstance(self.values, Mapping):
+        if not isinstance(self.values, Mapping) or not self.values:
             hint = "LatencyTable.from_csv(path)"
             raise InputError("a table must be a mapping from ids to values", got=type(self.values).__name__, hint=hint)
 

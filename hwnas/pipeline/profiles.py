@@ -92,6 +92,8 @@ def list_profiles(profiles: Path | None = None) -> tuple[ProfileSummary, ...]:
     Returns:
         A summary of each profile. One that cannot be read is listed with its problem.
     """
+    if profiles is not None and not profiles.is_dir():
+        raise InputError(f"there is no folder {profiles}", hint="the folder that holds the folders of devices")
     paths = data_search_path(PROFILES, profiles)
     return (*map(_row, scan_profiles(paths)), *map(_table, scan_tables(paths)))
 

@@ -8,11 +8,12 @@ from pathlib import Path
 from hwnas.arguments import checked_arguments
 from hwnas.data_paths import PREDICTORS, DataPaths, Origin, data_search_path
 from hwnas.devices import Machine, resolve
-from hwnas.errors import HwnasError, InputError, MissingError
+from hwnas.errors import HwnasError, InputError, MissingError, unknown
 from hwnas.files import printable
 from hwnas.metrics import PRECISION_PREFERENCE, RUNTIMES, UNSPECIFIED, Metric, parse_metric
 from hwnas.predict.lookup import ANY, PredictorEntry, UnreadablePredictor, find_predictors, predictor_devices
 from hwnas.predict.predictor import Predictor
+from hwnas.space import SPACES
 
 _log = logging.getLogger(__name__)
 
@@ -53,6 +54,8 @@ def find_predictor(
         MissingError: There are no predictors for the device.
         InputError: None of them fits the metric and the space.
     """
+    if space is not None and space not in SPACES:
+        raise unknown("space", space, SPACES, hint='space="{}"')
     return choose_predictor(parse_metric(metric), space=space, predictors=predictors).predictor
 
 

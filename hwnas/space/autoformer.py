@@ -29,6 +29,7 @@ from hwnas.space.space import (
     SpaceConfig,
     require_choices,
     require_length,
+    require_patches,
     require_positive,
     require_sizes,
 )
@@ -72,7 +73,8 @@ class AutoFormerConfig(SpaceConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_sizes(self, "patch_size", "head_dim", "grid")
+        require_sizes(self, "patch_size", "head_dim")
+        require_patches(self.image_size, self.patch_size)
         require_choices(self, "embed_dims", "depths", "num_heads", "mlp_ratios")
         require_positive("the narrowest MLP", int(self.embed_dims[0] * self.mlp_ratios[0]))
         if self.relative_clip is not None and self.relative_clip < 0:

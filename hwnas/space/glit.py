@@ -34,7 +34,7 @@ from hwnas.space.space import (
     require_choices,
     require_length,
     require_multiple,
-    require_positive,
+    require_patches,
     require_sizes,
 )
 from hwnas.workload import Attention, Convolution, Elementwise, Linear, Norm, Segment, Size
@@ -90,7 +90,7 @@ class GlitConfig(SpaceConfig):
         require_sizes(self, "embed_dim", "num_heads", "depth", "patch_size")
         require_choices(self, "value_ratios", "expansions", "kernel_sizes", "mlp_ratios")
         require_sizes(self, "fixed_kernel_size", "fixed_mlp_ratio")
-        require_positive("the number of patches", self.image_size // self.patch_size)
+        require_patches(self.image_size, self.patch_size)
         require_multiple("embed_dim", self.embed_dim, self.num_heads, "heads of one width")
         require_multiple("num_heads", self.num_heads, GROUPS, "heads are dealt out by channel group")
         for ratio in (*self.value_ratios, self.fixed_value_ratio):

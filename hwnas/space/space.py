@@ -523,6 +523,12 @@ def require_literals(config: object) -> None:
             raise unknown(f"{name}:", str(getattr(config, name)), get_args(hint))
 
 
+def require_patches(image_size: int, patch_size: int) -> None:
+    """Raise InputError unless an image has at least one patch."""
+    if image_size < patch_size:
+        raise InputError(f"image_size must be at least {patch_size}, the size of a patch", got=image_size)
+
+
 def require_multiple(name: str, value: int, divisor: int, reason: str) -> None:
     """Raise InputError unless a size is a multiple of a divisor."""
     if value % divisor:

@@ -31,7 +31,7 @@ from hwnas.space.space import (
     require_choices,
     require_head_widths,
     require_length,
-    require_positive,
+    require_patches,
     require_sizes,
 )
 from hwnas.workload import Segment, Size
@@ -76,7 +76,7 @@ class VitasConfig(SpaceConfig):
         require_sizes(self, "slots")
         require_choices(self, "patch_sizes", ordered=False)
         require_choices(self, "embed_dims", "num_heads", "qkv_dims", "hidden_dims")
-        require_positive("the number of patches", self.image_size // max(self.patch_sizes))
+        require_patches(self.image_size, max(self.patch_sizes))
         require_head_widths(self.qkv_dims, self.num_heads)
 
 

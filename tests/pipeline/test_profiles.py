@@ -61,3 +61,8 @@ def test_what_is_broken_is_a_row_with_its_problem(folder: Path) -> None:
     assert (second.deployment.runtime, second.num_networks) == ("onnxruntime", 0)
     assert "line 1 must hold a measurement" in str(second.problem)
     assert load_profile("autoformer-micro", profiles=folder).quality.num_networks == 2
+
+
+def test_a_folder_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no folder"):
+        list_profiles(tmp_path / "nowhere")

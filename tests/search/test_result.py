@@ -47,3 +47,15 @@ def test_only_the_run_of_a_finished_search_has_a_result(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="must be the run of a search") as caught:
         load_search(tmp_path / "study")
     assert caught.value.got == "a study of hwnas.optimize"
+
+
+def test_two_searches_in_one_second_have_folders_of_their_own(tmp_path: Path) -> None:
+    options = SearchOptions(
+        space="autoformer-micro",
+        accuracy=False,
+        objectives=("params",),
+        budget=3,
+        runs=tmp_path,
+        post_search=PostSearch(verify=False, export_top=0),
+    )
+    assert len({search_networks(options).run for _ in range(3)}) == 3

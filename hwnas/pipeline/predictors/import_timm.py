@@ -84,6 +84,8 @@ def import_timm(
         InputError: A file is not valid, its name lacks the device or precision, or another table is in its place.
     """
     options, reporter = options or ImportOptions(), reporter or NullReporter()
+    if not files:
+        raise InputError("there must be a file to import", got="none", hint="benchmark-infer-*.csv of timm")
     tables = [_table(path, options) for path in files]
     _require_free([manifest for manifest, _, _ in tables], options.out)
     wanted = {key_of(row): None for _, _, rows in tables for row in rows}

@@ -24,6 +24,7 @@ from hwnas.pipeline.search.run_folder import create_run, lock_run
 from hwnas.pipeline.search.verify import FrontVerifier, front_members, unmeasured_front
 from hwnas.pipeline.search.winners import WinnerExporter
 from hwnas.profile.environment import CampaignEnvironment
+from hwnas.profile.lookup import free_name
 from hwnas.progress import NullReporter, Reporter
 from hwnas.runs import Run
 from hwnas.search.objective import Estimate
@@ -123,7 +124,8 @@ def rehearse_search(
 
 def default_run_folder(context: SearchContext, options: SearchOptions) -> Path:
     """Return a new folder under `options.runs`."""
-    return options.runs / f"search-{context.space.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    name = f"search-{context.space.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    return options.runs / free_name(options.runs, name)  # two searches may begin in the same second
 
 
 def _search(

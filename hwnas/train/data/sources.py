@@ -13,7 +13,7 @@ from hwnas.arguments import checked_arguments
 from hwnas.config import Above, Between, Seed, require_valid
 from hwnas.devices.memory import require_memory
 from hwnas.errors import InputError, unknown
-from hwnas.files import absolute_path, file_errors, printable, require_regular
+from hwnas.files import absolute_path, file_errors, printable, require_file_name, require_regular
 from hwnas.train.data.digits import (
     CLUTTER_VERSION,
     HELDOUT_IMAGES,
@@ -263,7 +263,7 @@ def register_dataset(
     its first image verifies that it is the same.
 
     Args:
-        name: A name of your own.
+        name: A name of your own: letters, digits and `-_.`.
         train: Training images: anything with `__len__` and `__getitem__` that gives pairs of an image (PIL, or uint8 of
             (H, W, 1 or 3)) and a class index. A part of it is held out.
         test: Test images; by default a part of the training images.
@@ -275,8 +275,9 @@ def register_dataset(
         The name to use as `data`: `object/NAME`.
 
     Raises:
-        InputError: The labels do not fit the items.
+        InputError: The labels do not fit the items or the classes, or there are too few images to hold some out.
     """
+    require_file_name(name, what="the name of a dataset")
     parts = [ObjectDataset(train, train_labels)]
     if test is not None:
         parts.append(ObjectDataset(test, test_labels))
@@ -284,14 +285,16 @@ def register_dataset(
     for part in parts:
         digest.update(part.labels.tobytes())
         digest.update(np.asarray(part.read(0)).tobytes() if len(part) else b"")
-    key = f"{_OBJECT}{name}"
-    _OBJECTS[key.casefold()] = _Source(
+    source = _Source(
         classes=number_classes(parts[0].labels, source=f"the dataset {name}") if classes is None else tuple(classes),
         train=parts[0],
         test=parts[1] if test is not None else None,
         identity=f"object {digest.hexdigest()}",
         needs_test_split=test is None,
     )
+    key = f"{_OBJECT}{name}"
+    _require_classes(source, key, None)
+    _OBJECTS[key.casefold()] = source
     return key
 
 

@@ -413,6 +413,29 @@ def test_known_labels_of_a_dataset_object_are_not_read() -> None:
         open_data(DataConfig(name="object/unknown"), image_shape=(3, 8, 8))
 
 
+@pytest.mark.parametrize("name", ["", "../a", "a\0b", "\ud800", "x" * 5000, "a/b"])
+def test_a_dataset_object_has_a_name_that_files_can_hold(name: str) -> None:
+    with pytest.raises(InputError, match="the name of a dataset must have 1 to 100 letters"):
+        register_dataset(name, Pairs(as_arrays=True))
+
+
+@pytest.mark.parametrize(
+    ("items", "classes", "message"),
+    [
+        ([], None, "must have at least two classes"),
+        ([(np.zeros((8, 8, 3), np.uint8), 0)] * 4, None, "must have at least two classes"),
+        (Pairs(as_arrays=True), [], "must have at least two classes"),
+        (Pairs(as_arrays=True), ["a", "b"], "must be numbers from 0 to 1"),
+        (Pairs(as_arrays=True), "abc", "classes must be a list"),
+    ],
+)
+def test_a_dataset_object_that_cannot_be_split_is_refused_at_once(items: Any, classes: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        register_dataset("few", items, classes=classes)
+    with pytest.raises(InputError, match="must be registered"):
+        open_data(DataConfig(name="object/few"), image_shape=(3, 8, 8))
+
+
 def test_only_paths_of_data_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
