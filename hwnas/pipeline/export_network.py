@@ -220,7 +220,8 @@ def _check_format(format: str, *, precision: str, batch: int | None, options: En
             raise UsageError(message, got=f"--for {','.join(options.devices)}", hint="--format tensorrt-rtx")
         return
     if options.given:
-        got = ", ".join(f"--{name.replace('_', '-')}" for name in options.given)
+        words = {"devices": "for"}
+        got = ", ".join(f"--{words.get(name, name.replace('_', '-'))}" for name in options.given)
         raise UsageError("TensorRT's build options are for --format tensorrt", got=got)
     if precision == "tf32":
         message = "tf32 is a way to compute products in an engine; files hold fp32, fp16 or bf16"

@@ -20,6 +20,7 @@ CHECKED_TEXTS = {
     "constraints": "parsed as a constraint",
     "data": "resolved by the sources of images",
     "device": "looked up among devices",
+    "devices": "split and looked up among GPUs",
     "entry": "looked up in the checkpoint",
     "family": "looked up among families",
     "match": "compiled as a regular expression",
