@@ -71,7 +71,7 @@ def _create(name: str, **options: Any) -> Any:
     try:
         with torch.device("meta"):
             return timm.create_model(name, pretrained=False, **options)
-    except (AssertionError, RuntimeError, ValueError) as error:
+    except (ArithmeticError, AssertionError, LookupError, RuntimeError, ValueError) as error:
         details = "".join(f" with {option} {value}" for option, value in options.items())
         message = f"timm must be able to build {name}{details}"
         raise InputError(message, got=error, hint="leave the size out, or the tag after the dot") from error

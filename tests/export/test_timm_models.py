@@ -136,3 +136,8 @@ def test_a_size_that_the_model_refuses() -> None:
     model = build_timm("levit_128s", image_size=100)
     with pytest.raises(InputError, match="must accept an input of 1 x 3 x 100 x 100"):
         model.workload()
+
+
+def test_a_size_that_a_model_divides_down_to_nothing_is_an_error() -> None:
+    with pytest.raises(InputError, match="timm must be able to build gcvit_xxtiny with img_size"):
+        build_timm("gcvit_xxtiny", image_size=1)
