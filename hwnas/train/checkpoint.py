@@ -256,9 +256,10 @@ def _require_complete_state(checkpoint: TrainCheckpoint, state: TrainState) -> N
     keys: dict[str, set[str]] = {}
     for path, tensor in _with_prefix(checkpoint.tensors, "optimizer/").items():
         name, _, key = path.rpartition("/")
-        weight = weights.get(name)
-        # Some optimizers keep one value per weight, per row or column, or one for the tensor.
-        if weight is None or tensor.shape not in _state_shapes(weight):
+        shape = torch.Size(()) if name not in weights else weights[name].shape
+        # Optimizers keep one value per weight, per row or column (Adafactor), or one for the tensor.
+        factored = (shape[:-1], torch.Size((*shape[:-2], *shape[-1:])))
+        if name not in weights or tensor.shape not in (shape, *factored, (), (1,)):
             message = f"tensor optimizer/{path} of {checkpoint.path} must belong to a weight and have its shape"
             raise InputError(message, got=tuple(tensor.shape), hint=REMOVE_HINT)
         keys.setdefault(name, set()).add(key)
@@ -270,11 +271,6 @@ def _require_complete_state(checkpoint: TrainCheckpoint, state: TrainState) -> N
         if found != expected:
             message = f"the optimizer's state of {name} in {checkpoint.path} must be complete"
             raise InputError(message, got=f"{', '.join(sorted(found))} of {', '.join(sorted(expected))}")
-
-
-def _state_shapes(weight: Tensor) -> tuple[torch.Size, ...]:
-    shape = weight.shape
-    return torch.Size(()), torch.Size((1,)), shape, shape[:-1], torch.Size((*shape[:-2], *shape[-1:]))
 
 
 def _without_rate(scalars: Mapping[str, Any]) -> dict[str, Any]:

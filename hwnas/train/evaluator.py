@@ -4,7 +4,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -361,7 +361,7 @@ def _evaluate_together(
     with torch.inference_mode():
         for index, batch in enumerate(batches):
             images, labels = batch.images.to(device), batch.labels.to(device)
-            with _autocast(device, precision):
+            with torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext():
                 for name, logits in networks.run(images, batch=index, cache=values):
                     counters[name].add((logits[0] if isinstance(logits, tuple) else logits).float(), labels)
     return [counter.result(keep_hits=keep_hits) for counter in counters.values()]
@@ -383,10 +383,6 @@ def _report_batches(
 
 def _has_batch_norms(network: nn.Module) -> bool:
     return any(isinstance(part, _BatchNorm) for part in network.modules())
-
-
-def _autocast(device: torch.device, precision: EvalPrecision) -> AbstractContextManager[Any]:
-    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
 def _check_precision(precision: EvalPrecision) -> EvalPrecision:

@@ -119,7 +119,10 @@ class FolderIndex:
     def _list(self, folder: str) -> FolderListing:
         path = self.root / folder
         with file_errors(path, "listed"):
-            listing, stamp = self._cached.get(folder), _stamp(path)
+            # Read before the folder is listed: after a change in between, the next call sees other times. The time of
+            # change catches what sets the time of modification back, as unpacking an archive does.
+            status, listing = path.stat(), self._cached.get(folder)
+            stamp = status.st_mtime_ns, status.st_ctime_ns, status.st_ino
             if listing is None or listing.stamp != stamp:
                 listing = _scan(path, stamp, self.suffixes)
                 self._num_listed += 1
@@ -138,11 +141,6 @@ class FolderIndex:
         return cache_folder() / "images" / f"{digest[:24]}.npz"
 
 
-def _stamp(folder: Path) -> tuple[int, int, int]:
-    status = folder.stat()
-    return status.st_mtime_ns, status.st_ctime_ns, status.st_ino
-
-
 def _scan(folder: Path, stamp: tuple[int, int, int], suffixes: Collection[str]) -> FolderListing:
     folders, files, special = [], [], []
     if max(stamp[:2]) > time.time_ns() - _SETTLED_NS:
@@ -153,15 +151,12 @@ def _scan(folder: Path, stamp: tuple[int, int, int], suffixes: Collection[str]) 
             if entry.is_dir(follow_symlinks=False):
                 folders.append(entry.name)
             elif stem and f".{suffix.lower()}" in suffixes:
-                if entry.is_file() or _is_broken_link(entry):
+                # A broken link is an unreadable image, to be named when it is read.
+                if entry.is_file() or (entry.is_symlink() and not Path(entry.path).exists()):
                     files.append(entry.name)
                 elif not entry.is_dir():
                     special.append(entry.name)
     return FolderListing(stamp, tuple(folders), tuple(files), tuple(special))
-
-
-def _is_broken_link(entry: "os.DirEntry[str]") -> bool:
-    return entry.is_symlink() and not Path(entry.path).exists()  # an unreadable image, to be named when it is read
 
 
 def _packed(identity: dict[str, Any], listings: dict[str, FolderListing]) -> bytes:
