@@ -70,7 +70,7 @@ def gather(path: Path) -> RunData:
 
 
 def _candidates(study: Study, problem: Problem, *, source: Path) -> tuple[Candidates, tuple[MetricInfo, ...]]:
-    names = [*problem.metrics, *(name for name in study.metrics if name not in problem.metrics)]
+    names = [*problem.metrics, *(name for name in study.parsed_metrics() if name not in problem.metrics)]
     table = study.table(names, space=problem.space)
     genomes = table.genomes
     metrics = {**table.metrics, **_costs(problem.space, genomes, missing=_EXTRA - set(names))}

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from hwnas.config import parse_json, shown
 from hwnas.errors import InputError
 from hwnas.files import WriterLock, printable
+from hwnas.metrics import Metric, parse_metric
 from hwnas.search import study_files
 from hwnas.search.objective import Estimate, Metrics
 from hwnas.search.seen import keys
@@ -193,6 +194,18 @@ class Study:
     def metrics(self) -> tuple[str, ...]:
         """The metrics that at least one candidate has."""
         return tuple(self._metrics)
+
+    def parsed_metrics(self) -> dict[str, Metric]:
+        """Return the metrics that at least one candidate has, by their text.
+
+        Raises:
+            InputError: A text names no metric that is registered.
+        """
+        try:
+            return {name: parse_metric(name) for name in self._metrics}
+        except InputError as error:
+            message = f"{printable(self.file)}: metrics.name must be a metric: {error.message}"
+            raise InputError(message, known=error.known, hint=study_files.REMEDY) from error
 
     def source_of(self, metric: str) -> tuple[Source, ...]:
         """Return the sources of a metric's values."""

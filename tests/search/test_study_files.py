@@ -56,7 +56,7 @@ def read_all(folder: Path) -> None:
         study.table(space=SPACE)
         study.table(sources=("measured",))
         study.arch_ids()
-        for name in study.metrics:
+        for name in study.parsed_metrics():
             study.source_of(name)
 
 
@@ -118,6 +118,7 @@ def test_a_closed_study_is_one_file(sound: Path) -> None:
         ("UPDATE candidates SET arch_id = x'00' WHERE id = 3", "candidates.arch_id has a value"),
         ("UPDATE candidates SET arch_id = hex(zeroblob(1000)) WHERE id = 3", "candidates.arch_id has a value"),
         ("UPDATE candidates SET arch_id = CAST(x'ff' AS TEXT) WHERE id = 3", "is not a study, or it is damaged"),
+        ("UPDATE metrics SET name = 'speed' WHERE id = 1", "metrics.name must be a metric: metric 'speed'"),
         ("UPDATE metrics SET name = x'00' WHERE id = 1", "metrics.name has a value"),
         ("UPDATE metrics SET name = CAST(x'ff' AS TEXT) WHERE id = 1", "is not a study, or it is damaged"),
         ("UPDATE evaluations SET value = 'fast'", "must be numbers"),

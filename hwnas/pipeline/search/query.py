@@ -104,7 +104,7 @@ def query(
     criteria, notes = _requested(spec, objectives, constraints, device)
     with Study.read(run) as study:
         searched = {item.metric: parse_metric(item.metric) for item in spec.predictors}
-        known = {**searched, **{name: parse_metric(name) for name in study.metrics}}
+        known = {**searched, **study.parsed_metrics()}
         resolved = _resolve(criteria, known, spec, device=device, predictors=predictors)
         criteria = resolved.completed
         wanted = spec.confidence if confidence is None else confidence

@@ -11,11 +11,8 @@ from pathlib import Path
 from hwnas.errors import InputError
 from hwnas.files import WriterLock, cannot, file_errors, printable, remove_temporaries
 from hwnas.pipeline.search.context import SearchContext
-from hwnas.runs import MANIFEST, Run
+from hwnas.runs import LOCK, MANIFEST, Run
 from hwnas.search.record import NETWORKS
-
-WRITER_LOCK = ".writer.lock"
-"""The file of a run that names its writer, from the creation of the run to the end of the search."""
 
 _ASIDE = ".run.new"
 """Where a run is made in a folder that exists."""
@@ -49,7 +46,7 @@ def lock_run(run: Path) -> WriterLock:
     Raises:
         InputError: Another process writes to the run (it is named), or the run cannot be written.
     """
-    lock = WriterLock(run / WRITER_LOCK, activity="search")
+    lock = WriterLock(run / LOCK, activity="search")
     for folder in (run, *(run / NETWORKS).glob("*/")):
         if not folder.is_symlink():
             remove_temporaries(folder)
@@ -63,7 +60,7 @@ def _make(folder: Path, context: SearchContext) -> WriterLock:
     aside, lock = target.with_name(f".{target.name}.{secrets.token_hex(4)}.new"), None
     try:
         _write(aside, context)
-        lock = WriterLock(aside / WRITER_LOCK, activity="search")  # it stays locked when the folder is renamed
+        lock = WriterLock(aside / LOCK, activity="search")  # it stays locked when the folder is renamed
         _rename(aside, folder)
     except BaseException:
         if lock is not None:
@@ -76,7 +73,7 @@ def _make(folder: Path, context: SearchContext) -> WriterLock:
 
 def _fill(folder: Path, context: SearchContext) -> WriterLock:
     """Make the run in an empty folder; the manifest, which makes it a run, comes last."""
-    lock, aside = WriterLock(folder / WRITER_LOCK, activity="search"), folder / _ASIDE
+    lock, aside = WriterLock(folder / LOCK, activity="search"), folder / _ASIDE
     try:
         _require_new(folder, locked=True)
         shutil.rmtree(aside, ignore_errors=True)
@@ -102,9 +99,9 @@ def _require_new(folder: Path, *, locked: bool = False) -> None:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{printable(folder)} must be a new or an empty folder", got="a file", hint="another --out")
     names = {item.name for item in folder.iterdir()} if folder.exists() else set()
-    if not locked and WRITER_LOCK in names:
-        WriterLock(folder / WRITER_LOCK, activity="search").close()  # an error that names the other search
-    if names - {WRITER_LOCK, _ASIDE}:
+    if not locked and LOCK in names:
+        WriterLock(folder / LOCK, activity="search").close()  # an error that names the other search
+    if names - {LOCK, _ASIDE}:
         hint = f"hwnas search --resume {printable(folder)}, or another --out"
         message = f"{printable(folder)} must be a new or an empty folder"
         raise InputError(message, got="a folder with files", hint=hint)
@@ -127,7 +124,7 @@ def _remove_stale(parent: Path) -> None:
         is_run = MANIFEST in names or all(name.startswith(f".{MANIFEST}.") for name in names)
         if is_run and time.time() - aside.stat().st_mtime > _STALE_S:
             try:
-                with WriterLock(aside / WRITER_LOCK, activity="search"):
+                with WriterLock(aside / LOCK, activity="search"):
                     shutil.rmtree(aside, ignore_errors=True)
             except InputError:  # it is being made, or belongs to another user
                 continue

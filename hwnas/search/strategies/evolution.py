@@ -84,6 +84,7 @@ class Evolution(SearchStrategy):
 
     def __post_init__(self) -> None:
         require_counts(self, "initial", "parents", "generations", "windows")
+        require_counts(self, "mutations", "crossovers", "drawn", least=0)
         require_shares(self, "share")
         if self.mutations + self.crossovers + self.drawn < 1:
             raise InputError("a generation must have at least one network", got=0)

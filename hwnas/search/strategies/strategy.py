@@ -17,6 +17,10 @@ Draw = Callable[[int], Genomes]
 Admits = Callable[[Genomes], Mask]
 
 
+_MAX_COUNT = 100_000
+"""Most networks or generations of a setting: populations are held in memory, several times over."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SearchStrategy(ABC):
     """Base class of search strategies; the fields are the settings."""
@@ -29,12 +33,12 @@ class SearchStrategy(ABC):
         """
 
 
-def require_counts(strategy: SearchStrategy, *names: str) -> None:
-    """Require that settings are at least 1, or None."""
+def require_counts(strategy: SearchStrategy, *names: str, least: int = 1) -> None:
+    """Require that settings are at least `least` and not beyond what memory holds, or None."""
     for name in names:
         value = getattr(strategy, name)
-        if value is not None and value < 1:
-            raise InputError(f"{name} of the strategy must be at least 1", got=value)
+        if value is not None and not least <= value <= _MAX_COUNT:
+            raise InputError(f"{name} of the strategy must be at least {least} and at most {_MAX_COUNT}", got=value)
 
 
 def require_shares(strategy: SearchStrategy, *names: str) -> None:

@@ -11,8 +11,8 @@ from hwnas.files import WriterLock
 from hwnas.pipeline.search import run_folder
 from hwnas.pipeline.search.context import SearchContext
 from hwnas.pipeline.search.predicted_metrics import CheapMetrics
-from hwnas.pipeline.search.run_folder import WRITER_LOCK, create_run, lock_run
-from hwnas.runs import Run
+from hwnas.pipeline.search.run_folder import create_run, lock_run
+from hwnas.runs import LOCK, Run
 from hwnas.search.spec import PredictorSpec, read_spec
 from tests.search.test_record import SPACE, SPEC
 
@@ -74,7 +74,7 @@ def test_only_stale_leftovers_of_our_own_are_removed(tmp_path: Path, context: Se
         if old:
             os.utime(runs / name, (0, 0))
     Run.create(runs / ".held.33333333.new", command=(), config={})
-    with WriterLock(runs / ".held.33333333.new" / WRITER_LOCK, activity="search"):
+    with WriterLock(runs / ".held.33333333.new" / LOCK, activity="search"):
         os.utime(runs / ".held.33333333.new", (0, 0))
         create_run(runs / "new", context).close()
     left = {".fresh.11111111.new", ".mine.new", ".fit.22222222.new", ".held.33333333.new", "new"}
@@ -107,10 +107,10 @@ def test_an_empty_folder_is_filled_in_place(
         folder = Path()
     elif kind == "half made":
         Run.create(folder / ".run.new", command=(), config={})
-        (folder / WRITER_LOCK).touch()
+        (folder / LOCK).touch()
     with create_run(folder, context):
         assert read_spec(Run.open(folder)) == context.spec
-        assert {item.name for item in folder.iterdir()} == {WRITER_LOCK, "manifest.json", "predictors"}
+        assert {item.name for item in folder.iterdir()} == {LOCK, "manifest.json", "predictors"}
         with pytest.raises(InputError, match="being written by another search"):
             create_run(folder, context)
     assert folder.stat().st_ino == before
