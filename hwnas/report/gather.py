@@ -46,8 +46,12 @@ def gather(path: Path) -> RunData:
     with Study.read(path) as study:
         candidates, metrics = _candidates(study, problem, source=path / study_files.STUDY_FILE)
         bounds = study.recall("bounds")
-    history = _recorded_history(record) if record is not None else _computed_history(path, candidates, problem, bounds)
+    if record is not None:
+        history = tuple(HistoryPoint(candidates=c, evaluations=e, hypervolume=h) for c, e, h in record.history)
+    else:
+        history = _computed_history(path, candidates, problem, bounds)
     front = _front(path, space, candidates, metrics, record)
+    rows = [member.row for member in front]
     cards = {} if record is None else record.predictor_cards
     return RunData(
         name=path.resolve().name,
@@ -60,7 +64,7 @@ def gather(path: Path) -> RunData:
         candidates=candidates,
         front=front,
         history=history,
-        outside=_outside(path, record, space, candidates, front),
+        outside={} if record is None else outside_range(path, spec, space, candidates.genomes[rows]),
         cards={
             metric: card_from_json(card, source=f"{path / RECORD_FILE}: predictor_cards.{metric}")
             for metric, card in cards.items()
@@ -122,10 +126,6 @@ def _where(deployment: Deployment) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _recorded_history(record: SearchRecord) -> tuple[HistoryPoint, ...]:
-    return tuple(HistoryPoint(candidates=c, evaluations=e, hypervolume=h) for c, e, h in record.history)
-
-
 def _computed_history(path: Path, candidates: Candidates, problem: Problem, bounds: object) -> tuple[HistoryPoint, ...]:
     """Compute the history of an unfinished search from its study."""
     if bounds is None or not len(candidates):
@@ -153,7 +153,10 @@ def _front(
     rows = _ranked(candidates, metrics)
     genomes = candidates.genomes[rows]
     costs = space.costs(genomes)
-    verified, unmeasured = _verified(record), _unmeasured(record)
+    verification = None if record is None else record.verification
+    measured = () if verification is None or not verification.has_measurements else verification.members
+    verified = {member.arch_id: member for member in measured}
+    unmeasured = () if verification is None else tuple(verification.unmeasured)
     exported_to = (
         {} if record is None else {item.arch_id: item.folder for item in record.winners if item.failure is None}
     )
@@ -181,14 +184,6 @@ def _front(
     return tuple(_in_order(path, members, record))
 
 
-def _outside(
-    path: Path, record: SearchRecord | None, space: AnySpace, candidates: Candidates, front: Sequence[Member]
-) -> Mapping[str, Sequence[int]]:
-    if record is None or not front:
-        return {}
-    return outside_range(path, record.spec, space, candidates.genomes[[member.row for member in front]])
-
-
 def _ranked(candidates: Candidates, metrics: Sequence[MetricInfo]) -> NDArray[np.intp]:
     """Return the rows of the front, sorted by the first objective, best first."""
     rows = np.flatnonzero(candidates.on_front)
@@ -207,18 +202,6 @@ def _in_order(path: Path, members: Sequence[Member], record: SearchRecord | None
         message = f"{path}: {RECORD_FILE} and {study_files.STUDY_FILE} must be of one search"
         raise InputError(message, got=f"{len(missing)} networks on the front that the study's front has not")
     return [known[arch_id] for arch_id in record.front]
-
-
-def _verified(record: SearchRecord | None) -> dict[str, VerifiedMember]:
-    verification = None if record is None else record.verification
-    if verification is None or not verification.has_measurements:
-        return {}
-    return {member.arch_id: member for member in verification.members}
-
-
-def _unmeasured(record: SearchRecord | None) -> tuple[str, ...]:
-    verification = None if record is None else record.verification
-    return () if verification is None else tuple(verification.unmeasured)
 
 
 def _check(candidates: Candidates, metric: MetricInfo, row: int, checked: VerifiedMember | None) -> MetricCheck:
@@ -253,8 +236,8 @@ def outside_range(run: Path, spec: SearchSpec, space: AnySpace, front: Genomes) 
     Returns:
         By metric, the indices in the front. Metrics whose predictor is missing or has changed are left out.
     """
-    outside = {}
-    for used in spec.predictors:
+    outside: dict[str, Sequence[int]] = {}
+    for used in spec.predictors if len(front) else ():
         tries = (_outside_of(folder / used.path, used, space, front) for folder in (Path(), run))
         indices = next((indices for indices in tries if indices is not None), None)
         if indices is not None:
