@@ -98,6 +98,11 @@ class Worker:
         """Identifier of the running process; None if the next task will start one."""
         return None if self._process is None else self._process.process_id
 
+    @property
+    def pid(self) -> int | None:
+        """Number that the system gave the running process; None if the next task will start one."""
+        return None if self._process is None else self._process.pid
+
     def facts(self, setting: Setting) -> WorkerFacts:
         """Return the facts that belong to the environment of a setting: versions, providers, switches.
 
