@@ -27,6 +27,9 @@ Settings = TypeVar("Settings")
 
 _RESOLVED: dict[type, tuple[dict[str, Any], dict[str, dataclasses.Field[Any]]]] = {}
 
+_MAX_DEPTH = 64
+"""Deepest nesting of JSON; no file of ours has more than 10 levels."""
+
 _MAX_WHOLE = 2**63 - 1
 """Largest whole number of a field without bounds: what numpy, torch and SQLite can hold."""
 
@@ -186,6 +189,8 @@ def parse_json(text: str, *, source: str) -> object:
         raise InputError(f"{source} is empty, but it must hold JSON")
     try:
         data = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
+        if text.count("[") + text.count("{") > _MAX_DEPTH:
+            _require_shallow(data)
         if "\\u0000" in text or "\\ud" in text or "\\uD" in text:  # escapes of what files and terminals cannot hold
             _require_storable(data)
     except ValueError as error:
@@ -233,6 +238,17 @@ def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 def _refuse_constant(name: str) -> object:
     raise ValueError(f"{name} is not a number of JSON")
+
+
+def _require_shallow(data: object) -> None:
+    """Raise RecursionError for data nested so deeply that Python functions cannot walk through them."""
+    containers = [data] if isinstance(data, (dict, list)) else []
+    for _ in range(_MAX_DEPTH):
+        children = [item.values() if isinstance(item, dict) else item for item in containers]
+        containers = [item for items in children for item in items if isinstance(item, (dict, list))]
+        if not containers:
+            return
+    raise RecursionError
 
 
 def _require_storable(data: object) -> None:

@@ -105,12 +105,14 @@ def find_data_folders(paths: DataPaths, pattern: str) -> tuple[DataFolder, ...]:
         pattern: Glob pattern of the file, such as "*/*/manifest.json". Hidden folders are skipped: a killed process may
             have left one half written.
     """
+    # What has the name of the file is found whatever it is, such that a reader can say what is wrong with it.
+    parent_pattern, _, file_name = pattern.rpartition("/")
     folders: dict[str, DataFolder] = {}
     for root, origin in paths:
         with file_errors(root):
-            files = sorted(root.glob(pattern))
-        for file in files:
-            folder, name = file.parent, printable(file.parent.relative_to(root).as_posix())
-            if not folder.name.startswith("."):
+            candidates = sorted(root.glob(parent_pattern))
+        for folder in candidates:
+            name = printable(folder.relative_to(root).as_posix())
+            if os.path.lexists(folder / file_name) and not folder.name.startswith("."):
                 folders.setdefault(name, DataFolder(name=name, path=folder, origin=origin))
     return tuple(folders.values())

@@ -36,6 +36,16 @@ def test_a_variable_or_a_folder_replaces_the_default_path(tmp_path: Path) -> Non
         data_search_path("predictors", tmp_path / ("x" * 300), environ={})
 
 
+def test_what_stands_in_the_place_of_the_file_is_found_to_be_refused_by_its_reader(tmp_path: Path) -> None:
+    for name in ("folder", "pipe", "dangling"):
+        (tmp_path / "toy" / name).mkdir(parents=True)
+    (tmp_path / "toy/folder/card.json").mkdir()
+    os.mkfifo(tmp_path / "toy/pipe/card.json")
+    (tmp_path / "toy/dangling/card.json").symlink_to("nothing")
+    found = find_data_folders(((tmp_path, "own"),), "*/*/card.json")
+    assert [folder.name for folder in found] == ["toy/dangling", "toy/folder", "toy/pipe"]
+
+
 def test_the_first_folder_of_a_name_is_found_and_hidden_ones_are_not(tmp_path: Path) -> None:
     for folder in ("own/toy/a", "shipped/toy/a", "shipped/toy/b", "shipped/toy/.c"):
         (tmp_path / folder).mkdir(parents=True)

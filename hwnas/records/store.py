@@ -8,12 +8,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from hwnas.config import to_mapping
+from hwnas.config import shown, to_mapping
 from hwnas.errors import HwnasError, InputError
 from hwnas.files import WriterLock, file_errors, refuse_link, remove_temporaries, require_regular
 from hwnas.records.manifest import MANIFEST, CampaignSession, ProfileManifest, read_manifest, write_manifest
 from hwnas.records.measurement import Measurement, from_line, to_line
 from hwnas.records.profile import MEASUREMENTS, Profile, parse_lines, read_lines
+
+_BEGINNING = b'{"schema":"hwnas.measurement/'
 
 LOCK = ".writer.json"
 """The lock file of a profile, which names the process that writes to it."""
@@ -60,19 +62,22 @@ class Store:
         """Add one measurement. It is on the disk when this method returns.
 
         Raises:
-            InputError: The profile cannot be written. It then holds what it held before.
+            InputError: The profile cannot be written, or the measurement could not be read again, as with a clock that
+                is years late. The profile then holds what it held before.
         """
         if measurement.environment_id != self.profile.manifest.environment_id:
             raise ValueError(f"a row of environment {measurement.environment_id} in {self.path}")
         if measurement.setting.deployment != self.profile.manifest.setting.deployment:
             raise ValueError(f"a row of another deployment in {self.path}: {measurement.setting.deployment}")
+        line = to_line(measurement)
+        from_line(line, source=f"a new line of {self.path / MEASUREMENTS}")
         # The manifest comes first: killed in between, it names a session without rows, which does no harm. In the other
         # order, there could be rows without the command that measured them.
         if self._session is not None:
             manifest = self.profile.manifest
             write_manifest(self.path, replace(manifest, sessions=(*manifest.sessions, self._session)))
             self._session = None
-        self._write(to_line(measurement).encode("utf-8") + b"\n")
+        self._write(line.encode("utf-8") + b"\n")
 
     def close(self) -> None:
         """Release the lock."""
@@ -116,7 +121,10 @@ class Store:
             return (), ()
         try:
             row = from_line(rest.decode("utf-8"), source=f"{path}, the last line")
-        except (HwnasError, UnicodeDecodeError):
+        except (HwnasError, UnicodeDecodeError) as error:
+            # A line that is no beginning of a row (nor zeros, which a power failure leaves) is not of our making.
+            if rest.strip(b"\0") and rest[: len(_BEGINNING)] != _BEGINNING[: len(rest)]:
+                raise InputError(f"{path} must end with a measurement", got=shown(rest[:40].hex(" "))) from error
             with file_errors(path, "repaired"):
                 os.ftruncate(self._file, os.fstat(self._file).st_size - len(rest))
                 os.fsync(self._file)

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from hwnas.errors import InputError
+from hwnas.metrics import Deployment
 from hwnas.pipeline.profiles import list_profiles, load_profile
 from hwnas.records import Store
 from tests.records.rows import MANIFEST, SESSION, failed, row
@@ -52,9 +53,13 @@ def test_what_is_broken_is_a_row_with_its_problem(folder: Path) -> None:
     broken = folder / "toy-2c" / "broken"
     broken.mkdir()
     (broken / "manifest.json").write_text("{")
+    (folder / "rtx 4090" / "table").mkdir(parents=True)
+    (folder / "rtx 4090" / "table" / "table.json").write_text("[]")
     old = folder / "toy-2c" / "empty"
     (old / "measurements.jsonl").write_text("{}\n")
-    good, first, second = list_profiles(folder)
+    good, first, second, table = list_profiles(folder)
+    assert (table.name, table.deployment) == ("rtx 4090/table", Deployment())
+    assert "is not the manifest of a table" in str(table.problem)
     assert (good.name, good.problem) == ("toy-2c/autoformer-micro", None)
     assert (str(first.deployment), first.num_networks, first.created_utc) == ("toy-2c", 0, "")
     assert "manifest.json is not JSON" in str(first.problem)

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import secrets
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
@@ -30,7 +31,7 @@ class FakeWorker:
     noise: float = 0.0
     runtime: Mapping[str, str] = field(default_factory=lambda: {"version": "1"})
     notes: tuple[str, ...] = ()
-    process_id: str = field(default_factory=lambda: f"process{next(_NUMBERS)}")
+    process_id: str = field(default_factory=lambda: f"process{next(_NUMBERS)}-{secrets.token_hex(4)}")
     tasks: list[MeasurementTask] = field(default_factory=list)
     closed: bool = False
 

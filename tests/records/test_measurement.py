@@ -8,6 +8,13 @@ from hwnas.records import from_line, to_line
 from tests.records.rows import failed, row
 
 
+def nested(depth: int) -> object:
+    value: object = 1
+    for level in range(depth):
+        value = [value, 1] if level % 2 else {"a": value}
+    return value
+
+
 @pytest.mark.parametrize("measurement", [row(), failed(), replace(row(), subject=replace(row().subject, arch=None))])
 def test_a_line_is_read_back_to_an_equal_measurement(measurement: object) -> None:
     assert from_line(to_line(measurement), source="x") == measurement  # type: ignore[arg-type]
@@ -49,6 +56,7 @@ def test_a_line_is_one_line_of_plain_json_with_raw_samples() -> None:
             lambda data: data.update(samples=None),
             "must have samples of the network and the reference",
         ),
+        (lambda data: data["subject"]["arch"].update(a=nested(70)), "line 3 is nested too deeply"),
         (lambda data: data.update(seed=-1), r"measurement\.seed must be between 0 and"),
         (lambda data: data.update(seed=2**64), r"measurement\.seed must be a whole number of at most 19 digits"),
         (lambda data: data.update(started_utc="yesterday"), r"measurement\.started_utc must be a time such as"),

@@ -62,6 +62,31 @@ def test_a_torn_last_line_is_cut_off_and_told(tmp_path: Path, length: int) -> No
     assert load_profile(tmp_path / "p").measurements == (row(0), row(2))
 
 
+def test_zeros_that_a_power_failure_left_are_cut_off(tmp_path: Path) -> None:
+    with open_store(tmp_path / "p") as store:
+        store.append(row(0))
+    with (tmp_path / "p" / MEASUREMENTS).open("ab") as file:
+        file.write(bytes(500))
+    with open_store(tmp_path / "p") as store:
+        assert "its 500 bytes were cut off" in store.notes[0]
+
+
+def test_a_last_line_that_is_no_beginning_of_a_row_is_kept(tmp_path: Path) -> None:
+    open_store(tmp_path / "p").close()
+    (tmp_path / "p" / MEASUREMENTS).write_text("years of work")
+    with pytest.raises(InputError, match="must end with a measurement"):
+        open_store(tmp_path / "p")
+    assert (tmp_path / "p" / MEASUREMENTS).read_text() == "years of work"
+
+
+def test_a_row_that_could_not_be_read_again_is_not_written(tmp_path: Path) -> None:
+    with open_store(tmp_path / "p") as store:
+        with pytest.raises(InputError, match="started_utc must be a time"):
+            store.append(replace(row(0), started_utc="1970-01-01T00:00:00+00:00"))
+        store.append(row(1))
+    assert load_profile(tmp_path / "p").measurements == (row(1),)
+
+
 def test_a_last_line_that_lacks_only_its_break_is_kept(tmp_path: Path) -> None:
     with open_store(tmp_path / "p"):
         pass

@@ -21,6 +21,7 @@ from hwnas.profile.lookup import ProfileEntry
 from hwnas.profile.results import MeasurementSummary, summarize_measurements
 from hwnas.profile.statistics import noise_floor
 from hwnas.records import Measurement, Subject, load_profile
+from hwnas.records.manifest import MANIFEST
 from hwnas.workload import Workload, Workloads
 
 
@@ -142,7 +143,7 @@ def measured_profile(entry: ProfileEntry, *, num_networks: int | None = None) ->
     subjects = [row.subject for row in rows]
     return MeasuredNetworks(
         name=entry.name,
-        device=known_device(profile.manifest.device, name=setting.device),
+        device=known_device(profile.manifest.device, name=setting.device, source=f"{entry.path}/{MANIFEST}: device"),
         deployment=setting.deployment,
         main_kind=profile.manifest.space or "timm",
         created_utc=profile.manifest.created_utc,
@@ -218,13 +219,13 @@ def pool_profiles(parts: Sequence[MeasuredNetworks], *, name: str) -> MeasuredNe
     )
 
 
-def known_device(facts: Mapping[str, object], *, name: str) -> Device:
+def known_device(facts: Mapping[str, object], *, name: str, source: str = "device") -> Device:
     """Return the datasheet of a device, or what the facts of a profile say about a device without one."""
     if name in DEVICES:
         return DEVICES.get(name)
     defaults = {"name": name, "kind": "cpu", "vendor": "unknown", "architecture": "unknown"}
     known = {key: value for key, value in facts.items() if key in Device.__dataclass_fields__}
-    return from_mapping(Device, defaults | known, where="device")
+    return from_mapping(Device, defaults | known, where=source)
 
 
 def _value(summary: MeasurementSummary, metric: MeasuredMetric) -> float:
