@@ -113,7 +113,7 @@ def _file_grammar(
         command = rng.choice(commands)
         broken = command in strict and path.suffix == ".json" and not _is_json(path)
         names: tuple[str, ...] = ()
-        if edit is not _edit_tensor_values and command[0] not in _CHOOSING:
+        if edit is not _edit_tensor_values and command[0] not in _CHOOSING and "['data']['name']" not in what:
             names = (path.name, path.parent.name, path.parents[1].name)
         return Attack(arguments=command, what=what, must_fail=broken, names=names)
 

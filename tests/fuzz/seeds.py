@@ -123,7 +123,7 @@ class _Interrupting(NullReporter):
 def _profiles(root: Path) -> None:
     from tests.pipeline.measured_profiles import make_profile
 
-    make_profile(root / "profiles")
+    make_profile(root / "profiles", count=20)
     make_profile(root / "profiles", device=OTHER, count=14, factor=1.7)
     _run("profile", *_small_campaign(), "--samples", "14", "--out", "own")
     _run("profile", *_small_campaign(), "--samples", "4", "--plan-only", "--out", "plan.jsonl")
