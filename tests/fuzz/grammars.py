@@ -28,7 +28,7 @@ PREDICT: Command = ("predict", NETWORK, "--device", TOY, "--allow-outside", "--p
 QUERY: Command = ("query", "runs/search")
 SEARCH: Command = (
     *("search", "--space", SPACE, "--no-accuracy", "--objective", "latency_ms", "--device", TOY),
-    *("--predictors", "predictors", "--budget", "10", "--no-verify", "--export-top", "0", "--out", "runs/new"),
+    *("--predictors", "predictors", "--budget", "10", "--no-verify", "--export-top", "0", "--dry-run"),
 )
 IMPORT_TABLE: Command = (
     *("profiles", "import-timm", "benchmark-infer-amp-nchw-pt240-cu124-rtx3090.csv", "--out", "imported"),

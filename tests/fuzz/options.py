@@ -40,7 +40,7 @@ BASES: tuple[tuple[str, ...], ...] = (
     ("profiles", "import-timm", "benchmark-infer-amp-nchw-pt240-cu124-rtx3090.csv", "--out", "profiles"),
     ("fit", "--device", TOY, "--profiles", "profiles", "--metric", "latency_ms", "--out", "fitted"),
     ("predict", f"{SPACE}:random:1", "--device", TOY, "--allow-outside", "--predictors", "predictors"),
-    (*_SEARCH, "--export-top", "0", "--no-accuracy", "--objective", "latency_ms", "--out", "runs/new"),
+    (*_SEARCH, "--export-top", "0", "--no-accuracy", "--objective", "latency_ms", "--dry-run"),
     (*_SEARCH, "--export-top", "0", "--supernet", "runs/super", "--objective", "latency_ms", "--dry-run"),
     ("query", "runs/search"),
     ("explain", SPACE, "min", "--device", TOY),
