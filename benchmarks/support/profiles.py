@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.support.public_data import Data
-from hwnas.pipeline.predictors.dataset import measured_profile, select_space
+from hwnas.pipeline.predictors.measured_networks import measured_profile, select_space
 from hwnas.predict.features.table import Features, features_of
 from hwnas.profile.lookup import ProfileEntry
 from hwnas.records import is_profile
@@ -28,9 +28,9 @@ def profile_data(folder: Path) -> tuple[Data, float | None]:
     data = Data(
         features=networks.features,
         counters=_counters(networks.workloads),
-        target=networks.figures["latency_ms"],
+        target=networks.values["latency_ms"],
         names=[workload_name(features) for features in networks.features.costs],
-        families=networks.kinds,
+        families=networks.space_names,
     )
     return data, networks.noise_floors.get("latency_ms")
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from hwnas.config import require_valid
 from hwnas.errors import InputError, UsageError, unknown
-from hwnas.pipeline.predictors.dataset import MeasuredNetworks, measured_profile, select_space
+from hwnas.pipeline.predictors.measured_networks import MeasuredNetworks, measured_profile, select_space
 from hwnas.pipeline.predictors.workloads import subject_workloads
 from hwnas.predict.active import choose_next
 from hwnas.predict.features.counting import workload_features
@@ -137,7 +137,7 @@ class MeasuringRounds:
         if not num_chosen:
             return plan_for_subjects(self._request, self._device, self._first_ones(before))
         features = workload_features(subject_workloads(pool), measured.conditions)
-        target = measured.figures["latency_ms"]
+        target = measured.values["latency_ms"]
         rows = choose_next(features, measured.features, target, count=num_chosen, seed=self._request.seed)
         return plan_for_subjects(self._request, self._device, self._first_ones((*before, *(pool[row] for row in rows))))
 
@@ -170,7 +170,7 @@ def cross_validated(networks: MeasuredNetworks) -> float:
     if len(networks) < MIN_NETWORKS:
         return float("inf")
     try:
-        result = cross_validate(networks.features, networks.figures["latency_ms"], protocol=Protocol(repeats=1))
+        result = cross_validate(networks.features, networks.values["latency_ms"], protocol=Protocol(repeats=1))
     except InputError:  # too few distinct ones: the next round brings more
         return float("inf")
     return float(np.min([scores.mape for scores in result.ranking().values()]))

@@ -29,7 +29,7 @@ _SMALLEST_VALUE, _LARGEST_VALUE = 1e-9, 1e15
 _DRIFT_GAIN = 0.95
 """Drift is corrected only if that brings the error on held-out networks below this share of it."""
 _SMALLEST_DRIFT = 1e-3
-"""Smaller drifts are ignored: without noise, as in figures of memory, rounding errors look like drift."""
+"""Smaller drifts are ignored: without noise, as in values of memory, rounding errors look like drift."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class Observations:
     metric: Metric
     conditions: Conditions
     features: Features
-    figures: Numbers
+    values: Numbers
     weights: Numbers | None = None
     environments: Sequence[str] = ()
     """Environment id of each row, if known."""
@@ -58,7 +58,7 @@ class Observations:
     @property
     def target(self) -> Numbers:
         """Target of the models: the value of one run of a batch, to be minimised."""
-        return self.metric.to_target(self.figures, batch=self.batches)
+        return self.metric.to_target(self.values, batch=self.batches)
 
     @property
     def batches(self) -> Numbers:
@@ -128,10 +128,10 @@ def _validate(
     largest = 0.0 if steady is None else float(np.abs(observed.target / steady - 1).max())
     if steady is None or largest < _SMALLEST_DRIFT:
         return observed, held_out
-    figures = observed.metric.from_target(steady, batch=observed.batches)
+    values = observed.metric.from_target(steady, batch=observed.batches)
     drifted = f"the device drifted by up to {largest:.1%} during the measurements"
     note = f"{drifted}; the values are corrected for it, the noise floor is not"
-    corrected = replace(observed, figures=figures, notes=(*observed.notes, note))
+    corrected = replace(observed, values=values, notes=(*observed.notes, note))
     corrected_held_out = cross_validated(corrected)
     _log.debug("%s: %s", observed.metric, drifted)
     if corrected_held_out.chosen_scores.mape > _DRIFT_GAIN * held_out.chosen_scores.mape:
@@ -175,14 +175,14 @@ def _held_out_rows(measured: Numbers, predicted: Numbers) -> tuple[HeldOut, ...]
 
 def check_observations(observed: Observations, *, allow_mixed: bool) -> None:
     """Require finite positive measurements, one per network, of one environment unless mixed ones are allowed."""
-    figures = np.asarray(observed.figures)
-    if figures.shape != (len(observed.features),):
-        raise InputError("there must be one figure per network", got=f"{figures.shape} for {len(observed.features)}")
-    require_finite(figures[:, None], names=[observed.metric.name])
-    wrong = np.flatnonzero((figures < _SMALLEST_VALUE) | (figures > _LARGEST_VALUE))
+    values = np.asarray(observed.values)
+    if values.shape != (len(observed.features),):
+        raise InputError("there must be one value per network", got=f"{values.shape} for {len(observed.features)}")
+    require_finite(values[:, None], names=[observed.metric.name])
+    wrong = np.flatnonzero((values < _SMALLEST_VALUE) | (values > _LARGEST_VALUE))
     if wrong.size:
         message = f"{observed.metric.name} must be between {_SMALLEST_VALUE:g} and {_LARGEST_VALUE:g}"
-        raise InputError(message, got=f"{figures[wrong[0]]} in row {wrong[0]}")
+        raise InputError(message, got=f"{values[wrong[0]]} in row {wrong[0]}")
     environments = sorted(set(observed.environments))
     if len(environments) > 1 and not allow_mixed:
         raise InputError(
@@ -229,7 +229,7 @@ def make_card(
         noise_floor=observed.noise_floor,
         learning_curve=validation.learning_curve(metric, batch=batches),
         held_out=_held_out_rows(
-            np.asarray(observed.figures),
+            np.asarray(observed.values),
             metric.from_target(np.exp(np.log(predicted).mean(axis=0)), batch=batches),
         ),
         environment=dict(observed.environment),

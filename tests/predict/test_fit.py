@@ -28,7 +28,7 @@ def observations(count: int = 60, *, name: str = "latency_ms") -> Observations:
         metric=parse_metric(f"{name}@some-cpu-4c/onnxruntime/fp32/b1"),
         conditions=cpu_conditions(),
         features=features,
-        figures=1000 / times if name == "throughput" else times,
+        values=1000 / times if name == "throughput" else times,
         noise_floor=0.8 * NOISE,
         sources=("profiles/some-cpu-4c",),
         environment={"driver": "1.2"},
@@ -140,7 +140,7 @@ def _with_blocks(count: int, *, seed: int = 0) -> tuple[Workloads, Observations]
     features = population_features(workloads, cpu_conditions(), counts=True)
     slow = [0.2 * (int(name[-1], 16) % 3) for name in features.count_names]
     return workloads, replace(
-        observations(count), features=features, figures=measured_times(features) + features.counts @ slow
+        observations(count), features=features, values=measured_times(features) + features.counts @ slow
     )
 
 
@@ -150,7 +150,7 @@ def test_block_counts_are_asked_for_where_the_model_counts_blocks() -> None:
     predictor = fit_predictor(observed, protocol=Protocol(repeats=1), learners=learners, with_curve=False)
     assert set(predictor.card.data.count_names) == set(observed.features.count_names)
     unseen, truth = _with_blocks(50, seed=3)
-    assert np.abs(predictor.predict(unseen).mean / truth.figures - 1).mean() < 0.02
+    assert np.abs(predictor.predict(unseen).mean / truth.values - 1).mean() < 0.02
     blind = predictor.predict([unseen.workload(0)]).mean[0]  # its operations alone: no block of it is known
     assert blind == pytest.approx(predictor.predict(unseen).mean[0], rel=0.3)
     assert blind != pytest.approx(predictor.predict(unseen).mean[0], rel=1e-3)
@@ -185,9 +185,9 @@ def test_another_batch_than_the_measured_one_is_refused() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"figures": np.full(60, np.nan)}, "latency_ms must be a finite number"),
-        ({"figures": np.r_[-1.0, np.ones(59)]}, "latency_ms must be between"),
-        ({"figures": np.ones(59)}, "there must be one figure per network"),
+        ({"values": np.full(60, np.nan)}, "latency_ms must be a finite number"),
+        ({"values": np.r_[-1.0, np.ones(59)]}, "latency_ms must be between"),
+        ({"values": np.ones(59)}, "there must be one value per network"),
         ({"environments": ["a"] * 59 + ["b"]}, "measurements must be of one environment"),
         ({"features": features_of({"runs": np.ones(60)})}, "at least 8 distinct networks"),
     ],
@@ -204,15 +204,15 @@ def test_mixed_environments_are_possible_and_stand_on_the_card() -> None:
 
 def test_what_rounding_leaves_is_no_drift() -> None:
     observed, times = observations(120), np.arange(120.0)
-    figures = true_times(observed.features) * (1 + 5e-4 * np.sin(times / 16))
-    card = fit_predictor(replace(observed, figures=figures, times=times), learners=FAST, with_curve=False).card
+    values = true_times(observed.features) * (1 + 5e-4 * np.sin(times / 16))
+    card = fit_predictor(replace(observed, values=values, times=times), learners=FAST, with_curve=False).card
     assert card.notes == ()
 
 
 def test_a_device_that_drifts_is_told_by_the_times_of_its_rows() -> None:
     observed = observations(100)
     times = np.random.default_rng(2).permutation(100).astype(np.float64)
-    drifting = replace(observed, figures=observed.figures * (1 + 0.1 * np.sin(times / 16)))
+    drifting = replace(observed, values=observed.values * (1 + 0.1 * np.sin(times / 16)))
     without = fit_predictor(drifting, learners=FAST, with_curve=False).card
     told = fit_predictor(replace(drifting, times=times), learners=FAST, with_curve=False).card
     assert told.scores.mape < 0.5 * without.scores.mape

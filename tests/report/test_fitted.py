@@ -32,7 +32,7 @@ def run(tmp_path: Path) -> Path:
         metric=parse_metric(f"latency_ms@{DEVICE}/onnxruntime/fp32/b1"),
         conditions=conditions,
         features=features,
-        figures=found.metrics[LATENCY].mean[macs < sorted(macs)[60]],
+        values=found.metrics[LATENCY].mean[macs < sorted(macs)[60]],
     )
     predictor = fit_predictor(observed, learners=(RidgeLearner(),), with_curve=False)
     saved = save_predictor(predictor, run / "predictors" / "latency")

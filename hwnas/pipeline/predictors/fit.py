@@ -15,8 +15,8 @@ from hwnas.devices import Machine, resolve
 from hwnas.errors import InputError, unknown
 from hwnas.files import file_errors, path_within, printable
 from hwnas.metrics import MEASURED_METRICS, UNSPECIFIED, Deployment, MeasuredMetric
-from hwnas.pipeline.predictors.dataset import MeasuredNetworks, measured_profile
 from hwnas.pipeline.predictors.grouping import LeftOut, group_profiles
+from hwnas.pipeline.predictors.measured_networks import MeasuredNetworks, measured_profile
 from hwnas.pipeline.predictors.published_tables import measured_table
 from hwnas.pipeline.predictors.transfer_sources import find_sources
 from hwnas.predict.card import Card
@@ -212,6 +212,7 @@ def _first(networks: MeasuredNetworks, count: int | None) -> MeasuredNetworks:
     """Return the rows of the first `count` different networks that were measured."""
     if count is None:
         return networks
+    # `measured_profile` keeps somewhat more networks of each profile; pooled profiles and tables have all of theirs.
     labels = group_equal_networks(networks.features)
     order = np.arange(len(networks)) if networks.times is None else np.argsort(networks.times, kind="stable")
     chosen = set(list(dict.fromkeys(labels[row] for row in order))[:count])

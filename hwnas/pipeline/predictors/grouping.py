@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from hwnas.pipeline.predictors.dataset import MeasuredNetworks, pool_profiles, select_space
+from hwnas.pipeline.predictors.measured_networks import MeasuredNetworks, pool_profiles, select_space
 from hwnas.predict.selection import MIN_NETWORKS
 
 
@@ -32,8 +32,10 @@ def group_profiles(parts: Sequence[MeasuredNetworks], *, space: str | None = Non
         mixed: Combine profiles that differ in their environment alone, instead of taking the newest.
     """
     kept, older = _newest(parts, mixed=mixed)
-    kinds = [part for part in kept if part.main_kind in ((space,) if space else {*part.kinds} - {"timm"})]
-    fitted = [select_space(part, part.main_kind) for part in kinds]
+    profiled_spaces = [
+        part for part in kept if part.main_space_name in ((space,) if space else {*part.space_names} - {"timm"})
+    ]
+    fitted = [select_space(part, part.main_space_name) for part in profiled_spaces]
     left_out = list(older)
     for group in _by_deployment(kept, mixed=mixed) if space is None else ():
         if isinstance(group, LeftOut):
@@ -46,7 +48,7 @@ def group_profiles(parts: Sequence[MeasuredNetworks], *, space: str | None = Non
 def _newest(parts: Sequence[MeasuredNetworks], *, mixed: bool) -> tuple[list[MeasuredNetworks], Iterator[LeftOut]]:
     groups: dict[tuple[str, str], list[MeasuredNetworks]] = {}
     for part in sorted(parts, key=lambda part: part.created_utc):
-        groups.setdefault((part.main_kind, part.deployment.slug), []).append(part)
+        groups.setdefault((part.main_space_name, part.deployment.slug), []).append(part)
     if mixed:
         pools = (
             same[0] if len(same) == 1 else pool_profiles(same, name=" and ".join(part.name for part in same))
@@ -68,7 +70,7 @@ def _by_deployment(parts: Sequence[MeasuredNetworks], *, mixed: bool) -> Iterato
     for slug, same in deployments.items():
         name = f"any-{slug}"
         environments = {environment for part in same for environment in part.environments}
-        if len({kind for part in same for kind in part.kinds}) == 1 and same[0].main_kind != "timm":
+        if len({name for part in same for name in part.space_names}) == 1 and same[0].main_space_name != "timm":
             continue  # the predictor of the space itself
         if len(environments) > 1 and not mixed:
             names = ", ".join(part.name for part in same)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hwnas.errors import InputError
-from hwnas.pipeline.predictors.dataset import MeasuredNetworks, known_device
+from hwnas.pipeline.predictors.measured_networks import MeasuredNetworks, known_device
 from hwnas.pipeline.predictors.workloads import known_workloads, timm_workload
 from hwnas.profile.lookup import TableEntry
 from hwnas.records.table import TableRow, compile_pattern, read_table
@@ -29,15 +29,15 @@ def measured_table(entry: TableEntry) -> MeasuredNetworks:
         name=entry.name,
         device=known_device({}, name=str(manifest.deployment.device)),
         deployment=manifest.deployment,
-        main_kind="timm",
+        main_space_name="timm",
         created_utc=manifest.created_utc,
         sources=(entry.name,),
         environment={"source": manifest.source, **manifest.environment},
         environments=(manifest.sha256[:16],) * len(rows),
-        kinds=("timm",) * len(rows),
+        space_names=("timm",) * len(rows),
         workloads=tuple(workload for _, workload in pairs if workload is not None),
         batches=batches,
-        figures={"latency_ms": _MS_PER_S * batches / throughput, "throughput": throughput},
+        values={"latency_ms": _MS_PER_S * batches / throughput, "throughput": throughput},
         noise_floors={},
     )
 

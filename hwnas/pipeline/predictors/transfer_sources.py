@@ -7,7 +7,7 @@ from pathlib import Path
 from hwnas.devices import resolve
 from hwnas.errors import InputError
 from hwnas.metrics import Deployment, MeasuredMetric, Metric
-from hwnas.pipeline.predictors.dataset import MeasuredNetworks
+from hwnas.pipeline.predictors.measured_networks import MeasuredNetworks
 from hwnas.predict.arrays import Numbers
 from hwnas.predict.predictor import Source
 from hwnas.predict.selector import ChosenPredictor, NoPredictorError, choose_predictor
@@ -35,7 +35,7 @@ def find_sources(
     sources = {device: _source(networks, predictor) for device, predictor in chosen.items()}
     return TransferSources(
         sources=sources,
-        predictions={name: source.predict(networks.featurised) for name, source in sources.items()},
+        predictions={name: source.predict(networks.features_for) for name, source in sources.items()},
         unlike=frozenset(
             device
             for device, source in chosen.items()

@@ -9,8 +9,8 @@ import pytest
 
 from hwnas.errors import InputError, MissingError
 from hwnas.metrics import Deployment
-from hwnas.pipeline.predictors.dataset import measured_profile, select_space
 from hwnas.pipeline.predictors.fit import FitOptions, _first, fit_predictors
+from hwnas.pipeline.predictors.measured_networks import measured_profile, select_space
 from hwnas.pipeline.predictors.predict import PredictOptions, predict_networks, require_all_inside
 from hwnas.pipeline.predictors.transfer_sources import find_sources
 from hwnas.predict.card import load_card
@@ -180,7 +180,7 @@ def test_only_the_networks_that_are_needed_are_kept_of_a_profile(tmp_path: Path)
     assert part.noise_floors == whole.noise_floors
     expected, first = (_first(select_space(networks, SPACE), 5) for networks in (whole, part))
     assert first.subjects == expected.subjects
-    np.testing.assert_array_equal(first.figures["latency_ms"], expected.figures["latency_ms"])
+    np.testing.assert_array_equal(first.values["latency_ms"], expected.values["latency_ms"])
 
 
 def test_sources_of_another_runtime_or_kind_of_device_are_told_apart(tmp_path: Path) -> None:

@@ -53,8 +53,8 @@ def test_a_table_is_kept_as_it_is_with_what_its_name_tells(table: Path, tmp_path
     assert manifest["command"][:4] == ["hwnas", "profiles", "import-timm", NAME]
     (entry,) = table_entries(((tmp_path / "profiles", "own"),), device="rtx4090")
     networks = measured_table(entry)
-    assert networks.kinds == ("timm",) * 4
-    assert networks.figures["latency_ms"][0] == pytest.approx(1e3 * 1024 / 188343.61)
+    assert networks.space_names == ("timm",) * 4
+    assert networks.values["latency_ms"][0] == pytest.approx(1e3 * 1024 / 188343.61)
     traced = load_workloads(tmp_path / "profiles" / "timm-workloads.jsonl.gz").models
     assert traced["vit_no_such_thing", 224] is None
     tiny = traced["vit_tiny_patch16_224", 224]

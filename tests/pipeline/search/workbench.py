@@ -44,7 +44,7 @@ def fitted(space: str, name: str, device: str, count: int = 24, batch: int | Non
         metric=Metric(name=name, deployment=deployment),
         conditions=cpu_conditions(),
         features=population_features(chosen.workloads(genomes), cpu_conditions()),
-        figures=np.divide(1000, latency) if name == "throughput" else latency,
+        values=np.divide(1000, latency) if name == "throughput" else latency,
         space=space,
     )
     return fit_predictor(observed, learners=(AnalyticLearner(),), with_curve=False)

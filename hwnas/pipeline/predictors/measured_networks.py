@@ -34,7 +34,7 @@ class MeasuredNetworks:
     device: Device
     deployment: Deployment
     """Deployment of all rows."""
-    main_kind: str
+    main_space_name: str
     """The space that was profiled, or `timm`."""
     space: str | None = None
     """Space of all rows, if they are of one."""
@@ -43,11 +43,11 @@ class MeasuredNetworks:
     environment: Mapping[str, str]
     environments: tuple[str, ...]
     """The environment id of each row."""
-    kinds: tuple[str, ...]
+    space_names: tuple[str, ...]
     """The space of each row, or `timm`."""
     workloads: tuple[Workload, ...]
     batches: NDArray[np.int64]
-    figures: Mapping[MeasuredMetric, Numbers]
+    values: Mapping[MeasuredMetric, Numbers]
     """Values by metric; NaN where none was measured."""
     noise_floors: Mapping[MeasuredMetric, float]
     """Noise floors of the metrics for which enough networks were measured twice."""
@@ -74,9 +74,9 @@ class MeasuredNetworks:
     @cached_property
     def features(self) -> Features:
         """The features of each row under these conditions."""
-        return self.featurised(self.conditions)
+        return self.features_for(self.conditions)
 
-    def featurised(self, conditions: Conditions) -> Features:
+    def features_for(self, conditions: Conditions) -> Features:
         """Return the features of each row under these conditions, with block counts if all are of one space."""
         if self._population is None or np.ndim(conditions.batch):
             return workload_features(self.workloads, conditions)
@@ -90,38 +90,38 @@ class MeasuredNetworks:
     @property
     def metrics(self) -> tuple[MeasuredMetric, ...]:
         """The metrics that at least one row has."""
-        present = [name for name in MEASURED_METRICS if name in self.figures]
-        return tuple(name for name in present if np.isfinite(self.figures[name]).any())
+        present = [name for name in MEASURED_METRICS if name in self.values]
+        return tuple(name for name in present if np.isfinite(self.values[name]).any())
 
     def take(self, rows: NDArray[np.intp]) -> "MeasuredNetworks":
         """Return some of the rows."""
         return replace(
             self,
             environments=tuple(self.environments[row] for row in rows),
-            kinds=tuple(self.kinds[row] for row in rows),
+            space_names=tuple(self.space_names[row] for row in rows),
             workloads=tuple(self.workloads[row] for row in rows),
             batches=self.batches[rows],
-            figures={name: values[rows] for name, values in self.figures.items()},
+            values={name: values[rows] for name, values in self.values.items()},
             times=None if self.times is None else self.times[rows],
             subjects=tuple(self.subjects[row] for row in rows) if self.subjects else (),
         )
 
     def observations(self, metric: MeasuredMetric) -> Observations:
         """Return the rows that have the metric as input of a fit."""
-        rows = np.flatnonzero(np.isfinite(self.figures[metric]))
+        rows = np.flatnonzero(np.isfinite(self.values[metric]))
         part = self if len(rows) == len(self) else self.take(rows)
         return Observations(
             metric=Metric(name=metric, deployment=self.deployment),
             space=self.space,
             conditions=part.conditions,
             features=part.features,
-            figures=part.figures[metric],
+            values=part.values[metric],
             environments=part.environments,
             environment=self.environment,
             sources=self.sources,
             noise_floor=self.noise_floors.get(metric),
             times=part.times,
-            kinds=tuple(sorted(set(part.kinds))),
+            kinds=tuple(sorted(set(part.space_names))),
         )
 
 
@@ -145,15 +145,15 @@ def measured_profile(entry: ProfileEntry, *, num_networks: int | None = None) ->
         name=entry.name,
         device=known_device(profile.manifest.device, name=setting.device, source=f"{entry.path}/{MANIFEST}: device"),
         deployment=setting.deployment,
-        main_kind=profile.manifest.space or "timm",
+        main_space_name=profile.manifest.space or "timm",
         created_utc=profile.manifest.created_utc,
         sources=(entry.name,),
         environment=profile.manifest.environment,
         environments=(profile.manifest.environment_id,) * len(rows),
-        kinds=tuple(map(_kind, subjects)),
+        space_names=tuple(map(_space_name, subjects)),
         workloads=subject_workloads(subjects),
         batches=np.full(len(rows), setting.batch),
-        figures={
+        values={
             metric: np.array([_value(summary, metric) for summary in summaries], dtype=np.float64)
             for metric in MEASURED_METRICS
         },
@@ -167,7 +167,7 @@ def _time(row: Measurement) -> float:
     return datetime.fromisoformat(row.started_utc).timestamp()
 
 
-def _kind(subject: Subject) -> str:
+def _space_name(subject: Subject) -> str:
     return subject.name if subject.source == "space" else "timm"
 
 
@@ -179,7 +179,7 @@ def _first_rows(rows: Sequence[Measurement], num_networks: int) -> list[int]:
     ids: dict[str, set[str]] = {}
     kept = []
     for row in sorted(range(len(rows)), key=lambda row: _time(rows[row])):
-        known = ids.setdefault(_kind(rows[row].subject), set())
+        known = ids.setdefault(_space_name(rows[row].subject), set())
         if len(known) < most or rows[row].subject.network_id in known:
             known.add(rows[row].subject.network_id)
             kept.append(row)
@@ -188,7 +188,7 @@ def _first_rows(rows: Sequence[Measurement], num_networks: int) -> list[int]:
 
 def select_space(networks: MeasuredNetworks, space: str) -> MeasuredNetworks:
     """Return the rows of one space."""
-    rows = np.flatnonzero([kind == space for kind in networks.kinds])
+    rows = np.flatnonzero([name == space for name in networks.space_names])
     return replace(networks.take(rows), space=space)
 
 
@@ -197,7 +197,7 @@ def pool_profiles(parts: Sequence[MeasuredNetworks], *, name: str) -> MeasuredNe
     first = parts[0]
     sizes = [len(part) for part in parts]
     has_subjects = all(part.subjects for part in parts)
-    metrics = [metric for metric in MEASURED_METRICS if all(metric in part.figures for part in parts)]
+    metrics = [metric for metric in MEASURED_METRICS if all(metric in part.values for part in parts)]
     return replace(
         first,
         name=name,
@@ -205,10 +205,10 @@ def pool_profiles(parts: Sequence[MeasuredNetworks], *, name: str) -> MeasuredNe
         created_utc=max(part.created_utc for part in parts),
         sources=tuple(source for part in parts for source in part.sources),
         environments=tuple(environment for part in parts for environment in part.environments),
-        kinds=tuple(kind for part in parts for kind in part.kinds),
+        space_names=tuple(name for part in parts for name in part.space_names),
         workloads=tuple(workload for part in parts for workload in part.workloads),
         batches=np.concatenate([part.batches for part in parts]),
-        figures={metric: np.concatenate([part.figures[metric] for part in parts]) for metric in metrics},
+        values={metric: np.concatenate([part.values[metric] for part in parts]) for metric in metrics},
         noise_floors={
             metric: float(np.average([part.noise_floors[metric] for part in parts], weights=sizes))
             for metric in metrics
