@@ -192,7 +192,6 @@ def read_bytes(path: Path, *, follow_links: bool = True) -> bytes:
     Raises:
         InputError: It is missing, no ordinary file, or cannot be read.
     """
-    _log.debug("reading %s", path)
     if not follow_links:
         refuse_link(path)
     require_regular(path)
@@ -202,6 +201,7 @@ def read_bytes(path: Path, *, follow_links: bool = True) -> bytes:
 
 def read_text(path: Path, *, follow_links: bool = True) -> str:
     """Read an ordinary file of UTF-8 text; see `read_bytes`."""
+    _log.debug("reading %s", path)  # not of every image
     data = read_bytes(path, follow_links=follow_links)
     with file_errors(path):
         return data.decode("utf-8")
