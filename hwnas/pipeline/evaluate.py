@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from hwnas.arguments import checked_arguments
-from hwnas.errors import InputError, UsageError
+from hwnas.errors import InputError, UnknownNameError, UsageError
 from hwnas.files import file_errors, read_bytes, refuse_link, require_regular
 from hwnas.frames import Columns, TabularResult
 from hwnas.progress import EvaluationProgress, NullReporter, Reporter
-from hwnas.runs import Run
+from hwnas.runs import MANIFEST, Run
 from hwnas.space.arch import Arch
 from hwnas.space.space import AnySpace
 from hwnas.supernet.store import load_supernet, read_about
@@ -174,7 +174,13 @@ def open_run_data(
     else:
         assert data is not None
         chosen = DataConfig(name=data) if config is None else replace(config.data, name=data)
-    opened = open_data(chosen, image_shape=shape, num_classes=num_classes)
+    try:
+        opened = open_data(chosen, image_shape=shape, num_classes=num_classes)
+    except UnknownNameError as error:
+        if not is_own:
+            raise
+        message = f"{run / MANIFEST}: config.data.name: {error.message}"
+        raise InputError(message, got=error.got, known=error.known, hint="--data NAME") from error
     if is_own and (run / HELDOUT_LIST).exists():
         require_same_images(run / HELDOUT_LIST, opened.heldout)
     return opened

@@ -220,6 +220,8 @@ def _space_values(space: AnySpace) -> dict[str, Any]:
 
 def _space(about: Mapping[str, Any], path: Path) -> AnySpace:
     source = f"the metadata of {path}"
+    if about["family"] not in FAMILIES:
+        raise unknown(f"{source}: family", about["family"], FAMILIES)
     kind = FAMILIES.get(about["family"])
     name = require_file_name(about["space"], what=f"{source}: space")
     with _building(path):

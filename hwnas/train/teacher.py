@@ -80,18 +80,18 @@ def _timm_teacher(
     if not pretrained and checkpoint is None:
         message = "a teacher of timm needs weights"
         raise InputError(message, got=name, hint="its published ones (pretrained), or a checkpoint file")
-    if checkpoint is None:
-        _require_same_classes(name, num_classes)
-    try:
-        options: dict[str, Any] = {"pretrained": pretrained and checkpoint is None}
-        teacher = create_timm_model(name, image_size=image_size, num_classes=num_classes, **options)
-    except InputError:
-        raise
-    except Exception as error:  # the client of the hub raises many types if it has no connection
-        message = f"the published weights of {name} must be on this machine or downloadable"
-        raise MissingError(message, got=_first_line(error), hint="a checkpoint file of the teacher") from error
     if checkpoint is not None:
+        teacher = create_timm_model(name, image_size=image_size, num_classes=num_classes)
         _load_weights(teacher, checkpoint)
+    else:
+        _require_same_classes(name, num_classes)
+        try:
+            teacher = create_timm_model(name, image_size=image_size, num_classes=num_classes, pretrained=True)
+        except InputError:
+            raise
+        except Exception as error:  # the client of the hub raises many types if it has no connection
+            message = f"the published weights of {name} must be on this machine or downloadable"
+            raise MissingError(message, got=_first_line(error), hint="a checkpoint file of the teacher") from error
     own = _own_normalization(teacher)
     return teacher if own == IMAGENET else RenormalizedTeacher(teacher, own)
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from hwnas.data_paths import CACHE_VARIABLE, cache_folder
 from hwnas.errors import InputError
-from hwnas.files import absolute_path, file_errors, write_atomic
+from hwnas.files import READ_ERRORS, absolute_path, file_errors, write_atomic
 
 SCHEMA = "hwnas.images/1"
 """Schema of the cache that this version writes and reads."""
@@ -192,7 +192,7 @@ def _read(file: Path, identity: dict[str, Any]) -> dict[str, FolderListing]:
             if json.loads(arrays["identity"].tobytes()) != identity:
                 raise ValueError("another folder")
             return _unpacked(arrays["folders"].tolist(), os.fsdecode(arrays["names"].tobytes()).split("\0"))
-    except (OSError, EOFError, KeyError, ValueError, TypeError, MemoryError, zipfile.BadZipFile) as error:
+    except (*READ_ERRORS, LookupError, RuntimeError, TypeError, ValueError, zipfile.BadZipFile) as error:
         _log.warning("%s is damaged and is made anew: %s", file, error)
         return {}
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from hwnas.errors import InputError, unknown
-from hwnas.files import file_errors, printable, read_bytes, require_regular
+from hwnas.files import file_errors, printable, require_regular
 from hwnas.train.data.folder_index import FolderIndex
 from hwnas.train.data.images import (
     DECODER_ERRORS,
@@ -72,7 +72,9 @@ class FolderDataset:
         """Decode one image to RGB."""
         key = self.keys[index]
         try:
-            data = read_bytes(self.root / key)
+            require_regular(self.root / key)
+            with file_errors(self.root / key):
+                data = (self.root / key).read_bytes()  # not files.read_bytes, which logs each file
         except InputError as error:
             raise BadImageError(key, error.got or error.message) from error
         return decode_image(data, key)

@@ -72,11 +72,22 @@ def test_a_folder_that_has_just_changed_is_not_trusted(images: Path, monkeypatch
     assert (num_listed(images, monkeypatch), num_listed(images, monkeypatch)) == (5, 5)
 
 
+@pytest.mark.parametrize("where", [8, 10])  # the flags of a member of the archive, and its method
+def test_an_archive_that_zipfile_cannot_read_is_made_anew(images: Path, where: int) -> None:
+    expected = files(images)
+    (file,) = (images.parent / "cache" / "images").iterdir()
+    content = bytearray(file.read_bytes())
+    content[content.index(b"PK\x01\x02") + where] = 77
+    file.write_bytes(content)
+    assert files(images) == expected
+
+
 @pytest.mark.parametrize("damage", [b"", b"x" * 100, None])
 def test_a_damaged_cache_is_made_anew(images: Path, damage: bytes | None, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = files(images)
     (file,) = (images.parent / "cache" / "images").iterdir()
     content = file.read_bytes()
+    assert content.count(b"PK\x01\x02") == 3
     file.write_bytes(content.replace(b"a.png", b"../../") if damage is None else damage)
     assert files(images) == expected
     assert num_listed(images, monkeypatch) == 0
