@@ -96,7 +96,12 @@ def conform(hint: Any, value: Any, *, where: str) -> Any:
     kind = origin or hint
     if kind in (int, float, str, bool, Path):
         return _conform_scalar(kind, value, where)
-    if not isinstance(kind, type) or getattr(kind, "_is_protocol", False) or isinstance(value, kind):
+    if getattr(kind, "_is_protocol", False):
+        methods = [name for name, item in vars(kind).items() if callable(item) and not name.startswith("_")]
+        if not all(callable(getattr(value, name, None)) for name in methods):
+            raise _wrong(where, f"an object with the methods {' and '.join(methods)}", value)
+        return value
+    if not isinstance(kind, type) or isinstance(value, kind):
         return value
     # Options are made by the caller, so the error says how.
     hint_text = f"hwnas.{kind.__name__}(...)" if kind.__name__.endswith("Options") else None

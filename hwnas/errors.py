@@ -129,7 +129,7 @@ def unknown(what: str, got: str, known: Iterable[str], *, hint: str = "{}") -> U
         known: All valid names.
         hint: Hint with a placeholder for the nearest valid name; it is left out if no name is near.
     """
-    choices = tuple(known)
+    got, choices = str(got), tuple(known)  # callers from Python may pass anything
     near = nearest(got, choices)
     quoted = got if len(got) <= _MAX_QUOTED else f"{got[:_MAX_QUOTED]}..."
     return UnknownNameError(

@@ -64,7 +64,7 @@ class Registry(Generic[Entry]):
 
     def resolve(self, name: str) -> str:
         """Return the listed name for a name or alias; raise UnknownNameError if there is none."""
-        listed = self._names.get(name.casefold())
+        listed = self._names.get(name.casefold()) if isinstance(name, str) else None
         if listed is None:
             raise unknown(self.kind, name, self._entries, hint=self._hint)
         return listed

@@ -11,6 +11,7 @@ import pytest
 from hwnas.arguments import checked_arguments, conform
 from hwnas.config import Between, require_valid
 from hwnas.errors import InputError
+from hwnas.progress import ProgressEvent, Reporter
 
 
 class Thing:
@@ -115,3 +116,15 @@ def test_fields_of_options_are_converted_and_checked() -> None:
     assert Options(out="a", names=["b"]) == Options(out=Path("a"), names=("b",))  # type: ignore[arg-type]
     with pytest.raises(InputError, match="names must be a list"):
         Options(names="b")  # type: ignore[arg-type]
+
+
+def test_a_protocol_is_a_matter_of_its_methods() -> None:
+    class Silent:
+        def message(self, text: str) -> None: ...
+
+        def update(self, event: ProgressEvent) -> None: ...
+
+    reporter = Silent()
+    assert conform(Reporter | None, reporter, where="reporter") is reporter
+    with pytest.raises(InputError, match="must be an object with the methods message and update"):
+        conform(Reporter | None, print, where="reporter")

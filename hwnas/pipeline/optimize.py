@@ -70,8 +70,8 @@ class LatencyTable:
 
     def __post_init__(self) -> None:
         if not isinstance(self.values, Mapping) or not self.values:
-            hint = "LatencyTable.from_csv(path)"
-            raise InputError("a table must be a mapping from ids to values", got=type(self.values).__name__, hint=hint)
+            got = "an empty one" if isinstance(self.values, Mapping) else type(self.values).__name__
+            raise InputError("a table must be a mapping from ids to values", got=got)
 
     @classmethod
     @checked_arguments
@@ -283,6 +283,8 @@ def _evaluate(name: str, source: CustomMetric, networks: Sequence[Candidate]) ->
         raise InputError(message, got=f"shape {values.shape} for {len(networks)} networks")
     if (values < 0).any():
         raise InputError(f"values of {name} must not be negative", got=float(values.min()))
+    if name == "accuracy" and (values > 1).any():
+        raise InputError("accuracies must be at most 1", got=float(np.nanmax(values)), hint="0.75 for 75 %")
     return np.where(np.isinf(values), np.nan, values)  # neither is a value
 
 

@@ -50,12 +50,18 @@ class Prediction:
     outside: NDArray[np.bool_]
     """True for networks outside the fitted range, whose values and intervals are extrapolations."""
 
+    @checked_arguments
     def to_frame(self, labels: Sequence[str] | None = None) -> Frame:
         """Return the predictions as a data frame, one row per network.
 
         Args:
             labels: Names of the networks, for a first column.
+
+        Raises:
+            InputError: There is not one label for each network.
         """
+        if labels is not None and len(labels) != len(self.mean):
+            raise InputError("there must be one label for each network", got=f"{len(labels)} for {len(self.mean)}")
         return to_frame({**({} if labels is None else {"network": list(labels)}), **self._columns()})
 
     def _columns(self) -> dict[str, list[object]]:
@@ -161,9 +167,10 @@ class Predictor:
         require_seal(card, model_text=model_text, source=str(folder))
         return cls.from_json(card, StoredTable(parse_json(model_text, source=str(path)), where=str(path)))
 
+    @checked_arguments
     def predict(
         self,
-        networks: Workloads | Sequence[Workload],
+        networks: Workloads | Workload | Sequence[Workload],
         *,
         confidence: float | None = None,
         batch: int | None = None,
@@ -172,7 +179,8 @@ class Predictor:
 
         Args:
             networks: A population of a space (`space.workloads(genomes)`), or networks of any kind by their operations
-                (`space.workload(arch)`, `hwnas.trace_workload(module, example_input)`, `hwnas.timm_workload(name)`).
+                (`space.workload(arch)`, `hwnas.trace_workload(module, example_input)`, `hwnas.timm_workload(name)`),
+                one or several.
             confidence: Of the intervals; by default 0.9, or the highest that the number of fitted networks supports.
             batch: The batch size, where the predictor was fitted to rows of different ones.
 
@@ -180,12 +188,13 @@ class Predictor:
             Means and interval ends in the unit of the metric, and which networks lie outside the fitted range.
 
         Raises:
-            InputError: A confidence that is not supported, or a batch size that was not measured.
+            InputError: The networks are no workloads, the confidence is not supported, or the batch size was not
+                measured.
         """
         if isinstance(networks, Workloads):
             features = self.population(networks, batch=batch)
         else:
-            features = self.features(networks, batch=batch)
+            features = self.features([networks] if isinstance(networks, Workload) else networks, batch=batch)
         return self.predict_features(features, confidence=confidence, batch=batch)
 
     def predict_features(

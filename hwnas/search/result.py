@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hwnas.arguments import checked_arguments
+from hwnas.arguments import checked_arguments, conform
 from hwnas.errors import InputError, unknown
 from hwnas.frames import Frame, html_table, to_frame
 from hwnas.metrics import Quantity
@@ -171,6 +171,7 @@ class SearchResult:
     def _bound(self, name: str, bound: str | float) -> Constraint:
         short = name.partition("@")[0]
         if not isinstance(bound, str):
+            bound = conform(float, bound, where=name)
             maximised = next((item.metric.maximised for item in self.objectives if str(item) == name), False)
             bound = f"{'>=' if maximised else '<='}{bound:g}"
         return parse_constraint(f"{short}{bound}", own=self.own_metrics)

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Generic, Literal, NamedTuple, Self, TypeVar, g
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from hwnas.arguments import conform
 from hwnas.config import from_mapping, shown, to_mapping
 from hwnas.errors import InputError, unknown
 from hwnas.space.arch import Arch, digest
@@ -155,6 +156,9 @@ class Space(ABC, Generic[Config, Network]):
         Returns:
             One genome a row; the same network may occur twice.
         """
+        rng, count = conform(np.random.Generator, rng, where="rng"), conform(int, count, where="count")
+        if count < 0:
+            raise InputError("the number of genomes must not be negative", got=count)
         # Uniform per gene, as in the original implementations; that is not uniform over networks, nor over their costs.
         return self.repair(rng.integers(0, self._counts, size=(count, len(self.dimensions)), dtype=np.int16))
 
@@ -230,6 +234,7 @@ class Space(ABC, Generic[Config, Network]):
         Raises:
             InputError: A network has another type, or a value that the space does not offer; the error names it.
         """
+        archs = conform(Sequence[Any], archs, where="archs")
         rows = np.zeros((len(archs), len(self.dimensions)), dtype=np.int16)
         for row, arch in zip(rows, archs, strict=True):
             if not isinstance(arch, self.arch_type):
@@ -334,7 +339,7 @@ class Space(ABC, Generic[Config, Network]):
             InputError: The networks of this space cannot take such images.
         """
         values = {"image_size": image_size, "channels": channels, "num_classes": num_classes}
-        changes: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
+        changes = {name: conform(int, value, where=name) for name, value in values.items() if value is not None}
         return replace(self, config=replace(self.config, **changes))
 
     # Used by the families.

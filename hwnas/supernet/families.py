@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from hwnas.arguments import checked_arguments
 from hwnas.errors import InputError
 from hwnas.registry import Registry
 from hwnas.space.arch import Arch
@@ -25,6 +26,7 @@ for _module in _MODULES:
     SUPERNETS.add(_module.SUPERNET.space_type.family, _module.SUPERNET)
 
 
+@checked_arguments
 def make_supernet(space: AnySpace, config: SupernetConfig | None = None) -> AnySupernet:
     """Make a supernet with fresh weights, drawn from torch's global generator.
 
@@ -45,6 +47,7 @@ def make_supernet(space: AnySpace, config: SupernetConfig | None = None) -> AnyS
     return supernet
 
 
+@checked_arguments
 def make_network(space: AnySpace, arch: Arch, config: SupernetConfig | None = None) -> Network:
     """Make one network of a space with fresh weights, as a supernet of that config would extract it."""
     with torch.device("meta"):  # only the outline is needed, not the supernet's weights

@@ -83,7 +83,7 @@ class Supernet(nn.Module, ABC, Generic[Config, Choice, Settings]):
             InputError: The images have another shape, there are fewer images than networks, or a network is not of
                 this space.
         """
-        networks = [archs] if isinstance(archs, Arch) else list(archs)
+        networks = list(archs) if isinstance(archs, Sequence) else [archs]
         require_images(images, self.space.config.input_shape)
         if not 1 <= len(networks) <= len(images):
             raise InputError("there must be at least one image for each network", got=f"{len(networks)} networks")

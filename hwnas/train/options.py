@@ -65,9 +65,9 @@ class TrainOptions:
     """TOML file with values of the recipe."""
     changes: Mapping[str, str] = field(default_factory=dict)
     """Values of the recipe by dotted key, applied last."""
-    epochs: int | None = None
+    epochs: Annotated[int, Between(1, 100_000)] | None = None
     """Number of epochs; warm-up and widening keep their shares of it."""
-    batch_size: int | None = None
+    batch_size: Annotated[int, Between(1, 1_000_000)] | None = None
     """Images of one step, over all processes."""
     seed: int = 0
     """Decides initial weights, order and augmentation of images, networks and mixing."""

@@ -336,3 +336,20 @@ def test_a_space_adapts_to_other_images_and_classes(name: str) -> None:
     for wrong in ({"image_size": 0}, {"channels": -1}, {"num_classes": 0}):
         with pytest.raises(InputError):
             space.adapted(**wrong)
+
+
+def test_arguments_of_other_types_are_named() -> None:
+    space: Any = SPACES.get("autoformer-micro")
+    rng = np.random.default_rng(0)
+    registry: Any = SPACES
+    cases: list[tuple[Callable[[], object], str]] = [
+        (lambda: space.sample(rng, -1), "number of genomes must not be negative"),
+        (lambda: space.sample(0, 1), "rng must be Generator"),
+        (lambda: space.sample(rng, "5"), "count must be a whole number"),
+        (lambda: space.encode(None), "archs must be a list"),
+        (lambda: space.adapted(image_size="32"), "image_size must be a whole number"),
+        (lambda: registry.get(None), "space 'None' is not known"),
+    ]
+    for act, message in cases:
+        with pytest.raises(InputError, match=message):
+            act()
