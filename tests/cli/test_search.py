@@ -1,15 +1,9 @@
 """`hwnas search` and `hwnas query` as they are typed: what they print, and how they end."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from hwnas.cli import search as command
@@ -42,12 +36,6 @@ def words(bench: dict[str, Any], out: Path, *more: str) -> list[str]:
         "0",
     ]
     return [*base, "--predictors", str(bench["predictors"]), "--out", str(out), *more]
-
-
-def words_with_accuracy(bench: dict[str, Any], out: Path, *more: str) -> list[str]:
-    base = ["search", "--objective", "throughput", "--no-verify", "--export-top", "0", "--strategy", "nsga2"]
-    weights = ["--supernet", str(bench["supernet"]), "--data", bench["data"]]
-    return [*base, *weights, "--predictors", str(bench["predictors"]), "--out", str(out), *more]
 
 
 def test_a_search_prints_its_front_and_the_next_command(
@@ -154,38 +142,6 @@ def test_an_interrupted_search_says_how_to_go_on(
     assert run(["search", "--resume", str(tmp_path / "run")]) == 0
     assert run(words(bench, tmp_path / "other", "--no-verify")) == 0
     assert read_record(tmp_path / "run").front == read_record(tmp_path / "other").front
-
-
-@pytest.mark.slow
-def test_a_search_killed_ten_times_ends_as_one_that_was_not(bench: dict[str, Any], tmp_path: Path) -> None:
-    rng = np.random.default_rng(int.from_bytes(os.urandom(4), "little"))
-    folder, budget = tmp_path / "killed", ("--budget", "60")
-    start = [sys.executable, "-m", "hwnas", *words_with_accuracy(bench, folder, *budget)]
-    again = [sys.executable, "-m", "hwnas", "search", "--resume", str(folder)]
-    killed = 0
-    while killed < 10 and not (folder / "search.json").exists():
-        command_line = again if (folder / "manifest.json").exists() else start
-        process = subprocess.Popen(command_line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        _wait_for_work(process, folder, until=_judged(folder) + int(rng.integers(0, 6)))
-        time.sleep(float(rng.uniform(0.0, 0.2)))
-        process.send_signal(signal.SIGKILL)
-        killed += process.wait() == -signal.SIGKILL
-    assert killed >= 3
-    assert subprocess.run(again, stdout=subprocess.DEVNULL, check=False).returncode == 0
-    assert run(words_with_accuracy(bench, tmp_path / "whole", *budget)) == 0
-    whole, found = read_record(tmp_path / "whole"), read_record(folder)
-    assert found.front == whole.front
-    assert found.history == whole.history
-
-
-def _judged(folder: Path) -> int:
-    path = folder / "accuracies.jsonl"
-    return path.read_bytes().count(b"\n") if path.exists() else 0
-
-
-def _wait_for_work(process: "subprocess.Popen[bytes]", folder: Path, *, until: int) -> None:
-    while process.poll() is None and _judged(folder) <= until:
-        time.sleep(0.005)
 
 
 def test_columns_lose_the_setting_where_they_are_clear_without() -> None:
