@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hwnas.cli.options import BATCHES, COUNT_OR_ZERO, MINUTES, PAIRS, PATH, SEED, THREADS, given_options, json_option
+from hwnas.cli.options import BATCHES, MINUTES, PAIRS, PATH, SEED, THREADS, Whole, given_options, json_option
 from hwnas.cli.output import print_footer, print_json, print_line, print_table
 from hwnas.cli.progress import console_reporter
 from hwnas.data_paths import PROFILES
 from hwnas.errors import Interrupted, UsageError, signal_number
 from hwnas.pipeline.measure import MeasureResult, measure, measure_plan
 from hwnas.profile.environment import CampaignEnvironment
-from hwnas.profile.options import CampaignOptions
+from hwnas.profile.options import MAX_NETWORKS, CampaignOptions
 from hwnas.profile.plan import WrittenPlan, write_plan
 from hwnas.profile.results import ProfileQuality, ReasonCount, require_measured, require_stable
 
@@ -31,7 +31,7 @@ _RUN_PARAMETERS = ("plan", "out", "new", "retry", "strict", "limit_minutes", "un
 )
 @click.option(
     "--samples",
-    type=COUNT_OR_ZERO,
+    type=Whole(0, MAX_NETWORKS),
     show_default="100",
     help="Networks of the space to measure, in addition to the published ones.",
 )
@@ -48,7 +48,7 @@ _RUN_PARAMETERS = ("plan", "out", "new", "retry", "strict", "limit_minutes", "un
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of networks, weights and order.")
 @click.option(
     "--repeats",
-    type=COUNT_OR_ZERO,
+    type=Whole(0, MAX_NETWORKS),
     show_default="1/8 of --samples, at least 12",
     help="Networks to measure twice, for the noise floor.",
 )

@@ -27,7 +27,7 @@ from hwnas.records.manifest import read_manifest
 if TYPE_CHECKING:
     from hwnas.pipeline.measure_until import StoppingRule
 
-Extend = Callable[[Sequence[Path]], Plan | None]
+NextPlan = Callable[[Sequence[Path]], Plan | None]
 """Returns the next plan, given the profiles measured so far; None at the end."""
 
 
@@ -78,7 +78,7 @@ def measure(
     reporter: Reporter | None = None,
     campaign_environment: CampaignEnvironment | None = None,
 ) -> MeasureResult:
-    """Measure networks of a space on a device of this machine, or resume a campaign that was ended.
+    """Measure networks of a space on a device of this machine, or resume a campaign that was interrupted.
 
     Measurements of different environments are never mixed. In the default folder a new profile is started next to one
     of another environment; in a folder that the options name, this is an error unless `new` is set.
@@ -100,7 +100,7 @@ def measure(
     """
     require_space(options.space)
     environment = campaign_environment or CampaignEnvironment.of_this_machine()
-    device = _required(options, environment.machine)
+    device = _require_device(options, environment.machine)
     run_options = _RunOptions(out=options.out, new=new, retry=retry, minutes=options.minutes)
     reporter = reporter or NullReporter()
     if until is None:
@@ -160,7 +160,7 @@ class _RunOptions:
 
 def _run(
     plan: Plan,
-    extend: Extend,
+    extend: NextPlan,
     device: Device,
     environment: CampaignEnvironment,
     options: _RunOptions,
@@ -169,7 +169,7 @@ def _run(
     """Measure one plan after another, each extending the last, until the time is up or a plan adds nothing."""
     deadline_s = None if options.minutes is None else time.monotonic() + 60 * options.minutes
     runtime = choose_runtime(plan, device, reporter)
-    following: Plan | None = plan
+    current: Plan | None = plan
     with ExitStack() as stack:
         workers = WorkerPair(environment.start)
         stack.callback(workers.close)
@@ -189,10 +189,10 @@ def _run(
         paths = [store.path for store in stores.values()]
         results: list[CampaignResult] = []
         size = 0
-        while following is not None and len(following.tasks) > size and not (results and results[-1].num_left):
-            tasks, size = following.with_runtime(runtime).tasks, len(following.tasks)
+        while current is not None and len(current.tasks) > size and not (results and results[-1].num_left):
+            tasks, size = current.with_runtime(runtime).tasks, len(current.tasks)
             results.append(campaign.run(tasks, deadline_s=deadline_s, listener=reporter.update))
-            following = extend(paths)
+            current = extend(paths)
     deployment = replace(plan.tasks[0].setting.deployment, runtime=runtime, batch=None)
     return _measured(deployment, paths, results)
 
@@ -212,7 +212,7 @@ def _measured(deployment: Deployment, paths: Sequence[Path], results: Sequence[C
     )
 
 
-def _required(options: CampaignOptions, machine: Machine) -> Device:
+def _require_device(options: CampaignOptions, machine: Machine) -> Device:
     """The device of a campaign; the error explains how to measure on another machine."""
     try:
         return require(options.device, machine=machine)

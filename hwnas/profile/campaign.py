@@ -83,7 +83,7 @@ class CompletedTasks:
     processes: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     """Identifiers of the processes that measured each network."""
 
-    def is_open(self, task: PlannedTask, *, retry: bool) -> bool:
+    def is_pending(self, task: PlannedTask, *, retry: bool) -> bool:
         """Return True if a task is still to be measured."""
         network_id = task.subject.network_id
         if network_id in self.failed and not retry:
@@ -150,15 +150,15 @@ class Campaign:
         Raises:
             HwnasError: No network can be measured, or a store cannot be written.
         """
-        open_tasks = [task for task in tasks if self._is_open(task)]
+        pending_tasks = [task for task in tasks if self._is_pending(task)]
         started, failed, measured, left = clock(), 0, 0, 0
-        _log.info("%d of %d tasks are open, the others were measured or failed before", len(open_tasks), len(tasks))
-        for index, task in enumerate(open_tasks):
+        _log.info("%d of %d tasks are pending, the others are measured or failed", len(pending_tasks), len(tasks))
+        for index, task in enumerate(pending_tasks):
             if deadline_s is not None and clock() >= deadline_s:
-                left = len(open_tasks) - index
+                left = len(pending_tasks) - index
                 _log.info("the deadline has passed, %d tasks are left", left)
                 break
-            if not self._is_open(task):  # a repeat whose first measurement just failed
+            if not self._is_pending(task):  # a repeat whose first measurement just failed
                 _log.debug("skipped the repeat of %s, whose first measurement failed", task.subject.network_id)
                 continue
             failure = self._measure(task).failure
@@ -167,7 +167,7 @@ class Campaign:
             if listener is not None:
                 progress = CampaignProgress(
                     done=index + 1,
-                    total=len(open_tasks),
+                    total=len(pending_tasks),
                     failed=failed,
                     network=_display_name(task.subject),
                     failure=None if failure is None else f"{failure.reason}: {failure.message}",
@@ -175,7 +175,7 @@ class Campaign:
                     left_s=None if deadline_s is None else max(0.0, deadline_s - clock()),
                 )
                 listener(progress)
-        skipped = len(tasks) - len(open_tasks)
+        skipped = len(tasks) - len(pending_tasks)
         return CampaignResult(num_measured=measured, num_failed=failed, num_skipped=skipped, num_left=left)
 
     def _measure(self, planned: PlannedTask) -> TaskResult:
@@ -190,10 +190,10 @@ class Campaign:
         _log.debug("%s: a row in %s after %.1f s", task.subject.network_id, store.path, result.duration_s)
         return result
 
-    def _is_open(self, task: PlannedTask) -> bool:
+    def _is_pending(self, task: PlannedTask) -> bool:
         """A network that failed in this session is not tried again, even with `retry`."""
         attempted = (task.setting.batch, task.subject.network_id) in self._attempted
-        return self._completed[task.setting.batch].is_open(task, retry=self._retry and not attempted)
+        return self._completed[task.setting.batch].is_pending(task, retry=self._retry and not attempted)
 
 
 def _display_name(subject: Subject) -> str:

@@ -20,7 +20,8 @@ DEFAULT_SAMPLES = 100
 MAX_PAIRS = 100_000
 """Largest number of runs of each network."""
 
-_MAX_NETWORKS = 100_000
+MAX_NETWORKS = 100_000
+"""Largest number of networks of a campaign."""
 
 _OPTION_NAMES = {
     "space": "--space",
@@ -74,8 +75,8 @@ class CampaignOptions:
     def __post_init__(self) -> None:
         require_valid(self)
         bounds = {
-            "samples": (0, _MAX_NETWORKS),
-            "repeats": (0, _MAX_NETWORKS),
+            "samples": (0, MAX_NETWORKS),
+            "repeats": (0, MAX_NETWORKS),
             "threads": (1, MAX_THREADS),
             "pairs": (MIN_RUNS, MAX_PAIRS),
             "seed": (0, 2**32 - 1),

@@ -2,13 +2,15 @@
 
     PROFILE/.summary.json    quality of the rows, and the state of the file of measurements that it was made from
 
-The summary is never required and never trusted over the rows. It is used only while the file is, by its size, times and
-inode, the very one that it was made from; a copy of a profile is read again.
+The summary is never required. It is trusted only while the file is, by its size, times and inode, the very one that it
+was made from; a copy of a profile is read again.
 """
 
 import hashlib
 import json
 import os
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,7 @@ from hwnas.records.profile import MEASUREMENTS, stream_measurements
 from hwnas.runs import hwnas_version
 
 SCHEMA = "hwnas.profile-summary/1"
+"""To be raised whenever `assess_measurements` gives other figures for the same rows."""
 
 SUMMARY = ".summary.json"
 
@@ -32,6 +35,9 @@ MIN_BYTES = 4 << 20
 
 _MAX_SUMMARY_BYTES = 1 << 20
 _END_BYTES = 1 << 16
+
+_SETTLED_NS = 2_000_000_000
+"""Age of a file above which any change gives it another time: file systems count time in steps of up to two seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,9 +92,13 @@ def read_quality(folder: Path, manifest: ProfileManifest) -> AssessedProfile:
         if summary is not None:
             return AssessedProfile(quality=summary.quality, notes=summary.notes)
         notes: list[str] = []
-        quality = assess_measurements(stream_measurements(file, path=path, manifest=manifest, notes=notes))
-        # While a campaign adds rows there is no summary: it would be of a file that is no more.
-        if state.size >= MIN_BYTES and _file_state(file, folder) == state:
+        digest = hashlib.sha256()
+        lines = _hashed(file, digest)
+        quality = assess_measurements(stream_measurements(lines, path=path, manifest=manifest, notes=notes))
+        # While a campaign adds rows there is no summary: it would be of a file that is no more. A file that was changed
+        # just before it was read must still have the same bytes now that its times have settled.
+        settled = state.size >= MIN_BYTES and _is_settled(state)
+        if settled and _sha256(file) == digest.hexdigest() and _file_state(file, folder) == state:
             _write_summary(folder, _Summary(hwnas=hwnas_version(), file=state, quality=quality, notes=tuple(notes)))
     return AssessedProfile(quality=quality, notes=tuple(notes))
 
@@ -111,6 +121,21 @@ def _write_summary(folder: Path, summary: _Summary) -> None:
     # A folder that cannot be written, or figures that are no numbers of JSON: then there is none.
     with suppress(InputError, ValueError):
         write_atomic(folder / SUMMARY, json.dumps(to_mapping(summary), allow_nan=False) + "\n")
+
+
+def _hashed(lines: Iterable[bytes], digest: "hashlib._Hash") -> Iterator[bytes]:
+    for line in lines:
+        digest.update(line)
+        yield line
+
+
+def _sha256(file: BinaryIO) -> str:
+    file.seek(0)
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_settled(state: _FileState) -> bool:
+    return max(state.mtime_ns, state.ctime_ns) < time.time_ns() - _SETTLED_NS
 
 
 def _file_state(file: BinaryIO, folder: Path) -> _FileState:

@@ -281,9 +281,7 @@ class _Process:
 
     def end(self) -> None:
         """Kill the process with everything that it started, and wait for it."""
-        if self._process.poll() is None:
-            os.killpg(self.pid, signal.SIGKILL)
-        self._process.wait()
+        self._reap()
         self._log_rest()
         self._channel.close()
         self._output.close()
@@ -307,7 +305,7 @@ class _Process:
         while b"\n" not in self._buffer:
             if len(self._buffer) > _MAX_MESSAGE_BYTES:
                 raise self._invalid_message(self._buffer[:80])
-            if not select.select([self._channel], [], [], deadline.remaining_s())[0]:
+            if not self._has_arrived(deadline.remaining_s()):
                 raise self._death("timeout", f"{deadline.describe()} in stage: {self._stage or 'start'}")
             chunk = self._read_channel()
             if not chunk:
@@ -319,6 +317,12 @@ class _Process:
             raise self._invalid_message(line[:80])
         return message
 
+    def _has_arrived(self, timeout_s: float) -> bool:
+        """Wait until something can be read."""
+        poller = select.poll()  # unlike `select`, it takes descriptors above 1023
+        poller.register(self._channel, select.POLLIN)
+        return bool(poller.poll(1000 * timeout_s))
+
     def _read_channel(self) -> bytes:
         """What arrived; nothing if the process closed the channel."""
         try:
@@ -328,20 +332,30 @@ class _Process:
 
     def _log_rest(self) -> None:
         """Log the unread records of a process that ended."""
-        while select.select([self._channel], [], [], 0.0)[0] and (chunk := self._read_channel()):
+        while self._has_arrived(0.0) and (chunk := self._read_channel()):
             self._buffer += chunk
         for line in self._buffer.split(b"\n")[:-1]:
             with suppress(InputError):
                 log_record((_parse_message(line) or {}).get("log"))
 
     def _ended_by_itself(self) -> _ProcessDied:
-        try:
-            code = self._process.wait(_EXIT_S)
-        except subprocess.TimeoutExpired:
-            return self._death("crash", f"the process closed its channel in stage: {self._stage or 'start'}")
+        end = time.monotonic() + _EXIT_S
+        while os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            if time.monotonic() > end:
+                return self._death("crash", f"the process closed its channel in stage: {self._stage or 'start'}")
+            time.sleep(0.01)
+        code = self._reap()
         how = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with code {code}"
         hint = " (which the system does when memory runs out)" if code == -signal.SIGKILL else ""
         return self._death("crash", f"the process {how}{hint} in stage: {self._stage or 'start'}")
+
+    def _reap(self) -> int:
+        """Kill what is left of the process group, and return the exit code of the process."""
+        # While the process is not waited for, its number cannot be that of another group.
+        if self._process.returncode is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+        return self._process.wait()
 
     def _invalid_message(self, message: object) -> _ProcessDied:
         got = shown(message.decode("utf-8", errors="replace") if isinstance(message, bytes) else message)

@@ -2,11 +2,10 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
 
 from hwnas.config import shown
 from hwnas.errors import InputError
@@ -93,13 +92,13 @@ def parse_lines(lines: list[bytes], *, path: Path, manifest: ProfileManifest) ->
 
 
 def stream_measurements(
-    file: BinaryIO, *, path: Path, manifest: ProfileManifest, notes: list[str]
+    lines: Iterable[bytes], *, path: Path, manifest: ProfileManifest, notes: list[str]
 ) -> Iterator[Measurement]:
-    """Yield the measurements of an open file, of which only one line at a time is in memory.
+    """Yield the measurements in the lines of a file, of which only one at a time is in memory.
 
     Args:
-        file: The file.
-        path: Its path, for messages.
+        lines: The lines.
+        path: Path of the file, for messages.
         manifest: Manifest of the profile.
         notes: Gets a note if the last line is incomplete, which is then ignored.
 
@@ -107,7 +106,7 @@ def stream_measurements(
         InputError: A line is invalid, or of another environment or deployment than the manifest.
     """
     environment_id = manifest.environment_id
-    for number, line in enumerate(file, start=1):
+    for number, line in enumerate(lines, start=1):
         if not line.endswith(b"\n"):
             notes.append(_incomplete_note(path))
             return

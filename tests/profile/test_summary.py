@@ -17,6 +17,7 @@ from tests.records.rows import MANIFEST, SESSION, failed, row
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(summary, "MIN_BYTES", 1)
+    monkeypatch.setattr(summary, "_SETTLED_NS", -1_000_000_000)
     with Store(tmp_path / "p", manifest=MANIFEST, session=SESSION) as store:
         for measurement in (row(0), failed(1), row(2), failed(2), row(0, process_id="b", ns=2_100_000)):
             store.append(measurement)
@@ -112,6 +113,12 @@ def test_a_bad_row_is_an_error_each_time(folder: Path) -> None:
     for _ in range(2):
         with pytest.raises(InputError, match="line 6 must hold a measurement"):
             read_quality(folder, MANIFEST)
+    assert not (folder / SUMMARY).exists()
+
+
+def test_a_file_that_was_just_written_gets_no_summary_yet(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(summary, "_SETTLED_NS", 60_000_000_000)
+    assert read_quality(folder, MANIFEST).quality.num_networks == 2
     assert not (folder / SUMMARY).exists()
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import resource
 import signal
 import sys
 import time
@@ -334,6 +335,32 @@ def test_a_process_may_print_and_read_its_standard_streams(monkeypatch: pytest.M
     monkeypatch.setenv("HWNAS_EXTENSIONS", str(noisy))
     with Worker() as worker:
         assert worker.facts(make_setting(device=DEVICE, runtime="torch")).process_id == worker.process_id
+
+
+def test_what_a_process_that_died_had_started_is_killed_as_well() -> None:
+    code = "import subprocess; subprocess.Popen(['sleep', '600']); os._exit(3)"
+    with Worker(command=program(f"{READY}{STAGE}{code}")) as worker:
+        worker._running_process()
+        assert worker.pid is not None
+        group = worker.pid
+        outcome = worker.measure(task("works"))
+    assert outcome.failure is not None
+    assert "ended with code 3" in outcome.failure.message
+    assert _ended(group)
+
+
+def test_a_campaign_may_have_more_than_a_thousand_open_files() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
+    files = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        with Worker(command=program(f"{READY}time.sleep(60)")) as worker:
+            worker._running_process()
+            assert worker.process_id == "1"
+    finally:
+        for file in files:
+            os.close(file)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_closing_ends_the_process(worker: Worker) -> None:
