@@ -13,8 +13,8 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from hwnas.config import from_mapping, load_json, to_mapping
 from hwnas.errors import InputError
@@ -129,7 +129,7 @@ def _hashed(lines: Iterable[bytes], digest: "hashlib._Hash") -> Iterator[bytes]:
         yield line
 
 
-def _sha256(file: BinaryIO) -> str:
+def _sha256(file: BufferedReader) -> str:
     file.seek(0)
     return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -138,7 +138,7 @@ def _is_settled(state: _FileState) -> bool:
     return max(state.mtime_ns, state.ctime_ns) < time.time_ns() - _SETTLED_NS
 
 
-def _file_state(file: BinaryIO, folder: Path) -> _FileState:
+def _file_state(file: BufferedReader, folder: Path) -> _FileState:
     status = os.fstat(file.fileno())
     first = os.pread(file.fileno(), _END_BYTES, 0)
     last = os.pread(file.fileno(), _END_BYTES, max(0, status.st_size - _END_BYTES))
