@@ -4,6 +4,8 @@ import logging
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from hwnas import errors as errors  # `except hwnas.errors.HwnasError` needs no import of its own
+
 if TYPE_CHECKING:
     from hwnas.export.export import ExportedModule
     from hwnas.metrics import Deployment

@@ -109,8 +109,8 @@ def conform(hint: Any, value: Any, *, where: str) -> Any:
 
 
 def _conform_sequence(hint: Any, value: Any, where: str) -> Any:
-    """Check the items of a sequence. A single text is no sequence of texts; arrays of numpy are taken as they are."""
-    if hasattr(value, "dtype") and hasattr(value, "__len__"):
+    """Check the items of a sequence. A single text is no sequence of texts; arrays of plain values stay as they are."""
+    if hasattr(value, "dtype") and hasattr(value, "__len__") and hint in (int, float, bool, str, Any, object):
         return value
     if isinstance(value, (str, bytes)) or not isinstance(value, Collection) or isinstance(value, Mapping):
         raise _wrong(where, "a list", value)

@@ -109,6 +109,11 @@ def test_no_public_verb_has_the_name_of_a_package() -> None:
             import_module(f"hwnas.{name}")
 
 
+def test_errors_are_there_without_an_import_of_their_own() -> None:
+    code = "import hwnas; print(hwnas.errors.HwnasError.__name__)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "HwnasError\n"
+
+
 def test_another_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="'thing'"):
         _ = hwnas.thing

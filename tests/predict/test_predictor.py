@@ -251,3 +251,17 @@ def test_a_predictor_that_is_exchanged_while_it_is_read_is_read_again(
 
     monkeypatch.setattr("hwnas.predict.predictor.load_card", read_and_exchange)
     assert Predictor.load(tmp_path / "p").card.notes == ("new",)
+
+
+def test_networks_and_labels_that_are_none_are_named() -> None:
+    predictor: Any = fitted()
+    for wanted in (None, "timm:deit", ["deit"], [None], np.zeros((2, 3)), [5]):
+        with pytest.raises(InputError, match="networks"):
+            predictor.predict(wanted)
+    with pytest.raises(InputError, match="confidence must be a number"):
+        predictor.predict([], confidence="high")
+    with pytest.raises(InputError, match="batch must be a whole number"):
+        predictor.predict([], batch="64")
+    prediction: Any = predictor.predict_features(networks(2, seed=3))
+    with pytest.raises(InputError, match="one label for each network"):
+        prediction.to_frame(labels=["a"])
