@@ -190,6 +190,8 @@ class TemplateStore:
                     return
                 if (stored := self._load(text)) is not None:
                     template.merge(stored)
+                if path.exists() and not path.is_file():
+                    path.unlink()  # a pipe or the like in a folder of ours
                 write_atomic(path, _serialise(text, template))
         except OSError as error:
             raise _cannot_write(path.parent, error) from error

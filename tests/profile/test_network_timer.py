@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hwnas.devices import DEVICES, Device, detect
+from hwnas.devices.memory import memory_limit
 from hwnas.errors import InputError, MissingError
 from hwnas.profile.network_timer import NetworkTimer, classify_failure, require_runner
 from hwnas.profile.runners.runner import AVAILABLE, Availability, MeasurementError, RuntimeSession
@@ -76,8 +78,9 @@ def test_a_network_that_cannot_be_built_is_a_failure(bench: NetworkTimer) -> Non
     assert "timm model 'deit_tinny' is not known" in unknown.failure.message
 
 
-def test_a_batch_that_does_not_fit_is_a_failure_of_memory(bench: NetworkTimer) -> None:
-    huge = replace(TASK, setting=changed(SETTING, runtime="torch", batch=10**9))
+def test_a_batch_that_does_not_fit_is_a_failure_of_memory(bench: NetworkTimer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hwnas.profile.network_timer.memory_limit", partial(memory_limit, 10**8))
+    huge = replace(TASK, setting=changed(SETTING, runtime="torch", batch=65_536))
     with pytest.raises(InputError, match="reference network") as caught:
         bench.measure(huge)
     assert str(caught.value.got).startswith("memory: ")

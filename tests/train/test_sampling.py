@@ -171,9 +171,9 @@ def test_identities_need_a_space_that_has_them(space: AnySpace) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"identity_prob": 1.0}, "at least 0 and below 1"),
+        ({"identity_prob": 1.0}, "between 0 and 0.999"),
         ({"budget": "reject"}, "macs_low <= macs_high"),
-        ({"widening_epochs": -1}, "0 or more"),
+        ({"widening_epochs": -1}, "between 0 and 100000"),
         ({"widening_epochs": 3, "identity_prob": 0.2}, "cannot be combined"),
         ({"distinct": True, "budget": "reject", "macs_high": 1}, "cannot be combined with drawing again"),
     ],
