@@ -12,7 +12,7 @@ def main() -> NoReturn:
     from hwnas.cli.app import run
 
     _prepare_streams()
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(run(sys.argv[1:], exiting=True))
 
 
 def _prepare_streams() -> None:

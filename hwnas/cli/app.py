@@ -7,10 +7,9 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import NoReturn
 
 import click
 from click.shell_completion import ShellComplete, get_completion_class, shell_complete
@@ -57,7 +56,9 @@ COMMANDS = (
     CommandRow("fit", "hwnas.cli.fit:fit", "Fit latency predictors to measured profiles."),
     CommandRow("predict", "hwnas.cli.predict:predict", "Predict the latency of networks on a device."),
     CommandRow("search", "hwnas.cli.search:search", "Search a space for the best networks for a device."),
-    CommandRow("query", "hwnas.cli.query:query", "Re-query a finished search."),
+    CommandRow(
+        "query", "hwnas.cli.query:query", "Show the front of a finished search for other objectives or constraints."
+    ),
     CommandRow("explain", "hwnas.cli.explain:explain", "Explain where the time of a network goes."),
     CommandRow("report", "hwnas.cli.report:report", "Write the report of a search: page, tables, figures."),
     CommandRow("export", "hwnas.cli.export_network:export_network", "Export a network and check it against torch."),
@@ -123,26 +124,44 @@ def completion_script(shell: str) -> str:
     return ShellComplete.source(kind(hwnas, {}, "hwnas", COMPLETE_VARIABLE))
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Run one command line and return its exit code."""
-    with CommandLog(arguments) as log, _interrupt_on_signals():
+def run(arguments: Sequence[str], *, exiting: bool = False) -> int:
+    """Run one command line and return its exit code.
+
+    Args:
+        arguments: The words after `hwnas`.
+        exiting: The process ends next: signals that would end it otherwise are ignored from then on.
+    """
+    with _interrupt_on_signals(exiting=exiting) as report_alone, CommandLog(arguments) as log:
         try:
             instruction = os.environ.get(COMPLETE_VARIABLE)
             code = _complete(instruction) if instruction else _execute(list(arguments), log)
             sys.stdout.flush()
         except Exception as error:
+            report_alone()
             code = _exit_code(error)
         except KeyboardInterrupt as interrupt:
+            report_alone()
             code = _report_interrupt(interrupt)
     return code
 
 
 @contextmanager
-def _interrupt_on_signals() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end a command as Ctrl-C does; one that is ignored, as under nohup, stays ignored."""
+def _interrupt_on_signals(*, exiting: bool) -> Iterator[Callable[[], None]]:
+    """Let SIGTERM and SIGHUP end a command as Ctrl-C does; one that is ignored, as under nohup, stays ignored.
 
-    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
-        raise Interrupted(number=number)
+    Yields:
+        A function that makes further signals have no effect, for the time in which the first one is reported: at logout
+        SIGHUP and SIGTERM come together.
+    """
+    is_reporting = False
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if not is_reporting:
+            raise Interrupted(number=number)
+
+    def report_alone() -> None:
+        nonlocal is_reporting
+        is_reporting = True
 
     before = {}
     if threading.current_thread() is threading.main_thread():  # Python sets handlers in the main thread only
@@ -152,10 +171,11 @@ def _interrupt_on_signals() -> Iterator[None]:
     for number in before:
         signal.signal(number, interrupt)
     try:
-        yield
+        yield report_alone
     finally:
+        report_alone()
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if exiting else handler)
 
 
 def _complete(instruction: str) -> int:

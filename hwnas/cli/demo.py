@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hwnas.cli.front import print_front
-from hwnas.cli.options import BATCH, COUNT, EPOCHS, PATH, SEED, Whole, json_option
+from hwnas.cli.options import BATCH, EPOCHS, PATH, SEED, Whole, json_option
 from hwnas.cli.output import print_footer, print_json, print_line
 from hwnas.cli.progress import console_reporter
 from hwnas.config import to_mapping
 from hwnas.metrics import parse_metric
 from hwnas.pipeline.demo import DemoOptions, DemoResult, run_demo
+from hwnas.pipeline.search.options import MAX_EVALUATIONS
 
 if TYPE_CHECKING:
     from hwnas.pipeline.demo import DemoResult
@@ -25,10 +26,16 @@ if TYPE_CHECKING:
 @click.option("--out", type=PATH, show_default="hwnas-demo/SPACE", help="Folder to write to.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of all random choices.")
 @click.option("--epochs", type=EPOCHS, help="Epochs of training the supernet, instead of those of the recipe.")
-@click.option("--max-images", type=COUNT, help="Train on at most this many images.")
+@click.option("--max-images", type=Whole(128, 1_000_000_000), help="Train on at most this many images.")
 @click.option("--samples", type=Whole(8, 1_000_000), default=40, show_default=True, help="Networks to measure.")
 @click.option("--batch", type=BATCH, default=1, show_default=True, help="Batch size of the measurements.")
-@click.option("--budget", type=COUNT, default=80, show_default=True, help="Networks to evaluate in the search.")
+@click.option(
+    "--budget",
+    type=Whole(1, MAX_EVALUATIONS),
+    default=80,
+    show_default=True,
+    help="Networks to evaluate in the search.",
+)
 @json_option
 def demo(*, out: Path | None, as_json: bool, **values: Any) -> None:
     """Run the whole pipeline at toy size on this CPU.

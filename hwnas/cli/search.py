@@ -60,7 +60,11 @@ _OBJECTIVES = (
     click.option("--no-macs", is_flag=True, help="Leave out MACs."),
 )
 _STRATEGY = (
-    click.option("--strategy", help="rounds, nsga2, hierarchical, random, autoformer, resnas, vitas or glit."),
+    click.option(
+        "--strategy",
+        show_default="rounds; nsga2 without accuracy; hierarchical for GLiT",
+        help="rounds, nsga2, hierarchical, random, autoformer, resnas, vitas or glit.",
+    ),
     click.option("--budget", type=_BUDGET, show_default="500", help="Networks to evaluate."),
     click.option("--minutes", type=MINUTES, help="Search for this long, instead of or in addition to --budget."),
     click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of all random choices."),
@@ -70,7 +74,7 @@ _STRATEGY = (
         type=Whole(1, 1000),
         default=1,
         show_default=True,
-        help="Searches with different seeds.",
+        help="Number of searches, with consecutive seeds, to show the spread.",
     ),
     click.option("--random-baseline", is_flag=True, help="Run random search with the same budget for comparison."),
     click.option("--workers", type=WORKERS, default=0, show_default=True, help="Processes that load images."),
@@ -78,14 +82,17 @@ _STRATEGY = (
 _POST_SEARCH = (
     click.option("--no-verify", is_flag=True, help="Do not measure the front."),
     click.option(
-        "--pairs", type=PAIRS, default=DEFAULT_PAIRS, show_default=True, help="Runs of each measured network."
+        "--pairs", type=PAIRS, default=DEFAULT_PAIRS, show_default=True, help="Paired runs of each measured network."
     ),
-    click.option("--export-top", type=_WINNERS, default=1, show_default=True, help="Export the K best networks."),
+    click.option(
+        "--export-top", type=_WINNERS, default=1, show_default=True, metavar="K", help="Export the K best networks."
+    ),
     click.option(
         "--retrain",
         type=_WINNERS,
         default=0,
         show_default=True,
+        metavar="K",
         help="Fine-tune the K best networks and test them once.",
     ),
     click.option("--retrain-epochs", type=EPOCHS, help="Epochs of --retrain, instead of those of the recipe."),

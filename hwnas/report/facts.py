@@ -38,7 +38,7 @@ class ProfileFacts:
 class Facts:
     """The tables of one run."""
 
-    figures: Rows
+    summary: Rows
     predictors: tuple[PredictorFacts, ...]
     range_note: str
     profiles: tuple[ProfileFacts, ...]
@@ -57,7 +57,7 @@ def facts_of(data: RunData) -> Facts:
     record = data.record
     verification = None if record is None else record.verification
     return Facts(
-        figures=tuple(_figures(data)),
+        summary=tuple(_summary(data)),
         predictors=tuple(_predictor(data, *item) for item in data.cards.items()),
         range_note=_range_note(data),
         profiles=() if verification is None else tuple(map(_profile, verification.profiles)),
@@ -77,7 +77,7 @@ def _winner(item: ExportedWinner) -> tuple[str, str]:
     return item.folder, f"{item.arch_id}, {item.why}{failure}"
 
 
-def _figures(data: RunData) -> Iterator[tuple[str, str]]:
+def _summary(data: RunData) -> Iterator[tuple[str, str]]:
     yield "on the front", f"{len(standing(data)):,}"
     yield "candidates", f"{len(data.candidates):,}"
     record = data.record
@@ -113,7 +113,7 @@ def _card(card: Card) -> Iterator[tuple[str, str]]:
     if scores.spearman is not None:
         yield "rank correlation, held out", f"{scores.spearman:.3f} (Spearman)"
     for entry in card.coverage:
-        yield f"inside {entry.confidence:.0%} intervals", percent(entry.share)
+        yield f"coverage of {entry.confidence:.0%} intervals", percent(entry.share)
     yield "fitted to", f"{card.data.num_networks:,} networks, model {card.model}"
 
 

@@ -156,7 +156,7 @@ def _unsure(data: RunData) -> Iterator[str]:
     if on_device and (verification is None or not verification.has_measurements):
         why = f": {verification.reason.rstrip('.')}" if verification is not None and verification.reason else ""
         was = "has not been measured on the device yet" if verification is None else "was not measured on the device"
-        yield f"The front {was}{why}. Speeds and memory are predictions."
+        yield f"The front {was}{why}. Its metrics of the device are predictions."
     if on_device and not data.record.spec.predictors:
         yield "The accuracy of the predictions is unknown: the run contains no predictor card."
     yield from _outside(data)

@@ -1,5 +1,6 @@
 """Signals end a command in good order: 128 and the number, and what was kept."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -76,3 +77,27 @@ def test_a_signal_whose_terminal_is_gone_ends_with_its_number(monkeypatch: pytes
     monkeypatch.setattr("hwnas.cli.group.load", hung_up)
     monkeypatch.setattr(sys, "stderr", Gone())
     assert run(["doctor"]) == 129
+
+
+def test_a_second_signal_does_not_disturb_the_report_of_the_first(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from hwnas.cli import app
+
+    real = app._report_interrupt
+
+    def signalled_again(interrupt: BaseException) -> int:
+        os.kill(os.getpid(), signal.SIGTERM)
+        code = real(interrupt)
+        os.kill(os.getpid(), signal.SIGHUP)
+        return code
+
+    def hung_up(_: object) -> None:
+        os.kill(os.getpid(), signal.SIGHUP)
+
+    monkeypatch.setattr("hwnas.cli.app._report_interrupt", signalled_again)
+    monkeypatch.setattr("hwnas.cli.group.load", hung_up)
+    before = signal.getsignal(signal.SIGTERM)
+    assert run(["doctor"]) == 129
+    assert capsys.readouterr().err == "stopped by SIGHUP\n"
+    assert signal.getsignal(signal.SIGTERM) is before

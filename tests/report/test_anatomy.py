@@ -91,6 +91,6 @@ def test_the_spread_over_seeds_and_the_box_are_told(tmp_path: Path) -> None:
     assert data.record is not None
     seeds = SeedRuns(seeds=(0, 1), hypervolume=Spread(mean=0.5, std=0.01, values=(0.49, 0.51)))
     facts = facts_of(replace(data, record=replace(data.record, seeds=seeds)))
-    assert ("hypervolume of 2 seeds", "0.500 ± 0.010") in facts.figures
+    assert ("hypervolume of 2 seeds", "0.500 ± 0.010") in facts.summary
     (bounds,) = [text for name, text in facts.reproduce if name == "bounds of the hypervolume"]
     assert bounds.startswith("from (-1.00, 0, 0) to (0, ")

@@ -107,7 +107,7 @@ def test_a_front_that_was_not_measured_is_called_out(data: RunData) -> None:
     skipped = replace(verification_of(data), status="skipped", reason="h200 is not here.", members=())
     found = changed(data, verification=skipped)
     assert warnings(found)[0] == (
-        "The front was not measured on the device: h200 is not here. Speeds and memory are predictions."
+        "The front was not measured on the device: h200 is not here. Its metrics of the device are predictions."
     )
     assert sentence(found).endswith("; speeds are predicted, not measured.")
 

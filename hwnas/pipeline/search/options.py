@@ -15,6 +15,8 @@ from hwnas.space.space import AnySpace
 
 DEFAULT_SPACE = "autoformer-tiny"
 DEFAULT_BUDGET = 500
+MAX_EVALUATIONS = 1_000_000
+"""Largest budget."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +38,7 @@ class SearchOptions:
     accuracy: bool = True
     macs: bool = True
     strategy: str | SearchStrategy | None = None
-    budget: Annotated[int, Between(1, 1_000_000)] | None = None
+    budget: Annotated[int, Between(1, MAX_EVALUATIONS)] | None = None
     minutes: Annotated[float, Above(0, 1_000_000)] | None = None
     seed: Annotated[int, Between(0, MAX_SEED)] = 0
     num_seeds: Annotated[int, Between(1, 1000)] = 1
