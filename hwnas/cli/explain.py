@@ -28,9 +28,9 @@ def explain(
 ) -> None:
     """Explain where the time of a network goes.
 
-    On a device of this machine, the time of each operation, as the runtime reports it, is shown. If the peak rates of the device are known, the
-    roofline time of each operation is shown as well. Hints say what limits the network. ARCH is the name of a published
-    network, min, max, random:SEED, a JSON file or inline JSON.
+    On a device of this machine, the time of each operation is shown, as the runtime reports it. If the peak rates of
+    the device are known, the roofline time of each operation is shown as well. Hints say what limits the network. ARCH
+    is the name of a published network, min, max, random:SEED, a JSON file or inline JSON.
     """
     found = explain_network(space, arch, device=device, batch=batch, precision=precision, threads=threads)
     if as_json:

@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from hwnas.cli.app import COMMANDS, run
 from hwnas.cli.group import CommandRow, load
 from hwnas.cli.options import LOG_OPTIONS
 from hwnas.cli.output import Column, print_json, print_table
-from hwnas.errors import GateError, HwnasError, InputError, MissingError, UsageError
+from hwnas.errors import STOP_SIGNALS, GateError, HwnasError, InputError, MissingError, UsageError
 
 SURFACE = {
     "doctor": ["--json"],
@@ -345,8 +346,13 @@ def test_main_exits_with_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
     from hwnas.cli import main
 
     monkeypatch.setattr(sys, "argv", ["hwnas", "--version"])
-    with pytest.raises(SystemExit) as caught:
-        main()
+    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    try:
+        with pytest.raises(SystemExit) as caught:
+            main()
+    finally:  # a process that ends ignores further signals
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     assert caught.value.code == 0
 
 
