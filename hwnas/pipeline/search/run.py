@@ -15,7 +15,7 @@ import numpy as np
 
 from hwnas.arguments import checked_arguments
 from hwnas.devices import Machine
-from hwnas.errors import InputError, Interrupted, signal_number
+from hwnas.errors import InputError, Interrupted, UsageError, signal_number
 from hwnas.pipeline.search.context import SearchContext, pinned_cpu_settings, prepare_search, reload_search
 from hwnas.pipeline.search.execution import make_evaluators, run_all
 from hwnas.pipeline.search.options import SearchOptions
@@ -75,7 +75,7 @@ def search_networks(
     """Search for the best networks for a device, measure the front there, and export the winners.
 
     Args:
-        options: What to search for; ignored with `resume`.
+        options: What to search for; with `resume`, the run says it.
         out: The run folder; None: a new one under `options.runs`.
         resume: The run of a search that was interrupted, or whose front is still to be measured or exported.
         workers: Processes that load images.
@@ -89,6 +89,8 @@ def search_networks(
         HwnasError: The options are wrong, no network can meet the constraints, or a supernet or predictors are
             missing.
     """
+    if resume is not None and (options is not None or out is not None):
+        raise UsageError("a resumed search takes options and folder from its run", got="options or out")
     reporter, options = reporter or NullReporter(), options or SearchOptions()
     if resume is not None:
         read_spec(Run.open(resume))  # nothing but the run of a search is locked
@@ -217,7 +219,8 @@ def _store_measured(context: SearchContext, run: Path, record: SearchRecord, row
             for name, check in row.metrics.items():
                 if check.measured is None:
                     continue
-                ends = (check.measured, check.measured_lower or check.measured, check.measured_upper or check.measured)
+                limits = (check.measured_lower, check.measured_upper)
+                ends = (check.measured, *(check.measured if end is None else end for end in limits))
                 value = Estimate(*(np.array([end]) for end in ends))
                 study.store_value(candidates[row.arch_id].genome[None], metric=name, value=value, source="measured")
 

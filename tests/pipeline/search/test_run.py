@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hwnas.errors import InputError
+from hwnas.errors import InputError, UsageError
+from hwnas.pipeline.search.options import SearchOptions
 from hwnas.pipeline.search.query import query
 from hwnas.pipeline.search.run import SearchRun, rehearse_search, search_networks
 from hwnas.progress import EvaluationProgress, NullReporter, ProgressEvent
@@ -137,6 +138,8 @@ def test_only_a_search_is_gone_on_with(tmp_path: Path) -> None:
     Run.create(tmp_path / "train", command=("hwnas", "train"), config={"recipe": {}})
     with pytest.raises(InputError, match="must be the run of a search"):
         search_networks(resume=tmp_path / "train")
+    with pytest.raises(UsageError, match="takes options and folder from its run"):
+        search_networks(SearchOptions(), resume=tmp_path / "train")
 
 
 def test_without_accuracy_evaluations_are_free_and_random_search_stands_beside(bench: dict[str, Any]) -> None:
