@@ -19,6 +19,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description="Run hostile inputs through hwnas.")
     parser.add_argument("--seed", default="1", help="seed of the cases")
     parser.add_argument("--count", type=int, default=300, help="number of cases")
+    parser.add_argument("--first", type=int, default=0, help="number of the first case")
     parser.add_argument("--case", action="append", help="run this case again, NAME:SEED:INDEX")
     parser.add_argument("--only", action="append", help="only these grammars")
     parser.add_argument("--valid", action="store_true", help="run the commands on valid files, which must end with 0")
@@ -40,7 +41,7 @@ def main(arguments: list[str]) -> int:
     chosen = [grammar for grammar in GRAMMARS if grammar.quick or options.slow]
     if options.only:
         chosen = [BY_NAME[name] for name in options.only]
-    cases = list(schedule(chosen, seed=options.seed, count=options.count))
+    cases = list(schedule(chosen, seed=options.seed, count=options.first + options.count))[options.first :]
     if options.valid:
         cases = [(grammar, f"{grammar.name}:valid:0") for grammar in valid_grammars(chosen)]
     if options.case:
