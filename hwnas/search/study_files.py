@@ -231,6 +231,9 @@ def _require_schema(path: Path, connection: sqlite3.Connection) -> None:
     (state,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if state != "ok":
         raise InputError(f"{printable(path)} is damaged", got=shown(state), hint=REMEDY)
+    # Ids of candidates are checked where they are read, with the number that is wrong.
+    if any(parent == "metrics" for _, _, parent, _ in connection.execute("PRAGMA foreign_key_check(evaluations)")):
+        raise InputError(f"{printable(path)} is damaged", got="evaluations of a metric that is not there", hint=REMEDY)
 
 
 @cache

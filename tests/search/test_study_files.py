@@ -121,6 +121,7 @@ def test_a_closed_study_is_one_file(sound: Path) -> None:
         ("UPDATE metrics SET name = 'speed' WHERE id = 1", "metrics.name must be a metric: metric 'speed'"),
         ("UPDATE metrics SET name = x'00' WHERE id = 1", "metrics.name has a value"),
         ("UPDATE metrics SET name = CAST(x'ff' AS TEXT) WHERE id = 1", "is not a study, or it is damaged"),
+        ("DELETE FROM metrics", "evaluations of a metric that is not there"),
         ("UPDATE evaluations SET value = 'fast'", "must be numbers"),
         ("UPDATE evaluations SET value = x'ff' WHERE candidate = 2", "must be numbers"),
         ("UPDATE evaluations SET upper = 9e999 WHERE candidate = 2", "must be numbers"),
