@@ -25,7 +25,7 @@ from hwnas.cli.progress import console_reporter
 from hwnas.config import to_mapping
 from hwnas.errors import GateError, UsageError
 from hwnas.pipeline.search.options import SearchOptions
-from hwnas.pipeline.search.run import SearchRehearsal, SearchRun, rehearse_search, search_networks
+from hwnas.pipeline.search.run import SearchDryRun, SearchRun, dry_run_search, search_networks
 from hwnas.profile.timing import PAIRS as DEFAULT_PAIRS
 from hwnas.search.spec import PostSearch
 
@@ -134,8 +134,8 @@ def search(
         _require_effect(context)
     options = None if resume is not None else _options(**values)
     if dry_run and options is not None:
-        rehearsal = rehearse_search(options)
-        print_json(rehearsal) if as_json else _print_rehearsal(rehearsal)
+        dry_run_result = dry_run_search(options)
+        print_json(dry_run_result) if as_json else _print_dry_run(dry_run_result)
         return
     with console_reporter() as reporter:
         result = search_networks(options, out=out, resume=resume, workers=workers, reporter=reporter)
@@ -194,10 +194,10 @@ def _require_passed(result: SearchRun) -> None:
         raise GateError("a winner could not be exported", got="; ".join(broken))
 
 
-def _print_rehearsal(rehearsal: SearchRehearsal) -> None:
-    spec, supernet = rehearsal.spec, rehearsal.spec.supernet
+def _print_dry_run(dry_run_result: SearchDryRun) -> None:
+    spec, supernet = dry_run_result.spec, dry_run_result.spec.supernet
     rows: list[tuple[str, object]] = [
-        ("space", f"{spec.space}, {rehearsal.space_size:.3g} networks"),
+        ("space", f"{spec.space}, {dry_run_result.space_size:.3g} networks"),
         ("supernet", None if supernet is None else supernet.path),
         ("held-out images", None if supernet is None else supernet.num_images),
         ("objectives", ", ".join(spec.objectives)),
@@ -207,9 +207,9 @@ def _print_rehearsal(rehearsal: SearchRehearsal) -> None:
         ("evaluations", spec.budget.evaluations),
         ("minutes", spec.budget.minutes),
     ]
-    if rehearsal.seconds_per_evaluation is not None:
-        rows.append(("an evaluation", f"{rehearsal.seconds_per_evaluation:.2g} s for the largest network"))
+    if dry_run_result.seconds_per_evaluation is not None:
+        rows.append(("an evaluation", f"{dry_run_result.seconds_per_evaluation:.2g} s for the largest network"))
     print_table(["", ""], rows)
-    print_line(str(rehearsal.satisfiable))
+    print_line(str(dry_run_result.satisfiable))
     for note in spec.notes:
         print_line(f"note: {note}")

@@ -190,7 +190,7 @@ def test_a_reference_model_is_trained_and_evaluated(tmp_path: Path) -> None:
     assert 0 <= row.top1 <= 1
 
 
-def test_a_rehearsal_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dry_run_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     found = estimate_training(SMALL, trainer_config=QUIET)
     assert (found.train_images, found.steps_per_epoch) == (128, 2)

@@ -327,7 +327,7 @@ def test_global_state_is_left_as_it_was(tmp_path: Path) -> None:
     assert (torch.get_num_threads(), dict(os.environ)) == (threads, environment)
 
 
-def test_a_rehearsal_takes_time_and_writes_nothing(tmp_path: Path) -> None:
+def test_a_dry_run_takes_time_and_writes_nothing(tmp_path: Path) -> None:
     assert 0 < toy_trainer(tmp_path, AUTOFORMER, toy_recipe()).time_steps() < 10
     assert not list(tmp_path.iterdir())
 

@@ -126,8 +126,8 @@ def _require_current_space(path: Path, found: AnySpace, name: str | None) -> Non
         )
 
 
-class TrueAccuracy:
-    """Evaluates the accuracy of genomes, and yields values as they are done, in the order of the rows."""
+class SupernetAccuracy:
+    """Evaluates genomes with the weights of a supernet, and yields values as they are done, in the order of the rows."""
 
     def __init__(
         self,

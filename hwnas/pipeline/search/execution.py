@@ -19,7 +19,7 @@ from hwnas.search.strategies.strategy import RandomSearch
 from hwnas.search.study import Study
 
 if TYPE_CHECKING:
-    from hwnas.pipeline.search.accuracy import TrueAccuracy
+    from hwnas.pipeline.search.accuracy import SupernetAccuracy
 
 _SPENT = "spent_s"
 """The key under which a study stores the time spent on it."""
@@ -36,10 +36,10 @@ class FinishedSearches:
     seeds: SeedRuns | None
 
 
-def make_evaluators(context: SearchContext, true_accuracy: "TrueAccuracy | None") -> Evaluators:
+def make_evaluators(context: SearchContext, supernet_accuracy: "SupernetAccuracy | None") -> Evaluators:
     """Return the evaluators of a search: predictors, the supernet, and a surrogate of the supernet."""
-    fit = None if true_accuracy is None else accuracy_surrogate(context.space)
-    return Evaluators(cheap=context.cheap, expensive=true_accuracy, fit=fit)
+    fit = None if supernet_accuracy is None else accuracy_surrogate(context.space)
+    return Evaluators(cheap=context.cheap, expensive=supernet_accuracy, fit=fit)
 
 
 def run_all(context: SearchContext, run: Path, evaluators: Evaluators, *, reporter: Reporter) -> FinishedSearches:

@@ -21,7 +21,7 @@ from hwnas.search.run import SearchOutcome
 from hwnas.workload import Workload
 
 if TYPE_CHECKING:
-    from hwnas.pipeline.search.accuracy import OpenSupernet, TrueAccuracy
+    from hwnas.pipeline.search.accuracy import OpenSupernet, SupernetAccuracy
 
 
 NAMES: Mapping[str, str] = {"timm:deit_tiny_patch16_224": "DeiT-Ti", "timm:deit_small_patch16_224": "DeiT-S"}
@@ -33,7 +33,7 @@ def make_record(
     finished: FinishedSearches,
     *,
     satisfiable: str,
-    true_accuracy: "TrueAccuracy | None",
+    supernet_accuracy: "SupernetAccuracy | None",
     runs: Path,
 ) -> SearchRecord:
     """Make the record of a search, before anything is verified or exported.
@@ -42,14 +42,14 @@ def make_record(
         context: The inputs of the search.
         finished: Its results.
         satisfiable: Whether the constraints can be met, as a sentence.
-        true_accuracy: The evaluator of accuracy; None for a search without accuracy.
+        supernet_accuracy: The evaluator of accuracy; None for a search without accuracy.
         runs: A folder of runs; trainings of reference networks in it have accuracies to compare with.
     """
     outcome = finished.outcome
     health, warning = None, None
-    if true_accuracy is not None and context.spec.supernet is not None:
+    if supernet_accuracy is not None and context.spec.supernet is not None:
         space, num_images = context.space, context.spec.supernet.num_images
-        smallest, largest = true_accuracy.evaluate(space.encode([space.smallest(), space.largest()]))
+        smallest, largest = supernet_accuracy.evaluate(space.encode([space.smallest(), space.largest()]))
         health = SupernetHealth(smallest=smallest, largest=largest)
         warning = indistinct_supernet_warning(smallest, largest, num_images=num_images)
     return SearchRecord(

@@ -35,7 +35,7 @@ from hwnas.search.spec import SearchSpec, read_spec
 from hwnas.search.study import Study
 
 if TYPE_CHECKING:
-    from hwnas.pipeline.search.accuracy import TrueAccuracy
+    from hwnas.pipeline.search.accuracy import SupernetAccuracy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ class SearchRun:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchRehearsal:
+class SearchDryRun:
     """A search that was resolved, but not run."""
 
     spec: SearchSpec
@@ -109,14 +109,14 @@ def search_networks(
         return _search(context, run, satisfiable, workers, reporter, campaign_environment)
 
 
-def rehearse_search(
+def dry_run_search(
     options: SearchOptions, *, reporter: Reporter | None = None, machine: Machine | None = None
-) -> SearchRehearsal:
+) -> SearchDryRun:
     """Resolve a search and time one evaluation, without keeping anything."""
     with TemporaryDirectory() as scratch:
         context = prepare_search(options, reporter=reporter or NullReporter(), machine=machine, scratch=Path(scratch))
     with pinned_cpu_settings(context.spec):
-        return SearchRehearsal(
+        return SearchDryRun(
             spec=context.spec,
             space_size=context.space.size,
             satisfiable=check_satisfiable(context.problem, context.cheap, seed=context.spec.seed),
@@ -140,18 +140,23 @@ def _search(
 ) -> SearchRun:
     """Search in a run folder that exists, unless that is done; then do the steps that follow."""
     with pinned_cpu_settings(context.spec):
-        accuracy = _true_accuracy(context, run=run, workers=workers, reporter=reporter)
+        accuracy = _supernet_accuracy(context, run=run, workers=workers, reporter=reporter)
         if (run / RECORD_FILE).is_file():
             record = read_record(run)
             _require_same_supernet(context, record)
         else:
             finished = run_all(context, run, make_evaluators(context, accuracy), reporter=reporter)
             record = make_record(
-                context, finished, satisfiable=str(satisfiable), true_accuracy=accuracy, runs=run.parent
+                context, finished, satisfiable=str(satisfiable), supernet_accuracy=accuracy, runs=run.parent
             )
             write_record(run, record)
         record = _finalize(
-            context, run, record, true_accuracy=accuracy, reporter=reporter, campaign_environment=campaign_environment
+            context,
+            run,
+            record,
+            supernet_accuracy=accuracy,
+            reporter=reporter,
+            campaign_environment=campaign_environment,
         )
     return SearchRun(run=run, record=record)
 
@@ -161,7 +166,7 @@ def _finalize(
     run: Path,
     record: SearchRecord,
     *,
-    true_accuracy: "TrueAccuracy | None",
+    supernet_accuracy: "SupernetAccuracy | None",
     reporter: Reporter,
     campaign_environment: CampaignEnvironment | None,
 ) -> SearchRecord:
@@ -179,7 +184,7 @@ def _finalize(
     if num_missing > 0 or failed or record.measured_front != searched.measured_front:
         with Study.read(run) as study:
             members = front_members(context, study, record)
-        exporter = WinnerExporter(context=context, run=run, true_accuracy=true_accuracy, reporter=reporter)
+        exporter = WinnerExporter(context=context, run=run, supernet_accuracy=supernet_accuracy, reporter=reporter)
         record = replace(record, winners=exporter.export(record, members))
         write_record(run, record)
     write_front(run)
@@ -233,22 +238,22 @@ def _require_same_supernet(context: SearchContext, record: SearchRecord) -> None
         raise InputError(message, got=f"{searched.path}, which has changed", hint="put the old file back there")
 
 
-def _true_accuracy(
+def _supernet_accuracy(
     context: SearchContext, *, run: Path | None, workers: int = 0, reporter: Reporter | None = None
-) -> "TrueAccuracy | None":
+) -> "SupernetAccuracy | None":
     """Return the evaluator of accuracy, which stores its values in a run; None for a search without accuracy."""
     if context.supernet is None or context.spec.supernet is None:
         return None
-    from hwnas.pipeline.search.accuracy import TrueAccuracy
+    from hwnas.pipeline.search.accuracy import SupernetAccuracy
     from hwnas.train.evaluation import ACCURACIES_FILE
 
     cache = None if run is None else run / ACCURACIES_FILE
     device = context.spec.supernet.compute
-    return TrueAccuracy(context.supernet, cache=cache, device=device, workers=workers, reporter=reporter)
+    return SupernetAccuracy(context.supernet, cache=cache, device=device, workers=workers, reporter=reporter)
 
 
 def _seconds_per_evaluation(context: SearchContext) -> float | None:
-    accuracy = _true_accuracy(context, run=None)
+    accuracy = _supernet_accuracy(context, run=None)
     if accuracy is None:
         return None
     started_s = time.perf_counter()

@@ -22,7 +22,7 @@ from hwnas.search.verification import FrontMember
 from hwnas.space.arch import canonical_json
 
 if TYPE_CHECKING:
-    from hwnas.pipeline.search.accuracy import TrueAccuracy
+    from hwnas.pipeline.search.accuracy import SupernetAccuracy
 
 KNEE = "the knee of the front: farthest from the plane through its extremes"
 SPREAD = "adds most hypervolume to those before it"
@@ -44,7 +44,7 @@ class WinnerExporter:
 
     context: SearchContext
     run: Path
-    true_accuracy: "TrueAccuracy | None"
+    supernet_accuracy: "SupernetAccuracy | None"
     """None for a search without accuracy."""
     reporter: Reporter
 
@@ -99,12 +99,12 @@ class WinnerExporter:
         return path_within(self.run, NETWORKS, member.candidate.arch_id)
 
     def _inherited_weights(self, member: FrontMember, folder: Path) -> WinnerWeights:
-        if self.true_accuracy is None:
+        if self.supernet_accuracy is None:
             return WinnerWeights(file=None)
         from hwnas.supernet.store import save_network
 
         arch, file = member.candidate.arch, folder / _WEIGHTS
-        save_network(self.true_accuracy.extract(arch), file, space=self.context.space, arch=arch)
+        save_network(self.supernet_accuracy.extract(arch), file, space=self.context.space, arch=arch)
         return WinnerWeights(file=file)
 
     def _retrained_weights(self, member: FrontMember, folder: Path) -> WinnerWeights:

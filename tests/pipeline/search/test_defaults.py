@@ -10,7 +10,7 @@ import pytest
 from hwnas.errors import HwnasError
 from hwnas.pipeline.search.defaults import newest_supernet
 from hwnas.pipeline.search.options import SearchOptions
-from hwnas.pipeline.search.run import rehearse_search
+from hwnas.pipeline.search.run import dry_run_search
 from hwnas.runs import Run
 from tests.pipeline.search.workbench import (
     FIRST,
@@ -24,7 +24,7 @@ def test_what_is_missing_is_named_with_the_commands_that_make_it(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "none").mkdir()
     with pytest.raises(HwnasError) as caught:
-        rehearse_search(
+        dry_run_search(
             SearchOptions(objectives=("throughput",), predictors=tmp_path / "none", profiles=tmp_path / "none")
         )
     text = str(caught.value)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from hwnas.errors import HwnasError, InputError, UsageError
-from hwnas.pipeline.search.run import rehearse_search, search_networks
+from hwnas.pipeline.search.run import dry_run_search, search_networks
 from hwnas.search.spec import PostSearch
 from tests.pipeline.campaigns import FakeEnvironment
 from tests.pipeline.search.workbench import free, options
@@ -64,18 +64,18 @@ def test_bad_input_is_told(
 
 def test_a_long_name_is_cut_in_the_message(bench: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="is not known") as caught:
-        rehearse_search(options(bench, objectives=("x" * 10_000,)))
+        dry_run_search(options(bench, objectives=("x" * 10_000,)))
     assert len(str(caught.value)) < 1000
 
 
 def test_rounds_need_accuracy(bench: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="rounds need accuracy"):
-        rehearse_search(free(bench, strategy="rounds"))
+        dry_run_search(free(bench, strategy="rounds"))
 
 
 def test_a_mistyped_objective_is_answered_with_the_whole_command(bench: dict[str, Any]) -> None:
     with pytest.raises(InputError) as caught:
-        rehearse_search(options(bench, objectives=("thruput",)))
+        dry_run_search(options(bench, objectives=("thruput",)))
     assert str(caught.value).splitlines() == [
         "objective 'thruput' is not known",
         "  got     thruput",

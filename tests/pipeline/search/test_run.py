@@ -12,7 +12,7 @@ import pytest
 from hwnas.errors import InputError, UsageError
 from hwnas.pipeline.search.options import SearchOptions
 from hwnas.pipeline.search.query import query
-from hwnas.pipeline.search.run import SearchRun, rehearse_search, search_networks
+from hwnas.pipeline.search.run import SearchRun, dry_run_search, search_networks
 from hwnas.progress import EvaluationProgress, NullReporter, ProgressEvent
 from hwnas.report.gather import gather
 from hwnas.runs import Run
@@ -186,22 +186,22 @@ def test_a_folder_that_holds_something_is_no_new_run(bench: dict[str, Any], tmp_
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_a_rehearsal_that_must_fit_a_predictor_keeps_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dry_run_that_must_fit_a_predictor_keeps_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measured_profiles.fast_fits(monkeypatch)
     monkeypatch.chdir(tmp_path)
     measured_profiles.make_profile(tmp_path / "profiles", FIRST, device=CPU)
     (tmp_path / "none").mkdir()
     before = sorted(tmp_path.rglob("*"))
     asked = free({"predictors": tmp_path / "none", "runs": tmp_path / "runs"}, objectives=("latency_ms",))
-    found = rehearse_search(replace(asked, profiles=tmp_path / "profiles"))
+    found = dry_run_search(replace(asked, profiles=tmp_path / "profiles"))
     assert sorted(tmp_path.rglob("*")) == before
     assert found.spec.objectives[-1] == f"latency_ms@{CPU}/onnxruntime/fp32/b1"
     assert any("fitted one to" in note for note in found.spec.notes)
     assert any(note.endswith("; fitted for this dry run and not kept") for note in found.spec.notes)
 
 
-def test_a_rehearsal_writes_nothing(bench: dict[str, Any]) -> None:
-    found = rehearse_search(options(bench, constraints=("macs<=3M",), minutes=2.0, budget=None))
+def test_a_dry_run_writes_nothing(bench: dict[str, Any]) -> None:
+    found = dry_run_search(options(bench, constraints=("macs<=3M",), minutes=2.0, budget=None))
     assert found.satisfiable.holds
     assert found.spec.supernet is not None
     assert found.spec.supernet.num_images == 360
