@@ -127,7 +127,7 @@ def _require_current_space(path: Path, found: AnySpace, name: str | None) -> Non
 
 
 class SupernetAccuracy:
-    """Evaluates genomes with the weights of a supernet, and yields values as they are done, in the order of the rows."""
+    """Evaluates genomes with the weights of a supernet; yields values as they are done, in the order of the rows."""
 
     def __init__(
         self,
