@@ -129,7 +129,7 @@ def mutate_bytes(data: bytes, rng: Random) -> tuple[bytes, str]:
     choices: list[tuple[str, Callable[[], bytes]]] = [
         (f"cut at byte {place}", lambda: data[:place]),
         (f"bytes {place} to {end} removed", lambda: data[:place] + data[end:]),
-        (f"bit of byte {place} flipped", lambda: _flipped(data, [place], rng)),
+        (f"bit of byte {place} flipped", lambda: _flipped(data, [place] if data else [], rng)),
         ("20 bits flipped", lambda: _flipped(data, [rng.randrange(len(data)) for _ in range(20)] if data else [], rng)),
         (f"NUL from byte {place} to {end}", lambda: data[:place] + bytes(end - place) + data[end:]),
         (f"no UTF-8 at byte {place}", lambda: data[:place] + b"\xff\xfe\xc3" + data[place:]),
