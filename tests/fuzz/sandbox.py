@@ -164,6 +164,7 @@ def _run_child(grammar: Grammar, case: str, *, seeds: Path, base: Path, meta: Pa
     code = BROKEN_CASE
     try:
         os.setsid()
+        signal.alarm(2 * int(MAX_WALL_S))  # the parent may be killed before it ends this process
         _redirect(meta)
         inside = base / INSIDE
         _copy_parts(grammar.parts, seeds, inside / "case")
