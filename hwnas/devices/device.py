@@ -38,7 +38,7 @@ class Device:
     num_sms: int | None = None
     l2_bytes: int | None = None
     compute_capability: str | None = None
-    """Of a GPU of NVIDIA, such as '8.9': the instructions that its programs are compiled for."""
+    """NVIDIA's number of the instruction set of a GPU, such as '8.9'; None for other devices."""
     source: str = ""
     """The datasheet of the rates and sizes."""
 

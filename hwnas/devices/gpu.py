@@ -33,7 +33,7 @@ class Gpu:
     driver: str
     memory_bytes: int | None
     uuid: str
-    """Of the GPU, or of the slice."""
+    """The driver's identifier of the GPU, or of the slice."""
     device: Device
 
 

@@ -44,7 +44,7 @@ MAX_INSTANCES = 48
 MAX_FILLED = 512
 """Filled graphs kept in memory for each structure."""
 LOCK_TIMEOUT_S = 10.0
-"""A template is saved in milliseconds. Whoever holds the lock for longer is stopped, and the cache is not needed."""
+"""Seconds to wait for the lock. Saving takes milliseconds; after a longer wait the cache is not written."""
 EXPORTING = ("compose", "dynamo", "graph_template", "precision", "size_rules", "structure", "templates")
 """Modules of hwnas.export that determine the content of templates or how they are filled."""
 

@@ -42,7 +42,7 @@ class ProfileSummary:
     num_networks: int = 0
     num_failed: int = 0
     noise_floor: float | None = None
-    """As a fraction (0.01 is one percent); None if too few networks were measured twice."""
+    """Noise floor as a fraction (0.01 is one percent); None if too few networks were measured twice."""
     problem: str | None = None
     """Reason why it cannot be read; None if it can."""
 

@@ -324,7 +324,7 @@ class _Process:
         return bool(poller.poll(1000 * timeout_s))
 
     def _read_channel(self) -> bytes:
-        """What arrived; nothing if the process closed the channel."""
+        """Return the bytes that have arrived; none if the process closed the channel."""
         try:
             return self._channel.recv(1 << 16)
         except ConnectionError:  # it ended without reading the last request

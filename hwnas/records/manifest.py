@@ -34,7 +34,7 @@ class CampaignSession:
 
 @dataclass(frozen=True, kw_only=True)
 class ProfileManifest:
-    """What all rows of a profile have in common."""
+    """The properties that all rows of a profile share."""
 
     schema: str = SCHEMA
     space: FileName | None

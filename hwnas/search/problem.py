@@ -1,4 +1,4 @@
-"""What is optimised in which space, and the functions that evaluate it."""
+"""The problem of a search: space, objectives, constraints, and the functions that evaluate them."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass

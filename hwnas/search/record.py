@@ -157,7 +157,7 @@ class ExportedWinner:
     """The rule by which it was chosen."""
     files: tuple[FileName, ...]
     test_accuracy: Share | None
-    """Of the retrained network, evaluated once; None if it was not retrained."""
+    """Test accuracy of the retrained network, evaluated once; None if it was not retrained."""
     failure: str | None
     """Why it could not be exported."""
 

@@ -33,7 +33,7 @@ class FoundNetwork:
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """Lower and upper end, of metrics that are predicted."""
     on_front: bool
-    """Of the measured front where the front was measured."""
+    """True if it is on the measured front, or on the searched one if nothing was measured."""
     feasible: bool
 
     @property
@@ -52,7 +52,7 @@ class SearchResult:
     networks: tuple[FoundNetwork, ...]
     """All candidates, in the order of evaluation."""
     hypervolume: float | None
-    """Of the searched front, normalised; None where nothing is feasible."""
+    """Normalised hypervolume of the searched front; None if nothing is feasible."""
     evaluations: int
     stop: str
     """Why the search ended: 'evaluations', 'minutes', 'stalled' or 'exhausted'."""

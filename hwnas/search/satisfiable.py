@@ -20,7 +20,7 @@ _GENERATIONS = 30
 
 @dataclass(frozen=True, kw_only=True)
 class Satisfiable:
-    """Whether the constraints can be met, with the reason as a sentence."""
+    """Result of checking that the constraints can be met, with the reason as a sentence."""
 
     holds: bool
     reason: str

@@ -190,7 +190,7 @@ def _open(path: Path, mode: Literal["ro", "rw"]) -> sqlite3.Connection:
         if mode == "rw" or code not in _UNUSABLE or (log.exists() and log.stat().st_size):
             raise
         # A study that was not closed wants files next to it, which a read-only folder does not take. Without a log, all
-        # is in the one file, and nobody can be writing it.
+        # is in the one file, and no process can be writing it.
         return sqlite3.connect(f"{uri}&immutable=1", uri=True, isolation_level=None)
     except BaseException:
         connection.close()

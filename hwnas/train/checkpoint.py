@@ -37,7 +37,7 @@ _MAX_RATE = 1e4
 _SCALARS = (bool, int, float, str)
 
 REMOVE_HINT = "remove it to resume from the one before"
-"""What to do about a damaged checkpoint."""
+"""Remedy for a damaged checkpoint."""
 
 _log = logging.getLogger(__name__)
 

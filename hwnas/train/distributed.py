@@ -1,8 +1,8 @@
 """Data-parallel training in several processes, started by torchrun on one machine or more.
 
 Gradients are averaged here rather than by DistributedDataParallel: a supernet runs on slices of its weights, its
-networks differ from step to step and between processes, and a weight that no process used must be told apart from one
-with a gradient of zero (`unused_weights` of a recipe).
+networks differ from step to step and between processes, and a weight that no process used must be distinguished from
+one with a gradient of zero (`unused_weights` of a recipe).
 """
 
 import os

@@ -42,7 +42,7 @@ _LIBRARIES = (
 
 @dataclass(kw_only=True)
 class Summary:
-    """What a run of the fuzzer found."""
+    """Results of a run of the fuzzer."""
 
     tried: Counter[str] = field(default_factory=Counter)
     """Cases by grammar."""

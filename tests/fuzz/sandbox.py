@@ -79,7 +79,7 @@ class Result:
     case: str
     problem: str | None
     place: str
-    """Where it went wrong: results with the same problem and place have the same cause."""
+    """The failing place: results with the same problem and place have the same cause."""
     code: int
     """Exit code, or minus the signal."""
     what: str

@@ -101,7 +101,7 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.store is None and (self.path / "manifest.json").exists())
     @rule(data=st.binary(min_size=1, max_size=30))
     def foreign_bytes_at_the_end(self, data: bytes) -> None:
-        """What no campaign writes is refused, and kept."""
+        """Append bytes that no campaign writes, which are refused and kept."""
         self._complete()
         before = self.file.read_bytes()
         self.file.write_bytes(before + b"no row " + data)
@@ -136,7 +136,7 @@ class StoreMachine(RuleBasedStateMachine):
             assert found == self.expected if whole else found in (self.expected, self.expected[:-1])
 
     def _complete(self) -> None:
-        """As the next writer does: what follows the last line break is either a whole row or nothing."""
+        """Complete the file as the next writer does: the rest after the last line break is a whole row or nothing."""
         if self.file.read_bytes()[-1:] not in (b"", b"\n"):
             with Store(self.path, manifest=MANIFEST, session=SESSION):
                 pass

@@ -15,7 +15,7 @@ from hwnas.runs import LOCK, MANIFEST, Run
 from hwnas.search.record import NETWORKS
 
 _ASIDE = ".run.new"
-"""Where a run is made in a folder that exists."""
+"""Name of the temporary folder inside an existing folder that becomes a run."""
 
 _STALE_S = 60.0
 """Age of a folder that was made aside after which its maker has locked it, or was killed."""

@@ -45,7 +45,7 @@ class RoundsSearch(SearchStrategy):
     pool: int = 10
     """Draws for each of the initial networks, of which those with the most evenly spread MACs are taken."""
     optimism: float = 0.5
-    """Where between the surrogate's mean (0) and the better end of its interval (1) a network is scored."""
+    """Score of a network, from the surrogate's mean (0) to the better end of its interval (1)."""
     explored: float = 0.1
     """Share of a batch for candidates near the front that the surrogate is least certain of."""
     variation: Variation = field(default_factory=Variation)
