@@ -169,8 +169,8 @@ class Quantity:
     unit: str
     units: Mapping[str, float]
     on_device: bool = True
-    most: float = float("inf")
-    """No network has more of it; none has less than 0."""
+    largest: float = float("inf")
+    """Largest possible value; the smallest is 0."""
 
     def parse(self, text: str) -> float:
         """Return the value of a number with or without a unit: `8`, `8ms`, `1.4G`."""
@@ -188,7 +188,7 @@ METRICS: Registry[Quantity] = Registry("metric")
 """All metrics that a search can ask for."""
 
 for _quantity in (
-    Quantity(name="accuracy", goal="max", unit="", units={"": 1.0, "%": 0.01}, on_device=False, most=1.0),
+    Quantity(name="accuracy", goal="max", unit="", units={"": 1.0, "%": 0.01}, on_device=False, largest=1.0),
     Quantity(name="energy_j", goal="min", unit="J", units={"": 1.0, "J": 1.0, "mJ": 1e-3}),
     Quantity(name="latency_ms", goal="min", unit="ms", units={"": 1.0, "ms": 1.0, "s": 1e3, "us": 1e-3}),
     Quantity(name="macs", goal="min", unit="", units=_COUNTS, on_device=False),

@@ -27,8 +27,8 @@ _COLUMNS: tuple[Column | str, ...] = (
             "noise floor",
             "error/floor",
             "Spearman",
-            "at best",
-            f"in {_CONFIDENCE:.0%}",
+            "max Spearman",
+            f"{_CONFIDENCE:.0%} coverage",
         )
     ),
 )

@@ -52,7 +52,13 @@ _RUN_PARAMETERS = ("plan", "out", "new", "retry", "strict", "limit_minutes", "un
     show_default="1/8 of --samples, at least 12",
     help="Networks to measure twice, for the noise floor.",
 )
-@click.option("--also", multiple=True, metavar="timm:NAME", help="Measure a model of timm as well (repeatable).")
+@click.option(
+    "--extra-model",
+    "extra_models",
+    multiple=True,
+    metavar="timm:NAME",
+    help="Measure a model of timm as well (repeatable).",
+)
 @click.option(
     "--reference-networks/--no-reference-networks",
     default=True,

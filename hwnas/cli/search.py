@@ -93,7 +93,7 @@ _POST_SEARCH = (
         default=0,
         show_default=True,
         metavar="K",
-        help="Fine-tune the K best networks and test them once.",
+        help="Retrain the K best networks from their inherited weights, and test each once.",
     ),
     click.option("--retrain-epochs", type=EPOCHS, help="Epochs of --retrain, instead of those of the recipe."),
 )
@@ -210,6 +210,6 @@ def _print_dry_run(dry_run_result: SearchDryRun) -> None:
     if dry_run_result.seconds_per_evaluation is not None:
         rows.append(("an evaluation", f"{dry_run_result.seconds_per_evaluation:.2g} s for the largest network"))
     print_table(["", ""], rows)
-    print_line(str(dry_run_result.satisfiable))
+    print_line(str(dry_run_result.constraint_check))
     for note in spec.notes:
         print_line(f"note: {note}")

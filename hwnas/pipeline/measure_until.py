@@ -148,7 +148,7 @@ class MeasuringRounds:
             SPACES.get(request.space),
             _FIRST,
             seed=request.seed,
-            also=request.also,
+            extra_models=request.extra_models,
             reference_networks=request.reference_networks,
         )
         return unique_subjects([*start, *subjects])

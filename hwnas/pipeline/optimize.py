@@ -209,9 +209,9 @@ def _checked(name: str, source: CustomMetric | Predictor) -> CustomMetric | Pred
 def _quantity(name: str, source: CustomMetric | Predictor) -> Quantity:
     """Return what is known of a metric that is the caller's own; it is registered nowhere."""
     assert isinstance(source, CustomMetric), "a predictor of a metric that is not known"
-    most = source.largest if source.expensive else float("inf")
+    largest = source.largest if source.expensive else float("inf")
     units = {"": 1.0, source.unit: 1.0}
-    return Quantity(name=name, goal=source.goal, unit=source.unit, units=units, on_device=False, most=most)
+    return Quantity(name=name, goal=source.goal, unit=source.unit, units=units, on_device=False, largest=largest)
 
 
 def _problem(

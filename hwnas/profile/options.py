@@ -35,7 +35,7 @@ _OPTION_NAMES = {
     "pairs": "--pairs",
     "seed": "--seed",
     "repeats": "--repeats",
-    "also": "--also",
+    "extra_models": "--extra-model",
     "out": "--out",
 }
 
@@ -65,7 +65,7 @@ class CampaignOptions:
     """Seed of networks, weights, images and order."""
     repeats: int | None = None
     """Networks measured twice; None: one in eight, at least 12."""
-    also: tuple[str, ...] = ()
+    extra_models: tuple[str, ...] = ()
     """Timm models to measure as well: `timm:NAME` or `timm:NAME@SIZE`."""
     reference_networks: bool = True
     """Measure DeiT-Ti and DeiT-S as well."""
@@ -115,7 +115,7 @@ class CampaignOptions:
 
 
 def _option_words(option: str, value: Any) -> list[str]:
-    if option == "--also":
+    if option == "--extra-model":
         return [word for item in value for word in (option, item)]
     if isinstance(value, tuple):
         return [option, ",".join(map(str, value))]

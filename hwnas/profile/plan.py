@@ -104,7 +104,7 @@ def make_plan(options: CampaignOptions, device: str, *, num_samples: int) -> Pla
         SPACES.get(options.space),
         num_samples,
         seed=options.seed,
-        also=options.also,
+        extra_models=options.extra_models,
         reference_networks=options.reference_networks,
     )
     if not subjects:

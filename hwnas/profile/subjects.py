@@ -67,7 +67,7 @@ REFERENCE_NETWORKS = (REFERENCE, timm_subject("deit_small_patch16_224", image_si
 
 
 def select_subjects(
-    space: AnySpace, count: int, *, seed: int, also: tuple[str, ...] = (), reference_networks: bool = True
+    space: AnySpace, count: int, *, seed: int, extra_models: tuple[str, ...] = (), reference_networks: bool = True
 ) -> tuple[Subject, ...]:
     """Select the networks of a campaign, each once.
 
@@ -75,7 +75,7 @@ def select_subjects(
         space: The space.
         count: Number of networks sampled evenly from it. A larger number extends a smaller one.
         seed: Seed of the sample.
-        also: Timm models as `timm:NAME` or `timm:NAME@SIZE`.
+        extra_models: Timm models as `timm:NAME` or `timm:NAME@SIZE`.
         reference_networks: Include DeiT-Ti and DeiT-S.
 
     Returns:
@@ -88,7 +88,7 @@ def select_subjects(
     candidates = (*sample_evenly(space, count, seed=seed), *published)
     references = REFERENCE_NETWORKS if reference_networks else ()
     subjects = [space_subject(space, candidate) for candidate in candidates]
-    return unique_subjects([*subjects, *references, *map(parse_timm_model, also)])
+    return unique_subjects([*subjects, *references, *map(parse_timm_model, extra_models)])
 
 
 def unique_subjects(subjects: Iterable[Subject]) -> tuple[Subject, ...]:
@@ -107,20 +107,24 @@ def parse_timm_model(text: str) -> Subject:
     """
     if not text.casefold().startswith(_PREFIX):
         message = "a model in addition to those of the space must be one of timm"
-        raise InputError(message, got=text, hint="--also timm:deit_small_patch16_224")
+        raise InputError(message, got=text, hint="--extra-model timm:deit_small_patch16_224")
     for subject in REFERENCE_NETWORKS:
         if subject.network_id == text:
             return subject
     name, at, size = text[len(_PREFIX) :].partition("@")
     if at and not (size.isdecimal() and int(size)):
-        raise InputError("an image size must be a whole number above 0", got=text, hint=f"--also {_PREFIX}{name}@224")
+        raise InputError(
+            "an image size must be a whole number above 0", got=text, hint=f"--extra-model {_PREFIX}{name}@224"
+        )
     from hwnas.export.timm_models import build_timm
 
     image_size = int(size) if at else None
     model = build_timm(name, image_size=image_size)
     height, width = model.image_size
     if height != width:
-        raise InputError(f"{name} must take square images", got=f"{height} x {width}", hint=f"--also timm:{name}@224")
+        raise InputError(
+            f"{name} must take square images", got=f"{height} x {width}", hint=f"--extra-model timm:{name}@224"
+        )
     module: Any = model.module
     own_size = image_size is None or image_size == int(module.pretrained_cfg["input_size"][1])
     subject = timm_subject(name, image_size=height, num_classes=int(module.num_classes), own_size=own_size)

@@ -223,7 +223,7 @@ def _supernet(data: RunData) -> Iterator[tuple[str, str]]:
         yield "evaluated on", f"{record.spec.supernet.num_images:,} held-out images (standard error {percent(error)})"
     tested = [item for item in record.winners if item.test_accuracy is not None]
     for item in tested:
-        yield f"{item.arch_id} fine-tuned", f"{percent(item.test_accuracy)} on test images"
+        yield f"{item.arch_id} retrained", f"{percent(item.test_accuracy)} on test images"
     yield "rank correlation with standalone training", "unknown"
 
 

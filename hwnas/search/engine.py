@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from pymoo.operators.survival.rank_and_crowding.metrics import get_crowding_function
 from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
 
+from hwnas.search.genome_set import GenomeSet, sample_unseen
 from hwnas.search.operators import Variation
 from hwnas.search.pareto import known_rows
 from hwnas.search.problem import PopulationScores
 from hwnas.search.region import Region
-from hwnas.search.seen import Seen, unseen
 from hwnas.space.space import Genomes
 
 Values = NDArray[np.float64]
@@ -61,7 +61,7 @@ class Nsga2:
         region: Region,
         initial: Genomes,
         variation: Variation,
-        seen: Seen,
+        seen: GenomeSet,
         population: int,
         seed: int,
     ) -> None:
@@ -98,7 +98,7 @@ class Nsga2:
             first, second = (_winners(order, count, self._rng) for _ in range(2))
             return self._variation.children(parents.genomes[first], parents.genomes[second], self._region, self._rng)
 
-        return unseen(make, self._size, seen=self._seen, region=self._region)
+        return sample_unseen(make, self._size, seen=self._seen, region=self._region)
 
 
 def survivors(population: Population, count: int, rng: np.random.Generator) -> Population:

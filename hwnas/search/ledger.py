@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from hwnas.config import Above, Between, require_valid
 from hwnas.errors import InputError
 from hwnas.progress import SearchProgress
+from hwnas.search.genome_set import GenomeSet, genome_keys
 from hwnas.search.objective import Metrics, concatenated, exact, select_rows
 from hwnas.search.pareto import HypervolumeBounds, hypervolume, known_rows, on_front
 from hwnas.search.problem import Evaluators, PopulationScores, Problem, require_metrics
-from hwnas.search.seen import Seen, keys
 from hwnas.search.study import Source, Study
 from hwnas.space.space import Genomes, Mask
 
@@ -110,7 +110,7 @@ class SearchLedger:
             bounds: Bounds of the hypervolume that progress reports; None: it reports none.
             on_progress: Called after each generation.
         """
-        self.problem, self.evaluators, self.budget, self.seen = problem, evaluators, budget, Seen()
+        self.problem, self.evaluators, self.budget, self.seen = problem, evaluators, budget, GenomeSet()
         self.evaluations = 0
         self.stop: StopReason | None = None
         """Why nothing more is evaluated; None while the search may continue."""
@@ -150,7 +150,7 @@ class SearchLedger:
             genomes = genomes[: self.left]
         if not len(genomes) or self.stop is not None:
             return self._empty()
-        new = keys(genomes)
+        new = genome_keys(genomes)
         assert len(set(new) - self._requested) == len(genomes), "a network would be evaluated twice"
         self._requested.update(new)
         self.seen.add(genomes)
@@ -266,7 +266,7 @@ class _StoredValues:
     def __init__(self, study: Study | None, problem: Problem) -> None:
         self._table = study.table(space=problem.space) if study is not None and len(study) else None
         self._evaluated = study.arch_ids() if study is not None else {}
-        known = [] if self._table is None else keys(self._table.genomes)
+        known = [] if self._table is None else genome_keys(self._table.genomes)
         self._rows = {key: row for row, key in enumerate(known)}
         if study is not None and self._table is not None:
             missing = [name for name in problem.metrics if name not in self._table.metrics]
@@ -285,7 +285,7 @@ class _StoredValues:
         """
         if self._table is None or generation > self._table.generations[-1]:
             return None
-        rows = np.array([self._rows.get(key, -1) for key in keys(genomes)], dtype=np.intp)
+        rows = np.array([self._rows.get(key, -1) for key in genome_keys(genomes)], dtype=np.intp)
         if (rows < 0).any() or (self._table.generations[rows] != generation).any():
             raise InputError(
                 "a resumed search must request the networks that its study holds",
@@ -296,7 +296,7 @@ class _StoredValues:
 
     def expensive_value(self, genome: Genomes, *, metric: str) -> float | None:
         """Return the expensive value of one candidate, or None if it was not evaluated."""
-        (key,) = keys(genome)
+        (key,) = genome_keys(genome)
         if self._table is None or key not in self._evaluated:
             return None
         return float(self._table.metrics[metric].mean[self._rows[key]])

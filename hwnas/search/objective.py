@@ -196,13 +196,13 @@ def require_consistent(constraints: Sequence[Constraint]) -> None:
 
 def _require_possible(constraint: Constraint, *, text: str) -> None:
     metric, bound = constraint.metric, constraint.bound
-    most = metric.quantity.most
+    largest = metric.quantity.largest
     if not abs(bound) <= _LARGEST_BOUND:
         raise InputError(f"a bound of {metric.name} must be a number up to {_LARGEST_BOUND:g}", got=shown(text))
     if constraint.sense == ">=" and bound < 0:
         raise InputError(f"every network has {metric.name} above {bound:g}", got=shown(text))
-    if constraint.sense == ">=" and bound > most:
+    if constraint.sense == ">=" and bound > largest:
         hint = f"{metric.name}>={bound:g}%" if metric.name == "accuracy" else None
-        raise InputError(f"no network has {metric.name} above {most:g}", got=text, hint=hint)
+        raise InputError(f"no network has {metric.name} above {largest:g}", got=text, hint=hint)
     if constraint.sense == "<=" and bound <= 0:
         raise InputError(f"no network has {metric.name} of {bound:g} or less", got=text)

@@ -117,11 +117,11 @@ def make_bounds(objectives: Sequence[Objective], metrics: Metrics) -> Hypervolum
 def _ends(objective: Objective, metrics: Metrics) -> tuple[float, float]:
     values = metrics[str(objective)].mean if str(objective) in metrics else np.zeros(0)
     values = values[np.isfinite(values)]
-    most = objective.metric.quantity.most
+    largest = objective.metric.quantity.largest
     if objective.metric.maximised:
-        best = most if np.isfinite(most) else _MARGIN * float(values.max(initial=0.0)) or 1.0
+        best = largest if np.isfinite(largest) else _MARGIN * float(values.max(initial=0.0)) or 1.0
         return -best, 0.0
-    return 0.0, _MARGIN * float(values.max(initial=0.0)) or (most if np.isfinite(most) else 1.0)
+    return 0.0, _MARGIN * float(values.max(initial=0.0)) or (largest if np.isfinite(largest) else 1.0)
 
 
 def hypervolume(objectives: Values, bounds: HypervolumeBounds, *, feasible: Mask | None = None) -> float:

@@ -27,8 +27,8 @@ from hwnas.errors import InputError
 from hwnas.files import WriterLock, printable
 from hwnas.metrics import Metric, parse_metric
 from hwnas.search import study_files
+from hwnas.search.genome_set import genome_keys
 from hwnas.search.objective import Estimate, Metrics
-from hwnas.search.seen import keys
 from hwnas.space.space import AnySpace, Genomes
 
 _log = logging.getLogger(__name__)
@@ -158,7 +158,7 @@ class Study:
         """
         with self._transaction():
             start = len(self)
-            rows = [(start + row, key, generation) for row, key in enumerate(keys(genomes))]
+            rows = [(start + row, key, generation) for row, key in enumerate(genome_keys(genomes))]
             self._connection.executemany("INSERT INTO candidates (id, genome, generation) VALUES (?, ?, ?)", rows)
             for name, estimate in metrics.items():
                 self._insert(name, sources[name], range(start, start + len(rows)), estimate)
@@ -178,7 +178,7 @@ class Study:
         Raises:
             InputError: The study cannot be written, as on a full disk. It then holds what it held before.
         """
-        (key,) = keys(genome)
+        (key,) = genome_keys(genome)
         with self._transaction():
             found = self._connection.execute("SELECT id FROM candidates WHERE genome = ?", (key,)).fetchone()
             assert found is not None, "a value of a candidate that was not added"

@@ -54,9 +54,9 @@ SURFACE = {
     ],
     "evaluate": ["--data", "--device", "--json", "--split", "--workers", "archs", "run"],
     "profile": [
-        "--also",
         "--batch",
         "--device",
+        "--extra-model",
         "--json",
         "--limit-minutes",
         "--minutes",

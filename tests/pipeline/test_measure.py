@@ -51,7 +51,7 @@ def test_a_campaign_leaves_a_profile_that_explains_itself(request_here: Campaign
 
 def test_published_and_reference_networks_are_measured_too(tmp_path: Path) -> None:
     request = replace(REQUEST, space="autoformer-tiny", samples=2, repeats=0, reference_networks=True, out=tmp_path)
-    request = replace(request, also=("timm:vit_tiny_patch16_224@112", "timm:deit_tiny_patch16_224"))
+    request = replace(request, extra_models=("timm:vit_tiny_patch16_224@112", "timm:deit_tiny_patch16_224"))
     rows = loaded(measure(request, campaign_environment=FakeEnvironment().make())).measurements
     names = {row.subject.network_id: row.setting.exporter for row in rows if row.subject.source == "timm"}
     assert names == {
@@ -232,9 +232,11 @@ def test_a_request_that_cannot_be_meant_is_a_usage_error(change: dict[str, objec
 
 def test_a_request_says_its_command() -> None:
     assert " ".join(CampaignOptions().command()) == "hwnas profile --space autoformer-tiny --device auto"
-    request = replace(REQUEST, batches=(1, 8), also=("timm:a", "timm:b"), minutes=2.5, samples=None, out=Path("x"))
+    request = replace(
+        REQUEST, batches=(1, 8), extra_models=("timm:a", "timm:b"), minutes=2.5, samples=None, out=Path("x")
+    )
     assert " ".join(request.command()[6:]) == (
-        "--minutes 2.5 --batch 1,8 --runtime onnxruntime --repeats 2 --also timm:a --also timm:b --out x "
+        "--minutes 2.5 --batch 1,8 --runtime onnxruntime --repeats 2 --extra-model timm:a --extra-model timm:b --out x "
         "--no-reference-networks"
     )
 

@@ -7,11 +7,11 @@ from pymoo.operators.survival.rank_and_crowding import RankAndCrowding
 from pymoo.operators.survival.rank_and_crowding.metrics import get_crowding_function
 
 from hwnas.search.engine import Nsga2, Population, survivors
+from hwnas.search.genome_set import GenomeSet
 from hwnas.search.operators import Variation, sample_levels
 from hwnas.search.pareto import HypervolumeBounds, hypervolume
 from hwnas.search.problem import PopulationScores
 from hwnas.search.region import full_region
-from hwnas.search.seen import Seen
 from hwnas.space import SPACES
 from hwnas.space.space import AnySpace
 from tests.search.toys import rows_as_set
@@ -21,11 +21,11 @@ SPACE = SPACES.get("autoformer-micro")
 
 
 def engine(space: AnySpace, *, population: int = 20, seed: int = 0) -> Nsga2:
-    region, seen = full_region(space), Seen()
+    region, seen = full_region(space), GenomeSet()
     initial = sample_levels(region, np.random.default_rng(seed), 2 * population)
     return Nsga2(
         region=region,
-        initial=initial[seen.fresh(initial)][:population],
+        initial=initial[seen.is_new(initial)][:population],
         variation=Variation(),
         seen=seen,
         population=population,

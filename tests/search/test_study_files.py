@@ -16,8 +16,8 @@ import pytest
 
 from hwnas.errors import InputError
 from hwnas.search import study_files
+from hwnas.search.genome_set import GenomeSet
 from hwnas.search.objective import Estimate, exact
-from hwnas.search.seen import Seen
 from hwnas.search.study import Source, Study
 from hwnas.search.study_files import STUDY_FILE
 from hwnas.space import SPACES
@@ -254,10 +254,10 @@ def test_a_reader_sees_one_state_while_a_search_writes(folder: Path) -> None:
 
 def test_a_full_disk_is_an_error_and_the_study_goes_on_when_there_is_room(folder: Path) -> None:
     with Study.resume(folder, config=CONFIG) as study:
-        seen = Seen()
+        seen = GenomeSet()
         seen.add(study.table().genomes)
         genomes = SPACE.sample(np.random.default_rng(1), 4000)
-        genomes = genomes[seen.fresh(genomes)]
+        genomes = genomes[seen.is_new(genomes)]
         ((pages,),) = study._rows("PRAGMA page_count")
         study._rows(f"PRAGMA max_page_count = {pages}")  # SQLite then answers as on a full disk
         metrics = {"params": exact(np.arange(float(len(genomes))))}

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,9 +62,9 @@ class SearchContext:
     """Folder of each predictor of `cheap`."""
     supernet: "OpenSupernet | None"
 
-    @property
+    @cached_property
     def problem(self) -> Problem:
-        """Objectives and constraints."""
+        """Objectives and constraints, read from the specification once."""
         return self.spec.make_problem(self.space)
 
 

@@ -27,10 +27,10 @@ from hwnas.profile.environment import CampaignEnvironment
 from hwnas.profile.lookup import free_name
 from hwnas.progress import NullReporter, Reporter
 from hwnas.runs import Run
+from hwnas.search.constraint_check import ConstraintCheck, check_constraints, require_satisfiable
 from hwnas.search.objective import Estimate
 from hwnas.search.record import RECORD_FILE, SearchRecord, VerifiedMember, read_record, write_record
 from hwnas.search.result import SearchResult, load_search
-from hwnas.search.satisfiable import Satisfiable, check_satisfiable, require_satisfiable
 from hwnas.search.spec import SearchSpec, read_spec
 from hwnas.search.study import Study
 
@@ -57,7 +57,7 @@ class SearchDryRun:
 
     spec: SearchSpec
     space_size: int
-    satisfiable: Satisfiable
+    constraint_check: ConstraintCheck
     seconds_per_evaluation: float | None
     """Seconds for the largest network; None if evaluations are free."""
 
@@ -96,17 +96,17 @@ def search_networks(
         read_spec(Run.open(resume))  # nothing but the run of a search is locked
         with lock_run(resume), _add_resume_hint(resume):
             context = reload_search(resume)
-            satisfiable = check_satisfiable(context.problem, context.cheap, seed=context.spec.seed)
-            return _search(context, resume, satisfiable, workers, reporter, campaign_environment)
+            constraint_check = check_constraints(context.problem, context.cheap, seed=context.spec.seed)
+            return _search(context, resume, constraint_check, workers, reporter, campaign_environment)
     context = prepare_search(
         options, reporter=reporter, machine=None if campaign_environment is None else campaign_environment.machine
     )
-    satisfiable = require_satisfiable(context.problem, context.cheap, seed=context.spec.seed)
-    for text in (*context.spec.notes, str(satisfiable)):
+    constraint_check = require_satisfiable(context.problem, context.cheap, seed=context.spec.seed)
+    for text in (*context.spec.notes, str(constraint_check)):
         reporter.message(text)
     run = out or default_run_folder(context, options)
     with create_run(run, context), _add_resume_hint(run):
-        return _search(context, run, satisfiable, workers, reporter, campaign_environment)
+        return _search(context, run, constraint_check, workers, reporter, campaign_environment)
 
 
 def dry_run_search(
@@ -119,7 +119,7 @@ def dry_run_search(
         return SearchDryRun(
             spec=context.spec,
             space_size=context.space.size,
-            satisfiable=check_satisfiable(context.problem, context.cheap, seed=context.spec.seed),
+            constraint_check=check_constraints(context.problem, context.cheap, seed=context.spec.seed),
             seconds_per_evaluation=_seconds_per_evaluation(context),
         )
 
@@ -133,7 +133,7 @@ def default_run_folder(context: SearchContext, options: SearchOptions) -> Path:
 def _search(
     context: SearchContext,
     run: Path,
-    satisfiable: Satisfiable,
+    constraint_check: ConstraintCheck,
     workers: int,
     reporter: Reporter,
     campaign_environment: CampaignEnvironment | None,
@@ -147,7 +147,7 @@ def _search(
         else:
             finished = run_all(context, run, make_evaluators(context, accuracy), reporter=reporter)
             record = make_record(
-                context, finished, satisfiable=str(satisfiable), supernet_accuracy=accuracy, runs=run.parent
+                context, finished, satisfiable=str(constraint_check), supernet_accuracy=accuracy, runs=run.parent
             )
             write_record(run, record)
         record = _finalize(

@@ -108,7 +108,7 @@ class WinnerExporter:
         return WinnerWeights(file=file)
 
     def _retrained_weights(self, member: FrontMember, folder: Path) -> WinnerWeights:
-        """Fine-tune the network from the supernet's weights, and evaluate it once on the test images."""
+        """Retrain the network from the supernet's weights, and evaluate it once on the test images."""
         from hwnas.pipeline.evaluate import evaluate
         from hwnas.pipeline.train import train_model
         from hwnas.runs import MANIFEST

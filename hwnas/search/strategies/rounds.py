@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 
 from hwnas.errors import InputError
 from hwnas.search.engine import Nsga2
+from hwnas.search.genome_set import GenomeSet, sample_unseen
 from hwnas.search.ledger import EvaluatedCandidates, SearchLedger
 from hwnas.search.objective import Estimate
 from hwnas.search.operators import Variation, derived_seed, generator, sample_levels
 from hwnas.search.pareto import make_bounds, most_improving, nearest_to_front
 from hwnas.search.problem import PopulationScores, Problem, Surrogate
 from hwnas.search.region import Region, full_region
-from hwnas.search.seen import Seen, unseen
 from hwnas.search.strategies.strategy import SearchStrategy, first_population, require_counts, require_shares
 from hwnas.space.space import Genomes
 
@@ -86,7 +86,7 @@ class RoundsSearch(SearchStrategy):
             genomes = self._select(candidates, known, ledger.problem, count)
         met = ledger.seen.copy()
         met.add(genomes)
-        rest = unseen(lambda n: sample_levels(region, rng, n), count - len(genomes), seen=met, region=region)
+        rest = sample_unseen(lambda n: sample_levels(region, rng, n), count - len(genomes), seen=met, region=region)
         return np.concatenate([genomes, rest])
 
     def _select(
@@ -114,7 +114,7 @@ class RoundsSearch(SearchStrategy):
                 break
             scores, uncertainty = _predicted_scores(ledger, genomes, surrogate, optimism=self.optimism)
             engine.tell(scores)
-            new = ledger.seen.fresh(genomes) & scores.feasible
+            new = ledger.seen.is_new(genomes) & scores.feasible
             found.append(PredictedCandidates(genomes[new], scores.objectives[new], uncertainty[new]))
         genomes, objectives, uncertainty = (np.concatenate(parts) for parts in zip(*found, strict=True))
         near = nearest_to_front(objectives, 2 * self.population)
@@ -122,11 +122,11 @@ class RoundsSearch(SearchStrategy):
 
     def _make_engine(self, region: Region, known: EvaluatedCandidates, seed: int) -> Nsga2:
         """Start NSGA-II with the best known networks and random ones of all sizes, in equal parts."""
-        rng, seen = generator(seed, "inner population"), Seen()
+        rng, seen = generator(seed, "inner population"), GenomeSet()
         objectives = np.where(known.scores.feasible[:, None], known.scores.objectives, np.nan)
         best = known.genomes[nearest_to_front(objectives, self.population // 2)][: self.population // 2]
         seen.add(best)
-        random_candidates = unseen(
+        random_candidates = sample_unseen(
             lambda n: sample_levels(region, rng, n), self.population - len(best), seen=seen, region=region
         )
         return Nsga2(

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from hwnas.errors import InputError
+from hwnas.search.genome_set import sample_unseen
 from hwnas.search.ledger import SearchLedger
 from hwnas.search.operators import generator, sample_levels, spread_over
 from hwnas.search.region import Region, full_region
-from hwnas.search.seen import unseen
 from hwnas.space.space import Genomes, Mask
 
 Draw = Callable[[int], Genomes]
@@ -60,7 +60,7 @@ def first_population(
         pool: Draws for each of them, of which those with the most evenly spread MACs are taken.
         rng: The source of random draws.
     """
-    drawn = unseen(lambda n: sample_levels(region, rng, n), count * pool, seen=ledger.seen, region=region)
+    drawn = sample_unseen(lambda n: sample_levels(region, rng, n), count * pool, seen=ledger.seen, region=region)
     if len(drawn) <= count:
         return drawn
     metrics = ledger.cheap(drawn)
@@ -96,7 +96,7 @@ def admitted(
     parts: list[Genomes] = []
     for _ in range(tries if count > 0 else 0):
         rows = draw(max(4 * count, 64))
-        rows = rows[met.fresh(rows)]
+        rows = rows[met.is_new(rows)]
         met.add(rows)
         parts.append(rows[admits(rows)] if len(rows) else rows)
         if sum(map(len, parts)) >= count:
@@ -129,7 +129,7 @@ class RandomSearch(SearchStrategy):
             count = min(self.batch, ledger.left)
             genomes = admitted(lambda n: region.sample(rng, n), count, ledger=ledger)
             if not len(genomes):
-                genomes = unseen(lambda n: region.sample(rng, n), count, seen=ledger.seen, region=region)
+                genomes = sample_unseen(lambda n: region.sample(rng, n), count, seen=ledger.seen, region=region)
             if not len(genomes):
                 return
             ledger.evaluate(genomes)

@@ -202,7 +202,7 @@ def test_a_dry_run_that_must_fit_a_predictor_keeps_none(tmp_path: Path, monkeypa
 
 def test_a_dry_run_writes_nothing(bench: dict[str, Any]) -> None:
     found = dry_run_search(options(bench, constraints=("macs<=3M",), minutes=2.0, budget=None))
-    assert found.satisfiable.holds
+    assert found.constraint_check.satisfiable
     assert found.spec.supernet is not None
     assert found.spec.supernet.num_images == 360
     assert found.seconds_per_evaluation is not None

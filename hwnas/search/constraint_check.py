@@ -1,4 +1,4 @@
-"""Check before anything expensive is evaluated whether any network meets the cheap constraints."""
+"""Check that some network meets the cheap constraints, before anything expensive is evaluated."""
 
 from dataclasses import dataclass
 
@@ -6,11 +6,11 @@ import numpy as np
 
 from hwnas.errors import InputError
 from hwnas.search.engine import Nsga2
+from hwnas.search.genome_set import GenomeSet, sample_unseen
 from hwnas.search.objective import Metrics, concatenated
 from hwnas.search.operators import Variation, derived_seed, generator, sample_levels
 from hwnas.search.problem import CheapEvaluator, PopulationScores, Problem, require_metrics
 from hwnas.search.region import full_region
-from hwnas.search.seen import Seen, unseen
 from hwnas.space.space import Genomes
 
 _SAMPLE = 2000
@@ -19,17 +19,17 @@ _GENERATIONS = 30
 
 
 @dataclass(frozen=True, kw_only=True)
-class Satisfiable:
-    """Result of checking that the constraints can be met, with the reason as a sentence."""
+class ConstraintCheck:
+    """Result of checking that the constraints can be met, and the reason as a sentence."""
 
-    holds: bool
+    satisfiable: bool
     reason: str
 
     def __str__(self) -> str:
-        return f"satisfiable: {'yes' if self.holds else 'no'}, {self.reason}"
+        return f"satisfiable: {'yes' if self.satisfiable else 'no'}, {self.reason}"
 
 
-def check_satisfiable(problem: Problem, cheap: CheapEvaluator, *, seed: int = 0) -> Satisfiable:
+def check_constraints(problem: Problem, cheap: CheapEvaluator, *, seed: int = 0) -> ConstraintCheck:
     """Look for a network that meets all cheap constraints, in the extremes, a sample, then by minimising violations.
 
     A yes is proven by a network; a no states the best that was found. Constraints on the expensive metric are ignored.
@@ -41,7 +41,9 @@ def check_satisfiable(problem: Problem, cheap: CheapEvaluator, *, seed: int = 0)
     """
     constraints = problem.cheap_constraints
     if not constraints:
-        return Satisfiable(holds=True, reason="there is no constraint that can be checked without the supernet")
+        return ConstraintCheck(
+            satisfiable=True, reason="there is no constraint that can be checked without the supernet"
+        )
     extremes = problem.space.encode([problem.space.smallest(), problem.space.largest()])
     sample = sample_levels(full_region(problem.space), generator(seed, "satisfiable"), _SAMPLE)
     metrics = cheap(np.concatenate([extremes, sample]))
@@ -49,21 +51,25 @@ def check_satisfiable(problem: Problem, cheap: CheapEvaluator, *, seed: int = 0)
     admitted = problem.admits(metrics)
     if admitted.any():
         share = float(admitted[len(extremes) :].mean())
-        return Satisfiable(holds=True, reason=f"{share:.1%} of {_SAMPLE:,} sampled networks meet the constraints")
+        return ConstraintCheck(
+            satisfiable=True, reason=f"{share:.1%} of {_SAMPLE:,} sampled networks meet the constraints"
+        )
     metrics = concatenated([metrics, _least_violating(problem, cheap, sample, seed=seed)])
     if problem.admits(metrics).any():
-        return Satisfiable(holds=True, reason=f"but none of {_SAMPLE:,} sampled networks meets the constraints")
-    return Satisfiable(holds=False, reason=_reason(problem, metrics))
+        return ConstraintCheck(
+            satisfiable=True, reason=f"but none of {_SAMPLE:,} sampled networks meets the constraints"
+        )
+    return ConstraintCheck(satisfiable=False, reason=_reason(problem, metrics))
 
 
-def require_satisfiable(problem: Problem, cheap: CheapEvaluator, *, seed: int = 0) -> Satisfiable:
+def require_satisfiable(problem: Problem, cheap: CheapEvaluator, *, seed: int = 0) -> ConstraintCheck:
     """Do the same, with an error where no network was found.
 
     Raises:
         InputError: No network meets the constraints; the message states the best value that the space has.
     """
-    found = check_satisfiable(problem, cheap, seed=seed)
-    if not found.holds:
+    found = check_constraints(problem, cheap, seed=seed)
+    if not found.satisfiable:
         constraints = ", ".join(str(constraint) for constraint in problem.cheap_constraints)
         raise InputError(str(found), got=constraints, hint="a looser constraint")
     return found
@@ -71,10 +77,10 @@ def require_satisfiable(problem: Problem, cheap: CheapEvaluator, *, seed: int = 
 
 def _least_violating(problem: Problem, cheap: CheapEvaluator, sample: Genomes, *, seed: int) -> Metrics:
     """Return the metrics of all networks that NSGA-II meets while it minimises only violations."""
-    region, seen = full_region(problem.space), Seen()
+    region, seen = full_region(problem.space), GenomeSet()
     engine = Nsga2(
         region=region,
-        initial=unseen(lambda count: sample[:count], _POPULATION, seen=seen, region=region),
+        initial=sample_unseen(lambda count: sample[:count], _POPULATION, seen=seen, region=region),
         variation=Variation(),
         seen=seen,
         population=_POPULATION,

@@ -1,4 +1,4 @@
-"""The genomes that a search has met, so that none is evaluated twice."""
+"""Deduplication of genomes, so that no network is evaluated twice."""
 
 import math
 from collections.abc import Callable
@@ -14,15 +14,15 @@ _LARGEST_DRAW = 8
 """Draws at once for each requested genome."""
 
 
-def keys(genomes: Genomes) -> list[bytes]:
+def genome_keys(genomes: Genomes) -> list[bytes]:
     """Return one key per row, equal for equal canonical genomes."""
     rows = np.ascontiguousarray(genomes, dtype="<i2")
     data, width = rows.tobytes(), 2 * rows.shape[1]
     return [data[start : start + width] for start in range(0, len(data), width)]
 
 
-class Seen:
-    """A growing set of canonical genomes."""
+class GenomeSet:
+    """A set of canonical genomes that grows as a search proposes and evaluates them."""
 
     def __init__(self) -> None:
         self._keys: set[bytes] = set()
@@ -30,28 +30,28 @@ class Seen:
     def __len__(self) -> int:
         return len(self._keys)
 
-    def copy(self) -> "Seen":
+    def copy(self) -> "GenomeSet":
         """Return an independent set of the same genomes."""
-        other = Seen()
+        other = GenomeSet()
         other._keys = set(self._keys)
         return other
 
     def add(self, genomes: Genomes) -> None:
         """Add genomes to the set."""
-        self._keys.update(keys(genomes))
+        self._keys.update(genome_keys(genomes))
 
-    def fresh(self, genomes: Genomes) -> Mask:
+    def is_new(self, genomes: Genomes) -> Mask:
         """Return the rows that are neither in the set nor equal to an earlier row."""
         earlier: set[bytes] = set()
         mask = np.zeros(len(genomes), dtype=np.bool_)
-        for index, key in enumerate(keys(genomes)):
+        for index, key in enumerate(genome_keys(genomes)):
             mask[index] = key not in self._keys and key not in earlier
             earlier.add(key)
         return mask
 
 
-def unseen(make: Callable[[int], Genomes], count: int, *, seen: Seen, region: Region) -> Genomes:
-    """Draw genomes that are not seen yet.
+def sample_unseen(make: Callable[[int], Genomes], count: int, *, seen: GenomeSet, region: Region) -> Genomes:
+    """Draw genomes that are not in a set.
 
     Where draws hardly bring anything new, the rest are the nearest unseen neighbours of the last draw, then those of
     their neighbours, until the region is exhausted.
@@ -59,7 +59,7 @@ def unseen(make: Callable[[int], Genomes], count: int, *, seen: Seen, region: Re
     Args:
         make: Draws the number of canonical genomes that it is given.
         count: The number of genomes.
-        seen: Genomes that are not returned.
+        seen: The genomes that are not returned; it stays as it is.
         region: Where neighbours are taken from.
 
     Returns:
@@ -70,7 +70,7 @@ def unseen(make: Callable[[int], Genomes], count: int, *, seen: Seen, region: Re
     while len(found) < count and tries < _TRIES * count:
         drawn = make(next_draw)
         tries += next_draw
-        found = _add_unseen(found, drawn, count, seen)
+        found = _add_new(found, drawn, count, seen)
         # One draw of ten costs about as much as one draw of one: draw as many as will bring what is missing if the
         # share of new genomes stays the same, and a fifth more.
         missing = count - len(found)
@@ -78,16 +78,16 @@ def unseen(make: Callable[[int], Genomes], count: int, *, seen: Seen, region: Re
     if len(found) == count:
         return found
     # Breadth first, so that the rest come in the order of their distance in moves.
-    visited = Seen()
+    visited = GenomeSet()
     frontier = np.unique(np.concatenate([drawn[:count], region.space.repair(region.bases)]), axis=0)
     while len(frontier) and len(found) < count:
         visited.add(frontier)
         moved = region.neighbours(frontier).genomes
-        frontier = moved[visited.fresh(moved)]
-        found = _add_unseen(found, frontier, count, seen)
+        frontier = moved[visited.is_new(moved)]
+        found = _add_new(found, frontier, count, seen)
     return found
 
 
-def _add_unseen(found: Genomes, more: Genomes, count: int, seen: Seen) -> Genomes:
+def _add_new(found: Genomes, more: Genomes, count: int, seen: GenomeSet) -> Genomes:
     rows = np.concatenate([found, more])
-    return rows[seen.fresh(rows)][:count]
+    return rows[seen.is_new(rows)][:count]

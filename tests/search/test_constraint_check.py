@@ -1,7 +1,7 @@
 import pytest
 
 from hwnas.errors import InputError
-from hwnas.search.satisfiable import check_satisfiable, require_satisfiable
+from hwnas.search.constraint_check import check_constraints, require_satisfiable
 from hwnas.space import SPACES
 from tests.search.toys import LATENCY, cheap, problem
 
@@ -10,17 +10,17 @@ MACS = SPACE.costs(SPACE.encode([SPACE.smallest(), SPACE.largest()])).macs.tolis
 
 
 def test_no_cheap_constraint_is_always_met() -> None:
-    assert check_satisfiable(problem(SPACE, "accuracy>=0.9"), cheap(SPACE)).holds
+    assert check_constraints(problem(SPACE, "accuracy>=0.9"), cheap(SPACE)).satisfiable
 
 
 def test_a_loose_constraint_is_met_by_a_share_of_networks() -> None:
-    answer = check_satisfiable(problem(SPACE, f"macs<={MACS[1]}"), cheap(SPACE))
+    answer = check_constraints(problem(SPACE, f"macs<={MACS[1]}"), cheap(SPACE))
     assert str(answer) == "satisfiable: yes, 100.0% of 2,000 sampled networks meet the constraints"
 
 
 def test_the_smallest_network_alone_is_found() -> None:
-    assert check_satisfiable(problem(SPACE, f"macs<={MACS[0]}"), cheap(SPACE)).holds
-    assert check_satisfiable(problem(SPACE, f"macs>={MACS[1]}"), cheap(SPACE)).holds
+    assert check_constraints(problem(SPACE, f"macs<={MACS[0]}"), cheap(SPACE)).satisfiable
+    assert check_constraints(problem(SPACE, f"macs>={MACS[1]}"), cheap(SPACE)).satisfiable
 
 
 def test_an_infeasible_bound_says_what_the_smallest_network_has() -> None:
@@ -34,10 +34,10 @@ def test_an_infeasible_bound_says_what_the_smallest_network_has() -> None:
 def test_confidence_can_make_it_infeasible() -> None:
     latency = cheap(SPACE)(SPACE.encode([SPACE.smallest()]))[LATENCY]
     text = f"{LATENCY}<={float(latency.mean[0]) * 1.0001}"
-    loose = check_satisfiable(problem(SPACE, text), cheap(SPACE))
-    strict = check_satisfiable(problem(SPACE, text, confident=True), cheap(SPACE))
-    assert loose.holds
-    assert not strict.holds
+    loose = check_constraints(problem(SPACE, text), cheap(SPACE))
+    strict = check_constraints(problem(SPACE, text, confident=True), cheap(SPACE))
+    assert loose.satisfiable
+    assert not strict.satisfiable
 
 
 def test_a_needle_is_found_by_searching_for_it() -> None:
@@ -51,10 +51,10 @@ def test_a_needle_is_found_by_searching_for_it() -> None:
         f"params<={params * 1.002}",
         f"params>={params * 0.998}",
     ]
-    answer = check_satisfiable(problem(space, *narrow), cheap(space))
+    answer = check_constraints(problem(space, *narrow), cheap(space))
     assert str(answer) == "satisfiable: yes, but none of 2,000 sampled networks meets the constraints"
 
 
 def test_constraints_that_cannot_be_met_together_say_so() -> None:
-    answer = check_satisfiable(problem(SPACE, f"macs<={MACS[0]}", "params>=150k"), cheap(SPACE))
+    answer = check_constraints(problem(SPACE, f"macs<={MACS[0]}", "params>=150k"), cheap(SPACE))
     assert str(answer) == "satisfiable: no, each constraint can be met, but no network was found that meets all of them"
