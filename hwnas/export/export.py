@@ -232,8 +232,9 @@ def _compare(
 
 
 def _export_onnx(module: nn.Module, request: ExportRequest) -> ExportArtifact:
-    from hwnas.export.onnx_session import needs_widening, open_session, runnable, widened
+    from hwnas.export.onnx_session import load_onnxruntime, needs_widening, open_session, runnable, widened
 
+    load_onnxruntime()  # before the work that could not be checked without it
     graph = build_onnx(
         module,
         input_shape=request.input_shape,

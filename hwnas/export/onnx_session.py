@@ -1,14 +1,14 @@
 """Run ONNX graphs on the CPU with onnxruntime."""
 
+from importlib import import_module
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, StringStringEntryProto, TensorProto, numpy_helper
 
-if TYPE_CHECKING:
-    import onnxruntime
+from hwnas.errors import MissingError
 
 Array = NDArray[np.float32]
 
@@ -17,21 +17,52 @@ _LARGE = 1024
 _NARROW = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
+def load_onnxruntime() -> Any:
+    """Import onnxruntime, which is no dependency of hwnas: its builds for CPUs and for GPUs write the same files.
+
+    Returns:
+        The module.
+
+    Raises:
+        MissingError: It is not installed, or what is installed cannot be used.
+    """
+    hint = "pip install 'hwnas[cpu]', or 'hwnas[gpu]' where there is an NVIDIA GPU"
+    try:
+        library = import_module("onnxruntime")
+    except ModuleNotFoundError as error:
+        message = "onnxruntime must be installed: exported ONNX graphs are checked with it"
+        raise MissingError(message, got=error, hint=hint) from error
+    except ImportError as error:
+        raise MissingError("onnxruntime is installed, but cannot be loaded", got=error, hint="hwnas doctor") from error
+    if not hasattr(library, "InferenceSession"):  # what is left of two builds of which one was removed
+        got = f"a module without InferenceSession in {', '.join(library.__path__)}"
+        raise MissingError("onnxruntime is installed, but not complete", got=got, hint="hwnas doctor")
+    return library
+
+
+def can_run_graphs() -> bool:
+    """Return True if onnxruntime can be imported."""
+    try:
+        load_onnxruntime()
+    except MissingError:
+        return False
+    return True
+
+
 def run_graph(model: ModelProto, images: Array) -> Array:
     """Return the output of a graph; a bfloat16 graph, which onnxruntime cannot run, is widened to float32."""
     (output,) = open_session(runnable(model)).run(None, {model.graph.input[0].name: images})
     return np.asarray(output)
 
 
-def open_session(model: ModelProto | bytes) -> "onnxruntime.InferenceSession":
-    """Open a session on the CPU, with one thread and the runtime's default optimisations.
+def open_session(model: ModelProto | bytes) -> Any:
+    """Open an InferenceSession on the CPU, with one thread and the runtime's default optimisations.
 
     Args:
         model: A graph. If it is not serialised, its large weights are passed as arrays without serialising them, which
             halves the time for a large network.
     """
-    import onnxruntime
-
+    onnxruntime = load_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3

@@ -75,7 +75,15 @@ class DemoResult:
 
 
 def run_demo(options: DemoOptions, *, out: Path, reporter: Reporter) -> DemoResult:
-    """Train, measure, fit, search, report and run, or resume where a demo was interrupted."""
+    """Train, measure, fit, search, report and run, or resume where a demo was interrupted.
+
+    Raises:
+        InputError: The folder holds another demo, or no network could be exported.
+        MissingError: onnxruntime, with which networks are timed and run, is not installed.
+    """
+    from hwnas.export.onnx_session import load_onnxruntime
+
+    load_onnxruntime()  # a step that comes last needs it
     settled = _prepare_folder(options, out)
     steps = _Steps(settled, out, reporter)
     steps.train()

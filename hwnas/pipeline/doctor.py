@@ -55,6 +55,9 @@ class _Tool:
     """Alternatives, any of which is sufficient."""
     cost: str
     extra: str | None = None
+    """The extra of hwnas that installs it; None if hwnas itself requires it."""
+    gpu_extra: str | None = None
+    """The extra to use instead where there is a GPU."""
 
 
 _TOOLS = (
@@ -63,7 +66,13 @@ _TOOLS = (
     _Tool("numpy", ("numpy",), "nothing works"),
     _Tool("onnx", ("onnx",), "networks cannot be exported to ONNX"),
     _Tool("onnxscript", ("onnxscript",), "torch cannot export to ONNX"),
-    _Tool("onnxruntime", ("onnxruntime", "onnxruntime-gpu"), "networks cannot be timed with ONNX Runtime"),
+    _Tool(
+        "onnxruntime",
+        ("onnxruntime", "onnxruntime-gpu"),
+        "networks cannot be exported to ONNX, which needs it for the check, nor timed with ONNX Runtime",
+        "cpu",
+        "gpu",
+    ),
     _Tool(
         "tensorrt",
         ("tensorrt", "tensorrt-cu12", "tensorrt-cu13"),
@@ -89,8 +98,8 @@ _GPU_TOOLS = (
     ),
 )
 
-_GPU_RUNTIME = "pip uninstall onnxruntime onnxruntime-gpu, then pip install onnxruntime-gpu"
-"""Remedy that leaves the GPU build alone; an extra of hwnas would also install the CPU build."""
+_REINSTALL = "pip uninstall onnxruntime onnxruntime-gpu, then pip install 'hwnas[{}]'"
+"""Remedy for the wrong build of ONNX Runtime: uninstalling one of two builds removes files of the other."""
 
 
 @checked_arguments
@@ -115,7 +124,7 @@ def doctor(
     tools = _TOOLS + (_GPU_TOOLS if here.gpus else ())
     packages = tuple(_status(tool, versions, requirements) for tool in tools)
     findings = (
-        *_package_findings(tools, packages),
+        *_package_findings(tools, packages, gpu=bool(here.gpus)),
         *_runtime_findings(here, versions),
         *_machine_findings(here),
         *note,
@@ -168,22 +177,18 @@ def _status(tool: _Tool, versions: Mapping[str, str], requirements: Mapping[str,
     )
 
 
-def _package_findings(tools: Sequence[_Tool], packages: Sequence[PackageStatus]) -> Iterator[Finding]:
+def _package_findings(tools: Sequence[_Tool], packages: Sequence[PackageStatus], *, gpu: bool) -> Iterator[Finding]:
     for tool, package in zip(tools, packages, strict=True):
         if package.accepted:
             continue
         if package.installed is None:
-            problem, remedy = "is missing", _install(tool, package)
+            extra = tool.gpu_extra if gpu and tool.gpu_extra else tool.extra
+            name = f"hwnas[{extra}]" if extra else f"{package.distribution}{package.required or ''}"
+            problem, remedy = "is missing", f"pip install '{name}'"
         else:
             problem = f"{package.installed} does not meet {package.required}"
             remedy = f"pip install '{package.distribution}{package.required}'"
         yield Finding(subject=package.name, problem=problem, cost=tool.cost, remedy=remedy)
-
-
-def _install(tool: _Tool, package: PackageStatus) -> str:
-    if tool.extra is not None:
-        return f"pip install 'hwnas[{tool.extra}]'"
-    return f"pip install '{package.distribution}{package.required or ''}'"
 
 
 def _runtime_findings(machine: Machine, versions: Mapping[str, str]) -> Iterator[Finding]:
@@ -193,15 +198,15 @@ def _runtime_findings(machine: Machine, versions: Mapping[str, str]) -> Iterator
         yield Finding(
             subject="onnxruntime",
             problem="is installed twice, as onnxruntime and as onnxruntime-gpu",
-            cost="the two overwrite each other's files: ONNX Runtime may not see the GPU",
-            remedy=_GPU_RUNTIME,
+            cost="the two overwrite each other's files: ONNX Runtime may not see the GPU, or fail to load",
+            remedy=_REINSTALL.format("gpu" if machine.gpus else "cpu"),
         )
     if machine.gpus and not both and "onnxruntime" in versions:
         yield Finding(
             subject="onnxruntime",
             problem="is the CPU build, though a GPU is here",
             cost="ONNX Runtime cannot time networks on the GPU",
-            remedy=_GPU_RUNTIME,
+            remedy=_REINSTALL.format("gpu"),
         )
     if machine.gpus and versions.get("torch", "").endswith("+cpu"):
         yield Finding(

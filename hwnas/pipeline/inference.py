@@ -31,8 +31,9 @@ def classify_heldout_image(model: Path, *, run: Path) -> Inference:
         model: ONNX file of the network.
         run: Run of the training that held the image out.
     """
-    import onnxruntime
+    from hwnas.export.onnx_session import load_onnxruntime
 
+    onnxruntime = load_onnxruntime()
     image, label, name = _first_heldout_image(run)
     session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
     (graph_input,) = session.get_inputs()

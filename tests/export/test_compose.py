@@ -1,5 +1,6 @@
 """Networks composed from templates of their segments."""
 
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -133,6 +134,16 @@ class Odd(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x * 2
+
+
+def test_without_onnxruntime_only_verified_templates_infer(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    store = TemplateStore(folder)
+    assert compose(Network(56, (7, 4, 2)), input_shape=SHAPE, store=store).exported == ()
+    for template in store._templates.values():
+        template.is_verified = False
+    network = Network(72, (9,))
+    assert set(compose(network, input_shape=SHAPE, store=store).exported) == set(network.segments())
 
 
 def test_an_opaque_segment_is_exported_every_time_and_named(store: TemplateStore) -> None:

@@ -1,13 +1,24 @@
 """Graphs run on the CPU, those in bfloat16 widened to float32."""
 
 import gc
+import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from hwnas.export.onnx_session import detach_weights, needs_widening, open_session, run_graph, runnable
+from hwnas.errors import MissingError
+from hwnas.export.onnx_session import (
+    can_run_graphs,
+    detach_weights,
+    load_onnxruntime,
+    needs_widening,
+    open_session,
+    run_graph,
+    runnable,
+)
 
 TYPES = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 
@@ -79,3 +90,23 @@ def test_a_graph_without_weights_names_them() -> None:
     content, weights = detach_weights(graph("fp32"))
     assert weights == {}
     assert onnx.load_from_string(content).graph == graph("fp32").graph
+
+
+def test_a_missing_onnxruntime_names_the_extras(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert can_run_graphs()
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingError, match="onnxruntime must be installed") as caught:
+        open_session(large())
+    assert caught.value.hint is not None
+    assert "'hwnas[cpu]', or 'hwnas[gpu]'" in caught.value.hint
+    assert not can_run_graphs()
+
+
+def test_the_remains_of_two_builds_are_not_taken_for_onnxruntime(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "onnxruntime").mkdir()  # a folder without __init__.py is imported as a namespace
+    monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    with pytest.raises(MissingError, match="is installed, but not complete"):
+        load_onnxruntime()

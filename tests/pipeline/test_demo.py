@@ -1,3 +1,4 @@
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from hwnas.cli.demo import summarize_demo
-from hwnas.errors import InputError, UnknownNameError
+from hwnas.errors import InputError, MissingError, UnknownNameError
 from hwnas.pipeline import inference
 from hwnas.pipeline.demo import DemoOptions, run_demo
 from hwnas.progress import NullReporter, ProgressEvent, StageStarted
@@ -54,6 +55,15 @@ def test_a_demo_that_was_stopped_goes_on_to_a_measured_front_and_a_network_that_
         run_demo(replace(SMALL, samples=9), out=out, reporter=Listener())
     again = run_demo(SMALL, out=out, reporter=Listener())
     assert (again.record, again.front) == (done.record, done.front)
+
+
+def test_a_demo_without_onnxruntime_is_refused_before_it_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingError, match="onnxruntime must be installed"):
+        run_demo(SMALL, out=tmp_path / "demo", reporter=Listener())
+    assert not (tmp_path / "demo").exists()
 
 
 def test_a_network_for_a_fixed_batch_repeats_the_image(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,9 +10,9 @@ from hwnas.runs import CommandOutcome, Environment, environment
 
 REQUIRES = (
     "torch>=2.9",
-    "onnxruntime>=1.23",
     "numpy>=2.1",
     "scikit-learn>=1.7",
+    'onnxruntime>=1.23; extra == "cpu"',
     'onnxruntime-gpu>=1.23; extra == "gpu"',
     'tensorrt>=10; extra == "tensorrt"',
 )
@@ -39,8 +39,7 @@ GPU = CommandOutcome(output="NVIDIA H200, 143771 MiB, 570.1, GPU-1\n")
 NO_GPU = CommandOutcome(failure="nvidia-smi is not installed")
 ON_GPU = {name: version for name, version in COMPLETE.items() if name != "onnxruntime"} | {"onnxruntime-gpu": "1.23.1"}
 
-ONLY_GPU_RUNTIME = "pip uninstall onnxruntime onnxruntime-gpu, then pip install onnxruntime-gpu"
-"""An extra of hwnas would install both: the CPU build is among what hwnas itself requires."""
+REINSTALL = "pip uninstall onnxruntime onnxruntime-gpu, then pip install 'hwnas[{}]'"
 
 
 def machine(outcome: CommandOutcome) -> Machine:
@@ -132,13 +131,23 @@ def test_packages_for_gpus_are_not_missed_without_one() -> None:
 def test_the_cpu_build_of_onnxruntime_beside_a_gpu_is_found() -> None:
     found = finding(examined(COMPLETE), "onnxruntime")
     assert found.problem == "is the CPU build, though a GPU is here"
-    assert found.remedy == ONLY_GPU_RUNTIME
+    assert found.remedy == REINSTALL.format("gpu")
 
 
 def test_two_builds_of_onnxruntime_are_found() -> None:
     found = finding(examined({**ON_GPU, "onnxruntime": "1.23.1"}), "onnxruntime")
     assert found.problem == "is installed twice, as onnxruntime and as onnxruntime-gpu"
-    assert found.remedy == ONLY_GPU_RUNTIME
+    assert found.remedy == REINSTALL.format("gpu")
+    twice = finding(examined({**ON_GPU, "onnxruntime": "1.23.1"}, outcome=NO_GPU), "onnxruntime")
+    assert twice.remedy == REINSTALL.format("cpu")
+
+
+@pytest.mark.parametrize(("outcome", "extra"), [(GPU, "gpu"), (NO_GPU, "cpu")])
+def test_a_missing_onnxruntime_is_installed_by_the_extra_that_fits_the_machine(
+    outcome: CommandOutcome, extra: str
+) -> None:
+    found = finding(examined(without("onnxruntime-gpu"), outcome=outcome), "onnxruntime")
+    assert (found.problem, found.remedy) == ("is missing", f"pip install 'hwnas[{extra}]'")
 
 
 def test_the_cpu_build_of_torch_is_found_only_beside_a_gpu() -> None:

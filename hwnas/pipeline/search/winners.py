@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from hwnas.errors import HwnasError
+from hwnas.errors import HwnasError, MissingError
 from hwnas.files import file_errors, path_within, storage_failed, write_atomic
 from hwnas.pipeline.search.context import SearchContext
 from hwnas.progress import Reporter
@@ -137,7 +137,7 @@ class WinnerExporter:
         predictors, space = self.context.cheap.predictors, self.context.space
         batches = sorted({item.metric.deployment.fixed_batch or 1 for item in predictors}) or [1]
         files = [] if weights.file is None else [weights.file]
-        for format_, batch in (*(("onnx", batch) for batch in batches), ("pt2", batches[0])):
+        for format_, batch in (*self._onnx_formats(batches), ("pt2", batches[0])):
             exported = export_network(
                 space.name,
                 member.candidate.arch,
@@ -151,6 +151,17 @@ class WinnerExporter:
             )
             files += exported.files
         return tuple(files)
+
+    def _onnx_formats(self, batches: Sequence[int]) -> tuple[tuple[str, int], ...]:
+        """Return the ONNX format for each batch, or nothing if graphs cannot be checked here."""
+        from hwnas.export.onnx_session import load_onnxruntime
+
+        try:
+            load_onnxruntime()
+        except MissingError as error:
+            self.reporter.message(f"no ONNX graphs of the winners: {error}")
+            return ()
+        return tuple(("onnx", batch) for batch in batches)
 
     def _describe(self, record: SearchRecord, member: FrontMember, winner: ExportedWinner) -> None:
         """Write the arch and the card of a winner, which change with the record."""

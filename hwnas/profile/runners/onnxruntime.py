@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from hwnas.devices import Device
 from hwnas.devices.memory import release_free_memory, resident_mb
 from hwnas.errors import MissingError
+from hwnas.export.onnx_session import load_onnxruntime
 from hwnas.profile.runners.cuda import CudaClock, cuda_available
 from hwnas.profile.runners.preparation import device_of, onnx_graph
 from hwnas.profile.runners.runner import AVAILABLE, Availability, RuntimeSession, Sample, run_timed
@@ -131,11 +132,13 @@ class OnnxRuntimeRunner:
 
     def available(self, device: Device) -> Availability:
         """Check if ONNX Runtime is installed with the provider of the device."""
-        extra = "gpu" if device.kind == "gpu" else None
+        extra = "gpu" if device.kind == "gpu" else "cpu"
         if find_spec("onnxruntime") is None:
             return Availability(available=False, reason="onnxruntime is not installed", extra=extra)
-        import onnxruntime
-
+        try:
+            onnxruntime = load_onnxruntime()
+        except MissingError as error:
+            return Availability(available=False, reason=f"{error.message}: {error.got}")
         wanted, present = CUDA if device.kind == "gpu" else CPU, onnxruntime.get_available_providers()
         if wanted not in present:
             reason = f"onnxruntime {onnxruntime.__version__} has no {wanted} (it has {', '.join(present)})"

@@ -1,8 +1,10 @@
 """The choose_winners: which they are, and that their files are the networks that were judged."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -158,3 +160,15 @@ def test_winners_are_chosen_again_when_the_front_is_measured_later(
     assert {item.arch_id for item in record.winners} <= set(record.measured_front)
     assert sorted(exported) == sorted({item.arch_id for item in (*first.winners, *record.winners)})
     assert "measured on" in (run / record.winners[0].folder / "card.md").read_text()
+
+
+def test_without_onnxruntime_winners_have_no_graphs_and_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts: list[str] = []
+    exporter = SimpleNamespace(reporter=SimpleNamespace(message=texts.append))
+    formats: Any = winners.WinnerExporter._onnx_formats
+    assert formats(exporter, [1, 8]) == (("onnx", 1), ("onnx", 8))
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert formats(exporter, [1, 8]) == ()
+    (text,) = texts
+    assert text.startswith("no ONNX graphs of the winners: onnxruntime must be installed")
+    assert "hwnas[cpu]" in text

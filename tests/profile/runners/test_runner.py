@@ -59,7 +59,7 @@ def test_onnxruntime_names_the_gpu_extra(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "has no CUDAExecutionProvider (it has CPUExecutionProvider)" in found.reason
     monkeypatch.setattr(ort_runner, "find_spec", lambda name: None)
     assert OnnxRuntimeRunner().available(CPU_DEVICE) == Availability(
-        available=False, reason="onnxruntime is not installed"
+        available=False, reason="onnxruntime is not installed", extra="cpu"
     )
 
 
