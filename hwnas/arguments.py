@@ -21,8 +21,8 @@ R = TypeVar("R")
 
 _MAX_NAME_BYTES, _MAX_PATH_BYTES = 255, 4095
 
-_MAX_WHOLE = 2**63 - 1
-"""Largest whole number: what numpy, torch and SQLite can hold."""
+MAX_WHOLE = 2**63 - 1
+"""Largest whole number without bounds of its own: what numpy, torch and SQLite can hold."""
 
 _WORDS: dict[Any, str] = {
     int: "a whole number",
@@ -164,7 +164,7 @@ def _conform_scalar(kind: type, value: Any, where: str) -> Any:
         number = operator.index(value) if kind is int else float(value)
     except (TypeError, ValueError, OverflowError) as error:
         raise _wrong(where, _WORDS[kind], value) from error
-    if not (abs(number) <= _MAX_WHOLE if kind is int else math.isfinite(number)):
+    if not (abs(number) <= MAX_WHOLE if kind is int else math.isfinite(number)):
         text = "a whole number of at most 19 digits" if kind is int else "a finite number"
         raise InputError(f"{where} must be {text}", got=_brief(value))
     return number
@@ -208,6 +208,6 @@ def _wrong(where: str, word: str, value: Any, *, hint: str | None = None) -> Inp
 def _brief(value: Any) -> str:
     """Describe a value in a few words: plain ones by themselves, others by their type."""
     if value is None or isinstance(value, (bool, int, float, str, bytes)):
-        text = ascii(value) if not isinstance(value, int) or abs(value) <= _MAX_WHOLE else "a larger number"
+        text = ascii(value) if not isinstance(value, int) or abs(value) <= MAX_WHOLE else "a larger number"
         return text if len(text) <= 80 else f"{text[:77]}..."
     return f"a value of type {type(value).__name__}"

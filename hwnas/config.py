@@ -19,7 +19,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from hwnas.arguments import conform
+from hwnas.arguments import MAX_WHOLE, conform
 from hwnas.errors import InputError, unknown
 from hwnas.files import read_text, require_file_name
 
@@ -29,9 +29,6 @@ _RESOLVED: dict[type, tuple[dict[str, Any], dict[str, dataclasses.Field[Any]]]] 
 
 _MAX_DEPTH = 64
 """Deepest nesting of JSON; no file of ours has more than 10 levels."""
-
-_MAX_WHOLE = 2**63 - 1
-"""Largest whole number of a field without bounds: what numpy, torch and SQLite can hold."""
 
 
 class Rule(Protocol):
@@ -333,7 +330,7 @@ def _convert_literal(choices: tuple[Any, ...], value: object, where: str) -> Any
 def _convert_tuple(arguments: tuple[Any, ...], value: object, where: str) -> tuple[Any, ...]:
     if not isinstance(value, (list, tuple)):
         raise InputError(f"{where} must be a list", got=shown(value))
-    if arguments == (int, Ellipsis) and set(map(type, value)) == {int} and max(map(abs, value)) <= _MAX_WHOLE:
+    if arguments == (int, Ellipsis) and set(map(type, value)) == {int} and max(map(abs, value)) <= MAX_WHOLE:
         return tuple(value)  # thousands of times of one measurement
     if arguments[-1:] == (Ellipsis,):
         arguments = (arguments[0],) * len(value)
@@ -358,7 +355,7 @@ def _convert_scalar(hint: Any, value: object, where: str) -> Any:
         _require_finite(value, where)
         return float(value)
     if hint in (int, str, bool) and type(value) is hint:
-        if hint is int and abs(value) > _MAX_WHOLE:  # type: ignore[arg-type]
+        if hint is int and abs(value) > MAX_WHOLE:  # type: ignore[arg-type]
             raise InputError(f"{where} must be a whole number of at most 19 digits", got=shown(value))
         return value
     names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", Path: "a path"}

@@ -16,6 +16,7 @@ import socket
 import sqlite3
 import stat
 import struct
+import time
 import weakref
 import zlib
 from collections.abc import Iterator
@@ -328,22 +329,15 @@ class WriterLock:
         self.close()
 
     def _lock(self, path: Path, activity: str) -> None:
-        try:
-            import fcntl
-        except ImportError:  # Windows
-            return
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not _try_lock(self._file, path.parent):
             message = f"{printable(path.parent)} is being written by another {activity}"
-            raise InputError(message, got=self._holder(), hint="wait until it has ended") from error
-        except OSError as error:  # some file systems of clusters have no locks
-            _log.warning("%s cannot be locked (%s): do not write to it from two processes", path.parent, error.strerror)
+            raise InputError(message, got=self._holder(), hint="wait until it has ended")
         since = datetime.now(UTC).isoformat(timespec="seconds")
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
         with file_errors(path, "written"):
             os.ftruncate(self._file, 0)
-            os.pwrite(self._file, (json.dumps(holder) + "\n").encode(), 0)
+            os.lseek(self._file, 0, os.SEEK_SET)
+            os.write(self._file, (json.dumps(holder) + "\n").encode())
 
     def _holder(self) -> str:
         try:
@@ -351,3 +345,41 @@ class WriterLock:
             return f"process {int(holder['pid'])} on {holder['host']!s:.100} since {holder['since']!s:.40}"
         except (OSError, ValueError, TypeError, KeyError):  # it has just locked the file and not written it yet
             return "a process that is not known"
+
+
+@contextmanager
+def brief_lock(path: Path, *, timeout_s: float) -> Iterator[bool]:
+    """Hold the lock of a file or folder while something small is written, after waiting for other processes.
+
+    Args:
+        path: A folder, or a file, which is made if there is none.
+        timeout_s: Seconds to wait.
+
+    Yields:
+        False if another process still held the lock at the timeout.
+    """
+    # Neither a link is followed nor a named pipe waited for: the folder of the file may be shared.
+    writable = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    file = os.open(path, os.O_RDONLY if path.is_dir() else writable, 0o644)
+    try:
+        deadline_s = time.monotonic() + timeout_s
+        while not (is_locked := _try_lock(file, path)) and time.monotonic() < deadline_s:
+            time.sleep(0.05)
+        yield is_locked
+    finally:
+        os.close(file)
+
+
+def _try_lock(file: int, path: Path) -> bool:
+    """Lock an open file until it is closed; return False if another process holds the lock of it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:  # some file systems of clusters have no locks, and NFS has none of folders
+        _log.warning("%s cannot be locked (%s): do not write to it from two processes", path, error.strerror)
+    return True

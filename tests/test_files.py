@@ -17,6 +17,7 @@ import pytest
 from hwnas.errors import InputError
 from hwnas.files import (
     WriterLock,
+    brief_lock,
     cannot,
     file_errors,
     path_within,
@@ -185,6 +186,26 @@ def test_a_file_system_without_locks_is_warned_of(
     monkeypatch.setattr(fcntl, "flock", missing)
     WriterLock(tmp_path / ".lock", activity="search").close()
     assert "do not write to it from two processes" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["", "file"])
+def test_a_brief_lock_of_a_folder_or_file_waits_for_the_one_before(tmp_path: Path, name: str) -> None:
+    with brief_lock(tmp_path / name, timeout_s=0) as first, brief_lock(tmp_path / name, timeout_s=0.1) as second:
+        assert (first, second) == (True, False)
+    with brief_lock(tmp_path / name, timeout_s=0) as third:
+        assert third
+
+
+def test_a_folder_that_cannot_be_locked_is_written_with_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(*_: object) -> None:  # as NFS answers for a folder, which cannot be opened for writing
+        raise OSError(errno.EBADF, "Bad file descriptor")
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    with brief_lock(tmp_path, timeout_s=0) as is_locked:
+        assert is_locked
+    assert f"{tmp_path} cannot be locked" in caplog.text
 
 
 def test_a_lock_does_not_follow_a_link(tmp_path: Path) -> None:

@@ -14,11 +14,8 @@ import functools
 import hashlib
 import json
 import logging
-import os
 import tempfile
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +28,7 @@ from hwnas.data_paths import CACHE_VARIABLE, cache_folder
 from hwnas.errors import InputError
 from hwnas.export.graph_template import GraphInstance, GraphTemplate, UnsupportedGraphError, factor_graph
 from hwnas.export.size_rules import Number, SizeRules
-from hwnas.files import file_errors, read_text, write_atomic
+from hwnas.files import brief_lock, file_errors, read_text, write_atomic
 from hwnas.runs import hwnas_version, package_versions
 
 _log = logging.getLogger(__name__)
@@ -184,7 +181,7 @@ class TemplateStore:
         template, path = self._templates[text], self._path(text)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with _exclusive_lock(self._folder / _LOCK) as is_locked:
+            with brief_lock(self._folder / _LOCK, timeout_s=LOCK_TIMEOUT_S) as is_locked:
                 if not is_locked:
                     _log.warning("the template %s is not saved: another process holds %s", path, _LOCK)
                     return
@@ -224,37 +221,6 @@ def default_store() -> TemplateStore:
 @functools.cache
 def _open_store(folder: Path) -> TemplateStore:
     return TemplateStore(folder)
-
-
-@contextmanager
-def _exclusive_lock(path: Path) -> Iterator[bool]:
-    """Hold a lock that one process can have at a time; the system releases it if the process ends.
-
-    Yields:
-        False if another process still held it after `LOCK_TIMEOUT_S`.
-    """
-    try:
-        import fcntl
-    except ImportError:  # no such locks on Windows: the last writer wins, and others export once more
-        yield True
-        return
-    # Neither a link is followed nor a named pipe waited for: the folder may be shared.
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
-    try:
-        deadline_s = time.monotonic() + LOCK_TIMEOUT_S
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() > deadline_s:
-                    yield False
-                    return
-                time.sleep(0.05)
-            else:
-                yield True
-                return
-    finally:
-        os.close(file)
 
 
 def _serialise(structure: str, template: SegmentTemplate) -> str:

@@ -7,14 +7,13 @@ import os
 import re
 import secrets
 import shutil
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 from hwnas.errors import InputError
-from hwnas.files import file_errors, printable, sync_folder
+from hwnas.files import brief_lock, file_errors, printable, sync_folder
 from hwnas.predict.card import CARD, card_from_json, card_json, sealed
 from hwnas.predict.card_page import PARITY, card_page, parity_plot
 from hwnas.predict.predictor import MODEL, Predictor
@@ -47,7 +46,11 @@ def save_predictor(predictor: Predictor, folder: Path) -> Predictor:
         if folder.exists() and any(folder.iterdir()) and not (folder / CARD).is_file():
             message = f"{printable(folder)} holds something other than a predictor"
             raise InputError(message, hint="choose another folder with --out")
-        with _made_folders(folder.parent), _locked(folder.parent):
+        # Another fit takes a moment, and is waited for.
+        with _made_folders(folder.parent), brief_lock(folder.parent, timeout_s=_LOCK_TIMEOUT_S) as is_locked:
+            if not is_locked:
+                message = f"{printable(folder.parent)} is being written by another process"
+                raise InputError(message, hint="wait until it has ended, then fit again")
             _remove_leftovers(folder)
             _replace(folder, texts)
     return replace(predictor, card=card)
@@ -118,28 +121,3 @@ def _made_folders(folder: Path) -> Iterator[None]:
             with suppress(OSError):
                 path.rmdir()
         raise
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Be the only writer of the predictors in a folder: another fit takes a moment, and is waited for."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    file = os.open(folder, os.O_RDONLY)
-    try:
-        deadline = time.monotonic() + _LOCK_TIMEOUT_S
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if time.monotonic() > deadline:
-                    message = f"{printable(folder)} is being written by another process"
-                    raise InputError(message, hint="wait until it has ended, then fit again") from error
-                time.sleep(0.05)
-        yield
-    finally:
-        os.close(file)

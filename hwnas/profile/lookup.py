@@ -2,15 +2,19 @@
 
 import itertools
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from hwnas.data_paths import DataPaths, Origin, find_data_folders
+from hwnas.data_paths import DataFolder, DataPaths, Origin, find_data_folders
 from hwnas.errors import HwnasError, InputError, UnknownNameError, nearest
 from hwnas.files import file_errors
 from hwnas.records import Setting, is_profile
 from hwnas.records.manifest import MANIFEST, ProfileManifest, read_manifest
 from hwnas.records.table import TABLE_MANIFEST, TableManifest, read_table_manifest
+
+_Entry = TypeVar("_Entry")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,14 +70,12 @@ def numbered_profiles(parent: Path, name: str) -> tuple[Path, ...]:
 
 def scan_profiles(paths: DataPaths) -> tuple[ProfileEntry | UnreadableProfile, ...]:
     """Return all profiles on a search path, also those whose manifest cannot be read."""
-    entries: list[ProfileEntry | UnreadableProfile] = []
-    for folder in find_data_folders(paths, f"*/*/{MANIFEST}"):
-        name, path, origin = folder.name, folder.path, folder.origin
-        try:
-            entries.append(ProfileEntry(name=name, path=path, origin=origin, manifest=read_manifest(path)))
-        except HwnasError as error:
-            entries.append(UnreadableProfile(name=name, path=path, origin=origin, error=error))
-    return tuple(entries)
+
+    def load(folder: DataFolder) -> ProfileEntry:
+        manifest = read_manifest(folder.path)
+        return ProfileEntry(name=folder.name, path=folder.path, origin=folder.origin, manifest=manifest)
+
+    return _scan(paths, f"*/*/{MANIFEST}", load)
 
 
 def profile_entries(paths: DataPaths) -> tuple[ProfileEntry, ...]:
@@ -83,14 +85,12 @@ def profile_entries(paths: DataPaths) -> tuple[ProfileEntry, ...]:
 
 def scan_tables(paths: DataPaths, *, device: str | None = None) -> tuple[TableEntry | UnreadableProfile, ...]:
     """Return the published tables on a search path, of one device or of all, also those that cannot be read."""
-    entries: list[TableEntry | UnreadableProfile] = []
-    for folder in find_data_folders(paths, f"{device or '*'}/*/{TABLE_MANIFEST}"):
-        name, path, origin = folder.name, folder.path, folder.origin
-        try:
-            entries.append(TableEntry(name=name, path=path, origin=origin, manifest=read_table_manifest(path)))
-        except HwnasError as error:
-            entries.append(UnreadableProfile(name=name, path=path, origin=origin, error=error))
-    return tuple(entries)
+
+    def load(folder: DataFolder) -> TableEntry:
+        manifest = read_table_manifest(folder.path)
+        return TableEntry(name=folder.name, path=folder.path, origin=folder.origin, manifest=manifest)
+
+    return _scan(paths, f"{device or '*'}/*/{TABLE_MANIFEST}", load)
 
 
 def table_entries(paths: DataPaths, *, device: str | None = None) -> tuple[TableEntry, ...]:
@@ -135,3 +135,15 @@ def find_profile(name: str, paths: DataPaths) -> ProfileEntry:
     if isinstance(entry, UnreadableProfile):
         raise entry.error
     return entry
+
+
+def _scan(
+    paths: DataPaths, pattern: str, load: Callable[[DataFolder], _Entry]
+) -> tuple[_Entry | UnreadableProfile, ...]:
+    entries: list[_Entry | UnreadableProfile] = []
+    for folder in find_data_folders(paths, pattern):
+        try:
+            entries.append(load(folder))
+        except HwnasError as error:
+            entries.append(UnreadableProfile(name=folder.name, path=folder.path, origin=folder.origin, error=error))
+    return tuple(entries)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from hwnas.errors import InputError
+from hwnas.files import brief_lock
 from hwnas.predict import saving
 from hwnas.predict.card import load_card
 from hwnas.predict.predictor import Predictor
@@ -120,7 +121,7 @@ def test_another_fit_is_waited_for_but_not_without_end(tmp_path: Path, monkeypat
     held, release = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with saving._locked(tmp_path):
+        with brief_lock(tmp_path, timeout_s=0):
             held.set()
             release.wait()
 
