@@ -208,6 +208,9 @@ def print_quality(name: str, quality: ProfileQuality) -> None:
     print_table(["", ""], _quality_rows(quality))
     for failure in quality.failures:
         print_line(f"  failed: {failure.count} by {failure.reason}, for example: {failure.example}")
+    if quality.enqueue_bound is not None:
+        print_line(f"  enqueue-bound, for example: {quality.enqueue_bound.example}")
+        print_line("  try torch-graph or tensorrt, which queue a run by one call, or a larger --batch")
     for problem in quality.problems:
         print_line(f"  doubtful: {problem}")
 
@@ -234,6 +237,9 @@ def _quality_rows(quality: ProfileQuality) -> list[tuple[str, object]]:
         ("graphs", ", ".join(quality.exporters)),
         ("time spent", f"{quality.measured_s / 60:.1f} min"),
     ]
+    if quality.enqueue_bound is not None:
+        bound = f"{quality.enqueue_bound.count} of {quality.num_measurements} measurements: the host sets their time"
+        rows.insert(4, ("enqueue-bound", bound))
     return rows + ([("throttled", ", ".join(quality.throttled))] if quality.throttled else [])
 
 

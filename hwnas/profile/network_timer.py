@@ -22,7 +22,7 @@ from hwnas.profile.plan import exporter_for
 from hwnas.profile.runners.cuda import Nvml, open_nvml
 from hwnas.profile.runners.preparation import device_of
 from hwnas.profile.runners.runner import MeasurementError, Runner, RuntimeSession, load_runner
-from hwnas.profile.timing import no_progress, runs_per_sample, time_pairs, warm_up
+from hwnas.profile.timing import no_progress, plan_sample, time_pairs, warm_up
 from hwnas.profile.worker_messages import MeasurementTask, TaskResult, WorkerFacts
 from hwnas.records import DeviceState, Failure, OutputParity, Reason, Setting, Subject
 
@@ -143,11 +143,11 @@ class NetworkTimer:
         with closing(checked.session) as session:
             self._enter("warm up")
             warm_up(session, progress=self._on_progress)
-            runs = (runs_per_sample(session), runs_per_sample(reference.session))
-            _log.debug("%s: %d runs a sample, of the reference %d", task.subject.network_id, *runs)
+            plans = (plan_sample(session), plan_sample(reference.session))
+            _log.debug("%s: %s, reference: %s", task.subject.network_id, *plans)
             self._enter("time")
             before = self._device_state()
-            timed = time_pairs(session, reference.session, pairs=task.pairs, runs=runs, progress=self._on_progress)
+            timed = time_pairs(session, reference.session, pairs=task.pairs, plans=plans, progress=self._on_progress)
             return replace(
                 result,
                 samples=timed.samples,

@@ -15,6 +15,8 @@ from hwnas.profile.statistics import (
     ReferenceDrift,
     ReferenceTimes,
     Verdict,
+    host_median_ms,
+    is_enqueue_bound,
     latency_interval,
     latency_median_ms,
     latency_ms,
@@ -48,6 +50,10 @@ class MeasurementSummary:
     """Undisturbed: relative to the reference network that alternated with it."""
     latency_median_ms: float
     """Median wall time, including other load on the machine."""
+    host_ms: float | None
+    """Median time that the host took to queue a run on a GPU."""
+    is_enqueue_bound: bool
+    """The host took about as long to queue the runs as the GPU to do them."""
     throughput: float
     """Images per second, undisturbed."""
     memory_mb: float | None
@@ -116,6 +122,8 @@ class ProfileQuality:
     exporters: tuple[str, ...]
     throttled: tuple[str, ...]
     """Throttle reasons that the device reported."""
+    enqueue_bound: ReasonCount | None = None
+    """Measurements in which the host, and not the device, decided the latency; None if there is none."""
     measured_s: float
     """Time spent on measuring, without pauses."""
     first_utc: str | None
@@ -150,7 +158,7 @@ def summarize_measurements(profile: Profile) -> tuple[MeasurementSummary, ...]:
 
 def summary_columns(summaries: Sequence[MeasurementSummary]) -> Columns:
     """Return the columns of a data frame with one row per measurement."""
-    names = ("latency_ms", "latency_median_ms", "throughput", "memory_mb", "energy_j")
+    names = ("latency_ms", "latency_median_ms", "host_ms", "is_enqueue_bound", "throughput", "memory_mb", "energy_j")
     columns: dict[str, list[object]] = {
         "network_id": [summary.subject.network_id for summary in summaries],
         "name": [summary.subject.name for summary in summaries],
@@ -236,6 +244,8 @@ def _summarize(row: Measurement, samples: Samples, reference: Samples, *, refere
         exporter=row.setting.exporter,
         latency_ms=latency,
         latency_median_ms=latency_median_ms(samples),
+        host_ms=host_median_ms(samples),
+        is_enqueue_bound=is_enqueue_bound(samples),
         throughput=throughput(latency, batch=row.setting.batch),
         memory_mb=row.memory_mb,
         energy_j=row.energy_j,
@@ -279,6 +289,8 @@ class _Assessment:
     """Latency ratios of the first measurement and of one in another process, by network_id."""
     unstable: list[tuple[str, str]] = field(default_factory=list)
     """Kind of problem and reason of each unstable measurement."""
+    enqueue_bound: list[tuple[str, str]] = field(default_factory=list)
+    """Kind and message of each enqueue-bound measurement."""
     exporters: set[str] = field(default_factory=set)
     throttled: set[str] = field(default_factory=set)
     first_utc: str | None = None
@@ -307,6 +319,8 @@ class _Assessment:
         verdict = stability_verdict(samples, reference, states=states, seed=row.seed)
         if not verdict.stable:
             self.unstable.append((verdict.reason.split(" (")[0], verdict.reason))
+        if is_enqueue_bound(samples):
+            self.enqueue_bound.append(("enqueue-bound", _enqueue_message(row, samples)))
         self.exporters.add(row.setting.exporter)
         self.throttled |= {reason for state in states if state for reason in state.throttle} - set(HARMLESS_THROTTLE)
 
@@ -328,10 +342,18 @@ class _Assessment:
             drift=reference_drift(times_ns) if times_ns else None,
             exporters=tuple(sorted(self.exporters)),
             throttled=tuple(sorted(self.throttled)),
+            enqueue_bound=next(iter(_count_reasons(self.enqueue_bound)), None),
             measured_s=self.measured_s,
             first_utc=self.first_utc,
             last_utc=self.last_utc,
         )
+
+
+def _enqueue_message(row: Measurement, samples: Samples) -> str:
+    return (
+        f"the host took {host_median_ms(samples):.3f} ms to queue a run of {row.subject.network_id}, "
+        f"the device {np.median(samples.device_ns) / 1e6:.3f} ms to do it"
+    )
 
 
 def _count_reasons(items: Sequence[tuple[str, str]]) -> tuple[ReasonCount, ...]:

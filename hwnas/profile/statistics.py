@@ -34,6 +34,9 @@ MAX_INTERVAL = 0.04
 MAX_HALVES = 0.05
 """Largest relative difference between the two halves of a stable measurement."""
 
+ENQUEUE_BOUND = 0.8
+"""A network is enqueue-bound if the host takes more than this share of a run's device time to queue it (trtexec's)."""
+
 HARMLESS_THROTTLE = ("gpu_idle", "applications_clocks_setting", "display_clock_setting")
 """Throttle reasons that do not make a measurement unstable."""
 
@@ -167,6 +170,22 @@ def latency_ms(samples: Samples, reference: Samples, *, reference_ms: float) -> 
 def latency_median_ms(samples: Samples) -> float:
     """Return the median wall time, which includes whatever else the machine was doing."""
     return float(np.median(np.asarray(samples.wall_ns, dtype=np.float64))) / 1e6
+
+
+def host_median_ms(samples: Samples) -> float | None:
+    """Return the median time that the host took to queue a run; None if it is not known."""
+    return float(np.median(np.asarray(samples.host_ns, dtype=np.float64))) / 1e6 if samples.host_ns else None
+
+
+def is_enqueue_bound(samples: Samples) -> bool:
+    """Return True if the host took about as long to queue the runs of a network as the device to do them.
+
+    The host then decides the latency, and a faster device would hardly be faster.
+    """
+    host_ms = host_median_ms(samples)
+    if host_ms is None or not samples.device_ns:
+        return False
+    return host_ms > ENQUEUE_BOUND * float(np.median(np.asarray(samples.device_ns, dtype=np.float64))) / 1e6
 
 
 def throughput(latency_ms: float, *, batch: int) -> float:

@@ -25,7 +25,7 @@ from hwnas.records.manifest import MANIFEST
 from hwnas.records.profile import MEASUREMENTS, stream_measurements
 from hwnas.runs import hwnas_version
 
-SCHEMA = "hwnas.profile-summary/1"
+SCHEMA = "hwnas.profile-summary/2"
 """To be raised whenever `assess_measurements` gives other figures for the same rows."""
 
 SUMMARY = ".summary.json"

@@ -1,10 +1,12 @@
 """Time two networks against each other: warm up, then run them in strict alternation."""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
-from hwnas.profile.runners.runner import RuntimeSession, Sample
+from hwnas.profile.runners.runner import QueuedSession, RuntimeSession, Sample
+from hwnas.profile.statistics import ENQUEUE_BOUND
 from hwnas.records import Samples
 
 PAIRS = 24
@@ -32,6 +34,12 @@ _MIN_SAMPLE_NS = 2_000_000
 
 _MAX_RUNS_PER_SAMPLE = 64
 
+_TRIALS = 3
+"""Runs from which the plan of a network's samples follows."""
+
+_DELAY_FACTOR, _DELAY_NS = 1.5, 20_000
+"""A GPU waits before a sample for the time in which the host queues a run, with a margin for a slower launch."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TimedPairs:
@@ -39,6 +47,18 @@ class TimedPairs:
 
     samples: Samples
     reference: Samples
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplePlan:
+    """How a sample of a network is taken."""
+
+    runs: int = 1
+    """Consecutive runs, of which the sample is the mean."""
+    queued: bool = False
+    """All runs are queued on the device before the first is waited for."""
+    delay_ns: int = 0
+    """Time for which the device waits while the first run is queued."""
 
 
 def no_progress() -> None:
@@ -55,19 +75,30 @@ def warm_up(session: RuntimeSession, *, progress: Callable[[], None] = no_progre
     Returns:
         The number of runs.
     """
-    samples: list[Sample] = []
-    while len(samples) < _MAX_WARM_UP_RUNS or not _clocks_are_up(samples):
-        samples.append(session.run_once())
+    warm = _WarmUp()
+    while warm.runs < _MAX_WARM_UP_RUNS or not warm.clocks_are_up:
+        warm.add(session.run_once())
         progress()
-        if _clocks_are_up(samples) and _is_stationary([duration_ns(sample) for sample in samples]):
+        if warm.clocks_are_up and warm.is_stationary:
             break
-    return len(samples)
+    return warm.runs
 
 
-def runs_per_sample(session: RuntimeSession) -> int:
-    """Return the number of consecutive runs that make one sample of at least about 2 ms."""
-    typical_ns = median(duration_ns(session.run_once()) for _ in range(3))
-    return min(_MAX_RUNS_PER_SAMPLE, max(1, round(_MIN_SAMPLE_NS / max(typical_ns, 1))))
+def plan_sample(session: RuntimeSession) -> SamplePlan:
+    """Return how to take samples of a warm network: as many consecutive runs as take at least about 2 ms.
+
+    On a GPU all runs of a sample are queued at once, and the first one behind a delay that covers its launch. A network
+    that the host queues hardly faster than the GPU runs it (it is enqueue-bound) gets no delay: the GPU would have to
+    wait for the host in any use of it, so this wait is part of its latency.
+    """
+    trials = [session.run_once() for _ in range(_TRIALS)]
+    typical_ns = median(map(duration_ns, trials))
+    plan = SamplePlan(runs=min(_MAX_RUNS_PER_SAMPLE, max(1, round(_MIN_SAMPLE_NS / max(typical_ns, 1)))))
+    if trials[0].device_ns is None or not isinstance(session, QueuedSession):
+        return plan
+    host_ns = median(session.run_queued(1).host_ns or 0 for _ in range(_TRIALS))
+    is_bound = host_ns > ENQUEUE_BOUND * typical_ns
+    return replace(plan, queued=True, delay_ns=0 if is_bound else round(_DELAY_FACTOR * host_ns) + _DELAY_NS)
 
 
 def time_pairs(
@@ -75,7 +106,7 @@ def time_pairs(
     reference: RuntimeSession,
     *,
     pairs: int,
-    runs: tuple[int, int] = (1, 1),
+    plans: tuple[SamplePlan, SamplePlan] = (SamplePlan(), SamplePlan()),
     progress: Callable[[], None] = no_progress,
 ) -> TimedPairs:
     """Run two networks in strict alternation.
@@ -90,21 +121,21 @@ def time_pairs(
         candidate: The network to time.
         reference: The reference network.
         pairs: Number of pairs.
-        runs: Runs per sample of the candidate and of the reference. A sample is their mean.
+        plans: How samples of the candidate and of the reference are taken.
         progress: Called after each pair.
     """
     candidate_samples: list[Sample] = []
     reference_samples: list[Sample] = []
-    turns = ((candidate, candidate_samples, runs[0]), (reference, reference_samples, runs[1]))
+    turns = ((candidate, candidate_samples, plans[0]), (reference, reference_samples, plans[1]))
     for index in range(_MAX_EXTRA_PAIRS * pairs):
         if index >= pairs and _num_valid(candidate_samples) >= pairs and _num_valid(reference_samples) >= pairs:
             break
-        for session, samples, count in turns if index % 2 == 0 else reversed(turns):
-            samples.append(_time_sample(session, count))
+        for session, samples, plan in turns if index % 2 == 0 else reversed(turns):
+            samples.append(_time_sample(session, plan))
         progress()
     return TimedPairs(
-        samples=to_samples(candidate_samples, runs_per_sample=runs[0]),
-        reference=to_samples(reference_samples, runs_per_sample=runs[1]),
+        samples=to_samples(candidate_samples, runs_per_sample=plans[0].runs),
+        reference=to_samples(reference_samples, runs_per_sample=plans[1].runs),
     )
 
 
@@ -117,6 +148,7 @@ def to_samples(runs: Iterable[Sample], *, runs_per_sample: int = 1) -> Samples:
         wall_ns=tuple(sample.wall_ns for sample in samples),
         cpu_ns=_if_complete([sample.cpu_ns for sample in samples]),
         device_ns=device_ns,
+        host_ns=_if_complete([sample.host_ns for sample in samples]) or None,
         switches=() if device_ns else tuple(sample.switches for sample in samples),
     )
 
@@ -128,11 +160,15 @@ def duration_ns(sample: Sample) -> int:
     return sample.wall_ns if sample.cpu_ns is None else sample.cpu_ns
 
 
-def _time_sample(session: RuntimeSession, runs: int) -> Sample:
+def _time_sample(session: RuntimeSession, plan: SamplePlan) -> Sample:
     """Mean of several consecutive runs, with the interruptions of all of them."""
+    runs = plan.runs
+    if runs > 1:
+        session.run_once()  # refills the caches that the other network evicted; not counted
+    if plan.queued and isinstance(session, QueuedSession):
+        return session.run_queued(runs, delay_ns=plan.delay_ns)
     if runs == 1:
         return session.run_once()
-    session.run_once()  # refills the caches that the other network evicted; not counted
     samples = [session.run_once() for _ in range(runs)]
     cpu_ns = _if_complete([sample.cpu_ns for sample in samples])
     device_ns = _if_complete([sample.device_ns for sample in samples])
@@ -155,16 +191,35 @@ def _num_valid(samples: Sequence[Sample]) -> int:
     return sum(sample.device_ns is not None or sample.cpu_ns is not None or sample.switches == 0 for sample in samples)
 
 
-def _clocks_are_up(samples: Sequence[Sample]) -> bool:
-    """Return True if a GPU was under load for long enough; a CPU needs a single run."""
-    if not samples or samples[0].device_ns is None:
-        return bool(samples)
-    return sum(sample.wall_ns for sample in samples) >= _GPU_WARM_UP_NS
+class _WarmUp:
+    """What the runs of a warm-up so far tell. A fast network makes thousands, so each takes constant time."""
 
+    def __init__(self) -> None:
+        self.runs = 0
+        self._on_gpu = False
+        self._wall_ns = 0
+        self._quickest_ns = 0
+        self._recent: deque[int] = deque(maxlen=2 * _WINDOW)
 
-def _is_stationary(durations: Sequence[int]) -> bool:
-    """Return True if the last few runs are about as slow as the few before them."""
-    window = _SLOW_WINDOW if min(durations) > _SLOW_NS else _WINDOW
-    if len(durations) < 2 * window:
-        return False
-    return median(durations[-window:]) >= _STATIONARY_RATIO * median(durations[-2 * window : -window])
+    def add(self, sample: Sample) -> None:
+        """Add a run."""
+        duration = duration_ns(sample)
+        self._quickest_ns = min(self._quickest_ns or duration, duration)
+        self._on_gpu = self._on_gpu or (not self.runs and sample.device_ns is not None)
+        self._wall_ns += sample.wall_ns
+        self._recent.append(duration)
+        self.runs += 1
+
+    @property
+    def clocks_are_up(self) -> bool:
+        """True if a GPU was under load for long enough; a CPU needs a single run."""
+        return self._wall_ns >= _GPU_WARM_UP_NS if self._on_gpu else self.runs > 0
+
+    @property
+    def is_stationary(self) -> bool:
+        """True if the last few runs are about as slow as the few before them."""
+        window = _SLOW_WINDOW if self._quickest_ns > _SLOW_NS else _WINDOW
+        recent = list(self._recent)
+        if len(recent) < 2 * window:
+            return False
+        return median(recent[-window:]) >= _STATIONARY_RATIO * median(recent[-2 * window : -window])

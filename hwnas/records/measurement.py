@@ -99,12 +99,14 @@ class Samples:
     """CPU time of the running thread; empty if other threads or a GPU do the work."""
     device_ns: tuple[int, ...] = ()
     """Time by the device's own clock; empty on a CPU."""
+    host_ns: tuple[int, ...] | None = None
+    """Time that the host took to queue a run on the device; None on a CPU and in profiles of earlier versions."""
     switches: tuple[int, ...] = ()
     """Involuntary context switches during each sample."""
 
     def __post_init__(self) -> None:
         # Not by the types of the fields: a profile has millions of times, and this is the quickest check of them.
-        clocks = (self.wall_ns, self.cpu_ns, self.device_ns)
+        clocks = (self.wall_ns, self.cpu_ns, self.device_ns, self.host_ns or ())
         if not self.wall_ns or not {len(times) for times in (*clocks, self.switches)} <= {0, len(self.wall_ns)}:
             lengths = ", ".join(str(len(times)) for times in (*clocks, self.switches))
             raise InputError("samples must have a time of each clock for each run", got=f"{lengths} times")

@@ -120,3 +120,19 @@ def test_a_campaign_in_which_no_reference_run_counts_is_judged_and_not_refused()
     assert not any(item.verdict.stable for item in found)
     assert "too few valid runs of the network (0 valid, 24 disturbed, at least 8 needed)" in found[0].verdict.reason
     assert "100% of the measurements are unstable, at most 10% are allowed" in assess_profile(shaky).problems
+
+
+def test_enqueue_bound_measurements_are_named() -> None:
+    def on_gpu(number: int, host_ns: int) -> Measurement:
+        times = Samples(wall_ns=(1_200_000,) * 24, device_ns=(1_000_000,) * 24, host_ns=(host_ns,) * 24)
+        return replace(row(number), samples=times, reference=times)
+
+    quality = assess_profile(profile(on_gpu(0, 900_000), on_gpu(1, 50_000), row(2)))
+    assert quality.enqueue_bound is not None
+    assert quality.enqueue_bound.count == 1
+    assert "took 0.900 ms to queue a run" in quality.enqueue_bound.example
+    assert "the device 1.000 ms" in quality.enqueue_bound.example
+    assert quality.num_unstable == 0
+    found = summarize_measurements(profile(on_gpu(0, 900_000), on_gpu(1, 50_000), row(2)))
+    assert [(item.host_ms, item.is_enqueue_bound) for item in found] == [(0.9, True), (0.05, False), (None, False)]
+    assert assess_profile(profile(row(0))).enqueue_bound is None

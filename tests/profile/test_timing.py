@@ -1,13 +1,17 @@
 """Warm-up and strict pairs, on sessions with made-up durations."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 
-from hwnas.profile.runners.runner import Sample
-from hwnas.profile.timing import duration_ns, runs_per_sample, time_pairs, to_samples, warm_up
+from hwnas.profile.runners.cuda import CudaClock
+from hwnas.profile.runners.runner import QueuedSession, Sample
+from hwnas.profile.statistics import is_enqueue_bound
+from hwnas.profile.timing import SamplePlan, duration_ns, plan_sample, time_pairs, to_samples, warm_up
 from hwnas.records import Samples
+from tests.profile.simulated_gpu import SimulatedGpu
 
 
 class FakeSession:
@@ -109,10 +113,10 @@ def test_a_gpu_warms_up_until_its_clocks_are_up() -> None:
 def test_a_fast_network_is_timed_over_several_runs_in_a_row() -> None:
     log: list[str] = []
     ours, theirs = FakeSession("a", counting(400_000), log), FakeSession("b", counting(9_000_000), log)
-    assert runs_per_sample(ours) == 5
-    assert runs_per_sample(theirs) == 1
+    assert plan_sample(ours) == SamplePlan(runs=5)
+    assert plan_sample(theirs) == SamplePlan()
     log.clear()
-    timed = time_pairs(ours, theirs, pairs=2, runs=(3, 1))
+    timed = time_pairs(ours, theirs, pairs=2, plans=(SamplePlan(runs=3), SamplePlan()))
     assert "".join(log) == "aaaabbaaaa"  # before several runs there is one that does not count
     assert timed.samples.cpu_ns == (400_005, 400_009)  # of 3 runs from the fifth on, the first three being the trial
     assert timed.samples.runs_per_sample == 3
@@ -120,4 +124,74 @@ def test_a_fast_network_is_timed_over_several_runs_in_a_row() -> None:
 
 
 def test_the_runs_of_one_sample_have_a_limit() -> None:
-    assert runs_per_sample(FakeSession("a", counting(10), [])) == 64
+    assert plan_sample(FakeSession("a", counting(10), [])).runs == 64
+
+
+@pytest.mark.parametrize("runs", [400, 4000])
+def test_the_bookkeeping_of_a_warm_up_is_the_same_for_each_run(runs: int) -> None:
+    reads: Counter[str] = Counter()
+
+    class CountedSample(Sample):
+        """Counts how often its times are read."""
+
+        def __getattribute__(self, name: str) -> object:
+            reads[name] += name.endswith("_ns")
+            return super().__getattribute__(name)
+
+    brief = CountedSample(wall_ns=200_000_000 // runs, device_ns=1000)
+    assert warm_up(FakeSession("a", iter(lambda: brief, None), [])) == runs
+    assert reads.total() <= 5 * runs
+
+
+class GpuSession(FakeSession):
+    """Runs of a simulated GPU, timed by the clock of the runners."""
+
+    def __init__(self, launch: Callable[[], None]) -> None:
+        super().__init__("", iter(()), [])
+        self._launch, self._clock = launch, CudaClock()
+
+    def run_once(self) -> Sample:
+        return self._clock.time(self._launch)
+
+    def run_queued(self, runs: int, *, delay_ns: int = 0, while_running: Callable[[], object] = lambda: None) -> Sample:
+        return self._clock.time_queued(self._launch, runs=runs, delay_ns=delay_ns, while_running=while_running)
+
+
+def test_launch_cost_is_no_device_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = SimulatedGpu(monkeypatch)
+    graph = GpuSession(lambda: gpu.launch(device_ns=100_000, host_ns=10_000))
+    assert isinstance(graph, QueuedSession)
+    assert graph.run_once().device_ns == 110_000  # an idle GPU waits for the launch
+    plan = plan_sample(graph)
+    assert plan == SamplePlan(runs=18, queued=True, delay_ns=35_000)
+    timed = time_pairs(graph, graph, pairs=4, plans=(plan, plan))
+    assert timed.samples.device_ns == (100_000,) * 4
+    assert timed.samples.host_ns == (10_000,) * 4
+    assert timed.samples.wall_ns == (100_000,) * 4  # without the delay
+    assert not is_enqueue_bound(timed.samples)
+
+
+def test_an_enqueue_bound_network_keeps_the_time_that_the_gpu_waits_for_the_host(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gpu = SimulatedGpu(monkeypatch)
+
+    def run() -> None:
+        for _ in range(100):
+            gpu.launch(device_ns=3_000, host_ns=6_000)
+
+    eager = GpuSession(run)
+    plan = plan_sample(eager)
+    assert plan == SamplePlan(runs=3, queued=True)
+    timed = time_pairs(eager, eager, pairs=2, plans=(plan, plan))
+    assert timed.samples.host_ns == (600_000,) * 2
+    assert timed.samples.device_ns == (601_000,) * 2
+    assert is_enqueue_bound(timed.samples)
+
+
+def test_a_gpu_session_that_cannot_queue_is_timed_run_by_run() -> None:
+    runs = iter(lambda: Sample(wall_ns=1_100_000, device_ns=1_000_000), None)
+    plan = plan_sample(FakeSession("a", runs, []))
+    assert plan == SamplePlan(runs=2)
+    timed = time_pairs(FakeSession("a", runs, []), FakeSession("b", runs, []), pairs=2, plans=(plan, plan))
+    assert timed.samples == Samples(runs_per_sample=2, wall_ns=(1_100_000,) * 2, device_ns=(1_000_000,) * 2)

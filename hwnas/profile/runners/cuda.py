@@ -24,6 +24,9 @@ THROTTLE_REASONS = {
 
 _NOT_RECORDED = "clocks, temperature, throttling and energy are not recorded: {}; try pip install 'hwnas[gpu]'"
 
+_CYCLES_PER_NS = 3
+"""Cycles of the GPU's clock in a nanosecond, at most: below 3 GHz a delay is longer than requested, never shorter."""
+
 _ENERGY_S = 1.0
 """Time over which energy is measured: the counter advances in steps of tens of milliseconds."""
 
@@ -32,6 +35,7 @@ class CudaClock:
     """Times work on the current stream by CUDA events."""
 
     def __init__(self) -> None:
+        self._idle = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         self._start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         self._end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
@@ -48,7 +52,51 @@ class CudaClock:
         self._end.record()
         self._end.synchronize()
         wall = time.perf_counter_ns() - wall
-        return Sample(wall_ns=wall, device_ns=round(self._start.elapsed_time(self._end) * 1e6))
+        return Sample(wall_ns=wall, device_ns=_elapsed_ns(self._start, self._end))
+
+    def time_queued(
+        self,
+        run: Callable[[], object],
+        *,
+        runs: int = 1,
+        delay_ns: int = 0,
+        while_running: Callable[[], object] = lambda: None,
+    ) -> Sample:
+        """Queue several runs between two events, wait until all are done and return the mean times of one.
+
+        An idle GPU reaches the first event at once and then waits for the launch. Behind a delay it finds the event and
+        the first run in the queue, as if it had been busy before, and the time between the events is its own alone.
+
+        Args:
+            run: Queues one run.
+            runs: Number of runs.
+            delay_ns: Time for which the GPU spins before the first event; 0: it starts at once.
+            while_running: Called when all runs are queued, before waiting for them.
+        """
+        torch.cuda.synchronize()
+        wall = time.perf_counter_ns()
+        self._idle.record()
+        if delay_ns:
+            torch.cuda._sleep(delay_ns * _CYCLES_PER_NS)  # type: ignore[no-untyped-call]
+        self._start.record()
+        host = time.perf_counter_ns()
+        for _ in range(runs):
+            run()
+        host = time.perf_counter_ns() - host
+        self._end.record()
+        while_running()
+        self._end.synchronize()
+        wall = time.perf_counter_ns() - wall
+        if delay_ns:
+            wall = max(runs, wall - _elapsed_ns(self._idle, self._start))
+        return Sample(
+            wall_ns=wall // runs, device_ns=_elapsed_ns(self._start, self._end) // runs, host_ns=max(1, host // runs)
+        )
+
+
+def _elapsed_ns(start: torch.cuda.Event, end: torch.cuda.Event) -> int:
+    elapsed_ms: float = start.elapsed_time(end)
+    return round(elapsed_ms * 1e6)
 
 
 class CudaMemory:

@@ -48,6 +48,8 @@ class Sample:
     """CPU time of the calling thread; None if other threads or a device do the work."""
     device_ns: int | None = None
     """Time by the device's own clock; None on a CPU."""
+    host_ns: int | None = None
+    """Time that the host takes to queue the run on a device; None where that is not timed on its own."""
     switches: int = 0
     """Involuntary context switches during the run."""
 
@@ -81,6 +83,20 @@ class RuntimeSession(Protocol):
 
     def close(self) -> None:
         """Release everything that the session holds. It is not used afterwards."""
+
+
+@runtime_checkable
+class QueuedSession(RuntimeSession, Protocol):
+    """A session that can queue several runs on a device and wait for all of them at once."""
+
+    def run_queued(self, runs: int, *, delay_ns: int = 0, while_running: Callable[[], object] = lambda: None) -> Sample:
+        """Queue runs, wait until they are done and return the mean times of one.
+
+        Args:
+            runs: Number of runs.
+            delay_ns: Time for which the device waits before the first run, so that runs are queued when it starts.
+            while_running: Called when all runs are queued, before waiting for them.
+        """
 
 
 @runtime_checkable

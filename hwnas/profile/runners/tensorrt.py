@@ -42,6 +42,11 @@ class Clock(Protocol):
     def time(self, run: Callable[[], object]) -> Sample:
         """Run, wait until the work is done and return its times."""
 
+    def time_queued(
+        self, run: Callable[[], object], *, runs: int, delay_ns: int, while_running: Callable[[], object]
+    ) -> Sample:
+        """Queue several runs, wait until all are done and return the mean times of one."""
+
 
 class TensorRtSession:
     """An engine for one batch."""
@@ -55,6 +60,13 @@ class TensorRtSession:
         """Replay the captured engine once."""
         with self._cuda.current():
             return self._clock.time(self._execution.launch)
+
+    def run_queued(self, runs: int, *, delay_ns: int = 0, while_running: Callable[[], object] = lambda: None) -> Sample:
+        """Queue several replays of the captured engine, and wait for them."""
+        with self._cuda.current():
+            return self._clock.time_queued(
+                self._execution.launch, runs=runs, delay_ns=delay_ns, while_running=while_running
+            )
 
     def outputs(self) -> Tensor:
         """Return the logits of the batch."""

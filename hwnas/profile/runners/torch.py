@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hwnas.devices import Device
 from hwnas.devices.memory import peak_mb, release_free_memory, reset_peak, resident_mb
+from hwnas.errors import InputError
 from hwnas.profile.runners.cuda import CudaClock, CudaMemory, cuda_available, cuda_facts
 from hwnas.profile.runners.preparation import DTYPES, configure_torch, copy_module, device_of, precision_supported
 from hwnas.profile.runners.runner import AVAILABLE, Availability, Sample, run_timed
@@ -37,6 +38,12 @@ class TorchSession:
         if self._clock is not None:
             return self._clock.time(self._run)
         return run_timed(self._run, threads=self._threads)
+
+    def run_queued(self, runs: int, *, delay_ns: int = 0, while_running: Callable[[], object] = lambda: None) -> Sample:
+        """Queue several runs of the batch on a GPU, and wait for them."""
+        if self._clock is None:
+            raise InputError("runs can only be queued on a GPU")
+        return self._clock.time_queued(self._run, runs=runs, delay_ns=delay_ns, while_running=while_running)
 
     def outputs(self) -> Tensor:
         """Return the logits of the batch."""
@@ -94,6 +101,10 @@ class GraphSession:
     def run_once(self) -> Sample:
         """Replay the graph once."""
         return self._clock.time(self._graph.replay)
+
+    def run_queued(self, runs: int, *, delay_ns: int = 0, while_running: Callable[[], object] = lambda: None) -> Sample:
+        """Queue several replays of the graph, and wait for them."""
+        return self._clock.time_queued(self._graph.replay, runs=runs, delay_ns=delay_ns, while_running=while_running)
 
     def outputs(self) -> Tensor:
         """Return the logits of the batch."""

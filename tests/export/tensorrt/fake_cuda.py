@@ -90,3 +90,15 @@ class FakeClock:
         self._cuda.wait()
         wall_ns = time.perf_counter_ns() - start
         return Sample(wall_ns=wall_ns, device_ns=wall_ns - 1000)
+
+    def time_queued(
+        self, run: Callable[[], object], *, runs: int, delay_ns: int, while_running: Callable[[], object]
+    ) -> Sample:
+        start = time.perf_counter_ns()
+        for _ in range(runs):
+            run()
+        host_ns = time.perf_counter_ns() - start
+        while_running()
+        self._cuda.wait()
+        wall_ns = time.perf_counter_ns() - start
+        return Sample(wall_ns=wall_ns // runs, device_ns=wall_ns // runs, host_ns=host_ns // runs)

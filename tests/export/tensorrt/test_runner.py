@@ -13,7 +13,7 @@ from hwnas.devices import DEVICES, Device
 from hwnas.errors import InputError
 from hwnas.export.tensorrt import EngineSettings, TimingCache, build_engine
 from hwnas.profile.runners import tensorrt as runner_module
-from hwnas.profile.runners.runner import MeasurementError, Runner, RuntimeSession, load_runner
+from hwnas.profile.runners.runner import MeasurementError, QueuedSession, Runner, RuntimeSession, load_runner
 from hwnas.profile.runners.tensorrt import TensorRtRunner
 from hwnas.records import Setting
 from tests.export.tensorrt.conftest import GPU, Double
@@ -83,6 +83,16 @@ def test_a_run_is_one_replay(newest: Double, graphs: list[Setting]) -> None:
     before = cuda.launched
     session.run_once()
     assert cuda.launched == before + 1
+
+
+def test_several_runs_are_queued_before_the_first_is_waited_for(newest: Double, graphs: list[Setting]) -> None:
+    session = runner_on(newest).prepare(small_network(), small_images(2), SETTING)
+    assert isinstance(session, QueuedSession)
+    (cuda,) = newest.library.streams.values()
+    before, queued = cuda.launched, []
+    sample = session.run_queued(5, while_running=lambda: queued.append(cuda.launched - before))
+    assert queued == [5]
+    assert sample.host_ns is not None
 
 
 @pytest.mark.slow
