@@ -267,12 +267,6 @@ def _fields(cls: type) -> tuple[dict[str, Any], dict[str, dataclasses.Field[Any]
     return _RESOLVED[cls]
 
 
-def _apply(rules: tuple[Any, ...], value: object, where: str) -> None:
-    for rule in rules:
-        if hasattr(rule, "check"):
-            rule.check(value, where=where)
-
-
 def _plain(value: object) -> object:
     if value is None or isinstance(value, (int, float, str)):  # most values, and the tests below take longer
         return value
@@ -293,7 +287,9 @@ def _convert(hint: Any, value: object, where: str) -> Any:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
         converted = _convert(arguments[0], value, where)
-        _apply(arguments[1:], converted, where)
+        for rule in arguments[1:]:
+            if hasattr(rule, "check"):
+                rule.check(converted, where=where)
         return converted
     if origin in (Union, types.UnionType):
         return _convert_optional(arguments, value, where)
@@ -352,7 +348,8 @@ def _convert_scalar(hint: Any, value: object, where: str) -> Any:
     if hint is Path and isinstance(value, str):
         return Path(value)
     if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        _require_finite(value, where)
+        if not abs(value) <= sys.float_info.max:
+            raise InputError(f"{where} must be a finite number", got=shown(value))
         return float(value)
     if hint in (int, str, bool) and type(value) is hint:
         if hint is int and abs(value) > MAX_WHOLE:  # type: ignore[arg-type]
@@ -360,8 +357,3 @@ def _convert_scalar(hint: Any, value: object, where: str) -> Any:
         return value
     names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", Path: "a path"}
     raise InputError(f"{where} must be {names.get(hint, hint)}", got=shown(value))
-
-
-def _require_finite(value: float, where: str) -> None:
-    if not abs(value) <= sys.float_info.max:
-        raise InputError(f"{where} must be a finite number", got=shown(value))

@@ -230,7 +230,13 @@ def run_command(arguments: Sequence[str], *, timeout_s: float = 10.0) -> Command
     try:
         output, complaint = process.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired:
-        return _kill(process, name=name, timeout_s=timeout_s)
+        process.kill()
+        try:
+            process.communicate(timeout=1.0)
+            suffix = ""
+        except subprocess.TimeoutExpired:  # it hangs inside the kernel, as with a stuck driver
+            suffix = " and cannot be killed"
+        return CommandOutcome(failure=f"{name} did not answer within {timeout_s:g} s{suffix}")
     if process.returncode != 0:
         complaint = complaint.strip() or output.strip()
         first = complaint.splitlines()[0] if complaint else "it printed nothing"
@@ -259,13 +265,3 @@ def _parse(data: object, *, source: str) -> Manifest:
         raise InputError(f"{source} is not the manifest of a run", got=shown(data))
     require_schema(data["schema"], expected=SCHEMA, source=source)
     return from_mapping(Manifest, data, where=source)
-
-
-def _kill(process: subprocess.Popen[str], *, name: str, timeout_s: float) -> CommandOutcome:
-    process.kill()
-    try:
-        process.communicate(timeout=1.0)
-        suffix = ""
-    except subprocess.TimeoutExpired:  # it hangs inside the kernel, as with a stuck driver
-        suffix = " and cannot be killed"
-    return CommandOutcome(failure=f"{name} did not answer within {timeout_s:g} s{suffix}")

@@ -193,22 +193,18 @@ def _complete(instruction: str) -> int:
 def _execute(arguments: list[str], log: CommandLog) -> int:
     # Like click's `hwnas.main`, without its own handling of errors and broken pipes.
     for argument in arguments:
-        _require_text(argument)
+        # It is written to manifests and logs, which are UTF-8.
+        try:
+            argument.encode("utf-8")
+        except UnicodeEncodeError as error:
+            hint = "rename the file, or use a UTF-8 locale such as LC_ALL=C.UTF-8"
+            raise UsageError("arguments must be valid text", got=printable(argument), hint=hint) from error
     try:
         with hwnas.make_context("hwnas", arguments, obj=log) as context:
             code = hwnas.invoke(context)
     except click.exceptions.Exit as end:
         return end.exit_code
     return code if isinstance(code, int) else 0
-
-
-def _require_text(argument: str) -> None:
-    """Require that an argument can be written to manifests and logs, which are UTF-8."""
-    try:
-        argument.encode("utf-8")
-    except UnicodeEncodeError as error:
-        hint = "rename the file, or use a UTF-8 locale such as LC_ALL=C.UTF-8"
-        raise UsageError("arguments must be valid text", got=printable(argument), hint=hint) from error
 
 
 def _exit_code(error: Exception) -> int:
@@ -230,7 +226,10 @@ def _exit_code(error: Exception) -> int:
         return _report_error(_usage_error(error))
     if isinstance(error, click.Abort):
         return _report_interrupt(error)
-    return _report_bug(error)
+    _log.critical("a bug", exc_info=error)
+    _print_error("".join(traceback.format_exception(error)).rstrip("\n"))
+    _print_error("This is a bug in hwnas. Please report it, with the lines above and `hwnas doctor --json`.")
+    return EXIT_BUG
 
 
 def _system_error(error: OSError) -> InputError:
@@ -266,13 +265,6 @@ def _report_interrupt(interrupt: BaseException) -> int:
     _log.error("%s", text)
     _print_error(text)
     return EXIT_SIGNAL + number
-
-
-def _report_bug(error: Exception) -> int:
-    _log.critical("a bug", exc_info=error)
-    _print_error("".join(traceback.format_exception(error)).rstrip("\n"))
-    _print_error("This is a bug in hwnas. Please report it, with the lines above and `hwnas doctor --json`.")
-    return EXIT_BUG
 
 
 def _discard_output() -> None:

@@ -32,7 +32,17 @@ def describe(
     if operations:
         print_line(str(description.workload), wrap=False)
     else:
-        _print_kinds(description)
+        columns = [
+            Column("kind"),
+            *(Column(name, numeric=True) for name in ("number", "macs executed", "params", "share")),
+        ]
+        total = description.workload.macs_executed
+        groups = description.workload.by_kind().items()
+        rows = [
+            (kind, len(part.operations), part.macs_executed, part.params, f"{part.macs_executed / total:.1%}")
+            for kind, part in groups
+        ]
+        print_table(columns, rows)
 
 
 def _print_facts(description: Description) -> None:
@@ -51,14 +61,3 @@ def _print_facts(description: Description) -> None:
     print_table(["", ""], [row for row in rows if row[0] != "macs_relative" or row[1]])
     print_line()
     print_line(canonical_json(description.arch.to_mapping()))
-
-
-def _print_kinds(description: Description) -> None:
-    columns = [Column("kind"), *(Column(name, numeric=True) for name in ("number", "macs executed", "params", "share"))]
-    total = description.workload.macs_executed
-    groups = description.workload.by_kind().items()
-    rows = [
-        (kind, len(part.operations), part.macs_executed, part.params, f"{part.macs_executed / total:.1%}")
-        for kind, part in groups
-    ]
-    print_table(columns, rows)

@@ -4,7 +4,7 @@ import click
 
 from hwnas.cli.options import json_option
 from hwnas.cli.output import print_json, print_line, print_table
-from hwnas.devices import Cpu, Gpu
+from hwnas.devices import Gpu
 from hwnas.pipeline.doctor import DoctorReport
 from hwnas.pipeline.doctor import doctor as check_machine
 
@@ -40,19 +40,16 @@ def _print(report: DoctorReport) -> None:
 def _machine_rows(report: DoctorReport) -> list[tuple[str, str]]:
     env, machine = report.environment, report.machine
     commit = f" at {env.commit[:12]}{' + changes' if env.modified else ''}" if env.commit else ""
+    cpu = machine.cpu
+    sets = " ".join(cpu.instruction_sets) or "instruction sets not known"
     return [
         ("hwnas", f"{env.hwnas}{commit}"),
         ("Python", env.python),
         ("system", f"{env.system} {env.release} {env.machine}"),
-        ("CPU", _cpu_text(machine.cpu)),
+        ("CPU", f"{cpu.model}, {cpu.num_cores} core{'' if cpu.num_cores == 1 else 's'}, {sets}"),
         *((f"GPU {gpu.index}", _gpu_text(gpu)) for gpu in machine.gpus),
         ("device", f"{report.default_device} (--device auto)"),
     ]
-
-
-def _cpu_text(cpu: Cpu) -> str:
-    sets = " ".join(cpu.instruction_sets) or "instruction sets not known"
-    return f"{cpu.model}, {cpu.num_cores} core{'' if cpu.num_cores == 1 else 's'}, {sets}"
 
 
 def _gpu_text(gpu: Gpu) -> str:

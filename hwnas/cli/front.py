@@ -21,7 +21,14 @@ def print_search_result(run: Path, record: SearchRecord) -> None:
     """Print the front of a search, its verification, its exported networks, and the command to run next."""
     print_front(run)
     print_line()
-    print_line(_summary(record))
+    reached = record.history[-1][2] if record.history else 0.0
+    random = record.random_history
+    baseline = f" (random search: {random[-1][2]:.4f})" if random else ""
+    print_line(
+        f"{len(record.front)} networks on the front of {record.candidates:,} candidates, "
+        f"{record.evaluations:,} evaluations by {record.spec.strategy}, "
+        f"stopped by {record.stop}; hypervolume {reached:.4f}{baseline}"
+    )
     for text in verification_lines(record):
         print_line(text)
     for item in record.winners:
@@ -96,17 +103,6 @@ def _format(name: str, value: Any) -> object:
     if name.startswith("accuracy") and "_vs_" not in name:
         return f"{value:.2%}"
     return f"{value:.3g}" if "_vs_" in name else f"{value:,.5g}"
-
-
-def _summary(record: SearchRecord) -> str:
-    reached = record.history[-1][2] if record.history else 0.0
-    random = record.random_history
-    baseline = f" (random search: {random[-1][2]:.4f})" if random else ""
-    return (
-        f"{len(record.front)} networks on the front of {record.candidates:,} candidates, "
-        f"{record.evaluations:,} evaluations by {record.spec.strategy}, "
-        f"stopped by {record.stop}; hypervolume {reached:.4f}{baseline}"
-    )
 
 
 def _agreement(found: Verification, name: str) -> str:

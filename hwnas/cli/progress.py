@@ -79,8 +79,12 @@ class ConsoleReporter:
             self.message(f"{event.network}: {event.failure}")
         state = self._state(event)
         if self._is_terminal:
-            self._show_bar(state)
-        if state.is_last or self._is_line_due(state):
+            if self._bar is None:
+                self._bar = _Bar()
+            self._bar.show(state)
+            if state.is_last:
+                self._close_bar()
+        if state.is_last or state.activity != self._activity or time.monotonic() - self._line_s >= _INTERVAL_S:
             self._activity, self._line_s = state.activity, time.monotonic()
             _log.info("%s", state.text)
             if not (self._is_terminal or self._quiet):
@@ -107,16 +111,6 @@ class ConsoleReporter:
             return ProgressState("search", f"first generation{more}", self._num_evaluated)
         state = progress_state(self._search)
         return state._replace(text=state.text + more, done=state.done + self._num_evaluated, is_last=False)
-
-    def _show_bar(self, state: ProgressState) -> None:
-        if self._bar is None:
-            self._bar = _Bar()
-        self._bar.show(state)
-        if state.is_last:
-            self._close_bar()
-
-    def _is_line_due(self, state: ProgressState) -> bool:
-        return state.activity != self._activity or time.monotonic() - self._line_s >= _INTERVAL_S
 
     def _close_bar(self) -> None:
         if self._bar is not None:
@@ -168,7 +162,10 @@ def progress_state(event: ProgressEvent) -> ProgressState:
             return ProgressState("search", _search_text(event), event.evaluations, event.max_evaluations, is_last)
         case TrainingProgress():
             is_last = event.step == event.total_steps
-            return ProgressState("training", _training_text(event), event.step, event.total_steps, is_last)
+            left_s = event.elapsed_s / max(event.step - event.first_step, 1) * (event.total_steps - event.step)
+            text = f"epoch {event.epoch + 1} of {event.total_epochs}, {format_duration(left_s)} left, "
+            text += f"loss {event.loss:.4f}, {event.images_per_s:,.0f} images/s"
+            return ProgressState("training", text, event.step, event.total_steps, is_last)
         case EvaluationProgress():
             total = "" if event.total is None else f" of {event.total:,}"
             text = f"{event.done:,}{total} networks evaluated"
@@ -185,14 +182,6 @@ def _campaign_text(event: CampaignProgress) -> str:
         left_s = (event.total - event.done) * event.elapsed_s / event.done
     failed = f", {event.failed} failed" if event.failed else ""
     return f"{event.done} of {event.total}{failed}, {format_duration(left_s)} left"
-
-
-def _training_text(event: TrainingProgress) -> str:
-    left_s = event.elapsed_s / max(event.step - event.first_step, 1) * (event.total_steps - event.step)
-    return (
-        f"epoch {event.epoch + 1} of {event.total_epochs}, {format_duration(left_s)} left, loss {event.loss:.4f}, "
-        f"{event.images_per_s:,.0f} images/s"
-    )
 
 
 def _search_text(event: SearchProgress) -> str:

@@ -129,7 +129,10 @@ def search(
     resumed with --resume RUN and finds the same front.
     """
     if resume is not None:
-        _require_alone(context)
+        given = given_options(context, except_for=_RESUME_PARAMETERS)
+        if given:
+            hint = f"hwnas search --resume {context.params['resume']}"
+            raise UsageError("--resume takes its options from the run", got=" ".join(given), hint=hint)
     else:
         _require_effect(context)
     options = None if resume is not None else _options(**values)
@@ -161,14 +164,6 @@ def _options(
         verify=not no_verify, pairs=pairs, export_top=export_top, retrain=retrain, retrain_epochs=retrain_epochs
     )
     return SearchOptions(accuracy=not no_accuracy, macs=not no_macs, post_search=post_search, **values)
-
-
-def _require_alone(context: click.Context) -> None:
-    """Refuse options next to --resume, which contradict those of the run."""
-    given = given_options(context, except_for=_RESUME_PARAMETERS)
-    if given:
-        hint = f"hwnas search --resume {context.params['resume']}"
-        raise UsageError("--resume takes its options from the run", got=" ".join(given), hint=hint)
 
 
 def _require_effect(context: click.Context) -> None:

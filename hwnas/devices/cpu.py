@@ -158,7 +158,9 @@ def parse_sysctl(text: str) -> CpuFacts | None:
 
 def slug(facts: CpuFacts, *, num_cores: int) -> str:
     """Return the device name of a CPU: model, cores, widest instruction set."""
-    words = _model_words(facts.model)
+    # The words of a name such as `Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz` that identify the model.
+    text = re.sub(r"\((r|tm|c)\)|@.*|\bwith\b.*|\b\d+-core\b|\b(cpu|processor)\b", " ", facts.model.casefold())
+    words = re.findall(r"[a-z0-9]+", text)
     if not any(character.isdigit() for word in words for character in word) and facts.stepping:
         words.append(facts.stepping)
     if facts.vendor not in ("unknown", *words):
@@ -175,7 +177,10 @@ def cache_bytes(level: int, *, read: FileReader) -> int | None:
         if kind is None or size is None:
             continue
         if (read(f"{folder}/level") or "").strip() == str(level) and kind.strip() != "Instruction":
-            return _size(size.strip())
+            text = size.strip()
+            units = {"K": 2**10, "M": 2**20, "G": 2**30}
+            number, unit = text.rstrip("KMG"), text[-1:]
+            return int(number) * units.get(unit, 1) if number.isdecimal() else None
     return None
 
 
@@ -197,15 +202,3 @@ def _pairs(text: str) -> Mapping[str, str]:
         name, _, value = line.partition(":")
         pairs.setdefault(name.strip(), value.strip())
     return pairs
-
-
-def _model_words(model: str) -> list[str]:
-    """The words of a name such as `Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz` that identify the model."""
-    text = re.sub(r"\((r|tm|c)\)|@.*|\bwith\b.*|\b\d+-core\b|\b(cpu|processor)\b", " ", model.casefold())
-    return re.findall(r"[a-z0-9]+", text)
-
-
-def _size(text: str) -> int | None:
-    units = {"K": 2**10, "M": 2**20, "G": 2**30}
-    number, unit = text.rstrip("KMG"), text[-1:]
-    return int(number) * units.get(unit, 1) if number.isdecimal() else None

@@ -122,20 +122,16 @@ def visible_gpus(
 
 def _gpu(index: int, row: list[str]) -> Gpu:
     reported, memory, driver, uuid = row
+    # Bytes of a text such as `143771 MiB`; None for `[N/A]`, as of a board that shares its memory with the CPU.
+    number = memory.removesuffix("MiB").strip()
     return Gpu(
         index=index,
         reported=reported,
         driver=driver,
-        memory_bytes=_mib(memory),
+        memory_bytes=int(number) * 2**20 if number.isdecimal() else None,
         uuid=uuid,
         device=match(reported) or _unknown_device(reported),
     )
-
-
-def _mib(text: str) -> int | None:
-    """Bytes of a text such as `143771 MiB`; None for `[N/A]`, as of a board that shares its memory with the CPU."""
-    number = text.removesuffix("MiB").strip()
-    return int(number) * 2**20 if number.isdecimal() else None
 
 
 def _unknown_device(reported: str) -> Device:

@@ -93,17 +93,13 @@ def memory_limit(limit_bytes: int | None = None) -> Iterator[None]:
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     share = _SHARE if limit_bytes is None else 1.0
-    allowed = _data_bytes() + int(share * more)
+    # RLIMIT_DATA counts private writable memory, whether it was touched or not.
+    allowed = int((_field(read_system_file(STATUS), "VmData") or 0.0) * 1e6) + int(share * more)
     resource.setrlimit(resource.RLIMIT_DATA, (allowed if hard < 0 else min(allowed, hard), hard))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
-
-
-def _data_bytes() -> int:
-    """Memory that counts towards RLIMIT_DATA: private writable memory, whether it was touched or not."""
-    return int((_field(read_system_file(STATUS), "VmData") or 0.0) * 1e6)
 
 
 def _field(text: str | None, name: str) -> float | None:

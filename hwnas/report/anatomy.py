@@ -7,7 +7,7 @@ import numpy as np
 
 from hwnas.devices import DEVICES
 from hwnas.metrics import DEFAULT_DEPLOYMENT, parse_metric
-from hwnas.profile.roofline import OperationCost, PeakRates, operation_costs, peak_rates
+from hwnas.profile.roofline import PeakRates, operation_costs, peak_rates
 from hwnas.report.data import RunData
 from hwnas.workload import Operation, Workload
 
@@ -92,7 +92,17 @@ def anatomies(data: RunData) -> dict[int, Anatomy]:
 def anatomy(workload: Workload, conditions: CostConditions) -> Anatomy:
     """Return the blocks of a network and the costs of its parts."""
     costs = operation_costs(workload, rates=conditions.rates, precision=conditions.precision, batch=conditions.batch)
-    return Anatomy(blocks=blocks_of(workload), shares=_shares(costs))
+    timed = bool(costs) and all(cost.time_ms is not None for cost in costs)
+    return Anatomy(
+        blocks=blocks_of(workload),
+        shares=Shares(
+            macs=tuple(sum(cost.macs for cost in costs if cost.part == part) for part in PARTS),
+            bytes_moved=tuple(sum(cost.bytes_moved for cost in costs if cost.part == part) for part in PARTS),
+            time_ms=tuple(sum(cost.time_ms or 0.0 for cost in costs if cost.part == part) for part in PARTS)
+            if timed
+            else None,
+        ),
+    )
 
 
 def blocks_of(workload: Workload) -> tuple[Block, ...]:
@@ -129,14 +139,3 @@ def _block(prefix: str, operations: Sequence[Operation]) -> Block | None:
 
 def _size(operation: Operation, name: str) -> int:
     return int(operation.shape[name])
-
-
-def _shares(costs: Sequence[OperationCost]) -> Shares:
-    timed = bool(costs) and all(cost.time_ms is not None for cost in costs)
-    return Shares(
-        macs=tuple(sum(cost.macs for cost in costs if cost.part == part) for part in PARTS),
-        bytes_moved=tuple(sum(cost.bytes_moved for cost in costs if cost.part == part) for part in PARTS),
-        time_ms=tuple(sum(cost.time_ms or 0.0 for cost in costs if cost.part == part) for part in PARTS)
-        if timed
-        else None,
-    )

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from hwnas.config import from_mapping
 from hwnas.errors import HwnasError, InputError
 from hwnas.files import file_errors
-from hwnas.metrics import Deployment, parse_metric
+from hwnas.metrics import parse_metric
 from hwnas.predict.card import card_from_json
 from hwnas.report.data import Candidates, HistoryPoint, Member, MetricInfo, Role, RunData
 from hwnas.runs import Run
@@ -108,22 +108,19 @@ def _info(key: str, problem: Problem, *, predicted: bool) -> MetricInfo:
     quantity = metric.quantity
     objectives, limited = [str(item) for item in problem.objectives], [str(item.metric) for item in problem.constraints]
     role: Role = "objective" if key in objectives else "constraint" if key in limited else "other"
+    deployment = metric.deployment
+    batch = None if deployment.batch is None else f"batch {deployment.batch}"
+    threads = None if deployment.threads is None else f"threads {deployment.threads}"
+    parts = (deployment.device, deployment.runtime, deployment.precision, batch, threads)
     return MetricInfo(
         key=key,
         name=metric.name,
         unit=quantity.unit,
-        where=_where(metric.deployment),
+        where=", ".join(part for part in parts if part),
         maximised=metric.maximised,
         role=role,
         predicted=predicted,
     )
-
-
-def _where(deployment: Deployment) -> str:
-    batch = None if deployment.batch is None else f"batch {deployment.batch}"
-    threads = None if deployment.threads is None else f"threads {deployment.threads}"
-    parts = (deployment.device, deployment.runtime, deployment.precision, batch, threads)
-    return ", ".join(part for part in parts if part)
 
 
 def _computed_history(path: Path, candidates: Candidates, problem: Problem, bounds: object) -> tuple[HistoryPoint, ...]:

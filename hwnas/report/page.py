@@ -44,10 +44,12 @@ def render(runs: Sequence[RunData]) -> str:
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     views = [_view(data) for data in runs]
+    # The distinct notes of all runs, each with the names of its runs.
+    texts = dict.fromkeys(text for view in views for text in view.notes)
     return environment.from_string(_asset(TEMPLATE)).render(
         runs=views,
-        notes=_notes(views),
-        title=_title(runs),
+        notes=[(text, [view.name for view in views if text in view.notes]) for text in texts],
+        title=", ".join(dict.fromkeys(data.space.name for data in runs)),
         mismatches=mismatches(runs),
         # These are files of the package, and JSON that is escaped for a script; the template escapes all other texts.
         style=Markup(_asset(STYLE)),
@@ -57,18 +59,8 @@ def render(runs: Sequence[RunData]) -> str:
     )
 
 
-def _notes(views: Sequence[RunView]) -> list[tuple[str, list[str]]]:
-    """Return the distinct notes of all runs, each with the names of its runs."""
-    texts = dict.fromkeys(text for view in views for text in view.notes)
-    return [(text, [view.name for view in views if text in view.notes]) for text in texts]
-
-
 def _asset(name: str) -> str:
     return (files("hwnas.report") / "assets" / name).read_text(encoding="utf-8")
-
-
-def _title(runs: Sequence[RunData]) -> str:
-    return ", ".join(dict.fromkeys(data.space.name for data in runs))
 
 
 def _view(data: RunData) -> RunView:

@@ -73,7 +73,7 @@ def _found(data: RunData, front: Sequence[Member]) -> str:
 def _choice(data: RunData, front: Sequence[Member]) -> str:
     member = balanced(data, front)
     assert member is not None, "a front without a network"
-    *most, last = _values(data, member)
+    *most, last = [shown(metric, member.value(metric.key)) for metric in data.objectives]
     values = f"{', '.join(most)} and {last}" if most else last
     name = "it" if len(front) == 1 else f"the balanced network{_chosen_by(data, front)}"
     return f"{name} has {values}{_against_baseline(data, member)}"
@@ -89,10 +89,6 @@ def _chosen_by(data: RunData, front: Sequence[Member]) -> str:
         return ", by measured values,"
     unfavourable = "the unfavourable ends of predictions"
     return f", by measured values or else {unfavourable}," if True in measured else f", by {unfavourable},"
-
-
-def _values(data: RunData, member: Member) -> list[str]:
-    return [shown(metric, member.value(metric.key)) for metric in data.objectives]
 
 
 def _against_baseline(data: RunData, member: Member) -> str:
@@ -161,7 +157,9 @@ def _unsure(data: RunData) -> Iterator[str]:
         yield "The accuracy of the predictions is unknown: the run contains no predictor card."
     yield from _outside(data)
     yield from _measured_badly(data)
-    yield from _supernet(data)
+    warning = None if data.record is None else _supernet_warning(data.record)
+    if warning is not None:
+        yield f"{warning[0].upper()}{warning[1:]}."
 
 
 def _outside(data: RunData) -> Iterator[str]:
@@ -194,12 +192,6 @@ def _measured_badly(data: RunData) -> Iterator[str]:
     for profile in verification.profiles:
         for problem in profile.problems:
             yield f"Measurements at batch {profile.batch}: {problem}."
-
-
-def _supernet(data: RunData) -> Iterator[str]:
-    warning = None if data.record is None else _supernet_warning(data.record)
-    if warning is not None:
-        yield f"{warning[0].upper()}{warning[1:]}."
 
 
 def _supernet_warning(record: SearchRecord) -> str | None:

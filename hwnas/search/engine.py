@@ -79,7 +79,13 @@ class Nsga2:
 
     def tell(self, scores: PopulationScores) -> None:
         """Take the scores of the last generation, row by row."""
-        evaluated = _evaluated(self._requested, scores)
+        known = known_rows(scores.objectives)
+        # An unknown value counts as a violation, so that any network with values beats it.
+        unknown = np.where(known, 0.0, 1.0)[:, None]
+        violations = np.maximum(np.concatenate([scores.violations, unknown], axis=1), 0.0)
+        zeros = np.zeros(len(self._requested))
+        objectives = np.where(known[:, None], scores.objectives, 0.0)
+        evaluated = Population(self._requested, objectives, violations.mean(axis=1), zeros, zeros.copy())
         if self._alive is None:
             self._alive = survivors(evaluated, len(evaluated.genomes), self._rng)
         else:
@@ -132,16 +138,6 @@ def _least_crowded_first(crowding: Values, rng: np.random.Generator) -> NDArray[
     # As in pymoo, but stably sorted: numpy's quicksort orders equal values differently on different CPUs.
     order: NDArray[np.intp] = drawn[np.argsort(crowding[drawn], kind="stable")][::-1]
     return order
-
-
-def _evaluated(genomes: Genomes, scores: PopulationScores) -> Population:
-    known = known_rows(scores.objectives)
-    # An unknown value counts as a violation, so that any network with values beats it.
-    unknown = np.where(known, 0.0, 1.0)[:, None]
-    violations = np.maximum(np.concatenate([scores.violations, unknown], axis=1), 0.0)
-    zeros = np.zeros(len(genomes))
-    objectives = np.where(known[:, None], scores.objectives, 0.0)
-    return Population(genomes, objectives, violations.mean(axis=1), zeros, zeros.copy())
 
 
 def _preference(population: Population) -> NDArray[np.intp]:

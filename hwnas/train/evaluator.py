@@ -24,7 +24,7 @@ from hwnas.supernet.batch_norm import recalibrate
 from hwnas.supernet.network import Network
 from hwnas.supernet.supernet import AnySupernet
 from hwnas.train.data.loader import Batch, EvalLoader
-from hwnas.train.prefix_tree import Lineage, PrefixCache, PrefixTree
+from hwnas.train.prefix_tree import PrefixCache, PrefixTree
 
 EvalPrecision = Literal["fp32", "bf16"]
 Hits = NDArray[np.bool_]
@@ -149,7 +149,13 @@ class SupernetEvaluator:
             if _has_batch_norms(network):
                 tree.add(arch_id, (arch_id,), [network])
             else:
-                tree.add(arch_id, self._lineage(arch), list(network.segments().values()))
+                # Numbers stand for segments, whose descriptions take long to compare.
+                numbers = self._segment_numbers
+                tree.add(
+                    arch_id,
+                    tuple(numbers.setdefault(segment, len(numbers)) for segment in self.supernet.lineage(arch)),
+                    list(network.segments().values()),
+                )
             if len(tree) == NETWORKS_PER_PASS or tree.nbytes > NETWORKS_BYTES:
                 yield tree
                 tree = PrefixTree()
@@ -161,11 +167,6 @@ class SupernetEvaluator:
         if _has_batch_norms(network):
             recalibrate(network, self._calibration_images())
         return network.eval()
-
-    def _lineage(self, arch: Arch) -> Lineage:
-        """Return the lineage with numbers for its segments, whose descriptions take long to compare."""
-        numbers = self._segment_numbers
-        return tuple(numbers.setdefault(segment, len(numbers)) for segment in self.supernet.lineage(arch))
 
     def _calibration_images(self) -> Iterator[Tensor]:
         if self._recalibration is None:

@@ -125,7 +125,13 @@ def predict_networks(
             by_row.update(zip(rows, _predict_group(networks, by_space[space], space, confidence), strict=True))
         figures += [by_row[row] for row in range(len(parsed.networks))]
     if len(parsed.networks) == 1 and not parsed.from_files and not options.allow_outside:
-        _require_first_inside(figures)
+        for figure in figures:
+            if figure.outside:
+                raise InputError(
+                    f"{figure.label} is outside the fitted range of the predictor of {figure.metric}",
+                    got="; ".join(figure.outside[:3]),
+                    hint="--allow-outside accepts an extrapolated value; or measure similar networks, and fit again",
+                )
     used = {chosen.path: _used(chosen) for chosen in all_chosen}
     return NetworkPredictions(
         confidence=confidence,
@@ -199,13 +205,3 @@ def _used(chosen: ChosenPredictor) -> UsedPredictor:
         environment=card.environment,
         sources=card.data.sources,
     )
-
-
-def _require_first_inside(figures: Sequence[PredictedFigure]) -> None:
-    for figure in figures:
-        if figure.outside:
-            raise InputError(
-                f"{figure.label} is outside the fitted range of the predictor of {figure.metric}",
-                got="; ".join(figure.outside[:3]),
-                hint="--allow-outside accepts an extrapolated value; or measure similar networks, and fit again",
-            )

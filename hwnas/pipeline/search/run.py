@@ -143,7 +143,11 @@ def _search(
         accuracy = _supernet_accuracy(context, run=run, workers=workers, reporter=reporter)
         if (run / RECORD_FILE).is_file():
             record = read_record(run)
-            _require_same_supernet(context, record)
+            # Winners inherit their weights from the supernet that was searched, and from no other.
+            searched, found = record.spec.supernet, context.spec.supernet
+            if searched is not None and (found is None or found.digest != searched.digest):
+                message = "the supernet must be the one that was searched"
+                raise InputError(message, got=f"{searched.path}, which has changed", hint="put the old file back there")
         else:
             finished = run_all(context, run, make_evaluators(context, accuracy), reporter=reporter)
             record = make_record(
@@ -228,14 +232,6 @@ def _store_measured(context: SearchContext, run: Path, record: SearchRecord, row
                 ends = (check.measured, *(check.measured if end is None else end for end in limits))
                 value = Estimate(*(np.array([end]) for end in ends))
                 study.store_value(candidates[row.arch_id].genome[None], metric=name, value=value, source="measured")
-
-
-def _require_same_supernet(context: SearchContext, record: SearchRecord) -> None:
-    """Winners inherit their weights from the supernet that was searched, and from no other."""
-    searched, found = record.spec.supernet, context.spec.supernet
-    if searched is not None and (found is None or found.digest != searched.digest):
-        message = "the supernet must be the one that was searched"
-        raise InputError(message, got=f"{searched.path}, which has changed", hint="put the old file back there")
 
 
 def _supernet_accuracy(

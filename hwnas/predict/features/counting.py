@@ -53,7 +53,12 @@ def population_features(
     counted: Sums = {}
     for segment in workloads.segments:
         positions, blocks = _distinct(segment, workloads.rows)
-        totals.append(_segment_sums(positions, blocks, conditions))
+        names, table = _block_table(blocks, conditions)
+        # Slot by slot: a gather of all slots at once would need as many times the memory.
+        summed = table[positions[:, 0]]
+        for slot in range(1, positions.shape[1]):
+            summed += table[positions[:, slot]]
+        totals.append(dict(zip(names, summed.T, strict=True)))
         if counts and segment.slots is not None:
             wanted = None if counts is True else frozenset(counts)
             for name, amount in _block_counts(segment.name, positions, blocks, wanted):
@@ -64,15 +69,6 @@ def population_features(
             sums[name] = sums[name] + amount if name in sums else amount
     batches = conditions.batch_of(np.arange(workloads.rows))
     return _features(sums, batches, counts=counted)
-
-
-def _segment_sums(positions: NDArray[np.int64], blocks: Sequence[Operation], conditions: Conditions) -> Sums:
-    names, table = _block_table(blocks, conditions)
-    # Slot by slot: a gather of all slots at once would need as many times the memory.
-    summed = table[positions[:, 0]]
-    for slot in range(1, positions.shape[1]):
-        summed += table[positions[:, slot]]
-    return dict(zip(names, summed.T, strict=True))
 
 
 def _block_counts(

@@ -214,24 +214,16 @@ def _compute(group: str, product: Product, conditions: Conditions) -> Iterator[T
     compute = MS_PER_S * 2 * product.macs / conditions.op_per_s
     for name, chosen in _classes(np.minimum(product.depth, product.columns), _WIDTHS):
         yield f"{group}.macs{name}", chosen * compute
-    padded = _padded(product, conditions)
+    rows, columns, depth = _TILE[conditions.kind]
+    padded = product.count * _up(product.rows, rows) * _up(product.columns, columns) * _up(product.depth, depth)
     yield f"{group}.padding", MS_PER_S * 2 * (padded - product.macs) / conditions.op_per_s
-    yield f"{group}.paged", compute * _is_paged(product, conditions)
-    if conditions.num_sms is not None:
-        yield f"{group}.waves", MS_PER_S * 2 * _idle(product, conditions) / conditions.op_per_s
-
-
-def _is_paged(product: Product, conditions: Conditions) -> Amount:
-    """True if a row of a matrix fills whole memory pages, so that its elements compete for the same cache lines."""
+    # Rows that fill whole memory pages: their elements compete for the same cache lines.
     # Addresses that differ by a multiple of the page size map to the same cache set, so a column of such a matrix
     # evicts its own lines.
     elements = _PAGE_BYTES // conditions.bytes_per_element
-    return np.equal(product.depth % elements, 0) | np.equal(product.columns % elements, 0)
-
-
-def _padded(product: Product, conditions: Conditions) -> Amount:
-    rows, columns, depth = _TILE[conditions.kind]
-    return product.count * _up(product.rows, rows) * _up(product.columns, columns) * _up(product.depth, depth)
+    yield f"{group}.paged", compute * (np.equal(product.depth % elements, 0) | np.equal(product.columns % elements, 0))
+    if conditions.num_sms is not None:
+        yield f"{group}.waves", MS_PER_S * 2 * _idle(product, conditions) / conditions.op_per_s
 
 
 def _idle(product: Product, conditions: Conditions) -> Amount:

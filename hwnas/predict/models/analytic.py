@@ -115,7 +115,9 @@ def usual_coefficients(features: Features, target: Numbers) -> Numbers:
     """Return the coefficients of a typical device, scaled to these targets."""
     known = np.array([_usual(name) for name in features.cost_names])
     if np.isnan(known).any():
-        return _equal_shares(features, target)
+        mean = np.abs(features.costs / target[:, None]).mean(axis=0)
+        shares: Numbers = 1 / (np.maximum(mean, _SMALLEST) * features.costs.shape[1])
+        return shares
     # One factor for all costs: the median ratio of measured to predicted.
     sums = np.maximum(features.costs @ known, _SMALLEST)
     return known * float(np.exp(np.median(np.log(target / sums))))
@@ -137,9 +139,3 @@ def _usual(name: str) -> float:
     if group == "attention" and rest not in ("padding", "paged"):
         return 0.5
     return _USUAL_SUFFIX.get(rest.rpartition(".")[2].partition("<")[0].partition(">")[0], np.nan)
-
-
-def _equal_shares(features: Features, target: Numbers) -> Numbers:
-    mean = np.abs(features.costs / target[:, None]).mean(axis=0)
-    shares: Numbers = 1 / (np.maximum(mean, _SMALLEST) * features.costs.shape[1])
-    return shares

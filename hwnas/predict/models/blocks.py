@@ -69,7 +69,12 @@ class BlocksLearner:
         del seed
         target, weights = check_fit_inputs(features, target, weights)
         mean = AnalyticLearner().fit(features, target, weights=weights)
-        count_names = self._common(features)
+        # The blocks that occur in most networks, in the order of the features.
+        networks = (features.counts > 0).sum(axis=0)
+        commonest = np.argsort(-networks, kind="stable")[: self.most]
+        count_names = tuple(
+            features.count_names[column] for column in np.sort(commonest) if networks[column] >= _FEWEST
+        )
         if not count_names:
             return Blocks(mean=mean, count_names=(), differences=np.zeros(0))
         fitted = mean.predict(features)
@@ -81,9 +86,3 @@ class BlocksLearner:
         limit = max(5 * 1.4826 * float(np.median(abs(left))), 1e-6)
         ridge = RidgeCV(_ALPHAS, fit_intercept=False).fit(columns, np.clip(left, -limit, limit), sample_weight=weights)
         return Blocks(mean=mean, count_names=count_names, differences=ridge.coef_ * typical)
-
-    def _common(self, features: Features) -> tuple[str, ...]:
-        """Return the blocks that occur in most networks, in the order of the features."""
-        networks = (features.counts > 0).sum(axis=0)
-        commonest = np.argsort(-networks, kind="stable")[: self.most]
-        return tuple(features.count_names[column] for column in np.sort(commonest) if networks[column] >= _FEWEST)

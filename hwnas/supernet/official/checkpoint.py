@@ -62,23 +62,19 @@ def read_checkpoint(path: Path, *, entry: str | None = None) -> OfficialCheckpoi
 
 def _content(path: Path) -> Any:
     _require_file(path)
-    _require_memory(path)
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's advice to the author of the file; tensors are checked below
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a file that is no checkpoint can make torch raise anything
-        raise _unreadable(path, error) from error
-
-
-def _require_memory(path: Path) -> None:
-    """Raise an InputError for a file whose content would not fit into memory: an archive may be compressed."""
+    # The content must fit into memory, and may be larger than the file: an archive may be compressed.
     with file_errors(path, also=(zipfile.BadZipFile, ValueError, NotImplementedError)):
         size = path.stat().st_size
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 size = max(size, sum(member.file_size for member in archive.infolist()))
     require_memory(size, what=f"the content of {path}")
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's advice to the author of the file; tensors are checked below
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a file that is no checkpoint can make torch raise anything
+        raise _unreadable(path, error) from error
 
 
 def _require_file(path: Path) -> None:
