@@ -5,9 +5,10 @@ equivalent graph. `export_segment` exports one segment of a network, for compose
 """
 
 import copy
+import functools
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +61,8 @@ def export_dynamo(module: nn.Module, *, input_shape: Sequence[int], batch: int |
     """
     program = trace_program(module, input_shape=input_shape, batch=batch)
     model = _convert_to_onnx(program, inputs=(INPUT,), outputs=(OUTPUT,))
+    if any(parameter.dtype == torch.bfloat16 for parameter in module.parameters()):
+        _round_fused_weights(model)
     if batch is None:
         # torch invents a name for the open batch (s77, say), which also is that of every size that depends on it.
         invented = model.graph.input[0].type.tensor_type.shape.dim[0].dim_param
@@ -120,7 +123,7 @@ def _export_program(module: nn.Module, inputs: tuple[Any, ...], *, dynamic_shape
 
 def _convert_to_onnx(program: ExportedProgram, *, inputs: Sequence[str], outputs: Sequence[str]) -> "onnx.ModelProto":
     try:
-        with _without_warnings(), torch.no_grad():
+        with _without_warnings(), _shared_registry(), torch.no_grad():
             exported = torch.onnx.export(
                 program, input_names=list(inputs), output_names=list(outputs), dynamo=True, verbose=False
             )
@@ -128,6 +131,53 @@ def _convert_to_onnx(program: ExportedProgram, *, inputs: Sequence[str], outputs
         raise _conversion_failure(error) from error
     assert exported is not None
     return exported.model_proto
+
+
+@contextmanager
+def _shared_registry() -> Iterator[None]:
+    """Build torch's table of ONNX functions once per process.
+
+    torch.onnx builds it for each export by parsing the sources of some 500 functions, which takes half of the time of a
+    segment. The table is private to torch: where it is not as expected, each export builds its own.
+    """
+    try:
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+        original = vars(ONNXRegistry)["from_torchlib"]
+    except (ImportError, KeyError):
+        yield
+        return
+    ONNXRegistry.from_torchlib = classmethod(  # type: ignore[method-assign, assignment]
+        lambda cls, *args, **kwargs: _registry(original.__func__, cls, args, tuple(kwargs.items()))
+    )
+    try:
+        yield
+    finally:
+        ONNXRegistry.from_torchlib = original  # type: ignore[method-assign]
+
+
+@functools.cache
+def _registry(build: Callable[..., object], cls: type, args: tuple[object, ...], options: tuple[Any, ...]) -> object:
+    return build(cls, *args, **dict(options))
+
+
+def _round_fused_weights(model: "onnx.ModelProto") -> None:
+    """Bring weights into bfloat16 that became float32 when the exporter multiplied them by those of a norm.
+
+    onnxscript fuses batch norms into convolutions in numpy, where a product of bfloat16 is float32. The convolution
+    would then have inputs of two types, which ONNX does not allow and TensorRT's parser refuses.
+    """
+    import onnx
+
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type not in ("Conv", "ConvTranspose", "Gemm"):
+            continue
+        for name in node.input[1:]:
+            if name in tensors and tensors[name].data_type == onnx.TensorProto.FLOAT:
+                bfloat16 = onnx.helper.tensor_dtype_to_np_dtype(onnx.TensorProto.BFLOAT16)
+                rounded = onnx.numpy_helper.to_array(tensors[name]).astype(bfloat16)
+                tensors[name].CopyFrom(onnx.numpy_helper.from_array(rounded, name))
 
 
 def _conversion_failure(error: BaseException) -> InputError:

@@ -67,6 +67,26 @@ def test_the_module_is_left_as_it_was(plain: nn.Module) -> None:
         assert torch.equal(tensor, before[name])
 
 
+@pytest.mark.parametrize("batch", [2, None])
+def test_a_convolution_with_a_fused_norm_keeps_its_type(batch: int | None) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 2, bias=False), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(36, 5))
+    graph = build_onnx(network, input_shape=(3, 4, 4), batch=batch, precision="bf16").model.graph
+    kinds = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    (convolution,) = (node for node in graph.node if node.op_type == "Conv")
+    assert {kinds[name] for name in convolution.input[1:]} == {TensorProto.BFLOAT16}
+    assert "BatchNormalization" not in {node.op_type for node in graph.node}
+
+
+def test_torch_builds_its_table_of_functions_once(monkeypatch: pytest.MonkeyPatch, plain: nn.Module) -> None:
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    build_onnx(plain, input_shape=SHAPE, exporter="dynamo")
+    before = vars(ONNXRegistry)["from_torchlib"]
+    monkeypatch.setattr("torch.onnx._internal.exporter._registration.onnxscript_apis.get_torchlib_ops", None)
+    build_onnx(plain, input_shape=SHAPE, exporter="dynamo")
+    assert vars(ONNXRegistry)["from_torchlib"] is before
+
+
 def test_an_operator_that_onnx_lacks_is_named() -> None:
     with pytest.raises(InputError, match=r"ONNX has no operator for aten\.linalg_eig"):
         build_onnx(Eigenvalues(), input_shape=(4, 4))
