@@ -10,7 +10,7 @@ from hwnas.cli.options import BATCHES, MINUTES, PAIRS, PATH, SEED, THREADS, Whol
 from hwnas.cli.output import print_footer, print_json, print_line, print_table
 from hwnas.cli.progress import console_reporter
 from hwnas.data_paths import PROFILES
-from hwnas.errors import Interrupted, UsageError, signal_number
+from hwnas.errors import GateError, Interrupted, UsageError, signal_number
 from hwnas.pipeline.measure import MeasureResult, measure, measure_plan
 from hwnas.profile.environment import CampaignEnvironment
 from hwnas.profile.options import MAX_NETWORKS, CampaignOptions
@@ -132,6 +132,7 @@ def profile(
             raise Interrupted(message, number=signal_number(stopped)) from stopped
     _print_measured(measured, folder=out, as_json=as_json)
     qualities = [(item.name, item.quality) for item in measured.profiles]
+    _require_all_batches(measured)
     require_measured(qualities)
     if strict:
         require_stable(qualities)
@@ -150,6 +151,14 @@ def _require_one_source(context: click.Context, *, plan: Path | None, plan_only:
         raise UsageError(
             "--plan already contains what is measured", got=" ".join(given), hint=f"hwnas profile --plan {plan}"
         )
+
+
+def _require_all_batches(measured: MeasureResult) -> None:
+    """Raise a GateError if a batch was given up, as it is too large, for instance."""
+    if measured.given_up:
+        reasons = "; ".join(f"batch {batch}: {reason}" for batch, reason in sorted(measured.given_up.items()))
+        hint = "smaller batches; everything measured is kept, and the same command tries the others again"
+        raise GateError("every batch must be measured", got=reasons, hint=hint)
 
 
 def _goal(until: str | None, order: str, *, planned: bool) -> "StoppingRule | None":

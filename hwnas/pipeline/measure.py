@@ -2,9 +2,9 @@
 
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,8 @@ from hwnas.devices import Device, Machine, require, resolve
 from hwnas.errors import MissingError
 from hwnas.frames import Columns, TabularResult
 from hwnas.metrics import Deployment
-from hwnas.profile.campaign import Campaign, CampaignResult, WorkerPair
+from hwnas.profile.campaign import Campaign, CampaignResult
+from hwnas.profile.crew import Crew, WorkerPair
 from hwnas.profile.environment import CampaignEnvironment, StoreOpener, choose_runtime
 from hwnas.profile.options import CampaignOptions
 from hwnas.profile.plan import Plan, load_plan, plan_stages, require_space
@@ -54,6 +55,8 @@ class MeasureResult(TabularResult):
     """Tasks that were measured before, or that failed before and were not retried."""
     num_left: int
     """Tasks for which there was no time."""
+    given_up: Mapping[int, str] = field(default_factory=dict)
+    """Batches of which nothing more could be measured, as the reference network does not run, with the reason."""
 
     def _columns(self) -> Columns:
         """One row per measurement of all profiles, earlier campaigns included."""
@@ -171,30 +174,31 @@ def _run(
     runtime = choose_runtime(plan, device, reporter)
     current: Plan | None = plan
     with ExitStack() as stack:
-        workers = WorkerPair(environment.start)
-        stack.callback(workers.close)
+        crew = Crew([WorkerPair(lambda: environment.start(None))])
+        stack.callback(crew.close)
         opener = StoreOpener(
             out=options.out,
             new=options.new,
             explicit=options.out != Path(PROFILES),
             device=device,
             environment=environment,
-            workers=workers,
+            crew=crew,
             reporter=reporter,
         )
         stores = opener.open(plan.with_runtime(runtime))
         for store in stores.values():
             stack.callback(store.close)
-        campaign = Campaign(stores, workers, pairs=plan.pairs, seed=plan.seed, retry=options.retry)
-        paths = [store.path for store in stores.values()]
+        campaign = Campaign(
+            stores, crew, pairs=plan.pairs, seed=plan.seed, retry=options.retry, on_message=reporter.message
+        )
         results: list[CampaignResult] = []
         size = 0
         while current is not None and len(current.tasks) > size and not (results and results[-1].num_left):
             tasks, size = current.with_runtime(runtime).tasks, len(current.tasks)
             results.append(campaign.run(tasks, deadline_s=deadline_s, listener=reporter.update))
-            current = extend(paths)
+            current = extend([stores[batch].path for batch in campaign.batches])
     deployment = replace(plan.tasks[0].setting.deployment, runtime=runtime, batch=None)
-    return _measured(deployment, paths, results)
+    return _measured(deployment, [store.path for store in stores.values()], results)
 
 
 def _measured(deployment: Deployment, paths: Sequence[Path], results: Sequence[CampaignResult]) -> MeasureResult:
@@ -209,6 +213,7 @@ def _measured(deployment: Deployment, paths: Sequence[Path], results: Sequence[C
         num_failed=sum(result.num_failed for result in results),
         num_skipped=results[0].num_skipped,
         num_left=results[-1].num_left,
+        given_up=results[-1].given_up,
     )
 
 

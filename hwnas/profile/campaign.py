@@ -1,34 +1,26 @@
-"""Measure the tasks of a plan one after another; each result is on the disk before the next task starts.
+"""Measure the tasks of a plan; each result is on the disk before the next task starts in its process.
 
-A campaign can be ended at any moment, even by SIGKILL, and resumed: no network is measured again.
+One network is measured at a time, or one on each of several equal GPUs. A campaign can be ended at any moment, even by
+SIGKILL, and resumed: no network is measured again.
 """
 
 import logging
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 
-from hwnas.profile.plan import PlannedTask
-from hwnas.profile.worker_messages import MeasurementTask, TaskResult, WorkerFacts
+from hwnas.errors import HwnasError
+from hwnas.profile.crew import Crew, WorkerPair
+from hwnas.profile.plan import PlannedTask, exporter_for
+from hwnas.profile.schedule import Schedule
+from hwnas.profile.worker_messages import MeasurementTask, ReferenceNetworkError, TaskResult
 from hwnas.progress import CampaignProgress
-from hwnas.records import Measurement, Setting, Store, Subject
+from hwnas.records import Measurement, Store, Subject
 
 _log = logging.getLogger(__name__)
-
-
-class Measurer(Protocol):
-    """A process that measures one task at a time."""
-
-    def measure(self, task: MeasurementTask, *, excluded_processes: Collection[str] = ()) -> TaskResult:
-        """Measure one network, in a process that is not in `excluded_processes`."""
-
-    def facts(self, setting: Setting) -> WorkerFacts:
-        """Return facts about the process and its runtime that belong to the environment of a setting."""
-
-    def close(self) -> None:
-        """End the process."""
 
 
 ProgressListener = Callable[[CampaignProgress], None]
@@ -44,34 +36,8 @@ class CampaignResult:
     """Tasks that were measured before, or that failed before and were not retried."""
     num_left: int
     """Tasks for which there was no time."""
-
-
-class WorkerPair:
-    """Two workers: one for first measurements, one for repeats.
-
-    A network that is measured twice is measured in two processes, because the placement of its memory, which differs
-    from process to process, is part of the noise. With one process for each purpose, neither has to be restarted for
-    every repeat. Each is started when it is first needed.
-
-    Args:
-        start: Starts a worker.
-    """
-
-    def __init__(self, start: Callable[[], Measurer]) -> None:
-        self._start = start
-        self._started: dict[bool, Measurer] = {}
-
-    def get(self, *, repeat: bool) -> Measurer:
-        """Return the worker for first measurements or for repeats."""
-        if repeat not in self._started:
-            self._started[repeat] = self._start()
-        return self._started[repeat]
-
-    def close(self) -> None:
-        """End both processes."""
-        for worker in self._started.values():
-            worker.close()
-        self._started.clear()
+    given_up: Mapping[int, str] = field(default_factory=dict)
+    """Batches of which nothing more can be measured, as the reference network does not run, with the reason."""
 
 
 @dataclass
@@ -105,35 +71,44 @@ class Campaign:
 
     Args:
         stores: Open profiles, one for each batch.
-        workers: Processes that measure.
+        crew: Processes that measure, a pair for each GPU.
         pairs: Runs of each network.
         seed: Seed of weights and images.
         retry: Measure networks again that failed in an earlier session.
+        on_message: Called when a batch or a GPU is given up, or a network goes to another GPU.
     """
 
     def __init__(
         self,
         stores: Mapping[int, Store],
-        workers: WorkerPair,
+        crew: Crew,
         *,
         pairs: int,
         seed: int,
         retry: bool = False,
+        on_message: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self._stores, self._workers = stores, workers
+        self._stores, self._crew, self._on_message = stores, crew, on_message
         self._pairs, self._seed, self._retry = pairs, seed, retry
         self._completed = {batch: CompletedTasks() for batch in stores}
         for batch, store in stores.items():
             for row in store.profile.measurements:
                 self._completed[batch].add(row)
         self._attempted: set[tuple[int, str]] = set()
+        self._schedule = Schedule(crew.pairs, self._is_pending)
+        self._given_up: dict[int, str] = {}
+
+    @property
+    def batches(self) -> tuple[int, ...]:
+        """The batches that can be measured, as far as is known."""
+        return tuple(batch for batch in self._stores if batch not in self._given_up)
 
     def run(
         self,
         tasks: Sequence[PlannedTask],
         *,
         deadline_s: float | None = None,
-        listener: ProgressListener | None = None,
+        listener: ProgressListener = lambda progress: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> CampaignResult:
         """Measure the tasks that are not measured yet.
@@ -150,45 +125,113 @@ class Campaign:
         Raises:
             HwnasError: No network can be measured, or a store cannot be written.
         """
-        pending_tasks = [task for task in tasks if self._is_pending(task)]
-        started, failed, measured, left = clock(), 0, 0, 0
-        _log.info("%d of %d tasks are pending, the others are measured or failed", len(pending_tasks), len(tasks))
-        for index, task in enumerate(pending_tasks):
-            if deadline_s is not None and clock() >= deadline_s:
-                left = len(pending_tasks) - index
-                _log.info("the deadline has passed, %d tasks are left", left)
+        total = sum(map(self._is_pending, tasks))
+        self._schedule.replace(tasks)
+        started, failed, measured = clock(), 0, 0
+        _log.info("%d of %d tasks are pending, the others are measured or failed", total, len(tasks))
+        running: dict[Future[TaskResult], WorkerPair] = {}
+        while True:
+            if deadline_s is None or clock() < deadline_s:
+                running |= self._start_tasks()
+            if not running:
                 break
-            if not self._is_pending(task):  # a repeat whose first measurement just failed
-                _log.debug("skipped the repeat of %s, whose first measurement failed", task.subject.network_id)
-                continue
-            failure = self._measure(task).failure
-            failed += failure is not None
-            measured += failure is None
-            if listener is not None:
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                planned, result = self._finish(running.pop(future), future)
+                if result is None:
+                    continue
+                failure = result.failure
+                failed += failure is not None
+                measured += failure is None
                 progress = CampaignProgress(
-                    done=index + 1,
-                    total=len(pending_tasks),
+                    done=total - self._schedule.num_left - self._schedule.num_running,
+                    total=total,
                     failed=failed,
-                    network=_display_name(task.subject),
+                    network=_display_name(planned.subject),
                     failure=None if failure is None else f"{failure.reason}: {failure.message}",
                     elapsed_s=clock() - started,
                     left_s=None if deadline_s is None else max(0.0, deadline_s - clock()),
                 )
                 listener(progress)
-        skipped = len(tasks) - len(pending_tasks)
-        return CampaignResult(num_measured=measured, num_failed=failed, num_skipped=skipped, num_left=left)
+        left = self._schedule.num_left
+        _log.info("%d tasks are left", left)
+        return CampaignResult(
+            num_measured=measured,
+            num_failed=failed,
+            num_skipped=len(tasks) - total,
+            num_left=left,
+            given_up=dict(self._given_up),
+        )
 
-    def _measure(self, planned: PlannedTask) -> TaskResult:
+    def _start_tasks(self) -> "dict[Future[TaskResult], WorkerPair]":
+        """Give each free pair its next task."""
+        started = {}
+        for pair in self._crew.pairs:
+            planned = self._schedule.next(pair)
+            if planned is not None:
+                started[self._crew.submit(pair, self._work(pair, planned))] = pair
+        return started
+
+    def _work(self, pair: WorkerPair, planned: PlannedTask) -> Callable[[], TaskResult]:
+        task = MeasurementTask(subject=planned.subject, setting=planned.setting, pairs=self._pairs, seed=self._seed)
+        excluded = frozenset(self._completed[task.setting.batch].processes[task.subject.network_id])
+        return lambda: pair.get(repeat=planned.repeat).measure(task, excluded_processes=excluded)
+
+    def _finish(self, pair: WorkerPair, future: "Future[TaskResult]") -> tuple[PlannedTask, TaskResult | None]:
+        """The task that a pair has ended, and its result; None if it did not come to the network."""
+        planned = self._schedule.finish(pair)
+        batch, network_id = planned.setting.batch, planned.subject.network_id
+        try:
+            result = future.result()
+        except HwnasError as error:
+            self._schedule.put_back(planned)
+            self._exclude(pair, error, batch=batch if isinstance(error, ReferenceNetworkError) else None)
+            return planned, None
+        failure = result.failure
+        # A GPU that fails or disappears takes its process with it, or makes it wait for ever. Only if another GPU comes
+        # to the same with a network, it is the network.
+        may_be_gpu = failure is not None and failure.reason in ("crash", "timeout")
+        if failure is not None and may_be_gpu and self._schedule.try_elsewhere(pair, planned):
+            self._on_message(f"{network_id} goes to another GPU, as it failed on {pair.name}: {failure.message}")
+            return planned, None
+        self._record(planned, result, gpu=pair.gpu)
+        return planned, result
+
+    def _exclude(self, pair: WorkerPair, error: HwnasError, *, batch: int | None) -> None:
+        """Give up a pair, for a batch or altogether (None), and the batches that no other pair can measure."""
+        self._schedule.exclude(pair, batch=batch)
+        if not self._schedule.num_pairs:
+            raise error
+        reason = error.message if error.got is None else f"{error.message}, got {error.got}"
+        unmeasurable = self._schedule.remove_unmeasurable()
+        for number in unmeasurable:
+            self._given_up[number] = reason
+            self._record_reference(number, error)
+            self._on_message(f"batch {number} is given up: {reason}")
+        if not self.batches:
+            raise error
+        if not unmeasurable or batch is None:
+            what = pair.name if batch is None else f"{pair.name} with batch {batch}"
+            self._on_message(f"{what} is given up, its networks go to the other GPUs: {reason}")
+
+    def _record(self, planned: PlannedTask, result: TaskResult, *, gpu: str | None) -> None:
         task = MeasurementTask(subject=planned.subject, setting=planned.setting, pairs=self._pairs, seed=self._seed)
         store, completed = self._stores[task.setting.batch], self._completed[task.setting.batch]
-        excluded = completed.processes[task.subject.network_id]
-        result = self._workers.get(repeat=planned.repeat).measure(task, excluded_processes=excluded)
-        row = result.to_measurement(task, environment_id=store.profile.manifest.environment_id)
+        row = result.to_measurement(task, environment_id=store.profile.manifest.environment_id, gpu=gpu)
         store.append(row)
         completed.add(row)
         self._attempted.add((task.setting.batch, task.subject.network_id))
         _log.debug("%s: a row in %s after %.1f s", task.subject.network_id, store.path, result.duration_s)
-        return result
+
+    def _record_reference(self, batch: int, error: HwnasError) -> None:
+        """Record that the reference network does not run with a batch, unless there is a row of it."""
+        manifest, completed = self._stores[batch].profile.manifest, self._completed[batch]
+        network_id = manifest.reference.network_id
+        is_known = network_id in completed.failed or completed.counts[network_id] > 0
+        if isinstance(error, ReferenceNetworkError) and not is_known:
+            setting = replace(manifest.setting, exporter=exporter_for(manifest.setting.runtime, manifest.reference))
+            now = datetime.now(UTC).isoformat(timespec="milliseconds")
+            result = TaskResult(process_id="", started_utc=now, duration_s=0.0, failure=error.failure)
+            self._record(PlannedTask(subject=manifest.reference, setting=setting), result, gpu=None)
 
     def _is_pending(self, task: PlannedTask) -> bool:
         """A network that failed in this session is not tried again, even with `retry`."""

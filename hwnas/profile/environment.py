@@ -10,7 +10,7 @@ from pathlib import Path
 from hwnas.devices import Device, Machine, detect
 from hwnas.errors import InputError, MissingError
 from hwnas.files import path_within
-from hwnas.profile.campaign import Measurer, WorkerPair
+from hwnas.profile.crew import Crew, Measurer
 from hwnas.profile.lookup import free_name, numbered_profiles, profile_folder_name
 from hwnas.profile.options import AUTO
 from hwnas.profile.plan import Plan, new_session
@@ -53,8 +53,8 @@ class CampaignEnvironment:
 
     machine: Machine
     software: Environment
-    start: Callable[[], Measurer]
-    """Starts a worker process."""
+    start: Callable[[str | None], Measurer]
+    """Starts a worker process on the GPU of a UUID; None: on the CPU, or on whatever GPU CUDA lists first."""
 
     @classmethod
     def of_this_machine(cls, *, limit_s: float | None = None) -> "CampaignEnvironment":
@@ -66,7 +66,7 @@ class CampaignEnvironment:
         from hwnas.profile.worker import Worker, WorkerLimits
 
         limits = WorkerLimits() if limit_s is None else WorkerLimits(task_s=limit_s)
-        return cls(machine=detect(), software=environment(), start=lambda: Worker(limits=limits))
+        return cls(machine=detect(), software=environment(), start=lambda gpu: Worker(limits=limits, gpu=gpu))
 
 
 def choose_runtime(plan: Plan, device: Device, reporter: Reporter) -> str:
@@ -99,7 +99,7 @@ class StoreOpener:
     """The user named the folder `out`. A profile of another environment in it is then an error unless `new` is set."""
     device: Device
     environment: CampaignEnvironment
-    workers: WorkerPair
+    crew: Crew
     reporter: Reporter
 
     def open(self, plan: Plan) -> dict[int, Store]:
@@ -132,7 +132,7 @@ class StoreOpener:
         return stores
 
     def _new_manifest(self, plan: Plan, setting: Setting) -> ProfileManifest:
-        facts = self.workers.get(repeat=False).facts(setting)
+        facts = self.crew.facts(setting)
         for note in facts.notes:
             self.reporter.message(note)
         machine, software = self.environment.machine, self.environment.software

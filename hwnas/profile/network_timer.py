@@ -5,7 +5,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -23,7 +23,7 @@ from hwnas.profile.runners.cuda import Nvml, open_nvml
 from hwnas.profile.runners.preparation import device_of
 from hwnas.profile.runners.runner import MeasurementError, Runner, RuntimeSession, load_runner
 from hwnas.profile.timing import no_progress, plan_sample, time_pairs, warm_up
-from hwnas.profile.worker_messages import MeasurementTask, TaskResult, WorkerFacts
+from hwnas.profile.worker_messages import MeasurementTask, ReferenceNetworkError, TaskResult, WorkerFacts
 from hwnas.records import DeviceState, Failure, OutputParity, Reason, Setting, Subject
 
 _log = logging.getLogger(__name__)
@@ -40,6 +40,9 @@ _OUT_OF_MEMORY = (
     "can't allocate memory",
     "failed to allocate",
     "cannot allocate memory",
+    "status_alloc_failed",
+    "device_allocation_failed",
+    "cudaerrormemoryallocation",
 )
 _UNSUPPORTED = (
     "could not find an implementation",
@@ -47,7 +50,20 @@ _UNSUPPORTED = (
     "not implemented for",
     "not_implemented",
     "fallback to cpu ep has been explicitly disabled",
+    "status_not_supported",
 )
+_GPU_ERRORS = (
+    "cuda error",
+    "cuda failure",
+    "cuda runtime error",
+    "cudnn error",
+    "cudaerror",
+    "cublas_status",
+    "cudnn_status",
+    "cufft_status",
+    "device-side assert",
+)
+"""Phrases of errors of the GPU. Most of them leave a CUDA context in which whatever comes next fails too."""
 _MAX_MESSAGE = 600
 """Characters of an error message that are kept: exporters write pages."""
 
@@ -113,8 +129,8 @@ class NetworkTimer:
             Samples, or the failure if something went wrong with this network.
 
         Raises:
-            HwnasError: Something went wrong with the runtime or the reference network, so that no network can be
-                measured.
+            ReferenceNetworkError: The reference network does not run in this setting, so no network can be measured.
+            HwnasError: The runtime cannot be used in this setting.
         """
         if task.pairs < 1:
             raise InputError("a task must have at least one pair", got=task.pairs)
@@ -213,8 +229,7 @@ class NetworkTimer:
                 raise
         except Exception as error:
             failure = classify_failure(error, stage=self._stage)
-            message = f"the reference network {task.reference.network_id} must run on {setting.runtime}"
-            raise InputError(message, got=f"{failure.reason}: {failure.message}") from error
+            raise ReferenceNetworkError(task, failure) from error
         finally:
             self._loading_reference = False
         if device_of(setting).kind == "gpu":
@@ -275,9 +290,12 @@ def classify_failure(error: Exception, *, stage: str) -> Failure:
     if isinstance(error, HwnasError):
         message = error.message if error.got is None else f"{error.message}, got {error.got}"
     message = " ".join(message.split())
+    reason = _failure_reason(error, stage=stage)
+    if reason == "crash":
+        message = f"in stage: {stage}: {message}"
     if len(message) > _MAX_MESSAGE:
         message = f"{message[: _MAX_MESSAGE - 1]}…"
-    return Failure(reason=_failure_reason(error, stage=stage), message=message)
+    return Failure(reason=reason, message=message)
 
 
 def _failure_reason(error: Exception, *, stage: str) -> Reason:
@@ -289,6 +307,8 @@ def _failure_reason(error: Exception, *, stage: str) -> Reason:
         return "memory"
     if isinstance(error, (NotImplementedError, MissingError)) or any(phrase in text for phrase in _UNSUPPORTED):
         return "unsupported"
+    if isinstance(error, torch.AcceleratorError) or any(phrase in text for phrase in _GPU_ERRORS):
+        return "crash"
     return "export" if stage in ("build", "prepare") else "crash"
 
 
@@ -321,4 +341,5 @@ def _within_free_memory(setting: Setting) -> AbstractContextManager[None]:
 def _clean_up() -> None:
     gc.collect()
     if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+        with suppress(RuntimeError):  # raised again by a context that an error of the GPU has broken
+            torch.cuda.empty_cache()

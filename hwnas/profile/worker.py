@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
@@ -23,9 +24,16 @@ from typing import Any, Self
 
 from hwnas import errors
 from hwnas.config import Settings, from_mapping, parse_json, shown, to_mapping
-from hwnas.errors import HwnasError, InputError, UsageError
+from hwnas.errors import HwnasError, InputError, Interrupted, UsageError
 from hwnas.profile.worker_logs import log_record, worker_environment
-from hwnas.profile.worker_messages import CHANNEL_VARIABLE, MeasurementTask, TaskResult, WorkerError, WorkerFacts
+from hwnas.profile.worker_messages import (
+    CHANNEL_VARIABLE,
+    MeasurementTask,
+    ReferenceNetworkError,
+    TaskResult,
+    WorkerError,
+    WorkerFacts,
+)
 from hwnas.records import Failure, Reason, Setting
 
 _log = logging.getLogger(__name__)
@@ -77,11 +85,17 @@ class Worker:
     Args:
         limits: Limits of the process.
         command: The command that starts it.
+        gpu: UUID of the only GPU, or slice of one, that the process sees; None: those that this process sees.
     """
 
-    def __init__(self, *, limits: WorkerLimits | None = None, command: Sequence[str] = COMMAND) -> None:
+    def __init__(
+        self, *, limits: WorkerLimits | None = None, command: Sequence[str] = COMMAND, gpu: str | None = None
+    ) -> None:
         self._limits = limits or WorkerLimits()
         self._command = tuple(command)
+        self._variables = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
+        self._starting = threading.Lock()
+        self._interrupted = False
         self._process: _Process | None = None
         self._num_tasks = 0
 
@@ -113,6 +127,8 @@ class Worker:
         try:
             start_s = self._limits.start_s
             answer = process.request({"facts": to_mapping(setting)}, limit_s=start_s, silence_s=start_s)
+            if "error" in answer:
+                raise _rebuild_error(process.parse(answer, "error", WorkerError))
             return process.parse(answer, "facts", WorkerFacts)
         except _ProcessDied as death:
             self.close()
@@ -129,8 +145,8 @@ class Worker:
             Samples, or the failure if something went wrong with this network.
 
         Raises:
-            HwnasError: Something went wrong with the reference network or the runtime, so that no network can be
-                measured.
+            ReferenceNetworkError: The reference network does not run in this setting, so no network can be measured.
+            HwnasError: The runtime cannot be used, or the process cannot start.
         """
         if self.process_id in excluded_processes:
             self.close()
@@ -145,6 +161,13 @@ class Worker:
                 failure=death.failure,
             )
 
+    def interrupt(self) -> None:
+        """Kill the process from another thread, for good: what it measures fails, and no other process is started."""
+        with self._starting:
+            self._interrupted = True
+            if self._process is not None:
+                self._process.kill()
+
     def close(self) -> None:
         """End the process; the next task starts another one."""
         if self._process is not None:
@@ -153,23 +176,32 @@ class Worker:
         self._process, self._num_tasks = None, 0
 
     def _measure(self, task: MeasurementTask) -> TaskResult:
-        # A process that dies before it comes to the network (killed between two tasks, or by the reference network)
-        # says nothing about the network: try once more in a new one.
-        for _ in range(2):
-            process, limits = self._running_process(), self._limits
-            try:
-                answer = process.request({"task": to_mapping(task)}, limit_s=limits.task_s, silence_s=limits.silence_s)
-                result = process.parse(answer, "result", TaskResult)
-                break
-            except _ProcessDied as death:
-                self.close()
-                if death.stage not in ("", "reference"):
-                    raise
-                reason = death.failure.message
-                _log.warning("the worker process ended before it came to the network, trying another one: %s", reason)
-        else:
-            message = f"the reference network {task.reference.network_id} must run on {task.setting.runtime}"
-            raise InputError(message, got=reason)
+        is_new = self._process is None
+        try:
+            return self._attempt(task)
+        except ReferenceNetworkError as error:
+            # In a process that was used before, earlier networks may have broken the context of the GPU, reference
+            # networks of other batches take memory, and it may have been killed between two tasks.
+            if is_new:
+                raise
+            _log.warning("the reference network failed in a used process, trying a new one: %s", error.got)
+        return self._attempt(task)
+
+    def _attempt(self, task: MeasurementTask) -> TaskResult:
+        process, limits = self._running_process(), self._limits
+        try:
+            answer = process.request({"task": to_mapping(task)}, limit_s=limits.task_s, silence_s=limits.silence_s)
+            if "error" in answer:
+                raise _rebuild_error(process.parse(answer, "error", WorkerError), task)
+            result = process.parse(answer, "result", TaskResult)
+        except ReferenceNetworkError:
+            self.close()
+            raise
+        except _ProcessDied as death:
+            self.close()
+            if death.stage in ("", "reference"):  # it did not come to the network
+                raise ReferenceNetworkError(task, death.failure) from death
+            raise
         self._num_tasks += 1
         failed = result.failure is not None and result.failure.reason in _RETIRING_FAILURES
         resident_mb = answer.get("resident_mb")
@@ -181,7 +213,15 @@ class Worker:
 
     def _running_process(self) -> "_Process":
         if self._process is None:
-            self._process = _Process(self._command, start_s=self._limits.start_s)
+            with self._starting:
+                if self._interrupted:
+                    raise Interrupted("the worker must not start another process")
+                self._process = _Process(self._command, self._variables)
+            try:
+                self._process.await_ready(limit_s=self._limits.start_s)
+            except _ProcessDied as death:
+                self.close()
+                raise InputError("the worker process must be able to start", got=death.failure.message) from death
             _log.info("worker process %d started", self._process.pid)
         return self._process
 
@@ -225,25 +265,28 @@ class _Process:
     Messages have a socket of their own. Whatever the process prints goes to a file.
     """
 
-    def __init__(self, command: Sequence[str], *, start_s: float) -> None:
+    def __init__(self, command: Sequence[str], variables: Mapping[str, str]) -> None:
         self.process_id = ""
         self._buffer = b""
         self._stage = ""
         self._output_before = 0
         try:
-            self._start(command)
+            self._start(command, variables)
         except OSError as error:  # no room for temporary files, or too many processes or open files
             raise InputError("the worker process must be able to start", got=error.strerror or error) from error
-        try:
-            ready = self._receive(deadline=_Deadline(limit_s=start_s, silence_s=start_s))
-            if not isinstance(ready.get("ready"), str):
-                raise self._invalid_message(ready)
-            self.process_id = ready["ready"]
-        except _ProcessDied as death:
-            self.end()
-            raise InputError("the worker process must be able to start", got=death.failure.message) from death
 
-    def _start(self, command: Sequence[str]) -> None:
+    def await_ready(self, *, limit_s: float) -> None:
+        """Wait until it can take requests."""
+        ready = self._receive(deadline=_Deadline(limit_s=limit_s, silence_s=limit_s))
+        if not isinstance(ready.get("ready"), str):
+            raise self._invalid_message(ready)
+        self.process_id = ready["ready"]
+
+    def kill(self) -> None:
+        """Kill the process, from any thread; the one that waits for its answer ends it."""
+        self._process.kill()
+
+    def _start(self, command: Sequence[str], variables: Mapping[str, str]) -> None:
         # A file and not a pipe: an unread pipe would block a chatty library once it is full.
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
         self._channel, inherited = socket.socketpair()
@@ -255,7 +298,7 @@ class _Process:
                 stderr=self._output,
                 pass_fds=(inherited.fileno(),),
                 start_new_session=True,  # a process group of its own, so that compilers it started are killed with it
-                env={**worker_environment(), CHANNEL_VARIABLE: str(inherited.fileno())},
+                env={**worker_environment(), **variables, CHANNEL_VARIABLE: str(inherited.fileno())},
             )
         self.pid = self._process.pid
 
@@ -268,8 +311,6 @@ class _Process:
         while not _FINAL_ANSWERS & (answer := self._receive(deadline=deadline)).keys():
             self._stage = str(answer.get("stage", self._stage))
             deadline.note_message()
-        if "error" in answer:
-            raise _rebuild_error(self.parse(answer, "error", WorkerError))
         return answer
 
     def parse(self, message: Mapping[str, object], name: str, kind: type[Settings]) -> Settings:
@@ -390,7 +431,9 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _rebuild_error(values: WorkerError) -> HwnasError:
+def _rebuild_error(values: WorkerError, task: MeasurementTask | None = None) -> HwnasError:
     """The error that was raised in the process."""
+    if values.failure is not None and task is not None:
+        return ReferenceNetworkError(task, values.failure)
     kinds = {kind.__name__: kind for kind in (errors.MissingError, errors.UnknownNameError, UsageError)}
     return kinds.get(values.kind, InputError)(values.message, got=values.got, hint=values.hint)

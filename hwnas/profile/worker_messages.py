@@ -7,12 +7,27 @@ may print to those at any time.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from hwnas.errors import InputError
 from hwnas.profile.subjects import REFERENCE
 from hwnas.profile.timing import PAIRS
 from hwnas.records import DeviceState, Failure, Measurement, OutputParity, Samples, Setting, Subject
 
 CHANNEL_VARIABLE = "HWNAS_WORKER_CHANNEL"
 """Environment variable of a worker process: the number of the inherited descriptor of its socket."""
+
+
+class ReferenceNetworkError(InputError):
+    """The reference network does not run in the setting of a task, so that no network can be measured in it.
+
+    Args:
+        task: The task.
+        failure: What went wrong with the reference network.
+    """
+
+    def __init__(self, task: "MeasurementTask", failure: Failure) -> None:
+        message = f"the reference network {task.reference.network_id} must run on {task.setting.runtime}"
+        super().__init__(f"{message} with batch {task.setting.batch}", got=f"{failure.reason}: {failure.message}")
+        self.failure = failure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +61,15 @@ class TaskResult:
     after: DeviceState | None = None
     failure: Failure | None = None
 
-    def to_measurement(self, task: MeasurementTask, *, environment_id: str) -> Measurement:
+    def to_measurement(self, task: MeasurementTask, *, environment_id: str, gpu: str | None = None) -> Measurement:
         """Return the row to record."""
         return Measurement(
-            subject=task.subject, setting=task.setting, seed=task.seed, environment_id=environment_id, **vars(self)
+            subject=task.subject,
+            setting=task.setting,
+            seed=task.seed,
+            environment_id=environment_id,
+            gpu=gpu,
+            **vars(self),
         )
 
 
@@ -73,3 +93,5 @@ class WorkerError:
     message: str
     got: str | None = None
     hint: str | None = None
+    failure: Failure | None = None
+    """What went wrong with the reference network, if it is that."""

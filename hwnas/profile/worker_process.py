@@ -73,7 +73,7 @@ class Heartbeat:
 
 def _answer(timer: "NetworkTimer", request: Any, send: Callable[..., None]) -> None:
     from hwnas.devices.memory import resident_mb
-    from hwnas.profile.worker_messages import MeasurementTask
+    from hwnas.profile.worker_messages import MeasurementTask, ReferenceNetworkError, WorkerError
     from hwnas.records import Setting
 
     try:
@@ -84,8 +84,11 @@ def _answer(timer: "NetworkTimer", request: Any, send: Callable[..., None]) -> N
             result = timer.measure(from_mapping(MeasurementTask, request["task"], where="task"))
             send(result=to_mapping(result), resident_mb=resident_mb())
     except HwnasError as error:
+        failure = error.failure if isinstance(error, ReferenceNetworkError) else None
         got = None if error.got is None else str(error.got)
-        send(error={"kind": type(error).__name__, "message": error.message, "got": got, "hint": error.hint})
+        kind = type(error).__name__
+        message = WorkerError(kind=kind, message=error.message, got=got, hint=error.hint, failure=failure)
+        send(error=to_mapping(message))
 
 
 def _open_channel() -> socket.socket:

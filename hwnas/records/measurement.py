@@ -159,6 +159,8 @@ class Measurement:
     """Digest of the environment in the manifest. Rows of different environments are never mixed silently."""
     process_id: str
     """Identifies the worker process. A repeat for the noise floor is measured in another one."""
+    gpu: str | None = None
+    """The driver's UUID of the GPU, or of the slice of one; None on a CPU, and in rows of earlier versions."""
     seed: Seed
     started_utc: UtcTime
     duration_s: Seconds

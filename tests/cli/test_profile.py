@@ -109,6 +109,21 @@ def test_one_batch_of_which_all_fails_is_no_success(command_line: CommandLine, p
     assert f"got     {CPU}/{FOLDER.replace('-b1-', '-b512-')}: 3 memory" in command_line.err
 
 
+def test_a_batch_that_is_too_large_for_the_reference_network_ends_with_4_and_the_others_are_measured(
+    command_line: CommandLine, place: FakeEnvironment
+) -> None:
+    place.reference_failures = {512: Failure(reason="memory", message="it does not fit")}
+    assert command_line(*SMALL, "--samples", "3", "--batch", "1,512") == 4
+    assert command_line.out.startswith("6 measured with onnxruntime")
+    assert "batch 512 is given up: the reference network timm:deit_tiny_patch16_224 must run" in command_line.err
+    assert "error: every batch must be measured\n  got     batch 512: the reference network" in command_line.err
+    assert "memory: it does not fit" in command_line.err
+    (row,) = load_profile(Path("profiles") / CPU / FOLDER.replace("-b1-", "-b512-")).failures
+    assert (row.subject.network_id, row.failure) == ("timm:deit_tiny_patch16_224", place.reference_failures[512])
+    assert command_line(*SMALL, "--samples", "3", "--batch", "512") == 1
+    assert "must run on onnxruntime with batch 512\n  got     memory: it does not fit" in command_line.err
+
+
 def test_strict_ends_with_4_after_the_summary(command_line: CommandLine) -> None:
     assert command_line(*SMALL, "--samples", "3", "--strict") == 4
     assert "networks                 3" in command_line.out

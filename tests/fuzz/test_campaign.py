@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from hwnas.errors import InputError
-from hwnas.profile.campaign import Campaign, WorkerPair
+from hwnas.profile.campaign import Campaign
+from hwnas.profile.crew import Crew, WorkerPair
 from hwnas.profile.plan import make_tasks
 from hwnas.profile.worker_messages import MeasurementTask, TaskResult
 from hwnas.records import Failure, Store, load_profile
@@ -87,7 +88,7 @@ class CampaignMachine(RuleBasedStateMachine):
             assert not self.least - counts
             assert not counts - PLANNED
 
-    def _workers(self, answers: int, *, fails: bool = False) -> WorkerPair:
+    def _workers(self, answers: int, *, fails: bool = False) -> Crew:
         left = [answers]
         failing = {BAD: Failure(reason="nan", message="1 output is NaN")} if fails else {}
 
@@ -96,7 +97,7 @@ class CampaignMachine(RuleBasedStateMachine):
             worker.left = left
             return worker
 
-        return WorkerPair(start)
+        return Crew([WorkerPair(start)])
 
     def _size(self) -> int:
         return (self.path / MEASUREMENTS).stat().st_size

@@ -20,6 +20,7 @@ class FakeEnvironment:
 
     versions: tuple[str, ...] = ("torch==2.15.0", "click==8.2")
     failing: Mapping[str, Failure] = field(default_factory=dict)
+    reference_failures: Mapping[int, Failure] = field(default_factory=dict)
     noise: float = 0.0
     notes: tuple[str, ...] = ()
     workers: list[FakeWorker] = field(default_factory=list)
@@ -30,8 +31,11 @@ class FakeEnvironment:
         )
         return CampaignEnvironment(machine=MACHINE, software=software, start=self._start)
 
-    def _start(self) -> FakeWorker:
-        self.workers.append(FakeWorker(failing=self.failing, noise=self.noise, notes=self.notes))
+    def _start(self, gpu: str | None) -> FakeWorker:
+        worker = FakeWorker(
+            failing=self.failing, reference_failures=self.reference_failures, noise=self.noise, notes=self.notes
+        )
+        self.workers.append(worker)
         return self.workers[-1]
 
 

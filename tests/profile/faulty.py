@@ -94,6 +94,30 @@ class Memory(_Faulty):
         torch.empty(2**44, dtype=torch.uint8)
 
 
+class BrokenContext(_Faulty):
+    """As after an error of the GPU: whatever comes next in this process fails as well."""
+
+    broken = False
+
+    def prepare(self, module: nn.Module, images: Tensor, setting: Setting) -> TorchSession:
+        if type(self).broken:
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+        return super().prepare(module, images, setting)
+
+    def go_wrong(self) -> None:
+        type(self).broken = True
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nSearch for `cudaError'")
+
+
+class LargeReference(TorchRunner):
+    """The reference network fits with no batch but 1."""
+
+    def prepare(self, module: nn.Module, images: Tensor, setting: Setting) -> TorchSession:
+        if setting.batch > 1 and _is_reference(module):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 TiB")
+        return super().prepare(module, images, setting)
+
+
 class Unsupported(_Faulty):
     def go_wrong(self) -> None:
         raise RuntimeError("[ONNXRuntimeError] : 9 : Could not find an implementation for Conv(1)")
@@ -155,6 +179,8 @@ _KINDS = {
     "hang": Hang,
     "slow": Slow,
     "memory": Memory,
+    "broken-context": BrokenContext,
+    "large-reference": LargeReference,
     "unsupported": Unsupported,
     "export": Export,
     "declined": Declined,

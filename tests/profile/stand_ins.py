@@ -3,11 +3,13 @@
 import itertools
 import math
 import secrets
+import threading
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
+from hwnas.errors import HwnasError
 from hwnas.profile.plan import make_tasks
-from hwnas.profile.worker_messages import MeasurementTask, TaskResult, WorkerFacts
+from hwnas.profile.worker_messages import MeasurementTask, ReferenceNetworkError, TaskResult, WorkerFacts
 from hwnas.records import Failure, Samples, Setting
 from tests.records.rows import SETTING, subject
 
@@ -31,8 +33,15 @@ class FakeWorker:
     noise: float = 0.0
     runtime: Mapping[str, str] = field(default_factory=lambda: {"version": "1"})
     notes: tuple[str, ...] = ()
+    reference_failures: Mapping[int, Failure] = field(default_factory=dict)
+    """What goes wrong with the reference network, by batch."""
+    gone: HwnasError | None = None
+    """The GPU has disappeared."""
+    meeting: threading.Barrier | None = None
+    """Where the first measurement waits for one on another GPU."""
     process_id: str = field(default_factory=lambda: f"process{next(_NUMBERS)}-{secrets.token_hex(4)}")
     tasks: list[MeasurementTask] = field(default_factory=list)
+    interrupted: bool = False
     closed: bool = False
 
     def facts(self, setting: Setting) -> WorkerFacts:
@@ -40,6 +49,13 @@ class FakeWorker:
 
     def measure(self, task: MeasurementTask, *, excluded_processes: Collection[str] = ()) -> TaskResult:
         assert self.process_id not in excluded_processes
+        if self.gone is not None:
+            raise self.gone
+        if task.setting.batch in self.reference_failures:
+            raise ReferenceNetworkError(task, self.reference_failures[task.setting.batch])
+        if self.meeting is not None:
+            self.meeting.wait()
+            self.meeting = None
         self.tasks.append(task)
         started = f"2026-01-02T03:04:{len(self.tasks) % 60:02d}.000+00:00"
         outcome = {"process_id": self.process_id, "started_utc": started, "duration_s": 0.5}
@@ -49,6 +65,9 @@ class FakeWorker:
         wobble = math.exp(self.noise * math.sin(len(self.tasks) + hash(self.process_id) % 7))
         ours = steady(round(duration_us(task.subject.network_id) * 1000 * wobble), task.pairs)
         return TaskResult(**outcome, samples=ours, reference=steady(1_000_000, task.pairs))  # type: ignore[arg-type]
+
+    def interrupt(self) -> None:
+        self.interrupted = True
 
     def close(self) -> None:
         self.closed = True

@@ -2,19 +2,26 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from hwnas.profile.campaign import Campaign, CampaignResult, ProgressListener, WorkerPair
+from hwnas.errors import MissingError
+from hwnas.profile.campaign import Campaign, CampaignResult, ProgressListener
+from hwnas.profile.crew import Crew, WorkerPair
 from hwnas.profile.plan import PlannedTask, make_tasks
+from hwnas.profile.worker_messages import ReferenceNetworkError
 from hwnas.progress import CampaignProgress
-from hwnas.records import Failure, Profile, Store, load_profile
+from hwnas.records import Failure, Measurement, Profile, Store, load_profile
 from tests.profile.stand_ins import TASKS, FakeWorker
-from tests.records.rows import SESSION, SETTING, make_setting, manifest, subject
+from tests.records.rows import REFERENCE, SESSION, SETTING, make_setting, manifest, subject
 
 NAN = Failure(reason="nan", message="1 output is NaN")
 
@@ -37,7 +44,7 @@ class Yard:
         deadline_s: float | None = None,
         clock: object = time.monotonic,
     ) -> CampaignResult:
-        processes = WorkerPair(self._start)
+        processes = Crew([WorkerPair(self._start)])
         with Store(self.path, manifest=manifest(), session=SESSION) as store:
             campaign = Campaign({1: store}, processes, pairs=12, seed=5, retry=retry)
             result = campaign.run(tasks, listener=self.listener, deadline_s=deadline_s, clock=clock)  # type: ignore[arg-type]
@@ -149,7 +156,7 @@ def test_progress_counts(yard: Yard) -> None:
 def test_batches_go_to_stores_of_their_own(tmp_path: Path) -> None:
     settings = [make_setting(device="toy-2c", runtime="onnxruntime", batch=batch) for batch in (1, 8)]
     tasks = make_tasks([subject(number) for number in range(4)], settings, repeats=1, seed=0)
-    processes = WorkerPair(FakeWorker)
+    processes = Crew([WorkerPair(FakeWorker)])
     stores = {
         setting.batch: Store(tmp_path / str(setting.batch), manifest=manifest(setting=setting), session=SESSION)
         for setting in settings
@@ -160,12 +167,140 @@ def test_batches_go_to_stores_of_their_own(tmp_path: Path) -> None:
         assert [row.setting.batch for row in load_profile(store.path).measurements] == [batch] * 5
 
 
+# ----------------------------------------------------------------- batches and GPUs that are given up
+
+MEMORY = Failure(reason="memory", message="OutOfMemoryError: CUDA out of memory")
+CRASH = Failure(reason="crash", message="CUDA error: an illegal memory access")
+GONE = MissingError("torch cannot be used on h200: torch finds no GPU on this machine")
+
+
+class Rig:
+    """Stores for the batches 1 and 8, and a worker pair for each of some GPUs."""
+
+    def __init__(self, path: Path, **gpus: dict[str, Any]) -> None:
+        self.path, self.gpus = path, gpus
+        self.settings = [make_setting(device="toy-2c", runtime="onnxruntime", batch=batch) for batch in (1, 8)]
+        self.tasks = make_tasks([subject(number) for number in range(20)], self.settings, repeats=5, seed=0)
+        self.workers: list[FakeWorker] = []
+        self.messages: list[str] = []
+
+    def run(self) -> CampaignResult:
+        with ExitStack() as stack:
+            stores = {
+                setting.batch: stack.enter_context(
+                    Store(self.path / f"b{setting.batch}", manifest=manifest(setting=setting), session=SESSION)
+                )
+                for setting in self.settings
+            }
+            crew = Crew([WorkerPair(partial(self._start, gpu), gpu=gpu) for gpu in self.gpus])
+            stack.callback(crew.close)
+            campaign = Campaign(stores, crew, pairs=8, seed=0, on_message=self.messages.append)
+            return campaign.run(self.tasks)
+
+    def tasks_of(self, batch: int) -> tuple[PlannedTask, ...]:
+        return tuple(task for task in self.tasks if task.setting.batch == batch)
+
+    def rows(self, batch: int) -> tuple[Measurement, ...]:
+        return load_profile(self.path / f"b{batch}").measurements
+
+    def _start(self, gpu: str) -> FakeWorker:
+        meeting = self.gpus[gpu].pop("meeting", None)  # of the first worker of each GPU
+        self.workers.append(FakeWorker(**self.gpus[gpu], meeting=meeting))
+        return self.workers[-1]
+
+
+def test_a_batch_with_which_the_reference_network_does_not_fit_is_given_up_and_the_others_are_measured(
+    tmp_path: Path,
+) -> None:
+    rig = Rig(tmp_path, alone={"reference_failures": {8: MEMORY}})
+    result = rig.run()
+    assert (result.num_measured, result.num_failed, result.num_left) == (25, 0, 0)
+    assert list(result.given_up) == [8]
+    assert result.given_up[8].endswith("must run on onnxruntime with batch 8, got memory: " + MEMORY.message)
+    assert len(rig.rows(1)) == 25
+    (row,) = rig.rows(8)
+    assert (row.subject, row.failure) == (REFERENCE, MEMORY)
+    assert [text.split(":")[0] for text in rig.messages] == ["batch 8 is given up"]
+    rig.run()
+    assert len(rig.rows(8)) == 1  # it was tried again, and the reason is recorded once
+    rig.gpus["alone"] = {}
+    assert rig.run().num_measured == 25
+
+
+def test_a_campaign_ends_when_no_batch_can_be_measured(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, alone={"reference_failures": {1: MEMORY, 8: MEMORY}})
+    with pytest.raises(ReferenceNetworkError, match="the reference network"):
+        rig.run()
+    assert all(worker.closed for worker in rig.workers)
+
+
+def test_several_gpus_measure_at_the_same_time_and_their_rows_say_on_which(tmp_path: Path) -> None:
+    meeting = threading.Barrier(2, timeout=20)
+    rig = Rig(tmp_path, **{"GPU-a": {"meeting": meeting}, "GPU-b": {"meeting": meeting}})
+    assert rig.run().num_measured == 50
+    for batch in (1, 8):
+        rows = rig.rows(batch)
+        assert Counter(row.subject.network_id for row in rows) == expected_counts(rig.tasks_of(batch))
+        processes: dict[str | None, set[str]] = {}
+        for row in rows:
+            processes.setdefault(row.gpu, set()).add(row.process_id)
+        assert set(processes) == {"GPU-a", "GPU-b"}
+        assert not processes["GPU-a"] & processes["GPU-b"]
+    assert rig.run().num_skipped == 50
+
+
+def test_a_repeat_waits_for_its_first_measurement(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, **{f"GPU-{letter}": {} for letter in "abcd"})
+    rig.tasks = make_tasks([subject(number) for number in range(5)], rig.settings, repeats=5, seed=0)
+    assert rig.run().num_measured == 20
+    for batch in (1, 8):
+        processes: dict[str, set[str]] = {}
+        for row in rig.rows(batch):
+            processes.setdefault(row.subject.network_id, set()).add(row.process_id)
+        assert {len(found) for found in processes.values()} == {2}
+
+
+def test_a_gpu_that_disappears_is_named_and_its_networks_go_to_the_others(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, **{"GPU-a": {"gone": GONE}, "GPU-b": {}})
+    result = rig.run()
+    assert (result.num_measured, result.num_failed, result.given_up) == (50, 0, {})
+    assert {row.gpu for row in rig.rows(1)} == {"GPU-b"}
+    assert rig.messages == [f"GPU-a is given up, its networks go to the other GPUs: {GONE.message}"]
+
+
+def test_a_network_that_crashes_on_one_gpu_is_tried_on_another(tmp_path: Path) -> None:
+    bad, broken = subject(0).network_id, subject(1).network_id
+    rig = Rig(tmp_path, **{"GPU-a": {"failing": {bad: CRASH, broken: CRASH}}, "GPU-b": {"failing": {broken: CRASH}}})
+    rig.tasks = tuple(task for task in rig.tasks if task.setting.batch == 1 and not task.repeat)
+    result = rig.run()
+    assert (result.num_measured, result.num_failed) == (19, 1)
+    rows = {row.subject.network_id: row for row in rig.rows(1)}
+    assert rows[broken].failure == CRASH
+    assert (rows[bad].failure, rows[bad].gpu) == (None, "GPU-b")
+    assert any(text.startswith(f"{broken} goes to another GPU, as it failed on GPU-") for text in rig.messages)
+
+
+def test_a_batch_that_fits_on_one_gpu_alone_is_measured_there(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, **{"GPU-a": {"reference_failures": {8: MEMORY}}, "GPU-b": {}})
+    assert rig.run().num_measured == 50
+    assert {row.gpu for row in rig.rows(8)} == {"GPU-b"}
+    assert [text.split(",")[0] for text in rig.messages] == ["GPU-a with batch 8 is given up"]
+
+
+def test_a_campaign_ends_when_its_last_gpu_disappears(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, **{"GPU-a": {"gone": GONE}, "GPU-b": {"gone": GONE}})
+    with pytest.raises(MissingError, match="finds no GPU"):
+        rig.run()
+    assert all(worker.closed and worker.interrupted for worker in rig.workers)
+
+
 # ---------------------------------------------------------------------------------------- kill -9
 
 SCRIPT = """
 import sys, time
 from pathlib import Path
-from hwnas.profile.campaign import Campaign, WorkerPair
+from hwnas.profile.campaign import Campaign
+from hwnas.profile.crew import Crew, WorkerPair
 from hwnas.records import Store
 from tests.profile.stand_ins import TASKS, FakeWorker
 from tests.records.rows import SESSION, manifest
@@ -177,7 +312,7 @@ class Slow(FakeWorker):
 
 with Store(Path(sys.argv[1]), manifest=manifest(), session=SESSION) as store:
     start = lambda: Slow(process_id=f"{sys.argv[2]}-{time.monotonic_ns()}")
-    campaign = Campaign({1: store}, WorkerPair(start), pairs=12, seed=5)
+    campaign = Campaign({1: store}, Crew([WorkerPair(start)]), pairs=12, seed=5)
     told = lambda state: print(state.network.split()[-1], flush=True)
     print("ready", flush=True)
     campaign.run(TASKS, listener=told)

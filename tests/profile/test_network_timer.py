@@ -228,6 +228,16 @@ class Willing:
         (InputError("timm model 'x' is not known"), "build", "export"),
         (ValueError("a cycle"), "prepare", "export"),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), "time", "crash"),
+        (torch.AcceleratorError("CUDA error: an illegal memory access was encountered"), "prepare", "crash"),
+        (torch.AcceleratorError("CUDA error: out of memory"), "prepare", "memory"),
+        (RuntimeError("CUDA error: device-side assert triggered"), "build", "crash"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm`"), "prepare", "crash"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), "prepare", "memory"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling `cublasLtMatmul`"), "check", "unsupported"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR"), "prepare", "crash"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. This error may appear"), "prepare", "unsupported"),
+        (RuntimeError("[ONNXRuntimeError] : 6 : CUDA failure 700: an illegal memory access"), "prepare", "crash"),
+        (RuntimeError("[ONNXRuntimeError] : 6 : CUDA failure 2: out of memory ; GPU=0"), "prepare", "memory"),
     ],
 )
 def test_errors_are_sorted(error: Exception, stage: str, reason: str) -> None:
@@ -237,6 +247,8 @@ def test_errors_are_sorted(error: Exception, stage: str, reason: str) -> None:
 def test_messages_are_one_line_and_not_pages() -> None:
     assert classify_failure(ValueError("a\n  b"), stage="build").message == "ValueError: a b"
     assert classify_failure(InputError("a", got="b", hint="c"), stage="build").message == "a, got b"
+    crash = RuntimeError("CUDA error: unspecified launch failure")
+    assert classify_failure(crash, stage="prepare").message == f"in stage: prepare: RuntimeError: {crash}"
     long = classify_failure(ValueError("word " * 1000), stage="build").message
     assert len(long) < 700
     assert long.endswith("…")

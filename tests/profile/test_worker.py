@@ -16,7 +16,7 @@ from hwnas.devices import detect
 from hwnas.errors import InputError, MissingError, UnknownNameError, UsageError
 from hwnas.profile.subjects import space_subject
 from hwnas.profile.worker import Worker, WorkerLimits
-from hwnas.profile.worker_messages import MeasurementTask, TaskResult
+from hwnas.profile.worker_messages import MeasurementTask, ReferenceNetworkError, TaskResult
 from hwnas.space import SPACES
 from tests.records.rows import make_setting
 
@@ -107,6 +107,27 @@ def test_a_crash_costs_one_network_and_the_process(worker: Worker, runtime: str,
     assert outcome.process_id == before
     assert worker.process_id is None
     assert works(worker).process_id != before
+
+
+def test_an_error_of_the_gpu_costs_one_network_and_the_process_whose_context_it_broke(worker: Worker) -> None:
+    before = works(worker).process_id
+    outcome = worker.measure(task("broken-context"))
+    assert outcome.failure is not None
+    assert outcome.failure.reason == "crash"
+    assert outcome.failure.message.startswith(
+        "in stage: prepare: AcceleratorError: CUDA error: an illegal memory access"
+    )
+    assert (outcome.process_id, worker.process_id) == (before, None)
+
+
+def test_a_reference_network_that_does_not_fit_is_an_error_of_its_batch(worker: Worker) -> None:
+    large = task("large-reference", setting=make_setting(device=DEVICE, runtime="large-reference", batch=8))
+    assert works(worker).failure is None
+    with pytest.raises(ReferenceNetworkError, match="must run on large-reference with batch 8") as caught:
+        worker.measure(large)
+    assert caught.value.failure.reason == "memory"
+    assert str(caught.value.got).startswith("memory: OutOfMemoryError: CUDA out of memory")
+    assert worker.measure(task("large-reference")).failure is None
 
 
 def test_a_network_that_hangs_is_given_up_with_all_that_it_started(
