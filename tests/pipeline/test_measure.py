@@ -177,9 +177,9 @@ def test_auto_takes_the_best_runtime_that_is_here_and_says_so(request_here: Camp
         ({"runtime": "onnxrt"}, UnknownNameError, "runtime 'onnxrt' is not known"),
         ({"runtime": "torch-graph"}, MissingError, "runtime torch-graph cannot be used on this machine"),
         ({"precision": "tf32"}, InputError, "onnxruntime must be able to run in this setting"),
-        ({"also": ("deit_tiny",)}, InputError, "must be one of timm"),
-        ({"also": ("timm:deit_teeny",)}, UnknownNameError, "timm model 'deit_teeny' is not known"),
-        ({"also": ("timm:deit_tiny_patch16_224@x",)}, InputError, "image size must be a whole number"),
+        ({"extra_models": ("deit_tiny",)}, InputError, "must be one of timm"),
+        ({"extra_models": ("timm:deit_teeny",)}, UnknownNameError, "timm model 'deit_teeny' is not known"),
+        ({"extra_models": ("timm:deit_tiny_patch16_224@x",)}, InputError, "image size must be a whole number"),
         ({"samples": 0, "space": "vitas-micro"}, UsageError, "there must be something to measure"),
     ],
 )
