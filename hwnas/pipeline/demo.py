@@ -16,6 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hwnas.config import require_valid, shown, to_mapping
 from hwnas.errors import InputError, Interrupted, signal_number, unknown
 from hwnas.metrics import Deployment
@@ -24,7 +27,6 @@ from hwnas.runs import MANIFEST, Run
 from hwnas.space import SPACES
 
 if TYPE_CHECKING:
-    from hwnas.pipeline.inference import Inference
     from hwnas.report.front import FrontRow
     from hwnas.search.record import SearchRecord
 
@@ -57,6 +59,22 @@ class DemoOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Inference:
+    """Classification of one image by an exported network."""
+
+    image: str
+    """Description of the image."""
+    predicted: int
+    """Class with the largest logit."""
+    label: int
+    """True class."""
+    probability: float
+    """Softmax probability of the predicted class."""
+    milliseconds: float
+    """Wall time of the single run, which is no measurement of latency."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DemoResult:
     """The results of a demo."""
 
@@ -68,7 +86,7 @@ class DemoResult:
     report: Path
     model: Path
     """The exported network, as ONNX."""
-    inference: "Inference"
+    inference: Inference
     """The prediction of the exported network for one image."""
     seconds: Mapping[str, float]
     """Duration of each step in this session."""
@@ -104,6 +122,30 @@ def run_demo(options: DemoOptions, *, out: Path, reporter: Reporter) -> DemoResu
         inference=inference,
         seconds=steps.seconds,
     )
+
+
+def classify_heldout_image(model: Path, *, run: Path) -> Inference:
+    """Run an ONNX network on the first held-out image of a training, on the CPU.
+
+    Args:
+        model: ONNX file of the network.
+        run: Run of the training that held the image out.
+    """
+    from hwnas.export.onnx_session import load_onnxruntime
+
+    onnxruntime = load_onnxruntime()
+    image, label, name = _first_heldout_image(run)
+    session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+    (graph_input,) = session.get_inputs()
+    if isinstance(batch := graph_input.shape[0], int):  # a network of a fixed batch size
+        image = np.repeat(image, batch, axis=0)
+    began = time.perf_counter()
+    (logits,) = session.run(None, {graph_input.name: image})
+    milliseconds = 1e3 * (time.perf_counter() - began)
+    exponentials = np.exp(logits[0] - logits[0].max())
+    predicted = int(exponentials.argmax())
+    probability = float(exponentials[predicted] / exponentials.sum())
+    return Inference(image=name, predicted=predicted, label=label, probability=probability, milliseconds=milliseconds)
 
 
 def _prepare_folder(options: DemoOptions, out: Path) -> DemoOptions:
@@ -229,7 +271,7 @@ class _Steps:
 
     def run(self, record: "SearchRecord") -> "tuple[Path, Inference]":
         """Run the exported network once, without hwnas or torch."""
-        from hwnas.pipeline.inference import classify_heldout_image
+        from hwnas.pipeline.demo import classify_heldout_image
 
         with self._step("run", "running the exported network once"):
             model = self._model(record)
@@ -256,3 +298,16 @@ class _Steps:
             message = f"all that is done is kept\n  try     {again}"
             raise Interrupted(message, number=signal_number(stopped)) from stopped
         self.seconds[name] = time.perf_counter() - began
+
+
+def _first_heldout_image(run: Path) -> tuple[NDArray[np.float32], int, str]:
+    """Return the image as the network takes it, its class and its description."""
+    from hwnas.pipeline.evaluate import open_run_data
+    from hwnas.runs import Run
+    from hwnas.train.data.loader import EvalLoader
+    from hwnas.train.options import read_train_config
+
+    config = read_train_config(Run.open(run))
+    data = open_run_data(run, config, data=None, shape=config.image_shape, num_classes=config.num_classes)
+    batch = next(iter(EvalLoader(data.heldout, image_shape=config.image_shape, batch_size=1)))
+    return batch.images.numpy(), int(batch.labels[0]), "the first held-out image"

@@ -1,7 +1,10 @@
-"""Fit a predictor: evaluate all models on held-out networks, choose the best and write its card."""
+"""Fit a predictor: evaluate all models on held-out networks, choose the best and write its card.
+
+`transfer_predictor` also uses the predictors of other devices.
+"""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -13,14 +16,15 @@ from hwnas.predict.arrays import Numbers
 from hwnas.predict.card import CONFIDENCES, Card, Coverage, FittedData, HeldOut
 from hwnas.predict.drift import without_drift
 from hwnas.predict.features.conditions import Conditions
-from hwnas.predict.features.table import Features, require_finite
+from hwnas.predict.features.table import Features, require_finite, with_source_predictions
 from hwnas.predict.fitted_range import FittedRange
 from hwnas.predict.folds import group_equal_networks
 from hwnas.predict.intervals import calibrate, held_out_coverage
 from hwnas.predict.learning_curve import COUNTS, learning_curve
 from hwnas.predict.models import Learner, counted_blocks
-from hwnas.predict.predictor import Predictor, Validation
+from hwnas.predict.predictor import Predictor, Source, Validation
 from hwnas.predict.selection import HeldOutPredictions, Protocol, cross_validate, refit
+from hwnas.predict.transfer import transfer
 
 _log = logging.getLogger(__name__)
 
@@ -30,6 +34,8 @@ _DRIFT_GAIN = 0.95
 """Drift is corrected only if that brings the error on held-out networks below this share of it."""
 _SMALLEST_DRIFT = 1e-3
 """Smaller drifts are ignored: without noise, as in values of memory, rounding errors look like drift."""
+_TRANSFER = "transfer"
+"""Name of the mixture of models of other devices on a card."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +93,7 @@ def fit_predictor(
         InputError: There are too few networks, a value is not finite and positive, or environments are mixed.
     """
     protocol = protocol or Protocol(held_out="networks" if observed.groups is None else "groups")
-    check_observations(observed, allow_mixed=allow_mixed)
+    _check_observations(observed, allow_mixed=allow_mixed)
     observed, held_out = _validate(observed, protocol, learners)
     features, target = observed.features, observed.target
     choice = held_out.choice()
@@ -96,11 +102,66 @@ def fit_predictor(
     curve = _curve(observed, held_out, learners) if with_curve else {}
     validation = Validation(target=target, by_model=held_out.by_model, by_count=curve)
     return Predictor(
-        card=make_card(observed, held_out, choice, validation=validation, count_names=counted_blocks(model)),
+        card=_make_card(observed, held_out, choice, validation=validation, count_names=counted_blocks(model)),
         conditions=replace(observed.conditions, batch=1),
         model=model,
         intervals=calibrate(features, target, held_out.by_model[choice]),
         fitted_range=FittedRange.fit(features, one_space=observed.space is not None),
+        validation=validation,
+    )
+
+
+def transfer_predictor(
+    observed: Observations,
+    *,
+    sources: Mapping[str, Source],
+    predictions: Mapping[str, Numbers],
+    unlike: Collection[str] = (),
+    allow_mixed: bool = False,
+) -> Predictor | None:
+    """Fit a predictor that uses source devices; return None if it is no better than the best model without them.
+
+    All scores on its card are leave-one-out scores.
+
+    Args:
+        observed: The measured networks of the new device.
+        sources: Models of the source devices.
+        predictions: Predictions of the measured networks by each source.
+        unlike: Sources of another runtime or kind of device.
+        allow_mixed: Accept measurements of several environments.
+
+    Raises:
+        InputError: The measurements are not valid, or are of fewer than four networks.
+    """
+    _check_observations(observed, allow_mixed=allow_mixed)
+    features, target = with_source_predictions(observed.features, predictions), observed.target
+    mixture = transfer(features, target, sources=tuple(predictions), unlike=unlike)
+    if not mixture.sources_help:
+        return None
+    validation = Validation(target=target, by_model={_TRANSFER: mixture.mixed, **mixture.by_method}, by_count={})
+    held_out = HeldOutPredictions(
+        target=target,
+        protocol=Protocol(num_folds=len(mixture.folds), repeats=1, held_out="networks"),
+        by_model={_TRANSFER: mixture.mixed[None]},
+        folds=(mixture.folds,),
+    )
+    models = (mixture.fitted, *(source.model for source in sources.values()))
+    card = _make_card(
+        replace(observed, features=features),
+        held_out,
+        _TRANSFER,
+        validation=validation,
+        count_names=tuple(dict.fromkeys(name for model in models for name in counted_blocks(model))),
+    )
+    data = replace(card.data, num_networks=len(mixture.folds))
+    used = ", ".join(f"{name} {share:.0%}" for name, share in mixture.shares.items())
+    return Predictor(
+        card=replace(card, data=data, notes=(*card.notes, f"mixture of: {used}")),
+        conditions=replace(observed.conditions, batch=1),
+        model=mixture.fitted,
+        intervals=calibrate(features, target, mixture.mixed[None]),
+        fitted_range=FittedRange.fit(features, one_space=observed.space is not None),
+        sources=dict(sources),
         validation=validation,
     )
 
@@ -173,7 +234,7 @@ def _held_out_rows(measured: Numbers, predicted: Numbers) -> tuple[HeldOut, ...]
     return tuple(HeldOut(measured=value, predicted=prediction) for value, prediction in rows)
 
 
-def check_observations(observed: Observations, *, allow_mixed: bool) -> None:
+def _check_observations(observed: Observations, *, allow_mixed: bool) -> None:
     """Require finite positive measurements, one per network, of one environment unless mixed ones are allowed."""
     values = np.asarray(observed.values)
     if values.shape != (len(observed.features),):
@@ -192,7 +253,7 @@ def check_observations(observed: Observations, *, allow_mixed: bool) -> None:
         )
 
 
-def make_card(
+def _make_card(
     observed: Observations,
     held_out: HeldOutPredictions,
     choice: str,

@@ -1,6 +1,6 @@
 """`hwnas fit`: fit predictors to the profiles and published tables of a device."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,18 +14,17 @@ from hwnas.data_paths import PREDICTORS, PROFILES, DataPaths, data_search_path
 from hwnas.devices import Machine, resolve
 from hwnas.errors import InputError, unknown
 from hwnas.files import file_errors, path_within, printable
-from hwnas.metrics import MEASURED_METRICS, UNSPECIFIED, Deployment, MeasuredMetric
+from hwnas.metrics import MEASURED_METRICS, UNSPECIFIED, Deployment, MeasuredMetric, Metric
 from hwnas.pipeline.predictors.grouping import LeftOut, group_profiles
-from hwnas.pipeline.predictors.measured_networks import MeasuredNetworks, measured_profile
-from hwnas.pipeline.predictors.published_tables import measured_table
-from hwnas.pipeline.predictors.transfer_sources import find_sources
+from hwnas.pipeline.predictors.measured_networks import MeasuredNetworks, measured_profile, measured_table
+from hwnas.predict.arrays import Numbers
 from hwnas.predict.card import Card
-from hwnas.predict.fit import as_throughput, fit_predictor
+from hwnas.predict.fit import as_throughput, fit_predictor, transfer_predictor
 from hwnas.predict.folds import group_equal_networks
 from hwnas.predict.lookup import predictor_folder
-from hwnas.predict.predictor import Predictor
+from hwnas.predict.predictor import Predictor, Source
 from hwnas.predict.saving import save_predictor
-from hwnas.predict.transfer_fit import transfer_predictor
+from hwnas.predict.selector import ChosenPredictor, NoPredictorError, choose_predictor
 from hwnas.profile.lookup import profile_entries, table_entries
 from hwnas.progress import NullReporter, Reporter
 
@@ -230,3 +229,52 @@ def _nothing_to_fit(device: str, options: FitOptions, known: Sequence[str] = ())
     }
     got = ", ".join(f"{name} {value}" for name, value in requested.items() if value is not None)
     return InputError(f"no profile of {device} matches these options", got=got or None, known=known)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferSources:
+    """Models of other devices, and their predictions of the measured networks, by device."""
+
+    sources: Mapping[str, Source]
+    predictions: Mapping[str, Numbers]
+    unlike: frozenset[str]
+    """Devices with a predictor of another runtime or kind of device."""
+
+
+def find_sources(
+    networks: MeasuredNetworks, metric: MeasuredMetric, devices: Sequence[str], *, predictors: Path | None = None
+) -> TransferSources:
+    """Choose a predictor of each device for these networks, of the same runtime if there is one."""
+    named = list(dict.fromkeys(map(resolve, devices)))
+    if networks.device.name in named:
+        raise InputError("--from must name another device", got=networks.device.name)
+    wanted = {device: Metric(name=metric, deployment=Deployment(device=device)) for device in named}
+    chosen = {device: _choose(networks, item, predictors) for device, item in wanted.items()}
+    sources = {device: _source(networks, predictor) for device, predictor in chosen.items()}
+    return TransferSources(
+        sources=sources,
+        predictions={name: source.predict(networks.features_for) for name, source in sources.items()},
+        unlike=frozenset(
+            device
+            for device, source in chosen.items()
+            if source.metric.deployment.runtime != networks.deployment.runtime
+            or source.predictor.conditions.kind != networks.device.kind
+        ),
+    )
+
+
+def _source(networks: MeasuredNetworks, chosen: ChosenPredictor) -> Source:
+    predictor = chosen.predictor
+    if predictor.sources:
+        raise InputError(f"{chosen.path} cannot be a source, because it was transferred from other devices itself")
+    batches = (predictor.card.metric.deployment.fixed_batch, networks.deployment.fixed_batch)
+    batch = next(filter(None, (*batches, predictor.card.data.usual_batch)), 1)
+    return Source(conditions=predictor.conditions, batch=batch, model=predictor.model)
+
+
+def _choose(networks: MeasuredNetworks, metric: Metric, predictors: Path | None) -> ChosenPredictor:
+    try:
+        same = metric.completed(Deployment(runtime=networks.deployment.runtime))
+        return choose_predictor(same, space=networks.space, predictors=predictors)
+    except NoPredictorError:  # another runtime may help too; leave-one-out errors decide
+        return choose_predictor(metric, space=networks.space, predictors=predictors)

@@ -13,7 +13,7 @@ from hwnas.devices import resolve
 from hwnas.errors import InputError, UnknownNameError, unknown
 from hwnas.files import file_errors, read_text
 from hwnas.metrics import ANY_BATCH, PRECISIONS, RUNTIMES, UNSPECIFIED, Deployment
-from hwnas.pipeline.predictors.published_tables import key_of, matching
+from hwnas.pipeline.predictors.measured_networks import match_models, model_key
 from hwnas.pipeline.predictors.workloads import WORKLOADS, known_workloads, trace_timm
 from hwnas.progress import NullReporter, Reporter
 from hwnas.records.table import (
@@ -88,14 +88,14 @@ def import_timm(
         raise InputError("there must be a file to import", got="none", hint="benchmark-infer-*.csv of timm")
     tables = [_table(path, options) for path in files]
     _require_free([manifest for manifest, _, _ in tables], options.out)
-    wanted = {key_of(row): None for _, _, rows in tables for row in rows}
+    wanted = {model_key(row): None for _, _, rows in tables for row in rows}
     traced = _traced(list(wanted), options.out, reporter)
     return tuple(_written(manifest, text, rows, traced, options.out) for manifest, text, rows in tables)
 
 
 def _table(path: Path, options: ImportOptions) -> tuple[TableManifest, str, list[TableRow]]:
     text = read_text(path)
-    rows = matching(parse_rows(text, source=str(path)), options.match)
+    rows = match_models(parse_rows(text, source=str(path)), options.match)
     if not rows:
         raise InputError(f"{path} must have a model that --match matches", got=options.match)
     return replace(_manifest(path, options), sha256=rows_digest(text)), text, rows
@@ -214,7 +214,7 @@ def _written(
 ) -> ImportedTable:
     path = table_folder(out, manifest)
     write_table(path, manifest, text)
-    missing = tuple(row.model for row in rows if traced.models[key_of(row)] is None)
+    missing = tuple(row.model for row in rows if traced.models[model_key(row)] is None)
     return ImportedTable(
         path=path,
         manifest=manifest,

@@ -1,4 +1,4 @@
-"""Measured networks of one setting: workloads and values by metric, as input of a fit."""
+"""Measured networks of one setting, from profiles and published tables: workloads and values as input of a fit."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,19 +10,24 @@ from numpy.typing import NDArray
 
 from hwnas.config import from_mapping
 from hwnas.devices import DEVICES, Device
+from hwnas.errors import InputError
 from hwnas.metrics import MEASURED_METRICS, Deployment, MeasuredMetric, Metric
-from hwnas.pipeline.predictors.workloads import subject_population, subject_workloads
+from hwnas.pipeline.predictors.workloads import known_workloads, subject_population, subject_workloads, timm_workload
 from hwnas.predict.arrays import Numbers
 from hwnas.predict.features.conditions import Conditions, conditions_of
 from hwnas.predict.features.counting import population_features, workload_features
 from hwnas.predict.features.table import Features
 from hwnas.predict.fit import Observations
-from hwnas.profile.lookup import ProfileEntry
+from hwnas.profile.lookup import ProfileEntry, TableEntry
 from hwnas.profile.results import MeasurementSummary, summarize_measurements
 from hwnas.profile.statistics import noise_floor
 from hwnas.records import Measurement, Subject, load_profile
 from hwnas.records.manifest import MANIFEST
+from hwnas.records.table import TableRow, compile_pattern, read_table
+from hwnas.records.workloads import ModelKey, TracedModels
 from hwnas.workload import Workload, Workloads
+
+_MS_PER_S = 1e3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +168,44 @@ def measured_profile(entry: ProfileEntry, *, num_networks: int | None = None) ->
     )
 
 
+def measured_table(entry: TableEntry) -> MeasuredNetworks:
+    """Return the rows of a table whose models were or can be traced."""
+    manifest, table_rows = read_table(entry.path)
+    traced = known_workloads(entry.path.parents[1])
+    pairs = [(row, _workload(row, traced)) for row in match_models(table_rows, manifest.match)]
+    rows = [row for row, workload in pairs if workload is not None]
+    if not rows:
+        raise InputError(f"{entry.name} must have a model that can be traced", got=f"{len(table_rows)} that cannot")
+    batches = np.array([row.batch for row in rows], dtype=np.int64)
+    throughput = np.array([row.throughput for row in rows])
+    return MeasuredNetworks(
+        name=entry.name,
+        device=known_device({}, name=str(manifest.deployment.device)),
+        deployment=manifest.deployment,
+        main_space_name="timm",
+        created_utc=manifest.created_utc,
+        sources=(entry.name,),
+        environment={"source": manifest.source, **manifest.environment},
+        environments=(manifest.sha256[:16],) * len(rows),
+        space_names=("timm",) * len(rows),
+        workloads=tuple(workload for _, workload in pairs if workload is not None),
+        batches=batches,
+        values={"latency_ms": _MS_PER_S * batches / throughput, "throughput": throughput},
+        noise_floors={},
+    )
+
+
+def match_models(rows: Sequence[TableRow], pattern: str) -> list[TableRow]:
+    """Return the rows with a model whose name matches the pattern from its beginning."""
+    compiled = compile_pattern(pattern, where="--match")
+    return [row for row in rows if compiled.match(row.model)]
+
+
+def model_key(row: TableRow) -> ModelKey:
+    """Return the key of the traced model of a row."""
+    return row.model, row.image_size
+
+
 def _time(row: Measurement) -> float:
     return datetime.fromisoformat(row.started_utc).timestamp()
 
@@ -251,3 +294,12 @@ def _repeated(rows: Sequence[Measurement], values: Sequence[float]) -> list[tupl
         if process_id != row.process_id and value > 0 and known > 0:
             pairs.setdefault(row.subject.network_id, (known, value))
     return list(pairs.values())
+
+
+def _workload(row: TableRow, traced: TracedModels) -> Workload | None:
+    if model_key(row) in traced.models:
+        return traced.models[model_key(row)]
+    try:
+        return timm_workload(row.model, image_size=row.image_size)
+    except InputError:  # the installed timm lacks the model, or it cannot be traced; the import reported it
+        return None

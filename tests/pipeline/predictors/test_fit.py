@@ -9,10 +9,9 @@ import pytest
 
 from hwnas.errors import InputError, MissingError
 from hwnas.metrics import Deployment
-from hwnas.pipeline.predictors.fit import FitOptions, _first, fit_predictors
+from hwnas.pipeline.predictors.fit import FitOptions, _first, find_sources, fit_predictors
 from hwnas.pipeline.predictors.measured_networks import measured_profile, select_space
 from hwnas.pipeline.predictors.predict import PredictOptions, predict_networks, require_all_inside
-from hwnas.pipeline.predictors.transfer_sources import find_sources
 from hwnas.predict.card import load_card
 from hwnas.predict.models import BlocksLearner
 from hwnas.profile.lookup import profile_entries

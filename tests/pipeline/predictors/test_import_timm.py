@@ -8,8 +8,8 @@ from hwnas.errors import InputError
 from hwnas.metrics import Deployment
 from hwnas.pipeline.predictors.fit import FitOptions, fit_predictors
 from hwnas.pipeline.predictors.import_timm import ImportOptions, import_timm
+from hwnas.pipeline.predictors.measured_networks import measured_table
 from hwnas.pipeline.predictors.predict import PredictOptions, predict_networks
-from hwnas.pipeline.predictors.published_tables import measured_table
 from hwnas.pipeline.predictors.workloads import _timm_workload, timm_workload
 from hwnas.pipeline.profiles import list_profiles, load_profile
 from hwnas.profile.lookup import table_entries
