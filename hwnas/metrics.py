@@ -28,6 +28,9 @@ Precision = Literal["fp32", "tf32", "fp16", "bf16", "fp8", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 """All precisions that are known by name; a runtime, an exporter or a datasheet has some of them."""
 
+QUANTISED: frozenset[str] = frozenset({"fp8", "int8"})
+"""Precisions that may change the accuracy of a network; in all others it is taken to be that of fp32."""
+
 PRECISION_PREFERENCE: tuple[Precision, ...] = ("bf16", "fp16", "tf32", "fp32", "int8")
 """The order in which predictors are preferred where no precision is specified."""
 

@@ -117,6 +117,8 @@ class SearchLedger:
         self._study, self._stored = study, _StoredValues(study, problem)
         self._stopwatch = Stopwatch(before_s=0.0 if study is None else study.recall_seconds("elapsed_s"))
         self._requested: set[bytes] = set()
+        self._values: dict[bytes, float] = {}
+        """The expensive values that are known, by the key of the candidate, or of the first one that shares it."""
         self._parts: list[EvaluatedCandidates] = []
         self._idle = 0
         self._bounds, self._on_progress, self._front = bounds, on_progress, np.zeros((0, len(problem.objectives)))
@@ -150,13 +152,40 @@ class SearchLedger:
             genomes = genomes[: self.left]
         if not len(genomes) or self.stop is not None:
             return self._empty()
+        before = self.evaluations
+        part = self._evaluate_generation(genomes)
+        self._update_stop(num_evaluated=self.evaluations - before)
+        _log.debug(
+            "generation %d: %d candidates, %d evaluations in all", part.generations[0], len(genomes), self.evaluations
+        )
+        if self.stop is not None:
+            _log.info("the search stops: %s", self.stop)
+        self._report(part)
+        return part
+
+    def evaluate_siblings(self, evaluated: EvaluatedCandidates) -> EvaluatedCandidates:
+        """Add unseen candidates that share the expensive values of evaluated ones, which costs nothing.
+
+        Where deployments share the expensive value, an evaluated network is known in all of them, and the best ones may
+        be on the front. It can be called when the budget is spent.
+        """
+        if self.evaluators.shared_by is None:
+            return self._empty()
+        siblings = self.evaluators.shared_by.accuracy_siblings(evaluated.genomes[evaluated.evaluated])
+        siblings = siblings[self.seen.fresh(siblings)]
+        if not len(siblings):
+            return self._empty()
+        part = self._evaluate_generation(siblings)
+        self._report(part)
+        return part
+
+    def _evaluate_generation(self, genomes: Genomes) -> EvaluatedCandidates:
         new = genome_keys(genomes)
         assert len(set(new) - self._requested) == len(genomes), "a network would be evaluated twice"
         self._requested.update(new)
         self.seen.add(genomes)
         generation = len(self._parts) and int(self._parts[-1].generations[-1]) + 1
         metrics = dict(self._cheap_metrics(genomes, generation))
-        before = self.evaluations
         if self.problem.has_expensive:
             metrics[str(self.problem.expensive)] = exact(self._expensive_values(genomes, self.problem.admits(metrics)))
         else:
@@ -168,11 +197,6 @@ class SearchLedger:
             generations=np.full(len(genomes), generation, dtype=np.intp),
         )
         self._parts.append(part)
-        self._update_stop(num_evaluated=self.evaluations - before)
-        _log.debug("generation %d: %d candidates, %d evaluations in all", generation, len(genomes), self.evaluations)
-        if self.stop is not None:
-            _log.info("the search stops: %s", self.stop)
-        self._report(part)
         return part
 
     def _cheap_metrics(self, genomes: Genomes, generation: int) -> Metrics:
@@ -188,30 +212,52 @@ class SearchLedger:
 
     def _expensive_values(self, genomes: Genomes, admitted: Mask) -> NDArray[np.float64]:
         """Take stored values from the study, evaluate the others, and store each as soon as it is done."""
-        metric = str(self.problem.expensive)
         values = np.full(len(genomes), np.nan)
-        missing = []
-        for row in np.flatnonzero(admitted)[: self.left].tolist():
-            stored = self._stored.expensive_value(genomes[row : row + 1], metric=metric)
-            if stored is None:
-                missing.append(row)
-            else:
-                values[row] = stored
+        missing: list[tuple[bytes, NDArray[np.intp]]] = []
+        left = self.left
+        for key, rows in self._rows_by_value(genomes, np.flatnonzero(admitted)).items():
+            if key not in self._values:
+                if left < 1:
+                    continue
+                left -= 1
+                stored = self._stored.expensive_value(genomes[rows], metric=str(self.problem.expensive))
+                if stored is None:
+                    missing.append((key, rows))
+                    continue
+                self._values[key] = stored
                 self.evaluations += 1
+            self._set_value(genomes, values, rows, self._values[key])
         if not missing or self._is_late():
             return values
         assert self.evaluators.expensive is not None, "an expensive metric without its evaluator"
-        for index, value in self.evaluators.expensive(genomes[missing]):
-            row = missing[index]
-            values[row] = value
+        for index, value in self.evaluators.expensive(genomes[[rows[0] for _, rows in missing]]):
+            key, rows = missing[index]
+            self._values[key] = value
             self.evaluations += 1
-            if self._study is not None:
-                genome = genomes[row : row + 1]
-                arch_id = self.problem.space.candidates(genome)[0].arch_id
-                self._study.store_value(genome, metric=metric, value=exact([value]), source="supernet", arch_id=arch_id)
+            self._set_value(genomes, values, rows, value)
             if self._is_late():
                 break
         return values
+
+    def _rows_by_value(self, genomes: Genomes, rows: NDArray[np.intp]) -> dict[bytes, NDArray[np.intp]]:
+        """Group rows that have the same expensive value, which is one row each unless deployments share it."""
+        shared_by, grouped = self.evaluators.shared_by, dict[bytes, list[int]]()
+        representatives = genomes if shared_by is None else shared_by.accuracy_representatives(genomes)
+        for row, key in zip(rows.tolist(), genome_keys(representatives[rows]), strict=True):
+            grouped.setdefault(key, []).append(row)
+        return {key: np.array(group, dtype=np.intp) for key, group in grouped.items()}
+
+    def _set_value(self, genomes: Genomes, values: NDArray[np.float64], rows: NDArray[np.intp], value: float) -> None:
+        """Set the expensive value of rows, and store it in the study unless it is there."""
+        values[rows] = value
+        if self._study is None:
+            return
+        metric = str(self.problem.expensive)
+        for row in rows.tolist():
+            genome = genomes[row : row + 1]
+            if self._stored.expensive_value(genome, metric=metric) is None:
+                arch_id = self.problem.space.candidates(genome)[0].id
+                self._study.store_value(genome, metric=metric, value=exact([value]), source="supernet", arch_id=arch_id)
 
     def _is_late(self) -> bool:
         minutes, elapsed_s = self.budget.minutes, self._stopwatch.seconds()
@@ -294,12 +340,12 @@ class _StoredValues:
             )
         return select_rows(self._table.metrics, rows)
 
-    def expensive_value(self, genome: Genomes, *, metric: str) -> float | None:
-        """Return the expensive value of one candidate, or None if it was not evaluated."""
-        (key,) = genome_keys(genome)
-        if self._table is None or key not in self._evaluated:
-            return None
-        return float(self._table.metrics[metric].mean[self._rows[key]])
+    def expensive_value(self, genomes: Genomes, *, metric: str) -> float | None:
+        """Return the expensive value that some candidates share, or None if none of them was evaluated."""
+        for key in genome_keys(genomes):
+            if self._table is not None and key in self._evaluated:
+                return float(self._table.metrics[metric].mean[self._rows[key]])
+        return None
 
 
 def _concatenated_candidates(parts: list[EvaluatedCandidates]) -> EvaluatedCandidates:

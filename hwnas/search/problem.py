@@ -18,6 +18,7 @@ from hwnas.search.objective import (
     require_objectives,
 )
 from hwnas.search.pareto import known_rows
+from hwnas.space.deployed import DeployedSpace
 from hwnas.space.space import AnySpace, Genomes, Mask
 
 Values = NDArray[np.float64]
@@ -121,6 +122,8 @@ class Evaluators:
     expensive: ExpensiveEvaluator | None = None
     fit: FitSurrogate | None = None
     """Fits a surrogate of the expensive metric."""
+    shared_by: DeployedSpace | None = None
+    """The space, if deployments of equal accuracy share the expensive value, which is then evaluated once for all."""
 
 
 def require_metrics(metrics: Metrics, required: Iterable[str]) -> None:

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from hwnas.arguments import conform
 from hwnas.config import from_mapping, shown, to_mapping
 from hwnas.errors import InputError, unknown
+from hwnas.metrics import Deployment
 from hwnas.space.arch import Arch, digest
 from hwnas.space.dimension import Dimension
 from hwnas.workload import Integers, Segment, Workload, Workloads
@@ -67,12 +68,19 @@ class Candidate:
         arch: The network as people read it.
         arch_id: Id of the sub-network of the space's supernet, slots included.
         network_id: Id of the extracted network, which several sub-networks and spaces may share.
+        deployment: The deployment that it is searched in; None where the search has no choice of deployments.
     """
 
     genome: Genomes = field(compare=False, repr=False)
     arch: Arch
     arch_id: str
     network_id: str
+    deployment: Deployment | None = None
+
+    @property
+    def id(self) -> str:
+        """An id that is unique within a search: the arch id, then the deployment where there is a choice of them."""
+        return self.arch_id if self.deployment is None else f"{self.arch_id}-{self.deployment.slug}"
 
 
 class Neighbours(NamedTuple):
@@ -444,7 +452,8 @@ class GenomeReader:
     """Reads one canonical genome by the names of the dimensions."""
 
     def __init__(self, space: Space[Any, Any], genome: Genomes, used: Mask) -> None:
-        self._space, self._genome, self._used = space, genome, used
+        self.genome, self.used = genome, used
+        self._space = space
 
     def value(self, name: str) -> Any:
         """Return the choice of the only dimension of a name."""
@@ -453,7 +462,7 @@ class GenomeReader:
     def values(self, name: str) -> list[Any]:
         """Return the choices of all dimensions of a name; None for those that the network does not use."""
         columns = self._space.columns(name)
-        triples = zip(self._space.dimensions[columns], self._genome[columns], self._used[columns], strict=True)
+        triples = zip(self._space.dimensions[columns], self.genome[columns], self.used[columns], strict=True)
         return [dimension.choices[gene] if used else None for dimension, gene, used in triples]
 
 
@@ -461,7 +470,8 @@ class GenomeWriter:
     """Writes one genome by the names of the dimensions."""
 
     def __init__(self, space: Space[Any, Any], row: Genomes) -> None:
-        self._space, self._row = space, row
+        self.row = row
+        self._space = space
 
     def put(self, name: str, value: object, *, field: str, index: int = 0) -> None:
         """Set a gene.
@@ -483,7 +493,7 @@ class GenomeWriter:
                 got=shown(value),
                 known=choices,
             )
-        self._row[column] = choices.index(value)
+        self.row[column] = choices.index(value)
 
 
 def require_positive(name: str, value: int) -> None:

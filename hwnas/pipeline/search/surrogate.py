@@ -18,6 +18,7 @@ from hwnas.predict.models.model import Standardizer
 from hwnas.predict.models.residual import Correction, Corrector
 from hwnas.search.objective import Estimate
 from hwnas.search.problem import FitSurrogate, Surrogate
+from hwnas.space.deployed import DeployedSpace
 from hwnas.space.space import AnySpace, Genomes
 
 Values = NDArray[np.float64]
@@ -51,11 +52,20 @@ class _Ensemble:
         return answers.mean(axis=0), answers.std(axis=0)
 
 
-def accuracy_surrogate(space: AnySpace) -> FitSurrogate:
-    """Return a function that fits a surrogate of accuracy to networks of a space."""
-    describe = _make_features(space)
+def accuracy_surrogate(space: AnySpace, *, shared_by: DeployedSpace | None = None) -> FitSurrogate:
+    """Return a function that fits a surrogate of accuracy to networks of a space.
+
+    Args:
+        space: The space that is searched.
+        shared_by: The space, if networks have one accuracy in several of its deployments.
+    """
+    describe = _make_features(space, shared_by)
 
     def fit(genomes: Genomes, values: Values, seed: int) -> Surrogate:
+        if shared_by is not None:
+            # Each network once: with copies of it in another fold, the error on left-out networks would be too low.
+            _, first = np.unique(shared_by.accuracy_representatives(genomes), axis=0, return_index=True)
+            genomes, values = genomes[np.sort(first)], values[np.sort(first)]
         raw = describe(genomes)
         standard = Standardizer.fit(raw)
         inputs = standard.apply(raw)
@@ -98,7 +108,7 @@ def _fit_ensemble(learner: Corrector, inputs: Values, values: Values, *, seed: i
     return _Ensemble(tuple(models), held_out)
 
 
-def _make_features(space: AnySpace) -> Callable[[Genomes], Values]:
+def _make_features(space: AnySpace, shared_by: DeployedSpace | None) -> Callable[[Genomes], Values]:
     """Return a function from genomes to features: costs, genes, and sums over the genes of each name."""
     names = tuple(dict.fromkeys(dimension.name for dimension in space.dimensions))
     labels = np.array([names.index(dimension.name) for dimension in space.dimensions])
@@ -111,6 +121,7 @@ def _make_features(space: AnySpace) -> Callable[[Genomes], Values]:
     ]
 
     def describe(genomes: Genomes) -> Values:
+        genomes = genomes if shared_by is None else shared_by.accuracy_representatives(genomes)
         costs, used = space.costs(genomes), space.used(genomes)
         # An unused gene is half a step below the smallest choice of a used one, so that models can tell them apart.
         genes = np.where(used, genomes / tops, -0.5 / tops)

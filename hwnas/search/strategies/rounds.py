@@ -69,7 +69,7 @@ class RoundsSearch(SearchStrategy):
         genomes = first_population(ledger, region, count=min(initial, ledger.left), pool=self.pool, rng=rng)
         rounds = 0
         while ledger.left and len(genomes):
-            ledger.evaluate(genomes)
+            ledger.evaluate_siblings(ledger.evaluate(genomes))
             rounds += 1
             genomes = self._next_batch(ledger, region, min(batch, ledger.left), derived_seed(seed, "round", rounds))
 

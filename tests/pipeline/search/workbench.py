@@ -31,17 +31,21 @@ FIRST = "autoformer-micro"
 DATA = "digits"
 FAST = PostSearch(pairs=8, export_top=0)
 SPEED = f"throughput@{CPU}/onnxruntime/fp32/b1"
+TIMES = {"onnxruntime/fp32": 1.0, "torch/fp32": 1.4, "torch/bf16": 0.8, "openvino/bf16": 0.5, "onnxruntime/int8": 0.4}
+"""Relative times of deployments."""
 
 
 @cache
-def fitted(space: str, name: str, device: str, count: int = 24, batch: int | None = 1) -> Predictor:
+def fitted(
+    space: str, name: str, device: str, count: int = 24, batch: int | None = 1, deployment: str = "onnxruntime/fp32"
+) -> Predictor:
     """A predictor of times that grow with MACs."""
     chosen = SPACES.get(space)
     genomes = chosen.sample(np.random.default_rng(0), count)
-    latency = np.asarray(0.2 + chosen.costs(genomes).macs * 2e-7, dtype=np.float64)
-    deployment = Deployment(device=device, runtime="onnxruntime", precision="fp32", batch=batch or ANY_BATCH, threads=1)
+    latency = np.asarray(TIMES[deployment] * (0.2 + chosen.costs(genomes).macs * 2e-7), dtype=np.float64)
+    measured = replace(Deployment.parse(deployment), device=device, batch=batch or ANY_BATCH, threads=1)
     observed = Observations(
-        metric=Metric(name=name, deployment=deployment),
+        metric=Metric(name=name, deployment=measured),
         conditions=cpu_conditions(),
         features=population_features(chosen.workloads(genomes), cpu_conditions()),
         values=np.divide(1000, latency) if name == "throughput" else latency,
@@ -51,10 +55,16 @@ def fitted(space: str, name: str, device: str, count: int = 24, batch: int | Non
 
 
 def write_predictor(
-    folder: Path, space: str, name: str = "throughput", *, device: str = CPU, batch: int | None = 1
+    folder: Path,
+    space: str,
+    name: str = "throughput",
+    *,
+    device: str = CPU,
+    batch: int | None = 1,
+    deployment: str = "onnxruntime/fp32",
 ) -> Path:
     """A predictor where the library finds it; without a batch, one for any."""
-    predictor = fitted(space, name, device, batch=batch)
+    predictor = fitted(space, name, device, batch=batch, deployment=deployment)
     path = folder / predictor_folder(predictor.card.metric, space=space)
     save_predictor(predictor, path)
     return path
