@@ -172,7 +172,7 @@ class SearchLedger:
         if self.evaluators.shared_by is None:
             return self._empty()
         siblings = self.evaluators.shared_by.accuracy_siblings(evaluated.genomes[evaluated.evaluated])
-        siblings = siblings[self.seen.fresh(siblings)]
+        siblings = siblings[self.seen.is_new(siblings)]
         if not len(siblings):
             return self._empty()
         part = self._evaluate_generation(siblings)

@@ -30,7 +30,7 @@ def test_a_candidate_is_a_network_in_a_deployment(networks: AnySpace) -> None:
         assert (candidate.arch, candidate.arch_id) == (network.arch, network.arch_id)
         assert candidate.network_id == network.network_id
         assert candidate.deployment == DEPLOYMENTS[candidate.genome[-1]]
-        assert candidate.id == f"{network.arch_id}-{candidate.deployment.slug}"
+        assert candidate.id == f"{network.arch_id}-{DEPLOYMENTS[candidate.genome[-1]].slug}"
         assert network.id == network.arch_id
 
 

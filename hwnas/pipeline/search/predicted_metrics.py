@@ -74,7 +74,7 @@ class CheapMetrics:
     def _predictions(
         self, genomes: Genomes, workloads: Workloads
     ) -> Iterator[tuple[MetricPredictor, Mask, Prediction]]:
-        """Yield each predictor with the rows that it predicts, which may be none, and their predictions."""
+        """Yield each predictor that has rows to predict, with these rows and their predictions."""
         selected: dict[Deployment | None, tuple[Mask, Workloads]] = {}
         selected[None] = np.ones(len(genomes), dtype=np.bool_), workloads
         for item in self.predictors:
@@ -83,7 +83,8 @@ class CheapMetrics:
                 rows = self.space.in_deployment(genomes, item.deployment)
                 selected[item.deployment] = rows, self.space.workloads(genomes[rows])
             rows, chosen = selected[item.deployment]
-            yield item, rows, item.predict(chosen, confidence=self.confidence)
+            if item.deployment is None or rows.any():
+                yield item, rows, item.predict(chosen, confidence=self.confidence)
 
 
 def supported_confidence(predictors: tuple[MetricPredictor, ...], wanted: float) -> float:

@@ -47,7 +47,7 @@ def test_a_network_is_outside_the_range_of_its_own_predictor_alone() -> None:
     predictors = tuple(
         MetricPredictor(metric=predictor.card.metric, predictor=predictor, deployment=Deployment.parse(text))
         for text in texts
-        for predictor in [fitted(FIRST, "latency_ms", DEVICE, 6, deployment=text)]
+        for predictor in [fitted(FIRST, "latency_ms", DEVICE, 9, deployment=text)]
     )
     rows = space.sample(np.random.default_rng(1), 200)
     outside = CheapMetrics(space=space, predictors=predictors, confidence=0.5).outside(rows)
