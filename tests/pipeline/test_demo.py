@@ -9,7 +9,7 @@ import pytest
 
 from hwnas.cli.demo import summarize_demo
 from hwnas.errors import InputError, MissingError, UnknownNameError
-from hwnas.pipeline import inference
+from hwnas.pipeline import demo
 from hwnas.pipeline.demo import DemoOptions, run_demo
 from hwnas.progress import NullReporter, ProgressEvent, StageStarted
 
@@ -78,10 +78,8 @@ def test_a_network_for_a_fixed_batch_repeats_the_image(monkeypatch: pytest.Monke
             return [np.array([[0.0, 2.0, 0.0]] * 4)]
 
     monkeypatch.setattr("onnxruntime.InferenceSession", Session)
-    monkeypatch.setattr(
-        inference, "_first_heldout_image", lambda run: (np.zeros((1, 1, 2, 2), np.float32), 2, "a picture")
-    )
-    found = inference.classify_heldout_image(Path("model.onnx"), run=Path("run"))
+    monkeypatch.setattr(demo, "_first_heldout_image", lambda run: (np.zeros((1, 1, 2, 2), np.float32), 2, "a picture"))
+    found = demo.classify_heldout_image(Path("model.onnx"), run=Path("run"))
     assert (found.predicted, found.label) == (1, 2)
     assert found.probability == pytest.approx(np.exp(2) / (np.exp(2) + 2))
 
