@@ -47,6 +47,7 @@ RUNTIMES: Registry[str] = Registry(
     [
         ("tensorrt", "hwnas.profile.runners.tensorrt:TensorRtRunner"),
         ("torch-graph", "hwnas.profile.runners.torch:TorchGraphRunner"),
+        ("openvino", "hwnas.profile.runners.openvino:OpenVinoRunner"),
         ("onnxruntime", "hwnas.profile.runners.onnxruntime:OnnxRuntimeRunner"),
         ("torch-compile", "hwnas.profile.runners.torch:TorchCompileRunner"),
         ("torch", "hwnas.profile.runners.torch:TorchRunner"),

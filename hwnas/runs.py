@@ -44,6 +44,7 @@ PACKAGES = (
     "onnxruntime",
     "onnxruntime-gpu",
     "onnxscript",
+    "openvino",
     "optuna",
     "plotly",
     "pyarrow",

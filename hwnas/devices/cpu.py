@@ -30,6 +30,9 @@ INSTRUCTION_SETS = {
 }
 """Instruction sets that affect the speed of networks, widest first, with their short names in device names."""
 
+BF16_INSTRUCTIONS = frozenset({"amx_bf16", "avx512_bf16", "bf16"})
+"""Instruction sets with products of bfloat16, of Intel, of Intel and AMD, and of ARM."""
+
 _VENDORS = {
     "AuthenticAMD": "amd",
     "GenuineIntel": "intel",
@@ -65,6 +68,11 @@ class Cpu:
     instruction_sets: tuple[str, ...] = ()
     l2_bytes: int | None = None
     l3_bytes: int | None = None
+
+    @property
+    def has_bf16(self) -> bool:
+        """True if the CPU multiplies bfloat16; without these instructions, it is emulated and slower than fp32."""
+        return not BF16_INSTRUCTIONS.isdisjoint(self.instruction_sets)
 
     @property
     def device(self) -> Device:

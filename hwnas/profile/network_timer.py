@@ -47,6 +47,7 @@ _OUT_OF_MEMORY = (
 _UNSUPPORTED = (
     "could not find an implementation",
     "no onnx function found",
+    "no conversion rule found",
     "not implemented for",
     "not_implemented",
     "fallback to cpu ep has been explicitly disabled",

@@ -1,6 +1,7 @@
 import json
 from collections import Counter
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -165,8 +166,9 @@ def test_auto_takes_the_best_runtime_that_is_here_and_says_so(request_here: Camp
         campaign_environment=FakeEnvironment().make(),
         reporter=listener,
     )
-    assert measured.deployment.runtime == "onnxruntime"
-    assert listener.texts == [f"runtime onnxruntime on {CPU}"]
+    best = "onnxruntime" if find_spec("openvino") is None else "openvino"
+    assert (measured.deployment.runtime, measured.deployment.precision) == (best, "fp32")
+    assert listener.texts == [f"runtime {best} on {CPU}"]
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def copy_module(module: nn.Module, setting: Setting) -> nn.Module:
     return copy.deepcopy(module).to(kind, DTYPES[setting.precision]).eval().requires_grad_(requires_grad=False)
 
 
-def onnx_graph(module: nn.Module, images: Tensor, setting: Setting) -> bytes:
+def onnx_graph(module: nn.Module, images: Tensor, setting: Setting, *, precision: str | None = None) -> bytes:
     """Export a module to ONNX for one batch.
 
     Args:
@@ -69,6 +69,8 @@ def onnx_graph(module: nn.Module, images: Tensor, setting: Setting) -> bytes:
         images: A batch, of which only the shape counts.
         setting: Precision and exporter. The exporter 'composed' assembles a module that declares its segments from
             templates; any other module is exported by 'dynamo', which gives the same graph but takes longer.
+        precision: Precision of the graph, for runtimes that lower it themselves; None: that of the setting, for tf32
+            fp32.
 
     Returns:
         The serialized graph.
@@ -86,7 +88,7 @@ def onnx_graph(module: nn.Module, images: Tensor, setting: Setting) -> bytes:
         module,
         input_shape=shape,
         batch=None if setting.exporter == "dynamo-dynamic" else batch,
-        precision="fp32" if setting.precision == "tf32" else setting.precision,
+        precision=precision or ("fp32" if setting.precision == "tf32" else setting.precision),
         exporter="auto" if setting.exporter == "composed" else "dynamo",
     )
     data: bytes = graph.model.SerializeToString()

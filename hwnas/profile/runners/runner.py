@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from hwnas.devices import Device
 from hwnas.errors import InputError, MissingError
@@ -19,8 +19,12 @@ from hwnas.records import Reason, Setting
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-RUNTIME_PREFERENCE = ("tensorrt", "torch-graph", "onnxruntime", "torch")
+RUNTIME_PREFERENCE = ("tensorrt", "torch-graph", "openvino", "onnxruntime", "torch")
 """Runtimes by preference; the first available one is the default."""
+
+Clock = Literal["thread", "process", "wall"]
+"""What times a run on one thread: the CPU time of the calling thread, that of the whole process where the runtime hands
+the batch to a thread of its own, or the wall time alone where a device without a clock does the work."""
 
 _log = logging.getLogger(__name__)
 
@@ -45,7 +49,7 @@ class Sample:
 
     wall_ns: int
     cpu_ns: int | None = None
-    """CPU time of the calling thread; None if other threads or a device do the work."""
+    """CPU time of the one thread that does the work; None if several threads or a device do it."""
     device_ns: int | None = None
     """Time by the device's own clock; None on a CPU."""
     host_ns: int | None = None
@@ -166,26 +170,37 @@ def default_runtime(device: Device) -> str:
     raise MissingError(message, got="; ".join(reasons), hint="hwnas doctor")
 
 
-def run_timed(run: Callable[[], object], *, threads: int) -> Sample:
+def run_timed(run: Callable[[], object], *, threads: int, clock: Clock = "thread") -> Sample:
     """Time one run on the CPU.
 
-    CPU time is that of the calling thread. It is left out if several threads share the work; context switches are then
-    counted over the whole process, to find the undisturbed runs.
+    CPU time is that of the thread that does the work. It is left out if several threads share the work; context
+    switches are then counted over the whole process, to find the undisturbed runs.
 
     Args:
         run: Runs the batch once.
         threads: Number of threads of the runtime.
+        clock: What times a run on one thread; `working_clock` finds it out.
     """
     import resource  # not on Windows, where profiles can still be read and searched
 
     per_thread = getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)  # only Linux counts per thread
-    who = per_thread if threads == 1 else resource.RUSAGE_SELF
+    who = per_thread if threads == 1 and clock == "thread" else resource.RUSAGE_SELF
+    cpu_time_ns = time.process_time_ns if clock == "process" else time.thread_time_ns
     switches = resource.getrusage(who).ru_nivcsw
-    wall, cpu = time.perf_counter_ns(), time.thread_time_ns()
+    wall, cpu = time.perf_counter_ns(), cpu_time_ns()
     run()
-    cpu, wall = time.thread_time_ns() - cpu, time.perf_counter_ns() - wall
+    cpu, wall = cpu_time_ns() - cpu, time.perf_counter_ns() - wall
     return Sample(
         wall_ns=wall,
-        cpu_ns=cpu if threads == 1 else None,
+        cpu_ns=cpu if threads == 1 and clock != "wall" else None,
         switches=resource.getrusage(who).ru_nivcsw - switches,
     )
+
+
+def working_clock(run: Callable[[], object]) -> Clock:
+    """Return the clock of a runtime with one thread: 'thread' if the caller's thread does the work, else 'process'."""
+    thread, process = time.thread_time_ns(), time.process_time_ns()
+    run()
+    thread, process = time.thread_time_ns() - thread, time.process_time_ns() - process
+    # A runtime that only waits in the calling thread leaves under 1 % of the work there.
+    return "thread" if 2 * thread >= process else "process"

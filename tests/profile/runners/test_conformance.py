@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from hwnas.devices import DEVICES, Device, detect
 from hwnas.metrics import RUNTIMES
+from hwnas.profile.parity import expected_logits, parity_tolerance, require_parity
 from hwnas.profile.runners.preparation import device_of
 from hwnas.profile.runners.runner import Runner, RuntimeSession, load_runner
 from hwnas.records import Setting
@@ -128,16 +129,19 @@ def test_sessions_live_side_by_side_and_the_module_stays_as_it_was(
     assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
 
 
-def test_half_precision_is_near_float32(runner: Runner, setting: Setting, images: Tensor) -> None:
-    half = make_setting(device=setting.device, runtime=runner.name, batch=2, precision="fp16")
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_half_precision_is_near_float32(runner: Runner, setting: Setting, images: Tensor, precision: str) -> None:
+    half = make_setting(device=setting.device, runtime=runner.name, batch=2, precision=precision)
     if not runner.supports(half).available:
         pytest.skip(runner.supports(half).reason)
-    prepared = runner.prepare(seeded(), images, half)
-    with torch.inference_mode():
-        expected = seeded()(images)
-    difference = (prepared.outputs() - expected).abs().max()
-    assert 0 < difference < 2e-2
+    module = seeded()
+    prepared = runner.prepare(module, images, half)
+    outputs, expected = prepared.outputs(), expected_logits(module, images)
     prepared.close()
+    assert not torch.equal(outputs, expected), "computed in float32"
+    require_parity(
+        outputs, expected, precision=precision, tolerance=parity_tolerance(module, images, precision=precision)
+    )
 
 
 def test_facts_are_texts_with_a_version(runner: Runner, setting: Setting) -> None:

@@ -1,0 +1,179 @@
+"""Run networks by OpenVINO on a CPU.
+
+OpenVINO lowers the precision itself: it takes a float32 graph and a hint. The hint is always given, because without one
+it takes bfloat16 wherever the CPU has it.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hwnas.devices import Cpu, Device, detect
+from hwnas.devices.memory import release_free_memory, resident_mb
+from hwnas.errors import MissingError
+from hwnas.profile.runners.preparation import onnx_graph
+from hwnas.profile.runners.runner import AVAILABLE, Availability, Clock, Sample, run_timed, working_clock
+from hwnas.records import Setting
+
+PRECISIONS = ("fp32", "bf16")
+"""Not fp16: CPUs with AVX512_FP16 but without AMX for it run it slower than fp32."""
+
+_EXTRA = "openvino"
+_HINTS = {"fp32": "f32", "bf16": "bf16"}
+"""OpenVINO's names. Of an int8 graph, what is not quantised runs in bf16 where the CPU has it, else in fp32."""
+
+_IN_EFFECT = ("INFERENCE_PRECISION_HINT", "INFERENCE_NUM_THREADS", "NUM_STREAMS")
+"""Options that OpenVINO may replace without an error, and that are therefore read back from the compiled network."""
+
+
+class OpenVinoSession:
+    """A graph compiled for a CPU."""
+
+    def __init__(self, graph: bytes, images: Tensor, *, options: Mapping[str, object]) -> None:
+        import openvino
+
+        release_free_memory()
+        before = resident_mb()
+        self._threads = int(str(options["INFERENCE_NUM_THREADS"]))
+        core = openvino.Core()
+        compiled = core.compile_model(core.read_model(graph), "CPU", dict(options))
+        require_in_effect(compiled, options)
+        self._request: Any = compiled.create_infer_request()
+        self._images = images.contiguous().numpy()  # the tensor shares its memory
+        self._request.set_input_tensor(openvino.Tensor(self._images, shared_memory=True))
+        self._run()
+        release_free_memory()
+        after = resident_mb()
+        self._memory_mb = None if before is None or after is None else after - before
+        self._clock: Clock = working_clock(self._run)
+
+    def run_once(self) -> Sample:
+        """Run the batch once."""
+        return run_timed(self._run, threads=self._threads, clock=self._clock)
+
+    def outputs(self) -> Tensor:
+        """Return the logits of the batch."""
+        self._run()
+        return torch.from_numpy(np.array(self._request.get_output_tensor(0).data)).float()
+
+    def memory_mb(self) -> float | None:
+        """Return the growth of the process by the session and its first run."""
+        return self._memory_mb
+
+    def close(self) -> None:
+        """Release the compiled network."""
+        del self._request, self._images
+
+    def _run(self) -> None:
+        # The synchronous call: with one thread, the calling thread itself does the work. The logits are not copied.
+        self._request.infer(share_outputs=True)
+
+
+class OpenVinoRunner:
+    """OpenVINO's CPU plugin, with one stream.
+
+    Args:
+        find_cpu: Returns the CPU of this machine; tests replace it.
+    """
+
+    name = "openvino"
+
+    def __init__(self, *, find_cpu: Callable[[], Cpu] | None = None) -> None:
+        self._find_cpu = find_cpu or _this_cpu
+
+    def available(self, device: Device) -> Availability:
+        """Check if OpenVINO is installed and has the device."""
+        if device.kind != "cpu":
+            return Availability(available=False, reason=f"openvino runs on a CPU, not on {device.name}")
+        if find_spec("openvino") is None:
+            return Availability(available=False, reason="openvino is not installed", extra=_EXTRA)
+        import openvino
+
+        present = openvino.Core().available_devices
+        if "CPU" not in present:
+            reason = f"openvino {openvino.__version__} has no CPU plugin (it has {', '.join(present) or 'none'})"
+            return Availability(available=False, reason=reason, extra=_EXTRA)
+        return AVAILABLE
+
+    def supports(self, setting: Setting) -> Availability:
+        """Check if the device computes in the precision, without emulating it."""
+        if setting.precision not in PRECISIONS:
+            reason = f"openvino runs {', '.join(PRECISIONS)} on {setting.device}, not {setting.precision}"
+            return Availability(available=False, reason=reason)
+        if setting.precision == "bf16" and not self._find_cpu().has_bf16:
+            reason = f"{setting.device} has no bf16 instructions: bf16 would be emulated and slow; fp32 is faster"
+            return Availability(available=False, reason=reason)
+        return AVAILABLE
+
+    def prepare(self, module: nn.Module, images: Tensor, setting: Setting) -> OpenVinoSession:
+        """Export a module to a float32 graph, or one with quantised products, and compile it in the precision."""
+        graph = onnx_graph(module, images, setting, precision="int8" if setting.precision == "int8" else "fp32")
+        return OpenVinoSession(graph, images, options=self._options(setting))
+
+    def facts(self, setting: Setting) -> Mapping[str, str]:
+        """Return versions, the name of the device, and the options that are in effect there."""
+        import onnx
+        import openvino
+
+        core, options = openvino.Core(), self._options(setting)
+        compiled = core.compile_model(_probe(), "CPU", options)
+        require_in_effect(compiled, options)
+        return {
+            "openvino": openvino.__version__,
+            "onnx": onnx.__version__,
+            "torch": torch.__version__,
+            "device": str(core.get_property("CPU", "FULL_DEVICE_NAME")),
+            "precision": _shown(compiled.get_property("INFERENCE_PRECISION_HINT")),
+            "streams": _shown(compiled.get_property("NUM_STREAMS")),
+            "performance_hint": "latency",
+            "cpu_pinning": "false",
+        }
+
+    def _options(self, setting: Setting) -> dict[str, object]:
+        rest = "bf16" if self._find_cpu().has_bf16 else "f32"
+        return {
+            "INFERENCE_PRECISION_HINT": _HINTS.get(setting.precision, rest),
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,
+            "INFERENCE_NUM_THREADS": setting.threads,
+            # Pinned threads cannot leave a core that another process takes.
+            "ENABLE_CPU_PINNING": False,
+        }
+
+
+def require_in_effect(compiled: Any, options: Mapping[str, object]) -> None:
+    """Require that a compiled network runs with its options: OpenVINO replaces some of them without an error.
+
+    Raises:
+        MissingError: One of `_IN_EFFECT` has another value.
+    """
+    for name in _IN_EFFECT:
+        found = _shown(compiled.get_property(name))
+        if name in options and found != str(options[name]):
+            message = f"openvino must compile with {name}={options[name]} on this device"
+            raise MissingError(message, got=found, hint="another --precision or --threads")
+
+
+def _shown(value: Any) -> str:
+    """The text of a property; types of elements have names."""
+    return str(value.get_type_name()) if hasattr(value, "get_type_name") else str(value)
+
+
+def _probe() -> Any:
+    """A network of one product, of which the options in effect are read."""
+    import openvino
+    from openvino import opset13
+
+    images = opset13.parameter([1, 8], openvino.Type.f32)
+    weights = opset13.constant(np.ones((8, 8), np.float32))
+    return openvino.Model([opset13.matmul(images, weights, False, False)], [images], "probe")
+
+
+@functools.cache
+def _this_cpu() -> Cpu:
+    return detect().cpu

@@ -1,0 +1,162 @@
+"""OpenVINO on this CPU: precisions as hints, the thread that does the work, and what is refused."""
+
+import sys
+import threading
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from hwnas.devices import DEVICES, detect
+from hwnas.errors import MissingError
+from hwnas.profile.network_timer import classify_failure
+from hwnas.profile.runners import openvino as openvino_runner
+from hwnas.profile.runners.openvino import OpenVinoRunner, OpenVinoSession, require_in_effect
+from hwnas.profile.runners.runner import run_timed, working_clock
+from hwnas.records import Setting
+from tests.records.rows import make_setting
+
+CPU = detect().cpu
+OLD_CPU = replace(CPU, instruction_sets=("avx512f", "avx2"))
+FP32 = {
+    "INFERENCE_PRECISION_HINT": "f32",
+    "INFERENCE_NUM_THREADS": 1,
+    "NUM_STREAMS": 1,
+    "ENABLE_CPU_PINNING": False,
+    "PERFORMANCE_HINT": "LATENCY",
+}
+
+pytest.importorskip("openvino")
+
+
+def setting(**changes: Any) -> Setting:
+    return make_setting(device=CPU.slug, runtime="openvino", **changes)
+
+
+def product_graph(*, quantised: bool = False, kind: str = "MatMul") -> bytes:
+    """A graph of one product with 64 x 64 weights; quantised, images and weights share a scale."""
+    weights = np.random.default_rng(0).integers(-127, 128, (64, 64)).astype(np.int8)
+    scale = helper.make_tensor("scale", TensorProto.FLOAT, (), [0.03])
+    zero = helper.make_tensor("zero", TensorProto.INT8, (), [0])
+    floats = numpy_helper.from_array(weights.astype(np.float32) * 0.03, "w")
+    nodes = [helper.make_node(kind, ["x", "w"], ["y"])]
+    if quantised:
+        nodes = [
+            helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["xq"]),
+            helper.make_node("DequantizeLinear", ["xq", "scale", "zero"], ["xf"]),
+            helper.make_node("DequantizeLinear", ["wq", "scale", "zero"], ["wf"]),
+            helper.make_node(kind, ["xf", "wf"], ["y"]),
+        ]
+    weight = numpy_helper.from_array(weights, "wq") if quantised else floats
+    graph = helper.make_graph(
+        nodes,
+        "product",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [4, 64])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [4, 64])],
+        [scale, zero, weight] if quantised else [weight],
+    )
+    return onnx.ModelProto(ir_version=9, graph=graph, opset_import=[helper.make_opsetid("", 18)]).SerializeToString()
+
+
+def images() -> torch.Tensor:
+    return torch.randn(4, 64, generator=torch.Generator().manual_seed(0))
+
+
+def test_float32_is_asked_for_because_openvino_would_take_bfloat16() -> None:
+    facts = OpenVinoRunner().facts(setting())
+    assert (facts["precision"], facts["streams"], facts["cpu_pinning"]) == ("f32", "1", "false")
+    assert facts["openvino"].startswith("20")
+
+
+@pytest.mark.skipif(not CPU.has_bf16, reason="this CPU has no bf16 instructions")
+def test_bfloat16_is_in_effect() -> None:
+    assert OpenVinoRunner().supports(setting(precision="bf16")).available
+    assert OpenVinoRunner().facts(setting(precision="bf16"))["precision"] == "bf16"
+    bf16 = OpenVinoSession(product_graph(), images(), options={**FP32, "INFERENCE_PRECISION_HINT": "bf16"})
+    fp32 = OpenVinoSession(product_graph(), images(), options=FP32)
+    assert 1e-4 < (bf16.outputs() - fp32.outputs()).abs().max() / fp32.outputs().abs().max() < 1e-2
+
+
+def test_a_cpu_that_emulates_bfloat16_is_refused_with_the_reason() -> None:
+    found = OpenVinoRunner(find_cpu=lambda: OLD_CPU).supports(setting(precision="bf16"))
+    assert not found.available
+    assert "emulated and slow" in found.reason
+
+
+def test_float16_is_refused_on_a_cpu() -> None:
+    assert "runs fp32, bf16 on" in OpenVinoRunner().supports(setting(precision="fp16")).reason
+
+
+@pytest.mark.parametrize(("cpu", "rest"), [(replace(CPU, instruction_sets=("avx512_bf16",)), "bf16"), (OLD_CPU, "f32")])
+def test_the_rest_of_a_quantised_network_is_bfloat16_where_the_cpu_has_it(cpu: Any, rest: str) -> None:
+    if rest == "bf16" and not CPU.has_bf16:
+        pytest.skip("this CPU has no bf16 instructions")
+    assert OpenVinoRunner(find_cpu=lambda: cpu).facts(setting(precision="int8"))["precision"] == rest
+
+
+def test_a_quantised_product_runs_in_int8() -> None:
+    session = OpenVinoSession(product_graph(quantised=True), images(), options=FP32)
+    nodes = session._request.get_compiled_model().get_runtime_model().get_ops()
+    kinds = {str(node.get_rt_info()["layerType"].value): node for node in nodes if "layerType" in node.get_rt_info()}
+    precision = str(kinds["FullyConnected"].get_rt_info()["runtimePrecision"].value)
+    assert precision in ("i8", "u8")
+    expected = OpenVinoSession(product_graph(), images(), options=FP32).outputs()
+    assert torch.allclose(session.outputs(), expected, atol=0.05 * float(expected.abs().max()))
+
+
+def test_an_option_that_openvino_replaced_is_an_error() -> None:
+    ignored = SimpleNamespace(get_property={"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": 1}.get)
+    require_in_effect(ignored, {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": 1})
+    with pytest.raises(MissingError, match="INFERENCE_PRECISION_HINT=bf16") as caught:
+        require_in_effect(ignored, {"INFERENCE_PRECISION_HINT": "bf16"})
+    assert caught.value.got == "f32"
+
+
+def test_with_one_thread_the_calling_thread_does_the_work() -> None:
+    session = OpenVinoSession(product_graph(), images(), options=FP32)
+    assert session._clock == "thread"
+    assert session.run_once().cpu_ns
+
+
+def test_with_several_threads_there_is_no_cpu_time() -> None:
+    session = OpenVinoSession(product_graph(), images(), options={**FP32, "INFERENCE_NUM_THREADS": 2})
+    assert session.run_once().cpu_ns is None
+
+
+def test_work_in_a_thread_of_the_runtime_is_counted_by_the_process() -> None:
+    def run_elsewhere() -> None:
+        thread = threading.Thread(target=lambda: sum(i * i for i in range(400_000)))
+        thread.start()
+        thread.join()
+
+    assert working_clock(run_elsewhere) == "process"
+    assert working_clock(lambda: sum(i * i for i in range(400_000))) == "thread"
+    counted, missed = (run_timed(run_elsewhere, threads=1, clock=clock).cpu_ns for clock in ("process", "thread"))
+    assert counted is not None
+    assert missed is not None
+    assert counted > 10 * missed
+    assert run_timed(run_elsewhere, threads=1, clock="wall").cpu_ns is None
+
+
+def test_an_operation_that_openvino_lacks_makes_a_network_unsupported() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        OpenVinoSession(product_graph(kind="NoSuchOperation"), images(), options=FP32)
+    failure = classify_failure(caught.value, stage="prepare")
+    assert failure.reason == "unsupported"
+    assert "NoSuchOperation" in failure.message
+
+
+def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert OpenVinoRunner().available(DEVICES.get("h100")).reason == "openvino runs on a CPU, not on h100"
+    none = SimpleNamespace(__version__="2026.4.1", Core=lambda: SimpleNamespace(available_devices=[]))
+    monkeypatch.setitem(sys.modules, "openvino", none)
+    monkeypatch.setattr(openvino_runner, "find_spec", lambda name: object())
+    assert "has no CPU plugin (it has none)" in OpenVinoRunner().available(CPU.device).reason
+    monkeypatch.setattr(openvino_runner, "find_spec", lambda name: None)
+    found = OpenVinoRunner().available(CPU.device)
+    assert (found.reason, found.extra) == ("openvino is not installed", "openvino")
