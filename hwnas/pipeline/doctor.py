@@ -73,6 +73,7 @@ _TOOLS = (
         "cpu",
         "gpu",
     ),
+    _Tool("openvino", ("openvino",), "CPUs are timed with ONNX Runtime, without bf16", "openvino"),
     _Tool(
         "tensorrt",
         ("tensorrt", "tensorrt-cu12", "tensorrt-cu13"),

@@ -32,6 +32,7 @@ PACKAGES = (
     "onnxruntime",
     "onnxruntime-gpu",
     "onnxscript",
+    "openvino",
     "tensorrt",
     "tensorrt-cu12",
     "tensorrt-cu13",
@@ -178,7 +179,7 @@ def environment_facts(
     """
     versions = dict(entry.split("==", 1) for entry in software.packages)
     on_cpu = setting.device == machine.cpu.slug
-    unused = _GPU_PACKAGES if on_cpu else ()
+    unused = (*(_GPU_PACKAGES if on_cpu else ()), *(() if setting.runtime == "openvino" else ("openvino",)))
     packages = {name: versions[name] for name in PACKAGES if name in versions and not name.startswith(unused)}
     gpus = [gpu for gpu in machine.gpus if gpu.device.name == setting.device]
     hardware = {"model": gpus[0].reported, "driver": gpus[0].driver} if gpus else {}

@@ -23,6 +23,7 @@ COMPLETE = {
     "onnx": "1.19",
     "onnxscript": "0.6",
     "onnxruntime": "1.23.1",
+    "openvino": "2026.4.1",
     "tensorrt": "10.3.0",
     "scikit-learn": "1.9.1",
     "xgboost": "3.2.0",

@@ -16,14 +16,14 @@ SOFTWARE = Environment(
     system="Linux",
     release="6.1",
     machine="x86_64",
-    packages=("torch==2.15.0", "click==8.2", "tensorrt==10.9", "triton==3.9"),
+    packages=("torch==2.15.0", "click==8.2", "openvino==2026.4", "tensorrt==10.9", "triton==3.9"),
     commit="abc",
     modified=True,
 )
 
 
-def facts(device: str) -> dict[str, str]:
-    setting = make_setting(device=device, runtime="torch")
+def facts(device: str, *, runtime: str = "torch") -> dict[str, str]:
+    setting = make_setting(device=device, runtime=runtime)
     return environment_facts(setting, machine=MACHINE, software=SOFTWARE, runtime={"cudnn": "9"})
 
 
@@ -46,6 +46,11 @@ def test_a_cpu_does_not_care_for_what_only_gpus_use() -> None:
     found = facts("toy-2c")
     assert found["model"] == "Toy"
     assert not {"driver", "triton", "tensorrt", "click"} & found.keys()
+
+
+def test_only_openvino_cares_for_its_version() -> None:
+    assert facts("toy-2c", runtime="openvino")["openvino"] == "2026.4"
+    assert "openvino" not in facts("toy-2c", runtime="onnxruntime")
 
 
 def test_what_is_not_known_of_a_device_is_left_out() -> None:
