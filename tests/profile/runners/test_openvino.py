@@ -60,7 +60,10 @@ def product_graph(*, quantised: bool = False, kind: str = "MatMul") -> bytes:
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [4, 64])],
         [scale, zero, weight] if quantised else [weight],
     )
-    return onnx.ModelProto(ir_version=9, graph=graph, opset_import=[helper.make_opsetid("", 18)]).SerializeToString()
+    content: bytes = onnx.ModelProto(
+        ir_version=9, graph=graph, opset_import=[helper.make_opsetid("", 18)]
+    ).SerializeToString()
+    return content
 
 
 def images() -> torch.Tensor:
