@@ -249,6 +249,10 @@ def _quality_rows(quality: ProfileQuality) -> list[tuple[str, object]]:
     if quality.enqueue_bound is not None:
         bound = f"{quality.enqueue_bound.count} of {quality.num_measurements} measurements: the host sets their time"
         rows.insert(4, ("enqueue-bound", bound))
+    if quality.highest_clock_mhz is not None:
+        rows.append(("clock under load", f"{quality.lowest_clock_mhz:.0f} to {quality.highest_clock_mhz:.0f} MHz"))
+    if quality.other_processes:
+        rows.append(("other processes", f"up to {quality.other_processes} computed on the device as well"))
     return rows + ([("throttled", ", ".join(quality.throttled))] if quality.throttled else [])
 
 

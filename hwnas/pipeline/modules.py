@@ -137,7 +137,8 @@ def measure_module(
     assert result.parity is not None
     reference_ms = reference_latency_ms([result.reference])
     interval = latency_interval(result.samples, result.reference, reference_ms=reference_ms, seed=0)
-    verdict = stability_verdict(result.samples, result.reference, states=(result.before, result.after))
+    states = (result.before, result.during, result.after)
+    verdict = stability_verdict(result.samples, result.reference, states=states, limited=result.limited)
     value = latency_ms(result.samples, result.reference, reference_ms=reference_ms)
     return ModuleMeasurement(
         deployment=setting.deployment,

@@ -19,10 +19,10 @@ from hwnas.errors import HwnasError, InputError, MissingError
 from hwnas.profile.networks import build_subject, seeded_images
 from hwnas.profile.parity import expected_logits, parity_tolerance, require_parity
 from hwnas.profile.plan import exporter_for
-from hwnas.profile.runners.cuda import Nvml, open_nvml
+from hwnas.profile.runners.cuda import LimitWatch, Nvml, open_nvml
 from hwnas.profile.runners.preparation import device_of
-from hwnas.profile.runners.runner import MeasurementError, Runner, RuntimeSession, load_runner
-from hwnas.profile.timing import no_progress, plan_sample, time_pairs, warm_up
+from hwnas.profile.runners.runner import MeasurementError, QueuedSession, Runner, RuntimeSession, load_runner
+from hwnas.profile.timing import SamplePlan, no_progress, observe_under_load, plan_sample, time_pairs, warm_up
 from hwnas.profile.worker_messages import MeasurementTask, ReferenceNetworkError, TaskResult, WorkerFacts
 from hwnas.records import DeviceState, Failure, OutputParity, Reason, Setting, Subject
 
@@ -30,6 +30,9 @@ _log = logging.getLogger(__name__)
 
 Network = tuple[nn.Module, Tensor]
 """A module in eval mode on the CPU, and the float32 images that it is run on."""
+
+_ENERGY_SAMPLES = 8
+"""Runs between two looks at the energy counter, as a multiple of those of a sample: tens of milliseconds."""
 
 _REFERENCE_SEED = 0
 """The reference network has the same weights in every process."""
@@ -115,8 +118,12 @@ class NetworkTimer:
         """
         runner = require_runner(setting)
         _require_writable_cache(setting)
-        notes = (self._open_nvml(),) if device_of(setting).kind == "gpu" else ()
         runtime = {str(name): str(value) for name, value in runner.facts(setting).items()}
+        notes: tuple[str, ...] = ()
+        if device_of(setting).kind == "gpu":
+            notes = (self._open_nvml(),)
+        if self._nvml is not None:
+            runtime, notes = {**runtime, **self._nvml.facts()}, (*notes, self._nvml.note())
         return WorkerFacts(process_id=self.process_id, runtime=runtime, notes=tuple(filter(None, notes)))
 
     def measure(self, task: MeasurementTask, *, network: Network | None = None) -> TaskResult:
@@ -163,8 +170,9 @@ class NetworkTimer:
             plans = (plan_sample(session), plan_sample(reference.session))
             _log.debug("%s: %s, reference: %s", task.subject.network_id, *plans)
             self._enter("time")
-            before = self._device_state()
+            before, watch = self._device_state(), LimitWatch(self._nvml)
             timed = time_pairs(session, reference.session, pairs=task.pairs, plans=plans, progress=self._on_progress)
+            during = observe_under_load(session, plans[0], self._device_state)
             return replace(
                 result,
                 samples=timed.samples,
@@ -172,10 +180,22 @@ class NetworkTimer:
                 export_s=checked.export_s,
                 parity=checked.parity,
                 before=before,
+                during=during,
+                limited=watch.limited(),
                 after=self._device_state(),
                 memory_mb=session.memory_mb(),
-                energy_j=self._nvml.energy_j(session.run_once) if self._nvml else None,
+                energy_j=self._energy_j(session, plans[0]),
             )
+
+    def _energy_j(self, session: RuntimeSession, plan: SamplePlan) -> float | None:
+        """Energy of a run on a GPU. Runs are queued, so that the GPU is as busy as while they were timed."""
+        if self._nvml is None:
+            return None
+        self._on_progress()
+        if plan.queued and isinstance(session, QueuedSession):
+            runs = _ENERGY_SAMPLES * plan.runs
+            return self._nvml.energy_j(lambda: session.run_queued(runs), runs=runs)
+        return self._nvml.energy_j(session.run_once)
 
     def _prepare(
         self, runner: Runner, subject: Subject, setting: Setting, *, seed: int, network: Network | None = None

@@ -9,7 +9,6 @@ import numpy as np
 from hwnas.errors import GateError
 from hwnas.frames import Columns
 from hwnas.profile.statistics import (
-    HARMLESS_THROTTLE,
     MIN_NETWORKS,
     NoiseFloor,
     ReferenceDrift,
@@ -26,9 +25,10 @@ from hwnas.profile.statistics import (
     reference_drift,
     reference_latency_ms,
     stability_verdict,
+    throttle_reasons,
     throughput,
 )
-from hwnas.records import Measurement, Profile, Samples, Subject
+from hwnas.records import DeviceState, Measurement, Profile, Samples, Subject
 
 MAX_MEAN_ERROR = 0.02
 """Largest noise floor of a campaign that passes `--strict`."""
@@ -124,6 +124,11 @@ class ProfileQuality:
     """Throttle reasons that the device reported."""
     enqueue_bound: ReasonCount | None = None
     """Measurements in which the host, and not the device, decided the latency; None if there is none."""
+    lowest_clock_mhz: float | None = None
+    highest_clock_mhz: float | None = None
+    """Clocks of a GPU while networks ran; equal if they are locked."""
+    other_processes: int = 0
+    """Largest number of other processes that computed on the device."""
     measured_s: float
     """Time spent on measuring, without pauses."""
     first_utc: str | None
@@ -249,8 +254,16 @@ def _summarize(row: Measurement, samples: Samples, reference: Samples, *, refere
         throughput=throughput(latency, batch=row.setting.batch),
         memory_mb=row.memory_mb,
         energy_j=row.energy_j,
-        verdict=stability_verdict(samples, reference, states=(row.before, row.after), seed=row.seed),
+        verdict=_verdict(row, samples, reference),
     )
+
+
+def _verdict(row: Measurement, samples: Samples, reference: Samples) -> Verdict:
+    return stability_verdict(samples, reference, states=_states(row), limited=row.limited, seed=row.seed)
+
+
+def _states(row: Measurement) -> tuple[DeviceState | None, ...]:
+    return row.before, row.during, row.after
 
 
 def _combine(results: Sequence[NetworkResult]) -> NetworkResult:
@@ -293,6 +306,8 @@ class _Assessment:
     """Kind and message of each enqueue-bound measurement."""
     exporters: set[str] = field(default_factory=set)
     throttled: set[str] = field(default_factory=set)
+    clocks_mhz: list[float] = field(default_factory=list)
+    other_processes: int = 0
     first_utc: str | None = None
     last_utc: str | None = None
     measured_s: float = 0.0
@@ -309,20 +324,24 @@ class _Assessment:
             self._add_samples(row, row.samples, row.reference)
 
     def _add_samples(self, row: Measurement, samples: Samples, reference: Samples) -> None:
-        states, network_id = (row.before, row.after), row.subject.network_id
+        network_id = row.subject.network_id
         self.references.add(reference)
         self.reference_ns.append((row.started_utc, quantile_ns(reference)))
         ratio = latency_ratio(samples, reference)
         process_id, first = self.first.setdefault(network_id, (row.process_id, ratio))
         if process_id != row.process_id:
             self.pairs.setdefault(network_id, (first, ratio))
-        verdict = stability_verdict(samples, reference, states=states, seed=row.seed)
+        verdict = _verdict(row, samples, reference)
         if not verdict.stable:
             self.unstable.append((verdict.reason.split(" (")[0], verdict.reason))
         if is_enqueue_bound(samples):
             self.enqueue_bound.append(("enqueue-bound", _enqueue_message(row, samples)))
         self.exporters.add(row.setting.exporter)
-        self.throttled |= {reason for state in states if state for reason in state.throttle} - set(HARMLESS_THROTTLE)
+        self.throttled |= throttle_reasons(_states(row), row.limited)
+        if row.during is not None and row.during.clock_mhz is not None:
+            self.clocks_mhz.append(row.during.clock_mhz)
+        others = [state.other_processes for state in _states(row) if state and state.other_processes is not None]
+        self.other_processes = max(self.other_processes, *others, 0)
 
     def quality(self) -> ProfileQuality:
         """Return the quality of the rows."""
@@ -342,6 +361,9 @@ class _Assessment:
             drift=reference_drift(times_ns) if times_ns else None,
             exporters=tuple(sorted(self.exporters)),
             throttled=tuple(sorted(self.throttled)),
+            lowest_clock_mhz=min(self.clocks_mhz, default=None),
+            highest_clock_mhz=max(self.clocks_mhz, default=None),
+            other_processes=self.other_processes,
             enqueue_bound=next(iter(_count_reasons(self.enqueue_bound)), None),
             measured_s=self.measured_s,
             first_utc=self.first_utc,

@@ -6,7 +6,7 @@ lower clock) cancels in the ratio. Multiplied by the reference network's own lat
 in the campaign, the ratio becomes milliseconds.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -36,6 +36,9 @@ MAX_HALVES = 0.05
 
 ENQUEUE_BOUND = 0.8
 """A network is enqueue-bound if the host takes more than this share of a run's device time to queue it (trtexec's)."""
+
+MAX_LIMITED = 0.01
+"""Share of the time of the runs above which a limit that held the clocks down makes a measurement unstable."""
 
 HARMLESS_THROTTLE = ("gpu_idle", "applications_clocks_setting", "display_clock_setting")
 """Throttle reasons that do not make a measurement unstable."""
@@ -224,23 +227,36 @@ def latency_interval(
 
 
 def stability_verdict(
-    samples: Samples, reference: Samples, *, states: Sequence[DeviceState | None] = (), seed: int = 0
+    samples: Samples,
+    reference: Samples,
+    *,
+    states: Sequence[DeviceState | None] = (),
+    limited: Mapping[str, float] | None = None,
+    seed: int = 0,
 ) -> Verdict:
     """Decide if a measurement is stable.
 
     Args:
         samples: Runs of the network.
         reference: Runs of the reference network that alternated with them.
-        states: States of the device before and after the measurement.
+        states: States of the device before, during and after the measurement.
+        limited: Share of the time in which each limit held the clocks down.
         seed: Seed of the bootstrap interval.
 
     Returns:
         The verdict, with the first problem found: too few valid runs, throttling, a wide interval, unequal halves.
         What precedes the parenthesis of a reason names the kind of problem.
     """
-    reasons = (_too_few_runs(samples, "network"), _too_few_runs(reference, "reference"), _throttling(states))
+    reasons = (_too_few_runs(samples, "network"), _too_few_runs(reference, "reference"), _throttling(states, limited))
     reason = next(filter(None, reasons), "") or _unsteadiness(samples, reference, seed=seed)
     return Verdict(stable=not reason, reason=reason)
+
+
+def throttle_reasons(states: Sequence[DeviceState | None], limited: Mapping[str, float] | None) -> set[str]:
+    """Return what slowed the device down: throttle reasons of its states, and limits that held for some of the time."""
+    seen = {reason for state in states if state for reason in state.throttle}
+    counted = {reason for reason, share in (limited or {}).items() if share > MAX_LIMITED}
+    return (seen | counted) - set(HARMLESS_THROTTLE)
 
 
 def reference_drift(times_ns: Sequence[float]) -> ReferenceDrift:
@@ -323,9 +339,12 @@ def _too_few_runs(samples: Samples, network: str) -> str:
     return f"too few valid runs of the {network} ({runs} valid, {disturbed} disturbed, at least {MIN_RUNS} needed)"
 
 
-def _throttling(states: Sequence[DeviceState | None]) -> str:
-    reasons = {reason for state in states if state for reason in state.throttle if reason not in HARMLESS_THROTTLE}
-    return f"the device throttled: {', '.join(sorted(reasons))}" if reasons else ""
+def _throttling(states: Sequence[DeviceState | None], limited: Mapping[str, float] | None) -> str:
+    reasons = throttle_reasons(states, limited)
+    if not reasons:
+        return ""
+    share = max((limited or {}).get(reason, 0.0) for reason in reasons)
+    return f"the device throttled: {', '.join(sorted(reasons))}" + (f" ({share:.0%} of the time)" if share else "")
 
 
 def _unsteadiness(samples: Samples, reference: Samples, *, seed: int) -> str:

@@ -4,10 +4,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
+from typing import TypeVar
 
 from hwnas.profile.runners.runner import QueuedSession, RuntimeSession, Sample
 from hwnas.profile.statistics import ENQUEUE_BOUND
 from hwnas.records import Samples
+
+Observed = TypeVar("Observed")
 
 PAIRS = 24
 """Default number of runs of each network."""
@@ -33,6 +36,9 @@ _MIN_SAMPLE_NS = 2_000_000
 """A shorter sample would measure the resolution of the clock and the cache misses after the other network's run."""
 
 _MAX_RUNS_PER_SAMPLE = 64
+
+_LOAD_SAMPLES = 16
+"""A device is observed while it does the runs of this number of samples, which take tens of milliseconds."""
 
 _TRIALS = 3
 """Runs from which the plan of a network's samples follows."""
@@ -137,6 +143,15 @@ def time_pairs(
         samples=to_samples(candidate_samples, runs_per_sample=plans[0].runs),
         reference=to_samples(reference_samples, runs_per_sample=plans[1].runs),
     )
+
+
+def observe_under_load(session: RuntimeSession, plan: SamplePlan, observe: Callable[[], Observed]) -> Observed | None:
+    """Return what `observe` returns while a network runs on a device; None if its runs cannot be queued."""
+    if not plan.queued or not isinstance(session, QueuedSession):
+        return None
+    observed: list[Observed] = []
+    session.run_queued(_LOAD_SAMPLES * plan.runs, while_running=lambda: observed.append(observe()))
+    return observed[0]
 
 
 def to_samples(runs: Iterable[Sample], *, runs_per_sample: int = 1) -> Samples:

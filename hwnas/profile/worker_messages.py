@@ -58,7 +58,9 @@ class TaskResult:
     energy_j: float | None = None
     parity: OutputParity | None = None
     before: DeviceState | None = None
+    during: DeviceState | None = None
     after: DeviceState | None = None
+    limited: Mapping[str, float] | None = None
     failure: Failure | None = None
 
     def to_measurement(self, task: MeasurementTask, *, environment_id: str, gpu: str | None = None) -> Measurement:

@@ -128,14 +128,18 @@ class Failure:
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceState:
-    """State of the device before or after a measurement; None for what the device does not report."""
+    """State of the device before, during or after a measurement; None for what the device does not report."""
 
     clock_mhz: float | None = None
     memory_clock_mhz: float | None = None
     temperature_c: float | None = None
     power_w: float | None = None
+    power_limit_w: float | None = None
+    """Power that the driver allows."""
     throttle: tuple[str, ...] = ()
     """Reasons why clocks are lower than they could be."""
+    other_processes: int | None = None
+    """Processes other than those of hwnas that compute on the device."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +176,11 @@ class Measurement:
     """Per run of the batch."""
     parity: OutputParity | None = None
     before: DeviceState | None = None
+    during: DeviceState | None = None
+    """State while the network ran."""
     after: DeviceState | None = None
+    limited: Mapping[str, float] | None = None
+    """Share of the time of the runs in which each limit held the clocks down (0.1 is a tenth), by throttle reason."""
     failure: Failure | None = None
 
     def __post_init__(self) -> None:

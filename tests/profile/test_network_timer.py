@@ -1,6 +1,7 @@
 """Real networks on real runtimes, in this process; times are never judged."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,13 +15,14 @@ from hwnas.devices import DEVICES, Device, detect
 from hwnas.devices.memory import memory_limit
 from hwnas.errors import InputError, MissingError
 from hwnas.profile.network_timer import NetworkTimer, classify_failure, require_runner
-from hwnas.profile.runners.runner import AVAILABLE, Availability, MeasurementError, RuntimeSession
+from hwnas.profile.runners.runner import AVAILABLE, Availability, MeasurementError, RuntimeSession, Sample
 from hwnas.profile.runners.torch import TorchRunner
 from hwnas.profile.statistics import latency_ratio
 from hwnas.profile.subjects import REFERENCE, space_subject, timm_subject
+from hwnas.profile.timing import SamplePlan, observe_under_load
 from hwnas.profile.worker import Worker
 from hwnas.profile.worker_messages import MeasurementTask
-from hwnas.records import Setting
+from hwnas.records import DeviceState, Setting
 from hwnas.space import SPACES
 from tests.records.rows import changed, make_setting
 
@@ -252,3 +254,51 @@ def test_messages_are_one_line_and_not_pages() -> None:
     long = classify_failure(ValueError("word " * 1000), stage="build").message
     assert len(long) < 700
     assert long.endswith("…")
+
+
+class CappedGpu:
+    """What NVML tells of a GPU that is power-capped all the time."""
+
+    def __init__(self) -> None:
+        self.begin_ns = time.perf_counter_ns()
+        self.facts_read = 0
+
+    def state(self) -> DeviceState:
+        return DeviceState(clock_mhz=1410)
+
+    def limits_ns(self) -> dict[str, float]:
+        return {"sw_power_cap": time.perf_counter_ns() - self.begin_ns, "board_limit": 5.0}
+
+    def energy_j(self, run: Callable[[], object], *, runs: int = 1) -> float:
+        run()
+        return 2.5
+
+
+def test_capping_while_the_networks_run_is_recorded(bench: NetworkTimer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "_nvml", CappedGpu())
+    outcome = bench.measure(replace(TASK, setting=changed(SETTING, runtime="torch")))
+    assert outcome.failure is None
+    assert outcome.limited is not None
+    assert outcome.limited["sw_power_cap"] == pytest.approx(1, abs=0.05)
+    assert outcome.limited["board_limit"] == 0
+    assert outcome.before == outcome.after == DeviceState(clock_mhz=1410)
+    assert (outcome.during, outcome.energy_j) == (None, 2.5)  # a CPU has no queue
+
+
+def test_a_gpu_is_observed_while_its_queue_is_full() -> None:
+    class Queue:
+        def run_once(self) -> Sample:
+            raise NotImplementedError
+
+        def run_queued(
+            self, runs: int, *, delay_ns: int = 0, while_running: Callable[[], object] = lambda: None
+        ) -> Sample:
+            assert (runs, delay_ns) == (16 * 5, 0)
+            while_running()
+            return Sample(wall_ns=1, device_ns=1, host_ns=1)
+
+        outputs = memory_mb = close = run_once
+
+    session = Queue()
+    assert observe_under_load(session, SamplePlan(runs=5, queued=True), lambda: 1410) == 1410  # type: ignore[arg-type]
+    assert observe_under_load(session, SamplePlan(runs=5), lambda: 1410) is None  # type: ignore[arg-type]

@@ -136,3 +136,17 @@ def test_enqueue_bound_measurements_are_named() -> None:
     found = summarize_measurements(profile(on_gpu(0, 900_000), on_gpu(1, 50_000), row(2)))
     assert [(item.host_ms, item.is_enqueue_bound) for item in found] == [(0.9, True), (0.05, False), (None, False)]
     assert assess_profile(profile(row(0))).enqueue_bound is None
+
+
+def test_the_state_of_a_gpu_during_the_runs_is_summed_up() -> None:
+    def on_gpu(number: int, clock: float, others: int | None) -> Measurement:
+        state = DeviceState(clock_mhz=clock, other_processes=others)
+        return replace(row(number), before=None, during=state, after=None)
+
+    capped = replace(on_gpu(0, 1500, None), limited={"sw_power_cap": 0.5, "sw_thermal_slowdown": 0.0})
+    quality = assess_profile(profile(capped, on_gpu(1, 1980, 2), on_gpu(2, 1900, 1)))
+    assert (quality.lowest_clock_mhz, quality.highest_clock_mhz, quality.other_processes) == (1500, 1980, 2)
+    assert quality.throttled == ("sw_power_cap",)
+    assert quality.unstable[0].reason == "the device throttled: sw_power_cap"
+    nothing = assess_profile(profile(replace(row(0), before=None, after=None)))
+    assert (nothing.lowest_clock_mhz, nothing.highest_clock_mhz, nothing.other_processes) == (None, None, 0)

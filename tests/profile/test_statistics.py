@@ -207,3 +207,10 @@ def test_many_runs_are_resampled_in_blocks(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("hwnas.profile.statistics._MAX_DRAWS", 2000)
     blocks = latency_interval(samples, samples, reference_ms=1.0, seed=0)
     assert (blocks.low_ms, blocks.high_ms) == pytest.approx((whole.low_ms, whole.high_ms), rel=0.01)
+
+
+def test_a_limit_that_held_during_the_runs_is_throttling() -> None:
+    ours, theirs = cpu(*[20] * 24), cpu(*[10] * 24)
+    verdict = stability_verdict(ours, theirs, states=(None, None), limited={"sw_power_cap": 0.37, "sync_boost": 0.0})
+    assert verdict.reason == "the device throttled: sw_power_cap (37% of the time)"
+    assert stability_verdict(ours, theirs, limited={"sw_power_cap": 0.009}).stable

@@ -1,5 +1,6 @@
 """Run networks by torch: eagerly or compiled on a CPU or a GPU, or as a CUDA graph."""
 
+import functools
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -91,6 +92,7 @@ class GraphSession:
     """
 
     def __init__(self, module: nn.Module, images: Tensor, setting: Setting) -> None:
+        self._stream = _capture_stream()  # before memory is counted
         memory = CudaMemory()
         self._clock = CudaClock()
         self._module = copy_module(module, setting)
@@ -124,14 +126,13 @@ class GraphSession:
 
     def _capture(self) -> None:
         # Warm up on a side stream and then capture, as torch's documentation of CUDA graphs requires.
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream())
+        self._stream.wait_stream(torch.cuda.current_stream())
         with torch.inference_mode():
-            with torch.cuda.stream(stream):
+            with torch.cuda.stream(self._stream):
                 for _ in range(_RUNS_BEFORE_CAPTURE):
                     self._module(self._images)
-            torch.cuda.current_stream().wait_stream(stream)
-            with torch.cuda.graph(self._graph):
+            torch.cuda.current_stream().wait_stream(self._stream)
+            with torch.cuda.graph(self._graph, stream=self._stream):
                 self._logits: Tensor = self._module(self._images)
 
 
@@ -206,6 +207,28 @@ class TorchGraphRunner:
     def facts(self, setting: Setting) -> Mapping[str, str]:
         """Return versions and switches."""
         return {"torch": torch.__version__, **cuda_facts()}
+
+
+@functools.cache
+def _capture_stream() -> torch.cuda.Stream:
+    """The stream of all captures.
+
+    In earlier releases of torch, or with TORCH_CUBLAS_WORKSPACE_CACHE=1, the first product on a stream allocates a
+    workspace of cuBLAS (8 MiB, on Hopper 32 MiB) that stays. On a stream of its own, each network's memory would have
+    one more until torch runs out of new streams. Here there is one, which no network's memory includes.
+    """
+    stream: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    with torch.cuda.stream(stream):
+        _allocate_workspaces()
+    stream.synchronize()
+    return stream
+
+
+def _allocate_workspaces() -> None:
+    """Multiply by cuBLAS and by cuBLASLt, which torch uses to add a bias as well."""
+    ones = torch.ones(16, 16, device="cuda")
+    torch.mm(ones, ones)
+    torch.addmm(ones[0], ones, ones)
 
 
 def _weights_mb(module: nn.Module) -> float:
