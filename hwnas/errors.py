@@ -5,7 +5,7 @@
     │   └── UnknownNameError  1   an unknown name
     ├── UsageError            2   an invalid command line
     ├── MissingError          3   a device or toolchain that this machine lacks
-    └── GateError             4   a result that failed a quality gate
+    └── CheckFailedError      4   a result that failed a check
 
 Any other exception that leaves a command is a bug in hwnas: a traceback and exit code 70. A signal that stops a command
 (`Interrupted`) ends with 128 and its number, so Ctrl-C ends with 130.
@@ -88,8 +88,8 @@ class MissingError(HwnasError):
     exit_code = 3
 
 
-class GateError(HwnasError):
-    """A result that did not pass a quality gate, after the work was done."""
+class CheckFailedError(HwnasError):
+    """A result that failed a check, after the work was done."""
 
     exit_code = 4
 

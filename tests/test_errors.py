@@ -19,7 +19,7 @@ METRICS = ("accuracy", "energy_j", "latency_ms", "macs", "memory_mb", "params", 
         (errors.UnknownNameError, 1),
         (errors.UsageError, 2),
         (errors.MissingError, 3),
-        (errors.GateError, 4),
+        (errors.CheckFailedError, 4),
         (errors.HwnasError, 70),
     ],
 )

@@ -25,9 +25,8 @@ _COLUMNS: tuple[Column | str, ...] = (
             "networks",
             "MAPE",
             "noise floor",
-            "error/floor",
-            "Spearman",
-            "max Spearman",
+            "MAPE/floor",
+            "Spearman (max)",
             f"{_CONFIDENCE:.0%} coverage",
         )
     ),
@@ -101,6 +100,7 @@ def _next_command(report: FitReport) -> tuple[object, ...]:
 def _row(item: FittedPredictor) -> tuple[object, ...]:
     card = item.card
     scores, floor, ratio = card.scores, card.noise_floor, card.error_over_floor
+    best = "" if card.best_spearman is None else f" ({card.best_spearman:.4f})"
     return (
         card.metric.name,
         card.model,
@@ -108,8 +108,7 @@ def _row(item: FittedPredictor) -> tuple[object, ...]:
         f"{scores.mape:.2%}",
         None if floor is None else f"{floor:.2%}",
         None if ratio is None else f"{ratio:.2f}",
-        None if scores.spearman is None else f"{scores.spearman:.4f}",
-        None if card.best_spearman is None else f"{card.best_spearman:.4f}",
+        None if scores.spearman is None else f"{scores.spearman:.4f}{best}",
         f"{card.coverage_at(_CONFIDENCE):.1%}",
     )
 

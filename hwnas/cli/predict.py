@@ -81,18 +81,18 @@ def _print(predicted: NetworkPredictions) -> None:
     ]
     rows: list[list[str | None]] = [
         [
-            figure.label,
-            figure.network_id,
-            f"{figure.mean:.4g} {figure.unit}",
-            f"{figure.lower:.4g} to {figure.upper:.4g}",
-            figure.metric,
+            item.label,
+            item.network_id,
+            f"{item.mean:.4g} {item.unit}",
+            f"{item.lower:.4g} to {item.upper:.4g}",
+            item.metric,
         ]
-        for figure in predicted.figures
+        for item in predicted.predictions
     ]
     if predicted.outside:
         columns.append("outside")
-        for row, figure in zip(rows, predicted.figures, strict=True):
-            row.append("; ".join(figure.outside[:2]) or None)
+        for row, item in zip(rows, predicted.predictions, strict=True):
+            row.append("; ".join(item.outside[:2]) or None)
     print_table(columns, rows)
     for note in predicted.notes:
         print_line(f"note: {note}")

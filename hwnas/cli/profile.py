@@ -10,7 +10,7 @@ from hwnas.cli.options import BATCHES, MINUTES, PAIRS, PATH, SEED, THREADS, Whol
 from hwnas.cli.output import print_footer, print_json, print_line, print_table
 from hwnas.cli.progress import console_reporter
 from hwnas.data_paths import PROFILES
-from hwnas.errors import GateError, Interrupted, UsageError, signal_number
+from hwnas.errors import CheckFailedError, Interrupted, UsageError, signal_number
 from hwnas.pipeline.measure import MeasureResult, measure, measure_plan
 from hwnas.profile.environment import CampaignEnvironment
 from hwnas.profile.options import MAX_NETWORKS, CampaignOptions
@@ -125,7 +125,7 @@ def profile(
                     plan, out=options.out, new=new, retry=retry, reporter=reporter, campaign_environment=environment
                 )
         except KeyboardInterrupt as stopped:
-            command = (*options.command(), *(goal.words if goal else ()))
+            command = (*options.command(), *(goal.cli_options if goal else ()))
             if plan is not None:
                 command = ("hwnas", "profile", "--plan", str(plan), *(() if out is None else ("--out", str(out))))
             message = f"everything measured is kept\n  try     {shlex.join(command)}"
@@ -154,11 +154,11 @@ def _require_one_source(context: click.Context, *, plan: Path | None, plan_only:
 
 
 def _require_all_batches(measured: MeasureResult) -> None:
-    """Raise a GateError if a batch was given up, as it is too large, for instance."""
+    """Raise a CheckFailedError if a batch was given up, as it is too large, for instance."""
     if measured.given_up:
         reasons = "; ".join(f"batch {batch}: {reason}" for batch, reason in sorted(measured.given_up.items()))
         hint = "smaller batches; everything measured is kept, and the same command tries the others again"
-        raise GateError("every batch must be measured", got=reasons, hint=hint)
+        raise CheckFailedError("every batch must be measured", got=reasons, hint=hint)
 
 
 def _goal(until: str | None, order: str, *, planned: bool) -> "StoppingRule | None":

@@ -23,7 +23,7 @@ from hwnas.cli.options import (
 from hwnas.cli.output import print_json, print_line, print_table
 from hwnas.cli.progress import console_reporter
 from hwnas.config import to_mapping
-from hwnas.errors import GateError, UsageError
+from hwnas.errors import CheckFailedError, UsageError
 from hwnas.pipeline.search.options import SearchOptions
 from hwnas.pipeline.search.run import SearchDryRun, SearchRun, dry_run_search, search_networks
 from hwnas.profile.timing import PAIRS as DEFAULT_PAIRS
@@ -179,14 +179,16 @@ def _require_effect(context: click.Context) -> None:
 
 
 def _require_passed(result: SearchRun) -> None:
-    """Raise GateError if the front was not measured or a winner was not exported."""
+    """Raise CheckFailedError if the front was not measured or a winner was not exported."""
     verification = result.record.verification
     if verification is not None and verification.status == "failed":
         hint = f"hwnas search --resume {result.run}"
-        raise GateError("the front could not be measured; the searched one is kept", got=verification.reason, hint=hint)
+        raise CheckFailedError(
+            "the front could not be measured; the searched one is kept", got=verification.reason, hint=hint
+        )
     broken = [f"{item.arch_id}: {item.failure}" for item in result.record.winners if item.failure]
     if broken:
-        raise GateError("a winner could not be exported", got="; ".join(broken))
+        raise CheckFailedError("a winner could not be exported", got="; ".join(broken))
 
 
 def _print_dry_run(dry_run_result: SearchDryRun) -> None:

@@ -52,7 +52,7 @@ _RECIPE_OPTIONS = (
     click.option("--config", "config_file", type=PATH, help="TOML file of recipe values."),
     click.option(
         "--set",
-        "changes",
+        "overrides",
         multiple=True,
         metavar="KEY=VALUE",
         help="Recipe value, for example optimizer.lr=1e-3 (repeatable).",
@@ -100,19 +100,19 @@ def train(*, dry_run: bool, out: Path | None, resume: bool, workers: int, thread
 
 def _options(
     *,
-    changes: tuple[str, ...],
+    overrides: tuple[str, ...],
     scratch: bool,
     teacher: str | None,
     teacher_weights: Path | None,
     **values: Any,
 ) -> TrainOptions:
     _require_read(scratch=scratch, teacher=teacher, teacher_weights=teacher_weights, **values)
-    pairs = [change.partition("=") for change in changes]
+    pairs = [change.partition("=") for change in overrides]
     for key, equals, _ in pairs:
         if not equals:
             raise UsageError("--set must be KEY=VALUE", hint=f"--set {key}=…")
     return TrainOptions(
-        changes={key: value for key, _, value in pairs},
+        overrides={key: value for key, _, value in pairs},
         teacher=None if teacher is None else _teacher(teacher, teacher_weights),
         **values,
     )

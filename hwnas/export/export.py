@@ -132,7 +132,7 @@ def export_module(
         The written files and the result of the comparison.
 
     Raises:
-        GateError: The outputs differ from torch's by more than rounding explains; the file is not written.
+        CheckFailedError: The outputs differ from torch's by more than rounding explains; the file is not written.
         InputError: The module cannot be exported in this way, or the file cannot be written.
     """
     if format not in FORMATS:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from hwnas.config import to_mapping
-from hwnas.errors import GateError, InputError
+from hwnas.errors import CheckFailedError, InputError
 from hwnas.export.rounding import rounding_tolerance
 from hwnas.files import file_errors, write_atomic
 
@@ -107,7 +107,7 @@ def check_parity(
         The differences. Whether they are small enough is up to `passed` and `require_parity`.
 
     Raises:
-        GateError: The outputs have another shape than torch's, or are not finite.
+        CheckFailedError: The outputs have another shape than torch's, or are not finite.
     """
     parts = list(_draw_batches(input_shape, sizes=batches, count=images, seed=seed))
     expected, outputs = _logits(module, parts), np.concatenate([np.asarray(run(part), np.float32) for part in parts])
@@ -133,9 +133,9 @@ def check_parity(
 
 
 def require_parity(parity: ExportParity) -> None:
-    """Raise a GateError unless the differences are within the tolerances."""
+    """Raise a CheckFailedError unless the differences are within the tolerances."""
     if (parity.exact_relative or 0.0) > parity.exact_tolerance:
-        raise GateError(
+        raise CheckFailedError(
             f"the exported network must equal torch's: without rounding, its outputs must be within "
             f"{parity.exact_tolerance:g} of the largest logit of torch's with the same {parity.precision} weights",
             got=f"{parity.exact_relative:.2g} of the largest logit",
@@ -143,7 +143,7 @@ def require_parity(parity: ExportParity) -> None:
         )
     if not parity.passed:
         agreement = f"{parity.top1_agreement:.0%} of the first classes agree"
-        raise GateError(
+        raise CheckFailedError(
             f"outputs of the exported network must be within {parity.tolerance:.2g} of the largest logit of torch's "
             f"in {parity.precision}",
             got=f"{parity.max_relative:.2g} of the largest logit, {agreement}",
@@ -166,7 +166,7 @@ def write_checked(
         The parity with the hash.
 
     Raises:
-        GateError: The check failed.
+        CheckFailedError: The check failed.
     """
     signed = replace(parity, sha256=hashlib.sha256(content).hexdigest())
     if not signed.passed:
@@ -229,11 +229,11 @@ def _differences(outputs: Array, expected: Array) -> tuple[float, float]:
 def _require_comparable(outputs: Array, expected: Array, *, precision: str) -> None:
     if outputs.shape != expected.shape:
         message = f"an exported network must give outputs of torch's shape, {expected.shape}"
-        raise GateError(message, got=outputs.shape)
+        raise CheckFailedError(message, got=outputs.shape)
     more_range = "bf16, which has the range of fp32, or fp32"
     for logits, message, hint in (
         (expected, "torch's outputs in fp32 must be finite numbers", "other weights"),
         (outputs, f"the exported network's outputs in {precision} must be finite numbers", more_range),
     ):
         if number := int((~np.isfinite(logits)).sum()):
-            raise GateError(message, got=f"{number} of {logits.size} are NaN or infinite", hint=hint)
+            raise CheckFailedError(message, got=f"{number} of {logits.size} are NaN or infinite", hint=hint)

@@ -141,7 +141,7 @@ def export_network(
         engine: Options of a TensorRT build.
 
     Raises:
-        GateError: The outputs differ from torch's by more than rounding explains.
+        CheckFailedError: The outputs differ from torch's by more than rounding explains.
         InputError: The space, the network, the format or the weights cannot be used.
         MissingError: TensorRT or an NVIDIA GPU is not available.
         UsageError: The options contradict each other.

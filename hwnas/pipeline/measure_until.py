@@ -48,7 +48,7 @@ class StoppingRule:
         require_valid(self)
 
     @property
-    def words(self) -> tuple[str, ...]:
+    def cli_options(self) -> tuple[str, ...]:
         """The equivalent command-line options."""
         return ("--until", f"mape={self.mape:.4g}", *(() if self.order == "spread" else ("--order", self.order)))
 
@@ -161,7 +161,7 @@ class MeasuringRounds:
 
     def _signed(self, plan: Plan) -> Plan:
         """The plan with the complete command that made it."""
-        command = (*plan.origin.command, *self._until.words)
+        command = (*plan.origin.command, *self._until.cli_options)
         return replace(plan, origin=replace(plan.origin, command=command))
 
 

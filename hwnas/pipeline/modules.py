@@ -101,7 +101,7 @@ def measure_module(
         precision: `"fp32"`, `"fp16"`, `"bf16"` or `"tf32"`, as far as the runtime supports it.
         threads: Threads on a CPU.
         pairs: Timed runs of each of the two networks.
-        machine: The machine; tests pass another one.
+        machine: The machine; None: this one.
 
     Returns:
         Latency with its interval, throughput, memory, and all runs.
@@ -181,7 +181,7 @@ def export_module(
     Raises:
         InputError: The format is unknown, the module cannot be copied, run or exported, or it does not return one
             tensor that depends on the images alone.
-        GateError: The outputs of the file differ from those of torch.
+        CheckFailedError: The outputs of the file differ from those of torch.
     """
     from hwnas.export.export import export_module as export
 

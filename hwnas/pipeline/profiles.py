@@ -68,15 +68,16 @@ class ProfileDetails(TabularResult):
     origin: Origin
     manifest: ProfileManifest
     quality: ProfileQuality
-    figures: tuple[MeasurementSummary, ...]
+    measurements: tuple[MeasurementSummary, ...]
     """In the order of measurement."""
     notes: tuple[str, ...]
 
     def _columns(self) -> Columns:
-        return summary_columns(self.figures)
+        return summary_columns(self.measurements)
 
     def __repr__(self) -> str:
-        return f"ProfileDetails({self.name}: {len(self.figures)} measurements of {self.quality.num_networks} networks)"
+        size = f"{len(self.measurements)} measurements of {self.quality.num_networks} networks"
+        return f"ProfileDetails({self.name}: {size})"
 
     def _repr_html_(self) -> str:
         return html_table(self._columns(), title=repr(self))
@@ -121,7 +122,7 @@ def load_profile(name: str | Path, *, profiles: Path | None = None) -> ProfileDe
         origin=entry.origin,
         manifest=profile.manifest,
         quality=assess_profile(profile),
-        figures=summarize_measurements(profile),
+        measurements=summarize_measurements(profile),
         notes=profile.notes,
     )
 

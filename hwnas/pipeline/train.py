@@ -41,7 +41,7 @@ from hwnas.train.trainer import Trainer, TrainerConfig
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingResult:
-    """Files and figures of a completed training."""
+    """Files and measures of a completed training."""
 
     run: Path
     weights: Path

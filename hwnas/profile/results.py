@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from hwnas.errors import GateError
+from hwnas.errors import CheckFailedError
 from hwnas.frames import Columns
 from hwnas.profile.statistics import (
     MIN_NETWORKS,
@@ -219,7 +219,7 @@ def assess_measurements(rows: Iterable[Measurement]) -> ProfileQuality:
 
 
 def require_measured(qualities: Sequence[tuple[str, ProfileQuality]]) -> None:
-    """Raise a GateError if a profile, given with its name, consists of failures alone."""
+    """Raise a CheckFailedError if a profile, given with its name, consists of failures alone."""
     empty = [
         f"{name}: {', '.join(f'{failure.count} {failure.reason}' for failure in quality.failures)}"
         for name, quality in qualities
@@ -227,15 +227,15 @@ def require_measured(qualities: Sequence[tuple[str, ProfileQuality]]) -> None:
     ]
     if empty:
         hint = "hwnas profiles show NAME for the messages, or --retry to measure failed networks again"
-        raise GateError("no network could be measured, all failed", got="; ".join(empty), hint=hint)
+        raise CheckFailedError("no network could be measured, all failed", got="; ".join(empty), hint=hint)
 
 
 def require_stable(qualities: Sequence[tuple[str, ProfileQuality]]) -> None:
-    """Raise a GateError if a profile, given with its name, has problems: the gate of `--strict`."""
+    """Raise a CheckFailedError if a profile, given with its name, has problems, as `--strict` requires."""
     problems = [f"{name}: {problem}" for name, quality in qualities for problem in quality.problems]
     if problems:
         hint = "measure again when the machine is less busy, with more --pairs or --repeats"
-        raise GateError("the measurements must be stable", got="; ".join(problems), hint=hint)
+        raise CheckFailedError("the measurements must be stable", got="; ".join(problems), hint=hint)
 
 
 def _sampled_rows(profile: Profile) -> list[tuple[Measurement, Samples, Samples]]:

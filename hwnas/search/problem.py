@@ -59,7 +59,7 @@ class Problem:
     objectives: tuple[Objective, ...]
     constraints: tuple[Constraint, ...] = ()
     confident: bool = False
-    """Hold constraints for the unfavourable ends of intervals, not for the mean."""
+    """Check constraints against the unfavourable ends of intervals, not the means."""
     expensive: str | None = "accuracy"
     """The metric that is expensive to evaluate, if it is used; all others are cheap."""
 

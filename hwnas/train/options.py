@@ -63,7 +63,7 @@ class TrainOptions:
     """Name of a preset; None: that of the space."""
     config_file: Path | None = None
     """TOML file with values of the recipe."""
-    changes: Mapping[str, str] = field(default_factory=dict)
+    overrides: Mapping[str, str] = field(default_factory=dict)
     """Values of the recipe by dotted key, applied last."""
     epochs: Annotated[int, Between(1, 100_000)] | None = None
     """Number of epochs; warm-up and widening keep their shares of it."""
@@ -165,7 +165,7 @@ def resolve_config(options: TrainOptions, *, num_classes: int) -> TrainConfig:
             one_network=options.arch is not None or options.model is not None,
             name=options.recipe,
             file=options.config_file,
-            changes=options.changes,
+            overrides=options.overrides,
             epochs=options.epochs,
             batch_size=options.batch_size,
         ),

@@ -188,7 +188,7 @@ def resolve_recipe(
     one_network: bool,
     name: str | None = None,
     file: Path | None = None,
-    changes: Mapping[str, str] | None = None,
+    overrides: Mapping[str, str] | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
 ) -> Recipe:
@@ -199,8 +199,8 @@ def resolve_recipe(
         one_network: Train one network rather than a supernet.
         name: Name of the preset; None: the default of the space.
         file: TOML file with values of the recipe.
-        changes: Values by dotted key, applied last.
-        epochs: Number of epochs; warm-up and widening keep their shares of it unless `changes` sets them.
+        overrides: Values by dotted key, applied last.
+        epochs: Number of epochs; warm-up and widening keep their shares of it unless `overrides` sets them.
         batch_size: Images of one step.
 
     Raises:
@@ -217,7 +217,7 @@ def resolve_recipe(
         recipe = with_epochs(recipe, epochs)
     if batch_size is not None:
         recipe = replace(recipe, batch_size=batch_size)
-    recipe = with_overrides(recipe, changes or {})
+    recipe = with_overrides(recipe, overrides or {})
     return single_network_recipe(recipe, patches=recipe.regularization.patch_loss) if one_network else recipe
 
 

@@ -249,18 +249,18 @@ class Recipe:
         return size
 
 
-def with_overrides(recipe: Recipe, changes: Mapping[str, str]) -> Recipe:
+def with_overrides(recipe: Recipe, overrides: Mapping[str, str]) -> Recipe:
     """Change values of a recipe by dotted keys.
 
     Args:
         recipe: Recipe to change.
-        changes: Values as in TOML, or plain text: `{"optimizer.lr": "1e-3"}`.
+        overrides: Values as in TOML, or plain text: `{"optimizer.lr": "1e-3"}`.
 
     Raises:
         InputError: A key is unknown or names a table, or a value is not allowed.
     """
     tables = to_mapping(recipe)
-    for key, text in changes.items():
+    for key, text in overrides.items():
         *parents, last = key.split(".")
         table: Any = tables
         for parent in parents:
@@ -313,9 +313,9 @@ def _parse_toml_value(text: str) -> Any:
         return text
 
 
-def _merged(tables: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def _merged(tables: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(tables)
-    for key, value in changes.items():
+    for key, value in overrides.items():
         before = merged.get(key)
         if isinstance(before, Mapping) and isinstance(value, Mapping):
             value = _merged(before, value)

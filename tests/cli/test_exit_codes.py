@@ -22,7 +22,7 @@ CODES = {
 
 
 def test_the_codes_are_those_of_the_errors() -> None:
-    kinds = (errors.InputError, errors.UsageError, errors.MissingError, errors.GateError, errors.HwnasError)
+    kinds = (errors.InputError, errors.UsageError, errors.MissingError, errors.CheckFailedError, errors.HwnasError)
     assert [str(kind.exit_code) for kind in kinds] == ["1", "2", "3", "4", "70"]
     assert (errors.EXIT_SIGNAL, EXIT_BROKEN_PIPE) == (128, errors.EXIT_SIGNAL + signal.SIGPIPE)
 

@@ -17,7 +17,7 @@ from hwnas.cli.app import COMMANDS, run
 from hwnas.cli.group import CommandRow, load
 from hwnas.cli.options import LOG_OPTIONS
 from hwnas.cli.output import Column, print_json, print_table
-from hwnas.errors import STOP_SIGNALS, GateError, HwnasError, InputError, MissingError, UsageError
+from hwnas.errors import STOP_SIGNALS, CheckFailedError, HwnasError, InputError, MissingError, UsageError
 
 SURFACE = {
     "doctor": ["--json"],
@@ -265,7 +265,7 @@ def raising(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], int]:
         (InputError("no"), 1),
         (UsageError("no"), 2),
         (MissingError("no"), 3),
-        (GateError("no"), 4),
+        (CheckFailedError("no"), 4),
         (HwnasError("no"), 70),
     ],
 )

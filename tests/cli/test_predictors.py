@@ -62,7 +62,7 @@ def test_a_network_outside_ends_with_1(command_line: CommandLine) -> None:
     Path("good.jsonl").write_text(json.dumps(changed) + "\n")
     assert command_line("predict", "good.jsonl", "--device", DEVICE) == 0
     assert command_line("predict", "some.jsonl", "--device", DEVICE, "--json") in (0, 1)
-    figures = json.loads(command_line.out)["figures"]
+    figures = json.loads(command_line.out)["predictions"]
     assert len(figures) == 2
     assert command_line("predict", "some.jsonl", "--device", DEVICE, "--allow-outside") == 0
 

@@ -233,7 +233,7 @@ def test_profiles_are_listed_and_shown(command_line: CommandLine) -> None:
     assert command_line("profiles", "show", FOLDER, "--profiles", "profiles", "--json") == 0
     document = json.loads(command_line.out)
     assert document["manifest"]["environment"]["torch"] == "2.15.0"
-    assert len(document["figures"]) == 6
+    assert len(document["measurements"]) == 6
 
 
 def test_a_profile_that_is_not_there_ends_with_1(command_line: CommandLine) -> None:

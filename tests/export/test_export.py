@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from hwnas.errors import GateError, InputError, UnknownNameError
+from hwnas.errors import CheckFailedError, InputError, UnknownNameError
 from hwnas.export.export import export_module
 from hwnas.export.templates import TemplateStore
 from tests.export.segmented import SHAPE, Network
@@ -140,7 +140,7 @@ def test_what_overflows_is_not_written(module: nn.Module, tmp_path: Path) -> Non
     with torch.no_grad():
         module.get_parameter("4.weight").mul_(1e7)
     path = tmp_path / "net.safetensors"
-    with pytest.raises(GateError, match="must be finite numbers") as caught:
+    with pytest.raises(CheckFailedError, match="must be finite numbers") as caught:
         export_module(module, format="safetensors", path=path, input_shape=SHAPE, precision="fp16")
     assert caught.value.hint is not None
     assert "bf16" in caught.value.hint
@@ -153,7 +153,7 @@ def test_an_export_that_fails_leaves_no_record_of_an_earlier_one(module: nn.Modu
     before = path.read_bytes()
     with torch.no_grad():
         module.get_parameter("4.weight").mul_(1e7)
-    with pytest.raises(GateError):
+    with pytest.raises(CheckFailedError):
         export_module(module, format="safetensors", path=path, input_shape=SHAPE, precision="fp16")
     assert list(tmp_path.iterdir()) == [path]
     assert path.read_bytes() == before

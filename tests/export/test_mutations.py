@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from hwnas.errors import GateError
+from hwnas.errors import CheckFailedError
 from hwnas.export import export as exporting
 from hwnas.export.export import export_module
 from hwnas.export.onnx_graph import build_onnx
@@ -82,5 +82,5 @@ def test_a_graph_that_is_nearly_the_networks_is_refused(
         wrong = copy.deepcopy(network)
         with torch.no_grad():
             mutate(wrong)
-        with pytest.raises(GateError, match="without rounding"):
+        with pytest.raises(CheckFailedError, match="without rounding"):
             exported(wrong, network, path, **options)

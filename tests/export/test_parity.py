@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from hwnas.errors import GateError, InputError
+from hwnas.errors import CheckFailedError, InputError
 from hwnas.export.parity import (
     Array,
     ExactCheck,
@@ -97,7 +97,7 @@ def test_a_difference_beyond_the_tolerance_fails_the_gate(
 ) -> None:
     path = tmp_path / "net.onnx"
     found = check(module, lambda out: out * np.float32(factor), precision=precision)
-    with pytest.raises(GateError, match="of the largest logit of torch's") as caught:
+    with pytest.raises(CheckFailedError, match="of the largest logit of torch's") as caught:
         write_checked(found, path, content=b"refused")
     assert caught.value.exit_code == 4
     assert not path.exists()
@@ -117,7 +117,7 @@ def test_without_rounding_a_lower_precision_is_checked_like_float32(module: nn.M
         assert found.exact_relative == pytest.approx(factor - 1, rel=0.05, abs=1e-7)
         assert found.passed is passes
         if not passes:
-            with pytest.raises(GateError, match=r"without rounding, its outputs must be within 0\.0001"):
+            with pytest.raises(CheckFailedError, match=r"without rounding, its outputs must be within 0\.0001"):
                 require_parity(found)
 
 
@@ -139,7 +139,7 @@ def test_a_record_names_the_file_that_it_is_of_and_is_gone_before_the_next(modul
 
 
 def test_outputs_that_are_no_numbers_fail(module: nn.Module) -> None:
-    with pytest.raises(GateError, match="exported network's outputs in fp16 must be finite") as caught:
+    with pytest.raises(CheckFailedError, match="exported network's outputs in fp16 must be finite") as caught:
         check(module, lambda out: np.where(out == out.max(), np.nan, out), precision="fp16")
     assert "16 of 80" in str(caught.value)
 
@@ -147,10 +147,10 @@ def test_outputs_that_are_no_numbers_fail(module: nn.Module) -> None:
 def test_weights_that_give_no_numbers_fail(module: nn.Module) -> None:
     with torch.no_grad():
         module[1].bias[0] = float("nan")  # type: ignore[index]
-    with pytest.raises(GateError, match="torch's outputs in fp32 must be finite"):
+    with pytest.raises(CheckFailedError, match="torch's outputs in fp32 must be finite"):
         check(module, lambda out: out)
 
 
 def test_outputs_of_another_shape_fail(module: nn.Module) -> None:
-    with pytest.raises(GateError, match=r"torch's shape, \(16, 5\)"):
+    with pytest.raises(CheckFailedError, match=r"torch's shape, \(16, 5\)"):
         check(module, lambda out: out[:, :4])

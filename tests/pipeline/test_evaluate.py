@@ -25,7 +25,12 @@ SPACE = SPACES.get("glit-micro")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "supernet"
     options = TrainOptions(
-        space=SPACE.name, data="digits", max_images=64, batch_size=64, epochs=1, changes={"schedule.warmup_epochs": "0"}
+        space=SPACE.name,
+        data="digits",
+        max_images=64,
+        batch_size=64,
+        epochs=1,
+        overrides={"schedule.warmup_epochs": "0"},
     )
     train_model(options, out=folder, trainer_config=TrainerConfig(threads=1))
     return folder

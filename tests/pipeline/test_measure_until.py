@@ -50,7 +50,7 @@ def test_rounds_end_at_the_goal_or_when_no_more_networks_may_be_measured(tmp_pat
     assert len(profile.counts) == 60
     rounds = [text.split(" networks: ")[0] for text in listener.texts if "cross-validated error" in text]
     assert rounds == ["24", "36", "54", "60"]
-    assert profile.manifest.sessions[0].command == (*request.command(), *until.words)
+    assert profile.manifest.sessions[0].command == (*request.command(), *until.cli_options)
     easy = measure(
         replace(REQUEST, out=tmp_path / "easy"),
         until=parse_until("mape=30%", order=order),

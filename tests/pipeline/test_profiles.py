@@ -31,10 +31,10 @@ def test_a_profile_is_shown_in_full(folder: Path) -> None:
     details = load_profile("autoformer-micro", profiles=folder)
     assert details.manifest.sessions == (SESSION,)
     assert details.quality.num_repeated == 2
-    assert [item.latency_ms for item in details.figures] == pytest.approx([2.0] * 4, rel=1e-4)
+    assert [item.latency_ms for item in details.measurements] == pytest.approx([2.0] * 4, rel=1e-4)
     frame = load_profile(folder / "toy-2c" / "autoformer-micro").to_frame()
-    assert list(frame["latency_ms"]) == [item.latency_ms for item in details.figures]
-    assert list(frame["network_id"]) == [item.subject.network_id for item in details.figures]
+    assert list(frame["latency_ms"]) == [item.latency_ms for item in details.measurements]
+    assert list(frame["network_id"]) == [item.subject.network_id for item in details.measurements]
     assert "4 measurements of 2 networks" in details._repr_html_()
 
 

@@ -219,9 +219,9 @@ def test_what_is_asked_for_must_make_sense(options: TrainOptions, message: str, 
         (replace(SMALL, space="autoformer-mikro"), "space 'autoformer-mikro' is not known"),
         (replace(SMALL, data="digitz"), "digitz"),
         (replace(SMALL, recipe="mikro"), "recipe 'mikro' is not known"),
-        (replace(SMALL, changes={"optimizer.lerning": "1"}), "lerning"),
+        (replace(SMALL, overrides={"optimizer.lerning": "1"}), "lerning"),
         (replace(SMALL, batch_size=4096), "training images"),
-        (replace(SMALL, changes={"precision": "fp16"}), "fp16 needs a CUDA device"),
+        (replace(SMALL, overrides={"precision": "fp16"}), "fp16 needs a CUDA device"),
         (replace(SMALL, teacher=TeacherOptions(name="nowhere")), "a file of a single network"),
         (replace(SMALL, num_classes=7), "10 classes"),
         (replace(SMALL, supernet=Path("nowhere")), "nowhere"),
@@ -238,7 +238,7 @@ def test_epochs_keep_the_shares_of_warm_up_and_widening() -> None:
     recipe = resolve_recipe(space=space, one_network=False, epochs=12)
     assert (recipe.epochs, recipe.sampling.widening_epochs) == (12, 3)
     assert recipe.schedule.warmup_epochs == 1  # 5 of 120
-    chosen = resolve_recipe(space=space, one_network=False, epochs=12, changes={"schedule.warmup_epochs": "0"})
+    chosen = resolve_recipe(space=space, one_network=False, epochs=12, overrides={"schedule.warmup_epochs": "0"})
     assert chosen.schedule.warmup_epochs == 0
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hwnas.errors import GateError
+from hwnas.errors import CheckFailedError
 from hwnas.profile.results import assess_profile, require_stable, summarize_measurements
 from hwnas.records import DeviceState, Measurement, Profile, Samples
 from tests.records.rows import MANIFEST, changed, failed, row
@@ -105,7 +105,7 @@ def test_the_gate_lets_a_steady_campaign_pass() -> None:
     ],
 )
 def test_the_gate_stops_what_cannot_be_relied_on(shaky: Profile, problem: str) -> None:
-    with pytest.raises(GateError, match="must be stable") as caught:
+    with pytest.raises(CheckFailedError, match="must be stable") as caught:
         require_stable([("toy/a", assess_profile(shaky))])
     assert str(caught.value.got).count("toy/a: ") >= 1
     assert problem in str(caught.value.got)

@@ -36,8 +36,8 @@ def export_engine(
         The engine's files and its parity; `files` includes those of the graph, `seconds` the time of its export.
 
     Raises:
-        GateError: The engine's outputs differ from torch's by more than rounding explains; nothing is saved but the
-            parity record.
+        CheckFailedError: The engine's outputs differ from torch's by more than rounding explains; nothing is saved but
+            the parity record.
         InputError: The graph does not fit the settings, or TensorRT cannot build the engine.
         MissingError: TensorRT or an NVIDIA GPU is not available.
     """

@@ -45,7 +45,7 @@ class PredictOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictedFigure:
+class MetricPrediction:
     """A predicted value of a network."""
 
     label: str
@@ -77,20 +77,20 @@ class NetworkPredictions(TabularResult):
 
     confidence: float
     """Confidence of all intervals."""
-    figures: tuple[PredictedFigure, ...]
+    predictions: tuple[MetricPrediction, ...]
     predictors: tuple[UsedPredictor, ...]
     notes: tuple[str, ...] = ()
     """Notes on defaults that the predictors did not support."""
 
     def _columns(self) -> Columns:
         names = ("label", "network_id", "metric", "unit", "mean", "lower", "upper")
-        columns: dict[str, list[object]] = {name: [getattr(figure, name) for figure in self.figures] for name in names}
-        return {**columns, "outside": [bool(figure.outside) for figure in self.figures]}
+        columns: dict[str, list[object]] = {name: [getattr(item, name) for item in self.predictions] for name in names}
+        return {**columns, "outside": [bool(item.outside) for item in self.predictions]}
 
     @property
-    def outside(self) -> tuple[PredictedFigure, ...]:
+    def outside(self) -> tuple[MetricPrediction, ...]:
         """Predictions of networks outside the fitted range."""
-        return tuple(figure for figure in self.figures if figure.outside)
+        return tuple(item for item in self.predictions if item.outside)
 
 
 @checked_arguments
@@ -117,25 +117,25 @@ def predict_networks(
     by_metric = {name: {space: _choose(name, space, options, machine) for space in groups} for name in options.metrics}
     all_chosen = [chosen for by_space in by_metric.values() for chosen in by_space.values()]
     confidence = options.confidence or min(chosen.predictor.default_confidence for chosen in all_chosen)
-    figures: list[PredictedFigure] = []
+    predictions: list[MetricPrediction] = []
     for by_space in by_metric.values():
-        by_row: dict[int, PredictedFigure] = {}
+        by_row: dict[int, MetricPrediction] = {}
         for space, rows in groups.items():
             networks = [parsed.networks[row] for row in rows]
             by_row.update(zip(rows, _predict_group(networks, by_space[space], space, confidence), strict=True))
-        figures += [by_row[row] for row in range(len(parsed.networks))]
+        predictions += [by_row[row] for row in range(len(parsed.networks))]
     if len(parsed.networks) == 1 and not parsed.from_files and not options.allow_outside:
-        for figure in figures:
-            if figure.outside:
+        for item in predictions:
+            if item.outside:
                 raise InputError(
-                    f"{figure.label} is outside the fitted range of the predictor of {figure.metric}",
-                    got="; ".join(figure.outside[:3]),
+                    f"{item.label} is outside the fitted range of the predictor of {item.metric}",
+                    got="; ".join(item.outside[:3]),
                     hint="--allow-outside accepts an extrapolated value; or measure similar networks, and fit again",
                 )
     used = {chosen.path: _used(chosen) for chosen in all_chosen}
     return NetworkPredictions(
         confidence=confidence,
-        figures=tuple(figures),
+        predictions=tuple(predictions),
         predictors=tuple(used.values()),
         notes=_notes(confidence, all_chosen) if options.confidence is None else (),
     )
@@ -143,7 +143,7 @@ def predict_networks(
 
 def require_all_inside(predicted: NetworkPredictions) -> None:
     """Raise InputError if networks are outside the fitted range."""
-    outside = {figure.label: figure for figure in predicted.outside}
+    outside = {item.label: item for item in predicted.outside}
     if outside:
         first = next(iter(outside.values()))
         raise InputError(
@@ -168,14 +168,14 @@ def _choose(name: str, space: str | None, options: PredictOptions, machine: Mach
 
 def _predict_group(
     networks: Sequence[Target], chosen: ChosenPredictor, space: str | None, confidence: float
-) -> Iterator[PredictedFigure]:
+) -> Iterator[MetricPrediction]:
     predictor = chosen.predictor
     features = _features(networks, chosen, space)
     batch = chosen.metric.deployment.fixed_batch
     prediction = predictor.predict_features(features, confidence=confidence, batch=batch)
     for row, target in enumerate(networks):
         reasons = predictor.fitted_range.reasons(features.take(slice(row, row + 1))) if prediction.outside[row] else ()
-        yield PredictedFigure(
+        yield MetricPrediction(
             label=target.label,
             network_id=target.network_id,
             metric=str(chosen.metric),

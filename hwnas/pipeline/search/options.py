@@ -34,7 +34,7 @@ class SearchOptions:
     """In addition to accuracy and MACs."""
     constraints: tuple[str, ...] = ()
     confidence: Confidence | None = None
-    """Hold constraints for the unfavourable ends of intervals of this confidence."""
+    """Check constraints against the unfavourable ends of intervals of this confidence."""
     accuracy: bool = True
     macs: bool = True
     strategy: str | SearchStrategy | None = None

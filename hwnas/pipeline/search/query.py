@@ -91,7 +91,7 @@ def query(
         objectives: In place of the search's, in addition to accuracy and MACs if the search had them.
         constraints: In place of the search's; a bound on the search's device does not apply on another one.
         device: The device of all device metrics that name none; None: that of the search.
-        confidence: Hold constraints for the unfavourable ends of intervals of this confidence; None: as the search did.
+        confidence: Check constraints against the unfavourable ends of intervals of this confidence; None: as before.
         predictors: The only folder to look for predictors in.
 
     Raises:

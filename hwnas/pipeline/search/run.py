@@ -75,7 +75,7 @@ def search_networks(
     """Search for the best networks for a device, measure the front there, and export the winners.
 
     Args:
-        options: What to search for; with `resume`, the run says it.
+        options: The search to run; None with `resume`, which takes them from the run.
         out: The run folder; None: a new one under `options.runs`.
         resume: The run of a search that was interrupted, or whose front is still to be measured or exported.
         workers: Processes that load images.

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from hwnas.errors import GateError
+from hwnas.errors import CheckFailedError
 from hwnas.export.export import ExportedModule
 from hwnas.export.parity import ExportParity, parity_path
 from hwnas.export.tensorrt import EngineSettings, TimingCache, read_engine
@@ -67,7 +67,7 @@ def test_an_engine_of_another_network_is_not_written(module: nn.Module, tmp_path
     before = path.read_bytes()
     with torch.no_grad():
         module.get_parameter("4.bias")[0] += 1.0
-    with pytest.raises(GateError, match="of the largest logit"):
+    with pytest.raises(CheckFailedError, match="of the largest logit"):
         export_engine(module, graph(tmp_path), path, input_shape=SHAPE, settings=settings)
     assert path.read_bytes() == before
     assert json.loads(parity_path(path).read_text())["passed"] is False

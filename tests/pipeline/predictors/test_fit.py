@@ -140,12 +140,12 @@ def test_a_few_networks_lean_on_another_device_where_that_helps(tmp_path: Path) 
     subjects = subjects_of(SPACE, 60)[30:50]
     answers = predict_networks([f"{SPACE}:{json.dumps(subject.arch)}" for subject in subjects], asked)
     truth = np.array([2.5 * true_ms(subject) for subject in subjects])
-    assert np.abs(np.array([figure.mean for figure in answers.figures]) / truth - 1).mean() < 0.02
+    assert np.abs(np.array([figure.mean for figure in answers.predictions]) / truth - 1).mean() < 0.02
     bare = PredictOptions(deployment=Deployment(device=DEVICE), predictors=tmp_path / "predictors", allow_outside=True)
     found = predict_networks([f"{SPACE}:min"], bare)
     assert found.confidence == 0.81
     frame = found.to_frame()
-    assert (frame["label"][0], frame["mean"][0]) == (found.figures[0].label, found.figures[0].mean)
+    assert (frame["label"][0], frame["mean"][0]) == (found.predictions[0].label, found.predictions[0].mean)
     assert found.notes == ("intervals of 81%: 10 networks were fitted, too few for 90%",)
     with pytest.raises(InputError, match="support no interval at this confidence"):
         predict_networks([f"{SPACE}:min"], replace(bare, confidence=0.9))
@@ -216,7 +216,7 @@ def test_a_fit_of_one_space_counts_its_blocks_and_another_device_may_lean_on_it(
         asked = PredictOptions(
             deployment=Deployment(device=device), predictors=predictors, confidence=0.8, allow_outside=True
         )
-        means = np.array([figure.mean for figure in predict_networks(targets, asked).figures])
+        means = np.array([figure.mean for figure in predict_networks(targets, asked).predictions])
         assert np.abs(means / (factor * truth) - 1).mean() < 0.02
 
 
@@ -247,8 +247,8 @@ def test_predictions_are_near_the_truth_and_say_where_they_are_from(tmp_path: Pa
     )
     subjects = subjects_of(SPACE, 60)[40:44]
     found = predict_networks([json.dumps(subject.arch) for subject in subjects], asked)
-    assert [figure.metric.split("@")[0] for figure in found.figures] == ["latency_ms"] * 4 + ["throughput"] * 4
-    for figure, subject in zip(found.figures, subjects, strict=False):
+    assert [figure.metric.split("@")[0] for figure in found.predictions] == ["latency_ms"] * 4 + ["throughput"] * 4
+    for figure, subject in zip(found.predictions, subjects, strict=False):
         assert figure.mean == pytest.approx(true_ms(subject), rel=0.05)
         assert figure.lower < figure.mean < figure.upper
         assert figure.network_id == subject.network_id
@@ -273,7 +273,7 @@ def test_files_hold_archs_descriptions_and_words(tmp_path: Path) -> None:
     asked = PredictOptions(
         deployment=Deployment(device=DEVICE), predictors=tmp_path / "predictors", space=SPACE, allow_outside=True
     )
-    figures = predict_networks([str(file)], asked).figures
+    figures = predict_networks([str(file)], asked).predictions
     assert [figure.label for figure in figures] == [f"{file}:1", f"{file}:2", "random:4", f"{file}:5"]
     assert figures[0].mean == figures[1].mean
     assert figures[2].mean == figures[3].mean
@@ -333,7 +333,7 @@ def test_a_network_outside_is_an_error_alone_and_a_mark_among_others(tmp_path: P
         predict_networks(["vitas-twins-small:max"], asked)
     assert "the fitted range is" in str(caught.value.got)
     several = predict_networks(["vitas-twins-small:max", "autoformer-micro:random:1"], asked)
-    assert [bool(figure.outside) for figure in several.figures] == [True, False]
+    assert [bool(figure.outside) for figure in several.predictions] == [True, False]
     with pytest.raises(InputError, match="1 networks are outside"):
         require_all_inside(several)
 

@@ -207,7 +207,7 @@ def test_models_of_timm_are_predicted_from_a_table(tmp_path: Path, monkeypatch: 
     asked = PredictOptions(
         deployment=Deployment(device="4090"), metrics=("throughput",), predictors=out, confidence=0.8
     )
-    (figure,) = predict_networks(["timm:vit_tiny_patch16_224@192"], asked).figures
+    (figure,) = predict_networks(["timm:vit_tiny_patch16_224@192"], asked).predictions
     assert figure.metric == "throughput@rtx4090/torch/fp16/b256"
     assert figure.mean == pytest.approx(1e9 / 192**2.1, rel=0.15)
     assert figure.network_id == "timm:vit_tiny_patch16_224@192"
