@@ -20,7 +20,19 @@ from hwnas.profile.results import ProfileQuality, ReasonCount, require_measured,
 if TYPE_CHECKING:
     from hwnas.pipeline.measure_until import StoppingRule
 
-_RUN_PARAMETERS = ("plan", "out", "new", "retry", "strict", "limit_minutes", "until", "order", "as_json", "plan_only")
+_RUN_PARAMETERS = (
+    "plan",
+    "out",
+    "gpus",
+    "new",
+    "retry",
+    "strict",
+    "limit_minutes",
+    "until",
+    "order",
+    "as_json",
+    "plan_only",
+)
 """Parameters that a plan does not contain, so that they can be given with one."""
 
 
@@ -28,6 +40,11 @@ _RUN_PARAMETERS = ("plan", "out", "new", "retry", "strict", "limit_minutes", "un
 @click.option("--space", default="autoformer-tiny", show_default=True, help="Space whose networks are measured.")
 @click.option(
     "--device", default="auto", show_default=True, help="Device of this machine; with --plan-only any device."
+)
+@click.option(
+    "--gpus",
+    show_default="the first",
+    help="GPUs that measure at the same time: all, or numbers or UUIDs such as 0,1. They must be equal.",
 )
 @click.option(
     "--samples",
@@ -90,6 +107,7 @@ def profile(
     /,
     *,
     out: Path | None,
+    gpus: str | None,
     new: bool,
     retry: bool,
     strict: bool,
@@ -105,9 +123,12 @@ def profile(
 
     Networks of a space are exported and timed, each in strict pairs with DeiT-Ti. The same command resumes an
     interrupted campaign. To measure on another machine, write a plan here (--plan-only --out plan.jsonl), run it there
-    (--plan plan.jsonl), and copy its folder of profiles back.
+    (--plan plan.jsonl), and copy its folder of profiles back. Several equal GPUs share the networks with --gpus all.
     """
     _require_one_source(context, plan=plan, plan_only=plan_only, out=out)
+    if gpus is not None and plan_only:
+        hint = "there: hwnas profile --plan plan.jsonl --gpus all"
+        raise UsageError("--gpus is chosen where the plan is measured", got="--plan-only", hint=hint)
     goal = _goal(until, order, planned=plan_only or plan is not None)
     if plan_only:
         _print_planned(write_plan(CampaignOptions(**values), out or Path()), as_json=as_json)
@@ -115,19 +136,18 @@ def profile(
     options = CampaignOptions(**values, out=out or Path(PROFILES))
     environment = None if limit_minutes is None else CampaignEnvironment.of_this_machine(limit_s=60 * limit_minutes)
     with console_reporter() as reporter:
+        shared: dict[str, Any] = {"new": new, "retry": retry, "gpus": () if gpus is None else tuple(gpus.split(","))}
+        shared |= {"reporter": reporter, "campaign_environment": environment}
         try:
             if plan is None:
-                measured = measure(
-                    options, new=new, retry=retry, until=goal, reporter=reporter, campaign_environment=environment
-                )
+                measured = measure(options, until=goal, **shared)
             else:
-                measured = measure_plan(
-                    plan, out=options.out, new=new, retry=retry, reporter=reporter, campaign_environment=environment
-                )
+                measured = measure_plan(plan, out=options.out, **shared)
         except KeyboardInterrupt as stopped:
             command = (*options.command(), *(goal.cli_options if goal else ()))
             if plan is not None:
                 command = ("hwnas", "profile", "--plan", str(plan), *(() if out is None else ("--out", str(out))))
+            command = (*command, *(() if gpus is None else ("--gpus", gpus)))
             message = f"everything measured is kept\n  try     {shlex.join(command)}"
             raise Interrupted(message, number=signal_number(stopped)) from stopped
     _print_measured(measured, folder=out, as_json=as_json)
@@ -253,7 +273,8 @@ def _quality_rows(quality: ProfileQuality) -> list[tuple[str, object]]:
         rows.append(("clock under load", f"{quality.lowest_clock_mhz:.0f} to {quality.highest_clock_mhz:.0f} MHz"))
     if quality.other_processes:
         rows.append(("other processes", f"up to {quality.other_processes} computed on the device as well"))
-    return rows + ([("throttled", ", ".join(quality.throttled))] if quality.throttled else [])
+    more = {"throttled": quality.throttled, "GPUs": quality.gpus}
+    return rows + [(name, ", ".join(values)) for name, values in more.items() if values]
 
 
 def _count_text(counts: tuple[ReasonCount, ...]) -> str:

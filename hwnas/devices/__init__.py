@@ -10,7 +10,7 @@ from hwnas.devices.cpu import Cpu
 from hwnas.devices.datasheets import DEVICES, match
 from hwnas.devices.device import Device
 from hwnas.devices.gpu import Gpu
-from hwnas.devices.machine import Machine, detect, require, resolve
+from hwnas.devices.machine import Machine, detect, require, resolve, select_gpus
 
 __all__ = [
     "DEVICES",
@@ -22,4 +22,5 @@ __all__ = [
     "match",
     "require",
     "resolve",
+    "select_gpus",
 ]

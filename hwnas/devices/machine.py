@@ -3,14 +3,14 @@
 import os
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hwnas.devices.cpu import Cpu, detect_cpu
 from hwnas.devices.datasheets import DEVICES
 from hwnas.devices.device import Device, FileReader, read_system_file
 from hwnas.devices.gpu import Gpu, detect_gpus
-from hwnas.errors import MissingError, unknown
+from hwnas.errors import InputError, MissingError, unknown
 from hwnas.runs import CommandRunner, run_command
 
 _CPU_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*-\d+c(-[a-z0-9]+)?")
@@ -110,6 +110,62 @@ def require(name: str, *, machine: Machine | None = None) -> Device:
         if device.name == resolved:
             return device
     raise _missing(name, resolved, machine)
+
+
+def select_gpus(names: Sequence[str], *, device: str = "auto", machine: Machine | None = None) -> tuple[Gpu, ...]:
+    """Return the GPUs that names stand for. Measurements on them are of one device, so they must be equal.
+
+    Args:
+        names: Numbers as in `nvidia-smi -L`, and UUIDs of GPUs or slices or their beginnings; `all` for all GPUs.
+        device: The device that they must be; `auto` for any. `all` means all GPUs of the device.
+        machine: The machine; None: this one.
+
+    Raises:
+        MissingError: A GPU is not in the machine, or hidden from this process.
+        InputError: A name stands for several GPUs, two names for one, or the GPUs differ.
+    """
+    machine = machine or detect()
+    wanted = None if device == "auto" else resolve(device, machine=machine)
+    if tuple(names) == ("all",):
+        gpus = tuple(gpu for gpu in machine.gpus if wanted in (None, gpu.device.name))
+        if not gpus:
+            raise _missing_gpu("all", machine)
+    else:
+        gpus = tuple(_named_gpu(name.strip(), machine) for name in names)
+    if len({gpu.uuid for gpu in gpus}) < len(gpus) or not gpus:
+        raise InputError("--gpus must name different GPUs", got=",".join(names), hint="--gpus all")
+    kinds = {(gpu.device.name, gpu.reported, gpu.memory_bytes, gpu.driver): gpu for gpu in gpus}
+    if len(kinds) > 1:
+        known = [f"GPU {gpu.index}: {_gpu_kind(gpu)}" for gpu in gpus]
+        hint = f"--gpus {','.join(str(gpu.index) for gpu in gpus if gpu.device == gpus[0].device)}"
+        raise InputError("the GPUs of one campaign must be equal", got="; ".join(known), hint=hint)
+    if wanted not in (None, gpus[0].device.name):
+        raise InputError(f"the GPUs must be the device {wanted}", got=_gpu_kind(gpus[0]), hint="leave out --device")
+    return gpus
+
+
+def _named_gpu(name: str, machine: Machine) -> Gpu:
+    by_uuid = name.startswith(("GPU-", "MIG-"))
+    found = [gpu for gpu in machine.gpus if name == str(gpu.index) or (by_uuid and gpu.uuid.startswith(name))]
+    if not found:
+        raise _missing_gpu(name, machine)
+    if len(found) > 1:
+        known = [gpu.uuid for gpu in found]
+        raise InputError(f"--gpus {name} must stand for one GPU or slice", got=f"{len(found)} of them", known=known)
+    return found[0]
+
+
+def _missing_gpu(name: str, machine: Machine) -> MissingError:
+    kind = "the slice" if name.startswith("MIG-") else "GPU"
+    notes = f" ({'; '.join(machine.notes)})" if machine.notes else ""
+    known = [f"{gpu.index} ({gpu.uuid}, {gpu.device.name})" for gpu in machine.gpus]
+    message = "this machine must have a GPU" if name == "all" else f"{kind} {name} is not in this machine"
+    return MissingError(f"{message}{notes}", got=f"--gpus {name}", known=known, hint="nvidia-smi -L")
+
+
+def _gpu_kind(gpu: Gpu) -> str:
+    memory = "" if gpu.memory_bytes is None else f" with {gpu.memory_bytes / 2**30:.0f} GiB"
+    return f"{gpu.device.name} ({gpu.reported}{memory}, driver {gpu.driver})"
 
 
 def _missing(name: str, resolved: str, machine: Machine) -> MissingError:

@@ -5,12 +5,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hwnas.arguments import checked_arguments
 from hwnas.data_paths import PROFILES
-from hwnas.devices import Device, Machine, require, resolve
+from hwnas.devices import Device, Gpu, Machine, require, resolve, select_gpus
 from hwnas.errors import MissingError
 from hwnas.frames import Columns, TabularResult
 from hwnas.metrics import Deployment
@@ -78,6 +79,7 @@ def measure(
     new: bool = False,
     retry: bool = False,
     until: "StoppingRule | None" = None,
+    gpus: tuple[str, ...] = (),
     reporter: Reporter | None = None,
     campaign_environment: CampaignEnvironment | None = None,
 ) -> MeasureResult:
@@ -91,6 +93,7 @@ def measure(
         new: Start a new profile next to an existing one.
         retry: Measure networks again that failed before.
         until: Measure in rounds until a predictor fitted to the measurements is accurate enough.
+        gpus: Several equal GPUs that measure at the same time, by number or UUID, or `all`; none: the first GPU.
         reporter: Receives messages and progress.
         campaign_environment: Machine, packages and worker factory; None: those of this machine.
 
@@ -98,13 +101,14 @@ def measure(
         The profiles with their quality, and numbers of tasks.
 
     Raises:
-        MissingError: The device or the runtime is not available on this machine.
-        InputError: The runtime does not support the options, or a profile cannot be written.
+        MissingError: The device, a GPU or the runtime is not available on this machine.
+        InputError: The runtime does not support the options, the GPUs differ, or a profile cannot be written.
     """
     require_space(options.space)
     environment = campaign_environment or CampaignEnvironment.of_this_machine()
-    device = _require_device(options, environment.machine)
-    run_options = _RunOptions(out=options.out, new=new, retry=retry, minutes=options.minutes)
+    selected = select_gpus(gpus, device=options.device, machine=environment.machine) if gpus else ()
+    device = selected[0].device if selected else _require_device(options, environment.machine)
+    run_options = _RunOptions(out=options.out, new=new, retry=retry, minutes=options.minutes, gpus=selected)
     reporter = reporter or NullReporter()
     if until is None:
         plans = plan_stages(options, device.name)
@@ -122,6 +126,7 @@ def measure_plan(
     out: Path,
     new: bool = False,
     retry: bool = False,
+    gpus: tuple[str, ...] = (),
     reporter: Reporter | None = None,
     campaign_environment: CampaignEnvironment | None = None,
 ) -> MeasureResult:
@@ -132,6 +137,7 @@ def measure_plan(
         out: Folder of profiles.
         new: Start a new profile next to an existing one.
         retry: Measure networks again that failed before.
+        gpus: Several equal GPUs that measure at the same time, by number or UUID, or `all`; none: the first GPU.
         reporter: Receives messages and progress.
         campaign_environment: Machine, packages and worker factory; None: those of this machine.
 
@@ -139,8 +145,8 @@ def measure_plan(
         The profiles with their quality, and numbers of tasks.
 
     Raises:
-        InputError: The file is not the plan of one campaign, or a profile cannot be written.
-        MissingError: The device or the runtime is not available on this machine.
+        InputError: The file is not the plan of one campaign, the GPUs differ, or a profile cannot be written.
+        MissingError: The device, a GPU or the runtime is not available on this machine.
     """
     plan = load_plan(path)
     environment = campaign_environment or CampaignEnvironment.of_this_machine()
@@ -149,7 +155,8 @@ def measure_plan(
     except MissingError as error:
         hint = f"take {path} to a machine with {plan.device}, and there: hwnas profile --plan {path.name}"
         raise MissingError(error.message, got=error.got, known=error.known, hint=hint) from error
-    options = _RunOptions(out=out, new=new, retry=retry)
+    selected = select_gpus(gpus, device=plan.device, machine=environment.machine) if gpus else ()
+    options = _RunOptions(out=out, new=new, retry=retry, gpus=selected)
     return _run(plan, lambda _: None, device, environment, options, reporter or NullReporter())
 
 
@@ -159,6 +166,8 @@ class _RunOptions:
     new: bool
     retry: bool
     minutes: float | None = None
+    gpus: tuple[Gpu, ...] = ()
+    """None: the first one of the device, or the CPU."""
 
 
 def _run(
@@ -174,7 +183,7 @@ def _run(
     runtime = choose_runtime(plan, device, reporter)
     current: Plan | None = plan
     with ExitStack() as stack:
-        crew = Crew([WorkerPair(lambda: environment.start(None))])
+        crew = _make_crew(device, environment, options.gpus)
         stack.callback(crew.close)
         opener = StoreOpener(
             out=options.out,
@@ -199,6 +208,14 @@ def _run(
             current = extend([stores[batch].path for batch in campaign.batches])
     deployment = replace(plan.tasks[0].setting.deployment, runtime=runtime, batch=None)
     return _measured(deployment, [store.path for store in stores.values()], results)
+
+
+def _make_crew(device: Device, environment: CampaignEnvironment, gpus: Sequence[Gpu]) -> Crew:
+    """A pair of workers for each GPU, which sees that one alone; without GPUs one pair, for the device."""
+    first = [gpu for gpu in environment.machine.gpus if gpu.device.name == device.name][:1]
+    # A board with one GPU may report none, or something else.
+    uuids = [gpu.uuid if gpu.uuid.startswith(("GPU-", "MIG-")) else None for gpu in gpus or first] or [None]
+    return Crew([WorkerPair(partial(environment.start, uuid), gpu=uuid) for uuid in uuids])
 
 
 def _measured(deployment: Deployment, paths: Sequence[Path], results: Sequence[CampaignResult]) -> MeasureResult:

@@ -122,6 +122,8 @@ class ProfileQuality:
     exporters: tuple[str, ...]
     throttled: tuple[str, ...]
     """Throttle reasons that the device reported."""
+    gpus: tuple[str, ...] = ()
+    """UUIDs of the GPUs that measured."""
     enqueue_bound: ReasonCount | None = None
     """Measurements in which the host, and not the device, decided the latency; None if there is none."""
     lowest_clock_mhz: float | None = None
@@ -294,8 +296,8 @@ class _Assessment:
     failures: dict[str, tuple[str, str]] = field(default_factory=dict)
     """Reason and message of the last failure by network_id."""
     references: ReferenceTimes = field(default_factory=ReferenceTimes)
-    reference_ns: list[tuple[str, float]] = field(default_factory=list)
-    """Time of the start and of the reference network, by measurement."""
+    reference_ns: list[tuple[str, str, float]] = field(default_factory=list)
+    """Time of the start, GPU and time of the reference network, by measurement."""
     first: dict[str, tuple[str, float]] = field(default_factory=dict)
     """Process and latency ratio of the first measurement by network_id."""
     pairs: dict[str, tuple[float, float]] = field(default_factory=dict)
@@ -326,7 +328,7 @@ class _Assessment:
     def _add_samples(self, row: Measurement, samples: Samples, reference: Samples) -> None:
         network_id = row.subject.network_id
         self.references.add(reference)
-        self.reference_ns.append((row.started_utc, quantile_ns(reference)))
+        self.reference_ns.append((row.started_utc, row.gpu or "", quantile_ns(reference)))
         ratio = latency_ratio(samples, reference)
         process_id, first = self.first.setdefault(network_id, (row.process_id, ratio))
         if process_id != row.process_id:
@@ -346,7 +348,7 @@ class _Assessment:
     def quality(self) -> ProfileQuality:
         """Return the quality of the rows."""
         failures = [failure for network_id, failure in self.failures.items() if network_id not in self.counts]
-        times_ns = [time for _, time in sorted(self.reference_ns, key=lambda pair: pair[0])]
+        times_ns = self._times_in_order()
         reference_ms = self.references.latency_ms() if times_ns else None
         scale = reference_ms or 1.0
         return ProfileQuality(
@@ -364,11 +366,23 @@ class _Assessment:
             lowest_clock_mhz=min(self.clocks_mhz, default=None),
             highest_clock_mhz=max(self.clocks_mhz, default=None),
             other_processes=self.other_processes,
+            gpus=tuple(sorted({gpu for _, gpu, _ in self.reference_ns} - {""})),
             enqueue_bound=next(iter(_count_reasons(self.enqueue_bound)), None),
             measured_s=self.measured_s,
             first_utc=self.first_utc,
             last_utc=self.last_utc,
         )
+
+    def _times_in_order(self) -> list[float]:
+        """Times of the reference network by the time of the measurement, those of several GPUs brought to one level.
+
+        Otherwise a GPU that joins or leaves a campaign would be a drift.
+        """
+        by_gpu: dict[str, list[float]] = {}
+        for _, gpu, time_ns in self.reference_ns:
+            by_gpu.setdefault(gpu, []).append(time_ns)
+        levels = {gpu: float(np.median(times)) if len(by_gpu) > 1 else 1.0 for gpu, times in by_gpu.items()}
+        return [time_ns / levels[gpu] for _, gpu, time_ns in sorted(self.reference_ns, key=lambda entry: entry[0])]
 
 
 def _enqueue_message(row: Measurement, samples: Samples) -> str:

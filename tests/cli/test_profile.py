@@ -239,3 +239,12 @@ def test_profiles_are_listed_and_shown(command_line: CommandLine) -> None:
 def test_a_profile_that_is_not_there_ends_with_1(command_line: CommandLine) -> None:
     assert command_line("profiles", "show", "nothing", "--profiles", ".") == 1
     assert "error: profile 'nothing' is not known" in command_line.err
+
+
+def test_gpus_are_of_this_machine_and_no_part_of_a_plan(command_line: CommandLine) -> None:
+    assert command_line("profile", "--space", "autoformer-micro", "--gpus", "MIG-5c8e-gone") == 3
+    assert "error: the slice MIG-5c8e-gone is not in this machine" in command_line.err
+    assert command_line(*SMALL, "--samples", "3", "--gpus", "all", "--plan-only", "--out", "plan.jsonl") == 2
+    assert "--gpus is chosen where the plan is measured" in command_line.err
+    assert command_line(*SMALL, "--samples", "3", "--plan-only", "--out", "plan.jsonl") == 0
+    assert command_line("profile", "--plan", "plan.jsonl", "--gpus", "0,1") == 3

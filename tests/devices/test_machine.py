@@ -3,9 +3,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from hwnas.devices import Machine, detect, require, resolve
+from hwnas.devices import Machine, detect, require, resolve, select_gpus
 from hwnas.devices.cpu import CPUINFO
-from hwnas.errors import MissingError, UnknownNameError
+from hwnas.errors import InputError, MissingError, UnknownNameError
 from hwnas.runs import CommandOutcome
 
 CPU_NAME = "amd-epyc-9b45-2c-avx512bf16"
@@ -101,3 +101,61 @@ def test_the_search_for_gpus_and_cpu_uses_what_it_is_given() -> None:
     assert [command[0] for command in commands] == ["nvidia-smi", "sysctl"]
     assert found.cpu.architecture == "riscv64"
     assert len(found.notes) == 2
+
+
+TWO = machine(CommandOutcome(output=GPUS.replace("NVIDIA A10G, 2 MiB", "NVIDIA H200, 143771 MiB")))
+
+
+@pytest.mark.parametrize(
+    ("names", "uuids"),
+    [
+        (("all",), ["GPU-1", "GPU-2", "GPU-3"]),
+        (("2", "0"), ["GPU-3", "GPU-1"]),
+        (("GPU-2",), ["GPU-2"]),
+    ],
+)
+def test_equal_gpus_are_selected_by_number_or_uuid(names: tuple[str, ...], uuids: list[str]) -> None:
+    assert [gpu.uuid for gpu in select_gpus(names, machine=TWO)] == uuids
+    assert [gpu.uuid for gpu in select_gpus(names, device="h200", machine=TWO)] == uuids
+
+
+def test_all_gpus_of_a_device_are_those_of_its_name() -> None:
+    assert [gpu.uuid for gpu in select_gpus(("all",), device="h200", machine=WITH_GPUS)] == ["GPU-1", "GPU-2"]
+    with pytest.raises(InputError, match="the GPUs must be the device h200"):
+        select_gpus(("2",), device="h200", machine=WITH_GPUS)
+
+
+def test_unequal_gpus_are_refused_by_name() -> None:
+    with pytest.raises(InputError, match="the GPUs of one campaign must be equal") as caught:
+        select_gpus(("all",), machine=WITH_GPUS)
+    assert "GPU 1: h200 (NVIDIA H200 with 140 GiB, driver 570.1)" in str(caught.value.got)
+    assert "GPU 2: nvidia-a10g (NVIDIA A10G with 0 GiB, driver 570.1)" in str(caught.value.got)
+    assert caught.value.hint == "--gpus 0,1"
+    smaller = machine(CommandOutcome(output=GPUS.replace("143771", "71771", 1)))
+    with pytest.raises(InputError, match="must be equal"):
+        select_gpus(("0", "1"), machine=smaller)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("3",), "GPU 3 is not in this machine"),
+        (("GPU-9",), "GPU GPU-9 is not in this machine"),
+        (("MIG-5c8e-gone",), "the slice MIG-5c8e-gone is not in this machine"),
+        (("h200",), "GPU h200 is not in this machine"),
+    ],
+)
+def test_a_gpu_that_is_gone_is_named(names: tuple[str, ...], message: str) -> None:
+    with pytest.raises(MissingError, match=message) as caught:
+        select_gpus(names, machine=WITH_GPUS)
+    assert caught.value.known[0] == "0 (GPU-1, h200)"
+    with pytest.raises(MissingError, match=r"nvidia-smi is not installed"):
+        select_gpus(("all",), machine=WITHOUT)
+
+
+@pytest.mark.parametrize("names", [("0", "0"), ("1", "GPU-2"), ()])
+def test_each_gpu_is_named_once(names: tuple[str, ...]) -> None:
+    with pytest.raises(InputError, match="--gpus must name different GPUs"):
+        select_gpus(names, machine=WITH_GPUS)
+    with pytest.raises(InputError, match="must stand for one GPU or slice"):
+        select_gpus(("GPU-",), machine=WITH_GPUS)

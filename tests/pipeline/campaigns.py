@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from hwnas.devices import Machine, detect
+from hwnas.errors import HwnasError
 from hwnas.profile.environment import CampaignEnvironment
 from hwnas.progress import CampaignProgress, ProgressEvent
 from hwnas.records import Failure
@@ -23,18 +24,28 @@ class FakeEnvironment:
     reference_failures: Mapping[int, Failure] = field(default_factory=dict)
     noise: float = 0.0
     notes: tuple[str, ...] = ()
+    machine: Machine = MACHINE
+    gone: Mapping[str, HwnasError] = field(default_factory=dict)
+    """GPUs that have disappeared, by UUID."""
     workers: list[FakeWorker] = field(default_factory=list)
+    gpus: list[str | None] = field(default_factory=list)
+    """The GPU of each worker."""
 
     def make(self) -> CampaignEnvironment:
         software = Environment(
             hwnas="0.1", python="3.11.7", system="Linux", release="6", machine="x86_64", packages=self.versions
         )
-        return CampaignEnvironment(machine=MACHINE, software=software, start=self._start)
+        return CampaignEnvironment(machine=self.machine, software=software, start=self._start)
 
     def _start(self, gpu: str | None) -> FakeWorker:
         worker = FakeWorker(
-            failing=self.failing, reference_failures=self.reference_failures, noise=self.noise, notes=self.notes
+            failing=self.failing,
+            reference_failures=self.reference_failures,
+            noise=self.noise,
+            notes=self.notes,
+            gone=self.gone.get(gpu or ""),
         )
+        self.gpus.append(gpu)
         self.workers.append(worker)
         return self.workers[-1]
 

@@ -12,7 +12,10 @@ from hwnas.profile.options import CampaignOptions
 from hwnas.profile.plan import load_plan, write_plan
 from hwnas.profile.subjects import REFERENCE
 from hwnas.records import Profile, load_profile
+from hwnas.runs import CommandOutcome
+from tests.devices.test_machine import machine
 from tests.pipeline.campaigns import CPU, FakeEnvironment, Listener
+from tests.profile.test_network_timer import Willing
 
 REQUEST = CampaignOptions(
     space="autoformer-micro", device="cpu", samples=6, repeats=2, runtime="onnxruntime", reference_networks=False
@@ -207,6 +210,68 @@ def test_rows_of_a_plan_are_plain_json(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (tmp_path / "plan.jsonl").read_text().splitlines()]
     assert lines[0]["schema"] == "hwnas.plan/2"
     assert lines[1]["subject"]["arch"]["embed_dim"]
+
+
+# --------------------------------------------------------------------------------------------- GPUs
+
+TWO_H200 = machine(CommandOutcome(output="NVIDIA H200, 9 MiB, 570.1, GPU-a\nNVIDIA H200, 9 MiB, 570.1, GPU-b\n"))
+ON_GPU = replace(REQUEST, device="auto", samples=20, runtime="torch-graph", batches=(1, 8))
+
+
+@pytest.fixture
+def with_gpus(monkeypatch: pytest.MonkeyPatch) -> FakeEnvironment:
+    monkeypatch.setattr("hwnas.profile.environment.load_runner", lambda name: Willing())
+    return FakeEnvironment(machine=TWO_H200)
+
+
+def gpus_of(measured: MeasureResult) -> set[str | None]:
+    return {row.gpu for item in measured.profiles for row in load_profile(item.path).measurements}
+
+
+def test_without_gpus_the_first_one_measures_and_its_rows_say_so(with_gpus: FakeEnvironment, tmp_path: Path) -> None:
+    measured = measure(replace(ON_GPU, out=tmp_path), campaign_environment=with_gpus.make())
+    assert (measured.deployment.device, gpus_of(measured)) == ("h200", {"GPU-a"})
+    assert set(with_gpus.gpus) == {"GPU-a"}
+    assert measured.profiles[0].quality.gpus == ("GPU-a",)
+
+
+def test_one_campaign_runs_over_equal_gpus_and_resumes_on_any(with_gpus: FakeEnvironment, tmp_path: Path) -> None:
+    options = replace(ON_GPU, out=tmp_path)
+    measured = measure(replace(options, samples=15), gpus=("all",), campaign_environment=with_gpus.make())
+    assert (measured.num_measured, gpus_of(measured)) == (34, {"GPU-a", "GPU-b"})
+    assert set(with_gpus.gpus) == {"GPU-a", "GPU-b"}
+    assert load_profile(measured.profiles[0].path).manifest.environment["model"] == "NVIDIA H200"
+    assert all(worker.closed for worker in with_gpus.workers)
+    more = measure(options, gpus=("1",), campaign_environment=with_gpus.make())
+    assert (more.num_measured, more.num_skipped) == (10, 34)
+
+
+def test_a_plan_runs_over_several_gpus_and_a_gpu_that_is_gone_is_named(
+    with_gpus: FakeEnvironment, tmp_path: Path
+) -> None:
+    write_plan(replace(ON_GPU, device="h200"), tmp_path / "plan.jsonl")
+    with_gpus.gone = {"GPU-b": MissingError("torch finds no GPU on this machine")}
+    listener = Listener()
+    measured = measure_plan(
+        tmp_path / "plan.jsonl",
+        out=tmp_path / "out",
+        gpus=("0", "1"),
+        campaign_environment=with_gpus.make(),
+        reporter=listener,
+    )
+    assert (measured.num_measured, gpus_of(measured)) == (44, {"GPU-a"})
+    assert "GPU-b is given up, its networks go to the other GPUs: torch finds no GPU" in "\n".join(listener.texts)
+
+
+def test_gpus_that_are_no_one_device_are_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    mixed = machine(CommandOutcome(output="NVIDIA H200, 9 MiB, 570.1, GPU-a\nNVIDIA L4, 9 MiB, 570.1, GPU-b\n"))
+    place = FakeEnvironment(machine=mixed)
+    with pytest.raises(InputError, match="must be equal"):
+        measure(replace(ON_GPU, out=tmp_path), gpus=("all",), campaign_environment=place.make())
+    write_plan(replace(ON_GPU, device="a100"), tmp_path / "plan.jsonl")
+    with pytest.raises(MissingError, match="'a100' is not in this machine"):
+        measure_plan(tmp_path / "plan.jsonl", out=tmp_path, gpus=("0",), campaign_environment=place.make())
+    assert not place.workers
 
 
 # ----------------------------------------------------------------------------------------- requests

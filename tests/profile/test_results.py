@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from hwnas.errors import CheckFailedError
-from hwnas.profile.results import assess_profile, require_stable, summarize_measurements
+from hwnas.profile.results import assess_measurements, assess_profile, require_stable, summarize_measurements
 from hwnas.records import DeviceState, Measurement, Profile, Samples
 from tests.records.rows import MANIFEST, changed, failed, row
 
@@ -150,3 +150,18 @@ def test_the_state_of_a_gpu_during_the_runs_is_summed_up() -> None:
     assert quality.unstable[0].reason == "the device throttled: sw_power_cap"
     nothing = assess_profile(profile(replace(row(0), before=None, after=None)))
     assert (nothing.lowest_clock_mhz, nothing.highest_clock_mhz, nothing.other_processes) == (None, None, 0)
+
+
+def test_a_slower_gpu_that_joins_a_campaign_is_no_drift() -> None:
+    first = [replace(row(number), gpu="GPU-a") for number in range(6)]
+    later = [replace(row(6 + number, ns=2_200_000, reference_ns=1_100_000), gpu="GPU-b") for number in range(6)]
+    times = [f"2026-01-02T03:04:{second:02d}.000+00:00" for second in range(12)]
+    rows = [replace(made, started_utc=time) for made, time in zip([*first, *later], times, strict=True)]
+    quality = assess_measurements(rows)
+    assert quality.drift is not None
+    assert abs(quality.drift.change) < 0.01
+    assert quality.gpus == ("GPU-a", "GPU-b")
+    unbound = assess_measurements([replace(made, gpu=None) for made in rows])
+    assert unbound.drift is not None
+    assert unbound.drift.change > 0.05
+    assert unbound.gpus == ()

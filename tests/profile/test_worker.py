@@ -7,13 +7,14 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from hwnas.devices import detect
-from hwnas.errors import InputError, MissingError, UnknownNameError, UsageError
+from hwnas.errors import InputError, Interrupted, MissingError, UnknownNameError, UsageError
 from hwnas.profile.subjects import space_subject
 from hwnas.profile.worker import Worker, WorkerLimits
 from hwnas.profile.worker_messages import MeasurementTask, ReferenceNetworkError, TaskResult
@@ -382,6 +383,28 @@ def test_a_campaign_may_have_more_than_a_thousand_open_files() -> None:
         for file in files:
             os.close(file)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_worker_of_a_gpu_sees_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
+    code = "write('{\"ready\": \"' + os.environ['CUDA_VISIBLE_DEVICES'] + '\"}\\n'); time.sleep(60)"
+    for gpu, seen in (("GPU-5c8e", "GPU-5c8e"), (None, "0,1,2")):
+        with Worker(command=program(code), gpu=gpu) as worker:
+            worker._running_process()
+            assert worker.process_id == seen
+
+
+@pytest.mark.parametrize("code", ["time.sleep(60)", f"{READY}{STAGE}time.sleep(60)"])
+def test_a_measurement_ends_when_another_thread_interrupts_it(code: str) -> None:
+    begin = time.monotonic()
+    with Worker(command=program(code)) as worker, ThreadPoolExecutor(1) as thread:
+        running = thread.submit(worker.measure, task("works"))
+        time.sleep(0.5)
+        worker.interrupt()
+        assert isinstance(running.exception(), InputError) or running.result().failure is not None
+        with pytest.raises(Interrupted):
+            worker.measure(task("works"))
+    assert time.monotonic() - begin < 20
 
 
 def test_closing_ends_the_process(worker: Worker) -> None:
