@@ -16,7 +16,7 @@ CHECKED_TEXTS = {
     "arch": "looked up in a space, or read as a JSON file",
     "archs": "looked up in a space, or read as a JSON file",
     "extra_models": "looked up among the models of timm",
-    "changes": "parsed as KEY=VALUE of a recipe",
+    "overrides": "parsed as KEY=VALUE of a recipe",
     "constraints": "parsed as a constraint",
     "data": "resolved by the sources of images",
     "device": "looked up among devices",
