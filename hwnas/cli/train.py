@@ -62,7 +62,13 @@ _RECIPE_OPTIONS = (
     click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of all random choices."),
     click.option("--teacher", help="Distil from timm:NAME, a file or a run of one network."),
     click.option("--teacher-weights", type=PATH, help="Checkpoint of a timm: teacher."),
-    click.option("--threads", type=THREADS_OR_AUTO, default=0, show_default=True, help="CPU threads; 0 chooses."),
+    click.option(
+        "--threads",
+        type=THREADS_OR_AUTO,
+        default=0,
+        show_default=True,
+        help="CPU threads; 0: chosen by the size of the steps.",
+    ),
 )
 _RUN_OPTIONS = (
     click.option("--out", type=PATH, show_default="new folder under runs/", help="Run folder."),

@@ -60,7 +60,7 @@ class FittedPredictor:
     """A predictor that was fitted and written."""
 
     fitted_to: str
-    """The profile, or what was put together."""
+    """The profile, or the name of the profiles that were pooled."""
     path: Path
     card: Card
 
@@ -97,7 +97,7 @@ def fit_predictors(
     groups = group_profiles(_load_measured(device, options), space=options.space, mixed=options.mixed)
     fitted: list[FittedPredictor] = []
     left_out, errors = list(groups.left_out), []
-    for networks in groups.fitted:
+    for networks in groups.to_fit:
         for result in _fit_metrics(_first(networks, options.samples), options, reporter):
             if isinstance(result, FittedPredictor):
                 fitted.append(result)

@@ -16,14 +16,16 @@ class LeftOut:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Groups:
-    """Profiles to fit, and profiles left out."""
+class ProfileGroups:
+    """Measured networks to fit, each with a predictor of its own, and profiles left out."""
 
-    fitted: tuple[MeasuredNetworks, ...]
+    to_fit: tuple[MeasuredNetworks, ...]
     left_out: tuple[LeftOut, ...] = ()
 
 
-def group_profiles(parts: Sequence[MeasuredNetworks], *, space: str | None = None, mixed: bool = False) -> Groups:
+def group_profiles(
+    parts: Sequence[MeasuredNetworks], *, space: str | None = None, mixed: bool = False
+) -> ProfileGroups:
     """Group profiles for fitting: each space in each deployment, then all networks of each deployment.
 
     Args:
@@ -42,7 +44,7 @@ def group_profiles(parts: Sequence[MeasuredNetworks], *, space: str | None = Non
             left_out.append(group)
         else:
             fitted.append(group)
-    return Groups(fitted=tuple(fitted), left_out=tuple(left_out))
+    return ProfileGroups(to_fit=tuple(fitted), left_out=tuple(left_out))
 
 
 def _newest(parts: Sequence[MeasuredNetworks], *, mixed: bool) -> tuple[list[MeasuredNetworks], Iterator[LeftOut]]:
