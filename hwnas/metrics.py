@@ -24,14 +24,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Goal = Literal["min", "max"]
-Precision = Literal["fp32", "tf32", "fp16", "bf16", "fp8", "int8"]
+Precision = Literal["fp32", "tf32", "fp16", "bf16", "fp8", "int8", "int8-dynamic"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 """All precisions that are known by name; a runtime, an exporter or a datasheet has some of them."""
 
-QUANTISED: frozenset[str] = frozenset({"fp8", "int8"})
-"""Precisions that may change the accuracy of a network; in all others it is taken to be that of fp32."""
+QUANTISED: tuple[Precision, ...] = ("fp8", "int8", "int8-dynamic")
+"""Precisions that may change the accuracy of a network; in all others it is taken to be that of fp32. The scales of
+'int8' are from calibration images, 'int8-dynamic' computes those of activations in each run."""
 
-PRECISION_PREFERENCE: tuple[Precision, ...] = ("bf16", "fp16", "tf32", "fp32", "int8")
+PRECISION_PREFERENCE: tuple[Precision, ...] = ("bf16", "fp16", "tf32", "fp32", "int8", "int8-dynamic")
 """The order in which predictors are preferred where no precision is specified."""
 
 

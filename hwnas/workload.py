@@ -35,7 +35,7 @@ STRIDED = "strided"
 FLOAT32 = "float32"
 """Trait: its activations stay in float32 under torch's autocast."""
 
-BYTES_PER_ELEMENT: Mapping[str, int] = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
+BYTES_PER_ELEMENT: Mapping[str, int] = {"fp32": 4, "fp16": 2, "bf16": 2, "fp8": 1, "int8": 1, "int8-dynamic": 1}
 
 
 def element_bytes(precision: str) -> int:

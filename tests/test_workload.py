@@ -279,7 +279,9 @@ def test_totals_of_a_workload() -> None:
     assert type(_NETWORK.params) is type(_NETWORK.macs) is int
 
 
-@pytest.mark.parametrize(("precision", "width"), [("fp32", 4), ("fp16", 2), ("bf16", 2), ("int8", 1)])
+@pytest.mark.parametrize(
+    ("precision", "width"), [("fp32", 4), ("fp16", 2), ("bf16", 2), ("fp8", 1), ("int8", 1), ("int8-dynamic", 1)]
+)
 def test_bytes_at_each_precision(precision: str, width: int) -> None:
     read = 5 * 8 + 3 * 40 + 2 * 5 * 4 + 40 + 40 + 8
     written = 5 * 24 + 40 + 2 * 5 * 4 + 40 + 40 + 3
@@ -291,7 +293,7 @@ def test_bytes_at_each_precision(precision: str, width: int) -> None:
 
 
 def test_every_precision_is_in_this_test() -> None:
-    assert set(BYTES_PER_ELEMENT) == {"fp32", "fp16", "bf16", "int8"}
+    assert set(BYTES_PER_ELEMENT) == {"fp32", "fp16", "bf16", "fp8", "int8", "int8-dynamic"}
 
 
 def test_an_unknown_precision_is_named() -> None:

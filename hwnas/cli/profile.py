@@ -56,7 +56,7 @@ _RUN_PARAMETERS = (
 @click.option(
     "--batch", "batches", type=BATCHES, default="1", show_default=True, help="Batch sizes, for example 1,8,64."
 )
-@click.option("--precision", default="fp32", show_default=True, help="Precision: fp32, tf32, fp16, bf16 or int8.")
+@click.option("--precision", default="fp32", show_default=True, help="fp32, tf32, fp16, bf16, int8 or int8-dynamic.")
 @click.option(
     "--runtime", default="auto", show_default=True, help="Runtime; auto takes the fastest one that is installed."
 )

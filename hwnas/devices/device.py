@@ -51,6 +51,7 @@ class Device:
             "bf16": self.bf16_flop_per_s,
             "fp8": self.fp8_flop_per_s,
             "int8": self.int8_op_per_s,
+            "int8-dynamic": self.int8_op_per_s,
         }
         return rates[precision]
 

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from hwnas.errors import InputError, unknown
-from hwnas.export.precision import copy_in_precision, precision_type
+from hwnas.export.precision import INTEGER_PRECISIONS, copy_in_precision, exported_precision, precision_type
 from hwnas.runs import hwnas_version, package_versions
 
 if TYPE_CHECKING:
     import onnx
 
     from hwnas.export.compose import Composition
+    from hwnas.export.quantise import Calibration
     from hwnas.export.templates import TemplateStore
 
 EXPORTERS = ("auto", "composed", "dynamo")
@@ -45,6 +46,7 @@ def build_onnx(
     exporter: str = "auto",
     metadata: Mapping[str, str] | None = None,
     store: "TemplateStore | None" = None,
+    calibration: "Calibration | None" = None,
 ) -> OnnxGraph:
     """Export a module to an ONNX graph.
 
@@ -52,28 +54,38 @@ def build_onnx(
         module: The module; a copy in evaluation mode is exported.
         input_shape: Shape of one image: channels, height, width.
         batch: Batch size that the graph accepts; None for any.
-        precision: 'fp32', 'fp16' or 'bf16'; images and logits are float32 in each.
+        precision: 'fp32', 'fp16', 'bf16', 'int8' or 'int8-dynamic'; images and logits are float32 in each.
         exporter: 'composed', 'dynamo', or 'auto' for the first if it is possible.
         metadata: Entries for the graph's metadata, next to versions, precision and exporter.
         store: Templates of a composed graph; None for those in the user's cache.
+        calibration: Images for the scales of 'int8'; None for random ones, which suffice to time the graph.
 
     Raises:
         InputError: The module cannot be exported by this exporter.
     """
     start = time.perf_counter()
-    precision_type(precision)
+    float_precision = exported_precision(precision)
+    precision_type(float_precision)
     composition = None
     if _is_composed(module, exporter=exporter, batch=batch):
         from hwnas.export.compose import compose
 
         assert batch is not None
-        composition = compose(module, input_shape=input_shape, batch=batch, precision=precision, store=store)
+        composition = compose(module, input_shape=input_shape, batch=batch, precision=float_precision, store=store)
         model, exporter = composition.model, "composed"
     else:
         from hwnas.export.dynamo import export_dynamo
 
-        model = export_dynamo(copy_in_precision(module, precision), input_shape=input_shape, batch=batch)
+        model = export_dynamo(copy_in_precision(module, float_precision), input_shape=input_shape, batch=batch)
         exporter = "dynamo" if batch else "dynamo-dynamic"
+    metadata = dict(metadata or {})
+    if precision in INTEGER_PRECISIONS:
+        from hwnas.export.quantise import quantised_graph, random_calibration
+
+        calibration = calibration or random_calibration(input_shape, batch=batch or 1)
+        model = quantised_graph(model, precision=precision, calibration=calibration)
+        if precision != "int8-dynamic":
+            metadata["calibration"] = calibration.recipe.to_json()
     del model.metadata_props[:]
     model.producer_name, model.producer_version = "hwnas", hwnas_version()
     entries = export_metadata(exporter=exporter, precision=precision, batch=batch, metadata=metadata)

@@ -10,6 +10,14 @@ from hwnas.errors import unknown
 TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 """torch's type of each precision."""
 
+INTEGER_PRECISIONS = ("int8", "int8-dynamic")
+"""Precisions that a graph in float32 is quantised to."""
+
+
+def exported_precision(name: str) -> str:
+    """Return the precision that a module is exported in: a quantised graph is made from one in float32."""
+    return "fp32" if name in INTEGER_PRECISIONS else name
+
 
 def precision_type(name: str) -> torch.dtype:
     """Return torch's type of a precision."""

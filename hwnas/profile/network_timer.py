@@ -16,8 +16,9 @@ from hwnas.devices import Device, match
 from hwnas.devices.datasheets import normalised
 from hwnas.devices.memory import memory_limit
 from hwnas.errors import HwnasError, InputError, MissingError
+from hwnas.metrics import QUANTISED
 from hwnas.profile.networks import build_subject, seeded_images
-from hwnas.profile.parity import expected_logits, parity_tolerance, require_parity
+from hwnas.profile.parity import expected_logits, parity_tolerance, require_agreement, require_parity
 from hwnas.profile.plan import exporter_for
 from hwnas.profile.runners.cuda import LimitWatch, Nvml, open_nvml
 from hwnas.profile.runners.preparation import device_of
@@ -209,7 +210,9 @@ class NetworkTimer:
             else:
                 module, images = network
             expected = expected_logits(module, images)
-            tolerance = parity_tolerance(module, images, precision=setting.precision)
+            tolerance = None
+            if setting.precision not in QUANTISED:
+                tolerance = parity_tolerance(module, images, precision=setting.precision)
             self._enter("prepare")
             begin = time.perf_counter()
             session = runner.prepare(module, images, setting)
@@ -217,13 +220,16 @@ class NetworkTimer:
             self._enter("check")
             try:
                 precision = setting.precision
-                parity = require_parity(session.outputs(), expected, precision=precision, tolerance=tolerance)
+                if tolerance is None:
+                    parity = require_agreement(session.outputs(), expected, precision=precision)
+                else:
+                    parity = require_parity(session.outputs(), expected, precision=precision, tolerance=tolerance)
                 _log.debug(
-                    "%s: prepared in %.2f s, largest difference %.1e of the largest logit, %.1e is allowed",
+                    "%s: prepared in %.2f s, largest difference %.1e of the largest logit%s",
                     subject.network_id,
                     export_s,
                     parity.max_relative,
-                    tolerance,
+                    "" if tolerance is None else f", {tolerance:.1e} is allowed",
                 )
             except BaseException:
                 session.close()

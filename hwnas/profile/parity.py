@@ -10,6 +10,9 @@ from hwnas.records import OutputParity
 MAX_IMAGES = 8
 """Images of a batch that are compared; torch has to compute them on the CPU."""
 
+MIN_CORRELATION = 0.9
+"""Lowest correlation of the logits of a quantised network with torch's."""
+
 _ROUNDING_IMAGES = 2
 """Images on which the effect of rounding is measured."""
 
@@ -53,17 +56,39 @@ def compare_outputs(outputs: Tensor, expected: Tensor) -> OutputParity:
     )
 
 
+def require_agreement(outputs: Tensor, expected: Tensor, *, precision: str) -> OutputParity:
+    """Compare the logits of a quantised network with torch's, and require that they agree about the classes.
+
+    Quantising changes logits by far more than rounding, so no tolerance separates a right network from a wrong one.
+    But logits of the right one rise and fall together with torch's. Accuracy is another matter: random weights, which
+    networks are timed with, say nothing about it.
+
+    Raises:
+        MeasurementError: An output is NaN or infinite, the shapes differ, all logits of an image are equal, or the
+            logits hardly correlate with torch's.
+    """
+    _require_finite(outputs, expected, precision=precision)
+    parity = compare_outputs(outputs, expected)
+    found, wanted = (values - values.mean(-1, keepdim=True) for values in (outputs[: len(expected)], expected))
+    if not found.any() and wanted.any():
+        raise MeasurementError("mismatch", f"all outputs in {precision} are equal, those of torch are not")
+    correlation = float(torch.nn.functional.cosine_similarity(found.flatten(), wanted.flatten(), dim=0))
+    if wanted.any() and correlation < MIN_CORRELATION:
+        raise MeasurementError(
+            "mismatch",
+            f"outputs in {precision} must rise and fall with torch's, with a correlation of at least "
+            f"{MIN_CORRELATION:g}; it is {correlation:.2f}",
+        )
+    return parity
+
+
 def require_parity(outputs: Tensor, expected: Tensor, *, precision: str, tolerance: float) -> OutputParity:
     """Compare logits with torch's and require that they agree.
 
     Raises:
         MeasurementError: An output is NaN or infinite, the shapes differ, or the difference exceeds the tolerance.
     """
-    if not torch.isfinite(outputs).all():
-        number = int((~torch.isfinite(outputs)).sum())
-        raise MeasurementError("nan", f"{number} of {outputs.numel()} outputs are NaN or infinite in {precision}")
-    if not torch.isfinite(expected).all():
-        raise MeasurementError("nan", "torch's own outputs are NaN or infinite")
+    _require_finite(outputs, expected, precision=precision)
     parity = compare_outputs(outputs, expected)
     if not parity.max_relative <= tolerance:  # also True for NaN
         raise MeasurementError(
@@ -72,3 +97,11 @@ def require_parity(outputs: Tensor, expected: Tensor, *, precision: str, toleran
             f"at most {tolerance:.2g} is allowed in {precision}",
         )
     return parity
+
+
+def _require_finite(outputs: Tensor, expected: Tensor, *, precision: str) -> None:
+    if not torch.isfinite(outputs).all():
+        number = int((~torch.isfinite(outputs)).sum())
+        raise MeasurementError("nan", f"{number} of {outputs.numel()} outputs are NaN or infinite in {precision}")
+    if not torch.isfinite(expected).all():
+        raise MeasurementError("nan", "torch's own outputs are NaN or infinite")

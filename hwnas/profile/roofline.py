@@ -130,7 +130,7 @@ def _cost(operation: Operation, rates: PeakRates | None, *, width: int, batch: i
     )
 
 
-_GPU_ALIGNMENT = {"fp32": 4, "tf32": 4, "fp16": 8, "bf16": 8, "fp8": 16, "int8": 16}
+_GPU_ALIGNMENT = {"fp32": 4, "tf32": 4, "fp16": 8, "bf16": 8, "fp8": 16, "int8": 16, "int8-dynamic": 16}
 """Elements in 16 bytes. Tensor cores are used fully only for widths that are a multiple of it."""
 
 _GPU_TILE = 64

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from hwnas.devices import DEVICES, Device, detect
 from hwnas.devices.memory import memory_limit
 from hwnas.errors import InputError, MissingError
+from hwnas.export.precision import INTEGER_PRECISIONS
 from hwnas.profile.network_timer import NetworkTimer, classify_failure, require_runner
 from hwnas.profile.runners.runner import AVAILABLE, Availability, MeasurementError, RuntimeSession, Sample
 from hwnas.profile.runners.torch import TorchRunner
@@ -93,6 +94,15 @@ def test_half_precision_is_compared_with_its_own_tolerance(bench: NetworkTimer) 
     assert outcome.failure is None
     assert outcome.parity is not None
     assert 1e-4 < outcome.parity.max_relative < 0.1
+
+
+@pytest.mark.parametrize("precision", INTEGER_PRECISIONS)
+def test_a_quantised_network_is_timed_if_it_agrees_with_torch(bench: NetworkTimer, precision: str) -> None:
+    task = replace(TASK, setting=changed(SETTING, runtime="onnxruntime", precision=precision))
+    outcome = bench.measure(task)
+    assert outcome.failure is None
+    assert outcome.parity is not None
+    assert outcome.parity.max_relative > 1e-4
 
 
 def test_a_task_survives_its_way_to_the_worker() -> None:

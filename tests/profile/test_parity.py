@@ -1,7 +1,14 @@
 import pytest
 import torch
 
-from hwnas.profile.parity import MAX_IMAGES, compare_outputs, expected_logits, parity_tolerance, require_parity
+from hwnas.profile.parity import (
+    MAX_IMAGES,
+    compare_outputs,
+    expected_logits,
+    parity_tolerance,
+    require_agreement,
+    require_parity,
+)
 from hwnas.profile.runners.runner import MeasurementError
 from hwnas.records import OutputParity
 
@@ -68,3 +75,28 @@ def test_outputs_of_another_shape_are_a_mismatch() -> None:
 def test_nan_of_torch_itself_is_no_agreement() -> None:
     with pytest.raises(MeasurementError, match="torch's own outputs"):
         require_parity(EXPECTED, EXPECTED * float("nan"), precision="fp32", tolerance=1e-4)
+
+
+def test_quantised_outputs_must_correlate_with_those_of_torch() -> None:
+    rough = EXPECTED + torch.tensor([[0.8, -0.8, 0.8], [0.1, 0.1, -0.1]])
+    found = require_agreement(rough, EXPECTED, precision="int8")
+    assert found.max_relative == pytest.approx(0.2)
+    with pytest.raises(MeasurementError, match=r"rise and fall with torch's.*0\.9; it is -1\.00") as caught:
+        require_agreement(-EXPECTED, EXPECTED, precision="int8")
+    assert caught.value.reason == "mismatch"
+
+
+@pytest.mark.parametrize("value", [0.0, 3.0])
+def test_constant_outputs_of_a_quantised_network_are_a_mismatch(value: float) -> None:
+    with pytest.raises(MeasurementError, match="all outputs in int8 are equal") as caught:
+        require_agreement(torch.full_like(EXPECTED, value), EXPECTED, precision="int8")
+    assert caught.value.reason == "mismatch"
+    constant = torch.full_like(EXPECTED, value)  # a network whose head is still zero
+    assert require_agreement(constant, constant, precision="int8").max_absolute == 0
+
+
+def test_quantised_outputs_that_are_no_numbers_are_counted() -> None:
+    outputs = EXPECTED.clone()
+    outputs[1, 2] = float("nan")
+    with pytest.raises(MeasurementError, match="1 of 6 outputs are NaN or infinite in int8"):
+        require_agreement(outputs, EXPECTED, precision="int8")

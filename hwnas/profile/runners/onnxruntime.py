@@ -13,13 +13,13 @@ from hwnas.devices.memory import release_free_memory, resident_mb
 from hwnas.errors import MissingError
 from hwnas.export.onnx_session import load_onnxruntime
 from hwnas.profile.runners.cuda import CudaClock, cuda_available
-from hwnas.profile.runners.preparation import device_of, onnx_graph
+from hwnas.profile.runners.preparation import device_of, onnx_graph, quantisation_facts
 from hwnas.profile.runners.runner import AVAILABLE, Availability, RuntimeSession, Sample, run_timed
 from hwnas.records import Setting
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
-_PRECISIONS = {"cpu": ("fp32", "fp16"), "gpu": ("fp32", "tf32", "fp16", "bf16")}
+_PRECISIONS = {"cpu": ("fp32", "fp16", "int8", "int8-dynamic"), "gpu": ("fp32", "tf32", "fp16", "bf16")}
 """ONNX Runtime has no bf16 convolution on a CPU."""
 
 _TYPES = {
@@ -172,6 +172,7 @@ class OnnxRuntimeRunner:
             "provider": CUDA if gpu else CPU,
             "graph_optimisation": "all",
             "spinning": str(_spins(setting)).lower(),
+            **quantisation_facts(setting),
         }
         return {**facts, **on_gpu} if gpu else facts
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from hwnas.devices import Device, require
 from hwnas.errors import InputError
-from hwnas.export.precision import TORCH_DTYPES
+from hwnas.export.precision import INTEGER_PRECISIONS, TORCH_DTYPES
 from hwnas.profile.runners.runner import AVAILABLE, Availability
 from hwnas.records import Setting
 
@@ -93,3 +93,11 @@ def onnx_graph(module: nn.Module, images: Tensor, setting: Setting, *, precision
     )
     data: bytes = graph.model.SerializeToString()
     return data
+
+
+def quantisation_facts(setting: Setting) -> dict[str, str]:
+    """Return how a quantised graph got the scales of its activations; nothing in other precisions."""
+    if setting.precision not in INTEGER_PRECISIONS:
+        return {}
+    is_static = setting.precision == "int8"
+    return {"activation_scales": "from random images, for timing alone" if is_static else "computed in each run"}

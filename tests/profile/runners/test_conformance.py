@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from hwnas.devices import DEVICES, Device, detect
-from hwnas.metrics import RUNTIMES
-from hwnas.profile.parity import expected_logits, parity_tolerance, require_parity
+from hwnas.metrics import QUANTISED, RUNTIMES, Precision
+from hwnas.profile.parity import expected_logits, parity_tolerance, require_agreement, require_parity
 from hwnas.profile.runners.preparation import device_of
 from hwnas.profile.runners.runner import Runner, RuntimeSession, load_runner
 from hwnas.records import Setting
@@ -142,6 +142,22 @@ def test_half_precision_is_near_float32(runner: Runner, setting: Setting, images
     require_parity(
         outputs, expected, precision=precision, tolerance=parity_tolerance(module, images, precision=precision)
     )
+
+
+@pytest.mark.parametrize("precision", QUANTISED)
+def test_quantised_outputs_agree_with_float32(
+    runner: Runner, setting: Setting, images: Tensor, precision: Precision
+) -> None:
+    quantised = make_setting(device=setting.device, runtime=runner.name, batch=2, precision=precision)
+    if not runner.supports(quantised).available:
+        pytest.skip(runner.supports(quantised).reason)
+    prepared = runner.prepare(seeded(), images, quantised)
+    with torch.inference_mode():
+        expected = seeded()(images)
+    assert require_agreement(prepared.outputs(), expected, precision=precision).max_absolute > 1e-4
+    assert "activation_scales" in runner.facts(quantised)
+    assert "activation_scales" not in runner.facts(setting)
+    prepared.close()
 
 
 def test_facts_are_texts_with_a_version(runner: Runner, setting: Setting) -> None:

@@ -83,7 +83,7 @@ def test_nodes_that_cuda_cannot_run_are_refused_and_not_run_on_the_cpu(monkeypat
 def test_bfloat16_has_no_kernels_on_a_cpu_of_onnxruntime() -> None:
     found = OnnxRuntimeRunner().supports(setting(precision="bf16"))
     assert not found.available
-    assert "runs fp32, fp16 on" in found.reason
+    assert "runs fp32, fp16, int8, int8-dynamic on" in found.reason
 
 
 def test_cuda_graphs_need_a_gpu() -> None:

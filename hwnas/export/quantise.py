@@ -1,0 +1,396 @@
+"""Quantise the linear layers of an ONNX graph to int8.
+
+A linear layer is a product of activations and a weight matrix, which is where a vision transformer spends its time.
+Weights are quantised per output channel, activations per tensor, both symmetrically:
+
+    q = clip(round(x / s), -127, 127)    with the scale s = bound / 127
+
+- `int8`: the scales of activations are constants of the graph, found on calibration images. The graph has float
+  operators behind pairs of QuantizeLinear and DequantizeLinear (Q/DQ), the one form that all runtimes turn into int8
+  kernels.
+- `int8-dynamic`: each run computes the scales of activations from the images at hand. No calibration is needed. Only
+  ONNX Runtime runs these operators fast.
+
+Convolutions, products of two activations in attention, the classifier and everything else stay in float: quantising
+them gains no time on the CPUs that we measured, or costs some, and costs accuracy (docs/decisions.md).
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from hwnas.config import Between, Seed, require_valid
+from hwnas.errors import CheckFailedError, InputError, unknown
+from hwnas.export.onnx_session import load_onnxruntime
+
+Array = NDArray[np.float32]
+
+CalibrationMethod = Literal["minmax", "percentile", "mse"]
+CALIBRATION_METHODS: tuple[CalibrationMethod, ...] = get_args(CalibrationMethod)
+
+RANDOM_IMAGES = "random"
+"""Data of a calibration for timing alone: the speed of a network does not depend on its scales."""
+
+_LEVELS = 127
+"""Largest quantised value. -128 is left out, so that the range is symmetric."""
+_SMALLEST_BOUND = 1e-6
+"""The bound of a tensor of zeros, whose scale must not be 0."""
+_BINS = 2048
+_PERCENTILE = 99.99
+_MSE_BOUNDS = np.linspace(0.2, 1.0, 81)
+"""Bounds that are tried, as shares of the largest value."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationRecipe:
+    """How the ranges of activations were found; it is part of the exported file."""
+
+    data: str = RANDOM_IMAGES
+    """Dataset, or 'random' for normally distributed images, which are enough to time a network."""
+    num_images: Annotated[int, Between(1, 1_000_000)] = 1
+    seed: Seed = 0
+    """Decides which images are used."""
+    method: CalibrationMethod = "minmax"
+    """'minmax': the largest value; 'percentile': that of 99.99 % of the values; 'mse': the bound with the smallest mean
+    squared error."""
+
+    def __post_init__(self) -> None:
+        require_valid(self)
+
+    def __str__(self) -> str:
+        return f"{self.num_images} images of {self.data}, seed {self.seed}, {self.method}"
+
+    def to_json(self) -> str:
+        """Return the recipe as it is stored in a graph."""
+        return json.dumps(asdict(self))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """The images that the ranges of activations are found on."""
+
+    recipe: CalibrationRecipe
+    batches: Iterable[Array]
+    """The images, in batches that the graph accepts. They can be iterated over repeatedly."""
+
+
+def random_calibration(input_shape: Sequence[int], *, batch: int) -> Calibration:
+    """Return a calibration for timing alone, on one batch of random images.
+
+    Args:
+        input_shape: Shape of one image: channels, height, width.
+        batch: Batch size that the graph accepts.
+    """
+    recipe = CalibrationRecipe(num_images=batch)
+    images = np.random.default_rng(recipe.seed).standard_normal((batch, *input_shape), dtype=np.float32)
+    return Calibration(recipe=recipe, batches=[images])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActivationRange:
+    """The range of an activation that a linear layer reads."""
+
+    bound: float
+    """Largest magnitude that is represented."""
+    rank: int
+    """Number of dimensions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearLayer:
+    """A product of activations and a weight matrix in a graph."""
+
+    name: str
+    """Name of its weight, without the suffixes of the exporter."""
+    output: str
+    activation: str
+    weight: str
+    """Name of the matrix, which has a row per input and a column per output."""
+
+
+def linear_layers(model: ModelProto) -> list[LinearLayer]:
+    """Return the layers that are quantised, in the order in which they run.
+
+    Raises:
+        InputError: There are none.
+    """
+    matrices = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 2}
+    constants = {tensor.name for tensor in model.graph.initializer}
+    layers = [
+        LinearLayer(
+            name=node.input[1].partition(".permuted")[0].removesuffix(".weight"),
+            output=node.output[0],
+            activation=node.input[0],
+            weight=node.input[1],
+        )
+        for node in model.graph.node
+        if node.op_type == "MatMul" and node.input[1] in matrices and node.input[0] not in constants
+    ]
+    if not layers:
+        message = "a network must have linear layers over tokens to be quantised"
+        raise InputError(message, got="none in the graph", hint="--precision fp32")
+    return layers
+
+
+def calibrate(model: ModelProto, images: Iterable[Array], *, method: CalibrationMethod) -> dict[str, ActivationRange]:
+    """Find the ranges of the activations that linear layers read.
+
+    Args:
+        model: The graph in float32.
+        images: Batches of the size that the graph accepts. They are iterated over twice, except for 'minmax'.
+        method: How a range follows from the values.
+
+    Returns:
+        The range of each activation by its name.
+
+    Raises:
+        CheckFailedError: An activation is NaN or infinite.
+        InputError: There are no images, or the graph has no linear layers.
+    """
+    if method not in CALIBRATION_METHODS:
+        raise unknown("calibration method", method, CALIBRATION_METHODS)
+    probe = ActivationProbe(model)
+    largest: dict[str, float] = {}
+    ranks: dict[str, int] = {}
+    for values in map(probe.run, images):
+        for name, array in values.items():
+            bound = float(np.abs(array).max())
+            if not np.isfinite(bound):
+                message = "activations must be finite numbers to be quantised"
+                raise CheckFailedError(message, got=f"NaN or infinity in {name}", hint="other weights")
+            largest[name], ranks[name] = max(largest.get(name, 0.0), bound), array.ndim
+    if not largest:
+        raise InputError("calibration needs at least one batch of images", got="none", hint="--data DIR")
+    bounds = largest if method == "minmax" else _clipped_bounds(probe, images, largest, method=method)
+    return {name: ActivationRange(bound=bound, rank=ranks[name]) for name, bound in bounds.items()}
+
+
+class ActivationProbe:
+    """Runs a float32 graph and returns the activations that its linear layers read."""
+
+    def __init__(self, model: ModelProto) -> None:
+        """Open a session on the graph; the graph itself is not changed."""
+        library = load_onnxruntime()
+        self._names = list(dict.fromkeys(layer.activation for layer in linear_layers(model)))
+        self._input = model.graph.input[0].name
+        probed = ModelProto()
+        probed.CopyFrom(model)
+        outputs = {value.name for value in probed.graph.output} | {self._input}
+        probed.graph.output.extend(helper.make_empty_tensor_value_info(n) for n in self._names if n not in outputs)
+        options = library.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # An optimiser would fuse operators and remove the values in between; it also takes longer than it saves.
+        options.graph_optimization_level = library.GraphOptimizationLevel.ORT_DISABLE_ALL
+        content = probed.SerializeToString()
+        self._session = library.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+    def run(self, images: Array) -> dict[str, Array]:
+        """Return the activations of a batch by name."""
+        values: list[Array] = self._session.run(self._names, {self._input: images})
+        return dict(zip(self._names, values, strict=True))
+
+
+def quantised_graph(model: ModelProto, *, precision: str, calibration: Calibration) -> ModelProto:
+    """Return a graph with linear layers in int8.
+
+    Args:
+        model: The graph in float32, which is not changed.
+        precision: 'int8' or 'int8-dynamic'.
+        calibration: Images for the ranges of 'int8'.
+
+    Raises:
+        CheckFailedError: An activation is NaN or infinite.
+        InputError: The graph has no linear layers, or there are no images.
+    """
+    if precision == "int8-dynamic":
+        return quantise_dynamically(model)
+    return quantise(model, calibrate(model, calibration.batches, method=calibration.recipe.method))
+
+
+def quantise(model: ModelProto, ranges: Mapping[str, ActivationRange]) -> ModelProto:
+    """Return a graph with Q/DQ pairs before its linear layers, and their weights in int8.
+
+    Args:
+        model: The graph in float32, which is not changed.
+        ranges: The ranges that `calibrate` found.
+    """
+    layers = {layer.output: layer for layer in linear_layers(model)}
+    rewriter = _GraphRewriter(model)
+    for node in model.graph.node:
+        if layer := layers.get(node.output[0]):
+            inputs = [rewriter.quantised_activation(layer, ranges[layer.activation]), rewriter.quantised_weight(layer)]
+            rewriter.add("MatMul", inputs, layer.output)
+        elif bias_of := [layers[name] for name in node.input if node.op_type == "Add" and name in layers]:
+            rewriter.add_bias(node, rank=ranges[bias_of[0].activation].rank)
+        else:
+            rewriter.nodes.append(node)
+    return rewriter.finish()
+
+
+def quantise_dynamically(model: ModelProto) -> ModelProto:
+    """Return a graph whose linear layers compute in int8 and scale their activations anew in each run.
+
+    Args:
+        model: The graph in float32, which is not changed.
+    """
+    layers = {layer.output: layer for layer in linear_layers(model)}
+    rewriter = _GraphRewriter(model)
+    for node in model.graph.node:
+        if layer := layers.get(node.output[0]):
+            rewriter.add_dynamic(layer)
+        else:
+            rewriter.nodes.append(node)
+    return rewriter.finish()
+
+
+def weight_scales(weight: Array) -> Array:
+    """Return the scale of each column of a weight matrix."""
+    bounds: Array = np.maximum(np.abs(weight).max(axis=0), _SMALLEST_BOUND).astype(np.float32)
+    return bounds / np.float32(_LEVELS)
+
+
+def activation_scale(bound: float) -> np.float32:
+    """Return the scale of activations with a bound."""
+    return np.float32(max(bound, _SMALLEST_BOUND) / _LEVELS)
+
+
+def to_int8(values: Array, scale: Array | np.float32) -> NDArray[np.int8]:
+    """Return the quantised values of a tensor."""
+    quantised: NDArray[np.int8] = np.clip(np.rint(values / scale), -_LEVELS, _LEVELS).astype(np.int8)
+    return quantised
+
+
+def rounded(values: Array, bound: float) -> Array:
+    """Return the values of an activation as int8 represents them, in float32."""
+    scale = activation_scale(bound)
+    return to_int8(values, scale) * scale
+
+
+class _GraphRewriter:
+    """The quantised copy of a graph under construction: nodes in the order in which they run, and new constants."""
+
+    def __init__(self, model: ModelProto) -> None:
+        self._model = model
+        self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
+        self._outputs: set[str] = set()
+        self.nodes: list[NodeProto] = []
+
+    def add(self, op_type: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
+        """Add a node unless its output exists, and return the output."""
+        if output not in self._outputs:
+            self._outputs.add(output)
+            self.nodes.append(helper.make_node(op_type, inputs, [output], name=f"{output}/{op_type}", **attributes))
+        return output
+
+    def constant(self, name: str, values: NDArray[Any] | np.generic) -> str:
+        """Add a constant, and return its name."""
+        if name not in self._constants:
+            self._constants[name] = numpy_helper.from_array(np.asarray(values), name=name)
+        return name
+
+    def quantised_weight(self, layer: LinearLayer) -> str:
+        """Add the int8 values of a weight and the node that scales them."""
+        inputs = [*self._int8_weight(layer), f"{layer.weight}/zero"]
+        return self.add("DequantizeLinear", inputs, f"{layer.weight}/dequantised", axis=1)
+
+    def quantised_activation(self, layer: LinearLayer, found: ActivationRange) -> str:
+        """Add the pair of nodes that rounds an activation to int8; layers that read the same one share it."""
+        name = layer.activation
+        scale = self.constant(f"{name}/scale", activation_scale(found.bound))
+        zero = self.constant("int8/zero", np.int8(0))
+        self.add("QuantizeLinear", [name, scale, zero], f"{name}/int8")
+        return self.add("DequantizeLinear", [f"{name}/int8", scale, zero], f"{name}/dequantised")
+
+    def add_bias(self, node: NodeProto, *, rank: int) -> None:
+        """Add the sum of a layer and its bias, with leading dimensions of size 1 in the shape of the bias.
+
+        ONNX Runtime would turn a product and a bias of one dimension into a Gemm before it looks for Q/DQ pairs, and
+        has no int8 kernel for a Gemm with a float bias: it would dequantise everything in each run and be slower than
+        in float.
+        """
+        own = NodeProto()
+        own.CopyFrom(node)
+        for index, name in enumerate(node.input):
+            tensor = self._constants.get(name)
+            if tensor is not None and len(tensor.dims) == 1:
+                values = numpy_helper.to_array(tensor)
+                own.input[index] = self.constant(f"{name}/rank{rank}", values.reshape(*[1] * (rank - 1), -1))
+        self.nodes.append(own)
+
+    def add_dynamic(self, layer: LinearLayer) -> None:
+        """Add a layer that scales its activations itself, in the form that ONNX Runtime fuses to one kernel."""
+        name, out = layer.activation, layer.output
+        weight, scales = self._int8_weight(layer)
+        if f"{name}/uint8" not in self._outputs:
+            self._outputs.add(f"{name}/uint8")
+            outputs = [f"{name}/uint8", f"{name}/scale", f"{name}/zero"]
+            self.nodes.append(
+                helper.make_node("DynamicQuantizeLinear", [name], outputs, name=f"{name}/DynamicQuantizeLinear")
+            )
+        self.add("MatMulInteger", [f"{name}/uint8", weight, f"{name}/zero", f"{layer.weight}/zero"], f"{out}/int32")
+        self.add("Cast", [f"{out}/int32"], f"{out}/float", to=TensorProto.FLOAT)
+        self.add("Mul", [f"{name}/scale", scales], f"{out}/scale")
+        self.add("Mul", [f"{out}/float", f"{out}/scale"], out)
+
+    def finish(self) -> ModelProto:
+        """Return the graph, with the constants that its nodes read."""
+        old = self._model
+        model = ModelProto(ir_version=old.ir_version, opset_import=old.opset_import, functions=old.functions)
+        graph = model.graph
+        graph.name = old.graph.name
+        graph.input.extend(old.graph.input)
+        graph.output.extend(old.graph.output)
+        graph.node.extend(self.nodes)
+        used = {name for node in self.nodes for name in node.input}
+        graph.initializer.extend(tensor for name, tensor in self._constants.items() if name in used)
+        return model
+
+    def _int8_weight(self, layer: LinearLayer) -> tuple[str, str]:
+        """Add a weight in int8 with its scales and zero points, and return the names of the first two."""
+        name = layer.weight
+        if f"{name}/int8" not in self._constants:
+            weight = numpy_helper.to_array(self._constants[name])
+            scales = weight_scales(weight)
+            self.constant(f"{name}/int8", to_int8(weight, scales))
+            self.constant(f"{name}/scale", scales)
+            self.constant(f"{name}/zero", np.zeros(len(scales), np.int8))
+        return f"{name}/int8", f"{name}/scale"
+
+
+def _clipped_bounds(
+    probe: ActivationProbe, images: Iterable[Array], largest: Mapping[str, float], *, method: CalibrationMethod
+) -> dict[str, float]:
+    """Return bounds that leave out the largest values of some activations, from histograms of magnitudes."""
+    counts = {name: np.zeros(_BINS, np.int64) for name in largest}
+    for values in map(probe.run, images):
+        for name, array in values.items():
+            bound = max(largest[name], _SMALLEST_BOUND)
+            counts[name] += np.histogram(np.abs(array), bins=_BINS, range=(0.0, bound))[0]
+    choose = _percentile_share if method == "percentile" else _mse_share
+    return {name: choose(counts[name]) * bound for name, bound in largest.items()}
+
+
+def _percentile_share(counts: NDArray[np.int64]) -> float:
+    """Return the bound below which nearly all values are, as a share of the largest value."""
+    cumulated = np.cumsum(counts)
+    return float(np.searchsorted(cumulated, _PERCENTILE / 100 * cumulated[-1]) + 1) / _BINS
+
+
+def _mse_share(counts: NDArray[np.int64]) -> float:
+    """Return the bound with the smallest mean squared error, as a share of the largest value.
+
+    Values below the bound are rounded, with the error s^2 / 12 of a uniform distribution within a step s; those above
+    it are clipped.
+    """
+    centres = (np.arange(_BINS) + 0.5) / _BINS
+    rounding = (_MSE_BOUNDS / _LEVELS) ** 2 / 12
+    is_clipped = centres > _MSE_BOUNDS[:, None]
+    clipping = np.where(is_clipped, (centres - _MSE_BOUNDS[:, None]) ** 2, 0.0) @ counts
+    errors = rounding * np.where(is_clipped, 0, counts).sum(axis=1) + clipping
+    return float(_MSE_BOUNDS[errors.argmin()])

@@ -1,0 +1,221 @@
+"""Linear layers of a graph in int8."""
+
+import copy
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from numpy.typing import NDArray
+from onnx import ModelProto, numpy_helper
+from torch import Tensor, nn
+
+from hwnas.errors import CheckFailedError, InputError, UnknownNameError
+from hwnas.export.onnx_graph import build_onnx
+from hwnas.export.onnx_session import run_graph
+from hwnas.export.quantise import (
+    _BINS,
+    ActivationRange,
+    CalibrationRecipe,
+    _mse_share,
+    calibrate,
+    linear_layers,
+    quantise,
+    quantise_dynamically,
+    rounded,
+    weight_scales,
+)
+from hwnas.export.templates import TemplateStore
+from hwnas.space import SPACES
+from hwnas.supernet.families import make_supernet
+
+SHAPE = (3, 8, 8)
+Array = NDArray[np.float32]
+
+
+class Tokens(nn.Module):
+    """A convolution, attention and an MLP on 4 tokens, and a classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 16, 4, 4)
+        self.norm = nn.LayerNorm(16)
+        self.qkv = nn.Linear(16, 48)
+        self.projection = nn.Linear(16, 16, bias=False)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.norm(self.patches(x).flatten(2).transpose(1, 2))
+        q, k, v = self.qkv(tokens).chunk(3, -1)
+        mixed = tokens + self.projection(((q @ k.transpose(1, 2)).softmax(-1)) @ v)
+        logits: Tensor = self.head(mixed.mean(1))
+        return logits
+
+
+@pytest.fixture(scope="module")
+def module() -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Tokens().eval()
+
+
+@pytest.fixture(scope="module")
+def graph(module: nn.Module) -> ModelProto:
+    return build_onnx(module, input_shape=SHAPE, batch=2).model
+
+
+def images(seed: int = 0, *, scale: float = 1.0) -> Array:
+    return scale * np.random.default_rng(seed).standard_normal((2, *SHAPE), dtype=np.float32)
+
+
+def fused(model: ModelProto, tmp_path: Path) -> Counter[str]:
+    """Return the operators that ONNX Runtime runs."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "fused.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return Counter(node.op_type for node in onnx.load(tmp_path / "fused.onnx").graph.node)
+
+
+def test_linear_layers_over_tokens_are_found_by_their_weights(graph: ModelProto) -> None:
+    """Not the convolution, the products of two activations and the classifier."""
+    tensors = {tensor.name: tuple(tensor.dims) for tensor in graph.graph.initializer}
+    assert [tensors[layer.weight] for layer in linear_layers(graph)] == [(16, 48), (16, 16)]
+
+
+def test_layers_of_a_composed_network_have_the_names_of_its_modules() -> None:
+    space = SPACES.get("autoformer-micro")
+    network = make_supernet(space).subnet(space.smallest()).eval()
+    composed = build_onnx(network, input_shape=space.config.input_shape, store=TemplateStore(None))
+    assert composed.exporter == "composed"
+    names = [layer.name for layer in linear_layers(composed.model)]
+    assert names[:4] == [f"blocks.0.{name}" for name in ("attention.qkv", "attention.proj", "mlp.fc1", "mlp.fc2")]
+
+
+def test_outputs_are_those_of_rounded_weights_and_activations(graph: ModelProto, module: nn.Module) -> None:
+    """The same network in torch, with the two linear layers in fake quantisation."""
+    ranges = calibrate(graph, [images()], method="minmax")
+    outputs = run_graph(quantise(graph, ranges), images(1))
+    expected = _fake_quantised(module, [ranges[layer.activation] for layer in linear_layers(graph)], images(1))
+    np.testing.assert_allclose(outputs, expected, atol=2e-6)
+    assert np.abs(outputs - run_graph(graph, images(1))).max() > 1e-5
+
+
+def _fake_quantised(module: nn.Module, ranges: list[ActivationRange], x: Array) -> Array:
+    own = copy.deepcopy(module)
+    for linear, found in zip((own.qkv, own.projection), ranges, strict=True):
+        assert isinstance(linear, nn.Linear)
+        scales = torch.from_numpy(weight_scales(linear.weight.detach().numpy().T))[:, None]
+        linear.weight.data = torch.round(linear.weight.data / scales) * scales
+        scale = found.bound / 127
+        linear.register_forward_pre_hook(
+            lambda _, inputs, scale=scale: (torch.clamp(torch.round(inputs[0] / scale), -127, 127) * scale,)
+        )
+    with torch.inference_mode():
+        logits: Array = own(torch.from_numpy(x)).numpy()
+    return logits
+
+
+def test_each_layer_runs_on_an_int8_kernel(graph: ModelProto, tmp_path: Path) -> None:
+    """With its bias in one dimension, ONNX Runtime would dequantise a layer in each run."""
+    ranges = calibrate(graph, [images()], method="minmax")
+    kernels = fused(quantise(graph, ranges), tmp_path)
+    assert kernels["MatMulIntegerToFloat"] == 2
+    assert kernels["DequantizeLinear"] == 0
+    assert fused(quantise_dynamically(graph), tmp_path)["DynamicQuantizeMatMul"] == 2
+
+
+def test_dynamic_scales_need_no_calibration_and_are_near_float(graph: ModelProto) -> None:
+    outputs, expected = run_graph(quantise_dynamically(graph), images(1)), run_graph(graph, images(1))
+    assert 1e-6 < np.abs(outputs - expected).max() < 0.05 * np.abs(expected).max()
+    large = run_graph(quantise_dynamically(graph), images(1, scale=100.0))
+    assert np.abs(large - run_graph(graph, images(1, scale=100.0))).max() < 0.05 * np.abs(large).max()
+
+
+def test_the_graph_itself_is_not_changed(graph: ModelProto) -> None:
+    before = graph.SerializeToString(deterministic=True)
+    quantise(graph, calibrate(graph, [images()], method="mse"))
+    quantise_dynamically(graph)
+    assert graph.SerializeToString(deterministic=True) == before
+
+
+def test_weights_are_stored_once_and_as_int8(graph: ModelProto) -> None:
+    quantised = quantise(graph, calibrate(graph, [images()], method="minmax"))
+    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in quantised.graph.initializer}
+    for layer in linear_layers(graph):
+        assert layer.weight not in tensors
+        assert tensors[f"{layer.weight}/int8"].dtype == np.int8
+        assert np.abs(tensors[f"{layer.weight}/int8"].astype(int)).max() == 127
+    onnx.checker.check_model(quantised)
+
+
+def test_ranges_of_outliers_are_clipped_by_percentile_and_error(graph: ModelProto) -> None:
+    batches = [images(seed) for seed in range(4)]
+    largest, percentile, mse = (
+        {name: found.bound for name, found in calibrate(graph, batches, method=method).items()}
+        for method in ("minmax", "percentile", "mse")
+    )
+    assert all(percentile[name] <= largest[name] * 1.001 for name in largest)
+    assert all(0.2 * largest[name] <= mse[name] <= largest[name] for name in largest)
+
+
+def test_the_bound_with_the_smallest_error_is_found() -> None:
+    """Against a search over all bounds with the true rounding of the values."""
+    values = np.abs(np.random.default_rng(0).standard_t(3, 200_000)).astype(np.float32)
+    largest = float(values.max())
+    share = _mse_share(np.histogram(values, bins=_BINS, range=(0.0, largest))[0])
+
+    def error(bound: float) -> float:
+        return float(((rounded(values, bound) - values) ** 2).mean())
+
+    best = min(error(largest * part) for part in np.linspace(0.05, 1, 200))
+    assert error(share * largest) < 1.1 * best
+    assert error(share * largest) < 0.8 * error(largest)
+
+
+def test_an_activation_that_is_not_finite_is_an_error(graph: ModelProto) -> None:
+    with pytest.raises(CheckFailedError, match="activations must be finite"):
+        calibrate(graph, [np.full((2, *SHAPE), np.nan, np.float32)], method="minmax")
+
+
+def test_no_images_are_an_error(graph: ModelProto) -> None:
+    with pytest.raises(InputError, match="at least one batch of images"):
+        calibrate(graph, [], method="minmax")
+
+
+def test_an_unknown_method_lists_the_others(graph: ModelProto) -> None:
+    with pytest.raises(UnknownNameError, match="calibration method 'entropy'") as caught:
+        calibrate(graph, [images()], method="entropy")  # type: ignore[arg-type]
+    assert caught.value.known == ("minmax", "percentile", "mse")
+
+
+def test_a_network_without_linear_layers_is_refused() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 4), nn.Flatten(), nn.Linear(100, 5))
+    with pytest.raises(InputError, match="must have linear layers over tokens"):
+        build_onnx(module.eval(), input_shape=SHAPE, precision="int8")
+
+
+def test_activations_of_zeros_have_a_scale(graph: ModelProto) -> None:
+    ranges = {name: ActivationRange(bound=0.0, rank=3) for name in calibrate(graph, [images()], method="minmax")}
+    assert np.isfinite(run_graph(quantise(graph, ranges), images())).all()
+
+
+@pytest.mark.parametrize("precision", ["int8", "int8-dynamic"])
+@pytest.mark.parametrize("batch", [1, None])
+def test_graphs_are_built_for_any_batch_and_say_how(module: nn.Module, precision: str, batch: int | None) -> None:
+    graph = build_onnx(module, input_shape=SHAPE, batch=batch, precision=precision)
+    entries = {entry.key: entry.value for entry in graph.model.metadata_props}
+    assert entries["precision"] == precision
+    if precision == "int8":
+        recipe = CalibrationRecipe(**json.loads(entries["calibration"]))
+        assert recipe == CalibrationRecipe(data="random", num_images=1, seed=0, method="minmax")
+    else:
+        assert "calibration" not in entries
+    x = images()[: batch or 2]
+    with torch.inference_mode():
+        expected = module(torch.from_numpy(x)).numpy()
+    assert np.abs(run_graph(graph.model, x) - expected).max() < 0.05 * np.abs(expected).max()
