@@ -11,7 +11,7 @@ from hwnas.search.record import SearchRecord, Verification
 _MAX_ROWS = 30
 """Rows of the table; front.csv has all of them."""
 
-_TEXT_COLUMNS = ("arch_id", "verified")
+_TEXT_COLUMNS = ("arch_id", "deployment", "verified")
 
 _DEPLOYMENT = re.compile(r"@\S+?(?=_measured|_lower|_upper|_vs_|$)")
 """Device, runtime, precision and batch in the name of a column."""

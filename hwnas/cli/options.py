@@ -81,6 +81,19 @@ class Numbers(click.ParamType[tuple[int, ...]]):
         return tuple(self.each.convert(part, param, ctx) for part in str(value).split(","))
 
 
+class Names(click.ParamType[tuple[str, ...]]):
+    """Comma-separated names, which are checked where they are used."""
+
+    name = "names"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """Convert the names of a text."""
+        names = value if isinstance(value, tuple) else tuple(part.strip() for part in str(value).split(","))
+        if not all(names):
+            self.fail("names are separated by single commas.", param, ctx)
+        return names
+
+
 class BatchOrDynamic(click.ParamType[int | None]):
     """A batch size; `dynamic` or `any` stands for any and becomes None."""
 
@@ -105,6 +118,7 @@ SEED = Whole(0, 2**32 - 1)
 MINUTES = Number(0, 1_000_000, min_open=True)
 CONFIDENCE = Number(0, 1, min_open=True, max_open=True)
 BATCHES = Numbers(BATCH)
+NAMES = Names()
 THREADS_OR_AUTO = Whole(0, 1024)
 HELDOUT = Number(0, 1_000_000_000, min_open=True)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from hwnas.cli.options import CONFIDENCE, PATH, json_option, predictors_option
+from hwnas.cli.options import CONFIDENCE, NAMES, PATH, json_option, predictors_option
 from hwnas.cli.output import Column, print_footer, print_json, print_line, print_table
 from hwnas.pipeline.search.query import QueryResult
 from hwnas.pipeline.search.query import query as query_search
@@ -29,6 +29,10 @@ from hwnas.pipeline.search.query import query as query_search
 )
 @click.option("--device", help="Another device that has predictors.")
 @click.option(
+    "--precision", "precisions", type=NAMES, default=(), metavar="NAMES", help="Networks in these precisions only."
+)
+@click.option("--runtime", "runtimes", type=NAMES, default=(), metavar="NAMES", help="Networks in these runtimes only.")
+@click.option(
     "--confidence", type=CONFIDENCE, help="Apply constraints to the worse end of intervals of this confidence."
 )
 @predictors_option
@@ -39,6 +43,8 @@ def query(
     objectives: tuple[str, ...],
     constraints: tuple[str, ...],
     device: str | None,
+    precisions: tuple[str, ...],
+    runtimes: tuple[str, ...],
     confidence: float | None,
     predictors: Path | None,
     as_json: bool,
@@ -53,6 +59,8 @@ def query(
         objectives=objectives,
         constraints=constraints,
         device=device,
+        runtimes=runtimes,
+        precisions=precisions,
         confidence=confidence,
         predictors=predictors,
     )

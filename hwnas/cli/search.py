@@ -10,6 +10,7 @@ from hwnas.cli.options import (
     CONFIDENCE,
     EPOCHS,
     MINUTES,
+    NAMES,
     PAIRS,
     PATH,
     SEED,
@@ -44,6 +45,22 @@ _SOURCES = (
         "--data", help="Images to use instead of those of the supernet's run; required with a file of weights."
     ),
     click.option("--device", show_default="auto", help="Device of metrics that do not name one."),
+    click.option(
+        "--precision",
+        "precisions",
+        type=NAMES,
+        default=(),
+        metavar="NAMES",
+        help="Precision of device metrics; of several, as in fp32,bf16, the search chooses one for each network.",
+    ),
+    click.option(
+        "--runtime",
+        "runtimes",
+        type=NAMES,
+        default=(),
+        metavar="NAMES",
+        help="Runtime of device metrics; of several, as in onnxruntime,torch, the search chooses one for each network.",
+    ),
     predictors_option,
 )
 _OBJECTIVES = (
@@ -124,9 +141,10 @@ def search(
     """Search a space for the best networks for a device.
 
     Objectives are accuracy, MACs and each --objective: throughput, latency_ms, params, memory_mb or energy_j, for
-    another device as in throughput@h200. Constraints look like 'latency_ms<=8' or 'macs<=1.4G'. After the search, the
-    front is measured if its device is in this machine, and the best networks are exported. An interrupted search is
-    resumed with --resume RUN and finds the same front.
+    another device as in throughput@h200. Constraints look like 'latency_ms<=8' or 'macs<=1.4G'. With several
+    --precision or --runtime, the front consists of networks in deployments, each with its speed and its accuracy there.
+    After the search, the front is measured if its device is in this machine, and the best networks are exported. An
+    interrupted search is resumed with --resume RUN and finds the same front.
     """
     if resume is not None:
         given = given_options(context, except_for=_RESUME_PARAMETERS)
@@ -197,6 +215,7 @@ def _print_dry_run(dry_run_result: SearchDryRun) -> None:
         ("space", f"{spec.space}, {dry_run_result.space_size:.3g} networks"),
         ("supernet", None if supernet is None else supernet.path),
         ("held-out images", None if supernet is None else supernet.num_images),
+        ("deployments", None if spec.deployments is None else ", ".join(spec.deployments)),
         ("objectives", ", ".join(spec.objectives)),
         ("constraints", ", ".join(spec.constraints) or None),
         ("confidence", spec.confidence),

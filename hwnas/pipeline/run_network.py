@@ -1,6 +1,6 @@
 """Look-up of a network in the run of a search or a training, with its weights."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from hwnas.search.record import NETWORKS, RECORD_FILE, read_record
 from hwnas.search.spec import SupernetSpec
 from hwnas.search.study import Study
 from hwnas.space.arch import Arch
+from hwnas.space.deployed import DeployedSpace, networks_of
 from hwnas.space.space import AnySpace, Candidate
 from hwnas.train.evaluation import resolve_arch
 from hwnas.train.options import supernet_file
@@ -73,8 +74,15 @@ def _of_supernet(run: Path, name: str) -> RunNetwork:
 def _of_search(run: Path, name: str) -> RunNetwork:
     spec = read_record(run).spec
     space = spec.load_space(run)
-    arch = resolve_arch(space, name, run, command=_COMMAND.format(run=run), others=_candidates(space, run))
-    return RunNetwork(space=space, arch=arch, weights=_weights(run, space.arch_id(arch), spec.supernet))
+    networks = networks_of(space)
+    slugs = [deployment.slug for deployment in space.deployments] if isinstance(space, DeployedSpace) else []
+    # The id of a candidate ends with its deployment, which its weights do not depend on.
+    slug = next((slug for slug in slugs if name.endswith(f"-{slug}")), None)
+    named = name if slug is None else name.removesuffix(f"-{slug}")
+    arch = resolve_arch(networks, named, run, command=_COMMAND.format(run=run), others=_candidates(space, run))
+    arch_id = networks.arch_id(arch)
+    ids = [arch_id] if not slugs else [f"{arch_id}-{item}" for item in sorted(slugs, key=lambda item: item != slug)]
+    return RunNetwork(space=networks, arch=arch, weights=_weights(run, ids, spec.supernet))
 
 
 def _candidates(space: AnySpace, run: Path) -> Iterator[Candidate]:
@@ -85,10 +93,10 @@ def _candidates(space: AnySpace, run: Path) -> Iterator[Candidate]:
         study.close()
 
 
-def _weights(run: Path, arch_id: str, supernet: SupernetSpec | None) -> Path | None:
+def _weights(run: Path, ids: Sequence[str], supernet: SupernetSpec | None) -> Path | None:
     """Return the retrained or extracted weights of a winner, or else those of the supernet that was searched."""
-    folder = run / NETWORKS / arch_id
-    for file in (folder / "training" / NETWORK, folder / NETWORK):
+    folders = [run / NETWORKS / candidate_id for candidate_id in ids]
+    for file in (*(folder / "training" / NETWORK for folder in folders), *(folder / NETWORK for folder in folders)):
         if file.is_file():
             return file
     if supernet is None:

@@ -60,7 +60,10 @@ class Member:
     row: int
     """Row of the network in the candidates."""
     arch_id: str
+    """Followed by the deployment where the search chose among several."""
     network_id: str
+    deployment: str | None
+    """The deployment that the search chose for the network; None where there was no choice."""
     arch: Mapping[str, Any]
     params: int
     macs: int

@@ -13,6 +13,7 @@ from hwnas.report.data import Member, MetricInfo, RunData, reference_value, slug
 from hwnas.report.gather import gather
 from hwnas.search.record import ReferenceNetwork
 from hwnas.space.arch import canonical_json
+from hwnas.space.deployed import DeployedSpace
 
 CSV, JSON, MARKDOWN = "front.csv", "front.json", "front.md"
 
@@ -22,7 +23,10 @@ class FrontRow:
     """A network of a front as one row of its tables; all rows of a front have the same columns."""
 
     arch_id: str
+    """Followed by the deployment where the search chose among several."""
     network_id: str
+    deployment: str | None
+    """The deployment that the search chose; None where there was no choice, and then there is no such column."""
     metrics: dict[str, float | int | None]
     """Objectives and constraints: values of the search, with `_lower`, `_upper` and `_measured`."""
     params: int
@@ -38,6 +42,7 @@ class FrontRow:
         return {
             "arch_id": self.arch_id,
             "network_id": self.network_id,
+            **({} if self.deployment is None else {"deployment": self.deployment}),
             **self.metrics,
             "params": self.params,
             **self.relative,
@@ -102,7 +107,8 @@ def columns(data: RunData) -> list[str]:
     """Return the column names, which do not depend on the rows."""
     metrics = [name for metric in _shown_metrics(data) for name in _metric_columns(data, metric)]
     relative = list(_relative_columns(data))
-    return ["arch_id", "network_id", *metrics, "params", *relative, "verified", "arch"]
+    deployment = ["deployment"] if isinstance(data.space, DeployedSpace) else []
+    return ["arch_id", "network_id", *deployment, *metrics, "params", *relative, "verified", "arch"]
 
 
 def verdict_of(member: Member) -> str:
@@ -121,6 +127,7 @@ def _row(data: RunData, member: Member) -> FrontRow:
     return FrontRow(
         arch_id=member.arch_id,
         network_id=member.network_id,
+        deployment=member.deployment,
         metrics={name: value for metric in _shown_metrics(data) for name, value in _values(data, member, metric)},
         params=member.params,
         relative={

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from hwnas.config import from_mapping
 from hwnas.errors import HwnasError, InputError
 from hwnas.files import file_errors
-from hwnas.metrics import parse_metric
+from hwnas.metrics import Deployment, parse_metric
 from hwnas.predict.card import card_from_json
 from hwnas.report.data import Candidates, HistoryPoint, Member, MetricInfo, Role, RunData
 from hwnas.runs import Run
@@ -18,10 +18,11 @@ from hwnas.search import study_files
 from hwnas.search.objective import Estimate, exact
 from hwnas.search.pareto import HypervolumeBounds, hypervolume_history, known_rows, on_front
 from hwnas.search.problem import Problem
-from hwnas.search.record import RECORD_FILE, MetricCheck, SearchRecord, VerifiedMember, read_record
+from hwnas.search.record import RECORD_FILE, MetricCheck, SearchRecord, Verification, VerifiedMember, read_record
 from hwnas.search.spec import PredictorSpec, SearchSpec, read_spec
 from hwnas.search.study import Study
-from hwnas.space.space import AnySpace, Genomes
+from hwnas.space.deployed import DeployedSpace, count_evaluations
+from hwnas.space.space import AnySpace, Genomes, Mask
 
 _HASHED = (RECORD_FILE, study_files.STUDY_FILE)
 _EXTRA = {"macs", "params"}
@@ -132,7 +133,7 @@ def _computed_history(path: Path, candidates: Candidates, problem: Problem, boun
         message = f"{path / study_files.STUDY_FILE}: bounds must have one value for each objective"
         raise InputError(message, got=f"{len(box.ideal)} and {len(box.reference)}")
     scores = problem.scores(candidates.metrics)
-    evaluated = np.cumsum(known_rows(scores.objectives))
+    evaluated = count_evaluations(problem.space, candidates.genomes, known_rows(scores.objectives))
     points = hypervolume_history(scores.objectives, candidates.generations, box, feasible=scores.feasible)
     return tuple(
         HistoryPoint(candidates=count, evaluations=int(evaluated[count - 1]), hypervolume=value)
@@ -153,32 +154,42 @@ def _front(
     verification = None if record is None else record.verification
     measured = () if verification is None or not verification.has_measurements else verification.members
     verified = {member.arch_id: member for member in measured}
-    unmeasured = () if verification is None else tuple(verification.unmeasured)
     exported_to = (
         {} if record is None else {item.arch_id: item.folder for item in record.winners if item.failure is None}
     )
     members = []
     columns = (rows.tolist(), space.candidates(genomes), costs.params.tolist(), costs.macs.tolist())
     for row, network, params, macs in zip(*columns, strict=True):
-        checked = verified.get(network.arch_id)
+        checked = verified.get(network.id)
+        unmeasured = () if verification is None or checked is None else _unmeasured(verification, network.deployment)
         members.append(
             Member(
                 row=row,
-                arch_id=network.arch_id,
+                arch_id=network.id,
                 network_id=network.network_id,
+                deployment=None if network.deployment is None else str(network.deployment),
                 arch=network.arch.to_mapping(),
                 params=params,
                 macs=macs,
                 metrics={metric.key: _check(candidates, metric, row, checked) for metric in metrics},
                 violated=() if checked is None else checked.violated,
                 failure=None if checked is None else checked.failure,
-                measured=checked is not None and checked.failure is None,
-                unmeasured=unmeasured if checked is not None else (),
+                measured=checked is not None and checked.failure is None and bool(checked.metrics),
+                unmeasured=unmeasured,
                 on_measured_front=None if checked is None else checked.on_front,
-                exported_to=exported_to.get(network.arch_id),
+                exported_to=exported_to.get(network.id),
             )
         )
     return tuple(_in_order(path, members, record))
+
+
+def _unmeasured(verification: Verification, deployment: Deployment | None) -> tuple[str, ...]:
+    """Return the metrics of a network that were not measured although others were."""
+    return tuple(
+        text
+        for text in verification.unmeasured
+        if deployment is None or deployment.matches(parse_metric(text).deployment)
+    )
 
 
 def _ranked(candidates: Candidates, metrics: Sequence[MetricInfo]) -> NDArray[np.intp]:
@@ -194,11 +205,11 @@ def _in_order(path: Path, members: Sequence[Member], record: SearchRecord | None
     if record is None:
         return members
     known = {member.arch_id: member for member in members}
-    missing = [arch_id for arch_id in record.front if arch_id not in known]
+    missing = [candidate_id for candidate_id in record.front if candidate_id not in known]
     if missing:
         message = f"{path}: {RECORD_FILE} and {study_files.STUDY_FILE} must be of one search"
         raise InputError(message, got=f"{len(missing)} networks on the front that the study's front has not")
-    return [known[arch_id] for arch_id in record.front]
+    return [known[candidate_id] for candidate_id in record.front]
 
 
 def _check(candidates: Candidates, metric: MetricInfo, row: int, checked: VerifiedMember | None) -> MetricCheck:
@@ -235,14 +246,18 @@ def outside_range(run: Path, spec: SearchSpec, space: AnySpace, front: Genomes) 
     """
     outside: dict[str, Sequence[int]] = {}
     for used in spec.predictors if len(front) else ():
-        tries = (_outside_of(folder / used.path, used, space, front) for folder in (Path(), run))
-        indices = next((indices for indices in tries if indices is not None), None)
-        if indices is not None:
-            outside[used.metric] = indices
+        rows = np.arange(len(front))
+        deployment = spec.deployment_of(parse_metric(used.metric))
+        if deployment is not None and isinstance(space, DeployedSpace):
+            rows = np.flatnonzero(space.in_deployment(front, deployment))
+        tries = (_outside_of(folder / used.path, used, space, front[rows]) for folder in (Path(), run))
+        mask = next((mask for mask in tries if mask is not None), None)
+        if mask is not None:
+            outside[used.metric] = tuple(rows[mask].tolist())
     return outside
 
 
-def _outside_of(folder: Path, used: PredictorSpec, space: AnySpace, front: Genomes) -> tuple[int, ...] | None:
+def _outside_of(folder: Path, used: PredictorSpec, space: AnySpace, genomes: Genomes) -> Mask | None:
     from hwnas.predict.card import CARD
     from hwnas.predict.predictor import Predictor
 
@@ -253,8 +268,9 @@ def _outside_of(folder: Path, used: PredictorSpec, space: AnySpace, front: Genom
         if predictor.card.card_sha256 != used.card_sha256:
             return None
         batch = parse_metric(used.metric).deployment.fixed_batch
-        prediction = predictor.predict(space.workloads(front), batch=batch)
+        if not len(genomes):
+            return np.zeros(0, dtype=np.bool_)
+        return predictor.predict(space.workloads(genomes), batch=batch).outside
     except HwnasError:
         # The page says that it could not be checked; the figures of the search do not depend on it.
         return None
-    return tuple(np.flatnonzero(prediction.outside).tolist())

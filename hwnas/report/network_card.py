@@ -20,6 +20,7 @@ def card_page(record: SearchRecord, member: FrontMember, item: ExportedWinner) -
         *_rows(record, member),
         "",
         f"- arch_id {member.candidate.arch_id}, network_id {member.candidate.network_id}",
+        *([] if member.candidate.deployment is None else [f"- deployment {member.candidate.deployment}"]),
         f"- images {_images(record.spec)}",
         f"- {_weights(record.spec.supernet, item)}",
         f"- {_measured(record)}",
@@ -37,7 +38,7 @@ def card_page(record: SearchRecord, member: FrontMember, item: ExportedWinner) -
 def _rows(record: SearchRecord, member: FrontMember) -> list[str]:
     checks: Mapping[str, MetricCheck] = {}
     if record.verification is not None:
-        checks = {row.arch_id: row.metrics for row in record.verification.members}.get(member.candidate.arch_id, {})
+        checks = {row.arch_id: row.metrics for row in record.verification.members}.get(member.candidate.id, {})
     rows = []
     for name, estimate in member.searched.items():
         measured = checks[name].measured if name in checks else None

@@ -165,10 +165,9 @@ def _unsure(data: RunData) -> Iterator[str]:
 def _outside(data: RunData) -> Iterator[str]:
     for key, indices in data.outside.items():
         if indices:
-            name = data.metric(key).name
             yield (
                 f"{len(indices)} of {len(data.front)} networks lie outside the fitted range of the predictor of "
-                f"{name}. Their predictions are guesses."
+                f"{_name(data, key)}. Their predictions are guesses."
             )
 
 
@@ -227,6 +226,7 @@ def accuracy_error(data: RunData) -> float | None:
 
 
 def _name(data: RunData, key: str) -> str:
+    """Return the name of a metric; that of a predictor of one of several deployments is its full text."""
     return next((metric.name for metric in data.metrics if metric.key == key), key)
 
 

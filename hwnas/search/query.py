@@ -1,6 +1,6 @@
 """The front of a study's candidates under other objectives and constraints, without searching."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +36,7 @@ def query_study(
     recompute: CheapEvaluator | None = None,
     outdated: Collection[str] = (),
     sources: tuple[Source, ...] = SEARCHED,
+    within: Callable[[Genomes], Mask] | None = None,
 ) -> QueriedFront:
     """Return the front of a study's candidates for the objectives and constraints of a problem.
 
@@ -45,6 +46,7 @@ def query_study(
         recompute: Computes metrics that the study does not hold; None: all must be in the study.
         outdated: Metrics that are computed again although the study holds them.
         sources: The sources of values that are used.
+        within: Returns which candidates may be on the front; None: all.
 
     Raises:
         InputError: The study lacks a metric, and there is no `recompute`.
@@ -64,7 +66,8 @@ def query_study(
         require_metrics(found, missing)
         metrics |= {name: _scattered(found[name], complete) for name in missing}
     scores = problem.scores(metrics)
-    front = on_front(scores.objectives, feasible=scores.feasible)
+    allowed = scores.feasible if within is None else scores.feasible & within(table.genomes)
+    front = on_front(scores.objectives, feasible=allowed)
     return QueriedFront(genomes=table.genomes, metrics=metrics, scores=scores, front=front)
 
 

@@ -57,6 +57,8 @@ class ReferenceNetwork:
     """On the same images; None if no training of it on them was found."""
     predicted: tuple[str, ...] = ()
     """Metrics that are predicted while others were measured."""
+    deployment: str | None = None
+    """The searched deployment that its metrics are of; None where a search has no choice of deployments."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +83,7 @@ class VerifiedMember:
     """A network of the searched front after its measurement."""
 
     arch_id: FileName
+    """Followed by the deployment where the search chooses among several, as all ids of candidates in a record are."""
     network_id: str
     metrics: Mapping[str, MetricCheck]
     violated: tuple[str, ...]
@@ -150,6 +153,7 @@ class ExportedWinner:
     """One of the best networks, exported to a folder of the run."""
 
     arch_id: FileName
+    """The id of the candidate, as in `SearchRecord.front`."""
     network_id: str
     folder: str
     """Relative to the run."""
@@ -204,7 +208,7 @@ class SearchRecord:
     predictor_cards: Mapping[str, Mapping[str, Any]]
     """The card of each predictor as plain values, by metric."""
     front: tuple[FileName, ...]
-    """The arch ids of the searched front, the best of the first objective first."""
+    """The ids of the searched front, the best of the first objective first."""
     measured_front: tuple[FileName, ...] | None
     """The front of measured values, of predicted ones where a metric was not measured; None where none was."""
     reference_networks: tuple[ReferenceNetwork, ...]

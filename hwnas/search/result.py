@@ -16,6 +16,7 @@ from hwnas.search.objective import Constraint, Objective, parse_constraint
 from hwnas.search.record import read_record
 from hwnas.search.study import SEARCHED, Study
 from hwnas.search.study_files import STUDY_FILE
+from hwnas.space.deployed import DeployedSpace
 from hwnas.space.space import AnySpace, Candidate
 
 if TYPE_CHECKING:
@@ -40,6 +41,11 @@ class FoundNetwork:
     def arch_id(self) -> str:
         """The id of the sub-network in its space."""
         return self.candidate.arch_id
+
+    @property
+    def id(self) -> str:
+        """An id that is unique in the search: the arch id, then the deployment if the search chose among several."""
+        return self.candidate.id
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +101,10 @@ class SearchResult:
         return to_frame(self._columns(self.front if front_only else self.networks))
 
     def _columns(self, networks: Sequence[FoundNetwork]) -> dict[str, list[object]]:
-        columns: dict[str, list[object]] = {"arch_id": [network.arch_id for network in networks]}
+        columns: dict[str, list[object]] = {"arch_id": [network.id for network in networks]}
         columns["network_id"] = [network.candidate.network_id for network in networks]
+        if isinstance(self.space, DeployedSpace):
+            columns["deployment"] = [str(network.candidate.deployment) for network in networks]
         for name in self.metric_names:
             columns[name] = [network.metrics[name] for network in networks]
             if any(name in network.intervals for network in self.networks):
@@ -157,9 +165,8 @@ class SearchResult:
         )
 
     def _repr_html_(self) -> str:
-        shown = ("arch_id", *self.metric_names)
-        columns = self._columns(self.front)
-        return html_table({name: columns[name] for name in shown}, title=repr(self))
+        shown, columns = ("arch_id", "deployment", *self.metric_names), self._columns(self.front)
+        return html_table({name: columns[name] for name in shown if name in columns}, title=repr(self))
 
     def _key(self, name: str) -> str:
         """Return the full name of a metric that may be given without its device."""
@@ -205,8 +212,8 @@ def load_search(run: str | Path) -> SearchResult:
     front = set(record.front if record.measured_front is None else record.measured_front)
     feasible = problem.scores(searched.metrics).feasible.tolist()
     for row, candidate in enumerate(candidates):
-        if candidate.arch_id in members:
-            feasible[row] = not members[candidate.arch_id].violated
+        if candidate.id in members:
+            feasible[row] = not members[candidate.id].violated
     return SearchResult(
         space=space,
         objectives=problem.objectives,
@@ -220,7 +227,7 @@ def load_search(run: str | Path) -> SearchResult:
                 if (estimate.lower < estimate.upper).any()
             },
             feasible=feasible,
-            on_front=[candidate.arch_id in front for candidate in candidates],
+            on_front=[candidate.id in front for candidate in candidates],
         ),
         hypervolume=record.history[-1][2] if record.history else None,
         evaluations=record.evaluations,

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from hwnas.config import Above, Between, FileName, from_mapping, require_valid, to_mapping
 from hwnas.errors import InputError
-from hwnas.metrics import parse_metric
+from hwnas.metrics import Deployment, Metric, parse_metric
 from hwnas.runs import MANIFEST, Run
 from hwnas.search.ledger import Budget
 from hwnas.search.objective import (
@@ -29,6 +29,7 @@ from hwnas.search.strategies import STRATEGIES
 from hwnas.search.strategies.strategy import SearchStrategy
 from hwnas.space import SPACES
 from hwnas.space.arch import digest
+from hwnas.space.deployed import DeployedSpace
 from hwnas.space.space import AnySpace
 
 MAX_SEED = 2**32 - 1
@@ -114,6 +115,8 @@ class SearchSpec:
     """Of the dimensions of the space and their choices, which genomes depend on."""
     objectives: tuple[str, ...]
     constraints: tuple[str, ...] = ()
+    deployments: tuple[str, ...] | None = None
+    """The runtimes and precisions that the search chooses among for each network; None: there is no choice."""
     confidence: Confidence | None = None
     """Constraints hold for the unfavourable ends of intervals of this confidence; None: for the mean."""
     interval_confidence: Confidence | None = None
@@ -139,6 +142,8 @@ class SearchSpec:
         require_valid(self)
         require_objectives(self.criteria.objectives)
         require_consistent(self.criteria.constraints)
+        if self.deployments is not None and len(self.deployments) < 2:
+            raise InputError("deployments must be several, or be left out", got=", ".join(self.deployments) or "none")
         if not self.versions:
             raise InputError("versions must name hwnas first", got="none")
 
@@ -168,6 +173,8 @@ class SearchSpec:
         space: AnySpace = SPACES.get(self.space).adapted(
             image_size=self.image_size, channels=self.channels, num_classes=self.num_classes
         )
+        if self.deployments is not None:
+            space = DeployedSpace.of(space, [Deployment.parse(text) for text in self.deployments])
         if space_digest(space) != self.space_digest:
             raise InputError(
                 f"{run}: the networks of the study must be of {self.space} as it is now",
@@ -175,6 +182,16 @@ class SearchSpec:
                 hint=f"use {self.versions[0]}, which made the run, or start a new search",
             )
         return space
+
+    def deployment_of(self, metric: Metric) -> Deployment | None:
+        """Return the searched deployment that a predictor's metric is of; None where there is no choice."""
+        if self.deployments is None:
+            return None
+        for deployment in map(Deployment.parse, self.deployments):
+            if deployment.matches(metric.deployment):
+                return deployment
+        message = "the metric of a predictor must be of one of the searched deployments"
+        raise InputError(message, got=str(metric), known=self.deployments)
 
     def make_problem(self, space: AnySpace) -> Problem:
         """Return the optimisation problem in a space."""
@@ -194,7 +211,10 @@ def require_inside(path: Path, *, what: str) -> None:
 def space_digest(space: AnySpace) -> str:
     """Return a digest of what genomes of a space mean: its dimensions with their choices, and its config."""
     dimensions = [to_mapping(dimension) for dimension in space.dimensions]
-    return digest({"space": space.name, "config": to_mapping(space.config), "dimensions": dimensions})
+    values = {"space": space.name, "config": to_mapping(space.config), "dimensions": dimensions}
+    if isinstance(space, DeployedSpace):
+        values["deployments"] = [str(deployment) for deployment in space.deployments]
+    return digest(values)
 
 
 def read_spec(run: Run) -> SearchSpec:

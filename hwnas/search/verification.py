@@ -47,7 +47,7 @@ def measured_front(problem: Problem, members: Sequence[FrontMember]) -> tuple[li
         violated = tuple(str(constraint) for constraint, value in violations if value > 0)
         rows.append(
             VerifiedMember(
-                arch_id=member.candidate.arch_id,
+                arch_id=member.candidate.id,
                 network_id=member.candidate.network_id,
                 metrics=member.checks,
                 violated=violated if measured[index] else (),
@@ -56,12 +56,16 @@ def measured_front(problem: Problem, members: Sequence[FrontMember]) -> tuple[li
             )
         )
     order = ranked_front(scores.objectives, front)
-    return rows, tuple(members[index].candidate.arch_id for index in order.tolist())
+    return rows, tuple(members[index].candidate.id for index in order.tolist())
 
 
-def agreement(rows: Sequence[VerifiedMember], metrics: Sequence[str]) -> dict[str, Any]:
-    """Return errors, rank correlations and interval coverage of predictions by metric, as fields of `Verification`."""
-    pairs = {name: _pairs(rows, name) for name in metrics}
+def agreement(checks: Mapping[str, Sequence[MetricCheck]]) -> dict[str, Any]:
+    """Return errors, rank correlations and interval coverage of predictions, as fields of `Verification`.
+
+    Args:
+        checks: By the text of a predictor's metric, what it predicted and what was measured.
+    """
+    pairs = {name: _pairs(items) for name, items in checks.items()}
     known = {name: values for name, values in pairs.items() if len(values)}
     return {
         "mape": {name: float(np.mean(np.abs(v[:, 0] / v[:, 1] - 1))) for name, v in known.items()},
@@ -83,9 +87,8 @@ def _measured_metrics(problem: Problem, members: Sequence[FrontMember]) -> dict[
     return found
 
 
-def _pairs(rows: Sequence[VerifiedMember], metric: str) -> NDArray[np.float64]:
-    """Return predicted, measured, lower and upper of the members that have all of them."""
-    checks = [row.metrics[metric] for row in rows if metric in row.metrics]
+def _pairs(checks: Sequence[MetricCheck]) -> NDArray[np.float64]:
+    """Return predicted, measured, lower and upper where all of them are known."""
     values = [(check.predicted, check.measured, check.lower, check.upper) for check in checks]
     return np.array([row for row in values if None not in row], dtype=np.float64).reshape(-1, 4)
 

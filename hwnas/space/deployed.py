@@ -160,3 +160,20 @@ class DeployedSpace(Space[Any, Any]):
 def networks_of(space: AnySpace) -> AnySpace:
     """Return the space of the networks of a space, which is the space itself where it has no deployments."""
     return space.networks if isinstance(space, DeployedSpace) else space
+
+
+def count_evaluations(space: AnySpace, genomes: Genomes, evaluated: Mask) -> NDArray[np.intp]:
+    """Return after each row the number of evaluations so far, where deployments of equal accuracy share one.
+
+    Args:
+        space: The space of the genomes.
+        genomes: Candidates in the order of their evaluation.
+        evaluated: Rows with a value.
+    """
+    counted = evaluated.copy()
+    if isinstance(space, DeployedSpace):
+        rows = np.flatnonzero(evaluated)
+        _, first = np.unique(space.accuracy_representatives(genomes[rows]), axis=0, return_index=True)
+        counted[:] = False
+        counted[rows[first]] = True
+    return np.cumsum(counted)

@@ -5,13 +5,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hwnas.pipeline.search.verify import compare_with_measured
+from hwnas.metrics import parse_metric
+from hwnas.pipeline.search.predicted_metrics import MetricPredictor
+from hwnas.pipeline.search.verify import MeasuredMetric, compare_with_measured
 from hwnas.profile.results import NetworkResult
 from hwnas.profile.statistics import Verdict
 from hwnas.search.objective import Estimate, exact, parse_constraint, parse_objective
 from hwnas.search.problem import Problem
 from hwnas.search.verification import FrontMember, agreement, measured_front
 from hwnas.space import SPACES
+from tests.pipeline.search.workbench import fitted
 
 SPACE = SPACES.get("autoformer-micro")
 METRIC = "latency_ms@some-cpu-4c/onnxruntime/fp32/b1"
@@ -44,7 +47,9 @@ def result(latency: float, *, stable: bool = True) -> NetworkResult:
 def measured(results: dict[str, NetworkResult]) -> list[FrontMember]:
     members = [member(0, accuracy=0.9, predicted=3.0), member(1, accuracy=0.8, predicted=2.0)]
     members += [member(2, accuracy=0.7, predicted=1.0), member(3, accuracy=0.6, predicted=0.5)]
-    return [compare_with_measured(one, {METRIC: results}) for one in members]
+    metric = parse_metric(METRIC)
+    predictor = MetricPredictor(metric=metric, predictor=fitted(SPACE.name, "latency_ms", "some-cpu-4c"))
+    return [compare_with_measured(one, [MeasuredMetric(predictor=predictor, by_network=results)]) for one in members]
 
 
 GOOD = {"network0": result(3.3), "network1": result(4.0), "network2": result(1.0), "network3": result(0.5)}
@@ -76,7 +81,7 @@ def test_a_network_that_could_not_be_measured_is_on_no_front() -> None:
 
 def test_predicted_and_measured_values_are_compared() -> None:
     rows, _ = measured_front(problem(), measured(GOOD))
-    found = agreement(rows, [METRIC])
+    found = agreement({METRIC: [row.metrics[METRIC] for row in rows]})
     errors = [abs(3.0 / 3.3 - 1), 0.5, 0.0, 0.0]
     assert found["mape"][METRIC] == pytest.approx(np.mean(errors))
     assert found["spearman"][METRIC] == pytest.approx(0.8)
@@ -92,9 +97,9 @@ def test_predicted_and_measured_values_are_compared() -> None:
 
 def test_two_networks_have_no_rank_correlation() -> None:
     rows, _ = measured_front(problem(), measured(GOOD)[:2])
-    found: dict[str, Any] = agreement(rows, [METRIC])
+    found: dict[str, Any] = agreement({METRIC: [row.metrics[METRIC] for row in rows]})
     assert found["spearman"][METRIC] is None
-    assert agreement([], [METRIC])["mape"] == {}
+    assert agreement({METRIC: []})["mape"] == {}
     assert measured_front(problem(), []) == ([], ())
 
 

@@ -133,6 +133,7 @@ class SupernetAccuracy:
         self,
         opened: OpenSupernet,
         *,
+        space: AnySpace,
         cache: Path | None,
         device: str,
         workers: int = 0,
@@ -142,12 +143,13 @@ class SupernetAccuracy:
 
         Args:
             opened: The supernet and its images.
+            space: The space of the genomes, whose networks are those of the supernet.
             cache: The file of accuracies that are known, to which new ones are added; None: none are kept.
             device: Where the supernet runs: `cpu` or `cuda`.
             workers: Processes that load images.
             reporter: Receives an event after each network.
         """
-        self.space = opened.space
+        self.space = space
         self.evaluator: SupernetEvaluator = make_evaluator(
             opened.supernet.to(torch.device(device)),
             opened.data,

@@ -10,13 +10,19 @@ from typing import TYPE_CHECKING
 from hwnas.config import to_mapping
 from hwnas.devices import Machine
 from hwnas.files import path_within
-from hwnas.metrics import parse_metric
+from hwnas.metrics import Deployment, parse_metric
 from hwnas.pipeline.search.defaults import (
     ResolvedMetrics,
     choose_space,
     combine_errors,
     fit_missing,
     resolve_metrics,
+)
+from hwnas.pipeline.search.deployments import (
+    DeployedMetrics,
+    requested_deployments,
+    require_same_accuracy,
+    resolve_deployments,
 )
 from hwnas.pipeline.search.options import (
     DEFAULT_BUDGET,
@@ -36,9 +42,11 @@ from hwnas.predict.predictor import Predictor
 from hwnas.progress import Reporter
 from hwnas.runs import Run, hwnas_version, package_versions
 from hwnas.search.ledger import Budget
+from hwnas.search.objective import Criteria
 from hwnas.search.problem import Problem
 from hwnas.search.spec import PredictorSpec, SearchSpec, read_spec, space_digest
 from hwnas.space import SPACES
+from hwnas.space.deployed import DeployedSpace
 from hwnas.space.space import AnySpace
 
 if TYPE_CHECKING:
@@ -84,6 +92,9 @@ def prepare_search(
             commands that make them.
     """
     criteria = parse_criteria(options)
+    requested = requested_deployments(options.runtimes, options.precisions)
+    if criteria.has_accuracy:
+        require_same_accuracy(requested)
     choice = choose_space(options, needs_supernet=criteria.has_accuracy)
     if choice.supernet is not None:
         from hwnas.pipeline.search.accuracy import open_supernet
@@ -92,18 +103,26 @@ def prepare_search(
         space = supernet.space
     else:
         supernet, space = None, SPACES.get(choice.name or DEFAULT_SPACE)
-    metrics = resolve_metrics(
-        criteria, space=space.name, device=options.device, predictors=options.predictors, machine=machine
-    )
-    if metrics.missing:
+
+    def resolve(criteria: Criteria) -> ResolvedMetrics:
+        metrics = resolve_metrics(
+            criteria, space=space.name, device=options.device, predictors=options.predictors, machine=machine
+        )
+        if not metrics.missing:
+            return metrics
         out = scratch or options.predictors or Path(PREDICTORS)
-        metrics = fit_missing(
+        return fit_missing(
             metrics, space=space.name, profiles=options.profiles, out=out, reporter=reporter, machine=machine
         )
-    problems = (*choice.problems, *metrics.missing.values())
+
+    metrics = resolve_deployments(criteria, requested, resolve=resolve)
+    problems = (*choice.problems, *metrics.problems)
     if problems:
         raise combine_errors(problems)
-    predictors = tuple(MetricPredictor(metric=item.metric, predictor=item.predictor) for item in metrics.predictors)
+    predictors = tuple(
+        MetricPredictor(metric=item.metric, predictor=item.predictor, deployment=deployment)
+        for deployment, item in metrics.predictors
+    )
     confidence = _interval_confidence(options, predictors)
     notes = (
         *choice.notes,
@@ -112,7 +131,8 @@ def prepare_search(
         *_confidence_notes(confidence, options),
     )
     spec = _make_spec(options, metrics, space, supernet, interval_confidence=confidence, notes=notes)
-    return _make_context(spec, space, predictors, [item.path for item in metrics.predictors], supernet)
+    folders = [item.path for _, item in metrics.predictors]
+    return _make_context(spec, _deployed(space, metrics.deployments), predictors, folders, supernet)
 
 
 def reload_search(run: Path) -> SearchContext:
@@ -131,15 +151,19 @@ def reload_search(run: Path) -> SearchContext:
         # Threads and matmul backend are set as they were; all else must be what it was.
         threads, backend = spec.supernet.threads, spec.supernet.matmul_backend
         spec = replace(spec, supernet=replace(supernet.make_spec(), threads=threads, matmul_backend=backend))
-    predictors = tuple(
-        MetricPredictor(metric=parse_metric(item.metric), predictor=Predictor.load(path_within(run, item.path)))
-        for item in spec.predictors
-    )
+    predictors = tuple(load_predictor(run, spec, item) for item in spec.predictors)
     pairs = zip(spec.predictors, predictors, strict=True)
     cards = tuple(replace(item, card_sha256=loaded.predictor.card.card_sha256) for item, loaded in pairs)
     folders = [run / item.path for item in spec.predictors]
     spec = replace(spec, predictors=cards, versions=versions())
     return _make_context(spec, space, predictors, folders, supernet)
+
+
+def load_predictor(run: Path, spec: SearchSpec, item: PredictorSpec) -> MetricPredictor:
+    """Load the copy of a predictor in a run."""
+    metric = parse_metric(item.metric)
+    predictor = Predictor.load(path_within(run, item.path))
+    return MetricPredictor(metric=metric, predictor=predictor, deployment=spec.deployment_of(metric))
 
 
 def pinned_cpu_settings(spec: SearchSpec) -> AbstractContextManager[None]:
@@ -168,8 +192,8 @@ def _interval_confidence(options: SearchOptions, predictors: tuple[MetricPredict
     return supported_confidence(predictors, DEFAULT_CONFIDENCE)
 
 
-def _predictor_notes(metrics: ResolvedMetrics, scratch: Path | None) -> Iterator[str]:
-    for item in metrics.predictors:
+def _predictor_notes(metrics: DeployedMetrics, scratch: Path | None) -> Iterator[str]:
+    for _, item in metrics.predictors:
         kept = scratch is None or not item.path.is_relative_to(scratch)
         yield f"predictor {item.note}; {item.path if kept else 'fitted for this dry run and not kept'}"
 
@@ -182,14 +206,14 @@ def _confidence_notes(confidence: float | None, options: SearchOptions) -> Itera
 
 def _make_spec(
     options: SearchOptions,
-    metrics: ResolvedMetrics,
+    metrics: DeployedMetrics,
     space: AnySpace,
     supernet: "OpenSupernet | None",
     *,
     interval_confidence: float | None,
     notes: tuple[str, ...],
 ) -> SearchSpec:
-    criteria = metrics.completed
+    criteria = metrics.criteria
     strategy, settings = choose_strategy(options.strategy, space=space, expensive=criteria.has_accuracy)
     default_budget = DEFAULT_BUDGET if options.minutes is None else None
     return SearchSpec(
@@ -197,9 +221,10 @@ def _make_spec(
         image_size=space.config.image_size,
         channels=space.config.channels,
         num_classes=space.config.num_classes,
-        space_digest=space_digest(space),
+        space_digest=space_digest(_deployed(space, metrics.deployments)),
         objectives=tuple(map(str, criteria.objectives)),
         constraints=tuple(map(str, criteria.constraints)),
+        deployments=tuple(map(str, metrics.deployments)) or None,
         confidence=options.confidence,
         interval_confidence=interval_confidence,
         strategy=strategy,
@@ -214,13 +239,18 @@ def _make_spec(
                 path=Path(PREDICTORS, *item.path.parts[-3:]),
                 card_sha256=item.predictor.card.card_sha256,
             )
-            for item in metrics.predictors
+            for _, item in metrics.predictors
         ),
         supernet=None if supernet is None else supernet.make_spec(),
         versions=versions(),
         post_search=options.post_search,
         notes=notes,
     )
+
+
+def _deployed(space: AnySpace, deployments: Sequence[Deployment]) -> AnySpace:
+    """Return the space that is searched: the networks, in several deployments if there is a choice."""
+    return DeployedSpace.of(space, deployments) if deployments else space
 
 
 def _make_context(

@@ -11,12 +11,13 @@ from hwnas.pipeline.search.context import SearchContext
 from hwnas.pipeline.search.surrogate import accuracy_surrogate
 from hwnas.progress import Reporter, SearchProgress
 from hwnas.search.ledger import Stopwatch
-from hwnas.search.problem import Evaluators, Problem
+from hwnas.search.problem import Evaluators
 from hwnas.search.record import History, SeedRuns, Spread
 from hwnas.search.run import SearchOutcome, run_search
 from hwnas.search.spec import SearchSpec
 from hwnas.search.strategies.strategy import RandomSearch
 from hwnas.search.study import Study
+from hwnas.space.deployed import DeployedSpace, count_evaluations
 
 if TYPE_CHECKING:
     from hwnas.pipeline.search.accuracy import SupernetAccuracy
@@ -38,8 +39,10 @@ class FinishedSearches:
 
 def make_evaluators(context: SearchContext, supernet_accuracy: "SupernetAccuracy | None") -> Evaluators:
     """Return the evaluators of a search: predictors, the supernet, and a surrogate of the supernet."""
-    fit = None if supernet_accuracy is None else accuracy_surrogate(context.space)
-    return Evaluators(cheap=context.cheap, expensive=supernet_accuracy, fit=fit)
+    space = context.space
+    shared_by = space if isinstance(space, DeployedSpace) and supernet_accuracy is not None else None
+    fit = None if supernet_accuracy is None else accuracy_surrogate(space, shared_by=shared_by)
+    return Evaluators(cheap=context.cheap, expensive=supernet_accuracy, fit=fit, shared_by=shared_by)
 
 
 def run_all(context: SearchContext, run: Path, evaluators: Evaluators, *, reporter: Reporter) -> FinishedSearches:
@@ -56,7 +59,7 @@ def run_all(context: SearchContext, run: Path, evaluators: Evaluators, *, report
     return FinishedSearches(
         outcome=outcome,
         elapsed_s=elapsed_s,
-        history=_history(context.problem, outcome),
+        history=_history(context, outcome),
         random_history=_run_random(context, run, evaluators, reporter=reporter),
         seeds=seeds,
     )
@@ -122,12 +125,14 @@ def _run_random(context: SearchContext, run: Path, evaluators: Evaluators, *, re
         outcome, _ = _run_one(context, run / "random", evaluators, spec)
     else:
         outcome = run_search(problem, evaluators, strategy=RandomSearch(), budget=spec.budget, seed=spec.seed)
-    return _history(problem, outcome)
+    return _history(context, outcome)
 
 
-def _history(problem: Problem, outcome: SearchOutcome) -> History:
+def _history(context: SearchContext, outcome: SearchOutcome) -> History:
     """Return candidates, evaluations and hypervolume after each generation."""
-    counts = np.arange(1, len(outcome.candidates.genomes) + 1)
+    problem, genomes = context.problem, outcome.candidates.genomes
+    counts = np.arange(1, len(genomes) + 1)
     if problem.has_expensive:
-        counts = np.cumsum(np.isfinite(outcome.candidates.metrics[str(problem.expensive)].mean))
+        known = np.isfinite(outcome.candidates.metrics[str(problem.expensive)].mean)
+        counts = count_evaluations(context.space, genomes, known)
     return tuple((count, int(counts[count - 1]), reached) for count, reached in outcome.history)

@@ -30,6 +30,10 @@ class SearchOptions:
     """A data set in place of that of the supernet's run."""
     device: str | None = None
     """The device of metrics that name none; None: this machine's."""
+    runtimes: tuple[str, ...] = ()
+    """The runtimes of all device metrics; of several, the search chooses one for each network."""
+    precisions: tuple[str, ...] = ()
+    """The precisions of all device metrics; of several, the search chooses one for each network."""
     objectives: tuple[str, ...] = ()
     """In addition to accuracy and MACs."""
     constraints: tuple[str, ...] = ()
@@ -116,7 +120,13 @@ def _unused(options: SearchOptions, criteria: Criteria) -> Iterator[tuple[str, o
             if value is not None:
                 yield option, value, "without accuracy no network is evaluated"
     if not criteria.device_metrics:
-        given = {"--device": options.device, "--predictors": options.predictors, "--confidence": options.confidence}
+        given = {
+            "--device": options.device,
+            "--runtime": ",".join(options.runtimes) or None,
+            "--precision": ",".join(options.precisions) or None,
+            "--predictors": options.predictors,
+            "--confidence": options.confidence,
+        }
         for option, unread in given.items():
             if unread is not None:
                 yield option, unread, "no objective or constraint is a metric of a device"

@@ -1,6 +1,6 @@
 """`hwnas query`: the front of a finished search for other constraints, objectives or devices, without searching."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,11 @@ import numpy as np
 from hwnas.arguments import checked_arguments
 from hwnas.devices import resolve
 from hwnas.errors import InputError
-from hwnas.files import path_within
 from hwnas.frames import Columns, TabularResult
-from hwnas.metrics import Metric, parse_metric
-from hwnas.pipeline.search.defaults import ResolvedMetrics, combine_errors, resolve_metrics
+from hwnas.metrics import UNSPECIFIED, Deployment, Metric, parse_metric
+from hwnas.pipeline.search.context import load_predictor
+from hwnas.pipeline.search.defaults import combine_errors, resolve_metrics
+from hwnas.pipeline.search.deployments import open_metric, requested_deployments, require_open, with_batches
 from hwnas.pipeline.search.options import SearchOptions, parse_criteria
 from hwnas.pipeline.search.predicted_metrics import (
     CheapMetrics,
@@ -22,13 +23,15 @@ from hwnas.pipeline.search.predicted_metrics import (
     supported_confidence,
 )
 from hwnas.predict.intervals import DEFAULT_CONFIDENCE
-from hwnas.predict.predictor import Predictor
+from hwnas.predict.selector import ChosenPredictor
 from hwnas.search.objective import Criteria
 from hwnas.search.problem import Problem
 from hwnas.search.query import QueriedFront, query_study
 from hwnas.search.record import read_record
 from hwnas.search.spec import SearchSpec
 from hwnas.search.study import Study
+from hwnas.space.deployed import DeployedSpace
+from hwnas.space.space import AnySpace, Genomes, Mask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +39,7 @@ class QueriedNetwork:
     """One network of the front that a query found."""
 
     arch_id: str
+    """Followed by the deployment where the search chose among several."""
     network_id: str
     arch: Mapping[str, Any]
     metrics: Mapping[str, float]
@@ -44,6 +48,8 @@ class QueriedNetwork:
     upper: Mapping[str, float]
     measured: Mapping[str, float]
     """The values that were measured when the search was verified."""
+    deployment: str | None = None
+    """The deployment that the search chose; None where it had no choice."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +68,8 @@ class QueryResult(TabularResult):
         columns: dict[str, list[object]] = {
             name: [getattr(network, name) for network in self.networks] for name in ("arch_id", "network_id")
         }
+        if any(network.deployment is not None for network in self.networks):
+            columns["deployment"] = [network.deployment for network in self.networks]
         for name in self.networks[0].metrics if self.networks else ():
             columns[name] = [network.metrics[name] for network in self.networks]
             if any(network.lower[name] < network.upper[name] for network in self.networks):
@@ -79,6 +87,8 @@ def query(
     objectives: Sequence[str] | None = None,
     constraints: Sequence[str] = (),
     device: str | None = None,
+    runtimes: Sequence[str] = (),
+    precisions: Sequence[str] = (),
     confidence: float | None = None,
     predictors: Path | None = None,
 ) -> QueryResult:
@@ -91,6 +101,8 @@ def query(
         objectives: In place of the search's, in addition to accuracy and MACs if the search had them.
         constraints: In place of the search's; a bound on the search's device does not apply on another one.
         device: The device of all device metrics that name none; None: that of the search.
+        runtimes: Candidates in these alone, of a search that chose among runtimes.
+        precisions: Candidates in these alone, of a search that chose among precisions.
         confidence: Check constraints against the unfavourable ends of intervals of this confidence; None: as before.
         predictors: The only folder to look for predictors in.
 
@@ -102,14 +114,14 @@ def query(
     record = read_record(run)
     spec, space = record.spec, record.spec.load_space(run)
     criteria, notes = _requested(spec, objectives, constraints, device)
+    within = _in_deployments(space, requested_deployments(runtimes, precisions))
     with Study.read(run) as study:
-        searched = {item.metric: parse_metric(item.metric) for item in spec.predictors}
+        searched = {str(metric): metric for metric in _searched_metrics(spec)}
         known = {**searched, **study.parsed_metrics()}
-        resolved = _resolve(criteria, known, spec, device=device, predictors=predictors)
-        criteria = resolved.completed
+        criteria, chosen = _resolve(criteria, known, space, device=device, predictors=predictors)
         wanted = spec.confidence if confidence is None else confidence
         problem = Problem.of(criteria, space=space, confident=wanted is not None)
-        available = _predictors(run, spec, resolved, problem)
+        available = _predictors(run, spec, chosen, problem)
         if confidence is not None:
             require_confidence(available, confidence)
         held = None if wanted is None else supported_confidence(available, wanted)
@@ -117,9 +129,9 @@ def query(
         recompute = CheapMetrics(space=space, predictors=available, confidence=intervals)
         # The study holds intervals of the search's confidence: those of another one are computed again.
         outdated = () if held in (None, spec.interval_confidence) else tuple(searched)
-        found = query_study(study, problem, recompute=recompute, outdated=outdated)
+        found = query_study(study, problem, recompute=recompute, outdated=outdated, within=within)
         networks = _networks(study, found, problem)
-    notes += [f"predictor {item.note}; {item.path}" for item in resolved.predictors if str(item.metric) not in known]
+    notes += [f"predictor {item.note}; {item.path}" for _, item in chosen if str(item.metric) not in known]
     if held is not None and wanted is not None and held < wanted:
         few = f"the predictors were fitted to too few networks for the search's {wanted:g}"
         notes.append(f"confidence {held:g}: {few}")
@@ -165,20 +177,75 @@ def _requested(
     return criteria, notes
 
 
+def _searched_metrics(spec: SearchSpec) -> list[Metric]:
+    """Return the predicted metrics of a search, as they are in its study."""
+    metrics = [parse_metric(item.metric) for item in spec.predictors]
+    if spec.deployments is None:
+        return metrics
+    return [open_metric(metric, spec.deployment_of(metric) or UNSPECIFIED) for metric in metrics]
+
+
+def _in_deployments(space: AnySpace, requested: Sequence[Deployment]) -> Callable[[Genomes], Mask] | None:
+    """Return a function that says which candidates are in one of the requested deployments; None: all are."""
+    if UNSPECIFIED in requested:
+        return None
+    if not isinstance(space, DeployedSpace):
+        message = "the search must have chosen among runtimes or precisions"
+        raise InputError(message, got=", ".join(map(str, requested)), hint="leave out --runtime and --precision")
+    rows = [row for row, own in enumerate(space.deployments) if any(item.matches(own) for item in requested)]
+    if not rows:
+        message = "the search must have had a requested deployment"
+        raise InputError(message, got=", ".join(map(str, requested)), known=tuple(map(str, space.deployments)))
+    return lambda genomes: np.isin(genomes[:, -1], rows)
+
+
 def _resolve(
-    criteria: Criteria, known: Mapping[str, Metric], spec: SearchSpec, *, device: str | None, predictors: Path | None
-) -> ResolvedMetrics:
-    """Complete the metrics by those that the study holds, and the others by predictors."""
+    criteria: Criteria, known: Mapping[str, Metric], space: AnySpace, *, device: str | None, predictors: Path | None
+) -> tuple[Criteria, list[tuple[Deployment | None, ChosenPredictor]]]:
+    """Complete the metrics by those that the study holds, and the others by predictors, in each deployment."""
+    elsewhere = device is not None
     if device is None:
         stored = {metric: _stored_metric(metric, known) for metric in criteria.device_metrics}
         criteria = criteria.with_metrics({metric: item for metric, item in stored.items() if item is not None})
         # Metrics without a device are of the search's device if it had one, whichever machine this is.
         devices = {metric.deployment.device for metric in known.values() if metric.deployment.device is not None}
         device = devices.pop() if len(devices) == 1 else None
-    resolved = resolve_metrics(criteria, space=spec.space, device=device, predictors=predictors, known=known)
-    if resolved.missing:
-        raise combine_errors(list(resolved.missing.values()))
-    return resolved
+    chosen: list[tuple[Deployment | None, ChosenPredictor]] = []
+    deployments = _wanted_deployments(space, elsewhere=elsewhere)
+    require_open(criteria, [item for _, item in deployments])
+    completed = criteria
+    for own, wanted in deployments:
+        missing = {metric: metric.completed(wanted) for metric in criteria.device_metrics if str(metric) not in known}
+        resolved = resolve_metrics(
+            criteria.with_metrics(missing), space=space.name, device=device, predictors=predictors, known=known
+        )
+        if resolved.missing:
+            raise combine_errors(list(resolved.missing.values()))
+        chosen += [(own, item) for item in resolved.predictors]
+        completed = resolved.completed
+        if own is not None:
+            criteria = with_batches(criteria, completed)
+            metrics = [item for item in completed.device_metrics if str(item) not in known]
+            completed = completed.with_metrics({metric: open_metric(metric, own) for metric in metrics})
+    return completed, chosen
+
+
+def _wanted_deployments(space: AnySpace, *, elsewhere: bool) -> list[tuple[Deployment | None, Deployment]]:
+    """Return the deployments of a space, each with what predictors must match.
+
+    On another device a runtime or precision that all deployments have in common is not what was searched, and is open.
+    """
+    if not isinstance(space, DeployedSpace):
+        return [(None, UNSPECIFIED)]
+    pairs = []
+    for own in space.deployments:
+        shared = {
+            name: None
+            for name in ("runtime", "precision")
+            if elsewhere and len({getattr(item, name) for item in space.deployments}) == 1
+        }
+        pairs.append((own, replace(own, **shared)))
+    return list(pairs)
 
 
 def _stored_metric(metric: Metric, known: Mapping[str, Metric]) -> Metric | None:
@@ -189,18 +256,15 @@ def _stored_metric(metric: Metric, known: Mapping[str, Metric]) -> Metric | None
 
 
 def _predictors(
-    run: Path, spec: SearchSpec, resolved: ResolvedMetrics, problem: Problem
+    run: Path, spec: SearchSpec, chosen: Sequence[tuple[Deployment | None, ChosenPredictor]], problem: Problem
 ) -> tuple[MetricPredictor, ...]:
     """Return the predictors of the problem's metrics: the copies in the run, and those found for other metrics."""
-    own = [
-        MetricPredictor(metric=parse_metric(item.metric), predictor=Predictor.load(path_within(run, item.path)))
-        for item in spec.predictors
-        if item.metric in problem.metrics
-    ]
+    columns = zip(spec.predictors, _searched_metrics(spec), strict=True)
+    own = [load_predictor(run, spec, item) for item, column in columns if str(column) in problem.metrics]
     names = {str(item.metric) for item in own}
     others = [
-        MetricPredictor(metric=item.metric, predictor=item.predictor)
-        for item in resolved.predictors
+        MetricPredictor(metric=item.metric, predictor=item.predictor, deployment=deployment)
+        for deployment, item in chosen
         if str(item.metric) not in names
     ]
     return (*own, *others)
@@ -214,8 +278,9 @@ def _networks(study: Study, found: QueriedFront, problem: Problem) -> tuple[Quer
     names = list(dict.fromkeys([*problem.metrics, *(name for name in ("macs", "params") if name in found.metrics)]))
     return tuple(
         QueriedNetwork(
-            arch_id=candidate.arch_id,
+            arch_id=candidate.id,
             network_id=candidate.network_id,
+            deployment=None if candidate.deployment is None else str(candidate.deployment),
             arch=candidate.arch.to_mapping(),
             metrics={name: float(found.metrics[name].mean[row]) for name in names},
             lower={name: float(found.metrics[name].lower[row]) for name in names},

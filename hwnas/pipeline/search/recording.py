@@ -1,5 +1,6 @@
 """The record of a search that has ended, and the reference networks that its front is compared with."""
 
+import itertools
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from functools import cache
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hwnas.errors import HwnasError
-from hwnas.metrics import indistinct_supernet_warning
+from hwnas.metrics import QUANTISED, Deployment, indistinct_supernet_warning
 from hwnas.pipeline.search.context import SearchContext
 from hwnas.pipeline.search.execution import FinishedSearches
 from hwnas.pipeline.search.predicted_metrics import MetricPredictor
@@ -65,7 +66,7 @@ def make_record(
         random_history=finished.random_history,
         supernet_health=health,
         predictor_cards={str(item.metric): card_json(item.predictor.card) for item in context.cheap.predictors},
-        front=tuple(network.arch_id for network in context.space.candidates(outcome.candidates.genomes[outcome.rows])),
+        front=tuple(candidate.id for candidate in context.space.candidates(outcome.candidates.genomes[outcome.rows])),
         measured_front=None,
         reference_networks=predict_reference_networks(
             context.cheap.predictors,
@@ -100,7 +101,7 @@ def _outside_notes(context: SearchContext, outcome: SearchOutcome) -> Iterator[s
 def predict_reference_networks(
     predictors: tuple[MetricPredictor, ...], *, confidence: float, accuracies: Mapping[str, float]
 ) -> tuple[ReferenceNetwork, ...]:
-    """Predict the metrics of the reference networks.
+    """Predict the metrics of the reference networks, in each of the deployments that are searched.
 
     Args:
         predictors: The predictors of the search; metrics outside a predictor's range are left out.
@@ -108,24 +109,33 @@ def predict_reference_networks(
         accuracies: Known accuracies by the id of the network.
     """
     found = []
-    for subject in REFERENCE_NETWORKS:
+    deployments = dict.fromkeys(item.deployment for item in predictors) or {None: None}
+    for subject, deployment in itertools.product(REFERENCE_NETWORKS, deployments):
         workload = _workload(subject.name)
         metrics = {}
         for item in predictors:
-            prediction = item.predict([workload], confidence=confidence)
-            if not prediction.outside[0]:
-                metrics[str(item.metric)] = float(prediction.mean[0])
+            if item.deployment == deployment:
+                prediction = item.predict([workload], confidence=confidence)
+                if not prediction.outside[0]:
+                    metrics[str(item.column)] = float(prediction.mean[0])
+        changed = deployment is not None and deployment.precision in QUANTISED
         found.append(
             ReferenceNetwork(
-                name=NAMES[subject.network_id],
+                name=reference_name(subject.network_id, deployment),
                 macs=workload.macs,
                 params=workload.params,
                 metrics=metrics,
                 measured=False,
-                accuracy=accuracies.get(subject.network_id),
+                accuracy=None if changed else accuracies.get(subject.network_id),
+                deployment=None if deployment is None else str(deployment),
             )
         )
     return tuple(found)
+
+
+def reference_name(network_id: str, deployment: Deployment | None) -> str:
+    """Return the name of a reference network, in a deployment where a search has several."""
+    return NAMES[network_id] if deployment is None else f"{NAMES[network_id]} {deployment}"
 
 
 def _reference_accuracies(supernet: "OpenSupernet", runs: Path) -> dict[str, float]:

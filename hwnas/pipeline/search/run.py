@@ -33,6 +33,7 @@ from hwnas.search.record import RECORD_FILE, SearchRecord, VerifiedMember, read_
 from hwnas.search.result import SearchResult, load_search
 from hwnas.search.spec import SearchSpec, read_spec
 from hwnas.search.study import Study
+from hwnas.space.deployed import networks_of
 
 if TYPE_CHECKING:
     from hwnas.pipeline.search.accuracy import SupernetAccuracy
@@ -118,7 +119,7 @@ def dry_run_search(
     with pinned_cpu_settings(context.spec):
         return SearchDryRun(
             spec=context.spec,
-            space_size=context.space.size,
+            space_size=networks_of(context.space).size,
             constraint_check=check_constraints(context.problem, context.cheap, seed=context.spec.seed),
             seconds_per_evaluation=_seconds_per_evaluation(context),
         )
@@ -223,7 +224,7 @@ def _store_measured(context: SearchContext, run: Path, record: SearchRecord, row
     with Study.read(run) as study:
         config = study.config
     with Study.resume(run, config=config) as study:
-        candidates = {member.candidate.arch_id: member.candidate for member in front_members(context, study, record)}
+        candidates = {member.candidate.id: member.candidate for member in front_members(context, study, record)}
         for row in rows:
             for name, check in row.metrics.items():
                 if check.measured is None:
@@ -245,7 +246,9 @@ def _supernet_accuracy(
 
     cache = None if run is None else run / ACCURACIES_FILE
     device = context.spec.supernet.compute
-    return SupernetAccuracy(context.supernet, cache=cache, device=device, workers=workers, reporter=reporter)
+    return SupernetAccuracy(
+        context.supernet, space=context.space, cache=cache, device=device, workers=workers, reporter=reporter
+    )
 
 
 def _seconds_per_evaluation(context: SearchContext) -> float | None:

@@ -10,11 +10,11 @@ import numpy as np
 from hwnas.devices import require
 from hwnas.errors import HwnasError, InputError
 from hwnas.files import file_errors, path_within, storage_failed
-from hwnas.metrics import Deployment, parse_metric
+from hwnas.metrics import Deployment
 from hwnas.pipeline.measure import measure_plan
 from hwnas.pipeline.search.context import SearchContext
 from hwnas.pipeline.search.predicted_metrics import MetricPredictor
-from hwnas.pipeline.search.recording import NAMES
+from hwnas.pipeline.search.recording import NAMES, reference_name
 from hwnas.profile.environment import CampaignEnvironment
 from hwnas.profile.plan import MIN_REPEATS, Plan, make_tasks, new_session, save_plan
 from hwnas.profile.results import NetworkResult, assess_profile, results_by_network
@@ -28,12 +28,22 @@ from hwnas.search.pareto import on_front
 from hwnas.search.record import RECORD_FILE, MetricCheck, ReferenceNetwork, SearchRecord, Verification, VerifiedProfile
 from hwnas.search.study import Study
 from hwnas.search.verification import FrontMember, agreement, measured_front
+from hwnas.space.space import Candidate
 
 PROFILES = "profiles"
 """The folder of a run that holds the measurements of its verification."""
 
-ResultsByMetric = Mapping[str, Mapping[str, NetworkResult]]
-"""Measured results by the text of the metric and the id of the network."""
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredMetric:
+    """Measured results of one metric by the id of the network, with the predictor of the metric."""
+
+    predictor: MetricPredictor
+    by_network: Mapping[str, NetworkResult]
+
+    def is_of(self, candidate: Candidate) -> bool:
+        """Return True if the metric was measured in the deployment of a candidate."""
+        return self.predictor.deployment in (None, candidate.deployment)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +53,11 @@ class VerificationCampaign:
     deployment: Deployment
     """Complete except for the batch, which each metric has of its own."""
     metrics: tuple[MetricPredictor, ...]
+
+    @property
+    def searched(self) -> Deployment | None:
+        """The searched deployment whose candidates it measures; None: it measures all."""
+        return self.metrics[0].deployment
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -67,7 +82,7 @@ class CampaignResults:
 
     campaign: VerificationCampaign
     profiles: tuple[Path, ...]
-    by_metric: ResultsByMetric
+    metrics: tuple[MeasuredMetric, ...]
 
 
 def verification_campaigns(predictors: Sequence[MetricPredictor]) -> tuple[VerificationCampaign, ...]:
@@ -115,7 +130,7 @@ class FrontVerifier:
         possible: list[VerificationCampaign] = []
         earlier: list[CampaignResults] = []
         unmeasured: dict[str, str] = {}
-        for campaign in verification_campaigns(self.context.cheap.predictors):
+        for campaign in self._campaigns(record):
             reason = unavailable_reason(campaign, campaign_environment=self.campaign_environment)
             kept = None if reason is None else _earlier_results(self.run, record, campaign)
             if reason is None:
@@ -144,12 +159,25 @@ class FrontVerifier:
             unmeasured.update({name: reason for campaign in possible for name in campaign.names})
         return self._verified_record(record, [*earlier, *measured], unmeasured)
 
+    def _campaigns(self, record: SearchRecord) -> list[VerificationCampaign]:
+        """Return the campaigns of the deployments that occur on the front."""
+        campaigns = verification_campaigns(self.context.cheap.predictors)
+        if self.context.spec.deployments is None or not record.front:
+            return list(campaigns)
+        with Study.read(self.run) as study:
+            searched = {member.candidate.deployment for member in front_members(self.context, study, record)}
+        return [item for item in campaigns if item.searched in searched]
+
     def _measure(self, record: SearchRecord, campaign: VerificationCampaign) -> CampaignResults:
         path = path_within(self.run, PROFILES, campaign.plan_name)
         if not path.is_file():  # else an interrupted campaign, which is resumed with its own plan
             with Study.read(self.run) as study:
                 members = front_members(self.context, study, record)
-            subjects = [space_subject(self.context.space, member.candidate) for member in members]
+            subjects = [
+                space_subject(self.context.space, member.candidate)
+                for member in members
+                if campaign.searched in (None, member.candidate.deployment)
+            ]
             with file_errors(path.parent, "written"):
                 path.parent.mkdir(exist_ok=True)
             save_plan(self._make_plan(subjects, campaign), path)
@@ -178,9 +206,15 @@ class FrontVerifier:
     def _verified_record(
         self, record: SearchRecord, measured: Sequence[CampaignResults], unmeasured: Mapping[str, str]
     ) -> SearchRecord:
-        results = {name: by_network for item in measured for name, by_network in item.by_metric.items()}
+        results = [metric for item in measured for metric in item.metrics]
         with Study.read(self.run) as study:
             members = [compare_with_measured(member, results) for member in front_members(self.context, study, record)]
+        checks = {
+            str(item.predictor.metric): [
+                member.checks[str(item.predictor.column)] for member in members if item.is_of(member.candidate)
+            ]
+            for item in results
+        }
         rows, front = measured_front(self.context.problem, members)
         all_failed = all(row.failure is not None for row in rows)
         reason = "; ".join(dict.fromkeys(unmeasured.values()))
@@ -193,7 +227,7 @@ class FrontVerifier:
             members=tuple(rows),
             confidence=self.context.spec.interval_confidence,
             unmeasured={} if all_failed else dict(unmeasured),
-            **agreement(rows, tuple(results)),
+            **agreement(checks),
         )
         return replace(
             record,
@@ -224,7 +258,7 @@ def unmeasured_front(context: SearchContext, status: Literal["skipped", "failed"
 def front_members(context: SearchContext, study: Study, record: SearchRecord) -> list[FrontMember]:
     """Return the networks of the searched front with their metrics in the study, in the order of the record."""
     table = study.table(space=context.space)
-    order = {arch_id: index for index, arch_id in enumerate(record.front)}
+    order = {candidate_id: index for index, candidate_id in enumerate(record.front)}
     scores = context.problem.scores(table.metrics)
     rows = np.flatnonzero(on_front(scores.objectives, feasible=scores.feasible))
     members = [
@@ -233,23 +267,26 @@ def front_members(context: SearchContext, study: Study, record: SearchRecord) ->
             searched={name: estimate.rows(slice(row, row + 1)) for name, estimate in table.metrics.items()},
         )
         for row, candidate in zip(rows.tolist(), context.space.candidates(table.genomes[rows]), strict=True)
-        if candidate.arch_id in order
+        if candidate.id in order
     ]
     if len(members) < len(order):
         message = f"{study.path}: {RECORD_FILE} and {study.file.name} must be of one search"
         raise InputError(
             message, got=f"{len(order) - len(members)} networks on the front that the study's front has not"
         )
-    return sorted(members, key=lambda member: order[member.candidate.arch_id])
+    return sorted(members, key=lambda member: order[member.candidate.id])
 
 
-def compare_with_measured(member: FrontMember, results: ResultsByMetric) -> FrontMember:
+def compare_with_measured(member: FrontMember, results: Sequence[MeasuredMetric]) -> FrontMember:
     """Return the member with its predicted and measured metrics, or the reason why some were not measured."""
     checks, failures = {}, []
-    for text, by_network in results.items():
-        name, result = parse_metric(text).name, by_network.get(member.candidate.network_id)
-        checks[text] = _check(name, member.searched[text], result)
-        if checks[text].measured is None:
+    for item in results:
+        if not item.is_of(member.candidate):
+            continue
+        name, column = item.predictor.metric.name, str(item.predictor.column)
+        result = item.by_network.get(member.candidate.network_id)
+        checks[column] = _check(name, member.searched[column], result)
+        if checks[column].measured is None:
             failures.append("it was not measured" if result is None else result.failure or f"{name} was not measured")
     return replace(member, checks=checks, failure="; ".join(dict.fromkeys(failures)) or None)
 
@@ -283,8 +320,11 @@ def _earlier_results(run: Path, record: SearchRecord, campaign: VerificationCamp
 def _load_results(campaign: VerificationCampaign, paths: Sequence[Path]) -> CampaignResults:
     profiles = [load_profile(path) for path in paths]
     by_batch = {profile.manifest.setting.batch: results_by_network(profile) for profile in profiles}
-    by_metric = {str(item.metric): by_batch[item.metric.deployment.fixed_batch or 1] for item in campaign.metrics}
-    return CampaignResults(campaign=campaign, profiles=tuple(paths), by_metric=by_metric)
+    metrics = tuple(
+        MeasuredMetric(predictor=item, by_network=by_batch[item.metric.deployment.fixed_batch or 1])
+        for item in campaign.metrics
+    )
+    return CampaignResults(campaign=campaign, profiles=tuple(paths), metrics=metrics)
 
 
 def _verified_profile(path: Path, run: Path) -> VerifiedProfile:
@@ -302,15 +342,16 @@ def _verified_profile(path: Path, run: Path) -> VerifiedProfile:
     )
 
 
-def _with_measured(network: ReferenceNetwork, results: ResultsByMetric) -> ReferenceNetwork:
+def _with_measured(network: ReferenceNetwork, results: Sequence[MeasuredMetric]) -> ReferenceNetwork:
     """Return a reference network with measured metrics in place of predicted ones."""
-    network_id = next(network_id for network_id, name in NAMES.items() if name == network.name)
+    deployment = None if network.deployment is None else Deployment.parse(network.deployment)
+    network_id = next(network_id for network_id in NAMES if reference_name(network_id, deployment) == network.name)
     measured = {}
-    for text, by_network in results.items():
-        result = by_network.get(network_id)
-        value = None if result is None else result.value(parse_metric(text).name)
+    for item in results:
+        result = item.by_network.get(network_id) if item.predictor.deployment == deployment else None
+        value = None if result is None else result.value(item.predictor.metric.name)
         if value is not None and np.isfinite(value):
-            measured[text] = float(value)
+            measured[str(item.predictor.column)] = float(value)
     predicted = tuple(text for text in network.metrics if text not in measured) if measured else ()
     return replace(network, metrics={**network.metrics, **measured}, measured=bool(measured), predicted=predicted)
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from hwnas.errors import HwnasError, MissingError
 from hwnas.files import file_errors, path_within, storage_failed, write_atomic
+from hwnas.metrics import Deployment
 from hwnas.pipeline.search.context import SearchContext
 from hwnas.progress import Reporter
 from hwnas.report.network_card import card_page
@@ -20,6 +21,7 @@ from hwnas.search.problem import Problem
 from hwnas.search.record import NETWORKS, ExportedWinner, SearchRecord
 from hwnas.search.verification import FrontMember
 from hwnas.space.arch import canonical_json
+from hwnas.space.deployed import networks_of
 
 if TYPE_CHECKING:
     from hwnas.pipeline.search.accuracy import SupernetAccuracy
@@ -63,12 +65,12 @@ class WinnerExporter:
         chosen = choose_winners(self.context.problem, record, members, post_search.num_winners)
         winners = []
         for index, (member, why) in enumerate(chosen):
-            arch_id = member.candidate.arch_id
-            retrain, export, old = index < post_search.retrain, index < post_search.export_top, done.get(arch_id)
+            candidate_id = member.candidate.id
+            retrain, export, old = index < post_search.retrain, index < post_search.export_top, done.get(candidate_id)
             if old is not None and (old.test_accuracy is not None or not retrain) and (old.files or not export):
                 winner = replace(old, why=why)
             else:
-                self.reporter.message(f"network {arch_id}: {why}")
+                self.reporter.message(f"network {candidate_id}: {why}")
                 winner = self._export_winner(member, why, retrain=retrain, export=export)
             self._describe(record, member, winner)
             winners.append(winner)
@@ -86,7 +88,7 @@ class WinnerExporter:
                 raise
             weights, files, failure = WinnerWeights(file=None), (), str(error).splitlines()[0]
         return ExportedWinner(
-            arch_id=member.candidate.arch_id,
+            arch_id=member.candidate.id,
             network_id=member.candidate.network_id,
             folder=str(folder.relative_to(self.run)),
             why=why,
@@ -96,7 +98,7 @@ class WinnerExporter:
         )
 
     def _folder(self, member: FrontMember) -> Path:
-        return path_within(self.run, NETWORKS, member.candidate.arch_id)
+        return path_within(self.run, NETWORKS, member.candidate.id)
 
     def _inherited_weights(self, member: FrontMember, folder: Path) -> WinnerWeights:
         if self.supernet_accuracy is None:
@@ -104,7 +106,7 @@ class WinnerExporter:
         from hwnas.supernet.store import save_network
 
         arch, file = member.candidate.arch, folder / _WEIGHTS
-        save_network(self.supernet_accuracy.extract(arch), file, space=self.context.space, arch=arch)
+        save_network(self.supernet_accuracy.extract(arch), file, space=networks_of(self.context.space), arch=arch)
         return WinnerWeights(file=file)
 
     def _retrained_weights(self, member: FrontMember, folder: Path) -> WinnerWeights:
@@ -132,9 +134,11 @@ class WinnerExporter:
 
     def _export_graphs(self, member: FrontMember, folder: Path, weights: WinnerWeights) -> tuple[Path, ...]:
         """Export ONNX graphs at the batches of the search and a program of torch, each checked against torch."""
+        from hwnas.export.precision import TORCH_DTYPES
         from hwnas.pipeline.export_network import export_network
 
         predictors, space = self.context.cheap.predictors, self.context.space
+        precision = graph_precision(member.candidate.deployment)
         batches = sorted({item.metric.deployment.fixed_batch or 1 for item in predictors}) or [1]
         files = [] if weights.file is None else [weights.file]
         for format_, batch in (*self._onnx_formats(batches), ("pt2", batches[0])):
@@ -143,6 +147,7 @@ class WinnerExporter:
                 member.candidate.arch,
                 out=folder,
                 format=format_,
+                precision=precision if format_ == "onnx" or precision in TORCH_DTYPES else "fp32",
                 batch=batch,
                 weights=weights.file,
                 # A file of weights states image size and classes itself.
@@ -172,11 +177,19 @@ class WinnerExporter:
             "num_classes": record.spec.num_classes,
             "arch_id": member.candidate.arch_id,
             "network_id": member.candidate.network_id,
+            **({} if member.candidate.deployment is None else {"deployment": str(member.candidate.deployment)}),
             "arch": member.candidate.arch.to_mapping(),
         }
         folder = self._folder(member)  # not the one that the record names: it may come from elsewhere
         write_atomic(folder / "arch.json", json.dumps(arch, indent=2) + "\n")
         write_atomic(folder / "card.md", card_page(record, member, winner))
+
+
+def graph_precision(deployment: Deployment | None) -> str:
+    """Return the precision of the graph that a deployment runs."""
+    if deployment is None or deployment.precision in (None, "tf32"):
+        return "fp32"
+    return str(deployment.precision)
 
 
 def choose_winners(
@@ -194,7 +207,7 @@ def choose_winners(
         The winners, the best first, each with the rule that chose it.
     """
     front = record.front if record.measured_front is None else record.measured_front
-    members = [member for member in members if member.candidate.arch_id in front]
+    members = [member for member in members if member.candidate.id in front]
     if not members or count < 1:
         return []
     values = _objectives(problem, record, members)
@@ -214,7 +227,7 @@ def _objectives(problem: Problem, record: SearchRecord, members: Sequence[FrontM
     for objective in problem.objectives:
         values = []
         for member in members:
-            check = checks.get(member.candidate.arch_id, {}).get(str(objective))
+            check = checks.get(member.candidate.id, {}).get(str(objective))
             measured = None if check is None else check.measured
             values.append(float(member.searched[str(objective)].mean[0]) if measured is None else measured)
         columns.append(objective.minimised(exact(values)))

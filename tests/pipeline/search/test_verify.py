@@ -10,8 +10,9 @@ import pytest
 
 from hwnas.cli.front import verification_lines
 from hwnas.errors import InputError, MissingError
-from hwnas.metrics import Deployment
+from hwnas.metrics import Deployment, parse_metric
 from hwnas.pipeline.search import verify
+from hwnas.pipeline.search.predicted_metrics import MetricPredictor
 from hwnas.pipeline.search.recording import NAMES
 from hwnas.pipeline.search.run import SearchRun, search_networks
 from hwnas.profile.results import NetworkResult
@@ -24,6 +25,7 @@ from tests.pipeline.campaigns import CPU, FakeEnvironment
 from tests.pipeline.search.workbench import (
     FIRST,
     SPEED,
+    fitted,
     free,
     unverified,
     write_predictor,
@@ -136,9 +138,14 @@ def test_a_reference_network_says_which_of_its_metrics_are_predicted(searched: S
     latency, memory = "latency_ms@h200", "memory_mb@h200"
     network = replace(searched.record.reference_networks[0], metrics={latency: 1.0, memory: 2.0}, measured=False)
     ids = {name: network_id for network_id, name in NAMES.items()}
-    found = verify._with_measured(network, {latency: {ids[network.name]: NetworkResult(latency_ms=3.0)}})
+    predictor = MetricPredictor(metric=parse_metric(latency), predictor=fitted(FIRST, "latency_ms", CPU))
+
+    def measured(results: dict[str, NetworkResult]) -> list[verify.MeasuredMetric]:
+        return [verify.MeasuredMetric(predictor=predictor, by_network=results)]
+
+    found = verify._with_measured(network, measured({ids[network.name]: NetworkResult(latency_ms=3.0)}))
     assert (found.metrics, found.measured, found.predicted) == ({latency: 3.0, memory: 2.0}, True, (memory,))
-    found = verify._with_measured(network, {latency: {}})
+    found = verify._with_measured(network, measured({}))
     assert (found.metrics, found.measured, found.predicted) == (network.metrics, False, ())
 
 

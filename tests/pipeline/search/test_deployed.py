@@ -1,0 +1,253 @@
+"""Searches that choose a runtime and a precision for each network."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hwnas.errors import InputError, UsageError
+from hwnas.pipeline.run_network import network_of_run
+from hwnas.pipeline.search.query import query
+from hwnas.pipeline.search.run import SearchRun, dry_run_search, search_networks
+from hwnas.progress import EvaluationProgress, NullReporter, ProgressEvent
+from hwnas.report.gather import gather
+from hwnas.search.pareto import on_front
+from hwnas.search.record import read_record
+from hwnas.search.result import load_search
+from hwnas.search.spec import PostSearch
+from hwnas.search.study import Study
+from hwnas.space import SPACES
+from hwnas.space.deployed import DeployedSpace
+from tests.pipeline.campaigns import CPU, FakeEnvironment
+from tests.pipeline.search.workbench import FIRST, free, options, write_bench, write_predictor
+
+OPEN = f"throughput@{CPU}/b1"
+DEPLOYMENTS = ("onnxruntime/fp32", "torch/bf16")
+
+
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("deployed")
+    bench = write_bench(folder, FIRST)
+    for name in ("throughput", "latency_ms"):
+        for deployment in ("torch/bf16", "torch/fp32", "onnxruntime/int8"):
+            write_predictor(folder / "predictors", FIRST, name, deployment=deployment)
+    return {**bench, "precisions": ("fp32", "bf16")}
+
+
+@pytest.fixture(scope="module")
+def found(deployed: dict[str, Any]) -> SearchRun:
+    post_search = PostSearch(pairs=8, export_top=2)
+    return search_networks(
+        options(deployed, post_search=post_search),
+        out=deployed["runs"] / "whole",
+        campaign_environment=FakeEnvironment().make(),
+    )
+
+
+def test_the_front_says_network_and_deployment(found: SearchRun) -> None:
+    record = found.record
+    assert record.spec.deployments == DEPLOYMENTS
+    assert record.spec.objectives == ("accuracy", "macs", OPEN)
+    assert [item.metric for item in record.spec.predictors] == [f"throughput@{CPU}/{name}/b1" for name in DEPLOYMENTS]
+    assert record == read_record(found.run)
+    rows = list(csv.DictReader((found.run / "front.csv").read_text().splitlines()))
+    assert [row["arch_id"] for row in rows] == list(record.front)
+    assert {row["deployment"] for row in rows} <= set(DEPLOYMENTS)
+    for row in rows:
+        arch_id, _, slug = row["arch_id"].partition("-")
+        assert slug == row["deployment"].replace("/", "-")
+        assert arch_id == SPACES.get(FIRST).adapted(num_classes=10).arch_id(
+            SPACES.get(FIRST).parse(json.loads(row["arch"]))
+        )
+
+
+def test_one_evaluation_of_a_network_is_its_accuracy_in_both_precisions(found: SearchRun) -> None:
+    record, space = found.record, found.record.spec.load_space(found.run)
+    assert isinstance(space, DeployedSpace)
+    with Study.read(found.run) as study:
+        table = study.table(space=space)
+    known = np.isfinite(table.metrics["accuracy"].mean)
+    networks = np.unique(table.genomes[known][:, :-1], axis=0)
+    assert record.evaluations == len(networks) == 12
+    assert known.sum() == 24
+    assert record.history[-1][:2] == (len(table.genomes), 12)
+    values = np.column_stack([-table.metrics["accuracy"].mean, table.metrics["macs"].mean, -table.metrics[OPEN].mean])
+    assert {candidate.id for candidate in space.candidates(table.genomes[on_front(values)])} == set(record.front)
+
+
+def test_winners_are_measured_in_their_own_deployment(found: SearchRun) -> None:
+    verification = found.record.verification
+    assert verification is not None
+    assert verification.status == "verified"
+    on_the_front = {member.arch_id.partition("-")[2] for member in verification.members}
+    assert {Path(profile.path).name.split("-b1")[0].split(f"{FIRST}-")[-1] for profile in verification.profiles} == {
+        *on_the_front
+    }
+    for profile in verification.profiles:
+        lines = (found.run / profile.path / "measurements.jsonl").read_text().splitlines()
+        networks = {json.loads(line)["subject"]["network_id"] for line in lines}
+        slug = next(name for name in on_the_front if name in profile.path)
+        own = {member.network_id for member in verification.members if member.arch_id.endswith(slug)}
+        assert own == {name for name in networks if not name.startswith("timm:")}
+    assert set(verification.mape) == {f"throughput@{CPU}/{name.replace('-', '/', 1)}/b1" for name in on_the_front}
+    assert all(member.metrics[OPEN].measured for member in verification.members)
+    names = [network.name for network in found.record.reference_networks]
+    assert names == [f"{name} {deployment}" for name in ("DeiT-Ti", "DeiT-S") for deployment in DEPLOYMENTS]
+
+
+def test_winners_are_exported_in_their_precision(found: SearchRun) -> None:
+    for winner in found.record.winners:
+        assert winner.failure is None
+        precision = winner.arch_id.rpartition("-")[2]
+        (graph,) = [name for name in winner.files if name.endswith(".onnx")]
+        assert f"-{precision}-b1" in graph
+        arch = json.loads((found.run / winner.folder / "arch.json").read_text())
+        assert winner.arch_id == f"{arch['arch_id']}-{arch['deployment'].replace('/', '-')}"
+        assert f"- deployment {arch['deployment']}" in (found.run / winner.folder / "card.md").read_text()
+
+
+def test_a_candidate_is_found_by_its_id(found: SearchRun) -> None:
+    record = found.record
+    winner = record.winners[0]
+    for name in (winner.arch_id, winner.arch_id.partition("-")[0]):
+        network = network_of_run(found.run, name)
+        assert network.space.arch_id(network.arch) == winner.arch_id.partition("-")[0]
+        assert network.weights is not None
+        assert network.weights.parent.parent == found.run / "networks"
+    other = next(name for name in record.front if name not in {item.arch_id for item in record.winners})
+    assert network_of_run(found.run, other).weights == record.spec.supernet.path if record.spec.supernet else None
+
+
+def test_results_know_the_deployment(found: SearchRun) -> None:
+    result = load_search(found.run)
+    frame = result._columns(result.front)
+    assert frame["arch_id"] == [network.id for network in result.front]
+    assert set(frame["deployment"]) <= set(DEPLOYMENTS)
+    assert {network.id for network in result.front} == set(found.record.measured_front or ())
+    assert "deployment" in result._repr_html_()
+    members = gather(found.run).front
+    assert [member.arch_id for member in members] == list(found.record.front)
+    assert {member.deployment for member in members} <= set(DEPLOYMENTS)
+
+
+def test_an_interrupted_search_ends_as_if_it_was_not(
+    found: SearchRun, deployed: dict[str, Any], tmp_path: Path
+) -> None:
+    class Impatient(NullReporter):
+        def update(self, event: ProgressEvent) -> None:
+            if isinstance(event, EvaluationProgress) and event.done == 5:
+                raise KeyboardInterrupt
+
+    environment = FakeEnvironment().make()
+    with pytest.raises(KeyboardInterrupt):
+        search_networks(options(deployed), out=tmp_path / "run", reporter=Impatient(), campaign_environment=environment)
+    again = search_networks(resume=tmp_path / "run", campaign_environment=environment).record
+    assert again.front == found.record.front
+    assert again.history == found.record.history
+    assert again.evaluations == found.record.evaluations
+    assert again.measured_front == found.record.measured_front
+
+
+def test_constraints_hold_in_the_own_deployment(deployed: dict[str, Any], tmp_path: Path) -> None:
+    wanted = free(deployed, objectives=("throughput",), constraints=("latency_ms<=0.35",), precisions=("fp32", "bf16"))
+    record = search_networks(wanted, out=tmp_path / "run", campaign_environment=FakeEnvironment().make()).record
+    assert record.spec.constraints == (f"latency_ms@{CPU}/b1<=0.35",)
+    with Study.read(tmp_path / "run") as study:
+        table = study.table(space=record.spec.load_space(tmp_path / "run"))
+    assert record.front
+    latency = table.metrics[f"latency_ms@{CPU}/b1"].mean
+    fast = table.genomes[latency <= 0.35]
+    assert len(fast) < len(latency)
+
+
+def test_a_query_knows_deployments(found: SearchRun, deployed: dict[str, Any]) -> None:
+    same = query(found.run)
+    assert {network.arch_id for network in same.networks} == set(found.record.front)
+    assert list(same.to_frame()["deployment"]) == [network.deployment for network in same.networks]
+    only = query(found.run, precisions=["fp32"])
+    assert {network.deployment for network in only.networks} == {"onnxruntime/fp32"}
+    bound = max(network.metrics[OPEN] for network in only.networks)
+    assert all(
+        network.deployment == "torch/bf16"
+        for network in query(found.run, constraints=[f"throughput>={1.01 * bound}"]).networks
+    )
+    # A metric that was not searched is predicted in each deployment.
+    latency = f"latency_ms@{CPU}/b1"
+    other = query(found.run, objectives=["latency_ms"], predictors=deployed["predictors"])
+    assert other.objectives == ("accuracy", "macs", latency)
+    assert {network.deployment for network in other.networks} == {network.deployment for network in same.networks}
+    with pytest.raises(InputError, match="must have had a requested deployment"):
+        query(found.run, precisions=["int8"])
+    with pytest.raises(InputError, match="must leave open the precision"):
+        query(found.run, objectives=["memory_mb@cpu/onnxruntime/int8"])
+
+
+def test_a_query_on_another_device_keeps_what_was_searched_alone(deployed: dict[str, Any], tmp_path: Path) -> None:
+    wanted = free(deployed, runtimes=("torch",), precisions=("fp32", "bf16"))
+    run = search_networks(wanted, out=tmp_path / "run", campaign_environment=FakeEnvironment().make()).run
+    for deployment in ("onnxruntime/fp32", "torch-compile/bf16"):
+        write_predictor(tmp_path / "predictors", FIRST, device="h200", deployment=deployment)
+    found = query(run, device="h200", predictors=tmp_path / "predictors")
+    assert found.objectives == ("macs", "throughput@h200/b1")
+    assert {network.deployment for network in found.networks} <= {"torch/fp32", "torch/bf16"}
+
+
+def test_a_search_without_a_choice_has_no_deployments_to_select(deployed: dict[str, Any], tmp_path: Path) -> None:
+    wanted = free(deployed, precisions=(), post_search=PostSearch(verify=False, export_top=0))
+    run = search_networks(wanted, out=tmp_path / "run").run
+    with pytest.raises(InputError, match="must have chosen among runtimes or precisions"):
+        query(run, precisions=["fp32"])
+
+
+def test_a_runtime_is_searched_as_well(deployed: dict[str, Any]) -> None:
+    wanted = free(deployed, runtimes=("onnxruntime", "torch"), precisions=("fp32",))
+    spec = dry_run_search(wanted).spec
+    assert spec.deployments == ("onnxruntime/fp32", "torch/fp32")
+    assert spec.objectives == ("macs", OPEN)
+
+
+def test_combinations_without_a_predictor_are_left_out_with_a_note(deployed: dict[str, Any]) -> None:
+    wanted = free(deployed, runtimes=("onnxruntime", "torch"), precisions=("fp32", "bf16"))
+    spec = dry_run_search(wanted).spec
+    assert spec.deployments == ("onnxruntime/fp32", "torch/fp32", "torch/bf16")
+    assert any(note.startswith("without onnxruntime/bf16: no predictor") for note in spec.notes)
+
+
+def test_one_deployment_is_no_choice(deployed: dict[str, Any]) -> None:
+    spec = dry_run_search(free(deployed, runtimes=("torch",), precisions=("bf16",))).spec
+    assert spec.deployments is None
+    assert spec.objectives == ("macs", f"throughput@{CPU}/torch/bf16/b1")
+    assert "deployments" not in spec.study_config
+
+
+def test_all_that_is_missing_is_said_at_once(deployed: dict[str, Any]) -> None:
+    with pytest.raises(InputError) as caught:
+        dry_run_search(free(deployed, precisions=("fp32", "fp16", "tf32")))
+    assert "hwnas profile" in str(caught.value.hint)
+
+
+def test_accuracy_must_be_known_in_every_precision(deployed: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="accuracy in int8 cannot be evaluated"):
+        dry_run_search(options(deployed, precisions=("fp32", "int8")))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"precisions": ("fp33",)}, "precision"),
+        ({"runtimes": ("onnx",)}, "runtime"),
+        ({"objectives": ("throughput@cpu/fp32",)}, "must leave open the precision"),
+    ],
+)
+def test_bad_deployments_are_refused(deployed: dict[str, Any], changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        dry_run_search(free(deployed, **{"precisions": ("fp32", "bf16"), **changes}))
+
+
+def test_precisions_without_a_metric_of_a_device_have_no_effect(deployed: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="--precision has no effect"):
+        dry_run_search(free({**deployed}, objectives=("params",), predictors=None, precisions=("fp32", "bf16")))
