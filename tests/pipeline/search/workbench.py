@@ -31,7 +31,13 @@ FIRST = "autoformer-micro"
 DATA = "digits"
 FAST = PostSearch(pairs=8, export_top=0)
 SPEED = f"throughput@{CPU}/onnxruntime/fp32/b1"
-TIMES = {"onnxruntime/fp32": 1.0, "torch/fp32": 1.4, "torch/bf16": 0.8, "torch-compile/bf16": 0.5, "onnxruntime/int8": 0.4}
+TIMES = {
+    "onnxruntime/fp32": 1.0,
+    "torch/fp32": 1.4,
+    "torch/bf16": 0.8,
+    "torch-compile/bf16": 0.5,
+    "onnxruntime/int8": 0.4,
+}
 """Relative times of deployments."""
 
 
