@@ -94,6 +94,18 @@ class Names(click.ParamType[tuple[str, ...]]):
         return names
 
 
+class BatchesOrPeak(click.ParamType[tuple[int | None, ...]]):
+    """Comma-separated batch sizes; `peak` stands for one that is still to be found and becomes None."""
+
+    name = "batches"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int | None, ...]:
+        """Convert the batch sizes of a text."""
+        if isinstance(value, tuple):
+            return value
+        return tuple(None if part == "peak" else BATCH.convert(part, param, ctx) for part in str(value).split(","))
+
+
 class BatchOrDynamic(click.ParamType[int | None]):
     """A batch size; `dynamic` or `any` stands for any and becomes None."""
 
@@ -117,7 +129,7 @@ CLASSES = Whole(1, 1_000_000)
 SEED = Whole(0, 2**32 - 1)
 MINUTES = Number(0, 1_000_000, min_open=True)
 CONFIDENCE = Number(0, 1, min_open=True, max_open=True)
-BATCHES = Numbers(BATCH)
+BATCHES = BatchesOrPeak()
 NAMES = Names()
 THREADS_OR_AUTO = Whole(0, 1024)
 HELDOUT = Number(0, 1_000_000_000, min_open=True)

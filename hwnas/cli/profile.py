@@ -54,7 +54,12 @@ _RUN_PARAMETERS = (
 )
 @click.option("--minutes", type=MINUTES, help="Measure for this long, instead of --samples.")
 @click.option(
-    "--batch", "batches", type=BATCHES, default="1", show_default=True, help="Batch sizes, for example 1,8,64."
+    "--batch",
+    "batches",
+    type=BATCHES,
+    default="1",
+    show_default=True,
+    help="Batch sizes, for example 1,8,64; peak: the one from which DeiT-Ti's images/s no longer rise.",
 )
 @click.option("--precision", default="fp32", show_default=True, help="fp32, tf32, fp16, bf16, int8 or int8-dynamic.")
 @click.option(
@@ -117,6 +122,7 @@ def profile(
     plan_only: bool,
     plan: Path | None,
     as_json: bool,
+    batches: tuple[int | None, ...],
     **values: Any,
 ) -> None:
     """Measure networks on a device.
@@ -130,6 +136,7 @@ def profile(
         hint = "there: hwnas profile --plan plan.jsonl --gpus all"
         raise UsageError("--gpus is chosen where the plan is measured", got="--plan-only", hint=hint)
     goal = _goal(until, order, planned=plan_only or plan is not None)
+    values |= {"batches": tuple(batch for batch in batches if batch), "peak_batch": None in batches}
     if plan_only:
         _print_planned(write_plan(CampaignOptions(**values), out or Path()), as_json=as_json)
         return
@@ -221,6 +228,8 @@ def _print_measured(measured: MeasureResult, *, folder: Path | None, as_json: bo
         print_line()
         print_quality(str(item.path), item.quality)
     print_line()
+    if measured.describe_throughput():
+        print_line(measured.describe_throughput())
     elsewhere = () if folder is None else ("--profiles", folder)
     print_footer(("hwnas", "fit", "--device", deployment.device, *elsewhere))
 

@@ -15,12 +15,14 @@ from hwnas.devices import Device, Gpu, Machine, require, resolve, select_gpus
 from hwnas.errors import MissingError
 from hwnas.frames import Columns, TabularResult
 from hwnas.metrics import Deployment
+from hwnas.pipeline.peak_batch import BatchThroughput, describe_throughput, resolve_peak_batch
 from hwnas.profile.campaign import Campaign, CampaignResult
 from hwnas.profile.crew import Crew, WorkerPair
 from hwnas.profile.environment import CampaignEnvironment, StoreOpener, choose_runtime
 from hwnas.profile.options import CampaignOptions
 from hwnas.profile.plan import Plan, load_plan, plan_stages, require_space
 from hwnas.profile.results import ProfileQuality, summarize_measurements, summary_columns
+from hwnas.profile.statistics import throughput
 from hwnas.profile.summary import read_quality
 from hwnas.progress import NullReporter, Reporter
 from hwnas.records import load_profile
@@ -39,6 +41,7 @@ class MeasuredProfile:
 
     name: str
     path: Path
+    batch: int
     quality: ProfileQuality
 
 
@@ -58,6 +61,15 @@ class MeasureResult(TabularResult):
     """Tasks for which there was no time."""
     given_up: Mapping[int, str] = field(default_factory=dict)
     """Batches of which nothing more could be measured, as the reference network does not run, with the reason."""
+
+    def describe_throughput(self) -> str:
+        """Describe the images per second of the reference network by batch size; empty if there is but one."""
+        points = [
+            BatchThroughput(batch=item.batch, images_per_s=throughput(item.quality.reference_ms, batch=item.batch))
+            for item in sorted(self.profiles, key=lambda item: item.batch)
+            if item.quality.reference_ms
+        ]
+        return describe_throughput(points) if len(points) > 1 else ""
 
     def _columns(self) -> Columns:
         """One row per measurement of all profiles, earlier campaigns included."""
@@ -110,6 +122,7 @@ def measure(
     device = selected[0].device if selected else _require_device(options, environment.machine)
     run_options = _RunOptions(out=options.out, new=new, retry=retry, minutes=options.minutes, gpus=selected)
     reporter = reporter or NullReporter()
+    options = resolve_peak_batch(options, device, environment=environment, reporter=reporter)
     if until is None:
         plans = plan_stages(options, device.name)
         return _run(next(plans), lambda _: next(plans, None), device, environment, run_options, reporter)
@@ -180,7 +193,7 @@ def _run(
 ) -> MeasureResult:
     """Measure one plan after another, each extending the last, until the time is up or a plan adds nothing."""
     deadline_s = None if options.minutes is None else time.monotonic() + 60 * options.minutes
-    runtime = choose_runtime(plan, device, reporter)
+    runtime = choose_runtime(plan.tasks[0].setting.runtime, device, reporter)
     current: Plan | None = plan
     with ExitStack() as stack:
         crew = _make_crew(device, environment, options.gpus)
@@ -221,8 +234,9 @@ def _make_crew(device: Device, environment: CampaignEnvironment, gpus: Sequence[
 def _measured(deployment: Deployment, paths: Sequence[Path], results: Sequence[CampaignResult]) -> MeasureResult:
     profiles = []
     for path in paths:
-        quality = read_quality(path, read_manifest(path)).quality
-        profiles.append(MeasuredProfile(name=f"{path.parent.name}/{path.name}", path=path, quality=quality))
+        manifest = read_manifest(path)
+        quality, name = read_quality(path, manifest).quality, f"{path.parent.name}/{path.name}"
+        profiles.append(MeasuredProfile(name=name, path=path, batch=manifest.setting.batch, quality=quality))
     return MeasureResult(
         deployment=deployment,
         profiles=tuple(profiles),

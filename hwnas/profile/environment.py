@@ -70,13 +70,12 @@ class CampaignEnvironment:
         return cls(machine=detect(), software=environment(), start=lambda gpu: Worker(limits=limits, gpu=gpu))
 
 
-def choose_runtime(plan: Plan, device: Device, reporter: Reporter) -> str:
-    """Return the runtime of a plan, or the preferred one that is available if the plan leaves it open.
+def choose_runtime(runtime: str, device: Device, reporter: Reporter) -> str:
+    """Return a runtime that is available, or the preferred one that is available for `AUTO`.
 
     Raises:
-        MissingError: The runtime of the plan, or any runtime, is not available for the device.
+        MissingError: The runtime, or any runtime, is not available for the device.
     """
-    runtime = plan.tasks[0].setting.runtime
     if runtime == AUTO:
         runtime = default_runtime(device)
         reporter.message(f"runtime {runtime} on {device.name}")

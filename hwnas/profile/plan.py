@@ -205,11 +205,13 @@ def write_plan(options: CampaignOptions, path: Path) -> WrittenPlan:
     """Write the plan of a campaign to a file, to be measured on a machine with the device.
 
     Raises:
-        UsageError: The options give a time instead of a number of networks.
+        UsageError: The options give a time instead of a number of networks, or leave a batch size open.
         InputError: The folder of the file does not exist, or the path is that of a folder.
     """
     if options.minutes is not None:
         raise UsageError("a plan needs a number of networks", got="--minutes", hint="--samples 100")
+    if options.peak_batch:
+        raise UsageError("a plan needs batch sizes: the peak is found on the device", got="peak", hint="--batch 1,64")
     require_space(options.space)
     with file_errors(path, "written"):
         is_folder = path.is_dir()

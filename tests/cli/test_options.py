@@ -8,9 +8,9 @@ import pytest
 
 from hwnas.cli.app import COMMANDS, run
 from hwnas.cli.group import load
-from hwnas.cli.options import BatchOrDynamic, Number, Numbers, PathText, Whole
+from hwnas.cli.options import BatchesOrPeak, BatchOrDynamic, Number, Numbers, PathText, Whole
 
-NUMERIC = (Whole, Number, Numbers, BatchOrDynamic)
+NUMERIC = (Whole, Number, Numbers, BatchesOrPeak, BatchOrDynamic)
 
 CHECKED_TEXTS = {
     "arch": "looked up in a space, or read as a JSON file",

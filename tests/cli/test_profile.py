@@ -248,3 +248,13 @@ def test_gpus_are_of_this_machine_and_no_part_of_a_plan(command_line: CommandLin
     assert "--gpus is chosen where the plan is measured" in command_line.err
     assert command_line(*SMALL, "--samples", "3", "--plan-only", "--out", "plan.jsonl") == 0
     assert command_line("profile", "--plan", "plan.jsonl", "--gpus", "0,1") == 3
+
+
+def test_the_peak_batch_is_found_and_printed(command_line: CommandLine, place: FakeEnvironment) -> None:
+    place.reference_failures = {8: Failure(reason="memory", message="out of memory")}
+    assert command_line(*SMALL, "--samples", "2", "--repeats", "0", "--batch", "1,peak") == 0
+    assert "--batch 1,4 measures the same without this sweep" in command_line.err
+    assert re.search(r"^images/s of deit_tiny_patch16_224 by batch: 1: [\d,]+, 4: ", command_line.out, re.MULTILINE)
+    assert command_line(*SMALL, "--batch", "peaks") == 2
+    assert command_line(*SMALL, "--batch", "peak", "--plan-only", "--out", "plan.jsonl") == 2
+    assert "a plan needs batch sizes" in command_line.err
