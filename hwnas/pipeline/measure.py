@@ -122,7 +122,9 @@ def measure(
     device = selected[0].device if selected else _require_device(options, environment.machine)
     run_options = _RunOptions(out=options.out, new=new, retry=retry, minutes=options.minutes, gpus=selected)
     reporter = reporter or NullReporter()
-    options = resolve_peak_batch(options, device, environment=environment, reporter=reporter)
+    if options.peak_batch:
+        start = partial(environment.start, _worker_gpus(device, environment.machine, selected)[0])
+        options = resolve_peak_batch(options, device, start=start, reporter=reporter)
     if until is None:
         plans = plan_stages(options, device.name)
         return _run(next(plans), lambda _: next(plans, None), device, environment, run_options, reporter)
@@ -196,7 +198,8 @@ def _run(
     runtime = choose_runtime(plan.tasks[0].setting.runtime, device, reporter)
     current: Plan | None = plan
     with ExitStack() as stack:
-        crew = _make_crew(device, environment, options.gpus)
+        uuids = _worker_gpus(device, environment.machine, options.gpus)
+        crew = Crew([WorkerPair(partial(environment.start, uuid), gpu=uuid) for uuid in uuids])
         stack.callback(crew.close)
         opener = StoreOpener(
             out=options.out,
@@ -223,12 +226,11 @@ def _run(
     return _measured(deployment, [store.path for store in stores.values()], results)
 
 
-def _make_crew(device: Device, environment: CampaignEnvironment, gpus: Sequence[Gpu]) -> Crew:
-    """A pair of workers for each GPU, which sees that one alone; without GPUs one pair, for the device."""
-    first = [gpu for gpu in environment.machine.gpus if gpu.device.name == device.name][:1]
+def _worker_gpus(device: Device, machine: Machine, gpus: Sequence[Gpu]) -> list[str | None]:
+    """UUID of the GPU that each pair of workers sees alone; without GPUs [None], for the device."""
+    first = [gpu for gpu in machine.gpus if gpu.device.name == device.name][:1]
     # A board with one GPU may report none, or something else.
-    uuids = [gpu.uuid if gpu.uuid.startswith(("GPU-", "MIG-")) else None for gpu in gpus or first] or [None]
-    return Crew([WorkerPair(partial(environment.start, uuid), gpu=uuid) for uuid in uuids])
+    return [gpu.uuid if gpu.uuid.startswith(("GPU-", "MIG-")) else None for gpu in gpus or first] or [None]
 
 
 def _measured(deployment: Deployment, paths: Sequence[Path], results: Sequence[CampaignResult]) -> MeasureResult:

@@ -8,7 +8,7 @@ from hwnas.devices import Device
 from hwnas.errors import InputError
 from hwnas.metrics import MAX_BATCH, Deployment
 from hwnas.profile.crew import Measurer
-from hwnas.profile.environment import CampaignEnvironment, choose_runtime
+from hwnas.profile.environment import choose_runtime
 from hwnas.profile.options import CampaignOptions
 from hwnas.profile.plan import exporter_for
 from hwnas.profile.statistics import MIN_RUNS, quantile_ns, throughput
@@ -73,27 +73,25 @@ def describe_throughput(points: Sequence[BatchThroughput]) -> str:
 
 
 def resolve_peak_batch(
-    options: CampaignOptions, device: Device, *, environment: CampaignEnvironment, reporter: Reporter
+    options: CampaignOptions, device: Device, *, start: Callable[[], Measurer], reporter: Reporter
 ) -> CampaignOptions:
     """Return the options with the peak batch of the reference network in place of `peak_batch`.
 
     Args:
-        options: Options of a campaign; without `peak_batch` they are returned as they are.
+        options: Options of a campaign.
         device: The device.
-        environment: Starts the process that measures.
+        start: Starts a process that measures on it.
         reporter: Receives the images per second by batch size.
 
     Raises:
         HwnasError: The reference network cannot be measured.
     """
-    if not options.peak_batch:
-        return options
     runtime = choose_runtime(options.runtime, device, NullReporter())
     deployment = Deployment(
         device=device.name, runtime=runtime, precision=options.precision, threads=options.threads, batch=1
     )
     first = Setting(deployment=deployment, exporter=exporter_for(runtime, REFERENCE))
-    with closing(environment.start(None)) as worker:
+    with closing(start()) as worker:
 
         def time_batch(batch: int) -> float | None:
             setting = replace(first, deployment=replace(deployment, batch=batch))

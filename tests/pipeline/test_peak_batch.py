@@ -55,6 +55,9 @@ class FilledEnvironment(FakeEnvironment):
         self.workers.append(FilledWorker(reference_failures=self.reference_failures))
         return self.workers[-1]
 
+    def start(self) -> FakeWorker:
+        return self._start(None)
+
 
 def stepped(batch: int) -> float:
     """A batch of 4 fills the device badly, one of 8 well."""
@@ -89,25 +92,23 @@ def test_small_gains_add_up() -> None:
 
 def test_the_peak_takes_the_place_of_the_option() -> None:
     environment, listener = FilledEnvironment(), Listener()
-    found = resolve_peak_batch(OPTIONS, require("cpu"), environment=environment.make(), reporter=listener)
+    found = resolve_peak_batch(OPTIONS, require("cpu"), start=environment.start, reporter=listener)
     assert (found.batches, found.peak_batch) == ((1, 16), False)
     assert "1: 1,000, 2: 2,000" in listener.texts[0]
     assert listener.texts[1] == "--batch 1,16 measures the same without this sweep"
     (worker,) = environment.workers
     assert worker.closed
     assert {task.setting.exporter for task in worker.tasks} == {"dynamo"}
-    assert resolve_peak_batch(found, require("cpu"), environment=environment.make(), reporter=listener) == found
-    assert len(environment.workers) == 1
 
 
 def test_memory_ends_the_sweep_but_no_other_failure() -> None:
     environment = FilledEnvironment(reference_failures={8: FULL})
-    found = resolve_peak_batch(OPTIONS, require("cpu"), environment=environment.make(), reporter=Listener())
+    found = resolve_peak_batch(OPTIONS, require("cpu"), start=environment.start, reporter=Listener())
     assert found.batches == (1, 4)
     for failures in ({1: FULL}, {4: replace(FULL, reason="crash")}):
         environment = FilledEnvironment(reference_failures=failures)
         with pytest.raises(InputError, match="to find the peak"):
-            resolve_peak_batch(OPTIONS, require("cpu"), environment=environment.make(), reporter=Listener())
+            resolve_peak_batch(OPTIONS, require("cpu"), start=environment.start, reporter=Listener())
 
 
 def test_a_campaign_measures_at_the_peak(tmp_path: Path) -> None:
