@@ -56,7 +56,7 @@ COMMANDS = (
     CommandRow("fit", "hwnas.cli.fit:fit", "Fit latency predictors to measured profiles."),
     CommandRow("predict", "hwnas.cli.predict:predict", "Predict the latency of networks on a device."),
     CommandRow("search", "hwnas.cli.search:search", "Search a space for the best networks for a device."),
-    CommandRow("query", "hwnas.cli.query:query", "Show a finished search for other objectives or constraints."),
+    CommandRow("query", "hwnas.cli.query:query", "Show a front under other objectives or constraints."),
     CommandRow("explain", "hwnas.cli.explain:explain", "Explain where the time of a network goes."),
     CommandRow("report", "hwnas.cli.report:report", "Write the report of a search: page, tables, figures."),
     CommandRow("export", "hwnas.cli.export_network:export_network", "Export a network and check it against torch."),

@@ -60,9 +60,10 @@ def fit(
 ) -> None:
     """Fit latency predictors to measured profiles.
 
-    Each profile gives one predictor per metric for the networks of its space; all profiles of one setting together give
-    one for any network. The model with the smallest error on held-out networks is chosen. Errors are printed next to
-    the noise floor of the measurements, which is the smallest error that is possible.
+    Each profile gives one predictor per metric for the networks of its space; all profiles with the same runtime,
+    precision, batch size and threads together give one for any network. The model with the smallest error on held-out
+    networks is chosen. Errors are printed next to the noise floor of the measurements, which is the smallest error that
+    is possible.
     """
     deployment = Deployment(device=device, runtime=runtime, precision=precision, batch=batch)
     with console_reporter() as reporter:

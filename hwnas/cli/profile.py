@@ -100,7 +100,10 @@ _RUN_PARAMETERS = (
     "--until", metavar="mape=3%", help="Measure in rounds until a predictor has this error, at most --samples networks."
 )
 @click.option(
-    "--order", default="spread", show_default=True, help="How --until chooses networks: spread (evenly) or active."
+    "--order",
+    default="spread",
+    show_default=True,
+    help="How --until chooses networks: spread (evenly) or active (where models disagree).",
 )
 @click.option("--limit-minutes", type=MINUTES, show_default="60", help="Time limit for one network.")
 @click.option("--plan-only", is_flag=True, help="Write the plan to --out and measure nothing.")
@@ -127,7 +130,7 @@ def profile(
 ) -> None:
     """Measure networks on a device.
 
-    Networks of a space are exported and timed, each in strict pairs with DeiT-Ti. The same command resumes an
+    Networks of a space are exported and timed, each in strict alternation with DeiT-Ti. The same command resumes an
     interrupted campaign. To measure on another machine, write a plan here (--plan-only --out plan.jsonl), run it there
     (--plan plan.jsonl), and copy its folder of profiles back. Several equal GPUs share the networks with --gpus all.
     """

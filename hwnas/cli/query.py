@@ -49,7 +49,7 @@ def query(
     predictors: Path | None,
     as_json: bool,
 ) -> None:
-    """Show a finished search for other objectives or constraints.
+    """Show a front under other objectives or constraints.
 
     Print the front of all networks that the search in RUN evaluated, for other objectives, other constraints or another
     device. Nothing is searched or evaluated again.
