@@ -37,7 +37,7 @@ _POOL = 512
 
 @dataclass(frozen=True, kw_only=True)
 class StoppingRule:
-    """When to stop measuring, and how the networks of a round are chosen."""
+    """A stopping rule of a campaign, and the order in which it chooses networks."""
 
     mape: float
     """Cross-validated mean absolute relative error to reach; 0.03 is three percent."""

@@ -44,7 +44,7 @@ _NOT_IN_STUDY_OF_SUPERNET = ("path", "data")
 
 @dataclass(frozen=True, kw_only=True)
 class PostSearch:
-    """What happens to the front when the search has ended."""
+    """Steps after a search: measuring the front, retraining and exporting winners."""
 
     verify: bool = True
     """Measure its networks if their device is in this machine."""
