@@ -34,6 +34,7 @@ class Registry(Generic[Entry]):
         self._check = check
         self._entries: dict[str, Entry] = {}
         self._names: dict[str, str] = {}
+        self._makers: list[tuple[tuple[str, ...], Callable[[str], tuple[str, Entry]]]] = []
         for name, entry in items:
             self.add(name, entry)
 
@@ -58,6 +59,15 @@ class Registry(Generic[Entry]):
         self._entries[name] = entry
         self._names.update(dict.fromkeys(spellings, name))
 
+    def add_maker(self, prefixes: tuple[str, ...], make: Callable[[str], tuple[str, Entry]]) -> None:
+        """Make objects whose names have a prefix when they are first asked for.
+
+        Args:
+            prefixes: Beginnings of names, in lower case.
+            make: Returns the listed name and the object for such a name; raises an error if there is none.
+        """
+        self._makers.append((prefixes, make))
+
     def get(self, name: str) -> Entry:
         """Return the object with a name or alias; raise UnknownNameError if there is none."""
         return self._entries[self.resolve(name)]
@@ -65,6 +75,8 @@ class Registry(Generic[Entry]):
     def resolve(self, name: str) -> str:
         """Return the listed name for a name or alias; raise UnknownNameError if there is none."""
         listed = self._names.get(name.casefold()) if isinstance(name, str) else None
+        if listed is None:
+            listed = self._made(name)
         if listed is None:
             raise unknown(self.kind, name, self._entries, hint=self._hint)
         return listed
@@ -84,7 +96,22 @@ class Registry(Generic[Entry]):
         return len(self._entries)
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and name.casefold() in self._names
+        return isinstance(name, str) and (name.casefold() in self._names or self._maker(name) is not None)
+
+    def _maker(self, name: str) -> Callable[[str], tuple[str, Entry]] | None:
+        return next((make for prefixes, make in self._makers if name.casefold().startswith(prefixes)), None)
+
+    def _made(self, name: object) -> str | None:
+        """Make and register the object of a name that has the prefix of a maker; return its listed name."""
+        make = self._maker(name) if isinstance(name, str) else None
+        if make is None:
+            return None
+        assert isinstance(name, str)
+        listed, entry = make(name)
+        if listed not in self._entries:
+            self.add(listed, entry)
+        self._names.setdefault(name.casefold(), listed)
+        return listed
 
 
 def require_named(kind: str, cls: type) -> Callable[[str, Any], None]:

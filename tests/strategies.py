@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from hwnas.space import SPACES
 from hwnas.space.autoformer import AutoFormer, AutoFormerConfig
+from hwnas.space.elastic import Elastic, ElasticConfig
 from hwnas.space.glit import Glit, GlitConfig
 from hwnas.space.resnas import ResNas, ResNasConfig, ResNasStageConfig
 from hwnas.space.space import AnySpace, Space
@@ -75,6 +76,43 @@ def _twins_stage(**changes: Any) -> TwinsStageConfig:
 
 
 TINY: tuple[AnySpace, ...] = (
+    Elastic(
+        name="tiny-elastic",
+        config=ElasticConfig(
+            image_size=9,
+            num_classes=3,
+            patch_size=4,
+            embed_dim=6,
+            depth=3,
+            head_dim=2,
+            num_heads=(0, 1, 3),
+            hidden_dims=(0, 5, 8),
+        ),
+    ),
+    Elastic(
+        name="tiny-elastic-rotary",
+        config=ElasticConfig(
+            image_size=8,
+            channels=1,
+            num_classes=2,
+            patch_size=4,
+            embed_dim=8,
+            depth=4,
+            head_dim=4,
+            num_heads=(1, 2),
+            hidden_dims=(0, 3),
+            prefix_tokens=3,
+            positions="none",
+            rotary="centered",
+            activation="swiglu",
+            attention_scale=True,
+            mlp_scale=True,
+            qkv_bias=False,
+            pooling="attention",
+            pool_heads=2,
+            pool_hidden_dim=5,
+        ),
+    ),
     AutoFormer(
         name="tiny-autoformer",
         config=AutoFormerConfig(

@@ -1,7 +1,12 @@
-"""The search spaces of four published systems, with the exact costs of their networks. Numpy only."""
+"""Search spaces with the exact costs of their networks: those of four published systems, and elastic ones.
+
+Numpy only, but for the elastic space of a model of timm, which is made when it is first named.
+"""
+
+from importlib import import_module
 
 from hwnas.registry import Registry, require_named
-from hwnas.space import autoformer, glit, resnas, vitas, vitas_twins
+from hwnas.space import autoformer, elastic, glit, resnas, vitas, vitas_twins
 from hwnas.space.space import AnySpace, Space
 
 SPACES: Registry[AnySpace] = Registry("space", hint="hwnas describe {} max", check=require_named("space", Space))
@@ -10,9 +15,18 @@ SPACES: Registry[AnySpace] = Registry("space", hint="hwnas describe {} max", che
 FAMILIES: Registry[type[AnySpace]] = Registry("family")
 """The classes of spaces, by family."""
 
-for _kind in (autoformer.AutoFormer, resnas.ResNas, vitas.Vitas, vitas_twins.Twins, glit.Glit):
+for _kind in (autoformer.AutoFormer, resnas.ResNas, vitas.Vitas, vitas_twins.Twins, glit.Glit, elastic.Elastic):
     FAMILIES.add(_kind.family, _kind)
 
 for _family in (autoformer, resnas, vitas, vitas_twins, glit):
     for _space in _family.SPACES:
         SPACES.add(_space.name, _space)
+
+
+def _make_elastic(name: str) -> tuple[str, AnySpace]:
+    """Make the elastic space of a model; timm and torch are imported for it, by the layer above."""
+    space: AnySpace = import_module("hwnas.supernet.pretrained").elastic_space(name)
+    return space.name, space
+
+
+SPACES.add_maker(elastic.PREFIXES, _make_elastic)

@@ -10,11 +10,11 @@ from hwnas.errors import InputError
 from hwnas.registry import Registry
 from hwnas.space.arch import Arch
 from hwnas.space.space import AnySpace
-from hwnas.supernet import autoformer, glit, resnas, vitas, vitas_twins
+from hwnas.supernet import autoformer, elastic, glit, resnas, vitas, vitas_twins
 from hwnas.supernet.network import Network
 from hwnas.supernet.supernet import AnySupernet, SupernetConfig
 
-_MODULES: tuple[ModuleType, ...] = (autoformer, resnas, vitas, vitas_twins, glit)
+_MODULES: tuple[ModuleType, ...] = (autoformer, resnas, vitas, vitas_twins, glit, elastic)
 
 SEGMENT_TYPES: dict[str, type[Any]] = {name: kind for module in _MODULES for name, kind in module.SEGMENTS.items()}
 """The config classes of segments by the names that weight files store; a renamed class keeps its stored name."""

@@ -20,7 +20,15 @@ from hwnas.space import SPACES
 from hwnas.space.space import AnySpace
 from hwnas.supernet.families import make_network
 
-MICRO = ("autoformer-micro", "resnas-micro", "vitas-micro", "vitas-twins-micro", "glit-micro")
+MICRO = (
+    "autoformer-micro",
+    "resnas-micro",
+    "vitas-micro",
+    "vitas-twins-micro",
+    "glit-micro",
+    "elastic:timm:test_vit",
+    "elastic:timm:test_vit3",
+)
 NUM_NETWORKS = 6
 pytestmark = pytest.mark.slow
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from hwnas.space.autoformer import AutoFormerArch, AutoFormerConfig
+from hwnas.space.elastic import ElasticArch, ElasticConfig
 from hwnas.space.glit import GlitArch, GlitConfig
 from hwnas.space.resnas import ResNasArch, ResNasConfig
 from hwnas.space.space import AnySpace
@@ -74,6 +75,32 @@ def resnas(config: ResNasConfig, arch: ResNasArch) -> Count:
     macs += last * classes
     # The released code counts the patch head of training, and a stem of 224 pixels whatever comes in.
     return Count(params, macs, 0, params + last * classes + classes, macs + (112**2 - side * side) * convs)
+
+
+def elastic(config: ElasticConfig, arch: ElasticArch) -> Count:
+    d, classes = config.embed_dim, config.num_classes
+    patches = (config.image_size // config.patch_size) ** 2
+    n = patches + config.prefix_tokens
+    pixels = config.channels * config.patch_size**2
+    positions = {"all": n, "patches": patches, "none": 0}[config.positions]
+    params = pixels * d + d * config.patch_bias + (config.prefix_tokens + positions) * d + classes * (d + 1)
+    params += 2 * d * config.pre_norm + 2 * d * (config.final_norm != "none")
+    macs = pixels * patches * d + classes * d
+    layers = 3 if config.activation == "swiglu" else 2
+    for block in arch.blocks:
+        if block.num_heads:
+            w = block.num_heads * config.head_dim
+            params += 2 * d + 4 * w * d + 3 * w * config.qkv_bias + d + d * config.attention_scale
+            macs += 4 * n * d * w + 2 * n * n * w
+        if block.hidden_dim:
+            h = block.hidden_dim
+            params += 2 * d + layers * h * d + (layers - 1) * h + d + d * config.mlp_scale
+            macs += layers * n * d * h
+    if config.pooling == "attention":
+        h = config.pool_hidden_dim
+        params += d + 4 * d * d + 4 * d + 2 * d + 2 * d * h + h + d
+        macs += 2 * d * d + 2 * patches * d * d + 2 * patches * d + 2 * d * h
+    return Count(params, macs)
 
 
 def vitas(config: VitasConfig, arch: VitasArch) -> Count:
@@ -157,5 +184,6 @@ _RULES: dict[str, Callable[[Any, Any], Count]] = {
     "resnas": resnas,
     "vitas": vitas,
     "vitas-twins": twins,
+    "elastic": elastic,
     "glit": glit,
 }

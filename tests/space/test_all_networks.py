@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from hwnas.space.elastic import Elastic
 from hwnas.space.space import AnySpace
 from hwnas.space.vitas import Vitas
 from tests.strategies import TINY, Rows, all_genomes, counts, space_id
@@ -66,8 +67,24 @@ def test_only_a_network_without_any_block_is_refused(space: AnySpace) -> None:
         assert (refused[:, space.columns("num_heads")] == identity).all()
         assert len(refused) == (rows[:, space.columns("num_heads")] == identity).all(axis=1).sum() > 0
         assert space.contains(space.repair(refused)).all()
+    elif isinstance(space, Elastic):
+        assert len(refused) == sum(skips_too_much(arch) for arch in archs_of(space, rows))
+        assert space.contains(space.repair(refused)).all()
     else:
         assert len(refused) == 0
+
+
+def archs_of(space: Elastic, rows: Rows) -> list[list[tuple[float, float]]]:
+    """Heads and MLP width of each block, allowed or not."""
+    depth, choices = space.config.depth, [dimension.choices for dimension in space.dimensions]
+    values = [[choices[column][gene] for column, gene in enumerate(row)] for row in rows.tolist()]
+    return [list(zip(row[:depth], row[depth:], strict=True)) for row in values]
+
+
+def skips_too_much(blocks: list[tuple[float, float]]) -> bool:
+    most = len(blocks) // 2
+    too_many = any(sum(block[part] == 0 for block in blocks) > most for part in (0, 1))
+    return too_many or any(first == second == (0, 0) for first, second in pairwise(blocks))
 
 
 @every_space

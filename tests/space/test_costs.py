@@ -61,7 +61,7 @@ def test_official_costs_follow_the_released_counters(space: AnySpace) -> None:
     archs = space.decode(space.sample(np.random.default_rng(8), 5))
     expected = [count(space, arch) for arch in archs]
     official = space.official(space.encode(archs))
-    if space.family == "vitas-twins":
+    if space.family in ("vitas-twins", "elastic"):
         assert official is None
         return
     assert official is not None

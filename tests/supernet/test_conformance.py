@@ -18,10 +18,18 @@ from hwnas.space.space import AnySpace
 from hwnas.supernet.families import make_network, make_supernet
 from hwnas.supernet.supernet import AnySupernet, SupernetConfig
 
-MICRO = ("autoformer-micro", "resnas-micro", "vitas-micro", "vitas-twins-micro", "glit-micro")
+MICRO = (
+    "autoformer-micro",
+    "resnas-micro",
+    "vitas-micro",
+    "vitas-twins-micro",
+    "glit-micro",
+    "elastic:timm:test_vit",
+    "elastic:timm:test_vit3",
+)
 NUM_ARCHS = 6
 MAY_BE_ZERO = re.compile(
-    r"attention\.(.*\.)?(qkv|qk\.\d+|kv)\.bias$"  # a bias of keys shifts all scores of a query alike
+    r"(attention|pool)\.(.*\.)?(qkv|qk\.\d+|kv)\.bias$"  # a bias of keys shifts all scores of a query alike
     r"|^stem\.conv"  # behind a ReLU that these images never activate
     r"|depthwise\.weight$"  # in the last block only the class token counts: its left taps see padding
 )

@@ -39,7 +39,26 @@ def by_size(name: str) -> Any:
     return pytest.param(name, marks=pytest.mark.slow) if "-base" in name else name
 
 
-@pytest.mark.parametrize("name", [by_size(name) for name in SPACES])
+ELASTIC = (
+    "deit_tiny_patch16_224",
+    "deit_tiny_distilled_patch16_224",
+    "deit3_small_patch16_224",
+    "vit_small_patch14_reg4_dinov2",
+    "vit_base_patch32_clip_quickgelu_224",
+    "vit_base_patch32_siglip_256",
+    "vit_base_patch16_gap_224",
+    "vit_little_patch16_reg1_gap_256",
+    "beit3_base_patch16_224",
+    "eva02_tiny_patch14_224",
+    "eva02_base_patch16_clip_224",
+    "vit_small_patch16_dinov3",
+    "vit_small_plus_patch16_dinov3",
+    "test_vit3",
+)
+"""Models of timm, one of each kind that elastic spaces support."""
+
+
+@pytest.mark.parametrize("name", [*map(by_size, SPACES), *(f"elastic:timm:{name}" for name in ELASTIC)])
 def test_traced_operations_are_those_of_the_closed_form(name: str) -> None:
     space = SPACES.get(name)
     for arch in archs(space):

@@ -1,0 +1,302 @@
+"""Elastic spaces and supernets of timm's vision transformers.
+
+Supported are `VisionTransformer` and `VisionTransformerDistilled` (DeiT, DeiT III, AugReg, DINO, DINOv2, CLIP, SigLIP)
+and `Eva` (EVA-02, DINOv3), with the blocks that these models have. What a model has beyond that is refused by name.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hwnas.errors import InputError, unknown
+from hwnas.space.elastic import PREFIXES, Activation, Elastic, ElasticConfig, Pooling
+from hwnas.supernet.elastic import ElasticSupernet, ElasticSupernetConfig
+
+_CLASSES = ("VisionTransformer", "VisionTransformerDistilled", "Eva")
+_ACTIVATIONS: Mapping[str, Activation] = {"GELU": "gelu", "GELUTanh": "gelu_tanh", "QuickGELU": "quick_gelu"}
+_SHARES_OF_HEADS = (0.0, 1 / 3, 1 / 2, 2 / 3, 5 / 6, 1.0)
+_SHARES_OF_HIDDEN = (0.0, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 1.0)
+_HIDDEN_STEP = 64
+"""Widths of MLPs are rounded to multiples of it."""
+
+
+def elastic_space(name: str, *, image_size: int | None = None, num_classes: int | None = None) -> Elastic:
+    """Make the elastic space of a model of timm.
+
+    Args:
+        name: The model in timm, or the name of the space: `elastic:timm:NAME`, `elastic-NAME`.
+        image_size: Side of the images; None: the model's.
+        num_classes: Number of classes; None: the model's, or 1,000 for a model without a classifier.
+
+    Raises:
+        InputError: timm has no such model, or it is of a kind that is not supported.
+    """
+    from hwnas.export.timm_models import build_timm
+
+    model = build_timm(model_name(name), image_size=image_size)
+    return space_of(model.module, name=model_name(name), num_classes=num_classes)
+
+
+def model_name(name: str) -> str:
+    """Return the name of the model in the name of an elastic space, or the name itself."""
+    for prefix in (*PREFIXES, "timm:"):
+        if name.startswith(prefix):
+            return name.removeprefix(prefix)
+    return name
+
+
+def space_of(model: nn.Module, *, name: str, num_classes: int | None = None) -> Elastic:
+    """Make the elastic space of a model.
+
+    Args:
+        model: A vision transformer of timm, on any device.
+        name: Its name in timm.
+        num_classes: Number of classes; None: the model's, or 1,000 for a model without a classifier.
+
+    Raises:
+        InputError: The model is of a kind that is not supported.
+    """
+    config = _read_config(model, name=name, num_classes=num_classes)
+    space = Elastic(name=f"elastic-{name}", config=config)
+    return replace(space, published={name: space.original})
+
+
+def supernet_of(model: nn.Module, *, name: str, num_classes: int | None = None) -> ElasticSupernet:
+    """Make the supernet of a model, with the model's weights.
+
+    Args:
+        model: A vision transformer of timm.
+        name: Its name in timm.
+        num_classes: Number of classes; where it is not the model's, the classifier has fresh weights.
+
+    Returns:
+        The supernet, which at its largest computes what the model computes, on the CPU and in training mode.
+
+    Raises:
+        InputError: The model is of a kind that is not supported.
+    """
+    space = space_of(model, name=name, num_classes=num_classes)
+    supernet = ElasticSupernet(space, ElasticSupernetConfig())
+    weights = dict(_weights(model, space.config))
+    own = dict(supernet.shared.named_parameters())
+    fresh = {key for key in own if key.startswith(("head.classifier", "head.distilled"))} - weights.keys()
+    assert own.keys() == weights.keys() | fresh, sorted(own.keys() ^ weights.keys())
+    with torch.no_grad():
+        for key, value in weights.items():
+            own[key].copy_(value)
+    return supernet
+
+
+def _read_config(model: Any, *, name: str, num_classes: int | None) -> ElasticConfig:
+    kind = type(model).__name__
+    if kind not in _CLASSES:
+        raise unknown(f"elastic spaces are made of models of timm's classes, and {name} is of the", kind, _CLASSES)
+    _require_plain(model, name)
+    block = model.blocks[0]
+    attention, mlp = block.attn, block.mlp
+    gated = type(mlp).__name__ in ("SwiGLU", "GluMlp")
+    num_heads, hidden_dim = attention.num_heads, mlp.fc2.in_features
+    pool = model.attn_pool if model.global_pool == "map" else None
+    norms = [module for module in model.modules() if isinstance(module, nn.LayerNorm)]
+    return ElasticConfig(
+        image_size=model.patch_embed.img_size[0],
+        channels=model.patch_embed.proj.in_channels,
+        num_classes=num_classes or model.num_classes or 1000,
+        embed_dim=model.embed_dim,
+        depth=len(model.blocks),
+        head_dim=attention.head_dim,
+        num_heads=tuple(sorted({round(share * num_heads) for share in _SHARES_OF_HEADS})),
+        hidden_dims=tuple(sorted({_rounded(share, hidden_dim) for share in _SHARES_OF_HIDDEN})),
+        patch_size=model.patch_embed.patch_size[0],
+        patch_bias=model.patch_embed.proj.bias is not None,
+        prefix_tokens=model.num_prefix_tokens,
+        positions="none" if model.pos_embed is None else "patches" if model.no_embed_class else "all",
+        pre_norm=isinstance(model.norm_pre, nn.LayerNorm),
+        norm_eps=norms[0].eps,
+        qkv_bias=_has_qkv_bias(attention),
+        qk_norm=isinstance(attention.q_norm, nn.LayerNorm),
+        attention_norm=isinstance(attention.norm, nn.LayerNorm),
+        activation="swiglu" if gated else _ACTIVATIONS[type(mlp.act).__name__],
+        mlp_norm=isinstance(mlp.norm, nn.LayerNorm),
+        attention_scale=_scale(block, 1) is not None,
+        mlp_scale=_scale(block, 2) is not None,
+        **_rotary_fields(model),
+        final_norm=_final_norm(model),
+        pooling=_pooling(model),
+        pool_prefix=bool(getattr(model, "pool_include_prefix", False)),
+        pool_heads=1 if pool is None else pool.num_heads,
+        pool_hidden_dim=1 if pool is None else pool.mlp.fc1.out_features,
+    )
+
+
+def _rounded(share: float, hidden_dim: int) -> int:
+    """Return a share of the hidden units, rounded to a multiple of 64 where that is neither none nor all of them."""
+    if share in (0.0, 1.0):
+        return round(share * hidden_dim)
+    return min(max(round(share * hidden_dim / _HIDDEN_STEP), 1) * _HIDDEN_STEP, hidden_dim)
+
+
+def _require_plain(model: Any, name: str) -> None:
+    """Raise InputError for a part that the networks of an elastic space do not have."""
+    block = model.blocks[0]
+    pool = model.attn_pool if model.global_pool == "map" else None
+    height, width = model.patch_embed.img_size
+    norms = [module for module in model.modules() if type(module).__name__.lower().endswith("norm")]
+    for found, wanted, part in (
+        (type(model.patch_embed).__name__, ("PatchEmbed",), "patch embedding"),
+        (type(block).__name__, ("Block", "EvaBlock"), "blocks"),
+        (type(getattr(block, "attn", None)).__name__, ("Attention", "EvaAttention"), "attention"),
+        (type(getattr(block, "mlp", None)).__name__, ("Mlp", "SwiGLU", "GluMlp"), "MLPs"),
+        (type(model.rope).__name__ if getattr(model, "rope", None) else "none", _ROTARY, "rotary positions"),
+        (model.global_pool, ("token", "avg", "map"), "pooling"),
+        ("square" if height == width else f"{height} x {width}", ("square",), "images"),
+        (sorted({type(norm).__name__ for norm in norms} - {"LayerNorm"}), ([],), "norms besides LayerNorm"),
+        (len({norm.eps for norm in norms if isinstance(norm, nn.LayerNorm)}), (1,), "different eps of norms"),
+        (getattr(getattr(block, "attn", None), "gate", None) is None, (True,), "ungated attention"),
+        (len({str(item) for item in model.blocks}), (1,), "kinds of blocks"),
+        (pool is None or (pool.latent_len == 1 and isinstance(pool.q, nn.Linear)), (True,), "query of the pooling"),
+    ):
+        if found not in wanted:
+            known = [str(item) for item in wanted]
+            raise InputError(f"{name} has {part} that elastic spaces do not support", got=str(found), known=known)
+    if getattr(block.mlp, "act", None) is not None and type(block.mlp).__name__ == "Mlp":
+        activation = type(block.mlp.act).__name__
+        if activation not in _ACTIVATIONS:
+            raise unknown(f"{name} has an activation that elastic spaces do not support:", activation, _ACTIVATIONS)
+
+
+_ROTARY = ("none", "RotaryEmbeddingCat", "RotaryEmbeddingDinoV3")
+
+
+def _rotary_fields(model: Any) -> dict[str, Any]:
+    rope = getattr(model, "rope", None)
+    if rope is None:
+        return {}
+    if type(rope).__name__ == "RotaryEmbeddingDinoV3":
+        return {"rotary": "centered", "rotary_temperature": float(rope.temperature)}
+    grid = None if rope.ref_feat_shape is None else int(rope.ref_feat_shape[0])
+    return {"rotary": "index", "rotary_temperature": float(rope.temperature), "rotary_grid": grid}
+
+
+def _final_norm(model: Any) -> str:
+    if isinstance(model.norm, nn.LayerNorm):
+        return "tokens"
+    return "pooled" if isinstance(model.fc_norm, nn.LayerNorm) else "none"
+
+
+def _pooling(model: Any) -> Pooling:
+    if type(model).__name__ == "VisionTransformerDistilled":
+        return "distilled"
+    kinds: Mapping[str, Pooling] = {"token": "token", "avg": "average", "map": "attention"}
+    return kinds[model.global_pool]
+
+
+def _has_qkv_bias(attention: Any) -> bool:
+    if attention.qkv is None:
+        return attention.q_proj.bias is not None
+    return attention.qkv.bias is not None or getattr(attention, "q_bias", None) is not None
+
+
+def _scale(block: Any, branch: int) -> Tensor | None:
+    """Return the scale per channel of a branch: 1 for attention, 2 for the MLP."""
+    layer = getattr(block, f"ls{branch}", None)
+    gamma: Tensor | None = getattr(layer, "gamma", None)
+    return getattr(block, f"gamma_{branch}", None) if gamma is None else gamma
+
+
+def _weights(model: Any, config: ElasticConfig) -> Iterator[tuple[str, Tensor]]:
+    """Yield the model's weights by the names of the supernet's."""
+    yield from _layer("stem.patch_embed", model.patch_embed.proj)
+    tokens = [getattr(model, name, None) for name in ("cls_token", "dist_token", "reg_token")]
+    present = [token for token in tokens if token is not None]
+    if present:
+        yield "stem.prefix", torch.cat(present, dim=1)
+    if model.pos_embed is not None:
+        yield "stem.position", model.pos_embed
+    yield from _layer("stem.norm", model.norm_pre)
+    for slot, block in enumerate(model.blocks):
+        yield from _block(f"blocks.{slot}", block, config)
+    yield from _layer("head.norm", model.norm if config.final_norm == "tokens" else model.fc_norm)
+    if config.pooling == "attention":
+        pool = model.attn_pool
+        yield "head.pool.query", pool.latent
+        for own, layer in (("q", pool.q), ("kv", pool.kv), ("proj", pool.proj), ("norm", pool.norm)):
+            yield from _layer(f"head.pool.{own}", layer)
+        yield from _layer("head.pool.fc1", pool.mlp.fc1)
+        yield from _layer("head.pool.fc2", pool.mlp.fc2)
+    if model.num_classes == config.num_classes:
+        yield from _layer("head.classifier", model.head)
+        if config.pooling == "distilled":
+            yield from _layer("head.distilled", model.head_dist)
+
+
+def _block(name: str, block: Any, config: ElasticConfig) -> Iterator[tuple[str, Tensor]]:
+    attention, mlp = block.attn, block.mlp
+    order = _rotary_order(attention, config)
+    yield from _layer(f"{name}.norm1", block.norm1)
+    for kind, tensor in _qkv(attention, config):
+        yield f"{name}.attention.qkv.{kind}", _reordered(tensor, order, config)
+    for own in ("q_norm", "k_norm"):
+        for key, tensor in _layer(f"{name}.attention.{own}", getattr(attention, own)):
+            yield key, tensor[order]
+    yield from _layer(f"{name}.attention.norm", attention.norm)
+    yield from _layer(f"{name}.attention.proj", attention.proj)
+    yield from _layer(f"{name}.norm2", block.norm2)
+    yield from _mlp(f"{name}.mlp", mlp)
+    for own, branch in (("attention", 1), ("mlp", 2)):
+        if (scale := _scale(block, branch)) is not None:
+            yield f"{name}.{own}.scale", scale
+
+
+def _mlp(name: str, mlp: Any) -> Iterator[tuple[str, Tensor]]:
+    if type(mlp).__name__ == "SwiGLU":
+        yield from _layer(f"{name}.gate", mlp.fc1_g)
+        yield from _layer(f"{name}.fc1", mlp.fc1_x)
+    elif type(mlp).__name__ == "GluMlp":  # gate and value in one layer
+        for kind, tensor in mlp.fc1.named_parameters():
+            first, second = tensor.chunk(2)
+            gate, value = (second, first) if mlp.gate_last else (first, second)
+            yield f"{name}.gate.{kind}", gate
+            yield f"{name}.fc1.{kind}", value
+    else:
+        yield from _layer(f"{name}.fc1", mlp.fc1)
+    yield from _layer(f"{name}.norm", mlp.norm)
+    yield from _layer(f"{name}.fc2", mlp.fc2)
+
+
+def _qkv(attention: Any, config: ElasticConfig) -> Iterator[tuple[str, Tensor]]:
+    """Yield weight and bias of q, k and v as one layer; a missing bias of k is 0."""
+    if attention.qkv is None:
+        layers = (attention.q_proj, attention.k_proj, attention.v_proj)
+        yield "weight", torch.cat([layer.weight for layer in layers])
+        biases = [layer.bias for layer in layers]
+    else:
+        yield "weight", attention.qkv.weight
+        biases = [attention.qkv.bias]
+        if biases[0] is None:
+            biases = [getattr(attention, f"{part}_bias", None) for part in "qkv"]
+    if config.qkv_bias:
+        width = config.num_heads[-1] * config.head_dim
+        yield "bias", torch.cat([torch.zeros(width) if bias is None else bias for bias in biases])
+
+
+def _rotary_order(attention: Any, config: ElasticConfig) -> Tensor:
+    """Return the order of a head's channels in which those rotated together are half a head apart."""
+    order = torch.arange(config.head_dim)
+    if config.rotary == "none" or attention.rotate_half:
+        return order
+    return torch.cat([order[::2], order[1::2]])  # the model rotates neighbours
+
+
+def _reordered(tensor: Tensor, order: Tensor, config: ElasticConfig) -> Tensor:
+    """Reorder the channels of each head of q and k, whose products do not change; v stays."""
+    parts = tensor.reshape(3, config.num_heads[-1], config.head_dim, -1)
+    return torch.cat([parts[:2, :, order], parts[2:]]).reshape(tensor.shape)
+
+
+def _layer(name: str, layer: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    for kind, tensor in layer.named_parameters():
+        yield f"{name}.{kind}", tensor
