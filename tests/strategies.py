@@ -206,7 +206,8 @@ def all_genomes(space: AnySpace) -> Rows:
 def populations(draw: st.DrawFn, space: AnySpace, *, max_rows: int = 5) -> Rows:
     """Networks of the space, mostly not canonical."""
     rows = _in_range(draw, space, max_rows)
-    rows[~space.contains(rows)] = 0
+    outside = ~space.contains(rows)
+    rows[outside] = space.repair(rows[outside])
     return rows
 
 

@@ -25,7 +25,7 @@ for _family in (autoformer, resnas, vitas, vitas_twins, glit):
 
 def _make_elastic(name: str) -> tuple[str, AnySpace]:
     """Make the elastic space of a model; timm and torch are imported for it, by the layer above."""
-    space: AnySpace = import_module("hwnas.supernet.pretrained").elastic_space(name)
+    space: AnySpace = import_module("hwnas.train.pretrained").elastic_space(name)
     return space.name, space
 
 

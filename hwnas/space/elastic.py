@@ -4,7 +4,7 @@ The embedding width and everything else stay those of the model. Each block keep
 units, or skips its attention, its MLP or both; 0 stands for "skipped". At most half of the attentions and half of the
 MLPs are skipped, and never two whole blocks in a row: a class token without any attention sees no image.
 
-`hwnas.supernet.pretrained` makes the space of a model of timm.
+`hwnas.train.pretrained` makes the space of a model of timm.
 """
 
 from dataclasses import dataclass
@@ -209,7 +209,7 @@ class Elastic(Space[ElasticConfig, ElasticArch]):
     def _has_block(self, genomes: Genomes) -> Mask:
         """Return True for rows that do not skip too much."""
         skipped = self._skipped(genomes)
-        whole = skipped.all(axis=2)
+        whole: Mask = skipped.all(axis=2)
         in_a_row = (whole[:, 1:] & whole[:, :-1]).any(axis=1)
         allowed: Mask = (skipped.sum(axis=1) <= self._most_skipped).all(axis=1) & ~in_a_row
         return allowed
@@ -217,12 +217,12 @@ class Elastic(Space[ElasticConfig, ElasticArch]):
     def _give_block(self, genomes: Genomes) -> Genomes:
         """Keep the least of what is skipped beyond the limits, in the last blocks first."""
         rows, found = genomes.copy(), self._skipped(genomes)
-        skipped = found & (np.cumsum(found, axis=1) <= self._most_skipped)
+        skipped: Mask = np.logical_and(found, np.cumsum(found, axis=1) <= self._most_skipped)
         for slot in range(1, self.config.depth):
             in_a_row = skipped[:, slot].all(axis=1) & skipped[:, slot - 1].all(axis=1)
             skipped[in_a_row, slot, 0] = False
         kept = found & ~skipped
-        rows[np.concatenate([kept[:, :, 0], kept[:, :, 1]], axis=1)] = 1  # the choice after "skipped"
+        rows[kept.transpose(0, 2, 1).reshape(rows.shape)] = 1  # the choice after "skipped"
         return rows
 
     def _skipped(self, genomes: Genomes) -> Mask:
@@ -255,8 +255,9 @@ class Elastic(Space[ElasticConfig, ElasticArch]):
     def _structure(self, arch: ElasticArch) -> dict[str, Any]:
         choices = ("image_size", "channels", "num_classes", "depth", "num_heads", "hidden_dims")
         details = {name: value for name, value in vars(self.config).items() if name not in choices}
-        kept = [block for block in arch.blocks if block.num_heads or block.hidden_dim]
-        return {**details, "blocks": [vars(block) for block in kept]}
+        # Two blocks, one with attention alone and one with an MLP alone, compute what one block with both does.
+        parts = [part for block in arch.blocks for part in vars(block).items() if part[1]]
+        return {**details, "parts": [list(part) for part in parts]}
 
 
 def _require_widths(name: str, choices: tuple[int, ...]) -> None:
@@ -317,7 +318,7 @@ def _attention(config: ElasticConfig, *, times: Size, heads: Size) -> Operations
             operations.append(Norm(name=name, times=times, tokens=tokens * heads, channels=config.head_dim))
     if config.rotary != "none":
         # The table of one head is read for all heads of q and k: with a single head, half as much as they are.
-        elements, operands = 2 * tokens * width, 1 + (heads == 1)
+        elements, operands = 2 * tokens * width, 1 + np.equal(heads, 1)
         operations += [
             *(
                 Elementwise(

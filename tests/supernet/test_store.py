@@ -161,6 +161,9 @@ def test_the_stored_names_of_segments_stay() -> None:
     """They are kept in weight files, whatever the classes are called."""
     assert set(SEGMENT_TYPES) == {
         "layers.StemConfig",
+        "elastic.StemConfig",
+        "elastic.BlockConfig",
+        "elastic.HeadConfig",
         "resnas.ConvStemConfig",
         "resnas.ReductionConfig",
         "vitas_twins.PatchEmbedConfig",

@@ -6,7 +6,7 @@ and `Eva` (EVA-02, DINOv3), with the blocks that these models have. What a model
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +61,8 @@ def space_of(model: nn.Module, *, name: str, num_classes: int | None = None) -> 
     """
     config = _read_config(model, name=name, num_classes=num_classes)
     space = Elastic(name=f"elastic-{name}", config=config)
-    return replace(space, published={name: space.original})
+    published: Mapping[str, Any] = {name: space.original}
+    return replace(space, published=published)
 
 
 def supernet_of(model: nn.Module, *, name: str, num_classes: int | None = None) -> ElasticSupernet:
@@ -145,7 +146,7 @@ def _require_plain(model: Any, name: str) -> None:
     pool = model.attn_pool if model.global_pool == "map" else None
     height, width = model.patch_embed.img_size
     norms = [module for module in model.modules() if type(module).__name__.lower().endswith("norm")]
-    for found, wanted, part in (
+    parts: tuple[tuple[Any, tuple[Any, ...], str], ...] = (
         (type(model.patch_embed).__name__, ("PatchEmbed",), "patch embedding"),
         (type(block).__name__, ("Block", "EvaBlock"), "blocks"),
         (type(getattr(block, "attn", None)).__name__, ("Attention", "EvaAttention"), "attention"),
@@ -158,7 +159,8 @@ def _require_plain(model: Any, name: str) -> None:
         (getattr(getattr(block, "attn", None), "gate", None) is None, (True,), "ungated attention"),
         (len({str(item) for item in model.blocks}), (1,), "kinds of blocks"),
         (pool is None or (pool.latent_len == 1 and isinstance(pool.q, nn.Linear)), (True,), "query of the pooling"),
-    ):
+    )
+    for found, wanted, part in parts:
         if found not in wanted:
             known = [str(item) for item in wanted]
             raise InputError(f"{name} has {part} that elastic spaces do not support", got=str(found), known=known)
@@ -181,7 +183,7 @@ def _rotary_fields(model: Any) -> dict[str, Any]:
     return {"rotary": "index", "rotary_temperature": float(rope.temperature), "rotary_grid": grid}
 
 
-def _final_norm(model: Any) -> str:
+def _final_norm(model: Any) -> Literal["tokens", "pooled", "none"]:
     if isinstance(model.norm, nn.LayerNorm):
         return "tokens"
     return "pooled" if isinstance(model.fc_norm, nn.LayerNorm) else "none"

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import timm
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hwnas.errors import InputError, UnknownNameError
 from hwnas.space import SPACES
 from hwnas.space.elastic import ElasticArch, ElasticBlock
 from hwnas.supernet.elastic import ElasticHead, RotaryConfig, rotary_table
 from hwnas.supernet.network import Network
-from hwnas.supernet.pretrained import elastic_space, space_of, supernet_of
+from hwnas.train.pretrained import elastic_space, space_of, supernet_of
 
 KINDS = {
     "deit_tiny_patch16_224": 64,
@@ -38,7 +38,7 @@ KINDS = {
 """One model of each kind, with the side of the images that it is built for here."""
 
 
-def make_model(name: str, **options: Any) -> nn.Module:
+def make_model(name: str, **options: Any) -> Any:
     """A shallow model with random weights; norms, biases and scales are not 0 or 1."""
     torch.manual_seed(0)
     model = timm.create_model(name, **{"depth": 2, "img_size": KINDS[name], **options}).eval()
@@ -83,7 +83,7 @@ def test_the_first_heads_and_units_are_kept() -> None:
 
 
 def test_a_block_that_skips_everything_is_no_segment() -> None:
-    space = SPACES.get("elastic:timm:test_vit")
+    space = elastic_space("test_vit")
     original = space.original.blocks
     arch = ElasticArch(blocks=(original[0], ElasticBlock(num_heads=0, hidden_dim=0), *original[2:]))
     supernet = supernet_of(timm.create_model("test_vit"), name="test_vit")
@@ -103,8 +103,9 @@ def test_other_classes_give_a_fresh_classifier() -> None:
     model = make_model("deit3_small_patch16_224")
     supernet = supernet_of(model, name="deit3_small_patch16_224", num_classes=7)
     assert supernet.space.config.num_classes == 7
-    assert supernet.shared.get_submodule("head").classifier.weight.shape == (7, 384)
-    torch.testing.assert_close(supernet.shared.get_submodule("head").norm.weight, model.norm.weight)
+    weights = dict(supernet.shared.named_parameters())
+    assert weights["head.classifier.weight"].shape == (7, 384)
+    torch.testing.assert_close(weights["head.norm.weight"], model.norm.weight)
 
 
 def test_a_model_without_classifier_gets_one_of_1000_classes() -> None:
