@@ -209,7 +209,7 @@ class Elastic(Space[ElasticConfig, ElasticArch]):
     def _has_block(self, genomes: Genomes) -> Mask:
         """Return True for rows that do not skip too much."""
         skipped = self._skipped(genomes)
-        whole: Mask = skipped.all(axis=2)
+        whole = np.logical_and(skipped[:, :, 0], skipped[:, :, 1])
         in_a_row = (whole[:, 1:] & whole[:, :-1]).any(axis=1)
         allowed: Mask = (skipped.sum(axis=1) <= self._most_skipped).all(axis=1) & ~in_a_row
         return allowed
