@@ -62,25 +62,6 @@ class Number(click.FloatRange):
         self.fail(f"{shown(value)} is not a number in the range {self._describe_range()}.", param, ctx)
 
 
-class Numbers(click.ParamType[tuple[int, ...]]):
-    """Comma-separated whole numbers.
-
-    Args:
-        each: The type of each number.
-    """
-
-    name = "numbers"
-
-    def __init__(self, each: Whole) -> None:
-        self.each = each
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        """Convert the numbers of a text."""
-        if isinstance(value, tuple):
-            return value
-        return tuple(self.each.convert(part, param, ctx) for part in str(value).split(","))
-
-
 class Names(click.ParamType[tuple[str, ...]]):
     """Comma-separated names, which are checked where they are used."""
 

@@ -8,9 +8,9 @@ import pytest
 
 from hwnas.cli.app import COMMANDS, run
 from hwnas.cli.group import load
-from hwnas.cli.options import BatchesOrPeak, BatchOrDynamic, Number, Numbers, PathText, Whole
+from hwnas.cli.options import BATCH, BatchesOrPeak, BatchOrDynamic, Names, Number, PathText, Whole
 
-NUMERIC = (Whole, Number, Numbers, BatchesOrPeak, BatchOrDynamic)
+NUMERIC = (Whole, Number, BatchesOrPeak, BatchOrDynamic)
 
 CHECKED_TEXTS = {
     "arch": "looked up in a space, or read as a JSON file",
@@ -58,14 +58,14 @@ PARAMETERS = [(words, item) for words, command in commands() for item in command
 
 def test_every_parameter_has_a_type_that_checks_it() -> None:
     for words, item in PARAMETERS:
-        checked = isinstance(item.type, (*NUMERIC, PathText, click.Choice)) or item.type is click.BOOL
+        checked = isinstance(item.type, (*NUMERIC, Names, PathText, click.Choice)) or item.type is click.BOOL
         counted = isinstance(item, click.Option) and (item.is_flag or item.count)
         assert checked or counted or (item.type is click.STRING and item.name in CHECKED_TEXTS), (words, item.name)
 
 
 def test_every_number_has_an_upper_bound() -> None:
     for words, item in PARAMETERS:
-        kind = item.type.each if isinstance(item.type, Numbers) else item.type
+        kind = BATCH if isinstance(item.type, BatchesOrPeak) else item.type
         if isinstance(kind, (Whole, Number)):
             assert kind.min is not None, (words, item.name)
             assert kind.max is not None, (words, item.name)
@@ -113,6 +113,7 @@ def test_an_argument_that_is_no_text_is_refused(capsys: pytest.CaptureFixture[st
 
 
 def test_batches_and_open_batches_are_parsed() -> None:
-    assert Numbers(Whole(1, 9)).convert("1,8", None, None) == (1, 8)
+    assert BatchesOrPeak().convert("1,8", None, None) == (1, 8)
+    assert BatchesOrPeak().convert("1,peak", None, None) == (1, None)
     assert BatchOrDynamic().convert("dynamic", None, None) is None
     assert BatchOrDynamic().convert("8", None, None) == 8
