@@ -57,6 +57,7 @@ SURFACE = {
         "--batch",
         "--device",
         "--extra-model",
+        "--gpus",
         "--json",
         "--limit-minutes",
         "--minutes",
