@@ -48,7 +48,7 @@ _MSE_BOUNDS = np.linspace(0.2, 1.0, 81)
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationRecipe:
-    """How the ranges of activations were found; it is part of the exported file."""
+    """The method that found the ranges of activations; it is part of the exported file."""
 
     data: str = RANDOM_IMAGES
     """Dataset, or 'random' for normally distributed images, which are enough to time a network."""

@@ -82,7 +82,7 @@ class ElasticBlockConfig:
 
     def build(self) -> nn.Module:
         """Build the segment with fresh weights."""
-        block = ElasticBlock(self)
+        block = ElasticTransformerBlock(self)
         init_linears(block)
         return block
 
@@ -140,7 +140,7 @@ class ElasticStem(nn.Module):
         return normed
 
 
-class ElasticBlock(nn.Module):
+class ElasticTransformerBlock(nn.Module):
     """A pre-norm block with attention, an MLP, or both; each branch may have a scale per channel (LayerScale)."""
 
     def __init__(self, config: ElasticBlockConfig) -> None:
