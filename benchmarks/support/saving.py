@@ -18,7 +18,9 @@ def asked() -> str:
 def save(table: str, *, name: str, device: str, title: str, command: str, notes: str) -> Path:
     """Write a table with the command, the machine, the versions and the commit that made it."""
     env = environment()
-    versions = [entry for entry in env.packages if entry.startswith(("numpy==", "onnxruntime==", "torch=="))]
+    versions = [
+        entry for entry in env.packages if entry.startswith(("numpy==", "onnxruntime==", "openvino==", "torch=="))
+    ]
     commit = f"commit {env.commit}{' with changes' if env.modified else ''}"
     facts = f"Python {env.python}, {', '.join(versions)}, hwnas {env.hwnas}, {commit}"
     path = RESULTS / f"{name}-{device}-{datetime.now(UTC):%Y-%m-%d}.md"
