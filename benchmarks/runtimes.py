@@ -24,7 +24,7 @@ from torch import nn
 
 from benchmarks.support.rounds import Spread, time_rounds
 from benchmarks.support.saving import asked, save
-from benchmarks.support.state import Line, State, digest_of_code
+from benchmarks.support.state import Line, State
 from hwnas.devices import detect
 from hwnas.export.tracer import trace_workload
 from hwnas.metrics import Deployment
@@ -34,6 +34,7 @@ from hwnas.profile.plan import exporter_for
 from hwnas.profile.runners.runner import RuntimeSession, load_runner
 from hwnas.profile.subjects import REFERENCE, space_subject
 from hwnas.records import Setting, Subject
+from hwnas.runs import package_versions
 from hwnas.space import SPACES
 
 NETWORKS = {
@@ -140,7 +141,8 @@ def main() -> None:
     deployments = [pair for pair in DEPLOYMENTS if not reasons[pair]]
     skipped = [f"{' '.join(pair)} is skipped: {reason}" for pair, reason in reasons.items() if reason]
     print("\n".join(skipped), file=sys.stderr)
-    state = State(folder=options.state, code=digest_of_code("hwnas/profile/runners"))
+    versions = package_versions(("onnxruntime", "openvino", "torch"))
+    state = State(folder=options.state, code=" ".join(versions.values()))
     rows: list[Line] = []
     finished: list[str] = []
     for name in options.networks.split(","):
