@@ -48,6 +48,7 @@ def _machine_rows(report: DoctorReport) -> list[tuple[str, str]]:
         ("system", f"{env.system} {env.release} {env.machine}"),
         ("CPU", f"{cpu.model}, {cpu.num_cores} core{'' if cpu.num_cores == 1 else 's'}, {sets}"),
         *((f"GPU {gpu.index}", _gpu_text(gpu)) for gpu in machine.gpus),
+        *((item.plugin, f"{item.reported} ({item.device.name}), by OpenVINO") for item in machine.accelerators),
         ("device", f"{report.default_device} (--device auto)"),
     ]
 

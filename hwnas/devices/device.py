@@ -13,14 +13,14 @@ FileReader = Callable[[str], str | None]
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """A model of GPU or CPU. Rates and sizes that are not reliably known are None.
+    """A model of GPU, CPU or NPU. Rates and sizes that are not reliably known are None.
 
     Rates are those of the fastest dense units (tensor cores if there are any) at the clock of the datasheet, without
     structured sparsity, with half-precision products accumulated in fp32. A multiply-add counts as two operations.
     """
 
     name: str
-    kind: Literal["gpu", "cpu"]
+    kind: Literal["gpu", "cpu", "npu"]
     vendor: str
     architecture: str
     aliases: tuple[str, ...] = ()
@@ -41,6 +41,11 @@ class Device:
     """NVIDIA's number of the instruction set of a GPU, such as '8.9'; None for other devices."""
     source: str = ""
     """The datasheet of the rates and sizes."""
+
+    @property
+    def has_cuda(self) -> bool:
+        """True for NVIDIA's GPUs, which torch, TensorRT and ONNX Runtime use."""
+        return self.kind == "gpu" and self.vendor == "nvidia"
 
     def peak_op_per_s(self, precision: Precision) -> float | None:
         """Return the peak operations per second in a precision."""

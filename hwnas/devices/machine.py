@@ -3,17 +3,19 @@
 import os
 import platform
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from hwnas.devices.cpu import Cpu, detect_cpu
 from hwnas.devices.datasheets import DEVICES
 from hwnas.devices.device import Device, FileReader, read_system_file
 from hwnas.devices.gpu import Gpu, detect_gpus
+from hwnas.devices.intel import Accelerator, Core, detect_accelerators
 from hwnas.errors import InputError, MissingError, unknown
 from hwnas.runs import CommandRunner, run_command
 
-_CPU_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*-\d+c(-[a-z0-9]+)?")
+_DETECTED_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*-\d+c(-[a-z0-9]+)?|intel-[gn]pu(-[a-z0-9]+)+")
+"""Names of CPUs and of Intel's accelerators, which have no datasheets."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,13 +24,20 @@ class Machine:
 
     cpu: Cpu
     gpus: tuple[Gpu, ...] = ()
+    accelerators: tuple[Accelerator, ...] = ()
+    """Intel's GPUs and NPUs."""
     notes: tuple[str, ...] = ()
 
     @property
     def devices(self) -> tuple[Device, ...]:
-        """Each device model once, GPUs first."""
-        distinct = {gpu.device.name: gpu.device for gpu in self.gpus}
+        """Each device model once, GPUs first and the CPU last."""
+        distinct = {item.device.name: item.device for item in (*self.gpus, *self.accelerators)}
         return (*distinct.values(), self.cpu.device)
+
+    @property
+    def default_device(self) -> Device:
+        """The first GPU of NVIDIA, else the CPU: many a CPU has a small GPU of Intel in it that is slower."""
+        return self.gpus[0].device if self.gpus else self.cpu.device
 
 
 def detect(
@@ -38,6 +47,7 @@ def detect(
     environ: Mapping[str, str] = os.environ,
     num_cores: int | None = None,
     architecture: str | None = None,
+    make_core: Callable[[], Core | None] | None = None,
 ) -> Machine:
     """Detect the devices of this machine, without torch.
 
@@ -47,6 +57,7 @@ def detect(
         environ: The environment, for CUDA_VISIBLE_DEVICES.
         num_cores: Logical cores; None: those that this process may use.
         architecture: Architecture of the CPU; None: that of this machine.
+        make_core: Creates OpenVINO's core, which knows Intel's GPUs and NPUs; None: `openvino_core`.
 
     Returns:
         The machine. It has a note on whatever could not be detected.
@@ -59,7 +70,8 @@ def detect(
         architecture=architecture or platform.machine(),
         fallback=platform.processor(),
     )
-    return Machine(cpu=cpu, gpus=gpus, notes=(*gpu_notes, *cpu_notes))
+    intel, intel_notes = detect_accelerators(read=read, make_core=make_core)
+    return Machine(cpu=cpu, gpus=gpus, accelerators=intel, notes=(*gpu_notes, *intel_notes, *cpu_notes))
 
 
 def usable_cores() -> int:
@@ -73,8 +85,8 @@ def resolve(name: str, *, machine: Machine | None = None) -> str:
     """Resolve the name of a device.
 
     Args:
-        name: A name, an alias, `cpu` for the CPU of this machine, or `auto` for its first GPU or else its CPU. The name
-            of a CPU of another machine is returned as it is.
+        name: A name, an alias, `cpu` for the CPU of this machine, or `auto` for its first NVIDIA GPU or else its CPU.
+            The name of a CPU or an Intel accelerator of another machine is returned as it is.
         machine: The machine; None: this one.
 
     Raises:
@@ -82,13 +94,13 @@ def resolve(name: str, *, machine: Machine | None = None) -> str:
     """
     if name in DEVICES:
         return DEVICES.resolve(name)
-    devices = (machine or detect()).devices
-    special = {"auto": devices[0].name, "cpu": devices[-1].name}
-    names = {device.name: device.name for device in devices}
+    machine = machine or detect()
+    special = {"auto": machine.default_device.name, "cpu": machine.cpu.slug}
+    names = {device.name: device.name for device in machine.devices}
     resolved = (special | names).get(name.casefold())
     if resolved is not None:
         return resolved
-    if _CPU_NAME.fullmatch(name):
+    if _DETECTED_NAME.fullmatch(name):
         return name
     raise unknown("device", name, [*special, *names, *DEVICES.names()], hint="--device {}")
 
@@ -175,5 +187,5 @@ def _missing(name: str, resolved: str, machine: Machine) -> MissingError:
         f"device {name!r}{alias} is not in this machine{notes}",
         got=name,
         known=[device.name for device in machine.devices],
-        hint=f"--device {machine.devices[0].name}, or the same command on a machine with that device",
+        hint=f"--device {machine.default_device.name}, or the same command on a machine with that device",
     )

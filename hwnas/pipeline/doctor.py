@@ -134,7 +134,7 @@ def doctor(
     return DoctorReport(
         environment=env,
         machine=here,
-        default_device=here.devices[0].name,
+        default_device=here.default_device.name,
         packages=packages,
         findings=findings,
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from hwnas.devices import Device, Machine, detect
+from hwnas.devices import Accelerator, Device, Gpu, Machine, detect
 from hwnas.errors import InputError, MissingError
 from hwnas.files import path_within
 from hwnas.profile.crew import Crew, Measurer
@@ -180,8 +180,9 @@ def environment_facts(
     on_cpu = setting.device == machine.cpu.slug
     unused = (*(_GPU_PACKAGES if on_cpu else ()), *(() if setting.runtime == "openvino" else ("openvino",)))
     packages = {name: versions[name] for name in PACKAGES if name in versions and not name.startswith(unused)}
-    gpus = [gpu for gpu in machine.gpus if gpu.device.name == setting.device]
-    hardware = {"model": gpus[0].reported, "driver": gpus[0].driver} if gpus else {}
+    gpus: list[Gpu | Accelerator] = [gpu for gpu in machine.gpus if gpu.device.name == setting.device]
+    gpus += [item for item in machine.accelerators if item.device.name == setting.device]
+    hardware = {"model": gpus[0].reported, "driver": gpus[0].driver or "unknown"} if gpus else {}
     return {
         "device": setting.device,
         **({"model": machine.cpu.model} if on_cpu else hardware),

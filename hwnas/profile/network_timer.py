@@ -21,7 +21,7 @@ from hwnas.profile.networks import build_subject, seeded_images
 from hwnas.profile.parity import expected_logits, parity_tolerance, require_agreement, require_parity
 from hwnas.profile.plan import exporter_for
 from hwnas.profile.runners.cuda import LimitWatch, Nvml, open_nvml
-from hwnas.profile.runners.preparation import device_of
+from hwnas.profile.runners.preparation import device_of, emulation_note, this_cpu
 from hwnas.profile.runners.runner import MeasurementError, QueuedSession, Runner, RuntimeSession, load_runner
 from hwnas.profile.timing import SamplePlan, no_progress, observe_under_load, plan_sample, time_pairs, warm_up
 from hwnas.profile.worker_messages import MeasurementTask, ReferenceNetworkError, TaskResult, WorkerFacts
@@ -120,8 +120,8 @@ class NetworkTimer:
         runner = require_runner(setting)
         _require_writable_cache(setting)
         runtime = {str(name): str(value) for name, value in runner.facts(setting).items()}
-        notes: tuple[str, ...] = ()
-        if device_of(setting).kind == "gpu":
+        notes: tuple[str, ...] = (emulation_note(setting, this_cpu()),)
+        if device_of(setting).has_cuda:
             notes = (self._open_nvml(),)
         if self._nvml is not None:
             runtime, notes = {**runtime, **self._nvml.facts()}, (*notes, self._nvml.note())
@@ -259,7 +259,7 @@ class NetworkTimer:
             raise ReferenceNetworkError(task, failure) from error
         finally:
             self._loading_reference = False
-        if device_of(setting).kind == "gpu":
+        if device_of(setting).has_cuda:
             self._open_nvml()
         self._references[key] = _Reference(runner=runner, session=session)
         # Libraries and the reference network stay for good: the collection after each network need not visit them.
@@ -298,7 +298,7 @@ def require_runner(setting: Setting) -> Runner:
     if not availability.available:
         hint = f"pip install 'hwnas[{availability.extra}]'" if availability.extra else None
         raise MissingError(f"{setting.runtime} cannot be used on {device.name}: {availability.reason}", hint=hint)
-    if device.kind == "gpu":
+    if device.has_cuda:
         _require_first_gpu(device)
     support = runner.supports(setting)
     if not support.available:

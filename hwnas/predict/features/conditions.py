@@ -87,11 +87,12 @@ def conditions_of(
     """
     if precision not in PRECISIONS:
         raise unknown("precision", precision, PRECISIONS)
-    nominal_op_per_s, nominal_byte_per_s = _NOMINAL[device.kind]
+    kind: Literal["gpu", "cpu"] = "cpu" if device.kind == "cpu" else "gpu"
+    nominal_op_per_s, nominal_byte_per_s = _NOMINAL[kind]
     # tf32 is a mode of multiplication: values are stored as float32.
     width = element_bytes("fp32" if precision == "tf32" else precision)
     return Conditions(
-        kind=device.kind,
+        kind=kind,
         op_per_s=device.peak_op_per_s(precision) or device.fp32_flop_per_s or nominal_op_per_s,
         byte_per_s=device.memory_byte_per_s or nominal_byte_per_s,
         bytes_per_element=width,

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from hwnas.devices import Device
 from hwnas.profile.runners.runner import AVAILABLE, Availability, Sample
 from hwnas.records import DeviceState
 
@@ -133,8 +134,10 @@ class CudaMemory:
         return (torch.cuda.max_memory_allocated() - self._before) / 1e6
 
 
-def cuda_available() -> Availability:
-    """Check if torch sees a GPU."""
+def cuda_available(device: Device) -> Availability:
+    """Check if a device is a GPU of NVIDIA, and torch sees one."""
+    if not device.has_cuda:
+        return Availability(available=False, reason=f"CUDA needs an NVIDIA GPU, and {device.name} is none")
     if torch.cuda.is_available():
         return AVAILABLE
     build = "a build without CUDA" if torch.version.cuda is None else f"built for CUDA {torch.version.cuda}"

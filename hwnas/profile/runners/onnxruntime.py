@@ -132,6 +132,8 @@ class OnnxRuntimeRunner:
 
     def available(self, device: Device) -> Availability:
         """Check if ONNX Runtime is installed with the provider of the device."""
+        if device.kind != "cpu" and not device.has_cuda:
+            return cuda_available(device)
         extra = "gpu" if device.kind == "gpu" else "cpu"
         if find_spec("onnxruntime") is None:
             return Availability(available=False, reason="onnxruntime is not installed", extra=extra)
@@ -143,7 +145,7 @@ class OnnxRuntimeRunner:
         if wanted not in present:
             reason = f"onnxruntime {onnxruntime.__version__} has no {wanted} (it has {', '.join(present)})"
             return Availability(available=False, reason=reason, extra=extra)
-        return cuda_available() if device.kind == "gpu" else AVAILABLE
+        return AVAILABLE if device.kind == "cpu" else cuda_available(device)
 
     def supports(self, setting: Setting) -> Availability:
         """Check if the provider has kernels for the precision."""

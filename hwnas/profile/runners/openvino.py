@@ -1,47 +1,57 @@
-"""Run networks by OpenVINO on a CPU.
+"""Run networks by OpenVINO on a CPU, an Intel GPU or an Intel NPU.
 
 OpenVINO lowers the precision itself: it takes a float32 graph and a hint. The hint is always given, because without one
 it takes bfloat16 wherever the CPU has it.
 """
 
-import functools
 from collections.abc import Callable, Mapping
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hwnas.devices import Cpu, Device, detect
+from hwnas.devices import Cpu, Device
+from hwnas.devices.intel import accelerators, openvino_core
 from hwnas.devices.memory import release_free_memory, resident_mb
 from hwnas.errors import MissingError
-from hwnas.profile.runners.preparation import onnx_graph
+from hwnas.profile.runners.preparation import device_of, onnx_graph, this_cpu
 from hwnas.profile.runners.runner import AVAILABLE, Availability, Clock, Sample, run_timed, working_clock
 from hwnas.records import Setting
 
-PRECISIONS = ("fp32", "bf16")
-"""Not fp16: CPUs with AVX512_FP16 but without AMX for it run it slower than fp32."""
+PRECISIONS = {"cpu": ("fp32", "bf16"), "gpu": ("fp32", "fp16"), "npu": ("fp16",)}
+"""By kind of device. Not fp16 on a CPU: those with AVX512_FP16 but without AMX for it run it slower than fp32."""
 
 _EXTRA = "openvino"
-_HINTS = {"fp32": "f32", "bf16": "bf16"}
-"""OpenVINO's names. Of an int8 graph, what is not quantised runs in bf16 where the CPU has it, else in fp32."""
+_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+"""OpenVINO's names. Of an int8 graph, what is not quantised runs in bf16 where a CPU has it, else in fp32; on other
+devices in fp16."""
 
 _IN_EFFECT = ("INFERENCE_PRECISION_HINT", "INFERENCE_NUM_THREADS", "NUM_STREAMS")
 """Options that OpenVINO may replace without an error, and that are therefore read back from the compiled network."""
 
 
 class OpenVinoSession:
-    """A graph compiled for a CPU."""
+    """A graph compiled for one device.
 
-    def __init__(self, graph: bytes, images: Tensor, *, options: Mapping[str, object]) -> None:
+    Args:
+        graph: A serialized ONNX graph.
+        images: The batch.
+        options: OpenVINO's options.
+        core: OpenVINO's core.
+        plugin: OpenVINO's name of the device.
+    """
+
+    def __init__(
+        self, graph: bytes, images: Tensor, *, options: Mapping[str, object], core: Any, plugin: str = "CPU"
+    ) -> None:
         import openvino
 
         release_free_memory()
         before = resident_mb()
-        self._threads = int(str(options["INFERENCE_NUM_THREADS"]))
-        core = openvino.Core()
-        compiled = core.compile_model(core.read_model(graph), "CPU", dict(options))
+        on_cpu = plugin == "CPU"
+        self._threads = int(str(options.get("INFERENCE_NUM_THREADS", 1)))
+        compiled = core.compile_model(core.read_model(graph), plugin, dict(options))
         require_in_effect(compiled, options)
         self._request: Any = compiled.create_infer_request()
         self._images = images.contiguous().numpy()  # the tensor shares its memory
@@ -49,8 +59,8 @@ class OpenVinoSession:
         self._run()
         release_free_memory()
         after = resident_mb()
-        self._memory_mb = None if before is None or after is None else after - before
-        self._clock: Clock = working_clock(self._run)
+        self._memory_mb = None if before is None or after is None or not on_cpu else after - before
+        self._clock: Clock = working_clock(self._run) if on_cpu else "wall"
 
     def run_once(self) -> Sample:
         """Run the batch once."""
@@ -62,7 +72,7 @@ class OpenVinoSession:
         return torch.from_numpy(np.array(self._request.get_output_tensor(0).data)).float()
 
     def memory_mb(self) -> float | None:
-        """Return the growth of the process by the session and its first run."""
+        """Return the growth of the process by the session and its first run; None for the memory of other devices."""
         return self._memory_mb
 
     def close(self) -> None:
@@ -75,37 +85,41 @@ class OpenVinoSession:
 
 
 class OpenVinoRunner:
-    """OpenVINO's CPU plugin, with one stream.
+    """OpenVINO on one device, with one stream and no fallback to another device.
 
     Args:
         find_cpu: Returns the CPU of this machine; tests replace it.
+        make_core: Creates OpenVINO's core, or returns None if it is not installed; tests replace it.
     """
 
     name = "openvino"
 
-    def __init__(self, *, find_cpu: Callable[[], Cpu] | None = None) -> None:
-        self._find_cpu = find_cpu or _this_cpu
+    def __init__(
+        self, *, find_cpu: Callable[[], Cpu] | None = None, make_core: Callable[[], Any] = openvino_core
+    ) -> None:
+        self._find_cpu = find_cpu or this_cpu
+        self._make_core = make_core
 
     def available(self, device: Device) -> Availability:
-        """Check if OpenVINO is installed and has the device."""
-        if device.kind != "cpu":
-            return Availability(available=False, reason=f"openvino runs on a CPU, not on {device.name}")
-        if find_spec("openvino") is None:
+        """Check if OpenVINO is installed and sees the device."""
+        if device.kind != "cpu" and device.vendor != "intel":
+            reason = f"openvino runs on CPUs and on Intel's GPUs and NPUs, not on {device.name}"
+            return Availability(available=False, reason=reason)
+        core = self._make_core()
+        if core is None:
             return Availability(available=False, reason="openvino is not installed", extra=_EXTRA)
-        import openvino
-
-        present = openvino.Core().available_devices
-        if "CPU" not in present:
-            reason = f"openvino {openvino.__version__} has no CPU plugin (it has {', '.join(present) or 'none'})"
-            return Availability(available=False, reason=reason, extra=_EXTRA)
+        if _plugin(core, device) is None:
+            seen = ", ".join(core.available_devices) or "none"
+            return Availability(available=False, reason=f"openvino does not see {device.name} (it sees {seen})")
         return AVAILABLE
 
     def supports(self, setting: Setting) -> Availability:
         """Check if the device computes in the precision, without emulating it."""
-        if setting.precision not in PRECISIONS:
-            reason = f"openvino runs {', '.join(PRECISIONS)} on {setting.device}, not {setting.precision}"
+        kind = device_of(setting).kind
+        if setting.precision not in PRECISIONS[kind]:
+            reason = f"openvino runs {', '.join(PRECISIONS[kind])} on {setting.device}, not {setting.precision}"
             return Availability(available=False, reason=reason)
-        if setting.precision == "bf16" and not self._find_cpu().has_bf16:
+        if kind == "cpu" and setting.precision == "bf16" and not self._find_cpu().has_bf16:
             reason = f"{setting.device} has no bf16 instructions: bf16 would be emulated and slow; fp32 is faster"
             return Availability(available=False, reason=reason)
         return AVAILABLE
@@ -113,28 +127,40 @@ class OpenVinoRunner:
     def prepare(self, module: nn.Module, images: Tensor, setting: Setting) -> OpenVinoSession:
         """Export a module to a float32 graph, or one with quantised products, and compile it in the precision."""
         graph = onnx_graph(module, images, setting, precision="int8" if setting.precision == "int8" else "fp32")
-        return OpenVinoSession(graph, images, options=self._options(setting))
+        core, plugin = self._core_and_plugin(setting)
+        return OpenVinoSession(graph, images, options=self._options(setting), core=core, plugin=plugin)
 
     def facts(self, setting: Setting) -> Mapping[str, str]:
         """Return versions, the name of the device, and the options that are in effect there."""
         import onnx
         import openvino
 
-        core, options = openvino.Core(), self._options(setting)
-        compiled = core.compile_model(_probe(), "CPU", options)
+        core, plugin = self._core_and_plugin(setting)
+        options = self._options(setting)
+        compiled = core.compile_model(_probe(), plugin, options)
         require_in_effect(compiled, options)
+        pinning = {"cpu_pinning": "false"} if plugin == "CPU" else {}
         return {
             "openvino": openvino.__version__,
             "onnx": onnx.__version__,
             "torch": torch.__version__,
-            "device": str(core.get_property("CPU", "FULL_DEVICE_NAME")),
+            "device": str(core.get_property(plugin, "FULL_DEVICE_NAME")),
             "precision": _shown(compiled.get_property("INFERENCE_PRECISION_HINT")),
             "streams": _shown(compiled.get_property("NUM_STREAMS")),
             "performance_hint": "latency",
-            "cpu_pinning": "false",
+            **pinning,
         }
 
+    def _core_and_plugin(self, setting: Setting) -> tuple[Any, str]:
+        device, core = device_of(setting), self._make_core()
+        plugin = None if core is None else _plugin(core, device)
+        if plugin is None:
+            raise MissingError(f"openvino must see {device.name}", got="no such device", hint="hwnas doctor")
+        return core, plugin
+
     def _options(self, setting: Setting) -> dict[str, object]:
+        if device_of(setting).kind != "cpu":
+            return {"INFERENCE_PRECISION_HINT": _HINTS.get(setting.precision, "f16"), "PERFORMANCE_HINT": "LATENCY"}
         rest = "bf16" if self._find_cpu().has_bf16 else "f32"
         return {
             "INFERENCE_PRECISION_HINT": _HINTS.get(setting.precision, rest),
@@ -152,11 +178,18 @@ def require_in_effect(compiled: Any, options: Mapping[str, object]) -> None:
     Raises:
         MissingError: One of `_IN_EFFECT` has another value.
     """
-    for name in _IN_EFFECT:
+    for name in filter(options.__contains__, _IN_EFFECT):
         found = _shown(compiled.get_property(name))
-        if name in options and found != str(options[name]):
+        if found != str(options[name]):
             message = f"openvino must compile with {name}={options[name]} on this device"
             raise MissingError(message, got=found, hint="another --precision or --threads")
+
+
+def _plugin(core: Any, device: Device) -> str | None:
+    """OpenVINO's name of a device; None if it does not see it."""
+    if device.kind == "cpu":
+        return "CPU" if "CPU" in core.available_devices else None
+    return next((item.plugin for item in accelerators(core) if item.device.name == device.name), None)
 
 
 def _shown(value: Any) -> str:
@@ -172,8 +205,3 @@ def _probe() -> Any:
     images = opset13.parameter([1, 8], openvino.Type.f32)
     weights = opset13.constant(np.ones((8, 8), np.float32))
     return openvino.Model([opset13.matmul(images, weights, False, False)], [images], "probe")
-
-
-@functools.cache
-def _this_cpu() -> Cpu:
-    return detect().cpu

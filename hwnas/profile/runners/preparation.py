@@ -6,7 +6,7 @@ import functools
 import torch
 from torch import Tensor, nn
 
-from hwnas.devices import Device, require
+from hwnas.devices import Cpu, Device, detect, require
 from hwnas.errors import InputError
 from hwnas.export.precision import INTEGER_PRECISIONS, TORCH_DTYPES
 from hwnas.profile.runners.runner import AVAILABLE, Availability
@@ -31,6 +31,19 @@ def device_of(setting: Setting) -> Device:
         MissingError: It is not in this machine.
     """
     return _device(setting.device)
+
+
+@functools.cache
+def this_cpu() -> Cpu:
+    """Return the CPU of this machine."""
+    return detect().cpu
+
+
+def emulation_note(setting: Setting, cpu: Cpu) -> str:
+    """Return a note if the CPU of a setting has no instructions for bf16; else an empty text."""
+    if device_of(setting).kind != "cpu" or setting.precision != "bf16" or cpu.has_bf16:
+        return ""
+    return f"{setting.device} has no bf16 instructions: {setting.runtime} emulates bf16, which is slow"
 
 
 def precision_supported(setting: Setting) -> Availability:

@@ -101,7 +101,7 @@ class TensorRtRunner:
 
     def available(self, device: Device) -> Availability:
         """Check if TensorRT can be loaded and torch sees the GPU."""
-        if device.kind == "cpu":
+        if not device.has_cuda:
             return Availability(available=False, reason="TensorRT needs an NVIDIA GPU")
         if find_spec("tensorrt") is None:
             return Availability(available=False, reason="tensorrt is not installed", extra=_EXTRA)
@@ -110,7 +110,7 @@ class TensorRtRunner:
         except HwnasError as error:
             reason = f"{error.message}: {error.got}"
             return Availability(available=False, reason=reason, extra=_EXTRA)
-        return cuda_available()
+        return cuda_available(device)
 
     def supports(self, setting: Setting) -> Availability:
         """Check if TensorRT supports the precision on the device."""

@@ -143,7 +143,7 @@ class TorchRunner:
 
     def available(self, device: Device) -> Availability:
         """Check if torch can use the device."""
-        return cuda_available() if device.kind == "gpu" else AVAILABLE
+        return AVAILABLE if device.kind == "cpu" else cuda_available(device)
 
     def supports(self, setting: Setting) -> Availability:
         """Check if torch has kernels for the precision."""
@@ -168,8 +168,8 @@ class TorchCompileRunner(TorchRunner):
 
     def available(self, device: Device) -> Availability:
         """Check if torch can use the device and has the compiler that it needs."""
-        if device.kind == "gpu":
-            cuda = cuda_available()
+        if device.kind != "cpu":
+            cuda = cuda_available(device)
             missing = Availability(available=False, reason="torch.compile needs Triton, which is not installed")
             return missing if cuda.available and find_spec("triton") is None else cuda
         if os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++"):
@@ -189,9 +189,9 @@ class TorchGraphRunner:
 
     def available(self, device: Device) -> Availability:
         """Check if torch can use the device, which must be a GPU."""
-        if device.kind == "cpu":
+        if not device.has_cuda:
             return Availability(available=False, reason="CUDA graphs need an NVIDIA GPU")
-        return cuda_available()
+        return cuda_available(device)
 
     def supports(self, setting: Setting) -> Availability:
         """Check if torch has kernels for the precision on the GPU."""

@@ -1,6 +1,5 @@
 """OpenVINO on this CPU: precisions as hints, the thread that does the work, and what is refused."""
 
-import sys
 import threading
 from dataclasses import replace
 from types import SimpleNamespace
@@ -12,13 +11,15 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from hwnas.devices import DEVICES, detect
+from hwnas.devices import DEVICES, Device, detect
+from hwnas.devices.intel import accelerators
 from hwnas.errors import MissingError
 from hwnas.profile.network_timer import classify_failure
 from hwnas.profile.runners import openvino as openvino_runner
 from hwnas.profile.runners.openvino import OpenVinoRunner, OpenVinoSession, require_in_effect
-from hwnas.profile.runners.runner import run_timed, working_clock
+from hwnas.profile.runners.runner import load_runner, run_timed, working_clock
 from hwnas.records import Setting
+from tests.devices.intel_core import IntelCore
 from tests.records.rows import make_setting
 
 CPU = detect().cpu
@@ -31,7 +32,7 @@ FP32 = {
     "PERFORMANCE_HINT": "LATENCY",
 }
 
-pytest.importorskip("openvino")
+CORE = pytest.importorskip("openvino").Core()
 
 
 def setting(**changes: Any) -> Setting:
@@ -80,8 +81,8 @@ def test_float32_is_asked_for_because_openvino_would_take_bfloat16() -> None:
 def test_bfloat16_is_in_effect() -> None:
     assert OpenVinoRunner().supports(setting(precision="bf16")).available
     assert OpenVinoRunner().facts(setting(precision="bf16"))["precision"] == "bf16"
-    bf16 = OpenVinoSession(product_graph(), images(), options={**FP32, "INFERENCE_PRECISION_HINT": "bf16"})
-    fp32 = OpenVinoSession(product_graph(), images(), options=FP32)
+    bf16 = OpenVinoSession(product_graph(), images(), options={**FP32, "INFERENCE_PRECISION_HINT": "bf16"}, core=CORE)
+    fp32 = OpenVinoSession(product_graph(), images(), options=FP32, core=CORE)
     assert 1e-4 < (bf16.outputs() - fp32.outputs()).abs().max() / fp32.outputs().abs().max() < 1e-2
 
 
@@ -103,12 +104,12 @@ def test_the_rest_of_a_quantised_network_is_bfloat16_where_the_cpu_has_it(cpu: A
 
 
 def test_a_quantised_product_runs_in_int8() -> None:
-    session = OpenVinoSession(product_graph(quantised=True), images(), options=FP32)
+    session = OpenVinoSession(product_graph(quantised=True), images(), options=FP32, core=CORE)
     nodes = session._request.get_compiled_model().get_runtime_model().get_ops()
     kinds = {str(node.get_rt_info()["layerType"].value): node for node in nodes if "layerType" in node.get_rt_info()}
     precision = str(kinds["FullyConnected"].get_rt_info()["runtimePrecision"].value)
     assert precision in ("i8", "u8")
-    expected = OpenVinoSession(product_graph(), images(), options=FP32).outputs()
+    expected = OpenVinoSession(product_graph(), images(), options=FP32, core=CORE).outputs()
     assert torch.allclose(session.outputs(), expected, atol=0.05 * float(expected.abs().max()))
 
 
@@ -121,13 +122,13 @@ def test_an_option_that_openvino_replaced_is_an_error() -> None:
 
 
 def test_with_one_thread_the_calling_thread_does_the_work() -> None:
-    session = OpenVinoSession(product_graph(), images(), options=FP32)
+    session = OpenVinoSession(product_graph(), images(), options=FP32, core=CORE)
     assert session._clock == "thread"
     assert session.run_once().cpu_ns
 
 
 def test_with_several_threads_there_is_no_cpu_time() -> None:
-    session = OpenVinoSession(product_graph(), images(), options={**FP32, "INFERENCE_NUM_THREADS": 2})
+    session = OpenVinoSession(product_graph(), images(), options={**FP32, "INFERENCE_NUM_THREADS": 2}, core=CORE)
     assert session.run_once().cpu_ns is None
 
 
@@ -148,18 +149,63 @@ def test_work_in_a_thread_of_the_runtime_is_counted_by_the_process() -> None:
 
 def test_an_operation_that_openvino_lacks_makes_a_network_unsupported() -> None:
     with pytest.raises(RuntimeError) as caught:
-        OpenVinoSession(product_graph(kind="NoSuchOperation"), images(), options=FP32)
+        OpenVinoSession(product_graph(kind="NoSuchOperation"), images(), options=FP32, core=CORE)
     failure = classify_failure(caught.value, stage="prepare")
     assert failure.reason == "unsupported"
     assert "NoSuchOperation" in failure.message
 
 
-def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert OpenVinoRunner().available(DEVICES.get("h100")).reason == "openvino runs on a CPU, not on h100"
-    none = SimpleNamespace(__version__="2026.4.1", Core=lambda: SimpleNamespace(available_devices=[]))
-    monkeypatch.setitem(sys.modules, "openvino", none)
-    monkeypatch.setattr(openvino_runner, "find_spec", lambda name: object())
-    assert "has no CPU plugin (it has none)" in OpenVinoRunner().available(CPU.device).reason
-    monkeypatch.setattr(openvino_runner, "find_spec", lambda name: None)
-    found = OpenVinoRunner().available(CPU.device)
+def test_what_is_missing_is_named() -> None:
+    assert "not on h100" in OpenVinoRunner().available(DEVICES.get("h100")).reason
+    found = OpenVinoRunner(make_core=lambda: None).available(CPU.device)
     assert (found.reason, found.extra) == ("openvino is not installed", "openvino")
+    reason = OpenVinoRunner(make_core=lambda: IntelCore("GPU")).available(CPU.device).reason
+    assert reason == f"openvino does not see {CPU.slug} (it sees GPU)"
+
+
+def intel_device(plugin: str) -> Device:
+    return accelerators(IntelCore(plugin))[0].device
+
+
+@pytest.mark.parametrize(
+    ("plugin", "precision", "hint"), [("GPU", "fp32", "f32"), ("GPU", "fp16", "f16"), ("NPU", "fp16", "f16")]
+)
+def test_an_intel_accelerator_is_timed_on_the_wall(
+    monkeypatch: pytest.MonkeyPatch, plugin: str, precision: str, hint: str
+) -> None:
+    device, core = intel_device(plugin), IntelCore("CPU", plugin)
+    monkeypatch.setattr(openvino_runner, "device_of", lambda _: device)
+    runner = OpenVinoRunner(make_core=lambda: core)
+    target = make_setting(device=device.name, runtime="openvino", precision=precision, batch=4, exporter="dynamo")
+    assert runner.available(device).available
+    assert runner.supports(target).available
+    session = runner.prepare(torch.nn.Linear(64, 64).eval(), images(), target)
+    assert core.compiled == (plugin, {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"})
+    sample = session.run_once()
+    assert (sample.cpu_ns, sample.device_ns, session.memory_mb()) == (None, None, None)
+    assert sample.wall_ns > 0
+    assert session.outputs().shape == (4, 64)
+    facts = runner.facts(target)
+    assert (facts["precision"], facts["device"]) == (hint, device.reported[0])
+
+
+def test_an_intel_accelerator_that_is_not_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = intel_device("NPU")
+    monkeypatch.setattr(openvino_runner, "device_of", lambda _: device)
+    runner = OpenVinoRunner(make_core=lambda: IntelCore("CPU", "GPU"))
+    target = make_setting(device=device.name, runtime="openvino", precision="fp32")
+    assert runner.available(device).reason == "openvino does not see intel-npu-3720 (it sees CPU, GPU)"
+    assert runner.supports(target).reason == "openvino runs fp16 on intel-npu-3720, not fp32"
+    with pytest.raises(MissingError, match="must see intel-npu-3720"):
+        runner.facts(target)
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "tensorrt", "torch", "torch-compile", "torch-graph"])
+@pytest.mark.parametrize("plugin", ["GPU", "NPU"])
+def test_no_other_runtime_takes_an_intel_accelerator_for_its_own(
+    monkeypatch: pytest.MonkeyPatch, name: str, plugin: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # a machine that has an NVIDIA GPU as well
+    found = load_runner(name).available(intel_device(plugin))
+    assert not found.available
+    assert "NVIDIA GPU" in found.reason

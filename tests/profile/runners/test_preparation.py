@@ -1,5 +1,7 @@
 """Graphs of networks, with and without segments."""
 
+from dataclasses import replace
+
 import onnx
 import pytest
 import torch
@@ -7,7 +9,7 @@ import torch
 from hwnas.devices import detect
 from hwnas.errors import InputError
 from hwnas.profile.networks import build_subject, seeded_images
-from hwnas.profile.runners.preparation import onnx_graph
+from hwnas.profile.runners.preparation import emulation_note, onnx_graph
 from hwnas.profile.subjects import space_subject
 from hwnas.space import SPACES
 from tests.records.rows import make_setting
@@ -20,6 +22,14 @@ def test_an_exporter_that_makes_no_graph() -> None:
     with pytest.raises(InputError, match="the exporter must produce one") as caught:
         onnx_graph(torch.nn.Identity(), torch.zeros(1, 3, 8, 8), setting)
     assert caught.value.known == ("composed", "dynamo", "dynamo-dynamic")
+
+
+def test_a_cpu_that_emulates_bfloat16_is_named() -> None:
+    old = replace(detect().cpu, instruction_sets=("avx2",))
+    new = replace(old, instruction_sets=("avx512_bf16",))
+    bf16, fp32 = (make_setting(device=DEVICE, runtime="torch", precision=name) for name in ("bf16", "fp32"))
+    assert emulation_note(bf16, old) == f"{DEVICE} has no bf16 instructions: torch emulates bf16, which is slow"
+    assert emulation_note(bf16, new) == emulation_note(fp32, old) == ""
 
 
 def test_a_module_without_segments_takes_the_reference_path() -> None:
