@@ -48,8 +48,8 @@ NETWORKS = {
 
 BASE = ("onnxruntime", "fp32")
 DEPLOYMENTS = (
-    *(BASE, ("openvino", "fp32"), ("openvino", "bf16"), ("openvino", "int8"), ("onnxruntime", "int8")),
-    *(("torch", "fp32"), ("torch", "bf16")),
+    *(BASE, ("openvino", "fp32"), ("openvino", "bf16"), ("openvino", "int8")),
+    *(("onnxruntime", "int8"), ("onnxruntime", "int8-dynamic"), ("torch", "fp32"), ("torch", "bf16")),
 )
 PRODUCT_SIZE = 1024
 DEVICE = detect().cpu.slug

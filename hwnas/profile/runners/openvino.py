@@ -15,12 +15,13 @@ from hwnas.devices import Cpu, Device
 from hwnas.devices.intel import accelerators, openvino_core
 from hwnas.devices.memory import release_free_memory, resident_mb
 from hwnas.errors import MissingError
-from hwnas.profile.runners.preparation import device_of, onnx_graph, this_cpu
+from hwnas.profile.runners.preparation import device_of, onnx_graph, quantisation_facts, this_cpu
 from hwnas.profile.runners.runner import AVAILABLE, Availability, Clock, Sample, run_timed, working_clock
 from hwnas.records import Setting
 
-PRECISIONS = {"cpu": ("fp32", "bf16"), "gpu": ("fp32", "fp16"), "npu": ("fp16",)}
-"""By kind of device. Not fp16 on a CPU: those with AVX512_FP16 but without AMX for it run it slower than fp32."""
+PRECISIONS = {"cpu": ("fp32", "bf16", "int8"), "gpu": ("fp32", "fp16"), "npu": ("fp16",)}
+"""By kind of device. Not fp16 on a CPU: those with AVX512_FP16 but without AMX for it run it slower than fp32. Not
+int8-dynamic: OpenVINO does not recognise its products, runs them in fp32, and is slower than without."""
 
 _EXTRA = "openvino"
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
@@ -149,6 +150,7 @@ class OpenVinoRunner:
             "streams": _shown(compiled.get_property("NUM_STREAMS")),
             "performance_hint": "latency",
             **pinning,
+            **quantisation_facts(setting),
         }
 
     def _core_and_plugin(self, setting: Setting) -> tuple[Any, str]:
