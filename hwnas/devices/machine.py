@@ -31,8 +31,8 @@ class Machine:
     @property
     def devices(self) -> tuple[Device, ...]:
         """Each device model once, GPUs first and the CPU last."""
-        distinct = {item.device.name: item.device for item in (*self.gpus, *self.accelerators)}
-        return (*distinct.values(), self.cpu.device)
+        found = (*(gpu.device for gpu in self.gpus), *(item.device for item in self.accelerators))
+        return (*{device.name: device for device in found}.values(), self.cpu.device)
 
     @property
     def default_device(self) -> Device:
