@@ -93,7 +93,7 @@ def test_a_cpu_that_emulates_bfloat16_is_refused_with_the_reason() -> None:
 
 
 def test_float16_is_refused_on_a_cpu() -> None:
-    assert "runs fp32, bf16 on" in OpenVinoRunner().supports(setting(precision="fp16")).reason
+    assert "runs fp32, bf16, int8 on" in OpenVinoRunner().supports(setting(precision="fp16")).reason
 
 
 @pytest.mark.parametrize(("cpu", "rest"), [(replace(CPU, instruction_sets=("avx512_bf16",)), "bf16"), (OLD_CPU, "f32")])
