@@ -183,8 +183,12 @@ def main() -> None:
         print(json.dumps(run_side(options)))
         return
     header = "| space | side | precision | seconds a step | against naive fp32 | MB | GMACs of the networks drawn |"
-    rows = [row for name in options.spaces.split(",") for row in measure(name, options)]
-    print(text := "\n".join([header, "|" + " --- |" * 7, *rows]))
+    rows = [header, "|" + " --- |" * 7]
+    print("\n".join(rows))
+    for name in options.spaces.split(","):  # each space is printed as soon as it is measured, should the time run out
+        rows += (measured := measure(name, options))
+        print("\n".join(measured), flush=True)
+    text = "\n".join(rows)
     if options.save:
         print(f"saved {report(text, options)}")
 
