@@ -47,6 +47,7 @@ RUNTIMES: Registry[str] = Registry(
     "runtime",
     [
         ("tensorrt", "hwnas.profile.runners.tensorrt:TensorRtRunner"),
+        ("tensorrt-rtx", "hwnas.profile.runners.tensorrt:TensorRtRtxRunner"),
         ("torch-graph", "hwnas.profile.runners.torch:TorchGraphRunner"),
         ("openvino", "hwnas.profile.runners.openvino:OpenVinoRunner"),
         ("onnxruntime", "hwnas.profile.runners.onnxruntime:OnnxRuntimeRunner"),

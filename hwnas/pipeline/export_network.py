@@ -1,7 +1,7 @@
 """`hwnas export`: write one network to files that run without hwnas, checked against torch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
@@ -10,7 +10,8 @@ from hwnas.config import require_valid
 from hwnas.devices import DEVICES
 from hwnas.errors import InputError, UsageError, unknown
 from hwnas.export.tensorrt import EngineSettings, LibraryName, TimingCache, require_buildable
-from hwnas.export.tensorrt.timing_cache import timing_cache_from_environment
+from hwnas.export.tensorrt.library import LIBRARIES, gpu_facts
+from hwnas.export.tensorrt.timing_cache import choose_timing_cache
 from hwnas.runs import MANIFEST
 from hwnas.space import SPACES
 from hwnas.space.arch import Arch
@@ -45,7 +46,7 @@ class EngineOptions:
     optimization_level: int | None = None
     """0 to 5: how much time the builder spends on finding fast kernels."""
     timing_cache: Path | None = None
-    """A file of kernel timings; None for the one that HWNAS_TIMING_CACHE names, as for a profile."""
+    """A file of kernel timings; None for the one that profiles use: that of HWNAS_TIMING_CACHE, else hwnas' own."""
     timing_cache_use: str | None = None
     """'extend', 'read' or 'pinned'."""
     devices: tuple[str, ...] = ()
@@ -65,7 +66,7 @@ class EngineOptions:
     def settings(self, *, library: "LibraryName", precision: str, batch: int) -> EngineSettings:
         """Return the complete settings of a build, checked."""
         default = EngineSettings()
-        cache = timing_cache_from_environment()
+        cache = None
         if self.timing_cache is not None:
             use = cast("TimingCacheUse", self.timing_cache_use or "extend")
             cache = TimingCache(path=self.timing_cache, use=use)
@@ -215,6 +216,9 @@ def _check_format(format: str, *, precision: str, batch: int | None, options: En
     if format in get_args(LibraryName):
         if batch is None:
             raise UsageError("an engine is built for one batch", got="--batch dynamic", hint="--batch 1")
+        if options.timing_cache is not None and LIBRARIES[cast("LibraryName", format)].is_portable:
+            message = "TensorRT for RTX times no kernels: it compiles them where an engine is loaded"
+            raise UsageError(message, got=f"--timing-cache {options.timing_cache}", hint="--format tensorrt")
         if options.devices and format != "tensorrt-rtx":
             message = "TensorRT builds engines on the GPU that runs them"
             raise UsageError(message, got=f"--for {','.join(options.devices)}", hint="--format tensorrt-rtx")
@@ -263,7 +267,10 @@ def _write_engine(source: WeightedNetwork, path: Path, settings: EngineSettings)
     """Write an engine next to the ONNX graph that it is built from."""
     from hwnas.export.tensorrt.export import export_engine
 
-    require_buildable(settings)  # before the graph is exported, which takes long
+    library = require_buildable(settings)  # before the graph is exported, which takes long
+    if settings.timing_cache is None and not LIBRARIES[settings.library].is_portable:
+        cache = choose_timing_cache(version=str(library.__version__), gpu=gpu_facts())
+        settings = replace(settings, timing_cache=cache)
 
     graph = _write_file(
         source, path.with_suffix(".onnx"), format="onnx", precision=settings.weight_precision, batch=settings.batch

@@ -36,6 +36,8 @@ PACKAGES = (
     "tensorrt",
     "tensorrt-cu12",
     "tensorrt-cu13",
+    "tensorrt-rtx",
+    "tensorrt-rtx-cu13",
     "timm",
     "torch",
     "triton",

@@ -44,13 +44,15 @@ def main() -> None:
     import torch
 
     from hwnas.profile.network_timer import NetworkTimer
+    from hwnas.profile.runners.runner import report_progress
 
     send_records(send)
     load_extensions()
-    timer = NetworkTimer(on_stage=lambda stage: send(stage=stage), on_progress=Heartbeat(lambda: send(alive=True)))
+    heartbeat = Heartbeat(lambda: send(alive=True))
+    timer = NetworkTimer(on_stage=lambda stage: send(stage=stage), on_progress=heartbeat)
     torch.set_num_threads(1)
     send(ready=timer.process_id)
-    with channel.makefile("r", encoding="utf-8") as requests:
+    with report_progress(heartbeat), channel.makefile("r", encoding="utf-8") as requests:
         for line in requests:
             _answer(timer, parse_json(line, source="a request"), send)
     timer.close()

@@ -10,11 +10,13 @@ import torch
 from safetensors.torch import load_file
 
 from hwnas.errors import InputError, MissingError, UnknownNameError, UsageError
-from hwnas.export.tensorrt import TimingCache
+from hwnas.export.tensorrt import TimingCache, read_engine
 from hwnas.pipeline.export_network import EngineOptions, export_network
 from hwnas.space import SPACES
 from hwnas.supernet.families import make_supernet
 from hwnas.supernet.store import save_supernet
+from tests.export.tensorrt.api_list import VERSIONS
+from tests.export.tensorrt.conftest import GPU, put_in_place
 
 SPACE = SPACES.get("autoformer-micro")
 ARCH = SPACE.smallest()
@@ -114,12 +116,23 @@ def test_engine_options_are_for_engines_alone(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_engine_options_fall_back_to_the_timing_cache_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_engine_options_name_a_timing_cache(tmp_path: Path) -> None:
     assert EngineOptions().settings(library="tensorrt", precision="fp16", batch=1).timing_cache is None
-    monkeypatch.setenv("HWNAS_TIMING_CACHE", "shared.cache")
-    monkeypatch.setenv("HWNAS_TIMING_CACHE_USE", "pinned")
-    shared = EngineOptions().settings(library="tensorrt", precision="fp16", batch=1).timing_cache
-    assert shared == TimingCache(path=Path("shared.cache"), use="pinned")
     options = EngineOptions(timing_cache=Path("own.cache"))
     own = options.settings(library="tensorrt", precision="fp16", batch=1).timing_cache
     assert own == TimingCache(path=Path("own.cache"))
+    with pytest.raises(UsageError, match="times no kernels"):
+        export_network("autoformer-micro", "min", out=tmp_path, format="tensorrt-rtx", engine=options)
+
+
+def test_an_exported_engine_uses_the_timing_cache_of_its_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    double = put_in_place(max(VERSIONS, key=lambda version: int(version.partition(".")[0])), monkeypatch)
+    monkeypatch.setattr("hwnas.pipeline.export_network.gpu_facts", lambda: GPU)
+    monkeypatch.setattr("hwnas.export.tensorrt.build.gpu_facts", lambda: GPU)
+    monkeypatch.setattr("hwnas.export.tensorrt.export.TorchCuda", double.cuda)
+    for environment, expected in ((None, "test-gpu"), (str(tmp_path / "shared"), "shared"), ("none", None)):
+        if environment:
+            monkeypatch.setenv("HWNAS_TIMING_CACHE", environment)
+        exported = export_network("autoformer-micro", "min", out=tmp_path / "out", format="tensorrt")
+        cache = read_engine(exported.files[0]).card.settings.timing_cache
+        assert (cache is None) if expected is None else (cache is not None and cache.path.name.startswith(expected))

@@ -5,6 +5,7 @@ import logging
 import math
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from hwnas.errors import InputError
 from hwnas.export.tensorrt.files import SCHEMA, BuiltEngine, EngineCard
 from hwnas.export.tensorrt.library import (
+    LIBRARIES,
     GpuFacts,
     TensorRtMessage,
     collect_messages,
@@ -22,6 +24,8 @@ from hwnas.export.tensorrt.library import (
     major_version,
     parser_failure,
     process_logger,
+    progress_monitor,
+    require_compute_capability,
     startup_failure,
 )
 from hwnas.export.tensorrt.settings import EngineSettings
@@ -45,8 +49,16 @@ STRONGLY_TYPED_SINCE = 11
 
 _MB = 10**6
 
+NO_LAYER_TABLE = "the engine inspector gives no layers: the table lists those of the network before they were fused"
 
-def build_engine(onnx: bytes | Path, settings: EngineSettings, *, gpu: GpuFacts | None = None) -> BuiltEngine:
+
+def build_engine(
+    onnx: bytes | Path,
+    settings: EngineSettings,
+    *,
+    gpu: GpuFacts | None = None,
+    on_progress: Callable[[], None] = lambda: None,
+) -> BuiltEngine:
     """Build an engine for the GPU of this process, or ahead of time for those that the settings name.
 
     Engines are strongly typed by default: the tensor types of the ONNX graph decide the precision of each layer, on
@@ -57,6 +69,8 @@ def build_engine(onnx: bytes | Path, settings: EngineSettings, *, gpu: GpuFacts 
         onnx: A serialised ONNX graph or its file, with one input, one output and the weights inside.
         settings: Settings of the build.
         gpu: The GPU that the card names; looked up if None, unless the engine is built ahead of time.
+        on_progress: Called at each step of the build, so that an observer can tell slow from stuck. It may be called
+            from any thread.
 
     Returns:
         The serialised engine, its card and its layer table. An engine that was built ahead of time cannot be loaded on
@@ -74,11 +88,12 @@ def build_engine(onnx: bytes | Path, settings: EngineSettings, *, gpu: GpuFacts 
     present = None if settings.compute_capabilities else gpu or gpu_facts()
     start = time.perf_counter()
     with collect_messages(library) as messages:
-        engine, hashes, parsed = _build(library, data, source, settings, messages)
-        if present is None:
-            layers, num_layers = json.dumps({"Layers": parsed}), len(parsed)
-        else:
-            layers, num_layers = _inspect(library, engine, messages)
+        build = _Build(library=library, settings=settings, gpu=present, messages=messages, on_progress=on_progress)
+        engine, hashes, parsed = build.run(data, source)
+        layers, num_layers = json.dumps({"Layers": parsed}), len(parsed)
+        if present is not None:
+            on_progress()
+            layers, num_layers = _inspect(library, engine, messages) or (layers, num_layers)
         warnings = tuple(dict.fromkeys(message.text for message in messages))
     card = EngineCard(
         schema=SCHEMA,
@@ -120,10 +135,7 @@ def require_buildable(settings: EngineSettings, *, gpu: GpuFacts | None = None) 
             got=f"typing='flags', precision={settings.precision!r}",
             hint="typing='strong', with an ONNX graph in that precision",
         )
-    if settings.compute_capabilities:
-        _targets(library, settings.compute_capabilities)
-    elif gpu is None:
-        gpu_facts()
+    _targets(library, settings, None if settings.compute_capabilities else gpu or gpu_facts())
     return library
 
 
@@ -136,26 +148,82 @@ def deserialize_engine(library: Any, engine: bytes, messages: list[TensorRtMessa
     return loaded
 
 
-def _build(
-    library: Any, data: bytes, source: "OnnxFacts", settings: EngineSettings, messages: list[TensorRtMessage]
-) -> tuple[bytes, TimingCacheHashes | None, list[str]]:
-    builder = _create(library.Builder, library, messages)
-    network = _parse_network(library, builder, data, settings, messages)
-    config = _configure(library, builder, settings)
-    profile = builder.create_optimization_profile()
-    shapes = [(batch, *source.shape[1:]) for batch in (settings.batches[0], settings.batch, settings.batches[1])]
-    profile.set_shape(source.input_name, *shapes)  # smallest, typical and largest; all equal for a fixed batch
-    config.add_optimization_profile(profile)
-    cache = settings.timing_cache
-    known_timings = read_timing_cache(cache) if cache else None
-    if cache:
-        attach_timing_cache(library, config, cache, data=known_timings, messages=messages)
-    plan = builder.build_serialized_network(network, config)
-    if plan is None:
-        raise failure("TensorRT must be able to build the engine", messages)
-    is_ahead = bool(settings.compute_capabilities)
-    layers = [network.get_layer(index).name for index in range(network.num_layers)] if is_ahead else []
-    return bytes(plan), save_timing_cache(config, cache, data=known_timings) if cache else None, layers
+@dataclass(frozen=True, kw_only=True)
+class _Build:
+    """One build of an engine."""
+
+    library: Any
+    settings: EngineSettings
+    gpu: GpuFacts | None
+    """The GPU of this machine; None if the engine is built ahead of time."""
+    messages: list[TensorRtMessage]
+    on_progress: Callable[[], None]
+
+    def run(self, data: bytes, source: "OnnxFacts") -> tuple[bytes, TimingCacheHashes | None, list[str]]:
+        """Return the engine, the hashes of its timing cache, and the names of the layers before they were fused."""
+        builder = _create(self.library.Builder, self.library, self.messages)
+        network = self._parse(builder, data)
+        config = self._configure(builder, source)
+        cache = self.settings.timing_cache
+        known_timings = read_timing_cache(cache) if cache else None
+        if cache:
+            attach_timing_cache(self.library, config, cache, data=known_timings, messages=self.messages)
+        # The monitor must live longer than all objects that use it.
+        monitor = progress_monitor(self.library, self.on_progress)
+        config.progress_monitor = monitor
+        plan = builder.build_serialized_network(network, config)
+        if plan is None:
+            raise failure("TensorRT must be able to build the engine", self.messages)
+        is_portable = LIBRARIES[self.settings.library].is_portable
+        layers = [network.get_layer(index).name for index in range(network.num_layers)] if is_portable else []
+        hashes = save_timing_cache(config, cache, data=known_timings) if cache else None
+        del network, config, builder
+        return bytes(plan), hashes, layers
+
+    def _parse(self, builder: Any, data: bytes) -> Any:
+        strong = 1 << int(self.library.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+        network = builder.create_network(strong if self.settings.typing == "strong" else 0)
+        parser = self.library.OnnxParser(network, process_logger(self.library))
+        if not parser.parse(data):
+            import onnx
+
+            raise parser_failure(parser, self.messages, onnx.load_model_from_string(data).graph.node)
+        self.on_progress()
+        return network
+
+    def _configure(self, builder: Any, source: "OnnxFacts") -> Any:
+        settings, library = self.settings, self.library
+        config = builder.create_builder_config()
+        config.builder_optimization_level = settings.optimization_level
+        # Otherwise the layer table holds only names.
+        config.profiling_verbosity = library.ProfilingVerbosity.DETAILED
+        if settings.workspace_mb is not None:
+            config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, settings.workspace_mb * _MB)
+        flags = library.BuilderFlag
+        if settings.precision == "fp32":
+            config.clear_flag(flags.TF32)  # TensorRT sets it by default
+        elif settings.typing == "flags" and settings.precision != "tf32":
+            config.set_flag(getattr(flags, settings.precision.upper()))
+        targets = _targets(library, settings, self.gpu)
+        if targets:
+            config.num_compute_capabilities = len(targets)
+            for index, target in enumerate(targets):
+                config.set_compute_capability(target, index)
+            # Memory that the engine allocated by itself while it runs would break the recording of a CUDA graph.
+            config.set_flag(flags.REQUIRE_USER_ALLOCATION)
+        profile = builder.create_optimization_profile()
+        shapes = [(batch, *source.shape[1:]) for batch in (settings.batches[0], settings.batch, settings.batches[1])]
+        profile.set_shape(source.input_name, *shapes)  # smallest, typical and largest; all equal for a fixed batch
+        config.add_optimization_profile(profile)
+        return config
+
+
+def _targets(library: Any, settings: EngineSettings, gpu: GpuFacts | None) -> list[Any]:
+    """Return the compute capabilities to build for, by the library's names; none if it builds for this GPU alone."""
+    if not LIBRARIES[settings.library].is_portable:
+        return []
+    capabilities = settings.compute_capabilities or ((gpu.compute_capability,) if gpu else ())
+    return [require_compute_capability(library, capability) for capability in capabilities]
 
 
 def _create(cls: Any, library: Any, messages: list[TensorRtMessage]) -> Any:
@@ -165,50 +233,17 @@ def _create(cls: Any, library: Any, messages: list[TensorRtMessage]) -> Any:
         raise startup_failure(messages, error) from error
 
 
-def _parse_network(
-    library: Any, builder: Any, data: bytes, settings: EngineSettings, messages: list[TensorRtMessage]
-) -> Any:
-    strong = 1 << int(library.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-    network = builder.create_network(strong if settings.typing == "strong" else 0)
-    parser = library.OnnxParser(network, process_logger(library))
-    if not parser.parse(data):
-        raise parser_failure(parser, messages)
-    return network
+def _inspect(library: Any, engine: bytes, messages: list[TensorRtMessage]) -> tuple[str, int] | None:
+    """Return the layer table and the number of layers; loading the engine also proves that it loads.
 
-
-def _configure(library: Any, builder: Any, settings: EngineSettings) -> Any:
-    config = builder.create_builder_config()
-    config.builder_optimization_level = settings.optimization_level
-    config.profiling_verbosity = library.ProfilingVerbosity.DETAILED  # otherwise the layer table holds only names
-    if settings.workspace_mb is not None:
-        config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, settings.workspace_mb * _MB)
-    if settings.compute_capabilities:
-        config.num_compute_capabilities = len(settings.compute_capabilities)
-        for index, target in enumerate(_targets(library, settings.compute_capabilities)):
-            config.set_compute_capability(target, index)
-    flags = library.BuilderFlag
-    if settings.precision == "fp32":
-        config.clear_flag(flags.TF32)  # TensorRT sets it by default
-    elif settings.typing == "flags" and settings.precision != "tf32":
-        config.set_flag(getattr(flags, settings.precision.upper()))
-    return config
-
-
-def _targets(library: Any, compute_capabilities: tuple[str, ...]) -> list[Any]:
-    """Return the library's names of compute capabilities."""
-    targets = {name: value for name, value in library.ComputeCapability.__members__.items() if name.startswith("SM")}
-    for capability in compute_capabilities:
-        if f"SM{capability.replace('.', '')}" not in targets:
-            known = [f"{name[2:-1]}.{name[-1]}" for name in targets]
-            message = "TensorRT for RTX builds engines for RTX GPUs, and must know their compute capability"
-            raise InputError(message, got=capability, known=known)
-    return [targets[f"SM{capability.replace('.', '')}"] for capability in compute_capabilities]
-
-
-def _inspect(library: Any, engine: bytes, messages: list[TensorRtMessage]) -> tuple[str, int]:
-    """Return the layer table and the number of layers; loading the engine also proves that it loads."""
+    None if the engine has no table. That of TensorRT for RTX has nothing to inspect before its kernels are compiled.
+    """
     loaded = deserialize_engine(library, engine, messages)
-    table = loaded.create_engine_inspector().get_engine_information(library.LayerInformationFormat.JSON)
+    inspector = loaded.create_engine_inspector()
+    table = inspector.get_engine_information(library.LayerInformationFormat.JSON) if inspector is not None else None
+    if not table or not str(table).strip():
+        messages.append(TensorRtMessage(severity="WARNING", text=NO_LAYER_TABLE))
+        return None
     return str(table), int(loaded.num_layers)
 
 

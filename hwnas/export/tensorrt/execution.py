@@ -6,17 +6,26 @@ the GPU and not that of launching kernel after kernel from the CPU.
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from hwnas.errors import InputError
 from hwnas.export.tensorrt.build import deserialize_engine
-from hwnas.export.tensorrt.library import LibraryName, TensorRtMessage, collect_messages, failure, load_tensorrt
+from hwnas.export.tensorrt.library import (
+    LIBRARIES,
+    LibraryName,
+    TensorRtError,
+    TensorRtMessage,
+    collect_messages,
+    failure,
+    load_tensorrt,
+)
 
 _WARMUP_RUNS = 2
-"""Runs before the recording: TensorRT allocates memory and fixes shapes in the first ones, which CUDA graphs forbid."""
+"""Runs before the recording: in the first ones TensorRT allocates memory and fixes shapes, and the library for RTX
+compiles kernels. CUDA graphs forbid both."""
 
 _DTYPES = {
     "FLOAT": torch.float32,
@@ -104,31 +113,48 @@ class TorchCuda:
 class Execution:
     """An engine with an execution context and buffers for one batch of images."""
 
-    def __init__(self, engine: bytes, images: Tensor, *, cuda: Cuda, library: LibraryName = "tensorrt") -> None:
+    def __init__(
+        self,
+        engine: bytes,
+        images: Tensor,
+        *,
+        cuda: Cuda,
+        library: LibraryName = "tensorrt",
+        on_progress: Callable[[], None] = lambda: None,
+    ) -> None:
         """Load an engine, run it twice and record it.
+
+        Whatever TensorRT for RTX compiles for this GPU and this batch is compiled before the recording.
 
         Args:
             engine: The serialised engine.
             images: The batch, of shape (batch, channels, height, width); cast to the engine's input type.
             cuda: The GPU; `TorchCuda()` outside of tests.
             library: The library that built it.
+            on_progress: Called after each step.
 
         Raises:
             InputError: The images have another shape than the engine was built for.
+            MissingError: There is no driver, or it is too old for the library.
             TensorRtError: The engine cannot be loaded or run, or does not fit into memory.
         """
+        self._name = library
         self._library = load_tensorrt(library)
         self._cuda = cuda
         with collect_messages(self._library) as messages:
             self._engine = deserialize_engine(self._library, engine, messages)
-            self._context = self._engine.create_execution_context()
+            on_progress()
+            self._context = self._create_context()
             if self._context is None:
                 raise failure("the engine's scratch memory must fit the GPU", messages)
+            on_progress()
             self._bind(images, messages)
             with cuda.current():
                 for _ in range(_WARMUP_RUNS):
                     self._enqueue()
             cuda.wait()
+            on_progress()
+            self._require_capturable()
         self._recorded = cuda.record(self._enqueue)
 
     def launch(self) -> None:
@@ -159,6 +185,22 @@ class Execution:
         self._recorded.reset()
         # In this order: a context must not outlive its engine, nor the buffers what points at them.
         del self._recorded, self._context, self._engine, self._input, self._output
+
+    def _create_context(self) -> Any:
+        if not LIBRARIES[self._name].is_portable:
+            return self._engine.create_execution_context()
+        config = self._engine.create_runtime_config()
+        # Kernels for a batch of a dynamic engine are otherwise compiled in the background, while slower ones run. Those
+        # would be recorded, and timed.
+        config.dynamic_shapes_kernel_specialization_strategy = (
+            self._library.DynamicShapesKernelSpecializationStrategy.EAGER
+        )
+        return self._engine.create_execution_context(config)
+
+    def _require_capturable(self) -> None:
+        if LIBRARIES[self._name].is_portable and not self._context.is_stream_capturable(self._cuda.handle):
+            message = "TensorRT for RTX must be able to record the engine as a CUDA graph"
+            raise TensorRtError("unsupported", message, got="an engine that allocates memory while it runs")
 
     def _bind(self, images: Tensor, messages: list[TensorRtMessage]) -> None:
         """Allocate the buffers and give them to the context."""

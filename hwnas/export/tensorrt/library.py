@@ -1,4 +1,4 @@
-"""The TensorRT library: how it is loaded, what it logs, its errors, and the GPU that it uses.
+"""The TensorRT libraries: where they differ, how they are loaded, what they log, their errors, and their GPU.
 
 TensorRT reports a failed call by returning nothing (None or False); the reason goes to its logger, of which a process
 has one. `collect_messages` gathers what is logged during a call, and the functions below turn it into errors.
@@ -6,19 +6,43 @@ has one. `collect_messages` gathers what is logged during a call, and the functi
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from hwnas.devices import detect, match
-from hwnas.errors import InputError, MissingError
+from hwnas.errors import HwnasError, InputError, MissingError
 
-OLDEST_MAJOR = 10
-"""The oldest major version that is supported."""
+if TYPE_CHECKING:
+    import onnx
 
 LibraryName = Literal["tensorrt", "tensorrt-rtx"]
 """TensorRT, or TensorRT for RTX: the same interface, for GeForce and RTX GPUs, which also builds without a GPU."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Library:
+    """One of the two libraries, and where it differs from the other."""
+
+    name: LibraryName
+    label: str
+    module: str
+    oldest_major: int
+    """The oldest major version that is supported."""
+    is_portable: bool
+    """True if engines are compiled in two steps: for compute capabilities on any machine, and to kernels where they are
+    loaded. Such a library times no kernels, so it has no timing cache, and it has no precision flags.
+
+    False if kernels are chosen by timing them, on the GPU that will run them."""
+
+
+LIBRARIES: Mapping[LibraryName, Library] = {
+    "tensorrt": Library(name="tensorrt", label="TensorRT", module="tensorrt", oldest_major=10, is_portable=False),
+    "tensorrt-rtx": Library(
+        name="tensorrt-rtx", label="TensorRT for RTX", module="tensorrt_rtx", oldest_major=1, is_portable=True
+    ),
+}
 
 FailureKind = Literal["unsupported", "memory", "build"]
 """An operator that TensorRT lacks, too little memory, or any other reason."""
@@ -30,13 +54,15 @@ _OUT_OF_MEMORY = (
 )
 _NO_KERNEL = ("cannot compile operation",)
 _NO_OPERATOR = ("plugin not found", "no importer registered")
+_NO_DRIVER = ("cudaerror 35", "cudaerror 100", "driver version is insufficient", "no cuda-capable device")
+_NOISE = ("catchcudaerror",)
+"""TensorRT for RTX logs a CUDA error after any other one where there is no driver, which it does not need to build."""
+
+_IMPORTER = "import"
+"""The function of the parser that reads an operator has its name: `importScatterElements`."""
+
 _MAX_REASONS = 4
 """Messages quoted in one error."""
-
-
-def module_name(name: LibraryName) -> str:
-    """Return the name of the module of a library."""
-    return name.replace("-", "_")
 
 
 def load_tensorrt(name: LibraryName = "tensorrt") -> Any:
@@ -46,19 +72,38 @@ def load_tensorrt(name: LibraryName = "tensorrt") -> Any:
         The module.
 
     Raises:
-        MissingError: The library is not installed, cannot be loaded or is older than TensorRT 10.
+        MissingError: The library is not installed, cannot be loaded or is too old.
     """
-    label, hint = ("TensorRT" if name == "tensorrt" else "TensorRT for RTX"), f"pip install 'hwnas[{name}]'"
+    library, hint = LIBRARIES[name], f"pip install 'hwnas[{name}]'"
     try:
-        library = import_module(module_name(name))
+        module = import_module(library.module)
     except ImportError as error:
-        raise MissingError(f"{label} must be installed", got=error, hint=hint) from error
+        raise MissingError(f"{library.label} must be installed", got=error, hint=hint) from error
     except OSError as error:  # the bindings are installed, a shared library that they load is not
-        raise MissingError(f"{label} is installed, but cannot be loaded", got=error, hint=hint) from error
-    if name == "tensorrt" and major_version(library) < OLDEST_MAJOR:
-        message = f"TensorRT must be version {OLDEST_MAJOR} or newer"
-        raise MissingError(message, got=library.__version__, hint="pip install -U 'tensorrt>=10'")
-    return library
+        raise MissingError(f"{library.label} is installed, but cannot be loaded", got=error, hint=hint) from error
+    if major_version(module) < library.oldest_major:
+        message = f"{library.label} must be version {library.oldest_major} or newer"
+        raise MissingError(message, got=module.__version__, hint=f"pip install -U '{name}>={library.oldest_major}'")
+    return module
+
+
+def known_compute_capabilities(library: Any) -> dict[str, Any]:
+    """Return the compute capabilities that a portable library builds for, such as '8.9', with its names of them."""
+    members = {name: value for name, value in library.ComputeCapability.__members__.items() if name.startswith("SM")}
+    return {f"{name[2:-1]}.{name[-1]}": members[name] for name in sorted(members, key=lambda name: int(name[2:]))}
+
+
+def require_compute_capability(library: Any, capability: str) -> Any:
+    """Return the library's name of a compute capability.
+
+    Raises:
+        InputError: The library does not build for it.
+    """
+    known = known_compute_capabilities(library)
+    if capability not in known:
+        message = "TensorRT for RTX builds engines for RTX GPUs, and must know their compute capability"
+        raise InputError(message, got=capability, known=list(known), hint="TensorRT, for GPUs of data centers")
+    return known[capability]
 
 
 def major_version(library: Any) -> int:
@@ -163,18 +208,23 @@ def collect_messages(library: Any) -> Iterator[list[TensorRtMessage]]:
     yield messages
 
 
-def failure(requirement: str, messages: list[TensorRtMessage]) -> TensorRtError:
+def failure(requirement: str, messages: list[TensorRtMessage]) -> HwnasError:
     """Return the error for a call that returned nothing.
 
     Args:
         requirement: What must hold, the first line of the error.
         messages: The messages logged during the call, which hold the reason.
+
+    Returns:
+        A `TensorRtError`, or a `MissingError` if the driver is missing or too old.
     """
-    reasons = [message.text for message in messages if message.is_error]
+    reasons = [message.text for message in messages if message.is_error and not _mentions(message.text, _NOISE)]
+    if any(_mentions(reason, _NO_DRIVER) for reason in reasons):
+        return _no_driver("; ".join(reasons[:_MAX_REASONS]))
     got = "; ".join(reasons[:_MAX_REASONS]) or "TensorRT gave no reason"
-    if any(part in reason.casefold() for reason in reasons for part in _OUT_OF_MEMORY):
+    if any(_mentions(reason, _OUT_OF_MEMORY) for reason in reasons):
         return TensorRtError("memory", requirement, got=got, hint="a smaller batch, or a lower workspace limit")
-    if any(part in reason.casefold() for reason in reasons for part in _NO_KERNEL):
+    if any(_mentions(reason, _NO_KERNEL) for reason in reasons):
         hint = "another precision: Turing has no float32 products in TensorRT for RTX, for instance"
         return TensorRtError("unsupported", requirement, got=got, hint=hint)
     return TensorRtError("build", requirement, got=got)
@@ -182,34 +232,90 @@ def failure(requirement: str, messages: list[TensorRtMessage]) -> TensorRtError:
 
 def startup_failure(messages: list[TensorRtMessage], error: TypeError) -> MissingError:
     """Return the error for a library that finds no GPU or no driver and cannot create its objects."""
-    got = "; ".join(message.text for message in messages if message.is_error) or str(error)
+    return _no_driver("; ".join(message.text for message in messages if message.is_error) or str(error))
+
+
+def _no_driver(reason: str) -> MissingError:
     hint = "hwnas doctor lists the driver and the GPUs"
-    return MissingError("TensorRT must find an NVIDIA GPU with a matching driver", got=got, hint=hint)
+    return MissingError("TensorRT must find an NVIDIA GPU with a matching driver", got=reason, hint=hint)
 
 
-def parser_failure(parser: Any, messages: list[TensorRtMessage]) -> TensorRtError:
-    """Return the error for a graph that was rejected, with the operator and the node that the parser names."""
-    errors = [parser.get_error(index) for index in range(parser.num_errors)]
+def _mentions(text: str, phrases: Sequence[str]) -> bool:
+    return any(phrase in text.casefold() for phrase in phrases)
+
+
+def parser_failure(parser: Any, messages: list[TensorRtMessage], nodes: Sequence["onnx.NodeProto"] = ()) -> HwnasError:
+    """Return the error for a graph that was rejected, with the operators and nodes that cannot be read.
+
+    Args:
+        parser: The parser that rejected it.
+        messages: The messages logged meanwhile.
+        nodes: The nodes of the graph, to which the parser's errors refer by number or name.
+    """
+    errors = [_describe_parser_error(parser.get_error(index), nodes) for index in range(parser.num_errors)]
     if not errors:
         return failure("TensorRT must be able to read the ONNX graph", messages)
-    missing = [
-        error
-        for error in errors
-        if error.code().name.startswith("UNSUPPORTED") or any(part in error.desc().casefold() for part in _NO_OPERATOR)
-    ]
-    got = "; ".join(_describe_parser_error(error) for error in (missing or errors)[:_MAX_REASONS])
+    missing = [error for error in errors if error.is_unsupported]
+    got = "; ".join(error.text for error in (missing or errors)[:_MAX_REASONS])
     if missing:
-        operators = ", ".join(sorted({_operator(error) for error in missing}))
+        operators = ", ".join(sorted({error.operator for error in missing}))
         return TensorRtError("unsupported", f"TensorRT must support every operator, and lacks {operators}", got=got)
     return TensorRtError("build", "TensorRT must be able to read the ONNX graph", got=got)
 
 
-def _operator(error: Any) -> str:
-    # The parser of TensorRT for RTX leaves the operator empty, but says it in the description: "... : Foo. ...".
-    return str(error.node_operator()) or "an operator"
+@dataclass(frozen=True, kw_only=True)
+class _ParserError:
+    operator: str
+    text: str
+    is_unsupported: bool
 
 
-def _describe_parser_error(error: Any) -> str:
-    # A negative node number stands for an error of the graph as a whole.
-    node = f"{_operator(error)} {error.node_name()!r} (node {error.node()})" if error.node() >= 0 else "the graph"
-    return f"{node}: {error.desc()} [{error.code().name}]"
+def _describe_parser_error(error: Any, nodes: Sequence["onnx.NodeProto"]) -> _ParserError:
+    code, description, index, name = error.code().name, error.desc(), error.node(), error.node_name()
+    operator = error.node_operator()
+    # Some errors name neither operator nor node (those of attributes in TensorRT for RTX 1.7), but the function of the
+    # parser that raised them. Inside a function of the graph, the number is not that of a node of the graph.
+    if not operator and error.func().startswith(_IMPORTER):
+        operator = error.func().removeprefix(_IMPORTER)
+    if not operator and 0 <= index < len(nodes) and name in ("", nodes[index].name):
+        operator = nodes[index].op_type
+    candidates = [node.name for node in nodes if node.op_type == operator]
+    place = repr(name or next(iter(candidates), "")) + (f" (node {index})" if index >= 0 else "")
+    if not name and index < 0 and len(candidates) > 1:
+        place = f"{place} or another of {len(candidates)}"
+    where = f"{operator} {place}" if operator else "the graph"
+    meaning = "" if description == "false" else f": {_first_line(description)}"  # the condition of an assertion
+    return _ParserError(
+        operator=operator or "an operator",
+        text=f"{where}{meaning} [{code}]",
+        is_unsupported=code.startswith("UNSUPPORTED") or _mentions(description, _NO_OPERATOR),
+    )
+
+
+def _first_line(description: str) -> str:
+    """Return the reason alone; the lines after it repeat it or are about the missing driver."""
+    lines = [line for line in description.splitlines() if line.strip() and not line.startswith("Invalid Node")]
+    return lines[0] if lines else description.strip()
+
+
+# ---------------------------------------------------------------------------------- signs of life of a build
+
+
+def progress_monitor(library: Any, on_progress: Callable[[], None]) -> Any:
+    """Return a monitor that calls a function at each step of a build, from any thread."""
+
+    class Monitor(library.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            library.IProgressMonitor.__init__(self)  # as for a logger
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            on_progress()
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            on_progress()
+            return True  # go on
+
+        def phase_finish(self, phase_name: str) -> None:
+            on_progress()
+
+    return Monitor()

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from hwnas.errors import InputError, unknown
-from hwnas.export.tensorrt.library import LibraryName
+from hwnas.export.tensorrt.library import LIBRARIES, LibraryName
 from hwnas.export.tensorrt.timing_cache import TimingCache
 
 EnginePrecision = Literal["fp32", "tf32", "fp16", "bf16"]
@@ -32,18 +32,23 @@ class EngineSettings:
     optimization_level: int = 3
     """0 to 5: how much time the builder spends on finding fast kernels."""
     timing_cache: TimingCache | None = None
+    """Kernel timings that builds share; None to time all kernels anew. TensorRT for RTX times none."""
 
     def __post_init__(self) -> None:
         for name, choices in (("precision", get_args(EnginePrecision)), ("typing", get_args(NetworkTyping))):
             if getattr(self, name) not in choices:
                 raise unknown(name, getattr(self, name), choices)
-        if self.library not in get_args(LibraryName):
-            raise unknown("library", self.library, get_args(LibraryName))
-        if self.compute_capabilities and self.library != "tensorrt-rtx":
+        if self.library not in LIBRARIES:
+            raise unknown("library", self.library, LIBRARIES)
+        library = LIBRARIES[self.library]
+        if self.compute_capabilities and not library.is_portable:
             message = "only TensorRT for RTX builds engines for GPUs that are not in this machine"
             raise InputError(message, got=", ".join(self.compute_capabilities), hint="library='tensorrt-rtx'")
-        if self.library == "tensorrt-rtx" and self.typing == "flags":
-            raise InputError("TensorRT for RTX has no precision flags", got="typing='flags'", hint="typing='strong'")
+        if library.is_portable and self.typing == "flags":
+            raise InputError(f"{library.label} has no precision flags", got="typing='flags'", hint="typing='strong'")
+        if library.is_portable and self.timing_cache is not None:
+            message = f"{library.label} times no kernels, so that it has no timing cache"
+            raise InputError(message, got=self.timing_cache.path, hint="library='tensorrt', or no timing cache")
         if not 0 <= self.optimization_level <= 5:
             raise InputError("optimization_level must be 0 to 5", got=self.optimization_level)
         if self.workspace_mb is not None and self.workspace_mb < 1:

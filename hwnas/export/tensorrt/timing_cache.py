@@ -1,24 +1,31 @@
 """Timing caches: files of kernel timings that let several builds choose the same kernels.
 
 TensorRT chooses kernels by timing them, so two builds of one network may differ. With a shared timing cache, builds
-use the recorded times in place of new ones.
+use the recorded times in place of new ones. By default, hwnas keeps one for each GPU model and version of TensorRT.
 """
 
 import hashlib
+import logging
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
+from hwnas.data_paths import cache_folder
 from hwnas.errors import InputError, unknown
-from hwnas.export.tensorrt.library import TensorRtMessage, failure
+from hwnas.export.tensorrt.library import GpuFacts, TensorRtMessage, failure
 from hwnas.files import file_errors, read_bytes, write_atomic
 
 TimingCacheUse = Literal["extend", "read", "pinned"]
 TIMING_CACHE_USES: tuple[str, ...] = get_args(TimingCacheUse)
 
 _PATH_VARIABLE, _USE_VARIABLE = "HWNAS_TIMING_CACHE", "HWNAS_TIMING_CACHE_USE"
+_NO_CACHE = "none"
+_FOLDER = "tensorrt"
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +38,8 @@ class TimingCache:
     'pinned' times nothing, and a missing kernel fails the build."""
     sha256: str | None = None
     """The hash that the file must have; not with 'extend'."""
+    can_be_replaced: bool = False
+    """True for the cache that hwnas keeps by default: if it does not fit or is damaged, it begins anew."""
 
     def __post_init__(self) -> None:
         if self.use not in TIMING_CACHE_USES:
@@ -48,11 +57,25 @@ class TimingCacheHashes:
     after: str | None
 
 
-def timing_cache_from_environment(environ: Mapping[str, str] = os.environ) -> TimingCache | None:
-    """Return the cache named by HWNAS_TIMING_CACHE and HWNAS_TIMING_CACHE_USE, or None if they name none."""
+def choose_timing_cache(*, version: str, gpu: GpuFacts, environ: Mapping[str, str] = os.environ) -> TimingCache | None:
+    """Return the cache that builds of TensorRT share if no other one was chosen.
+
+    Args:
+        version: Version of TensorRT.
+        gpu: The GPU that it builds for.
+        environ: HWNAS_TIMING_CACHE names another file, or is 'none' for no cache; HWNAS_TIMING_CACHE_USE is its use.
+
+    Returns:
+        The cache of the environment, else the one that hwnas keeps for this GPU model and this version.
+    """
     path = environ.get(_PATH_VARIABLE)
-    use = environ.get(_USE_VARIABLE, "extend")
-    return TimingCache(path=Path(path), use=cast("TimingCacheUse", use)) if path else None
+    if path == _NO_CACHE:
+        return None
+    if path:
+        return TimingCache(path=Path(path), use=cast("TimingCacheUse", environ.get(_USE_VARIABLE, "extend")))
+    # Timings hold for the library, the GPU and the CUDA that it was built for; a driver may change them a little.
+    words = re.sub(r"[^a-z0-9.]+", "-", f"{gpu.reported} {version} cuda{gpu.cuda}".casefold()).strip("-")
+    return TimingCache(path=cache_folder() / _FOLDER / f"{words}.timings", can_be_replaced=True)
 
 
 def read_timing_cache(cache: TimingCache) -> bytes | None:
@@ -71,6 +94,8 @@ def read_timing_cache(cache: TimingCache) -> bytes | None:
     if not exists:
         raise InputError(f"there is no timing cache {cache.path}", hint="create it with use='extend'")
     data = read_bytes(cache.path)
+    if not data and cache.can_be_replaced:
+        return None
     if not data:
         raise InputError(f"the timing cache {cache.path} is empty", hint="remove the file")
     if cache.sha256 is not None and sha256(data) != cache.sha256:
@@ -84,7 +109,12 @@ def attach_timing_cache(
 ) -> None:
     """Give the cache to a builder configuration; a cache of another GPU or TensorRT version is refused."""
     loaded = config.create_timing_cache(data or b"")
-    if not loaded or not config.set_timing_cache(loaded, ignore_mismatch=False):
+    fits = loaded and config.set_timing_cache(loaded, ignore_mismatch=False)
+    if not fits and data and cache.can_be_replaced:
+        _log.warning("the timing cache %s does not fit and begins anew", cache.path)
+        messages.clear()
+        fits = config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
+    if not fits:
         raise failure(f"the timing cache {cache.path} must be of this GPU and this version of TensorRT", messages)
     if cache.use == "pinned":
         config.set_flag(library.BuilderFlag.ERROR_ON_TIMING_CACHE_MISS)
@@ -95,8 +125,17 @@ def save_timing_cache(config: Any, cache: TimingCache, *, data: bytes | None) ->
     before = None if data is None else sha256(data)
     if cache.use != "extend":
         return TimingCacheHashes(before=before, after=before)
-    extended = bytes(config.get_timing_cache().serialize())
-    if extended != data:
+    timings = config.get_timing_cache()
+    # Other processes build with the same file. What they added since it was read is kept, all but in the moment between
+    # this and the writing; what is lost is only timed again.
+    current = read_timing_cache(cache)
+    if current is not None and current != data:
+        theirs = config.create_timing_cache(current)
+        if not theirs or not timings.combine(theirs, ignore_mismatch=False):
+            _log.warning("the timing cache %s was replaced by one that does not fit", cache.path)
+    extended = bytes(timings.serialize())
+    if extended != current:
+        cache.path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(cache.path, extended)
     return TimingCacheHashes(before=before, after=sha256(extended))
 

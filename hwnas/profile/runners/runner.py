@@ -4,9 +4,11 @@ A runner turns a module into a session; a session runs one fixed batch repeatedl
 in one process, so a session must not change global state.
 """
 
+import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
@@ -19,7 +21,7 @@ from hwnas.records import Reason, Setting
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-RUNTIME_PREFERENCE = ("tensorrt", "torch-graph", "openvino", "onnxruntime", "torch")
+RUNTIME_PREFERENCE = ("tensorrt", "tensorrt-rtx", "torch-graph", "openvino", "onnxruntime", "torch")
 """Runtimes by preference; the first available one is the default."""
 
 Clock = Literal["thread", "process", "wall"]
@@ -140,6 +142,28 @@ class Runner(Protocol):
 
         The facts become part of the environment of a profile. Measurements with different facts are never mixed.
         """
+
+
+_on_progress: ContextVar[Callable[[], None]] = ContextVar("on_progress", default=lambda: None)
+
+
+@contextlib.contextmanager
+def report_progress(on_progress: Callable[[], None]) -> Iterator[None]:
+    """Have runners call a function while they prepare a network, so that an observer can tell slow from stuck.
+
+    Args:
+        on_progress: The function; it may be called from any thread.
+    """
+    token = _on_progress.set(on_progress)
+    try:
+        yield
+    finally:
+        _on_progress.reset(token)
+
+
+def progress_callback() -> Callable[[], None]:
+    """Return the function to call at each step of a long preparation. Ask for it in the thread that prepares."""
+    return _on_progress.get()
 
 
 def load_runner(name: str) -> Runner:

@@ -1,8 +1,13 @@
-"""Run networks by TensorRT: each engine is captured once as a CUDA graph, replayed, and timed by CUDA events.
+"""Run networks by TensorRT or TensorRT for RTX: each engine is captured as a CUDA graph, replayed, and timed by events.
 
-Engines are strongly typed with TensorRT 10 and 11 alike: the precision is that of the ONNX graph. `HWNAS_TIMING_CACHE`
-names a file of kernel timings that builds share, and `HWNAS_TIMING_CACHE_USE` how they use it ('extend', 'read' or
-'pinned'). Without it, each build times its kernels again.
+Engines are strongly typed in both: the precision is that of the ONNX graph.
+
+TensorRT chooses kernels by timing them while it builds. Builds share a file of these timings, one in the cache of hwnas
+for each GPU model and version; `HWNAS_TIMING_CACHE` names another file ('none' for no sharing), and
+`HWNAS_TIMING_CACHE_USE` how it is used ('extend', 'read' or 'pinned').
+
+TensorRT for RTX builds for the compute capability of the GPU and compiles kernels when an engine is loaded. Both are
+part of preparing a network, and none of it is timed.
 """
 
 import os
@@ -18,6 +23,7 @@ from hwnas.errors import HwnasError
 from hwnas.export.tensorrt import (
     EngineSettings,
     GpuFacts,
+    LibraryName,
     TensorRtError,
     TimingCache,
     build_engine,
@@ -25,14 +31,14 @@ from hwnas.export.tensorrt import (
     load_tensorrt,
 )
 from hwnas.export.tensorrt.execution import Cuda, Execution, TorchCuda
+from hwnas.export.tensorrt.library import LIBRARIES, known_compute_capabilities
 from hwnas.export.tensorrt.settings import EnginePrecision
-from hwnas.export.tensorrt.timing_cache import read_timing_cache, sha256, timing_cache_from_environment
+from hwnas.export.tensorrt.timing_cache import choose_timing_cache, read_timing_cache, sha256
 from hwnas.profile.runners.cuda import CudaClock, cuda_available
 from hwnas.profile.runners.preparation import DTYPES, device_of, onnx_graph
-from hwnas.profile.runners.runner import AVAILABLE, Availability, MeasurementError, Sample
+from hwnas.profile.runners.runner import AVAILABLE, Availability, MeasurementError, Sample, progress_callback
 from hwnas.records import Reason, Setting
 
-_EXTRA = "tensorrt"
 _REASONS: Mapping[str, Reason] = {"unsupported": "unsupported", "memory": "memory", "build": "export"}
 
 
@@ -84,7 +90,8 @@ class TensorRtSession:
 class TensorRtRunner:
     """TensorRT 10 or 11 on an NVIDIA GPU; tests replace what needs one."""
 
-    name = "tensorrt"
+    name: LibraryName = "tensorrt"
+    """The runtime, which is also the library and its extra."""
 
     def __init__(
         self,
@@ -94,40 +101,46 @@ class TensorRtRunner:
         find_gpu: Callable[[], GpuFacts] = gpu_facts,
         environ: Mapping[str, str] = os.environ,
     ) -> None:
+        self._library = LIBRARIES[self.name]
         self._make_cuda = make_cuda
         self._make_clock = make_clock
         self._find_gpu = find_gpu
         self._environ = environ
 
     def available(self, device: Device) -> Availability:
-        """Check if TensorRT can be loaded and torch sees the GPU."""
+        """Check if the library can be loaded, supports the GPU, and torch sees one."""
         if not device.has_cuda:
-            return Availability(available=False, reason="TensorRT needs an NVIDIA GPU")
-        if find_spec("tensorrt") is None:
-            return Availability(available=False, reason="tensorrt is not installed", extra=_EXTRA)
+            return self._needs_gpu()
+        if find_spec(self._library.module) is None:
+            return Availability(available=False, reason=f"{self.name} is not installed", extra=self.name)
         try:
-            load_tensorrt()
+            library = load_tensorrt(self.name)
         except HwnasError as error:
             reason = f"{error.message}: {error.got}"
-            return Availability(available=False, reason=reason, extra=_EXTRA)
+            return Availability(available=False, reason=reason, extra=self.name)
+        unsupported = self._unsupported_capability(library, device)
+        if unsupported:
+            return Availability(available=False, reason=unsupported)
         return cuda_available(device)
 
     def supports(self, setting: Setting) -> Availability:
-        """Check if TensorRT supports the precision on the device."""
+        """Check if the library supports the precision on the device."""
         if device_of(setting).kind == "cpu":
-            return Availability(available=False, reason="TensorRT needs an NVIDIA GPU")
+            return self._needs_gpu()
         if setting.precision in DTYPES:
             return AVAILABLE
-        reason = f"tensorrt runs {', '.join(DTYPES)}, not {setting.precision}"
+        reason = f"{self.name} runs {', '.join(DTYPES)}, not {setting.precision}"
         return Availability(available=False, reason=reason)
 
     def prepare(self, module: nn.Module, images: Tensor, setting: Setting) -> TensorRtSession:
         """Build an engine for this batch and capture a run of it."""
+        on_progress = progress_callback()
         graph = onnx_graph(module, images, setting)
+        on_progress()
         try:
-            built = build_engine(graph, self._settings(setting), gpu=self._find_gpu())
+            built = build_engine(graph, self._settings(setting), gpu=self._find_gpu(), on_progress=on_progress)
             cuda = self._make_cuda()
-            execution = Execution(built.engine, images, cuda=cuda)
+            execution = Execution(built.engine, images, cuda=cuda, library=self.name, on_progress=on_progress)
         except TensorRtError as error:
             message = error.message if error.got is None else f"{error.message}: {error.got}"
             raise MeasurementError(_REASONS[error.kind], message, hint=error.hint) from error
@@ -136,8 +149,8 @@ class TensorRtRunner:
     def facts(self, setting: Setting) -> Mapping[str, str]:
         """Return versions, the GPU, and the settings of the engine builder."""
         settings, gpu = self._settings(setting), self._find_gpu()
-        return {
-            "tensorrt": str(load_tensorrt().__version__),
+        facts = {
+            self.name: str(load_tensorrt(self.name).__version__),
             "torch": torch.__version__,
             "cuda": gpu.cuda,
             "driver": gpu.driver,
@@ -145,15 +158,42 @@ class TensorRtRunner:
             "compute_capability": gpu.compute_capability,
             "typing": settings.typing,
             "optimization_level": str(settings.optimization_level),
-            "timing_cache": _cache_fact(settings.timing_cache),
         }
+        if not self._library.is_portable:
+            facts["timing_cache"] = _cache_fact(settings.timing_cache)
+        return facts
+
+    def _needs_gpu(self) -> Availability:
+        return Availability(available=False, reason=f"{self._library.label} needs an NVIDIA GPU")
+
+    def _unsupported_capability(self, library: object, device: Device) -> str | None:
+        """Return why the library builds no engines for a GPU; None if it does, or if its capability is not known."""
+        known = known_compute_capabilities(library) if self._library.is_portable else {}
+        capability = device.compute_capability
+        if capability is None or not known or capability in known:
+            return None
+        return (
+            f"{self._library.label} builds for compute capabilities {', '.join(known)}, "
+            f"and {device.name} has {capability}"
+        )
 
     def _settings(self, setting: Setting) -> EngineSettings:
+        cache = None
+        if not self._library.is_portable:
+            version = str(load_tensorrt(self.name).__version__)
+            cache = choose_timing_cache(version=version, gpu=self._find_gpu(), environ=self._environ)
         return EngineSettings(
+            library=self.name,
             precision=cast("EnginePrecision", setting.precision),
             batch=setting.batch,
-            timing_cache=timing_cache_from_environment(self._environ),
+            timing_cache=cache,
         )
+
+
+class TensorRtRtxRunner(TensorRtRunner):
+    """TensorRT for RTX on a GeForce or RTX GPU."""
+
+    name = "tensorrt-rtx"
 
 
 def _cache_fact(cache: TimingCache | None) -> str:

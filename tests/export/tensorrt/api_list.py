@@ -2,11 +2,14 @@
 
 import functools
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
 VERSIONS = tuple(path.stem.removeprefix("api-") for path in sorted(FOLDER.glob("api-*.txt")))
+(RTX_VERSION,) = (path.stem.removeprefix("rtx-") for path in FOLDER.glob("rtx-*.txt"))
+"""The version of TensorRT for RTX whose list is here."""
 
 _CLASS = re.compile(r"class ([\w.]+)(?:\((.*)\))?")
 _MEMBER = re.compile(r"([\w.]+) = (-?\d+)")
@@ -62,8 +65,13 @@ class ApiList:
 
 @functools.cache
 def read_list(version: str) -> ApiList:
+    path = FOLDER / f"{'rtx' if version == RTX_VERSION else 'api'}-{version}.txt"
+    return parse_list(version, path.read_text(encoding="utf-8").splitlines())
+
+
+def parse_list(version: str, lines: Iterable[str]) -> ApiList:
     api = ApiList(version)
-    for line in (FOLDER / f"api-{version}.txt").read_text(encoding="utf-8").splitlines():
+    for line in lines:
         if line and not line.startswith("#"):
             _read_line(line, api)
     return api

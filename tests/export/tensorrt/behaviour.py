@@ -17,9 +17,12 @@ PLAN, CACHE = b"PLAN", b"CACHE"
 class Library:
     """The state behind one double; tests set the public attributes to make it fail."""
 
-    def __init__(self, *, major: int, gpu: str = "Test GPU") -> None:
+    def __init__(self, *, major: int, gpu: str = "Test GPU", compute_capability: str = "9.0") -> None:
         self.major = major
         self.gpu = gpu
+        self.compute_capability = compute_capability
+        self.inspects = True
+        self.kernels_run: list[str] = []
         self.has_gpu = True
         self.memory = 2**33
         self.workspace_needed = 2**20
@@ -34,7 +37,7 @@ class Library:
         found = BODIES.get(owner)
         return getattr(found(self), name.strip("_"), None) if found else None
 
-    def new(self, name: str, **state: Any) -> Any:
+    def new(self, name: str, /, **state: Any) -> Any:
         """Create an object that has no public constructor."""
         made = object.__new__(self.classes[name])
         object.__setattr__(made, "_state", state)
@@ -50,8 +53,13 @@ class Library:
         """Return the version and GPU that engines and timing caches are bound to."""
         return f"{self.trt.__version__} on {self.gpu}"
 
+    @property
+    def is_portable(self) -> bool:
+        """True for TensorRT for RTX, which builds without a GPU and compiles kernels where an engine is loaded."""
+        return hasattr(self.trt, "ComputeCapability")
+
     def start(self, this: Any, logger: Any) -> None:
-        if not self.has_gpu:
+        if not self.has_gpu and not self.is_portable:
             self.log(logger, "CUDA initialization failure with error: 35")
             raise TypeError("pybind11::init(): factory function returned nullptr")
         this._state["logger"] = logger

@@ -35,6 +35,9 @@ class Builder(Body):
             profiles=[],
             builder_optimization_level=3,
             profiling_verbosity=self.library.trt.ProfilingVerbosity.LAYER_NAMES_ONLY,
+            progress_monitor=None,
+            num_compute_capabilities=1,
+            targets={},
         )
 
     def create_optimization_profile(self, this: Any) -> Any:
@@ -45,8 +48,12 @@ class Builder(Body):
         if problem:
             self.library.log(this.logger, problem)
             return None
+        self._report(config._state["progress_monitor"], network._state["graph"])
         about = {
             "origin": self.library.origin(),
+            "targets": [config._state["targets"].get(i) for i in range(config.num_compute_capabilities)]
+            if self.library.is_portable
+            else [],
             "strong": network._state["strong"],
             "flags": sorted(flag.name for flag in config._state["flag_set"]),
             "level": config.builder_optimization_level,
@@ -56,6 +63,13 @@ class Builder(Body):
         head = json.dumps(about).encode()
         data = PLAN + len(head).to_bytes(4, "big") + head + network._state["graph"].SerializeToString()
         return self.library.new("IHostMemory", data=data)
+
+    def _report(self, monitor: Any, graph: onnx.ModelProto) -> None:
+        if monitor is not None:
+            monitor.phase_start("Building engine", None, len(graph.graph.node))
+            for index in range(len(graph.graph.node)):
+                assert monitor.step_complete("Building engine", index)
+            monitor.phase_finish("Building engine")
 
     def _problem(self, network: dict[str, Any], config: dict[str, Any]) -> str | None:
         """Why TensorRT would not build this."""
@@ -98,6 +112,19 @@ class Builder(Body):
             self.library.timed_kernels.append(node.name)
             known[key] = len(known)
         return None
+
+
+class INetworkDefinition(Body):
+    def get_num_layers(self, this: Any) -> int:
+        return len(this._state["graph"].graph.node)
+
+    def get_layer(self, this: Any, index: int) -> Any:
+        return self.library.new("ILayer", name=this._state["graph"].graph.node[index].name)
+
+
+class IProgressMonitor(Body):
+    def init(self, this: Any) -> None:
+        pass
 
 
 class OnnxParser(Body):
@@ -151,14 +178,13 @@ class ParserError(Body):
     def node_operator(self, this: Any) -> str:
         return str(this._state["node"].op_type)
 
+    def func(self, this: Any) -> str:
+        return "parseNode"
+
 
 class IOptimizationProfile(Body):
     def set_shape(self, this: Any, name: str, first: Any, typical: Any, last: Any) -> None:
-        shapes = [tuple(shape) for shape in (first, typical, last)]
-        rising = all(a <= b <= c for a, b, c in zip(*shapes, strict=True))
-        if len({len(shape) for shape in shapes}) != 1 or not rising:
-            raise ValueError(f"Shape provided for {name} is inconsistent")
-        this._state["shapes"][name] = shapes
+        this._state["shapes"][name] = [tuple(shape) for shape in (first, typical, last)]
 
 
 class IBuilderConfig(Body):
@@ -171,10 +197,18 @@ class IBuilderConfig(Body):
     def get_flag(self, this: Any, flag: Any) -> bool:
         return flag in this._state["flag_set"]
 
+    def set_compute_capability(self, this: Any, compute_capability: Any, index: int) -> bool:
+        this._state["targets"][index] = compute_capability.name
+        return bool(0 <= index < this.num_compute_capabilities)
+
     def set_memory_pool_limit(self, this: Any, pool: Any, size: int) -> None:
         this._state["pools"][pool] = int(size)
 
     def add_optimization_profile(self, this: Any, profile: Any) -> int:
+        for shapes in profile._state["shapes"].values():  # looked at only here, as the library for RTX does
+            lengths = {len(shape) for shape in shapes}
+            if len(lengths) > 1 or not all(a <= b <= c for a, b, c in zip(*shapes, strict=True)):
+                return -1
         this._state["profiles"].append(profile)
         return len(this._state["profiles"]) - 1
 
@@ -199,5 +233,11 @@ class IBuilderConfig(Body):
 
 
 class ITimingCache(Body):
+    def combine(self, this: Any, input_cache: Any, ignore_mismatch: bool) -> bool:
+        if input_cache._state["origin"] != this._state["origin"] and not ignore_mismatch:
+            return False
+        this._state["kernels"] = {**input_cache._state["kernels"], **this._state["kernels"]}
+        return True
+
     def serialize(self, this: Any) -> Any:
         return self.library.new("IHostMemory", data=CACHE + json.dumps(this._state, sort_keys=True).encode())

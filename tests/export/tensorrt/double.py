@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from tests.export.tensorrt import building, running
-from tests.export.tensorrt.api_list import ApiClass, ApiList, Property, Signature, read_list
+from tests.export.tensorrt.api_list import RTX_VERSION, ApiClass, ApiList, Property, Signature, read_list
 from tests.export.tensorrt.behaviour import Library
 
 BODIES_IN = (building, running)
@@ -54,14 +54,15 @@ class ObjectBase:
 
 def make_double(version: str) -> tuple[ModuleType, Library]:
     """A module of that version, and the state behind it."""
-    library = Library(major=int(version.partition(".")[0]))
-    return make_module(read_list(version), library), library
+    is_rtx = version == RTX_VERSION
+    library = Library(major=int(version.partition(".")[0]), compute_capability="8.9" if is_rtx else "9.0")
+    return make_module(read_list(version), library, module_name="tensorrt_rtx" if is_rtx else "tensorrt"), library
 
 
-def make_module(api: ApiList, library: Any) -> ModuleType:
+def make_module(api: ApiList, library: Any, *, module_name: str = "tensorrt") -> ModuleType:
     """The double; `library` answers the calls and gets the module in `library.trt`."""
-    module = ModuleType("tensorrt")
-    module.__spec__ = ModuleSpec("tensorrt", None)
+    module = ModuleType(module_name)
+    module.__spec__ = ModuleSpec(module_name, None)
     module.__version__ = api.version  # type: ignore[attr-defined]
     classes: dict[str, type] = {}
     for name in sorted(api.classes, key=lambda name: _depth(name, api)):

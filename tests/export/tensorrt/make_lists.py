@@ -1,10 +1,12 @@
 """Makes the list of everything that the official Python bindings of TensorRT have, by name and call signature.
 
     python -m tests.export.tensorrt.make_lists 10.16.1.11 11.4.0.106
+    python -m tests.export.tensorrt.make_lists --rtx
 
 The bindings are a small wheel beside the library proper, which is large and is not fetched. They import it, so empty
 libraries of the same names are compiled with gcc, enough to load the module and look at it, not to run it. Each version
 becomes a file `api-VERSION.txt` beside this one: names, signatures and the numbers of enum members, no other text.
+TensorRT for RTX is described as it is installed, in `rtx-VERSION.txt`.
 """
 
 import argparse
@@ -15,6 +17,7 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
+from types import ModuleType
 
 DISTRIBUTION = "tensorrt-cu12-bindings"
 
@@ -31,8 +34,8 @@ _FUNCTIONS = (
 )
 _LIBRARIES = ("nvinfer", "nvinfer_plugin", "nvonnxparser")
 _NAMESPACES = re.compile(
-    r"\b(?:tensorrt_bindings\.tensorrt\.|tensorrt\.tensorrt\.|typing\.|typing_extensions\.|collections\.abc\.)"
-    r"|\b(?:nvinfer1|nvonnxparser|v_1_0)::"
+    r"\b(?:tensorrt_bindings\.tensorrt\.|tensorrt\.tensorrt\.|tensorrt_rtx_bindings\.tensorrt_rtx\.|typing\.)"
+    r"|\b(?:typing_extensions\.|collections\.abc\.)|\b(?:nvinfer1|nvonnxparser|v_1_0)::"
 )
 _SELF = re.compile(r"\(self: [\w.]+")
 _DEFAULT = re.compile(r"<([\w.]+): -?\d+>")
@@ -40,20 +43,38 @@ _OVERLOAD = re.compile(r"^\d+\. ")
 _COMMON = {  # what every class of pybind11 or every enum of it has
     "__del__", "__dict__", "__doc__", "__eq__", "__entries", "__enter__", "__exit__", "__ge__", "__getstate__",
     "__gt__", "__hash__", "__index__", "__int__", "__le__", "__lt__", "__members__", "__module__", "__ne__", "__new__",
-    "__qualname__", "__repr__", "__setstate__", "__str__", "__weakref__", "name", "value",
+    "__qualname__", "__repr__", "__setstate__", "__str__", "__weakref__",
 }  # fmt: skip
+_OF_ENUMS = ("name", "value")
 
 
 def main() -> None:
     """Make the list of each version that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("versions", nargs="+")
+    parser.add_argument("versions", nargs="*")
+    parser.add_argument("--rtx", action="store_true", help="the installed TensorRT for RTX")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     arguments = parser.parse_args()
     for version in arguments.versions:
         lines = make_list(version)
         (arguments.out / f"api-{version}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
         print(f"{version}: {len(lines)} lines")
+    if arguments.rtx:
+        version, lines = describe_rtx()
+        (arguments.out / f"rtx-{version}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        print(f"{version}: {len(lines)} lines")
+
+
+def describe_rtx() -> tuple[str, list[str]]:
+    """The version and the list of the installed TensorRT for RTX."""
+    import tensorrt_rtx
+
+    version = str(tensorrt_rtx.__version__)
+    header = [
+        f"# tensorrt-rtx {version}: the names and call signatures of the official Python bindings.",
+        "# From the installed package, by `python -m tests.export.tensorrt.make_lists --rtx`.",
+    ]
+    return version, header + described_module(tensorrt_rtx)
 
 
 def make_list(version: str) -> list[str]:
@@ -96,10 +117,17 @@ def describe() -> None:
     """Print the list of the bindings that can be imported here."""
     import tensorrt_bindings  # type: ignore[import-not-found]
 
+    print("\n".join(described_module(tensorrt_bindings)))
+
+
+def described_module(module: ModuleType) -> list[str]:
+    """The lines of all public names of a module."""
     skipped = ("attr", "common_enter", "common_exit", "value")  # left over from a loop and from deprecated methods
-    for name, item in sorted(vars(tensorrt_bindings).items()):
+    lines: list[str] = []
+    for name, item in sorted(vars(module).items()):
         if not name.startswith("_") and name not in skipped and type(item).__name__ != "module":
-            print("\n".join(described(name, item)))
+            lines += described(name, item)
+    return lines
 
 
 def described(name: str, item: object) -> list[str]:
@@ -119,7 +147,7 @@ def class_lines(name: str, cls: type) -> list[str]:
     for key, item in sorted(vars(cls).items()):
         if key in members:
             lines.append(f"{name}.{key} = {int(members[key])}")
-        elif key not in _COMMON and "pybind11" not in key:
+        elif key not in _COMMON and "pybind11" not in key and not (members and key in _OF_ENUMS):
             lines += member_lines(f"{name}.{key}", item, owner=cls)
     return lines
 

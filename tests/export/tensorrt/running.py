@@ -20,8 +20,18 @@ class Runtime(Body):
             return None
         length = int.from_bytes(data[4:8], "big")
         about = json.loads(data[8 : 8 + length])
-        if about["origin"] != self.library.origin():
-            self.library.log(this.logger, f"Error Code 6: API Usage Error (the engine is of {about['origin']})")
+        if self.library.is_portable and not self.library.has_gpu:
+            self.library.log(
+                this.logger, "Error Code 1: Cuda Runtime (cudaError 35: CUDA driver version is insufficient)"
+            )
+            return None
+        if self.library.is_portable:
+            fits = f"SM{self.library.compute_capability.replace('.', '')}" in about["targets"]
+        else:
+            fits = about["origin"] == self.library.origin()
+        if not fits:
+            origin = about["targets"] or about["origin"]
+            self.library.log(this.logger, f"Error Code 6: API Usage Error (the engine is of {origin})")
             return None
         graph = CpuGraph(onnx.load_model_from_string(data[8 + length :]))
         return self.library.new("ICudaEngine", logger=this.logger, about=about, graph=graph)
@@ -57,12 +67,19 @@ class ICudaEngine(Body):
     def create_engine_inspector(self, this: Any) -> Any:
         return self.library.new("EngineInspector", engine=this)
 
-    def create_execution_context(self, this: Any, strategy: Any = None) -> Any:
+    def create_runtime_config(self, this: Any) -> Any:
+        if not self.library.is_portable:
+            return self.library.new("IRuntimeConfig")
+        lazy = self.library.trt.DynamicShapesKernelSpecializationStrategy.LAZY
+        return self.library.new("IRuntimeConfig", dynamic_shapes_kernel_specialization_strategy=lazy)
+
+    def create_execution_context(self, this: Any, config: Any = None) -> Any:
         if self.library.memory < self.library.workspace_needed:
             self.library.log(this._state["logger"], "Error Code 2: OutOfMemory (no memory for the execution context)")
             return None
         fixed = {item.name: item.shape for item in this._state["graph"].inputs if -1 not in item.shape}
-        return self.library.new("IExecutionContext", engine=this, shapes=fixed, addresses={}, settled=False)
+        state = {"shapes": fixed, "addresses": {}, "settled": False, "config": config}
+        return self.library.new("IExecutionContext", engine=this, **state)
 
 
 class EngineInspector(Body):
@@ -70,6 +87,8 @@ class EngineInspector(Body):
         engine = this._state["engine"]._state
         if form != self.library.trt.LayerInformationFormat.JSON:
             raise NotImplementedError("the double's table is JSON")
+        if not self.library.inspects:
+            return ""
         rows = [(node.name or node.op_type, node.op_type) for node in engine["graph"].nodes]
         detailed = engine["about"]["detailed"]
         return json.dumps({"Layers": [{"Name": n, "LayerType": t} if detailed else n for n, t in rows], "Bindings": []})
@@ -110,11 +129,23 @@ class IExecutionContext(Body):
         if problem:
             self.library.log(engine["logger"], f"Error Code 3: API Usage Error (enqueueV3: {problem})")
             return False
+        self.library.kernels_run.append(self._kernels(this._state, engine["graph"]))
         stream = self.library.streams[int(stream_handle)]
         this._state["settled"] = True
         shapes, addresses = dict(this._state["shapes"]), dict(this._state["addresses"])
         stream.launch(lambda: engine["graph"].run_in_memory(shapes, addresses))
         return True
+
+    def is_stream_capturable(self, this: Any, stream: int) -> bool:
+        return "REQUIRE_USER_ALLOCATION" in this._state["engine"]._state["about"]["flags"]
+
+    def _kernels(self, context: dict[str, Any], graph: CpuGraph) -> str:
+        """Return the kind of kernels that run: those for any shape, until those for this one were compiled."""
+        is_dynamic = any(-1 in tensor.shape for tensor in graph.inputs)
+        if not (self.library.is_portable and is_dynamic):
+            return "fixed"
+        strategy = context["config"].dynamic_shapes_kernel_specialization_strategy if context["config"] else None
+        return "specialised" if strategy is not None and strategy.name == "EAGER" else "fallback"
 
     def _run_problem(self, context: dict[str, Any], graph: CpuGraph, handle: int) -> str | None:
         if handle not in self.library.streams:

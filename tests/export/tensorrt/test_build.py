@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import json
 import sys
@@ -9,8 +10,10 @@ import pytest
 
 from hwnas.errors import InputError, MissingError
 from hwnas.export.tensorrt import EngineSettings, TensorRtError, TimingCache, build_engine, load_tensorrt
+from hwnas.export.tensorrt.build import NO_LAYER_TABLE
+from hwnas.export.tensorrt.timing_cache import choose_timing_cache
 from tests.export.tensorrt.behaviour import PLAN
-from tests.export.tensorrt.conftest import GPU, Double
+from tests.export.tensorrt.conftest import ADA, GPU, Double
 from tests.export.tensorrt.graphs import small_graph
 
 
@@ -225,6 +228,76 @@ def test_a_bad_cache_is_refused(
 def test_settings_are_checked(values: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         EngineSettings(**values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("content", [b"", b"damaged", b'CACHE{"origin": "another GPU", "kernels": {}}'])
+def test_the_cache_of_hwnas_begins_anew_where_it_does_not_fit(double: Double, tmp_path: Path, content: bytes) -> None:
+    cache = TimingCache(path=tmp_path / "folder" / "own.timings", can_be_replaced=True)
+    cache.path.parent.mkdir()
+    cache.path.write_bytes(content)
+    build_engine(small_graph(), EngineSettings(batch=2, timing_cache=cache), gpu=GPU)
+    assert len(double.library.timed_kernels) == 5
+    build_engine(small_graph(), EngineSettings(batch=2, timing_cache=cache), gpu=GPU)
+    assert len(double.library.timed_kernels) == 5
+
+
+def test_what_another_process_added_meanwhile_is_kept(newest: Double, tmp_path: Path) -> None:
+    path = tmp_path / "timing.cache"
+    settings = EngineSettings(batch=2, timing_cache=TimingCache(path=path))
+    build_engine(small_graph(), settings, gpu=GPU)
+    mine = path.read_bytes()
+    build_engine(small_graph(extra="Erf"), settings, gpu=GPU)
+    theirs, timed = path.read_bytes(), len(newest.library.timed_kernels)
+
+    def meanwhile() -> None:
+        path.write_bytes(theirs)
+
+    path.write_bytes(mine)
+    build_engine(small_graph(extra="Relu"), settings, gpu=GPU, on_progress=meanwhile)
+    assert len(newest.library.timed_kernels) == timed + 1
+    build_engine(small_graph(extra="Erf"), settings, gpu=GPU)
+    assert len(newest.library.timed_kernels) == timed + 1
+
+
+def test_the_cache_is_named_by_the_environment_or_by_gpu_and_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HWNAS_CACHE", str(tmp_path))
+    known = {"version": "10.9.0", "gpu": GPU}
+    own = choose_timing_cache(environ={}, **known)  # type: ignore[arg-type]
+    assert own == TimingCache(path=tmp_path / "tensorrt" / "test-gpu-10.9.0-cuda13.2.timings", can_be_replaced=True)
+    named = {"HWNAS_TIMING_CACHE": "shared", "HWNAS_TIMING_CACHE_USE": "pinned"}
+    assert choose_timing_cache(environ=named, **known) == TimingCache(path=Path("shared"), use="pinned")  # type: ignore[arg-type]
+    assert choose_timing_cache(environ={"HWNAS_TIMING_CACHE": "none"}, **known) is None  # type: ignore[arg-type]
+
+
+def test_rtx_times_no_kernels(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="times no kernels"):
+        EngineSettings(library="tensorrt-rtx", timing_cache=TimingCache(path=tmp_path / "timing.cache"))
+
+
+def test_signs_of_life_come_from_each_step(double: Double) -> None:
+    calls: list[int] = []
+    build_engine(small_graph(), EngineSettings(batch=2), gpu=GPU, on_progress=lambda: calls.append(1))
+    assert len(calls) >= 5
+
+
+def test_an_engine_of_rtx_is_for_the_gpu_of_the_machine(rtx_double: Double) -> None:
+    settings = EngineSettings(library="tensorrt-rtx", batch=2)
+    built = build_engine(small_graph(), settings, gpu=ADA)
+    assert about(built.engine)["targets"] == ["SM89"]
+    assert "REQUIRE_USER_ALLOCATION" in about(built.engine)["flags"]  # type: ignore[operator]
+    assert (built.card.gpu, built.card.num_layers) == (ADA, 5)
+    hopper = dataclasses.replace(ADA, reported="NVIDIA H100", compute_capability="9.0")
+    with pytest.raises(InputError, match="must know their compute capability"):
+        build_engine(small_graph(), settings, gpu=hopper)
+
+
+def test_where_the_inspector_is_silent_the_table_is_that_of_the_network(rtx_double: Double) -> None:
+    rtx_double.library.inspects = False
+    built = build_engine(small_graph(), EngineSettings(library="tensorrt-rtx", batch=2), gpu=ADA)
+    assert json.loads(built.layers)["Layers"] == ["conv", "relu", "pool", "flatten", "fc"]
+    assert built.card.warnings == (NO_LAYER_TABLE,)
 
 
 def test_a_growing_cache_has_no_fixed_hash(tmp_path: Path) -> None:

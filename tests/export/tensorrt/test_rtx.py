@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from onnx import TensorProto, helper
+import torch
+from onnx import TensorProto, helper, numpy_helper
 
-from hwnas.errors import InputError
+from hwnas.errors import InputError, MissingError
 from hwnas.export.onnx_graph import build_onnx
 from hwnas.export.tensorrt import (
     EngineSettings,
@@ -17,10 +19,12 @@ from hwnas.export.tensorrt import (
     load_tensorrt,
     save_engine,
 )
+from hwnas.export.tensorrt.execution import Execution
 from hwnas.space import SPACES
 from hwnas.space.lookup import find_arch
 from hwnas.supernet.families import make_network
-from tests.export.tensorrt.graphs import small_graph
+from tests.export.tensorrt.fake_cuda import FakeCuda
+from tests.export.tensorrt.graphs import small_graph, small_images
 
 rtx = pytest.importorskip("tensorrt_rtx")
 
@@ -93,19 +97,76 @@ def test_only_the_library_for_rtx_builds_for_other_gpus() -> None:
         EngineSettings(library="tensorrt-rtx", typing="flags")
 
 
-def test_an_operator_that_the_parser_lacks_is_named() -> None:
-    node = helper.make_node("StringNormalizer", ["x"], ["y"])
+def refused(nodes: list[Any], *, initializers: list[Any] | None = None, domains: tuple[str, ...] = ()) -> TensorRtError:
+    """The error for a graph of these nodes, from x to y, that NVIDIA's parser refuses."""
     shape = [2, 3, 8, 8]
-    graph = helper.make_graph(
-        [node],
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
-    with pytest.raises(TensorRtError, match="StringNormalizer") as caught:
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("x", "y")]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], initializers or [])
+    opsets = [helper.make_opsetid("", 18), *(helper.make_opsetid(domain, 1) for domain in domains)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    with pytest.raises(TensorRtError) as caught:
         build_engine(model.SerializeToString(), settings(batch=2))
-    assert caught.value.kind == "unsupported"
+    return caught.value
+
+
+def test_a_refused_node_is_named_by_its_operator_and_number() -> None:
+    nodes = [helper.make_node("Relu", ["x"], ["a"]), helper.make_node("StringNormalizer", ["a"], ["y"], name="norm")]
+    error = refused(nodes)
+    assert (error.kind, error.message) == (
+        "unsupported",
+        "TensorRT must support every operator, and lacks StringNormalizer",
+    )
+    assert error.got == "StringNormalizer 'norm' (node 1) [UNSUPPORTED_NODE]"
+
+
+def test_a_refused_attribute_names_the_operator_that_the_parser_does_not() -> None:
+    index = numpy_helper.from_array(np.zeros((2, 3, 8, 8), np.int64), "index")
+    nodes = [
+        helper.make_node("Relu", ["x"], ["a"], name="first"),
+        helper.make_node("ScatterElements", ["a", "index", "x"], ["y"], name="scatter", reduction="add"),
+    ]
+    error = refused(nodes, initializers=[index])
+    assert (error.kind, error.message) == (
+        "unsupported",
+        "TensorRT must support every operator, and lacks ScatterElements",
+    )
+    assert error.got == "ScatterElements 'scatter': Unsupported reduction type [UNSUPPORTED_NODE_ATTR]"
+
+
+def test_a_plugin_that_is_not_there_is_unsupported() -> None:
+    error = refused([helper.make_node("Foo", ["x"], ["y"], name="foo", domain="nobody")], domains=("nobody",))
+    assert error.kind == "unsupported"
+    assert "lacks Foo" in error.message
+
+
+def test_types_that_do_not_agree_are_told_in_one_line() -> None:
+    weight = numpy_helper.from_array(np.zeros((3, 3, 1, 1), np.float32), "w")
+    nodes = [
+        helper.make_node("Cast", ["x"], ["a"], to=TensorProto.FLOAT16),
+        helper.make_node("Conv", ["a", "w"], ["b"], name="conv"),
+        helper.make_node("Cast", ["b"], ["y"], to=TensorProto.FLOAT),
+    ]
+    error = refused(nodes, initializers=[weight])
+    assert error.kind == "build"
+    assert str(error.got).startswith("Conv 'conv' (node 1): ")
+    assert "must be of same type" in str(error.got)
+    assert "cudaError" not in str(error.got)
+
+
+def test_a_build_gives_signs_of_life() -> None:
+    calls: list[int] = []
+    build_engine(small_graph(), settings(batch=2), on_progress=lambda: calls.append(1))
+    assert len(calls) > 10
+
+
+def test_a_library_without_its_driver_is_missing() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a driver")
+    built = build_engine(small_graph(), settings(batch=2))
+    with pytest.raises(MissingError, match="NVIDIA GPU with a matching driver") as caught:
+        Execution(built.engine, small_images(2), cuda=FakeCuda({}), library="tensorrt-rtx")
+    assert caught.value.exit_code == 3
+    assert "cudaError 35" in str(caught.value.got)
 
 
 def test_the_library_has_what_builds_use() -> None:
