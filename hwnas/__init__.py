@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from hwnas.pipeline.predictors.predict import NetworkPredictions, PredictOptions, predict_networks
     from hwnas.pipeline.predictors.workloads import timm_workload
     from hwnas.pipeline.profiles import ProfileDetails, ProfileSummary, list_profiles, load_profile
+    from hwnas.pipeline.quantisation import QuantisationOptions
     from hwnas.pipeline.report import Report, write_report
     from hwnas.pipeline.search.options import SearchOptions
     from hwnas.pipeline.search.query import QueryResult, query
@@ -71,6 +72,7 @@ __all__ = [
     "Predictor",
     "ProfileDetails",
     "ProfileSummary",
+    "QuantisationOptions",
     "QueryResult",
     "Report",
     "SearchOptions",
@@ -138,6 +140,7 @@ _MODULES = {
     "Predictor": "hwnas.predict.predictor",
     "ProfileDetails": "hwnas.pipeline.profiles",
     "ProfileSummary": "hwnas.pipeline.profiles",
+    "QuantisationOptions": "hwnas.pipeline.quantisation",
     "QueryResult": "hwnas.pipeline.search.query",
     "Report": "hwnas.pipeline.report",
     "SearchOptions": "hwnas.pipeline.search.options",

@@ -42,6 +42,7 @@ def test_the_public_names_are_exactly_these() -> None:
         "Predictor",
         "ProfileDetails",
         "ProfileSummary",
+        "QuantisationOptions",
         "QueryResult",
         "Report",
         "SearchOptions",

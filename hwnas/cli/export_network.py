@@ -1,14 +1,20 @@
 """`hwnas export`: write a network to a file that runs without hwnas."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from hwnas.cli.options import CLASSES, IMAGE_SIZE, PATH, SEED, BatchOrDynamic, Whole, json_option
+from hwnas.cli.options import CLASSES, IMAGE_SIZE, PATH, SEED, BatchOrDynamic, Number, Whole, json_option
 from hwnas.cli.output import print_json, print_line, print_table
+from hwnas.export.calibration import CALIBRATION_METHODS
 from hwnas.export.tensorrt import TIMING_CACHE_USES
 from hwnas.pipeline.export_network import FORMATS, EngineOptions, ExportedNetwork
 from hwnas.pipeline.export_network import export_network as write_network
+from hwnas.pipeline.quantisation import QuantisationOptions
+
+_SHOWN_LAYERS = 3
+"""Layers whose noise in int8 is printed."""
 
 
 @click.command("export")
@@ -19,7 +25,12 @@ from hwnas.pipeline.export_network import export_network as write_network
     "--format", "format_", type=click.Choice(FORMATS), default="onnx", show_default=True, help="Format of the file."
 )
 @click.option("--out", type=PATH, required=True, help="Folder to write to.")
-@click.option("--precision", default="fp32", show_default=True, help="fp32, fp16 or bf16; for TensorRT also tf32.")
+@click.option(
+    "--precision",
+    default="fp32",
+    show_default=True,
+    help="fp32, fp16 or bf16; for ONNX also int8 and int8-dynamic, for TensorRT tf32.",
+)
 @click.option(
     "--batch",
     type=BatchOrDynamic(),
@@ -31,6 +42,20 @@ from hwnas.pipeline.export_network import export_network as write_network
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of random weights, if no file is given.")
 @click.option("--image-size", type=IMAGE_SIZE, help="Image size with random weights, if not the space's.")
 @click.option("--classes", type=CLASSES, help="Classes with random weights, if not those of the space.")
+@click.option("--data", help="int8: labelled images, as for hwnas train.", show_default="those of RUN")
+@click.option(
+    "--calibration-images",
+    type=Whole(1, 1_000_000),
+    help="int8: training images that the scales are from.",
+    show_default=str(QuantisationOptions.num_images),
+)
+@click.option(
+    "--calibration-method",
+    type=click.Choice(CALIBRATION_METHODS),
+    help="int8: how scales follow from the values.",
+    show_default=QuantisationOptions.method,
+)
+@click.option("--max-drop", type=Number(0, 100), help="int8: points of top-1 that may be lost.", show_default="1")
 @click.option(
     "--workspace-mb", type=Whole(1, 10_000_000), help="TensorRT: scratch memory per layer.", show_default="all"
 )
@@ -63,6 +88,10 @@ def export_network(
     seed: int,
     image_size: int | None,
     classes: int | None,
+    data: str | None,
+    calibration_images: int | None,
+    calibration_method: str | None,
+    max_drop: float | None,
     workspace_mb: int | None,
     optimization_level: int | None,
     timing_cache: Path | None,
@@ -75,9 +104,20 @@ def export_network(
     ARCH is the name of a published network, min, max, random:SEED, a JSON file or inline JSON. With a RUN of hwnas
     search or hwnas train it may be the id of a network of the run, which is exported with its weights. Leave ARCH out
     if --weights is a file of a single network.
+
+    With --precision int8 the scales of activations are found on training images of --data, and the file is written if
+    its top-1 accuracy on held-out images is within --max-drop points of that in fp32. The scales of int8-dynamic are
+    computed in each run, of ONNX Runtime alone.
     """
     if arch is not None and named is not None:
         raise click.UsageError("the network must be named once, as ARCH or with --arch")
+    options = {
+        "data": data,
+        "num_images": calibration_images,
+        "method": calibration_method,
+        "max_drop": None if max_drop is None else max_drop / 100,
+    }
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     exported = write_network(
         space,
         named if arch is None else arch,
@@ -89,6 +129,7 @@ def export_network(
         seed=seed,
         image_size=image_size,
         num_classes=classes,
+        quantisation=None if given == {} else QuantisationOptions(**given),
         engine=EngineOptions(
             workspace_mb=workspace_mb,
             optimization_level=optimization_level,
@@ -115,11 +156,21 @@ def _print(exported: ExportedNetwork) -> None:
     parity = exported.parity
     sizes = " and ".join(map(str, parity.batches))
     rows.append(("checked with", f"{parity.runtime}, {parity.images} images in batches of {sizes}"))
-    limit = f"tolerance in {parity.precision} {parity.tolerance:.1e}"
-    rows.append(("largest difference", f"{parity.max_relative:.1e} of the largest logit, {limit}"))
+    limit = "" if parity.tolerance is None else f", tolerance in {parity.precision} {parity.tolerance:.1e}"
+    rows.append(("largest difference", f"{parity.max_relative:.1e} of the largest logit{limit}"))
     if parity.exact_relative is not None:
         rows.append(("without rounding", f"{parity.exact_relative:.1e}, tolerance {parity.exact_tolerance:g}"))
-    rows.append(("top-1 agreement", f"{parity.top1_agreement:.0%}"))
+    rows.append(("top-1 agreement", f"{100 * parity.top1_agreement:.4g}%"))
+    if (accuracy := parity.accuracy) is not None:
+        limit = f"{100 * accuracy.drop:.2f} points lost, {100 * accuracy.max_drop:g} allowed"
+        rows.append(("top-1 accuracy", f"{accuracy.top1:.2%}, fp32 {accuracy.float_top1:.2%} ({limit})"))
+        rows.append(("images", f"{accuracy.images:,} held-out images of {accuracy.data}"))
+        if accuracy.calibration is not None:
+            rows.append(("calibration", accuracy.calibration))
+        rows += [
+            ("noisy layer", f"{layer.layer}: signal to noise {layer.signal_to_noise_db:.0f} dB")
+            for layer in accuracy.noisiest_layers[:_SHOWN_LAYERS]
+        ]
     print_table(["", ""], rows)
     print_line()
     for file in exported.files:

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from hwnas.devices.memory import available_bytes, memory_limit
 from hwnas.errors import InputError, unknown
+from hwnas.export.accuracy import QuantisedAccuracy, classify, layer_noise, require_unsaturated
+from hwnas.export.calibration import Calibration, LabeledImages
 from hwnas.export.onnx_graph import build_onnx, export_metadata
 from hwnas.export.parity import (
     Array,
@@ -23,16 +25,18 @@ from hwnas.export.parity import (
     ExportParity,
     LogitsFunction,
     check_parity,
+    largest_difference,
     parity_path,
     remove_parity,
     write_checked,
 )
-from hwnas.export.precision import copy_in_precision, precision_type
+from hwnas.export.precision import INTEGER_PRECISIONS, copy_in_precision, exported_precision, precision_type
 from hwnas.export.rounding import with_rounded_weights
 from hwnas.export.tracer import trace_module
 
 if TYPE_CHECKING:
     from hwnas.export.compose import Composition
+    from hwnas.export.quantise import Quantisation
     from hwnas.export.templates import TemplateStore
 
 _log = logging.getLogger(__name__)
@@ -42,6 +46,9 @@ DESCRIPTION = "hwnas.json"
 
 _OUT_OF_MEMORY = ("can't allocate memory", "bad allocation", "bad_alloc", "Failed to allocate memory")
 """Parts of messages of torch and onnxruntime."""
+
+_RECORDED_LAYERS = 8
+"""Layers whose noise in int8 is recorded."""
 
 _OPEN_BATCH_SIZES = (1, 3)
 """Batch sizes that a file with an open batch is checked with: 1, which exporters treat specially, and one that differs
@@ -60,6 +67,7 @@ class ExportRequest:
     exporter: str = "auto"
     metadata: Mapping[str, str] | None = None
     store: "TemplateStore | None" = None
+    calibration: Calibration | None = None
 
     def metadata_json(self, exporter: str) -> str:
         """Return the metadata of a file, as JSON."""
@@ -78,6 +86,18 @@ class ExportArtifact:
     exact: ExactCheck | None = None
     """The comparison without rounding, in a lower precision."""
     composition: "Composition | None" = None
+    quantisation: "Quantisation | None" = None
+    """The origin of a graph in int8."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccuracyCheck:
+    """How the accuracy of a file in int8 is checked."""
+
+    images: LabeledImages
+    """Held-out images."""
+    max_drop: float = 0.01
+    """Largest loss against float32, as a share of the images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +129,8 @@ def export_module(
     store: "TemplateStore | None" = None,
     images: int = 16,
     seed: int = 0,
+    calibration: Calibration | None = None,
+    accuracy: AccuracyCheck | None = None,
 ) -> ExportedModule:
     """Export a module to a file, if what the file holds gives torch's outputs on seeded images.
 
@@ -120,24 +142,28 @@ def export_module(
         format: 'onnx', 'pt2' (a `torch.export` program) or 'safetensors' (weights alone).
         path: The file; its folder is created if necessary.
         input_shape: Shape of one image: channels, height, width.
-        precision: 'fp32', 'fp16' or 'bf16'; images and logits are float32 in each.
+        precision: 'fp32', 'fp16', 'bf16', or for ONNX 'int8' or 'int8-dynamic'; images and logits are float32 in each.
         batch: Batch size that the file accepts; None for any.
         exporter: Way to an ONNX graph: 'composed', 'dynamo', or 'auto' for the first if it is possible.
         metadata: Entries for the metadata of the file.
         store: Templates of a composed graph; None for those in the user's cache.
         images: Number of images that are compared.
         seed: Seed of these images.
+        calibration: Images for the scales of 'int8'.
+        accuracy: Images that accuracy in int8 is measured on, and how much of it may be lost.
 
     Returns:
         The written files and the result of the comparison.
 
     Raises:
-        CheckFailedError: The outputs differ from torch's by more than rounding explains; the file is not written.
+        CheckFailedError: The outputs differ from torch's by more than rounding explains, or int8 loses too much
+            accuracy; the file is not written.
         InputError: The module cannot be exported in this way, or the file cannot be written.
     """
     if format not in FORMATS:
         raise unknown("export format", format, FORMATS)
-    precision_type(precision)
+    precision_type(exported_precision(precision))
+    _require_images(precision, format=format, calibration=calibration, accuracy=accuracy)
     start = time.perf_counter()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -150,6 +176,7 @@ def export_module(
         exporter=exporter,
         metadata=metadata,
         store=store,
+        calibration=calibration,
     )
     remove_parity(path)
     reference = copy_in_precision(module, "fp32")
@@ -157,14 +184,15 @@ def export_module(
     with _explain_out_of_memory(request):
         artifact = FORMATS[format](reference, request)
         parity = _compare(reference, artifact, request, images=images, seed=seed)
+        if artifact.quantisation is not None and accuracy is not None:
+            parity = _with_accuracy(parity, artifact.quantisation, request, accuracy)
     parity = write_checked(parity, path, content=artifact.content)
     _log.info(
-        "%s: exported by %s in %.2f s, largest difference %.1e of the largest logit, %.1e is allowed",
+        "%s: exported by %s in %.2f s, largest difference %.1e of the largest logit",
         path,
         artifact.exporter,
         time.perf_counter() - start,
         parity.max_relative,
-        parity.tolerance,
     )
     return ExportedModule(
         path=path,
@@ -177,6 +205,19 @@ def export_module(
         composition=artifact.composition,
         seconds=time.perf_counter() - start,
     )
+
+
+def _require_images(
+    precision: str, *, format: str, calibration: Calibration | None, accuracy: AccuracyCheck | None
+) -> None:
+    """Require the images that a file in int8 is made with and judged by."""
+    if precision not in INTEGER_PRECISIONS:
+        return
+    if format != "onnx":
+        raise InputError(f"networks in {precision} are ONNX graphs", got=f"format {format}", hint="--format onnx")
+    if accuracy is None or (precision == "int8" and calibration is None):
+        message = f"{precision} needs images, to calibrate with and to compare accuracy with fp32 on"
+        raise InputError(message, got="none", hint="--data DIR, or hwnas.export_network(quantisation=...)")
 
 
 def _require_memory(module: nn.Module, request: ExportRequest, *, images: int) -> None:
@@ -222,12 +263,43 @@ def _compare(
         reference,
         artifact.run,
         input_shape=request.input_shape,
-        precision=request.precision,
+        precision=exported_precision(request.precision),
         batches=_OPEN_BATCH_SIZES if request.batch is None else (request.batch,),
         images=images,
         seed=seed,
         runtime=artifact.runtime,
         exact=artifact.exact,
+    )
+
+
+def _with_accuracy(
+    parity: ExportParity, quantisation: "Quantisation", request: ExportRequest, check: AccuracyCheck
+) -> ExportParity:
+    """Return the record of a quantised graph, from that of the same in float32 and its outputs on labelled images."""
+    logits = classify(quantisation.float_model, quantisation.model, check.images, batch=request.batch)
+    layers = layer_noise(quantisation.float_model, quantisation.ranges, check.images, batch=request.batch)
+    if quantisation.ranges is not None:
+        require_unsaturated(layers)
+    difference, relative = largest_difference(logits.found, logits.expected)
+    accuracy = QuantisedAccuracy(
+        data=check.images.name,
+        images=len(logits.labels),
+        top1=float((logits.found.argmax(-1) == logits.labels).mean()),
+        float_top1=float((logits.expected.argmax(-1) == logits.labels).mean()),
+        max_drop=check.max_drop,
+        calibration=quantisation.recipe,
+        noisiest_layers=tuple(layers[:_RECORDED_LAYERS]),
+    )
+    return replace(
+        parity,
+        max_absolute=difference,
+        max_relative=relative,
+        top1_agreement=logits.top1_agreement,
+        images=len(logits.labels),
+        precision=request.precision,
+        tolerance=None,
+        exact_relative=parity.max_relative,
+        accuracy=accuracy,
     )
 
 
@@ -243,7 +315,17 @@ def _export_onnx(module: nn.Module, request: ExportRequest) -> ExportArtifact:
         exporter=request.exporter,
         metadata=request.metadata,
         store=request.store,
+        calibration=request.calibration,
     )
+    if graph.quantisation is not None:  # before it was quantised it must equal torch, as every graph
+        return ExportArtifact(
+            content=graph.model.SerializeToString(),
+            exporter=graph.exporter,
+            run=_run_session(open_session(graph.quantisation.float_model)),
+            runtime="onnxruntime",
+            composition=graph.composition,
+            quantisation=graph.quantisation,
+        )
     content = graph.model.SerializeToString()
     run = _run_session(open_session(runnable(graph.model)))
     is_widened = needs_widening(graph.model)

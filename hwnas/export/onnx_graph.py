@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from hwnas.errors import InputError, unknown
+from hwnas.export.calibration import Calibration, random_calibration
 from hwnas.export.precision import INTEGER_PRECISIONS, copy_in_precision, exported_precision, precision_type
 from hwnas.runs import hwnas_version, package_versions
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     import onnx
 
     from hwnas.export.compose import Composition
-    from hwnas.export.quantise import Calibration
+    from hwnas.export.quantise import Quantisation
     from hwnas.export.templates import TemplateStore
 
 EXPORTERS = ("auto", "composed", "dynamo")
@@ -34,6 +35,8 @@ class OnnxGraph:
     batch: int | None
     composition: "Composition | None" = None
     """The origin of the segments of a composed graph."""
+    quantisation: "Quantisation | None" = None
+    """The origin of a graph in int8."""
     seconds: float
 
 
@@ -46,7 +49,7 @@ def build_onnx(
     exporter: str = "auto",
     metadata: Mapping[str, str] | None = None,
     store: "TemplateStore | None" = None,
-    calibration: "Calibration | None" = None,
+    calibration: Calibration | None = None,
 ) -> OnnxGraph:
     """Export a module to an ONNX graph.
 
@@ -78,14 +81,15 @@ def build_onnx(
 
         model = export_dynamo(copy_in_precision(module, float_precision), input_shape=input_shape, batch=batch)
         exporter = "dynamo" if batch else "dynamo-dynamic"
-    metadata = dict(metadata or {})
+    metadata, quantisation = dict(metadata or {}), None
     if precision in INTEGER_PRECISIONS:
-        from hwnas.export.quantise import quantised_graph, random_calibration
+        from hwnas.export.quantise import quantise_graph
 
         calibration = calibration or random_calibration(input_shape, batch=batch or 1)
-        model = quantised_graph(model, precision=precision, calibration=calibration)
-        if precision != "int8-dynamic":
-            metadata["calibration"] = calibration.recipe.to_json()
+        quantisation = quantise_graph(model, precision=precision, calibration=calibration)
+        model = quantisation.model
+        if quantisation.recipe is not None:
+            metadata["calibration"] = quantisation.recipe.to_json()
     del model.metadata_props[:]
     model.producer_name, model.producer_version = "hwnas", hwnas_version()
     entries = export_metadata(exporter=exporter, precision=precision, batch=batch, metadata=metadata)
@@ -97,6 +101,7 @@ def build_onnx(
         precision=precision,
         batch=batch,
         composition=composition,
+        quantisation=quantisation,
         seconds=time.perf_counter() - start,
     )
 

@@ -23,10 +23,11 @@ from torch import nn
 
 from hwnas.config import to_mapping
 from hwnas.errors import CheckFailedError, InputError
+from hwnas.export.accuracy import QuantisedAccuracy, require_accuracy
 from hwnas.export.rounding import rounding_tolerance
 from hwnas.files import file_errors, write_atomic
 
-SCHEMA = "hwnas.parity/2"
+SCHEMA = "hwnas.parity/3"
 
 EXACT_TOLERANCE = 1e-4
 """Largest difference without rounding, as a share of the largest logit. Float32 sums in another order stay below it."""
@@ -61,21 +62,27 @@ class ExportParity:
     """The batch sizes that were run."""
     seed: int
     precision: str
-    tolerance: float
-    """Upper limit of `max_relative`: in a lower precision, the difference that rounding explains for this network."""
+    tolerance: float | None
+    """Upper limit of `max_relative`: in a lower precision, the difference that rounding explains for this network. None
+    in int8, whose differences are judged by `accuracy`."""
     exact_relative: float | None = None
     """The largest difference without rounding, between the file and torch with the same rounded weights, both computed
-    in float32. None in float32, where it is `max_relative`, and for TensorRT, whose engines have one precision."""
+    in float32; in int8, between the graph before it was quantised and torch. None in float32, where it is
+    `max_relative`, and for TensorRT, whose engines have one precision."""
     exact_tolerance: float = EXACT_TOLERANCE
     runtime: str
     """The runtime that ran the exported network."""
     sha256: str | None = None
     """Hash of the file."""
+    accuracy: QuantisedAccuracy | None = None
+    """Accuracy in int8 next to that in float32, on the images that the differences are of."""
 
     @property
     def passed(self) -> bool:
-        """True if the differences are within the tolerances."""
-        return self.max_relative <= self.tolerance and (self.exact_relative or 0.0) <= self.exact_tolerance
+        """True if the differences are within the tolerances, and in int8 the accuracy as well."""
+        is_near = self.tolerance is None or self.max_relative <= self.tolerance
+        is_accurate = self.accuracy is None or self.accuracy.passed
+        return is_near and is_accurate and (self.exact_relative or 0.0) <= self.exact_tolerance
 
 
 def check_parity(
@@ -112,12 +119,12 @@ def check_parity(
     parts = list(_draw_batches(input_shape, sizes=batches, count=images, seed=seed))
     expected, outputs = _logits(module, parts), np.concatenate([np.asarray(run(part), np.float32) for part in parts])
     _require_comparable(outputs, expected, precision=precision)
-    difference, relative = _differences(outputs, expected)
+    difference, relative = largest_difference(outputs, expected)
     exact_relative = None
     if exact is not None:
         exact_outputs, exact_expected = np.asarray(exact.run(parts[0]), np.float32), _logits(exact.module, parts[:1])
         _require_comparable(exact_outputs, exact_expected, precision=precision)
-        _, exact_relative = _differences(exact_outputs, exact_expected)
+        _, exact_relative = largest_difference(exact_outputs, exact_expected)
     return ExportParity(
         max_absolute=difference,
         max_relative=relative,
@@ -141,6 +148,8 @@ def require_parity(parity: ExportParity) -> None:
             got=f"{parity.exact_relative:.2g} of the largest logit",
             hint="exporter='dynamo'",
         )
+    if parity.accuracy is not None:
+        require_accuracy(parity.accuracy, precision=parity.precision)
     if not parity.passed:
         agreement = f"{parity.top1_agreement:.0%} of the first classes agree"
         raise CheckFailedError(
@@ -220,7 +229,7 @@ def _logits(module: nn.Module, parts: Sequence[Array]) -> Array:
         return np.concatenate([module(torch.from_numpy(part)).float().numpy() for part in parts])
 
 
-def _differences(outputs: Array, expected: Array) -> tuple[float, float]:
+def largest_difference(outputs: Array, expected: Array) -> tuple[float, float]:
     """Return the largest difference, absolute and as a share of the largest logit."""
     difference, largest = float(np.abs(outputs - expected).max()), float(np.abs(expected).max())
     return difference, difference / largest if largest else difference

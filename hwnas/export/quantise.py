@@ -15,26 +15,17 @@ Convolutions, products of two activations in attention, the classifier and every
 them gains no time on the CPUs that we measured, or costs some, and costs accuracy (docs/decisions.md).
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from hwnas.config import Between, Seed, require_valid
 from hwnas.errors import CheckFailedError, InputError, unknown
+from hwnas.export.calibration import CALIBRATION_METHODS, Array, Calibration, CalibrationMethod, CalibrationRecipe
 from hwnas.export.onnx_session import load_onnxruntime
-
-Array = NDArray[np.float32]
-
-CalibrationMethod = Literal["minmax", "percentile", "mse"]
-CALIBRATION_METHODS: tuple[CalibrationMethod, ...] = get_args(CalibrationMethod)
-
-RANDOM_IMAGES = "random"
-"""Data of a calibration for timing alone: the speed of a network does not depend on its scales."""
 
 _LEVELS = 127
 """Largest quantised value. -128 is left out, so that the range is symmetric."""
@@ -44,51 +35,6 @@ _BINS = 2048
 _PERCENTILE = 99.99
 _MSE_BOUNDS = np.linspace(0.2, 1.0, 81)
 """Bounds that are tried, as shares of the largest value."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CalibrationRecipe:
-    """The method that found the ranges of activations; it is part of the exported file."""
-
-    data: str = RANDOM_IMAGES
-    """Dataset, or 'random' for normally distributed images, which are enough to time a network."""
-    num_images: Annotated[int, Between(1, 1_000_000)] = 1
-    seed: Seed = 0
-    """Decides which images are used."""
-    method: CalibrationMethod = "minmax"
-    """'minmax': the largest value; 'percentile': that of 99.99 % of the values; 'mse': the bound with the smallest mean
-    squared error."""
-
-    def __post_init__(self) -> None:
-        require_valid(self)
-
-    def __str__(self) -> str:
-        return f"{self.num_images} images of {self.data}, seed {self.seed}, {self.method}"
-
-    def to_json(self) -> str:
-        """Return the recipe as it is stored in a graph."""
-        return json.dumps(asdict(self))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Calibration:
-    """The images that the ranges of activations are found on."""
-
-    recipe: CalibrationRecipe
-    batches: Iterable[Array]
-    """The images, in batches that the graph accepts. They can be iterated over repeatedly."""
-
-
-def random_calibration(input_shape: Sequence[int], *, batch: int) -> Calibration:
-    """Return a calibration for timing alone, on one batch of random images.
-
-    Args:
-        input_shape: Shape of one image: channels, height, width.
-        batch: Batch size that the graph accepts.
-    """
-    recipe = CalibrationRecipe(num_images=batch)
-    images = np.random.default_rng(recipe.seed).standard_normal((batch, *input_shape), dtype=np.float32)
-    return Calibration(recipe=recipe, batches=[images])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,12 +116,21 @@ def calibrate(model: ModelProto, images: Iterable[Array], *, method: Calibration
     return {name: ActivationRange(bound=bound, rank=ranks[name]) for name, bound in bounds.items()}
 
 
+def require_shape(images: Array, model: ModelProto) -> None:
+    """Require images of the size that a graph accepts."""
+    expected = tuple(dimension.dim_value for dimension in model.graph.input[0].type.tensor_type.shape.dim)[1:]
+    if images.shape[1:] != expected:
+        message = "images must have the shape that the network was made for"
+        raise InputError(message, got=images.shape[1:], known=[expected])
+
+
 class ActivationProbe:
     """Runs a float32 graph and returns the activations that its linear layers read."""
 
     def __init__(self, model: ModelProto) -> None:
         """Open a session on the graph; the graph itself is not changed."""
         library = load_onnxruntime()
+        self._model = model
         self._names = list(dict.fromkeys(layer.activation for layer in linear_layers(model)))
         self._input = model.graph.input[0].name
         probed = ModelProto()
@@ -192,12 +147,25 @@ class ActivationProbe:
 
     def run(self, images: Array) -> dict[str, Array]:
         """Return the activations of a batch by name."""
+        require_shape(images, self._model)
         values: list[Array] = self._session.run(self._names, {self._input: images})
         return dict(zip(self._names, values, strict=True))
 
 
-def quantised_graph(model: ModelProto, *, precision: str, calibration: Calibration) -> ModelProto:
-    """Return a graph with linear layers in int8.
+@dataclass(frozen=True, kw_only=True)
+class Quantisation:
+    """A quantised graph and what it was made of."""
+
+    model: ModelProto
+    float_model: ModelProto
+    """The graph in float32."""
+    ranges: Mapping[str, ActivationRange] | None
+    """Ranges of the activations; None with dynamic scales, as is the recipe."""
+    recipe: CalibrationRecipe | None
+
+
+def quantise_graph(model: ModelProto, *, precision: str, calibration: Calibration) -> Quantisation:
+    """Quantise the linear layers of a graph to int8.
 
     Args:
         model: The graph in float32, which is not changed.
@@ -209,8 +177,9 @@ def quantised_graph(model: ModelProto, *, precision: str, calibration: Calibrati
         InputError: The graph has no linear layers, or there are no images.
     """
     if precision == "int8-dynamic":
-        return quantise_dynamically(model)
-    return quantise(model, calibrate(model, calibration.batches, method=calibration.recipe.method))
+        return Quantisation(model=quantise_dynamically(model), float_model=model, ranges=None, recipe=None)
+    ranges = calibrate(model, calibration.batches, method=calibration.recipe.method)
+    return Quantisation(model=quantise(model, ranges), float_model=model, ranges=ranges, recipe=calibration.recipe)
 
 
 def quantise(model: ModelProto, ranges: Mapping[str, ActivationRange]) -> ModelProto:

@@ -9,9 +9,11 @@ from hwnas.arguments import checked_arguments, conform
 from hwnas.config import require_valid
 from hwnas.devices import DEVICES
 from hwnas.errors import InputError, UsageError, unknown
+from hwnas.export.precision import INTEGER_PRECISIONS
 from hwnas.export.tensorrt import EngineSettings, LibraryName, TimingCache, require_buildable
 from hwnas.export.tensorrt.library import LIBRARIES, gpu_facts
 from hwnas.export.tensorrt.timing_cache import choose_timing_cache
+from hwnas.pipeline.quantisation import QuantisationImages, QuantisationOptions, open_quantisation_images
 from hwnas.runs import MANIFEST
 from hwnas.space import SPACES
 from hwnas.space.arch import Arch
@@ -123,6 +125,7 @@ def export_network(
     seed: int = 0,
     image_size: int | None = None,
     num_classes: int | None = None,
+    quantisation: QuantisationOptions | None = None,
     engine: EngineOptions | None = None,
 ) -> ExportedNetwork:
     """Write a network to a folder, as an ONNX graph, a torch program, weights alone or a TensorRT engine.
@@ -133,29 +136,35 @@ def export_network(
             used. Not needed if `weights` holds a single network.
         out: The folder to write to.
         format: 'onnx', 'pt2', 'safetensors', 'tensorrt' or 'tensorrt-rtx'.
-        precision: 'fp32', 'fp16' or 'bf16'; for an engine also 'tf32', a float32 graph with TF32 products.
+        precision: 'fp32', 'fp16' or 'bf16'; for an ONNX graph also 'int8' or 'int8-dynamic'; for an engine also 'tf32',
+            a float32 graph with TF32 products.
         batch: Batch size that the file accepts; None for any, which an engine does not support.
         weights: File of a supernet or of a network; it determines image size and classes. None for random weights.
         seed: Seed of random weights.
         image_size: Image size of a network with random weights, if it is not the space's.
         num_classes: Classes of a network with random weights, if they are not the space's.
+        quantisation: Options of int8, with the images to calibrate with and to measure accuracy on; None: those of the
+            run, if there is one.
         engine: Options of a TensorRT build.
 
     Raises:
-        CheckFailedError: The outputs differ from torch's by more than rounding explains.
+        CheckFailedError: The outputs differ from torch's by more than rounding explains, or int8 loses too much
+            accuracy.
         InputError: The space, the network, the format or the weights cannot be used.
         MissingError: TensorRT or an NVIDIA GPU is not available.
         UsageError: The options contradict each other.
     """
-    options = engine or EngineOptions()
+    options, run = engine or EngineOptions(), None
     if space not in SPACES:
         conform(Path, space, where="space")
     if (Path(space) / MANIFEST).is_file():
+        run = Path(space)
         space, arch, weights, image_size, num_classes = _from_run(
-            Path(space), arch, weights=weights, changed=(image_size, num_classes)
+            run, arch, weights=weights, changed=(image_size, num_classes)
         )
     _check_source(space, weights=weights, changed=(image_size, num_classes))
     _check_format(format, precision=precision, batch=batch, options=options)
+    _check_quantisation(quantisation, precision=precision, run=run)
     source = weighted_network(
         space, arch, weights=weights, seed=seed, image_size=image_size, num_classes=num_classes, command=_COMMAND
     )
@@ -166,7 +175,12 @@ def export_network(
         settings = options.settings(library=cast("LibraryName", format), precision=precision, batch=batch or 1)
         exported = _write_engine(source, path, settings)
     else:
-        exported = _write_file(source, path, format=format, precision=precision, batch=batch)
+        images = None
+        if precision in INTEGER_PRECISIONS:
+            images = open_quantisation_images(
+                quantisation or QuantisationOptions(), run=run, config=source.space.config, batch=batch
+            )
+        exported = _write_file(source, path, format=format, precision=precision, batch=batch, images=images)
     return ExportedNetwork(
         space=source.space.name,
         arch=source.arch,
@@ -232,8 +246,24 @@ def _check_format(format: str, *, precision: str, batch: int | None, options: En
         raise UsageError(message, got="--precision tf32", hint="--format tensorrt, or --precision fp32")
 
 
+def _check_quantisation(options: QuantisationOptions | None, *, precision: str, run: Path | None) -> None:
+    if precision not in INTEGER_PRECISIONS:
+        if options is not None:
+            message = "images, calibration and a loss of accuracy are for int8"
+            raise UsageError(message, got=f"--precision {precision}", hint="--precision int8")
+    elif run is None and (options is None or options.data is None):
+        message = f"{precision} needs labelled images: some to calibrate with, others to compare accuracy with fp32 on"
+        raise UsageError(message, got="none", hint="--data DIR, or RUN --arch ID; hwnas profile needs no images")
+
+
 def _write_file(
-    source: WeightedNetwork, path: Path, *, format: str, precision: str, batch: int | None
+    source: WeightedNetwork,
+    path: Path,
+    *,
+    format: str,
+    precision: str,
+    batch: int | None,
+    images: QuantisationImages | None = None,
 ) -> "ExportedModule":
     from hwnas.export.export import export_module
 
@@ -249,6 +279,8 @@ def _write_file(
             "network_id": source.space.network_id(source.arch),
             "weights": source.weights,
         },
+        calibration=None if images is None else images.calibration,
+        accuracy=None if images is None else images.accuracy,
     )
 
 

@@ -39,6 +39,9 @@ def test_json_is_one_document(command_line: CommandLine, tmp_path: Path) -> None
         ((*ARGUMENTS, "--out", "x", "--batch", "0"), 2, "in the range 1<=x<=65536"),
         ((*ARGUMENTS, "--out", "x", "--format", "onyx"), 2, "'onyx' is not one of 'onnx'"),
         (ARGUMENTS, 2, "missing option '--out'"),
+        ((*ARGUMENTS, "--out", "x", "--max-drop", "2"), 2, "calibration and a loss of accuracy are for int8"),
+        (("export", "autoformer-micro", "min", "--precision", "int8", "--out", "x"), 2, "int8 needs labelled images"),
+        ((*ARGUMENTS, "--out", "x", "--precision", "int8", "--max-drop", "-1"), 2, "in the range 0<=x<=100"),
         ((*ARGUMENTS, "--out", "x", "--workspace-mb", "64"), 2, "TensorRT's build options"),
         ((*ARGUMENTS, "--out", "x", "--timing-cache-use", "pinned"), 2, "a use of a timing cache needs its file"),
         ((*ARGUMENTS, "--out", "x", "--weights", "none.safetensors"), 1, "there is no file none.safetensors"),
@@ -49,3 +52,23 @@ def test_what_cannot_work_is_said(
 ) -> None:
     assert command_line(*arguments) == code
     assert message in command_line.err
+
+
+def test_int8_prints_accuracy_next_to_that_of_float32(command_line: CommandLine, tmp_path: Path) -> None:
+    arguments = ("export", "autoformer-micro", "min", "--precision", "int8", "--data", "digits", "--batch", "8")
+    assert command_line(*arguments, "--calibration-images", "32", "--max-drop", "100", "--out", str(tmp_path)) == 0
+    assert re.search(
+        r"^top-1 accuracy +\d+\.\d\d%, fp32 \d+\.\d\d% \(.* points lost, 100 allowed\)$", command_line.out, re.MULTILINE
+    )
+    assert re.search(r"^calibration +32 images of digits, seed 0, minmax$", command_line.out, re.MULTILINE)
+    assert re.search(r"^noisy layer +blocks\.\d\..*: signal to noise \d+ dB$", command_line.out, re.MULTILINE)
+
+
+def test_int8_that_loses_too_much_ends_with_4(
+    command_line: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hwnas.export.accuracy.QuantisedAccuracy.drop", 0.05)
+    arguments = ("export", "autoformer-micro", "min", "--precision", "int8-dynamic", "--data", "digits", "--batch", "8")
+    assert command_line(*arguments, "--out", str(tmp_path)) == 4
+    assert "top-1 accuracy in int8-dynamic may be at most 1 points below that of fp32" in command_line.err
+    assert not list(tmp_path.glob("*.onnx"))

@@ -15,12 +15,12 @@ from onnx import ModelProto, numpy_helper
 from torch import Tensor, nn
 
 from hwnas.errors import CheckFailedError, InputError, UnknownNameError
+from hwnas.export.calibration import CalibrationRecipe
 from hwnas.export.onnx_graph import build_onnx
 from hwnas.export.onnx_session import run_graph
 from hwnas.export.quantise import (
     _BINS,
     ActivationRange,
-    CalibrationRecipe,
     _mse_share,
     calibrate,
     linear_layers,

@@ -4,17 +4,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from hwnas.errors import InputError, MissingError, UnknownNameError, UsageError
+from hwnas.export.calibration import CalibrationRecipe
 from hwnas.export.tensorrt import TimingCache, read_engine
 from hwnas.pipeline.export_network import EngineOptions, export_network
+from hwnas.pipeline.quantisation import QuantisationOptions
 from hwnas.space import SPACES
 from hwnas.supernet.families import make_supernet
 from hwnas.supernet.store import save_supernet
+from hwnas.train.data.sources import DataConfig, open_data
 from tests.export.tensorrt.api_list import VERSIONS
 from tests.export.tensorrt.conftest import GPU, put_in_place
 
@@ -136,3 +140,49 @@ def test_an_exported_engine_uses_the_timing_cache_of_its_gpu(tmp_path: Path, mon
         exported = export_network("autoformer-micro", "min", out=tmp_path / "out", format="tensorrt")
         cache = read_engine(exported.files[0]).card.settings.timing_cache
         assert (cache is None) if expected is None else (cache is not None and cache.path.name.startswith(expected))
+
+
+def test_int8_is_calibrated_on_training_images_and_checked_on_others(tmp_path: Path) -> None:
+    options = QuantisationOptions(data="digits", num_images=40, method="mse", max_drop=1.0)
+    found = export_network("autoformer-micro", "min", out=tmp_path, precision="int8", batch=8, quantisation=options)
+    assert found.files[0].name.endswith("-int8-b8.onnx")
+    accuracy = found.parity.accuracy
+    assert accuracy is not None
+    assert accuracy.calibration == CalibrationRecipe(data="digits", num_images=40, seed=0, method="mse")
+    heldout = open_data(DataConfig(name="digits"), image_shape=(3, 32, 32)).heldout
+    assert (accuracy.data, accuracy.images) == ("digits", len(heldout))
+    assert len(accuracy.noisiest_layers) > 0
+    graph = onnx.load(found.files[0])
+    entries = {entry.key: entry.value for entry in graph.metadata_props}
+    assert json.loads(entries["calibration"]) == {"data": "digits", "num_images": 40, "seed": 0, "method": "mse"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"precision": "int8"}, UsageError, "int8 needs labelled images"),
+        ({"precision": "int8-dynamic"}, UsageError, "int8-dynamic needs labelled images"),
+        ({"quantisation": QuantisationOptions(data="digits")}, UsageError, "are for int8"),
+        (
+            {"precision": "int8", "quantisation": QuantisationOptions(data="digits"), "num_classes": 7},
+            InputError,
+            "digits has 10 classes, and so must the network",
+        ),
+        (
+            {"precision": "int8", "quantisation": QuantisationOptions(data="no/folder")},
+            InputError,
+            "there is no folder or file",
+        ),
+        (
+            {"precision": "int8", "quantisation": QuantisationOptions(data="digits"), "format": "pt2"},
+            InputError,
+            "networks in int8 are ONNX graphs",
+        ),
+    ],
+)
+def test_int8_without_its_images_writes_nothing(
+    tmp_path: Path, arguments: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        export_network("autoformer-micro", "min", out=tmp_path / "out", **arguments)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,136 @@
+"""The images of a network in int8: training images to calibrate with, held-out images to compare accuracy on."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+
+from hwnas.config import Between, Seed, require_valid
+from hwnas.errors import UsageError
+from hwnas.export.calibration import (
+    Array,
+    Calibration,
+    CalibrationMethod,
+    CalibrationRecipe,
+    LabeledImages,
+    Labels,
+    rebatched,
+)
+
+if TYPE_CHECKING:
+    from hwnas.export.export import AccuracyCheck
+    from hwnas.space.space import SpaceConfig
+    from hwnas.train.data.images import ImageDataset
+    from hwnas.train.data.sources import DataSplits
+
+MAX_HELDOUT = 2048
+"""Held-out images that accuracy is measured on; more are left out. A difference of one point is two standard errors
+or more if the two graphs disagree about one image in twenty."""
+
+_LOADED = 64
+"""Images that are loaded at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantisationOptions:
+    """How a network is quantised to int8, and how much accuracy it may lose."""
+
+    data: str | None = None
+    """Dataset whose training images calibrate and whose held-out images judge; None: that of the run."""
+    num_images: Annotated[int, Between(1, 1_000_000)] = 256
+    """Training images that the scales of activations are from."""
+    seed: Seed = 0
+    """Decides which images."""
+    method: CalibrationMethod = "minmax"
+    """How scales follow from the values: 'minmax', 'percentile' or 'mse'."""
+    max_drop: Annotated[float, Between(0, 1)] = 0.01
+    """Largest loss of top-1 accuracy against float32, as a share of the held-out images."""
+
+    def __post_init__(self) -> None:
+        require_valid(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantisationImages:
+    """The opened images of a network in int8."""
+
+    calibration: Calibration
+    accuracy: "AccuracyCheck"
+
+
+def open_quantisation_images(
+    options: QuantisationOptions, *, run: Path | None, config: "SpaceConfig", batch: int | None
+) -> QuantisationImages:
+    """Open the images to calibrate with and to measure accuracy on.
+
+    Args:
+        options: The dataset and the calibration.
+        run: Run of a training or a search whose dataset is used if the options name none.
+        config: Image size and classes of the network.
+        batch: Batch size that the graph accepts; None for any.
+
+    Raises:
+        InputError: The dataset cannot be opened, or does not fit the network.
+        UsageError: Neither the options nor the run name a dataset.
+    """
+    from hwnas.export.export import AccuracyCheck
+    from hwnas.train.data.images import subset
+
+    data = _open(options, run=run, config=config)
+    rng = np.random.default_rng(options.seed)
+    chosen, heldout = (
+        subset(part, np.sort(rng.permutation(len(part))[:number]))
+        for part, number in ((data.train, options.num_images), (data.heldout, MAX_HELDOUT))
+    )
+    recipe = CalibrationRecipe(data=data.name, num_images=len(chosen), seed=options.seed, method=options.method)
+    calibration = Calibration(recipe=recipe, batches=_Images(_Labeled(chosen, config.input_shape), batch))
+    images = LabeledImages(name=data.name, batches=_Labeled(heldout, config.input_shape))
+    return QuantisationImages(calibration=calibration, accuracy=AccuracyCheck(images=images, max_drop=options.max_drop))
+
+
+@dataclass(frozen=True)
+class _Labeled:
+    """Images and labels of a dataset as networks are evaluated on them, which can be iterated over repeatedly."""
+
+    dataset: "ImageDataset"
+    image_shape: tuple[int, int, int]
+
+    def __iter__(self) -> Iterator[tuple[Array, Labels]]:
+        from hwnas.train.data.loader import EvalLoader
+
+        for batch in EvalLoader(self.dataset, image_shape=self.image_shape, batch_size=_LOADED):
+            yield batch.images.numpy(), batch.labels.numpy()
+
+
+@dataclass(frozen=True)
+class _Images:
+    """The images alone, in batches of the size that a graph accepts."""
+
+    labeled: _Labeled
+    batch: int | None
+
+    def __iter__(self) -> Iterator[Array]:
+        return (images for images, _ in rebatched(self.labeled, self.batch))
+
+
+def _open(options: QuantisationOptions, *, run: Path | None, config: "SpaceConfig") -> "DataSplits":
+    from hwnas.pipeline.evaluate import open_run_data
+    from hwnas.runs import MANIFEST, Run
+    from hwnas.search.record import RECORD_FILE, read_record
+    from hwnas.train.options import read_train_config
+
+    name, training = options.data, run
+    if run is not None and (run / RECORD_FILE).is_file():
+        supernet = read_record(run).spec.supernet
+        training = None if supernet is None else supernet.path
+        name = name if name is not None or supernet is None else supernet.data
+    is_run = training is not None and (training / MANIFEST).is_file()
+    if name is None and not is_run:
+        message = "int8 needs labelled images: some to calibrate with, others to compare accuracy with fp32 on"
+        raise UsageError(message, got=f"{run}, which names none", hint="--data DIR")
+    train_config = read_train_config(Run.open(training)) if is_run and training is not None else None
+    return open_run_data(
+        training or Path(), train_config, data=name, shape=config.input_shape, num_classes=config.num_classes
+    )
