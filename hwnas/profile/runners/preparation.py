@@ -62,9 +62,10 @@ def configure_torch(setting: Setting) -> None:
     if device_of(setting).kind == "cpu":
         torch.set_num_threads(setting.threads)
         return
-    precision = "tf32" if setting.precision == "tf32" else "ieee"
-    torch.backends.cuda.matmul.fp32_precision = precision
-    torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined]
+    # torch's newer switches (`fp32_precision` of matmul and conv) leave its older ones in a state that cannot be read:
+    # every torch.export raises from then on. `torch.set_float32_matmul_precision` would permit TF32 on the CPU as well,
+    # where the reference outputs are computed.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = setting.precision == "tf32"
     torch.backends.cudnn.benchmark = False  # its choice of kernels differs from run to run
 
 

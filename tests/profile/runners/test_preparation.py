@@ -1,15 +1,17 @@
 """Graphs of networks, with and without segments."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import onnx
 import pytest
 import torch
 
-from hwnas.devices import detect
+from hwnas.devices import DEVICES, detect
 from hwnas.errors import InputError
 from hwnas.profile.networks import build_subject, seeded_images
-from hwnas.profile.runners.preparation import emulation_note, onnx_graph
+from hwnas.profile.runners import preparation
+from hwnas.profile.runners.preparation import DTYPES, configure_torch, emulation_note, onnx_graph
 from hwnas.profile.subjects import space_subject
 from hwnas.space import SPACES
 from tests.records.rows import make_setting
@@ -46,3 +48,23 @@ def test_a_composed_network_has_its_segments_in_the_names_of_its_nodes() -> None
     setting = make_setting(device=DEVICE, runtime="onnxruntime")
     graph = onnx.load_from_string(onnx_graph(module, seeded_images(subject, batch=1, seed=0), setting)).graph
     assert {name.split("/")[0] for name in (node.name for node in graph.node)} >= {"stem", "head"}
+
+
+@pytest.fixture
+def restored_switches() -> Iterator[None]:
+    yield
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = False, True
+
+
+@pytest.mark.usefixtures("restored_switches")
+@pytest.mark.parametrize("precision", DTYPES)
+def test_torch_exports_after_it_was_configured_for_a_gpu(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preparation, "device_of", lambda setting: DEVICES.get("h100"))
+    configure_torch(make_setting(device="h100", runtime="torch", precision=precision))
+    allowed = precision == "tf32"
+    assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == (allowed, allowed)
+    assert torch.get_float32_matmul_precision() == ("high" if allowed else "highest")
+    assert torch.backends.mkldnn.matmul.fp32_precision == "none"  # type: ignore[attr-defined]
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 2), torch.nn.Flatten(), torch.nn.Linear(4, 2)).eval()
+    setting = make_setting(device="h100", runtime="onnxruntime", precision=precision)
+    assert onnx_graph(module, torch.zeros(1, 3, 2, 2), setting)
