@@ -28,6 +28,17 @@ IMPORTED = {
 """Extras and the packages of `RUNTIMES` that each brings. TensorRT's libraries come from NVIDIA's own index, which is
 not reached everywhere, so `tensorrt` is only resolved."""
 
+CUDA_SESSION = """
+import torch, onnxruntime
+from onnx import TensorProto, helper
+onnxruntime.preload_dlls()
+image, logits = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "y"))
+graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [image], [logits])
+model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 20)])
+onnxruntime.InferenceSession(model.SerializeToString(), providers=["CUDAExecutionProvider"])
+"""
+"""Prints to stderr which library the CUDA provider lacks."""
+
 IMPORT = f"""
 import importlib, hwnas
 for name in {RUNTIMES}:
@@ -86,6 +97,10 @@ def test_an_extra_installs_into_a_fresh_environment(extras: str, tmp_path: Path)
     assert providers.keys() == IMPORTED[extras]
     if "onnxruntime" in providers:
         assert ("CUDAExecutionProvider" in providers["onnxruntime"]) is ("gpu" in extras)
+    if "gpu" in extras:
+        command = [python, "-I", "-c", CUDA_SESSION]
+        complaint = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stderr
+        assert set(re.findall(r"(lib\w+\.so[.\d]*): cannot open", complaint)) <= {"libcuda.so.1"}, complaint
     doctor = subprocess.run([python.with_name("hwnas"), "doctor"], cwd=tmp_path, capture_output=True, text=True)
     assert doctor.returncode == 0, doctor.stderr
     assert "twice" not in doctor.stdout
