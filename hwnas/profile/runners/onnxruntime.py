@@ -19,8 +19,11 @@ from hwnas.records import Setting
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
-_PRECISIONS = {"cpu": ("fp32", "fp16", "int8", "int8-dynamic"), "gpu": ("fp32", "tf32", "fp16", "bf16")}
-"""ONNX Runtime has no bf16 convolution on a CPU."""
+_PRECISIONS = {"cpu": ("fp32", "fp16", "int8", "int8-dynamic"), "gpu": ("fp32", "tf32", "fp16")}
+_WITHOUT_BF16 = {
+    "cpu": "it has no convolution in bf16 on a CPU",
+    "gpu": "on a GPU it has convolutions in bf16 from opset 22 on, and exported graphs have opset 20",
+}
 
 _TYPES = {
     "tensor(float)": torch.float32,
@@ -32,6 +35,8 @@ _ERRORS_ONLY = 3
 
 NO_FALLBACK = "session.disable_cpu_ep_fallback"
 """Option that makes a node without a kernel on the provider an error."""
+UNSYNCHRONIZED = "disable_synchronize_execution_providers"
+"""Option of a run: return when the work is queued, and not when the GPU has done it."""
 
 
 class CpuSession:
@@ -70,7 +75,7 @@ class CpuSession:
 
 
 class CudaSession:
-    """A graph on the CUDA provider of ONNX Runtime; images and logits stay on the device."""
+    """A graph on the CUDA provider of ONNX Runtime, replayed as a CUDA graph; images and logits stay on the device."""
 
     def __init__(self, graph: bytes, images: Tensor, setting: Setting) -> None:
         before = torch.cuda.mem_get_info()[0]
@@ -80,7 +85,9 @@ class CudaSession:
         self._images = images.to("cuda", _tensor_type(self._session.get_inputs()[0])).contiguous()
         self._logits = self._empty_logits()
         self._binding = self._bind()
-        self._run()
+        self._options = run_options()
+        self._stream.wait_stream(torch.cuda.current_stream())
+        self._run()  # ONNX Runtime repeats the first run until it has allocated all memory, and captures it
         torch.cuda.synchronize()
         self._memory_mb = (before - torch.cuda.mem_get_info()[0]) / 1e6
 
@@ -104,7 +111,7 @@ class CudaSession:
         del self._binding, self._session, self._images, self._logits
 
     def _run(self) -> None:
-        self._session.run_with_iobinding(self._binding)
+        self._session.run_with_iobinding(self._binding, self._options)
 
     def _empty_logits(self) -> Tensor:
         logits = self._session.get_outputs()[0]
@@ -153,6 +160,8 @@ class OnnxRuntimeRunner:
         if setting.precision in supported:
             return AVAILABLE
         reason = f"onnxruntime runs {', '.join(supported)} on {setting.device}, not {setting.precision}"
+        if setting.precision == "bf16":
+            reason += f": {_WITHOUT_BF16[device_of(setting).kind]}"
         return Availability(available=False, reason=reason)
 
     def prepare(self, module: nn.Module, images: Tensor, setting: Setting) -> RuntimeSession:
@@ -166,7 +175,12 @@ class OnnxRuntimeRunner:
         import onnxruntime
 
         gpu = device_of(setting).kind == "gpu"
-        on_gpu = {"cuda": str(torch.version.cuda), "cpu_fallback": "refused"}
+        on_gpu = {
+            "cuda": str(torch.version.cuda),
+            "cuda_graph": "true",
+            "arena": "as requested",
+            "cpu_fallback": "shapes" if _has_open_batch(setting) else "refused",
+        }
         facts = {
             "onnxruntime": onnxruntime.__version__,
             "onnx": onnx.__version__,
@@ -200,7 +214,8 @@ def create_session(graph: bytes, setting: Setting, *, stream: int | None = None,
     options = session_options(setting)
     if profile_to is not None:
         options.enable_profiling, options.profile_file_prefix = True, profile_to
-    session = onnxruntime.InferenceSession(graph, options, providers=[provider])
+    # Without enable_fallback=0 an error of a provider is printed, and replaced by that of a second attempt on the CPU.
+    session = onnxruntime.InferenceSession(graph, options, providers=[provider], enable_fallback=0)
     require_provider(session.get_providers(), wanted=CUDA if gpu else CPU)
     return session
 
@@ -220,10 +235,21 @@ def session_options(setting: Setting) -> Any:
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = _ERRORS_ONLY
-    if device_of(setting).kind == "gpu":  # a node without a CUDA kernel must not silently be timed on the CPU
+    # A node without a CUDA kernel must not silently be timed on the CPU. Nodes that compute shapes from an open batch
+    # always run there; the capture of a CUDA graph then requires that no others do.
+    if device_of(setting).kind == "gpu" and not _has_open_batch(setting):
         options.add_session_config_entry(NO_FALLBACK, "1")
     if not _spins(setting):
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def run_options() -> Any:
+    """Return options of a run on a GPU, which does not wait for it: the events of the clock do."""
+    import onnxruntime
+
+    options = onnxruntime.RunOptions()
+    options.add_run_config_entry(UNSYNCHRONIZED, "1")
     return options
 
 
@@ -248,8 +274,18 @@ def _spins(setting: Setting) -> bool:
     return setting.threads == 1
 
 
+def _has_open_batch(setting: Setting) -> bool:
+    return setting.exporter == "dynamo-dynamic"
+
+
 def _cuda_options(setting: Setting, stream: int | None) -> dict[str, str]:
-    options = {"use_tf32": "1" if setting.precision == "tf32" else "0"}
+    options = {
+        "use_tf32": "1" if setting.precision == "tf32" else "0",
+        # One launch for all kernels, as in torch-graph.
+        "enable_cuda_graph": "1",
+        # The default doubles each extension of the arena, which would count as memory of the network.
+        "arena_extend_strategy": "kSameAsRequested",
+    }
     return options if stream is None else {**options, "user_compute_stream": str(stream)}
 
 

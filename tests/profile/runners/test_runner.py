@@ -1,6 +1,8 @@
 """Names of runtimes, and what single runners refuse."""
 
 import sys
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -13,8 +15,12 @@ from hwnas.profile.runners.onnxruntime import (
     CPU,
     CUDA,
     NO_FALLBACK,
+    UNSYNCHRONIZED,
+    CudaSession,
     OnnxRuntimeRunner,
+    create_session,
     require_provider,
+    run_options,
     session_options,
 )
 from hwnas.profile.runners.runner import RUNTIME_PREFERENCE, Availability, MeasurementError, load_runner
@@ -80,10 +86,74 @@ def test_nodes_that_cuda_cannot_run_are_refused_and_not_run_on_the_cpu(monkeypat
     assert OnnxRuntimeRunner().facts(setting())["cpu_fallback"] == "refused"
 
 
-def test_bfloat16_has_no_kernels_on_a_cpu_of_onnxruntime() -> None:
+def test_onnxruntime_has_no_convolution_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     found = OnnxRuntimeRunner().supports(setting(precision="bf16"))
     assert not found.available
-    assert "runs fp32, fp16, int8, int8-dynamic on" in found.reason
+    assert "runs fp32, fp16" in found.reason
+    monkeypatch.setattr(ort_runner, "device_of", lambda found: H100)
+    on_gpu = OnnxRuntimeRunner().supports(setting(precision="bf16"))
+    assert not on_gpu.available
+    assert "fp32, tf32, fp16 on" in on_gpu.reason
+    assert "from opset 22 on, and exported graphs have opset 20" in on_gpu.reason
+
+
+class Recorded:
+    """Stands in for classes of onnxruntime: keeps what it is created with and told."""
+
+    def __init__(self, *given: object, **options: object) -> None:
+        self.given, self.options, self.entries = given, options, dict[str, str]()
+
+    def add_session_config_entry(self, key: str, value: str) -> None:
+        self.entries[key] = value
+
+    def get_providers(self) -> list[str]:
+        return [CUDA, CPU]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32"])
+def test_sessions_on_cuda_replay_a_graph_and_take_the_memory_that_they_need(
+    precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ort_runner, "device_of", lambda found: H100)
+    monkeypatch.setattr("onnxruntime.InferenceSession", Recorded)
+    monkeypatch.setattr("onnxruntime.SessionOptions", Recorded)
+    session = create_session(b"graph", setting(precision=precision), stream=7)
+    ((provider, options),) = session.options["providers"]
+    assert provider == CUDA
+    assert options == {
+        "use_tf32": "1" if precision == "tf32" else "0",
+        "enable_cuda_graph": "1",
+        "arena_extend_strategy": "kSameAsRequested",
+        "user_compute_stream": "7",
+    }
+    assert session.options["enable_fallback"] == 0
+    assert session.given[1].entries[NO_FALLBACK] == "1"
+
+
+def test_nodes_that_compute_shapes_may_run_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ort_runner, "device_of", lambda found: H100)
+    monkeypatch.setattr("onnxruntime.SessionOptions", Recorded)
+    dynamic = setting(exporter="dynamo-dynamic")
+    assert NO_FALLBACK not in session_options(dynamic).entries
+    assert OnnxRuntimeRunner().facts(dynamic)["cpu_fallback"] == "shapes"
+    assert OnnxRuntimeRunner().facts(setting())["cuda_graph"] == "true"
+
+
+def test_a_run_on_cuda_does_not_wait_inside_onnxruntime() -> None:
+    runs: list[Any] = []
+    session = object.__new__(CudaSession)
+    session._session = SimpleNamespace(run_with_iobinding=lambda binding, options: runs.append((binding, options)))
+    session._binding, session._options = "binding", run_options()
+    session._run()
+    ((binding, options),) = runs
+    assert binding == "binding"
+    assert options.get_run_config_entry(UNSYNCHRONIZED) == "1"
+
+
+def test_the_error_of_a_graph_is_not_replaced_by_that_of_a_second_attempt(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(Exception, match="INVALID_PROTOBUF"):
+        create_session(b"no graph", setting())
+    assert capsys.readouterr().out == ""
 
 
 def test_cuda_graphs_need_a_gpu() -> None:
