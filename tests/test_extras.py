@@ -91,14 +91,14 @@ def test_an_extra_installs_into_a_fresh_environment(extras: str, tmp_path: Path)
     project = f"{ROOT}[{extras}]" if extras else str(ROOT)
     done = uv("pip", "install", "--quiet", "--python", str(python), project, "--constraints", "constraints.txt")
     assert done.returncode == 0, done.stderr
-    command = [python, "-I", "-c", IMPORT]
+    command = [str(python), "-I", "-c", IMPORT]
     printed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     providers = {name: rest for name, *rest in map(str.split, printed.splitlines())}
     assert providers.keys() == IMPORTED[extras]
     if "onnxruntime" in providers:
         assert ("CUDAExecutionProvider" in providers["onnxruntime"]) is ("gpu" in extras)
     if "gpu" in extras:
-        command = [python, "-I", "-c", CUDA_SESSION]
+        command = [str(python), "-I", "-c", CUDA_SESSION]
         complaint = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stderr
         assert set(re.findall(r"(lib\w+\.so[.\d]*): cannot open", complaint)) <= {"libcuda.so.1"}, complaint
     doctor = subprocess.run([python.with_name("hwnas"), "doctor"], cwd=tmp_path, capture_output=True, text=True)
