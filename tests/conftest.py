@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,6 +14,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Each process times two backends of matrix products, which round otherwise: a process that a test starts could take
 # another one than the test itself, and a training that was killed would end with other last bits than a whole one.
 os.environ.setdefault("HWNAS_MATMUL", "default")
+
+GRAPHS_PARSED, GRAPHS_REFUSED, ENGINES_BUILT = "graphs parsed", "graphs refused", "engines built"
+"""Properties that a test notes for each graph that NVIDIA's parser took or refused, and for each engine."""
 
 # A busy machine makes a good example slow, which is no finding: no deadline, and no complaint about speed.
 _UNTIMED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
@@ -40,6 +44,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if marked and not available():
             for item in marked:
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what NVIDIA's own parser and builder did; with xdist, the reports come from the workers."""
+    counts: Counter[str] = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if getattr(report, "when", None) == "call":
+                counts.update(name for name, _ in report.user_properties)
+    parsed, refused, built = (counts[name] for name in (GRAPHS_PARSED, GRAPHS_REFUSED, ENGINES_BUILT))
+    if parsed or refused or built:
+        total = parsed + refused
+        terminalreporter.write_line(
+            f"NVIDIA's parser took {parsed} of {total} graphs, and {built} engines were built (TensorRT for RTX)"
+        )
 
 
 def _sees_cuda() -> bool:

@@ -9,7 +9,6 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from hwnas.errors import InputError, MissingError
-from hwnas.export.onnx_graph import build_onnx
 from hwnas.export.tensorrt import (
     EngineSettings,
     GpuFacts,
@@ -20,38 +19,17 @@ from hwnas.export.tensorrt import (
     save_engine,
 )
 from hwnas.export.tensorrt.execution import Execution
-from hwnas.space import SPACES
-from hwnas.space.lookup import find_arch
-from hwnas.supernet.families import make_network
 from tests.export.tensorrt.fake_cuda import FakeCuda
 from tests.export.tensorrt.graphs import small_graph, small_images
 
 rtx = pytest.importorskip("tensorrt_rtx")
 
 PRECISIONS = ("fp32", "fp16", "bf16")
-MICRO = [name for name in SPACES if name.endswith("-micro")]
-LARGE = [name for name in SPACES if not name.endswith("-micro")]
 
 
 def settings(precision: str = "fp32", **changes: Any) -> EngineSettings:
     options: dict[str, Any] = {"compute_capabilities": ("8.9",), **changes}
     return EngineSettings(library="tensorrt-rtx", precision=precision, **options)  # type: ignore[arg-type]
-
-
-def parse_error(graph: bytes) -> str:
-    """The complaint of the parser, or nothing."""
-    log = rtx.Logger(rtx.Logger.INTERNAL_ERROR)
-    builder = rtx.Builder(log)
-    network = builder.create_network(1 << int(rtx.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = rtx.OnnxParser(network, log)
-    return "" if parser.parse(graph) else "; ".join(str(parser.get_error(i).desc()) for i in range(parser.num_errors))
-
-
-def exported(space_name: str, arch_name: str, *, precision: str, batch: int | None = 1) -> bytes:
-    space = SPACES.get(space_name)
-    module = make_network(space, find_arch(space, arch_name)).eval()
-    graph = build_onnx(module, input_shape=space.config.input_shape, precision=precision, batch=batch)
-    return bytes(graph.model.SerializeToString())
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -174,30 +152,3 @@ def test_the_library_has_what_builds_use() -> None:
     config = library.IBuilderConfig
     for name in ("num_compute_capabilities", "set_compute_capability", "profiling_verbosity", "create_timing_cache"):
         assert hasattr(config, name)
-
-
-@pytest.mark.parametrize("space", MICRO)
-def test_the_largest_networks_of_micro_spaces_are_built_in_half_precision(space: str) -> None:
-    graph = exported(space, "max", precision="fp16")
-    assert parse_error(graph) == ""
-    assert build_engine(graph, settings("fp16")).engine
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("space", MICRO)
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_the_extreme_networks_of_micro_spaces_are_built(space: str, precision: str) -> None:
-    for arch in ("min", "max"):
-        graph = exported(space, arch, precision=precision)
-        assert parse_error(graph) == ""
-        assert build_engine(graph, settings(precision)).engine
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("space", LARGE)
-def test_the_parser_takes_published_and_extreme_networks(space: str) -> None:
-    for arch in ("min", "max", *SPACES.get(space).published):
-        for precision in PRECISIONS:
-            for batch in (1, 8, None):
-                error = parse_error(exported(space, arch, precision=precision, batch=batch))
-                assert error == "", (arch, precision, batch)

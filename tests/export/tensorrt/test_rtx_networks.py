@@ -1,0 +1,134 @@
+"""Networks of the spaces, parsed and built by NVIDIA's own parser and builder (TensorRT for RTX), which need no GPU.
+
+Each test notes how many graphs the parser took and how many engines were built; `make test` prints the sums.
+"""
+
+from collections.abc import Sequence
+
+import pytest
+
+from hwnas.export.onnx_graph import build_onnx
+from hwnas.export.tensorrt import BuiltEngine, EngineSettings, build_engine
+from hwnas.export.tensorrt.library import process_logger
+from hwnas.space import SPACES
+from hwnas.space.lookup import find_arch
+from hwnas.supernet.families import make_network
+from tests.conftest import ENGINES_BUILT, GRAPHS_PARSED, GRAPHS_REFUSED
+
+rtx = pytest.importorskip("tensorrt_rtx")
+
+PRECISIONS = ("fp32", "fp16", "bf16")
+BATCHES = (1, 8, None)
+MICRO = [name for name in SPACES if name.endswith("-micro")]
+LARGE = [name for name in SPACES if not name.endswith("-micro")]
+ENGINES = {
+    ("autoformer-tiny", "AutoFormer-T"),
+    ("resnas-tiny", "ViT-ResNAS-T"),
+    ("vitas-deit-small", "ViTAS-A"),
+    ("vitas-twins-small", "Twins-SVT-S"),
+    ("glit-tiny", "GLiT-T"),
+}
+"""A network of each large family, which is also built."""
+
+SPREAD: dict[tuple[str, str], tuple[int | None, ...]] = {
+    **{
+        (space, precision): (8, None) if precision == "fp16" else BATCHES  # the largest are parsed in fp16 at batch 1
+        for space in ("autoformer-micro", "resnas-micro", "vitas-micro", "glit-micro")
+        for precision in PRECISIONS
+    },
+    # The other blocks of ViTAS take longest to export.
+    ("vitas-twins-micro", "fp32"): (8,),
+    ("vitas-twins-micro", "bf16"): (None,),
+}
+"""Batches of the smallest network of each family in each precision; all other combinations are slow tests."""
+
+
+class Nvidia:
+    """The parser and the builder, and what they did in a test."""
+
+    def __init__(self, notes: list[tuple[str, object]]) -> None:
+        self._notes = notes
+
+    def require_parsed(self, graph: bytes) -> None:
+        logger = process_logger(rtx)
+        builder = rtx.Builder(logger)
+        network = builder.create_network(1 << int(rtx.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        parser = rtx.OnnxParser(network, logger)
+        accepted = parser.parse(graph)
+        self._notes.append((GRAPHS_PARSED if accepted else GRAPHS_REFUSED, 1))
+        assert [str(parser.get_error(index).desc()) for index in range(parser.num_errors)] == []
+        assert accepted
+
+    def build(self, graph: bytes, *, precision: str) -> BuiltEngine:
+        settings = EngineSettings(
+            library="tensorrt-rtx",
+            compute_capabilities=("8.9",),
+            precision=precision,  # type: ignore[arg-type]
+        )
+        built = build_engine(graph, settings)
+        self._notes.append((ENGINES_BUILT, 1))
+        return built
+
+
+@pytest.fixture
+def nvidia(request: pytest.FixtureRequest) -> Nvidia:
+    return Nvidia(request.node.user_properties)
+
+
+def exported(space_name: str, arch_name: str, *, precision: str, batches: Sequence[int | None] = (1,)) -> list[bytes]:
+    """The graphs of a network in a precision, one for each batch; None leaves it open."""
+    space = SPACES.get(space_name)
+    module = make_network(space, find_arch(space, arch_name)).eval()
+    shape = space.config.input_shape
+    graphs = (build_onnx(module, input_shape=shape, precision=precision, batch=batch) for batch in batches)
+    return [bytes(graph.model.SerializeToString()) for graph in graphs]
+
+
+@pytest.mark.parametrize("space", LARGE)
+def test_the_parser_takes_published_networks_in_half_precision(nvidia: Nvidia, space: str) -> None:
+    for arch in SPACES.get(space).published or ("min",):
+        (graph,) = exported(space, arch, precision="fp16")
+        nvidia.require_parsed(graph)
+        if (space, arch) in ENGINES:
+            assert nvidia.build(graph, precision="fp16").card.num_layers > 100
+
+
+@pytest.mark.parametrize("space", MICRO)
+def test_the_largest_networks_of_micro_spaces_are_built_in_half_precision(nvidia: Nvidia, space: str) -> None:
+    (graph,) = exported(space, "max", precision="fp16")
+    nvidia.require_parsed(graph)
+    assert nvidia.build(graph, precision="fp16").engine
+
+
+@pytest.mark.parametrize(("space", "precision"), SPREAD)
+def test_the_parser_takes_each_family_in_each_precision_and_batch(nvidia: Nvidia, space: str, precision: str) -> None:
+    for graph in exported(space, "min", precision=precision, batches=SPREAD[space, precision]):
+        nvidia.require_parsed(graph)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("space", MICRO)
+def test_the_extreme_networks_of_micro_spaces_are_built(nvidia: Nvidia, space: str, precision: str) -> None:
+    for arch in ("min", "max"):
+        (graph,) = exported(space, arch, precision=precision)
+        nvidia.require_parsed(graph)
+        assert nvidia.build(graph, precision=precision).engine
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("space", SPACES)
+def test_the_parser_takes_published_and_extreme_networks(nvidia: Nvidia, space: str, precision: str) -> None:
+    for arch in ("min", "max", *SPACES.get(space).published):
+        for batch in BATCHES:
+            (graph,) = exported(space, arch, precision=precision, batches=(batch,))
+            nvidia.require_parsed(graph)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(("space", "arch"), sorted(ENGINES))
+def test_a_network_of_each_family_is_built(nvidia: Nvidia, space: str, arch: str, precision: str) -> None:
+    (graph,) = exported(space, arch, precision=precision)
+    assert nvidia.build(graph, precision=precision).engine
