@@ -251,7 +251,7 @@ def _check_quantisation(options: QuantisationOptions | None, *, precision: str, 
         if options is not None:
             message = "images, calibration and a loss of accuracy are for int8"
             raise UsageError(message, got=f"--precision {precision}", hint="--precision int8")
-    elif run is None and (options is None or options.data is None):
+    elif run is None and (options is None or (options.data is None and options.run is None)):
         message = f"{precision} needs labelled images: some to calibrate with, others to compare accuracy with fp32 on"
         raise UsageError(message, got="none", hint="--data DIR, or RUN --arch ID; hwnas profile needs no images")
 

@@ -39,6 +39,8 @@ class QuantisationOptions:
 
     data: str | None = None
     """Dataset whose training images calibrate and whose held-out images judge; None: that of the run."""
+    run: Path | None = None
+    """Run of a training or a search whose dataset is used; None: the run that the network is from."""
     num_images: Annotated[int, Between(1, 1_000_000)] = 256
     """Training images that the scales of activations are from."""
     seed: Seed = 0
@@ -121,6 +123,7 @@ def _open(options: QuantisationOptions, *, run: Path | None, config: "SpaceConfi
     from hwnas.search.record import RECORD_FILE, read_record
     from hwnas.train.options import read_train_config
 
+    run = options.run or run
     name, training = options.data, run
     if run is not None and (run / RECORD_FILE).is_file():
         supernet = read_record(run).spec.supernet

@@ -134,11 +134,16 @@ class WinnerExporter:
 
     def _export_graphs(self, member: FrontMember, folder: Path, weights: WinnerWeights) -> tuple[Path, ...]:
         """Export ONNX graphs at the batches of the search and a program of torch, each checked against torch."""
-        from hwnas.export.precision import TORCH_DTYPES
+        from hwnas.export.precision import INTEGER_PRECISIONS, TORCH_DTYPES
         from hwnas.pipeline.export_network import export_network
+        from hwnas.pipeline.quantisation import QuantisationOptions
 
         predictors, space = self.context.cheap.predictors, self.context.space
         precision = graph_precision(member.candidate.deployment)
+        supernet = self.context.spec.supernet
+        quantisation = None
+        if precision in INTEGER_PRECISIONS and supernet is not None:
+            quantisation = QuantisationOptions(data=supernet.data, run=supernet.path)
         batches = sorted({item.metric.deployment.fixed_batch or 1 for item in predictors}) or [1]
         files = [] if weights.file is None else [weights.file]
         for format_, batch in (*self._onnx_formats(batches), ("pt2", batches[0])):
@@ -150,6 +155,7 @@ class WinnerExporter:
                 precision=precision if format_ == "onnx" or precision in TORCH_DTYPES else "fp32",
                 batch=batch,
                 weights=weights.file,
+                quantisation=quantisation if format_ == "onnx" else None,
                 # A file of weights states image size and classes itself.
                 image_size=None if weights.file is not None else space.config.image_size,
                 num_classes=None if weights.file is not None else space.config.num_classes,
