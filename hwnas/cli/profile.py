@@ -30,6 +30,7 @@ _RUN_PARAMETERS = (
     "limit_minutes",
     "until",
     "order",
+    "check_with",
     "as_json",
     "plan_only",
 )
@@ -105,6 +106,11 @@ _RUN_PARAMETERS = (
     show_default=True,
     help="How --until chooses networks: spread (evenly) or active (where models disagree).",
 )
+@click.option(
+    "--check-with",
+    type=click.Choice(["trtexec"]),
+    help="Time two engines of each batch size with NVIDIA's program as well, before the campaign (--runtime tensorrt).",
+)
 @click.option("--limit-minutes", type=MINUTES, show_default="60", help="Time limit for one network.")
 @click.option("--plan-only", is_flag=True, help="Write the plan to --out and measure nothing.")
 @click.option("--plan", type=PATH, help="Measure the networks of a plan.")
@@ -125,6 +131,7 @@ def profile(
     plan_only: bool,
     plan: Path | None,
     as_json: bool,
+    check_with: str | None,
     batches: tuple[int | None, ...],
     **values: Any,
 ) -> None:
@@ -138,6 +145,8 @@ def profile(
     if gpus is not None and plan_only:
         hint = "there: hwnas profile --plan plan.jsonl --gpus all"
         raise UsageError("--gpus is chosen where the plan is measured", got="--plan-only", hint=hint)
+    if check_with is not None and plan_only:
+        raise UsageError("--check-with needs the GPU, where the plan is measured", got="--plan-only")
     goal = _goal(until, order, planned=plan_only or plan is not None)
     values |= {"batches": tuple(batch for batch in batches if batch), "peak_batch": None in batches}
     if plan_only:
@@ -148,6 +157,7 @@ def profile(
     with console_reporter() as reporter:
         shared: dict[str, Any] = {"new": new, "retry": retry, "gpus": () if gpus is None else tuple(gpus.split(","))}
         shared |= {"reporter": reporter, "campaign_environment": environment}
+        shared["check_with_trtexec"] = check_with is not None
         try:
             if plan is None:
                 measured = measure(options, until=goal, **shared)
@@ -231,6 +241,8 @@ def _print_measured(measured: MeasureResult, *, folder: Path | None, as_json: bo
         print_line()
         print_quality(str(item.path), item.quality)
     print_line()
+    for check in measured.checks:
+        print_line(check.describe())
     if measured.describe_throughput():
         print_line(measured.describe_throughput())
     elsewhere = () if folder is None else ("--profiles", folder)

@@ -15,6 +15,7 @@ from hwnas.devices import Device, Gpu, Machine, require, resolve, select_gpus
 from hwnas.errors import MissingError
 from hwnas.frames import Columns, TabularResult
 from hwnas.metrics import Deployment
+from hwnas.pipeline.engine_check import EngineCheck, check_engines, require_checkable
 from hwnas.pipeline.peak_batch import BatchThroughput, describe_throughput, resolve_peak_batch
 from hwnas.profile.campaign import Campaign, CampaignResult
 from hwnas.profile.crew import Crew, WorkerPair
@@ -62,6 +63,9 @@ class MeasureResult(TabularResult):
     given_up: Mapping[int, str] = field(default_factory=dict)
     """Batches of which nothing more could be measured, as the reference network does not run, with the reason."""
 
+    checks: tuple[EngineCheck, ...] = ()
+    """Engines that were timed by trtexec as well."""
+
     def describe_throughput(self) -> str:
         """Describe the images per second of the reference network by batch size; empty if there is but one."""
         points = [
@@ -92,6 +96,7 @@ def measure(
     retry: bool = False,
     until: "StoppingRule | None" = None,
     gpus: tuple[str, ...] = (),
+    check_with_trtexec: bool = False,
     reporter: Reporter | None = None,
     campaign_environment: CampaignEnvironment | None = None,
 ) -> MeasureResult:
@@ -106,6 +111,7 @@ def measure(
         retry: Measure networks again that failed before.
         until: Measure in rounds until a predictor fitted to the measurements is accurate enough.
         gpus: Several equal GPUs that measure at the same time, by number or UUID, or `all`; none: the first GPU.
+        check_with_trtexec: Time two engines of each batch size with trtexec as well, before the campaign.
         reporter: Receives messages and progress.
         campaign_environment: Machine, packages and worker factory; None: those of this machine.
 
@@ -120,7 +126,14 @@ def measure(
     environment = campaign_environment or CampaignEnvironment.of_this_machine()
     selected = select_gpus(gpus, device=options.device, machine=environment.machine) if gpus else ()
     device = selected[0].device if selected else _require_device(options, environment.machine)
-    run_options = _RunOptions(out=options.out, new=new, retry=retry, minutes=options.minutes, gpus=selected)
+    run_options = _RunOptions(
+        out=options.out,
+        new=new,
+        retry=retry,
+        minutes=options.minutes,
+        gpus=selected,
+        check_with_trtexec=check_with_trtexec,
+    )
     reporter = reporter or NullReporter()
     if options.peak_batch:
         start = partial(environment.start, _worker_gpus(device, environment.machine, selected)[0])
@@ -142,6 +155,7 @@ def measure_plan(
     new: bool = False,
     retry: bool = False,
     gpus: tuple[str, ...] = (),
+    check_with_trtexec: bool = False,
     reporter: Reporter | None = None,
     campaign_environment: CampaignEnvironment | None = None,
 ) -> MeasureResult:
@@ -153,6 +167,7 @@ def measure_plan(
         new: Start a new profile next to an existing one.
         retry: Measure networks again that failed before.
         gpus: Several equal GPUs that measure at the same time, by number or UUID, or `all`; none: the first GPU.
+        check_with_trtexec: Time two engines of each batch size with trtexec as well, before the campaign.
         reporter: Receives messages and progress.
         campaign_environment: Machine, packages and worker factory; None: those of this machine.
 
@@ -171,7 +186,7 @@ def measure_plan(
         hint = f"take {path} to a machine with {plan.device}, and there: hwnas profile --plan {path.name}"
         raise MissingError(error.message, got=error.got, known=error.known, hint=hint) from error
     selected = select_gpus(gpus, device=plan.device, machine=environment.machine) if gpus else ()
-    options = _RunOptions(out=out, new=new, retry=retry, gpus=selected)
+    options = _RunOptions(out=out, new=new, retry=retry, gpus=selected, check_with_trtexec=check_with_trtexec)
     return _run(plan, lambda _: None, device, environment, options, reporter or NullReporter())
 
 
@@ -183,6 +198,7 @@ class _RunOptions:
     minutes: float | None = None
     gpus: tuple[Gpu, ...] = ()
     """None: the first one of the device, or the CPU."""
+    check_with_trtexec: bool = False
 
 
 def _run(
@@ -197,8 +213,12 @@ def _run(
     deadline_s = None if options.minutes is None else time.monotonic() + 60 * options.minutes
     runtime = choose_runtime(plan.tasks[0].setting.runtime, device, reporter)
     current: Plan | None = plan
+    uuids = _worker_gpus(device, environment.machine, options.gpus)
+    checks: tuple[EngineCheck, ...] = ()
+    if options.check_with_trtexec:
+        program, start = require_checkable(runtime), partial(environment.start, uuids[0])
+        checks = check_engines(plan.with_runtime(runtime), program, start=start, gpu=uuids[0], reporter=reporter)
     with ExitStack() as stack:
-        uuids = _worker_gpus(device, environment.machine, options.gpus)
         crew = Crew([WorkerPair(partial(environment.start, uuid), gpu=uuid) for uuid in uuids])
         stack.callback(crew.close)
         opener = StoreOpener(
@@ -223,7 +243,7 @@ def _run(
             results.append(campaign.run(tasks, deadline_s=deadline_s, listener=reporter.update))
             current = extend([stores[batch].path for batch in campaign.batches])
     deployment = replace(plan.tasks[0].setting.deployment, runtime=runtime, batch=None)
-    return _measured(deployment, [store.path for store in stores.values()], results)
+    return replace(_measured(deployment, [store.path for store in stores.values()], results), checks=checks)
 
 
 def _worker_gpus(device: Device, machine: Machine, gpus: Sequence[Gpu]) -> list[str | None]:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,14 @@ from hwnas.profile.parity import expected_logits, parity_tolerance, require_agre
 from hwnas.profile.plan import exporter_for
 from hwnas.profile.runners.cuda import LimitWatch, Nvml, open_nvml
 from hwnas.profile.runners.preparation import device_of, emulation_note, this_cpu
-from hwnas.profile.runners.runner import MeasurementError, QueuedSession, Runner, RuntimeSession, load_runner
+from hwnas.profile.runners.runner import (
+    EngineSession,
+    MeasurementError,
+    QueuedSession,
+    Runner,
+    RuntimeSession,
+    load_runner,
+)
 from hwnas.profile.timing import SamplePlan, no_progress, observe_under_load, plan_sample, time_pairs, warm_up
 from hwnas.profile.worker_messages import MeasurementTask, ReferenceNetworkError, TaskResult, WorkerFacts
 from hwnas.records import DeviceState, Failure, OutputParity, Reason, Setting, Subject
@@ -174,6 +182,8 @@ class NetworkTimer:
             before, watch = self._device_state(), LimitWatch(self._nvml)
             timed = time_pairs(session, reference.session, pairs=task.pairs, plans=plans, progress=self._on_progress)
             during = observe_under_load(session, plans[0], self._device_state)
+            if task.engine_file is not None:
+                _save_engine(session, Path(task.engine_file))
             return replace(
                 result,
                 samples=timed.samples,
@@ -358,6 +368,12 @@ def _require_writable_cache(setting: Setting) -> None:
         from hwnas.export.templates import require_writable
 
         require_writable(cache_folder())
+
+
+def _save_engine(session: RuntimeSession, path: Path) -> None:
+    if not isinstance(session, EngineSession):
+        raise InputError("the runtime must build an engine that can be saved", got=type(session).__name__)
+    session.save_engine(path)
 
 
 def _within_free_memory(setting: Setting) -> AbstractContextManager[None]:

@@ -40,6 +40,8 @@ class MeasurementTask:
     """Of weights and images."""
     pairs: int = PAIRS
     reference: Subject = REFERENCE
+    engine_file: str | None = None
+    """Path to write the engine to that the network was timed with."""
 
 
 @dataclass(frozen=True, kw_only=True)

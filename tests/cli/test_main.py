@@ -55,6 +55,7 @@ SURFACE = {
     "evaluate": ["--data", "--device", "--json", "--split", "--workers", "archs", "run"],
     "profile": [
         "--batch",
+        "--check-with",
         "--device",
         "--extra-model",
         "--gpus",

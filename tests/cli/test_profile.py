@@ -258,3 +258,13 @@ def test_the_peak_batch_is_found_and_printed(command_line: CommandLine, place: F
     assert command_line(*SMALL, "--batch", "peaks") == 2
     assert command_line(*SMALL, "--batch", "peak", "--plan-only", "--out", "plan.jsonl") == 2
     assert "a plan needs batch sizes" in command_line.err
+
+
+def test_a_check_with_trtexec_that_is_not_possible_ends_before_anything_is_measured(
+    command_line: CommandLine, place: FakeEnvironment
+) -> None:
+    assert command_line(*SMALL, "--samples", "3", "--check-with", "trtexec") == 2
+    assert "error: trtexec times engines of tensorrt" in command_line.err
+    assert not place.workers
+    assert command_line(*SMALL, "--check-with", "trtexec", "--plan-only", "--out", "plan.jsonl") == 2
+    assert command_line(*SMALL, "--check-with", "nsys") == 2

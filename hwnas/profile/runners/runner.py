@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from hwnas.devices import Device
@@ -103,6 +104,14 @@ class QueuedSession(RuntimeSession, Protocol):
             delay_ns: Time for which the device waits before the first run, so that runs are queued when it starts.
             while_running: Called when all runs are queued, before waiting for them.
         """
+
+
+@runtime_checkable
+class EngineSession(RuntimeSession, Protocol):
+    """A session of an engine that was built for it and can be kept in a file."""
+
+    def save_engine(self, path: Path) -> None:
+        """Write the engine that the session runs."""
 
 
 @runtime_checkable

@@ -13,6 +13,7 @@ part of preparing a network, and none of it is timed.
 import os
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Protocol, cast
 
 import torch
@@ -34,6 +35,7 @@ from hwnas.export.tensorrt.execution import Cuda, Execution, TorchCuda
 from hwnas.export.tensorrt.library import LIBRARIES, known_compute_capabilities
 from hwnas.export.tensorrt.settings import EnginePrecision
 from hwnas.export.tensorrt.timing_cache import choose_timing_cache, read_timing_cache, sha256
+from hwnas.files import write_atomic
 from hwnas.profile.runners.cuda import CudaClock, cuda_available
 from hwnas.profile.runners.preparation import DTYPES, device_of, onnx_graph
 from hwnas.profile.runners.runner import AVAILABLE, Availability, MeasurementError, Sample, progress_callback
@@ -57,8 +59,9 @@ class Clock(Protocol):
 class TensorRtSession:
     """An engine for one batch."""
 
-    def __init__(self, execution: Execution, *, cuda: Cuda, clock: Clock) -> None:
+    def __init__(self, execution: Execution, *, engine: bytes, cuda: Cuda, clock: Clock) -> None:
         self._execution = execution
+        self._engine = engine
         self._cuda = cuda
         self._clock = clock
 
@@ -73,6 +76,10 @@ class TensorRtSession:
             return self._clock.time_queued(
                 self._execution.launch, runs=runs, delay_ns=delay_ns, while_running=while_running
             )
+
+    def save_engine(self, path: Path) -> None:
+        """Write the serialized engine."""
+        write_atomic(path, self._engine)
 
     def outputs(self) -> Tensor:
         """Return the logits of the batch."""
@@ -144,7 +151,7 @@ class TensorRtRunner:
         except TensorRtError as error:
             message = error.message if error.got is None else f"{error.message}: {error.got}"
             raise MeasurementError(_REASONS[error.kind], message, hint=error.hint) from error
-        return TensorRtSession(execution, cuda=cuda, clock=self._make_clock())
+        return TensorRtSession(execution, engine=built.engine, cuda=cuda, clock=self._make_clock())
 
     def facts(self, setting: Setting) -> Mapping[str, str]:
         """Return versions, the GPU, and the settings of the engine builder."""

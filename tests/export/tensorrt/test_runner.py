@@ -12,8 +12,10 @@ from torch import nn
 from hwnas.devices import DEVICES, Device
 from hwnas.errors import InputError, MissingError
 from hwnas.export.tensorrt import EngineSettings, TimingCache, build_engine
+from hwnas.export.tensorrt.execution import Execution
 from hwnas.profile.runners import tensorrt as runner_module
 from hwnas.profile.runners.runner import (
+    EngineSession,
     MeasurementError,
     QueuedSession,
     Runner,
@@ -105,6 +107,14 @@ def test_several_runs_are_queued_before_the_first_is_waited_for(newest: Double, 
     sample = session.run_queued(5, while_running=lambda: queued.append(cuda.launched - before))
     assert queued == [5]
     assert sample.host_ns is not None
+
+
+def test_the_engine_that_runs_can_be_kept(newest: Double, graphs: list[Setting], tmp_path: Path) -> None:
+    session = runner_on(newest).prepare(small_network(), small_images(2), SETTING)
+    assert isinstance(session, EngineSession)
+    session.save_engine(tmp_path / "network.engine")
+    kept = Execution((tmp_path / "network.engine").read_bytes(), small_images(2), cuda=newest.cuda())
+    np.testing.assert_array_equal(kept.logits(), session.outputs())
 
 
 @pytest.mark.slow
