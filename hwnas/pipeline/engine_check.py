@@ -90,7 +90,7 @@ def check_engines(
 
 
 def _tasks(plan: Plan) -> Sequence[MeasurementTask]:
-    tasks = {}
+    tasks: dict[int, dict[str, MeasurementTask]] = {}
     for planned in plan.tasks:
         setting = replace(planned.setting, exporter=exporter_for(RUNTIME, REFERENCE))
         reference = MeasurementTask(subject=REFERENCE, setting=setting, seed=plan.seed, pairs=plan.pairs)
