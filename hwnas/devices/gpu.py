@@ -116,8 +116,12 @@ def visible_gpus(
             break
         kept += named
     hidden = len({gpu.index for gpu in gpus} - {gpu.index for gpu in kept})
-    note = f"CUDA_VISIBLE_DEVICES={visible!r} hides {hidden} of {len(gpus)} GPUs"
-    return tuple(kept), (note,) if hidden else ()
+    notes = [f"CUDA_VISIBLE_DEVICES={visible!r} hides {hidden} of {len(gpus)} GPUs"] if hidden else []
+    first = visible.split(",")[0].strip()
+    if not kept and first.startswith("MIG-"):
+        known = ", ".join(f"{item.uuid} ({item.device.name})" for item in slices) or "none"
+        notes.append(f"the slice {first} does not exist, and those that do are: {known}")
+    return tuple(kept), tuple(notes)
 
 
 def _gpu(index: int, row: list[str]) -> Gpu:

@@ -14,8 +14,9 @@ from hwnas.devices.intel import Accelerator, Core, detect_accelerators
 from hwnas.errors import InputError, MissingError, unknown
 from hwnas.runs import CommandRunner, run_command
 
-_DETECTED_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*-\d+c(-[a-z0-9]+)?|intel-[gn]pu(-[a-z0-9]+)+")
-"""Names of CPUs and of Intel's accelerators, which have no datasheets."""
+_SLICE = r"[a-z0-9]+(-[a-z0-9]+)*-mig-\d+g\.\d+gb(-[a-z]+)*"
+_DETECTED_NAME = re.compile(rf"[a-z0-9]+(-[a-z0-9]+)*-\d+c(-[a-z0-9]+)?|intel-[gn]pu(-[a-z0-9]+)+|{_SLICE}")
+"""Names of CPUs, of Intel's accelerators and of slices of GPUs, which have no datasheets."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +87,7 @@ def resolve(name: str, *, machine: Machine | None = None) -> str:
 
     Args:
         name: A name, an alias, `cpu` for the CPU of this machine, or `auto` for its first NVIDIA GPU or else its CPU.
-            The name of a CPU or an Intel accelerator of another machine is returned as it is.
+            The name of a CPU, an Intel accelerator or a slice of a GPU of another machine is returned as it is.
         machine: The machine; None: this one.
 
     Raises:
@@ -183,9 +184,15 @@ def _gpu_kind(gpu: Gpu) -> str:
 def _missing(name: str, resolved: str, machine: Machine) -> MissingError:
     alias = "" if resolved == name else f" ({resolved})"
     notes = f" ({'; '.join(machine.notes)})" if machine.notes else ""
+    known = [device.name for device in machine.devices]
+    if re.fullmatch(_SLICE, resolved):
+        profile = resolved.partition("-mig-")[2].replace("-", "+")
+        message = f"the slice {resolved} of a GPU does not exist on this machine (any more){notes}"
+        hint = f"create it again: sudo nvidia-smi mig -cgi {profile} -C; nvidia-smi -L lists the slices"
+        return MissingError(message, got=name, known=known, hint=hint)
     return MissingError(
         f"device {name!r}{alias} is not in this machine{notes}",
         got=name,
-        known=[device.name for device in machine.devices],
+        known=known,
         hint=f"--device {machine.default_device.name}, or the same command on a machine with that device",
     )

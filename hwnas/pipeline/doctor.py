@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from hwnas.arguments import checked_arguments
 from hwnas.devices import Machine, detect
+from hwnas.pipeline.gpu_check import GpuReport, gpu_problems, inspect_gpus, is_incomplete
 from hwnas.runs import Environment, environment
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ class DoctorReport:
     default_device: str
     """The device that `--device auto` selects."""
     packages: tuple[PackageStatus, ...]
+    gpus: GpuReport
+    """State of the GPUs, and the runtimes that can use them; empty without a GPU."""
     findings: tuple[Finding, ...]
 
 
@@ -109,13 +112,15 @@ def doctor(
     machine: Machine | None = None,
     software: Environment | None = None,
     requires: Sequence[str] | None = None,
+    gpus: GpuReport | None = None,
 ) -> DoctorReport:
-    """Check this machine and its packages, without importing them.
+    """Check this machine and its packages, without importing them unless there is an NVIDIA GPU.
 
     Args:
         machine: The machine; None: this one.
         software: Installed packages and system; None: those of this machine.
         requires: Requirements of hwnas; None: those of the installed distribution.
+        gpus: State of the GPUs and their runtimes; None: ask driver and libraries.
     """
     here = machine or detect()
     env = software or environment()
@@ -124,10 +129,15 @@ def doctor(
     requirements, note = _parsed(lines)
     tools = _TOOLS + (_GPU_TOOLS if here.gpus else ())
     packages = tuple(_status(tool, versions, requirements) for tool in tools)
+    gpu_report = inspect_gpus(here) if gpus is None else gpus
     findings = (
         *_package_findings(tools, packages, gpu=bool(here.gpus)),
         *_runtime_findings(here, versions),
         *_machine_findings(here),
+        *(
+            Finding(subject=subject, problem=problem, cost=cost, remedy=remedy)
+            for subject, problem, cost, remedy in gpu_problems(here, gpu_report)
+        ),
         *note,
         *_checkout_findings(env),
     )
@@ -136,6 +146,7 @@ def doctor(
         machine=here,
         default_device=here.default_device.name,
         packages=packages,
+        gpus=gpu_report,
         findings=findings,
     )
 
@@ -200,6 +211,13 @@ def _runtime_findings(machine: Machine, versions: Mapping[str, str]) -> Iterator
             subject="onnxruntime",
             problem="is installed twice, as onnxruntime and as onnxruntime-gpu",
             cost="the two overwrite each other's files: ONNX Runtime may not see the GPU, or fail to load",
+            remedy=_REINSTALL.format("gpu" if machine.gpus else "cpu"),
+        )
+    if not both and {"onnxruntime", "onnxruntime-gpu"} & versions.keys() and is_incomplete("onnxruntime"):
+        yield Finding(
+            subject="onnxruntime",
+            problem="is incomplete: uninstalling another build of it removed files",
+            cost="ONNX Runtime cannot be loaded",
             remedy=_REINSTALL.format("gpu" if machine.gpus else "cpu"),
         )
     if machine.gpus and not both and "onnxruntime" in versions:

@@ -143,7 +143,11 @@ def test_a_slice_has_no_rates_of_the_whole_gpu() -> None:
 
 def test_a_slice_that_is_gone_is_noted() -> None:
     _, notes = detected(CommandOutcome(output=TWO_A100), slices=SLICES, visible="MIG-gone")
-    assert notes == ("CUDA_VISIBLE_DEVICES='MIG-gone' hides 2 of 2 GPUs",)
+    assert notes == (
+        "CUDA_VISIBLE_DEVICES='MIG-gone' hides 2 of 2 GPUs",
+        "the slice MIG-gone does not exist, and those that do are: "
+        "MIG-11111111-0000 (a100-mig-3g.40gb), MIG-22222222-0000 (a100-mig-1g.10gb-me)",
+    )
 
 
 def test_a_gpu_is_frozen() -> None:

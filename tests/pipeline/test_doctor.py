@@ -6,6 +6,7 @@ from hwnas.config import to_mapping
 from hwnas.devices import Machine, detect
 from hwnas.devices.cpu import CPUINFO
 from hwnas.pipeline.doctor import DoctorReport, Finding, doctor
+from hwnas.pipeline.gpu_check import GpuReport
 from hwnas.runs import CommandOutcome, Environment, environment
 
 REQUIRES = (
@@ -61,7 +62,7 @@ def software(packages: dict[str, str], *, problem: str | None = None) -> Environ
 
 
 def examined(packages: dict[str, str], *, outcome: CommandOutcome = GPU) -> DoctorReport:
-    return doctor(machine=machine(outcome), software=software(packages), requires=REQUIRES)
+    return doctor(machine=machine(outcome), software=software(packages), requires=REQUIRES, gpus=GpuReport())
 
 
 def finding(report: DoctorReport, subject: str) -> Finding:
@@ -164,13 +165,18 @@ def test_notes_on_a_machine_with_gpus_are_findings() -> None:
 
 
 def test_requirements_that_cannot_be_checked_are_said() -> None:
-    report = doctor(machine=machine(GPU), software=software(ON_GPU), requires=())
+    report = doctor(machine=machine(GPU), software=software(ON_GPU), requires=(), gpus=GpuReport())
     assert finding(report, "hwnas").cost == "packages that are too old go unnoticed"
     assert all(package.accepted for package in report.packages)
 
 
 def test_a_commit_that_cannot_be_told_is_found() -> None:
-    report = doctor(machine=machine(GPU), software=software(ON_GPU, problem="git is not installed"), requires=REQUIRES)
+    report = doctor(
+        machine=machine(GPU),
+        software=software(ON_GPU, problem="git is not installed"),
+        requires=REQUIRES,
+        gpus=GpuReport(),
+    )
     assert finding(report, "git").problem == "git is not installed"
 
 

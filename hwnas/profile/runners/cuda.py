@@ -1,6 +1,7 @@
 """Shared by runners on NVIDIA GPUs: timing by device events, memory, and the state of the GPU by NVML."""
 
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -135,13 +136,45 @@ class CudaMemory:
 
 
 def cuda_available(device: Device) -> Availability:
-    """Check if a device is a GPU of NVIDIA, and torch sees one."""
+    """Check if a device is a GPU of NVIDIA, and torch sees one and has kernels for it."""
     if not device.has_cuda:
         return Availability(available=False, reason=f"CUDA needs an NVIDIA GPU, and {device.name} is none")
     if torch.cuda.is_available():
-        return AVAILABLE
+        capability = "{}.{}".format(*torch.cuda.get_device_capability())
+        architectures = tuple(torch.cuda.get_arch_list())
+        if not unsupported_capability(capability, architectures):
+            return AVAILABLE
+        reason = f"torch {torch.__version__} has no kernels for compute capability {capability} of {device.name}"
+        return Availability(available=False, reason=f"{reason}, but for {', '.join(architectures)}")
     build = "a build without CUDA" if torch.version.cuda is None else f"built for CUDA {torch.version.cuda}"
     return Availability(available=False, reason=f"torch {torch.__version__} ({build}) finds no GPU on this machine")
+
+
+def unsupported_capability(capability: str, architectures: tuple[str, ...]) -> bool:
+    """Return True if no kernel for these architectures runs on a GPU.
+
+    Machine code (`sm_86`) runs on its own major version from its minor version on, that of one chip alone (`sm_90a`)
+    on this one; portable code (`compute_90`) runs on it and all later ones.
+
+    Args:
+        capability: Compute capability of the GPU, such as '8.9'.
+        architectures: As of `torch.cuda.get_arch_list()`.
+    """
+    major, minor = (int(part) for part in capability.split("."))
+    for architecture in architectures:
+        found = re.fullmatch(r"(sm|compute)_(\d+)(\d)([af]?)", architecture)
+        if found is None:
+            return False  # an architecture of another vendor, or of a form that is not known here
+        own = (int(found.group(2)), int(found.group(3)))
+        if found.group(4) == "a":
+            runs = own == (major, minor)
+        elif found.group(1) == "compute":
+            runs = own <= (major, minor)
+        else:
+            runs = own[0] == major and own[1] <= minor
+        if runs:
+            return False
+    return bool(architectures)
 
 
 def cuda_facts() -> Mapping[str, str]:

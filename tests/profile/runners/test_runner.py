@@ -167,6 +167,17 @@ def test_a_torch_without_a_gpu_says_what_it_was_built_for(monkeypatch: pytest.Mo
     assert "(a build without CUDA) finds no GPU on this machine" in TorchRunner().available(H100).reason
 
 
+def test_a_gpu_without_kernels_in_torch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 0))
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_90"])
+    found = TorchRunner().available(DEVICES.get("v100"))
+    assert not found.available
+    assert found.reason.endswith("has no kernels for compute capability 7.0 of v100, but for sm_75, sm_90")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    assert TorchRunner().available(H100).available
+
+
 def test_compiling_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
