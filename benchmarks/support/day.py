@@ -116,7 +116,7 @@ def print_facts(name: str) -> None:
             reasons[runtime] = "" if availability.available else availability.reason or "it is not available"
         except ImportError as error:
             reasons[runtime] = str(error)
-    print(json.dumps({"device": device.name, "gpu": device.kind == "gpu", "runtimes": reasons}))
+    print(json.dumps({"device": device.name, "gpu": device.vendor == "nvidia", "runtimes": reasons}))
 
 
 class Day:

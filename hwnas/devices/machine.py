@@ -28,6 +28,8 @@ class Machine:
     accelerators: tuple[Accelerator, ...] = ()
     """Intel's GPUs and NPUs."""
     notes: tuple[str, ...] = ()
+    missing_gpu: str = ""
+    """UUID of a GPU or slice that CUDA_VISIBLE_DEVICES names and that cannot be found."""
 
     @property
     def devices(self) -> tuple[Device, ...]:
@@ -63,7 +65,10 @@ def detect(
     Returns:
         The machine. It has a note on whatever could not be detected.
     """
-    gpus, gpu_notes = detect_gpus(run=run, read=read, visible=environ.get("CUDA_VISIBLE_DEVICES"))
+    visible = environ.get("CUDA_VISIBLE_DEVICES")
+    gpus, gpu_notes = detect_gpus(run=run, read=read, visible=visible)
+    named = [entry.strip() for entry in (visible or "").split(",") if entry.strip().startswith(("GPU-", "MIG-"))]
+    missing = [entry for entry in named if not any(gpu.uuid.startswith(entry) for gpu in gpus)]
     cpu, cpu_notes = detect_cpu(
         read=read,
         run=run,
@@ -72,7 +77,13 @@ def detect(
         fallback=platform.processor(),
     )
     intel, intel_notes = detect_accelerators(read=read, make_core=make_core)
-    return Machine(cpu=cpu, gpus=gpus, accelerators=intel, notes=(*gpu_notes, *intel_notes, *cpu_notes))
+    return Machine(
+        cpu=cpu,
+        gpus=gpus,
+        accelerators=intel,
+        notes=(*gpu_notes, *intel_notes, *cpu_notes),
+        missing_gpu=missing[0] if missing else "",
+    )
 
 
 def usable_cores() -> int:
@@ -114,10 +125,18 @@ def require(name: str, *, machine: Machine | None = None) -> Device:
         machine: The machine; None: this one.
 
     Raises:
-        MissingError: The device is not in the machine.
+        MissingError: The device is not in the machine, or it is `auto` and the GPU that CUDA_VISIBLE_DEVICES names by
+            its UUID cannot be found, as a slice that was removed: the CPU is no substitute for it.
         UnknownNameError: No device has that name.
     """
     machine = machine or detect()
+    if name.casefold() == "auto" and machine.missing_gpu and not machine.gpus:
+        kind = "slice" if machine.missing_gpu.startswith("MIG-") else "GPU"
+        raise MissingError(
+            f"the {kind} that CUDA_VISIBLE_DEVICES names must be in this machine ({'; '.join(machine.notes)})",
+            got=machine.missing_gpu,
+            hint="nvidia-smi -L for those that there are, or --device cpu",
+        )
     resolved = resolve(name, machine=machine)
     for device in machine.devices:
         if device.name == resolved:

@@ -270,6 +270,7 @@ class _Process:
         self._buffer = b""
         self._stage = ""
         self._output_before = 0
+        self._reaping = threading.Lock()
         try:
             self._start(command, variables)
         except OSError as error:  # no room for temporary files, or too many processes or open files
@@ -283,8 +284,9 @@ class _Process:
         self.process_id = ready["ready"]
 
     def kill(self) -> None:
-        """Kill the process, from any thread; the one that waits for its answer ends it."""
-        self._process.kill()
+        """Kill it with everything that it started, from any thread; the one that waits for its answer cleans up."""
+        with self._reaping:
+            self._kill_group()
 
     def _start(self, command: Sequence[str], variables: Mapping[str, str]) -> None:
         # A file and not a pipe: an unread pipe would block a chatty library once it is full.
@@ -392,11 +394,15 @@ class _Process:
 
     def _reap(self) -> int:
         """Kill what is left of the process group, and return the exit code of the process."""
+        with self._reaping:
+            self._kill_group()
+            return self._process.wait()
+
+    def _kill_group(self) -> None:
         # While the process is not waited for, its number cannot be that of another group.
         if self._process.returncode is None:
             with suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
-        return self._process.wait()
 
     def _invalid_message(self, message: object) -> _ProcessDied:
         got = shown(message.decode("utf-8", errors="replace") if isinstance(message, bytes) else message)

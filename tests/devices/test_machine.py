@@ -103,6 +103,22 @@ def test_the_search_for_gpus_and_cpu_uses_what_it_is_given() -> None:
     assert len(found.notes) == 2
 
 
+@pytest.mark.parametrize(("entry", "kind"), [("MIG-5c8e-gone", "slice"), ("GPU-9", "GPU")])
+def test_auto_is_not_the_cpu_when_the_gpu_that_was_named_is_gone(entry: str, kind: str) -> None:
+    gone = machine(CommandOutcome(output=GPUS), environ={"CUDA_VISIBLE_DEVICES": entry})
+    with pytest.raises(
+        MissingError, match=f"the {kind} that CUDA_VISIBLE_DEVICES names must be in this machine"
+    ) as caught:
+        require("auto", machine=gone)
+    assert caught.value.got == entry
+    assert require("cpu", machine=gone).kind == "cpu"
+    for visible in ("", "-1"):  # the usual ways to hide all GPUs
+        hidden = machine(CommandOutcome(output=GPUS), environ={"CUDA_VISIBLE_DEVICES": visible})
+        assert require("auto", machine=hidden).kind == "cpu"
+    partly = machine(CommandOutcome(output=GPUS), environ={"CUDA_VISIBLE_DEVICES": f"GPU-2,{entry}"})
+    assert require("auto", machine=partly).name == "h200"
+
+
 TWO = machine(CommandOutcome(output=GPUS.replace("NVIDIA A10G, 2 MiB", "NVIDIA H200, 143771 MiB")))
 
 
