@@ -175,3 +175,11 @@ def test_each_gpu_is_named_once(names: tuple[str, ...]) -> None:
         select_gpus(names, machine=WITH_GPUS)
     with pytest.raises(InputError, match="must stand for one GPU or slice"):
         select_gpus(("GPU-",), machine=WITH_GPUS)
+
+
+def test_a_slice_of_a_resumed_campaign_that_is_gone_is_named() -> None:
+    assert resolve("h200-mig-1g.18gb", machine=WITHOUT) == "h200-mig-1g.18gb"
+    with pytest.raises(MissingError, match=r"the slice h200-mig-1g\.18gb-me of a GPU does not exist") as caught:
+        require("h200-mig-1g.18gb-me", machine=WITH_GPUS)
+    assert caught.value.hint is not None
+    assert "nvidia-smi mig -cgi 1g.18gb+me -C" in caught.value.hint
