@@ -12,20 +12,26 @@ from hwnas.registry import Registry, require_named
 # Peak rates are in TFLOP/s (int8: TOP/s), dense: where a datasheet prints only the rate with sparsity, half
 # of it stands here. Of the desktop boards the rates that sum in fp32 (int8: in int32) are taken; the fp16
 # rate of a P100 is that of its packed vector units. SM is the compute capability, by NVIDIA's list of CUDA GPUs.
-# A dash: the device lacks it, or the figure is not sure.
+# A dash: the device lacks it, or no datasheet was read that has it. GB/s of HGX boards are those of one GPU of the board.
 _FIGURES = """
 name            architecture fp32   tf32   fp16   bf16   fp8     int8    GB/s   GiB  SMs  L2_MiB  SM
-b200            blackwell    75     1125   2250   2250   4500    4500    8000   180  148  -       10.0
+b300            blackwell    -      -      2250   2250   4500    153.5   7700   -    -    -       10.3
+b200            blackwell    75     1125   2250   2250   4500    4500    7700   180  148  -       10.0
+gh200           hopper       -      494    990    990    1979    -       4000   96   132  -       9.0
+h200-nvl        hopper       -      -      835.5  835.5  -       -       4800   141  -    -       9.0
 h200            hopper       67     494.5  989.5  989.5  1979    1979    4800   141  132  -       9.0
 h100            hopper       67     494.5  989.5  989.5  1979    1979    3350   80   132  50      9.0
 h100-pcie       hopper       51     378    756.5  756.5  1513    1513    2000   80   114  50      9.0
 h100-nvl        hopper       60     417.5  835.5  835.5  1670.5  1670.5  3900   94   132  50      9.0
 l40s            ada          91.6   183    362    362    733     733     864    48   142  96      8.9
+l40             ada          90.5   90.5   181.05 181.05 362     362     864    48   142  -       8.9
 l4              ada          30.3   60     121    121    242.5   242.5   300    24   58   48      8.9
 a100            ampere       19.5   156    312    312    -       624     2039   80   108  40      8.0
 a100-40gb       ampere       19.5   156    312    312    -       624     1555   40   108  40      8.0
 a100-pcie       ampere       19.5   156    312    312    -       624     1935   80   108  40      8.0
 a100-pcie-40gb  ampere       19.5   156    312    312    -       624     1555   40   108  40      8.0
+a30             ampere       10.3   -      165    -      -       330     933    24   56   -       8.0
+a10g            ampere       35     35     70     70     -       -       600    24   -    -       8.6
 a10             ampere       31.2   62.5   125    125    -       250     600    24   72   6       8.6
 t4              turing       8.1    -      65     -      -       130     320    16   40   4       7.5
 v100            volta        15.7   -      125    -      -       -       900    32   80   6       7.0
@@ -34,26 +40,39 @@ v100-pcie       volta        14     -      112    -      -       -       900    
 v100-pcie-16gb  volta        14     -      112    -      -       -       900    16   80   6       7.0
 p100            pascal       9.3    -      18.7   -      -       -       732    16   56   4       6.0
 p4              pascal       5.5    -      -      -      -       22      192    8    20   2       6.1
+rtx-pro-6000    blackwell    125    -      503.8  503.8  -       -       1792   96   188  128     12.0
+rtx-pro-6000-maxq blackwell  -      -      -      -      -       -       1792   96   188  128     12.0
+rtx-pro-6000-server blackwell 120   -      -      -      -       -       1597   96   188  128     12.0
+rtx-a6000       ampere       38.7   -      154.8  154.8  -       309.7   768    48   84   6       8.6
+rtx5090         blackwell    104.8  104.8  209.5  209.5  419     -       1792   32   170  96      12.0
 rtx4090         ada          82.6   82.6   165.2  165.2  330.3   660.6   1008   24   128  72      8.9
 rtx3090         ampere       35.6   35.6   71     71     -       284     936    24   82   6       8.6
 titan-xp        pascal       12.15  -      -      -      -       -       547.7  12   30   3       6.1
 jetson-orin     ampere       5.3    -      -      -      -       85      204.8  64   16   4       8.7
+jetson-orin-nano ampere      -      -      -      -      -       -       -      8    8    -       8.7
+jetson-thor     blackwell    -      -      -      -      -       -       -      128  20   -       11.0
 """
 
 # Name: what drivers report (parted by |), aliases, source. The driver calls every Orin `Orin (nvgpu)`;
 # detection tells the boards apart by their device tree.
 _NAMES: dict[str, tuple[str, str, str]] = {
-    "b200": ("NVIDIA B200", "b200-sxm", "NVIDIA HGX B200 datasheet, per GPU"),
+    "b300": ("NVIDIA B300 SXM6 AC", "b300-sxm", "NVIDIA Blackwell Ultra datasheet, HGX B300, per GPU"),
+    "b200": ("NVIDIA B200", "b200-sxm", "NVIDIA Blackwell datasheet, HGX B200, per GPU"),
+    "gh200": ("NVIDIA GH200 480GB", "gh200-96gb", "NVIDIA GH200 Grace Hopper Superchip datasheet, 96 GB HBM3"),
+    "h200-nvl": ("NVIDIA H200 NVL", "h200-nvl-141gb", "NVIDIA H200 datasheet, NVL"),
     "h200": ("NVIDIA H200", "h200-sxm h200-141gb", "NVIDIA H200 datasheet, SXM"),
     "h100": ("NVIDIA H100 80GB HBM3", "h100-sxm h100-80gb h100-sxm-80gb", "NVIDIA H100 datasheet, SXM"),
     "h100-pcie": ("NVIDIA H100 PCIe", "h100-pcie-80gb", "NVIDIA H100 datasheet, PCIe"),
     "h100-nvl": ("NVIDIA H100 NVL", "h100-nvl-94gb", "NVIDIA H100 datasheet, NVL"),
     "l40s": ("NVIDIA L40S", "", "NVIDIA L40S datasheet"),
+    "l40": ("NVIDIA L40", "", "NVIDIA L40 datasheet"),
     "l4": ("NVIDIA L4", "", "NVIDIA L4 datasheet"),
     "a100": ("NVIDIA A100-SXM4-80GB", "a100-sxm a100-80gb a100-sxm-80gb", "NVIDIA A100 datasheet, SXM 80 GB"),
     "a100-40gb": ("NVIDIA A100-SXM4-40GB", "a100-sxm-40gb", "NVIDIA A100 datasheet, SXM 40 GB"),
     "a100-pcie": ("NVIDIA A100 80GB PCIe", "a100-pcie-80gb", "NVIDIA A100 datasheet, PCIe 80 GB"),
     "a100-pcie-40gb": ("NVIDIA A100-PCIE-40GB", "", "NVIDIA A100 datasheet, PCIe 40 GB"),
+    "a30": ("NVIDIA A30", "", "NVIDIA A30 datasheet"),
+    "a10g": ("NVIDIA A10G", "", "NVIDIA A10G datasheet of AWS, February 2022"),
     "a10": ("NVIDIA A10", "", "NVIDIA A10 datasheet"),
     "t4": ("Tesla T4", "", "NVIDIA T4 datasheet"),
     "v100": ("Tesla V100-SXM2-32GB", "v100-sxm v100-32gb v100-sxm-32gb", "NVIDIA V100 datasheet, SXM2"),
@@ -62,6 +81,23 @@ _NAMES: dict[str, tuple[str, str, str]] = {
     "v100-pcie-16gb": ("Tesla V100-PCIE-16GB", "", "NVIDIA V100 datasheet, PCIe"),
     "p100": ("Tesla P100-PCIE-16GB", "p100-pcie p100-pcie-16gb", "NVIDIA P100 datasheet, PCIe 16 GB"),
     "p4": ("Tesla P4", "", "NVIDIA P4 datasheet"),
+    "rtx-pro-6000": (
+        "NVIDIA RTX PRO 6000 Blackwell Workstation Edition",
+        "rtx-pro-6000-workstation",
+        "NVIDIA RTX PRO Blackwell architecture whitepaper",
+    ),
+    "rtx-pro-6000-maxq": (
+        "NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition",
+        "rtx-pro-6000-max-q",
+        "NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition datasheet",
+    ),
+    "rtx-pro-6000-server": (
+        "NVIDIA RTX PRO 6000 Blackwell Server Edition",
+        "",
+        "NVIDIA RTX PRO 6000 Blackwell Server Edition datasheet, December 2025",
+    ),
+    "rtx-a6000": ("NVIDIA RTX A6000", "rtxa6000 a6000", "NVIDIA GA102 architecture whitepaper"),
+    "rtx5090": ("NVIDIA GeForce RTX 5090", "rtx-5090 5090", "NVIDIA RTX Blackwell architecture whitepaper"),
     "rtx4090": ("NVIDIA GeForce RTX 4090", "rtx-4090 4090", "NVIDIA Ada architecture whitepaper"),
     "rtx3090": ("NVIDIA GeForce RTX 3090", "rtx-3090 3090", "NVIDIA GA102 architecture whitepaper"),
     "titan-xp": ("NVIDIA TITAN Xp", "titanxp", "NVIDIA TITAN Xp specifications"),
@@ -69,6 +105,16 @@ _NAMES: dict[str, tuple[str, str, str]] = {
         "Orin (nvgpu)|NVIDIA Jetson AGX Orin|NVIDIA Jetson AGX Orin Developer Kit",
         "jetson-agx-orin agx-orin",
         "NVIDIA Jetson AGX Orin technical brief, 64 GB",
+    ),
+    "jetson-orin-nano": (
+        "NVIDIA Jetson Orin Nano Developer Kit|NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super",
+        "orin-nano",
+        "NVIDIA Jetson Orin Nano specifications, 8 GB; its rates depend on the power mode",
+    ),
+    "jetson-thor": (
+        "NVIDIA Thor|NVIDIA Jetson AGX Thor Developer Kit",
+        "jetson-agx-thor agx-thor",
+        "NVIDIA Jetson AGX Thor Developer Kit user guide, 128 GB",
     ),
 }
 

@@ -16,7 +16,7 @@ SLICE_QUERY = ("nvidia-smi", "-L")
 DRIVER_FILE = "/proc/driver/nvidia/version"
 BOARD_FILE = "/proc/device-tree/model"
 
-_WITH_SLICES = ("a100", "a30", "h100", "h200", "gh200", "b200", "b300", "nvidia-")
+_WITH_SLICES = ("a100", "a30", "h100", "h200", "gh200", "b200", "b300", "rtx-pro-6000", "nvidia-")
 """Beginnings of the names of devices that may be in multi-instance mode."""
 
 _LISTED_GPU = re.compile(r"^GPU \d+: .*\(UUID: (GPU-[0-9a-fA-F-]+)\)")

@@ -26,6 +26,18 @@ from hwnas.registry import Registry
         ("Tesla V100-PCIE-32GB", "v100-pcie"),
         ("Tesla P100-PCIE-16GB", "p100"),
         ("NVIDIA A10", "a10"),
+        ("NVIDIA A10G", "a10g"),
+        ("NVIDIA A30", "a30"),
+        ("NVIDIA L40", "l40"),
+        ("NVIDIA H200 NVL", "h200-nvl"),
+        ("NVIDIA GH200 480GB", "gh200"),
+        ("NVIDIA B300 SXM6 AC", "b300"),
+        ("NVIDIA RTX A6000", "rtx-a6000"),
+        ("NVIDIA GeForce RTX 5090", "rtx5090"),
+        ("NVIDIA RTX PRO 6000 Blackwell Workstation Edition", "rtx-pro-6000"),
+        ("NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition", "rtx-pro-6000-maxq"),
+        ("NVIDIA RTX PRO 6000 Blackwell Server Edition", "rtx-pro-6000-server"),
+        ("NVIDIA Thor", "jetson-thor"),
         ("NVIDIA GeForce RTX 4090", "rtx4090"),
         ("GeForce RTX 3090", "rtx3090"),
         ("Orin (nvgpu)", "jetson-orin"),
@@ -39,13 +51,13 @@ def test_a_reported_name_leads_to_its_device(reported: str, name: str) -> None:
     "reported",
     [
         "",
-        "NVIDIA A10G",
         "NVIDIA A100-SXM4-80GB MIG 1g.10gb",
         "NVIDIA GeForce RTX 3090 Ti",
         "NVIDIA GeForce RTX 4090 D",
         "NVIDIA GeForce RTX 4090 Laptop GPU",
-        "NVIDIA H200 NVL",
-        "NVIDIA L40",
+        "NVIDIA GeForce RTX 5090 D",
+        "NVIDIA GH200 144G HBM3e",
+        "NVIDIA A40",
     ],
 )
 def test_another_variant_is_no_match(reported: str) -> None:
@@ -108,11 +120,12 @@ def test_a_row_is_read_in_its_units() -> None:
 @pytest.mark.parametrize("device", DEVICES.values(), ids=lambda device: device.name)
 def test_every_device_is_plausible_and_says_its_source(device: Device) -> None:
     assert device.source
-    assert device.memory_byte_per_s is not None
-    assert 1e11 < device.memory_byte_per_s < 1e13
-    assert device.fp32_flop_per_s is not None
+    assert device.compute_capability is not None
+    assert device.memory_byte_per_s is None or 1e11 < device.memory_byte_per_s < 1e13
     assert all(match(reported) is device for reported in device.reported)
     narrower: tuple[Precision, ...] = ("fp32", "fp16", "fp8", "int8")
+    if device.name == "b300":  # has few int8 units
+        narrower = narrower[:-1]
     rates = [rate for rate in map(device.peak_op_per_s, narrower) if rate is not None]
     assert rates == sorted(rates)
     assert device.bf16_flop_per_s in (None, device.fp16_flop_per_s)

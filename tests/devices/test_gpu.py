@@ -72,7 +72,8 @@ def test_a_driver_without_its_tool_is_noted() -> None:
     ("model", "name"),
     [
         ("NVIDIA Jetson AGX Orin Developer Kit\0", "jetson-orin"),
-        ("NVIDIA Jetson Orin Nano Developer Kit\0", "nvidia-jetson-orin-nano-developer-kit"),
+        ("NVIDIA Jetson Orin Nano Developer Kit\0", "jetson-orin-nano"),
+        ("NVIDIA Jetson Orin NX Developer Kit\0", "nvidia-jetson-orin-nx-developer-kit"),
     ],
 )
 def test_boards_of_one_chip_are_told_apart(model: str, name: str) -> None:

@@ -10,9 +10,7 @@ from hwnas.runs import CommandOutcome
 
 CPU_NAME = "amd-epyc-9b45-2c-avx512bf16"
 FILES = {CPUINFO: "model name : AMD EPYC 9B45\nvendor_id : AuthenticAMD\nflags : avx2 avx512_bf16\n"}
-GPUS = (
-    "NVIDIA H200, 143771 MiB, 570.1, GPU-1\nNVIDIA H200, 143771 MiB, 570.1, GPU-2\nNVIDIA A10G, 2 MiB, 570.1, GPU-3\n"
-)
+GPUS = "NVIDIA H200, 143771 MiB, 570.1, GPU-1\nNVIDIA H200, 143771 MiB, 570.1, GPU-2\nNVIDIA A2, 2 MiB, 570.1, GPU-3\n"
 ABSENT = CommandOutcome(failure="nvidia-smi is not installed")
 
 
@@ -25,14 +23,14 @@ WITHOUT = machine()
 
 
 def test_every_model_is_listed_once_gpus_first() -> None:
-    assert [device.name for device in WITH_GPUS.devices] == ["h200", "nvidia-a10g", CPU_NAME]
+    assert [device.name for device in WITH_GPUS.devices] == ["h200", "nvidia-a2", CPU_NAME]
     assert [gpu.index for gpu in WITH_GPUS.gpus] == [0, 1, 2]
 
 
 def test_what_was_not_seen_is_noted() -> None:
     assert WITHOUT.notes == ("nvidia-smi is not installed",)
     hidden = machine(CommandOutcome(output=GPUS), environ={"CUDA_VISIBLE_DEVICES": "2"})
-    assert [device.name for device in hidden.devices] == ["nvidia-a10g", CPU_NAME]
+    assert [device.name for device in hidden.devices] == ["nvidia-a2", CPU_NAME]
 
 
 def test_this_machine_can_be_looked_at() -> None:
@@ -59,16 +57,16 @@ def test_a_name_is_resolved(name: str, there: str, here: str) -> None:
 
 
 def test_a_gpu_without_a_datasheet_is_known_where_it_is() -> None:
-    assert resolve("nvidia-a10g", machine=WITH_GPUS) == "nvidia-a10g"
+    assert resolve("nvidia-a2", machine=WITH_GPUS) == "nvidia-a2"
     with pytest.raises(UnknownNameError):
-        resolve("nvidia-a10g", machine=WITHOUT)
+        resolve("nvidia-a2", machine=WITHOUT)
 
 
 def test_a_misspelt_name_is_answered_with_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match="device 'h20' is not known") as caught:
         resolve("h20", machine=WITHOUT)
     assert caught.value.hint == "--device h200"
-    assert caught.value.known[:4] == ("auto", "cpu", CPU_NAME, "b200")
+    assert caught.value.known[:4] == ("auto", "cpu", CPU_NAME, "b300")
 
 
 @pytest.mark.parametrize(("name", "found"), [("auto", "h200"), ("h200-sxm", "h200"), ("cpu", CPU_NAME)])
@@ -81,7 +79,7 @@ def test_a_device_that_is_not_here_is_missing() -> None:
         require("a100-80gb", machine=WITH_GPUS)
     assert caught.value.exit_code == 3
     assert caught.value.message == "device 'a100-80gb' (a100) is not in this machine"
-    assert caught.value.known == ("h200", "nvidia-a10g", CPU_NAME)
+    assert caught.value.known == ("h200", "nvidia-a2", CPU_NAME)
     assert caught.value.hint == "--device h200, or the same command on a machine with that device"
 
 
@@ -119,7 +117,7 @@ def test_auto_is_not_the_cpu_when_the_gpu_that_was_named_is_gone(entry: str, kin
     assert require("auto", machine=partly).name == "h200"
 
 
-TWO = machine(CommandOutcome(output=GPUS.replace("NVIDIA A10G, 2 MiB", "NVIDIA H200, 143771 MiB")))
+TWO = machine(CommandOutcome(output=GPUS.replace("NVIDIA A2, 2 MiB", "NVIDIA H200, 143771 MiB")))
 
 
 @pytest.mark.parametrize(
@@ -145,7 +143,7 @@ def test_unequal_gpus_are_refused_by_name() -> None:
     with pytest.raises(InputError, match="the GPUs of one campaign must be equal") as caught:
         select_gpus(("all",), machine=WITH_GPUS)
     assert "GPU 1: h200 (NVIDIA H200 with 140 GiB, driver 570.1)" in str(caught.value.got)
-    assert "GPU 2: nvidia-a10g (NVIDIA A10G with 0 GiB, driver 570.1)" in str(caught.value.got)
+    assert "GPU 2: nvidia-a2 (NVIDIA A2 with 0 GiB, driver 570.1)" in str(caught.value.got)
     assert caught.value.hint == "--gpus 0,1"
     smaller = machine(CommandOutcome(output=GPUS.replace("143771", "71771", 1)))
     with pytest.raises(InputError, match="must be equal"):
