@@ -12,7 +12,7 @@ from hwnas.registry import Registry, require_named
 # Peak rates are in TFLOP/s (int8: TOP/s), dense: where a datasheet prints only the rate with sparsity, half
 # of it stands here. Of the desktop boards the rates that sum in fp32 (int8: in int32) are taken; the fp16
 # rate of a P100 is that of its packed vector units. SM is the compute capability, by NVIDIA's list of CUDA GPUs.
-# A dash: the device lacks it, or no datasheet was read that has it. Figures of an HGX board are those of one of its GPUs.
+# A dash: the device lacks it, or no datasheet was read that has it. An HGX board has the figures of one of its GPUs.
 _FIGURES = """
 name            architecture fp32   tf32   fp16   bf16   fp8     int8    GB/s   GiB  SMs  L2_MiB  SM
 b300            blackwell    -      -      2250   2250   4500    153.5   7700   -    -    -       10.3
