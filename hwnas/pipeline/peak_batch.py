@@ -68,7 +68,10 @@ def sweep_batches(time_batch: Callable[[int], float | None]) -> tuple[BatchThrou
 def describe_throughput(points: Sequence[BatchThroughput]) -> str:
     """Describe the images per second by batch size, and the peak, on one line."""
     rates = ", ".join(f"{point.batch}: {point.images_per_s:,.0f}" for point in points)
-    limit = f"they rise by less than {MIN_RISE:.0%} beyond {peak_batch(points)}"
+    peak = peak_batch(points)
+    limit = f"they rise by less than {MIN_RISE:.0%} beyond {peak}"
+    if peak == points[-1].batch:
+        limit = f"they still rise at {peak}, the largest"
     return f"images/s of {REFERENCE.name} by batch: {rates}; {limit}"
 
 

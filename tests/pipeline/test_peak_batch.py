@@ -122,6 +122,11 @@ def test_a_campaign_measures_at_the_peak(tmp_path: Path) -> None:
     assert one.describe_throughput() == ""
 
 
+def test_images_that_still_rise_are_said_to_rise() -> None:
+    points = [BatchThroughput(batch=1, images_per_s=100), BatchThroughput(batch=8, images_per_s=300)]
+    assert describe_throughput(points).endswith("1: 100, 8: 300; they still rise at 8, the largest")
+
+
 def test_a_plan_has_no_peak(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="a plan needs batch sizes"):
         write_plan(OPTIONS, tmp_path / "plan.jsonl")
