@@ -15,6 +15,7 @@ from torch import nn
 from hwnas.export.export import export_module
 from hwnas.export.onnx_graph import build_onnx
 from hwnas.export.onnx_session import Array, run_graph
+from hwnas.export.quantise import linear_layers
 from hwnas.export.templates import TemplateStore
 from hwnas.space import SPACES
 from hwnas.space.space import AnySpace
@@ -119,3 +120,18 @@ def test_a_model_of_timm_goes_the_reference_path(tmp_path: Path, batch: int | No
     exported = export_module(module, format="onnx", path=tmp_path / "net.onnx", input_shape=(3, 32, 32), batch=batch)
     assert exported.exporter == ("dynamo" if batch else "dynamo-dynamic")
     assert exported.parity.max_relative < 1e-5
+
+
+@pytest.mark.parametrize("name", MICRO)
+def test_networks_in_int8_run_on_int8_kernels_and_agree(name: str, store: TemplateStore, tmp_path: Path) -> None:
+    space = SPACES.get(name)
+    for arch in archs(space):
+        module = network(space, arch)
+        graph = build_onnx(module, input_shape=space.config.input_shape, precision="int8", store=store)
+        assert graph.quantisation is not None
+        layers = linear_layers(graph.quantisation.float_model)
+        kernels = operators(graph.model, tmp_path)
+        assert kernels["MatMulIntegerToFloat"] == len(layers)
+        assert kernels["DequantizeLinear"] == 0
+        outputs, expected = run_graph(graph.model, images(space)), logits(module, images(space))
+        assert np.corrcoef(outputs.ravel(), expected.ravel())[0, 1] > 0.95

@@ -96,6 +96,16 @@ def test_layers_of_a_composed_network_have_the_names_of_its_modules() -> None:
     assert names[:4] == [f"blocks.0.{name}" for name in ("attention.qkv", "attention.proj", "mlp.fc1", "mlp.fc2")]
 
 
+def test_the_residual_stream_stays_in_float() -> None:
+    """Rounded per tensor, a class token that is small next to the patch tokens would become zero, and so the logits."""
+    space = SPACES.get("autoformer-micro")
+    network = make_supernet(space).subnet(space.largest()).eval()
+    model = build_onnx(network, input_shape=space.config.input_shape, precision="int8").model
+    producers = {name: node.op_type for node in model.graph.node for name in node.output}
+    read = {producers[node.input[0]] for node in model.graph.node if node.op_type == "QuantizeLinear"}
+    assert read == {"LayerNormalization", "Reshape", "Gelu"}
+
+
 def test_outputs_are_those_of_rounded_weights_and_activations(graph: ModelProto, module: nn.Module) -> None:
     """The same network in torch, with the two linear layers in fake quantisation."""
     ranges = calibrate(graph, [images()], method="minmax")
