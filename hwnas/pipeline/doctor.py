@@ -77,12 +77,6 @@ _TOOLS = (
         "gpu",
     ),
     _Tool("openvino", ("openvino",), "CPUs are timed with ONNX Runtime, without bf16", "openvino"),
-    _Tool(
-        "tensorrt",
-        ("tensorrt", "tensorrt-cu12", "tensorrt-cu13"),
-        "TensorRT engines cannot be built or timed",
-        "tensorrt",
-    ),
     _Tool("scikit-learn", ("scikit-learn",), "latency predictors cannot be fitted"),
     _Tool("xgboost", ("xgboost",), "boosted predictors cannot be fitted or used"),
     _Tool("pymoo", ("pymoo",), "there is no search"),
@@ -94,6 +88,18 @@ _TOOLS = (
     _Tool("matplotlib", ("matplotlib",), "there are no PNG or SVG figures"),
 )
 _GPU_TOOLS = (
+    _Tool(
+        "tensorrt",
+        ("tensorrt", "tensorrt-cu12", "tensorrt-cu13"),
+        "TensorRT engines cannot be built or timed",
+        "tensorrt",
+    ),
+    _Tool(
+        "tensorrt-rtx",
+        ("tensorrt-rtx", "tensorrt-rtx-cu12", "tensorrt-rtx-cu13"),
+        "engines of TensorRT for RTX cannot be built or timed",
+        "tensorrt-rtx",
+    ),
     _Tool(
         "nvidia-ml-py",
         ("nvidia-ml-py",),

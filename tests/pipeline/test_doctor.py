@@ -26,6 +26,7 @@ COMPLETE = {
     "onnxruntime": "1.23.1",
     "openvino": "2026.4.1",
     "tensorrt": "10.3.0",
+    "tensorrt-rtx": "1.7.1.116",
     "scikit-learn": "1.9.1",
     "xgboost": "3.2.0",
     "pymoo": "0.6.2",

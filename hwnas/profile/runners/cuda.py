@@ -147,7 +147,12 @@ def cuda_available(device: Device) -> Availability:
         reason = f"torch {torch.__version__} has no kernels for compute capability {capability} of {device.name}"
         return Availability(available=False, reason=f"{reason}, but for {', '.join(architectures)}")
     build = "a build without CUDA" if torch.version.cuda is None else f"built for CUDA {torch.version.cuda}"
-    return Availability(available=False, reason=f"torch {torch.__version__} ({build}) finds no GPU on this machine")
+    reason = f"torch {torch.__version__} ({build}) finds no GPU on this machine"
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    except (AssertionError, RuntimeError) as error:  # its first sentence says why, such as a driver that is too old
+        reason += f": {str(error).partition('. ')[0].splitlines()[0]}"
+    return Availability(available=False, reason=reason)
 
 
 def unsupported_capability(capability: str, architectures: tuple[str, ...]) -> bool:

@@ -166,6 +166,13 @@ def test_a_torch_without_a_gpu_says_what_it_was_built_for(monkeypatch: pytest.Mo
     monkeypatch.setattr(torch.version, "cuda", None)
     assert "(a build without CUDA) finds no GPU on this machine" in TorchRunner().available(H100).reason
 
+    def refuse() -> None:
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 12040). Please update")
+
+    monkeypatch.setattr(torch.cuda, "init", refuse)
+    reason = TorchRunner().available(H100).reason
+    assert reason.endswith("this machine: The NVIDIA driver on your system is too old (found version 12040)")
+
 
 def test_a_gpu_without_kernels_in_torch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
