@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from hwnas.pipeline.evaluate import Evaluation, evaluate
     from hwnas.pipeline.explain import Explanation, explain
     from hwnas.pipeline.export_network import EngineOptions, ExportedNetwork, export_network
+    from hwnas.pipeline.export_plan import ExportedPlan, export_plan
     from hwnas.pipeline.import_checkpoint import ImportedCheckpoint, import_checkpoint
     from hwnas.pipeline.measure import MeasureResult, measure
     from hwnas.pipeline.measure_until import StoppingRule
@@ -56,6 +57,7 @@ __all__ = [
     "Explanation",
     "ExportedModule",
     "ExportedNetwork",
+    "ExportedPlan",
     "FitOptions",
     "FitReport",
     "FoundNetwork",
@@ -92,6 +94,7 @@ __all__ = [
     "explain",
     "export_module",
     "export_network",
+    "export_plan",
     "find_predictor",
     "fit_predictors",
     "import_checkpoint",
@@ -124,6 +127,7 @@ _MODULES = {
     "Explanation": "hwnas.pipeline.explain",
     "ExportedModule": "hwnas.export.export",
     "ExportedNetwork": "hwnas.pipeline.export_network",
+    "ExportedPlan": "hwnas.pipeline.export_plan",
     "FitOptions": "hwnas.pipeline.predictors.fit",
     "FitReport": "hwnas.pipeline.predictors.fit",
     "FoundNetwork": "hwnas.search.result",
@@ -159,6 +163,7 @@ _MODULES = {
     "explain": "hwnas.pipeline.explain",
     "export_module": "hwnas.pipeline.modules",
     "export_network": "hwnas.pipeline.export_network",
+    "export_plan": "hwnas.pipeline.export_plan",
     "find_predictor": "hwnas.predict.selector",
     "fit_predictors": "hwnas.pipeline.predictors.fit",
     "import_checkpoint": "hwnas.pipeline.import_checkpoint",

@@ -5,20 +5,46 @@ from typing import Any
 
 import click
 
-from hwnas.cli.options import CLASSES, IMAGE_SIZE, PATH, SEED, BatchOrDynamic, Number, Whole, json_option
+from hwnas.cli.options import (
+    CLASSES,
+    IMAGE_SIZE,
+    PATH,
+    SEED,
+    BatchOrDynamic,
+    Number,
+    Whole,
+    given_options,
+    json_option,
+)
 from hwnas.cli.output import print_json, print_line, print_table
+from hwnas.cli.progress import console_reporter
+from hwnas.errors import UsageError
 from hwnas.export.calibration import CALIBRATION_METHODS
 from hwnas.export.tensorrt import TIMING_CACHE_USES
 from hwnas.pipeline.export_network import FORMATS, EngineOptions, ExportedNetwork
 from hwnas.pipeline.export_network import export_network as write_network
 from hwnas.pipeline.quantisation import QuantisationOptions
+from hwnas.space import SPACES
+
+_PLAN_PARAMETERS = (
+    "space",
+    "format_",
+    "out",
+    "workspace_mb",
+    "optimization_level",
+    "devices",
+    "timing_cache",
+    "timing_cache_use",
+    "as_json",
+)
+"""Parameters that can be given with a plan, which contains the others."""
 
 _SHOWN_LAYERS = 3
 """Layers whose noise in int8 is printed."""
 
 
 @click.command("export")
-@click.argument("space", metavar="SPACE|RUN")
+@click.argument("space", metavar="SPACE|RUN|PLAN")
 @click.argument("arch", required=False)
 @click.option("--arch", "named", metavar="ARCH", help="The network, instead of the argument ARCH.")
 @click.option(
@@ -75,7 +101,9 @@ _SHOWN_LAYERS = 3
     help="TensorRT: how the timing cache is used.",
 )
 @json_option
+@click.pass_context
 def export_network(
+    context: click.Context,
     space: str,
     arch: str | None,
     *,
@@ -105,10 +133,23 @@ def export_network(
     search or hwnas train it may be the id of a network of the run, which is exported with its weights. Leave ARCH out
     if --weights is a file of a single network.
 
+    With a PLAN of hwnas profile --plan-only, each network of the plan is exported in the plan's precision and batches,
+    and engines of TensorRT for RTX are built for its device, which may be elsewhere.
+
     With --precision int8 the scales of activations are found on training images of --data, and the file is written if
     its top-1 accuracy on held-out images is within --max-drop points of that in fp32. The scales of int8-dynamic are
     computed in each run, of ONNX Runtime alone.
     """
+    engine = EngineOptions(
+        workspace_mb=workspace_mb,
+        optimization_level=optimization_level,
+        timing_cache=timing_cache,
+        timing_cache_use=timing_cache_use,
+        devices=tuple(name.strip() for name in (devices or "").split(",") if name.strip()),
+    )
+    if space not in SPACES and Path(space).is_file():
+        _export_plan(context, Path(space), out=out, format_=format_, engine=engine, as_json=as_json)
+        return
     if arch is not None and named is not None:
         raise click.UsageError("the network must be named once, as ARCH or with --arch")
     options = {
@@ -130,18 +171,32 @@ def export_network(
         image_size=image_size,
         num_classes=classes,
         quantisation=None if given == {} else QuantisationOptions(**given),
-        engine=EngineOptions(
-            workspace_mb=workspace_mb,
-            optimization_level=optimization_level,
-            timing_cache=timing_cache,
-            timing_cache_use=timing_cache_use,
-            devices=tuple(name.strip() for name in (devices or "").split(",") if name.strip()),
-        ),
+        engine=engine,
     )
     if as_json:
         print_json(exported.to_mapping())
     else:
         _print(exported)
+
+
+def _export_plan(
+    context: click.Context, plan: Path, *, out: Path, format_: str, engine: EngineOptions, as_json: bool
+) -> None:
+    from hwnas.pipeline.export_plan import export_plan
+
+    given = given_options(context, except_for=_PLAN_PARAMETERS)
+    if given:
+        hint = f"hwnas export {plan} --out {out}"
+        raise UsageError("a plan already says which networks, and how", got=" ".join(given), hint=hint)
+    with console_reporter() as reporter:
+        exported = export_plan(plan, out=out, format=format_, engine=engine, reporter=reporter)
+    if as_json:
+        print_json(exported.to_mapping())
+        return
+    for network in exported.networks:
+        print_line(str(network.files[0]))
+    if exported.left_out:
+        print_line(f"left out, as they are not of the space: {', '.join(exported.left_out)}")
 
 
 def _print(exported: ExportedNetwork) -> None:

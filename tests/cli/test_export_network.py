@@ -32,6 +32,18 @@ def test_json_is_one_document(command_line: CommandLine, tmp_path: Path) -> None
     assert document["parity"]["max_relative"] == 0.0
 
 
+def test_a_plan_is_exported_as_it_says(command_line: CommandLine, tmp_path: Path) -> None:
+    plan, out = tmp_path / "plan.jsonl", ("--out", str(tmp_path / "out"), "--format", "safetensors")
+    planned = ("--space", "vitas-micro", "--device", "l4", "--samples", "1", "--runtime", "tensorrt-rtx")
+    assert command_line("profile", *planned, "--plan-only", "--out", str(plan)) == 0
+    assert command_line("export", str(plan), *out) == 0
+    *files, note = command_line.out.strip().splitlines()
+    assert all(Path(file).exists() for file in files)
+    assert note.startswith("left out, as they are not of the space: timm:deit_small")
+    assert command_line("export", str(plan), *out, "--batch", "8") == 2
+    assert "a plan already says which networks, and how" in command_line.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
