@@ -9,6 +9,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from hwnas.errors import InputError, MissingError
+from hwnas.export.onnx_graph import build_onnx
 from hwnas.export.tensorrt import (
     EngineSettings,
     GpuFacts,
@@ -21,6 +22,7 @@ from hwnas.export.tensorrt import (
 from hwnas.export.tensorrt.execution import Execution
 from tests.export.tensorrt.fake_cuda import FakeCuda
 from tests.export.tensorrt.graphs import small_graph, small_images
+from tests.export.test_quantise import SHAPE, Tokens
 
 rtx = pytest.importorskip("tensorrt_rtx")
 
@@ -44,6 +46,13 @@ def test_an_engine_is_built_ahead_of_time(tmp_path: Path, precision: str) -> Non
     ampere = GpuFacts(device="a10", reported="NVIDIA A10", compute_capability="8.6", driver="1", cuda="13")
     with pytest.raises(InputError, match=r"compute capability of this GPU, 8\.6"):
         load_engine(saved.engine, gpu=ampere)
+
+
+def test_the_graph_in_int8_for_cpus_is_taken_as_it_is() -> None:
+    torch.manual_seed(0)
+    graph = build_onnx(Tokens().eval(), input_shape=SHAPE, batch=2, precision="int8").model
+    assert any(node.op_type == "QuantizeLinear" for node in graph.graph.node)
+    assert build_engine(graph.SerializeToString(), settings(batch=2)).card.num_layers > 0
 
 
 def test_one_engine_serves_several_gpus() -> None:
