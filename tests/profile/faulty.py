@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from hwnas.devices import Device
 from hwnas.metrics import RUNTIMES
 from hwnas.profile import network_timer
-from hwnas.profile.runners.runner import AVAILABLE, Availability, MeasurementError, Sample
+from hwnas.profile.runners.runner import AVAILABLE, Availability, MeasurementError, Sample, progress_callback
 from hwnas.profile.runners.torch import TorchRunner, TorchSession
 from hwnas.profile.worker_process import main
 from hwnas.records import Setting, Subject
@@ -87,6 +88,22 @@ class _SlowSession(TorchSession):
 class Slow(_Faulty):
     def prepare(self, module: nn.Module, images: Tensor, setting: Setting) -> TorchSession:
         return (TorchSession if _is_reference(module) else _SlowSession)(module, images, setting)
+
+
+class LongBuild(_Faulty):
+    """As a builder of engines does, it reports from a thread of its own."""
+
+    def go_wrong(self) -> None:
+        on_progress, until_s = progress_callback(), time.monotonic() + 4
+
+        def work() -> None:
+            while time.monotonic() < until_s:
+                time.sleep(0.1)
+                on_progress()
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
 
 
 class Memory(_Faulty):
@@ -178,6 +195,7 @@ _KINDS = {
     "exit": Exit,
     "hang": Hang,
     "slow": Slow,
+    "long-build": LongBuild,
     "memory": Memory,
     "broken-context": BrokenContext,
     "large-reference": LargeReference,

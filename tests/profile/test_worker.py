@@ -145,6 +145,14 @@ def test_a_network_that_hangs_is_given_up_with_all_that_it_started(
     assert _ended(group)
 
 
+def test_a_long_preparation_that_reports_is_not_given_up(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    works(worker)
+    monkeypatch.setattr(worker, "_limits", WorkerLimits(silence_s=3))
+    outcome = worker.measure(task("long-build"))
+    assert outcome.failure is None
+    assert outcome.duration_s > 4
+
+
 @pytest.mark.slow
 def test_a_network_that_is_slow_is_not_given_up_while_it_goes_on(
     worker: Worker, monkeypatch: pytest.MonkeyPatch

@@ -242,6 +242,7 @@ def _inspect(library: Any, engine: bytes, messages: list[TensorRtMessage]) -> tu
     inspector = loaded.create_engine_inspector()
     table = inspector.get_engine_information(library.LayerInformationFormat.JSON) if inspector is not None else None
     if not table or not str(table).strip():
+        _log.warning(NO_LAYER_TABLE)
         messages.append(TensorRtMessage(severity="WARNING", text=NO_LAYER_TABLE))
         return None
     return str(table), int(loaded.num_layers)
