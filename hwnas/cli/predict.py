@@ -15,7 +15,7 @@ from hwnas.pipeline.predictors.predict import (
 )
 from hwnas.space import SPACES
 
-_PRINTED_FACTS = ("onnxruntime", "openvino", "tensorrt", "torch", "cuda", "driver", "memory_format")
+_PRINTED_FACTS = ("onnxruntime", "openvino", "tensorrt", "tensorrt-rtx", "torch", "cuda", "driver", "memory_format")
 """Facts of the environment that are printed with a prediction; the card has all of them."""
 
 

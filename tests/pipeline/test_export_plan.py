@@ -4,13 +4,16 @@ from pathlib import Path
 
 import pytest
 
+from hwnas.devices import DEVICES
 from hwnas.errors import InputError, MissingError
 from hwnas.export.tensorrt import load_engine, read_engine
 from hwnas.pipeline.export_network import EngineOptions
 from hwnas.pipeline.export_plan import export_plan
 from hwnas.pipeline.measure import measure_plan
+from hwnas.profile.environment import choose_runtime
 from hwnas.profile.options import CampaignOptions
 from hwnas.profile.plan import load_plan, write_plan
+from hwnas.progress import NullReporter
 from tests.export.tensorrt.conftest import ADA
 
 
@@ -78,6 +81,14 @@ def test_a_plan_for_another_gpu_is_not_measured_here(tmp_path: Path) -> None:
         measure_plan(plan, out=tmp_path / "profiles")
     assert caught.value.exit_code == 3
     assert "l4" in str(caught.value)
+
+
+def test_a_gpu_that_rtx_does_not_build_for_ends_a_campaign_before_it_begins() -> None:
+    pytest.importorskip("tensorrt_rtx")
+    with pytest.raises(MissingError, match="runtime tensorrt-rtx cannot be used") as caught:
+        choose_runtime("tensorrt-rtx", DEVICES.get("h100"), NullReporter())
+    assert caught.value.exit_code == 3
+    assert str(caught.value.got).endswith("8.6, 8.9, 12.0, 12.1, and h100 has 9.0")
 
 
 def test_what_is_no_plan_is_refused(tmp_path: Path) -> None:
