@@ -100,19 +100,10 @@ def calibrate(model: ModelProto, images: Iterable[Array], *, method: Calibration
     """
     if method not in CALIBRATION_METHODS:
         raise unknown("calibration method", method, CALIBRATION_METHODS)
-    probe = ActivationProbe(model)
-    largest: dict[str, float] = {}
-    ranks: dict[str, int] = {}
-    for values in map(probe.run, images):
-        for name, array in values.items():
-            bound = float(np.abs(array).max())
-            if not np.isfinite(bound):
-                message = "activations must be finite numbers to be quantised"
-                raise CheckFailedError(message, got=f"NaN or infinity in {name}", hint="other weights")
-            largest[name], ranks[name] = max(largest.get(name, 0.0), bound), array.ndim
+    largest, ranks = _largest_values(model, images)
     if not largest:
         raise InputError("calibration needs at least one batch of images", got="none", hint="--data DIR")
-    bounds = largest if method == "minmax" else _clipped_bounds(probe, images, largest, method=method)
+    bounds = largest if method == "minmax" else _clipped_bounds(ActivationProbe(model), images, largest, method=method)
     return {name: ActivationRange(bound=bound, rank=ranks[name]) for name, bound in bounds.items()}
 
 
@@ -129,27 +120,68 @@ class ActivationProbe:
 
     def __init__(self, model: ModelProto) -> None:
         """Open a session on the graph; the graph itself is not changed."""
-        library = load_onnxruntime()
         self._model = model
-        self._names = list(dict.fromkeys(layer.activation for layer in linear_layers(model)))
         self._input = model.graph.input[0].name
-        probed = ModelProto()
-        probed.CopyFrom(model)
-        outputs = {value.name for value in probed.graph.output} | {self._input}
-        probed.graph.output.extend(helper.make_empty_tensor_value_info(n) for n in self._names if n not in outputs)
-        options = library.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        # An optimiser would fuse operators and remove the values in between; it also takes longer than it saves.
-        options.graph_optimization_level = library.GraphOptimizationLevel.ORT_DISABLE_ALL
-        content = probed.SerializeToString()
-        self._session = library.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        self._names = [name for name in _read_activations(model) if name != self._input]
+        self._session = _open_unfused(model, nodes=(), outputs=self._names)
 
     def run(self, images: Array) -> dict[str, Array]:
         """Return the activations of a batch by name."""
         require_shape(images, self._model)
-        values: list[Array] = self._session.run(self._names, {self._input: images})
-        return dict(zip(self._names, values, strict=True))
+        # Without names, a session would return all of its outputs.
+        values: list[Array] = self._session.run(self._names, {self._input: images}) if self._names else []
+        return {self._input: images, **dict(zip(self._names, values, strict=True))}
+
+
+def _largest_values(model: ModelProto, images: Iterable[Array]) -> tuple[dict[str, float], dict[str, int]]:
+    """Return the largest magnitude and the rank of each activation that a linear layer reads.
+
+    The graph itself reduces them, so that the activations of a large batch are not all kept at once. NaN is looked for
+    in the sum: ONNX Runtime's ReduceMax passes over it.
+    """
+    names, nodes = _read_activations(model), []
+    for name in names:
+        nodes.append(helper.make_node("Abs", [name], [f"{name}/abs"]))
+        nodes.append(helper.make_node("ReduceMax", [f"{name}/abs"], [f"{name}/max"], keepdims=0))
+        nodes.append(helper.make_node("ReduceSum", [f"{name}/abs"], [f"{name}/sum"], keepdims=0))
+        nodes.append(helper.make_node("Shape", [name], [f"{name}/shape"]))
+    outputs = [f"{name}/{what}" for name in names for what in ("max", "sum", "shape")]
+    session = _open_unfused(model, nodes=nodes, outputs=outputs)
+    largest: dict[str, float] = {}
+    ranks: dict[str, int] = {}
+    for batch in images:
+        require_shape(batch, model)
+        found = session.run(outputs, {model.graph.input[0].name: batch})
+        for name, bound, total, shape in zip(names, found[::3], found[1::3], found[2::3], strict=True):
+            if not np.isfinite(total):
+                message = "activations must be finite numbers to be quantised"
+                raise CheckFailedError(message, got=f"NaN or infinity in {name}", hint="other weights")
+            largest[name], ranks[name] = max(largest.get(name, 0.0), float(bound)), len(shape)
+    return largest, ranks
+
+
+def _read_activations(model: ModelProto) -> list[str]:
+    """Return the names of the activations that linear layers read, each once."""
+    return list(dict.fromkeys(layer.activation for layer in linear_layers(model)))
+
+
+def _open_unfused(model: ModelProto, *, nodes: Sequence[NodeProto], outputs: Sequence[str]) -> Any:
+    """Open a session on a copy of a graph with further nodes and outputs.
+
+    Without the optimiser, which would fuse operators and remove the values in between. It also takes longer than it
+    saves.
+    """
+    library = load_onnxruntime()
+    probed = ModelProto()
+    probed.CopyFrom(model)
+    probed.graph.node.extend(nodes)
+    present = {value.name for value in probed.graph.output}
+    probed.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in outputs if name not in present)
+    options = library.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.graph_optimization_level = library.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return library.InferenceSession(probed.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -338,7 +370,8 @@ def _clipped_bounds(
     """Return bounds that leave out the largest values of some activations, from histograms of magnitudes."""
     counts = {name: np.zeros(_BINS, np.int64) for name in largest}
     for values in map(probe.run, images):
-        for name, array in values.items():
+        for name in largest:
+            array = values[name]
             bound = max(largest[name], _SMALLEST_BOUND)
             counts[name] += np.histogram(np.abs(array), bins=_BINS, range=(0.0, bound))[0]
     choose = _percentile_share if method == "percentile" else _mse_share

@@ -15,7 +15,7 @@ from onnx import ModelProto, numpy_helper
 from torch import Tensor, nn
 
 from hwnas.errors import CheckFailedError, InputError, UnknownNameError
-from hwnas.export.calibration import CalibrationRecipe
+from hwnas.export.calibration import CALIBRATION_METHODS, CalibrationRecipe
 from hwnas.export.onnx_graph import build_onnx
 from hwnas.export.onnx_session import run_graph
 from hwnas.export.quantise import (
@@ -187,9 +187,26 @@ def test_the_bound_with_the_smallest_error_is_found() -> None:
     assert error(share * largest) < 0.8 * error(largest)
 
 
-def test_an_activation_that_is_not_finite_is_an_error(graph: ModelProto) -> None:
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_activation_that_is_not_finite_is_an_error(graph: ModelProto, value: float) -> None:
+    """One pixel is enough; ONNX Runtime's ReduceMax would not see it."""
+    x = images()
+    x[1, 2, 5, 5] = value
     with pytest.raises(CheckFailedError, match="activations must be finite"):
-        calibrate(graph, [np.full((2, *SHAPE), np.nan, np.float32)], method="minmax")
+        calibrate(graph, [x], method="minmax")
+
+
+def test_a_layer_that_reads_the_images_themselves_is_quantised() -> None:
+    module = nn.Sequential(nn.Linear(8, 16), nn.Flatten(), nn.Linear(384, 5)).eval()
+    for method in CALIBRATION_METHODS:
+        graph = build_onnx(module, input_shape=SHAPE, batch=2).model
+        ranges = calibrate(graph, [images()], method=method)
+        (found,) = ranges.values()
+        assert found.rank == 4
+        assert found.bound == pytest.approx(float(np.abs(images()).max()), rel=0.5)
+        with torch.inference_mode():
+            expected = module(torch.from_numpy(images(1))).numpy()
+        assert np.abs(run_graph(quantise(graph, ranges), images(1)) - expected).max() < 0.05 * np.abs(expected).max()
 
 
 def test_no_images_are_an_error(graph: ModelProto) -> None:
