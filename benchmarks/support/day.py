@@ -56,7 +56,7 @@ class Step:
     needs: tuple[str, ...] = ()
     """Modules, `gpu`, `runtime:NAME`, or files of the output folder as `file:PATTERN`."""
     minutes: float = 1.0
-    """Share of a day of 30 minutes."""
+    """Time that it may take; longer in proportion if there are more than 30 minutes for all steps."""
     ticks: str = ""
     """Beginning of the line of the checklist that is ticked when all steps with it are done."""
 
@@ -160,6 +160,7 @@ class Day:
             True if every step is done, or cannot be done on this machine.
         """
         end, complete = self._clock() + 60 * minutes, True
+        scale = max(1.0, minutes / 30)
         attempts = {name: result.attempts for name, result in self.state.results.items() if result.status != "skipped"}
         for step in sorted(steps, key=lambda step: attempts.get(step.name, 0)):
             before = self.state.results.get(step.name)
@@ -177,7 +178,9 @@ class Day:
                 self._say(f"{step.name}: no time is left")
                 complete = False
                 continue
-            result = self._run_step(step, left_s=left_s, scale=minutes / 30, attempt=attempts.get(step.name, 0) + 1)
+            result = self._run_step(
+                step, left_s=left_s, scale=max(1.0, minutes / 30), attempt=attempts.get(step.name, 0) + 1
+            )
             self._keep(step, result)
             self._say(f"{step.name}: {result.status} in {result.seconds:.0f} s ({result.figure})")
             complete = complete and result.status == "done"

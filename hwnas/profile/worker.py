@@ -49,6 +49,9 @@ _MAX_MESSAGE_BYTES = 1 << 24
 _EXIT_S = 5.0
 """Time for a process that closed its channel to end."""
 
+_KILL_S = 30.0
+"""Time for a killed process to end."""
+
 _FINAL_ANSWERS = {"ready", "facts", "result", "error"}
 """Messages that complete a request; others report on its way."""
 
@@ -396,7 +399,11 @@ class _Process:
         """Kill what is left of the process group, and return the exit code of the process."""
         with self._reaping:
             self._kill_group()
-            return self._process.wait()
+            try:
+                return self._process.wait(_KILL_S)
+            except subprocess.TimeoutExpired:  # it waits in the driver of a device that no longer answers
+                _log.warning("worker process %d cannot be killed and is left behind", self.pid)
+                return -signal.SIGKILL
 
     def _kill_group(self) -> None:
         # While the process is not waited for, its number cannot be that of another group.

@@ -171,6 +171,7 @@ def test_a_rehearsal_of_all_steps_with_what_a_lent_machine_has(tmp_path: Path) -
         "parity-tensorrt-fp32",
         "parity-tensorrt-fp16",
         "parity-tensorrt-bf16",
+        "parity-tensorrt-rtx-fp16",
         "export-tensorrt",
         "front",
     }
