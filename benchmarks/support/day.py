@@ -178,9 +178,7 @@ class Day:
                 self._say(f"{step.name}: no time is left")
                 complete = False
                 continue
-            result = self._run_step(
-                step, left_s=left_s, scale=max(1.0, minutes / 30), attempt=attempts.get(step.name, 0) + 1
-            )
+            result = self._run_step(step, left_s=left_s, scale=scale, attempt=attempts.get(step.name, 0) + 1)
             self._keep(step, result)
             self._say(f"{step.name}: {result.status} in {result.seconds:.0f} s ({result.figure})")
             complete = complete and result.status == "done"

@@ -4,6 +4,7 @@ import logging
 import os
 import resource
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -413,6 +414,22 @@ def test_a_measurement_ends_when_another_thread_interrupts_it(code: str) -> None
         with pytest.raises(Interrupted):
             worker.measure(task("works"))
     assert time.monotonic() - begin < 20
+
+
+def test_a_process_that_cannot_be_killed_does_not_hold_up_the_campaign(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Worker(command=program(f"{READY}time.sleep(60)")) as worker:
+        process = worker._running_process()._process
+        with monkeypatch.context() as patch:
+
+            def wait(timeout: float | None = None) -> int:
+                raise subprocess.TimeoutExpired("python", timeout or 0)
+
+            patch.setattr(process, "wait", wait)
+            worker.close()
+        assert process.wait() == -signal.SIGKILL
+    assert "cannot be killed and is left behind" in caplog.text
 
 
 def test_closing_ends_the_process(worker: Worker) -> None:
