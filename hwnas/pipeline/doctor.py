@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from hwnas.arguments import checked_arguments
 from hwnas.devices import Machine, detect
-from hwnas.pipeline.gpu_check import GpuReport, gpu_problems, inspect_gpus, is_incomplete
+from hwnas.pipeline.gpu_check import Finding, GpuReport, gpu_findings, inspect_gpus, is_incomplete
 from hwnas.runs import Environment, environment
 
 if TYPE_CHECKING:
@@ -25,16 +25,6 @@ class PackageStatus:
     """Versions that hwnas accepts; None if any is accepted."""
     accepted: bool
     """It is installed in a version that hwnas accepts."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """A problem of this machine: its consequence and its remedy."""
-
-    subject: str
-    problem: str
-    cost: str
-    remedy: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,10 +130,7 @@ def doctor(
         *_package_findings(tools, packages, gpu=bool(here.gpus)),
         *_runtime_findings(here, versions),
         *_machine_findings(here),
-        *(
-            Finding(subject=subject, problem=problem, cost=cost, remedy=remedy)
-            for subject, problem, cost, remedy in gpu_problems(here, gpu_report)
-        ),
+        *gpu_findings(here, gpu_report),
         *note,
         *_checkout_findings(env),
     )

@@ -32,6 +32,16 @@ Version = tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Finding:
+    """A problem of this machine: its consequence and its remedy."""
+
+    subject: str
+    problem: str
+    cost: str
+    remedy: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class GpuState:
     """Settings of one GPU and the processes on it, as the driver reports them; None for what it does not report."""
 
@@ -164,22 +174,24 @@ def installed_software(driver_cuda: Version | None) -> GpuSoftware:
     )
 
 
-def gpu_problems(machine: Machine, report: GpuReport) -> Iterator[tuple[str, str, str, str]]:
-    """Yield what keeps runtimes from the GPUs or disturbs measurements: subject, problem, cost and remedy."""
-    yield from _cuda_problems(report.software)
-    yield from _capability_problems(machine, report)
+def gpu_findings(machine: Machine, report: GpuReport) -> Iterator[Finding]:
+    """Yield what keeps runtimes from the GPUs or disturbs measurements."""
+    yield from _cuda_findings(report.software)
+    yield from _capability_findings(machine, report)
     states = {state.uuid: state for state in report.states}
     for gpu in machine.gpus:
         state = states.get(gpu.uuid)
         if state is not None and state.mig:
             problem = f"GPU {gpu.index} ({gpu.reported}) is in multi-instance mode and has no slice"
             remedy = "sudo nvidia-smi mig -cgi PROFILE -C, or leave the mode: sudo nvidia-smi -mig 0"
-            yield "gpu", problem, "CUDA cannot use it", remedy
+            yield Finding(subject="gpu", problem=problem, cost="CUDA cannot use it", remedy=remedy)
         if state is not None and state.processes:
             problem = f"other processes are on GPU {gpu.index}: {', '.join(state.processes)}"
-            yield "gpu", problem, "they disturb what is measured", "end them, or --gpus another"
+            remedy = "end them, or --gpus another"
+            yield Finding(subject="gpu", problem=problem, cost="they disturb what is measured", remedy=remedy)
     for note in report.notes:
-        yield "gpu", note, "what disturbs measurements goes unnoticed", "look at what `nvidia-smi` says"
+        cost = "what disturbs measurements goes unnoticed"
+        yield Finding(subject="gpu", problem=note, cost=cost, remedy="look at what `nvidia-smi` says")
 
 
 def is_incomplete(package: str) -> bool:
@@ -191,7 +203,7 @@ def is_incomplete(package: str) -> bool:
     return spec is not None and spec.origin is None
 
 
-def _cuda_problems(software: GpuSoftware) -> Iterator[tuple[str, str, str, str]]:
+def _cuda_findings(software: GpuSoftware) -> Iterator[Finding]:
     driver, torch_cuda, onnxruntime_cuda = software.driver_cuda, software.torch_cuda, software.onnxruntime_cuda
     needs = [("torch", torch_cuda), ("onnxruntime", onnxruntime_cuda)]
     needs += [(name, (major, 0)) for name, major in (software.tensorrt_cuda or {}).items()]
@@ -200,14 +212,15 @@ def _cuda_problems(software: GpuSoftware) -> Iterator[tuple[str, str, str, str]]
         if driver is not None and built is not None and built[0] > driver[0]:
             problem = f"is built for CUDA {_text(built)}, and the driver supports CUDA up to {_text(driver)}"
             remedy = f"a newer driver, or the build of {name} for CUDA {driver[0]}"
-            yield name, problem, f"{name} cannot use the GPU", remedy
+            yield Finding(subject=name, problem=problem, cost=f"{name} cannot use the GPU", remedy=remedy)
     if torch_cuda is not None and onnxruntime_cuda is not None and torch_cuda[0] != onnxruntime_cuda[0]:
         problem = f"is built for CUDA {_text(onnxruntime_cuda)}, and torch for CUDA {_text(torch_cuda)}"
         cost = "ONNX Runtime does not find the CUDA libraries that come with torch"
-        yield "onnxruntime", problem, cost, f"the build of torch for CUDA {onnxruntime_cuda[0]}, see pytorch.org"
+        remedy = f"the build of torch for CUDA {onnxruntime_cuda[0]}, see pytorch.org"
+        yield Finding(subject="onnxruntime", problem=problem, cost=cost, remedy=remedy)
 
 
-def _capability_problems(machine: Machine, report: GpuReport) -> Iterator[tuple[str, str, str, str]]:
+def _capability_findings(machine: Machine, report: GpuReport) -> Iterator[Finding]:
     from hwnas.profile.runners.cuda import unsupported_capability
 
     software, states = report.software, {state.uuid: state for state in report.states}
@@ -219,7 +232,8 @@ def _capability_problems(machine: Machine, report: GpuReport) -> Iterator[tuple[
                 f"{software.torch} has no kernels for compute capability {capability} of GPU {gpu.index}, "
                 f"{gpu.reported}, but for {', '.join(software.torch_architectures)}"
             )
-            yield "torch", problem, "torch cannot use the GPU", "a build of torch that lists it, see pytorch.org"
+            remedy = "a build of torch that lists it, see pytorch.org"
+            yield Finding(subject="torch", problem=problem, cost="torch cannot use the GPU", remedy=remedy)
 
 
 def _runtimes(machine: Machine) -> tuple[RuntimeStatus, ...]:

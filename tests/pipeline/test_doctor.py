@@ -5,8 +5,8 @@ import pytest
 from hwnas.config import to_mapping
 from hwnas.devices import Machine, detect
 from hwnas.devices.cpu import CPUINFO
-from hwnas.pipeline.doctor import DoctorReport, Finding, doctor
-from hwnas.pipeline.gpu_check import GpuReport
+from hwnas.pipeline.doctor import DoctorReport, doctor
+from hwnas.pipeline.gpu_check import Finding, GpuReport
 from hwnas.runs import CommandOutcome, Environment, environment
 
 REQUIRES = (

@@ -18,7 +18,7 @@ from hwnas.pipeline.gpu_check import (
     GpuReport,
     GpuSoftware,
     GpuState,
-    gpu_problems,
+    gpu_findings,
     inspect_gpus,
     installed_software,
     is_incomplete,
@@ -54,8 +54,8 @@ def machine(run: object = answer) -> Machine:
 
 
 def problems(software: GpuSoftware, *states: GpuState) -> list[tuple[str, str, str]]:
-    found = gpu_problems(machine(), GpuReport(states=states, software=software))
-    return [(subject, problem, remedy) for subject, problem, _, remedy in found]
+    found = gpu_findings(machine(), GpuReport(states=states, software=software))
+    return [(item.subject, item.problem, item.remedy) for item in found]
 
 
 def test_states_and_processes_are_read() -> None:
