@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from hwnas.search.result import FoundNetwork, SearchResult, load_search
     from hwnas.search.spec import PostSearch
     from hwnas.train.data.sources import register_dataset
-    from hwnas.train.options import TeacherOptions, TrainOptions
+    from hwnas.train.options import PretrainedModel, TrainOptions
     from hwnas.train.trainer import TrainerConfig
     from hwnas.workload import Workload
 
@@ -72,6 +72,7 @@ __all__ = [
     "PredictOptions",
     "Prediction",
     "Predictor",
+    "PretrainedModel",
     "ProfileDetails",
     "ProfileSummary",
     "QuantisationOptions",
@@ -82,7 +83,6 @@ __all__ = [
     "SearchRun",
     "SpaceSummary",
     "StoppingRule",
-    "TeacherOptions",
     "TrainOptions",
     "TrainerConfig",
     "TrainingResult",
@@ -152,7 +152,7 @@ _MODULES = {
     "SearchRun": "hwnas.pipeline.search.run",
     "SpaceSummary": "hwnas.pipeline.spaces",
     "StoppingRule": "hwnas.pipeline.measure_until",
-    "TeacherOptions": "hwnas.train.options",
+    "PretrainedModel": "hwnas.train.options",
     "TrainOptions": "hwnas.train.options",
     "TrainerConfig": "hwnas.train.trainer",
     "TrainingResult": "hwnas.pipeline.train",

@@ -22,7 +22,7 @@ from hwnas.search.spec import PostSearch
 from hwnas.space import SPACES
 from hwnas.space.space import Candidate
 from hwnas.supernet.families import make_network
-from hwnas.train.options import TrainOptions
+from hwnas.train.options import PretrainedModel, TrainOptions
 from hwnas.train.trainer import TrainerConfig
 from tests.pipeline.campaigns import FakeEnvironment
 
@@ -52,6 +52,28 @@ def test_the_chain_ends_in_a_front(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert not any((other <= row).all() and (other < row).any() for row in values for other in values)
     if verified:
         require_verified(found)
+
+
+def test_the_chain_begins_with_a_pretrained_model(tmp_path: Path) -> None:
+    """A model of timm, its networks without training, and the front of accuracy and parameters among them."""
+    training = TrainOptions(
+        model="timm:test_vit", image_size=32, data="digits", max_images=256, recipe="micro", epochs=2, batch_size=64
+    )
+    train_model(training, out=tmp_path / "model", trainer_config=TrainerConfig(threads=1))
+    elastic = TrainOptions(
+        elastic=PretrainedModel(name=str(tmp_path / "model")), data="digits", max_images=256, epochs=0, batch_size=64
+    )
+    train_model(elastic, out=tmp_path / "elastic", trainer_config=TrainerConfig(threads=1))
+    finish = PostSearch(verify=False, export_top=1)
+    options = SearchOptions(
+        supernet=tmp_path / "elastic", objectives=("params",), budget=10, runs=tmp_path, post_search=finish
+    )
+    record = search_networks(options).record
+    assert record.spec.space == "elastic-test_vit"
+    assert record.front
+    (winner,) = record.winners
+    assert winner.failure is None
+    assert {Path(name).suffix for name in winner.files} >= {".safetensors", ".onnx"}
 
 
 def require_verified(found: SearchRun) -> None:

@@ -50,7 +50,7 @@ def test_the_public_names_are_exactly_these() -> None:
         "SearchRun",
         "SpaceSummary",
         "StoppingRule",
-        "TeacherOptions",
+        "PretrainedModel",
         "TrainOptions",
         "TrainerConfig",
         "TrainingResult",

@@ -101,6 +101,7 @@ class BatchOrDynamic(click.ParamType[int | None]):
 COUNT = Whole(1, 1_000_000_000)
 COUNT_OR_ZERO = Whole(0, 1_000_000_000)
 EPOCHS = Whole(1, 100_000)
+EPOCHS_OR_ZERO = Whole(0, 100_000)
 PAIRS = Whole(8, 100_000)
 BATCH = Whole(1, 65_536)
 THREADS = Whole(1, 1024)

@@ -9,7 +9,7 @@ from hwnas.cli.options import (
     BATCH,
     COUNT,
     COUNT_OR_ZERO,
-    EPOCHS,
+    EPOCHS_OR_ZERO,
     HELDOUT,
     IMAGE_SIZE,
     PATH,
@@ -24,7 +24,7 @@ from hwnas.cli.progress import console_reporter
 from hwnas.config import dump_toml
 from hwnas.errors import UsageError
 from hwnas.pipeline.train import TrainingEstimate, TrainingResult, estimate_training, train_model
-from hwnas.train.options import TeacherOptions, TrainOptions
+from hwnas.train.options import PretrainedModel, TrainOptions
 from hwnas.train.trainer import TrainerConfig
 
 _MODEL_OPTIONS = (
@@ -35,6 +35,9 @@ _MODEL_OPTIONS = (
     click.option("--supernet", type=PATH, help="Run or file of weights to start from."),
     click.option("--scratch", is_flag=True, help="Train the network of --arch from random weights."),
     click.option("--model", help="Train a model of timm for comparison: timm:NAME."),
+    click.option("--elastic", help="Train the networks inside a pretrained model: timm:NAME, or a run of --model."),
+    click.option("--pretrained", is_flag=True, help="Published weights of the model of --elastic."),
+    click.option("--checkpoint", type=PATH, help="Weights of the model of --elastic in a file."),
     click.option("--image-size", type=IMAGE_SIZE, help="Image size in pixels, if not that of the space."),
 )
 _DATA_OPTIONS = (
@@ -57,7 +60,11 @@ _RECIPE_OPTIONS = (
         metavar="KEY=VALUE",
         help="Recipe value, for example optimizer.lr=1e-3 (repeatable).",
     ),
-    click.option("--epochs", type=EPOCHS, help="Epochs; warm-up and widening keep their shares."),
+    click.option(
+        "--epochs",
+        type=EPOCHS_OR_ZERO,
+        help="Epochs; warm-up and widening keep their shares. 0 leaves the weights of --elastic as they are.",
+    ),
     click.option("--batch", "batch_size", type=BATCH, help="Images per step, over all processes."),
     click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of all random choices."),
     click.option("--teacher", help="Distil from timm:NAME, a file or a run of one network."),
@@ -83,7 +90,8 @@ _RUN_OPTIONS = (
 def train(*, dry_run: bool, out: Path | None, resume: bool, workers: int, threads: int, **values: Any) -> None:
     """Train a weight-sharing supernet or a single network.
 
-    --space trains the supernet of a space, --arch one of its networks, --model a model of timm. The run folder contains
+    --space trains the supernet of a space, --arch one of its networks, --model a model of timm, --elastic the networks
+    inside a pretrained model. The run folder contains
     the command, the recipe, the list of held-out images, metrics.jsonl, checkpoints and the weights. An interrupted
     training is resumed with --resume and ends with the same weights.
     """
@@ -110,8 +118,16 @@ def _options(
     scratch: bool,
     teacher: str | None,
     teacher_weights: Path | None,
+    elastic: str | None,
+    pretrained: bool,
+    checkpoint: Path | None,
     **values: Any,
 ) -> TrainOptions:
+    if elastic is None and (pretrained or checkpoint is not None):
+        given = "--pretrained" if pretrained else "--checkpoint"
+        raise UsageError(f"{given} is for the model of --elastic", hint="--elastic timm:NAME")
+    if pretrained and checkpoint is not None:
+        raise UsageError("--pretrained and --checkpoint exclude each other", hint="leave out one of them")
     _require_read(scratch=scratch, teacher=teacher, teacher_weights=teacher_weights, **values)
     pairs = [change.partition("=") for change in overrides]
     for key, equals, _ in pairs:
@@ -119,6 +135,9 @@ def _options(
             raise UsageError("--set must be KEY=VALUE", hint=f"--set {key}=…")
     return TrainOptions(
         overrides={key: value for key, _, value in pairs},
+        elastic=(
+            None if elastic is None else PretrainedModel(name=elastic, pretrained=pretrained, checkpoint=checkpoint)
+        ),
         teacher=None if teacher is None else _teacher(teacher, teacher_weights),
         **values,
     )
@@ -138,9 +157,9 @@ def _require_read(*, scratch: bool, teacher: str | None, teacher_weights: Path |
         raise UsageError(f"{unread[0]} is for data of torchvision", got=values["data"], hint="--data torch/NAME")
 
 
-def _teacher(name: str, weights: Path | None) -> TeacherOptions:
+def _teacher(name: str, weights: Path | None) -> PretrainedModel:
     pretrained = name.startswith("timm:") and weights is None
-    return TeacherOptions(name=name, pretrained=pretrained, checkpoint=weights)
+    return PretrainedModel(name=name, pretrained=pretrained, checkpoint=weights)
 
 
 def _print_estimate(estimate: TrainingEstimate) -> None:

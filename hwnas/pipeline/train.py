@@ -35,7 +35,17 @@ from hwnas.train.options import (
     validate_options,
 )
 from hwnas.train.recipe import diff_tables
-from hwnas.train.session import InitialModel, make_model, make_teacher, make_train_loader, run_training, weights_origin
+from hwnas.train.session import (
+    InitialModel,
+    load_elastic_model,
+    make_elastic_model,
+    make_model,
+    make_teacher,
+    make_train_loader,
+    run_training,
+    save_elastic_model,
+    weights_origin,
+)
 from hwnas.train.trainer import Trainer, TrainerConfig
 
 
@@ -120,7 +130,7 @@ def train_model(
             lock.enter_context(WriterLock(folder / LOCK, activity="training"))
             remove_temporaries(folder)
         config, data = _resume_config(options, folder) if resume else _new_config(options)
-        initial = make_model(config)
+        initial = _initial_model(config, data, folder if resume else None, world=world, reporter=reporter)
         trainer = _make_trainer(
             config,
             data,
@@ -138,6 +148,8 @@ def train_model(
                 lock.enter_context(WriterLock(folder / LOCK, activity="training"))
                 config = replace(config, machine=trainer.choose_machine())
             _prepare_run(folder, config, data, resume=resume)
+            if initial.order is not None:
+                save_elastic_model(initial, folder)
             for note in notes:
                 reporter.message(f"note: {note}")
         world.barrier()
@@ -177,7 +189,7 @@ def estimate_training(
         InputError: A name, a file or a value is not allowed, or memory does not suffice.
     """
     config, data = _new_config(options)
-    initial = make_model(config)
+    initial = _initial_model(config, data, None, world=World(), reporter=NullReporter())
     with distributed_world() as world, explain_out_of_memory(config, world):
         trainer = _make_trainer(
             config, data, initial.model, folder=Path(), world=world, workers=workers, trainer_config=trainer_config
@@ -207,6 +219,18 @@ def _add_resume_hint(folder: Path) -> Iterator[None]:
             f"{str(stopped) or 'the run is kept'}\n  try     hwnas train --out {shlex.quote(str(folder))} --resume"
         )
         raise Interrupted(message, number=signal_number(stopped)) from stopped
+
+
+def _initial_model(
+    config: TrainConfig, data: DataSplits, resumed: Path | None, *, world: World, reporter: Reporter
+) -> InitialModel:
+    if config.elastic is None:
+        return make_model(config)
+    prepared = None if resumed is None else load_elastic_model(resumed)
+    if prepared is not None:
+        return prepared
+    reporter.message(f"preparing {config.elastic.name}: the order of its heads and hidden units")
+    return make_elastic_model(config, data, device=world.device)
 
 
 def _notes(config: TrainConfig, data: DataSplits, initial: InitialModel, world: World) -> tuple[str, ...]:
@@ -252,8 +276,9 @@ def _complete_and_resolve(options: TrainOptions, config: TrainConfig) -> TrainCo
     """Resolve the options of a resumed training, which need not name data and model again."""
     if options.data is None:
         options = replace(options, data=config.data.name)
-    if (options.space, options.model, options.supernet) == (None, None, None):
-        options = replace(options, space=config.space, model=config.model, supernet=config.supernet)
+    if (options.space, options.model, options.supernet, options.elastic) == (None, None, None, None):
+        space = config.space if config.elastic is None else None
+        options = replace(options, space=space, model=config.model, supernet=config.supernet, elastic=config.elastic)
     validate_options(options)
     return resolve_config(options, num_classes=config.num_classes)
 

@@ -6,18 +6,20 @@ largest the supernet is the model. A block that skips its attention or its MLP h
 Shape suffixes: B images, N tokens, D channels, H heads.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from hwnas.space.elastic import Activation, Elastic, ElasticArch, ElasticConfig, Pooling
 from hwnas.supernet.layers import DropPath, attend, drop_path_rates, init_linears, join_heads, split_heads
 from hwnas.supernet.network import Network, SegmentConfig
-from hwnas.supernet.sharing import Axes, linear_axes, prefix, thirds
-from hwnas.supernet.supernet import SlicedSegment, Supernet, SupernetConfig, sliced_segment
+from hwnas.supernet.sharing import Axes, linear_axes, prefix, take, thirds
+from hwnas.supernet.sorting import UnitGroup, UnitWeights
+from hwnas.supernet.supernet import SlicedSegment, Supernet, SupernetConfig, prepared, sliced_segment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,6 +224,16 @@ class ElasticMlp(nn.Module):
         return out if self.scale is None else out * self.scale
 
 
+class ElasticOutputs(NamedTuple):
+    """What a student can learn of a network: its logits, and the features that they are computed from."""
+
+    logits: Tensor
+    features: Tensor
+    """The pooled features, the input of the classifier."""
+    tokens: Tensor
+    """The tokens of the patches, behind the final norm if that is applied to tokens."""
+
+
 class ElasticHead(nn.Module):
     """Final norm, pooling and classifier."""
 
@@ -229,6 +241,7 @@ class ElasticHead(nn.Module):
         super().__init__()
         self.pooling = config.pooling
         self.norm_first = config.final_norm == "tokens"
+        self.prefix_tokens = config.prefix_tokens
         self.first_pooled = 0 if config.pool_prefix else config.prefix_tokens
         self.norm: nn.Module = nn.Identity()
         if config.final_norm != "none":
@@ -239,19 +252,21 @@ class ElasticHead(nn.Module):
         if config.pooling == "distilled":
             self.distilled = nn.Linear(config.embed_dim, config.num_classes)
 
-    def forward(self, x_BND: Tensor) -> Tensor:
-        """Turn tokens into logits."""
-        if self.distilled is not None:
+    def forward(self, x_BND: Tensor, *, detailed: bool = False) -> Tensor | ElasticOutputs:
+        """Turn tokens into logits, or into logits and features if `detailed`."""
+        if self.norm_first:
             x_BND = self.norm(x_BND)
-            mean: Tensor = (self.classifier(x_BND[:, 0]) + self.distilled(x_BND[:, 1])) / 2
-            return mean
-        logits: Tensor = self.classifier(self.features(x_BND))
-        return logits
+        features = self._pooled(x_BND)
+        logits: Tensor = self.classifier(features)
+        if self.distilled is not None:
+            logits = (logits + self.distilled(x_BND[:, 1])) / 2
+        return ElasticOutputs(logits, features, x_BND[:, self.prefix_tokens :]) if detailed else logits
 
     def features(self, x_BND: Tensor) -> Tensor:
         """Return the pooled features, the input of the classifier."""
-        if self.norm_first:
-            x_BND = self.norm(x_BND)
+        return self._pooled(self.norm(x_BND) if self.norm_first else x_BND)
+
+    def _pooled(self, x_BND: Tensor) -> Tensor:
         if self.pool is not None:
             pooled: Tensor = self.pool(x_BND[:, self.first_pooled :])
         elif self.pooling == "average":
@@ -323,6 +338,16 @@ def _rotated(x: Tensor, table: Tensor) -> Tensor:
     return x * cosines + torch.cat([second, first], dim=-1) * sines
 
 
+def detailed_outputs(network: Network, images: Tensor) -> ElasticOutputs:
+    """Run a network of an elastic space and return its logits and features."""
+    *blocks, head = network.segments().values()
+    x = images
+    for block in blocks:
+        x = block(x)
+    outputs: ElasticOutputs = head(x, detailed=True)
+    return outputs
+
+
 def outline(config: ElasticConfig, arch: ElasticArch, *, drop_path: float = 0.0) -> dict[str, SegmentConfig]:
     """Return the segment configs of a network; `drop_path` is the rate of the last block.
 
@@ -385,6 +410,25 @@ def outline(config: ElasticConfig, arch: ElasticArch, *, drop_path: float = 0.0)
     return {"stem": stem, **blocks, "head": head}
 
 
+_HEAD_TENSORS = (
+    UnitWeights(name="attention.qkv.weight", parts=3),
+    UnitWeights(name="attention.qkv.bias", parts=3),
+    UnitWeights(name="attention.norm.weight"),
+    UnitWeights(name="attention.norm.bias"),
+    UnitWeights(name="attention.proj.weight", axis=1),
+)
+_HIDDEN_TENSORS = (
+    UnitWeights(name="mlp.gate.weight"),
+    UnitWeights(name="mlp.gate.bias"),
+    UnitWeights(name="mlp.fc1.weight"),
+    UnitWeights(name="mlp.fc1.bias"),
+    UnitWeights(name="mlp.norm.weight"),
+    UnitWeights(name="mlp.norm.bias"),
+    UnitWeights(name="mlp.fc2.weight", axis=1),
+)
+"""Tensors that hold the weights of heads and of hidden units, where a block has them."""
+
+
 class ElasticSupernet(Supernet[ElasticConfig, ElasticArch, ElasticSupernetConfig]):
     """The weights of a model, of which every network of its elastic space is a part."""
 
@@ -393,11 +437,33 @@ class ElasticSupernet(Supernet[ElasticConfig, ElasticArch, ElasticSupernetConfig
 
     def __init__(self, space: Elastic, config: ElasticSupernetConfig | None = None) -> None:
         super().__init__(space, config or ElasticSupernetConfig(), Network(outline(space.config, space.original)))
+        self._names = frozenset(dict(self.shared.named_parameters()))
 
     def path(self, arch: ElasticArch) -> dict[str, SlicedSegment]:
         """Return the segments of a network: heads and hidden units are prefixes."""
         segments = outline(self.space.config, arch, drop_path=self.config.drop_path)
         return {name: sliced_segment(name, config, self._axes(config)) for name, config in segments.items()}
+
+    def outputs(self, images: Tensor, arch: ElasticArch) -> ElasticOutputs:
+        """Run one network and return its logits and features."""
+        *blocks, (head, sources) = prepared(self._checked(arch).values())
+        tensors = self._tensors()
+        head.train(self.training)
+        weights = {name: take(source, tensors) for name, source in sources.items()}
+        outputs: ElasticOutputs = functional_call(
+            head, weights, (self._run(blocks, images, tensors),), {"detailed": True}
+        )
+        return outputs
+
+    def sortable(self) -> tuple[UnitGroup, ...]:
+        """Return the heads and the hidden units of each block, which can be sorted."""
+        groups = []
+        for slot in range(self.space.config.depth):
+            for heads, names in ((True, _HEAD_TENSORS), (False, _HIDDEN_TENSORS)):
+                members = tuple(replace(member, name=f"blocks.{slot}.{member.name}") for member in names)
+                present = tuple(member for member in members if member.name in self._names)
+                groups.append(UnitGroup(units=self.space.config.num_heads[-1] if heads else None, members=present))
+        return tuple(groups)
 
     def _axes(self, config: SegmentConfig) -> Axes:
         if not isinstance(config, ElasticBlockConfig):

@@ -67,6 +67,7 @@ def sort_units(
     module: nn.Module,
     groups: Iterable[UnitGroup],
     *,
+    scores: Sequence[Tensor] | None = None,
     optimizer: Optimizer | None = None,
     averages: Sequence[Mapping[str, Tensor]] = (),
 ) -> None:
@@ -75,6 +76,7 @@ def sort_units(
     Args:
         module: The module whose parameters the groups name.
         groups: The units to sort.
+        scores: The importance of the units of each group; None: the L1 norm of their weights.
         optimizer: Optimizer whose state of these parameters is sorted as well.
         averages: Further tensors by the same names that are sorted as well, such as the state dict of an averaged
             model.
@@ -85,8 +87,9 @@ def sort_units(
     parameters, groups = dict(module.named_parameters()), list(groups)
     names = [member.name for group in groups for member in group.members]
     tensors = {name: _aligned_tensors(name, parameters[name], optimizer, averages) for name in names}
-    for group in groups:
-        order = importance(parameters, group).argsort(descending=True, stable=True)
+    for index, group in enumerate(groups):
+        score = importance(parameters, group) if scores is None else scores[index]
+        order = score.argsort(descending=True, stable=True)
         for member in group.members:
             for tensor in tensors[member.name]:
                 moved = tensor.movedim(member.axis, 0)
@@ -94,7 +97,7 @@ def sort_units(
 
 
 def importance(tensors: Mapping[str, Tensor], group: UnitGroup) -> Tensor:
-    """Return the L1 norm of the weights of each unit."""
+    """Return the L1 norm of the tensors' entries of each unit."""
     norms = [_by_unit(tensors[member.name], member, group.units).abs().sum(dim=(0, 2)) for member in group.members]
     return torch.stack(norms).sum(dim=0)
 

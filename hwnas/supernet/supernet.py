@@ -91,8 +91,8 @@ class Supernet(nn.Module, ABC, Generic[Config, Choice, Settings]):
         tensors = self._tensors()
         # Leading segments that all networks have in common run once, on the full batch.
         while len(paths) > 1 and len(paths[0]) > 1 and all(path[0] == paths[0][0] for path in paths):
-            images = self._run(_prepared([path.pop(0) for path in paths][:1]), images, tensors)
-        outputs = [self._run(_prepared(path), images[index :: len(paths)], tensors) for index, path in enumerate(paths)]
+            images = self._run(prepared([path.pop(0) for path in paths][:1]), images, tensors)
+        outputs = [self._run(prepared(path), images[index :: len(paths)], tensors) for index, path in enumerate(paths)]
         return outputs[0] if len(outputs) == 1 else _merged(outputs)
 
     def bind(self, arch: Choice) -> Callable[[Tensor], Any]:
@@ -104,11 +104,11 @@ class Supernet(nn.Module, ABC, Generic[Config, Choice, Settings]):
         Returns:
             A function of images that reads the shared weights at each call.
         """
-        prepared = _prepared(self._checked(arch).values())
+        segments = prepared(self._checked(arch).values())
 
         def forward(images: Tensor) -> Any:
             require_images(images, self.space.config.input_shape)
-            return self._run(prepared, images, self._tensors())
+            return self._run(segments, images, self._tensors())
 
         return forward
 
@@ -185,7 +185,8 @@ def sliced_segment(name: str, config: SegmentConfig, axes: Axes) -> SlicedSegmen
     )
 
 
-def _prepared(path: Iterable[SlicedSegment]) -> list[_Prepared]:
+def prepared(path: Iterable[SlicedSegment]) -> list[_Prepared]:
+    """Return each segment as a module without weights, and the sources of its tensors."""
     return [(_template(segment.config), segment.sources) for segment in path]
 
 

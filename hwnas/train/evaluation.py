@@ -77,11 +77,13 @@ def make_eval_loader(
 
 def calibration_batches(data: DataSplits, image_shape: tuple[int, int, int]) -> Iterable[Batch]:
     """Return training images without augmentation, the same whenever they are iterated over."""
+    return _FirstBatches(unaugmented_loader(data, image_shape, batch_size=_CALIBRATION_BATCH_SIZE))
+
+
+def unaugmented_loader(data: DataSplits, image_shape: tuple[int, int, int], *, batch_size: int = 64) -> TrainLoader:
+    """Create a loader of training images as they are evaluated, in an order that is always the same."""
     no_augmentation = AugmentConfig(crop="none", scale=(1.0, 1.0), flip=0.0)
-    loader = TrainLoader(
-        data.train, augment=no_augmentation, image_shape=image_shape, batch_size=_CALIBRATION_BATCH_SIZE, seed=0
-    )
-    return _FirstBatches(loader)
+    return TrainLoader(data.train, augment=no_augmentation, image_shape=image_shape, batch_size=batch_size, seed=0)
 
 
 def resolve_arch(

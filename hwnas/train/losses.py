@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hwnas.supernet.elastic import ElasticOutputs
 from hwnas.train.mixing import MixedBatch
 from hwnas.train.recipe import TeacherConfig
 
@@ -53,6 +54,12 @@ def distillation_loss(output: Any, target_output: Any, *, temperature: float) ->
         if logits is not None and target is not None
     ]
     return torch.stack(losses).sum()
+
+
+def feature_loss(found: ElasticOutputs, target: ElasticOutputs) -> Tensor:
+    """Compute 1 - cosine of the pooled features, plus the smooth L1 distance of the patches' tokens."""
+    cosine = F.cosine_similarity(found.features.float(), target.features.float(), dim=-1).mean()
+    return 1 - cosine + F.smooth_l1_loss(found.tokens.float(), target.tokens.float())
 
 
 def kl_divergence(logits: Tensor, target_logits: Tensor, *, temperature: float) -> Tensor:

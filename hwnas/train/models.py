@@ -100,13 +100,13 @@ def build_timm_model(name: str, recipe: Recipe, *, image_size: int, num_classes:
     return model
 
 
-def create_timm_model(name: str, *, image_size: int, num_classes: int, **options: Any) -> nn.Module:
+def create_timm_model(name: str, *, image_size: int, num_classes: int | None = None, **options: Any) -> nn.Module:
     """Create a model of timm.
 
     Args:
         name: Its name in timm, with or without the prefix `timm:`.
         image_size: Side of the images.
-        num_classes: Number of classes.
+        num_classes: Number of classes; None: the model's own.
         **options: Further options of `timm.create_model`.
 
     Raises:
@@ -119,9 +119,11 @@ def create_timm_model(name: str, *, image_size: int, num_classes: int, **options
     timm_name = name.removeprefix("timm:")
     # On the meta device first: for clear errors on wrong names and sizes, and for the memory of the weights.
     outline = build_timm(timm_name, image_size=image_size).module
-    classifier_bytes = 4 * num_classes * int(getattr(outline, "num_features", 0))
+    classifier_bytes = 4 * (num_classes or 0) * int(getattr(outline, "num_features", 0))
     require_memory(_state_bytes(outline) + classifier_bytes, what=f"the weights of {name}", hint=_SMALLER)
-    make = partial(timm.create_model, timm_name, num_classes=num_classes, **options)
+    if num_classes is not None:
+        options["num_classes"] = num_classes
+    make = partial(timm.create_model, timm_name, **options)
     try:
         return make(img_size=image_size)
     except TypeError as error:

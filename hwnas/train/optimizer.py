@@ -105,7 +105,7 @@ def make_schedule(optimizer: Optimizer, recipe: Recipe, *, steps_per_epoch: int)
     schedule, _ = create_scheduler_v2(
         optimizer,
         sched=config.name,
-        num_epochs=recipe.epochs,
+        num_epochs=max(recipe.epochs, 1),  # of a training without epochs, which makes no step
         warmup_epochs=config.warmup_epochs,
         warmup_lr=config.warmup_lr,
         min_lr=config.min_lr,

@@ -20,7 +20,7 @@ from hwnas.train.evaluation import resolve_arch
 from hwnas.train.machine import MachineSettings
 from hwnas.train.presets import resolve_recipe
 from hwnas.train.recipe import Recipe
-from hwnas.train.weights import SUPERNET, weights_digest, weights_file
+from hwnas.train.weights import SUPERNET, read_timm_origin, weights_digest, weights_file
 
 SCHEMA = "hwnas.train/2"
 """Schema of a training's config in its run's manifest."""
@@ -30,8 +30,8 @@ _TIMM_IMAGE_SIZE = 224
 
 
 @dataclass(frozen=True, kw_only=True)
-class TeacherOptions:
-    """A teacher whose logits are learned in addition to the labels."""
+class PretrainedModel:
+    """A model with its weights: a teacher, or the model whose parts are the networks of an elastic space."""
 
     name: str
     """`timm:NAME`, a file of a single network, or a run that has one."""
@@ -59,14 +59,16 @@ class TrainOptions:
     """Run or file of a supernet to take initial weights from."""
     model: str | None = None
     """Train a model of timm, `timm:NAME`, for comparison."""
+    elastic: PretrainedModel | None = None
+    """Train the supernet of the networks inside this model of timm, or the run or file of one that was trained here."""
     recipe: str | None = None
     """Name of a preset; None: that of the space."""
     config_file: Path | None = None
     """TOML file with values of the recipe."""
     overrides: Mapping[str, str] = field(default_factory=dict)
     """Values of the recipe by dotted key, applied last."""
-    epochs: Annotated[int, Between(1, 100_000)] | None = None
-    """Number of epochs; warm-up and widening keep their shares of it."""
+    epochs: Annotated[int, Between(0, 100_000)] | None = None
+    """Number of epochs; warm-up and widening keep their shares of it. 0 leaves the weights of `elastic` as they are."""
     batch_size: Annotated[int, Between(1, 1_000_000)] | None = None
     """Images of one step, over all processes."""
     seed: int = 0
@@ -87,7 +89,7 @@ class TrainOptions:
     """Folder of a `torch/` dataset."""
     download: bool = False
     """Allow a `torch/` dataset to be downloaded."""
-    teacher: TeacherOptions | None = None
+    teacher: PretrainedModel | None = None
     """Teacher to distil from."""
 
     def __post_init__(self) -> None:
@@ -109,9 +111,12 @@ class TrainConfig:
     """Network of the space, as canonical JSON; None: a supernet is trained."""
     supernet: Path | None = None
     model: str | None = None
-    teacher: TeacherOptions | None = None
+    elastic: PretrainedModel | None = None
+    teacher: PretrainedModel | None = None
     supernet_digest: str | None = None
     """Digest of the file of `supernet`; a training is not resumed after the file has changed."""
+    elastic_digest: str | None = None
+    """Digest of the file of `elastic`; None: it has none."""
     teacher_digest: str | None = None
     """Digest of the teacher's file; None: it has none."""
     machine: MachineSettings | None = None
@@ -177,9 +182,11 @@ def resolve_config(options: TrainOptions, *, num_classes: int) -> TrainConfig:
         arch=arch,
         supernet=None if options.supernet is None else absolute_path(options.supernet),
         model=options.model,
-        teacher=None if options.teacher is None else _absolute_teacher(options.teacher),
+        elastic=None if options.elastic is None else _absolute_model(options.elastic),
+        teacher=None if options.teacher is None else _absolute_model(options.teacher),
         supernet_digest=None if options.supernet is None else weights_digest(supernet_file(options.supernet)),
-        teacher_digest=_teacher_digest(options.teacher),
+        elastic_digest=_model_digest(options.elastic),
+        teacher_digest=_model_digest(options.teacher),
     )
 
 
@@ -188,26 +195,38 @@ def require_unchanged_weights(config: TrainConfig) -> None:
     supernet = None if config.supernet is None else weights_digest(supernet_file(config.supernet))
     for option, file, before, now in (
         ("--supernet", config.supernet, config.supernet_digest, supernet),
-        ("--teacher", config.teacher and config.teacher.name, config.teacher_digest, _teacher_digest(config.teacher)),
+        ("--elastic", config.elastic and config.elastic.name, config.elastic_digest, _model_digest(config.elastic)),
+        ("--teacher", config.teacher and config.teacher.name, config.teacher_digest, _model_digest(config.teacher)),
     ):
         if before is not None and now != before:
             message = f"the weights of {option} must be those that the training began with"
             raise InputError(message, got=f"{file}, which has changed", hint="the old file, or another training")
 
 
-def _teacher_digest(teacher: TeacherOptions | None) -> str | None:
-    """Return the digest of a teacher's weights, if they are in a file."""
-    if teacher is None:
+def _model_digest(model: PretrainedModel | None) -> str | None:
+    """Return the digest of a model's weights, if they are in a file."""
+    if model is None:
         return None
-    if teacher.checkpoint is not None:
-        return weights_digest(teacher.checkpoint)
-    return None if teacher.name.startswith(_TIMM) else weights_digest(weights_file(Path(teacher.name)))
+    if model.checkpoint is not None:
+        return weights_digest(model.checkpoint)
+    return None if model.name.startswith(_TIMM) else weights_digest(weights_file(Path(model.name)))
 
 
-def _absolute_teacher(teacher: TeacherOptions) -> TeacherOptions:
-    name = teacher.name if teacher.name.startswith(_TIMM) else str(absolute_path(Path(teacher.name)))
-    checkpoint = None if teacher.checkpoint is None else absolute_path(teacher.checkpoint)
-    return replace(teacher, name=name, checkpoint=checkpoint)
+def _absolute_model(model: PretrainedModel) -> PretrainedModel:
+    name = model.name if model.name.startswith(_TIMM) else str(absolute_path(Path(model.name)))
+    checkpoint = None if model.checkpoint is None else absolute_path(model.checkpoint)
+    return replace(model, name=name, checkpoint=checkpoint)
+
+
+def elastic_name(model: PretrainedModel) -> str:
+    """Return the name of the elastic space of a model.
+
+    Raises:
+        InputError: The file of the model holds no model of timm.
+    """
+    is_timm = model.name.startswith(_TIMM)
+    name = model.name if is_timm else read_timm_origin(Path(model.name)).name
+    return f"elastic:{_TIMM}{name.removeprefix(_TIMM)}"
 
 
 def resolve_data_config(options: TrainOptions) -> DataConfig:
@@ -272,7 +291,8 @@ def resolve_image_shape(options: TrainOptions) -> tuple[int, int, int]:
 
 def default_run_folder(options: TrainOptions) -> Path:
     """Return a new folder under `runs`, named for what is trained and the time."""
-    name = (options.model or options.space or "network").removeprefix(_TIMM)
+    elastic = None if options.elastic is None else elastic_name(options.elastic).replace(":timm:", "-")
+    name = (options.model or options.space or elastic or "network").removeprefix(_TIMM)
     return Path("runs") / f"train-{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
 
 
@@ -280,16 +300,42 @@ def validate_options(options: TrainOptions) -> None:
     """Raise a UsageError if options exclude each other or what to train is missing."""
     if options.model is not None and (options.arch is not None or options.supernet is not None):
         raise UsageError("--model trains a model of timm and cannot be combined with --arch or --supernet")
+    if options.elastic is not None:
+        _validate_elastic(options)
+    if options.epochs == 0 and options.elastic is None:
+        raise UsageError("--epochs 0 leaves weights as they are, which only a pretrained model has", hint="--epochs 1")
     if options.model is not None and not options.model.startswith(_TIMM):
         raise UsageError("--model must be timm:NAME", hint=f"--model {_TIMM}{options.model}")
     if options.arch is not None and options.space is None and options.supernet is None:
         raise UsageError("the space of --arch must be given", hint="--space autoformer-micro, or --supernet RUN")
-    if options.space is None and options.model is None and options.supernet is None:
+    if options.space is None and options.model is None and options.supernet is None and options.elastic is None:
         raise UsageError("what to train must be given", hint="--space autoformer-micro, or --model timm:NAME")
 
 
+def _validate_elastic(options: TrainOptions) -> None:
+    assert options.elastic is not None
+    others = {
+        "--space": options.space,
+        "--arch": options.arch,
+        "--model": options.model,
+        "--supernet": options.supernet,
+    }
+    given = [name for name, value in others.items() if value is not None]
+    if given:
+        message = "--elastic names the model whose parts are trained, and cannot be combined with others"
+        raise UsageError(message, got=given[0], hint=f"leave out {given[0]}")
+    model, is_timm = options.elastic, options.elastic.name.startswith(_TIMM)
+    if is_timm and not model.pretrained and model.checkpoint is None:
+        message = "an elastic supernet needs the weights of its model"
+        hint = "--pretrained, --checkpoint FILE, or --elastic RUN of a model that was trained here"
+        raise UsageError(message, got=model.name, hint=hint)
+    if not is_timm and (model.pretrained or model.checkpoint is not None):
+        message = "--pretrained and --checkpoint are for a model of timm, timm:NAME"
+        raise UsageError(message, got=model.name, hint="leave them out: a run has its weights")
+
+
 def _resolve_space(options: TrainOptions) -> AnySpace | None:
-    name = options.space
+    name = options.space if options.elastic is None else elastic_name(options.elastic)
     if options.supernet is not None:
         stored = load_supernet(supernet_file(options.supernet)).space
         if name is not None and SPACES.resolve(name) != stored.name:
@@ -298,6 +344,9 @@ def _resolve_space(options: TrainOptions) -> AnySpace | None:
         size, classes = stored.config.image_size, stored.config.num_classes
     elif name is None:
         return None
+    elif options.elastic is not None and not options.elastic.name.startswith(_TIMM):
+        origin = read_timm_origin(Path(options.elastic.name))
+        size, classes = origin.image_size, None
     else:
         size = classes = None
     return adapted(SPACES.get(name), image_size=options.image_size or size, num_classes=options.num_classes or classes)

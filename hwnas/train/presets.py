@@ -19,6 +19,7 @@ from hwnas.train.recipe import (
     RegularizationConfig,
     ScheduleConfig,
     StrategyConfig,
+    TeacherConfig,
     with_file,
     with_overrides,
 )
@@ -137,6 +138,20 @@ VITAS_RETRAIN = replace(
 """ViTAS: one small network, from scratch. The original trains networks of 2.7 GMACs and more with
 `mix.mixup=0.8 mix.cutmix=1.0`."""
 
+ELASTIC = Recipe(
+    epochs=20,
+    batch_size=256,
+    optimizer=OptimizerConfig(lr=1e-4, weight_decay=0.05, no_weight_decay=("prefix", "position", "scale")),
+    schedule=ScheduleConfig(warmup_epochs=1, warmup_lr=1e-7, min_lr=1e-6),
+    augment=AugmentConfig(crop="random-resized", scale=(0.35, 1.0), flip=0.5, rand_augment="rand-m5-mstd0.5-inc1"),
+    ema=EmaConfig(decay=0.9998, warmup=True),
+    sampling=SamplingConfig(widening_epochs=10),
+    strategy=StrategyConfig(name="elastic", num_networks=2),
+    teacher=TeacherConfig(weight=0.8),
+)
+"""The networks inside a pretrained model: the largest, the smallest and two random ones in each step learn the outputs
+of the model itself; narrow choices come in during the first half."""
+
 RECIPES: Registry[Recipe] = Registry(
     "recipe",
     [
@@ -146,6 +161,7 @@ RECIPES: Registry[Recipe] = Registry(
         ("vitas", VITAS),
         ("vitas-retrain", VITAS_RETRAIN),
         ("glit", GLIT),
+        ("elastic", ELASTIC),
         ("micro", MICRO),
         ("micro-several", MICRO_SEVERAL),
     ],
@@ -228,10 +244,10 @@ def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
     return replace(
         recipe,
         epochs=epochs,
-        schedule=replace(recipe.schedule, warmup_epochs=min(_scaled_epochs(warmup, factor), epochs - 1)),
+        schedule=replace(recipe.schedule, warmup_epochs=min(_scaled_epochs(warmup, factor), max(epochs - 1, 0))),
         sampling=replace(recipe.sampling, widening_epochs=_scaled_epochs(widening, factor)),
     )
 
 
 def _scaled_epochs(epochs: int, factor: float) -> int:
-    return max(1, round(epochs * factor)) if epochs else 0
+    return max(1, round(epochs * factor)) if epochs and factor else 0

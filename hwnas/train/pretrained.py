@@ -1,19 +1,25 @@
-"""Elastic spaces and supernets of timm's vision transformers.
+"""Elastic spaces and supernets of timm's vision transformers, and pretrained weights of timm's models.
 
 Supported are `VisionTransformer` and `VisionTransformerDistilled` (DeiT, DeiT III, AugReg, DINO, DINOv2, CLIP, SigLIP)
 and `Eva` (EVA-02, DINOv3), with the blocks that these models have. What a model has beyond that is refused by name.
 """
 
+import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from hwnas.errors import InputError, unknown
+from hwnas.errors import InputError, MissingError, unknown
+from hwnas.export.timm_models import build_timm
+from hwnas.files import require_regular
 from hwnas.space.elastic import PREFIXES, Activation, Elastic, ElasticConfig, Pooling
 from hwnas.supernet.elastic import ElasticSupernet, ElasticSupernetConfig
+from hwnas.train.data.augment import IMAGENET, Normalization
+from hwnas.train.models import create_timm_model
 
 _CLASSES = ("VisionTransformer", "VisionTransformerDistilled", "Eva")
 _ACTIVATIONS: Mapping[str, Activation] = {"GELU": "gelu", "GELUTanh": "gelu_tanh", "QuickGELU": "quick_gelu"}
@@ -34,8 +40,6 @@ def elastic_space(name: str, *, image_size: int | None = None, num_classes: int 
     Raises:
         InputError: timm has no such model, or it is of a kind that is not supported.
     """
-    from hwnas.export.timm_models import build_timm
-
     model = build_timm(model_name(name), image_size=image_size)
     return space_of(model.module, name=model_name(name), num_classes=num_classes)
 
@@ -65,13 +69,16 @@ def space_of(model: nn.Module, *, name: str, num_classes: int | None = None) -> 
     return replace(space, published=published)
 
 
-def supernet_of(model: nn.Module, *, name: str, num_classes: int | None = None) -> ElasticSupernet:
+def supernet_of(
+    model: nn.Module, *, name: str, num_classes: int | None = None, drop_path: float = 0.0
+) -> ElasticSupernet:
     """Make the supernet of a model, with the model's weights.
 
     Args:
         model: A vision transformer of timm.
         name: Its name in timm.
         num_classes: Number of classes; where it is not the model's, the classifier has fresh weights.
+        drop_path: Rate of stochastic depth in the last block.
 
     Returns:
         The supernet, which at its largest computes what the model computes, on the CPU and in training mode.
@@ -80,7 +87,7 @@ def supernet_of(model: nn.Module, *, name: str, num_classes: int | None = None) 
         InputError: The model is of a kind that is not supported.
     """
     space = space_of(model, name=name, num_classes=num_classes)
-    supernet = ElasticSupernet(space, ElasticSupernetConfig())
+    supernet = ElasticSupernet(space, ElasticSupernetConfig(drop_path=drop_path))
     weights = dict(_weights(model, space.config))
     own = dict(supernet.shared.named_parameters())
     fresh = {key for key in own if key.startswith(("head.classifier", "head.distilled"))} - weights.keys()
@@ -89,6 +96,100 @@ def supernet_of(model: nn.Module, *, name: str, num_classes: int | None = None) 
         for key, value in weights.items():
             own[key].copy_(value)
     return supernet
+
+
+def load_pretrained(
+    name: str,
+    *,
+    image_size: int,
+    num_classes: int | None = None,
+    pretrained: bool = False,
+    checkpoint: Path | None = None,
+) -> nn.Module:
+    """Load a model of timm with weights, at any image size that it takes.
+
+    Args:
+        name: `timm:NAME`.
+        image_size: Side of the images; tables of positions are interpolated.
+        num_classes: Number of classes; None: as many as the weights have.
+        pretrained: Use the published weights, which timm downloads.
+        checkpoint: A file of weights, safetensors or of torch, in place of the published ones.
+
+    Raises:
+        InputError: The weights cannot be read, or are those of another model.
+        MissingError: The published weights can be neither found nor downloaded.
+    """
+    if checkpoint is not None:
+        state = _read_checkpoint(checkpoint)
+        classes = _num_classes(state) if num_classes is None else num_classes
+        model = create_timm_model(name, image_size=image_size, num_classes=classes)
+        try:
+            model.load_state_dict(_filtered(state, model))
+        except Exception as error:  # torch raises various types for weights that do not fit
+            raise InputError(f"{checkpoint} must hold the weights of {name}", got=first_line(error)) from error
+        return model
+    assert pretrained, "a model without weights"
+    options = {} if num_classes is None else {"num_classes": num_classes}
+    try:
+        return create_timm_model(name, image_size=image_size, pretrained=True, **options)
+    except InputError:
+        raise
+    except Exception as error:  # the client of the hub raises many types if it has no connection
+        message = f"the published weights of {name} must be on this machine or downloadable"
+        hint = "a file of the weights: --checkpoint FILE, or --teacher-weights FILE"
+        raise MissingError(message, got=first_line(error), hint=hint) from error
+
+
+def own_normalization(model: nn.Module) -> Normalization:
+    """Return the normalization of images that a model of timm was trained with, according to its config."""
+    config: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
+    mean, std = (tuple(config.get(name) or getattr(IMAGENET, name)) for name in ("mean", "std"))
+    return Normalization(mean=mean, std=std)
+
+
+@torch.no_grad()
+def fold_normalization(supernet: ElasticSupernet, own: Normalization, *, given: Normalization = IMAGENET) -> None:
+    """Let a supernet take images of another normalization than its model was trained with, in place.
+
+    The change of scale and shift of each channel becomes part of the patch embedding, which has no padding.
+    """
+    if own == given:
+        return
+    mean, std, given_mean, given_std = (torch.tensor(v) for v in (own.mean, own.std, given.mean, given.std))
+    embedding = dict(supernet.shared.named_parameters())
+    weight, bias = embedding["stem.patch_embed.weight"], embedding["stem.patch_embed.bias"]
+    bias.add_((weight * ((given_mean - mean) / std)[:, None, None]).sum(dim=(1, 2, 3)))
+    weight.mul_((given_std / std)[:, None, None])
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or its type if it has none."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _read_checkpoint(path: Path) -> dict[str, Tensor]:
+    from timm.models import load_state_dict
+
+    require_regular(path)
+    try:
+        state = load_state_dict(str(path), device="cpu", weights_only=True)
+    except Exception as error:  # torch and safetensors raise various types for broken files
+        raise InputError(f"{path} must hold weights", got=first_line(error)) from error
+    return {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
+
+
+def _num_classes(state: Mapping[str, Tensor]) -> int:
+    """Return the number of classes of a vision transformer's weights; 0 if they have no classifier."""
+    classifier = state.get("head.weight")
+    return 0 if classifier is None else len(classifier)
+
+
+def _filtered(state: dict[str, Tensor], model: nn.Module) -> Any:
+    """Convert weights as timm does when it loads them: other names, other sizes of patches and position tables."""
+    convert = getattr(inspect.getmodule(type(model)), "checkpoint_filter_fn", None)
+    own = model.state_dict()
+    fits = own.keys() == state.keys() and all(own[key].shape == value.shape for key, value in state.items())
+    return state if fits or convert is None else convert(state, model)
 
 
 def _read_config(model: Any, *, name: str, num_classes: int | None) -> ElasticConfig:
@@ -112,7 +213,8 @@ def _read_config(model: Any, *, name: str, num_classes: int | None) -> ElasticCo
         num_heads=tuple(sorted({round(share * num_heads) for share in _SHARES_OF_HEADS})),
         hidden_dims=tuple(sorted({_rounded(share, hidden_dim) for share in _SHARES_OF_HIDDEN})),
         patch_size=model.patch_embed.patch_size[0],
-        patch_bias=model.patch_embed.proj.bias is not None,
+        # Another normalization of the images is folded into the patch embedding, which needs a bias for that.
+        patch_bias=model.patch_embed.proj.bias is not None or own_normalization(model) != IMAGENET,
         prefix_tokens=model.num_prefix_tokens,
         positions="none" if model.pos_embed is None else "patches" if model.no_embed_class else "all",
         pre_norm=isinstance(model.norm_pre, nn.LayerNorm),
@@ -211,7 +313,10 @@ def _scale(block: Any, branch: int) -> Tensor | None:
 
 def _weights(model: Any, config: ElasticConfig) -> Iterator[tuple[str, Tensor]]:
     """Yield the model's weights by the names of the supernet's."""
-    yield from _layer("stem.patch_embed", model.patch_embed.proj)
+    embedding = model.patch_embed.proj
+    yield from _layer("stem.patch_embed", embedding)
+    if config.patch_bias and embedding.bias is None:
+        yield "stem.patch_embed.bias", torch.zeros(config.embed_dim)
     tokens = [getattr(model, name, None) for name in ("cls_token", "dist_token", "reg_token")]
     present = [token for token in tokens if token is not None]
     if present:

@@ -202,7 +202,8 @@ class TeacherConfig:
 class Recipe:
     """All settings of a training except the model, the data and the seed."""
 
-    epochs: Annotated[int, Between(1, MAX_EPOCHS)]
+    epochs: Annotated[int, Between(0, MAX_EPOCHS)]
+    """0: the weights of a pretrained model are kept as they are."""
     batch_size: Annotated[int, Between(1, MAX_BATCH)]
     """Images of one optimizer step, over all processes and accumulated parts."""
     grad_accum_steps: Annotated[int, Between(1, MAX_BATCH)] = 1
@@ -228,7 +229,7 @@ class Recipe:
             message = "sampling.widening_epochs must not be more than epochs, or some choices are never trained"
             got = f"{self.sampling.widening_epochs} of {self.epochs}"
             raise InputError(message, got=got, hint=f"sampling.widening_epochs={self.epochs // 4}")
-        if self.schedule.warmup_epochs >= self.epochs:
+        if self.schedule.warmup_epochs >= self.epochs > 0:
             message = "schedule.warmup_epochs must be less than epochs"
             got = f"{self.schedule.warmup_epochs} of {self.epochs}"
             raise InputError(message, got=got, hint=f"schedule.warmup_epochs={(self.epochs - 1) // 4}")

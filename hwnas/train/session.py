@@ -4,20 +4,24 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from hwnas.config import load_json
 from hwnas.errors import InputError
 from hwnas.files import write_atomic
-from hwnas.supernet.store import load_supernet
+from hwnas.supernet.store import load_supernet, save_supernet
 from hwnas.supernet.supernet import AnySupernet, Supernet
 from hwnas.train.data.images import BadImageLog
 from hwnas.train.data.loader import TrainLoader
 from hwnas.train.data.sources import DataSplits
 from hwnas.train.distributed import World
+from hwnas.train.elastic import UnitOrder, fit_classifier, order_units
+from hwnas.train.evaluation import unaugmented_loader
 from hwnas.train.models import (
     adapt_supernet,
     build_network,
@@ -26,14 +30,27 @@ from hwnas.train.models import (
     inherit_network,
 )
 from hwnas.train.options import TrainConfig, supernet_file
+from hwnas.train.pretrained import fold_normalization, load_pretrained, own_normalization, supernet_of
 from hwnas.train.recipe import Recipe
 from hwnas.train.teacher import load_teacher
 from hwnas.train.trainer import Trainer, TrainerResult
-from hwnas.train.weights import SpaceOrigin, TimmOrigin, WeightsOrigin, save_weights
+from hwnas.train.weights import (
+    SpaceOrigin,
+    TimmOrigin,
+    WeightsOrigin,
+    load_model,
+    read_timm_origin,
+    save_weights,
+)
 
 _log = logging.getLogger(__name__)
 
 RESULT = "result.json"
+ORIGINAL, ORDER = "original.safetensors", "order.json"
+"""Files of a run: a pretrained model, prepared as a supernet, and the order of its heads and hidden units."""
+
+_PROBE_BATCHES, _ORDER_BATCHES = 320, 16
+"""Batches of 64 training images that a classifier is fitted to, and that heads and hidden units are ordered by."""
 _MAX_LISTED = 20
 
 EvaluateSupernet = Callable[[AnySupernet], Mapping[str, float]]
@@ -141,7 +158,9 @@ class InitialModel:
 
     model: nn.Module
     notes: tuple[str, ...] = ()
-    """Given weights that could not be used."""
+    """Given weights that could not be used, and what was fitted instead."""
+    order: UnitOrder | None = None
+    """The order of the units of a pretrained model."""
 
 
 def make_model(config: TrainConfig) -> InitialModel:
@@ -156,6 +175,62 @@ def make_model(config: TrainConfig) -> InitialModel:
     if config.arch is None:
         return InitialModel(build_supernet(config.get_space(), config.recipe, seed=config.seed))
     return InitialModel(build_network(config.get_space(), config.get_arch(), config.recipe, seed=config.seed))
+
+
+def make_elastic_model(config: TrainConfig, data: DataSplits, *, device: torch.device) -> InitialModel:
+    """Create the supernet of a pretrained model: its weights, a classifier for the data, and units in order.
+
+    Args:
+        config: Config of a training with an elastic model.
+        data: Dataset, whose training images fit the classifier and give the order.
+        device: Device that the model runs on.
+
+    Raises:
+        InputError: The model is of a kind that is not supported, or its weights cannot be read.
+    """
+    assert config.elastic is not None
+    model, name = _load_elastic(config)
+    space = config.get_space()
+    supernet = supernet_of(
+        model, name=name, num_classes=config.num_classes, drop_path=config.recipe.regularization.drop_path
+    )
+    fold_normalization(supernet, own_normalization(model))
+    supernet = supernet.to(device)
+    assert supernet.space.config == space.config, "the space of a model with other weights is another one"
+    notes = []
+    if getattr(model, "num_classes", None) != config.num_classes:
+        loader = unaugmented_loader(data, config.image_shape)
+        accuracy = fit_classifier(supernet, islice(loader.epoch(0), _PROBE_BATCHES))
+        notes.append(f"the classifier was fitted to {config.num_classes} classes: top-1 {accuracy:.2%} on its images")
+    batches = islice(unaugmented_loader(data, config.image_shape).epoch(0), _ORDER_BATCHES)
+    order = order_units(supernet, torch.cat([batch.images for batch in batches]))
+    kept, before = (sum(order.divergences[score]) / len(order.cuts) for score in (order.score, "unsorted"))
+    notes.append(f"units ordered by {order.score}: mean divergence of cut networks {kept:.3g}, unsorted {before:.3g}")
+    return InitialModel(supernet.cpu(), tuple(notes), order)
+
+
+def load_elastic_model(folder: Path) -> InitialModel | None:
+    """Load the prepared supernet of a pretrained model from the run of its training; None: there is none yet."""
+    file = folder / ORIGINAL
+    return InitialModel(load_supernet(file)) if file.is_file() else None
+
+
+def save_elastic_model(initial: InitialModel, folder: Path) -> None:
+    """Write the prepared supernet and the order of its units to the run of its training."""
+    assert initial.order is not None
+    assert isinstance(initial.model, Supernet)
+    save_supernet(initial.model, folder / ORIGINAL)
+    write_atomic(folder / ORDER, json.dumps(initial.order.to_mapping()) + "\n")
+
+
+def _load_elastic(config: TrainConfig) -> tuple[nn.Module, str]:
+    """Return the pretrained model and its name in timm."""
+    elastic, size = config.elastic, config.image_size
+    assert elastic is not None
+    if not elastic.name.startswith("timm:"):
+        return load_model(Path(elastic.name)).eval(), read_timm_origin(Path(elastic.name)).name.removeprefix("timm:")
+    model = load_pretrained(elastic.name, image_size=size, pretrained=elastic.pretrained, checkpoint=elastic.checkpoint)
+    return model.eval(), elastic.name.removeprefix("timm:")
 
 
 def make_teacher(config: TrainConfig) -> nn.Module | None:

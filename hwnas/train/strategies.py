@@ -10,14 +10,25 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from hwnas.errors import InputError
 from hwnas.registry import Registry
 from hwnas.space.arch import Arch
+from hwnas.space.elastic import ElasticArch
 from hwnas.space.space import Genomes
+from hwnas.supernet.elastic import ElasticSupernet, detailed_outputs
 from hwnas.supernet.supernet import Supernet
-from hwnas.train.losses import Microbatch, distillation_loss, split_output, supervised_loss
+from hwnas.train.losses import (
+    Microbatch,
+    distillation_loss,
+    feature_loss,
+    kl_divergence,
+    split_output,
+    supervised_loss,
+)
 from hwnas.train.recipe import Recipe
 from hwnas.train.sampling import Sampler, make_sampler
 
@@ -171,6 +182,36 @@ class Sandwich(SupernetStrategy):
         return self.recipe.strategy.num_networks
 
 
+class ElasticDistillation(Sandwich):
+    """Trains the largest, the smallest and random networks inside a model on the outputs of the model as it was.
+
+    The networks have the tokens and the width of the model, so they learn its features as well as its logits: the
+    pooled features, and the tokens of the patches (Proteus, Zhang et al. 2025).
+    """
+
+    def __init__(self, model: nn.Module, recipe: Recipe, *, seed: int) -> None:
+        super().__init__(model, recipe, seed=seed)
+        if not isinstance(model, ElasticSupernet):
+            message = "strategy elastic trains the networks inside a pretrained model"
+            raise InputError(message, got=self.space.name, hint="--elastic timm:NAME, or strategy.name=sandwich")
+        self._supernet = model
+        self._original = model.subnet(model.space.largest()).eval().requires_grad_(requires_grad=False)
+
+    def losses(self, microbatch: Microbatch, networks: StepNetworks) -> Iterator[Tensor]:
+        """Yield the loss of each network; the model runs once for all of them."""
+        images, weight = microbatch.mixed.images, self.recipe.teacher.weight
+        with torch.no_grad():
+            target = detailed_outputs(self._original, images)
+        for arch in networks.archs:
+            assert isinstance(arch, ElasticArch)
+            found = self._supernet.outputs(images, arch)
+            loss = kl_divergence(found.logits, target.logits, temperature=self.recipe.strategy.temperature)
+            loss = weight * loss + feature_loss(found, target)
+            if weight < 1:
+                loss = loss + (1 - weight) * F.cross_entropy(found.logits.float(), microbatch.mixed.targets)
+            yield loss
+
+
 def make_strategy(model: nn.Module, recipe: Recipe, *, seed: int) -> TrainingStrategy:
     """Create the strategy that a recipe names.
 
@@ -184,7 +225,7 @@ def make_strategy(model: nn.Module, recipe: Recipe, *, seed: int) -> TrainingStr
     """
     strategy: TrainingStrategy = STRATEGIES.get(recipe.strategy.name)(model, recipe, seed=seed)
     if recipe.strategy.sort_units and not hasattr(model, "sortable"):
-        message = "units can be sorted in a supernet of ViT-ResNAS only"
+        message = "units can be sorted in a supernet of ViT-ResNAS or of an elastic space only"
         raise InputError(message, got=type(model).__name__, hint="strategy.sort_units=false")
     return strategy
 
@@ -204,6 +245,7 @@ STRATEGIES: Registry[type[TrainingStrategy]] = Registry(
         ("bilateral", Bilateral),
         ("cyclic", Cyclic),
         ("sandwich", Sandwich),
+        ("elastic", ElasticDistillation),
         ("network", SingleNetwork),
     ],
 )

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hwnas.errors import InputError, MissingError
+from hwnas.errors import InputError
 from hwnas.train.data.augment import IMAGENET, Normalization
-from hwnas.train.models import create_timm_model
+from hwnas.train.pretrained import first_line, load_pretrained, own_normalization
 from hwnas.train.weights import load_model
 
 _PREFIX = "timm:"
@@ -80,27 +80,13 @@ def _timm_teacher(
     if not pretrained and checkpoint is None:
         message = "a teacher of timm needs weights"
         raise InputError(message, got=name, hint="its published ones (pretrained), or a checkpoint file")
-    if checkpoint is not None:
-        teacher = create_timm_model(name, image_size=image_size, num_classes=num_classes)
-        _load_weights(teacher, checkpoint)
-    else:
+    if checkpoint is None:
         _require_same_classes(name, num_classes)
-        try:
-            teacher = create_timm_model(name, image_size=image_size, num_classes=num_classes, pretrained=True)
-        except InputError:
-            raise
-        except Exception as error:  # the client of the hub raises many types if it has no connection
-            message = f"the published weights of {name} must be on this machine or downloadable"
-            raise MissingError(message, got=_first_line(error), hint="a checkpoint file of the teacher") from error
-    own = _own_normalization(teacher)
+    teacher = load_pretrained(
+        name, image_size=image_size, num_classes=num_classes, pretrained=pretrained, checkpoint=checkpoint
+    )
+    own = own_normalization(teacher)
     return teacher if own == IMAGENET else RenormalizedTeacher(teacher, own)
-
-
-def _own_normalization(model: nn.Module) -> Normalization:
-    """Return the normalization in the config of a model of timm."""
-    config: dict[str, Any] = getattr(model, "pretrained_cfg", {})
-    mean, std = (tuple(config.get(name) or getattr(IMAGENET, name)) for name in ("mean", "std"))
-    return Normalization(mean=mean, std=std)
 
 
 def _require_same_classes(name: str, num_classes: int) -> None:
@@ -113,29 +99,14 @@ def _require_same_classes(name: str, num_classes: int) -> None:
         raise InputError(message, got=f"{name}, which knows {config.num_classes}", hint="--teacher-weights FILE")
 
 
-def _load_weights(teacher: nn.Module, path: Path) -> None:
-    from timm.models import load_state_dict
-
-    if not path.is_file():
-        raise InputError(f"there is no file {path}")
-    try:
-        teacher.load_state_dict(load_state_dict(str(path), device="cpu", weights_only=True))
-    except Exception as error:  # torch raises various types for broken files and for weights that do not fit
-        raise InputError(f"{path} must hold the weights of the teacher", got=_first_line(error)) from error
-
-
 def _check(teacher: nn.Module, name: str, *, image_size: int, num_classes: int) -> nn.Module:
     channels = getattr(teacher, "input_shape", None) or (3,)
     try:
         logits = compute_teacher_logits(teacher, torch.zeros(2, channels[0], image_size, image_size))
     except (AssertionError, InputError, RuntimeError, ValueError) as error:
         message = f"the teacher must take images of {image_size} x {image_size}"
-        raise InputError(message, got=f"{name}: {_first_line(error)}") from error
+        raise InputError(message, got=f"{name}: {first_line(error)}") from error
     if logits.shape != (2, num_classes):
         message = f"the teacher must know the same {num_classes} classes"
         raise InputError(message, got=f"{name}, whose output has the shape {tuple(logits.shape)}")
     return teacher
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

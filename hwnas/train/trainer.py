@@ -306,7 +306,7 @@ class Trainer:
 
 def _require_fast_average(config: EmaConfig, steps: int) -> None:
     """Raise an InputError if the average would still consist of initial weights to a large part at the end."""
-    share = 0.0 if config.warmup else config.decay**steps
+    share = 0.0 if config.warmup or not steps else config.decay**steps
     if share > _MAX_INITIAL_SHARE:
         message = f"initial weights may be at most {_MAX_INITIAL_SHARE:.0%} of the average of the weights at the end"
         got = f"{share:.0%} after {steps} steps with ema.decay={config.decay}"

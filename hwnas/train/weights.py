@@ -9,7 +9,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import safetensors
 import safetensors.torch
@@ -87,7 +87,21 @@ def load_model(path: Path) -> nn.Module:
     """
     file = weights_file(path)
     about = read_about(file)
-    return _load_timm(file, about) if about.get("schema") == SCHEMA else load_network(file).network
+    return _load_timm(file) if about.get("schema") == SCHEMA else load_network(file).network
+
+
+def read_timm_origin(path: Path) -> TimmOrigin:
+    """Return the name, image size and classes of the model of timm in a file or run.
+
+    Raises:
+        InputError: There is no file of a single network, or it holds a network of a space.
+    """
+    file = weights_file(path)
+    about = read_about(file)
+    if about.get("schema") != SCHEMA:
+        raise InputError(f"{path} must hold a model of timm", got="a network of a space", hint="--supernet")
+    values = {key: value for key, value in about.items() if key != "schema"}
+    return from_mapping(TimmOrigin, values, where=f"the metadata of {file}")
 
 
 def weights_digest(path: Path) -> str:
@@ -118,11 +132,10 @@ def _save_timm(model: nn.Module, path: Path, origin: TimmOrigin) -> Path:
     return path
 
 
-def _load_timm(path: Path, about: dict[str, Any]) -> nn.Module:
+def _load_timm(path: Path) -> nn.Module:
     from hwnas.train.models import create_timm_model
 
-    values = {key: value for key, value in about.items() if key != "schema"}
-    origin = from_mapping(TimmOrigin, values, where=f"the metadata of {path}")
+    origin = read_timm_origin(path)
     model = create_timm_model(origin.name, image_size=origin.image_size, num_classes=origin.num_classes)
     try:
         model.load_state_dict(safetensors.torch.load_file(path))

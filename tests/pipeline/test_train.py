@@ -23,7 +23,7 @@ from hwnas.space import SPACES
 from hwnas.supernet.store import load_network, load_supernet
 from hwnas.train.checkpoint import list_checkpoints, read_checkpoint
 from hwnas.train.metrics import read_metrics
-from hwnas.train.options import TeacherOptions, TrainOptions, read_train_config, resolve_config, resolve_data_config
+from hwnas.train.options import PretrainedModel, TrainOptions, read_train_config, resolve_config, resolve_data_config
 from hwnas.train.presets import RECIPES, resolve_recipe
 from hwnas.train.trainer import TrainerConfig
 from hwnas.train.weights import weights_digest
@@ -109,7 +109,7 @@ def test_weights_that_a_training_began_with_must_stay(run: Path, tmp_path: Path)
     file = given / "supernet.safetensors"
     file.write_bytes((run / "supernet.safetensors").read_bytes())
     teacher = trained(replace(SMALL, arch="min", epochs=1), tmp_path / "teacher")
-    options = replace(SMALL, supernet=given, teacher=TeacherOptions(name=str(tmp_path / "teacher")), epochs=1)
+    options = replace(SMALL, supernet=given, teacher=PretrainedModel(name=str(tmp_path / "teacher")), epochs=1)
     again = tmp_path / "again"
     trained(options, again)
     assert read_train_config(Run.open(again)).supernet_digest == weights_digest(file)
@@ -222,7 +222,7 @@ def test_what_is_asked_for_must_make_sense(options: TrainOptions, message: str, 
         (replace(SMALL, overrides={"optimizer.lerning": "1"}), "lerning"),
         (replace(SMALL, batch_size=4096), "training images"),
         (replace(SMALL, overrides={"precision": "fp16"}), "fp16 needs a CUDA device"),
-        (replace(SMALL, teacher=TeacherOptions(name="nowhere")), "a file of a single network"),
+        (replace(SMALL, teacher=PretrainedModel(name="nowhere")), "a file of a single network"),
         (replace(SMALL, num_classes=7), "10 classes"),
         (replace(SMALL, supernet=Path("nowhere")), "nowhere"),
     ],

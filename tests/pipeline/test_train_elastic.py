@@ -1,0 +1,135 @@
+"""Supernets of pretrained models: prepared without training, trained, resumed, and what is refused."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hwnas.config import load_json
+from hwnas.errors import InputError, Interrupted, UsageError
+from hwnas.pipeline.train import train_model
+from hwnas.runs import Run
+from hwnas.space import SPACES
+from hwnas.supernet.store import load_supernet
+from hwnas.train import step as steps
+from hwnas.train.options import PretrainedModel, TrainOptions, read_train_config
+from hwnas.train.trainer import TrainerConfig
+
+QUIET = TrainerConfig(threads=1)
+MODEL = TrainOptions(
+    model="timm:test_vit", image_size=32, data="digits", max_images=256, recipe="micro", epochs=1, batch_size=64
+)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A model of timm that was trained here."""
+    folder = tmp_path_factory.mktemp("model") / "run"
+    train_model(MODEL, out=folder, trainer_config=QUIET)
+    yield folder
+
+
+def options(model: Path, **changes: Any) -> TrainOptions:
+    elastic = PretrainedModel(name=str(model))
+    return replace(TrainOptions(elastic=elastic, data="digits", max_images=256, epochs=0, batch_size=64), **changes)
+
+
+def test_without_epochs_the_largest_network_is_the_model(model: Path, tmp_path: Path) -> None:
+    trained = train_model(options(model), out=tmp_path / "run", trainer_config=QUIET)
+    assert trained.steps == 0
+    supernet = load_supernet(trained.weights).eval()
+    assert supernet.space.name == "elastic-test_vit"
+    assert supernet.space.config.image_size == 32
+    from hwnas.train.weights import load_model
+
+    original, x = load_model(model).eval(), torch.randn(2, 3, 32, 32)
+    with torch.inference_mode():
+        expected = original(x)
+        assert (supernet.subnet(supernet.space.largest())(x) - expected).abs().max() <= 1e-5 * expected.abs().max()
+    order = load_json(tmp_path / "run" / "order.json")
+    assert isinstance(order, dict)
+    assert order["score"] in ("activation", "taylor", "l1")
+    assert any("units ordered by" in note for note in trained.notes)
+    assert read_train_config(Run.open(tmp_path / "run")).elastic_digest is not None
+
+
+def test_a_resumed_training_ends_with_the_same_weights(model: Path, tmp_path: Path) -> None:
+    requested = options(model, epochs=1)
+    train_model(requested, out=tmp_path / "whole", trainer_config=QUIET)
+    original, count = steps.Stepper.run, 0
+
+    def stopping(self: Any, *arguments: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == 3:
+            raise Interrupted("stopped")
+        return original(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(steps.Stepper, "run", stopping)
+        with pytest.raises(Interrupted):
+            train_model(requested, out=tmp_path / "stopped", trainer_config=QUIET)
+    train_model(TrainOptions(), out=tmp_path / "stopped", resume=True, trainer_config=QUIET)
+    one, other = (load_file(tmp_path / name / "supernet.safetensors") for name in ("whole", "stopped"))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    before = load_file(tmp_path / "whole" / "original.safetensors")
+    assert any(not torch.equal(one[name], before[name]) for name in one)
+
+
+def test_another_number_of_classes_gets_a_fitted_classifier(model: Path, tmp_path: Path) -> None:
+    trained = train_model(options(model, data="digits-clutter"), out=tmp_path / "run", trainer_config=QUIET)
+    assert trained.accuracies["largest"] > 0
+    name = "timm:test_vit"
+    checkpoint = tmp_path / "weights.pth"
+    import timm
+
+    torch.save(timm.create_model("test_vit", num_classes=3).state_dict(), checkpoint)
+    given = PretrainedModel(name=name, checkpoint=checkpoint)
+    fitted = train_model(
+        options(model, elastic=given, image_size=32), out=tmp_path / "fitted", trainer_config=QUIET
+    )
+    assert any("the classifier was fitted to 10 classes" in note for note in fitted.notes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"space": "autoformer-micro"}, "cannot be combined with others"),
+        ({"supernet": Path("run")}, "cannot be combined with others"),
+        ({"elastic": PretrainedModel(name="timm:test_vit")}, "needs the weights of its model"),
+        ({"elastic": None, "space": "autoformer-micro"}, "--epochs 0"),
+    ],
+)
+def test_options_that_exclude_each_other_are_refused(
+    model: Path, tmp_path: Path, changes: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(UsageError, match=problem):
+        train_model(options(model, **changes), out=tmp_path / "run", trainer_config=QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+def test_pretrained_is_for_a_model_of_timm(model: Path, tmp_path: Path) -> None:
+    given = PretrainedModel(name=str(model), pretrained=True)
+    with pytest.raises(UsageError, match="are for a model of timm"):
+        train_model(options(model, elastic=given), out=tmp_path / "run", trainer_config=QUIET)
+
+
+def test_a_model_of_another_kind_and_too_few_images_are_refused(model: Path, tmp_path: Path) -> None:
+    given = PretrainedModel(name="timm:resnet18", checkpoint=tmp_path / "none.pth")
+    with pytest.raises(InputError, match="elastic spaces are made of"):
+        train_model(options(model, elastic=given), out=tmp_path / "run", trainer_config=QUIET)
+    with pytest.raises(InputError, match="must be a multiple of|must fill|at least"):
+        train_model(options(model, max_images=8), out=tmp_path / "run", trainer_config=QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_strategy_is_for_elastic_supernets(tmp_path: Path) -> None:
+    wrong = TrainOptions(space="autoformer-micro", data="digits", max_images=256, recipe="elastic", batch_size=64)
+    with pytest.raises(InputError, match="strategy elastic trains the networks inside a pretrained model"):
+        train_model(wrong, out=tmp_path / "run", trainer_config=QUIET)
+    assert SPACES.get("autoformer-micro").family == "autoformer"
