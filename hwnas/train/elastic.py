@@ -18,8 +18,7 @@ from torch.nn import functional as F
 from hwnas.config import to_mapping
 from hwnas.errors import InputError
 from hwnas.space.elastic import ElasticArch, ElasticBlock
-from hwnas.supernet.elastic import ElasticBlock as BlockModule
-from hwnas.supernet.elastic import ElasticSupernet, detailed_outputs
+from hwnas.supernet.elastic import ElasticSupernet, ElasticTransformerBlock, detailed_outputs
 from hwnas.supernet.network import Network
 from hwnas.supernet.sorting import importance, sort_units
 from hwnas.train.data.loader import Batch
@@ -255,7 +254,7 @@ def _inputs_recorded(network: Network, sums: dict[str, Tensor]) -> Iterator[None
 
     handles = []
     for name, module in network.named_modules():
-        if isinstance(module, BlockModule):
+        if isinstance(module, ElasticTransformerBlock):
             slot = name.rpartition(".")[2]
             for key, layer in (("proj", module.attention.proj), ("fc2", module.mlp.fc2)):
                 handles.append(layer.register_forward_pre_hook(record(f"{slot}.{key}")))

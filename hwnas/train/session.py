@@ -194,7 +194,8 @@ def make_elastic_model(config: TrainConfig, data: DataSplits, *, device: torch.d
     supernet = supernet_of(
         model, name=name, num_classes=config.num_classes, drop_path=config.recipe.regularization.drop_path
     )
-    fold_normalization(supernet, own_normalization(model))
+    if config.elastic.name.startswith("timm:"):  # a model that was trained here takes the images as they are
+        fold_normalization(supernet, own_normalization(model))
     supernet = supernet.to(device)
     assert supernet.space.config == space.config, "the space of a model with other weights is another one"
     notes = []

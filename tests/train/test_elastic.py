@@ -87,7 +87,7 @@ def test_scores_by_taylor_are_sums_of_weight_times_gradient() -> None:
     network, x = supernet.subnet(supernet.space.largest()).eval(), images(4)
     scores = taylor_scores(supernet, network, [x])
     logits = network(x)
-    torch.nn.functional.cross_entropy(logits, logits.argmax(1)).backward()
+    torch.nn.functional.cross_entropy(logits, logits.argmax(1)).backward()  # type: ignore[no-untyped-call]
     products = {name: (p * p.grad).detach() for name, p in network.named_parameters() if p.grad is not None}
     for score, group in zip(scores, supernet.sortable(), strict=True):
         torch.testing.assert_close(score, importance(products, group))
@@ -115,7 +115,7 @@ def test_a_classifier_is_fitted_to_the_features() -> None:
     with torch.no_grad():
         features = detailed_outputs(network, x).features
     labels = (features[:, 0] > features[:, 0].median()).long()  # a class that the features show
-    batches = [Batch(x[rows], labels[rows], rows) for rows in torch.arange(40).split(16)]
+    batches = [Batch(x[rows], labels[rows], rows) for rows in torch.split(torch.arange(40), 16)]
     accuracy = fit_classifier(supernet, batches)
     assert accuracy > 0.95
     agreement = (largest_outputs(supernet, x).argmax(1) == labels).float().mean()
@@ -156,7 +156,7 @@ def test_weights_come_from_a_file_at_another_image_size(tmp_path: Path, suffix: 
     assert all(torch.equal(value, same.state_dict()[key]) for key, value in model.state_dict().items())
     larger = load_pretrained("timm:test_vit3", image_size=2 * SIDE, checkpoint=path)
     assert larger.num_classes == 4
-    assert larger.pos_embed.shape[1] == (2 * SIDE // 16) ** 2 + 1  # type: ignore[union-attr, index]
+    assert larger.pos_embed.shape[1] == (2 * SIDE // 16) ** 2 + 1  # type: ignore[index]
 
 
 def test_weights_of_another_model_and_no_weights_are_refused(tmp_path: Path) -> None:
