@@ -21,6 +21,7 @@ CHECKED_TEXTS = {
     "data": "resolved by the sources of images",
     "device": "looked up among devices",
     "devices": "split and looked up among GPUs",
+    "elastic": "looked up among the models of timm, or a path",
     "entry": "looked up in the checkpoint",
     "gpus": "split and looked up among the GPUs of the machine",
     "family": "looked up among families",

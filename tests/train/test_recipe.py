@@ -94,7 +94,7 @@ def test_values_are_changed_by_dotted_keys() -> None:
         ("precision", "fp8", r"precision: 'fp8' is not known"),
         ("optimizer", "1", r"by its full name"),
         ("epochs.more", "1", r"by its full name"),
-        ("epochs", "0", r"epochs must be between 1 and 100000"),
+        ("epochs", "-1", r"epochs must be between 0 and 100000"),
         ("epochs", "1e26", r"epochs must be a whole number"),
         ("epochs", "1" + 30 * "0", r"epochs must be a whole number"),
         ("batch_size", "100000000000000000000", r"batch_size must be"),

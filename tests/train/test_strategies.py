@@ -185,7 +185,7 @@ def test_strategies_that_a_model_cannot_have() -> None:
         make_strategy(make_supernet(VITAS), strategy_recipe("network"), seed=0)
     with pytest.raises(InputError, match="must have bilateral sharing"):
         make_strategy(make_supernet(VITAS), strategy_recipe("bilateral"), seed=0)
-    with pytest.raises(InputError, match="sorted in a supernet of ViT-ResNAS only"):
+    with pytest.raises(InputError, match="sorted in a supernet of ViT-ResNAS or of an elastic space only"):
         make_strategy(make_supernet(VITAS), strategy_recipe("single", sort_units=True), seed=0)
     with pytest.raises(UnknownNameError, match="sandwich"):
         make_strategy(make_supernet(VITAS), strategy_recipe("sandwhich"), seed=0)
