@@ -471,7 +471,7 @@ def test_completion_of_nonsense_is_no_error(
 def test_doctor_prints_one_json_document(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["doctor", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert list(document) == ["environment", "machine", "default_device", "packages", "findings"]
+    assert list(document) == ["environment", "machine", "default_device", "packages", "gpus", "findings"]
     assert document["environment"]["hwnas"] == __version__
 
 
