@@ -1,5 +1,6 @@
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,13 @@ from hwnas.export.calibration import CalibrationRecipe
 from hwnas.export.tensorrt import TimingCache, read_engine
 from hwnas.pipeline.export_network import EngineOptions, export_network
 from hwnas.pipeline.quantisation import QuantisationOptions
+from hwnas.pipeline.train import train_model
 from hwnas.space import SPACES
 from hwnas.supernet.families import make_supernet
 from hwnas.supernet.store import save_supernet
 from hwnas.train.data.sources import DataConfig, open_data
+from hwnas.train.options import TrainOptions
+from hwnas.train.trainer import TrainerConfig
 from tests.export.tensorrt.api_list import VERSIONS
 from tests.export.tensorrt.conftest import GPU, put_in_place
 
@@ -155,6 +159,37 @@ def test_int8_is_calibrated_on_training_images_and_checked_on_others(tmp_path: P
     graph = onnx.load(found.files[0])
     entries = {entry.key: entry.value for entry in graph.metadata_props}
     assert json.loads(entries["calibration"]) == {"data": "digits", "num_images": 40, "seed": 0, "method": "mse"}
+
+
+def test_int8_of_a_network_of_a_run_uses_the_images_of_the_run(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    options = TrainOptions(
+        space="autoformer-micro",
+        data="digits",
+        heldout=0.5,
+        max_images=64,
+        batch_size=64,
+        epochs=1,
+        overrides={"schedule.warmup_epochs": "0"},
+    )
+    train_model(options, out=run, trainer_config=TrainerConfig(threads=1))
+    small = QuantisationOptions(num_images=16, max_drop=1.0)
+    found = export_network(str(run), "min", out=tmp_path, precision="int8", batch=8, quantisation=small)
+    accuracy = found.parity.accuracy
+    assert accuracy is not None
+    assert accuracy.images == len((run / "heldout.txt").read_text().splitlines())
+    weights = run / "supernet.safetensors"
+    named = replace(small, run=run)
+    again = export_network(
+        "autoformer-micro",
+        "min",
+        out=tmp_path / "again",
+        precision="int8",
+        batch=8,
+        weights=weights,
+        quantisation=named,
+    )
+    assert again.parity.accuracy == accuracy
 
 
 @pytest.mark.parametrize(
