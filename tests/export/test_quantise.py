@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from hwnas.errors import CheckFailedError, InputError, UnknownNameError
 from hwnas.export.calibration import CALIBRATION_METHODS, CalibrationRecipe
-from hwnas.export.onnx_graph import build_onnx
+from hwnas.export.onnx_graph import OnnxGraph, build_onnx
 from hwnas.export.onnx_session import run_graph
 from hwnas.export.quantise import (
     _BINS,
@@ -29,7 +29,6 @@ from hwnas.export.quantise import (
     rounded,
     weight_scales,
 )
-from hwnas.export.templates import TemplateStore
 from hwnas.space import SPACES
 from hwnas.supernet.families import make_supernet
 
@@ -68,6 +67,13 @@ def graph(module: nn.Module) -> ModelProto:
     return build_onnx(module, input_shape=SHAPE, batch=2).model
 
 
+@pytest.fixture(scope="module")
+def composed() -> OnnxGraph:
+    space = SPACES.get("autoformer-micro")
+    network = make_supernet(space).subnet(space.smallest()).eval()
+    return build_onnx(network, input_shape=space.config.input_shape, precision="int8")
+
+
 def images(seed: int = 0, *, scale: float = 1.0) -> Array:
     return scale * np.random.default_rng(seed).standard_normal((2, *SHAPE), dtype=np.float32)
 
@@ -87,22 +93,18 @@ def test_linear_layers_over_tokens_are_found_by_their_weights(graph: ModelProto)
     assert [tensors[layer.weight] for layer in linear_layers(graph)] == [(16, 48), (16, 16)]
 
 
-def test_layers_of_a_composed_network_have_the_names_of_its_modules() -> None:
-    space = SPACES.get("autoformer-micro")
-    network = make_supernet(space).subnet(space.smallest()).eval()
-    composed = build_onnx(network, input_shape=space.config.input_shape, store=TemplateStore(None))
+def test_layers_of_a_composed_network_have_the_names_of_its_modules(composed: OnnxGraph) -> None:
     assert composed.exporter == "composed"
-    names = [layer.name for layer in linear_layers(composed.model)]
+    assert composed.quantisation is not None
+    names = [layer.name for layer in linear_layers(composed.quantisation.float_model)]
     assert names[:4] == [f"blocks.0.{name}" for name in ("attention.qkv", "attention.proj", "mlp.fc1", "mlp.fc2")]
 
 
-def test_the_residual_stream_stays_in_float() -> None:
+def test_the_residual_stream_stays_in_float(composed: OnnxGraph) -> None:
     """Rounded per tensor, a class token that is small next to the patch tokens would become zero, and so the logits."""
-    space = SPACES.get("autoformer-micro")
-    network = make_supernet(space).subnet(space.largest()).eval()
-    model = build_onnx(network, input_shape=space.config.input_shape, precision="int8").model
-    producers = {name: node.op_type for node in model.graph.node for name in node.output}
-    read = {producers[node.input[0]] for node in model.graph.node if node.op_type == "QuantizeLinear"}
+    nodes = composed.model.graph.node
+    producers = {name: node.op_type for node in nodes for name in node.output}
+    read = {producers[node.input[0]] for node in nodes if node.op_type == "QuantizeLinear"}
     assert read == {"LayerNormalization", "Reshape", "Gelu"}
 
 
@@ -231,8 +233,7 @@ def test_activations_of_zeros_have_a_scale(graph: ModelProto) -> None:
     assert np.isfinite(run_graph(quantise(graph, ranges), images())).all()
 
 
-@pytest.mark.parametrize("precision", ["int8", "int8-dynamic"])
-@pytest.mark.parametrize("batch", [1, None])
+@pytest.mark.parametrize(("precision", "batch"), [("int8", None), ("int8-dynamic", 1)])
 def test_graphs_are_built_for_any_batch_and_say_how(module: nn.Module, precision: str, batch: int | None) -> None:
     graph = build_onnx(module, input_shape=SHAPE, batch=batch, precision=precision)
     entries = {entry.key: entry.value for entry in graph.model.metadata_props}
