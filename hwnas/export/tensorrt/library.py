@@ -102,7 +102,7 @@ def require_compute_capability(library: Any, capability: str) -> Any:
     known = known_compute_capabilities(library)
     if capability not in known:
         message = "TensorRT for RTX builds engines for RTX GPUs, and must know their compute capability"
-        raise InputError(message, got=capability, known=list(known), hint="TensorRT, for GPUs of data centers")
+        raise InputError(message, got=capability, known=list(known), hint="TensorRT itself, on that GPU")
     return known[capability]
 
 
@@ -277,13 +277,16 @@ def _describe_parser_error(error: Any, nodes: Sequence["onnx.NodeProto"]) -> _Pa
     # parser that raised them. Inside a function of the graph, the number is not that of a node of the graph.
     if not operator and error.func().startswith(_IMPORTER):
         operator = error.func().removeprefix(_IMPORTER)
-    if not operator and 0 <= index < len(nodes) and name in ("", nodes[index].name):
-        operator = nodes[index].op_type
-    candidates = [node.name for node in nodes if node.op_type == operator]
-    place = repr(name or next(iter(candidates), "")) + (f" (node {index})" if index >= 0 else "")
-    if not name and index < 0 and len(candidates) > 1:
-        place = f"{place} or another of {len(candidates)}"
-    where = f"{operator} {place}" if operator else "the graph"
+    if 0 <= index < len(nodes) and name in ("", nodes[index].name):
+        operator, name = operator or nodes[index].op_type, nodes[index].name
+    places = [repr(name)] if name else []
+    if index >= 0:
+        places.append(f"(node {index})")
+    elif not name:
+        candidates = [node.name for node in nodes if node.op_type == operator]
+        if candidates:
+            places.append(repr(candidates[0]) if len(candidates) == 1 else f"one of {len(candidates)}")
+    where = " ".join((operator, *places)) if operator else "the graph"
     meaning = "" if description == "false" else f": {_first_line(description)}"  # the condition of an assertion
     return _ParserError(
         operator=operator or "an operator",

@@ -104,6 +104,8 @@ def test_a_refused_node_is_named_by_its_operator_and_number() -> None:
         "TensorRT must support every operator, and lacks StringNormalizer",
     )
     assert error.got == "StringNormalizer 'norm' (node 1) [UNSUPPORTED_NODE]"
+    nodes[1].name = ""
+    assert refused(nodes).got == "StringNormalizer (node 1) [UNSUPPORTED_NODE]"
 
 
 def test_a_refused_attribute_names_the_operator_that_the_parser_does_not() -> None:
@@ -118,6 +120,9 @@ def test_a_refused_attribute_names_the_operator_that_the_parser_does_not() -> No
         "TensorRT must support every operator, and lacks ScatterElements",
     )
     assert error.got == "ScatterElements 'scatter': Unsupported reduction type [UNSUPPORTED_NODE_ATTR]"
+    twice = helper.make_node("ScatterElements", ["a", "index", "x"], ["b"], name="other", reduction="add")
+    several = refused([nodes[0], twice, nodes[1]], initializers=[index])
+    assert str(several.got).startswith("ScatterElements one of 2: Unsupported reduction type")
 
 
 def test_a_plugin_that_is_not_there_is_unsupported() -> None:
