@@ -66,17 +66,15 @@ def linear_layers(model: ModelProto) -> list[LinearLayer]:
         InputError: There are none.
     """
     matrices = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 2}
-    constants = {tensor.name for tensor in model.graph.initializer}
-    layers = [
-        LinearLayer(
-            name=node.input[1].partition(".permuted")[0].removesuffix(".weight"),
-            output=node.output[0],
-            activation=node.input[0],
-            weight=node.input[1],
-        )
-        for node in model.graph.node
-        if node.op_type == "MatMul" and node.input[1] in matrices and node.input[0] not in constants
-    ]
+    from_images = {value.name for value in model.graph.input}
+    layers = []
+    for node in model.graph.node:
+        if from_images.isdisjoint(node.input):
+            continue  # computed from parameters alone, which runtimes do once
+        from_images.update(filter(None, node.output))
+        if node.op_type == "MatMul" and node.input[1] in matrices:
+            name = node.input[1].partition(".permuted")[0].removesuffix(".weight")
+            layers.append(LinearLayer(name=name, output=node.output[0], activation=node.input[0], weight=node.input[1]))
     if not layers:
         message = "a network must have linear layers over tokens to be quantised"
         raise InputError(message, got="none in the graph", hint="--precision fp32")
@@ -280,6 +278,8 @@ class _GraphRewriter:
         self._model = model
         self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
         self._outputs: set[str] = set()
+        self._readers: dict[str, int] = {}
+        """The index of the last layer that reads an activation."""
         self.nodes: list[NodeProto] = []
 
     def add(self, op_type: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
@@ -301,12 +301,21 @@ class _GraphRewriter:
         return self.add("DequantizeLinear", inputs, f"{layer.weight}/dequantised", axis=1)
 
     def quantised_activation(self, layer: LinearLayer, found: ActivationRange) -> str:
-        """Add the pair of nodes that rounds an activation to int8; layers that read the same one share it."""
+        """Add the pair of nodes that rounds an activation to int8, for one layer.
+
+        Layers that read the same activation do not share a pair: ONNX Runtime turns int8 into the uint8 of its kernels
+        on x86 only where one layer reads it. It would merge equal pairs, so their scales differ by the last bit.
+        """
         name = layer.activation
-        scale = self.constant(f"{name}/scale", activation_scale(found.bound))
+        index = self._readers[name] = self._readers.get(name, -1) + 1
+        pair = name if index == 0 else f"{name}/{index}"
+        value = activation_scale(found.bound)
+        for _ in range(index):
+            value = np.nextafter(value, np.float32(np.inf))
+        scale = self.constant(f"{pair}/scale", value)
         zero = self.constant("int8/zero", np.int8(0))
-        self.add("QuantizeLinear", [name, scale, zero], f"{name}/int8")
-        return self.add("DequantizeLinear", [f"{name}/int8", scale, zero], f"{name}/dequantised")
+        self.add("QuantizeLinear", [name, scale, zero], f"{pair}/int8")
+        return self.add("DequantizeLinear", [f"{pair}/int8", scale, zero], f"{pair}/dequantised")
 
     def add_bias(self, node: NodeProto, *, rank: int) -> None:
         """Add the sum of a layer and its bias, with leading dimensions of size 1 in the shape of the bias.

@@ -141,6 +141,31 @@ def test_each_layer_runs_on_an_int8_kernel(graph: ModelProto, tmp_path: Path) ->
     assert fused(quantise_dynamically(graph), tmp_path)["DynamicQuantizeMatMul"] == 2
 
 
+class TwoReaders(nn.Module):
+    """Two linear layers that read the same tokens, and one that reads a parameter alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.kv, self.latent = nn.Linear(8, 16), nn.Linear(8, 16), nn.Linear(4, 16)
+        self.query = nn.Parameter(torch.ones(1, 1, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.flatten(1, 2)
+        logits: Tensor = (self.q(tokens) * self.kv(tokens) + self.latent(self.query)).mean(1)
+        return logits
+
+
+def test_layers_that_read_the_same_activation_both_run_on_int8_kernels(tmp_path: Path) -> None:
+    """With a pair of nodes that they share, ONNX Runtime would compute both in float."""
+    module = TwoReaders().eval()
+    graph = build_onnx(module, input_shape=SHAPE, batch=2, precision="int8")
+    kernels = fused(graph.model, tmp_path)
+    assert (kernels["MatMulIntegerToFloat"], kernels["DequantizeLinear"]) == (2, 0)
+    with torch.inference_mode():
+        expected = module(torch.from_numpy(images())).numpy()
+    assert np.abs(run_graph(graph.model, images()) - expected).max() < 0.05 * np.abs(expected).max()
+
+
 def test_dynamic_scales_need_no_calibration_and_are_near_float(graph: ModelProto) -> None:
     outputs, expected = run_graph(quantise_dynamically(graph), images(1)), run_graph(graph, images(1))
     assert 1e-6 < np.abs(outputs - expected).max() < 0.05 * np.abs(expected).max()
