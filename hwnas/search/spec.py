@@ -98,6 +98,9 @@ class SupernetSpec:
     threads: Annotated[int, Between(1, 1024)]
     matmul_backend: Literal["default", "onednn"]
     """The backend of float32 matrix products on a CPU."""
+    precision: FileName | None = None
+    """The precision that all networks are evaluated in, if it changes accuracy; None: float32, or in a search over
+    precisions that of each candidate, if it changes accuracy."""
 
     def __post_init__(self) -> None:
         require_valid(self)

@@ -6,18 +6,22 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 
 from hwnas.errors import InputError
 from hwnas.files import read_bytes
+from hwnas.metrics import QUANTISED
 from hwnas.space.arch import Arch
 from hwnas.space.lookup import find_arch
 from hwnas.space.space import AnySpace, Candidate
 from hwnas.supernet.supernet import AnySupernet
 from hwnas.train.data.augment import AugmentConfig
+from hwnas.train.data.images import subset
 from hwnas.train.data.loader import Batch, EvalLoader, TrainLoader
 from hwnas.train.data.sources import DataSplits
-from hwnas.train.evaluator import SupernetEvaluator, parse_accuracies
+from hwnas.train.evaluator import CalibrationImages, EvalPrecision, SupernetEvaluator, parse_accuracies
+from hwnas.train.fake_quantisation import CALIBRATION_IMAGES
 
 ACCURACIES_FILE = "accuracies.jsonl"
 """File of a run that caches the accuracies of its networks."""
@@ -27,6 +31,7 @@ Split = Literal["heldout", "test"]
 _BATCH_SIZE = 256
 _CALIBRATION_BATCHES, _CALIBRATION_BATCH_SIZE = 20, 128
 """Training images that the statistics of batch norms are estimated from."""
+_QUANTISATION_BATCH_SIZE = 64
 _ID = re.compile(r"[0-9a-f]{12,}", re.IGNORECASE)
 
 
@@ -39,6 +44,7 @@ def make_evaluator(
     cache: Path | None = None,
     workers: int = 0,
     device: torch.device | str = "cpu",
+    precision: EvalPrecision = "fp32",
     keep_hits: bool = False,
 ) -> SupernetEvaluator:
     """Create the evaluator of a supernet's networks on one split of a dataset.
@@ -51,6 +57,7 @@ def make_evaluator(
         cache: File of the cache.
         workers: Processes that load images.
         device: Device that networks run on.
+        precision: Precision that networks are evaluated in; int8 is calibrated on training images.
         keep_hits: Keep which images are classified correctly.
     """
     shape = supernet.space.config.input_shape
@@ -62,6 +69,8 @@ def make_evaluator(
         recalibration=calibration_batches(data, shape),
         cache=cache,
         device=device,
+        precision=precision,
+        calibration=quantisation_images(data, shape) if precision in QUANTISED else None,
         keep_hits=keep_hits,
     )
 
@@ -84,6 +93,14 @@ def unaugmented_loader(data: DataSplits, image_shape: tuple[int, int, int], *, b
     """Create a loader of training images as they are evaluated, in an order that is always the same."""
     no_augmentation = AugmentConfig(crop="none", scale=(1.0, 1.0), flip=0.0)
     return TrainLoader(data.train, augment=no_augmentation, image_shape=image_shape, batch_size=batch_size, seed=0)
+
+
+def quantisation_images(data: DataSplits, image_shape: tuple[int, int, int]) -> CalibrationImages:
+    """Return the training images that int8 is calibrated on, without augmentation; those of an export by default."""
+    count = min(CALIBRATION_IMAGES, len(data.train))
+    rows = np.sort(np.random.default_rng(0).permutation(len(data.train))[:count])
+    loader = EvalLoader(subset(data.train, rows), image_shape=image_shape, batch_size=_QUANTISATION_BATCH_SIZE)
+    return CalibrationImages(name=f"{count} images, minmax", batches=loader)
 
 
 def resolve_arch(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -24,9 +24,11 @@ from hwnas.supernet.batch_norm import recalibrate
 from hwnas.supernet.network import Network
 from hwnas.supernet.supernet import AnySupernet
 from hwnas.train.data.loader import Batch, EvalLoader
-from hwnas.train.prefix_tree import PrefixCache, PrefixTree
+from hwnas.train.fake_quantisation import FakeQuantiser
+from hwnas.train.prefix_tree import Lineage, PrefixCache, PrefixTree
 
-EvalPrecision = Literal["fp32", "bf16"]
+EvalPrecision = Literal["fp32", "bf16", "int8", "int8-dynamic"]
+"""Networks run in float32, under autocast to bfloat16, or rounded as their graphs in int8 are."""
 Hits = NDArray[np.bool_]
 
 EvaluationCallback = Callable[[int, int], None]
@@ -63,6 +65,33 @@ class Accuracy:
     """For each image, True if the most likely class is right; None unless requested."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class CalibrationImages:
+    """Training images that int8 finds the ranges of activations on."""
+
+    name: str
+    """States in the cache how they were chosen."""
+    batches: Iterable[Batch]
+    """They can be iterated over repeatedly."""
+
+    def on(self, device: torch.device) -> Iterable[Tensor]:
+        """Return the images on a device, loaded once."""
+        return _OnDevice(self.batches, device)
+
+
+class _OnDevice:
+    """Images of batches, which are loaded when they are first needed and kept."""
+
+    def __init__(self, batches: Iterable[Batch], device: torch.device) -> None:
+        self._batches, self._device = batches, device
+        self._images: list[Tensor] | None = None
+
+    def __iter__(self) -> Iterator[Tensor]:
+        if self._images is None:
+            self._images = [batch.images.to(self._device) for batch in self._batches]
+        return iter(self._images)
+
+
 class SupernetEvaluator:
     """Evaluates sub-networks with inherited weights, each once.
 
@@ -78,7 +107,8 @@ class SupernetEvaluator:
         recalibration: Batches that the statistics of batch norms are estimated from.
         cache: File of the cache; None: cache in memory only.
         device: Device that networks run on.
-        precision: Autocast precision.
+        precision: Precision that networks are evaluated in.
+        calibration: Images that int8 finds the ranges of activations on.
         keep_hits: Keep which images are classified correctly.
 
     Raises:
@@ -96,15 +126,23 @@ class SupernetEvaluator:
         cache: Path | None = None,
         device: torch.device | str = "cpu",
         precision: EvalPrecision = "fp32",
+        calibration: CalibrationImages | None = None,
         keep_hits: bool = False,
     ) -> None:
         self.supernet = supernet
         self.batches = _DecodedOnce(heldout)
-        self.device, self.precision, self.keep_hits = torch.device(device), _check_precision(precision), keep_hits
+        self.device, self.keep_hits = torch.device(device), keep_hits
+        self.precision = _check_precision(precision, get_args(EvalPrecision))
+        self._quantiser = None
+        if precision in ("int8", "int8-dynamic"):
+            if calibration is None:
+                raise InputError(f"{precision} needs images to find the ranges of activations on", got="none")
+            self._quantiser = FakeQuantiser(precision, calibration.on(self.device))
         self._recalibration = recalibration
         self._values = PrefixCache(CACHE_BYTES if self.batches.fits else 0)
         self._segment_numbers: dict[Hashable, int] = {}
-        key = {"checkpoint": checkpoint_id, "split": split_id, "precision": precision}
+        name = precision if self._quantiser is None or calibration is None else f"{precision}, {calibration.name}"
+        key = {"checkpoint": checkpoint_id, "split": split_id, "precision": name}
         self._cache = AccuracyCache(cache, key=key)
 
     def evaluate(self, archs: Sequence[Arch], *, progress: EvaluationCallback | None = None) -> list[Accuracy]:
@@ -147,15 +185,16 @@ class SupernetEvaluator:
         for arch_id, arch in archs.items():
             network = self._extract(arch)
             if _has_batch_norms(network):
-                tree.add(arch_id, (arch_id,), [network])
+                lineage: Lineage = (arch_id,)
+                segments: list[nn.Module] = [network]
             else:
                 # Numbers stand for segments, whose descriptions take long to compare.
                 numbers = self._segment_numbers
-                tree.add(
-                    arch_id,
-                    tuple(numbers.setdefault(segment, len(numbers)) for segment in self.supernet.lineage(arch)),
-                    list(network.segments().values()),
-                )
+                lineage = tuple(numbers.setdefault(segment, len(numbers)) for segment in self.supernet.lineage(arch))
+                segments = list(network.segments().values())
+            if self._quantiser is not None:
+                self._quantiser.quantise(segments, lineage)
+            tree.add(arch_id, lineage, segments)
             if len(tree) == NETWORKS_PER_PASS or tree.nbytes > NETWORKS_BYTES:
                 yield tree
                 tree = PrefixTree()
@@ -206,7 +245,7 @@ def evaluate_module(
     try:
         tree = PrefixTree()
         tree.add(name, (name,), [module])
-        precision = _check_precision(precision)
+        precision = _check_precision(precision, ("fp32", "bf16"))
         batches = _report_batches(batches, progress, done=0, num_networks=1)
         return _evaluate_together(tree, batches, torch.device(device), precision, keep_hits=keep_hits)[0]
     finally:
@@ -386,9 +425,9 @@ def _has_batch_norms(network: nn.Module) -> bool:
     return any(isinstance(part, _BatchNorm) for part in network.modules())
 
 
-def _check_precision(precision: EvalPrecision) -> EvalPrecision:
-    if precision not in ("fp32", "bf16"):
-        raise unknown("precision", str(precision), ("fp32", "bf16"))
+def _check_precision(precision: EvalPrecision, known: Sequence[str]) -> EvalPrecision:
+    if precision not in known:
+        raise unknown("precision", str(precision), known)
     return precision
 
 

@@ -5,16 +5,20 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
+import numpy as np
 import torch
 
 from hwnas.errors import InputError
+from hwnas.metrics import QUANTISED, Deployment
 from hwnas.pipeline.evaluate import open_run_data
 from hwnas.progress import EvaluationProgress, NullReporter, Reporter
 from hwnas.runs import Run
 from hwnas.search.spec import SupernetSpec, space_digest
 from hwnas.space import SPACES
 from hwnas.space.arch import Arch
+from hwnas.space.deployed import DeployedSpace
 from hwnas.space.space import AnySpace, Genomes
 from hwnas.supernet.batch_norm import recalibrated
 from hwnas.supernet.matmul import matmul_backend
@@ -23,9 +27,12 @@ from hwnas.supernet.store import load_supernet, read_about
 from hwnas.supernet.supernet import AnySupernet
 from hwnas.train.data.sources import DataSplits, absolute_data_name
 from hwnas.train.evaluation import calibration_batches, make_evaluator
-from hwnas.train.evaluator import CACHE_BYTES, NETWORKS_PER_PASS, SupernetEvaluator
+from hwnas.train.evaluator import CACHE_BYTES, NETWORKS_PER_PASS, EvalPrecision, SupernetEvaluator
 from hwnas.train.options import read_train_config, supernet_file
 from hwnas.train.weights import weights_digest
+
+ACCURACY_PRECISIONS: tuple[EvalPrecision, ...] = get_args(EvalPrecision)
+"""Precisions that networks of a supernet can be evaluated in."""
 
 _PASS_S = 5.0
 """About how long one pass over the images takes, after which values are committed."""
@@ -126,6 +133,14 @@ def _require_current_space(path: Path, found: AnySpace, name: str | None) -> Non
         )
 
 
+def evaluated_precision(precision: str | None) -> EvalPrecision:
+    """Return the precision to evaluate accuracy in: float32 stands for all that keep its accuracy."""
+    for name in ACCURACY_PRECISIONS:
+        if name == precision and name in QUANTISED:
+            return name
+    return "fp32"
+
+
 class SupernetAccuracy:
     """Evaluates genomes with the weights of a supernet; yields values as they are done, in the order of the rows."""
 
@@ -134,6 +149,7 @@ class SupernetAccuracy:
         opened: OpenSupernet,
         *,
         space: AnySpace,
+        precision: str | None = None,
         cache: Path | None,
         device: str,
         workers: int = 0,
@@ -144,20 +160,28 @@ class SupernetAccuracy:
         Args:
             opened: The supernet and its images.
             space: The space of the genomes, whose networks are those of the supernet.
+            precision: The precision of all networks, if it changes accuracy; None: that of each candidate's deployment.
             cache: The file of accuracies that are known, to which new ones are added; None: none are kept.
             device: Where the supernet runs: `cpu` or `cuda`.
             workers: Processes that load images.
             reporter: Receives an event after each network.
         """
         self.space = space
-        self.evaluator: SupernetEvaluator = make_evaluator(
-            opened.supernet.to(torch.device(device)),
-            opened.data,
-            checkpoint_id=opened.digest,
-            cache=cache,
-            workers=workers,
-            device=device,
-        )
+        deployments = space.deployments if isinstance(space, DeployedSpace) else (Deployment(precision=precision),)
+        self._precisions = [evaluated_precision(item.precision) for item in deployments]
+        self.evaluators: dict[EvalPrecision, SupernetEvaluator] = {}
+        for name in dict.fromkeys(self._precisions):
+            self.evaluators[name] = make_evaluator(
+                opened.supernet.to(torch.device(device)),
+                opened.data,
+                checkpoint_id=opened.digest,
+                cache=cache,
+                workers=workers,
+                device=device,
+                precision=name,
+            )
+            # Images are decoded and kept once for all precisions.
+            self.evaluators[name].batches = next(iter(self.evaluators.values())).batches
         self._reporter, self._data = reporter or NullReporter(), opened.data
         self._num_evaluated, self._started_s = 0, time.monotonic()
         num_bytes = len(opened.data.heldout) * 4 * math.prod(opened.space.config.input_shape)
@@ -170,7 +194,7 @@ class SupernetAccuracy:
         while start < len(genomes):
             rows = genomes[start : start + self._pass_size]
             began_s = time.perf_counter()
-            accuracies = self.evaluator.evaluate(self.space.decode(rows))
+            accuracies = self.evaluate(rows)
             if self._keeps_images:
                 # As many networks in a pass as take a few seconds: a killed search loses no more than one pass.
                 pass_s = max(time.perf_counter() - began_s, 1e-3)
@@ -179,14 +203,22 @@ class SupernetAccuracy:
                 self._num_evaluated += 1
                 elapsed_s = time.monotonic() - self._started_s
                 self._reporter.update(EvaluationProgress(done=self._num_evaluated, total=None, elapsed_s=elapsed_s))
-                yield start + index, accuracy.top1
+                yield start + index, accuracy
             start += len(rows)
 
     def evaluate(self, genomes: Genomes) -> list[float]:
-        """Return the top-1 accuracy of each genome."""
-        return [accuracy.top1 for accuracy in self.evaluator.evaluate(self.space.decode(genomes))]
+        """Return the top-1 accuracy of each genome, in the precision of its deployment."""
+        deployments = genomes[:, -1] if isinstance(self.space, DeployedSpace) else np.zeros(len(genomes), dtype=int)
+        precisions = [self._precisions[index] for index in deployments.tolist()]
+        found = np.zeros(len(genomes))
+        for precision, evaluator in self.evaluators.items():
+            rows = np.array([own == precision for own in precisions], dtype=np.bool_)
+            if rows.any():
+                found[rows] = [accuracy.top1 for accuracy in evaluator.evaluate(self.space.decode(genomes[rows]))]
+        return [float(value) for value in found]
 
     def extract(self, arch: Arch) -> Network:
         """Return a network with a copy of its weights, and its own statistics of batch norms if it has any."""
         images = (batch.images for batch in calibration_batches(self._data, self.space.config.input_shape))
-        return recalibrated(self.evaluator.supernet.cpu(), arch, images).eval()
+        supernet = next(iter(self.evaluators.values())).supernet
+        return recalibrated(supernet.cpu(), arch, images).eval()

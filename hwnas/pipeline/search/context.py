@@ -20,8 +20,9 @@ from hwnas.pipeline.search.defaults import (
 )
 from hwnas.pipeline.search.deployments import (
     DeployedMetrics,
+    changed_accuracy,
     requested_deployments,
-    require_same_accuracy,
+    require_accuracy_known,
     resolve_deployments,
 )
 from hwnas.pipeline.search.options import (
@@ -93,8 +94,6 @@ def prepare_search(
     """
     criteria = parse_criteria(options)
     requested = requested_deployments(options.runtimes, options.precisions)
-    if criteria.has_accuracy:
-        require_same_accuracy(requested)
     choice = choose_space(options, needs_supernet=criteria.has_accuracy)
     if choice.supernet is not None:
         from hwnas.pipeline.search.accuracy import open_supernet
@@ -119,6 +118,11 @@ def prepare_search(
     problems = (*choice.problems, *metrics.problems)
     if problems:
         raise combine_errors(problems)
+    if supernet is not None:
+        from hwnas.pipeline.search.accuracy import ACCURACY_PRECISIONS
+
+        precisions = (changed_accuracy(metrics), *(item.precision for item in metrics.deployments))
+        require_accuracy_known(precisions, known=ACCURACY_PRECISIONS)
     predictors = tuple(
         MetricPredictor(metric=item.metric, predictor=item.predictor, deployment=deployment)
         for deployment, item in metrics.predictors
@@ -148,9 +152,10 @@ def reload_search(run: Path) -> SearchContext:
         from hwnas.pipeline.search.accuracy import open_supernet
 
         supernet = open_supernet(spec.supernet.path, space=spec.space, data=spec.supernet.data)
-        # Threads and matmul backend are set as they were; all else must be what it was.
-        threads, backend = spec.supernet.threads, spec.supernet.matmul_backend
-        spec = replace(spec, supernet=replace(supernet.make_spec(), threads=threads, matmul_backend=backend))
+        # Threads, matmul backend and precision are set as they were; all else must be what it was.
+        names = ("threads", "matmul_backend", "precision")
+        settings = {name: getattr(spec.supernet, name) for name in names}
+        spec = replace(spec, supernet=replace(supernet.make_spec(), **settings))
     predictors = tuple(load_predictor(run, spec, item) for item in spec.predictors)
     pairs = zip(spec.predictors, predictors, strict=True)
     cards = tuple(replace(item, card_sha256=loaded.predictor.card.card_sha256) for item, loaded in pairs)
@@ -241,7 +246,7 @@ def _make_spec(
             )
             for _, item in metrics.predictors
         ),
-        supernet=None if supernet is None else supernet.make_spec(),
+        supernet=None if supernet is None else replace(supernet.make_spec(), precision=changed_accuracy(metrics)),
         versions=versions(),
         post_search=options.post_search,
         notes=notes,

@@ -1,7 +1,7 @@
 """The deployments that a search chooses among: requested runtimes and precisions, each with predictors of its own."""
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from hwnas.errors import HwnasError, InputError, unknown
@@ -94,12 +94,24 @@ def open_metric(metric: Metric, deployment: Deployment) -> Metric:
     return replace(metric, deployment=replace(metric.deployment, **searched))
 
 
-def require_same_accuracy(deployments: Sequence[Deployment]) -> None:
-    """Require that no deployment changes the accuracy of networks, which the supernet's own precision gives."""
-    for deployment in deployments:
-        if deployment.precision in QUANTISED:
-            message = f"accuracy in {deployment.precision} cannot be evaluated with the weights of a supernet"
-            raise InputError(message, got=str(deployment), hint="--no-accuracy, or another --precision")
+def require_accuracy_known(precisions: Iterable[str | None], *, known: Sequence[str]) -> None:
+    """Require that accuracy can be evaluated in all precisions that change it.
+
+    Args:
+        precisions: The precisions of a search.
+        known: Precisions that a supernet's networks can be evaluated in.
+    """
+    for precision in precisions:
+        if precision in QUANTISED and precision not in known:
+            message = f"accuracy in {precision} cannot be evaluated with the weights of a supernet"
+            raise InputError(message, got=str(precision), hint="--no-accuracy, or another --precision")
+
+
+def changed_accuracy(metrics: DeployedMetrics) -> str | None:
+    """Return the precision that all networks of a search run in, if it changes their accuracy; None if it does not."""
+    precisions = {metric.deployment.precision for metric in metrics.criteria.device_metrics}
+    precision = precisions.pop() if len(precisions) == 1 else None
+    return precision if precision in QUANTISED else None
 
 
 def _names(kind: str, given: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:

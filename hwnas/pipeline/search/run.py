@@ -247,7 +247,13 @@ def _supernet_accuracy(
     cache = None if run is None else run / ACCURACIES_FILE
     device = context.spec.supernet.compute
     return SupernetAccuracy(
-        context.supernet, space=context.space, cache=cache, device=device, workers=workers, reporter=reporter
+        context.supernet,
+        space=context.space,
+        precision=context.spec.supernet.precision,
+        cache=cache,
+        device=device,
+        workers=workers,
+        reporter=reporter,
     )
 
 
