@@ -33,6 +33,8 @@ def print_search_result(run: Path, record: SearchRecord) -> None:
         print_line(text)
     for item in record.winners:
         tested = "" if item.test_accuracy is None else f", test accuracy {item.test_accuracy:.2%}"
+        if item.file_accuracy is not None and item.float_accuracy is not None:
+            tested += f", accuracy of the graph {item.file_accuracy:.2%}, {item.float_accuracy:.2%} in float32"
         print_line(f"network {item.arch_id}: {run / item.folder}{tested} ({item.why})")
     if record.seeds is not None:
         spread = record.seeds.hypervolume

@@ -221,6 +221,10 @@ def _supernet(data: RunData) -> Iterator[tuple[str, str]]:
     error = accuracy_error(data)
     if error is not None:
         yield "evaluated on", f"{record.spec.supernet.num_images:,} held-out images (standard error {percent(error)})"
+    for item in record.winners:
+        if item.file_accuracy is not None:
+            text = f"{percent(item.file_accuracy)} on held-out images, {percent(item.float_accuracy)} in float32"
+            yield f"graph of {item.arch_id}", text
     tested = [item for item in record.winners if item.test_accuracy is not None]
     for item in tested:
         yield f"{item.arch_id} retrained", f"{percent(item.test_accuracy)} on test images"

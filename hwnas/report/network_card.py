@@ -24,6 +24,7 @@ def card_page(record: SearchRecord, member: FrontMember, item: ExportedWinner) -
         f"- images {_images(record.spec)}",
         f"- {_weights(record.spec.supernet, item)}",
         f"- {_measured(record)}",
+        *_file_accuracy(item),
         "",
         "```json",
         canonical_json(member.candidate.arch.to_mapping()),
@@ -57,6 +58,12 @@ def _weights(supernet: SupernetSpec | None, item: ExportedWinner) -> str:
     if item.test_accuracy is not None:
         return f"weights: retrained from {supernet.path}; test accuracy {item.test_accuracy:.2%}, evaluated once"
     return f"weights: inherited from {supernet.path}; accuracy is that of {supernet.num_images} held-out images"
+
+
+def _file_accuracy(item: ExportedWinner) -> list[str]:
+    if item.file_accuracy is None or item.float_accuracy is None:
+        return []
+    return [f"- accuracy of the exported graph {item.file_accuracy:.2%}, {item.float_accuracy:.2%} in float32"]
 
 
 def _measured(record: SearchRecord) -> str:

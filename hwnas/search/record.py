@@ -164,6 +164,10 @@ class ExportedWinner:
     """Test accuracy of the retrained network, evaluated once; None if it was not retrained."""
     failure: str | None
     """Why it could not be exported."""
+    file_accuracy: Share | None = None
+    """Held-out accuracy of the exported graph in its runtime, if its precision changes accuracy."""
+    float_accuracy: Share | None = None
+    """The same of the network in float32, on the same images."""
 
     def __post_init__(self) -> None:
         require_inside(Path(self.folder), what="folder")

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from hwnas.errors import HwnasError, MissingError
 from hwnas.files import file_errors, path_within, storage_failed, write_atomic
-from hwnas.metrics import Deployment
+from hwnas.metrics import QUANTISED, Deployment
 from hwnas.pipeline.search.context import SearchContext
+from hwnas.profile.runners.runner import load_runner
 from hwnas.progress import Reporter
 from hwnas.report.network_card import card_page
 from hwnas.search.objective import exact
@@ -24,6 +25,7 @@ from hwnas.space.arch import canonical_json
 from hwnas.space.deployed import networks_of
 
 if TYPE_CHECKING:
+    from hwnas.export.accuracy import QuantisedAccuracy
     from hwnas.pipeline.search.accuracy import SupernetAccuracy
 
 KNEE = "the knee of the front: farthest from the plane through its extremes"
@@ -38,6 +40,15 @@ class WinnerWeights:
 
     file: Path | None
     test_accuracy: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class WinnerGraphs:
+    """The exported files of a winner."""
+
+    files: tuple[Path, ...] = ()
+    accuracy: "QuantisedAccuracy | None" = None
+    """Accuracy of the graph, if its precision changes accuracy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,19 +93,21 @@ class WinnerExporter:
             folder.mkdir(parents=True, exist_ok=True)
         try:
             weights = self._retrained_weights(member, folder) if retrain else self._inherited_weights(member, folder)
-            files = self._export_graphs(member, folder, weights) if export else ()
+            graphs = self._export_graphs(member, folder, weights) if export else WinnerGraphs()
         except HwnasError as error:
             if storage_failed(error):
                 raise
-            weights, files, failure = WinnerWeights(file=None), (), str(error).splitlines()[0]
+            weights, graphs, failure = WinnerWeights(file=None), WinnerGraphs(), str(error).splitlines()[0]
         return ExportedWinner(
             arch_id=member.candidate.id,
             network_id=member.candidate.network_id,
             folder=str(folder.relative_to(self.run)),
             why=why,
-            files=tuple(file.name for file in files),
+            files=tuple(file.name for file in graphs.files),
             test_accuracy=weights.test_accuracy,
             failure=failure,
+            file_accuracy=None if graphs.accuracy is None else graphs.accuracy.top1,
+            float_accuracy=None if graphs.accuracy is None else graphs.accuracy.float_top1,
         )
 
     def _folder(self, member: FrontMember) -> Path:
@@ -132,36 +145,43 @@ class WinnerExporter:
         (row,) = evaluate(training, split="test").networks
         return WinnerWeights(file=trained.weights, test_accuracy=row.top1)
 
-    def _export_graphs(self, member: FrontMember, folder: Path, weights: WinnerWeights) -> tuple[Path, ...]:
-        """Export ONNX graphs at the batches of the search and a program of torch, each checked against torch."""
-        from hwnas.export.precision import INTEGER_PRECISIONS, TORCH_DTYPES
+    def _export_graphs(self, member: FrontMember, folder: Path, weights: WinnerWeights) -> WinnerGraphs:
+        """Export ONNX graphs at the batches of the search and a program of torch, each checked against torch.
+
+        A graph in int8 is calibrated on training images, and its accuracy is measured on held-out ones.
+        """
+        from hwnas.export.precision import TORCH_DTYPES
         from hwnas.pipeline.export_network import export_network
         from hwnas.pipeline.quantisation import QuantisationOptions
 
-        predictors, space = self.context.cheap.predictors, self.context.space
-        precision = graph_precision(member.candidate.deployment)
-        supernet = self.context.spec.supernet
-        quantisation = None
-        if precision in INTEGER_PRECISIONS and supernet is not None:
-            quantisation = QuantisationOptions(data=supernet.data, run=supernet.path)
-        batches = sorted({item.metric.deployment.fixed_batch or 1 for item in predictors}) or [1]
-        files = [] if weights.file is None else [weights.file]
+        space, supernet, candidate = self.context.space, self.context.spec.supernet, member.candidate
+        own = [item for item in self.context.cheap.predictors if item.deployment in (None, candidate.deployment)]
+        batches = sorted({item.metric.deployment.fixed_batch or 1 for item in own}) or [1]
+        precision, quantisation = graph_precision(candidate.deployment), None
+        if supernet is not None and weights.file is not None:
+            precision = supernet.precision or precision
+            if precision in QUANTISED:  # the search knows what int8 costs, so no drop is too large
+                quantisation = QuantisationOptions(data=supernet.data, run=supernet.path, max_drop=1.0)
+        in_float = precision if precision in TORCH_DTYPES else "fp32"
+        files, accuracy = [] if weights.file is None else [weights.file], None
         for format_, batch in (*self._onnx_formats(batches), ("pt2", batches[0])):
+            is_quantised = format_ == "onnx" and quantisation is not None
             exported = export_network(
                 space.name,
-                member.candidate.arch,
+                candidate.arch,
                 out=folder,
                 format=format_,
-                precision=precision if format_ == "onnx" or precision in TORCH_DTYPES else "fp32",
+                precision=precision if is_quantised else in_float,  # random weights are calibrated on nothing
                 batch=batch,
                 weights=weights.file,
-                quantisation=quantisation if format_ == "onnx" else None,
+                quantisation=quantisation if is_quantised else None,
                 # A file of weights states image size and classes itself.
                 image_size=None if weights.file is not None else space.config.image_size,
                 num_classes=None if weights.file is not None else space.config.num_classes,
             )
+            accuracy = accuracy or exported.parity.accuracy
             files += exported.files
-        return tuple(files)
+        return WinnerGraphs(files=tuple(files), accuracy=accuracy)
 
     def _onnx_formats(self, batches: Sequence[int]) -> tuple[tuple[str, int], ...]:
         """Return the ONNX format for each batch, or nothing if graphs cannot be checked here."""
@@ -192,10 +212,11 @@ class WinnerExporter:
 
 
 def graph_precision(deployment: Deployment | None) -> str:
-    """Return the precision of the graph that a deployment runs."""
+    """Return the precision of the graph that a deployment runs: some runtimes lower one in float32 by themselves."""
     if deployment is None or deployment.precision in (None, "tf32"):
         return "fp32"
-    return str(deployment.precision)
+    lowers = deployment.runtime is not None and getattr(load_runner(deployment.runtime), "lowers_precision", False)
+    return "fp32" if lowers and deployment.precision not in QUANTISED else str(deployment.precision)
 
 
 def choose_winners(

@@ -94,6 +94,8 @@ class OpenVinoRunner:
     """
 
     name = "openvino"
+    lowers_precision = True
+    """A float32 graph is lowered to a floating-point precision by a hint."""
 
     def __init__(
         self, *, find_cpu: Callable[[], Cpu] | None = None, make_core: Callable[[], Any] = openvino_core

@@ -10,6 +10,7 @@ import pytest
 
 from hwnas.errors import InputError, UsageError
 from hwnas.pipeline.run_network import network_of_run
+from hwnas.pipeline.search.deployments import require_accuracy_known
 from hwnas.pipeline.search.query import query
 from hwnas.pipeline.search.run import SearchRun, dry_run_search, search_networks
 from hwnas.progress import EvaluationProgress, NullReporter, ProgressEvent
@@ -230,9 +231,53 @@ def test_all_that_is_missing_is_said_at_once(deployed: dict[str, Any]) -> None:
     assert "hwnas profile" in str(caught.value.hint)
 
 
-def test_accuracy_must_be_known_in_every_precision(deployed: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="accuracy in int8 cannot be evaluated"):
-        dry_run_search(options(deployed, precisions=("fp32", "int8")))
+@pytest.mark.parametrize("exported", [0, pytest.param(3, marks=pytest.mark.slow)])
+def test_accuracy_in_int8_is_evaluated_in_int8(deployed: dict[str, Any], tmp_path: Path, exported: int) -> None:
+    post_search = PostSearch(pairs=8, export_top=exported)
+    wanted = options(deployed, precisions=("fp32", "int8"), budget=10, post_search=post_search, seed=1)
+    environment = FakeEnvironment().make()
+    run = search_networks(wanted, out=tmp_path / "run", campaign_environment=environment)
+    record, space = run.record, run.record.spec.load_space(run.run)
+    assert record.spec.deployments == ("onnxruntime/fp32", "onnxruntime/int8")
+    with Study.read(run.run) as study:
+        table = study.table(space=space)
+    known = np.isfinite(table.metrics["accuracy"].mean)
+    assert record.evaluations == known.sum() == 10, "int8 has an accuracy of its own, which costs an evaluation"
+    rows = [json.loads(line) for line in (run.run / "accuracies.jsonl").read_text().splitlines()]
+    in_precision = {(row["arch_id"], row["precision"].partition(",")[0]): row["top1"] for row in rows}
+    for candidate, value in zip(space.candidates(table.genomes), table.metrics["accuracy"].mean.tolist(), strict=True):
+        assert candidate.deployment is not None
+        if np.isfinite(value):
+            assert in_precision[candidate.arch_id, str(candidate.deployment.precision)] == value
+    assert {row["precision"].partition(",")[0] for row in rows} == {"fp32", "int8"}
+    quantised = [item for item in record.winners if item.arch_id.endswith("-int8")]
+    assert bool(quantised) == (exported > 0)
+    for item in record.winners:
+        assert item.failure is None
+        assert (item.file_accuracy is not None) == (item in quantised)
+    for item in quantised:
+        assert item.file_accuracy is not None
+        searched = in_precision[item.arch_id.partition("-")[0], "int8"]
+        assert item.file_accuracy == pytest.approx(searched, abs=2.5 / 360)
+        assert "accuracy of the exported graph" in (run.run / item.folder / "card.md").read_text()
+        assert any(name.endswith("-int8-b1.onnx") for name in item.files)
+    assert search_networks(resume=run.run, campaign_environment=environment).record == record
+
+
+def test_a_search_in_int8_alone_evaluates_in_int8(deployed: dict[str, Any]) -> None:
+    spec = dry_run_search(options(deployed, precisions=("int8",))).spec
+    assert spec.deployments is None
+    assert spec.supernet is not None
+    assert spec.supernet.precision == "int8"
+    exact = dry_run_search(options(deployed, precisions=("fp32",))).spec
+    assert exact.supernet is not None
+    assert exact.supernet.precision is None
+
+
+def test_accuracy_must_be_known_in_every_precision() -> None:
+    require_accuracy_known(("fp32", "bf16", "int8", None), known=("fp32", "int8"))
+    with pytest.raises(InputError, match="accuracy in fp8 cannot be evaluated"):
+        require_accuracy_known(("fp32", "fp8"), known=("fp32", "int8"))
 
 
 @pytest.mark.parametrize(
