@@ -143,9 +143,9 @@ def test_winners_are_chosen_again_when_the_front_is_measured_later(
 ) -> None:
     exported: list[str] = []
 
-    def export(exporter: Any, member: Any, folder: Path, weights: Any) -> tuple[Path, ...]:
+    def export(exporter: Any, member: Any, folder: Path, weights: Any) -> winners.WinnerGraphs:
         exported.append(member.candidate.arch_id)
-        return (folder / "network.onnx",)
+        return winners.WinnerGraphs(files=(folder / "network.onnx",))
 
     monkeypatch.setattr(winners.WinnerExporter, "_export_graphs", export)
     run, place = tmp_path / "run", FakeEnvironment().make()
