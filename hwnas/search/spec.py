@@ -99,7 +99,7 @@ class SupernetSpec:
     matmul_backend: Literal["default", "onednn"]
     """The backend of float32 matrix products on a CPU."""
     precision: FileName | None = None
-    """The precision that all networks are evaluated in if it changes accuracy; None: float32, or each candidate's own."""
+    """The precision that all networks are evaluated in if it changes accuracy; None: float32, or their own."""
 
     def __post_init__(self) -> None:
         require_valid(self)
