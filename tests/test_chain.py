@@ -76,6 +76,42 @@ def test_the_chain_begins_with_a_pretrained_model(tmp_path: Path) -> None:
     assert {Path(name).suffix for name in winner.files} >= {".safetensors", ".onnx"}
 
 
+def test_the_chain_ends_in_a_front_of_networks_in_deployments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two precisions and two runtimes, with invented times: the front says which network runs in what."""
+    monkeypatch.chdir(tmp_path)
+    train_model(
+        TrainOptions(space=SPACE.name, data="digits", max_images=256, epochs=1), out=tmp_path / "runs" / "train"
+    )
+    for runtime, precision in (("onnxruntime", "fp32"), ("onnxruntime", "int8"), ("torch", "bf16")):
+        options = CampaignOptions(
+            space=SPACE.name,
+            device="cpu",
+            runtime=runtime,
+            precision=precision,
+            samples=8,
+            repeats=0,
+            reference_networks=False,
+            pairs=8,
+        )
+        measure(options, campaign_environment=FakeEnvironment().make())
+    searched = SearchOptions(
+        space=SPACE.name,
+        device="cpu",
+        precisions=("fp32", "bf16", "int8"),
+        objectives=("latency_ms",),
+        budget=10,
+        post_search=PostSearch(verify=False, export_top=0),
+    )
+    found = search_networks(searched)
+    deployments = ("onnxruntime/fp32", "torch/bf16", "onnxruntime/int8")
+    assert found.record.spec.deployments == deployments
+    table = list(csv.DictReader((found.run / "front.csv").read_text().splitlines()))
+    assert {row["deployment"] for row in table} <= set(deployments)
+    assert [row["arch_id"].partition("-")[2].replace("-", "/") for row in table] == [row["deployment"] for row in table]
+    report = hwnas.write_report(found.run)
+    assert "onnxruntime/int8" in report.page.read_text()
+
+
 def require_verified(found: SearchRun) -> None:
     """The front was measured, and the winner's files are there."""
     record = found.record

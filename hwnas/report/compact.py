@@ -14,6 +14,8 @@ from hwnas.report.anatomy import PARTS, Anatomy, anatomies, anatomy, conditions_
 from hwnas.report.data import Candidates, Member, RunData, reference_value
 from hwnas.report.front import csv_text, json_text, rows_of, verdict_of
 from hwnas.report.verdict import balanced, best_of, standing
+from hwnas.space.deployed import DEPLOYMENT
+from hwnas.space.dimension import Dimension
 
 MAX_POINTS = 6000
 """Candidates outside the front that a page contains; of more, a random sample."""
@@ -45,9 +47,10 @@ def run_values(data: RunData) -> dict[str, Any]:
         "finished": data.finished,
         "metrics": [_metric(data, index) for index in range(len(data.metrics))],
         "dimensions": [
-            {"name": item.name, "stage": item.stage, "block": item.block, "choices": list(item.choices)}
+            {"name": item.name, "stage": item.stage, "block": item.block, "choices": _choices(data, item)}
             for item in data.space.dimensions
         ],
+        "deployments": list(data.deployments),
         "total": len(data.candidates),
         "candidates": _candidates(data, rows),
         "front": [_member(data, member, indices[member.row]) for member in data.front],
@@ -62,6 +65,11 @@ def run_values(data: RunData) -> dict[str, Any]:
         "command": f"hwnas export {shlex.quote(str(data.path))} --arch ",
         "files": _files(data),
     }
+
+
+def _choices(data: RunData, dimension: Dimension) -> list[Any]:
+    """Return the choices of a dimension as people read them."""
+    return list(data.deployments) if data.deployments and dimension.name == DEPLOYMENT else list(dimension.choices)
 
 
 def shown_rows(candidates: Candidates) -> NDArray[np.intp]:
@@ -114,6 +122,9 @@ def _packed(values: NDArray[Any], kind: str) -> str:
 
 def _member(data: RunData, member: Member, index: int) -> dict[str, Any]:
     values: dict[str, Any] = {"at": index, "id": member.arch_id}
+    if member.deployment is not None:
+        values["deployment"] = data.deployments.index(member.deployment)
+        values["network"] = member.network_id
     checks = [member.metrics[metric.key] for metric in data.metrics]
     if member.measured:
         values["measured"] = [
@@ -191,7 +202,9 @@ def _predictors(data: RunData) -> list[dict[str, Any]]:
     predictors = []
     for metric, card in data.cards.items():
         pairs = [[_digits(row.measured), _digits(row.predicted)] for row in card.held_out]
-        predictors.append({"metric": metric, "heldOut": pairs, "floor": card.noise_floor})
+        column, deployment = data.predicted_by(metric)
+        row = None if deployment is None else data.deployments.index(deployment)
+        predictors.append({"metric": column, "deployment": row, "heldOut": pairs, "floor": card.noise_floor})
     return predictors
 
 

@@ -8,10 +8,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from hwnas.metrics import parse_metric
 from hwnas.predict.card import Card
 from hwnas.runs import Manifest
 from hwnas.search.objective import Metrics
 from hwnas.search.record import MetricCheck, ReferenceNetwork, SearchRecord
+from hwnas.space.deployed import DeployedSpace
 from hwnas.space.space import AnySpace, Genomes, Mask
 
 Role = Literal["objective", "constraint", "other"]
@@ -181,6 +183,18 @@ class RunData:
         """The reference network that values are relative to: DeiT-Ti, or else the first one."""
         named = {slug(reference.name): reference for reference in reversed(self.references)}
         return named.get("deit_ti") or (self.references[0] if self.references else None)
+
+    @property
+    def deployments(self) -> tuple[str, ...]:
+        """The deployments that the search chose among; empty if there was no choice."""
+        return tuple(map(str, self.space.deployments)) if isinstance(self.space, DeployedSpace) else ()
+
+    def predicted_by(self, metric: str) -> tuple[str, str | None]:
+        """Return the key and the deployment of the values that the predictor of a metric gives."""
+        if self.record is None or self.record.spec.deployments is None:
+            return metric, None
+        parsed = parse_metric(metric)
+        return str(self.record.spec.column_of(parsed)), str(self.record.spec.deployment_of(parsed))
 
     def metric(self, key: str) -> MetricInfo:
         """Return the metric with a key."""

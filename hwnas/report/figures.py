@@ -64,9 +64,9 @@ def _figures(runs: Sequence[RunData]) -> Iterator[tuple[str, Draw]]:
     if any(data.history for data in runs):
         yield "hypervolume", lambda axes: draw_hypervolume(axes, runs)
     first = runs[0]
-    for number, metric in enumerate(metric for metric in first.metrics if _pairs(first, metric)):
+    for number, key in enumerate(key for key in _predicted_keys(first) if _pairs(first, key)):
         # The variable of a loop is bound when the figure is drawn: by then it is another one.
-        yield f"parity{number + 1 if number else ''}", lambda axes, metric=metric: draw_parity(axes, first, metric)  # type: ignore[misc]
+        yield f"parity{number + 1 if number else ''}", lambda axes, key=key: draw_parity(axes, first, key)  # type: ignore[misc]
 
 
 def _rendered(draw: Draw) -> dict[str, bytes]:
@@ -126,6 +126,9 @@ def _draw_run(
         return
     if alone:
         _draw_dominated(axes, data, x, y)
+    if alone and data.deployments:
+        _draw_deployments(axes, data, x, y)
+        return
     predicted = any(metric.predicted for metric in (x, y))
     shown = [member for member in data.front if member.measured] if predicted else list(data.front)
     labels = ["front, predicted", "front, measured" if predicted else "front"]
@@ -146,6 +149,29 @@ def _draw_run(
             "label": labels[1],
         }
         axes.errorbar(*_columns(points), xerr=errors[0], yerr=errors[1], **style)
+
+
+def _draw_deployments(axes: "Axes", data: RunData, x: MetricInfo, y: MetricInfo) -> None:
+    """Draw the front with a shape for each deployment, and a line through the same network in several of them."""
+    best = {member.arch_id: _point(member, x, y, measured=True) for member in data.front}
+    for network_id in dict.fromkeys(member.network_id for member in data.front):
+        points = sorted(best[member.arch_id] for member in data.front if member.network_id == network_id)
+        if len(points) > 1:
+            axes.plot(*_columns(points), color=_GREY, linewidth=0.7, linestyle=":", zorder=1.5)
+    predicted = any(metric.predicted for metric in (x, y))
+    for index, deployment in enumerate(data.deployments):
+        own = [member for member in data.front if member.deployment == deployment]
+        for filled in (False, True):
+            members = [member for member in own if (member.measured or not predicted) == filled]
+            axes.plot(
+                *_columns([best[member.arch_id] for member in members]),
+                _MARKERS[index % len(_MARKERS)],
+                color=COLOURS[index % len(COLOURS)],
+                mfc=None if filled else "none",
+                markersize=5,
+                linestyle="none",
+                label=f"{deployment}{'' if filled or not predicted else ', predicted'}" if members else _HIDDEN,
+            )
 
 
 def _draw_dominated(axes: "Axes", data: RunData, x: MetricInfo, y: MetricInfo) -> None:
@@ -231,9 +257,17 @@ def draw_hypervolume(axes: "Axes", runs: Sequence[RunData]) -> None:
     _legend_above(axes)
 
 
-def draw_parity(axes: "Axes", data: RunData, metric: MetricInfo) -> None:
-    """Draw predicted against measured values of held-out networks and of the measured front."""
-    for name, points in _pairs(data, metric).items():
+def draw_parity(axes: "Axes", data: RunData, key: str) -> None:
+    """Draw predicted against measured values of held-out networks and of the measured front.
+
+    Args:
+        axes: Where to draw.
+        data: The run.
+        key: The metric of a predictor.
+    """
+    column, deployment = data.predicted_by(key)
+    metric = data.metric(column)
+    for name, points in _pairs(data, key).items():
         held = name == "held out"
         axes.plot(
             *_columns(points),
@@ -244,12 +278,13 @@ def draw_parity(axes: "Axes", data: RunData, metric: MetricInfo) -> None:
             linestyle="none",
             label=name,
         )
-    values = np.array([point for points in _pairs(data, metric).values() for point in points])
+    values = np.array([point for points in _pairs(data, key).values() for point in points])
     ends = [values.min(), values.max()]
     axes.plot(ends, ends, color=_GREY, linewidth=0.8, zorder=1)
     _plain_logarithms(axes)
     axes.set_xlabel(f"measured {_title(metric)}")
-    axes.set_ylabel(f"predicted {_TITLES[metric.name]}")
+    in_deployment = "" if deployment is None else f", {deployment}"
+    axes.set_ylabel(f"predicted {_TITLES[metric.name]}{in_deployment}")
     _legend_above(axes)
 
 
@@ -279,11 +314,19 @@ def _legend_above(axes: "Axes") -> None:
     axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=columns, borderaxespad=0.2, columnspacing=1.2)
 
 
-def _pairs(data: RunData, metric: MetricInfo) -> dict[str, list[tuple[float, float]]]:
+def _predicted_keys(data: RunData) -> list[str]:
+    """Return the metrics of all predictors, in the order of the metrics of the run."""
+    if not data.deployments:
+        return [metric.key for metric in data.metrics]
+    columns = [metric.key for metric in data.metrics]
+    return sorted(data.cards, key=lambda key: columns.index(data.predicted_by(key)[0]))
+
+
+def _pairs(data: RunData, key: str) -> dict[str, list[tuple[float, float]]]:
     """Return (measured, predicted) of held-out networks, and of the front if it was measured."""
-    card = data.cards.get(metric.key)
+    card, (column, deployment) = data.cards.get(key), data.predicted_by(key)
     held = [] if card is None else [(row.measured, row.predicted) for row in card.held_out]
-    checks = [member.metrics[metric.key] for member in data.front]
+    checks = [member.metrics[column] for member in data.front if member.deployment == deployment]
     # The axes are logarithmic.
     front = [
         (check.measured, check.predicted)

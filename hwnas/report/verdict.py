@@ -75,7 +75,8 @@ def _choice(data: RunData, front: Sequence[Member]) -> str:
     assert member is not None, "a front without a network"
     *most, last = [shown(metric, member.value(metric.key)) for metric in data.objectives]
     values = f"{', '.join(most)} and {last}" if most else last
-    name = "it" if len(front) == 1 else f"the balanced network{_chosen_by(data, front)}"
+    where = "" if member.deployment is None else f" in {member.deployment}"
+    name = f"it{where}" if len(front) == 1 else f"the balanced network{where}{_chosen_by(data, front)}"
     return f"{name} has {values}{_against_baseline(data, member)}"
 
 

@@ -8,7 +8,7 @@ A run is resumed from it alone.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -194,6 +194,12 @@ class SearchSpec:
                 return deployment
         message = "the metric of a predictor must be of one of the searched deployments"
         raise InputError(message, got=str(metric), known=self.deployments)
+
+    def column_of(self, metric: Metric) -> Metric:
+        """Return the metric of the study that a predictor's metric gives values of: what is searched is left open."""
+        deployment = self.deployment_of(metric)
+        searched = {} if deployment is None else {n: None for n, value in vars(deployment).items() if value is not None}
+        return replace(metric, deployment=replace(metric.deployment, **searched))
 
     def make_problem(self, space: AnySpace) -> Problem:
         """Return the optimisation problem in a space."""

@@ -21,7 +21,8 @@ function drawProgress() {
 /** Predicted and measured values of one metric: held-out networks, and the front when it was measured again. */
 function parityPairs(run, predictor) {
   const column = run.metrics.findIndex((metric) => metric.key === predictor.metric);
-  const front = column < 0 ? [] : run.members.flatMap((member) => {
+  const own = (member) => predictor.deployment === null || member.deployment === predictor.deployment;
+  const front = column < 0 ? [] : run.members.filter(own).flatMap((member) => {
     const checked = member.measured?.[column];
     return checked ? [[checked[0], run.values[column][member.at], member]] : [];
   });

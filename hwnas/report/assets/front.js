@@ -88,8 +88,12 @@ function stairs(points, [x, y]) {
   });
 }
 
+/** Shapes tell runs apart; on the page of one run, the deployments that its search chose among. */
+const byDeployment = (run) => SINGLE && run.deployments.length > 0;
+const shapeOf = (run, member) => SYMBOLS[(byDeployment(run) ? member.deployment : run.index) % SYMBOLS.length];
+
 function markers(run, points, label, hollow) {
-  const symbol = SYMBOLS[run.index % SYMBOLS.length] + (hollow ? "-open" : "");
+  const symbol = points.map((point) => shapeOf(run, point.member) + (hollow ? "-open" : ""));
   const base = { symbol, size: hollow ? 9 : 10, opacity: 1, line: { width: hollow ? 2 : 1, color: hollow ? undefined : colour("paper") } };
   if (!label) return { ...base, color: runColour(run) };
   const values = points.map((point) => run.best(label, point.member) * factor(label));
@@ -99,6 +103,30 @@ function markers(run, points, label, hollow) {
   };
   const bar = { title: { text: safe(title(label)), side: "right", font: { size: 11 } }, thickness: 10, len: 0.9, outlinewidth: 0, tickfont: { size: 10 }, exponentformat: "SI" };
   return { ...base, ...scale, colorbar: bar, showscale: false };
+}
+
+/** Entries of the legend for the shapes of deployments. */
+function deploymentKeys(run) {
+  if (!byDeployment(run)) return [];
+  return run.deployments.map((name, at) => ({
+    type: "scatter", mode: "markers", name: safe(name), x: [null], y: [null], hoverinfo: "skip", showlegend: true,
+    marker: { symbol: SYMBOLS[at % SYMBOLS.length], size: 9, color: colour("muted") },
+  }));
+}
+
+/** Lines that join the same network in several deployments. */
+function sameNetworks(run, points) {
+  const groups = new Map();
+  for (const point of points) {
+    if (!point || point.member.network === undefined) continue;
+    if (!groups.has(point.member.network)) groups.set(point.member.network, []);
+    groups.get(point.member.network).push(point);
+  }
+  const lines = [...groups.values()].filter((group) => group.length > 1).map((group) => group.toSorted((a, b) => a.x - b.x));
+  return {
+    type: "scatter", mode: "lines", name: "same network", hoverinfo: "skip", showlegend: lines.length > 0, line: { color: colour("accent"), width: 1 }, opacity: 0.5,
+    x: lines.flatMap((group) => [...group.map((point) => point.x), null]), y: lines.flatMap((group) => [...group.map((point) => point.y), null]),
+  };
 }
 
 function frontTraces(run, axes, label) {
@@ -121,6 +149,7 @@ function frontTraces(run, axes, label) {
       opacity: 0.6, x: steps.map((point) => point.x), y: steps.map((point) => point.y) },
     { type: "scatter", mode: "lines", showlegend: false, hoverinfo: "skip", line: { color: colour("muted"), width: 1 },
       x: joins.flatMap((place) => [place.before.x, place.after.x, null]), y: joins.flatMap((place) => [place.before.y, place.after.y, null]) },
+    ...(run.deployments.length ? [sameNetworks(run, best), ...deploymentKeys(run)] : []),
     trace(`${of}front, predicted`, before, drawn(before, true)),
     trace(`${of}front${measured && before.length ? ", measured" : ""}`, after, drawn(after, false)),
   ];

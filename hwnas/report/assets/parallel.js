@@ -19,7 +19,12 @@ function parallelAxes(run) {
   for (const name of names) {
     const group = run.dimensions.filter((dimension) => dimension.name === name);
     if (group[0].block === null && group.length <= 4) {
-      group.forEach((dimension, at) => axes.push({ name: group.length > 1 ? `${name} ${at + 1}` : name, value: (member) => genes.get(member).get(name)[at].value ?? NaN, show: plain }));
+      group.forEach((dimension, at) => {
+        const named = typeof dimension.choices[0] === "string";
+        const chosen = (member) => genes.get(member).get(name)[at].value ?? NaN;
+        const value = named ? (member) => dimension.choices.indexOf(chosen(member)) : chosen;
+        axes.push({ name: group.length > 1 ? `${name} ${at + 1}` : name, value, show: named ? (index) => dimension.choices[Math.round(index)] : plain });
+      });
     } else if (name === "exists") {
       axes.push({ name: "blocks", value: (member) => known(member, name).reduce((sum, value) => sum + value, 0), show: plain });
     } else {

@@ -7,6 +7,8 @@ function tableColumns() {
   const labels = [...AXES.keys()].filter((label) => label !== "order" && (AXES.get(label).role !== "other" || AXES.get(label).name === "params"));
   const columns = [{ name: "network", text: true, value: (run, member) => member.id, show: (run, member) => [short(member.id)] }];
   if (!SINGLE) columns.push({ name: "run", text: true, value: (run) => run.short, show: (run) => [run.short] });
+  const deploymentOf = (run, member) => run.deployments[member.deployment] ?? "";
+  if (RUNS.some((run) => run.deployments.length)) columns.push({ name: "deployment", text: true, value: deploymentOf, show: (run, member) => [deploymentOf(run, member) || "–"] });
   for (const label of labels) columns.push(valueColumn(label));
   const based = RUNS.filter((run) => run.baseline !== null);
   const compared = labels.filter((label) => based.some((run) => run.members.some((member) => ratioOf(run, label, member) !== null)));

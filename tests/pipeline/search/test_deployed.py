@@ -7,13 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from hwnas.errors import InputError, UsageError
+from hwnas.pipeline.report import write_report
 from hwnas.pipeline.run_network import network_of_run
 from hwnas.pipeline.search.deployments import require_accuracy_known
 from hwnas.pipeline.search.query import query
 from hwnas.pipeline.search.run import SearchRun, dry_run_search, search_networks
 from hwnas.progress import EvaluationProgress, NullReporter, ProgressEvent
+from hwnas.report.compact import run_values
+from hwnas.report.figures import draw_front
 from hwnas.report.gather import gather
 from hwnas.search.pareto import on_front
 from hwnas.search.record import read_record
@@ -133,6 +137,40 @@ def test_results_know_the_deployment(found: SearchRun) -> None:
     members = gather(found.run).front
     assert [member.arch_id for member in members] == list(found.record.front)
     assert {member.deployment for member in members} <= set(DEPLOYMENTS)
+
+
+def test_the_report_shows_deployments(found: SearchRun, tmp_path: Path) -> None:
+    data = gather(found.run)
+    values = run_values(data)
+    assert values["deployments"] == list(DEPLOYMENTS)
+    assert values["dimensions"][-1] == {
+        "name": "deployment",
+        "stage": None,
+        "block": None,
+        "choices": list(DEPLOYMENTS),
+    }
+    for member, shown in zip(data.front, values["front"], strict=True):
+        assert DEPLOYMENTS[shown["deployment"]] == member.deployment
+        assert shown["network"] == member.network_id
+    assert [(item["metric"], item["deployment"]) for item in values["predictors"]] == [(OPEN, 0), (OPEN, 1)]
+    report = write_report(found.run, out=tmp_path)
+    names = {path.name for path in report.figures}
+    assert {"front.png", "parity.png", "parity2.png"} <= names
+    assert f" in {data.front[0].deployment}" in report.runs[0].verdict or " in " in report.runs[0].verdict
+    page = report.page.read_text()
+    assert "sameNetworks" in page
+    assert all(name in (tmp_path / "front.md").read_text() for name in {member.deployment for member in data.front})
+
+
+def test_the_figure_has_a_shape_for_each_deployment_and_joins_networks(found: SearchRun) -> None:
+    figure = Figure()
+    axes = figure.add_subplot()
+    data = gather(found.run)
+    draw_front(axes, [data])
+    labels = axes.get_legend_handles_labels()[1]
+    assert {label.partition(",")[0] for label in labels} >= {str(member.deployment) for member in data.front}
+    markers = {line.get_label(): line.get_marker() for line in axes.lines if line.get_label() in DEPLOYMENTS}
+    assert len(set(markers.values())) == len(markers)
 
 
 def test_an_interrupted_search_ends_as_if_it_was_not(
