@@ -64,7 +64,10 @@ class CustomMetric:
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """Known values by network id or arch id, in place of a predictor; other networks are infeasible."""
+    """Known values by network id or arch id, in place of a predictor; other networks are infeasible.
+
+    In a space of several deployments, values by the id of a candidate are those of its deployment.
+    """
 
     values: Mapping[str, float]
 
@@ -97,8 +100,11 @@ class LatencyTable:
 
     def __call__(self, networks: Sequence[Candidate]) -> list[float]:
         """Look networks up; NaN for those that are not in the table."""
-        missing = float("nan")
-        return [self.values.get(network.network_id, self.values.get(network.arch_id, missing)) for network in networks]
+        ids = [
+            (network.network_id, network.arch_id) if network.deployment is None else (network.id, network.network_id)
+            for network in networks
+        ]
+        return [next((self.values[name] for name in names if name in self.values), float("nan")) for names in ids]
 
 
 MetricSource: TypeAlias = CustomMetric | LatencyTable | Predictor | MetricFunction

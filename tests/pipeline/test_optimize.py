@@ -10,11 +10,12 @@ import pytest
 
 import hwnas
 from hwnas.errors import InputError
-from hwnas.metrics import METRICS
+from hwnas.metrics import METRICS, Deployment
 from hwnas.pipeline.optimize import CustomMetric, LatencyTable, optimize
 from hwnas.search.result import SearchResult
 from hwnas.search.strategies.rounds import RoundsSearch
 from hwnas.space import SPACES
+from hwnas.space.deployed import DeployedSpace
 from hwnas.space.space import Candidate
 from tests.search.toys import accuracy as toy_accuracy
 
@@ -216,3 +217,23 @@ def test_results_are_frames_plots_and_tables(found: SearchResult) -> None:
 def test_the_objects_are_public() -> None:
     assert hwnas.optimize is optimize
     assert hwnas.SearchResult is SearchResult
+
+
+def test_networks_are_searched_in_several_deployments() -> None:
+    space = DeployedSpace.of(SPACE, [Deployment.parse(text) for text in ("torch/fp32", "torch/int8")])
+
+    def accuracy(networks: Sequence[Candidate]) -> list[float]:
+        genomes = np.stack([network.genome[:-1] for network in networks])
+        drops = [0.01 * (network.deployment == space.deployments[1]) for network in networks]
+        return [float(value) - drop for value, drop in zip(toy_accuracy(SPACE, genomes), drops, strict=True)]
+
+    def latency(networks: Sequence[Candidate]) -> list[float]:
+        macs = space.costs(np.stack([network.genome for network in networks])).macs
+        return [float(count) / (1 + int(n.genome[-1])) for count, n in zip(macs, networks, strict=True)]
+
+    result = optimize(space, accuracy=accuracy, metrics={"latency_ms": latency}, budget=20)
+    columns = result._columns(result.networks)
+    assert set(columns["deployment"]) == {"torch/fp32", "torch/int8"}
+    assert len(set(columns["arch_id"])) == len(result.networks) == 20
+    table = LatencyTable({network.id: network.metrics["latency_ms"] for network in result.networks})
+    assert table([network.candidate for network in result.networks]) == columns["latency_ms"]

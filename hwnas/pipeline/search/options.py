@@ -11,6 +11,7 @@ from hwnas.search.objective import Criteria, make_objectives, parse_constraint, 
 from hwnas.search.spec import MAX_SEED, Confidence, PostSearch
 from hwnas.search.strategies import STRATEGIES
 from hwnas.search.strategies.strategy import SearchStrategy
+from hwnas.space.deployed import networks_of
 from hwnas.space.space import AnySpace
 
 DEFAULT_SPACE = "autoformer-tiny"
@@ -78,7 +79,7 @@ def choose_strategy(
         message = "a strategy of one's own must be registered"
         raise InputError(message, got=type(given).__name__, hint="hwnas.search.strategies.STRATEGIES.add(NAME, CLASS)")
     if given is None:
-        given = ("hierarchical" if space.family == "glit" else "rounds") if expensive else "nsga2"
+        given = ("hierarchical" if networks_of(space).family == "glit" else "rounds") if expensive else "nsga2"
     if given not in STRATEGIES:
         raise unknown("strategy", given, STRATEGIES.names(), hint="--strategy {}")
     if given == "rounds" and not expensive:
