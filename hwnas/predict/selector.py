@@ -179,16 +179,18 @@ def _no_predictor(metric: Metric, device: str, space: str | None, paths: DataPat
     if not entries:
         message = f"there is no predictor for {device}"
         known: Sequence[object] = predictor_devices(paths)
-        return MissingError(message, got=str(metric), known=known, hint=_commands(device, space))
+        return MissingError(message, got=str(metric), known=known, hint=_commands(metric, device, space))
     networks = "any network" if space is None else f"networks of {space}"
     return NoPredictorError(
         f"no predictor for {device} fits this metric for {networks}",
         got=str(metric),
         known=sorted(f"{entry.card.metric} ({entry.space or ANY})" for entry in entries),
-        hint=_commands(device, space),
+        hint=_commands(metric, device, space),
     )
 
 
-def _commands(device: str, space: str | None) -> str:
-    option = f" --space {space}" if space else ""
-    return f"hwnas profile{option} --device {device}, then hwnas fit --device {device}"
+def _commands(metric: Metric, device: str, space: str | None) -> str:
+    options = [("space", space), ("device", device)]
+    options += [(name, getattr(metric.deployment, name)) for name in ("runtime", "precision")]
+    profile = "".join(f" --{name} {value}" for name, value in options if value)
+    return f"hwnas profile{profile}, then hwnas fit --device {device}"
