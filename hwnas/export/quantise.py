@@ -139,11 +139,11 @@ def _largest_values(model: ModelProto, images: Iterable[Array]) -> tuple[dict[st
     """
     names, nodes = _read_activations(model), []
     for name in names:
-        nodes.append(helper.make_node("Abs", [name], [f"{name}/abs"]))
-        nodes.append(helper.make_node("ReduceMax", [f"{name}/abs"], [f"{name}/max"], keepdims=0))
-        nodes.append(helper.make_node("ReduceSum", [f"{name}/abs"], [f"{name}/sum"], keepdims=0))
-        nodes.append(helper.make_node("Shape", [name], [f"{name}/shape"]))
-    outputs = [f"{name}/{what}" for name in names for what in ("max", "sum", "shape")]
+        nodes.append(helper.make_node("Abs", [name], [f"{name}/hwnas.abs"]))
+        nodes.append(helper.make_node("ReduceMax", [f"{name}/hwnas.abs"], [f"{name}/hwnas.max"], keepdims=0))
+        nodes.append(helper.make_node("ReduceSum", [f"{name}/hwnas.abs"], [f"{name}/hwnas.sum"], keepdims=0))
+        nodes.append(helper.make_node("Shape", [name], [f"{name}/hwnas.shape"]))
+    outputs = [f"{name}/hwnas.{what}" for name in names for what in ("max", "sum", "shape")]
     session = _open_unfused(model, nodes=nodes, outputs=outputs)
     largest: dict[str, float] = {}
     ranks: dict[str, int] = {}
@@ -272,7 +272,10 @@ def rounded(values: Array, bound: float) -> Array:
 
 
 class _GraphRewriter:
-    """The quantised copy of a graph under construction: nodes in the order in which they run, and new constants."""
+    """The quantised copy of a graph under construction: nodes in the order in which they run, and new constants.
+
+    New names contain `hwnas.`: exporters use plain suffixes such as `/shape` themselves.
+    """
 
     def __init__(self, model: ModelProto) -> None:
         self._model = model
@@ -297,8 +300,8 @@ class _GraphRewriter:
 
     def quantised_weight(self, layer: LinearLayer) -> str:
         """Add the int8 values of a weight and the node that scales them."""
-        inputs = [*self._int8_weight(layer), f"{layer.weight}/zero"]
-        return self.add("DequantizeLinear", inputs, f"{layer.weight}/dequantised", axis=1)
+        inputs = [*self._int8_weight(layer), f"{layer.weight}/hwnas.zero"]
+        return self.add("DequantizeLinear", inputs, f"{layer.weight}/hwnas.dequantised", axis=1)
 
     def quantised_activation(self, layer: LinearLayer, found: ActivationRange) -> str:
         """Add the pair of nodes that rounds an activation to int8, for one layer.
@@ -312,10 +315,10 @@ class _GraphRewriter:
         value = activation_scale(found.bound)
         for _ in range(index):
             value = np.nextafter(value, np.float32(np.inf))
-        scale = self.constant(f"{pair}/scale", value)
-        zero = self.constant("int8/zero", np.int8(0))
-        self.add("QuantizeLinear", [name, scale, zero], f"{pair}/int8")
-        return self.add("DequantizeLinear", [f"{pair}/int8", scale, zero], f"{pair}/dequantised")
+        scale = self.constant(f"{pair}/hwnas.scale", value)
+        zero = self.constant("hwnas.int8/zero", np.int8(0))
+        self.add("QuantizeLinear", [name, scale, zero], f"{pair}/hwnas.int8")
+        return self.add("DequantizeLinear", [f"{pair}/hwnas.int8", scale, zero], f"{pair}/hwnas.dequantised")
 
     def add_bias(self, node: NodeProto, *, rank: int) -> None:
         """Add the sum of a layer and its bias, with leading dimensions of size 1 in the shape of the bias.
@@ -330,23 +333,27 @@ class _GraphRewriter:
             tensor = self._constants.get(name)
             if tensor is not None and len(tensor.dims) == 1:
                 values = numpy_helper.to_array(tensor)
-                own.input[index] = self.constant(f"{name}/rank{rank}", values.reshape(*[1] * (rank - 1), -1))
+                own.input[index] = self.constant(f"{name}/hwnas.rank{rank}", values.reshape(*[1] * (rank - 1), -1))
         self.nodes.append(own)
 
     def add_dynamic(self, layer: LinearLayer) -> None:
         """Add a layer that scales its activations itself, in the form that ONNX Runtime fuses to one kernel."""
         name, out = layer.activation, layer.output
         weight, scales = self._int8_weight(layer)
-        if f"{name}/uint8" not in self._outputs:
-            self._outputs.add(f"{name}/uint8")
-            outputs = [f"{name}/uint8", f"{name}/scale", f"{name}/zero"]
+        if f"{name}/hwnas.uint8" not in self._outputs:
+            self._outputs.add(f"{name}/hwnas.uint8")
+            outputs = [f"{name}/hwnas.uint8", f"{name}/hwnas.scale", f"{name}/hwnas.zero"]
             self.nodes.append(
-                helper.make_node("DynamicQuantizeLinear", [name], outputs, name=f"{name}/DynamicQuantizeLinear")
+                helper.make_node("DynamicQuantizeLinear", [name], outputs, name=f"{name}/hwnas.DynamicQuantizeLinear")
             )
-        self.add("MatMulInteger", [f"{name}/uint8", weight, f"{name}/zero", f"{layer.weight}/zero"], f"{out}/int32")
-        self.add("Cast", [f"{out}/int32"], f"{out}/float", to=TensorProto.FLOAT)
-        self.add("Mul", [f"{name}/scale", scales], f"{out}/scale")
-        self.add("Mul", [f"{out}/float", f"{out}/scale"], out)
+        self.add(
+            "MatMulInteger",
+            [f"{name}/hwnas.uint8", weight, f"{name}/hwnas.zero", f"{layer.weight}/hwnas.zero"],
+            f"{out}/hwnas.int32",
+        )
+        self.add("Cast", [f"{out}/hwnas.int32"], f"{out}/hwnas.float", to=TensorProto.FLOAT)
+        self.add("Mul", [f"{name}/hwnas.scale", scales], f"{out}/hwnas.scale")
+        self.add("Mul", [f"{out}/hwnas.float", f"{out}/hwnas.scale"], out)
 
     def finish(self) -> ModelProto:
         """Return the graph, with the constants that its nodes read."""
@@ -364,13 +371,13 @@ class _GraphRewriter:
     def _int8_weight(self, layer: LinearLayer) -> tuple[str, str]:
         """Add a weight in int8 with its scales and zero points, and return the names of the first two."""
         name = layer.weight
-        if f"{name}/int8" not in self._constants:
+        if f"{name}/hwnas.int8" not in self._constants:
             weight = numpy_helper.to_array(self._constants[name])
             scales = weight_scales(weight)
-            self.constant(f"{name}/int8", to_int8(weight, scales))
-            self.constant(f"{name}/scale", scales)
-            self.constant(f"{name}/zero", np.zeros(len(scales), np.int8))
-        return f"{name}/int8", f"{name}/scale"
+            self.constant(f"{name}/hwnas.int8", to_int8(weight, scales))
+            self.constant(f"{name}/hwnas.scale", scales)
+            self.constant(f"{name}/hwnas.zero", np.zeros(len(scales), np.int8))
+        return f"{name}/hwnas.int8", f"{name}/hwnas.scale"
 
 
 def _clipped_bounds(

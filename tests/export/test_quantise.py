@@ -11,11 +11,11 @@ import onnxruntime
 import pytest
 import torch
 from numpy.typing import NDArray
-from onnx import ModelProto, numpy_helper
+from onnx import ModelProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from hwnas.errors import CheckFailedError, InputError, UnknownNameError
-from hwnas.export.calibration import CALIBRATION_METHODS, CalibrationRecipe
+from hwnas.export.calibration import CALIBRATION_METHODS, CalibrationRecipe, random_calibration
 from hwnas.export.onnx_graph import OnnxGraph, build_onnx
 from hwnas.export.onnx_session import run_graph
 from hwnas.export.quantise import (
@@ -26,6 +26,7 @@ from hwnas.export.quantise import (
     linear_layers,
     quantise,
     quantise_dynamically,
+    quantise_graph,
     rounded,
     weight_scales,
 )
@@ -166,6 +167,20 @@ def test_layers_that_read_the_same_activation_both_run_on_int8_kernels(tmp_path:
     assert np.abs(run_graph(graph.model, images()) - expected).max() < 0.05 * np.abs(expected).max()
 
 
+@pytest.mark.parametrize("precision", ["int8", "int8-dynamic"])
+def test_names_of_exporters_are_not_taken(graph: ModelProto, precision: str) -> None:
+    """torch's exporter calls shapes `view_3/shape`, for example."""
+    named = ModelProto()
+    named.CopyFrom(graph)
+    (layer, _) = linear_layers(graph)
+    for suffix in ("shape", "max", "sum", "abs", "scale", "zero", "int8", "uint8", "dequantised"):
+        constant = numpy_helper.from_array(np.float32(1.0).reshape(1), name=f"{layer.activation}/{suffix}")
+        named.graph.initializer.append(constant)
+        named.graph.node.append(helper.make_node("Abs", [constant.name], [f"{layer.weight}/{suffix}"]))
+    quantised = quantise_graph(named, precision=precision, calibration=random_calibration(SHAPE, batch=2)).model
+    assert np.isfinite(run_graph(quantised, images())).all()
+
+
 def test_dynamic_scales_need_no_calibration_and_are_near_float(graph: ModelProto) -> None:
     outputs, expected = run_graph(quantise_dynamically(graph), images(1)), run_graph(graph, images(1))
     assert 1e-6 < np.abs(outputs - expected).max() < 0.05 * np.abs(expected).max()
@@ -185,8 +200,8 @@ def test_weights_are_stored_once_and_as_int8(graph: ModelProto) -> None:
     tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in quantised.graph.initializer}
     for layer in linear_layers(graph):
         assert layer.weight not in tensors
-        assert tensors[f"{layer.weight}/int8"].dtype == np.int8
-        assert np.abs(tensors[f"{layer.weight}/int8"].astype(int)).max() == 127
+        assert tensors[f"{layer.weight}/hwnas.int8"].dtype == np.int8
+        assert np.abs(tensors[f"{layer.weight}/hwnas.int8"].astype(int)).max() == 127
     onnx.checker.check_model(quantised)
 
 
