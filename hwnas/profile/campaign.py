@@ -125,10 +125,11 @@ class Campaign:
         Raises:
             HwnasError: No network can be measured, or a store cannot be written.
         """
-        total = sum(map(self._is_pending, tasks))
+        pending = sum(map(self._is_pending, tasks))
         self._schedule.replace(tasks)
+        total = self._schedule.num_left  # without the tasks of batches that were given up in an earlier run
         started, failed, measured = clock(), 0, 0
-        _log.info("%d of %d tasks are pending, the others are measured or failed", total, len(tasks))
+        _log.info("%d of %d tasks are pending, the others are measured or failed", pending, len(tasks))
         running: dict[Future[TaskResult], WorkerPair] = {}
         while True:
             if deadline_s is None or clock() < deadline_s:
@@ -157,7 +158,7 @@ class Campaign:
         return CampaignResult(
             num_measured=measured,
             num_failed=failed,
-            num_skipped=len(tasks) - total,
+            num_skipped=len(tasks) - pending,
             num_left=left,
             given_up=dict(self._given_up),
         )
