@@ -14,7 +14,7 @@ from hwnas.profile.crew import Crew, Measurer
 from hwnas.profile.lookup import free_name, numbered_profiles, profile_folder_name
 from hwnas.profile.options import AUTO
 from hwnas.profile.plan import Plan, new_session
-from hwnas.profile.runners.runner import default_runtime, load_runner
+from hwnas.profile.runners.runner import default_runtime, load_runner, supporting_runtimes
 from hwnas.profile.subjects import REFERENCE
 from hwnas.progress import Reporter
 from hwnas.records import ProfileManifest, Setting, Store
@@ -121,7 +121,10 @@ class StoreOpener:
                     continue
                 support = load_runner(setting.runtime).supports(setting)
                 if not support.available:
-                    raise InputError(f"{setting.runtime} must be able to run in this setting", got=support.reason)
+                    others = supporting_runtimes(setting, self.device)
+                    hint = f"--runtime {others[0]}" if others else None
+                    message = f"{setting.runtime} must be able to run in this setting"
+                    raise InputError(message, got=support.reason, hint=hint)
                 manifest = self._new_manifest(plan, setting)
                 path = self._folder(manifest)
                 path_within(self.out, path.relative_to(self.out))

@@ -2,11 +2,13 @@
 
 import pytest
 
+from hwnas.cli.doctor import _machine_rows as machine_rows
 from hwnas.devices import detect, require, resolve
 from hwnas.devices.cpu import CPUINFO
 from hwnas.devices.intel import VENDOR_FILES, accelerators, detect_accelerators
 from hwnas.devices.machine import Machine
 from hwnas.errors import UnknownNameError
+from hwnas.pipeline.doctor import doctor
 from hwnas.profile.environment import environment_facts
 from hwnas.runs import CommandOutcome, environment
 from tests.devices.intel_core import IntelCore
@@ -78,3 +80,11 @@ def test_its_driver_is_in_the_environment_of_its_profiles() -> None:
         for name in ("intel-npu-3720", "intel-gpu-arc-a770")
     ]
     assert drivers == ["1738334590", "unknown"]
+
+
+def test_the_doctor_lists_accelerators_and_keeps_the_default_device() -> None:
+    report = doctor(machine=machine("GPU.1", "NPU"))
+    assert report.default_device == "toy-2c-avx2"
+    rows = dict(machine_rows(report))
+    assert rows["GPU.1"] == "Intel(R) Arc(TM) A770 Graphics (dGPU) (intel-gpu-arc-a770), by OpenVINO"
+    assert rows["NPU"] == "Intel(R) AI Boost (intel-npu-3720), by OpenVINO"

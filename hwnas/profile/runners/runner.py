@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
@@ -201,6 +201,17 @@ def default_runtime(device: Device) -> str:
         reasons.append(f"{name}: {availability.reason}")
     message = f"no runtime can use {device.name} on this machine"
     raise MissingError(message, got="; ".join(reasons), hint="hwnas doctor")
+
+
+def supporting_runtimes(setting: Setting, device: Device) -> tuple[str, ...]:
+    """Return the available runtimes that can run in a setting, whose own runtime is disregarded, by preference."""
+    names = []
+    for name in RUNTIME_PREFERENCE:
+        runner = load_runner(name)
+        candidate = replace(setting, deployment=replace(setting.deployment, runtime=name))
+        if runner.available(device).available and runner.supports(candidate).available:
+            names.append(name)
+    return tuple(names)
 
 
 def run_timed(run: Callable[[], object], *, threads: int, clock: Clock = "thread") -> Sample:

@@ -2,6 +2,7 @@
 
 import threading
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,13 +14,16 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hwnas.devices import DEVICES, Device, detect
 from hwnas.devices.intel import accelerators
-from hwnas.errors import MissingError
+from hwnas.errors import InputError, MissingError
+from hwnas.pipeline.measure import measure
 from hwnas.profile.network_timer import classify_failure
+from hwnas.profile.options import CampaignOptions
 from hwnas.profile.runners import openvino as openvino_runner
 from hwnas.profile.runners.openvino import OpenVinoRunner, OpenVinoSession, require_in_effect
-from hwnas.profile.runners.runner import load_runner, run_timed, working_clock
+from hwnas.profile.runners.runner import load_runner, run_timed, supporting_runtimes, working_clock
 from hwnas.records import Setting
 from tests.devices.intel_core import IntelCore
+from tests.pipeline.campaigns import FakeEnvironment
 from tests.records.rows import make_setting
 
 CPU = detect().cpu
@@ -90,6 +94,14 @@ def test_a_cpu_that_emulates_bfloat16_is_refused_with_the_reason() -> None:
     found = OpenVinoRunner(find_cpu=lambda: OLD_CPU).supports(setting(precision="bf16"))
     assert not found.available
     assert "emulated and slow" in found.reason
+
+
+def test_a_precision_that_only_another_runtime_has_is_refused_with_its_name(tmp_path: Path) -> None:
+    options = CampaignOptions(space="autoformer-micro", device="cpu", samples=2, precision="fp16", out=tmp_path)
+    with pytest.raises(InputError, match="openvino must be able to run in this setting") as caught:
+        measure(options, campaign_environment=FakeEnvironment().make())
+    assert caught.value.hint == "--runtime onnxruntime"
+    assert supporting_runtimes(setting(precision="int8-dynamic"), CPU.device) == ("onnxruntime",)
 
 
 def test_float16_is_refused_on_a_cpu() -> None:
