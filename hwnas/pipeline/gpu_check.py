@@ -26,7 +26,7 @@ PROCESS_QUERY = (
 DRIVER_QUERY = ("nvidia-smi", "-q", "-d", "COMPUTE")
 
 _CUDA_OF_DRIVER = re.compile(r"^CUDA (?:UMD )?Version\s*:\s*(\d+)\.(\d+)", re.MULTILINE)
-_CUDA_WHEEL = re.compile(r"-cu(\d\d)$")
+_CUDA_WHEEL = re.compile(r"-cu(\d\d)\b")
 
 Version = tuple[int, int]
 
@@ -158,10 +158,11 @@ def installed_software(driver_cuda: Version | None) -> GpuSoftware:
         name, cuda, architectures = torch.__version__, torch.version.cuda, tuple(torch.cuda.get_arch_list())
     except (ImportError, OSError):  # a library of it is missing: the runtimes say which
         pass
-    wheels = {item.metadata["Name"]: item for item in metadata.distributions() if item.metadata["Name"]}
+    names = [item.metadata["Name"] for item in metadata.distributions() if item.metadata["Name"]]
+    wheels = {name.casefold().replace("_", "-") for name in names}  # metadata may say tensorrt_rtx_cu13
     majors = {
         wheel: int(found.group(1))
-        for wheel in wheels
+        for wheel in sorted(wheels)
         if wheel.startswith("tensorrt") and (found := _CUDA_WHEEL.search(wheel)) is not None
     }
     return GpuSoftware(

@@ -143,6 +143,14 @@ def test_this_machine_is_asked_only_if_it_has_a_gpu() -> None:
     assert installed_software((12, 4)).torch is not None
 
 
+def test_cuda_of_the_installed_wheels_is_read_from_their_names() -> None:
+    pytest.importorskip("tensorrt_rtx")
+    found = installed_software(None).tensorrt_cuda
+    assert found is not None
+    assert set(found) >= {"tensorrt-rtx-cu13", "tensorrt-rtx-cu13-libs"}
+    assert set(found.values()) == {13}
+
+
 def report_with(gpus: GpuReport) -> DoctorReport:
     software = Environment(
         hwnas="1.0", python="3.11", system="Linux", release="6.1", machine="x86_64", packages=("onnxruntime-gpu==1.23",)

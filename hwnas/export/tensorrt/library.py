@@ -44,8 +44,9 @@ LIBRARIES: Mapping[LibraryName, Library] = {
     ),
 }
 
-FailureKind = Literal["unsupported", "memory", "build"]
-"""An operator that TensorRT lacks, too little memory, or any other reason."""
+FailureKind = Literal["unsupported", "memory", "crash", "build"]
+"""An operator that TensorRT lacks, too little memory, an error of the GPU that its process does not survive, or any
+other reason."""
 
 # Parts of TensorRT's log messages, in lower case. The library has no error codes for these cases.
 _OUT_OF_MEMORY = (
@@ -55,6 +56,17 @@ _OUT_OF_MEMORY = (
 _NO_KERNEL = ("cannot compile operation",)
 _NO_OPERATOR = ("plugin not found", "no importer registered")
 _NO_DRIVER = ("cudaerror 35", "cudaerror 100", "driver version is insufficient", "no cuda-capable device")
+_STICKY = (
+    *(
+        "illegal memory access",
+        "misaligned address",
+        "illegal instruction",
+        "illegal address",
+        "invalid program counter",
+    ),
+    *("unspecified launch failure", "launch timed out", "device-side assert", "uncorrectable ecc error"),
+)
+"""Errors after which CUDA's context is unusable, by the reference of its runtime API."""
 _NOISE = ("catchcudaerror",)
 """TensorRT for RTX logs a CUDA error after any other one where there is no driver, which it does not need to build."""
 
@@ -218,7 +230,11 @@ def failure(requirement: str, messages: list[TensorRtMessage]) -> HwnasError:
     Returns:
         A `TensorRtError`, or a `MissingError` if the driver is missing or too old.
     """
-    reasons = [message.text for message in messages if message.is_error and not _mentions(message.text, _NOISE)]
+    errors = [message.text for message in messages if message.is_error]
+    sticky = [text for text in errors if _mentions(text, _STICKY)]
+    if sticky:
+        return TensorRtError("crash", "the GPU must survive the work of TensorRT", got="; ".join(sticky[:_MAX_REASONS]))
+    reasons = [text for text in errors if not _mentions(text, _NOISE)]
     if any(_mentions(reason, _NO_DRIVER) for reason in reasons):
         return _no_driver("; ".join(reasons[:_MAX_REASONS]))
     got = "; ".join(reasons[:_MAX_REASONS]) or "TensorRT gave no reason"

@@ -41,7 +41,8 @@ from hwnas.profile.runners.preparation import DTYPES, device_of, onnx_graph
 from hwnas.profile.runners.runner import AVAILABLE, Availability, MeasurementError, Sample, progress_callback
 from hwnas.records import Reason, Setting
 
-_REASONS: Mapping[str, Reason] = {"unsupported": "unsupported", "memory": "memory", "build": "export"}
+REASONS: Mapping[str, Reason] = {"unsupported": "unsupported", "memory": "memory", "crash": "crash", "build": "export"}
+"""Under which reason a failure of TensorRT is recorded, by its kind."""
 
 
 class Clock(Protocol):
@@ -150,7 +151,7 @@ class TensorRtRunner:
             execution = Execution(built.engine, images, cuda=cuda, library=self.name, on_progress=on_progress)
         except TensorRtError as error:
             message = error.message if error.got is None else f"{error.message}: {error.got}"
-            raise MeasurementError(_REASONS[error.kind], message, hint=error.hint) from error
+            raise MeasurementError(REASONS[error.kind], message, hint=error.hint) from error
         return TensorRtSession(execution, engine=built.engine, cuda=cuda, clock=self._make_clock())
 
     def facts(self, setting: Setting) -> Mapping[str, str]:

@@ -11,7 +11,9 @@ import pytest
 from hwnas.errors import InputError, MissingError
 from hwnas.export.tensorrt import EngineSettings, TensorRtError, TimingCache, build_engine, load_tensorrt
 from hwnas.export.tensorrt.build import NO_LAYER_TABLE
+from hwnas.export.tensorrt.library import TensorRtMessage, failure
 from hwnas.export.tensorrt.timing_cache import choose_timing_cache
+from hwnas.profile.runners.tensorrt import REASONS
 from tests.export.tensorrt.behaviour import PLAN
 from tests.export.tensorrt.conftest import ADA, GPU, Double
 from tests.export.tensorrt.graphs import small_graph
@@ -303,3 +305,19 @@ def test_where_the_inspector_is_silent_the_table_is_that_of_the_network(rtx_doub
 def test_a_growing_cache_has_no_fixed_hash(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot keep its hash"):
         TimingCache(path=tmp_path, sha256="00")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1: [checkMacros.cpp::catchCudaError::272] Error Code 1: Cuda Runtime (an illegal memory access was encountered)",
+        "Error Code 1: Myelin ([exec_instruction.cpp] unspecified launch failure)",
+    ],
+)
+def test_an_error_that_breaks_the_context_is_a_crash(text: str) -> None:
+    message = TensorRtMessage(severity="ERROR", text=text)
+    found = failure("TensorRT must build an engine", [message])
+    assert isinstance(found, TensorRtError)
+    assert found.kind == "crash"
+    assert "encountered" in str(found.got) or "launch failure" in str(found.got)
+    assert REASONS[found.kind] == "crash"
