@@ -310,7 +310,7 @@ def test_a_growing_cache_has_no_fixed_hash(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "1: [checkMacros.cpp::catchCudaError::272] Error Code 1: Cuda Runtime (an illegal memory access was encountered)",
+        "[checkMacros.cpp::catchCudaError::272] Error Code 1: Cuda Runtime (an illegal memory access was encountered)",
         "Error Code 1: Myelin ([exec_instruction.cpp] unspecified launch failure)",
     ],
 )
