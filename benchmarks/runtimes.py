@@ -1,4 +1,4 @@
-"""How long a network takes in each runtime and precision of this CPU, and how far that is from the CPU's limit.
+"""Time of a network in each runtime and precision of this CPU, and its distance from the CPU's limit.
 
     python -m benchmarks.runtimes [--batch 1,8] [--repeats 31] [--state DIR --cells 2] [--save]
 

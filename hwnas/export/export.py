@@ -92,7 +92,7 @@ class ExportArtifact:
 
 @dataclass(frozen=True, kw_only=True)
 class AccuracyCheck:
-    """How the accuracy of a file in int8 is checked."""
+    """The check of the accuracy of a file in int8."""
 
     images: LabeledImages
     """Held-out images."""

@@ -57,7 +57,7 @@ class GpuState:
 
 @dataclass(frozen=True, kw_only=True)
 class RuntimeStatus:
-    """Whether a runtime can use a device of this machine, and why not."""
+    """The state of a runtime on a device of this machine, with the reason if it cannot be used."""
 
     runtime: str
     device: str
@@ -90,7 +90,7 @@ class GpuReport:
     software: GpuSoftware = GpuSoftware()
     runtimes: tuple[RuntimeStatus, ...] = ()
     notes: tuple[str, ...] = ()
-    """What could not be read, and why."""
+    """Notes on facts that could not be read."""
 
 
 def inspect_gpus(machine: Machine, *, run: CommandRunner = run_command) -> GpuReport:

@@ -35,7 +35,7 @@ _LOADED = 64
 
 @dataclass(frozen=True, kw_only=True)
 class QuantisationOptions:
-    """How a network is quantised to int8, and how much accuracy it may lose."""
+    """Options of quantisation to int8, with the largest loss of accuracy."""
 
     data: str | None = None
     """Dataset whose training images calibrate and whose held-out images judge; None: that of the run."""
@@ -46,7 +46,7 @@ class QuantisationOptions:
     seed: Seed = 0
     """Decides which images."""
     method: CalibrationMethod = "minmax"
-    """How scales follow from the values: 'minmax', 'percentile' or 'mse'."""
+    """The rule for scales: 'minmax', 'percentile' or 'mse'."""
     max_drop: Annotated[float, Between(0, 1)] = 0.01
     """Largest loss of top-1 accuracy against float32, as a share of the held-out images."""
 

@@ -57,7 +57,7 @@ class TimedPairs:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplePlan:
-    """How a sample of a network is taken."""
+    """The way to take a sample of a network."""
 
     runs: int = 1
     """Consecutive runs, of which the sample is the mean."""
@@ -207,7 +207,7 @@ def _num_valid(samples: Sequence[Sample]) -> int:
 
 
 class _WarmUp:
-    """What the runs of a warm-up so far tell. A fast network makes thousands, so each takes constant time."""
+    """The state of a warm-up after some runs. A fast network makes thousands, so each takes constant time."""
 
     def __init__(self) -> None:
         self.runs = 0

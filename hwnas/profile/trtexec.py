@@ -11,7 +11,7 @@ from pathlib import Path
 from hwnas.errors import InputError, MissingError
 
 _FOLDERS = (Path("/usr/src/tensorrt/bin"), Path("/opt/tensorrt/bin"), Path("/usr/local/tensorrt/bin"))
-"""Where NVIDIA's packages and containers put the program."""
+"""Folders of NVIDIA's packages and containers that have the program."""
 
 _OPTIONS = ("--useCudaGraph", "--noDataTransfers", "--useSpinWait", "--warmUp=500", "--duration=3", "--iterations=100")
 """Replays of a graph without copies of images, as hwnas times them. In TensorRT 11 the first three are the default."""
@@ -30,7 +30,7 @@ _ERROR = re.compile(r"^(?:\[[^\]]*\] )?\[E\] (?P<text>.+)$", re.M)
 
 @dataclass(frozen=True, kw_only=True)
 class TrtexecSummary:
-    """What trtexec prints of an engine."""
+    """Times that trtexec prints of an engine."""
 
     version: str
     """TensorRT of the program; empty if it does not say."""

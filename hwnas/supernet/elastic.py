@@ -225,7 +225,7 @@ class ElasticMlp(nn.Module):
 
 
 class ElasticOutputs(NamedTuple):
-    """What a student can learn of a network: its logits, and the features that they are computed from."""
+    """The outputs of a network that a student learns: its logits and the features behind them."""
 
     logits: Tensor
     features: Tensor

@@ -27,7 +27,7 @@ from hwnas.train.losses import kl_divergence
 _log = logging.getLogger(__name__)
 
 Score = Literal["activation", "taylor", "l1"]
-"""How units are scored: by their activations and outgoing weights, by the first-order change of the loss without them
+"""The score of units: by their activations and outgoing weights, by the first-order change of the loss without them
 (Molchanov et al. 2019), or by the norm of their weights."""
 
 CUTS = (0.15, 0.35, 0.55)

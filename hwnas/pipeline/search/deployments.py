@@ -22,7 +22,7 @@ class DeployedMetrics:
     """The metrics of a search with their predictors, in one deployment or in each of those that it chooses among."""
 
     criteria: Criteria
-    """What is searched is left open; all else is that of the predictors."""
+    """The deployment with the searched parts left open, and all others as the predictors have them."""
     deployments: tuple[Deployment, ...]
     """Those that the search chooses among; empty if there is nothing to choose."""
     predictors: tuple[tuple[Deployment | None, ChosenPredictor], ...]

@@ -45,7 +45,7 @@ REASONS: Mapping[str, Reason] = {"unsupported": "unsupported", "memory": "memory
 """Under which reason a failure of TensorRT is recorded, by its kind."""
 
 
-class Clock(Protocol):
+class DeviceClock(Protocol):
     """Times work on the current stream."""
 
     def time(self, run: Callable[[], object]) -> Sample:
@@ -60,7 +60,7 @@ class Clock(Protocol):
 class TensorRtSession:
     """An engine for one batch."""
 
-    def __init__(self, execution: Execution, *, engine: bytes, cuda: Cuda, clock: Clock) -> None:
+    def __init__(self, execution: Execution, *, engine: bytes, cuda: Cuda, clock: DeviceClock) -> None:
         self._execution = execution
         self._engine = engine
         self._cuda = cuda
@@ -105,7 +105,7 @@ class TensorRtRunner:
         self,
         *,
         make_cuda: Callable[[], Cuda] = TorchCuda,
-        make_clock: Callable[[], Clock] = CudaClock,
+        make_clock: Callable[[], DeviceClock] = CudaClock,
         find_gpu: Callable[[], GpuFacts] = gpu_facts,
         environ: Mapping[str, str] = os.environ,
     ) -> None:
