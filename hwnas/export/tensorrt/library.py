@@ -68,7 +68,7 @@ _STICKY = (
 )
 """Errors after which CUDA's context is unusable, by the reference of its runtime API."""
 _NOISE = ("catchcudaerror",)
-"""TensorRT for RTX logs a CUDA error after any other one where there is no driver, which it does not need to build."""
+"""Where there is no driver, TensorRT for RTX logs so after any other error, though it needs none to build."""
 
 _IMPORTER = "import"
 """The function of the parser that reads an operator has its name: `importScatterElements`."""
@@ -234,7 +234,7 @@ def failure(requirement: str, messages: list[TensorRtMessage]) -> HwnasError:
     sticky = [text for text in errors if _mentions(text, _STICKY)]
     if sticky:
         return TensorRtError("crash", "the GPU must survive the work of TensorRT", got="; ".join(sticky[:_MAX_REASONS]))
-    reasons = [text for text in errors if not _mentions(text, _NOISE)]
+    reasons = [text for text in errors if not (_mentions(text, _NOISE) and _mentions(text, _NO_DRIVER))] or errors
     if any(_mentions(reason, _NO_DRIVER) for reason in reasons):
         return _no_driver("; ".join(reasons[:_MAX_REASONS]))
     got = "; ".join(reasons[:_MAX_REASONS]) or "TensorRT gave no reason"

@@ -321,3 +321,18 @@ def test_an_error_that_breaks_the_context_is_a_crash(text: str) -> None:
     assert found.kind == "crash"
     assert "encountered" in str(found.got) or "launch failure" in str(found.got)
     assert REASONS[found.kind] == "crash"
+
+
+def test_an_allocation_that_cuda_refuses_is_one_of_memory() -> None:
+    text = "[checkMacros.cpp::catchCudaError::250] Error Code 1: Cuda Runtime (cudaError 2: out of memory)"
+    error = failure("it must run", [TensorRtMessage(severity="ERROR", text=text)])
+    assert isinstance(error, TensorRtError)
+    assert (error.kind, error.got) == ("memory", text)
+
+
+def test_the_missing_driver_is_no_reason_beside_another_one() -> None:
+    noise = "[checkMacros.cpp::catchCudaError::250] Error Code 1: Cuda Runtime (cudaError 35: CUDA driver version ...)"
+    texts = ("Error Code 4: Internal Error (the profile does not fit)", noise)
+    error = failure("it must build", [TensorRtMessage(severity="ERROR", text=text) for text in texts])
+    assert isinstance(error, TensorRtError)
+    assert (error.kind, error.got) == ("build", texts[0])
