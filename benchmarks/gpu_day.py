@@ -6,7 +6,8 @@ Each step is a process with a time limit. What came of it is in OUT/state.json: 
 what is done, begins with what was not tried, and tries again what failed. What a machine lacks is skipped with a line,
 and done when the command runs where it is there: OUT can be brought home, where predictors are fitted without the GPU.
 Profiles, predictors and exported networks are in OUT, with the ticked lines in OUT/gpu-checklist.md and all figures in
-OUT/results.md. It needs the checkout and torch. `--rehearse` runs every step at micro size on the CPU.
+OUT/results.md; a line with a limit is ticked if the figure is within it. It needs the checkout and torch. `--rehearse`
+runs every step at micro size on the CPU, in a folder of its own, and ticks nothing.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.support.day import ROOT, Day, Step, read_facts
+from benchmarks.support.limits import error_over_floor, near_the_floor, not_slower_than_naive
 
 FLOOR = r"^(noise floor) +([\d.]+%)"
 MEASURED = r"^(\d+ measured with \S+) on \S+, (0 failed)"
@@ -26,7 +28,7 @@ SUPERNETS = "`python -m benchmarks.supernet_step --device cuda"
 GPU_TESTS = " ".join(
     "{root}/" + str(path.relative_to(ROOT))
     for path in sorted((ROOT / "tests").rglob("test_*.py"))
-    if "pytest.mark.gpu" in path.read_text(encoding="utf-8") and "gpu_day" not in path.name
+    if "pytest.mark.gpu" in path.read_text(encoding="utf-8")
 )
 FITTED = "profiles --out predictors --metric latency_ms"
 PYTEST = "python -m pytest -q -p no:cacheprovider -c {root}/pyproject.toml --rootdir {root}"
@@ -34,16 +36,20 @@ CAMPAIGN = "hwnas profile --device {device} --runtime torch-graph --precision bf
 MICRO = "hwnas profile --device cpu --runtime torch --pairs 8 --no-reference-networks --out profiles"
 SEARCH = "hwnas search --no-accuracy --objective latency_ms --predictors predictors --out runs/search-{attempt}"
 
+HWNAS = ("click",)  # of its command line
+REFERENCES = ("click", "timm")  # every campaign measures timm's reference networks
+
 STEPS: tuple[Step, ...] = (
     Step(
         name="machine",
+        needs=HWNAS,
         command="hwnas doctor",
         micro="hwnas doctor",
         shows=r"^(device) +(\S+)",
     ),
     Step(
         name="gpu-tests",
-        needs=("gpu", "pytest", "hypothesis"),
+        needs=("gpu", "pytest", "hypothesis", *REFERENCES),
         command=f"{PYTEST} -m gpu {GPU_TESTS}",
         micro=f"{PYTEST} {{root}}/tests/test_frames.py",
         shows=r"(\d+ passed.*) in ",
@@ -52,7 +58,7 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(
         name="noise-floor",
-        needs=("gpu",),
+        needs=("gpu", *REFERENCES),
         command=f"{CAMPAIGN} --space autoformer-tiny --batch 1 --samples 12 --repeats 12",
         micro=f"{MICRO} --space autoformer-micro --samples 12 --repeats 12",
         shows=FLOOR,
@@ -61,7 +67,7 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(
         name="profile-autoformer",
-        needs=("gpu",),
+        needs=("gpu", *REFERENCES),
         command=f"{CAMPAIGN} --space autoformer-tiny --minutes {{minutes}}",
         micro=f"{MICRO} --space autoformer-micro --samples 13 --repeats 12",
         shows=FLOOR,
@@ -71,7 +77,7 @@ STEPS: tuple[Step, ...] = (
     *(
         Step(
             name=f"profile-{family}",
-            needs=("gpu",),
+            needs=("gpu", *REFERENCES),
             command=f"{CAMPAIGN} --space {space} --minutes {{minutes}}",
             micro=f"{MICRO} --space {family}-micro --samples 1 --repeats 0",
             shows=MEASURED,
@@ -86,12 +92,13 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(
         name="predictors",
-        needs=("sklearn", "xgboost", "file:profiles/*/*/manifest.json"),
+        needs=(*HWNAS, "sklearn", "xgboost", "file:profiles/*/*/manifest.json"),
         command=f"hwnas fit --device {{device}} --profiles {FITTED}",
         micro=f"hwnas fit --device cpu --space autoformer-micro --profiles {FITTED}",
         shows=r"^(latency_ms) +\S+ +\d+ +(\S+%) +(\S+%) +(\S+)",
         minutes=2,
         ticks=PROFILES,
+        limit=error_over_floor,
     ),
     Step(
         name="supernet-step",
@@ -101,6 +108,7 @@ STEPS: tuple[Step, ...] = (
         shows=SECONDS,
         minutes=3,
         ticks=SUPERNETS,
+        limit=not_slower_than_naive,
     ),
     Step(
         name="supernet-step-compiled",
@@ -110,11 +118,12 @@ STEPS: tuple[Step, ...] = (
         shows=SECONDS,
         minutes=4,
         ticks=SUPERNETS,
+        limit=not_slower_than_naive,
     ),
     *(
         Step(
             name=f"parity-{runtime}-{precision}",
-            needs=("gpu", f"runtime:{runtime}"),
+            needs=("gpu", *REFERENCES, f"runtime:{runtime}"),
             command=f"hwnas profile --device {{device}} --runtime {runtime} --precision {precision} "
             "--space autoformer-tiny --samples 1 --repeats 0 --out parity",
             micro=f"{MICRO} --runtime {runtime} --precision {precision} "
@@ -136,7 +145,7 @@ STEPS: tuple[Step, ...] = (
     *(
         Step(
             name=f"export-{file_format}",
-            needs=needs,
+            needs=(*HWNAS, *needs),
             command=f"hwnas export autoformer-tiny AutoFormer-T --format {file_format} --out exported",
             micro=f"hwnas export autoformer-micro min --format {file_format} --out exported",
             shows=PARITY,
@@ -149,12 +158,13 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(
         name="front",
-        needs=("gpu", "moocore", "pymoo", "file:predictors/*/*/latency_ms/card.json"),
+        needs=("gpu", *REFERENCES, "moocore", "pymoo", "file:predictors/*/*/latency_ms/card.json"),
         command=f"{SEARCH} --space autoformer-tiny --device {{device}} --budget 400 --export-top 0",
         micro=f"{SEARCH} --space autoformer-micro --device cpu --budget 40 --pairs 8 --export-top 0",
         shows=r"(\d+ of \d+) are (on the measured front)|predicted (within \S+ on average)",
         minutes=3,
         ticks="A search's front, measured again",
+        limit=near_the_floor,
     ),
 )
 """The steps in order of worth."""
@@ -168,11 +178,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rehearse", action="store_true", help="every step at micro size, on the CPU")
     options = parser.parse_args(arguments)
     known = [step.name for step in STEPS]
-    names = options.only.split(",") if options.only else known
-    if not set(names) <= set(known):
+    names = options.only.split(",") if options.only else None
+    if not set(names or ()) <= set(known):
         parser.error(f"--only must name steps, got {options.only}; known are {', '.join(known)}")
     day = Day(options.out, read_facts("cpu" if options.rehearse else "auto"), rehearse=options.rehearse)
-    complete = day.run([step for step in STEPS if step.name in names], minutes=options.minutes)
+    complete = day.run(STEPS, minutes=options.minutes, only=names)
     print(f"figures: {options.out / 'results.md'}; the same command again goes on with what is not done")
     raise SystemExit(0 if complete else 1)
 

@@ -3,7 +3,7 @@
 OUT/state.json          what came of each step; a step that is done is not repeated
 OUT/logs/STEP.log       what it printed
 OUT/results.md          a table of the steps
-OUT/gpu-checklist.md    the checklist with the lines ticked whose steps are all done
+OUT/gpu-checklist.md    the checklist with the lines ticked whose steps are all done and show what they must
 """
 
 import json
@@ -42,6 +42,28 @@ Status = Literal["done", "failed", "timed out", "skipped"]
 
 
 @dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """What came of a step."""
+
+    status: Status
+    figure: str = ""
+    """The figures that it printed, or why there are none."""
+    beyond: str = ""
+    """Figures beyond what its line of the checklist allows; empty if there are none."""
+    command: str = ""
+    """The command that ran."""
+    seconds: float = 0.0
+    started_utc: str
+    commit: str | None = None
+    attempts: int = 1
+
+
+def no_limit(text: str, results: Mapping[str, StepResult]) -> str:
+    """The limit of a step whose exit code says enough."""
+    return ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Step:
     """One step of the day: a command, and what it must print."""
 
@@ -59,19 +81,8 @@ class Step:
     """Time that it may take; longer in proportion if there are more than 30 minutes for all steps."""
     ticks: str = ""
     """Beginning of the line of the checklist that is ticked when all steps with it are done."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepResult:
-    """What came of a step."""
-
-    status: Status
-    figure: str = ""
-    """The figures that it printed, or why there are none."""
-    seconds: float = 0.0
-    started_utc: str
-    commit: str | None = None
-    attempts: int = 1
+    limit: Callable[[str, Mapping[str, StepResult]], str] = no_limit
+    """Returns which figures of what was printed are beyond what that line allows; not asked in a rehearsal."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +90,7 @@ class DayState:
     """Results by step, and the device that they are of."""
 
     device: str
+    rehearse: bool = False
     results: Mapping[str, StepResult] = field(default_factory=dict)
 
 
@@ -114,8 +126,8 @@ def print_facts(name: str) -> None:
         try:
             availability = load_runner(runtime).available(device)
             reasons[runtime] = "" if availability.available else availability.reason or "it is not available"
-        except ImportError as error:
-            reasons[runtime] = str(error)
+        except (ImportError, OSError) as error:  # a library that it loads may be missing, too old or damaged
+            reasons[runtime] = str(error) or type(error).__name__
     print(json.dumps({"device": device.name, "gpu": device.vendor == "nvidia", "runtimes": reasons}))
 
 
@@ -143,18 +155,23 @@ class Day:
         self._say, self._clock = say, clock
         (self.out / "logs").mkdir(parents=True, exist_ok=True)
         path = self.out / "state.json"
-        self.state = from_mapping(DayState, load_json(path)) if path.exists() else DayState(device=facts.device)
+        new = DayState(device=facts.device, rehearse=rehearse)
+        self.state = from_mapping(DayState, load_json(path)) if path.exists() else new
+        if rehearse != self.state.rehearse:
+            held, asked = ("a rehearsal", "a day") if self.state.rehearse else ("a day", "a rehearsal")
+            raise SystemExit(f"{out} holds {held}, and {asked} does not go on with it; try --out")
         if facts.gpu and facts.device != self.state.device:
             raise SystemExit(
                 f"{out} holds a day of {self.state.device}, and this machine has {facts.device}; try --out"
             )
 
-    def run(self, steps: Sequence[Step], *, minutes: float) -> bool:
+    def run(self, steps: Sequence[Step], *, minutes: float, only: Sequence[str] | None = None) -> bool:
         """Run the steps that are not done, those that were not tried yet first.
 
         Args:
-            steps: The steps in order of worth.
-            minutes: Time for all of them.
+            steps: All steps in order of worth; the table and the checklist are of all of them.
+            minutes: Time for all that are run.
+            only: Names of the steps to run; None for all.
 
         Returns:
             True if every step is done, or cannot be done on this machine.
@@ -162,7 +179,8 @@ class Day:
         end, complete = self._clock() + 60 * minutes, True
         scale = max(1.0, minutes / 30)
         attempts = {name: result.attempts for name, result in self.state.results.items() if result.status != "skipped"}
-        for step in sorted(steps, key=lambda step: attempts.get(step.name, 0)):
+        chosen = [step for step in steps if only is None or step.name in only]
+        for step in sorted(chosen, key=lambda step: attempts.get(step.name, 0)):
             before = self.state.results.get(step.name)
             if before is not None and before.status == "done":
                 self._say(f"{step.name}: done before ({before.figure})")
@@ -209,6 +227,11 @@ class Day:
         words = [word.format(**values) for word in shlex.split(self.step_text(step))]
         return [sys.executable, *(("-m", *words) if words[0] == "hwnas" else words[1:])]
 
+    def _command_text(self, command: Sequence[str]) -> str:
+        """Return words of `command` as one would type them in the root of the checkout."""
+        words = [word.replace(str(ROOT), ".") for word in command[1:]]
+        return shlex.join(words[1:] if words[:2] == ["-m", "hwnas"] else ["python", *words])
+
     def step_text(self, step: Step) -> str:
         """Return the command of a step as it is written."""
         return step.micro if self.rehearse else step.command
@@ -229,10 +252,16 @@ class Day:
         if status != "done":
             reason = f"no end after {limit_s:.0f} s" if code is None else f"exit code {code}, {_last_line(text)}"
             figure = f"{figure}; {reason}" if figure else reason
-        commit = environment().commit
-        seconds = self._clock() - begin
+        beyond = step.limit(text, self.state.results) if status == "done" and not self.rehearse else ""
         return StepResult(
-            status=status, figure=figure, seconds=seconds, started_utc=started, commit=commit, attempts=attempt
+            status=status,
+            figure=f"{figure}; ran, but {beyond}" if beyond else figure,
+            beyond=beyond,
+            command=self._command_text(command),
+            seconds=self._clock() - begin,
+            started_utc=started,
+            commit=environment().commit,
+            attempts=attempt,
         )
 
     def _keep(self, step: Step, result: StepResult) -> None:
@@ -278,22 +307,37 @@ def run_limited(command: Sequence[str], *, cwd: Path, output: int, limit_s: floa
 
 
 def tick(text: str, steps: Sequence[Step], state: DayState) -> str:
-    """Tick the lines of a checklist whose steps are all done, with date, device, commit and figures."""
+    """Tick the lines of a checklist whose steps are all done, with date, device, commit and figures.
+
+    A step with figures beyond its limit leaves its line as it is, and so does a rehearsal. A command that is not the
+    one of the line is named.
+    """
     lines = text.splitlines()
     for ticks in dict.fromkeys(step.ticks for step in steps if step.ticks):
         names = [step.name for step in steps if step.ticks == ticks]
         results = [state.results[name] for name in names if name in state.results]
-        if len(results) < len(names) or any(result.status != "done" for result in results):
+        ran = len(results) == len(names) and all(result.status == "done" for result in results)
+        if state.rehearse or not ran or any(result.beyond for result in results):
             continue
         row = next(row for row, line in enumerate(lines) if line.startswith(f"- [ ] {ticks}"))
         lines[row] = lines[row].replace("- [ ]", "- [x]", 1)
         end = row + 1
         while end < len(lines) and lines[end].startswith("  "):
             end += 1
-        figures = "; ".join(f"{name}: {result.figure}" for name, result in zip(names, results, strict=True))
+        item = " ".join(line.strip() for line in lines[row:end])
+        figures = "; ".join(
+            f"{name}: {result.figure}{_other_command(result.command, item, device=state.device)}"
+            for name, result in zip(names, results, strict=True)
+        )
         commit = (results[0].commit or "no commit")[:12]
         lines.insert(end, f"  *{results[0].started_utc[:10]}, {state.device}, {commit}: {figures}.*")
     return "\n".join(lines) + "\n"
+
+
+def _other_command(command: str, item: str, *, device: str) -> str:
+    """Return the command that ran if an item of the checklist does not name it, in any order of its options."""
+    named = [sorted(words.replace("--device auto", f"--device {device}").split()) for words in item.split("`")[1::2]]
+    return "" if not command or sorted(command.split()) in named else f" by `{command}`"
 
 
 def _environment() -> dict[str, str]:

@@ -1,3 +1,4 @@
+import json
 import os
 import shlex
 import subprocess
@@ -9,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from benchmarks.gpu_day import STEPS
-from benchmarks.support.day import CHECKLIST, ROOT, Day, DayState, MachineFacts, Step, StepResult, tick
+from benchmarks.gpu_day import GPU_TESTS, STEPS, main
+from benchmarks.support.day import CHECKLIST, ROOT, Day, DayState, MachineFacts, Step, StepResult, print_facts, tick
+from benchmarks.support.limits import error_over_floor, near_the_floor, not_slower_than_naive
 from hwnas.cli.app import COMMANDS
 from hwnas.cli.group import load
-from hwnas.config import from_mapping, load_json
+from hwnas.config import from_mapping, load_json, to_mapping
 
 GPU = MachineFacts(device="h200", gpu=True, runtimes={"torch": "", "tensorrt": "it is not installed"})
 NO_GPU = MachineFacts(device="toy-2c", gpu=False, runtimes={"torch": ""})
@@ -75,6 +77,9 @@ def test_a_step_that_fails_is_recorded_and_the_next_goes_on_and_what_is_done_is_
     assert not again.day.run(mended, minutes=10)
     assert [line.split(":")[0] for line in again.lines] == ["new", "broken", "silent", "good"]
     assert again.lines[-1] == "good: done before (41, 42)"
+    assert again.day.state.results["good"].command == shlex.join(
+        ["python", "-c", "print('figure 41'); print('figure 42')"]
+    )
     assert again.day.state.results["broken"].attempts == 2
 
 
@@ -120,6 +125,136 @@ def test_lines_are_ticked_when_all_of_their_steps_are_done() -> None:
     assert tick(text, steps, whole).splitlines()[4] == "  *2026-11-29, h200, 0123456789ab: a: 3 ms; b: 3 ms.*"
 
 
+def test_a_figure_beyond_its_limit_is_told_and_leaves_its_line_as_it_is(tmp_path: Path) -> None:
+    def beyond(text: str, results: Any) -> str:
+        return f"{text.strip()} > {len(results)}"
+
+    slow = step("slow", "print('figure 7')", limit=beyond, ticks="`pytest -m gpu`")
+    limited = Clocked(tmp_path / "day")
+    assert limited.day.run([step("first", "print('figure 1')"), slow], minutes=10)
+    assert limited.lines[1].endswith("(7; ran, but figure 7 > 1)")
+    assert "| slow | done |" in (tmp_path / "day" / "results.md").read_text()
+    assert "[x]" not in (tmp_path / "day" / CHECKLIST.name).read_text()
+    within = Clocked(tmp_path / "within")
+    assert within.day.run([replace(slow, limit=lambda text, results: "")], minutes=10)
+    assert (tmp_path / "within" / CHECKLIST.name).read_text().count("[x]") == 1
+    rehearsed = Clocked(tmp_path / "rehearsed", rehearse=True)
+    assert rehearsed.day.run([slow], minutes=10)
+    assert rehearsed.lines[0].endswith("(7)")
+    assert "[x]" not in (tmp_path / "rehearsed" / CHECKLIST.name).read_text()
+
+
+def test_a_tick_names_the_command_where_it_is_not_that_of_the_line() -> None:
+    text = "- [ ] Floor: `hwnas profile --space a --device auto\n  --samples 120` and more\n"
+    done = StepResult(status="done", figure="1%", started_utc="2026-11-29", command="hwnas profile --samples 120")
+    steps = [step("a", "", ticks="Floor")]
+
+    def ticked(command: str) -> str:
+        state = DayState(device="h200", results={"a": replace(done, command=command)})
+        return tick(text, steps, state).splitlines()[-1]
+
+    assert ticked("hwnas profile --device h200 --samples 120 --space a").endswith(": a: 1%.*")
+    other = "hwnas profile --device h200 --minutes 2 --space a"
+    assert ticked(other).endswith(f": a: 1% by `{other}`.*")
+
+
+@pytest.mark.parametrize(("ratio", "beyond"), [("1.20", ""), ("1.34", "error over noise floor 1.34 > 1.2")])
+def test_the_error_of_the_predictors_of_autoformer_is_compared_with_their_floor(ratio: str, beyond: str) -> None:
+    text = (
+        "h200/glit-tiny-bf16\n"
+        "metric       model      networks     MAPE   noise floor   MAPE/floor    Spearman (max)   90% coverage\n"
+        "latency_ms   analytic         60    9.00%         1.00%         9.00   0.9737 (0.9853)          93.1%\n\n"
+        "h200/autoformer-tiny-bf16\n"
+        "metric       model      networks     MAPE   noise floor   MAPE/floor    Spearman (max)   90% coverage\n"
+        f"latency_ms   analytic        120    1.34%         1.00%         {ratio}   0.9737 (0.9853)          93.1%\n"
+        "memory_mb    analytic        120    1.34%         1.00%         9.00   0.9737 (0.9853)          93.1%\n"
+        "written to predictors\n"
+    )
+    assert error_over_floor(text, {}) == beyond
+    assert error_over_floor(text.replace(ratio, "     ").replace("   0.9737", ""), {})
+    assert error_over_floor("nothing", {}) == "no error over the noise floor of autoformer-tiny was printed"
+
+
+def test_a_supernet_is_compared_with_the_naive_side_in_the_same_precision() -> None:
+    rows = [
+        "| glit-tiny | naive | fp32 | 0.2 (0.1 – 0.3) | 1.00x | 2,000 | 1.0 |",
+        "| glit-tiny | ours | fp32 | 0.2 (0.1 – 0.3) | 1.00x | 1,999 | 1.0 |",
+        "| glit-tiny | naive | bf16 | 0.1 (0.1 – 0.3) | 2.00x | 1,000 | 1.0 |",
+    ]
+    assert not_slower_than_naive("\n".join(rows[:2]), {}) == ""
+    assert not_slower_than_naive("\n".join(rows), {}) == "glit-tiny in bf16 has only naive"
+    rows.append("| glit-tiny | ours | bf16 | 0.15 (0.1 – 0.3) | 1.33x | 1,500 | 1.0 |")
+    assert not_slower_than_naive("\n".join(rows), {}) == (
+        "glit-tiny in bf16: 0.15 s > 0.1 s; glit-tiny in bf16: 1500 MB > 1000 MB"
+    )
+    assert not_slower_than_naive("", {}) == "no row of a supernet was printed"
+
+
+def test_a_front_is_compared_with_the_noise_floor_of_its_profile() -> None:
+    profile = StepResult(status="done", figure="noise floor 0.90%, noise floor 0.60%", started_utc="2026-11-29")
+    results = {"profile-autoformer": profile}
+    text = "6 of 8 are on the measured front\nlatency_ms: predicted within {} on average, Spearman 0.990\n"
+    assert near_the_floor(text.format("1.20%"), results) == ""
+    assert near_the_floor(text.format("1.30%"), results) == "error on the front in % 1.3 > 1.2"
+    assert near_the_floor(text.format("1.20%"), {}) == "no noise floor of autoformer-tiny is known"
+    assert near_the_floor("", results) == "no error on the measured front was printed"
+
+
+def test_only_some_steps_are_run_and_the_table_and_the_list_are_of_all(tmp_path: Path) -> None:
+    done = StepResult(status="done", figure="noise floor 0.90%", started_utc="2026-11-29")
+    (tmp_path / "state.json").write_text(json.dumps(to_mapping(DayState(device="h200"))))
+    day = Day(tmp_path, GPU, rehearse=False, say=lambda text: None)
+    day.state = replace(day.state, results={"profile-autoformer": done})
+    assert day.run(STEPS, minutes=10, only=["profile-autoformer"])
+    table = (tmp_path / "results.md").read_text()
+    assert all(f"| {each.name} | " in table for each in STEPS)
+    assert table.count("| not run |") == len(STEPS) - 1
+    assert "[x]" not in (tmp_path / CHECKLIST.name).read_text()  # three families and the predictors are left
+
+
+def test_only_is_passed_with_all_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.gpu_day.read_facts", lambda name: NO_GPU)
+    out = tmp_path / "day"
+    with pytest.raises(SystemExit) as ended:
+        main(["--only", "noise-floor,profile-glit", "--out", str(out)])
+    assert ended.value.code == 0
+    assert (out / "results.md").read_text().count("| skipped |") == 2
+    assert (out / "results.md").read_text().count("| not run |") == len(STEPS) - 2
+
+
+def test_a_rehearsal_and_a_day_are_not_mixed(tmp_path: Path) -> None:
+    for rehearse, message in ((True, "holds a rehearsal, and a day does not"), (False, "holds a day, and a rehearsal")):
+        out = tmp_path / str(rehearse)
+        Clocked(out, rehearse=rehearse).day.run([step("a", "print('figure 1')")], minutes=10)
+        Clocked(out, rehearse=rehearse)
+        with pytest.raises(SystemExit, match=message):
+            Clocked(out, rehearse=not rehearse)
+
+
+def test_a_library_that_cannot_be_loaded_is_a_reason(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(name: str) -> None:
+        raise OSError("libnvinfer.so.10: cannot open shared object file")
+
+    monkeypatch.setattr("hwnas.profile.runners.runner.load_runner", broken)
+    print_facts("cpu")
+    found = from_mapping(MachineFacts, json.loads(capsys.readouterr().out))
+    assert found.runtimes["tensorrt"] == "libnvinfer.so.10: cannot open shared object file"
+
+
+def test_commands_name_what_they_need_of_the_dependencies() -> None:
+    for each in STEPS:
+        if each.command.startswith("hwnas"):
+            assert "click" in each.needs, each.name
+        if each.command.startswith(("hwnas profile", "hwnas search")):
+            assert "timm" in each.needs, each.name
+
+
+def test_the_tests_of_every_runner_are_run_on_a_gpu() -> None:
+    assert "{root}/tests/profile/runners/test_conformance.py" in GPU_TESTS.split()
+
+
 def test_every_step_has_its_own_name_and_a_line_of_the_checklist() -> None:
     assert len({step.name for step in STEPS}) == len(STEPS)
     lines = CHECKLIST.read_text(encoding="utf-8").splitlines()
@@ -150,7 +285,7 @@ def rehearse(out: Path, *more: str, blocker: Path) -> subprocess.CompletedProces
     )
 
 
-def test_a_rehearsal_of_two_steps_with_what_a_lent_machine_has(tmp_path: Path) -> None:
+def test_a_rehearsal_of_three_steps_with_what_a_lent_machine_has(tmp_path: Path) -> None:
     done = rehearse(tmp_path / "day", "--only", "machine,gpu-tests,predictors", blocker=tmp_path / "blocked")
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()

@@ -1,4 +1,4 @@
-"""What every runner must do, on each that works on this machine's CPU; GPU runners run it where there is a GPU."""
+"""What every runner must do, on each that works on this machine's CPU, and on its GPU where there is one (`-m gpu`)."""
 
 from collections.abc import Iterator
 
@@ -17,6 +17,7 @@ from tests.records.rows import make_setting
 CPU = detect().cpu.device
 SLOW = ("torch-compile",)
 NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in RUNTIMES]
+PLACES = ["host", pytest.param("gpu", marks=pytest.mark.gpu)]
 
 
 class Tiny(nn.Module):
@@ -43,8 +44,9 @@ def seeded(classes: int = 5) -> nn.Module:
         return Tiny(classes).eval()
 
 
-def here() -> list[Device]:
-    return list(detect().devices)
+def here(place: str) -> list[Device]:
+    """NVIDIA's GPUs of this machine, or everything else."""
+    return [device for device in detect().devices if (device.vendor == "nvidia") == (place == "gpu")]
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +62,13 @@ def runner(request: pytest.FixtureRequest) -> Runner:
     return load_runner(name)
 
 
-@pytest.fixture(scope="module")
-def setting(runner: Runner) -> Setting:
-    for device in here():
+@pytest.fixture(scope="module", params=PLACES)
+def setting(runner: Runner, request: pytest.FixtureRequest) -> Setting:
+    devices = here(request.param)
+    for device in devices:
         if runner.available(device).available:
             return make_setting(device=device.name, runtime=runner.name, batch=2)
-    pytest.skip(runner.available(here()[0]).reason)
+    pytest.skip(runner.available(devices[0]).reason if devices else "there is no GPU of NVIDIA")
 
 
 @pytest.fixture(scope="module")
