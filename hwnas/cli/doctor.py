@@ -55,7 +55,7 @@ def _machine_rows(report: DoctorReport) -> list[tuple[str, str]]:
         *((f"GPU {gpu.index}", _gpu_text(gpu, report.gpus)) for gpu in machine.gpus),
         *_cuda_rows(report.gpus.software),
         *((item.plugin, f"{item.reported} ({item.device.name}), by OpenVINO") for item in machine.accelerators),
-        ("device", f"{report.default_device} (--device auto)"),
+        ("device", f"{report.default_device or 'none'} (--device auto)"),
     ]
 
 

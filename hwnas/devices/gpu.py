@@ -99,15 +99,16 @@ def visible_gpus(
 ) -> tuple[tuple[Gpu, ...], tuple[str, ...]]:
     """Return the GPUs that CUDA_VISIBLE_DEVICES selects, in its order, and a note if it hides any.
 
-    As in CUDA, the first entry that names no GPU or slice ends the list, and a GPU in multi-instance mode stands for
-    its first slice.
+    As in CUDA, the first entry that names no GPU or slice ends the list, and the number of a GPU in multi-instance mode
+    stands for its first slice. Without the variable all slices are there: workers choose theirs by it.
     """
     first_slices: dict[int, Gpu] = {}
     for item in slices:
         first_slices.setdefault(item.index, item)
     usable = tuple(first_slices.get(gpu.index, gpu) for gpu in gpus)
     if visible is None:
-        return usable, ()
+        of_gpus = [[item for item in slices if item.index == gpu.index] or [gpu] for gpu in gpus]
+        return tuple(item for items in of_gpus for item in items), ()
     kept: list[Gpu] = []
     for entry in visible.split(","):
         named = [shown for gpu, shown in zip(gpus, usable, strict=True) if _is_named(gpu, entry.strip())]

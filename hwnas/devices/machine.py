@@ -14,7 +14,7 @@ from hwnas.devices.intel import Accelerator, Core, detect_accelerators
 from hwnas.errors import InputError, MissingError, unknown
 from hwnas.runs import CommandRunner, run_command
 
-_SLICE = r"[a-z0-9]+(-[a-z0-9]+)*-mig-\d+g\.\d+gb(-[a-z]+)*"
+_SLICE = r"[a-z0-9]+(-[a-z0-9]+)*-mig-(\d+c\.)?\d+g\.\d+gb(-[a-z]+)*"
 _DETECTED_NAME = re.compile(rf"[a-z0-9]+(-[a-z0-9]+)*-\d+c(-[a-z0-9]+)?|intel-[gn]pu(-[a-z0-9]+)+|{_SLICE}")
 """Names of CPUs, of Intel's accelerators and of slices of GPUs, which have no datasheets."""
 
@@ -25,11 +25,12 @@ class Machine:
 
     cpu: Cpu
     gpus: tuple[Gpu, ...] = ()
+    """The GPUs, and all slices in place of a GPU in multi-instance mode."""
     accelerators: tuple[Accelerator, ...] = ()
     """Intel's GPUs and NPUs."""
     notes: tuple[str, ...] = ()
     missing_gpu: str = ""
-    """UUID of a GPU or slice that CUDA_VISIBLE_DEVICES names and that cannot be found."""
+    """Number or UUID of a GPU or slice that CUDA_VISIBLE_DEVICES names and that cannot be found."""
 
     @property
     def devices(self) -> tuple[Device, ...]:
@@ -39,7 +40,19 @@ class Machine:
 
     @property
     def default_device(self) -> Device:
-        """The first GPU of NVIDIA, else the CPU: many a CPU has a small GPU of Intel in it that is slower."""
+        """The first GPU of NVIDIA, else the CPU: many a CPU has a small GPU of Intel in it that is slower.
+
+        Raises:
+            MissingError: The GPU that CUDA_VISIBLE_DEVICES names cannot be found, as a slice that was removed: the CPU
+                is no substitute for it.
+        """
+        if self.missing_gpu and not self.gpus:
+            kind = "slice" if self.missing_gpu.startswith("MIG-") else "GPU"
+            raise MissingError(
+                f"the {kind} that CUDA_VISIBLE_DEVICES names must be in this machine ({'; '.join(self.notes)})",
+                got=self.missing_gpu,
+                hint="nvidia-smi -L for those that there are, or --device cpu",
+            )
         return self.gpus[0].device if self.gpus else self.cpu.device
 
 
@@ -67,8 +80,6 @@ def detect(
     """
     visible = environ.get("CUDA_VISIBLE_DEVICES")
     gpus, gpu_notes = detect_gpus(run=run, read=read, visible=visible)
-    named = [entry.strip() for entry in (visible or "").split(",") if entry.strip().startswith(("GPU-", "MIG-"))]
-    missing = [entry for entry in named if not any(gpu.uuid.startswith(entry) for gpu in gpus)]
     cpu, cpu_notes = detect_cpu(
         read=read,
         run=run,
@@ -82,8 +93,17 @@ def detect(
         gpus=gpus,
         accelerators=intel,
         notes=(*gpu_notes, *intel_notes, *cpu_notes),
-        missing_gpu=missing[0] if missing else "",
+        missing_gpu=_first_missing(visible, gpus),
     )
+
+
+def _first_missing(visible: str | None, gpus: Sequence[Gpu]) -> str:
+    """The first entry of CUDA_VISIBLE_DEVICES without a GPU; none and -1 are the usual ways of hiding all of them."""
+    if visible is None:
+        return ""
+    # Each entry before it selects one GPU, and it ends the list.
+    rest = [entry.strip() for entry in visible.split(",")][len(gpus) :]
+    return rest[0] if rest and re.fullmatch(r"\d+|(GPU|MIG)-.*", rest[0]) else ""
 
 
 def usable_cores() -> int:
@@ -102,19 +122,21 @@ def resolve(name: str, *, machine: Machine | None = None) -> str:
         machine: The machine; None: this one.
 
     Raises:
+        MissingError: It is `auto`, and the GPU that CUDA_VISIBLE_DEVICES names cannot be found.
         UnknownNameError: No device has that name.
     """
     if name in DEVICES:
         return DEVICES.resolve(name)
     machine = machine or detect()
-    special = {"auto": machine.default_device.name, "cpu": machine.cpu.slug}
-    names = {device.name: device.name for device in machine.devices}
-    resolved = (special | names).get(name.casefold())
+    if name.casefold() == "auto":
+        return machine.default_device.name
+    names = {"cpu": machine.cpu.slug} | {device.name: device.name for device in machine.devices}
+    resolved = names.get(name.casefold())
     if resolved is not None:
         return resolved
     if _DETECTED_NAME.fullmatch(name):
         return name
-    raise unknown("device", name, [*special, *names, *DEVICES.names()], hint="--device {}")
+    raise unknown("device", name, ["auto", *names, *DEVICES.names()], hint="--device {}")
 
 
 def require(name: str, *, machine: Machine | None = None) -> Device:
@@ -125,18 +147,11 @@ def require(name: str, *, machine: Machine | None = None) -> Device:
         machine: The machine; None: this one.
 
     Raises:
-        MissingError: The device is not in the machine, or it is `auto` and the GPU that CUDA_VISIBLE_DEVICES names by
-            its UUID cannot be found, as a slice that was removed: the CPU is no substitute for it.
+        MissingError: The device is not in the machine, or it is `auto` and the GPU that CUDA_VISIBLE_DEVICES names
+            cannot be found.
         UnknownNameError: No device has that name.
     """
     machine = machine or detect()
-    if name.casefold() == "auto" and machine.missing_gpu and not machine.gpus:
-        kind = "slice" if machine.missing_gpu.startswith("MIG-") else "GPU"
-        raise MissingError(
-            f"the {kind} that CUDA_VISIBLE_DEVICES names must be in this machine ({'; '.join(machine.notes)})",
-            got=machine.missing_gpu,
-            hint="nvidia-smi -L for those that there are, or --device cpu",
-        )
     resolved = resolve(name, machine=machine)
     for device in machine.devices:
         if device.name == resolved:
@@ -148,7 +163,8 @@ def select_gpus(names: Sequence[str], *, device: str = "auto", machine: Machine 
     """Return the GPUs that names stand for. Measurements on them are of one device, so they must be equal.
 
     Args:
-        names: Numbers as in `nvidia-smi -L`, and UUIDs of GPUs or slices or their beginnings; `all` for all GPUs.
+        names: Numbers as in `nvidia-smi -L`, and UUIDs of GPUs or slices or their beginnings; `all` for all GPUs and
+            slices. The number of a GPU in multi-instance mode stands for its first slice, as in CUDA.
         device: The device that they must be; `auto` for any. `all` means all GPUs of the device.
         machine: The machine; None: this one.
 
@@ -169,7 +185,8 @@ def select_gpus(names: Sequence[str], *, device: str = "auto", machine: Machine 
     kinds = {(gpu.device.name, gpu.reported, gpu.memory_bytes, gpu.driver): gpu for gpu in gpus}
     if len(kinds) > 1:
         known = [f"GPU {gpu.index}: {_gpu_kind(gpu)}" for gpu in gpus]
-        hint = f"--gpus {','.join(str(gpu.index) for gpu in gpus if gpu.device == gpus[0].device)}"
+        equal = [gpu for gpu in gpus if gpu.device == gpus[0].device]
+        hint = f"--gpus {','.join(gpu.uuid if gpu.uuid.startswith('MIG-') else str(gpu.index) for gpu in equal)}"
         raise InputError("the GPUs of one campaign must be equal", got="; ".join(known), hint=hint)
     if wanted not in (None, gpus[0].device.name):
         raise InputError(f"the GPUs must be the device {wanted}", got=_gpu_kind(gpus[0]), hint="leave out --device")
@@ -178,7 +195,8 @@ def select_gpus(names: Sequence[str], *, device: str = "auto", machine: Machine 
 
 def _named_gpu(name: str, machine: Machine) -> Gpu:
     by_uuid = name.startswith(("GPU-", "MIG-"))
-    found = [gpu for gpu in machine.gpus if name == str(gpu.index) or (by_uuid and gpu.uuid.startswith(name))]
+    found = [gpu for gpu in machine.gpus if name == str(gpu.index)][:1]
+    found += [gpu for gpu in machine.gpus if by_uuid and gpu.uuid.startswith(name)]
     if not found:
         raise _missing_gpu(name, machine)
     if len(found) > 1:
@@ -213,5 +231,5 @@ def _missing(name: str, resolved: str, machine: Machine) -> MissingError:
         f"device {name!r}{alias} is not in this machine{notes}",
         got=name,
         known=known,
-        hint=f"--device {machine.default_device.name}, or the same command on a machine with that device",
+        hint=f"--device {machine.devices[0].name}, or the same command on a machine with that device",
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from hwnas.arguments import checked_arguments
 from hwnas.devices import Machine, detect
+from hwnas.errors import MissingError
 from hwnas.pipeline.gpu_check import Finding, GpuReport, gpu_findings, inspect_gpus, is_incomplete
 from hwnas.runs import Environment, environment
 
@@ -34,7 +35,7 @@ class DoctorReport:
     environment: Environment
     machine: Machine
     default_device: str
-    """The device that `--device auto` selects."""
+    """The device that `--device auto` selects; empty if it is an error."""
     packages: tuple[PackageStatus, ...]
     gpus: GpuReport
     """State of the GPUs, and the runtimes that can use them; empty without a GPU."""
@@ -137,7 +138,7 @@ def doctor(
     return DoctorReport(
         environment=env,
         machine=here,
-        default_device=here.default_device.name,
+        default_device="" if _default_missing(here) else here.default_device.name,
         packages=packages,
         gpus=gpu_report,
         findings=findings,
@@ -229,7 +230,24 @@ def _runtime_findings(machine: Machine, versions: Mapping[str, str]) -> Iterator
         )
 
 
+def _default_missing(machine: Machine) -> MissingError | None:
+    """The error of `--device auto` if the GPU that CUDA_VISIBLE_DEVICES names is gone."""
+    try:
+        machine.default_device  # noqa: B018 - it raises
+    except MissingError as error:
+        return error
+    return None
+
+
 def _machine_findings(machine: Machine) -> Iterator[Finding]:
+    if (missing := _default_missing(machine)) is not None:
+        yield Finding(
+            subject="gpu",
+            problem=f"{missing.message}, got {missing.got}",
+            cost="--device auto is an error: the CPU does not stand in for that GPU",
+            remedy=missing.hint or "",
+        )
+        return
     if not machine.gpus:
         why = f" ({'; '.join(machine.notes)})" if machine.notes else ""
         yield Finding(

@@ -275,6 +275,8 @@ def _require_device(options: CampaignOptions, machine: Machine) -> Device:
     try:
         return require(options.device, machine=machine)
     except MissingError as error:
+        if options.device.casefold() == "auto":
+            raise
         command = shlex.join(replace(options, minutes=None, out=Path(PROFILES)).command())
         hint = (
             f"a device of this machine, or measure on another one:\n"

@@ -121,7 +121,7 @@ GPU 1: NVIDIA A100-SXM4-80GB (UUID: GPU-bbbb1111-2222)
 @pytest.mark.parametrize(
     ("visible", "names"),
     [
-        (None, ["a100-mig-3g.40gb", "a100"]),
+        (None, ["a100-mig-3g.40gb", "a100-mig-1g.10gb-me", "a100"]),
         ("0", ["a100-mig-3g.40gb"]),
         ("1", ["a100"]),
         ("MIG-22222222-0000", ["a100-mig-1g.10gb-me"]),

@@ -101,7 +101,7 @@ def test_the_search_for_gpus_and_cpu_uses_what_it_is_given() -> None:
     assert len(found.notes) == 2
 
 
-@pytest.mark.parametrize(("entry", "kind"), [("MIG-5c8e-gone", "slice"), ("GPU-9", "GPU")])
+@pytest.mark.parametrize(("entry", "kind"), [("MIG-5c8e-gone", "slice"), ("GPU-9", "GPU"), ("7", "GPU")])
 def test_auto_is_not_the_cpu_when_the_gpu_that_was_named_is_gone(entry: str, kind: str) -> None:
     gone = machine(CommandOutcome(output=GPUS), environ={"CUDA_VISIBLE_DEVICES": entry})
     with pytest.raises(
@@ -109,6 +109,12 @@ def test_auto_is_not_the_cpu_when_the_gpu_that_was_named_is_gone(entry: str, kin
     ) as caught:
         require("auto", machine=gone)
     assert caught.value.got == entry
+    for use in (lambda: resolve("auto", machine=gone), lambda: gone.default_device):
+        with pytest.raises(MissingError, match="that CUDA_VISIBLE_DEVICES names"):
+            use()
+    assert resolve("h200", machine=gone) == "h200"
+    with pytest.raises(MissingError, match="device 'h200' is not in this machine"):
+        require("h200", machine=gone)
     assert require("cpu", machine=gone).kind == "cpu"
     for visible in ("", "-1"):  # the usual ways to hide all GPUs
         hidden = machine(CommandOutcome(output=GPUS), environ={"CUDA_VISIBLE_DEVICES": visible})
@@ -181,3 +187,31 @@ def test_a_slice_of_a_resumed_campaign_that_is_gone_is_named() -> None:
         require("h200-mig-1g.18gb-me", machine=WITH_GPUS)
     assert caught.value.hint is not None
     assert "nvidia-smi mig -cgi 1g.18gb+me -C" in caught.value.hint
+
+
+A100S = "NVIDIA A100-SXM4-80GB, 81920 MiB, 570.1, GPU-1\nNVIDIA A100-SXM4-80GB, 81920 MiB, 570.1, GPU-2\n"
+LISTED = """GPU 0: NVIDIA A100-SXM4-80GB (UUID: GPU-1)
+  MIG 3g.40gb     Device  0: (UUID: MIG-1111)
+  MIG 1g.10gb     Device  1: (UUID: MIG-2222)
+  MIG 1g.10gb     Device  2: (UUID: MIG-3333)
+GPU 1: NVIDIA A100-SXM4-80GB (UUID: GPU-2)
+"""
+
+
+def test_every_slice_can_be_chosen() -> None:
+    def run(arguments: Sequence[str]) -> CommandOutcome:
+        return CommandOutcome(output=LISTED if "-L" in arguments else A100S)
+
+    sliced = detect(run=run, read=FILES.get, environ={}, num_cores=2, architecture="x86_64")
+    assert [gpu.uuid for gpu in select_gpus(("MIG-3333",), machine=sliced)] == ["MIG-3333"]
+    assert [gpu.uuid for gpu in select_gpus(("0",), machine=sliced)] == ["MIG-1111"]  # as in CUDA
+    assert require("a100-mig-1g.10gb", machine=sliced).name == "a100-mig-1g.10gb"
+    every = select_gpus(("all",), device="a100-mig-1g.10gb", machine=sliced)
+    assert [gpu.uuid for gpu in every] == ["MIG-2222", "MIG-3333"]
+    with pytest.raises(InputError, match="must be equal") as caught:
+        select_gpus(("MIG-2222", "MIG-3333", "1"), machine=sliced)
+    assert caught.value.hint == "--gpus MIG-2222,MIG-3333"
+
+
+def test_a_compute_instance_of_a_slice_has_a_name() -> None:
+    assert resolve("a100-mig-1c.3g.20gb", machine=WITHOUT) == "a100-mig-1c.3g.20gb"

@@ -125,6 +125,19 @@ def test_a_machine_without_gpu_says_why() -> None:
     assert examined(COMPLETE, outcome=NO_GPU).default_device == "amd-epyc-9b45-2c-avx2"
 
 
+def test_a_gpu_that_was_named_and_is_gone_is_a_finding() -> None:
+    here = detect(
+        run=lambda _: GPU,
+        read={CPUINFO: "model name : AMD EPYC 9B45\nflags : avx2\n"}.get,
+        environ={"CUDA_VISIBLE_DEVICES": "7"},
+        num_cores=2,
+        architecture="x86_64",
+    )
+    report = doctor(machine=here, software=software(COMPLETE), requires=(), gpus=GpuReport())
+    assert report.default_device == ""
+    assert "the GPU that CUDA_VISIBLE_DEVICES names must be in this machine" in finding(report, "gpu").problem
+
+
 def test_packages_for_gpus_are_not_missed_without_one() -> None:
     packages = {name: version for name, version in COMPLETE.items() if name != "nvidia-ml-py"}
     assert [item.subject for item in examined(packages, outcome=NO_GPU).findings] == ["gpu"]
