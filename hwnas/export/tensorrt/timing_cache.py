@@ -4,6 +4,7 @@ TensorRT chooses kernels by timing them, so two builds of one network may differ
 use the recorded times in place of new ones. By default, hwnas keeps one for each GPU model and version of TensorRT.
 """
 
+import functools
 import hashlib
 import logging
 import os
@@ -16,7 +17,7 @@ from typing import Any, Literal, cast, get_args
 from hwnas.data_paths import cache_folder
 from hwnas.errors import InputError, unknown
 from hwnas.export.tensorrt.library import GpuFacts, TensorRtMessage, failure
-from hwnas.files import file_errors, read_bytes, write_atomic
+from hwnas.files import brief_lock, file_errors, read_bytes, write_atomic
 
 TimingCacheUse = Literal["extend", "read", "pinned"]
 TIMING_CACHE_USES: tuple[str, ...] = get_args(TimingCacheUse)
@@ -24,6 +25,7 @@ TIMING_CACHE_USES: tuple[str, ...] = get_args(TimingCacheUse)
 _PATH_VARIABLE, _USE_VARIABLE = "HWNAS_TIMING_CACHE", "HWNAS_TIMING_CACHE_USE"
 _NO_CACHE = "none"
 _FOLDER = "tensorrt"
+_LOCK_TIMEOUT_S = 60.0
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +41,8 @@ class TimingCache:
     sha256: str | None = None
     """The hash that the file must have; not with 'extend'."""
     can_be_replaced: bool = False
-    """True for the cache that hwnas keeps by default: if it does not fit or is damaged, it begins anew."""
+    """True for the cache that hwnas keeps by default: if it does not fit or is damaged, it begins anew, and builds go
+    on without it if it cannot be read or written."""
 
     def __post_init__(self) -> None:
         if self.use not in TIMING_CACHE_USES:
@@ -87,6 +90,16 @@ def read_timing_cache(cache: TimingCache) -> bytes | None:
     Raises:
         InputError: The file is missing, empty, unreadable, or has another hash than `cache.sha256`.
     """
+    try:
+        return _read(cache)
+    except InputError as error:
+        if not cache.can_be_replaced:
+            raise
+        _warn_once(cache.path, error.message)
+        return None
+
+
+def _read(cache: TimingCache) -> bytes | None:
     with file_errors(cache.path):
         exists = cache.path.exists()
     if not exists and cache.use == "extend":
@@ -125,9 +138,24 @@ def save_timing_cache(config: Any, cache: TimingCache, *, data: bytes | None) ->
     before = None if data is None else sha256(data)
     if cache.use != "extend":
         return TimingCacheHashes(before=before, after=before)
+    after = before
+    try:
+        with file_errors(cache.path):
+            cache.path.parent.mkdir(parents=True, exist_ok=True)
+            # Other processes build with the same file, and what they added since it was read is kept. Without the lock,
+            # what is lost is only timed again.
+            with brief_lock(cache.path.parent, timeout_s=_LOCK_TIMEOUT_S):
+                after = _extend(config, cache, data=data)
+    except InputError as error:
+        if not cache.can_be_replaced:
+            raise
+        _warn_once(cache.path, error.message)
+    return TimingCacheHashes(before=before, after=after)
+
+
+def _extend(config: Any, cache: TimingCache, *, data: bytes | None) -> str:
+    """Write the timings of a build and those in the file to the file; returns its hash."""
     timings = config.get_timing_cache()
-    # Other processes build with the same file. What they added since it was read is kept, all but in the moment between
-    # this and the writing; what is lost is only timed again.
     current = read_timing_cache(cache)
     if current is not None and current != data:
         theirs = config.create_timing_cache(current)
@@ -135,9 +163,13 @@ def save_timing_cache(config: Any, cache: TimingCache, *, data: bytes | None) ->
             _log.warning("the timing cache %s was replaced by one that does not fit", cache.path)
     extended = bytes(timings.serialize())
     if extended != current:
-        cache.path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(cache.path, extended)
-    return TimingCacheHashes(before=before, after=sha256(extended))
+    return sha256(extended)
+
+
+@functools.cache
+def _warn_once(path: Path, message: str) -> None:
+    _log.warning("builds go on without the timing cache %s: %s", path, message)
 
 
 def sha256(data: bytes) -> str:

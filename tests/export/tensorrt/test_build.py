@@ -9,10 +9,11 @@ import onnx
 import pytest
 
 from hwnas.errors import InputError, MissingError
-from hwnas.export.tensorrt import EngineSettings, TensorRtError, TimingCache, build_engine, load_tensorrt
+from hwnas.export.tensorrt import EngineSettings, TensorRtError, TimingCache, build_engine, load_tensorrt, timing_cache
 from hwnas.export.tensorrt.build import NO_LAYER_TABLE
 from hwnas.export.tensorrt.library import TensorRtMessage, failure
-from hwnas.export.tensorrt.timing_cache import choose_timing_cache
+from hwnas.export.tensorrt.timing_cache import TimingCacheHashes, choose_timing_cache
+from hwnas.files import brief_lock, write_atomic
 from hwnas.profile.runners.tensorrt import REASONS
 from tests.export.tensorrt.behaviour import PLAN
 from tests.export.tensorrt.conftest import ADA, GPU, Double
@@ -259,6 +260,38 @@ def test_what_another_process_added_meanwhile_is_kept(newest: Double, tmp_path: 
     assert len(newest.library.timed_kernels) == timed + 1
     build_engine(small_graph(extra="Erf"), settings, gpu=GPU)
     assert len(newest.library.timed_kernels) == timed + 1
+
+
+def test_builds_go_on_without_a_cache_of_hwnas_that_cannot_be_written(
+    double: Double, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "occupied").write_bytes(b"a file in place of the folder")
+    own = TimingCache(path=tmp_path / "occupied" / "own.timings", can_be_replaced=True)
+    for _ in range(2):
+        card = build_engine(small_graph(), EngineSettings(batch=2, timing_cache=own), gpu=GPU).card
+        assert card.timing_cache == TimingCacheHashes(before=None, after=None)
+    assert [record.getMessage().split(":")[0] for record in caplog.records if "go on" in record.getMessage()] == [
+        f"builds go on without the timing cache {own.path}"
+    ]
+    named = TimingCache(path=own.path)
+    with pytest.raises(InputError):
+        build_engine(small_graph(), EngineSettings(batch=2, timing_cache=named), gpu=GPU)
+
+
+def test_a_cache_is_locked_while_it_is_extended(
+    double: Double, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[bool] = []
+
+    def checked(path: Path, data: bytes) -> None:
+        with brief_lock(path.parent, timeout_s=0) as is_free:
+            held.append(not is_free)
+        write_atomic(path, data)
+
+    monkeypatch.setattr(timing_cache, "write_atomic", checked)
+    cache = TimingCache(path=tmp_path / "timing.cache")
+    build_engine(small_graph(), EngineSettings(batch=2, timing_cache=cache), gpu=GPU)
+    assert held == [True]
 
 
 def test_the_cache_is_named_by_the_environment_or_by_gpu_and_version(
