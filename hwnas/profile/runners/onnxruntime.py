@@ -1,7 +1,8 @@
 """Run networks by ONNX Runtime, on a CPU or a GPU."""
 
 import functools
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import Any
 
@@ -16,6 +17,9 @@ from hwnas.profile.runners.cuda import CudaClock, cuda_available
 from hwnas.profile.runners.preparation import device_of, onnx_graph, quantisation_facts
 from hwnas.profile.runners.runner import AVAILABLE, Availability, RuntimeSession, Sample, run_timed
 from hwnas.records import Setting
+
+_QUEUES_SINCE = (1, 28)
+"""Versions before it wait for the GPU after each replay of a CUDA graph, whatever a run's options say."""
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
@@ -132,6 +136,21 @@ class CudaSession:
         return binding
 
 
+class QueuedCudaSession(CudaSession):
+    """The same in versions of ONNX Runtime that can queue replays."""
+
+    def run_queued(self, runs: int, *, delay_ns: int = 0, while_running: Callable[[], object] = lambda: None) -> Sample:
+        """Queue several replays of the graph, and wait for them."""
+        with torch.cuda.stream(self._stream):
+            return self._clock.time_queued(self._run, runs=runs, delay_ns=delay_ns, while_running=while_running)
+
+
+def gpu_session(version: str) -> type[CudaSession]:
+    """Return the kind of session on a GPU for a version of ONNX Runtime."""
+    numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
+    return QueuedCudaSession if numbers >= _QUEUES_SINCE else CudaSession
+
+
 class OnnxRuntimeRunner:
     """ONNX Runtime with one provider, and no fallback to another."""
 
@@ -167,7 +186,9 @@ class OnnxRuntimeRunner:
     def prepare(self, module: nn.Module, images: Tensor, setting: Setting) -> RuntimeSession:
         """Export a module to a graph and load it into a session."""
         graph = onnx_graph(module, images, setting)
-        return (CudaSession if device_of(setting).kind == "gpu" else CpuSession)(graph, images, setting)
+        if device_of(setting).kind == "cpu":
+            return CpuSession(graph, images, setting)
+        return gpu_session(load_onnxruntime().__version__)(graph, images, setting)
 
     def facts(self, setting: Setting) -> Mapping[str, str]:
         """Return versions, provider and options."""
