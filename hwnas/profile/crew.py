@@ -3,9 +3,11 @@
 import threading
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from typing import Protocol, TypeVar
 
-from hwnas.errors import Interrupted
+from hwnas.errors import InputError, Interrupted
 from hwnas.profile.worker_messages import MeasurementTask, TaskResult, WorkerFacts
 from hwnas.records import Setting
 
@@ -100,9 +102,25 @@ class Crew:
         return done
 
     def facts(self, setting: Setting) -> WorkerFacts:
-        """Return the facts of a setting from the first pair; the GPUs of a crew are equal."""
-        first = self.pairs[0]
-        return self.submit(first, lambda: first.get(repeat=False).facts(setting)).result()
+        """Return the facts of a setting, which are those of every pair: a profile has one environment.
+
+        Raises:
+            InputError: Two GPUs differ, as in their power limits.
+        """
+        waiting = [self.submit(pair, partial(_facts, pair, setting)) for pair in self.pairs]
+        first, *others = [future.result() for future in waiting]
+        for pair, other in zip(self.pairs[1:], others, strict=True):
+            names = sorted(first.runtime.keys() | other.runtime.keys())
+            pairs = [(name, first.runtime.get(name), other.runtime.get(name)) for name in names]
+            different = [f"{name} {one or 'unknown'} and {two or 'unknown'}" for name, one, two in pairs if one != two]
+            if different:
+                raise InputError(
+                    f"the GPUs of one campaign must be equal, {self.pairs[0].name} and {pair.name} too",
+                    got="; ".join(different),
+                    hint="nvidia-smi -q -d CLOCK,POWER shows their settings, or fewer --gpus",
+                )
+        notes = tuple(dict.fromkeys(note for facts in (first, *others) for note in facts.notes))
+        return replace(first, notes=notes)
 
     def close(self) -> None:
         """End all processes, also in the middle of a measurement."""
@@ -112,3 +130,7 @@ class Crew:
             thread.shutdown(cancel_futures=True)
         for pair in self.pairs:
             pair.close()
+
+
+def _facts(pair: WorkerPair, setting: Setting) -> WorkerFacts:
+    return pair.get(repeat=False).facts(setting)

@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from hwnas.errors import Interrupted
+from hwnas.errors import InputError, Interrupted
 from hwnas.profile.crew import Crew, WorkerPair
 from hwnas.profile.worker import Worker
+from hwnas.profile.worker_messages import WorkerFacts
+from hwnas.records import Setting
 from tests.profile.test_worker import task
+from tests.records.rows import make_setting
 
 GPUS = ("GPU-a", "GPU-b")
 
@@ -63,3 +66,29 @@ def test_one_pair_works_in_the_calling_thread_and_raises_when_its_result_is_read
         failed.result()
     assert crew.pairs[0].name == "the CPU"
     crew.close()
+
+
+class StatedFacts(Worker):
+    """A worker that is not started, with facts of a GPU."""
+
+    def __init__(self, limit_w: str) -> None:
+        super().__init__()
+        self._limit_w = limit_w
+
+    def facts(self, setting: Setting) -> WorkerFacts:
+        return WorkerFacts(process_id="p", runtime={"power_limit_w": self._limit_w}, notes=("a note",))
+
+
+@pytest.mark.parametrize("limits", [("700", "700"), ("700", "500")])
+def test_gpus_with_unequal_settings_are_refused_by_name(limits: tuple[str, str]) -> None:
+    pairs = [WorkerPair(partial(StatedFacts, limit), gpu=gpu) for gpu, limit in zip(GPUS, limits, strict=True)]
+    crew = Crew(pairs)
+    try:
+        if limits[0] == limits[1]:
+            assert crew.facts(make_setting()).notes == ("a note",)
+            return
+        with pytest.raises(InputError, match="GPU-a and GPU-b") as caught:
+            crew.facts(make_setting())
+        assert caught.value.got == "power_limit_w 700 and 500"
+    finally:
+        crew.close()
