@@ -3,6 +3,7 @@
 OpenVINO is imported only where the system lists such a device: loading its plugins takes a third of a second.
 """
 
+import functools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -64,9 +65,12 @@ def detect_accelerators(
 
 
 def openvino_core() -> Core | None:
-    """Create OpenVINO's core; None if OpenVINO is not installed."""
-    if find_spec("openvino") is None:
-        return None
+    """Return OpenVINO's core, one for this process; None if OpenVINO is not installed."""
+    return None if find_spec("openvino") is None else _core()
+
+
+@functools.cache
+def _core() -> Core:
     import openvino
 
     core: Core = openvino.Core()

@@ -13,13 +13,13 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from hwnas.devices import DEVICES, Device, detect
-from hwnas.devices.intel import accelerators
+from hwnas.devices.intel import accelerators, openvino_core
 from hwnas.errors import InputError, MissingError
 from hwnas.pipeline.measure import measure
 from hwnas.profile.network_timer import classify_failure
 from hwnas.profile.options import CampaignOptions
 from hwnas.profile.runners import openvino as openvino_runner
-from hwnas.profile.runners.openvino import OpenVinoRunner, OpenVinoSession, require_in_effect
+from hwnas.profile.runners.openvino import OpenVinoRunner, OpenVinoSession, cpu_clock, require_in_effect
 from hwnas.profile.runners.runner import load_runner, run_timed, supporting_runtimes, working_clock
 from hwnas.records import Setting
 from tests.devices.intel_core import IntelCore
@@ -221,3 +221,14 @@ def test_no_other_runtime_takes_an_intel_accelerator_for_its_own(
     found = load_runner(name).available(intel_device(plugin))
     assert not found.available
     assert "NVIDIA GPU" in found.reason
+
+
+def test_the_clock_is_found_out_once_and_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert OpenVinoRunner().facts(setting())["clock"] == cpu_clock()
+    monkeypatch.setattr(openvino_runner, "working_clock", lambda run: pytest.fail("it is known"))
+    session = OpenVinoSession(product_graph(), images(), options=FP32, core=CORE)
+    assert session._clock == cpu_clock()
+
+
+def test_a_process_has_one_core() -> None:
+    assert openvino_core() is openvino_core()
