@@ -2,9 +2,10 @@
 
 import gc
 import logging
+import os
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from hwnas.devices import Device, match
+from hwnas.devices import Device, detect, match
 from hwnas.devices.datasheets import normalised
 from hwnas.devices.memory import memory_limit
 from hwnas.errors import HwnasError, InputError, MissingError
@@ -292,8 +293,20 @@ class NetworkTimer:
         """Start to monitor the GPU; returns a note if that is not possible."""
         if self._nvml is not None:
             return ""
-        self._nvml, note = open_nvml(f"GPU-{torch.cuda.get_device_properties(0).uuid}")
+        self._nvml, note = open_nvml(first_gpu_uuid())
         return note
+
+
+def first_gpu_uuid(environ: Mapping[str, str] = os.environ) -> str:
+    """Return the UUID of CUDA's first GPU, or of its slice, by which NVML knows it."""
+    named = environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
+    if named.startswith("MIG-"):
+        return named
+    reported = torch.cuda.get_device_name(0)
+    if " MIG " in reported:  # torch knows the UUID of no slice
+        slices = [gpu.uuid for gpu in detect().gpus if normalised(gpu.reported) == normalised(reported)]
+        return next((uuid for uuid in slices if uuid.startswith("MIG-")), "MIG-unknown")
+    return f"GPU-{torch.cuda.get_device_properties(0).uuid}"
 
 
 def require_runner(setting: Setting) -> Runner:

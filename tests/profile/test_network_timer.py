@@ -15,7 +15,7 @@ from hwnas.devices import DEVICES, Device, detect
 from hwnas.devices.memory import memory_limit
 from hwnas.errors import InputError, MissingError
 from hwnas.export.precision import INTEGER_PRECISIONS
-from hwnas.profile.network_timer import NetworkTimer, classify_failure, require_runner
+from hwnas.profile.network_timer import NetworkTimer, classify_failure, first_gpu_uuid, require_runner
 from hwnas.profile.runners.runner import AVAILABLE, Availability, MeasurementError, RuntimeSession, Sample
 from hwnas.profile.runners.torch import TorchRunner
 from hwnas.profile.statistics import latency_ratio
@@ -312,3 +312,12 @@ def test_a_gpu_is_observed_while_its_queue_is_full() -> None:
     session = Queue()
     assert observe_under_load(session, SamplePlan(runs=5, queued=True), lambda: 1410) == 1410  # type: ignore[arg-type]
     assert observe_under_load(session, SamplePlan(runs=5), lambda: 1410) is None  # type: ignore[arg-type]
+
+
+def test_nvml_is_asked_for_the_slice_and_not_for_a_gpu_of_its_uuid(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert first_gpu_uuid({"CUDA_VISIBLE_DEVICES": "MIG-2222"}) == "MIG-2222"
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "NVIDIA H200")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid="1234"))
+    assert first_gpu_uuid({}) == "GPU-1234"
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "NVIDIA H200 MIG 1g.18gb")
+    assert first_gpu_uuid({}).startswith("MIG-")  # never the whole card

@@ -44,6 +44,8 @@ _POLICIES = {
 
 _NO_ENERGY = "energy is not recorded: this GPU has no energy counter, which came with Volta"
 
+_OF_WHOLE_GPU = "energy, power and limits are not recorded: they are those of the whole GPU, and this is a slice of it"
+
 _ENERGY_S = 3.0
 """Time over which energy is measured, at least. Some sensors look at the power for 25 ms in 100 (A100, H100)."""
 
@@ -198,21 +200,22 @@ class Nvml:
 
     Args:
         library: The module `pynvml`.
-        uuid: The GPU.
+        uuid: The GPU, or a slice of it (`MIG-...`), of which only clocks, temperature and processes are recorded.
     """
 
     def __init__(self, library: Any, uuid: str) -> None:
         self._nvml = library
+        self._is_slice = uuid.startswith("MIG-")
         library.nvmlInit()
         self._handle = library.nvmlDeviceGetHandleByUUID(uuid)
 
     def state(self) -> DeviceState:
         """Return the current state of the GPU."""
         nvml, handle = self._nvml, self._handle
-        power = self._query(lambda: nvml.nvmlDeviceGetPowerUsage(handle))
+        power = None if self._is_slice else self._query(lambda: nvml.nvmlDeviceGetPowerUsage(handle))
         query_reasons = getattr(nvml, "nvmlDeviceGetCurrentClocksEventReasons", None)
         query_reasons = query_reasons or nvml.nvmlDeviceGetCurrentClocksThrottleReasons  # the older name
-        reasons = int(self._query(lambda: query_reasons(handle)) or 0)
+        reasons = 0 if self._is_slice else int(self._query(lambda: query_reasons(handle)) or 0)
         return DeviceState(
             clock_mhz=self._query(lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)),
             memory_clock_mhz=self._query(lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM)),
@@ -233,6 +236,8 @@ class Nvml:
 
     def note(self) -> str:
         """Return a note on what this GPU does not report; empty if it reports everything."""
+        if self._is_slice:
+            return _OF_WHOLE_GPU
         return _NO_ENERGY if self._energy_mj() is None else ""
 
     def limits_ns(self) -> Mapping[str, float]:
@@ -241,6 +246,8 @@ class Nvml:
         The throttle reasons of a state are those of a moment. What happened between two moments, such as power capping
         while a network ran, is the difference of these counters.
         """
+        if self._is_slice:
+            return {}
         times = {reason: self._limit_ns(policy) for reason, policy in _POLICIES.items()}
         return {reason: ns for reason, ns in times.items() if ns is not None}
 
@@ -294,7 +301,7 @@ class Nvml:
         return float(value.value.ullVal) if value.nvmlReturn == nvml.NVML_SUCCESS else None
 
     def _power_limit_w(self, function: str) -> float | None:
-        limit_mw = self._query(lambda: getattr(self._nvml, function)(self._handle))
+        limit_mw = None if self._is_slice else self._query(lambda: getattr(self._nvml, function)(self._handle))
         return None if limit_mw is None else limit_mw / 1e3
 
     def _other_processes(self) -> int | None:
@@ -307,6 +314,8 @@ class Nvml:
         return sum(not _is_own(pid) for pid in pids) if os.getpid() in pids else None
 
     def _energy_mj(self) -> float | None:
+        if self._is_slice:
+            return None
         return self._query(lambda: self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle))
 
     def _query(self, query: Callable[[], Any]) -> float | None:

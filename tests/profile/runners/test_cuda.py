@@ -201,3 +201,13 @@ def test_facts_are_the_limits_that_someone_set() -> None:
 def test_a_gpu_without_an_energy_counter_says_so() -> None:
     assert Nvml(library(), "GPU-1").note() == ""
     assert "energy is not recorded" in Nvml(library(nvmlDeviceGetTotalEnergyConsumption="refuse"), "GPU-1").note()
+
+
+def test_nothing_of_the_whole_gpu_is_recorded_for_a_slice() -> None:
+    nvml = Nvml(library(), "MIG-1")
+    state = nvml.state()
+    assert (state.power_w, state.power_limit_w, state.throttle) == (None, None, ())
+    assert (state.clock_mhz, state.temperature_c) == (1980, 41)
+    assert (nvml.limits_ns(), nvml.energy_j(lambda: None)) == ({}, None)
+    assert "power_limit_w" not in nvml.facts()
+    assert "this is a slice" in nvml.note()
