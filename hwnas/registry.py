@@ -34,6 +34,8 @@ class Registry(Generic[Entry]):
         self._check = check
         self._entries: dict[str, Entry] = {}
         self._names: dict[str, str] = {}
+        self._made_entries: dict[str, Entry] = {}
+        """Objects of makers by listed name; listings leave them out, as they do not depend on what was asked for."""
         self._makers: list[tuple[tuple[str, ...], Callable[[str], tuple[str, Entry]]]] = []
         for name, entry in items:
             self.add(name, entry)
@@ -70,7 +72,8 @@ class Registry(Generic[Entry]):
 
     def get(self, name: str) -> Entry:
         """Return the object with a name or alias; raise UnknownNameError if there is none."""
-        return self._entries[self.resolve(name)]
+        listed = self.resolve(name)
+        return self._entries[listed] if listed in self._entries else self._made_entries[listed]
 
     def resolve(self, name: str) -> str:
         """Return the listed name for a name or alias; raise UnknownNameError if there is none."""
@@ -108,9 +111,11 @@ class Registry(Generic[Entry]):
             return None
         assert isinstance(name, str)
         listed, entry = make(name)
-        if listed not in self._entries:
-            self.add(listed, entry)
-        self._names.setdefault(name.casefold(), listed)
+        if self._check is not None:
+            self._check(listed, entry)
+        self._made_entries.setdefault(listed, entry)
+        for spelling in (name.casefold(), listed.casefold()):
+            self._names.setdefault(spelling, listed)
         return listed
 
 

@@ -108,3 +108,22 @@ def test_only_a_space_with_its_own_name_is_registered(entry: object) -> None:
 def test_a_runtime_is_registered_by_module_and_class(location: object) -> None:
     with pytest.raises(InputError, match="must be registered as MODULE:CLASS"):
         RUNTIMES.add("mine", location)  # type: ignore[arg-type]
+
+
+def test_objects_of_a_maker_are_found_and_not_listed() -> None:
+    numbers: Registry[int] = Registry("number", [("one", 1)])
+    asked: list[str] = []
+
+    def make(name: str) -> tuple[str, int]:
+        asked.append(name)
+        return f"made-{name.partition(':')[2]}", len(name)
+
+    numbers.add_maker(("made:", "made-"), make)
+    assert "made:x" in numbers
+    assert numbers.get("Made:x") == numbers.get("made-x") == 6
+    assert numbers.resolve("made:x") == "made-x"
+    assert asked == ["Made:x"]
+    assert list(numbers) == ["one"]
+    assert len(numbers) == 1
+    with pytest.raises(UnknownNameError):
+        numbers.get("other:x")

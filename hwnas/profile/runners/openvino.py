@@ -5,6 +5,7 @@ it takes bfloat16 wherever the CPU has it.
 """
 
 import functools
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -23,6 +24,9 @@ from hwnas.records import Setting
 PRECISIONS = {"cpu": ("fp32", "bf16", "int8"), "gpu": ("fp32", "fp16"), "npu": ("fp16",)}
 """By kind of device. Not fp16 on a CPU: those with AVX512_FP16 but without AMX for it run it slower than fp32. Not
 int8-dynamic: OpenVINO does not recognise its products, runs them in fp32, and is slower than without."""
+
+ISA_LIMIT = "ONEDNN_MAX_CPU_ISA"
+"""Variable that limits the instructions of oneDNN."""
 
 _EXTRA = "openvino"
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
@@ -95,6 +99,7 @@ class OpenVinoRunner:
     Args:
         find_cpu: Returns the CPU of this machine; tests replace it.
         make_core: Creates OpenVINO's core, or returns None if it is not installed; tests replace it.
+        environ: Environment variables.
     """
 
     name = "openvino"
@@ -102,10 +107,15 @@ class OpenVinoRunner:
     """A float32 graph is lowered to a floating-point precision by a hint."""
 
     def __init__(
-        self, *, find_cpu: Callable[[], Cpu] | None = None, make_core: Callable[[], Any] = openvino_core
+        self,
+        *,
+        find_cpu: Callable[[], Cpu] | None = None,
+        make_core: Callable[[], Any] = openvino_core,
+        environ: Mapping[str, str] = os.environ,
     ) -> None:
         self._find_cpu = find_cpu or this_cpu
         self._make_core = make_core
+        self._environ = environ
 
     def available(self, device: Device) -> Availability:
         """Check if OpenVINO is installed and sees the device."""
@@ -115,6 +125,11 @@ class OpenVinoRunner:
         core = self._make_core()
         if core is None:
             return Availability(available=False, reason="openvino is not installed", extra=_EXTRA)
+        limit = self._environ.get(ISA_LIMIT, "ALL").upper()
+        if device.kind == "cpu" and limit not in ("", "ALL", "DEFAULT"):
+            # OpenVINO chooses kernels by the CPU, which its copy of oneDNN then refuses to build.
+            reason = f"openvino cannot compile networks with {ISA_LIMIT}={limit}, which limits oneDNN alone"
+            return Availability(available=False, reason=reason)
         if _plugin(core, device) is None:
             seen = ", ".join(core.available_devices) or "none"
             return Availability(available=False, reason=f"openvino does not see {device.name} (it sees {seen})")

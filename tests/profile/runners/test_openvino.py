@@ -1,5 +1,6 @@
 """OpenVINO on this CPU: precisions as hints, the thread that does the work, and what is refused."""
 
+import os
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -19,12 +20,14 @@ from hwnas.pipeline.measure import measure
 from hwnas.profile.network_timer import classify_failure
 from hwnas.profile.options import CampaignOptions
 from hwnas.profile.runners import openvino as openvino_runner
-from hwnas.profile.runners.openvino import OpenVinoRunner, OpenVinoSession, cpu_clock, require_in_effect
+from hwnas.profile.runners.openvino import ISA_LIMIT, OpenVinoRunner, OpenVinoSession, cpu_clock, require_in_effect
 from hwnas.profile.runners.runner import load_runner, run_timed, supporting_runtimes, working_clock
 from hwnas.records import Setting
 from tests.devices.intel_core import IntelCore
 from tests.pipeline.campaigns import FakeEnvironment
 from tests.records.rows import make_setting
+
+pytestmark = pytest.mark.skipif(bool(os.environ.get(ISA_LIMIT)), reason="OpenVINO needs all instructions of the CPU")
 
 CPU = detect().cpu
 OLD_CPU = replace(CPU, instruction_sets=("avx512f", "avx2"))
@@ -139,6 +142,15 @@ def test_with_one_thread_the_calling_thread_does_the_work() -> None:
     assert session.run_once().cpu_ns
 
 
+def test_a_limit_of_instructions_makes_it_unavailable() -> None:
+    (device,) = (device for device in detect().devices if device.kind == "cpu")
+    limited = OpenVinoRunner(environ={ISA_LIMIT: "AVX2"}).available(device)
+    assert not limited.available
+    assert "ONEDNN_MAX_CPU_ISA=AVX2" in limited.reason
+    assert OpenVinoRunner(environ={ISA_LIMIT: "ALL"}).available(device).available
+
+
+@pytest.mark.skipif(CPU.num_cores < 2, reason="this process has one core")
 def test_with_several_threads_there_is_no_cpu_time() -> None:
     session = OpenVinoSession(product_graph(), images(), options={**FP32, "INFERENCE_NUM_THREADS": 2}, core=CORE)
     assert session.run_once().cpu_ns is None
