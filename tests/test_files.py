@@ -172,7 +172,9 @@ def test_a_forked_child_does_not_keep_the_lock(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / ".lock")], stdout=subprocess.PIPE, text=True)
     try:
-        WriterLock(tmp_path / ".lock", activity="search").close()
+        lock = WriterLock(tmp_path / ".lock", activity="search")  # raises while another process holds it
+        assert (tmp_path / ".lock").is_file()
+        lock.close()
     finally:
         os.kill(int(done.stdout), signal.SIGKILL)
 

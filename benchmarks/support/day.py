@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 CHECKLIST = ROOT / "docs" / "gpu-checklist.md"
 
 _MARGIN_S = 40.0
-"""Time that a campaign needs to begin and end, beyond the time that it is told to measure."""
+"""Time that a campaign needs to begin and to end, in addition to its limit for measuring."""
 
 _LEAST_S = 20.0
 """Time below which no step is started."""
@@ -43,7 +43,7 @@ Status = Literal["done", "failed", "timed out", "skipped"]
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """What came of a step."""
+    """The result of a step."""
 
     status: Status
     figure: str = ""

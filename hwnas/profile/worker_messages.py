@@ -21,7 +21,7 @@ class ReferenceNetworkError(InputError):
 
     Args:
         task: The task.
-        failure: What went wrong with the reference network.
+        failure: The failure of the reference network.
     """
 
     def __init__(self, task: "MeasurementTask", failure: Failure) -> None:
@@ -98,4 +98,4 @@ class WorkerError:
     got: str | None = None
     hint: str | None = None
     failure: Failure | None = None
-    """What went wrong with the reference network, if it is that."""
+    """The failure of the reference network, if that is the error."""

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hwnas.config import to_mapping
 from hwnas.errors import InputError
 from hwnas.space.elastic import ElasticArch, ElasticBlock
 from hwnas.supernet.elastic import ElasticSupernet, ElasticTransformerBlock, detailed_outputs
@@ -52,10 +51,6 @@ class UnitOrder:
     """Images that the scores were computed from; as many others were compared on."""
     scores: dict[str, tuple[tuple[float, ...], ...]]
     """The importance of the units of each group, by score, in the order of the model."""
-
-    def to_mapping(self) -> dict[str, Any]:
-        """Return plain values."""
-        return to_mapping(self)
 
 
 def order_units(supernet: ElasticSupernet, images: Tensor) -> UnitOrder:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from hwnas.config import load_json
+from hwnas.config import load_json, to_mapping
 from hwnas.errors import InputError
 from hwnas.files import write_atomic
 from hwnas.supernet.store import load_supernet, save_supernet
@@ -221,7 +221,7 @@ def save_elastic_model(initial: InitialModel, folder: Path) -> None:
     assert initial.order is not None
     assert isinstance(initial.model, Supernet)
     save_supernet(initial.model, folder / ORIGINAL)
-    write_atomic(folder / ORDER, json.dumps(initial.order.to_mapping()) + "\n")
+    write_atomic(folder / ORDER, json.dumps(to_mapping(initial.order)) + "\n")
 
 
 def _load_elastic(config: TrainConfig) -> tuple[nn.Module, str]:

@@ -33,7 +33,7 @@ PLAN = make_plan(
 
 
 class EngineWorker(FakeWorker):
-    """Leaves an engine where it is told to, and has device times."""
+    """Saves an engine in the requested file, and has device times."""
 
     def measure(self, task: MeasurementTask, *, excluded_processes: Collection[str] = ()) -> TaskResult:
         result = super().measure(task, excluded_processes=excluded_processes)

@@ -1,4 +1,4 @@
-"""What decides if runtimes work on a GPU, from recorded answers of nvidia-smi and versions of libraries."""
+"""The checks of runtimes on a GPU, on recorded answers of nvidia-smi and versions of libraries."""
 
 from collections.abc import Sequence
 from dataclasses import replace

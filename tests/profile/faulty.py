@@ -91,7 +91,7 @@ class Slow(_Faulty):
 
 
 class LongBuild(_Faulty):
-    """As a builder of engines does, it reports from a thread of its own."""
+    """Reports from a thread of its own, as a builder of engines does."""
 
     def go_wrong(self) -> None:
         on_progress, until_s = progress_callback(), time.monotonic() + 4
@@ -112,7 +112,7 @@ class Memory(_Faulty):
 
 
 class BrokenContext(_Faulty):
-    """As after an error of the GPU: whatever comes next in this process fails as well."""
+    """Lets everything that follows in its process fail, as after an error of the GPU."""
 
     broken = False
 

@@ -34,11 +34,11 @@ class FakeWorker:
     runtime: Mapping[str, str] = field(default_factory=lambda: {"version": "1"})
     notes: tuple[str, ...] = ()
     reference_failures: Mapping[int, Failure] = field(default_factory=dict)
-    """What goes wrong with the reference network, by batch."""
+    """The failure of the reference network by batch."""
     gone: HwnasError | None = None
     """The GPU has disappeared."""
     meeting: threading.Barrier | None = None
-    """Where the first measurement waits for one on another GPU."""
+    """A barrier at which the first measurement waits for one on another GPU."""
     process_id: str = field(default_factory=lambda: f"process{next(_NUMBERS)}-{secrets.token_hex(4)}")
     tasks: list[MeasurementTask] = field(default_factory=list)
     interrupted: bool = False

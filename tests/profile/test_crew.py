@@ -1,4 +1,4 @@
-"""Real worker processes of several GPUs, which here are names that nobody looks up."""
+"""Real worker processes of several GPUs, whose UUIDs are invented and never resolved."""
 
 import os
 import sys

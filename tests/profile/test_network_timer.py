@@ -267,7 +267,7 @@ def test_messages_are_one_line_and_not_pages() -> None:
 
 
 class CappedGpu:
-    """What NVML tells of a GPU that is power-capped all the time."""
+    """The answers of NVML for a GPU that is power-capped all the time."""
 
     def __init__(self) -> None:
         self.begin_ns = time.perf_counter_ns()
@@ -298,7 +298,7 @@ def test_capping_while_the_networks_run_is_recorded(bench: NetworkTimer, monkeyp
 def test_a_gpu_is_observed_while_its_queue_is_full() -> None:
     class Queue:
         def run_once(self) -> Sample:
-            raise NotImplementedError
+            raise AssertionError("a queue runs several times at once")
 
         def run_queued(
             self, runs: int, *, delay_ns: int = 0, while_running: Callable[[], object] = lambda: None

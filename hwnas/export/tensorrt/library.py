@@ -68,7 +68,7 @@ _STICKY = (
 )
 """Errors after which CUDA's context is unusable, by the reference of its runtime API."""
 _NOISE = ("catchcudaerror",)
-"""Where there is no driver, TensorRT for RTX logs so after any other error, though it needs none to build."""
+"""The message that TensorRT for RTX logs after any other error where there is no driver, which no build needs."""
 
 _IMPORTER = "import"
 """The function of the parser that reads an operator has its name: `importScatterElements`."""

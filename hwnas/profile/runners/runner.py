@@ -26,8 +26,8 @@ RUNTIME_PREFERENCE = ("tensorrt", "tensorrt-rtx", "torch-graph", "openvino", "on
 """Runtimes by preference; the first available one is the default."""
 
 Clock = Literal["thread", "process", "wall"]
-"""What times a run on one thread: the CPU time of the calling thread, that of the whole process where the runtime hands
-the batch to a thread of its own, or the wall time alone where a device without a clock does the work."""
+"""The clock of a run on one thread: the CPU time of the calling thread, that of the process where the runtime hands the
+batch to a thread of its own, or the wall time alone where a device without a clock does the work."""
 
 _log = logging.getLogger(__name__)
 
@@ -223,7 +223,7 @@ def run_timed(run: Callable[[], object], *, threads: int, clock: Clock = "thread
     Args:
         run: Runs the batch once.
         threads: Number of threads of the runtime.
-        clock: What times a run on one thread; `working_clock` finds it out.
+        clock: The clock of a run on one thread, as `working_clock` returns it.
     """
     import resource  # not on Windows, where profiles can still be read and searched
 

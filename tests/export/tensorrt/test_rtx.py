@@ -126,7 +126,7 @@ def test_a_refused_attribute_names_the_operator_that_the_parser_does_not() -> No
 
 
 def test_a_plugin_that_is_not_there_is_unsupported() -> None:
-    error = refused([helper.make_node("Foo", ["x"], ["y"], name="foo", domain="nobody")], domains=("nobody",))
+    error = refused([helper.make_node("Foo", ["x"], ["y"], name="foo", domain="unknown")], domains=("unknown",))
     assert error.kind == "unsupported"
     assert "lacks Foo" in error.message
 

@@ -1,4 +1,4 @@
-"""What every runner must do, on each that works on this machine's CPU, and on its GPU where there is one (`-m gpu`)."""
+"""The demands on every runner, tested with those that work on this machine's CPU, and on its GPU with `-m gpu`."""
 
 from collections.abc import Iterator
 

@@ -98,7 +98,7 @@ def test_onnxruntime_has_no_convolution_in_bfloat16(monkeypatch: pytest.MonkeyPa
 
 
 class Recorded:
-    """Stands in for classes of onnxruntime: keeps what it is created with and told."""
+    """Stands in for classes of onnxruntime and keeps the arguments of its calls."""
 
     def __init__(self, *given: object, **options: object) -> None:
         self.given, self.options, self.entries = given, options, dict[str, str]()
