@@ -35,6 +35,8 @@ class Device:
     int8_op_per_s: float | None = None
     memory_byte_per_s: float | None = None
     memory_bytes: int | None = None
+    power_w: float | None = None
+    """Power limit in watts that the datasheet states, with default settings."""
     num_sms: int | None = None
     l2_bytes: int | None = None
     compute_capability: str | None = None

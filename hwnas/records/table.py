@@ -182,17 +182,26 @@ def parse_rows(text: str, *, source: str) -> tuple[TableRow, ...]:
         )
     if not rows:
         raise InputError(f"{source} must hold at least one model", got="its header alone")
-    return tuple(_parse_row(row, source=f"{source}, line {number}") for number, row in enumerate(rows, start=2))
+    # Models that failed in timm's benchmark are rows without batch and result.
+    measured = [(number, row) for number, row in enumerate(rows, start=2) if any(map(row.get, TABLE_COLUMNS[2:]))]
+    if not measured:
+        raise InputError(f"{source} must hold a model with results", got=f"{len(rows)} without")
+    return tuple(_parse_row(row, source=f"{source}, line {number}") for number, row in measured)
 
 
 def _parse_row(row: Mapping[str, str | None], *, source: str) -> TableRow:
     try:
         values = {
             "model": str(row["model"] or ""),
-            "image_size": int(row["infer_img_size"] or ""),
-            "batch": int(row["infer_batch_size"] or ""),
+            "image_size": _whole(row["infer_img_size"]),
+            "batch": _whole(row["infer_batch_size"]),
             "throughput": float(row["infer_samples_per_sec"] or ""),
         }
     except ValueError as error:
         raise InputError(f"{source} must have numbers for size, batch and images per second", got=error) from error
     return from_mapping(TableRow, values, where=source)
+
+
+def _whole(text: str | None) -> int:
+    """Parse a whole number; tables that pandas wrote with a gap in the column have `1024.0`."""
+    return int((text or "").removesuffix(".0"))

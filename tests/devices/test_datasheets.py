@@ -120,8 +120,11 @@ def test_a_row_is_read_in_its_units() -> None:
 @pytest.mark.parametrize("device", DEVICES.values(), ids=lambda device: device.name)
 def test_every_device_is_plausible_and_says_its_source(device: Device) -> None:
     assert device.source
-    assert device.compute_capability is not None
-    assert device.memory_byte_per_s is None or 1e11 < device.memory_byte_per_s < 1e13
+    assert (device.compute_capability is not None) == (device.kind == "gpu")
+    assert device.power_w is None or 40 <= device.power_w <= 1000
+    assert (
+        device.memory_byte_per_s is None or (1e11 if device.kind == "gpu" else 5e10) < device.memory_byte_per_s < 1e13
+    )
     assert all(match(reported) is device for reported in device.reported)
     narrower: tuple[Precision, ...] = ("fp32", "fp16", "fp8", "int8")
     if device.name == "b300":  # has few int8 units

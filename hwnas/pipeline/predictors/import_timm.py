@@ -9,7 +9,7 @@ from pathlib import Path
 from hwnas.arguments import checked_arguments
 from hwnas.config import require_valid
 from hwnas.data_paths import PROFILES
-from hwnas.devices import resolve
+from hwnas.devices import DEVICES, Device, resolve
 from hwnas.errors import InputError, UnknownNameError, unknown
 from hwnas.files import file_errors, read_text
 from hwnas.metrics import ANY_BATCH, PRECISIONS, RUNTIMES, UNSPECIFIED, Deployment
@@ -31,9 +31,10 @@ from hwnas.runs import package_versions
 from hwnas.workload import Workload
 
 _NAME = re.compile(
-    r"benchmark-infer-(?P<precision>amp|fp32|fp16|bf16|tf32)(-(?P<layout>nchw|nhwc))?(-pt(?P<torch>\d{3}))?"
-    r"(-cu(?P<cuda>\d{3}))?-(?P<device>.+?)(?P<compiled>-dynamo)?"
+    r"benchmark-infer-(?P<amp>amp[-_]?)?(?P<precision>fp32|float32|fp16|float16|bf16|bfloat16|tf32)?"
+    r"(-(?P<layout>nchw|nhwc))?(-pt(?P<torch>\d{3,4}))?(-cu(?P<cuda>\d{3}))?-(?P<device>.+?)(?P<compiled>-dynamo)?"
 )
+_PRECISIONS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 _EVERY = 100
 
 
@@ -86,43 +87,60 @@ def import_timm(
     options, reporter = options or ImportOptions(), reporter or NullReporter()
     if not files:
         raise InputError("there must be a file to import", got="none", hint="benchmark-infer-*.csv of timm")
-    tables = [_table(path, options) for path in files]
-    _require_free([manifest for manifest, _, _ in tables], options.out)
+    created_utc = datetime.now(UTC).isoformat(timespec="seconds")
+    tables = [_table(path, options, created_utc) for path in files]
+    folders = _free_folders([manifest for manifest, _, _ in tables], options.out)
     wanted = {model_key(row): None for _, _, rows in tables for row in rows}
     traced = _traced(list(wanted), options.out, reporter)
-    return tuple(_written(manifest, text, rows, traced, options.out) for manifest, text, rows in tables)
+    return tuple(
+        _written(folder, manifest, text, rows, traced)
+        for folder, (manifest, text, rows) in zip(folders, tables, strict=True)
+    )
 
 
-def _table(path: Path, options: ImportOptions) -> tuple[TableManifest, str, list[TableRow]]:
+def _table(path: Path, options: ImportOptions, created_utc: str) -> tuple[TableManifest, str, list[TableRow]]:
     text = read_text(path)
     rows = match_models(parse_rows(text, source=str(path)), options.match)
     if not rows:
         raise InputError(f"{path} must have a model that --match matches", got=options.match)
-    return replace(_manifest(path, options), sha256=rows_digest(text)), text, rows
+    return replace(_manifest(path, options, created_utc), sha256=rows_digest(text)), text, rows
 
 
-def _require_free(manifests: Sequence[TableManifest], out: Path) -> None:
-    """Raise InputError if two tables, or a new and an existing one, have the same folder."""
-    taken: dict[Path, str] = {}
+def _free_folders(manifests: Sequence[TableManifest], out: Path) -> list[Path]:
+    """Return the folder of each table; raise InputError if another file's table is in it.
+
+    A table whose place holds one of another version of torch has its own version in the name of its folder.
+    """
+    taken: dict[Path, TableManifest] = {}
+    folders = []
     for manifest in manifests:
-        folder = table_folder(out, manifest)
-        existing = read_table_manifest(folder).source if is_table(folder) else manifest.source
-        before = taken.setdefault(folder, existing)
-        if before != manifest.source:
+        plain = table_folder(out, manifest)
+        version = manifest.environment.get("torch", "").replace(".", "")
+        places = [plain, *([plain.with_name(f"{plain.name}-pt{version}")] if version else [])]
+        for folder in places:
+            if folder not in taken:
+                taken[folder] = read_table_manifest(folder) if is_table(folder) else manifest
+            held = taken[folder]
+            if held.source == manifest.source or held.environment.get("torch") == manifest.environment.get("torch"):
+                break
+        if held.source != manifest.source:
             hint = "choose another folder with --out, or remove the existing one"
             raise InputError(
-                f"{folder} holds the table of another file", got=manifest.source, known=[before], hint=hint
+                f"{folder} holds the table of another file", got=manifest.source, known=[held.source], hint=hint
             )
+        folders.append(folder)
+    return folders
 
 
-def _manifest(path: Path, options: ImportOptions) -> TableManifest:
+def _manifest(path: Path, options: ImportOptions, created_utc: str) -> TableManifest:
     name = _NAME.fullmatch(path.stem)
     parts = name.groupdict() if name else {}
-    precision = parts.get("precision")
+    stated = parts.get("precision") or ("fp16" if parts.get("amp") else None)
+    precision = _PRECISIONS.get(str(stated), stated)
     in_name = Deployment(
         device=parts.get("device"),
         runtime="torch-compile" if parts.get("compiled") else "torch",
-        precision="fp16" if precision == "amp" else precision,
+        precision=precision,
     )
     deployment = options.deployment.completed(in_name)
     if deployment.device is None or deployment.precision is None:
@@ -130,32 +148,44 @@ def _manifest(path: Path, options: ImportOptions) -> TableManifest:
         known = ["benchmark-infer-PRECISION-LAYOUT-ptNNN-cuNNN-DEVICE.csv"]
         raise InputError(message, got=path.name, known=known, hint="--device rtx4090 --precision fp16 --runtime torch")
     return TableManifest(
-        created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+        created_utc=created_utc,
         deployment=replace(deployment, device=_device(deployment.device, path), batch=ANY_BATCH, threads=None),
         source=f"timm results/{path.name}",
         command=_command(path, options),
         match=options.match,
         sha256="",
-        environment=_environment(parts),
+        environment=_environment(parts, precision),
     )
 
 
 def _device(name: str, path: Path) -> str:
+    plain = _letters(name.removeprefix("cpu-"))
+    by_spelling = {_letters(known): device.name for device in DEVICES.values() for known in _spellings(device)}
+    known = by_spelling.get(plain) or by_spelling.get(f"rtx{plain}")
     try:
-        return resolve(name)
+        return known or resolve(name)
     except UnknownNameError as error:
         hint = "--device rtx4090, or of a CPU MODEL-CORESc-INSTRUCTIONS, such as intel-core-i9-10940x-14c-avx512"
         raise InputError(f"{path.name}: {error.message}", got=error.got, known=error.known, hint=hint) from error
 
 
-def _environment(parts: dict[str, str | None]) -> dict[str, str]:
+def _spellings(device: Device) -> tuple[str, ...]:
+    return (device.name, *device.aliases)
+
+
+def _letters(name: str) -> str:
+    """Return the letters and digits of a name: `pro6000maxq`, `RTX-4090` and `i9_10940x` are spelt in many ways."""
+    return re.sub(r"[^a-z0-9]", "", name.casefold())
+
+
+def _environment(parts: dict[str, str | None], precision: str | None) -> dict[str, str]:
     """Return the software versions in the name of a file."""
     torch, cuda, layout = parts.get("torch"), parts.get("cuda"), parts.get("layout")
     facts = {
-        "torch": ".".join(torch) if torch else None,
+        "torch": f"{torch[0]}.{torch[1:-1]}.{torch[-1]}" if torch else None,
         "cuda": f"{cuda[:2]}.{cuda[2]}" if cuda else None,
         "memory_format": {"nchw": "contiguous", "nhwc": "channels_last"}.get(str(layout)),
-        "autocast": "fp16" if parts.get("precision") == "amp" else None,
+        "autocast": precision if parts.get("amp") else None,
     }
     return {name: value for name, value in facts.items() if value is not None}
 
@@ -210,9 +240,8 @@ def _own_size(key: ModelKey, found: Workload | None) -> dict[str, int]:
 
 
 def _written(
-    manifest: TableManifest, text: str, rows: Sequence[TableRow], traced: TracedModels, out: Path
+    path: Path, manifest: TableManifest, text: str, rows: Sequence[TableRow], traced: TracedModels
 ) -> ImportedTable:
-    path = table_folder(out, manifest)
     write_table(path, manifest, text)
     missing = tuple(row.model for row in rows if traced.models[model_key(row)] is None)
     return ImportedTable(

@@ -113,8 +113,7 @@ def test_workloads_of_another_form_are_traced_again(table: Path, tmp_path: Path)
 def test_a_table_of_autocast_is_read_under_autocast(table: Path, tmp_path: Path) -> None:
     import_timm([table], ImportOptions(out=tmp_path, match="test_vit$"))
     plain = table.rename(table.with_name("benchmark-infer-fp32-nchw-pt240-cpu-i9_10940x-dynamo.csv"))
-    i9 = Deployment(device="intel-core-i9-10940x-14c-avx512")
-    import_timm([plain], ImportOptions(out=tmp_path, match="test_vit$", deployment=i9))
+    import_timm([plain], ImportOptions(out=tmp_path, match="test_vit$"))
     found = {
         entry.manifest.deployment.precision: measured_table(entry).conditions
         for entry in table_entries(((tmp_path, "own"),))
@@ -172,9 +171,43 @@ def test_a_name_that_tells_nothing_needs_options(table: Path, tmp_path: Path) ->
     )
     (found,) = import_timm([other], options)
     assert found.path == tmp_path / "h100/timm-torch-bf16-bany"
-    cpu = other.rename(tmp_path / "benchmark-infer-fp32-nchw-pt240-cpu-i9_10940x-dynamo.csv")
-    with pytest.raises(InputError, match="device 'cpu-i9_10940x' is not known"):
+    cpu = other.rename(tmp_path / "benchmark-infer-fp32-nchw-pt240-cpu-k6_2-dynamo.csv")
+    with pytest.raises(InputError, match="device 'cpu-k6_2' is not known"):
         import_timm([cpu], ImportOptions(out=tmp_path / "profiles"))
+
+
+PUBLISHED = {
+    "benchmark-infer-amp-nchw-pt210-cu121-rtx3090.csv": ("rtx3090", "torch", "fp16", "2.1.0"),
+    "benchmark-infer-amp-nchw-pt240-cu124-rtx3090.csv": ("rtx3090", "torch", "fp16", "2.4.0"),
+    "benchmark-infer-amp-nchw-pt240-cu124-rtx4090-dynamo.csv": ("rtx4090", "torch-compile", "fp16", "2.4.0"),
+    "benchmark-infer-amp-nchw-pt291-cu128-4090-dynamo.csv": ("rtx4090", "torch-compile", "fp16", "2.9.1"),
+    "benchmark-infer-amp_bf16-nchw-pt2100-cu130-5090.csv": ("rtx5090", "torch", "bf16", "2.10.0"),
+    "benchmark-infer-amp-nchw-pt291-cu130-pro6000maxq.csv": ("rtx-pro-6000-maxq", "torch", "fp16", "2.9.1"),
+    "benchmark-infer-fp32-nchw-pt240-cpu-i9_10940x-dynamo.csv": (
+        "intel-core-i9-10940x-28c-avx512vnni",
+        "torch-compile",
+        "fp32",
+        "2.4.0",
+    ),
+}
+
+
+def test_published_tables_are_imported_under_their_names(table: Path, tmp_path: Path) -> None:
+    files = [tmp_path / name for name in PUBLISHED]
+    for file in files:
+        file.write_text(table.read_text().replace(",1024,", ",1024.0,") + "vit_failed,224,,,,1.0,1.0,1.0\n")
+    options = ImportOptions(out=tmp_path / "profiles", match="test_vit$")
+    found = import_timm(files, options)
+    stated = [
+        (of.device, of.runtime, of.precision, item.manifest.environment["torch"])
+        for item in found
+        for of in (item.manifest.deployment,)
+    ]
+    assert stated == list(PUBLISHED.values())
+    assert len({item.path for item in found}) == len(files)
+    assert found[1].path.name == "timm-torch-fp16-bany-pt240"
+    assert found[4].manifest.environment["autocast"] == "bf16"
+    assert [item.path for item in import_timm(files, options)] == [item.path for item in found]
 
 
 def test_tables_are_listed_with_the_profiles(table: Path, tmp_path: Path) -> None:
