@@ -1,17 +1,18 @@
 """`hwnas profile`: measure networks on a device, and print the quality of the measurements."""
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from hwnas.cli.options import BATCHES, MINUTES, PAIRS, PATH, SEED, THREADS, Whole, given_options, json_option
+from hwnas.cli.options import BATCHES, MINUTES, NAMES, PAIRS, PATH, SEED, THREADS, Whole, given_options, json_option
 from hwnas.cli.output import print_footer, print_json, print_line, print_table
 from hwnas.cli.progress import console_reporter
 from hwnas.data_paths import PROFILES
 from hwnas.errors import CheckFailedError, Interrupted, UsageError, signal_number
-from hwnas.pipeline.measure import MeasureResult, measure, measure_plan
+from hwnas.pipeline.measure import MeasureResult, measure_plan, measure_precisions
 from hwnas.profile.environment import CampaignEnvironment
 from hwnas.profile.options import MAX_NETWORKS, CampaignOptions
 from hwnas.profile.plan import WrittenPlan, write_plan
@@ -62,7 +63,14 @@ _RUN_PARAMETERS = (
     show_default=True,
     help="Batch sizes, for example 1,8,64; peak: the one from which DeiT-Ti's images/s no longer rise.",
 )
-@click.option("--precision", default="fp32", show_default=True, help="fp32, tf32, fp16, bf16, int8 or int8-dynamic.")
+@click.option(
+    "--precision",
+    "precisions",
+    type=NAMES,
+    default="fp32",
+    show_default=True,
+    help="fp32, tf32, fp16, bf16, int8 or int8-dynamic; several, as in bf16,int8, are measured one after the other.",
+)
 @click.option(
     "--runtime", default="auto", show_default=True, help="Runtime; auto takes the fastest one that is installed."
 )
@@ -133,6 +141,7 @@ def profile(
     as_json: bool,
     check_with: str | None,
     batches: tuple[int | None, ...],
+    precisions: tuple[str, ...],
     **values: Any,
 ) -> None:
     """Measure networks on a device.
@@ -149,10 +158,12 @@ def profile(
         raise UsageError("--check-with needs the GPU, where the plan is measured", got="--plan-only")
     goal = _goal(until, order, planned=plan_only or plan is not None)
     values |= {"batches": tuple(batch for batch in batches if batch), "peak_batch": None in batches}
+    options = CampaignOptions(**values, precision=precisions[0], out=out or Path(PROFILES))
     if plan_only:
-        _print_planned(write_plan(CampaignOptions(**values), out or Path()), as_json=as_json)
+        if len(precisions) > 1:
+            raise UsageError("a plan is of one precision", got=",".join(precisions), hint="one plan for each")
+        _print_planned(write_plan(replace(options, out=Path(PROFILES)), options.out), as_json=as_json)
         return
-    options = CampaignOptions(**values, out=out or Path(PROFILES))
     environment = None if limit_minutes is None else CampaignEnvironment.of_this_machine(limit_s=60 * limit_minutes)
     with console_reporter() as reporter:
         shared: dict[str, Any] = {"new": new, "retry": retry, "gpus": () if gpus is None else tuple(gpus.split(","))}
@@ -160,22 +171,30 @@ def profile(
         shared["check_with_trtexec"] = check_with is not None
         try:
             if plan is None:
-                measured = measure(options, until=goal, **shared)
+                measured = measure_precisions(options, precisions, until=goal, **shared)
             else:
-                measured = measure_plan(plan, out=options.out, **shared)
+                measured = (measure_plan(plan, out=options.out, **shared),)
         except KeyboardInterrupt as stopped:
-            command = (*options.command(), *(goal.cli_options if goal else ()))
+            command = (*_command(options, precisions), *(goal.cli_options if goal else ()))
             if plan is not None:
                 command = ("hwnas", "profile", "--plan", str(plan), *(() if out is None else ("--out", str(out))))
             command = (*command, *(() if gpus is None else ("--gpus", gpus)))
             message = f"everything measured is kept\n  try     {shlex.join(command)}"
             raise Interrupted(message, number=signal_number(stopped)) from stopped
     _print_measured(measured, folder=out, as_json=as_json)
-    qualities = [(item.name, item.quality) for item in measured.profiles]
-    _require_all_batches(measured)
+    qualities = [(item.name, item.quality) for result in measured for item in result.profiles]
+    for result in measured:
+        _require_all_batches(result)
     require_measured(qualities)
     if strict:
         require_stable(qualities)
+
+
+def _command(options: CampaignOptions, precisions: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the command line of campaigns in several precisions."""
+    if len(precisions) == 1:
+        return options.command()
+    return (*replace(options, precision="fp32").command(), "--precision", ",".join(precisions))
 
 
 def _require_one_source(context: click.Context, *, plan: Path | None, plan_only: bool, out: Path | None) -> None:
@@ -222,31 +241,41 @@ def _print_planned(planned: WrittenPlan, *, as_json: bool) -> None:
     print_line(f"then copy its folder {PROFILES}/{planned.device} back")
 
 
-def _print_measured(measured: MeasureResult, *, folder: Path | None, as_json: bool) -> None:
+def _print_measured(measured: tuple[MeasureResult, ...], *, folder: Path | None, as_json: bool) -> None:
     if as_json:
-        values = {name: getattr(measured, name) for name in measured.__dataclass_fields__}
-        profiles = [
-            {"name": item.name, "path": item.path, "quality": quality_values(item.quality)}
-            for item in measured.profiles
-        ]
-        print_json({**values, "profiles": profiles})
+        values = [_measured_values(item) for item in measured]
+        print_json(values[0] if len(values) == 1 else {"campaigns": values})
         return
+    for result in measured:
+        _print_campaign(result)
+        print_line()
+    elsewhere = () if folder is None else ("--profiles", folder)
+    print_footer(("hwnas", "fit", "--device", measured[0].deployment.device, *elsewhere))
+
+
+def _measured_values(measured: MeasureResult) -> dict[str, Any]:
+    values = {name: getattr(measured, name) for name in measured.__dataclass_fields__}
+    profiles = [
+        {"name": item.name, "path": item.path, "quality": quality_values(item.quality)} for item in measured.profiles
+    ]
+    return {**values, "profiles": profiles}
+
+
+def _print_campaign(measured: MeasureResult) -> None:
     deployment = measured.deployment
     left = f", {measured.num_left} left" if measured.num_left else ""
+    precision = "" if deployment.precision == "fp32" else f" in {deployment.precision}"
     print_line(
-        f"{measured.num_measured} measured with {deployment.runtime} on {deployment.device}, "
+        f"{measured.num_measured} measured with {deployment.runtime}{precision} on {deployment.device}, "
         f"{measured.num_failed} failed, {measured.num_skipped} measured before{left}"
     )
     for item in measured.profiles:
         print_line()
         print_quality(str(item.path), item.quality)
-    print_line()
     for check in measured.checks:
         print_line(check.describe())
     if measured.describe_throughput():
         print_line(measured.describe_throughput())
-    elsewhere = () if folder is None else ("--profiles", folder)
-    print_footer(("hwnas", "fit", "--device", deployment.device, *elsewhere))
 
 
 def quality_values(quality: ProfileQuality) -> dict[str, Any]:

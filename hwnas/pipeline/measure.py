@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hwnas.arguments import checked_arguments
 from hwnas.data_paths import PROFILES
@@ -19,14 +19,14 @@ from hwnas.pipeline.engine_check import EngineCheck, check_engines, require_chec
 from hwnas.pipeline.peak_batch import BatchThroughput, describe_throughput, resolve_peak_batch
 from hwnas.profile.campaign import Campaign, CampaignResult
 from hwnas.profile.crew import Crew, WorkerPair
-from hwnas.profile.environment import CampaignEnvironment, StoreOpener, choose_runtime
+from hwnas.profile.environment import CampaignEnvironment, StoreOpener, choose_runtime, require_supported
 from hwnas.profile.options import CampaignOptions
 from hwnas.profile.plan import Plan, load_plan, plan_stages, require_space
 from hwnas.profile.results import ProfileQuality, summarize_measurements, summary_columns
 from hwnas.profile.statistics import throughput
 from hwnas.profile.summary import read_quality
 from hwnas.progress import NullReporter, Reporter
-from hwnas.records import load_profile
+from hwnas.records import Setting, load_profile
 from hwnas.records.manifest import read_manifest
 
 if TYPE_CHECKING:
@@ -145,6 +145,49 @@ def measure(
 
     rounds = MeasuringRounds(options, device.name, until, reporter=reporter)
     return _run(rounds.first(), rounds.extend, device, environment, run_options, reporter)
+
+
+def measure_precisions(
+    options: CampaignOptions,
+    precisions: Sequence[str],
+    *,
+    reporter: Reporter | None = None,
+    campaign_environment: CampaignEnvironment | None = None,
+    **more: Any,
+) -> tuple[MeasureResult, ...]:
+    """Measure the same networks in several precisions, one campaign after the other.
+
+    Args:
+        options: Options of all campaigns, but for the precision.
+        precisions: Names of precisions; all are checked before the first is measured.
+        reporter: Receives messages and progress.
+        campaign_environment: Machine, packages and worker factory; None: those of this machine.
+        more: Other arguments of `measure`.
+
+    Returns:
+        The result of each campaign.
+
+    Raises:
+        InputError: The runtime does not support one of the precisions; nothing has been measured then.
+    """
+    reporter = reporter or NullReporter()
+    environment = campaign_environment or CampaignEnvironment.of_this_machine()
+    campaigns = [replace(options, precision=precision) for precision in dict.fromkeys(precisions)]
+    if len(campaigns) > 1:
+        device = _require_device(options, environment.machine)
+        for item in campaigns:
+            runtime = choose_runtime(item.runtime, device, NullReporter())
+            for batch in item.batches:
+                deployment = Deployment(
+                    device=device.name, runtime=runtime, precision=item.precision, batch=batch, threads=item.threads
+                )
+                require_supported(Setting(deployment=deployment), device)
+    results = []
+    for item in campaigns:
+        if len(campaigns) > 1:
+            reporter.message(f"precision {item.precision}")
+        results.append(measure(item, reporter=reporter, campaign_environment=campaign_environment, **more))
+    return tuple(results)
 
 
 @checked_arguments

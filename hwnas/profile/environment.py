@@ -90,6 +90,15 @@ def choose_runtime(runtime: str, device: Device, reporter: Reporter) -> str:
     return runtime
 
 
+def require_supported(setting: Setting, device: Device) -> None:
+    """Require that the runtime of a setting runs its precision and batch; the error names a runtime that does."""
+    support = load_runner(setting.runtime).supports(setting)
+    if not support.available:
+        others = supporting_runtimes(setting, device)
+        hint = f"--runtime {others[0]}" if others else None
+        raise InputError(f"{setting.runtime} must be able to run in this setting", got=support.reason, hint=hint)
+
+
 @dataclass(frozen=True, kw_only=True)
 class StoreOpener:
     """Opens the stores of a campaign, one for each batch."""
@@ -119,12 +128,7 @@ class StoreOpener:
             for setting in plan.settings:
                 if setting.batch in stores:  # settings of one batch differ in the exporter; the first is the space's
                     continue
-                support = load_runner(setting.runtime).supports(setting)
-                if not support.available:
-                    others = supporting_runtimes(setting, self.device)
-                    hint = f"--runtime {others[0]}" if others else None
-                    message = f"{setting.runtime} must be able to run in this setting"
-                    raise InputError(message, got=support.reason, hint=hint)
+                require_supported(setting, self.device)
                 manifest = self._new_manifest(plan, setting)
                 path = self._folder(manifest)
                 path_within(self.out, path.relative_to(self.out))

@@ -63,6 +63,25 @@ def test_json_is_one_document(command_line: CommandLine) -> None:
     assert first["quality"]["problems"] == ["3 networks were measured twice, a noise floor needs 12"]
 
 
+def test_several_precisions_are_measured_one_after_the_other(command_line: CommandLine) -> None:
+    assert command_line(*SMALL, "--samples", "3", "--precision", "fp32,int8", "--json") == 0
+    campaigns = json.loads(command_line.out)["campaigns"]
+    assert [item["deployment"]["precision"] for item in campaigns] == ["fp32", "int8"]
+    assert [item["num_measured"] for item in campaigns] == [6, 6]
+    assert {path.name for path in (Path("profiles") / CPU).iterdir()} == {FOLDER, FOLDER.replace("fp32", "int8")}
+    assert command_line(*SMALL, "--samples", "3", "--precision", "fp32,int8") == 0
+    assert "0 measured with onnxruntime in int8" in command_line.out
+    assert command_line.out.count("try") <= 1
+
+
+def test_all_precisions_are_checked_before_the_first_is_measured(command_line: CommandLine) -> None:
+    assert command_line(*SMALL, "--samples", "3", "--precision", "fp32,bf16") == 1
+    assert "onnxruntime must be able to run in this setting" in command_line.err
+    assert not Path("profiles").exists()
+    assert command_line(*SMALL, "--precision", "fp32,int8", "--plan-only", "--out", "plan.jsonl") == 2
+    assert not Path("plan.jsonl").exists()
+
+
 def test_failures_are_told_while_it_runs_and_in_the_summary(command_line: CommandLine, place: FakeEnvironment) -> None:
     command_line(*SMALL, "--samples", "2", "--out", "first")
     bad = load_profile(Path("first") / CPU / FOLDER).measurements[0].subject.network_id
