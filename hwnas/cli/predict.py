@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from hwnas.cli.options import BATCH, CONFIDENCE, THREADS, json_option, predictors_option
+from hwnas.cli.options import BATCH, CONFIDENCE, THREADS, json_option, predictors_option, profiles_option
 from hwnas.cli.output import Column, print_footer, print_json, print_line, print_table
 from hwnas.metrics import Deployment
 from hwnas.pipeline.predictors.predict import (
@@ -38,6 +38,7 @@ _PRINTED_FACTS = ("onnxruntime", "openvino", "tensorrt", "tensorrt-rtx", "torch"
 @click.option("--threads", type=THREADS, help="CPU threads of the predictor, if there are several.")
 @click.option("--confidence", type=CONFIDENCE, show_default="at most 0.9", help="Confidence of the intervals.")
 @predictors_option
+@profiles_option
 @click.option("--allow-outside", is_flag=True, help="Also predict networks that differ from all measured ones.")
 @json_option
 def predict(
@@ -52,6 +53,9 @@ def predict(
     **values: Any,
 ) -> None:
     """Predict the latency of networks on a device.
+
+    For a device that nobody measured, the measurements of others of its kind are scaled by their datasheets, and the
+    output says so.
 
     TARGET is timm:NAME, SPACE:ARCH, or with --space just ARCH: the name of a published network, min, max, random:SEED,
     a JSON file or inline JSON. It may also be a .jsonl file with one arch, or {"space": ..., "arch": ...}, per line.
@@ -102,7 +106,8 @@ def _print(predicted: NetworkPredictions) -> None:
         facts = [f"{name} {used.environment[name]}" for name in _PRINTED_FACTS if name in used.environment]
         source = used.environment.get("source") or ", ".join(used.sources)
         print_line(f"  measured in {source}{' with ' if facts else ''}{', '.join(facts)}")
-        print_line(f"  card: {used.path}/card.md")
+        if used.measured:
+            print_line(f"  card: {used.path}/card.md")
 
 
 def _next_command(targets: tuple[str, ...], options: PredictOptions) -> tuple[object, ...]:

@@ -62,6 +62,11 @@ _SOURCES = (
         help="Runtime of device metrics; of several, as in onnxruntime,torch, the search chooses one for each network.",
     ),
     predictors_option,
+    click.option(
+        "--unmeasured",
+        is_flag=True,
+        help="For a device that nobody measured, scale measurements of others by their datasheets.",
+    ),
 )
 _OBJECTIVES = (
     click.option(

@@ -24,6 +24,9 @@ SCHEMA = "hwnas.predictor/3"
 CARD = "card.json"
 """File name of a card in the folder of its predictor."""
 
+UNMEASURED = "not measured on this device"
+"""Beginning of the first note on the card of a predictor whose device nobody measured."""
+
 CONFIDENCES = (0.5, 0.8, 0.9, 0.95)
 """Confidences at which coverage is reported."""
 
@@ -130,6 +133,11 @@ class Card(_Body):
     def scores(self) -> Scores:
         """The chosen model's scores on held-out networks."""
         return next(ranked.scores for ranked in self.ranking if ranked.model == self.model)
+
+    @property
+    def is_unmeasured(self) -> bool:
+        """True if nobody measured the device, and the predictor was made from those of other devices."""
+        return any(note.startswith(UNMEASURED) for note in self.notes)
 
     @property
     def error_over_floor(self) -> float | None:

@@ -36,9 +36,15 @@ def sentence(data: RunData) -> str:
     return f"The search {_found(data, front)}; {_choice(data, front)}{_trust(data)}."
 
 
+def _unmeasured(data: RunData) -> Iterator[str]:
+    for metric, card in data.cards.items():
+        if card.is_unmeasured:
+            yield f"{metric}: {card.notes[0]}"
+
+
 def banners(data: RunData) -> tuple[Banner, ...]:
     """Collect warnings and notes about the results, warnings first."""
-    warnings = [Banner(level="warning", text=text) for text in (*_unfinished(data), *_unsure(data))]
+    warnings = [Banner(level="warning", text=text) for text in (*_unfinished(data), *_unmeasured(data), *_unsure(data))]
     return (*warnings, *(Banner(level="note", text=text) for text in _notes(data)))
 
 
@@ -211,7 +217,8 @@ def _notes(data: RunData) -> Iterator[str]:
             "the best accuracies are slightly optimistic."
         )
     if data.record is not None:
-        yield from (note for note in data.record.notes if note != _supernet_warning(data.record))
+        warned = (_supernet_warning(data.record), *_unmeasured(data))
+        yield from (note for note in data.record.notes if note not in warned)
 
 
 def accuracy_error(data: RunData) -> float | None:

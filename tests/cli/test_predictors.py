@@ -73,7 +73,11 @@ def test_a_network_outside_ends_with_1(command_line: CommandLine) -> None:
         (("fit", "--device", "h200"), 1, "error: there is no profile of h200"),
         (("fit", "--device", DEVICE, "--metric", "speed"), 1, "error: metric 'speed' is not known"),
         (("fit", "--device", DEVICE, "--samples", "0"), 2, "error: invalid value for '--samples'"),
-        (("predict", "autoformer-tiny:min", "--device", "h200"), 3, "error: there is no predictor for h200"),
+        (
+            ("predict", "autoformer-tiny:min", "--device", "h200", "--metric", "memory_mb"),
+            3,
+            "error: there is no predictor for h200",
+        ),
         (("predict", "--device", "h200"), 1, "error: there must be a network to predict"),
         (("predict", "min", "--device", "h200"), 1, "error: a network must be named with its space"),
         (("predict", "timm:x", "--confidence", "1.5"), 2, "error: invalid value for '--confidence'"),

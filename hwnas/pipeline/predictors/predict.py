@@ -8,14 +8,15 @@ from typing import Any
 from hwnas.arguments import checked_arguments
 from hwnas.config import require_valid
 from hwnas.devices import Machine
-from hwnas.errors import InputError, unknown
+from hwnas.errors import HwnasError, InputError, MissingError, unknown
 from hwnas.frames import Columns, TabularResult
 from hwnas.metrics import MEASURED_METRICS, UNSPECIFIED, Deployment, Metric
 from hwnas.pipeline.predictors.targets import Target, parse_targets
+from hwnas.pipeline.predictors.unmeasured import choose_unmeasured
 from hwnas.pipeline.predictors.workloads import timm_workload
 from hwnas.predict.features.table import Features
 from hwnas.predict.intervals import DEFAULT_CONFIDENCE
-from hwnas.predict.selector import ChosenPredictor, choose_predictor
+from hwnas.predict.selector import ChosenPredictor, NoPredictorError, choose_predictor
 from hwnas.space import SPACES
 
 
@@ -30,6 +31,8 @@ class PredictOptions:
     confidence: float | None = None
     """None: 0.9, or the highest that all predictors support."""
     predictors: Path | None = None
+    profiles: Path | None = None
+    """Folder of the measured devices that answer for one that nobody measured; None: the default search path."""
     allow_outside: bool = False
     """Predict networks outside the fitted range instead of raising an error; they are marked."""
 
@@ -69,6 +72,8 @@ class UsedPredictor:
     environment: Mapping[str, str]
     """Environment that its networks were measured in, which the predictions hold for."""
     sources: tuple[str, ...]
+    measured: bool = True
+    """False for a device that nobody measured, which other devices' measurements answer for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +85,7 @@ class NetworkPredictions(TabularResult):
     predictions: tuple[MetricPrediction, ...]
     predictors: tuple[UsedPredictor, ...]
     notes: tuple[str, ...] = ()
-    """Notes on defaults that the predictors did not support."""
+    """Notes on devices that nobody measured, and on defaults that the predictors did not support."""
 
     def _columns(self) -> Columns:
         names = ("label", "network_id", "metric", "unit", "mean", "lower", "upper")
@@ -137,7 +142,12 @@ def predict_networks(
         confidence=confidence,
         predictions=tuple(predictions),
         predictors=tuple(used.values()),
-        notes=_notes(confidence, all_chosen) if options.confidence is None else (),
+        notes=(
+            *dict.fromkeys(
+                note for item in all_chosen if item.predictor.card.is_unmeasured for note in item.predictor.card.notes
+            ),
+            *(_notes(confidence, all_chosen) if options.confidence is None else ()),
+        ),
     )
 
 
@@ -163,7 +173,20 @@ def _notes(confidence: float, all_chosen: Sequence[ChosenPredictor]) -> tuple[st
 
 def _choose(name: str, space: str | None, options: PredictOptions, machine: Machine | None) -> ChosenPredictor:
     metric = Metric(name=name, deployment=options.deployment)
-    return choose_predictor(metric, space=space, predictors=options.predictors, machine=machine)
+    try:
+        return choose_predictor(metric, space=space, predictors=options.predictors, machine=machine)
+    except (MissingError, NoPredictorError) as error:
+        try:
+            return choose_unmeasured(metric, profiles=options.profiles, machine=machine)
+        except InputError as unmeasured:
+            raise _neither(error, unmeasured) from error
+
+
+def _neither(error: HwnasError, unmeasured: InputError) -> HwnasError:
+    """Return the error that there is no predictor, with the reason for which other devices do not answer."""
+    got = "" if unmeasured.got is None else f", got {unmeasured.got}"
+    message = f"{error.message}; and from other devices: {unmeasured.message}{got}"
+    return type(error)(message, got=error.got, known=error.known, hint=error.hint)
 
 
 def _predict_group(
@@ -204,4 +227,5 @@ def _used(chosen: ChosenPredictor) -> UsedPredictor:
         note=chosen.note,
         environment=card.environment,
         sources=card.data.sources,
+        measured=not card.is_unmeasured,
     )

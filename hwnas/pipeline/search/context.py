@@ -17,6 +17,7 @@ from hwnas.pipeline.search.defaults import (
     combine_errors,
     fit_missing,
     resolve_metrics,
+    use_unmeasured,
 )
 from hwnas.pipeline.search.deployments import (
     DeployedMetrics,
@@ -110,9 +111,12 @@ def prepare_search(
         if not metrics.missing:
             return metrics
         out = scratch or options.predictors or Path(PREDICTORS)
-        return fit_missing(
+        metrics = fit_missing(
             metrics, space=space.name, profiles=options.profiles, out=out, reporter=reporter, machine=machine
         )
+        if options.unmeasured and metrics.missing:
+            return use_unmeasured(metrics, profiles=options.profiles, out=out, machine=machine)
+        return metrics
 
     metrics = resolve_deployments(criteria, requested, resolve=resolve)
     problems = (*choice.problems, *metrics.problems)

@@ -153,6 +153,29 @@ def fit_missing(
     return replace(resolved, chosen=chosen, missing=missing, notes=tuple(notes))
 
 
+def use_unmeasured(
+    resolved: ResolvedMetrics, *, profiles: Path | None, out: Path, machine: Machine | None = None
+) -> ResolvedMetrics:
+    """Make the predictors that are still missing from measurements of other devices.
+
+    Args:
+        resolved: What `resolve_metrics` and `fit_missing` found.
+        profiles: The only folder of profiles and tables to use; None: the default search path.
+        out: The folder of predictors below which they are written.
+        machine: This machine, for tests.
+    """
+    from hwnas.pipeline.predictors.unmeasured import choose_unmeasured, save_unmeasured
+
+    chosen, missing = dict(resolved.chosen), {}
+    for metric, error in resolved.missing.items():
+        try:
+            chosen[metric] = save_unmeasured(choose_unmeasured(metric, profiles=profiles, machine=machine), out)
+        except InputError as unmeasured:
+            message = f"{error.message}; and from other devices: {unmeasured.message}"
+            missing[metric] = type(error)(message, got=error.got, known=unmeasured.known, hint=unmeasured.hint)
+    return replace(resolved, chosen=chosen, missing=missing)
+
+
 def _fit(metric: Metric, space: str, profiles: Path | None, out: Path, reporter: Reporter) -> list[str]:
     """Fit the predictor of a metric; return the names of the profiles, of which there may be none."""
     from hwnas.pipeline.predictors.fit import FitOptions, fit_predictors

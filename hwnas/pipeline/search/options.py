@@ -53,6 +53,8 @@ class SearchOptions:
     """The only folder to look for predictors in."""
     profiles: Path | None = None
     """A folder of profiles to fit missing predictors to."""
+    unmeasured: bool = False
+    """Use measurements of other devices where nobody measured the device."""
     runs: Path = Path("runs")
     """Folder in which supernets are found and the run is created."""
     post_search: PostSearch = field(default_factory=PostSearch)
@@ -127,6 +129,7 @@ def _unused(options: SearchOptions, criteria: Criteria) -> Iterator[tuple[str, o
             "--precision": ",".join(options.precisions) or None,
             "--predictors": options.predictors,
             "--confidence": options.confidence,
+            "--unmeasured": options.unmeasured or None,
         }
         for option, unread in given.items():
             if unread is not None:

@@ -78,10 +78,19 @@ def make_record(
         seeds=finished.seeds,
         notes=(
             *(() if context.supernet is None else context.supernet.data.notes),
+            *_unmeasured_notes(context),
             *_outside_notes(context, outcome),
             *([] if warning is None else [warning]),
         ),
     )
+
+
+def _unmeasured_notes(context: SearchContext) -> Iterator[str]:
+    """Say which metrics are predicted from measurements of other devices."""
+    for item in context.cheap.predictors:
+        card = item.predictor.card
+        if card.is_unmeasured:
+            yield f"{item.metric}: {card.notes[0]}"
 
 
 def _outside_notes(context: SearchContext, outcome: SearchOutcome) -> Iterator[str]:

@@ -343,5 +343,7 @@ def test_a_device_without_predictors_is_missing(tmp_path: Path) -> None:
     with pytest.raises(MissingError, match="there is no predictor for h200"):
         predict_networks(
             ["autoformer-tiny:min"],
-            PredictOptions(deployment=Deployment(device="h200"), predictors=tmp_path / "predictors"),
+            PredictOptions(
+                deployment=Deployment(device="h200"), predictors=tmp_path / "predictors", metrics=("memory_mb",)
+            ),
         )

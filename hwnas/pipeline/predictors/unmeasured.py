@@ -1,0 +1,177 @@
+"""Choice of the measured devices that answer for one that nobody measured."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from hwnas.data_paths import PROFILES, data_search_path
+from hwnas.devices import DEVICES, Device, Machine, resolve
+from hwnas.errors import InputError
+from hwnas.files import path_within
+from hwnas.metrics import ANY_BATCH, PRECISION_PREFERENCE, PRECISIONS, RUNTIMES, Deployment, Metric, Precision
+from hwnas.pipeline.predictors.measured_networks import MeasuredNetworks, measured_profile, measured_table
+from hwnas.predict.features.counting import workload_features
+from hwnas.predict.lookup import predictor_folder
+from hwnas.predict.pooled import MIN_DEVICES, MeasuredDevice, pooled_predictor, sustained_conditions
+from hwnas.predict.saving import save_predictor
+from hwnas.predict.selector import ChosenPredictor
+from hwnas.profile.lookup import ProfileEntry, TableEntry, profile_entries, table_entries
+
+POOLED = "unmeasured"
+"""Folder, below one of predictors, of those of devices that nobody measured; they are never chosen in silence."""
+_METRICS = ("latency_ms", "throughput")
+_Entry = ProfileEntry | TableEntry
+
+
+def choose_unmeasured(
+    metric: Metric, *, profiles: Path | None = None, machine: Machine | None = None
+) -> ChosenPredictor:
+    """Make a predictor for a device that nobody measured, from all measured ones of its kind.
+
+    Args:
+        metric: The metric; unspecified parts of its deployment are filled in from the pool.
+        profiles: The only folder of profiles and tables to use; None: the default search path.
+        machine: The machine whose device is used by default; None: this one.
+
+    Returns:
+        The predictor, in memory alone. Its note and its card say that the device was not measured.
+
+    Raises:
+        InputError: The device has no datasheet with rates, the metric does not follow from one, or fewer than two
+            devices of its kind were measured in one deployment.
+    """
+    name = resolve(metric.deployment.device or "auto", machine=machine)
+    if metric.name not in _METRICS:
+        hint = f"hwnas profile on {name}"
+        raise InputError(f"{metric.name} does not follow from a datasheet", got=name, known=_METRICS, hint=hint)
+    if name not in DEVICES:
+        hint = "hwnas profile on that device, or register its rates: hwnas.devices.DEVICES.add"
+        raise InputError(
+            f"a device that nobody measured must have a datasheet, which {name} lacks", got=name, hint=hint
+        )
+    device = DEVICES.get(name)
+    pools = _pools(metric.deployment, device, profiles)
+    entries = _best_pool(pools, device)
+    parts = [_measured(entry) for entry in entries]
+    deployment = replace(entries[0].deployment, device=name, batch=metric.deployment.batch or ANY_BATCH, threads=None)
+    autocast = all("autocast" in part.environment for part in parts)
+    conditions = sustained_conditions(
+        device, precision=_precision(deployment), runtime=str(deployment.runtime), autocast=autocast
+    )
+    predictor = pooled_predictor(
+        [_part(part) for part in parts],
+        device=device,
+        metric=replace(metric, deployment=deployment),
+        conditions=conditions,
+        environment=_common([part.environment for part in parts]),
+    )
+    batch = deployment.fixed_batch or predictor.card.data.usual_batch
+    complete = replace(metric, deployment=replace(deployment, batch=batch))
+    return ChosenPredictor(
+        metric=complete,
+        predictor=predictor,
+        path=Path(POOLED, predictor_folder(predictor.card.metric)),
+        origin="own",
+        note=f"{complete}: {predictor.card.notes[0]}",
+    )
+
+
+def save_unmeasured(chosen: ChosenPredictor, out: Path) -> ChosenPredictor:
+    """Write such a predictor below a folder of predictors, where only its path finds it."""
+    folder = path_within(out, POOLED) / predictor_folder(chosen.predictor.card.metric)
+    return replace(chosen, predictor=save_predictor(chosen.predictor, folder), path=folder)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Source:
+    """A profile or table of a measured device."""
+
+    device: Device
+    deployment: Deployment
+    version: tuple[int, ...]
+    entry: _Entry
+
+
+def _pools(deployment: Deployment, device: Device, profiles: Path | None) -> dict[tuple[str, str], list[_Source]]:
+    """Return what was measured on devices of this kind with rates, by runtime and precision."""
+    paths = data_search_path(PROFILES, profiles)
+    found: dict[tuple[str, str], list[_Source]] = {}
+    for entry in (*profile_entries(paths), *table_entries(paths)):
+        manifest = entry.manifest
+        own = entry.manifest.setting.deployment if isinstance(entry, ProfileEntry) else entry.manifest.deployment
+        name = str(own.device)
+        if name not in DEVICES or DEVICES.get(name).kind != device.kind:
+            continue
+        if not replace(deployment, device=None, batch=None, threads=None).matches(own):
+            continue
+        version = tuple(int(part) for part in manifest.environment.get("torch", "0").split(".") if part.isdecimal())
+        source = _Source(device=DEVICES.get(name), deployment=own, version=version, entry=entry)
+        found.setdefault((str(own.runtime), str(own.precision)), []).append(source)
+    return found
+
+
+def _best_pool(pools: Mapping[tuple[str, str], Sequence[_Source]], device: Device) -> list[_Source]:
+    """Return the pool of the best runtime; of a device that several versions were measured on, the newest version."""
+
+    def rank(key: tuple[str, str]) -> tuple[int, int]:
+        runtime, precision = key
+        names = RUNTIMES.names()
+        preference = PRECISION_PREFERENCE.index(precision) if precision in PRECISION_PREFERENCE else 99
+        return names.index(runtime) if runtime in names else len(names), preference
+
+    for key in sorted(pools, key=rank):
+        sources = pools[key]
+        if any(source.device.name == device.name for source in sources):
+            hint = f"hwnas fit --device {device.name} --runtime {key[0]}"
+            raise InputError(f"{device.name} was measured: fit a predictor to that", got="/".join(key), hint=hint)
+        newest: dict[tuple[str, str], _Source] = {}
+        for source in sources:
+            kind = "table" if isinstance(source.entry, TableEntry) else source.entry.name.partition("/")[2]
+            other = newest.get((source.device.name, kind))
+            if other is None or source.version > other.version:
+                newest[source.device.name, kind] = source
+        if len({source.device.name for source in newest.values()}) >= MIN_DEVICES:
+            return list(newest.values())
+    known = sorted(f"{'/'.join(key)}: {source.device.name}" for key, sources in pools.items() for source in sources)
+    message = f"{device.name} must be measured, or {MIN_DEVICES} other {device.kind.upper()}s with a datasheet"
+    hint = f"hwnas profile on {device.name}; or hwnas profiles import-timm"
+    raise InputError(message, got=f"{len(known)} in this deployment", known=known, hint=hint)
+
+
+def _measured(source: _Source) -> MeasuredNetworks:
+    entry = source.entry
+    return measured_table(entry) if isinstance(entry, TableEntry) else measured_profile(entry)
+
+
+def _part(networks: MeasuredNetworks) -> MeasuredDevice:
+    """Return the rows of a device under the rates that it sustains."""
+    latency = networks.values["latency_ms"]
+    measured = networks.take(np.flatnonzero(np.isfinite(latency)))
+    deployment = networks.deployment
+    conditions = sustained_conditions(
+        networks.device,
+        precision=_precision(deployment),
+        batch=measured.batches,
+        runtime=str(deployment.runtime),
+        autocast="autocast" in networks.environment,
+    )
+    return MeasuredDevice(
+        device=networks.device,
+        features=workload_features(measured.workloads, conditions),
+        target=measured.values["latency_ms"],
+        batches=measured.batches.astype(np.float64),
+        sources=networks.sources,
+        kinds=tuple(sorted(set(measured.space_names))),
+    )
+
+
+def _precision(deployment: Deployment) -> Precision:
+    return next(name for name in PRECISIONS if name == deployment.precision)
+
+
+def _common(environments: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Return the facts that all environments share."""
+    first, *others = environments
+    return {name: value for name, value in first.items() if all(other.get(name) == value for other in others)}
