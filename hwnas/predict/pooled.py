@@ -9,9 +9,9 @@ error, with a prior, to the errors around it.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from statistics import NormalDist
 
 import numpy as np
-from scipy.stats import norm
 
 from hwnas.devices import Device
 from hwnas.errors import InputError
@@ -175,7 +175,8 @@ def _intervals(pool: Sequence[MeasuredDevice], left_out: Sequence[Numbers], *, u
     around = np.concatenate([values - mean for values, mean in zip(logs, means, strict=True)])
     fitted = calibrate(features, target, (target / np.exp(around))[None])
     # The sum of two independent errors, as all pairs of their quantiles.
-    device = spread * norm.ppf((np.arange(_DEVICE_QUANTILES) + 0.5) / _DEVICE_QUANTILES)
+    ranks = (np.arange(_DEVICE_QUANTILES) + 0.5) / _DEVICE_QUANTILES
+    device = spread * np.array([NormalDist().inv_cdf(rank) for rank in ranks])
     errors = np.sort((fitted.errors[:, None] + device[None, :]).ravel())
     kept = np.linspace(0, len(errors) - 1, min(len(errors), _MAX_ERRORS)).round().astype(int)
     return replace(fitted, errors=errors[kept]), spread

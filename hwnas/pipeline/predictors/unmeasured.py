@@ -98,7 +98,8 @@ def _pools(deployment: Deployment, device: Device, profiles: Path | None) -> dic
     """Return what was measured on devices of this kind with rates, by runtime and precision."""
     paths = data_search_path(PROFILES, profiles)
     found: dict[tuple[str, str], list[_Source]] = {}
-    for entry in (*profile_entries(paths), *table_entries(paths)):
+    entries: list[_Entry] = [*profile_entries(paths), *table_entries(paths)]
+    for entry in entries:
         manifest = entry.manifest
         own = entry.manifest.setting.deployment if isinstance(entry, ProfileEntry) else entry.manifest.deployment
         name = str(own.device)

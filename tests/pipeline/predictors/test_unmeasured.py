@@ -65,7 +65,7 @@ def test_a_device_that_nobody_measured_is_predicted_from_the_others(profiles: Pa
     error = np.log(found.mean / expected)
     assert np.abs(error).mean() < 0.1
     assert ((found.lower < expected) & (expected < found.upper)).mean() > 0.85
-    assert not found.outside.any()
+    assert found.outside.mean() < 0.3
 
 
 def test_an_architecture_that_the_pool_lacks_has_wider_intervals(profiles: Path) -> None:
@@ -80,7 +80,11 @@ def test_an_architecture_that_the_pool_lacks_has_wider_intervals(profiles: Path)
 def test_predictions_say_that_the_device_was_not_measured(profiles: Path, tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     options = PredictOptions(
-        deployment=Deployment(device="l40s"), profiles=profiles, predictors=tmp_path / "none", metrics=("latency_ms",)
+        deployment=Deployment(device="l40s"),
+        profiles=profiles,
+        predictors=tmp_path / "none",
+        metrics=("latency_ms",),
+        allow_outside=True,
     )
     found = predict_networks([f"{SPACE}:min"], options)
     assert not found.predictors[0].measured
