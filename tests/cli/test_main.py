@@ -111,6 +111,7 @@ SURFACE = {
         "--metric",
         "--precision",
         "--predictors",
+        "--profiles",
         "--runtime",
         "--space",
         "--threads",
@@ -144,6 +145,7 @@ SURFACE = {
         "--space",
         "--strategy",
         "--supernet",
+        "--unmeasured",
         "--workers",
     ],
     "query": [
