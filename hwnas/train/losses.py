@@ -1,5 +1,6 @@
 """Losses of a network: on labels, on labels of patches and on the outputs of other networks."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,10 +57,42 @@ def distillation_loss(output: Any, target_output: Any, *, temperature: float) ->
     return torch.stack(losses).sum()
 
 
+def elastic_loss(
+    found: ElasticOutputs, target: ElasticOutputs, classes: Tensor, teacher: TeacherConfig, *, temperature: float
+) -> Tensor:
+    """Compute the loss of a network inside a pretrained model on the outputs of the model, and on labels.
+
+    Args:
+        found: Outputs of the network.
+        target: Outputs of the model for the same images.
+        classes: Labels, or the shares of classes of mixed images.
+        teacher: Share of the divergence of the logits; the loss on labels has the rest.
+        temperature: Softens the logits of both.
+    """
+    loss = teacher.weight * kl_divergence(found.logits, target.logits, temperature=temperature)
+    loss = loss + feature_loss(found, target)
+    if teacher.weight < 1:
+        loss = loss + (1 - teacher.weight) * F.cross_entropy(found.logits.float(), classes)
+    return loss
+
+
 def feature_loss(found: ElasticOutputs, target: ElasticOutputs) -> Tensor:
-    """Compute 1 - cosine of the pooled features, plus the smooth L1 distance of the patches' tokens."""
+    """Compute 1 - cosine of the pooled features, plus the smooth L1 distance of the patches' tokens.
+
+    The target's tokens are resized to the grid of a network with larger patches or smaller images.
+    """
     cosine = F.cosine_similarity(found.features.float(), target.features.float(), dim=-1).mean()
-    return 1 - cosine + F.smooth_l1_loss(found.tokens.float(), target.tokens.float())
+    tokens = _resized_tokens(target.tokens.float(), found.tokens.shape[1])
+    return 1 - cosine + F.smooth_l1_loss(found.tokens.float(), tokens)
+
+
+def _resized_tokens(tokens: Tensor, count: int) -> Tensor:
+    """Interpolate the tokens of a square grid to another number of patches."""
+    if tokens.shape[1] == count:
+        return tokens
+    before, after = (math.isqrt(number) for number in (tokens.shape[1], count))
+    grid = tokens.transpose(1, 2).unflatten(2, (before, before))
+    return F.interpolate(grid, size=(after, after), mode="bilinear", antialias=True).flatten(2).transpose(1, 2)
 
 
 def kl_divergence(logits: Tensor, target_logits: Tensor, *, temperature: float) -> Tensor:

@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from hwnas.errors import InputError
 from hwnas.registry import Registry
@@ -24,8 +23,7 @@ from hwnas.supernet.supernet import Supernet
 from hwnas.train.losses import (
     Microbatch,
     distillation_loss,
-    feature_loss,
-    kl_divergence,
+    elastic_loss,
     split_output,
     supervised_loss,
 )
@@ -199,17 +197,19 @@ class ElasticDistillation(Sandwich):
 
     def losses(self, microbatch: Microbatch, networks: StepNetworks) -> Iterator[Tensor]:
         """Yield the loss of each network; the model runs once for all of them."""
-        images, weight = microbatch.mixed.images, self.recipe.teacher.weight
+        images = microbatch.mixed.images
         with torch.no_grad():
             target = detailed_outputs(self._original, images)
         for arch in networks.archs:
             assert isinstance(arch, ElasticArch)
             found = self._supernet.outputs(images, arch)
-            loss = kl_divergence(found.logits, target.logits, temperature=self.recipe.strategy.temperature)
-            loss = weight * loss + feature_loss(found, target)
-            if weight < 1:
-                loss = loss + (1 - weight) * F.cross_entropy(found.logits.float(), microbatch.mixed.targets)
-            yield loss
+            yield elastic_loss(
+                found,
+                target,
+                microbatch.mixed.targets,
+                self.recipe.teacher,
+                temperature=self.recipe.strategy.temperature,
+            )
 
 
 def make_strategy(model: nn.Module, recipe: Recipe, *, seed: int) -> TrainingStrategy:
