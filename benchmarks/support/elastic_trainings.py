@@ -58,6 +58,7 @@ _FROM_SCRATCH = {
 }
 _ELASTIC = {
     "optimizer.lr": "5e-4",
+    "optimizer.layer_decay": "1.0",
     "schedule.warmup_lr": "1e-6",
     "schedule.min_lr": "5e-6",
     "augment.crop": "pad",

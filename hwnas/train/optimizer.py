@@ -1,5 +1,7 @@
 """Optimizer, learning-rate schedule and average of the weights: timm's, set up from a recipe."""
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -42,6 +44,12 @@ _FUSED = ("adam", "adamw")
 _ADAM_FAMILY = ("adam", "nadam", "radam", "lamb", "adan", "adopt")
 
 
+_FRONT = frozenset(
+    ("stem", "patch_embed", "cls_token", "dist_token", "reg_token", "pos_embed", "norm_pre", "class_token", "position")
+)
+"""Parts of the names of parameters in front of the blocks, here and in timm."""
+
+
 def make_optimizer(model: nn.Module, config: OptimizerConfig, *, batch_size: int) -> Optimizer:
     """Create the optimizer of a model.
 
@@ -73,17 +81,44 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig, *, batch_size: int
 
 
 def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
-    """Split the trained parameters into a group with weight decay and one without."""
+    """Split the trained parameters into groups by weight decay and, under layer decay, by layer, the last one first."""
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     if not trained:
         raise InputError("a model must have weights to train", got="none")
-    decayed = [parameter for name, parameter in trained if not is_exempt_from_decay(name, parameter.ndim, config)]
-    exempt = [parameter for name, parameter in trained if is_exempt_from_decay(name, parameter.ndim, config)]
-    groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": exempt, "weight_decay": 0.0},
+    layers = _layers([name for name, _ in trained]) if config.layer_decay < 1 else [0] * len(trained)
+    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    for (name, parameter), layer in zip(trained, layers, strict=True):
+        exempt = is_exempt_from_decay(name, parameter.ndim, config)
+        groups.setdefault((max(layers) - layer, exempt), []).append(parameter)
+    # timm's schedules multiply the rate of a group by its `lr_scale`. The first group has the full rate.
+    return [
+        {"params": params, "weight_decay": 0.0 if exempt else config.weight_decay}
+        | ({} if config.layer_decay == 1 else {"lr_scale": config.layer_decay**distance})
+        for (distance, exempt), params in sorted(groups.items(), key=lambda item: item[0])
     ]
-    return [group for group in groups if group["params"]]
+
+
+def _layers(names: Sequence[str]) -> list[int]:
+    """Return the layer of each parameter: 0 in front of the blocks, 1 and up in them, the last one behind them.
+
+    Raises:
+        InputError: The model has no list of blocks.
+    """
+    parts = [name.split(".") for name in names]
+    slots = [_slot(path) for path in parts]
+    known = [slot for slot in slots if slot is not None]
+    if not known:
+        raise InputError("layer_decay needs a model with blocks", got="none", hint="optimizer.layer_decay=1")
+    last = max(known) + 2
+    return [
+        slot + 1 if slot is not None else 0 if set(path) & _FRONT else last
+        for path, slot in zip(parts, slots, strict=True)
+    ]
+
+
+def _slot(path: Sequence[str]) -> int | None:
+    """Return the number of the block in a parameter's path."""
+    return next((int(part) for before, part in pairwise(path) if before == "blocks" and part.isdecimal()), None)
 
 
 def is_exempt_from_decay(name: str, axes: int, config: OptimizerConfig) -> bool:

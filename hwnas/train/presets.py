@@ -141,11 +141,13 @@ VITAS_RETRAIN = replace(
 ELASTIC = Recipe(
     epochs=20,
     batch_size=256,
-    optimizer=OptimizerConfig(lr=1e-4, weight_decay=0.05, no_weight_decay=("prefix", "position", "scale")),
+    optimizer=OptimizerConfig(
+        lr=1e-4, weight_decay=0.05, layer_decay=0.75, no_weight_decay=("prefix", "position", "scale")
+    ),
     schedule=ScheduleConfig(warmup_epochs=1, warmup_lr=1e-7, min_lr=1e-6),
     augment=AugmentConfig(crop="random-resized", scale=(0.35, 1.0), flip=0.5, rand_augment="rand-m5-mstd0.5-inc1"),
     ema=EmaConfig(decay=0.9998, warmup=True),
-    sampling=SamplingConfig(widening_epochs=10),
+    sampling=SamplingConfig(widening_epochs=10, first_choices=2, spread="macs"),
     strategy=StrategyConfig(name="elastic", num_networks=2),
     teacher=TeacherConfig(weight=0.8),
 )

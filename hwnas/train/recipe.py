@@ -61,6 +61,9 @@ class OptimizerConfig:
     momentum: Share = 0.9
     """Momentum, for SGD and its family."""
     weight_decay: Annotated[float, Between(0, 10)] = 0.05
+    layer_decay: Annotated[float, Above(0, 1)] = 1.0
+    """Ratio of the learning rates of a block and the next one, so that the first layers of a pretrained model change
+    least; 1: all have the same."""
     no_weight_decay: tuple[str, ...] = ()
     """Last parts of the names of tensors without weight decay; biases and tensors of one axis never have it."""
 

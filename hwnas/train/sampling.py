@@ -16,7 +16,9 @@ from hwnas.train.seeds import generator
 
 _MAX_DRAWS = 200
 _CANDIDATES = 64
-"""`BudgetSampler` draws at most 200 times 64 candidates for the networks of a step."""
+"""`BudgetSampler` draws at most 200 times 64 candidates for the networks of a step; `MacsSampler` draws 64."""
+_LEVEL_DEVIATION = 0.15
+"""Standard deviation of the genes of a network around their common level, as a share of the choices."""
 
 _BISECTION_SAMPLES = 1000
 _BISECTION_STEPS = 12
@@ -29,6 +31,11 @@ class SamplingConfig:
     widening_epochs: Annotated[int, Between(0, 100_000)] = 0
     """Begin with the widest choice of each dimension and add narrower ones until all are drawn in this epoch
     (ViT-ResNAS); 0: draw from all choices from the start."""
+    first_choices: Annotated[int, Between(1, 1000)] = 1
+    """Number of choices of each dimension that widening begins with."""
+    spread: Literal["genes", "macs"] = "genes"
+    """Draw uniformly from the choices of each gene, or so that the MACs of the networks are uniform. With uniform genes
+    nearly all networks of many blocks are of middle size."""
     distinct: bool = False
     """Let the networks of one step differ in every dimension that has enough choices (ViT-ResNAS)."""
     identity_prob: Annotated[float, Between(0, 0.999)] = 0.0
@@ -50,6 +57,9 @@ class SamplingConfig:
         if self.distinct and self.budget == "reject":
             message = "distinct networks cannot be combined with drawing again for a budget"
             raise InputError(message, got="distinct=true, budget=reject", hint="sampling.distinct=false")
+        if self.spread == "macs" and (self.distinct or self.identity_prob > 0 or self.budget == "identity"):
+            message = "uniform MACs cannot be combined with distinct choices or a probability of identities"
+            raise InputError(message, got="spread=macs", hint="sampling.spread=genes")
         widens = self.widening_epochs > 0 or self.distinct
         if widens and (self.identity_prob > 0 or self.budget == "identity"):
             raise InputError("widening or distinct choices cannot be combined with a probability of identities")
@@ -78,13 +88,16 @@ class WideningSampler:
     """Draws from the widest choices first and from all of them later, as ViT-ResNAS does (Liao et al. 2021).
 
     The choices of a gene are a list from the widest on. In an epoch the first min(1 + floor(epoch (n - 1) / epochs), n)
-    of its n entries are drawn from. Categorical choices have no widest one and are all available at once.
+    of its n entries are drawn from, or likewise from another number of `first` entries on. Categorical choices have no
+    widest one and are all available at once.
     """
 
     space: AnySpace
     epochs: int
     """Epoch in which all choices are available; 0: the first."""
     distinct: bool
+    first: int = 1
+    """Number of choices in the first epoch."""
 
     def draw(self, rng: np.random.Generator, *, count: int, epoch: int) -> Genomes:
         """Draw canonical genomes of the networks of one step."""
@@ -99,7 +112,20 @@ class WideningSampler:
         choices = self._choices[dimension]
         if not self.epochs or self.space.dimensions[dimension].kind == "categorical":
             return len(choices)
-        return min(1 + epoch * (len(choices) - 1) // self.epochs, len(choices))
+        first = min(self.first, len(choices))
+        return min(first + epoch * (len(choices) - first) // self.epochs, len(choices))
+
+    def draw_levels(self, rng: np.random.Generator, *, count: int, epoch: int) -> Genomes:
+        """Draw canonical genomes from narrow to wide: the genes of each are spread around a common level."""
+        level = rng.random((count, 1))
+        levels = np.clip(level + rng.normal(0, _LEVEL_DEVIATION, (count, len(self._choices))), 0, 1 - 1e-9)
+        columns = []
+        for index, choices in enumerate(self._choices):
+            available = np.array(choices[: self.available(index, epoch)], dtype=np.int16)
+            is_ordinal = self.space.dimensions[index].kind != "categorical"
+            shares = levels[:, index] if is_ordinal else rng.random(count)
+            columns.append(available[(shares * len(available)).astype(np.intp)])
+        return self.space.repair(np.stack(columns, axis=1))
 
     @cached_property
     def _choices(self) -> list[tuple[int, ...]]:
@@ -110,6 +136,20 @@ class WideningSampler:
             return rng.choice(np.array(choices, dtype=np.int16), size=count)
         # The networks take the entries of one shuffled list in turn, so that none has the choice of another.
         return np.resize(rng.permutation(np.array(choices, dtype=np.int16)), count)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MacsSampler:
+    """Draws networks whose MACs are uniform between the fewest and the most of some candidates."""
+
+    widening: WideningSampler
+
+    def draw(self, rng: np.random.Generator, *, count: int, epoch: int) -> Genomes:
+        """Draw canonical genomes of the networks of one step."""
+        candidates = self.widening.draw_levels(rng, count=_CANDIDATES, epoch=epoch)
+        macs = self.widening.space.costs(candidates).macs
+        wanted = rng.uniform(macs.min(), macs.max(), size=count)
+        return candidates[np.abs(macs[None, :] - wanted[:, None]).argmin(axis=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,8 +202,13 @@ def make_sampler(space: AnySpace, config: SamplingConfig, *, seed: int) -> Sampl
         InputError: The space has no identities, or no probability of them has the wanted mean MACs.
     """
     sampler: Sampler = UniformSampler(space)
-    if config.widening_epochs or config.distinct:
-        sampler = WideningSampler(space=space, epochs=config.widening_epochs, distinct=config.distinct)
+    widening = WideningSampler(
+        space=space, epochs=config.widening_epochs, distinct=config.distinct, first=config.first_choices
+    )
+    if config.spread == "macs":
+        sampler = MacsSampler(widening=widening)
+    elif config.widening_epochs or config.distinct:
+        sampler = widening
     if config.budget == "identity":
         mean_macs = (config.macs_low + config.macs_high) / 2
         probability = search_identity_prob(space, mean_macs=mean_macs, rng=generator(seed, "identity"))

@@ -181,3 +181,28 @@ def test_identities_need_a_space_that_has_them(space: AnySpace) -> None:
 def test_settings_that_cannot_work(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         SamplingConfig(**changes)
+
+
+def test_uniform_macs_reach_from_the_smallest_to_the_largest() -> None:
+    shares = {}
+    for spread in ("genes", "macs"):
+        sampler = make_sampler(TINY_RESNAS, SamplingConfig(spread=spread), seed=0)
+        rows = np.concatenate([sampler.draw(rng(step), count=2, epoch=0) for step in range(200)])
+        macs = TINY_RESNAS.costs(rows).macs
+        low, high = TINY_RESNAS.costs(TINY_RESNAS.encode([TINY_RESNAS.smallest(), TINY_RESNAS.largest()])).macs
+        shares[spread] = np.quantile((macs - low) / (high - low), [0.1, 0.9])
+    assert shares["macs"][0] < shares["genes"][0] - 0.1
+    assert shares["macs"][1] > shares["genes"][1] + 0.1
+
+
+def test_uniform_macs_keep_to_the_choices_of_the_epoch() -> None:
+    config = SamplingConfig(spread="macs", widening_epochs=30, first_choices=2)
+    sampler = make_sampler(TINY_RESNAS, config, seed=0)
+    rows = np.concatenate([sampler.draw(rng(step), count=2, epoch=0) for step in range(100)])
+    choices = TINY_RESNAS.dimensions[TINY_RESNAS.columns("hidden_dim").start].choices
+    assert set(TINY_RESNAS.values(rows, "hidden_dim")[:, 0].tolist()) == set(choices[-2:])
+
+
+def test_uniform_macs_exclude_distinct_choices() -> None:
+    with pytest.raises(InputError, match="uniform MACs"):
+        SamplingConfig(spread="macs", distinct=True)
