@@ -187,7 +187,8 @@ def report(text: str, trainings: Trainings) -> Path:
         device=detect().cpu.slug,
         title="Networks inside a pretrained model",
         command=f"python -m benchmarks.elastic {asked()}",
-        notes=f"Images of {options.image_size} px, {options.images:,} for training and {options.heldout:,} held out; "
+        notes=f"Images of {options.image_size} px, {len(trainings.data.train):,} for training and "
+        f"{options.heldout:,} held out; "
         f"the model is {sizes}, trained for {options.original_epochs} epochs from scratch, its networks for "
         f"{options.elastic_epochs}. Cuts of the MACs: {', '.join(f'{cut:.0%}' for cut in CUTS)}. "
         f"{minutes:.0f} CPU minutes of one thread in all; matrix products run on: {matmul_backend()}.",
