@@ -79,7 +79,15 @@ class Trainings:
         self.options, self.folder = options, Path(options.state)
         config = DataConfig(name=options.data, max_images=options.images, heldout=options.heldout)
         self.data: DataSplits = open_data(config, image_shape=self.shape, num_classes=10)
-        names = ("image_size", "images", "heldout", "original_epochs", "elastic_epochs", "evaluations")
+        names = (
+            "image_size",
+            "images",
+            "heldout",
+            "original_epochs",
+            "elastic_epochs",
+            "retrain_epochs",
+            "evaluations",
+        )
         settings = {"data": self.data.fingerprint, **{name: getattr(options, name) for name in names}}
         self.state: dict[str, Any] = {"settings": settings, "done": {}, "spent": {}}
         if (self.folder / STATE).exists():
@@ -219,7 +227,7 @@ class Trainings:
         arch = self._archs_to_retrain(supernet.space)[index]
         network = supernet.subnet(arch)
         inherited = self.tested(network)
-        self._distil(network, seed, epochs=max(1, self.options.elastic_epochs // 2))
+        self._distil(network, seed, epochs=self.options.retrain_epochs)
         macs = _relative_macs(supernet.space, [arch])[0]
         return {"inherited": inherited, "retrained": self.tested(network), "macs": macs}
 
@@ -296,7 +304,7 @@ class Trainings:
                     target = detailed_outputs(teacher, batch.images)
                 images = batch.images if image_size is None else _interpolated(batch.images, image_size)
                 found = detailed_outputs(network, images)
-                elastic_loss(found, target, batch.labels, recipe.teacher, temperature=1.0).backward()
+                elastic_loss(found, target, batch.labels, recipe.strategy, recipe.teacher).backward()
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
                 ema.update(network, step=step + 1)

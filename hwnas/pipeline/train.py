@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -44,6 +45,7 @@ from hwnas.train.session import (
     make_train_loader,
     run_training,
     save_elastic_model,
+    train_classifier,
     weights_origin,
 )
 from hwnas.train.trainer import Trainer, TrainerConfig
@@ -131,16 +133,16 @@ def train_model(
             remove_temporaries(folder)
         config, data = _resume_config(options, folder) if resume else _new_config(options)
         initial = _initial_model(config, data, folder if resume else None, world=world, reporter=reporter)
-        trainer = _make_trainer(
-            config,
-            data,
-            initial.model,
+        make_trainer = partial(
+            _make_trainer,
+            data=data,
             folder=folder,
             world=world,
             workers=workers,
             trainer_config=trainer_config,
             reporter=reporter,
         )
+        trainer = make_trainer(config, model=initial.model)
         notes = _notes(config, data, initial, world)
         if world.is_main_process:  # all options are valid here, so that wrong ones leave no folder
             if not resume:
@@ -148,10 +150,16 @@ def train_model(
                 lock.enter_context(WriterLock(folder / LOCK, activity="training"))
                 config = replace(config, machine=trainer.choose_machine())
             _prepare_run(folder, config, data, resume=resume)
-            if initial.order is not None:
-                save_elastic_model(initial, folder)
             for note in notes:
                 reporter.message(f"note: {note}")
+        world.barrier()
+        if initial.fitted and config.recipe.classifier_epochs:
+            with explain_out_of_memory(config, world), _add_resume_hint(folder):
+                initial = _train_classifier(config, data, initial, trainer, reporter=reporter)
+            notes += initial.notes
+            trainer = make_trainer(config, model=initial.model)
+        if world.is_main_process and initial.order is not None:
+            save_elastic_model(initial, folder)
         world.barrier()
         with explain_out_of_memory(config, world), _add_resume_hint(folder):
             session = run_training(
@@ -192,7 +200,13 @@ def estimate_training(
     initial = _initial_model(config, data, None, world=World(), reporter=NullReporter())
     with distributed_world() as world, explain_out_of_memory(config, world):
         trainer = _make_trainer(
-            config, data, initial.model, folder=Path(), world=world, workers=workers, trainer_config=trainer_config
+            config,
+            data=data,
+            model=initial.model,
+            folder=Path(),
+            world=world,
+            workers=workers,
+            trainer_config=trainer_config,
         )
         notes = _notes(config, data, initial, world)
         seconds = trainer.time_steps()
@@ -230,7 +244,38 @@ def _initial_model(
     if prepared is not None:
         return prepared
     reporter.message(f"preparing {config.elastic.name}: the order of its heads and hidden units")
-    return make_elastic_model(config, data, device=world.device)
+    initial = make_elastic_model(config, data, device=world.device)
+    _share_weights(initial, world)
+    return initial
+
+
+def _train_classifier(
+    config: TrainConfig, data: DataSplits, initial: InitialModel, trainer: Trainer, *, reporter: Reporter
+) -> InitialModel:
+    """Train a pretrained model with a new classifier on labels, with the images and the machine of a training."""
+    epochs = config.recipe.classifier_epochs
+    reporter.message(f"training the model itself for {epochs} epochs, as its classifier is new")
+    trained = train_classifier(
+        config,
+        data,
+        initial,
+        folder=trainer.folder,
+        batches=trainer.batches,
+        world=trainer.world,
+        trainer_config=trainer.config,
+        reporter=reporter,
+    )
+    _share_weights(trained, trainer.world)
+    if trainer.world.is_main_process:
+        for note in trained.notes:
+            reporter.message(f"note: {note}")
+    return trained
+
+
+def _share_weights(initial: InitialModel, world: World) -> None:
+    """Give all processes the weights of the main one: sums on a GPU, and with them an order, may differ."""
+    initial.model.to(world.device)
+    world.broadcast(initial.model.state_dict().values())
 
 
 def _notes(config: TrainConfig, data: DataSplits, initial: InitialModel, world: World) -> tuple[str, ...]:
@@ -306,9 +351,9 @@ def _prepare_run(folder: Path, config: TrainConfig, data: DataSplits, *, resume:
 
 def _make_trainer(
     config: TrainConfig,
+    *,
     data: DataSplits,
     model: torch.nn.Module,
-    *,
     folder: Path,
     world: World,
     workers: int,

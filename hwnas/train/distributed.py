@@ -53,6 +53,12 @@ class World:
         if self.size > 1:
             dist.barrier()
 
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
+        """Give all processes the values of the main one, in place."""
+        if self.size > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor.data, src=0)
+
     def average_gradients(self, parameters: Iterable[nn.Parameter], *, unused_weights: UnusedWeights) -> None:
         """Average gradients over all processes.
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from hwnas.supernet.elastic import ElasticOutputs
 from hwnas.train.mixing import MixedBatch
-from hwnas.train.recipe import TeacherConfig
+from hwnas.train.recipe import StrategyConfig, TeacherConfig
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def distillation_loss(output: Any, target_output: Any, *, temperature: float) ->
 
 
 def elastic_loss(
-    found: ElasticOutputs, target: ElasticOutputs, classes: Tensor, teacher: TeacherConfig, *, temperature: float
+    found: ElasticOutputs, target: ElasticOutputs, classes: Tensor, strategy: StrategyConfig, teacher: TeacherConfig
 ) -> Tensor:
     """Compute the loss of a network inside a pretrained model on the outputs of the model, and on labels.
 
@@ -66,11 +66,13 @@ def elastic_loss(
         found: Outputs of the network.
         target: Outputs of the model for the same images.
         classes: Labels, or the shares of classes of mixed images.
+        strategy: Outputs that are learned, and the temperature of the logits.
         teacher: Share of the divergence of the logits; the loss on labels has the rest.
-        temperature: Softens the logits of both.
     """
-    loss = teacher.weight * kl_divergence(found.logits, target.logits, temperature=temperature)
-    loss = loss + feature_loss(found, target)
+    loss = feature_loss(found, target)
+    if strategy.outputs == "features":
+        return loss
+    loss = loss + teacher.weight * kl_divergence(found.logits, target.logits, temperature=strategy.temperature)
     if teacher.weight < 1:
         loss = loss + (1 - teacher.weight) * F.cross_entropy(found.logits.float(), classes)
     return loss

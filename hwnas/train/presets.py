@@ -140,6 +140,7 @@ VITAS_RETRAIN = replace(
 
 ELASTIC = Recipe(
     epochs=20,
+    classifier_epochs=5,
     batch_size=256,
     optimizer=OptimizerConfig(
         lr=1e-4, weight_decay=0.05, layer_decay=0.75, no_weight_decay=("prefix", "position", "scale")
@@ -152,7 +153,8 @@ ELASTIC = Recipe(
     teacher=TeacherConfig(weight=0.8),
 )
 """The networks inside a pretrained model: the largest, the smallest and two random ones in each step learn the outputs
-of the model itself; narrow choices come in during the first half."""
+of the model itself; narrow choices come in during the first half. A model whose classifier has other classes than the
+data is trained on labels first."""
 
 RECIPES: Registry[Recipe] = Registry(
     "recipe",
@@ -246,6 +248,7 @@ def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
     return replace(
         recipe,
         epochs=epochs,
+        classifier_epochs=_scaled_epochs(recipe.classifier_epochs, factor),
         schedule=replace(recipe.schedule, warmup_epochs=min(_scaled_epochs(warmup, factor), max(epochs - 1, 0))),
         sampling=replace(recipe.sampling, widening_epochs=_scaled_epochs(widening, factor)),
     )

@@ -176,10 +176,14 @@ class StrategyConfig:
     `sandwich`."""
     temperature: Temperature = 1.0
     """Distillation temperature of `sandwich`."""
+    outputs: Literal["all", "features"] = "all"
+    """Outputs of the model that the networks of `elastic` learn: logits and features, or features alone, for which no
+    label is needed."""
     sort_units: bool = False
     """Sort attention heads and hidden units by importance at the start of each epoch of widening (ViT-ResNAS)."""
 
     def __post_init__(self) -> None:
+        require_literals(self)
         require_valid(self)
 
 
@@ -211,6 +215,9 @@ class Recipe:
     """Images of one optimizer step, over all processes and accumulated parts."""
     grad_accum_steps: Annotated[int, Between(1, MAX_BATCH)] = 1
     """Microbatches that a process runs one after another in a step, to need less memory."""
+    classifier_epochs: Epochs = 0
+    """Epochs in which a pretrained model whose classifier was fitted to the data is trained on labels, before the
+    networks inside it learn its outputs."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Autocast precision of forward passes; fp16 scales losses and needs a GPU."""
     unused_weights: UnusedWeights = "skip"

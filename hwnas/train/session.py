@@ -14,6 +14,8 @@ from torch import nn
 from hwnas.config import load_json, to_mapping
 from hwnas.errors import InputError
 from hwnas.files import write_atomic
+from hwnas.progress import Reporter
+from hwnas.supernet.elastic import ElasticSupernet
 from hwnas.supernet.store import load_supernet, save_supernet
 from hwnas.supernet.supernet import AnySupernet, Supernet
 from hwnas.train.data.images import BadImageLog
@@ -30,10 +32,11 @@ from hwnas.train.models import (
     inherit_network,
 )
 from hwnas.train.options import TrainConfig, supernet_file
+from hwnas.train.presets import single_network_recipe, with_epochs
 from hwnas.train.pretrained import fold_normalization, load_pretrained, own_normalization, supernet_of
 from hwnas.train.recipe import Recipe
 from hwnas.train.teacher import load_teacher
-from hwnas.train.trainer import Trainer, TrainerResult
+from hwnas.train.trainer import BatchSource, Trainer, TrainerConfig, TrainerResult
 from hwnas.train.weights import (
     SpaceOrigin,
     TimmOrigin,
@@ -48,6 +51,8 @@ _log = logging.getLogger(__name__)
 RESULT = "result.json"
 ORIGINAL, ORDER = "original.safetensors", "order.json"
 """Files of a run: a pretrained model, prepared as a supernet, and the order of its heads and hidden units."""
+CLASSIFIER = "classifier"
+"""Folder of a run with the training of a pretrained model whose classifier is new."""
 
 _PROBE_BATCHES, _ORDER_BATCHES = 320, 16
 """Batches of 64 training images that a classifier is fitted to, and that heads and hidden units are ordered by."""
@@ -160,7 +165,9 @@ class InitialModel:
     notes: tuple[str, ...] = ()
     """Given weights that could not be used, and what was fitted instead."""
     order: UnitOrder | None = None
-    """The order of the units of a pretrained model."""
+    """The order of the units of a pretrained model; None: it has been prepared before."""
+    fitted: bool = False
+    """True if a classifier was fitted to the data, as the model's has other classes."""
 
 
 def make_model(config: TrainConfig) -> InitialModel:
@@ -198,16 +205,74 @@ def make_elastic_model(config: TrainConfig, data: DataSplits, *, device: torch.d
         fold_normalization(supernet, own_normalization(model))
     supernet = supernet.to(device)
     assert supernet.space.config == space.config, "the space of a model with other weights is another one"
-    notes = []
-    if getattr(model, "num_classes", None) != config.num_classes:
+    notes, fitted = [], getattr(model, "num_classes", None) != config.num_classes
+    if fitted:
         loader = unaugmented_loader(data, config.image_shape)
         accuracy = fit_classifier(supernet, islice(loader.epoch(0), _PROBE_BATCHES))
         notes.append(f"the classifier was fitted to {config.num_classes} classes: top-1 {accuracy:.2%} on its images")
+    order = _ordered(supernet, config, data)
+    return InitialModel(supernet.cpu(), (*notes, _describe_order(order)), order, fitted)
+
+
+def train_classifier(
+    config: TrainConfig,
+    data: DataSplits,
+    initial: InitialModel,
+    *,
+    folder: Path,
+    batches: BatchSource,
+    world: World,
+    trainer_config: TrainerConfig | None = None,
+    reporter: Reporter | None = None,
+) -> InitialModel:
+    """Train a model whose classifier was fitted on labels, all of its weights, and order its units anew.
+
+    Args:
+        config: Config of a training with an elastic model.
+        data: Dataset.
+        initial: The supernet of the model, which is changed in place.
+        folder: Run of the training; checkpoints are kept in a folder of it, from which another call resumes.
+        batches: Training images in microbatches.
+        world: Processes of the training.
+        trainer_config: Execution of the training.
+        reporter: Receives progress.
+    """
+    supernet = initial.model
+    assert isinstance(supernet, ElasticSupernet)
+    network = supernet.subnet(supernet.space.largest()).to(world.device)
+    recipe = single_network_recipe(with_epochs(config.recipe, config.recipe.classifier_epochs))
+    path = folder / CLASSIFIER
+    if world.is_main_process:
+        path.mkdir(exist_ok=True)
+    world.barrier()
+    trainer = Trainer(
+        path,
+        network,
+        batches,
+        recipe,
+        seed=config.seed,
+        data=data.fingerprint,
+        world=world,
+        config=trainer_config,
+        machine=config.machine,
+        reporter=reporter,
+    )
+    trainer.run(resume=True)
+    trainer.use_ema_weights()
+    supernet.shared.load_state_dict(network.state_dict())
+    order = _ordered(supernet.to(world.device), config, data)
+    note = f"trained on labels for {recipe.epochs} epochs first, as its classifier is new"
+    return InitialModel(supernet.cpu(), (note, _describe_order(order)), order)
+
+
+def _ordered(supernet: ElasticSupernet, config: TrainConfig, data: DataSplits) -> UnitOrder:
     batches = islice(unaugmented_loader(data, config.image_shape).epoch(0), _ORDER_BATCHES)
-    order = order_units(supernet, torch.cat([batch.images for batch in batches]))
+    return order_units(supernet, torch.cat([batch.images for batch in batches]))
+
+
+def _describe_order(order: UnitOrder) -> str:
     kept, before = (sum(order.divergences[score]) / len(order.cuts) for score in (order.score, "unsorted"))
-    notes.append(f"units ordered by {order.score}: mean divergence of cut networks {kept:.3g}, unsorted {before:.3g}")
-    return InitialModel(supernet.cpu(), tuple(notes), order)
+    return f"units ordered by {order.score}: mean divergence of cut networks {kept:.3g}, unsorted {before:.3g}"
 
 
 def load_elastic_model(folder: Path) -> InitialModel | None:

@@ -203,13 +203,7 @@ class ElasticDistillation(Sandwich):
         for arch in networks.archs:
             assert isinstance(arch, ElasticArch)
             found = self._supernet.outputs(images, arch)
-            yield elastic_loss(
-                found,
-                target,
-                microbatch.mixed.targets,
-                self.recipe.teacher,
-                temperature=self.recipe.strategy.temperature,
-            )
+            yield elastic_loss(found, target, microbatch.mixed.targets, self.recipe.strategy, self.recipe.teacher)
 
 
 def make_strategy(model: nn.Module, recipe: Recipe, *, seed: int) -> TrainingStrategy:

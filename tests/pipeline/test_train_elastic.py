@@ -1,5 +1,7 @@
 """Supernets of pretrained models: prepared without training, trained, resumed, and what is refused."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,9 @@ from hwnas.runs import Run
 from hwnas.space import SPACES
 from hwnas.supernet.store import load_supernet
 from hwnas.train import step as steps
+from hwnas.train.metrics import read_metrics
 from hwnas.train.options import PretrainedModel, TrainOptions, read_train_config
+from hwnas.train.session import CLASSIFIER
 from hwnas.train.trainer import TrainerConfig
 from hwnas.train.weights import load_model
 
@@ -39,6 +43,23 @@ def options(model: Path, **changes: Any) -> TrainOptions:
     return replace(TrainOptions(elastic=elastic, data="digits", max_images=256, epochs=0, batch_size=64), **changes)
 
 
+@contextmanager
+def stopped_at(step: int) -> Iterator[None]:
+    """Stop a training in front of a step, as a signal does."""
+    original, count = steps.Stepper.run, 0
+
+    def stopping(self: Any, *arguments: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == step:
+            raise Interrupted("stopped")
+        return original(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(steps.Stepper, "run", stopping)
+        yield
+
+
 def test_without_epochs_the_largest_network_is_the_model(model: Path, tmp_path: Path) -> None:
     trained = train_model(options(model), out=tmp_path / "run", trainer_config=QUIET)
     assert trained.steps == 0
@@ -59,19 +80,8 @@ def test_without_epochs_the_largest_network_is_the_model(model: Path, tmp_path: 
 def test_a_resumed_training_ends_with_the_same_weights(model: Path, tmp_path: Path) -> None:
     requested = options(model, epochs=1)
     train_model(requested, out=tmp_path / "whole", trainer_config=QUIET)
-    original, count = steps.Stepper.run, 0
-
-    def stopping(self: Any, *arguments: Any) -> Any:
-        nonlocal count
-        count += 1
-        if count == 3:
-            raise Interrupted("stopped")
-        return original(self, *arguments)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(steps.Stepper, "run", stopping)
-        with pytest.raises(Interrupted):
-            train_model(requested, out=tmp_path / "stopped", trainer_config=QUIET)
+    with stopped_at(3), pytest.raises(Interrupted):
+        train_model(requested, out=tmp_path / "stopped", trainer_config=QUIET)
     train_model(TrainOptions(), out=tmp_path / "stopped", resume=True, trainer_config=QUIET)
     one, other = (load_file(tmp_path / name / "supernet.safetensors") for name in ("whole", "stopped"))
     assert one.keys() == other.keys()
@@ -89,6 +99,28 @@ def test_another_number_of_classes_gets_a_fitted_classifier(model: Path, tmp_pat
     given = PretrainedModel(name=name, checkpoint=checkpoint)
     fitted = train_model(options(model, elastic=given, image_size=32), out=tmp_path / "fitted", trainer_config=QUIET)
     assert any("the classifier was fitted to 10 classes" in note for note in fitted.notes)
+
+
+def test_a_model_with_a_new_classifier_is_trained_on_labels_first(model: Path, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "weights.pth"
+    torch.manual_seed(0)
+    torch.save(timm.create_model("test_vit", num_classes=3).state_dict(), checkpoint)
+    given = PretrainedModel(name="timm:test_vit", checkpoint=checkpoint)
+    requested = options(model, elastic=given, image_size=32, epochs=1)
+    trained = train_model(requested, out=tmp_path / "whole", trainer_config=QUIET)
+    assert any("trained on labels for 1 epochs first" in note for note in trained.notes)
+    assert [row["macs"] for row in read_metrics(tmp_path / "whole" / CLASSIFIER)] == [[]] * 4
+    train_model(replace(requested, epochs=0), out=tmp_path / "fitted", trainer_config=QUIET)
+    assert not (tmp_path / "fitted" / CLASSIFIER).exists()
+    one, other = (load_file(tmp_path / run / "original.safetensors") for run in ("whole", "fitted"))
+    assert any(not torch.equal(one[name], other[name]) for name in one)
+    with stopped_at(2), pytest.raises(Interrupted):
+        train_model(requested, out=tmp_path / "stopped", trainer_config=QUIET)
+    assert not (tmp_path / "stopped" / "original.safetensors").exists()
+    train_model(TrainOptions(), out=tmp_path / "stopped", resume=True, trainer_config=QUIET)
+    for name in ("original.safetensors", "supernet.safetensors"):
+        one, other = (load_file(tmp_path / run / name) for run in ("whole", "stopped"))
+        assert all(torch.equal(one[key], other[key]) for key in one)
 
 
 @pytest.mark.parametrize(

@@ -45,15 +45,21 @@ def test_two_processes_end_with_the_same_weights(name: str, runs: Path) -> None:
     assert_same(one, other)
 
 
-def test_two_processes_train_as_one_does(runs: Path, tmp_path: Path) -> None:
-    space, recipe = CASES["single"]
+@pytest.mark.parametrize("name", ["single", "elastic"])
+def test_two_processes_train_as_one_does(name: str, runs: Path, tmp_path: Path) -> None:
+    space, recipe = CASES[name]
     alone = toy_trainer(tmp_path, space, recipe)
     alone.run()
-    together = load_file(runs / "single-2" / "rank0.safetensors")
-    for name, tensor in weights(alone.model).items():
-        torch.testing.assert_close(together[name], tensor, rtol=1e-4, atol=1e-6)
-    pairs = zip(read_metrics(tmp_path), read_metrics(runs / "single-2"), strict=True)
+    together = load_file(runs / f"{name}-2" / "rank0.safetensors")
+    for key, tensor in weights(alone.model).items():
+        torch.testing.assert_close(together[key], tensor, rtol=1e-4, atol=1e-6)
+    pairs = zip(read_metrics(tmp_path), read_metrics(runs / f"{name}-2"), strict=True)
     assert all(one["loss"] == pytest.approx(other["loss"], rel=1e-5) for one, other in pairs)
+
+
+def test_all_processes_get_the_values_of_the_first(runs: Path) -> None:
+    values = [load_file(runs / f"shared{rank}.safetensors")["value"].tolist() for rank in range(2)]
+    assert values == [[1.0, 0.0]] * 2
 
 
 def test_only_the_first_process_writes(runs: Path) -> None:

@@ -2,6 +2,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -22,6 +23,7 @@ from hwnas.train.sampling import SamplingConfig
 from hwnas.train.strategies import make_strategy
 from tests.train.toys import (
     AUTOFORMER,
+    ELASTIC,
     GLIT,
     RESNAS,
     TWINS,
@@ -197,3 +199,20 @@ def test_batch_norms_of_the_supernet_move() -> None:
     before = weights(training.model)["shared.stem.conv1.norm.running_mean"]
     training.run(0, [batch], training.draw_networks(0))
     assert not torch.equal(weights(training.model)["shared.stem.conv1.norm.running_mean"], before)
+
+
+def test_features_alone_are_learned_without_labels_and_logits() -> None:
+    recipe = toy_recipe(strategy=StrategyConfig(name="elastic", outputs="features"))
+    (batch, *_) = toy_loader(ELASTIC, recipe).epoch(0)
+    supernet = build_supernet(ELASTIC, recipe, seed=3)
+    strategy = make_strategy(supernet, recipe, seed=0)
+    with torch.no_grad():
+        dict(supernet.shared.named_parameters())["head.classifier.weight"].mul_(3)
+    networks = strategy.draw(np.random.default_rng(0), epoch=0)
+    targets = F.one_hot(batch.labels, ELASTIC.config.num_classes).float()
+    found, again = (
+        [float(loss.detach()) for loss in strategy.losses(Microbatch(MixedBatch(batch.images, values)), networks)]
+        for values in (targets, targets.flip(0))
+    )
+    assert found == again
+    assert found[0] == pytest.approx(0, abs=1e-6)  # the largest network computes what the model does

@@ -18,7 +18,7 @@ from hwnas.train.step import Stepper, StepResult
 from hwnas.train.trainer import Trainer, TrainerConfig
 from tests.strategies import TINY
 
-AUTOFORMER, RESNAS, VITAS, VITAS_ANYWHERE, TWINS, GLIT = (
+AUTOFORMER, RESNAS, VITAS, VITAS_ANYWHERE, TWINS, GLIT, ELASTIC = (
     next(space for space in TINY if space.name == name)
     for name in (
         "tiny-autoformer",
@@ -27,6 +27,7 @@ AUTOFORMER, RESNAS, VITAS, VITAS_ANYWHERE, TWINS, GLIT = (
         "tiny-vitas-anywhere",
         "tiny-twins",
         "tiny-glit-coded",
+        "tiny-elastic",
     )
 )
 QUIET = TrainerConfig(threads=1)
