@@ -24,13 +24,13 @@ def _vit(name: str, *, patch: int, pretrained: bool, options: dict[str, Any]) ->
     return build_model_with_cfg(VisionTransformer, name, pretrained, pretrained_filter_fn=checkpoint_filter_fn, **sizes)
 
 
-@register_model  # type: ignore[untyped-decorator]
+@register_model
 def elastic_benchmark_vit_patch4(pretrained: bool = False, **options: Any) -> nn.Module:
     """A ViT of the width and depth of the benchmark."""
     return _vit("elastic_benchmark_vit_patch4", patch=PATCH, pretrained=pretrained, options=options)
 
 
-@register_model  # type: ignore[untyped-decorator]
+@register_model
 def elastic_benchmark_vit_patch6(pretrained: bool = False, **options: Any) -> nn.Module:
     """The same with larger patches."""
     return _vit("elastic_benchmark_vit_patch6", patch=LARGER_PATCH, pretrained=pretrained, options=options)

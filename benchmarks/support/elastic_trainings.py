@@ -91,7 +91,8 @@ class Trainings:
         settings = {"data": self.data.fingerprint, **{name: getattr(options, name) for name in names}}
         self.state: dict[str, Any] = {"settings": settings, "done": {}, "spent": {}}
         if (self.folder / STATE).exists():
-            self.state = load_json(self.folder / STATE)
+            known: Any = load_json(self.folder / STATE)
+            self.state = known
             if self.state["settings"] != settings:
                 message = f"{self.folder} must be the state of the same benchmark"
                 raise InputError(message, got="other settings", hint="another --state")
@@ -152,7 +153,7 @@ class Trainings:
             overrides=_ELASTIC,
         )
         self._trained("elastic", seed, options)
-        order = load_json(self.run_of("elastic", seed) / ORDER)
+        order: Any = load_json(self.run_of("elastic", seed) / ORDER)
         return {"score": order["score"], "divergences": order["divergences"]}
 
     def scratch(self, seed: int) -> dict[str, Any]:
@@ -304,7 +305,8 @@ class Trainings:
                     target = detailed_outputs(teacher, batch.images)
                 images = batch.images if image_size is None else _interpolated(batch.images, image_size)
                 found = detailed_outputs(network, images)
-                elastic_loss(found, target, batch.labels, recipe.strategy, recipe.teacher).backward()
+                loss = elastic_loss(found, target, batch.labels, recipe.strategy, recipe.teacher)
+                loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
                 ema.update(network, step=step + 1)

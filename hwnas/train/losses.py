@@ -93,7 +93,7 @@ def _resized_tokens(tokens: Tensor, count: int) -> Tensor:
     if tokens.shape[1] == count:
         return tokens
     before, after = (math.isqrt(number) for number in (tokens.shape[1], count))
-    grid = tokens.transpose(1, 2).unflatten(2, (before, before))
+    grid = tokens.transpose(1, 2).reshape(len(tokens), -1, before, before)
     return F.interpolate(grid, size=(after, after), mode="bilinear", antialias=True).flatten(2).transpose(1, 2)
 
 

@@ -149,7 +149,8 @@ class MacsSampler:
         candidates = self.widening.draw_levels(rng, count=_CANDIDATES, epoch=epoch)
         macs = self.widening.space.costs(candidates).macs
         wanted = rng.uniform(macs.min(), macs.max(), size=count)
-        return candidates[np.abs(macs[None, :] - wanted[:, None]).argmin(axis=1)]
+        nearest: Genomes = candidates[np.abs(macs[None, :] - wanted[:, None]).argmin(axis=1)]
+        return nearest
 
 
 @dataclass(frozen=True, kw_only=True)
