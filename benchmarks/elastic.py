@@ -11,7 +11,8 @@ accuracies on the test images, which nothing was chosen by:
 - the model itself at lower resolutions and with larger patches, fine-tuned for as many epochs with the same loss;
 - the model cut to half of its MACs by Taylor scores, all blocks alike, fine-tuned likewise;
 - inherited accuracy of eight networks against that after further training on their own;
-- cuts of the model without any training, by order of its heads and hidden units.
+- cuts of the model without any training, by order of its heads and hidden units;
+- a training step of four networks against their plain passes and one run of the teacher, in CPU time.
 
 Each finished part is written to `--state`; a stopped training resumes in the next call. `--budget` is the time after
 which no part is begun.
@@ -28,17 +29,23 @@ from typing import Any
 import torch
 
 from benchmarks.support.elastic_fronts import LEVELS, compared, searched
-from benchmarks.support.elastic_models import DEPTH, HEADS, LARGER_PATCH, PATCH, WIDTH, register_scratch_space
+from benchmarks.support.elastic_models import DEPTH, HEADS, LARGER_PATCH, MODEL, PATCH, WIDTH, register_scratch_space
+from benchmarks.support.elastic_step import AIM, step_costs
 from benchmarks.support.elastic_trainings import CUTS, HALF, SHARES_OF_MACS, Trainings
 from benchmarks.support.saving import asked, save
 from hwnas.devices import detect
 from hwnas.supernet.matmul import matmul_backend
 
 KINDS = ("elastic", "scratch")
+STEP_MODELS = {MODEL: (24, 128), "timm:vit_tiny_patch16_224": (224, 8)}
+"""Models whose training steps are timed, with image size and batch size."""
 
 
 def parts(trainings: Trainings, seed: int) -> Iterator[tuple[str, Callable[[], Any]]]:
     """The parts of one seed in the order in which they are done."""
+    if seed == 0:
+        for name, (image_size, batch_size) in STEP_MODELS.items():
+            yield f"step of {name}", partial(step_costs, name, image_size=image_size, batch_size=batch_size)
     yield f"original {seed}", partial(trainings.original, seed)
     yield f"elastic {seed}", partial(trainings.elastic, seed)
     yield f"orders {seed}", partial(trainings.orders, seed)
@@ -88,7 +95,20 @@ def table(trainings: Trainings) -> str:
     """All tables of what is finished, each with its aim."""
     seeds = [seed for seed in range(trainings.options.seeds) if f"elastic {seed}" in trainings.done]
     sections = [section for seed in seeds for section in _sections(trainings, seed)]
-    return "\n\n".join(sections)
+    return "\n\n".join([*_steps(trainings), *sections])
+
+
+def _steps(trainings: Trainings) -> Iterator[str]:
+    found = {name: trainings.done.get(f"step of {name}") for name in STEP_MODELS}
+    if not all(found.values()):
+        return
+    lines = [_line(["a step", "batch", "four networks, s", "their plain passes, s", "teacher, s", "ratio"]), _rule(6)]
+    for name, costs in found.items():
+        assert costs is not None
+        seconds = (f"{costs[part]:.3f}" for part in ("step", "passes", "teacher"))
+        lines.append(_line([name, str(STEP_MODELS[name][1]), *seconds, f"{costs['ratio']:.2f}"]))
+    met = all(costs is not None and costs["ratio"] <= AIM for costs in found.values())
+    yield "\n".join(lines) + f"\n\nAim: at most {AIM} times the plain passes and the teacher. {_verdict(met)}"
 
 
 def _sections(trainings: Trainings, seed: int) -> Iterator[str]:

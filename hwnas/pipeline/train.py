@@ -295,7 +295,7 @@ def _new_config(options: TrainOptions) -> tuple[TrainConfig, DataSplits]:
     validate_options(options)
     shape = resolve_image_shape(options)
     data = open_data(resolve_data_config(options), image_shape=shape, num_classes=options.num_classes)
-    return resolve_config(options, num_classes=len(data.classes)), data
+    return resolve_config(options, num_classes=len(data.classes), num_images=len(data.train)), data
 
 
 def _require_run(folder: Path, *, resume: bool) -> None:
@@ -311,13 +311,14 @@ def _resume_config(options: TrainOptions, folder: Path) -> tuple[TrainConfig, Da
     """Read the config of a run; options, if any are given, must resolve to the same."""
     config = read_train_config(Run.open(folder))
     require_unchanged_weights(config)
-    if options != TrainOptions():
-        _require_same_config(_complete_and_resolve(options, config), replace(config, machine=None))
     data = open_data(config.data, image_shape=config.image_shape, num_classes=config.num_classes)
+    if options != TrainOptions():
+        requested = _complete_and_resolve(options, config, num_images=len(data.train))
+        _require_same_config(requested, replace(config, machine=None))
     return config, data
 
 
-def _complete_and_resolve(options: TrainOptions, config: TrainConfig) -> TrainConfig:
+def _complete_and_resolve(options: TrainOptions, config: TrainConfig, *, num_images: int) -> TrainConfig:
     """Resolve the options of a resumed training, which need not name data and model again."""
     if options.data is None:
         options = replace(options, data=config.data.name)
@@ -325,7 +326,7 @@ def _complete_and_resolve(options: TrainOptions, config: TrainConfig) -> TrainCo
         space = config.space if config.elastic is None else None
         options = replace(options, space=space, model=config.model, supernet=config.supernet, elastic=config.elastic)
     validate_options(options)
-    return resolve_config(options, num_classes=config.num_classes)
+    return resolve_config(options, num_classes=config.num_classes, num_images=num_images)
 
 
 def _require_same_config(requested: TrainConfig, config: TrainConfig) -> None:

@@ -145,12 +145,13 @@ class TrainConfig:
         return find_arch(self.get_space(), self.arch)
 
 
-def resolve_config(options: TrainOptions, *, num_classes: int) -> TrainConfig:
+def resolve_config(options: TrainOptions, *, num_classes: int, num_images: int | None = None) -> TrainConfig:
     """Resolve options to the config of a training.
 
     Args:
         options: Options as a user gives them.
         num_classes: Number of classes of the dataset.
+        num_images: Number of training images; None: it is unknown.
 
     Raises:
         InputError: A name, a file or a value is not allowed.
@@ -173,6 +174,7 @@ def resolve_config(options: TrainOptions, *, num_classes: int) -> TrainConfig:
             overrides=options.overrides,
             epochs=options.epochs,
             batch_size=options.batch_size,
+            num_images=num_images,
         ),
         seed=options.seed,
         image_size=size,

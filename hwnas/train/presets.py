@@ -3,6 +3,7 @@
 `resolve_recipe` combines a preset with a TOML file and single values.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -141,6 +142,7 @@ VITAS_RETRAIN = replace(
 ELASTIC = Recipe(
     epochs=20,
     classifier_epochs=5,
+    classifier_lr=1e-4,
     batch_size=256,
     optimizer=OptimizerConfig(
         lr=1e-4, weight_decay=0.05, layer_decay=0.75, no_weight_decay=("prefix", "position", "scale")
@@ -154,7 +156,13 @@ ELASTIC = Recipe(
 )
 """The networks inside a pretrained model: the largest, the smallest and two random ones in each step learn the outputs
 of the model itself; narrow choices come in during the first half. A model whose classifier has other classes than the
-data is trained on labels first."""
+data is trained on labels first. For fewer than 50,000 images it has a tenth of the learning rate and up to 100
+epochs."""
+
+SMALL_SET = 50_000
+"""Number of training images below which the recipe `elastic` has a tenth of the learning rate and more epochs."""
+_SMALL_SET_EPOCHS, _SMALL_SET_STEPS = 100, 10_000
+"""So many epochs, or fewer if they have so many steps."""
 
 RECIPES: Registry[Recipe] = Registry(
     "recipe",
@@ -211,6 +219,7 @@ def resolve_recipe(
     overrides: Mapping[str, str] | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
+    num_images: int | None = None,
 ) -> Recipe:
     """Combine a preset with the values of a file and single values.
 
@@ -222,6 +231,7 @@ def resolve_recipe(
         overrides: Values by dotted key, applied last.
         epochs: Number of epochs; warm-up and widening keep their shares of it unless `overrides` sets them.
         batch_size: Images of one step.
+        num_images: Training images, by which the recipe `elastic` chooses epochs and learning rates; None: many.
 
     Raises:
         InputError: The name or a key is unknown, or a value is not allowed.
@@ -231,6 +241,8 @@ def resolve_recipe(
         if one_network and name + _RETRAIN in RECIPES:
             name += _RETRAIN
     recipe = RECIPES.get(name)
+    if recipe is ELASTIC and num_images is not None and num_images < SMALL_SET:
+        recipe = _for_small_set(recipe, num_images=num_images, batch_size=batch_size or recipe.batch_size)
     if file is not None:
         recipe = with_file(recipe, file)
     if epochs is not None:
@@ -239,6 +251,17 @@ def resolve_recipe(
         recipe = replace(recipe, batch_size=batch_size)
     recipe = with_overrides(recipe, overrides or {})
     return single_network_recipe(recipe, patches=recipe.regularization.patch_loss) if one_network else recipe
+
+
+def _for_small_set(recipe: Recipe, *, num_images: int, batch_size: int) -> Recipe:
+    """Train a pretrained model more gently and for more epochs, but not for more steps than its networks need."""
+    epochs = min(_SMALL_SET_EPOCHS, math.ceil(_SMALL_SET_STEPS * batch_size / num_images))
+    longer = with_epochs(recipe, max(epochs, recipe.epochs))
+    return replace(
+        longer,
+        optimizer=replace(longer.optimizer, lr=longer.optimizer.lr / 10),
+        schedule=replace(longer.schedule, min_lr=longer.schedule.min_lr / 10),
+    )
 
 
 def with_epochs(recipe: Recipe, epochs: int) -> Recipe:

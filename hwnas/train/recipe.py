@@ -218,6 +218,8 @@ class Recipe:
     classifier_epochs: Epochs = 0
     """Epochs in which a pretrained model whose classifier was fitted to the data is trained on labels, before the
     networks inside it learn its outputs."""
+    classifier_lr: LearningRate = 0.0
+    """Peak learning rate in these epochs; 0: that of the others."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Autocast precision of forward passes; fp16 scales losses and needs a GPU."""
     unused_weights: UnusedWeights = "skip"

@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -241,6 +241,8 @@ def train_classifier(
     assert isinstance(supernet, ElasticSupernet)
     network = supernet.subnet(supernet.space.largest()).to(world.device)
     recipe = single_network_recipe(with_epochs(config.recipe, config.recipe.classifier_epochs))
+    lr = config.recipe.classifier_lr or recipe.optimizer.lr
+    recipe = replace(recipe, optimizer=replace(recipe.optimizer, lr=lr))
     path = folder / CLASSIFIER
     if world.is_main_process:
         path.mkdir(exist_ok=True)

@@ -6,7 +6,16 @@ import pytest
 from hwnas.config import dump_toml, load_toml, to_mapping
 from hwnas.errors import InputError, UnknownNameError
 from hwnas.space import SPACES
-from hwnas.train.presets import AUTOFORMER, MICRO, RECIPES, RESNAS, VITAS, default_recipe, single_network_recipe
+from hwnas.train.presets import (
+    AUTOFORMER,
+    MICRO,
+    RECIPES,
+    RESNAS,
+    VITAS,
+    default_recipe,
+    resolve_recipe,
+    single_network_recipe,
+)
 from hwnas.train.recipe import Recipe, diff_tables, with_file, with_overrides
 
 # From the published code of each system: epochs, rate at a total batch of 1024, warm-up, lowest rate, drop path,
@@ -208,3 +217,24 @@ def test_the_recipe_of_one_network() -> None:
 def test_an_unknown_recipe_lists_the_known_ones() -> None:
     with pytest.raises(UnknownNameError, match="autoformer"):
         RECIPES.get("autofomer")
+
+
+@pytest.mark.parametrize(
+    ("num_images", "batch_size", "epochs", "lr"),
+    [(None, None, 20, 1e-4), (50_000, None, 20, 1e-4), (5_000, None, 100, 1e-5), (40_000, 128, 32, 1e-5)],
+)
+def test_the_elastic_recipe_is_longer_and_gentler_for_few_images(
+    num_images: int | None, batch_size: int | None, epochs: int, lr: float
+) -> None:
+    recipe = resolve_recipe(space=None, one_network=False, name="elastic", num_images=num_images, batch_size=batch_size)
+    assert (recipe.epochs, recipe.optimizer.lr) == (epochs, pytest.approx(lr))
+    assert recipe.sampling.widening_epochs == epochs // 2
+    chosen = resolve_recipe(
+        space=None,
+        one_network=False,
+        name="elastic",
+        num_images=num_images,
+        epochs=3,
+        overrides={"optimizer.lr": "0.5"},
+    )
+    assert (chosen.epochs, chosen.optimizer.lr) == (3, 0.5)
