@@ -95,7 +95,7 @@ def network_part(operation: Operation) -> Part:
         return "stem"
     if first == "head":
         return "head"
-    if last in _LOCALITY or operation.label == "conv1d":
+    if last in _LOCALITY or (last, operation.kind) == ("reduce", "linear"):  # Twins reduces by a convolution
         return "locality"
     if operation.kind in ("attention", "relative_position") or last.removeprefix("local_") in _ATTENTION:
         return "attention"

@@ -22,7 +22,7 @@ from hwnas.config import shown
 from hwnas.errors import InputError
 from hwnas.space.arch import Arch
 from hwnas.space.dimension import Dimension, per_block
-from hwnas.space.layers import PIXELS, RESIDUAL, Operations, head, mlp_branch, patch_stem, residual
+from hwnas.space.layers import RESIDUAL, Operations, head, mlp_branch, patch_stem, residual
 from hwnas.space.space import (
     Costs,
     GenomeReader,
@@ -210,7 +210,6 @@ class Glit(Space[GlitConfig, GlitArch]):
         widths = self._widths(genomes)
         tokens, embed = config.tokens, config.embed_dim
         times = np.ones_like(widths.heads)
-        # The residual sum has other traits in a block without attention, so it is listed once for either kind.
         stem = patch_stem(
             image_size=config.image_size, channels=config.channels, patch_size=config.patch_size, embed=embed
         )
@@ -218,8 +217,7 @@ class Glit(Space[GlitConfig, GlitArch]):
             Norm(name="norm1", times=times, tokens=tokens, channels=embed, traits=RESIDUAL),
             *_attention(widths, tokens=tokens),
             *_locality(widths, tokens=tokens),
-            residual("add1", times=times * (widths.heads > 0), elements=tokens * embed),
-            residual("add1", times=times * (widths.heads == 0), elements=tokens * embed, traits=PIXELS + RESIDUAL),
+            residual("add1", times=times, elements=tokens * embed),
             *mlp_branch(times=times, tokens=tokens, embed=embed, hidden=widths.hidden),
         )
         end = head(tokens=tokens, embed=embed, num_classes=config.num_classes)
@@ -293,21 +291,22 @@ def _attention(widths: _Widths, *, tokens: int) -> Operations:
 
 def _locality(widths: _Widths, *, tokens: int) -> Operations:
     times, channels, inner = widths.locality > 0, widths.locality, widths.inner
-    line: dict[str, Any] = {"variant": "conv1d", "times": times, "positions_in": tokens, "positions_out": tokens}
     return (
-        Convolution(name="expand", inputs=channels, outputs=2 * inner, kernel=1, **line),
+        Linear(name="expand", times=times, tokens=tokens, inputs=channels, outputs=2 * inner),
         Elementwise(name="glu", times=times, variant="glu", elements=tokens * inner, operands=2),
         Convolution(
             name="depthwise",
+            times=times,
+            positions_in=tokens,
+            positions_out=tokens,
             inputs=inner,
             outputs=inner,
             kernel=widths.kernel,
             groups=np.maximum(inner, 1),
-            **line,
         ),
         Norm(name="batch_norm", times=times, variant="batch_norm", tokens=tokens, channels=inner),
         Elementwise(name="silu", times=times, variant="silu", elements=tokens * inner),
-        Convolution(name="reduce", inputs=inner, outputs=channels, kernel=1, **line),
+        Linear(name="reduce", times=times, tokens=tokens, inputs=inner, outputs=channels),
     )
 
 

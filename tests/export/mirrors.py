@@ -36,20 +36,20 @@ class SelfAttention(nn.Module):
 
 
 class Locality(nn.Module):
-    """GLiT's convolutions over the tokens."""
+    """GLiT's convolution over the tokens, as an image one pixel high, between linear layers."""
 
     def __init__(self, channels: int, *, inner: int, kernel: int) -> None:
         super().__init__()
-        self.expand = nn.Conv1d(channels, 2 * inner, 1)
-        self.depthwise = nn.Conv1d(inner, inner, kernel, padding=kernel // 2, groups=inner)
-        self.batch_norm = nn.BatchNorm1d(inner)
+        self.expand = nn.Linear(channels, 2 * inner)
+        self.depthwise = nn.Conv2d(inner, inner, (1, kernel), padding=(0, kernel // 2), groups=inner)
+        self.batch_norm = nn.BatchNorm2d(inner)
         self.silu = nn.SiLU()
-        self.reduce = nn.Conv1d(inner, channels, 1)
+        self.reduce = nn.Linear(inner, channels)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        line = F.glu(self.expand(tokens.transpose(1, 2)), dim=1)
-        reduced: Tensor = self.reduce(self.silu(self.batch_norm(self.depthwise(line))))
-        return reduced.transpose(1, 2)
+        line = F.glu(self.expand(tokens), dim=-1).mT[:, :, None]
+        reduced: Tensor = self.reduce(self.silu(self.batch_norm(self.depthwise(line)))[:, :, 0].mT)
+        return reduced
 
 
 class Mixed(nn.Module):

@@ -16,7 +16,7 @@ from hwnas.space.glit import SMALL, TINY, TINY_PAPER, Glit, GlitArch, GlitBlock,
 from hwnas.supernet.glit import GlitSupernet, GlitSupernetConfig, block_choices, block_config, outline
 from hwnas.supernet.network import Network
 from hwnas.supernet.official.keys import fill, translate
-from hwnas.supernet.official.rules import GLIT_BLOCK_RULES, GLIT_RULES
+from hwnas.supernet.official.rules import GLIT_BLOCK_RULES, GLIT_RULES, locality_shapes
 from hwnas.supernet.sharing import take
 from tests.strategies import TINY as TINY_SPACES
 from tests.supernet.golden import assert_golden, golden, images, weights
@@ -78,7 +78,7 @@ def golden_arch(config: dict[str, Any]) -> GlitArch:
 def test_official_outputs_of_the_network(name: str) -> None:
     record = golden(name)
     network = Network(outline(golden_space(record["config"]).config, golden_arch(record["config"]))).eval()
-    fill(network, translate(weights(record["shapes"]), GLIT_RULES))
+    fill(network, locality_shapes(translate(weights(record["shapes"]), GLIT_RULES)))
     with torch.inference_mode():
         assert_golden(network(images(record)), record)
     assert sum(parameter.numel() for parameter in network.parameters()) == record["config"]["params"]
@@ -89,7 +89,7 @@ def test_official_outputs_of_a_slice(name: str) -> None:
     record = golden(name)
     arch = golden_arch(record["config"])
     supernet = GlitSupernet(golden_space(record["config"])).eval()
-    scatter(supernet, arch, translate(weights(record["shapes"]), GLIT_RULES))
+    scatter(supernet, arch, locality_shapes(translate(weights(record["shapes"]), GLIT_RULES)))
     with torch.inference_mode():
         assert_golden(supernet(images(record), arch), record)
         assert_golden(supernet.subnet(arch)(images(record)), record)
@@ -106,7 +106,7 @@ def test_official_outputs_of_a_block(name: str) -> None:
     record = golden(name)
     block = one_block(record["config"])
     module = block_config(block_space(record["config"]).config, block).build().eval()
-    fill(module, translate(weights(record["shapes"]), GLIT_BLOCK_RULES))
+    fill(module, locality_shapes(translate(weights(record["shapes"]), GLIT_BLOCK_RULES)))
     with torch.inference_mode():
         assert_golden(module(images(record))[:, ::7], record, name="tokens")
 
@@ -116,7 +116,7 @@ def test_official_outputs_of_a_block_as_a_slice(name: str) -> None:
     record = golden(name)
     arch = GlitArch(blocks=(one_block(record["config"]),))
     supernet = GlitSupernet(block_space(record["config"])).eval()
-    tensors = translate(weights(record["shapes"]), GLIT_BLOCK_RULES)
+    tensors = locality_shapes(translate(weights(record["shapes"]), GLIT_BLOCK_RULES))
     scatter(supernet, arch, {f"blocks.0.{name}": tensor for name, tensor in tensors.items()})
     with torch.inference_mode():
         block = supernet.subnet(arch).segments()["blocks.0"]

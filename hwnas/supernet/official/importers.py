@@ -21,6 +21,7 @@ from hwnas.supernet.official.rules import (
     VITAS_NETWORK_RULES,
     VITAS_SUPERNET_RULES,
     close_gaps,
+    locality_shapes,
     resnas_rules,
 )
 from hwnas.supernet.resnas import ResNasSupernetConfig
@@ -88,7 +89,7 @@ def _twins_network(space: AnySpace, arch: Arch, state: State) -> Network:
 
 def _glit_network(space: AnySpace, arch: Arch, state: State) -> Network:
     network = make_network(space, arch)
-    return _filled(network, network, translate(state, GLIT_RULES))
+    return _filled(network, network, locality_shapes(translate(state, GLIT_RULES)))
 
 
 def _no_supernet(space: AnySpace, state: State) -> AnySupernet:

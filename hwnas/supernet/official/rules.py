@@ -64,6 +64,19 @@ GLIT_RULES: tuple[Rule, ...] = (
 """Rules of a network."""
 
 
+def locality_shapes(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give the 1-D convolutions of translated GLiT weights the shapes of linear layers and of a 2-D convolution."""
+    return {name: _locality_shape(name, tensor) for name, tensor in tensors.items()}
+
+
+def _locality_shape(name: str, tensor: Tensor) -> Tensor:
+    if tensor.ndim != 3:  # of another layer, or wrong, which filling reports
+        return tensor
+    if name.endswith(("locality.expand.weight", "locality.reduce.weight")):
+        return tensor.squeeze(2)
+    return tensor.unsqueeze(2) if name.endswith("locality.depthwise.weight") else tensor
+
+
 _VITAS_STEM = r"net\.backbone_init_stem_Patch_init_0\."
 _VITAS_BLOCK = r"net\.backbone_Block_(?:Block|id)_(\d+)\.0\."
 
