@@ -1,15 +1,16 @@
 import json
 from collections import Counter
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from hwnas.devices import detect
 from hwnas.errors import InputError, MissingError, UnknownNameError, UsageError
 from hwnas.pipeline.measure import MeasureResult, measure, measure_plan
 from hwnas.profile.options import CampaignOptions
 from hwnas.profile.plan import load_plan, write_plan
+from hwnas.profile.runners.openvino import OpenVinoRunner
 from hwnas.profile.subjects import REFERENCE
 from hwnas.records import Profile, load_profile
 from hwnas.runs import CommandOutcome
@@ -169,7 +170,7 @@ def test_auto_takes_the_best_runtime_that_is_here_and_says_so(request_here: Camp
         campaign_environment=FakeEnvironment().make(),
         reporter=listener,
     )
-    best = "onnxruntime" if find_spec("openvino") is None else "openvino"
+    best = "openvino" if OpenVinoRunner().available(detect().cpu.device).available else "onnxruntime"
     assert (measured.deployment.runtime, measured.deployment.precision) == (best, "fp32")
     assert listener.texts == [f"runtime {best} on {CPU}"]
 
