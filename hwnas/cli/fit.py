@@ -43,7 +43,11 @@ _COLUMNS: tuple[Column | str, ...] = (
 @click.option(
     "--from", "sources", multiple=True, metavar="DEVICE", help="Transfer from this device's predictors (repeatable)."
 )
-@click.option("--samples", type=COUNT, help="Use this many networks of each profile, those measured first.")
+@click.option(
+    "--samples",
+    type=COUNT,
+    help="Use this many networks: of a profile those measured first, of a table usual ones that differ.",
+)
 @click.option("--mixed", is_flag=True, help="Allow profiles of different environments in one fit.")
 @profiles_option
 @predictors_option

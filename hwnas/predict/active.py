@@ -10,6 +10,10 @@ from hwnas.predict.intervals import WhitenedComponents
 from hwnas.predict.models.analytic import AnalyticLearner
 
 _COMMITTEE = 8
+_USUAL = 3
+"""One of so many candidates is usual enough to represent the others."""
+_MOVING = ("bytes", "params", "memory_bound", "scores")
+_CALL_MS = 0.004
 
 
 def choose_next(
@@ -53,6 +57,33 @@ def spread_out(candidates: Features, *, count: int, seed: int = 0) -> NDArray[np
     first = int(np.random.default_rng(seed).integers(len(candidates)))
     rest = _farthest(points, points[first : first + 1], np.ones(len(points)), count=count - 1)
     return np.concatenate([[first], rest]).astype(np.intp)
+
+
+def representative(candidates: Features, *, count: int) -> NDArray[np.intp]:
+    """Return the rows of `count` usual candidates that differ in size and in what limits them.
+
+    They serve to find the few factors by which a device differs from others. Unusual networks, which `spread_out`
+    prefers, have errors of their own that would be taken for such a factor; only the most usual third is eligible.
+    """
+    if not 1 <= count <= len(candidates):
+        raise InputError("there must be as many candidates as are to be chosen", got=f"{count} of {len(candidates)}")
+    distance = WhitenedComponents.fit(candidates).distance(candidates)
+    order = np.argsort(round_last_bits(distance), kind="stable")
+    eligible = np.sort(order[: max(len(order) // _USUAL, min(2 * count, len(order)))])
+    points = _limits(candidates.take(eligible))
+    points = (points - points.mean(axis=0)) / np.maximum(points.std(axis=0), 1e-9)
+    first = int(np.argmin(round_last_bits((points**2).sum(axis=1))))
+    rest = _farthest(points, points[first : first + 1], np.ones(len(points)), count=count - 1)
+    return np.sort(eligible[np.concatenate([[first], rest]).astype(np.intp)])
+
+
+def _limits(features: Features) -> Numbers:
+    """Return the logarithm of the total cost, and the shares of moving data and of calls in it."""
+    names = features.cost_names
+    calls = [name for name in names if name.startswith("calls.")]
+    moving = [name for name in names if name.endswith(_MOVING) and not name.startswith("calls.")]
+    total, called = features.total(), _CALL_MS * features.costs_by(calls).sum(axis=1)
+    return np.column_stack([np.log(total), features.costs_by(moving).sum(axis=1) / total, np.log1p(called / total)])
 
 
 def _disagreement(candidates: Features, measured: Features, target: Numbers, *, seed: int) -> Numbers:

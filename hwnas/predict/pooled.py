@@ -24,7 +24,7 @@ from hwnas.predict.fitted_range import FittedRange
 from hwnas.predict.folds import group_equal_networks
 from hwnas.predict.intervals import Intervals, calibrate
 from hwnas.predict.metrics import scores
-from hwnas.predict.models import AnalyticLearner, BoostedLearner, Fitted, Stack
+from hwnas.predict.models import AnalyticLearner, BoostedLearner, Stack
 from hwnas.predict.predictor import Predictor
 from hwnas.predict.selection import Protocol
 
@@ -113,11 +113,12 @@ def pooled_predictor(
         raise InputError(f"a pool must have {MIN_DEVICES} measured devices", got=", ".join(names) or "none", hint=hint)
     features, target = joined([part.features for part in pool]), np.concatenate([part.target for part in pool])
     left_out = [
-        _fit([other for other in pool if other.device.name != part.device.name]).predict(part.features) for part in pool
+        fit_pool([other for other in pool if other.device.name != part.device.name]).predict(part.features)
+        for part in pool
     ]
     predicted = np.concatenate(left_out)
     is_unlike = device.architecture not in {part.device.architecture for part in pool}
-    intervals, spread = _intervals(pool, left_out, unlike=is_unlike)
+    intervals, spread = device_intervals(pool, left_out, unlike=is_unlike)
     batches = np.concatenate([part.batches for part in pool])
     card = Card(
         created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -128,33 +129,26 @@ def pooled_predictor(
             num_networks=max(len(set(group_equal_networks(part.features))) for part in pool),
             is_mixed=True,
             kinds=tuple(sorted({kind for part in pool for kind in part.kinds})),
-            usual_batch=_usual(batches) if metric.deployment.fixed_batch is None else None,
+            usual_batch=usual_batch(batches) if metric.deployment.fixed_batch is None else None,
         ),
         protocol=Protocol(num_folds=len(set(names)), repeats=1, held_out="devices"),
         model=_MODEL,
         ranking=(_ranked(metric, predicted, target, batches),),
         coverage=tuple(_coverage(pool, left_out, confidence=confidence) for confidence in CONFIDENCES),
-        held_out=tuple(
-            HeldOut(measured=value, predicted=prediction)
-            for value, prediction in zip(
-                metric.from_target(target, batch=batches).tolist(),
-                metric.from_target(predicted, batch=batches).tolist(),
-                strict=True,
-            )
-        ),
+        held_out=held_out_rows(metric, target, predicted, batches),
         notes=_notes(device, pool, left_out, spread=spread, is_unlike=is_unlike),
         environment=environment,
     )
     return Predictor(
         card=card,
         conditions=replace(conditions, batch=1),
-        model=_fit(pool),
+        model=fit_pool(pool),
         intervals=intervals,
-        fitted_range=_range(pool),
+        fitted_range=pool_range(pool),
     )
 
 
-def _fit(pool: Sequence[MeasuredDevice]) -> Fitted:
+def fit_pool(pool: Sequence[MeasuredDevice]) -> Stack:
     """Fit one model to several devices, which have equal weight however many networks were measured on each."""
     features, target = joined([part.features for part in pool]), np.concatenate([part.target for part in pool])
     weights = np.concatenate([np.full(len(part.target), 1 / len(part.target)) for part in pool])
@@ -165,12 +159,15 @@ def _fit(pool: Sequence[MeasuredDevice]) -> Fitted:
     return Stack(members=members, weights=np.full(len(members), 1 / len(members)))
 
 
-def _intervals(pool: Sequence[MeasuredDevice], left_out: Sequence[Numbers], *, unlike: bool) -> tuple[Intervals, float]:
+def device_intervals(
+    pool: Sequence[MeasuredDevice], left_out: Sequence[Numbers], *, unlike: bool, spread: float | None = None
+) -> tuple[Intervals, float]:
     """Return the intervals, and the spread of the devices' mean errors that they allow for."""
     logs = [np.log(part.target / predicted) for part, predicted in zip(pool, left_out, strict=True)]
     means = np.array([float(np.median(values)) for values in logs])
     total = _PRIOR_DEVICES * _PRIOR_SPREAD**2 + float((means**2).sum())
-    spread = float(np.sqrt(total / (_PRIOR_DEVICES + len(means)))) * (_UNLIKE_SPREAD if unlike else 1.0)
+    if spread is None:
+        spread = float(np.sqrt(total / (_PRIOR_DEVICES + len(means)))) * (_UNLIKE_SPREAD if unlike else 1.0)
     features, target = joined([part.features for part in pool]), np.concatenate([part.target for part in pool])
     around = np.concatenate([values - mean for values, mean in zip(logs, means, strict=True)])
     fitted = calibrate(features, target, (target / np.exp(around))[None])
@@ -187,13 +184,13 @@ def _coverage(pool: Sequence[MeasuredDevice], left_out: Sequence[Numbers], *, co
     inside = []
     for part, predicted in zip(pool, left_out, strict=True):
         others = [row for row in range(len(pool)) if pool[row].device.name != part.device.name]
-        intervals, _ = _intervals([pool[row] for row in others], [left_out[row] for row in others], unlike=False)
+        intervals, _ = device_intervals([pool[row] for row in others], [left_out[row] for row in others], unlike=False)
         low, high = intervals.bounds(predicted, part.features, confidence=confidence)
         inside.append((low <= part.target) & (part.target <= high))
     return Coverage(confidence=confidence, share=float(np.concatenate(inside).mean()))
 
 
-def _range(pool: Sequence[MeasuredDevice]) -> FittedRange:
+def pool_range(pool: Sequence[MeasuredDevice]) -> FittedRange:
     """Return the range of the pool; a faster or slower device has other times for the same networks."""
     fitted = FittedRange.fit(joined([part.features for part in pool]))
     rates = 2.0 * (fitted.high - fitted.low)
@@ -225,11 +222,18 @@ def _notes(
     return tuple(notes)
 
 
+def held_out_rows(metric: Metric, target: Numbers, predicted: Numbers, batches: Numbers) -> tuple[HeldOut, ...]:
+    """Return the rows of a card from milliseconds of a batch."""
+    measured, values = (metric.from_target(rows, batch=batches).tolist() for rows in (target, predicted))
+    return tuple(HeldOut(measured=value, predicted=other) for value, other in zip(measured, values, strict=True))
+
+
 def _ranked(metric: Metric, predicted: Numbers, target: Numbers, batches: Numbers) -> Ranked:
     values = metric.from_target(predicted, batch=batches), metric.from_target(target, batch=batches)
     return Ranked(model=_MODEL, scores=scores(*values))
 
 
-def _usual(batches: Numbers) -> int:
+def usual_batch(batches: Numbers) -> int:
+    """Return the most frequent batch size, the largest of several."""
     values, counts = np.unique(batches, return_counts=True)
     return int(values[counts == counts.max()][-1])

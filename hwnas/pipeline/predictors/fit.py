@@ -17,6 +17,8 @@ from hwnas.files import file_errors, path_within, printable
 from hwnas.metrics import MEASURED_METRICS, UNSPECIFIED, Deployment, MeasuredMetric, Metric
 from hwnas.pipeline.predictors.grouping import LeftOut, group_profiles
 from hwnas.pipeline.predictors.measured_networks import MeasuredNetworks, measured_profile, measured_table
+from hwnas.pipeline.predictors.unmeasured import calibrate_pool
+from hwnas.predict.active import representative
 from hwnas.predict.arrays import Numbers
 from hwnas.predict.card import Card
 from hwnas.predict.fit import as_throughput, fit_predictor, transfer_predictor
@@ -40,7 +42,7 @@ class FitOptions:
     sources: tuple[str, ...] = ()
     """Devices whose predictors are transferred, for devices with few measured networks."""
     samples: Annotated[int, Between(1, 1_000_000_000)] | None = None
-    """Number of networks of each profile to fit, those measured first; None: all."""
+    """Number of networks to fit: of a profile those measured first, of a table usual ones that differ; None: all."""
     mixed: bool = False
     """Allow profiles of different environments to be fitted together."""
     profiles: Path | None = None
@@ -189,6 +191,11 @@ def _fit_metrics(
 
 
 def _fit_metric(networks: MeasuredNetworks, name: MeasuredMetric, options: FitOptions, reporter: Reporter) -> Predictor:
+    devices = tuple(map(resolve, options.sources))
+    calibrated = calibrate_pool(networks, name, devices=devices, profiles=options.profiles)
+    if calibrated is not None:
+        reporter.message(f"{networks.name}: {name}: {calibrated.card.notes[-1]}")
+        return calibrated
     observed = networks.observations(name)
     if options.sources:
         found = find_sources(networks, name, options.sources, predictors=options.predictors)
@@ -208,11 +215,15 @@ def _fit_metric(networks: MeasuredNetworks, name: MeasuredMetric, options: FitOp
 
 
 def _first(networks: MeasuredNetworks, count: int | None) -> MeasuredNetworks:
-    """Return the rows of the first `count` different networks that were measured."""
+    """Return the rows of `count` different networks: the first measured; of a table, usual ones that differ."""
     if count is None:
         return networks
     # `measured_profile` keeps somewhat more networks of each profile; pooled profiles and tables have all of theirs.
     labels = group_equal_networks(networks.features)
+    if networks.times is None and not networks.subjects and count < len(set(labels)):
+        firsts = np.array([labels.index(label) for label in dict.fromkeys(labels)])
+        designed = firsts[representative(networks.features.take(firsts), count=count)]
+        return networks.take(np.flatnonzero(np.isin(labels, [labels[row] for row in designed])))
     order = np.arange(len(networks)) if networks.times is None else np.argsort(networks.times, kind="stable")
     chosen = set(list(dict.fromkeys(labels[row] for row in order))[:count])
     return networks.take(np.flatnonzero([label in chosen for label in labels]))

@@ -10,11 +10,24 @@ from hwnas.data_paths import PROFILES, data_search_path
 from hwnas.devices import DEVICES, Device, Machine, resolve
 from hwnas.errors import InputError
 from hwnas.files import path_within
-from hwnas.metrics import ANY_BATCH, PRECISION_PREFERENCE, PRECISIONS, RUNTIMES, Deployment, Metric, Precision
+from hwnas.metrics import (
+    ANY_BATCH,
+    PRECISION_PREFERENCE,
+    PRECISIONS,
+    RUNTIMES,
+    Deployment,
+    MeasuredMetric,
+    Metric,
+    Precision,
+)
 from hwnas.pipeline.predictors.measured_networks import MeasuredNetworks, measured_profile, measured_table
+from hwnas.predict.calibrated import FEW_NETWORKS, MIN_CALIBRATION, calibrated_predictor
+from hwnas.predict.features.conditions import Conditions
 from hwnas.predict.features.counting import workload_features
+from hwnas.predict.folds import group_equal_networks
 from hwnas.predict.lookup import predictor_folder
 from hwnas.predict.pooled import MIN_DEVICES, MeasuredDevice, pooled_predictor, sustained_conditions
+from hwnas.predict.predictor import Predictor
 from hwnas.predict.saving import save_predictor
 from hwnas.predict.selector import ChosenPredictor
 from hwnas.profile.lookup import ProfileEntry, TableEntry, profile_entries, table_entries
@@ -78,6 +91,44 @@ def choose_unmeasured(
     )
 
 
+def calibrate_pool(
+    networks: MeasuredNetworks, metric: MeasuredMetric, *, devices: Sequence[str] = (), profiles: Path | None = None
+) -> Predictor | None:
+    """Fit the few factors by which a device differs from others, to a few measured networks.
+
+    Args:
+        networks: The measured networks of the device.
+        metric: Latency or throughput.
+        devices: The only devices to pool; empty: all that were measured, of which there must be two.
+        profiles: The only folder of profiles and tables to use; None: the default search path.
+
+    Returns:
+        The predictor; None if the networks are many, the device has no datasheet or no other device was measured in
+        its deployment.
+    """
+    name, deployment = networks.device.name, networks.deployment
+    few = MIN_CALIBRATION <= len(set(group_equal_networks(networks.features))) <= FEW_NETWORKS
+    if metric not in _METRICS or name not in DEVICES or not few:
+        return None
+    device = DEVICES.get(name)
+    try:
+        conditions = _sustained(networks)
+        pools = _pools(replace(deployment, device=None), device, profiles)
+    except InputError:  # a datasheet without rates
+        return None
+    sources = [source for same in pools.values() for source in same if source.device.name != name]
+    kept = _newest([source for source in sources if not devices or source.device.name in devices])
+    if len({source.device.name for source in kept}) < (1 if devices else MIN_DEVICES):
+        return None
+    rows = networks.take(np.flatnonzero(np.isfinite(networks.values[metric])))
+    return calibrated_predictor(
+        [_part(_measured(source)) for source in kept],
+        networks.observations(metric),
+        build=lambda given: workload_features(rows.workloads, given),
+        conditions=replace(conditions, batch=rows.batches),
+    )
+
+
 def save_unmeasured(chosen: ChosenPredictor, out: Path) -> ChosenPredictor:
     """Write such a predictor below a folder of predictors, where only its path finds it."""
     folder = path_within(out, POOLED) / predictor_folder(chosen.predictor.card.metric)
@@ -127,18 +178,24 @@ def _best_pool(pools: Mapping[tuple[str, str], Sequence[_Source]], device: Devic
         if any(source.device.name == device.name for source in sources):
             hint = f"hwnas fit --device {device.name} --runtime {key[0]}"
             raise InputError(f"{device.name} was measured: fit a predictor to that", got="/".join(key), hint=hint)
-        newest: dict[tuple[str, str], _Source] = {}
-        for source in sources:
-            kind = "table" if isinstance(source.entry, TableEntry) else source.entry.name.partition("/")[2]
-            other = newest.get((source.device.name, kind))
-            if other is None or source.version > other.version:
-                newest[source.device.name, kind] = source
-        if len({source.device.name for source in newest.values()}) >= MIN_DEVICES:
-            return list(newest.values())
+        newest = _newest(sources)
+        if len({source.device.name for source in newest}) >= MIN_DEVICES:
+            return newest
     known = sorted(f"{'/'.join(key)}: {source.device.name}" for key, sources in pools.items() for source in sources)
     message = f"{device.name} must be measured, or {MIN_DEVICES} other {device.kind.upper()}s with a datasheet"
     hint = f"hwnas profile on {device.name}; or hwnas profiles import-timm"
     raise InputError(message, got=f"{len(known)} in this deployment", known=known, hint=hint)
+
+
+def _newest(sources: Sequence[_Source]) -> list[_Source]:
+    """Return the table of the newest version of each device, and its profiles."""
+    newest: dict[tuple[str, str], _Source] = {}
+    for source in sources:
+        kind = "table" if isinstance(source.entry, TableEntry) else source.entry.name.partition("/")[2]
+        other = newest.get((source.device.name, kind))
+        if other is None or source.version > other.version:
+            newest[source.device.name, kind] = source
+    return list(newest.values())
 
 
 def _measured(source: _Source) -> MeasuredNetworks:
@@ -150,14 +207,7 @@ def _part(networks: MeasuredNetworks) -> MeasuredDevice:
     """Return the rows of a device under the rates that it sustains."""
     latency = networks.values["latency_ms"]
     measured = networks.take(np.flatnonzero(np.isfinite(latency)))
-    deployment = networks.deployment
-    conditions = sustained_conditions(
-        networks.device,
-        precision=_precision(deployment),
-        batch=measured.batches,
-        runtime=str(deployment.runtime),
-        autocast="autocast" in networks.environment,
-    )
+    conditions = replace(_sustained(networks), batch=measured.batches)
     return MeasuredDevice(
         device=networks.device,
         features=workload_features(measured.workloads, conditions),
@@ -165,6 +215,16 @@ def _part(networks: MeasuredNetworks) -> MeasuredDevice:
         batches=measured.batches.astype(np.float64),
         sources=networks.sources,
         kinds=tuple(sorted(set(measured.space_names))),
+    )
+
+
+def _sustained(networks: MeasuredNetworks) -> Conditions:
+    deployment = networks.deployment
+    return sustained_conditions(
+        networks.device,
+        precision=_precision(deployment),
+        runtime=str(deployment.runtime),
+        autocast="autocast" in networks.environment,
     )
 
 

@@ -1,0 +1,212 @@
+"""Predictors of devices of which a few networks were measured: a model of other devices with three factors.
+
+The factors are of compute, of memory and of launches. They have priors around one common factor and are used where they
+predict the measured networks better than one factor does, each network left out in turn. So the answer is that for a
+device that nobody measured times one ratio, or better than it on what was measured.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import numpy as np
+
+from hwnas.errors import InputError
+from hwnas.predict.arrays import Numbers
+from hwnas.predict.card import CONFIDENCES, Card, Coverage, FittedData
+from hwnas.predict.features.conditions import Conditions
+from hwnas.predict.features.table import Features
+from hwnas.predict.fit import Observations
+from hwnas.predict.folds import group_equal_networks
+from hwnas.predict.intervals import Intervals
+from hwnas.predict.models import Analytic, Boosted, Fitted, Stack
+from hwnas.predict.pooled import (
+    MIN_DEVICES,
+    MeasuredDevice,
+    device_intervals,
+    fit_pool,
+    held_out_rows,
+    pool_range,
+    usual_batch,
+)
+from hwnas.predict.predictor import Predictor, Validation
+from hwnas.predict.selection import Protocol
+
+FEW_NETWORKS = 30
+"""Up to this number of networks, a device is a change of others; beyond, it is fitted for itself."""
+
+MIN_CALIBRATION = 3
+"""Least number of different networks for the factors of a device."""
+
+ONE_FACTOR, THREE_FACTORS = "pooled, one factor", "pooled, three factors"
+"""Names of the models on a card."""
+
+_STEP = 0.1
+_PRIORS = (0.5, 0.1, 0.1)
+"""Standard deviations of the logarithms: common factor, memory against compute, launches."""
+_RESIDUAL = 0.06
+"""Error of a model of other devices on a network, as a logarithm."""
+_BASIS = np.array([[1.0, 1.0, 1.0], [1.0, -1.0, 0.0], [0.0, 0.0, 1.0]])
+
+
+def calibrated_predictor(
+    pool: Sequence[MeasuredDevice],
+    observed: Observations,
+    *,
+    build: Callable[[Conditions], Features],
+    conditions: Conditions,
+) -> Predictor:
+    """Make the predictor of a device of which a few networks were measured.
+
+    Args:
+        pool: Other devices, measured in the same deployment.
+        observed: The measured networks: latency or throughput.
+        build: Returns their features under conditions.
+        conditions: The `sustained_conditions` of the device, with the batches of the measured networks.
+
+    Raises:
+        InputError: The networks are fewer than three different ones.
+    """
+    distinct = len(set(group_equal_networks(observed.features)))
+    if distinct < MIN_CALIBRATION:
+        raise InputError(f"a device needs {MIN_CALIBRATION} different measured networks", got=distinct)
+    model, target = fit_pool(pool), observed.target
+
+    def predicted(factors: Numbers) -> Numbers:
+        logs: Numbers = np.log(_launching(model, factors).predict(build(_changed(conditions, factors))))
+        return logs
+
+    logs = np.log(target) - predicted(np.zeros(3))
+    steps = _STEP * np.eye(3)
+    slopes = np.column_stack([(predicted(step) - predicted(-step)) / (2 * _STEP) for step in steps])
+    left_out = {name: _left_out(slopes, logs, model=name) for name in (ONE_FACTOR, THREE_FACTORS)}
+    chosen = min(left_out, key=lambda name: float(np.abs(np.expm1(left_out[name] - logs)).mean()))
+    factors = fit_factors(slopes, logs, model=chosen)
+    held_out = {name: target * np.exp(values - logs) for name, values in left_out.items()}
+    intervals = _intervals(pool, model, logs - left_out[chosen])
+    changed = _changed(conditions, factors)
+    validation = Validation(target=target, by_model={name: row[None] for name, row in held_out.items()}, by_count={})
+    names = ", ".join(dict.fromkeys(part.device.name for part in pool))
+    compute, memory, launch = np.exp(factors)
+    note = (
+        f"{distinct} networks and a model of {names}: compute takes {compute:.2f}, memory {memory:.2f} and launches "
+        f"{launch:.2f} times what the datasheet suggests"
+    )
+    sources = tuple(source for part in pool for source in part.sources)
+    card = _card(observed, chosen, held_out[chosen], validation, note=note, sources=sources)
+    inside = _coverage(intervals, build(changed), target, held_out[chosen])
+    return Predictor(
+        card=replace(card, coverage=inside),
+        conditions=replace(changed, batch=1),
+        model=_launching(model, factors),
+        intervals=intervals,
+        fitted_range=pool_range(pool),
+        validation=validation,
+    )
+
+
+def fit_factors(slopes: Numbers, logs: Numbers, *, model: str) -> Numbers:
+    """Return the logarithms of the factors of compute, memory and launches.
+
+    Args:
+        slopes: Derivatives of the logarithm of each prediction, one column per factor.
+        logs: Logarithm of measured over predicted.
+        model: `ONE_FACTOR`, which is the median ratio, or `THREE_FACTORS`.
+    """
+    if model == ONE_FACTOR:
+        return np.full(3, float(np.median(logs)))
+    # A robust Bayesian regression: a common factor with a wide prior, deviations from it with narrow ones.
+    columns = slopes @ _BASIS.T
+    penalty = np.diag(1 / np.square(_PRIORS))
+    robust, weights = np.ones(len(logs)), np.zeros(3)
+    for _ in range(8):
+        weighted = columns * robust[:, None] / _RESIDUAL**2
+        weights = np.linalg.solve(weighted.T @ columns + penalty, weighted.T @ logs)
+        robust = 1 / (1 + ((logs - columns @ weights) / (2 * _RESIDUAL)) ** 2)
+    factors: Numbers = weights @ _BASIS
+    return factors
+
+
+def _left_out(slopes: Numbers, logs: Numbers, *, model: str) -> Numbers:
+    """Return the correction of each network by factors that were fitted without it."""
+    rows = np.arange(len(logs))
+    factors = np.stack([fit_factors(slopes[rows != row], logs[rows != row], model=model) for row in rows])
+    corrections: Numbers = factors[:, 0] if model == ONE_FACTOR else (slopes * factors).sum(axis=1)
+    return corrections
+
+
+def _changed(conditions: Conditions, factors: Numbers) -> Conditions:
+    """Return the conditions of a device that takes this much longer to compute and to move data."""
+    compute, memory = np.exp(factors[:2])
+    return replace(
+        conditions, op_per_s=conditions.op_per_s / float(compute), byte_per_s=conditions.byte_per_s / float(memory)
+    )
+
+
+def _launching(model: Stack, factors: Numbers) -> Stack:
+    """Return the model with the costs of calls times a factor."""
+    launch = float(np.exp(factors[2]))
+
+    def scaled(mean: Analytic) -> Analytic:
+        scale = [launch if name == "runs" or name.startswith("calls.") else 1.0 for name in mean.cost_names]
+        return replace(mean, coefficients=mean.coefficients * np.array(scale))
+
+    members: list[Fitted] = []
+    for member in model.members:
+        if isinstance(member, Boosted):
+            members.append(replace(member, design=replace(member.design, mean=scaled(member.design.mean))))
+        elif isinstance(member, Analytic):
+            members.append(scaled(member))
+    return replace(model, members=tuple(members))
+
+
+def _intervals(pool: Sequence[MeasuredDevice], model: Fitted, residual: Numbers) -> Intervals:
+    """Return intervals from the errors of left-out devices around their means, widened to those of the networks."""
+    predicted = [model.predict(part.features) for part in pool]
+    if len({part.device.name for part in pool}) >= MIN_DEVICES:
+        others = [[other for other in pool if other.device.name != part.device.name] for part in pool]
+        predicted = [fit_pool(rest).predict(part.features) for rest, part in zip(others, pool, strict=True)]
+    intervals, _ = device_intervals(pool, predicted, unlike=False, spread=_RESIDUAL / len(residual) ** 0.5)
+    usual = max(float(np.median(np.abs(intervals.errors))), 1e-6)
+    return replace(intervals, errors=intervals.errors * max(float(np.median(np.abs(residual))) / usual, 1.0))
+
+
+def _coverage(intervals: Intervals, features: Features, target: Numbers, predicted: Numbers) -> tuple[Coverage, ...]:
+    rows = []
+    for confidence in CONFIDENCES:
+        low, high = intervals.bounds(predicted, features, confidence=confidence)
+        rows.append(Coverage(confidence=confidence, share=float(((low <= target) & (target <= high)).mean())))
+    return tuple(rows)
+
+
+def _card(
+    observed: Observations,
+    chosen: str,
+    predicted: Numbers,
+    validation: Validation,
+    *,
+    note: str,
+    sources: tuple[str, ...],
+) -> Card:
+    metric, batches = observed.metric, observed.batches
+    return Card(
+        created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+        metric=metric,
+        space=observed.space,
+        data=FittedData(
+            sources=(*observed.sources, *sources),
+            num_rows=len(predicted),
+            num_networks=len(set(group_equal_networks(observed.features))),
+            is_mixed=True,
+            kinds=observed.kinds,
+            usual_batch=usual_batch(batches) if metric.deployment.fixed_batch is None else None,
+        ),
+        protocol=Protocol(num_folds=max(len(predicted), 2), repeats=1, held_out="networks"),
+        model=chosen,
+        ranking=validation.ranking(metric, batch=batches),
+        coverage=(),
+        noise_floor=observed.noise_floor,
+        held_out=held_out_rows(metric, observed.target, predicted, batches),
+        notes=(*observed.notes, note),
+        environment=dict(observed.environment),
+    )

@@ -1,0 +1,119 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hwnas.data_paths import PROFILES, data_search_path
+from hwnas.metrics import Deployment
+from hwnas.pipeline.predictors.fit import FitOptions, fit_predictors
+from hwnas.pipeline.predictors.measured_networks import MeasuredNetworks, measured_table
+from hwnas.pipeline.predictors.unmeasured import _part, _sustained, calibrate_pool
+from hwnas.predict.active import representative
+from hwnas.predict.arrays import Numbers
+from hwnas.predict.calibrated import ONE_FACTOR, THREE_FACTORS, fit_factors
+from hwnas.predict.models import AnalyticLearner
+from hwnas.predict.pooled import fit_pool
+from hwnas.predict.predictor import Predictor
+from hwnas.profile.lookup import table_entries
+from tests.pipeline.device_tables import write_tables
+
+LARGEST_LOSS = 1.05
+"""Largest error on networks that were not measured, as a multiple of that of the same model times one ratio."""
+DEVICES = {"rtx4090": 1.0, "rtx3090": 1.06, "rtx-pro-6000-maxq": 1.3}
+
+
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hwnas.predict.pooled.BoostedLearner", AnalyticLearner)
+    monkeypatch.setattr("hwnas.predict.saving.parity_plot", lambda card: "<svg/>")
+
+
+def tables(folder: Path | None) -> list[MeasuredNetworks]:
+    return [measured_table(entry) for entry in table_entries(data_search_path(PROFILES, folder))]
+
+
+def sampled(networks: MeasuredNetworks, count: int = 10) -> MeasuredNetworks:
+    return networks.take(representative(networks.features, count=count))
+
+
+def errors(networks: MeasuredNetworks, few: MeasuredNetworks, others: list[MeasuredNetworks]) -> tuple[float, float]:
+    """Errors on all networks: of the answer, and of a model of the other devices times the median ratio."""
+    made = calibrate_pool(few, "latency_ms", devices=[other.device.name for other in others])
+    assert made is not None
+    model = fit_pool([_part(other) for other in others])
+
+    def logs(part: MeasuredNetworks) -> Numbers:
+        conditions = replace(_sustained(part), batch=part.batches)
+        return np.log(part.values["latency_ms"] / model.predict(part.features_for(conditions)))
+
+    one = float(np.abs(np.expm1(np.median(logs(few)) - logs(networks))).mean())
+    conditions = replace(made.conditions, batch=networks.batches)
+    predicted = made.model.predict(networks.features_for(conditions))
+    return float(np.abs(predicted / networks.values["latency_ms"] - 1).mean()), one
+
+
+def test_a_table_gives_samples_that_differ_in_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fast(monkeypatch)
+    folder = write_tables(tmp_path / "profiles", DEVICES, count=60)
+    deployment = Deployment(device="rtx-pro-6000-maxq")
+    options = FitOptions(deployment=deployment, samples=10, profiles=folder, out=tmp_path / "out")
+    report = fit_predictors(options)
+    card = report.fitted[0].card
+    assert card.data.num_networks == 10
+    assert card.model in (ONE_FACTOR, THREE_FACTORS)
+    assert "10 networks and a model of rtx3090, rtx4090: compute takes" in card.notes[-1]
+    assert not card.is_unmeasured
+    (networks,) = [part for part in tables(folder) if part.device.name == deployment.device]
+    few = sampled(networks)
+    total = networks.features.total()
+    first_rows = float(np.ptp(np.log(total[:10])))
+    assert float(np.ptp(np.log(few.features.total()))) > 0.4 * first_rows
+    made = Predictor.load(report.fitted[0].path)
+    predicted = made.predict(networks.workloads, batch=256)
+    assert np.abs(predicted.mean / networks.values["latency_ms"] - 1).mean() < 0.05
+    assert report.fitted[1].card.metric.name == "throughput"
+
+
+def test_ten_samples_of_known_devices_are_taken_from_those_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast(monkeypatch)
+    folder = write_tables(tmp_path / "profiles", DEVICES)
+    (networks,) = [part for part in tables(folder) if part.device.name == "rtx-pro-6000-maxq"]
+    made = calibrate_pool(sampled(networks), "latency_ms", devices=["rtx3090"], profiles=folder)
+    assert made is not None
+    assert "a model of rtx3090:" in made.card.notes[-1]
+    assert calibrate_pool(networks, "latency_ms", profiles=folder) is None  # 40 networks are fitted for themselves
+    assert calibrate_pool(sampled(networks), "latency_ms", devices=["h100"], profiles=folder) is None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hwnas.pipeline.predictors.unmeasured.DEVICES", {})
+        assert calibrate_pool(sampled(networks), "latency_ms", profiles=folder) is None
+
+
+def test_equal_networks_are_fitted_as_before(tmp_path: Path) -> None:
+    folder = write_tables(tmp_path / "profiles", DEVICES)
+    (networks,) = [part for part in tables(folder) if part.device.name == "rtx3090"]
+    ten_equal = networks.take(np.zeros(10, dtype=np.intp))
+    assert calibrate_pool(ten_equal, "latency_ms", profiles=folder) is None
+
+
+def test_factors_are_found_and_without_evidence_stay_equal() -> None:
+    rng = np.random.default_rng(0)
+    slopes = rng.dirichlet((2, 2, 1), size=40)
+    found = fit_factors(slopes, slopes @ np.array([0.3, 0.1, 0.2]), model=THREE_FACTORS)
+    assert np.abs(slopes @ found - slopes @ np.array([0.3, 0.1, 0.2])).max() < 0.05
+    alike = np.tile([0.7, 0.2, 0.1], (5, 1))
+    factors = fit_factors(alike, np.full(5, 0.2), model=THREE_FACTORS)
+    assert np.ptp(factors) < 0.02
+    assert fit_factors(alike, np.full(5, 0.2), model=ONE_FACTOR) == pytest.approx(0.2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runtime", ["torch", "torch-compile"])
+def test_ten_samples_are_never_worse_than_one_ratio_on_the_stored_tables(runtime: str) -> None:
+    stored = [part for part in tables(None) if part.deployment.runtime == runtime]
+    assert len(stored) >= 2
+    for networks in stored:
+        others = [part for part in stored if part.device.name != networks.device.name]
+        error, one = errors(networks, sampled(networks), others)
+        assert error < LARGEST_LOSS * one, networks.name
