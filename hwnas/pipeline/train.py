@@ -153,7 +153,7 @@ def train_model(
             for note in notes:
                 reporter.message(f"note: {note}")
         world.barrier()
-        if initial.fitted and config.recipe.classifier_epochs:
+        if initial.fitted and config.recipe.trains_classifier:
             with explain_out_of_memory(config, world), _add_resume_hint(folder):
                 initial = _train_classifier(config, data, initial, trainer, reporter=reporter)
             notes += initial.notes

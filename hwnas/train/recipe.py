@@ -246,6 +246,11 @@ class Recipe:
             got = f"{self.schedule.warmup_epochs} of {self.epochs}"
             raise InputError(message, got=got, hint=f"schedule.warmup_epochs={(self.epochs - 1) // 4}")
 
+    @property
+    def trains_classifier(self) -> bool:
+        """True if a pretrained model with a new classifier is trained on labels first, which changes its features."""
+        return self.classifier_epochs > 0 and self.strategy.outputs == "all"
+
     def microbatch_size(self, world_size: int) -> int:
         """Return the number of images that one process runs at once.
 

@@ -97,8 +97,10 @@ def test_another_number_of_classes_gets_a_fitted_classifier(model: Path, tmp_pat
     checkpoint = tmp_path / "weights.pth"
     torch.save(timm.create_model("test_vit", num_classes=3).state_dict(), checkpoint)
     given = PretrainedModel(name=name, checkpoint=checkpoint)
-    fitted = train_model(options(model, elastic=given, image_size=32), out=tmp_path / "fitted", trainer_config=QUIET)
+    requested = options(model, elastic=given, image_size=32, epochs=1, overrides={"strategy.outputs": "features"})
+    fitted = train_model(requested, out=tmp_path / "fitted", trainer_config=QUIET)
     assert any("the classifier was fitted to 10 classes" in note for note in fitted.notes)
+    assert not (tmp_path / "fitted" / CLASSIFIER).exists()  # the features to learn are those of the model
 
 
 def test_a_model_with_a_new_classifier_is_trained_on_labels_first(model: Path, tmp_path: Path) -> None:
