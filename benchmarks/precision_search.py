@@ -4,11 +4,11 @@
 
 A micro supernet is trained, networks are measured with OpenVINO in fp32, bf16 and int8, and predictors are fitted. For
 each seed two searches evaluate `--budget` networks each: one chooses among the precisions, the other searches in fp32.
-Of each front at most `--front` networks, evenly by predicted throughput, are measured: those of the first search in their
-own precision, those of the second in all three. Accuracies are of test images, which no search has seen, in the precision
-that the network runs in; int8 is rounded in torch, which `benchmarks.int8_accuracy` compares with exported graphs.
+Of each front at most `--front` networks, evenly by predicted throughput, are measured: those of the first search in
+their own precision, those of the second in all three. Accuracies are of test images, which no search has seen, in the
+precision that the network runs in; int8 is rounded in torch, which `benchmarks.int8_accuracy` compares with graphs.
 
-Hypervolumes are shares of the rectangle between the worst and the best accuracy and throughput of all that was measured.
+Hypervolumes are shares of the rectangle between the worst and the best accuracy and throughput of all networks.
 `--state` keeps every finished step, and the same command resumes a run that was stopped.
 """
 
@@ -306,16 +306,8 @@ def main() -> None:
     if options.save:
         title = "Precision as a gene, and quantised afterwards"
         command = f"python -m benchmarks.precision_search {asked()}".strip()
-        print(
-            save(
-                text,
-                name="precision_search",
-                device=resolve("cpu"),
-                title=title,
-                command=command,
-                notes="\n".join(notes),
-            )
-        )
+        device, name = resolve("cpu"), "precision_search"
+        print(save(text, name=name, device=device, title=title, command=command, notes="\n".join(notes)))
 
 
 if __name__ == "__main__":
