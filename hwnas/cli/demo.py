@@ -11,7 +11,7 @@ from hwnas.cli.options import BATCH, EPOCHS, PATH, SEED, Whole, json_option
 from hwnas.cli.output import print_footer, print_json, print_line
 from hwnas.cli.progress import console_reporter
 from hwnas.config import to_mapping
-from hwnas.metrics import parse_metric
+from hwnas.metrics import Deployment, parse_metric
 from hwnas.pipeline.demo import DemoOptions, DemoResult, run_demo
 from hwnas.pipeline.search.options import MAX_EVALUATIONS
 
@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of all random choices.")
 @click.option("--epochs", type=EPOCHS, help="Epochs of training the supernet, instead of those of the recipe.")
 @click.option("--max-images", type=Whole(128, 1_000_000_000), help="Train on at most this many images.")
-@click.option("--samples", type=Whole(8, 1_000_000), default=40, show_default=True, help="Networks to measure.")
+@click.option(
+    "--samples", type=Whole(8, 1_000_000), default=24, show_default=True, help="Networks to measure in each precision."
+)
 @click.option("--batch", type=BATCH, default=1, show_default=True, help="Batch size of the measurements.")
 @click.option(
     "--budget",
@@ -40,10 +42,10 @@ if TYPE_CHECKING:
 def demo(*, out: Path | None, as_json: bool, **values: Any) -> None:
     """Run the whole pipeline at toy size on this CPU.
 
-    Train a supernet of tiny vision transformers on generated images of digits, measure some of its networks, fit a
-    throughput predictor, search for the front of accuracy, MACs and throughput, measure the front, export the best
-    network and run it once, and write the report. This takes minutes and downloads nothing. The same command resumes an
-    interrupted demo.
+    Train a supernet of tiny vision transformers on generated images of digits, measure some of its networks in fp32,
+    bf16 and int8 (those that this CPU has), fit throughput predictors, search networks and precisions for the front of
+    accuracy, MACs and throughput, measure the front, export the best network and run it once, and write the report.
+    This takes minutes and downloads nothing. The same command resumes an interrupted demo.
     """
     options = DemoOptions(**values)
     folder = out or Path("hwnas-demo") / options.space
@@ -130,7 +132,9 @@ def _verification_sentence(record: "SearchRecord", speed: str) -> str:
     floor = f"; two measurements of one network differ by {max(floors):.1%}" if floors else ""
     failed = sum(member.failure is not None for member in found.members)
     many = "All of them" if not failed else f"{len(found.members) - failed} of {len(found.members)}"
-    return f"{many} were measured: the predictions were off by {found.mape[speed]:.1%} on average{floor}."
+    low, high = min(found.mape.values()), max(found.mape.values())
+    errors = f"{high:.1%} on average" if len(found.mape) == 1 else f"{low:.1%} to {high:.1%} on average by precision"
+    return f"{many} were measured: the predictions were off by {errors}{floor}."
 
 
 def _network_sentence(done: "DemoResult", speed: str) -> str:
@@ -143,7 +147,8 @@ def _network_sentence(done: "DemoResult", speed: str) -> str:
 
 
 def _point_text(row: "FrontRow", speed: str) -> str:
-    return f"{row.metrics['accuracy']:.1%} at {_speed(row.metrics, speed):,.0f} images/s"
+    where = "" if row.deployment is None else f" in {Deployment.parse(row.deployment).precision}"
+    return f"{row.metrics['accuracy']:.1%} at {_speed(row.metrics, speed):,.0f} images/s{where}"
 
 
 def _speed(metrics: Mapping[str, float | int | None], name: str) -> float:

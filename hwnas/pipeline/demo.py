@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from hwnas.search.record import SearchRecord
 
 DEVICE = "cpu"
-RUNTIME = "onnxruntime"
+PRECISIONS = ("fp32", "bf16", "int8")
+"""The precisions that the search chooses among, without those that this CPU does not compute in."""
 DATA = "digits-clutter"
 OBJECTIVE = "throughput"
 
@@ -46,8 +47,8 @@ class DemoOptions:
     """Of the supernet's training; None: the recipe's."""
     max_images: int | None = None
     """Train on at most this many images; None: on all."""
-    samples: int = 40
-    """Networks that are measured."""
+    samples: int = 24
+    """Networks that are measured, in each precision."""
     batch: int = 1
     budget: int = 80
     """Networks to evaluate."""
@@ -124,6 +125,22 @@ def run_demo(options: DemoOptions, *, out: Path, reporter: Reporter) -> DemoResu
     )
 
 
+def choose_deployments(batch: int) -> tuple[str, tuple[str, ...]]:
+    """Return the preferred runtime of this CPU, and those of the precisions that it runs without emulating them."""
+    from hwnas.devices import require
+    from hwnas.profile.runners.runner import default_runtime, load_runner
+    from hwnas.records import Setting
+
+    device = require(DEVICE)
+    runtime = default_runtime(device)
+    supported = []
+    for precision in PRECISIONS:
+        deployment = Deployment(device=device.name, runtime=runtime, precision=precision, batch=batch, threads=1)
+        if load_runner(runtime).supports(Setting(deployment=deployment)).available:
+            supported.append(precision)
+    return runtime, tuple(supported)
+
+
 def classify_heldout_image(model: Path, *, run: Path) -> Inference:
     """Run an ONNX network on the first held-out image of a training, on the CPU.
 
@@ -181,6 +198,7 @@ class _Steps:
 
     def __init__(self, options: DemoOptions, out: Path, reporter: Reporter) -> None:
         self.options, self.out, self.reporter = options, out, reporter
+        self.runtime, self.precisions = choose_deployments(options.batch)
         self.seconds: dict[str, float] = {}
 
     def train(self) -> None:
@@ -202,7 +220,7 @@ class _Steps:
             train_model(asked, out=run, reporter=self.reporter)
 
     def measure(self) -> None:
-        """Networks of the space, timed on this CPU."""
+        """Time networks of the space on this CPU in each precision."""
         from hwnas.pipeline.measure import measure
         from hwnas.profile.options import CampaignOptions
 
@@ -210,23 +228,27 @@ class _Steps:
         request = CampaignOptions(
             space=options.space,
             device=DEVICE,
-            runtime=RUNTIME,
+            runtime=self.runtime,
             samples=options.samples,
             batches=(options.batch,),
             pairs=options.pairs,
             seed=options.seed,
             out=self.out / "profiles",
         )
-        with self._step("profile", f"timing {options.samples} networks on this CPU with {RUNTIME}"):
-            measure(request, reporter=self.reporter)
+        names = f"{options.samples} networks on this CPU with {self.runtime} in {', '.join(self.precisions)}"
+        with self._step("profile", f"timing {names}"):
+            # Networks that are measured twice cost time, and one precision shows how far two measurements differ.
+            for precision in self.precisions:
+                repeats = None if precision == self.precisions[0] else 0
+                measure(replace(request, precision=precision, repeats=repeats), reporter=self.reporter)
 
     def fit(self) -> None:
-        """Fit a predictor of throughput."""
+        """Fit a predictor of throughput for each precision."""
         from hwnas.pipeline.predictors.fit import FitOptions, fit_predictors
         from hwnas.predict.lookup import predictor_entries
 
-        with self._step("fit", "fitting a predictor of throughput to what was timed"):
-            if predictor_entries(((self.out / "predictors", "own"),)):
+        with self._step("fit", "fitting predictors of throughput to what was timed"):
+            if len(predictor_entries(((self.out / "predictors", "own"),))) == len(self.precisions):
                 return
             fit_predictors(
                 FitOptions(
@@ -240,7 +262,7 @@ class _Steps:
             )
 
     def search(self) -> "SearchRecord":
-        """Search accuracy, MACs and throughput, measure the front and export the best network."""
+        """Search networks and precisions, measure the front and export the best network."""
         from hwnas.pipeline.search.options import SearchOptions
         from hwnas.pipeline.search.run import search_networks
         from hwnas.search.spec import PostSearch
@@ -250,6 +272,8 @@ class _Steps:
             space=options.space,
             supernet=self.out / "supernet",
             device=DEVICE,
+            runtimes=(self.runtime,),
+            precisions=self.precisions,
             objectives=(OBJECTIVE,),
             budget=options.budget,
             seed=options.seed,

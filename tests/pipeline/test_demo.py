@@ -9,8 +9,9 @@ import pytest
 
 from hwnas.cli.demo import summarize_demo
 from hwnas.errors import InputError, MissingError, UnknownNameError
+from hwnas.metrics import Deployment
 from hwnas.pipeline import demo
-from hwnas.pipeline.demo import DemoOptions, run_demo
+from hwnas.pipeline.demo import DemoOptions, choose_deployments, run_demo
 from hwnas.progress import NullReporter, ProgressEvent, StageStarted
 
 SPEED = "throughput@h200"
@@ -45,6 +46,7 @@ def test_a_demo_that_was_stopped_goes_on_to_a_measured_front_and_a_network_that_
     assert done.record.verification is not None
     assert done.record.verification.status == "verified"
     assert {row.arch_id for row in done.front} == set(done.record.front)
+    assert {Deployment.parse(text).precision for text in done.record.spec.deployments or ()} >= {"fp32", "int8"}
     assert done.report.read_text(encoding="utf-8").startswith("<!doctype html>")
     assert done.model.suffix == ".onnx"
     assert 0 <= done.inference.predicted <= 9
@@ -84,8 +86,8 @@ def test_a_network_for_a_fixed_batch_repeats_the_image(monkeypatch: pytest.Monke
     assert found.probability == pytest.approx(np.exp(2) / (np.exp(2) + 2))
 
 
-def _row(arch_id: str, accuracy: float, speed: float) -> Any:
-    return SimpleNamespace(arch_id=arch_id, metrics={"accuracy": accuracy, SPEED: speed})
+def _row(arch_id: str, accuracy: float, speed: float, deployment: str | None = None) -> Any:
+    return SimpleNamespace(arch_id=arch_id, deployment=deployment, metrics={"accuracy": accuracy, SPEED: speed})
 
 
 def _done(rows: tuple[Any, ...], *failures: str | None) -> Any:
@@ -105,6 +107,23 @@ def test_the_sentences_claim_no_more_than_was_found() -> None:
     front, belief, _ = summarize_demo(_done((_row("a", 0.9, 100.0), _row("b", 0.8, 250.0)), None, None))
     assert "2.5 times the throughput" in front
     assert belief.startswith("All of them were measured")
+
+
+def test_the_sentences_of_a_front_of_precisions_name_them() -> None:
+    rows = (_row("a", 0.9, 100.0, "openvino/fp32"), _row("b", 0.8, 250.0, "openvino/int8"))
+    done = _done(rows, None, None)
+    done.record.verification.mape = {"throughput@h200/openvino/fp32/b1": 0.01, "throughput@h200/openvino/int8/b1": 0.03}
+    front, errors, _ = summarize_demo(done)
+    assert "from 90.0% at 100 images/s in fp32 to 80.0% at 250 images/s in int8: 2.5 times" in front
+    assert "off by 1.0% to 3.0% on average by precision" in errors
+
+
+def test_a_demo_searches_the_precisions_that_the_cpu_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime, precisions = choose_deployments(1)
+    assert runtime in ("openvino", "onnxruntime")
+    assert {"fp32", "int8"} <= set(precisions) <= {"fp32", "bf16", "int8"}
+    monkeypatch.setattr("hwnas.profile.runners.runner.default_runtime", lambda device: "onnxruntime")
+    assert choose_deployments(1) == ("onnxruntime", ("fp32", "int8"))
 
 
 @pytest.mark.parametrize(
