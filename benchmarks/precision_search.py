@@ -144,7 +144,7 @@ class PrecisionSearches:
 
     def throughputs(self, points: Mapping[Point, Candidate]) -> dict[Point, float]:
         """Measure networks in their precisions, with one plan for each precision."""
-        found = {}
+        found: dict[Point, float] = {}
         for precision in PRECISIONS:
             networks = {point: item for point, item in points.items() if point[1] == precision}
             deployment = Deployment(device=resolve("cpu"), runtime=RUNTIME, precision=precision, batch=1, threads=1)
@@ -170,7 +170,7 @@ class PrecisionSearches:
 
     def accuracies(self, points: Mapping[Point, Candidate]) -> dict[Point, float]:
         """Evaluate networks on the test images, in their precisions."""
-        found = {}
+        found: dict[Point, float] = {}
         for precision in PRECISIONS:
             networks = {point: item for point, item in points.items() if point[1] == precision}
             evaluator = self._evaluator(precision)

@@ -79,11 +79,13 @@ def _print(found: QueryResult) -> None:
     else:
         names = list(found.networks[0].metrics)
         measured = [name for name in names if any(name in network.measured for network in found.networks)]
-        titles = [*names, *(f"{name} measured" for name in measured)]
+        exact = ["accuracy in fp32"] if any(network.float_accuracy is not None for network in found.networks) else []
+        titles = [*names, *exact, *(f"{name} measured" for name in measured)]
         rows = [
             [
                 network.arch_id,
                 *(_format(name, network.metrics[name]) for name in names),
+                *([None if network.float_accuracy is None else f"{network.float_accuracy:.2%}"] if exact else []),
                 *(_format(name, network.measured[name]) if name in network.measured else None for name in measured),
             ]
             for network in found.networks

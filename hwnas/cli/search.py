@@ -15,6 +15,7 @@ from hwnas.cli.options import (
     PATH,
     SEED,
     WORKERS,
+    Number,
     Whole,
     given_options,
     json_option,
@@ -117,6 +118,12 @@ _POST_SEARCH = (
         metavar="K",
         help="Retrain the K best networks from their inherited weights, and test each once.",
     ),
+    click.option(
+        "--max-drop",
+        type=Number(0, 100),
+        show_default="any",
+        help="Points of accuracy that the graph of a winner in int8 may lose against fp32.",
+    ),
     click.option("--retrain-epochs", type=EPOCHS, help="Epochs of --retrain, instead of those of the recipe."),
 )
 _RUN_OPTIONS = (
@@ -181,10 +188,16 @@ def _options(
     export_top: int,
     retrain: int,
     retrain_epochs: int | None,
+    max_drop: float | None,
     **values: Any,
 ) -> SearchOptions:
     post_search = PostSearch(
-        verify=not no_verify, pairs=pairs, export_top=export_top, retrain=retrain, retrain_epochs=retrain_epochs
+        verify=not no_verify,
+        pairs=pairs,
+        export_top=export_top,
+        retrain=retrain,
+        retrain_epochs=retrain_epochs,
+        max_drop=None if max_drop is None else max_drop / 100,
     )
     return SearchOptions(accuracy=not no_accuracy, macs=not no_macs, post_search=post_search, **values)
 
@@ -195,6 +208,11 @@ def _require_effect(context: click.Context) -> None:
     for option, is_read, reason in (
         ("--pairs", not values["no_verify"], "--no-verify measures nothing"),
         ("--retrain-epochs", values["retrain"] > 0, "no network is retrained without --retrain"),
+        (
+            "--max-drop",
+            not values["no_accuracy"] and values["export_top"] > 0,
+            "no trained graph is exported",
+        ),
         ("--workers", not values["no_accuracy"], "--no-accuracy loads no images"),
     ):
         if option in given and not is_read:

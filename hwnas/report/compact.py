@@ -125,6 +125,8 @@ def _member(data: RunData, member: Member, index: int) -> dict[str, Any]:
     if member.deployment is not None:
         values["deployment"] = data.deployments.index(member.deployment)
         values["network"] = member.network_id
+    if member.float_accuracy is not None:
+        values["floatAccuracy"] = _digits(member.float_accuracy)
     checks = [member.metrics[metric.key] for metric in data.metrics]
     if member.measured:
         values["measured"] = [

@@ -81,6 +81,8 @@ class Member:
     """None if the front was not measured."""
     exported_to: str | None
     """Folder of the exported network, relative to the run."""
+    float_accuracy: float | None = None
+    """Accuracy in float32, where networks of the front run in a precision that changes accuracy."""
 
     def value(self, key: str) -> float | None:
         """Return the measured value of a metric, or else the value that the search used."""
@@ -188,6 +190,11 @@ class RunData:
     def deployments(self) -> tuple[str, ...]:
         """The deployments that the search chose among; empty if there was no choice."""
         return tuple(map(str, self.space.deployments)) if isinstance(self.space, DeployedSpace) else ()
+
+    @property
+    def has_float_accuracies(self) -> bool:
+        """True if networks of the front run in a precision that changes accuracy, and theirs in float32 is known."""
+        return self.record is not None and bool(self.record.float_accuracies)
 
     def predicted_by(self, metric: str) -> tuple[str, str | None]:
         """Return the key and the deployment of the values that the predictor of a metric gives."""

@@ -28,7 +28,8 @@ class FrontRow:
     deployment: str | None
     """The deployment that the search chose; None where there was no choice, and then there is no such column."""
     metrics: dict[str, float | int | None]
-    """Objectives and constraints: values of the search, with `_lower`, `_upper` and `_measured`."""
+    """Objectives and constraints: values of the search, with `_lower`, `_upper` and `_measured`; `accuracy_fp32` where
+    networks run in a precision that changes accuracy."""
     params: int
     relative: dict[str, float | None]
     """Measured, or else predicted, values divided by those of the baseline network."""
@@ -147,12 +148,15 @@ def _metric_columns(data: RunData, metric: MetricInfo) -> list[str]:
     suffixes = ["", *(("_lower", "_upper") if metric.predicted else ())]
     if data.measured and metric.where:
         suffixes.append("_measured")
+    if metric.name == "accuracy" and data.has_float_accuracies:
+        suffixes.append("_fp32")
     return [metric.key + suffix for suffix in suffixes]
 
 
 def _values(data: RunData, member: Member, metric: MetricInfo) -> Sequence[tuple[str, float | int | None]]:
     check = member.metrics[metric.key]
     values = {"": check.predicted, "_lower": check.lower, "_upper": check.upper, "_measured": check.measured}
+    values["_fp32"] = member.float_accuracy
     cells = [(name, values[name.removeprefix(metric.key)]) for name in _metric_columns(data, metric)]
     if metric.name == "macs":
         return [(name, None if value is None else int(value)) for name, value in cells]

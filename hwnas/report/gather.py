@@ -178,9 +178,18 @@ def _front(
                 unmeasured=unmeasured,
                 on_measured_front=None if checked is None else checked.on_front,
                 exported_to=exported_to.get(network.id),
+                float_accuracy=_float_accuracy(record, network.network_id, candidates, row),
             )
         )
     return tuple(_in_order(path, members, record))
+
+
+def _float_accuracy(record: SearchRecord | None, network_id: str, candidates: Candidates, row: int) -> float | None:
+    """Return the accuracy of a network in float32 if the record has it for those whose precision changes accuracy."""
+    if record is None or not record.float_accuracies:
+        return None
+    # A network that is not in the record runs in no precision that changes accuracy: its own is that in float32.
+    return record.float_accuracies.get(network_id, _known(candidates.metrics["accuracy"].mean[row]))
 
 
 def _unmeasured(verification: Verification, deployment: Deployment | None) -> tuple[str, ...]:

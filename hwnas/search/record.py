@@ -220,6 +220,8 @@ class SearchRecord:
     winners: tuple[ExportedWinner, ...]
     seeds: SeedRuns | None
     notes: tuple[str, ...]
+    float_accuracies: Mapping[str, Share] = field(default_factory=dict)
+    """Accuracy in float32, by the id of the network, of networks on the front whose precision changes accuracy."""
 
     def __post_init__(self) -> None:
         if not len(self.bounds.ideal) == len(self.bounds.reference) == len(self.spec.objectives):

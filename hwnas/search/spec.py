@@ -56,6 +56,8 @@ class PostSearch:
     """In place of the number in the recipe."""
     export_top: Annotated[int, Between(0, 10_000)] = 1
     """Number of winners that are exported."""
+    max_drop: Annotated[float, Between(0, 1)] | None = None
+    """Largest accuracy that the graph of a winner in int8 may lose against float32; None: any."""
 
     def __post_init__(self) -> None:
         require_valid(self)

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -170,7 +170,7 @@ class SupernetAccuracy:
         deployments = space.deployments if isinstance(space, DeployedSpace) else (Deployment(precision=precision),)
         self._precisions = [evaluated_precision(item.precision) for item in deployments]
         self.evaluators: dict[EvalPrecision, SupernetEvaluator] = {}
-        for name in dict.fromkeys(self._precisions):
+        for name in dict.fromkeys((*self._precisions, evaluated_precision(None))):
             self.evaluators[name] = make_evaluator(
                 opened.supernet.to(torch.device(device)),
                 opened.data,
@@ -216,6 +216,10 @@ class SupernetAccuracy:
             if rows.any():
                 found[rows] = [accuracy.top1 for accuracy in evaluator.evaluate(self.space.decode(genomes[rows]))]
         return [float(value) for value in found]
+
+    def evaluate_in_float(self, archs: Sequence[Arch]) -> list[float]:
+        """Return the top-1 accuracy of networks in float32, whatever they are deployed in."""
+        return [float(accuracy.top1) for accuracy in self.evaluators["fp32"].evaluate(archs)]
 
     def extract(self, arch: Arch) -> Network:
         """Return a network with a copy of its weights, and its own statistics of batch norms if it has any."""

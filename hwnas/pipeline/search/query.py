@@ -50,6 +50,8 @@ class QueriedNetwork:
     """The values that were measured when the search was verified."""
     deployment: str | None = None
     """The deployment that the search chose; None where it had no choice."""
+    float_accuracy: float | None = None
+    """Accuracy in float32, if the network is on the searched front in a precision that changes accuracy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +79,8 @@ class QueryResult(TabularResult):
                 columns[f"{name}_upper"] = [network.upper[name] for network in self.networks]
             if any(name in network.measured for network in self.networks):
                 columns[f"{name}_measured"] = [network.measured.get(name, np.nan) for network in self.networks]
+        if any(network.float_accuracy is not None for network in self.networks):
+            columns["accuracy_fp32"] = [network.float_accuracy for network in self.networks]
         return {**columns, "arch": [network.arch for network in self.networks]}
 
 
@@ -130,7 +134,7 @@ def query(
         # The study holds intervals of the search's confidence: those of another one are computed again.
         outdated = () if held in (None, spec.interval_confidence) else tuple(searched)
         found = query_study(study, problem, recompute=recompute, outdated=outdated, within=within)
-        networks = _networks(study, found, problem)
+        networks = _networks(study, found, problem, float_accuracies=record.float_accuracies)
     notes += [f"predictor {item.note}; {item.path}" for _, item in chosen if str(item.metric) not in known]
     cards = [item.predictor.card for item in available]
     notes += [f"{card.metric}: {card.notes[0]}" for card in cards if card.is_unmeasured]
@@ -272,7 +276,9 @@ def _predictors(
     return (*own, *others)
 
 
-def _networks(study: Study, found: QueriedFront, problem: Problem) -> tuple[QueriedNetwork, ...]:
+def _networks(
+    study: Study, found: QueriedFront, problem: Problem, *, float_accuracies: Mapping[str, float]
+) -> tuple[QueriedNetwork, ...]:
     rows, measured = found.rows, {}
     for name in study.metrics:
         if "measured" in study.source_of(name):
@@ -284,6 +290,7 @@ def _networks(study: Study, found: QueriedFront, problem: Problem) -> tuple[Quer
             network_id=candidate.network_id,
             deployment=None if candidate.deployment is None else str(candidate.deployment),
             arch=candidate.arch.to_mapping(),
+            float_accuracy=float_accuracies.get(candidate.network_id),
             metrics={name: float(found.metrics[name].mean[row]) for name in names},
             lower={name: float(found.metrics[name].lower[row]) for name in names},
             upper={name: float(found.metrics[name].upper[row]) for name in names},

@@ -1,7 +1,7 @@
 """The record of a search that has ended, and the reference networks that its front is compared with."""
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -19,6 +19,7 @@ from hwnas.profile.subjects import REFERENCE_NETWORKS
 from hwnas.runs import MANIFEST, Run
 from hwnas.search.record import ReferenceNetwork, SearchRecord, SupernetHealth
 from hwnas.search.run import SearchOutcome
+from hwnas.space.space import Candidate
 from hwnas.workload import Workload
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def make_record(
         smallest, largest = supernet_accuracy.evaluate(space.encode([space.smallest(), space.largest()]))
         health = SupernetHealth(smallest=smallest, largest=largest)
         warning = indistinct_supernet_warning(smallest, largest, num_images=num_images)
+    front = context.space.candidates(outcome.candidates.genomes[outcome.rows])
     return SearchRecord(
         created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
         spec=context.spec,
@@ -66,7 +68,7 @@ def make_record(
         random_history=finished.random_history,
         supernet_health=health,
         predictor_cards={str(item.metric): card_json(item.predictor.card) for item in context.cheap.predictors},
-        front=tuple(candidate.id for candidate in context.space.candidates(outcome.candidates.genomes[outcome.rows])),
+        front=tuple(candidate.id for candidate in front),
         measured_front=None,
         reference_networks=predict_reference_networks(
             context.cheap.predictors,
@@ -82,6 +84,7 @@ def make_record(
             *_outside_notes(context, outcome),
             *([] if warning is None else [warning]),
         ),
+        float_accuracies=_float_accuracies(context, front, supernet_accuracy),
     )
 
 
@@ -91,6 +94,22 @@ def _unmeasured_notes(context: SearchContext) -> Iterator[str]:
         card = item.predictor.card
         if card.is_unmeasured:
             yield f"{item.metric}: {card.notes[0]}"
+
+
+def _float_accuracies(
+    context: SearchContext, front: Sequence[Candidate], supernet_accuracy: "SupernetAccuracy | None"
+) -> dict[str, float]:
+    """Evaluate the networks of a front in float32 whose precision changes accuracy."""
+    if supernet_accuracy is None or context.spec.supernet is None:
+        return {}
+    common = context.spec.supernet.precision
+    networks = {
+        item.network_id: item.arch
+        for item in front
+        if (common if item.deployment is None else item.deployment.precision) in QUANTISED
+    }
+    values = supernet_accuracy.evaluate_in_float(list(networks.values())) if networks else []
+    return dict(zip(networks, values, strict=True))
 
 
 def _outside_notes(context: SearchContext, outcome: SearchOutcome) -> Iterator[str]:

@@ -160,8 +160,11 @@ class WinnerExporter:
         precision, quantisation = graph_precision(candidate.deployment), None
         if supernet is not None and weights.file is not None:
             precision = supernet.precision or precision
-            if precision in QUANTISED:  # the search knows what int8 costs, so no drop is too large
-                quantisation = QuantisationOptions(data=supernet.data, run=supernet.path, max_drop=1.0)
+            if precision in QUANTISED:  # the search knows what int8 costs, so no drop is too large unless one says so
+                max_drop = self.context.spec.post_search.max_drop
+                quantisation = QuantisationOptions(
+                    data=supernet.data, run=supernet.path, max_drop=1.0 if max_drop is None else max_drop
+                )
         in_float = precision if precision in TORCH_DTYPES else "fp32"
         files, accuracy = [] if weights.file is None else [weights.file], None
         for format_, batch in (*self._onnx_formats(batches), ("pt2", batches[0])):

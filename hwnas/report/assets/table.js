@@ -9,7 +9,10 @@ function tableColumns() {
   if (!SINGLE) columns.push({ name: "run", text: true, value: (run) => run.short, show: (run) => [run.short] });
   const deploymentOf = (run, member) => run.deployments[member.deployment] ?? "";
   if (RUNS.some((run) => run.deployments.length)) columns.push({ name: "deployment", text: true, value: deploymentOf, show: (run, member) => [deploymentOf(run, member) || "–"] });
-  for (const label of labels) columns.push(valueColumn(label));
+  for (const label of labels) {
+    columns.push(valueColumn(label));
+    if (AXES.get(label).name === "accuracy" && RUNS.some((run) => run.members.some((member) => member.floatAccuracy !== undefined))) columns.push(floatColumn(label));
+  }
   const based = RUNS.filter((run) => run.baseline !== null);
   const compared = labels.filter((label) => based.some((run) => run.members.some((member) => ratioOf(run, label, member) !== null)));
   for (const label of compared) columns.push(ratioColumn(label, based[0]));
@@ -28,6 +31,16 @@ function valueColumn(label) {
       return measured ? [cell(label, measured[0]), make("span", { class: "aside" }, ` pred. ${seen}`)] : [seen];
     },
     reference: (run, reference) => cell(label, reference.values[run.column(label)]),
+  };
+}
+
+/** Accuracy in float32 of networks that run in a precision that changes it. */
+function floatColumn(label) {
+  return {
+    name: `${plainTitle(label)} in fp32`,
+    value: (run, member) => member.floatAccuracy ?? NaN,
+    show: (run, member) => [member.floatAccuracy === undefined ? "–" : cell(label, member.floatAccuracy)],
+    reference: () => "–",
   };
 }
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from hwnas.errors import InputError, UsageError
+from hwnas.errors import CheckFailedError, InputError, UsageError
+from hwnas.pipeline.quantisation import QuantisationOptions
 from hwnas.pipeline.report import write_report
 from hwnas.pipeline.run_network import network_of_run
 from hwnas.pipeline.search.deployments import require_accuracy_known
@@ -289,6 +290,7 @@ def test_accuracy_in_int8_is_evaluated_in_int8(deployed: dict[str, Any], tmp_pat
         if np.isfinite(value):
             assert in_precision[candidate.arch_id, str(candidate.deployment.precision)] == value
     assert {row["precision"].partition(",")[0] for row in rows} == {"fp32", "int8"}
+    require_float_accuracies(run, in_precision)
     quantised = [item for item in record.winners if item.arch_id.endswith("-int8")]
     assert bool(quantised) == (exported > 0)
     for item in record.winners:
@@ -301,6 +303,48 @@ def test_accuracy_in_int8_is_evaluated_in_int8(deployed: dict[str, Any], tmp_pat
         assert "accuracy of the exported graph" in (run.run / item.folder / "card.md").read_text()
         assert any(name.endswith("-int8-b1.onnx") for name in item.files)
     assert search_networks(resume=run.run, campaign_environment=environment).record == record
+
+
+def require_float_accuracies(run: SearchRun, in_precision: dict[tuple[str, str], float]) -> None:
+    """Networks in int8 have their accuracy in float32 as well: in the record, the tables, a query and the report."""
+    expected = {
+        name: in_precision[name.partition("-")[0], "fp32"] for name in run.record.front if name.endswith("-int8")
+    }
+    assert expected
+    table = {row["arch_id"]: row for row in csv.DictReader((run.run / "front.csv").read_text().splitlines())}
+    assert {name: float(table[name]["accuracy_fp32"]) for name in expected} == expected
+    others = [row for name, row in table.items() if name not in expected]
+    assert all(row["accuracy_fp32"] == row["accuracy"] for row in others)
+    known = {network.arch_id: network.float_accuracy for network in query(run.run).networks}
+    assert {name: known[name] for name in expected if name in known} == {
+        name: value for name, value in expected.items() if name in known
+    }
+    shown = {member["id"]: member.get("floatAccuracy") for member in run_values(gather(run.run))["front"]}
+    assert {name: shown[name] for name in expected} == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_winner_in_int8_passes_the_gate_of_the_search_or_is_none(
+    deployed: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss that the options allow is that of the exported graph; a graph that loses more leaves no file."""
+    allowed: list[float] = []
+
+    def lossy(*network: object, quantisation: QuantisationOptions | None = None, **options: object) -> None:
+        assert quantisation is not None
+        allowed.append(quantisation.max_drop)
+        raise CheckFailedError("int8 must keep the accuracy of fp32", got="3.0 points lost")
+
+    monkeypatch.setattr("hwnas.pipeline.export_network.export_network", lossy)
+    wanted = options(
+        deployed, precisions=("int8",), budget=10, post_search=PostSearch(pairs=8, export_top=1, max_drop=0.005)
+    )
+    run = search_networks(wanted, out=tmp_path / "run", campaign_environment=FakeEnvironment().make())
+    (winner,) = run.record.winners
+    assert allowed == [0.005]
+    assert winner.failure == "int8 must keep the accuracy of fp32"
+    assert winner.files == ()
+    assert not list((run.run / winner.folder).glob("*.onnx"))
+    assert len(run.record.float_accuracies) == len(run.record.front)
 
 
 def test_a_search_in_int8_alone_evaluates_in_int8(deployed: dict[str, Any]) -> None:
