@@ -126,6 +126,7 @@ SURFACE = {
         "--dry-run",
         "--export-top",
         "--json",
+        "--max-drop",
         "--minutes",
         "--no-accuracy",
         "--no-macs",
