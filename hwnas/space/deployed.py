@@ -88,6 +88,10 @@ class DeployedSpace(Space[Any, Any]):
         arch: Arch = self.networks.parse(values)
         return arch
 
+    def image_size_of(self, arch: Arch) -> int:
+        """Return the side of the images that a network takes."""
+        return self.networks.image_size_of(arch)
+
     def smallest(self) -> Arch:
         """Return the smallest network."""
         arch: Arch = self.networks.smallest()

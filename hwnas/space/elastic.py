@@ -2,21 +2,24 @@
 
 The embedding width and everything else stay those of the model. Each block keeps some of its heads and of its hidden
 units, or skips its attention, its MLP or both; 0 stands for "skipped". At most half of the attentions and half of the
-MLPs are skipped, and never two whole blocks in a row: a class token without any attention sees no image.
+MLPs are skipped, and never two whole blocks in a row: a class token without any attention sees no image. Where the
+config offers them, a network takes smaller images or larger patches than the model.
 
 `hwnas.train.pretrained` makes the space of a model of timm.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hwnas.arguments import conform
 from hwnas.errors import InputError
 from hwnas.space.arch import Arch
-from hwnas.space.dimension import Dimension, per_block
+from hwnas.space.dimension import Dimension, per_block, per_network
 from hwnas.space.layers import PIXELS, RESIDUAL, Operations, Traits, residual
 from hwnas.space.space import (
     GenomeReader,
@@ -25,6 +28,7 @@ from hwnas.space.space import (
     Mask,
     Space,
     SpaceConfig,
+    require_choices,
     require_length,
     require_multiple,
     require_patches,
@@ -60,6 +64,29 @@ class ElasticArch(Arch):
     """A network: one entry for each block of the model, skipped ones included."""
 
     blocks: tuple[ElasticBlock, ...]
+    image_size: int | None = None
+    """Side of its images; None: the model's."""
+    patch_size: int | None = None
+    """Side of its patches; None: the model's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ElasticInput:
+    """Images and patches of a network, or of a population with arrays as sizes."""
+
+    image_size: Size
+    patch_size: Size
+    prefix_tokens: int
+
+    @property
+    def patches(self) -> Size:
+        """Number of patches."""
+        return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def tokens(self) -> Size:
+        """Number of patches and of the tokens in front of them."""
+        return self.patches + self.prefix_tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +96,10 @@ class ElasticConfig(SpaceConfig):
     Attributes:
         num_heads: Choices of heads, in ascending order; the last is the model's, 0 skips the attention.
         hidden_dims: Choices of the MLP's width, likewise.
+        image_sizes: Choices of the images' side, multiples of `patch_size` in ascending order up to `image_size`; none:
+            all networks take images of `image_size`.
+        patch_sizes: Choices of the patches' side, in ascending order from `patch_size` on; none: all have `patch_size`.
+            A network has one that divides its images, at least half as many along a side as the model has.
         prefix_tokens: Class token, distillation token and registers, in front of the patches.
         positions: Tokens that the table of learned positions covers.
         final_norm: Whether the final norm is applied to all tokens or after pooling.
@@ -83,6 +114,8 @@ class ElasticConfig(SpaceConfig):
     num_heads: tuple[int, ...]
     hidden_dims: tuple[int, ...]
     patch_size: int = 16
+    image_sizes: tuple[int, ...] = ()
+    patch_sizes: tuple[int, ...] = ()
     patch_bias: bool = True
     prefix_tokens: int = 1
     positions: Literal["all", "patches", "none"] = "all"
@@ -110,6 +143,7 @@ class ElasticConfig(SpaceConfig):
         require_patches(self.image_size, self.patch_size)
         for name in ("num_heads", "hidden_dims"):
             _require_widths(name, getattr(self, name))
+        self._require_inputs()
         if self.prefix_tokens < {"token": 1, "distilled": 2}.get(self.pooling, 0):
             message = f"prefix_tokens must include the tokens that {self.pooling} pooling reads"
             raise InputError(message, got=self.prefix_tokens)
@@ -123,13 +157,40 @@ class ElasticConfig(SpaceConfig):
 
     @property
     def grid(self) -> int:
-        """Patches along one side of the image."""
+        """Patches along one side of the model's images."""
         return self.image_size // self.patch_size
 
     @property
-    def tokens(self) -> int:
-        """Patches and the tokens in front of them."""
-        return self.grid**2 + self.prefix_tokens
+    def inputs(self) -> tuple[tuple[int, int], ...]:
+        """Sides of images and patches that networks can have, by the number of patches; the model's are the last."""
+        pairs = [
+            (image, patch)
+            for image in self.image_sizes or (self.image_size,)
+            for patch in self.patch_sizes or (self.patch_size,)
+            if image % patch == 0 and 2 * (image // patch) >= self.grid
+        ]
+        own = (self.image_size, self.patch_size)
+        return (*sorted({*pairs} - {own}, key=lambda pair: (pair[0] // pair[1], pair)), own)
+
+    def _require_inputs(self) -> None:
+        images, patches = self.image_sizes, self.patch_sizes
+        if images:
+            require_choices(self, "image_sizes")
+            if images[-1] != self.image_size:
+                message = f"image_sizes must end with {self.image_size}, the image_size"
+                raise InputError(message, got=images)
+            for size in images:
+                require_multiple("image_sizes", size, self.patch_size, "the size of a patch")
+                if 2 * size < self.image_size:
+                    raise InputError(f"image_sizes must be at least half of {self.image_size}", got=size)
+        if patches:
+            require_choices(self, "patch_sizes")
+            if patches[0] != self.patch_size:
+                raise InputError(f"patch_sizes must begin with {self.patch_size}, the patch_size", got=patches)
+            unused = [size for size in patches[1:] if size not in {patch for _, patch in self.inputs}]
+            if unused:
+                message = "each of patch_sizes must divide an image size, into at least half the model's patches a side"
+                raise InputError(message, got=unused, known=images or (self.image_size,))
 
 
 class Elastic(Space[ElasticConfig, ElasticArch]):
@@ -141,9 +202,11 @@ class Elastic(Space[ElasticConfig, ElasticArch]):
 
     @cached_property
     def dimensions(self) -> tuple[Dimension, ...]:
-        """Heads and MLP width of each block."""
+        """Images and patches, as an index into `inputs`, where there is a choice; heads and MLP width of each block."""
         config = self.config
+        inputs = tuple(range(len(config.inputs)))
         return (
+            *((per_network("input", inputs),) if len(inputs) > 1 else ()),
             *per_block("num_heads", config.num_heads, blocks=config.depth),
             *per_block("hidden_dim", config.hidden_dims, blocks=config.depth),
         )
@@ -167,7 +230,7 @@ class Elastic(Space[ElasticConfig, ElasticArch]):
                     if max(state[:2]) <= self._most_skipped and not (whole and state[2]):
                         following[state] = following.get(state, 0) + count * number
             counts = following
-        return sum(counts.values())
+        return sum(counts.values()) * len(self.config.inputs)
 
     @property
     def original(self) -> ElasticArch:
@@ -192,7 +255,28 @@ class Elastic(Space[ElasticConfig, ElasticArch]):
                     hidden_dim=0 if no_mlp else widths[widths[0] == 0],
                 )
             )
-        return ElasticArch(blocks=tuple(blocks))
+        archs = [self._network(index, blocks) for index in range(len(self.config.inputs))]
+        costs = self.costs(self.encode(archs))
+        return archs[np.lexsort([costs.params, costs.macs])[0]]
+
+    def image_size_of(self, arch: ElasticArch) -> int:
+        """Return the side of the images that a network takes."""
+        return arch.image_size or self.config.image_size
+
+    def adapted(
+        self, *, image_size: int | None = None, channels: int | None = None, num_classes: int | None = None
+    ) -> Self:
+        """Return the same space for other images or classes, with choices of the same shares of the images' size."""
+        config = self.config
+        if image_size is not None and image_size != config.image_size and len(config.inputs) > 1:
+            patch = config.patch_size
+            shares = [size / config.image_size for size in config.image_sizes]
+            images = scaled_sizes(conform(int, image_size, where="image_size"), patch, shares=shares)
+            patches = fitting_patches(config.patch_sizes, images or (image_size,), image_size // patch)
+            changed = replace(config, image_size=image_size, image_sizes=images, patch_sizes=patches)
+            space = replace(self, config=changed)
+            return super(Elastic, space).adapted(channels=channels, num_classes=num_classes)
+        return super().adapted(image_size=image_size, channels=channels, num_classes=num_classes)
 
     @property
     def _choices(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -231,30 +315,62 @@ class Elastic(Space[ElasticConfig, ElasticArch]):
         return np.stack([heads == 0, hidden == 0], axis=2)
 
     def _segments(self, genomes: Genomes) -> tuple[Segment, ...]:
-        config = self.config
+        config, size = self.config, self._input(genomes)
         heads, hidden = (self.values(genomes, name) for name in ("num_heads", "hidden_dim"))
         # Zero-wide layers would be counted with their biases: widths of skipped parts are any, `times` is 0.
-        attention = _attention(config, times=(heads > 0).astype(np.int64), heads=np.maximum(heads, 1))
-        mlp = _mlp(config, times=(hidden > 0).astype(np.int64), hidden=np.maximum(hidden, 1))
+        attention = _attention(config, size, times=(heads > 0).astype(np.int64), heads=np.maximum(heads, 1))
+        mlp = _mlp(config, size, times=(hidden > 0).astype(np.int64), hidden=np.maximum(hidden, 1))
         return (
-            Segment("stem", _stem(config)),
+            Segment("stem", _stem(config, size)),
             Segment("blocks", (*attention, *mlp), slots=config.depth),
-            Segment("head", _head(config)),
+            Segment("head", _head(config, size)),
+        )
+
+    def _input(self, genomes: Genomes) -> ElasticInput:
+        """Return the images and patches of canonical genomes."""
+        inputs, prefix_tokens = self.config.inputs, self.config.prefix_tokens
+        if len(inputs) == 1:
+            (image_size, patch_size), *_ = inputs
+            return ElasticInput(image_size=image_size, patch_size=patch_size, prefix_tokens=prefix_tokens)
+        chosen = np.array(inputs, dtype=np.int64)[self.values(genomes, "input")[:, 0]]
+        return ElasticInput(image_size=chosen[:, :1], patch_size=chosen[:, 1:], prefix_tokens=prefix_tokens)
+
+    def _network(self, index: int, blocks: Iterable[ElasticBlock]) -> ElasticArch:
+        """Return the network with one of the choices of images and patches."""
+        image_size, patch_size = self.config.inputs[index]
+        return ElasticArch(
+            blocks=tuple(blocks),
+            image_size=None if image_size == self.config.image_size else image_size,
+            patch_size=None if patch_size == self.config.patch_size else patch_size,
         )
 
     def _decode(self, reader: GenomeReader) -> ElasticArch:
         pairs = zip(reader.values("num_heads"), reader.values("hidden_dim"), strict=True)
-        return ElasticArch(blocks=tuple(ElasticBlock(num_heads=heads, hidden_dim=hidden) for heads, hidden in pairs))
+        blocks = [ElasticBlock(num_heads=heads, hidden_dim=hidden) for heads, hidden in pairs]
+        has_choice = len(self.config.inputs) > 1
+        return self._network(reader.value("input") if has_choice else -1, blocks)
 
     def _encode(self, arch: ElasticArch, writer: GenomeWriter) -> None:
-        require_length("blocks", len(arch.blocks), (self.config.depth,))
+        config = self.config
+        require_length("blocks", len(arch.blocks), (config.depth,))
+        chosen = (arch.image_size or config.image_size, arch.patch_size or config.patch_size)
+        if chosen not in config.inputs:
+            known = [f"{image}/{patch}" for image, patch in config.inputs]
+            message = f"images and patches of a network of {self.name} must have sides that it offers"
+            raise InputError(message, got=f"{chosen[0]}/{chosen[1]}", known=known)
+        if len(config.inputs) > 1:
+            writer.put("input", config.inputs.index(chosen), field="input")
         for index, block in enumerate(arch.blocks):
             writer.put("num_heads", block.num_heads, field=f"blocks[{index}].num_heads", index=index)
             writer.put("hidden_dim", block.hidden_dim, field=f"blocks[{index}].hidden_dim", index=index)
 
     def _structure(self, arch: ElasticArch) -> dict[str, Any]:
-        choices = ("image_size", "channels", "num_classes", "depth", "num_heads", "hidden_dims")
+        choices = (
+            *("image_size", "channels", "num_classes", "depth", "num_heads", "hidden_dims"),
+            *("image_sizes", "patch_sizes"),
+        )
         details = {name: value for name, value in vars(self.config).items() if name not in choices}
+        details["patch_size"] = arch.patch_size or self.config.patch_size
         # Two blocks, one with attention alone and one with an MLP alone, compute what one block with both does.
         parts = [part for block in arch.blocks for part in vars(block).items() if part[1]]
         return {**details, "parts": [list(part) for part in parts]}
@@ -266,6 +382,31 @@ def _require_widths(name: str, choices: tuple[int, ...]) -> None:
     require_positive(f"the largest of {name}", choices[-1])
     if len(choices) > 1000 or choices[-1] > 2**24:
         raise InputError(f"{name} must have at most 1000 choices, up to {2**24}", got=choices[-1])
+
+
+def scaled_sizes(image_size: int, patch_size: int, *, shares: Iterable[float]) -> tuple[int, ...]:
+    """Return choices of the images' side: shares of it, in whole patches; none if there is no choice.
+
+    Args:
+        image_size: Side of the model's images.
+        patch_size: Side of its patches.
+        shares: The shares, of at least a half.
+    """
+    if image_size % patch_size:
+        return ()
+    grid = image_size // patch_size
+    sides = {round(share * grid) for share in shares}
+    sizes = tuple(sorted(side * patch_size for side in {*sides, grid} if 2 <= side <= grid <= 2 * side))
+    return sizes if len(sizes) > 1 else ()
+
+
+def fitting_patches(patch_sizes: Iterable[int], image_sizes: Iterable[int], grid: int) -> tuple[int, ...]:
+    """Return those sizes of patches that divide an image into at least half of a grid; none if there is no choice."""
+    sizes, images = sorted({*patch_sizes}), [*image_sizes]
+    fits = tuple(
+        patch for patch in sizes if any(image % patch == 0 and 2 * (image // patch) >= grid for image in images)
+    )
+    return fits if len(fits) > 1 else ()
 
 
 def _traits(config: ElasticConfig) -> Traits:
@@ -281,33 +422,33 @@ def _embedded_traits(config: ElasticConfig) -> Traits:
     return (*(() if config.prefix_tokens else PIXELS), *(RESIDUAL if has_table else ()))
 
 
-def _stem(config: ElasticConfig) -> Operations:
-    patches, embed = config.grid**2, config.embed_dim
+def _stem(config: ElasticConfig, size: ElasticInput) -> Operations:
+    patches, embed = size.patches, config.embed_dim
     patch_embed = Convolution(
         name="patch_embed",
-        positions_in=config.image_size**2,
+        positions_in=size.image_size**2,
         positions_out=patches,
         inputs=config.channels,
         outputs=embed,
-        kernel=config.patch_size**2,
+        kernel=size.patch_size**2,
         bias=int(config.patch_bias),
     )
     operations: list[Any] = [patch_embed]
     if config.prefix_tokens:
         operations.append(Table(name="prefix", elements=config.prefix_tokens * embed))
     if config.positions != "none":
-        elements = (config.tokens if config.positions == "all" else patches) * embed
+        elements = (size.tokens if config.positions == "all" else patches) * embed
         strided = config.positions == "patches" or not config.prefix_tokens
         traits = (*(PIXELS if strided else ()), *RESIDUAL)
         operations.append(Table(name="position", elements=elements))
         operations.append(Elementwise(name="add_position", variant="add", elements=elements, traits=traits))
     if config.pre_norm:
-        operations.append(Norm(name="norm_pre", tokens=config.tokens, channels=embed, traits=_embedded_traits(config)))
+        operations.append(Norm(name="norm_pre", tokens=size.tokens, channels=embed, traits=_embedded_traits(config)))
     return tuple(operations)
 
 
-def _attention(config: ElasticConfig, *, times: Size, heads: Size) -> Operations:
-    tokens, embed, width, traits = config.tokens, config.embed_dim, heads * config.head_dim, _traits(config)
+def _attention(config: ElasticConfig, size: ElasticInput, *, times: Size, heads: Size) -> Operations:
+    tokens, embed, width, traits = size.tokens, config.embed_dim, heads * config.head_dim, _traits(config)
     qkv_bias = int(config.qkv_bias)
     operations: list[Any] = [
         Norm(name="norm1", times=times, tokens=tokens, channels=embed, traits=traits),
@@ -337,8 +478,8 @@ def _attention(config: ElasticConfig, *, times: Size, heads: Size) -> Operations
     return (*operations, residual("add1", times=times, elements=tokens * embed, traits=traits))
 
 
-def _mlp(config: ElasticConfig, *, times: Size, hidden: Size) -> Operations:
-    tokens, embed, traits = config.tokens, config.embed_dim, _traits(config)
+def _mlp(config: ElasticConfig, size: ElasticInput, *, times: Size, hidden: Size) -> Operations:
+    tokens, embed, traits = size.tokens, config.embed_dim, _traits(config)
     norm = Norm(name="norm2", times=times, tokens=tokens, channels=embed, traits=traits)
     elements = tokens * hidden
     if config.activation == "swiglu":
@@ -370,7 +511,7 @@ def _activation(name: Activation, *, times: Size, elements: Size) -> Operations:
     )
 
 
-def _layer_scale(name: str, *, times: Size, tokens: int, embed: int) -> Operations:
+def _layer_scale(name: str, *, times: Size, tokens: Size, embed: int) -> Operations:
     # One operand: the elements of the table are read as parameters.
     return (
         Table(name=name, times=times, elements=embed),
@@ -378,12 +519,12 @@ def _layer_scale(name: str, *, times: Size, tokens: int, embed: int) -> Operatio
     )
 
 
-def _head(config: ElasticConfig) -> Operations:
-    embed, patches, traits = config.embed_dim, config.grid**2, _traits(config)
+def _head(config: ElasticConfig, size: ElasticInput) -> Operations:
+    embed, traits = config.embed_dim, _traits(config)
     operations: list[Any] = []
     if config.final_norm == "tokens":
-        operations.append(Norm(name="norm", tokens=config.tokens, channels=embed, traits=traits))
-    pooled = config.tokens if config.pool_prefix else patches
+        operations.append(Norm(name="norm", tokens=size.tokens, channels=embed, traits=traits))
+    pooled = size.tokens if config.pool_prefix else size.patches
     if config.pooling == "average":
         operations.append(Pool(name="pool", positions_in=pooled, positions_out=1, channels=embed))
     elif config.pooling == "attention":
@@ -402,7 +543,7 @@ def _head(config: ElasticConfig) -> Operations:
     return tuple(operations)
 
 
-def _attention_pool(config: ElasticConfig, *, tokens: int) -> Operations:
+def _attention_pool(config: ElasticConfig, *, tokens: Size) -> Operations:
     embed, hidden = config.embed_dim, config.pool_hidden_dim
     return (
         Table(name="query", elements=embed),

@@ -301,13 +301,20 @@ class Space(ABC, Generic[Config, Network]):
         """
         rows = self.canonical(genomes)
         config = to_mapping(self.config)
-        images = {name: config[name] for name in _IMAGE_FIELDS}
+        images = {name: config[name] for name in ("channels", "num_classes")}
         return tuple(
             Candidate(
                 genome=row,
                 arch=arch,
                 arch_id=digest({"space": self.name, "config": config, "arch": arch.to_mapping()}),
-                network_id=digest({"family": self.family, **images, **self._structure(arch)}),
+                network_id=digest(
+                    {
+                        "family": self.family,
+                        "image_size": self.image_size_of(arch),
+                        **images,
+                        **self._structure(arch),
+                    }
+                ),
             )
             for row, arch in zip(rows, self.decode(rows), strict=True)
         )
@@ -324,6 +331,15 @@ class Space(ABC, Generic[Config, Network]):
     def network_id(self, arch: Network) -> str:
         """Return the id of an extracted network, which several sub-networks and spaces may share."""
         return self.candidate(arch).network_id
+
+    def image_size_of(self, arch: Network) -> int:
+        """Return the side of the images that a network takes: that of the space, or its own where it is a choice."""
+        return self.config.image_size
+
+    def input_shape_of(self, arch: Network) -> tuple[int, int, int]:
+        """Return channels, height and width of the images that a network takes."""
+        size = self.image_size_of(arch)
+        return self.config.channels, size, size
 
     def smallest(self) -> Network:
         """Return the network with the fewest MACs, then parameters, then the first genome."""
@@ -561,6 +577,3 @@ def require_length(field: str, got: int, known: Sequence[int]) -> None:
     """Raise InputError unless a list has one of the lengths that the space offers."""
     if got not in known:
         raise InputError(f"{field} must have one of the known numbers of entries", got=got, known=known)
-
-
-_IMAGE_FIELDS = ("image_size", "channels", "num_classes")

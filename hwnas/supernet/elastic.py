@@ -6,7 +6,9 @@ largest the supernet is the model. A block that skips its attention or its MLP h
 Shape suffixes: B images, N tokens, D channels, H heads.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import torch
@@ -17,7 +19,7 @@ from torch.nn import functional as F
 from hwnas.space.elastic import Activation, Elastic, ElasticArch, ElasticConfig, Pooling
 from hwnas.supernet.layers import DropPath, attend, drop_path_rates, init_linears, join_heads, split_heads
 from hwnas.supernet.network import Network, SegmentConfig
-from hwnas.supernet.sharing import Axes, linear_axes, prefix, take, thirds
+from hwnas.supernet.sharing import Axes, Part, Resampled, linear_axes, prefix, take, thirds
 from hwnas.supernet.sorting import UnitGroup, UnitWeights
 from hwnas.supernet.supernet import SlicedSegment, Supernet, SupernetConfig, prepared, sliced_segment
 
@@ -40,6 +42,8 @@ class ElasticStemConfig:
     positions: Literal["all", "patches", "none"]
     pre_norm: bool
     norm_eps: float
+    image_size: int | None = None
+    """Side that images are resized to; None: they are taken as they come."""
 
     def build(self) -> nn.Module:
         """Build the segment with fresh weights."""
@@ -117,6 +121,7 @@ class ElasticStem(nn.Module):
     def __init__(self, config: ElasticStemConfig) -> None:
         super().__init__()
         self.covers_prefix = config.positions == "all"
+        self.image_size = config.image_size
         self.patch_embed = nn.Conv2d(
             config.channels, config.embed_dim, config.patch_size, config.patch_size, bias=config.patch_bias
         )
@@ -130,7 +135,9 @@ class ElasticStem(nn.Module):
         self.norm = nn.LayerNorm(config.embed_dim, eps=config.norm_eps) if config.pre_norm else nn.Identity()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Turn images into tokens."""
+        """Turn images into tokens; those of another size, as the networks of a supernet share them, are resized."""
+        if self.image_size is not None and images.shape[-1] != self.image_size:
+            images = resized(images, self.image_size)
         x_BND = self.patch_embed(images).flatten(2).transpose(1, 2)
         if self.position is not None and not self.covers_prefix:
             x_BND = x_BND + self.position
@@ -332,10 +339,33 @@ def rotary_table(config: RotaryConfig) -> Tensor:
     )
 
 
+@dataclass(frozen=True)
+class RotaryTable(Part):
+    """The rotary table of a grid, in place of the shared one."""
+
+    config: RotaryConfig | None = None
+
+    def take(self, shared: Mapping[str, Tensor]) -> Tensor:
+        """Return the table, on the device of the shared one."""
+        assert self.config is not None
+        return _rotary_table_on(self.config, shared[self.name].device)
+
+
+@lru_cache(maxsize=64)
+def _rotary_table_on(config: RotaryConfig, device: torch.device) -> Tensor:
+    with torch.inference_mode(False), torch.device("cpu"):
+        return rotary_table(config).to(device)
+
+
 def _rotated(x: Tensor, table: Tensor) -> Tensor:
     cosines, sines = table.unbind(0)
     first, second = x.chunk(2, dim=-1)
     return x * cosines + torch.cat([second, first], dim=-1) * sines
+
+
+def resized(images: Tensor, size: int) -> Tensor:
+    """Resize images to a side, on their device."""
+    return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
 
 
 def detailed_outputs(network: Network, images: Tensor) -> ElasticOutputs:
@@ -354,11 +384,13 @@ def outline(config: ElasticConfig, arch: ElasticArch, *, drop_path: float = 0.0)
     Blocks that skip attention and MLP are left out.
     """
     rates = drop_path_rates(drop_path, slots=config.depth)
+    patch_size = arch.patch_size or config.patch_size
+    grid = (arch.image_size or config.image_size) // patch_size
     rotary = None
     if config.rotary != "none":
         rotary = RotaryConfig(
             kind=config.rotary,
-            grid=config.grid,
+            grid=grid,
             prefix_tokens=config.prefix_tokens,
             head_dim=config.head_dim,
             temperature=config.rotary_temperature,
@@ -366,14 +398,15 @@ def outline(config: ElasticConfig, arch: ElasticArch, *, drop_path: float = 0.0)
         )
     stem = ElasticStemConfig(
         channels=config.channels,
-        patch_size=config.patch_size,
-        grid=config.grid,
+        patch_size=patch_size,
+        grid=grid,
         embed_dim=config.embed_dim,
         patch_bias=config.patch_bias,
         prefix_tokens=config.prefix_tokens,
         positions=config.positions,
         pre_norm=config.pre_norm,
         norm_eps=config.norm_eps,
+        image_size=arch.image_size,
     )
     blocks = {
         f"blocks.{slot}": ElasticBlockConfig(
@@ -442,7 +475,24 @@ class ElasticSupernet(Supernet[ElasticConfig, ElasticArch, ElasticSupernetConfig
     def path(self, arch: ElasticArch) -> dict[str, SlicedSegment]:
         """Return the segments of a network: heads and hidden units are prefixes."""
         segments = outline(self.space.config, arch, drop_path=self.config.drop_path)
-        return {name: sliced_segment(name, config, self._axes(config)) for name, config in segments.items()}
+        sliced = {name: sliced_segment(name, config, self._axes(config)) for name, config in segments.items()}
+        return {name: self._resampled(name, segment) for name, segment in sliced.items()}
+
+    def _resampled(self, name: str, segment: SlicedSegment) -> SlicedSegment:
+        """Resample what belongs to images or patches of one size, in a segment of a network of another one."""
+        own, config, found = self.space.config, segment.config, dict(segment.sources)
+        if isinstance(config, ElasticStemConfig):
+            if config.patch_size != own.patch_size:
+                part = Resampled(f"{name}.patch_embed.weight", mode="patches", size=config.patch_size)
+                found["patch_embed.weight"] = (part,)
+            if config.grid != own.grid and "position" in found:
+                front = own.prefix_tokens if own.positions == "all" else 0
+                part = Resampled(f"{name}.position", mode="positions", size=config.grid, prefix_tokens=front)
+                found["position"] = (part,)
+        elif isinstance(config, ElasticBlockConfig) and config.rotary is not None and "attention.rotary" in found:
+            if config.rotary.grid != own.grid:
+                found["attention.rotary"] = (RotaryTable(f"{name}.attention.rotary", config=config.rotary),)
+        return replace(segment, sources=found)
 
     def outputs(self, images: Tensor, arch: ElasticArch) -> ElasticOutputs:
         """Run one network and return its logits and features."""

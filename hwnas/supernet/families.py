@@ -52,4 +52,4 @@ def make_network(space: AnySpace, arch: Arch, config: SupernetConfig | None = No
     """Make one network of a space with fresh weights, as a supernet of that config would extract it."""
     with torch.device("meta"):  # only the outline is needed, not the supernet's weights
         supernet = make_supernet(space, config)
-    return Network(supernet.outline(arch), input_shape=space.config.input_shape)
+    return Network(supernet.outline(arch), input_shape=space.input_shape_of(arch))

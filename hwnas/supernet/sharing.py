@@ -5,9 +5,11 @@ A tensor of a sub-network is one `Part` of a shared tensor, or the concatenation
 give the axes of the layers that all families share.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -62,6 +64,50 @@ class Part:
             if index is not None:
                 tensor = index.take(tensor, axis=axis)
         return tensor
+
+
+Mode = Literal["patches", "positions"]
+"""Patches are resampled such that tokens of resized images stay alike, positions are interpolated."""
+
+
+@dataclass(frozen=True)
+class Resampled(Part):
+    """All entries of a shared kernel of patches or table of positions, resampled to another size as timm does."""
+
+    mode: Mode = "positions"
+    size: int = 1
+    """Side of the kernel, or of the grid of patches."""
+    prefix_tokens: int = 0
+    """Positions in front of those of patches."""
+
+    def take(self, shared: Mapping[str, Tensor]) -> Tensor:
+        """Resample the tensor; gradients flow back to all of its entries."""
+        tensor = shared[self.name]
+        if self.mode == "patches":
+            return _resampled(tensor.flatten(2), self.mode, self.size).unflatten(2, (self.size, self.size))
+        front, table = tensor[:, : self.prefix_tokens], tensor[:, self.prefix_tokens :]
+        resampled = _resampled(table.transpose(1, 2), self.mode, self.size).transpose(1, 2)
+        return torch.cat([front, resampled], dim=1)
+
+
+def _resampled(values: Tensor, mode: Mode, size: int) -> Tensor:
+    matrix = _resampling(mode, math.isqrt(values.shape[-1]), size, values.device)
+    with torch.autocast(values.device.type, enabled=False):
+        return (values.float() @ matrix).to(values.dtype)
+
+
+@lru_cache(maxsize=256)
+def _resampling(mode: Mode, before: int, after: int, device: torch.device) -> Tensor:
+    """Return the linear map from squares of one side, flattened, to squares of another."""
+    from timm.layers import resample_abs_pos_embed, resample_patch_embed
+
+    with torch.inference_mode(False), torch.no_grad(), torch.device("cpu"):
+        basis = torch.eye(before**2)
+        if mode == "patches":
+            squares = resample_patch_embed(basis.reshape(-1, 1, before, before), [after, after])
+            return squares.reshape(before**2, after**2).to(device)
+        table = resample_abs_pos_embed(basis[None], [after, after], num_prefix_tokens=0)  # rows are positions
+        return table[0].T.contiguous().to(device)
 
 
 Source = tuple[Part, ...]

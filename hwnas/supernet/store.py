@@ -128,7 +128,7 @@ def load_network(path: Path) -> StoredNetwork:
             _require_shapes(Network(outline), path)
         network = Network(outline)
     _fill(network, path)
-    network.input_shape = space.config.input_shape
+    network.input_shape = space.input_shape_of(arch)
     return StoredNetwork(network, space, arch)
 
 

@@ -135,14 +135,12 @@ class Supernet(nn.Module, ABC, Generic[Config, Choice, Settings]):
         Raises:
             InputError: The network is not of this space.
         """
-        return self._extracted(self._checked(arch))
+        return self._extracted(self._checked(arch), input_shape=self.space.input_shape_of(arch))
 
-    def _extracted(self, path: Mapping[str, SlicedSegment]) -> Network:
+    def _extracted(self, path: Mapping[str, SlicedSegment], *, input_shape: tuple[int, int, int]) -> Network:
         shared = self._tensors()
         with torch.device("meta"):
-            network = Network(
-                {name: segment.config for name, segment in path.items()}, input_shape=self.space.config.input_shape
-            )
+            network = Network({name: segment.config for name, segment in path.items()}, input_shape=input_shape)
         network.to_empty(device=next(iter(shared.values())).device)
         own = dict((*network.named_parameters(), *network.named_buffers()))
         with torch.no_grad():

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from hwnas.errors import InputError, MissingError, unknown
 from hwnas.export.timm_models import build_timm
 from hwnas.files import require_regular
-from hwnas.space.elastic import PREFIXES, Activation, Elastic, ElasticConfig, Pooling
+from hwnas.space.elastic import PREFIXES, Activation, Elastic, ElasticConfig, Pooling, fitting_patches, scaled_sizes
 from hwnas.supernet.elastic import ElasticSupernet, ElasticSupernetConfig
 from hwnas.train.data.augment import IMAGENET, Normalization
 from hwnas.train.models import create_timm_model
@@ -25,6 +25,8 @@ _CLASSES = ("VisionTransformer", "VisionTransformerDistilled", "Eva")
 _ACTIVATIONS: Mapping[str, Activation] = {"GELU": "gelu", "GELUTanh": "gelu_tanh", "QuickGELU": "quick_gelu"}
 _SHARES_OF_HEADS = (0.0, 1 / 3, 1 / 2, 2 / 3, 5 / 6, 1.0)
 _SHARES_OF_HIDDEN = (0.0, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 1.0)
+_SHARES_OF_SIZE = (4 / 7, 5 / 7, 6 / 7, 1.0)
+_SHARES_OF_PATCH = (1.0, 1.25, 1.5, 2.0)
 _HIDDEN_STEP = 64
 """Widths of MLPs are rounded to multiples of it."""
 
@@ -69,8 +71,24 @@ def space_of(model: nn.Module, *, name: str, num_classes: int | None = None) -> 
     return replace(space, published=published)
 
 
+def with_inputs(space: Elastic) -> Elastic:
+    """Return an elastic space whose networks also choose the sizes of images and patches.
+
+    Images have 4/7, 5/7, 6/7 and all of the model's size (128, 160, 192 and 224 pixels), in whole patches; patches have
+    1, 1.25, 1.5 and 2 times the model's size, where they divide one of the images.
+
+    Args:
+        space: A space of one size of images and patches; fields of its config are other choices.
+    """
+    config = replace(space.config, image_sizes=(), patch_sizes=())
+    size, patch = config.image_size, config.patch_size
+    images = scaled_sizes(size, patch, shares=_SHARES_OF_SIZE)
+    patches = fitting_patches((round(share * patch) for share in _SHARES_OF_PATCH), images or (size,), config.grid)
+    return replace(space, config=replace(config, image_sizes=images, patch_sizes=patches))
+
+
 def supernet_of(
-    model: nn.Module, *, name: str, num_classes: int | None = None, drop_path: float = 0.0
+    model: nn.Module, *, name: str, num_classes: int | None = None, drop_path: float = 0.0, inputs: bool = False
 ) -> ElasticSupernet:
     """Make the supernet of a model, with the model's weights.
 
@@ -79,6 +97,7 @@ def supernet_of(
         name: Its name in timm.
         num_classes: Number of classes; where it is not the model's, the classifier has fresh weights.
         drop_path: Rate of stochastic depth in the last block.
+        inputs: Whether networks choose the sizes of images and patches, as in `with_inputs`.
 
     Returns:
         The supernet, which at its largest computes what the model computes, on the CPU and in training mode.
@@ -87,6 +106,8 @@ def supernet_of(
         InputError: The model is of a kind that is not supported.
     """
     space = space_of(model, name=name, num_classes=num_classes)
+    if inputs:
+        space = with_inputs(space)
     supernet = ElasticSupernet(space, ElasticSupernetConfig(drop_path=drop_path))
     weights = dict(_weights(model, space.config))
     own = dict(supernet.shared.named_parameters())
