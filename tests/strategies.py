@@ -90,6 +90,21 @@ TINY: tuple[AnySpace, ...] = (
         ),
     ),
     Elastic(
+        name="tiny-elastic-inputs",
+        config=ElasticConfig(
+            image_size=12,
+            num_classes=2,
+            patch_size=2,
+            image_sizes=(6, 8, 12),
+            patch_sizes=(2, 3, 4),
+            embed_dim=4,
+            depth=2,
+            head_dim=2,
+            num_heads=(0, 1, 2),
+            hidden_dims=(0, 3),
+        ),
+    ),
+    Elastic(
         name="tiny-elastic-rotary",
         config=ElasticConfig(
             image_size=8,

@@ -71,7 +71,7 @@ def describe(
         arch=candidate.arch,
         arch_id=candidate.arch_id,
         network_id=candidate.network_id,
-        image_size=chosen.config.image_size,
+        image_size=chosen.image_size_of(candidate.arch),
         channels=chosen.config.channels,
         num_classes=chosen.config.num_classes,
         params=workload.params,

@@ -19,6 +19,7 @@ from hwnas.progress import EvaluationProgress, NullReporter, Reporter
 from hwnas.runs import MANIFEST, Run
 from hwnas.space.arch import Arch
 from hwnas.space.space import AnySpace
+from hwnas.supernet.network import Network
 from hwnas.supernet.store import load_supernet, read_about
 from hwnas.train.data.images import HELDOUT_LIST, ImageDataset, require_same_images
 from hwnas.train.data.sources import DataConfig, DataSplits, absolute_data_name, open_data
@@ -217,6 +218,8 @@ def _evaluate_supernet(run: Path, archs: Sequence[str], config: TrainConfig | No
 def _evaluate_network(run: Path, config: TrainConfig | None, settings: _Settings) -> Evaluation:
     module, split = load_model(run), settings.split
     shape, classes = _input_of(module, config)
+    if isinstance(module, Network):
+        module.input_shape = shape  # a network of smaller images than the run's resizes them
     opened = open_run_data(run, config, data=settings.data, shape=shape, num_classes=classes)
     images = _images_of(opened, split)
     accuracy = evaluate_module(

@@ -178,7 +178,11 @@ def export_network(
         images = None
         if precision in INTEGER_PRECISIONS:
             images = open_quantisation_images(
-                quantisation or QuantisationOptions(), run=run, config=source.space.config, batch=batch
+                quantisation or QuantisationOptions(),
+                run=run,
+                config=source.space.config,
+                batch=batch,
+                image_size=source.space.image_size_of(source.arch),
             )
         exported = _write_file(source, path, format=format, precision=precision, batch=batch, images=images)
     return ExportedNetwork(
@@ -271,7 +275,7 @@ def _write_file(
         source.module,
         format=format,
         path=path,
-        input_shape=source.space.config.input_shape,
+        input_shape=source.space.input_shape_of(source.arch),
         precision=precision,
         batch=batch,
         metadata={
@@ -307,4 +311,5 @@ def _write_engine(source: WeightedNetwork, path: Path, settings: EngineSettings)
     graph = _write_file(
         source, path.with_suffix(".onnx"), format="onnx", precision=settings.weight_precision, batch=settings.batch
     )
-    return export_engine(source.module, graph, path, input_shape=source.space.config.input_shape, settings=settings)
+    shape = source.space.input_shape_of(source.arch)
+    return export_engine(source.module, graph, path, input_shape=shape, settings=settings)

@@ -63,15 +63,21 @@ class QuantisationImages:
 
 
 def open_quantisation_images(
-    options: QuantisationOptions, *, run: Path | None, config: "SpaceConfig", batch: int | None
+    options: QuantisationOptions,
+    *,
+    run: Path | None,
+    config: "SpaceConfig",
+    batch: int | None,
+    image_size: int | None = None,
 ) -> QuantisationImages:
     """Open the images to calibrate with and to measure accuracy on.
 
     Args:
         options: The dataset and the calibration.
         run: Run of a training or a search whose dataset is used if the options name none.
-        config: Image size and classes of the network.
+        config: Image size and classes of the network's space.
         batch: Batch size that the graph accepts; None for any.
+        image_size: Side that images are resized to for the network; None: that of the space.
 
     Raises:
         InputError: The dataset cannot be opened, or does not fit the network.
@@ -87,8 +93,8 @@ def open_quantisation_images(
         for part, number in ((data.train, options.num_images), (data.heldout, MAX_HELDOUT))
     )
     recipe = CalibrationRecipe(data=data.name, num_images=len(chosen), seed=options.seed, method=options.method)
-    calibration = Calibration(recipe=recipe, batches=_Images(_Labeled(chosen, config.input_shape), batch))
-    images = LabeledImages(name=data.name, batches=_Labeled(heldout, config.input_shape))
+    calibration = Calibration(recipe=recipe, batches=_Images(_Labeled(chosen, config.input_shape, image_size), batch))
+    images = LabeledImages(name=data.name, batches=_Labeled(heldout, config.input_shape, image_size))
     return QuantisationImages(calibration=calibration, accuracy=AccuracyCheck(images=images, max_drop=options.max_drop))
 
 
@@ -98,12 +104,15 @@ class _Labeled:
 
     dataset: "ImageDataset"
     image_shape: tuple[int, int, int]
+    image_size: int | None
+    """Side that they are resized to, as the networks of a supernet do; None: that of `image_shape`."""
 
     def __iter__(self) -> Iterator[tuple[Array, Labels]]:
+        from hwnas.supernet.network import resized
         from hwnas.train.data.loader import EvalLoader
 
         for batch in EvalLoader(self.dataset, image_shape=self.image_shape, batch_size=_LOADED):
-            yield batch.images.numpy(), batch.labels.numpy()
+            yield resized(batch.images, self.image_size or self.image_shape[1]).numpy(), batch.labels.numpy()
 
 
 @dataclass(frozen=True)

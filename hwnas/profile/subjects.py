@@ -21,10 +21,16 @@ def space_subject(space: AnySpace, candidate: Candidate) -> Subject:
         network_id=candidate.network_id,
         arch=candidate.arch.to_mapping(),
         arch_id=candidate.arch_id,
-        image_size=space.config.image_size,
+        image_size=space.image_size_of(candidate.arch),
         channels=space.config.channels,
         num_classes=space.config.num_classes,
     )
+
+
+def subject_space(subject: Subject) -> AnySpace:
+    """Return the space of a subject, with its images, channels and classes."""
+    space: AnySpace = SPACES.get(subject.name).fitted(subject.arch or {}, image_size=subject.image_size)
+    return space.adapted(channels=subject.channels, num_classes=subject.num_classes)
 
 
 def timm_subject(name: str, *, image_size: int, num_classes: int = 1000, own_size: bool = True) -> Subject:
@@ -46,11 +52,9 @@ def space_network(subject: Subject) -> tuple[AnySpace, Any]:
     Raises:
         InputError: The space is not known, the arch is not valid, or it is another network than the subject names.
     """
-    space = SPACES.get(subject.name).adapted(
-        image_size=subject.image_size, channels=subject.channels, num_classes=subject.num_classes
-    )
     if subject.arch is None:
         raise InputError(f"a network of the space {subject.name} must have an arch", got=subject.network_id)
+    space = subject_space(subject)
     arch = space.parse(dict(subject.arch))
     network_id = space.network_id(arch)
     if network_id != subject.network_id:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from hwnas.search.record import ExportedWinner, MetricCheck, SearchRecord
 from hwnas.search.spec import SearchSpec, SupernetSpec
 from hwnas.search.verification import FrontMember
-from hwnas.space.arch import canonical_json
+from hwnas.space.arch import Arch, canonical_json
 
 
 def card_page(record: SearchRecord, member: FrontMember, item: ExportedWinner) -> str:
@@ -21,7 +21,7 @@ def card_page(record: SearchRecord, member: FrontMember, item: ExportedWinner) -
         "",
         f"- arch_id {member.candidate.arch_id}, network_id {member.candidate.network_id}",
         *([] if member.candidate.deployment is None else [f"- deployment {member.candidate.deployment}"]),
-        f"- images {_images(record.spec)}",
+        f"- images {_images(record.spec, member.candidate.arch)}",
         f"- {_weights(record.spec.supernet, item)}",
         f"- {_measured(record)}",
         *_file_accuracy(item),
@@ -48,8 +48,9 @@ def _rows(record: SearchRecord, member: FrontMember) -> list[str]:
     return rows
 
 
-def _images(spec: SearchSpec) -> str:
-    return f"{spec.channels} x {spec.image_size} x {spec.image_size}, {spec.num_classes} classes"
+def _images(spec: SearchSpec, arch: Arch) -> str:
+    size = getattr(arch, "image_size", None) or spec.image_size
+    return f"{spec.channels} x {size} x {size}, {spec.num_classes} classes"
 
 
 def _weights(supernet: SupernetSpec | None, item: ExportedWinner) -> str:

@@ -8,7 +8,7 @@ config offers them, a network takes smaller images or larger patches than the mo
 `hwnas.train.pretrained` makes the space of a model of timm.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, Self
@@ -99,7 +99,7 @@ class ElasticConfig(SpaceConfig):
         image_sizes: Choices of the images' side, multiples of `patch_size` in ascending order up to `image_size`; none:
             all networks take images of `image_size`.
         patch_sizes: Choices of the patches' side, in ascending order from `patch_size` on; none: all have `patch_size`.
-            A network has one that divides its images, at least half as many along a side as the model has.
+            A network has patches that divide its images, at least two and half of the model's number along a side.
         prefix_tokens: Class token, distillation token and registers, in front of the patches.
         positions: Tokens that the table of learned positions covers.
         final_norm: Whether the final norm is applied to all tokens or after pooling.
@@ -167,7 +167,7 @@ class ElasticConfig(SpaceConfig):
             (image, patch)
             for image in self.image_sizes or (self.image_size,)
             for patch in self.patch_sizes or (self.patch_size,)
-            if image % patch == 0 and 2 * (image // patch) >= self.grid
+            if _fits(image, patch, grid=self.grid)
         ]
         own = (self.image_size, self.patch_size)
         return (*sorted({*pairs} - {own}, key=lambda pair: (pair[0] // pair[1], pair)), own)
@@ -257,7 +257,7 @@ class Elastic(Space[ElasticConfig, ElasticArch]):
             )
         archs = [self._network(index, blocks) for index in range(len(self.config.inputs))]
         costs = self.costs(self.encode(archs))
-        return archs[np.lexsort([costs.params, costs.macs])[0]]
+        return archs[int(np.lexsort([costs.params, costs.macs])[0])]
 
     def image_size_of(self, arch: ElasticArch) -> int:
         """Return the side of the images that a network takes."""
@@ -274,9 +274,13 @@ class Elastic(Space[ElasticConfig, ElasticArch]):
             images = scaled_sizes(conform(int, image_size, where="image_size"), patch, shares=shares)
             patches = fitting_patches(config.patch_sizes, images or (image_size,), image_size // patch)
             changed = replace(config, image_size=image_size, image_sizes=images, patch_sizes=patches)
-            space = replace(self, config=changed)
-            return super(Elastic, space).adapted(channels=channels, num_classes=num_classes)
+            space = type(self)(name=self.name, config=changed, published=self.published)
+            return space.adapted(channels=channels, num_classes=num_classes)
         return super().adapted(image_size=image_size, channels=channels, num_classes=num_classes)
+
+    def fitted(self, values: Mapping[str, object], *, image_size: int) -> Self:
+        """Return this space for the images of a network, which may be a choice of the network."""
+        return self if values.get("image_size") == image_size else self.adapted(image_size=image_size)
 
     @property
     def _choices(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -306,7 +310,8 @@ class Elastic(Space[ElasticConfig, ElasticArch]):
             in_a_row = skipped[:, slot].all(axis=1) & skipped[:, slot - 1].all(axis=1)
             skipped[in_a_row, slot, 0] = False
         kept = found & ~skipped
-        rows[kept.transpose(0, 2, 1).reshape(rows.shape)] = 1  # the choice after "skipped"
+        blocks = rows[:, -2 * self.config.depth :]
+        blocks[kept.transpose(0, 2, 1).reshape(blocks.shape)] = 1  # the choice after "skipped"
         return rows
 
     def _skipped(self, genomes: Genomes) -> Mask:
@@ -403,10 +408,14 @@ def scaled_sizes(image_size: int, patch_size: int, *, shares: Iterable[float]) -
 def fitting_patches(patch_sizes: Iterable[int], image_sizes: Iterable[int], grid: int) -> tuple[int, ...]:
     """Return those sizes of patches that divide an image into at least half of a grid; none if there is no choice."""
     sizes, images = sorted({*patch_sizes}), [*image_sizes]
-    fits = tuple(
-        patch for patch in sizes if any(image % patch == 0 and 2 * (image // patch) >= grid for image in images)
-    )
+    fits = tuple(patch for patch in sizes if any(_fits(image, patch, grid=grid) for image in images))
     return fits if len(fits) > 1 else ()
+
+
+def _fits(image_size: int, patch_size: int, *, grid: int) -> bool:
+    """Return True for patches that divide an image, into at least two and at least half of a grid along a side."""
+    side = image_size // patch_size
+    return image_size % patch_size == 0 and 2 * side >= grid and side >= 2
 
 
 def _traits(config: ElasticConfig) -> Traits:

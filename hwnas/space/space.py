@@ -366,6 +366,18 @@ class Space(ABC, Generic[Config, Network]):
         changes = {name: conform(int, value, where=name) for name, value in values.items() if value is not None}
         return replace(self, config=replace(self.config, **changes))
 
+    def fitted(self, values: Mapping[str, object], *, image_size: int) -> Self:
+        """Return this space for the images of a network.
+
+        Args:
+            values: The network, as plain values.
+            image_size: Side of its images.
+
+        Raises:
+            InputError: The networks of this space cannot take such images.
+        """
+        return self.adapted(image_size=image_size)
+
     # Used by the families.
 
     def columns(self, name: str) -> slice:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from hwnas.space.elastic import Activation, Elastic, ElasticArch, ElasticConfig, Pooling
 from hwnas.supernet.layers import DropPath, attend, drop_path_rates, init_linears, join_heads, split_heads
-from hwnas.supernet.network import Network, SegmentConfig
+from hwnas.supernet.network import Network, SegmentConfig, resized
 from hwnas.supernet.sharing import Axes, Part, Resampled, linear_axes, prefix, take, thirds
 from hwnas.supernet.sorting import UnitGroup, UnitWeights
 from hwnas.supernet.supernet import SlicedSegment, Supernet, SupernetConfig, prepared, sliced_segment
@@ -136,7 +136,7 @@ class ElasticStem(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Turn images into tokens; those of another size, as the networks of a supernet share them, are resized."""
-        if self.image_size is not None and images.shape[-1] != self.image_size:
+        if self.image_size is not None:
             images = resized(images, self.image_size)
         x_BND = self.patch_embed(images).flatten(2).transpose(1, 2)
         if self.position is not None and not self.covers_prefix:
@@ -363,11 +363,6 @@ def _rotated(x: Tensor, table: Tensor) -> Tensor:
     return x * cosines + torch.cat([second, first], dim=-1) * sines
 
 
-def resized(images: Tensor, size: int) -> Tensor:
-    """Resize images to a side, on their device."""
-    return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
-
-
 def detailed_outputs(network: Network, images: Tensor) -> ElasticOutputs:
     """Run a network of an elastic space and return its logits and features."""
     *blocks, head = network.segments().values()
@@ -489,9 +484,9 @@ class ElasticSupernet(Supernet[ElasticConfig, ElasticArch, ElasticSupernetConfig
                 front = own.prefix_tokens if own.positions == "all" else 0
                 part = Resampled(f"{name}.position", mode="positions", size=config.grid, prefix_tokens=front)
                 found["position"] = (part,)
-        elif isinstance(config, ElasticBlockConfig) and config.rotary is not None and "attention.rotary" in found:
-            if config.rotary.grid != own.grid:
-                found["attention.rotary"] = (RotaryTable(f"{name}.attention.rotary", config=config.rotary),)
+        rotary = getattr(config, "rotary", None)
+        if rotary is not None and rotary.grid != own.grid and "attention.rotary" in found:
+            found["attention.rotary"] = (RotaryTable(f"{name}.attention.rotary", config=rotary),)
         return replace(segment, sources=found)
 
     def outputs(self, images: Tensor, arch: ElasticArch) -> ElasticOutputs:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from hwnas.errors import InputError
 
@@ -53,6 +54,13 @@ def require_images(images: Tensor, shape: tuple[int, int, int]) -> None:
     if images.ndim != 4 or tuple(images.shape[1:]) != shape:
         message = f"images must have the shape (batch, {', '.join(map(str, shape))})"
         raise InputError(message, got=tuple(images.shape))
+
+
+def resized(images: Tensor, size: int) -> Tensor:
+    """Resize square images to a side, on their device; those of that side are returned as they are."""
+    if images.shape[-1] == size:
+        return images
+    return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
 
 
 def _attach(root: nn.Module, name: str, module: nn.Module) -> None:

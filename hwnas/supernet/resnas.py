@@ -283,7 +283,7 @@ class ResNasSupernet(Supernet[ResNasConfig, ResNasArch, ResNasSupernetConfig]):
         Raises:
             InputError: The network is not of this space, or the supernet has no patch head to extract.
         """
-        return self._extracted(self._extraction(arch, patch_logits))
+        return self._extracted(self._extraction(arch, patch_logits), input_shape=self.space.config.input_shape)
 
     def sortable(self) -> tuple[UnitGroup, ...]:
         """Return the heads and hidden units of all slots, to be sorted in `self.shared` by `sort_units`."""

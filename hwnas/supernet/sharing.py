@@ -84,7 +84,8 @@ class Resampled(Part):
         """Resample the tensor; gradients flow back to all of its entries."""
         tensor = shared[self.name]
         if self.mode == "patches":
-            return _resampled(tensor.flatten(2), self.mode, self.size).unflatten(2, (self.size, self.size))
+            kernels = _resampled(tensor.flatten(2), self.mode, self.size)
+            return kernels.reshape(*kernels.shape[:2], self.size, self.size)
         front, table = tensor[:, : self.prefix_tokens], tensor[:, self.prefix_tokens :]
         resampled = _resampled(table.transpose(1, 2), self.mode, self.size).transpose(1, 2)
         return torch.cat([front, resampled], dim=1)
@@ -93,20 +94,22 @@ class Resampled(Part):
 def _resampled(values: Tensor, mode: Mode, size: int) -> Tensor:
     matrix = _resampling(mode, math.isqrt(values.shape[-1]), size, values.device)
     with torch.autocast(values.device.type, enabled=False):
-        return (values.float() @ matrix).to(values.dtype)
+        resampled: Tensor = values.float() @ matrix
+    return resampled.to(values.dtype)
 
 
 @lru_cache(maxsize=256)
 def _resampling(mode: Mode, before: int, after: int, device: torch.device) -> Tensor:
     """Return the linear map from squares of one side, flattened, to squares of another."""
-    from timm.layers import resample_abs_pos_embed, resample_patch_embed
+    from timm.layers.patch_embed import resample_patch_embed
+    from timm.layers.pos_embed import resample_abs_pos_embed
 
     with torch.inference_mode(False), torch.no_grad(), torch.device("cpu"):
         basis = torch.eye(before**2)
         if mode == "patches":
-            squares = resample_patch_embed(basis.reshape(-1, 1, before, before), [after, after])
-            return squares.reshape(before**2, after**2).to(device)
-        table = resample_abs_pos_embed(basis[None], [after, after], num_prefix_tokens=0)  # rows are positions
+            images: Tensor = resample_patch_embed(basis.reshape(-1, 1, before, before), [after, after])
+            return images.reshape(before**2, after**2).to(device)
+        table: Tensor = resample_abs_pos_embed(basis[None], [after, after], num_prefix_tokens=0)
         return table[0].T.contiguous().to(device)
 
 

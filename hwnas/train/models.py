@@ -88,6 +88,7 @@ def inherit_network(supernet: AnySupernet, arch: Arch, recipe: Recipe) -> Networ
     view = make_supernet(supernet.space, replace(supernet.config, drop_path=recipe.regularization.drop_path))
     view.load_state_dict(supernet.state_dict())
     network: Network = view.subnet(arch, **_patch_options(view, recipe))
+    network.input_shape = supernet.space.config.input_shape  # a network of smaller images resizes them
     return network
 
 
@@ -224,7 +225,9 @@ def largest_macs(model: nn.Module) -> int:
     if isinstance(model, Network) and model.input_shape is not None:
         from hwnas.export.tracer import trace_module
 
-        return int(trace_module(model, input_shape=(1, *model.input_shape)).macs)
+        channels, size, _ = model.input_shape
+        size = getattr(getattr(model, "stem", None), "image_size", None) or size  # images are resized, which is free
+        return int(trace_module(model, input_shape=(1, channels, size, size)).macs)
     return 0
 
 

@@ -84,7 +84,8 @@ def with_inputs(space: Elastic) -> Elastic:
     size, patch = config.image_size, config.patch_size
     images = scaled_sizes(size, patch, shares=_SHARES_OF_SIZE)
     patches = fitting_patches((round(share * patch) for share in _SHARES_OF_PATCH), images or (size,), config.grid)
-    return replace(space, config=replace(config, image_sizes=images, patch_sizes=patches))
+    changed = replace(config, image_sizes=images, patch_sizes=patches)
+    return Elastic(name=space.name, config=changed, published=space.published)
 
 
 def supernet_of(

@@ -79,9 +79,10 @@ def resnas(config: ResNasConfig, arch: ResNasArch) -> Count:
 
 def elastic(config: ElasticConfig, arch: ElasticArch) -> Count:
     d, classes = config.embed_dim, config.num_classes
-    patches = (config.image_size // config.patch_size) ** 2
+    patch = arch.patch_size or config.patch_size
+    patches = ((arch.image_size or config.image_size) // patch) ** 2
     n = patches + config.prefix_tokens
-    pixels = config.channels * config.patch_size**2
+    pixels = config.channels * patch**2
     positions = {"all": n, "patches": patches, "none": 0}[config.positions]
     params = pixels * d + d * config.patch_bias + (config.prefix_tokens + positions) * d + classes * (d + 1)
     params += 2 * d * config.pre_norm + 2 * d * (config.final_norm != "none")

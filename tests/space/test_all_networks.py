@@ -78,7 +78,7 @@ def archs_of(space: Elastic, rows: Rows) -> list[list[tuple[float, float]]]:
     """Heads and MLP width of each block, allowed or not."""
     depth, choices = space.config.depth, [dimension.choices for dimension in space.dimensions]
     values = [[choices[column][gene] for column, gene in enumerate(row)] for row in rows.tolist()]
-    return [list(zip(row[:depth], row[depth:], strict=True)) for row in values]
+    return [list(zip(row[-2 * depth : -depth], row[-depth:], strict=True)) for row in values]
 
 
 def skips_too_much(blocks: list[tuple[float, float]]) -> bool:

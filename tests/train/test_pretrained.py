@@ -1,5 +1,7 @@
 """Elastic supernets of timm's models: at their largest they compute what the model computes."""
 
+import inspect
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +13,9 @@ from torch import Tensor
 from hwnas.errors import InputError, UnknownNameError
 from hwnas.space import SPACES
 from hwnas.space.elastic import ElasticArch, ElasticBlock
-from hwnas.supernet.elastic import ElasticHead, RotaryConfig, rotary_table
+from hwnas.supernet.elastic import ElasticHead, RotaryConfig, resized, rotary_table
 from hwnas.supernet.network import Network
-from hwnas.train.pretrained import elastic_space, space_of, supernet_of
+from hwnas.train.pretrained import elastic_space, space_of, supernet_of, with_inputs
 
 KINDS = {
     "deit_tiny_patch16_224": 64,
@@ -65,6 +67,89 @@ def test_the_largest_network_is_the_model(name: str) -> None:
     expected = model(x)
     found = network(x) if model.num_classes else features(network, x)
     assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+RESIZED = (
+    "deit_tiny_distilled_patch16_224",
+    "vit_small_patch14_reg4_dinov2",
+    "vit_base_patch16_siglip_224",
+    "vit_little_patch16_reg1_gap_256",
+    "eva02_tiny_patch14_224",
+    "vit_small_patch16_dinov3",
+)
+"""One model of each kind of position table, tokens in front and rotary positions."""
+
+
+@pytest.mark.parametrize("name", RESIZED)
+@torch.inference_mode()
+def test_networks_of_other_images_and_patches_are_timms_with_resampled_weights(name: str) -> None:
+    patch = 14 if "patch14" in name else 16
+    model = make_model(name, img_size=6 * patch)
+    supernet = supernet_of(model, name=name, inputs=True).eval()
+    for size, patch_size in ((4 * patch, patch), (6 * patch, 2 * patch), (4 * patch, 4 * patch // 3)):
+        if (size, patch_size) not in supernet.space.config.inputs:
+            continue
+        other = make_model(name, img_size=size, patch_size=patch_size)
+        convert = inspect.getmodule(type(model)).checkpoint_filter_fn  # type: ignore[union-attr]
+        other.load_state_dict(convert(model.state_dict(), other))
+        network = supernet.subnet(replace(supernet.space.largest(), image_size=size, patch_size=patch_size))
+        x = torch.randn(2, 3, size, size)
+        expected = other(x)
+        found = network(x) if model.num_classes else features(network, x)
+        assert network.input_shape == (3, size, size)
+        assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@torch.inference_mode()
+def test_a_supernet_resizes_the_images_of_a_network() -> None:
+    supernet = supernet_of(make_model("vit_small_patch16_dinov3"), name="vit_small_patch16_dinov3", inputs=True).eval()
+    x = torch.randn(2, 3, 64, 64)
+    arch = replace(supernet.space.largest(), image_size=48)
+    found = supernet.subnet(arch)(resized(x, 48))
+    torch.testing.assert_close(supernet(x, arch), found)
+    with pytest.raises(InputError, match=r"images must have the shape \(batch, 3, 48, 48\)"):
+        supernet.subnet(arch)(x)
+
+
+def test_choices_of_images_and_patches_are_shares_of_the_models() -> None:
+    config = with_inputs(elastic_space("vit_base_patch16_224")).config
+    assert config.image_sizes == (128, 160, 192, 224)
+    assert config.patch_sizes == (16, 20, 24, 32)
+    assert config.inputs[-1] == (224, 16)
+    assert set(config.inputs) - {(size, 16) for size in config.image_sizes} == {(160, 20), (192, 24), (224, 32)}
+
+
+def test_a_model_of_few_patches_has_no_choice_of_images() -> None:
+    space = elastic_space("vit_base_patch16_224", image_size=32)
+    assert with_inputs(space).config == space.config
+
+
+def test_choices_follow_the_images_of_the_space() -> None:
+    config = with_inputs(elastic_space("vit_base_patch16_224")).adapted(image_size=112).config
+    assert config.image_sizes == (64, 80, 96, 112)
+    assert config.inputs == with_inputs(elastic_space("vit_base_patch16_224", image_size=112)).config.inputs
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"image_sizes": (120, 224)}, "image_sizes must be a multiple of 16"),
+        ({"image_sizes": (128, 192)}, "image_sizes must end with 224"),
+        ({"image_sizes": (96, 224)}, "image_sizes must be at least half of 224"),
+        ({"patch_sizes": (16, 30)}, "each of patch_sizes must divide an image size"),
+        ({"patch_sizes": (32,)}, "patch_sizes must begin with 16"),
+    ],
+)
+def test_images_and_patches_that_do_not_fit_are_refused(changes: dict[str, Any], problem: str) -> None:
+    with pytest.raises(InputError, match=problem):
+        replace(elastic_space("vit_tiny_patch16_224").config, **changes)
+
+
+def test_a_network_of_images_that_are_no_choice_is_refused() -> None:
+    space = with_inputs(elastic_space("vit_tiny_patch16_224"))
+    with pytest.raises(InputError, match="must have sides that it offers") as caught:
+        space.encode([replace(space.original, image_size=100)])
+    assert caught.value.got == "100/16"
 
 
 @torch.inference_mode()

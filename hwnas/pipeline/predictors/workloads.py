@@ -8,11 +8,11 @@ from typing import Any
 from hwnas.arguments import checked_arguments
 from hwnas.data_paths import PROFILES, data_search_path
 from hwnas.errors import InputError
+from hwnas.profile.subjects import subject_space
 from hwnas.records import Subject
 from hwnas.records.workloads import TracedModels, load_workloads
 from hwnas.runs import package_versions
 from hwnas.space import SPACES
-from hwnas.space.space import AnySpace
 from hwnas.workload import Workload, Workloads
 
 
@@ -28,16 +28,10 @@ def subject_workloads(subjects: Sequence[Subject]) -> tuple[Workload, ...]:
 
 
 def subject_population(subjects: Sequence[Subject]) -> Workloads | None:
-    """Return the networks as a population; None if they are of several spaces or image sizes."""
+    """Return the networks as a population; None if they are of several spaces or of spaces of other image sizes."""
     if {subject.source for subject in subjects} != {"space"} or len({_group(subject) for subject in subjects}) > 1:
         return None
     return _population(subjects)
-
-
-def subject_space(subject: Subject) -> AnySpace:
-    """Return the space of a subject, with its image size, channels and classes."""
-    sizes = {"image_size": subject.image_size, "channels": subject.channels, "num_classes": subject.num_classes}
-    return SPACES.get(subject.name).adapted(**sizes)
 
 
 WORKLOADS = "timm-workloads.jsonl.gz"
@@ -107,7 +101,8 @@ def _loaded(path: Path, changed: int) -> TracedModels:
 def _group(subject: Subject) -> tuple[object, ...]:
     if subject.source == "timm":
         return ("timm", subject.name, subject.image_size)
-    return ("space", subject.name, subject.image_size, subject.channels, subject.num_classes)
+    size = SPACES.get(subject.name).fitted(subject.arch or {}, image_size=subject.image_size).config.image_size
+    return ("space", subject.name, size, subject.channels, subject.num_classes)
 
 
 def _workloads(subjects: Sequence[Subject]) -> list[Workload]:

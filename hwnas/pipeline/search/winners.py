@@ -201,7 +201,7 @@ class WinnerExporter:
         """Write the arch and the card of a winner, which change with the record."""
         arch = {
             "space": record.spec.space,
-            "image_size": record.spec.image_size,
+            "image_size": getattr(member.candidate.arch, "image_size", None) or record.spec.image_size,
             "channels": record.spec.channels,
             "num_classes": record.spec.num_classes,
             "arch_id": member.candidate.arch_id,
