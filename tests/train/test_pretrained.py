@@ -13,8 +13,8 @@ from torch import Tensor
 from hwnas.errors import InputError, UnknownNameError
 from hwnas.space import SPACES
 from hwnas.space.elastic import ElasticArch, ElasticBlock
-from hwnas.supernet.elastic import ElasticHead, RotaryConfig, resized, rotary_table
-from hwnas.supernet.network import Network
+from hwnas.supernet.elastic import ElasticHead, RotaryConfig, rotary_table
+from hwnas.supernet.network import Network, resized
 from hwnas.train.pretrained import elastic_space, space_of, supernet_of, with_inputs
 
 KINDS = {
