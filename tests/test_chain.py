@@ -69,7 +69,7 @@ def test_the_chain_begins_with_a_pretrained_model(tmp_path: Path) -> None:
         supernet=tmp_path / "elastic", objectives=("params",), budget=10, runs=tmp_path, post_search=finish
     )
     record = search_networks(options).record
-    assert record.spec.space == "elastic-test_vit"
+    assert record.spec.space == "elastic-test_vit-32px"
     assert record.front
     (winner,) = record.winners
     assert winner.failure is None

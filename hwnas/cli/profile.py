@@ -40,6 +40,7 @@ _RUN_PARAMETERS = (
 
 @click.command()
 @click.option("--space", default="autoformer-tiny", show_default=True, help="Space whose networks are measured.")
+@click.option("--supernet", type=PATH, help="Training whose space is measured, instead of --space.")
 @click.option(
     "--device", default="auto", show_default=True, help="Device of this machine; with --plan-only any device."
 )
@@ -142,6 +143,7 @@ def profile(
     check_with: str | None,
     batches: tuple[int | None, ...],
     precisions: tuple[str, ...],
+    supernet: Path | None,
     **values: Any,
 ) -> None:
     """Measure networks on a device.
@@ -151,6 +153,8 @@ def profile(
     (--plan plan.jsonl), and copy its folder of profiles back. Several equal GPUs share the networks with --gpus all.
     """
     _require_one_source(context, plan=plan, plan_only=plan_only, out=out)
+    if supernet is not None:
+        values["space"] = _space_of(supernet, context)
     if gpus is not None and plan_only:
         hint = "there: hwnas profile --plan plan.jsonl --gpus all"
         raise UsageError("--gpus is chosen where the plan is measured", got="--plan-only", hint=hint)
@@ -188,6 +192,14 @@ def profile(
     require_measured(qualities)
     if strict:
         require_stable(qualities)
+
+
+def _space_of(supernet: Path, context: click.Context) -> str:
+    from hwnas.pipeline.run_network import space_of_run  # needs torch, which takes seconds to import
+
+    if context.get_parameter_source("space") is click.core.ParameterSource.COMMANDLINE:
+        raise UsageError("--space and --supernet exclude each other", hint=f"hwnas profile --supernet {supernet}")
+    return space_of_run(supernet)
 
 
 def _command(options: CampaignOptions, precisions: tuple[str, ...]) -> tuple[str, ...]:

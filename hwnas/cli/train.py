@@ -36,6 +36,7 @@ _MODEL_OPTIONS = (
     click.option("--scratch", is_flag=True, help="Train the network of --arch from random weights."),
     click.option("--model", help="Train a model of timm for comparison: timm:NAME."),
     click.option("--elastic", help="Train the networks inside a pretrained model: timm:NAME, or a run of --model."),
+    click.option("--sizes", is_flag=True, help="Networks of --elastic also choose the sizes of images and patches."),
     click.option("--pretrained", is_flag=True, help="Published weights of the model of --elastic."),
     click.option("--checkpoint", type=PATH, help="Weights of the model of --elastic in a file."),
     click.option("--image-size", type=IMAGE_SIZE, help="Image size in pixels, if not that of the space."),
@@ -119,10 +120,13 @@ def _options(
     teacher: str | None,
     teacher_weights: Path | None,
     elastic: str | None,
+    sizes: bool,
     pretrained: bool,
     checkpoint: Path | None,
     **values: Any,
 ) -> TrainOptions:
+    if elastic is None and sizes:
+        raise UsageError("--sizes is for the networks of --elastic", hint="--elastic timm:NAME")
     if elastic is None and (pretrained or checkpoint is not None):
         given = "--pretrained" if pretrained else "--checkpoint"
         raise UsageError(f"{given} is for the model of --elastic", hint="--elastic timm:NAME")
@@ -136,7 +140,9 @@ def _options(
     return TrainOptions(
         overrides={key: value for key, _, value in pairs},
         elastic=(
-            None if elastic is None else PretrainedModel(name=elastic, pretrained=pretrained, checkpoint=checkpoint)
+            None
+            if elastic is None
+            else PretrainedModel(name=elastic, pretrained=pretrained, checkpoint=checkpoint, sizes=sizes)
         ),
         teacher=None if teacher is None else _teacher(teacher, teacher_weights),
         **values,

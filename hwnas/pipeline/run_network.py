@@ -9,11 +9,12 @@ from hwnas.runs import Run
 from hwnas.search.record import NETWORKS, RECORD_FILE, read_record
 from hwnas.search.spec import SupernetSpec
 from hwnas.search.study import Study
+from hwnas.space import SPACES
 from hwnas.space.arch import Arch
 from hwnas.space.deployed import DeployedSpace, networks_of
 from hwnas.space.space import AnySpace, Candidate
 from hwnas.train.evaluation import resolve_arch
-from hwnas.train.options import supernet_file
+from hwnas.train.options import read_train_config, supernet_file
 from hwnas.train.weights import NETWORK, SUPERNET, weights_digest
 
 _COMMAND = "hwnas export {run} --arch {{arch}} --out exported"
@@ -54,6 +55,23 @@ def network_of_run(run: Path, arch: str | None) -> RunNetwork:
         return _of_supernet(run, _required(arch, run))
     hint = "a finished run of hwnas search or hwnas train"
     raise InputError(f"{run} must be a run that holds networks", got="no networks of a space", hint=hint)
+
+
+def space_of_run(run: Path) -> str:
+    """Return the name of the space of the supernet of a training, at whose image size its networks are measured.
+
+    Raises:
+        InputError: The run has no supernet, or one of other images than the networks of its space have.
+    """
+    config = read_train_config(Run.open(run))
+    if config.space is None:
+        message = f"{run} must be the training of a supernet"
+        raise InputError(message, got=config.model, hint="hwnas profile --extra-model timm:NAME")
+    size = SPACES.get(config.space).config.image_size
+    if config.image_size != size:
+        message = f"the networks of {config.space} are measured with images of {size} pixels"
+        raise InputError(message, got=f"{config.image_size} in {run}", hint=f"hwnas profile --space {config.space}")
+    return SPACES.resolve(config.space)
 
 
 def _required(arch: str | None, run: Path) -> str:

@@ -39,6 +39,8 @@ class PretrainedModel:
     """Use the published weights of a model of timm."""
     checkpoint: Path | None = None
     """Weights of a model of timm in a file."""
+    sizes: bool = False
+    """Let the networks inside the model also choose the sizes of their images and patches."""
 
     def __post_init__(self) -> None:
         require_valid(self)
@@ -220,15 +222,22 @@ def _absolute_model(model: PretrainedModel) -> PretrainedModel:
     return replace(model, name=name, checkpoint=checkpoint)
 
 
-def elastic_name(model: PretrainedModel) -> str:
+def elastic_name(model: PretrainedModel, *, image_size: int | None = None) -> str:
     """Return the name of the elastic space of a model.
+
+    Args:
+        model: The model.
+        image_size: Side of the images; None: that of the model, or that which it was trained with.
 
     Raises:
         InputError: The file of the model holds no model of timm.
     """
-    is_timm = model.name.startswith(_TIMM)
-    name = model.name if is_timm else read_timm_origin(Path(model.name)).name
-    return f"elastic:{_TIMM}{name.removeprefix(_TIMM)}"
+    name, size = model.name, image_size
+    if not name.startswith(_TIMM):
+        origin = read_timm_origin(Path(name))
+        name, size = origin.name, image_size or origin.image_size
+    at = "" if size is None else f"@{size}"
+    return f"elastic:{_TIMM}{name.removeprefix(_TIMM)}{at}{'+sizes' if model.sizes else ''}"
 
 
 def resolve_data_config(options: TrainOptions) -> DataConfig:
@@ -293,7 +302,7 @@ def resolve_image_shape(options: TrainOptions) -> tuple[int, int, int]:
 
 def default_run_folder(options: TrainOptions) -> Path:
     """Return a new folder under `runs`, named for what is trained and the time."""
-    elastic = None if options.elastic is None else elastic_name(options.elastic).replace(":timm:", "-")
+    elastic = None if options.elastic is None else SPACES.resolve(elastic_name(options.elastic))
     name = (options.model or options.space or elastic or "network").removeprefix(_TIMM)
     return Path("runs") / f"train-{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
 
@@ -337,7 +346,9 @@ def _validate_elastic(options: TrainOptions) -> None:
 
 
 def _resolve_space(options: TrainOptions) -> AnySpace | None:
-    name = options.space if options.elastic is None else elastic_name(options.elastic)
+    name = options.space
+    if options.elastic is not None:
+        name = elastic_name(options.elastic, image_size=options.image_size)
     if options.supernet is not None:
         stored = load_supernet(supernet_file(options.supernet)).space
         if name is not None and SPACES.resolve(name) != stored.name:
@@ -346,9 +357,6 @@ def _resolve_space(options: TrainOptions) -> AnySpace | None:
         size, classes = stored.config.image_size, stored.config.num_classes
     elif name is None:
         return None
-    elif options.elastic is not None and not options.elastic.name.startswith(_TIMM):
-        origin = read_timm_origin(Path(options.elastic.name))
-        size, classes = origin.image_size, None
     else:
         size = classes = None
     return adapted(SPACES.get(name), image_size=options.image_size or size, num_classes=options.num_classes or classes)

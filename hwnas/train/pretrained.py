@@ -5,10 +5,11 @@ and `Eva` (EVA-02, DINOv3), with the blocks that these models have. What a model
 """
 
 import inspect
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -35,43 +36,74 @@ def elastic_space(name: str, *, image_size: int | None = None, num_classes: int 
     """Make the elastic space of a model of timm.
 
     Args:
-        name: The model in timm, or the name of the space: `elastic:timm:NAME`, `elastic-NAME`.
-        image_size: Side of the images; None: the model's.
+        name: The model in timm, or the name of the space: `elastic:timm:NAME`, with `@SIZE` for other images than the
+            model's and `+sizes` for networks that choose their images and patches; or the name of such a space.
+        image_size: Side of the images; None: that in the name, or else the model's.
         num_classes: Number of classes; None: the model's, or 1,000 for a model without a classifier.
 
     Raises:
         InputError: timm has no such model, or it is of a kind that is not supported.
     """
-    model = build_timm(model_name(name), image_size=image_size)
-    return space_of(model.module, name=model_name(name), num_classes=num_classes)
+    parsed = parse_space_name(name)
+    model = build_timm(parsed.model, image_size=image_size or parsed.image_size)
+    return space_of(model.module, name=parsed.model, num_classes=num_classes, sizes=parsed.sizes)
 
 
-def model_name(name: str) -> str:
-    """Return the name of the model in the name of an elastic space, or the name itself."""
-    for prefix in (*PREFIXES, "timm:"):
-        if name.startswith(prefix):
-            return name.removeprefix(prefix)
-    return name
+class SpaceName(NamedTuple):
+    """The parts of the name of an elastic space."""
+
+    model: str
+    image_size: int | None
+    """Side of the images, where it is not the model's."""
+    sizes: bool
+    """Whether networks choose the sizes of their images and patches."""
+
+    @property
+    def listed(self) -> str:
+        """The name as it can be part of a file's."""
+        size = "" if self.image_size is None else f"-{self.image_size}px"
+        return f"elastic-{self.model}{size}{'-sizes' if self.sizes else ''}"
 
 
-def space_of(model: nn.Module, *, name: str, num_classes: int | None = None) -> Elastic:
+def parse_space_name(name: str) -> SpaceName:
+    """Split the name of an elastic space, or that of a model.
+
+    Raises:
+        InputError: The size of the images is no whole number above 0.
+    """
+    rest = next((name[len(prefix) :] for prefix in (*PREFIXES, "timm:") if name.casefold().startswith(prefix)), name)
+    listed = re.fullmatch(r"(.+?)(?:-([1-9][0-9]{0,4})px)?(-sizes)?", rest)
+    written = re.fullmatch(r"([^@+]+)(?:@([1-9][0-9]{0,4}))?(\+sizes)?", rest)
+    found = written if listed is None or "@" in rest or "+" in rest else listed
+    if found is None:
+        message = "an elastic space is elastic:timm:NAME, perhaps with @SIZE for its images and +sizes"
+        raise InputError(message, got=name, hint="elastic:timm:vit_tiny_patch16_224@112+sizes")
+    model, size, sizes = found.groups()
+    return SpaceName(model, None if size is None else int(size), sizes is not None)
+
+
+def space_of(model: nn.Module, *, name: str, num_classes: int | None = None, sizes: bool = False) -> Elastic:
     """Make the elastic space of a model.
 
     Args:
         model: A vision transformer of timm, on any device.
         name: Its name in timm.
         num_classes: Number of classes; None: the model's, or 1,000 for a model without a classifier.
+        sizes: Whether networks also choose the sizes of images and patches (`with_sizes`).
 
     Raises:
         InputError: The model is of a kind that is not supported.
     """
     config = _read_config(model, name=name, num_classes=num_classes)
-    space = Elastic(name=f"elastic-{name}", config=config)
+    own_size = (getattr(model, "pretrained_cfg", None) or {}).get("input_size", (3, config.image_size))[1]
+    size = None if config.image_size == own_size else config.image_size
+    space = Elastic(name=SpaceName(name, size, sizes).listed, config=config)
     published: Mapping[str, Any] = {name: space.original}
-    return replace(space, published=published)
+    space = replace(space, published=published)
+    return with_sizes(space) if sizes else space
 
 
-def with_inputs(space: Elastic) -> Elastic:
+def with_sizes(space: Elastic) -> Elastic:
     """Return an elastic space whose networks also choose the sizes of images and patches.
 
     Images have 4/7, 5/7, 6/7 and all of the model's size (128, 160, 192 and 224 pixels), in whole patches; patches have
@@ -89,7 +121,7 @@ def with_inputs(space: Elastic) -> Elastic:
 
 
 def supernet_of(
-    model: nn.Module, *, name: str, num_classes: int | None = None, drop_path: float = 0.0, inputs: bool = False
+    model: nn.Module, *, name: str, num_classes: int | None = None, drop_path: float = 0.0, sizes: bool = False
 ) -> ElasticSupernet:
     """Make the supernet of a model, with the model's weights.
 
@@ -98,7 +130,7 @@ def supernet_of(
         name: Its name in timm.
         num_classes: Number of classes; where it is not the model's, the classifier has fresh weights.
         drop_path: Rate of stochastic depth in the last block.
-        inputs: Whether networks choose the sizes of images and patches, as in `with_inputs`.
+        sizes: Whether networks also choose the sizes of images and patches (`with_sizes`).
 
     Returns:
         The supernet, which at its largest computes what the model computes, on the CPU and in training mode.
@@ -106,9 +138,7 @@ def supernet_of(
     Raises:
         InputError: The model is of a kind that is not supported.
     """
-    space = space_of(model, name=name, num_classes=num_classes)
-    if inputs:
-        space = with_inputs(space)
+    space = space_of(model, name=name, num_classes=num_classes, sizes=sizes)
     supernet = ElasticSupernet(space, ElasticSupernetConfig(drop_path=drop_path))
     weights = dict(_weights(model, space.config))
     own = dict(supernet.shared.named_parameters())

@@ -199,7 +199,11 @@ def make_elastic_model(config: TrainConfig, data: DataSplits, *, device: torch.d
     model, name = _load_elastic(config)
     space = config.get_space()
     supernet = supernet_of(
-        model, name=name, num_classes=config.num_classes, drop_path=config.recipe.regularization.drop_path
+        model,
+        name=name,
+        num_classes=config.num_classes,
+        drop_path=config.recipe.regularization.drop_path,
+        sizes=config.elastic.sizes,
     )
     if config.elastic.name.startswith("timm:"):  # a model that was trained here takes the images as they are
         fold_normalization(supernet, own_normalization(model))

@@ -64,7 +64,7 @@ def test_without_epochs_the_largest_network_is_the_model(model: Path, tmp_path: 
     trained = train_model(options(model), out=tmp_path / "run", trainer_config=QUIET)
     assert trained.steps == 0
     supernet = load_supernet(trained.weights).eval()
-    assert supernet.space.name == "elastic-test_vit"
+    assert supernet.space.name == "elastic-test_vit-32px"
     assert supernet.space.config.image_size == 32
     original, x = load_model(model).eval(), torch.randn(2, 3, 32, 32)
     with torch.inference_mode():

@@ -11,11 +11,15 @@ import torch
 from torch import Tensor
 
 from hwnas.errors import InputError, UnknownNameError
+from hwnas.export.tracer import trace_workload
+from hwnas.pipeline.predictors.workloads import subject_population, subject_workloads
+from hwnas.profile.networks import build_subject, seeded_images
+from hwnas.profile.subjects import space_network, space_subject
 from hwnas.space import SPACES
 from hwnas.space.elastic import ElasticArch, ElasticBlock
 from hwnas.supernet.elastic import ElasticHead, RotaryConfig, rotary_table
 from hwnas.supernet.network import Network, resized
-from hwnas.train.pretrained import elastic_space, space_of, supernet_of, with_inputs
+from hwnas.train.pretrained import elastic_space, space_of, supernet_of, with_sizes
 
 KINDS = {
     "deit_tiny_patch16_224": 64,
@@ -85,7 +89,7 @@ RESIZED = (
 def test_networks_of_other_images_and_patches_are_timms_with_resampled_weights(name: str) -> None:
     patch = 14 if "patch14" in name else 16
     model = make_model(name, img_size=6 * patch)
-    supernet = supernet_of(model, name=name, inputs=True).eval()
+    supernet = supernet_of(model, name=name, sizes=True).eval()
     for size, patch_size in ((4 * patch, patch), (6 * patch, 2 * patch), (4 * patch, 4 * patch // 3)):
         if (size, patch_size) not in supernet.space.config.inputs:
             continue
@@ -102,7 +106,7 @@ def test_networks_of_other_images_and_patches_are_timms_with_resampled_weights(n
 
 @torch.inference_mode()
 def test_a_supernet_resizes_the_images_of_a_network() -> None:
-    supernet = supernet_of(make_model("vit_small_patch16_dinov3"), name="vit_small_patch16_dinov3", inputs=True).eval()
+    supernet = supernet_of(make_model("vit_small_patch16_dinov3"), name="vit_small_patch16_dinov3", sizes=True).eval()
     x = torch.randn(2, 3, 64, 64)
     arch = replace(supernet.space.largest(), image_size=48)
     found = supernet.subnet(arch)(resized(x, 48))
@@ -112,7 +116,7 @@ def test_a_supernet_resizes_the_images_of_a_network() -> None:
 
 
 def test_choices_of_images_and_patches_are_shares_of_the_models() -> None:
-    config = with_inputs(elastic_space("vit_base_patch16_224")).config
+    config = with_sizes(elastic_space("vit_base_patch16_224")).config
     assert config.image_sizes == (128, 160, 192, 224)
     assert config.patch_sizes == (16, 20, 24, 32)
     assert config.inputs[-1] == (224, 16)
@@ -121,13 +125,48 @@ def test_choices_of_images_and_patches_are_shares_of_the_models() -> None:
 
 def test_a_model_of_few_patches_has_no_choice_of_images() -> None:
     space = elastic_space("vit_base_patch16_224", image_size=32)
-    assert with_inputs(space).config == space.config
+    assert with_sizes(space).config == space.config
 
 
 def test_choices_follow_the_images_of_the_space() -> None:
-    config = with_inputs(elastic_space("vit_base_patch16_224")).adapted(image_size=112).config
+    config = with_sizes(elastic_space("vit_base_patch16_224")).adapted(image_size=112).config
     assert config.image_sizes == (64, 80, 96, 112)
-    assert config.inputs == with_inputs(elastic_space("vit_base_patch16_224", image_size=112)).config.inputs
+    assert config.inputs == with_sizes(elastic_space("vit_base_patch16_224", image_size=112)).config.inputs
+
+
+def test_names_of_spaces_carry_the_size_of_images_and_the_choice_of_sizes() -> None:
+    space = SPACES.get("elastic:timm:test_vit@64+sizes")
+    assert space.name == "elastic-test_vit-64px-sizes"
+    assert SPACES.get(space.name) is space
+    assert space.config.image_size == 64
+    assert space.config.image_sizes == (32, 48, 64)
+    assert SPACES.resolve("elastic:timm:test_vit@160") == "elastic-test_vit"  # the model's own size
+    with pytest.raises(InputError, match="perhaps with @SIZE"):
+        SPACES.get("elastic:timm:test_vit@large")
+
+
+def test_a_network_is_measured_at_its_own_image_size() -> None:
+    space = SPACES.get("elastic:timm:test_vit@64+sizes")
+    archs = [
+        space.largest(),
+        replace(space.largest(), image_size=32),
+        replace(space.largest(), patch_size=24, image_size=48),
+    ]
+    subjects = [space_subject(space, space.candidate(arch)) for arch in archs]
+    assert [subject.image_size for subject in subjects] == [64, 32, 48]
+    for subject, arch, workload in zip(subjects, archs, subject_workloads(subjects), strict=True):
+        network = build_subject(subject, seed=0)
+        assert network(seeded_images(subject, batch=2, seed=0)).shape == (2, 1000)
+        traced = trace_workload(network, image_size=subject.image_size)
+        assert (traced.macs, traced.params) == (workload.macs, workload.params)
+        assert space_network(subject)[1] == arch
+    assert subject_population(subjects) is not None
+    assert len({subject.network_id for subject in subjects}) == 3
+
+
+def test_a_network_of_smaller_images_is_that_of_the_space_of_such_images() -> None:
+    wide, narrow = SPACES.get("elastic:timm:test_vit@64+sizes"), SPACES.get("elastic:timm:test_vit@32")
+    assert wide.network_id(replace(wide.largest(), image_size=32)) == narrow.network_id(narrow.largest())
 
 
 @pytest.mark.parametrize(
@@ -146,7 +185,7 @@ def test_images_and_patches_that_do_not_fit_are_refused(changes: dict[str, Any],
 
 
 def test_a_network_of_images_that_are_no_choice_is_refused() -> None:
-    space = with_inputs(elastic_space("vit_tiny_patch16_224"))
+    space = with_sizes(elastic_space("vit_tiny_patch16_224"))
     with pytest.raises(InputError, match="must have sides that it offers") as caught:
         space.encode([replace(space.original, image_size=100)])
     assert caught.value.got == "100/16"

@@ -12,6 +12,7 @@ from hwnas.errors import InputError, unknown
 from hwnas.files import read_text, require_file_name
 from hwnas.space import SPACES
 from hwnas.space.arch import Arch
+from hwnas.space.elastic import PREFIXES
 from hwnas.space.lookup import find_arch
 
 TIMM = "timm:"
@@ -64,7 +65,9 @@ def _parse(text: str, space: str | None) -> Iterator[Target]:
     elif text.casefold().startswith(TIMM):
         yield _timm(text)
     else:
-        name, colon, arch = text.partition(":")
+        prefix = next((prefix for prefix in PREFIXES if text.casefold().startswith(prefix)), "")
+        name, colon, arch = text[len(prefix) :].partition(":")
+        name = text[: len(prefix)] + name
         if colon and name in SPACES:
             yield _network(text, name, arch)
         elif space is not None:
