@@ -1,5 +1,6 @@
 """`hwnas demo`: run the whole pipeline at toy size, and sum up the result."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,9 +120,17 @@ def _front_sentence(rows: "Sequence[FrontRow]", speed: str) -> str:
         return f"{what} the most accurate and the fastest: {_point_text(best, speed)}."
     times = _speed(fastest.metrics, speed) / _speed(best.metrics, speed)
     return (
-        f"The front has {len(rows)} networks, from {_point_text(best, speed)} to {_point_text(fastest, speed)}: "
+        f"The front has {len(rows)} networks{_count_by_precision(rows)}, "
+        f"from {_point_text(best, speed)} to {_point_text(fastest, speed)}: "
         f"{times:.1f} times the throughput for a lower accuracy."
     )
+
+
+def _count_by_precision(rows: "Sequence[FrontRow]") -> str:
+    """Say how many networks run in each precision, where the search chose one for each."""
+    counts = Counter(Deployment.parse(row.deployment).precision for row in rows if row.deployment is not None)
+    text = ", ".join(f"{count} in {precision}" for precision, count in counts.most_common())
+    return f" ({text})" if text else ""
 
 
 def _verification_sentence(record: "SearchRecord", speed: str) -> str:

@@ -166,7 +166,10 @@ class RunData:
         """The reason why the reference networks of the run are not shown, or None."""
         if self.record is None or self.comparable or not self.record.reference_networks:
             return None
-        names = " and ".join(reference.name for reference in self.record.reference_networks)
+        # In a search over deployments a reference network occurs once in each, with its name in front.
+        references = self.record.reference_networks
+        bare = (item.name.removesuffix(f" {item.deployment}") for item in references)
+        names = " and ".join(dict.fromkeys(bare))
         sizes = f"images of {REFERENCE_PIXELS} pixels, these networks of {self.pixels}"
         return f"Nothing is compared with {names}, which take {sizes}."
 

@@ -4,6 +4,7 @@ import math
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -196,8 +197,9 @@ def _measured_badly(data: RunData) -> Iterator[str]:
                 f"that promise {percent(verification.confidence, digits=0)}."
             )
     for profile in verification.profiles:
+        measured = f"in {Path(profile.path).name}" if data.deployments else f"at batch {profile.batch}"
         for problem in profile.problems:
-            yield f"Measurements at batch {profile.batch}: {problem}."
+            yield f"Measurements {measured}: {problem}."
 
 
 def _supernet_warning(record: SearchRecord) -> str | None:

@@ -114,6 +114,7 @@ def test_the_sentences_of_a_front_of_precisions_name_them() -> None:
     done = _done(rows, None, None)
     done.record.verification.mape = {"throughput@h200/openvino/fp32/b1": 0.01, "throughput@h200/openvino/int8/b1": 0.03}
     front, errors, _ = summarize_demo(done)
+    assert front.startswith("The front has 2 networks (1 in fp32, 1 in int8), ")
     assert "from 90.0% at 100 images/s in fp32 to 80.0% at 250 images/s in int8: 2.5 times" in front
     assert "off by 1.0% to 3.0% on average by precision" in errors
 

@@ -71,7 +71,8 @@ function networkCard(member, scale, slots) {
   const { run } = member;
   const anatomy = anatomyOf(member);
   const values = run.objectives.map((at) => run.metrics[at].label).map((label) => `${plainTitle(label)} ${withUnit(label, run.best(label, member))}`).join(", ");
-  const name = `${short(member.id)}${SINGLE ? "" : `, ${run.short}`}`;
+  const deployment = run.deployments[member.deployment];
+  const name = `${short(member.id)}${deployment ? ` in ${deployment}` : ""}${SINGLE ? "" : `, ${run.short}`}`;
   const role = roleOf(member);
   return make("figure", { class: `network${member === STATE.selected ? " selected" : ""}` },
     make("figcaption", {}, make("span", {}, make("b", {}, name), role ? ` ${role}` : ""), make("button", { type: "button", "aria-label": `Remove ${name}`, onclick: () => undraw(member) }, "Remove")),
