@@ -174,10 +174,17 @@ def _attention(call: OperatorCall) -> Operation:
     )
 
 
+_FUSED_BATCH = 2
+"""Most dimensions in front of tokens and width that a fused kernel takes: images and heads."""
+
+
 def _has_equal_heads(call: OperatorCall) -> bool:
-    """Return True if keys and values have the batch, heads and width of the queries; others are decomposed."""
+    """Return True if keys and values have the batch, heads and width of the queries; others are decomposed.
+
+    So is attention in five dimensions, such as that of windows (Hiera, NesT): torch's fused kernels take four.
+    """
     (*batch, _, width), *others = (call.shape(name) for name in ("query", "key", "value"))
-    return all((*sizes[:-2], sizes[-1]) == (*batch, width) for sizes in others)
+    return len(batch) <= _FUSED_BATCH and all((*sizes[:-2], sizes[-1]) == (*batch, width) for sizes in others)
 
 
 # ---------------------------------------------------------------------------- norms, pools, the rest

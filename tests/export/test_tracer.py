@@ -288,8 +288,24 @@ def test_attention_is_one_operation() -> None:
 
 
 def test_windows_and_keys_of_another_number() -> None:
-    (found,) = attention((2, 4, 3, 7, 8), (2, 4, 3, 5, 8)).operations
+    (found,) = attention((8, 3, 7, 8), (8, 3, 5, 8)).operations
     assert found == Attention(name="attention", heads=3, width=24, queries=7, keys=5, windows=8)
+
+
+def test_windows_in_a_dimension_of_their_own_are_not_fused() -> None:
+    traced = attention((1, 3, 4, 7, 8), (1, 3, 4, 5, 8))
+    assert [row.label for row in traced.operations if row.label in ("attention", "matmul", "softmax")] == [
+        "matmul",
+        "softmax",
+        "matmul",
+    ]
+    assert traced.macs == 2 * 3 * 4 * 7 * 5 * 8
+
+
+def test_an_lstm_counts_the_products_of_all_its_gates() -> None:
+    # timm's tables count 0.6 of these for Sequencer2D, whose paper (Tatsunami and Taki 2022) states all of them.
+    module = Written(lambda self, x: self.lstm(x)[0], lstm=nn.LSTM(16, 8, bidirectional=True, batch_first=True))
+    assert trace_module(module, input_shape=TOKENS).macs == 2 * 10 * 4 * 8 * (16 + 8)
 
 
 def test_attention_in_three_dimensions() -> None:
