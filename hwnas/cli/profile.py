@@ -313,7 +313,8 @@ def _quality_rows(quality: ProfileQuality) -> list[tuple[str, object]]:
     floor, drift = quality.noise_floor, quality.drift
     floor_text = f"unknown: {quality.num_repeated} networks measured twice, 12 are needed"
     if floor is not None:
-        floor_text = f"{floor.mean_error:.2%} (sigma {floor.sigma:.2%}, {floor.num_networks} networks)"
+        spread = f"sigma {floor.sigma:.2%}, {floor.num_networks} networks"
+        floor_text = f"{floor.mean_error:.2%} ({spread}; second passes {floor.shift:+.1%})"
     drift_text = None
     if drift is not None:
         drift_text = f"{drift.change:+.1%} from the first third to the last, spread {drift.spread:.1%}"

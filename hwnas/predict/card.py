@@ -82,6 +82,15 @@ class Coverage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Unlike:
+    """Accuracy for networks unlike the fitted ones: whole families were left out."""
+
+    num_families: Annotated[int, Between(2, 1_000_000)]
+    scores: Scores
+    coverage: tuple[Coverage, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class HeldOut:
     """The measured value of a network and its held-out prediction (mean over the repeats)."""
 
@@ -115,6 +124,8 @@ class _Body:
     """Mean absolute relative error of a perfect predictor, which is that of repeated measurements."""
     learning_curve: tuple[CurvePoint, ...] = ()
     held_out: tuple[HeldOut, ...] = ()
+    unlike: Unlike | None = None
+    """Accuracy for unlike networks; None where the fitted ones are of one space or of few families."""
     notes: tuple[Line, ...] = ()
     model_sha256: str = ""
     """SHA-256 of the text of model.json."""

@@ -55,6 +55,12 @@ def _summary(card: Card) -> str:
         f"{scores.max_error:.1%}) by the model `{card.model}`, fitted to {data.num_rows} measurements of "
         f"{data.num_networks} networks."
     ]
+    if card.unlike is not None:
+        inside = next(entry.share for entry in card.unlike.coverage if entry.confidence == 0.9)
+        lines.append(
+            f"Networks of families that were not fitted are predicted to {card.unlike.scores.mape:.2%} on average, "
+            f"and {inside:.1%} of them are inside their 90% intervals ({card.unlike.num_families} families)."
+        )
     if card.noise_floor is not None and card.error_over_floor is not None:
         lines.append(
             f"A perfect predictor would reach {card.noise_floor:.2%}, the noise floor of measuring again: "

@@ -13,13 +13,13 @@ import numpy as np
 from hwnas.errors import InputError
 from hwnas.metrics import Metric
 from hwnas.predict.arrays import Numbers
-from hwnas.predict.card import CONFIDENCES, Card, Coverage, FittedData, HeldOut
+from hwnas.predict.card import CONFIDENCES, Card, Coverage, FittedData, HeldOut, Unlike
 from hwnas.predict.drift import without_drift
 from hwnas.predict.features.conditions import Conditions
 from hwnas.predict.features.table import Features, require_finite, with_source_predictions
 from hwnas.predict.fitted_range import FittedRange
 from hwnas.predict.folds import group_equal_networks
-from hwnas.predict.intervals import calibrate, held_out_coverage
+from hwnas.predict.intervals import Left, calibrate, calibrate_families, family_coverage, held_out_coverage
 from hwnas.predict.learning_curve import COUNTS, learning_curve
 from hwnas.predict.models import Learner, counted_blocks
 from hwnas.predict.predictor import Predictor, Source, Validation
@@ -34,6 +34,11 @@ _DRIFT_GAIN = 0.95
 """Drift is corrected only if that brings the error on held-out networks below this share of it."""
 _SMALLEST_DRIFT = 1e-3
 """Smaller drifts are ignored: without noise, as in values of memory, rounding errors look like drift."""
+MIN_FAMILIES = 3
+"""Least number of families, or groups of those that share networks, of which some can be left out."""
+_FLOOR_CORRECTED = "the values and the noise floor are corrected for it"
+_FEWEST_PAIRS = 12
+"""Least number of networks measured twice that tell a noise floor."""
 _TRANSFER = "transfer"
 """Name of the mixture of models of other devices on a card."""
 
@@ -56,6 +61,10 @@ class Observations:
     """Labels of rows that are held out together; None: rows of identical networks are."""
     times: Numbers | None = None
     """Time of each measurement in seconds, if known; used to detect drift."""
+    repeated: Sequence[tuple[int, int]] = ()
+    """Rows of the first and second measurement of networks that were measured twice."""
+    families: Sequence[str] = ()
+    """Family of each row, where networks are of any kind: whole families are left out as well, to judge unlike ones."""
     space: str | None = None
     """Space of all networks; None if they are of several kinds."""
     kinds: tuple[str, ...] = ()
@@ -96,16 +105,24 @@ def fit_predictor(
     _check_observations(observed, allow_mixed=allow_mixed)
     observed, held_out = _validate(observed, protocol, learners)
     features, target = observed.features, observed.target
-    choice = held_out.choice()
-    _log.info("%s: %s, error %.2f %% on held-out networks", observed.metric, choice, 100 * held_out.chosen_scores.mape)
+    left_out = _leave_families_out(observed, protocol, learners)
+    choice = held_out.choice() if left_out is None else held_out.choice(left_out)
+    _log.info("%s: %s, error %.2f %% on held-out networks", observed.metric, choice, 100 * held_out.scores(choice).mape)
     model = refit(choice, features, target, held_out=held_out, learners=learners, weights=observed.weights)
     curve = _curve(observed, held_out, learners) if with_curve else {}
-    validation = Validation(target=target, by_model=held_out.by_model, by_count=curve)
+    left = None if left_out is None else Left(predicted=left_out.by_model[choice][0], folds=left_out.folds[0])
+    validation = Validation(
+        target=target, by_model=held_out.by_model, by_count=curve, left=None if left is None else left.predicted
+    )
     return Predictor(
-        card=_make_card(observed, held_out, choice, validation=validation, count_names=counted_blocks(model)),
+        card=_make_card(
+            observed, held_out, choice, validation=validation, count_names=counted_blocks(model), left=left
+        ),
         conditions=replace(observed.conditions, batch=1),
         model=model,
-        intervals=calibrate(features, target, held_out.by_model[choice]),
+        intervals=calibrate(features, target, held_out.by_model[choice])
+        if left is None
+        else calibrate_families(features, target, held_out.by_model[choice], held_out.folds, left=left),
         fitted_range=FittedRange.fit(features, one_space=observed.space is not None),
         validation=validation,
     )
@@ -166,6 +183,34 @@ def transfer_predictor(
     )
 
 
+def _leave_families_out(
+    observed: Observations, protocol: Protocol, learners: Sequence[Learner] | None
+) -> HeldOutPredictions | None:
+    """Cross-validate with whole families left out; None if there are too few."""
+    if len(set(observed.families)) < MIN_FAMILIES:
+        return None
+    num_folds = min(protocol.num_folds, len(set(observed.families)))
+    return cross_validate(
+        observed.features,
+        observed.target,
+        protocol=replace(protocol, num_folds=num_folds, repeats=1, held_out="families"),
+        learners=learners,
+        weights=observed.weights,
+        groups=_joined_families(observed),
+    )
+
+
+def _joined_families(observed: Observations) -> list[str]:
+    """Return the family of each row; families that share an identical network are one."""
+    name = {family: family for family in observed.families}
+    first: dict[int, str] = {}
+    for number, family in zip(group_equal_networks(observed.features), observed.families, strict=True):
+        kept, other = name[first.setdefault(number, family)], name[family]
+        name = {key: kept if value == other else value for key, value in name.items()}
+    joined = [name[family] for family in observed.families]
+    return joined if len(set(joined)) >= MIN_FAMILIES else list(observed.families)
+
+
 def _validate(
     observed: Observations, protocol: Protocol, learners: Sequence[Learner] | None
 ) -> tuple[Observations, HeldOutPredictions]:
@@ -191,13 +236,24 @@ def _validate(
         return observed, held_out
     values = observed.metric.from_target(steady, batch=observed.batches)
     drifted = f"the device drifted by up to {largest:.1%} during the measurements"
-    note = f"{drifted}; the values are corrected for it, the noise floor is not"
-    corrected = replace(observed, values=values, notes=(*observed.notes, note))
+    corrected = _with_corrected_floor(replace(observed, values=values), drifted=drifted)
     corrected_held_out = cross_validated(corrected)
     _log.debug("%s: %s", observed.metric, drifted)
     if corrected_held_out.chosen_scores.mape > _DRIFT_GAIN * held_out.chosen_scores.mape:
         return observed, held_out
     return corrected, corrected_held_out
+
+
+def _with_corrected_floor(observed: Observations, *, drifted: str) -> Observations:
+    """Return the observations with the noise floor of the corrected values, where it is known."""
+    pairs = np.array(observed.repeated, dtype=np.intp).reshape(-1, 2)
+    if len(pairs) < _FEWEST_PAIRS or observed.noise_floor is None:
+        note = f"{drifted}; the values are corrected for it, the noise floor is not"
+        return replace(observed, notes=(*observed.notes, note))
+    logs = np.log(observed.values[pairs[:, 1]] / observed.values[pairs[:, 0]])
+    floor = float(np.mean(np.abs(logs - np.median(logs))) / np.sqrt(2))
+    note = f"{drifted}; {_FLOOR_CORRECTED}"
+    return replace(observed, noise_floor=floor, notes=(*observed.notes, note))
 
 
 def as_throughput(predictor: Predictor, *, batches: Numbers, noise_floor: float | None = None) -> Predictor:
@@ -216,10 +272,13 @@ def as_throughput(predictor: Predictor, *, batches: Numbers, noise_floor: float 
         raise ValueError("a loaded predictor has no held-out predictions of the other models")
     metric = replace(card.metric, name="throughput")
     predicted = np.array([row.predicted for row in card.held_out])
+    # Where the device drifted, the floor of the corrected times is that of the corrected rates as well.
+    corrected = any(note.endswith(_FLOOR_CORRECTED) for note in card.notes)
     throughput = replace(
         card,
         metric=metric,
-        noise_floor=noise_floor,
+        noise_floor=card.noise_floor if corrected else noise_floor,
+        unlike=None if card.unlike is None else replace(card.unlike, scores=validation.unlike(metric, batch=batches)),
         ranking=validation.ranking(metric, batch=batches),
         learning_curve=validation.learning_curve(metric, batch=batches),
         held_out=_held_out_rows(
@@ -260,10 +319,21 @@ def _make_card(
     *,
     validation: Validation,
     count_names: tuple[str, ...] = (),
+    left: Left | None = None,
 ) -> Card:
     """Make the card of a model from its held-out predictions; `count_names` are the blocks that it counts."""
     predicted, target, features = held_out.by_model[choice], held_out.target, observed.features
     metric, batches = observed.metric, observed.batches
+    given = (features, target, predicted, held_out.folds)
+    if left is None:
+        like, unlike = held_out_coverage(*given, confidences=CONFIDENCES), None
+    else:
+        like, of_families = family_coverage(*given, left=left, confidences=CONFIDENCES)
+        unlike = Unlike(
+            num_families=len(set(observed.families)),
+            scores=validation.unlike(metric, batch=batches),
+            coverage=_coverage(of_families),
+        )
     return Card(
         created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
         metric=observed.metric,
@@ -280,13 +350,8 @@ def _make_card(
         protocol=held_out.protocol,
         model=choice,
         ranking=validation.ranking(metric, batch=batches),
-        coverage=tuple(
-            Coverage(
-                confidence=confidence,
-                share=held_out_coverage(features, target, predicted, held_out.folds, confidence=confidence),
-            )
-            for confidence in CONFIDENCES
-        ),
+        coverage=_coverage(like),
+        unlike=unlike,
         noise_floor=observed.noise_floor,
         learning_curve=validation.learning_curve(metric, batch=batches),
         held_out=_held_out_rows(
@@ -296,6 +361,10 @@ def _make_card(
         environment=dict(observed.environment),
         notes=observed.notes,
     )
+
+
+def _coverage(shares: Mapping[float, float]) -> tuple[Coverage, ...]:
+    return tuple(Coverage(confidence=confidence, share=share) for confidence, share in shares.items())
 
 
 def _usual_batch(observed: Observations) -> int | None:

@@ -8,16 +8,19 @@ than fast ones.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hwnas.errors import InputError
 from hwnas.predict.arrays import ContiguousArrays, Numbers
 from hwnas.predict.features.table import Features
 from hwnas.predict.folds import Fold
 from hwnas.predict.models.model import Standardizer
+from hwnas.predict.nearness import Judged, Nearness, fit_nearness, judge, reference_points
 from hwnas.predict.stored import StoredTable
 
 DEFAULT_CONFIDENCE = 0.9
@@ -27,6 +30,7 @@ _MAX_COMPONENTS = 10
 _RIDGE = 3.0
 _SCALE_RANGE = 4.0
 _ROUNDING = 1e-9
+_PARTS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,32 +106,49 @@ class Intervals(ContiguousArrays):
     """The scale is the distance to this power, within bounds."""
     errors: Numbers
     """log(measured / predicted) / scale in ascending order."""
+    nearness: Nearness | None = None
+    """Of a predictor for several families: size of errors by the distance to the nearest fitted network."""
+    like_errors: Numbers | None = None
+    """The errors of like networks alone: an interval covers both these and all errors."""
+    repeats: int = 1
+    """Number of errors of each network, which are not independent."""
 
     def scale(self, features: Features) -> Numbers:
         """Return the factor by which the interval of each network is wider than a typical one."""
+        if self.nearness is not None:
+            return self.nearness.scale(self.components.coordinates(features))
         return _scale(self.components.distance(features), self.slope)
 
     def bounds(self, mean: Numbers, features: Features, *, confidence: float) -> tuple[Numbers, Numbers]:
         """Return the lower and upper bound of each prediction."""
-        low, high = quantiles(self.errors, confidence=confidence)
+        low, high = quantiles(self.errors, confidence=confidence, repeats=self.repeats)
+        if self.like_errors is not None:
+            low, high = _wider(self.errors, self.like_errors, confidence=confidence)
         scale = self.scale(features)
         return mean * np.exp(low * scale), mean * np.exp(high * scale)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
-        return {"unusual": self.components.to_json(), "slope": self.slope, "errors": self.errors.tolist()}
+        near = {} if self.nearness is None else {"nearness": self.nearness.to_json()}
+        if self.like_errors is not None:
+            near["like_errors"] = self.like_errors.tolist()
+        own = {"slope": self.slope, "errors": self.errors.tolist(), "repeats": self.repeats}
+        return {"unusual": self.components.to_json(), **own, **near}
 
     @classmethod
     def from_json(cls, data: StoredTable) -> Self:
         """Make it from what `to_json` returned."""
-        data.require_keys("unusual", "slope", "errors")
-        errors = data.array("errors", None)
-        if not len(errors) or (np.diff(errors) < 0).any():
-            raise InputError(f"{data.where}.errors must be numbers in ascending order")
+        data.require_keys("unusual", "slope", "errors", optional=("repeats", "nearness", "like_errors"))
+        errors = _ascending(data, "errors")
+        components = WhitenedComponents.from_json(data.table("unusual"))
+        near = Nearness.from_json(data.table("nearness"), components.rotation.shape[1]) if "nearness" in data else None
         return cls(
-            components=WhitenedComponents.from_json(data.table("unusual")),
+            components=components,
             slope=data.number("slope", low=0),
             errors=errors,
+            nearness=near,
+            like_errors=_ascending(data, "like_errors") if "like_errors" in data else None,
+            repeats=data.whole_number("repeats", low=1, high=1000) if "repeats" in data else 1,
         )
 
 
@@ -136,32 +157,102 @@ def calibrate(features: Features, target: Numbers, predicted: Numbers) -> Interv
     components = WhitenedComponents.fit(features)
     distance = components.distance(features)
     logs = np.log(target / predicted)
-    slope = _slope(distance, logs)
-    return Intervals(components=components, slope=slope, errors=np.sort((logs / _scale(distance, slope)).ravel()))
+    # An error is not divided by a scale that it helped to find: the slope for each part is that of the others.
+    owner = np.random.default_rng(0).permutation(len(target)) % min(_PARTS, len(target))
+    scale = np.ones(len(target))
+    for part in np.unique(owner):
+        own = owner == part
+        scale[own] = _scale(distance[own], _slope(distance[~own], logs[:, ~own]) if len(target) > 1 else 0.0)
+    errors = np.sort((logs / scale).ravel())
+    return Intervals(components=components, slope=_slope(distance, logs), errors=errors, repeats=len(predicted))
 
 
 def held_out_coverage(
-    features: Features, target: Numbers, predicted: Numbers, folds: tuple[tuple[Fold, ...], ...], *, confidence: float
-) -> float:
-    """Return the share of networks inside intervals that were calibrated without them."""
-    inside = []
-    for repeat, parts in zip(predicted, folds, strict=True):
+    features: Features,
+    target: Numbers,
+    predicted: Numbers,
+    folds: tuple[tuple[Fold, ...], ...],
+    *,
+    confidences: Sequence[float],
+) -> dict[float, float]:
+    """Return the share of networks inside intervals that were calibrated without them, by confidence."""
+    inside: dict[float, list[NDArray[np.bool_]]] = {confidence: [] for confidence in confidences}
+    for number, parts in enumerate(folds):
         for fold in parts:
-            intervals = calibrate(features.take(fold.fit), target[fold.fit], repeat[None, fold.fit])
-            held = fold.held_out
-            lower, upper = intervals.bounds(repeat[held], features.take(held), confidence=confidence)
-            inside.append((lower <= target[held]) & (target[held] <= upper))
-    return float(np.concatenate(inside).mean())
+            intervals = calibrate(features.take(fold.fit), target[fold.fit], predicted[:, fold.fit])
+            held = features.take(fold.held_out)
+            for confidence in confidences:
+                lower, upper = intervals.bounds(predicted[number, fold.held_out], held, confidence=confidence)
+                inside[confidence].append((lower <= target[fold.held_out]) & (target[fold.held_out] <= upper))
+    return {confidence: float(np.concatenate(shares).mean()) for confidence, shares in inside.items()}
 
 
-def quantiles(errors: Numbers, *, confidence: float) -> tuple[float, float]:
-    """Return the lower and upper quantile between which a new error lies with this confidence."""
+@dataclass(frozen=True, kw_only=True)
+class Left:
+    """Predictions of networks whose whole family was left out."""
+
+    predicted: Numbers
+    folds: tuple[Fold, ...]
+
+
+def calibrate_families(
+    features: Features, target: Numbers, predicted: Numbers, folds: tuple[tuple[Fold, ...], ...], *, left: Left
+) -> Intervals:
+    """Calibrate intervals that grow with the distance from the fitted networks, by leaving families out as well."""
+    components, like, unlike = _judged(features, target, predicted, folds, left)
+    nearness, errors, own = fit_nearness(reference_points(components.coordinates(features)), like, unlike)
+    return Intervals(components=components, slope=0.0, errors=errors, nearness=nearness, like_errors=own)
+
+
+def family_coverage(
+    features: Features,
+    target: Numbers,
+    predicted: Numbers,
+    folds: tuple[tuple[Fold, ...], ...],
+    *,
+    left: Left,
+    confidences: Sequence[float],
+) -> tuple[dict[float, float], dict[float, float]]:
+    """Return the coverage of like networks and of left-out families, by intervals calibrated without them."""
+    components, *judged = _judged(features, target, predicted, folds, left)
+    points, shares = reference_points(components.coordinates(features)), []
+    for judging, parts in zip(judged, (folds[0], left.folds), strict=True):
+        inside: dict[float, list[NDArray[np.bool_]]] = {confidence: [] for confidence in confidences}
+        for fold in parts:
+            nearness, errors, own = fit_nearness(points, *(one.take(fold.fit) for one in judged))
+            held = judging.take(fold.held_out)
+            normal = held.logs / nearness.scale_at(held.distance)
+            for confidence in confidences:
+                low, high = _wider(errors, own, confidence=confidence)
+                inside[confidence].append((low <= normal) & (normal <= high))
+        shares.append({confidence: float(np.concatenate(found).mean()) for confidence, found in inside.items()})
+    return shares[0], shares[1]
+
+
+def _judged(
+    features: Features, target: Numbers, predicted: Numbers, folds: tuple[tuple[Fold, ...], ...], left: Left
+) -> tuple[WhitenedComponents, Judged, Judged]:
+    components = WhitenedComponents.fit(features)
+    coordinates = components.coordinates(features)
+    like = judge(coordinates, np.log(target / predicted[0]), folds[0])
+    return components, like, judge(coordinates, np.log(target / left.predicted), left.folds)
+
+
+def quantiles(errors: Numbers, *, confidence: float, repeats: int = 1) -> tuple[float, float]:
+    """Return the lower and upper quantile between which a new error lies with this confidence.
+
+    Args:
+        errors: Errors in ascending order.
+        confidence: Share of new errors between the quantiles.
+        repeats: Number of errors of each network: those of one network count as one.
+    """
     if not 0 < confidence < 1:
         raise InputError("a confidence must be between 0 and 1", got=confidence, hint="--confidence 0.9")
     # With n exchangeable errors a new one is below the k-th smallest with probability k / (n + 1).
     tail = (1 - confidence) / 2
     count = len(errors)
-    rank = int(np.floor(tail * (count + 1) + _ROUNDING))
+    rank = int(np.floor(tail * (count / repeats + 1) + _ROUNDING))
+    rank = repeats * (rank - 1) + 1
     if rank < 1:
         return min(float(errors[0]), 0.0), max(float(errors[-1]), 0.0)
     return float(errors[rank - 1]), float(errors[count - rank])
@@ -181,6 +272,19 @@ def supported_confidence(count: int, *, wanted: float = DEFAULT_CONFIDENCE) -> f
         return wanted
     # The lower tail must hold at least one of count + 1 equally likely ranks: (1 - c) / 2 >= 1 / (count + 1).
     return max(math.floor(100 * (1 - 2 / (count + 1)) + _ROUNDING) / 100, 0.01)
+
+
+def _wider(errors: Numbers, like: Numbers, *, confidence: float) -> tuple[float, float]:
+    """Return the quantiles between which both kinds of errors lie."""
+    lows, highs = zip(*(quantiles(own, confidence=confidence) for own in (errors, like)), strict=True)
+    return min(lows), max(highs)
+
+
+def _ascending(data: StoredTable, name: str) -> Numbers:
+    errors = data.array(name, None)
+    if not len(errors) or (np.diff(errors) < 0).any():
+        raise InputError(f"{data.where}.{name} must be numbers in ascending order")
+    return errors
 
 
 def _slope(distance: Numbers, logs: Numbers) -> float:

@@ -23,7 +23,7 @@ from hwnas.frames import Frame, html_table, to_frame
 from hwnas.metrics import MAX_BATCH, Metric
 from hwnas.predict.arrays import Numbers, round_last_bits
 from hwnas.predict.card import Card, CurvePoint, Ranked, load_card, require_seal
-from hwnas.predict.features.conditions import Conditions
+from hwnas.predict.features.conditions import Batch, Conditions
 from hwnas.predict.features.counting import population_features, workload_features
 from hwnas.predict.features.table import Features, with_source_predictions
 from hwnas.predict.fitted_range import FittedRange, require_inside
@@ -86,6 +86,15 @@ class Validation:
     """Predictions of each model, one row per repeat of the cross-validation."""
     by_count: Mapping[int, Numbers]
     """Predictions by number of fitted networks, for the learning curve."""
+    left: Numbers | None = None
+    """Predictions by the chosen model with the network's family left out."""
+
+    def unlike(self, metric: Metric, *, batch: Numbers) -> Scores:
+        """Return the scores of left-out families in the unit of the metric."""
+        if self.left is None:
+            raise ValueError("no family was left out")
+        predicted, measured = (metric.from_target(values, batch=batch) for values in (self.left, self.target))
+        return _scores(predicted, measured)
 
     def ranking(self, metric: Metric, *, batch: Numbers) -> tuple[Ranked, ...]:
         """Return the scores of all models in the unit of the metric, best first."""
@@ -118,12 +127,18 @@ class Source:
     """A predictor of another device as input of a transfer: its model and the conditions of its features."""
 
     conditions: Conditions
-    batch: int
+    batch: int | None
+    """The batch size at which the source was measured; None: several, so that it answers at that of the networks."""
     model: Fitted
 
-    def predict(self, build: Callable[[Conditions], Features]) -> Numbers:
-        """Predict networks whose features `build` computes under the conditions of this source."""
-        return self.model.predict(build(replace(self.conditions, batch=self.batch)))
+    def predict(self, build: Callable[[Conditions], Features], *, batch: Batch) -> Numbers:
+        """Predict networks whose features `build` computes under the conditions of this source.
+
+        Args:
+            build: Computes the features.
+            batch: Batch size of the networks.
+        """
+        return self.model.predict(build(replace(self.conditions, batch=self.batch or batch)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,9 +287,10 @@ class Predictor:
         )
 
     def _build_features(self, build: Callable[[Conditions], Features], batch: int | None) -> Features:
+        count = self.card.metric.require_batch(batch)
         with np.errstate(all="ignore"):  # what overflows is no finite feature, which is an error
-            by_source = {name: source.predict(build) for name, source in self.sources.items()}
-        conditions = replace(self.conditions, batch=self.card.metric.require_batch(batch))
+            by_source = {name: source.predict(build, batch=count) for name, source in self.sources.items()}
+        conditions = replace(self.conditions, batch=count)
         return with_source_predictions(build(conditions), by_source)
 
 
@@ -286,7 +302,7 @@ def _source(data: StoredTable) -> Source:
     data.require_keys("conditions", "batch", "model")
     return Source(
         conditions=Conditions.from_json(data.table("conditions")),
-        batch=data.whole_number("batch", low=1, high=MAX_BATCH),
+        batch=data.whole_number("batch", low=1, high=MAX_BATCH) if data.value("batch") is not None else None,
         model=fitted_from_json(data.table("model")),
     )
 

@@ -55,11 +55,17 @@ class HeldOutPredictions:
         by_name = {name: self.scores(name) for name in self.by_model}
         return dict(sorted(by_name.items(), key=lambda item: item[1].mape))
 
-    def choice(self) -> str:
-        """Return the model to use: the simplest whose error is within one percent of the least."""
-        ranking = self.ranking()
-        best = next(iter(ranking.values())).mape
-        return next(name for name in self.by_model if ranking[name].mape <= best * (1 + _GAIN))
+    def choice(self, unlike: "HeldOutPredictions | None" = None) -> str:
+        """Return the model to use: the simplest whose error is within one percent of the least.
+
+        Args:
+            unlike: Predictions with whole families left out; the geometric mean of both errors is compared then.
+        """
+        errors = {name: self.scores(name).mape for name in self.by_model}
+        if unlike is not None:
+            errors = {name: float(np.sqrt(error * unlike.scores(name).mape)) for name, error in errors.items()}
+        best = min(errors.values())
+        return next(name for name in self.by_model if errors[name] <= best * (1 + _GAIN))
 
     @property
     def chosen_scores(self) -> Scores:

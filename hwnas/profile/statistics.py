@@ -80,10 +80,12 @@ class NoiseFloor:
     """Repeatability of a profile, as fractions (0.01 is one percent)."""
 
     sigma: float
-    """Standard deviation of one measurement."""
+    """Standard deviation of one measurement, without the shift."""
     mean_error: float
     """Mean absolute relative error that a perfect predictor would have on this profile."""
     num_networks: int
+    shift: float = 0.0
+    """Median change from the first measurement of a network to the second, which is no noise."""
 
 
 def valid_runs(samples: Samples) -> Nanoseconds:
@@ -285,10 +287,17 @@ def noise_floor(pairs: Sequence[tuple[float, float]]) -> NoiseFloor | None:
     if len(pairs) < MIN_NETWORKS:
         return None
     first, second = np.asarray(pairs, dtype=np.float64).T
-    # The log-ratio of two equally noisy measurements has variance 2 sigma^2.
-    sigma = float(np.sqrt(np.mean(np.log(first / second) ** 2) / 2))
-    # The mean absolute value of a normal variable is sqrt(2 / pi) sigma, about 0.8 sigma.
-    return NoiseFloor(sigma=sigma, mean_error=0.8 * sigma, num_networks=len(pairs))
+    logs = np.log(second / first)
+    shift = float(np.median(logs))
+    # The difference of two equally noisy values is sqrt(2) times as large as the error of one of them. Its mean size is
+    # taken, not its root mean square: a predictor's error is a mean as well, and one outlier must not raise the floor.
+    apart = logs - shift
+    return NoiseFloor(
+        sigma=float(np.sqrt(np.mean(apart**2) / 2)),
+        mean_error=float(np.mean(np.abs(apart)) / np.sqrt(2)),
+        num_networks=len(pairs),
+        shift=float(np.expm1(shift)),
+    )
 
 
 def fast_quantile(values: Nanoseconds, level: float) -> Any:

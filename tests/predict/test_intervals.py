@@ -55,8 +55,20 @@ def test_coverage_is_measured_without_the_judged_networks() -> None:
     features, target = networks(200), true_times(networks(200))
     answers = target * np.exp(0.02 * np.random.default_rng(3).normal(size=200))
     folds = (make_folds(200, num_folds=5, seed=0),)
-    share = held_out_coverage(features, target, answers[None], folds, confidence=0.9)
-    assert share == pytest.approx(0.9, abs=0.05)
+    shares = held_out_coverage(features, target, answers[None], folds, confidences=(0.5, 0.9))
+    assert shares == {0.5: pytest.approx(0.5, abs=0.1), 0.9: pytest.approx(0.9, abs=0.05)}
+
+
+def test_repeats_of_a_cross_validation_do_not_count_as_other_networks() -> None:
+    errors = np.arange(1.0, 20.0) - 10
+    for confidence in (0.5, 0.8, 0.9):
+        once = quantiles(errors, confidence=confidence)
+        assert quantiles(np.repeat(errors, 3), confidence=confidence, repeats=3) == once
+    features, target = networks(30), true_times(networks(30))
+    answers = target * np.exp(0.02 * np.random.default_rng(3).normal(size=30))
+    single, again = (calibrate(features, target, np.tile(answers, (repeats, 1))) for repeats in (1, 4))
+    low, high = (intervals.bounds(target, features, confidence=0.9) for intervals in (single, again))
+    np.testing.assert_allclose(low, high)
 
 
 def test_the_mean_is_between_the_bounds_of_honest_answers() -> None:

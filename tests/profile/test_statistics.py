@@ -185,8 +185,24 @@ def test_the_noise_floor_by_its_plain_formula() -> None:
     pairs = [(1.0, 1.02)] * 6 + [(2.0, 1.98)] * 6
     found = noise_floor(pairs)
     assert found is not None
-    squares = [math.log(a / b) ** 2 for a, b in pairs]
-    assert found.sigma == pytest.approx(math.sqrt(sum(squares) / 12) / math.sqrt(2))
+    middle = (math.log(1.02) + math.log(0.99)) / 2
+    apart = [math.log(b / a) - middle for a, b in pairs]
+    assert found.shift == pytest.approx(math.expm1(middle))
+    assert found.mean_error == pytest.approx(sum(map(abs, apart)) / 12 / math.sqrt(2))
+    assert found.sigma == pytest.approx(math.sqrt(sum(value**2 for value in apart) / 12) / math.sqrt(2))
+
+
+def test_a_shift_between_passes_and_one_outlier_are_no_noise() -> None:
+    noise = 0.004 * np.random.default_rng(0).standard_normal((200, 2))
+    quiet = noise_floor([(math.exp(a), math.exp(b)) for a, b in noise])
+    shifted = noise_floor([(math.exp(a), 1.02 * math.exp(b)) for a, b in noise])
+    outlier = noise_floor([*((math.exp(a), math.exp(b)) for a, b in noise), (1.0, 2.0)])
+    assert quiet is not None
+    assert shifted is not None
+    assert outlier is not None
+    assert shifted.mean_error == pytest.approx(quiet.mean_error)
+    assert shifted.shift - quiet.shift == pytest.approx(0.02, abs=0.001)
+    assert outlier.mean_error < 2 * quiet.mean_error
 
 
 def test_too_few_repeats_tell_no_floor() -> None:

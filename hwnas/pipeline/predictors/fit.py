@@ -261,10 +261,11 @@ def find_sources(
         raise InputError("--from must name another device", got=networks.device.name)
     wanted = {device: Metric(name=metric, deployment=Deployment(device=device)) for device in named}
     chosen = {device: _choose(networks, item, predictors) for device, item in wanted.items()}
-    sources = {device: _source(networks, predictor) for device, predictor in chosen.items()}
+    sources = {device: _source(predictor) for device, predictor in chosen.items()}
+    batch = networks.conditions.batch
     return TransferSources(
         sources=sources,
-        predictions={name: source.predict(networks.features_for) for name, source in sources.items()},
+        predictions={name: source.predict(networks.features_for, batch=batch) for name, source in sources.items()},
         unlike=frozenset(
             device
             for device, source in chosen.items()
@@ -274,12 +275,11 @@ def find_sources(
     )
 
 
-def _source(networks: MeasuredNetworks, chosen: ChosenPredictor) -> Source:
+def _source(chosen: ChosenPredictor) -> Source:
     predictor = chosen.predictor
     if predictor.sources:
         raise InputError(f"{chosen.path} cannot be a source, because it was transferred from other devices itself")
-    batches = (predictor.card.metric.deployment.fixed_batch, networks.deployment.fixed_batch)
-    batch = next(filter(None, (*batches, predictor.card.data.usual_batch)), 1)
+    batch = predictor.card.metric.deployment.fixed_batch
     return Source(conditions=predictor.conditions, batch=batch, model=predictor.model)
 
 

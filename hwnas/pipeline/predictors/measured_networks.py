@@ -1,5 +1,6 @@
 """Measured networks of one setting, from profiles and published tables: workloads and values as input of a fit."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -60,6 +61,10 @@ class MeasuredNetworks:
     """Time of each measurement in seconds; None if unknown."""
     subjects: tuple[Subject, ...] = ()
     """Network of each row; empty for a table, which only names its models."""
+    processes: tuple[str, ...] = ()
+    """Process that measured each row; empty for a table."""
+    families: tuple[str, ...] = ()
+    """Family of each row: its space, or the beginning of the name of timm's model."""
 
     def __len__(self) -> int:
         return len(self.workloads)
@@ -109,6 +114,8 @@ class MeasuredNetworks:
             values={name: values[rows] for name, values in self.values.items()},
             times=None if self.times is None else self.times[rows],
             subjects=tuple(self.subjects[row] for row in rows) if self.subjects else (),
+            processes=tuple(self.processes[row] for row in rows) if self.processes else (),
+            families=tuple(self.families[row] for row in rows) if self.families else (),
         )
 
     def observations(self, metric: MeasuredMetric) -> Observations:
@@ -126,6 +133,8 @@ class MeasuredNetworks:
             sources=self.sources,
             noise_floor=self.noise_floors.get(metric),
             times=part.times,
+            repeated=_repeated_rows(part),
+            families=part.families if self.space is None else (),
             kinds=tuple(sorted(set(part.space_names))),
         )
 
@@ -165,6 +174,8 @@ def measured_profile(entry: ProfileEntry, *, num_networks: int | None = None) ->
         noise_floors=noise_floors,
         times=np.array(list(map(_time, rows))),
         subjects=tuple(subjects),
+        processes=tuple(row.process_id for row in rows),
+        families=tuple(map(_family, subjects)),
     )
 
 
@@ -192,6 +203,7 @@ def measured_table(entry: TableEntry) -> MeasuredNetworks:
         batches=batches,
         values={"latency_ms": _MS_PER_S * batches / throughput, "throughput": throughput},
         noise_floors={},
+        families=tuple(family_of(row.model) for row in rows),
     )
 
 
@@ -212,6 +224,26 @@ def _time(row: Measurement) -> float:
 
 def _space_name(subject: Subject) -> str:
     return subject.name if subject.source == "space" else "timm"
+
+
+def family_of(model: str) -> str:
+    """Return the family of one of timm's models: the beginning of its name."""
+    return model[:9] if model.startswith("swinv2_cr") else re.split(r"[_.]", model)[0]
+
+
+def _family(subject: Subject) -> str:
+    return subject.name if subject.source == "space" else family_of(subject.name)
+
+
+def _repeated_rows(networks: MeasuredNetworks) -> tuple[tuple[int, int], ...]:
+    """Return the rows of the first two measurements of each network that two processes measured."""
+    first: dict[str, int] = {}
+    pairs: dict[str, tuple[int, int]] = {}
+    for row, (subject, process) in enumerate(zip(networks.subjects, networks.processes, strict=True)):
+        known = first.setdefault(subject.network_id, row)
+        if networks.processes[known] != process:
+            pairs.setdefault(subject.network_id, (known, row))
+    return tuple(pairs.values())
 
 
 def _first_rows(rows: Sequence[Measurement], num_networks: int) -> list[int]:
@@ -259,6 +291,8 @@ def pool_profiles(parts: Sequence[MeasuredNetworks], *, name: str) -> MeasuredNe
         },
         times=None,
         subjects=tuple(subject for part in parts for subject in part.subjects) if has_subjects else (),
+        processes=tuple(process for part in parts for process in part.processes) if has_subjects else (),
+        families=tuple(family for part in parts for family in part.families),
     )
 
 

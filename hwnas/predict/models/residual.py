@@ -15,6 +15,9 @@ from hwnas.predict.models.analytic import Analytic, AnalyticLearner
 from hwnas.predict.models.model import Standardizer, check_fit_inputs
 from hwnas.predict.stored import StoredTable
 
+_UNBOUNDED = 50.0
+"""Bound of the logarithm of a correction that has no other one."""
+
 
 class Correction(Protocol):
     """A fitted correction: the logarithm of the prediction over the mean."""
@@ -87,11 +90,15 @@ class CorrectedModel:
     design: Design
     correction: Correction
     shrinkage: float = 1.0
+    low: float = -_UNBOUNDED
+    """Least correction: that which the fitted networks needed. Unlike networks must not be corrected by more."""
+    high: float = _UNBOUNDED
 
     def predict(self, features: Features) -> Numbers:
         """Return the corrected mean."""
         inputs, mean = self.design.inputs(features)
-        predicted: Numbers = mean * np.exp(self.shrinkage * self.correction.correct(inputs))
+        correction = np.clip(self.shrinkage * self.correction.correct(inputs), self.low, self.high)
+        predicted: Numbers = mean * np.exp(correction)
         return predicted
 
     def to_json(self) -> dict[str, Any]:
@@ -100,18 +107,22 @@ class CorrectedModel:
             "design": self.design.to_json(),
             "correction": self.correction.to_json(),
             "shrinkage": self.shrinkage,
+            "low": self.low,
+            "high": self.high,
         }
 
     @classmethod
     def from_json(cls, data: StoredTable) -> Self:
         """Make it from what `to_json` returned."""
-        data.require_keys("design", "correction", "shrinkage")
+        data.require_keys("design", "correction", "shrinkage", optional=("low", "high"))
         design = Design.from_json(data.table("design"))
         num_inputs = len(design.standard.mean)
         return cls(
             design=design,
             correction=cls.correction_type.from_json(data.table("correction"), num_inputs=num_inputs),
             shrinkage=data.number("shrinkage", low=0, high=1),
+            low=data.number("low", low=-_UNBOUNDED, high=_UNBOUNDED) if "low" in data else -_UNBOUNDED,
+            high=data.number("high", low=-_UNBOUNDED, high=_UNBOUNDED) if "high" in data else _UNBOUNDED,
         )
 
 
@@ -129,8 +140,10 @@ def fit_corrected(
     target, weights = check_fit_inputs(features, target, weights)
     design = Design.fit(AnalyticLearner().fit(features, target, weights=weights), features)
     inputs, mean = design.inputs(features)
-    correction = corrector.learn(inputs, np.log(target / mean), weights=weights, seed=seed)
-    return made(design=design, correction=correction, shrinkage=shrinkage)
+    residual = np.log(target / mean)
+    correction = corrector.learn(inputs, residual, weights=weights, seed=seed)
+    low, high = min(float(residual.min()), 0.0), max(float(residual.max()), 0.0)
+    return made(design=design, correction=correction, shrinkage=shrinkage, low=low, high=high)
 
 
 def _raw(
