@@ -7,13 +7,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hwnas.devices import DEVICES
 from hwnas.errors import InputError, MissingError
 from hwnas.metrics import Deployment
 from hwnas.pipeline.predictors.fit import FitOptions, _first, find_sources, fit_predictors
-from hwnas.pipeline.predictors.measured_networks import measured_profile, select_space
+from hwnas.pipeline.predictors.measured_networks import family_of, measured_profile, pool_profiles, select_space
 from hwnas.pipeline.predictors.predict import PredictOptions, predict_networks, require_all_inside
+from hwnas.pipeline.predictors.workloads import subject_workloads
 from hwnas.predict.card import load_card
+from hwnas.predict.features.conditions import conditions_of
+from hwnas.predict.features.counting import workload_features
 from hwnas.predict.models import BlocksLearner
+from hwnas.predict.models.analytic import Analytic
+from hwnas.predict.predictor import Source
 from hwnas.profile.lookup import profile_entries
 from hwnas.progress import MessageRecorder
 from tests.pipeline.measured_profiles import DEVICE, NOISE, fast_fits, make_profile, subjects_of, true_ms
@@ -192,6 +198,47 @@ def test_sources_of_another_runtime_or_kind_of_device_are_told_apart(tmp_path: P
     devices, place = ("source-4c", "a100"), tmp_path / "predictors"
     assert find_sources(here, "latency_ms", devices, predictors=place).unlike == {"a100"}
     assert find_sources(eager, "latency_ms", devices, predictors=place).unlike == {"source-4c", "a100"}
+
+
+def test_a_source_of_any_batch_answers_at_the_batch_of_each_row() -> None:
+    subjects = subjects_of(SPACE, 4)
+    workloads = subject_workloads(subjects)
+    conditions = conditions_of(DEVICES.get("rtx4090"), precision="fp16")
+    features = workload_features(workloads, conditions)
+    model = Analytic(cost_names=features.cost_names, coefficients=np.ones(len(features.cost_names)))
+    source = Source(conditions=conditions, batch=None, model=model)
+    batches = np.array([1, 8, 64, 512])
+    found = source.predict(lambda given: workload_features(workloads, given), batch=batches)
+    expected = [
+        source.predict(lambda given, row=row: workload_features([workloads[row]], given), batch=int(batch))[0]
+        for row, batch in enumerate(batches)
+    ]
+    np.testing.assert_allclose(found, expected)
+    fixed = replace(source, batch=8).predict(lambda given: workload_features(workloads, given), batch=batches)
+    np.testing.assert_allclose(fixed[1], expected[1])
+    assert fixed[3] < found[3]
+
+
+@pytest.mark.parametrize(
+    ("model", "family"),
+    [("vit_base_patch16_224.augreg", "vit"), ("hiera_tiny_224", "hiera"), ("swinv2_cr_small_224", "swinv2_cr")],
+)
+def test_families_of_models_are_the_beginnings_of_their_names(model: str, family: str) -> None:
+    assert family_of(model) == family
+
+
+def test_families_are_left_out_where_networks_are_of_any_kind(tmp_path: Path) -> None:
+    for space in (SPACE, "resnas-micro"):
+        make_profile(tmp_path / "profiles", space)
+    parts = [measured_profile(entry) for entry in profile_entries(((tmp_path / "profiles", "own"),))]
+    pooled = pool_profiles(parts, name="any").observations("latency_ms")
+    assert {SPACE, "resnas-micro"} <= set(pooled.families)
+    assert len(pooled.families) == len(pooled.values)
+    own = select_space(parts[0], parts[0].main_space_name).observations("latency_ms")
+    assert own.families == ()
+    assert len(own.repeated) == 12
+    first, second = own.repeated[0]
+    assert own.features.costs[first].tolist() == own.features.costs[second].tolist()
 
 
 def test_a_fit_of_one_space_counts_its_blocks_and_another_device_may_lean_on_it(
