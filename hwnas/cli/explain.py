@@ -19,7 +19,9 @@ _MAX_ROWS = 16
     "--device", default="auto", show_default=True, help="Device of this machine, or any with a known datasheet."
 )
 @click.option("--batch", type=BATCH, default=1, show_default=True, help="Batch size.")
-@click.option("--precision", default="fp32", show_default=True, help="fp32, tf32, fp16, bf16, int8 or int8-dynamic.")
+@click.option(
+    "--precision", default="fp32", show_default=True, help="fp32, tf32, fp16, bf16, int8, int8-dynamic or fp8."
+)
 @click.option("--threads", type=THREADS, default=1, show_default=True, help="CPU threads.")
 @click.option("--operations", is_flag=True, help="List all operations instead of groups.")
 @json_option

@@ -40,7 +40,7 @@ _PLAN_PARAMETERS = (
 """Parameters that can be given with a plan, which contains the others."""
 
 _SHOWN_LAYERS = 3
-"""Layers whose noise in int8 is printed."""
+"""Layers whose noise in a quantised file is printed."""
 
 
 @click.command("export")
@@ -55,7 +55,7 @@ _SHOWN_LAYERS = 3
     "--precision",
     default="fp32",
     show_default=True,
-    help="fp32, fp16 or bf16; for ONNX also int8 and int8-dynamic, for TensorRT tf32.",
+    help="fp32, fp16 or bf16; for ONNX also int8, int8-dynamic and fp8, for TensorRT tf32 and fp8.",
 )
 @click.option(
     "--batch",
@@ -68,20 +68,20 @@ _SHOWN_LAYERS = 3
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of random weights, if no file is given.")
 @click.option("--image-size", type=IMAGE_SIZE, help="Image size with random weights, if not the space's.")
 @click.option("--classes", type=CLASSES, help="Classes with random weights, if not those of the space.")
-@click.option("--data", help="int8: labelled images, as for hwnas train.", show_default="those of RUN")
+@click.option("--data", help="int8, fp8: labelled images, as for hwnas train.", show_default="those of RUN")
 @click.option(
     "--calibration-images",
     type=Whole(1, 1_000_000),
-    help="int8: training images that the scales are from.",
+    help="int8, fp8: training images that the scales are from.",
     show_default=str(QuantisationOptions.num_images),
 )
 @click.option(
     "--calibration-method",
     type=click.Choice(CALIBRATION_METHODS),
-    help="int8: how scales follow from the values.",
+    help="int8, fp8: how scales follow from the values.",
     show_default=QuantisationOptions.method,
 )
-@click.option("--max-drop", type=Number(0, 100), help="int8: points of top-1 that may be lost.", show_default="1")
+@click.option("--max-drop", type=Number(0, 100), help="int8, fp8: points of top-1 that may be lost.", show_default="1")
 @click.option(
     "--workspace-mb", type=Whole(1, 10_000_000), help="TensorRT: scratch memory per layer.", show_default="all"
 )
@@ -138,7 +138,8 @@ def export_network(
 
     With --precision int8 the scales of activations are found on training images of --data, and the file is written if
     its top-1 accuracy on held-out images is within --max-drop points of that in fp32. The scales of int8-dynamic are
-    computed in each run, of ONNX Runtime alone.
+    computed in each run, of ONNX Runtime alone. fp8 is for GPUs from Ada and Hopper on, by TensorRT: its linear layers
+    compute in 8 bits (E4M3), the rest in float16, and its accuracy is checked like that of int8.
     """
     engine = EngineOptions(
         workspace_mb=workspace_mb,

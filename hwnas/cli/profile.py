@@ -70,7 +70,7 @@ _RUN_PARAMETERS = (
     type=NAMES,
     default="fp32",
     show_default=True,
-    help="fp32, tf32, fp16, bf16, int8 or int8-dynamic; several, as in bf16,int8, are measured one after the other.",
+    help="fp32, tf32, fp16, bf16, int8, int8-dynamic or fp8; several, as in bf16,int8, are measured in turn.",
 )
 @click.option(
     "--runtime", default="auto", show_default=True, help="Runtime; auto takes the fastest one that is installed."

@@ -1,27 +1,31 @@
-"""Check the accuracy of a quantised graph: rounding to int8 is not small, so it is judged by what it does to classes.
+"""Check the accuracy of a quantised graph: rounding to 8 bits is not small, so it is judged by its effect on classes.
 
 The graph in float32 must equal torch's network, as every exported graph must (`hwnas.export.parity`). It and the
 quantised graph then classify the same labelled images, which took no part in the calibration.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 from onnx import ModelProto, numpy_helper
 
 from hwnas.errors import CheckFailedError, InputError
 from hwnas.export.calibration import Array, CalibrationRecipe, LabeledImages, Labels, rebatched
-from hwnas.export.onnx_session import open_session
+from hwnas.export.onnx_session import has_fp8, open_session, runnable
 from hwnas.export.quantise import (
     ActivationProbe,
     ActivationRange,
     linear_layers,
     require_shape,
     rounded,
-    to_int8,
-    weight_scales,
+    rounded_weight,
 )
+
+LogitsFunction = Callable[[Array], Array]
+"""From images of shape (batch, channels, height, width) to logits."""
 
 MAX_CLIPPED = 0.05
 """Largest share of the values of an activation that may lie beyond its range."""
@@ -34,7 +38,7 @@ _OTHER_RANGES = "other calibration images or more of them, another --calibration
 
 @dataclass(frozen=True, kw_only=True)
 class LayerNoise:
-    """The effect of int8 on the output of one linear layer, given the exact input."""
+    """The effect of quantising on the output of one linear layer, given the exact input."""
 
     layer: str
     signal_to_noise_db: float
@@ -79,6 +83,16 @@ class GraphLogits:
     labels: Labels
 
     @property
+    def top1(self) -> float:
+        """Accuracy of the quantised form."""
+        return float((self.found.argmax(-1) == self.labels).mean())
+
+    @property
+    def float_top1(self) -> float:
+        """Accuracy of the graph itself."""
+        return float((self.expected.argmax(-1) == self.labels).mean())
+
+    @property
     def top1_agreement(self) -> float:
         """The share of images with the same first class."""
         return float((self.found.argmax(-1) == self.expected.argmax(-1)).mean())
@@ -99,14 +113,41 @@ def classify(
         CheckFailedError: The quantised graph gives numbers that are not finite, or the same for all classes.
         InputError: There are no images, or they have another shape than the graphs accept.
     """
-    sessions = [open_session(graph.SerializeToString()) for graph in (float_graph, quantised)]
+    sessions = [
+        open_session(runnable(graph).SerializeToString(), fuse_quantised=not has_fp8(graph))
+        for graph in (float_graph, quantised)
+    ]
     name = float_graph.graph.input[0].name
+
+    def run(session: Any, array: Array) -> Array:
+        require_shape(array, float_graph)
+        logits: Array = session.run(None, {name: array})[0]
+        return logits
+
+    expected, found = (partial(run, session) for session in sessions)
+    return compare_logits(expected, found, images, batch=batch)
+
+
+def compare_logits(
+    expected_logits: LogitsFunction, found_logits: LogitsFunction, images: LabeledImages, *, batch: int | None
+) -> GraphLogits:
+    """Run a network and its quantised form on labelled images, whatever runs them.
+
+    Args:
+        expected_logits: Runs the network in float32.
+        found_logits: Runs its quantised form.
+        images: The images.
+        batch: Batch size that both accept; None for any.
+
+    Raises:
+        CheckFailedError: The quantised form gives numbers that are not finite, or the same for all classes.
+        InputError: There are no images.
+    """
     logits: list[list[Array]] = [[], []]
     labels: list[Labels] = []
     for array, known in rebatched(images.batches, batch):
-        require_shape(array, float_graph)
-        for session, outputs in zip(sessions, logits, strict=True):
-            outputs.append(session.run(None, {name: array})[0][: len(known)])
+        for run, outputs in zip((expected_logits, found_logits), logits, strict=True):
+            outputs.append(run(array)[: len(known)])
         labels.append(known)
     if not labels:
         raise InputError("accuracy needs held-out images", got=f"none in {images.name}", hint="--data DIR")
@@ -116,15 +157,21 @@ def classify(
 
 
 def layer_noise(
-    model: ModelProto, ranges: Mapping[str, ActivationRange] | None, images: LabeledImages, *, batch: int | None
+    model: ModelProto,
+    ranges: Mapping[str, ActivationRange] | None,
+    images: LabeledImages,
+    *,
+    batch: int | None,
+    precision: str = "int8",
 ) -> list[LayerNoise]:
-    """Measure what int8 does to each linear layer, worst first.
+    """Measure what quantising does to each linear layer, worst first.
 
     Args:
         model: The graph in float32.
         ranges: The ranges of activations; None with dynamic scales.
         images: The images, of which a few are used.
         batch: Batch size that the graph accepts; None for any.
+        precision: The precision that layers are quantised to.
     """
     probe, inputs = ActivationProbe(model), 0
     values: dict[str, list[Array]] = {}
@@ -136,13 +183,12 @@ def layer_noise(
             break
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     found = []
-    for layer in linear_layers(model):
+    for layer in linear_layers(model, precision=precision):
         activation = np.concatenate(values[layer.activation])[:_NOISE_IMAGES]
         weight = numpy_helper.to_array(weights[layer.weight])
         bound = float(np.abs(activation).max()) if ranges is None else ranges[layer.activation].bound
-        scales = weight_scales(weight)
         output = activation @ weight
-        error = rounded(activation, bound) @ (to_int8(weight, scales) * scales) - output
+        error = rounded(activation, bound, precision=precision) @ rounded_weight(weight, precision=precision) - output
         found.append(
             LayerNoise(
                 layer=layer.name,

@@ -16,21 +16,20 @@ from torch import Tensor, nn
 
 from hwnas.devices.memory import available_bytes, memory_limit
 from hwnas.errors import InputError, unknown
-from hwnas.export.accuracy import QuantisedAccuracy, classify, layer_noise, require_unsaturated
+from hwnas.export.accuracy import LogitsFunction, QuantisedAccuracy, classify, layer_noise, require_unsaturated
 from hwnas.export.calibration import Calibration, LabeledImages
 from hwnas.export.onnx_graph import build_onnx, export_metadata
 from hwnas.export.parity import (
     Array,
     ExactCheck,
     ExportParity,
-    LogitsFunction,
     check_parity,
     largest_difference,
     parity_path,
     remove_parity,
     write_checked,
 )
-from hwnas.export.precision import INTEGER_PRECISIONS, copy_in_precision, exported_precision, precision_type
+from hwnas.export.precision import QUANTISED_PRECISIONS, copy_in_precision, exported_precision, precision_type
 from hwnas.export.rounding import with_rounded_weights
 from hwnas.export.tracer import trace_module
 
@@ -48,7 +47,7 @@ _OUT_OF_MEMORY = ("can't allocate memory", "bad allocation", "bad_alloc", "Faile
 """Parts of messages of torch and onnxruntime."""
 
 _RECORDED_LAYERS = 8
-"""Layers whose noise in int8 is recorded."""
+"""Layers whose noise in a quantised graph is recorded."""
 
 _OPEN_BATCH_SIZES = (1, 3)
 """Batch sizes that a file with an open batch is checked with: 1, which exporters treat specially, and one that differs
@@ -87,12 +86,12 @@ class ExportArtifact:
     """The comparison without rounding, in a lower precision."""
     composition: "Composition | None" = None
     quantisation: "Quantisation | None" = None
-    """The origin of a graph in int8."""
+    """The origin of a quantised graph."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AccuracyCheck:
-    """The check of the accuracy of a file in int8."""
+    """The check of the accuracy of a quantised file."""
 
     images: LabeledImages
     """Held-out images."""
@@ -142,22 +141,23 @@ def export_module(
         format: 'onnx', 'pt2' (a `torch.export` program) or 'safetensors' (weights alone).
         path: The file; its folder is created if necessary.
         input_shape: Shape of one image: channels, height, width.
-        precision: 'fp32', 'fp16', 'bf16', or for ONNX 'int8' or 'int8-dynamic'; images and logits are float32 in each.
+        precision: 'fp32', 'fp16', 'bf16', or for ONNX 'int8', 'int8-dynamic' or 'fp8'; images and logits are
+            float32 in each.
         batch: Batch size that the file accepts; None for any.
         exporter: Way to an ONNX graph: 'composed', 'dynamo', or 'auto' for the first if it is possible.
         metadata: Entries for the metadata of the file.
         store: Templates of a composed graph; None for those in the user's cache.
         images: Number of images that are compared.
         seed: Seed of these images.
-        calibration: Images for the scales of 'int8'.
-        accuracy: Images that accuracy in int8 is measured on, and how much of it may be lost.
+        calibration: Images for the scales of 'int8' and 'fp8'.
+        accuracy: Images that the accuracy of a quantised file is measured on, and how much of it may be lost.
 
     Returns:
         The written files and the result of the comparison.
 
     Raises:
-        CheckFailedError: The outputs differ from torch's by more than rounding explains, or int8 loses too much
-            accuracy; the file is not written.
+        CheckFailedError: The outputs differ from torch's by more than rounding explains, or quantising loses too
+            much accuracy; the file is not written.
         InputError: The module cannot be exported in this way, or the file cannot be written.
     """
     if format not in FORMATS:
@@ -210,12 +210,12 @@ def export_module(
 def _require_images(
     precision: str, *, format: str, calibration: Calibration | None, accuracy: AccuracyCheck | None
 ) -> None:
-    """Require the images that a file in int8 is made with and judged by."""
-    if precision not in INTEGER_PRECISIONS:
+    """Require the images that a quantised file is made with and judged by."""
+    if precision not in QUANTISED_PRECISIONS:
         return
     if format != "onnx":
         raise InputError(f"networks in {precision} are ONNX graphs", got=f"format {format}", hint="--format onnx")
-    if accuracy is None or (precision == "int8" and calibration is None):
+    if accuracy is None or (precision != "int8-dynamic" and calibration is None):
         message = f"{precision} needs images, to calibrate with and to compare accuracy with fp32 on"
         raise InputError(message, got="none", hint="--data DIR, or hwnas.export_network(quantisation=...)")
 
@@ -277,15 +277,21 @@ def _with_accuracy(
 ) -> ExportParity:
     """Return the record of a quantised graph, from that of the same in float32 and its outputs on labelled images."""
     logits = classify(quantisation.float_model, quantisation.model, check.images, batch=request.batch)
-    layers = layer_noise(quantisation.float_model, quantisation.ranges, check.images, batch=request.batch)
+    layers = layer_noise(
+        quantisation.float_model,
+        quantisation.ranges,
+        check.images,
+        batch=request.batch,
+        precision=quantisation.precision,
+    )
     if quantisation.ranges is not None:
         require_unsaturated(layers)
     difference, relative = largest_difference(logits.found, logits.expected)
     accuracy = QuantisedAccuracy(
         data=check.images.name,
         images=len(logits.labels),
-        top1=float((logits.found.argmax(-1) == logits.labels).mean()),
-        float_top1=float((logits.expected.argmax(-1) == logits.labels).mean()),
+        top1=logits.top1,
+        float_top1=logits.float_top1,
         max_drop=check.max_drop,
         calibration=quantisation.recipe,
         noisiest_layers=tuple(layers[:_RECORDED_LAYERS]),

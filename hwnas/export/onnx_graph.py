@@ -3,13 +3,14 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from torch import nn
 
 from hwnas.errors import InputError, unknown
 from hwnas.export.calibration import Calibration, random_calibration
-from hwnas.export.precision import INTEGER_PRECISIONS, copy_in_precision, exported_precision, precision_type
+from hwnas.export.precision import QUANTISED_PRECISIONS, copy_in_precision, exported_precision, precision_type
 from hwnas.runs import hwnas_version, package_versions
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class OnnxGraph:
     composition: "Composition | None" = None
     """The origin of the segments of a composed graph."""
     quantisation: "Quantisation | None" = None
-    """The origin of a graph in int8."""
+    """The origin of a quantised graph."""
     seconds: float
 
 
@@ -57,11 +58,11 @@ def build_onnx(
         module: The module; a copy in evaluation mode is exported.
         input_shape: Shape of one image: channels, height, width.
         batch: Batch size that the graph accepts; None for any.
-        precision: 'fp32', 'fp16', 'bf16', 'int8' or 'int8-dynamic'; images and logits are float32 in each.
+        precision: 'fp32', 'fp16', 'bf16', 'int8', 'int8-dynamic' or 'fp8'; images and logits are float32 in each.
         exporter: 'composed', 'dynamo', or 'auto' for the first if it is possible.
         metadata: Entries for the graph's metadata, next to versions, precision and exporter.
         store: Templates of a composed graph; None for those in the user's cache.
-        calibration: Images for the scales of 'int8'; None for random ones, which suffice to time the graph.
+        calibration: Images for the scales of 'int8' and 'fp8'; None for random ones, which suffice to time the graph.
 
     Raises:
         InputError: The module cannot be exported by this exporter.
@@ -69,24 +70,15 @@ def build_onnx(
     start = time.perf_counter()
     float_precision = exported_precision(precision)
     precision_type(float_precision)
-    composition = None
-    if _is_composed(module, exporter=exporter, batch=batch):
-        from hwnas.export.compose import compose
-
-        assert batch is not None
-        composition = compose(module, input_shape=input_shape, batch=batch, precision=float_precision, store=store)
-        model, exporter = composition.model, "composed"
-    else:
-        from hwnas.export.dynamo import export_dynamo
-
-        model = export_dynamo(copy_in_precision(module, float_precision), input_shape=input_shape, batch=batch)
-        exporter = "dynamo" if batch else "dynamo-dynamic"
+    export = partial(_export_unquantised, module, input_shape=input_shape, batch=batch, exporter=exporter, store=store)
+    model, exporter, composition = export(float_precision)
     metadata, quantisation = dict(metadata or {}), None
-    if precision in INTEGER_PRECISIONS:
+    if precision in QUANTISED_PRECISIONS:
         from hwnas.export.quantise import quantise_graph
 
         calibration = calibration or random_calibration(input_shape, batch=batch or 1)
-        quantisation = quantise_graph(model, precision=precision, calibration=calibration)
+        half = export("fp16")[0] if precision == "fp8" else None
+        quantisation = quantise_graph(model, precision=precision, calibration=calibration, half=half)
         model = quantisation.model
         if quantisation.recipe is not None:
             metadata["calibration"] = quantisation.recipe.to_json()
@@ -104,6 +96,28 @@ def build_onnx(
         quantisation=quantisation,
         seconds=time.perf_counter() - start,
     )
+
+
+def _export_unquantised(
+    module: nn.Module,
+    precision: str,
+    *,
+    input_shape: Sequence[int],
+    batch: int | None,
+    exporter: str,
+    store: "TemplateStore | None",
+) -> "tuple[onnx.ModelProto, str, Composition | None]":
+    """Return a graph in a floating-point precision, the exporter that was used, and the origin of its segments."""
+    if _is_composed(module, exporter=exporter, batch=batch):
+        from hwnas.export.compose import compose
+
+        assert batch is not None
+        composition = compose(module, input_shape=input_shape, batch=batch, precision=precision, store=store)
+        return composition.model, "composed", composition
+    from hwnas.export.dynamo import export_dynamo
+
+    model = export_dynamo(copy_in_precision(module, precision), input_shape=input_shape, batch=batch)
+    return model, "dynamo" if batch else "dynamo-dynamic", None
 
 
 def export_metadata(

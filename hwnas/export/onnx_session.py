@@ -50,22 +50,28 @@ def can_run_graphs() -> bool:
 
 
 def run_graph(model: ModelProto, images: Array) -> Array:
-    """Return the output of a graph; a bfloat16 graph, which onnxruntime cannot run, is widened to float32."""
-    (output,) = open_session(runnable(model)).run(None, {model.graph.input[0].name: images})
+    """Return the output of a graph; one that onnxruntime cannot run, in bfloat16 or fp8, is widened."""
+    (output,) = open_session(runnable(model), fuse_quantised=not has_fp8(model)).run(
+        None, {model.graph.input[0].name: images}
+    )
     return np.asarray(output)
 
 
-def open_session(model: ModelProto | bytes) -> Any:
+def open_session(model: ModelProto | bytes, *, fuse_quantised: bool = True) -> Any:
     """Open an InferenceSession on the CPU, with one thread and the runtime's default optimisations.
 
     Args:
         model: A graph. If it is not serialised, its large weights are passed as arrays without serialising them, which
             halves the time for a large network.
+        fuse_quantised: Fuse and move pairs of Q/DQ nodes. With fp8, it moves transpositions to where operators of
+            the graph's version do not take that type.
     """
     onnxruntime = load_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    if not fuse_quantised:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     content, weights = (model, {}) if isinstance(model, bytes) else detach_weights(model)
     values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
     if weights:
@@ -112,8 +118,13 @@ def _reference(tensor: TensorProto) -> TensorProto:
 
 
 def needs_widening(model: ModelProto) -> bool:
-    """Return True if onnxruntime has no CPU kernels for the precision of a graph, which holds for bfloat16."""
-    return any(tensor.data_type == TensorProto.BFLOAT16 for tensor in model.graph.initializer)
+    """Return True if onnxruntime has no CPU kernels for a graph: bfloat16, or float16 around layers in fp8."""
+    return has_fp8(model) or any(tensor.data_type == TensorProto.BFLOAT16 for tensor in model.graph.initializer)
+
+
+def has_fp8(model: ModelProto) -> bool:
+    """Return True if weights of a graph are in fp8."""
+    return any(tensor.data_type == TensorProto.FLOAT8E4M3FN for tensor in model.graph.initializer)
 
 
 def runnable(model: ModelProto) -> ModelProto:
@@ -122,7 +133,10 @@ def runnable(model: ModelProto) -> ModelProto:
 
 
 def widened(model: ModelProto) -> ModelProto:
-    """Return the same graph in float32; its weights keep the values that they have in the narrow type."""
+    """Return the same graph in float32; its weights keep the values that they have in the narrow type.
+
+    Quantised layers still round to 8 bits.
+    """
     wide = ModelProto()
     wide.CopyFrom(model)
     for tensor in wide.graph.initializer:

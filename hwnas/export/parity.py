@@ -23,7 +23,7 @@ from torch import nn
 
 from hwnas.config import to_mapping
 from hwnas.errors import CheckFailedError, InputError
-from hwnas.export.accuracy import QuantisedAccuracy, require_accuracy
+from hwnas.export.accuracy import LogitsFunction, QuantisedAccuracy, require_accuracy
 from hwnas.export.rounding import rounding_tolerance
 from hwnas.files import file_errors, write_atomic
 
@@ -36,8 +36,6 @@ _ROUNDING_IMAGES = 4
 """Images that rounding is simulated with."""
 
 Array = NDArray[np.float32]
-LogitsFunction = Callable[[Array], Array]
-"""From images of shape (batch, channels, height, width) to logits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +62,7 @@ class ExportParity:
     precision: str
     tolerance: float | None
     """Upper limit of `max_relative`: in a lower precision, the difference that rounding explains for this network. None
-    in int8, whose differences are judged by `accuracy`."""
+    in a quantised graph, whose differences are judged by `accuracy`."""
     exact_relative: float | None = None
     """The largest difference without rounding, between the file and torch with the same rounded weights, both computed
     in float32; in int8, between the graph before it was quantised and torch. None in float32, where it is

@@ -10,13 +10,13 @@ from hwnas.errors import unknown
 TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 """torch's type of each precision."""
 
-INTEGER_PRECISIONS = ("int8", "int8-dynamic")
-"""Precisions that a graph in float32 is quantised to."""
+QUANTISED_PRECISIONS = ("fp8", "int8", "int8-dynamic")
+"""Precisions whose graphs are made by quantising linear layers, not by converting a module."""
 
 
 def exported_precision(name: str) -> str:
     """Return the precision that a module is exported in: a quantised graph is made from one in float32."""
-    return "fp32" if name in INTEGER_PRECISIONS else name
+    return "fp32" if name in QUANTISED_PRECISIONS else name
 
 
 def precision_type(name: str) -> torch.dtype:

@@ -1,4 +1,4 @@
-"""Quantise the linear layers of an ONNX graph to int8.
+"""Quantise the linear layers of an ONNX graph to int8 or fp8.
 
 A linear layer is a product of activations and a weight matrix, which is where a vision transformer spends its time.
 Weights are quantised per output channel, activations per tensor, both symmetrically:
@@ -10,6 +10,10 @@ Weights are quantised per output channel, activations per tensor, both symmetric
   kernels.
 - `int8-dynamic`: each run computes the scales of activations from the images at hand. No calibration is needed. Only
   ONNX Runtime runs these operators fast.
+- `fp8`: Q/DQ pairs to floating-point numbers of 8 bits (E4M3, largest value 448) in a graph in float16, the form that
+  TensorRT takes for GPUs with units for them. Weights have one scale each, like activations: a scale moves the exponent
+  of such a number, not its precision. Layers that read the same activation share a pair, and matrices with fewer than
+  16 rows or columns, which those units do not take, stay in float.
 
 Convolutions, products of two activations in attention, the classifier and everything else stay in float: quantising
 them gains no time on the CPUs that we measured, or costs some, and costs accuracy (docs/decisions.md).
@@ -20,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
@@ -31,6 +36,11 @@ _LEVELS = 127
 """Largest quantised value. -128 is left out, so that the range is symmetric."""
 _SMALLEST_BOUND = 1e-6
 """The bound of a tensor of zeros, whose scale must not be 0."""
+_FP8_LARGEST = 448.0
+_FP8_SMALLEST_SCALE = 2.0**-14
+"""The smallest normal number of float16, the type of scales. Smaller ranges fill less of the exponents of fp8."""
+_FP8_SMALLEST_SIZE = 16
+"""Fewest rows and columns of a weight matrix in fp8."""
 _BINS = 2048
 _PERCENTILE = 99.99
 _MSE_BOUNDS = np.linspace(0.2, 1.0, 81)
@@ -57,15 +67,26 @@ class LinearLayer:
     activation: str
     weight: str
     """Name of the matrix, which has a row per input and a column per output."""
+    shape: tuple[int, int]
+    """Rows and columns of the matrix."""
 
 
-def linear_layers(model: ModelProto) -> list[LinearLayer]:
+def linear_layers(model: ModelProto, *, precision: str = "int8") -> list[LinearLayer]:
     """Return the layers that are quantised, in the order in which they run.
+
+    Args:
+        model: The graph, in float32 or float16.
+        precision: The precision that they are quantised to.
 
     Raises:
         InputError: There are none.
     """
-    matrices = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 2}
+    smallest = _FP8_SMALLEST_SIZE if precision == "fp8" else 1
+    matrices = {
+        tensor.name: (tensor.dims[0], tensor.dims[1])
+        for tensor in model.graph.initializer
+        if len(tensor.dims) == 2 and min(tensor.dims) >= smallest
+    }
     from_images = {value.name for value in model.graph.input}
     layers = []
     for node in model.graph.node:
@@ -74,9 +95,18 @@ def linear_layers(model: ModelProto) -> list[LinearLayer]:
         from_images.update(filter(None, node.output))
         if node.op_type == "MatMul" and node.input[1] in matrices:
             name = node.input[1].partition(".permuted")[0].removesuffix(".weight")
-            layers.append(LinearLayer(name=name, output=node.output[0], activation=node.input[0], weight=node.input[1]))
+            layers.append(
+                LinearLayer(
+                    name=name,
+                    output=node.output[0],
+                    activation=node.input[0],
+                    weight=node.input[1],
+                    shape=matrices[node.input[1]],
+                )
+            )
     if not layers:
-        message = "a network must have linear layers over tokens to be quantised"
+        size = f" of at least {smallest} inputs and outputs" if smallest > 1 else ""
+        message = f"a network must have linear layers over tokens{size} to be quantised"
         raise InputError(message, got="none in the graph", hint="--precision fp32")
     return layers
 
@@ -189,27 +219,47 @@ class Quantisation:
     model: ModelProto
     float_model: ModelProto
     """The graph in float32."""
+    precision: str
     ranges: Mapping[str, ActivationRange] | None
     """Ranges of the activations; None with dynamic scales, as is the recipe."""
     recipe: CalibrationRecipe | None
 
 
-def quantise_graph(model: ModelProto, *, precision: str, calibration: Calibration) -> Quantisation:
-    """Quantise the linear layers of a graph to int8.
+def quantise_graph(
+    model: ModelProto, *, precision: str, calibration: Calibration, half: ModelProto | None = None
+) -> Quantisation:
+    """Quantise the linear layers of a graph to int8 or fp8.
 
     Args:
         model: The graph in float32, which is not changed.
-        precision: 'int8' or 'int8-dynamic'.
-        calibration: Images for the ranges of 'int8'.
+        precision: 'int8', 'int8-dynamic' or 'fp8'.
+        calibration: Images for the ranges of 'int8' and 'fp8'.
+        half: The same graph in float16, which 'fp8' is made of.
 
     Raises:
         CheckFailedError: An activation is NaN or infinite.
         InputError: The graph has no linear layers, or there are no images.
     """
     if precision == "int8-dynamic":
-        return Quantisation(model=quantise_dynamically(model), float_model=model, ranges=None, recipe=None)
+        dynamic = quantise_dynamically(model)
+        return Quantisation(model=dynamic, float_model=model, precision=precision, ranges=None, recipe=None)
     ranges = calibrate(model, calibration.batches, method=calibration.recipe.method)
-    return Quantisation(model=quantise(model, ranges), float_model=model, ranges=ranges, recipe=calibration.recipe)
+    if precision == "fp8":
+        assert half is not None
+        quantised = quantise_to_fp8(half, _ranges_in_half(model, half, ranges))
+    else:
+        quantised = quantise(model, ranges)
+    return Quantisation(
+        model=quantised, float_model=model, precision=precision, ranges=ranges, recipe=calibration.recipe
+    )
+
+
+def _ranges_in_half(
+    model: ModelProto, half: ModelProto, ranges: Mapping[str, ActivationRange]
+) -> dict[str, ActivationRange]:
+    """Return the ranges by the names of the graph in float16, whose layers are the same in the same order."""
+    pairs = zip(linear_layers(model), linear_layers(half), strict=True)
+    return {own.activation: ranges[layer.activation] for layer, own in pairs}
 
 
 def quantise(model: ModelProto, ranges: Mapping[str, ActivationRange]) -> ModelProto:
@@ -227,6 +277,24 @@ def quantise(model: ModelProto, ranges: Mapping[str, ActivationRange]) -> ModelP
             rewriter.add("MatMul", inputs, layer.output)
         elif bias_of := [layers[name] for name in node.input if node.op_type == "Add" and name in layers]:
             rewriter.add_bias(node, rank=ranges[bias_of[0].activation].rank)
+        else:
+            rewriter.nodes.append(node)
+    return rewriter.finish()
+
+
+def quantise_to_fp8(model: ModelProto, ranges: Mapping[str, ActivationRange]) -> ModelProto:
+    """Return a graph with Q/DQ pairs in E4M3 before its linear layers, and their weights in E4M3.
+
+    Args:
+        model: The graph in float16, which is not changed.
+        ranges: The ranges of its activations.
+    """
+    layers = {layer.output: layer for layer in linear_layers(model, precision="fp8")}
+    rewriter = _GraphRewriter(model)
+    for node in model.graph.node:
+        if layer := layers.get(node.output[0]):
+            activation = rewriter.fp8_activation(layer.activation, ranges[layer.activation].bound)
+            rewriter.add("MatMul", [activation, rewriter.fp8_weight(layer.weight)], layer.output)
         else:
             rewriter.nodes.append(node)
     return rewriter.finish()
@@ -265,10 +333,31 @@ def to_int8(values: Array, scale: Array | np.float32) -> NDArray[np.int8]:
     return quantised
 
 
-def rounded(values: Array, bound: float) -> Array:
-    """Return the values of an activation as int8 represents them, in float32."""
+def rounded(values: Array, bound: float, *, precision: str = "int8") -> Array:
+    """Return the values of an activation as int8 or fp8 represents them, in float32."""
+    if precision == "fp8":
+        return _as_fp8(values, fp8_scale(bound)).float().numpy() * fp8_scale(bound)
     scale = activation_scale(bound)
     return to_int8(values, scale) * scale
+
+
+def rounded_weight(weight: Array, *, precision: str = "int8") -> Array:
+    """Return a weight matrix as int8 or fp8 represents it, in float32."""
+    if precision == "fp8":
+        return rounded(weight, float(np.abs(weight).max()), precision=precision)
+    scales = weight_scales(weight)
+    return to_int8(weight, scales) * scales
+
+
+def fp8_scale(bound: float) -> np.float32:
+    """Return the scale of a tensor in fp8, a number that float16 represents."""
+    return np.float32(np.float16(max(bound / _FP8_LARGEST, _FP8_SMALLEST_SCALE)))
+
+
+def _as_fp8(values: Array, scale: np.float32) -> torch.Tensor:
+    """Return the quantised values of a tensor. torch makes NaN of what lies beyond the largest value; runtimes clip."""
+    scaled = np.clip(np.asarray(values, np.float32) / scale, -_FP8_LARGEST, _FP8_LARGEST)
+    return torch.from_numpy(np.ascontiguousarray(scaled)).to(torch.float8_e4m3fn)
 
 
 class _GraphRewriter:
@@ -319,6 +408,30 @@ class _GraphRewriter:
         zero = self.constant("hwnas.int8/zero", np.int8(0))
         self.add("QuantizeLinear", [name, scale, zero], f"{pair}/hwnas.int8")
         return self.add("DequantizeLinear", [f"{pair}/hwnas.int8", scale, zero], f"{pair}/hwnas.dequantised")
+
+    def fp8_activation(self, name: str, bound: float) -> str:
+        """Add the pair of nodes that rounds an activation to fp8, which all layers that read it share."""
+        scale = self.constant(f"{name}/hwnas.scale", np.float16(fp8_scale(bound)))
+        zero = self.fp8_constant("hwnas.fp8/zero", np.zeros((), np.float32), scale=np.float32(1.0))
+        self.add("QuantizeLinear", [name, scale, zero], f"{name}/hwnas.fp8")
+        return self.add("DequantizeLinear", [f"{name}/hwnas.fp8", scale, zero], f"{name}/hwnas.dequantised")
+
+    def fp8_weight(self, name: str) -> str:
+        """Add the fp8 values of a weight and the node that scales them."""
+        weight = numpy_helper.to_array(self._constants[name]).astype(np.float32)
+        value = fp8_scale(float(np.abs(weight).max()))
+        scale = self.constant(f"{name}/hwnas.scale", np.float16(value))
+        zero = self.fp8_constant("hwnas.fp8/zero", np.zeros((), np.float32), scale=np.float32(1.0))
+        values = self.fp8_constant(f"{name}/hwnas.fp8", weight, scale=value)
+        return self.add("DequantizeLinear", [values, scale, zero], f"{name}/hwnas.dequantised")
+
+    def fp8_constant(self, name: str, values: Array, *, scale: np.float32) -> str:
+        """Add a constant in fp8, and return its name."""
+        if name not in self._constants:
+            content = _as_fp8(values, scale).view(torch.uint8).numpy().tobytes()
+            kind = TensorProto.FLOAT8E4M3FN
+            self._constants[name] = helper.make_tensor(name, kind, values.shape, content, raw=True)
+        return name
 
     def add_bias(self, node: NodeProto, *, rank: int) -> None:
         """Add the sum of a layer and its bias, with leading dimensions of size 1 in the shape of the bias.

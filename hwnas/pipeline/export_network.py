@@ -9,7 +9,7 @@ from hwnas.arguments import checked_arguments, conform
 from hwnas.config import require_valid
 from hwnas.devices import DEVICES
 from hwnas.errors import InputError, UsageError, unknown
-from hwnas.export.precision import INTEGER_PRECISIONS
+from hwnas.export.precision import QUANTISED_PRECISIONS
 from hwnas.export.tensorrt import EngineSettings, LibraryName, TimingCache, require_buildable
 from hwnas.export.tensorrt.library import LIBRARIES, gpu_facts
 from hwnas.export.tensorrt.timing_cache import choose_timing_cache
@@ -136,20 +136,20 @@ def export_network(
             used. Not needed if `weights` holds a single network.
         out: The folder to write to.
         format: 'onnx', 'pt2', 'safetensors', 'tensorrt' or 'tensorrt-rtx'.
-        precision: 'fp32', 'fp16' or 'bf16'; for an ONNX graph also 'int8' or 'int8-dynamic'; for an engine also 'tf32',
-            a float32 graph with TF32 products.
+        precision: 'fp32', 'fp16' or 'bf16'; for an ONNX graph also 'int8', 'int8-dynamic' or 'fp8'; for an engine also
+            'tf32', a float32 graph with TF32 products, and 'fp8'.
         batch: Batch size that the file accepts; None for any, which an engine does not support.
         weights: File of a supernet or of a network; it determines image size and classes. None for random weights.
         seed: Seed of random weights.
         image_size: Image size of a network with random weights, if it is not the space's.
         num_classes: Classes of a network with random weights, if they are not the space's.
-        quantisation: Options of int8, with the images to calibrate with and to measure accuracy on; None: those of the
+        quantisation: Options of int8 and fp8, with the images to calibrate with and to measure accuracy on; None: those of the
             run, if there is one.
         engine: Options of a TensorRT build.
 
     Raises:
-        CheckFailedError: The outputs differ from torch's by more than rounding explains, or int8 loses too much
-            accuracy.
+        CheckFailedError: The outputs differ from torch's by more than rounding explains, or quantising loses too
+            much accuracy.
         InputError: The space, the network, the format or the weights cannot be used.
         MissingError: TensorRT or an NVIDIA GPU is not available.
         UsageError: The options contradict each other.
@@ -171,19 +171,20 @@ def export_network(
     candidate = source.space.candidate(source.arch)
     stem = f"{source.space.name}-{candidate.network_id}-{precision}"
     path = out / f"{stem}-b{'any' if batch is None else batch}.{SUFFIXES[format]}"
+    settings, images = None, None
     if format in get_args(LibraryName):
         settings = options.settings(library=cast("LibraryName", format), precision=precision, batch=batch or 1)
-        exported = _write_engine(source, path, settings)
+    if precision in QUANTISED_PRECISIONS:
+        images = open_quantisation_images(
+            quantisation or QuantisationOptions(),
+            run=run,
+            config=source.space.config,
+            batch=batch,
+            image_size=source.space.image_size_of(source.arch),
+        )
+    if settings is not None:
+        exported = _write_engine(source, path, settings, images=images)
     else:
-        images = None
-        if precision in INTEGER_PRECISIONS:
-            images = open_quantisation_images(
-                quantisation or QuantisationOptions(),
-                run=run,
-                config=source.space.config,
-                batch=batch,
-                image_size=source.space.image_size_of(source.arch),
-            )
         exported = _write_file(source, path, format=format, precision=precision, batch=batch, images=images)
     return ExportedNetwork(
         space=source.space.name,
@@ -251,9 +252,9 @@ def _check_format(format: str, *, precision: str, batch: int | None, options: En
 
 
 def _check_quantisation(options: QuantisationOptions | None, *, precision: str, run: Path | None) -> None:
-    if precision not in INTEGER_PRECISIONS:
+    if precision not in QUANTISED_PRECISIONS:
         if options is not None:
-            message = "images, calibration and a loss of accuracy are for int8"
+            message = "images, calibration and a loss of accuracy are for int8 and fp8"
             raise UsageError(message, got=f"--precision {precision}", hint="--precision int8")
     elif run is None and (options is None or (options.data is None and options.run is None)):
         message = f"{precision} needs labelled images: some to calibrate with, others to compare accuracy with fp32 on"
@@ -299,7 +300,9 @@ def _compute_capabilities(devices: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _write_engine(source: WeightedNetwork, path: Path, settings: EngineSettings) -> "ExportedModule":
+def _write_engine(
+    source: WeightedNetwork, path: Path, settings: EngineSettings, *, images: QuantisationImages | None
+) -> "ExportedModule":
     """Write an engine next to the ONNX graph that it is built from."""
     from hwnas.export.tensorrt.export import export_engine
 
@@ -309,7 +312,18 @@ def _write_engine(source: WeightedNetwork, path: Path, settings: EngineSettings)
         settings = replace(settings, timing_cache=cache)
 
     graph = _write_file(
-        source, path.with_suffix(".onnx"), format="onnx", precision=settings.weight_precision, batch=settings.batch
+        source,
+        path.with_suffix(".onnx"),
+        format="onnx",
+        precision=settings.weight_precision,
+        batch=settings.batch,
+        images=images,
     )
-    shape = source.space.input_shape_of(source.arch)
-    return export_engine(source.module, graph, path, input_shape=shape, settings=settings)
+    return export_engine(
+        source.module,
+        graph,
+        path,
+        input_shape=source.space.input_shape_of(source.arch),
+        settings=settings,
+        images=None if images is None else images.accuracy.images,
+    )

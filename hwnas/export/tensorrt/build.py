@@ -28,7 +28,7 @@ from hwnas.export.tensorrt.library import (
     require_compute_capability,
     startup_failure,
 )
-from hwnas.export.tensorrt.settings import EngineSettings
+from hwnas.export.tensorrt.settings import EngineSettings, require_fp8
 from hwnas.export.tensorrt.timing_cache import (
     TimingCacheHashes,
     attach_timing_cache,
@@ -129,6 +129,8 @@ def require_buildable(settings: EngineSettings, *, gpu: GpuFacts | None = None) 
         MissingError: The library is not installed, or there is no GPU to build for.
     """
     library = load_tensorrt(settings.library)
+    if settings.precision == "fp8" and not settings.compute_capabilities:
+        require_fp8((gpu or gpu_facts()).compute_capability)
     if settings.typing == "flags" and major_version(library) >= STRONGLY_TYPED_SINCE:
         raise InputError(
             f"TensorRT {library.__version__} has no precision flags: its networks are strongly typed",
@@ -259,7 +261,7 @@ class OnnxFacts:
     shape: tuple[int | None, ...]
     """Shape of the input; None for a dimension that the graph leaves open."""
     precision: str | None
-    """The precision of most of its weights; None if it has none."""
+    """The precision of most of its weights, or 'fp8' if some are; None if it has none."""
 
 
 def read_onnx_facts(data: bytes) -> OnnxFacts:
@@ -315,6 +317,8 @@ def _weight_precision(model: "onnx.ModelProto") -> str | None:
     import onnx
 
     names = {onnx.TensorProto.FLOAT: "fp32", onnx.TensorProto.FLOAT16: "fp16", onnx.TensorProto.BFLOAT16: "bf16"}
+    if any(tensor.data_type == onnx.TensorProto.FLOAT8E4M3FN for tensor in model.graph.initializer):
+        return "fp8"
     elements: Counter[str] = Counter()
     for tensor in model.graph.initializer:
         if tensor.data_type in names:

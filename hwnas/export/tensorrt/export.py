@@ -8,17 +8,33 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from hwnas.export.accuracy import compare_logits
+from hwnas.export.calibration import LabeledImages
 from hwnas.export.export import ExportedModule
-from hwnas.export.parity import Array, check_parity, parity_path, remove_parity, write_checked
+from hwnas.export.parity import (
+    Array,
+    ExportParity,
+    check_parity,
+    largest_difference,
+    parity_path,
+    remove_parity,
+    write_checked,
+)
 from hwnas.export.tensorrt.build import build_engine
 from hwnas.export.tensorrt.execution import Execution, TorchCuda
-from hwnas.export.tensorrt.files import EngineFiles, save_engine
+from hwnas.export.tensorrt.files import BuiltEngine, EngineFiles, save_engine
 from hwnas.export.tensorrt.library import LibraryName
 from hwnas.export.tensorrt.settings import EngineSettings
 
 
 def export_engine(
-    module: nn.Module, graph: ExportedModule, path: Path, *, input_shape: Sequence[int], settings: EngineSettings
+    module: nn.Module,
+    graph: ExportedModule,
+    path: Path,
+    *,
+    input_shape: Sequence[int],
+    settings: EngineSettings,
+    images: LabeledImages | None = None,
 ) -> ExportedModule:
     """Build the engine of an exported graph, compare it with torch and save it.
 
@@ -31,6 +47,7 @@ def export_engine(
         path: The engine file.
         input_shape: Shape of one image: channels, height, width.
         settings: Settings of the build.
+        images: Held-out images that the accuracy of an engine in fp8 is measured on.
 
     Returns:
         The engine's files and its parity; `files` includes those of the graph, `seconds` the time of its export.
@@ -46,6 +63,8 @@ def export_engine(
     built = build_engine(graph.path, settings)
     if settings.compute_capabilities:
         parity = replace(graph.parity, runtime=f"{graph.parity.runtime}; the engine was not run")
+    elif images is not None and graph.parity.accuracy is not None:
+        parity = _accurate(module, built, graph.parity, images, settings=settings)
     else:
         parity = check_parity(
             module,
@@ -65,6 +84,35 @@ def export_engine(
         precision=settings.precision,
         parity=parity,
         seconds=graph.seconds + time.perf_counter() - start,
+    )
+
+
+def _accurate(
+    module: nn.Module, built: BuiltEngine, graph: ExportParity, images: LabeledImages, *, settings: EngineSettings
+) -> ExportParity:
+    """Return the record of a quantised graph with the accuracy of its engine in place of that of ONNX Runtime."""
+
+    @torch.inference_mode()
+    def expected(batch: Array) -> Array:
+        logits: Array = module(torch.from_numpy(batch)).float().numpy()
+        return logits
+
+    logits = compare_logits(
+        expected,
+        lambda batch: _run(built.engine, batch, library=settings.library),
+        images,
+        batch=settings.batch,
+    )
+    assert graph.accuracy is not None
+    difference, relative = largest_difference(logits.found, logits.expected)
+    accuracy = replace(graph.accuracy, top1=logits.top1, float_top1=logits.float_top1)
+    return replace(
+        graph,
+        max_absolute=difference,
+        max_relative=relative,
+        top1_agreement=logits.top1_agreement,
+        runtime=f"{settings.library} {built.card.tensorrt}",
+        accuracy=accuracy,
     )
 
 

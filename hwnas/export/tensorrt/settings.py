@@ -7,8 +7,24 @@ from hwnas.errors import InputError, unknown
 from hwnas.export.tensorrt.library import LIBRARIES, LibraryName
 from hwnas.export.tensorrt.timing_cache import TimingCache
 
-EnginePrecision = Literal["fp32", "tf32", "fp16", "bf16"]
+EnginePrecision = Literal["fp32", "tf32", "fp16", "bf16", "fp8"]
 NetworkTyping = Literal["strong", "flags"]
+
+
+FP8_SINCE = (8, 9)
+"""The oldest compute capability with units for fp8."""
+
+
+def has_fp8(capability: str) -> bool:
+    """Return True if GPUs of a compute capability multiply in fp8."""
+    return tuple(int(part) for part in capability.split(".")) >= FP8_SINCE
+
+
+def require_fp8(capability: str) -> None:
+    """Require that GPUs of a compute capability multiply in fp8."""
+    if not has_fp8(capability):
+        message = f"fp8 needs a GPU of compute capability {'.'.join(map(str, FP8_SINCE))} or later"
+        raise InputError(message, got=capability, hint="--precision fp16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +35,8 @@ class EngineSettings:
     compute_capabilities: tuple[str, ...] = ()
     """GPUs that TensorRT for RTX builds for ahead of time, such as ('8.6', '8.9'); empty: the GPU of this machine."""
     precision: EnginePrecision = "fp32"
-    """'fp32' computes products in full float32; 'tf32' allows TF32 products, which is TensorRT's own default."""
+    """'fp32' computes products in full float32; 'tf32' allows TF32 products, which is TensorRT's own default. 'fp8' is
+    that of linear layers, in a graph in float16."""
     typing: NetworkTyping = "strong"
     """'strong': each tensor has the type that it has in the ONNX graph. 'flags' (TensorRT 10 only): the graph is
     float32, and TensorRT may run any layer in the lower precision."""
@@ -41,6 +58,10 @@ class EngineSettings:
         if self.library not in LIBRARIES:
             raise unknown("library", self.library, LIBRARIES)
         library = LIBRARIES[self.library]
+        if self.precision == "fp8" and self.typing == "flags":
+            raise InputError("fp8 is in the graph itself", got="typing='flags'", hint="typing='strong'")
+        for capability in self.compute_capabilities if self.precision == "fp8" else ():
+            require_fp8(capability)
         if self.compute_capabilities and not library.is_portable:
             message = "only TensorRT for RTX builds engines for GPUs that are not in this machine"
             raise InputError(message, got=", ".join(self.compute_capabilities), hint="library='tensorrt-rtx'")

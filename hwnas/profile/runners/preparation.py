@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from hwnas.devices import Cpu, Device, detect, require
 from hwnas.errors import InputError
-from hwnas.export.precision import INTEGER_PRECISIONS, TORCH_DTYPES
+from hwnas.export.precision import QUANTISED_PRECISIONS, TORCH_DTYPES
 from hwnas.profile.runners.runner import AVAILABLE, Availability
 from hwnas.records import Setting
 
@@ -111,7 +111,7 @@ def onnx_graph(module: nn.Module, images: Tensor, setting: Setting, *, precision
 
 def quantisation_facts(setting: Setting) -> dict[str, str]:
     """Return how a quantised graph got the scales of its activations; nothing in other precisions."""
-    if setting.precision not in INTEGER_PRECISIONS:
+    if setting.precision not in QUANTISED_PRECISIONS:
         return {}
-    is_static = setting.precision == "int8"
+    is_static = setting.precision != "int8-dynamic"
     return {"activation_scales": "from random images, for timing alone" if is_static else "computed in each run"}

@@ -33,11 +33,11 @@ from hwnas.export.tensorrt import (
 )
 from hwnas.export.tensorrt.execution import Cuda, Execution, TorchCuda
 from hwnas.export.tensorrt.library import LIBRARIES, known_compute_capabilities
-from hwnas.export.tensorrt.settings import EnginePrecision
+from hwnas.export.tensorrt.settings import EnginePrecision, has_fp8
 from hwnas.export.tensorrt.timing_cache import choose_timing_cache, read_timing_cache, sha256
 from hwnas.files import write_atomic
 from hwnas.profile.runners.cuda import CudaClock, cuda_available
-from hwnas.profile.runners.preparation import DTYPES, device_of, onnx_graph
+from hwnas.profile.runners.preparation import DTYPES, device_of, onnx_graph, quantisation_facts
 from hwnas.profile.runners.runner import AVAILABLE, Availability, MeasurementError, Sample, progress_callback
 from hwnas.records import Reason, Setting
 
@@ -135,9 +135,16 @@ class TensorRtRunner:
         """Check if the library supports the precision on the device."""
         if device_of(setting).kind == "cpu":
             return self._needs_gpu()
-        if setting.precision in DTYPES:
+        capability = device_of(setting).compute_capability
+        if setting.precision == "fp8" and capability is not None and not has_fp8(capability):
+            reason = (
+                f"{setting.device} has no units for fp8, which came with compute capability 8.9; it has {capability}"
+            )
+            return Availability(available=False, reason=reason)
+        supported = (*DTYPES, "fp8")
+        if setting.precision in supported:
             return AVAILABLE
-        reason = f"{self.name} runs {', '.join(DTYPES)}, not {setting.precision}"
+        reason = f"{self.name} runs {', '.join(supported)}, not {setting.precision}"
         return Availability(available=False, reason=reason)
 
     def prepare(self, module: nn.Module, images: Tensor, setting: Setting) -> TensorRtSession:
@@ -166,6 +173,7 @@ class TensorRtRunner:
             "compute_capability": gpu.compute_capability,
             "typing": settings.typing,
             "optimization_level": str(settings.optimization_level),
+            **quantisation_facts(setting),
         }
         if not self._library.is_portable:
             facts["timing_cache"] = _cache_fact(settings.timing_cache)
