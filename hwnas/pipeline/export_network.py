@@ -143,8 +143,8 @@ def export_network(
         seed: Seed of random weights.
         image_size: Image size of a network with random weights, if it is not the space's.
         num_classes: Classes of a network with random weights, if they are not the space's.
-        quantisation: Options of int8 and fp8, with the images to calibrate with and to measure accuracy on; None: those of the
-            run, if there is one.
+        quantisation: Options of int8 and fp8, with the images to calibrate with and to measure accuracy on; None:
+            those of the run, if there is one.
         engine: Options of a TensorRT build.
 
     Raises:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
-from torch import nn
+from torch import Tensor, nn
 
 from hwnas.errors import CheckFailedError, InputError
 from hwnas.export.accuracy import (
@@ -182,7 +182,7 @@ def exported(module: nn.Module, path: Path, *, precision: str = "int8", max_drop
     )
 
 
-@pytest.mark.parametrize("precision", ["int8", "int8-dynamic"])
+@pytest.mark.parametrize("precision", ["int8", "int8-dynamic", "fp8"])
 def test_a_file_is_kept_with_its_accuracy(module: nn.Module, tmp_path: Path, precision: str) -> None:
     found = exported(module, tmp_path / "net.onnx", precision=precision)
     accuracy = found.parity.accuracy
@@ -194,7 +194,7 @@ def test_a_file_is_kept_with_its_accuracy(module: nn.Module, tmp_path: Path, pre
     record = json.loads((tmp_path / "net.onnx.parity.json").read_text())
     assert record["passed"]
     assert record["accuracy"]["top1"] == accuracy.top1
-    is_static = precision == "int8"
+    is_static = precision != "int8-dynamic"
     assert (record["accuracy"]["calibration"] is not None) == is_static
     if is_static:
         assert record["accuracy"]["calibration"]["num_images"] == 4
@@ -216,4 +216,60 @@ def test_without_images_nothing_is_written(module: nn.Module, tmp_path: Path) ->
         export_module(module, format="onnx", path=tmp_path / "net.onnx", input_shape=SHAPE, precision="int8")
     with pytest.raises(InputError, match="networks in int8 are ONNX graphs"):
         export_module(module, format="pt2", path=tmp_path / "net.pt2", input_shape=SHAPE, precision="int8")
+    assert list(tmp_path.iterdir()) == []
+
+
+class Mlp(nn.Module):
+    """Norm and MLP on 4 tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.norm = nn.Conv2d(3, 16, 4, 4), nn.LayerNorm(16)
+        self.fc1, self.fc2, self.head = nn.Linear(16, 32), nn.Linear(32, 16), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.norm(self.patches(x).flatten(2).transpose(1, 2))
+        logits: Tensor = self.head(self.fc2(nn.functional.gelu(self.fc1(tokens))).mean(1))
+        return logits
+
+
+@pytest.fixture
+def mlp() -> Mlp:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Mlp().eval()
+
+
+def test_smoothing_that_went_wrong_fails_the_gate(mlp: Mlp, tmp_path: Path) -> None:
+    """SmoothQuant moves a factor for each channel from activations to weights.
+
+    In float32 it changes nothing. With factors from misread statistics, quantised networks lost half of their accuracy.
+    """
+    assert exported(mlp, tmp_path / "plain.onnx", max_drop=0.2).parity.passed
+    factors = torch.tensor([1e-4, 1e4]).repeat(8)
+    with torch.no_grad():
+        mlp.norm.weight.mul_(factors)
+        mlp.fc1.weight.div_(factors)
+    with pytest.raises(CheckFailedError, match="top-1 accuracy in int8 may be at most 20 points below") as caught:
+        exported(mlp, tmp_path / "smooth.onnx", max_drop=0.2)
+    assert "most noise in fc1" in str(caught.value.got)
+    assert caught.value.exit_code == 4
+    assert not (tmp_path / "smooth.onnx").exists()
+
+
+def test_scales_of_other_images_are_saturated_and_fail_the_gate(mlp: Mlp, tmp_path: Path) -> None:
+    mlp.norm = nn.Identity()  # type: ignore[assignment]
+    recipe = CalibrationRecipe(data="dark", num_images=2)
+    with pytest.raises(CheckFailedError, match="may lie beyond its calibrated range") as caught:
+        export_module(
+            mlp,
+            format="onnx",
+            path=tmp_path / "net.onnx",
+            input_shape=SHAPE,
+            precision="int8",
+            batch=2,
+            calibration=Calibration(recipe=recipe, batches=[0.01 * images(2)]),
+            accuracy=AccuracyCheck(images=labeled(mlp), max_drop=1.0),
+        )
+    assert "in fc1" in str(caught.value.got)
     assert list(tmp_path.iterdir()) == []

@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 import torch
 from numpy.typing import NDArray
-from onnx import ModelProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from hwnas.errors import CheckFailedError, InputError, UnknownNameError
@@ -23,11 +23,13 @@ from hwnas.export.quantise import (
     ActivationRange,
     _mse_share,
     calibrate,
+    fp8_scale,
     linear_layers,
     quantise,
     quantise_dynamically,
     quantise_graph,
     rounded,
+    rounded_weight,
     weight_scales,
 )
 from hwnas.space import SPACES
@@ -287,3 +289,87 @@ def test_graphs_are_built_for_any_batch_and_say_how(module: nn.Module, precision
     with torch.inference_mode():
         expected = module(torch.from_numpy(x)).numpy()
     assert np.abs(run_graph(graph.model, x) - expected).max() < 0.05 * np.abs(expected).max()
+
+
+def test_a_network_with_fresh_weights_is_not_quantised_to_zeros() -> None:
+    """A class token of zeros next to large patch tokens: with the residual stream in int8, all logits were 0."""
+    space = SPACES.get("vitas-micro")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = make_supernet(space).subnet(space.smallest()).eval()
+    shape = space.config.input_shape
+    x = 10 * np.random.default_rng(0).standard_normal((1, *shape), dtype=np.float32)
+    graph = build_onnx(network, input_shape=shape, precision="int8")
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(x)).numpy()
+    assert np.corrcoef(run_graph(graph.model, x).ravel(), expected.ravel())[0, 1] > 0.99
+
+
+def test_a_token_below_half_a_step_would_be_zero_after_its_norm() -> None:
+    """The cause of such zeros: one scale for a stream of patch tokens and a small class token."""
+    stream = np.random.default_rng(0).standard_normal((5, 16)).astype(np.float32)
+    stream[0] *= 1e-3
+    quantised = rounded(stream, float(np.abs(stream).max()))
+    assert np.abs(torch.layer_norm(torch.from_numpy(stream[0]), (16,)).numpy()).max() > 1
+    assert not quantised[0].any()
+    assert not torch.layer_norm(torch.from_numpy(quantised[0]), (16,)).any()
+
+
+def test_fp8_keeps_three_bits_of_each_number_and_clips_at_the_bound() -> None:
+    values = np.random.default_rng(0).standard_normal(10_000).astype(np.float32)
+    near = np.abs(values) > 2.0**-6 * fp8_scale(4.0)
+    assert (np.abs(rounded(values, 4.0, precision="fp8") / values - 1)[near] <= 2.0**-4).all()
+    np.testing.assert_allclose(rounded(values * 1e3, 4.0, precision="fp8").max(), 448 * fp8_scale(4.0))
+    assert fp8_scale(0.0) == 2.0**-14  # what float16 holds without loss
+    weight = values.reshape(100, 100)
+    assert np.abs(rounded_weight(weight, precision="fp8") - weight).max() < 0.07 * np.abs(weight).max()
+
+
+def test_a_graph_in_fp8_rounds_weights_and_activations_and_is_in_float16_elsewhere(
+    graph: ModelProto, module: nn.Module
+) -> None:
+    calibration = random_calibration(SHAPE, batch=2)
+    built = build_onnx(module, input_shape=SHAPE, batch=2, precision="fp8", calibration=calibration)
+    kinds = {tensor.name: tensor.data_type for tensor in built.model.graph.initializer}
+    layers = linear_layers(graph)
+    assert [kinds[f"{layer.weight}/hwnas.fp8"] for layer in layers] == [TensorProto.FLOAT8E4M3FN] * 2
+    assert not {layer.weight for layer in layers} & kinds.keys()
+    assert TensorProto.FLOAT not in kinds.values()
+    onnx.checker.check_model(built.model)
+    assert built.quantisation is not None
+    ranges = built.quantisation.ranges
+    assert ranges is not None
+    own = copy.deepcopy(module)
+    for linear, layer in zip((own.qkv, own.projection), layers, strict=True):
+        assert isinstance(linear, nn.Linear)
+        weight = linear.weight.detach().numpy().T
+        linear.weight.data = torch.from_numpy(rounded_weight(weight.astype(np.float16), precision="fp8").T)
+        bound = ranges[layer.activation].bound
+        linear.register_forward_pre_hook(
+            lambda _, inputs, bound=bound: torch.from_numpy(rounded(inputs[0].numpy(), bound, precision="fp8"))
+        )
+    x = images(1)
+    with torch.inference_mode():
+        expected = own(torch.from_numpy(x)).numpy()
+    difference = np.abs(run_graph(built.model, x) - expected).max()
+    assert difference < 0.01 * np.abs(expected).max() < np.abs(run_graph(graph, x) - expected).max() * 10
+
+
+def test_layers_in_fp8_share_a_pair_and_small_ones_stay_in_float() -> None:
+    module = TwoReaders().eval()
+    with pytest.raises(InputError, match="linear layers over tokens of at least 16 inputs and outputs"):
+        build_onnx(module, input_shape=SHAPE, batch=2, precision="fp8")  # they read 8 values
+    module.q, module.kv = nn.Linear(16, 16), nn.Linear(16, 8)
+    module.latent = nn.Linear(4, 8)
+    module.up = nn.Linear(16, 16)
+
+    def forward(x: Tensor) -> Tensor:
+        tokens = x.flatten(2).reshape(2, 12, 16)
+        logits: Tensor = (module.q(tokens)[..., :8] * module.up(tokens)[..., :8] * module.kv(tokens)).mean(1)
+        return logits
+
+    module.forward = forward  # type: ignore[method-assign]
+    graph = build_onnx(module.eval(), input_shape=SHAPE, batch=2, precision="fp8").model
+    kinds = Counter(node.op_type for node in graph.graph.node)
+    assert (kinds["QuantizeLinear"], kinds["DequantizeLinear"]) == (1, 3)
+    assert np.isfinite(run_graph(graph, images())).all()

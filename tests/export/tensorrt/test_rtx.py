@@ -55,6 +55,21 @@ def test_the_graph_in_int8_for_cpus_is_taken_as_it_is() -> None:
     assert build_engine(graph.SerializeToString(), settings(batch=2)).card.num_layers > 0
 
 
+def test_an_engine_in_fp8_is_built_for_gpus_that_have_it() -> None:
+    torch.manual_seed(0)
+    graph = build_onnx(Tokens().eval(), input_shape=SHAPE, batch=2, precision="fp8").model.SerializeToString()
+    built = build_engine(graph, settings("fp8", batch=2))
+    assert built.card.settings.precision == "fp8"
+    assert built.card.warnings == ()
+    with pytest.raises(InputError, match=r"fp8 needs a GPU of compute capability 8\.9 or later") as caught:
+        settings("fp8", compute_capabilities=("8.9", "8.6"))
+    assert caught.value.got == "8.6"
+    with pytest.raises(InputError, match="needs an ONNX graph with weights in fp8"):
+        build_engine(small_graph(), settings("fp8", batch=2))
+    with pytest.raises(InputError, match="weights in fp16"):
+        build_engine(graph, settings("fp16", batch=2))
+
+
 def test_one_engine_serves_several_gpus() -> None:
     one = build_engine(small_graph(), settings(batch=2))
     three = build_engine(small_graph(), settings(batch=2, compute_capabilities=("8.0", "8.6", "8.9")))

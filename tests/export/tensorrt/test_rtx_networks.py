@@ -106,6 +106,14 @@ def test_the_parser_takes_each_family_in_each_precision_and_batch(nvidia: Nvidia
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("space", MICRO)
+def test_the_largest_networks_of_micro_spaces_are_built_in_fp8(nvidia: Nvidia, space: str) -> None:
+    (graph,) = exported(space, "max", precision="fp8")
+    assert nvidia.parser_errors(graph) == []
+    assert nvidia.build(graph, precision="fp8").engine
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("space", MICRO)
 def test_the_extreme_networks_of_micro_spaces_are_built(nvidia: Nvidia, space: str, precision: str) -> None:

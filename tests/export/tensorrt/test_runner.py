@@ -227,7 +227,8 @@ def test_precisions_that_it_does_not_run_are_named() -> None:
     runner = TensorRtRunner()
     assert runner.supports(make_setting(device="h200", runtime="tensorrt", precision="bf16")).available
     found = runner.supports(make_setting(device="h200", runtime="tensorrt", precision="int8"))
-    assert found.reason == "tensorrt runs fp32, fp16, bf16, tf32, not int8"
+    assert found.reason == "tensorrt runs fp32, fp16, bf16, tf32, fp8, not int8"
+    assert runner.supports(make_setting(device="h200", runtime="tensorrt", precision="fp8")).available
 
 
 RTX_SETTING = make_setting(device="l4", runtime="tensorrt-rtx", batch=2, exporter="dynamo")
