@@ -2,6 +2,7 @@
 
     python -m benchmarks.micro_training [--spaces autoformer-micro,resnas-micro] [--seeds 3] [--epochs N] [--save]
     python -m benchmarks.micro_training --set optimizer.lr=1e-3 --set batch_size=64
+    python -m benchmarks.micro_training --spaces autoformer-micro --precisions fp32,bf16 --save
 
 A training is a fixed number of epochs of the space's own recipe on `digits-clutter`, on one thread, so that its result
 does not depend on how busy the machine is; seconds are those of the process on a core. Then the smallest, the largest
@@ -82,10 +83,12 @@ class Finding:
         return float(spearmanr(self.accuracies, self.macs).statistic)
 
 
-def resolve_recipe(name: str, options: argparse.Namespace) -> Recipe:
+def resolve_recipe(name: str, precision: str | None, options: argparse.Namespace) -> Recipe:
     """The recipe of a space with the epochs that take a minute, and what the command line changes."""
     recipe = RECIPES.get(default_recipe(SPACES.get(name)))
     changes = dict(change.split("=", 1) for change in options.set)
+    if precision is not None:
+        changes["precision"] = precision
     return replace(with_overrides(recipe, changes), epochs=options.epochs or EPOCHS[name])
 
 
@@ -180,6 +183,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="trainings of a space, with seeds from 0 on")
     parser.add_argument("--epochs", type=int, help="instead of what takes about a minute")
     parser.add_argument("--networks", type=int, default=30, help="random networks that are judged")
+    parser.add_argument("--precisions", help="precisions of training, separated by commas; else that of the recipe")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a value of the recipe")
     parser.add_argument("--state", default="runs/micro_training", help="folder in which finished trainings are kept")
     parser.add_argument("--save", action="store_true", help="write the table to benchmarks/results/")
@@ -188,15 +192,22 @@ def main() -> None:
     Path(options.state).mkdir(parents=True, exist_ok=True)
     pictures = [_opened(seed) for seed in range(options.seeds)]
     linear = [linear_accuracy(data) for data in pictures]
-    rows = [row(name, linear, findings(name, pictures, options)) for name in options.spaces.split(",")]
+    precisions = options.precisions.split(",") if options.precisions else [None]
+    rows = [
+        row(" ".join(filter(None, (name, precision))), linear, findings(name, precision, pictures, options))
+        for name in options.spaces.split(",")
+        for precision in precisions
+    ]
     print(text := "\n".join([HEADER, "|" + " --- |" * (HEADER.count("|") - 1), *rows]))
     if options.save:
         print(f"saved {report(text, options, pictures[0])}")
 
 
-def findings(name: str, pictures: Sequence[DataSplits], options: argparse.Namespace) -> list[Finding]:
+def findings(
+    name: str, precision: str | None, pictures: Sequence[DataSplits], options: argparse.Namespace
+) -> list[Finding]:
     """What comes of a space, seed by seed."""
-    recipe, found = resolve_recipe(name, options), []
+    recipe, found = resolve_recipe(name, precision, options), []
     for seed, data in enumerate(pictures):
         settings = {
             "space": to_mapping(SPACES.get(name).config),
@@ -204,7 +215,7 @@ def findings(name: str, pictures: Sequence[DataSplits], options: argparse.Namesp
             "recipe": to_mapping(recipe),
             "networks": options.networks,
         }
-        path = Path(options.state) / f"{name}-{seed}.json"
+        path = Path(options.state) / f"{name}-{precision or 'recipe'}-{seed}.json"
         make = partial(measure, name, data, recipe, seed=seed, networks=options.networks)
         found.append(remembered(path, settings, make))
         print(f"{name} seed {seed}: {found[-1]}", file=sys.stderr)
@@ -221,7 +232,7 @@ def report(text: str, options: argparse.Namespace, data: DataSplits) -> Path:
     ranges = f"mean over {options.seeds} seeds, lowest and highest in brackets"
     return save(
         text,
-        name="micro_training",
+        name="micro_training" if options.precisions is None else "micro_training-precisions",
         device=detect().cpu.slug,
         title="Supernets of the micro spaces after about a minute on one core",
         command=f"python -m benchmarks.micro_training {asked()}",
