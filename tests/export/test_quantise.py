@@ -361,11 +361,11 @@ def test_layers_in_fp8_share_a_pair_and_small_ones_stay_in_float() -> None:
         build_onnx(module, input_shape=SHAPE, batch=2, precision="fp8")  # they read 8 values
     module.q, module.kv = nn.Linear(16, 16), nn.Linear(16, 8)
     module.latent = nn.Linear(4, 8)
-    module.up = nn.Linear(16, 16)
+    module.add_module("up", up := nn.Linear(16, 16))
 
     def forward(x: Tensor) -> Tensor:
         tokens = x.flatten(2).reshape(2, 12, 16)
-        logits: Tensor = (module.q(tokens)[..., :8] * module.up(tokens)[..., :8] * module.kv(tokens)).mean(1)
+        logits: Tensor = (module.q(tokens)[..., :8] * up(tokens)[..., :8] * module.kv(tokens)).mean(1)
         return logits
 
     module.forward = forward  # type: ignore[method-assign]
