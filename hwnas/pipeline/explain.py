@@ -9,6 +9,7 @@ from hwnas.arguments import checked_arguments
 from hwnas.devices import DEVICES, Device, Machine, detect, resolve
 from hwnas.errors import MissingError, UsageError, unknown
 from hwnas.metrics import PRECISIONS, Deployment
+from hwnas.profile.executed_graph import precision_limits
 from hwnas.profile.roofline import OperationCost, PeakRates, bottlenecks, operation_costs, peak_rates
 from hwnas.profile.runtime_profile import RuntimeProfile, measured_bottlenecks, runtime_profile
 from hwnas.profile.subjects import space_subject
@@ -66,6 +67,7 @@ class Explanation:
 
 
 Profiler = Callable[[Subject, Setting], RuntimeProfile | None]
+LimitFinder = Callable[[Subject, Setting], tuple[str, ...]]
 
 
 @checked_arguments
@@ -79,6 +81,7 @@ def explain(
     threads: int = 1,
     machine: Machine | None = None,
     profiler: Profiler | None = None,
+    find_limits: LimitFinder = precision_limits,
 ) -> Explanation:
     """Break down the time of a network: measured if this machine has the device, and by peak rates if they are known.
 
@@ -91,6 +94,7 @@ def explain(
         threads: Threads on a CPU.
         machine: The devices of this machine; detected if None.
         profiler: Measures a network with a runtime's own profiler; None for that of onnxruntime or torch.
+        find_limits: Names what a lower precision does not speed up, in the graphs that runtimes execute.
 
     Raises:
         MissingError: The device is not in this machine and its peak rates are unknown.
@@ -108,7 +112,8 @@ def explain(
     deployment = Deployment(device=target.name, runtime=RUNTIME, precision=precision, batch=batch, threads=threads)
     is_present = any(item.name == target.name for item in this_machine.devices)
     profile = profiler or runtime_profile
-    measured = profile(space_subject(named_space, network), Setting(deployment=deployment)) if is_present else None
+    subject, setting = space_subject(named_space, network), Setting(deployment=deployment)
+    measured = profile(subject, setting) if is_present else None
     rates = peak_rates(target, precision)
     if measured is None and rates is None:
         raise _nothing_known(target, precision, is_present=is_present)
@@ -124,7 +129,11 @@ def explain(
         roofline_ms=None if rates is None else sum(cost.time_ms or 0.0 for cost in costs),
         operations=costs,
         groups=group_operations(costs, rates),
-        hints=(*of_profile, *bottlenecks(workload, costs, device=target, rates=rates, precision=precision)),
+        hints=(
+            *of_profile,
+            *(find_limits(subject, setting) if is_present else ()),
+            *bottlenecks(workload, costs, device=target, rates=rates, precision=precision),
+        ),
     )
 
 

@@ -91,6 +91,21 @@ def test_where_onnxruntime_lacks_a_precision_torch_tells_its_times() -> None:
     assert sum(nodes.share for nodes in found.by_kind) == pytest.approx(1.0)
 
 
+def test_what_int8_does_not_speed_up_is_among_the_hints() -> None:
+    found = explain(
+        "autoformer-micro",
+        "min",
+        device="cpu",
+        precision="int8",
+        machine=MACHINE,
+        profiler=lambda subject, setting: RuntimeProfile(
+            runtime="onnxruntime", total_ms=1.0, by_kind=(), by_segment=()
+        ),
+        find_limits=lambda subject, setting: (f"openvino: 1 Reorder in {setting.precision}",),
+    )
+    assert "openvino: 1 Reorder in int8" in found.hints
+
+
 def test_nodes_of_one_name_are_summed_the_longest_first() -> None:
     assert sum_by_name([("a", 1.0), ("b", 5.0), ("a", 2.0)]) == (
         TimedNodes(name="b", time_ms=5.0, share=0.625, num_nodes=1),

@@ -152,6 +152,12 @@ class OpenVinoRunner:
         core, plugin = self._core_and_plugin(setting)
         return OpenVinoSession(graph, images, options=self._options(setting), core=core, plugin=plugin)
 
+    def compile(self, module: nn.Module, images: Tensor, setting: Setting) -> Any:
+        """Compile a module as `prepare` does, and return OpenVINO's compiled network."""
+        graph = onnx_graph(module, images, setting, precision="int8" if setting.precision == "int8" else "fp32")
+        core, plugin = self._core_and_plugin(setting)
+        return core.compile_model(core.read_model(graph), plugin, self._options(setting))
+
     def facts(self, setting: Setting) -> Mapping[str, str]:
         """Return versions, the name of the device, and the options that are in effect there."""
         import onnx
