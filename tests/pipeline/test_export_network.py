@@ -70,7 +70,7 @@ def test_an_onnx_file_runs_without_hwnas_for_any_batch(tmp_path: Path) -> None:
     [
         ({"space": "autoformer-mikro"}, UnknownNameError, "space 'autoformer-mikro' is not known"),
         ({"format": "onyx"}, UnknownNameError, "format 'onyx' is not known"),
-        ({"precision": "fp8"}, UnknownNameError, "precision 'fp8' is not known"),
+        ({"precision": "int4"}, UnknownNameError, "precision 'int4' is not known"),
         ({"format": "tensorrt", "batch": None}, UsageError, "an engine is built for one batch"),
         ({"weights": Path("x"), "image_size": 64}, UsageError, "are those of the file of weights"),
         ({"arch": None}, InputError, "a network of the space must be named"),
