@@ -26,14 +26,15 @@ from benchmarks.support.saving import save
 from benchmarks.support.state import Line, State, digest_of_arrays, digest_of_code
 from benchmarks.support.timm_workloads import cache_folder
 from hwnas.devices import detect
+from hwnas.metrics import parse_metric
 from hwnas.predict.active import choose_next, spread_out
 from hwnas.predict.arrays import Numbers
-from hwnas.predict.drift import fit_with_drift
+from hwnas.predict.features.conditions import Conditions
 from hwnas.predict.features.table import Features, joined, with_source_predictions
-from hwnas.predict.folds import Fold, Rows, make_folds
+from hwnas.predict.fit import Observations, fit_predictor
+from hwnas.predict.folds import Fold, Rows, group_equal_networks, make_folds
 from hwnas.predict.metrics import scores
 from hwnas.predict.models import AnalyticLearner, BoostedLearner, GaussianLearner, Learner, RidgeLearner
-from hwnas.predict.selection import Protocol, cross_validate, refit
 from hwnas.predict.transfer import SCRATCHES, SIMPLE, transfer
 
 HEADER = ("data", "fitted", "method", "MAPE %", "within 10 % %", "Spearman", "goal %", "seconds a fit")
@@ -56,14 +57,19 @@ class Row:
 
 
 def chosen(learners: Sequence[Learner] | None = None, *, by_family: bool = False) -> Method:
-    """What a user gets: cross-validation inside the fitted part chooses."""
+    """What a user gets: `fit_predictor`, with families and times where the data has them."""
 
     def method(data: Data, fit: Rows, held_out: Rows) -> Numbers:
-        features, target = data.features.take(fit), data.target[fit]
-        groups = [data.families[row] for row in fit] if by_family else None
-        validated = cross_validate(features, target, protocol=Protocol(), learners=learners, groups=groups)
-        fitted = refit(validated.choice(), features, target, held_out=validated, learners=learners)
-        return fitted.predict(data.features.take(held_out))
+        observed = Observations(
+            metric=_METRIC,
+            conditions=_CONDITIONS,
+            features=data.features.take(fit),
+            values=data.target[fit],
+            families=[data.families[row] for row in fit] if by_family else (),
+            times=data.times[fit] if len(data.times) else None,
+        )
+        fitted = fit_predictor(observed, learners=learners, with_curve=False)
+        return fitted.model.predict(data.features.take(held_out))
 
     return method
 
@@ -73,17 +79,6 @@ def single(learner: Learner) -> Method:
 
     def method(data: Data, fit: Rows, held_out: Rows) -> Numbers:
         return learner.fit(data.features.take(fit), data.target[fit]).predict(data.features.take(held_out))
-
-    return method
-
-
-def drifting(learner: Learner) -> Method:
-    """One model of ours with the device's drift."""
-
-    def method(data: Data, fit: Rows, held_out: Rows) -> Numbers:
-        fitted, drift = fit_with_drift(learner, data.features.take(fit), data.target[fit], times=data.times[fit])
-        predicted: Numbers = fitted.predict(data.features.take(held_out))
-        return predicted * drift.factor(data.times[held_out])
 
     return method
 
@@ -103,6 +98,9 @@ MODELS = {
     "analytic + Gaussian process": single(GaussianLearner()),
     "analytic + XGBoost": single(BoostedLearner()),
 }
+_METRIC = parse_metric("latency_ms@benchmark/torch/fp32/b1")
+_CONDITIONS = Conditions(kind="gpu", op_per_s=1e13, byte_per_s=1e12, bytes_per_element=4)
+"""Of data whose features are computed already."""
 QUADRATIC = RidgeLearner(name="quadratic", squared=True)
 
 
@@ -148,7 +146,7 @@ ROWS = {
         methods={
             **COUNTERS,
             **MODELS,
-            "ours": chosen([AnalyticLearner(), GaussianLearner(), BoostedLearner()], by_family=True),
+            "ours": chosen(by_family=True),
         },
     ),
     "hat-titan-xp": Row(
@@ -159,8 +157,7 @@ ROWS = {
         methods={
             **COUNTERS,
             "quadratic ridge": single(QUADRATIC),
-            "quadratic ridge and drift": drifting(QUADRATIC),
-            "analytic + XGBoost and drift": drifting(BoostedLearner()),
+            "ours": chosen([AnalyticLearner(), QUADRATIC, BoostedLearner()]),
         },
     ),
     "hat-raspberry-pi": Row(
@@ -194,7 +191,8 @@ def folds_of(row: Row, data: Data, seed: int) -> Iterator[Fold]:
         order = np.random.default_rng(seed).permutation(len(data.target))
         yield Fold(order[row.held_out : row.held_out + (row.count or len(order))], order[: row.held_out])
         return
-    groups = list(data.families) if row.by_family else list(data.names)
+    # Models of several names may be one network: it is never on both sides.
+    groups = list(data.families) if row.by_family else list(map(str, group_equal_networks(data.features)))
     for number, fold in enumerate(make_folds(len(data.target), num_folds=5, seed=seed, groups=groups)):
         yield Fold(np.random.default_rng([seed, number]).permutation(fold.fit)[: row.count], fold.held_out)
 

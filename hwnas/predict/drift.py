@@ -11,9 +11,7 @@ from typing import Self
 import numpy as np
 
 from hwnas.predict.arrays import ContiguousArrays, Numbers
-from hwnas.predict.features.table import Features
 from hwnas.predict.folds import Fold
-from hwnas.predict.models.model import Fitted, Learner
 
 _WIDTHS = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 """Candidates for the width of the local mean, in average distances of rows."""
@@ -61,20 +59,6 @@ def find_drift(times: Numbers, residual: Numbers) -> Drift:
     if error > 0.95 * float(np.abs(logs).mean()):
         return Drift.none()
     return Drift(times=times, logs=logs, width=width * step)
-
-
-def fit_with_drift(
-    learner: Learner, features: Features, target: Numbers, *, times: Numbers, rounds: int = 3, seed: int = 0
-) -> tuple[Fitted, Drift]:
-    """Fit a model and the drift alternately, each to what the other does not explain."""
-    drift = Drift.none()
-    fitted = learner.fit(features, target, seed=seed)
-    for _ in range(rounds):
-        drift = find_drift(times, np.log(target / fitted.predict(features)))
-        if drift.width is None:
-            break
-        fitted = learner.fit(features, target / drift.factor(times), seed=seed)
-    return fitted, drift
 
 
 def without_drift(target: Numbers, predicted: Numbers, *, times: Numbers, folds: Sequence[Fold]) -> Numbers | None:

@@ -1,7 +1,7 @@
 import numpy as np
 
-from hwnas.predict.drift import Drift, find_drift, fit_with_drift
-from hwnas.predict.models import AnalyticLearner
+from hwnas.predict.drift import Drift, find_drift, without_drift
+from hwnas.predict.folds import make_folds
 from tests.predict.synthetic import Numbers, networks, true_times
 
 
@@ -9,24 +9,23 @@ def _drift(times: Numbers) -> Numbers:
     return 0.08 * np.sin(times / 25)
 
 
-def test_a_slow_wave_is_found_from_the_fitted_rows_alone() -> None:
+def test_a_slow_wave_is_found_from_the_rows_of_other_folds() -> None:
     features, times = networks(200), np.arange(200.0)
-    target = true_times(features) * np.exp(_drift(times) + 0.01 * np.random.default_rng(0).normal(size=200))
-    fit = np.arange(200) % 5 != 0
-    fitted, drift = fit_with_drift(AnalyticLearner(), features.take(fit), target[fit], times=times[fit])
-    held_out = ~fit
-    without = AnalyticLearner().fit(features.take(fit), target[fit]).predict(features.take(held_out))
-    predicted = fitted.predict(features.take(held_out)) * drift.factor(times[held_out])
-    assert np.abs(without / target[held_out] - 1).mean() > 0.04
-    assert np.abs(predicted / target[held_out] - 1).mean() < 0.016
+    truth = true_times(features)
+    target = truth * np.exp(_drift(times) + 0.01 * np.random.default_rng(0).normal(size=200))
+    steady = without_drift(target, truth, times=times, folds=make_folds(200, num_folds=5, seed=0))
+    assert steady is not None
+    assert np.abs(target / truth - 1).mean() > 0.04
+    level = np.median(steady / truth)
+    assert np.abs(steady / level / truth - 1).mean() < 0.01
 
 
 def test_where_nothing_drifts_nothing_is_changed() -> None:
     features, times = networks(150), np.arange(150.0)
-    target = true_times(features) * np.exp(0.02 * np.random.default_rng(1).normal(size=150))
-    _, drift = fit_with_drift(AnalyticLearner(), features, target, times=times)
-    assert drift.width is None
-    np.testing.assert_array_equal(drift.factor(times), 1)
+    truth = true_times(features)
+    target = truth * np.exp(0.02 * np.random.default_rng(1).normal(size=150))
+    assert without_drift(target, truth, times=times, folds=make_folds(150, num_folds=5, seed=0)) is None
+    np.testing.assert_array_equal(Drift.none().factor(times), 1)
 
 
 def test_outliers_are_no_drift() -> None:
