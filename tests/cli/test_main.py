@@ -525,7 +525,7 @@ def hwnas_process(arguments: list[str], *, stdout: int, environ: dict[str, str] 
 
 
 def test_a_reader_that_goes_away_ends_the_command_quietly() -> None:
-    for arguments in (["doctor"], ["doctor", "--json"], ["--help"]):
+    for arguments in (["doctor"], ["spaces", "--json"], ["--help"]):
         reading, writing = os.pipe()
         os.close(reading)
         ended = hwnas_process(arguments, stdout=writing)
@@ -534,7 +534,7 @@ def test_a_reader_that_goes_away_ends_the_command_quietly() -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device here")
-@pytest.mark.parametrize("arguments", [["doctor"], ["doctor", "--json"], ["--help"]])
+@pytest.mark.parametrize("arguments", [["spaces"], ["spaces", "--json"], ["--help"]])
 def test_a_full_disk_is_told(arguments: list[str]) -> None:
     with Path("/dev/full").open("w") as full:
         ended = hwnas_process(arguments, stdout=full.fileno())
