@@ -80,13 +80,16 @@ def main() -> None:
     until = time.monotonic() + 60 * options.budget
     register_scratch_space(options)
     trainings = Trainings(options)
-    finished = [
-        trainings.part(key, make, until=until) for seed in range(options.seeds) for key, make in parts(trainings, seed)
+    left = [
+        key
+        for seed in range(options.seeds)
+        for key, make in parts(trainings, seed)
+        if not trainings.part(key, make, until=until)
     ]
     text = table(trainings)
+    if left:
+        text += f"\n\nNot finished, for another call: {', '.join(left)}."
     print(text)
-    if not all(finished):
-        print(f"{len(finished) - sum(finished)} of {len(finished)} parts are left for another call")
     if options.save:
         print(f"saved {report(text, trainings)}")
 
