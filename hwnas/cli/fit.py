@@ -79,9 +79,14 @@ def fit(
 
 
 def _print(report: FitReport, *, out: Path) -> None:
-    for (fitted_to, folder), items in groupby(report.fitted, key=lambda item: (item.fitted_to, item.path.parent)):
+    for (fitted_to, folder), group in groupby(report.fitted, key=lambda item: (item.fitted_to, item.path.parent)):
+        items = list(group)
         print_line(fitted_to)
         print_table(_COLUMNS, map(_row, items))
+        for fitted in items:
+            if fitted.card.unlike is not None:
+                error = f"{fitted.card.unlike.scores.mape:.2%}"
+                print_line(f"{fitted.card.metric.name} of families that were not fitted: MAPE {error}")
         print_line(f"written to {folder}")
         print_line()
     for item in report.left_out:
@@ -136,6 +141,7 @@ def _values(report: FitReport) -> dict[str, Any]:
                 "error_over_floor": item.card.error_over_floor,
                 "best_spearman": item.card.best_spearman,
                 "coverage": item.card.coverage,
+                "unlike": item.card.unlike,
                 "notes": item.card.notes,
             }
             for item in report.fitted
