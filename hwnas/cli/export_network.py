@@ -53,8 +53,7 @@ _SHOWN_LAYERS = 3
 @click.option("--out", type=PATH, required=True, help="Folder to write to.")
 @click.option(
     "--precision",
-    default="fp32",
-    show_default=True,
+    show_default="fp32, or that of a network that a search found in a precision",
     help="fp32, fp16 or bf16; for ONNX also int8, int8-dynamic and fp8, for TensorRT tf32 and fp8.",
 )
 @click.option(
@@ -110,7 +109,7 @@ def export_network(
     named: str | None,
     format_: str,
     out: Path,
-    precision: str,
+    precision: str | None,
     batch: int | None,
     weights: Path | None,
     seed: int,
@@ -160,9 +159,14 @@ def export_network(
         "max_drop": None if max_drop is None else max_drop / 100,
     }
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    name = named if arch is None else arch
+    if precision is None:
+        from hwnas.pipeline.run_network import deployed_precision  # it loads torch, which --help must not
+
+        precision = deployed_precision(space, name, format=format_)
     exported = write_network(
         space,
-        named if arch is None else arch,
+        name,
         format=format_,
         out=out,
         precision=precision,

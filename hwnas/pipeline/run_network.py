@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hwnas.errors import InputError
+from hwnas.metrics import QUANTISED, Deployment
 from hwnas.runs import Run
 from hwnas.search.record import NETWORKS, RECORD_FILE, read_record
 from hwnas.search.spec import SupernetSpec
@@ -55,6 +56,25 @@ def network_of_run(run: Path, arch: str | None) -> RunNetwork:
         return _of_supernet(run, _required(arch, run))
     hint = "a finished run of hwnas search or hwnas train"
     raise InputError(f"{run} must be a run that holds networks", got="no networks of a space", hint=hint)
+
+
+def deployed_precision(run: str, name: str | None, *, format: str) -> str:
+    """Return the precision of the file of a network that a search found in a deployment, and fp32 for other networks.
+
+    Args:
+        run: The run of a search; what is none has no deployments.
+        name: Id of the candidate, which ends with its deployment.
+        format: Format of the file; ONNX alone has int8.
+    """
+    if name is None or not (Path(run) / RECORD_FILE).is_file():
+        return "fp32"
+    from hwnas.pipeline.search.winners import graph_precision
+
+    texts = read_record(Path(run)).spec.deployments or ()
+    deployments = [Deployment.parse(text) for text in texts]
+    found = next((item for item in deployments if name.endswith(f"-{item.slug}")), None)
+    precision = graph_precision(found)
+    return "fp32" if precision in QUANTISED and format != "onnx" else precision
 
 
 def space_of_run(run: Path) -> str:
