@@ -6,6 +6,7 @@ from pathlib import Path
 
 from hwnas.errors import InputError
 from hwnas.metrics import QUANTISED, Deployment
+from hwnas.profile.runners.runner import graph_precision
 from hwnas.runs import Run
 from hwnas.search.record import NETWORKS, RECORD_FILE, read_record
 from hwnas.search.spec import SupernetSpec
@@ -68,8 +69,6 @@ def deployed_precision(run: str, name: str | None, *, format: str) -> str:
     """
     if name is None or not (Path(run) / RECORD_FILE).is_file():
         return "fp32"
-    from hwnas.pipeline.search.winners import graph_precision
-
     texts = read_record(Path(run)).spec.deployments or ()
     deployments = [Deployment.parse(text) for text in texts]
     found = next((item for item in deployments if name.endswith(f"-{item.slug}")), None)

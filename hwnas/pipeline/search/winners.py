@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from hwnas.errors import HwnasError, MissingError
 from hwnas.files import file_errors, path_within, storage_failed, write_atomic
-from hwnas.metrics import QUANTISED, Deployment
+from hwnas.metrics import QUANTISED
 from hwnas.pipeline.search.context import SearchContext
-from hwnas.profile.runners.runner import load_runner
+from hwnas.profile.runners.runner import graph_precision
 from hwnas.progress import Reporter
 from hwnas.report.network_card import card_page
 from hwnas.search.objective import exact
@@ -212,14 +212,6 @@ class WinnerExporter:
         folder = self._folder(member)  # not the one that the record names: it may come from elsewhere
         write_atomic(folder / "arch.json", json.dumps(arch, indent=2) + "\n")
         write_atomic(folder / "card.md", card_page(record, member, winner))
-
-
-def graph_precision(deployment: Deployment | None) -> str:
-    """Return the precision of the graph that a deployment runs: some runtimes lower one in float32 by themselves."""
-    if deployment is None or deployment.precision in (None, "tf32"):
-        return "fp32"
-    lowers = deployment.runtime is not None and getattr(load_runner(deployment.runtime), "lowers_precision", False)
-    return "fp32" if lowers and deployment.precision not in QUANTISED else str(deployment.precision)
 
 
 def choose_winners(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from hwnas.devices import Device
 from hwnas.errors import InputError, MissingError
-from hwnas.metrics import RUNTIMES
+from hwnas.metrics import QUANTISED, RUNTIMES, Deployment
 from hwnas.records import Reason, Setting
 
 if TYPE_CHECKING:
@@ -184,6 +184,14 @@ def load_runner(name: str) -> Runner:
     module, _, attribute = RUNTIMES.get(name).partition(":")
     runner: Runner = getattr(import_module(module), attribute)()
     return runner
+
+
+def graph_precision(deployment: Deployment | None) -> str:
+    """Return the precision of the graph that a deployment runs: some runtimes lower one in float32 by themselves."""
+    if deployment is None or deployment.precision in (None, "tf32"):
+        return "fp32"
+    lowers = deployment.runtime is not None and getattr(load_runner(deployment.runtime), "lowers_precision", False)
+    return "fp32" if lowers and deployment.precision not in QUANTISED else str(deployment.precision)
 
 
 def default_runtime(device: Device) -> str:
