@@ -106,7 +106,7 @@ def test_batch_norms_are_estimated_anew(run: Path) -> None:
     supernet = load_supernet(run / "supernet.safetensors").eval()
     (arch,) = SPACE.decode(SPACE.sample(np.random.default_rng(3), 1))
     network = supernet.subnet(arch)
-    assert any(isinstance(part, torch.nn.BatchNorm1d) for part in network.modules())
+    assert any(isinstance(part, torch.nn.BatchNorm2d) for part in network.modules())
     data = open_data(DataConfig(name="digits", max_images=64), image_shape=SPACE.config.input_shape)
     losses = []
     with torch.inference_mode():

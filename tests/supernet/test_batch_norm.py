@@ -28,9 +28,9 @@ def mixed_arch() -> GlitArch:
     return next(arch for arch in archs if [block.groups for block in arch.blocks] == [1, 0, 3, 2])
 
 
-def norms_of(network: nn.Module) -> list[nn.BatchNorm1d]:
+def norms_of(network: nn.Module) -> list[nn.BatchNorm2d]:
     """Its batch norms."""
-    return [part for part in network.modules() if isinstance(part, nn.BatchNorm1d)]
+    return [part for part in network.modules() if isinstance(part, nn.BatchNorm2d)]
 
 
 def test_statistics_are_those_of_the_activations() -> None:

@@ -51,7 +51,7 @@ def rounded(network: Network, precision: QuantisedPrecision, calibration: Any) -
 @pytest.mark.parametrize("name", MICROS)
 @pytest.mark.parametrize("precision", ["int8", "int8-dynamic"])
 def test_a_rounded_network_computes_as_its_graph(name: str, precision: QuantisedPrecision) -> None:
-    network, calibration, images = network_of(name), images_of(name, 8, seed=0), images_of(name, 4, seed=1)
+    network, calibration, images = network_of(name), images_of(name, 8, seed=0), images_of(name, 12, seed=1)
     graph = build_onnx(network, input_shape=images.shape[1:], batch=1).model
     if precision == "int8":
         batches = [image[None] for image in calibration]
@@ -62,7 +62,8 @@ def test_a_rounded_network_computes_as_its_graph(name: str, precision: Quantised
     with torch.inference_mode():
         exact = network(torch.from_numpy(images)).numpy()
         found = rounded(network, precision, calibration)(torch.from_numpy(images)).numpy()
-    # A value in the middle between two steps may be rounded either way: the two are not equal to the last bit.
+    # A value in the middle between two steps may be rounded either way, which changes a whole image: the two are not
+    # equal to the last bit, and only several images show that they agree.
     assert np.abs(found - expected).mean() < 0.5 * np.abs(exact - expected).mean()
     assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.999
 
