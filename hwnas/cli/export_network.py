@@ -161,9 +161,9 @@ def export_network(
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     name = named if arch is None else arch
     if precision is None:
-        from hwnas.pipeline.run_network import deployed_precision  # it loads torch, which --help must not
+        from hwnas.pipeline.run_network import searched_precision  # it loads torch, which --help must not
 
-        precision = deployed_precision(space, name, format=format_)
+        precision = searched_precision(space, name)
     exported = write_network(
         space,
         name,

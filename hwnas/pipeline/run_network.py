@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hwnas.errors import InputError
-from hwnas.metrics import QUANTISED, Deployment
+from hwnas.metrics import Deployment
 from hwnas.profile.runners.runner import graph_precision
 from hwnas.runs import Run
 from hwnas.search.record import NETWORKS, RECORD_FILE, read_record
@@ -59,21 +59,20 @@ def network_of_run(run: Path, arch: str | None) -> RunNetwork:
     raise InputError(f"{run} must be a run that holds networks", got="no networks of a space", hint=hint)
 
 
-def deployed_precision(run: str, name: str | None, *, format: str) -> str:
-    """Return the precision of the file of a network that a search found in a deployment, and fp32 for other networks.
+def searched_precision(run: str, name: str | None) -> str:
+    """Return the precision in which a search found a network, and fp32 for networks that no search found.
 
     Args:
-        run: The run of a search; what is none has no deployments.
-        name: Id of the candidate, which ends with its deployment.
-        format: Format of the file; ONNX alone has int8.
+        run: The run of a search; what is none has no precisions.
+        name: Id of the candidate, which ends with its deployment if the search had several.
     """
     if name is None or not (Path(run) / RECORD_FILE).is_file():
         return "fp32"
-    texts = read_record(Path(run)).spec.deployments or ()
-    deployments = [Deployment.parse(text) for text in texts]
-    found = next((item for item in deployments if name.endswith(f"-{item.slug}")), None)
-    precision = graph_precision(found)
-    return "fp32" if precision in QUANTISED and format != "onnx" else precision
+    spec = read_record(Path(run)).spec
+    if spec.supernet is not None and spec.supernet.precision is not None:
+        return spec.supernet.precision
+    deployments = map(Deployment.parse, spec.deployments or ())
+    return graph_precision(next((item for item in deployments if name.endswith(f"-{item.slug}")), None))
 
 
 def space_of_run(run: Path) -> str:

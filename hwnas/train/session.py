@@ -214,6 +214,8 @@ def make_elastic_model(config: TrainConfig, data: DataSplits, *, device: torch.d
         loader = unaugmented_loader(data, config.image_shape)
         accuracy = fit_classifier(supernet, islice(loader.epoch(0), _PROBE_BATCHES))
         notes.append(f"the classifier was fitted to {config.num_classes} classes: top-1 {accuracy:.2%} on its images")
+        if config.recipe.trains_classifier:  # the training on labels comes first, and changes which units matter
+            return InitialModel(supernet.cpu(), tuple(notes), fitted=True)
     order = _ordered(supernet, config, data)
     return InitialModel(supernet.cpu(), (*notes, _describe_order(order)), order, fitted)
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from hwnas.errors import CheckFailedError, InputError, UsageError
 from hwnas.pipeline.quantisation import QuantisationOptions
 from hwnas.pipeline.report import write_report
-from hwnas.pipeline.run_network import deployed_precision, network_of_run
+from hwnas.pipeline.run_network import network_of_run, searched_precision
 from hwnas.pipeline.search.deployments import require_accuracy_known
 from hwnas.pipeline.search.query import query
 from hwnas.pipeline.search.run import SearchRun, dry_run_search, search_networks
@@ -351,24 +351,25 @@ def test_a_winner_in_int8_passes_the_gate_of_the_search_or_is_none(
 
 
 @pytest.mark.parametrize(
-    ("deployment", "format_", "precision"),
+    ("ending", "alone", "precision"),
     [
-        ("onnxruntime-int8", "onnx", "int8"),
-        ("onnxruntime-int8", "pt2", "fp32"),
-        ("torch-bf16", "onnx", "bf16"),
-        ("onnxruntime-fp32", "onnx", "fp32"),
-        ("openvino-int8", "onnx", "fp32"),
+        ("-onnxruntime-int8", None, "int8"),
+        ("-torch-bf16", None, "bf16"),
+        ("-onnxruntime-fp32", None, "fp32"),
+        ("-openvino-int8", None, "fp32"),
+        ("", "int8", "int8"),
+        ("", None, "fp32"),
     ],
 )
 def test_a_candidate_is_exported_in_its_own_precision(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deployment: str, format_: str, precision: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, alone: str | None, precision: str
 ) -> None:
-    texts = ("onnxruntime/fp32", "torch/bf16", "onnxruntime/int8")
-    record = SimpleNamespace(spec=SimpleNamespace(deployments=texts))
+    texts = None if alone else ("onnxruntime/fp32", "torch/bf16", "onnxruntime/int8")
+    record = SimpleNamespace(spec=SimpleNamespace(deployments=texts, supernet=SimpleNamespace(precision=alone)))
     monkeypatch.setattr("hwnas.pipeline.run_network.read_record", lambda run: record)
     (tmp_path / "search.json").touch()
-    assert deployed_precision(str(tmp_path), f"1f2e3d4c5b6a7988-{deployment}", format=format_) == precision
-    assert deployed_precision("autoformer-micro", "max", format=format_) == "fp32"
+    assert searched_precision(str(tmp_path), f"1f2e3d4c5b6a7988{ending}") == precision
+    assert searched_precision("autoformer-micro", "max") == "fp32"
 
 
 def test_a_search_in_int8_alone_evaluates_in_int8(deployed: dict[str, Any]) -> None:
