@@ -1,8 +1,7 @@
 """Predictors of devices of which a few networks were measured: a model of other devices with three factors.
 
 The factors are of compute, of memory and of launches. They have priors around one common factor and are used where they
-predict the measured networks better than one factor does, each network left out in turn. So the answer is that for a
-device that nobody measured times one ratio, or better than it on what was measured.
+predict the measured networks better than one factor does, each network left out in turn.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +12,7 @@ import numpy as np
 
 from hwnas.errors import InputError
 from hwnas.predict.arrays import Numbers
-from hwnas.predict.card import CONFIDENCES, Card, Coverage, FittedData
+from hwnas.predict.card import CONFIDENCES, Card, Coverage, FittedData, held_out_rows, usual_batch
 from hwnas.predict.features.conditions import Conditions
 from hwnas.predict.features.table import Features
 from hwnas.predict.fit import Observations
@@ -25,9 +24,7 @@ from hwnas.predict.pooled import (
     MeasuredDevice,
     device_intervals,
     fit_pool,
-    held_out_rows,
     pool_range,
-    usual_batch,
 )
 from hwnas.predict.predictor import Predictor, Validation
 from hwnas.predict.selection import Protocol
@@ -79,11 +76,18 @@ def calibrated_predictor(
     logs = np.log(target) - predicted(np.zeros(3))
     steps = _STEP * np.eye(3)
     slopes = np.column_stack([(predicted(step) - predicted(-step)) / (2 * _STEP) for step in steps])
-    left_out = {name: _left_out(slopes, logs, model=name) for name in (ONE_FACTOR, THREE_FACTORS)}
-    chosen = min(left_out, key=lambda name: float(np.abs(np.expm1(left_out[name] - logs)).mean()))
+    rows = np.arange(len(logs))
+
+    def left_out(name: str) -> Numbers:
+        # As the saved model predicts: a factor is in the inputs of its trees too, so that slopes are not enough.
+        factors = [fit_factors(slopes[rows != row], logs[rows != row], model=name) for row in rows]
+        return np.exp([predicted(without)[row] for row, without in zip(rows, factors, strict=True)])
+
+    held_out = {name: left_out(name) for name in (ONE_FACTOR, THREE_FACTORS)}
+    chosen = min(held_out, key=lambda name: float(np.abs(held_out[name] / target - 1).mean()))
     factors = fit_factors(slopes, logs, model=chosen)
-    held_out = {name: target * np.exp(values - logs) for name, values in left_out.items()}
-    intervals = _intervals(pool, model, logs - left_out[chosen])
+    residual = np.log(target / held_out[chosen])
+    around = _intervals_of_devices(pool, model, num_networks=len(residual))
     changed = _changed(conditions, factors)
     validation = Validation(target=target, by_model={name: row[None] for name, row in held_out.items()}, by_count={})
     names = ", ".join(dict.fromkeys(part.device.name for part in pool))
@@ -94,12 +98,12 @@ def calibrated_predictor(
     )
     sources = tuple(source for part in pool for source in part.sources)
     card = _card(observed, chosen, held_out[chosen], validation, note=note, sources=sources)
-    inside = _coverage(intervals, build(changed), target, held_out[chosen])
+    inside = _coverage(around, build(changed), target, held_out[chosen])
     return Predictor(
         card=replace(card, coverage=inside),
         conditions=replace(changed, batch=1),
         model=_launching(model, factors),
-        intervals=intervals,
+        intervals=_widened(around, residual),
         fitted_range=pool_range(pool),
         validation=validation,
     )
@@ -127,14 +131,6 @@ def fit_factors(slopes: Numbers, logs: Numbers, *, model: str) -> Numbers:
     return factors
 
 
-def _left_out(slopes: Numbers, logs: Numbers, *, model: str) -> Numbers:
-    """Return the correction of each network by factors that were fitted without it."""
-    rows = np.arange(len(logs))
-    factors = np.stack([fit_factors(slopes[rows != row], logs[rows != row], model=model) for row in rows])
-    corrections: Numbers = factors[:, 0] if model == ONE_FACTOR else (slopes * factors).sum(axis=1)
-    return corrections
-
-
 def _changed(conditions: Conditions, factors: Numbers) -> Conditions:
     """Return the conditions of a device that takes this much longer to compute and to move data."""
     compute, memory = np.exp(factors[:2])
@@ -160,23 +156,32 @@ def _launching(model: Stack, factors: Numbers) -> Stack:
     return replace(model, members=tuple(members))
 
 
-def _intervals(pool: Sequence[MeasuredDevice], model: Fitted, residual: Numbers) -> Intervals:
-    """Return intervals from the errors of left-out devices around their means, widened to those of the networks."""
+def _intervals_of_devices(pool: Sequence[MeasuredDevice], model: Fitted, *, num_networks: int) -> Intervals:
+    """Return intervals from the errors of left-out devices around their means."""
     predicted = [model.predict(part.features) for part in pool]
     if len({part.device.name for part in pool}) >= MIN_DEVICES:
         others = [[other for other in pool if other.device.name != part.device.name] for part in pool]
         predicted = [fit_pool(rest).predict(part.features) for rest, part in zip(others, pool, strict=True)]
-    intervals, _ = device_intervals(pool, predicted, unlike=False, spread=_RESIDUAL / len(residual) ** 0.5)
+    intervals, _ = device_intervals(pool, predicted, unlike=False, spread=_RESIDUAL / num_networks**0.5)
+    return intervals
+
+
+def _widened(intervals: Intervals, residual: Numbers) -> Intervals:
+    """Return intervals that are at least as wide as the errors of measured networks suggest."""
     usual = max(float(np.median(np.abs(intervals.errors))), 1e-6)
     return replace(intervals, errors=intervals.errors * max(float(np.median(np.abs(residual))) / usual, 1.0))
 
 
 def _coverage(intervals: Intervals, features: Features, target: Numbers, predicted: Numbers) -> tuple[Coverage, ...]:
-    rows = []
-    for confidence in CONFIDENCES:
-        low, high = intervals.bounds(predicted, features, confidence=confidence)
-        rows.append(Coverage(confidence=confidence, share=float(((low <= target) & (target <= high)).mean())))
-    return tuple(rows)
+    """Return the share of networks inside intervals that were widened by the errors of the others."""
+    residual = np.log(target / predicted)
+    inside: dict[float, list[bool]] = {confidence: [] for confidence in CONFIDENCES}
+    for row in range(len(target)):
+        others, own = _widened(intervals, np.delete(residual, row)), features.take([row])
+        for confidence in CONFIDENCES:
+            low, high = others.bounds(predicted[[row]], own, confidence=confidence)
+            inside[confidence].append(bool(low[0] <= target[row] <= high[0]))
+    return tuple(Coverage(confidence=key, share=float(np.mean(values))) for key, values in inside.items())
 
 
 def _card(
@@ -206,7 +211,7 @@ def _card(
         ranking=validation.ranking(metric, batch=batches),
         coverage=(),
         noise_floor=observed.noise_floor,
-        held_out=held_out_rows(metric, observed.target, predicted, batches),
+        held_out=held_out_rows(np.asarray(observed.values), metric.from_target(predicted, batch=batches)),
         notes=(*observed.notes, note),
         environment=dict(observed.environment),
     )

@@ -14,6 +14,7 @@ from hwnas.config import Between, FileName, UtcTime, from_mapping, parse_json, r
 from hwnas.errors import InputError, unknown
 from hwnas.files import file_errors, printable
 from hwnas.metrics import MAX_BATCH, MEASURED_METRICS, Metric
+from hwnas.predict.arrays import Numbers
 from hwnas.predict.metrics import Correlation, RelativeError, Scores, Share, best_spearman
 from hwnas.predict.selection import Protocol
 from hwnas.predict.stored import read_stored
@@ -25,7 +26,7 @@ CARD = "card.json"
 """File name of a card in the folder of its predictor."""
 
 UNMEASURED = "not measured on this device"
-"""Beginning of the first note on the card of a predictor whose device nobody measured."""
+"""Beginning of the first note on the card of a predictor of an unmeasured device."""
 
 CONFIDENCES = (0.5, 0.8, 0.9, 0.95)
 """Confidences at which coverage is reported."""
@@ -147,7 +148,7 @@ class Card(_Body):
 
     @property
     def is_unmeasured(self) -> bool:
-        """True if nobody measured the device, and the predictor was made from those of other devices."""
+        """True if the device was not measured, and the predictor was made from measurements of other devices."""
         return any(note.startswith(UNMEASURED) for note in self.notes)
 
     @property
@@ -245,3 +246,15 @@ def _changed(what: str) -> InputError:
         got="another digest than the one that the card states",
         hint="fit again, or restore the file",
     )
+
+
+def held_out_rows(measured: Numbers, predicted: Numbers) -> tuple[HeldOut, ...]:
+    """Return the rows of a card from values in the unit of its metric."""
+    rows = zip(measured.tolist(), predicted.tolist(), strict=True)
+    return tuple(HeldOut(measured=value, predicted=prediction) for value, prediction in rows)
+
+
+def usual_batch(batches: Numbers) -> int:
+    """Return the most frequent batch size, the largest of several."""
+    values, counts = np.unique(batches, return_counts=True)
+    return int(values[counts == counts.max()][-1])

@@ -13,7 +13,7 @@ import numpy as np
 from hwnas.errors import InputError
 from hwnas.metrics import Metric
 from hwnas.predict.arrays import Numbers
-from hwnas.predict.card import CONFIDENCES, Card, Coverage, FittedData, HeldOut, Unlike
+from hwnas.predict.card import CONFIDENCES, Card, Coverage, FittedData, Unlike, held_out_rows, usual_batch
 from hwnas.predict.drift import without_drift
 from hwnas.predict.features.conditions import Conditions
 from hwnas.predict.features.table import Features, require_finite, with_source_predictions
@@ -187,28 +187,30 @@ def _leave_families_out(
     observed: Observations, protocol: Protocol, learners: Sequence[Learner] | None
 ) -> HeldOutPredictions | None:
     """Cross-validate with whole families left out; None if there are too few."""
-    if len(set(observed.families)) < MIN_FAMILIES:
+    families = _joined_families(observed)
+    if len(set(families)) < MIN_FAMILIES:
         return None
-    num_folds = min(protocol.num_folds, len(set(observed.families)))
+    num_folds = min(protocol.num_folds, len(set(families)))
     return cross_validate(
         observed.features,
         observed.target,
         protocol=replace(protocol, num_folds=num_folds, repeats=1, held_out="families"),
         learners=learners,
         weights=observed.weights,
-        groups=_joined_families(observed),
+        groups=families,
     )
 
 
 def _joined_families(observed: Observations) -> list[str]:
-    """Return the family of each row; families that share an identical network are one."""
+    """Return the family of each row, if families are known; those that share an identical network are one."""
+    if not observed.families:
+        return []
     name = {family: family for family in observed.families}
     first: dict[int, str] = {}
     for number, family in zip(group_equal_networks(observed.features), observed.families, strict=True):
         kept, other = name[first.setdefault(number, family)], name[family]
         name = {key: kept if value == other else value for key, value in name.items()}
-    joined = [name[family] for family in observed.families]
-    return joined if len(set(joined)) >= MIN_FAMILIES else list(observed.families)
+    return [name[family] for family in observed.families]
 
 
 def _validate(
@@ -281,16 +283,11 @@ def as_throughput(predictor: Predictor, *, batches: Numbers, noise_floor: float 
         unlike=None if card.unlike is None else replace(card.unlike, scores=validation.unlike(metric, batch=batches)),
         ranking=validation.ranking(metric, batch=batches),
         learning_curve=validation.learning_curve(metric, batch=batches),
-        held_out=_held_out_rows(
+        held_out=held_out_rows(
             metric.from_target(validation.target, batch=batches), metric.from_target(predicted, batch=batches)
         ),
     )
     return replace(predictor, card=throughput)
-
-
-def _held_out_rows(measured: Numbers, predicted: Numbers) -> tuple[HeldOut, ...]:
-    rows = zip(measured.tolist(), predicted.tolist(), strict=True)
-    return tuple(HeldOut(measured=value, predicted=prediction) for value, prediction in rows)
 
 
 def _check_observations(observed: Observations, *, allow_mixed: bool) -> None:
@@ -330,7 +327,7 @@ def _make_card(
     else:
         like, of_families = family_coverage(*given, left=left, confidences=CONFIDENCES)
         unlike = Unlike(
-            num_families=len(set(observed.families)),
+            num_families=len(set(_joined_families(observed))),
             scores=validation.unlike(metric, batch=batches),
             coverage=_coverage(of_families),
         )
@@ -344,7 +341,7 @@ def _make_card(
             num_networks=len(set(group_equal_networks(features))),
             is_mixed=len(set(observed.environments)) > 1,
             kinds=observed.kinds,
-            usual_batch=_usual_batch(observed),
+            usual_batch=usual_batch(batches) if metric.deployment.fixed_batch is None else None,
             count_names=count_names,
         ),
         protocol=held_out.protocol,
@@ -354,7 +351,7 @@ def _make_card(
         unlike=unlike,
         noise_floor=observed.noise_floor,
         learning_curve=validation.learning_curve(metric, batch=batches),
-        held_out=_held_out_rows(
+        held_out=held_out_rows(
             np.asarray(observed.values),
             metric.from_target(np.exp(np.log(predicted).mean(axis=0)), batch=batches),
         ),
@@ -365,14 +362,6 @@ def _make_card(
 
 def _coverage(shares: Mapping[float, float]) -> tuple[Coverage, ...]:
     return tuple(Coverage(confidence=confidence, share=share) for confidence, share in shares.items())
-
-
-def _usual_batch(observed: Observations) -> int | None:
-    """Return the most frequent batch size, the largest of several; None if the setting fixes the batch size."""
-    if observed.metric.deployment.fixed_batch is not None:
-        return None
-    values, counts = np.unique(observed.batches, return_counts=True)
-    return int(values[counts == counts.max()][-1])
 
 
 def _curve(

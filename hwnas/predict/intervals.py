@@ -107,7 +107,7 @@ class Intervals(ContiguousArrays):
     errors: Numbers
     """log(measured / predicted) / scale in ascending order."""
     nearness: Nearness | None = None
-    """Of a predictor for several families: size of errors by the distance to the nearest fitted network."""
+    """Size of errors by the distance to the nearest fitted network; None for predictors of one family."""
     like_errors: Numbers | None = None
     """The errors of like networks alone: an interval covers both these and all errors."""
     repeats: int = 1

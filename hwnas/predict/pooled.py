@@ -1,4 +1,4 @@
-"""Predictors of devices that nobody measured: one model of all measured devices, with their datasheets as input.
+"""Predictors of unmeasured devices: one model of all measured devices, with their datasheets as input.
 
 The costs of a network are times at a device's sustained rates, so one set of coefficients serves all devices. Errors
 are those of devices left out: each device is predicted by a model of the others. Networks of one device err in the same
@@ -17,7 +17,7 @@ from hwnas.devices import Device
 from hwnas.errors import InputError
 from hwnas.metrics import Metric, Precision
 from hwnas.predict.arrays import Numbers
-from hwnas.predict.card import CONFIDENCES, UNMEASURED, Card, Coverage, FittedData, HeldOut, Ranked
+from hwnas.predict.card import CONFIDENCES, UNMEASURED, Card, Coverage, FittedData, Ranked, held_out_rows, usual_batch
 from hwnas.predict.features.conditions import Batch, Conditions, conditions_of
 from hwnas.predict.features.table import Features, joined
 from hwnas.predict.fitted_range import FittedRange
@@ -95,7 +95,7 @@ def pooled_predictor(
     conditions: Conditions,
     environment: Mapping[str, str],
 ) -> Predictor:
-    """Make the predictor of a device that nobody measured.
+    """Make the predictor of an unmeasured device.
 
     Args:
         pool: Measured devices of the same kind, in the same runtime and precision.
@@ -135,7 +135,7 @@ def pooled_predictor(
         model=_MODEL,
         ranking=(_ranked(metric, predicted, target, batches),),
         coverage=tuple(_coverage(pool, left_out, confidence=confidence) for confidence in CONFIDENCES),
-        held_out=held_out_rows(metric, target, predicted, batches),
+        held_out=held_out_rows(*(metric.from_target(rows, batch=batches) for rows in (target, predicted))),
         notes=_notes(device, pool, left_out, spread=spread, is_unlike=is_unlike),
         environment=environment,
     )
@@ -222,18 +222,6 @@ def _notes(
     return tuple(notes)
 
 
-def held_out_rows(metric: Metric, target: Numbers, predicted: Numbers, batches: Numbers) -> tuple[HeldOut, ...]:
-    """Return the rows of a card from milliseconds of a batch."""
-    measured, values = (metric.from_target(rows, batch=batches).tolist() for rows in (target, predicted))
-    return tuple(HeldOut(measured=value, predicted=other) for value, other in zip(measured, values, strict=True))
-
-
 def _ranked(metric: Metric, predicted: Numbers, target: Numbers, batches: Numbers) -> Ranked:
     values = metric.from_target(predicted, batch=batches), metric.from_target(target, batch=batches)
     return Ranked(model=_MODEL, scores=scores(*values))
-
-
-def usual_batch(batches: Numbers) -> int:
-    """Return the most frequent batch size, the largest of several."""
-    values, counts = np.unique(batches, return_counts=True)
-    return int(values[counts == counts.max()][-1])

@@ -32,7 +32,7 @@ class PredictOptions:
     """None: 0.9, or the highest that all predictors support."""
     predictors: Path | None = None
     profiles: Path | None = None
-    """Folder of the measured devices that answer for one that nobody measured; None: the default search path."""
+    """Folder of the profiles that an unmeasured device is predicted from; None: the default search path."""
     allow_outside: bool = False
     """Predict networks outside the fitted range instead of raising an error; they are marked."""
 
@@ -73,7 +73,7 @@ class UsedPredictor:
     """Environment that its networks were measured in, which the predictions hold for."""
     sources: tuple[str, ...]
     measured: bool = True
-    """False for a device that nobody measured, which other devices' measurements answer for."""
+    """False if the device was not measured, and the predictor was made from measurements of other devices."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +85,7 @@ class NetworkPredictions(TabularResult):
     predictions: tuple[MetricPrediction, ...]
     predictors: tuple[UsedPredictor, ...]
     notes: tuple[str, ...] = ()
-    """Notes on devices that nobody measured, and on defaults that the predictors did not support."""
+    """Notes on unmeasured devices, and on defaults that the predictors did not support."""
 
     def _columns(self) -> Columns:
         names = ("label", "network_id", "metric", "unit", "mean", "lower", "upper")

@@ -1,4 +1,4 @@
-"""Choice of the measured devices that answer for one that nobody measured."""
+"""Choice of the measured devices from which an unmeasured one is predicted."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,7 +33,7 @@ from hwnas.predict.selector import ChosenPredictor
 from hwnas.profile.lookup import ProfileEntry, TableEntry, profile_entries, table_entries
 
 POOLED = "unmeasured"
-"""Folder, below one of predictors, of those of devices that nobody measured; they are never chosen in silence."""
+"""Subfolder of a folder of predictors for those of unmeasured devices; no command chooses them without a warning."""
 _METRICS = ("latency_ms", "throughput")
 _Entry = ProfileEntry | TableEntry
 
@@ -41,7 +41,7 @@ _Entry = ProfileEntry | TableEntry
 def choose_unmeasured(
     metric: Metric, *, profiles: Path | None = None, machine: Machine | None = None
 ) -> ChosenPredictor:
-    """Make a predictor for a device that nobody measured, from all measured ones of its kind.
+    """Make a predictor for an unmeasured device, from all measured ones of its kind.
 
     Args:
         metric: The metric; unspecified parts of its deployment are filled in from the pool.
@@ -61,9 +61,7 @@ def choose_unmeasured(
         raise InputError(f"{metric.name} does not follow from a datasheet", got=name, known=_METRICS, hint=hint)
     if name not in DEVICES:
         hint = "hwnas profile on that device, or register its rates: hwnas.devices.DEVICES.add"
-        raise InputError(
-            f"a device that nobody measured must have a datasheet, which {name} lacks", got=name, hint=hint
-        )
+        raise InputError(f"an unmeasured device must have a datasheet, which {name} lacks", got=name, hint=hint)
     device = DEVICES.get(name)
     pools = _pools(metric.deployment, device, profiles)
     entries = _best_pool(pools, device)
@@ -103,8 +101,8 @@ def calibrate_pool(
         profiles: The only folder of profiles and tables to use; None: the default search path.
 
     Returns:
-        The predictor; None if the networks are many, the device has no datasheet or no other device was measured in
-        its deployment.
+        The predictor; None if the networks are many, the device has no datasheet, or too few other devices were
+        measured in its deployment: two, or each of those that are named.
     """
     name, deployment = networks.device.name, networks.deployment
     few = MIN_CALIBRATION <= len(set(group_equal_networks(networks.features))) <= FEW_NETWORKS
@@ -113,12 +111,13 @@ def calibrate_pool(
     device = DEVICES.get(name)
     try:
         conditions = _sustained(networks)
-        pools = _pools(replace(deployment, device=None), device, profiles)
     except InputError:  # a datasheet without rates
         return None
+    pools = _pools(replace(deployment, device=None), device, profiles)
     sources = [source for same in pools.values() for source in same if source.device.name != name]
     kept = _newest([source for source in sources if not devices or source.device.name in devices])
-    if len({source.device.name for source in kept}) < (1 if devices else MIN_DEVICES):
+    found = {source.device.name for source in kept}
+    if not found.issuperset(devices) or len(found) < (1 if devices else MIN_DEVICES):
         return None
     rows = networks.take(np.flatnonzero(np.isfinite(networks.values[metric])))
     return calibrated_predictor(

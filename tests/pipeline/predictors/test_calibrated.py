@@ -37,7 +37,7 @@ def sampled(networks: MeasuredNetworks, count: int = 10) -> MeasuredNetworks:
 
 
 def errors(networks: MeasuredNetworks, few: MeasuredNetworks, others: list[MeasuredNetworks]) -> tuple[float, float]:
-    """Errors on all networks: of the answer, and of a model of the other devices times the median ratio."""
+    """Errors on networks outside the sample: of the answer, and of a model of the other devices times one ratio."""
     made = calibrate_pool(few, "latency_ms", devices=[other.device.name for other in others])
     assert made is not None
     model = fit_pool([_part(other) for other in others])
@@ -46,7 +46,9 @@ def errors(networks: MeasuredNetworks, few: MeasuredNetworks, others: list[Measu
         conditions = replace(_sustained(part), batch=part.batches)
         return np.log(part.values["latency_ms"] / model.predict(part.features_for(conditions)))
 
-    one = float(np.abs(np.expm1(np.median(logs(few)) - logs(networks))).mean())
+    ratio = np.median(logs(few))
+    networks = networks.take(np.setdiff1d(np.arange(len(networks)), representative(networks.features, count=len(few))))
+    one = float(np.abs(np.expm1(ratio - logs(networks))).mean())
     conditions = replace(made.conditions, batch=networks.batches)
     predicted = made.model.predict(networks.features_for(conditions))
     return float(np.abs(predicted / networks.values["latency_ms"] - 1).mean()), one
@@ -110,7 +112,7 @@ def test_factors_are_found_and_without_evidence_stay_equal() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("runtime", ["torch", "torch-compile"])
-def test_ten_samples_are_never_worse_than_one_ratio_on_the_stored_tables(runtime: str) -> None:
+def test_ten_samples_are_at_most_5_percent_worse_than_one_ratio_on_the_stored_tables(runtime: str) -> None:
     stored = [part for part in tables(None) if part.deployment.runtime == runtime]
     assert len(stored) >= 2
     for networks in stored:

@@ -50,7 +50,7 @@ def test_power_limits_what_a_device_sustains() -> None:
         sustained_conditions(DEVICES.get("jetson-thor"), precision="fp16")
 
 
-def test_a_device_that_nobody_measured_is_predicted_from_the_others(profiles: Path) -> None:
+def test_an_unmeasured_device_is_predicted_from_the_others(profiles: Path) -> None:
     chosen = choose_unmeasured(THROUGHPUT, profiles=profiles)
     assert str(chosen.metric) == f"throughput@a100/torch/fp16/b{BATCH}"
     card = chosen.predictor.card
