@@ -57,7 +57,7 @@ class Row:
 
 
 def chosen(learners: Sequence[Learner] | None = None, *, by_family: bool = False) -> Method:
-    """What a user gets: `fit_predictor`, with families and times where the data has them."""
+    """Predict with `fit_predictor`, as `hwnas fit` does, with families and times where the data has them."""
 
     def method(data: Data, fit: Rows, held_out: Rows) -> Numbers:
         observed = Observations(
@@ -100,7 +100,7 @@ MODELS = {
 }
 _METRIC = parse_metric("latency_ms@benchmark/torch/fp32/b1")
 _CONDITIONS = Conditions(kind="gpu", op_per_s=1e13, byte_per_s=1e12, bytes_per_element=4)
-"""Of data whose features are computed already."""
+"""Return the observations of data whose features are computed already."""
 QUADRATIC = RidgeLearner(name="quadratic", squared=True)
 
 

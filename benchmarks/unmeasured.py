@@ -1,4 +1,4 @@
-"""How well devices are predicted that nobody measured: each GPU of a folder of timm's tables is left out in turn.
+"""Error of predictions for unmeasured devices: each GPU of a folder of timm's tables is left out in turn.
 
     python -m benchmarks.unmeasured --tables DIR [--save]
 
@@ -166,7 +166,7 @@ def main() -> None:
             table,
             name="unmeasured",
             device=detect().cpu.slug,
-            title="Devices that nobody measured",
+            title="Unmeasured devices",
             command="python -m benchmarks.unmeasured --tables DIR --save",
             notes=notes,
         )

@@ -47,7 +47,7 @@ STATE = "state.json"
 CUTS = (0.15, 0.35, 0.55)
 HALF = 0.5
 SHARES_OF_MACS = (0.85, 0.75, 0.65, 0.5, 0.5, 0.5, 0.4, 0.35)
-"""Of the networks that are trained on their own as well."""
+"""MACs of the networks that are also trained on their own, as shares of the model's."""
 _SCORE_BATCHES = 8
 _FROM_SCRATCH = {
     "optimizer.lr": "1e-3",
@@ -69,7 +69,7 @@ _ELASTIC = {
 
 
 class Trainings:
-    """What has been trained and evaluated, each part once.
+    """Trainings and evaluations of the benchmark, each part done once.
 
     Args:
         options: Sizes of the benchmark.

@@ -54,7 +54,7 @@ def predict(
 ) -> None:
     """Predict the latency of networks on a device.
 
-    For a device that nobody measured, the measurements of others of its kind are scaled by their datasheets, and the
+    For a device without measurements, those of other devices of its kind are scaled by their datasheets, and the
     output says so.
 
     TARGET is timm:NAME, SPACE:ARCH, or with --space just ARCH: the name of a published network, min, max, random:SEED,

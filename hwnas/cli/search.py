@@ -26,6 +26,7 @@ from hwnas.cli.output import print_json, print_line, print_table
 from hwnas.cli.progress import console_reporter
 from hwnas.config import to_mapping
 from hwnas.errors import CheckFailedError, UsageError
+from hwnas.metrics import QUANTISED
 from hwnas.pipeline.search.options import SearchOptions
 from hwnas.pipeline.search.run import SearchDryRun, SearchRun, dry_run_search, search_networks
 from hwnas.profile.timing import PAIRS as DEFAULT_PAIRS
@@ -66,7 +67,7 @@ _SOURCES = (
     click.option(
         "--unmeasured",
         is_flag=True,
-        help="For a device that nobody measured, scale measurements of others by their datasheets.",
+        help="Predict a device without measurements from other devices, scaled by their datasheets.",
     ),
 )
 _OBJECTIVES = (
@@ -213,6 +214,7 @@ def _require_effect(context: click.Context) -> None:
             not values["no_accuracy"] and values["export_top"] > 0,
             "no trained graph is exported",
         ),
+        ("--max-drop", bool(set(values["precisions"]) & set(QUANTISED)), "no network is exported in int8"),
         ("--workers", not values["no_accuracy"], "--no-accuracy loads no images"),
     ):
         if option in given and not is_read:

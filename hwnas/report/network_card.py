@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from hwnas.predict.card import UNMEASURED
 from hwnas.search.record import ExportedWinner, MetricCheck, SearchRecord
 from hwnas.search.spec import SearchSpec, SupernetSpec
 from hwnas.search.verification import FrontMember
@@ -25,6 +26,7 @@ def card_page(record: SearchRecord, member: FrontMember, item: ExportedWinner) -
         f"- {_weights(record.spec.supernet, item)}",
         f"- {_measured(record)}",
         *_file_accuracy(item),
+        *(f"- {note}" for note in record.notes if UNMEASURED in note),
         "",
         "```json",
         canonical_json(member.candidate.arch.to_mapping()),

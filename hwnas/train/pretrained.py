@@ -56,7 +56,7 @@ class SpaceName(NamedTuple):
     image_size: int | None
     """Side of the images, where it is not the model's."""
     sizes: bool
-    """Whether networks choose the sizes of their images and patches."""
+    """True if networks choose the sizes of their images and patches."""
 
     @property
     def listed(self) -> str:
@@ -89,7 +89,7 @@ def space_of(model: nn.Module, *, name: str, num_classes: int | None = None, siz
         model: A vision transformer of timm, on any device.
         name: Its name in timm.
         num_classes: Number of classes; None: the model's, or 1,000 for a model without a classifier.
-        sizes: Whether networks also choose the sizes of images and patches (`with_sizes`).
+        sizes: True if networks also choose the sizes of images and patches (`with_sizes`).
 
     Raises:
         InputError: The model is of a kind that is not supported.
@@ -130,7 +130,7 @@ def supernet_of(
         name: Its name in timm.
         num_classes: Number of classes; where it is not the model's, the classifier has fresh weights.
         drop_path: Rate of stochastic depth in the last block.
-        sizes: Whether networks also choose the sizes of images and patches (`with_sizes`).
+        sizes: True if networks also choose the sizes of images and patches (`with_sizes`).
 
     Returns:
         The supernet, which at its largest computes what the model computes, on the CPU and in training mode.

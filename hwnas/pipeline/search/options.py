@@ -54,7 +54,7 @@ class SearchOptions:
     profiles: Path | None = None
     """A folder of profiles to fit missing predictors to."""
     unmeasured: bool = False
-    """Use measurements of other devices where nobody measured the device."""
+    """For a device without measurements, predict from those of other devices."""
     runs: Path = Path("runs")
     """Folder in which supernets are found and the run is created."""
     post_search: PostSearch = field(default_factory=PostSearch)
