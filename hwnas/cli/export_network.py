@@ -1,7 +1,7 @@
 """`hwnas export`: write a network to a file that runs without hwnas."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -25,6 +25,9 @@ from hwnas.pipeline.export_network import FORMATS, EngineOptions, ExportedNetwor
 from hwnas.pipeline.export_network import export_network as write_network
 from hwnas.pipeline.quantisation import QuantisationOptions
 from hwnas.space import SPACES
+
+if TYPE_CHECKING:
+    from hwnas.search.record import Repair
 
 _PLAN_PARAMETERS = (
     "space",
@@ -67,11 +70,16 @@ _SHOWN_LAYERS = 3
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of random weights, if no file is given.")
 @click.option("--image-size", type=IMAGE_SIZE, help="Image size with random weights, if not the space's.")
 @click.option("--classes", type=CLASSES, help="Classes with random weights, if not those of the space.")
-@click.option("--data", help="int8, fp8: labelled images, as for hwnas train.", show_default="those of RUN")
+@click.option(
+    "--repair",
+    is_flag=True,
+    help="Fit a network cut from a pretrained model anew to what the model computes, by least squares, if that helps.",
+)
+@click.option("--data", help="int8, fp8, --repair: labelled images, as for hwnas train.", show_default="those of RUN")
 @click.option(
     "--calibration-images",
     type=Whole(1, 1_000_000),
-    help="int8, fp8: training images that the scales are from.",
+    help="int8, fp8, --repair: training images to calibrate with.",
     show_default=str(QuantisationOptions.num_images),
 )
 @click.option(
@@ -115,6 +123,7 @@ def export_network(
     seed: int,
     image_size: int | None,
     classes: int | None,
+    repair: bool,
     data: str | None,
     calibration_images: int | None,
     calibration_method: str | None,
@@ -139,6 +148,13 @@ def export_network(
     its top-1 accuracy on held-out images is within --max-drop points of that in fp32. The scales of int8-dynamic are
     computed in each run, of ONNX Runtime alone. fp8 is for GPUs from Ada and Hopper on, by TensorRT: its linear layers
     compute in 8 bits (E4M3), the rest in float16, and its accuracy is checked like that of int8.
+
+    With --repair the last layers of attention and MLP of a network of an elastic space are fitted to the tokens of the
+    model that it was cut from, on training images of --data without their labels, before it is written in any format or
+    precision. The network is written without the repair if that was worse on held-out images.
+
+    --format timm writes a folder for timm.create_model("local-dir:FOLDER", pretrained=True), checked by loading it. A
+    network is such a model if it is cut from one and all of its blocks are alike, with all heads.
     """
     engine = EngineOptions(
         workspace_mb=workspace_mb,
@@ -160,7 +176,9 @@ def export_network(
     }
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     name = named if arch is None else arch
-    if precision is None:
+    if precision is None and format_ == "timm":
+        precision = "fp32"
+    elif precision is None:
         from hwnas.pipeline.run_network import searched_precision  # it loads torch, which --help must not
 
         precision = searched_precision(space, name)
@@ -177,11 +195,12 @@ def export_network(
         num_classes=classes,
         quantisation=None if given == {} else QuantisationOptions(**given),
         engine=engine,
+        repair=repair,
     )
     if as_json:
         print_json(exported.to_mapping())
     else:
-        _print(exported)
+        _print(exported, repair=repair)
 
 
 def _export_plan(
@@ -204,7 +223,7 @@ def _export_plan(
         print_line(f"left out, as they are not of the space: {', '.join(exported.left_out)}")
 
 
-def _print(exported: ExportedNetwork) -> None:
+def _print(exported: ExportedNetwork, *, repair: bool) -> None:
     rows: list[tuple[str, object]] = [
         ("network", f"{exported.space} {exported.network_id}"),
         ("weights", exported.weights),
@@ -213,6 +232,8 @@ def _print(exported: ExportedNetwork) -> None:
         ("exporter", exported.exporter),
         ("time", f"{exported.seconds:.1f} s"),
     ]
+    if repair:
+        rows += _repair_rows(exported.repair)
     parity = exported.parity
     sizes = " and ".join(map(str, parity.batches))
     rows.append(("checked with", f"{parity.runtime}, {parity.images} images in batches of {sizes}"))
@@ -235,3 +256,19 @@ def _print(exported: ExportedNetwork) -> None:
     print_line()
     for file in exported.files:
         print_line(str(file))
+
+
+def _repair_rows(found: "Repair | None") -> list[tuple[str, object]]:
+    if found is None:
+        return [("repair", "nothing to repair: the network has all heads and hidden units")]
+    kept = "" if found.kept else "; worse than before, and not kept"
+    return [
+        ("repair", f"least squares on {found.images:,} training images of {found.data}{kept}"),
+        (
+            "accuracy",
+            f"{found.accuracy_before:.2%} before, {found.accuracy:.2%} after; the model {found.model_accuracy:.2%}",
+        ),
+        ("agreement", f"with the model's first class {found.agreement_before:.2%} before, {found.agreement:.2%} after"),
+        ("divergence", f"from the model {found.divergence_before:.3g} before, {found.divergence:.3g} after"),
+        ("measured on", f"{found.heldout_images:,} held-out images"),
+    ]

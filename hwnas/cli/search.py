@@ -125,6 +125,11 @@ _POST_SEARCH = (
         show_default="any",
         help="Points of accuracy that the graph of a winner in int8 may lose against fp32.",
     ),
+    click.option(
+        "--repair",
+        is_flag=True,
+        help="Repair winners that were cut from a pretrained model by least squares, each if that helps.",
+    ),
     click.option("--retrain-epochs", type=EPOCHS, help="Epochs of --retrain, instead of those of the recipe."),
 )
 _RUN_OPTIONS = (
@@ -190,6 +195,7 @@ def _options(
     retrain: int,
     retrain_epochs: int | None,
     max_drop: float | None,
+    repair: bool,
     **values: Any,
 ) -> SearchOptions:
     post_search = PostSearch(
@@ -199,6 +205,7 @@ def _options(
         retrain=retrain,
         retrain_epochs=retrain_epochs,
         max_drop=None if max_drop is None else max_drop / 100,
+        repair=repair,
     )
     return SearchOptions(accuracy=not no_accuracy, macs=not no_macs, post_search=post_search, **values)
 
@@ -215,6 +222,11 @@ def _require_effect(context: click.Context) -> None:
             "no trained graph is exported",
         ),
         ("--max-drop", bool(set(values["precisions"]) & set(QUANTISED)), "no network is exported in int8"),
+        (
+            "--repair",
+            not values["no_accuracy"] and values["export_top"] > values["retrain"],
+            "no network is exported with the weights of a supernet",
+        ),
         ("--workers", not values["no_accuracy"], "--no-accuracy loads no images"),
     ):
         if option in given and not is_read:

@@ -1,12 +1,13 @@
 """`hwnas export`: write one network to files that run without hwnas, checked against torch."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 from hwnas.arguments import checked_arguments, conform
-from hwnas.config import require_valid
+from hwnas.config import require_valid, to_mapping
 from hwnas.devices import DEVICES
 from hwnas.errors import InputError, UsageError, unknown
 from hwnas.export.precision import QUANTISED_PRECISIONS
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from hwnas.export.parity import ExportParity
     from hwnas.export.tensorrt.settings import EnginePrecision
     from hwnas.export.tensorrt.timing_cache import TimingCacheUse
+    from hwnas.search.record import Repair
 
 SUFFIXES: Mapping[str, str] = {
     "onnx": "onnx",
@@ -31,8 +33,9 @@ SUFFIXES: Mapping[str, str] = {
     "safetensors": "safetensors",
     "tensorrt": "engine",
     "tensorrt-rtx": "rtx",
+    "timm": "timm",
 }
-"""File suffix of each format."""
+"""File suffix of each format; timm's is a folder."""
 
 FORMATS = tuple(SUFFIXES)
 
@@ -105,6 +108,8 @@ class ExportedNetwork:
     files: tuple[Path, ...]
     """The network first, then the files that accompany it."""
     seconds: float
+    repair: "Repair | None" = None
+    """Its repair; None if none was requested or nothing was cut."""
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the fields as plain values, as `--json` prints them."""
@@ -127,6 +132,7 @@ def export_network(
     num_classes: int | None = None,
     quantisation: QuantisationOptions | None = None,
     engine: EngineOptions | None = None,
+    repair: bool = False,
 ) -> ExportedNetwork:
     """Write a network to a folder, as an ONNX graph, a torch program, weights alone or a TensorRT engine.
 
@@ -135,7 +141,8 @@ def export_network(
         arch: The network. With a run it may be an id from that run, whose weights, image size and classes are then
             used. Not needed if `weights` holds a single network.
         out: The folder to write to.
-        format: 'onnx', 'pt2', 'safetensors', 'tensorrt' or 'tensorrt-rtx'.
+        format: 'onnx', 'pt2', 'safetensors', 'tensorrt', 'tensorrt-rtx', or 'timm': a folder that timm loads, of a
+            network whose blocks are alike and have all heads of the model that it was cut from.
         precision: 'fp32', 'fp16' or 'bf16'; for an ONNX graph also 'int8', 'int8-dynamic' or 'fp8'; for an engine also
             'tf32', a float32 graph with TF32 products, and 'fp8'.
         batch: Batch size that the file accepts; None for any, which an engine does not support.
@@ -143,9 +150,11 @@ def export_network(
         seed: Seed of random weights.
         image_size: Image size of a network with random weights, if it is not the space's.
         num_classes: Classes of a network with random weights, if they are not the space's.
-        quantisation: Options of int8 and fp8, with the images to calibrate with and to measure accuracy on; None:
-            those of the run, if there is one.
+        quantisation: Options of int8 and fp8, with the images to calibrate with and to measure accuracy on, which a
+            repair uses too; None: those of the run, if there is one.
         engine: Options of a TensorRT build.
+        repair: Fit a network that was cut from a model anew to what the model computes, by least squares, if that
+            helps. The run holds the model.
 
     Raises:
         CheckFailedError: The outputs differ from torch's by more than rounding explains, or quantising loses too
@@ -164,13 +173,21 @@ def export_network(
         )
     _check_source(space, weights=weights, changed=(image_size, num_classes))
     _check_format(format, precision=precision, batch=batch, options=options)
-    _check_quantisation(quantisation, precision=precision, run=run)
+    _check_quantisation(quantisation, precision=precision, run=run, repair=repair)
     source = weighted_network(
         space, arch, weights=weights, seed=seed, image_size=image_size, num_classes=num_classes, command=_COMMAND
     )
+    effect = None
+    if repair:
+        from hwnas.pipeline.repair import repair_from_run
+
+        repaired = repair_from_run(source, run=run, options=quantisation or QuantisationOptions())
+        source, effect = replace(source, module=repaired.module), repaired.repair
     candidate = source.space.candidate(source.arch)
     stem = f"{source.space.name}-{candidate.network_id}-{precision}"
     path = out / f"{stem}-b{'any' if batch is None else batch}.{SUFFIXES[format]}"
+    if format == "timm":
+        path, batch = out / f"{source.space.name}-{candidate.network_id}.timm", None
     settings, images = None, None
     if format in get_args(LibraryName):
         settings = options.settings(library=cast("LibraryName", format), precision=precision, batch=batch or 1)
@@ -182,10 +199,16 @@ def export_network(
             batch=batch,
             image_size=source.space.image_size_of(source.arch),
         )
-    if settings is not None:
-        exported = _write_engine(source, path, settings, images=images)
+    if format == "timm":
+        from hwnas.pipeline.export_timm import export_timm
+
+        exported = export_timm(source, path)
+    elif settings is not None:
+        exported = _write_engine(source, path, settings, images=images, repair=effect)
     else:
-        exported = _write_file(source, path, format=format, precision=precision, batch=batch, images=images)
+        exported = _write_file(
+            source, path, format=format, precision=precision, batch=batch, images=images, repair=effect
+        )
     return ExportedNetwork(
         space=source.space.name,
         arch=source.arch,
@@ -200,6 +223,7 @@ def export_network(
         parity=exported.parity,
         files=exported.files,
         seconds=exported.seconds,
+        repair=effect,
     )
 
 
@@ -246,14 +270,17 @@ def _check_format(format: str, *, precision: str, batch: int | None, options: En
         words = {"devices": "for"}
         got = ", ".join(f"--{words.get(name, name.replace('_', '-'))}" for name in options.given)
         raise UsageError("TensorRT's build options are for --format tensorrt", got=got)
+    if format == "timm" and precision != "fp32":
+        message = "a model of timm is written in fp32, which timm converts when it is used"
+        raise UsageError(message, got=f"--precision {precision}", hint="--format onnx")
     if precision == "tf32":
         message = "tf32 is a way to compute products in an engine; files hold fp32, fp16 or bf16"
         raise UsageError(message, got="--precision tf32", hint="--format tensorrt, or --precision fp32")
 
 
-def _check_quantisation(options: QuantisationOptions | None, *, precision: str, run: Path | None) -> None:
+def _check_quantisation(options: QuantisationOptions | None, *, precision: str, run: Path | None, repair: bool) -> None:
     if precision not in QUANTISED_PRECISIONS:
-        if options is not None:
+        if options is not None and not (repair and options.images_only == options):
             message = "images, calibration and a loss of accuracy are for int8 and fp8"
             raise UsageError(message, got=f"--precision {precision}", hint="--precision int8")
     elif run is None and (options is None or (options.data is None and options.run is None)):
@@ -269,6 +296,7 @@ def _write_file(
     precision: str,
     batch: int | None,
     images: QuantisationImages | None = None,
+    repair: "Repair | None" = None,
 ) -> "ExportedModule":
     from hwnas.export.export import export_module
 
@@ -283,6 +311,7 @@ def _write_file(
             "space": source.space.name,
             "network_id": source.space.network_id(source.arch),
             "weights": source.weights,
+            **({} if repair is None else {"repair": json.dumps(to_mapping(repair))}),
         },
         calibration=None if images is None else images.calibration,
         accuracy=None if images is None else images.accuracy,
@@ -301,7 +330,12 @@ def _compute_capabilities(devices: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _write_engine(
-    source: WeightedNetwork, path: Path, settings: EngineSettings, *, images: QuantisationImages | None
+    source: WeightedNetwork,
+    path: Path,
+    settings: EngineSettings,
+    *,
+    images: QuantisationImages | None,
+    repair: "Repair | None",
 ) -> "ExportedModule":
     """Write an engine next to the ONNX graph that it is built from."""
     from hwnas.export.tensorrt.export import export_engine
@@ -318,6 +352,7 @@ def _write_engine(
         precision=settings.weight_precision,
         batch=settings.batch,
         images=images,
+        repair=repair,
     )
     return export_engine(
         source.module,

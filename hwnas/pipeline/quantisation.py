@@ -1,4 +1,4 @@
-"""The images of a network in int8: training images to calibrate with, held-out images to compare accuracy on."""
+"""The images of a network in int8 or to be repaired: training images to calibrate with, held-out ones for accuracy."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ _LOADED = 64
 
 @dataclass(frozen=True, kw_only=True)
 class QuantisationOptions:
-    """Options of quantisation to int8, with the largest loss of accuracy."""
+    """Options of quantisation to int8, with the largest loss of accuracy; a repair uses its images."""
 
     data: str | None = None
     """Dataset whose training images calibrate and whose held-out images judge; None: that of the run."""
@@ -52,6 +52,11 @@ class QuantisationOptions:
 
     def __post_init__(self) -> None:
         require_valid(self)
+
+    @property
+    def images_only(self) -> "QuantisationOptions":
+        """The same images with the defaults of all that concerns quantisation alone."""
+        return QuantisationOptions(data=self.data, run=self.run, num_images=self.num_images, seed=self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +145,7 @@ def _open(options: QuantisationOptions, *, run: Path | None, config: "SpaceConfi
         name = name if name is not None or supernet is None else supernet.data
     is_run = training is not None and (training / MANIFEST).is_file()
     if name is None and not is_run:
-        message = "int8 needs labelled images: some to calibrate with, others to compare accuracy with fp32 on"
+        message = "labelled images are needed, some to calibrate with and others to measure accuracy on"
         raise UsageError(message, got=f"{run}, which names none", hint="--data DIR")
     train_config = read_train_config(Run.open(training)) if is_run and training is not None else None
     return open_run_data(

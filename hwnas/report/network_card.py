@@ -25,6 +25,7 @@ def card_page(record: SearchRecord, member: FrontMember, item: ExportedWinner) -
         f"- images {_images(record.spec, member.candidate.arch)}",
         f"- {_weights(record.spec.supernet, item)}",
         f"- {_measured(record)}",
+        *_repair(record.spec, item),
         *_file_accuracy(item),
         *(f"- {note}" for note in record.notes if UNMEASURED in note),
         "",
@@ -61,6 +62,20 @@ def _weights(supernet: SupernetSpec | None, item: ExportedWinner) -> str:
     if item.test_accuracy is not None:
         return f"weights: retrained from {supernet.path}; test accuracy {item.test_accuracy:.2%}, evaluated once"
     return f"weights: inherited from {supernet.path}; accuracy is that of {supernet.num_images} held-out images"
+
+
+def _repair(spec: SearchSpec, item: ExportedWinner) -> list[str]:
+    found = item.repair
+    if found is None:
+        is_whole = spec.post_search.repair and item.test_accuracy is None and item.failure is None
+        return ["- not repaired: the network has all heads and hidden units"] if is_whole else []
+    how = f"least squares on {found.images:,} training images of {found.data}"
+    done = f"repaired by {how}" if found.kept else f"not repaired, as {how} made it worse"
+    return [
+        f"- {done}; on {found.heldout_images:,} held-out images accuracy {found.accuracy_before:.2%} before and "
+        f"{found.accuracy:.2%} after (the model {found.model_accuracy:.2%}), agreement with the model "
+        f"{found.agreement_before:.2%} before and {found.agreement:.2%} after"
+    ]
 
 
 def _file_accuracy(item: ExportedWinner) -> list[str]:

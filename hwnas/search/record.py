@@ -149,6 +149,30 @@ class Verification:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Repair:
+    """A least-squares repair of a network that was cut from a model, and its effect on held-out images."""
+
+    data: str
+    """The dataset."""
+    images: Count
+    """Training images that the network was repaired on, without their labels."""
+    heldout_images: Count
+    kept: bool
+    """False if the network was worse after the repair, so that it has the weights from before."""
+    model_accuracy: Share
+    """Accuracy of the model."""
+    accuracy_before: Share
+    accuracy: Share
+    """After the repair, as all values without `_before`."""
+    agreement_before: Share
+    """Share of images whose most likely class is the model's."""
+    agreement: Share
+    divergence_before: float
+    """Mean Kullback-Leibler divergence from the model."""
+    divergence: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExportedWinner:
     """One of the best networks, exported to a folder of the run."""
 
@@ -168,6 +192,8 @@ class ExportedWinner:
     """Held-out accuracy of the exported graph in its runtime, if its precision changes accuracy."""
     float_accuracy: Share | None = None
     """The same of the network in float32, on the same images."""
+    repair: Repair | None = None
+    """Its repair; None if none was requested or nothing was cut."""
 
     def __post_init__(self) -> None:
         require_inside(Path(self.folder), what="folder")

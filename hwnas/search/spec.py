@@ -58,6 +58,8 @@ class PostSearch:
     """Number of winners that are exported."""
     max_drop: Annotated[float, Between(0, 1)] | None = None
     """Largest accuracy that the graph of a winner in int8 may lose against float32; None: any."""
+    repair: bool = False
+    """Repair winners that were cut from a model, as far as they inherit their weights, by least squares."""
 
     def __post_init__(self) -> None:
         require_valid(self)

@@ -140,7 +140,7 @@ def supernet_of(
     """
     space = space_of(model, name=name, num_classes=num_classes, sizes=sizes)
     supernet = ElasticSupernet(space, ElasticSupernetConfig(drop_path=drop_path))
-    weights = dict(_weights(model, space.config))
+    weights = dict(supernet_weights(model, space.config))
     own = dict(supernet.shared.named_parameters())
     fresh = {key for key in own if key.startswith(("head.classifier", "head.distilled"))} - weights.keys()
     assert own.keys() == weights.keys() | fresh, sorted(own.keys() ^ weights.keys())
@@ -363,8 +363,8 @@ def _scale(block: Any, branch: int) -> Tensor | None:
     return getattr(block, f"gamma_{branch}", None) if gamma is None else gamma
 
 
-def _weights(model: Any, config: ElasticConfig) -> Iterator[tuple[str, Tensor]]:
-    """Yield the model's weights by the names of the supernet's."""
+def supernet_weights(model: Any, config: ElasticConfig) -> Iterator[tuple[str, Tensor]]:
+    """Yield the weights of a model of timm by their names in its supernet; each is a weight of the model, or 0."""
     embedding = model.patch_embed.proj
     yield from _layer("stem.patch_embed", embedding)
     if config.patch_bias and embedding.bias is None:

@@ -1,9 +1,13 @@
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from hwnas.pipeline.export_network import ExportedNetwork, export_network
+from hwnas.search.record import Repair
 from tests.cli.commands import CommandLine, command_line
 
 __all__ = ["command_line"]
@@ -54,6 +58,12 @@ def test_a_plan_is_exported_as_it_says(command_line: CommandLine, tmp_path: Path
         ((*ARGUMENTS, "--out", "x", "--max-drop", "2"), 2, "calibration and a loss of accuracy are for int8"),
         (("export", "autoformer-micro", "min", "--precision", "int8", "--out", "x"), 2, "int8 needs labelled images"),
         ((*ARGUMENTS, "--out", "x", "--precision", "int8", "--max-drop", "-1"), 2, "in the range 0<=x<=100"),
+        (
+            (*ARGUMENTS, "--out", "x", "--repair"),
+            1,
+            "only networks that are cut from a pretrained model can be repaired",
+        ),
+        (("export", "autoformer-micro", "min", "--format", "timm", "--out", "x"), 1, "models of timm are made of"),
         ((*ARGUMENTS, "--out", "x", "--workspace-mb", "64"), 2, "TensorRT's build options"),
         ((*ARGUMENTS, "--out", "x", "--timing-cache-use", "pinned"), 2, "a use of a timing cache needs its file"),
         ((*ARGUMENTS, "--out", "x", "--weights", "none.safetensors"), 1, "there is no file none.safetensors"),
@@ -64,6 +74,47 @@ def test_what_cannot_work_is_said(
 ) -> None:
     assert command_line(*arguments) == code
     assert message in command_line.err
+
+
+def test_a_repair_prints_what_it_changed(
+    command_line: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    effect = Repair(
+        data="digits",
+        images=256,
+        heldout_images=719,
+        kept=True,
+        model_accuracy=0.8,
+        accuracy_before=0.5,
+        accuracy=0.625,
+        agreement_before=0.55,
+        agreement=0.7,
+        divergence_before=0.25,
+        divergence=0.125,
+    )
+    for found, lines in (
+        (None, [r"repair +nothing to repair: the network has all heads and hidden units"]),
+        (
+            effect,
+            [
+                r"repair +least squares on 256 training images of digits",
+                r"accuracy +50\.00% before, 62\.50% after; the model 80\.00%",
+                r"agreement +with the model's first class 55\.00% before, 70\.00% after",
+                r"divergence +from the model 0\.25 before, 0\.125 after",
+                r"measured on +719 held-out images",
+            ],
+        ),
+        (replace(effect, kept=False), [r"repair +least squares on .*; worse than before, and not kept"]),
+    ):
+
+        def write(*arguments: Any, repair: bool, found: Repair | None = found, **options: Any) -> ExportedNetwork:
+            assert repair
+            return replace(export_network(*arguments, **options), repair=found)
+
+        monkeypatch.setattr("hwnas.cli.export_network.write_network", write)
+        assert command_line(*ARGUMENTS, "--repair", "--out", str(tmp_path)) == 0
+        for line in lines:
+            assert re.search(f"^{line}$", command_line.out, re.MULTILINE), command_line.out
 
 
 def test_int8_prints_accuracy_next_to_that_of_float32(command_line: CommandLine, tmp_path: Path) -> None:

@@ -113,6 +113,8 @@ def test_a_front_that_could_not_be_verified_shows_in_the_exit_code(
         (["search", "--resume", "nowhere"], 1, "there is no run folder nowhere"),
         (["search", "--confidence", "2"], 2, "in the range 0<x<1"),
         (["search", "--budget", "0"], 2, "--budget"),
+        (["search", "--repair", "--retrain", "1"], 2, "no network is exported with the weights of a supernet"),
+        (["search", "--repair", "--no-accuracy"], 2, "--repair has no effect"),
         (["query", "nowhere"], 1, "must be the run of a search that has ended"),
     ],
 )

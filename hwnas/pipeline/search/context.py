@@ -101,6 +101,10 @@ def prepare_search(
 
         supernet = open_supernet(choice.supernet, space=choice.name, data=options.data)
         space = supernet.space
+        if options.post_search.repair:
+            from hwnas.pipeline.repair import require_repairable
+
+            require_repairable(space, choice.supernet)
     else:
         supernet, space = None, SPACES.get(choice.name or DEFAULT_SPACE)
 

@@ -111,6 +111,9 @@ def parse_criteria(options: SearchOptions) -> Criteria:
     if options.post_search.retrain and not criteria.has_accuracy:
         message = "only networks of a supernet can be retrained, and a search without accuracy has no supernet"
         raise UsageError(message, got=f"--retrain {options.post_search.retrain}", hint="leave out --retrain")
+    if options.post_search.repair and not criteria.has_accuracy:
+        message = "only networks of a supernet can be repaired, and a search without accuracy has no supernet"
+        raise UsageError(message, got="--repair", hint="leave out --repair")
     for option, value, reason in _unused(options, criteria):
         raise UsageError(f"{option} has no effect: {reason}", got=value, hint=f"leave out {option}")
     return criteria

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from hwnas.errors import HwnasError, MissingError
+from hwnas.errors import HwnasError, InputError, MissingError
 from hwnas.files import file_errors, path_within, storage_failed, write_atomic
 from hwnas.metrics import QUANTISED
 from hwnas.pipeline.search.context import SearchContext
@@ -19,14 +19,17 @@ from hwnas.report.network_card import card_page
 from hwnas.search.objective import exact
 from hwnas.search.pareto import knee, most_improving
 from hwnas.search.problem import Problem
-from hwnas.search.record import NETWORKS, ExportedWinner, SearchRecord
+from hwnas.search.record import NETWORKS, ExportedWinner, Repair, SearchRecord
 from hwnas.search.verification import FrontMember
-from hwnas.space.arch import canonical_json
+from hwnas.space.arch import Arch, canonical_json
 from hwnas.space.deployed import networks_of
+from hwnas.space.elastic import Elastic, ElasticArch
 
 if TYPE_CHECKING:
     from hwnas.export.accuracy import QuantisedAccuracy
+    from hwnas.pipeline.repair import RepairedNetwork
     from hwnas.pipeline.search.accuracy import SupernetAccuracy
+    from hwnas.supernet.network import Network
 
 KNEE = "the knee of the front: farthest from the plane through its extremes"
 SPREAD = "adds most hypervolume to those before it"
@@ -40,6 +43,7 @@ class WinnerWeights:
 
     file: Path | None
     test_accuracy: float | None = None
+    repair: Repair | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +112,7 @@ class WinnerExporter:
             failure=failure,
             file_accuracy=None if graphs.accuracy is None else graphs.accuracy.top1,
             float_accuracy=None if graphs.accuracy is None else graphs.accuracy.float_top1,
+            repair=weights.repair,
         )
 
     def _folder(self, member: FrontMember) -> Path:
@@ -118,9 +123,25 @@ class WinnerExporter:
             return WinnerWeights(file=None)
         from hwnas.supernet.store import save_network
 
-        arch, file = member.candidate.arch, folder / _WEIGHTS
-        save_network(self.supernet_accuracy.extract(arch), file, space=networks_of(self.context.space), arch=arch)
-        return WinnerWeights(file=file)
+        arch, file, space, repair = member.candidate.arch, folder / _WEIGHTS, networks_of(self.context.space), None
+        network = self.supernet_accuracy.extract(arch)
+        if self.context.spec.post_search.repair:
+            repaired = self._repaired(network, arch)
+            network, repair = repaired.module, repaired.repair
+        save_network(network, file, space=space, arch=arch)
+        return WinnerWeights(file=file, repair=repair)
+
+    def _repaired(self, network: "Network", arch: Arch) -> "RepairedNetwork":
+        """Repair a network by the model and the images that the supernet was made from."""
+        from hwnas.pipeline.quantisation import QuantisationOptions
+        from hwnas.pipeline.repair import repair_from_run
+        from hwnas.supernet.loading import WeightedNetwork
+
+        supernet = self.context.spec.supernet
+        assert supernet is not None, "an extracted network without a supernet"
+        space, path = networks_of(self.context.space), supernet.path
+        source = WeightedNetwork(module=network, space=space, arch=arch, weights=str(path), fresh=False)
+        return repair_from_run(source, run=path, options=QuantisationOptions(data=supernet.data))
 
     def _retrained_weights(self, member: FrontMember, folder: Path) -> WinnerWeights:
         """Retrain the network from the supernet's weights, and evaluate it once on the test images."""
@@ -184,7 +205,27 @@ class WinnerExporter:
             )
             accuracy = accuracy or exported.parity.accuracy
             files += exported.files
+        if weights.file is not None:
+            files += self._timm_files(candidate.arch, folder, weights.file)
         return WinnerGraphs(files=tuple(files), accuracy=accuracy)
+
+    def _timm_files(self, arch: Arch, folder: Path, weights: Path) -> tuple[Path, ...]:
+        """Write a network that is a plain model of timm as one, too."""
+        space = networks_of(self.context.space)
+        if not isinstance(space, Elastic) or not isinstance(arch, ElasticArch):
+            return ()
+        from hwnas.pipeline.export_network import export_network
+        from hwnas.train.plain_timm import differing_blocks
+
+        if differing_blocks(space, arch) is not None:
+            return ()
+        try:
+            return export_network(space.name, arch, out=folder, format="timm", weights=weights).files
+        except InputError as error:
+            if storage_failed(error):
+                raise
+            self.reporter.message(f"not written as a model of timm: {error}")
+            return ()
 
     def _onnx_formats(self, batches: Sequence[int]) -> tuple[tuple[str, int], ...]:
         """Return the ONNX format for each batch, or nothing if graphs cannot be checked here."""
