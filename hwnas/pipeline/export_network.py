@@ -17,7 +17,7 @@ from hwnas.export.tensorrt.timing_cache import choose_timing_cache
 from hwnas.pipeline.quantisation import QuantisationImages, QuantisationOptions, open_quantisation_images
 from hwnas.runs import MANIFEST
 from hwnas.space import SPACES
-from hwnas.space.arch import Arch
+from hwnas.space.arch import Arch, canonical_json
 from hwnas.supernet.loading import WeightedNetwork, weighted_network
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ def export_network(
     if format == "timm":
         from hwnas.pipeline.export_timm import export_timm
 
-        exported = export_timm(source, path)
+        exported = export_timm(source, path, metadata=_metadata(source, effect))
     elif settings is not None:
         exported = _write_engine(source, path, settings, images=images, repair=effect)
     else:
@@ -236,11 +236,20 @@ def _from_run(
     if weights is not None or changed != (None, None):
         message = "weights, image size and classes are those of the run"
         raise UsageError(message, got=run, hint=f"hwnas export {run} --arch ID --out exported")
-    network = network_of_run(run, arch)
+    network = network_of_run(run, _arch_text(arch))
     if network.weights is not None:
         return network.space.name, network.arch, network.weights, None, None
     config = network.space.config
     return network.space.name, network.arch, None, config.image_size, config.num_classes
+
+
+def _arch_text(arch: Any) -> str | None:
+    """Return a network as it is typed: a name, an id, the path of a file or JSON."""
+    if isinstance(arch, Arch):
+        return canonical_json(arch.to_mapping())
+    if isinstance(arch, Mapping):
+        return canonical_json(dict(arch))
+    return None if arch is None else str(arch)
 
 
 def _check_source(space: str, *, weights: Path | None, changed: tuple[int | None, int | None]) -> None:
@@ -281,7 +290,7 @@ def _check_format(format: str, *, precision: str, batch: int | None, options: En
 def _check_quantisation(options: QuantisationOptions | None, *, precision: str, run: Path | None, repair: bool) -> None:
     if precision not in QUANTISED_PRECISIONS:
         if options is not None and not (repair and options.images_only == options):
-            message = "images, calibration and a loss of accuracy are for int8 and fp8"
+            message = "images, calibration and a loss of accuracy are for int8 and fp8, images alone for --repair too"
             raise UsageError(message, got=f"--precision {precision}", hint="--precision int8")
     elif run is None and (options is None or (options.data is None and options.run is None)):
         message = f"{precision} needs labelled images: some to calibrate with, others to compare accuracy with fp32 on"
@@ -307,15 +316,19 @@ def _write_file(
         input_shape=source.space.input_shape_of(source.arch),
         precision=precision,
         batch=batch,
-        metadata={
-            "space": source.space.name,
-            "network_id": source.space.network_id(source.arch),
-            "weights": source.weights,
-            **({} if repair is None else {"repair": json.dumps(to_mapping(repair))}),
-        },
+        metadata=_metadata(source, repair),
         calibration=None if images is None else images.calibration,
         accuracy=None if images is None else images.accuracy,
     )
+
+
+def _metadata(source: WeightedNetwork, repair: "Repair | None") -> dict[str, str]:
+    return {
+        "space": source.space.name,
+        "network_id": source.space.network_id(source.arch),
+        "weights": source.weights,
+        **({} if repair is None else {"repair": json.dumps(to_mapping(repair))}),
+    }
 
 
 def _compute_capabilities(devices: tuple[str, ...]) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,6 +14,7 @@ import torch
 
 from hwnas.errors import InputError
 from hwnas.export.export import ExportedModule
+from hwnas.export.onnx_graph import export_metadata
 from hwnas.export.parity import Array, check_parity, parity_path, remove_parity, write_checked
 from hwnas.files import file_errors, write_atomic
 from hwnas.space.elastic import Elastic, ElasticArch
@@ -27,12 +29,13 @@ TOLERANCE = 1e-5
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 
-def export_timm(source: WeightedNetwork, folder: Path) -> ExportedModule:
+def export_timm(source: WeightedNetwork, folder: Path, *, metadata: Mapping[str, str]) -> ExportedModule:
     """Write a network of an elastic space to a folder that timm loads, if timm computes the same.
 
     Args:
         source: The network.
         folder: The folder, which is created if necessary.
+        metadata: Entries for the header of the weights.
 
     Raises:
         CheckFailedError: The model that timm loads from the files has other outputs; nothing is written.
@@ -45,7 +48,8 @@ def export_timm(source: WeightedNetwork, folder: Path) -> ExportedModule:
     start = time.perf_counter()
     plain = plain_model(source.module, space, arch)
     tensors = {name: tensor.contiguous() for name, tensor in plain.module.state_dict().items()}
-    content = safetensors.torch.save(tensors, {"format": "pt"})
+    about = export_metadata(exporter="timm", precision="fp32", batch=None, metadata=metadata)
+    content = safetensors.torch.save(tensors, {"format": "pt", "hwnas": json.dumps(about)})
     files = {WEIGHTS: content, CONFIG: json.dumps(_config(plain, space, arch), indent=2).encode() + b"\n"}
     remove_parity(folder)
     parity = check_parity(

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,7 +24,8 @@ from hwnas.pipeline.search import winners
 from hwnas.pipeline.search.options import SearchOptions
 from hwnas.pipeline.search.run import search_networks
 from hwnas.pipeline.train import train_model
-from hwnas.search.record import read_record
+from hwnas.report import network_card
+from hwnas.search.record import ExportedWinner, Repair, read_record
 from hwnas.search.spec import PostSearch
 from hwnas.space.arch import canonical_json
 from hwnas.space.elastic import ElasticArch, ElasticBlock
@@ -34,6 +36,7 @@ from hwnas.train.pretrained import supernet_of
 from hwnas.train.repair import repair_network
 from hwnas.train.trainer import TrainerConfig
 from tests.pipeline.search.workbench import write_supernet
+from tests.search.test_record import RECORD
 
 SMALL = QuantisationOptions(num_images=64)
 
@@ -245,7 +248,7 @@ def uniform(supernet: ElasticSupernet) -> ElasticArch:
 
 def test_a_uniform_network_is_a_folder_that_timm_loads(run: Path, supernet: ElasticSupernet, tmp_path: Path) -> None:
     arch = uniform(supernet)
-    found = export_network(str(run), canonical_json(arch.to_mapping()), out=tmp_path, format="timm")
+    found = export_network(str(run), arch, out=tmp_path, format="timm")
     folder, record = found.files
     assert sorted(file.name for file in folder.iterdir()) == ["config.json", "model.safetensors"]
     assert found.parity.passed
@@ -261,6 +264,55 @@ def test_a_uniform_network_is_a_folder_that_timm_loads(run: Path, supernet: Elas
     assert tuple(model.pretrained_cfg["input_size"]) == (3, 32, 32)
     with_seven: Any = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=7)
     assert with_seven.head.out_features == 7
+
+
+def test_winners_that_are_models_of_timm_are_written_as_such(
+    run: Path, supernet: ElasticSupernet, narrow: str, tmp_path: Path
+) -> None:
+    texts: list[str] = []
+    context = SimpleNamespace(space=supernet.space)
+    exporter: Any = SimpleNamespace(context=context, reporter=SimpleNamespace(message=texts.append))
+    write: Any = winners.WinnerExporter._timm_files
+    plain, other = uniform(supernet), supernet.space.parse(json.loads(narrow))
+    file = run / "supernet.safetensors"
+    folder, record = write(exporter, plain, tmp_path, file)
+    assert (folder.suffix, record.name) == (".timm", f"{folder.name}.parity.json")
+    assert write(exporter, other, tmp_path, file) == ()
+    assert texts == []
+
+
+def test_cards_say_what_a_repair_did() -> None:
+    found = Repair(
+        data="digits",
+        images=256,
+        heldout_images=719,
+        kept=False,
+        model_accuracy=0.8,
+        accuracy_before=0.5,
+        accuracy=0.4,
+        agreement_before=0.55,
+        agreement=0.45,
+        divergence_before=0.25,
+        divergence=0.5,
+    )
+    spec = replace(RECORD.spec, post_search=PostSearch(repair=True))
+    winner = ExportedWinner(
+        arch_id="a",
+        network_id="b",
+        folder="networks/a",
+        why="the knee",
+        files=(),
+        test_accuracy=None,
+        failure=None,
+        repair=found,
+    )
+    (line,) = network_card._repair(spec, winner)
+    assert line.startswith(
+        "- not repaired, as least squares on 256 training images of digits made it worse; on 719 held"
+    )
+    (line,) = network_card._repair(spec, replace(winner, repair=None))
+    assert line == "- not repaired: the network has all heads and hidden units"
+    assert network_card._repair(RECORD.spec, replace(winner, repair=None)) == []
 
 
 def test_a_network_that_timm_cannot_hold_names_the_blocks(
