@@ -54,11 +54,11 @@ def parts(trainings: Trainings, seed: int) -> Iterator[tuple[str, Callable[[], A
         yield f"{name} {seed}", partial(trainings.resized, seed, image_size=size, patch=patch)
     yield f"pruned {seed}", partial(trainings.pruned, seed)
     yield f"compared elastic {seed}", partial(compared, trainings, seed, KINDS[:1])
-    for index in range(len(SHARES_OF_MACS)):
-        yield f"retrained {index} {seed}", partial(trainings.retrained, seed, index)
     yield f"scratch {seed}", partial(trainings.scratch, seed)
     yield f"front scratch {seed}", partial(searched, trainings, "scratch", seed)
     yield f"compared {seed}", partial(compared, trainings, seed, KINDS)
+    for index in range(len(SHARES_OF_MACS)):
+        yield f"retrained {index} {seed}", partial(trainings.retrained, seed, index)
 
 
 def main() -> None:
