@@ -57,7 +57,7 @@ _SHOWN_LAYERS = 3
 @click.option(
     "--precision",
     show_default="fp32, or that of a network that a search found in a precision",
-    help="fp32, fp16 or bf16; for ONNX also int8, int8-dynamic and fp8, for TensorRT tf32 and fp8.",
+    help="fp32, fp16 or bf16; for ONNX also int8, int8-dynamic and fp8, for TensorRT tf32, int8 and fp8.",
 )
 @click.option(
     "--batch",
@@ -147,7 +147,8 @@ def export_network(
     With --precision int8 the scales of activations are found on training images of --data, and the file is written if
     its top-1 accuracy on held-out images is within --max-drop points of that in fp32. The scales of int8-dynamic are
     computed in each run, of ONNX Runtime alone. fp8 is for GPUs from Ada and Hopper on, by TensorRT: its linear layers
-    compute in 8 bits (E4M3), the rest in float16, and its accuracy is checked like that of int8.
+    compute in 8 bits (E4M3), the rest in float16, and its accuracy is checked like that of int8. In an engine in int8
+    the rest is in float16 as well.
 
     With --repair the last layers of attention and MLP of a network of an elastic space are fitted to the tokens of the
     model that it was cut from, on training images of --data without their labels, before it is written in any format or

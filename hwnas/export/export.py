@@ -67,6 +67,7 @@ class ExportRequest:
     metadata: Mapping[str, str] | None = None
     store: "TemplateStore | None" = None
     calibration: Calibration | None = None
+    int8_rest: str = "fp32"
 
     def metadata_json(self, exporter: str) -> str:
         """Return the metadata of a file, as JSON."""
@@ -130,6 +131,7 @@ def export_module(
     seed: int = 0,
     calibration: Calibration | None = None,
     accuracy: AccuracyCheck | None = None,
+    int8_rest: str = "fp32",
 ) -> ExportedModule:
     """Export a module to a file, if what the file holds gives torch's outputs on seeded images.
 
@@ -151,6 +153,7 @@ def export_module(
         seed: Seed of these images.
         calibration: Images for the scales of 'int8' and 'fp8'.
         accuracy: Images that the accuracy of a quantised file is measured on, and how much of it may be lost.
+        int8_rest: Precision of what 'int8' does not quantise, 'fp32' or, for engines of TensorRT, 'fp16'.
 
     Returns:
         The written files and the result of the comparison.
@@ -177,6 +180,7 @@ def export_module(
         metadata=metadata,
         store=store,
         calibration=calibration,
+        int8_rest=int8_rest,
     )
     remove_parity(path)
     reference = copy_in_precision(module, "fp32")
@@ -322,6 +326,7 @@ def _export_onnx(module: nn.Module, request: ExportRequest) -> ExportArtifact:
         metadata=request.metadata,
         store=request.store,
         calibration=request.calibration,
+        int8_rest=request.int8_rest,
     )
     if graph.quantisation is not None:  # before it was quantised it must equal torch, as every graph
         return ExportArtifact(

@@ -51,6 +51,7 @@ def build_onnx(
     metadata: Mapping[str, str] | None = None,
     store: "TemplateStore | None" = None,
     calibration: Calibration | None = None,
+    int8_rest: str = "fp32",
 ) -> OnnxGraph:
     """Export a module to an ONNX graph.
 
@@ -63,6 +64,8 @@ def build_onnx(
         metadata: Entries for the graph's metadata, next to versions, precision and exporter.
         store: Templates of a composed graph; None for those in the user's cache.
         calibration: Images for the scales of 'int8' and 'fp8'; None for random ones, which suffice to time the graph.
+        int8_rest: Precision of what 'int8' does not quantise: 'fp32', or 'fp16' for an engine of TensorRT, which
+            computes in the types of its graph.
 
     Raises:
         InputError: The module cannot be exported by this exporter.
@@ -77,7 +80,8 @@ def build_onnx(
         from hwnas.export.quantise import quantise_graph
 
         calibration = calibration or random_calibration(input_shape, batch=batch or 1)
-        half = export("fp16")[0] if precision == "fp8" else None
+        in_half = precision == "fp8" or (precision == "int8" and int8_rest == "fp16")
+        half = export("fp16")[0] if in_half else None
         quantisation = quantise_graph(model, precision=precision, calibration=calibration, half=half)
         model = quantisation.model
         if quantisation.recipe is not None:

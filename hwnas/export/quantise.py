@@ -7,7 +7,7 @@ Weights are quantised per output channel, activations per tensor, both symmetric
 
 - `int8`: the scales of activations are constants of the graph, found on calibration images. The graph has float
   operators behind pairs of QuantizeLinear and DequantizeLinear (Q/DQ), the one form that all runtimes turn into int8
-  kernels.
+  kernels. TensorRT computes in the types of the graph, so for engines the rest of it is in float16.
 - `int8-dynamic`: each run computes the scales of activations from the images at hand. No calibration is needed. Only
   ONNX Runtime runs these operators fast.
 - `fp8`: Q/DQ pairs to floating-point numbers of 8 bits (E4M3, largest value 448) in a graph in float16, the form that
@@ -37,8 +37,8 @@ _LEVELS = 127
 _SMALLEST_BOUND = 1e-6
 """The bound of a tensor of zeros, whose scale must not be 0."""
 _FP8_LARGEST = 448.0
-_FP8_SMALLEST_SCALE = 2.0**-14
-"""The smallest normal number of float16, the type of scales. Smaller ranges fill less of the exponents of fp8."""
+_SMALLEST_HALF_SCALE = 2.0**-14
+"""The smallest normal number of float16, the type of scales. Smaller ranges fill fewer of the 8 bits."""
 _FP8_SMALLEST_SIZE = 16
 """Fewest rows and columns of a weight matrix in fp8."""
 _BINS = 2048
@@ -234,7 +234,7 @@ def quantise_graph(
         model: The graph in float32, which is not changed.
         precision: 'int8', 'int8-dynamic' or 'fp8'.
         calibration: Images for the ranges of 'int8' and 'fp8'.
-        half: The same graph in float16, which 'fp8' is made of.
+        half: The same graph in float16, which 'fp8' is made of, and 'int8' if it is given.
 
     Raises:
         CheckFailedError: An activation is NaN or infinite.
@@ -244,9 +244,8 @@ def quantise_graph(
         dynamic = quantise_dynamically(model)
         return Quantisation(model=dynamic, float_model=model, precision=precision, ranges=None, recipe=None)
     ranges = calibrate(model, calibration.batches, method=calibration.recipe.method)
-    if precision == "fp8":
-        assert half is not None
-        quantised = quantise_to_fp8(half, _ranges_in_half(model, half, ranges))
+    if half is not None:
+        quantised = quantise_in_half(half, _ranges_in_half(model, half, ranges), precision=precision)
     else:
         quantised = quantise(model, ranges)
     return Quantisation(
@@ -282,19 +281,21 @@ def quantise(model: ModelProto, ranges: Mapping[str, ActivationRange]) -> ModelP
     return rewriter.finish()
 
 
-def quantise_to_fp8(model: ModelProto, ranges: Mapping[str, ActivationRange]) -> ModelProto:
-    """Return a graph with Q/DQ pairs in E4M3 before its linear layers, and their weights in E4M3.
+def quantise_in_half(model: ModelProto, ranges: Mapping[str, ActivationRange], *, precision: str) -> ModelProto:
+    """Return a graph with Q/DQ pairs before its linear layers, their weights in 8 bits, and the rest in float16.
 
     Args:
         model: The graph in float16, which is not changed.
         ranges: The ranges of its activations.
+        precision: 'int8', or 'fp8' for E4M3.
     """
-    layers = {layer.output: layer for layer in linear_layers(model, precision="fp8")}
+    layers = {layer.output: layer for layer in linear_layers(model, precision=precision)}
     rewriter = _GraphRewriter(model)
     for node in model.graph.node:
         if layer := layers.get(node.output[0]):
-            activation = rewriter.fp8_activation(layer.activation, ranges[layer.activation].bound)
-            rewriter.add("MatMul", [activation, rewriter.fp8_weight(layer.weight)], layer.output)
+            activation = rewriter.half_activation(layer.activation, ranges[layer.activation].bound, precision=precision)
+            weight = rewriter.fp8_weight(layer.weight) if precision == "fp8" else rewriter.quantised_weight(layer)
+            rewriter.add("MatMul", [activation, weight], layer.output)
         else:
             rewriter.nodes.append(node)
     return rewriter.finish()
@@ -351,7 +352,12 @@ def rounded_weight(weight: Array, *, precision: str = "int8") -> Array:
 
 def fp8_scale(bound: float) -> np.float32:
     """Return the scale of a tensor in fp8, a number that float16 represents."""
-    return np.float32(np.float16(max(bound / _FP8_LARGEST, _FP8_SMALLEST_SCALE)))
+    return np.float32(_half_scale(bound / _FP8_LARGEST))
+
+
+def _half_scale(scale: Array | float) -> NDArray[np.float16]:
+    """Return scales as float16 holds them."""
+    return np.maximum(scale, _SMALLEST_HALF_SCALE).astype(np.float16)
 
 
 def _as_fp8(values: Array, scale: np.float32) -> torch.Tensor:
@@ -409,12 +415,16 @@ class _GraphRewriter:
         self.add("QuantizeLinear", [name, scale, zero], f"{pair}/hwnas.int8")
         return self.add("DequantizeLinear", [f"{pair}/hwnas.int8", scale, zero], f"{pair}/hwnas.dequantised")
 
-    def fp8_activation(self, name: str, bound: float) -> str:
-        """Add the pair of nodes that rounds an activation to fp8, which all layers that read it share."""
-        scale = self.constant(f"{name}/hwnas.scale", np.float16(fp8_scale(bound)))
-        zero = self.fp8_constant("hwnas.fp8/zero", np.zeros((), np.float32), scale=np.float32(1.0))
-        self.add("QuantizeLinear", [name, scale, zero], f"{name}/hwnas.fp8")
-        return self.add("DequantizeLinear", [f"{name}/hwnas.fp8", scale, zero], f"{name}/hwnas.dequantised")
+    def half_activation(self, name: str, bound: float, *, precision: str) -> str:
+        """Add the pair of nodes that rounds an activation in float16 to 8 bits, which all layers that read it share."""
+        largest = _FP8_LARGEST if precision == "fp8" else _LEVELS
+        scale = self.constant(f"{name}/hwnas.scale", _half_scale(bound / largest))
+        if precision == "fp8":
+            zero = self.fp8_constant("hwnas.fp8/zero", np.zeros((), np.float32), scale=np.float32(1.0))
+        else:
+            zero = self.constant("hwnas.int8/zero", np.int8(0))
+        quantised = self.add("QuantizeLinear", [name, scale, zero], f"{name}/hwnas.{precision}")
+        return self.add("DequantizeLinear", [quantised, scale, zero], f"{name}/hwnas.dequantised")
 
     def fp8_weight(self, name: str) -> str:
         """Add the fp8 values of a weight and the node that scales them."""
@@ -486,8 +496,10 @@ class _GraphRewriter:
         name = layer.weight
         if f"{name}/hwnas.int8" not in self._constants:
             weight = numpy_helper.to_array(self._constants[name])
-            scales = weight_scales(weight)
-            self.constant(f"{name}/hwnas.int8", to_int8(weight, scales))
+            scales: NDArray[Any] = weight_scales(weight)
+            if weight.dtype == np.float16:
+                scales = _half_scale(scales)
+            self.constant(f"{name}/hwnas.int8", to_int8(weight.astype(np.float32), scales.astype(np.float32)))
             self.constant(f"{name}/hwnas.scale", scales)
             self.constant(f"{name}/hwnas.zero", np.zeros(len(scales), np.int8))
         return f"{name}/hwnas.int8", f"{name}/hwnas.scale"

@@ -144,7 +144,7 @@ def export_network(
         format: 'onnx', 'pt2', 'safetensors', 'tensorrt', 'tensorrt-rtx', or 'timm': a folder that timm loads, of a
             network whose blocks are alike and have all heads of the model that it was cut from.
         precision: 'fp32', 'fp16' or 'bf16'; for an ONNX graph also 'int8', 'int8-dynamic' or 'fp8'; for an engine also
-            'tf32', a float32 graph with TF32 products, and 'fp8'.
+            'tf32', a float32 graph with TF32 products, 'int8' and 'fp8'.
         batch: Batch size that the file accepts; None for any, which an engine does not support.
         weights: File of a supernet or of a network; it determines image size and classes. None for random weights.
         seed: Seed of random weights.
@@ -306,6 +306,7 @@ def _write_file(
     batch: int | None,
     images: QuantisationImages | None = None,
     repair: "Repair | None" = None,
+    int8_rest: str = "fp32",
 ) -> "ExportedModule":
     from hwnas.export.export import export_module
 
@@ -319,6 +320,7 @@ def _write_file(
         metadata=_metadata(source, repair),
         calibration=None if images is None else images.calibration,
         accuracy=None if images is None else images.accuracy,
+        int8_rest=int8_rest,
     )
 
 
@@ -366,6 +368,7 @@ def _write_engine(
         batch=settings.batch,
         images=images,
         repair=repair,
+        int8_rest="fp16",
     )
     return export_engine(
         source.module,

@@ -27,8 +27,8 @@ from hwnas.train.data.loader import Batch, EvalLoader
 from hwnas.train.fake_quantisation import FakeQuantiser
 from hwnas.train.prefix_tree import Lineage, PrefixCache, PrefixTree
 
-EvalPrecision = Literal["fp32", "bf16", "int8", "int8-dynamic"]
-"""Networks run in float32, under autocast to bfloat16, or rounded as their graphs in int8 are."""
+EvalPrecision = Literal["fp32", "bf16", "fp8", "int8", "int8-dynamic"]
+"""Networks run in float32, under autocast to bfloat16, or rounded as their graphs in fp8 and int8 are."""
 Hits = NDArray[np.bool_]
 
 EvaluationCallback = Callable[[int, int], None]
@@ -134,7 +134,7 @@ class SupernetEvaluator:
         self.device, self.keep_hits = torch.device(device), keep_hits
         self.precision = _check_precision(precision, get_args(EvalPrecision))
         self._quantiser = None
-        if precision in ("int8", "int8-dynamic"):
+        if precision in ("fp8", "int8", "int8-dynamic"):
             if calibration is None:
                 raise InputError(f"{precision} needs images to find the ranges of activations on", got="none")
             self._quantiser = FakeQuantiser(precision, calibration.on(self.device))

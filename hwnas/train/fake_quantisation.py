@@ -1,8 +1,8 @@
-"""Networks in torch that compute as their graphs in int8 would, to evaluate their accuracy before they are exported.
+"""Networks in torch that compute as their graphs in int8 or fp8 would, to evaluate their accuracy before an export.
 
 The recipe is that of `hwnas.export.quantise`: linear layers over tokens compute with weights that are rounded per
-output channel and activations that are rounded per tensor, all else stays in float. Rounded values are kept in float32,
-so that such a network takes about as long as in float.
+output channel (in fp8 with one scale) and activations that are rounded per tensor, all else stays in float. Rounded
+values are kept in float32, so that such a network takes about as long as in float.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hwnas.train.prefix_tree import Lineage, PrefixCache
 
-QuantisedPrecision = Literal["int8", "int8-dynamic"]
+QuantisedPrecision = Literal["fp8", "int8", "int8-dynamic"]
 
 CALIBRATION_IMAGES = 256
 """Training images that the ranges of activations are from, as in an export."""
@@ -21,6 +21,11 @@ CALIBRATION_IMAGES = 256
 _LEVELS = 127
 _SMALLEST_BOUND = 1e-6
 """The bound of a tensor of zeros, whose scale must not be 0."""
+_FP8_LARGEST = 448.0
+_FP8_SMALLEST_SIZE = 16
+"""Fewest inputs and outputs of a layer in fp8."""
+_SMALLEST_HALF_SCALE = 2.0**-14
+"""The smallest normal number of float16, the type of scales in fp8."""
 _CACHE_BYTES = 1 << 28
 """Size of the values of calibration images that are kept between networks."""
 
@@ -32,7 +37,7 @@ class FakeQuantiser:
     """Rounds networks, with ranges from calibration images; networks that begin alike share ranges and values.
 
     Args:
-        precision: 'int8', with constant ranges, or 'int8-dynamic', with those of each image.
+        precision: 'int8' or 'fp8', with constant ranges, or 'int8-dynamic', with those of each image.
         batches: Calibration images in batches, which can be iterated over repeatedly.
     """
 
@@ -43,7 +48,7 @@ class FakeQuantiser:
         self._values = PrefixCache(_CACHE_BYTES)
 
     def quantise(self, segments: Sequence[nn.Module], lineage: Lineage) -> None:
-        """Make a network in evaluation mode compute as in int8.
+        """Make a network in evaluation mode compute as in the precision.
 
         Args:
             segments: The network in float, as modules that run one after another; they are changed.
@@ -58,6 +63,10 @@ class FakeQuantiser:
             for name, bound in self._bounds[prefix].items():
                 layer = segment.get_submodule(name)
                 assert isinstance(layer, nn.Linear)
+                if self.precision == "fp8":
+                    if min(layer.weight.shape) >= _FP8_SMALLEST_SIZE:
+                        _round_to_fp8(layer, bound)
+                    continue
                 with torch.no_grad():
                     layer.weight.copy_(rounded_weight(layer.weight))
                 layer.register_forward_pre_hook(
@@ -93,6 +102,20 @@ def rounded_weight(weight_OI: Tensor) -> Tensor:
     bounds = weight_OI.abs().amax(dim=1, keepdim=True).clamp_min(_SMALLEST_BOUND)
     scales = bounds / _LEVELS
     return (weight_OI / scales).round().clamp(-_LEVELS, _LEVELS) * scales
+
+
+def rounded_to_fp8(values: Tensor, bound: float) -> Tensor:
+    """Return values as fp8 (E4M3) represents them, with a scale that float16 holds."""
+    scale = torch.tensor(max(bound / _FP8_LARGEST, _SMALLEST_HALF_SCALE)).half().item()
+    # torch makes NaN of what lies beyond the largest value; runtimes clip.
+    scaled = values.div(scale).clamp_(-_FP8_LARGEST, _FP8_LARGEST)
+    return scaled.to(torch.float8_e4m3fn).to(values.dtype).mul_(scale)
+
+
+def _round_to_fp8(layer: nn.Linear, bound: float) -> None:
+    with torch.no_grad():
+        layer.weight.copy_(rounded_to_fp8(layer.weight, float(layer.weight.abs().max())))
+    layer.register_forward_pre_hook(lambda _, inputs: (rounded_to_fp8(inputs[0], bound),))
 
 
 class _Recorder:

@@ -3,6 +3,7 @@
 import copy
 import json
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -353,6 +354,25 @@ def test_a_graph_in_fp8_rounds_weights_and_activations_and_is_in_float16_elsewhe
         expected = own(torch.from_numpy(x)).numpy()
     difference = np.abs(run_graph(built.model, x) - expected).max()
     assert difference < 0.01 * np.abs(expected).max() < np.abs(run_graph(graph, x) - expected).max() * 10
+
+
+def test_a_graph_in_int8_may_be_in_float16_elsewhere(module: nn.Module) -> None:
+    calibration = random_calibration(SHAPE, batch=2)
+    build = partial(build_onnx, module, input_shape=SHAPE, batch=2, precision="int8", calibration=calibration)
+    in_float32, in_half = build().model, build(int8_rest="fp16").model
+    onnx.checker.check_model(in_half)
+    kinds = Counter(tensor.data_type for tensor in in_half.graph.initializer)
+    assert TensorProto.FLOAT not in kinds
+    assert kinds[TensorProto.INT8] == 5  # two weights with their zero points, and that of activations
+    x = images(1)
+    expected = run_graph(in_float32, x)
+    assert np.abs(run_graph(in_half, x) - expected).max() < 0.01 * np.abs(expected).max()
+
+
+def test_a_pair_in_float16_serves_all_layers_that_read_an_activation() -> None:
+    graph = build_onnx(TwoReaders().eval(), input_shape=SHAPE, batch=2, precision="int8", int8_rest="fp16").model
+    kinds = Counter(node.op_type for node in graph.graph.node)
+    assert (kinds["QuantizeLinear"], kinds["DequantizeLinear"]) == (1, 3)
 
 
 def test_layers_in_fp8_share_a_pair_and_small_ones_stay_in_float() -> None:

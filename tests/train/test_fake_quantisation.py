@@ -10,15 +10,16 @@ import torch
 from torch import nn
 
 from hwnas.errors import InputError
+from hwnas.export.calibration import Calibration, CalibrationRecipe
 from hwnas.export.onnx_graph import build_onnx
 from hwnas.export.onnx_session import run_graph
-from hwnas.export.quantise import calibrate, quantise, quantise_dynamically
+from hwnas.export.quantise import rounded as rounded_values
 from hwnas.space import SPACES
 from hwnas.supernet.families import make_network, make_supernet
 from hwnas.supernet.network import Network
 from hwnas.train.data.loader import EvalLoader
 from hwnas.train.evaluator import CalibrationImages, SupernetEvaluator
-from hwnas.train.fake_quantisation import FakeQuantiser, QuantisedPrecision, rounded_weight
+from hwnas.train.fake_quantisation import FakeQuantiser, QuantisedPrecision, rounded_to_fp8, rounded_weight
 from tests.train.data.image_files import array_images
 
 MICROS = [name for name in SPACES.names() if name.endswith("-micro")]
@@ -48,24 +49,41 @@ def rounded(network: Network, precision: QuantisedPrecision, calibration: Any) -
     return found
 
 
-@pytest.mark.parametrize("name", MICROS)
-@pytest.mark.parametrize("precision", ["int8", "int8-dynamic"])
-def test_a_rounded_network_computes_as_its_graph(name: str, precision: QuantisedPrecision) -> None:
+def logits_of(name: str, precision: QuantisedPrecision) -> tuple[Any, Any, Any]:
+    """The logits of a network in float, of the same rounded in torch, and of its graph."""
     network, calibration, images = network_of(name), images_of(name, 8, seed=0), images_of(name, 12, seed=1)
-    graph = build_onnx(network, input_shape=images.shape[1:], batch=1).model
-    if precision == "int8":
-        batches = [image[None] for image in calibration]
-        model = quantise(graph, calibrate(graph, batches, method="minmax"))
-    else:
-        model = quantise_dynamically(graph)
-    expected = np.concatenate([run_graph(model, image[None]) for image in images])
+    recipe = CalibrationRecipe(method="minmax", num_images=len(calibration))
+    batches = Calibration(recipe=recipe, batches=[image[None] for image in calibration])
+    graph = build_onnx(network, input_shape=images.shape[1:], batch=1, calibration=batches, precision=precision)
     with torch.inference_mode():
         exact = network(torch.from_numpy(images)).numpy()
         found = rounded(network, precision, calibration)(torch.from_numpy(images)).numpy()
+    return exact, found, np.concatenate([run_graph(graph.model, image[None]) for image in images])
+
+
+@pytest.mark.parametrize("name", MICROS)
+@pytest.mark.parametrize("precision", ["int8", "int8-dynamic"])
+def test_a_rounded_network_computes_as_its_graph(name: str, precision: QuantisedPrecision) -> None:
+    exact, found, expected = logits_of(name, precision)
     # A value in the middle between two steps may be rounded either way, which changes a whole image: the two are not
     # equal to the last bit, and only several images show that they agree.
     assert np.abs(found - expected).mean() < 0.5 * np.abs(exact - expected).mean()
     assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.999
+
+
+def test_values_in_fp8_are_those_of_the_graph() -> None:
+    values = np.random.default_rng(0).standard_normal((3, 400), dtype=np.float32)
+    for bound in (4.0, 1.0, 0.0):
+        expected = rounded_values(values, bound, precision="fp8")
+        assert rounded_to_fp8(torch.from_numpy(values), bound).numpy().tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("name", ["autoformer-micro", "resnas-micro"])
+def test_a_network_in_fp8_is_as_far_from_float_as_its_graph(name: str) -> None:
+    """The graph is in float16, so a few values of each layer round the other way, by a sixteenth of their size."""
+    exact, found, expected = logits_of(name, "fp8")
+    assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.99
+    assert 0.5 < np.abs(found - exact).mean() / np.abs(expected - exact).mean() < 2
 
 
 def test_weights_have_255_values_and_keep_their_largest() -> None:

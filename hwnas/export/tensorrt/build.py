@@ -261,7 +261,7 @@ class OnnxFacts:
     shape: tuple[int | None, ...]
     """Shape of the input; None for a dimension that the graph leaves open."""
     precision: str | None
-    """The precision of most of its weights, or 'fp8' if some are; None if it has none."""
+    """The precision of most of its weights, or 'int8' or 'fp8' if some are; None if it has none."""
 
 
 def read_onnx_facts(data: bytes) -> OnnxFacts:
@@ -317,8 +317,10 @@ def _weight_precision(model: "onnx.ModelProto") -> str | None:
     import onnx
 
     names = {onnx.TensorProto.FLOAT: "fp32", onnx.TensorProto.FLOAT16: "fp16", onnx.TensorProto.BFLOAT16: "bf16"}
-    if any(tensor.data_type == onnx.TensorProto.FLOAT8E4M3FN for tensor in model.graph.initializer):
-        return "fp8"
+    quantised = {onnx.TensorProto.FLOAT8E4M3FN: "fp8", onnx.TensorProto.INT8: "int8"}
+    for tensor in model.graph.initializer:
+        if tensor.data_type in quantised and tensor.dims:  # zero points of activations have no dimensions
+            return quantised[tensor.data_type]
     elements: Counter[str] = Counter()
     for tensor in model.graph.initializer:
         if tensor.data_type in names:

@@ -161,12 +161,18 @@ class Execution:
         """Start one run on the current stream, without waiting for it."""
         self._recorded.replay()
 
-    def logits(self) -> Tensor:
-        """Run once and return the output, in float32 on the CPU."""
+    def logits(self, images: Tensor | None = None) -> Tensor:
+        """Run once and return the output, in float32 on the CPU.
+
+        Args:
+            images: Images of the same shape that take the place of the ones before; None for the same images again.
+        """
         with self._cuda.current():
+            if images is not None:
+                self._input.copy_(images)
             self.launch()
         self._cuda.wait()
-        return self._output.float().cpu()
+        return self._output.to("cpu", torch.float32, copy=True)  # the next run writes to the same memory
 
     def memory_mb(self) -> float | None:
         """Return the memory of weights, scratch space, images and logits, in MB of 10^6 bytes.

@@ -1,7 +1,8 @@
 """Export a module to a TensorRT engine that is checked against torch before it is saved."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,14 +67,15 @@ def export_engine(
     elif images is not None and graph.parity.accuracy is not None:
         parity = _accurate(module, built, graph.parity, images, settings=settings)
     else:
-        parity = check_parity(
-            module,
-            lambda images: _run(built.engine, images, library=settings.library),
-            input_shape=input_shape,
-            precision=settings.precision,
-            batches=(settings.batch,),
-            runtime=f"{settings.library} {built.card.tensorrt}",
-        )
+        with _engine(built.engine, library=settings.library) as run:
+            parity = check_parity(
+                module,
+                run,
+                input_shape=input_shape,
+                precision=settings.precision,
+                batches=(settings.batch,),
+                runtime=f"{settings.library} {built.card.tensorrt}",
+            )
     parity = write_checked(parity, path, content=built.engine, write=lambda: save_engine(built, path))
     files = EngineFiles(engine=path)
     return replace(
@@ -97,12 +99,8 @@ def _accurate(
         logits: Array = module(torch.from_numpy(batch)).float().numpy()
         return logits
 
-    logits = compare_logits(
-        expected,
-        lambda batch: _run(built.engine, batch, library=settings.library),
-        images,
-        batch=settings.batch,
-    )
+    with _engine(built.engine, library=settings.library) as run:
+        logits = compare_logits(expected, run, images, batch=settings.batch)
     assert graph.accuracy is not None
     difference, relative = largest_difference(logits.found, logits.expected)
     accuracy = replace(graph.accuracy, top1=logits.top1, float_top1=logits.float_top1)
@@ -116,10 +114,19 @@ def _accurate(
     )
 
 
-def _run(engine: bytes, images: Array, *, library: LibraryName) -> Array:
-    execution = Execution(engine, torch.from_numpy(images), cuda=TorchCuda(), library=library)
-    try:
-        logits: Array = execution.logits().numpy()
-        return logits
-    finally:
-        execution.close()
+@contextmanager
+def _engine(engine: bytes, *, library: LibraryName) -> Iterator[Callable[[Array], Array]]:
+    """Load an engine with its first batch of images, and run all batches on it."""
+    with ExitStack() as open_until_the_end:
+        execution: Execution | None = None
+
+        def run(images: Array) -> Array:
+            nonlocal execution
+            batch = torch.from_numpy(images)
+            if execution is None:
+                execution = Execution(engine, batch, cuda=TorchCuda(), library=library)
+                open_until_the_end.callback(execution.close)
+            logits: Array = execution.logits(batch).numpy()
+            return logits
+
+        yield run

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from hwnas.errors import InputError, unknown
+from hwnas.export.precision import QUANTISED_PRECISIONS
 from hwnas.export.tensorrt.library import LIBRARIES, LibraryName
 from hwnas.export.tensorrt.timing_cache import TimingCache
 
-EnginePrecision = Literal["fp32", "tf32", "fp16", "bf16", "fp8"]
+EnginePrecision = Literal["fp32", "tf32", "fp16", "bf16", "int8", "fp8"]
 NetworkTyping = Literal["strong", "flags"]
 
 
@@ -35,8 +36,8 @@ class EngineSettings:
     compute_capabilities: tuple[str, ...] = ()
     """GPUs that TensorRT for RTX builds for ahead of time, such as ('8.6', '8.9'); empty: the GPU of this machine."""
     precision: EnginePrecision = "fp32"
-    """'fp32' computes products in full float32; 'tf32' allows TF32 products, which is TensorRT's own default. 'fp8' is
-    that of linear layers, in a graph in float16."""
+    """'fp32' computes products in full float32; 'tf32' allows TF32 products, which is TensorRT's own default. 'int8'
+    and 'fp8' are those of linear layers, in a graph in float16."""
     typing: NetworkTyping = "strong"
     """'strong': each tensor has the type that it has in the ONNX graph. 'flags' (TensorRT 10 only): the graph is
     float32, and TensorRT may run any layer in the lower precision."""
@@ -58,8 +59,8 @@ class EngineSettings:
         if self.library not in LIBRARIES:
             raise unknown("library", self.library, LIBRARIES)
         library = LIBRARIES[self.library]
-        if self.precision == "fp8" and self.typing == "flags":
-            raise InputError("fp8 is in the graph itself", got="typing='flags'", hint="typing='strong'")
+        if self.precision in QUANTISED_PRECISIONS and self.typing == "flags":
+            raise InputError(f"{self.precision} is in the graph itself", got="typing='flags'", hint="typing='strong'")
         for capability in self.compute_capabilities if self.precision == "fp8" else ():
             require_fp8(capability)
         if self.compute_capabilities and not library.is_portable:

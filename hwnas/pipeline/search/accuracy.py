@@ -31,9 +31,6 @@ from hwnas.train.evaluator import CACHE_BYTES, NETWORKS_PER_PASS, EvalPrecision,
 from hwnas.train.options import read_train_config, supernet_file
 from hwnas.train.weights import weights_digest
 
-ACCURACY_PRECISIONS: tuple[EvalPrecision, ...] = get_args(EvalPrecision)
-"""Precisions that networks of a supernet can be evaluated in."""
-
 _PASS_S = 5.0
 """About how long one pass over the images takes, after which values are committed."""
 
@@ -135,7 +132,7 @@ def _require_current_space(path: Path, found: AnySpace, name: str | None) -> Non
 
 def evaluated_precision(precision: str | None) -> EvalPrecision:
     """Return the precision to evaluate accuracy in: float32 stands for all that keep its accuracy."""
-    for name in ACCURACY_PRECISIONS:
+    for name in get_args(EvalPrecision):
         if name == precision and name in QUANTISED:
             return name
     return "fp32"

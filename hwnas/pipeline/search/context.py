@@ -23,7 +23,6 @@ from hwnas.pipeline.search.deployments import (
     DeployedMetrics,
     changed_accuracy,
     requested_deployments,
-    require_accuracy_known,
     resolve_deployments,
 )
 from hwnas.pipeline.search.options import (
@@ -126,11 +125,6 @@ def prepare_search(
     problems = (*choice.problems, *metrics.problems)
     if problems:
         raise combine_errors(problems)
-    if supernet is not None:
-        from hwnas.pipeline.search.accuracy import ACCURACY_PRECISIONS
-
-        precisions = (changed_accuracy(metrics), *(item.precision for item in metrics.deployments))
-        require_accuracy_known(precisions, known=ACCURACY_PRECISIONS)
     predictors = tuple(
         MetricPredictor(metric=item.metric, predictor=item.predictor, deployment=deployment)
         for deployment, item in metrics.predictors

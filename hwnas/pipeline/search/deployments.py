@@ -1,7 +1,7 @@
 """The deployments that a search chooses among: requested runtimes and precisions, each with predictors of its own."""
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from hwnas.errors import HwnasError, InputError, unknown
@@ -92,19 +92,6 @@ def open_metric(metric: Metric, deployment: Deployment) -> Metric:
     """Return a metric without the parts of its deployment that a searched one states."""
     searched = {name: None for name in _PARTS if getattr(deployment, name) is not None}
     return replace(metric, deployment=replace(metric.deployment, **searched))
-
-
-def require_accuracy_known(precisions: Iterable[str | None], *, known: Sequence[str]) -> None:
-    """Require that accuracy can be evaluated in all precisions that change it.
-
-    Args:
-        precisions: The precisions of a search.
-        known: Precisions that a supernet's networks can be evaluated in.
-    """
-    for precision in precisions:
-        if precision in QUANTISED and precision not in known:
-            message = f"accuracy in {precision} cannot be evaluated with the weights of a supernet"
-            raise InputError(message, got=str(precision), hint="--no-accuracy, or another --precision")
 
 
 def changed_accuracy(metrics: DeployedMetrics) -> str | None:

@@ -75,7 +75,9 @@ def copy_module(module: nn.Module, setting: Setting) -> nn.Module:
     return copy.deepcopy(module).to(kind, DTYPES[setting.precision]).eval().requires_grad_(requires_grad=False)
 
 
-def onnx_graph(module: nn.Module, images: Tensor, setting: Setting, *, precision: str | None = None) -> bytes:
+def onnx_graph(
+    module: nn.Module, images: Tensor, setting: Setting, *, precision: str | None = None, int8_rest: str = "fp32"
+) -> bytes:
     """Export a module to ONNX for one batch.
 
     Args:
@@ -85,6 +87,7 @@ def onnx_graph(module: nn.Module, images: Tensor, setting: Setting, *, precision
             templates; any other module is exported by 'dynamo', which gives the same graph but takes longer.
         precision: Precision of the graph, for runtimes that lower it themselves; None: that of the setting, for tf32
             fp32.
+        int8_rest: Precision of what int8 does not quantise.
 
     Returns:
         The serialized graph.
@@ -104,6 +107,7 @@ def onnx_graph(module: nn.Module, images: Tensor, setting: Setting, *, precision
         batch=None if setting.exporter == "dynamo-dynamic" else batch,
         precision=precision or ("fp32" if setting.precision == "tf32" else setting.precision),
         exporter="auto" if setting.exporter == "composed" else "dynamo",
+        int8_rest=int8_rest,
     )
     data: bytes = graph.model.SerializeToString()
     return data

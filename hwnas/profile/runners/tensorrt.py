@@ -141,7 +141,7 @@ class TensorRtRunner:
                 f"{setting.device} has no units for fp8, which came with compute capability 8.9; it has {capability}"
             )
             return Availability(available=False, reason=reason)
-        supported = (*DTYPES, "fp8")
+        supported = (*DTYPES, "int8", "fp8")
         if setting.precision in supported:
             return AVAILABLE
         reason = f"{self.name} runs {', '.join(supported)}, not {setting.precision}"
@@ -150,7 +150,7 @@ class TensorRtRunner:
     def prepare(self, module: nn.Module, images: Tensor, setting: Setting) -> TensorRtSession:
         """Build an engine for this batch and capture a run of it."""
         on_progress = progress_callback()
-        graph = onnx_graph(module, images, setting)
+        graph = onnx_graph(module, images, setting, int8_rest="fp16")
         on_progress()
         try:
             built = build_engine(graph, self._settings(setting), gpu=self._find_gpu(), on_progress=on_progress)

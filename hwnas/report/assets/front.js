@@ -105,13 +105,12 @@ function markers(run, points, label, hollow) {
   return { ...base, ...scale, colorbar: bar, showscale: false };
 }
 
-/** Entries of the legend for the shapes of deployments. */
-function deploymentKeys(run) {
-  if (!byDeployment(run)) return [];
-  return run.deployments.map((name, at) => ({
-    type: "scatter", mode: "markers", name: safe(name), x: [null], y: [null], hoverinfo: "skip", showlegend: true,
-    marker: { symbol: SYMBOLS[at % SYMBOLS.length], size: 9, color: colour("muted") },
-  }));
+/** Entries of the legend for the shapes of deployments, which then name what is predicted and what is measured. */
+function deploymentKeys(run, points, hollow) {
+  return run.deployments.flatMap((name, at) => (points.some((point) => point.member.deployment === at) ? [{
+    type: "scatter", mode: "markers", name: safe(name) + (hollow ? ", predicted" : ""), x: [null], y: [null], hoverinfo: "skip", showlegend: true,
+    marker: { symbol: SYMBOLS[at % SYMBOLS.length] + (hollow ? "-open" : ""), size: 9, color: colour("muted") },
+  }] : []));
 }
 
 /** Lines that join the same network in several deployments. */
@@ -144,14 +143,18 @@ function frontTraces(run, axes, label) {
     return { marker: look, error_x: bars(points, "ex", hollow), error_y: bars(points, "ey", hollow) };
   };
   const measured = best.some((point) => point && point.member.measured);
+  const fronts = [
+    trace(`${of}front, predicted`, before, drawn(before, true)),
+    trace(`${of}front${measured && before.length ? ", measured" : ""}`, after, drawn(after, false)),
+  ];
   return [
     { type: "scatter", mode: "lines", showlegend: false, hoverinfo: "skip", line: { color: runColour(run), width: 1, shape: "linear", dash: "dot" },
       opacity: 0.6, x: steps.map((point) => point.x), y: steps.map((point) => point.y) },
     { type: "scatter", mode: "lines", showlegend: false, hoverinfo: "skip", line: { color: colour("muted"), width: 1 },
       x: joins.flatMap((place) => [place.before.x, place.after.x, null]), y: joins.flatMap((place) => [place.before.y, place.after.y, null]) },
-    ...(run.deployments.length ? [sameNetworks(run, best), ...deploymentKeys(run)] : []),
-    trace(`${of}front, predicted`, before, drawn(before, true)),
-    trace(`${of}front${measured && before.length ? ", measured" : ""}`, after, drawn(after, false)),
+    ...(run.deployments.length ? [sameNetworks(run, best)] : []),
+    ...(byDeployment(run) ? [...deploymentKeys(run, before, true), ...deploymentKeys(run, after, false)] : []),
+    ...fronts.map((front) => (byDeployment(run) ? { ...front, showlegend: false } : front)),
   ];
 }
 

@@ -220,7 +220,10 @@ def test_a_bad_cache_is_refused(
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"precision": "int4"}, "precision 'int4' is not known\n  got     int4\n  known   fp32, tf32, fp16, bf16, fp8"),
+        (
+            {"precision": "int4"},
+            "precision 'int4' is not known\n  got     int4\n  known   fp32, tf32, fp16, bf16, int8, fp8",
+        ),
         ({"typing": "weak"}, "typing 'weak' is not known"),
         ({"optimization_level": 6}, "0 to 5\n  got     6"),
         ({"workspace_mb": 0}, "at least 1"),

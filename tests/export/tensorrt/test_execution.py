@@ -43,6 +43,13 @@ def test_an_open_batch_runs_what_it_is_given(double: Double) -> None:
     np.testing.assert_allclose(logits, expected_logits(small_images(3)), atol=1e-5)
 
 
+def test_an_engine_runs_other_images_of_the_same_shape(double: Double) -> None:
+    engine, images = execution(double), small_images(2)
+    first, second = engine.logits(images.flip(0)), engine.logits(images)
+    np.testing.assert_allclose(first, expected_logits(images.flip(0)), atol=1e-5)
+    np.testing.assert_allclose(second, expected_logits(images), atol=1e-5)
+
+
 def test_images_of_another_shape_are_refused(double: Double) -> None:
     engine = build_engine(small_graph(batch=None), EngineSettings(batch=2, batch_range=(1, 4)), gpu=GPU).engine
     with pytest.raises(InputError, match=r"got     \(5, 3, 8, 8\)\n  try     its input is \(-1, 3, 8, 8\)"):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,12 +10,14 @@ import torch
 from torch import nn
 
 from hwnas.errors import CheckFailedError
+from hwnas.export.accuracy import QuantisedAccuracy
+from hwnas.export.calibration import LabeledImages
 from hwnas.export.export import ExportedModule
 from hwnas.export.parity import ExportParity, parity_path
 from hwnas.export.tensorrt import EngineSettings, TimingCache, read_engine
 from hwnas.export.tensorrt.export import export_engine
 from tests.export.tensorrt.conftest import GPU, Double
-from tests.export.tensorrt.graphs import small_graph, small_network
+from tests.export.tensorrt.graphs import expected_logits, small_graph, small_images, small_network
 
 SHAPE = (3, 8, 8)
 
@@ -59,6 +62,32 @@ def test_an_engine_is_written_with_its_card_and_parity(module: nn.Module, tmp_pa
     assert card.timing_cache.after == hashlib.sha256((tmp_path / "timings").read_bytes()).hexdigest()
     record = json.loads(parity_path(path).read_text())
     assert record["sha256"] == card.engine_sha256
+
+
+def test_the_accuracy_of_an_engine_is_that_of_its_own_logits(
+    module: nn.Module, newest: Double, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """All batches run on one loaded engine; torch's own answers are the labels."""
+    loaded = []
+    monkeypatch.setattr("hwnas.export.tensorrt.export.TorchCuda", lambda: loaded.append(newest.cuda()) or loaded[-1])
+    images = [small_images(2, seed=seed) for seed in range(3)]
+    batches = [(batch.numpy(), expected_logits(batch).argmax(axis=1)) for batch in images]
+    in_onnx = QuantisedAccuracy(
+        data="test", images=6, top1=0.5, float_top1=0.9, max_drop=0.01, calibration=None, noisiest_layers=()
+    )
+    source = graph(tmp_path)
+    source = replace(source, parity=replace(source.parity, tolerance=None, accuracy=in_onnx))
+    exported = export_engine(
+        module,
+        source,
+        tmp_path / "net.engine",
+        input_shape=SHAPE,
+        settings=EngineSettings(batch=2),
+        images=LabeledImages(name="test", batches=batches),
+    )
+    assert exported.parity.accuracy == replace(in_onnx, top1=1.0, float_top1=1.0)
+    assert exported.parity.top1_agreement == 1.0
+    assert len(loaded) == 1
 
 
 def test_an_engine_of_another_network_is_not_written(module: nn.Module, tmp_path: Path) -> None:

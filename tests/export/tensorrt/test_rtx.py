@@ -48,11 +48,15 @@ def test_an_engine_is_built_ahead_of_time(tmp_path: Path, precision: str) -> Non
         load_engine(saved.engine, gpu=ampere)
 
 
-def test_the_graph_in_int8_for_cpus_is_taken_as_it_is() -> None:
+def test_an_engine_in_int8_is_built_around_float16_or_float32() -> None:
     torch.manual_seed(0)
-    graph = build_onnx(Tokens().eval(), input_shape=SHAPE, batch=2, precision="int8").model
-    assert any(node.op_type == "QuantizeLinear" for node in graph.graph.node)
-    assert build_engine(graph.SerializeToString(), settings(batch=2)).card.num_layers > 0
+    for rest, capability in (("fp16", "7.5"), ("fp32", "8.0")):  # Turing has no float32 products in this library
+        graph = build_onnx(Tokens().eval(), input_shape=SHAPE, batch=2, precision="int8", int8_rest=rest)
+        own = settings("int8", batch=2, compute_capabilities=(capability,))
+        built = build_engine(graph.model.SerializeToString(), own)
+        assert built.card.settings.precision == "int8"
+    with pytest.raises(InputError, match="needs an ONNX graph with weights in int8"):
+        build_engine(small_graph(), settings("int8", batch=2))
 
 
 def test_an_engine_in_fp8_is_built_for_gpus_that_have_it() -> None:

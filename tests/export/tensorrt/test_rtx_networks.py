@@ -79,7 +79,9 @@ def exported(space_name: str, arch_name: str, *, precision: str, batches: Sequen
     space = SPACES.get(space_name)
     module = make_network(space, find_arch(space, arch_name)).eval()
     shape = space.config.input_shape
-    graphs = (build_onnx(module, input_shape=shape, precision=precision, batch=batch) for batch in batches)
+    graphs = (
+        build_onnx(module, input_shape=shape, precision=precision, batch=batch, int8_rest="fp16") for batch in batches
+    )
     return [bytes(graph.model.SerializeToString()) for graph in graphs]
 
 
@@ -106,11 +108,12 @@ def test_the_parser_takes_each_family_in_each_precision_and_batch(nvidia: Nvidia
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
 @pytest.mark.parametrize("space", MICRO)
-def test_the_largest_networks_of_micro_spaces_are_built_in_fp8(nvidia: Nvidia, space: str) -> None:
-    (graph,) = exported(space, "max", precision="fp8")
+def test_the_largest_networks_of_micro_spaces_are_built_in_8_bits(nvidia: Nvidia, space: str, precision: str) -> None:
+    (graph,) = exported(space, "max", precision=precision)
     assert nvidia.parser_errors(graph) == []
-    assert nvidia.build(graph, precision="fp8").engine
+    assert nvidia.build(graph, precision=precision).engine
 
 
 @pytest.mark.slow

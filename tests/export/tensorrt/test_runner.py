@@ -44,7 +44,8 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[Setting]:
     """Replace the export by a hand-made graph, and collect the settings of the requests."""
     asked: list[Setting] = []
 
-    def graph(module: nn.Module, images: torch.Tensor, setting: Setting) -> bytes:
+    def graph(module: nn.Module, images: torch.Tensor, setting: Setting, *, int8_rest: str) -> bytes:
+        assert int8_rest == "fp16"
         asked.append(setting)
         return small_graph(precision=setting.precision.replace("tf32", "fp32"), batch=len(images))
 
@@ -226,9 +227,10 @@ def test_it_wants_a_gpu(newest: Double, monkeypatch: pytest.MonkeyPatch) -> None
 def test_precisions_that_it_does_not_run_are_named() -> None:
     runner = TensorRtRunner()
     assert runner.supports(make_setting(device="h200", runtime="tensorrt", precision="bf16")).available
-    found = runner.supports(make_setting(device="h200", runtime="tensorrt", precision="int8"))
-    assert found.reason == "tensorrt runs fp32, fp16, bf16, tf32, fp8, not int8"
-    assert runner.supports(make_setting(device="h200", runtime="tensorrt", precision="fp8")).available
+    found = runner.supports(make_setting(device="h200", runtime="tensorrt", precision="int8-dynamic"))
+    assert found.reason == "tensorrt runs fp32, fp16, bf16, tf32, int8, fp8, not int8-dynamic"
+    for precision in ("int8", "fp8"):
+        assert runner.supports(make_setting(device="h200", runtime="tensorrt", precision=precision)).available
 
 
 RTX_SETTING = make_setting(device="l4", runtime="tensorrt-rtx", batch=2, exporter="dynamo")
@@ -249,7 +251,7 @@ def test_a_session_of_rtx_runs_and_answers(rtx_double: Double, graphs: list[Sett
 def test_rtx_compiles_before_the_recording(
     rtx_double: Double, graphs: list[Setting], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner_module, "onnx_graph", lambda module, images, setting: small_graph(batch=None))
+    monkeypatch.setattr(runner_module, "onnx_graph", lambda module, images, setting, int8_rest: small_graph(batch=None))
     session = runner_on(rtx_double).prepare(small_network(), small_images(2), RTX_SETTING)
     before = list(rtx_double.library.kernels_run)
     assert set(before) == {"specialised"}  # none of those for any shape, which run while others are compiled

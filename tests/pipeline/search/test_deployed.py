@@ -14,7 +14,6 @@ from hwnas.errors import CheckFailedError, InputError, UsageError
 from hwnas.pipeline.quantisation import QuantisationOptions
 from hwnas.pipeline.report import write_report
 from hwnas.pipeline.run_network import network_of_run, searched_precision
-from hwnas.pipeline.search.deployments import require_accuracy_known
 from hwnas.pipeline.search.query import query
 from hwnas.pipeline.search.run import SearchRun, dry_run_search, search_networks
 from hwnas.progress import EvaluationProgress, NullReporter, ProgressEvent
@@ -380,12 +379,6 @@ def test_a_search_in_int8_alone_evaluates_in_int8(deployed: dict[str, Any]) -> N
     exact = dry_run_search(options(deployed, precisions=("fp32",))).spec
     assert exact.supernet is not None
     assert exact.supernet.precision is None
-
-
-def test_accuracy_must_be_known_in_every_precision() -> None:
-    require_accuracy_known(("fp32", "bf16", "int8", None), known=("fp32", "int8"))
-    with pytest.raises(InputError, match="accuracy in fp8 cannot be evaluated"):
-        require_accuracy_known(("fp32", "fp8"), known=("fp32", "int8"))
 
 
 @pytest.mark.parametrize(
