@@ -281,7 +281,7 @@ def test_bfloat16_is_near() -> None:
     assert rounded.loss != exact.loss
     assert rounded.loss == pytest.approx(exact.loss, rel=0.02)
     with pytest.raises(InputError, match="precision 'fp8' is not known"):
-        evaluate_module(network, batches(), precision="fp8")  # type: ignore[arg-type]
+        evaluate_module(network, batches(), precision="fp8")
 
 
 def test_no_images_are_an_error() -> None:

@@ -5,6 +5,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -17,6 +18,7 @@ from hwnas.export.parity import ExportParity, parity_path
 from hwnas.export.tensorrt import EngineSettings, TimingCache, read_engine
 from hwnas.export.tensorrt.export import export_engine
 from tests.export.tensorrt.conftest import GPU, Double
+from tests.export.tensorrt.fake_cuda import FakeCuda
 from tests.export.tensorrt.graphs import expected_logits, small_graph, small_images, small_network
 
 SHAPE = (3, 8, 8)
@@ -68,10 +70,15 @@ def test_the_accuracy_of_an_engine_is_that_of_its_own_logits(
     module: nn.Module, newest: Double, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """All batches run on one loaded engine; torch's own answers are the labels."""
-    loaded = []
-    monkeypatch.setattr("hwnas.export.tensorrt.export.TorchCuda", lambda: loaded.append(newest.cuda()) or loaded[-1])
+    loaded: list[FakeCuda] = []
+
+    def load() -> FakeCuda:
+        loaded.append(newest.cuda())
+        return loaded[-1]
+
+    monkeypatch.setattr("hwnas.export.tensorrt.export.TorchCuda", load)
     images = [small_images(2, seed=seed) for seed in range(3)]
-    batches = [(batch.numpy(), expected_logits(batch).argmax(axis=1)) for batch in images]
+    batches = [(batch.numpy(), np.asarray(expected_logits(batch)).argmax(axis=1)) for batch in images]
     in_onnx = QuantisedAccuracy(
         data="test", images=6, top1=0.5, float_top1=0.9, max_drop=0.01, calibration=None, noisiest_layers=()
     )
