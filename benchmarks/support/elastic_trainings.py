@@ -30,7 +30,7 @@ from hwnas.supernet.sorting import importance, sort_units
 from hwnas.supernet.store import load_supernet
 from hwnas.train.data.loader import Batch
 from hwnas.train.data.sources import DataConfig, DataSplits, open_data
-from hwnas.train.elastic import activation_scores, taylor_scores, uniform_cut
+from hwnas.train.elastic import activation_scores, taylor_scores
 from hwnas.train.evaluation import make_eval_loader, unaugmented_loader
 from hwnas.train.evaluator import evaluate_module
 from hwnas.train.losses import elastic_loss
@@ -214,7 +214,7 @@ class Trainings:
     def pruned(self, seed: int) -> dict[str, Any]:
         """Cut the original to half of its MACs, every block alike by Taylor scores, and fine-tune it."""
         supernet = self.sorted(seed, "taylor")
-        arch = uniform_cut(supernet, HALF)
+        arch = supernet.space.uniform_cut(HALF)
         network = supernet.subnet(arch)
         before = self.tested(network)
         self._distil(network, seed, epochs=self.options.elastic_epochs)
@@ -237,7 +237,7 @@ class Trainings:
         found: dict[str, Any] = {}
         for score in ("activation", "taylor", "l1", "random"):
             supernet = self.sorted(seed, score)
-            archs = [uniform_cut(supernet, cut) for cut in CUTS]
+            archs = [supernet.space.uniform_cut(cut) for cut in CUTS]
             found[score] = [self.tested(supernet.subnet(arch)) for arch in archs]
             found["macs"] = _relative_macs(supernet.space, archs)
         return found
@@ -274,7 +274,7 @@ class Trainings:
             network.load_state_dict(torch.load(self._weights(f"resized-{patch}-{image_size}", seed), weights_only=True))
             found[name] = (network.eval(), image_size)
         supernet = self.sorted(seed, "taylor")
-        network = supernet.subnet(uniform_cut(supernet, HALF))
+        network = supernet.subnet(supernet.space.uniform_cut(HALF))
         network.load_state_dict(torch.load(self._weights("pruned", seed), weights_only=True))
         found["one size, Taylor"] = (network.eval(), full)
         return found

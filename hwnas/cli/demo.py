@@ -15,6 +15,7 @@ from hwnas.config import to_mapping
 from hwnas.metrics import Deployment, parse_metric
 from hwnas.pipeline.demo import DemoOptions, DemoResult, run_demo
 from hwnas.pipeline.search.options import MAX_EVALUATIONS
+from hwnas.report.gather import gather
 
 if TYPE_CHECKING:
     from hwnas.pipeline.demo import DemoResult
@@ -73,7 +74,7 @@ def _values(done: DemoResult) -> dict[str, Any]:
 
 
 def _print(done: DemoResult) -> None:
-    print_front(done.out / "search")
+    print_front(gather(done.out / "search"))
     print_line()
     for sentence in summarize_demo(done):
         print_line(sentence)

@@ -5,13 +5,16 @@ from pathlib import Path
 from typing import Any
 
 from hwnas.cli.output import Column, print_footer, print_line, print_table
-from hwnas.report.front import FrontRow, front_rows
+from hwnas.report.data import RunData
+from hwnas.report.front import FrontRow, reference_rows, rows_of
+from hwnas.report.gather import gather
+from hwnas.report.verdict import plain_sizes
 from hwnas.search.record import SearchRecord, Verification
 
 _MAX_ROWS = 30
 """Rows of the table; front.csv has all of them."""
 
-_TEXT_COLUMNS = ("arch_id", "deployment", "verified")
+_TEXT_COLUMNS = ("arch_id", "deployment", "verified", "network", "origin")
 
 _DEPLOYMENT = re.compile(r"@\S+?(?=_measured|_lower|_upper|_vs_|$)")
 """Device, runtime, precision and batch in the name of a column."""
@@ -19,7 +22,9 @@ _DEPLOYMENT = re.compile(r"@\S+?(?=_measured|_lower|_upper|_vs_|$)")
 
 def print_search_result(run: Path, record: SearchRecord) -> None:
     """Print the front of a search, its verification, its exported networks, and the command to run next."""
-    print_front(run)
+    data = gather(run)
+    print_front(data)
+    print_references(data)
     print_line()
     reached = record.history[-1][2] if record.history else 0.0
     random = record.random_history
@@ -31,6 +36,9 @@ def print_search_result(run: Path, record: SearchRecord) -> None:
     )
     for text in verification_lines(record):
         print_line(text)
+    against = plain_sizes(data)
+    if against:
+        print_line(against)
     for item in record.winners:
         tested = "" if item.test_accuracy is None else f", test accuracy {item.test_accuracy:.2%}"
         if item.file_accuracy is not None and item.float_accuracy is not None:
@@ -76,9 +84,9 @@ def verification_lines(record: SearchRecord) -> list[str]:
     return lines
 
 
-def print_front(run: Path) -> None:
-    """Print the front, best accuracy first: predicted and measured values, relative to DeiT-Ti if that is known."""
-    cells = [_visible_cells(row) for row in front_rows(run)]
+def print_front(data: RunData) -> None:
+    """Print the front, best accuracy first: predicted and measured values, relative to the baseline if there is one."""
+    cells = [_visible_cells(row) for row in rows_of(data)]
     if not cells:
         print_line("The front is empty: no evaluated network meets all constraints.")
         return
@@ -86,7 +94,17 @@ def print_front(run: Path) -> None:
     columns = [Column(title, numeric=title not in _TEXT_COLUMNS) for title in titles]
     print_table(columns, [[_format(name, value) for name, value in row.items()] for row in cells[:_MAX_ROWS]])
     if len(cells) > _MAX_ROWS:
-        print_line(f"and {len(cells) - _MAX_ROWS} more in {run / 'front.csv'}")
+        print_line(f"and {len(cells) - _MAX_ROWS} more in {data.path / 'front.csv'}")
+
+
+def print_references(data: RunData) -> None:
+    """Print the reference networks that can be compared with a front."""
+    rows = reference_rows(data)
+    if rows:
+        print_line()
+        titles = _short_names(list(rows[0]))
+        columns = [Column(title, numeric=title not in _TEXT_COLUMNS) for title in titles]
+        print_table(columns, [[_format(name, value) for name, value in row.items()] for row in rows])
 
 
 def _visible_cells(row: FrontRow) -> dict[str, Any]:

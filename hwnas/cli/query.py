@@ -1,5 +1,6 @@
 """`hwnas query`: print the front of a finished search for other objectives, constraints or devices."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ from hwnas.cli.options import CONFIDENCE, NAMES, PATH, json_option, predictors_o
 from hwnas.cli.output import Column, print_footer, print_json, print_line, print_table
 from hwnas.pipeline.search.query import QueryResult
 from hwnas.pipeline.search.query import query as query_search
+from hwnas.report.front import reference_origin
+from hwnas.search.record import ReferenceNetwork
 
 
 @click.command()
@@ -91,6 +94,7 @@ def _print(found: QueryResult) -> None:
             for network in found.networks
         ]
         print_table([Column("arch_id"), *(Column(title, numeric=True) for title in titles)], rows)
+        _print_references(found.reference_networks, names)
     print_line()
     held = "" if found.confidence is None else f", constraints held with confidence {found.confidence:g}"
     print_line(f"{len(found.networks)} on the front of {found.candidates:,} candidates{held}")
@@ -98,7 +102,21 @@ def _print(found: QueryResult) -> None:
         print_line(f"note: {note}")
 
 
-def _format(name: str, value: float) -> Any:
+def _print_references(networks: Sequence[ReferenceNetwork], names: Sequence[str]) -> None:
+    """Print reference networks with those of some metrics that are known."""
+    if networks:
+        print_line()
+        rows = [
+            [network.name, *(_format(name, network.value(name)) for name in names), reference_origin(network)]
+            for network in networks
+        ]
+        columns = [Column("network"), *(Column(name, numeric=True) for name in names), Column("origin")]
+        print_table(columns, rows)
+
+
+def _format(name: str, value: float | None) -> Any:
+    if value is None:
+        return None
     if name == "accuracy":
         return f"{value:.2%}"
     return int(value) if name in ("macs", "params") else f"{value:,.5g}"

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.report.anatomy import PARTS, Anatomy, anatomies, anatomy, conditions_of
-from hwnas.report.data import Candidates, Member, RunData, reference_value
+from hwnas.report.data import Candidates, Member, RunData
 from hwnas.report.front import csv_text, json_text, rows_of, verdict_of
 from hwnas.report.verdict import balanced, best_of, standing
 from hwnas.space.deployed import DEPLOYMENT
@@ -188,7 +188,8 @@ def _references(data: RunData) -> list[dict[str, Any]]:
             "name": reference.name,
             "measured": reference.measured,
             "predicted": list(reference.predicted),
-            "values": [reference_value(reference, metric) for metric in data.metrics],
+            "note": reference.note,
+            "values": [reference.value(metric.key) for metric in data.metrics],
         }
         for reference in data.references
     ]

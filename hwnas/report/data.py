@@ -18,8 +18,11 @@ from hwnas.space.space import AnySpace, Genomes, Mask
 
 Role = Literal["objective", "constraint", "other"]
 
+COSTS = ("macs", "params")
+"""Metrics of the network alone that are no measure of its quality."""
+
 REFERENCE_PIXELS = 224
-"""Image size of the reference networks."""
+"""Image size of the well-known reference networks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,36 +161,33 @@ class RunData:
 
     @property
     def references(self) -> tuple[ReferenceNetwork, ...]:
-        """Reference networks for comparison, if they have the same image size as the run."""
-        return () if self.record is None or not self.comparable else self.record.reference_networks
+        """Reference networks for comparison: well-known ones only if they have the same image size as the run."""
+        return () if self.record is None else comparable_networks(self.record, self.space)
 
     @property
     def references_note(self) -> str | None:
         """The reason why the reference networks of the run are not shown, or None."""
-        if self.record is None or self.comparable or not self.record.reference_networks:
+        networks = () if self.record is None else self.record.reference_networks
+        hidden = [item for item in networks if item not in self.references]
+        if not hidden:
             return None
         # In a search over deployments a reference network occurs once in each, with its name in front.
-        references = self.record.reference_networks
-        bare = (item.name.removesuffix(f" {item.deployment}") for item in references)
+        bare = (item.name.removesuffix(f" {item.deployment}") for item in hidden)
         names = " and ".join(dict.fromkeys(bare))
-        sizes = f"images of {REFERENCE_PIXELS} pixels, these networks of {self.pixels}"
+        own = self.space.config.image_size
+        pixels = sorted({own, *getattr(self.space.config, "image_sizes", ())})  # each network may choose its own
+        taken = str(own) if len(pixels) == 1 else f"{pixels[0]} to {pixels[-1]}"
+        sizes = f"images of {REFERENCE_PIXELS} pixels, these networks of {taken}"
         return f"Nothing is compared with {names}, which take {sizes}."
 
     @property
-    def pixels(self) -> int:
-        """Image size of the networks."""
-        return int(self.space.config.image_size)
-
-    @property
-    def comparable(self) -> bool:
-        """True if the reference networks have the same image size; otherwise their costs are not comparable."""
-        return self.pixels == REFERENCE_PIXELS
-
-    @property
     def baseline(self) -> ReferenceNetwork | None:
-        """The reference network that values are relative to: DeiT-Ti, or else the first one."""
-        named = {slug(reference.name): reference for reference in reversed(self.references)}
-        return named.get("deit_ti") or (self.references[0] if self.references else None)
+        """The reference network that values are relative to: the model of an elastic space, DeiT-Ti, or the first."""
+        for is_baseline in (lambda item: item.kind == "original", lambda item: slug(item.name) == "deit_ti"):
+            found = next(filter(is_baseline, self.references), None)
+            if found is not None:
+                return found
+        return next(iter(self.references), None)
 
     @property
     def deployments(self) -> tuple[str, ...]:
@@ -211,15 +211,15 @@ class RunData:
         return next(metric for metric in self.metrics if metric.key == key)
 
 
+def comparable_networks(record: SearchRecord, space: AnySpace) -> tuple[ReferenceNetwork, ...]:
+    """Return the reference networks of a search; well-known ones only if they take images of the same size."""
+    comparable = space.config.image_size == REFERENCE_PIXELS
+    return tuple(item for item in record.reference_networks if comparable or item.kind != "known")
+
+
 def slug(name: str) -> str:
     """Return a name as part of a column name: letters, digits and underscores."""
     return "".join(letter if letter.isalnum() else "_" for letter in name.casefold()).strip("_")
-
-
-def reference_value(reference: ReferenceNetwork, metric: MetricInfo) -> float | None:
-    """Return the value of a metric of a reference network, if it is known."""
-    own = {"macs": reference.macs, "params": reference.params, "accuracy": reference.accuracy}
-    return own[metric.name] if metric.name in own else reference.metrics.get(metric.key)
 
 
 def shown(metric: MetricInfo, value: float | None) -> str:

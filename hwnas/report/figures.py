@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hwnas.files import write_atomic
-from hwnas.report.data import Member, MetricInfo, RunData, reference_value
+from hwnas.report.data import Member, MetricInfo, RunData
 from hwnas.search.record import ReferenceNetwork
 
 if TYPE_CHECKING:
@@ -100,9 +100,9 @@ def draw_front(axes: "Axes", runs: Sequence[RunData]) -> None:
     low, high = axes.get_xlim()
     near = (low - _NEAR * (high - low), high + _NEAR * (high - low))
     for name, colour, reference in _references(runs):
-        across = reference_value(reference, x)
+        across = reference.value(x.key)
         if across is not None and near[0] <= across * _factor(x) <= near[1]:
-            _draw_reference(axes, name, across * _factor(x), reference_value(reference, y), y, colour=colour)
+            _draw_reference(axes, name, across * _factor(x), reference.value(y.key), y, colour=colour)
     axes.set_xlabel(_title(x))
     axes.set_ylabel(_title(y))
     axes.grid(color="0.92", linewidth=0.6)

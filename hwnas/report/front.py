@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hwnas.files import write_atomic
-from hwnas.report.data import Member, MetricInfo, RunData, reference_value, slug
+from hwnas.report.data import Member, MetricInfo, RunData, slug
 from hwnas.report.gather import gather
 from hwnas.search.record import ReferenceNetwork
 from hwnas.space.arch import canonical_json
@@ -100,8 +100,38 @@ def markdown_text(data: RunData, rows: Sequence[FrontRow]) -> str:
     notes += [f"`{metric}` was not measured ({why}): it is predicted." for metric, why in data.unmeasured.items()]
     header = [short(name) for name in names]
     lines = [header, ["---"] * len(names), *([_shown(row.cells()[name]) for name in names] for row in rows)]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return "\n\n".join([f"# Front of {_escaped(data.name)}", *notes, table]) + "\n"
+    references = reference_rows(data)
+    parts = [f"# Front of {_escaped(data.name)}", *notes, _table(lines)]
+    if references:
+        titles = [short(name) for name in references[0]]
+        rest = [[_shown(value) for value in row.values()] for row in references]
+        parts += ["## Reference networks", _table([titles, ["---"] * len(titles), *rest])]
+    return "\n\n".join(parts) + "\n"
+
+
+def reference_rows(data: RunData) -> tuple[dict[str, Any], ...]:
+    """Return the reference networks by column: name, the metrics of the tables, parameters, and their origin."""
+    return tuple(
+        {
+            "network": item.name,
+            **{metric.key: item.value(metric.key) for metric in _shown_metrics(data)},
+            "params": item.params,
+            "origin": reference_origin(item),
+        }
+        for item in data.references
+    )
+
+
+def reference_origin(network: ReferenceNetwork) -> str:
+    """Return whether the metrics of a reference network were measured, and with which weights it was evaluated."""
+    origin = "measured" if network.measured else "predicted"
+    if network.measured and network.predicted:
+        origin += f" but for {', '.join(network.predicted)}"
+    return f"{origin}; {network.note}" if network.note else origin
+
+
+def _table(lines: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def columns(data: RunData) -> list[str]:
@@ -132,7 +162,7 @@ def _row(data: RunData, member: Member) -> FrontRow:
         metrics={name: value for metric in _shown_metrics(data) for name, value in _values(data, member, metric)},
         params=member.params,
         relative={
-            name: _ratio(member.value(metric.key), reference_value(baseline, metric))
+            name: _ratio(member.value(metric.key), baseline.value(metric.key))
             for name, (baseline, metric) in _relative_columns(data).items()
         },
         verified=verdict_of(member),
@@ -167,7 +197,7 @@ def _relative_columns(data: RunData) -> dict[str, tuple[ReferenceNetwork, Metric
     baseline = data.baseline
     if baseline is None:
         return {}
-    known = [metric for metric in data.metrics if metric.name != "accuracy" and reference_value(baseline, metric)]
+    known = [metric for metric in data.metrics if metric.name != "accuracy" and baseline.value(metric.key)]
     return {f"{metric.key}_vs_{slug(baseline.name)}": (baseline, metric) for metric in known}
 
 

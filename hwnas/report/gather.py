@@ -12,7 +12,7 @@ from hwnas.errors import HwnasError, InputError
 from hwnas.files import file_errors
 from hwnas.metrics import Deployment, parse_metric
 from hwnas.predict.card import card_from_json
-from hwnas.report.data import Candidates, HistoryPoint, Member, MetricInfo, Role, RunData
+from hwnas.report.data import COSTS, Candidates, HistoryPoint, Member, MetricInfo, Role, RunData
 from hwnas.runs import Run
 from hwnas.search import study_files
 from hwnas.search.objective import Estimate, exact
@@ -25,7 +25,6 @@ from hwnas.space.deployed import DeployedSpace, count_evaluations
 from hwnas.space.space import AnySpace, Genomes, Mask
 
 _HASHED = (RECORD_FILE, study_files.STUDY_FILE)
-_EXTRA = {"macs", "params"}
 _MAX_VALUE = 1e18
 """Largest value of a metric. Figures and ratios of larger ones overflow."""
 
@@ -78,7 +77,7 @@ def _candidates(study: Study, problem: Problem, *, source: Path) -> tuple[Candid
     names = [*problem.metrics, *(name for name in study.parsed_metrics() if name not in problem.metrics)]
     table = study.table(names, space=problem.space)
     genomes = table.genomes
-    metrics = {**table.metrics, **_costs(problem.space, genomes, missing=_EXTRA - set(names))}
+    metrics = {**table.metrics, **_costs(problem.space, genomes, missing={*COSTS} - set(names))}
     scores = problem.scores(metrics)
     known = known_rows(scores.objectives)
     candidates = Candidates(

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from hwnas.metrics import indistinct_supernet_warning
-from hwnas.report.data import Member, MetricInfo, RunData, percent, reference_value, shown
+from hwnas.report.data import COSTS, Member, MetricInfo, RunData, percent, shown
 from hwnas.search.pareto import knee
 from hwnas.search.record import SearchRecord
 
@@ -34,7 +34,56 @@ def sentence(data: RunData) -> str:
         return _nothing(data)
     if not data.finished:
         return f"The search has not finished. So far it {_found(data, front)}; {_choice(data, front)}."
-    return f"The search {_found(data, front)}; {_choice(data, front)}{_trust(data)}."
+    against = plain_sizes(data)
+    return f"The search {_found(data, front)}; {_choice(data, front)}{_trust(data)}.{against and f' {against}'}"
+
+
+def plain_sizes(data: RunData) -> str:
+    """Say whether a front beats the model of an elastic space on smaller images or with larger patches.
+
+    A network beats the model if it is at least as good and as fast, and better in one of the two; without a metric of a
+    device, its MACs stand for speed.
+
+    Returns:
+        A sentence; empty if nothing is known of the model at other sizes.
+    """
+    quality = next((metric for metric in data.objectives if not metric.where and metric.name not in COSTS), None)
+    costs = (metric for metric in data.metrics if metric.where or metric.name == "macs")
+    speed = max(costs, key=lambda metric: (bool(metric.where), metric.role == "objective"), default=None)
+    if quality is None or speed is None:
+        return ""
+    front = [(member.network_id, member.value(quality.key), member.value(speed.key)) for member in standing(data)]
+    texts, all_known = [], []
+    for reference in data.references:
+        values = reference.value(quality.key), reference.value(speed.key)
+        if reference.kind not in ("resolution", "patch") or None in values:
+            continue
+        name = f"the {reference.name}"
+        all_known.append(name)
+        others = (pair for network_id, *pair in front if network_id != reference.network_id)
+        if not any(_beats(pair, values, signs=(_sign(quality), _sign(speed))) for pair in others):
+            texts.append(f"{name} ({shown(quality, values[0])}, {shown(speed, values[1])})")
+    if texts:
+        return f"The front does not beat {_listed(texts)}: no network of it is as good and as fast."
+    return f"The front beats {_listed(all_known)}." if all_known else ""
+
+
+def _beats(member: Sequence[float | None], reference: Sequence[float | None], *, signs: Sequence[float]) -> bool:
+    gains = [
+        sign * (own - other)
+        for own, other, sign in zip(member, reference, signs, strict=True)
+        if own is not None and other is not None
+    ]
+    return len(gains) == len(signs) and min(gains) >= 0 < max(gains)
+
+
+def _sign(metric: MetricInfo) -> float:
+    return 1.0 if metric.maximised else -1.0
+
+
+def _listed(texts: Sequence[str]) -> str:
+    *most, last = texts
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def _unmeasured(data: RunData) -> Iterator[str]:
@@ -60,7 +109,7 @@ def standing(data: RunData) -> tuple[Member, ...]:
 
 def balanced(data: RunData, front: Sequence[Member]) -> Member | None:
     """Return the knee of a front, by measured values or else the unfavourable ends of predictions."""
-    signs = [-1.0 if metric.maximised else 1.0 for metric in data.objectives]
+    signs = [-_sign(metric) for metric in data.objectives]
     rows = [[member.cautious(metric) for metric in data.objectives] for member in front]
     if not rows:
         return None
@@ -80,8 +129,7 @@ def _found(data: RunData, front: Sequence[Member]) -> str:
 def _choice(data: RunData, front: Sequence[Member]) -> str:
     member = balanced(data, front)
     assert member is not None, "a front without a network"
-    *most, last = [shown(metric, member.value(metric.key)) for metric in data.objectives]
-    values = f"{', '.join(most)} and {last}" if most else last
+    values = _listed([shown(metric, member.value(metric.key)) for metric in data.objectives])
     where = "" if member.deployment is None else f" in {member.deployment}"
     name = f"it{where}" if len(front) == 1 else f"the balanced network{where}{_chosen_by(data, front)}"
     return f"{name} has {values}{_against_baseline(data, member)}"
@@ -103,7 +151,7 @@ def _against_baseline(data: RunData, member: Member) -> str:
     """Compare with the speed of the baseline, by the first device metric known for both."""
     baseline = data.baseline
     for metric in data.metrics:
-        base = None if baseline is None else reference_value(baseline, metric)
+        base = None if baseline is None else baseline.value(metric.key)
         value = member.value(metric.key)
         if baseline is None or not metric.where or not base or not value:
             continue

@@ -42,9 +42,14 @@ class SupernetHealth:
     largest: Share
 
 
+ReferenceKind = Literal["known", "original", "uniform", "resolution", "patch", "smaller"]
+"""A well-known network; or in a search of an elastic space its model, a cut of the model that is alike in all blocks,
+the model on smaller images or with larger patches, or timm's next smaller model of its kind."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ReferenceNetwork:
-    """A well-known network to compare the front with."""
+    """A network to compare the front with."""
 
     name: str
     macs: Count
@@ -54,11 +59,21 @@ class ReferenceNetwork:
     measured: bool
     """True if they were measured with the front; else they are predicted."""
     accuracy: Share | None
-    """On the same images; None if no training of it on them was found."""
+    """On the same images; None if it has no weights that were trained on them."""
     predicted: tuple[str, ...] = ()
     """Metrics that are predicted while others were measured."""
     deployment: str | None = None
     """The searched deployment that its metrics are of; None where a search has no choice of deployments."""
+    kind: ReferenceKind = "known"
+    network_id: str | None = None
+    """The id that it is measured under; None in records of earlier versions, which have well-known networks alone."""
+    note: str = ""
+    """Weights that it was evaluated with, or why it has none; empty where its name says that."""
+
+    def value(self, metric: str) -> float | None:
+        """Return the value of a metric by its full text, if it is known."""
+        own = {"macs": self.macs, "params": self.params, "accuracy": self.accuracy}
+        return own[metric] if metric in own else self.metrics.get(metric)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -239,6 +239,22 @@ class Elastic(Space[ElasticConfig, ElasticArch]):
         block = ElasticBlock(num_heads=heads[-1], hidden_dim=widths[-1])
         return ElasticArch(blocks=(block,) * self.config.depth)
 
+    def uniform_cut(self, cut: float) -> ElasticArch:
+        """Return the network that has one width in all blocks and lacks about a share of the model's MACs."""
+        heads, widths = (tuple(filter(None, choices)) for choices in self._choices)
+        archs = [
+            ElasticArch(blocks=(ElasticBlock(num_heads=number, hidden_dim=width),) * self.config.depth)
+            for number in heads
+            for width in widths
+        ]
+        macs = self.costs(self.encode([self.original, *archs])).macs
+        # Among cuts that are about as good, that of heads and hidden units alike.
+        misses = [
+            abs(1 - value / macs[0] - cut) + 0.1 * abs(block.num_heads / heads[-1] - block.hidden_dim / widths[-1])
+            for value, block in zip(macs[1:], (arch.blocks[0] for arch in archs), strict=True)
+        ]
+        return archs[misses.index(min(misses))]
+
     def smallest(self) -> ElasticArch:
         """Return the network with the fewest MACs, then parameters, then the first genome."""
         # As much as is allowed is skipped, and the first genome skips the first blocks, as far as it may.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hwnas.errors import InputError
-from hwnas.space.elastic import ElasticArch, ElasticBlock
+from hwnas.space.elastic import ElasticArch
 from hwnas.supernet.elastic import ElasticSupernet, ElasticTransformerBlock, detailed_outputs
 from hwnas.supernet.network import Network
 from hwnas.supernet.sorting import importance, sort_units
@@ -77,7 +77,7 @@ def order_units(supernet: ElasticSupernet, images: Tensor) -> UnitOrder:
         "l1": [importance(dict(supernet.shared.named_parameters()), group) for group in supernet.sortable()],
     }
     held = [batch.to(_device(network)) for batch in torch.split(second, _BATCH)]
-    archs = [uniform_cut(supernet, cut) for cut in CUTS]
+    archs = [supernet.space.uniform_cut(cut) for cut in CUTS]
     divergences = {"unsorted": _divergences(supernet, network, archs, held)}
     before = {name: value.clone() for name, value in supernet.shared.state_dict().items()}
     for score in get_args(Score):
@@ -96,25 +96,6 @@ def order_units(supernet: ElasticSupernet, images: Tensor) -> UnitOrder:
         num_images=len(first),
         scores={name: tuple(tuple(group.tolist()) for group in groups) for name, groups in scores.items()},
     )
-
-
-def uniform_cut(supernet: ElasticSupernet, cut: float) -> ElasticArch:
-    """Return the network that has one width in all blocks and lacks about a share of the MACs."""
-    space = supernet.space
-    heads, widths = (tuple(filter(None, choices)) for choices in (space.config.num_heads, space.config.hidden_dims))
-    depth = space.config.depth
-    archs = [
-        ElasticArch(blocks=(ElasticBlock(num_heads=number, hidden_dim=width),) * depth)
-        for number in heads
-        for width in widths
-    ]
-    macs = space.costs(space.encode([space.largest(), *archs])).macs
-    # Among cuts that are about as good, that of heads and hidden units alike.
-    misses = [
-        abs(1 - value / macs[0] - cut) + 0.1 * abs(block.num_heads / heads[-1] - block.hidden_dim / widths[-1])
-        for value, block in zip(macs[1:], (arch.blocks[0] for arch in archs), strict=True)
-    ]
-    return archs[misses.index(min(misses))]
 
 
 @torch.no_grad()

@@ -7,8 +7,8 @@ import pytest
 from hwnas.metrics import indistinct_supernet_warning
 from hwnas.report.data import RunData
 from hwnas.report.gather import gather
-from hwnas.report.verdict import accuracy_error, balanced, banners, sentence, standing
-from hwnas.search.record import SearchRecord, SupernetHealth, Verification
+from hwnas.report.verdict import accuracy_error, balanced, banners, plain_sizes, sentence, standing
+from hwnas.search.record import ReferenceNetwork, SearchRecord, SupernetHealth, Verification
 from tests.report.example import LATENCY, Example, make_run
 from tests.supernet_extremes import SUPERNET_EXTREMES
 
@@ -192,3 +192,43 @@ def test_a_search_that_goes_on_says_so(tmp_path: Path) -> None:
         "This search has not finished or was interrupted, after 100 networks. "
         f"Resume an interrupted search with hwnas search --resume {tmp_path / 'a'}."
     ]
+
+
+def elastic(data: RunData, **values: float) -> RunData:
+    """The run of an elastic space with the model at two other sizes, whose accuracy and latency are given."""
+    networks = [
+        ReferenceNetwork(
+            name=name,
+            macs=10**9,
+            params=10**6,
+            metrics={LATENCY: values[f"{key}_ms"]},
+            measured=True,
+            accuracy=values[f"{key}_accuracy"],
+            kind="patch" if key == "patch" else "resolution",
+            network_id=key,
+        )
+        for key, name in (("small", "original at 160 px"), ("patch", "original with patches of 32"))
+    ]
+    return changed(data, reference_networks=tuple(networks))
+
+
+def test_a_front_that_does_not_beat_the_model_at_other_sizes_says_so(data: RunData) -> None:
+    assert plain_sizes(data) == ""  # no model to compare with
+    best = max(standing(data), key=lambda member: member.value("accuracy") or 0)
+    accuracy, latency = best.value("accuracy"), best.value(LATENCY)
+    assert accuracy is not None
+    assert latency is not None
+    beaten = {"small_accuracy": accuracy - 0.01, "small_ms": latency, "patch_accuracy": accuracy, "patch_ms": 1e3}
+    found = elastic(data, **beaten)
+    assert plain_sizes(found) == "The front beats the original at 160 px and the original with patches of 32."
+    assert sentence(found).endswith(plain_sizes(found))
+    found = elastic(data, **{**beaten, "small_accuracy": accuracy + 0.01})
+    assert plain_sizes(found) == (
+        f"The front does not beat the original at 160 px ({100 * accuracy + 1:.1f} % accuracy, {latency:.3g} ms): "
+        "no network of it is as good and as fast."
+    )
+    faster = elastic(data, **{**beaten, "patch_ms": 1e-3})
+    assert plain_sizes(faster).startswith("The front does not beat the original with patches of 32 (")
+    # The same network is no better than itself.
+    equal = elastic(data, **{**beaten, "small_accuracy": accuracy, "small_ms": latency})
+    assert plain_sizes(equal).startswith("The front does not beat the original at 160 px (")

@@ -13,7 +13,7 @@ from hwnas.supernet.elastic import ElasticSupernet, detailed_outputs
 from hwnas.supernet.sorting import importance
 from hwnas.train.data.augment import IMAGENET, Normalization
 from hwnas.train.data.loader import Batch
-from hwnas.train.elastic import CUTS, activation_scores, fit_classifier, order_units, taylor_scores, uniform_cut
+from hwnas.train.elastic import CUTS, activation_scores, fit_classifier, order_units, taylor_scores
 from hwnas.train.pretrained import fold_normalization, load_pretrained, own_normalization, supernet_of
 
 SIDE = 64
@@ -97,7 +97,7 @@ def test_cuts_lack_about_their_share_in_all_blocks_alike() -> None:
     supernet = make_supernet("beit3_base_patch16_224")
     space = supernet.space
     for cut in CUTS:
-        arch = uniform_cut(supernet, cut)
+        arch = supernet.space.uniform_cut(cut)
         assert len(set(arch.blocks)) == 1
         macs = space.costs(space.encode([space.largest(), arch])).macs
         assert abs(1 - macs[1] / macs[0] - cut) < 0.05

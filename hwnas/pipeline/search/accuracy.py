@@ -21,6 +21,7 @@ from hwnas.space.arch import Arch
 from hwnas.space.deployed import DeployedSpace
 from hwnas.space.space import AnySpace, Genomes
 from hwnas.supernet.batch_norm import recalibrated
+from hwnas.supernet.families import make_supernet
 from hwnas.supernet.matmul import matmul_backend
 from hwnas.supernet.network import Network
 from hwnas.supernet.store import load_supernet, read_about
@@ -29,6 +30,7 @@ from hwnas.train.data.sources import DataSplits, absolute_data_name
 from hwnas.train.evaluation import calibration_batches, make_evaluator
 from hwnas.train.evaluator import CACHE_BYTES, NETWORKS_PER_PASS, EvalPrecision, SupernetEvaluator
 from hwnas.train.options import read_train_config, supernet_file
+from hwnas.train.session import ORIGINAL
 from hwnas.train.weights import weights_digest
 
 _PASS_S = 5.0
@@ -177,6 +179,7 @@ class SupernetAccuracy:
             # Images are decoded and kept once for all precisions.
             self.evaluators[name].batches = next(iter(self.evaluators.values())).batches
         self._reporter, self._data = reporter or NullReporter(), opened.data
+        self._opened, self._device = opened, device
         self._num_evaluated, self._started_s = 0, time.monotonic()
         num_bytes = len(opened.data.heldout) * 4 * math.prod(opened.space.config.input_shape)
         self._keeps_images = num_bytes <= CACHE_BYTES
@@ -211,9 +214,33 @@ class SupernetAccuracy:
                 found[rows] = [accuracy.top1 for accuracy in evaluator.evaluate(self.space.decode(genomes[rows]))]
         return [float(value) for value in found]
 
-    def evaluate_in_float(self, archs: Sequence[Arch]) -> list[float]:
-        """Return the top-1 accuracy of networks in float32, whatever they are deployed in."""
-        return [float(accuracy.top1) for accuracy in self.evaluators["fp32"].evaluate(archs)]
+    def evaluate_archs(self, archs: Sequence[Arch], precision: str | None) -> list[float]:
+        """Return the top-1 accuracy of networks in a precision; None, as all that only round: in float32."""
+        evaluator = self.evaluators[evaluated_precision(precision)]
+        return [float(accuracy.top1) for accuracy in evaluator.evaluate(archs)]
+
+    def evaluate_original(self, archs: Sequence[Arch], precision: str | None, *, space: AnySpace) -> list[float]:
+        """Return the top-1 accuracy of networks with the weights that an elastic training began with.
+
+        Args:
+            archs: The networks.
+            precision: As for `evaluate_archs`.
+            space: Their space: that of the supernet, or the same with other images and patches.
+        """
+        # The supernet's own weights where there is no run with others.
+        file = self._opened.path / ORIGINAL
+        given = load_supernet(file) if file.is_file() else self._opened.supernet
+        supernet = make_supernet(space, given.config)
+        supernet.load_state_dict(given.state_dict())
+        evaluator = make_evaluator(
+            supernet.eval().to(torch.device(self._device)),
+            self._data,
+            checkpoint_id="original",
+            device=self._device,
+            precision=evaluated_precision(precision),
+        )
+        evaluator.batches = next(iter(self.evaluators.values())).batches
+        return [float(accuracy.top1) for accuracy in evaluator.evaluate(archs)]
 
     def extract(self, arch: Arch) -> Network:
         """Return a network with a copy of its weights, and its own statistics of batch norms if it has any."""

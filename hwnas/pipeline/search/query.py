@@ -24,10 +24,11 @@ from hwnas.pipeline.search.predicted_metrics import (
 )
 from hwnas.predict.intervals import DEFAULT_CONFIDENCE
 from hwnas.predict.selector import ChosenPredictor
+from hwnas.report.data import comparable_networks
 from hwnas.search.objective import Criteria
 from hwnas.search.problem import Problem
 from hwnas.search.query import QueriedFront, query_study
-from hwnas.search.record import read_record
+from hwnas.search.record import ReferenceNetwork, read_record
 from hwnas.search.spec import SearchSpec
 from hwnas.search.study import Study
 from hwnas.space.deployed import DeployedSpace
@@ -65,6 +66,8 @@ class QueryResult(TabularResult):
     candidates: int
     networks: tuple[QueriedNetwork, ...]
     notes: tuple[str, ...]
+    reference_networks: tuple[ReferenceNetwork, ...] = ()
+    """Networks to compare the front with; their metrics are those of the search."""
 
     def _columns(self) -> Columns:
         columns: dict[str, list[object]] = {
@@ -149,6 +152,7 @@ def query(
         candidates=len(found.genomes),
         networks=networks,
         notes=tuple(notes),
+        reference_networks=comparable_networks(record, space),
     )
 
 

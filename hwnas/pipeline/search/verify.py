@@ -14,12 +14,12 @@ from hwnas.metrics import Deployment
 from hwnas.pipeline.measure import measure_plan
 from hwnas.pipeline.search.context import SearchContext
 from hwnas.pipeline.search.predicted_metrics import MetricPredictor
-from hwnas.pipeline.search.recording import NAMES, reference_name
+from hwnas.pipeline.search.references import network_id_of, reference_subjects
 from hwnas.profile.environment import CampaignEnvironment
 from hwnas.profile.plan import MIN_REPEATS, Plan, make_tasks, new_session, save_plan
 from hwnas.profile.results import NetworkResult, assess_profile, results_by_network
 from hwnas.profile.runners.runner import load_runner
-from hwnas.profile.subjects import REFERENCE_NETWORKS, space_subject, unique_subjects
+from hwnas.profile.subjects import space_subject, unique_subjects
 from hwnas.profile.timing import PAIRS
 from hwnas.progress import Reporter
 from hwnas.records import Setting, Subject, load_profile
@@ -180,7 +180,8 @@ class FrontVerifier:
             ]
             with file_errors(path.parent, "written"):
                 path.parent.mkdir(exist_ok=True)
-            save_plan(self._make_plan(subjects, campaign), path)
+            references = reference_subjects(self.context.space, record.reference_networks)
+            save_plan(self._make_plan([*subjects, *references], campaign), path)
         # After a verification that failed, its failed networks are measured again.
         retry = record.verification is not None and record.verification.status == "failed"
         finished = measure_plan(
@@ -193,7 +194,7 @@ class FrontVerifier:
         return _load_results(campaign, [item.path for item in finished.profiles])
 
     def _make_plan(self, subjects: Sequence[Subject], campaign: VerificationCampaign) -> Plan:
-        networks, seed = unique_subjects([*subjects, *REFERENCE_NETWORKS]), self.context.spec.seed
+        networks, seed = unique_subjects(subjects), self.context.spec.seed
         return Plan(
             device=str(campaign.deployment.device),
             space=self.context.space.name,
@@ -345,8 +346,7 @@ def _verified_profile(path: Path, run: Path) -> VerifiedProfile:
 def _with_measured(network: ReferenceNetwork, results: Sequence[MeasuredMetric]) -> ReferenceNetwork:
     """Return a reference network with measured metrics in place of predicted ones."""
     deployment = None if network.deployment is None else Deployment.parse(network.deployment)
-    network_id = next(network_id for network_id in NAMES if reference_name(network_id, deployment) == network.name)
-    measured = {}
+    network_id, measured = network_id_of(network), {}
     for item in results:
         result = item.by_network.get(network_id) if item.predictor.deployment == deployment else None
         value = None if result is None else result.value(item.predictor.metric.name)

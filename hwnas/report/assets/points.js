@@ -54,7 +54,7 @@ function referenceTip(run, reference) {
   const rows = run.metrics.map((metric, column) => [title(metric.label), cell(metric.label, reference.values[column])]);
   return [
     make("h4", {}, SINGLE ? reference.name : `${run.name}: ${reference.name}`),
-    make("div", { class: "aside" }, originOf(reference)),
+    make("div", { class: "aside" }, [originOf(reference), reference.note].filter(Boolean).join("; ")),
     make("table", {}, ...rows.map((row) => make("tr", {}, ...row.map((text) => make("td", {}, text))))),
   ];
 }

@@ -13,7 +13,7 @@ from hwnas.errors import InputError, MissingError
 from hwnas.metrics import Deployment, parse_metric
 from hwnas.pipeline.search import verify
 from hwnas.pipeline.search.predicted_metrics import MetricPredictor
-from hwnas.pipeline.search.recording import NAMES
+from hwnas.pipeline.search.references import NAMES
 from hwnas.pipeline.search.run import SearchRun, search_networks
 from hwnas.profile.results import NetworkResult
 from hwnas.records import Failure

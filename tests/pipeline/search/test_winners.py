@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from hwnas.pipeline.search import verify, winners
-from hwnas.pipeline.search.recording import known_accuracies
+from hwnas.pipeline.search.references import known_accuracies
 from hwnas.pipeline.search.run import search_networks
 from hwnas.pipeline.search.winners import KNEE, SPREAD, choose_winners
 from hwnas.runs import Run

@@ -1,0 +1,192 @@
+"""Networks that the front of an elastic space is compared with: measured, evaluated, and shown."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+
+from hwnas.cli.front import print_search_result
+from hwnas.cli.query import query as query_command
+from hwnas.pipeline.search.accuracy import SupernetAccuracy, open_supernet
+from hwnas.pipeline.search.query import query
+from hwnas.pipeline.search.references import network_id_of, reference_subjects, references_of
+from hwnas.pipeline.search.run import SearchRun, search_networks
+from hwnas.pipeline.train import train_model
+from hwnas.report.gather import gather
+from hwnas.report.verdict import plain_sizes
+from hwnas.search.record import read_record, write_record
+from hwnas.space import SPACES
+from hwnas.space.elastic import Elastic
+from hwnas.supernet.store import load_supernet, save_supernet
+from hwnas.train.options import PretrainedModel, TrainOptions
+from hwnas.train.session import ORIGINAL
+from hwnas.train.trainer import TrainerConfig
+from tests.pipeline.campaigns import FakeEnvironment
+from tests.pipeline.search.workbench import SPEED, options, unverified, write_predictor
+from tests.profile.stand_ins import duration_us
+
+SPACE = "elastic-test_vit-64px"
+NAMES = (
+    "original",
+    "uniform, 65% of MACs",
+    "uniform, 46% of MACs",
+    "original at 48 px",
+    "original at 32 px",
+    "original with patches of 32",
+)
+
+
+@pytest.fixture(scope="module")
+def supernet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The networks inside a model of random weights, prepared without training."""
+    folder = tmp_path_factory.mktemp("elastic")
+    torch.manual_seed(0)
+    torch.save(timm.create_model("test_vit", num_classes=10, img_size=64).state_dict(), folder / "weights.pth")
+    elastic = PretrainedModel(name="timm:test_vit", checkpoint=folder / "weights.pth")
+    given = TrainOptions(elastic=elastic, data="digits", image_size=64, max_images=64, epochs=0, batch_size=32)
+    train_model(given, out=folder / "run", trainer_config=TrainerConfig(threads=1))
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory, supernet: Path) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("bench")
+    write_predictor(folder / "predictors", SPACE, "throughput")
+    return {"supernet": supernet, "predictors": folder / "predictors", "runs": folder / "runs"}
+
+
+@pytest.fixture(scope="module")
+def searched(bench: dict[str, Any]) -> SearchRun:
+    wanted = options(bench, strategy="random", budget=6)
+    return search_networks(wanted, out=bench["runs"] / "run", campaign_environment=FakeEnvironment().make())
+
+
+def test_the_model_is_compared_with_its_cuts_its_sizes_and_a_smaller_model() -> None:
+    found = references_of(SPACES.get("elastic:timm:vit_small_patch16_224"))
+    names = {item.name: item for item in found}
+    sizes = ["original at 192 px", "original at 160 px", "original at 128 px", "original with patches of 32"]
+    assert list(names) == [
+        "original",
+        *(name for name in names if name.startswith("uniform, ")),
+        *sizes,
+        "vit_tiny_patch16_224",
+        "DeiT-Ti",
+        "DeiT-S",
+    ]
+    assert len(found) == 10
+    shares = [int(name.split()[1].removesuffix("%")) for name in names if name.startswith("uniform")]
+    assert shares == pytest.approx([65, 45], abs=5)
+    assert names["original at 128 px"].subject.image_size == 128
+    assert all(names[name].note.startswith("the weights of the model, resampled") for name in sizes)
+    assert names["vit_tiny_patch16_224"].note == "its speed alone: it has no weights here"
+    macs = {name: item.workload().macs for name, item in names.items()}
+    assert macs["original"] > macs["original at 192 px"] > macs["original at 128 px"] > macs["vit_tiny_patch16_224"] / 2
+
+
+def test_a_space_that_chooses_sizes_has_the_smaller_ones_itself() -> None:
+    space = SPACES.get("elastic:timm:test_vit@64+sizes")
+    found = [item for item in references_of(space) if item.kind in ("resolution", "patch")]
+    assert [item.name for item in found] == list(NAMES[3:])
+    assert {item.subject.name for item in found} == {space.name}
+    assert {item.note for item in found} == {""}
+
+
+@pytest.mark.parametrize(
+    ("space", "kinds"),
+    [
+        ("autoformer-tiny", ["known", "known"]),
+        # Two patches a side leave no choice of sizes, and the name has no size of a model.
+        ("elastic:timm:test_vit@32", ["original", "uniform", "uniform", "known", "known"]),
+        # timm's smaller model is DeiT-Ti, which is there already.
+        ("elastic:timm:deit_small_patch16_224@224", ["original", *["uniform"] * 2, *["resolution"] * 3, "patch"]),
+    ],
+)
+def test_there_are_no_more_than_there_can_be(space: str, kinds: list[str]) -> None:
+    found = [item.kind for item in references_of(SPACES.get(space))]
+    assert found == (kinds if kinds[-1] == "known" else [*kinds, "known", "known"])
+
+
+def test_all_are_measured_with_the_front_and_those_with_weights_evaluated(searched: SearchRun) -> None:
+    networks = {item.name: item for item in searched.record.reference_networks}
+    assert tuple(networks)[:6] == NAMES
+    for item in networks.values():
+        assert item.measured
+        assert item.metrics[SPEED] == pytest.approx(1e6 / duration_us(network_id_of(item)), rel=1e-3)
+    assert all(networks[name].accuracy is not None for name in NAMES)
+    assert networks["DeiT-Ti"].accuracy is None
+    health = searched.record.supernet_health
+    assert health is not None
+    assert networks["original"].accuracy == health.largest  # no step of training has changed it
+
+
+def test_they_are_shown_with_the_front(searched: SearchRun, capsys: pytest.CaptureFixture[str]) -> None:
+    data = gather(searched.run)
+    assert tuple(item.name for item in data.references) == NAMES  # DeiT takes other images
+    assert data.baseline is not None
+    assert data.baseline.name == "original"
+    print_search_result(searched.run, searched.record)
+    printed = capsys.readouterr().out
+    table = (searched.run / "front.md").read_text()
+    assert plain_sizes(data) in printed
+    for name in NAMES:
+        assert name in printed
+        assert f"| {name} |" in table
+    assert "macs_vs_original" in table
+    query_command.callback(  # type: ignore[misc]
+        searched.run,
+        objectives=(),
+        constraints=(),
+        device=None,
+        precisions=(),
+        runtimes=(),
+        confidence=None,
+        predictors=None,
+        as_json=False,
+    )
+    asked = capsys.readouterr().out
+    assert all(name in asked for name in NAMES)
+    assert tuple(item.name for item in query(searched.run).reference_networks) == NAMES
+
+
+def test_a_resumed_search_measures_them_too(searched: SearchRun, tmp_path: Path) -> None:
+    run = unverified(searched, tmp_path)
+    again = search_networks(resume=run, campaign_environment=FakeEnvironment().make()).record
+    assert again.reference_networks == searched.record.reference_networks
+
+
+def test_records_of_earlier_versions_have_the_known_ones_alone(searched: SearchRun, tmp_path: Path) -> None:
+    run = unverified(searched, tmp_path)
+    old = [replace(item, network_id=None) for item in searched.record.reference_networks if item.kind == "known"]
+    write_record(run, replace(read_record(run), reference_networks=tuple(old)))
+    space = SPACES.get(SPACE)
+    assert [item.network_id for item in reference_subjects(space, old)] == [
+        "timm:deit_tiny_patch16_224",
+        "timm:deit_small_patch16_224",
+    ]
+    again = search_networks(resume=run, campaign_environment=FakeEnvironment().make()).record
+    assert [item.name for item in again.reference_networks] == ["DeiT-Ti", "DeiT-S"]
+    assert all(item.measured for item in again.reference_networks)
+
+
+def test_the_model_has_the_weights_that_it_was_given(supernet: Path, tmp_path: Path) -> None:
+    opened = open_supernet(supernet, space=None, data=None)
+    changed = load_supernet(supernet / ORIGINAL)
+    with torch.no_grad():
+        for parameter in changed.shared.parameters():
+            parameter.zero_()
+    space = opened.space
+    assert isinstance(space, Elastic)
+    accuracy = SupernetAccuracy(opened, space=space, cache=None, device="cpu")
+    before = accuracy.evaluate_archs([space.original], None)
+    opened.supernet.load_state_dict(changed.state_dict())  # as a training might
+    assert accuracy.evaluate_original([space.original], None, space=space) == before
+    sized = SPACES.get("elastic:timm:test_vit@64+sizes").adapted(num_classes=10)
+    (smaller,) = accuracy.evaluate_original([replace(space.original, image_size=32)], None, space=sized)
+    assert 0 <= smaller <= 1
+    save_supernet(changed, tmp_path / "weights.safetensors")
+    opened = open_supernet(tmp_path / "weights.safetensors", space=None, data="digits")
+    alone = SupernetAccuracy(opened, space=space, cache=None, device="cpu")
+    assert alone.evaluate_original([space.original], None, space=space) == alone.evaluate_archs([space.original], None)
