@@ -1,6 +1,7 @@
 """Metrics of a network by name, and the deployments that they are measured in.
 
     accuracy · macs · params                          of the network alone
+    knn_accuracy · divergence                         of the network, if it is inside a pretrained model
     latency_ms · throughput · memory_mb · energy_j    of the network in a deployment
 
 A metric is written `throughput@h200/torch-graph/bf16/b64`: its name, then device, runtime, precision, batch and
@@ -178,6 +179,11 @@ class Quantity:
     largest: float = float("inf")
     """Largest possible value; the smallest is 0."""
 
+    @property
+    def is_share(self) -> bool:
+        """True if values are shares, which are shown in percent."""
+        return self.largest == 1
+
     def parse(self, text: str) -> float:
         """Return the value of a number with or without a unit: `8`, `8ms`, `1.4G`."""
         match = _NUMBER.fullmatch(text) if len(text) <= _MAX_BOUND else None
@@ -195,7 +201,9 @@ METRICS: Registry[Quantity] = Registry("metric")
 
 for _quantity in (
     Quantity(name="accuracy", goal="max", unit="", units={"": 1.0, "%": 0.01}, on_device=False, largest=1.0),
+    Quantity(name="divergence", goal="min", unit="nats", units={"": 1.0, "nats": 1.0}, on_device=False),
     Quantity(name="energy_j", goal="min", unit="J", units={"": 1.0, "J": 1.0, "mJ": 1e-3}),
+    Quantity(name="knn_accuracy", goal="max", unit="", units={"": 1.0, "%": 0.01}, on_device=False, largest=1.0),
     Quantity(name="latency_ms", goal="min", unit="ms", units={"": 1.0, "ms": 1.0, "s": 1e3, "us": 1e-3}),
     Quantity(name="macs", goal="min", unit="", units=_COUNTS, on_device=False),
     Quantity(
@@ -213,6 +221,11 @@ for _quantity in (
     ),
 ):
     METRICS.add(_quantity.name, _quantity)
+
+QUALITIES = ("accuracy", "knn_accuracy", "divergence")
+"""The metrics that networks are evaluated for with the weights of a supernet; a search has at most one. `accuracy` is
+that of the classifier, `knn_accuracy` that of the nearest training images by the features, and `divergence` the mean
+KL divergence of the classes from those of the pretrained model."""
 
 MeasuredMetric = Literal["latency_ms", "throughput", "memory_mb", "energy_j"]
 MEASURED_METRICS: tuple[MeasuredMetric, ...] = get_args(MeasuredMetric)

@@ -21,7 +21,7 @@ from hwnas.config import load_json
 from hwnas.errors import InputError
 from hwnas.files import write_atomic
 from hwnas.space.arch import Arch
-from hwnas.space.elastic import ElasticArch
+from hwnas.space.elastic import ElasticArch, uniform_cut
 from hwnas.space.space import AnySpace
 from hwnas.supernet.elastic import ElasticSupernet, detailed_outputs
 from hwnas.supernet.matmul import fast_matmul
@@ -214,7 +214,7 @@ class Trainings:
     def pruned(self, seed: int) -> dict[str, Any]:
         """Cut the original to half of its MACs, every block alike by Taylor scores, and fine-tune it."""
         supernet = self.sorted(seed, "taylor")
-        arch = supernet.space.uniform_cut(HALF)
+        arch = uniform_cut(supernet.space, HALF)
         network = supernet.subnet(arch)
         before = self.tested(network)
         self._distil(network, seed, epochs=self.options.elastic_epochs)
@@ -237,7 +237,7 @@ class Trainings:
         found: dict[str, Any] = {}
         for score in ("activation", "taylor", "l1", "random"):
             supernet = self.sorted(seed, score)
-            archs = [supernet.space.uniform_cut(cut) for cut in CUTS]
+            archs = [uniform_cut(supernet.space, cut) for cut in CUTS]
             found[score] = [self.tested(supernet.subnet(arch)) for arch in archs]
             found["macs"] = _relative_macs(supernet.space, archs)
         return found
@@ -274,7 +274,7 @@ class Trainings:
             network.load_state_dict(torch.load(self._weights(f"resized-{patch}-{image_size}", seed), weights_only=True))
             found[name] = (network.eval(), image_size)
         supernet = self.sorted(seed, "taylor")
-        network = supernet.subnet(supernet.space.uniform_cut(HALF))
+        network = supernet.subnet(uniform_cut(supernet.space, HALF))
         network.load_state_dict(torch.load(self._weights("pruned", seed), weights_only=True))
         found["one size, Taylor"] = (network.eval(), full)
         return found

@@ -199,7 +199,7 @@ def _search_text(event: SearchProgress) -> str:
 
 def _best_text(name: str, value: float) -> str:
     metric = parse_metric(name)
-    return f"{metric.name} {value:.2%}" if metric.name == "accuracy" else f"{metric.name} {value:.4g}"
+    return f"{metric.name} {value:.2%}" if metric.quantity.is_share else f"{metric.name} {value:.4g}"
 
 
 def _search_left_s(event: SearchProgress) -> float | None:

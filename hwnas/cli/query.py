@@ -8,6 +8,7 @@ import click
 
 from hwnas.cli.options import CONFIDENCE, NAMES, PATH, json_option, predictors_option
 from hwnas.cli.output import Column, print_footer, print_json, print_line, print_table
+from hwnas.metrics import QUALITIES, parse_metric
 from hwnas.pipeline.search.query import QueryResult
 from hwnas.pipeline.search.query import query as query_search
 from hwnas.report.front import reference_origin
@@ -117,6 +118,6 @@ def _print_references(networks: Sequence[ReferenceNetwork], names: Sequence[str]
 def _format(name: str, value: float | None) -> Any:
     if value is None:
         return None
-    if name == "accuracy":
+    if name in QUALITIES and parse_metric(name).quantity.is_share:
         return f"{value:.2%}"
     return int(value) if name in ("macs", "params") else f"{value:,.5g}"

@@ -153,7 +153,13 @@ def evaluate(
 
 
 def open_run_data(
-    run: Path, config: TrainConfig | None, *, data: str | None, shape: tuple[int, int, int], num_classes: int
+    run: Path,
+    config: TrainConfig | None,
+    *,
+    data: str | None,
+    shape: tuple[int, int, int],
+    num_classes: int | None,
+    labelled: bool = True,
 ) -> DataSplits:
     """Open the dataset of a run, or another one.
 
@@ -162,7 +168,8 @@ def open_run_data(
         config: Config of the run; None for a file of weights.
         data: Name of another dataset; required for a file of weights.
         shape: Channels, height and width of the network's input.
-        num_classes: Classes of the network.
+        num_classes: Classes of the network; None: any number.
+        labelled: As for `open_data`.
 
     Raises:
         InputError: The dataset cannot be opened, or its held-out images are not those of the run.
@@ -176,7 +183,7 @@ def open_run_data(
         assert data is not None
         chosen = DataConfig(name=data) if config is None else replace(config.data, name=data)
     try:
-        opened = open_data(chosen, image_shape=shape, num_classes=num_classes)
+        opened = open_data(chosen, image_shape=shape, num_classes=num_classes, labelled=labelled)
     except UnknownNameError as error:
         if not is_own:
             raise

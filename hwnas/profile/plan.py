@@ -26,6 +26,7 @@ from hwnas.records.manifest import CampaignSession
 from hwnas.records.measurement import Seed
 from hwnas.runs import Environment, environment
 from hwnas.space import SPACES
+from hwnas.space.elastic import SIZES
 
 SCHEMA = "hwnas.plan/2"
 """Schema that this version writes and reads."""
@@ -289,7 +290,8 @@ def _require_networks(plan: Plan, path: Path) -> None:
         if subject.source == "timm":
             if subject.network_id not in (f"timm:{subject.name}", f"timm:{subject.name}@{subject.image_size}"):
                 raise InputError(f"{where}.network_id must be that of the model", got=subject.network_id)
-        elif SPACES.resolve(plan.space) != subject.name:
+        # A front of one size is measured with its model at other sizes.
+        elif SPACES.resolve(plan.space) not in (subject.name, subject.name.removesuffix(SIZES)):
             raise InputError(f"{where}.name must be the space of the plan", got=subject.name, known=[plan.space])
         elif subject.network_id not in checked:
             try:

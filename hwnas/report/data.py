@@ -18,6 +18,8 @@ from hwnas.space.space import AnySpace, Genomes, Mask
 
 Role = Literal["objective", "constraint", "other"]
 
+_ACCURACIES = {"accuracy": "accuracy", "knn_accuracy": "accuracy of nearest images"}
+
 COSTS = ("macs", "params")
 """Metrics of the network alone that are no measure of its quality."""
 
@@ -226,10 +228,12 @@ def shown(metric: MetricInfo, value: float | None) -> str:
     """Format a value with its unit: `75.1 %`, `1.26 G MACs`, `8.31 ms`."""
     if value is None:
         return "unknown"
-    if metric.name == "accuracy":
-        return f"{100 * value:.1f} % accuracy"
+    if metric.name in _ACCURACIES:
+        return f"{100 * value:.1f} % {_ACCURACIES[metric.name]}"
     if metric.name in ("macs", "params"):
         return f"{counted(value)} {'MACs' if metric.name == 'macs' else 'parameters'}"
+    if metric.name == "divergence":
+        return f"a divergence of {three_digits(value)} {metric.unit}"
     return f"{three_digits(value)} {metric.unit}"
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hwnas.metrics import parse_metric
 from hwnas.predict.card import Card
 from hwnas.report.anatomy import PARTS, anatomy, conditions_of
 from hwnas.report.data import Member, RunData, counted, percent, three_digits
@@ -211,8 +212,9 @@ def _supernet(data: RunData) -> Iterator[tuple[str, str]]:
         return
     yield "weights", str(record.spec.supernet.path)
     if record.supernet_health is not None:
-        yield "smallest network", f"{percent(record.supernet_health.smallest)} top-1"
-        yield "largest network", f"{percent(record.supernet_health.largest)} top-1"
+        what = "top-1" if record.spec.criteria.quality == "accuracy" else "of nearest images"
+        yield "smallest network", f"{percent(record.supernet_health.smallest)} {what}"
+        yield "largest network", f"{percent(record.supernet_health.largest)} {what}"
     first = _first_generation(data)
     if len(first):
         low, middle, high = np.quantile(first, (0.1, 0.5, 0.9)).tolist()
@@ -232,7 +234,7 @@ def _supernet(data: RunData) -> Iterator[tuple[str, str]]:
 
 
 def _first_generation(data: RunData) -> NDArray[np.float64]:
-    accuracy = next((metric for metric in data.metrics if metric.name == "accuracy"), None)
+    accuracy = next((metric for metric in data.metrics if parse_metric(metric.key).quantity.is_share), None)
     if accuracy is None or not len(data.candidates):
         return np.zeros(0)
     values = data.candidates.metrics[accuracy.key].mean[data.candidates.generations == 0]

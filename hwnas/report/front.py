@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hwnas.files import write_atomic
+from hwnas.metrics import QUALITIES
 from hwnas.report.data import Member, MetricInfo, RunData, slug
 from hwnas.report.gather import gather
 from hwnas.search.record import ReferenceNetwork
@@ -197,7 +198,7 @@ def _relative_columns(data: RunData) -> dict[str, tuple[ReferenceNetwork, Metric
     baseline = data.baseline
     if baseline is None:
         return {}
-    known = [metric for metric in data.metrics if metric.name != "accuracy" and baseline.value(metric.key)]
+    known = [metric for metric in data.metrics if metric.name not in QUALITIES and baseline.value(metric.key)]
     return {f"{metric.key}_vs_{slug(baseline.name)}": (baseline, metric) for metric in known}
 
 

@@ -61,7 +61,7 @@ def _weights(supernet: SupernetSpec | None, item: ExportedWinner) -> str:
         return "weights: randomly initialised, because no supernet was searched; train it before use"
     if item.test_accuracy is not None:
         return f"weights: retrained from {supernet.path}; test accuracy {item.test_accuracy:.2%}, evaluated once"
-    return f"weights: inherited from {supernet.path}; accuracy is that of {supernet.num_images} held-out images"
+    return f"weights: inherited from {supernet.path}; evaluated on {supernet.num_images} held-out images"
 
 
 def _repair(spec: SearchSpec, item: ExportedWinner) -> list[str]:

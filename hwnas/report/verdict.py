@@ -9,8 +9,8 @@ from typing import Literal
 
 import numpy as np
 
-from hwnas.metrics import indistinct_supernet_warning
-from hwnas.report.data import COSTS, Member, MetricInfo, RunData, percent, shown
+from hwnas.metrics import QUALITIES, indistinct_supernet_warning, parse_metric
+from hwnas.report.data import Member, MetricInfo, RunData, percent, shown
 from hwnas.search.pareto import knee
 from hwnas.search.record import SearchRecord
 
@@ -47,7 +47,7 @@ def plain_sizes(data: RunData) -> str:
     Returns:
         A sentence; empty if nothing is known of the model at other sizes.
     """
-    quality = next((metric for metric in data.objectives if not metric.where and metric.name not in COSTS), None)
+    quality = next((metric for metric in data.objectives if metric.name in QUALITIES), None)
     costs = (metric for metric in data.metrics if metric.where or metric.name == "macs")
     speed = max(costs, key=lambda metric: (bool(metric.where), metric.role == "objective"), default=None)
     if quality is None or speed is None:
@@ -273,7 +273,7 @@ def _notes(data: RunData) -> Iterator[str]:
 
 def accuracy_error(data: RunData) -> float | None:
     """Return the standard error of an accuracy in the middle of the front, from the number of images."""
-    metric = next((metric for metric in data.metrics if metric.name == "accuracy"), None)
+    metric = next((metric for metric in data.metrics if parse_metric(metric.key).quantity.is_share), None)
     supernet = None if data.record is None else data.record.spec.supernet
     values = [] if metric is None else [member.value(metric.key) for member in data.front]
     known = sorted(value for value in values if value is not None)
@@ -318,8 +318,8 @@ def _deployments(runs: Sequence[RunData]) -> Iterator[str]:
 def _images(runs: Sequence[RunData]) -> Iterator[str]:
     specs = [data.record.spec.supernet for data in runs if data.record is not None]
     images = {None if spec is None else (spec.data_name, spec.num_images) for spec in specs}
-    if len(images) > 1 and all(any(metric.name == "accuracy" for metric in data.metrics) for data in runs):
-        yield "Accuracies were evaluated on different images and cannot be compared."
+    if len(images) > 1 and all(any(metric.name in QUALITIES for metric in data.metrics) for data in runs):
+        yield "Networks were evaluated on different images, and the results cannot be compared."
 
 
 def _bounds(runs: Sequence[RunData]) -> Iterator[str]:

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from hwnas.config import shown
 from hwnas.errors import InputError, unknown
-from hwnas.metrics import METRICS, Metric, Quantity, parse_metric
+from hwnas.metrics import METRICS, QUALITIES, Metric, Quantity, parse_metric
 
 Sense = Literal["<=", ">="]
 
@@ -128,9 +128,9 @@ class Criteria:
         return tuple(metric for metric in self.metrics if metric.quantity.on_device)
 
     @property
-    def has_accuracy(self) -> bool:
-        """True if accuracy is an objective or has a bound."""
-        return any(metric.name == "accuracy" for metric in self.metrics)
+    def quality(self) -> str | None:
+        """The metric that a supernet evaluates, if one is an objective or has a bound."""
+        return next((metric.name for metric in self.metrics if metric.name in QUALITIES), None)
 
     def with_metrics(self, replacements: Mapping[Metric, Metric]) -> "Criteria":
         """Return the criteria with some metrics replaced."""
@@ -169,9 +169,15 @@ def _parse_metric(text: str, *, what: str, own: Mapping[str, Quantity]) -> Metri
 
 
 def make_objectives(texts: Iterable[str], *, accuracy: bool = True, macs: bool = True) -> tuple[Objective, ...]:
-    """Return accuracy and MACs unless they are left out, then the objectives that are named."""
-    always = [name for name, wanted in (("accuracy", accuracy), ("macs", macs)) if wanted]
-    objectives = [parse_objective(text) for text in dict.fromkeys([*always, *texts])]
+    """Return accuracy and MACs unless they are left out, then the objectives that are named.
+
+    Another quality that is named stands in place of accuracy, in front.
+    """
+    named = list(dict.fromkeys(texts))
+    others = [text for text in named if text in QUALITIES and text != "accuracy"]
+    first = others or (["accuracy"] if accuracy else [])
+    always = [*first, *(["macs"] if macs else [])]
+    objectives = [parse_objective(text) for text in dict.fromkeys([*always, *named])]
     require_objectives(objectives)
     return tuple(objectives)
 
@@ -183,6 +189,14 @@ def require_objectives(objectives: Sequence[Objective]) -> None:
     names = [str(objective) for objective in objectives]
     if len(set(names)) < len(names):
         raise InputError("an objective must not be named twice", got=", ".join(names))
+
+
+def require_one_quality(criteria: Criteria) -> None:
+    """Require that a supernet evaluates networks for one metric alone."""
+    names = [metric.name for metric in criteria.metrics if metric.name in QUALITIES]
+    if len(names) > 1:
+        message = "a search evaluates networks for one measure of their quality"
+        raise InputError(message, got=" and ".join(names), known=QUALITIES)
 
 
 def require_consistent(constraints: Sequence[Constraint]) -> None:
@@ -202,7 +216,7 @@ def _require_possible(constraint: Constraint, *, text: str) -> None:
     if constraint.sense == ">=" and bound < 0:
         raise InputError(f"every network has {metric.name} above {bound:g}", got=shown(text))
     if constraint.sense == ">=" and bound > largest:
-        hint = f"{metric.name}>={bound:g}%" if metric.name == "accuracy" else None
+        hint = f"{metric.name}>={bound:g}%" if metric.quantity.is_share else None
         raise InputError(f"no network has {metric.name} above {largest:g}", got=text, hint=hint)
     if constraint.sense == "<=" and bound <= 0:
         raise InputError(f"no network has {metric.name} of {bound:g} or less", got=text)

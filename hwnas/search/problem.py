@@ -70,7 +70,13 @@ class Problem:
     @classmethod
     def of(cls, criteria: Criteria, *, space: AnySpace, confident: bool = False) -> Self:
         """Return the problem of some criteria in a space."""
-        return cls(space=space, objectives=criteria.objectives, constraints=criteria.constraints, confident=confident)
+        return cls(
+            space=space,
+            objectives=criteria.objectives,
+            constraints=criteria.constraints,
+            confident=confident,
+            expensive=criteria.quality or "accuracy",
+        )
 
     @property
     def criteria(self) -> Criteria:

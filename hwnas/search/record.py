@@ -36,7 +36,7 @@ History = tuple[tuple[Count, Count, float], ...]
 
 @dataclass(frozen=True, kw_only=True)
 class SupernetHealth:
-    """Held-out top-1 of the extremes of the space; if they are alike, the supernet does not separate networks."""
+    """Held-out accuracy of the extremes of the space; if they are alike, the supernet does not separate networks."""
 
     smallest: Share
     largest: Share
@@ -55,7 +55,7 @@ class ReferenceNetwork:
     macs: Count
     params: Count
     metrics: Mapping[str, float]
-    """Its known device metrics."""
+    """Its known device metrics, and what the search evaluated in place of accuracy."""
     measured: bool
     """True if they were measured with the front; else they are predicted."""
     accuracy: Share | None

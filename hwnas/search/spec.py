@@ -23,6 +23,7 @@ from hwnas.search.objective import (
     parse_objective,
     require_consistent,
     require_objectives,
+    require_one_quality,
 )
 from hwnas.search.problem import Problem
 from hwnas.search.strategies import STRATEGIES
@@ -148,6 +149,7 @@ class SearchSpec:
         require_valid(self)
         require_objectives(self.criteria.objectives)
         require_consistent(self.criteria.constraints)
+        require_one_quality(self.criteria)
         if self.deployments is not None and len(self.deployments) < 2:
             raise InputError("deployments must be several, or be left out", got=", ".join(self.deployments) or "none")
         if not self.versions:

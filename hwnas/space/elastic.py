@@ -40,6 +40,9 @@ from hwnas.workload import Attention, Convolution, Elementwise, Linear, Norm, Po
 PREFIXES = ("elastic:timm:", "elastic-")
 """Beginnings of the names of elastic spaces: as users write them, and as they are part of file names."""
 
+SIZES = "-sizes"
+"""Ending of the name of a space whose networks choose their images and patches."""
+
 Pooling = Literal["token", "distilled", "average", "attention"]
 """The class token, the mean of the logits of class and distillation token, the mean of the patches, or a query's
 attention over all tokens (SigLIP)."""
@@ -239,22 +242,6 @@ class Elastic(Space[ElasticConfig, ElasticArch]):
         block = ElasticBlock(num_heads=heads[-1], hidden_dim=widths[-1])
         return ElasticArch(blocks=(block,) * self.config.depth)
 
-    def uniform_cut(self, cut: float) -> ElasticArch:
-        """Return the network that has one width in all blocks and lacks about a share of the model's MACs."""
-        heads, widths = (tuple(filter(None, choices)) for choices in self._choices)
-        archs = [
-            ElasticArch(blocks=(ElasticBlock(num_heads=number, hidden_dim=width),) * self.config.depth)
-            for number in heads
-            for width in widths
-        ]
-        macs = self.costs(self.encode([self.original, *archs])).macs
-        # Among cuts that are about as good, that of heads and hidden units alike.
-        misses = [
-            abs(1 - value / macs[0] - cut) + 0.1 * abs(block.num_heads / heads[-1] - block.hidden_dim / widths[-1])
-            for value, block in zip(macs[1:], (arch.blocks[0] for arch in archs), strict=True)
-        ]
-        return archs[misses.index(min(misses))]
-
     def smallest(self) -> ElasticArch:
         """Return the network with the fewest MACs, then parameters, then the first genome."""
         # As much as is allowed is skipped, and the first genome skips the first blocks, as far as it may.
@@ -395,6 +382,24 @@ class Elastic(Space[ElasticConfig, ElasticArch]):
         # Two blocks, one with attention alone and one with an MLP alone, compute what one block with both does.
         parts = [part for block in arch.blocks for part in vars(block).items() if part[1]]
         return {**details, "parts": [list(part) for part in parts]}
+
+
+def uniform_cut(space: Space[ElasticConfig, ElasticArch], cut: float) -> ElasticArch:
+    """Return the network that has one width in all blocks and lacks about a share of the model's MACs."""
+    config = space.config
+    heads, widths = (tuple(filter(None, choices)) for choices in (config.num_heads, config.hidden_dims))
+    archs = [
+        ElasticArch(blocks=(ElasticBlock(num_heads=number, hidden_dim=width),) * config.depth)
+        for number in heads
+        for width in widths
+    ]
+    macs = space.costs(space.encode([space.largest(), *archs])).macs
+    # Among cuts that are about as good, that of heads and hidden units alike.
+    misses = [
+        abs(1 - value / macs[0] - cut) + 0.1 * abs(block.num_heads / heads[-1] - block.hidden_dim / widths[-1])
+        for value, block in zip(macs[1:], (arch.blocks[0] for arch in archs), strict=True)
+    ]
+    return archs[misses.index(min(misses))]
 
 
 def _require_widths(name: str, choices: tuple[int, ...]) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hwnas.errors import InputError
-from hwnas.space.elastic import ElasticArch
+from hwnas.space.elastic import ElasticArch, uniform_cut
 from hwnas.supernet.elastic import ElasticSupernet, ElasticTransformerBlock, detailed_outputs
 from hwnas.supernet.network import Network
 from hwnas.supernet.sorting import importance, sort_units
@@ -77,7 +77,7 @@ def order_units(supernet: ElasticSupernet, images: Tensor) -> UnitOrder:
         "l1": [importance(dict(supernet.shared.named_parameters()), group) for group in supernet.sortable()],
     }
     held = [batch.to(_device(network)) for batch in torch.split(second, _BATCH)]
-    archs = [supernet.space.uniform_cut(cut) for cut in CUTS]
+    archs = [uniform_cut(supernet.space, cut) for cut in CUTS]
     divergences = {"unsorted": _divergences(supernet, network, archs, held)}
     before = {name: value.clone() for name, value in supernet.shared.state_dict().items()}
     for score in get_args(Score):

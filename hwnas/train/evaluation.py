@@ -17,11 +17,18 @@ from hwnas.space.lookup import find_arch
 from hwnas.space.space import AnySpace, Candidate
 from hwnas.supernet.supernet import AnySupernet
 from hwnas.train.data.augment import AugmentConfig
-from hwnas.train.data.images import subset
+from hwnas.train.data.images import stratified_sample, subset
 from hwnas.train.data.loader import Batch, EvalLoader, TrainLoader
 from hwnas.train.data.sources import DataSplits
-from hwnas.train.evaluator import CalibrationImages, EvalPrecision, SupernetEvaluator, parse_accuracies
+from hwnas.train.evaluator import (
+    CalibrationImages,
+    DecodedOnce,
+    EvalPrecision,
+    SupernetEvaluator,
+    parse_accuracies,
+)
 from hwnas.train.fake_quantisation import CALIBRATION_IMAGES
+from hwnas.train.quality import GALLERY_IMAGES
 
 ACCURACIES_FILE = "accuracies.jsonl"
 """File of a run that caches the accuracies of its networks."""
@@ -101,6 +108,12 @@ def quantisation_images(data: DataSplits, image_shape: tuple[int, int, int]) -> 
     rows = np.sort(np.random.default_rng(0).permutation(len(data.train))[:count])
     loader = EvalLoader(subset(data.train, rows), image_shape=image_shape, batch_size=_QUANTISATION_BATCH_SIZE)
     return CalibrationImages(name=f"{count} images, minmax", batches=loader)
+
+
+def gallery_batches(data: DataSplits, image_shape: tuple[int, int, int]) -> Iterable[Batch]:
+    """Return the training images that vote for the class of others, balanced by class."""
+    rows = stratified_sample(data.train.labels, min(GALLERY_IMAGES, len(data.train)), seed=0)
+    return DecodedOnce(EvalLoader(subset(data.train, rows), image_shape=image_shape, batch_size=_BATCH_SIZE))
 
 
 def resolve_arch(

@@ -130,7 +130,7 @@ class SupernetEvaluator:
         keep_hits: bool = False,
     ) -> None:
         self.supernet = supernet
-        self.batches = _DecodedOnce(heldout)
+        self.batches = DecodedOnce(heldout)
         self.device, self.keep_hits = torch.device(device), keep_hits
         self.precision = _check_precision(precision, get_args(EvalPrecision))
         self._quantiser = None
@@ -340,7 +340,7 @@ def _require_figures(row: Mapping[str, Any], *, source: str) -> None:
         raise InputError(f"{source}: hits must be {digits} hexadecimal digits", got=shown(hits))
 
 
-class _DecodedOnce:
+class DecodedOnce:
     """Batches that are kept after the first pass if they fit into memory."""
 
     def __init__(self, batches: EvalLoader) -> None:

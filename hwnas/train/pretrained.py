@@ -15,9 +15,19 @@ import torch
 from torch import Tensor, nn
 
 from hwnas.errors import InputError, MissingError, unknown
-from hwnas.export.timm_models import build_timm
+from hwnas.export.timm_models import build_timm, default_image_size
 from hwnas.files import require_regular
-from hwnas.space.elastic import PREFIXES, Activation, Elastic, ElasticConfig, Pooling, fitting_patches, scaled_sizes
+from hwnas.space.elastic import (
+    PREFIXES,
+    SIZES,
+    Activation,
+    Elastic,
+    ElasticConfig,
+    Pooling,
+    fitting_patches,
+    scaled_sizes,
+)
+from hwnas.space.space import require_multiple
 from hwnas.supernet.elastic import ElasticSupernet, ElasticSupernetConfig
 from hwnas.train.data.augment import IMAGENET, Normalization
 from hwnas.train.models import create_timm_model
@@ -42,11 +52,17 @@ def elastic_space(name: str, *, image_size: int | None = None, num_classes: int 
         num_classes: Number of classes; None: the model's, or 1,000 for a model without a classifier.
 
     Raises:
-        InputError: timm has no such model, or it is of a kind that is not supported.
+        InputError: timm has no such model, it is of a kind that is not supported, or images of another size than the
+            model's are no multiple of its patches.
     """
     parsed = parse_space_name(name)
-    model = build_timm(parsed.model, image_size=image_size or parsed.image_size)
-    return space_of(model.module, name=parsed.model, num_classes=num_classes, sizes=parsed.sizes)
+    size = image_size or parsed.image_size
+    model = build_timm(parsed.model, image_size=size)
+    space = space_of(model.module, name=parsed.model, num_classes=num_classes, sizes=parsed.sizes)
+    if size not in (None, default_image_size(parsed.model)):
+        # timm cuts what is more than whole patches off; some models have such images, but none should be chosen.
+        require_multiple("the size of images", space.config.image_size, space.config.patch_size, "the size of a patch")
+    return space
 
 
 class SpaceName(NamedTuple):
@@ -62,7 +78,7 @@ class SpaceName(NamedTuple):
     def listed(self) -> str:
         """The name as it can be part of a file's."""
         size = "" if self.image_size is None else f"-{self.image_size}px"
-        return f"elastic-{self.model}{size}{'-sizes' if self.sizes else ''}"
+        return f"elastic-{self.model}{size}{SIZES if self.sizes else ''}"
 
 
 def parse_space_name(name: str) -> SpaceName:

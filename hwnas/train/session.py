@@ -44,6 +44,7 @@ from hwnas.train.weights import (
     load_model,
     read_timm_origin,
     save_weights,
+    weights_file,
 )
 
 _log = logging.getLogger(__name__)
@@ -302,7 +303,13 @@ def _load_elastic(config: TrainConfig) -> tuple[nn.Module, str]:
     elastic, size = config.elastic, config.image_size
     assert elastic is not None
     if not elastic.name.startswith("timm:"):
-        return load_model(Path(elastic.name)).eval(), read_timm_origin(Path(elastic.name)).name.removeprefix("timm:")
+        path = Path(elastic.name)
+        origin = read_timm_origin(path)
+        if origin.image_size == size:
+            model = load_model(path)
+        else:  # its positions are interpolated
+            model = load_pretrained(origin.name, image_size=size, checkpoint=weights_file(path))
+        return model.eval(), origin.name.removeprefix("timm:")
     model = load_pretrained(elastic.name, image_size=size, pretrained=elastic.pretrained, checkpoint=elastic.checkpoint)
     return model.eval(), elastic.name.removeprefix("timm:")
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from hwnas.config import load_json
@@ -154,6 +155,48 @@ def test_a_model_of_another_kind_and_too_few_images_are_refused(model: Path, tmp
         train_model(options(model, elastic=given), out=tmp_path / "run", trainer_config=QUIET)
     with pytest.raises(InputError, match="at least 16 images are needed"):
         train_model(options(model, max_images=12, batch_size=4), out=tmp_path / "run", trainer_config=QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("other", ["test_vit3", "test_byobnet"])
+def test_weights_of_another_model_are_refused(model: Path, tmp_path: Path, other: str) -> None:
+    checkpoint = tmp_path / "weights.pth"
+    torch.save(timm.create_model(other).state_dict(), checkpoint)
+    given = PretrainedModel(name="timm:test_vit", checkpoint=checkpoint)
+    with pytest.raises(InputError, match="must hold the weights of timm:test_vit"):
+        train_model(options(model, elastic=given, image_size=32), out=tmp_path / "run", trainer_config=QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_that_was_trained_here_takes_images_of_another_size(model: Path, tmp_path: Path) -> None:
+    trained = train_model(options(model, image_size=48), out=tmp_path / "run", trainer_config=QUIET)
+    supernet = load_supernet(trained.weights)
+    assert supernet.space.name == "elastic-test_vit-48px"
+    before, after = load_model(model).state_dict(), supernet.shared.state_dict()
+    assert torch.equal(after["stem.patch_embed.weight"], before["patch_embed.proj.weight"])
+    assert after["stem.position"].shape[1] == 9 + before["pos_embed"].shape[1] - 4
+
+
+@pytest.mark.parametrize("pretrained", [False, True])
+def test_images_that_are_no_multiple_of_the_patch_are_refused(model: Path, tmp_path: Path, pretrained: bool) -> None:
+    changes: dict[str, Any] = {"image_size": 40}
+    if pretrained:
+        checkpoint = tmp_path / "weights.pth"
+        torch.save(timm.create_model("test_vit").state_dict(), checkpoint)
+        changes["elastic"] = PretrainedModel(name="timm:test_vit", checkpoint=checkpoint)
+    with pytest.raises(InputError, match=r"multiple of .*16"):
+        train_model(options(model, **changes), out=tmp_path / "run", trainer_config=QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+def test_images_without_classes_are_refused(model: Path, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(3):
+        Image.new("RGB", (32, 32)).save(photos / f"{number}.png")
+    with pytest.raises(InputError, match="must have a folder of images for each class") as caught:
+        train_model(options(model, data=str(photos)), out=tmp_path / "run", trainer_config=QUIET)
+    assert caught.value.got == "3 images without classes"
     assert not (tmp_path / "run").exists()
 
 

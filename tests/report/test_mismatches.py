@@ -32,7 +32,9 @@ def test_other_pictures_are_told(data: RunData) -> None:
     assert data.record.spec.supernet is not None
     spec = replace(data.record.spec, supernet=replace(data.record.spec.supernet, num_images=10))
     other = replace(data, name="b", record=replace(data.record, spec=spec))
-    assert mismatches([data, other]) == ("Accuracies were evaluated on different images and cannot be compared.",)
+    assert mismatches([data, other]) == (
+        "Networks were evaluated on different images, and the results cannot be compared.",
+    )
 
 
 def test_other_bounds_are_shown_on_the_page(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The expensive metric: held-out accuracy of a supernet's networks, each of which is evaluated once."""
+"""The expensive metric: held-out quality of a supernet's networks, each of which is evaluated once."""
 
 import math
 import time
@@ -21,15 +21,17 @@ from hwnas.space.arch import Arch
 from hwnas.space.deployed import DeployedSpace
 from hwnas.space.space import AnySpace, Genomes
 from hwnas.supernet.batch_norm import recalibrated
+from hwnas.supernet.elastic import ElasticSupernet
 from hwnas.supernet.families import make_supernet
 from hwnas.supernet.matmul import matmul_backend
 from hwnas.supernet.network import Network
 from hwnas.supernet.store import load_supernet, read_about
 from hwnas.supernet.supernet import AnySupernet
-from hwnas.train.data.sources import DataSplits, absolute_data_name
-from hwnas.train.evaluation import calibration_batches, make_evaluator
+from hwnas.train.data.sources import DataSplits, UnlabelledError, absolute_data_name
+from hwnas.train.evaluation import calibration_batches, gallery_batches, make_evaluator
 from hwnas.train.evaluator import CACHE_BYTES, NETWORKS_PER_PASS, EvalPrecision, SupernetEvaluator
 from hwnas.train.options import read_train_config, supernet_file
+from hwnas.train.quality import QualityEvaluator
 from hwnas.train.session import ORIGINAL
 from hwnas.train.weights import weights_digest
 
@@ -75,28 +77,46 @@ class OpenSupernet:
         )
 
 
-def open_supernet(path: Path, *, space: str | None, data: str | None) -> OpenSupernet:
+def open_supernet(path: Path, *, space: str | None, data: str | None, quality: str | None = "accuracy") -> OpenSupernet:
     """Open a trained supernet and the images to evaluate its networks on.
 
     Args:
         path: A run of `hwnas train`, or a file of weights.
         space: The space that the supernet must be of; None: any.
         data: A data set; None: the images that were held out in the run.
+        quality: The metric that networks are evaluated for.
 
     Raises:
-        InputError: There is no trained supernet, it is of another space or of a space that has changed, or there are
-            no images.
+        InputError: There is no trained supernet, it is of another space or of a space that has changed, it is of
+            no pretrained model although the metric needs one, or there are no images.
     """
     file = supernet_file(path)
     _require_supernet(path, file, space)
     supernet = load_supernet(file).eval()
     _require_current_space(path, supernet.space, space)
+    if quality not in (None, "accuracy") and not isinstance(supernet, ElasticSupernet):
+        message = f"{quality} is a metric of the networks inside a pretrained model"
+        raise InputError(message, got=f"a supernet of {supernet.space.name}", hint="leave it out, for accuracy")
     config = supernet.space.config
     train_config = read_train_config(Run.open(path)) if path.is_dir() else None
     if train_config is None and data is None:
         message = f"{path} does not say which images its networks are evaluated on"
         raise InputError(message, got="a file of weights", hint=f"hwnas search --supernet {path} --data NAME")
-    opened = open_run_data(path, train_config, data=data, shape=config.input_shape, num_classes=config.num_classes)
+    try:
+        opened = open_run_data(
+            path,
+            train_config,
+            data=data,
+            shape=config.input_shape,
+            num_classes=config.num_classes if quality in (None, "accuracy") else None,
+            labelled=quality != "divergence",
+        )
+    except UnlabelledError as error:
+        if not isinstance(supernet, ElasticSupernet):
+            raise
+        message = f"{quality} needs images with classes: {error.message}"
+        hint = "--objective divergence, from the classes of the model itself, which needs none"
+        raise InputError(message, got=error.got, hint=hint) from error
     if not len(opened.heldout):
         message = f"{opened.name} has no held-out images to evaluate networks on"
         raise InputError(message, got="none", hint="--data NAME")
@@ -138,13 +158,17 @@ def evaluated_precision(precision: str | None) -> EvalPrecision:
 
 
 class SupernetAccuracy:
-    """Evaluates genomes with the weights of a supernet; yields values as they are done, in the order of the rows."""
+    """Evaluates genomes with the weights of a supernet; yields values as they are done, in the order of the rows.
+
+    The values are those of one of `QUALITIES`: top-1 accuracy, unless a search asks for another one.
+    """
 
     def __init__(
         self,
         opened: OpenSupernet,
         *,
         space: AnySpace,
+        quality: str = "accuracy",
         precision: str | None = None,
         cache: Path | None,
         device: str,
@@ -156,6 +180,7 @@ class SupernetAccuracy:
         Args:
             opened: The supernet and its images.
             space: The space of the genomes, whose networks are those of the supernet.
+            quality: The metric that networks are evaluated for.
             precision: The precision of all networks, if it changes accuracy; None: that of each candidate's deployment.
             cache: The file of accuracies that are known, to which new ones are added; None: none are kept.
             device: Where the supernet runs: `cpu` or `cuda`.
@@ -180,13 +205,15 @@ class SupernetAccuracy:
             self.evaluators[name].batches = next(iter(self.evaluators.values())).batches
         self._reporter, self._data = reporter or NullReporter(), opened.data
         self._opened, self._device = opened, device
+        self._quality = None if quality == "accuracy" else self._make_quality(opened.supernet, quality)
+        self._quality_name = quality
         self._num_evaluated, self._started_s = 0, time.monotonic()
         num_bytes = len(opened.data.heldout) * 4 * math.prod(opened.space.config.input_shape)
         self._keeps_images = num_bytes <= CACHE_BYTES
         self._pass_size = 1 if self._keeps_images else _LARGE_PASS
 
     def __call__(self, genomes: Genomes) -> Iterator[tuple[int, float]]:
-        """Yield row and top-1 accuracy of each genome."""
+        """Yield row and quality of each genome."""
         start = 0
         while start < len(genomes):
             rows = genomes[start : start + self._pass_size]
@@ -204,7 +231,9 @@ class SupernetAccuracy:
             start += len(rows)
 
     def evaluate(self, genomes: Genomes) -> list[float]:
-        """Return the top-1 accuracy of each genome, in the precision of its deployment."""
+        """Return the quality of each genome, in the precision of its deployment."""
+        if self._quality is not None:
+            return self._quality.evaluate(self.space.decode(genomes))
         deployments = genomes[:, -1] if isinstance(self.space, DeployedSpace) else np.zeros(len(genomes), dtype=int)
         precisions = [self._precisions[index] for index in deployments.tolist()]
         found = np.zeros(len(genomes))
@@ -215,25 +244,25 @@ class SupernetAccuracy:
         return [float(value) for value in found]
 
     def evaluate_archs(self, archs: Sequence[Arch], precision: str | None) -> list[float]:
-        """Return the top-1 accuracy of networks in a precision; None, as all that only round: in float32."""
+        """Return the quality of networks in a precision; None, as all that only round: in float32."""
+        if self._quality is not None:
+            return self._quality.evaluate(archs)
         evaluator = self.evaluators[evaluated_precision(precision)]
         return [float(accuracy.top1) for accuracy in evaluator.evaluate(archs)]
 
     def evaluate_original(self, archs: Sequence[Arch], precision: str | None, *, space: AnySpace) -> list[float]:
-        """Return the top-1 accuracy of networks with the weights that an elastic training began with.
+        """Return the quality of networks with the weights that an elastic training began with.
 
         Args:
             archs: The networks.
             precision: As for `evaluate_archs`.
             space: Their space: that of the supernet, or the same with other images and patches.
         """
-        # The supernet's own weights where there is no run with others.
-        file = self._opened.path / ORIGINAL
-        given = load_supernet(file) if file.is_file() else self._opened.supernet
-        supernet = make_supernet(space, given.config)
-        supernet.load_state_dict(given.state_dict())
+        supernet = self._original(space)
+        if self._quality is not None:
+            return self._make_quality(supernet, self._quality_name).evaluate(archs)
         evaluator = make_evaluator(
-            supernet.eval().to(torch.device(self._device)),
+            supernet,
             self._data,
             checkpoint_id="original",
             device=self._device,
@@ -241,6 +270,24 @@ class SupernetAccuracy:
         )
         evaluator.batches = next(iter(self.evaluators.values())).batches
         return [float(accuracy.top1) for accuracy in evaluator.evaluate(archs)]
+
+    def _original(self, space: AnySpace) -> AnySupernet:
+        """Return a supernet with the weights that an elastic training began with, or with its own without a run."""
+        file = self._opened.path / ORIGINAL
+        given = load_supernet(file) if file.is_file() else self._opened.supernet
+        supernet = make_supernet(space, given.config)
+        supernet.load_state_dict(given.state_dict())
+        return supernet.eval().to(torch.device(self._device))
+
+    def _make_quality(self, supernet: AnySupernet, quality: str) -> QualityEvaluator:
+        assert isinstance(supernet, ElasticSupernet)
+        batches = next(iter(self.evaluators.values())).batches
+        if quality == "knn_accuracy":
+            gallery = gallery_batches(self._data, supernet.space.config.input_shape)
+            return QualityEvaluator(supernet, batches, device=self._device, gallery=gallery)
+        original = self._original(self._opened.supernet.space)
+        model = original.subnet(original.space.largest())
+        return QualityEvaluator(supernet, batches, device=self._device, model=model)
 
     def extract(self, arch: Arch) -> Network:
         """Return a network with a copy of its weights, and its own statistics of batch norms if it has any."""

@@ -23,6 +23,7 @@ from hwnas.pipeline.search.deployments import (
     DeployedMetrics,
     changed_accuracy,
     requested_deployments,
+    require_rounding_only,
     resolve_deployments,
 )
 from hwnas.pipeline.search.options import (
@@ -94,11 +95,11 @@ def prepare_search(
     """
     criteria = parse_criteria(options)
     requested = requested_deployments(options.runtimes, options.precisions)
-    choice = choose_space(options, needs_supernet=criteria.has_accuracy)
+    choice = choose_space(options, needs_supernet=criteria.quality is not None)
     if choice.supernet is not None:
         from hwnas.pipeline.search.accuracy import open_supernet
 
-        supernet = open_supernet(choice.supernet, space=choice.name, data=options.data)
+        supernet = open_supernet(choice.supernet, space=choice.name, data=options.data, quality=criteria.quality)
         space = supernet.space
         if options.post_search.repair:
             from hwnas.pipeline.repair import require_repairable
@@ -125,6 +126,8 @@ def prepare_search(
     problems = (*choice.problems, *metrics.problems)
     if problems:
         raise combine_errors(problems)
+    precisions = (changed_accuracy(metrics), *(item.precision for item in metrics.deployments))
+    require_rounding_only(precisions, quality=criteria.quality)
     predictors = tuple(
         MetricPredictor(metric=item.metric, predictor=item.predictor, deployment=deployment)
         for deployment, item in metrics.predictors
@@ -153,7 +156,8 @@ def reload_search(run: Path) -> SearchContext:
     if spec.supernet is not None:
         from hwnas.pipeline.search.accuracy import open_supernet
 
-        supernet = open_supernet(spec.supernet.path, space=spec.space, data=spec.supernet.data)
+        quality = spec.criteria.quality
+        supernet = open_supernet(spec.supernet.path, space=spec.space, data=spec.supernet.data, quality=quality)
         # Threads, matmul backend and precision are set as they were; all else must be what it was.
         names = ("threads", "matmul_backend", "precision")
         settings = {name: getattr(spec.supernet, name) for name in names}
@@ -221,7 +225,7 @@ def _make_spec(
     notes: tuple[str, ...],
 ) -> SearchSpec:
     criteria = metrics.criteria
-    strategy, settings = choose_strategy(options.strategy, space=space, expensive=criteria.has_accuracy)
+    strategy, settings = choose_strategy(options.strategy, space=space, expensive=criteria.quality is not None)
     default_budget = DEFAULT_BUDGET if options.minutes is None else None
     return SearchSpec(
         space=space.name,

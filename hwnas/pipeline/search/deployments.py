@@ -1,7 +1,7 @@
 """The deployments that a search chooses among: requested runtimes and precisions, each with predictors of its own."""
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from hwnas.errors import HwnasError, InputError, unknown
@@ -92,6 +92,14 @@ def open_metric(metric: Metric, deployment: Deployment) -> Metric:
     """Return a metric without the parts of its deployment that a searched one states."""
     searched = {name: None for name in _PARTS if getattr(deployment, name) is not None}
     return replace(metric, deployment=replace(metric.deployment, **searched))
+
+
+def require_rounding_only(precisions: Iterable[str | None], *, quality: str | None) -> None:
+    """Require precisions that only round, unless the quality is accuracy, which is evaluated in the others as well."""
+    for precision in precisions:
+        if precision in QUANTISED and quality not in (None, "accuracy"):
+            message = f"{quality} in {precision} cannot be evaluated with the weights of a supernet"
+            raise InputError(message, got=str(precision), hint="another --precision, or accuracy in place of it")
 
 
 def changed_accuracy(metrics: DeployedMetrics) -> str | None:

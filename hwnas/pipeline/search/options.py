@@ -7,7 +7,13 @@ from typing import Annotated
 
 from hwnas.config import Above, Between, require_valid
 from hwnas.errors import InputError, UsageError, unknown
-from hwnas.search.objective import Criteria, make_objectives, parse_constraint, require_consistent
+from hwnas.search.objective import (
+    Criteria,
+    make_objectives,
+    parse_constraint,
+    require_consistent,
+    require_one_quality,
+)
 from hwnas.search.spec import MAX_SEED, Confidence, PostSearch
 from hwnas.search.strategies import STRATEGIES
 from hwnas.search.strategies.strategy import SearchStrategy
@@ -36,7 +42,7 @@ class SearchOptions:
     precisions: tuple[str, ...] = ()
     """The precisions of all device metrics; of several, the search chooses one for each network."""
     objectives: tuple[str, ...] = ()
-    """In addition to accuracy and MACs."""
+    """In addition to accuracy and MACs; `knn_accuracy` or `divergence` stands in place of accuracy."""
     constraints: tuple[str, ...] = ()
     confidence: Confidence | None = None
     """Check constraints against the unfavourable ends of intervals of this confidence."""
@@ -108,7 +114,8 @@ def parse_criteria(options: SearchOptions) -> Criteria:
             hint = f"hwnas search --constraint '{hint}'" if is_constraint else f"hwnas search --objective {hint}"
         raise type(error)(error.message, got=error.got, known=error.known, hint=hint) from error
     criteria = Criteria(objectives=objectives, constraints=constraints)
-    if options.post_search.retrain and not criteria.has_accuracy:
+    require_one_quality(criteria)
+    if options.post_search.retrain and criteria.quality is None:
         message = "only networks of a supernet can be retrained, and a search without accuracy has no supernet"
         raise UsageError(message, got=f"--retrain {options.post_search.retrain}", hint="leave out --retrain")
     if options.post_search.repair and not criteria.has_accuracy:
@@ -121,7 +128,7 @@ def parse_criteria(options: SearchOptions) -> Criteria:
 
 def _unused(options: SearchOptions, criteria: Criteria) -> Iterator[tuple[str, object, str]]:
     """Yield options that nothing would read, which is seldom what was meant."""
-    if not criteria.has_accuracy:
+    if criteria.quality is None:
         for option, value in (("--supernet", options.supernet), ("--data", options.data)):
             if value is not None:
                 yield option, value, "without accuracy no network is evaluated"

@@ -164,10 +164,11 @@ def _requested(
 ) -> tuple[Criteria, list[str]]:
     """Return the criteria of the query, those of the search in place of what is left out, and notes on them."""
     own, notes = spec.criteria, []
+    quality = own.quality if own.quality in spec.objectives else None
     options = SearchOptions(
-        objectives=tuple(objectives or ()),
+        objectives=(*(objectives or spec.objectives), *({quality} - {None, "accuracy"})),
         constraints=tuple(constraints),
-        accuracy=not objectives or "accuracy" in spec.objectives,
+        accuracy=quality == "accuracy",
         macs="macs" in spec.objectives,
     )
     criteria = parse_criteria(options)

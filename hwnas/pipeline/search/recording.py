@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hwnas.metrics import QUANTISED, indistinct_supernet_warning
+from hwnas.metrics import METRICS, QUANTISED, indistinct_supernet_warning
 from hwnas.pipeline.search.context import SearchContext
 from hwnas.pipeline.search.execution import FinishedSearches
-from hwnas.pipeline.search.references import reference_accuracies, reference_networks
+from hwnas.pipeline.search.references import reference_networks, reference_qualities
 from hwnas.predict.card import card_json
 from hwnas.search.record import SearchRecord, SupernetHealth
 from hwnas.search.run import SearchOutcome
@@ -42,8 +42,9 @@ def make_record(
     if supernet_accuracy is not None and context.spec.supernet is not None:
         space, num_images = context.space, context.spec.supernet.num_images
         smallest, largest = supernet_accuracy.evaluate(space.encode([space.smallest(), space.largest()]))
-        health = SupernetHealth(smallest=smallest, largest=largest)
-        warning = indistinct_supernet_warning(smallest, largest, num_images=num_images)
+        if METRICS.get(str(context.problem.expensive)).is_share:
+            health = SupernetHealth(smallest=smallest, largest=largest)
+            warning = indistinct_supernet_warning(smallest, largest, num_images=num_images)
     front = context.space.candidates(outcome.candidates.genomes[outcome.rows])
     return SearchRecord(
         created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -61,7 +62,7 @@ def make_record(
         front=tuple(candidate.id for candidate in front),
         measured_front=None,
         reference_networks=reference_networks(
-            context, accuracies=reference_accuracies(context, supernet_accuracy, runs=runs)
+            context, qualities=reference_qualities(context, supernet_accuracy, runs=runs)
         ),
         verification=None,
         winners=(),

@@ -21,7 +21,7 @@ from hwnas.runs import MANIFEST, Run
 from hwnas.search.record import ReferenceKind, ReferenceNetwork
 from hwnas.space import SPACES
 from hwnas.space.deployed import networks_of
-from hwnas.space.elastic import PREFIXES, Elastic, ElasticArch
+from hwnas.space.elastic import PREFIXES, SIZES, Elastic, ElasticArch, uniform_cut
 from hwnas.space.space import AnySpace
 from hwnas.workload import Workload
 
@@ -70,21 +70,24 @@ def references_of(space: AnySpace) -> tuple[Reference, ...]:
 
 
 def reference_networks(
-    context: SearchContext, *, accuracies: Mapping[tuple[str, Deployment | None], float]
+    context: SearchContext, *, qualities: Mapping[tuple[str, Deployment | None], float]
 ) -> tuple[ReferenceNetwork, ...]:
     """Predict the metrics of the reference networks, in each of the deployments that are searched.
 
     Args:
         context: The inputs of the search; metrics outside a predictor's range are left out.
-        accuracies: Known accuracies by the id of the network and the deployment.
+        qualities: Known values of the search's measure of quality, by the id of the network and the deployment.
     """
     found = []
     predictors, confidence = context.cheap.predictors, context.cheap.confidence
+    quality = context.problem.expensive or "accuracy"
     deployments = dict.fromkeys(item.deployment for item in predictors) or {None: None}
     for reference in references_of(context.space):
         workload = reference.workload()
         for deployment in deployments:
-            metrics = {}
+            metrics, value = {}, qualities.get((reference.subject.network_id, deployment))
+            if value is not None and quality != "accuracy":
+                metrics[quality] = value
             for item in predictors:
                 if item.deployment == deployment:
                     prediction = item.predict([workload], confidence=confidence)
@@ -97,7 +100,7 @@ def reference_networks(
                     params=workload.params,
                     metrics=metrics,
                     measured=False,
-                    accuracy=accuracies.get((reference.subject.network_id, deployment)),
+                    accuracy=value if quality == "accuracy" else None,
                     deployment=None if deployment is None else str(deployment),
                     kind=reference.kind,
                     network_id=reference.subject.network_id,
@@ -107,10 +110,10 @@ def reference_networks(
     return tuple(found)
 
 
-def reference_accuracies(
+def reference_qualities(
     context: SearchContext, supernet_accuracy: "SupernetAccuracy | None", *, runs: Path
 ) -> dict[tuple[str, Deployment | None], float]:
-    """Return accuracies of the reference networks, by the id of the network and the deployment.
+    """Evaluate the reference networks that have weights, by the id of the network and the deployment.
 
     The model itself has the weights that it was given, from which its networks were trained. So has the model on other
     images or patches than the networks of its supernet choose among.
@@ -123,7 +126,7 @@ def reference_accuracies(
     if context.supernet is None or supernet_accuracy is None or context.spec.supernet is None:
         return {}
     deployments = tuple(dict.fromkeys(item.deployment for item in context.cheap.predictors)) or (None,)
-    known = _known_accuracies_of(context.supernet, runs)
+    known = _known_accuracies_of(context.supernet, runs) if context.problem.expensive == "accuracy" else {}
     found = {
         (network_id, deployment): value
         for network_id, value in known.items()
@@ -157,10 +160,9 @@ def network_id_of(network: ReferenceNetwork) -> str:
 
 
 def reference_subjects(space: AnySpace, networks: Sequence[ReferenceNetwork]) -> tuple[Subject, ...]:
-    """Return the subjects of a record's reference networks; the well-known ones are always among them."""
+    """Return the subjects of a record's reference networks, and always those of the well-known ones."""
     wanted = {*NAMES, *map(network_id_of, networks)}
-    own = [item.subject for item in references_of(space) if item.subject.network_id in wanted]
-    return (*own, *REFERENCE_NETWORKS)
+    return tuple(item.subject for item in references_of(space) if item.subject.network_id in wanted)
 
 
 def _reference_name(name: str, deployment: Deployment | None) -> str:
@@ -173,7 +175,7 @@ def _elastic_references(space: Elastic) -> Iterator[Reference]:
     original = space.original
     yield _of_space(space, original, name="original", kind="original")
     macs = space.workload(original).macs
-    for arch in dict.fromkeys(space.uniform_cut(cut) for cut in _CUTS):
+    for arch in dict.fromkeys(uniform_cut(space, cut) for cut in _CUTS):
         if arch != original:
             share = space.workload(arch).macs / macs
             yield _of_space(space, arch, name=f"uniform, {share:.0%} of MACs", kind="uniform")
@@ -200,9 +202,10 @@ def _with_sizes(space: Elastic) -> Elastic:
     if len(space.config.inputs) > 1 or not space.name.startswith(PREFIXES):
         return space
     config = space.config
-    sized: Elastic = SPACES.get(f"{space.name}-sizes").adapted(
+    sized = SPACES.get(space.name + SIZES).adapted(
         image_size=config.image_size, channels=config.channels, num_classes=config.num_classes
     )
+    assert isinstance(sized, Elastic)
     return sized if len(sized.config.inputs) > 1 else space
 
 

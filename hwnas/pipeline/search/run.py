@@ -249,6 +249,7 @@ def _supernet_accuracy(
     return SupernetAccuracy(
         context.supernet,
         space=context.space,
+        quality=context.problem.expensive or "accuracy",
         precision=context.spec.supernet.precision,
         cache=cache,
         device=device,

@@ -10,7 +10,7 @@ import numpy as np
 from hwnas.devices import require
 from hwnas.errors import HwnasError, InputError
 from hwnas.files import file_errors, path_within, storage_failed
-from hwnas.metrics import Deployment
+from hwnas.metrics import QUALITIES, Deployment
 from hwnas.pipeline.measure import measure_plan
 from hwnas.pipeline.search.context import SearchContext
 from hwnas.pipeline.search.predicted_metrics import MetricPredictor
@@ -352,7 +352,8 @@ def _with_measured(network: ReferenceNetwork, results: Sequence[MeasuredMetric])
         value = None if result is None else result.value(item.predictor.metric.name)
         if value is not None and np.isfinite(value):
             measured[str(item.predictor.column)] = float(value)
-    predicted = tuple(text for text in network.metrics if text not in measured) if measured else ()
+    on_device = (text for text in network.metrics if text not in QUALITIES)
+    predicted = tuple(text for text in on_device if text not in measured) if measured else ()
     return replace(network, metrics={**network.metrics, **measured}, measured=bool(measured), predicted=predicted)
 
 

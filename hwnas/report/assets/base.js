@@ -5,10 +5,11 @@ const REPORT = JSON.parse(document.getElementById("data").textContent);
 const UNUSED = 255;
 const [BEATEN, ON_FRONT, INFEASIBLE] = [0, 1, 2];
 const TITLES = {
-  accuracy: "accuracy, %", macs: "MACs", params: "parameters", latency_ms: "latency, ms", throughput: "throughput, images/s",
+  accuracy: "accuracy, %", knn_accuracy: "accuracy of nearest images, %", divergence: "divergence from the model, nats", macs: "MACs", params: "parameters", latency_ms: "latency, ms", throughput: "throughput, images/s",
   memory_mb: "memory, MB", energy_j: "energy, J", order: "order of evaluation",
 };
-const FACTORS = { accuracy: 100 };
+const FACTORS = { accuracy: 100, knn_accuracy: 100 };
+const QUALITIES = ["accuracy", "knn_accuracy", "divergence"];
 const byId = (id) => document.getElementById(id);
 
 function bytes(text) {
@@ -142,7 +143,7 @@ function cell(label, value) {
 /** A value with its unit. */
 function withUnit(label, value) {
   const metric = AXES.get(label);
-  const unit = metric.name === "accuracy" ? "%" : metric.unit;
+  const unit = factor(label) === 100 ? "%" : metric.unit;
   return unit ? `${cell(label, value)} ${unit}` : cell(label, value);
 }
 

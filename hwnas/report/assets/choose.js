@@ -49,7 +49,7 @@ function relative(run, label, member) {
 function ratioOf(run, label, member) {
   const base = run.baseline === null ? null : run.references[run.baseline].values[run.column(label)];
   const value = run.best(label, member);
-  return !base || AXES.get(label).name === "accuracy" || !Number.isFinite(value) ? null : value / base;
+  return !base || QUALITIES.includes(AXES.get(label).name) || !Number.isFinite(value) ? null : value / base;
 }
 
 function setBudget() {

@@ -37,7 +37,7 @@ from hwnas.train.data.images import (
     subset,
 )
 from hwnas.train.data.parquet import find_parquet_files, is_parquet, open_parquet
-from hwnas.train.data.readers import ImageFolder, find_shards, open_shards, open_torchvision
+from hwnas.train.data.readers import FolderDataset, ImageFolder, find_shards, open_shards, open_torchvision
 
 _log = logging.getLogger(__name__)
 
@@ -54,6 +54,10 @@ _TEST_SEED = 0
 _TEST_WORDS = ("test", "validation", "valid", "val")
 _MAX_LISTED = 8
 _EMBEDDED = ("digits", "digits-clutter")
+
+
+class UnlabelledError(InputError):
+    """A folder of images has no classes, and what it is opened for needs them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +95,7 @@ class DataSplits:
 
     name: str
     classes: tuple[str, ...]
-    """Names of the classes, in the order of the labels."""
+    """Names of the classes, in the order of the labels; none of images without classes."""
     train: ImageDataset
     heldout: ImageDataset
     """Split from the training images; a search chooses networks by them."""
@@ -117,21 +121,27 @@ class _Source:
     notes: tuple[str, ...] = ()
 
 
-def open_data(config: DataConfig, *, image_shape: tuple[int, int, int], num_classes: int | None = None) -> DataSplits:
+def open_data(
+    config: DataConfig, *, image_shape: tuple[int, int, int], num_classes: int | None = None, labelled: bool = True
+) -> DataSplits:
     """Open a dataset, check it against a network's input and split it.
 
     Args:
         config: The dataset and its split.
         image_shape: Channels, height and width of the network's input; embedded datasets are made at this size.
         num_classes: Classes that the dataset must have; None: any number, which the network is then made for.
+        labelled: Refuse images without classes. False: classes do not matter, and a folder of images needs none.
 
     Raises:
+        UnlabelledError: The images of a folder have no classes.
         InputError: The dataset cannot be opened or split, or does not fit the network.
     """
     if image_shape[0] not in (1, 3):
         raise InputError("images have 1 or 3 channels, and so must the space", got=image_shape[0])
-    source = _open(config, image_shape)
-    _require_classes(source, config.name, num_classes)
+    unlabelled = None if labelled else _open_unlabelled(config)
+    source = unlabelled or _open(config, image_shape)
+    if unlabelled is None:
+        _require_classes(source, config.name, num_classes if labelled else None)
     if source.needs_test_split:
         source = _with_test(source)
     train, heldout = _split(source, config)
@@ -209,7 +219,10 @@ def _open_folder(path: Path) -> _Source:
     folder = ImageFolder(path)
     classes = folder.classes()
     if not classes:
-        raise InputError(f"{path} must have a folder of images for each class", got="no folders")
+        count = len(folder.index.files(folder.train or ""))
+        message = f"{path} must have a folder of images for each class"
+        kind = UnlabelledError if count else InputError
+        raise kind(message, got=f"{count} images without classes" if count else "no folders")
     train = folder.dataset(folder.train or "", classes)
     test = folder.dataset(folder.test, classes) if folder.test else None
     folder.index.save()
@@ -225,6 +238,19 @@ def _open_folder(path: Path) -> _Source:
         needs_test_split=folder.train is None,
         notes=tuple(notes),
     )
+
+
+def _open_unlabelled(config: DataConfig) -> _Source | None:
+    """Open a folder of images without classes; None: the dataset is of another kind."""
+    path = Path(config.name)
+    if config.name in _EMBEDDED or config.name.casefold().startswith(tuple(_PREFIXES)) or not path.is_dir():
+        return None
+    folder = ImageFolder(path)
+    if is_parquet(path) or folder.classes() or not (keys := folder.index.files(folder.train or "")):
+        return None
+    images = FolderDataset(path, keys, np.zeros(len(keys), dtype=np.int64))
+    folder.index.save()
+    return _Source(classes=(), train=images, identity="folder without classes", needs_test_split=folder.train is None)
 
 
 def _open_parquet(path: Path) -> _Source:

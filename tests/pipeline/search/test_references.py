@@ -4,8 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
-import timm
 import torch
 
 from hwnas.cli.front import print_search_result
@@ -14,25 +14,21 @@ from hwnas.pipeline.search.accuracy import SupernetAccuracy, open_supernet
 from hwnas.pipeline.search.query import query
 from hwnas.pipeline.search.references import network_id_of, reference_subjects, references_of
 from hwnas.pipeline.search.run import SearchRun, search_networks
-from hwnas.pipeline.train import train_model
 from hwnas.report.gather import gather
 from hwnas.report.verdict import plain_sizes
 from hwnas.search.record import read_record, write_record
 from hwnas.space import SPACES
 from hwnas.space.elastic import Elastic
 from hwnas.supernet.store import load_supernet, save_supernet
-from hwnas.train.options import PretrainedModel, TrainOptions
 from hwnas.train.session import ORIGINAL
-from hwnas.train.trainer import TrainerConfig
 from tests.pipeline.campaigns import FakeEnvironment
-from tests.pipeline.search.workbench import SPEED, options, unverified, write_predictor
+from tests.pipeline.search.workbench import ELASTIC, SPEED, options, unverified
 from tests.profile.stand_ins import duration_us
 
-SPACE = "elastic-test_vit-64px"
 NAMES = (
     "original",
-    "uniform, 65% of MACs",
-    "uniform, 46% of MACs",
+    "uniform, 66% of MACs",
+    "uniform, 50% of MACs",
     "original at 48 px",
     "original at 32 px",
     "original with patches of 32",
@@ -40,28 +36,9 @@ NAMES = (
 
 
 @pytest.fixture(scope="module")
-def supernet(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The networks inside a model of random weights, prepared without training."""
-    folder = tmp_path_factory.mktemp("elastic")
-    torch.manual_seed(0)
-    torch.save(timm.create_model("test_vit", num_classes=10, img_size=64).state_dict(), folder / "weights.pth")
-    elastic = PretrainedModel(name="timm:test_vit", checkpoint=folder / "weights.pth")
-    given = TrainOptions(elastic=elastic, data="digits", image_size=64, max_images=64, epochs=0, batch_size=32)
-    train_model(given, out=folder / "run", trainer_config=TrainerConfig(threads=1))
-    return folder / "run"
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory, supernet: Path) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("bench")
-    write_predictor(folder / "predictors", SPACE, "throughput")
-    return {"supernet": supernet, "predictors": folder / "predictors", "runs": folder / "runs"}
-
-
-@pytest.fixture(scope="module")
-def searched(bench: dict[str, Any]) -> SearchRun:
-    wanted = options(bench, strategy="random", budget=6)
-    return search_networks(wanted, out=bench["runs"] / "run", campaign_environment=FakeEnvironment().make())
+def searched(elastic_bench: dict[str, Any]) -> SearchRun:
+    wanted, out = options(elastic_bench, strategy="random", budget=6), elastic_bench["runs"] / "run"
+    return search_networks(wanted, out=out, campaign_environment=FakeEnvironment().make())
 
 
 def test_the_model_is_compared_with_its_cuts_its_sizes_and_a_smaller_model() -> None:
@@ -127,7 +104,8 @@ def test_they_are_shown_with_the_front(searched: SearchRun, capsys: pytest.Captu
     assert tuple(item.name for item in data.references) == NAMES  # DeiT takes other images
     assert data.baseline is not None
     assert data.baseline.name == "original"
-    print_search_result(searched.run, searched.record)
+    with click.Context(query_command):
+        print_search_result(searched.run, searched.record)
     printed = capsys.readouterr().out
     table = (searched.run / "front.md").read_text()
     assert plain_sizes(data) in printed
@@ -135,17 +113,7 @@ def test_they_are_shown_with_the_front(searched: SearchRun, capsys: pytest.Captu
         assert name in printed
         assert f"| {name} |" in table
     assert "macs_vs_original" in table
-    query_command.callback(  # type: ignore[misc]
-        searched.run,
-        objectives=(),
-        constraints=(),
-        device=None,
-        precisions=(),
-        runtimes=(),
-        confidence=None,
-        predictors=None,
-        as_json=False,
-    )
+    query_command.main([str(searched.run)], standalone_mode=False)
     asked = capsys.readouterr().out
     assert all(name in asked for name in NAMES)
     assert tuple(item.name for item in query(searched.run).reference_networks) == NAMES
@@ -161,7 +129,7 @@ def test_records_of_earlier_versions_have_the_known_ones_alone(searched: SearchR
     run = unverified(searched, tmp_path)
     old = [replace(item, network_id=None) for item in searched.record.reference_networks if item.kind == "known"]
     write_record(run, replace(read_record(run), reference_networks=tuple(old)))
-    space = SPACES.get(SPACE)
+    space = SPACES.get(ELASTIC)
     assert [item.network_id for item in reference_subjects(space, old)] == [
         "timm:deit_tiny_patch16_224",
         "timm:deit_small_patch16_224",
@@ -171,7 +139,8 @@ def test_records_of_earlier_versions_have_the_known_ones_alone(searched: SearchR
     assert all(item.measured for item in again.reference_networks)
 
 
-def test_the_model_has_the_weights_that_it_was_given(supernet: Path, tmp_path: Path) -> None:
+def test_the_model_has_the_weights_that_it_was_given(elastic_bench: dict[str, Any], tmp_path: Path) -> None:
+    supernet = elastic_bench["supernet"]
     opened = open_supernet(supernet, space=None, data=None)
     changed = load_supernet(supernet / ORIGINAL)
     with torch.no_grad():

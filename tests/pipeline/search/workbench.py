@@ -29,6 +29,7 @@ from tests.predict.synthetic import cpu_conditions
 MICROS = tuple(name for name in SPACES.names() if name.endswith("-micro"))
 FIRST = "autoformer-micro"
 DATA = "digits"
+ELASTIC = "elastic-test_vit-64px"
 FAST = PostSearch(pairs=8, export_top=0)
 SPEED = f"throughput@{CPU}/onnxruntime/fp32/b1"
 TIMES = {
