@@ -22,10 +22,10 @@ from benchmarks.support.elastic_models import DEPTH, HEADS, PATCH, WIDTH
 from benchmarks.support.elastic_trainings import CUTS, Trainings
 from benchmarks.support.saving import asked, save
 from hwnas.devices import detect
+from hwnas.space.elastic import uniform_cut
 from hwnas.supernet.elastic import ElasticSupernet
 from hwnas.supernet.matmul import fast_matmul, matmul_backend
 from hwnas.supernet.store import load_supernet
-from hwnas.train.elastic import uniform_cut
 from hwnas.train.evaluation import unaugmented_loader
 from hwnas.train.repair import repair_network
 from hwnas.train.session import ORIGINAL
@@ -68,7 +68,7 @@ def lines(trainings: Trainings, model: ElasticSupernet, trained: ElasticSupernet
     rows = [f"The model: top-1 {original:.2%}.", "", f"| {' | '.join(columns)} |", "|" + " --- |" * len(columns)]
     for name, supernet in (("as it is", model), (f"trained for {trainings.options.elastic_epochs} epochs", trained)):
         for cut in CUTS:
-            arch = uniform_cut(supernet, cut)
+            arch = uniform_cut(supernet.space, cut)
             macs = space.costs(space.encode([space.largest(), arch])).macs
             cells = [name, f"{macs[1] / macs[0] - 1:.0%}", f"{100 * trainings.tested(supernet.subnet(arch)):.2f}"]
             for number in BATCHES:

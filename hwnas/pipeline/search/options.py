@@ -118,7 +118,7 @@ def parse_criteria(options: SearchOptions) -> Criteria:
     if options.post_search.retrain and criteria.quality is None:
         message = "only networks of a supernet can be retrained, and a search without accuracy has no supernet"
         raise UsageError(message, got=f"--retrain {options.post_search.retrain}", hint="leave out --retrain")
-    if options.post_search.repair and not criteria.has_accuracy:
+    if options.post_search.repair and criteria.quality is None:
         message = "only networks of a supernet can be repaired, and a search without accuracy has no supernet"
         raise UsageError(message, got="--repair", hint="leave out --repair")
     for option, value, reason in _unused(options, criteria):

@@ -11,7 +11,7 @@ from hwnas.arguments import checked_arguments
 from hwnas.devices import resolve
 from hwnas.errors import InputError
 from hwnas.frames import Columns, TabularResult
-from hwnas.metrics import UNSPECIFIED, Deployment, Metric, parse_metric
+from hwnas.metrics import QUALITIES, UNSPECIFIED, Deployment, Metric, parse_metric
 from hwnas.pipeline.search.context import load_predictor
 from hwnas.pipeline.search.defaults import combine_errors, resolve_metrics
 from hwnas.pipeline.search.deployments import open_metric, requested_deployments, require_open, with_batches
@@ -165,8 +165,9 @@ def _requested(
     """Return the criteria of the query, those of the search in place of what is left out, and notes on them."""
     own, notes = spec.criteria, []
     quality = own.quality if own.quality in spec.objectives else None
+    others = [name for name in QUALITIES if name == quality and name != "accuracy"]
     options = SearchOptions(
-        objectives=(*(objectives or spec.objectives), *({quality} - {None, "accuracy"})),
+        objectives=(*(objectives or spec.objectives), *others),
         constraints=tuple(constraints),
         accuracy=quality == "accuracy",
         macs="macs" in spec.objectives,
