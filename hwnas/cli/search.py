@@ -159,10 +159,11 @@ def search(
     """Search a space for the best networks for a device.
 
     Objectives are accuracy, MACs and each --objective: throughput, latency_ms, params, memory_mb or energy_j, for
-    another device as in throughput@h200. Constraints look like 'latency_ms<=8' or 'macs<=1.4G'. With several
-    --precision or --runtime, the front consists of networks in deployments, each with its speed and its accuracy there.
-    After the search, the front is measured if its device is in this machine, and the best networks are exported. An
-    interrupted search is resumed with --resume RUN and finds the same front.
+    another device as in throughput@h200. For networks inside a pretrained model, divergence or knn_accuracy takes the
+    place of accuracy. Constraints look like 'latency_ms<=8' or 'macs<=1.4G'. With several --precision or --runtime, the
+    front consists of networks in deployments, each with its speed and its accuracy there. After the search, the
+    front is measured if its device is in this machine, and the best networks are exported. An interrupted search is
+    resumed with --resume RUN and finds the same front.
     """
     if resume is not None:
         given = given_options(context, except_for=_RESUME_PARAMETERS)

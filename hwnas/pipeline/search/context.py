@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from hwnas.config import to_mapping
 from hwnas.devices import Machine
+from hwnas.errors import InputError
 from hwnas.files import path_within
 from hwnas.metrics import Deployment, parse_metric
 from hwnas.pipeline.search.defaults import (
@@ -101,6 +102,9 @@ def prepare_search(
 
         supernet = open_supernet(choice.supernet, space=choice.name, data=options.data, quality=criteria.quality)
         space = supernet.space
+        if options.post_search.retrain and not supernet.data.classes:
+            message = "networks are retrained on images with classes"
+            raise InputError(message, got=supernet.data.name, hint="leave out --retrain")
         if options.post_search.repair:
             from hwnas.pipeline.repair import require_repairable
 

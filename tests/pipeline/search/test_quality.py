@@ -16,6 +16,7 @@ from hwnas.pipeline.search.query import query
 from hwnas.pipeline.search.run import search_networks
 from hwnas.report.gather import gather
 from hwnas.report.verdict import sentence
+from hwnas.search.spec import PostSearch
 from hwnas.search.study import Study
 from hwnas.train.data.sources import DataConfig, UnlabelledError, open_data
 from tests.pipeline.campaigns import FakeEnvironment
@@ -85,6 +86,15 @@ def test_accuracy_needs_classes_and_the_error_names_what_does_not(
         assert caught.value.got == "40 images without classes"
         assert "--objective divergence" in str(caught.value.hint)
         assert not (tmp_path / "run").exists()
+
+
+def test_networks_are_not_retrained_without_classes(
+    elastic_bench: dict[str, Any], photos: Path, tmp_path: Path
+) -> None:
+    wanted: dict[str, Any] = {"objectives": ("divergence", "throughput"), "post_search": PostSearch(retrain=1)}
+    with pytest.raises(InputError, match="retrained on images with classes"):
+        search(elastic_bench, tmp_path / "run", data=str(photos), **wanted)
+    assert not (tmp_path / "run").exists()
 
 
 def test_images_of_other_classes_are_refused_where_the_classifier_is_judged(
