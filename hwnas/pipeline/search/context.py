@@ -116,8 +116,6 @@ def prepare_search(
         metrics = resolve_metrics(
             criteria, space=space.name, device=options.device, predictors=options.predictors, machine=machine
         )
-        if not metrics.missing:
-            return metrics
         out = scratch or options.predictors or Path(PREDICTORS)
         metrics = fit_missing(
             metrics, space=space.name, profiles=options.profiles, out=out, reporter=reporter, machine=machine

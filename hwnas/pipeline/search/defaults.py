@@ -133,7 +133,9 @@ def fit_missing(
     reporter: Reporter,
     machine: Machine | None = None,
 ) -> ResolvedMetrics:
-    """Fit the predictors that are missing to profiles of the space on their device, where there are such profiles.
+    """Fit predictors to profiles of the space where there are such profiles, and no predictor of the space.
+
+    A predictor for networks of any kind stays if there are too few measurements for a better one.
 
     Args:
         resolved: What `resolve_metrics` found.
@@ -144,11 +146,17 @@ def fit_missing(
         machine: This machine, for tests.
     """
     chosen, missing, notes = dict(resolved.chosen), dict(resolved.missing), list(resolved.notes)
-    for metric in resolved.missing:
-        names = _fit(metric, space, profiles, out, reporter)
+    for metric in (*resolved.missing, *(key for key, item in chosen.items() if item.predictor.card.space is None)):
+        try:
+            names = _fit(metric, space, profiles, out, reporter)
+        except InputError as error:
+            if metric in missing:
+                raise
+            notes.append(f"no predictor of {metric} for {space} could be fitted: {error.message}")
+            continue
         if names:
             chosen[metric] = choose_predictor(metric, space=space, predictors=out, machine=machine)
-            del missing[metric]
+            missing.pop(metric, None)
             notes.append(f"no predictor of {metric} was found: fitted one to {', '.join(names)}")
     return replace(resolved, chosen=chosen, missing=missing, notes=tuple(notes))
 

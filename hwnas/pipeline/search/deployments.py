@@ -1,7 +1,7 @@
 """The deployments that a search chooses among: requested runtimes and precisions, each with predictors of its own."""
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from hwnas.errors import HwnasError, InputError, unknown
@@ -57,7 +57,7 @@ def resolve_deployments(criteria: Criteria, requested: Sequence[Deployment], *, 
         InputError: A metric names a part of its deployment that is to be searched.
     """
     require_open(criteria, requested)
-    found = dict(_resolved_in_turn(criteria, requested, resolve))
+    found = _resolved(criteria, requested, resolve)
     left_out = [item for item in requested if found[item].missing and _is_replaceable(item, found)]
     kept = [item for item in requested if item not in left_out]
     resolved = [found[item] for item in kept]
@@ -126,18 +126,33 @@ def require_open(criteria: Criteria, deployments: Sequence[Deployment]) -> None:
                 raise InputError(message, got=f"{metric} and {part} {searched}", hint=f"{metric.name}@DEVICE")
 
 
-def _resolved_in_turn(
+def _resolved(
     criteria: Criteria, requested: Sequence[Deployment], resolve: Resolve
-) -> Iterator[tuple[Deployment, ResolvedMetrics]]:
-    """Yield the metrics of each deployment, with batch sizes that are the same in all of them."""
-    for deployment in requested:
-        wanted = _in_deployment(criteria, deployment)
-        resolved = resolve(wanted)
-        if len(requested) > 1 and not resolved.missing:
-            resolved = resolve(_with_one_runtime(resolved))
-        if len(requested) > 1 and not resolved.missing:
-            criteria = with_batches(criteria, resolved.completed)
-        yield deployment, resolved
+) -> dict[Deployment, ResolvedMetrics]:
+    """Return the metrics of each deployment, with batch sizes that are the same in all of them.
+
+    Of the batch sizes that single deployments would have, those with predictors for most deployments are taken.
+    """
+    if len(requested) == 1:
+        return {requested[0]: resolve(_in_deployment(criteria, requested[0]))}
+    alone = {deployment: _resolved_in(criteria, deployment, resolve) for deployment in requested}
+    best = None
+    for candidate in dict.fromkeys(with_batches(criteria, it.completed) for it in alone.values() if not it.missing):
+        shared = {deployment: _resolved_in(candidate, deployment, resolve) for deployment in requested}
+        if best is None or _num_missing(shared) < _num_missing(best):
+            best = shared
+    return best or alone
+
+
+def _num_missing(resolved: Mapping[Deployment, ResolvedMetrics]) -> int:
+    return sum(bool(item.missing) for item in resolved.values())
+
+
+def _resolved_in(criteria: Criteria, deployment: Deployment, resolve: Resolve) -> ResolvedMetrics:
+    """Return the metrics of a deployment, with one runtime on each device."""
+    resolved = resolve(_in_deployment(criteria, deployment))
+    runtimes = {item.metric.deployment.runtime for item in resolved.predictors}
+    return resolved if resolved.missing or len(runtimes) < 2 else resolve(_with_one_runtime(resolved))
 
 
 def _in_deployment(criteria: Criteria, deployment: Deployment) -> Criteria:

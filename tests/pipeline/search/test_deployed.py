@@ -251,6 +251,18 @@ def test_a_runtime_is_searched_as_well(deployed: dict[str, Any]) -> None:
     assert spec.objectives == ("macs", OPEN)
 
 
+def test_deployments_share_a_batch_that_all_have(deployed: dict[str, Any], tmp_path: Path) -> None:
+    """Throughput alone would take the largest batch of the first precision, which the other lacks."""
+    predictors = tmp_path / "predictors"
+    for deployment, batch in (("torch/fp32", 8), ("torch/fp32", 1), ("torch/bf16", 1)):
+        write_predictor(predictors, FIRST, deployment=deployment, batch=batch)
+    alone = dry_run_search(free({**deployed, "predictors": predictors}, precisions=("fp32",))).spec
+    assert alone.objectives == ("macs", f"throughput@{CPU}/torch/fp32/b8")
+    together = dry_run_search(free({**deployed, "predictors": predictors}, precisions=("fp32", "bf16"))).spec
+    assert together.objectives == ("macs", OPEN)
+    assert together.deployments == ("torch/fp32", "torch/bf16")
+
+
 def test_combinations_without_a_predictor_are_left_out_with_a_note(deployed: dict[str, Any]) -> None:
     wanted = free(deployed, runtimes=("onnxruntime", "torch"), precisions=("fp32", "bf16"))
     spec = dry_run_search(wanted).spec

@@ -23,15 +23,7 @@ from hwnas.search.study import Study
 from hwnas.space import SPACES
 from tests.pipeline import measured_profiles
 from tests.pipeline.campaigns import CPU, FakeEnvironment
-from tests.pipeline.search.workbench import (
-    FIRST,
-    MICROS,
-    SPEED,
-    free,
-    options,
-    write_bench,
-    write_predictor,
-)
+from tests.pipeline.search.workbench import FIRST, MICROS, SPEED, free, options, write_bench, write_predictor
 
 
 @pytest.mark.parametrize("space", [name for name in MICROS if name != FIRST])
@@ -184,6 +176,24 @@ def test_a_folder_that_holds_something_is_no_new_run(bench: dict[str, Any], tmp_
     with pytest.raises(InputError, match="must be a new or an empty folder"):
         search_networks(free(bench), out=tmp_path)
     assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("count", [24, 2])
+def test_a_profile_of_the_space_comes_before_a_predictor_of_any_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """Two networks are too few for a predictor."""
+    measured_profiles.fast_fits(monkeypatch)
+    predictors, profiles = tmp_path / "predictors", tmp_path / "profiles"
+    write_predictor(predictors, FIRST, of_any=True)
+    measured_profiles.make_profile(profiles, FIRST, device=CPU, count=count)
+    asked = free({"predictors": predictors, "runs": tmp_path / "runs"}, profiles=profiles)
+    spec = dry_run_search(asked).spec
+    (used,) = spec.predictors
+    assert used.metric == SPEED
+    notes = " ".join(spec.notes)
+    assert f"{count} networks of {FIRST}" in notes if count > 2 else "24 networks of all kinds" in notes
+    assert ("could be fitted" in notes) == (count == 2)
 
 
 def test_a_dry_run_that_must_fit_a_predictor_keeps_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

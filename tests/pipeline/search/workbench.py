@@ -44,9 +44,15 @@ TIMES = {
 
 @cache
 def fitted(
-    space: str, name: str, device: str, count: int = 24, batch: int | None = 1, deployment: str = "onnxruntime/fp32"
+    space: str,
+    name: str,
+    device: str,
+    count: int = 24,
+    batch: int | None = 1,
+    deployment: str = "onnxruntime/fp32",
+    of_any: bool = False,
 ) -> Predictor:
-    """A predictor of times that grow with MACs."""
+    """A predictor of times that grow with MACs, `of_any` for networks of any kind."""
     chosen = SPACES.get(space)
     genomes = chosen.sample(np.random.default_rng(0), count)
     latency = np.asarray(TIMES[deployment] * (0.2 + chosen.costs(genomes).macs * 2e-7), dtype=np.float64)
@@ -56,7 +62,7 @@ def fitted(
         conditions=cpu_conditions(),
         features=population_features(chosen.workloads(genomes), cpu_conditions()),
         values=np.divide(1000, latency) if name == "throughput" else latency,
-        space=space,
+        space=None if of_any else space,
     )
     return fit_predictor(observed, learners=(AnalyticLearner(),), with_curve=False)
 
@@ -69,10 +75,11 @@ def write_predictor(
     device: str = CPU,
     batch: int | None = 1,
     deployment: str = "onnxruntime/fp32",
+    of_any: bool = False,
 ) -> Path:
     """A predictor where the library finds it; without a batch, one for any."""
-    predictor = fitted(space, name, device, batch=batch, deployment=deployment)
-    path = folder / predictor_folder(predictor.card.metric, space=space)
+    predictor = fitted(space, name, device, batch=batch, deployment=deployment, of_any=of_any)
+    path = folder / predictor_folder(predictor.card.metric, space=predictor.card.space)
     save_predictor(predictor, path)
     return path
 
