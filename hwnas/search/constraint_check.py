@@ -20,13 +20,13 @@ _GENERATIONS = 30
 
 @dataclass(frozen=True, kw_only=True)
 class ConstraintCheck:
-    """Result of checking that the constraints can be met, and the reason as a sentence."""
+    """Result of checking that the constraints can be met, with a sentence about it."""
 
     satisfiable: bool
-    reason: str
+    text: str
 
     def __str__(self) -> str:
-        return f"satisfiable: {'yes' if self.satisfiable else 'no'}, {self.reason}"
+        return self.text
 
 
 def check_constraints(problem: Problem, cheap: CheapEvaluator, *, seed: int = 0) -> ConstraintCheck:
@@ -41,9 +41,7 @@ def check_constraints(problem: Problem, cheap: CheapEvaluator, *, seed: int = 0)
     """
     constraints = problem.cheap_constraints
     if not constraints:
-        return ConstraintCheck(
-            satisfiable=True, reason="there is no constraint that can be checked without the supernet"
-        )
+        return ConstraintCheck(satisfiable=True, text="no constraints that can be checked before the search")
     extremes = problem.space.encode([problem.space.smallest(), problem.space.largest()])
     sample = sample_levels(full_region(problem.space), generator(seed, "satisfiable"), _SAMPLE)
     metrics = cheap(np.concatenate([extremes, sample]))
@@ -51,15 +49,13 @@ def check_constraints(problem: Problem, cheap: CheapEvaluator, *, seed: int = 0)
     admitted = problem.admits(metrics)
     if admitted.any():
         share = float(admitted[len(extremes) :].mean())
-        return ConstraintCheck(
-            satisfiable=True, reason=f"{share:.1%} of {_SAMPLE:,} sampled networks meet the constraints"
-        )
+        text = f"constraints can be met: {share:.1%} of {_SAMPLE:,} sampled networks do"
+        return ConstraintCheck(satisfiable=True, text=text)
     metrics = concatenated([metrics, _least_violating(problem, cheap, sample, seed=seed)])
     if problem.admits(metrics).any():
-        return ConstraintCheck(
-            satisfiable=True, reason=f"but none of {_SAMPLE:,} sampled networks meets the constraints"
-        )
-    return ConstraintCheck(satisfiable=False, reason=_reason(problem, metrics))
+        text = f"constraints can be met, but none of {_SAMPLE:,} sampled networks does"
+        return ConstraintCheck(satisfiable=True, text=text)
+    return ConstraintCheck(satisfiable=False, text=f"constraints cannot be met: {_reason(problem, metrics)}")
 
 
 def require_satisfiable(problem: Problem, cheap: CheapEvaluator, *, seed: int = 0) -> ConstraintCheck:

@@ -85,7 +85,7 @@ def test_a_dry_run_says_what_would_be_searched(
     assert run(words(bench, tmp_path / "run", "--dry-run", "--constraint", "macs<=3M")) == 0
     out = capsys.readouterr().out
     assert "macs<=3e+06" in out
-    assert "satisfiable: yes" in out
+    assert "constraints can be met" in out
     assert not (tmp_path / "run").exists()
 
 

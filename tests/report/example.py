@@ -228,7 +228,7 @@ def _finish(
         stop="evaluations",
         evaluations=len(genomes),
         candidates=len(genomes),
-        satisfiable="satisfiable: yes, 41.0% of 2,000 sampled networks meet the constraints",
+        satisfiable="constraints can be met: 41.0% of 2,000 sampled networks do",
         elapsed_s=812.5,
         bounds=bounds,
         history=tuple((count, count, value) for count, value in points),

@@ -18,7 +18,7 @@ from tests.pipeline.search.workbench import free, options
         ({"objectives": ("thruput",)}, InputError, "objective 'thruput' is not known"),
         ({"constraints": ("latency_ms<=8parsec",)}, InputError, "unit of latency_ms: 'parsec' is not known"),
         ({"constraints": ("macs<=1M", "macs>=2M")}, InputError, "must not exclude each other"),
-        ({"constraints": ("macs<=1",)}, InputError, "satisfiable: no, the smallest network has macs"),
+        ({"constraints": ("macs<=1",)}, InputError, "constraints cannot be met: the smallest network has macs"),
         ({"objectives": ("energy_j",)}, HwnasError, "energy_j|predictor"),
         ({"strategy": "annealing"}, InputError, "strategy 'annealing' is not known"),
         ({"confidence": 1.5}, InputError, "confidence must be greater than 0 and at most"),
