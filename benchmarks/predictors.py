@@ -1,75 +1,125 @@
-"""How well predictors do on measurements that others made, beside simple ones in the same folds.
+"""How well predictors do on measurements that others made and on our own, beside simple ones in the same folds.
 
-    python -m benchmarks.predictors [--public-data DIR] [--rows NAME ...] [--profiles DIR] [--seeds 1]
-        [--state DIR] [--save]
+    python -m benchmarks.predictors [--tables DIR] [--profiles DIR] [--public-data DIR] [--rows NAME ...]
+        [--seeds 3] [--state DIR] [--save]
 
-Every figure is of networks that were not fitted: the mean absolute relative error, the share within 10 %, Spearman's
-rank correlation. `ours` is what `fit_predictor` chooses by cross-validation inside the fitted part; the single models
-beside it are never chosen by their result here. Workloads of timm's models are traced once (some minutes) and kept in
-the user's cache folder. Each finished line is written to `--state`, and another call finds it there, unless the data or
-the code of `hwnas/predict` has changed since. `--save` writes the table to `benchmarks/results/`.
+`--tables` is a folder of tables of timm's benchmark as they are published; they are imported as by `hwnas profiles
+import-timm`. `--profiles` has profiles of spaces, `--public-data` the measurements of HAT and NeuSight.
+
+Every figure is of networks that were not fitted: the mean absolute relative error, the mean of the families' errors,
+Spearman's rank correlation, the share inside 90 % intervals and their median width. Networks of equal workload are held
+out together. `hwnas` is what `hwnas fit` does with these rows: families, times and choice of the model included. The
+single models beside it are never chosen by their result here. Devices that are left out are predicted as by
+`hwnas predict --device`, and ten of their networks are fitted by `hwnas fit --samples 10`, or as a table of ten random
+ones. Each finished line is written to `--state`, and another call finds it there, unless the data or the code of
+`hwnas/predict` has changed since. `--save` writes the table to `benchmarks/results/`.
 """
 
 import argparse
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from benchmarks.support.baselines import BASELINES, Baseline
-from benchmarks.support.profiles import find_profiles, profile_data
-from benchmarks.support.public_data import Data, hat_data, neusight_data, timm_data
-from benchmarks.support.saving import save
+from benchmarks.support.measured_tables import (
+    copied_tables,
+    digest_of_tables,
+    imported_tables,
+    keep_rows,
+    newest_tables,
+    space_data,
+    space_profiles,
+    table_data,
+    table_models,
+)
+from benchmarks.support.public_data import PLAIN, Data, hat_data, neusight_data
+from benchmarks.support.saving import asked, save
 from benchmarks.support.state import Line, State, digest_of_arrays, digest_of_code
-from benchmarks.support.timm_workloads import cache_folder
 from hwnas.devices import detect
-from hwnas.metrics import parse_metric
+from hwnas.metrics import Deployment, parse_metric
+from hwnas.pipeline.predictors.fit import FitOptions, fit_predictors
+from hwnas.pipeline.predictors.measured_networks import MeasuredNetworks, measured_table
+from hwnas.pipeline.predictors.unmeasured import choose_unmeasured
 from hwnas.predict.active import choose_next, spread_out
 from hwnas.predict.arrays import Numbers
-from hwnas.predict.features.conditions import Conditions
-from hwnas.predict.features.table import Features, joined, with_source_predictions
-from hwnas.predict.fit import Observations, fit_predictor
+from hwnas.predict.features.table import Features
+from hwnas.predict.fit import fit_predictor
 from hwnas.predict.folds import Fold, Rows, group_equal_networks, make_folds
 from hwnas.predict.metrics import scores
 from hwnas.predict.models import AnalyticLearner, BoostedLearner, GaussianLearner, Learner, RidgeLearner
-from hwnas.predict.transfer import SCRATCHES, SIMPLE, transfer
+from hwnas.predict.predictor import Predictor
+from hwnas.profile.lookup import TableEntry
 
-HEADER = ("data", "fitted", "method", "MAPE %", "within 10 % %", "Spearman", "goal %", "seconds a fit")
-Method = Callable[[Data, Rows, Rows], Numbers]
+HEADER = (
+    "data",
+    "fitted",
+    "method",
+    "MAPE %",
+    "mean of families %",
+    "Spearman",
+    "inside 90 % interval %",
+    "median width %",
+    "aim %",
+    "seconds a fit",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """Predictions of some rows, with the ends of their intervals where there are any."""
+
+    mean: Numbers
+    low: Numbers | None = None
+    high: Numbers | None = None
+
+
+Method = Callable[[Data, Rows, Rows], Answers]
 """Rows that are fitted, rows that are held out; the answers for the latter."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A line to beat: where its data is from, how it is held out, what is tried."""
+    """Measurements, how they are held out, and what is tried."""
 
     title: str
-    load: Callable[[Path], Data]
-    count: int | None
-    goal: float
+    load: Callable[[], Data]
+    count: int | None = None
+    aim: float
     methods: dict[str, Method]
     by_family: bool = False
     held_out: int | None = None
     """So many random networks instead of folds."""
 
 
-def chosen(learners: Sequence[Learner] | None = None, *, by_family: bool = False) -> Method:
-    """Predict with `fit_predictor`, as `hwnas fit` does, with families and times where the data has them."""
+def answers(predictor: Predictor, features: Features) -> Answers:
+    """Predict latencies from features at the batch of each row; those of latency are the same for any common batch."""
+    batch = 1 if predictor.card.metric.deployment.fixed_batch is None else None
+    made = predictor.predict_features(features, batch=batch)
+    return Answers(mean=made.mean, low=made.lower, high=made.upper)
 
-    def method(data: Data, fit: Rows, held_out: Rows) -> Numbers:
-        observed = Observations(
-            metric=_METRIC,
-            conditions=_CONDITIONS,
-            features=data.features.take(fit),
-            values=data.target[fit],
-            families=[data.families[row] for row in fit] if by_family else (),
-            times=data.times[fit] if len(data.times) else None,
-        )
-        fitted = fit_predictor(observed, learners=learners, with_curve=False)
-        return fitted.model.predict(data.features.take(held_out))
+
+def answers_by_batch(predictor: Predictor, networks: MeasuredNetworks) -> Answers:
+    """Predict networks as `hwnas predict --batch` does, those of one batch together."""
+    mean, low, high = np.zeros((3, len(networks)))
+    for batch in np.unique(networks.batches):
+        rows = np.flatnonzero(networks.batches == batch)
+        made = predictor.predict([networks.workloads[row] for row in rows], batch=int(batch))
+        mean[rows], low[rows], high[rows] = made.mean, made.lower, made.upper
+    return Answers(mean=mean, low=low, high=high)
+
+
+def chosen(*, learners: Sequence[Learner] | None = None, choose: Callable[[Data, Rows], Rows] | None = None) -> Method:
+    """Fit as `hwnas fit` does, to some of the rows if `choose` says so."""
+
+    def method(data: Data, fit: Rows, held_out: Rows) -> Answers:
+        rows = fit if choose is None else choose(data, fit)
+        made = fit_predictor(data.observe(rows), learners=learners, with_curve=False)
+        return answers(made, data.features.take(held_out))
 
     return method
 
@@ -77,8 +127,9 @@ def chosen(learners: Sequence[Learner] | None = None, *, by_family: bool = False
 def single(learner: Learner) -> Method:
     """One model of ours."""
 
-    def method(data: Data, fit: Rows, held_out: Rows) -> Numbers:
-        return learner.fit(data.features.take(fit), data.target[fit]).predict(data.features.take(held_out))
+    def method(data: Data, fit: Rows, held_out: Rows) -> Answers:
+        fitted = learner.fit(data.features.take(fit), data.target[fit])
+        return Answers(mean=fitted.predict(data.features.take(held_out)))
 
     return method
 
@@ -86,10 +137,30 @@ def single(learner: Learner) -> Method:
 def simple(baseline: Baseline) -> Method:
     """A baseline, on the counters."""
 
-    def method(data: Data, fit: Rows, held_out: Rows) -> Numbers:
-        return baseline(data.counters.take(fit), data.target[fit], data.counters.take(held_out))
+    def method(data: Data, fit: Rows, held_out: Rows) -> Answers:
+        return Answers(mean=baseline(data.counters.take(fit), data.target[fit], data.counters.take(held_out)))
 
     return method
+
+
+def actively(count: int) -> Callable[[Data, Rows], Rows]:
+    """Choose networks in rounds of ten, each by what was measured before."""
+
+    def choose(data: Data, pool: Rows) -> Rows:
+        features, target = data.features.take(pool), data.target[pool]
+        rows = spread_out(features, count=10, seed=0)
+        while len(rows) < count:
+            rest = np.setdiff1d(np.arange(len(target)), rows)
+            wanted = min(10, count - len(rows))
+            picked = choose_next(features.take(rest), features.take(rows), target[rows], count=wanted, seed=0)
+            rows = np.concatenate([rows, rest[picked]])
+        return pool[rows]
+
+    return choose
+
+
+def at_random(count: int) -> Callable[[Data, Rows], Rows]:
+    return lambda data, pool: np.random.default_rng(len(data.target)).permutation(pool)[:count]
 
 
 COUNTERS = {name: simple(baseline) for name, baseline in BASELINES.items()}
@@ -98,92 +169,92 @@ MODELS = {
     "analytic + Gaussian process": single(GaussianLearner()),
     "analytic + XGBoost": single(BoostedLearner()),
 }
-_METRIC = parse_metric("latency_ms@benchmark/torch/fp32/b1")
-_CONDITIONS = Conditions(kind="gpu", op_per_s=1e13, byte_per_s=1e12, bytes_per_element=4)
-"""Return the observations of data whose features are computed already."""
 QUADRATIC = RidgeLearner(name="quadratic", squared=True)
-
-
-def timm(key: str, *, all_families: bool = False) -> Callable[[Path], Data]:
-    return lambda root: timm_data(root, key, cache=cache_folder(), all_families=all_families)
-
-
-ROWS = {
-    "plain-compiled-200": Row(
-        title="timm plain ViTs, RTX 4090 compiled",
-        load=timm("rtx4090-compiled"),
-        count=200,
-        goal=1.8,
-        methods={**COUNTERS, **MODELS, "ours": chosen()},
-    ),
-    "plain-compiled-50": Row(
-        title="timm plain ViTs, RTX 4090 compiled",
-        load=timm("rtx4090-compiled"),
-        count=50,
-        goal=3.5,
-        methods={**COUNTERS, **MODELS, "ours": chosen()},
-    ),
-    "plain-eager-200": Row(
-        title="timm plain ViTs, RTX 4090 eager",
-        load=timm("rtx4090-eager"),
-        count=200,
-        goal=3.0,
-        methods={**COUNTERS, **MODELS, "ours": chosen()},
-    ),
-    "plain-i9": Row(
-        title="timm plain ViTs, i9 CPU, batch 1",
-        load=timm("i9-compiled"),
-        count=200,
-        goal=4.5,
-        methods={**COUNTERS, **MODELS, "ours": chosen()},
-    ),
-    "families-out": Row(
-        title="timm all ViT families, RTX 4090 compiled, families left out",
-        load=timm("rtx4090-compiled", all_families=True),
-        count=None,
-        goal=10.0,
-        by_family=True,
-        methods={
-            **COUNTERS,
-            **MODELS,
-            "ours": chosen(by_family=True),
-        },
-    ),
-    "hat-titan-xp": Row(
-        title="HAT Titan Xp En-De, drift modelled",
-        load=lambda root: hat_data(root, "wmt14ende_gpu_titanxp_all"),
-        count=None,
-        goal=2.7,
-        methods={
-            **COUNTERS,
-            "quadratic ridge": single(QUADRATIC),
-            "ours": chosen([AnalyticLearner(), QUADRATIC, BoostedLearner()]),
-        },
-    ),
-    "hat-raspberry-pi": Row(
-        title="HAT Raspberry Pi En-Fr",
-        load=lambda root: hat_data(root, "wmt14enfr_cpu_raspberrypi_all"),
-        count=None,
-        goal=0.6,
-        methods={**COUNTERS, **MODELS, "ours": chosen([AnalyticLearner(), QUADRATIC, BoostedLearner()])},
-    ),
-    "neusight-a100": Row(
-        title="NeuSight linear, A100",
-        load=lambda root: neusight_data(root, "a100-pcie-40gb"),
-        count=200,
-        goal=6.0,
-        held_out=1000,
-        methods={**COUNTERS, **MODELS, "ours": chosen()},
-    ),
-    "neusight-t4": Row(
-        title="NeuSight linear, T4",
-        load=lambda root: neusight_data(root, "t4"),
-        count=200,
-        goal=10.0,
-        held_out=1000,
-        methods={**COUNTERS, **MODELS, "ours": chosen()},
-    ),
+GPUS = {"rtx4090": "RTX 4090", "rtx-pro-6000-maxq": "RTX PRO 6000 Max-Q", "rtx3090": "RTX 3090"}
+RUNTIMES = {"torch-compile": "compiled", "torch": "eager"}
+PLAIN_AIMS = {("torch-compile", 200): 1.5, ("torch", 200): 1.8, ("torch-compile", 50): 3.5, ("torch", 50): 4.5}
+FAMILY_AIMS = {"torch-compile": 8.0, "torch": 9.0}
+DEVICE_AIMS = {("torch-compile", 0): (5.0, 6.0), ("torch", 0): (9.0, 11.0)} | {
+    ("torch-compile", 10): (3.5, 4.5),
+    ("torch", 10): (6.0, 8.0),
 }
+"""Aims for plain vision transformers and for all of a device, by runtime and number of its networks."""
+
+
+def plain_rows(entries: Sequence[TableEntry], *, count: int) -> Iterator[Row]:
+    for runtime, spelling in RUNTIMES.items():
+        for device, entry in newest_tables(entries, runtime=runtime).items():
+            if device == "rtx3090":
+                continue
+            methods: dict[str, Method] = {**COUNTERS, **MODELS, "hwnas": chosen()}
+            if count == 50:
+                # The order sees all networks of the fold, and chooses so many of them.
+                methods["hwnas, active order"] = chosen(choose=actively(count))
+                methods["hwnas, random order"] = chosen(choose=at_random(count))
+                methods.pop("hwnas")
+            yield Row(
+                title=f"timm plain ViTs, {GPUS[device]} {spelling}",
+                load=partial(cache(table_data), entry, plain=True),
+                count=count,
+                aim=PLAIN_AIMS[runtime, count],
+                methods=methods,
+            )
+
+
+def family_rows(entries: Sequence[TableEntry]) -> Iterator[Row]:
+    for runtime, spelling in RUNTIMES.items():
+        for device, entry in newest_tables(entries, runtime=runtime).items():
+            yield Row(
+                title=f"timm all ViT families, {GPUS[device]} {spelling}, families left out",
+                load=partial(cache(table_data), entry),
+                aim=FAMILY_AIMS[runtime],
+                by_family=True,
+                methods={**COUNTERS, **MODELS, "hwnas": chosen()},
+            )
+
+
+def random_rows(entries: Sequence[TableEntry]) -> Iterator[Row]:
+    """All families, networks left out at random: the counterpart of `family_rows`."""
+    for runtime, spelling in RUNTIMES.items():
+        for device, entry in newest_tables(entries, runtime=runtime).items():
+            if device == "rtx4090":
+                yield Row(
+                    title=f"timm all ViT families, {GPUS[device]} {spelling}, networks left out",
+                    load=partial(cache(table_data), entry),
+                    aim=5.0,
+                    methods={**COUNTERS, "hwnas": chosen()},
+                )
+
+
+def space_rows(folder: Path) -> Iterator[Row]:
+    """Profiles of our own spaces: the aim is in noise floors."""
+    for entry in space_profiles(folder):
+        data, floor = space_data(entry)
+        yield Row(
+            title=f"{entry.name} (noise floor {'-' if floor is None else f'{100 * floor:.2f} %'})",
+            load=lambda data=data: data,  # type: ignore[misc]
+            count=80,
+            aim=120 * (floor or 0.0),
+            methods={**COUNTERS, **MODELS, "hwnas": chosen()},
+        )
+
+
+def public_rows(root: Path) -> Iterator[Row]:
+    few: list[Learner] = [AnalyticLearner(), QUADRATIC, BoostedLearner()]
+    for title, load, aim in (
+        ("HAT Titan Xp En-De, drift modelled", partial(hat_data, root, "wmt14ende_gpu_titanxp_all"), 2.7),
+        ("HAT Raspberry Pi En-Fr", partial(hat_data, root, "wmt14enfr_cpu_raspberrypi_all"), 0.6),
+    ):
+        yield Row(title=title, load=load, aim=aim, methods={**COUNTERS, **MODELS, "hwnas": chosen(learners=few)})
+    for title, device, aim in (("NeuSight linear, A100", "a100-pcie-40gb", 6.0), ("NeuSight linear, T4", "t4", 10.0)):
+        yield Row(
+            title=title,
+            load=partial(neusight_data, root, device),
+            count=200,
+            aim=aim,
+            held_out=1000,
+            methods={**COUNTERS, **MODELS, "hwnas": chosen()},
+        )
 
 
 def folds_of(row: Row, data: Data, seed: int) -> Iterator[Fold]:
@@ -193,201 +264,195 @@ def folds_of(row: Row, data: Data, seed: int) -> Iterator[Fold]:
         return
     # Models of several names may be one network: it is never on both sides.
     groups = list(data.families) if row.by_family else list(map(str, group_equal_networks(data.features)))
-    for number, fold in enumerate(make_folds(len(data.target), num_folds=5, seed=seed, groups=groups)):
-        yield Fold(np.random.default_rng([seed, number]).permutation(fold.fit)[: row.count], fold.held_out)
+    yield from make_folds(len(data.target), num_folds=5, seed=seed, groups=groups)
 
 
-def judge(row: Row, data: Data, method: Method, *, seeds: int) -> tuple[str, ...]:
-    predicted, measured, fitted, seconds = [], [], [], []
+def tried(row: Row, data: Data, method: Method, *, seeds: int, orders: bool) -> Line:
+    """The scores of a method over all folds; methods with an order of their own get all rows of the fold."""
+    found: list[Answers] = []
+    held: list[Rows] = []
+    fitted, seconds = [], []
     for seed in range(seeds):
-        for fold in folds_of(row, data, seed):
+        for number, fold in enumerate(folds_of(row, data, seed)):
+            count = None if orders else row.count
+            rows = np.random.default_rng([seed, number]).permutation(fold.fit)[:count]
             start = time.process_time()
-            predicted.append(method(data, fold.fit, fold.held_out))
+            found.append(method(data, rows, fold.held_out))
             seconds.append(time.process_time() - start)
-            measured.append(data.target[fold.held_out])
-            fitted.append(len(fold.fit))
-    found = scores(np.concatenate(predicted), np.concatenate(measured))
-    per_cent = (f"{100 * found.mape:.2f}", f"{100 * found.within_10:.0f}", f"{found.spearman:.4f}")
-    return (f"{int(np.median(fitted))} of {len(data.target)}", *per_cent, f"{np.median(seconds):.1f}")
+            held.append(fold.held_out)
+            fitted.append(min(len(rows), row.count or len(rows)))
+    figures = figures_of(found, [data.target[rows] for rows in held], _families(data, held) if row.by_family else ())
+    return (f"{int(np.median(fitted))} of {len(data.target)}", *figures, f"{np.median(seconds):.1f}")
 
 
-def table_of(row: Row, root: Path, *, seeds: int, state: State) -> Iterator[Line]:
-    data = row.load(root)
-    settings = {"data": digest_of(data), "count": row.count, "goal": row.goal, "seeds": seeds}
+def _families(data: Data, held: Sequence[Rows]) -> list[str]:
+    return [data.families[row] for rows in held for row in rows]
+
+
+def figures_of(found: Sequence[Answers], truth: Sequence[Numbers], families: Sequence[str] = ()) -> Line:
+    """MAPE, mean over families, Spearman, coverage and median width of the intervals."""
+    mean, measured = np.concatenate([one.mean for one in found]), np.concatenate(truth)
+    scored = scores(mean, measured)
+    error = np.abs(mean / measured - 1)
+    by_family = [float(error[np.array(families) == family].mean()) for family in sorted(set(families))]
+    inside = width = ""
+    if all(one.low is not None for one in found):
+        low = np.concatenate([one.low for one in found if one.low is not None])
+        high = np.concatenate([one.high for one in found if one.high is not None])
+        inside = f"{100 * ((low <= measured) & (measured <= high)).mean():.0f}"
+        width = f"{100 * np.median((high - low) / mean):.1f}"
+    of_families = f"{100 * np.mean(by_family):.2f}" if by_family else ""
+    return (f"{100 * scored.mape:.2f}", of_families, f"{scored.spearman or 0:.4f}", inside, width)
+
+
+def table_of(row: Row, *, seeds: int, state: State) -> Iterator[Line]:
+    data = row.load()
+    settings = {"data": digest_of(data), "count": row.count, "aim": row.aim, "seeds": seeds}
+
+    def made(name: str, method: Method) -> list[Line]:
+        count, *figures, seconds = tried(row, data, method, seeds=seeds, orders=name.endswith(" order"))
+        return [(row.title, count, name, *figures, f"≤ {row.aim:.3g}", seconds)]
+
     for name, method in row.methods.items():
-        yield from state.lines(
-            f"{row.title} {row.count} {name}", settings, partial(line_of, row, data, name, method, seeds=seeds)
-        )
-
-
-def line_of(row: Row, data: Data, name: str, method: Method, *, seeds: int) -> list[Line]:
-    count, mape, within, spearman, seconds = judge(row, data, method, seeds=seeds)
-    return [(row.title, count, name, mape, within, spearman, f"≤ {row.goal:.3g}", seconds)]
+        yield from state.lines(f"{row.title} {row.count} {name}", settings, partial(made, name, method))
 
 
 def digest_of(data: Data) -> str:
     return digest_of_arrays(data.features.costs, data.features.shapes, data.features.counts, data.target)
 
 
-TRANSFERRED = ("transfer, mixed by leave-one-out", "ours: transfer where it helps")
+def device_lines(entries: Sequence[TableEntry], *, samples: int, seeds: int, state: State) -> Iterator[Line]:
+    """Each GPU left out in turn: predicted by the others, with none or ten of its networks."""
+    for runtime in RUNTIMES:
+        newest = newest_tables(entries, runtime=runtime)
+        settings = {"tables": digest_of_tables(list(newest.values())), "seeds": seeds}
+        for device in newest:
+            make = partial(left_out_device, newest, device, samples=samples, seeds=seeds)
+            yield from state.lines(f"{samples} of {device} {runtime}", settings, make)
 
 
-def transfers(root: Path, *, seeds: int) -> Iterator[Line]:
-    """Ten networks of a new device, with the predictors of others."""
-    for title, target_key, source_keys, unlike in (
-        ("10 samples, RTX 4090 eager from RTX 3090 eager", "rtx4090-eager", ("rtx3090-eager",), ()),
-        (
-            "10 samples, RTX 4090 compiled from both eager",
-            "rtx4090-compiled",
-            ("rtx3090-eager", "rtx4090-eager"),
-            ("rtx3090-eager", "rtx4090-eager"),
-        ),
-        ("10 samples, i9 from RTX 4090 compiled", "i9-compiled", ("rtx4090-compiled",), ("rtx4090-compiled",)),
-    ):
-        data = timm_data(root, target_key, cache=cache_folder())
-        sources = {key: timm_data(root, key, cache=cache_folder()) for key in source_keys}
-        answers: dict[str, list[Numbers]] = {name: [] for name in (*SCRATCHES, *TRANSFERRED)}
-        truth = []
-        for seed in range(2 * seeds):
-            order = np.random.default_rng(seed).permutation(len(data.target))
-            few, rest = order[:10], order[10:]
-            # a source was measured on the same networks: that is what one has in practice
-            models = {key: BoostedLearner().fit(source.features, source.target) for key, source in sources.items()}
-            transferred = with_source_predictions(
-                data.features, {key: made.predict(data.features) for key, made in models.items()}
-            )
-            made = transfer(transferred.take(few), data.target[few], sources=tuple(models), unlike=unlike)
-            for name, learner in zip(SCRATCHES, SIMPLE, strict=True):
-                scratch = learner.fit(data.features.take(few), data.target[few])
-                answers[name].append(scratch.predict(data.features.take(rest)))
-            answers["transfer, mixed by leave-one-out"].append(made.fitted.predict(transferred.take(rest)))
-            gated = made.fitted.predict(transferred.take(rest)) if made.sources_help else chosen()(data, few, rest)
-            answers["ours: transfer where it helps"].append(gated)
-            truth.append(data.target[rest])
-        for name, given in answers.items():
-            found = scores(np.concatenate(given), np.concatenate(truth))
-            figures = (f"{100 * found.mape:.2f}", f"{100 * found.within_10:.0f}", f"{found.spearman:.4f}")
-            yield title, f"10 of {len(data.target)}", name, *figures, "", ""
+def left_out_device(newest: dict[str, TableEntry], device: str, *, samples: int, seeds: int) -> list[Line]:
+    """A GPU predicted by the others; with samples, those of the design and random ones."""
+    networks, models = measured_table(newest[device]), table_models(newest[device])
+    plain = np.array([bool(PLAIN.match(model)) for model in models])
+    ways: dict[str, list[Callable[[], tuple[Predictor, Rows]]]] = {
+        "hwnas predict, not measured": [partial(unmeasured, newest, device)]
+    }
+    if samples:
+        drawn = [np.random.default_rng(seed).permutation(len(models))[:samples] for seed in range(seeds)]
+        ways = {
+            f"hwnas fit --samples {samples}": [partial(fitted_to_few, newest, device, samples=samples)],
+            f"hwnas fit, {samples} random": [
+                partial(fitted_to_few, newest, device, samples=samples, rows=rows) for rows in drawn
+            ],
+        }
+    lines = []
+    for name, makers in ways.items():
+        start = time.process_time()
+        made = [make() for make in makers]
+        seconds = f"{(time.process_time() - start) / len(made):.1f}"
+        runtime = str(newest[device].manifest.deployment.runtime)
+        for which, aim in zip((plain, np.ones_like(plain)), DEVICE_AIMS[runtime, samples], strict=True):
+            kept = [np.setdiff1d(np.flatnonzero(which), rows) for _, rows in made]
+            parts = [networks.take(rows) for rows in kept]
+            found = [answers_by_batch(predictor, part) for (predictor, _), part in zip(made, parts, strict=True)]
+            figures = figures_of(found, [part.values["latency_ms"] for part in parts])
+            kind = "plain ViTs" if which is plain else "all ViT families"
+            title = f"timm {kind}, {GPUS[device]} {RUNTIMES[runtime]}, device left out"
+            lines.append((title, f"{samples} of {len(models)}", name, *figures, f"≤ {aim:.3g}", seconds))
+    return lines
 
 
-def active_orders(root: Path, *, seeds: int) -> Iterator[Line]:
-    """Networks chosen by uncertainty and diversity against random ones, at equal counts."""
-    data = timm_data(root, "rtx4090-compiled", cache=cache_folder())
-    for count in (20, 50, 100):
-        errors: dict[str, list[Numbers]] = {"random order": [], "active order": []}
-        truth = []
-        for seed in range(2 * seeds):
-            for fold in make_folds(len(data.target), num_folds=5, seed=seed):
-                pool, held_out = data.features.take(fold.fit), data.features.take(fold.held_out)
-                target = data.target[fold.fit]
-                random = np.random.default_rng(seed).permutation(len(target))[:count]
-                active = _actively(pool, target, count=count, seed=seed)
-                for name, rows in (("random order", random), ("active order", active)):
-                    errors[name].append(BoostedLearner().fit(pool.take(rows), target[rows]).predict(held_out))
-                truth.append(data.target[fold.held_out])
-        for name, given in errors.items():
-            found = scores(np.concatenate(given), np.concatenate(truth))
-            figures = (f"{100 * found.mape:.2f}", f"{100 * found.within_10:.0f}", f"{found.spearman:.4f}")
-            yield "timm plain ViTs, RTX 4090 compiled", f"{count} of {len(data.target)}", name, *figures, "", ""
+def unmeasured(newest: dict[str, TableEntry], device: str) -> tuple[Predictor, Rows]:
+    """The answer for a device without measurements, and no rows."""
+    deployment = newest[device].manifest.deployment
+    with TemporaryDirectory() as folder:
+        copied_tables([entry for name, entry in newest.items() if name != device], Path(folder))
+        metric = parse_metric(f"latency_ms@{device}/{deployment.runtime}/{deployment.precision}")
+        return choose_unmeasured(metric, profiles=Path(folder)).predictor, np.zeros(0, dtype=np.intp)
 
 
-def _actively(pool: Features, target: Numbers, *, count: int, seed: int) -> Rows:
-    rows = spread_out(pool, count=10, seed=seed)
-    while len(rows) < count:
-        rest = np.setdiff1d(np.arange(len(target)), rows)
-        wanted = min(10, count - len(rows))
-        picked = choose_next(pool.take(rest), pool.take(rows), target[rows], count=wanted, seed=seed)
-        rows = np.concatenate([rows, rest[picked]])
-    return rows
+def fitted_to_few(
+    newest: dict[str, TableEntry], device: str, *, samples: int, rows: Rows | None = None
+) -> tuple[Predictor, Rows]:
+    """What `hwnas fit` makes of some rows of a table next to those of other devices, and rows with their models."""
+    models = table_models(newest[device])
+    with TemporaryDirectory() as made:
+        profiles, out = Path(made) / "profiles", Path(made) / "predictors"
+        copied_tables(list(newest.values()), profiles)
+        table = profiles / newest[device].path.parent.name / newest[device].path.name
+        if rows is not None:
+            keep_rows(table, [models[row] for row in rows])
+        options = FitOptions(
+            deployment=Deployment(device=device, runtime=newest[device].manifest.deployment.runtime),
+            metrics=("latency_ms",),
+            samples=samples if rows is None else None,
+            profiles=profiles,
+            out=out,
+        )
+        predictor = Predictor.load(fit_predictors(options).fitted[0].path)
+    if rows is None:
+        # The card has the measured values of the rows that were fitted.
+        values = measured_table(newest[device]).values["latency_ms"]
+        rows = np.flatnonzero(np.isin(values, [row.measured for row in predictor.card.held_out]))
+    return predictor, rows
 
 
-EXTRAS = {"transfer": transfers, "active": active_orders}
-
-
-def lines_of(name: str, root: Path, *, seeds: int, state: State) -> Iterator[Line]:
-    if name in EXTRAS:
-        yield from state.lines(name, {"seeds": seeds}, lambda: list(EXTRAS[name](root, seeds=seeds)))
-    else:
-        yield from table_of(ROWS[name], root, seeds=seeds, state=state)
-
-
-def own_lines(root: Path, *, seeds: int, state: State) -> Iterator[Line]:
-    """Our own profiles: 80 and 200 networks fitted, the goal in noise floors; then each space left out."""
-    loaded = {folder: profile_data(folder) for folder in find_profiles(root)}
-    for folder, (data, floor) in loaded.items():
-        for count, goal in ((80, 1.5), (200, 1.2)):
-            if len(data.target) < 1.25 * count:
-                continue
-            row = Row(
-                title=f"{folder.relative_to(root)} (noise floor {'-' if floor is None else f'{100 * floor:.2f} %'})",
-                load=lambda _, data=data: data,  # type: ignore[misc]
-                count=count,
-                goal=100 * goal * (floor or 0.0),
-                methods={**COUNTERS, **MODELS, "ours": chosen()},
-            )
-            yield from table_of(row, root, seeds=seeds, state=state)
-    every = {folder: data for folder, (data, _) in loaded.items()}
-    settings = {str(folder.relative_to(root)): digest_of(data) for folder, data in every.items()}
-    yield from state.lines("spaces left out", settings, lambda: list(left_out_spaces(every, root)))
-
-
-def left_out_spaces(loaded: dict[Path, Data], root: Path) -> Iterator[Line]:
-    """Each space predicted from the others of the same device and setting."""
-    for folder, data in loaded.items():
-        setting = folder.name.removeprefix(data.families[0])
-        others = [
-            other
-            for path, other in loaded.items()
-            if path.parent == folder.parent and path != folder and path.name == other.families[0] + setting
-        ]
-        if not others:
-            continue
-        features = joined([other.features for other in others])
-        target = np.concatenate([other.target for other in others])
-        for name, learner in (("analytic sum", AnalyticLearner()), ("analytic + XGBoost", BoostedLearner())):
-            found = scores(learner.fit(features, target).predict(data.features), data.target)
-            figures = (f"{100 * found.mape:.2f}", f"{100 * found.within_10:.0f}", f"{found.spearman:.4f}")
-            yield f"{folder.relative_to(root)}, space left out", str(len(target)), name, *figures, "", ""
+ROWS = ("plain-200", "plain-50", "families-out", "networks-out", "devices-0", "devices-10", "spaces", "public")
 
 
 def all_lines(options: argparse.Namespace) -> Iterator[Line]:
-    state = State(folder=options.state, code=digest_of_code("hwnas/predict", "benchmarks"))
-    if options.public_data is not None:
+    state = State(folder=options.state, code=digest_of_code("hwnas/predict", "hwnas/pipeline/predictors", "benchmarks"))
+    with TemporaryDirectory() as made:
+        tables = Path(made) if options.state is None else options.state / "tables"
+        entries = imported_tables(options.tables, tables) if options.tables else ()
         for name in options.rows:
-            yield from lines_of(name, options.public_data, seeds=options.seeds, state=state)
-    if options.profiles is not None:
-        yield from own_lines(options.profiles, seeds=options.seeds, state=state)
+            if name.startswith("devices-") and entries:
+                samples = int(name.partition("-")[2])
+                yield from device_lines(entries, samples=samples, seeds=options.seeds, state=state)
+            else:
+                for row in rows_of(name, entries, options):
+                    yield from table_of(row, seeds=options.seeds, state=state)
 
 
-def table(rows: list[Line]) -> str:
-    lines = [HEADER, tuple("---" for _ in HEADER), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def rows_of(name: str, entries: Sequence[TableEntry], options: argparse.Namespace) -> Iterator[Row]:
+    if name.startswith("plain-"):
+        yield from plain_rows(entries, count=int(name.partition("-")[2]))
+    elif name == "families-out":
+        yield from family_rows(entries)
+    elif name == "networks-out":
+        yield from random_rows(entries)
+    elif name == "spaces" and options.profiles:
+        yield from space_rows(options.profiles)
+    elif name == "public" and options.public_data:
+        yield from public_rows(options.public_data)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--public-data", type=Path, help="the folder of public measurements")
-    parser.add_argument("--profiles", type=Path, help="a folder of profiles of our own spaces")
-    parser.add_argument("--rows", nargs="+", choices=[*ROWS, *EXTRAS], default=[*ROWS, *EXTRAS], help="which lines")
-    parser.add_argument("--seeds", type=int, default=1, help="repeats with other folds")
+    parser.add_argument("--tables", type=Path, help="a folder of tables of timm's benchmark")
+    parser.add_argument("--profiles", type=Path, help="a folder of profiles of spaces")
+    parser.add_argument("--public-data", type=Path, help="the folder of measurements of HAT and NeuSight")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="which lines")
+    parser.add_argument("--seeds", type=int, default=3, help="repeats with other folds")
     parser.add_argument("--state", type=Path, help="a folder in which finished lines are kept")
     parser.add_argument("--save", action="store_true", help="write the table to benchmarks/results/")
     options = parser.parse_args()
-    if options.public_data is None and options.profiles is None:
-        parser.error("--public-data DIR or --profiles DIR is needed")
+    if options.tables is None and options.profiles is None and options.public_data is None:
+        parser.error("--tables DIR, --profiles DIR or --public-data DIR is needed")
     rows: list[Line] = []
     for line in all_lines(options):
         rows.append(line)
         print(f"| {' | '.join(line)} |", flush=True)
     if options.save:
-        chosen_rows = "" if options.rows == [*ROWS, *EXTRAS] else f" --rows {' '.join(options.rows)}"
-        folders = (" --public-data DIR" if options.public_data else "") + (
-            " --profiles DIR" if options.profiles else ""
+        path = save(
+            "\n".join(f"| {' | '.join(line)} |" for line in (HEADER, tuple("---" for _ in HEADER), *rows)),
+            name="predictors",
+            device=detect().cpu.slug,
+            title="Predictors on measurements of others and of our own",
+            command=f"python -m benchmarks.predictors {asked()}",
+            notes="Networks, families or devices that were not fitted alone. No feature is made of a model's name.",
         )
-        command = f"python -m benchmarks.predictors{folders}{chosen_rows} --seeds {options.seeds} --save"
-        notes = "Held-out networks alone; five folds, or 1,000 held-out shapes. No feature is made of a model's name."
-        title = "Predictors on public measurements"
-        path = save(table(rows), name="predictors", device=detect().cpu.slug, title=title, command=command, notes=notes)
         print(f"saved {path}")
 
 

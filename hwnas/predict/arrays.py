@@ -50,6 +50,63 @@ def nonnegative_least_squares(matrix: Numbers, response: Numbers) -> Numbers:
     return result
 
 
+def nonnegative_minimum(curvature: Numbers, slope: Numbers, *, start: Numbers) -> Numbers | None:
+    """Return the minimum of x'Cx / 2 - s'x where no coefficient is negative; None if C is singular.
+
+    The active-set method of Bro and de Jong (1997), "A fast non-negativity-constrained least squares algorithm": like
+    Lawson and Hanson's, but on the normal equations, and from the positive coefficients of a similar problem.
+
+    Args:
+        curvature: Symmetric matrix C.
+        slope: Vector s.
+        start: Coefficients of a similar problem; those above 0 are free at first.
+    """
+    free = start > 0
+    tolerance = 1e-10 * float(np.abs(slope).max(initial=0))
+    # What the first solutions make negative is bound at once, until what remains is feasible.
+    while True:
+        found = _solved(curvature, slope, free)
+        if found is None:
+            return None
+        if (found[free] > 0).all():
+            break
+        free &= found > 0
+    for _ in range(10 * len(slope)):
+        gain = np.where(free, -np.inf, slope - curvature @ found)
+        best = int(np.argmax(gain))
+        if gain[best] <= tolerance:
+            return found
+        free[best] = True
+        while True:
+            wanted = _solved(curvature, slope, free)
+            if wanted is None:
+                return None
+            below = free & (wanted <= 0)
+            if not below.any():
+                break
+            # A step towards the solution, to where the first coefficient becomes 0.
+            steps = np.where(below & (found > 0), found / np.maximum(found - wanted, 1e-300), np.where(below, 0, 1))
+            found = found + steps.min() * (wanted - found)
+            free &= ~below | (steps > steps.min())
+            found[~free] = 0
+        found = wanted
+    return None
+
+
+def _solved(curvature: Numbers, slope: Numbers, free: NDArray[np.bool_]) -> Numbers | None:
+    """Solve for the free coefficients, with 0 for the others; None if their matrix is not positive definite."""
+    from scipy.linalg import lapack  # type: ignore[import-untyped]
+
+    found = np.zeros(len(slope))
+    rows = np.flatnonzero(free)
+    if rows.size:
+        _, solution, failed = lapack.dposv(curvature[rows[:, None], rows], slope[rows])
+        if failed:
+            return None
+        found[rows] = solution
+    return found
+
+
 class ContiguousArrays:
     """Mixin of frozen dataclasses that makes all their array fields C-contiguous float64."""
 

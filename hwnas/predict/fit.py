@@ -21,6 +21,7 @@ from hwnas.predict.fitted_range import FittedRange
 from hwnas.predict.folds import group_equal_networks
 from hwnas.predict.intervals import Left, calibrate, calibrate_families, family_coverage, held_out_coverage
 from hwnas.predict.learning_curve import COUNTS, learning_curve
+from hwnas.predict.metrics import scores
 from hwnas.predict.models import Learner, counted_blocks
 from hwnas.predict.predictor import Predictor, Source, Validation
 from hwnas.predict.selection import HeldOutPredictions, Protocol, cross_validate, refit
@@ -236,6 +237,8 @@ def _validate(
     largest = 0.0 if steady is None else float(np.abs(observed.target / steady - 1).max())
     if steady is None or largest < _SMALLEST_DRIFT:
         return observed, held_out
+    if scores(first, steady).mape >= scores(first, observed.target).mape:
+        return observed, held_out  # without a gain for the models at hand, others are not worth the time
     values = observed.metric.from_target(steady, batch=observed.batches)
     drifted = f"the device drifted by up to {largest:.1%} during the measurements"
     corrected = _with_corrected_floor(replace(observed, values=values), drifted=drifted)
@@ -377,7 +380,9 @@ def _curve(
         observed.features,
         observed.target,
         counts=[count for count in COUNTS if count < len(observed.features)],
+        num_folds=held_out.protocol.num_folds,
         seed=held_out.protocol.seed,
         groups=observed.groups,
+        whole=held_out.by_model[best][0],
     )
     return {point.count: point.predictions for point in curve.points}

@@ -49,6 +49,7 @@ def learning_curve(
     seed: int = 0,
     noise_floor: float | None = None,
     groups: Sequence[str] | None = None,
+    whole: Numbers | None = None,
 ) -> LearningCurve:
     """Cross-validate a model that is fitted to parts of the other folds, and to all of them.
 
@@ -61,6 +62,7 @@ def learning_curve(
         seed: Seed of the folds and of the parts.
         noise_floor: Noise floor of the measurements, to be kept with the curve.
         groups: Labels of networks that are held out together; by default identical networks are.
+        whole: Predictions by models that were fitted to all networks of the other folds, if they were made before.
 
     Raises:
         InputError: A count is below 3, or there are fewer groups than folds.
@@ -71,8 +73,8 @@ def learning_curve(
     largest = min(len(fold.fit) for fold in folds)
     points = []
     for count in (*(count for count in sorted(counts) if count < largest), largest):
-        predicted = np.zeros(len(target))
-        for index, fold in enumerate(folds):
+        predicted = np.zeros(len(target)) if count < largest or whole is None else whole
+        for index, fold in enumerate(folds if predicted is not whole else ()):
             rows = np.random.default_rng([seed, index]).permutation(fold.fit)[:count]
             fitted = learner.fit(features.take(rows), target[rows], seed=seed)
             predicted[fold.held_out] = fitted.predict(features.take(fold.held_out))

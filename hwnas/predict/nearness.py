@@ -111,6 +111,6 @@ def nearest(coordinates: Numbers, points: Numbers) -> Numbers:
     with np.errstate(all="ignore"):  # far away is far away, also where a square overflows
         for start in range(0, len(coordinates), _CHUNK):
             part = coordinates[start : start + _CHUNK]
-            least = (norms - 2 * part @ points.T).min(axis=1) + (part**2).sum(axis=1)
+            least = (norms - 2 * part @ points.T).min(axis=1) + np.einsum("ij,ij->i", part, part)
             found[start : start + _CHUNK] = np.sqrt(np.maximum(least, 0) / points.shape[1])
     return np.nan_to_num(found, nan=1e100, posinf=1e100)

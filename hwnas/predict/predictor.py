@@ -37,6 +37,8 @@ MODEL = "model.json"
 """File name of a model in the folder of its predictor."""
 
 _MAX_READS = 5
+_CHUNK = 4096
+"""Networks predicted at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,24 +219,33 @@ class Predictor:
     ) -> Prediction:
         """Predict networks from features that were computed under the conditions of this predictor at `batch`."""
         metric = self.card.metric
-        count = np.full(len(features), float(metric.require_batch(batch)))
+        count = float(metric.require_batch(batch))
         confidence = self.default_confidence if confidence is None else confidence
         require_confident(self.card.data.num_networks, confidence=confidence)
-        # A model from elsewhere may overflow: its coefficients have bounds, their products with sizes do not.
-        with np.errstate(all="ignore"):
-            mean = self.model.predict(features)
-            low, high = self.intervals.bounds(mean, features, confidence=confidence)
-            values, *ends = (round_last_bits(metric.from_target(target, batch=count)) for target in (mean, low, high))
-        if not all(np.isfinite(array).all() for array in (values, *ends)):
+        # In parts that fit into the cache: twice as fast for many networks.
+        starts = range(0, max(len(features), 1), _CHUNK)
+        parts = [self._predict_part(features.take(slice(start, start + _CHUNK)), confidence, count) for start in starts]
+        values, first, second, outside = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        if not all(np.isfinite(array).all() for array in (values, first, second)):
             message = f"the predictor of {metric} must predict finite values"
             raise InputError(message, got=f"its model {self.card.model} overflows", hint="fit it again")
         return Prediction(
             mean=values,
-            lower=np.minimum(*ends),
-            upper=np.maximum(*ends),
+            lower=np.minimum(first, second),
+            upper=np.maximum(first, second),
             more_is_better=metric.maximised,
-            outside=self.fitted_range.is_outside(features),
+            outside=outside.astype(np.bool_),
         )
+
+    def _predict_part(self, features: Features, confidence: float, batch: float) -> tuple[Numbers, ...]:
+        """Return values, both ends of their intervals, and 1 for networks outside the fitted range."""
+        metric, batches = self.card.metric, np.full(len(features), batch)
+        # A model from elsewhere may overflow: its coefficients have bounds, their products with sizes do not.
+        with np.errstate(all="ignore"):
+            mean = self.model.predict(features)
+            low, high = self.intervals.bounds(mean, features, confidence=confidence)
+            values = [round_last_bits(metric.from_target(target, batch=batches)) for target in (mean, low, high)]
+        return (*values, self.fitted_range.is_outside(features).astype(np.float64))
 
     def features(self, workloads: Sequence[Workload], *, batch: int | None = None) -> Features:
         """Return the features of networks given by their operations, under the conditions of this predictor.

@@ -7,12 +7,13 @@ median absolute residual.
 """
 
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hwnas.predict.arrays import ContiguousArrays, Numbers, nonnegative_least_squares
+from hwnas.predict.arrays import ContiguousArrays, Numbers, nonnegative_least_squares, nonnegative_minimum
 from hwnas.predict.features.table import Features
 from hwnas.predict.models.model import check_fit_inputs
 from hwnas.predict.stored import StoredTable
@@ -20,6 +21,7 @@ from hwnas.predict.stored import StoredTable
 _SMALLEST = 1e-12
 _FEW = 15
 _FOLDS = 5
+_MOST_RECENT = 32
 _SHARPNESS = 4
 """Exponent of the weights of freedoms: at twice the error the weight is a sixteenth."""
 
@@ -48,6 +50,10 @@ class Analytic(ContiguousArrays):
         return cls(cost_names=names, coefficients=data.array("coefficients", len(names), low=0))
 
 
+_RECENT: dict[bytes, Analytic] = {}
+"""Models that were fitted last, by a digest of what they were fitted to."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class AnalyticLearner:
     """Fit the coefficients of the sum.
@@ -63,6 +69,21 @@ class AnalyticLearner:
     def fit(self, features: Features, target: Numbers, *, weights: Numbers | None = None, seed: int = 0) -> Analytic:
         """Fit the coefficients."""
         target, weights = check_fit_inputs(features, target, weights)
+        # The corrections of this model need it for the same networks: it is kept for them.
+        key = self._key(features, target, weights, seed)
+        if key not in _RECENT:
+            while len(_RECENT) >= _MOST_RECENT:
+                _RECENT.pop(next(iter(_RECENT), b""), None)
+            _RECENT[key] = self._fit(features, target, weights, seed)
+        return _RECENT[key]
+
+    def _key(self, features: Features, target: Numbers, weights: Numbers, seed: int) -> bytes:
+        text = repr((features.cost_names, features.costs.shape, self.freedoms, self.iterations, seed))
+        return blake2b(
+            b"".join((text.encode(), *(part.tobytes() for part in (features.costs, target, weights))))
+        ).digest()
+
+    def _fit(self, features: Features, target: Numbers, weights: Numbers, seed: int) -> Analytic:
         usual = usual_coefficients(features, target)
         shares = features.costs * usual / target[:, None]
         weights = weights / weights.mean()
@@ -97,18 +118,30 @@ class AnalyticLearner:
 
     def _factors(self, shares: Numbers, weights: Numbers, *, freedom: float) -> Numbers:
         # Rows are divided by their target, so residuals are relative errors; coefficients are factors of the usual
-        # ones, so the penalty |factor - 1|^2 pulls towards these. Its rows are appended to the least-squares problem.
+        # ones, so the penalty |factor - 1|^2 pulls towards these.
         robust, spread = np.ones(len(shares)), 0.1
-        pull = np.eye(shares.shape[1])
+        factors = np.ones(shares.shape[1])
         for _ in range(self.iterations):
-            root = np.sqrt(weights * robust)
-            strength = max(spread, 0.02) / freedom
-            matrix = np.concatenate([shares * root[:, None], strength * pull])
-            factors = nonnegative_least_squares(matrix, np.concatenate([root, np.full(len(pull), strength)]))
+            factors = _penalised(shares, weights * robust, strength=max(spread, 0.02) / freedom, start=factors)
             residual = shares @ factors - 1
             spread = max(1.4826 * float(np.median(abs(residual))), 1e-4)
             robust = 1 / (1 + (residual / (2 * spread)) ** 2)
         return factors
+
+
+def _penalised(shares: Numbers, weights: Numbers, *, strength: float, start: Numbers) -> Numbers:
+    """Return the factors, none negative, of the least weighted squared error plus squared distance from 1."""
+    root = np.sqrt(weights)
+    scaled = shares * root[:, None]
+    curvature = scaled.T @ scaled
+    curvature[np.diag_indices_from(curvature)] += strength**2
+    found = nonnegative_minimum(curvature, scaled.T @ root + strength**2, start=start)
+    if found is not None:
+        return found
+    # Squares of values that differ much lose what orthogonal transformations keep: rows of the penalty are appended.
+    width = shares.shape[1]
+    matrix = np.concatenate([scaled, strength * np.eye(width)])
+    return nonnegative_least_squares(matrix, np.concatenate([root, np.full(width, strength)]))
 
 
 def usual_coefficients(features: Features, target: Numbers) -> Numbers:

@@ -98,7 +98,9 @@ class BoostedLearner:
         }
         data = xgboost.DMatrix(inputs.astype(np.float32), residual, weight=weights)
         booster = xgboost.train(settings, data, self.rounds)
-        return Trees(bytes(booster.save_raw("json")).decode("utf-8"), inputs.shape[1])
+        trees = Trees(bytes(booster.save_raw("json")).decode("utf-8"), inputs.shape[1])
+        vars(trees)["_booster"] = booster  # reading its own text again would take as long as many predictions
+        return trees
 
 
 _MAX_NODES = 4096

@@ -1,11 +1,10 @@
 """A Gaussian process with a length scale per input on the residuals of the analytic mean.
 
 The prediction is the posterior mean k(x, X) (K + D)^-1 y with a Matern 5/2 kernel k and a diagonal noise D (Rasmussen
-and Williams 2006, eq. 2.25). scikit-learn optimises the hyperparameters; inputs, weights and scales are stored as plain
-numbers. With more than `points` networks a random subset is fitted.
+and Williams 2006, eq. 2.25). The hyperparameters have the greatest marginal likelihood within bounds; inputs, weights
+and scales are stored as plain numbers. With more than `points` networks a random subset is fitted.
 """
 
-import warnings
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -17,6 +16,8 @@ from hwnas.predict.models.residual import CorrectedModel, Correction, fit_correc
 from hwnas.predict.stored import MAX_ITEMS, StoredTable
 
 _FEWEST_INPUTS = 12
+_JITTER = 1e-8
+"""Variance that is added to the noise, so that equal networks make no singular matrix."""
 _CHUNK = 256
 """Networks predicted at once, so that the distances stay in the cache."""
 
@@ -123,43 +124,75 @@ class GaussianLearner:
 
 
 def _process(inputs: Numbers, residual: Numbers, weights: Numbers, *, columns: tuple[int, ...]) -> Process:
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.gaussian_process import GaussianProcessRegressor
-    from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+    from scipy.optimize import minimize  # type: ignore[import-untyped]  # a machine that only measures does not fit
 
     # The residuals are scaled to about 1, clipped and fitted; the bounds keep the search away from degenerate kernels.
     spread = max(float(residual.std()), 1e-6)
-    kernel = ConstantKernel(1.0, (1e-3, 1e2)) * Matern(np.full(len(columns), 3.0), (0.3, 1e3), nu=2.5) + WhiteKernel(
-        0.1, (1e-5, 3.0)
-    )
     offset = float(np.median(residual))
     centred = np.clip((residual - offset) / spread, -5, 5)
+    initial = np.log([1.0, *(3.0 for _ in columns), 0.1])
+    bounds = np.log([(1e-3, 1e2), *((0.3, 1e3) for _ in columns), (1e-5, 3.0)])
+    # A few steps only: more change the likelihood, but hardly the predictions.
+    options = {"maxiter": 30}
+    found = minimize(
+        _negative_log_likelihood, initial, (inputs, centred), "L-BFGS-B", jac=True, bounds=bounds, options=options
+    )
+    amplitude, *scales, noise = np.exp(found.x)
     # A row of less weight has more noise: its variance is the inverse of its weight.
     relative = weights.mean() / np.maximum(weights, 1e-9 * weights.mean())
-    with warnings.catch_warnings():
-        # A length scale at its upper bound means that the input is irrelevant, which is not a failure.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        process = GaussianProcessRegressor(kernel, alpha=1e-8, optimizer=_optimise).fit(inputs, centred)
-    amplitude, scales, noise = process.kernel_.k1.k1, process.kernel_.k1.k2.length_scale, process.kernel_.k2
-    inverse = 1 / np.broadcast_to(scales, (len(columns),))
+    inverse = 1 / np.array(scales)
     points = inputs * inverse
-    matrix = amplitude.constant_value * _kernel(points, points, (points**2).sum(axis=1))
-    dual = np.linalg.solve(matrix + np.diag(noise.noise_level * relative + 1e-8), centred)
+    matrix = amplitude * _kernel(points, points, (points**2).sum(axis=1))
+    dual = np.linalg.solve(matrix + np.diag(noise * relative + _JITTER), centred)
     return Process(
-        columns=columns,
-        points=points,
-        inverse_scales=inverse,
-        dual=dual * amplitude.constant_value * spread,
-        offset=offset,
+        columns=columns, points=points, inverse_scales=inverse, dual=dual * amplitude * spread, offset=offset
     )
 
 
-def _optimise(objective: Any, initial: Numbers, bounds: Numbers) -> tuple[Numbers, float]:
-    """Optimise for a few steps: more change the likelihood, but hardly the predictions."""
-    from scipy.optimize import minimize  # type: ignore[import-untyped]
+def _negative_log_likelihood(theta: Numbers, inputs: Numbers, target: Numbers) -> tuple[float, Numbers]:
+    """Return the negative logarithm of the marginal likelihood, and its gradient.
 
-    found = minimize(objective, initial, method="L-BFGS-B", jac=True, bounds=bounds, options={"maxiter": 30})
-    return found.x, float(found.fun)
+    The parameters are the logarithms of the amplitude, of the length scales and of the noise (Rasmussen and Williams
+    2006, eq. 5.9). scikit-learn's gradient needs a matrix of all pairs for each length scale; here it is one product.
+    """
+    from scipy.linalg import lapack  # type: ignore[import-untyped]
+
+    amplitude, noise = np.exp(theta[0]), np.exp(theta[-1])
+    scaled = inputs * np.exp(-theta[1:-1])
+    norms = (scaled**2).sum(axis=1)
+    squared = scaled @ scaled.T
+    squared *= -10
+    squared += 5 * norms
+    squared += 5 * norms[:, None]
+    np.maximum(squared, 0, out=squared)
+    steps = np.sqrt(squared)
+    decay = np.exp(-steps)
+    steps += 1
+    # The slope of the kernel times the squared distance of one input is its derivative by the logarithm of that scale.
+    slope = steps * decay
+    kernel = squared * decay
+    kernel *= 1 / 3
+    kernel += slope
+    matrix = amplitude * kernel
+    matrix[np.diag_indices_from(matrix)] += noise + _JITTER
+    # LAPACK factors in place and overwrites one triangle with that of the inverse.
+    factor, failed = lapack.dpotrf(matrix.T, lower=True, clean=False, overwrite_a=True)
+    if failed:
+        return np.inf, np.zeros_like(theta)
+    dual, _ = lapack.dpotrs(factor, target, lower=True)
+    value = 0.5 * target @ dual + np.log(np.diag(factor)).sum() + 0.5 * len(target) * np.log(2 * np.pi)
+    inverse, _ = lapack.dpotri(factor, lower=True, overwrite_c=True)
+    # The derivative by a parameter is half the sum of (dual dual' - inverse) times that of the matrix.
+    inner = np.tril(inverse)
+    inner += np.tril(inverse, -1).T
+    np.subtract(np.outer(dual, dual), inner, out=inner)
+    gradient = np.empty_like(theta)
+    gradient[0] = 0.5 * amplitude * np.vdot(inner, kernel)
+    gradient[-1] = 0.5 * noise * np.trace(inner)
+    inner *= slope
+    inner *= 5 / 3 * amplitude
+    gradient[1:-1] = inner.sum(axis=1) @ scaled**2 - (scaled * (inner @ scaled)).sum(axis=0)
+    return float(value), -gradient
 
 
 def _kernel(inputs: Numbers, points: Numbers, norms: Numbers) -> Numbers:
@@ -168,7 +201,7 @@ def _kernel(inputs: Numbers, points: Numbers, norms: Numbers) -> Numbers:
     values: Numbers = inputs @ points.T
     values *= -10
     values += 5 * norms
-    values += 5 * (inputs**2).sum(axis=1)[:, None]
+    values += 5 * np.einsum("ij,ij->i", inputs, inputs)[:, None]
     np.maximum(values, 0, out=values)
     steps = np.sqrt(values)
     values /= 3

@@ -1,7 +1,8 @@
 import numpy as np
-from sklearn.gaussian_process.kernels import Matern
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
-from hwnas.predict.models.gaussian import GaussianLearner, _kernel
+from hwnas.predict.models.gaussian import GaussianLearner, _kernel, _negative_log_likelihood
 
 
 def test_the_kernel_is_scikit_learns() -> None:
@@ -29,3 +30,16 @@ def test_inputs_are_chosen_by_what_they_say() -> None:
     columns = GaussianLearner(num_inputs=5)._columns(inputs, inputs[:, 4] + inputs[:, 9])
     assert 9 in columns
     assert len({4, 20} & set(columns)) == 1
+
+
+def test_the_likelihood_and_its_gradient_are_scikit_learns() -> None:
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(40, 3))
+    target = np.sin(inputs[:, 0]) + 0.1 * rng.normal(size=40)
+    kernel = ConstantKernel(1.0) * Matern(np.full(3, 3.0), nu=2.5) + WhiteKernel(0.1)
+    process = GaussianProcessRegressor(kernel, alpha=1e-8, optimizer=None).fit(inputs, target)
+    theta = np.array([0.3, 0.1, 1.2, -0.4, -2.5])
+    expected, slopes = process.log_marginal_likelihood(theta, eval_gradient=True)
+    value, gradient = _negative_log_likelihood(theta, inputs, target)
+    np.testing.assert_allclose(-value, expected, rtol=1e-10)
+    np.testing.assert_allclose(-gradient, slopes, rtol=1e-7)
