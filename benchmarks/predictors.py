@@ -204,6 +204,8 @@ def plain_rows(entries: Sequence[TableEntry], *, count: int) -> Iterator[Row]:
 def family_rows(entries: Sequence[TableEntry]) -> Iterator[Row]:
     for runtime, spelling in RUNTIMES.items():
         for device, entry in newest_tables(entries, runtime=runtime).items():
+            if device == "rtx3090":
+                continue
             yield Row(
                 title=f"timm all ViT families, {GPUS[device]} {spelling}, families left out",
                 load=partial(cache(table_data), entry),
@@ -398,7 +400,8 @@ def fitted_to_few(
     return predictor, rows
 
 
-ROWS = ("plain-200", "plain-50", "families-out", "networks-out", "devices-0", "devices-10", "spaces", "public")
+ROWS = ("devices-0", "devices-10", "plain-200", "families-out", "spaces", "plain-50", "networks-out", "public")
+MAIN = ROWS[:-2]
 
 
 def all_lines(options: argparse.Namespace) -> Iterator[Line]:
@@ -433,7 +436,7 @@ def main() -> None:
     parser.add_argument("--tables", type=Path, help="a folder of tables of timm's benchmark")
     parser.add_argument("--profiles", type=Path, help="a folder of profiles of spaces")
     parser.add_argument("--public-data", type=Path, help="the folder of measurements of HAT and NeuSight")
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="which lines")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(MAIN), help="which lines")
     parser.add_argument("--seeds", type=int, default=3, help="repeats with other folds")
     parser.add_argument("--state", type=Path, help="a folder in which finished lines are kept")
     parser.add_argument("--save", action="store_true", help="write the table to benchmarks/results/")

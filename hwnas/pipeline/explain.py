@@ -67,7 +67,6 @@ class Explanation:
 
 
 Profiler = Callable[[Subject, Setting], RuntimeProfile | None]
-LimitFinder = Callable[[Subject, Setting], tuple[str, ...]]
 
 
 @checked_arguments
@@ -81,7 +80,6 @@ def explain(
     threads: int = 1,
     machine: Machine | None = None,
     profiler: Profiler | None = None,
-    find_limits: LimitFinder = precision_limits,
 ) -> Explanation:
     """Break down the time of a network: measured if this machine has the device, and by peak rates if they are known.
 
@@ -94,7 +92,6 @@ def explain(
         threads: Threads on a CPU.
         machine: The devices of this machine; detected if None.
         profiler: Measures a network with a runtime's own profiler; None for that of onnxruntime or torch.
-        find_limits: Names what a lower precision does not speed up, in the graphs that runtimes execute.
 
     Raises:
         MissingError: The device is not in this machine and its peak rates are unknown.
@@ -131,7 +128,7 @@ def explain(
         groups=group_operations(costs, rates),
         hints=(
             *of_profile,
-            *(find_limits(subject, setting) if is_present else ()),
+            *(precision_limits(subject, setting) if is_present else ()),
             *bottlenecks(workload, costs, device=target, rates=rates, precision=precision),
         ),
     )

@@ -83,7 +83,7 @@ class Coverage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unlike:
+class FamilyScores:
     """Accuracy for networks unlike the fitted ones: whole families were left out."""
 
     num_families: Annotated[int, Between(2, 1_000_000)]
@@ -125,7 +125,7 @@ class _Body:
     """Mean absolute relative error of a perfect predictor, which is that of repeated measurements."""
     learning_curve: tuple[CurvePoint, ...] = ()
     held_out: tuple[HeldOut, ...] = ()
-    unlike: Unlike | None = None
+    unlike: FamilyScores | None = None
     """Accuracy for unlike networks; None where the fitted ones are of one space or of few families."""
     notes: tuple[Line, ...] = ()
     model_sha256: str = ""

@@ -13,13 +13,13 @@ import numpy as np
 from hwnas.errors import InputError
 from hwnas.metrics import Metric
 from hwnas.predict.arrays import Numbers
-from hwnas.predict.card import CONFIDENCES, Card, Coverage, FittedData, Unlike, held_out_rows, usual_batch
+from hwnas.predict.card import CONFIDENCES, Card, Coverage, FamilyScores, FittedData, held_out_rows, usual_batch
 from hwnas.predict.drift import without_drift
 from hwnas.predict.features.conditions import Conditions
 from hwnas.predict.features.table import Features, require_finite, with_source_predictions
 from hwnas.predict.fitted_range import FittedRange
 from hwnas.predict.folds import group_equal_networks
-from hwnas.predict.intervals import Left, calibrate, calibrate_families, family_coverage, held_out_coverage
+from hwnas.predict.intervals import FamiliesOut, calibrate, calibrate_families, family_coverage, held_out_coverage
 from hwnas.predict.learning_curve import COUNTS, learning_curve
 from hwnas.predict.metrics import scores
 from hwnas.predict.models import Learner, counted_blocks
@@ -65,7 +65,7 @@ class Observations:
     repeated: Sequence[tuple[int, int]] = ()
     """Rows of the first and second measurement of networks that were measured twice."""
     families: Sequence[str] = ()
-    """Family of each row, where networks are of any kind: whole families are left out as well, to judge unlike ones."""
+    """Family of each row, where networks are of any kind: whole families are left out as well."""
     space: str | None = None
     """Space of all networks; None if they are of several kinds."""
     kinds: tuple[str, ...] = ()
@@ -111,19 +111,29 @@ def fit_predictor(
     _log.info("%s: %s, error %.2f %% on held-out networks", observed.metric, choice, 100 * held_out.scores(choice).mape)
     model = refit(choice, features, target, held_out=held_out, learners=learners, weights=observed.weights)
     curve = _curve(observed, held_out, learners) if with_curve else {}
-    left = None if left_out is None else Left(predicted=left_out.by_model[choice][0], folds=left_out.folds[0])
+    families_out = (
+        None if left_out is None else FamiliesOut(predicted=left_out.by_model[choice][0], folds=left_out.folds[0])
+    )
     validation = Validation(
-        target=target, by_model=held_out.by_model, by_count=curve, left=None if left is None else left.predicted
+        target=target,
+        by_model=held_out.by_model,
+        by_count=curve,
+        families_out=None if families_out is None else families_out.predicted,
     )
     return Predictor(
         card=_make_card(
-            observed, held_out, choice, validation=validation, count_names=counted_blocks(model), left=left
+            observed,
+            held_out,
+            choice,
+            validation=validation,
+            count_names=counted_blocks(model),
+            families_out=families_out,
         ),
         conditions=replace(observed.conditions, batch=1),
         model=model,
         intervals=calibrate(features, target, held_out.by_model[choice])
-        if left is None
-        else calibrate_families(features, target, held_out.by_model[choice], held_out.folds, left=left),
+        if families_out is None
+        else calibrate_families(features, target, held_out.by_model[choice], held_out.folds, families_out=families_out),
         fitted_range=FittedRange.fit(features, one_space=observed.space is not None),
         validation=validation,
     )
@@ -319,17 +329,17 @@ def _make_card(
     *,
     validation: Validation,
     count_names: tuple[str, ...] = (),
-    left: Left | None = None,
+    families_out: FamiliesOut | None = None,
 ) -> Card:
     """Make the card of a model from its held-out predictions; `count_names` are the blocks that it counts."""
     predicted, target, features = held_out.by_model[choice], held_out.target, observed.features
     metric, batches = observed.metric, observed.batches
     given = (features, target, predicted, held_out.folds)
-    if left is None:
+    if families_out is None:
         like, unlike = held_out_coverage(*given, confidences=CONFIDENCES), None
     else:
-        like, of_families = family_coverage(*given, left=left, confidences=CONFIDENCES)
-        unlike = Unlike(
+        like, of_families = family_coverage(*given, families_out=families_out, confidences=CONFIDENCES)
+        unlike = FamilyScores(
             num_families=len(set(_joined_families(observed))),
             scores=validation.unlike(metric, batch=batches),
             coverage=_coverage(of_families),

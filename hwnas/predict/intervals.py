@@ -20,7 +20,7 @@ from hwnas.predict.arrays import ContiguousArrays, Numbers
 from hwnas.predict.features.table import Features
 from hwnas.predict.folds import Fold
 from hwnas.predict.models.model import Standardizer
-from hwnas.predict.nearness import Judged, Nearness, fit_nearness, judge, reference_points
+from hwnas.predict.nearness import HeldOutErrors, Nearness, fit_nearness, held_out_errors, reference_points
 from hwnas.predict.stored import StoredTable
 
 DEFAULT_CONFIDENCE = 0.9
@@ -109,7 +109,7 @@ class Intervals(ContiguousArrays):
     nearness: Nearness | None = None
     """Size of errors by the distance to the nearest fitted network; None for predictors of one family."""
     like_errors: Numbers | None = None
-    """The errors of like networks alone: an interval covers both these and all errors."""
+    """The errors of networks of known families alone: an interval covers both these and all errors."""
     repeats: int = 1
     """Number of errors of each network, which are not independent."""
 
@@ -188,7 +188,7 @@ def held_out_coverage(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Left:
+class FamiliesOut:
     """Predictions of networks whose whole family was left out."""
 
     predicted: Numbers
@@ -196,11 +196,16 @@ class Left:
 
 
 def calibrate_families(
-    features: Features, target: Numbers, predicted: Numbers, folds: tuple[tuple[Fold, ...], ...], *, left: Left
+    features: Features,
+    target: Numbers,
+    predicted: Numbers,
+    folds: tuple[tuple[Fold, ...], ...],
+    *,
+    families_out: FamiliesOut,
 ) -> Intervals:
     """Calibrate intervals that grow with the distance from the fitted networks, by leaving families out as well."""
-    components, like, unlike = _judged(features, target, predicted, folds, left)
-    nearness, errors, own = fit_nearness(reference_points(components.coordinates(features)), like, unlike)
+    components, networks, families = _errors(features, target, predicted, folds, families_out)
+    nearness, errors, own = fit_nearness(reference_points(components.coordinates(features)), networks, families)
     return Intervals(components=components, slope=0.0, errors=errors, nearness=nearness, like_errors=own)
 
 
@@ -210,17 +215,17 @@ def family_coverage(
     predicted: Numbers,
     folds: tuple[tuple[Fold, ...], ...],
     *,
-    left: Left,
+    families_out: FamiliesOut,
     confidences: Sequence[float],
 ) -> tuple[dict[float, float], dict[float, float]]:
-    """Return the coverage of like networks and of left-out families, by intervals calibrated without them."""
-    components, *judged = _judged(features, target, predicted, folds, left)
+    """Return the coverage of left-out networks and of left-out families, by intervals calibrated without them."""
+    components, *errors_of = _errors(features, target, predicted, folds, families_out)
     points, shares = reference_points(components.coordinates(features)), []
-    for judging, parts in zip(judged, (folds[0], left.folds), strict=True):
+    for own_errors, parts in zip(errors_of, (folds[0], families_out.folds), strict=True):
         inside: dict[float, list[NDArray[np.bool_]]] = {confidence: [] for confidence in confidences}
         for fold in parts:
-            nearness, errors, own = fit_nearness(points, *(one.take(fold.fit) for one in judged))
-            held = judging.take(fold.held_out)
+            nearness, errors, own = fit_nearness(points, *(one.take(fold.fit) for one in errors_of))
+            held = own_errors.take(fold.held_out)
             normal = held.logs / nearness.scale_at(held.distance)
             for confidence in confidences:
                 low, high = _wider(errors, own, confidence=confidence)
@@ -229,13 +234,18 @@ def family_coverage(
     return shares[0], shares[1]
 
 
-def _judged(
-    features: Features, target: Numbers, predicted: Numbers, folds: tuple[tuple[Fold, ...], ...], left: Left
-) -> tuple[WhitenedComponents, Judged, Judged]:
+def _errors(
+    features: Features,
+    target: Numbers,
+    predicted: Numbers,
+    folds: tuple[tuple[Fold, ...], ...],
+    families_out: FamiliesOut,
+) -> tuple[WhitenedComponents, HeldOutErrors, HeldOutErrors]:
     components = WhitenedComponents.fit(features)
     coordinates = components.coordinates(features)
-    like = judge(coordinates, np.log(target / predicted[0]), folds[0])
-    return components, like, judge(coordinates, np.log(target / left.predicted), left.folds)
+    networks = held_out_errors(coordinates, np.log(target / predicted[0]), folds[0])
+    families = held_out_errors(coordinates, np.log(target / families_out.predicted), families_out.folds)
+    return components, networks, families
 
 
 def quantiles(errors: Numbers, *, confidence: float, repeats: int = 1) -> tuple[float, float]:

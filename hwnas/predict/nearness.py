@@ -1,7 +1,7 @@
 """Size of errors by the distance to the nearest fitted network.
 
-Networks like the fitted ones are judged by leaving networks out, unlike ones by leaving families out. Both give errors
-at the distances at which those networks were predicted; the size of errors is a rising function of the distance.
+Networks are left out in folds, and so are whole families, which are further from the fitted ones. Both give errors at
+the distances at which they were predicted; the size of errors is a rising function of the distance.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ _SMALLEST = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judged(ContiguousArrays):
+class HeldOutErrors(ContiguousArrays):
     """Errors of held-out networks with the distances at which they were predicted."""
 
     logs: Numbers
@@ -53,7 +53,7 @@ class Nearness(ContiguousArrays):
         return self.scale_at(nearest(coordinates, self.points))
 
     def scale_at(self, distance: Numbers) -> Numbers:
-        """Return the usual size of errors at distances; beyond the largest one that was judged it grows with it."""
+        """Return the usual size of errors at distances; beyond the largest known one it grows with it."""
         scale = np.interp(distance, self.distances, self.sizes)
         beyond = distance / max(float(self.distances[-1]), _SMALLEST)
         grown: Numbers = scale * np.clip(beyond, 1.0, 3.0)
@@ -73,18 +73,23 @@ class Nearness(ContiguousArrays):
         return cls(points=points, distances=distances, sizes=data.array("sizes", len(distances), low=0))
 
 
-def judge(coordinates: Numbers, logs: Numbers, folds: tuple[Fold, ...]) -> Judged:
+def held_out_errors(coordinates: Numbers, logs: Numbers, folds: tuple[Fold, ...]) -> HeldOutErrors:
     """Return errors with the distance of each network from those that were fitted without it."""
     distance = np.zeros(len(logs))
     for fold in folds:
         distance[fold.held_out] = nearest(coordinates[fold.held_out], reference_points(coordinates[fold.fit]))
-    return Judged(logs=logs, distance=distance)
+    return HeldOutErrors(logs=logs, distance=distance)
 
 
-def fit_nearness(points: Numbers, like: Judged, unlike: Judged) -> tuple[Nearness, Numbers, Numbers]:
-    """Return the size of errors by distance, and the errors of all and of like networks in units of it, ascending."""
-    logs = np.concatenate([like.logs, unlike.logs])
-    distance = np.concatenate([like.distance, unlike.distance])
+def fit_nearness(
+    points: Numbers, networks: HeldOutErrors, families: HeldOutErrors
+) -> tuple[Nearness, Numbers, Numbers]:
+    """Return the size of errors by distance, and errors in units of it, ascending.
+
+    The first are those of all, the second those of networks of known families.
+    """
+    logs = np.concatenate([networks.logs, families.logs])
+    distance = np.concatenate([networks.distance, families.distance])
     order = np.argsort(distance, kind="stable")
     bins = np.array_split(order, min(_MOST_BINS, max(1, len(order) // _FEWEST_ERRORS)))
     sizes = np.array([float(np.quantile(np.abs(logs[own]), 0.8)) for own in bins])
@@ -94,7 +99,7 @@ def fit_nearness(points: Numbers, like: Judged, unlike: Judged) -> tuple[Nearnes
         sizes=np.maximum(np.maximum.accumulate(sizes), _SMALLEST),
     )
     normal = logs / nearness.scale_at(distance)
-    return nearness, np.sort(normal), np.sort(normal[: len(like.logs)])
+    return nearness, np.sort(normal), np.sort(normal[: len(networks.logs)])
 
 
 def reference_points(coordinates: Numbers) -> Numbers:

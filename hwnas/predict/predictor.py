@@ -88,14 +88,14 @@ class Validation:
     """Predictions of each model, one row per repeat of the cross-validation."""
     by_count: Mapping[int, Numbers]
     """Predictions by number of fitted networks, for the learning curve."""
-    left: Numbers | None = None
+    families_out: Numbers | None = None
     """Predictions by the chosen model with the network's family left out."""
 
     def unlike(self, metric: Metric, *, batch: Numbers) -> Scores:
         """Return the scores of left-out families in the unit of the metric."""
-        if self.left is None:
+        if self.families_out is None:
             raise ValueError("no family was left out")
-        predicted, measured = (metric.from_target(values, batch=batch) for values in (self.left, self.target))
+        predicted, measured = (metric.from_target(values, batch=batch) for values in (self.families_out, self.target))
         return _scores(predicted, measured)
 
     def ranking(self, metric: Metric, *, batch: Numbers) -> tuple[Ranked, ...]:

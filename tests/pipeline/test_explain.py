@@ -91,7 +91,11 @@ def test_where_onnxruntime_lacks_a_precision_torch_tells_its_times() -> None:
     assert sum(nodes.share for nodes in found.by_kind) == pytest.approx(1.0)
 
 
-def test_what_int8_does_not_speed_up_is_among_the_hints() -> None:
+def test_what_int8_does_not_speed_up_is_among_the_hints(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "hwnas.pipeline.explain.precision_limits",
+        lambda subject, setting: (f"openvino: 1 Reorder in {setting.precision}",),
+    )
     found = explain(
         "autoformer-micro",
         "min",
@@ -101,7 +105,6 @@ def test_what_int8_does_not_speed_up_is_among_the_hints() -> None:
         profiler=lambda subject, setting: RuntimeProfile(
             runtime="onnxruntime", total_ms=1.0, by_kind=(), by_segment=()
         ),
-        find_limits=lambda subject, setting: (f"openvino: 1 Reorder in {setting.precision}",),
     )
     assert "openvino: 1 Reorder in int8" in found.hints
 

@@ -6,7 +6,7 @@ from hwnas.metrics import parse_metric
 from hwnas.predict.features.table import Features, joined
 from hwnas.predict.fit import Observations, fit_predictor
 from hwnas.predict.models import AnalyticLearner, BoostedLearner, RidgeLearner
-from hwnas.predict.nearness import Judged, Nearness, fit_nearness, nearest, reference_points
+from hwnas.predict.nearness import HeldOutErrors, Nearness, fit_nearness, nearest, reference_points
 from hwnas.predict.predictor import Predictor
 from hwnas.predict.stored import StoredTable
 from tests.predict.synthetic import Numbers, cpu_conditions, measured_times, networks, true_times
@@ -67,8 +67,8 @@ def test_the_size_of_errors_rises_with_the_distance() -> None:
     distance = rng.uniform(0, 4, 400)
     logs = 0.01 * (1 + distance) * rng.standard_normal(400)
     near, far = distance < 2, distance >= 2
-    judged = [Judged(logs=logs[part], distance=distance[part]) for part in (near, far)]
-    nearness, errors, _ = fit_nearness(np.zeros((1, 2)), *judged)
+    held_out = [HeldOutErrors(logs=logs[part], distance=distance[part]) for part in (near, far)]
+    nearness, errors, _ = fit_nearness(np.zeros((1, 2)), *held_out)
     assert (np.diff(nearness.sizes) >= 0).all()
     assert nearness.scale_at(np.array([3.8]))[0] > 2 * nearness.scale_at(np.array([0.1]))[0]
     assert nearness.scale_at(np.array([1e9]))[0] == pytest.approx(3 * nearness.sizes[-1])

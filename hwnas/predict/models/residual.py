@@ -91,7 +91,7 @@ class CorrectedModel:
     correction: Correction
     shrinkage: float = 1.0
     low: float = -_UNBOUNDED
-    """Least correction: that which the fitted networks needed. Unlike networks must not be corrected by more."""
+    """Least correction: that which the fitted networks needed. Other networks must not be corrected by more."""
     high: float = _UNBOUNDED
 
     def predict(self, features: Features) -> Numbers:
