@@ -49,7 +49,7 @@ def group_profiles(
 
 def _newest(parts: Sequence[MeasuredNetworks], *, mixed: bool) -> tuple[list[MeasuredNetworks], Iterator[LeftOut]]:
     groups: dict[tuple[str, str], list[MeasuredNetworks]] = {}
-    for part in sorted(parts, key=lambda part: part.created_utc):
+    for part in sorted(parts, key=_age):
         groups.setdefault((part.main_space_name, part.deployment.slug), []).append(part)
     if mixed:
         pools = (
@@ -63,6 +63,15 @@ def _newest(parts: Sequence[MeasuredNetworks], *, mixed: bool) -> tuple[list[Mea
         for part in same[:-1]
     )
     return [same[-1] for same in groups.values()], older
+
+
+def _age(part: MeasuredNetworks) -> tuple[tuple[int, ...], str]:
+    """Return the sort key of profiles of one deployment, oldest first.
+
+    A table was created when it was imported, which says nothing: its version of torch counts.
+    """
+    torch = "" if part.subjects else part.environment.get("torch", "")
+    return tuple(int(number) for number in torch.split(".") if number.isdecimal()), part.created_utc
 
 
 def _by_deployment(parts: Sequence[MeasuredNetworks], *, mixed: bool) -> Iterator[MeasuredNetworks | LeftOut]:

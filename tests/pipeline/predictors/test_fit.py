@@ -11,7 +11,14 @@ from hwnas.devices import DEVICES
 from hwnas.errors import InputError, MissingError
 from hwnas.metrics import Deployment
 from hwnas.pipeline.predictors.fit import FitOptions, _first, find_sources, fit_predictors
-from hwnas.pipeline.predictors.measured_networks import family_of, measured_profile, pool_profiles, select_space
+from hwnas.pipeline.predictors.grouping import group_profiles
+from hwnas.pipeline.predictors.measured_networks import (
+    family_of,
+    measured_profile,
+    measured_table,
+    pool_profiles,
+    select_space,
+)
 from hwnas.pipeline.predictors.predict import PredictOptions, predict_networks, require_all_inside
 from hwnas.pipeline.predictors.workloads import subject_workloads
 from hwnas.predict.card import load_card
@@ -20,8 +27,9 @@ from hwnas.predict.features.counting import workload_features
 from hwnas.predict.models import BlocksLearner
 from hwnas.predict.models.analytic import Analytic
 from hwnas.predict.predictor import Source
-from hwnas.profile.lookup import profile_entries
+from hwnas.profile.lookup import profile_entries, table_entries
 from hwnas.progress import MessageRecorder
+from tests.pipeline.device_tables import write_tables
 from tests.pipeline.measured_profiles import DEVICE, NOISE, fast_fits, make_profile, subjects_of, true_ms
 
 SPACE = "autoformer-micro"
@@ -92,6 +100,21 @@ def test_profiles_of_other_environments_are_not_put_together_unless_asked(tmp_pa
     assert "were measured in different environments" in left_out.reason
     mixed = fit_predictors(options(tmp_path, metrics=("latency_ms",), mixed=True)).fitted[-1].card
     assert (mixed.space, mixed.data.is_mixed) == (None, True)
+
+
+def test_of_two_versions_of_torch_the_newer_table_is_fitted(tmp_path: Path) -> None:
+    write_tables(tmp_path, {"rtx4090": 1.0}, count=10, torch="2.10.0")
+    (tmp_path / "rtx4090" / "timm-torch-fp16-bany").rename(tmp_path / "rtx4090" / "a")
+    write_tables(tmp_path, {"rtx4090": 1.1}, count=10, torch="2.9.1")
+    parts = [measured_table(entry) for entry in table_entries(((tmp_path, "own"),))]
+    groups = group_profiles(parts)
+    assert [part.sources for part in groups.to_fit] == [("rtx4090/a",)]
+    assert [(part.name, part.reason) for part in groups.left_out] == [
+        ("rtx4090/timm-torch-fp16-bany", "rtx4090/a is newer (--mixed fits both)")
+    ]
+    (both,) = group_profiles(parts, mixed=True).to_fit
+    assert len(both) == 20
+    assert len(set(both.environments)) == 2
 
 
 def test_one_profile_that_cannot_be_fitted_keeps_no_other_from_it(tmp_path: Path) -> None:
