@@ -5,6 +5,8 @@ import shlex
 from pathlib import Path
 
 import pytest
+import timm
+from safetensors.torch import save_file
 
 from hwnas.cli.app import run
 
@@ -31,10 +33,13 @@ def test_commands_are_taken_from_code_blocks_alone() -> None:
 
 MICRO = (
     (
-        "autoformer-tiny --device a100 --batch 1,64",
-        "autoformer-micro --device cpu --samples 8 --repeats 0 --pairs 8 --no-reference-networks",
+        "--device a100 --batch 1,64",
+        "--device cpu --samples 8 --repeats 0 --pairs 8 --no-reference-networks",
     ),
-    ("--space autoformer-tiny --data photos", "--space autoformer-micro --data digits --max-images 256 --epochs 1"),
+    (
+        "timm:vit_small_patch16_224 --pretrained --data photos",
+        "timm:test_vit --checkpoint vit.safetensors --data digits --image-size 32 --max-images 256 --epochs 0",
+    ),
     ("--constraint 'latency_ms<=8'", "--constraint 'latency_ms<=8' --budget 8 --no-verify --export-top 0"),
     ("fit --device a100", "fit --device cpu --profiles profiles --metric latency_ms --metric throughput"),
     ("--device a100", "--device cpu"),
@@ -62,6 +67,7 @@ def test_the_commands_of_the_readme_work_one_after_another(
 ) -> None:
     """In this process, which has loaded torch already; `tests/cli/test_main.py` starts some of their own."""
     monkeypatch.chdir(tmp_path)
+    save_file(timm.create_model("test_vit", num_classes=0).state_dict(), "vit.safetensors")
     for command in map(small, README):
         code = run(shlex.split(command)[1:])
         out, err = capsys.readouterr()
