@@ -48,7 +48,7 @@ def test_message_layout() -> None:
     assert f"error: {error}" == (
         "error: --objective 'thruput' is not known\n"
         "  got     thruput\n"
-        "  known   accuracy, divergence, energy_j, knn_accuracy, latency_ms, macs, memory_mb, params, throughput\n"
+        "  known   accuracy, energy_j, latency_ms, macs, memory_mb, params, throughput\n"
         "  try     hwnas search --objective throughput"
     )
 

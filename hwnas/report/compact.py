@@ -186,6 +186,7 @@ def _references(data: RunData) -> list[dict[str, Any]]:
     return [
         {
             "name": reference.name,
+            "label": reference.label,
             "measured": reference.measured,
             "predicted": list(reference.predicted),
             "note": reference.note,

@@ -218,9 +218,9 @@ def _references(runs: Sequence[RunData]) -> Iterator[tuple[str, str, ReferenceNe
         networks += [(number, reference) for reference in data.references if reference not in known]
     for number, reference in networks:
         if sum(reference.name == other.name for _, other in networks) > 1:
-            yield f"{reference.name} ({_cut(runs[number].name)})", COLOURS[number % 6], reference
+            yield f"{reference.label} ({_cut(runs[number].name)})", COLOURS[number % 6], reference
         else:
-            yield reference.name, "black", reference
+            yield reference.label, "black", reference
 
 
 def _draw_reference(

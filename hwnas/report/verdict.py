@@ -157,7 +157,8 @@ def _against_baseline(data: RunData, member: Member) -> str:
             continue
         if metric.name in ("latency_ms", "throughput"):
             ratio = base / value if metric.name == "latency_ms" else value / base
-            return f" ({ratio:.2f} × the speed of {baseline.name})"
+            name = f"the {baseline.name}" if baseline.kind == "original" else baseline.name
+            return f" ({ratio:.2f} × the speed of {name})"
     return ""
 
 

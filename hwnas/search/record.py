@@ -70,6 +70,11 @@ class ReferenceNetwork:
     note: str = ""
     """Weights that it was evaluated with, or why it has none; empty where its name says that."""
 
+    @property
+    def label(self) -> str:
+        """Its name in a plot, where the model is another point."""
+        return self.name.removeprefix("original at ")
+
     def value(self, metric: str) -> float | None:
         """Return the value of a metric by its full text, if it is known."""
         own = {"macs": self.macs, "params": self.params, "accuracy": self.accuracy}

@@ -207,7 +207,7 @@ def elastic(data: RunData, **values: float) -> RunData:
             kind="patch" if key == "patch" else "resolution",
             network_id=key,
         )
-        for key, name in (("small", "original at 160 px"), ("patch", "original with patches of 32"))
+        for key, name in (("small", "original at 160 px"), ("patch", "original at patch 32"))
     ]
     return changed(data, reference_networks=tuple(networks))
 
@@ -220,7 +220,7 @@ def test_a_front_that_does_not_beat_the_model_at_other_sizes_says_so(data: RunDa
     assert latency is not None
     beaten = {"small_accuracy": accuracy - 0.01, "small_ms": latency, "patch_accuracy": accuracy, "patch_ms": 1e3}
     found = elastic(data, **beaten)
-    assert plain_sizes(found) == "The front beats the original at 160 px and the original with patches of 32."
+    assert plain_sizes(found) == "The front beats the original at 160 px and the original at patch 32."
     assert sentence(found).endswith(plain_sizes(found))
     found = elastic(data, **{**beaten, "small_accuracy": accuracy + 0.01})
     assert plain_sizes(found) == (
@@ -228,7 +228,7 @@ def test_a_front_that_does_not_beat_the_model_at_other_sizes_says_so(data: RunDa
         "no network of it is as good and as fast."
     )
     faster = elastic(data, **{**beaten, "patch_ms": 1e-3})
-    assert plain_sizes(faster).startswith("The front does not beat the original with patches of 32 (")
+    assert plain_sizes(faster).startswith("The front does not beat the original at patch 32 (")
     # The same network is no better than itself.
     equal = elastic(data, **{**beaten, "small_accuracy": accuracy, "small_ms": latency})
     assert plain_sizes(equal).startswith("The front does not beat the original at 160 px (")

@@ -178,7 +178,7 @@ def _elastic_references(space: Elastic) -> Iterator[Reference]:
     for arch in dict.fromkeys(uniform_cut(space, cut) for cut in _CUTS):
         if arch != original:
             share = space.workload(arch).macs / macs
-            yield _of_space(space, arch, name=f"uniform, {share:.0%} of MACs", kind="uniform")
+            yield _of_space(space, arch, name=f"uniform {share:.0%}", kind="uniform")
     sized = _with_sizes(space)
     config, note = sized.config, "" if sized is space else _OTHER_WEIGHTS
     smaller = [size for size, patch in config.inputs if patch == config.patch_size and size < config.image_size]
@@ -188,7 +188,7 @@ def _elastic_references(space: Elastic) -> Iterator[Reference]:
     patches = [patch for size, patch in config.inputs if size == config.image_size and patch > config.patch_size]
     for patch in sorted(patches)[-1:]:
         arch = replace(original, patch_size=patch)
-        yield _of_space(sized, arch, name=f"original with patches of {patch}", kind="patch", note=note)
+        yield _of_space(sized, arch, name=f"original at patch {patch}", kind="patch", note=note)
     yield from _smaller_models(space)
 
 

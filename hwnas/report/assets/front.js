@@ -176,10 +176,14 @@ function knownNetworks() {
 function referenceTrace([x, y]) {
   const points = knownNetworks().flatMap(({ run, reference, at, ...one }) => {
     const values = [x, y].map((label) => (reference.values[run.column(label)] ?? NaN) * factor(label));
-    return values.every(Number.isFinite) ? [{ x: values[0], y: values[1], data: [run.index, "reference", at], ...one }] : [];
+    return values.every(Number.isFinite) ? [{ x: values[0], y: values[1], data: [run.index, "reference", at], own: reference.name, label: reference.label, ...one }] : [];
   });
-  return trace("known networks", points, {
-    mode: "markers+text", text: points.map((point) => safe(point.name)), textposition: "top center", textfont: { size: 11 },
+  const spanOf = (axis) => Math.max(...points.map((point) => point[axis])) - Math.min(...points.map((point) => point[axis]));
+  const [width, height] = [spanOf("x"), spanOf("y")];
+  const isUnder = (point) => points.some((other) => other !== point && other.y >= point.y && other.y - point.y < height / 4 && Math.abs(other.x - point.x) < width / 4);
+  const sides = points.map((point) => (isUnder(point) ? "bottom center" : "top center")); // of two that are close, away from each other
+  return trace("reference networks", points, {
+    mode: "markers+text", text: points.map((point) => safe(point.name.replace(point.own, point.label))), textposition: sides, textfont: { size: 11 },
     marker: { symbol: "star", size: 13, color: points.map((point) => point.colour ?? colour("ink")), line: { width: 1, color: colour("paper") } },
   });
 }

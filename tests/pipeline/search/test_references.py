@@ -27,11 +27,11 @@ from tests.profile.stand_ins import duration_us
 
 NAMES = (
     "original",
-    "uniform, 66% of MACs",
-    "uniform, 50% of MACs",
+    "uniform 66%",
+    "uniform 50%",
     "original at 48 px",
     "original at 32 px",
-    "original with patches of 32",
+    "original at patch 32",
 )
 
 
@@ -44,10 +44,10 @@ def searched(elastic_bench: dict[str, Any]) -> SearchRun:
 def test_the_model_is_compared_with_its_cuts_its_sizes_and_a_smaller_model() -> None:
     found = references_of(SPACES.get("elastic:timm:vit_small_patch16_224"))
     names = {item.name: item for item in found}
-    sizes = ["original at 192 px", "original at 160 px", "original at 128 px", "original with patches of 32"]
+    sizes = ["original at 192 px", "original at 160 px", "original at 128 px", "original at patch 32"]
     assert list(names) == [
         "original",
-        *(name for name in names if name.startswith("uniform, ")),
+        *(name for name in names if name.startswith("uniform ")),
         *sizes,
         "vit_tiny_patch16_224",
         "DeiT-Ti",
