@@ -3,14 +3,15 @@
     python -m benchmarks.repair --data FOLDER [--state DIR] [--save]
 
 The folder holds images of 10 classes with test images, for example CIFAR-10. The model is the small vision transformer
-of `benchmarks.elastic`, trained first as `hwnas train --model` does; its networks have one width in all blocks. They
-are taken from the model as it is (`hwnas train --elastic --epochs 0`), and from its supernet after a short training,
-and repaired on different numbers of training images. Accuracies are those of the test images. Finished trainings are
-kept in `--state`.
+of `benchmarks.elastic`, trained first as `hwnas train --model` does. Its networks are taken from the model as it is
+(`hwnas train --elastic --epochs 0`), and from its supernet after a training, and repaired on different numbers of
+training images. Accuracies are those of the test images. Finished trainings are kept in `--state`.
 """
 
 import argparse
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -22,7 +23,7 @@ from benchmarks.support.elastic_models import DEPTH, HEADS, PATCH, WIDTH
 from benchmarks.support.elastic_trainings import CUTS, Trainings
 from benchmarks.support.saving import asked, save
 from hwnas.devices import detect
-from hwnas.space.elastic import uniform_cut
+from hwnas.space.elastic import ElasticArch, ElasticBlock, uniform_cut
 from hwnas.supernet.elastic import ElasticSupernet
 from hwnas.supernet.matmul import fast_matmul, matmul_backend
 from hwnas.supernet.store import load_supernet
@@ -30,7 +31,7 @@ from hwnas.train.evaluation import unaugmented_loader
 from hwnas.train.repair import repair_network
 from hwnas.train.session import ORIGINAL
 
-BATCHES = (1, 4, 16)
+BATCHES = (4, 16)
 """Batches of 64 images that networks are repaired on."""
 
 
@@ -64,13 +65,12 @@ def lines(trainings: Trainings, model: ElasticSupernet, trained: ElasticSupernet
     original = trainings.done["original 0"]["test"]
     space, largest = model.space, model.subnet(model.space.largest())
     repaired = (f"repaired on {64 * number} images" for number in BATCHES)
-    columns = ["network", "MACs", "before, top-1 %", *repaired, "seconds"]
+    columns = ["weights", "cut", "MACs", "before, top-1 %", *repaired, "seconds"]
     rows = [f"The model: top-1 {original:.2%}.", "", f"| {' | '.join(columns)} |", "|" + " --- |" * len(columns)]
     for name, supernet in (("as it is", model), (f"trained for {trainings.options.elastic_epochs} epochs", trained)):
-        for cut in CUTS:
-            arch = uniform_cut(supernet.space, cut)
+        for cut, arch in cuts(supernet):
             macs = space.costs(space.encode([space.largest(), arch])).macs
-            cells = [name, f"{macs[1] / macs[0] - 1:.0%}", f"{100 * trainings.tested(supernet.subnet(arch)):.2f}"]
+            cells = [name, cut, f"{macs[1] / macs[0] - 1:.0%}", f"{100 * trainings.tested(supernet.subnet(arch)):.2f}"]
             for number in BATCHES:
                 network = supernet.subnet(arch)
                 loader = unaugmented_loader(trainings.data, trainings.shape)
@@ -84,6 +84,15 @@ def lines(trainings: Trainings, model: ElasticSupernet, trained: ElasticSupernet
     return rows
 
 
+def cuts(supernet: ElasticSupernet) -> Iterator[tuple[str, ElasticArch]]:
+    """The networks: with one width in all blocks, and without every third block."""
+    for cut in CUTS:
+        yield "all blocks alike", uniform_cut(supernet.space, cut)
+    largest, skipped = supernet.space.largest(), ElasticBlock(num_heads=0, hidden_dim=0)
+    blocks = (skipped if slot % 3 == 1 else block for slot, block in enumerate(largest.blocks))
+    yield "every third block skipped", replace(largest, blocks=tuple(blocks))
+
+
 def report(text: str, options: argparse.Namespace) -> Path:
     """Keep the table."""
     return save(
@@ -93,8 +102,8 @@ def report(text: str, options: argparse.Namespace) -> Path:
         title="Repair of cut networks by least squares",
         command=f"python -m benchmarks.repair {asked()}",
         notes=f"Images of {options.image_size} px, {options.images:,} for training; the model is {WIDTH} wide, {DEPTH} "
-        f"deep, {HEADS} heads, patch {PATCH}, trained for {options.original_epochs} epochs from scratch. Networks have "
-        "one width in all blocks, units in the order of `hwnas train --elastic`; accuracies are of test images, with "
+        f"deep, {HEADS} heads, patch {PATCH}, trained for {options.original_epochs} epochs from scratch. Units are "
+        "in the order of `hwnas train --elastic`; accuracies are of test images, with "
         f"every repair, whether it helps or not. Seconds are CPU time of the repair on {64 * BATCHES[-1]:,} "
         f"images by one thread; matrix products run on: {matmul_backend()}.",
     )
