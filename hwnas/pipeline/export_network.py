@@ -177,6 +177,10 @@ def export_network(
     source = weighted_network(
         space, arch, weights=weights, seed=seed, image_size=image_size, num_classes=num_classes, command=_COMMAND
     )
+    if format == "timm":  # before a repair, which takes long
+        from hwnas.train.plain_timm import require_plain
+
+        require_plain(source.space, source.arch)
     effect = None
     if repair:
         from hwnas.pipeline.repair import repair_from_run

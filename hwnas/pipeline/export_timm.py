@@ -17,7 +17,8 @@ from hwnas.export.export import ExportedModule
 from hwnas.export.onnx_graph import export_metadata
 from hwnas.export.parity import Array, check_parity, parity_path, remove_parity, write_checked
 from hwnas.files import file_errors, write_atomic
-from hwnas.space.elastic import Elastic, ElasticArch
+from hwnas.space.arch import Arch
+from hwnas.space.space import AnySpace
 from hwnas.supernet.loading import WeightedNetwork
 from hwnas.train.data.augment import EVAL_CROP_SHARE, IMAGENET
 from hwnas.train.plain_timm import PlainModel, plain_model
@@ -42,9 +43,6 @@ def export_timm(source: WeightedNetwork, folder: Path, *, metadata: Mapping[str,
         InputError: timm has no such model, as when blocks differ, or the folder cannot be written.
     """
     space, arch = source.space, source.arch
-    if not isinstance(space, Elastic) or not isinstance(arch, ElasticArch):
-        message = "models of timm are made of networks that were cut from one"
-        raise InputError(message, got=space.name, hint="--format safetensors, onnx or pt2")
     start = time.perf_counter()
     plain = plain_model(source.module, space, arch)
     tensors = {name: tensor.contiguous() for name, tensor in plain.module.state_dict().items()}
@@ -93,7 +91,7 @@ class _Loaded:
         return logits
 
 
-def _config(plain: PlainModel, space: Elastic, arch: ElasticArch) -> dict[str, Any]:
+def _config(plain: PlainModel, space: AnySpace, arch: Arch) -> dict[str, Any]:
     """Return the config of the files, with the images as networks are trained on them here."""
     own: Any = plain.module.pretrained_cfg
     images = {

@@ -14,8 +14,9 @@ import torch
 from torch import nn
 
 from hwnas.errors import InputError
-from hwnas.space.elastic import ElasticArch, ElasticConfig
-from hwnas.space.space import Space
+from hwnas.space.arch import Arch
+from hwnas.space.elastic import Elastic, ElasticArch, ElasticConfig
+from hwnas.space.space import AnySpace, Space
 from hwnas.supernet.elastic import outline
 from hwnas.supernet.network import Network, SegmentConfig
 from hwnas.train.pretrained import parse_space_name, space_of, supernet_weights
@@ -57,7 +58,18 @@ def differing_blocks(space: Space[ElasticConfig, ElasticArch], arch: ElasticArch
     return "; ".join(found) or None
 
 
-def plain_model(network: Network, space: Space[ElasticConfig, ElasticArch], arch: ElasticArch) -> PlainModel:
+def require_plain(space: AnySpace, arch: Arch) -> None:
+    """Raise InputError unless all blocks of a network are alike, as those of a model of timm."""
+    if not isinstance(space, Elastic) or not isinstance(arch, ElasticArch):
+        message = "models of timm are made of networks that were cut from one"
+        raise InputError(message, got=space.name, hint=_HINT)
+    differing = differing_blocks(space, arch)
+    if differing is not None:
+        message = "a plain model of timm must have blocks that are all alike, with all heads"
+        raise InputError(message, got=differing, hint=_HINT)
+
+
+def plain_model(network: Network, space: AnySpace, arch: Arch) -> PlainModel:
     """Make the model of timm that computes what a network computes.
 
     Args:
@@ -68,11 +80,9 @@ def plain_model(network: Network, space: Space[ElasticConfig, ElasticArch], arch
     Raises:
         InputError: timm has no such model, as when blocks differ.
     """
+    require_plain(space, arch)
+    assert isinstance(arch, ElasticArch)
     name = parse_space_name(space.name).model.partition(".")[0]  # the tag names weights
-    differing = differing_blocks(space, arch)
-    if differing is not None:
-        message = "a plain model of timm must have blocks that are all alike, with all heads"
-        raise InputError(message, got=differing, hint=_HINT)
     blocks = [block for block in arch.blocks if block.num_heads]
     embed_dim, hidden_dim = space.config.embed_dim, blocks[0].hidden_dim
     changes = {
