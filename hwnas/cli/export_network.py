@@ -263,12 +263,14 @@ def _repair_rows(found: "Repair | None") -> list[tuple[str, object]]:
     if found is None:
         return [("repair", "nothing to repair: the network has all heads and hidden units")]
     kept = "" if found.kept else "; worse than before, and not kept"
+    rows: list[tuple[str, object]] = [
+        ("repair", f"least squares on {found.images:,} training images of {found.data}{kept}")
+    ]
+    if found.accuracy is not None:
+        change = f"{found.accuracy_before:.2%} before, {found.accuracy:.2%} after"
+        rows.append(("accuracy", f"{change}; the model {found.model_accuracy:.2%}"))
     return [
-        ("repair", f"least squares on {found.images:,} training images of {found.data}{kept}"),
-        (
-            "accuracy",
-            f"{found.accuracy_before:.2%} before, {found.accuracy:.2%} after; the model {found.model_accuracy:.2%}",
-        ),
+        *rows,
         ("agreement", f"with the model's first class {found.agreement_before:.2%} before, {found.agreement:.2%} after"),
         ("divergence", f"from the model {found.divergence_before:.3g} before, {found.divergence:.3g} after"),
         ("measured on", f"{found.heldout_images:,} held-out images"),

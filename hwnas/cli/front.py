@@ -44,7 +44,9 @@ def print_search_result(run: Path, record: SearchRecord) -> None:
         if item.file_accuracy is not None and item.float_accuracy is not None:
             tested += f", accuracy of the graph {item.file_accuracy:.2%}, {item.float_accuracy:.2%} in float32"
         if (repair := item.repair) is not None:
-            change = f"accuracy {repair.accuracy_before:.2%} before, {repair.accuracy:.2%} after"
+            change = f"agreement with the model {repair.agreement_before:.2%} before, {repair.agreement:.2%} after"
+            if repair.accuracy is not None:
+                change = f"accuracy {repair.accuracy_before:.2%} before, {repair.accuracy:.2%} after"
             tested += f", {'repaired' if repair.kept else 'repair not kept'} ({change})"
         print_line(f"network {item.arch_id}: {run / item.folder}{tested} ({item.why})")
     if record.seeds is not None:

@@ -65,6 +65,8 @@ class QuantisationImages:
 
     calibration: Calibration
     accuracy: "AccuracyCheck"
+    num_classes: int
+    """Classes of the dataset; 0: it has none."""
 
 
 def open_quantisation_images(
@@ -74,6 +76,7 @@ def open_quantisation_images(
     config: "SpaceConfig",
     batch: int | None,
     image_size: int | None = None,
+    labelled: bool = True,
 ) -> QuantisationImages:
     """Open the images to calibrate with and to measure accuracy on.
 
@@ -83,6 +86,7 @@ def open_quantisation_images(
         config: Image size and classes of the network's space.
         batch: Batch size that the graph accepts; None for any.
         image_size: Side that images are resized to for the network; None: that of the space.
+        labelled: Require the classes of the network; else images with others, or without any, are taken too.
 
     Raises:
         InputError: The dataset cannot be opened, or does not fit the network.
@@ -91,7 +95,7 @@ def open_quantisation_images(
     from hwnas.export.export import AccuracyCheck
     from hwnas.train.data.images import subset
 
-    data = _open(options, run=run, config=config)
+    data = _open(options, run=run, config=config, labelled=labelled)
     rng = np.random.default_rng(options.seed)
     chosen, heldout = (
         subset(part, np.sort(rng.permutation(len(part))[:number]))
@@ -100,7 +104,8 @@ def open_quantisation_images(
     recipe = CalibrationRecipe(data=data.name, num_images=len(chosen), seed=options.seed, method=options.method)
     calibration = Calibration(recipe=recipe, batches=_Images(_Labeled(chosen, config.input_shape, image_size), batch))
     images = LabeledImages(name=data.name, batches=_Labeled(heldout, config.input_shape, image_size))
-    return QuantisationImages(calibration=calibration, accuracy=AccuracyCheck(images=images, max_drop=options.max_drop))
+    check = AccuracyCheck(images=images, max_drop=options.max_drop)
+    return QuantisationImages(calibration=calibration, accuracy=check, num_classes=len(data.classes))
 
 
 @dataclass(frozen=True)
@@ -131,7 +136,7 @@ class _Images:
         return (images for images, _ in rebatched(self.labeled, self.batch))
 
 
-def _open(options: QuantisationOptions, *, run: Path | None, config: "SpaceConfig") -> "DataSplits":
+def _open(options: QuantisationOptions, *, run: Path | None, config: "SpaceConfig", labelled: bool) -> "DataSplits":
     from hwnas.pipeline.evaluate import open_run_data
     from hwnas.runs import MANIFEST, Run
     from hwnas.search.record import RECORD_FILE, read_record
@@ -149,5 +154,10 @@ def _open(options: QuantisationOptions, *, run: Path | None, config: "SpaceConfi
         raise UsageError(message, got=f"{run}, which names none", hint="--data DIR")
     train_config = read_train_config(Run.open(training)) if is_run and training is not None else None
     return open_run_data(
-        training or Path(), train_config, data=name, shape=config.input_shape, num_classes=config.num_classes
+        training or Path(),
+        train_config,
+        data=name,
+        shape=config.input_shape,
+        num_classes=config.num_classes if labelled else None,
+        labelled=labelled,
     )

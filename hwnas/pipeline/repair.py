@@ -73,7 +73,8 @@ def repair_from_run(source: WeightedNetwork, *, run: Path | None, options: Quant
     """Repair a network with the model and the images of its run, unless that makes it worse.
 
     The network is worse if it classifies fewer of the held-out images correctly, or as many with a larger divergence
-    from the model. The repair is then tried with a larger penalty, and if that does not help either, not kept.
+    from the model; on images without the model's classes, if its divergence is larger. The repair is then tried with a
+    larger penalty, and if that does not help either, not kept.
 
     Args:
         source: The network, which is not changed.
@@ -92,7 +93,7 @@ def repair_from_run(source: WeightedNetwork, *, run: Path | None, options: Quant
     assert isinstance(arch, ElasticArch)
     if arch.blocks == model.space.largest().blocks:
         return RepairedNetwork(module=source.module, repair=None)
-    images = open_quantisation_images(options, run=run, config=space.config, batch=None)
+    images = open_quantisation_images(options, run=run, config=space.config, batch=None, labelled=False)
     device = torch_device("auto")
     with fast_matmul():
         return _repaired(source.module, arch, model, images, device=device)
@@ -107,11 +108,13 @@ def _repaired(
     # Its tokens are compared with those of the model for images and patches of the same size.
     at_its_size = model.subnet(replace(arch, blocks=original.blocks))
     network, largest, before = deepcopy(network).to(device).eval(), model.subnet(original), None
+    labelled = images.num_classes == model.space.config.num_classes
     for damping in get_args(Damping):
         candidate = deepcopy(network)
         batches = (torch.from_numpy(batch).to(device) for batch in images.calibration.batches)
         count = repair_network(candidate, at_its_size, batches, damping=damping)
-        scores = _scores([largest, candidate, *([network] if before is None else [])], images.accuracy.images)
+        compared = [largest, candidate, *([network] if before is None else [])]
+        scores = _scores(compared, images.accuracy.images, labelled=labelled)
         before = before or scores[2]
         repair = Repair(
             data=images.calibration.recipe.data,
@@ -136,19 +139,19 @@ class _Score:
     """Figures of a network on labelled images, next to those of the model."""
 
     images: int
-    accuracy: float
+    accuracy: float | None
     agreement: float
     divergence: float
 
     @property
     def rank(self) -> tuple[float, float]:
         """The larger, the better."""
-        return self.accuracy, -self.divergence
+        return self.accuracy or 0.0, -self.divergence
 
 
 @torch.inference_mode()
-def _scores(networks: Sequence[Network], images: LabeledImages) -> list[_Score]:
-    """Compare networks with the first of them."""
+def _scores(networks: Sequence[Network], images: LabeledImages, *, labelled: bool) -> list[_Score]:
+    """Compare networks with the first of them, and with the labels if these are of the same classes."""
     count, sums = 0, torch.zeros(len(networks), 3, dtype=torch.float64)
     device = next(networks[0].parameters()).device
     for batch, labels in images.batches:
@@ -164,7 +167,10 @@ def _scores(networks: Sequence[Network], images: LabeledImages) -> list[_Score]:
     if count == 0:
         raise InputError("accuracy needs held-out images", got=f"none in {images.name}", hint="--data DIR")
     shares = (sums / count).tolist()
-    return [_Score(images=count, accuracy=own[0], agreement=own[1], divergence=own[2]) for own in shares]
+    return [
+        _Score(images=count, accuracy=own[0] if labelled else None, agreement=own[1], divergence=own[2])
+        for own in shares
+    ]
 
 
 def _logits(network: Network, images: torch.Tensor) -> torch.Tensor:

@@ -71,11 +71,13 @@ def _repair(spec: SearchSpec, item: ExportedWinner) -> list[str]:
         return ["- not repaired: the network has all heads and hidden units"] if is_whole else []
     how = f"least squares on {found.images:,} training images of {found.data}"
     done = f"repaired by {how}" if found.kept else f"not repaired, as {how} made it worse"
-    return [
-        f"- {done}; on {found.heldout_images:,} held-out images accuracy {found.accuracy_before:.2%} before and "
-        f"{found.accuracy:.2%} after (the model {found.model_accuracy:.2%}), agreement with the model "
-        f"{found.agreement_before:.2%} before and {found.agreement:.2%} after"
-    ]
+    accuracy = ""
+    if found.accuracy is not None:
+        change = f"{found.accuracy_before:.2%} before and {found.accuracy:.2%} after"
+        accuracy = f"accuracy {change} (the model {found.model_accuracy:.2%}), "
+    agreement = f"{found.agreement_before:.2%} before and {found.agreement:.2%} after"
+    where = f"on {found.heldout_images:,} held-out images"
+    return [f"- {done}; {where} {accuracy}agreement with the model {agreement}"]
 
 
 def _file_accuracy(item: ExportedWinner) -> list[str]:

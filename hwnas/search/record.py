@@ -179,10 +179,10 @@ class Repair:
     heldout_images: Count
     kept: bool
     """False if the network was worse after the repair, so that it has the weights from before."""
-    model_accuracy: Share
-    """Accuracy of the model."""
-    accuracy_before: Share
-    accuracy: Share
+    model_accuracy: Share | None
+    """Accuracy of the model; None, as the two below, if the images do not have its classes."""
+    accuracy_before: Share | None
+    accuracy: Share | None
     """After the repair, as all values without `_before`."""
     agreement_before: Share
     """Share of images whose most likely class is the model's."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -95,6 +96,8 @@ def test_a_repaired_network_is_exported_with_its_figures(
     assert (effect.data, effect.images) == ("digits", 64)
     assert effect.heldout_images == len((run / "heldout.txt").read_text().splitlines())
     assert effect.divergence < effect.divergence_before
+    assert effect.accuracy is not None
+    assert effect.accuracy_before is not None
     better = (effect.accuracy, -effect.divergence) > (effect.accuracy_before, -effect.divergence_before)
     assert effect.kept == better
     names = changed(found, supernet)
@@ -110,7 +113,8 @@ def scored(monkeypatch: pytest.MonkeyPatch, *accuracies: float) -> list[str]:
     """Give networks these accuracies in turn, the model 0.9; return the penalties that are tried."""
     tried, left = [], list(accuracies)
 
-    def score(networks: Sequence[Any], images: Any) -> list[Any]:
+    def score(networks: Sequence[Any], images: Any, *, labelled: bool) -> list[Any]:
+        assert labelled
         given = [0.9, *(left.pop(0) for _ in networks[1:])]
         return [repair._Score(images=10, accuracy=value, agreement=0.5, divergence=0.1) for value in given]
 
@@ -145,6 +149,21 @@ def test_a_larger_penalty_may_help_where_the_smaller_one_did_not(
     assert changed(found, supernet)
 
 
+def test_images_of_other_classes_show_the_divergence_alone(run: Path, narrow: str, tmp_path: Path) -> None:
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for index in range(40):
+        pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        (tmp_path / "images").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{index}.png")
+    options = QuantisationOptions(data=str(tmp_path / "images"), num_images=32)
+    effect = export(run, narrow, tmp_path / "out", quantisation=options).repair
+    assert effect is not None
+    assert (effect.model_accuracy, effect.accuracy_before, effect.accuracy) == (None, None, None)
+    assert effect.kept == (effect.divergence < effect.divergence_before)
+
+
 def test_the_largest_network_is_exported_as_it_is(run: Path, supernet: ElasticSupernet, tmp_path: Path) -> None:
     found = export(run, "max", tmp_path)
     assert found.repair is None
@@ -159,6 +178,8 @@ def test_int8_quantises_the_repaired_network(
     found = export(run, narrow, tmp_path, format="onnx", precision="int8", batch=8, quantisation=options)
     assert found.repair == plain.repair
     assert found.repair is not None
+    assert found.repair.accuracy is not None
+    assert found.repair.accuracy_before is not None
     accuracy = found.parity.accuracy
     assert accuracy is not None
     expected = found.repair.accuracy if found.repair.kept else found.repair.accuracy_before
@@ -220,6 +241,7 @@ def test_winners_are_repaired_and_their_cards_say_so(
     same = all(torch.equal(value, before[name]) for name, value in stored.network.state_dict().items())
     assert same != item.repair.kept
     card = (found.run / item.folder / "card.md").read_text()
+    assert item.repair.accuracy is not None
     assert "by least squares on" in card or "as least squares on" in card
     assert f"accuracy {item.repair.accuracy_before:.2%} before and {item.repair.accuracy:.2%} after" in card
     assert search_networks(resume=found.run).record.winners == found.record.winners
