@@ -10,9 +10,9 @@ Every figure is of networks that were not fitted: the mean absolute relative err
 Spearman's rank correlation, the share inside 90 % intervals and their median width. Networks of equal workload are held
 out together. `hwnas` is what `hwnas fit` does with these rows: families, times and choice of the model included. The
 single models beside it are never chosen by their result here. Devices that are left out are predicted as by
-`hwnas predict --device`, and ten of their networks are fitted by `hwnas fit --samples 10`, or as a table of ten random
-ones. Each finished line is written to `--state`, and another call finds it there, unless the data or the code of
-`hwnas/predict` has changed since. `--save` writes the table to `benchmarks/results/`.
+`hwnas predict --device`, and ten of their networks are fitted by `hwnas fit --samples 10 --from` the other devices, or
+as a table of ten random ones. Each finished line is written to `--state`, and another call finds it there, unless the
+data or the code has changed since. `--save` writes the table to `benchmarks/results/`.
 """
 
 import argparse
@@ -41,6 +41,7 @@ from benchmarks.support.public_data import PLAIN, Data, hat_data, neusight_data
 from benchmarks.support.saving import asked, save
 from benchmarks.support.state import Line, State, digest_of_arrays, digest_of_code
 from hwnas.devices import detect
+from hwnas.errors import InputError
 from hwnas.metrics import Deployment, parse_metric
 from hwnas.pipeline.predictors.fit import FitOptions, fit_predictors
 from hwnas.pipeline.predictors.measured_networks import MeasuredNetworks, measured_table
@@ -351,7 +352,13 @@ def left_out_device(newest: dict[str, TableEntry], device: str, *, samples: int,
     lines = []
     for name, makers in ways.items():
         start = time.process_time()
-        made = [make() for make in makers]
+        try:
+            made = [make() for make in makers]
+        except InputError as error:  # such as a pool of one device
+            runtime = RUNTIMES[str(newest[device].manifest.deployment.runtime)]
+            title = f"timm ViTs, {GPUS[device]} {runtime}, device left out"
+            lines.append((title, f"{samples} of {len(models)}", f"{name}: {error.message}", *[""] * (len(HEADER) - 3)))
+            continue
         seconds = f"{(time.process_time() - start) / len(made):.1f}"
         runtime = str(newest[device].manifest.deployment.runtime)
         for which, aim in zip((plain, np.ones_like(plain)), DEVICE_AIMS[runtime, samples], strict=True):
@@ -389,6 +396,7 @@ def fitted_to_few(
             deployment=Deployment(device=device, runtime=newest[device].manifest.deployment.runtime),
             metrics=("latency_ms",),
             samples=samples if rows is None else None,
+            sources=tuple(name for name in newest if name != device),
             profiles=profiles,
             out=out,
         )
