@@ -19,7 +19,7 @@ import argparse
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -195,7 +195,7 @@ def plain_rows(entries: Sequence[TableEntry], *, count: int) -> Iterator[Row]:
                 methods.pop("hwnas")
             yield Row(
                 title=f"timm plain ViTs, {GPUS[device]} {spelling}",
-                load=partial(cache(table_data), entry, plain=True),
+                load=partial(table_data, entry, plain=True),
                 count=count,
                 aim=PLAIN_AIMS[runtime, count],
                 methods=methods,
@@ -209,7 +209,7 @@ def family_rows(entries: Sequence[TableEntry]) -> Iterator[Row]:
                 continue
             yield Row(
                 title=f"timm all ViT families, {GPUS[device]} {spelling}, families left out",
-                load=partial(cache(table_data), entry),
+                load=partial(table_data, entry),
                 aim=FAMILY_AIMS[runtime],
                 by_family=True,
                 methods={**COUNTERS, **MODELS, "hwnas": chosen()},
@@ -223,7 +223,7 @@ def random_rows(entries: Sequence[TableEntry]) -> Iterator[Row]:
             if device == "rtx4090":
                 yield Row(
                     title=f"timm all ViT families, {GPUS[device]} {spelling}, networks left out",
-                    load=partial(cache(table_data), entry),
+                    load=partial(table_data, entry),
                     aim=5.0,
                     methods={**COUNTERS, "hwnas": chosen()},
                 )
