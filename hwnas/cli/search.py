@@ -26,7 +26,7 @@ from hwnas.cli.output import print_json, print_line, print_table
 from hwnas.cli.progress import console_reporter
 from hwnas.config import to_mapping
 from hwnas.errors import CheckFailedError, UsageError
-from hwnas.metrics import QUANTISED
+from hwnas.metrics import QUALITIES, QUANTISED
 from hwnas.pipeline.search.options import SearchOptions
 from hwnas.pipeline.search.run import SearchDryRun, SearchRun, dry_run_search, search_networks
 from hwnas.profile.timing import PAIRS as DEFAULT_PAIRS
@@ -214,21 +214,22 @@ def _options(
 def _require_effect(context: click.Context) -> None:
     """Refuse options that nothing would read because of another one."""
     given, values = given_options(context, except_for=()), context.params
+    has_quality = not values["no_accuracy"] or any(name in QUALITIES for name in values["objectives"])
     for option, is_read, reason in (
         ("--pairs", not values["no_verify"], "--no-verify measures nothing"),
         ("--retrain-epochs", values["retrain"] > 0, "no network is retrained without --retrain"),
         (
             "--max-drop",
-            not values["no_accuracy"] and values["export_top"] > 0,
+            has_quality and values["export_top"] > 0,
             "no trained graph is exported",
         ),
         ("--max-drop", bool(set(values["precisions"]) & set(QUANTISED)), "no network is exported in int8"),
         (
             "--repair",
-            not values["no_accuracy"] and values["export_top"] > values["retrain"],
+            has_quality and values["export_top"] > values["retrain"],
             "no network is exported with the weights of a supernet",
         ),
-        ("--workers", not values["no_accuracy"], "--no-accuracy loads no images"),
+        ("--workers", has_quality, "--no-accuracy loads no images"),
     ):
         if option in given and not is_read:
             raise UsageError(f"{option} has no effect: {reason}", got=option, hint=f"leave out {option}")

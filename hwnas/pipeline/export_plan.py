@@ -62,7 +62,7 @@ def export_plan(
     networks = []
     for index, task in enumerate(of_space, start=1):
         exported = export_network(
-            loaded.space,
+            task.subject.name,
             dict(task.subject.arch or {}),
             out=out,
             format=format,

@@ -41,14 +41,14 @@ def sentence(data: RunData) -> str:
 def plain_sizes(data: RunData) -> str:
     """Say whether a front beats the model of an elastic space on smaller images or with larger patches.
 
-    A network beats the model if it is at least as good and as fast, and better in one of the two; without a metric of a
-    device, its MACs stand for speed.
+    A network beats the model if it is at least as good and as fast, and better in one of the two; without a speed on a
+    device, its MACs stand for it.
 
     Returns:
         A sentence; empty if nothing is known of the model at other sizes.
     """
     quality = next((metric for metric in data.objectives if metric.name in QUALITIES), None)
-    costs = (metric for metric in data.metrics if metric.where or metric.name == "macs")
+    costs = (metric for metric in data.metrics if metric.name in ("latency_ms", "throughput", "macs"))
     speed = max(costs, key=lambda metric: (bool(metric.where), metric.role == "objective"), default=None)
     if quality is None or speed is None:
         return ""
@@ -64,7 +64,7 @@ def plain_sizes(data: RunData) -> str:
         if not any(_beats(pair, values, signs=(_sign(quality), _sign(speed))) for pair in others):
             texts.append(f"{name} ({shown(quality, values[0])}, {shown(speed, values[1])})")
     if texts:
-        return f"The front does not beat {_listed(texts)}: no network of it is as good and as fast."
+        return f"The front does not beat {_listed(texts)}: no other network of it is as good and as fast."
     return f"The front beats {_listed(all_known)}." if all_known else ""
 
 

@@ -9,7 +9,7 @@ and 1. Fronts can only be compared within the same bounds.
 """
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import moocore
@@ -100,7 +100,9 @@ class HypervolumeBounds:
         return shares
 
 
-def make_bounds(objectives: Sequence[Objective], metrics: Metrics) -> HypervolumeBounds:
+def make_bounds(
+    objectives: Sequence[Objective], metrics: Metrics, *, largest: Mapping[str, float] | None = None
+) -> HypervolumeBounds:
     """Return bounds that hold a sample of networks, such as the smallest, the largest and random ones.
 
     The reference is 0 where more is better and 1.1 times the worst value where less is better. The ideal is the best
@@ -108,16 +110,17 @@ def make_bounds(objectives: Sequence[Objective], metrics: Metrics) -> Hypervolum
 
     Args:
         objectives: The objectives, in the order of the bounds.
-        metrics: Values of the sample; an objective without values gets bounds of 0 and 1.
+        metrics: Values of the sample; an objective without values gets bounds of 0 and its largest value.
+        largest: Largest values by metric, of those that are not bounded by themselves; else 1.
     """
-    ends = [_ends(objective, metrics) for objective in objectives]
+    ends = [_ends(objective, metrics, largest or {}) for objective in objectives]
     return HypervolumeBounds(ideal=tuple(low for low, _ in ends), reference=tuple(high for _, high in ends))
 
 
-def _ends(objective: Objective, metrics: Metrics) -> tuple[float, float]:
+def _ends(objective: Objective, metrics: Metrics, known: Mapping[str, float]) -> tuple[float, float]:
     values = metrics[str(objective)].mean if str(objective) in metrics else np.zeros(0)
     values = values[np.isfinite(values)]
-    largest = objective.metric.quantity.largest
+    largest = known.get(objective.metric.name, objective.metric.quantity.largest)
     if objective.metric.maximised:
         best = largest if np.isfinite(largest) else _MARGIN * float(values.max(initial=0.0)) or 1.0
         return -best, 0.0

@@ -225,7 +225,7 @@ def test_a_front_that_does_not_beat_the_model_at_other_sizes_says_so(data: RunDa
     found = elastic(data, **{**beaten, "small_accuracy": accuracy + 0.01})
     assert plain_sizes(found) == (
         f"The front does not beat the original at 160 px ({100 * accuracy + 1:.1f} % accuracy, {latency:.3g} ms): "
-        "no network of it is as good and as fast."
+        "no other network of it is as good and as fast."
     )
     faster = elastic(data, **{**beaten, "patch_ms": 1e-3})
     assert plain_sizes(faster).startswith("The front does not beat the original at patch 32 (")

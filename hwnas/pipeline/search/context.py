@@ -102,15 +102,19 @@ def prepare_search(
 
         supernet = open_supernet(choice.supernet, space=choice.name, data=options.data, quality=criteria.quality)
         space = supernet.space
-        if options.post_search.retrain and not supernet.data.classes:
-            message = "networks are retrained on images with classes"
-            raise InputError(message, got=supernet.data.name, hint="leave out --retrain")
         if options.post_search.repair:
             from hwnas.pipeline.repair import require_repairable
 
             require_repairable(space, choice.supernet)
+        for name in ("retrain", "repair"):
+            if getattr(options.post_search, name) and len(supernet.data.classes) != space.config.num_classes:
+                message = f"networks are {name}ed on images of the classes that they answer"
+                got = f"{len(supernet.data.classes)} classes in {supernet.data.name}, not {space.config.num_classes}"
+                raise InputError(message, got=got, hint=f"leave out --{name}")
     else:
         supernet, space = None, SPACES.get(choice.name or DEFAULT_SPACE)
+
+    fitted: set[tuple[str, str]] = set()
 
     def resolve(criteria: Criteria) -> ResolvedMetrics:
         metrics = resolve_metrics(
@@ -118,7 +122,13 @@ def prepare_search(
         )
         out = scratch or options.predictors or Path(PREDICTORS)
         metrics = fit_missing(
-            metrics, space=space.name, profiles=options.profiles, out=out, reporter=reporter, machine=machine
+            metrics,
+            space=space.name,
+            profiles=options.profiles,
+            out=out,
+            reporter=reporter,
+            fitted=fitted,
+            machine=machine,
         )
         if options.unmeasured and metrics.missing:
             return use_unmeasured(metrics, profiles=options.profiles, out=out, machine=machine)

@@ -131,11 +131,12 @@ def fit_missing(
     profiles: Path | None,
     out: Path,
     reporter: Reporter,
+    fitted: set[tuple[str, str]],
     machine: Machine | None = None,
 ) -> ResolvedMetrics:
     """Fit predictors to profiles of the space where there are such profiles, and no predictor of the space.
 
-    A predictor for networks of any kind stays if there are too few measurements for a better one.
+    A predictor for networks of any kind is used if there are too few measurements for a better one.
 
     Args:
         resolved: What `resolve_metrics` found.
@@ -143,21 +144,29 @@ def fit_missing(
         profiles: A folder of profiles to look in as well.
         out: The folder of predictors that new ones are written to.
         reporter: Receives the progress of fitting.
+        fitted: Metrics and profiles that predictors in `out` were fitted to for this search; extended.
         machine: This machine, for tests.
     """
     chosen, missing, notes = dict(resolved.chosen), dict(resolved.missing), list(resolved.notes)
-    for metric in (*resolved.missing, *(key for key, item in chosen.items() if item.predictor.card.space is None)):
-        try:
-            names = _fit(metric, space, profiles, out, reporter)
-        except InputError as error:
-            if metric in missing:
-                raise
-            notes.append(f"no predictor of {metric} for {space} could be fitted: {error.message}")
+    for metric in (*resolved.missing, *resolved.chosen):
+        names = _profiles_of(metric, space, profiles)
+        is_fitted = fitted.issuperset((metric.name, name) for name in names)
+        is_needed = metric in missing or chosen[metric].predictor.card.space is None
+        if not names or not (is_needed or is_fitted):
             continue
-        if names:
-            chosen[metric] = choose_predictor(metric, space=space, predictors=out, machine=machine)
+        if is_needed:
+            try:
+                if not is_fitted:
+                    _fit(metric, names, space=space, profiles=profiles, out=out, reporter=reporter)
+                chosen[metric] = choose_predictor(metric, space=space, predictors=out, machine=machine)
+            except InputError as error:
+                if metric in missing:
+                    raise
+                notes.append(f"no predictor of {metric} for {space} could be fitted: {error.message}")
+                continue
+            fitted.update((metric.name, name) for name in names)
             missing.pop(metric, None)
-            notes.append(f"no predictor of {metric} was found: fitted one to {', '.join(names)}")
+        notes.append(f"{metric}: there was no predictor for {space}, fitted one to {', '.join(names)}")
     return replace(resolved, chosen=chosen, missing=missing, notes=tuple(notes))
 
 
@@ -184,23 +193,23 @@ def use_unmeasured(
     return replace(resolved, chosen=chosen, missing=missing)
 
 
-def _fit(metric: Metric, space: str, profiles: Path | None, out: Path, reporter: Reporter) -> list[str]:
-    """Fit the predictor of a metric; return the names of the profiles, of which there may be none."""
-    from hwnas.pipeline.predictors.fit import FitOptions, fit_predictors
-
-    found = [
-        entry
+def _profiles_of(metric: Metric, space: str, profiles: Path | None) -> list[str]:
+    """Return the names of the profiles of a space that a predictor of a metric can be fitted to."""
+    return [
+        entry.name
         for entry in profile_entries(data_search_path(PROFILES, profiles))
         if entry.manifest.space == space and metric.deployment.matches(entry.manifest.setting.deployment)
     ]
-    names = [entry.name for entry in found]
-    if names:
-        reporter.message(f"no predictor of {metric} yet: fitting one to {', '.join(names)}")
-        options = FitOptions(
-            deployment=metric.deployment, space=space, metrics=(metric.name,), profiles=profiles, out=out
-        )
-        fit_predictors(options, reporter=reporter)
-    return names
+
+
+def _fit(
+    metric: Metric, names: Sequence[str], *, space: str, profiles: Path | None, out: Path, reporter: Reporter
+) -> None:
+    from hwnas.pipeline.predictors.fit import FitOptions, fit_predictors
+
+    reporter.message(f"no predictor of {metric} for {space} yet: fitting one to {', '.join(names)}")
+    options = FitOptions(deployment=metric.deployment, space=space, metrics=(metric.name,), profiles=profiles, out=out)
+    fit_predictors(options, reporter=reporter)
 
 
 def combine_errors(errors: Sequence[HwnasError]) -> HwnasError:

@@ -215,7 +215,7 @@ def _smaller_models(space: Elastic) -> Iterator[Reference]:
 
     if not space.name.startswith(PREFIXES):
         return
-    model = parse_space_name(space.name).model
+    model = parse_space_name(space.name).model.partition(".")[0]  # the tag names weights, which are not used
     match = re.search(rf"(?<![a-z])({'|'.join(_SIZES)})(?![a-z])", model)
     for size in () if match is None else reversed(_SIZES[: _SIZES.index(match[1])]):
         assert match is not None

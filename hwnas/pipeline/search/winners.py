@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from hwnas.errors import HwnasError, InputError, MissingError
+from hwnas.errors import HwnasError, MissingError
 from hwnas.files import file_errors, path_within, storage_failed, write_atomic
 from hwnas.metrics import QUANTISED
 from hwnas.pipeline.search.context import SearchContext
@@ -221,7 +221,7 @@ class WinnerExporter:
             return ()
         try:
             return export_network(space.name, arch, out=folder, format="timm", weights=weights).files
-        except InputError as error:
+        except HwnasError as error:
             if storage_failed(error):
                 raise
             self.reporter.message(f"not written as a model of timm: {error}")

@@ -45,6 +45,8 @@ def test_divergence_needs_no_classes(
     found = search(elastic_bench, run, objectives=("divergence", "throughput"), data=str(photos)).record
     assert found.spec.objectives == ("divergence", "macs", SPEED)
     assert found.supernet_health is None
+    assert found.bounds is not None
+    assert found.bounds.reference[0] == pytest.approx(np.log(10))  # that of the same answer to all images
     with Study.read(run) as study:
         assert study.source_of("divergence") == ("supernet",)
     networks = {item.name: item for item in found.reference_networks}
@@ -88,12 +90,16 @@ def test_accuracy_needs_classes_and_the_error_names_what_does_not(
         assert not (tmp_path / "run").exists()
 
 
-def test_networks_are_not_retrained_without_classes(
-    elastic_bench: dict[str, Any], photos: Path, tmp_path: Path
+@pytest.mark.parametrize("name", ["retrain", "repair"])
+def test_networks_are_not_retrained_or_repaired_without_classes(
+    elastic_bench: dict[str, Any], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    wanted: dict[str, Any] = {"objectives": ("divergence", "throughput"), "post_search": PostSearch(retrain=1)}
-    with pytest.raises(InputError, match="retrained on images with classes"):
+    monkeypatch.setattr("hwnas.pipeline.repair.require_repairable", lambda space, run: run)
+    post_search = PostSearch(retrain=1) if name == "retrain" else PostSearch(repair=True)
+    wanted: dict[str, Any] = {"objectives": ("divergence", "throughput"), "post_search": post_search}
+    with pytest.raises(InputError, match=f"{name}ed on images of the classes that they answer") as caught:
         search(elastic_bench, tmp_path / "run", data=str(photos), **wanted)
+    assert caught.value.hint == f"leave out --{name}"
     assert not (tmp_path / "run").exists()
 
 

@@ -63,6 +63,11 @@ def test_the_model_is_compared_with_its_cuts_its_sizes_and_a_smaller_model() -> 
     assert macs["original"] > macs["original at 192 px"] > macs["original at 128 px"] > macs["vit_tiny_patch16_224"] / 2
 
 
+def test_the_smaller_model_is_named_without_the_tag_of_weights() -> None:
+    found = references_of(SPACES.get("elastic:timm:vit_base_patch16_224.mae"))
+    assert "vit_small_patch16_224" in [item.name for item in found]
+
+
 def test_a_space_that_chooses_sizes_has_the_smaller_ones_itself() -> None:
     space = SPACES.get("elastic:timm:test_vit@64+sizes")
     found = [item for item in references_of(space) if item.kind in ("resolution", "patch")]
