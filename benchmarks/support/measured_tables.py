@@ -21,6 +21,7 @@ from hwnas.pipeline.predictors.measured_networks import (
 from hwnas.pipeline.predictors.workloads import WORKLOADS, known_workloads
 from hwnas.predict.features.table import Features, features_of
 from hwnas.profile.lookup import ProfileEntry, TableEntry, profile_entries, table_entries
+from hwnas.records.manifest import torch_version
 from hwnas.records.table import TABLE_ROWS, read_table, rows_digest, write_table
 
 MATCH = f"{PLAIN.pattern}|{OTHER_VITS.pattern}".replace("naflexvit|", "")
@@ -41,7 +42,7 @@ def imported_tables(tables: Path, folder: Path) -> tuple[TableEntry, ...]:
 def newest_tables(entries: Sequence[TableEntry], *, runtime: str) -> dict[str, TableEntry]:
     """The table of the newest version of torch of each device."""
     found: dict[str, TableEntry] = {}
-    for entry in sorted(entries, key=lambda entry: entry.manifest.environment.get("torch", "")):
+    for entry in sorted(entries, key=lambda entry: torch_version(entry.manifest.environment)):
         if entry.manifest.deployment.runtime == runtime:
             found[str(entry.manifest.deployment.device)] = entry
     return found
@@ -104,7 +105,7 @@ def _data(networks: MeasuredNetworks) -> Data:
 
 
 def _counters(networks: MeasuredNetworks) -> Features:
-    """What one would count of a whole model, for one run of the batch."""
+    """Count MACs, bytes, parameters and operations of whole models, for one run of the batch."""
     batch, workloads = networks.batches.astype(np.float64), networks.workloads
     moved = [float(one.bytes_read(precision="fp32") + one.bytes_written(precision="fp32")) for one in workloads]
     return features_of(

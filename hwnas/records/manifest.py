@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,12 @@ def environment_id(environment: Mapping[str, str]) -> str:
     """Return a digest of the facts of an environment."""
     text = json.dumps(dict(environment), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:_ID_DIGITS]
+
+
+def torch_version(environment: Mapping[str, str]) -> tuple[int, ...]:
+    """Return the numbers of the torch of an environment, whose order is that of the versions; empty without torch."""
+    release = re.match(r"\d+(\.\d+)*", environment.get("torch", ""), re.ASCII)
+    return tuple(int(number) for number in release[0].split(".")) if release else ()
 
 
 def read_manifest(folder: Path) -> ProfileManifest:

@@ -6,7 +6,7 @@ import pytest
 
 from hwnas.errors import InputError
 from hwnas.records import environment_id
-from hwnas.records.manifest import MANIFEST, read_manifest, write_manifest
+from hwnas.records.manifest import MANIFEST, read_manifest, torch_version, write_manifest
 from tests.records.rows import ENVIRONMENT, SESSION, manifest
 
 
@@ -21,6 +21,15 @@ def test_an_environment_has_one_id_whatever_its_order() -> None:
     assert environment_id(turned) == environment_id(ENVIRONMENT) == manifest().environment_id
     assert environment_id({**ENVIRONMENT, "torch": "2.16.0"}) != environment_id(ENVIRONMENT)
     assert len(environment_id(ENVIRONMENT)) == 16
+
+
+def test_versions_of_torch_are_in_the_order_of_their_numbers() -> None:
+    names = ["2.9", "2.9.1", "2.10.0.dev20250901+cu128", "2.10.0+cpu", "2.15.0+cu132"]
+    versions = [torch_version({"torch": name}) for name in names]
+    assert versions == [(2, 9), (2, 9, 1), (2, 10, 0), (2, 10, 0), (2, 15, 0)]
+    assert versions == sorted(versions)
+    assert torch_version({}) == torch_version({"torch": "unknown"}) == ()
+    assert torch_version({}) < versions[0]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from hwnas.pipeline.predictors.measured_networks import MeasuredNetworks, pool_profiles, select_space
 from hwnas.predict.selection import MIN_NETWORKS
+from hwnas.records.manifest import torch_version
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +71,7 @@ def _age(part: MeasuredNetworks) -> tuple[tuple[int, ...], str]:
 
     A table was created when it was imported, which says nothing: its version of torch counts.
     """
-    torch = "" if part.subjects else part.environment.get("torch", "")
-    return tuple(int(number) for number in torch.split(".") if number.isdecimal()), part.created_utc
+    return () if part.subjects else torch_version(part.environment), part.created_utc
 
 
 def _by_deployment(parts: Sequence[MeasuredNetworks], *, mixed: bool) -> Iterator[MeasuredNetworks | LeftOut]:

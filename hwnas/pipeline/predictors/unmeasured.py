@@ -31,6 +31,7 @@ from hwnas.predict.predictor import Predictor
 from hwnas.predict.saving import save_predictor
 from hwnas.predict.selector import ChosenPredictor
 from hwnas.profile.lookup import ProfileEntry, TableEntry, profile_entries, table_entries
+from hwnas.records.manifest import torch_version
 
 POOLED = "unmeasured"
 """Subfolder of a folder of predictors for those of unmeasured devices; no command chooses them without a warning."""
@@ -157,7 +158,7 @@ def _pools(deployment: Deployment, device: Device, profiles: Path | None) -> dic
             continue
         if not replace(deployment, device=None, batch=None, threads=None).matches(own):
             continue
-        version = tuple(int(part) for part in manifest.environment.get("torch", "0").split(".") if part.isdecimal())
+        version = torch_version(manifest.environment)
         source = _Source(device=DEVICES.get(name), deployment=own, version=version, entry=entry)
         found.setdefault((str(own.runtime), str(own.precision)), []).append(source)
     return found
