@@ -384,7 +384,7 @@ def unmeasured(newest: dict[str, TableEntry], device: str) -> tuple[Predictor, R
 def fitted_to_few(
     newest: dict[str, TableEntry], device: str, *, samples: int, rows: Rows | None = None
 ) -> tuple[Predictor, Rows]:
-    """What `hwnas fit` makes of some rows of a table next to those of other devices, and rows with their models."""
+    """Fit some rows of a table next to those of other devices, as `hwnas fit` does; these rows as well."""
     models = table_models(newest[device])
     with TemporaryDirectory() as made:
         profiles, out = Path(made) / "profiles", Path(made) / "predictors"
@@ -444,17 +444,21 @@ def main() -> None:
     parser.add_argument("--tables", type=Path, help="a folder of tables of timm's benchmark")
     parser.add_argument("--profiles", type=Path, help="a folder of profiles of spaces")
     parser.add_argument("--public-data", type=Path, help="the folder of measurements of HAT and NeuSight")
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(MAIN), help="which lines")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, help="which lines; without it the usual ones")
     parser.add_argument("--seeds", type=int, default=3, help="repeats with other folds")
     parser.add_argument("--state", type=Path, help="a folder in which finished lines are kept")
     parser.add_argument("--save", action="store_true", help="write the table to benchmarks/results/")
     options = parser.parse_args()
     if options.tables is None and options.profiles is None and options.public_data is None:
         parser.error("--tables DIR, --profiles DIR or --public-data DIR is needed")
+    # What is read only for these lines is not given for nothing.
+    options.rows = options.rows or [*MAIN, *(["public"] if options.public_data else [])]
     rows: list[Line] = []
     for line in all_lines(options):
         rows.append(line)
         print(f"| {' | '.join(line)} |", flush=True)
+    if not rows:
+        parser.error(f"nothing was given to make these lines from: {', '.join(options.rows)}")
     if options.save:
         path = save(
             "\n".join(f"| {' | '.join(line)} |" for line in (HEADER, tuple("---" for _ in HEADER), *rows)),
