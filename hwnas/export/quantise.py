@@ -31,16 +31,16 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from hwnas.errors import CheckFailedError, InputError, unknown
 from hwnas.export.calibration import CALIBRATION_METHODS, Array, Calibration, CalibrationMethod, CalibrationRecipe
 from hwnas.export.onnx_session import load_onnxruntime
+from hwnas.export.scales import (
+    FP8_LARGEST,
+    FP8_SMALLEST_SIZE,
+    LEVELS,
+    SMALLEST_BOUND,
+    fp8_scale,
+    half_scale,
+    int8_scale,
+)
 
-_LEVELS = 127
-"""Largest quantised value. -128 is left out, so that the range is symmetric."""
-_SMALLEST_BOUND = 1e-6
-"""The bound of a tensor of zeros, whose scale must not be 0."""
-_FP8_LARGEST = 448.0
-_SMALLEST_HALF_SCALE = 2.0**-14
-"""The smallest normal number of float16, the type of scales. Smaller ranges fill fewer of the 8 bits."""
-_FP8_SMALLEST_SIZE = 16
-"""Fewest rows and columns of a weight matrix in fp8."""
 _BINS = 2048
 _PERCENTILE = 99.99
 _MSE_BOUNDS = np.linspace(0.2, 1.0, 81)
@@ -81,7 +81,7 @@ def linear_layers(model: ModelProto, *, precision: str = "int8") -> list[LinearL
     Raises:
         InputError: There are none.
     """
-    smallest = _FP8_SMALLEST_SIZE if precision == "fp8" else 1
+    smallest = FP8_SMALLEST_SIZE if precision == "fp8" else 1
     matrices = {
         tensor.name: (tensor.dims[0], tensor.dims[1])
         for tensor in model.graph.initializer
@@ -319,18 +319,13 @@ def quantise_dynamically(model: ModelProto) -> ModelProto:
 
 def weight_scales(weight: Array) -> Array:
     """Return the scale of each column of a weight matrix."""
-    bounds: Array = np.maximum(np.abs(weight).max(axis=0), _SMALLEST_BOUND).astype(np.float32)
-    return bounds / np.float32(_LEVELS)
-
-
-def activation_scale(bound: float) -> np.float32:
-    """Return the scale of activations with a bound."""
-    return np.float32(max(bound, _SMALLEST_BOUND) / _LEVELS)
+    bounds: Array = np.maximum(np.abs(weight).max(axis=0), SMALLEST_BOUND).astype(np.float32)
+    return bounds / np.float32(LEVELS)
 
 
 def to_int8(values: Array, scale: Array | np.float32) -> NDArray[np.int8]:
     """Return the quantised values of a tensor."""
-    quantised: NDArray[np.int8] = np.clip(np.rint(values / scale), -_LEVELS, _LEVELS).astype(np.int8)
+    quantised: NDArray[np.int8] = np.clip(np.rint(values / scale), -LEVELS, LEVELS).astype(np.int8)
     return quantised
 
 
@@ -338,7 +333,7 @@ def rounded(values: Array, bound: float, *, precision: str = "int8") -> Array:
     """Return the values of an activation as int8 or fp8 represents them, in float32."""
     if precision == "fp8":
         return _as_fp8(values, fp8_scale(bound)).float().numpy() * fp8_scale(bound)
-    scale = activation_scale(bound)
+    scale = int8_scale(bound)
     return to_int8(values, scale) * scale
 
 
@@ -350,19 +345,9 @@ def rounded_weight(weight: Array, *, precision: str = "int8") -> Array:
     return to_int8(weight, scales) * scales
 
 
-def fp8_scale(bound: float) -> np.float32:
-    """Return the scale of a tensor in fp8, a number that float16 represents."""
-    return np.float32(_half_scale(bound / _FP8_LARGEST))
-
-
-def _half_scale(scale: Array | float) -> NDArray[np.float16]:
-    """Return scales as float16 holds them."""
-    return np.maximum(scale, _SMALLEST_HALF_SCALE).astype(np.float16)
-
-
 def _as_fp8(values: Array, scale: np.float32) -> torch.Tensor:
     """Return the quantised values of a tensor. torch makes NaN of what lies beyond the largest value; runtimes clip."""
-    scaled = np.clip(np.asarray(values, np.float32) / scale, -_FP8_LARGEST, _FP8_LARGEST)
+    scaled = np.clip(np.asarray(values, np.float32) / scale, -FP8_LARGEST, FP8_LARGEST)
     return torch.from_numpy(np.ascontiguousarray(scaled)).to(torch.float8_e4m3fn)
 
 
@@ -407,7 +392,7 @@ class _GraphRewriter:
         name = layer.activation
         index = self._readers[name] = self._readers.get(name, -1) + 1
         pair = name if index == 0 else f"{name}/{index}"
-        value = activation_scale(found.bound)
+        value = int8_scale(found.bound)
         for _ in range(index):
             value = np.nextafter(value, np.float32(np.inf))
         scale = self.constant(f"{pair}/hwnas.scale", value)
@@ -417,8 +402,8 @@ class _GraphRewriter:
 
     def half_activation(self, name: str, bound: float, *, precision: str) -> str:
         """Add the pair of nodes that rounds an activation in float16 to 8 bits, which all layers that read it share."""
-        largest = _FP8_LARGEST if precision == "fp8" else _LEVELS
-        scale = self.constant(f"{name}/hwnas.scale", _half_scale(bound / largest))
+        largest = FP8_LARGEST if precision == "fp8" else LEVELS
+        scale = self.constant(f"{name}/hwnas.scale", half_scale(bound / largest))
         if precision == "fp8":
             zero = self.fp8_constant("hwnas.fp8/zero", np.zeros((), np.float32), scale=np.float32(1.0))
         else:
@@ -498,7 +483,7 @@ class _GraphRewriter:
             weight = numpy_helper.to_array(self._constants[name])
             scales: NDArray[Any] = weight_scales(weight)
             if weight.dtype == np.float16:
-                scales = _half_scale(scales)
+                scales = half_scale(scales)
             self.constant(f"{name}/hwnas.int8", to_int8(weight.astype(np.float32), scales.astype(np.float32)))
             self.constant(f"{name}/hwnas.scale", scales)
             self.constant(f"{name}/hwnas.zero", np.zeros(len(scales), np.int8))
@@ -513,7 +498,7 @@ def _clipped_bounds(
     for values in map(probe.run, images):
         for name in largest:
             array = values[name]
-            bound = max(largest[name], _SMALLEST_BOUND)
+            bound = max(largest[name], SMALLEST_BOUND)
             counts[name] += np.histogram(np.abs(array), bins=_BINS, range=(0.0, bound))[0]
     choose = _percentile_share if method == "percentile" else _mse_share
     return {name: choose(counts[name]) * bound for name, bound in largest.items()}
@@ -532,7 +517,7 @@ def _mse_share(counts: NDArray[np.int64]) -> float:
     it are clipped.
     """
     centres = (np.arange(_BINS) + 0.5) / _BINS
-    rounding = (_MSE_BOUNDS / _LEVELS) ** 2 / 12
+    rounding = (_MSE_BOUNDS / LEVELS) ** 2 / 12
     is_clipped = centres > _MSE_BOUNDS[:, None]
     clipping = np.where(is_clipped, (centres - _MSE_BOUNDS[:, None]) ** 2, 0.0) @ counts
     errors = rounding * np.where(is_clipped, 0, counts).sum(axis=1) + clipping

@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from hwnas.export.scales import FP8_LARGEST, FP8_SMALLEST_SIZE, LEVELS, SMALLEST_BOUND, fp8_scale, int8_scale
 from hwnas.train.prefix_tree import Lineage, PrefixCache
 
 QuantisedPrecision = Literal["fp8", "int8", "int8-dynamic"]
@@ -18,14 +19,6 @@ QuantisedPrecision = Literal["fp8", "int8", "int8-dynamic"]
 CALIBRATION_IMAGES = 256
 """Training images that the ranges of activations are from, as in an export."""
 
-_LEVELS = 127
-_SMALLEST_BOUND = 1e-6
-"""The bound of a tensor of zeros, whose scale must not be 0."""
-_FP8_LARGEST = 448.0
-_FP8_SMALLEST_SIZE = 16
-"""Fewest inputs and outputs of a layer in fp8."""
-_SMALLEST_HALF_SCALE = 2.0**-14
-"""The smallest normal number of float16, the type of scales in fp8."""
 _CACHE_BYTES = 1 << 28
 """Size of the values of calibration images that are kept between networks."""
 
@@ -64,7 +57,7 @@ class FakeQuantiser:
                 layer = segment.get_submodule(name)
                 assert isinstance(layer, nn.Linear)
                 if self.precision == "fp8":
-                    if min(layer.weight.shape) >= _FP8_SMALLEST_SIZE:
+                    if min(layer.weight.shape) >= FP8_SMALLEST_SIZE:
                         _round_to_fp8(layer, bound)
                     continue
                 with torch.no_grad():
@@ -99,16 +92,16 @@ class FakeQuantiser:
 
 def rounded_weight(weight_OI: Tensor) -> Tensor:
     """Return a weight as int8 represents it, with a symmetric scale for each output channel."""
-    bounds = weight_OI.abs().amax(dim=1, keepdim=True).clamp_min(_SMALLEST_BOUND)
-    scales = bounds / _LEVELS
-    return (weight_OI / scales).round().clamp(-_LEVELS, _LEVELS) * scales
+    bounds = weight_OI.abs().amax(dim=1, keepdim=True).clamp_min(SMALLEST_BOUND)
+    scales = bounds / LEVELS
+    return (weight_OI / scales).round().clamp(-LEVELS, LEVELS) * scales
 
 
 def rounded_to_fp8(values: Tensor, bound: float) -> Tensor:
     """Return values as fp8 (E4M3) represents them, with a scale that float16 holds."""
-    scale = torch.tensor(max(bound / _FP8_LARGEST, _SMALLEST_HALF_SCALE)).half().item()
+    scale = float(fp8_scale(bound))
     # torch makes NaN of what lies beyond the largest value; runtimes clip.
-    scaled = values.div(scale).clamp_(-_FP8_LARGEST, _FP8_LARGEST)
+    scaled = values.div(scale).clamp_(-FP8_LARGEST, FP8_LARGEST)
     return scaled.to(torch.float8_e4m3fn).to(values.dtype).mul_(scale)
 
 
@@ -133,11 +126,11 @@ class _StaticRounding:
     """Rounds the input of a layer with a constant scale."""
 
     def __init__(self, bound: float) -> None:
-        self._scale = max(bound, _SMALLEST_BOUND) / _LEVELS
+        self._scale = float(int8_scale(bound))
 
     def __call__(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         # In place it takes a fifth of torch's own fake quantisation on a CPU, whose kernel is not vectorised.
-        return (inputs[0].div(self._scale).round_().clamp_(-_LEVELS, _LEVELS).mul_(self._scale),)
+        return (inputs[0].div(self._scale).round_().clamp_(-LEVELS, LEVELS).mul_(self._scale),)
 
 
 class _RoundingPerImage:
@@ -153,7 +146,7 @@ class _RoundingPerImage:
     def __call__(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         values = inputs[0].reshape(self._num_images, -1)
         low, high = values.amin(dim=1).clamp_max(0.0), values.amax(dim=1).clamp_min(0.0)
-        scales = ((high - low) / 255).clamp_min(_SMALLEST_BOUND)[:, None]
+        scales = ((high - low) / 255).clamp_min(SMALLEST_BOUND)[:, None]
         zeros = (-low[:, None] / scales).round().clamp(0, 255)
         rounded = values.div(scales).round_().add_(zeros).clamp_(0, 255).sub_(zeros).mul_(scales)
         return (rounded.reshape(inputs[0].shape),)

@@ -24,7 +24,6 @@ from hwnas.export.quantise import (
     ActivationRange,
     _mse_share,
     calibrate,
-    fp8_scale,
     linear_layers,
     quantise,
     quantise_dynamically,
@@ -33,6 +32,7 @@ from hwnas.export.quantise import (
     rounded_weight,
     weight_scales,
 )
+from hwnas.export.scales import fp8_scale
 from hwnas.space import SPACES
 from hwnas.supernet.families import make_supernet
 
