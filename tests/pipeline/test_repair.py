@@ -183,7 +183,8 @@ def test_int8_quantises_the_repaired_network(
     accuracy = found.parity.accuracy
     assert accuracy is not None
     expected = found.repair.accuracy if found.repair.kept else found.repair.accuracy_before
-    assert accuracy.float_top1 == pytest.approx(expected, abs=0.01)
+    # Of torch and of ONNX Runtime: a tie of two classes may fall to either.
+    assert accuracy.float_top1 == pytest.approx(expected, abs=2.5 / accuracy.images)
 
 
 @pytest.mark.parametrize(
