@@ -41,7 +41,11 @@ _COLUMNS: tuple[Column | str, ...] = (
 @click.option("--precision", help="Use profiles in this precision only.")
 @click.option("--batch", type=BATCH, help="Use profiles at this batch size only.")
 @click.option(
-    "--from", "sources", multiple=True, metavar="DEVICE", help="Transfer from this device's predictors (repeatable)."
+    "--from",
+    "sources",
+    multiple=True,
+    metavar="DEVICE",
+    help="Transfer from this device's predictors, or from another deployment's, as cpu/onnxruntime/fp32 (repeatable).",
 )
 @click.option(
     "--samples",

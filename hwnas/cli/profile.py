@@ -42,6 +42,11 @@ _RUN_PARAMETERS = (
 @click.option("--space", default="autoformer-tiny", show_default=True, help="Space whose networks are measured.")
 @click.option("--supernet", type=PATH, help="Training whose space is measured, instead of --space.")
 @click.option(
+    "--landmarks",
+    is_flag=True,
+    help="Measure ten models of timm that differ in what limits them, instead of networks of a space.",
+)
+@click.option(
     "--device", default="auto", show_default=True, help="Device of this machine; with --plan-only any device."
 )
 @click.option(
@@ -144,6 +149,7 @@ def profile(
     batches: tuple[int | None, ...],
     precisions: tuple[str, ...],
     supernet: Path | None,
+    landmarks: bool,
     **values: Any,
 ) -> None:
     """Measure networks on a device.
@@ -151,8 +157,11 @@ def profile(
     Networks of a space are exported and timed, each in strict alternation with DeiT-Ti. The same command resumes an
     interrupted campaign. To measure on another machine, write a plan here (--plan-only --out plan.jsonl), run it there
     (--plan plan.jsonl), and copy its folder of profiles back. Several equal GPUs share the networks with --gpus all.
+    Ten landmark networks (--landmarks) characterise a device in minutes.
     """
     _require_one_source(context, plan=plan, plan_only=plan_only, out=out)
+    if landmarks:
+        _require_landmarks_alone(context, supernet=supernet, until=until)
     if supernet is not None:
         values["space"] = _space_of(supernet, context)
     if gpus is not None and plan_only:
@@ -162,6 +171,7 @@ def profile(
         raise UsageError("--check-with needs the GPU, where the plan is measured", got="--plan-only")
     goal = _goal(until, order, planned=plan_only or plan is not None)
     values |= {"batches": tuple(batch for batch in batches if batch), "peak_batch": None in batches}
+    values["landmarks"] = landmarks
     options = CampaignOptions(**values, precision=precisions[0], out=out or Path(PROFILES))
     if plan_only:
         if len(precisions) > 1:
@@ -200,6 +210,15 @@ def _space_of(supernet: Path, context: click.Context) -> str:
     if context.get_parameter_source("space") is click.core.ParameterSource.COMMANDLINE:
         raise UsageError("--space and --supernet exclude each other", hint=f"hwnas profile --supernet {supernet}")
     return space_of_run(supernet)
+
+
+def _require_landmarks_alone(context: click.Context, *, supernet: Path | None, until: str | None) -> None:
+    """Refuse options that choose networks of a space."""
+    of_space = context.get_parameter_source("space") is click.core.ParameterSource.COMMANDLINE
+    given = {"--space": of_space, "--supernet": supernet is not None, "--until": until is not None}
+    wrong = [name for name, is_given in given.items() if is_given]
+    if wrong:
+        raise UsageError("--landmarks measures networks that are fixed", got=" ".join(wrong), hint="leave these out")
 
 
 def _command(options: CampaignOptions, precisions: tuple[str, ...]) -> tuple[str, ...]:

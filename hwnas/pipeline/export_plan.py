@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from hwnas.arguments import checked_arguments
+from hwnas.errors import InputError
 from hwnas.pipeline.export_network import EngineOptions, ExportedNetwork, export_network
 from hwnas.profile.plan import PlannedTask, load_plan
 from hwnas.progress import NullReporter, Reporter
@@ -48,7 +49,8 @@ def export_plan(
 
     Raises:
         CheckFailedError: The outputs of a file differ from torch's by more than rounding explains.
-        InputError: The file is no plan, or the device is none that engines can be built for.
+        InputError: The file is no plan or has no networks of a space, or the device is none that engines can be built
+            for.
         MissingError: A library is not installed, or there is no GPU to build for.
         UsageError: The options contradict each other.
     """
@@ -59,6 +61,9 @@ def export_plan(
     for task in loaded.tasks:
         distinct.setdefault((task.subject.network_id, task.setting.batch), task)
     of_space = [task for task in distinct.values() if task.subject.source == "space"]
+    if loaded.space is None:
+        hint = "hwnas profile --space SPACE --plan-only --out plan.jsonl"
+        raise InputError(f"{plan} must have networks of a space to export", got="models of timm alone", hint=hint)
     networks = []
     for index, task in enumerate(of_space, start=1):
         exported = export_network(

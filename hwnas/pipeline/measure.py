@@ -143,7 +143,8 @@ def measure(
         return _run(next(plans), lambda _: next(plans, None), device, environment, run_options, reporter)
     from hwnas.pipeline.measure_until import MeasuringRounds  # it fits models, which measuring alone does not need
 
-    rounds = MeasuringRounds(options, device.name, until, reporter=reporter)
+    runtime = choose_runtime(options.runtime, device, NullReporter())
+    rounds = MeasuringRounds(options, device.name, until, reporter=reporter, runtime=runtime)
     return _run(rounds.first(), rounds.extend, device, environment, run_options, reporter)
 
 

@@ -9,11 +9,15 @@ from typing import Literal, get_args
 import numpy as np
 
 from hwnas.config import require_valid
+from hwnas.devices import DEVICES
 from hwnas.errors import InputError, UsageError, unknown
+from hwnas.metrics import PRECISIONS, Deployment
 from hwnas.pipeline.predictors.measured_networks import MeasuredNetworks, measured_profile, select_space
+from hwnas.pipeline.predictors.unmeasured import calibrate_pool, other_devices
 from hwnas.pipeline.predictors.workloads import subject_workloads
-from hwnas.predict.active import choose_next
+from hwnas.predict.active import choose_next, representative
 from hwnas.predict.features.counting import workload_features
+from hwnas.predict.pooled import sustained_conditions
 from hwnas.predict.selection import MIN_NETWORKS, Protocol, cross_validate
 from hwnas.profile.lookup import ProfileEntry
 from hwnas.profile.options import CampaignOptions
@@ -31,6 +35,8 @@ MOST = 400
 """Largest number of networks, unless `--samples` gives one."""
 
 _FIRST = 24
+_FIRST_OF_POOL = 10
+"""Networks of the first round where a model of other devices is adapted."""
 _POOL = 512
 """Networks from which an active round chooses."""
 
@@ -78,18 +84,27 @@ def parse_until(text: str, *, order: str = "spread") -> StoppingRule:
 class MeasuringRounds:
     """The plans of a campaign with a stopping rule. Each extends the one before by about half."""
 
-    def __init__(self, request: CampaignOptions, device: str, until: StoppingRule, *, reporter: Reporter) -> None:
+    def __init__(
+        self,
+        request: CampaignOptions,
+        device: str,
+        until: StoppingRule,
+        *,
+        reporter: Reporter,
+        runtime: str | None = None,
+    ) -> None:
         if request.minutes is not None:
             raise UsageError("--until and --minutes exclude each other", hint="give one of them")
         self._request, self._device, self._until, self._reporter = request, device, until, reporter
         self._most = MOST if request.samples is None else request.samples
-        self._count = min(_FIRST, self._most)
+        self._design = self._designed(runtime or request.runtime)
+        self._count = min(len(self._design) or _FIRST, self._most)
         if self._most < MIN_NETWORKS:
             raise UsageError(f"--until needs at least {MIN_NETWORKS} networks", got=f"--samples {self._most}")
 
     def first(self) -> Plan:
         """Return the plan of the first round: networks spread over the space."""
-        return self._signed(make_plan(self._request, self._device, num_samples=self._count))
+        return self._signed(self._spread(self._count))
 
     def extend(self, paths: Sequence[Path]) -> Plan | None:
         """Return the plan of the next round; None if the predictor is accurate enough or no network is left.
@@ -98,7 +113,7 @@ class MeasuringRounds:
             paths: The profiles measured so far.
         """
         measured = [self._measured(path) for path in paths]
-        error = max(cross_validated(networks) for networks in measured)
+        error = max(map(self._error, measured))
         num_networks = max(self._count, self._num_attempted(paths[0]))
         if self._until.order == "active":
             self._count = num_networks  # earlier campaigns and rounds count: their networks stay in the plan
@@ -114,6 +129,33 @@ class MeasuringRounds:
         self._count = more
         return self._signed(plan)
 
+    def _designed(self, runtime: str) -> tuple[Subject, ...]:
+        """Return the first networks if other devices were measured: those that show how this one differs from them."""
+        request = self._request
+        deployment = Deployment(device=self._device, runtime=runtime, precision=request.precision)
+        others = other_devices(deployment)
+        if not others:
+            return ()
+        precision = next(name for name in PRECISIONS if name == request.precision)
+        batch = min(request.batches, default=1)
+        try:
+            conditions = sustained_conditions(
+                DEVICES.get(self._device), precision=precision, runtime=runtime, batch=batch
+            )
+        except InputError:  # a datasheet without rates
+            return ()
+        self._reporter.message(f"starting from a model of {', '.join(others)}, with {_FIRST_OF_POOL} networks")
+        space = SPACES.get(request.space)
+        pool = [space_subject(space, candidate) for candidate in sample_evenly(space, _POOL, seed=request.seed)]
+        count = min(_FIRST_OF_POOL, len(pool))
+        rows = representative(workload_features(subject_workloads(pool), conditions), count=count)
+        return tuple(pool[row] for row in rows)
+
+    def _error(self, networks: MeasuredNetworks) -> float:
+        """Return the error of the predictor that `hwnas fit` makes of so many networks."""
+        calibrated = calibrate_pool(networks, "latency_ms") if self._design else None
+        return cross_validated(networks) if calibrated is None else calibrated.card.scores.mape
+
     def _num_attempted(self, path: Path) -> int:
         """Number of networks of the space that were measured or failed, without the published ones."""
         space = SPACES.get(self._request.space)
@@ -124,7 +166,22 @@ class MeasuringRounds:
         return len(ids - published)
 
     def _spread(self, count: int) -> Plan:
-        return make_plan(self._request, self._device, num_samples=count)
+        if not self._design:
+            return make_plan(self._request, self._device, num_samples=count)
+        space = SPACES.get(self._request.space)
+        even = (space_subject(space, candidate) for candidate in sample_evenly(space, count, seed=self._request.seed))
+        subjects = unique_subjects([*unique_subjects([*self._design, *even])[:count], *self._selected(0)])
+        return plan_for_subjects(self._request, self._device, subjects, num_samples=count)
+
+    def _selected(self, count: int) -> tuple[Subject, ...]:
+        request = self._request
+        return select_subjects(
+            SPACES.get(request.space),
+            count,
+            seed=request.seed,
+            extra_models=request.extra_models,
+            reference_networks=request.reference_networks,
+        )
 
     def _active(self, count: int, path: Path, measured: MeasuredNetworks) -> Plan:
         """The measured networks, and those of a pool on which models disagree and that differ most from them."""
@@ -143,14 +200,7 @@ class MeasuringRounds:
 
     def _first_ones(self, subjects: Sequence[Subject]) -> tuple[Subject, ...]:
         """Subjects in the order of a plan: all plans begin with the same ones, which are measured twice."""
-        request = self._request
-        start = select_subjects(
-            SPACES.get(request.space),
-            _FIRST,
-            seed=request.seed,
-            extra_models=request.extra_models,
-            reference_networks=request.reference_networks,
-        )
+        start = [*self._design, *self._selected(0)] if self._design else self._selected(_FIRST)
         return unique_subjects([*start, *subjects])
 
     def _measured(self, path: Path) -> MeasuredNetworks:

@@ -28,6 +28,9 @@ CARD = "card.json"
 UNMEASURED = "not measured on this device"
 """Beginning of the first note on the card of a predictor of an unmeasured device."""
 
+INTERPOLATED = "not measured at this batch"
+"""Beginning of the first note on the card of a predictor of a batch between two that were measured."""
+
 CONFIDENCES = (0.5, 0.8, 0.9, 0.95)
 """Confidences at which coverage is reported."""
 
@@ -150,6 +153,11 @@ class Card(_Body):
     def is_unmeasured(self) -> bool:
         """True if the device was not measured, and the predictor was made from measurements of other devices."""
         return any(note.startswith(UNMEASURED) for note in self.notes)
+
+    @property
+    def is_interpolated(self) -> bool:
+        """True if the batch was not measured, but a smaller and a larger one."""
+        return any(note.startswith(INTERPOLATED) for note in self.notes)
 
     @property
     def error_over_floor(self) -> float | None:

@@ -153,7 +153,9 @@ class Predictor:
     intervals: Intervals
     fitted_range: FittedRange
     sources: Mapping[str, Source] = field(default_factory=dict)
-    """Models of other devices whose predictions are inputs of this one."""
+    """Models of other devices or batches whose predictions are inputs of this one."""
+    batch: int | None = None
+    """The batch size of its features, where they are those of another batch than the metric's; None: the metric's."""
     validation: Validation | None = field(default=None, repr=False, compare=False)
     """Held-out predictions of a predictor that was just fitted; not stored."""
 
@@ -266,7 +268,9 @@ class Predictor:
 
     def model_json(self) -> dict[str, Any]:
         """Return everything but the card as plain values, the content of `model.json`."""
+        own_batch = {} if self.batch is None else {"batch": self.batch}
         return {
+            **own_batch,
             "conditions": self.conditions.plain(),
             "model": fitted_to_json(self.model),
             "intervals": self.intervals.to_json(),
@@ -284,7 +288,7 @@ class Predictor:
     @classmethod
     def from_json(cls, card: Card, data: StoredTable) -> Self:
         """Make a predictor from its card and what `model_json` returned."""
-        data.require_keys("conditions", "model", "intervals", "fitted_range", "sources")
+        data.require_keys("conditions", "model", "intervals", "fitted_range", "sources", optional=("batch",))
         model = fitted_from_json(data.table("model"))
         sources = {name: _source(source) for name, source in data.named_tables("sources")}
         _require_inputs(card, model, sources, where=data.where)
@@ -295,13 +299,14 @@ class Predictor:
             intervals=Intervals.from_json(data.table("intervals")),
             fitted_range=FittedRange.from_json(data.table("fitted_range")),
             sources=sources,
+            batch=data.whole_number("batch", low=1, high=MAX_BATCH) if "batch" in data else None,
         )
 
     def _build_features(self, build: Callable[[Conditions], Features], batch: int | None) -> Features:
         count = self.card.metric.require_batch(batch)
         with np.errstate(all="ignore"):  # what overflows is no finite feature, which is an error
             by_source = {name: source.predict(build, batch=count) for name, source in self.sources.items()}
-        conditions = replace(self.conditions, batch=count)
+        conditions = replace(self.conditions, batch=self.batch or count)
         return with_source_predictions(build(conditions), by_source)
 
 

@@ -9,12 +9,25 @@ from hwnas.arguments import checked_arguments
 from hwnas.data_paths import PREDICTORS, DataPaths, Origin, data_search_path
 from hwnas.devices import Machine, resolve
 from hwnas.errors import HwnasError, InputError, MissingError, unknown
-from hwnas.files import printable
-from hwnas.metrics import PRECISION_PREFERENCE, RUNTIMES, UNSPECIFIED, Metric, parse_metric
-from hwnas.predict.lookup import ANY, PredictorEntry, UnreadablePredictor, find_predictors, predictor_devices
+from hwnas.files import path_within, printable
+from hwnas.metrics import PRECISION_PREFERENCE, RUNTIMES, UNSPECIFIED, Deployment, Metric, parse_metric
+from hwnas.predict.interpolated import interpolate
+from hwnas.predict.lookup import (
+    ANY,
+    PredictorEntry,
+    UnreadablePredictor,
+    find_predictors,
+    predictor_devices,
+    predictor_folder,
+)
 from hwnas.predict.predictor import Predictor
+from hwnas.predict.saving import save_predictor
 from hwnas.space import SPACES
 
+INTERPOLATED_FOLDER = "interpolated"
+"""Subfolder of a folder of predictors for those of batches that were not measured."""
+
+_INTERPOLATED_METRICS = ("latency_ms", "throughput")
 _log = logging.getLogger(__name__)
 
 
@@ -44,6 +57,8 @@ def find_predictor(
 ) -> Predictor:
     """Return the predictor of a metric, as a search would choose it.
 
+    If a smaller and a larger batch than the named one were measured, the predictor is interpolated between theirs.
+
     Args:
         metric: `"latency_ms@rtx4090"` or, in full, `"throughput@h200/torch-graph/bf16/b64"`; without a device the
             one of this machine is meant.
@@ -56,7 +71,14 @@ def find_predictor(
     """
     if space is not None and space not in SPACES:
         raise unknown("space", space, SPACES, hint='space="{}"')
-    return choose_predictor(parse_metric(metric), space=space, predictors=predictors).predictor
+    parsed = parse_metric(metric)
+    try:
+        return choose_predictor(parsed, space=space, predictors=predictors).predictor
+    except NoPredictorError as error:
+        between = choose_interpolated(parsed, space=space, predictors=predictors)
+        if between is None:
+            raise error
+        return between.predictor
 
 
 def choose_predictor(
@@ -104,6 +126,60 @@ def choose_predictor(
         origin=best.origin,
         note=_note(best, metric, fitting),
     )
+
+
+def choose_interpolated(
+    metric: Metric,
+    *,
+    space: str | None,
+    predictors: Path | None = None,
+    machine: Machine | None = None,
+) -> ChosenPredictor | None:
+    """Make a predictor for a batch that was not measured, from those of the nearest smaller and larger ones.
+
+    Args:
+        metric: Latency or throughput with a batch; other unspecified parts of its deployment are filled in.
+        space: Space of the networks; None: networks of any kind.
+        predictors: The only folder to look in; None: the default search path.
+        machine: The machine whose device is used by default; None: this one.
+
+    Returns:
+        The predictor, in memory alone, whose note and card say that the batch was not measured; None if the metric
+        names no batch, or no deployment has predictors of both a smaller and a larger one.
+    """
+    device = resolve(metric.deployment.device or "auto", machine=machine)
+    batch = metric.deployment.fixed_batch
+    if batch is None or metric.name not in _INTERPOLATED_METRICS:
+        return None
+    found, _ = find_predictors(data_search_path(PREDICTORS, predictors), device=device, metric=metric.name)
+    wanted = replace(metric, deployment=replace(metric.deployment, device=device, batch=None))
+    fitting = [entry for entry in found if entry.space in (None, space) and wanted.matches(entry.card.metric)]
+    by_setting: dict[tuple[str | None, Deployment], list[PredictorEntry]] = {}
+    for entry in sorted(fitting, key=lambda entry: _rank(entry, wanted)):
+        if entry.deployment.fixed_batch is not None:
+            by_setting.setdefault((entry.space, replace(entry.deployment, batch=None)), []).append(entry)
+    for entries in by_setting.values():
+        by_batch = {entry.deployment.fixed_batch or 0: entry for entry in reversed(entries)}
+        smaller, larger = [key for key in by_batch if key < batch], [key for key in by_batch if key > batch]
+        if smaller and larger:
+            lower, upper = by_batch[max(smaller)], by_batch[min(larger)]
+            predictor = interpolate(Predictor.load(lower.path), Predictor.load(upper.path), batch=batch)
+            entry = replace(lower, card=predictor.card)
+            return ChosenPredictor(
+                metric=_completed(entry, metric),
+                predictor=predictor,
+                path=Path(INTERPOLATED_FOLDER, predictor_folder(predictor.card.metric, space=entry.space)),
+                origin=lower.origin,
+                note=f"{_note(entry, metric, fitting)}; {predictor.card.notes[0]}",
+            )
+    return None
+
+
+def save_interpolated(chosen: ChosenPredictor, out: Path) -> ChosenPredictor:
+    """Write such a predictor below a folder of predictors, where only its path finds it."""
+    card = chosen.predictor.card
+    folder = path_within(out, INTERPOLATED_FOLDER) / predictor_folder(card.metric, space=card.space)
+    return replace(chosen, predictor=save_predictor(chosen.predictor, folder), path=folder)
 
 
 def _could_fit(predictor: UnreadablePredictor, wanted: Metric, space: str | None) -> bool:

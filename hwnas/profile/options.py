@@ -38,6 +38,8 @@ _OPTION_NAMES = {
     "extra_models": "--extra-model",
     "out": "--out",
 }
+_NOT_OF_LANDMARKS = ("samples", "minutes")
+"""Options that choose networks of a space, which landmarks are not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,11 +68,13 @@ class CampaignOptions:
     seed: int = 0
     """Seed of networks, weights, images and order."""
     repeats: int | None = None
-    """Networks measured twice; None: one in eight, at least 12."""
+    """Networks measured twice; None: one in eight, at least 12; of landmarks none."""
     extra_models: tuple[str, ...] = ()
     """Timm models to measure as well: `timm:NAME` or `timm:NAME@SIZE`."""
     reference_networks: bool = True
     """Measure DeiT-Ti and DeiT-S as well."""
+    landmarks: bool = False
+    """Measure the landmark networks, which are models of timm, instead of networks of a space."""
     out: Path = Path(PROFILES)
     """Folder of profiles."""
 
@@ -93,6 +97,11 @@ class CampaignOptions:
             raise UsageError("--minutes must be a time above 0, at most 1000000", got=self.minutes)
         if self.samples is not None and self.minutes is not None:
             raise UsageError("--samples and --minutes exclude each other", hint="give one of them")
+        unused = [_OPTION_NAMES[name] for name in _NOT_OF_LANDMARKS if getattr(self, name) is not None]
+        unused += [] if self.reference_networks else ["--no-reference-networks"]
+        if self.landmarks and unused:
+            message = "--landmarks measures networks that are fixed"
+            raise UsageError(message, got=" ".join(unused), hint="--extra-model timm:NAME adds others")
         in_bounds = all(type(batch) is int and 1 <= batch <= MAX_BATCH for batch in self.batches)
         if not (self.batches or self.peak_batch) or not in_bounds or len(set(self.batches)) < len(self.batches):
             message = f"--batch must be different numbers from 1 to {MAX_BATCH}"
@@ -109,7 +118,11 @@ class CampaignOptions:
         """Return the equivalent command line, without defaults."""
         default = CampaignOptions()
         words = ["hwnas", "profile"]
+        if self.landmarks:
+            words.append("--landmarks")
         for name, option in _OPTION_NAMES.items():
+            if name == "space" and self.landmarks:
+                continue
             value = getattr(self, name)
             if name == "batches" and self.peak_batch:
                 value = (*value, "peak")

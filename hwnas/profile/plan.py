@@ -17,9 +17,10 @@ from hwnas.devices import resolve
 from hwnas.errors import InputError, UsageError, unknown
 from hwnas.files import file_errors, printable, read_text, write_atomic
 from hwnas.metrics import RUNTIMES, Deployment
+from hwnas.profile.landmarks import LANDMARKS
 from hwnas.profile.options import AUTO, MAX_PAIRS, CampaignOptions
 from hwnas.profile.statistics import MIN_RUNS
-from hwnas.profile.subjects import select_subjects, space_network
+from hwnas.profile.subjects import parse_timm_model, select_subjects, space_network, unique_subjects
 from hwnas.profile.timing import PAIRS
 from hwnas.records import Setting, Subject
 from hwnas.records.manifest import CampaignSession
@@ -56,7 +57,8 @@ class Plan:
     """The tasks of a campaign in their order."""
 
     device: str
-    space: str
+    space: str | None
+    """Space of the networks; None for timm models alone."""
     seed: int
     pairs: int = PAIRS
     origin: CampaignSession
@@ -101,6 +103,9 @@ def make_plan(options: CampaignOptions, device: str, *, num_samples: int) -> Pla
         UsageError: There is nothing to measure.
         InputError: A timm model of the options is not known.
     """
+    if options.landmarks:
+        subjects = unique_subjects([*LANDMARKS, *map(parse_timm_model, options.extra_models)])
+        return plan_for_subjects(options, device, subjects)
     subjects = select_subjects(
         SPACES.get(options.space),
         num_samples,
@@ -129,10 +134,11 @@ def plan_for_subjects(
     runtime = options.runtime if options.runtime == AUTO else RUNTIMES.resolve(options.runtime)
     deployment = Deployment(device=device, runtime=runtime, precision=options.precision, threads=options.threads)
     settings = [Setting(deployment=replace(deployment, batch=batch)) for batch in options.batches]
-    repeats = default_repeats(num_samples or len(subjects)) if options.repeats is None else options.repeats
+    usual = 0 if options.landmarks else default_repeats(num_samples or len(subjects))
+    repeats = usual if options.repeats is None else options.repeats
     return Plan(
         device=device,
-        space=SPACES.resolve(options.space),
+        space=None if options.landmarks else SPACES.resolve(options.space),
         seed=options.seed,
         pairs=options.pairs,
         origin=new_session(options.command(), environment()),
@@ -230,7 +236,7 @@ def write_plan(options: CampaignOptions, path: Path) -> WrittenPlan:
 class _Head:
     schema: str = SCHEMA
     device: FileName
-    space: FileName
+    space: FileName | None
     seed: Seed
     pairs: Annotated[int, Between(MIN_RUNS, MAX_PAIRS)] = PAIRS
     num_tasks: Annotated[int, Between(1, 100_000_000)]
@@ -282,7 +288,7 @@ def _require_one_campaign(plan: Plan, path: Path) -> None:
 
 def _require_networks(plan: Plan, path: Path) -> None:
     """Require that the space is known, and that each network is the one that its id names."""
-    if plan.space not in SPACES:
+    if plan.space is not None and plan.space not in SPACES:
         raise unknown(f"{path}, line 1: head.space", plan.space, SPACES)
     checked: set[str] = set()
     for line, task in enumerate(plan.tasks, start=2):
@@ -291,8 +297,9 @@ def _require_networks(plan: Plan, path: Path) -> None:
             if subject.network_id not in (f"timm:{subject.name}", f"timm:{subject.name}@{subject.image_size}"):
                 raise InputError(f"{where}.network_id must be that of the model", got=subject.network_id)
         # A front of one size is measured with its model at other sizes.
-        elif SPACES.resolve(plan.space) not in (subject.name, subject.name.removesuffix(SIZES)):
-            raise InputError(f"{where}.name must be the space of the plan", got=subject.name, known=[plan.space])
+        elif plan.space is None or SPACES.resolve(plan.space) not in (subject.name, subject.name.removesuffix(SIZES)):
+            known = [plan.space or "models of timm alone"]
+            raise InputError(f"{where}.name must be the space of the plan", got=subject.name, known=known)
         elif subject.network_id not in checked:
             try:
                 space_network(subject)

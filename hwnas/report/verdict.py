@@ -88,7 +88,7 @@ def _listed(texts: Sequence[str]) -> str:
 
 def _unmeasured(data: RunData) -> Iterator[str]:
     for metric, card in data.cards.items():
-        if card.is_unmeasured:
+        if card.is_unmeasured or card.is_interpolated:
             yield f"{metric}: {card.notes[0]}"
 
 

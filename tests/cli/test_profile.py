@@ -190,6 +190,9 @@ def test_a_plan_for_another_device_needs_nothing_of_it(command_line: CommandLine
         (["--batch", "1,x"], "is not a whole number in the range"),
         (["--samples", "3", "--minutes", "1"], "--samples and --minutes exclude each other"),
         (["--pairs", "2"], "in the range 8<=x"),
+        (["--landmarks", "--space", "autoformer-micro"], "--landmarks measures networks that are fixed"),
+        (["--landmarks", "--until", "mape=3%"], "--landmarks measures networks that are fixed"),
+        (["--landmarks", "--samples", "3"], "--landmarks measures networks that are fixed"),
         (["--sampels", "3"], "option '--sampels' is not known"),
     ],
 )

@@ -1,14 +1,24 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from hwnas.data_paths import PROFILES, data_search_path
 from hwnas.errors import InputError, UsageError
 from hwnas.pipeline.measure import measure
-from hwnas.pipeline.measure_until import parse_until
+from hwnas.pipeline.measure_until import MeasuringRounds, cross_validated, parse_until
+from hwnas.pipeline.predictors.measured_networks import measured_table
+from hwnas.pipeline.predictors.unmeasured import calibrate_pool
+from hwnas.predict.models import AnalyticLearner
+from hwnas.profile.lookup import table_entries
 from hwnas.profile.options import CampaignOptions
+from hwnas.profile.plan import make_plan
+from hwnas.profile.subjects import space_network
 from hwnas.records import load_profile
+from hwnas.space import SPACES
 from tests.pipeline.campaigns import FakeEnvironment, Listener
+from tests.pipeline.device_tables import write_tables
 from tests.pipeline.measured_profiles import fast_fits
 
 REQUEST = CampaignOptions(
@@ -85,3 +95,45 @@ def test_too_few_networks_tell_no_error(tmp_path: Path) -> None:
             until=parse_until("mape=3%"),
             campaign_environment=FakeEnvironment().make(),
         )
+
+
+def test_a_gpu_starts_from_a_model_of_other_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hwnas.predict.pooled.BoostedLearner", AnalyticLearner)
+    write_tables(tmp_path / "tables")
+    monkeypatch.setenv("HWNAS_PROFILES", str(tmp_path / "tables"))
+    listener = Listener()
+    request = replace(REQUEST, device="rtx-pro-6000-maxq", runtime="torch", precision="fp16", repeats=0)
+    rounds = MeasuringRounds(request, "rtx-pro-6000-maxq", parse_until("mape=3%"), reporter=listener)
+    first = rounds.first()
+    chosen = [task.subject for task in first.tasks if task.subject.source == "space"]
+    published = len(SPACES.get("autoformer-micro").published)
+    assert len(chosen) == 10 + published
+    assert listener.texts == ["starting from a model of rtx3090, rtx4090, with 10 networks"]
+    macs = [space_network(subject)[0].workload(space_network(subject)[1]).macs for subject in chosen]
+    assert max(macs) / min(macs) > 1.5
+    even = [task.subject.network_id for task in make_plan(request, "x", num_samples=512).tasks]
+    assert {subject.network_id for subject in chosen} <= set(even)
+    again = MeasuringRounds(request, "rtx-pro-6000-maxq", parse_until("mape=3%"), reporter=Listener())
+    assert again.first().tasks == first.tasks
+    unlike = MeasuringRounds(
+        replace(request, runtime="torch-graph"), "rtx-pro-6000-maxq", parse_until("mape=3%"), reporter=listener
+    )
+    assert len([task for task in unlike.first().tasks if task.subject.source == "space"]) == 24 + published
+
+
+def test_few_networks_are_judged_by_the_adapted_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hwnas.predict.pooled.BoostedLearner", AnalyticLearner)
+    folder = write_tables(tmp_path / "tables", {"rtx4090": 1.0, "rtx3090": 1.06, "rtx-pro-6000-maxq": 1.3})
+    monkeypatch.setenv("HWNAS_PROFILES", str(folder))
+    (networks,) = [
+        measured_table(entry)
+        for entry in table_entries(data_search_path(PROFILES, folder))
+        if entry.manifest.deployment.device == "rtx-pro-6000-maxq"
+    ]
+    request = replace(REQUEST, device="rtx-pro-6000-maxq", runtime="torch", precision="fp16")
+    rounds = MeasuringRounds(request, "rtx-pro-6000-maxq", parse_until("mape=3%"), reporter=Listener())
+    few = networks.take(np.arange(10))
+    made = calibrate_pool(few, "latency_ms")
+    assert made is not None
+    assert rounds._error(few) == made.card.scores.mape < 0.05
+    assert rounds._error(networks) == cross_validated(networks)

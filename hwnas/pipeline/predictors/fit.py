@@ -40,7 +40,8 @@ class FitOptions:
     space: str | None = None
     metrics: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
-    """Devices whose predictors are transferred, for devices with few measured networks."""
+    """Devices whose predictors are transferred, for devices with few measured networks, or other deployments of this
+    one or another, such as `cpu/onnxruntime/fp32`; without a device it is the same one."""
     samples: Annotated[int, Between(1, 1_000_000_000)] | None = None
     """Number of networks to fit: of a profile those measured first, of a table usual ones that differ; None: all."""
     mixed: bool = False
@@ -191,11 +192,13 @@ def _fit_metrics(
 
 
 def _fit_metric(networks: MeasuredNetworks, name: MeasuredMetric, options: FitOptions, reporter: Reporter) -> Predictor:
-    devices = tuple(map(resolve, options.sources))
-    calibrated = calibrate_pool(networks, name, devices=devices, profiles=options.profiles)
-    if calibrated is not None:
-        reporter.message(f"{networks.name}: {name}: {calibrated.card.notes[-1]}")
-        return calibrated
+    sources = _deployments(networks, options.sources)
+    devices = [source.device for source in sources if source.device and source == Deployment(device=source.device)]
+    if len(devices) == len(sources):
+        calibrated = calibrate_pool(networks, name, devices=devices, profiles=options.profiles)
+        if calibrated is not None:
+            reporter.message(f"{networks.name}: {name}: {calibrated.card.notes[-1]}")
+            return calibrated
     observed = networks.observations(name)
     if options.sources:
         found = find_sources(networks, name, options.sources, predictors=options.predictors)
@@ -244,35 +247,59 @@ def _nothing_to_fit(device: str, options: FitOptions, known: Sequence[str] = ())
 
 @dataclass(frozen=True, kw_only=True)
 class TransferSources:
-    """Models of other devices, and their predictions of the measured networks, by device."""
+    """Models of other devices or deployments, and their predictions of the measured networks, by name."""
 
     sources: Mapping[str, Source]
     predictions: Mapping[str, Numbers]
     unlike: frozenset[str]
-    """Devices with a predictor of another runtime or kind of device."""
+    """Sources with a predictor of another runtime or kind of device."""
 
 
 def find_sources(
-    networks: MeasuredNetworks, metric: MeasuredMetric, devices: Sequence[str], *, predictors: Path | None = None
+    networks: MeasuredNetworks, metric: MeasuredMetric, sources: Sequence[str], *, predictors: Path | None = None
 ) -> TransferSources:
-    """Choose a predictor of each device for these networks, of the same runtime if there is one."""
-    named = list(dict.fromkeys(map(resolve, devices)))
-    if networks.device.name in named:
-        raise InputError("--from must name another device", got=networks.device.name)
-    wanted = {device: Metric(name=metric, deployment=Deployment(device=device)) for device in named}
-    chosen = {device: _choose(networks, item, predictors) for device, item in wanted.items()}
-    sources = {device: _source(predictor) for device, predictor in chosen.items()}
+    """Choose a predictor of each source for these networks, of the same runtime unless it names another.
+
+    Args:
+        networks: The measured networks.
+        metric: The metric to fit.
+        sources: Devices, or deployments such as `cpu/onnxruntime/fp32`; without a device that of the networks.
+        predictors: Folder of the predictors of the sources; None: the default search path.
+
+    Raises:
+        InputError: A source is what was measured, or there is no predictor of it.
+    """
+    wanted = {
+        str(source): Metric(name=metric, deployment=source) for source in dict.fromkeys(_deployments(networks, sources))
+    }
+    chosen = {name: _choose(networks, item, predictors) for name, item in wanted.items()}
+    made = {name: _source(predictor) for name, predictor in chosen.items()}
     batch = networks.conditions.batch
     return TransferSources(
-        sources=sources,
-        predictions={name: source.predict(networks.features_for, batch=batch) for name, source in sources.items()},
+        sources=made,
+        predictions={name: source.predict(networks.features_for, batch=batch) for name, source in made.items()},
         unlike=frozenset(
-            device
-            for device, source in chosen.items()
+            name
+            for name, source in chosen.items()
             if source.metric.deployment.runtime != networks.deployment.runtime
             or source.predictor.conditions.kind != networks.device.kind
         ),
     )
+
+
+def _deployments(networks: MeasuredNetworks, sources: Sequence[str]) -> list[Deployment]:
+    """Parse the sources; one of the networks' own device must differ from their deployment in a part that it names."""
+    parsed = []
+    for text in sources:
+        source = Deployment.parse(text)
+        source = replace(source, device=networks.device.name if source.device is None else resolve(source.device))
+        if source.matches(networks.deployment):
+            hint = "--from h200, or --from cpu/onnxruntime/fp32"
+            raise InputError(
+                "--from must name another device, or another runtime, precision or batch", got=text, hint=hint
+            )
+        parsed.append(source)
+    return parsed
 
 
 def _source(chosen: ChosenPredictor) -> Source:
@@ -284,8 +311,11 @@ def _source(chosen: ChosenPredictor) -> Source:
 
 
 def _choose(networks: MeasuredNetworks, metric: Metric, predictors: Path | None) -> ChosenPredictor:
+    # Of its own device what is not named is as it was measured; of another one the runtime is.
+    own = networks.deployment
+    parts = own if metric.deployment.device == own.device else Deployment(runtime=own.runtime)
     try:
-        same = metric.completed(Deployment(runtime=networks.deployment.runtime))
+        same = metric.completed(parts)
         return choose_predictor(same, space=networks.space, predictors=predictors)
     except NoPredictorError:  # another runtime may help too; leave-one-out errors decide
         return choose_predictor(metric, space=networks.space, predictors=predictors)

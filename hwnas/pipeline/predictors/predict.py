@@ -16,7 +16,7 @@ from hwnas.pipeline.predictors.unmeasured import choose_unmeasured
 from hwnas.pipeline.predictors.workloads import timm_workload
 from hwnas.predict.features.table import Features
 from hwnas.predict.intervals import DEFAULT_CONFIDENCE
-from hwnas.predict.selector import ChosenPredictor, NoPredictorError, choose_predictor
+from hwnas.predict.selector import ChosenPredictor, NoPredictorError, choose_interpolated, choose_predictor
 from hwnas.space import SPACES
 
 
@@ -146,6 +146,7 @@ def predict_networks(
             *dict.fromkeys(
                 note for item in all_chosen if item.predictor.card.is_unmeasured for note in item.predictor.card.notes
             ),
+            *dict.fromkeys(item.predictor.card.notes[0] for item in all_chosen if item.predictor.card.is_interpolated),
             *(_notes(confidence, all_chosen) if options.confidence is None else ()),
         ),
     )
@@ -176,6 +177,9 @@ def _choose(name: str, space: str | None, options: PredictOptions, machine: Mach
     try:
         return choose_predictor(metric, space=space, predictors=options.predictors, machine=machine)
     except (MissingError, NoPredictorError) as error:
+        between = choose_interpolated(metric, space=space, predictors=options.predictors, machine=machine)
+        if between is not None:
+            return between
         try:
             return choose_unmeasured(metric, profiles=options.profiles, machine=machine)
         except InputError as unmeasured:

@@ -114,11 +114,8 @@ def calibrate_pool(
         conditions = _sustained(networks)
     except InputError:  # a datasheet without rates
         return None
-    pools = _pools(replace(deployment, device=None), device, profiles)
-    sources = [source for same in pools.values() for source in same if source.device.name != name]
-    kept = _newest([source for source in sources if not devices or source.device.name in devices])
-    found = {source.device.name for source in kept}
-    if not found.issuperset(devices) or len(found) < (1 if devices else MIN_DEVICES):
+    kept = _other_devices(deployment, device, devices=devices, profiles=profiles)
+    if not kept:
         return None
     rows = networks.take(np.flatnonzero(np.isfinite(networks.values[metric])))
     return calibrated_predictor(
@@ -127,6 +124,31 @@ def calibrate_pool(
         build=lambda given: workload_features(rows.workloads, given),
         conditions=replace(conditions, batch=rows.batches),
     )
+
+
+def other_devices(deployment: Deployment, *, profiles: Path | None = None) -> tuple[str, ...]:
+    """Return the devices from which a few networks of a device would be fitted; none if it is fitted for itself.
+
+    Args:
+        deployment: The device with its runtime and precision.
+        profiles: The only folder of profiles and tables to use; None: the default search path.
+    """
+    name = str(deployment.device)
+    if name not in DEVICES:
+        return ()
+    kept = _other_devices(deployment, DEVICES.get(name), profiles=profiles)
+    return tuple(dict.fromkeys(source.device.name for source in kept))
+
+
+def _other_devices(
+    deployment: Deployment, device: Device, *, devices: Sequence[str] = (), profiles: Path | None = None
+) -> list["_Source"]:
+    """Return what was measured on other devices, or those that are named; nothing if these are too few."""
+    pools = _pools(replace(deployment, device=None), device, profiles)
+    sources = [source for same in pools.values() for source in same if source.device.name != device.name]
+    kept = _newest([source for source in sources if not devices or source.device.name in devices])
+    found = {source.device.name for source in kept}
+    return kept if found.issuperset(devices) and len(found) >= (1 if devices else MIN_DEVICES) else []
 
 
 def save_unmeasured(chosen: ChosenPredictor, out: Path) -> ChosenPredictor:

@@ -125,6 +125,7 @@ def prepare_search(
             metrics,
             space=space.name,
             profiles=options.profiles,
+            predictors=options.predictors,
             out=out,
             reporter=reporter,
             fitted=fitted,

@@ -9,7 +9,7 @@ from hwnas.devices import Machine, detect, resolve
 from hwnas.errors import HwnasError, InputError, MissingError, unknown
 from hwnas.metrics import Metric
 from hwnas.pipeline.search.options import DEFAULT_SPACE, SearchOptions
-from hwnas.predict.selector import ChosenPredictor, choose_predictor
+from hwnas.predict.selector import ChosenPredictor, choose_interpolated, choose_predictor, save_interpolated
 from hwnas.profile.lookup import profile_entries
 from hwnas.progress import Reporter
 from hwnas.runs import MANIFEST, Run
@@ -129,6 +129,7 @@ def fit_missing(
     *,
     space: str,
     profiles: Path | None,
+    predictors: Path | None,
     out: Path,
     reporter: Reporter,
     fitted: set[tuple[str, str]],
@@ -138,10 +139,13 @@ def fit_missing(
 
     A predictor for networks of any kind is used if there are too few measurements for a better one.
 
+    Where the batch was not profiled, but a smaller and a larger one have predictors, it is interpolated between them.
+
     Args:
         resolved: What `resolve_metrics` found.
         space: The space whose networks are predicted.
         profiles: A folder of profiles to look in as well.
+        predictors: The only folder of predictors to interpolate between; None: all that are known.
         out: The folder of predictors that new ones are written to.
         reporter: Receives the progress of fitting.
         fitted: Metrics and profiles that predictors in `out` were fitted to for this search; extended.
@@ -167,6 +171,11 @@ def fit_missing(
             fitted.update((metric.name, name) for name in names)
             missing.pop(metric, None)
         notes.append(f"{metric}: there was no predictor for {space}, fitted one to {', '.join(names)}")
+    for metric in list(missing):
+        between = choose_interpolated(metric, space=space, predictors=predictors, machine=machine)
+        if between is not None:
+            chosen[metric] = save_interpolated(between, out)
+            del missing[metric]
     return replace(resolved, chosen=chosen, missing=missing, notes=tuple(notes))
 
 

@@ -140,7 +140,7 @@ def query(
         networks = _networks(study, found, problem, float_accuracies=record.float_accuracies)
     notes += [f"predictor {item.note}; {item.path}" for _, item in chosen if str(item.metric) not in known]
     cards = [item.predictor.card for item in available]
-    notes += [f"{card.metric}: {card.notes[0]}" for card in cards if card.is_unmeasured]
+    notes += [f"{card.metric}: {card.notes[0]}" for card in cards if card.is_unmeasured or card.is_interpolated]
     if held is not None and wanted is not None and held < wanted:
         few = f"the predictors were fitted to too few networks for the search's {wanted:g}"
         notes.append(f"confidence {held:g}: {few}")

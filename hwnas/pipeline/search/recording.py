@@ -81,7 +81,7 @@ def _unmeasured_notes(context: SearchContext) -> Iterator[str]:
     """Say which metrics are predicted from measurements of other devices."""
     for item in context.cheap.predictors:
         card = item.predictor.card
-        if card.is_unmeasured:
+        if card.is_unmeasured or card.is_interpolated:
             yield f"{item.metric}: {card.notes[0]}"
 
 

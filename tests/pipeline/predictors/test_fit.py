@@ -299,6 +299,25 @@ def test_a_figure_that_cannot_be_fitted_keeps_no_other_from_it(tmp_path: Path) -
     assert "no predictor for source-4c fits this metric" in report.left_out[0].reason
 
 
+def test_another_deployment_of_the_same_device_may_be_a_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fast_fits(monkeypatch)
+    make_profile(tmp_path / "profiles", batch=8)
+    fit_predictors(options(tmp_path, metrics=("latency_ms",)))
+    make_profile(tmp_path / "profiles", factor=2.5)
+    few = options(tmp_path, metrics=("latency_ms",), space=SPACE, samples=10, predictors=tmp_path / "predictors")
+    few = replace(few, deployment=replace(few.deployment, batch=1))
+    (leant,) = fit_predictors(replace(few, sources=("onnxruntime/fp32/b8",))).fitted
+    assert leant.card.model == "transfer"
+    assert f"{DEVICE}/onnxruntime/fp32/b8 " in leant.card.notes[-1]
+    for wrong in ("onnxruntime/fp32", f"{DEVICE}/b1"):
+        with pytest.raises(InputError, match="--from must name another device, or another runtime"):
+            fit_predictors(replace(few, sources=(wrong,)))
+    with pytest.raises(InputError, match="the part"):
+        fit_predictors(replace(few, sources=(f"{DEVICE}/fast",)))
+    with pytest.raises(InputError, match=f"no predictor for {DEVICE} fits this metric"):
+        fit_predictors(replace(few, sources=("openvino/bf16",)))
+
+
 def test_a_device_is_no_source_of_itself(tmp_path: Path) -> None:
     make_profile(tmp_path / "profiles")
     with pytest.raises(InputError, match="--from must name another device"):
