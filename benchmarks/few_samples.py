@@ -30,7 +30,6 @@ from hwnas.pipeline.predictors.workloads import known_workloads
 from hwnas.predict.active import representative
 from hwnas.predict.arrays import Numbers
 from hwnas.predict.calibrated import calibrated_predictor
-from hwnas.predict.features.counting import workload_features
 from hwnas.predict.metrics import scores
 from hwnas.predict.pooled import MeasuredDevice, fit_pool, pooled_predictor, sustained_conditions
 from hwnas.profile.landmarks import LANDMARKS
@@ -114,8 +113,8 @@ def errors(
     made = calibrated_predictor(
         pool,
         few.observations("latency_ms"),
-        build=lambda given: workload_features(few.workloads, given),
-        conditions=replace(_sustained(few), batch=few.batches),
+        features=few.features_for(replace(_sustained(few), batch=few.batches)),
+        conditions=_sustained(few),
     )
     features = networks.features_for(replace(made.conditions, batch=networks.batches))
     predicted, target = made.model.predict(features), networks.values["latency_ms"]

@@ -5,13 +5,14 @@ predict the measured networks clearly better than one factor does, each network 
 is exactly that for an unmeasured device times one ratio, so that its error on the measured networks is never larger.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
 
 from hwnas.errors import InputError
+from hwnas.predict.active import MOVING
 from hwnas.predict.arrays import Numbers
 from hwnas.predict.card import CONFIDENCES, Card, Coverage, FittedData, held_out_rows, usual_batch
 from hwnas.predict.features.conditions import Conditions
@@ -54,7 +55,7 @@ def calibrated_predictor(
     pool: Sequence[MeasuredDevice],
     observed: Observations,
     *,
-    build: Callable[[Conditions], Features],
+    features: Features,
     conditions: Conditions,
 ) -> Predictor:
     """Make the predictor of a device of which a few networks were measured.
@@ -62,8 +63,8 @@ def calibrated_predictor(
     Args:
         pool: Other devices, measured in the same deployment.
         observed: The measured networks: latency or throughput.
-        build: Returns their features under conditions.
-        conditions: The `sustained_conditions` of the device, with the batches of the measured networks.
+        features: Their features under these conditions.
+        conditions: The `sustained_conditions` of the device.
 
     Raises:
         InputError: The networks are fewer than three different ones.
@@ -73,14 +74,8 @@ def calibrated_predictor(
         raise InputError(f"a device needs {MIN_CALIBRATION} different measured networks", got=distinct)
     model, target = fit_pool(pool), observed.target
 
-    def made(factors: Numbers, name: str) -> tuple[Conditions, Stack]:
-        if name == ONE_FACTOR:
-            return conditions, _times(model, float(np.exp(factors[0])))
-        return _changed(conditions, factors), _launching(model, factors)
-
-    def predicted(factors: Numbers, name: str = THREE_FACTORS) -> Numbers:
-        under, changed_model = made(factors, name)
-        logs: Numbers = np.log(changed_model.predict(build(under)))
+    def predicted(factors: Numbers) -> Numbers:
+        logs: Numbers = np.log(_changed(model, factors).predict(features))
         return logs
 
     logs = np.log(target) - predicted(np.zeros(3))
@@ -89,9 +84,8 @@ def calibrated_predictor(
     rows = np.arange(len(logs))
 
     def left_out(name: str) -> Numbers:
-        # As the saved model predicts: a factor is in the inputs of its trees too, so that slopes are not enough.
         factors = [fit_factors(slopes[rows != row], logs[rows != row], model=name) for row in rows]
-        return np.exp([predicted(without, name)[row] for row, without in zip(rows, factors, strict=True)])
+        return np.exp([predicted(without)[row] for row, without in zip(rows, factors, strict=True)])
 
     held_out = {name: left_out(name) for name in (ONE_FACTOR, THREE_FACTORS)}
     errors = {name: float(np.abs(values / target - 1).mean()) for name, values in held_out.items()}
@@ -99,7 +93,6 @@ def calibrated_predictor(
     factors = fit_factors(slopes, logs, model=chosen)
     residual = np.log(target / held_out[chosen])
     around = _intervals_of_devices(pool, model, num_networks=len(residual))
-    changed, changed_model = made(factors, chosen)
     validation = Validation(target=target, by_model={name: row[None] for name, row in held_out.items()}, by_count={})
     names = ", ".join(dict.fromkeys(part.device.name for part in pool))
     compute, memory, launch = np.exp(factors)
@@ -109,11 +102,11 @@ def calibrated_predictor(
     )
     sources = tuple(source for part in pool for source in part.sources)
     card = _card(observed, chosen, held_out[chosen], validation, note=note, sources=sources)
-    inside = _coverage(around, build(changed), target, held_out[chosen])
+    inside = _coverage(around, features, target, held_out[chosen])
     return Predictor(
         card=replace(card, coverage=inside),
-        conditions=replace(changed, batch=1),
-        model=changed_model,
+        conditions=replace(conditions, batch=1),
+        model=_changed(model, factors),
         intervals=_widened(around, residual),
         fitted_range=pool_range(pool),
         validation=validation,
@@ -142,37 +135,23 @@ def fit_factors(slopes: Numbers, logs: Numbers, *, model: str) -> Numbers:
     return factors
 
 
-def _changed(conditions: Conditions, factors: Numbers) -> Conditions:
-    """Return the conditions of a device that takes this much longer to compute and to move data."""
-    compute, memory = np.exp(factors[:2])
-    return replace(
-        conditions, op_per_s=conditions.op_per_s / float(compute), byte_per_s=conditions.byte_per_s / float(memory)
-    )
+def _changed(model: Stack, factors: Numbers) -> Stack:
+    """Return the model of a device that takes this much longer to compute, to move data and to launch.
 
-
-def _times(model: Stack, ratio: float) -> Stack:
-    """Return the model with all answers times a ratio."""
-    # In the analytic member alone: trees read its share of the time, which must not change.
-    scaled = list(model.members)
-    row = next(row for row, member in enumerate(scaled) if isinstance(member, Analytic))
-    mean = scaled[row]
-    assert isinstance(mean, Analytic)
-    scaled[row] = replace(mean, coefficients=mean.coefficients * ratio ** (1 / float(model.weights[row])))
-    return replace(model, members=tuple(scaled))
-
-
-def _launching(model: Stack, factors: Numbers) -> Stack:
-    """Return the model with the costs of calls times a factor."""
-    launch = float(np.exp(factors[2]))
+    Corrections by trees are those of the networks on the other devices: where the factors are equal, the answers are
+    those of the model times one ratio.
+    """
 
     def scaled(mean: Analytic) -> Analytic:
-        scale = [launch if name == "runs" or name.startswith("calls.") else 1.0 for name in mean.cost_names]
-        return replace(mean, coefficients=mean.coefficients * np.array(scale))
+        kinds = [
+            2 if name == "runs" or name.startswith("calls.") else int(name.endswith(MOVING)) for name in mean.cost_names
+        ]
+        return replace(mean, coefficients=mean.coefficients * np.exp(factors)[kinds])
 
     members: list[Fitted] = []
     for member in model.members:
         if isinstance(member, Boosted):
-            members.append(replace(member, design=replace(member.design, mean=scaled(member.design.mean))))
+            members.append(replace(member, corrected=scaled(member.design.mean)))
         elif isinstance(member, Analytic):
             members.append(scaled(member))
     return replace(model, members=tuple(members))

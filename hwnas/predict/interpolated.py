@@ -1,8 +1,9 @@
 """Predictors of a batch size that was not measured, from those of a smaller and a larger one.
 
-The time of a batch is interpolated as a power of the batch size. The truth lies between two extremes: that images take
-as long as in the smaller batch, or as long as in the larger one. Intervals are widened by the distance to these, which
-is small where the time is nearly proportional to the batch, as on a CPU, and large where a GPU begins to be full.
+The time is interpolated linearly in the batch size: a part of it is spent once per run, the other once per image. The
+truth lies between two extremes: that images take as long as in the smaller batch, or as long as in the larger one.
+Intervals are widened by the distance to these, which is small where the time is nearly proportional to the batch, as on
+a CPU, and large where a GPU begins to be full.
 """
 
 import math
@@ -14,7 +15,7 @@ from hwnas.errors import InputError
 from hwnas.predict.arrays import Numbers
 from hwnas.predict.card import INTERPOLATED, Ranked
 from hwnas.predict.intervals import Intervals
-from hwnas.predict.models import Scaled
+from hwnas.predict.models import Mean
 from hwnas.predict.predictor import Predictor, Source
 from hwnas.space import SPACES
 
@@ -43,7 +44,6 @@ def interpolate(lower: Predictor, upper: Predictor, *, batch: int) -> Predictor:
         if predictor.sources:
             message = f"{predictor.card.metric} cannot be interpolated, because it was made from other predictors"
             raise InputError(message, hint=f"measure batch {batch}")
-    share = math.log(batch / first) / math.log(second / first)
     names = tuple(f"batch {measured}" for measured in (first, second))
     sources = {
         name: Source(conditions=predictor.conditions, batch=measured, model=predictor.model)
@@ -75,12 +75,17 @@ def interpolate(lower: Predictor, upper: Predictor, *, batch: int) -> Predictor:
             learning_curve=(),
             notes=(note, *card.notes),
         ),
-        model=Scaled(sources=names, weights=np.array([1 - share, share]), centres=np.zeros(2), offset=0.0),
+        model=Mean(sources=names, weights=_weights(first, second, batch)),
         intervals=_widened(worse.intervals, faster=faster, slower=slower),
         sources=sources,
         batch=measured,
         validation=None,
     )
+
+
+def _weights(first: int, second: int, batch: int) -> Numbers:
+    """Return the weights of the times of the smaller and the larger batch."""
+    return np.array([second - batch, batch - first]) / (second - first)
 
 
 def _extremes(lower: Predictor, upper: Predictor, *, first: int, second: int, batch: int) -> tuple[float, float]:
@@ -93,8 +98,7 @@ def _extremes(lower: Predictor, upper: Predictor, *, first: int, second: int, ba
         population = space.workloads(space.sample(np.random.default_rng(0), _NETWORKS))
         logs = [np.log(part.model.predict(part.population(population))) for part in (lower, upper)]
         per_image = [logs[0] + math.log(batch / first), logs[1] - math.log(second / batch)]
-        share = math.log(batch / first) / math.log(second / first)
-        between = (1 - share) * logs[0] + share * logs[1]
+        between = np.log(_weights(first, second, batch) @ np.exp(logs))
         # A larger batch takes no less time, so neither extreme may leave the times of both.
         low, high = np.minimum(logs[0], logs[1]), np.maximum(logs[0], logs[1])
         least, most = np.clip(np.minimum(*per_image), low, high), np.clip(np.maximum(*per_image), low, high)

@@ -121,8 +121,8 @@ def calibrate_pool(
     return calibrated_predictor(
         [_part(_measured(source)) for source in kept],
         networks.observations(metric),
-        build=lambda given: workload_features(rows.workloads, given),
-        conditions=replace(conditions, batch=rows.batches),
+        features=rows.features_for(replace(conditions, batch=rows.batches)),
+        conditions=conditions,
     )
 
 

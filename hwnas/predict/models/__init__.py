@@ -10,7 +10,7 @@ from hwnas.predict.models.boosted import Boosted, BoostedLearner
 from hwnas.predict.models.gaussian import Gaussian, GaussianLearner
 from hwnas.predict.models.linear import Ridge, RidgeLearner
 from hwnas.predict.models.model import Fitted, Learner
-from hwnas.predict.models.scaled import Scaled
+from hwnas.predict.models.scaled import Mean, Scaled
 from hwnas.predict.models.stack import Stack, stack_weights
 from hwnas.predict.stored import StoredTable
 from hwnas.registry import Registry
@@ -33,6 +33,7 @@ _KINDS: tuple[type[Analytic | Ridge | Blocks | Gaussian | Boosted | Scaled], ...
     Gaussian,
     Boosted,
     Scaled,
+    Mean,
 )
 _MAX_MEMBERS, _MAX_DEPTH = 64, 3
 """Most members of a stack, and most stacks within each other."""
@@ -77,7 +78,7 @@ def counted_blocks(fitted: Fitted) -> tuple[str, ...]:
 
 def transfer_sources(fitted: Fitted) -> tuple[str, ...]:
     """Return the names of the sources whose predictions a model needs; most models need none."""
-    names = (name for model in _simple_models(fitted) if isinstance(model, Scaled) for name in model.sources)
+    names = (name for model in _simple_models(fitted) if isinstance(model, Scaled | Mean) for name in model.sources)
     return tuple(dict.fromkeys(names))
 
 
@@ -102,6 +103,7 @@ __all__ = [
     "Gaussian",
     "GaussianLearner",
     "Learner",
+    "Mean",
     "Ridge",
     "RidgeLearner",
     "Scaled",

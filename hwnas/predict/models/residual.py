@@ -93,10 +93,13 @@ class CorrectedModel:
     low: float = -_UNBOUNDED
     """Least correction: that which the fitted networks needed. Other networks must not be corrected by more."""
     high: float = _UNBOUNDED
+    corrected: Analytic | None = None
+    """The mean that is corrected, if another one than that of the inputs: the same network on another device."""
 
     def predict(self, features: Features) -> Numbers:
         """Return the corrected mean."""
         inputs, mean = self.design.inputs(features)
+        mean = mean if self.corrected is None else self.corrected.predict(features)
         correction = np.clip(self.shrinkage * self.correction.correct(inputs), self.low, self.high)
         predicted: Numbers = mean * np.exp(correction)
         return predicted
@@ -109,12 +112,13 @@ class CorrectedModel:
             "shrinkage": self.shrinkage,
             "low": self.low,
             "high": self.high,
+            **({} if self.corrected is None else {"corrected": self.corrected.to_json()}),
         }
 
     @classmethod
     def from_json(cls, data: StoredTable) -> Self:
         """Make it from what `to_json` returned."""
-        data.require_keys("design", "correction", "shrinkage", optional=("low", "high"))
+        data.require_keys("design", "correction", "shrinkage", optional=("low", "high", "corrected"))
         design = Design.from_json(data.table("design"))
         num_inputs = len(design.standard.mean)
         return cls(
@@ -123,6 +127,7 @@ class CorrectedModel:
             shrinkage=data.number("shrinkage", low=0, high=1),
             low=data.number("low", low=-_UNBOUNDED, high=_UNBOUNDED) if "low" in data else -_UNBOUNDED,
             high=data.number("high", low=-_UNBOUNDED, high=_UNBOUNDED) if "high" in data else _UNBOUNDED,
+            corrected=Analytic.from_json(data.table("corrected")) if "corrected" in data else None,
         )
 
 

@@ -50,6 +50,32 @@ class Scaled(ContiguousArrays):
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Mean(ContiguousArrays):
+    """A weighted arithmetic mean of sources, as for a batch between theirs."""
+
+    kind: ClassVar[str] = "mean"
+
+    sources: tuple[str, ...]
+    weights: Numbers
+
+    def predict(self, features: Features) -> Numbers:
+        """Return the weighted arithmetic mean."""
+        predicted: Numbers = np.exp(source_logs(self.sources, features)) @ self.weights
+        return predicted
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {"sources": list(self.sources), "weights": self.weights.tolist()}
+
+    @classmethod
+    def from_json(cls, data: StoredTable) -> Self:
+        """Make it from what `to_json` returned."""
+        data.require_keys("sources", "weights")
+        sources = data.names("sources")
+        return cls(sources=sources, weights=data.array("weights", len(sources), low=0, high=1))
+
+
 def source_logs(sources: tuple[str, ...], features: Features) -> Numbers:
     """Return the logarithms of the sources' predictions, one column per source."""
     return features.shapes_by([source_column(source) for source in sources])

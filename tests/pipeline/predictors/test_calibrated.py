@@ -12,7 +12,6 @@ from hwnas.pipeline.predictors.unmeasured import _part, _sustained, calibrate_po
 from hwnas.predict.active import representative
 from hwnas.predict.arrays import Numbers
 from hwnas.predict.calibrated import ONE_FACTOR, THREE_FACTORS, calibrated_predictor, fit_factors
-from hwnas.predict.features.counting import workload_features
 from hwnas.predict.models import AnalyticLearner
 from hwnas.predict.pooled import fit_pool
 from hwnas.predict.predictor import Predictor
@@ -138,8 +137,8 @@ def test_ten_samples_are_never_worse_than_the_answer_of_another_device_times_one
     made = calibrated_predictor(
         [source],
         few.observations("latency_ms"),
-        build=lambda given: workload_features(few.workloads, given),
-        conditions=replace(_sustained(few), batch=few.batches),
+        features=few.features_for(replace(_sustained(few), batch=few.batches)),
+        conditions=_sustained(few),
     )
     model = fit_pool([source])
 

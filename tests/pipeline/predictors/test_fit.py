@@ -306,9 +306,16 @@ def test_another_deployment_of_the_same_device_may_be_a_source(tmp_path: Path, m
     make_profile(tmp_path / "profiles", factor=2.5)
     few = options(tmp_path, metrics=("latency_ms",), space=SPACE, samples=10, predictors=tmp_path / "predictors")
     few = replace(few, deployment=replace(few.deployment, batch=1))
-    (leant,) = fit_predictors(replace(few, sources=("onnxruntime/fp32/b8",))).fitted
-    assert leant.card.model == "transfer"
-    assert f"{DEVICE}/onnxruntime/fp32/b8 " in leant.card.notes[-1]
+    (entry,) = [item for item in profile_entries(((tmp_path / "profiles", "own"),)) if "-b1-" in item.name]
+    networks = select_space(measured_profile(entry), SPACE)
+    name = f"{DEVICE}/onnxruntime/fp32/b8"
+    found = find_sources(networks, "latency_ms", ["b8"], predictors=few.predictors)
+    assert found.sources.keys() == {f"{DEVICE}/b8"}
+    found = find_sources(networks, "latency_ms", [name.partition("/")[2]], predictors=few.predictors)
+    assert (found.sources[name].batch, found.unlike) == (8, frozenset())
+    eight = np.array([true_ms(subject, batch=8) for subject in networks.subjects])
+    assert np.abs(found.predictions[name] / eight - 1).mean() < 0.03
+    assert len(fit_predictors(replace(few, sources=(name,))).fitted) == 1
     for wrong in ("onnxruntime/fp32", f"{DEVICE}/b1"):
         with pytest.raises(InputError, match="--from must name another device, or another runtime"):
             fit_predictors(replace(few, sources=(wrong,)))
