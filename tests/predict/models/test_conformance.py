@@ -12,7 +12,7 @@ from hwnas.predict.drift import Drift
 from hwnas.predict.features.table import Features, features_of, with_source_predictions
 from hwnas.predict.fitted_range import FittedRange
 from hwnas.predict.intervals import WhitenedComponents, calibrate
-from hwnas.predict.models import LEARNERS, Learner, Scaled, Stack, fitted_from_json, fitted_to_json
+from hwnas.predict.models import LEARNERS, Boosted, Learner, Mean, Scaled, Stack, fitted_from_json, fitted_to_json
 from hwnas.predict.models.model import Standardizer
 from hwnas.predict.stored import StoredTable
 from tests.predict.synthetic import Numbers, arrays_of, measured_times, networks, true_times
@@ -202,6 +202,20 @@ def test_scaled_sources_survive_as_json() -> None:
     np.testing.assert_allclose(scaled.predict(asked), 2 * source.predict(_test()))
     again = fitted_from_json(StoredTable(json.loads(json.dumps(fitted_to_json(scaled)))))
     np.testing.assert_array_equal(again.predict(asked), scaled.predict(asked))
+    half = Mean(sources=("sibling",), weights=np.array([0.5]))
+    np.testing.assert_allclose(half.predict(asked), source.predict(_test()) / 2)
+    again = fitted_from_json(StoredTable(json.loads(json.dumps(fitted_to_json(half)))))
+    np.testing.assert_array_equal(again.predict(asked), half.predict(asked))
+
+
+def test_a_correction_of_another_mean_survives_as_json() -> None:
+    fitted = LEARNERS.get("boosted").fit(_train(), measured_times(_train()))
+    assert isinstance(fitted, Boosted)
+    twice = replace(fitted.design.mean, coefficients=2 * fitted.design.mean.coefficients)
+    changed = replace(fitted, corrected=twice)
+    np.testing.assert_allclose(changed.predict(_test()), 2 * fitted.predict(_test()))
+    again = fitted_from_json(StoredTable(json.loads(json.dumps(fitted_to_json(changed)))))
+    np.testing.assert_array_equal(again.predict(_test()), changed.predict(_test()))
 
 
 @pytest.mark.parametrize(
