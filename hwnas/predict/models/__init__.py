@@ -26,7 +26,7 @@ _ALL: tuple[Learner, ...] = (
 LEARNERS: Registry[Learner] = Registry("predictor model", [(learner.name, learner) for learner in _ALL])
 """Simpler models come first: the order decides ties. The stack is made of all of them."""
 
-_KINDS: tuple[type[Analytic | Ridge | Blocks | Gaussian | Boosted | Scaled], ...] = (
+_KINDS: tuple[type[Analytic | Ridge | Blocks | Gaussian | Boosted | Scaled | Mean], ...] = (
     Analytic,
     Ridge,
     Blocks,
