@@ -106,7 +106,7 @@ def _print(predicted: NetworkPredictions) -> None:
         facts = [f"{name} {used.environment[name]}" for name in _PRINTED_FACTS if name in used.environment]
         source = used.environment.get("source") or ", ".join(used.sources)
         print_line(f"  measured in {source}{' with ' if facts else ''}{', '.join(facts)}")
-        if used.measured:
+        if used.measured and (used.path / "card.md").is_file():
             print_line(f"  card: {used.path}/card.md")
 
 

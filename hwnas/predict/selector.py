@@ -267,6 +267,7 @@ def _no_predictor(metric: Metric, device: str, space: str | None, paths: DataPat
 
 def _commands(metric: Metric, device: str, space: str | None) -> str:
     options = [("space", space), ("device", device)]
-    options += [(name, getattr(metric.deployment, name)) for name in ("runtime", "precision")]
+    parts = ("runtime", "precision", "fixed_batch")
+    options += [(name.removeprefix("fixed_"), getattr(metric.deployment, name)) for name in parts]
     profile = "".join(f" --{name} {value}" for name, value in options if value)
     return f"hwnas profile{profile}, then hwnas fit --device {device}"
