@@ -64,6 +64,7 @@ SURFACE = {
         "--extra-model",
         "--gpus",
         "--json",
+        "--landmarks",
         "--limit-minutes",
         "--minutes",
         "--new",
