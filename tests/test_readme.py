@@ -9,6 +9,7 @@ import timm
 from safetensors.torch import save_file
 
 from hwnas.cli.app import run
+from hwnas.records import load_profile
 
 ROOT = Path(__file__).parents[1]
 
@@ -73,6 +74,9 @@ def test_the_commands_of_the_readme_work_one_after_another(
         out, err = capsys.readouterr()
         assert code == 0, f"{command}\n{err}"
         assert out, command
+    (profile,) = tmp_path.glob("profiles/*/elastic-*")
+    rows = load_profile(profile).measurements
+    assert {row.subject.num_classes for row in rows if row.subject.source == "space"} == {10}  # those of the images
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])

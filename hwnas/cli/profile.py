@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hwnas.cli.options import BATCHES, MINUTES, NAMES, PAIRS, PATH, SEED, THREADS, Whole, given_options, json_option
+from hwnas.cli.options import (
+    BATCHES,
+    CLASSES,
+    MINUTES,
+    NAMES,
+    PAIRS,
+    PATH,
+    SEED,
+    THREADS,
+    Whole,
+    given_options,
+    json_option,
+)
 from hwnas.cli.output import print_footer, print_json, print_line, print_table
 from hwnas.cli.progress import console_reporter
 from hwnas.data_paths import PROFILES
@@ -45,6 +57,9 @@ _RUN_PARAMETERS = (
     "--landmarks",
     is_flag=True,
     help="Measure ten models of timm that differ in what limits them, instead of networks of a space.",
+)
+@click.option(
+    "--classes", type=CLASSES, show_default="those of the space", help="Classes that networks of the space answer."
 )
 @click.option(
     "--device", default="auto", show_default=True, help="Device of this machine; with --plan-only any device."
@@ -163,7 +178,7 @@ def profile(
     if landmarks:
         _require_landmarks_alone(context, supernet=supernet, until=until)
     if supernet is not None:
-        values["space"] = _space_of(supernet, context)
+        values["space"], values["classes"] = _space_of(supernet, context)
     if gpus is not None and plan_only:
         hint = "there: hwnas profile --plan plan.jsonl --gpus all"
         raise UsageError("--gpus is chosen where the plan is measured", got="--plan-only", hint=hint)
@@ -204,18 +219,27 @@ def profile(
         require_stable(qualities)
 
 
-def _space_of(supernet: Path, context: click.Context) -> str:
+def _space_of(supernet: Path, context: click.Context) -> tuple[str, int]:
     from hwnas.pipeline.run_network import space_of_run  # needs torch, which takes seconds to import
 
-    if context.get_parameter_source("space") is click.core.ParameterSource.COMMANDLINE:
-        raise UsageError("--space and --supernet exclude each other", hint=f"hwnas profile --supernet {supernet}")
+    for name in ("space", "classes"):
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            message = f"--{name} and --supernet exclude each other"
+            raise UsageError(message, hint=f"hwnas profile --supernet {supernet}")
     return space_of_run(supernet)
 
 
 def _require_landmarks_alone(context: click.Context, *, supernet: Path | None, until: str | None) -> None:
     """Refuse options that choose networks of a space."""
-    of_space = context.get_parameter_source("space") is click.core.ParameterSource.COMMANDLINE
-    given = {"--space": of_space, "--supernet": supernet is not None, "--until": until is not None}
+    of_space, of_classes = (
+        context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE for name in ("space", "classes")
+    )
+    given = {
+        "--space": of_space,
+        "--classes": of_classes,
+        "--supernet": supernet is not None,
+        "--until": until is not None,
+    }
     wrong = [name for name, is_given in given.items() if is_given]
     if wrong:
         raise UsageError("--landmarks measures networks that are fixed", got=" ".join(wrong), hint="leave these out")

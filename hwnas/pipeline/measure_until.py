@@ -145,7 +145,7 @@ class MeasuringRounds:
         except InputError:  # a datasheet without rates
             return ()
         self._reporter.message(f"starting from a model of {', '.join(others)}, with {_FIRST_OF_POOL} networks")
-        space = SPACES.get(request.space)
+        space = request.measured_space
         pool = [space_subject(space, candidate) for candidate in sample_evenly(space, _POOL, seed=request.seed)]
         count = min(_FIRST_OF_POOL, len(pool))
         rows = representative(workload_features(subject_workloads(pool), conditions), count=count)
@@ -158,7 +158,7 @@ class MeasuringRounds:
 
     def _num_attempted(self, path: Path) -> int:
         """Number of networks of the space that were measured or failed, without the published ones."""
-        space = SPACES.get(self._request.space)
+        space = self._request.measured_space
         archs = [*space.published.values()]
         published = {candidate.network_id for candidate in space.candidates(space.encode(archs))}
         rows = load_profile(path).measurements
@@ -168,7 +168,7 @@ class MeasuringRounds:
     def _spread(self, count: int) -> Plan:
         if not self._design:
             return make_plan(self._request, self._device, num_samples=count)
-        space = SPACES.get(self._request.space)
+        space = self._request.measured_space
         even = (space_subject(space, candidate) for candidate in sample_evenly(space, count, seed=self._request.seed))
         subjects = unique_subjects([*unique_subjects([*self._design, *even])[:count], *self._selected(0)])
         return plan_for_subjects(self._request, self._device, subjects, num_samples=count)
@@ -176,7 +176,7 @@ class MeasuringRounds:
     def _selected(self, count: int) -> tuple[Subject, ...]:
         request = self._request
         return select_subjects(
-            SPACES.get(request.space),
+            request.measured_space,
             count,
             seed=request.seed,
             extra_models=request.extra_models,
@@ -185,7 +185,7 @@ class MeasuringRounds:
 
     def _active(self, count: int, path: Path, measured: MeasuredNetworks) -> Plan:
         """The measured networks, and those of a pool on which models disagree and that differ most from them."""
-        space = SPACES.get(self._request.space)
+        space = self._request.measured_space
         before = unique_subjects([row.subject for row in load_profile(path).measurements])
         ids = {subject.network_id for subject in before}
         chosen = sample_evenly(space, _POOL + count, seed=self._request.seed)

@@ -75,8 +75,10 @@ def searched_precision(run: str, name: str | None) -> str:
     return graph_precision(next((item for item in deployments if name.endswith(f"-{item.slug}")), None))
 
 
-def space_of_run(run: Path) -> str:
-    """Return the name of the space of the supernet of a training, at whose image size its networks are measured.
+def space_of_run(run: Path) -> tuple[str, int]:
+    """Return the name of the space of the supernet of a training, and the number of classes of its networks.
+
+    Networks are measured at the image size of the space.
 
     Raises:
         InputError: The run has no supernet, or one of other images than the networks of its space have.
@@ -89,7 +91,7 @@ def space_of_run(run: Path) -> str:
     if config.image_size != size:
         message = f"the networks of {config.space} are measured with images of {size} pixels"
         raise InputError(message, got=f"{config.image_size} in {run}", hint=f"hwnas profile --space {config.space}")
-    return SPACES.resolve(config.space)
+    return SPACES.resolve(config.space), config.num_classes
 
 
 def _required(arch: str | None, run: Path) -> str:

@@ -10,6 +10,8 @@ from hwnas.errors import UsageError
 from hwnas.metrics import MAX_BATCH, MAX_THREADS, PRECISIONS
 from hwnas.profile.statistics import MIN_RUNS
 from hwnas.profile.timing import PAIRS
+from hwnas.space import SPACES
+from hwnas.space.space import AnySpace
 
 AUTO = "auto"
 """The preferred runtime that is available."""
@@ -20,11 +22,14 @@ DEFAULT_SAMPLES = 100
 MAX_PAIRS = 100_000
 """Largest number of runs of each network."""
 
+MAX_CLASSES = 1_000_000
+
 MAX_NETWORKS = 100_000
 """Largest number of networks of a campaign."""
 
 _OPTION_NAMES = {
     "space": "--space",
+    "classes": "--classes",
     "device": "--device",
     "samples": "--samples",
     "minutes": "--minutes",
@@ -51,6 +56,8 @@ class CampaignOptions:
     """
 
     space: str = "autoformer-tiny"
+    classes: int | None = None
+    """Classes that networks of the space answer; None: the space's own number."""
     device: str = "auto"
     samples: int | None = None
     """Networks of the space in addition to the published ones; None: as many as the time allows, or 100."""
@@ -81,6 +88,7 @@ class CampaignOptions:
     def __post_init__(self) -> None:
         require_valid(self)
         bounds = {
+            "classes": (1, MAX_CLASSES),
             "samples": (0, MAX_NETWORKS),
             "repeats": (0, MAX_NETWORKS),
             "threads": (1, MAX_THREADS),
@@ -108,6 +116,12 @@ class CampaignOptions:
             raise UsageError(message, got=shown(self.batches), hint="--batch 1,8")
         if self.precision not in PRECISIONS:
             raise UsageError(f"precision {self.precision!r} is not known", got=self.precision, known=PRECISIONS)
+
+    @property
+    def measured_space(self) -> AnySpace:
+        """The space, with networks of the requested number of classes."""
+        space: AnySpace = SPACES.get(self.space)
+        return space if self.classes is None else space.adapted(num_classes=self.classes)
 
     @property
     def num_samples(self) -> int:

@@ -107,7 +107,7 @@ def make_plan(options: CampaignOptions, device: str, *, num_samples: int) -> Pla
         subjects = unique_subjects([*LANDMARKS, *map(parse_timm_model, options.extra_models)])
         return plan_for_subjects(options, device, subjects)
     subjects = select_subjects(
-        SPACES.get(options.space),
+        options.measured_space,
         num_samples,
         seed=options.seed,
         extra_models=options.extra_models,

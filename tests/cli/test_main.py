@@ -60,6 +60,7 @@ SURFACE = {
     "profile": [
         "--batch",
         "--check-with",
+        "--classes",
         "--device",
         "--extra-model",
         "--gpus",

@@ -114,6 +114,14 @@ def test_a_campaign_in_which_all_fails_ends_with_4_and_does_so_again(
     assert command_line(*SMALL, "--samples", "3", "--retry") == 0
 
 
+def test_networks_of_a_space_may_answer_other_classes(command_line: CommandLine) -> None:
+    assert command_line(*SMALL, "--samples", "3", "--classes", "7", "--plan-only", "--out", "plan.jsonl") == 0
+    lines = [json.loads(line) for line in Path("plan.jsonl").read_text().splitlines()[1:]]
+    assert {line["subject"]["num_classes"] for line in lines} == {7}
+    assert command_line("profile", "--landmarks", "--classes", "7") == 2
+    assert "--classes" in command_line.err
+
+
 def test_a_plan_of_which_all_fails_ends_with_4(command_line: CommandLine, place: FakeEnvironment) -> None:
     all_failing(place, command_line)
     assert command_line(*SMALL, "--samples", "3", "--plan-only", "--out", "plan.jsonl") == 0
