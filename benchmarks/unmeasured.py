@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from benchmarks.support.measured_tables import newest_tables
 from benchmarks.support.public_data import OTHER_VITS, PLAIN
 from benchmarks.support.saving import save
 from hwnas.data_paths import PROFILES, data_search_path
@@ -96,16 +97,9 @@ def part_of(entry: TableEntry, rates: Rates | None) -> tuple[MeasuredDevice, lis
     return part, [row.model for row, _ in kept]
 
 
-def newest(entries: Sequence[TableEntry]) -> list[TableEntry]:
-    found: dict[str, TableEntry] = {}
-    for entry in sorted(entries, key=lambda entry: entry.manifest.environment.get("torch", "")):
-        found[str(entry.manifest.deployment.device)] = entry
-    return list(found.values())
-
-
 def lines_of(entries: Sequence[TableEntry]) -> Iterator[Line]:
     for runtime in ("torch-compile", "torch"):
-        same = newest([entry for entry in entries if entry.manifest.deployment.runtime == runtime])
+        same = list(newest_tables(entries, runtime=runtime).values())
         for name, rates in SCALINGS.items():
             parts, models = zip(*(part_of(entry, rates) for entry in same), strict=True)
             deployment = same[0].manifest.deployment
