@@ -19,9 +19,10 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.support.measured_tables import newest_tables
 from benchmarks.support.public_data import PLAIN
 from benchmarks.support.saving import save
-from benchmarks.unmeasured import imported, newest
+from benchmarks.unmeasured import imported
 from hwnas.devices import detect
 from hwnas.metrics import Metric
 from hwnas.pipeline.predictors.measured_networks import MeasuredNetworks, match_models, measured_table, model_key
@@ -143,7 +144,7 @@ def main() -> None:
         entries = imported(options.tables, Path(folder))
         for runtime in ("torch-compile", "torch"):
             same = [entry for entry in entries if entry.manifest.deployment.runtime == runtime]
-            parts = [_part(measured_table(entry)) for entry in newest(same)]
+            parts = [_part(measured_table(entry)) for entry in newest_tables(same, runtime=runtime).values()]
             for entry in same:
                 pool = [part for part in parts if part.device.name != entry.manifest.deployment.device]
                 for line in lines_of(entry, pool):

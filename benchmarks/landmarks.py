@@ -16,7 +16,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from benchmarks.unmeasured import newest, part_of
+from benchmarks.support.measured_tables import newest_tables
+from benchmarks.unmeasured import part_of
 from hwnas.data_paths import PROFILES, data_search_path
 from hwnas.errors import InputError
 from hwnas.pipeline.predictors.measured_networks import (
@@ -89,7 +90,7 @@ def own_errors() -> dict[str, float]:
     errors: dict[str, list[float]] = {}
     entries = table_entries(data_search_path(PROFILES))
     for runtime in ("torch-compile", "torch"):
-        same = newest([entry for entry in entries if entry.manifest.deployment.runtime == runtime])
+        same = list(newest_tables(entries, runtime=runtime).values())
         parts = [part_of(entry, None) for entry in same if known_device({}, name=_device(entry)).kind == "gpu"]
         for part, models in parts:
             model = fit_pool([other for other, _ in parts if other.device.name != part.device.name])

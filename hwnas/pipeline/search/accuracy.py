@@ -97,6 +97,9 @@ def open_supernet(path: Path, *, space: str | None, data: str | None, quality: s
     if quality not in (None, "accuracy") and not isinstance(supernet, ElasticSupernet):
         message = f"{quality} is a metric of the networks inside a pretrained model"
         raise InputError(message, got=f"a supernet of {supernet.space.name}", hint="leave it out, for accuracy")
+    if quality == "divergence" and not (path / ORIGINAL).is_file():
+        message = "divergence is that from the model that the networks were cut from"
+        raise InputError(message, got=f"no file {ORIGINAL} in {path}", hint="--supernet RUN of hwnas train --elastic")
     config = supernet.space.config
     train_config = read_train_config(Run.open(path)) if path.is_dir() else None
     if train_config is None and data is None:
@@ -250,6 +253,11 @@ class SupernetAccuracy:
         evaluator = self.evaluators[evaluated_precision(precision)]
         return [float(accuracy.top1) for accuracy in evaluator.evaluate(archs)]
 
+    @property
+    def has_original(self) -> bool:
+        """True if the weights that an elastic training began with are there."""
+        return (self._opened.path / ORIGINAL).is_file()
+
     def evaluate_original(self, archs: Sequence[Arch], precision: str | None, *, space: AnySpace) -> list[float]:
         """Return the quality of networks with the weights that an elastic training began with.
 
@@ -272,9 +280,8 @@ class SupernetAccuracy:
         return [float(accuracy.top1) for accuracy in evaluator.evaluate(archs)]
 
     def _original(self, space: AnySpace) -> AnySupernet:
-        """Return a supernet with the weights that an elastic training began with, or with its own without a run."""
-        file = self._opened.path / ORIGINAL
-        given = load_supernet(file) if file.is_file() else self._opened.supernet
+        """Return a supernet with the weights that an elastic training began with."""
+        given = load_supernet(self._opened.path / ORIGINAL)
         supernet = make_supernet(space, given.config)
         supernet.load_state_dict(given.state_dict())
         return supernet.eval().to(torch.device(self._device))

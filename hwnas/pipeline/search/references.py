@@ -137,17 +137,18 @@ def reference_qualities(
     if not isinstance(space, Elastic):
         return found
     own = [item for item in references_of(space) if item.kind not in ("known", "smaller")]
-    archs = [space_network(item.subject)[1] for item in own]
-    given = [item.kind == "original" or item.subject.name != space.name for item in own]
+    given = [item for item in own if item.kind == "original" or item.subject.name != space.name]
+    trained = [item for item in own if item not in given]
+    sized, archs = _with_sizes(space), {item.name: space_network(item.subject)[1] for item in own}
     for deployment in deployments:
         precision = context.spec.supernet.precision if deployment is None else deployment.precision
-        pairs = list(zip(own, archs, given, strict=True))
-        trained = supernet_accuracy.evaluate_archs([arch for _, arch, is_given in pairs if not is_given], precision)
-        before = supernet_accuracy.evaluate_original(
-            [arch for _, arch, is_given in pairs if is_given], precision, space=_with_sizes(space)
-        )
-        for reference, _, is_given in pairs:
-            found[reference.subject.network_id, deployment] = (before if is_given else trained).pop(0)
+        pairs = [
+            *zip(trained, supernet_accuracy.evaluate_archs([archs[it.name] for it in trained], precision), strict=True)
+        ]
+        if supernet_accuracy.has_original:  # a file of weights alone does not
+            before = supernet_accuracy.evaluate_original([archs[it.name] for it in given], precision, space=sized)
+            pairs += zip(given, before, strict=True)
+        found |= {(item.subject.network_id, deployment): value for item, value in pairs}
     return found
 
 

@@ -10,6 +10,7 @@ import torch
 
 from hwnas.cli.front import print_search_result
 from hwnas.cli.query import query as query_command
+from hwnas.errors import InputError
 from hwnas.pipeline.search.accuracy import SupernetAccuracy, open_supernet
 from hwnas.pipeline.search.query import query
 from hwnas.pipeline.search.references import network_id_of, reference_subjects, references_of
@@ -162,5 +163,6 @@ def test_the_model_has_the_weights_that_it_was_given(elastic_bench: dict[str, An
     assert 0 <= smaller <= 1
     save_supernet(changed, tmp_path / "weights.safetensors")
     opened = open_supernet(tmp_path / "weights.safetensors", space=None, data="digits")
-    alone = SupernetAccuracy(opened, space=space, cache=None, device="cpu")
-    assert alone.evaluate_original([space.original], None, space=space) == alone.evaluate_archs([space.original], None)
+    assert not SupernetAccuracy(opened, space=space, cache=None, device="cpu").has_original
+    with pytest.raises(InputError, match=r"no file original\.safetensors|that the networks were cut from"):
+        open_supernet(tmp_path / "weights.safetensors", space=None, data="digits", quality="divergence")
