@@ -33,7 +33,7 @@ QUANTISED: tuple[Precision, ...] = ("fp8", "int8", "int8-dynamic")
 """Precisions that may change the accuracy of a network; in all others it is taken to be that of fp32. The scales of
 'int8' are from calibration images, 'int8-dynamic' computes those of activations in each run."""
 
-PRECISION_PREFERENCE: tuple[Precision, ...] = ("bf16", "fp16", "tf32", "fp32", "int8", "int8-dynamic")
+PRECISION_PREFERENCE: tuple[Precision, ...] = ("bf16", "fp16", "tf32", "fp32", "int8", "int8-dynamic", "fp8")
 """The order in which predictors are preferred where no precision is specified."""
 
 
@@ -259,7 +259,7 @@ class Metric:
         return self.name == other.name and self.deployment.matches(other.deployment)
 
     def completed(self, deployment: Deployment) -> "Metric":
-        """The metric with what its deployment does not specify; one of the network alone stays as it is."""
+        """The metric with what its deployment does not specify; one of the network alone is unchanged."""
         return replace(self, deployment=self.deployment.completed(deployment)) if self.quantity.on_device else self
 
     def with_device(self, device: str) -> "Metric":

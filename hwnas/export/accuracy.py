@@ -1,4 +1,4 @@
-"""Check the accuracy of a quantised graph: rounding to 8 bits is not small, so it is judged by its effect on classes.
+"""Check the accuracy of a quantised graph: rounding to 8 bits is not small, so its effect on classes counts.
 
 The graph in float32 must equal torch's network, as every exported graph must (`hwnas.export.parity`). It and the
 quantised graph then classify the same labelled images, which took no part in the calibration.

@@ -214,7 +214,7 @@ def export_module(
 def _require_images(
     precision: str, *, format: str, calibration: Calibration | None, accuracy: AccuracyCheck | None
 ) -> None:
-    """Require the images that a quantised file is made with and judged by."""
+    """Require the images that a quantised file is made with, and whose accuracy is compared."""
     if precision not in QUANTISED_PRECISIONS:
         return
     if format != "onnx":

@@ -62,7 +62,7 @@ class ExportParity:
     precision: str
     tolerance: float | None
     """Upper limit of `max_relative`: in a lower precision, the difference that rounding explains for this network. None
-    in a quantised graph, whose differences are judged by `accuracy`."""
+    in a quantised graph, for which `accuracy` decides."""
     exact_relative: float | None = None
     """The largest difference without rounding, between the file and torch with the same rounded weights, both computed
     in float32; in int8, between the graph before it was quantised and torch. None in float32, where it is

@@ -188,10 +188,10 @@ def export_network(
         repaired = repair_from_run(source, run=run, options=quantisation or QuantisationOptions())
         source, effect = replace(source, module=repaired.module), repaired.repair
     candidate = source.space.candidate(source.arch)
-    stem = f"{source.space.name}-{candidate.network_id}-{precision}"
-    path = out / f"{stem}-b{'any' if batch is None else batch}.{SUFFIXES[format]}"
+    stem = f"{source.space.name}-{candidate.network_id}{'-repaired' if effect is not None and effect.kept else ''}"
+    path = out / f"{stem}-{precision}-b{'any' if batch is None else batch}.{SUFFIXES[format]}"
     if format == "timm":
-        path, batch = out / f"{source.space.name}-{candidate.network_id}.timm", None
+        path, batch = out / f"{stem}.timm", None
     settings, images = None, None
     if format in get_args(LibraryName):
         settings = options.settings(library=cast("LibraryName", format), precision=precision, batch=batch or 1)

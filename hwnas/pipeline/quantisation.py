@@ -38,7 +38,7 @@ class QuantisationOptions:
     """Options of quantisation to int8, with the largest loss of accuracy; a repair uses its images."""
 
     data: str | None = None
-    """Dataset whose training images calibrate and whose held-out images judge; None: that of the run."""
+    """Dataset whose training images calibrate and whose held-out images check accuracy; None: that of the run."""
     run: Path | None = None
     """Run of a training or a search whose dataset is used; None: the run that the network is from."""
     num_images: Annotated[int, Between(1, 1_000_000)] = 256

@@ -59,7 +59,7 @@ def sample_unseen(make: Callable[[int], Genomes], count: int, *, seen: GenomeSet
     Args:
         make: Draws the number of canonical genomes that it is given.
         count: The number of genomes.
-        seen: The genomes that are not returned; it stays as it is.
+        seen: The genomes that are not returned; it is not changed.
         region: Where neighbours are taken from.
 
     Returns:

@@ -1,8 +1,8 @@
 """Quality of networks inside a pretrained model that need no classifier: divergence from the model, and nearest images.
 
 The divergence of a network is the mean KL divergence of its classes from those of the model itself. Nearest images
-judge features alone (Caron et al. 2021, arXiv 2104.14294): the class of an image is voted for by the most similar of a
-gallery of training images, both described by the features of the network.
+evaluate features alone (Caron et al. 2021, arXiv 2104.14294): the class of an image is voted for by the most similar
+of a gallery of training images, both described by the features of the network.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

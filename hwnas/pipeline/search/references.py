@@ -140,15 +140,19 @@ def reference_qualities(
     given = [item for item in own if item.kind == "original" or item.subject.name != space.name]
     trained = [item for item in own if item not in given]
     sized, archs = _with_sizes(space), {item.name: space_network(item.subject)[1] for item in own}
+    in_precision: dict[str | None, dict[str, float]] = {}  # deployments that only round share an evaluation
     for deployment in deployments:
         precision = context.spec.supernet.precision if deployment is None else deployment.precision
-        pairs = [
-            *zip(trained, supernet_accuracy.evaluate_archs([archs[it.name] for it in trained], precision), strict=True)
-        ]
-        if supernet_accuracy.has_original:  # a file of weights alone does not
-            before = supernet_accuracy.evaluate_original([archs[it.name] for it in given], precision, space=sized)
-            pairs += zip(given, before, strict=True)
-        found |= {(item.subject.network_id, deployment): value for item, value in pairs}
+        precision = precision if precision in QUANTISED else None
+        values = in_precision.get(precision)
+        if values is None:
+            values = in_precision[precision] = {}
+            accuracies = supernet_accuracy.evaluate_archs([archs[item.name] for item in trained], precision)
+            values |= zip((item.subject.network_id for item in trained), accuracies, strict=True)
+            if supernet_accuracy.has_original:  # a file of weights alone does not
+                before = supernet_accuracy.evaluate_original([archs[it.name] for it in given], precision, space=sized)
+                values |= zip((item.subject.network_id for item in given), before, strict=True)
+        found |= {(network_id, deployment): value for network_id, value in values.items()}
     return found
 
 
