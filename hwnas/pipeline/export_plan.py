@@ -74,6 +74,7 @@ def export_plan(
             precision=task.setting.precision,
             batch=task.setting.batch,
             seed=loaded.seed,
+            num_classes=task.subject.num_classes,
             engine=options,
         )
         networks.append(exported)

@@ -93,8 +93,9 @@ class MeasuringRounds:
         reporter: Reporter,
         runtime: str | None = None,
     ) -> None:
-        if request.minutes is not None:
-            raise UsageError("--until and --minutes exclude each other", hint="give one of them")
+        for name, is_given in (("minutes", request.minutes is not None), ("landmarks", request.landmarks)):
+            if is_given:
+                raise UsageError(f"--until and --{name} exclude each other", hint="give one of them")
         self._request, self._device, self._until, self._reporter = request, device, until, reporter
         self._most = MOST if request.samples is None else request.samples
         self._design = self._designed(runtime or request.runtime)
@@ -162,7 +163,9 @@ class MeasuringRounds:
         archs = [*space.published.values()]
         published = {candidate.network_id for candidate in space.candidates(space.encode(archs))}
         rows = load_profile(path).measurements
-        ids = {row.subject.network_id for row in rows if row.subject.source == "space"}
+        classes = space.config.num_classes
+        of_space = (row.subject for row in rows if row.subject.source == "space")
+        ids = {subject.network_id for subject in of_space if subject.num_classes == classes}
         return len(ids - published)
 
     def _spread(self, count: int) -> Plan:
@@ -207,7 +210,9 @@ class MeasuringRounds:
         entry = ProfileEntry(
             name=f"{path.parent.name}/{path.name}", path=path, origin="own", manifest=read_manifest(path)
         )
-        return select_space(measured_profile(entry), SPACES.resolve(self._request.space))
+        networks = select_space(measured_profile(entry), SPACES.resolve(self._request.space))
+        classes = self._request.measured_space.config.num_classes
+        return networks.take(np.flatnonzero([subject.num_classes == classes for subject in networks.subjects]))
 
     def _signed(self, plan: Plan) -> Plan:
         """The plan with the complete command that made it."""

@@ -43,7 +43,7 @@ _OPTION_NAMES = {
     "extra_models": "--extra-model",
     "out": "--out",
 }
-_NOT_OF_LANDMARKS = ("samples", "minutes")
+_NOT_OF_LANDMARKS = ("samples", "minutes", "classes")
 """Options that choose networks of a space, which landmarks are not."""
 
 

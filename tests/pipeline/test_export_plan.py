@@ -17,9 +17,10 @@ from hwnas.progress import NullReporter
 from tests.export.tensorrt.conftest import ADA
 
 
-def planned(folder: Path, *, device: str, precision: str = "fp16") -> Path:
+def planned(folder: Path, *, device: str, precision: str = "fp16", classes: int | None = None) -> Path:
     options = CampaignOptions(
         space="vitas-micro",
+        classes=classes,
         device=device,
         samples=1,
         batches=(1, 4),
@@ -68,7 +69,10 @@ def test_any_format_will_do(tmp_path: Path) -> None:
         def update(self, event: object) -> None:
             pass
 
-    exported = export_plan(planned(tmp_path, device="l4"), out=tmp_path / "out", reporter=Listener())
+    plan = planned(tmp_path, device="l4", classes=7)
+    exported = export_plan(plan, out=tmp_path / "out", reporter=Listener())
+    of_space = {task.subject.network_id for task in load_plan(plan).tasks if task.subject.source == "space"}
+    assert {network.network_id for network in exported.networks} == of_space
     assert all(network.files[0].suffix == ".onnx" for network in exported.networks)
     assert [text.split(":")[0] for text in messages] == [
         f"{index} of {len(messages)}" for index in range(1, len(messages) + 1)
