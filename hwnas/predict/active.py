@@ -6,14 +6,13 @@ from numpy.typing import NDArray
 from hwnas.errors import InputError
 from hwnas.predict.arrays import Numbers, round_last_bits
 from hwnas.predict.features.table import Features
+from hwnas.predict.features.terms import is_moving
 from hwnas.predict.intervals import WhitenedComponents
 from hwnas.predict.models.analytic import AnalyticLearner
 
 _COMMITTEE = 8
 _USUAL = 3
 """One of so many candidates is usual enough to represent the others."""
-MOVING = ("bytes", "params", "memory_bound", "scores")
-"""Ends of the names of costs that are times of moving data."""
 _CALL_MS = 0.004
 
 
@@ -82,7 +81,7 @@ def _limits(features: Features) -> Numbers:
     """Return the logarithm of the total cost, and the shares of moving data and of calls in it."""
     names = features.cost_names
     calls = [name for name in names if name.startswith("calls.")]
-    moving = [name for name in names if name.endswith(MOVING) and not name.startswith("calls.")]
+    moving = [name for name in names if is_moving(name)]
     total, called = features.total(), _CALL_MS * features.costs_by(calls).sum(axis=1)
     return np.column_stack([np.log(total), features.costs_by(moving).sum(axis=1) / total, np.log1p(called / total)])
 

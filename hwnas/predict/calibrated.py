@@ -10,13 +10,14 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hwnas.errors import InputError
-from hwnas.predict.active import MOVING
 from hwnas.predict.arrays import Numbers
 from hwnas.predict.card import CONFIDENCES, Card, Coverage, FittedData, held_out_rows, usual_batch
 from hwnas.predict.features.conditions import Conditions
 from hwnas.predict.features.table import Features
+from hwnas.predict.features.terms import is_moving
 from hwnas.predict.fit import Observations
 from hwnas.predict.folds import group_equal_networks
 from hwnas.predict.intervals import Intervals
@@ -69,7 +70,8 @@ def calibrated_predictor(
     Raises:
         InputError: The networks are fewer than three different ones.
     """
-    distinct = len(set(group_equal_networks(observed.features)))
+    labels = np.array(group_equal_networks(observed.features), dtype=np.intp)
+    distinct = len(set(labels.tolist()))
     if distinct < MIN_CALIBRATION:
         raise InputError(f"a device needs {MIN_CALIBRATION} different measured networks", got=distinct)
     model, target = fit_pool(pool), observed.target
@@ -81,18 +83,20 @@ def calibrated_predictor(
     logs = np.log(target) - predicted(np.zeros(3))
     steps = _STEP * np.eye(3)
     slopes = np.column_stack([(predicted(step) - predicted(-step)) / (2 * _STEP) for step in steps])
-    rows = np.arange(len(logs))
 
     def left_out(name: str) -> Numbers:
-        factors = [fit_factors(slopes[rows != row], logs[rows != row], model=name) for row in rows]
-        return np.exp([predicted(without)[row] for row, without in zip(rows, factors, strict=True)])
+        values = np.empty(len(logs))
+        for label in range(distinct):  # all measurements of a network together
+            own = labels == label
+            values[own] = predicted(fit_factors(slopes[~own], logs[~own], model=name))[own]
+        return np.exp(values)
 
     held_out = {name: left_out(name) for name in (ONE_FACTOR, THREE_FACTORS)}
     errors = {name: float(np.abs(values / target - 1).mean()) for name, values in held_out.items()}
     chosen = THREE_FACTORS if errors[THREE_FACTORS] < _CLEARLY * errors[ONE_FACTOR] else ONE_FACTOR
     factors = fit_factors(slopes, logs, model=chosen)
     residual = np.log(target / held_out[chosen])
-    around = _intervals_of_devices(pool, model, num_networks=len(residual))
+    around = _intervals_of_devices(pool, model, num_networks=distinct)
     validation = Validation(target=target, by_model={name: row[None] for name, row in held_out.items()}, by_count={})
     names = ", ".join(dict.fromkeys(part.device.name for part in pool))
     compute, memory, launch = np.exp(factors)
@@ -101,8 +105,8 @@ def calibrated_predictor(
         f"{launch:.2f} times what the datasheet suggests"
     )
     sources = tuple(source for part in pool for source in part.sources)
-    card = _card(observed, chosen, held_out[chosen], validation, note=note, sources=sources)
-    inside = _coverage(around, features, target, held_out[chosen])
+    card = _card(observed, chosen, held_out[chosen], validation, num_networks=distinct, note=note, sources=sources)
+    inside = _coverage(around, features, target, held_out[chosen], labels=labels)
     return Predictor(
         card=replace(card, coverage=inside),
         conditions=replace(conditions, batch=1),
@@ -143,9 +147,7 @@ def _changed(model: Stack, factors: Numbers) -> Stack:
     """
 
     def scaled(mean: Analytic) -> Analytic:
-        kinds = [
-            2 if name == "runs" or name.startswith("calls.") else int(name.endswith(MOVING)) for name in mean.cost_names
-        ]
+        kinds = [2 if name == "runs" or name.startswith("calls.") else int(is_moving(name)) for name in mean.cost_names]
         return replace(mean, coefficients=mean.coefficients * np.exp(factors)[kinds])
 
     members: list[Fitted] = []
@@ -173,12 +175,14 @@ def _widened(intervals: Intervals, residual: Numbers) -> Intervals:
     return replace(intervals, errors=intervals.errors * max(float(np.median(np.abs(residual))) / usual, 1.0))
 
 
-def _coverage(intervals: Intervals, features: Features, target: Numbers, predicted: Numbers) -> tuple[Coverage, ...]:
-    """Return the share of networks inside intervals that were widened by the errors of the others."""
+def _coverage(
+    intervals: Intervals, features: Features, target: Numbers, predicted: Numbers, *, labels: NDArray[np.intp]
+) -> tuple[Coverage, ...]:
+    """Return the share of measurements inside intervals that were widened by the errors of the other networks."""
     residual = np.log(target / predicted)
     inside: dict[float, list[bool]] = {confidence: [] for confidence in CONFIDENCES}
     for row in range(len(target)):
-        others, own = _widened(intervals, np.delete(residual, row)), features.take([row])
+        others, own = _widened(intervals, residual[labels != labels[row]]), features.take([row])
         for confidence in CONFIDENCES:
             low, high = others.bounds(predicted[[row]], own, confidence=confidence)
             inside[confidence].append(bool(low[0] <= target[row] <= high[0]))
@@ -191,6 +195,7 @@ def _card(
     predicted: Numbers,
     validation: Validation,
     *,
+    num_networks: int,
     note: str,
     sources: tuple[str, ...],
 ) -> Card:
@@ -202,12 +207,12 @@ def _card(
         data=FittedData(
             sources=(*observed.sources, *sources),
             num_rows=len(predicted),
-            num_networks=len(set(group_equal_networks(observed.features))),
+            num_networks=num_networks,
             is_mixed=True,
             kinds=observed.kinds,
             usual_batch=usual_batch(batches) if metric.deployment.fixed_batch is None else None,
         ),
-        protocol=Protocol(num_folds=max(len(predicted), 2), repeats=1, held_out="networks"),
+        protocol=Protocol(num_folds=num_networks, repeats=1, held_out="networks"),
         model=chosen,
         ranking=validation.ranking(metric, batch=batches),
         coverage=(),

@@ -41,6 +41,8 @@ _WIDTHS = (128, 256, 512)
 _HEADS = (32, 64)
 _TRANSCENDENTAL = ("gelu", "silu", "sigmoid", "tanh", "exp", "hardswish", "hardsigmoid", "mish", "softplus")
 _PAGE_BYTES = 4096
+_MOVING = ("params", "memory_bound", "scores", "masked")
+"""Last parts of the names of terms that are times of moving data, besides those of bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +65,11 @@ def terms(operation: Operation, conditions: Conditions, batch: Amount) -> Iterat
     per_run = _once(operation, conditions) if ONCE in operation.traits else _all(operation, conditions, batch)
     for name, amount in per_run:
         yield name, operation.times * amount
+
+
+def is_moving(name: str) -> bool:
+    """Return True if a term is a time of moving data, at the device's memory rate."""
+    return name.rpartition(".")[2].startswith(("bytes", *_MOVING))
 
 
 def _all(operation: Operation, conditions: Conditions, batch: Amount) -> Iterator[Term]:

@@ -99,6 +99,28 @@ def test_equal_networks_are_fitted_as_before(tmp_path: Path) -> None:
     assert calibrate_pool(ten_equal, "latency_ms", profiles=folder) is None
 
 
+def test_all_measurements_of_a_network_are_left_out_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fast(monkeypatch)
+    folder = write_tables(tmp_path / "profiles", DEVICES)
+    (networks,) = [part for part in tables(folder) if part.device.name == "rtx-pro-6000-maxq"]
+    once = sampled(networks, 5)
+    # A second measurement of each network that is equal to the first says nothing more.
+    one, two = (
+        calibrate_pool(part, "latency_ms", profiles=folder) for part in (once, once.take(np.tile(np.arange(5), 2)))
+    )
+    assert one is not None
+    assert two is not None
+    ratios = {ranked.model: ranked.scores.mape for ranked in one.card.ranking}
+    again = {ranked.model: ranked.scores.mape for ranked in two.card.ranking}
+    assert again[ONE_FACTOR] == pytest.approx(ratios[ONE_FACTOR], rel=1e-9)
+    assert (two.card.data.num_rows, two.card.data.num_networks, two.card.protocol.num_folds) == (10, 5, 5)
+    held_out = [row.predicted for row in two.card.held_out]
+    assert held_out[:5] == held_out[5:]
+    assert two.card.model == ONE_FACTOR  # three factors would be another fit: the same evidence counts twice
+    assert held_out[:5] == pytest.approx([row.predicted for row in one.card.held_out], rel=1e-9)
+    assert [part.share for part in two.card.coverage] == [part.share for part in one.card.coverage]
+
+
 def test_factors_are_found_and_without_evidence_stay_equal() -> None:
     rng = np.random.default_rng(0)
     slopes = rng.dirichlet((2, 2, 1), size=40)

@@ -1,0 +1,89 @@
+import dataclasses
+
+import numpy as np
+
+from hwnas.predict.features.conditions import Conditions
+from hwnas.predict.features.terms import _TERMS, is_moving, terms
+from hwnas.workload import (
+    FLOAT32,
+    ONCE,
+    STRIDED,
+    Attention,
+    Convolution,
+    Elementwise,
+    Linear,
+    MatMul,
+    Move,
+    Norm,
+    Operation,
+    Pool,
+    RelativePosition,
+    Table,
+)
+
+
+def convolution(name: str, *, inputs: int = 8, kernel: int = 9, groups: int = 1, positions_out: int = 16) -> Operation:
+    return Convolution(
+        name=name,
+        positions_in=16,
+        positions_out=positions_out,
+        inputs=inputs,
+        outputs=8,
+        kernel=kernel,
+        groups=groups,
+    )
+
+
+OPERATIONS: tuple[Operation, ...] = (
+    Linear(name="linear", tokens=10, inputs=100, outputs=300, traits=(STRIDED, FLOAT32)),
+    Linear(name="once", tokens=10, inputs=100, outputs=300, traits=(ONCE,)),
+    convolution("convolution"),
+    convolution("depthwise", groups=8),
+    convolution("grouped", groups=2),
+    convolution("pointwise", kernel=1),
+    convolution("patchify", kernel=4, positions_out=4),
+    MatMul(name="matmul", batch=2, rows=10, inner=20, columns=30),
+    Attention(name="attention", heads=2, width=64, queries=9, keys=9, windows=4, mask=1),
+    RelativePosition(name="relative", heads=2, grid=3, head_dim=32, clip=2),
+    *(
+        Norm(name=f"{variant}-{channels}", variant=variant, tokens=10, channels=channels)
+        for variant in ("layer_norm", "batch_norm", "group_norm")
+        for channels in (64, 512)
+    ),
+    *(Elementwise(name=name, variant=name, elements=100) for name in ("softmax", "add", "mul", "gelu", "relu")),
+    *(Move(name=name, variant=name, elements=100) for name in ("cat", "roll", "pad", "gather")),
+    Pool(name="pool", positions_in=16, positions_out=4, channels=8),
+    Table(name="table", elements=100),
+)
+
+
+def test_terms_of_moving_data_are_those_that_depend_on_the_memory_rate() -> None:
+    assert {operation.kind for operation in OPERATIONS} == set(_TERMS)
+    # Little memory bandwidth, so that every operation is bound by it.
+    slow = Conditions(
+        kind="gpu",
+        op_per_s=1e15,
+        byte_per_s=1e6,
+        bytes_per_element=2,
+        num_sms=4,
+        torch_layouts=True,
+        autocast=True,
+    )
+    faster = dataclasses.replace(slow, byte_per_s=2e6)
+    seen, changed = set(), set()
+    for operation in OPERATIONS:
+        pairs = zip(terms(operation, slow, 4.0), terms(operation, faster, 4.0), strict=True)
+        for (name, amount), (_, other) in pairs:
+            if np.any(amount):
+                seen.add(name)
+            if not np.allclose(amount, other, rtol=1e-9, atol=0):
+                changed.add(name)
+    assert {name for name in seen if is_moving(name)} == changed
+    assert {
+        "layer_norm.bytes<=256",
+        "other_norm.bytes>256",
+        "attention.masked",
+        "once.bytes",
+        "float32.bytes",
+    } < changed
+    assert {"linear.params", "patchify.memory_bound", "attention.scores", "strided.bytes"} < changed
