@@ -17,7 +17,7 @@ from hwnas.files import file_errors, path_within, printable
 from hwnas.metrics import MEASURED_METRICS, UNSPECIFIED, Deployment, MeasuredMetric, Metric
 from hwnas.pipeline.predictors.grouping import LeftOut, group_profiles
 from hwnas.pipeline.predictors.measured_networks import MeasuredNetworks, measured_profile, measured_table
-from hwnas.pipeline.predictors.unmeasured import calibrate_pool
+from hwnas.pipeline.predictors.unmeasured import calibrate_pool, why_not_pooled
 from hwnas.predict.active import representative
 from hwnas.predict.arrays import Numbers
 from hwnas.predict.card import Card
@@ -111,7 +111,7 @@ def fit_predictors(
             left_out.append(LeftOut(name=result.name, reason=reason))
             reporter.message(f"{result.name}: {reason}")
     if not fitted:
-        raise errors[0] if errors else _nothing_to_fit(device, options)
+        raise errors[0] if errors else _nothing_to_fit(device, options, left_out=left_out)
     return FitReport(device=device, fitted=tuple(fitted), left_out=tuple(left_out))
 
 
@@ -199,6 +199,9 @@ def _fit_metric(networks: MeasuredNetworks, name: MeasuredMetric, options: FitOp
         if calibrated is not None:
             reporter.message(f"{networks.name}: {name}: {calibrated.card.notes[-1]}")
             return calibrated
+        note = why_not_pooled(networks, name, profiles=options.profiles)
+        if note is not None and not sources:
+            reporter.message(f"{networks.name}: {name}: {note}")
     observed = networks.observations(name)
     if options.sources:
         found = find_sources(networks, name, options.sources, predictors=options.predictors)
@@ -232,7 +235,12 @@ def _first(networks: MeasuredNetworks, count: int | None) -> MeasuredNetworks:
     return networks.take(np.flatnonzero([label in chosen for label in labels]))
 
 
-def _nothing_to_fit(device: str, options: FitOptions, known: Sequence[str] = ()) -> InputError:
+def _nothing_to_fit(
+    device: str, options: FitOptions, known: Sequence[str] = (), *, left_out: Sequence[LeftOut] = ()
+) -> InputError:
+    if left_out:
+        reasons = "; ".join(f"{item.name}: {item.reason}" for item in left_out)
+        return InputError(f"no profile of {device} can be fitted", got=reasons, hint="measure more networks")
     deployment = options.deployment
     requested = {
         "space": options.space,
@@ -260,6 +268,8 @@ def find_sources(
 ) -> TransferSources:
     """Choose a predictor of each source for these networks, of the same runtime unless it names another.
 
+    Sources are named by the deployments of the chosen predictors.
+
     Args:
         networks: The measured networks.
         metric: The metric to fit.
@@ -269,10 +279,8 @@ def find_sources(
     Raises:
         InputError: A source is what was measured, or there is no predictor of it.
     """
-    wanted = {
-        str(source): Metric(name=metric, deployment=source) for source in dict.fromkeys(_deployments(networks, sources))
-    }
-    chosen = {name: _choose(networks, item, predictors) for name, item in wanted.items()}
+    wanted = [Metric(name=metric, deployment=source) for source in _deployments(networks, sources)]
+    chosen = {str(found.metric.deployment): found for found in (_choose(networks, item, predictors) for item in wanted)}
     made = {name: _source(predictor) for name, predictor in chosen.items()}
     batch = networks.conditions.batch
     return TransferSources(
@@ -313,9 +321,10 @@ def _source(chosen: ChosenPredictor) -> Source:
 def _choose(networks: MeasuredNetworks, metric: Metric, predictors: Path | None) -> ChosenPredictor:
     # Of its own device what is not named is as it was measured; of another one the runtime is.
     own = networks.deployment
-    parts = own if metric.deployment.device == own.device else Deployment(runtime=own.runtime)
+    if metric.deployment.device == own.device:
+        return choose_predictor(metric.completed(own), space=networks.space, predictors=predictors)
     try:
-        same = metric.completed(parts)
+        same = metric.completed(Deployment(runtime=own.runtime))
         return choose_predictor(same, space=networks.space, predictors=predictors)
     except NoPredictorError:  # another runtime may help too; leave-one-out errors decide
         return choose_predictor(metric, space=networks.space, predictors=predictors)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from hwnas.pipeline.predictors.measured_networks import MeasuredNetworks, pool_profiles, select_space
-from hwnas.predict.selection import MIN_NETWORKS
+from hwnas.predict.calibrated import MIN_CALIBRATION
 from hwnas.records.manifest import torch_version
 
 
@@ -87,5 +87,7 @@ def _by_deployment(parts: Sequence[MeasuredNetworks], *, mixed: bool) -> Iterato
             names = ", ".join(part.name for part in same)
             reason = f"{names} were measured in different environments (--mixed fits them together)"
             yield LeftOut(name=name, reason=reason)
-        elif sum(map(len, same)) >= MIN_NETWORKS:
+        elif (count := sum(map(len, same))) < MIN_CALIBRATION:
+            yield LeftOut(name=name, reason=f"{count} networks, at least {MIN_CALIBRATION} are needed")
+        else:  # few networks may adapt a model of other devices; a fit of their own says that it needs more
             yield pool_profiles(same, name=name)

@@ -106,8 +106,7 @@ def calibrate_pool(
         measured in its deployment: two, or each of those that are named.
     """
     name, deployment = networks.device.name, networks.deployment
-    few = MIN_CALIBRATION <= len(set(group_equal_networks(networks.features))) <= FEW_NETWORKS
-    if metric not in _METRICS or name not in DEVICES or not few:
+    if not _are_few(networks, metric):
         return None
     device = DEVICES.get(name)
     try:
@@ -124,6 +123,34 @@ def calibrate_pool(
         features=rows.features_for(replace(conditions, batch=rows.batches)),
         conditions=conditions,
     )
+
+
+def why_not_pooled(networks: MeasuredNetworks, metric: MeasuredMetric, *, profiles: Path | None = None) -> str | None:
+    """Return why a few networks adapt no model of other devices; None if they are not few or they do.
+
+    Args:
+        networks: The measured networks of a device with a datasheet.
+        metric: Latency or throughput.
+        profiles: The only folder of profiles and tables to use; None: the default search path.
+    """
+    deployment, device = networks.deployment, networks.device
+    if not _are_few(networks, metric) or other_devices(deployment, profiles=profiles):
+        return None
+    pools = _pools(Deployment(), device, profiles)
+    fitting = [
+        "/".join(key)
+        for key in pools
+        if other_devices(Deployment(device=device.name, runtime=key[0], precision=key[1]), profiles=profiles)
+    ]
+    own = f"{deployment.runtime}/{deployment.precision}"
+    measured = f"; models of others are for {', '.join(sorted(fitting))}" if fitting else ""
+    return f"few networks, and fewer than {MIN_DEVICES} other {device.kind.upper()}s measured in {own}{measured}"
+
+
+def _are_few(networks: MeasuredNetworks, metric: MeasuredMetric) -> bool:
+    """Return True if the networks are so few that they adapt a model of other devices, where a datasheet allows it."""
+    few = MIN_CALIBRATION <= len(set(group_equal_networks(networks.features))) <= FEW_NETWORKS
+    return few and metric in _METRICS and networks.device.name in DEVICES
 
 
 def other_devices(deployment: Deployment, *, profiles: Path | None = None) -> tuple[str, ...]:

@@ -7,8 +7,9 @@ import pytest
 from hwnas.data_paths import PROFILES, data_search_path
 from hwnas.metrics import Deployment
 from hwnas.pipeline.predictors.fit import FitOptions, fit_predictors
+from hwnas.pipeline.predictors.grouping import group_profiles
 from hwnas.pipeline.predictors.measured_networks import MeasuredNetworks, measured_table
-from hwnas.pipeline.predictors.unmeasured import _part, _sustained, calibrate_pool
+from hwnas.pipeline.predictors.unmeasured import _part, _sustained, calibrate_pool, why_not_pooled
 from hwnas.predict.active import representative
 from hwnas.predict.arrays import Numbers
 from hwnas.predict.calibrated import ONE_FACTOR, THREE_FACTORS, calibrated_predictor, fit_factors
@@ -90,6 +91,20 @@ def test_ten_samples_of_known_devices_are_taken_from_those_named(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("hwnas.pipeline.predictors.unmeasured.DEVICES", {})
         assert calibrate_pool(sampled(networks), "latency_ms", profiles=folder) is None
+
+
+def test_a_few_networks_in_another_runtime_than_other_devices_are_said_to_be_alone(tmp_path: Path) -> None:
+    folder = write_tables(tmp_path / "profiles", DEVICES)
+    (networks,) = [part for part in tables(folder) if part.device.name == "rtx-pro-6000-maxq"]
+    few = sampled(networks, 7)
+    assert [len(part) for part in group_profiles([few]).to_fit] == [7]
+    assert calibrate_pool(few, "latency_ms", profiles=folder) is not None
+    assert why_not_pooled(few, "latency_ms", profiles=folder) is None
+    other = replace(few, deployment=replace(few.deployment, runtime="torch-compile"))
+    assert why_not_pooled(other, "latency_ms", profiles=folder) == (
+        "few networks, and fewer than 2 other GPUs measured in torch-compile/fp16; models of others are for torch/fp16"
+    )
+    assert why_not_pooled(networks, "latency_ms", profiles=folder) is None
 
 
 def test_equal_networks_are_fitted_as_before(tmp_path: Path) -> None:

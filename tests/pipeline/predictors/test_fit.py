@@ -162,7 +162,7 @@ def test_a_few_networks_lean_on_another_device_where_that_helps(tmp_path: Path) 
     assert (item.card.model, item.card.data.num_networks) == ("transfer", 10)
     errors = {ranked.model: ranked.scores.mape for ranked in item.card.ranking}
     assert errors["transfer"] < min(errors["from scratch"], errors["from scratch, gaussian"])
-    assert "source-4c scaled" in errors
+    assert "source-4c/onnxruntime/fp32/b1 scaled" in errors
     asked = PredictOptions(
         deployment=Deployment(device=DEVICE), predictors=tmp_path / "predictors", confidence=0.8, allow_outside=True
     )
@@ -219,8 +219,10 @@ def test_sources_of_another_runtime_or_kind_of_device_are_told_apart(tmp_path: P
     here = select_space(measured_profile(entry), SPACE)
     eager = replace(here, deployment=replace(here.deployment, runtime="torch"))
     devices, place = ("source-4c", "a100"), tmp_path / "predictors"
-    assert find_sources(here, "latency_ms", devices, predictors=place).unlike == {"a100"}
-    assert find_sources(eager, "latency_ms", devices, predictors=place).unlike == {"source-4c", "a100"}
+    cpu, gpu = (f"{device}/onnxruntime/fp32/b1" for device in devices)
+    assert find_sources(here, "latency_ms", devices, predictors=place).unlike == {gpu}
+    # No predictor is of torch: those of another runtime are named as what they are.
+    assert find_sources(eager, "latency_ms", devices, predictors=place).unlike == {cpu, gpu}
 
 
 def test_a_source_of_any_batch_answers_at_the_batch_of_each_row() -> None:
@@ -308,10 +310,13 @@ def test_another_deployment_of_the_same_device_may_be_a_source(tmp_path: Path, m
     few = replace(few, deployment=replace(few.deployment, batch=1))
     (entry,) = [item for item in profile_entries(((tmp_path / "profiles", "own"),)) if "-b1-" in item.name]
     networks = select_space(measured_profile(entry), SPACE)
-    name = f"{DEVICE}/onnxruntime/fp32/b8"
-    found = find_sources(networks, "latency_ms", ["b8"], predictors=few.predictors)
-    assert found.sources.keys() == {f"{DEVICE}/b8"}
-    found = find_sources(networks, "latency_ms", [name.partition("/")[2]], predictors=few.predictors)
+    name = f"{DEVICE}/onnxruntime/fp32/b8/t1"
+    found = find_sources(networks, "latency_ms", ["b8", "onnxruntime/fp32/b8"], predictors=few.predictors)
+    assert found.sources.keys() == {name}
+    narrow = replace(networks, deployment=replace(networks.deployment, precision="bf16"))
+    with pytest.raises(InputError, match=f"no predictor for {DEVICE} fits this metric") as caught:
+        find_sources(narrow, "latency_ms", ["b8"], predictors=few.predictors)
+    assert caught.value.got == f"latency_ms@{DEVICE}/onnxruntime/bf16/b8/t1"
     assert (found.sources[name].batch, found.unlike) == (8, frozenset())
     eight = np.array([true_ms(subject, batch=8) for subject in networks.subjects])
     assert np.abs(found.predictions[name] / eight - 1).mean() < 0.03
@@ -323,6 +328,17 @@ def test_another_deployment_of_the_same_device_may_be_a_source(tmp_path: Path, m
         fit_predictors(replace(few, sources=(f"{DEVICE}/fast",)))
     with pytest.raises(InputError, match=f"no predictor for {DEVICE} fits this metric"):
         fit_predictors(replace(few, sources=("openvino/bf16",)))
+
+
+def test_too_few_networks_of_any_kind_are_reported(tmp_path: Path) -> None:
+    write_tables(tmp_path / "profiles", {"rtx4090": 1.0}, count=7)
+    with pytest.raises(InputError, match="at least 8 distinct networks") as caught:
+        fit_predictors(options(tmp_path, device="rtx4090"))
+    assert caught.value.got == "7 rows of 7"
+    write_tables(tmp_path / "profiles", {"rtx4090": 1.0}, count=2)
+    with pytest.raises(InputError, match="no profile of rtx4090 can be fitted") as caught:
+        fit_predictors(options(tmp_path, device="rtx4090"))
+    assert caught.value.got == "any-torch-fp16-bany: 2 networks, at least 3 are needed"
 
 
 def test_a_device_is_no_source_of_itself(tmp_path: Path) -> None:
