@@ -204,7 +204,8 @@ def test_a_file_that_loses_too_much_is_not_written(
     module: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With two levels in place of 255, as if int8 had one bit."""
-    monkeypatch.setattr("hwnas.export.quantise._LEVELS", 1)
+    for module_name in ("scales", "quantise"):
+        monkeypatch.setattr(f"hwnas.export.{module_name}.LEVELS", 1)
     with pytest.raises(CheckFailedError, match="top-1 accuracy in int8 may be at most 0 points below"):
         exported(module, tmp_path / "net.onnx", max_drop=0.0)
     assert [path.name for path in tmp_path.iterdir()] == ["net.onnx.parity.json"]

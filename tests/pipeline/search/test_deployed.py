@@ -280,7 +280,7 @@ def test_one_deployment_is_no_choice(deployed: dict[str, Any]) -> None:
 def test_all_that_is_missing_is_said_at_once(deployed: dict[str, Any]) -> None:
     with pytest.raises(InputError) as caught:
         dry_run_search(free(deployed, precisions=("fp32", "fp16", "tf32")))
-    assert all(f"--precision {name}, then" in str(caught.value.hint) for name in ("fp16", "tf32"))
+    assert all(f"--precision {name} --batch 1, then" in str(caught.value.hint) for name in ("fp16", "tf32"))
 
 
 @pytest.mark.parametrize("exported", [0, pytest.param(3, marks=pytest.mark.slow)])
