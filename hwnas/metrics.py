@@ -231,6 +231,9 @@ MeasuredMetric = Literal["latency_ms", "throughput", "memory_mb", "energy_j"]
 MEASURED_METRICS: tuple[MeasuredMetric, ...] = get_args(MeasuredMetric)
 """The metrics of a deployment, which profiles measure and predictors are fitted to."""
 
+TIMED_METRICS: tuple[MeasuredMetric, ...] = ("latency_ms", "throughput")
+"""The measured metrics that follow from the time of a run."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 from hwnas.config import Between, FileName, UtcTime, from_mapping, parse_json, require_schema, shown, to_mapping
 from hwnas.errors import InputError, unknown
 from hwnas.files import file_errors, printable
-from hwnas.metrics import MAX_BATCH, MEASURED_METRICS, Metric
+from hwnas.metrics import MAX_BATCH, MEASURED_METRICS, TIMED_METRICS, Metric
 from hwnas.predict.arrays import Numbers
 from hwnas.predict.metrics import Correlation, RelativeError, Scores, Share, best_spearman
 from hwnas.predict.selection import Protocol
@@ -170,7 +170,7 @@ class Card(_Body):
 
         Only known for times and rates, whose noise is a factor.
         """
-        if not self.noise_floor or self.metric.name not in ("latency_ms", "throughput"):
+        if not self.noise_floor or self.metric.name not in TIMED_METRICS:
             return None
         return best_spearman(np.array([row.predicted for row in self.held_out]), noise_floor=self.noise_floor)
 
@@ -260,6 +260,12 @@ def held_out_rows(measured: Numbers, predicted: Numbers) -> tuple[HeldOut, ...]:
     """Return the rows of a card from values in the unit of its metric."""
     rows = zip(measured.tolist(), predicted.tolist(), strict=True)
     return tuple(HeldOut(measured=value, predicted=prediction) for value, prediction in rows)
+
+
+def common_facts(environments: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Return the facts that all environments share."""
+    first, *others = environments
+    return {name: value for name, value in first.items() if all(other.get(name) == value for other in others)}
 
 
 def usual_batch(batches: Numbers) -> int:

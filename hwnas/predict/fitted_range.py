@@ -5,7 +5,7 @@ and the end of their range is proportional to 1 / n. The margin is wider by as m
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hwnas.errors import InputError
 from hwnas.predict.arrays import ContiguousArrays, Numbers
-from hwnas.predict.features.table import Features
+from hwnas.predict.features.table import Features, outside_column
 from hwnas.predict.folds import group_equal_networks
 from hwnas.predict.intervals import WhitenedComponents
 from hwnas.predict.stored import StoredTable
@@ -57,6 +57,15 @@ class FittedRange(ContiguousArrays):
             largest_distance=float(components.distance(features).max()),
             margin=_MARGIN + (_FEW_MARGIN / count if one_space else 0.0),
             far=_FAR + (_FEW_FAR / count if one_space else 0.0),
+        )
+
+    def with_range_of(self, source: str) -> Self:
+        """Return the range that networks outside the fitted range of a source are outside as well."""
+        return replace(
+            self,
+            shape_names=(*self.shape_names, outside_column(source)),
+            low=np.append(self.low, 0.0),
+            high=np.append(self.high, 0.0),
         )
 
     def is_outside(self, features: Features) -> NDArray[np.bool_]:
@@ -137,6 +146,8 @@ class FittedRange(ContiguousArrays):
 
     def _reason(self, column: int, features: Features) -> str:
         name = (*self.cost_names, *self.shape_names)[column]
+        if name.startswith(outside_column("")):
+            return f"it is outside the fitted range of {name.removeprefix(outside_column(''))}"
         value = self._columns(features)[0, column]
         return f"{name} is {value:.4g}, and the fitted range is {self.low[column]:.4g} to {self.high[column]:.4g}"
 

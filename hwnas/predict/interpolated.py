@@ -2,19 +2,19 @@
 
 The time is interpolated linearly in the batch size: a part of it is spent once per run, the other once per image. The
 truth lies between two extremes: that images take as long as in the smaller batch, or as long as in the larger one.
-Intervals are widened by the distance to these, which is small where the time is nearly proportional to the batch, as on
-a CPU, and large where a GPU begins to be full.
+Intervals are widened by the distance to these, by one factor for all networks. It is small where the time is nearly
+proportional to the batch, as on a CPU, and large where a GPU begins to be full.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 
 from hwnas.errors import InputError
 from hwnas.predict.arrays import Numbers
-from hwnas.predict.card import INTERPOLATED, Ranked
-from hwnas.predict.intervals import Intervals
+from hwnas.predict.card import INTERPOLATED, Ranked, common_facts
 from hwnas.predict.models import Mean
 from hwnas.predict.predictor import Predictor, Source
 from hwnas.space import SPACES
@@ -24,6 +24,7 @@ _NETWORKS = 200
 _USUAL = 0.9
 """Share of networks whose distance to the extremes is allowed for."""
 _DEFAULT_SPACE = "autoformer-tiny"
+_MAX_NAMED = 6
 
 
 def interpolate(lower: Predictor, upper: Predictor, *, batch: int) -> Predictor:
@@ -44,25 +45,31 @@ def interpolate(lower: Predictor, upper: Predictor, *, batch: int) -> Predictor:
         if predictor.sources:
             message = f"{predictor.card.metric} cannot be interpolated, because it was made from other predictors"
             raise InputError(message, hint=f"measure batch {batch}")
-    names = tuple(f"batch {measured}" for measured in (first, second))
-    sources = {
-        name: Source(conditions=predictor.conditions, batch=measured, model=predictor.model)
-        for name, predictor, measured in zip(names, (lower, upper), (first, second), strict=True)
-    }
     faster, slower = _extremes(lower, upper, first=first, second=second, batch=batch)
-    # The card, the range and the shape of the intervals are those of the less accurate of the two.
+    # The card and the shape of the intervals are those of the less accurate of the two.
     worse, measured = max(((lower, first), (upper, second)), key=lambda pair: pair[0].card.scores.mape)
+    better, other = (upper, second) if worse is lower else (lower, first)
+    names = {batch: f"batch {batch}" for batch in (first, second)}
+    sources = {
+        names[first]: Source(conditions=lower.conditions, batch=first, model=lower.model),
+        names[second]: Source(conditions=upper.conditions, batch=second, model=upper.model),
+    }
+    # That of the other is checked with features of its own batch.
+    sources[names[other]] = replace(sources[names[other]], fitted_range=better.fitted_range)
+    environments = lower.card.environment, upper.card.environment
     card, metric = worse.card, worse.card.metric
     count_names = dict.fromkeys((*lower.card.data.count_names, *upper.card.data.count_names))
     data = replace(
         card.data,
         sources=tuple(dict.fromkeys((*lower.card.data.sources, *upper.card.data.sources))),
+        is_mixed=lower.card.data.is_mixed or upper.card.data.is_mixed,
         num_networks=min(lower.card.data.num_networks, upper.card.data.num_networks),
         count_names=tuple(count_names),
     )
     note = (
         f"{INTERPOLATED}: interpolated between batch {first} and batch {second}; errors are those at batch {measured}, "
         f"and intervals allow for {faster:.1%} less and {slower:.1%} more in addition"
+        f"{_differing(*environments)}"
     )
     return replace(
         worse,
@@ -74,9 +81,11 @@ def interpolate(lower: Predictor, upper: Predictor, *, batch: int) -> Predictor:
             ranking=(Ranked(model=_MODEL, scores=card.scores),),
             learning_curve=(),
             notes=(note, *card.notes),
+            environment=common_facts(environments),
         ),
-        model=Mean(sources=names, weights=_weights(first, second, batch)),
-        intervals=_widened(worse.intervals, faster=faster, slower=slower),
+        model=Mean(sources=tuple(sources), weights=_weights(first, second, batch)),
+        intervals=replace(worse.intervals, below=faster, above=slower),
+        fitted_range=worse.fitted_range.with_range_of(names[other]),
         sources=sources,
         batch=measured,
         validation=None,
@@ -107,11 +116,10 @@ def _extremes(lower: Predictor, upper: Predictor, *, first: int, second: int, ba
     return tuple(max(float(np.quantile(np.concatenate(parts), _USUAL)), 0.0) for parts in (below, above))  # type: ignore[return-value]
 
 
-def _widened(intervals: Intervals, *, faster: float, slower: float) -> Intervals:
-    """Return the intervals that allow for the interpolation as well."""
-
-    def shifted(errors: Numbers) -> Numbers:
-        return np.where(errors < 0, errors - faster, errors + slower)
-
-    like = intervals.like_errors
-    return replace(intervals, errors=shifted(intervals.errors), like_errors=None if like is None else shifted(like))
+def _differing(first: Mapping[str, str], second: Mapping[str, str]) -> str:
+    """Return the clause of a note that names the facts in which two environments differ; empty if there are none."""
+    names = [name for name in dict.fromkeys((*first, *second)) if first.get(name) != second.get(name)]
+    if not names:
+        return ""
+    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+    return f"; their environments differ in {', '.join(names[:_MAX_NAMED])}{more}"

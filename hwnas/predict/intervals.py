@@ -1,10 +1,11 @@
 """Conformal prediction intervals from the errors of held-out networks.
 
-The interval of a network is its prediction times exp(quantile * scale). The scale grows with the distance of the
-network from the fitted ones; the quantiles are those of the held-out errors log(measured / predicted) / scale. This is
-normalised conformal prediction with the errors of cross-validation (CV+, Barber et al. 2021, "Predictive inference with
-the jackknife+") and one refitted model. Lower and upper quantiles are separate, because slow outliers are more frequent
-than fast ones.
+The interval of a network is its prediction times exp(quantile * scale), and wider by a constant factor where the
+predictor allows for more than the errors of held-out networks, as for a batch that was interpolated. The scale grows
+with the distance of the network from the fitted ones; the quantiles are those of the held-out errors
+log(measured / predicted) / scale. This is normalised conformal prediction with the errors of cross-validation (CV+,
+Barber et al. 2021, "Predictive inference with the jackknife+") and one refitted model. Lower and upper quantiles are
+separate, because slow outliers are more frequent than fast ones.
 """
 
 import math
@@ -31,6 +32,7 @@ _RIDGE = 3.0
 _SCALE_RANGE = 4.0
 _ROUNDING = 1e-9
 _PARTS = 5
+_OPTIONAL = ("repeats", "nearness", "like_errors", "below", "above")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +114,10 @@ class Intervals(ContiguousArrays):
     """The errors of networks of known families alone: an interval covers both these and all errors."""
     repeats: int = 1
     """Number of errors of each network, which are not independent."""
+    below: float = 0.0
+    """By how much lower the lower bound is than errors alone make it, as a logarithm: no multiple of the scale."""
+    above: float = 0.0
+    """By how much higher the upper bound is, likewise."""
 
     def scale(self, features: Features) -> Numbers:
         """Return the factor by which the interval of each network is wider than a typical one."""
@@ -125,20 +131,21 @@ class Intervals(ContiguousArrays):
         if self.like_errors is not None:
             low, high = _wider(self.errors, self.like_errors, confidence=confidence)
         scale = self.scale(features)
-        return mean * np.exp(low * scale), mean * np.exp(high * scale)
+        return mean * np.exp(low * scale - self.below), mean * np.exp(high * scale + self.above)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
         near = {} if self.nearness is None else {"nearness": self.nearness.to_json()}
         if self.like_errors is not None:
             near["like_errors"] = self.like_errors.tolist()
+        wider = {name: value for name, value in (("below", self.below), ("above", self.above)) if value}
         own = {"slope": self.slope, "errors": self.errors.tolist(), "repeats": self.repeats}
-        return {"unusual": self.components.to_json(), **own, **near}
+        return {"unusual": self.components.to_json(), **own, **near, **wider}
 
     @classmethod
     def from_json(cls, data: StoredTable) -> Self:
         """Make it from what `to_json` returned."""
-        data.require_keys("unusual", "slope", "errors", optional=("repeats", "nearness", "like_errors"))
+        data.require_keys("unusual", "slope", "errors", optional=_OPTIONAL)
         errors = _ascending(data, "errors")
         components = WhitenedComponents.from_json(data.table("unusual"))
         near = Nearness.from_json(data.table("nearness"), components.rotation.shape[1]) if "nearness" in data else None
@@ -149,6 +156,8 @@ class Intervals(ContiguousArrays):
             nearness=near,
             like_errors=_ascending(data, "like_errors") if "like_errors" in data else None,
             repeats=data.whole_number("repeats", low=1, high=1000) if "repeats" in data else 1,
+            below=data.number("below", low=0) if "below" in data else 0.0,
+            above=data.number("above", low=0) if "above" in data else 0.0,
         )
 
 

@@ -25,7 +25,7 @@ from hwnas.predict.arrays import Numbers, round_last_bits
 from hwnas.predict.card import Card, CurvePoint, Ranked, load_card, require_seal
 from hwnas.predict.features.conditions import Batch, Conditions
 from hwnas.predict.features.counting import population_features, workload_features
-from hwnas.predict.features.table import Features, with_source_predictions
+from hwnas.predict.features.table import Features, with_outside, with_source_predictions
 from hwnas.predict.fitted_range import FittedRange, require_inside
 from hwnas.predict.intervals import Intervals, require_confident, supported_confidence
 from hwnas.predict.metrics import Scores, scores
@@ -132,6 +132,8 @@ class Source:
     batch: int | None
     """The batch size at which the source was measured; None: several, so that it answers at that of the networks."""
     model: Fitted
+    fitted_range: FittedRange | None = None
+    """The range that the networks must be inside as well; None: any network."""
 
     def predict(self, build: Callable[[Conditions], Features], *, batch: Batch) -> Numbers:
         """Predict networks whose features `build` computes under the conditions of this source.
@@ -140,7 +142,21 @@ class Source:
             build: Computes the features.
             batch: Batch size of the networks.
         """
-        return self.model.predict(build(replace(self.conditions, batch=self.batch or batch)))
+        return self.model.predict(self.features(build, batch=batch))
+
+    def features(self, build: Callable[[Conditions], Features], *, batch: Batch) -> Features:
+        """Return the features that `build` computes under the conditions of this source."""
+        return build(replace(self.conditions, batch=self.batch or batch))
+
+    def plain(self) -> dict[str, Any]:
+        """Return plain values."""
+        own_range = {} if self.fitted_range is None else {"fitted_range": self.fitted_range.to_json()}
+        return {
+            "conditions": self.conditions.plain(),
+            "batch": self.batch,
+            "model": fitted_to_json(self.model),
+            **own_range,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,14 +291,7 @@ class Predictor:
             "model": fitted_to_json(self.model),
             "intervals": self.intervals.to_json(),
             "fitted_range": self.fitted_range.to_json(),
-            "sources": {
-                name: {
-                    "conditions": source.conditions.plain(),
-                    "batch": source.batch,
-                    "model": fitted_to_json(source.model),
-                }
-                for name, source in self.sources.items()
-            },
+            "sources": {name: source.plain() for name, source in self.sources.items()},
         }
 
     @classmethod
@@ -305,9 +314,15 @@ class Predictor:
     def _build_features(self, build: Callable[[Conditions], Features], batch: int | None) -> Features:
         count = self.card.metric.require_batch(batch)
         with np.errstate(all="ignore"):  # what overflows is no finite feature, which is an error
-            by_source = {name: source.predict(build, batch=count) for name, source in self.sources.items()}
+            seen = {name: source.features(build, batch=count) for name, source in self.sources.items()}
+            by_source = {name: source.model.predict(seen[name]) for name, source in self.sources.items()}
+        outside = {
+            name: source.fitted_range.is_outside(seen[name])
+            for name, source in self.sources.items()
+            if source.fitted_range is not None
+        }
         conditions = replace(self.conditions, batch=self.batch or count)
-        return with_source_predictions(build(conditions), by_source)
+        return with_outside(with_source_predictions(build(conditions), by_source), outside)
 
 
 def _identity(folder: Path) -> int | None:
@@ -315,11 +330,12 @@ def _identity(folder: Path) -> int | None:
 
 
 def _source(data: StoredTable) -> Source:
-    data.require_keys("conditions", "batch", "model")
+    data.require_keys("conditions", "batch", "model", optional=("fitted_range",))
     return Source(
         conditions=Conditions.from_json(data.table("conditions")),
         batch=data.whole_number("batch", low=1, high=MAX_BATCH) if data.value("batch") is not None else None,
         model=fitted_from_json(data.table("model")),
+        fitted_range=FittedRange.from_json(data.table("fitted_range")) if "fitted_range" in data else None,
     )
 
 

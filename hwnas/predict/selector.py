@@ -10,7 +10,7 @@ from hwnas.data_paths import PREDICTORS, DataPaths, Origin, data_search_path
 from hwnas.devices import Machine, resolve
 from hwnas.errors import HwnasError, InputError, MissingError, unknown
 from hwnas.files import path_within, printable
-from hwnas.metrics import PRECISION_PREFERENCE, RUNTIMES, UNSPECIFIED, Deployment, Metric, parse_metric
+from hwnas.metrics import PRECISION_PREFERENCE, RUNTIMES, TIMED_METRICS, UNSPECIFIED, Deployment, Metric, parse_metric
 from hwnas.predict.interpolated import interpolate
 from hwnas.predict.lookup import (
     ANY,
@@ -27,7 +27,6 @@ from hwnas.space import SPACES
 INTERPOLATED_FOLDER = "interpolated"
 """Subfolder of a folder of predictors for those of batches that were not measured."""
 
-_INTERPOLATED_METRICS = ("latency_ms", "throughput")
 _log = logging.getLogger(__name__)
 
 
@@ -145,11 +144,15 @@ def choose_interpolated(
 
     Returns:
         The predictor, in memory alone, whose note and card say that the batch was not measured; None if the metric
-        names no batch, or no deployment has predictors of both a smaller and a larger one.
+        names no batch, or no deployment has predictors of both a smaller and a larger one, the nearest of which were
+        not made from other predictors themselves.
+
+    Raises:
+        InputError: One of the predictors is damaged.
     """
     device = resolve(metric.deployment.device or "auto", machine=machine)
     batch = metric.deployment.fixed_batch
-    if batch is None or metric.name not in _INTERPOLATED_METRICS:
+    if batch is None or metric.name not in TIMED_METRICS:
         return None
     found, _ = find_predictors(data_search_path(PREDICTORS, predictors), device=device, metric=metric.name)
     wanted = replace(metric, deployment=replace(metric.deployment, device=device, batch=None))
@@ -163,7 +166,10 @@ def choose_interpolated(
         smaller, larger = [key for key in by_batch if key < batch], [key for key in by_batch if key > batch]
         if smaller and larger:
             lower, upper = by_batch[max(smaller)], by_batch[min(larger)]
-            predictor = interpolate(Predictor.load(lower.path), Predictor.load(upper.path), batch=batch)
+            pair = Predictor.load(lower.path), Predictor.load(upper.path)
+            if any(measured.sources for measured in pair):
+                continue
+            predictor = interpolate(*pair, batch=batch)
             entry = replace(lower, card=predictor.card)
             return ChosenPredictor(
                 metric=_completed(entry, metric),

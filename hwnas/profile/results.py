@@ -8,6 +8,7 @@ import numpy as np
 
 from hwnas.errors import CheckFailedError
 from hwnas.frames import Columns
+from hwnas.metrics import TIMED_METRICS
 from hwnas.profile.statistics import (
     MIN_NETWORKS,
     NoiseFloor,
@@ -87,7 +88,7 @@ class NetworkResult:
 
     def interval(self, metric: str) -> tuple[float | None, float | None]:
         """Return the 95 % interval of a metric; (None, None) if the metric has none."""
-        if self.failure is not None or metric not in ("latency_ms", "throughput"):
+        if self.failure is not None or metric not in TIMED_METRICS:
             return None, None
         if metric == "latency_ms":
             return self.low_ms, self.high_ms

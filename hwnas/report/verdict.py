@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from hwnas.metrics import QUALITIES, indistinct_supernet_warning, parse_metric
+from hwnas.metrics import QUALITIES, TIMED_METRICS, indistinct_supernet_warning, parse_metric
 from hwnas.report.data import Member, MetricInfo, RunData, percent, shown
 from hwnas.search.pareto import knee
 from hwnas.search.record import SearchRecord
@@ -155,7 +155,7 @@ def _against_baseline(data: RunData, member: Member) -> str:
         value = member.value(metric.key)
         if baseline is None or not metric.where or not base or not value:
             continue
-        if metric.name in ("latency_ms", "throughput"):
+        if metric.name in TIMED_METRICS:
             ratio = base / value if metric.name == "latency_ms" else value / base
             name = f"the {baseline.name}" if baseline.kind == "original" else baseline.name
             return f" ({ratio:.2f} × the speed of {name})"

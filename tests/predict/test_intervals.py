@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -87,6 +89,23 @@ def test_json_gives_the_same_intervals_back() -> None:
         again.bounds(target, features, confidence=0.8), intervals.bounds(target, features, confidence=0.8), strict=True
     ):
         np.testing.assert_array_equal(mine, theirs)
+
+
+def test_a_constant_factor_widens_whatever_the_scale_and_the_quantiles() -> None:
+    features, target = networks(50), true_times(networks(50))
+    # All networks are slower than predicted, so that both quantiles are above 0.
+    bare = calibrate(features, target, (target * np.exp(-0.1 * networks(50).costs[:, 0] / target))[None] * 0.9)
+    wide = replace(bare, below=0.2, above=0.3)
+    assert not {"below", "above"} & {*bare.to_json()}
+    for intervals in (wide, Intervals.from_json(StoredTable(wide.to_json()))):
+        for confidence in (0.05, 0.9):
+            narrow = bare.bounds(target, features, confidence=confidence)
+            lower, upper = intervals.bounds(target, features, confidence=confidence)
+            assert (narrow[0] > target).all()
+            np.testing.assert_allclose(lower, narrow[0] * np.exp(-0.2))
+            np.testing.assert_allclose(upper, narrow[1] * np.exp(0.3))
+    with pytest.raises(InputError, match="below must be a number from 0"):
+        Intervals.from_json(StoredTable({**wide.to_json(), "below": -0.1}))
 
 
 def test_columns_that_never_vary_are_harmless() -> None:

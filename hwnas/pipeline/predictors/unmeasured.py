@@ -15,6 +15,7 @@ from hwnas.metrics import (
     PRECISION_PREFERENCE,
     PRECISIONS,
     RUNTIMES,
+    TIMED_METRICS,
     Deployment,
     MeasuredMetric,
     Metric,
@@ -22,6 +23,7 @@ from hwnas.metrics import (
 )
 from hwnas.pipeline.predictors.measured_networks import MeasuredNetworks, measured_profile, measured_table
 from hwnas.predict.calibrated import FEW_NETWORKS, MIN_CALIBRATION, calibrated_predictor
+from hwnas.predict.card import common_facts
 from hwnas.predict.features.conditions import Conditions
 from hwnas.predict.features.counting import workload_features
 from hwnas.predict.folds import group_equal_networks
@@ -35,7 +37,6 @@ from hwnas.records.manifest import torch_version
 
 POOLED = "unmeasured"
 """Subfolder of a folder of predictors for those of unmeasured devices; no command chooses them without a warning."""
-_METRICS = ("latency_ms", "throughput")
 _Entry = ProfileEntry | TableEntry
 
 
@@ -57,9 +58,9 @@ def choose_unmeasured(
             devices of its kind were measured in one deployment.
     """
     name = resolve(metric.deployment.device or "auto", machine=machine)
-    if metric.name not in _METRICS:
+    if metric.name not in TIMED_METRICS:
         hint = f"hwnas profile on {name}"
-        raise InputError(f"{metric.name} does not follow from a datasheet", got=name, known=_METRICS, hint=hint)
+        raise InputError(f"{metric.name} does not follow from a datasheet", got=name, known=TIMED_METRICS, hint=hint)
     if name not in DEVICES:
         hint = "hwnas profile on that device, or register its rates: hwnas.devices.DEVICES.add"
         raise InputError(f"an unmeasured device must have a datasheet, which {name} lacks", got=name, hint=hint)
@@ -77,7 +78,7 @@ def choose_unmeasured(
         device=device,
         metric=replace(metric, deployment=deployment),
         conditions=conditions,
-        environment=_common([part.environment for part in parts]),
+        environment=common_facts([part.environment for part in parts]),
     )
     batch = deployment.fixed_batch or predictor.card.data.usual_batch
     complete = replace(metric, deployment=replace(deployment, batch=batch))
@@ -150,7 +151,7 @@ def why_not_pooled(networks: MeasuredNetworks, metric: MeasuredMetric, *, profil
 def _are_few(networks: MeasuredNetworks, metric: MeasuredMetric) -> bool:
     """Return True if the networks are so few that they adapt a model of other devices, where a datasheet allows it."""
     few = MIN_CALIBRATION <= len(set(group_equal_networks(networks.features))) <= FEW_NETWORKS
-    return few and metric in _METRICS and networks.device.name in DEVICES
+    return few and metric in TIMED_METRICS and networks.device.name in DEVICES
 
 
 def other_devices(deployment: Deployment, *, profiles: Path | None = None) -> tuple[str, ...]:
@@ -279,9 +280,3 @@ def _sustained(networks: MeasuredNetworks) -> Conditions:
 
 def _precision(deployment: Deployment) -> Precision:
     return next(name for name in PRECISIONS if name == deployment.precision)
-
-
-def _common(environments: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """Return the facts that all environments share."""
-    first, *others = environments
-    return {name: value for name, value in first.items() if all(other.get(name) == value for other in others)}

@@ -9,7 +9,13 @@ from hwnas.devices import Machine, detect, resolve
 from hwnas.errors import HwnasError, InputError, MissingError, unknown
 from hwnas.metrics import Metric
 from hwnas.pipeline.search.options import DEFAULT_SPACE, SearchOptions
-from hwnas.predict.selector import ChosenPredictor, choose_interpolated, choose_predictor, save_interpolated
+from hwnas.predict.selector import (
+    ChosenPredictor,
+    NoPredictorError,
+    choose_interpolated,
+    choose_predictor,
+    save_interpolated,
+)
 from hwnas.profile.lookup import profile_entries
 from hwnas.progress import Reporter
 from hwnas.runs import MANIFEST, Run
@@ -171,7 +177,9 @@ def fit_missing(
             fitted.update((metric.name, name) for name in names)
             missing.pop(metric, None)
         notes.append(f"{metric}: there was no predictor for {space}, fitted one to {', '.join(names)}")
-    for metric in list(missing):
+    for metric, why in tuple(missing.items()):
+        if not isinstance(why, NoPredictorError):  # a damaged predictor is not replaced by a less accurate one
+            continue
         between = choose_interpolated(metric, space=space, predictors=predictors, machine=machine)
         if between is not None:
             chosen[metric] = save_interpolated(between, out)

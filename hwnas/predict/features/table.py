@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hwnas.errors import InputError
 from hwnas.predict.arrays import ContiguousArrays, Numbers
@@ -87,17 +88,24 @@ def with_source_predictions(features: Features, predictions: Mapping[str, Number
     if not predictions:
         return features
     with np.errstate(all="ignore"):  # what is no finite number is found by the features below
-        columns = np.column_stack([np.log(values) for values in predictions.values()])
-    return replace(
-        features,
-        shape_names=(*features.shape_names, *map(source_column, predictions)),
-        shapes=np.concatenate([features.shapes, columns], axis=1),
-    )
+        columns = {source_column(source): np.log(values) for source, values in predictions.items()}
+    return _with_shapes(features, columns)
+
+
+def with_outside(features: Features, outside: Mapping[str, NDArray[np.bool_]]) -> Features:
+    """Return the features with, for each of these sources, 1 for networks outside its range among the shapes."""
+    columns = {outside_column(source): mask.astype(np.float64) for source, mask in outside.items()}
+    return _with_shapes(features, columns)
 
 
 def source_column(source: str) -> str:
     """Return the name of the column with the predictions of a source."""
     return f"source.{source}"
+
+
+def outside_column(source: str) -> str:
+    """Return the name of the column that is 1 for networks outside the fitted range of a source."""
+    return f"outside.{source}"
 
 
 def joined(parts: Sequence[Features]) -> Features:
@@ -122,6 +130,16 @@ def require_finite(values: Numbers, *, names: Sequence[str]) -> None:
         return
     row, column = (int(index[0]) for index in np.nonzero(~np.isfinite(values)))
     raise InputError(f"{names[column]} must be a finite number", got=f"{values[row, column]} in row {row}")
+
+
+def _with_shapes(features: Features, columns: Mapping[str, Numbers]) -> Features:
+    if not columns:
+        return features
+    return replace(
+        features,
+        shape_names=(*features.shape_names, *columns),
+        shapes=np.concatenate([features.shapes, _columns(columns, len(features))], axis=1),
+    )
 
 
 def _columns(columns: Mapping[str, Numbers], length: int) -> Numbers:
