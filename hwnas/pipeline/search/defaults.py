@@ -190,7 +190,7 @@ def fit_missing(
 def use_unmeasured(
     resolved: ResolvedMetrics, *, profiles: Path | None, out: Path, machine: Machine | None = None
 ) -> ResolvedMetrics:
-    """Make the predictors that are still missing from measurements of other devices.
+    """Make the predictors that are still missing from measurements of other devices; damaged ones are not replaced.
 
     Args:
         resolved: What `resolve_metrics` and `fit_missing` found.
@@ -202,6 +202,9 @@ def use_unmeasured(
 
     chosen, missing = dict(resolved.chosen), {}
     for metric, error in resolved.missing.items():
+        if not isinstance(error, NoPredictorError | MissingError):
+            missing[metric] = error
+            continue
         try:
             chosen[metric] = save_unmeasured(choose_unmeasured(metric, profiles=profiles, machine=machine), out)
         except InputError as unmeasured:

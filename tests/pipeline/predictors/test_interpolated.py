@@ -10,7 +10,7 @@ from hwnas.errors import InputError
 from hwnas.metrics import Deployment, parse_metric
 from hwnas.pipeline.predictors.fit import FitOptions, fit_predictors
 from hwnas.pipeline.predictors.predict import PredictOptions, predict_networks
-from hwnas.pipeline.search.defaults import ResolvedMetrics, fit_missing, resolve_metrics
+from hwnas.pipeline.search.defaults import ResolvedMetrics, fit_missing, resolve_metrics, use_unmeasured
 from hwnas.predict.card import INTERPOLATED
 from hwnas.predict.folds import make_folds
 from hwnas.predict.interpolated import interpolate
@@ -165,12 +165,14 @@ def test_predictors_made_from_others_are_passed_over(predictors: Path, tmp_path:
         find_predictor(str(six), space=SPACE, predictors=tmp_path / "own")
 
 
-def test_a_damaged_predictor_is_not_replaced_by_an_interpolated_one(predictors: Path, tmp_path: Path) -> None:
+def test_a_search_does_not_replace_a_damaged_predictor(predictors: Path, tmp_path: Path) -> None:
     shutil.copytree(predictors, tmp_path / "own")
     damaged = tmp_path / f"own/{DEVICE}/{SPACE}-onnxruntime-fp32-b4-t1/latency_ms/card.json"
     damaged.parent.mkdir(parents=True)
     damaged.write_text("{")
-    (error,) = resolved_for_search(tmp_path / "own", tmp_path).missing.values()
+    resolved = resolved_for_search(tmp_path / "own", tmp_path)
+    (error,) = resolved.missing.values()
+    assert use_unmeasured(resolved, profiles=tmp_path, out=tmp_path / "out").missing == resolved.missing
     assert not isinstance(error, NoPredictorError)
     assert "card.json" in error.message
 
