@@ -19,15 +19,14 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.support.measured_tables import newest_tables
+from benchmarks.support.measured_tables import newest_tables, table_models
 from benchmarks.support.public_data import PLAIN
 from benchmarks.support.saving import save
 from benchmarks.unmeasured import imported
 from hwnas.devices import detect
 from hwnas.metrics import Metric
-from hwnas.pipeline.predictors.measured_networks import MeasuredNetworks, match_models, measured_table, model_key
+from hwnas.pipeline.predictors.measured_networks import MeasuredNetworks, measured_table
 from hwnas.pipeline.predictors.unmeasured import _part, _sustained
-from hwnas.pipeline.predictors.workloads import known_workloads
 from hwnas.predict.active import representative
 from hwnas.predict.arrays import Numbers
 from hwnas.predict.calibrated import calibrated_predictor
@@ -35,7 +34,6 @@ from hwnas.predict.metrics import scores
 from hwnas.predict.pooled import MeasuredDevice, fit_pool, pooled_predictor, sustained_conditions
 from hwnas.profile.landmarks import LANDMARKS
 from hwnas.profile.lookup import TableEntry
-from hwnas.records.table import read_table
 
 HEADER = (
     "runtime",
@@ -55,13 +53,6 @@ Rows = NDArray[np.intp]
 Line = tuple[str, ...]
 
 
-def model_names(entry: TableEntry) -> list[str]:
-    """The models of the rows that `measured_table` returns."""
-    manifest, rows = read_table(entry.path)
-    traced = known_workloads(entry.path.parents[1]).models
-    return [row.model for row in match_models(rows, manifest.match) if traced.get(model_key(row)) is not None]
-
-
 def samples(networks: MeasuredNetworks, names: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
     """Ways to choose ten networks, with the rows by seed."""
     halves = [np.random.default_rng(seed).permutation(len(networks))[: len(networks) // 2] for seed in range(SEEDS)]
@@ -73,7 +64,7 @@ def samples(networks: MeasuredNetworks, names: Sequence[str]) -> Iterator[tuple[
 
 
 def lines_of(entry: TableEntry, pool: Sequence[MeasuredDevice]) -> Iterator[Line]:
-    networks, names = measured_table(entry), model_names(entry)
+    networks, names = measured_table(entry), table_models(entry)
     deployment = networks.deployment
     start = (str(deployment.runtime), networks.device.name, entry.manifest.environment.get("torch", ""))
     plain = np.array([bool(PLAIN.match(name)) for name in names])

@@ -3,12 +3,12 @@
     python -m benchmarks.landmarks
 
 Candidates are the classifiers of timm whose workloads ship with hwnas, of a size that any device measures in seconds.
-Half of them are kept: those of which other GPUs tell the time best, but for a factor of the device (each shipped table
-left out in turn). An error of a network's own would be taken for one of the device. A network is a point: the predicted
-time, and the shares of the kinds of operations in it, on a CPU and on a GPU, by analytic models of the shipped profiles
-and tables. Landmarks are chosen one by one so that all candidates and networks of hwnas' own spaces are as near as
-possible to one of them (facility location), DeiT-Ti and DeiT-S first, which every campaign measures. Prints the table
-for `hwnas/profile/landmarks.py`.
+Half of them are kept: those whose time a model of other GPUs predicts best, but for a factor of the device (each
+shipped table left out in turn). An error of a network's own would be taken for one of the device. A network is a point:
+the predicted time, and the shares of the kinds of operations in it, on a CPU and on a GPU, by analytic models of the
+shipped profiles and tables. Landmarks are chosen one by one so that all candidates and networks of hwnas' own spaces
+are as near as possible to one of them (facility location), DeiT-Ti and DeiT-S first, which every campaign measures.
+Prints the table for `hwnas/profile/landmarks.py`.
 """
 
 from collections.abc import Mapping, Sequence

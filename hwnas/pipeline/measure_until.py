@@ -145,10 +145,11 @@ class MeasuringRounds:
             )
         except InputError:  # a datasheet without rates
             return ()
-        self._reporter.message(f"starting from a model of {', '.join(others)}, with {_FIRST_OF_POOL} networks")
         space = request.measured_space
         pool = [space_subject(space, candidate) for candidate in sample_evenly(space, _POOL, seed=request.seed)]
         count = min(_FIRST_OF_POOL, len(pool))
+        used = min(count, self._most)
+        self._reporter.message(f"starting from a model of {', '.join(others)}, with {used} networks")
         rows = representative(workload_features(subject_workloads(pool), conditions), count=count)
         return tuple(pool[row] for row in rows)
 

@@ -1,8 +1,9 @@
 """Predictors of devices of which a few networks were measured: a model of other devices with three factors.
 
 The factors are of compute, of memory and of launches, with priors around one common factor. They are used where they
-predict the measured networks clearly better than one factor does, each network left out in turn. Otherwise the answer
-is exactly that for an unmeasured device times one ratio, so that its error on the measured networks is never larger.
+predict the measured networks clearly better than one factor does, each network left out in turn, so that this error is
+never larger. Otherwise the answer is that for an unmeasured device under the same conditions times one ratio, exactly;
+where torch's autocast is used for one alone, features and answers differ.
 """
 
 from collections.abc import Sequence

@@ -115,6 +115,9 @@ def test_a_gpu_starts_from_a_model_of_other_devices(tmp_path: Path, monkeypatch:
     assert {subject.network_id for subject in chosen} <= set(even)
     again = MeasuringRounds(request, "rtx-pro-6000-maxq", parse_until("mape=3%"), reporter=Listener())
     assert again.first().tasks == first.tasks
+    few = Listener()
+    MeasuringRounds(replace(request, samples=8), "rtx-pro-6000-maxq", parse_until("mape=3%"), reporter=few)
+    assert few.texts == ["starting from a model of rtx3090, rtx4090, with 8 networks"]
     unlike = MeasuringRounds(
         replace(request, runtime="torch-graph"), "rtx-pro-6000-maxq", parse_until("mape=3%"), reporter=listener
     )
