@@ -1,4 +1,4 @@
-"""How well predictors do on measurements that others made and on our own, beside simple ones in the same folds.
+"""Errors of predictors on measurements that others made and on our own, beside simple ones in the same folds.
 
     python -m benchmarks.predictors [--tables DIR] [--profiles DIR] [--public-data DIR] [--rows NAME ...]
         [--seeds 3] [--state DIR] [--save]
