@@ -32,7 +32,7 @@ ENGINES = {
 
 SPREAD: dict[tuple[str, str], tuple[int | None, ...]] = {
     **{
-        (space, precision): (8,) if precision == "bf16" else (8, None)  # the largest are parsed in fp16 at batch 1
+        (space, precision): (8, None) if precision == "fp16" else (8,)  # the largest are parsed in fp16 at batch 1
         for space in ("autoformer-micro", "resnas-micro", "vitas-micro", "glit-micro")
         for precision in PRECISIONS
     },
