@@ -218,17 +218,17 @@ def test_a_front_that_does_not_beat_the_model_at_other_sizes_says_so(data: RunDa
     accuracy, latency = best.value("accuracy"), best.value(LATENCY)
     assert accuracy is not None
     assert latency is not None
-    beaten = {"small_accuracy": accuracy - 0.01, "small_ms": latency, "patch_accuracy": accuracy, "patch_ms": 1e3}
-    found = elastic(data, **beaten)
+    values = {"small_accuracy": accuracy - 0.01, "small_ms": latency, "patch_accuracy": accuracy, "patch_ms": 1e3}
+    found = elastic(data, **values)
     assert plain_sizes(found) == "The front beats the original at 160 px and the original at patch 32."
     assert sentence(found).endswith(plain_sizes(found))
-    found = elastic(data, **{**beaten, "small_accuracy": accuracy + 0.01})
+    found = elastic(data, **{**values, "small_accuracy": accuracy + 0.01})
     assert plain_sizes(found) == (
         f"The front does not beat the original at 160 px ({100 * accuracy + 1:.1f} % accuracy, {latency:.3g} ms): "
         "no other network of it is as good and as fast."
     )
-    faster = elastic(data, **{**beaten, "patch_ms": 1e-3})
+    faster = elastic(data, **{**values, "patch_ms": 1e-3})
     assert plain_sizes(faster).startswith("The front does not beat the original at patch 32 (")
     # The same network is no better than itself.
-    equal = elastic(data, **{**beaten, "small_accuracy": accuracy, "small_ms": latency})
+    equal = elastic(data, **{**values, "small_accuracy": accuracy, "small_ms": latency})
     assert plain_sizes(equal).startswith("The front does not beat the original at 160 px (")

@@ -159,9 +159,11 @@ def fit_missing(
     """
     chosen, missing, notes = dict(resolved.chosen), dict(resolved.missing), list(resolved.notes)
     for metric in (*resolved.missing, *resolved.chosen):
+        is_needed = metric in missing or chosen[metric].predictor.card.space is None
+        if not is_needed and not fitted:  # before any folder of profiles is read
+            continue
         names = _profiles_of(metric, space, profiles)
         is_fitted = fitted.issuperset((metric.name, name) for name in names)
-        is_needed = metric in missing or chosen[metric].predictor.card.space is None
         if not names or not (is_needed or is_fitted):
             continue
         if is_needed:
