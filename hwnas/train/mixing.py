@@ -1,5 +1,6 @@
 """Mixing of images with one another: timm's mixup and CutMix, and ViT-ResNAS's token mixing."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -87,13 +88,8 @@ def _cutmix_patches(
     images: Tensor, targets: Tensor, rng: np.random.Generator, *, alpha: float, patches: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Swap a rectangle of patches between images; return images, targets and targets of patches."""
-    from timm.data.mixup import rand_bbox
-
     partners = torch.as_tensor(rng.permutation(len(images)), device=images.device)
-    with seeded_numpy(rng):
-        top, bottom, left, right = rand_bbox(  # type: ignore[no-untyped-call]
-            (patches, patches), rng.beta(alpha, alpha)
-        )
+    top, bottom, left, right = _draw_rectangle(rng, alpha=alpha, patches=patches)
     patch_size = images.shape[-1] // patches
     rows, columns = slice(top * patch_size, bottom * patch_size), slice(left * patch_size, right * patch_size)
     images, original = images.clone(), images
@@ -101,6 +97,21 @@ def _cutmix_patches(
     grid = targets[:, None, None].repeat(1, patches, patches, 1)
     grid[:, top:bottom, left:right] = targets[partners][:, None, None]
     return images, grid.mean(dim=(1, 2)), grid.flatten(1, 2)
+
+
+def _draw_rectangle(rng: np.random.Generator, *, alpha: float, patches: int) -> tuple[int, int, int, int]:
+    """Draw a rectangle of whole patches that lies inside the image: top, bottom, left and right.
+
+    Its area is that of a draw from the Beta distribution, as nearly as whole patches allow without exceeding it. timm's
+    box, a square around a point that is cut off at the border, swaps much less of a grid of few patches.
+    """
+    area = rng.beta(alpha, alpha) * patches**2
+    if area < 1:
+        return 0, 0, 0, 0
+    height = int(rng.integers(math.ceil(area / patches), min(patches, int(area)), endpoint=True))
+    width = int(area / height)
+    top, left = (int(rng.integers(0, patches - side, endpoint=True)) for side in (height, width))
+    return top, top + height, left, left + width
 
 
 def _mixup_with_patches(

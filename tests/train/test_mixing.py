@@ -77,6 +77,32 @@ def test_token_mixup_labels_each_patch_by_its_owner(seed: int) -> None:
     assert torch.allclose(found.patch_targets[4:], found.targets[4:, None].expand(4, 16, 3))
 
 
+def swapped_shares(draws: int) -> list[float]:
+    """Return the share of the 16 patches that an image gets from another one, for each draw."""
+    mixer = make_mixer(MixConfig(mixup=0.8, cutmix=1.0, token_mixup=True), num_classes=3, patches=4)
+    images = torch.arange(24.0)[:, None, None, None].expand(24, 1, 4, 4)
+    labels = torch.zeros(24, dtype=torch.long)
+    mixed_images = [mixer(images, labels, generator(draw, "mixing")).images[:12, 0] for draw in range(draws)]
+    swapped = torch.stack(mixed_images) != images[:12, 0]
+    areas = swapped.sum(dim=(2, 3))
+    sides = swapped.any(dim=2).sum(dim=2) * swapped.any(dim=3).sum(dim=2)
+    assert torch.equal(areas, sides)  # rectangles
+    return (areas.amax(dim=1) / 16).tolist()  # an image may be its own partner, but not all are
+
+
+def test_token_mixup_swaps_rectangles_as_large_as_the_official_ones() -> None:
+    # Areas of a to a + 1 patches are equally probable; any height at which a rectangle of that area fits is taken.
+    means = []
+    for area in range(1, 16):
+        heights = [height for height in (1, 2, 3, 4) if area < 4 * height and height <= area]
+        means.append(sum(height * (area // height) for height in heights) / len(heights))
+    expected = sum(means) / 16 / 16
+    assert expected == pytest.approx(0.406, abs=2e-3)  # the mean and the largest share of ViT-ResNAS's own draws
+    shares = swapped_shares(1000)
+    assert sum(shares) / len(shares) == pytest.approx(expected, abs=0.03)
+    assert max(shares) == 0.75
+
+
 def test_token_mixup_mixes_up_the_second_half() -> None:
     found = mixed(MixConfig(mixup=0.8, cutmix=1.0, token_mixup=True), patches=4)
     pixels = found.images[4:, 0, 0, 0]
