@@ -3,7 +3,7 @@
 The seed decides fresh weights; torch's global generator is left as it was.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -26,6 +26,13 @@ from hwnas.train.recipe import InitializationConfig, Recipe
 from hwnas.train.seeds import seed_torch, torch_seed
 
 _SMALLER = "a smaller space, --image-size or number of classes"
+
+SHARING: Mapping[str, tuple[str, ...]] = {
+    "vitas": ("cyclic", "bilateral", "prefix"),
+    "vitas-twins": ("cyclic", "prefix"),
+    "glit": ("slices", "none"),
+}
+"""Sharing of weights between choices that supernets of a family can have, if there are several kinds."""
 
 _TOKEN_PARAMETERS = ("class_token", "position", "cls_token", "pos_embed")
 """Last parts of the names of class tokens and position embeddings, here and in timm."""
@@ -147,12 +154,30 @@ def supernet_config(space: AnySpace, recipe: Recipe) -> SupernetConfig:
             raise InputError(message, got=space.name, hint="regularization.patch_loss=false mix.token_mixup=false")
         settings["patch_logits"] = "training"
     if recipe.strategy.name in ("bilateral", "cyclic"):
-        if space.family != "vitas" and (recipe.strategy.name, space.family) != ("cyclic", "vitas-twins"):
+        if recipe.strategy.name not in SHARING.get(space.family, ()):
             message = f"strategy {recipe.strategy.name} needs a ViTAS space with such sharing"
             raise InputError(message, got=space.name, hint="strategy.name=single")
         settings["sharing"] = recipe.strategy.name
+    if recipe.sharing != "default":
+        settings |= _sharing_settings(space, recipe)
     config: SupernetConfig = config_type(**settings)
     return config
+
+
+def _sharing_settings(space: AnySpace, recipe: Recipe) -> dict[str, Any]:
+    """Return the settings of a supernet with the sharing that a recipe names.
+
+    Raises:
+        InputError: The family or the strategy does not have such sharing.
+    """
+    known, strategy = SHARING.get(space.family, ()), recipe.strategy.name
+    if recipe.sharing not in known:
+        message = f"sharing must be one that supernets of {space.name} have"
+        raise InputError(message, got=recipe.sharing, known=["default", *known])
+    if strategy in ("bilateral", "cyclic") and recipe.sharing != strategy:
+        message = f"strategy {strategy} needs {strategy} sharing"
+        raise InputError(message, got=recipe.sharing, hint="strategy.name=single")
+    return {"share" if space.family == "glit" else "sharing": recipe.sharing}
 
 
 @torch.no_grad()

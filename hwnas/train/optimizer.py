@@ -137,12 +137,14 @@ def make_schedule(optimizer: Optimizer, recipe: Recipe, *, steps_per_epoch: int)
     from timm.scheduler.scheduler_factory import create_scheduler_v2
 
     config: ScheduleConfig = recipe.schedule
+    annealed = recipe.epochs - config.warmup_epochs * config.warmup_prefix
     schedule, _ = create_scheduler_v2(
         optimizer,
         sched=config.name,
-        num_epochs=max(recipe.epochs, 1),  # of a training without epochs, which makes no step
+        num_epochs=max(annealed, 1),  # of a training without epochs, which makes no step
         warmup_epochs=config.warmup_epochs,
         warmup_lr=config.warmup_lr,
+        warmup_prefix=config.warmup_prefix,
         min_lr=config.min_lr,
         step_on_epochs=False,
         updates_per_epoch=steps_per_epoch,

@@ -44,35 +44,40 @@ AUTOFORMER = Recipe(
     batch_size=1024,
     precision="fp16",
     optimizer=OptimizerConfig(lr=5e-4, lr_base_size=512, weight_decay=0.05, no_weight_decay=_TOKENS),
-    schedule=ScheduleConfig(warmup_epochs=20, warmup_lr=1e-6, min_lr=1e-5),
+    schedule=ScheduleConfig(interval="epoch", warmup_epochs=20, warmup_lr=1e-6, min_lr=1e-5),
     augment=_DEIT_AUGMENT,
     mix=_DEIT_MIX,
     regularization=RegularizationConfig(drop_path=0.1),
     strategy=StrategyConfig(name="single"),
+    teacher=TeacherConfig(labels="hard", smoothing=0.1, weight=0.5),
 )
 """AutoFormer: DeiT's recipe for 500 epochs, one uniformly drawn network per step. Tables of relative positions have
-weight decay."""
+weight decay. A teacher gives hard labels."""
 
 RESNAS = Recipe(
     epochs=120,
     batch_size=1024,
     precision="fp16",
     optimizer=OptimizerConfig(lr=5e-4, lr_base_size=512, weight_decay=0.05, no_weight_decay=("class_token",)),
-    schedule=ScheduleConfig(warmup_epochs=5, warmup_lr=1e-6, min_lr=1e-5),
+    schedule=ScheduleConfig(interval="epoch", warmup_epochs=5, warmup_lr=1e-6, min_lr=1e-5),
     augment=replace(_DEIT_AUGMENT, repeats=1),
     mix=MixConfig(mixup=0.8, cutmix=1.0, smoothing=0.1, token_mixup=True),
     regularization=RegularizationConfig(drop_path=0.2, patch_loss=True),
     sampling=SamplingConfig(widening_epochs=30, distinct=True),
-    strategy=StrategyConfig(name="several", num_networks=2, sort_units=True),
+    strategy=StrategyConfig(name="several", num_networks=0, images_per_network=64, sort_units=True),
+    teacher=TeacherConfig(labels="hard", smoothing=0.0, weight=0.5),
 )
-"""ViT-ResNAS: two networks per step and process, with a label for each patch; choices are widened and units sorted in
-the first 30 epochs. The original has `regularization.drop_path=0.3` for the small space."""
+"""ViT-ResNAS: one network for 64 images of a step, with a label for each patch; choices are widened and units sorted in
+the first 30 epochs. A teacher gives hard labels."""
+
+RESNAS_SMALL = replace(RESNAS, regularization=replace(RESNAS.regularization, drop_path=0.3))
+"""The recipe of the small space of ViT-ResNAS."""
 
 VITAS = Recipe(
     epochs=300,
     batch_size=1024,
     optimizer=OptimizerConfig(lr=1e-3, weight_decay=0.05),
-    schedule=ScheduleConfig(warmup_epochs=5, warmup_lr=1e-6, min_lr=0.0),
+    schedule=ScheduleConfig(warmup_epochs=5, warmup_lr=0.0, warmup_prefix=True, min_lr=0.0),
     augment=replace(_DEIT_AUGMENT, rand_augment="", color_jitter=0.0, repeats=1),
     mix=MixConfig(cutmix=1.0, prob=1.0, smoothing=0.1),
     strategy=StrategyConfig(name="cyclic"),
@@ -86,7 +91,7 @@ GLIT = Recipe(
     batch_size=1024,
     precision="fp16",
     optimizer=OptimizerConfig(lr=5e-4, lr_base_size=512, weight_decay=0.05, no_weight_decay=_TOKENS),
-    schedule=ScheduleConfig(warmup_epochs=5, warmup_lr=1e-6, min_lr=1e-5),
+    schedule=ScheduleConfig(interval="epoch", warmup_epochs=5, warmup_lr=1e-6, min_lr=1e-5),
     augment=_DEIT_AUGMENT,
     mix=_DEIT_MIX,
     regularization=RegularizationConfig(drop_path=0.1, clip_grad=1.0),
@@ -129,15 +134,43 @@ RESNAS_RETRAIN = replace(
 )
 """ViT-ResNAS: one network, from scratch."""
 
+RESNAS_SMALL_RETRAIN = replace(RESNAS_RETRAIN, regularization=RESNAS_SMALL.regularization)
+"""One network of the small space of ViT-ResNAS, from scratch."""
+
+RESNAS_HIGHRES = replace(
+    RESNAS_RETRAIN,
+    epochs=30,
+    batch_size=256,
+    optimizer=replace(RESNAS.optimizer, lr=5e-6, weight_decay=1e-8),
+    schedule=replace(RESNAS.schedule, min_lr=5e-6),
+    regularization=replace(RESNAS.regularization, drop_path=0.75),
+    ema=EmaConfig(),
+)
+"""One trained network of ViT-ResNAS at a larger image size (280, 336 or 392 pixels). As in the original, the rate is
+scaled to 2.5e-6 and the cosine rises to `min_lr` from there."""
+
 VITAS_RETRAIN = replace(
     VITAS,
-    augment=replace(_DEIT_AUGMENT, repeats=1),
+    augment=replace(_DEIT_AUGMENT, repeats=1, jitter_always=True),
     mix=MixConfig(smoothing=0.1),
     regularization=RegularizationConfig(drop_path=0.1),
     strategy=StrategyConfig(name="network"),
 )
 """ViTAS: one small network, from scratch. The original trains networks of 2.7 GMACs and more with
 `mix.mixup=0.8 mix.cutmix=1.0`."""
+
+FINETUNE_SMALL = replace(
+    AUTOFORMER,
+    epochs=1000,
+    batch_size=768,
+    optimizer=OptimizerConfig(name="sgd", lr=0.01, weight_decay=1e-4, no_weight_decay=_TOKENS),
+    schedule=ScheduleConfig(interval="epoch", warmup_epochs=5, warmup_lr=1e-6, min_lr=1e-5),
+    augment=replace(_DEIT_AUGMENT, erase=0.0),
+    regularization=RegularizationConfig(),
+    strategy=StrategyConfig(name="network"),
+)
+"""One trained network on a small set of images of other classes (CIFAR, Flowers, Cars, Pets): DeiT's settings, which
+AutoFormer follows, with SGD and without random erasing and stochastic depth."""
 
 ELASTIC = Recipe(
     epochs=20,
@@ -170,9 +203,13 @@ RECIPES: Registry[Recipe] = Registry(
         ("autoformer", AUTOFORMER),
         ("resnas", RESNAS),
         ("resnas-retrain", RESNAS_RETRAIN),
+        ("resnas-small", RESNAS_SMALL),
+        ("resnas-small-retrain", RESNAS_SMALL_RETRAIN),
+        ("resnas-highres", RESNAS_HIGHRES),
         ("vitas", VITAS),
         ("vitas-retrain", VITAS_RETRAIN),
         ("glit", GLIT),
+        ("finetune-small", FINETUNE_SMALL),
         ("elastic", ELASTIC),
         ("micro", MICRO),
         ("micro-several", MICRO_SEVERAL),
@@ -187,10 +224,10 @@ _TIMM_DEFAULT = "autoformer"
 
 
 def default_recipe(space: AnySpace) -> str:
-    """Return the name of the default recipe of a space: its family's, or a micro one for a micro space."""
+    """Return the name of the default recipe of a space: its own or its family's, or a micro one for a micro space."""
     if space.name.endswith("-micro"):
         return "micro-several" if space.family in ("resnas", "glit") else "micro"
-    return RECIPES.resolve(space.family.partition("-")[0])
+    return space.name if space.name in RECIPES else RECIPES.resolve(space.family.partition("-")[0])
 
 
 def single_network_recipe(recipe: Recipe, *, patches: bool = False) -> Recipe:

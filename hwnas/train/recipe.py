@@ -21,6 +21,12 @@ UnusedWeights = Literal["skip", "decay"]
 with a gradient of zero, that is by weight decay and the remaining momentum, as PyTorch does with zeroed gradients. All
 entries of a tensor that is used in part count as used."""
 
+Sharing = Literal["default", "prefix", "cyclic", "bilateral", "slices", "none"]
+"""Sharing of the weights of a supernet between choices. `default` is that of the strategy, or else of the family.
+`prefix` (ViTAS): every width is the first channels of the widest; `cyclic` and `bilateral`: with the strategies of that
+name. `slices` (GLiT): choices of a block are slices of one set of weights; `none`: each has weights of its own, as in
+the paper."""
+
 MAX_EPOCHS = 100_000
 MAX_BATCH = 65_536
 
@@ -80,8 +86,13 @@ class ScheduleConfig:
     """Learning rate over the steps: linear warm-up, then cosine annealing (Loshchilov and Hutter 2017) or constant."""
 
     name: Literal["cosine", "constant"] = "cosine"
+    interval: Literal["step", "epoch"] = "step"
+    """Change the rate with every step, or let all steps of an epoch have that of its first one (DeiT)."""
     warmup_epochs: Epochs = 5
     """Epochs of the warm-up, part of `epochs`."""
+    warmup_prefix: bool = False
+    """Begin the cosine at its top after the warm-up, as ViTAS does; else it begins with the training, as in timm, and
+    the warm-up takes the place of its first epochs."""
     warmup_lr: LearningRate = 1e-6
     """Learning rate of the first step."""
     min_lr: LearningRate = 1e-5
@@ -171,9 +182,12 @@ class StrategyConfig:
 
     name: str = "single"
     """Name of a strategy of `hwnas.train.strategies`."""
-    num_networks: Annotated[int, Between(1, 1024)] = 2
-    """Networks of a step on one process for `several`; random networks in addition to the largest and the smallest for
-    `sandwich`."""
+    num_networks: Annotated[int, Between(0, 1024)] = 2
+    """Networks of a step on one process for `several`, 0: as many as `images_per_network` allows; random networks in
+    addition to the largest and the smallest for `sandwich`."""
+    images_per_network: Annotated[int, Between(0, MAX_BATCH)] = 0
+    """Images of a step that one of the networks of `several` is trained on, which decides their number on a process
+    (ViT-ResNAS: 64); 0: `num_networks` does."""
     temperature: Temperature = 1.0
     """Distillation temperature of `sandwich`."""
     outputs: Literal["all", "features"] = "all"
@@ -185,6 +199,17 @@ class StrategyConfig:
     def __post_init__(self) -> None:
         require_literals(self)
         require_valid(self)
+        if self.name == "several" and (self.num_networks > 0) == (self.images_per_network > 0):
+            message = "strategy several must have either num_networks or images_per_network above 0"
+            got = f"num_networks {self.num_networks}, images_per_network {self.images_per_network}"
+            raise InputError(message, got=got, hint="strategy.images_per_network=0 strategy.num_networks=2")
+        if self.name in ("sandwich", "elastic") and not self.num_networks:
+            message = f"strategy {self.name} must have num_networks above 0"
+            raise InputError(message, got=self.num_networks, hint="strategy.num_networks=2")
+
+    def networks_of(self, images: int) -> int:
+        """Return the number of networks that a process trains on so many images of a step."""
+        return self.num_networks or max(1, images // self.images_per_network)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,6 +248,7 @@ class Recipe:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Autocast precision of forward passes; fp16 scales losses and needs a GPU."""
     unused_weights: UnusedWeights = "skip"
+    sharing: Sharing = "default"
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)

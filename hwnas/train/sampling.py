@@ -134,8 +134,11 @@ class WideningSampler:
     def _draw_column(self, rng: np.random.Generator, choices: Sequence[int], count: int) -> Genomes:
         if not self.distinct:
             return rng.choice(np.array(choices, dtype=np.int16), size=count)
-        # The networks take the entries of one shuffled list in turn, so that none has the choice of another.
-        return np.resize(rng.permutation(np.array(choices, dtype=np.int16)), count)
+        # The networks take the entries of a shuffled list in turn, so that none has the choice of another; more
+        # networks than entries begin another list, since in the same one they would agree in all such dimensions.
+        lists = [rng.permutation(np.array(choices, dtype=np.int16)) for _ in range(-(-count // len(choices)))]
+        drawn: Genomes = np.concatenate(lists)[:count]
+        return drawn
 
 
 @dataclass(frozen=True, kw_only=True)

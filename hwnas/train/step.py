@@ -67,7 +67,7 @@ class Stepper:
         autocast(recipe.precision, world.device)  # raises before the first step if the device lacks the precision
         self.model, self.recipe, self.seed, self.world = model.to(world.device), recipe, seed, world
         self.teacher = None if teacher is None else teacher.to(world.device)
-        self.strategy = make_strategy(model, recipe, seed=seed)
+        self.strategy = make_strategy(model, recipe, seed=seed, world_size=world.size)
         self.scaler = torch.amp.GradScaler("cuda", enabled=recipe.precision == "fp16")
         self._steps_per_epoch = steps_per_epoch
         self._mixer = make_mixer(recipe.mix, num_classes=num_classes_of(model), patches=patches_per_side(model))
@@ -97,7 +97,8 @@ class Stepper:
         """
         if step % self._steps_per_epoch == 0:
             self._sort_units(epoch=step // self._steps_per_epoch)
-        self._schedule.step_update(step)
+        by_epoch = self.recipe.schedule.interval == "epoch"
+        self._schedule.step_update(step - step % self._steps_per_epoch if by_epoch else step)
         losses = [self._run_microbatch(step, index, batch, networks) for index, batch in enumerate(batches)]
         self.world.average_gradients(self.model.parameters(), unused_weights=self.recipe.unused_weights)
         self.world.average_buffers(self.model)

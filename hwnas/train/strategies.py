@@ -46,6 +46,7 @@ class TrainingStrategy(ABC):
         model: Supernet or network to train.
         recipe: Settings of the training.
         seed: Seed of the training.
+        world_size: Number of processes.
 
     Raises:
         InputError: The strategy cannot train this model.
@@ -54,9 +55,11 @@ class TrainingStrategy(ABC):
     same_on_all_ranks: ClassVar[bool] = True
     """True if all processes draw the same networks in a step."""
 
-    def __init__(self, model: nn.Module, recipe: Recipe, *, seed: int) -> None:
+    def __init__(self, model: nn.Module, recipe: Recipe, *, seed: int, world_size: int = 1) -> None:
         self.model = model
         self.recipe = recipe
+        self.images = recipe.batch_size // world_size
+        """Images of a step on one process."""
 
     def draw(self, rng: np.random.Generator, *, epoch: int) -> StepNetworks:
         """Draw the networks of one step."""
@@ -73,11 +76,11 @@ class TrainingStrategy(ABC):
 class SingleNetwork(TrainingStrategy):
     """Trains a model that is one network, of a space or of timm."""
 
-    def __init__(self, model: nn.Module, recipe: Recipe, *, seed: int) -> None:
+    def __init__(self, model: nn.Module, recipe: Recipe, *, seed: int, world_size: int = 1) -> None:
         if isinstance(model, Supernet):
             message = f"strategy {recipe.strategy.name} trains a single network"
             raise InputError(message, got=type(model).__name__, hint="--arch …, or strategy.name=single")
-        super().__init__(model, recipe, seed=seed)
+        super().__init__(model, recipe, seed=seed, world_size=world_size)
 
     def losses(self, microbatch: Microbatch, networks: StepNetworks) -> Iterator[Tensor]:
         """Yield the loss of the network."""
@@ -87,11 +90,11 @@ class SingleNetwork(TrainingStrategy):
 class SupernetStrategy(TrainingStrategy):
     """Trains networks of a supernet that a sampler draws."""
 
-    def __init__(self, model: nn.Module, recipe: Recipe, *, seed: int) -> None:
+    def __init__(self, model: nn.Module, recipe: Recipe, *, seed: int, world_size: int = 1) -> None:
         if not isinstance(model, Supernet):
             message = f"strategy {recipe.strategy.name} trains a supernet"
             raise InputError(message, got=type(model).__name__, hint="strategy.name=network")
-        super().__init__(model, recipe, seed=seed)
+        super().__init__(model, recipe, seed=seed, world_size=world_size)
         self.space = model.space
         self.sampler: Sampler = make_sampler(model.space, recipe.sampling, seed=seed)
 
@@ -124,14 +127,14 @@ class MultiPath(SupernetStrategy):
         yield self._supervised_loss(self.model(microbatch.mixed.images, networks.archs), microbatch)
 
     def _count(self) -> int:
-        return self.recipe.strategy.num_networks
+        return self.recipe.strategy.networks_of(self.images)
 
 
 class Bilateral(SupernetStrategy):
     """Trains one network on the left and the right channels, with summed logits (first version of ViTAS)."""
 
-    def __init__(self, model: nn.Module, recipe: Recipe, *, seed: int) -> None:
-        super().__init__(model, recipe, seed=seed)
+    def __init__(self, model: nn.Module, recipe: Recipe, *, seed: int, world_size: int = 1) -> None:
+        super().__init__(model, recipe, seed=seed, world_size=world_size)
         _require_sharing(model, "bilateral")
 
     def losses(self, microbatch: Microbatch, networks: StepNetworks) -> Iterator[Tensor]:
@@ -144,8 +147,8 @@ class Bilateral(SupernetStrategy):
 class Cyclic(SinglePath):
     """Trains one network per step on a ring of channels (ViTAS)."""
 
-    def __init__(self, model: nn.Module, recipe: Recipe, *, seed: int) -> None:
-        super().__init__(model, recipe, seed=seed)
+    def __init__(self, model: nn.Module, recipe: Recipe, *, seed: int, world_size: int = 1) -> None:
+        super().__init__(model, recipe, seed=seed, world_size=world_size)
         _require_sharing(model, "cyclic")
 
 
@@ -156,8 +159,8 @@ class Sandwich(SupernetStrategy):
     BigNAS (Yu et al. 2020): the extremes bound the accuracy of all networks, and the largest needs no other teacher.
     """
 
-    def __init__(self, model: nn.Module, recipe: Recipe, *, seed: int) -> None:
-        super().__init__(model, recipe, seed=seed)
+    def __init__(self, model: nn.Module, recipe: Recipe, *, seed: int, world_size: int = 1) -> None:
+        super().__init__(model, recipe, seed=seed, world_size=world_size)
         self._extremes = self._decode(self.space.encode([self.space.largest(), self.space.smallest()]))
 
     def draw(self, rng: np.random.Generator, *, epoch: int) -> StepNetworks:
@@ -187,8 +190,8 @@ class ElasticDistillation(Sandwich):
     pooled features, and the tokens of the patches (Proteus, Zhang et al. 2025).
     """
 
-    def __init__(self, model: nn.Module, recipe: Recipe, *, seed: int) -> None:
-        super().__init__(model, recipe, seed=seed)
+    def __init__(self, model: nn.Module, recipe: Recipe, *, seed: int, world_size: int = 1) -> None:
+        super().__init__(model, recipe, seed=seed, world_size=world_size)
         if not isinstance(model, ElasticSupernet):
             message = "strategy elastic trains the networks inside a pretrained model"
             raise InputError(message, got=self.space.name, hint="--elastic timm:NAME, or strategy.name=sandwich")
@@ -206,18 +209,19 @@ class ElasticDistillation(Sandwich):
             yield elastic_loss(found, target, microbatch.mixed.targets, self.recipe.strategy, self.recipe.teacher)
 
 
-def make_strategy(model: nn.Module, recipe: Recipe, *, seed: int) -> TrainingStrategy:
+def make_strategy(model: nn.Module, recipe: Recipe, *, seed: int, world_size: int = 1) -> TrainingStrategy:
     """Create the strategy that a recipe names.
 
     Args:
         model: Supernet or network to train.
         recipe: Settings of the training.
         seed: Seed of the training.
+        world_size: Number of processes that train together.
 
     Raises:
         InputError: The strategy is unknown or cannot train this model.
     """
-    strategy: TrainingStrategy = STRATEGIES.get(recipe.strategy.name)(model, recipe, seed=seed)
+    strategy: TrainingStrategy = STRATEGIES.get(recipe.strategy.name)(model, recipe, seed=seed, world_size=world_size)
     if recipe.strategy.sort_units and not hasattr(model, "sortable"):
         message = "units can be sorted in a supernet of ViT-ResNAS or of an elastic space only"
         raise InputError(message, got=type(model).__name__, hint="strategy.sort_units=false")

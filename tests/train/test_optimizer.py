@@ -1,3 +1,5 @@
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,8 @@ from hwnas.errors import InputError, UnknownNameError
 from hwnas.train.checkpoint import TrainState, read_checkpoint, restore, save_checkpoint
 from hwnas.train.optimizer import RESUMABLE, make_optimizer, make_schedule, parameter_groups
 from hwnas.train.presets import AUTOFORMER as AUTOFORMER_RECIPE
-from hwnas.train.recipe import OptimizerConfig
+from hwnas.train.presets import RECIPES
+from hwnas.train.recipe import OptimizerConfig, Recipe, ScheduleConfig
 from hwnas.train.step import Stepper
 from tests.train.toys import AUTOFORMER, assert_same, stepper, toy_loader, toy_recipe, weights
 
@@ -32,6 +35,31 @@ def test_a_checkpoint_keeps_all_that_an_optimizer_knows(name: str, tmp_path: Pat
     restore(read_checkpoint(path), resumed.state)
     trained(resumed, range(3, 6))
     assert_same(weights(resumed.model), weights(whole.model))
+
+
+def rates(recipe: Recipe, steps: range, *, steps_per_epoch: int) -> list[float]:
+    training = stepper(AUTOFORMER, recipe, steps_per_epoch=steps_per_epoch)
+    (batch,) = list(toy_loader(AUTOFORMER, recipe, num_images=16).epoch(0))
+    return [training.run(step, [batch], training.draw_networks(step)).lr for step in steps]
+
+
+def test_the_rate_of_autoformer_changes_with_the_epochs() -> None:
+    schedule = ScheduleConfig(interval="epoch", warmup_epochs=2, warmup_lr=1e-6, min_lr=1e-5)
+    recipe = toy_recipe(epochs=5, optimizer=OptimizerConfig(lr=1e-3), schedule=schedule)
+    expected = [1e-6 + epoch * (1e-3 - 1e-6) / 2 for epoch in range(2)]
+    expected += [1e-5 + (1e-3 - 1e-5) * (1 + math.cos(math.pi * epoch / 5)) / 2 for epoch in range(2, 5)]
+    found = rates(recipe, range(15), steps_per_epoch=3)
+    assert found == pytest.approx([rate for rate in expected for _ in range(3)])
+    by_epoch = {name: RECIPES.get(name).schedule.interval for name in ("autoformer", "resnas", "glit", "vitas")}
+    assert by_epoch == {"autoformer": "epoch", "resnas": "epoch", "glit": "epoch", "vitas": "step"}
+
+
+def test_the_rate_of_vitas_rises_from_0_and_falls_after_the_warm_up() -> None:
+    schedule = replace(RECIPES.get("vitas").schedule, warmup_epochs=2)
+    recipe = toy_recipe(epochs=5, optimizer=OptimizerConfig(lr=1e-3), schedule=schedule)
+    expected = [1e-3 * step / 6 for step in range(6)]
+    expected += [0.5e-3 * (1 + math.cos(math.pi * step / 9)) for step in range(9)]
+    assert rates(recipe, range(15), steps_per_epoch=3) == pytest.approx(expected)
 
 
 def test_optimizers_that_cannot_be_resumed_are_refused() -> None:

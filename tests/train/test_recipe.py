@@ -24,6 +24,8 @@ SHEET: dict[str, tuple[float, ...]] = {
     "autoformer": (500, 1e-3, 20, 1e-5, 0.1, 0, 3),
     "resnas": (120, 1e-3, 5, 1e-5, 0.2, 0, 1),
     "resnas-retrain": (300, 1e-3, 5, 1e-5, 0.2, 0, 1),
+    "resnas-small": (120, 1e-3, 5, 1e-5, 0.3, 0, 1),
+    "resnas-small-retrain": (300, 1e-3, 5, 1e-5, 0.3, 0, 1),
     "vitas": (300, 1e-3, 5, 0, 0, 0, 1),
     "vitas-retrain": (300, 1e-3, 5, 0, 0.1, 0, 1),
     "glit": (300, 1e-3, 5, 1e-5, 0.1, 1, 3),
@@ -44,12 +46,30 @@ def test_presets_are_those_of_the_sheet(name: str) -> None:
 def test_what_is_special_in_each_preset() -> None:
     assert (AUTOFORMER.mix.mixup, AUTOFORMER.mix.cutmix) == (0.8, 1.0)
     assert AUTOFORMER.strategy.name == "single"
-    assert (RESNAS.strategy.name, RESNAS.strategy.num_networks, RESNAS.sampling.widening_epochs) == ("several", 2, 30)
+    assert (RESNAS.strategy.name, RESNAS.sampling.widening_epochs) == ("several", 30)
+    assert [RESNAS.strategy.networks_of(images) for images in (1024, 128, 64, 8)] == [16, 2, 1, 1]
+    assert (AUTOFORMER.teacher.labels, AUTOFORMER.teacher.weight, AUTOFORMER.teacher.smoothing) == ("hard", 0.5, 0.1)
+    assert (RESNAS.teacher.labels, RESNAS.teacher.weight) == ("hard", 0.5)
+    retrained = RECIPES.get("vitas-retrain").augment
+    assert (retrained.color_jitter, retrained.jitter_always, bool(retrained.rand_augment)) == (0.4, True, True)
     assert RESNAS.mix.token_mixup
     assert RESNAS.optimizer.no_weight_decay == ("class_token",)
     assert (VITAS.augment.rand_augment, VITAS.augment.color_jitter) == ("", 0)
     assert (VITAS.mix.mixup, VITAS.mix.cutmix) == (0, 1.0)
     assert MICRO.initialization.weights == "fan-in"
+
+
+def test_presets_of_fine_tuning() -> None:
+    small, large = RECIPES.get("finetune-small"), RECIPES.get("resnas-highres")
+    optimizer = small.optimizer
+    assert (small.epochs, small.batch_size, optimizer.name) == (1000, 768, "sgd")
+    assert (optimizer.scaled_lr(768), optimizer.weight_decay) == (0.01, 1e-4)
+    assert (small.augment.erase, small.regularization.drop_path) == (0, 0)
+    assert (small.augment.rand_augment, small.mix) == (AUTOFORMER.augment.rand_augment, AUTOFORMER.mix)
+    assert (large.epochs, large.batch_size, large.regularization.drop_path) == (30, 256, 0.75)
+    assert (large.optimizer.scaled_lr(256), large.schedule.min_lr) == (2.5e-6, 5e-6)
+    assert large.optimizer.weight_decay == 1e-8
+    assert {small.strategy.name, large.strategy.name} == {"network"}
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -63,6 +83,7 @@ def test_presets_survive_toml(name: str, tmp_path: Path) -> None:
     [
         ("autoformer-small", "autoformer"),
         ("resnas-tiny", "resnas"),
+        ("resnas-small", "resnas-small"),
         ("vitas-deit-base", "vitas"),
         ("vitas-twins-small", "vitas"),
         ("glit-tiny-paper", "glit"),
@@ -136,7 +157,10 @@ def test_values_are_changed_by_dotted_keys() -> None:
         ("sampling.widening_epochs", "99", r"widening_epochs must not be more than epochs"),
         ("ema.decay", "1", r"decay must be at least 0 and below 1"),
         ("teacher.temperature", "0", r"temperature must be between 0.01"),
-        ("strategy.num_networks", "0", r"num_networks must be between 1"),
+        ("strategy.num_networks", "-1", r"num_networks must be between 0"),
+        ("strategy.images_per_network", "-1", r"images_per_network must be between 0"),
+        ("sharing", "suffix", r"sharing: 'suffix' is not known"),
+        ("schedule.interval", "hour", r"interval: 'hour' is not known"),
         ("mix.prob", "2", r"prob must be between 0 and 1"),
         ("mix.smoothing", "1", r"smoothing must be at least 0 and below 1"),
         ("optimizer.lr", "0", r"lr must be greater than 0"),
@@ -145,6 +169,16 @@ def test_values_are_changed_by_dotted_keys() -> None:
 def test_wrong_changes_are_named(key: str, text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         with_overrides(MICRO, {key: text})
+
+
+def test_the_number_of_networks_has_one_rule() -> None:
+    assert with_overrides(RESNAS, {"strategy.images_per_network": "32"}).strategy.networks_of(1024) == 32
+    one = with_overrides(RESNAS, {"strategy.images_per_network": "0", "strategy.num_networks": "3"})
+    assert one.strategy.networks_of(1024) == 3
+    with pytest.raises(InputError, match="either num_networks or images_per_network above 0"):
+        with_overrides(RESNAS, {"strategy.num_networks": "3"})
+    with pytest.raises(InputError, match="strategy sandwich must have num_networks above 0"):
+        with_overrides(RESNAS, {"strategy.name": "sandwich"})
 
 
 def test_token_mixup_needs_both_kinds() -> None:

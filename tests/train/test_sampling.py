@@ -96,6 +96,15 @@ def test_distinct_networks_differ_in_every_gene() -> None:
         assert (first[both] != second[both]).all()
 
 
+def test_more_networks_than_choices_do_not_agree_in_all_of_them() -> None:
+    sampler, heads = WideningSampler(space=TINY_RESNAS, epochs=30, distinct=True), TINY_RESNAS.columns("num_heads")
+    for seed in range(10):
+        rows = sampler.draw(rng(seed), count=8, epoch=30)
+        first, fifth = (np.asarray(row)[heads] for row in np.asarray(TINY_RESNAS._used(rows))[[0, 4]])
+        used = first & fifth
+        assert (rows[0, heads][used] != rows[4, heads][used]).any()  # there are four numbers of heads
+
+
 def test_distinct_networks_share_the_only_choice() -> None:
     rows = WideningSampler(space=TINY_RESNAS, epochs=30, distinct=True).draw(rng(), count=2, epoch=0)
     assert (rows[0] == rows[1]).all()

@@ -1,3 +1,4 @@
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ from hwnas.errors import InputError, UnknownNameError
 from hwnas.space.space import AnySpace
 from hwnas.supernet.families import make_supernet
 from hwnas.supernet.resnas import ResNasSupernet
+from hwnas.supernet.supernet import SlicedSegment
 from hwnas.supernet.vitas import VitasSupernet
 from hwnas.train.losses import Microbatch
 from hwnas.train.metrics import read_metrics
 from hwnas.train.mixing import MixedBatch
 from hwnas.train.models import build_network, build_supernet
+from hwnas.train.presets import RESNAS as RESNAS_RECIPE
 from hwnas.train.presets import single_network_recipe
 from hwnas.train.recipe import EmaConfig, MixConfig, Recipe, RegularizationConfig, StrategyConfig
 from hwnas.train.sampling import SamplingConfig
@@ -144,6 +147,38 @@ def test_several_networks_share_the_images() -> None:
     assert not strategy.same_on_all_ranks
 
 
+def test_there_is_a_network_for_every_64_images_of_a_step() -> None:
+    recipe = replace(SEVERAL, batch_size=1024, strategy=RESNAS_RECIPE.strategy)
+    supernet = build_supernet(RESNAS, recipe, seed=0)
+    counts = {}
+    for processes in (1, 8, 32):
+        strategy = make_strategy(supernet, recipe, seed=0, world_size=processes)
+        counts[processes] = len(strategy.draw(numbers(), epoch=0).archs)
+    assert counts == {1: 16, 8: 2, 32: 1}
+
+
+def test_vitas_may_share_prefixes() -> None:
+    recipe = replace(strategy_recipe("single"), sharing="prefix")
+    supernet = build_supernet(VITAS, recipe, seed=0)
+    narrow = supernet.subnet(VITAS.smallest()).state_dict()["head.classifier.weight"]
+    shared = supernet.shared.state_dict()["head.classifier.weight"]
+    assert narrow.shape[1] < shared.shape[1]
+    assert torch.equal(narrow, shared[:, : narrow.shape[1]])
+    make_strategy(supernet, recipe, seed=0)
+
+
+def tensors(segments: Iterable[SlicedSegment]) -> set[str]:
+    return {part.name for segment in segments for source in segment.sources.values() for part in source}
+
+
+def test_choices_of_glit_may_share_nothing() -> None:
+    supernet = build_supernet(GLIT, replace(strategy_recipe("single"), sharing="none"), seed=0)
+    smallest, largest = (supernet.path(arch).values() for arch in (GLIT.smallest(), GLIT.largest()))
+    common = tensors(smallest) & tensors(largest)
+    assert common
+    assert not any("blocks" in name for name in common)
+
+
 def test_sorting_leaves_the_network_of_the_widest_choices_as_it_is() -> None:
     sorting, plain = SEVERAL, replace(SEVERAL, strategy=replace(SEVERAL.strategy, sort_units=False))
     results = []
@@ -171,6 +206,9 @@ def test_units_are_sorted_while_choices_widen_and_not_after(monkeypatch: pytest.
     [
         (AUTOFORMER, strategy_recipe("cyclic"), "needs a ViTAS space"),
         (TWINS, strategy_recipe("bilateral"), "needs a ViTAS space"),
+        (VITAS, replace(strategy_recipe("cyclic"), sharing="prefix"), "strategy cyclic needs cyclic sharing"),
+        (GLIT, replace(strategy_recipe("single"), sharing="prefix"), "sharing must be one that supernets of"),
+        (AUTOFORMER, replace(strategy_recipe("single"), sharing="none"), "sharing must be one that supernets of"),
         (AUTOFORMER, toy_recipe(regularization=RegularizationConfig(patch_loss=True)), "only ViT-ResNAS has"),
     ],
 )

@@ -51,7 +51,10 @@ class AugmentConfig:
     rand_augment: str = ""
     """RandAugment in timm's notation, for example `rand-m9-mstd0.5-inc1`; empty: none."""
     color_jitter: Annotated[float, Between(0, 10)] = 0.0
-    """Strength of the jitter of brightness, contrast and saturation. RandAugment replaces it, as in timm."""
+    """Strength of the jitter of brightness, contrast and saturation. RandAugment replaces it, as in timm, unless
+    `jitter_always`."""
+    jitter_always: bool = False
+    """Jitter colors after RandAugment, too (ViTAS)."""
     erase: Annotated[float, Between(0, 1)] = 0.0
     """Probability of random erasing, with noise."""
     interpolation: str = "bicubic"
@@ -151,18 +154,18 @@ def crop_transform(config: AugmentConfig, *, image_size: int) -> "Callable[[Imag
 
 
 def color_transform(config: AugmentConfig, *, image_size: int) -> "Callable[[Image], Image] | None":
-    """Create the transform of a cropped training image: RandAugment, color jitter or none."""
-    if config.rand_augment:
-        transform: Callable[[Image], Image] = rand_augment(
-            config.rand_augment, image_size=image_size, interpolation=config.interpolation
-        )
-        return transform
-    if config.color_jitter:
-        from torchvision.transforms import ColorJitter
+    """Create the transform of a cropped training image: RandAugment, color jitter, both or none."""
+    from torchvision.transforms import ColorJitter, Compose
 
-        jitter: Callable[[Image], Image] = ColorJitter(*[config.color_jitter] * 3)
-        return jitter
-    return None
+    transforms: list[Callable[[Image], Image]] = []
+    if config.rand_augment:
+        transforms.append(rand_augment(config.rand_augment, image_size=image_size, interpolation=config.interpolation))
+    if config.color_jitter and (config.jitter_always or not transforms):
+        transforms.append(ColorJitter(*[config.color_jitter] * 3))
+    if len(transforms) > 1:
+        both: Callable[[Image], Image] = Compose(transforms)
+        return both
+    return transforms[0] if transforms else None
 
 
 def eval_transform(

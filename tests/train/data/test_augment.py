@@ -1,10 +1,12 @@
 """How images are varied."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from torchvision.transforms import Compose
 
 from hwnas.errors import InputError
 from hwnas.train.data.augment import AugmentConfig, Normalization, color_transform, rand_augment
@@ -54,6 +56,10 @@ def test_other_users_of_timm_are_not_changed() -> None:
 def test_rand_augment_takes_the_place_of_jitter() -> None:
     both = AugmentConfig(rand_augment="rand-m9", color_jitter=0.4)
     assert type(color_transform(both, image_size=32)).__name__ == "RandAugment"
+    always = color_transform(replace(both, jitter_always=True), image_size=32)
+    assert isinstance(always, Compose)  # ViTAS retrains with both, in this order
+    assert [type(part).__name__ for part in always.transforms] == ["RandAugment", "ColorJitter"]
+    assert always.transforms[1].brightness == (0.6, 1.4)
     assert type(color_transform(AugmentConfig(color_jitter=0.4), image_size=32)).__name__ == "ColorJitter"
     assert color_transform(AugmentConfig(), image_size=32) is None
 
