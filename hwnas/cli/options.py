@@ -114,7 +114,7 @@ CONFIDENCE = Number(0, 1, min_open=True, max_open=True)
 BATCHES = BatchesOrPeak()
 NAMES = Names()
 THREADS_OR_AUTO = Whole(0, 1024)
-HELDOUT = Number(0, 1_000_000_000, min_open=True)
+HELDOUT = Number(0, 1_000_000_000)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON document.")
 """`--json`: the command gets `as_json` and prints its result with `print_json`."""

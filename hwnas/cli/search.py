@@ -1,7 +1,7 @@
 """`hwnas search`: search for the best networks, and print their front."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -117,7 +117,7 @@ _POST_SEARCH = (
         default=0,
         show_default=True,
         metavar="K",
-        help="Retrain the K best networks from their inherited weights, and test each once.",
+        help="Retrain the K best networks on all training images, and test each once.",
     ),
     click.option(
         "--max-drop",
@@ -131,6 +131,13 @@ _POST_SEARCH = (
         help="Repair winners that were cut from a pretrained model by least squares, each if that helps.",
     ),
     click.option("--retrain-epochs", type=EPOCHS, help="Epochs of --retrain, instead of those of the recipe."),
+    click.option(
+        "--retrain-from",
+        type=click.Choice(["inherited", "scratch"]),
+        default="inherited",
+        show_default=True,
+        help="Weights that --retrain begins with: those of the supernet, or fresh ones.",
+    ),
 )
 _RUN_OPTIONS = (
     click.option("--out", type=PATH, show_default="new folder under runs/", help="Run folder."),
@@ -195,6 +202,7 @@ def _options(
     export_top: int,
     retrain: int,
     retrain_epochs: int | None,
+    retrain_from: Literal["inherited", "scratch"],
     max_drop: float | None,
     repair: bool,
     **values: Any,
@@ -205,6 +213,7 @@ def _options(
         export_top=export_top,
         retrain=retrain,
         retrain_epochs=retrain_epochs,
+        retrain_from=retrain_from,
         max_drop=None if max_drop is None else max_drop / 100,
         repair=repair,
     )
@@ -218,6 +227,7 @@ def _require_effect(context: click.Context) -> None:
     for option, is_read, reason in (
         ("--pairs", not values["no_verify"], "--no-verify measures nothing"),
         ("--retrain-epochs", values["retrain"] > 0, "no network is retrained without --retrain"),
+        ("--retrain-from", values["retrain"] > 0, "no network is retrained without --retrain"),
         (
             "--max-drop",
             has_quality and values["export_top"] > 0,

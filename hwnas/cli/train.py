@@ -43,7 +43,7 @@ _MODEL_OPTIONS = (
 )
 _DATA_OPTIONS = (
     click.option("--data", help="Images: digits, digits-clutter, a folder, Parquet, torch/NAME or wds/DIR."),
-    click.option("--heldout", type=HELDOUT, help="Images held out of training: a share or a number."),
+    click.option("--heldout", type=HELDOUT, help="Held-out images: a share or a number; 0 for one network: none."),
     click.option("--data-seed", type=SEED, help="Seed of the split into training and held-out images."),
     click.option("--max-bad", type=COUNT_OR_ZERO, show_default="50", help="Skip at most this many unreadable images."),
     click.option("--max-images", type=COUNT, help="Train on at most this many images."),

@@ -271,6 +271,8 @@ def _is_supernet(run: Path) -> bool:
 
 def _images_of(data: DataSplits, split: Split) -> ImageDataset:
     if split == "heldout":
+        if not len(data.heldout):
+            raise InputError(f"no images of {data.name} were held out", got="--split heldout", hint="--split test")
         return data.heldout
     if data.test is None:
         raise InputError(f"{data.name} has no test images", got="--split test", hint="--split heldout")

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from hwnas.predict.card import UNMEASURED
 from hwnas.search.record import ExportedWinner, MetricCheck, SearchRecord
-from hwnas.search.spec import SearchSpec, SupernetSpec
+from hwnas.search.spec import SearchSpec
 from hwnas.search.verification import FrontMember
 from hwnas.space.arch import Arch, canonical_json
 
@@ -23,7 +23,7 @@ def card_page(record: SearchRecord, member: FrontMember, item: ExportedWinner) -
         f"- arch_id {member.candidate.arch_id}, network_id {member.candidate.network_id}",
         *([] if member.candidate.deployment is None else [f"- deployment {member.candidate.deployment}"]),
         f"- images {_images(record.spec, member.candidate.arch)}",
-        f"- {_weights(record.spec.supernet, item)}",
+        f"- {_weights(record.spec, item)}",
         f"- {_measured(record)}",
         *_repair(record.spec, item),
         *_file_accuracy(item),
@@ -56,11 +56,14 @@ def _images(spec: SearchSpec, arch: Arch) -> str:
     return f"{spec.channels} x {size} x {size}, {spec.num_classes} classes"
 
 
-def _weights(supernet: SupernetSpec | None, item: ExportedWinner) -> str:
+def _weights(spec: SearchSpec, item: ExportedWinner) -> str:
+    supernet = spec.supernet
     if supernet is None:
         return "weights: randomly initialised, because no supernet was searched; train it before use"
     if item.test_accuracy is not None:
-        return f"weights: retrained from {supernet.path}; test accuracy {item.test_accuracy:.2%}, evaluated once"
+        scratch = spec.post_search.retrain_from == "scratch"
+        how = "trained from scratch" if scratch else f"retrained from {supernet.path}"
+        return f"weights: {how}; test accuracy {item.test_accuracy:.2%}, evaluated once"
     return f"weights: inherited from {supernet.path}; evaluated on {supernet.num_images} held-out images"
 
 

@@ -55,6 +55,8 @@ class PostSearch:
     """Number of winners that are retrained, and evaluated once on the test images."""
     retrain_epochs: Annotated[int, Between(1, 100_000)] | None = None
     """In place of the number in the recipe."""
+    retrain_from: Literal["inherited", "scratch"] = "inherited"
+    """Weights that retraining begins with: those inherited from the supernet, or fresh ones."""
     export_top: Annotated[int, Between(0, 10_000)] = 1
     """Number of winners that are exported."""
     max_drop: Annotated[float, Between(0, 1)] | None = None

@@ -80,7 +80,7 @@ class TrainOptions:
     num_classes: int | None = None
     """Classes that the dataset must have; None: as many as it has."""
     heldout: float | None = None
-    """Training images to hold out: a share below 1, else a number."""
+    """Training images to hold out: a share below 1, else a number; 0, for one network: none."""
     max_images: int | None = None
     """Train on at most this many images."""
     data_seed: int | None = None
@@ -251,12 +251,12 @@ def resolve_data_config(options: TrainOptions) -> DataConfig:
     name = options.data if options.data is None else absolute_data_name(options.data)
     if known is not None and name in (None, known.name):
         # The weights have been trained on the other images: holding out any of those would overrate the networks.
-        for key, value in {"heldout": options.heldout, "seed": options.data_seed}.items():
+        for key, value in {"heldout": options.heldout or None, "seed": options.data_seed}.items():
             if value not in (None, getattr(known, key)):
                 message = "images that the weights were trained on must not be held out"
                 got = f"{key} {value}, and {getattr(known, key)} in {options.supernet}"
                 raise InputError(message, got=got, hint=f"leave {key} as it is in that run")
-        return _with_limits(known, options)
+        return _with_limits(known if options.heldout != 0 else replace(known, heldout=0.0), options)
     if name is None:
         raise UsageError("a training needs images", hint="--data digits-clutter, or a folder of images")
     config = DataConfig(
@@ -313,6 +313,9 @@ def validate_options(options: TrainOptions) -> None:
         raise UsageError("--model trains a model of timm and cannot be combined with --arch or --supernet")
     if options.elastic is not None:
         _validate_elastic(options)
+    if options.heldout == 0 and options.arch is None and options.model is None:
+        message = "--heldout 0 is for one network: those of a supernet are evaluated on held-out images"
+        raise UsageError(message, hint="--arch or --model, or leave out --heldout")
     if options.epochs == 0 and options.elastic is None:
         raise UsageError("--epochs 0 leaves weights as they are, which only a pretrained model has", hint="--epochs 1")
     if options.model is not None and not options.model.startswith(_TIMM):

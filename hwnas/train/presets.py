@@ -218,7 +218,8 @@ RECIPES: Registry[Recipe] = Registry(
 """All recipes by name."""
 
 
-_RETRAIN = "-retrain"
+RETRAIN = "-retrain"
+"""Ending of the name of a recipe for one network of a supernet that was trained with the recipe of the same name."""
 _TIMM_DEFAULT = "autoformer"
 """Default recipe of a model of timm: DeiT's."""
 
@@ -275,8 +276,8 @@ def resolve_recipe(
     """
     if name is None:
         name = _TIMM_DEFAULT if space is None else default_recipe(space)
-        if one_network and name + _RETRAIN in RECIPES:
-            name += _RETRAIN
+        if one_network and name + RETRAIN in RECIPES:
+            name += RETRAIN
     recipe = RECIPES.get(name)
     if recipe is ELASTIC and num_images is not None and num_images < SMALL_SET:
         recipe = _for_small_set(recipe, num_images=num_images, batch_size=batch_size or recipe.batch_size)

@@ -145,6 +145,7 @@ SURFACE = {
         "--resume",
         "--retrain",
         "--retrain-epochs",
+        "--retrain-from",
         "--runtime",
         "--seed",
         "--seeds",

@@ -205,6 +205,7 @@ def test_a_dry_run_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mon
         (TrainOptions(space="autoformer-micro"), "needs images"),
         (TrainOptions(data="digits", model="deit_tiny"), "must be timm:NAME"),
         (TrainOptions(data="digits", model="timm:test_vit", arch="min"), "cannot be combined with --arch"),
+        (replace(SMALL, heldout=0), "--heldout 0 is for one network"),
     ],
 )
 def test_what_is_asked_for_must_make_sense(options: TrainOptions, message: str, tmp_path: Path) -> None:
@@ -247,6 +248,16 @@ def test_one_network_has_the_recipe_of_retraining() -> None:
     recipe = resolve_recipe(space=space, one_network=True)
     assert (recipe.epochs, recipe.strategy.name) == (300, "network")
     assert recipe.ema == RECIPES.get("resnas-retrain").ema
+
+
+def test_one_network_of_a_supernet_is_trained_on_its_held_out_images_too(run: Path, tmp_path: Path) -> None:
+    options = TrainOptions(supernet=run, arch="min", heldout=0, epochs=1)
+    assert resolve_data_config(options) == replace(read_train_config(Run.open(run)).data, heldout=0)
+    trained(options, tmp_path / "one")
+    assert (tmp_path / "one" / "heldout.txt").read_text() == ""
+    assert evaluate(tmp_path / "one", split="test").networks[0].count > 0
+    with pytest.raises(InputError, match="no images of digits were held out"):
+        evaluate(tmp_path / "one")
 
 
 def test_a_config_is_the_same_after_it_was_written(run: Path) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hwnas.errors import HwnasError, MissingError
 from hwnas.files import file_errors, path_within, storage_failed, write_atomic
-from hwnas.metrics import QUANTISED
+from hwnas.metrics import QUANTISED, Deployment
 from hwnas.pipeline.search.context import SearchContext
 from hwnas.profile.runners.runner import graph_precision
 from hwnas.progress import Reporter
@@ -21,7 +21,7 @@ from hwnas.search.pareto import knee, most_improving
 from hwnas.search.problem import Problem
 from hwnas.search.record import NETWORKS, ExportedWinner, Repair, SearchRecord
 from hwnas.search.verification import FrontMember
-from hwnas.space.arch import Arch, canonical_json
+from hwnas.space.arch import Arch
 from hwnas.space.deployed import networks_of
 from hwnas.space.elastic import Elastic, ElasticArch
 
@@ -144,25 +144,26 @@ class WinnerExporter:
         return repair_from_run(source, run=path, options=QuantisationOptions(data=supernet.data))
 
     def _retrained_weights(self, member: FrontMember, folder: Path) -> WinnerWeights:
-        """Retrain the network from the supernet's weights, and evaluate it once on the test images."""
+        """Retrain the network, and evaluate it once on the test images."""
         from hwnas.pipeline.evaluate import evaluate
+        from hwnas.pipeline.search.retraining import retraining_options
         from hwnas.pipeline.train import train_model
         from hwnas.runs import MANIFEST
         from hwnas.train.options import TrainOptions
 
-        supernet, training = self.context.spec.supernet, folder / "training"
-        assert supernet is not None, "a retrained network without a supernet"
-        options = TrainOptions(
-            data=supernet.data,
-            arch=canonical_json(member.candidate.arch.to_mapping()),
-            supernet=supernet.path,
-            epochs=self.context.spec.post_search.retrain_epochs,
-            seed=self.context.spec.seed,
-        )
+        training = folder / "training"
         resume = (training / MANIFEST).is_file()
-        trained = train_model(
-            TrainOptions() if resume else options, out=training, resume=resume, reporter=self.reporter
-        )
+        options = TrainOptions()
+        if not resume:
+            precision = self._graph_precision(member.candidate.deployment)
+            options = retraining_options(
+                self.context.spec,
+                member.candidate.arch,
+                space=networks_of(self.context.space),
+                folder=folder,
+                hold_out=precision in QUANTISED,  # what quantisation loses is measured on the held-out images
+            )
+        trained = train_model(options, out=training, resume=resume, reporter=self.reporter)
         (row,) = evaluate(training, split="test").networks
         return WinnerWeights(file=trained.weights, test_accuracy=row.top1)
 
@@ -180,7 +181,7 @@ class WinnerExporter:
         batches = sorted({item.metric.deployment.fixed_batch or 1 for item in own}) or [1]
         precision, quantisation = graph_precision(candidate.deployment), None
         if supernet is not None and weights.file is not None:
-            precision = supernet.precision or precision
+            precision = self._graph_precision(candidate.deployment)
             if precision in QUANTISED:  # the search knows what int8 costs, so no drop is too large unless one says so
                 max_drop = self.context.spec.post_search.max_drop
                 quantisation = QuantisationOptions(
@@ -208,6 +209,11 @@ class WinnerExporter:
         if weights.file is not None:
             files += self._timm_files(candidate.arch, folder, weights.file)
         return WinnerGraphs(files=tuple(files), accuracy=accuracy)
+
+    def _graph_precision(self, deployment: Deployment | None) -> str:
+        """Return the precision of the graph of a winner with trained weights."""
+        supernet = self.context.spec.supernet
+        return (supernet and supernet.precision) or graph_precision(deployment)
 
     def _timm_files(self, arch: Arch, folder: Path, weights: Path) -> tuple[Path, ...]:
         """Write a network that is a plain model of timm as one, too."""

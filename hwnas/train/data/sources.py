@@ -10,7 +10,7 @@ from typing import Annotated
 import numpy as np
 
 from hwnas.arguments import checked_arguments
-from hwnas.config import Above, Between, Seed, require_valid
+from hwnas.config import Between, Seed, require_valid
 from hwnas.devices.memory import require_memory
 from hwnas.errors import InputError, unknown
 from hwnas.files import absolute_path, file_errors, printable, require_file_name, require_regular
@@ -70,8 +70,8 @@ class DataConfig:
     """Folder of a `torch/` dataset."""
     download: bool = False
     """Allow a `torch/` dataset to be downloaded."""
-    heldout: Annotated[float, Above(0, 1e9)] | None = None
-    """Training images to hold out: a share below 1, else a number; None: the default of the dataset."""
+    heldout: Annotated[float, Between(0, 1e9)] | None = None
+    """Training images to hold out: a share below 1, else a number; 0: none; None: the default of the dataset."""
     seed: Seed = 0
     """Decides the split, and the images of `digits-clutter`; test images do not depend on it."""
     max_images: Annotated[int, Between(1, 10**9)] | None = None
@@ -191,7 +191,7 @@ def _open_clutter(config: DataConfig, image_shape: tuple[int, int, int]) -> _Sou
     return _Source(
         classes=_numbered(10),
         train=make("train", train),
-        heldout=make("heldout", heldout),
+        heldout=make("heldout", heldout) if heldout else None,
         test=make("test", TEST_IMAGES),
         identity=f"digits-clutter {CLUTTER_VERSION} {image_shape} seed {config.seed}",
     )
@@ -420,6 +420,8 @@ def _split(source: _Source, config: DataConfig) -> tuple[ImageDataset, ImageData
     if source.heldout is not None:
         return source.train, source.heldout
     amount = source.heldout_share if config.heldout is None else config.heldout
+    if not amount:
+        return source.train, subset(source.train, ())
     train, heldout = stratified_split(source.train.labels, amount, seed=config.seed)
     return subset(source.train, train), subset(source.train, heldout)
 

@@ -5,7 +5,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -125,9 +125,10 @@ def test_the_files_of_a_winner_are_the_network_that_was_judged(tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_a_winner_is_trained_on_and_tested_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("retrain_from", ["inherited", "scratch"])
+def test_a_winner_is_trained_on_and_tested_once(tmp_path: Path, retrain_from: Literal["inherited", "scratch"]) -> None:
     bench = write_bench(tmp_path, "autoformer-micro")
-    finish = PostSearch(verify=False, export_top=0, retrain=1, retrain_epochs=1)
+    finish = PostSearch(verify=False, export_top=0, retrain=1, retrain_epochs=1, retrain_from=retrain_from)
     found = search_networks(options(bench, budget=6, strategy="random", post_search=finish), out=tmp_path / "run")
     (item,) = found.record.winners
     assert item.failure is None
@@ -135,6 +136,7 @@ def test_a_winner_is_trained_on_and_tested_once(tmp_path: Path) -> None:
     assert 0 <= item.test_accuracy <= 1
     training = found.run / item.folder / "training"
     assert len((training / "test-uses.jsonl").read_text().splitlines()) == 1
+    assert (training / "heldout.txt").read_text() == ""  # it was trained on all training images
     assert search_networks(resume=found.run).record.winners == found.record.winners
 
 

@@ -118,6 +118,9 @@ def test_heldout_is_a_share_or_a_number_and_limit_counts_what_is_trained_on(tmp_
     assert (len(data.heldout), len(data.train)) == (12, 12)
     assert counts(data.train.labels) == [4, 6, 2]
     assert set(data.heldout.keys) == set(opened(tmp_path, heldout=12).heldout.keys)
+    whole = opened(tmp_path, heldout=0)
+    assert set(whole.train.keys) == {*data.heldout.keys, *opened(tmp_path, heldout=12).train.keys}
+    assert len(whole.heldout) == len(opened("digits-clutter", classes=10, max_images=50, heldout=0).heldout) == 0
 
 
 @pytest.mark.parametrize(
@@ -361,9 +364,8 @@ def test_the_config_is_read_from_plain_data() -> None:
     ("values", "message"),
     [
         ({"name": ""}, "must have a name"),
-        ({"heldout": 0.0}, "heldout must be greater than 0"),
         ({"heldout": 1.5}, "heldout must be a share"),
-        ({"heldout": -3}, "heldout must be greater than 0"),
+        ({"heldout": -3}, "heldout must be between 0"),
         ({"max_images": 0}, "max_images must be between 1"),
         ({"max_bad": -1}, "max_bad must be between 0"),
         ({"seed": -1}, "seed must be between 0 and 4294967295"),

@@ -1,0 +1,69 @@
+"""Retraining of winners: with the recipe, the teacher and the images of their supernet's run."""
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from hwnas.pipeline.search.retraining import retraining_options, retraining_recipe
+from hwnas.runs import Run
+from hwnas.search.spec import PostSearch
+from hwnas.space import SPACES
+from hwnas.train.options import PretrainedModel, TrainOptions, resolve_config
+from hwnas.train.presets import RECIPES, resolve_recipe
+from hwnas.train.recipe import TeacherConfig
+
+SPACE = SPACES.get("autoformer-micro")
+TEACHER = PretrainedModel(name="timm:deit_tiny_patch16_224", pretrained=True)
+CHANGES = {"optimizer.lr": "1e-3", "mix.mixup": "0.3", "teacher.labels": "hard"}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    options = TrainOptions(space=SPACE.name, data="digits", data_seed=3, max_images=200, overrides=CHANGES, epochs=7)
+    config = replace(resolve_config(options, num_classes=10), teacher=TEACHER)
+    return Run.create(tmp_path / "supernet", command=(), config=config).path
+
+
+def retraining(run: Path, folder: Path, *, hold_out: bool = False, **post_search: Any) -> TrainOptions:
+    spec: Any = SimpleNamespace(
+        supernet=SimpleNamespace(path=run, data=None), post_search=PostSearch(retrain=1, **post_search), seed=5
+    )
+    return retraining_options(spec, SPACE.smallest(), space=SPACE, folder=folder, hold_out=hold_out)
+
+
+def test_recipe_and_teacher_are_those_of_the_supernet(run: Path, tmp_path: Path) -> None:
+    options = retraining(run, tmp_path)
+    recipe = resolve_recipe(space=SPACE, one_network=True, file=options.config_file, epochs=options.epochs)
+    assert (recipe.optimizer.lr, recipe.mix.mixup, recipe.epochs, recipe.strategy.name) == (1e-3, 0.3, 7, "network")
+    assert recipe.teacher == TeacherConfig(labels="hard")
+    assert options.teacher == TEACHER
+    assert (options.supernet, options.heldout, options.seed) == (run, 0, 5)
+
+
+def test_a_network_from_scratch_has_the_images_of_the_supernet_and_those_held_out(run: Path, tmp_path: Path) -> None:
+    config = resolve_config(retraining(run, tmp_path, retrain_from="scratch", retrain_epochs=2), num_classes=10)
+    assert (config.supernet, config.space, config.teacher) == (None, SPACE.name, TEACHER)
+    assert (config.data.name, config.data.seed, config.data.max_images, config.data.heldout) == ("digits", 3, 200, 0)
+    assert (config.recipe.epochs, config.recipe.mix.mixup) == (2, 0.3)
+    kept = resolve_config(retraining(run, tmp_path, hold_out=True, retrain_from="scratch"), num_classes=10)
+    assert kept.data.heldout is None
+
+
+@pytest.mark.parametrize("space", ["resnas-tiny", "resnas-small", "vitas-deit-small"])
+def test_from_scratch_a_published_recipe_becomes_that_of_retraining(space: str) -> None:
+    family = SPACES.get(space)
+    name = resolve_recipe(space=family, one_network=False)
+    published = replace(name, precision="fp32", batch_size=512)
+    expected = resolve_recipe(space=family, one_network=True)
+    assert retraining_recipe(published, family, scratch=True) == replace(expected, precision="fp32", batch_size=512)
+    inherited = retraining_recipe(published, family, scratch=False)
+    assert (inherited.strategy.name, inherited.epochs, inherited.ema.decay) == ("network", published.epochs, 0)
+    assert retraining_recipe(RECIPES.get("micro"), family, scratch=True).epochs == RECIPES.get("micro").epochs
+
+
+def test_a_file_of_weights_names_no_recipe(tmp_path: Path) -> None:
+    options = retraining(tmp_path / "supernet.safetensors", tmp_path)
+    assert (options.config_file, options.teacher, options.heldout) == (None, None, 0)
