@@ -4,24 +4,27 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pymoo.operators.mutation.pm import mut_pm
 
 from hwnas.errors import InputError
 from hwnas.search.ledger import SearchLedger
 from hwnas.search.operators import completed, generator, ordinal_genes, redrawn, resampled
 from hwnas.search.region import Region, gene_counts, region_of, region_without
-from hwnas.search.strategies.evolution import Evolution
+from hwnas.search.strategies.evolution import Evolution, Window, WindowSearch
 from hwnas.search.strategies.strategy import require_counts, require_shares
 from hwnas.space.space import Genomes
+
+_INNER_STEPS = 100
+"""Steps after which ViT-ResNAS narrows stages and removes blocks as well."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AutoFormerEvolution(Evolution):
     """50 networks, then 20 generations of 25 mutations and 25 crossovers of the 10 best, within a window of parameters.
 
-    The published code evaluates the last generation without ranking it; here it counts. Its windows are given on the
-    command line; the default share is that of the authors' window for the base model, 52 to 54 million.
+    Random networks take the places of children that ten draws each do not find. The published code evaluates the last
+    generation without ranking it; here it counts. Its windows are given on the command line; the default share is that
+    of the authors' window for the base model, 52 to 54 million.
     """
 
     initial: int = 50
@@ -31,6 +34,8 @@ class AutoFormerEvolution(Evolution):
     generations: int = 20
     cost: Literal["macs", "params"] = "params"
     share: float = 0.96
+    tries: int = 10
+    filled: bool = True
     network_rate: float = 0.4
     """Probability that depth or a width of the network is redrawn."""
     block_rate: float = 0.2
@@ -46,13 +51,15 @@ class AutoFormerEvolution(Evolution):
         rates = np.array([self.block_rate if scope == "block" else self.network_rate for scope in scopes])
         return resampled(parents, region, rng, rates=rates)
 
-    def mates(self, parents: Genomes, first: NDArray[np.intp], region: Region, rng: np.random.Generator) -> Genomes:
-        """Choose parents of the same depth: those with the same blocks."""
-        _, shapes = np.unique(region.space.used(parents), axis=0, return_inverse=True)
-        alike = shapes.ravel()[first][:, None] == shapes.ravel()[None, :]
-        chances = np.where(alike, rng.random(alike.shape), -1.0)
-        mates: Genomes = parents[chances.argmax(axis=1)]
-        return mates
+    def pick_pairs(
+        self, parents: Genomes, count: int, region: Region, rng: np.random.Generator
+    ) -> tuple[Genomes, Genomes]:
+        """Choose two parents of the same depth, all such pairs with equal probability."""
+        _, depths = np.unique(region.space.used(parents), axis=0, return_inverse=True)
+        order, sizes = np.argsort(depths.ravel(), kind="stable"), np.bincount(depths.ravel())
+        depth = rng.choice(len(sizes), size=count, p=sizes**2 / (sizes**2).sum())
+        rows = (np.cumsum(sizes) - sizes)[depth] + rng.integers(0, sizes[depth], size=(2, count))
+        return parents[order[rows[0]]], parents[order[rows[1]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +77,8 @@ class GlitEvolution(Evolution):
     generations: int = 9
     cost: Literal["macs", "params"] = "macs"
     share: float = 0.0
+    tries: int = 10
+    filled: bool = True
     rate: float = 0.1
     """Probability that a gene is redrawn."""
     first_level: tuple[str, ...] = ("groups",)
@@ -83,19 +92,25 @@ class GlitEvolution(Evolution):
         require_counts(self, "carried")
         require_shares(self, "rate", "first_share")
 
-    def run(self, ledger: SearchLedger, *, seed: int) -> None:
-        """Search every window, each on both levels."""
-        space = ledger.problem.space
-        first = region_of(space, self.first_level)
-        windows = self.make_windows(ledger)
-        for index, window in enumerate(windows):
-            until = ledger.left - ledger.left // (len(windows) - index)
-            between = ledger.left - round(self.first_share * (ledger.left - until))
-            rng = generator(seed, "distribution", index)
-            best = self.search(ledger, first, window, rng=rng, until=between).genomes[: self.carried]
-            # If no distribution fits the window with middle details, the second level searches everything.
-            second = region_without(space, self.first_level if len(best) else (), bases=best)
-            self.search(ledger, second, window, rng=generator(seed, "detail", index), until=until)
+    @property
+    def turn(self) -> int:
+        """Evaluations of a window before the next one has its turn: those of both levels."""
+        return 2 * self.published
+
+    def begin(self, ledger: SearchLedger, window: Window, *, seed: int, index: int, evaluations: int) -> WindowSearch:
+        """Search one window on both levels, and return the search of the second."""
+        space, before, share = ledger.problem.space, ledger.evaluations, round(self.first_share * evaluations)
+        region, rng = region_of(space, self.first_level), generator(seed, "distribution", index)
+        first = WindowSearch(self, ledger, region=region, window=window, rng=rng, evaluations=share)
+        first.run(share)
+        best = first.ranking.genomes[: self.carried]
+        rest = evaluations - (ledger.evaluations - before)
+        # If no distribution fits the window with middle details, the second level searches everything.
+        region = region_without(space, self.first_level if len(best) else (), bases=best)
+        rng = generator(seed, "detail", index)
+        second = WindowSearch(self, ledger, region=region, window=window, rng=rng, evaluations=rest)
+        second.run(rest)
+        return second
 
     def mutated(self, parents: Genomes, region: Region, rng: np.random.Generator) -> Genomes:
         """Redraw every gene at the same rate."""
@@ -117,6 +132,8 @@ class VitasEvolution(Evolution):
     generations: int = 39
     cost: Literal["macs", "params"] = "macs"
     share: float = 0.9
+    tries: int = 100
+    filled: bool = False
     eta: float = 3.0
     """Distribution index of the polynomial mutation."""
 
@@ -125,10 +142,12 @@ class VitasEvolution(Evolution):
         if self.eta <= 0:
             raise InputError("eta of the strategy must be above 0", got=self.eta)
 
-    def pick_parents(self, parents: Genomes, count: int, rng: np.random.Generator) -> NDArray[np.intp]:
-        """Choose the better of two drawn parents, which are sorted best first."""
-        rows: NDArray[np.intp] = rng.integers(0, len(parents), size=(count, 2)).min(axis=1)
-        return rows
+    def pick_parents(self, parents: Genomes, count: int, rng: np.random.Generator) -> Genomes:
+        """Choose the better of two drawn parents, which are sorted best first; all are drawn equally often."""
+        rounds = -(-2 * count // len(parents))
+        order = rng.permuted(np.tile(np.arange(len(parents)), (rounds, 1)), axis=1).ravel()[: 2 * count]
+        better: Genomes = parents[order.reshape(count, 2).min(axis=1)]
+        return better
 
     def mutated(self, parents: Genomes, region: Region, rng: np.random.Generator) -> Genomes:
         """Move ordinal genes by polynomial steps and redraw categorical ones, one gene on average."""
@@ -138,9 +157,10 @@ class VitasEvolution(Evolution):
     def crossed(self, first: Genomes, second: Genomes, region: Region, rng: np.random.Generator) -> Genomes:
         """Take a stretch of genes from the second parent and the rest from the first, then mutate."""
         width = first.shape[1]
-        ends = np.sort(rng.integers(0, width + 1, size=(len(first), 2)), axis=1)
+        # Two different points between genes, all pairs of them equally often.
+        points = rng.random((len(first), max(width - 1, 1))).argsort(axis=1)[:, :2] + 1
         columns = np.arange(width)
-        stretch = (columns >= ends[:, :1]) & (columns < ends[:, 1:])
+        stretch = (columns >= points.min(axis=1)[:, None]) & (columns < points.max(axis=1)[:, None])
         child = np.where(stretch, completed(second, region, rng), completed(first, region, rng))
         return region.keep(self._moved(child, region, rng), first)
 
@@ -165,7 +185,8 @@ class VitasEvolution(Evolution):
 class ResNasEvolution(Evolution):
     """500 networks, then 19 generations of 75 mutations and 75 crossovers of the 75 best, within a window of MACs.
 
-    The first networks are drawn by rejection, not by shrinking large ones as in the published code.
+    A random network is a wide one that is narrowed until it is in the window. The published code draws children until
+    a generation is full; here a child has a thousand draws.
     """
 
     initial: int = 500
@@ -175,6 +196,9 @@ class ResNasEvolution(Evolution):
     generations: int = 19
     cost: Literal["macs", "params"] = "macs"
     share: float = 0.975
+    tries: int = 1000
+    filled: bool = False
+    random_tries: int = 100
     rate: float = 0.3
     """Probability that a gene is redrawn; one of two choices is flipped."""
 
@@ -188,3 +212,21 @@ class ResNasEvolution(Evolution):
         flips = np.array([dimension.name == "exists" for dimension in region.space.dimensions])
         rates = np.where(flips & (gene_counts(region.space) == 2), min(2 * self.rate, 1.0), self.rate)
         return resampled(parents, region, rng, rates=rates)
+
+    def random_networks(self, count: int, region: Region, window: Window, rng: np.random.Generator) -> Genomes:
+        """Draw widths of stages and blocks, then narrow the widest heads and MLPs one by one until the cost fits."""
+        dimensions, top = region.space.dimensions, gene_counts(region.space) - 1
+        inner = np.array([dimension.scope == "block" and dimension.name != "exists" for dimension in dimensions])
+        drawn = region.sample(rng, count)
+        genomes = region.keep(np.where(inner & region.free, top, drawn), drawn)
+        for step in range(int(top.sum())):
+            over = np.flatnonzero(getattr(region.space.costs(genomes), self.cost) > window.high)
+            if not len(over):
+                break
+            narrowable = (genomes[over] > 0) & region.free & ordinal_genes(region.space)
+            if step < _INNER_STEPS:
+                narrowable &= inner
+            chosen = np.where(narrowable, rng.random(narrowable.shape), -1.0).argmax(axis=1)
+            narrowed = genomes[over] - (narrowable & (np.arange(len(top)) == chosen[:, None]))
+            genomes[over] = region.keep(narrowed, genomes[over])
+        return genomes

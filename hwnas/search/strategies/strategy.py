@@ -77,7 +77,7 @@ def admitted(
     ledger: SearchLedger,
     admits: Admits | None = None,
     exclude: Genomes | None = None,
-    tries: int = 4,
+    most_draws: int | None = None,
 ) -> Genomes:
     """Draw up to `count` unseen networks that are admitted, by rejection.
 
@@ -87,20 +87,21 @@ def admitted(
         ledger: The search.
         admits: Returns which networks are admitted; None: those that meet the cheap constraints.
         exclude: Networks that are not returned, in addition to those seen.
-        tries: Draws before giving up.
+        most_draws: Draws before giving up; None: sixteen for each network, at least 256.
     """
     admits = admits or _meets_cheap_constraints(ledger)
     met = ledger.seen.copy()
     if exclude is not None:
         met.add(exclude)
     parts: list[Genomes] = []
-    for _ in range(tries if count > 0 else 0):
-        rows = draw(max(4 * count, 64))
+    size = max(4 * count, 64)
+    left = (4 * size if most_draws is None else most_draws) if count > 0 else 0
+    while left > 0 and sum(map(len, parts)) < count:
+        rows = draw(min(size, left))
+        left, size = left - len(rows), 2 * size
         rows = rows[met.is_new(rows)]
         met.add(rows)
         parts.append(rows[admits(rows)] if len(rows) else rows)
-        if sum(map(len, parts)) >= count:
-            break
     width = len(ledger.problem.space.dimensions)
     return np.concatenate([np.zeros((0, width), dtype=np.int16), *parts])[:count]
 
