@@ -1,16 +1,21 @@
-"""Surrogate rounds beside plain NSGA-II, the seeds' evolution and random search, on the true accuracies of a supernet.
+"""Searches on the true accuracies of a supernet: for a front, and for the best network in one window of cost.
 
-    python -m benchmarks.search_quality --state DIR [--supernet RUN] [--data NAME] [--budgets 50,100,200,400] [--save]
+    python -m benchmarks.search_quality --state DIR [--supernet RUN] [--data NAME] [--budgets 50,100,200] [--save]
 
 A supernet of `--space` is trained with the recipe `micro` on `digits-clutter` (or is that of the run `--supernet`, on
-its pictures or on `--data`), and every strategy searches it for accuracy, MACs and parameters with each budget of true
-evaluations, from `--seeds` seeds. The table shows the hypervolume of what was truly evaluated: the share of a box that
-is the same for all, whose reference point is accuracy 0 and 1.1 times the most MACs and parameters of 1,000 networks
-drawn from the space.
+its images or on `--data`), and every strategy searches it with each budget of true evaluations, from `--seeds` seeds.
 
-Networks are judged on the held-out pictures with inherited weights, each once: `--state` keeps accuracies and finished
-searches, so that seeds share evaluations and a run that was ended goes on. How sure the accuracies are is told by the
-split-half rank correlation: Spearman's, between accuracies on one random half of the pictures and on the other.
+The first table is of fronts of accuracy, MACs and parameters: the hypervolume of what was truly evaluated, the share of
+a box that is the same for all, whose reference point is accuracy 0 and 1.1 times the most MACs and parameters of 1,000
+networks drawn from the space. The published evolutions look for one network, and are not in it.
+
+The second table is of the most accurate network in one window of a cost (`--cost`), the one question that the published
+evolutions answer: from `--window` of the median of 1,000 uniform networks to the median. Every strategy has accuracy as
+its only objective and the window as its constraints, and the evolutions have `--cost` as the cost of their window.
+
+Networks are evaluated on the held-out images with inherited weights, each once: `--state` keeps accuracies and finished
+searches, so that seeds share evaluations and a run that was ended goes on. How sure the accuracies are is shown by the
+split-half rank correlation: Spearman's, between accuracies on one random half of the images and on the other.
 """
 
 import argparse
@@ -18,10 +23,10 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -34,11 +39,13 @@ from hwnas.pipeline.search.predicted_metrics import CheapMetrics
 from hwnas.pipeline.search.surrogate import accuracy_surrogate
 from hwnas.pipeline.train import train_model
 from hwnas.search.ledger import Budget
-from hwnas.search.objective import make_objectives
+from hwnas.search.objective import Constraint, make_objectives, parse_constraint
 from hwnas.search.problem import Evaluators, Problem
 from hwnas.search.run import run_search
 from hwnas.search.strategies import STRATEGIES
-from hwnas.space.space import Genomes
+from hwnas.search.strategies.evolution import Evolution
+from hwnas.search.strategies.strategy import SearchStrategy
+from hwnas.space.space import AnySpace, Genomes
 from hwnas.supernet.matmul import fast_matmul
 from hwnas.train.evaluation import make_evaluator
 from hwnas.train.evaluator import Accuracy, SupernetEvaluator
@@ -47,20 +54,35 @@ from hwnas.train.trainer import TrainerConfig
 from hwnas.train.weights import SUPERNET
 
 ACCURACIES_FILE, SEARCHES = "accuracies.jsonl", "searches.jsonl"
+TASKS = ("front", "window")
 _HALVES = 20
 """Random halves that the rank correlation is a mean over."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reached:
-    """One search."""
+class Key:
+    """Which search."""
 
+    task: str
+    """`front` or `window`."""
     strategy: str
     budget: int
     seed: int
-    hypervolume: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reached(Key):
+    """One search, and what it reached."""
+
+    value: float
+    """Hypervolume of the front, or the best accuracy in the window."""
     cpu_s: float
-    """Of the search itself, evaluating left out."""
+    """Of the search itself, without evaluating."""
+
+    @property
+    def key(self) -> Key:
+        """Which search it is."""
+        return Key(task=self.task, strategy=self.strategy, budget=self.budget, seed=self.seed)
 
 
 class Truth:
@@ -97,46 +119,65 @@ def opened(options: argparse.Namespace) -> OpenSupernet:
     return open_supernet(run, space=None, data=options.data if options.supernet is not None else None)
 
 
-def searched(strategy: str, budget: int, seed: int, truth: Truth, problem: Problem) -> Reached:
-    """One search with one budget."""
+def window_of(space: AnySpace, *, cost: str, share: float) -> tuple[Constraint, Constraint]:
+    """Return the bounds of the window: the median of uniform networks, and a share of it."""
+    costs = getattr(space.costs(space.sample(np.random.default_rng(0), 1000)), cost)
+    top = float(np.median(costs))
+    return parse_constraint(f"{cost}>={share * top}"), parse_constraint(f"{cost}<={top}")
+
+
+def make_strategy(name: str, *, cost: Literal["params", "macs"]) -> SearchStrategy:
+    """Return a strategy; the window of a published evolution is one of the given cost."""
+    strategy = STRATEGIES.get(name)()
+    return replace(strategy, cost=cost) if isinstance(strategy, Evolution) else strategy
+
+
+def searched(key: Key, truth: Truth, problem: Problem, *, cost: Literal["params", "macs"]) -> Reached:
+    """Return what one search reached."""
     evaluators = Evaluators(
         cheap=CheapMetrics(space=problem.space), expensive=truth, fit=accuracy_surrogate(problem.space)
     )
+    strategy = make_strategy(key.strategy, cost=cost)
     began, before = time.process_time(), truth.spent_s
-    outcome = run_search(
-        problem, evaluators, strategy=STRATEGIES.get(strategy)(), budget=Budget(evaluations=budget), seed=seed
-    )
+    outcome = run_search(problem, evaluators, strategy=strategy, budget=Budget(evaluations=key.budget), seed=key.seed)
     cpu_s = time.process_time() - began - (truth.spent_s - before)
-    return Reached(
-        strategy=strategy, budget=budget, seed=seed, hypervolume=outcome.history[-1][1], cpu_s=round(cpu_s, 2)
-    )
+    assert outcome.evaluations == key.budget, "all strategies have equal budgets"
+    scores = outcome.candidates.scores
+    best = -float(scores.objectives[scores.feasible, 0].min())
+    value = best if key.task == "window" else outcome.history[-1][1]
+    return Reached(**vars(key), value=value, cpu_s=round(cpu_s, 2))
 
 
-def all_searches(options: argparse.Namespace, truth: Truth, problem: Problem) -> list[Reached]:
-    """Every strategy with every budget and seed; those that the state has are not made again."""
+def all_searches(options: argparse.Namespace, truth: Truth, problems: Mapping[str, Problem]) -> list[Reached]:
+    """Return the searches of every strategy with every budget and seed; those that the state has are not run again."""
     path: Path = options.state / SEARCHES
     lines = path.read_text().splitlines() if path.exists() else []
-    done = [Reached(**json.loads(line)) for line in lines]
-    have = {(one.strategy, one.budget, one.seed) for one in done}
+    done = {one.key: one for one in (Reached(**json.loads(line)) for line in lines)}
     wanted = [
-        (strategy, budget, seed)
+        Key(task=task, strategy=strategy, budget=budget, seed=seed)
         for budget in options.budgets
         for seed in range(options.seeds)
-        for strategy in options.strategies
+        for task in TASKS
+        for strategy in strategies_of(task, options)
     ]
     for key in wanted:
-        if key not in have:
-            found = searched(*key, truth, problem)
-            done.append(found)
+        if key not in done:
+            found = done[key] = searched(key, truth, problems[key.task], cost=options.cost)
             with path.open("a") as file:
                 file.write(json.dumps(vars(found)) + "\n")
-            said = f"{found.strategy} {found.budget} seed {found.seed}: {found.hypervolume:.4f} in {found.cpu_s} s"
-            print(f"{said}, {len(truth.seen)} networks judged", file=sys.stderr, flush=True)
-    return [one for one in done if (one.strategy, one.budget, one.seed) in set(wanted)]
+            said = f"{key.task} {key.strategy} {key.budget} seed {key.seed}: {found.value:.4f} in {found.cpu_s} s"
+            print(f"{said}, {len(truth.seen)} networks evaluated", file=sys.stderr, flush=True)
+    return [done[key] for key in wanted]
+
+
+def strategies_of(task: str, options: argparse.Namespace) -> list[str]:
+    """Return the strategies that a table compares."""
+    names: list[str] = options.front_strategies if task == "front" else options.window_strategies
+    return names
 
 
 def split_half(accuracies: Mapping[str, Accuracy]) -> float:
-    """Spearman's rank correlation between the accuracies on two random halves of the pictures, a mean over halves."""
+    """Spearman's rank correlation between the accuracies on two random halves of the images, a mean over halves."""
     from scipy.stats import spearmanr  # type: ignore[import-untyped]
 
     hits = np.stack([accuracy.hits for accuracy in accuracies.values() if accuracy.hits is not None])
@@ -148,27 +189,32 @@ def split_half(accuracies: Mapping[str, Accuracy]) -> float:
     return mean(found)
 
 
-def table(found: Sequence[Reached], options: argparse.Namespace) -> str:
-    """Mean and standard deviation over the seeds."""
-    head = ["budget", *options.strategies]
+def table(found: Sequence[Reached], options: argparse.Namespace, *, task: str) -> str:
+    """Return mean and standard deviation over the seeds."""
+    names = strategies_of(task, options)
+    head = ["budget", *names]
     rows = [head, ["---:" for _ in head]]
+    own = [one for one in found if one.task == task]
     for budget in options.budgets:
         cells = [
-            _spread([one.hypervolume for one in found if (one.strategy, one.budget) == (name, budget)])
-            for name in options.strategies
+            _spread(
+                [one.value for one in own if (one.strategy, one.budget) == (name, budget)], percent=task == "window"
+            )
+            for name in names
         ]
         rows.append([str(budget), *cells])
-    own = [f"{mean([one.cpu_s for one in found if one.strategy == name]):.1f} s" for name in options.strategies]
-    rows.append(["search alone", *own])
+    rows.append(
+        ["search alone", *(f"{mean([one.cpu_s for one in own if one.strategy == name]):.1f} s" for name in names)]
+    )
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def verdicts(found: Sequence[Reached], options: argparse.Namespace) -> list[str]:
-    """Whether rounds reach plain NSGA-II's value with a quarter of the true evaluations."""
+    """Return for each budget whether rounds reach plain NSGA-II's front with a quarter of the true evaluations."""
     said = []
     for budget in options.budgets:
         quarter = budget // 4
-        if quarter in options.budgets and {"rounds", "nsga2"} <= set(options.strategies):
+        if quarter in options.budgets and {"rounds", "nsga2"} <= set(options.front_strategies):
             few, many = (_mean(found, name, size) for name, size in (("rounds", quarter), ("nsga2", budget)))
             reached = "reaches" if few >= many else "does not reach"
             said.append(f"rounds with {quarter} ({few:.4f}) {reached} nsga2 with {budget} ({many:.4f})")
@@ -176,11 +222,13 @@ def verdicts(found: Sequence[Reached], options: argparse.Namespace) -> list[str]
 
 
 def _mean(found: Sequence[Reached], strategy: str, budget: int) -> float:
-    return mean(one.hypervolume for one in found if (one.strategy, one.budget) == (strategy, budget))
+    wanted = ("front", strategy, budget)
+    return mean(one.value for one in found if (one.task, one.strategy, one.budget) == wanted)
 
 
-def _spread(values: Sequence[float]) -> str:
-    return f"{mean(values):.4f} ± {stdev(values) if len(values) > 1 else 0.0:.4f}"
+def _spread(values: Sequence[float], *, percent: bool) -> str:
+    middle, spread = mean(values), stdev(values) if len(values) > 1 else 0.0
+    return f"{100 * middle:.2f} % ± {100 * spread:.2f}" if percent else f"{middle:.4f} ± {spread:.4f}"
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -191,10 +239,16 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--supernet", type=Path)
     parser.add_argument("--data", default=None)
     parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--budgets", default="50,100,200", type=lambda text: [int(part) for part in text.split(",")])
+    parser.add_argument("--front-strategies", default="rounds,nsga2,random", type=lambda text: text.split(","))
     parser.add_argument(
-        "--budgets", default="50,100,200,400", type=lambda text: [int(part) for part in text.split(",")]
+        "--window-strategies",
+        default="rounds,nsga2,autoformer,resnas,vitas,random",
+        type=lambda text: text.split(","),
+        help="glit as well in spaces of GLiT",
     )
-    parser.add_argument("--strategies", default="rounds,nsga2,autoformer,random", type=lambda text: text.split(","))
+    parser.add_argument("--cost", default="params", choices=["params", "macs"])
+    parser.add_argument("--window", default=0.9, type=float, help="the lower bound, as a share of the upper one")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--save", action="store_true")
     options = parser.parse_args(arguments)
@@ -211,30 +265,45 @@ def main(arguments: Sequence[str]) -> None:
         keep_hits=True,
     )
     truth = Truth(evaluator, supernet.space)
-    problem = Problem(space=supernet.space, objectives=make_objectives(["params"]))
+    window = window_of(supernet.space, cost=options.cost, share=options.window)
+    problems = {
+        "front": Problem(space=supernet.space, objectives=make_objectives(["params"])),
+        "window": Problem(space=supernet.space, objectives=make_objectives([], macs=False), constraints=window),
+    }
     with fast_matmul():
-        found = all_searches(options, truth, problem)
+        found = all_searches(options, truth, problems)
         sample = supernet.space.sample(np.random.default_rng(0), 100)
         list(truth(sample))
-    _report(found, options, supernet, truth)
+    _report(found, options, supernet, truth, window)
 
 
-def _report(found: Sequence[Reached], options: argparse.Namespace, supernet: OpenSupernet, truth: Truth) -> None:
-    pictures = len(supernet.data.heldout)
+def _report(
+    found: Sequence[Reached],
+    options: argparse.Namespace,
+    supernet: OpenSupernet,
+    truth: Truth,
+    window: tuple[Constraint, Constraint],
+) -> None:
+    images = len(supernet.data.heldout)
     spread = [accuracy.top1 for accuracy in truth.seen.values()]
+    low, high = (constraint.bound for constraint in window)
     notes = [
-        f"{supernet.space.name}, {supernet.data.name}: {pictures:,} held-out pictures, "
-        f"{len(truth.seen):,} networks judged, "
+        f"{supernet.space.name}, {supernet.data.name}: {images:,} held-out images, "
+        f"{len(truth.seen):,} networks evaluated, "
         f"top-1 {min(spread):.1%} to {max(spread):.1%};",
         f"split-half rank correlation of accuracy {split_half(truth.seen):.3f}; "
         f"mean and deviation of {options.seeds} seeds.",
         *(f"{line}." for line in verdicts(found, options)),
     ]
-    text = table(found, options)
+    titles = {
+        "front": "Hypervolume of the front",
+        "window": f"Best accuracy among networks with {low:,.0f} to {high:,.0f} {options.cost}",
+    }
+    text = "\n\n".join(f"{titles[task]}:\n\n{table(found, options, task=task)}" for task in TASKS)
     print(text)
     print("\n".join(notes))
     if options.save:
-        title = "Hypervolume of true evaluations by strategy and budget"
+        title = "Fronts, and the best network in a window of cost, by strategy and budget of true evaluations"
         command = f"python -m benchmarks.search_quality {asked()}"
         device = detect().cpu.slug
         print(save(text, name="search_quality", device=device, title=title, command=command, notes="\n".join(notes)))
