@@ -38,6 +38,10 @@ _PLAN_PARAMETERS = (
     "devices",
     "timing_cache",
     "timing_cache_use",
+    "data",
+    "calibration_images",
+    "calibration_method",
+    "max_drop",
     "as_json",
 )
 """Parameters that can be given with a plan, which contains the others."""
@@ -142,7 +146,8 @@ def export_network(
     if --weights is a file of a single network.
 
     With a PLAN of hwnas profile --plan-only, each network of the plan is exported in the plan's precision and batches,
-    and engines of TensorRT for RTX are built for its device, which may be elsewhere.
+    and engines of TensorRT for RTX are built for its device, which may be elsewhere. In 8 bits, --data has the images
+    for the scales.
 
     With --precision int8 the scales of activations are found on training images of --data, and the file is written if
     its top-1 accuracy on held-out images is within --max-drop points of that in fp32. The scales of int8-dynamic are
@@ -164,11 +169,6 @@ def export_network(
         timing_cache_use=timing_cache_use,
         devices=tuple(name.strip() for name in (devices or "").split(",") if name.strip()),
     )
-    if space not in SPACES and Path(space).is_file():
-        _export_plan(context, Path(space), out=out, format_=format_, engine=engine, as_json=as_json)
-        return
-    if arch is not None and named is not None:
-        raise click.UsageError("the network must be named once, as ARCH or with --arch")
     options = {
         "data": data,
         "num_images": calibration_images,
@@ -176,6 +176,23 @@ def export_network(
         "max_drop": None if max_drop is None else max_drop / 100,
     }
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    quantisation = None if given == {} else QuantisationOptions(**given)
+    if space not in SPACES and Path(space).is_file():
+        _export_plan(
+            context,
+            Path(space),
+            out=out,
+            format_=format_,
+            engine=engine,
+            # Weights are random, so that a drop of their accuracy says nothing.
+            quantisation=None if given == {} else QuantisationOptions(**{"max_drop": 1.0, **given}),
+            as_json=as_json,
+        )
+        return
+    if arch is not None and named is not None:
+        raise click.UsageError("the network must be named once, as ARCH or with --arch")
+    if format_ == "timm" and "--batch" in given_options(context, except_for=()):
+        raise UsageError("a model of timm takes batches of any size", got="--batch", hint="leave out --batch")
     name = named if arch is None else arch
     if precision is None and format_ == "timm":
         precision = "fp32"
@@ -194,7 +211,7 @@ def export_network(
         seed=seed,
         image_size=image_size,
         num_classes=classes,
-        quantisation=None if given == {} else QuantisationOptions(**given),
+        quantisation=quantisation,
         engine=engine,
         repair=repair,
     )
@@ -205,7 +222,14 @@ def export_network(
 
 
 def _export_plan(
-    context: click.Context, plan: Path, *, out: Path, format_: str, engine: EngineOptions, as_json: bool
+    context: click.Context,
+    plan: Path,
+    *,
+    out: Path,
+    format_: str,
+    engine: EngineOptions,
+    quantisation: QuantisationOptions | None,
+    as_json: bool,
 ) -> None:
     from hwnas.pipeline.export_plan import export_plan
 
@@ -214,7 +238,9 @@ def _export_plan(
         hint = f"hwnas export {plan} --out {out}"
         raise UsageError("a plan already says which networks, and how", got=" ".join(given), hint=hint)
     with console_reporter() as reporter:
-        exported = export_plan(plan, out=out, format=format_, engine=engine, reporter=reporter)
+        exported = export_plan(
+            plan, out=out, format=format_, engine=engine, quantisation=quantisation, reporter=reporter
+        )
     if as_json:
         print_json(exported.to_mapping())
         return
@@ -233,8 +259,8 @@ def _print(exported: ExportedNetwork, *, repair: bool) -> None:
         ("exporter", exported.exporter),
         ("time", f"{exported.seconds:.1f} s"),
     ]
-    if repair:
-        rows += _repair_rows(exported.repair)
+    if repair or exported.repair is not None:
+        rows += _repair_rows(exported.repair, is_earlier=exported.is_repaired_winner)
     parity = exported.parity
     sizes = " and ".join(map(str, parity.batches))
     rows.append(("checked with", f"{parity.runtime}, {parity.images} images in batches of {sizes}"))
@@ -259,10 +285,11 @@ def _print(exported: ExportedNetwork, *, repair: bool) -> None:
         print_line(str(file))
 
 
-def _repair_rows(found: "Repair | None") -> list[tuple[str, object]]:
+def _repair_rows(found: "Repair | None", *, is_earlier: bool) -> list[tuple[str, object]]:
     if found is None:
         return [("repair", "nothing to repair: the network has all heads and hidden units")]
     kept = "" if found.kept else "; worse than before, and not kept"
+    kept = "; by the search, and not again" if is_earlier else kept
     rows: list[tuple[str, object]] = [
         ("repair", f"least squares on {found.images:,} training images of {found.data}{kept}")
     ]

@@ -211,14 +211,19 @@ def export_module(
     )
 
 
+def require_quantisable(format: str, *, precision: str) -> None:
+    """Raise an InputError if files of a format hold no network in a precision that is quantised."""
+    if precision in QUANTISED_PRECISIONS and format != "onnx":
+        raise InputError(f"networks in {precision} are ONNX graphs", got=f"format {format}", hint="--format onnx")
+
+
 def _require_images(
     precision: str, *, format: str, calibration: Calibration | None, accuracy: AccuracyCheck | None
 ) -> None:
     """Require the images that a quantised file is made with, and whose accuracy is compared."""
     if precision not in QUANTISED_PRECISIONS:
         return
-    if format != "onnx":
-        raise InputError(f"networks in {precision} are ONNX graphs", got=f"format {format}", hint="--format onnx")
+    require_quantisable(format, precision=precision)
     if accuracy is None or (precision != "int8-dynamic" and calibration is None):
         message = f"{precision} needs images, to calibrate with and to compare accuracy with fp32 on"
         raise InputError(message, got="none", hint="--data DIR, or hwnas.export_network(quantisation=...)")

@@ -110,6 +110,8 @@ class ExportedNetwork:
     seconds: float
     repair: "Repair | None" = None
     """Its repair; None if none was requested or nothing was cut."""
+    is_repaired_winner: bool = False
+    """True if the repair is that of a search, whose winner this is; it was not repaired again."""
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the fields as plain values, as `--json` prints them."""
@@ -145,7 +147,8 @@ def export_network(
             network whose blocks are alike and have all heads of the model that it was cut from.
         precision: 'fp32', 'fp16' or 'bf16'; for an ONNX graph also 'int8', 'int8-dynamic' or 'fp8'; for an engine also
             'tf32', a float32 graph with TF32 products, 'int8' and 'fp8'.
-        batch: Batch size that the file accepts; None for any, which an engine does not support.
+        batch: Batch size that the file accepts; None for any, which an engine does not support. A model of timm takes
+            any, and so none is given for it.
         weights: File of a supernet or of a network; it determines image size and classes. None for random weights.
         seed: Seed of random weights.
         image_size: Image size of a network with random weights, if it is not the space's.
@@ -154,7 +157,7 @@ def export_network(
             repair uses too; None: those of the run, if there is one.
         engine: Options of a TensorRT build.
         repair: Fit a network that was cut from a model anew to what the model computes, by least squares, if that
-            helps. The run holds the model.
+            helps. The run holds the model. A winner that its search has repaired is not repaired again.
 
     Raises:
         CheckFailedError: The outputs differ from torch's by more than rounding explains, or quantising loses too
@@ -173,6 +176,10 @@ def export_network(
         )
     _check_source(space, weights=weights, changed=(image_size, num_classes))
     _check_format(format, precision=precision, batch=batch, options=options)
+    if format not in get_args(LibraryName):
+        from hwnas.export.export import require_quantisable
+
+        require_quantisable(format, precision=precision)  # before a repair, which takes long
     _check_quantisation(quantisation, precision=precision, run=run, repair=repair)
     source = weighted_network(
         space, arch, weights=weights, seed=seed, image_size=image_size, num_classes=num_classes, command=_COMMAND
@@ -181,8 +188,9 @@ def export_network(
         from hwnas.train.plain_timm import require_plain
 
         require_plain(source.space, source.arch)
-    effect = None
-    if repair:
+    effect = _earlier_repair(run, source)
+    is_earlier = effect is not None
+    if repair and effect is None:
         from hwnas.pipeline.repair import repair_from_run
 
         repaired = repair_from_run(source, run=run, options=quantisation or QuantisationOptions())
@@ -228,6 +236,7 @@ def export_network(
         files=exported.files,
         seconds=exported.seconds,
         repair=effect,
+        is_repaired_winner=is_earlier,
     )
 
 
@@ -245,6 +254,19 @@ def _from_run(
         return network.space.name, network.arch, network.weights, None, None
     config = network.space.config
     return network.space.name, network.arch, None, config.image_size, config.num_classes
+
+
+def _earlier_repair(run: Path | None, source: WeightedNetwork) -> "Repair | None":
+    """Return the repair of a winner whose weights in the run of its search are the network's; None: there is none."""
+    from hwnas.search.record import RECORD_FILE, read_record
+    from hwnas.train.weights import NETWORK
+
+    if run is None or not (run / RECORD_FILE).is_file():
+        return None
+    for winner in read_record(run).winners:
+        if winner.repair is not None and winner.repair.kept and source.weights == str(run / winner.folder / NETWORK):
+            return winner.repair
+    return None
 
 
 def _arch_text(arch: Any) -> str | None:
@@ -283,6 +305,9 @@ def _check_format(format: str, *, precision: str, batch: int | None, options: En
         words = {"devices": "for"}
         got = ", ".join(f"--{words.get(name, name.replace('_', '-'))}" for name in options.given)
         raise UsageError("TensorRT's build options are for --format tensorrt", got=got)
+    if format == "timm" and batch not in (None, 1):
+        message = "a model of timm takes batches of any size"
+        raise UsageError(message, got=f"--batch {batch}", hint="leave out --batch")
     if format == "timm" and precision != "fp32":
         message = "a model of timm is written in fp32, which timm converts when it is used"
         raise UsageError(message, got=f"--precision {precision}", hint="--format onnx")

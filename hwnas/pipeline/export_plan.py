@@ -7,6 +7,7 @@ from typing import Any
 from hwnas.arguments import checked_arguments
 from hwnas.errors import InputError
 from hwnas.pipeline.export_network import EngineOptions, ExportedNetwork, export_network
+from hwnas.pipeline.quantisation import QuantisationOptions
 from hwnas.profile.plan import PlannedTask, load_plan
 from hwnas.progress import NullReporter, Reporter
 
@@ -35,6 +36,7 @@ def export_plan(
     out: Path,
     format: str = "onnx",
     engine: EngineOptions | None = None,
+    quantisation: QuantisationOptions | None = None,
     reporter: Reporter | None = None,
 ) -> ExportedPlan:
     """Write each network of a plan to a folder, in the precision and the batches of the plan.
@@ -45,6 +47,7 @@ def export_plan(
         format: As for `export_network`. Engines of TensorRT for RTX are built for the device of the plan, unless the
             options name others.
         engine: Options of a TensorRT build.
+        quantisation: Options of a plan in int8 or fp8, with the images for the scales.
         reporter: Receives a message for each file.
 
     Raises:
@@ -75,6 +78,7 @@ def export_plan(
             batch=task.setting.batch,
             seed=loaded.seed,
             num_classes=task.subject.num_classes,
+            quantisation=quantisation,
             engine=options,
         )
         networks.append(exported)

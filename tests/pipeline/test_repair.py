@@ -209,6 +209,16 @@ def test_what_cannot_be_repaired_is_an_error_and_leaves_no_file(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_precision_that_the_format_lacks_is_refused_before_the_repair(
+    run: Path, narrow: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repaired = scored(monkeypatch)
+    with pytest.raises(InputError, match="networks in int8 are ONNX graphs"):
+        export(run, narrow, tmp_path / "out", format="pt2", precision="int8")
+    assert repaired == []
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_run_without_its_model_or_of_another_one_is_refused(run: Path, narrow: str, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
@@ -246,6 +256,11 @@ def test_winners_are_repaired_and_their_cards_say_so(
     assert "by least squares on" in card or "as least squares on" in card
     assert f"accuracy {item.repair.accuracy_before:.2%} before and {item.repair.accuracy:.2%} after" in card
     assert search_networks(resume=found.run).record.winners == found.record.winners
+    again = export(found.run, item.arch_id, tmp_path / "again")
+    assert again.is_repaired_winner == item.repair.kept
+    assert again.repair == item.repair or not item.repair.kept
+    after = stored.network.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in weights(again).items()) or not item.repair.kept
 
 
 def test_a_search_that_cannot_repair_says_so_before_it_begins(tmp_path: Path, bench: dict[str, Any]) -> None:
@@ -348,6 +363,8 @@ def test_a_network_that_timm_cannot_hold_names_the_blocks(
         export_network("autoformer-micro", "min", out=tmp_path / "out", format="timm")
     with pytest.raises(UsageError, match="a model of timm is written in fp32"):
         export_network(str(run), "max", out=tmp_path / "out", format="timm", precision="bf16")
+    with pytest.raises(UsageError, match="takes batches of any size"):
+        export_network(str(run), "max", out=tmp_path / "out", format="timm", batch=8)
     assert not (tmp_path / "out").exists()
 
 
