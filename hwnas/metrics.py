@@ -10,7 +10,7 @@ threads (`t4`). What is left out is None, and is filled in from what was profile
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
@@ -178,6 +178,8 @@ class Quantity:
     on_device: bool = True
     largest: float = float("inf")
     """Largest possible value; the smallest is 0."""
+    uninformed: Callable[[int], float] | None = None
+    """From the number of classes, the value of a network that gives all images the same answer; None: it is unknown."""
 
     @property
     def is_share(self) -> bool:
@@ -201,7 +203,16 @@ METRICS: Registry[Quantity] = Registry("metric")
 
 for _quantity in (
     Quantity(name="accuracy", goal="max", unit="", units={"": 1.0, "%": 0.01}, on_device=False, largest=1.0),
-    Quantity(name="divergence", goal="min", unit="nats", units={"": 1.0, "nats": 1.0}, on_device=False),
+    Quantity(
+        name="divergence",
+        goal="min",
+        unit="nats",
+        units={"": 1.0, "nats": 1.0},
+        on_device=False,
+        uninformed=lambda num_classes: math.log(
+            max(2, num_classes)
+        ),  # equal shares, and a model that is always certain
+    ),
     Quantity(name="energy_j", goal="min", unit="J", units={"": 1.0, "J": 1.0, "mJ": 1e-3}),
     Quantity(name="knn_accuracy", goal="max", unit="", units={"": 1.0, "%": 0.01}, on_device=False, largest=1.0),
     Quantity(name="latency_ms", goal="min", unit="ms", units={"": 1.0, "ms": 1.0, "s": 1e3, "us": 1e-3}),
@@ -222,7 +233,8 @@ for _quantity in (
 ):
     METRICS.add(_quantity.name, _quantity)
 
-QUALITIES = ("accuracy", "knn_accuracy", "divergence")
+QualityMetric = Literal["accuracy", "knn_accuracy", "divergence"]
+QUALITIES: tuple[QualityMetric, ...] = get_args(QualityMetric)
 """The metrics that networks are evaluated for with the weights of a supernet; a search has at most one. `accuracy` is
 that of the classifier, `knn_accuracy` that of the nearest training images by the features, and `divergence` the mean
 KL divergence of the classes from those of the pretrained model."""

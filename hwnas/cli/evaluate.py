@@ -1,5 +1,6 @@
 """`hwnas evaluate`: print the accuracy of networks."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -7,9 +8,17 @@ import click
 from hwnas.cli.options import PATH, WORKERS, json_option
 from hwnas.cli.output import Column, print_footer, print_json, print_line, print_table
 from hwnas.cli.progress import console_reporter
+from hwnas.metrics import QUALITIES, QualityMetric
 from hwnas.pipeline.evaluate import Evaluation
 from hwnas.pipeline.evaluate import evaluate as evaluate_networks
 from hwnas.train.evaluation import Split
+
+_FIGURES: Mapping[QualityMetric, tuple[tuple[str, str, str], ...]] = {
+    "accuracy": (("top-1", "top1", ".2%"), ("top-5", "top5", ".2%"), ("loss", "loss", ".3f")),
+    "knn_accuracy": (("accuracy of nearest images", "knn_accuracy", ".2%"),),
+    "divergence": (("divergence, nats", "divergence", ".4g"),),
+}
+"""Printed columns by metric, each with its field and format."""
 
 
 @click.command()
@@ -22,6 +31,12 @@ from hwnas.train.evaluation import Split
     show_default=True,
     help="Images to evaluate on: held-out ones to choose a network, test ones once at the end.",
 )
+@click.option(
+    "--metric",
+    type=click.Choice(QUALITIES),
+    show_default="accuracy; divergence on images without classes",
+    help="Of networks inside a pretrained model also knn_accuracy or divergence, as for hwnas search.",
+)
 @click.option("--data", help="Images to use instead of those of the run; required if RUN is a file of weights.")
 @click.option("--workers", type=WORKERS, default=0, show_default=True, help="Processes that load images.")
 @click.option(
@@ -29,7 +44,15 @@ from hwnas.train.evaluation import Split
 )
 @json_option
 def evaluate(
-    run: Path, archs: tuple[str, ...], *, split: Split, data: str | None, workers: int, device: str, as_json: bool
+    run: Path,
+    archs: tuple[str, ...],
+    *,
+    split: Split,
+    metric: QualityMetric | None,
+    data: str | None,
+    workers: int,
+    device: str,
+    as_json: bool,
 ) -> None:
     """Evaluate networks on held-out or test images.
 
@@ -39,7 +62,7 @@ def evaluate(
     """
     with console_reporter() as reporter:
         evaluation = evaluate_networks(
-            run, archs, split=split, data=data, workers=workers, device=device, reporter=reporter
+            run, archs, split=split, metric=metric, data=data, workers=workers, device=device, reporter=reporter
         )
     if as_json:
         print_json(evaluation)
@@ -49,17 +72,16 @@ def evaluate(
 
 
 def _print(evaluation: Evaluation) -> None:
-    numbers = ("params", "macs", "top-1", "top-5", "loss")
-    columns = [Column("network"), Column("arch_id"), *(Column(name, numeric=True) for name in numbers)]
+    figures = _FIGURES[evaluation.metric]
+    names = ("params", "macs", *(name for name, _, _ in figures))
+    columns = [Column("network"), Column("arch_id"), *(Column(name, numeric=True) for name in names)]
     rows = [
         (
             network.name,
             network.arch_id,
             network.params,
             network.macs,
-            f"{network.top1:.2%}",
-            f"{network.top5:.2%}",
-            f"{network.loss:.3f}",
+            *(format(getattr(network, field), form) for _, field, form in figures),
         )
         for network in evaluation.networks
     ]

@@ -196,6 +196,8 @@ def _print_trained(trained: TrainingResult) -> None:
     print_line(f"{trained.weights}: {trained.steps:,} steps{loss}, {trained.images_per_s:,.0f} images/s")
     for name, accuracy in trained.accuracies.items():
         print_line(f"{name} network: {accuracy:.2%} of the held-out images")
+    for name, divergence in trained.divergences.items():
+        print_line(f"{name} network: divergence {divergence:.3g} nats from the model on the held-out images")
     if trained.bad_images:
         print_line(f"could not be read: {', '.join(trained.bad_images)}")
     for note in trained.notes:

@@ -15,19 +15,30 @@ from hwnas.arguments import checked_arguments
 from hwnas.errors import InputError, UnknownNameError, UsageError
 from hwnas.files import file_errors, read_bytes, refuse_link, require_regular
 from hwnas.frames import Columns, TabularResult
+from hwnas.metrics import QualityMetric
 from hwnas.progress import EvaluationProgress, NullReporter, Reporter
 from hwnas.runs import MANIFEST, Run
 from hwnas.space.arch import Arch
 from hwnas.space.space import AnySpace
+from hwnas.supernet.elastic import ElasticSupernet
 from hwnas.supernet.network import Network
 from hwnas.supernet.store import load_supernet, read_about
+from hwnas.supernet.supernet import AnySupernet
 from hwnas.train.data.images import HELDOUT_LIST, ImageDataset, require_same_images
-from hwnas.train.data.sources import DataConfig, DataSplits, absolute_data_name, open_data
-from hwnas.train.evaluation import ACCURACIES_FILE, Split, make_eval_loader, make_evaluator, resolve_arch
-from hwnas.train.evaluator import Accuracy, EvaluationCallback, evaluate_module
+from hwnas.train.data.sources import DataConfig, DataSplits, UnlabelledError, absolute_data_name, open_data
+from hwnas.train.evaluation import (
+    ACCURACIES_FILE,
+    Split,
+    make_eval_loader,
+    make_evaluator,
+    make_quality_evaluator,
+    resolve_arch,
+)
+from hwnas.train.evaluator import Accuracy, DecodedOnce, EvaluationCallback, evaluate_module
 from hwnas.train.machine import torch_device
 from hwnas.train.models import num_classes_of
 from hwnas.train.options import TrainConfig, read_train_config, supernet_file
+from hwnas.train.session import ORIGINAL
 from hwnas.train.weights import MODEL, NETWORK, SUPERNET, load_model, weights_digest
 
 TEST_USES = "test-uses.jsonl"
@@ -45,14 +56,18 @@ class EvaluatedNetwork:
     arch: Mapping[str, Any] | None
     params: int
     macs: int | None
-    top1: float
-    """Share of images whose most likely class is right."""
-    top5: float
-    """Share of images whose class is among the five most likely ones."""
-    loss: float
-    """Mean cross-entropy."""
     count: int
     """Number of images."""
+    top1: float | None = None
+    """Share of images whose most likely class is right; None, as top5 and loss, if another metric was evaluated."""
+    top5: float | None = None
+    """Share of images whose class is among the five most likely ones."""
+    loss: float | None = None
+    """Mean cross-entropy."""
+    knn_accuracy: float | None = None
+    """Share of images whose class the nearest training images vote for; None if another metric was evaluated."""
+    divergence: float | None = None
+    """Mean KL divergence from the pretrained model, in nats; None if another metric was evaluated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,13 +82,15 @@ class Evaluation(TabularResult):
     data: str
     """Name of the dataset."""
     split: Split
+    metric: QualityMetric
     networks: tuple[EvaluatedNetwork, ...]
     test_uses: int
     """Evaluations on the test images of this run so far, with this one; 0 on held-out images."""
     notes: tuple[str, ...]
 
     def _columns(self) -> Columns:
-        names = ("name", "arch_id", "params", "macs", "top1", "top5", "loss", "count", "arch")
+        figures = ("top1", "top5", "loss") if self.metric == "accuracy" else (self.metric,)
+        names = ("name", "arch_id", "params", "macs", *figures, "count", "arch")
         return {name: [getattr(network, name) for network in self.networks] for name in names}
 
 
@@ -82,6 +99,7 @@ class _Settings:
     """Execution of an evaluation."""
 
     split: Split
+    metric: QualityMetric | None
     data: str | None
     workers: int
     device: torch.device
@@ -116,6 +134,7 @@ def evaluate(
     archs: Sequence[str] = (),
     *,
     split: Split = "heldout",
+    metric: QualityMetric | None = None,
     data: str | None = None,
     workers: int = 0,
     device: str = "auto",
@@ -129,6 +148,8 @@ def evaluate(
             ids of networks that were evaluated before; by default the smallest and the largest. A single network
             has none.
         split: Held-out images, for choosing, or test images, whose uses are counted.
+        metric: `accuracy`, or for networks inside a pretrained model `knn_accuracy` or `divergence`; None: accuracy,
+            or divergence in a run on images without classes.
         data: Another dataset than that of the run; required for a file of weights.
         workers: Processes that load images.
         device: `auto`, `cpu` or `cuda`.
@@ -143,12 +164,20 @@ def evaluate(
     if config is None and data is None:
         raise UsageError("a file of weights needs a dataset to evaluate on", hint="--data NAME")
     settings = _Settings(
-        split=split, data=data, workers=workers, device=torch_device(device), reporter=reporter or NullReporter()
+        split=split,
+        metric=metric,
+        data=data,
+        workers=workers,
+        device=torch_device(device),
+        reporter=reporter or NullReporter(),
     )
     if _is_supernet(run):
         return _evaluate_supernet(run, archs, config, settings)
     if archs:
         raise UsageError("archs can only be chosen of a supernet", hint=f"hwnas evaluate {run}")
+    if metric not in (None, "accuracy"):
+        message = f"{metric} is a metric of the networks inside a pretrained model"
+        raise UsageError(message, got="a single network", hint="leave --metric out")
     return _evaluate_network(run, config, settings)
 
 
@@ -194,15 +223,59 @@ def open_run_data(
     return opened
 
 
+def open_quality_data(
+    path: Path, config: TrainConfig | None, supernet: AnySupernet, *, quality: str, data: str | None, hint: str
+) -> DataSplits:
+    """Open the images that a metric of the networks of a supernet is evaluated on.
+
+    Args:
+        path: Run of a training, or a file of weights.
+        config: Config of the run; None for a file of weights.
+        supernet: The supernet.
+        quality: The metric.
+        data: Name of another dataset; required for a file of weights.
+        hint: What to do where the images have no classes, which the metric needs.
+
+    Raises:
+        InputError: The networks have no such metric, or the dataset cannot be opened or does not fit.
+    """
+    if quality != "accuracy" and not isinstance(supernet, ElasticSupernet):
+        message = f"{quality} is a metric of the networks inside a pretrained model"
+        raise InputError(message, got=f"a supernet of {supernet.space.name}", hint="leave it out, for accuracy")
+    if quality == "divergence" and not (path / ORIGINAL).is_file():
+        message = "divergence is that from the model that the networks were cut from"
+        raise InputError(message, got=f"no file {ORIGINAL} in {path}", hint="a run of hwnas train --elastic")
+    try:
+        return open_run_data(
+            path,
+            config,
+            data=data,
+            shape=supernet.space.config.input_shape,
+            num_classes=supernet.space.config.num_classes if quality == "accuracy" else None,
+            labelled=quality != "divergence",
+        )
+    except UnlabelledError as error:
+        if not isinstance(supernet, ElasticSupernet):
+            raise
+        raise InputError(f"{quality} needs images with classes: {error.message}", got=error.got, hint=hint) from error
+
+
 def _evaluate_supernet(run: Path, archs: Sequence[str], config: TrainConfig | None, settings: _Settings) -> Evaluation:
     file, split = supernet_file(run), settings.split
     supernet = load_supernet(file).to(settings.device).eval()
     space = supernet.space
     command = f"hwnas evaluate {run} {{arch}}"
     chosen = {name: resolve_arch(space, name, run, command=command) for name in archs or ("min", "max")}
-    shape, classes = space.config.input_shape, space.config.num_classes
-    opened = open_run_data(run, config, data=settings.data, shape=shape, num_classes=classes)
+    is_labelled = config is None or config.labelled or settings.data is not None
+    metric = settings.metric or ("accuracy" if is_labelled else "divergence")
+    hint = f"hwnas evaluate {run} --metric divergence, which is that from the model itself"
+    opened = open_quality_data(run, config, supernet, quality=metric, data=settings.data, hint=hint)
     images = _images_of(opened, split)
+    weights = _Weights(file=file, kind="supernet", space=space.name)
+    if metric != "accuracy":
+        assert isinstance(supernet, ElasticSupernet)
+        rows = _quality_rows(supernet, chosen, opened, run=run, metric=metric, settings=settings)
+        return _evaluation(run, weights, opened, split, rows, metric=metric)
     evaluator = make_evaluator(
         supernet,
         opened,
@@ -215,11 +288,34 @@ def _evaluate_supernet(run: Path, archs: Sequence[str], config: TrainConfig | No
     progress = settings.progress(total=len(chosen), num_images=len(images))
     accuracies = evaluator.evaluate(list(chosen.values()), progress=progress)
     rows = [
-        _space_row(name, space, arch, accuracy)
+        _space_row(name, space, arch, count=accuracy.count, **_figures(accuracy))
         for (name, arch), accuracy in zip(chosen.items(), accuracies, strict=True)
     ]
-    weights = _Weights(file=file, kind="supernet", space=space.name)
     return _evaluation(run, weights, opened, split, rows)
+
+
+def _quality_rows(
+    supernet: ElasticSupernet,
+    chosen: Mapping[str, Arch],
+    data: DataSplits,
+    *,
+    run: Path,
+    metric: QualityMetric,
+    settings: _Settings,
+) -> list[EvaluatedNetwork]:
+    """Evaluate networks inside a pretrained model by a metric that needs no classifier."""
+    images = _images_of(data, settings.split)
+    shape = supernet.space.config.input_shape
+    loader = make_eval_loader(data, shape, split=settings.split, workers=settings.workers)
+    evaluator = make_quality_evaluator(
+        supernet, data, metric, original=run / ORIGINAL, batches=DecodedOnce(loader), device=settings.device
+    )
+    progress, rows = settings.progress(total=len(chosen), num_images=len(images)), []
+    for done, (name, arch) in enumerate(chosen.items(), start=1):
+        (value,) = evaluator.evaluate([arch])
+        rows.append(_space_row(name, supernet.space, arch, count=len(images), **{metric: value}))
+        progress(done, 0)
+    return rows
 
 
 def _evaluate_network(run: Path, config: TrainConfig | None, settings: _Settings) -> Evaluation:
@@ -243,9 +339,11 @@ def _evaluate_network(run: Path, config: TrainConfig | None, settings: _Settings
 
 
 def _network_row(name: str, module: nn.Module, config: TrainConfig | None, accuracy: Accuracy) -> EvaluatedNetwork:
+    count, figures = accuracy.count, _figures(accuracy)
     if config is None or config.arch is None:
-        return _row(name, accuracy, params=sum(parameter.numel() for parameter in module.parameters()))
-    return _space_row(name, config.get_space(), config.get_arch(), accuracy)
+        params = sum(parameter.numel() for parameter in module.parameters())
+        return EvaluatedNetwork(name=name, arch_id=None, arch=None, params=params, macs=None, count=count, **figures)
+    return _space_row(name, config.get_space(), config.get_arch(), count=count, **figures)
 
 
 def _input_of(module: nn.Module, config: TrainConfig | None) -> tuple[tuple[int, int, int], int]:
@@ -279,37 +377,32 @@ def _images_of(data: DataSplits, split: Split) -> ImageDataset:
     return data.test
 
 
-def _space_row(name: str, space: AnySpace, arch: Arch, accuracy: Accuracy) -> EvaluatedNetwork:
+def _space_row(name: str, space: AnySpace, arch: Arch, *, count: int, **figures: float) -> EvaluatedNetwork:
     candidate = space.candidate(arch)
     costs = space.costs([candidate.genome])
-    params, macs = int(costs.params[0]), int(costs.macs[0])
-    return _row(name, accuracy, params=params, macs=macs, arch=arch, arch_id=candidate.arch_id)
-
-
-def _row(
-    name: str,
-    accuracy: Accuracy,
-    *,
-    params: int,
-    macs: int | None = None,
-    arch: Arch | None = None,
-    arch_id: str | None = None,
-) -> EvaluatedNetwork:
     return EvaluatedNetwork(
         name=name,
-        arch_id=arch_id,
-        arch=None if arch is None else arch.to_mapping(),
-        params=params,
-        macs=macs,
-        top1=accuracy.top1,
-        top5=accuracy.top5,
-        loss=accuracy.loss,
-        count=accuracy.count,
+        arch_id=candidate.arch_id,
+        arch=arch.to_mapping(),
+        params=int(costs.params[0]),
+        macs=int(costs.macs[0]),
+        count=count,
+        **figures,
     )
 
 
+def _figures(accuracy: Accuracy) -> dict[str, float]:
+    return {"top1": accuracy.top1, "top5": accuracy.top5, "loss": accuracy.loss}
+
+
 def _evaluation(
-    run: Path, weights: _Weights, data: DataSplits, split: Split, rows: Sequence[EvaluatedNetwork]
+    run: Path,
+    weights: _Weights,
+    data: DataSplits,
+    split: Split,
+    rows: Sequence[EvaluatedNetwork],
+    *,
+    metric: QualityMetric = "accuracy",
 ) -> Evaluation:
     uses = _record_test_use(run, [row.arch_id or row.name for row in rows]) if split == "test" else 0
     notes = data.notes
@@ -321,6 +414,7 @@ def _evaluation(
         space=weights.space,
         data=data.name,
         split=split,
+        metric=metric,
         networks=tuple(rows),
         test_uses=uses,
         notes=tuple(notes),

@@ -18,16 +18,20 @@ from hwnas.files import WriterLock, file_errors, remove_temporaries
 from hwnas.metrics import indistinct_supernet_warning
 from hwnas.progress import NullReporter, Reporter
 from hwnas.runs import LOCK, MANIFEST, Run, require_new_folder
+from hwnas.supernet.elastic import ElasticSupernet
 from hwnas.supernet.supernet import AnySupernet
 from hwnas.train.data.images import HELDOUT_LIST, BadImageLog, require_same_images, write_image_list
 from hwnas.train.data.sources import DataSplits, open_data
 from hwnas.train.distributed import World, distributed_world
-from hwnas.train.evaluation import make_evaluator
+from hwnas.train.elastic import CLUSTERS
+from hwnas.train.evaluation import make_eval_loader, make_evaluator, make_quality_evaluator
+from hwnas.train.evaluator import DecodedOnce
 from hwnas.train.memory import estimate_memory, explain_out_of_memory, memory_warning
 from hwnas.train.options import (
     TrainConfig,
     TrainOptions,
     default_run_folder,
+    model_classes,
     read_train_config,
     require_unchanged_weights,
     resolve_config,
@@ -37,6 +41,8 @@ from hwnas.train.options import (
 )
 from hwnas.train.recipe import diff_tables
 from hwnas.train.session import (
+    ORIGINAL,
+    Extremes,
     InitialModel,
     load_elastic_model,
     make_elastic_model,
@@ -66,6 +72,8 @@ class TrainingResult:
     images_per_s: float
     accuracies: Mapping[str, float]
     """Held-out accuracies of a supernet's `smallest` and `largest` network."""
+    divergences: Mapping[str, float]
+    """In their place on images without classes: the mean divergences from the pretrained model, in nats."""
     bad_images: tuple[str, ...]
     """Unreadable images that were skipped."""
     notes: tuple[str, ...]
@@ -165,7 +173,9 @@ def train_model(
             session = run_training(
                 trainer,
                 origin=weights_origin(config),
-                evaluate=lambda supernet: _extremes(supernet, data, device=world.device, workers=workers),
+                evaluate=lambda supernet: _extremes(
+                    supernet, data, folder, labelled=config.labelled, device=world.device, workers=workers
+                ),
                 resume=resume,
             )
     return TrainingResult(
@@ -175,9 +185,10 @@ def train_model(
         loss=session.trainer.loss,
         seconds=session.trainer.seconds,
         images_per_s=session.trainer.images_per_s,
-        accuracies=session.accuracies,
+        accuracies=session.extremes.accuracies,
+        divergences=session.extremes.divergences,
         bad_images=tuple(session.bad_images),
-        notes=(*notes, *_supernet_warnings(session.accuracies, num_images=len(data.heldout))),
+        notes=(*notes, *_supernet_warnings(session.extremes.accuracies, num_images=len(data.heldout))),
         is_main_process=world.is_main_process,
     )
 
@@ -294,8 +305,15 @@ def _supernet_warnings(accuracies: Mapping[str, float], *, num_images: int) -> I
 def _new_config(options: TrainOptions) -> tuple[TrainConfig, DataSplits]:
     validate_options(options)
     shape = resolve_image_shape(options)
-    data = open_data(resolve_data_config(options), image_shape=shape, num_classes=options.num_classes)
-    return resolve_config(options, num_classes=len(data.classes), num_images=len(data.train)), data
+    labelled = options.elastic is None  # the networks of a pretrained model need no classes
+    data = open_data(
+        resolve_data_config(options), image_shape=shape, num_classes=options.num_classes, labelled=labelled
+    )
+    images = len(data.train)
+    if data.classes:
+        return resolve_config(options, num_classes=len(data.classes), num_images=images), data
+    classes = model_classes(options) or max(2, min(CLUSTERS, images // 4))
+    return resolve_config(options, num_classes=classes, num_images=images, labelled=False), data
 
 
 def _require_run(folder: Path, *, resume: bool) -> None:
@@ -311,7 +329,9 @@ def _resume_config(options: TrainOptions, folder: Path) -> tuple[TrainConfig, Da
     """Read the config of a run; options, if any are given, must resolve to the same."""
     config = read_train_config(Run.open(folder))
     require_unchanged_weights(config)
-    data = open_data(config.data, image_shape=config.image_shape, num_classes=config.num_classes)
+    data = open_data(
+        config.data, image_shape=config.image_shape, num_classes=config.num_classes, labelled=config.labelled
+    )
     if options != TrainOptions():
         requested = _complete_and_resolve(options, config, num_images=len(data.train))
         _require_same_config(requested, replace(config, machine=None))
@@ -326,7 +346,7 @@ def _complete_and_resolve(options: TrainOptions, config: TrainConfig, *, num_ima
         space = config.space if config.elastic is None else None
         options = replace(options, space=space, model=config.model, supernet=config.supernet, elastic=config.elastic)
     validate_options(options)
-    return resolve_config(options, num_classes=config.num_classes, num_images=num_images)
+    return resolve_config(options, num_classes=config.num_classes, num_images=num_images, labelled=config.labelled)
 
 
 def _require_same_config(requested: TrainConfig, config: TrainConfig) -> None:
@@ -385,12 +405,22 @@ def _make_trainer(
     )
 
 
-def _extremes(supernet: AnySupernet, data: DataSplits, *, device: torch.device, workers: int) -> dict[str, float]:
+def _extremes(
+    supernet: AnySupernet, data: DataSplits, run: Path, *, labelled: bool, device: torch.device, workers: int
+) -> Extremes:
     """Evaluate the smallest and the largest network of a supernet, which shows if it has learned to separate them."""
-    space = supernet.space
-    evaluator = make_evaluator(supernet, data, checkpoint_id="last", device=device, workers=workers)
-    smallest, largest = evaluator.evaluate([space.smallest(), space.largest()])
-    return {"smallest": smallest.top1, "largest": largest.top1}
+    archs = [supernet.space.smallest(), supernet.space.largest()]
+    if not labelled:
+        assert isinstance(supernet, ElasticSupernet)
+        loader = make_eval_loader(data, supernet.space.config.input_shape, split="heldout", workers=workers)
+        evaluator = make_quality_evaluator(
+            supernet, data, "divergence", original=run / ORIGINAL, batches=DecodedOnce(loader), device=device
+        )
+        return Extremes(divergences=dict(zip(("smallest", "largest"), evaluator.evaluate(archs), strict=True)))
+    accuracies = make_evaluator(supernet, data, checkpoint_id="last", device=device, workers=workers).evaluate(archs)
+    return Extremes(
+        accuracies={name: item.top1 for name, item in zip(("smallest", "largest"), accuracies, strict=True)}
+    )
 
 
 def _peak_memory_mb(world: World) -> float:

@@ -174,7 +174,7 @@ def make_objectives(texts: Iterable[str], *, accuracy: bool = True, macs: bool =
     Another quality that is named stands in place of accuracy, in front.
     """
     named = list(dict.fromkeys(texts))
-    others = [text for text in named if text in QUALITIES and text != "accuracy"]
+    others: list[str] = [text for text in named if text in QUALITIES and text != "accuracy"]
     first = others or (["accuracy"] if accuracy else [])
     always = [*first, *(["macs"] if macs else [])]
     objectives = [parse_objective(text) for text in dict.fromkeys([*always, *named])]

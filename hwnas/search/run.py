@@ -1,6 +1,5 @@
 """A search from beginning to end."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -88,6 +87,7 @@ def reference_bounds(problem: Problem, evaluators: Evaluators) -> HypervolumeBou
     """Return the bounds of a problem's hypervolume, the same for every strategy, seed and budget."""
     # "box" is part of the random stream: another word would draw another sample.
     sample = sample_levels(full_region(problem.space), generator(0, "box"), _BOUNDS_SAMPLE)
-    # A network that answers alike whatever it sees is at most this far from its model.
-    largest = {"divergence": math.log(max(2, problem.space.config.num_classes))}
+    quantities = [objective.metric.quantity for objective in problem.objectives]
+    num_classes = problem.space.config.num_classes
+    largest = {item.name: item.uninformed(num_classes) for item in quantities if item.uninformed is not None}
     return make_bounds(problem.objectives, evaluators.cheap(sample), largest=largest)

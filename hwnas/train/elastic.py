@@ -6,6 +6,7 @@ that the scores were not computed from. The best order is kept.
 """
 
 import logging
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ CUTS = (0.15, 0.35, 0.55)
 """Shares of the MACs that the networks which orders are compared by lack."""
 
 MIN_IMAGES = 16
+CLUSTERS = 64
+"""Classes of a model without a classifier, on images without classes: so many clusters of its features."""
 _PROBE_STEPS = 200
 _PROBE_DECAY = 1e-4
 
@@ -161,15 +164,10 @@ def fit_classifier(supernet: ElasticSupernet, batches: Iterable[Batch]) -> float
     Returns:
         The share of these images that are then classified correctly.
     """
-    network = supernet.subnet(supernet.space.largest()).eval()
-    device = _device(network)
-    with torch.no_grad():
-        pairs = [(detailed_outputs(network, batch.images.to(device)).features, batch.labels) for batch in batches]
-    features = torch.cat([found for found, _ in pairs])
-    labels = torch.cat([classes for _, classes in pairs]).to(device)
+    features, labels = _features(supernet, batches)
     mean, deviation = features.mean(dim=0), features.std(dim=0).clamp_min(1e-6)
     normalised = (features - mean) / deviation
-    probe = nn.Linear(features.shape[1], supernet.space.config.num_classes, device=device)
+    probe = nn.Linear(features.shape[1], supernet.space.config.num_classes, device=features.device)
     nn.init.zeros_(probe.weight)
     nn.init.zeros_(probe.bias)
     optimizer = torch.optim.LBFGS(probe.parameters(), max_iter=_PROBE_STEPS, line_search_fn="strong_wolfe")
@@ -182,14 +180,62 @@ def fit_classifier(supernet: ElasticSupernet, batches: Iterable[Batch]) -> float
 
     with torch.enable_grad():
         optimizer.step(loss)  # type: ignore[no-untyped-call]
+    _set_classifier(supernet, probe.weight, probe.bias, mean=mean, deviation=deviation)
     with torch.no_grad():
-        weight = probe.weight / deviation  # normalisation is folded into the classifier
-        for name in ("classifier", "distilled"):
-            layer = getattr(supernet.shared.get_submodule("head"), name)
-            if layer is not None:
-                layer.weight.copy_(weight)
-                layer.bias.copy_(probe.bias - weight @ mean)
         return float((probe(normalised).argmax(dim=1) == labels).float().mean())
+
+
+def fit_clusters(supernet: ElasticSupernet, batches: Iterable[Batch]) -> None:
+    """Make clusters of a model's features the classes of its classifier, in place; labels are not needed.
+
+    The classes of an image are then the similarities of its features to the centres of k-means clusters: the
+    probabilities of a mixture of equal Gaussians, whose variance is the mean squared distance from the nearest centre.
+
+    Args:
+        supernet: The supernet of a model without a classifier.
+        batches: Training images.
+    """
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+
+    features, _ = _features(supernet, batches)
+    mean, deviation = features.mean(dim=0), features.std(dim=0).clamp_min(1e-6)
+    normalised = (features - mean) / deviation
+    count = supernet.space.config.num_classes
+    if len(features) < count:
+        raise InputError(f"at least {count} images are needed for so many clusters", got=len(features))
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", ConvergenceWarning
+        )  # equal images, fewer of which differ than there are clusters
+        found = KMeans(count, n_init=1, random_state=0).fit(normalised.double().cpu().numpy())
+    centres = torch.from_numpy(found.cluster_centers_).to(normalised)
+    variance = max(found.inertia_ / len(features), 1e-6)
+    _set_classifier(
+        supernet, centres / variance, -centres.square().sum(dim=1) / (2 * variance), mean=mean, deviation=deviation
+    )
+
+
+@torch.no_grad()
+def _features(supernet: ElasticSupernet, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
+    """Return the model's features of images, and their labels."""
+    network = supernet.subnet(supernet.space.largest()).eval()
+    device = _device(network)
+    pairs = [(detailed_outputs(network, batch.images.to(device)).features, batch.labels) for batch in batches]
+    return torch.cat([found for found, _ in pairs]), torch.cat([classes for _, classes in pairs]).to(device)
+
+
+@torch.no_grad()
+def _set_classifier(
+    supernet: ElasticSupernet, weight: Tensor, bias: Tensor, *, mean: Tensor, deviation: Tensor
+) -> None:
+    """Copy a linear layer behind normalised features, into which the normalisation is folded."""
+    folded = weight / deviation
+    for name in ("classifier", "distilled"):
+        layer = getattr(supernet.shared.get_submodule("head"), name)
+        if layer is not None:
+            layer.weight.copy_(folded)
+            layer.bias.copy_(bias - folded @ mean)
 
 
 _BATCH = 64

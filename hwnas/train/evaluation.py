@@ -15,6 +15,9 @@ from hwnas.metrics import QUANTISED
 from hwnas.space.arch import Arch
 from hwnas.space.lookup import find_arch
 from hwnas.space.space import AnySpace, Candidate
+from hwnas.supernet.elastic import ElasticSupernet
+from hwnas.supernet.families import make_supernet
+from hwnas.supernet.store import load_supernet
 from hwnas.supernet.supernet import AnySupernet
 from hwnas.train.data.augment import AugmentConfig
 from hwnas.train.data.images import stratified_sample, subset
@@ -28,7 +31,7 @@ from hwnas.train.evaluator import (
     parse_accuracies,
 )
 from hwnas.train.fake_quantisation import CALIBRATION_IMAGES
-from hwnas.train.quality import GALLERY_IMAGES
+from hwnas.train.quality import GALLERY_IMAGES, QualityEvaluator
 
 ACCURACIES_FILE = "accuracies.jsonl"
 """File of a run that caches the accuracies of its networks."""
@@ -80,6 +83,45 @@ def make_evaluator(
         calibration=quantisation_images(data, shape) if precision in QUANTISED else None,
         keep_hits=keep_hits,
     )
+
+
+def make_quality_evaluator(
+    supernet: ElasticSupernet,
+    data: DataSplits,
+    quality: str,
+    *,
+    original: Path,
+    batches: Iterable[Batch],
+    device: torch.device | str = "cpu",
+) -> QualityEvaluator:
+    """Create the evaluator of the networks inside a pretrained model by a metric that needs no classifier.
+
+    Args:
+        supernet: Supernet with the weights.
+        data: Dataset; its training images are the gallery of `knn_accuracy`.
+        quality: `divergence` or `knn_accuracy`.
+        original: File of the model that `divergence` is from.
+        batches: Images to evaluate on.
+        device: Device that networks run on.
+    """
+    if quality == "knn_accuracy":
+        gallery = gallery_batches(data, supernet.space.config.input_shape)
+        return QualityEvaluator(supernet, batches, device=device, gallery=gallery)
+    model = load_original(original, space=supernet.space)
+    return QualityEvaluator(supernet, batches, device=device, model=model.subnet(model.space.largest()))
+
+
+def load_original(file: Path, *, space: AnySpace) -> AnySupernet:
+    """Load a supernet with the weights that an elastic training began with.
+
+    Args:
+        file: The file of the model in the run.
+        space: Space of the supernet: that of the file, or the same with other images and patches.
+    """
+    given = load_supernet(file)
+    supernet = make_supernet(space, given.config)
+    supernet.load_state_dict(given.state_dict())
+    return supernet.eval()
 
 
 def make_eval_loader(

@@ -19,6 +19,7 @@ from hwnas.train.data.sources import DataConfig, absolute_data_name
 from hwnas.train.evaluation import resolve_arch
 from hwnas.train.machine import MachineSettings
 from hwnas.train.presets import resolve_recipe
+from hwnas.train.pretrained import num_classes_of_weights
 from hwnas.train.recipe import Recipe
 from hwnas.train.weights import SUPERNET, read_timm_origin, weights_digest, weights_file
 
@@ -121,6 +122,8 @@ class TrainConfig:
     """Digest of the file of `elastic`; None: it has none."""
     teacher_digest: str | None = None
     """Digest of the teacher's file; None: it has none."""
+    labelled: bool = True
+    """False: the images have no classes, and networks learn the outputs of the model of `elastic` alone."""
     machine: MachineSettings | None = None
     """Settings of the CPU that the run was made with and that resumed trainings keep; None: not yet chosen."""
     schema: str = SCHEMA
@@ -147,13 +150,16 @@ class TrainConfig:
         return find_arch(self.get_space(), self.arch)
 
 
-def resolve_config(options: TrainOptions, *, num_classes: int, num_images: int | None = None) -> TrainConfig:
+def resolve_config(
+    options: TrainOptions, *, num_classes: int, num_images: int | None = None, labelled: bool = True
+) -> TrainConfig:
     """Resolve options to the config of a training.
 
     Args:
         options: Options as a user gives them.
-        num_classes: Number of classes of the dataset.
+        num_classes: Number of classes of the dataset, or of the model that is learned from where it has none.
         num_images: Number of training images; None: it is unknown.
+        labelled: The images have classes.
 
     Raises:
         InputError: A name, a file or a value is not allowed.
@@ -177,6 +183,7 @@ def resolve_config(options: TrainOptions, *, num_classes: int, num_images: int |
             epochs=options.epochs,
             batch_size=options.batch_size,
             num_images=num_images,
+            labelled=labelled,
         ),
         seed=options.seed,
         image_size=size,
@@ -191,7 +198,26 @@ def resolve_config(options: TrainOptions, *, num_classes: int, num_images: int |
         supernet_digest=None if options.supernet is None else weights_digest(supernet_file(options.supernet)),
         elastic_digest=_model_digest(options.elastic),
         teacher_digest=_model_digest(options.teacher),
+        labelled=labelled,
     )
+
+
+def model_classes(options: TrainOptions) -> int:
+    """Return the number of classes of the model of `elastic`, for images without classes; 0: it has no classifier.
+
+    Raises:
+        InputError: The weights cannot be read, or another number is requested.
+    """
+    assert options.elastic is not None
+    model = options.elastic
+    if model.name.startswith(_TIMM):
+        found = num_classes_of_weights(model.name, checkpoint=model.checkpoint)
+    else:
+        found = read_timm_origin(Path(model.name)).num_classes
+    if options.num_classes not in (None, found):
+        message = f"without classes of the images, the classes are the {found} of the model"
+        raise InputError(message, got=options.num_classes, hint="leave the number of classes out")
+    return found
 
 
 def require_unchanged_weights(config: TrainConfig) -> None:

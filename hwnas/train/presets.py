@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from hwnas.errors import InputError
 from hwnas.registry import Registry
 from hwnas.space.space import AnySpace
 from hwnas.train.data.augment import AugmentConfig
@@ -258,6 +259,7 @@ def resolve_recipe(
     epochs: int | None = None,
     batch_size: int | None = None,
     num_images: int | None = None,
+    labelled: bool = True,
 ) -> Recipe:
     """Combine a preset with the values of a file and single values.
 
@@ -270,6 +272,7 @@ def resolve_recipe(
         epochs: Number of epochs; warm-up and widening keep their shares of it unless `overrides` sets them.
         batch_size: Images of one step.
         num_images: Training images, by which the recipe `elastic` chooses epochs and learning rates; None: many.
+        labelled: The images have classes. False: networks learn the outputs of a pretrained model alone.
 
     Raises:
         InputError: The name or a key is unknown, or a value is not allowed.
@@ -287,19 +290,41 @@ def resolve_recipe(
         recipe = with_epochs(recipe, epochs)
     if batch_size is not None:
         recipe = replace(recipe, batch_size=batch_size)
+    if not labelled:
+        recipe = _without_labels(recipe)
     recipe = with_overrides(recipe, overrides or {})
+    if not labelled:
+        _require_no_labels(recipe)
     return single_network_recipe(recipe, patches=recipe.regularization.patch_loss) if one_network else recipe
 
 
 def _for_small_set(recipe: Recipe, *, num_images: int, batch_size: int) -> Recipe:
     """Train a pretrained model more gently and for more epochs, but not for more steps than its networks need."""
+    batch_size = min(batch_size, num_images)
     epochs = min(_SMALL_SET_EPOCHS, math.ceil(_SMALL_SET_STEPS * batch_size / num_images))
     longer = with_epochs(recipe, max(epochs, recipe.epochs))
     return replace(
         longer,
+        batch_size=batch_size,
         optimizer=replace(longer.optimizer, lr=longer.optimizer.lr / 10),
         schedule=replace(longer.schedule, min_lr=longer.schedule.min_lr / 10),
     )
+
+
+def _without_labels(recipe: Recipe) -> Recipe:
+    return replace(recipe, classifier_epochs=0, teacher=replace(recipe.teacher, weight=1.0))
+
+
+def _require_no_labels(recipe: Recipe) -> None:
+    """Raise an InputError if a recipe learns labels, which the images do not have."""
+    for name, value, needed in (
+        ("strategy.name", recipe.strategy.name, "elastic"),
+        ("classifier_epochs", recipe.classifier_epochs, 0),
+        ("teacher.weight", recipe.teacher.weight, 1.0),
+    ):
+        if value != needed:
+            message = "images without classes can only be learned from the outputs of a pretrained model"
+            raise InputError(message, got=f"{name}={value}", hint=f"--set {name}={needed}, or images with classes")
 
 
 def with_epochs(recipe: Recipe, epochs: int) -> Recipe:

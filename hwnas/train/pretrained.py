@@ -208,6 +208,18 @@ def load_pretrained(
         raise MissingError(message, got=first_line(error), hint=hint) from error
 
 
+def num_classes_of_weights(name: str, *, checkpoint: Path | None) -> int:
+    """Return the number of classes of a model of timm with the weights in a file; 0 if it has no classifier.
+
+    Args:
+        name: `timm:NAME`.
+        checkpoint: The file; None: the published weights, which are not downloaded for this.
+    """
+    if checkpoint is not None:
+        return _num_classes(_read_checkpoint(checkpoint))
+    return int(getattr(build_timm(name.removeprefix("timm:")).module, "num_classes", 0))
+
+
 def own_normalization(model: nn.Module) -> Normalization:
     """Return the normalization of images that a model of timm was trained with, according to its config."""
     config: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}

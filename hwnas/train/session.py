@@ -2,8 +2,8 @@
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -19,10 +19,10 @@ from hwnas.supernet.elastic import ElasticSupernet
 from hwnas.supernet.store import load_supernet, save_supernet
 from hwnas.supernet.supernet import AnySupernet, Supernet
 from hwnas.train.data.images import BadImageLog
-from hwnas.train.data.loader import TrainLoader
+from hwnas.train.data.loader import Batch, TrainLoader
 from hwnas.train.data.sources import DataSplits
 from hwnas.train.distributed import World
-from hwnas.train.elastic import UnitOrder, fit_classifier, order_units
+from hwnas.train.elastic import UnitOrder, fit_classifier, fit_clusters, order_units
 from hwnas.train.evaluation import unaugmented_loader
 from hwnas.train.models import (
     adapt_supernet,
@@ -59,8 +59,18 @@ _PROBE_BATCHES, _ORDER_BATCHES = 320, 16
 """Batches of 64 training images that a classifier is fitted to, and that heads and hidden units are ordered by."""
 _MAX_LISTED = 20
 
-EvaluateSupernet = Callable[[AnySupernet], Mapping[str, float]]
-"""Evaluates a trained supernet; the accuracies by name are stored in the result."""
+EvaluateSupernet = Callable[[AnySupernet], "Extremes"]
+"""Evaluates a trained supernet; what it returns is stored in the result."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extremes:
+    """Quality of the smallest and the largest network of a supernet, by these names, on held-out images."""
+
+    accuracies: Mapping[str, float] = field(default_factory=dict)
+    """Top-1; none on images without classes."""
+    divergences: Mapping[str, float] = field(default_factory=dict)
+    """On images without classes: the mean KL divergence from the pretrained model, in nats."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +82,8 @@ class SessionResult:
     uses_ema: bool
     """True if the weights are the moving average rather than those of the last step."""
     trainer: TrainerResult
-    accuracies: Mapping[str, float]
-    """Accuracies of a supernet, from the function that evaluates it."""
+    extremes: Extremes
+    """Quality of a supernet's networks, from the function that evaluates it; none of a single network."""
     bad_images: Sequence[str] = ()
     """Unreadable images that this process has skipped since the training was started or resumed."""
 
@@ -147,15 +157,15 @@ def run_training(
         path = save_weights(trainer.model, trainer.folder, origin)
         _log.info("trained %d steps in %.1f s, weights in %s", outcome.steps, outcome.seconds, path)
         _write_result(trainer.folder, values)
-    accuracies: Mapping[str, float] = {}
+    extremes = Extremes()
     if evaluate is not None and isinstance(trainer.model, Supernet):
         trainer.model.eval()
-        accuracies = evaluate(trainer.model)
+        extremes = evaluate(trainer.model)
         if trainer.world.is_main_process:
-            _write_result(trainer.folder, {**values, "accuracies": dict(accuracies)})
+            _write_result(trainer.folder, {**values, **asdict(extremes)})
     trainer.world.barrier()
     bad_images = tuple(_bad_images(trainer).reasons)
-    return SessionResult(weights=path, uses_ema=uses_ema, trainer=outcome, accuracies=accuracies, bad_images=bad_images)
+    return SessionResult(weights=path, uses_ema=uses_ema, trainer=outcome, extremes=extremes, bad_images=bad_images)
 
 
 @dataclass(frozen=True)
@@ -212,13 +222,22 @@ def make_elastic_model(config: TrainConfig, data: DataSplits, *, device: torch.d
     assert supernet.space.config == space.config, "the space of a model with other weights is another one"
     notes, fitted = [], getattr(model, "num_classes", None) != config.num_classes
     if fitted:
-        loader = unaugmented_loader(data, config.image_shape)
-        accuracy = fit_classifier(supernet, islice(loader.epoch(0), _PROBE_BATCHES))
-        notes.append(f"the classifier was fitted to {config.num_classes} classes: top-1 {accuracy:.2%} on its images")
+        batches = islice(unaugmented_loader(data, config.image_shape).epoch(0), _PROBE_BATCHES)
+        notes.append(_fit_head(supernet, batches, labelled=config.labelled))
         if config.recipe.trains_classifier:  # the training on labels comes first, and changes which units matter
             return InitialModel(supernet.cpu(), tuple(notes), fitted=True)
     order = _ordered(supernet, config, data)
     return InitialModel(supernet.cpu(), (*notes, _describe_order(order)), order, fitted)
+
+
+def _fit_head(supernet: ElasticSupernet, batches: Iterable[Batch], *, labelled: bool) -> str:
+    """Fit the classifier of a model to the classes of images, or to clusters of its features if they have none."""
+    classes = supernet.space.config.num_classes
+    if labelled:
+        accuracy = fit_classifier(supernet, batches)
+        return f"the classifier was fitted to {classes} classes: top-1 {accuracy:.2%} on its images"
+    fit_clusters(supernet, batches)
+    return f"neither model nor images have classes: networks are compared by {classes} clusters of the model's features"
 
 
 def train_classifier(
@@ -357,7 +376,7 @@ def _result_values(trainer: Trainer, outcome: TrainerResult, *, uses_ema: bool) 
             return before
     kind: Literal["ema", "last"] = "ema" if uses_ema else "last"
     bad = {"bad_images": num_bad, "first_bad_images": list(_bad_images(trainer).reasons)[:_MAX_LISTED]}
-    return {**asdict(outcome), "weights": kind, "accuracies": {}, **bad}
+    return {**asdict(outcome), "weights": kind, **asdict(Extremes()), **bad}
 
 
 def _bad_images(trainer: Trainer) -> BadImageLog:

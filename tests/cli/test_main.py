@@ -56,7 +56,7 @@ SURFACE = {
         "--threads",
         "--workers",
     ],
-    "evaluate": ["--data", "--device", "--json", "--split", "--workers", "archs", "run"],
+    "evaluate": ["--data", "--device", "--json", "--metric", "--split", "--workers", "archs", "run"],
     "profile": [
         "--batch",
         "--check-with",

@@ -187,6 +187,7 @@ def test_a_reference_model_is_trained_and_evaluated(tmp_path: Path) -> None:
     assert found.weights.name == "model.safetensors"
     (row,) = evaluate(tmp_path / "model").networks
     assert row.name == "timm:test_vit"
+    assert row.top1 is not None
     assert 0 <= row.top1 <= 1
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 
 from hwnas.config import load_json
 from hwnas.errors import InputError, Interrupted, UsageError
+from hwnas.pipeline.evaluate import evaluate
 from hwnas.pipeline.train import train_model
 from hwnas.runs import Run
 from hwnas.space import SPACES
@@ -189,14 +191,72 @@ def test_images_that_are_no_multiple_of_the_patch_are_refused(model: Path, tmp_p
     assert not (tmp_path / "run").exists()
 
 
-def test_images_without_classes_are_refused(model: Path, tmp_path: Path) -> None:
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    for number in range(3):
-        Image.new("RGB", (32, 32)).save(photos / f"{number}.png")
-    with pytest.raises(InputError, match="must have a folder of images for each class") as caught:
-        train_model(options(model, data=str(photos)), out=tmp_path / "run", trainer_config=QUIET)
-    assert caught.value.got == "3 images without classes"
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A flat folder of images."""
+    folder, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    for number in range(120):
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+    return folder
+
+
+def test_images_without_classes_are_learned_from_the_model_alone(model: Path, photos: Path, tmp_path: Path) -> None:
+    wanted = options(model, data=str(photos), epochs=2, batch_size=32)
+    trained = train_model(wanted, out=tmp_path / "whole", trainer_config=QUIET)
+    config = read_train_config(Run.open(tmp_path / "whole"))
+    assert (config.labelled, config.num_classes) == (False, 10)
+    assert (config.recipe.teacher.weight, config.recipe.classifier_epochs) == (1.0, 0)
+    assert trained.accuracies == {}
+    assert 0 <= trained.divergences["largest"] < trained.divergences["smallest"]
+    result = load_json(tmp_path / "whole" / "result.json")
+    assert isinstance(result, dict)
+    assert (result["accuracies"], result["divergences"]) == ({}, trained.divergences)
+    with stopped_at(3), pytest.raises(Interrupted):
+        train_model(wanted, out=tmp_path / "stopped", trainer_config=QUIET)
+    train_model(TrainOptions(), out=tmp_path / "stopped", resume=True, trainer_config=QUIET)
+    one, other = (load_file(tmp_path / name / "supernet.safetensors") for name in ("whole", "stopped"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    found = evaluate(tmp_path / "whole", ["min"])
+    assert (found.metric, found.networks[0].top1) == ("divergence", None)
+    assert found.networks[0].divergence == pytest.approx(trained.divergences["smallest"], rel=1e-4)
+    with pytest.raises(InputError, match="accuracy needs images with classes") as caught:
+        evaluate(tmp_path / "whole", metric="accuracy")
+    assert str(caught.value.hint).startswith(f"hwnas evaluate {tmp_path / 'whole'} --metric divergence")
+
+
+def test_without_any_classes_networks_are_compared_by_clusters_of_features(photos: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    torch.save(timm.create_model("test_vit", num_classes=0).state_dict(), tmp_path / "weights.pth")
+    given = PretrainedModel(name="timm:test_vit", checkpoint=tmp_path / "weights.pth")
+    wanted = TrainOptions(elastic=given, data=str(photos), image_size=32, epochs=0, heldout=20)
+    trained = train_model(wanted, out=tmp_path / "run", trainer_config=QUIET)
+    assert any("networks are compared by 22 clusters" in note for note in trained.notes)
+    assert trained.divergences["largest"] == pytest.approx(0, abs=1e-5)
+    assert trained.divergences["smallest"] > 1e-4
+    supernet = load_supernet(trained.weights).eval()
+    assert supernet.space.config.num_classes == 22  # a quarter of the 88 training images
+    with torch.inference_mode():
+        shares = supernet.subnet(supernet.space.largest())(torch.randn(16, 3, 32, 32)).softmax(dim=1)
+    assert shares.argmax(dim=1).unique().numel() > 1
+    assert (shares.max(dim=1).values < 0.99).all()  # similarities, not one cluster for each image
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"overrides": {"teacher.weight": "0.5"}}, "can only be learned from the outputs of a pretrained model"),
+        ({"overrides": {"strategy.name": "sandwich"}}, "can only be learned from the outputs of a pretrained model"),
+        ({"num_classes": 3}, "the classes are the 10 of the model"),
+        ({"elastic": None, "model": "timm:test_vit", "epochs": 1}, "must have a folder of images for each class"),
+    ],
+)
+def test_labels_that_images_do_not_have_cannot_be_learned(
+    model: Path, photos: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    wanted = replace(options(model, data=str(photos), image_size=32), **changes)
+    with pytest.raises(InputError, match=message) as caught:
+        train_model(wanted, out=tmp_path / "run", trainer_config=QUIET)
+    assert caught.value.hint is not None
     assert not (tmp_path / "run").exists()
 
 

@@ -15,7 +15,7 @@ from hwnas.train.data.sources import DataSplits
 from hwnas.train.models import build_network, build_supernet, build_timm_model, inherit_network
 from hwnas.train.presets import RESNAS, single_network_recipe
 from hwnas.train.recipe import EmaConfig, RegularizationConfig
-from hwnas.train.session import make_train_loader, run_training
+from hwnas.train.session import Extremes, make_train_loader, run_training
 from hwnas.train.weights import SpaceOrigin, TimmOrigin, load_model, save_weights
 from tests.train.toys import AUTOFORMER, ToyLoader, assert_same, toy_loader, toy_recipe, toy_trainer, weights
 from tests.train.toys import RESNAS as RESNAS_SPACE
@@ -25,9 +25,9 @@ def test_a_supernet_is_trained_evaluated_and_saved(tmp_path: Path) -> None:
     trainer = toy_trainer(tmp_path, AUTOFORMER, toy_recipe())
     modes: list[bool] = []
 
-    def evaluate(supernet: Any) -> dict[str, float]:
+    def evaluate(supernet: Any) -> Extremes:
         modes.append(supernet.training)
-        return {"smallest": 0.5, "largest": 0.75}
+        return Extremes(accuracies={"smallest": 0.5, "largest": 0.75})
 
     result = run_training(trainer, evaluate=evaluate)
     assert (result.weights, result.uses_ema) == (tmp_path / "supernet.safetensors", False)
@@ -123,7 +123,7 @@ def test_too_few_images_for_a_batch() -> None:
 
 
 def test_weights_outlive_an_evaluation_that_fails(tmp_path: Path) -> None:
-    def evaluate(supernet: Any) -> dict[str, float]:
+    def evaluate(supernet: Any) -> Extremes:
         raise OSError("the held-out images are gone")
 
     with pytest.raises(OSError, match="are gone"):
@@ -131,7 +131,7 @@ def test_weights_outlive_an_evaluation_that_fails(tmp_path: Path) -> None:
     first = json.loads((tmp_path / "result.json").read_text())
     assert (first["accuracies"], first["bad_images"]) == ({}, 0)
     trainer = toy_trainer(tmp_path, AUTOFORMER, toy_recipe(epochs=1))
-    result = run_training(trainer, evaluate=lambda _: {"largest": 0.5}, resume=True)
+    result = run_training(trainer, evaluate=lambda _: Extremes(accuracies={"largest": 0.5}), resume=True)
     assert_same(weights(load_supernet(result.weights)), weights(trainer.model))
     assert json.loads((tmp_path / "result.json").read_text()) == {**first, "accuracies": {"largest": 0.5}}
 

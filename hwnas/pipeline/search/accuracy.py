@@ -12,7 +12,7 @@ import torch
 
 from hwnas.errors import InputError
 from hwnas.metrics import QUANTISED, Deployment
-from hwnas.pipeline.evaluate import open_run_data
+from hwnas.pipeline.evaluate import open_quality_data
 from hwnas.progress import EvaluationProgress, NullReporter, Reporter
 from hwnas.runs import Run
 from hwnas.search.spec import SupernetSpec, space_digest
@@ -22,13 +22,12 @@ from hwnas.space.deployed import DeployedSpace
 from hwnas.space.space import AnySpace, Genomes
 from hwnas.supernet.batch_norm import recalibrated
 from hwnas.supernet.elastic import ElasticSupernet
-from hwnas.supernet.families import make_supernet
 from hwnas.supernet.matmul import matmul_backend
 from hwnas.supernet.network import Network
 from hwnas.supernet.store import load_supernet, read_about
 from hwnas.supernet.supernet import AnySupernet
-from hwnas.train.data.sources import DataSplits, UnlabelledError, absolute_data_name
-from hwnas.train.evaluation import calibration_batches, gallery_batches, make_evaluator
+from hwnas.train.data.sources import DataSplits, absolute_data_name
+from hwnas.train.evaluation import calibration_batches, load_original, make_evaluator, make_quality_evaluator
 from hwnas.train.evaluator import CACHE_BYTES, NETWORKS_PER_PASS, EvalPrecision, SupernetEvaluator
 from hwnas.train.options import read_train_config, supernet_file
 from hwnas.train.quality import QualityEvaluator
@@ -94,32 +93,12 @@ def open_supernet(path: Path, *, space: str | None, data: str | None, quality: s
     _require_supernet(path, file, space)
     supernet = load_supernet(file).eval()
     _require_current_space(path, supernet.space, space)
-    if quality not in (None, "accuracy") and not isinstance(supernet, ElasticSupernet):
-        message = f"{quality} is a metric of the networks inside a pretrained model"
-        raise InputError(message, got=f"a supernet of {supernet.space.name}", hint="leave it out, for accuracy")
-    if quality == "divergence" and not (path / ORIGINAL).is_file():
-        message = "divergence is that from the model that the networks were cut from"
-        raise InputError(message, got=f"no file {ORIGINAL} in {path}", hint="--supernet RUN of hwnas train --elastic")
-    config = supernet.space.config
     train_config = read_train_config(Run.open(path)) if path.is_dir() else None
     if train_config is None and data is None:
         message = f"{path} does not say which images its networks are evaluated on"
         raise InputError(message, got="a file of weights", hint=f"hwnas search --supernet {path} --data NAME")
-    try:
-        opened = open_run_data(
-            path,
-            train_config,
-            data=data,
-            shape=config.input_shape,
-            num_classes=config.num_classes if quality in (None, "accuracy") else None,
-            labelled=quality != "divergence",
-        )
-    except UnlabelledError as error:
-        if not isinstance(supernet, ElasticSupernet):
-            raise
-        message = f"{quality} needs images with classes: {error.message}"
-        hint = "--objective divergence, from the classes of the model itself, which needs none"
-        raise InputError(message, got=error.got, hint=hint) from error
+    hint = f"hwnas search --supernet {path} --objective divergence, which is that from the model itself"
+    opened = open_quality_data(path, train_config, supernet, quality=quality or "accuracy", data=data, hint=hint)
     if not len(opened.heldout):
         message = f"{opened.name} has no held-out images to evaluate networks on"
         raise InputError(message, got="none", hint="--data NAME")
@@ -266,7 +245,7 @@ class SupernetAccuracy:
             precision: As for `evaluate_archs`.
             space: Their space: that of the supernet, or the same with other images and patches.
         """
-        supernet = self._original(space)
+        supernet = load_original(self._opened.path / ORIGINAL, space=space).to(torch.device(self._device))
         if self._quality is not None:
             return self._make_quality(supernet, self._quality_name).evaluate(archs)
         evaluator = make_evaluator(
@@ -279,22 +258,16 @@ class SupernetAccuracy:
         evaluator.batches = next(iter(self.evaluators.values())).batches
         return [float(accuracy.top1) for accuracy in evaluator.evaluate(archs)]
 
-    def _original(self, space: AnySpace) -> AnySupernet:
-        """Return a supernet with the weights that an elastic training began with."""
-        given = load_supernet(self._opened.path / ORIGINAL)
-        supernet = make_supernet(space, given.config)
-        supernet.load_state_dict(given.state_dict())
-        return supernet.eval().to(torch.device(self._device))
-
     def _make_quality(self, supernet: AnySupernet, quality: str) -> QualityEvaluator:
         assert isinstance(supernet, ElasticSupernet)
-        batches = next(iter(self.evaluators.values())).batches
-        if quality == "knn_accuracy":
-            gallery = gallery_batches(self._data, supernet.space.config.input_shape)
-            return QualityEvaluator(supernet, batches, device=self._device, gallery=gallery)
-        original = self._original(self._opened.supernet.space)
-        model = original.subnet(original.space.largest())
-        return QualityEvaluator(supernet, batches, device=self._device, model=model)
+        return make_quality_evaluator(
+            supernet,
+            self._data,
+            quality,
+            original=self._opened.path / ORIGINAL,
+            batches=next(iter(self.evaluators.values())).batches,
+            device=self._device,
+        )
 
     def extract(self, arch: Arch) -> Network:
         """Return a network with a copy of its weights, and its own statistics of batch norms if it has any."""

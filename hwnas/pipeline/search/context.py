@@ -17,6 +17,7 @@ from hwnas.pipeline.search.defaults import (
     choose_space,
     combine_errors,
     fit_missing,
+    has_no_accuracy,
     resolve_metrics,
     use_unmeasured,
 )
@@ -97,6 +98,11 @@ def prepare_search(
     criteria = parse_criteria(options)
     requested = requested_deployments(options.runtimes, options.precisions)
     choice = choose_space(options, needs_supernet=criteria.quality is not None)
+    if has_no_accuracy(choice, options, criteria):
+        options = replace(options, objectives=("divergence", *options.objectives))
+        criteria = parse_criteria(options)
+        note = f"divergence in place of accuracy, as the images of {choice.supernet} have no classes"
+        choice = replace(choice, notes=(*choice.notes, note))
     if choice.supernet is not None:
         from hwnas.pipeline.search.accuracy import open_supernet
 
@@ -106,11 +112,10 @@ def prepare_search(
             from hwnas.pipeline.repair import require_repairable
 
             require_repairable(space, choice.supernet)
-        for name in ("retrain", "repair"):
-            if getattr(options.post_search, name) and len(supernet.data.classes) != space.config.num_classes:
-                message = f"networks are {name}ed on images of the classes that they answer"
-                got = f"{len(supernet.data.classes)} classes in {supernet.data.name}, not {space.config.num_classes}"
-                raise InputError(message, got=got, hint=f"leave out --{name}")
+        if options.post_search.retrain and len(supernet.data.classes) != space.config.num_classes:
+            message = "networks are retrained on images of the classes that they answer"
+            got = f"{len(supernet.data.classes)} classes in {supernet.data.name}, not {space.config.num_classes}"
+            raise InputError(message, got=got, hint="leave out --retrain; --repair needs no classes")
     else:
         supernet, space = None, SPACES.get(choice.name or DEFAULT_SPACE)
 

@@ -79,6 +79,27 @@ def choose_space(options: SearchOptions, *, needs_supernet: bool) -> SpaceChoice
     return SpaceChoice(name=name, supernet=None, notes=notes, problems=(error,))
 
 
+def has_no_accuracy(choice: SpaceChoice, options: SearchOptions, criteria: Criteria) -> bool:
+    """Return True if accuracy, which was not asked for by name, cannot be evaluated on the images of the supernet.
+
+    Args:
+        choice: The supernet.
+        options: The data set and the objectives.
+        criteria: The objectives and constraints, defaults included.
+    """
+    bounded = [item.metric.name for item in criteria.constraints]
+    if criteria.quality != "accuracy" or "accuracy" in (*options.objectives, *bounded) or choice.supernet is None:
+        return False
+    if not (choice.supernet / MANIFEST).is_file() or "recipe" not in (run := Run.open(choice.supernet)).manifest.config:
+        return False
+    from hwnas.train.data.sources import absolute_data_name
+    from hwnas.train.options import read_train_config
+
+    training = read_train_config(run)
+    is_own = options.data is None or absolute_data_name(options.data) == training.data.name
+    return is_own and not training.labelled
+
+
 def newest_supernet(space: str, *, runs: Path) -> Path | None:
     """Return the run under a folder that trained the supernet of a space last, and to the end."""
     from hwnas.train.weights import SUPERNET

@@ -262,7 +262,7 @@ def known_accuracies(runs: Path, *, data: Mapping[str, object], num_images: int)
                 (row,) = evaluate(folder).networks
             except HwnasError:  # its images may be gone, for example
                 continue
-            if row.count == num_images:
+            if row.count == num_images and row.top1 is not None:
                 found[name] = max(row.top1, found.get(name, 0.0))
     return found
 

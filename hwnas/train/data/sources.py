@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -130,7 +130,7 @@ def open_data(
         config: The dataset and its split.
         image_shape: Channels, height and width of the network's input; embedded datasets are made at this size.
         num_classes: Classes that the dataset must have; None: any number, which the network is then made for.
-        labelled: Refuse images without classes. False: classes do not matter, and a folder of images needs none.
+        labelled: Refuse images without classes. False: a folder of images needs none.
 
     Raises:
         UnlabelledError: The images of a folder have no classes.
@@ -141,7 +141,7 @@ def open_data(
     unlabelled = None if labelled else _open_unlabelled(config)
     source = unlabelled or _open(config, image_shape)
     if unlabelled is None:
-        _require_classes(source, config.name, num_classes if labelled else None)
+        _require_classes(source, config.name, num_classes)
     if source.needs_test_split:
         source = _with_test(source)
     train, heldout = _split(source, config)
@@ -221,36 +221,55 @@ def _open_folder(path: Path) -> _Source:
     if not classes:
         count = len(folder.index.files(folder.train or ""))
         message = f"{path} must have a folder of images for each class"
-        kind = UnlabelledError if count else InputError
-        raise kind(message, got=f"{count} images without classes" if count else "no folders")
+        if count:
+            hint = "a folder for each class, or hwnas train --elastic timm:NAME, which needs none"
+            raise UnlabelledError(message, got=f"{count} images without classes", hint=hint)
+        raise InputError(message, got="no folders")
     train = folder.dataset(folder.train or "", classes)
     test = folder.dataset(folder.test, classes) if folder.test else None
     folder.index.save()
-    notes = [f"{path} has no test images"] if folder.train and test is None else []
-    if special := sorted(folder.index.special):
-        listed = printable(", ".join(special[:_MAX_LISTED]))
-        notes.append(f"skipped {len(special)} pipes, sockets or devices among the images: {listed}")
     return _Source(
         classes=classes,
         train=train,
         test=test,
         identity="folder",
         needs_test_split=folder.train is None,
-        notes=tuple(notes),
+        notes=tuple(_folder_notes(folder, has_test=test is not None)),
     )
 
 
+def _folder_notes(folder: ImageFolder, *, has_test: bool) -> Iterator[str]:
+    if folder.train and not has_test:
+        yield f"{folder.path} has no test images"
+    if special := sorted(folder.index.special):
+        listed = printable(", ".join(special[:_MAX_LISTED]))
+        yield f"skipped {len(special)} pipes, sockets or devices among the images: {listed}"
+
+
 def _open_unlabelled(config: DataConfig) -> _Source | None:
-    """Open a folder of images without classes; None: the dataset is of another kind."""
+    """Open a folder of images without classes; None: the dataset is of another kind.
+
+    Images in a single subfolder have no classes either.
+    """
     path = Path(config.name)
     if config.name in _EMBEDDED or config.name.casefold().startswith(tuple(_PREFIXES)) or not path.is_dir():
         return None
     folder = ImageFolder(path)
-    if is_parquet(path) or folder.classes() or not (keys := folder.index.files(folder.train or "")):
+    if is_parquet(path) or len(folder.classes()) > 1 or not (keys := folder.index.files(folder.train or "")):
         return None
-    images = FolderDataset(path, keys, np.zeros(len(keys), dtype=np.int64))
+    others = folder.index.files(folder.test) if folder.test else []
+    train, test = (FolderDataset(path, part, np.zeros(len(part), dtype=np.int64)) for part in (keys, others))
+    require_names(train)
+    require_names(test)
     folder.index.save()
-    return _Source(classes=(), train=images, identity="folder without classes", needs_test_split=folder.train is None)
+    return _Source(
+        classes=(),
+        train=train,
+        test=test if others else None,
+        identity="folder without classes",
+        needs_test_split=folder.train is None,
+        notes=tuple(_folder_notes(folder, has_test=bool(others))),
+    )
 
 
 def _open_parquet(path: Path) -> _Source:

@@ -1,11 +1,15 @@
 """Searches of networks inside a pretrained model that need no classifier for the images."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 import pytest
+import timm
+import torch
 from PIL import Image
 
 from hwnas.cli.front import print_search_result
@@ -14,11 +18,15 @@ from hwnas.pipeline.report import write_report
 from hwnas.pipeline.search.options import SearchOptions, parse_criteria
 from hwnas.pipeline.search.query import query
 from hwnas.pipeline.search.run import search_networks
+from hwnas.pipeline.search.winners import WinnerExporter
+from hwnas.pipeline.train import train_model
 from hwnas.report.gather import gather
 from hwnas.report.verdict import sentence
 from hwnas.search.spec import PostSearch
 from hwnas.search.study import Study
 from hwnas.train.data.sources import DataConfig, UnlabelledError, open_data
+from hwnas.train.options import PretrainedModel, TrainOptions
+from hwnas.train.trainer import TrainerConfig
 from tests.pipeline.campaigns import FakeEnvironment
 from tests.pipeline.search.workbench import ELASTIC, SPEED, options, write_predictor
 
@@ -90,17 +98,54 @@ def test_accuracy_needs_classes_and_the_error_names_what_does_not(
         assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("name", ["retrain", "repair"])
-def test_networks_are_not_retrained_or_repaired_without_classes(
-    elastic_bench: dict[str, Any], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+def test_networks_are_not_retrained_without_classes(
+    elastic_bench: dict[str, Any], photos: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("hwnas.pipeline.repair.require_repairable", lambda space, run: run)
-    post_search = PostSearch(retrain=1) if name == "retrain" else PostSearch(repair=True)
-    wanted: dict[str, Any] = {"objectives": ("divergence", "throughput"), "post_search": post_search}
-    with pytest.raises(InputError, match=f"{name}ed on images of the classes that they answer") as caught:
+    wanted: dict[str, Any] = {"objectives": ("divergence", "throughput"), "post_search": PostSearch(retrain=1)}
+    with pytest.raises(InputError, match="retrained on images of the classes that they answer") as caught:
         search(elastic_bench, tmp_path / "run", data=str(photos), **wanted)
-    assert caught.value.hint == f"leave out --{name}"
+    assert "leave out --retrain" in str(caught.value.hint)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_supernet_of_images_without_classes_is_searched_by_divergence(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save(timm.create_model("test_vit", num_classes=4).state_dict(), tmp_path / "weights.pth")
+    model = PretrainedModel(name="timm:test_vit", checkpoint=tmp_path / "weights.pth")
+    wanted = TrainOptions(elastic=model, data=str(photos), image_size=32, epochs=0)
+    train_model(wanted, out=tmp_path / "elastic", trainer_config=TrainerConfig(threads=1))
+    monkeypatch.setattr(WinnerExporter, "_onnx_formats", lambda self, batches: ())
+    post_search = PostSearch(verify=False, repair=True)
+    asked = SearchOptions(supernet=tmp_path / "elastic", budget=4, strategy="random", post_search=post_search)
+    record = search_networks(asked, out=tmp_path / "run").record
+    assert record.spec.objectives == ("divergence", "macs")
+    assert any("divergence in place of accuracy" in note for note in record.spec.notes)
+    (winner,) = record.winners
+    assert winner.failure is None
+    assert winner.repair is None or winner.repair.accuracy is None
+    for named in (replace(asked, objectives=("accuracy",)), replace(asked, constraints=("accuracy>=50%",))):
+        with pytest.raises(InputError, match="accuracy needs images with classes") as caught:
+            search_networks(named, out=tmp_path / "other")
+        assert f"hwnas search --supernet {tmp_path / 'elastic'} --objective divergence" in str(caught.value.hint)
+    assert not (tmp_path / "other").exists()
+    labelled = search_networks(replace(asked, objectives=("knn_accuracy",), data="digits"), out=tmp_path / "knn").record
+    assert labelled.spec.objectives == ("knn_accuracy", "macs")
+
+
+def test_a_single_folder_of_images_says_nothing_about_their_classes(photos: Path, tmp_path: Path) -> None:
+    shutil.copytree(photos, tmp_path / "one" / "photos")
+    config = DataConfig(name=str(tmp_path / "one"))
+    with pytest.raises(InputError, match="must have at least two classes"):
+        open_data(config, image_shape=(3, 32, 32))
+    found = open_data(config, image_shape=(3, 32, 32), labelled=False)
+    assert (found.classes, len(found.train) + len(found.heldout)) == ((), 36)
+    (tmp_path / "split").mkdir()
+    for part in ("train", "test"):
+        shutil.copytree(photos, tmp_path / "split" / part)
+    test = open_data(DataConfig(name=str(tmp_path / "split")), image_shape=(3, 32, 32), labelled=False).test
+    assert test is not None
+    assert sorted(test.keys) == sorted(f"test/{number}.png" for number in range(40))
 
 
 def test_images_of_other_classes_are_refused_where_the_classifier_is_judged(
