@@ -29,4 +29,11 @@ def _make_elastic(name: str) -> tuple[str, AnySpace]:
     return space.name, space
 
 
+def _make_distilled(name: str) -> tuple[str, AnySpace]:
+    """Make the space of networks with a distillation token."""
+    space = resnas.distilled(SPACES.get(name[len(resnas.DISTILLED) :]))
+    return space.name, space
+
+
 SPACES.add_maker(elastic.PREFIXES, _make_elastic)
+SPACES.add_maker((resnas.DISTILLED,), _make_distilled)

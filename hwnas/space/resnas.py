@@ -9,7 +9,7 @@ The published networks omit the last removable blocks of their stages. ViT-ResNA
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate, pairwise
 from typing import Any
@@ -22,6 +22,7 @@ from hwnas.space.arch import Arch
 from hwnas.space.dimension import Dimension, per_block_of_stages, per_stage
 from hwnas.space.layers import PIXELS, RESIDUAL, Operations, attention_branch, head, mlp_branch, position, residual
 from hwnas.space.space import (
+    AnySpace,
     Costs,
     GenomeReader,
     Genomes,
@@ -90,6 +91,9 @@ class ResNasConfig(SpaceConfig):
     stem_channels: int = 24
     patch_size: int = 7
     """Kernel and stride of the stem's last convolution, on a grid of half the image size."""
+    distillation: bool | None = None
+    """Add a second token with a classifier of its own, which learns a teacher's labels in training (DeiT); a trained
+    network answers with the mean of both classifiers. None: no."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -101,6 +105,11 @@ class ResNasConfig(SpaceConfig):
         for before, after in pairwise(self.stages):
             if max(before.embed_dims) > min(after.embed_dims):
                 raise InputError("a stage must be at least as wide as the one before", got=after.embed_dims)
+
+    @property
+    def prefix_tokens(self) -> int:
+        """Tokens in front of those of the patches."""
+        return 2 if self.distillation else 1
 
     @property
     def grids(self) -> tuple[int, ...]:
@@ -180,9 +189,21 @@ class ResNas(Space[ResNasConfig, ResNasArch]):
                 reduction = self._reduction(stage, columns[stage - 1], columns[stage])
                 segments.append(Segment(f"reductions.{stage - 1}", reduction))
             segments.append(Segment(f"stages.{stage}", blocks, slots=self.config.stages[stage].slots))
-        tokens = self.config.grids[-1] ** 2 + 1
-        end = head(tokens=tokens, embed=columns[-1], num_classes=self.config.num_classes)
-        return (*segments, Segment("head", end))
+        return (*segments, Segment("head", self._head(columns[-1])))
+
+    def _head(self, embed: Size) -> Operations:
+        config = self.config
+        operations = head(
+            tokens=config.grids[-1] ** 2 + config.prefix_tokens, embed=embed, num_classes=config.num_classes
+        )
+        if not config.distillation:
+            return operations
+        classes = config.num_classes
+        return (
+            *operations,
+            Linear(name="distillation_classifier", tokens=1, inputs=embed, outputs=classes),
+            Elementwise(name="mean", variant="add", elements=classes, operands=2),
+        )
 
     def _stem(self, embed: Size) -> Operations:
         config = self.config
@@ -206,14 +227,15 @@ class ResNas(Space[ResNasConfig, ResNasArch]):
                 outputs=embed,
                 kernel=config.patch_size**2,
             ),
-            Table(name="class_token", elements=embed),
-            *position("position", (patches + 1) * embed),
+            Table(name="class_token", elements=config.prefix_tokens * embed),
+            *position("position", (patches + config.prefix_tokens) * embed),
         )
 
     def _reduction(self, stage: int, inputs: Size, outputs: Size) -> Operations:
         before, after = (self.config.grids[index] ** 2 for index in (stage - 1, stage))
+        prefix = self.config.prefix_tokens
         return (
-            Norm(name="norm", tokens=before + 1, channels=inputs, traits=RESIDUAL),
+            Norm(name="norm", tokens=before + prefix, channels=inputs, traits=RESIDUAL),
             Convolution(
                 name="conv",
                 positions_in=before,
@@ -224,8 +246,8 @@ class ResNas(Space[ResNasConfig, ResNasArch]):
             ),
             *position("position", after * outputs, traits=PIXELS + RESIDUAL),
             Pool(name="skip", positions_in=before, positions_out=after, channels=inputs),
-            Linear(name="class_token", tokens=1, inputs=inputs, outputs=outputs),
-            residual("add", times=1, elements=(after + 1) * outputs),
+            Linear(name="class_token", tokens=prefix, inputs=inputs, outputs=outputs),
+            residual("add", times=1, elements=(after + prefix) * outputs),
         )
 
     def _blocks(self, genomes: Genomes, embeds: list[Size]) -> Iterator[Operations]:
@@ -235,7 +257,7 @@ class ResNas(Space[ResNasConfig, ResNasArch]):
         for stage, grid, embed in zip(self.config.stages, self.config.grids, embeds, strict=True):
             slots = slice(start, start := start + stage.slots)
             width = heads[:, slots] * stage.head_dim
-            tokens, times = grid**2 + 1, present[:, slots]
+            tokens, times = grid**2 + self.config.prefix_tokens, present[:, slots]
             yield (
                 *attention_branch(times=times, tokens=tokens, embed=embed, heads=heads[:, slots], width=width),
                 *mlp_branch(times=times, tokens=tokens, embed=embed, hidden=hidden[:, slots]),
@@ -278,6 +300,7 @@ class ResNas(Space[ResNasConfig, ResNasArch]):
         return {
             "stem_channels": self.config.stem_channels,
             "patch_size": self.config.patch_size,
+            **({"distillation": True} if self.config.distillation else {}),
             "stages": [
                 {
                     "embed_dim": stage.embed_dim,
@@ -398,3 +421,18 @@ MICRO = ResNas(
 """A space for tests and the demo: its supernet trains on 32-pixel images in about a minute on two cores."""
 
 SPACES = (TINY, SMALL, MICRO)
+
+DISTILLED = "distilled-"
+"""Beginning of the names of spaces whose networks have a distillation token."""
+
+
+def distilled(space: AnySpace) -> ResNas:
+    """Return the space of the same networks with a distillation token.
+
+    Raises:
+        InputError: The space is not of ViT-ResNAS.
+    """
+    if not isinstance(space, ResNas):
+        message = "networks with a distillation token are those of ViT-ResNAS"
+        raise InputError(message, got=space.name, hint=f"{DISTILLED}{TINY.name}")
+    return ResNas(name=f"{DISTILLED}{space.name}", config=replace(space.config, distillation=True))

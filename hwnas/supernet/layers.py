@@ -16,13 +16,13 @@ _FEW_TOKENS = 50
 
 
 class PatchStem(nn.Module):
-    """Patch embedding with a class token in front and learned positions added to all tokens."""
+    """Patch embedding with a class token, or several tokens, in front and learned positions added to all tokens."""
 
-    def __init__(self, *, channels: int, patch_size: int, grid: int, embed_dim: int) -> None:
+    def __init__(self, *, channels: int, patch_size: int, grid: int, embed_dim: int, prefix_tokens: int = 1) -> None:
         super().__init__()
         self.patch_embed = nn.Conv2d(channels, embed_dim, patch_size, patch_size)
-        self.class_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
-        self.position = nn.Parameter(torch.zeros(1, grid**2 + 1, embed_dim))
+        self.class_token = nn.Parameter(torch.zeros(1, prefix_tokens, embed_dim))
+        self.position = nn.Parameter(torch.zeros(1, grid**2 + prefix_tokens, embed_dim))
 
     def forward(self, images: Tensor) -> Tensor:
         """Turn images into tokens, the class token first."""
@@ -41,10 +41,18 @@ class StemConfig:
     embed_dim: int
     init_std: float = 0.02
     """Standard deviation of the initial class token and positions; at 0 they start at 0."""
+    prefix_tokens: int = 1
+    """Tokens in front of those of the patches."""
 
     def build(self) -> nn.Module:
         """Build the segment with fresh weights."""
-        stem = PatchStem(channels=self.channels, patch_size=self.patch_size, grid=self.grid, embed_dim=self.embed_dim)
+        stem = PatchStem(
+            channels=self.channels,
+            patch_size=self.patch_size,
+            grid=self.grid,
+            embed_dim=self.embed_dim,
+            prefix_tokens=self.prefix_tokens,
+        )
         if self.init_std:
             nn.init.trunc_normal_(stem.class_token, std=self.init_std)
             nn.init.trunc_normal_(stem.position, std=self.init_std)

@@ -96,6 +96,8 @@ class ReductionConfig:
     outputs: int
     grid: int
     """Patches along one side of its input."""
+    prefix_tokens: int = 1
+    """Tokens in front of those of the patches."""
 
     def build(self) -> nn.Module:
         """Build the segment with fresh weights."""
@@ -107,19 +109,20 @@ class ReductionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ResNasHeadConfig:
-    """Config of a head with the classifier of the class token, and a classifier of patches if requested."""
+    """Config of a head with the classifier of the class token, and those of patches or of the distillation token."""
 
     embed_dim: int
     num_classes: int
     patch_logits: PatchLogits
+    distillation: bool = False
 
     def build(self) -> nn.Module:
         """Build the segment with fresh weights."""
-        plain = self.patch_logits == "never"
+        plain = self.patch_logits == "never" and not self.distillation
         head = (
             ClassifierHead(embed_dim=self.embed_dim, num_classes=self.num_classes, eps=EPS)
             if plain
-            else PatchHead(self)
+            else TrainingHead(self)
         )
         init_linears(head)
         return head
@@ -161,6 +164,7 @@ class Reduction(nn.Module):
     def __init__(self, config: ReductionConfig) -> None:
         super().__init__()
         self.grid = config.grid
+        self.prefix_tokens = config.prefix_tokens
         self.widening = config.outputs - config.inputs
         self.norm = nn.LayerNorm(config.inputs, eps=EPS)
         self.conv = nn.Conv2d(config.inputs, config.outputs, 3, 2, padding=1)
@@ -173,31 +177,48 @@ class Reduction(nn.Module):
         patches = self.conv(self._image(normed)).flatten(2).transpose(1, 2) + self.position
         pooled = F.avg_pool2d(self._image(x_BND), 2).flatten(2).transpose(1, 2)
         # The skip has the old channels; zeros stand for the new ones, so it needs no weights.
-        skip = F.pad(torch.cat([x_BND[:, :1], pooled], dim=1), (0, self.widening))
-        return torch.cat([self.class_token(normed[:, :1]), patches], dim=1) + skip
+        front = slice(self.prefix_tokens)
+        skip = F.pad(torch.cat([x_BND[:, front], pooled], dim=1), (0, self.widening))
+        return torch.cat([self.class_token(normed[:, front]), patches], dim=1) + skip
 
     def _image(self, x_BND: Tensor) -> Tensor:
         """Reshape the patches to (B, D, G, G)."""
-        return x_BND[:, 1:].transpose(1, 2).reshape(x_BND.shape[0], -1, self.grid, self.grid)
+        return x_BND[:, self.prefix_tokens :].transpose(1, 2).reshape(x_BND.shape[0], -1, self.grid, self.grid)
 
 
-class PatchHead(nn.Module):
-    """Final norm, the classifier of the class token and the classifier of the patches."""
+class TrainingHead(nn.Module):
+    """Final norm, the classifier of the class token, and those of the distillation token or of the patches.
+
+    Attributes:
+        classifies_patches: True if there is a classifier of the patches.
+    """
 
     def __init__(self, config: ResNasHeadConfig) -> None:
         super().__init__()
         self.always = config.patch_logits == "always"
+        self.classifies_patches = config.patch_logits != "never"
         self.norm = nn.LayerNorm(config.embed_dim, eps=EPS)
         self.classifier = nn.Linear(config.embed_dim, config.num_classes)
-        self.patch_classifier = nn.Linear(config.embed_dim, config.num_classes)
+        if config.distillation:
+            self.distillation_classifier = nn.Linear(config.embed_dim, config.num_classes)
+        if self.classifies_patches:
+            self.patch_classifier = nn.Linear(config.embed_dim, config.num_classes)
+        self.distillation = config.distillation
 
-    def forward(self, x_BND: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Turn tokens into logits, and into those of each patch in training or if configured."""
+    def forward(self, x_BND: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Turn tokens into logits, and in training into those of the distillation token and of each patch as well.
+
+        Otherwise the logits are the mean of both tokens', and those of patches are returned only if configured.
+        """
         x_BND = self.norm(x_BND)
         logits: Tensor = self.classifier(x_BND[:, 0])
-        if not (self.training or self.always):
-            return logits
-        return logits, self.patch_classifier(x_BND[:, 1:])
+        outputs = [logits]
+        if self.distillation:
+            distilled: Tensor = self.distillation_classifier(x_BND[:, 1])
+            outputs = [logits, distilled] if self.training else [(logits + distilled) / 2]
+        if self.classifies_patches and (self.training or self.always):
+            outputs.append(self.patch_classifier(x_BND[:, 2 if self.distillation else 1 :]))
+        return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
 
 def outline(
@@ -215,18 +236,30 @@ def outline(
     segments: dict[str, SegmentConfig] = {
         "stem": ConvStemConfig(channels=config.channels, stem_channels=config.stem_channels),
         "tokens": StemConfig(
-            channels=config.stem_channels, patch_size=config.patch_size, grid=config.grids[0], embed_dim=embeds[0]
+            channels=config.stem_channels,
+            patch_size=config.patch_size,
+            grid=config.grids[0],
+            embed_dim=embeds[0],
+            prefix_tokens=config.prefix_tokens,
         ),
     }
     rates = iter(drop_path_rates(drop_path, slots=sum(len(stage.blocks) for stage in arch.stages)))
     for number in range(len(arch.stages)):
         if number:
             segments[f"reductions.{number - 1}"] = ReductionConfig(
-                inputs=embeds[number - 1], outputs=embeds[number], grid=config.grids[number - 1]
+                inputs=embeds[number - 1],
+                outputs=embeds[number],
+                grid=config.grids[number - 1],
+                prefix_tokens=config.prefix_tokens,
             )
         blocks = _blocks(config, arch, number, rates)
         segments.update((f"stages.{number}.{index}", block) for index, block in enumerate(blocks))
-    segments["head"] = ResNasHeadConfig(embed_dim=embeds[-1], num_classes=config.num_classes, patch_logits=patch_logits)
+    segments["head"] = ResNasHeadConfig(
+        embed_dim=embeds[-1],
+        num_classes=config.num_classes,
+        patch_logits=patch_logits,
+        distillation=bool(config.distillation),
+    )
     return segments
 
 
@@ -328,7 +361,8 @@ def _axes(config: SegmentConfig, widest: SegmentConfig) -> Axes:
             }
         case ResNasHeadConfig(), _:
             embed = prefix(config.embed_dim)
-            return {**head_axes(embed), "patch_classifier.weight": (None, embed)}
+            own = {f"{name}.weight": (None, embed) for name in ("distillation_classifier", "patch_classifier")}
+            return {**head_axes(embed), **own}
     raise AssertionError(config)
 
 

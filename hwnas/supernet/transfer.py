@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from hwnas.errors import InputError
 
 _POSITIONS = ("position", "pos_embed")
-_CLASSIFIERS = ("classifier", "patch_classifier", "head")
+_CLASSIFIERS = ("classifier", "distillation_classifier", "patch_classifier", "head")
 
 
 @torch.no_grad()
@@ -47,14 +47,15 @@ def resize_positions(table_1ND: Tensor, *, tokens: int) -> Tensor:
     """Interpolate a position table (bicubic) to another square grid.
 
     Args:
-        table_1ND: One row per grid cell, with or without a row for the class token in front, which is kept as it is.
-        tokens: Rows of the new table, with the class token if the old table has it.
+        table_1ND: One row per grid cell, with or without rows for one or two tokens in front, which are kept as they
+            are.
+        tokens: Rows of the new table, with the tokens in front that the old table has.
 
     Returns:
         The new table, (1, tokens, channels).
 
     Raises:
-        InputError: A table does not cover a square grid, or only one of the two has a class token.
+        InputError: A table does not cover a square grid, or the two have not the same tokens in front.
     """
     if table_1ND.ndim != 3 or table_1ND.shape[0] != 1 or 0 in table_1ND.shape:
         raise InputError("a position table must have the shape (1, tokens, channels)", got=tuple(table_1ND.shape))
@@ -81,8 +82,8 @@ def _fitted(name: str, tensor: Tensor, target: Tensor) -> Tensor | None:
 
 
 def _grid(tokens: int) -> tuple[int, int]:
-    """Return the side of the grid, and 1 if there is a class token as well."""
-    for extra in (0, 1):
+    """Return the side of the grid, and the number of tokens in front of it."""
+    for extra in (0, 1, 2):
         side = isqrt(tokens - extra)
         if side * side == tokens - extra:
             return side, extra

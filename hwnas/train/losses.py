@@ -26,14 +26,17 @@ def supervised_loss(output: Any, microbatch: Microbatch, teacher: TeacherConfig)
     """Compute the loss on labels, on those of patches and on a teacher's logits, as far as there are any.
 
     Args:
-        output: Logits, or logits and those of patches.
+        output: Logits, or these with those of a distillation token or of patches. A distillation token learns from the
+            teacher in place of the class token (DeiT).
         microbatch: Targets of the images.
         teacher: Weights of the distillation loss.
     """
     logits, patch_logits = split_output(output)
     loss = F.cross_entropy(logits.float(), microbatch.mixed.targets)
     if microbatch.teacher_logits is not None:
-        distillation = _teacher_loss(logits, microbatch.teacher_logits, teacher)
+        distilled = _distillation_logits(output)
+        student = logits if distilled is None else distilled
+        distillation = _teacher_loss(student, microbatch.teacher_logits, teacher)
         loss = (1 - teacher.weight) * loss + teacher.weight * distillation
     if patch_logits is not None:
         loss = loss + _patch_loss(patch_logits, microbatch.mixed)
@@ -107,7 +110,14 @@ def kl_divergence(logits: Tensor, target_logits: Tensor, *, temperature: float) 
 
 def split_output(output: Any) -> tuple[Tensor, Tensor | None]:
     """Return the logits of images, and those of patches if the head computes them."""
-    return output if isinstance(output, tuple) else (output, None)
+    logits, *others = output if isinstance(output, tuple) else (output,)
+    return logits, next((part for part in others if part.ndim == 3), None)
+
+
+def _distillation_logits(output: Any) -> Tensor | None:
+    """Return the logits of the distillation token, if there is one."""
+    others = output[1:] if isinstance(output, tuple) else ()
+    return next((part for part in others if part.ndim == 2), None)
 
 
 def _teacher_loss(logits: Tensor, teacher_logits: Tensor, teacher: TeacherConfig) -> Tensor:

@@ -19,7 +19,7 @@ from hwnas.space.arch import Arch, digest
 from hwnas.space.space import AnySpace
 from hwnas.supernet.families import SUPERNETS, make_supernet
 from hwnas.supernet.network import Network
-from hwnas.supernet.resnas import PatchHead, Reduction
+from hwnas.supernet.resnas import Reduction, TrainingHead
 from hwnas.supernet.supernet import AnySupernet, Supernet, SupernetConfig
 from hwnas.supernet.transfer import carry_over
 from hwnas.train.recipe import InitializationConfig, Recipe
@@ -236,10 +236,15 @@ def patches_per_side(model: nn.Module) -> int | None:
     if isinstance(model, Supernet):
         classified = getattr(model.config, "patch_logits", "never") != "never"
         return int(model.space.config.grids[-1]) if classified else None
-    if not any(isinstance(module, PatchHead) for module in model.modules()):
+    if not any(isinstance(module, TrainingHead) and module.classifies_patches for module in model.modules()):
         return None
     grids = [module.grid // 2 for module in model.modules() if isinstance(module, Reduction)]
     return grids[-1] if grids else None
+
+
+def has_distillation_token(model: nn.Module) -> bool:
+    """Return True if networks of a model have a classifier that learns a teacher's labels."""
+    return any(isinstance(module, TrainingHead) and module.distillation for module in model.modules())
 
 
 def largest_macs(model: nn.Module) -> int:

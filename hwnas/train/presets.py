@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hwnas.errors import InputError
 from hwnas.registry import Registry
+from hwnas.space.resnas import DISTILLED
 from hwnas.space.space import AnySpace
 from hwnas.train.data.augment import AugmentConfig
 from hwnas.train.recipe import (
@@ -229,7 +230,8 @@ def default_recipe(space: AnySpace) -> str:
     """Return the name of the default recipe of a space: its own or its family's, or a micro one for a micro space."""
     if space.name.endswith("-micro"):
         return "micro-several" if space.family in ("resnas", "glit") else "micro"
-    return space.name if space.name in RECIPES else RECIPES.resolve(space.family.partition("-")[0])
+    name = space.name.removeprefix(DISTILLED)
+    return name if name in RECIPES else RECIPES.resolve(space.family.partition("-")[0])
 
 
 def single_network_recipe(recipe: Recipe, *, patches: bool = False) -> Recipe:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from hwnas.errors import InputError
 from hwnas.supernet.sorting import sort_units
 from hwnas.train.checkpoint import TrainState
 from hwnas.train.data.loader import Batch
@@ -18,7 +19,7 @@ from hwnas.train.distributed import World
 from hwnas.train.losses import Microbatch
 from hwnas.train.machine import autocast
 from hwnas.train.mixing import make_mixer
-from hwnas.train.models import num_classes_of, patches_per_side
+from hwnas.train.models import has_distillation_token, num_classes_of, patches_per_side
 from hwnas.train.optimizer import make_ema, make_optimizer, make_schedule
 from hwnas.train.recipe import Recipe
 from hwnas.train.seeds import generator, seed_torch, torch_seed
@@ -67,6 +68,9 @@ class Stepper:
         autocast(recipe.precision, world.device)  # raises before the first step if the device lacks the precision
         self.model, self.recipe, self.seed, self.world = model.to(world.device), recipe, seed, world
         self.teacher = None if teacher is None else teacher.to(world.device)
+        if teacher is None and has_distillation_token(model):
+            message = "the distillation token of a network learns the labels of a teacher"
+            raise InputError(message, got="no teacher", hint="--teacher NAME, or a space without distilled-")
         self.strategy = make_strategy(model, recipe, seed=seed, world_size=world.size)
         self.scaler = torch.amp.GradScaler("cuda", enabled=recipe.precision == "fp16")
         self._steps_per_epoch = steps_per_epoch
