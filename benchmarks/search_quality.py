@@ -1,6 +1,6 @@
 """Searches on the true accuracies of a supernet: for a front, and for the best network in one window of cost.
 
-    python -m benchmarks.search_quality --state DIR [--supernet RUN] [--data NAME] [--budgets 50,100,200] [--save]
+    python -m benchmarks.search_quality --state DIR [--supernet RUN] [--data NAME] [--budgets 50,100,200,400] [--save]
 
 A supernet of `--space` is trained with the recipe `micro` on `digits-clutter` (or is that of the run `--supernet`, on
 its images or on `--data`), and every strategy searches it with each budget of true evaluations, from `--seeds` seeds.
@@ -239,7 +239,9 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--supernet", type=Path)
     parser.add_argument("--data", default=None)
     parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--budgets", default="50,100,200", type=lambda text: [int(part) for part in text.split(",")])
+    parser.add_argument(
+        "--budgets", default="50,100,200,400", type=lambda text: [int(part) for part in text.split(",")]
+    )
     parser.add_argument("--front-strategies", default="rounds,nsga2,random", type=lambda text: text.split(","))
     parser.add_argument(
         "--window-strategies",

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from hwnas.config import require_valid
 from hwnas.errors import InputError
 from hwnas.search.ledger import SearchLedger
 from hwnas.search.operators import crossover, generator, sample_levels
@@ -98,6 +99,7 @@ class Evolution(SearchStrategy):
         require_counts(self, "initial", "parents", "generations", "windows", "tries", "random_tries")
         require_counts(self, "mutations", "crossovers", "drawn", least=0)
         require_shares(self, "share")
+        require_valid(self)
         if self.mutations + self.crossovers + self.drawn < 1:
             raise InputError("a generation must have at least one network", got=0)
 

@@ -219,8 +219,9 @@ class ResNasEvolution(Evolution):
         inner = np.array([dimension.scope == "block" and dimension.name != "exists" for dimension in dimensions])
         drawn = region.sample(rng, count)
         genomes = region.keep(np.where(inner & region.free, top, drawn), drawn)
+        over = np.arange(count)
         for step in range(int(top.sum())):
-            over = np.flatnonzero(getattr(region.space.costs(genomes), self.cost) > window.high)
+            over = over[getattr(region.space.costs(genomes[over]), self.cost) > window.high]
             if not len(over):
                 break
             narrowable = (genomes[over] > 0) & region.free & ordinal_genes(region.space)

@@ -20,6 +20,9 @@ Admits = Callable[[Genomes], Mask]
 _MAX_COUNT = 100_000
 """Most networks or generations of a setting: populations are held in memory, several times over."""
 
+_MAX_DRAWN = 16_384
+"""Networks beyond which the number that is drawn at once does not grow."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SearchStrategy(ABC):
@@ -98,7 +101,7 @@ def admitted(
     left = (4 * size if most_draws is None else most_draws) if count > 0 else 0
     while left > 0 and sum(map(len, parts)) < count:
         rows = draw(min(size, left))
-        left, size = left - len(rows), 2 * size
+        left, size = left - len(rows), max(size, min(2 * size, _MAX_DRAWN))
         rows = rows[met.is_new(rows)]
         met.add(rows)
         parts.append(rows[admits(rows)] if len(rows) else rows)

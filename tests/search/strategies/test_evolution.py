@@ -129,12 +129,15 @@ def test_the_first_population_of_autoformer_is_uniform() -> None:
     official = np.array(rows, dtype=np.int16)
     params = AUTOFORMER_SMALL.costs(official).params
     official = official[(params >= window[0]) & (params <= window[1])]
-    _, ours = search(
-        AUTOFORMER_SMALL,
-        AutoFormerEvolution(initial=len(official), scaled=False),
-        f"params>={window[0]}",
-        f"params<={window[1]}",
-        evaluations=len(official),
+    ours, spread = (
+        search(
+            AUTOFORMER_SMALL,
+            AutoFormerEvolution(initial=len(official), scaled=False, random=way),
+            f"params>={window[0]}",
+            f"params<={window[1]}",
+            evaluations=len(official),
+        )[1]
+        for way in ("published", "spread")
     )
     for name in ("depth", "embed_dim", "num_heads", "mlp_ratio"):
         columns = AUTOFORMER_SMALL.columns(name)
@@ -142,6 +145,8 @@ def test_the_first_population_of_autoformer_is_uniform() -> None:
         here, there = (rows[:, columns].mean(axis=1) for rows in (ours, official))
         assert here.mean() == pytest.approx(there.mean(), abs=0.12)
         assert here.std() == pytest.approx(there.std(), rel=0.12)
+    heads = AUTOFORMER_SMALL.columns("num_heads")
+    assert spread[:, heads].mean(axis=1).std() > 1.25 * official[:, heads].mean(axis=1).std()
 
 
 def test_networks_of_resnas_are_wide_ones_that_were_narrowed() -> None:
@@ -313,6 +318,8 @@ def test_hierarchical_search_carries_layouts_of_its_first_front() -> None:
     [
         (AutoFormerEvolution, {"block_rate": 1.5}, "block_rate of the strategy must be between 0 and 1"),
         (ResNasEvolution, {"share": -0.1}, "share of the strategy must be between 0 and 1"),
+        (AutoFormerEvolution, {"random": "gaussian"}, "random 'gaussian' is not known"),
+        (AutoFormerEvolution, {"tries": 0}, "tries of the strategy must be at least 1"),
         (VitasEvolution, {"eta": 0.0}, "eta of the strategy must be above 0"),
         (GlitEvolution, {"carried": 0}, "carried of the strategy must be at least 1"),
         (HierarchicalSearch, {"first_level": ()}, "the first level must have at least one dimension"),
