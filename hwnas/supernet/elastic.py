@@ -17,6 +17,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from hwnas.space.elastic import Activation, Elastic, ElasticArch, ElasticConfig, Pooling
+from hwnas.supernet.features import TokenGrid
 from hwnas.supernet.layers import DropPath, attend, drop_path_rates, init_linears, join_heads, split_heads
 from hwnas.supernet.network import Network, SegmentConfig, resized
 from hwnas.supernet.sharing import Axes, Part, Resampled, linear_axes, prefix, take, thirds
@@ -52,6 +53,10 @@ class ElasticStemConfig:
             if table is not None:
                 nn.init.trunc_normal_(table, std=0.02)
         return stem
+
+    def token_grid(self, image_size: int) -> TokenGrid:
+        """Return the grid of its tokens."""
+        return TokenGrid(side=self.grid, channels=self.embed_dim, prefix_tokens=self.prefix_tokens)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,6 +273,11 @@ class ElasticHead(nn.Module):
         if self.distilled is not None:
             logits = (logits + self.distilled(x_BND[:, 1])) / 2
         return ElasticOutputs(logits, features, x_BND[:, self.prefix_tokens :]) if detailed else logits
+
+    @property
+    def token_norm(self) -> nn.Module:
+        """The norm of tokens, which a head that norms pooled features does not have."""
+        return self.norm if self.norm_first else nn.Identity()
 
     def features(self, x_BND: Tensor) -> Tensor:
         """Return the pooled features, the input of the classifier."""

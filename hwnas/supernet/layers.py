@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hwnas.supernet.features import TokenGrid
 from hwnas.supernet.matmul import onednn_enabled
 
 _FEW_TOKENS = 50
@@ -57,6 +58,10 @@ class StemConfig:
             nn.init.trunc_normal_(stem.class_token, std=self.init_std)
             nn.init.trunc_normal_(stem.position, std=self.init_std)
         return stem
+
+    def token_grid(self, image_size: int) -> TokenGrid:
+        """Return the grid of its tokens, which a class token precedes."""
+        return TokenGrid(side=self.grid, channels=self.embed_dim, prefix_tokens=1)
 
 
 class MultiHeadAttention(nn.Module):

@@ -1,12 +1,13 @@
 """Networks of their own: plain modules that run one after another."""
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hwnas.errors import InputError
+from hwnas.supernet.features import FeatureMap, feature_maps, taken_indices
 
 
 class SegmentConfig(Protocol):
@@ -47,6 +48,74 @@ class Network(nn.Module):
         for name in self.outline:
             x = self.get_submodule(name)(x)
         return x
+
+    @property
+    def feature_info(self) -> list[dict[str, Any]]:
+        """Channels, stride and segment of each feature map, the finest first, as timm's models list them."""
+        return [entry.to_timm() for entry in self._feature_maps()]
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        *,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: Literal["NCHW", "NLC"] = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Return feature maps, as timm's models do.
+
+        Args:
+            x: Images of the network's shape.
+            indices: Which feature maps: all (None), the last so many, or those of a list.
+            norm: Apply the norm of the head to the maps that are as wide as its input.
+            stop_early: Leave out the segments after the last map that is taken.
+            output_fmt: Maps as images (NCHW) or as tokens without those in front of them (NLC).
+            intermediates_only: Return the maps alone.
+
+        Returns:
+            The maps, or the input of the head (with `stop_early` the last map's tokens) and the maps.
+
+        Raises:
+            InputError: The network has no such feature maps, or their grid does not divide the images.
+        """
+        if self.input_shape is not None:
+            require_images(x, self.input_shape)
+        maps = feature_maps(self.outline, image_size=x.shape[-1])
+        taken = [maps[index] for index in taken_indices(len(maps), indices)]
+        *names, head = self.outline
+        if stop_early or intermediates_only:
+            names = names[: max(names.index(entry.segment) for entry in taken) + 1]
+        outputs: dict[str, Tensor] = {}
+        for name in names:
+            x = outputs[name] = self.get_submodule(name)(x)
+        if norm:
+            layer = final_norm(self.get_submodule(head))
+            width = maps[-1].grid.channels
+            outputs |= {e.segment: layer(outputs[e.segment]) for e in taken if e.grid.channels == width}
+        found = as_feature_maps(taken, outputs, output_fmt=output_fmt)
+        return found if intermediates_only else (x, found)
+
+    def _feature_maps(self) -> tuple[FeatureMap, ...]:
+        if self.input_shape is None:
+            raise InputError("a network whose feature maps are listed must know the size of its images", got=None)
+        return feature_maps(self.outline, image_size=self.input_shape[-1])
+
+
+def as_feature_maps(
+    maps: Iterable[FeatureMap], outputs: Mapping[str, Tensor], *, output_fmt: Literal["NCHW", "NLC"] = "NCHW"
+) -> list[Tensor]:
+    """Return feature maps from the outputs of segments, as images (NCHW) or tokens (NLC)."""
+    if output_fmt == "NLC":
+        return [outputs[entry.segment][:, entry.grid.prefix_tokens :] for entry in maps]
+    return [entry.grid.as_maps(outputs[entry.segment]) for entry in maps]
+
+
+def final_norm(head: nn.Module) -> nn.Module:
+    """Return the norm that a head applies to tokens; the identity if it applies none."""
+    norm: nn.Module = getattr(head, "token_norm", None) or head.norm  # type: ignore[assignment]
+    return norm
 
 
 def require_images(images: Tensor, shape: tuple[int, int, int]) -> None:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from hwnas.errors import InputError
 from hwnas.space.resnas import ResNas, ResNasArch, ResNasConfig
+from hwnas.supernet.features import TokenGrid
 from hwnas.supernet.layers import (
     ClassifierHead,
     Mlp,
@@ -105,6 +106,10 @@ class ReductionConfig:
         init_linears(reduction)
         nn.init.trunc_normal_(reduction.position, std=0.02)
         return reduction
+
+    def token_grid(self, image_size: int) -> TokenGrid:
+        """Return the grid of its tokens, which the class token precedes."""
+        return TokenGrid(side=self.grid // 2, channels=self.outputs, prefix_tokens=1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,8 @@ from torch.func import functional_call
 from hwnas.errors import InputError
 from hwnas.space.arch import Arch
 from hwnas.space.space import AnySpace, Space, SpaceConfig
-from hwnas.supernet.network import Network, SegmentConfig, require_images
+from hwnas.supernet.features import feature_maps, taken_indices
+from hwnas.supernet.network import Network, SegmentConfig, as_feature_maps, require_images
 from hwnas.supernet.sharing import Axes, Part, Source, take
 
 Config = TypeVar("Config", bound=SpaceConfig)
@@ -111,6 +112,28 @@ class Supernet(nn.Module, ABC, Generic[Config, Choice, Settings]):
             return self._run(segments, images, self._tensors())
 
         return forward
+
+    def forward_intermediates(
+        self, images: Tensor, arch: Choice, indices: int | Sequence[int] | None = None
+    ) -> list[Tensor]:
+        """Return feature maps of one network as images, computed with slices of the shared weights.
+
+        Args:
+            images: A batch of the space's image shape.
+            arch: A network of the space.
+            indices: Which feature maps: all (None), the last so many, or those of a list.
+
+        Raises:
+            InputError: The network is not of this space, or has no such feature maps.
+        """
+        require_images(images, self.space.config.input_shape)
+        path = self._checked(arch)
+        maps = feature_maps({name: segment.config for name, segment in path.items()}, image_size=images.shape[-1])
+        taken = [maps[index] for index in taken_indices(len(maps), indices)]
+        shared, outputs, x = self._tensors(), {}, images
+        for name, segment in list(path.items())[:-1]:
+            x = outputs[name] = self._run(prepared([segment]), x, shared)
+        return as_feature_maps(taken, outputs)
 
     def outline(self, arch: Choice) -> dict[str, SegmentConfig]:
         """Return the segment configs that the extracted network is built from."""

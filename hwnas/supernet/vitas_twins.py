@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hwnas.space.vitas_twins import Twins, TwinsArch, TwinsConfig
+from hwnas.supernet.features import TokenGrid
 from hwnas.supernet.layers import (
     ClassifierHead,
     Mlp,
@@ -63,6 +64,10 @@ class PatchEmbedConfig:
     def build(self) -> nn.Module:
         """Build the segment with fresh weights."""
         return _initialised(PatchConv(self.inputs, self.outputs, size=self.patch_size, grid=self.grid))
+
+    def token_grid(self, image_size: int) -> TokenGrid:
+        """Return the grid of its tokens."""
+        return TokenGrid(side=(self.grid or image_size) // self.patch_size, channels=self.outputs)
 
 
 @dataclass(frozen=True, kw_only=True)

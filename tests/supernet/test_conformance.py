@@ -240,3 +240,47 @@ def test_a_width_that_floats_miss_by_a_hair_is_whole_in_both_definitions() -> No
     network = make_network(space, arch)
     assert sum(parameter.numel() for parameter in network.parameters()) == space.workload(arch).params
     assert network.eval()(torch.zeros(1, 3, 32, 32)).isfinite().all()
+
+
+def test_feature_maps_of_a_slice_are_those_of_the_extracted_network(space: AnySpace, supernet: AnySupernet) -> None:
+    x = images(space)
+    for arch in archs(space, 3):
+        network = supernet.subnet(arch)
+        found = network.forward_intermediates(x, intermediates_only=True)
+        sliced = supernet.forward_intermediates(x, arch)
+        assert [(map_.shape[1], space.config.image_size // map_.shape[-1]) for map_ in found] == [
+            (entry["num_chs"], entry["reduction"]) for entry in network.feature_info
+        ]
+        torch.testing.assert_close(sliced, found, rtol=0, atol=1e-5)
+
+
+def test_feature_maps_are_the_tokens_that_the_head_gets(space: AnySpace, supernet: AnySupernet) -> None:
+    network, x = supernet.subnet(space.largest()), images(space)
+    tokens, maps = network.forward_intermediates(x)
+    *_, head = network.segments().values()
+
+    torch.testing.assert_close(head(tokens), network(x))
+    last = maps[-1].flatten(2).transpose(1, 2)
+    torch.testing.assert_close(tokens[:, -last.shape[1] :], last)
+    (as_tokens,) = network.forward_intermediates(x, 1, output_fmt="NLC", intermediates_only=True)
+    torch.testing.assert_close(as_tokens, last)
+
+
+def test_networks_are_backbones_of_timm(space: AnySpace, supernet: AnySupernet) -> None:
+    from timm.models._features import FeatureGetterNet
+
+    network, x = supernet.subnet(space.largest()), images(space)
+    maps = network.forward_intermediates(x, intermediates_only=True)
+    backbone = FeatureGetterNet(network, out_indices=(0, len(maps) - 1))
+
+    torch.testing.assert_close(backbone(x), [maps[0], maps[-1]])
+    assert backbone.feature_info.channels() == [maps[0].shape[1], maps[-1].shape[1]]
+    assert backbone.feature_info.reduction() == [x.shape[-1] // maps[0].shape[-1], x.shape[-1] // maps[-1].shape[-1]]
+
+
+def test_only_feature_maps_that_exist_are_taken(space: AnySpace, supernet: AnySupernet) -> None:
+    network, x = supernet.subnet(space.smallest()), images(space)
+    count = len(network.feature_info)
+    for indices in (count + 1, 0, [count], [-count - 1], []):
+        with pytest.raises(InputError, match="feature maps must be some of"):
+            network.forward_intermediates(x, indices)
