@@ -34,7 +34,8 @@ class TokenGrid:
 
     def as_maps(self, x_BND: Tensor) -> Tensor:
         """Return the tokens of the grid as images (batch, channels, side, side)."""
-        return x_BND[:, self.prefix_tokens :].transpose(1, 2).unflatten(2, (self.side, self.side))
+        tokens_BDN = x_BND[:, self.prefix_tokens :].transpose(1, 2)
+        return tokens_BDN.reshape(*tokens_BDN.shape[:2], self.side, self.side)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Networks of their own: plain modules that run one after another."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, overload
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -53,6 +53,30 @@ class Network(nn.Module):
     def feature_info(self) -> list[dict[str, Any]]:
         """Channels, stride and segment of each feature map, the finest first, as timm's models list them."""
         return [entry.to_timm() for entry in self._feature_maps()]
+
+    @overload
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = ...,
+        *,
+        norm: bool = ...,
+        stop_early: bool = ...,
+        output_fmt: Literal["NCHW", "NLC"] = ...,
+        intermediates_only: Literal[True],
+    ) -> list[Tensor]: ...
+
+    @overload
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = ...,
+        *,
+        norm: bool = ...,
+        stop_early: bool = ...,
+        output_fmt: Literal["NCHW", "NLC"] = ...,
+        intermediates_only: Literal[False] = ...,
+    ) -> tuple[Tensor, list[Tensor]]: ...
 
     def forward_intermediates(
         self,

@@ -284,3 +284,19 @@ def test_only_feature_maps_that_exist_are_taken(space: AnySpace, supernet: AnySu
     for indices in (count + 1, 0, [count], [-count - 1], []):
         with pytest.raises(InputError, match="feature maps must be some of"):
             network.forward_intermediates(x, indices)
+
+
+@pytest.mark.parametrize(
+    ("name", "ends", "strides"),
+    [
+        ("autoformer-tiny", ["blocks.3", "blocks.6", "blocks.10", "blocks.13"], [16, 16, 16, 16]),
+        ("resnas-small", ["stages.0.6", "stages.1.6", "stages.2.6"], [14, 28, 56]),
+        ("vitas-twins-small", ["stages.0.3", "stages.1.3", "stages.2.11", "stages.3.5"], [4, 8, 16, 32]),
+    ],
+)
+def test_feature_maps_end_stages_or_are_evenly_spaced(name: str, ends: list[str], strides: list[int]) -> None:
+    space = SPACES.get(name)
+    with torch.device("meta"):
+        info = make_network(space, space.largest()).feature_info
+    assert [entry["module"] for entry in info] == ends
+    assert [entry["reduction"] for entry in info] == strides

@@ -73,6 +73,22 @@ def test_the_largest_network_is_the_model(name: str) -> None:
     assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
+@pytest.mark.parametrize("name", ["vit_small_patch14_reg4_dinov2", "eva02_tiny_patch14_224"])
+@pytest.mark.parametrize("norm", [False, True])
+@torch.inference_mode()
+def test_feature_maps_are_those_of_the_model(name: str, norm: bool) -> None:
+    model = make_model(name)
+    supernet = supernet_of(model, name=name).eval()
+    network = supernet.subnet(supernet.space.largest())
+    x = torch.randn(2, 3, KINDS[name], KINDS[name])
+    found = network.forward_intermediates(x, norm=norm, intermediates_only=True)
+    blocks = [int(entry["module"].removeprefix("blocks.")) for entry in network.feature_info]
+    expected = model.forward_intermediates(x, indices=blocks, norm=norm, intermediates_only=True)
+    assert blocks == list(range(len(model.blocks)))
+    for ours, theirs in zip(found, expected, strict=True):
+        assert (ours - theirs).abs().max() <= 1e-5 * theirs.abs().max()
+
+
 RESIZED = (
     "deit_tiny_distilled_patch16_224",
     "vit_small_patch14_reg4_dinov2",
